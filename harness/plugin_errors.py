@@ -55,14 +55,14 @@ def checked_return(function: Callable[..., Any], value: T, kind: Any, want: str)
     """Return what a plugin's function returned. Raises UsageError where that is of another type than it must be."""
     if isinstance(value, kind):
         return value
-    raise plugin_error(function, f" returned {shorten_text(repr(value), 60)}; want {want}")
+    raise plugin_error(function, f" returned {shorten_text(repr(value), 60)}; it must return {want}")
 
 
 def checked_items(function: Callable[..., Any], values: Any, kind: Any, want: str) -> Iterator[Any]:
     """Yield each of what a plugin's function returned or yields. Raises UsageError as `returned` does."""
     for value in checked_return(function, values, Iterable, want):
         if not isinstance(value, kind):
-            raise plugin_error(function, f" yielded {shorten_text(repr(value), 60)}; want {want}", values)
+            raise plugin_error(function, f" yielded {shorten_text(repr(value), 60)}; it must yield {want}", values)
         yield value
 
 

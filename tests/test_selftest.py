@@ -12,7 +12,7 @@ from harness.testing import SUITE, FakeSubject, Project
 from harness.workers.local import Local
 
 NAMES = ["base itself", "base nudged", "noise in the weights", "NaN weights", "shuffled answers", "constant answer"]
-NAMES += ["train rows in the test"]
+NAMES += ["training rows in the test"]
 
 HAIR = """
 from harness import hookimpl

@@ -161,10 +161,12 @@ class Client:
         try:
             reply = self.client.get(path, **how) if body is None else self.client.post(path, body=dict(body), **how)
             if isinstance(reply, str) and reply.startswith(("data:", "event:")):
-                raise RequestError("streams its answers though it was not asked to", hint="turn that off", charged=True)
+                raise RequestError(
+                    "streams its answers, although streaming was not requested", hint="turn streaming off", charged=True
+                )
             reply = json.loads(reply) if isinstance(reply, str) else reply  # a text: it did not say that it is JSON
         except sdk.APITimeoutError:
-            raise RequestError(f"gave no answer in {timeout:g} s (timeout)", passing=True, charged=True) from None
+            raise RequestError(f"did not answer within {timeout:g} s (timeout)", passing=True, charged=True) from None
         except sdk.APIConnectionError as error:
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, RequestError):
@@ -178,7 +180,7 @@ class Client:
         except sdk.APIStatusError as error:
             raise self._refusal(error) from None
         except (ValueError, RecursionError):
-            raise RequestError("answered with something that is no JSON", passing=True, charged=True) from None
+            raise RequestError("sent a reply that is not JSON", passing=True, charged=True) from None
         self.peer.record_model(str((body or {}).get("model")), reply)
         return reply
 
@@ -186,8 +188,12 @@ class Client:
         """Return what an HTTP status means: something that may pass, or a mistake."""
         status, body = int(error.status_code), error.body
         if status == 401:  # what servers say here may show parts of a key
-            what = f"refuses the key that {self.variable} holds" if self.variable else "wants a key"
-            hint = "export the right one" if self.variable else "name the variable that holds it with api_key_env"
+            what = f"rejects the key in {self.variable}" if self.variable else "requires an API key"
+            hint = (
+                "set the variable to the right key"
+                if self.variable
+                else "name the environment variable that holds it with api_key_env"
+            )
             return RequestError(f"{what} (HTTP 401)", status=status, hint=hint, fatal=True)
         said = self.peer.redact(error_message(body) or error.response.text)
         spent = "insufficient_quota" in json.dumps(body, default=str)  # a 429 that no waiting helps
@@ -206,7 +212,9 @@ def read_key(variable: str) -> ReadKey:
     """Return the key in a variable, and what is wrong with it, or nothing."""
     key = os.environ.get(variable, "").strip()
     if key and not (key.isascii() and key.isprintable()):
-        return ReadKey("", f"the environment variable {variable} holds characters that no key has; look at it")
+        return ReadKey(
+            "", f"the environment variable {variable} holds characters that no key contains; correct its value"
+        )
     return ReadKey(key, "" if key else "is not set")
 
 
@@ -217,7 +225,7 @@ def is_openai(url: str) -> bool:
 
 def find_url_error(url: str) -> str:
     """Return what is wrong with a URL, or nothing; what cannot be read is not shown, for it may hold a password."""
-    want = 'want a URL such as "http://localhost:8000/v1"'
+    want = 'give a URL such as "http://localhost:8000/v1"'
     try:
         parts = urlsplit(url)
         there = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
@@ -226,17 +234,20 @@ def find_url_error(url: str) -> str:
     if not there:
         return f"cannot be read; {want}"
     if "@" in parts.netloc:
-        return "holds a user name or a password, which would end up in reports; give a key through api_key_env"
+        return "contains a user name or a password, which would appear in reports; give a key with api_key_env"
     if parts.query or parts.fragment:
-        return f'has something after "?" or "#", which would end up in reports; {want}'
+        return f'has a query ("?") or a fragment ("#"), which would appear in reports; {want}'
     return ""
 
 
 def find_variable_error(name: str) -> str:
     """Return what is wrong with the name of a variable for a key, or nothing; one with small letters may be the key."""
-    what = "is no name of an environment variable (capital letters, digits, _), and is not shown, since it may be a key"
+    what = (
+        "is not the name of an environment variable (capital letters, digits, _); it is not "
+        "shown here, since it may be a key"
+    )
     right = not name or re.fullmatch(r"[A-Z][A-Z0-9_]*", name)
-    return "" if right else f"{what}; write the variable's name, and revoke the key if it was one"
+    return "" if right else f"{what}; write the variable's name, and revoke the key if this was one"
 
 
 def error_message(body: Any) -> str:
@@ -287,25 +298,25 @@ def _proxy(url: str) -> tuple[str, str]:
 
 
 def _unusable(variable: str, socks: bool = False) -> UsageError:
-    what = "is no address of a proxy, and is not shown, since it may hold a password; want http://HOST:PORT"
+    what = "is not the address of a proxy (not shown here, since it may hold a password); give http://HOST:PORT"
     if socks:
-        what = "names a SOCKS proxy, for which a package is missing; pip install socksio"
-    return UsageError(f"{variable}: {what}, or unset it")
+        what = "names a SOCKS proxy, which needs the package socksio; pip install socksio"
+    return UsageError(f"{variable}: {what}, or unset the variable")
 
 
 def _certificates() -> ssl.SSLContext | bool:
     """Return what the environment trusts; True where it does not say, for the library's own."""
     for variable in CERTIFICATES:
         if place := os.environ.get(variable):
-            why = "which is not there"
+            why = "which does not exist"
             try:
                 if Path(place).is_file():
                     return ssl.create_default_context(cafile=place)
                 if any(Path(folder).is_dir() for folder in place.split(os.pathsep)):
                     return ssl.create_default_context(capath=place)
             except OSError:  # those of ssl are such, too
-                why = "in which there are no certificates"
-            raise UsageError(f'{variable}: names "{place}", {why}; correct it, or unset it')
+                why = "which contains no certificates"
+            raise UsageError(f'{variable}: names "{place}", {why}; correct it, or unset the variable')
     return True
 
 
@@ -336,17 +347,20 @@ def _whole(response: Any, until: float, seconds: float) -> Any:
     """Return a response with its decoded body. Raises Trouble when it is moved, too slow or too large."""
     with closing(response):
         if response.has_redirect_location:
-            place = "another place"  # without what may be secret in it, for it would send rows and keys there
+            place = "another address"  # without what may be secret in it, for it would send rows and keys there
             with suppress(ValueError):
                 to = urlsplit(urljoin(str(response.request.url), response.headers["location"]))
                 place = f'"{to.scheme}://{to.hostname}{f":{to.port}" if to.port else ""}{to.path}"'
-            raise RequestError(f"is moved to {place}; correct base_url", fatal=True, charged=True)
+            raise RequestError(f"redirects to {place}; correct base_url", fatal=True, charged=True)
         blocks, size = [], 0
         for block in response.iter_bytes():
             blocks.append(block)
             size += len(block)
             if size > LARGEST:
-                raise RequestError(f"answered with more than {LARGEST >> 20} MiB, which is no answer", charged=True)
+                raise RequestError(
+                    f"sent a reply of more than {LARGEST >> 20} MiB; check that base_url is a model server",
+                    charged=True,
+                )
             if time.monotonic() > until:
                 raise _late(seconds)
     return type(response)(
@@ -359,4 +373,4 @@ def _whole(response: Any, until: float, seconds: float) -> Any:
 
 
 def _late(seconds: float) -> RequestError:
-    return RequestError(f"gave no whole answer in {seconds:.3g} s", passing=True, charged=True)
+    return RequestError(f"did not complete its answer within {seconds:.3g} s", passing=True, charged=True)

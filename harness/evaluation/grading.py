@@ -85,7 +85,10 @@ def grade_answers(task: Task, answered: Result, baseline: Result | None, marking
         else:
             scores[found.id] = found
     if baseline and baseline.digest == answered.digest:
-        same = f"is the very model it is compared with (digest {answered.digest[:12]}); nothing was changed"
+        same = (
+            f"candidate and baseline have identical weights (digest {answered.digest[:12]}), "
+            "so there is nothing to compare"
+        )
         caveats.append(Caveat(same, "ERROR"))
     said = {s.id: Completion(s.answer or "", s.ended, s.tokens) for s in answered.scores}
     rows = tuple(add_finish_reason(scores[s.id], said[s.id], task) for s in samples if s.id in scores)

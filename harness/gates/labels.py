@@ -3,7 +3,7 @@
 The correction assumes that the instrument errs alike, given what people would say, on the labelled answers and on the
 rows that are judged, on either side of what the labels name (`Labels.side`: a judge may like the longer answer); how
 often people prefer one side may differ. So it is not prediction-powered inference, which takes the labels for a sample
-of the rows (docs/decisions/0070-labels.md). How often it is wrong stands in docs/how-to/use-a-judge.md.
+of the rows (docs/decisions/0025-labels-correct-the-judge.md). How often it is wrong: docs/how-to/use-a-judge.md.
 
 Arrays may have axes before those named, so that a simulation judges many data sets in one call.
 """
@@ -134,7 +134,9 @@ def label_moments(
     for side, each in zip(met, kinds, strict=True):
         if (fewest := min(each[0].prompts, each[2].prompts, count)) < FEWEST:
             where_ = f" where {labels.side} is {'' if side else 'not '}above 0" if labels.side else ""
-            raise ValueError(f"labels of {labels.metric} of one kind are of {fewest} prompts{where_}; want {FEWEST}")
+            raise ValueError(
+                f"labels of {labels.metric} of one kind cover only {fewest} prompts{where_}; label {FEWEST} or more"
+            )
     return Moments(
         *_of_rows(x, w, groups, where, met),
         np.array([[lost.plain, tie.mean, won.plain] for lost, tie, won in kinds]),

@@ -97,7 +97,7 @@ def recall_checks_before_training(run: RunContext) -> list[Finding]:
 def check_data(run: RunContext) -> list[Finding]:
     """Return what the checks find before training; rows that leak are known to the adjudicator and the lock then."""
     codes = [p.name for stage in ("data", "trainer") for p in run.session.checks.of(stage)]
-    with run.record.stage("checks", f"{len(codes)} of the data and of what will be trained on"):
+    with run.record.stage("checks", f"{len(codes)} on data and training rows"):
         found = recall_checks_before_training(run)
         run.adjudicator.leaks = contamination.collect_leaks(found)
         if any(g.clean_only for g in run.suite.gates):
@@ -110,7 +110,7 @@ def run_stage_checks(run: RunContext, stage: str, **objects: Any) -> StageStop |
     session, codes = run.session, run.session.checks.of(stage)
     if not codes:
         return None
-    with run.record.stage("checks", f"{len(codes)} of {objects[stage].name}"):
+    with run.record.stage("checks", f"{len(codes)} on {objects[stage].name}"):
         ask = partial(session.checks.run, stage, **_data(session), **objects)
         note = _note(session, stage, {name: ref and keys.describe_model(ref) for name, ref in objects.items()})
         found = session.checks.recall(note, ask, run.record.warn) if note else ask()
@@ -125,7 +125,9 @@ def record_findings(record: Record, found: Sequence[Finding], code: ExitCode) ->
             record.add(one)
     if not (errors := [one.code for one in found if one.counts]):
         return None
-    return StageStop(code, f"{count_noun(len(errors), 'error')} of the checks; harness explain {errors[0]} says why")
+    return StageStop(
+        code, f"{count_noun(len(errors), 'error')} found by checks; harness explain {errors[0]} explains the first"
+    )
 
 
 def _data(session: Session) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def record_conclusions(run: RunContext) -> None:
         verdicts, collection.suite.header.attempts == "spend", [*adjudicator.standings.values()]
     )
     if adjudicator.ledger and adjudicator.ledger.empty and adjudicator.standings:
-        attempts.append("earlier attempts at these rows are not known here: the ledger begins with this run")
+        attempts.append("earlier attempts at these rows are unknown: the ledger begins with this run")
     if record.compared != len(results):
         record.compared = len(results)
         record.run.changes = tuple(measure_changes(collection, results)) or record.run.changes
@@ -70,7 +70,7 @@ def record_conclusions(run: RunContext) -> None:
         said.append(_words(c, f"making {c.after} of {c.before}" if c.after in collection.suite.copies else merging))
     attempts += unneeded_waivers(record.run.waivers, verdicts, record.run.flags)
     blocked = ", ".join(name for name in collection.plugins.asked if name.startswith("no:"))
-    left_out = [f"plugins were left out of this run: -p {blocked}"] if blocked else []
+    left_out = [f"plugins were blocked in this run: -p {blocked}"] if blocked else []
     record.run.conclusions = [
         *ignored_errors(record.run),
         *left_out,
@@ -125,19 +125,19 @@ def _said(candidate: str, examples: int, claims: Sequence[Verdict]) -> str:
     if proven:
         text = f"fine-tuning is warranted: {candidate} is {better} on {' and '.join(v.metric for v in proven)}"
         open_ = [v.metric for v in claims if v.outcome is not Outcome.PASS]
-        return text + (f", but this is not shown on {' and '.join(open_)}" if open_ else "")
+        return text + (f", but not proven on {' and '.join(open_)}" if open_ else "")
     whys = []
     for v in claims:
         if v.outcome is Outcome.ERROR:
             whys.append(f"{v.metric} could not be compared: {v.why}")
         elif v.outcome is Outcome.FAIL:
-            whys.append(f"{v.metric} is shown not to be: {verdict_text.format_figures(v)}")
+            whys.append(f"{v.metric} is proven not to be: {verdict_text.format_figures(v)}")
         else:
             whys.append(
                 f"{v.metric} "
                 + "; ".join(filter(None, [verdict_text.format_figures(v), verdict_text.format_sample_size(v)]))
             )
-    return f"fine-tuning is not warranted by this evidence: {candidate} is not shown to be {better} ({'; '.join(whys)})"
+    return f"fine-tuning is not warranted by this evidence: {candidate} is not proven {better} ({'; '.join(whys)})"
 
 
 def measure_changes(collection: Collection, results: Results) -> list[Change]:
@@ -200,5 +200,5 @@ def _words(change: Change, step: str) -> str:
         rows = f"changed {name} on {c.won + c.lost} rows, {c.lost} lost and {c.won} won"
         return f"{step} {rows}, which shows no difference ({values})"
     if c.lost > c.won:
-        return f"{step} cost {name} {c.lost} row{'s' if c.lost != 1 else ''} and won {c.won} ({values})"
-    return f"{step} won {name} {c.won} row{'s' if c.won != 1 else ''} and cost {c.lost} ({values})"
+        return f"{step} broke {name} on {c.lost} row{'s' if c.lost != 1 else ''} and fixed {c.won} ({values})"
+    return f"{step} fixed {name} on {c.won} row{'s' if c.won != 1 else ''} and broke {c.lost} ({values})"

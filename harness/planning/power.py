@@ -163,7 +163,12 @@ class GatePower:
 
     def notes(self) -> list[str]:
         if not self.shares:
-            return [f"a row varies by {(self.spread or 0.0) * math.sqrt(self.n / self.count):.3g}, {self.where}"]
+            return [
+                (
+                    f"standard deviation per row {(self.spread or 0.0) * math.sqrt(self.n / self.count):.3g}, "
+                    f"{self.where}"
+                )
+            ]
         found = [f"{self.discordance:.1%} of rows differ, {self.where}"] if self.gate.versus else []
         if self.clustered:
             known = self.then is not None and self.then.icc is not None
@@ -240,14 +245,12 @@ class GatePower:
     def assumed(self) -> AssumedTruth:
         """What power is told for, and that model in words: an equal one, one as the last, or one just good enough."""
         if self.gate.worse_by_at_most is not None:
-            return AssumedTruth(self.null_difference, f"if it equals {self.gate.versus}")
+            return AssumedTruth(self.null_difference, f"if the candidate equals {self.gate.versus}")
         if self.estimate is not None:
             return AssumedTruth(self.estimate, f"if it is {self.shown(self.to_metric_units(self.estimate))} again")
-        if self.minimum_detectable is None:
-            return AssumedTruth(self.bound, "whatever the model")
-        return AssumedTruth(
-            self.minimum_detectable, f"if it is {self.shown(self.to_metric_units(self.minimum_detectable))}"
-        )
+        if (least := self.minimum_detectable) is None:
+            return AssumedTruth(self.bound, "for any model")
+        return AssumedTruth(least, f"if it is {self.shown(self.to_metric_units(least))}")
 
     @property
     def truth(self) -> float:

@@ -39,7 +39,7 @@ def make_writer(kind: str, policy: Policy | None, name: str, key: Path | None) -
 
             make = model_signing.model_signing_writer(policy, name, key)
         case _:
-            raise UsageError(f'--as "{kind}": no such format{did_you_mean(kind, FORMATS)}')
+            raise UsageError(f'--as "{kind}": is not a known format{did_you_mean(kind, FORMATS)}')
 
     def write(found: Verified) -> str:
         if found.ok:

@@ -18,7 +18,7 @@ from harness.records.models import Progress
 from harness.records.run import ItemResult, Run, Trial
 from harness.records.samples import Labels
 from harness.records.verdicts import Verdict
-from harness.release import lock_writer
+from harness.release import lock_reader
 from harness.reports import events, report_json
 from harness.suite.json_schema import DRAFT, Schema, list_schema, named_schema, object_schema
 
@@ -170,7 +170,7 @@ def _lock() -> Schema:
     metric = object_schema({"better": TEXT, "scale": TEXT, "combine": {"type": ["string", "null"]}, "range": RANGE})
     plugin = object_schema({k: {"type": ["string", "null"]} for k in ("name", "distribution", "code")})
     keys = {
-        "format": {"enum": [lock_writer.FORMAT]}, "recorded": TEXT, "suite": {"type": "object"},
+        "format": {"enum": [lock_reader.FORMAT]}, "recorded": TEXT, "suite": {"type": "object"},
         "gates": list_schema({"type": "object"}), "subjects": TEXTS,
         "metrics": named_schema(named_schema(metric)), "data": named_schema(rows),
         "looks": named_schema(list_schema(WHOLE)),
@@ -189,6 +189,6 @@ def _item() -> Schema:
     }  # fmt: skip
     bare = {"item": TEXT, "number": WHOLE, "row": DIGEST}
     private = {"title": "a row of a private evaluation", **object_schema({"sha256": DIGEST, **bare})}
-    unasked = {"title": "a row that was not asked, for its evaluation stopped early", **object_schema(bare)}
+    unasked = {"title": "a row that was not evaluated, since its evaluation stopped early", **object_schema(bare)}
     row = {"title": "a row", **object_schema(keys, "place", "leak", *OF_SOME_ROWS)}
     return {"title": "a line of evidence/items.jsonl", "oneOf": [row, private, unasked]}

@@ -23,8 +23,9 @@ from harness.texts.secrets import redact_options, redact_text
 
 VLLM_RANK = 16  # the largest it serves unless told otherwise
 SCALED = (
-    f"\nIt has scaled rotary positions (`{FACTORS}`), which plain transformers does not read from a GGUF file: loaded"
-    " there it is another model, so use llama.cpp, or the harness."
+    f"\nIt has scaled rotary positions (`{FACTORS}`), which plain transformers does not read "
+    "from a GGUF file: loaded there it computes something else, so use llama.cpp or the "
+    "harness."
 )
 LICENCES = {  # how a licence's text begins -> the Hub's name for it
     "apache license": "apache-2.0",
@@ -73,14 +74,15 @@ def write_card(
         f"Licence of the base: {escape_markdown(told_by)}.",
         f"Suite: {markdown_code(suite.path.name)} (`{run.digest[:16]}`), run {run.started} with harness {run.harness}. "
         f"Candidate: {escape_markdown(declared.candidate)}, weights `{ref.digest[:16]}`{_made_of(declared, run)}.",
-        f"Code that did not come with the harness had a part in it: {others}." if others else "",
+        f"Code from outside the harness took part in it: {others}." if others else "",
         "## Gates\n\n" + "\n".join(_gates(verdicts)),
         "## Waivers\n\n" + "\n".join(waivers) if waivers else "",
         "\n\n".join(escape_markdown(f"{c[0].upper()}{c[1:]}.") for c in run.conclusions),
         "## Use\n\n" + usage_markdown(ref, run.model),
-        f"Loaded beside another adapter on a base in memory, it took {took:g} ms to swap in." if took else "",
-        "## Check\n\n```bash\nharness verify .                        # the bytes are the ones that were judged\n"
-        "harness verify . --policy policy.toml   # and a key you trust says so\n```",
+        f"Hot-swapping it beside another adapter on a base in memory took {took:g} ms." if took else "",
+        "## Check\n\n```bash\nharness verify .                        # the bytes are the "
+        "evaluated ones\nharness verify . --policy policy.toml   # and a key that you trust has "
+        "signed them\n```",
     ]
     return redact_text("\n\n".join(part for part in parts if part)) + "\n"
 
@@ -99,16 +101,16 @@ def _yaml(value: Any) -> str:
 def find_base_licence(folder: Path, facts: Mapping[str, Any]) -> BaseLicence:
     """Return the Hub's name for a base's licence, "unknown" if need be, and where it was read."""
     if said := facts.get("license"):
-        return BaseLicence(str(said), f"{said}, by its own metadata")
+        return BaseLicence(str(said), f"{said}, according to its own metadata")
     readme = folder / "README.md"
     front = readme.read_text("utf-8") if readme.is_file() else ""
     if found := re.search(r"\A---\n.*?^license:\s*(\S+)", front, re.M | re.S):
-        return BaseLicence(found[1].strip("\"'"), f"{found[1]}, by its model card")
+        return BaseLicence(found[1].strip("\"'"), f"{found[1]}, according to its model card")
     for path in sorted(folder.glob("LICEN[CS]E*")):
         text = " ".join(path.read_text("utf-8", "replace")[:400].lower().split())
         named = next((name for words, name in LICENCES.items() if words in text), "other")
         return BaseLicence(named, f"{named}, see `model/{path.name}`")
-    return BaseLicence("unknown", "not told by its files; find it out before you pass the model on")
+    return BaseLicence("unknown", "not stated in its files; find it out before you pass the model on")
 
 
 def usage_markdown(ref: ModelRef, base: str) -> str:
@@ -146,7 +148,7 @@ def usage_markdown(ref: ModelRef, base: str) -> str:
         ]
         serve = "vllm serve model"
         if method := _quantised_by(Path(ref.path)):
-            load.insert(0, f"# in fewer bits: needs {escape_controls(method)} beside transformers")
+            load.insert(0, f"# quantised: needs {escape_controls(method)} as well as transformers")
     return "\n".join(["```python", *load, "```", "", "```bash", serve, "```", careful]).rstrip()
 
 

@@ -19,8 +19,8 @@ from harness.data.reading import FILES, split_slice
 from harness.data.rows import read_rows, to_samples
 from harness.errors import Mistakes
 from harness.files import open_file
-from harness.records.samples import Sample
-from harness.release.lock_writer import own_keys, rows_digest_as_in
+from harness.records.samples import Sample, rows_digest
+from harness.release.lock_writer import own_keys
 from harness.reports.report_json import dumps
 from harness.schema import format_toml
 from harness.suite.reader import read_suite
@@ -48,7 +48,7 @@ def compare_suite(file: Path, export: Path, lock: Mapping[str, Any]) -> SuiteCom
     if suite.digest != locked["digest"] and "candidate" in locked:  # which came with the command
         suite = read_suite(file, candidate=locked["candidate"])
     if suite.digest != locked["digest"]:
-        found.differences.append(f"its digest is {locked['digest'][:16]}, that of {file} {suite.digest[:16]}")
+        found.differences.append(f"its digest is {locked['digest'][:16]}, but that of {file} is {suite.digest[:16]}")
         ours = {f'gate "{g.id}"': own_keys(g) for g in suite.gates}
         found.differences += _tables({f'gate "{g["id"]}"': g for g in lock["gates"]}, ours, file)
         evals = {f'eval "{e.name}"': {**own_keys(e), **secrets.redact_options(dict(e.options))} for e in suite.evals}
@@ -71,19 +71,19 @@ def _tables(theirs: Tables, ours: Tables, file: Path, *, defaults: bool = False)
         lock, copy = theirs[name], json.loads(dumps(ours[name]))
         for key in copy if defaults else {**lock, **copy}:
             if key not in LOCKED and lock.get(key) != copy.get(key):
-                there, here = (format_toml(one[key]) if key in one else "not there" for one in (lock, copy))
-                yield f"{key} of {name} is {there}, {here} in {file}"
+                there, here = (format_toml(one[key]) if key in one else "missing" for one in (lock, copy))
+                yield f"{key} of {name} is {there}, but {here} in {file}"
 
 
 def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path, lock: Mapping[str, Any]) -> None:
     """Add to what is the same, what differs, or what cannot be read here. Raises UsageError where rows are wrong."""
     digest = lock["data"][spec.name]["sha256"]
     if spec.data is None:
-        if rows_digest_as_in(lock, MODEL) != digest:
-            found.notes.append(f'rows of "{spec.name}" not compared: its evaluator brings them')
+        if rows_digest(MODEL) != digest:
+            found.notes.append(f'rows of "{spec.name}" not compared: they come from its evaluator')
         return
     if Path(split_slice(spec.data, spec.where)[0]).suffix not in FILES:
-        why = f'"{spec.data}" is no file that is read without a plugin'
+        why = f'"{spec.data}" can only be read with a plugin'
         found.notes.append(f'rows of "{spec.name}" not compared: {why}')
         return
     # As each kind of evaluator has them read: with targets of JSON, or joined by prompt.
@@ -96,16 +96,16 @@ def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path
             readings += [made] if spec.cluster else [made, list(cluster_by_prompt(tuple(made)))]
     if not readings:
         mistakes.raise_errors()
-    if any(rows_digest_as_in(lock, samples) == digest for samples in readings):
+    if any(rows_digest(samples) == digest for samples in readings):
         found.same.append(spec.name)
         return
     there, here = lock["data"][spec.name]["rows"], readings[0]
-    which = f"{there} rows, {len(here)} in the copy" if there != len(here) else _first(here, spec.name, export)
-    found.differences.append(f'rows of "{spec.name}" are not those of {spec.data}{f": {which}" if which else ""}')
+    which = f"{there} rows, but {len(here)} in the copy" if there != len(here) else _first(here, spec.name, export)
+    found.differences.append(f'rows of "{spec.name}" differ from those of {spec.data}{f": {which}" if which else ""}')
 
 
 def _first(samples: list[Sample], name: str, export: Path) -> str:
-    """Return the first row that the evidence tells otherwise, or nothing where it tells rows by digests of old."""
+    """Return the first row that the evidence tells otherwise, or nothing."""
     with io.TextIOWrapper(open_file(export / EVIDENCE / ITEMS, below=export), "utf-8") as f:
         for row in map(json.loads, f):
             if row["item"].partition("::")[2] == name and "number" in row:

@@ -32,7 +32,7 @@ def format_run_markdown(run: Run, folder: Path | None = None) -> str:
 
     `folder` is where its rows are; without one none are shown. At most LARGEST bytes, cut at the end of a line.
     """
-    gates = ["| | gate | on | claim | found |", "|---|---|---|---|---|"] if run.verdicts else []
+    gates = ["| | gate | candidate | claim | result |", "|---|---|---|---|---|"] if run.verdicts else []
     for v in sort_worst_first(run):
         cells = (v.gate, v.candidate, f"{v.metric} {v.claim}".strip(), verdict_text.format_brief(v))
         warns = " (any_of)" if v.group else " (warn)"

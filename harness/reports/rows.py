@@ -73,7 +73,7 @@ def read_changed_rows(run: Run, folder: Path, verdict: Verdict) -> list[DisplayR
             ]
         return _rows(folder, evaluation, metric, [s for s in (verdict.versus, verdict.candidate) if s], chosen)
     except (LookupError, TypeError, ValueError, AttributeError):
-        what = f'its rows are not those that changed for "{verdict.gate}" on {verdict.candidate}'
+        what = f'its rows differ from those that changed for "{verdict.gate}" on {verdict.candidate}'
         raise UsageError(f"{folder}: {what}; run the suite again") from None
 
 
@@ -85,7 +85,7 @@ def read_all_rows(run: Run, folder: Path, evaluation: str, *, wrong: bool = Fals
     """
     if not (reports := [r for r in run.reports if r.eval == evaluation and r.outcome == "done"]):
         known = dict.fromkeys(r.eval for r in run.reports if r.outcome == "done")
-        raise UsageError(f'{folder}: holds no rows of an eval "{evaluation}"{did_you_mean(evaluation, known)}')
+        raise UsageError(f'{folder}: has no rows of an eval "{evaluation}"{did_you_mean(evaluation, known)}')
     subjects = dict.fromkeys(r.subject for r in reports)
     candidate = next((e.candidate for e in run.exports if e.candidate in subjects), reports[-1].subject)
     others = [s for s in subjects if s != candidate]
@@ -129,8 +129,8 @@ def read_private_evals(folder: Path) -> frozenset[str]:
 
 
 def count_lost_and_won(verdict: Verdict) -> LostAndWon:
-    """Return how many rows a gate lost and won, also those that are not listed; older reports count only these."""
-    return LostAndWon(verdict.lost_count or len(verdict.lost), verdict.won_count or len(verdict.won))
+    """Return how many rows a gate lost and won, also those that are not listed."""
+    return LostAndWon(verdict.lost_count, verdict.won_count)
 
 
 def format_failed_rows(verdict: Verdict, failed: int) -> str:
@@ -145,7 +145,7 @@ def format_failed_rows(verdict: Verdict, failed: int) -> str:
 def _failed(verdict: Verdict, metric: str, ours: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the ids of the rows on the wrong side of a claim about a number, the worst first."""
     if (about := verdict.about) is None:
-        return []  # an older report does not tell which way its claim is
+        return []  # which way its claim is cannot be told
     values = {r["id"]: metric_value(r, metric) for r in ours if metric in r and about.covers(r["doc"])}
     return sorted((i for i, value in values.items() if about.fails(value)), key=lambda i: about.sign * values[i])
 

@@ -66,7 +66,7 @@ class Gated:
         return Path(self.run.folder)
 
     def __bool__(self) -> bool:
-        raise TypeError("a verdict is PASS, FAIL, INCONCLUSIVE or ERROR, and no truth; look at .outcome")
+        raise TypeError("a verdict is PASS, FAIL, INCONCLUSIVE or ERROR, not true or false; compare .outcome")
 
     def __str__(self) -> str:
         return "\n".join(writing.format_gate(self._judged, self.run))
@@ -135,7 +135,7 @@ def _lines(rows: Any, side: str) -> Iterator[Mapping[str, Any]]:
     elif isinstance(rows, (list, tuple)) and all(isinstance(row, Mapping) for row in rows):
         yield from ({name: _plain(value) for name, value in row.items()} for row in rows)
     else:
-        raise UsageError(f"{side}: is of {type(rows).__name__}; give a path, dicts, names with scores, or a frame")
+        raise UsageError(f"{side}: is a {type(rows).__name__}; give a path, dicts, names with scores, or a data frame")
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """What transformers leaves behind when it reads a GGUF file: how text is cut, scaled positions, further stop tokens.
 
 How a byte-level BPE cuts text before it merges has llama.cpp's name in a file; here are those that
-tests/plugins/test_gguf_export.py shows to be the same as what tokenizers calls otherwise.
+tests/plugins/export/test_gguf_export.py shows to be the same as what tokenizers calls otherwise.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def check_restorable(file: Path, found: Gguf) -> None:
     pre, kind = found.metadata.get("tokenizer.ggml.pre"), found.metadata.get("tokenizer.ggml.model")
     if kind == "gpt2" and pre not in SPLITS:
         known = ", ".join(f'"{name}"' for name in SPLITS)
-        raise UsageError(f'model "{file}": cuts text as "{pre}" does; known here: {known}')
+        raise UsageError(f'model "{file}": its pre-tokenizer "{pre}" is not supported; supported: {known}')
     scaling = {k: v for k, v in found.metadata.items() if ".rope.scaling." in k}
     if any(v != "none" for k, v in scaling.items() if k.endswith(".type")):
-        raise UsageError(f'model "{file}": scales positions by {scaling}, which transformers does not read')
+        raise UsageError(f'model "{file}": its position scaling {scaling} is not supported by transformers')
 
 
 def split_name(backend: dict[str, Any]) -> str | None:

@@ -22,9 +22,9 @@ from transformers import DynamicCache, PreTrainedModel
 from harness import UsageError
 from harness.internals import common_prefix_length, memory_error
 from harness_hf.abilities import ONCE, coarsest_dtype, find_masking_error, rope_switch_length
-from harness_hf.attention import can_tile, tiled
-from harness_hf.linear import pieces
-from harness_hf.packing import PackedRow, Planner
+from harness_hf.cpu.attention import can_tile, tiled
+from harness_hf.memory import pieces
+from harness_hf.packing import PackedRow, RowPacker
 from harness_hf.tokens import Pair
 
 BUDGET = {"cpu": 512, "cuda": 4096, "mps": 1024}  # tokens of one forward pass; measured on the CPU, guessed elsewhere
@@ -130,10 +130,10 @@ class Scorer:
         """Cut pairs into rows for `logits`; `positions` bounds the tokens of a row further."""
         numbers = range(len(pairs)) if numbers is None else numbers
         if self.packs:
-            yield from Planner(pairs, numbers, min(self.budget, positions or self.budget)).rows()
+            yield from RowPacker(pairs, numbers, min(self.budget, positions or self.budget)).rows()
             return
         for i in numbers:  # a row each, whole: nothing of one may depend on another
-            yield from Planner(pairs, [i], self.context + 1).rows()
+            yield from RowPacker(pairs, [i], self.context + 1).rows()
 
     @torch.inference_mode()
     def logits(self, row: PackedRow) -> torch.Tensor:
@@ -258,7 +258,7 @@ class Scorer:
             tried = [(pairs[one][0][:first] + context[-last:], target[:predicted]) for context, target in some]
             shared = [Scored() for _ in tried]
             # So many that both ends fit in a row, and the beginning does not: it goes to the cache, they behind a mask.
-            for row in Planner(tried, range(len(tried)), 2 * (last + predicted)).rows():
+            for row in RowPacker(tried, range(len(tried)), 2 * (last + predicted)).rows():
                 self._take(row, self.logits(row), shared)
             self._drop()
             for i, alone in self._plain(tried):
@@ -274,7 +274,7 @@ class Scorer:
                 self.probe(pairs)
                 return
             self.packs = False
-            self.why_plain = f"they were tried, and failed: {' '.join(str(error).split())[:200]}"
+            self.why_plain = f"they were tested and failed: {' '.join(str(error).split())[:200]}"
 
     def _compare(self, shared: Scored, alone: Scored) -> None:
         """Hold a score to the plain one; raises RuntimeError where they are too far apart."""
@@ -286,9 +286,9 @@ class Scorer:
         if self.apart[-1] <= ONCE[rough] and (average <= ON_AVERAGE[rough] or len(self.apart) < FEW):
             return
         raise RuntimeError(
-            f"scoring: with shared prefixes a continuation has log-probability {shared.total:.4f}, "
-            f"scored by itself {alone.total:.4f}, and on average they are {average:.4f} apart per token; "
-            "set reference = true under [model], and report this model"
+            f"scoring: a continuation has log-probability {shared.total:.4f} with shared "
+            f"prefixes, but {alone.total:.4f} alone; the average difference is {average:.4f} "
+            "per token; set reference = true under [model], and report this model"
         )
 
 

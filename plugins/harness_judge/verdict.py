@@ -54,7 +54,7 @@ def parse_pair_verdict(reply: Reply) -> PairVerdict:
     """Return the verdict ("A", "B" or "tie") and the reason; raises NoVerdict."""
     found = _read(reply)
     if (verdict := found.get("verdict")) not in TURNED:
-        raise NoVerdict(f"the verdict is {_show(verdict)}, want A, B or tie")
+        raise NoVerdict(f"the verdict is {_show(verdict)} instead of A, B or tie")
     return PairVerdict(str(verdict), str(found.get("reason", "")))
 
 
@@ -64,7 +64,7 @@ def parse_criteria_verdict(reply: Reply, criteria: Iterable[str]) -> dict[str, t
     for name in criteria:
         one = found.get(name)
         if not isinstance(one, Mapping) or not isinstance(met := one.get("met"), bool):
-            raise NoVerdict(f'criterion "{name}" is {_show(one)}, want a reason and whether it is met')
+            raise NoVerdict(f'criterion "{name}" is {_show(one)} instead of a reason and whether it is met')
         verdicts[name] = met, str(one.get("reason", ""))
     return verdicts
 
@@ -75,9 +75,9 @@ def _read(reply: Reply) -> Mapping[str, Any]:
     try:
         found = json.loads(reply.text)
     except ValueError:
-        raise NoVerdict(f"replied {_show(reply.text)}, which is no JSON") from None
+        raise NoVerdict(f"replied {_show(reply.text)}, which is not JSON") from None
     if not isinstance(found, dict):
-        raise NoVerdict(f"replied {_show(found)}, want an object")
+        raise NoVerdict(f"replied {_show(found)}, which is not an object")
     return found
 
 

@@ -16,7 +16,7 @@ DEEPEST = 20  # groups within groups
 
 
 @dataclass(frozen=True)
-class Leaf:
+class TaskConfig:
     """A task: its name, its configuration with includes and a group's overrides merged, and the folder of its YAML."""
 
     name: str
@@ -25,7 +25,7 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Averaged:
+class GroupMetric:
     """A metric that a group's YAML aggregates: of these filters (None: all), each task `alike` or by its size."""
 
     metric: str
@@ -38,8 +38,8 @@ class NamedTasks:
     """What a name stands for: its tasks, and the metrics that a group aggregates, none where its YAML does not say."""
 
     name: str
-    leaves: tuple[Leaf, ...]
-    averaged: tuple[Averaged, ...] = ()
+    leaves: tuple[TaskConfig, ...]
+    averaged: tuple[GroupMetric, ...] = ()
 
 
 def find_tasks(task: str, folder: Path, include_path: str | None = None, read: Reader | None = None) -> NamedTasks:
@@ -60,7 +60,7 @@ def find_tasks(task: str, folder: Path, include_path: str | None = None, read: R
         return NamedTasks(task, expand.leaves(expand.tasks(task, {}, 0)))
     else:
         hint = did_you_mean(task, [*expand.names.files, *expand.names.tags])
-        raise UsageError(f'task "{task}": lm_eval has none of this name{hint}')
+        raise UsageError(f'task "{task}": is not a task of lm_eval{hint}')
     config = expand.read(path)
     if "class" in config or "group" not in config:
         return NamedTasks(task, (expand.leaf(config, path.parent, {}),))
@@ -69,7 +69,7 @@ def find_tasks(task: str, folder: Path, include_path: str | None = None, read: R
         filters = entry.get("filter_list")
         named = [filters] if isinstance(filters, str) else filters
         alike = entry.get("weight_by_size") is False
-        averaged.append(Averaged(entry["metric"], None if named is None else frozenset(named), alike))
+        averaged.append(GroupMetric(entry["metric"], None if named is None else frozenset(named), alike))
     return NamedTasks(task, expand.leaves(expand.group(config, path.parent, {}, 0)), tuple(averaged))
 
 
@@ -87,16 +87,16 @@ class _Expansion:
             return own
         extra = (self.folder / self.include_path).expanduser()
         if not extra.is_dir():
-            raise UsageError(f'include_path is "{self.include_path}": there is no such folder in "{self.folder}"')
+            raise UsageError(f'include_path is "{self.include_path}", but there is no such folder in "{self.folder}"')
         more = search(extra)
         return Names({**own.files, **more.files}, {**own.tags, **more.tags})
 
-    def leaves(self, found: Iterator[Leaf]) -> tuple[Leaf, ...]:
+    def leaves(self, found: Iterator[TaskConfig]) -> tuple[TaskConfig, ...]:
         if not (leaves := {leaf.name: leaf for leaf in found}):
             raise UsageError(f'task "{self.asked}": is a group without tasks')
         return tuple(leaves.values())
 
-    def tasks(self, name: str, overrides: Config, depth: int) -> Iterator[Leaf]:
+    def tasks(self, name: str, overrides: Config, depth: int) -> Iterator[TaskConfig]:
         """Yield the tasks of a name within a group."""
         if depth > DEEPEST:
             raise UsageError(f'task "{self.asked}": its groups contain each other')
@@ -112,7 +112,7 @@ class _Expansion:
         else:
             yield self.leaf(config, path.parent, {"task": name, **overrides})
 
-    def group(self, config: Config, folder: Path, overrides: Config, depth: int) -> Iterator[Leaf]:
+    def group(self, config: Config, folder: Path, overrides: Config, depth: int) -> Iterator[TaskConfig]:
         """Yield the tasks of a group: names, names with overrides, and groups and tasks written on the spot."""
         overrides = {**{k: v for k, v in config.items() if k not in GROUP_KEYS}, **overrides}
         members = config.get("task")
@@ -129,18 +129,18 @@ class _Expansion:
             else:
                 raise UsageError(f'task "{self.asked}": its group has an entry without "task:" and without "group:"')
 
-    def member(self, name: str, overrides: Config, group: Config, folder: Path, depth: int) -> Iterator[Leaf]:
+    def member(self, name: str, overrides: Config, group: Config, folder: Path, depth: int) -> Iterator[TaskConfig]:
         if name in self.names:
             yield from self.tasks(name, overrides, depth)
         elif "dataset_path" in overrides or "custom_dataset" in overrides:  # written on the spot
             yield self.leaf({}, folder, {**overrides, "task": f"{group['group']}::{name}"})
         else:
-            hint = did_you_mean(name, self.names.files) or "; is its folder the include_path?"
-            raise UsageError(f'task "{self.asked}": its group names "{name}", which is no task{hint}')
+            hint = did_you_mean(name, self.names.files) or "; check include_path, which must name its folder"
+            raise UsageError(f'task "{self.asked}": its group names "{name}", which is not a task{hint}')
 
-    def leaf(self, config: Config, folder: Path, overrides: Config) -> Leaf:
+    def leaf(self, config: Config, folder: Path, overrides: Config) -> TaskConfig:
         config = {k: v for k, v in {**config, **overrides}.items() if k not in ("tag", "group", "task_list")}
         name = config.get("task")
         if not isinstance(name, str):
             raise UsageError(f'task "{self.asked}": its YAML has no "task:" with a name, and no "group:"')
-        return Leaf(name, config, folder)
+        return TaskConfig(name, config, folder)

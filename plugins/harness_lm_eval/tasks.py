@@ -15,7 +15,7 @@ from typing import Any
 from harness import UsageError
 from harness.internals import chat
 from harness_lm_eval import hub
-from harness_lm_eval.find import Leaf, find_tasks
+from harness_lm_eval.find import TaskConfig, find_tasks
 from harness_lm_eval.metrics import EvalMetric, Measure, list_eval_metrics, task_metrics
 from harness_lm_eval.names import Config
 
@@ -44,7 +44,7 @@ class TaskOptions:
     def __post_init__(self) -> None:
         for name, value, least in (("shots", self.shots, 0), ("docs", self.docs, 1)):
             if value is not None and not (isinstance(value, int) and value >= least):
-                raise UsageError(f"{name} is {value}, want {least} or more")
+                raise UsageError(f"{name} is {value}; it must be {least} or more")
         self.template_arguments()
 
     def template_arguments(self) -> dict[str, Any]:
@@ -56,11 +56,11 @@ class TaskOptions:
         """Pick what is known from the options of a suite's table; raises UsageError."""
         known: dict[str, Any] = {f.name: options[f.name] for f in fields(cls) if options.get(f.name) is not None}
         if "task" not in known:
-            raise UsageError('say which task: task = "arc_easy", or the path of a YAML')
+            raise UsageError('name a task, such as task = "arc_easy", or the path of a YAML')
         return cls(**known)
 
 
-class Fixed:
+class FixedShots:
     """The same examples before every document, so that their part of the prompt is computed once.
 
     A document that is one of them gets another in its place, last. Takes the place of lm_eval's random sampler.
@@ -81,11 +81,11 @@ class Fixed:
         found = [d for d in drawn if d != self.doc]
         found += [d for d in spare if d != self.doc and d not in found][: n - len(found)]
         if len(found) < n:
-            raise UsageError(f'task "{self.task}": has {len(found)} examples to show, and {n} shots are wanted')
+            raise UsageError(f'task "{self.task}": has {len(found)} examples, but {n} shots were set')
         return found
 
 
-class Drawn:
+class SampledShots:
     """The examples that lm_eval's own sampler draws: its random numbers go on from document to document.
 
     Every document is therefore drawn for in order, once, whatever is asked for.
@@ -107,14 +107,14 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Served:
+class LoadedTask:
     """A task with its documents, its metrics, and what a row of it weighs in metrics that count tasks alike."""
 
     name: str
     task: Any
     docs: list[Any]
     measures: tuple[Measure, ...]
-    sampler: Fixed | Drawn | None
+    sampler: FixedShots | SampledShots | None
     asked: TaskOptions
     remote: bool
     weight: float = 1.0
@@ -151,7 +151,7 @@ class Served:
         return {**told, "task": self.name, "doc_id": number, "input": prompt, "target": target}
 
 
-Tasks = tuple[dict[str, Served], tuple[EvalMetric, ...]]
+Tasks = tuple[dict[str, LoadedTask], tuple[EvalMetric, ...]]
 _built: dict[tuple[str, Path], Tasks] = {}
 
 
@@ -172,7 +172,7 @@ def build_tasks(asked: TaskOptions, folder: Path) -> Tasks:
                 raise UsageError(f'task "{leaf.name}": has no documents')
             sampler = _sampler(task, fixed=asked.fixed_shots, seed=asked.shots_seed)
             remote = hub.needs_hub(leaf.config)
-            each.append(Served(leaf.name, task, docs, tuple(task_metrics(leaf)), sampler, asked, remote))
+            each.append(LoadedTask(leaf.name, task, docs, tuple(task_metrics(leaf)), sampler, asked, remote))
     rows = sum(len(one.docs) for one in each)
     built = {one.name: replace(one, weight=rows / (len(each) * len(one.docs))) for one in each}
     while len(_built) >= KEPT:
@@ -198,7 +198,7 @@ def format_foreign_error(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
-def _build(leaf: Leaf, asked: TaskOptions) -> Any:
+def _build(leaf: TaskConfig, asked: TaskOptions) -> Any:
     """Have lm_eval make a task of its configuration, which reads its data; raises UsageError."""
     from lm_eval.tasks import TaskManager
 
@@ -213,9 +213,11 @@ def _build(leaf: Leaf, asked: TaskOptions) -> Any:
             raise UsageError(_why(leaf, error, barred)) from None
     for metric in hub.list_foreign_metrics(config):
         if task._metric_fn_list.get(metric) is None:
-            raise UsageError(f'task "{leaf.name}": its metric "{metric}" is none of lm_eval\'s, and cannot be loaded')
+            raise UsageError(
+                f'task "{leaf.name}": its metric "{metric}" is not one of lm_eval\'s, and cannot be loaded'
+            )
     if asked.shots and task.config.num_fewshot == 0:
-        raise UsageError(f'task "{leaf.name}": says num_fewshot: 0, which lm_eval keeps; remove shots')
+        raise UsageError(f'task "{leaf.name}": sets num_fewshot: 0, which lm_eval enforces; remove shots')
     if asked.shots is not None:
         task.set_config("num_fewshot", asked.shots)
     if (more := asked.gen_kwargs) and task.OUTPUT_TYPE == "generate_until":
@@ -223,7 +225,7 @@ def _build(leaf: Leaf, asked: TaskOptions) -> Any:
     return task
 
 
-def _sampler(task: Any, *, fixed: bool, seed: int) -> Fixed | Drawn | None:
+def _sampler(task: Any, *, fixed: bool, seed: int) -> FixedShots | SampledShots | None:
     """Put a sampler into a task of lm_eval that has one, and return it; one with an order of its own keeps it."""
     from lm_eval.api.samplers import ContextSampler
 
@@ -231,14 +233,14 @@ def _sampler(task: Any, *, fixed: bool, seed: int) -> Fixed | Drawn | None:
     if not hasattr(task, "sampler"):
         return None
     if fixed and type(task.sampler) is ContextSampler:
-        chosen: Fixed | Drawn = Fixed(task.task_name, task.sampler, seed)
+        chosen: FixedShots | SampledShots = FixedShots(task.task_name, task.sampler, seed)
     else:
-        chosen = Drawn(task.sampler, task.fewshot_cfg.split == task.config.test_split)
+        chosen = SampledShots(task.sampler, task.fewshot_cfg.split == task.config.test_split)
     task.sampler = chosen
     return chosen
 
 
-def _why(leaf: Leaf, error: Exception, barred: str) -> str:
+def _why(leaf: TaskConfig, error: Exception, barred: str) -> str:
     """Return why a task could not be built; data that cannot be reached is the usual reason."""
     where, config = f'task "{leaf.name}"', leaf.config
     if not hub.has_remote_data(config) or not (isinstance(error, OSError) or "cache" in str(error)):
@@ -246,7 +248,7 @@ def _why(leaf: Leaf, error: Exception, barred: str) -> str:
     data = f'"{config.get("dataset_path")}"' + (f" ({config['dataset_name']})" if config.get("dataset_name") else "")
     if not barred:
         return f"{where}: its data {data} cannot be read: {format_foreign_error(error)}"
-    hint = "connect once, or give a YAML with local data"
+    hint = "connect to the network once, or use a YAML with local data"
     return f"{where}: its data {data} is not on this machine, and {barred}; {hint}"
 
 

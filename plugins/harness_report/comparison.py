@@ -22,8 +22,8 @@ from harness_report.pairs import LOST, WON
 from harness_report.reading import LoadedRun
 from harness_report.svg import FAIL, OPEN, PASS, Interval, draw_svg, make_axis, strip_spec
 
-COLOURS = {"worse": FAIL, "not told apart": OPEN, "better": PASS}
-CLASSES = {"worse": "lost", "better": "won", "not told apart": "told"}
+COLOURS = {"worse": FAIL, "not significantly different": OPEN, "better": PASS}
+CLASSES = {"worse": "lost", "better": "won", "not significantly different": "told"}
 
 
 def render_comparison(kept: LoadedRun, other: LoadedRun | None, past: Sequence[PastRun]) -> str:
@@ -32,7 +32,7 @@ def render_comparison(kept: LoadedRun, other: LoadedRun | None, past: Sequence[P
     Raises UsageError where there is neither, ModuleNotFoundError without jinja2.
     """
     if other is None and not past:
-        raise UsageError(f'harness report: the folder holds no run of suite "{kept.run.suite}"; name another --history')
+        raise UsageError(f'harness report: the folder has no run of suite "{kept.run.suite}"; name another --history')
     page = _page(kept, compare_runs(kept, other) if other else None, past)
     name = folder_name(kept) + (f" against {folder_name(other)}" if other else "")
     return fill_template(
@@ -56,7 +56,7 @@ def _page(kept: LoadedRun, c: Compared | None, past: Sequence[PastRun]) -> Simpl
     if c:
         facts.append(("Differs", summary.join_names([s.key for s in c.settings][:8]) or "nothing in the configuration"))
         (theirs, ours), names = c.labels, ", ".join(b.name for b in c.same)
-        same = f"{count_noun(len(c.same), 'gate')} came to the same numbers in both runs: {names}." if names else ""
+        same = f"{count_noun(len(c.same), 'gate')} had the same result in both runs: {names}." if names else ""
         by = {reading: [b.metric for b in c.metrics if b.reading == reading] for reading in (*CLASSES, ALIKE)}
         came = [f"{summary.join_names(by[r])} {'is' if len(by[r]) == 1 else 'are'} {r}" for r in CLASSES if by[r]]
         page |= {"lead": [f"Against {theirs}: {'; '.join(came)}."] if came else [], "notes": c.notes, "same": same}
@@ -85,7 +85,7 @@ def _gates(c: Compared) -> list[SimpleNamespace]:
     for b in c.gates:
         earlier, write = b.before, number_writer(c.now, b.now)
         parts = [strip_interval(earlier, other=True) if earlier else None, strip_interval(b.now)]
-        before = {"before": NONE, "before_bounds": "", "before_outcome": "not asked"}
+        before = {"before": NONE, "before_bounds": "", "before_outcome": "not evaluated"}
         if earlier:
             told = write(earlier.estimate), bounds_text(earlier, write), str(earlier.outcome)
             before = dict(zip(before, told, strict=True))

@@ -180,22 +180,22 @@ def _details(v: Verdict) -> list[str]:
         found.append(text + (f"; attempt {v.attempt}" if v.attempt else ""))
     found.append(printable(v.why))
     if v.driver:
-        found.append(f"The slice that decides, or the worst: {printable(v.driver)}")
+        found.append(f"Deciding or worst slice: {printable(v.driver)}")
     for s in v.slices:
         alarm = ", an alarm" if s.alarm else ""
         found.append(f"{s.outcome} {printable(s.name)}, {count_noun(s.n, 'row')}{alarm}: {printable(s.why)}")
     if v.left_out:
-        found.append(f"Judged without {count_noun(v.left_out, 'row')} that leak; with them {format_value(v.whole)}")
+        found.append(f"Decided without {count_noun(v.left_out, 'leaked row')}; with them {format_value(v.whole)}")
     return found
 
 
 def headline_gates(kept: LoadedRun) -> list[SimpleNamespace]:
     """Return what a release turns on: its largest proven gain, the gate that decided or is closest, what none says."""
     gain, driver = summary.largest_gain(kept.run), summary.deciding_verdict(kept.run)
-    close = "The closest gate" if driver and driver.outcome == "PASS" else "What decided"
+    close = "The closest gate" if driver and driver.outcome == "PASS" else "The deciding gate"
     turns = [(f"{close}: ", driver)] if driver and driver.estimate is not None else []
     if gain and gain is not driver:
-        turns.insert(0 if close == "The closest gate" else 1, ("What it gains: ", gain))
+        turns.insert(0 if close == "The closest gate" else 1, ("Largest gain: ", gain))
     found = []
     for title, v in turns:
         write, axis, part = number_writer(kept, v), shared_axes([kept])(kept, v), strip_interval(v)
@@ -212,7 +212,7 @@ def headline_gates(kept: LoadedRun) -> list[SimpleNamespace]:
         changes.append(change)
         losses.append(f"{metric_in_words(name)} {values}, {change} [{low}, {high}]{slices}")
     if losses:
-        title, said = f"What no gate says: {c.before} to {c.after}", escape_text(f"{'; '.join(losses)}.")
+        title, said = f"Losses no gate covers: {c.before} to {c.after}", escape_text(f"{'; '.join(losses)}.")
         found.append(SimpleNamespace(title=title, number=changes[0], said=said, svg="", style="INCONCLUSIVE"))
     return found
 
@@ -261,7 +261,7 @@ def _said(kept: LoadedRun, v: Verdict, write: Callable[[float | None], str]) -> 
     said = f"{what} against {v.versus}, {values}. The limit is {limit}"
     if v.outcome == "INCONCLUSIVE":
         more = "; ".join(
-            filter(None, [f"the {sure} bounds {bounds_text(v, write)} hold it", verdict_text.format_sample_size(v)])
+            filter(None, [f"the {sure} bounds {bounds_text(v, write)} contain it", verdict_text.format_sample_size(v)])
         )
         return f"{said}, and {more}."
     upwards = (v.outcome == "PASS") == (v.about is None or v.about.sign > 0)

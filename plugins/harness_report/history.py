@@ -85,7 +85,7 @@ class Track:
 def past_runs(suite: str, folder: Path) -> list[PastRun]:
     """Return the runs of a suite in a folder that judged anything, the oldest first. Raises UsageError at no folder."""
     if not folder.is_dir():
-        raise UsageError(f"{folder}: is no folder; name the one that the run folders are in")
+        raise UsageError(f"{folder}: is not a folder; name the folder of the run folders")
     days, found = cache(release_days), list[PastRun]()
     for path in folder.glob("*/report.json"):
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # no report of ours
@@ -101,8 +101,8 @@ def past_runs(suite: str, folder: Path) -> list[PastRun]:
 
 
 def release_day(released: Mapping[tuple[str, str], str], weights: str, started: str) -> str:
-    """Return the day on which what a run exported was promoted, or nothing; older lines name the weights alone."""
-    return released.get((weights, started)) or released.get((weights, ""), "")
+    """Return the day on which what a run exported was promoted, or nothing."""
+    return released.get((weights, started), "")
 
 
 def release_days(to: str) -> dict[tuple[str, str], str]:
@@ -139,7 +139,7 @@ def history_lines(suite: str, past: Sequence[PastRun]) -> str:
         table.add_row(Text(name), Text(line), Text.assemble(*glyphs), Text(estimate), Text(limit))
     first, last = past[0].started, past[-1].started
     head = f"{printable(suite)}: {len(past)} runs, {format_day(first, time=False)} to {format_day(last, time=False)}"
-    runs = _table("run", "when", "came to", "decided", "changed")
+    runs = _table("run", "when", "result", "deciding gate", "changes")
     for one in run_rows(past):
         runs.add_row(*map(Text, (one.folder, one.when, one.said, one.driver, one.changed)))
     return render_lines(head, "", table, "", runs)

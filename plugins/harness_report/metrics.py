@@ -133,7 +133,7 @@ def tradeoff_of_runs(kept: LoadedRun, past: Sequence[LoadedRun] = ()) -> Chart |
             points.append({"name": printable(name), "kept": values[0], "gained": values[1], "ours": ours})
     names = (metric_in_words(loss.metric), metric_in_words(gain.metric))
     ways = ["less" if kept.is_lower(v.metric) else "more" for v in (loss, gain)]
-    note = f"{names[1]} up, {ways[1]} is gained; {names[0]} across, {ways[0]} is kept"
+    note = f"{names[1]} up, {ways[1]} is gain; {names[0]} across, {ways[0]} is retention"
     note += f"; lines: the limits of “{gain.gate}” and “{loss.gate}”"
     return (
         charts.tradeoff_chart(points, names, (_limit(loss), _limit(gain)), printable(note)) if len(points) > 1 else None
@@ -156,7 +156,7 @@ def row_charts(kept: LoadedRun) -> list[Chart]:
             counts = {word: pairs.count(outcome) for word, outcome in words.items()}
             rows.append((f"{evaluation} against {pairs.theirs}", counts))
     paired = (
-        [charts.outcome_chart(rows, f"rows that {kept.ours} lost and won against what its gate names")] if rows else []
+        [charts.outcome_chart(rows, f"rows that {kept.ours} lost and won against its gate's baseline")] if rows else []
     )
     return [*paired, *_numbers(kept), *_reliable(kept), *_lengths(kept)]
 
@@ -169,7 +169,7 @@ def _reliable(kept: LoadedRun) -> Iterator[Chart]:
         metric, baseline = kept.against(r.eval)
         bins = {name: _bins(kept, name, r.eval, metric) for name in dict.fromkeys((kept.ours, baseline))}
         if len(bins[kept.ours]) > 1:
-            note = "share of rows that are right; on the line the model is as often right as it says"
+            note = "share of correct rows by confidence; on the line the model is well calibrated"
             note += f"; grey: {baseline}" if bins.get(baseline) and baseline != kept.ours else ""
             yield charts.reliability_chart(f"Reliability of {r.eval}", note, {name: b for name, b in bins.items() if b})
 
@@ -199,7 +199,7 @@ def _numbers(kept: LoadedRun) -> Iterator[Chart]:
         pairs, title = pairs_of_evaluation(kept, r.eval), f"{NAMES.get(metric, metric.replace('_', ' '))} by row"
         title = f"log {title}" if kept.scale(name).is_log else title
         title = title[:1].upper() + title[1:]
-        unit = "nats a token" if kept.scale(name).is_log or metric == "kl" else metric.replace("_", " ")
+        unit = "nats per token" if kept.scale(name).is_log or metric == "kl" else metric.replace("_", " ")
         if pairs.rows and not pairs.binary:
             both = [(row_value(p.theirs, metric), row_value(p.ours, metric)) for p in pairs.rows]
             points = [(t, o) for t, o in both if t is not None and o is not None]
@@ -211,7 +211,7 @@ def _numbers(kept: LoadedRun) -> Iterator[Chart]:
             known = [v for v in values if v is not None and math.isfinite(v)]
             if len(set(known)) > 2:
                 note = f"{unit}, {len(known):,} rows; the line is their weighted mean"
-                note += ", which a gate is on, with its bounds"
+                note += ", with its gate's bounds"
                 mine = [v for v in kept.run.verdicts if v.metric == name and v.candidate == kept.ours and not v.versus]
                 mean = [x for v in mine[:1] for x in (v.estimate, v.lower, v.upper) if x is not None]
                 yield charts.ordered_chart(
@@ -231,5 +231,5 @@ def _lengths(kept: LoadedRun) -> Iterator[Chart]:
             if known := [len(a) for a in said if a is not None]:
                 found[s] = known
         if kept.ours in found:
-            note = "characters; the bar holds half of the answers, the line nine of ten"
+            note = "characters; the bar covers half of the answers, the line nine of ten"
             yield charts.length_chart(f"Answer lengths of {r.eval}", note, found, kept.ours)

@@ -14,9 +14,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import SaveStrategy
 
 from harness import UsageError
-from harness_hf import by_document, count_parameters, free_bytes, quiet_loading, resolve_device
+from harness_hf import count_parameters, cpu_training, free_bytes, quiet_loading, resolve_device
 from harness_sft.job import TrainingJob
-from harness_sft.likelihood import project_labels_only
 from harness_sft.train import build_trainer, quiet_libraries
 from harness_sft.trainer import CheckedTrainerMixin
 
@@ -37,7 +36,7 @@ def measure_training(job: TrainingJob) -> dict[str, Any]:
         need, free = (BYTES + job.method.reference) * count_parameters(Path(job.ref.path)), free_bytes(device)
         if free is not None and need > free:
             what = f"needs more than {need / 1e9:,.1f} GB for weights and optimizer"
-            raise UsageError(f"{what}, and {free / 1e9:,.1f} are free")
+            raise UsageError(f"{what}, but only {free / 1000000000.0:,.1f} are free")
     begun = time.monotonic()
     job = replace(job, recipe={**job.recipe, "report_to": None, "patience": 0})
     with tempfile.TemporaryDirectory() as folder, quiet_loading(), quiet_libraries():
@@ -47,7 +46,7 @@ def measure_training(job: TrainingJob) -> dict[str, Any]:
         held, trainer.held_out = trainer.held_out, []
         watch = Stopwatch(trainer)
         trainer.add_callback(watch)
-        with project_labels_only(), by_document():
+        with cpu_training(trainer.model):
             trainer.train()
             found: dict[str, Any] = watch.facts(begun)
             found["extra"] = _validation(trainer, held)

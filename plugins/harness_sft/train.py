@@ -26,7 +26,7 @@ from trl import SFTConfig
 import harness_hf
 from harness import TRAINING_LOGS, Adapter, CheckFailed, Progress, UsageError, digest_of, write_steps, write_text
 from harness.internals import replace_folder, seal_folder
-from harness_hf import load_model
+from harness_hf import load_model, uses_cpu_kernels
 from harness_lora import (
     ADAPTER_NOTE,
     MOVES_BASE,
@@ -39,7 +39,6 @@ from harness_lora import (
     restrict_targets,
 )
 from harness_sft.job import CHECKPOINTS, TrainingJob, base_placement, last_whole_checkpoint, reporting_full_disk
-from harness_sft.likelihood import project_labels_only
 from harness_sft.memory import check_memory
 from harness_sft.processes import launch_processes, reject_shards, resolve_processes
 from harness_sft.rows import Row, as_dataset
@@ -82,7 +81,7 @@ def train(job: TrainingJob) -> Path:
         if ranks.first and isinstance(start, str) and start.startswith(MOVES_BASE):
             initial = checkpoints / "initial"  # it holds a part of the base, so its training is told from its start
             trainer.model.save_pretrained(initial)
-        with project_labels_only(), harness_hf.by_document():
+        with harness_hf.cpu_training(trainer.model):
             trainer.run(checkpoint)
         with reporting_full_disk(job.out.parent):
             _write(trainer, job, initial, facts)
@@ -102,6 +101,7 @@ def build_trainer(
     placed, attention = base_placement(ref, adapter, sharded=ranks.sharded), job.recipe.get("attn_implementation")
     if ranks.sharded and not ranks.first:  # it gets its slices from the first, so that one holds the whole base
         base = harness_hf.build_skeleton(ref.path, placed["dtype"], attention)
+        harness_hf.use_cpu_kernels(base, placed.get("cpu_kernels", True))
     else:
         bits = adapter.quantization if adapter else None
         base = load_model(ref.path, quantization=bits, attention=attention, **placed)
@@ -115,9 +115,9 @@ def build_trainer(
         given |= {"held_out": as_dataset(held_out) if held_out else None, "train_dataset": as_dataset(kept)}
         trainer = job.method.trainer()(model, **given, processing_class=harness_hf.load_tokenizer(ref.path))
     except (ValueError, RuntimeError) as error:  # options that TRL checks only against the rows and the model
-        raise UsageError(f"[train] TRL refuses: {' '.join(str(error).split())}") from error
+        raise UsageError(f"[train] TRL rejects it: {' '.join(str(error).split())}") from error
     if ranks.sharded:
-        remark = f"sharded over {ranks.count} processes, experimental: never run on a GPU here"
+        remark = f"sharded over {ranks.count} processes, experimental: never tested on a GPU"
         job.progress(Progress("train", 0, 0, remark=remark))
     return trainer, {"trainable_parameters": trainable, "total_parameters": total, "base_bytes": size}
 
@@ -125,9 +125,7 @@ def build_trainer(
 def _describe_targets(base: PreTrainedModel) -> str:
     """Return which part of a base with towers is adapted; an empty text of one that reads text alone."""
     beside = ", ".join(list_towers(base))
-    return (
-        f"adapts {harness_hf.language_model_name(base)}, which text goes through; unchanged: {beside}" if beside else ""
-    )
+    return f"adapts {harness_hf.language_model_name(base)}, which processes text; unchanged: {beside}" if beside else ""
 
 
 def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
@@ -139,7 +137,7 @@ def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
     except (ValueError, TypeError, IndexError, RuntimeError) as error:  # e.g. a 4-bit layer saved whole
         raise UsageError(f"[adapter] does not fit the base: {' '.join(str(error).split())}") from None
     check_targets(config.target_modules, names)  # without the experts, of which PEFT has made `target_parameters`
-    harness_hf.use_onednn(model)
+    harness_hf.use_cpu_kernels(model)
     harness_hf.keep_decoded(model, part=16, width=2)  # for it needs memory itself
     return model
 
@@ -154,7 +152,7 @@ def _write(trainer: CheckedTrainerMixin, job: TrainingJob, initial: Path | None,
     if gathered is None:
         held = trainer.ranks.gather(digest_of(trained or InitialWeights(trainer.model).sums))
         if len(set(held)) > 1:
-            raise CheckFailed(f"training: {len(held)} processes hold different weights at its end; train again")
+            raise CheckFailed(f"training: {len(held)} processes have different weights at its end; train again")
     if not trainer.ranks.first:
         return
     write_steps(job.out, trainer.watch.steps)
@@ -211,12 +209,13 @@ def write_whole(
     model.zero_grad(set_to_none=True)
     model.forward = model.__dict__.pop("_original_forward", model.forward)  # without accelerate's mixed precision
     if gathered is not None:
-        model = load_model(base, dtype="float32", device="cpu")
+        model = load_model(base, dtype="float32", device="cpu", cpu_kernels=uses_cpu_kernels(model))
         model.load_state_dict(gathered, strict=False)  # a tied weight has one name of two
     there, names = check_base(base)
     stored = _dtypes(model, {name: header.dtype for name, header in there.items()})
     rows = [torch.tensor([ids[:TOKENS]], device=model.device) for ids in trainer.sequences(ROWS)]
     before = _distributions(model, rows)
+    reload = partial(load_model, dtype="float32", device=model.device.type, cpu_kernels=uses_cpu_kernels(model))
     with replace_folder(out) as work:
         model.generation_config = GenerationConfig()  # the base's is copied, and transformers refuses some of them
         _cast(model, stored)
@@ -226,16 +225,16 @@ def write_whole(
         copy_rest(base, names, work)
         _cast(model, dict.fromkeys(stored, torch.float32))
         rounded = _distributions(model, rows)
-        again = _distributions(load_model(work, dtype="float32", device=model.device.type), rows)
+        again = _distributions(reload(work), rows)
         off, _ = harness_hf.kl_and_agreement(rounded, again)
         if not off <= SAME:
-            what = "what was saved answers otherwise than what was trained [saved-parity]"
-            why = "transformers did not save or load all of this architecture"
-            raise CheckFailed(f"training: {what}: KL {off:.2g} nats a token, limit {SAME:g}; {why}")
+            what = "the saved model answers differently from the trained one [saved-parity]"
+            why = "transformers did not save or load this architecture completely"
+            raise CheckFailed(f"training: {what}: KL {off:.2g} nats per token, limit {SAME:g}; {why}")
         lost, kept = harness_hf.kl_and_agreement(before, again)
         facts: dict[str, Any] = {**note["facts"], "kl_rounding": lost, "top1_rounding": kept}
         if set(stored.values()) != {torch.float32}:  # else nothing was rounded
-            start = _distributions(load_model(base, dtype="float32", device=model.device.type), rows)
+            start = _distributions(reload(base), rows)
             facts["kl_training"], _ = harness_hf.kl_and_agreement(before, start)
         write_text(work / ADAPTER_NOTE, json.dumps({**note, "facts": facts}, indent=2) + "\n")
         seal_folder(work, out)
@@ -302,6 +301,7 @@ def _stamp(job: TrainingJob) -> str:
     model = [ref.path, ref.digest, dict(ref.options), adapter and adapter.quantization]
     what = [model, lora, list(job.rows), dict(job.recipe), job.seed, versions]
     # How many processes there are, and whether they share the weights, decides what a checkpoint is.
+    what += [] if harness_hf.kernels_enabled() else ["no CPU kernels"]
     what += [*([ranks.count] if ranks.count > 1 else []), *(["shard"] if ranks.sharded else [])]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -37,7 +37,7 @@ def test_a_full_disk_is_known_by_its_many_names(error: Exception, says: str) -> 
     assert disk_full_error(error) == says
     other = ValueError("the adapter cannot be saved")
     other.__context__ = error
-    assert resource_error(other) == f"{says}; make room and run again, and what was finished is not done again"
+    assert resource_error(other) == f"{says}; free space and run again; finished work is kept"
     assert disk_full_error(error_from_json(error_to_json(error))) == says
 
 

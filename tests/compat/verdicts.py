@@ -23,9 +23,9 @@ from harness.gates.gate import Gate
 from harness.gates.group import link_groups
 from harness.pipeline.adjudication import Adjudicator
 from harness.records.metrics import Metric
-from harness.records.samples import Caveat, Labels, Result, Sample, Score
+from harness.records.samples import Caveat, Labels, Result, Sample, Score, rows_digest
 from harness.release.export import evidence_evaluations, evidence_rows
-from harness.release.lock_reader import read_lock
+from harness.release.lock_reader import FORMAT, read_lock
 from harness.release.recomputation import recompute_verdicts
 from harness.release.verdict_consistency import find_verdicts_error
 from harness.reports.report_json import dumps
@@ -276,12 +276,13 @@ def _lock(case: Drawn) -> dict[str, Any]:
         contamination.count_left_out(case.leaks, case.gates, {"e": case.samples}) if case.leaks is not None else {}
     )
     return {
+        "format": FORMAT,
         "suite": {"about": {"name": "drawn", "alpha": case.alpha}, "exports": [], "evals": [_plain(case.spec)]},
         "gates": [
             {**_plain(g), "says": g.claim(), "blocking": g.blocking, "candidates": ["merged"]} for g in case.gates
         ],
         "metrics": {"e": metrics},
-        "data": {"e": {"rows": len(case.samples)}},
+        "data": {"e": {"rows": len(case.samples), "sha256": rows_digest(case.samples)}},
         **({"looks": {"e": interim_sizes(len(case.samples))}} if case.spec.stop == "early" else {}),
         **({"left_out": left_out} if left_out else {}),
     }

@@ -40,7 +40,7 @@ def harness_item_finish(run, item):
     "brings a waiver": """
 @hookimpl
 def harness_run_start(run):
-    run.waivers.append(Waiver("floor", "qa.exact_match at least 0.5", "because", "2999-01-01", "me", "2020-01-01"))
+    run.waivers.append(Waiver("floor", "qa.exact_match at least 0.5", "because", "2999-01-01", "me", "2020-01-01", ""))
 """,
     "empties the record": """
 @hookimpl
@@ -315,7 +315,7 @@ def harness_evaluators():
     outcome = suite.write({"suite.toml": text, "harnessfile.py": HEAD + body}).run()
     assert (outcome.code, outcome.verdict("floor")) == (4, "PASS")
     assert not shipped(suite)
-    assert 'error: "base" was replaced while it was measured; run again' in outcome.out
+    assert 'error: "base" changed while it was evaluated; run again' in outcome.out
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def test_files_of_a_run_and_an_export_are_valid(written: Path) -> None:
         ("report", "reports/*/report.json", {"seed": "17"}),
         ("report", "reports/*/report.json", {"colour": 1}),
         ("sample", "reports/*/*/samples_*.jsonl", {"doc_hash": "abc"}),
-        ("manifest", "exports/*/evidence/manifest.json", {"format": 1}),
+        ("manifest", "exports/*/evidence/manifest.json", {"format": 2}),
         ("item", "exports/*/evidence/items.jsonl", {"number": -1}),
         ("event", "events.jsonl", {"event": "other"}),
         ("claim", "exports/*/evidence/claims.intoto.jsonl", {"payload": None}),
@@ -99,4 +99,4 @@ def test_the_help_names_every_file(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_file_that_has_no_schema_is_told(suite: Project) -> None:
     """Another name is one line with the names there are, and exit 4."""
     outcome = suite.harness("schema", "--of", "reprot")
-    assert (outcome.code, outcome.err) == (4, 'error: --of "reprot": no file is called so; did you mean "report"?\n')
+    assert (outcome.code, outcome.err) == (4, 'error: --of "reprot": is not a kind of file; did you mean "report"?\n')

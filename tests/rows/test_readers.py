@@ -14,7 +14,7 @@ import pytest
 
 from harness import UsageError
 from harness.rows.pairing import pair_rows
-from harness.rows.readers import READERS, find_reader, read_run_rows
+from harness.rows.readers import READERS, find_reader, inspect, read_run_rows
 from harness.rows.records import RawRow, RawRows, Wanted
 from harness.rows.safe_read import Files
 from tests.helpers.others import Said
@@ -22,8 +22,8 @@ from tests.helpers.others import Said
 FILES = Path(__file__).parents[1] / "fixtures" / "rows"
 INSPECT, NEMO, EEE = FILES / "inspect-0.3.285", FILES / "nemo_evaluator-0.3.0", FILES / "every_eval_ever-0.3.0"
 PROMPTFOO, DEEPEVAL = FILES / "promptfoo-0.123.1" / "output.json", FILES / "deepeval-4.3.1" / "test_run.json"
-KEPT = Path(__file__).parents[1] / "compat" / "kept"
-OURS = [f"{KEPT}/reports/small#merged", f"{KEPT}/reports/small/base", f"{KEPT}/released/small#base"]
+KEPT = FILES / "harness-0.1.0"
+OURS = [f"{KEPT}/run#merged", f"{KEPT}/run/base", f"{KEPT}/export#base"]
 ANY = {
     "inspect": [p for p in sorted(INSPECT.iterdir()) if p.stem != "crashed"],
     "nemo": sorted(NEMO.iterdir()),
@@ -75,7 +75,7 @@ def test_each_file_is_known_by_what_it_holds(tool: str, path: Path, tmp_path: Pa
 def test_slices_and_clusters_are_columns_of_a_row(tool: str) -> None:
     """A column that a row has beside its question makes slices and clusters; one that it has not is refused."""
     names = {"inspect": "boom", "nemo": "continent", "every_eval_ever": "filter", "promptfoo": "answer", "ours": "kind"}
-    path = {"ours": f"{KEPT}/reports/small/base", "inspect": INSPECT / "one_error.eval"}.get(tool, ANY[tool][0])
+    path = {"ours": f"{KEPT}/run/base", "inspect": INSPECT / "one_error.eval"}.get(tool, ANY[tool][0])
     if tool in names:
         run = rows_of(path, slices=[names[tool]], cluster=[names[tool]])
         assert {row.cluster for row in run.rows} == {row.slices[names[tool]] for row in run.rows} != {""}
@@ -130,16 +130,16 @@ def test_inspect_what_was_asked() -> None:
 
 def test_inspect_part_of_a_run_is_no_run(tmp_path: Path) -> None:
     """A log that crashed, that lacks samples, or that was cut, is refused; what ended at a limit is missing."""
-    assert 'run ended as "error"' in refused(INSPECT / "crashed.eval")
+    assert 'its run ended as "error" before all rows were scored' in refused(INSPECT / "crashed.eval")
     log = json.loads((INSPECT / "json_two_rows.json").read_text())
     path = tmp_path / "log.json"
     path.write_text(json.dumps(log | {"samples": log["samples"][:1]}))
-    assert "holds 1 of the 2 samples" in refused(path)
+    assert ": has 1 of its run's 2 samples; run it again" in refused(path)
     path.write_text(json.dumps(log | {"samples": [log["samples"][0]] * 2}))
     assert "twice" in refused(path)
     cut = tmp_path / "cut.eval"
     cut.write_bytes((INSPECT / "one_error.eval").read_bytes()[:9000])
-    assert "no whole zip" in refused(cut)
+    assert ": is not a complete zip file:" in refused(cut)
     assert states(rows_of(INSPECT / "limit.eval").rows) == {"limit": 5}
 
 
@@ -150,19 +150,58 @@ def packed(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def test_inspect_zips_that_lead_astray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", [p for p in sorted(INSPECT.iterdir()) if p.stem != "crashed"], ids=lambda p: p.name)
+def test_inspect_logs_are_the_same_without_its_library(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`read_eval_log`, where inspect_ai is installed, and the reader of JSON find the same rows, totals and facts."""
+    if not inspect.has_library():
+        pytest.skip("inspect_ai is not installed")
+    found = rows_of(path)
+    monkeypatch.setattr(inspect, "has_library", lambda: False)
+    assert found == rows_of(path)
+
+
+def test_inspect_logs_of_an_older_format_are_read_by_its_library(tmp_path: Path) -> None:
+    """Inspect raises what it wrote before to the present format."""
+    if not inspect.has_library():
+        pytest.skip("inspect_ai is not installed")
+    log = json.loads((INSPECT / "json_two_rows.json").read_text("utf-8"))
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(log | {"version": 1}), "utf-8")
+    assert rows_of(path).rows == rows_of(INSPECT / "json_two_rows.json").rows
+    path.write_text(json.dumps(log | {"version": 9}), "utf-8")
+    assert "inspect_ai cannot read it: Unable to read version 9" in refused(path)
+
+
+def test_a_large_inspect_log_is_read_sample_by_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its library has all samples in memory at once, so it reads none that are larger than a file may be."""
+    monkeypatch.setattr(inspect, "_read_by_library", None)
+    monkeypatch.setattr(inspect, "WHOLE", 100)
+    assert rows_of(INSPECT / "one_error.eval").rows
+
+
+@pytest.mark.parametrize("library", [True, False])
+def test_inspect_zips_that_lead_astray(library: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bomb, a name that leads out and a member that is no sample are refused, each in a line."""
+    if library and not inspect.has_library():
+        pytest.skip("inspect_ai is not installed")
+    monkeypatch.setattr(inspect, "has_library", lambda: library)
     header = Files(INSPECT).members(INSPECT / "one_error.eval")["header.json"]()
     monkeypatch.setattr("harness.rows.safe_read.MEMBER", 1 << 20)
     bomb = packed(tmp_path / "bomb.eval", {"header.json": header, "samples/a.json": b" " * (1 << 21)})
-    assert "inflates to more than" in refused(bomb)
+    assert ": unpacks to more than" in refused(bomb)
     assert "leads out" in refused(packed(tmp_path / "out.eval", {"header.json": header, "../samples/a.json": b"{}"}))
-    assert "no sample of Inspect" in refused(
-        packed(tmp_path / "odd.eval", {"header.json": header, "samples/a.json": b"{}"})
+    none = (
+        "inspect_ai cannot read it: 4 validation errors for EvalSample"
+        if library
+        else ": has no id or no epoch, so it is not a sample of Inspect"
     )
+    assert none in refused(packed(tmp_path / "odd.eval", {"header.json": header, "samples/a.json": b"{}"}))
     assert "has not ended" in refused(packed(tmp_path / "live.eval", {"_journal/start.json": b"{}"}))
     old = json.dumps(json.loads(header) | {"version": 1}).encode()
-    assert "version 1" in refused(packed(tmp_path / "old.eval", {"header.json": old, "samples/a.json": b"{}"}))
+    said = "inspect_ai cannot read it" if library else "version 1"
+    assert said in refused(packed(tmp_path / "old.eval", {"header.json": old, "samples/a.json": b"{}"}))
+    twice = packed(tmp_path / "twice.eval", {"header.json": header, "samples/a.json": b'{"id": 1, "id": 2}'})
+    assert "samples/a.json: cannot be read" in refused(twice)
 
 
 # -- NeMo ------------------------------------------------------------------------------------------
@@ -191,16 +230,16 @@ def test_nemo_pairs_by_question() -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda lines: lines[:-1], "holds 11 rows of 12"),
+        (lambda lines: lines[:-1], "has 11 of 12 rows; the file is truncated, or of another run"),
         (lambda lines: [lines[0].replace('"reward": 1.0', '"reward": 0.0', 1), *lines[1:]], "the file says"),
-        (lambda lines: [*lines[:-1], lines[-1][:50]], "line 12: cannot be read; lines are never skipped"),
+        (lambda lines: [*lines[:-1], lines[-1][:50]], "line 12: cannot be read; lines are never skipped (Unterminated string starting at"),  # noqa: E501
         (lambda lines: [lines[0].replace('"reward": 1.0', '"reward": NaN', 1), *lines[1:]], "NaN"),
-        (lambda lines: [lines[0].replace('"reward": 1.0', '"reward": "good"', 1), *lines[1:]], '"good" is no number'),
-        (lambda lines: [lines[0].replace('"repeat": 0', '"repeat": []', 1), *lines[1:]], "not what nemo writes"),
+        (lambda lines: [lines[0].replace('"reward": 1.0', '"reward": "good"', 1), *lines[1:]], '"good" is not a number'),  # noqa: E501
+        (lambda lines: [lines[0].replace('"repeat": 0', '"repeat": []', 1), *lines[1:]], "is not a file of nemo ("),
         (lambda lines: [lines[0].replace('"problem_idx"', '"reward"', 1), *lines[1:]], "twice"),
         (lambda lines: ["[" * 100_000, *lines], "nested too deeply"),
         (lambda lines: [lines[0].replace("1.0", "1" * 5000, 1), *lines[1:]], "digits"),
-        (lambda lines: [], "holds no rows"),
+        (lambda lines: [], "has no rows"),
     ],
 )  # fmt: skip
 def test_nemo_files_that_were_changed(change: Callable[[list[str]], list[str]], told: str, tmp_path: Path) -> None:
@@ -249,7 +288,7 @@ def test_every_eval_ever_is_whole(tmp_path: Path) -> None:
     samples.write_text("".join(lines).replace('"evaluation_id": "cap_mc', '"evaluation_id": "other', 1))
     assert "another evaluation" in refused(tmp_path / "run")
     log.write_text(log.read_text().replace('"schema_version": "0.3.0"', '"schema_version": "1.0"'))
-    assert "0.3.x is read" in refused(tmp_path / "run")
+    assert "has schema version 1.0, but 0.3.x is supported" in refused(tmp_path / "run")
     log.unlink()
     assert "belong together" in refused(samples)
 
@@ -272,9 +311,9 @@ def test_promptfoo_counts_are_its_own(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
     rows = whole["results"]["results"]
     path.write_text(json.dumps(whole | {"results": {**whole["results"], "results": rows[1:]}}))
-    assert "tests that pass: the rows give 3, the file says 4" in refused(path)
+    assert "tests that pass: the rows give 3, but the file says 4;" in refused(path)
     path.write_text(json.dumps(whole | {"results": {**whole["results"], "version": 2}}))
-    assert "version 2 of promptfoo's format" in refused(path)
+    assert "has version 2 of promptfoo's format, but" in refused(path)
     two = [*whole["results"]["prompts"], {**whole["results"]["prompts"][0], "provider": "other"}]
     path.write_text(json.dumps(whole | {"results": {**whole["results"], "prompts": two}}))
     assert "2 providers (base, other)" in refused(path)
@@ -321,7 +360,7 @@ def test_a_run_that_failed_on_every_row_has_no_verdict(gate: Callable[..., Said]
     """All samples in error under "success" are missing rows and no mistake of the user's: exit 6, and what happened."""
     log = json.loads((INSPECT / "json_two_rows.json").read_text())
     for sample in log["samples"]:
-        sample |= {"scores": {}, "error": {"message": "boom"}}
+        sample |= {"scores": {}, "error": {"message": "boom", "traceback": "", "traceback_ansi": ""}}
     for score in log["results"]["scores"]:
         score |= {"scored_samples": 0, "metrics": {k: m | {"value": 0.0} for k, m in score["metrics"].items()}}
     (tmp_path / "log.json").write_text(json.dumps(log | {"reductions": []}))

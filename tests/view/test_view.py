@@ -55,10 +55,11 @@ def test_runs_are_listed(run: Path, server: Served) -> None:
     lock = json.loads((later / "suite.lock.json").read_text("utf-8"))
     lock["suite"]["model"]["path"] = "other <b>"
     (later / "suite.lock.json").write_text(json.dumps(lock), "utf-8")
-    (export,) = json.loads((run / "report.json").read_text("utf-8"))["exports"]
+    report = json.loads((run / "report.json").read_text("utf-8"))
+    (export,) = report["exports"]
     released = Path(f"{export['to']}.releases", "releases.jsonl")
     released.parent.mkdir(parents=True)
-    line = Promotion("0" * 64, export["digest"], "fake", "merged", [], "me", "2030-02-03T00:00:00")
+    line = Promotion("0" * 64, export["digest"], "fake", "merged", [], "me", "2030-02-03T00:00:00", report["started"])
     released.write_text(json.dumps(asdict(line)) + "\n")
     first, second = re.findall(r"<tr><td>.*?</tr>", server.ask("/").body, re.DOTALL)
     assert 'href="/run/later"' in first and "1 January 2030" in first and "model.path other &lt;b&gt;" in first
@@ -74,7 +75,7 @@ def test_a_run_is_read_again_only_where_it_changed(run: Path, server: Served) ->
     os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
     assert server.ask("/").body == before
     os.utime(path)
-    assert "no report can be read" in server.ask("/").body
+    assert ": the report cannot be read:" in server.ask("/").body
 
 
 @pytest.mark.slow
@@ -92,12 +93,18 @@ def test_a_run_is_its_static_report(run: Path, server: Served) -> None:
 
 
 BROKEN = {
-    "cut": (lambda f: (f / "report.json").write_text((f / "report.json").read_text("utf-8")[:99]), "no report can be"),
+    "cut": (
+        lambda f: (f / "report.json").write_text((f / "report.json").read_text("utf-8")[:99]),
+        ": the report cannot be read:",
+    ),
     "newer": (lambda f: edit(f / "report.json", format=9), "is not a report of this version"),
-    "older": (lambda f: edit(f / "report.json", format=1), '<b class="ERROR">! not verified, the report is old'),
+    "changed": (lambda f: edit(f / "report.json", seed=3), '<b class="ERROR">! not verified, the report was changed'),
     "no rows": (lambda f: [shutil.rmtree(f / s) for s in ("base", "adapter", "merged")], "may ship"),
     "no lock": (lambda f: (f / "suite.lock.json").unlink(), "may ship"),
-    "cut events": (lambda f: [(f / "report.json").unlink(), (f / "events.jsonl").write_text("{")], "is not of this"),
+    "cut events": (
+        lambda f: [(f / "report.json").unlink(), (f / "events.jsonl").write_text("{")],
+        ": was not written by this version of the harness",
+    ),
     "killed": (lambda f: (f / "report.json").unlink(), "ended"),
 }
 

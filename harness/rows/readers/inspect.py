@@ -1,20 +1,26 @@
-"""Inspect's logs, .eval and .json: each sample says how it ended, and the log's "success" says nothing of that."""
+"""Inspect's logs, .eval and .json: each sample says how it ended, and the log's "success" says nothing of that.
+
+Where inspect_ai is installed, its `read_eval_log` reads them, older formats too; else they are read as JSON. Limits on
+archives, and strict JSON, hold either way.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import math
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.errors import UsageError
 from harness.rows.readers import fields as ask
 from harness.rows.records import RawMetric, RawRow, RawRows, State, Wanted
-from harness.rows.safe_read import BOM, NUMBER, Files, describe_tool_error, parse_json
+from harness.rows.safe_read import BOM, NUMBER, WHOLE, Files, describe_tool_error, parse_json
 
 VERSION = 2  # of the format
 WORDS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
@@ -65,15 +71,17 @@ class Inspect(ask.RowReader):
     def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
         logs = files.listed("*.eval") if path.is_dir() else [path]
         if len(logs) != 1:
-            raise UsageError(f"{path}: holds {len(logs)} runs; name one of its files, such as {logs[-1].name}")
+            raise UsageError(f"{path}: contains {len(logs)} runs; name one of its files, such as {logs[-1].name}")
         header, samples, reductions = _opened(files, logs[0])
         told = header.get("eval")
         if header.get("version") != VERSION or not isinstance(told, dict):
-            what = f"is of version {ask.display_name(header.get('version'))} of Inspect's format, and {VERSION} is read"
-            raise UsageError(f"{path}: {what}; write it anew with inspect log convert")
+            what = (
+                f"has version {ask.display_name(header.get('version'))} of Inspect's format, but {VERSION} is supported"
+            )
+            raise UsageError(f"{path}: {what}; convert it with inspect log convert")
         if not isinstance(results := header.get("results"), dict):
-            why = f'its run ended as "{ask.display_name(header.get("status"))}" before all was scored'
-            raise UsageError(f"{path}: {why}; run it again, a part of the rows proves nothing of the rest")
+            why = f'its run ended as "{ask.display_name(header.get("status"))}" before all rows were scored'
+            raise UsageError(f"{path}: {why}; run it again, since some rows prove nothing about the others")
         task = ask.select_one([str(told.get("task", ""))], want.task, path, "task")
         found = _rows(samples, want, f"{path}")
         _whole(told, found, results, path)
@@ -87,15 +95,23 @@ class Inspect(ask.RowReader):
             every, bad = [ask.mean_of_scores(v) for v in by_id.values()], found.unreadable.get(name, "")
             metric = ask.make_metric(f"{path}", name, rows, every, totals.get(name), RawMetric())
             metrics[name] = RawMetric(unreadable=bad) if bad else metric
-        ended, half = sum(row.state == "limit" for row in rows), "counted one half, for being partly right"
-        limit = "ended at a limit, where Inspect scored what there was"
+        ended, half = sum(row.state == "limit" for row in rows), "partly correct, counted as one half"
+        limit = "ended at a limit and scored by Inspect as they were"
         notes = ask.make_notes((halves, "answer", half), (ended, "sample", limit))
         tool = f"inspect_ai {told.get('packages', {}).get('inspect_ai', '?')}"
         facts = _facts(told, header.get("plan") or {}, reducers)
         return RawRows(tool, str(told.get("model", "")), task, metrics, rows, facts, notes=notes)
 
 
-def _opened(files: Files, log: Path) -> tuple[dict[str, Any], Iterable[Any], list[dict[str, Any]]]:
+def has_library() -> bool:
+    """Return whether inspect_ai is installed."""
+    return importlib.util.find_spec("inspect_ai") is not None
+
+
+_Log = tuple[dict[str, Any], Iterable[Any], list[dict[str, Any]]]  # header, samples and reductions
+
+
+def _opened(files: Files, log: Path) -> _Log:
     """Return header, samples one by one, and reductions. Raises UsageError where the log has not ended."""
     read = partial(parse_json, constants=True)  # NaN is how Inspect writes that a sample was not scored
     with log.open("rb") as f:
@@ -103,7 +119,9 @@ def _opened(files: Files, log: Path) -> tuple[dict[str, Any], Iterable[Any], lis
     if packed:
         members = files.members(log)
         if "header.json" not in members:
-            raise UsageError(f"{log}: is the log of a run that has not ended; wait for it, or run it again")
+            raise UsageError(f"{log}: its run has not ended; wait for it, or run it again")
+        if has_library() and _check_members(members, log):
+            return _read_by_library(files, log, "eval", [*members])
         document = read(members["header.json"](), f"{log} header.json")
         names = [n for n in members if n.startswith("samples/") and n.endswith(".json")]
         samples = (read(members[n](), f"{log} {n}") for n in names) if names else None
@@ -111,11 +129,44 @@ def _opened(files: Files, log: Path) -> tuple[dict[str, Any], Iterable[Any], lis
         reductions = read(last(), f"{log} reductions.json") if last else []
     else:
         document = read(files.whole(log).removeprefix(BOM), f"{log}")
+        if has_library() and isinstance(document, dict) and document.get("samples"):
+            return _read_by_library(files, log, "json")
         samples = document.get("samples") if isinstance(document.get("samples"), list) else None
         reductions = document.get("reductions") or []
     if samples is None:
-        raise UsageError(f"{log}: holds no samples; they are logged without --no-log-samples")
+        raise UsageError(f"{log}: has no samples; run without --no-log-samples")
     return document, samples, reductions
+
+
+def _check_members(members: Mapping[str, Callable[[], bytes]], log: Path) -> bool:
+    """Return whether a log is small enough to be in memory at once. Raises UsageError at a member that is odd."""
+    size = 0
+    for name, inflate in members.items():
+        data = inflate()
+        size += len(data)
+        if name.endswith(".json"):
+            parse_json(data, f"{log} {name}", constants=True)
+        if size > WHOLE:
+            return False
+    return True
+
+
+def _read_by_library(files: Files, log: Path, kind: Literal["eval", "json"], members: Sequence[str] = ()) -> _Log:
+    """Read a log whose members were checked with inspect_ai, samples in their order. Raises UsageError."""
+    from inspect_ai.log import read_eval_log
+
+    try:
+        found = read_eval_log(io.BytesIO(files.whole(log).removeprefix(BOM)), format=kind)
+    except Exception as error:
+        why = describe_tool_error(str(error).partition("\n")[0])
+        raise UsageError(f"{log}: inspect_ai cannot read it: {why}; write it anew with inspect log convert") from None
+    if not found.samples:
+        raise UsageError(f"{log}: holds no samples; they are logged without --no-log-samples")
+    document = found.model_dump(exclude_none=True)  # as it writes them
+    places = {name: place for place, name in enumerate(members)}
+    samples = document.pop("samples")
+    samples.sort(key=lambda one: places.get(f"samples/{one['id']}_epoch_{one['epoch']}.json", len(places)))
+    return document, samples, document.get("reductions") or []
 
 
 def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
@@ -123,7 +174,7 @@ def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
     for sample in samples:
         key, here = sample.get("id"), f'{where} sample "{ask.display_name(sample.get("id"))}"'
         if not isinstance(key, (str, int)) or not isinstance(sample.get("epoch"), int):
-            raise UsageError(f"{here}: has no id or no epoch; it is no sample of Inspect")
+            raise UsageError(f"{here}: has no id or no epoch, so it is not a sample of Inspect")
         state: State = "scored"
         reason = ""
         if error := sample.get("error"):  # which wins over a score
@@ -154,10 +205,10 @@ def _number(value: Any) -> float | str:
         word = WORDS.get(value, WORDS.get(value.lower()) if len(value) > 1 else None)
         value = word if word is not None else float(value) if NUMBER.fullmatch(value) else value
     if isinstance(value, (bool, int, float)):
-        return float(value) if abs(value) < 1e300 or value != value else "holds numbers that are too large"
+        return float(value) if abs(value) < 1e300 or value != value else "has numbers that are too large"
     if value is None:
         return math.nan
-    return f'holds "{ask.display_name(str(value))[:40]}", which is no number'
+    return f'has "{ask.display_name(str(value))[:40]}", which is not a number'
 
 
 def _resolved(value: Any, sample: ask.Told) -> Any:
@@ -178,9 +229,9 @@ def _whole(told: ask.Told, found: _Found, results: ask.Told, path: Path) -> None
     asked = len(ids) * int(ask.nested_value(told, "config", "epochs") or 1) or results.get("total_samples")
     there = {(type(i), i, row.repeat) for i, row in zip(found.ids, found.rows, strict=True)}
     if len(there) < len(found.rows):
-        raise UsageError(f"{path}: holds a sample twice, of the same id and epoch; it cannot be read")
+        raise UsageError(f"{path}: has a sample twice, with the same id and epoch; it cannot be read")
     if asked != len(there):
-        raise UsageError(f"{path}: holds {len(there):,} of the {asked:,} samples its run asked; run it again")
+        raise UsageError(f"{path}: has {len(there):,} of its run's {asked:,} samples; run it again")
 
 
 def _totals(results: ask.Told, known: ask.Told) -> dict[str, Any]:
@@ -207,7 +258,7 @@ def _reduced(found: _Found, reductions: Iterable[ask.Told], where: str) -> list[
         for sample in reduction["samples"]:
             if (key := sample.get("sample_id")) not in rows:
                 raise UsageError(
-                    f'{where}: reduces a sample "{ask.display_name(key)}" that it does not hold; it is cut'
+                    f'{where}: reduces a sample "{ask.display_name(key)}" that it does not have; the file is truncated'
                 )
             found.count(key, {str(reduction["scorer"]): sample}, "" if reducer in (None, "mean") else f"/{reducer}")
     for key, row in rows.items():

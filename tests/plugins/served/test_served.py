@@ -1,0 +1,502 @@
+"""What answers is what was exported, or the layer that says it is not; each dialect by a server that speaks it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.answers import requests
+from harness.answers.requests import RequestError
+from harness.artifacts.attestation import LOCK, MANIFEST
+from harness.artifacts.stamps import read_stamps
+from harness.cli.parser import parse_arguments
+from harness.errors import UsageError
+from harness.release.verify import Verified
+from harness_hf.tiny import build_tiny_model
+from harness_served.commands import _base, measure_parity, parse_layers
+from harness_served.dialects import read_completion
+from harness_served.layers import answers, stops
+from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity, parity_exit_code
+from harness_served.runtime import RuntimeAnswer, read_answer
+from tests.helpers import llamas
+from tests.helpers.adapters import make_adapter
+from tests.helpers.late import late
+from tests.helpers.runtimes import Runtime, running, taught, teach
+
+late("openai")
+KEY = "k3y-of-ours-0123456789"
+DIALECTS = ("llama.cpp", "vllm", "ollama", "transformers")
+HEALTHY = {  # what each dialect lets be seen of a healthy runtime; a draw of its own is never proven unfiltered by text
+    "llama.cpp": {"ids": SAME, "stops": SAME, "defaults": SAME, "logprobs": SAME, "lora": UNSEEN, "answers": SAME},
+    "vllm": {"ids": SAME, "stops": SAME, "defaults": UNPROVEN, "logprobs": SAME, "lora": UNSEEN, "answers": SAME},
+    "ollama": {"ids": SAME, "stops": SAME, "defaults": UNPROVEN, "logprobs": SAME, "lora": UNSEEN, "answers": SAME},
+    "transformers": {"ids": SAME, "stops": SAME, "defaults": SAME, "logprobs": UNSEEN, "lora": UNSEEN, "answers": SAME},
+}
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model that ends its answers, as an export has it."""
+    folder = tmp_path_factory.mktemp("served")
+    taught(folder / "model")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait little between tries."""
+    monkeypatch.setattr(requests, "PAUSE", 0.01)
+
+
+def look(export: Path, dialect: str, *faults: str, layers: str = "", served: Path | None = None, **how: Any) -> Any:
+    """Compare, and return the exit code and what is told."""
+    with running(Runtime(dialect, served or export / "model", frozenset(faults), **how)) as runtime:
+        given = ["parity", str(export), "--runtime", runtime.url, "--layers", layers, "--arithmetic", "float32"]
+        args = parse_arguments(given)
+        code = measure_parity(args, parse_layers(layers))
+        return code, args.document
+
+
+def verdicts(document: dict[str, Any]) -> dict[str, str]:
+    return {name: layer["verdict"] for name, layer in document["layers"].items() if name != "identity"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_healthy_runtime_raises_no_alarm(export: Path, dialect: str) -> None:
+    """Each layer that the dialect lets be seen is the same, within the tokens that were told before."""
+    code, told = look(export, dialect)
+    assert verdicts(told) == HEALTHY[dialect]
+    assert code == (6 if dialect == "transformers" else 0)
+    assert told["tokens"] <= 1000
+    assert told["layers"]["identity"]["verdict"] == (UNSEEN if dialect == "transformers" else SAME)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [82, 93])
+def test_a_special_token_that_a_text_hides_is_no_alarm(tmp_path: Path, seed: int) -> None:
+    """These models say `<pad>` and `<s>` in the middle, which a server leaves out of its text: the rest has moved."""
+    build_tiny_model(tmp_path / "model", seed=seed, stops=True)
+    code, told = look(tmp_path, "transformers", layers="answers")
+    assert (code, verdicts(told)) == (0, {"answers": SAME})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", ["llama.cpp", "ollama"])
+@pytest.mark.parametrize("seed", [0, 15])
+def test_parts_of_characters_are_no_alarm(tmp_path: Path, dialect: str, seed: int) -> None:
+    """llama.cpp's chat tells no token that is part of a character, and a text shows none: the rest has moved."""
+    build_tiny_model(tmp_path / "model", seed=seed, stops=True)
+    code, told = look(tmp_path, dialect, layers="logprobs,answers")
+    assert (code, told["layers"]["answers"]["verdict"]) == (6, SAME)
+
+
+@pytest.mark.slow
+def test_an_end_behind_a_broken_character_is_not_judged(tmp_path: Path) -> None:
+    """This model says four tokens, half a character, sixteen more and its end: of the four alone nothing ends."""
+    build = {"max_position_embeddings": 2048, "num_attention_heads": 2, "num_key_value_heads": 1}
+    llamas.build(tmp_path / "model", seed=118, **build)  # type: ignore[arg-type]
+    code, told = look(tmp_path, "transformers", layers="stops")
+    assert (code, verdicts(told)) == (6, {"stops": UNPROVEN})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_text_that_is_cut_in_two_ways_is_no_alarm(tmp_path: Path, dialect: str) -> None:
+    """This model says "he" and "n", which the tokenizer makes "h" and "en" of: as many tokens, and others."""
+    teach(llamas.build(tmp_path / "model", seed=1, max_position_embeddings=2048), 150)
+    _, told = look(tmp_path, dialect, layers="ids,logprobs,answers")
+    seen = {"transformers": {SAME, UNSEEN}, "ollama": {SAME, UNPROVEN}}.get(dialect, {SAME})
+    assert set(verdicts(told).values()) == seen
+
+
+@pytest.mark.slow
+def test_a_greedy_runtime_whose_text_is_cut_otherwise_is_greedy(tmp_path: Path) -> None:
+    """It chose the export's own tokens, though its text comes to others."""
+    build = {"seed": 5, "max_position_embeddings": 2048, "num_attention_heads": 2, "num_key_value_heads": 1}
+    teach(llamas.build(tmp_path / "model", **build), 150)
+    assert look(tmp_path, "transformers", layers="defaults")[0] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_template_that_lost_a_newline_is_told_by_its_token_or_count(export: Path, dialect: str) -> None:
+    """Where tokens are told the first that differs is named, else by how many the count is off."""
+    code, told = look(export, dialect, "template", layers="ids,answers")
+    says = told["layers"]["ids"]["says"]
+    assert (code, told["layers"]["ids"]["verdict"]) == (1, DIFFERS)
+    assert says.startswith("conversation 0, token " if dialect in ("llama.cpp", "vllm") else "conversation 0: ")
+    assert "'' where the export has '\\n'" in says or "(-1)" in says
+    assert told["layers"]["answers"]["verdict"] == UNPROVEN
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", ["llama.cpp", "ollama", "transformers"])
+def test_a_bos_that_is_doubled_in_texts_is_told(export: Path, dialect: str) -> None:
+    """The chats are right, and a text prompt has one token too many."""
+    code, told = look(export, dialect, "bos", layers="ids")
+    assert code == 1
+    assert "a text prompt has 26 tokens, the export's 25 (+1)" in told["layers"]["ids"]["says"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_runtime_that_does_not_stop_is_told(export: Path, dialect: str) -> None:
+    """Whole answers are put into its mouth, and it goes on."""
+    code, told = look(export, dialect, "stops", layers="stops")
+    assert (code, told["layers"]["stops"]["verdict"]) == (1, DIFFERS)
+    assert "turns go on" in told["layers"]["stops"]["says"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", ["llama.cpp", "vllm", "ollama"])
+def test_other_weights_are_told_by_log_probabilities(export: Path, tmp_path: Path, dialect: str) -> None:
+    """The same template, tokenizer and stop tokens, and a model that was taught a little less."""
+    other = taught(tmp_path / "other", steps=160)
+    code, told = look(export, dialect, served=other, layers="ids,logprobs")
+    assert (code, verdicts(told)) == (1, {"ids": SAME, "logprobs": DIFFERS})
+
+
+@pytest.mark.slow
+def test_log_probabilities_that_are_wrong_by_turns_are_told(export: Path) -> None:
+    """Their mean is right, and the bound is on each."""
+    code, told = look(export, "vllm", "moved", layers="logprobs")
+    assert (code, verdicts(told)) == (1, {"logprobs": DIFFERS})
+
+
+@pytest.mark.slow
+def test_what_a_short_context_refuses_ends_no_comparison(export: Path) -> None:
+    """The layer that needs it is not proven, and the others are looked at."""
+    code, told = look(export, "llama.cpp", "short")
+    assert (code, told["layers"]["ids"]["verdict"]) == (1, DIFFERS)
+    assert told["layers"]["logprobs"]["says"].startswith("it refuses a request: ")
+    assert "exceeds the available context" in told["layers"]["logprobs"]["says"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", ["llama.cpp", "vllm"])
+def test_what_is_not_told_is_not_the_same(export: Path, dialect: str) -> None:
+    """A server that ignores the question for log-probabilities with 200 is inconclusive, and is told what to do."""
+    code, told = look(export, dialect, "mute", layers="logprobs")
+    assert (code, verdicts(told)) == (6, {"logprobs": UNSEEN})
+
+
+@pytest.mark.slow
+def test_a_server_that_hides_usage_tells_no_count(export: Path) -> None:
+    """Without tokens and counts nothing is known of the prompt."""
+    code, told = look(export, "transformers", "usage", layers="ids")
+    assert (code, verdicts(told)) == (6, {"ids": UNSEEN})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("error", "CUDA error"),
+        ("nan", "not a log-probability, which is finite and at most 0"),
+        ("swapped", "the model changed under way: model_path was 'model.gguf', is 'other.gguf'"),
+        ("gone", "HTTP 503: Loading model, after 3 tries"),
+        ("limited", "HTTP 429: Rate limit reached, after 3 tries"),
+        ("twice", 'serves 2 models under the name "small"; name them apart'),
+        ("streams", "streams its answers, although streaming was not requested"),
+    ],
+)
+def test_a_broken_server_is_one_line(export: Path, fault: str, says: str) -> None:
+    """Nothing is said of a model where the server gives no answers, or another model's."""
+    with pytest.raises(UsageError, match=says) as caught:
+        look(export, "transformers" if fault == "streams" else "llama.cpp", fault, layers="ids,logprobs")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_server_is_one_line(tmp_path: Path) -> None:
+    """Where nothing listens it is said what to do."""
+    args = parse_arguments(["parity", str(tmp_path), "--runtime", "http://127.0.0.1:9/v1"])
+    with pytest.raises(UsageError, match=r"the connection failed.*start it, or correct") as caught:
+        measure_parity(args, ())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_busy_by_turns_is_asked_again(export: Path) -> None:
+    """A limit of requests is waited for, and takes no server for one of which less is known."""
+    code, told = look(export, "llama.cpp", "busy", layers="ids,logprobs")
+    assert (code, verdicts(told)) == (0, {"ids": SAME, "logprobs": SAME})
+
+
+@pytest.mark.slow
+def test_replicas_that_differ_are_no_noise(export: Path) -> None:
+    """What one model answers to the same question twice is near; another model behind the address widens no bound."""
+    code, told = look(export, "vllm", "replicas", layers="logprobs")
+    assert (code, verdicts(told)) == (1, {"logprobs": DIFFERS})
+    assert "replicas that differ" in told["layers"]["logprobs"]["says"]
+
+
+@pytest.mark.slow
+def test_an_export_that_cannot_be_read_here_is_one_line(export: Path, tmp_path: Path) -> None:
+    """A form of weights that the reference has no reader for is told before anything is asked."""
+    shutil.copytree(export / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text("utf-8"))
+    config["quantization_config"] = {"quant_method": "of another house"}
+    (tmp_path / "model/config.json").write_text(json.dumps(config), "utf-8")
+    (tmp_path / "cut/model").mkdir(parents=True)
+    (tmp_path / "cut/model/model.gguf").write_bytes(b"GGUF" + bytes(40))
+    for folder, says in ((tmp_path, "of another house"), (tmp_path / "cut", "is no whole GGUF file")):
+        with pytest.raises(UsageError, match=says) as caught:
+            look(folder, "vllm", served=export / "model")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_two_models_are_not_chosen_from(export: Path) -> None:
+    """A name that is not served is told with those that are."""
+    with running(Runtime("vllm", export / "model")) as runtime:
+        args = parse_arguments(["parity", str(export), "--runtime", runtime.url, "--model", "smal"])
+        with pytest.raises(UsageError, match='serves no model "smal"; did you mean "small"'):
+            measure_parity(args, ())
+
+
+@pytest.fixture(scope="module")
+def adapted(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of an adapter of some weight, on the model of the other export."""
+    from harness_hf import quiet_loading
+    from harness_lora import lora
+
+    folder = tmp_path_factory.mktemp("adapted")
+    with quiet_loading():
+        make_adapter(export / "model", lora(), folder / "model", 0.02)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scale", "verdict"), [(1.0, SAME), (0.9, DIFFERS), (0.5, DIFFERS), (0.0, DIFFERS)])
+def test_an_adapters_scale_is_seen(export: Path, adapted: Path, scale: float, verdict: str) -> None:
+    """Whole is the same; a little less, half or nothing is not, and its scale is measured.
+
+    Greedy answers may be the same at nine tenths: whether a token's lead is that small is a matter of rounding.
+    """
+    runtime = Runtime("llama.cpp", export / "model", adapter=adapted / "model", scale=scale)
+    with ExitStack() as stack:
+        url = stack.enter_context(running(runtime)).url
+        given = ["parity", str(adapted), "--runtime", url, "--base", str(export / "model"), "--arithmetic", "float32"]
+        args = parse_arguments(given)
+        code = measure_parity(args, ("logprobs", "lora", "answers"))
+    found = args.document["layers"]
+    assert found["answers"]["verdict"] in {1.0: {SAME}, 0.9: {SAME, DIFFERS}}.get(scale, {DIFFERS})
+    assert (code, found["lora"]["verdict"]) == (0 if verdict == SAME else 1, verdict)
+    assert math.isclose(1 - 0.1 * found["lora"]["numbers"]["slope"], scale, abs_tol=0.05) or scale < 0.9
+    assert found["logprobs"]["verdict"] == (DIFFERS if scale != 1 else SAME)
+    nearest = {0.5: "the adapter at half", 0.0: "the base without its adapter"}
+    assert nearest.get(scale, "") in found["logprobs"]["says"]
+
+
+@pytest.mark.slow
+def test_a_statement_is_held_against_the_runtime_again(export: Path, tmp_path: Path) -> None:
+    """What was written is still so while the same model answers, and no longer with another."""
+    path, other = tmp_path / "qa.served.jsonl", taught(tmp_path / "other", steps=20)
+    with running(Runtime("vllm", export / "model")) as runtime:
+        args = parse_arguments(
+            ["parity", str(export), "--runtime", runtime.url, "--layers", "ids", "--write", str(path)]
+        )
+        assert measure_parity(args, ("ids",), verified(export)) == 0
+        assert still(path, runtime.url) == 0
+    told = json.loads(path.read_text("utf-8"))
+    assert told["subject"] == [{"name": export.name, "digest": {"sha256": "ab" * 32}}]
+    assert told["predicate"]["layers"]["ids"]["verdict"] == SAME
+    assert runtime.url.split("/")[2] not in path.read_text("utf-8")
+    with running(Runtime("vllm", other)) as runtime:
+        assert still(path, runtime.url) == 1
+    with running(Runtime("transformers", export / "model")) as runtime:
+        assert still(path, runtime.url) == 1
+
+
+def verified(export: Path) -> Verified:
+    """Return a folder as `verify` would have found it."""
+    found = Verified(str(export), ok=True, root="ab" * 32)
+    found.stamps = read_stamps(export)
+    return found
+
+
+@dataclass
+class Echoing(Runtime):
+    """A server whose version says the key that it was sent, and moves the terminal."""
+
+    def _vllm(self, path: str, body: dict[str, Any]) -> Any:
+        told = {"version": f"0.32 {KEY}\x1b]0;pwned\x07 hf_{'a' * 34}"}
+        return (200, told) if path == "/version" else super()._vllm(path, body)
+
+
+@pytest.mark.slow
+def test_a_servers_words_are_cleaned_before_they_are_signed(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that it echoes and an escape sequence stand in no statement, and it is still recognised."""
+    monkeypatch.setenv("SERVED_KEY", KEY)
+    path, key = tmp_path / "qa.served.jsonl", ["--api-key-env", "SERVED_KEY"]
+    with running(Echoing("vllm", export / "model")) as runtime:
+        given = ["parity", str(export), "--runtime", runtime.url, "--layers", "ids", "--write", str(path), *key]
+        args = parse_arguments(given)
+        assert measure_parity(args, ("ids",), verified(export)) == 0
+        again = parse_arguments(["parity", "--still", str(path), "--runtime", runtime.url, *key])
+        assert again.command(again) == 0
+    text = path.read_text("utf-8") + json.dumps(args.document)
+    assert json.loads(path.read_text("utf-8"))["predicate"]["runtime"]["version"].startswith("0.32 ***")
+    assert not [secret for secret in (KEY, KEY[4:14], "\\u001b", "hf_aaaa") if secret in text]
+
+
+def test_a_base_that_only_the_export_names_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An adapter of a stranger says what it stands on; nothing is opened for that before the user names it."""
+    import harness_hf
+
+    def opened(path: str) -> None:
+        raise AssertionError(f"{path} was opened")
+
+    monkeypatch.setattr(harness_hf, "open_source", opened)
+    found = Verified(str(tmp_path))
+    found.raw[LOCK] = json.dumps({"suite": {"model": {"path": "evil/base"}}}).encode()
+    found.raw[MANIFEST] = json.dumps({"adapter": {"base": "ab" * 32, "quantization": None}, "files": {}}).encode()
+    with pytest.raises(
+        UsageError,
+        match=(
+            'is an adapter that was gated on "evil/base", weights abababababababab; name your copy '
+            "of that base with --base MODEL"
+        ),
+    ):
+        _base(found, "")
+    with pytest.raises(AssertionError, match="mine was opened"):
+        _base(found, "mine")
+    found.raw[MANIFEST] = json.dumps({"files": {"model/adapter_config.json": {}}}).encode()
+    with pytest.raises(UsageError, match=": is an adapter, but its evidence does not name its base; export again"):
+        _base(found, "")
+
+
+def still(path: Path, url: str) -> int:
+    args = parse_arguments(["parity", "--still", str(path), "--runtime", url])
+    return int(args.command(args))
+
+
+@pytest.mark.slow
+def test_filters_by_default_are_told(export: Path) -> None:
+    """llama.cpp tells with each reply how it drew."""
+    code, told = look(export, "llama.cpp", "sampling", layers="defaults")
+    assert (code, told["layers"]["defaults"]["verdict"]) == (1, DIFFERS)
+    assert "top_k 40 instead of the export's none" in told["layers"]["defaults"]["says"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "verdict"), [("unlucky", UNPROVEN), ("cold", DIFFERS)])
+def test_an_alarm_by_chance_is_drawn_once_more(export: Path, fault: str, verdict: str) -> None:
+    """A first draw that is unlucky is no alarm; a runtime that is cold by default is so in both."""
+    _, told = look(export, "vllm", fault, layers="defaults")
+    assert verdicts(told) == {"defaults": verdict}
+    assert told["notes"][0].startswith(
+        "defaults: sampled once more, since the first sample filters, or samples at a lower temperature"
+    )
+
+
+@pytest.mark.slow
+def test_a_second_draw_that_is_short_is_weighed_with_the_first(tmp_path: Path) -> None:
+    """It has 61 tokens after 141 that alarmed: too few alone, and no reason to let a cold runtime go."""
+    with running(Runtime("vllm", taught(tmp_path / "model", 115), frozenset({"cold"}))) as runtime:
+        args = parse_arguments(
+            ["parity", str(tmp_path), "--runtime", runtime.url, "--arithmetic", "float32", "--seed", "40"]
+        )
+        assert measure_parity(args, ("defaults",)) == 1
+    assert args.document["layers"]["defaults"]["numbers"]["tokens"] > 64
+
+
+@pytest.mark.slow
+def test_an_adapters_direction_that_alarms_by_chance_is_drawn_once_more(export: Path, adapted: Path) -> None:
+    """A first draw that seems to be of a smaller scale, and a second that does not."""
+    base = export / "model"
+    with running(Runtime("llama.cpp", base, frozenset({"unlucky"}), adapter=adapted / "model")) as runtime:
+        given = ["parity", str(adapted), "--runtime", runtime.url, "--base", str(base), "--arithmetic", "float32"]
+        args = parse_arguments(given)
+        assert measure_parity(args, ("logprobs", "lora")) == 0
+    assert args.document["notes"][0].startswith("lora: drawn once more, since a first draw went")
+
+
+def test_exit_codes_are_those_of_the_verdicts() -> None:
+    """One that differs fails, whoever asked; what was asked for and is not proven is inconclusive."""
+    same, differs, unseen = LayerVerdict(SAME, ""), LayerVerdict(DIFFERS, ""), LayerVerdict(UNSEEN, "")
+    assert parity_exit_code({"ids": same, "lora": unseen}, ["ids"]) == 0
+    assert parity_exit_code({"ids": same, "lora": unseen}, ["ids", "lora"]) == 6
+    assert parity_exit_code({"ids": same}, ["ids", "stops"]) == 6
+    assert parity_exit_code({"ids": unseen, "answers": differs}, ["ids"]) == 1
+
+
+def test_an_unknown_layer_is_told() -> None:
+    """A misspelt layer would else be looked at by nobody."""
+    with pytest.raises(UsageError, match='": is not a layer; did you mean "logprobs"'):
+        parse_layers("ids,logprob")
+
+
+def test_a_token_without_an_entry_ends_what_is_compared() -> None:
+    """llama.cpp tells no log-probability of a part of a character, so what follows has no right neighbour."""
+    entries = [{"id": 5, "logprob": -1.0}, {"id": 7, "logprob": -2.0}]
+    reply = {"content": "a?b", "tokens": [5, 6, 7], "stop_type": "limit", "completion_probabilities": entries}
+    said = read_completion(reply)
+    assert (said.ids, said.logprobs) == ([5], [-1.0])
+
+
+@pytest.mark.parametrize("value", [None, math.nan, 0.5, "x", -math.inf])
+def test_what_is_no_log_probability_is_refused(value: Any) -> None:
+    """A number above 0, or none, is no answer to be compared."""
+    reply = {"choices": [{"text": "a", "logprobs": {"token_logprobs": [value]}}]}
+    with pytest.raises(RequestError, match="not a log-probability"):
+        read_answer(reply)
+
+
+def test_a_text_that_is_read_otherwise_ends_nothing() -> None:
+    """Who takes no ids reads a prompt and its answer anew, with a BOS of its own, say: the end is judged there."""
+    import torch
+
+    class Tokenizer:
+        decode = convert_ids_to_tokens = staticmethod(str)
+
+        def __call__(self, texts: list[str]) -> dict[str, list[list[int]]]:
+            return {"input_ids": [[1, 1, 5, 6] for _ in texts]}
+
+    tokens = SimpleNamespace(
+        tokenizer=Tokenizer(),
+        pairs=lambda given: [([1, 5], [6]) for _ in given],
+        prompts=lambda given: [[1, 5, 6] if isinstance(one, str) else [1, 5] for one in given],
+    )
+
+    def score(prompt: list[int], said: list[int]) -> Any:
+        return SimpleNamespace(ends=torch.tensor([9.0 if [*prompt, *said] == [1, 5, 6] else -9.0]))
+
+    reference = SimpleNamespace(stops={2}, tokens=tokens, score=score)
+    runtime = SimpleNamespace(takes_ids=True, complete=lambda *_: RuntimeAnswer("goes on", ended="length"))
+    parity: Any = SimpleNamespace(reference=reference, runtime=runtime, prompts=[], answers=[], answers_scored=[])
+    assert stops.compare_stops(parity).verdict == DIFFERS
+    runtime.takes_ids = False
+    assert stops.compare_stops(parity).verdict == UNPROVEN
+
+
+@pytest.mark.parametrize(("rough", "verdict"), [(0.0, SAME), (0.9, DIFFERS)])
+def test_a_token_that_the_runtimes_arithmetic_prefers_is_no_other(rough: float, verdict: str) -> None:
+    """In float32 another token leads by 0.9 nats of at most 0.8; in bfloat16, as the runtime computes, by `rough`."""
+    import torch
+
+    def scored(lead: float) -> Any:
+        best, own = torch.full((201,), -1.0), torch.full((200,), -1.0)
+        own[100] -= lead
+        return SimpleNamespace(own=own, best=best, first=torch.full((201,), 5))
+
+    reference = SimpleNamespace(
+        tokens=SimpleNamespace(tokenizer=SimpleNamespace(decode=str)),
+        score=lambda prompt, ids, arithmetic: scored(rough) if arithmetic == "bf16" else None,
+    )
+    answer = RuntimeAnswer("5", ids=[5] * 200)
+    said = [(SimpleNamespace(ids=[1]), answer, answer.ids)]
+    parity = Parity(SimpleNamespace(), reference, "bf16", heard={"noise": 0.1})  # type: ignore[arg-type]
+    parity.answers, parity.answers_scored = said, [scored(0.9)]  # type: ignore[assignment]
+    assert answers.compare_answers(parity).verdict == verdict
