@@ -6,7 +6,6 @@ A name is looked up when it is asked for, so that a plugin that is listed costs 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +15,6 @@ from harness.lazy import attach
 if TYPE_CHECKING:
     from harness.records.run import Run
 
-# Threads that share a computation spin for each other before they sleep: 3 ms by themselves, at every layer, in which
-# whoever wants the core waits for them, as they do for him. It must be said before torch is there, and changes no bits.
-if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
-    os.environ["GOMP_SPINCOUNT"] = "3000"
 __version__ = "0.1.0"
 __getattr__, _names = attach(__name__, __file__)
 __all__ = [*_names, "gate", "run"]

@@ -39,7 +39,8 @@ NO_MODEL = (".git", ".cache")  # folders that clones and downloads leave in a mo
 IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(\w+)[\w.]*[ \t]+import\b|import[ \t]+([^\n#;]+))", re.MULTILINE)
 NAMED = re.compile(r"(?:import_module|__import__)\(\s*[\"'](\w+)")  # an import whose module is a text
 SWITCHES = (  # how the names of environment variables begin by which libraries compute otherwise
-    "ACCELERATE_", "BNB_", "CUBLAS_", "MKL_CBWR", "NVIDIA_TF32", "ONEDNN_", "PEFT_", "PYTORCH_", "TORCH", "TRL_",
+    "ACCELERATE_", "BNB_", "CUBLAS_", "HARNESS_CPU_KERNELS", "MKL_CBWR", "NVIDIA_TF32", "ONEDNN_", "PEFT_", "PYTORCH_",
+    "TORCH", "TRL_",
 )  # fmt: skip
 PLACES = ("_DIR", "_HOME", "_LOG", "_LOGS", "_PATH")  # how the names of those end that say where: no result changes
 AT_START = {  # libraries set some themselves

@@ -17,7 +17,7 @@ from harness import ModelRef, UsageError, exporter, hookimpl
 from harness.internals import copy_files, gguf_of
 
 NOWHERE = {"base_model_name_or_path": None, "revision": None, "auto_mapping": None}
-PLACED = ("dtype", "device", "device_map", "threads")  # what of [model] says how to load it
+PLACED = ("dtype", "device", "device_map", "threads", "cpu_kernels")  # what of [model] says how to load it
 Quantization = Literal["F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0"]
 
 

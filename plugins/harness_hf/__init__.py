@@ -11,17 +11,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness import hookimpl, loader
 from harness.internals import attach, schema
+from harness_hf.cpu import limit_spinning
 
 if TYPE_CHECKING:  # what is imported when it is asked for
     from harness import ModelRef, Subject
     from harness_hf.answers import Answer as Answer
     from harness_hf.answers import Ending as Ending
     from harness_hf.answers import Marks as Marks
-    from harness_hf.attention import by_document as by_document
     from harness_hf.classes import config_for as config_for
     from harness_hf.classes import find_class as find_class
     from harness_hf.classes import language_model as language_model
     from harness_hf.classes import load_config as load_config
+    from harness_hf.cpu import cpu_training as cpu_training
+    from harness_hf.cpu import kernels_enabled as kernels_enabled
+    from harness_hf.cpu import use_cpu_kernels as use_cpu_kernels
+    from harness_hf.cpu import uses_cpu_kernels as uses_cpu_kernels
+    from harness_hf.cpu.linear import keep_decoded as keep_decoded
     from harness_hf.encoding import CONTEXT_MARKS as CONTEXT_MARKS
     from harness_hf.encoding import EncodedRow as EncodedRow
     from harness_hf.encoding import RowEncoder as RowEncoder
@@ -29,11 +34,10 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_hf.encoding import turns_of as turns_of
     from harness_hf.fp8 import is_fp8 as is_fp8
     from harness_hf.fp8 import read_fp8 as read_fp8
-    from harness_hf.linear import fast_linear as fast_linear
-    from harness_hf.linear import free_bytes as free_bytes
-    from harness_hf.linear import keep_decoded as keep_decoded
-    from harness_hf.linear import pieces as pieces
-    from harness_hf.linear import use_onednn as use_onednn
+    from harness_hf.logprobs import TOKEN_STATISTICS as TOKEN_STATISTICS
+    from harness_hf.logprobs import compute_token_statistics as compute_token_statistics
+    from harness_hf.memory import free_bytes as free_bytes
+    from harness_hf.memory import pieces as pieces
     from harness_hf.models import BLOCK as BLOCK
     from harness_hf.models import add_adapter as add_adapter
     from harness_hf.models import assert_not_repacked as assert_not_repacked
@@ -65,6 +69,7 @@ if TYPE_CHECKING:  # what is imported when it is asked for
 # When it is imported, by whomever, it would run code that "kernels" downloads, and without that advises to install it.
 sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+limit_spinning()
 __getattr__, _ = attach(__name__, __file__)
 
 
@@ -118,10 +123,12 @@ def load(
     sha256: str | None = None,
     batch_tokens: int | None = None,
     reference: bool = False,
+    cpu_kernels: bool = True,
 ) -> Iterator[list[Subject]]:
     """Load one Subject per ref; refs of one base share it, and adapters are switched on top of it.
 
     `batch_tokens` bounds the tokens of one forward pass, `reference` scores in plain padded batches.
+    `cpu_kernels = false` leaves what is computed on a CPU to PyTorch, PEFT and TRL alone.
     Raises UsageError when a model is not there or an adapter was made for another base.
     """
     from harness_hf.sources import resolve
@@ -130,7 +137,13 @@ def load(
     # A folder is what `open_source` made of a path, under the pins; they do not name it.
     pins = [{} if Path(ref.path).is_dir() else {"revision": revision, "sha256": sha256} for ref in refs]
     folders = [str(resolve(ref.path, **pin)) for ref, pin in zip(refs, pins, strict=True)]
-    placed = {"dtype": dtype, "device": device, "device_map": device_map, "threads": threads}
+    placed = {
+        "dtype": dtype,
+        "device": device,
+        "device_map": device_map,
+        "threads": threads,
+        "cpu_kernels": cpu_kernels,
+    }
     subjects = load_subjects(refs, folders, placed, batch_tokens=batch_tokens, reference=reference)
     try:
         yield list(subjects)

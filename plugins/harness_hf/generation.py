@@ -2,8 +2,7 @@
 
 Rows stop one by one, on a stop token or a stop string of their own; a finished row leaves the batch at once and the
 batch is filled again from the queue. Prompts are padded on the left and sorted by length. A beginning that all of
-them share (the few-shot examples) is run once; where the attention allows (`cascade`), its keys and values are kept
-once as well (see `attention.beside`).
+them share (the few-shot examples) is run once; on a CPU its keys and values may be kept once as well (cpu/cascade.py).
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,7 +24,6 @@ from harness import CheckFailed, Generate, Said, UsageError
 from harness.internals import out_of_memory
 from harness_hf.abilities import ONCE, precision, switch_of, unshareable
 from harness_hf.answers import Answer, Choose, Ending, Marks, chosen, draw, likeliest
-from harness_hf.attention import beside, can_cascade
 from harness_hf.tokens import Tokens
 from harness_workers import common
 
@@ -77,7 +74,6 @@ def generate(
 
 Way = Callable[[Any, Sequence[Answer], Choose], Iterator[Answer]]
 FOUND: WeakKeyDictionary[Any, Way] = WeakKeyDictionary()  # by model
-CASCADES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 def _way(model: PreTrainedModel, answers: Sequence[Answer]) -> Way:
@@ -87,18 +83,21 @@ def _way(model: PreTrainedModel, answers: Sequence[Answer]) -> Way:
     some, (length, new) = (prompts[0], prompts[-1]), TRIAL
     if model not in FOUND:
         pieces = [Answer(i, prompt[-length:], new, ending) for i, prompt in enumerate(some)]
-        tried: list[Way] = [] if unshareable(model) else [_many]
+        tried: list[Way] = [] if unshareable(model) else [answer_in_batches]
         tried += [_alone] if "cache" in inspect.signature(model.forward).parameters else []
-        FOUND[model] = next((way for way in tried if _right(model, way, pieces)), _whole)
-    if FOUND[model] is not _many or not (shared := _shared(answers)) or not can_cascade(model):
+        FOUND[model] = next((way for way in tried if is_right(model, way, pieces)), _whole)
+    if FOUND[model] is not answer_in_batches or not (shared := _shared(answers)) or model.device.type != "cpu":
         return FOUND[model]
-    if model not in CASCADES:
-        ends = [prompt[:WORTH_SHARING] + prompt[shared:][-length:] for prompt in some]
-        CASCADES[model] = _right(model, CASCADING, [Answer(i, ids, new, ending) for i, ids in enumerate(ends)])
-    return CASCADING if CASCADES[model] else _many
+    from harness_hf.cpu import cascade
+
+    ends = [prompt[:WORTH_SHARING] + prompt[shared:][-length:] for prompt in some]
+    trial = [Answer(i, ids, new, ending) for i, ids in enumerate(ends)]
+    if not cascade.is_usable(model, trial):
+        return answer_in_batches
+    return partial(answer_in_batches, kind=cascade.CascadeBatch)
 
 
-def _right(model: PreTrainedModel, way: Way, answers: Sequence[Answer]) -> bool:
+def is_right(model: PreTrainedModel, way: Way, answers: Sequence[Answer]) -> bool:
     """Answer one way, and compare the logits of the last tokens with those of a plain forward."""
     last: dict[int, Tensor] = {}
 
@@ -124,15 +123,16 @@ def _right(model: PreTrainedModel, way: Way, answers: Sequence[Answer]) -> bool:
     return True
 
 
-def _many(
-    model: PreTrainedModel, answers: Sequence[Answer], choose: Choose, *, cascade: bool = False
+def answer_in_batches(
+    model: PreTrainedModel, answers: Sequence[Answer], choose: Choose, *, kind: type[Batch] | None = None
 ) -> Iterator[Answer]:
     """Answer in batches; when memory runs out, halve them and start the unfinished answers again."""
     prefix = answers[0].prompt[: _shared(answers)]
-    longest = max(len(a.prompt) + a.limit for a in answers) - len(prefix) * cascade
+    kind = kind or Batch
+    longest = max(len(a.prompt) + a.limit for a in answers) - (0 if kind.copies_prefix else len(prefix))
     size = max(1, min(ROWS, KEPT.get(model.device.type, KEPT["cpu"]) // longest))
     queue = _longest_first(answers)
-    batch = Batch(model, prefix, choose, size=size, cascade=cascade)
+    batch = kind(model, prefix, choose, size=size)
     while queue or batch.rows:
         try:
             if len(batch.rows) <= size // 2:
@@ -153,10 +153,7 @@ def _many(
             for answer in batch.rows:
                 answer.restart()
             queue = _longest_first([*batch.rows, *queue])
-            batch = Batch(model, prefix, choose, size=size, cascade=cascade)
-
-
-CASCADING = partial(_many, cascade=True)
+            batch = kind(model, prefix, choose, size=size)
 
 
 def _shared(answers: Sequence[Answer]) -> int:
@@ -217,11 +214,12 @@ def _stops_of(model: PreTrainedModel) -> set[int]:
 class Batch:
     """The answers in work. Their own tokens end in the last column of the cache; before them is padding."""
 
-    def __init__(self, model: PreTrainedModel, prefix: list[int], choose: Choose, *, size: int, cascade: bool) -> None:
+    copies_prefix = True  # into the cache of each row
+
+    def __init__(self, model: PreTrainedModel, prefix: list[int], choose: Choose, *, size: int) -> None:
         self.model, self.prefix, self.choose, self.size = model, prefix, choose, size
         self.prefill = PREFILL.get(model.device.type, PREFILL["cuda"])
-        self.cascade = cascade and bool(prefix)
-        self.before = 0 if self.cascade else len(prefix)  # columns of the prefix in the rows' cache
+        self.before = len(prefix) if self.copies_prefix else 0  # columns of the prefix in the rows' cache
         self.rows: list[Answer] = []
         self.pads: list[int] = []  # columns of padding of each row, after the prefix
         self.start: Cache | None = None  # the prefix, one row
@@ -244,7 +242,7 @@ class Batch:
                 self.model(input_ids=part, **options, cache=start, use_cache=True, logits_to_keep=1)
             self.start = start
         cache = self._empty()
-        if self.start is not None and not self.cascade:  # else it is kept apart
+        if self.start is not None and self.copies_prefix:
             for layer, known in zip(cache.layers, self.start.layers, strict=True):
                 layer.update(known.keys.expand(len(ids), -1, -1, -1), known.values.expand(len(ids), -1, -1, -1))
         goes_on = [True] * len(self.pads) + self._forward(ids, pads, cache, answers)
@@ -276,10 +274,12 @@ class Batch:
         places = columns + len(self.prefix) - padding  # (B, L); the rows' own tokens count from the prefix on
         given = {"input_ids": ids, "attention_mask": ((columns < self.before) | (columns >= padding)).long()}
         given["position_ids"] = places[:, known:].clamp(min=0)
-        with beside(self.start) if self.cascade else nullcontext():
-            done = self.model(**given, cache=cache, use_cache=True, logits_to_keep=1)
+        done = self._run(given, cache)
         tokens = chosen(done.logits[:, -1], answers, self.choose).tolist()
         return [answer.take(token) for answer, token in zip(answers, tokens, strict=True)]
+
+    def _run(self, given: dict[str, Any], cache: Cache) -> Any:
+        return self.model(**given, cache=cache, use_cache=True, logits_to_keep=1)
 
     def _empty(self) -> Cache:
         layers = self.model.config.get_text_config().num_hidden_layers

@@ -19,7 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from harness import CheckFailed, UsageError
 from harness.internals import meant_otherwise, read_safetensors
 from harness_hf.classes import config_for, find_class, load_config
-from harness_hf.linear import use_onednn
+from harness_hf.cpu import use_cpu_kernels
 from harness_workers import card, here
 
 BUFFERS = re.compile(r"rotary_emb\.inv_freq$|masked_bias$|(attn|attention)\.bias$|position_ids$")  # that old files hold
@@ -54,6 +54,7 @@ def load_model(
     quantization: Mapping[str, Any] | None = None,
     adapter: Path | None = None,
     attention: str | None = None,
+    cpu_kernels: bool = True,
 ) -> Any:
     """Load a causal LM from a folder in eval mode; a PeftModel when there is an adapter.
 
@@ -88,7 +89,7 @@ def load_model(
         module.compute_dtype = wanted  # as where it is quantised while it is loaded; the file names another machine's
     if adapter:
         model = add_adapter(model, adapter)
-    use_onednn(model)
+    use_cpu_kernels(model, cpu_kernels)
     return model.eval()
 
 
@@ -157,7 +158,7 @@ def add_adapter(model: transformers.PreTrainedModel, adapter: Path, name: str = 
             model = PeftModel.from_pretrained(model, str(adapter), adapter_name=name)
             found = set_peft_model_state_dict(model, load_peft_weights(str(adapter), device="cpu"), name)
         check_found(found, adapter, name)
-    use_onednn(model)
+    use_cpu_kernels(model)
     return model
 
 

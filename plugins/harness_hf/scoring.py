@@ -22,8 +22,8 @@ from transformers import DynamicCache, PreTrainedModel
 from harness import UsageError
 from harness.internals import out_of_memory
 from harness_hf.abilities import ONCE, precision, switch_of, unshareable
-from harness_hf.attention import can_tile, tiled
-from harness_hf.linear import pieces
+from harness_hf.cpu.attention import can_tile, tiled
+from harness_hf.memory import pieces
 from harness_hf.packing import PackedRow, Planner
 from harness_hf.tokens import Pair
 from harness_workers import common

@@ -17,7 +17,8 @@ from harness import Generate, Generation, Logprob, ModelRef, Prompt, Said, Usage
 from harness_hf import generation, models, sources
 from harness_hf.abilities import causality_error, run_error
 from harness_hf.classes import language_model
-from harness_hf.linear import keep_decoded, pieces
+from harness_hf.cpu.linear import keep_decoded
+from harness_hf.memory import pieces
 from harness_hf.scoring import Scored, Scorer
 from harness_hf.tokens import Pair, Tokens
 

@@ -104,7 +104,9 @@ def place(ref: ModelRef, adapter: Adapter | None, *, sharded: bool) -> dict[str,
     """Return how a base that is trained is loaded: whole in float32, too; shared on the CPU, as where its slices go."""
     from harness_hf import resolve_device, resolve_dtype
 
-    placed = {k: ref.options[k] for k in ("dtype", "device", "device_map", "threads") if k in ref.options}
+    placed = {
+        k: ref.options[k] for k in ("dtype", "device", "device_map", "threads", "cpu_kernels") if k in ref.options
+    }
     chosen = placed.get("dtype", "auto")
     dtype = str(resolve_dtype(chosen, resolve_device(placed.get("device", "auto")))).removeprefix("torch.")
     if adapter is None or (chosen, dtype) == ("auto", "float16"):  # whose gradients vanish

@@ -14,9 +14,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import SaveStrategy
 
 from harness import UsageError
-from harness_hf import by_document, free_bytes, parameters_of, quiet, resolve_device
+from harness_hf import cpu_training, free_bytes, parameters_of, quiet, resolve_device
 from harness_sft.job import TrainingJob
-from harness_sft.likelihood import each_logit_once
 from harness_sft.train import build_trainer, quiet_libraries
 from harness_sft.trainer import Checked
 
@@ -47,7 +46,7 @@ def measure(job: TrainingJob) -> dict[str, Any]:
         held, trainer.held_out = trainer.held_out, []
         watch = Stopwatch(trainer)
         trainer.add_callback(watch)
-        with each_logit_once(), by_document():
+        with cpu_training(trainer.model):
             trainer.train()
             found: dict[str, Any] = watch.facts(begun)
             found["extra"] = _validation(trainer, held)

@@ -25,7 +25,7 @@ from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
 from harness import CheckFailed, UsageError
-from harness_hf import use_onednn
+from harness_hf import use_cpu_kernels
 from harness_sft.ranks import Ranks
 
 STATE = "sharded"  # a folder in a checkpoint
@@ -97,7 +97,7 @@ def hand_out(model: nn.Module, whole: dict[str, torch.Tensor], ranks: Ranks, dev
         raise UsageError("[train] shard: this model is built otherwise without its weights; set shard = false")
     if not ranks.first:
         model.to_empty(device=device)
-        use_onednn(model)
+        use_cpu_kernels(model)
     for name, parameter in model.named_parameters():
         there = whole.pop(name) if ranks.first else torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
         put(parameter, there, source=0)

@@ -26,7 +26,7 @@ from trl import SFTConfig
 import harness_hf
 from harness import Adapter, CheckFailed, Progress, UsageError, digest_of, write_steps, write_text
 from harness.internals import TRAINING_LOGS, folder_in_place, seal_folder
-from harness_hf import load_model
+from harness_hf import load_model, uses_cpu_kernels
 from harness_lora import (
     ADAPTER_NOTE,
     MOVES_BASE,
@@ -39,7 +39,6 @@ from harness_lora import (
     towers,
 )
 from harness_sft.job import CHECKPOINTS, TrainingJob, last_whole_checkpoint, place, room
-from harness_sft.likelihood import each_logit_once
 from harness_sft.memory import check_room
 from harness_sft.processes import launch, refuse_shards, resolve
 from harness_sft.rows import Row, as_dataset
@@ -82,7 +81,7 @@ def train_by(job: TrainingJob) -> Path:
         if ranks.first and isinstance(start, str) and start.startswith(MOVES_BASE):
             initial = checkpoints / "initial"  # it holds a part of the base, so its training is told from its start
             trainer.model.save_pretrained(initial)
-        with each_logit_once(), harness_hf.by_document():
+        with harness_hf.cpu_training(trainer.model):
             trainer.run(checkpoint)
         with room(job.out.parent):
             _write(trainer, job, initial, facts)
@@ -102,6 +101,7 @@ def build_trainer(
     placed, attention = place(ref, adapter, sharded=ranks.sharded), job.recipe.get("attn_implementation")
     if ranks.sharded and not ranks.first:  # it gets its slices from the first, so that one holds the whole base
         base = harness_hf.skeleton(ref.path, placed["dtype"], attention)
+        harness_hf.use_cpu_kernels(base, placed.get("cpu_kernels", True))
     else:
         bits = adapter.quantization if adapter else None
         base = load_model(ref.path, quantization=bits, attention=attention, **placed)
@@ -137,7 +137,7 @@ def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
     except (ValueError, TypeError, IndexError, RuntimeError) as error:  # e.g. a 4-bit layer saved whole
         raise UsageError(f"[adapter] does not fit the base: {' '.join(str(error).split())}") from None
     check_targets(config.target_modules, names)  # without the experts, of which PEFT has made `target_parameters`
-    harness_hf.use_onednn(model)
+    harness_hf.use_cpu_kernels(model)
     harness_hf.keep_decoded(model, part=16, width=2)  # for it needs memory itself
     return model
 
@@ -202,12 +202,13 @@ def write_whole(trainer: Checked, base: Path, out: Path, note: dict[str, Any], g
     model.zero_grad(set_to_none=True)
     model.forward = model.__dict__.pop("_original_forward", model.forward)  # without accelerate's mixed precision
     if gathered is not None:
-        model = load_model(base, dtype="float32", device="cpu")
+        model = load_model(base, dtype="float32", device="cpu", cpu_kernels=uses_cpu_kernels(model))
         model.load_state_dict(gathered, strict=False)  # a tied weight has one name of two
     there, names = check_base(base)
     stored = _dtypes(model, {name: header.dtype for name, header in there.items()})
     rows = [torch.tensor([ids[:TOKENS]], device=model.device) for ids in trainer.sequences(ROWS)]
     before = _distributions(model, rows)
+    reload = partial(load_model, dtype="float32", device=model.device.type, cpu_kernels=uses_cpu_kernels(model))
     with folder_in_place(out) as work:
         model.generation_config = GenerationConfig()  # the base's is copied, and transformers refuses some of them
         _cast(model, stored)
@@ -217,7 +218,7 @@ def write_whole(trainer: Checked, base: Path, out: Path, note: dict[str, Any], g
         copy_rest(base, names, work)
         _cast(model, dict.fromkeys(stored, torch.float32))
         rounded = _distributions(model, rows)
-        again = _distributions(load_model(work, dtype="float32", device=model.device.type), rows)
+        again = _distributions(reload(work), rows)
         off, _ = harness_hf.apart(rounded, again)
         if not off <= SAME:
             what = "what was saved answers otherwise than what was trained [saved-parity]"
@@ -226,7 +227,7 @@ def write_whole(trainer: Checked, base: Path, out: Path, note: dict[str, Any], g
         lost, kept = harness_hf.apart(before, again)
         facts: dict[str, Any] = {**note["facts"], "kl_rounding": lost, "top1_rounding": kept}
         if set(stored.values()) != {torch.float32}:  # else nothing was rounded
-            start = _distributions(load_model(base, dtype="float32", device=model.device.type), rows)
+            start = _distributions(reload(base), rows)
             facts["kl_training"], _ = harness_hf.apart(before, start)
         write_text(work / ADAPTER_NOTE, json.dumps({**note, "facts": facts}, indent=2) + "\n")
         seal_folder(work, out)
@@ -293,6 +294,7 @@ def _stamp(job: TrainingJob) -> str:
     model = [ref.path, ref.digest, dict(ref.options), adapter and adapter.quantization]
     what = [model, lora, list(job.rows), dict(job.recipe), job.seed, versions]
     # How many processes there are, and whether they share the weights, decides what a checkpoint is.
+    what += [] if harness_hf.kernels_enabled() else ["no CPU kernels"]
     what += [*([ranks.count] if ranks.count > 1 else []), *(["shard"] if ranks.sharded else [])]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -13,7 +13,9 @@ torch = pytest.importorskip("torch")
 from torch.nn.functional import scaled_dot_product_attention  # noqa: E402
 
 from harness import ModelRef  # noqa: E402
-from harness_hf import attention, by_document, load_model  # noqa: E402
+from harness_hf import load_model  # noqa: E402
+from harness_hf.cpu import attention  # noqa: E402
+from harness_hf.cpu.attention import by_document  # noqa: E402
 from harness_lora import lora  # noqa: E402
 from harness_sft import sft  # noqa: E402
 

@@ -15,7 +15,8 @@ from harness.records.models import ModelRef, Sampling
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from harness_hf import attention, generation  # noqa: E402
+from harness_hf import generation  # noqa: E402
+from harness_hf.cpu import attention, cascade  # noqa: E402
 
 pytestmark = pytest.mark.slow
 PROMPTS = [f"{'word ' * (i % 5)}prompt number {i}:" for i in range(20)]
@@ -81,9 +82,9 @@ def test_a_shared_beginning_is_kept_once(subject: Any, rows: int, monkeypatch: p
     monkeypatch.setattr(generation, "ROWS", rows)
     prompts = subject.tokens.prompts([EXAMPLES + p for p in PROMPTS])
     ending = generation.Ending(subject.tokens, frozenset(), ())
-    seen: dict[bool, dict[tuple[int, int], torch.Tensor]] = {}
-    for cascade in (False, True):
-        kept = seen.setdefault(cascade, {})
+    seen: dict[type, dict[tuple[int, int], torch.Tensor]] = {}
+    for kind in (generation.Batch, cascade.CascadeBatch):
+        kept = seen.setdefault(kind, {})
 
         def choose(logits: torch.Tensor, rows: Any, kept: Any = kept) -> torch.Tensor:
             kept.update({(a.number, len(a.ids)): row for a, row in zip(rows, logits, strict=True)})
@@ -94,22 +95,22 @@ def test_a_shared_beginning_is_kept_once(subject: Any, rows: int, monkeypatch: p
         subject.model.register_forward_pre_hook(
             lambda _m, _a, kw, columns=columns: columns.add(kw["attention_mask"].shape[1]), with_kwargs=True
         )
-        assert len(list(generation._many(subject.model, answers, choose, cascade=cascade))) == len(prompts)
+        assert len(list(generation.answer_in_batches(subject.model, answers, choose, kind=kind))) == len(prompts)
     assert min(columns) < len(EXAMPLES) // 2
-    assert seen[True].keys() == seen[False].keys()
-    for place, logits in seen[False].items():
-        assert torch.allclose(seen[True][place], logits, atol=1e-4)
+    assert seen[cascade.CascadeBatch].keys() == seen[generation.Batch].keys()
+    for place, logits in seen[generation.Batch].items():
+        assert torch.allclose(seen[cascade.CascadeBatch][place], logits, atol=1e-4)
 
 
 def test_a_shared_beginning_kept_once_is_tried(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it does not give what a plain forward gives, the rows hold the beginning themselves."""
     prompts = [EXAMPLES + p for p in PROMPTS]
     right = subject.generate(prompts, max_new_tokens=8)
-    assert generation.CASCADES.pop(subject.model)
+    assert cascade.RIGHT.pop(subject.model)
     attend = attention._attend
     monkeypatch.setattr(attention, "_attend", lambda *a, **k: attend(*a, **k) * 1.05)
     assert subject.generate(prompts, max_new_tokens=8) == right
-    assert not generation.CASCADES.pop(subject.model)
+    assert not cascade.RIGHT.pop(subject.model)
 
 
 def test_rows_stop_one_by_one(subject: Any) -> None:
@@ -299,7 +300,7 @@ def test_a_wrong_cache_is_noticed(subject: Any, monkeypatch: pytest.MonkeyPatch)
             yield from alone(model, *rest)
 
     alone = generation._alone
-    monkeypatch.setattr(generation, "_many", broken)
+    monkeypatch.setattr(generation, "answer_in_batches", broken)
     generation.FOUND.clear()
     assert subject.generate(PROMPTS, max_new_tokens=8) == expected
     assert subject.notes == []
@@ -327,7 +328,7 @@ def test_answers_tell_how_they_ended(subject: Any) -> None:
     assert subject.generate(["a"], max_new_tokens=0)[0].ended == "length"
 
 
-@pytest.mark.parametrize("way", ["_many", "_alone", "_whole"])
+@pytest.mark.parametrize("way", ["answer_in_batches", "_alone", "_whole"])
 def test_a_stop_token_that_is_never_said_cuts_every_answer(
     subject: Any, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

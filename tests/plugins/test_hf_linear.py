@@ -11,7 +11,8 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from harness_hf import linear  # noqa: E402
+from harness_hf import memory  # noqa: E402
+from harness_hf.cpu import linear  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not linear.available(), reason="no oneDNN for float32 here")
 
@@ -158,6 +159,6 @@ def test_weights_of_four_bits_are_decoded_once_where_they_do_not_change(monkeypa
 
 @pytest.mark.parametrize("rows", [0, 1, 20, 21, 22, 43, 107, 1000])
 def test_pieces_are_all_rows_in_order_and_none_is_left_alone(rows: int) -> None:
-    found = list(linear.pieces(torch.empty(rows, 49_152)))
+    found = list(memory.pieces(torch.empty(rows, 49_152)))
     assert [i for piece in found for i in range(rows)[piece]] == list(range(rows))
     assert rows == 1 or all(piece.stop - piece.start > 1 for piece in found)

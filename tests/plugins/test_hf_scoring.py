@@ -408,7 +408,7 @@ def test_scores_come_as_they_are_done(subject: Any, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("before", [0, 70])
 def test_attention_by_tiles(masked: bool, before: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows with a prefix, with a mask of their own or causal, in tiles that do not divide them: as PyTorch's own."""
-    from harness_hf import attention
+    from harness_hf.cpu import attention
 
     if not attention.available():
         pytest.skip("no oneDNN for float32 here")
@@ -433,7 +433,7 @@ def test_attention_by_tiles(masked: bool, before: int, monkeypatch: pytest.Monke
 
 def test_attention_by_tiles_is_tried(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it does not give what a plain forward gives, PyTorch's own attention takes its place, not whole rows."""
-    from harness_hf import attention
+    from harness_hf.cpu import attention
 
     pairs = [(f"{'examples ' * 9}{i} is", f" what {i} is") for i in range(12)]
     right = subject.logprobs(pairs)

@@ -14,11 +14,11 @@ trl_utils = pytest.importorskip("trl.trainer.utils")
 from bench import architectures  # noqa: E402
 from harness.errors import UsageError  # noqa: E402
 from harness.records.models import ModelRef, Progress  # noqa: E402
+from harness_hf import TOKEN_STATISTICS  # noqa: E402
 from harness_hf.models import load_model, quiet  # noqa: E402
 from harness_lora import lora  # noqa: E402
 from harness_preference import dpo, kto  # noqa: E402
 from harness_sft import likelihood, sft  # noqa: E402
-from harness_sft.likelihood import OPTIONAL  # noqa: E402
 
 pytestmark = pytest.mark.slow
 ROWS = [{"prompt": f"what is {i}?", "completion": f" it is {i * i}"} for i in range(16)]
@@ -44,7 +44,7 @@ def built(name: str, folder: Path, **more: Any) -> ModelRef:
 def fused(ref: ModelRef) -> Any:
     """Return a model as TRL patches it, with all that its trainers ask of it."""
     model = load_model(ref.path, dtype="float32", device="cpu")
-    trl_utils.add_fused_lm_head(model, outputs=("log_probs", *OPTIONAL))
+    trl_utils.add_fused_lm_head(model, outputs=("log_probs", *TOKEN_STATISTICS))
     return model
 
 
@@ -116,7 +116,7 @@ def test_own_logits_give_what_trl_gives(tmp_path: Path) -> None:
         change(model)
         made = model(**BATCH, fused_lm_head=True)
         made.log_probs.sum().backward()
-        fields = [made[name].detach().float() for name in ("log_probs", *OPTIONAL, "label_mask")]
+        fields = [made[name].detach().float() for name in ("log_probs", *TOKEN_STATISTICS, "label_mask")]
         found.append([*fields, *(p.grad for p in model.parameters())])
         assert model(**BATCH).logits.shape[1] == 40
     for ours, theirs in zip(*found, strict=True):
@@ -192,7 +192,7 @@ def test_a_skeleton_tells_before_a_base_is_loaded(use: Any, rows: Any, tiny_mode
 
 
 def test_a_router_that_lora_would_break_is_refused_before_loading(tmp_path: Path) -> None:
-    """Llama 4's router returns two tensors, which PEFT cannot wrap: "all-linear" leaves it out; named, it is refused."""
+    """Llama 4's router returns two tensors, which PEFT cannot wrap: "all-linear" leaves it out, by name it fails."""
     ref = built("Llama4ForCausalLM", tmp_path)
     with quiet(), pytest.raises(UsageError, match=r'"model\.layers\.\d\.feed_forward\.router" is a Llama4Router'):
         lora(target_modules=["router", "q_proj"]).check_targets(ref.path)

@@ -13,7 +13,7 @@ peft = pytest.importorskip("peft")
 
 from torch import nn  # noqa: E402
 
-from harness_hf import linear  # noqa: E402
+from harness_hf.cpu import linear  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not linear.available(), reason="no oneDNN for float32 here")
 

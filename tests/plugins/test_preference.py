@@ -205,8 +205,8 @@ CONFIGURATIONS: dict[str, tuple[Any, bool, bool, dict[str, Any]]] = {  # trainer
 def test_losses_are_trls(name: str, trained: Train, tiny_model: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """On torch's own kernels each step's loss and the weights at the end are plain TRL's, bit for bit."""
     trainer, chat, whole, options = CONFIGURATIONS[name]
-    monkeypatch.setattr("harness_hf.linear.available", lambda: False)
-    monkeypatch.setattr("harness_sft.train.each_logit_once", nullcontext)
+    monkeypatch.setattr("harness_hf.cpu.linear.available", lambda: False)
+    monkeypatch.setattr("harness_hf.cpu.head.each_logit_once", nullcontext)
     rows = PAIRS if trainer is dpo else LABELLED
     rows = chats(rows) if chat else rows
     adapter = None if whole else lora(lora_dropout=0.0, r=4)

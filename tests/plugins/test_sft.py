@@ -26,7 +26,7 @@ from harness.errors import UsageError  # noqa: E402
 from harness.records.models import ModelRef, Progress  # noqa: E402
 from harness.reports.run_folder import STEPS, read_steps  # noqa: E402
 from harness_checks.batches import cut_rows, end_token, rows_that_vanish  # noqa: E402
-from harness_hf import linear  # noqa: E402
+from harness_hf.cpu import linear  # noqa: E402
 from harness_hf.models import load_model, load_tokenizer  # noqa: E402
 from harness_lora import lora, qlora  # noqa: E402
 from harness_lora.files import read_headers  # noqa: E402
@@ -656,7 +656,7 @@ def test_only_supervised_positions(trained: Train, monkeypatch: pytest.MonkeyPat
     """On a CPU, too, only positions with a label are projected to the vocabulary, and the result is the same."""
     from trl.trainer import utils
 
-    from harness_sft import likelihood as head
+    from harness_hf.cpu import head
 
     projected: list[int] = []
 
@@ -673,7 +673,7 @@ def test_only_supervised_positions(trained: Train, monkeypatch: pytest.MonkeyPat
     fast = trained(adapter=adapter, name="fast", num_train_epochs=1)
     assert facts_of(fast)["supervised_tokens"] == sum(projected[1:])  # the first is the look before the first step
     projected.clear()
-    monkeypatch.setattr("harness_sft.train.each_logit_once", contextlib.nullcontext)
+    monkeypatch.setattr("harness_hf.cpu.head.each_logit_once", contextlib.nullcontext)
     plain = trained(adapter=adapter, name="plain", num_train_epochs=1)
     assert facts_of(plain)["tokens"] < sum(projected) + len(ROWS) * 2
     assert facts_of(fast)["train_loss"] == pytest.approx(facts_of(plain)["train_loss"], abs=1e-5)
@@ -685,7 +685,7 @@ def test_a_frozen_head_gives_what_trl_gives(dtype: torch.dtype, biased: bool, mo
     """Log-probabilities, what is logged of them, and the gradient, in chunks of tokens too."""
     from trl.kernels import ChunkedLogProbFunction
 
-    from harness_sft import likelihood as head
+    from harness_hf.cpu import head
 
     monkeypatch.setattr(head, "LOGITS", 5 * 97)
     draw = torch.Generator().manual_seed(3)
@@ -695,17 +695,17 @@ def test_a_frozen_head_gives_what_trl_gives(dtype: torch.dtype, biased: bool, mo
     found = []
     for apply in (head.LogProbs.apply, ChunkedLogProbFunction.apply):
         here = hidden.clone().requires_grad_()
-        logprobs, *others = apply(here, weight, bias, targets, 1.5, 32, None, 0.7, head.OPTIONAL)
+        logprobs, *others = apply(here, weight, bias, targets, 1.5, 32, None, 0.7, head.TOKEN_STATISTICS)
         (logprobs * scale).sum().backward()
         found.append([t.detach().float() for t in (logprobs, *others, here.grad)])
     near = 1e-5 if dtype == torch.float32 else 5e-2
-    for name, ours, theirs in zip(("log", *head.OPTIONAL, "gradient"), *found, strict=True):
+    for name, ours, theirs in zip(("log", *head.TOKEN_STATISTICS, "gradient"), *found, strict=True):
         assert ours == pytest.approx(theirs, abs=near, rel=near), name
 
 
 def test_a_head_that_is_trained_is_trls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own gradient needs all logits."""
-    from harness_sft import likelihood as head
+    from harness_hf.cpu import head
 
     hidden, targets = torch.randn(4, 8), torch.tensor([1, 2, 3, 4])
     weight = torch.randn(9, 8).requires_grad_()

@@ -23,7 +23,8 @@ from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
-from harness_hf.linear import available, product
+from harness_hf.cpu import uses_cpu_kernels
+from harness_hf.cpu.linear import available, product
 
 TILE = 1 << 18  # scores of one tile: a megabyte
 TILED = (torch.float32, torch.bfloat16)  # both in float32, which is the faster for products as small as these
@@ -187,7 +188,8 @@ def beside(prefix: Cache | None) -> AbstractContextManager[None]:
 
 def can_cascade(model: PreTrainedModel) -> bool:
     """Return whether a prefix may be kept apart; whether that gives what a plain forward gives is to be tried."""
-    return model.device.type == "cpu" and getattr(model.config.get_text_config(), "_attn_implementation", "") == "sdpa"
+    attention = getattr(model.config.get_text_config(), "_attn_implementation", "")
+    return model.device.type == "cpu" and attention == "sdpa" and uses_cpu_kernels(model)
 
 
 def can_tile(model: PreTrainedModel) -> bool:

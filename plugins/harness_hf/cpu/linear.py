@@ -15,16 +15,14 @@ from __future__ import annotations
 import math
 import platform
 import sys
-from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-CACHED = 1 << 20  # numbers; of 240 rows of 49,152 in bfloat16 log-probabilities take 17 ms instead of 63
+from harness_hf.memory import free_bytes
 
 
 @cache
@@ -42,24 +40,6 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x Wᵀ + b without a gradient: x (…, I), weight (O, I), bias (O,), result (…, O)."""
     done: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return done
-
-
-def free_bytes(device: str) -> int | None:
-    """Return the bytes of memory that are free where a device computes, None where nothing tells."""
-    if device == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
-    try:
-        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return None  # of what is no Linux
-
-
-def pieces(x: Tensor) -> Iterator[slice]:
-    """Yield the rows of x (N, V) so many at a time that a processor's cache holds a few float32 copies of them."""
-    size = max(1, CACHED // max(x.shape[-1], 1)) if x.is_cpu else 256
-    count, parts = len(x), -(-len(x) // size)  # of like size: a single row left over is summed up in another order
-    return (slice(count * i // parts, count * (i + 1) // parts) for i in range(parts))
 
 
 def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -1,0 +1,37 @@
+"""Answers of prompts that share a beginning whose keys and values are kept once, apart from those of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from harness_hf import generation
+from harness_hf.answers import Answer
+from harness_hf.cpu.attention import beside, can_cascade
+
+RIGHT: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # by model
+
+
+class CascadeBatch(generation.Batch):
+    """A batch whose rows attend to their common prefix without a copy of it."""
+
+    copies_prefix = False
+
+    def _run(self, given: dict[str, Any], cache: Cache) -> Any:
+        with beside(self.start) if self.start is not None else nullcontext():
+            return super()._run(given, cache)
+
+
+def is_usable(model: PreTrainedModel, trial: Sequence[Answer]) -> bool:
+    """Return whether a model answers with such batches as in a plain forward, tried once on a few answers."""
+    if not can_cascade(model):
+        return False
+    if model not in RIGHT:
+        RIGHT[model] = generation.is_right(model, partial(generation.answer_in_batches, kind=CascadeBatch), trial)
+    return RIGHT[model]
