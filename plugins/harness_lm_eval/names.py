@@ -1,8 +1,8 @@
-"""Every task, group and tag there is, and in which file, without parsing 14,000 files; and one file, parsed.
+"""Every task, group and tag that lm_eval has, and in which file; and one file, parsed.
 
-lm_eval parses them all to find one (13 s). Here they are searched for the lines that name a task, a group or a tag:
-a second, once per version of lm_eval, then kept in the user's cache (10 ms). A task's YAML is read as lm_eval reads
-it but without lm_eval: includes merged, functions left as names.
+lm_eval's TaskManager parses 14,000 files to find one: a process of its own asks it once per version of lm_eval, and the
+answer stays in the user's cache. A task's YAML is read as lm_eval reads it but without lm_eval: includes merged,
+functions left as names.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,10 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import UsageError, cache_dir, write_text
-
-NAMING = re.compile(rb"""^["']?(task|group|tag|class|include)["']?[ ]*:(.*(?:\n(?:[ \t-]|[ \t]*#|[ \t]*$).*)*)""", re.M)
-PLAIN = re.compile(rb"""\s*["']?([\w.()+-]+)["']?\s*(?:#.*)?""")  # a value that needs no YAML to be read
-DEEPEST = 20  # files that include each other
+from harness.internals import isolated
 
 Config = dict[str, Any]
 
@@ -49,7 +45,7 @@ def tasks_folder() -> Path:
 
 @lru_cache(maxsize=1)
 def lm_eval_names() -> Names:
-    """Return the names that lm_eval brings, from the cache where they were searched before."""
+    """Return the names that lm_eval brings, from the cache where this version was asked before; raises UsageError."""
     folder = tasks_folder()
     version = importlib.metadata.version("lm_eval")
     path = cache_dir() / "lm_eval" / f"names-{version}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}.json"
@@ -57,60 +53,30 @@ def lm_eval_names() -> Names:
         known = json.loads(path.read_bytes())
         return Names({name: f"{folder}/{file}" for name, file in known["files"].items()}, known["tags"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there yet, or not ours
-        names = search(folder)
+        names = Names(**isolated.ask("harness_lm_eval.index", {}, "lm_eval: its tasks could not be listed"))
     files = {name: os.path.relpath(file, folder) for name, file in names.files.items()}
     write_text(path, json.dumps({"files": files, "tags": names.tags}, separators=(",", ":")))
     return names
 
 
 def search(root: Path) -> Names:
-    """Search a folder for names as lm_eval does: of several files with one name the first counts."""
-    names, paths = Names(), list[str]()
-    for folder, inner, files in os.walk(str(root)):
-        inner[:] = [d for d in inner if d not in ("__pycache__", ".ipynb_checkpoints")]
-        paths += [f"{folder}/{file}" for file in files if file.endswith(".yaml")]
-    for path in sorted(paths):
-        said = _said(path)
-        kind = next((k for k in ("class", "group", "task") if k in said), None)
-        name = said.get("task" if kind == "class" else kind) if kind else None
+    """Index a user's folder of tasks as lm_eval does: of several files with one name the first counts."""
+    names = Names()
+    paths = [p for p in root.glob("**/*.yaml") if not {"__pycache__", ".ipynb_checkpoints"} & {*p.parts}]
+    for path in sorted(paths, key=Path.as_posix):
+        try:
+            config = read_yaml(path)
+        except UsageError:
+            continue  # an error where the task is used
+        kind = next((key for key in ("class", "group", "task") if key in config), "")
+        name = config.get("task" if kind == "class" else kind)
         if not isinstance(name, str) or name in names:
             continue
-        names.files[name] = path
-        if kind != "group":
-            for tag in said.get("tag", ()):
-                names.tags.setdefault(tag, []).append(name)
+        names.files[name] = str(path)
+        tags = config.get("tag") or ()
+        for tag in () if kind == "group" else [tags] if isinstance(tags, str) else tags:
+            names.tags.setdefault(str(tag), []).append(name)
     return names
-
-
-def _said(path: str, depth: int = 0) -> dict[str, Any]:
-    """Return what a file says of its names, what it includes below it; a name that is no plain text is None."""
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123 -- 14,000 times
-            found = dict(NAMING.findall(file.read()))
-    except OSError:
-        return {}
-    said: dict[str, Any] = {}
-    if (include := found.pop(b"include", None)) and depth < DEEPEST:
-        for other in _listed(_value(include)):
-            said |= _included(os.path.normpath(f"{os.path.dirname(path)}/{other}"), depth + 1)  # noqa: PTH120
-    return said | {k.decode(): _listed(_value(v)) if k == b"tag" else _value(v) for k, v in found.items()}
-
-
-_included = lru_cache(maxsize=4096)(_said)
-
-
-def _value(text: bytes) -> Any:
-    """Return what stands after a key, read as YAML only where that is needed."""
-    if plain := PLAIN.fullmatch(text):
-        return plain[1].decode()
-    try:
-        return loader()(b"key:" + text).get_single_data()["key"]
-    except library().YAMLError:
-        return None
-
-
-def _listed(value: Any) -> list[str]:
-    return [str(v) for v in value] if isinstance(value, list) else [value] if isinstance(value, str) else []
 
 
 class Function(str):

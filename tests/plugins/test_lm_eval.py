@@ -178,22 +178,21 @@ def equal_to(found: dict[str, Any], name: str) -> dict[str, float]:
 
 # ------------------------------------------------------------------ names
 
+TAGGED = {
+    "_base": 'tag: "fruit"\ndataset_path: json\n',
+    "a.yaml": "include: _base\ntask: one\n",
+    "b.yaml": "\"task\": 'two' # the second\ntag: [fruit, other]\n",
+    "c.yaml": "group: both\ntask:\n  - one\n  - two\ntag: nothing\n",
+    "d.yaml": "tag:\n# a comment\n\n- fruit\n- other\ntask: three\n",
+    "e.yaml": "task: one\n",
+    "f.yaml": "task:\n  - not a name\n",
+    "g.yaml": "class: !function task.Four\ntask: four\ngroup: none\n",
+}
 
-def test_names_are_found_without_parsing(tmp_path: Path) -> None:
+
+def test_names_of_a_users_folder(tmp_path: Path) -> None:
     """Quoted names, names that are included, tags in every spelling; the first file of a name counts."""
-    folder = write(
-        tmp_path,
-        {
-            "_base": 'tag: "fruit"\ndataset_path: json\n',
-            "a.yaml": "include: _base\ntask: one\n",
-            "b.yaml": "\"task\": 'two' # the second\ntag: [fruit, other]\n",
-            "c.yaml": "group: both\ntask:\n  - one\n  - two\ntag: nothing\n",
-            "d.yaml": "tag:\n# a comment\n\n- fruit\n- other\ntask: three\n",
-            "e.yaml": "task: one\n",
-            "f.yaml": "task:\n  - not a name\n",
-            "g.yaml": "class: !function task.Four\ntask: four\ngroup: none\n",
-        },
-    )
+    folder = write(tmp_path, TAGGED)
     found = names.search(folder)
     assert {name: Path(file).name for name, file in found.files.items()} == {
         "one": "a.yaml",
@@ -210,29 +209,30 @@ def test_names_are_searched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """The second look at lm_eval's 14,000 names is a file in the cache; one that is damaged is made again."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
     names.lm_eval_names.cache_clear()
-    first, search = names.lm_eval_names(), names.search
-    searched: list[Path] = []
-    monkeypatch.setattr(names, "search", lambda root: searched.append(root) or search(root))
+    first, ask = names.lm_eval_names(), names.isolated.ask
+    asked: list[str] = []
+    monkeypatch.setattr(names.isolated, "ask", lambda module, *a, **k: asked.append(module) or ask(module, *a, **k))
     names.lm_eval_names.cache_clear()
-    assert (names.lm_eval_names(), searched) == (first, [])
+    assert (names.lm_eval_names(), asked) == (first, [])
     (kept,) = (tmp_path / "lm_eval").iterdir()
     kept.write_text("[]", "utf-8")
     names.lm_eval_names.cache_clear()
-    assert (names.lm_eval_names(), len(searched)) == (first, 1)
+    assert (names.lm_eval_names(), asked) == (first, ["harness_lm_eval.index"])
     names.lm_eval_names.cache_clear()
 
 
 @pytest.mark.slow
-def test_names_are_lm_evals() -> None:
-    """Every task, group and tag of lm_eval's own index is found, in the same file, and nothing else."""
+def test_names_of_a_users_folder_are_lm_evals(tmp_path: Path) -> None:
+    """Every task, group and tag of lm_eval's index of a folder is found, in the same file, and nothing else."""
     from lm_eval.tasks import TaskManager
 
-    index = TaskManager().task_index
-    found = names.search(names.tasks_folder())
-    assert found.files == {name: str(e.yaml_path) for name, e in index.items() if e.yaml_path}
-    assert {t: sorted(of) for t, of in found.tags.items() if t not in found.files} == {
-        name: sorted(e.tags) for name, e in index.items() if not e.yaml_path
-    }
+    for root in (write(tmp_path, TAGGED), names.tasks_folder() / "mmlu"):
+        index = TaskManager(include_defaults=False, include_path=str(root)).task_index
+        found = names.search(root)
+        assert found.files == {name: str(e.yaml_path) for name, e in index.items() if e.yaml_path}
+        assert {t: sorted(of) for t, of in found.tags.items() if t not in found.files} == {
+            name: sorted(e.tags) for name, e in index.items() if not e.yaml_path
+        }
 
 
 @pytest.mark.slow
