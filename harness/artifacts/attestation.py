@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-FORMAT = 2  # of evidence/; raised when an older `verify` would misread
-LEDGER_FORMAT = 4  # of a line of the ledger of attempts, of which evidence holds the ids
+FORMAT = 1  # of evidence/; raised when an older `verify` would misread
+LEDGER_FORMAT = 1  # of a line of the ledger of attempts, of which evidence holds the ids
 MODEL, EVIDENCE, CARD = "model", "evidence", "README.md"
 MANIFEST, LOCK, GATES, ITEMS = "manifest.json", "suite.lock.json", "gates.json", "items.jsonl"
 REPORT, CLAIMS = "report.json", "claims.intoto.jsonl"
@@ -52,8 +52,7 @@ class Envelope:
 def statements(manifest: bytes, lock: bytes, gates: Sequence[Mapping[str, Any]]) -> list[bytes]:
     """Return the statements about an export: an in-toto test result, the release in our own words, and provenance.
 
-    `manifest` and `lock` are the files' bytes; older ones do not tell how the run was called, and have no provenance.
-    Raises KeyError, TypeError or ValueError when they are malformed.
+    `manifest` and `lock` are the files' bytes. Raises KeyError, TypeError or ValueError when they are malformed.
     """
     told, locked = json.loads(manifest), json.loads(lock)
     suite, subject = locked["suite"], [{"name": told["name"], "digest": {"sha256": told["root"]}}]
@@ -84,12 +83,13 @@ def statements(manifest: bytes, lock: bytes, gates: Sequence[Mapping[str, Any]])
         "suite": {"name": suite["name"], "digest": suite["digest"]},
         "harness": locked["harness"],
         "started": told["started"],
-        **({"ignored": told["ignored"], "plugins": of_others(locked)} if "ignored" in told else {}),
+        "ignored": told["ignored"],
+        "plugins": of_others(locked),
         **({"chosen": chosen} if "chosen" in told else {}),
         "gates": {gate: {**said, **numbers[gate]} for gate, said in words.items()},
     }
-    told_of = {TEST_RESULT: test_result, RELEASE: release}
-    told_of |= {PROVENANCE: _provenance(told, locked, lock)} if "invocation" in told else {}
+    provenance = _provenance(told, locked, lock)
+    told_of = {TEST_RESULT: test_result, RELEASE: release, PROVENANCE: provenance}
     return [payload(kind, subject, predicate) for kind, predicate in told_of.items()]
 
 

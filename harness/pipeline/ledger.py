@@ -313,7 +313,7 @@ class Ledger:
             with suppress(ValueError, RecursionError):
                 line = json.loads(text)
             if isinstance(line, dict) and line.get("format") != LEDGER_FORMAT:
-                where = f"{self.path}:{number}: is of another format ({line.get('format', 1)}, want {LEDGER_FORMAT})"
+                where = f"{self.path}:{number}: is of another format ({line.get('format')}, want {LEDGER_FORMAT})"
                 raise UsageError(f"{where}; move the file away: {AGAIN}")
             if not _is_line(line) or _digest({k: v for k, v in line.items() if k != "id"}) != line["id"]:
                 where = f"{self.path}:{number}: was changed, or cut, after it was written"

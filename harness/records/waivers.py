@@ -12,8 +12,8 @@ class Waiver:
     """One line of `<suite>.waivers.jsonl`: who lets which claim of a gate be broken, why, and until when.
 
     `until` is the last day it is in force and `added` the day it was written, both ISO 8601, UTC. `claim` is for
-    people; `digest` is that of the whole claim, and "" in lines that were written before there was one. Where the claim
-    is IGNORED, `gate` is the code of a check whose errors are passed over.
+    people; `digest` is that of the whole claim. Where the claim is IGNORED, `gate` is the code of a check whose
+    errors are passed over.
     """
 
     gate: str
@@ -22,7 +22,7 @@ class Waiver:
     until: str
     by: str
     added: str
-    digest: str = ""
+    digest: str
 
     def says(self) -> str:
         """Return it in one line."""

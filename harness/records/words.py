@@ -144,7 +144,7 @@ def figure(about: About | None, x: float | None) -> str:
 def _needed(_: About | None, told: Told) -> str:
     if told["rows"] is None:
         return "more rows like these would not decide it"
-    if told["range"] is None and (n := told.get("n", FEW)) < FEW:  # older ones do not say how many there were
+    if told["range"] is None and (n := told["n"]) < FEW:
         return f"{n} rows decide nothing: more than {told['close'] * n} would be needed"
     if told["range"] is None:
         return f"too close to call: more than {told['close']} times these rows would be needed"

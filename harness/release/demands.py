@@ -10,7 +10,7 @@ from typing import Any
 from harness.claims.gate import PARENT, Gate
 from harness.errors import did_you_mean
 from harness.records.verdicts import Outcome
-from harness.release.locked import HASHED, Locked
+from harness.release.locked import Locked
 from harness.release.outcome import Verdicts
 from harness.release.policy import ANY, Policy
 from harness.suite.tables import SuiteTable
@@ -38,14 +38,9 @@ def refused(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str, Any]
         yield f"{remembered} answers were remembered of an earlier run; the policy takes none (remembered)"
     if policy.versions is not None and lock["harness"] not in policy.versions:
         yield f"harness {lock['harness']} judged it, the policy wants {' or '.join(policy.versions)} (harness)"
-    if "ignored" not in manifest and policy.ignored is not None:
-        what = f"evidence of harness {lock['harness']} does not tell which findings were ignored"
-        yield f"{what}; export again, or leave the key out (ignored)"
-    for check in (str(one["check"]) for one in manifest.get("ignored", ())):
+    for check in (str(one["check"]) for one in manifest["ignored"]):
         if check not in (policy.ignored or ()):
             yield f'the finding "{check}" was ignored, the policy does not take that (ignored)'
-    if policy.data and lock.get("format", 1) < HASHED:
-        yield f"harness {lock['harness']} made digests that nothing compares with the rows; export again (data)"
     for name, digest in policy.data.items():
         if (there := lock["data"].get(name, {}).get("sha256", digest)) != digest:
             yield f'the rows of "{name}" are {there[:16]}, the policy wants {digest[:16]} (data)'

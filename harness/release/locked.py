@@ -13,7 +13,7 @@ from harness.records.metrics import Metric
 from harness.records.samples import Score
 from harness.suite.tables import SuiteTable
 
-HASHED = 2  # the format of a lock from which on its digests of rows are made of those in items.jsonl
+FORMAT = 1  # of suite.lock.json; raised when an older `verify` would misread
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Locked:
     evals: Mapping[str, Mapping[str, Any]]
     rows: Mapping[str, int]  # of every evaluation
     left_out: Mapping[str, Mapping[str, Any]]
-    looks: Mapping[str, Sequence[int]]  # after how many rows evaluations may stop; older locks do not tell
+    looks: Mapping[str, Sequence[int]]  # after how many rows evaluations that stop early may stop
     parent: str | None = None  # what the candidate is a copy of
-    digests: Mapping[str, str] = field(default_factory=dict)  # of the rows of every evaluation; older locks': none
+    digests: Mapping[str, str] = field(default_factory=dict)  # of the rows of every evaluation
 
     def metric(self, gate: Gate) -> Metric | None:
         return self.metrics.get(gate.eval, {}).get(gate.metric_name)
@@ -37,6 +37,8 @@ class Locked:
 
 def read_lock(lock: Mapping[str, Any], candidate: str) -> Locked:
     """Read the claims of a lock. Raises ValueError, KeyError or TypeError where it is malformed."""
+    if type(lock["format"]) is not int or lock["format"] != FORMAT:
+        raise ValueError(f"the lock has format {lock['format']!r}, this harness reads {FORMAT}")
     suite = lock["suite"]
     parent = next((e["from_"] for e in suite["exports"] if e.get("name") == candidate), None)
     gates: dict[str, Gate] = {}
@@ -68,7 +70,7 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> Locked:
     rows = {name: int(data["rows"]) for name, data in lock["data"].items()}
     evals = {e["name"]: e for e in suite["evals"]}
     looks = {name: tuple(map(int, counts)) for name, counts in lock.get("looks", {}).items()}
-    told = {name: str(data["sha256"]) for name, data in lock["data"].items()} if lock.get("format", 1) >= HASHED else {}
+    told = {name: str(data["sha256"]) for name, data in lock["data"].items()}
     return Locked(about, gates, metrics, combines, evals, rows, lock.get("left_out", {}), looks, parent, told)
 
 

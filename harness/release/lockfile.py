@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -28,13 +28,11 @@ from harness.parts import GROUP as PARTS
 from harness.plugins import Plugins
 from harness.records.metrics import Metric
 from harness.records.run import Run
-from harness.records.samples import Sample, rows_digest
-from harness.release.locked import HASHED
+from harness.records.samples import rows_digest
+from harness.release.locked import FORMAT
 from harness.stats.eprocess import looks
 from harness.suite.tables import Suite
 from harness.texts import secrets
-
-FORMAT = HASHED
 
 
 def lock(collection: Collection, run: Run, leaks: contamination.Leaks | None = None) -> dict[str, Any]:
@@ -122,11 +120,6 @@ def _metric(metric: Metric) -> dict[str, Any]:
 def plain_table(table: Any) -> dict[str, Any]:
     """Return the keys of a table as a lock has them, without the options of a plugin."""
     return {k: v for k, v in dataclasses.asdict(table).items() if k not in ("where", "options") and v is not None}
-
-
-def digest_as_in(lock: Mapping[str, Any], samples: Sequence[Sample]) -> str:
-    """Return the digest of rows by the recipe of a lock, which may be an older one."""
-    return rows_digest(samples) if lock["format"] >= HASHED else digest_of([s.told for s in samples])
 
 
 def plugins_of(plugins: Plugins) -> Iterator[dict[str, str | None]]:

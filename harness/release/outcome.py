@@ -92,9 +92,7 @@ class _VerdictCheck:
     def words_error(self) -> str:
         """Return how the claim as data, or what is said in words, differs from what it is made of, or nothing."""
         v, metric = self.verdict, self.locked.metric(self.gate)
-        about, told = v.get("about"), [Note(**note) for note in v.get("notes") or ()]
-        if about is None or not told:  # older evidence has words alone
-            return ""
+        about, told = v["about"], [Note(**note) for note in v["notes"]]
         metrics = (metric, None) if v["outcome"] == Outcome.ERROR else (metric,)  # which may be why it is one
         claim = next((one for one in map(self.gate.about, metrics) if plain(asdict(one)) == about), None)
         if claim is None:
@@ -110,7 +108,7 @@ class _VerdictCheck:
         """Return which number is none, or out of its range, or nothing."""
         v = self.verdict
         for key in (*_FLOATS, "alpha", "p_pass", "p_fail"):
-            x = v.get(key) if key == "uncapped" else v[key]
+            x = v[key]
             number = isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
             if x is not None and not number:
                 return f"has {key} {schema.show(x)}, which is no number"
@@ -118,7 +116,7 @@ class _VerdictCheck:
             if v[key] is not None and not 0 <= v[key] <= 1:
                 return f"has {key} {v[key]}, want 0 to 1"
         counts = {"n": v["n"], "attempt": v["attempt"], "left_out": v["left_out"] or 0}
-        counts |= {key: v.get(key, 0) for key in ("weightless", "won_count", "lost_count")}  # older evidence tells none
+        counts |= {key: v[key] for key in ("weightless", "won_count", "lost_count")}
         odd = [key for key, x in counts.items() if not isinstance(x, int) or isinstance(x, bool) or x < 0]
         return f"has {odd[0]} {schema.show(counts[odd[0]])}, which counts nothing" if odd else ""
 
@@ -138,17 +136,17 @@ class _VerdictCheck:
             want = spent(want, attempt)
         if (most := self.locked.evals.get(self.gate.eval, {}).get("rows_at_most")) is not None and not budget:
             try:
-                want = levels([int(n) for n in v.get("looks", ())], int(most), want)[-1]
+                want = levels([int(n) for n in v["looks"]], int(most), want)[-1]
             except ValueError as error:
                 return f"has looks that there cannot be: {error}"
         return "" if _near(alpha, want) else f"was judged at alpha {alpha:g}, want {want:g}"
 
     def risk_error(self) -> str:
         """Return how the kind of risk differs from what its gate and metric come to, or nothing."""
-        gate, told = self.gate, self.verdict.get("risk", self.risk)
+        gate, told = self.gate, self.verdict["risk"]
         if not gate.any_of and (self.locked.metric(gate) is None or self.verdict["p_pass"] is None):
             return "" if told in get_args(Risk) else f"has risk {schema.show(told)}, which is none"
-        if told == "exact" and has_few_drawn_sizes(self.verdict.get("effective")):
+        if told == "exact" and has_few_drawn_sizes(self.verdict["effective"]):
             return f"has exact risk in clusters that count as {self.verdict['effective']:.0f}"
         # that clusters are few and uneven is told by the rows, see `recompute`
         fits = told == self.risk or (told == "approximate" and not gate.any_of)
@@ -164,7 +162,7 @@ class _VerdictCheck:
     @property
     def is_barred(self) -> bool:
         """Whether its gate may not pass at the risk that the verdict has."""
-        return self.gate.bars(str(self.verdict.get("risk", self.risk)))
+        return self.gate.bars(str(self.verdict["risk"]))
 
     def risk_of(self, name: str) -> str:
         """Return the risk of a gate by its metric, which the lock knows, or by its uneven clusters."""
@@ -202,7 +200,7 @@ class _VerdictCheck:
         sign, margin = self.oriented
         limit = sign * margin
         if self.gate.relative and not self.metric.is_log:  # a share of the baseline, with slices of the driver's
-            found = next((n["told"] for n in v.get("notes") or () if n["kind"] in ("found", "slice")), v)
+            found = next((n["told"] for n in v["notes"] if n["kind"] in ("found", "slice")), v)
             limit = self.gate.margin * sign * (found["baseline"] or 0.0)
         if v["threshold"] is None or not _near(v["threshold"], limit):
             yield f"has threshold {v['threshold']}, its claim is about {limit:g}"
@@ -240,9 +238,8 @@ class _VerdictCheck:
         there, n = self.locked.rows.get(self.gate.eval), self.verdict["n"]
         if there is None:
             return ""
-        # Older evidence counts rows of weight 0 among the others.
-        judged = n + self.verdict.get("weightless", 0) + (self.verdict["left_out"] or 0)
-        fewer = self.gate.slice is not None or self.early or bool(self.verdict.get("labelled"))
+        judged = n + self.verdict["weightless"] + (self.verdict["left_out"] or 0)
+        fewer = self.gate.slice is not None or self.early or bool(self.verdict["labelled"])
         if judged > there or (judged < there and not fewer):
             return f"was judged on {judged} rows, the lock has {there}"
         looks = self.locked.looks.get(self.gate.eval)

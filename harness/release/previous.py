@@ -169,8 +169,8 @@ class Promotion:
     signed_by: list[str]
     by: str
     at: str  # UTC, ISO 8601
+    started: str  # when the run began that its evidence is of
     back: bool = False
-    started: str = ""  # when the run began that its evidence is of; older lines do not tell
 
 
 def current(export: Path) -> Path | None:

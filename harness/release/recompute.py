@@ -109,7 +109,7 @@ def recompute(
             recomputed.unable[gate.id] = f'"{left}" is one of it'
         else:
             recomputed.gates.append(gate.id)
-    recomputed.differs = _rows_error(lines, locked) if locked.digests else ""
+    recomputed.differs = _rows_error(lines, locked)
     return recomputed
 
 

@@ -32,7 +32,6 @@ from harness.release.source import find_source_error
 from harness.release.verified import Verified, read_small
 from harness.texts.counts import counted
 
-OLDER = "the rows were not compared with the lock, whose digests an older harness made"
 UNSIGNED = "no policy: the bytes are those the evidence speaks of; who wrote the evidence is not known"
 
 
@@ -180,7 +179,7 @@ class _Verification:
         """Return what was hashed. Raises ExportRefused unless files are the manifest's, and claims are about it."""
         manifest = self.evidence.manifest
         if type(manifest["format"]) is not int or manifest["format"] != attestation.FORMAT:
-            reads = f"this harness reads {attestation.FORMAT}{'; export again' if manifest['format'] == 1 else ''}"
+            reads = f"this harness reads {attestation.FORMAT}; export again"
             raise ExportRefused(f"{MANIFEST} has format {manifest['format']!r}, {reads}")
         listed: Mapping[str, Mapping[str, Any]] = manifest["files"]
         seen: dict[str, str] = {}
@@ -280,7 +279,7 @@ class _Verification:
             self.same_weights(verdict)
         if why := verdicts_error(self.locked, verdicts):
             raise ExportRefused(why)
-        for told in self.evidence.manifest.get("ignored", ()):
+        for told in self.evidence.manifest["ignored"]:
             said = f'check "{told["check"]}" failed and was ignored'
             self.waived(said, f"{said}, waived by {told['by']}", told)
         if why := find_source_error(self.evidence.lock["suite"], self.evidence.lock["gates"]):
@@ -367,7 +366,7 @@ class _Verification:
             raise ExportRefused(why)
         if (self.policy is None or self.policy.recomputed is None) and not recomputed.gates:
             raise UsageError(f"--recompute: no gate can be judged again; {recomputed.says}")
-        return recomputed.says if self.locked.digests else f"{recomputed.says}; {OLDER}"
+        return recomputed.says
 
     # -- 8: other evidence about the same model, and the deployer's copy of the suite --------------
 

@@ -25,10 +25,9 @@ from harness.records.run import Run
 from harness.schema import field_hints
 from harness.texts.secrets import hide, struck
 
-FORMAT = 2  # of report.json; raised when an older reader would misread
+FORMAT = 1  # of report.json; raised when an older reader would misread
 END, SUM = "\n}\n", ',\n "sha256": "'  # how it ends, and its last key: the digest of all before it
-CHANGED = "is old, or was changed: what it says is not verified; look at the rows, or harness verify the export"
-READ = (1, 2)  # 1 has no training, shown, memory or changes, counts no rows won and lost, and tells of absolute paths
+CHANGED = "was changed: what it says is not verified; look at the rows, or harness verify the export"
 CONTENT = frozenset({"won", "lost", "won_ids", "lost_ids", "rows", "shown", "items", "deselected"})  # of the data
 
 
@@ -58,7 +57,7 @@ def read_run(folder: Path) -> Run:
         where = path if folder.exists() else folder
         why = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise UsageError(f"{where}: no report can be read: {why}; name a folder in reports/") from None
-    if not isinstance(data, dict) or data.pop("format", None) not in READ:
+    if not isinstance(data, dict) or not _is_format(data.pop("format", None)):
         raise UsageError(f"{path}: is not a report of this version of the harness; read it with the one that wrote it")
     data.pop("sha256", None)
     try:
@@ -72,6 +71,10 @@ def read_run(folder: Path) -> Run:
     if hashlib.sha256(f"{body}{END}".encode()).hexdigest() != told:  # what a run wrote ends with it
         found = dataclasses.replace(found, edited=True, warnings=[f"{path.name} {CHANGED}", *found.warnings])
     return dataclasses.replace(found, folder=str(path.parent)) if found.folder else found
+
+
+def _is_format(written: Any) -> bool:
+    return type(written) is int and written == FORMAT
 
 
 def made(want: Any, value: Any, place: str) -> Any:

@@ -113,8 +113,8 @@ def private_evals(folder: Path) -> frozenset[str]:
 
 
 def lost_and_won(verdict: Verdict) -> tuple[int, int]:
-    """Return how many rows a gate lost and won, also those that are not listed; older reports count only these."""
-    return verdict.lost_count or len(verdict.lost), verdict.won_count or len(verdict.won)
+    """Return how many rows a gate lost and won, also those that are not listed."""
+    return verdict.lost_count, verdict.won_count
 
 
 def failed_rows(verdict: Verdict, failed: int) -> str:

@@ -97,7 +97,7 @@ def distance(v: Verdict) -> float:
 
 def verdict_sentence(run: Run) -> str:
     """Return what may ship and why not, such as "nothing ships: one gate failed, one is not proven"."""
-    return f"not verified, the report is old or was changed: {_decision(run)}" if run.edited else _decision(run)
+    return f"not verified, the report was changed: {_decision(run)}" if run.edited else _decision(run)
 
 
 def _decision(run: Run) -> str:

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 BESIDE = ".waivers.jsonl"  # behind the name of a suite
 # of an eval, beside its name
 FORM = ("separator", "encoding")
-LATER = ("chat_template_kwargs", "template", "rows_at_most", "thought_budget", *FORM)  # where they are used
-CLAIMED = ("use", "data", "columns", "cluster", "limit", "stop", "fewshot_data", "against", "options")
+CLAIMED = (
+    *("use", "data", "columns", "cluster", "limit", "stop", "fewshot_data", "against", "options"),
+    *("chat_template_kwargs", "template", "rows_at_most", "thought_budget", *FORM),
+)
 NO_RECIPE = ("where", "processes", "shard", "watch", "watch_rows")  # of [train]
 
 
@@ -39,8 +41,6 @@ def waiver_error(waiver: Waiver, gate: Gate | None, suite: Suite, today: date) -
         return f"expired on {waiver.until}"
     if gate and waiver.claim != claim_of(gate):
         return f'is for another claim, "{waiver.claim}"'
-    if not waiver.digest:
-        return "does not say for which whole claim it is; write it again with harness waive"
     if gate and waiver.digest != claim_digest(gate, suite):
         return "is for another claim in the same words: its eval, its members or one of its keys was changed"
     if not gate and waiver.digest != check_digest(waiver.gate, suite):
@@ -131,9 +131,6 @@ def unneeded(waivers: Sequence[Waiver], verdicts: Sequence[Verdict], flags: Sequ
 
 def _whole_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
     keys = {f.name: getattr(gate, f.name) for f in dataclasses.fields(gate) if f.name not in ("id", "where", "among")}
-    for key, before in (("estimand", "rows"), ("cap", None), ("cut_at_most", None)):
-        if keys[key] == before:
-            del keys[key]  # without it a claim is what it was before there was a choice
     if set(gate.on) == set(suite.copies):  # as collection fills it in where copies are compared with their parents
         keys["on"] = []
     spec = next((e for e in suite.evals if e.name == gate.eval), None)
@@ -149,4 +146,4 @@ def _whole_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
 
 
 def _of_eval(spec: Eval) -> dict[str, Any]:
-    return {**{k: getattr(spec, k) for k in CLAIMED}, **{k: v for k in LATER if (v := getattr(spec, k))}}
+    return {key: getattr(spec, key) for key in CLAIMED}

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness import Labels, UsageError, write_text
 
-FORMAT = 4
+FORMAT = 1
 LONGER_BY = "longer_by"  # value of a pair's score: characters of the candidate's answer less those of the baseline's
 ALPHA = 0.05  # the risk of each bound that is printed
 FEWEST = 10  # prompts with labels of each kind, below which labels correct nothing
@@ -109,9 +109,8 @@ def read(path: Path) -> Calibration:
     """Read a calibration. Raises UsageError when there is none."""
     try:
         data = json.loads(path.read_text("utf-8"))
-        if (written := data.pop("format")) != FORMAT:
-            before = "it does not tell which pairs were labelled, which an older harness did not keep"
-            raise ValueError(before if written == FORMAT - 1 else "it is of another version of the harness")
+        if data.pop("format") != FORMAT:
+            raise ValueError("it is of another version of the harness")
         values: dict[str, Any] = {k: math.nan if v is None else v for k, v in data.items()}
         values["pairs"] = [(str(c), float(h), float(j), int(p), bool(at)) for c, h, j, p, at in values["pairs"]]
         values["labelled"] = [(str(row), str(name), str(digest)) for row, name, digest in values["labelled"]]

@@ -19,8 +19,8 @@ from harness.data.reading import FILES, sliced
 from harness.data.rows import read_rows, to_samples
 from harness.errors import Mistakes
 from harness.files import open_file
-from harness.records.samples import Sample
-from harness.release.lockfile import digest_as_in, plain_table
+from harness.records.samples import Sample, rows_digest
+from harness.release.lockfile import plain_table
 from harness.reports.report_json import dumps
 from harness.schema import show
 from harness.suite.reader import read_suite
@@ -79,7 +79,7 @@ def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path
     """Add to what is the same, what differs, or what cannot be read here. Raises UsageError where rows are wrong."""
     digest = lock["data"][spec.name]["sha256"]
     if spec.data is None:
-        if digest_as_in(lock, MODEL) != digest:
+        if rows_digest(MODEL) != digest:
             found.notes.append(f'rows of "{spec.name}" not compared: its evaluator brings them')
         return
     if Path(sliced(spec.data, spec.where)[0]).suffix not in FILES:
@@ -96,7 +96,7 @@ def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path
             readings += [made] if spec.cluster else [made, list(by_prompt(tuple(made)))]
     if not readings:
         mistakes.raise_if_any()
-    if any(digest_as_in(lock, samples) == digest for samples in readings):
+    if any(rows_digest(samples) == digest for samples in readings):
         found.same.append(spec.name)
         return
     there, here = lock["data"][spec.name]["rows"], readings[0]
@@ -105,7 +105,7 @@ def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path
 
 
 def _first(samples: list[Sample], name: str, export: Path) -> str:
-    """Return the first row that the evidence tells otherwise, or nothing where it tells rows by digests of old."""
+    """Return the first row that the evidence tells otherwise, or nothing."""
     with io.TextIOWrapper(open_file(export / EVIDENCE / ITEMS, below=export), "utf-8") as f:
         for row in map(json.loads, f):
             if row["item"].partition("::")[2] == name and "number" in row:

@@ -164,7 +164,7 @@ def _record(export: Path, found: Verified, back: bool) -> None:
     except (OSError, KeyError):  # a container's user may have no name
         user = str(os.getuid())
     now, about = datetime.now(UTC).isoformat(timespec="seconds"), (found.suite, found.candidate, found.signed_by)
-    line = Promotion(found.root, manifest["weights"], *about, user, now, back, manifest["started"])
+    line = Promotion(found.root, manifest["weights"], *about, user, now, manifest["started"], back)
     record = releases_of(export) / RECORD
     with writing(record):
         append_line(record, asdict(line))

@@ -29,9 +29,9 @@ from harness.pipeline.preflight import make_adapter, open_folder, open_model
 from harness.plugins import Plugins, load_plugins
 from harness.records.metrics import ENDINGS
 from harness.records.models import ModelRef, Source
-from harness.records.samples import Result, Score
+from harness.records.samples import Result, Score, rows_digest
 from harness.release.export import as_kept, scores_of
-from harness.release.lockfile import digest_as_in, plugins_of, table_of
+from harness.release.lockfile import plugins_of, table_of
 from harness.release.previous import shipped
 from harness.release.recompute import read_items
 from harness.release.verified import Verified
@@ -209,7 +209,7 @@ def _check_same(collection: Collection, task: Task, told: _ReplayEvidence) -> No
             mine, other = (json.dumps(x.get(key), ensure_ascii=False)[:80] for x in (ours, theirs))
             raise UsageError(f"{task.spec.where}: {key} is {mine}, {other} in the evidence; name the suite it passed")
     samples = task.samples or ()
-    if digest_as_in(told.lock, samples) == told.lock["data"].get(task.spec.name, {}).get("sha256"):
+    if rows_digest(samples) == told.lock["data"].get(task.spec.name, {}).get("sha256"):
         return
     said = {r["id"]: r for r in told.rows[task.spec.name] if "id" in r}
     changed = [s.id for s in samples if s.id in said and digest_of(s.row) != said[s.id]["doc_hash"]]

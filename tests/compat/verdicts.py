@@ -23,9 +23,9 @@ from harness.claims.group import grouped
 from harness.collection.collected import Collection, Item, Task
 from harness.pipeline.adjudication import Adjudicator
 from harness.records.metrics import Metric
-from harness.records.samples import Caveat, Labels, Result, Sample, Score
+from harness.records.samples import Caveat, Labels, Result, Sample, Score, rows_digest
 from harness.release.export import evaluations_of, rows_of
-from harness.release.locked import read_lock
+from harness.release.locked import FORMAT, read_lock
 from harness.release.outcome import verdicts_error
 from harness.release.recompute import recompute
 from harness.reports.report_json import dumps
@@ -269,12 +269,13 @@ def _lock(case: Drawn) -> dict[str, Any]:
     }
     left_out = contamination.locked(case.leaks, case.gates, {"e": case.samples}) if case.leaks is not None else {}
     return {
+        "format": FORMAT,
         "suite": {"about": {"name": "drawn", "alpha": case.alpha}, "exports": [], "evals": [_plain(case.spec)]},
         "gates": [
             {**_plain(g), "says": g.claim(), "blocking": g.blocking, "candidates": ["merged"]} for g in case.gates
         ],
         "metrics": {"e": metrics},
-        "data": {"e": {"rows": len(case.samples)}},
+        "data": {"e": {"rows": len(case.samples), "sha256": rows_digest(case.samples)}},
         **({"looks": {"e": looks(len(case.samples))}} if case.spec.stop == "early" else {}),
         **({"left_out": left_out} if left_out else {}),
     }

@@ -40,7 +40,7 @@ def harness_report(run, report):
     "brings a waiver": """
 @hookimpl
 def harness_run_start(run):
-    run.waivers.append(Waiver("floor", "qa.exact_match at least 0.5", "because", "2999-01-01", "me", "2020-01-01"))
+    run.waivers.append(Waiver("floor", "qa.exact_match at least 0.5", "because", "2999-01-01", "me", "2020-01-01", ""))
 """,
     "empties the record": """
 @hookimpl

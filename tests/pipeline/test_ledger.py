@@ -228,9 +228,9 @@ BROKEN: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
     "100,000 deep": (lambda x: ["[" * 100_000, *x], ":1: was changed, or cut, after"),
     "another format": (
         lambda x: ['{"format": 2, "look": "a"}', *x],
-        ":1: is of another format (2, want 4); move the file away: earlier attempts are then not known here",
+        ":1: is of another format (2, want 1); move the file away: earlier attempts are then not known here",
     ),
-    "no format": (lambda x: ['{"question": "a", "seen": "b"}'], ":1: is of another format (1, want 4)"),
+    "no format": (lambda x: ['{"question": "a", "seen": "b"}'], ":1: is of another format (None, want 1)"),
 }
 
 

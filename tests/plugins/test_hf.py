@@ -458,8 +458,8 @@ def test_repacked_weights_are_noticed(tiny_model: Path, monkeypatch: pytest.Monk
     """Without the guard a forward of bitsandbytes' own layer repacks, and that is an error before it can do harm."""
     from harness_hf import models
 
-    for guard in ("keep_4bit_layout", "use_onednn"):  # by which it is our layer, which never repacks
-        monkeypatch.setattr(models, guard, lambda model: None)
+    for guard in ("keep_4bit_layout", "use_cpu_kernels"):  # by which it is our layer, which never repacks
+        monkeypatch.setattr(models, guard, lambda *_: None)
     with avx512_bf16(monkeypatch):
         model = models.load_model(tiny_model, quantization=NF4)
         models.assert_not_repacked(model)

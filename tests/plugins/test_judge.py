@@ -1140,21 +1140,6 @@ def test_rows_that_were_left_out_of_the_sample_are_named(suite: Project) -> None
     assert first in " ".join(outcome.out.split())
 
 
-@pytest.mark.slow
-def test_calibration_without_pairs_says_what_it_lacks(suite: Project) -> None:
-    """One that an older harness made does not tell which pairs were labelled; a line says so before anyone is asked."""
-    with StubJudge() as stub:
-        suite.write({"suite.toml": UNTRUSTED.replace("# options", f'base_url = "{stub.openai_url}"')})
-        suite.write({"labels.jsonl": labels(40)})
-        _, path = calibrate(suite.folder / "labels.jsonl", suite.folder / "suite.toml")
-        old = json.loads(path.read_text("utf-8"))
-        del old["labelled"], old["rows"], old["seed"]
-        path.write_text(json.dumps(old | {"format": 3}), "utf-8")
-        outcome = run(suite, stub, LOCAL, UNTRUSTED)
-    assert (outcome.code, outcome.err.count("\n")) == (4, 1)
-    assert "does not tell which pairs were labelled, which an older harness did not keep; make it" in outcome.err
-
-
 CARRY_NOTHING = {
     "few": (lambda rows: rows[:18], "on 9 prompts people said that it is better or met, want 10 at least"),
     "one prompt": (lambda rows: [{**r, "input": f"q {i % 4}"} for i, r in enumerate(rows)], "on 2 prompts people said"),

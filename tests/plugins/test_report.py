@@ -208,7 +208,7 @@ def test_every_surface_tells_what_the_record_says(ran: Path, project: Project, g
 
 def test_what_was_let_through_comes_first(ran: Path) -> None:
     """A waiver that let something ship, and a check that was ignored, are the first lines under the sentence."""
-    waiver = Waiver("floor", "", "ticket 12", "2999-01-01", "A. Smith", "2026-01-01")
+    waiver = Waiver("floor", "", "ticket 12", "2999-01-01", "A. Smith", "2026-01-01", "")
     kept = held(read_folder(ran), of=["floor"], outcome=Outcome.FAIL, waiver=waiver)
     flag = Finding("error", "what", code="X1", ignored="why", waiver=waiver)
     text = head(render(replace(kept, run=replace(kept.run, exit_code=0, flags=[flag]))))
@@ -618,7 +618,7 @@ def test_releases_are_marked(two: tuple[Path, Path], project: Project) -> None:
     (export,) = read_folder(two[0]).run.exports
     record = Path(f"{export.to}.releases/releases.jsonl")
     record.parent.mkdir(parents=True)
-    line = Promotion("0" * 64, export.digest, "fake", "merged", [], "me", "2026-11-26T10:00:00+00:00")
+    line = Promotion("0" * 64, export.digest, "fake", "merged", [], "me", "2026-11-26T10:00:00+00:00", "")
     record.write_text(json.dumps(asdict(line)) + "\n", "utf-8")
     assert "; released on 2026-11-26" in project.harness("history", "fake").out
 

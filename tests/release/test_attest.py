@@ -367,16 +367,17 @@ def test_provenance_says_how_the_run_was_called(there: Path) -> None:
     assert json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["invocation"] == options
 
 
-def test_evidence_without_provenance_is_still_verified(there: Path) -> None:
-    """Older evidence does not say how its run was called, and claims nothing of it."""
+def test_evidence_without_provenance_is_refused(there: Path) -> None:
+    """Evidence says how its run was called."""
     export = there / "exports/fake"
     path = export / EVIDENCE / MANIFEST
     manifest = json.loads(path.read_text("utf-8"))
     del manifest["invocation"]
     path.write_text(json.dumps(manifest), "utf-8")
-    reseal(export)
-    assert len(statements(export)) == 2
-    assert verify(export).ok
+    with pytest.raises(KeyError):
+        reseal(export)
+    found = verify(export)
+    assert not found.ok and "invocation" in found.refused
 
 
 def test_an_option_cannot_be_denied(there: Path) -> None:

@@ -67,7 +67,7 @@ def test_files_of_a_run_and_an_export_are_valid(written: Path) -> None:
         ("report", "reports/*/report.json", {"seed": "17"}),
         ("report", "reports/*/report.json", {"colour": 1}),
         ("sample", "reports/*/*/samples_*.jsonl", {"doc_hash": "abc"}),
-        ("manifest", "exports/*/evidence/manifest.json", {"format": 1}),
+        ("manifest", "exports/*/evidence/manifest.json", {"format": 2}),
         ("item", "exports/*/evidence/items.jsonl", {"number": -1}),
         ("event", "events.jsonl", {"event": "other"}),
         ("claim", "exports/*/evidence/claims.intoto.jsonl", {"payload": None}),

@@ -172,7 +172,7 @@ RUNS: dict[str, Make] = {
     "a report that is a link": linked("run/report.json"),
     "a report that is a pipe": piped("run/report.json"),
     "a report nested without end": put("run/report.json", DEEP),
-    "a report that holds another's": put("run/report.json", '{"format": 2, "format": 2}'),
+    "a report that holds another's": put("run/report.json", '{"format": 1, "format": 1}'),
     "a subject's folder that is a link": linked("run/merged"),
     "rows that are a link": linked("run/merged/samples_*"),
     "rows that are a pipe": piped("run/merged/samples_*"),
@@ -189,7 +189,7 @@ EXPORTS: dict[str, Make] = {
     "a card that is a link to a script": linked("exports/fake/README.md", "profile"),
     "a name above in the manifest": manifest(lambda m: m["files"].update({"model/../../../outside/x": {"size": 1}})),
     "an absolute name in the manifest": manifest(lambda m: m["files"].update({"/etc/passwd": {"size": 1}})),
-    "a key twice": put(f"exports/fake/{EVIDENCE}/{MANIFEST}", '{"format": 2, "format": 2}'),
+    "a key twice": put(f"exports/fake/{EVIDENCE}/{MANIFEST}", '{"format": 1, "format": 1}'),
     "gates nested without end": put(f"exports/fake/{EVIDENCE}/{GATES}", DEEP),
     "a verdict that its rows do not come to": lambda folder: edit_gates(folder / "exports/fake", value=0.99),
     "a gate that was lowered": lock(

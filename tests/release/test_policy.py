@@ -300,39 +300,6 @@ def test_a_leak_that_was_waived_is_named_or_refused(project: Project) -> None:
     assert verify(export, replace(policy, ignored=["D10-exact"])).ok
 
 
-def older(export: Path) -> None:
-    """Make an export what the harness before wrote: other digests of rows, and no word of what was ignored."""
-    path, items = export / EVIDENCE / LOCK, export / EVIDENCE / ITEMS
-    lock = json.loads(path.read_text("utf-8")) | {"format": 1}
-    lock["data"] = {name: {**data, "sha256": "1" * 64} for name, data in lock["data"].items()}
-    path.write_text(json.dumps(lock), "utf-8")
-    rows = [json.loads(line) for line in items.read_text("utf-8").splitlines()]
-    bare = [{k: v for k, v in r.items() if "id" in r or k in ("item", "sha256")} for r in rows]
-    items.write_text("".join(json.dumps(r) + "\n" for r in bare if len(r) > 1), "utf-8")
-    manifest = json.loads((export / EVIDENCE / "manifest.json").read_text("utf-8"))
-    manifest.pop("ignored", None)
-    (export / EVIDENCE / "manifest.json").write_text(json.dumps(manifest), "utf-8")
-    reseal(export)
-
-
-def test_an_export_of_before(once: Path, exports: Path) -> None:
-    """It verifies; what it cannot tell is said, and refused where a policy asks for it."""
-    older(exports / "domain")
-    found = verify(exports / "domain", recompute=True)
-    assert (found.ok, found.refused) == (True, "")
-    assert found.steps["recompute"].endswith(
-        "; the rows were not compared with the lock, whose digests an older harness made"
-    )
-    path = exports / "policy.toml"
-    path.write_text(policy_text(once, ""), "utf-8")
-    unsigned = replace(read_policy(path), threshold=0)
-    assert verify(exports / "domain", unsigned).ok
-    refused = verify(exports / "domain", replace(unsigned, ignored=[])).refused
-    assert "evidence of harness 0.1.0 does not tell which findings were ignored; export again" in refused
-    refused = verify(exports / "domain", replace(unsigned, data={"qa": "1" * 64})).refused
-    assert "harness 0.1.0 made digests that nothing compares with the rows; export again (data)" in refused
-
-
 def edited(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
     """Return the edit of all rows in the evidence, or of all of the lock."""
 
@@ -658,7 +625,9 @@ def test_a_lower_gate_is_not_the_claim(once: Path, exports: Path) -> None:
         return {**lock, "gates": [{**g, "min": 0.01, "says": said} if g["id"] == "floor" else g for g in lock["gates"]]}
 
     edited(LOCK, lower)(exports / "domain")
-    edit_gates(exports / "domain", threshold=0.01, claim=said, notes=[])
+    gates = json.loads((exports / "domain" / EVIDENCE / GATES).read_text("utf-8"))
+    about = {**next(g["about"] for g in gates if g["gate"] == "floor"), "threshold": 0.01}
+    edit_gates(exports / "domain", threshold=0.01, claim=said, about=about, notes=[], why="")
     text = exports / "policy.toml"
     text.write_text(policy_text(once, 'gates = ["floor"]'), "utf-8")
     found = verify(exports / "domain", replace(read_policy(text), threshold=0))
@@ -667,7 +636,7 @@ def test_a_lower_gate_is_not_the_claim(once: Path, exports: Path) -> None:
     edited(LOCK, lambda lock: {**lock, "suite": anew(lock["suite"], lambda gate: gate | {"min": 0.01})})(
         exports / "domain"
     )
-    edit_gates(exports / "domain", threshold=0.01, claim=said, notes=[])
+    edit_gates(exports / "domain", threshold=0.01, claim=said, about=about, notes=[], why="")
     assert verify(exports / "domain", replace(read_policy(text), threshold=0)).ok
     digest = lock_of(once / "exports/domain")["suite"]["digest"]
     pinned = replace(read_policy(text), threshold=0, suites=[digest])

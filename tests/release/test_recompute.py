@@ -322,7 +322,7 @@ ROWS_FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "a weight": (ITEMS, rows_of("merged::fluency", weight=math.pi), "has"),
     "labels": (MANIFEST, lambda told: relabelled(told), "the rows come to"),
     "no labels": (MANIFEST, lambda told: relabelled(told, 0), "the rows come to"),
-    "a bound": (GATES, each("clusters", lower=0.4, notes=[]), "has lower 0.4, the rows come to"),
+    "a bound": (GATES, each("clusters", lower=0.4, notes=[], why=""), "has lower 0.4, the rows come to"),
     "a p-value, a little": (GATES, each("clusters", p_fail=0.999), "has p_fail 0.999, the rows come to"),
     "clusters told": (GATES, each("clusters", clusters=180), "has another clusters than its rows come to"),
     "rows that were won": (GATES, each("better", won=[]), "has another won than its rows come to"),
@@ -528,10 +528,23 @@ def test_honest_exports_of_any_kind_are_recomputed(case: str, project: Project) 
     assert (found.refused, found.steps.get("recompute")) == ("", told), outcome.out
 
 
-def test_evidence_of_format_1_is_to_be_exported_again(export: Path) -> None:
-    """Older evidence cannot be checked against itself, and the line says what to do."""
-    reseal(export, format=1)
-    assert verify(export).refused == "digests: manifest.json has format 1, this harness reads 2; export again"
+@pytest.mark.parametrize("written", [0, 2, "1", None, True])
+def test_evidence_of_another_format_is_refused(export: Path, written: Any) -> None:
+    """Whatever its number is, and the line says what to do."""
+    reseal(export, format=written)
+    assert (
+        verify(export).refused == f"digests: manifest.json has format {written!r}, this harness reads 1; export again"
+    )
+
+
+@pytest.mark.parametrize("written", [0, 2, "1", None, True])
+def test_a_lock_of_another_format_is_refused(export: Path, written: Any) -> None:
+    """Its digests may be made otherwise, so that nothing can be compared with them."""
+    path = export / EVIDENCE / LOCK
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"format": written}), "utf-8")
+    reseal(export)
+    found = verify(export)
+    assert not found.ok and f"the lock has format {written!r}, this harness reads 1" in found.refused
 
 
 # -- verdicts of any kind --------------------------------------------------------------------------

@@ -280,7 +280,7 @@ DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
         "a key is there twice",
     ),
     "two thresholds under one key": (respelt(LOCK, '"min": ', '"min": 0.99, "min": '), "a key is there twice"),
-    "a format that is nearly one": (lambda e: reseal(e, format=2.0), "has format 2.0"),
+    "a format that is nearly one": (lambda e: reseal(e, format=1.0), "has format 1.0"),
     "a program beside the model": (beside("run.py"), '"run.py" belongs to no export'),
     "a page in the evidence": (beside("evidence/x.html"), '"evidence/x.html" belongs to no export'),
     "a waiver without a date": (lambda e: edit_gates(e, outcome="FAIL", waiver=WAIVER), "malformed"),
@@ -372,6 +372,7 @@ REFUTED: dict[str, Any] = {
     "p_pass": 1.0,
     "p_fail": 0.001,
     "notes": [],
+    "why": "",
 }
 NAMES = ["../out", "/etc/passwd", "a//b", "./a", "a\\b", "c:a", "model/a.", "model/a ", "a\nb"]
 

@@ -55,25 +55,6 @@ def test_paths_are_what_is_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert placed("/out/x-1/training", about(folder="/out/x-1")) == "x-1/training"
 
 
-def test_old_reports_are_read_as_they_are(suite: Project) -> None:
-    """A report of format 1 with whole paths is shown, and its folder is the one it was found in."""
-    suite.run()
-    [path] = suite.folder.glob("reports/*/report.json")
-    old = json.loads(path.read_text("utf-8"))
-    for key in ("training", "shown", "memory", "changes"):
-        del old[key]
-    for report in old["reports"]:
-        for verdict in report["verdicts"]:
-            del verdict["won_count"], verdict["lost_count"]
-    path.write_text(json.dumps(old | {"format": 1, "path": "/somewhere/suite.toml", "folder": "/gone/x"}), "utf-8")
-    run = read_run(path.parent)
-    assert (run.path, run.folder, run.training, run.memory) == ("/somewhere/suite.toml", str(path.parent), (), {})
-    assert suite.harness("show", str(path.parent), "--flips").code == 0
-    path.write_text(json.dumps(old | {"format": 3}), "utf-8")
-    outcome = suite.harness("show", str(path.parent))
-    assert (outcome.code, outcome.err.count("\n")) == (4, 1)
-
-
 def test_run_that_is_returned_names_where_its_folder_is(suite: Project) -> None:
     """In Python the folder can be opened from wherever one goes on."""
     run = harness.run("suite.toml", plugins=("harness.testing",))

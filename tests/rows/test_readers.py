@@ -22,8 +22,8 @@ from tests.helpers.others import Said
 FILES = Path(__file__).parents[1] / "fixtures" / "rows"
 INSPECT, NEMO, EEE = FILES / "inspect-0.3.285", FILES / "nemo_evaluator-0.3.0", FILES / "every_eval_ever-0.3.0"
 PROMPTFOO, DEEPEVAL = FILES / "promptfoo-0.123.1" / "output.json", FILES / "deepeval-4.3.1" / "test_run.json"
-KEPT = Path(__file__).parents[1] / "compat" / "kept"
-OURS = [f"{KEPT}/reports/small#merged", f"{KEPT}/reports/small/base", f"{KEPT}/released/small#base"]
+KEPT = FILES / "harness-0.1.0"
+OURS = [f"{KEPT}/run#merged", f"{KEPT}/run/base", f"{KEPT}/export#base"]
 ANY = {
     "inspect": [p for p in sorted(INSPECT.iterdir()) if p.stem != "crashed"],
     "nemo": sorted(NEMO.iterdir()),
@@ -75,7 +75,7 @@ def test_each_file_is_known_by_what_it_holds(tool: str, path: Path, tmp_path: Pa
 def test_slices_and_clusters_are_columns_of_a_row(tool: str) -> None:
     """A column that a row has beside its question makes slices and clusters; one that it has not is refused."""
     names = {"inspect": "boom", "nemo": "continent", "every_eval_ever": "filter", "promptfoo": "answer", "ours": "kind"}
-    path = {"ours": f"{KEPT}/reports/small/base", "inspect": INSPECT / "one_error.eval"}.get(tool, ANY[tool][0])
+    path = {"ours": f"{KEPT}/run/base", "inspect": INSPECT / "one_error.eval"}.get(tool, ANY[tool][0])
     if tool in names:
         run = rows_of(path, slices=[names[tool]], cluster=[names[tool]])
         assert {row.cluster for row in run.rows} == {row.slices[names[tool]] for row in run.rows} != {""}

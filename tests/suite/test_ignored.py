@@ -172,7 +172,8 @@ def test_gates_and_places_leave_the_waiver_of_a_finding(suite: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"), [({"until": "2026-01-31"}, "expired on 2026-01-31"), ({"digest": ""}, "again")]
+    ("change", "told"),
+    [({"until": "2026-01-31"}, "expired on 2026-01-31"), ({"digest": ""}, "is for another suite")],
 )
 def test_void_waivers_of_findings(suite: Project, change: dict[str, str], told: str) -> None:
     """An expired one, or one without a digest, lets nothing through."""

@@ -58,7 +58,9 @@ def test_runs_are_listed(run: Path, server: Served) -> None:
     (export,) = json.loads((run / "report.json").read_text("utf-8"))["exports"]
     released = Path(f"{export['to']}.releases", "releases.jsonl")
     released.parent.mkdir(parents=True)
-    line = Promotion("0" * 64, export["digest"], "fake", "merged", [], "me", "2030-02-03T00:00:00")
+    line = Promotion(
+        "0" * 64, export["digest"], "fake", "merged", [], "me", "2030-02-03T00:00:00", "2030-02-03T00:00:00"
+    )
     released.write_text(json.dumps(asdict(line)) + "\n")
     first, second = re.findall(r"<tr><td>.*?</tr>", server.ask("/").body, re.DOTALL)
     assert 'href="/run/later"' in first and "1 January 2030" in first and "model.path other &lt;b&gt;" in first
@@ -94,7 +96,7 @@ def test_a_run_is_its_static_report(run: Path, server: Served) -> None:
 BROKEN = {
     "cut": (lambda f: (f / "report.json").write_text((f / "report.json").read_text("utf-8")[:99]), "no report can be"),
     "newer": (lambda f: edit(f / "report.json", format=9), "is not a report of this version"),
-    "older": (lambda f: edit(f / "report.json", format=1), '<b class="ERROR">! not verified, the report is old'),
+    "changed": (lambda f: edit(f / "report.json", seed=3), '<b class="ERROR">! not verified, the report was changed'),
     "no rows": (lambda f: [shutil.rmtree(f / s) for s in ("base", "adapter", "merged")], "may ship"),
     "no lock": (lambda f: (f / "suite.lock.json").unlink(), "may ship"),
     "cut events": (lambda f: [(f / "report.json").unlink(), (f / "events.jsonl").write_text("{")], "is not of this"),
