@@ -200,7 +200,7 @@ def _candidate(collection: Collection, source: Source, adapter: Adapter | None, 
 
 
 def wanted(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those keywords that a plugin's callable has: an older one has fewer."""
+    """Return those keywords that a plugin's callable takes."""
     return {name: value for name, value in known.items() if schema.wants(function, name)}
 
 

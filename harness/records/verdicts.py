@@ -97,7 +97,7 @@ class Verdict:
     whole_baseline: float | None = None
     waiver: Waiver | None = None
     decides: bool = True
-    about: About | None = None  # None in reports that were written before claims were data
+    about: About | None = None  # the claim as data
     notes: tuple[Note, ...] = ()  # what `why` is made of
 
     @property

@@ -28,7 +28,7 @@ def written(about: About | None, notes: Sequence[Note], *, tests: bool = True) -
 
 
 def brief(v: Verdict | Slice, about: About | None = None) -> str:
-    """Return the reason of a verdict, or of a slice of one, without the name of its test; an older one as it stands."""
+    """Return the reason of a verdict, or of a slice of one, without the name of its test."""
     return written(getattr(v, "about", about), v.notes, tests=False) if v.notes else v.why
 
 

@@ -125,7 +125,7 @@ def failed_rows(verdict: Verdict, failed: int) -> str:
 def _failed(verdict: Verdict, metric: str, ours: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the ids of the rows on the wrong side of a claim about a number, the worst first."""
     if (about := verdict.about) is None:
-        return []  # an older report does not tell which way its claim is
+        return []  # which way its claim is cannot be told
     values = {r["id"]: value_of(r, metric) for r in ours if metric in r and about.covers(r["doc"])}
     return sorted((i for i, value in values.items() if about.fails(value)), key=lambda i: about.sign * values[i])
 

@@ -41,7 +41,7 @@ class History:
     def __init__(self, out: Path, collection: Collection) -> None:
         suite, self.runs, self.rows = collection.suite, list[Run](), cache(read_rows)
         for path in sorted(out.glob(f"{suite.name}-*T*Z*/report.json"), key=lambda p: p.parent.name, reverse=True):
-            with suppress(UsageError):  # of an older version, of which there is nothing to learn
+            with suppress(UsageError):  # not a report of this version: nothing to learn
                 run = read_run(path)
                 self.runs += [run] if run.model in (suite.model.path, placed(suite.model.path, run)) else []
 

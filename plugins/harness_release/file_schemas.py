@@ -18,7 +18,7 @@ from harness.records.run import Report, Run, Trial
 from harness.records.said import Ended
 from harness.records.samples import Labels
 from harness.records.verdicts import Verdict
-from harness.release import lockfile
+from harness.release import locked
 from harness.reports import events, report_json
 from harness_release.json_schema import DRAFT, Schema, by_name, many, table
 
@@ -151,7 +151,7 @@ def _lock() -> Schema:
     metric = table({"better": TEXT, "scale": TEXT, "combine": {"type": ["string", "null"]}, "range": RANGE})
     plugin = table({k: {"type": ["string", "null"]} for k in ("name", "distribution", "code")})
     keys = {
-        "format": {"enum": [lockfile.FORMAT]}, "recorded": TEXT, "suite": {"type": "object"},
+        "format": {"enum": [locked.FORMAT]}, "recorded": TEXT, "suite": {"type": "object"},
         "gates": many({"type": "object"}), "subjects": TEXTS,
         "metrics": by_name(by_name(metric)), "data": by_name(rows), "looks": by_name(many(WHOLE)),
         "left_out": by_name(table({"rows": WHOLE, "of": WHOLE, "sha256": DIGEST})),
