@@ -15,7 +15,7 @@ import pytest
 from harness import UsageError
 from harness_rows.guard import Files
 from harness_rows.pairing import pair
-from harness_rows.readers import READERS, read, reader
+from harness_rows.readers import READERS, inspect, read, reader
 from harness_rows.records import RawRow, RawRows, Wanted
 from tests.helpers.others import Said
 
@@ -150,19 +150,54 @@ def packed(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def test_inspect_zips_that_lead_astray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", [p for p in sorted(INSPECT.iterdir()) if p.stem != "crashed"], ids=lambda p: p.name)
+def test_inspect_logs_are_the_same_without_its_library(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`read_eval_log`, where inspect_ai is installed, and the reader of JSON find the same rows, totals and facts."""
+    if not inspect.has_library():
+        pytest.skip("inspect_ai is not installed")
+    found = rows_of(path)
+    monkeypatch.setattr(inspect, "has_library", lambda: False)
+    assert found == rows_of(path)
+
+
+def test_inspect_logs_of_an_older_format_are_read_by_its_library(tmp_path: Path) -> None:
+    """Inspect raises what it wrote before to the present format."""
+    if not inspect.has_library():
+        pytest.skip("inspect_ai is not installed")
+    log = json.loads((INSPECT / "json_two_rows.json").read_text("utf-8"))
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(log | {"version": 1}), "utf-8")
+    assert rows_of(path).rows == rows_of(INSPECT / "json_two_rows.json").rows
+    path.write_text(json.dumps(log | {"version": 9}), "utf-8")
+    assert "inspect_ai cannot read it: Unable to read version 9" in refused(path)
+
+
+def test_a_large_inspect_log_is_read_sample_by_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its library has all samples in memory at once, so it reads none that are larger than a file may be."""
+    monkeypatch.setattr(inspect, "_read_by_library", None)
+    monkeypatch.setattr(inspect, "WHOLE", 100)
+    assert rows_of(INSPECT / "one_error.eval").rows
+
+
+@pytest.mark.parametrize("library", [True, False])
+def test_inspect_zips_that_lead_astray(library: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bomb, a name that leads out and a member that is no sample are refused, each in a line."""
+    if library and not inspect.has_library():
+        pytest.skip("inspect_ai is not installed")
+    monkeypatch.setattr(inspect, "has_library", lambda: library)
     header = Files(INSPECT).members(INSPECT / "one_error.eval")["header.json"]()
     monkeypatch.setattr("harness_rows.guard.MEMBER", 1 << 20)
     bomb = packed(tmp_path / "bomb.eval", {"header.json": header, "samples/a.json": b" " * (1 << 21)})
     assert "inflates to more than" in refused(bomb)
     assert "leads out" in refused(packed(tmp_path / "out.eval", {"header.json": header, "../samples/a.json": b"{}"}))
-    assert "no sample of Inspect" in refused(
-        packed(tmp_path / "odd.eval", {"header.json": header, "samples/a.json": b"{}"})
-    )
+    none = "inspect_ai cannot read it: 4 validation errors for EvalSample" if library else "no sample of Inspect"
+    assert none in refused(packed(tmp_path / "odd.eval", {"header.json": header, "samples/a.json": b"{}"}))
     assert "has not ended" in refused(packed(tmp_path / "live.eval", {"_journal/start.json": b"{}"}))
     old = json.dumps(json.loads(header) | {"version": 1}).encode()
-    assert "version 1" in refused(packed(tmp_path / "old.eval", {"header.json": old, "samples/a.json": b"{}"}))
+    said = "inspect_ai cannot read it" if library else "version 1"
+    assert said in refused(packed(tmp_path / "old.eval", {"header.json": old, "samples/a.json": b"{}"}))
+    twice = packed(tmp_path / "twice.eval", {"header.json": header, "samples/a.json": b'{"id": 1, "id": 2}'})
+    assert "samples/a.json: cannot be read" in refused(twice)
 
 
 # -- NeMo ------------------------------------------------------------------------------------------
@@ -321,7 +356,7 @@ def test_a_run_that_failed_on_every_row_has_no_verdict(gate: Callable[..., Said]
     """All samples in error under "success" are missing rows and no mistake of the user's: exit 6, and what happened."""
     log = json.loads((INSPECT / "json_two_rows.json").read_text())
     for sample in log["samples"]:
-        sample |= {"scores": {}, "error": {"message": "boom"}}
+        sample |= {"scores": {}, "error": {"message": "boom", "traceback": "", "traceback_ansi": ""}}
     for score in log["results"]["scores"]:
         score |= {"scored_samples": 0, "metrics": {k: m | {"value": 0.0} for k, m in score["metrics"].items()}}
     (tmp_path / "log.json").write_text(json.dumps(log | {"reductions": []}))

@@ -1,18 +1,24 @@
-"""Inspect's logs, .eval and .json: each sample says how it ended, and the log's "success" says nothing of that."""
+"""Inspect's logs, .eval and .json: each sample says how it ended, and the log's "success" says nothing of that.
+
+Where inspect_ai is installed, its `read_eval_log` reads them, older formats too; else they are read as JSON. Limits on
+archives, and strict JSON, hold either way.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import math
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness import UsageError
-from harness_rows.guard import BOM, NUMBER, Files, parsed, why_of
+from harness_rows.guard import BOM, NUMBER, WHOLE, Files, parsed, why_of
 from harness_rows.readers import asking as ask
 from harness_rows.records import RawMetric, RawRow, RawRows, State, Wanted
 
@@ -95,7 +101,15 @@ class Inspect(ask.RowReader):
         return RawRows(tool, str(told.get("model", "")), task, metrics, rows, facts, notes=notes)
 
 
-def _opened(files: Files, log: Path) -> tuple[dict[str, Any], Iterable[Any], list[dict[str, Any]]]:
+def has_library() -> bool:
+    """Return whether inspect_ai is installed."""
+    return importlib.util.find_spec("inspect_ai") is not None
+
+
+_Log = tuple[dict[str, Any], Iterable[Any], list[dict[str, Any]]]  # header, samples and reductions
+
+
+def _opened(files: Files, log: Path) -> _Log:
     """Return header, samples one by one, and reductions. Raises UsageError where the log has not ended."""
     read = partial(parsed, constants=True)  # NaN is how Inspect writes that a sample was not scored
     with log.open("rb") as f:
@@ -104,6 +118,8 @@ def _opened(files: Files, log: Path) -> tuple[dict[str, Any], Iterable[Any], lis
         members = files.members(log)
         if "header.json" not in members:
             raise UsageError(f"{log}: is the log of a run that has not ended; wait for it, or run it again")
+        if has_library() and _check_members(members, log):
+            return _read_by_library(files, log, "eval", [*members])
         document = read(members["header.json"](), f"{log} header.json")
         names = [n for n in members if n.startswith("samples/") and n.endswith(".json")]
         samples = (read(members[n](), f"{log} {n}") for n in names) if names else None
@@ -111,11 +127,44 @@ def _opened(files: Files, log: Path) -> tuple[dict[str, Any], Iterable[Any], lis
         reductions = read(last(), f"{log} reductions.json") if last else []
     else:
         document = read(files.whole(log).removeprefix(BOM), f"{log}")
+        if has_library() and isinstance(document, dict) and document.get("samples"):
+            return _read_by_library(files, log, "json")
         samples = document.get("samples") if isinstance(document.get("samples"), list) else None
         reductions = document.get("reductions") or []
     if samples is None:
         raise UsageError(f"{log}: holds no samples; they are logged without --no-log-samples")
     return document, samples, reductions
+
+
+def _check_members(members: Mapping[str, Callable[[], bytes]], log: Path) -> bool:
+    """Return whether a log is small enough to be in memory at once. Raises UsageError at a member that is odd."""
+    size = 0
+    for name, inflate in members.items():
+        data = inflate()
+        size += len(data)
+        if name.endswith(".json"):
+            parsed(data, f"{log} {name}", constants=True)
+        if size > WHOLE:
+            return False
+    return True
+
+
+def _read_by_library(files: Files, log: Path, kind: Literal["eval", "json"], members: Sequence[str] = ()) -> _Log:
+    """Read a log whose members were checked with inspect_ai, samples in their order. Raises UsageError."""
+    from inspect_ai.log import read_eval_log
+
+    try:
+        found = read_eval_log(io.BytesIO(files.whole(log).removeprefix(BOM)), format=kind)
+    except Exception as error:
+        why = why_of(str(error).partition("\n")[0])
+        raise UsageError(f"{log}: inspect_ai cannot read it: {why}; write it anew with inspect log convert") from None
+    if not found.samples:
+        raise UsageError(f"{log}: holds no samples; they are logged without --no-log-samples")
+    document = found.model_dump(exclude_none=True)  # as it writes them
+    places = {name: place for place, name in enumerate(members)}
+    samples = document.pop("samples")
+    samples.sort(key=lambda one: places.get(f"samples/{one['id']}_epoch_{one['epoch']}.json", len(places)))
+    return document, samples, document.get("reductions") or []
 
 
 def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
