@@ -35,7 +35,7 @@ class PackedRow:
     targets: list[tuple[int, list[int], list[int]]] = field(default_factory=list)
 
 
-class Planner:
+class RowPacker:
     """Walk the prefix tree of (context, continuation) pairs and cut it into rows of at most `budget` tokens."""
 
     def __init__(self, pairs: Sequence[tuple[list[int], list[int]]], numbers: Sequence[int], budget: int) -> None:

@@ -24,7 +24,7 @@ from harness.internals import out_of_memory
 from harness_hf.abilities import ONCE, precision, switch_of, unshareable
 from harness_hf.cpu.attention import can_tile, tiled
 from harness_hf.memory import pieces
-from harness_hf.packing import PackedRow, Planner
+from harness_hf.packing import PackedRow, RowPacker
 from harness_hf.tokens import Pair
 from harness_workers import common
 
@@ -124,10 +124,10 @@ class Scorer:
         """Cut pairs into rows for `logits`; `positions` bounds the tokens of a row further."""
         numbers = range(len(pairs)) if numbers is None else numbers
         if self.packs:
-            yield from Planner(pairs, numbers, min(self.budget, positions or self.budget)).rows()
+            yield from RowPacker(pairs, numbers, min(self.budget, positions or self.budget)).rows()
             return
         for i in numbers:  # a row each, whole: nothing of one may depend on another
-            yield from Planner(pairs, [i], self.context + 1).rows()
+            yield from RowPacker(pairs, [i], self.context + 1).rows()
 
     @torch.inference_mode()
     def logits(self, row: PackedRow) -> torch.Tensor:
@@ -252,7 +252,7 @@ class Scorer:
             tried = [(pairs[one][0][:first] + context[-last:], target[:predicted]) for context, target in some]
             shared = [Scored() for _ in tried]
             # So many that both ends fit in a row, and the beginning does not: it goes to the cache, they behind a mask.
-            for row in Planner(tried, range(len(tried)), 2 * (last + predicted)).rows():
+            for row in RowPacker(tried, range(len(tried)), 2 * (last + predicted)).rows():
                 self._take(row, self.logits(row), shared)
             self._drop()
             for i, alone in self._plain(tried):

@@ -104,7 +104,7 @@ def test_all_else_is_peft_s_own(how: str, monkeypatch: pytest.MonkeyPatch) -> No
     if how == "half":
         model.to(torch.bfloat16)
     ours, theirs = both(model, monkeypatch)
-    monkeypatch.setattr(linear, "Adapted", None)
+    monkeypatch.setattr(linear, "LoraLinearFunction", None)
     found = []
     for each in (ours, theirs):
         torch.manual_seed(2)

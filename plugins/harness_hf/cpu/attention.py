@@ -97,7 +97,7 @@ def by_document() -> AbstractContextManager[None]:
     return _standing_for_sdpa(attend)
 
 
-def _documents(mask: Tensor) -> list[Alike]:
+def _documents(mask: Tensor) -> list[DocumentBatch]:
     """Return the documents where a mask (B, 1, T, T) shows a token those before it in its own.
 
     None of them where it is another mask, or the documents are so long that PyTorch's own attention is the better one.
@@ -119,10 +119,10 @@ def _documents(mask: Tensor) -> list[Alike]:
             alike[-1:] = [together]
         else:
             alike.append([size])
-    return [Alike(some, end - sum(some)) for some, end in zip(alike, accumulate(map(sum, alike)), strict=True)]
+    return [DocumentBatch(some, end - sum(some)) for some, end in zip(alike, accumulate(map(sum, alike)), strict=True)]
 
 
-class Alike:
+class DocumentBatch:
     """Documents of like lengths, one after the other from some token on, computed together at the longest's L."""
 
     def __init__(self, sizes: list[int], begin: int) -> None:
@@ -150,7 +150,9 @@ class PerDocument(torch.autograd.Function):
     """Attention (B, T, H, E) within documents: queries (B, H, T, D), keys (B, G, T, D) and values (B, G, T, E)."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, documents: list[Alike], scale: float) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, documents: list[DocumentBatch], scale: float
+    ) -> Tensor:
         given, groups, parts, kept = [x.transpose(1, 2) for x in (query, key, value)], key.shape[1], [], []
         for alike in documents:
             q, k, v = (alike.take(x, groups) for x in given)  # (C * G, H/G * L, D), (C * G, L, D), (C * G, L, E)

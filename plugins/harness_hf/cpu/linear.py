@@ -48,7 +48,7 @@ def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return product(x, weight, bias) if fast else nn.functional.linear(x, weight, bias)
 
 
-class Product(torch.autograd.Function):
+class LinearFunction(torch.autograd.Function):
     """x Wᵀ + b and its gradients, for rows x (N, I): of more dimensions the result would be a view."""
 
     @staticmethod
@@ -65,7 +65,7 @@ class Product(torch.autograd.Function):
         return to_x, to_weight, grad.sum(0) if ctx.needs_input_grad[2] else None
 
 
-class Frozen(torch.autograd.Function):
+class FrozenLinearFunction(torch.autograd.Function):
     """x Wᵀ + b and its gradient towards rows x (N, I), with a frozen layer's weight, decoded of 4 bits."""
 
     @staticmethod
@@ -79,7 +79,7 @@ class Frozen(torch.autograd.Function):
         return fast_linear(grad, _weight(ctx.layer, grad).t()), None
 
 
-class Adapted(torch.autograd.Function):
+class LoraLinearFunction(torch.autograd.Function):
     """x Wᵀ + b + s · x Aᵀ Bᵀ of a frozen layer and its gradients, for rows x (N, I), A (R, I) and B (O, R) in float32.
 
     What is added to W x is rounded to its dtype first where `rounded` says so. What learns beside bfloat16 is
@@ -133,7 +133,7 @@ class Linear(nn.Linear):
         if not x.dtype == weight.dtype == torch.float32 or not weight.is_cpu or not _as_it_is(x):
             return super().forward(x)
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
-            done: Tensor = Product.apply(_rows(x), weight, bias)  # type: ignore[no-untyped-call]
+            done: Tensor = LinearFunction.apply(_rows(x), weight, bias)  # type: ignore[no-untyped-call]
             return done.view(*x.shape[:-1], -1)
         return product(x, weight, bias)
 
@@ -178,7 +178,7 @@ def _linear4bit() -> type[nn.Module]:
         def forward(self, x: Tensor) -> Any:
             if not (_frozen(self, x.dtype) and _as_it_is(x)):
                 return super().forward(x)
-            return Frozen.apply(_rows(x), self).view(*x.shape[:-1], -1)  # type: ignore[no-untyped-call]
+            return FrozenLinearFunction.apply(_rows(x), self).view(*x.shape[:-1], -1)  # type: ignore[no-untyped-call]
 
     return Linear4bit
 
@@ -196,7 +196,7 @@ def _low_rank(name: str) -> type[nn.Module]:
         a, b, scale = self.lora_A[one].weight, self.lora_B[one].weight, self.scaling[one]
         # bitsandbytes' layer rounds before it adds, where the other one adds before it rounds
         how = name == "Linear4bit", torch.is_grad_enabled() and a.requires_grad and x.dtype == torch.bfloat16
-        done = Adapted.apply(_rows(x), a, b, scale, self.base_layer, *how)  # type: ignore[no-untyped-call]
+        done = LoraLinearFunction.apply(_rows(x), a, b, scale, self.base_layer, *how)  # type: ignore[no-untyped-call]
         return done.view(*x.shape[:-1], -1)
 
     kind: Any = getattr(lora, name)
