@@ -16,7 +16,7 @@ DEEPEST = 20  # groups within groups
 
 
 @dataclass(frozen=True)
-class Leaf:
+class TaskConfig:
     """A task: its name, its configuration with includes and a group's overrides merged, and the folder of its YAML."""
 
     name: str
@@ -25,7 +25,7 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Averaged:
+class GroupMetric:
     """A metric that a group's YAML aggregates: of these filters (None: all), each task `alike` or by its size."""
 
     metric: str
@@ -38,8 +38,8 @@ class NamedTasks:
     """What a name stands for: its tasks, and the metrics that a group aggregates, none where its YAML does not say."""
 
     name: str
-    leaves: tuple[Leaf, ...]
-    averaged: tuple[Averaged, ...] = ()
+    leaves: tuple[TaskConfig, ...]
+    averaged: tuple[GroupMetric, ...] = ()
 
 
 def find(task: str, folder: Path, include_path: str | None = None, read: Reader | None = None) -> NamedTasks:
@@ -69,7 +69,7 @@ def find(task: str, folder: Path, include_path: str | None = None, read: Reader 
         filters = entry.get("filter_list")
         named = [filters] if isinstance(filters, str) else filters
         alike = entry.get("weight_by_size") is False
-        averaged.append(Averaged(entry["metric"], None if named is None else frozenset(named), alike))
+        averaged.append(GroupMetric(entry["metric"], None if named is None else frozenset(named), alike))
     return NamedTasks(task, expand.leaves(expand.group(config, path.parent, {}, 0)), tuple(averaged))
 
 
@@ -91,12 +91,12 @@ class _Expansion:
         more = search(extra)
         return Names({**own.files, **more.files}, {**own.tags, **more.tags})
 
-    def leaves(self, found: Iterator[Leaf]) -> tuple[Leaf, ...]:
+    def leaves(self, found: Iterator[TaskConfig]) -> tuple[TaskConfig, ...]:
         if not (leaves := {leaf.name: leaf for leaf in found}):
             raise UsageError(f'task "{self.asked}": is a group without tasks')
         return tuple(leaves.values())
 
-    def tasks(self, name: str, overrides: Config, depth: int) -> Iterator[Leaf]:
+    def tasks(self, name: str, overrides: Config, depth: int) -> Iterator[TaskConfig]:
         """Yield the tasks of a name within a group."""
         if depth > DEEPEST:
             raise UsageError(f'task "{self.asked}": its groups contain each other')
@@ -112,7 +112,7 @@ class _Expansion:
         else:
             yield self.leaf(config, path.parent, {"task": name, **overrides})
 
-    def group(self, config: Config, folder: Path, overrides: Config, depth: int) -> Iterator[Leaf]:
+    def group(self, config: Config, folder: Path, overrides: Config, depth: int) -> Iterator[TaskConfig]:
         """Yield the tasks of a group: names, names with overrides, and groups and tasks written on the spot."""
         overrides = {**{k: v for k, v in config.items() if k not in GROUP_KEYS}, **overrides}
         members = config.get("task")
@@ -129,7 +129,7 @@ class _Expansion:
             else:
                 raise UsageError(f'task "{self.asked}": its group has an entry without "task:" and without "group:"')
 
-    def member(self, name: str, overrides: Config, group: Config, folder: Path, depth: int) -> Iterator[Leaf]:
+    def member(self, name: str, overrides: Config, group: Config, folder: Path, depth: int) -> Iterator[TaskConfig]:
         if name in self.names:
             yield from self.tasks(name, overrides, depth)
         elif "dataset_path" in overrides or "custom_dataset" in overrides:  # written on the spot
@@ -138,9 +138,9 @@ class _Expansion:
             hint = did_you_mean(name, self.names.files) or "; is its folder the include_path?"
             raise UsageError(f'task "{self.asked}": its group names "{name}", which is no task{hint}')
 
-    def leaf(self, config: Config, folder: Path, overrides: Config) -> Leaf:
+    def leaf(self, config: Config, folder: Path, overrides: Config) -> TaskConfig:
         config = {k: v for k, v in {**config, **overrides}.items() if k not in ("tag", "group", "task_list")}
         name = config.get("task")
         if not isinstance(name, str):
             raise UsageError(f'task "{self.asked}": its YAML has no "task:" with a name, and no "group:"')
-        return Leaf(name, config, folder)
+        return TaskConfig(name, config, folder)

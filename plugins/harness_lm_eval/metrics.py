@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness import Scale, UsageError
-from harness_lm_eval.find import Leaf, NamedTasks
+from harness_lm_eval.find import NamedTasks, TaskConfig
 from harness_lm_eval.names import Config, Function
 
 Direction = Literal["higher", "lower"]
@@ -34,7 +34,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Gauge:
+class EvalMetric:
     """A metric of an eval: a sum over rows on a scale, or, without one, made of each task's documents at once.
 
     `alike` counts every task of a group alike, whatever its size.
@@ -46,7 +46,7 @@ class Gauge:
     alike: bool = False
 
 
-def gauges(found: NamedTasks) -> list[Gauge]:
+def gauges(found: NamedTasks) -> list[EvalMetric]:
     """Return the metrics that all tasks have, of a group those that its YAML aggregates where it says so.
 
     Raises UsageError on a task that cannot be served, and where there are none.
@@ -63,13 +63,13 @@ def gauges(found: NamedTasks) -> list[Gauge]:
         scale: Scale | None = "proportion" if share else SCALES.get(first.aggregation)
         if len(same) > 1 and not {m.aggregation for m in same} <= MEANS:
             scale = None
-        kept.append(Gauge(first.name, first.better, scale, bool(averaged and averaged.alike)))
+        kept.append(EvalMetric(first.name, first.better, scale, bool(averaged and averaged.alike)))
     if not kept:
         raise UsageError(f'task "{found.name}": its tasks have no metric in common; name them one by one')
     return kept
 
 
-def measures(leaf: Leaf) -> list[Measure]:
+def measures(leaf: TaskConfig) -> list[Measure]:
     """Return the metrics of one task; raises UsageError on a task that cannot be served."""
     config, where = leaf.config, f'task "{leaf.name}"'
     if config.get("doc_to_image") or config.get("doc_to_audio"):
@@ -120,7 +120,7 @@ def _name_of(function: Any) -> str:
     return next((name for name in SCALES if known.get(name) is function), OTHER)
 
 
-def _of_class(leaf: Leaf) -> Iterator[Measure]:
+def _of_class(leaf: TaskConfig) -> Iterator[Measure]:
     """Yield the metrics of a task that is a Python class, by asking one that has no data."""
     cls = leaf.config["class"]
     if isinstance(cls, Function):

@@ -12,8 +12,8 @@ from typing import Any
 
 from harness import Said, Sample, Score, Subject, UsageError
 from harness_lm_eval import hub
-from harness_lm_eval.metrics import Gauge, Measure
-from harness_lm_eval.tasks import Served, TaskOptions, blamed, serve
+from harness_lm_eval.metrics import EvalMetric, Measure
+from harness_lm_eval.tasks import LoadedTask, TaskOptions, blamed, serve
 
 TUPLE = "()"  # marks a list of JSON that was a tuple
 CUT = "prompt cut from the left, tokens: "
@@ -24,7 +24,7 @@ class DocumentRow:
     """A sample, the task it is of, and lm_eval's requests for its document."""
 
     sample: Sample
-    task: Served
+    task: LoadedTask
     requests: list[Any]
 
     @property
@@ -68,7 +68,7 @@ def score(subject: Subject, samples: Sequence[Sample], asked: TaskOptions, folde
             return [_score(row, metrics, lm.cut) for row in rows]
 
 
-def _score(row: DocumentRow, metrics: Sequence[Gauge], cut: Mapping[tuple[str, int], int]) -> Score:
+def _score(row: DocumentRow, metrics: Sequence[EvalMetric], cut: Mapping[tuple[str, int], int]) -> Score:
     measures = {m.name: m for m in row.task.measures}
     scored = [answer for r in row.requests if r.request_type != "generate_until" for answer in r.resps]
     finite = all(math.isfinite(answer[0] if isinstance(answer, tuple) else answer) for answer in scored)

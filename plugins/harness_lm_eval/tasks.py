@@ -15,8 +15,8 @@ from typing import Any
 from harness import UsageError
 from harness.internals import chat
 from harness_lm_eval import hub
-from harness_lm_eval.find import Leaf, find
-from harness_lm_eval.metrics import Gauge, Measure, gauges, measures
+from harness_lm_eval.find import TaskConfig, find
+from harness_lm_eval.metrics import EvalMetric, Measure, gauges, measures
 from harness_lm_eval.names import Config
 
 Doc = dict[str, Any]
@@ -60,7 +60,7 @@ class TaskOptions:
         return cls(**known)
 
 
-class Fixed:
+class FixedShots:
     """The same examples before every document, so that their part of the prompt is computed once.
 
     A document that is one of them gets another in its place, last. Takes the place of lm_eval's random sampler.
@@ -85,7 +85,7 @@ class Fixed:
         return found
 
 
-class Drawn:
+class SampledShots:
     """The examples that lm_eval's own sampler draws: its random numbers go on from document to document.
 
     Every document is therefore drawn for in order, once, whatever is asked for.
@@ -107,14 +107,14 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Served:
+class LoadedTask:
     """A task with its documents, its metrics, and what a row of it weighs in metrics that count tasks alike."""
 
     name: str
     task: Any
     docs: list[Any]
     measures: tuple[Measure, ...]
-    sampler: Fixed | Drawn | None
+    sampler: FixedShots | SampledShots | None
     asked: TaskOptions
     remote: bool
     weight: float = 1.0
@@ -151,7 +151,7 @@ class Served:
         return {**told, "task": self.name, "doc_id": number, "input": prompt, "target": target}
 
 
-Tasks = tuple[dict[str, Served], tuple[Gauge, ...]]
+Tasks = tuple[dict[str, LoadedTask], tuple[EvalMetric, ...]]
 _built: dict[tuple[str, Path], Tasks] = {}
 
 
@@ -172,7 +172,7 @@ def build(asked: TaskOptions, folder: Path) -> Tasks:
                 raise UsageError(f'task "{leaf.name}": has no documents')
             sampler = _sampler(task, fixed=asked.fixed_shots, seed=asked.shots_seed)
             remote = hub.needs_hub(leaf.config)
-            each.append(Served(leaf.name, task, docs, tuple(measures(leaf)), sampler, asked, remote))
+            each.append(LoadedTask(leaf.name, task, docs, tuple(measures(leaf)), sampler, asked, remote))
     rows = sum(len(one.docs) for one in each)
     built = {one.name: replace(one, weight=rows / (len(each) * len(one.docs))) for one in each}
     while len(_built) >= KEPT:
@@ -198,7 +198,7 @@ def said(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
-def _build(leaf: Leaf, asked: TaskOptions) -> Any:
+def _build(leaf: TaskConfig, asked: TaskOptions) -> Any:
     """Have lm_eval make a task of its configuration, which reads its data; raises UsageError."""
     from lm_eval.tasks import TaskManager
 
@@ -223,7 +223,7 @@ def _build(leaf: Leaf, asked: TaskOptions) -> Any:
     return task
 
 
-def _sampler(task: Any, *, fixed: bool, seed: int) -> Fixed | Drawn | None:
+def _sampler(task: Any, *, fixed: bool, seed: int) -> FixedShots | SampledShots | None:
     """Put a sampler into a task of lm_eval that has one, and return it; one with an order of its own keeps it."""
     from lm_eval.api.samplers import ContextSampler
 
@@ -231,14 +231,14 @@ def _sampler(task: Any, *, fixed: bool, seed: int) -> Fixed | Drawn | None:
     if not hasattr(task, "sampler"):
         return None
     if fixed and type(task.sampler) is ContextSampler:
-        chosen: Fixed | Drawn = Fixed(task.task_name, task.sampler, seed)
+        chosen: FixedShots | SampledShots = FixedShots(task.task_name, task.sampler, seed)
     else:
-        chosen = Drawn(task.sampler, task.fewshot_cfg.split == task.config.test_split)
+        chosen = SampledShots(task.sampler, task.fewshot_cfg.split == task.config.test_split)
     task.sampler = chosen
     return chosen
 
 
-def _why(leaf: Leaf, error: Exception, barred: str) -> str:
+def _why(leaf: TaskConfig, error: Exception, barred: str) -> str:
     """Return why a task could not be built; data that cannot be reached is the usual reason."""
     where, config = f'task "{leaf.name}"', leaf.config
     if not hub.remote_data(config) or not (isinstance(error, OSError) or "cache" in str(error)):
