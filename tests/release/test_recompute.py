@@ -598,13 +598,14 @@ def said_of(gate: Gate, metric: Metric, kind: str, seed: int, attempt: int) -> t
     alpha = base * 6 / (math.pi**2 * attempt**2) if attempt else base
     verdict = decide(gate, metric, ours, theirs if gate.versus else None, samples, alpha, name="merged")
     lock = {
+        "format": 1,
         "suite": {"about": {"name": "s", "attempts": attempts}, "exports": [], "evals": [{"name": "e"}]},
         "gates": [
             {k: v for k, v in dataclasses.asdict(gate).items() if k != "where" and v is not None}
             | {"says": gate.claim(), "blocking": True, "candidates": ["merged"]}
         ],
         "metrics": {"e": {"m": {"better": metric.better, "scale": metric.scale, "combine": None}}},
-        "data": {"e": {"rows": n}},
+        "data": {"e": {"rows": n, "sha256": ""}},
     }
     return read_lock(lock, "merged"), dataclasses.replace(verdict, attempt=attempt)
 
