@@ -88,8 +88,8 @@ def runs_of(suite: str, folder: Path) -> list[PastRun]:
 
 
 def release_of(released: Mapping[tuple[str, str], str], weights: str, started: str) -> str:
-    """Return the day on which what a run exported was promoted, or nothing; older lines name the weights alone."""
-    return released.get((weights, started)) or released.get((weights, ""), "")
+    """Return the day on which what a run exported was promoted, or nothing."""
+    return released.get((weights, started), "")
 
 
 def released(to: str) -> dict[tuple[str, str], str]:

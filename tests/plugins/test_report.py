@@ -615,10 +615,11 @@ def test_the_last_runs_are_meant_where_none_is_named(two: tuple[Path, Path], pro
 
 def test_releases_are_marked(two: tuple[Path, Path], project: Project) -> None:
     """A run whose export was promoted is told as a release."""
-    (export,) = read_folder(two[0]).run.exports
+    run = read_folder(two[0]).run
+    (export,) = run.exports
     record = Path(f"{export.to}.releases/releases.jsonl")
     record.parent.mkdir(parents=True)
-    line = Promotion("0" * 64, export.digest, "fake", "merged", [], "me", "2026-11-26T10:00:00+00:00", "")
+    line = Promotion("0" * 64, export.digest, "fake", "merged", [], "me", "2026-11-26T10:00:00+00:00", run.started)
     record.write_text(json.dumps(asdict(line)) + "\n", "utf-8")
     assert "; released on 2026-11-26" in project.harness("history", "fake").out
 

@@ -55,10 +55,11 @@ def test_runs_are_listed(run: Path, server: Served) -> None:
     lock = json.loads((later / "suite.lock.json").read_text("utf-8"))
     lock["suite"]["model"]["path"] = "other <b>"
     (later / "suite.lock.json").write_text(json.dumps(lock), "utf-8")
-    (export,) = json.loads((run / "report.json").read_text("utf-8"))["exports"]
+    report = json.loads((run / "report.json").read_text("utf-8"))
+    (export,) = report["exports"]
     released = Path(f"{export['to']}.releases", "releases.jsonl")
     released.parent.mkdir(parents=True)
-    line = Promotion("0" * 64, export["digest"], "fake", "merged", [], "me", "2030-02-03T00:00:00", "")
+    line = Promotion("0" * 64, export["digest"], "fake", "merged", [], "me", "2030-02-03T00:00:00", report["started"])
     released.write_text(json.dumps(asdict(line)) + "\n")
     first, second = re.findall(r"<tr><td>.*?</tr>", server.ask("/").body, re.DOTALL)
     assert 'href="/run/later"' in first and "1 January 2030" in first and "model.path other &lt;b&gt;" in first
