@@ -29,13 +29,14 @@ def measure(
     *,
     rounds: int = 3,
     documents: int = 24,
+    shots: int = 5,
     answers: int = 24,
     steps: int = 6,
     data: str = DATA,
 ) -> dict[str, Any]:
     """Take the seconds of each work with all kernels, with all but one, and with none, in turn."""
     found: dict[str, list[dict[str, Any]]] = {}
-    sizes: dict[str, Any] = {"documents": documents, "answers": answers, "steps": steps, "data": data}
+    sizes: dict[str, Any] = {"documents": documents, "shots": shots, "answers": answers, "steps": steps, "data": data}
     for _ in range(rounds):
         for name in ("all", *KERNELS, "none"):
             environment = {"HARNESS_CPU_KERNELS": "0" if name == "none" else "1"}
@@ -43,9 +44,11 @@ def measure(
     return {"rounds": rounds, **sizes, "found": found}
 
 
-def side(setting: Setting, without: str, documents: int, answers: int, steps: int, data: str) -> dict[str, Any]:
-    """Score and generate behind five examples, and train on packed rows, each after a warm-up of its own."""
-    pairs = [(d.beginning, ending) for d in texts.documents(documents + 1, 5)[0] for ending in d.endings]
+def side(
+    setting: Setting, without: str, documents: int, shots: int, answers: int, steps: int, data: str
+) -> dict[str, Any]:
+    """Score and generate behind examples, and train on packed rows, each after a warm-up of its own."""
+    pairs = [(d.beginning, ending) for d in texts.documents(documents + 1, shots)[0] for ending in d.endings]
     with ExitStack() as stack:
         if without in KERNELS:
             stack.enter_context(patch(*KERNELS[without]))
@@ -67,8 +70,8 @@ def section(found: dict[str, Any]) -> Section:
     lines = [[name, *(f"{own[w] / fastest[w]:.2f}×" for w in WORKS)] for name, own in seconds.items()]
     text = [
         f"How many times as long it takes without one kernel, and without any (`cpu_kernels = false`): scoring "
-        f"{found['documents']} questions of four endings behind five examples ({fastest['scoring']:.1f} s with all), "
-        f"answering {found['answers']} prompts ({fastest['generation']:.1f} s), training a QLoRA on packed rows "
+        f"{found['documents']} questions of four endings behind {found['shots']} examples "
+        f"({fastest['scoring']:.1f} s with all), answering {found['answers']} prompts ({fastest['generation']:.1f} s), training a QLoRA on packed rows "
         f"({fastest['training']:.1f} s a thousand tokens); the median of {found['rounds']} rounds.",
         table(["without", *WORKS], lines),
     ]

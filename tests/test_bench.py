@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from bench.child import ChildError, call, run
 from bench.page import Bar, Machine, Section, page, table
 from bench.setting import Setting
 
+ROOT = Path(__file__).parent.parent
 TINY = Setting(model="tiny:llama")
 SIZES: dict[str, dict[str, Any]] = {
     "choice": {
@@ -35,6 +37,10 @@ SIZES: dict[str, dict[str, Any]] = {
         **{"rounds": 1, "hogs": [0, 1], "documents": 1, "answers": 1, "steps": 1},
         "data": "data/colours-train.jsonl",
     },
+    "kernels": {
+        **{"rounds": 1, "documents": 1, "shots": 0, "answers": 1, "steps": 1},
+        "data": "data/colours-train.jsonl",
+    },
 }
 TITLES = {
     "choice": "Multiple choice",
@@ -45,6 +51,7 @@ TITLES = {
     "packing": "Packing",
     "checkpointing": "Gradient checkpointing",
     "busy": "Beside others",
+    "kernels": "Kernels for CPUs",
 }
 
 
@@ -322,3 +329,16 @@ def test_every_llama_has_heads_that_vllm_computes_on_a_cpu() -> None:
     from bench import gpu
 
     assert min(gpu.LLAMAS[size]["hidden_size"] // heads for size, (heads, _) in gpu.HEADS.items()) >= 32
+
+
+def test_the_page_of_the_cpus_kernels_has_the_numbers_of_the_records() -> None:
+    """What a kernel is worth is what was recorded, or "not measured"."""
+    page = (ROOT / "docs/explanation/performance-cpu.md").read_text("utf-8")
+    lines = (ROOT / "bench/records.jsonl").read_text("utf-8").splitlines()
+    found = {record["part"]: record["found"] for record in map(json.loads, lines)}
+    rate = {side: statistics.median(one["rate"] for one in found["training"][side]) for side in ("ours", "theirs")}
+    assert f"| {rate['ours'] / rate['theirs']:.2f}× |" in page
+    for hogs in ("0", "2"):
+        own, ours = (found["busy"]["found"][hogs][f"{turns} turns"][0] for turns in ("300,000", "3,000"))
+        worth = {work: f"{own[work] / ours[work]:.2f}×" for work in ("scoring", "generation", "training")}
+        assert f"scoring {worth['scoring']}, answering {worth['generation']}, training {worth['training']}" in page
