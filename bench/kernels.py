@@ -71,7 +71,8 @@ def section(found: dict[str, Any]) -> Section:
     text = [
         f"How many times as long it takes without one kernel, and without any (`cpu_kernels = false`): scoring "
         f"{found['documents']} questions of four endings behind {found['shots']} examples "
-        f"({fastest['scoring']:.1f} s with all), answering {found['answers']} prompts ({fastest['generation']:.1f} s), training a QLoRA on packed rows "
+        f"({fastest['scoring']:.1f} s with all), answering {found['answers']} prompts "
+        f"({fastest['generation']:.1f} s), training a QLoRA on packed rows "
         f"({fastest['training']:.1f} s a thousand tokens); the median of {found['rounds']} rounds.",
         table(["without", *WORKS], lines),
     ]
