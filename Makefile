@@ -27,10 +27,10 @@ test: $(READY)
 
 # what compares computed numbers, as it is computed with fewer of this processor's instructions
 NUMBERS = tests/compat/test_verdicts.py tests/stats tests/plugins
-NO_NUMBERS = api judge labels keys processes ray report report_browser slips sources trackers
+NO_NUMBERS = api/test_api judge/test_judge checks/test_labels checks/test_keys sft/test_processes ray/test_ray report/test_report report/test_report_browser test_slips hf/test_sources trackers/test_trackers
 processors: $(READY)
 	for cpu in $$($(BIN)/python -m tests.helpers.processor); do \
-	  env $$($(BIN)/python -m tests.helpers.processor $$cpu) $(TESTS) $(NUMBERS) $(NO_NUMBERS:%=--ignore tests/plugins/test_%.py) || exit 1; \
+	  env $$($(BIN)/python -m tests.helpers.processor $$cpu) $(TESTS) $(NUMBERS) $(NO_NUMBERS:%=--ignore tests/plugins/%.py) || exit 1; \
 	done
 
 # what trains and loads nothing

@@ -49,8 +49,9 @@ def section(found: dict[str, Any]) -> Section:
         f"One epoch of {found['documents']} rows of `{found['data']}`, a packed row of at most {LENGTH} tokens a step "
         f"or {BATCH} padded rows; tokens are those of the documents, and padding counts for nothing.",
         table(["", "steps", "tokens", "tokens a second, each round", "peak memory"], lines),
-        f"Against batches of like lengths packing is {like:.2f}× as fast. That a document has the same loss packed "
-        "and alone is a test: `tests/plugins/test_sft.py`, `test_packed_documents_have_the_losses_they_have_alone`.",
+        f"Against batches of like lengths packing is {like:.2f}× as fast. That a document has the same loss "
+        "packed and alone is a test: `tests/plugins/sft/test_sft.py`, "
+        "`test_packed_documents_have_the_losses_they_have_alone`.",
     ]
     bars = [
         Bar("packing: real tokens a second", f"{times:.2f}× batches of {BATCH}, padded", "≥ 1.2×", times >= 1.2),

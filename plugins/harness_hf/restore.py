@@ -1,7 +1,7 @@
 """What transformers leaves behind when it reads a GGUF file: how text is cut, scaled positions, further stop tokens.
 
 How a byte-level BPE cuts text before it merges has llama.cpp's name in a file; here are those that
-tests/plugins/test_gguf_export.py shows to be the same as what tokenizers calls otherwise.
+tests/plugins/export/test_gguf_export.py shows to be the same as what tokenizers calls otherwise.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ OURS = {  # not the user's, and why
     "auto_mapping": "PEFT sets it",
     "peft_version": "PEFT sets it",
 }
-# Trained and merged; tests/plugins/test_adapters.py compares every one with PEFT's own merge.
+# Trained and merged; tests/plugins/lora/test_adapters.py compares every one with PEFT's own merge.
 MERGED = {"r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform"}
 MERGED |= {"layers_pattern", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "init_lora_weights", "use_rslora"}
 MERGED |= {"use_dora", "modules_to_save", "bias", "lora_bias", "trainable_token_indices", "ensure_weight_tying"}

@@ -24,7 +24,7 @@ from harness_checks.trained import not_finite, rounded_away  # noqa: E402
 from harness_hf import load_model  # noqa: E402
 from harness_sft import sft  # noqa: E402
 
-DATA = Path(__file__).parents[2] / "suites" / "data"
+DATA = Path(__file__).parents[3] / "suites" / "data"
 ROWS = [{"prompt": f"what is {i}?", "completion": f" it is {i * i}"} for i in range(24)]
 SUITE = f"""
 [suite]

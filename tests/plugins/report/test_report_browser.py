@@ -19,8 +19,8 @@ from harness_report.reading import read_folder
 from tests.helpers.browser import CHROMIUM, Browser, browser
 
 pytest.importorskip("jinja2")
-SCRIPT = Path(__file__).parents[2] / "plugins/harness_report/templates/rows.js"
-DEMO = Path(__file__).parents[2] / "docs/examples/reports/domain.html"
+SCRIPT = Path(__file__).parents[3] / "plugins/harness_report/templates/rows.js"
+DEMO = Path(__file__).parents[3] / "docs/examples/reports/domain.html"
 NODE = shutil.which("node")
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 EVAL = """

@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning"),
 ]
-DOCS = Path(__file__).parents[2] / "docs/reference/adapters.md"
+DOCS = Path(__file__).parents[3] / "docs/reference/adapters.md"
 IDS = torch.arange(20, 60).view(2, 20)
 ROWS = [{"prompt": f"what is {i}?", "completion": f" it is {i * i}"} for i in range(8)]
 RECIPE: dict[str, Any] = {"max_steps": 2, "learning_rate": 2e-2, "max_length": 64, "gradient_accumulation_steps": 1}

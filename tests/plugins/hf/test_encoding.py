@@ -281,7 +281,7 @@ def test_what_was_learnt_is_measured(form: str, kind: str, project: Project) -> 
     Its perplexity is that of its training loss, and its choices are those that it learnt.
     """
     write_base(project.folder / "base", kind)
-    data = Path(__file__).parents[2] / "suites" / "data"
+    data = Path(__file__).parents[3] / "suites" / "data"
     rows = [json.loads(line) for line in (data / "colours-train.jsonl").read_text("utf-8").splitlines()]
     if form == "messages":
         rows = [{**r, "prompt": [user(r["prompt"])], "completion": [assistant(r["completion"])]} for r in rows]

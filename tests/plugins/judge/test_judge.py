@@ -226,7 +226,7 @@ for _ in desk.ask(asked):
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_kill_repeats_at_most_the_calls_under_way(provider: str, tmp_path: Path) -> None:
     """After `kill -9` in the middle, what was answered is on the disk: only calls in flight are asked again."""
-    root = Path(__file__).parent.parent.parent
+    root = Path(__file__).parent.parent.parent.parent
     path = [str(root), str(root / "plugins"), os.environ.get("PYTHONPATH", "")]
     with StubJudge(latency=0.05) as stub:
         url = at(stub, provider)["base_url"]
@@ -1341,7 +1341,7 @@ def test_local_judge_without_room_is_an_error(tiny_model: Path) -> None:
 
 # -- suites ----------------------------------------------------------------------------------------
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 
 
 def test_chat_suite_has_sixty_prompts_of_ten_kinds() -> None:

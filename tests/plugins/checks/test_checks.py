@@ -200,7 +200,7 @@ def test_titles() -> None:
     titles = Checks(load_plugins(None), {}).titles
     assert set(titles) == set(harness_checks())
     assert len(set(titles.values())) == len(titles)
-    page = (Path(__file__).parents[2] / "docs/reference/checks.md").read_text("utf-8")
+    page = (Path(__file__).parents[3] / "docs/reference/checks.md").read_text("utf-8")
     assert not [code for code, title in titles.items() if f"| {code} | {title} |" not in page]
 
 

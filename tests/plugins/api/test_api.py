@@ -299,7 +299,7 @@ def open_(fake: Fake, path: str = "small", **options: Any) -> Any:
 def test_the_shipped_suite_holds_a_candidate_against_a_reference(fake: Fake, project: Project) -> None:
     """suites/reference.toml, with another base and a stand-in server: each phrase is asked once, after ten examples."""
     fake.models = [{"id": "gpt-4.1-2025-04-14", "owned_by": "fake"}]
-    suites = Path(__file__).parents[2] / "suites"
+    suites = Path(__file__).parents[3] / "suites"
     text, plugin = ((suites / name).read_text("utf-8") for name in ("reference.toml", "harnessfile.py"))
     text = re.sub(r'path = "pypi:.*"\nsha256 = ".*"', 'path = "tiny:llama"', text)
     merged = build_tiny_model(project.folder / "merged", seed=5)

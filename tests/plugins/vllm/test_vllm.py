@@ -29,7 +29,7 @@ from harness_workers.loading import load_here
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 SCORED = Logprob(0.0, 1, 1, True)
-FAKE = Path(__file__).parent.parent / "helpers/fake_vllm.py"
+FAKE = Path(__file__).parent.parent.parent / "helpers/fake_vllm.py"
 SUITE = """
 [suite]
 name = "apart"

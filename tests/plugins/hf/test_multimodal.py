@@ -29,7 +29,7 @@ from harness_hf.classes import find_class, load_config  # noqa: E402
 from harness_lora import lora, towers  # noqa: E402
 
 pytestmark = pytest.mark.slow
-DATA = Path(__file__).parents[2] / "suites" / "data"
+DATA = Path(__file__).parents[3] / "suites" / "data"
 BROKEN = "Llama4ForConditionalGeneration"  # whose forward raises in transformers 5.24, with pictures and without
 SUITE = f"""
 [suite]
