@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench import choice, generation, texts
-from bench.__main__ import main
+from bench.__main__ import PARTS, main
 from bench.child import ChildError, call, run
 from bench.page import Bar, Machine, Section, page, table
 from bench.setting import Setting
@@ -216,11 +216,11 @@ class TestRecords:
 
     def test_all_parts_run_when_none_is_named(self, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without words everything is measured, in the order of the page."""
-        for name in TITLES:
+        for name in PARTS:
             self.part(monkeypatch, name)
         _, records, written = bench()
-        assert [record["part"] for record in records] == list(TITLES)
-        assert all(f"## {title}" in written for title in TITLES.values())
+        assert [record["part"] for record in records] == list(PARTS)
+        assert all(f"## {TITLES[name]}" in written for name in PARTS)
 
     def test_record_of_other_versions_is_left_out(self, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Numbers of other libraries never stand on one page with these."""
