@@ -160,16 +160,17 @@ def test_readme_has_the_worst_cells() -> None:
     assert len(cells) > 500
     worst = {kind: max(rate for approximate, rate in cells if approximate is kind) for kind in (False, True)}
     text = (EXPLANATION.parent.parent / "README.md").read_text("utf-8")
-    assert f"its test passed falsely at most {worst[False]:g} % of the time" in text
-    assert f"where it says `approximate`, a mean without a range, up to [{worst[True]:g} %]" in text
+    assert f"a stated risk of 5 % was at most {worst[False]:g} %" in text
+    assert f"marked `approximate`, it reached [{worst[True]:g} %]" in text
     assert worst[False] <= 6.0
 
 
 def test_readme_has_the_point_rules_cells() -> None:
-    """The rule without a test stands there at two discordances, and how often the gate passes equal models."""
+    """README compares the rule without a test with the gate, and says how often the gate passes equal models."""
     text = (EXPLANATION / "paired-rows.md").read_text("utf-8")
     readme = (EXPLANATION.parent.parent / "README.md").read_text("utf-8")
     assert "| 0.35 | 12.7 | 25.5 | 0.9 |" in text and "| 0.10 | 1.4 | 10.4 | 0.1 |" in text
-    assert "35 % differ" in readme and "12.7 %" in readme and "it is 1.4, 10.4 and 0.1 %" in readme
+    assert "35 % differ" in readme and "five points worse 12.7 % of the time" in readme
+    assert "a gate that allows two points ships it 0.9 % of the time" in readme
     equal = [100 * power.pairs_power(0.0, 0.02, d, 200, ALPHA) for d in (0.1, 0.2, 0.3, 0.35, 0.4)]
-    assert f"an equal model in {min(equal):.0f} to {max(equal):.0f} % of cases" in readme
+    assert f"an equal model passes in {min(equal):.0f} to {max(equal):.0f} % of cases" in readme
