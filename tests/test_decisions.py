@@ -37,7 +37,7 @@ def test_what_is_superseded_says_so_first() -> None:
 
 
 def test_a_decision_that_is_named_is_there() -> None:
-    """What code and pages call `decision 0059` or `decisions/0059-…` is one of them."""
+    """What code and pages call `decision 0022` or `decisions/0022-…` is one of them."""
     known = {name[:4] for name in TEXTS}
     tops = (ROOT / top for top in ("harness", "plugins", "docs"))
     for path in (*ROOT.glob("*.md"), *(path for top in tops for path in top.rglob("*.[mp][dy]"))):

@@ -3,7 +3,7 @@
 The correction assumes that the instrument errs alike, given what people would say, on the labelled answers and on the
 rows that are judged, on either side of what the labels name (`Labels.side`: a judge may like the longer answer); how
 often people prefer one side may differ. So it is not prediction-powered inference, which takes the labels for a sample
-of the rows (docs/decisions/0070-labels.md). How often it is wrong stands in docs/how-to/use-a-judge.md.
+of the rows (docs/decisions/0025-labels-correct-the-judge.md). How often it is wrong: docs/how-to/use-a-judge.md.
 
 Arrays may have axes before those named, so that a simulation judges many data sets in one call.
 """

@@ -6,7 +6,8 @@
 A look is what one evaluation tells of a candidate: its weights, what its rows ask, and what they scored. Looks at one
 candidate under one set of claims are one attempt (`harness.pipeline.attempt`). A row is known by what it asks
 (`harness.data.identity`), not by its id, its place or which eval of which suite asked it, so that a question is
-recognised when it is put again in other words. See docs/decisions/0061-attempts.md and 0110-attempts.md.
+recognised when it is put again in other words. See docs/decisions/0024-attempts-in-an-append-only-ledger.md and
+docs/decisions/0041-attempts-are-candidates-with-claims.md.
 
 Each line has the digest of what it says and of the last lines before it, so that none can be lost or changed without a
 trace; two ledgers that went on from one are joined by putting their lines into one file. What was there when a release

@@ -1,6 +1,6 @@
 """A model in vLLM as the harness sees it: generate, logprobs; its tokens and windows are those of "hf".
 
-An adapter is folded into its base: docs/decisions/0092-folded.md says why.
+An adapter is folded into its base: docs/decisions/0034-vllm-folds-adapters.md says why.
 """
 # ruff: noqa: TID253 (imported only where a model is loaded)
 
