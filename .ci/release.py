@@ -40,7 +40,7 @@ def refusals(version: str) -> Iterator[str]:
     if not re.search(rf"^## {re.escape(version)} \(\d{{4}}-\d\d-\d\d\)$", changelog(), re.MULTILINE):
         yield f"CHANGELOG.md has no section {version}; towncrier build --version {version} writes it"
     if left := sorted(p.name for p in Path("changelog.d").glob("*") if p.name != "README.md"):
-        yield f"changelog.d/{left[0]} is told of by no version, one of {len(left)}; towncrier build joins them"
+        yield f"changelog.d/{left[0]} is not in CHANGELOG.md, one of {len(left)}; towncrier build joins them"
 
 
 def changelog() -> str:

@@ -74,11 +74,11 @@ def release(folder: Path) -> subprocess.CompletedProcess[str]:
         ({"CHANGELOG.md": None}, "CHANGELOG.md has no section 1.2.3; "),
         (
             {"changelog.d/+new.added.md": "New.\n"},
-            "changelog.d/+new.added.md is told of by no version, one of 1; ",
+            "changelog.d/+new.added.md is not in CHANGELOG.md, one of 1; ",
         ),
         (
             {"changelog.d/0001-old.md": "Old.\n"},
-            "changelog.d/0001-old.md is told of by no version, one of 1; ",
+            "changelog.d/0001-old.md is not in CHANGELOG.md, one of 1; ",
         ),
     ],
 )
