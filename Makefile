@@ -94,8 +94,9 @@ pictures: $(READY)
 release: $(READY)
 	$(BIN)/python .ci/release.py
 
-# the site in site/, from docs/ and the code; a warning is an error
+# the reference pages that are generated from the code, and the site in site/; a warning is an error
 docs: $(READY)
+	$(BIN)/python -m docs.generated
 	$(SITE)
 
 bench-merge: $(READY)

@@ -27,20 +27,40 @@ from harness_release.json_schema import TABLES, keys_of
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 MOST_LINES = 250
-WRITTEN = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
-MADE = generated.pages()
+GENERATED = generated.pages()
+PAGES = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in sorted(DOCS.rglob("*.md"))}
+WRITTEN = [name for name in PAGES if name not in GENERATED]
 LOADED = re.compile(r'<(?:script|img|link|iframe|source)\b[^>]*?(?:src|href|srcset)="?((?:https?:)?//[^" >]+)')
 
 
 def test_no_page_is_too_long() -> None:
-    """A page that is written by hand, and one that is made, has at most 250 lines."""
-    texts = {name: (DOCS / name).read_text("utf-8") for name in WRITTEN} | MADE
-    assert {name: n for name, text in texts.items() if (n := len(text.splitlines())) > MOST_LINES} == {}
+    """A page that is written by hand has at most 250 lines."""
+    assert {name: n for name in WRITTEN if (n := len(PAGES[name].splitlines())) > MOST_LINES} == {}
 
 
-def test_no_page_is_both_written_and_made() -> None:
-    """A page that is made from the code has no file that it would hide."""
-    assert set(WRITTEN) & set(MADE) == set()
+@pytest.mark.parametrize("name", [*GENERATED, *generated.schemas()])
+def test_generated_files_are_current(name: str) -> None:
+    """A committed page or schema is what `make docs` would write."""
+    current = {**GENERATED, **generated.schemas()}[name]
+    assert (DOCS / name).read_text("utf-8") == current, "run `make docs` and commit what it changes"
+
+
+def test_every_generated_file_is_known() -> None:
+    """No page or schema that the code no longer generates is left behind."""
+    marked = {name for name, text in PAGES.items() if text.endswith(generated.GENERATED_MARK)}
+    schemas = {f"reference/schemas/{path.name}" for path in (DOCS / "reference/schemas").iterdir()}
+    assert (marked, schemas) == (set(GENERATED), set(generated.schemas()))
+
+
+def test_links_lead_to_files() -> None:
+    """Every relative link of a page is there in a clone, as a forge would look for it."""
+    lost = []
+    for name, text in PAGES.items():
+        prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+        targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", prose)
+        near = [target for target in targets if not re.match(r"https?:|mailto:", target)]
+        lost += [f"{name}: {target}" for target in near if not ((DOCS / name).parent / target).exists()]
+    assert lost == []
 
 
 def test_every_exit_code_is_told() -> None:
@@ -52,16 +72,15 @@ def test_every_exit_code_is_told() -> None:
 def test_every_page_tells_as_many_checks_as_there_are() -> None:
     """Where README or a page says "N checks", N are the codes that are registered and `build`, the trainer's own."""
     known = {name for (kind, name) in load_plugins(None).provided if kind == "check"} | {"build"}
-    texts = {name: (DOCS / name).read_text("utf-8") for name in WRITTEN}
-    texts["README.md"] = (ROOT / "README.md").read_text("utf-8")
+    texts = {**PAGES, "README.md": (ROOT / "README.md").read_text("utf-8")}
     told = {name: found for name, text in texts.items() if (found := re.findall(r"\b(\d+) checks\b", text))}
     assert {name: [str(len(known))] * len(found) for name, found in told.items()} == told
     assert {"README.md", "explanation/beside-others.md"} <= told.keys()
 
 
 def test_every_option_of_every_command_is_on_its_page() -> None:
-    """The pages of commands have each option and argument that the parser knows, and its help."""
-    text = "".join(MADE[page] for page in generated.COMMANDS)
+    """The page of commands has each option and argument that the parser knows, and its help."""
+    text = GENERATED["reference/commands.md"]
     for name, one in generated._commands(parser(["help"])).choices.items():
         section = re.split(r"^## ", text.partition(f"\n## `harness {name}`\n")[2], flags=re.M)[0]
         assert section, name
@@ -72,7 +91,7 @@ def test_every_option_of_every_command_is_on_its_page() -> None:
 
 def test_every_option_of_a_plugin_is_on_a_page() -> None:
     """Each loader, adapter, trainer, evaluator and exporter has its options with their types and defaults."""
-    text = "".join(MADE[page] for page in generated.OPTIONS)
+    text = GENERATED["reference/options.md"]
     for (kind, name), provided in load_plugins(None).provided.items():
         if kind in ("loader", "adapter", "trainer", "evaluator", "exporter"):
             section = text.partition(f"\n### `{name}`\n")[2].partition("\n### ")[0]
@@ -81,18 +100,6 @@ def test_every_option_of_a_plugin_is_on_a_page() -> None:
             missing = [key for key in known if f"\n| `{key}` |" not in text]
             assert missing == [], name
     assert "| `max_new_tokens` | an integer | `32` |" in text
-
-
-def test_a_folder_of_the_navigation_has_the_pages_that_are_named_nowhere_else() -> None:
-    """`how-to/` stands for its pages, in lists and by itself; a page that is named keeps its place."""
-    nav = [{"Start": "index.md"}, {"How": "how-to/"}, {"Look": [{"One": ["look/b.md"]}, "look/"]}]
-    pages = ["how-to/a.md", "how-to/b.md", "look/a.md"]
-    assert set(generated._named(nav)) == {"index.md", "how-to/", "look/b.md", "look/"}
-    assert generated._filled(nav, pages) == [
-        {"Start": "index.md"},
-        {"How": ["how-to/a.md", "how-to/b.md"]},
-        {"Look": [{"One": ["look/b.md"]}, "look/a.md"]},
-    ]
 
 
 def test_text_of_docstrings_is_no_markup() -> None:
@@ -157,9 +164,8 @@ def test_hooks_checks_and_commands_have_a_section_of_their_own(index: list[dict[
 @pytest.mark.xdist_group("site")
 def test_every_public_name_is_shown_with_what_it_says(index: list[dict[str, Any]]) -> None:
     """Each name of `harness` has a section on a page of the Python API, with the beginning of its docstring."""
-    sections = {
-        s["title"]: s["text"] for s in index if s["location"].startswith("reference/python") and "#" in s["location"]
-    }
+    found = [s for s in index if s["location"].startswith("reference/python/#")]
+    sections = {re.sub(r"<[^>]+>", "", s["title"]): s["text"] for s in found}
     assert set(harness.__all__) - sections.keys() == set()
     for name in harness.__all__:
         thing = getattr(harness, name)
@@ -172,10 +178,11 @@ def test_every_public_name_is_shown_with_what_it_says(index: list[dict[str, Any]
 @pytest.mark.slow
 @pytest.mark.xdist_group("site")
 def test_every_page_is_in_the_navigation(site: Path) -> None:
-    """The first page leads to all pages, in its navigation."""
+    """The first page leads to all pages but decisions, which their index lists."""
     nav = (site / "index.html").read_text("utf-8")
     links = set(re.findall(r'href="([^"#]+)"[^>]*class="md-nav__link', nav))
-    wanted = {name.removesuffix("index.md") or name for name in (*WRITTEN, *MADE) if name != "index.md"}
+    named = [name for name in PAGES if name != "index.md" and not re.match(r"decisions/\d", name)]
+    wanted = {name.removesuffix("index.md") for name in named}
     wanted = {name if name.endswith("/") else name.removesuffix(".md") + "/" for name in wanted}
     assert wanted - links == set()
 
