@@ -376,6 +376,7 @@ def _signature(found: Any, name: str) -> str:
     else:
         value = f" = {found.value}" if found.value is not None and "property" not in found.labels else ""
         text = f"{name}{f': {found.annotation}' if found.annotation else ''}{value}"
+    text = text.replace("'", '"')
     return "\n".join(textwrap.wrap(text, MAX_SIGNATURE_CHARS, subsequent_indent="    ", break_long_words=False))
 
 
