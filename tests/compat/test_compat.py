@@ -111,9 +111,9 @@ def test_python_runs_what_it_ran(old: Project) -> None:
     assert (old.folder / "elsewhere/model/skill.json").is_file()
 
 
-def test_readme_shows_the_same_evaluator() -> None:
-    """Who reads README.md today writes the plugin that is kept here."""
-    text = (HERE.parents[1] / "README.md").read_text("utf-8")
+def test_the_page_on_plugins_shows_the_same_evaluator() -> None:
+    """A reader of docs/reference/plugins.md writes the plugin that is kept here."""
+    text = (HERE.parents[1] / "docs/reference/plugins.md").read_text("utf-8")
     assert (HERE / "project/harnessfile.py").read_text("utf-8") in text
 
 
