@@ -63,6 +63,12 @@ def test_links_lead_to_files() -> None:
     assert lost == []
 
 
+def test_the_first_page_begins_as_readme() -> None:
+    """The site opens with README's title, run and installation."""
+    readme = (ROOT / "README.md").read_text("utf-8").partition("## Quickstart")[0]
+    assert PAGES["index.md"].startswith(readme.replace("](docs/", "]("))
+
+
 def test_every_exit_code_is_told() -> None:
     """The page of exit codes has each code with its name."""
     text = (DOCS / "reference/exit-codes.md").read_text("utf-8")
