@@ -171,6 +171,6 @@ def test_readme_has_the_point_rules_cells() -> None:
     readme = (EXPLANATION.parent.parent / "README.md").read_text("utf-8")
     assert "| 0.35 | 12.7 | 25.5 | 0.9 |" in text and "| 0.10 | 1.4 | 10.4 | 0.1 |" in text
     assert "differ on 35 % of 200 rows" in readme and "five points worse 12.7 % of the time" in readme
-    assert "a gate that allows two points ships it 0.9 % of the time" in readme
+    assert "A gate that allows two points ships it 0.9 % of the time" in readme
     equal = [100 * power.pairs_power(0.0, 0.02, d, 200, ALPHA) for d in (0.1, 0.2, 0.3, 0.35, 0.4)]
     assert f"an equal model passes in {min(equal):.0f} to {max(equal):.0f} % of cases" in readme
