@@ -54,14 +54,14 @@ def returned(function: Callable[..., Any], value: T, kind: Any, want: str) -> T:
     """Return what a plugin's function returned. Raises UsageError where that is of another type than it must be."""
     if isinstance(value, kind):
         return value
-    raise slip(function, f" returned {shorten(repr(value), 60)}; want {want}")
+    raise slip(function, f" returned {shorten(repr(value), 60)}; it must return {want}")
 
 
 def each(function: Callable[..., Any], values: Any, kind: Any, want: str) -> Iterator[Any]:
     """Yield each of what a plugin's function returned or yields. Raises UsageError as `returned` does."""
     for value in returned(function, values, Iterable, want):
         if not isinstance(value, kind):
-            raise slip(function, f" yielded {shorten(repr(value), 60)}; want {want}", values)
+            raise slip(function, f" yielded {shorten(repr(value), 60)}; it must yield {want}", values)
         yield value
 
 

@@ -25,7 +25,7 @@ class Capabilities:
     def __post_init__(self) -> None:
         for field in fields(self):
             if want := _wanted(field, getattr(self, field.name)):
-                raise TypeError(f"{field.name} is {getattr(self, field.name)!r}, want {want}")
+                raise TypeError(f"{field.name} is {getattr(self, field.name)!r}; it must be {want}")
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Self:
@@ -123,7 +123,7 @@ def mistakes_of(kind: str, function: Callable[..., Any]) -> Iterator[str]:
     for name in vars(function) if inspect.isfunction(function) else ():
         close = difflib.get_close_matches(name, known, n=1, cutoff=CLOSE)
         if close and name not in known and not name.startswith("_"):
-            yield f'"{name}" is no capability; did you mean "{close[0]}"?'
+            yield f'"{name}" is not a capability; did you mean "{close[0]}"?'
 
 
 def _wanted(field: Field[Any], value: Any) -> str:

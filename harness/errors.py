@@ -127,22 +127,19 @@ def out_of_memory(error: BaseException) -> str:
         text = str(cause)
         told = isinstance(cause, (RuntimeError, ImportError, OSError)) and any(words in text for words in NO_MEMORY)
         if told or isinstance(cause, MemoryError) or getattr(cause, "errno", None) == errno.ENOMEM:
-            said = " ".join(text.split())[:200] or "no more can be allocated"
+            said = " ".join(text.split())[:200] or "memory allocation failed"
     return f"out of memory: {said}; {MEMORY_ADVICE}" if said else ""
 
 
-MEMORY_ADVICE = (
-    "give the process more, or need less: a smaller dtype, batch_tokens, batch or model; what was finished is not"
-    " done again"
-)
+MEMORY_ADVICE = "give the process more memory, or lower dtype, batch_tokens, batch or model size; finished work is kept"
 
 
 def of_the_machine(error: BaseException) -> str:
     """Return in a line what the machine had too little of: disk, memory or open files; nothing where it is not that."""
     if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
-        return f"{os.strerror(errno.EMFILE)}; raise the limit (ulimit -n) and run again"
+        return f"{os.strerror(errno.EMFILE)}; raise the limit of open files (ulimit -n) and run again"
     full = disk_full(error)
-    return f"{full}; make room and run again, and what was finished is not done again" if full else out_of_memory(error)
+    return f"{full}; free space and run again; finished work is kept" if full else out_of_memory(error)
 
 
 EVERYDAY = {  # what everybody types, by letters nearer to something else -> what it is called

@@ -34,14 +34,14 @@ def cache_dir() -> Path:
     folder = Path(os.environ.get("HARNESS_CACHE") or fallback)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        why = "" if os.access(folder, os.R_OK | os.W_OK | os.X_OK) else "cannot be written by this user; point"
+        why = "" if os.access(folder, os.R_OK | os.W_OK | os.X_OK) else "is not writable by this user; set"
         why = why or _open_to_others(folder)
     except FileExistsError:
-        why = f"is {'a link to nothing' if folder.is_symlink() else 'no folder'}; remove it, or point"
+        why = f"is {'a broken link' if folder.is_symlink() else 'not a folder'}; remove it, or set"
     except (OSError, ValueError) as error:
-        why = f"cannot be made: {getattr(error, 'strerror', None) or error}; point"
+        why = f"cannot be created: {getattr(error, 'strerror', None) or error}; set"
     if why:
-        raise UsageError(f'cache "{folder}": {why} HARNESS_CACHE elsewhere')
+        raise UsageError(f'cache "{folder}": {why} HARNESS_CACHE to another folder')
     _use(folder)
     return folder
 
@@ -70,10 +70,13 @@ def _open_to_others(folder: Path) -> str:
     enter = bool(about.st_mode & 0o077)  # where nobody else may, only the owner of what lies there could write to it
     for path, own in chain([(folder, about)], _inside(folder, LEVELS if enter else 1)):
         if wrong := _others(own, modes=enter):
-            where, way = "" if path == folder else f'"{path.relative_to(folder)}" in it ', f"chmod go-w {path}"
+            where, way = (
+                "" if path == folder else f'contains "{path.relative_to(folder)}", which ',
+                f"chmod go-w {path}",
+            )
             if own.st_uid != os.geteuid():
                 way = "remove it" if stat.S_ISREG(own.st_mode) else f"chown -R {os.geteuid()} {path}"
-            return f"{where}{wrong}; {way}, or point"
+            return f"{where}{wrong}; {way}, or set"
     return ""
 
 
@@ -90,11 +93,11 @@ def _inside(folder: Path, levels: int) -> Iterator[tuple[Path, os.stat_result]]:
 def _others(about: os.stat_result, *, modes: bool) -> str:
     """Return who else than this user and root could write, or nothing."""
     if about.st_uid not in (os.geteuid(), 0):
-        return f"belongs to user {about.st_uid}, who could put answers there"
+        return f"belongs to user {about.st_uid}, who could plant answers there"
     if modes and about.st_mode & stat.S_IWOTH:
-        return "can be written by everybody"
+        return "is writable by everybody"
     if modes and about.st_mode & stat.S_IWGRP and not _is_private(about.st_gid):
-        return f"can be written by group {about.st_gid}"
+        return f"is writable by group {about.st_gid}"
     return ""
 
 
@@ -366,7 +369,7 @@ def open_file(path: Path, *, follow: bool = False, below: Path | None = None) ->
     handle = os.open(path, flags) if follow else _open_below(below or path.parent, path, flags)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, f"{path} is no file", str(path))
+            raise OSError(errno.EINVAL, f"{path} is not a file", str(path))
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         return os.fdopen(handle, "rb")

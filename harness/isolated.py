@@ -51,15 +51,15 @@ def ask(
         errors.seek(0)
         said = errors.read()
     if time.monotonic() >= ends:
-        raise UsageError(f"{lost} in {seconds:g} s by a process of its own")
+        raise UsageError(f"{lost}: the subprocess did not end within {seconds:g} s")
     try:
         told = json.loads(last)
     except ValueError:
-        why = said.strip().rpartition("\n")[2] or f"it ended with {done.returncode}"
+        why = said.strip().rpartition("\n")[2] or f"it ended with exit code {done.returncode}"
         if done.returncode < 0:
             late = done.returncode == -signal.SIGXCPU
             why = "it took too long" if late else f"it was killed by signal {-done.returncode}, as when memory runs out"
-        raise UsageError(f"{lost} in a process of its own: {why}") from None
+        raise UsageError(f"{lost}: the subprocess failed: {why}") from None
     if "finding" in told:
         raise CheckFailed(told["finding"])
     return dict(told["facts"])

@@ -64,7 +64,7 @@ class Plugins:
         points = [(dist.name, p) for dist in importlib.metadata.distributions() for p in dist.entry_points]
         ours = {p.group for name, p in points if name == DISTRIBUTION} | {"harness.notebook"}
         near = [p for _, p in points if keys.GROUP in p.group and p.group not in ours]
-        lost = [f'the entry point "{p.name}" is in the group "{p.group}", want "{keys.GROUP}"' for p in near]
+        lost = [f'the entry point "{p.name}" is in the group "{p.group}"; move it to "{keys.GROUP}"' for p in near]
         why = "".join(f"; {line}" for line in [*self.idle, *lost])
         raise UsageError(f'no {kind} "{name}"{did_you_mean(name, [n for k, n in self.provided if k == kind])}{why}')
 
@@ -73,7 +73,9 @@ class Plugins:
         able = (p for p in self.provided.values() if p.kind == "adapter" and p.about.reads_foreign)
         if found := min(able, key=lambda p: p.name, default=None):
             return found
-        raise UsageError("no adapter reads what was made elsewhere; do not block it with -p no:, or add an [adapter]")
+        raise UsageError(
+            "no adapter plugin can load external adapters; do not block it with -p no:, or add an [adapter]"
+        )
 
     def is_own(self, provided: Provided) -> bool:
         """Return whether a callable is of a plugin that was installed with the harness itself."""
@@ -106,7 +108,7 @@ class Plugins:
                 provided = implementation.function()
                 pairs = provided.items() if isinstance(provided, dict) else [("", None)]
                 if not all(isinstance(name, str) and callable(function) for name, function in pairs):
-                    mistakes.add(f'plugin "{plugin}"', f"{hook} returned no dict of name -> callable")
+                    mistakes.add(f'plugin "{plugin}"', f"{hook} did not return a dict of name -> callable")
                     continue
                 for name, function in provided.items():
                     where = f'{kind} "{name}"'
@@ -161,7 +163,7 @@ def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
         for attribute, hook in vars(plugin).items() if isinstance(plugin, ModuleType) else ():
             if attribute.startswith("harness_") and callable(hook):
                 if attribute not in known:
-                    mistakes.add(f'plugin "{name}"', f'"{attribute}" is no hook{did_you_mean(attribute, known)}')
+                    mistakes.add(f'plugin "{name}"', f'"{attribute}" is not a hook{did_you_mean(attribute, known)}')
                 elif not hasattr(hook, "harness_impl"):
                     mistakes.add(f'plugin "{name}"', str(blame.slip(hook, " is never called; is @hookimpl missing?")))
     mistakes.raise_if_any()
@@ -179,7 +181,7 @@ def _register(manager: pluggy.PluginManager, name: str, load: Callable[[], Any])
     try:
         manager.register(plugin, name)
     except ValueError:
-        raise UsageError(f'plugin "{name}": is loaded twice; two plugins have this name') from None
+        raise UsageError(f'plugin "{name}": is loaded twice; rename one of the two') from None
     except pluggy.PluginValidationError as error:
         raise UsageError(f'plugin "{name}": {" ".join(str(error).split())}') from None
 

@@ -41,13 +41,13 @@ def read(cls: type[T], table: Mapping[str, Any], complain: Complain, **given: An
         elif key not in fields:
             wrong.append((key, f'unknown key "{key}"{did_you_mean(key, fields)}'))
         elif not fits(value, hints[fields[key].name]):
-            wrong.append((key, f'"{key}" is {show(value)}, want {kind(hints[fields[key].name])}'))
+            wrong.append((key, f'"{key}" is {show(value)}; it must be {kind(hints[fields[key].name])}'))
         else:
             values[fields[key].name] = value
     for key, f in fields.items():
         if key not in table and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             close = difflib.get_close_matches(key, options, n=1)  # among those that went to a plugin
-            wrong.append(("", f'"{key}" is missing' + (f'; is "{close[0]}" meant to be it?' if close else "")))
+            wrong.append(("", f'"{key}" is missing' + (f'; did you mean it by "{close[0]}"?' if close else "")))
     if rest:
         values["options"] = options
     for key, what in wrong:
@@ -130,7 +130,7 @@ def uncallable(function: Callable[..., Any], given: Sequence[str], names: Sequen
     try:
         inspect.Signature(asked).bind(*given, **dict.fromkeys(names))
     except TypeError as error:
-        return f"{signature} is called with ({', '.join(given)}, *, {', '.join((*names, 'its options'))}): {error}"
+        return f"{signature} must accept ({', '.join(given)}, *, {', '.join((*names, 'its options'))}): {error}"
     return ""
 
 
@@ -140,7 +140,7 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], comp
     for key, value in options.items():
         want = hints.get(key, Any)
         if key in known and not fits(value, want):
-            complain(key, f'"{key}" is {show(value)}, want {kind(want)}')
+            complain(key, f'"{key}" is {show(value)}; it must be {kind(want)}')
         elif key not in known and not open_ended:
             complain(key, f'unknown option "{key}"{did_you_mean(key, known)}')
     for key, parameter in known.items():
@@ -164,7 +164,7 @@ def unsound(value: Any) -> str:
     Numbers are finite and whole ones fit 64 bits, texts are UTF-8 without NUL, tables do not nest too deeply.
     """
     if is_deep(value):
-        return f"nests tables or lists more than {DEEPEST} deep"
+        return f"nests tables or lists more than {DEEPEST} levels deep"
     waiting = [value]
     while waiting:
         here = waiting.pop()
@@ -173,11 +173,11 @@ def unsound(value: Any) -> str:
         elif isinstance(here, list):
             waiting += here
         elif isinstance(here, float) and not math.isfinite(here):
-            return f"is {here}, want a finite number"
+            return f"is {here}; it must be a finite number"
         elif isinstance(here, int) and abs(here) > LARGEST:
-            return f"is {show(here)}, want a whole number that fits 64 bits"
+            return f"is {show(here)}; it must be an integer of 64 bits"
         elif isinstance(here, str) and ("\0" in here or here != here.encode("utf-8", "ignore").decode()):
-            return "holds a character that no text can have (NUL, or half of a pair)"
+            return "contains an invalid character (NUL, or a lone surrogate)"
     return ""
 
 

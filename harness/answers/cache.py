@@ -41,7 +41,10 @@ class Models:
     def notes(self) -> list[str]:
         """Take what the loaded models have to say about themselves."""
         found = [
-            f'"{name}": {n} answers hold half a surrogate pair, which is no character; U+FFFD stands for it'
+            (
+                f'"{name}": {n} answers contain a lone surrogate, which is not a valid '
+                "character; it is replaced by U+FFFD"
+            )
             for name, n in self.mended.items()
         ]
         self.mended.clear()
@@ -117,7 +120,9 @@ class CachedSubject:
 
         def ask(numbers: Sequence[int]) -> Stream[tuple[float, int]]:
             if not hasattr(self.loaded, "token_kl"):
-                raise UsageError(f'"{self.name}" does not give token distributions; use a model that runs here')
+                raise UsageError(
+                    f'"{self.name}" does not return token distributions; use a model that runs locally (use = "hf")'
+                )
             yield from enumerate(self.loaded.token_kl([texts[i] for i in numbers], against.loaded))
 
         return self._answers(keys, ask, list, _divergence)
@@ -200,7 +205,7 @@ class CachedSubject:
             finally:
                 self.responses.flush()
         if lacking := sum(key not in known for key in keys):
-            raise ValueError(f'model "{self.name}" left {lacking} of {len(keys)} requests without an answer')
+            raise ValueError(f'model "{self.name}" returned no answer for {lacking} of {len(keys)} requests')
         return [known[key] for key in keys]
 
 
@@ -211,13 +216,13 @@ def _spelt(prompt: Prompt) -> str:
 def _text(value: Any) -> str:
     """Return a remembered answer; this and those below raise TypeError or ValueError where it is of another kind."""
     if not isinstance(value, str):
-        raise TypeError("no text")
+        raise TypeError("not a text")
     return value
 
 
 def _count(value: Any) -> int:
     if type(value) is not int:
-        raise TypeError("no whole number")
+        raise TypeError("not a whole number")
     return value
 
 
@@ -228,7 +233,7 @@ def _fact(value: Any) -> int | str:
 def _score(value: Any) -> Logprob:
     total, tokens, size, greedy = value
     if not isinstance(greedy, bool):
-        raise TypeError("no log-probability")
+        raise TypeError("not a log-probability")
     return Logprob(float(total), _count(tokens), _count(size), greedy)
 
 

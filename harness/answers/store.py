@@ -61,7 +61,7 @@ class Responses:
             for key, value, checksum in rows:
                 try:
                     if not (isinstance(key, bytes) and isinstance(value, str)) or checksum != _checksum(key, value):
-                        raise ValueError("it is not what was written")
+                        raise ValueError("its checksum does not match")
                     found[key] = read(json.loads(value))
                 except (ValueError, TypeError, LookupError, RecursionError) as error:
                     self._set_aside(f"a row of it cannot be read ({error})")
@@ -102,7 +102,9 @@ class Responses:
             self._db = db = sqlite3.connect(self.path, timeout=PATIENCE)
             if db.execute("PRAGMA user_version").fetchone()[0] > VERSION:
                 self._disconnect()
-                self._warn(f'cache "{self.path}": is of a newer version of the harness; answers are not remembered')
+                self._warn(
+                    f'cache "{self.path}": was written by a newer version of the harness; answers are not cached'
+                )
                 return
             db.execute("PRAGMA trusted_schema = OFF")
             db.execute("PRAGMA journal_mode = WAL")
@@ -122,7 +124,7 @@ class Responses:
             raise error
         if code is not None and code & 0xFF in PASSING:
             self._disconnect()
-            self._warn(f'cache "{self.path}": {error}; answers are not remembered from here on')
+            self._warn(f'cache "{self.path}": {error}; answers are not cached from here on')
         else:
             self._set_aside(" ".join(str(error).split()))
 
@@ -141,9 +143,9 @@ class Responses:
             for tail in ("-wal", "-shm"):
                 self.path.with_name(self.path.name + tail).unlink(missing_ok=True)
         except OSError as failed:
-            self._warn(f'cache "{self.path}": {why}, and cannot be set aside: {failed.strerror}')
+            self._warn(f'cache "{self.path}": {why}, and it cannot be renamed: {failed.strerror}')
             return
-        self._warn(f'cache "{self.path}": {why}; it is set aside as "{aside.name}", and its answers are asked again')
+        self._warn(f'cache "{self.path}": {why}; it was renamed to "{aside.name}", and its answers are requested again')
         if not self._damaged:
             self._damaged = True
             self._connect()
@@ -159,7 +161,7 @@ def plain(value: Any) -> Any:
     """Return what JSON has in the place of a value that it does not know; raises TypeError where it has nothing."""
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"a request holds {type(value).__name__}, which has no JSON")
+    raise TypeError(f"a request holds a {type(value).__name__}, which cannot be written as JSON")
 
 
 def _checksum(key: bytes, value: str) -> bytes:

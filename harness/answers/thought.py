@@ -24,7 +24,7 @@ def answers(
     if not thought:
         return [(text, text) for text in subject.generate(prompts, **how.keywords)]
     if len(thought) != 2 or not all(thought):
-        raise UsageError(f'thought: is {list(thought)}, want two marks, for instance ["<think>", "</think>"]')
+        raise UsageError(f'thought: is {list(thought)}; give two marks, for instance ["<think>", "</think>"]')
     generated = subject.generate(prompts, **replace(how, stop=()).keywords)
     said = [_said(subject, prompt, text, *thought) for prompt, text in zip(prompts, generated, strict=True)]
     return [(before(text, how.stop), whole) for text, whole in zip(said, generated, strict=True)]

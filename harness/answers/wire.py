@@ -154,10 +154,12 @@ class Client:
         try:
             reply = self.client.get(path, **how) if body is None else self.client.post(path, body=dict(body), **how)
             if isinstance(reply, str) and reply.startswith(("data:", "event:")):
-                raise Trouble("streams its answers though it was not asked to", hint="turn that off", charged=True)
+                raise Trouble(
+                    "streams its answers, although streaming was not requested", hint="turn streaming off", charged=True
+                )
             reply = json.loads(reply) if isinstance(reply, str) else reply  # a text: it did not say that it is JSON
         except sdk.APITimeoutError:
-            raise Trouble(f"gave no answer in {timeout:g} s (timeout)", passing=True, charged=True) from None
+            raise Trouble(f"did not answer within {timeout:g} s (timeout)", passing=True, charged=True) from None
         except sdk.APIConnectionError as error:
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, Trouble):
@@ -171,7 +173,7 @@ class Client:
         except sdk.APIStatusError as error:
             raise self._refusal(error) from None
         except (ValueError, RecursionError):
-            raise Trouble("answered with something that is no JSON", passing=True, charged=True) from None
+            raise Trouble("sent a reply that is not JSON", passing=True, charged=True) from None
         self.peer.hear(str((body or {}).get("model")), reply)
         return reply
 
@@ -179,8 +181,12 @@ class Client:
         """Return what an HTTP status means: something that may pass, or a mistake."""
         status, body = int(error.status_code), error.body
         if status == 401:  # what servers say here may show parts of a key
-            what = f"refuses the key that {self.variable} holds" if self.variable else "wants a key"
-            hint = "export the right one" if self.variable else "name the variable that holds it with api_key_env"
+            what = f"rejects the key in {self.variable}" if self.variable else "requires an API key"
+            hint = (
+                "set the variable to the right key"
+                if self.variable
+                else "name the environment variable that holds it with api_key_env"
+            )
             return Trouble(f"{what} (HTTP 401)", status=status, hint=hint, fatal=True)
         said = self.peer.clean(words(body) or error.response.text)
         spent = "insufficient_quota" in json.dumps(body, default=str)  # a 429 that no waiting helps
@@ -199,7 +205,7 @@ def key_in(variable: str) -> tuple[str, str]:
     """Return the key in a variable, and what is wrong with it, or nothing."""
     key = os.environ.get(variable, "").strip()
     if key and not (key.isascii() and key.isprintable()):
-        return "", f"the environment variable {variable} holds characters that no key has; look at it"
+        return "", (f"the environment variable {variable} holds characters that no key contains; correct its value")
     return key, "" if key else "is not set"
 
 
@@ -210,7 +216,7 @@ def is_openai(url: str) -> bool:
 
 def wrong_url(url: str) -> str:
     """Return what is wrong with a URL, or nothing; what cannot be read is not shown, for it may hold a password."""
-    want = 'want a URL such as "http://localhost:8000/v1"'
+    want = 'give a URL such as "http://localhost:8000/v1"'
     try:
         parts = urlsplit(url)
         there = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
@@ -219,17 +225,20 @@ def wrong_url(url: str) -> str:
     if not there:
         return f"cannot be read; {want}"
     if "@" in parts.netloc:
-        return "holds a user name or a password, which would end up in reports; give a key through api_key_env"
+        return "contains a user name or a password, which would appear in reports; give a key with api_key_env"
     if parts.query or parts.fragment:
-        return f'has something after "?" or "#", which would end up in reports; {want}'
+        return f'has a query ("?") or a fragment ("#"), which would appear in reports; {want}'
     return ""
 
 
 def wrong_variable(name: str) -> str:
     """Return what is wrong with the name of a variable for a key, or nothing; one with small letters may be the key."""
-    what = "is no name of an environment variable (capital letters, digits, _), and is not shown, since it may be a key"
+    what = (
+        "is not the name of an environment variable (capital letters, digits, _); it is not "
+        "shown here, since it may be a key"
+    )
     right = not name or re.fullmatch(r"[A-Z][A-Z0-9_]*", name)
-    return "" if right else f"{what}; write the variable's name, and revoke the key if it was one"
+    return "" if right else f"{what}; write the variable's name, and revoke the key if this was one"
 
 
 def words(body: Any) -> str:
@@ -280,25 +289,25 @@ def _proxy(url: str) -> tuple[str, str]:
 
 
 def _unusable(variable: str, socks: bool = False) -> UsageError:
-    what = "is no address of a proxy, and is not shown, since it may hold a password; want http://HOST:PORT"
+    what = "is not the address of a proxy (not shown here, since it may hold a password); give http://HOST:PORT"
     if socks:
-        what = "names a SOCKS proxy, for which a package is missing; pip install socksio"
-    return UsageError(f"{variable}: {what}, or unset it")
+        what = "names a SOCKS proxy, which needs the package socksio; pip install socksio"
+    return UsageError(f"{variable}: {what}, or unset the variable")
 
 
 def _certificates() -> ssl.SSLContext | bool:
     """Return what the environment trusts; True where it does not say, for the library's own."""
     for variable in CERTIFICATES:
         if place := os.environ.get(variable):
-            why = "which is not there"
+            why = "which does not exist"
             try:
                 if Path(place).is_file():
                     return ssl.create_default_context(cafile=place)
                 if any(Path(folder).is_dir() for folder in place.split(os.pathsep)):
                     return ssl.create_default_context(capath=place)
             except OSError:  # those of ssl are such, too
-                why = "in which there are no certificates"
-            raise UsageError(f'{variable}: names "{place}", {why}; correct it, or unset it')
+                why = "which contains no certificates"
+            raise UsageError(f'{variable}: names "{place}", {why}; correct it, or unset the variable')
     return True
 
 
@@ -329,17 +338,20 @@ def _whole(response: Any, until: float, seconds: float) -> Any:
     """Return a response with its decoded body. Raises Trouble when it is moved, too slow or too large."""
     with closing(response):
         if response.has_redirect_location:
-            place = "another place"  # without what may be secret in it, for it would send rows and keys there
+            place = "another address"  # without what may be secret in it, for it would send rows and keys there
             with suppress(ValueError):
                 to = urlsplit(urljoin(str(response.request.url), response.headers["location"]))
                 place = f'"{to.scheme}://{to.hostname}{f":{to.port}" if to.port else ""}{to.path}"'
-            raise Trouble(f"is moved to {place}; correct base_url", fatal=True, charged=True)
+            raise Trouble(f"redirects to {place}; correct base_url", fatal=True, charged=True)
         blocks, size = [], 0
         for block in response.iter_bytes():
             blocks.append(block)
             size += len(block)
             if size > LARGEST:
-                raise Trouble(f"answered with more than {LARGEST >> 20} MiB, which is no answer", charged=True)
+                raise Trouble(
+                    f"sent a reply of more than {LARGEST >> 20} MiB; check that base_url is a model server",
+                    charged=True,
+                )
             if time.monotonic() > until:
                 raise _late(seconds)
     return type(response)(
@@ -352,4 +364,4 @@ def _whole(response: Any, until: float, seconds: float) -> Any:
 
 
 def _late(seconds: float) -> Trouble:
-    return Trouble(f"gave no whole answer in {seconds:.3g} s", passing=True, charged=True)
+    return Trouble(f"did not complete its answer within {seconds:.3g} s", passing=True, charged=True)

@@ -124,7 +124,7 @@ def of_others(lock: Mapping[str, Any]) -> list[dict[str, Any]]:
 def read_envelopes(text: str) -> list[Envelope]:
     """Read the lines of claims.intoto.jsonl; raises ValueError unless each is exactly as `Envelope.line` writes it."""
     if not text.endswith("\n"):
-        raise ValueError("the last line is cut short")
+        raise ValueError("the last line is truncated")
     found = []
     for number, line in enumerate(text[:-1].split("\n"), 1):
         try:
@@ -132,10 +132,10 @@ def read_envelopes(text: str) -> list[Envelope]:
             payload = base64.b64decode(data["payload"], validate=True)
             signed = {str(s["keyid"]): base64.b64decode(s["sig"], validate=True) for s in data["signatures"]}
         except (KeyError, TypeError, ValueError, RecursionError):
-            raise ValueError(f"line {number} is no DSSE envelope") from None
+            raise ValueError(f"line {number} is not a DSSE envelope") from None
         envelope = Envelope(payload, signed)
         if envelope.line() != line:
-            raise ValueError(f"line {number} is no DSSE envelope as the harness writes it")
+            raise ValueError(f"line {number} is not a DSSE envelope as written by the harness")
         found.append(envelope)
     return found
 

@@ -70,11 +70,11 @@ def weights_of(files: Mapping[str, Hashed]) -> str:
                 raise ValueError(f'{file}: tensor "{entry[0]}" is also in another file')
             tensors[entry[0]] = entry
     if len(single) > 1 or (single and tensors):
-        raise ValueError(f"holds {', '.join(single)} and other weights; which are meant?")
+        raise ValueError(f"holds {', '.join(single)} and other weights; keep only the files of the model that you mean")
     if single:
         return files[single[0]].sha256
     if not tensors:
-        raise ValueError("holds no tensor in *.safetensors")
+        raise ValueError("holds no tensors in *.safetensors")
     return digest_of([WEIGHTS, [tensors[name] for name in sorted(tensors)]])
 
 
@@ -211,7 +211,7 @@ def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
         elif stat.S_ISREG(about.st_mode):
             yield name, about.st_size
         else:
-            raise ValueError(f'"{name}" is {"a link" if stat.S_ISLNK(about.st_mode) else "no file"}')
+            raise ValueError(f'"{name}" is {"a link" if stat.S_ISLNK(about.st_mode) else "not a file"}')
 
 
 def template_digest(folder: Path) -> str | None:
@@ -236,5 +236,5 @@ def template_digest(folder: Path) -> str | None:
     there = ((name, path.read_text("utf-8")) for name, path in files.items() if path.is_file())
     for name, text in chain(told.items(), there):
         if found.setdefault(name, text) != text:
-            raise ValueError(f'chat template "{name}" is in two files that differ')
+            raise ValueError(f'chat template "{name}" is in two files that differ; remove one of them')
     return digest_of(found) if found else None

@@ -104,7 +104,7 @@ def check_files(model: Path) -> str:
                 raise Unsafe(f'{file}: tensor "{tensor}" is also in {other}')
     check_indexes(model, tensors)
     if others := beside(model, names):
-        raise Unsafe(f"{others[0]}: the model is not read from it, and by another reader would be; leave it out")
+        raise Unsafe(f"{others[0]}: holds weights that the harness does not read and another reader would; remove it")
     _check_meaning(model)
     return f"{len(names)} files"
 
@@ -123,18 +123,18 @@ def _check_name(name: str) -> None:
     """Raise Unsafe unless every system reads a name as the same plain file, of a kind that may be deployed."""
     folder, _, last = name.rpartition("/")
     if not PLAIN.fullmatch(last) or DEVICES.fullmatch(last):
-        raise Unsafe(f"{json.dumps(name)}: is no plain name; want ASCII letters, digits and one of _ . , + = ( ) -")
+        raise Unsafe(f"{json.dumps(name)}: is not a portable file name; use ASCII letters, digits and _ . , + = ( ) -")
     if folder and (folder != TEMPLATES or not last.endswith(".jinja")):
-        raise Unsafe(f"{name}: lies in a folder; the only one allowed is {TEMPLATES}, of *.jinja")
+        raise Unsafe(f"{name}: is in a subfolder; the only one allowed is {TEMPLATES}, with *.jinja files")
     if not is_allowed(Path(last)):
-        raise Unsafe(f"{name}: files of this kind are not allowed; allowed are {', '.join(sorted(SUFFIXES))}")
+        raise Unsafe(f"{name}: files of this type are not allowed; allowed are {', '.join(sorted(SUFFIXES))}")
 
 
 def _no_twins(names: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
         if (other := seen.setdefault(name.casefold(), name)) != name:
-            raise Unsafe(f'{name}: differs from "{other}" in case alone')
+            raise Unsafe(f'{name}: differs from "{other}" only in upper and lower case; rename one')
 
 
 def _no_way_out(model: Path, path: Path, kind: Callable[[int], bool]) -> None:
@@ -146,9 +146,9 @@ def _no_way_out(model: Path, path: Path, kind: Callable[[int], bool]) -> None:
     real = path.resolve(strict=True)
     homes = [model, model.parents[1] / "blobs"] if model.parent.name == "snapshots" else [model]
     if not any(real.is_relative_to(home) for home in homes):
-        raise Unsafe(f"{json.dumps(name)}: is a link that leads out of the folder; put the file itself there")
+        raise Unsafe(f"{json.dumps(name)}: is a link that leads out of the folder; copy the file itself there")
     if not kind(about.st_mode):
-        raise Unsafe(f"{json.dumps(name)}: is no {'folder' if kind is stat.S_ISDIR else 'file'}")
+        raise Unsafe(f"{json.dumps(name)}: is not a {'folder' if kind is stat.S_ISDIR else 'file'}")
 
 
 def _check_text(name: str, path: Path) -> None:
@@ -156,21 +156,21 @@ def _check_text(name: str, path: Path) -> None:
     with open_file(path, follow=True) as f:
         data = f.read(LARGEST_JSON + 1)
     if len(data) > LARGEST_JSON:
-        raise Unsafe(f"{name}: is over {LARGEST_JSON} bytes long")
+        raise Unsafe(f"{name}: is larger than {LARGEST_JSON} bytes")
     if path.suffix == ".model" and is_sentencepiece(data):
         return
-    odd = f"{name}: is an archive, a pickle or a program, whatever its name says"
+    odd = f"{name}: is an archive, a pickle or a program, despite its name"
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        raise Unsafe(f"{odd}; at any rate no text in UTF-8") from None
+        raise Unsafe(f"{odd}; not valid UTF-8") from None
     if CONTROLS.search(text) or text.startswith(MAGIC) or _is_pickle(data):
         raise Unsafe(odd)
     at = re.compile(r"[\s\ufeff]*").match(text).end()  # type: ignore[union-attr]  # it matches nothing, too
     while text.startswith("<!--", at) and (end := text.find("-->", at)) > 0:  # a comment of HTML
         at = re.compile(r"\s*").match(text, end + 3).end()  # type: ignore[union-attr]
     if MARKUP.match(text[at : at + 20]):
-        raise Unsafe(f"{name}: is a page that a browser would run, whatever its name says")
+        raise Unsafe(f"{name}: is a web page that a browser would run, despite its name")
 
 
 def is_sentencepiece(data: bytes) -> bool:
@@ -228,12 +228,12 @@ def check_indexes(model: Path, tensors: Mapping[str, Collection[str]] | None = N
             raise Unsafe(f"{path.name}: has no weight_map")
         for tensor, file in weight_map.items():
             if not isinstance(file, str) or "/" in file or "\\" in file or file not in tensors:
-                raise Unsafe(f"{path.name}: {json.dumps(file)} is no file beside it")
+                raise Unsafe(f"{path.name}: {json.dumps(file)} is not a file in the same folder")
             if tensor not in tensors[file]:
                 raise Unsafe(f'{path.name}: "{tensor}" is not in {file}')
         for file in sorted(set(weight_map.values())):
             if lost := set(tensors[file]) - weight_map.keys():
-                raise Unsafe(f'{path.name}: does not name "{min(lost)}" of {file}')
+                raise Unsafe(f'{path.name}: lacks the tensor "{min(lost)}", which {file} holds')
 
 
 def check_configuration(model: Path) -> str:
@@ -242,7 +242,10 @@ def check_configuration(model: Path) -> str:
     for name, size in sizes.items():
         data = _read_configuration(name, model / name, size)
         if name.rpartition("/")[2] == ADAPTER and data.get("base_model_name_or_path"):
-            raise Unsafe(f"{name}: names a base to fetch; who deploys an adapter chooses its base himself")
+            raise Unsafe(
+                f"{name}: names a base model to download; remove the name, since whoever "
+                "deploys an adapter chooses its base"
+            )
     return f"{len(sizes)} configurations"
 
 
@@ -268,22 +271,22 @@ def check_candidate(model: Path) -> None:
 
 def _read_configuration(name: str, path: Path, size: int) -> dict[str, Any]:
     if size > LARGEST_JSON:
-        raise Unsafe(f"{name}: {size} bytes are no configuration")
+        raise Unsafe(f"{name}: has {size} bytes, too many for a configuration")
     if not isinstance(data := _json(name, path), dict):
-        raise Unsafe(f"{name}: is no JSON object")
+        raise Unsafe(f"{name}: is not a JSON object")
     for key, value in _items(_without_words(name.rpartition("/")[2], data)):
         if key == "auto_mapping" and value and not _is_own_class(value):
-            raise Unsafe(f'{name}: "{key}" would have code loaded; PEFT needs it for nothing here: set it to null')
+            raise Unsafe(f'{name}: "{key}" makes a loader run code, and PEFT does not need it here; set it to null')
         if key in FORBIDDEN and value not in (None, False):
-            raise Unsafe(f'{name}: "{key}" would have code loaded')
+            raise Unsafe(f'{name}: "{key}" makes a loader run code; remove it')
         for _, leaf in _items([value]) if key.endswith("_implementation") else ():
             plain = leaf in (None, False) or (isinstance(leaf, str) and IMPLEMENTATION.fullmatch(leaf))
             if not (plain or isinstance(leaf, (dict, list))):
-                raise Unsafe(f'{name}: "{key}" would have a kernel fetched')
+                raise Unsafe(f'{name}: "{key}" makes a loader download a kernel; remove it')
         if key == "megatron_core" and value not in (None, "megatron.core"):
-            raise Unsafe(f'{name}: "{key}" would have code loaded')
+            raise Unsafe(f'{name}: "{key}" makes a loader run code; remove it')
         if key == "use_pretrained_backbone" and value not in (None, False):
-            raise Unsafe(f'{name}: "{key}" would have weights fetched')
+            raise Unsafe(f'{name}: "{key}" makes a loader download weights; remove it')
     return data
 
 

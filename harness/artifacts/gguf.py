@@ -62,9 +62,9 @@ def gguf_of(folder: Path) -> Path | None:
     """
     files = [] if is_whole(folder) else sorted(folder.glob(f"*{SUFFIX}"))
     if len(files) > 1:
-        raise ValueError(f"{folder}: holds {len(files)} {SUFFIX} files; which one is meant?")
+        raise ValueError(f"{folder}: holds {len(files)} {SUFFIX} files; name the one that you mean")
     if files and any(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder}: holds a {SUFFIX} file and safetensors; which one is meant?")
+        raise ValueError(f"{folder}: holds a {SUFFIX} file and safetensors; keep only the one that you mean")
     return files[0] if files else None
 
 
@@ -73,14 +73,14 @@ def read_gguf(path: Path) -> Gguf:
     with path.open("rb") as f:
         head = _Head(path, os.fstat(f.fileno()).st_size, f)
         if f.read(4) != b"GGUF":
-            raise head.broken("begins with other bytes")
+            raise head.broken('does not begin with "GGUF"')
         if (version := head.number("I")) not in VERSIONS:
-            raise head.broken(f"of version {version}, known are {' and '.join(map(str, VERSIONS))}")
+            raise head.broken(f"its version is {version}; supported are {' and '.join(map(str, VERSIONS))}")
         tensors, pairs = head.number("Q"), head.number("Q")
         metadata: dict[str, Any] = {}
         for _ in range(pairs):
             if (key := head.string()) in metadata:
-                raise head.broken(f'"{key}" is there twice')
+                raise head.broken(f'the key "{key}" occurs twice')
             metadata[key] = head.value(head.number("I"))
         return Gguf(metadata, head.table(tensors, metadata.get("general.alignment", 32)))
 
@@ -96,13 +96,13 @@ class _Head:
         for _ in range(count):
             name = self.string()
             if name in declared or not 0 < len(name.encode()) <= LONGEST_NAME:
-                raise self.broken(f'tensor "{name[:LONGEST_NAME]}" is there twice, or its name too long or empty')
+                raise self.broken(f'the name of tensor "{name[:LONGEST_NAME]}" occurs twice, is too long or is empty')
             if not 0 < (dimensions := self.number("I")) <= MOST_DIMENSIONS:
                 raise self.broken(f'tensor "{name}" has {dimensions} dimensions')
             shape = tuple(reversed([self.number("Q") for _ in range(dimensions)]))
             declared[name] = self.number("I"), shape, self.number("Q")
         if type(alignment) is not int or alignment < 8 or alignment & (alignment - 1):
-            raise self.broken(f"an alignment of {alignment}")
+            raise self.broken(f"its alignment is {alignment}")
         start = at = _padded(self.file.tell(), alignment)
         found = {}
         for name, (number, shape, offset) in declared.items():
@@ -115,12 +115,12 @@ class _Head:
             if begin != at:
                 raise self.broken(f'tensor "{name}" {"overlaps another" if begin < at else "comes after a gap"}')
             if begin + size > self.size:
-                raise ValueError(f"{self.path}: is cut short")
+                raise ValueError(f"{self.path}: is truncated")
             found[name] = Tensor(kind, shape, begin, begin + size)
             at = _padded(begin + size, alignment)
         end = max((t.end for t in found.values()), default=start)
         if not found or self.size not in (end, at):
-            raise self.broken(f"{self.size - end} bytes that no tensor names" if found else "no tensor")
+            raise self.broken(f"{self.size - end} bytes belong to no tensor" if found else "no tensor")
         return found
 
     def value(self, kind: int) -> Any:
@@ -129,12 +129,12 @@ class _Head:
         if kind == STRING:
             return self.string()
         if kind != ARRAY:
-            raise self.broken(f"a value of the unknown type {kind}")
+            raise self.broken(f"a value has the unknown type {kind}")
         kind, count = self.number("I"), self.number("Q")
         if kind == STRING:
             return tuple(self.string() for _ in range(count))
         if kind not in FIXED:
-            raise self.broken(f"an array of the type {kind}")
+            raise self.broken(f"an array has the unknown element type {kind}")
         layout = struct.Struct(f"<{FIXED[kind]}")
         return tuple(x for (x,) in layout.iter_unpack(self.bytes(count * layout.size)))
 
@@ -145,16 +145,16 @@ class _Head:
         try:
             return self.bytes(self.number("Q")).decode()
         except UnicodeDecodeError:
-            raise self.broken("a text that is not UTF-8") from None
+            raise self.broken("a text is not valid UTF-8") from None
 
     def bytes(self, count: int) -> bytes:
         found = self.file.read(count) if count <= self.size else b""
         if len(found) < count:
-            raise ValueError(f"{self.path}: is cut short")
+            raise ValueError(f"{self.path}: is truncated")
         return found
 
     def broken(self, what: str) -> ValueError:
-        return ValueError(f"{self.path}: is no whole GGUF file: {what}")
+        return ValueError(f"{self.path}: is not a valid GGUF file: {what}")
 
 
 def _padded(at: int, alignment: int) -> int:

@@ -23,12 +23,12 @@ from harness.files import alone, locked, write_text
 NOTES = "made"  # the folder beside made folders with a note for each: names, sizes and sha256 of its files
 KINDS = {  # folders of the cache, and what one entry of each is
     "trained": "adapters, merged models and copies",
-    "models": "models, fetched or converted",
+    "models": "models, downloaded or converted",
     "wheels": "packages with models",
     "checks": "findings of checks",
     "preflight": "plans that passed",
-    "probed": "candidates that were looked at",
-    "measured": "what training and evaluating take",
+    "probed": "candidates that were inspected",
+    "measured": "time and memory of training and evaluation",
     "lm_eval": "names of tasks",
 }
 ANSWERS = "responses.sqlite"
@@ -45,7 +45,7 @@ def held(work: Path, tell: Warn) -> Iterator[None]:
     handle = os.open(f"{work}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         if locked(handle) is False:
-            tell(f'another run makes this in "{work}"; waiting for it')
+            tell(f'another run is creating this in "{work}"; waiting for it')
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
         with suppress(OSError):  # a file system without locks
@@ -81,7 +81,7 @@ def keep(path: Path, value: Any) -> None:
 
 def read(path: Path, warn: Warn) -> Any:
     """Return a value that was kept, or None; what is damaged is set aside."""
-    why = "it is not what was written"
+    why = "its digest does not match"
     try:
         found = json.loads(path.read_text("utf-8"))
         if digest_of(found["value"]) == found["sha256"]:
@@ -102,9 +102,9 @@ def set_aside(path: Path, why: str, warn: Warn) -> None:
     try:
         path.rename(aside)
     except OSError as error:
-        reason = f"{why}, and it cannot be set aside: {error.strerror}; remove it"
+        reason = f"{why}, and it cannot be renamed: {error.strerror}; remove it"
         raise UsageError(f'cache "{path}": {reason}') from None
-    warn(f'cache "{path}": {why}; it is set aside as "{aside.name}", and made again')
+    warn(f'cache "{path}": {why}; it was renamed to "{aside.name}", and is created again')
 
 
 def _note_of(folder: Path) -> Path:
@@ -114,25 +114,25 @@ def _note_of(folder: Path) -> Path:
 def _folder_error(folder: Path) -> str:
     """Return how a folder differs from what was made, or nothing: names and sizes first, for these cost nothing."""
     if not isinstance(note := read(_note_of(folder), lambda _: None), dict):
-        return "there is no note of what it holds"
+        return "the list of its files is missing"
     if folder.is_symlink() or not folder.is_dir():
-        return "it is no folder"
+        return "it is not a folder"
     try:
         there = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
         if other := sorted(note.keys() ^ there.keys()):
-            return f'"{other[0]}" {"is lacking" if other[0] in note else "was not there"}'
+            return f'file "{other[0]}" {"is missing" if other[0] in note else "was added"}'
         for name, path in there.items():
             if path.lstat().st_size != note[name]["size"]:
-                return f'"{name}" has another size'
+                return f'the size of "{name}" has changed'
         for name, path in there.items():
             if hash_file(path).sha256 != note[name]["sha256"]:
-                return f'"{name}" has other bytes'
+                return f'the content of "{name}" has changed'
     except OSError as error:
         return f'"{error.filename or folder}" cannot be read: {error.strerror or error}'
     except ValueError:
-        return "its weights are none"
+        return "its weights cannot be read as such"
     except (LookupError, TypeError):
-        return "the note of what it holds is damaged"
+        return "the list of its files is damaged"
     return ""
 
 
@@ -176,7 +176,10 @@ def to_remove(found: Sequence[Entry], days: float | None, most: int | None) -> l
 def remove(cache: Path, gone: Sequence[Entry]) -> None:
     """Remove entries. Raises UsageError where another process uses the cache, and where something cannot be removed."""
     if not alone(cache):
-        raise UsageError(f'cache "{cache}": another harness uses it; wait for it to end, for what it reads must stay')
+        raise UsageError(
+            f'cache "{cache}": is in use by another harness process; wait for that to end, '
+            "since it still reads these files"
+        )
     for entry in gone:
         for path in entry.paths:
             try:

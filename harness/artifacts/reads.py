@@ -114,16 +114,22 @@ def meant_otherwise(folder: Path, *, tied: bool = False) -> str:
     """
     index, weights = folder / INDEX, weight_files(folder)
     if SINGLE in weights and (others := _named(index) - {SINGLE}):
-        return f"{INDEX}: names {min(others)}, and {SINGLE} is there, too; which of them is the model?"
+        return f"{INDEX}: names {min(others)}, and {SINGLE} exists as well; remove the one that is not the model"
     if (config := _object(folder / CONFIG)) is None:
         return ""  # of no model of transformers, or told where it is read
     if (folder / ADAPTER).is_file() and is_whole(folder) and _is_known(config):
-        return f"{ADAPTER}: is an adapter beside a model; transformers would put it on, and others would not"
+        return (
+            f"{ADAPTER}: is an adapter in a model's folder, which transformers applies and "
+            "other readers ignore; remove it, or merge it"
+        )
     for key in ELSEWHERE:
         if config.get(key):
-            return f'{CONFIG}: "{key}" makes another model of the files beside it, and not for all who read them'
+            return f'{CONFIG}: "{key}" changes the model for some readers and not for others; remove it'
     if shard := next((name for name in sorted(p.name for p in folder.iterdir()) if DISTRIBUTED.match(name)), ""):
-        return f"{shard}: is part of a distributed checkpoint, which transformers would read, and others would not"
+        return (
+            f"{shard}: is part of a distributed checkpoint, which transformers reads and "
+            "other readers ignore; remove it"
+        )
     tensors: dict[str, _Tensor] = {}
     for file in (folder / name for name in weights):
         about = read_safetensors(file)
@@ -133,14 +139,14 @@ def meant_otherwise(folder: Path, *, tied: bool = False) -> str:
     how = _said(config, "quantization_config") or _said(config, "compression_config")
     floats = tensors and all(tensor.dtype in FLOATS for tensor in tensors.values())
     if floats and isinstance(how, dict) and how.get("quantization_mode") != "online":
-        what = f"says {how.get('quant_method') or 'some method'}, and no tensor is quantised; take it out"
+        what = f"says {how.get('quant_method') or 'some method'}, but no tensor is quantised; remove it"
         return f'{CONFIG}: "quantization_config" {what}'
     said = _said(config, "tie_word_embeddings")
     if said is True or (said is None and tied):
         ends = (HEAD, EMBEDDINGS)
         head, embedding = (next((name for name in sorted(tensors) if name.endswith(end)), None) for end in ends)
         if head and embedding and not tensors[head].same(tensors[embedding]):
-            what = f'"tie_word_embeddings" is true, and {head} is another tensor than {embedding}'
+            what = f'"tie_word_embeddings" is true, but {head} differs from {embedding}'
             return f"{CONFIG}: {what}; set it to false"
     return ""
 

@@ -41,19 +41,19 @@ def read_header(f: IO[bytes], path: Path) -> Safetensors:
     head = f.read(8)
     length = int.from_bytes(head, "little") if len(head) == 8 else size
     if 8 + length > size:
-        raise ValueError(f"{path}: is no safetensors file, or is cut short")
+        raise ValueError(f"{path}: is not a safetensors file, or is truncated")
     if not 0 < length <= LONGEST_HEADER:
-        raise ValueError(f"{path}: is no safetensors file: a header of {length} bytes")
+        raise ValueError(f"{path}: is not a safetensors file: its header would be {length} bytes long")
     try:
         header = json.loads(f.read(length), object_pairs_hook=_no_duplicates)
     except RecursionError:
-        raise ValueError(f"{path}: is no safetensors file: its header is nested too deeply") from None
+        raise ValueError(f"{path}: is not a safetensors file: its header is nested too deeply") from None
     except ValueError as error:
         why = str(error) if "twice" in str(error) else "its header is not JSON"
-        raise ValueError(f"{path}: is no safetensors file: {why}") from None
+        raise ValueError(f"{path}: is not a safetensors file: {why}") from None
     metadata = header.pop("__metadata__", None) or {} if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise ValueError(f"{path}: is no safetensors file: its header is malformed")
+        raise ValueError(f"{path}: is not a safetensors file: its header is malformed")
     placed = []
     for name, entry in header.items():
         if not _is_entry(entry):
@@ -61,7 +61,7 @@ def read_header(f: IO[bytes], path: Path) -> Safetensors:
         begin, end = entry["data_offsets"]
         bits = math.prod(entry["shape"]) * BITS[entry["dtype"]]
         if bits % 8 or end - begin != bits // 8:
-            raise ValueError(f'{path}: tensor "{name}" has {end - begin} bytes, its shape wants {bits / 8:.0f}')
+            raise ValueError(f'{path}: tensor "{name}" has {end - begin} bytes, but its shape needs {bits / 8:.0f}')
         placed.append((begin, end, name))
     at, left = 0, size - 8 - length
     for begin, end, name in sorted(placed):  # they lie one behind the other and end where the file does
@@ -69,9 +69,9 @@ def read_header(f: IO[bytes], path: Path) -> Safetensors:
             raise ValueError(f'{path}: tensor "{name}" {"overlaps another" if begin < at else "comes after a gap"}')
         at = end
     if at > left:
-        raise ValueError(f"{path}: is cut short")
+        raise ValueError(f"{path}: is truncated")
     if at < left:
-        raise ValueError(f"{path}: holds {left - at} bytes that no tensor names")
+        raise ValueError(f"{path}: holds {left - at} bytes that belong to no tensor")
     return Safetensors(8 + length, header, metadata)
 
 
@@ -86,5 +86,5 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         name = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise ValueError(f'"{name}" is there twice')
+        raise ValueError(f'the key "{name}" occurs twice')
     return found

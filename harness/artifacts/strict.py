@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 # what a reader meets in JSON that is not what it looks for
@@ -18,14 +19,15 @@ def read_json(text: str | bytes, *, constants: bool = False) -> Any:
 
 def no_constant(name: str) -> None:
     """Raise at NaN and the infinities, which Python reads and JSON does not know."""
-    raise ValueError(f"it holds {name}, which is no number of JSON")
+    raise ValueError(f"it holds {name}, which is not a JSON number")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object of JSON; raise at two values under one key, of which Python takes the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key is there twice")
+        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        raise ValueError(f"the key {json.dumps(twice)} occurs twice")
     return found
 
 

@@ -29,10 +29,10 @@ def kappa(labels: Labels, threshold: float, alpha: float) -> Test:
     tables = tables_of(labels)
     count = len(tables)
     if count < 2:
-        raise ValueError(f"labels of {count} prompts; agreement needs those of 2 at least")
+        raise ValueError(f"there are labels for {count} prompts; agreement needs labels for at least 2")
     value, chance = (float(x) for x in agreement(tables))
     if chance >= 1:
-        raise ValueError("people and judge say one thing only; agreement needs labels of more than one kind")
+        raise ValueError("all labels of people and judge are the same; agreement needs labels of more than one kind")
     p_pass, p_fail = (float(p) for p in kappa_p(tables, threshold))
     method = f"kappa of {len(labels.truth)} labels"
     return Test(value, *_kappa_bounds(tables, alpha), p_pass, p_fail, method, len(labels.truth), count)

@@ -21,7 +21,7 @@ class Bound(Kind):
             if bound is None:
                 continue
             if metric.is_share and not 0 <= bound <= 1:
-                meant = f"; is {bound / 100:g} meant?" if 1 < bound <= 100 else ""
+                meant = f"; did you mean {bound / 100:g}?" if 1 < bound <= 100 else ""
                 found.append(f"{key} is {bound:g}, but {name} is a proportion from 0 to 1{meant}")
             if metric.is_log and bound < 1:
                 found.append(f"{key} is {bound:g}, but a perplexity is 1 or more")
@@ -63,8 +63,8 @@ def _trivial(gate: Gate, metric: Metric) -> Iterator[str]:
             continue
         limit = metric.line(bound)
         if gate.cap is not None and 0 < gate.cap <= abs(limit):
-            yield f"cap is {gate.cap:g}, and {key} is {limit:.3g} where rows are averaged; raise the cap above it"
+            yield (f"cap is {gate.cap:g}, and {key} is {limit:.3g} in each row's units; raise the cap above that")
         low, high = metric.row_range if gate.range is None or len(gate.range) != 2 else gate.row_range(metric)
         if not low < limit < high:
             where = f"outside or at an end of their range {low:g} to {high:g}"
-            yield f"{key} is {limit:.3g} where rows are averaged, {where}"
+            yield f"{key} is {limit:.3g} in each row's units, {where}"

@@ -54,7 +54,9 @@ def softened(flags: Iterable[Finding], gates: Sequence[Gate]) -> list[Finding]:
     for flag in flags:
         if flag.severity == "error" and left_out(flag, gates):
             names = ", ".join(f'"{g.id}"' for g in gates if g.eval in flag.rows)
-            flag = replace(flag, severity="warning", fix=f"left out of {names} (clean_only); better {flag.fix}")
+            flag = replace(
+                flag, severity="warning", fix=f"the gate ignores rows of {names} (clean_only); better {flag.fix}"
+            )
         result.append(flag)
     return result
 
@@ -90,7 +92,7 @@ def judged(
     small to have to prove its claim. What is refuted with the leaking rows is not proven without them.
     """
     if leaks is None:
-        why = f"clean_only: {CHECK} did not look for leaks, so no row is known to be clean"
+        why = f"clean_only: {CHECK} did not look for leaked rows, so which rows are clean is unknown"
         return unjudged(gate, name, why, alpha)
     leaking = leaks.get(gate.eval, {})
     rows = {s.id: s for part in gate.parts(samples).values() for s in part}
@@ -108,11 +110,11 @@ def judged(
     refuted = clean.outcome is Outcome.PASS and whole.outcome is Outcome.FAIL
     about = {"gone": len(without), "of": len(rows), "codes": codes, "values": values, "refuted": refuted}
     if whole.outcome is Outcome.ERROR:
-        why = f"with the {len(without)} rows that leak: {whole.why}"
+        why = f"with the {len(without)} leaked rows: {whole.why}"
         return failed(replace(clean, outcome=Outcome.ERROR, notes=()), why)
     large, left = ({s.name for s in v.slices if not s.alarm} for v in (whole, clean))
     if clean.outcome is not Outcome.ERROR and (small := sorted(large - left)):
-        why = f"{small[0]}: without the rows that leak, fewer than min_n {gate.min_n} of its rows count"
+        why = f"{small[0]}: without the leaked rows fewer than min_n = {gate.min_n} of its rows are left"
         return noted(failed(replace(clean, outcome=Outcome.ERROR, notes=()), why), Note("leaks", about))
     if refuted:
         clean = replace(clean, outcome=Outcome.INCONCLUSIVE, p_pass=max(clean.p_pass or 0.0, whole.p_pass or 0.0))
@@ -125,7 +127,7 @@ def _leaks_error(gate: Gate, samples: Sequence[Sample], without: Collection[str]
         gone = sum(s.id in without for s in rows)
         where, left = f"{name}: " if name else "", len(rows) - gone
         if 2 * gone > len(rows):
-            return f"{where}{gone} of {len(rows)} rows leak, and what is left is another evaluation"
+            return f"{where}{gone} of {len(rows)} rows are leaked: the rest is a different evaluation"
         if gate.slice and len(rows) >= gate.min_n > left:
-            return f"{where}{gone} of {len(rows)} rows leak, and {left} are fewer than min_n {gate.min_n}"
+            return f"{where}{gone} of {len(rows)} rows are leaked; {left} are left, fewer than min_n = {gate.min_n}"
     return ""

@@ -23,9 +23,9 @@ class Difference(Kind):
         found = super().mistakes(gate)
         try:
             if not (gate.margin >= 0 if gate.better_by is not None else gate.margin <= 0) or math.isinf(gate.margin):
-                found.append("a margin is zero or more; the metric knows its direction")
+                found.append("a margin must be 0 or more; its direction is that of the metric")
         except ValueError as error:
-            found.append(f'a margin is "{error}", want a number in the metric\'s units or a share such as "2%"')
+            found.append(f'a margin is "{error}"; give a number in the metric\'s units, or a share such as "2%"')
         return found
 
     def mistakes_on(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
@@ -37,19 +37,19 @@ class Difference(Kind):
         key, share = "better_by" if gate.better_by is not None else "worse_by_at_most", gate.relative or metric.is_log
         shrinks = (metric.better == "lower") == (key == "better_by")  # the claim is about a smaller value
         if metric.is_share and not share and size >= 1:
-            found.append(f"{key} is {size:g}, but {metric.name} is a proportion: 2 points are 0.02")
+            found.append(f"{key} is {size:g}, but {metric.name} is a proportion; write 2 points as 0.02")
         elif metric.is_log and not gate.relative and size >= 1:
-            what = f'write "{size:.0%}" if it is meant'
-            found.append(f"{key} is {size:g}, which for a perplexity is {size:.0%}; {what}")
+            what = f'if that is intended, write "{size:.0%}"'
+            found.append(f"{key} is {size:g}; for a perplexity that means {size:.0%}; {what}")
         elif share and shrinks and size >= 1:
-            found.append(f"{key} is {size:.0%}, and nothing is left of a {metric.name} that is smaller by that")
+            found.append(f"{key} is {size:.0%}, which would leave a {metric.name} of 0 or less; lower it")
         if gate.cap is None or not gate.cap > 0 or metric.is_share or metric.combine:
             return found
         unit = abs(self.oriented(gate, metric)[1])
         if gate.relative and not metric.is_log:
-            found.append("cap: is in the metric's units, and the margin is a share; write the margin in units, too")
+            found.append("cap: is in the metric's units, but the margin is a share; write the margin in units, too")
         elif gate.cap <= unit:
-            why = f"a margin of {unit:.3g} is not less, so that no row could tell; raise it"
+            why = f"a margin of {unit:.3g} is not below it, so no row could decide; raise the cap"
             found.append(f"cap is {gate.cap:g}, and {why}")
         return found
 

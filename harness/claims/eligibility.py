@@ -80,7 +80,7 @@ def case_of(
         return _labelled_case(gate, replace(metric, labelled=False), candidate, (labels, others), kept, alpha)
     if labels and (gate.slice or gate.estimand != "rows"):
         of = "slices" if gate.slice else f"the mean over {gate.estimand}"
-        why = f"the labels that correct {metric.name} are of all rows, and tell nothing of {of}"
+        why = f"the labels that correct {metric.name} cover all rows and cannot correct {of} alone"
         return Unjudgeable(why, digest=candidate.digest)
     rows = _rows(gate, kept, slices, candidate.order)
     ours, theirs = (None if r is None else {s.id: s for s in r.scores} for r in (candidate, baseline))
@@ -144,17 +144,20 @@ def _missing_error(
     if metric is None:
         return f'"{gate.eval}" has no metric "{gate.metric_name}"'
     if not slices:
-        return "there are no rows"
+        return "the evaluation has no rows"
     if empty := [name for name, rows in slices.items() if not rows]:
-        return f'slice "{empty[0]}" has no rows' if gate.slice else "there are no rows"
+        return f'slice "{empty[0]}" has no rows' if gate.slice else "the evaluation has no rows"
     if not gate.versus:
         return ""
     if baseline is None:
         return f'the baseline "{gate.versus}" was not evaluated'
     if baseline.digest == candidate.digest:
-        return f"is the very model it is compared with (digest {candidate.digest[:12]}); nothing was changed"
+        return (
+            f"candidate and baseline have identical weights (digest {candidate.digest[:12]}), "
+            "so there is nothing to compare"
+        )
     if candidate.rows and baseline.rows and candidate.rows != baseline.rows:
-        return f'the baseline "{gate.versus}" was evaluated on other rows than the candidate'
+        return f'baseline "{gate.versus}" and the candidate were evaluated on different rows'
     return ""
 
 
@@ -164,11 +167,11 @@ def _scores_error(
 ) -> str:  # fmt: skip
     """Return what is wrong with a result's scores of the rows, or nothing."""
     if missing := [s.id for s in rows if s.id not in scores]:
-        return f"{len(missing)} of {len(rows)} rows got no score, {_examples(missing)}"
+        return f"{len(missing)} of {len(rows)} rows have no score, {_examples(missing)}"
     if len(scores) > len(rows) and (strange := list(scores.keys() - {s.id for s in samples})):
-        return f"was evaluated on {len(strange)} rows that are not the gate's, {_examples(strange)}"
+        return f"the result has {len(strange)} rows that are not in the evaluation, {_examples(strange)}"
     if len(scores) < len(result.scores):
-        return "scored a row twice"
+        return "a row was scored twice"
     if metric.is_agreement:
         return ""  # of labels, and of no row
     judged = [scores[s.id] for s in rows]
@@ -183,7 +186,7 @@ def _scores_error(
     if math.fsum(weights) <= 0 or min(weights) < 0:
         return f"the weights of {name} do not sum to more than zero"
     if metric.is_share and (beyond := [s.id for s in judged if not 0 <= s.values[name] <= 1]):
-        return f"{name} is a proportion, and not from 0 to 1 on {len(beyond)} rows, {_examples(beyond)}"
+        return f"{name} is a proportion, but not between 0 and 1 on {len(beyond)} rows, {_examples(beyond)}"
     low, high = limits or metric.row_range
     if beyond := [s.id for s in judged if not low <= s.values[name] <= high]:
         return f"{name} is outside its range {low:g} to {high:g} on {len(beyond)} rows, {_examples(beyond)}"
@@ -195,17 +198,20 @@ def _cut_error(gate: Gate, metric: Metric, rows: Sequence[Sample], sides: Mappin
 
     Without `cut_at_most` these are thoughts that did not end, which are never an answer.
     """
-    most, where = (THOUGHTS, " in its thought") if gate.cut_at_most is None else (gate.cut_at_most, "")
+    most, where = (THOUGHTS, " while reasoning") if gate.cut_at_most is None else (gate.cut_at_most, "")
     for name, scores in sides.items():
         own = [scores[s.id] for s in rows]
         if gate.cut_at_most is None:
             cut = {s.id for s in own if s.values.get("thought_cut") == 1}
         elif untold := [s.id for s in own if not s.ended]:
-            return f"{name}: nobody knows how {len(untold)} of {len(own)} answers ended, {_examples(untold)}"
+            return f"{name}: the finish reason of {len(untold)} of {len(own)} answers is unknown, {_examples(untold)}"
         else:
             cut = {s.id for s in own if s.is_cut}
         if len(cut) > most * len(own):
-            said = f"{name} was cut{where} on {len(cut)} of {len(own)} rows, and at most {most:g} may be"
+            said = (
+                f"{name}: {len(cut)} of {len(own)} answers were truncated{where}, more than "
+                f"the allowed share of {most:g}"
+            )
             others = next((scores.values() for other, scores in sides.items() if other != name), ())
             sign = 1 if metric.better == "higher" else -1
             ours, theirs = ({s.id: sign * s.values.get(metric.name, math.nan) for s in side} for side in (own, others))

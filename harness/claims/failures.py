@@ -22,25 +22,25 @@ class Failures(Kind):
     def mistakes(self, gate: Gate) -> list[str]:
         found = super().mistakes(gate)
         if gate.max_failures is not None and gate.max_failures < 0:
-            found.append(f"max_failures is {gate.max_failures}, want 0 or more")
+            found.append(f"max_failures is {gate.max_failures}; it must be 0 or more")
         if gate.versus is not None and gate.cap is None:
-            found.append('"max_failures" with "versus" counts rows that lose more than a cap; give "cap"')
+            found.append('"max_failures" with "versus" counts rows that lose more than a cap; add "cap"')
         if gate.range is not None or gate.allow_approximate:
-            found.append('"max_failures" counts, and takes no risk; leave out "range" and "allow_approximate"')
+            found.append('"max_failures" is an exact count without a risk; remove "range" and "allow_approximate"')
         if gate.slice or gate.decide == "point":
-            found.append('"max_failures" counts over all rows; leave out "slice" and "decide"')
+            found.append('"max_failures" counts over all rows; remove "slice" and "decide"')
         if gate.estimand != "rows":
-            found.append('"max_failures" counts rows; leave out "estimand"')
+            found.append('"max_failures" counts rows; remove "estimand"')
         if gate.clean_only:
-            found.append('"max_failures" counts over all rows, and one that fails is no leak; leave out "clean_only"')
+            found.append('"max_failures" counts over all rows, leaked ones included; remove "clean_only"')
         return found
 
     def mistakes_on(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
         found = super().mistakes_on(gate, metric, rows)
         if gate.cap is None and (not metric.is_share or metric.combine):
-            found.append(f"max_failures counts rows of a 0/1 metric, and {metric.name} is a {metric.scale}")
+            found.append(f"max_failures counts rows of a 0/1 metric, but {metric.name} is a {metric.scale}")
         if rows is not None and (gate.max_failures or 0) >= rows:
-            found.append(f"max_failures is {gate.max_failures}, and there are {rows} rows")
+            found.append(f"max_failures is {gate.max_failures}, but there are only {rows} rows; lower it")
         return found
 
     def words(self, gate: Gate) -> str:
@@ -69,14 +69,14 @@ class Failures(Kind):
         """
         (ours, theirs, clusters), name, bad = units, metric.name, 0.0 if metric.better == "higher" else 1.0
         if len(ours) < 2:
-            raise ValueError("there is one row; one row proves nothing")
+            raise ValueError("there is only one row, which proves nothing about others")
         if gate.cap is None and (odd := fraction(name, ours)):
-            raise ValueError(f"{odd}; failures are counted of a 0/1 metric")
+            raise ValueError(f"{odd}; max_failures needs a 0/1 metric")
         failed = _beyond(gate.cap, metric, ours, theirs) if gate.cap else [s.values[name] == bad for s in ours]
         groups = clusters or [s.id for s in ours]
         count = len(set(groups))
         if count == 1:
-            raise ValueError(f"all {len(groups)} rows are of one cluster; it says nothing about others")
+            raise ValueError(f"all {len(groups)} rows are in one cluster, which proves nothing about other clusters")
         share = tests.binomial(len({u for u, f in zip(groups, failed, strict=True) if f}), count, 0.5, alpha)
         p = (0.0, 1.0) if sum(failed) <= (gate.max_failures or 0) else (1.0, 0.0)
         seen = count if clusters else None
@@ -86,10 +86,10 @@ class Failures(Kind):
         """Return why such a count cannot be, by how many rows there are and by the value, or nothing."""
         failed, value = verdict["estimate"], verdict["value"]
         if not (0 <= failed <= verdict["n"] and failed == int(failed)):
-            return f"counts {failed:g} failures of {verdict['n']} rows"
+            return f"it counts {failed:g} failures, but the verdict has {verdict['n']} rows"
         perfect = 1.0 if metric.better == "higher" else 0.0
         odd = gate.cap is None and not failed and value != perfect
-        return f"counts no failure, its value is {value}" if odd else ""
+        return f"it counts no failures, but its value is {value}" if odd else ""
 
 
 def _beyond(cap: float, metric: Metric, ours: Sequence[Score], theirs: Sequence[Score] | None) -> list[bool]:

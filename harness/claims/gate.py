@@ -103,16 +103,16 @@ class Gate:
         """Return what is wrong with the claim itself, whatever the suite."""
         found = self.kind.mistakes(self)
         if not self.id or not self.id.isprintable():
-            found.append("id is empty, or holds what cannot be printed; it names the gate in every report")
+            found.append("id is empty or has unprintable characters; give the gate a name for its reports")
         if self.alpha is not None and not 0 < self.alpha <= 0.5:
-            found.append(f"alpha is {self.alpha}, want more than 0 and at most 0.5")
+            found.append(f"alpha is {self.alpha}; it must be more than 0 and at most 0.5")
         if self.cut_at_most is not None and not 0 <= self.cut_at_most <= 1:
-            found.append(f"cut_at_most is {self.cut_at_most:g}, want a share of answers from 0 to 1")
+            found.append(f"cut_at_most is {self.cut_at_most:g}; it must be a share of answers from 0 to 1")
         if self.min_n < 2:
-            found.append(f"min_n is {self.min_n}, want 2 or more")
-        found += [f'slice is "{s}", want COLUMN=VALUE or COLUMN=*' for s in self.slices if "=" not in s]
+            found.append(f"min_n is {self.min_n}; it must be 2 or more")
+        found += [f'slice is "{s}"; write COLUMN=VALUE or COLUMN=*' for s in self.slices if "=" not in s]
         if self.id in (*self.requires, *self.any_of):
-            found.append("names itself")
+            found.append("requires names the gate itself")
         return found
 
     def mistakes_on(self, metric: Metric, rows: int | None = None) -> list[str]:
@@ -212,47 +212,49 @@ class Kind:
         """Return what is wrong with the claim, whatever its metric."""
         found = []
         if not (gate.eval and gate.metric_name):
-            found.append(f'metric is "{gate.metric}", want EVAL.METRIC, for instance "qa.exact_match"')
+            found.append(f'metric is "{gate.metric}"; write EVAL.METRIC, for instance "qa.exact_match"')
         said = {keys for kind in KINDS for keys in kind.keys if _is_said(gate, keys.split()[-1])}
         if len(said) != 1:
             claims = '"min", "max", "max_failures", "any_of", or "versus" with "better_by" or "worse_by_at_most"'
-            found.append(f"want one claim: {claims}")
+            found.append(f"a gate makes one claim; give one: {claims}")
         elif not self.counts and any(keys.startswith("versus ") for keys in said) != (gate.versus is not None):
-            found.append('"versus" goes with "better_by" or "worse_by_at_most"')
+            found.append('"versus" needs "better_by" or "worse_by_at_most"')
         if any(not math.isfinite(b) for b in (gate.min, gate.max) if b is not None):
-            found.append("a bound is a finite number")
+            found.append("a bound must be a finite number")
         if gate.cap is not None and not (gate.cap > 0 and math.isfinite(gate.cap)):
-            found.append(f"cap is {gate.cap:g}, want what a row counts at most, more than 0")
+            found.append(f"cap is {gate.cap:g}; it must be more than 0 (the most that a row counts)")
         if gate.range is not None and (why := find_range_error("mean", gate.range, combines=False)):
             found.append(f"range {why}")
         elif gate.range is not None and not all(map(math.isfinite, gate.range)):
-            found.append("range has an end that is not finite; declare what a row's value can be, or a cap")
+            found.append("an end of range is not finite; declare the values that a row can have, or a cap")
         return found
 
     def mistakes_on(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
         """Return what is wrong with the claim for a metric, and so many rows where that is known."""
         name, found = metric.name, []
         if metric.is_agreement and (gate.versus or gate.slice):
-            found.append(f'{name} is about labels, of which there are no others to compare; claim "min" or "max"')
+            found.append(
+                f'{name} is computed from labels, and there are none for the other model; claim "min" or "max"'
+            )
         if gate.clean_only and metric.is_count:
-            found.append(f'{name} is a count over all rows, of which fewer are less; leave out "clean_only"')
+            found.append(f'{name} is a count over all rows, so leaving rows out lowers it; remove "clean_only"')
         if gate.estimand != "rows" and (metric.combine or metric.is_count):
-            what = "made from all rows at once" if metric.combine else "a count over all rows"
-            found.append(f'{name} is {what}, and no mean over {gate.estimand}; leave out "estimand"')
+            what = "computed from all rows at once" if metric.combine else "a count over all rows"
+            found.append(f'{name} is {what}, not a mean over {gate.estimand}; remove "estimand"')
         if gate.range is not None and (
             why := find_range_error(metric.scale, gate.range, combines=bool(metric.combine))
         ):
-            why = f'is known of {name}, a proportion; leave out "range"' if metric.is_share else why
+            why = f'of {name} is known, since it is a proportion; remove "range"' if metric.is_share else why
             found.append(f"range {why}")
         if gate.cap is not None and (metric.combine or metric.is_count or metric.is_agreement):
-            made = "made from all rows at once" if metric.combine else f"a {metric.scale}"
-            found.append(f'cap: {name} is {made}, and no mean of what rows say; leave out "cap"')
+            made = "computed from all rows at once" if metric.combine else f"a {metric.scale}"
+            found.append(f'cap: {name} is {made}, not a mean over rows; remove "cap"')
         elif gate.cap is not None and metric.is_share:
-            found.append(f'cap: {name} is a proportion, whose range is known; leave out "cap"')
+            found.append(f'cap: {name} is a proportion, so its range is known; remove "cap"')
         if gate.decide == "point" and not metric.is_count:
             made = "made of" if metric.combine else f"a {metric.scale} of"
-            why = f"{name} is {made} rows, of which others would give another number"
-            way = 'leave out "decide", or have its evaluator say scale = "count" if it is one number about the model'
+            why = f"{name} is {made} rows, and other rows would give another number"
+            way = 'remove "decide", or let its evaluator declare scale = "count" if it is one number about the model'
             found.append(f'decide = "point" is for counts such as a size; {why}: {way}')
         return found
 
@@ -298,7 +300,7 @@ class Kind:
         if baseline is not None:
             terms.append(-metric.line(baseline))
         fits = abs(math.fsum(terms) - estimate) <= SUMS * max(1.0, *map(abs, terms))
-        return "" if fits else f"has estimate {estimate:g}, its values come to {math.fsum(terms):g}"
+        return "" if fits else f"has the estimate {estimate:g}, but its values give {math.fsum(terms):g}"
 
 
 KINDS: list[Kind] = []  # `harness.claims` fills it
@@ -315,7 +317,7 @@ def ships(verdicts: Iterable[Verdict], gates: Sequence[Gate], candidate: str) ->
     """
     said = {v.gate: v for v in verdicts if v.candidate == candidate}
     if not (wanted := [g for g in gates if g.blocking and g.applies_to(candidate)]):
-        return [f"no blocking gate applies to {candidate}"]
+        return [f"no blocking gate is on {candidate}"]
     reasons = []
     for gate in wanted:
         if (verdict := said.get(gate.id)) is None:

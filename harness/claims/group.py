@@ -14,7 +14,7 @@ from harness.records.metrics import Metric
 from harness.records.verdicts import Outcome
 from harness.stats.multiple import holm
 
-COUNTED = "which counts, and takes no risk that an any_of could share; claim it in a gate of its own"
+COUNTED = "which counts failures and has no risk that an any_of could share; claim it in a gate of its own"
 
 
 class Group(Kind):
@@ -27,8 +27,8 @@ class Group(Kind):
         more = ("decide", "clean_only", "estimand", "cap", "range", "allow_approximate", "cut_at_most")
         stray = [[key for key in keys if getattr(gate, key) != getattr(Gate, key)] for keys in (own, more)]
         told = (*stray[0][:1], *stray[1])
-        found = [f'"{key}" belongs to the gates that any_of names, not beside it' for key in told]
-        return found + (["any_of names one gate, want two or more"] if len(set(gate.any_of)) < 2 else [])
+        found = [f'"{key}" belongs to the gates that any_of names; move it there' for key in told]
+        return found + (["any_of names one gate; name two or more"] if len(set(gate.any_of)) < 2 else [])
 
     def words(self, gate: Gate) -> str:
         return "any of " + ", ".join(f'"{name}"' for name in gate.any_of)
@@ -78,13 +78,16 @@ def member_mistakes(gates: Sequence[Gate]) -> Iterator[tuple[Gate, str]]:
         for member in (by_id[name] for name in dict.fromkeys(gate.any_of) if name in by_id):
             for key, odd in (("any_of", member.any_of), ("severity", member.severity != "block"), ("on", member.on)):
                 if odd:
-                    yield gate, f'any_of names "{member.id}", which has "{key}" of its own'
+                    yield gate, (f'any_of names "{member.id}", which has its own "{key}"; remove it there')
             if member.alpha is not None:
-                yield gate, f'any_of names "{member.id}", which has "alpha" of its own; the group shares one'
+                yield (
+                    gate,
+                    (f'any_of names "{member.id}", which has its own "alpha"; remove it, since the group shares one'),
+                )
             if member.kind.counts:
                 yield gate, f'any_of names "{member.id}", {COUNTED}'
             if named[member.id] > 1:
-                yield gate, f'any_of names "{member.id}", which another any_of names too'
+                yield gate, f'any_of names "{member.id}", which is in another any_of already'
 
 
 def order_mistakes(gates: Sequence[Gate], candidates: Sequence[str]) -> list[tuple[Gate, str]]:
@@ -95,11 +98,13 @@ def order_mistakes(gates: Sequence[Gate], candidates: Sequence[str]) -> list[tup
         for key, names in (("requires", gate.requires), ("any_of", gate.any_of)):
             for name in names:
                 if name not in by_id:
-                    mistake = f'{key} names "{name}", which is no gate{did_you_mean(name, by_id)}'
-                    mistakes.append((gate, f"{mistake}; it takes ids of gates, nothing else"))
+                    mistake = f'{key} names "{name}", which is not a gate{did_you_mean(name, by_id)}'
+                    mistakes.append((gate, f"{mistake}; list ids of gates only"))
                 elif lacking := [c for c in candidates if gate.applies_to(c) and not by_id[name].applies_to(c)]:
-                    mistakes.append((gate, f'{key} names "{name}", which is not judged on {lacking[0]}; see its "on"'))
-    if any("which is no gate" in mistake for _, mistake in mistakes):
+                    mistakes.append(
+                        (gate, f'{key} names "{name}", which is not evaluated on {lacking[0]}; check its "on"')
+                    )
+    if any("which is not a gate" in mistake for _, mistake in mistakes):
         return mistakes
     order = TopologicalSorter[str](dict.fromkeys(by_id, ()))
     for gate in by_id.values():
@@ -109,5 +114,5 @@ def order_mistakes(gates: Sequence[Gate], candidates: Sequence[str]) -> list[tup
         order.prepare()
     except CycleError as error:
         circle = error.args[1]  # first and last the same
-        mistakes.append((by_id[circle[0]], "goes round in a circle: " + " -> ".join(circle)))
+        mistakes.append((by_id[circle[0]], "requires form a cycle: " + " -> ".join(circle)))
     return mistakes

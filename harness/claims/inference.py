@@ -47,7 +47,7 @@ def infer_slices(whole: Hypothesis, slices: Mapping[str, Hypothesis]) -> dict[st
             if rows >= gate.min_n or (name in gate.slices and not rows):
                 raise ValueError(f"{name}: {error}") from None
     if not tested:
-        raise ValueError(f"none of {len(slices)} slices has rows enough to say anything")
+        raise ValueError(f"none of {len(slices)} slices has enough rows to decide")
     return tested
 
 
@@ -60,14 +60,16 @@ def _tested(h: Hypothesis, ties: bool) -> tests.Test:
     elif test is None:
         rows = len(h.ours)
         if rows < 2:
-            raise ValueError("there is one row; one row proves nothing" if rows else "every row has weight 0")
+            raise ValueError(
+                "there is only one row, which proves nothing about others" if rows else "every row has weight 0"
+            )
         if h.clusters and len(set(h.clusters)) == 1:
             raise ValueError(one_cluster_error(rows, by_question=len(set(h.kinds[-1])) == 1))
         if not (ties and h.support):
             _check_ties(h)
         if h.baseline is not None and h.factor != 1 and h.baseline <= 0:
             what = f"{h.metric.name} of the baseline is {h.baseline:g}"
-            raise ValueError(f"{what}; a share of that is no margin, write it in the metric's units")
+            raise ValueError(f"{what}, so a share of it is not a margin; write the margin in the metric's units")
         test = _test_of_rows(h)
         if h.gate.estimand != "rows" and test.clusters is None:
             test = replace(test, clusters=test.n)
@@ -86,7 +88,7 @@ def _test_of_rows(h: Hypothesis) -> tests.Test:
     values, weights = differences(h, h.gate.cap)
     if h.early:  # looked at one after the other
         if len(set(weights)) > 1:
-            raise ValueError("rows have different weights, and a test that may stop early counts them alike")
+            raise ValueError("rows have different weights, but a test that may stop early needs equal weights")
         return EProcess(h.margin, h.alpha, h.support, clustered=h.clusters is not None).update(values)
     plain = h.units[2] is None and h.factor == 1 and len(set(weights)) == 1
     if plain and _zeros_and_ones(h):
@@ -96,8 +98,11 @@ def _test_of_rows(h: Hypothesis) -> tests.Test:
     # is possible too, and allowed where it can prove something, see `_check_ties`.
     unchanged = h.theirs is not None and low == high == 0 and h.support
     if not unchanged and high - low <= 1e-12 * max(abs(low), abs(high)) and not _zeros_and_ones(h):
-        what = "has the same value" if h.theirs is None else "differs from the baseline by the same"
-        raise ValueError(f"every row {what}, {h.sign * values[0]:g}; where nothing varies nothing can be inferred")
+        what = "has the same value" if h.theirs is None else "differs from the baseline by the same amount"
+        raise ValueError(
+            f"every row {what}, {h.sign * values[0]:g}; without variation nothing can be "
+            "inferred, so check the evaluator"
+        )
     crossed = len(h.tested_in) > 1
     if h.theirs is not None and h.margin == 0 and h.factor == 1 and len(set(weights)) == 1 and not crossed:
         ours, theirs, clusters = h.units
@@ -141,10 +146,10 @@ def _binary(h: Hypothesis) -> tests.Test:
 def _labelled(h: Hypothesis) -> tests.Test:
     """Test what people's labels make of the rows, or how far instrument and people agree on them."""
     if h.labels is None:
-        raise ValueError(f"there are no labels that tell {h.metric.name}")
+        raise ValueError(f"there are no labels that correct {h.metric.name}")
     if not isinstance(h.gate.kind, Bound):
-        what = f'labels correct the share that {h.metric.name} is; claim "min" or "max"'
-        raise ValueError(f"{what}, since its instrument may err otherwise on the other model")
+        what = f'labels correct a single model\'s {h.metric.name}; claim "min" or "max"'
+        raise ValueError(f"{what}, since the judge may err differently on the other model")
     if h.metric.is_agreement:
         test = kappa(h.labels, h.threshold, h.alpha)
     else:
@@ -170,11 +175,14 @@ def _check_ties(h: Hypothesis) -> None:
 
     if h.theirs is None or any(differ(o, t) for o, t in zip(h.ours, h.theirs, strict=True)):
         return
-    none_changed = f"no row of {len(h.ours)} changed against the baseline: nothing to compare"
+    none_changed = f"none of {len(h.ours)} rows differs from the baseline, so there is nothing to compare"
     if h.gate.margin >= 0:
         raise ValueError(f'{none_changed}; allow a margin with "worse_by_at_most", or claim "min" or "max_failures"')
     if h.support is None:
-        raise ValueError(f"{none_changed}; {name} has no known range, so another row could lose any amount")
+        raise ValueError(
+            f"{none_changed}; {name} has no known range, so another row could lose any "
+            'amount: declare the metric\'s scale, or claim "min" or "max_failures"'
+        )
 
 
 def differences(h: Hypothesis, cap: float | None) -> tuple[list[float], list[float]]:
@@ -187,7 +195,7 @@ def differences(h: Hypothesis, cap: float | None) -> tuple[list[float], list[flo
         here, there = o.weight_of(name), t.weight_of(name)
         if here != there and not math.isclose(here, there, rel_tol=1e-9):
             unit = "tokens" if h.metric.is_log else "weight"
-            what = f'row "{o.id}" has {here:g} {unit} here and {there:g} in the baseline'
+            what = f'row "{o.id}" has {here:g} {unit} in the candidate and {there:g} in the baseline'
             raise ValueError(f"{what}; with different tokenizers compare bits_per_byte")
     ours, theirs, _ = h.units
     weights = [s.weight_of(name) for s in ours]

@@ -132,7 +132,9 @@ def moments(
     for side, each in zip(met, kinds, strict=True):
         if (fewest := min(each[0].prompts, each[2].prompts, count)) < FEWEST:
             where_ = f" where {labels.side} is {'' if side else 'not '}above 0" if labels.side else ""
-            raise ValueError(f"labels of {labels.metric} of one kind are of {fewest} prompts{where_}; want {FEWEST}")
+            raise ValueError(
+                f"labels of {labels.metric} of one kind cover only {fewest} prompts{where_}; label {FEWEST} or more"
+            )
     return Moments(
         *_of_rows(x, w, groups, where, met),
         np.array([[lost.plain, tie.mean, won.plain] for lost, tie, won in kinds]),

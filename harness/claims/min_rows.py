@@ -32,9 +32,10 @@ def one_cluster_error(rows: int, *, by_question: bool = False) -> str:
     """Return that rows of one cluster prove nothing."""
     if by_question:
         return (
-            f"all {rows} rows ask the same question; it says nothing about others: ask more, or name the input's column"
+            f"all {rows} rows ask the same question, which proves nothing about other "
+            "questions; add questions, or name the input's column"
         )
-    return f"all {rows} rows are of one cluster; it says nothing about others"
+    return f"all {rows} rows are in one cluster, which proves nothing about other clusters"
 
 
 def unprovable_error(
@@ -63,7 +64,7 @@ def few_clusters_error(gate: Gate, metric: Metric, sizes: Sizes) -> str:
         return ""
     for name, (rows, units) in sizes.items():
         if units < min(rows, FEW_CLUSTERS) and not (gate.slice is not None and rows < gate.min_n):
-            why = f"{units} clusters are few: below {FEW_CLUSTERS} little can be proved"
+            why = f"there are only {units} clusters; fewer than {FEW_CLUSTERS} prove little"
             return f"{name}: {why}" if name else why
     return ""
 
@@ -71,19 +72,19 @@ def few_clusters_error(gate: Gate, metric: Metric, sizes: Sizes) -> str:
 def _slice_error(gate: Gate, metric: Metric, rows: int, units: int, alpha: float) -> str:
     """Return why a slice of so many rows, of which `units` are independent, cannot prove the claim, or nothing."""
     if rows == 1:
-        return "there is one row; one row proves nothing"
+        return "there is only one row, which proves nothing about others"
     if units == 1:
         return one_cluster_error(rows)
     if (best := gate.kind.best(gate, metric)) is None:
         return ""
     if best.chance >= 1:
-        return f"{best.claim} cannot be proved by any number of rows{f', {best.perfect}' if gate.versus else ''}"
+        return f"no number of rows can prove {best.claim}{f', {best.perfect}' if gate.versus else ''}"
     needed = fewest(best.chance, alpha * (LENIENT if best.mid_p and units == rows else 1.0))
     if units >= needed:
         return ""
     if units < rows:
-        return f"{best.claim}: {units} clusters do not prove it {best.alike}; {needed} at least do"
-    return f"{best.claim} cannot be proved on {units} rows, {best.perfect}; {needed} at least"
+        return f"{units} clusters cannot prove {best.claim} {best.alike}; at least {needed} are needed"
+    return f"{units} rows cannot prove {best.claim}, {best.perfect}; at least {needed} are needed"
 
 
 def fewest(chance: float, alpha: float) -> int:

@@ -63,11 +63,13 @@ def collect(
         tasks[name] = with_shots(context, sources, tasks[name])
     for subject, task in ((suite.subjects[s], tasks[n]) for s, names in prompted.items() for n in names):
         if 0 < len(task.shots) < subject.examples:
-            what = f'"{task.spec.name}" has {len(task.shots)} worked examples, and not {subject.examples}'
-            context.warnings.append(f"{subject.where}: {what}; lower shots, or name more with fewshot_data")
+            what = f'"{task.spec.name}" has {len(task.shots)} worked examples, fewer than shots = {subject.examples}'
+            context.warnings.append(f"{subject.where}: {what}; lower shots, or add examples to fewshot_data")
     context.mistakes.raise_if_any()
     if selecting and not any(e.select for e in suite.evals):
-        raise UsageError(f'{suite.path}: --select: no eval has a select split; give one select = "data/select.jsonl"')
+        raise UsageError(
+            f'{suite.path}: --select: no eval has a select split; add select = "data/select.jsonl" to one [[eval]]'
+        )
     items, rows = tuple(_items(context, tasks, prompted)), None if training is None else tuple(training)
     told = tuple(origins), tuple(context.warnings)
     return Collection(
@@ -86,24 +88,27 @@ def _check_selecting(context: Context, tasks: Mapping[str, Task]) -> None:
         gate, task = sweep.step, tasks[sweep.by.partition(".")[0]]
         metric = task.metrics[gate.metric_name]
         if metric.is_count or metric.is_agreement:
-            what = f'by is "{sweep.by}", of scale "{metric.scale}"; want a metric whose rows can be compared'
+            what = f'by is "{sweep.by}", of scale "{metric.scale}"; name a metric that is a mean over rows'
             context.mistakes.add(sweep.where, what)
         elif sweep.rule == "step" and (
             why := unprovable_error(gate, metric, task.rows_of(metric.name, select=True), alpha_of(gate, suite))
         ):
-            context.warnings.append(f"{sweep.where}: {why}; the first value will be chosen")
+            context.warnings.append(f"{sweep.where}: {why}; the sweep's first value will be chosen")
     if (train := suite.train) is None or not train.watch:
         return
     complain, trainer = context.complain(train.where), context.plugins.provided.get(("trainer", train.use))
     if trainer and not schema.wants(trainer.function, "watch"):
-        complain(f'watch: the trainer "{train.use}" cannot be watched; remove it')
+        complain(f'watch: the trainer "{train.use}" cannot evaluate during training; remove watch')
     for name in train.watch:
         if (watched := tasks.get(name)) is None:
-            complain(f'watch names "{name}", which is no eval{did_you_mean(name, tasks)}')
+            complain(f'watch names "{name}", which is not an eval{did_you_mean(name, tasks)}')
         elif watched.spec.select is None:
-            complain(f'watch: eval "{name}" has no select split; rows that are looked at cannot confirm')
+            complain(
+                f'watch: eval "{name}" has no select split, and rows used to choose a '
+                "checkpoint cannot confirm it; add select"
+            )
         elif watched.compares or watched.marks or watched.uncached:
-            complain(f'watch: "{name}" needs more than the model that is trained; watch another')
+            complain(f'watch: "{name}" needs other models than the one in training; watch another eval')
 
 
 def _chooser_error(by: str, tasks: Mapping[str, Task]) -> str:
@@ -114,8 +119,11 @@ def _chooser_error(by: str, tasks: Mapping[str, Task]) -> str:
     if metric not in task.metrics:
         return f'eval "{evaluation}" has no metric "{metric}"{did_you_mean(metric, task.metrics)}'
     if task.spec.select is None:
-        return f'eval "{evaluation}" has no select split; what chose a candidate cannot confirm it'
-    compares = f'"{evaluation}" compares with another model; choose by one that does not'
+        return (
+            f'eval "{evaluation}" has no select split, and rows used to choose a candidate '
+            "cannot confirm it; add select"
+        )
+    compares = f'"{evaluation}" compares with another model; choose by an eval that does not'
     return compares if task.compares or task.marks else ""
 
 
@@ -127,15 +135,15 @@ def check_gates(context: Context, tasks: Mapping[str, Task]) -> None:
     suite, checks = context.suite, GateChecks(context, tasks)
     if not suite.gates:
         what = "there is no [[gate]], so nothing is decided and the run will end with exit 5"
-        context.warnings.append(f"{suite.path}: {what}; add one, or read the numbers alone")
+        context.warnings.append(f"{suite.path}: {what}; add one, unless you only want the numbers")
     elif not (suite.train or suite.candidate or suite.rows):
-        what = "there are gates and no candidate to judge, so the run will end with exit 5"
+        what = "there are gates but no candidate to judge, so the run will end with exit 5"
         context.warnings.append(f"{suite.path}: {what}; add [adapter] and [train], or give --candidate")
     for gate in suite.gates:
         for mistake in checks.mistakes(gate):
             context.mistakes.add(gate.where, mistake)
     for spec in (e for e in suite.evals if e.stop == "early" and all(g.eval != e.name for g in suite.gates)):
-        context.mistakes.add(spec.where, 'stop = "early" needs a gate to decide it')
+        context.mistakes.add(spec.where, 'stop = "early" needs a gate on this eval')
     for gate, what in order_mistakes(suite.gates, context.candidates):
         context.mistakes.add(gate.where, what)
     for where, what in copy_mistakes(suite, context.plugins, context.made):
@@ -157,15 +165,15 @@ class GateChecks:
         if not gate.any_of and gate.eval not in self.evals:
             yield f'metric is "{gate.metric}"; no eval "{gate.eval}"{did_you_mean(gate.eval, self.evals)}'
         for candidate in (c for c in gate.on if c not in candidates):
-            yield f'on names "{candidate}", which is no candidate{did_you_mean(candidate, candidates)}'
+            yield f'on names "{candidate}", which is not a candidate{did_you_mean(candidate, candidates)}'
         if gate.versus == PARENT or gate.eval in self.suite.compared:
             what = f'versus is "{PARENT}"' if gate.versus == PARENT else f'eval "{gate.eval}" is against "{PARENT}"'
             if not self.suite.copies:
-                yield f"{what}, and no [[export]] of the suite makes a copy"
+                yield f"{what}, but no [[export]] of the suite converts the model"
             for candidate in (c for c in gate.on if c not in self.suite.copies):
-                yield f'{what}, and "{candidate}" has none; leave out "on", or name copies'
+                yield (f'{what}, but "{candidate}" is not a converted copy; remove "on", or name copies in it')
         if gate.versus is not None and gate.versus not in (PARENT, *baselines):
-            yield f'versus is "{gate.versus}", which is no baseline{did_you_mean(gate.versus, baselines)}'
+            yield f'versus is "{gate.versus}", which is not a baseline{did_you_mean(gate.versus, baselines)}'
         if task := self.tasks.get(gate.eval):
             yield from self._mistakes_on(gate, task)
 
@@ -176,37 +184,42 @@ class GateChecks:
             yield f'metric is "{gate.metric}"; eval "{gate.eval}" has no metric "{gate.metric_name}"{known}'
             return
         if gate.versus and task.compares:
-            yield f'"{gate.metric}" compares with {task.spec.against} by itself; claim min or max'
+            yield (f'"{gate.metric}" is a comparison with {task.spec.against} already; claim min or max')
         yield from gate.mistakes_on(metric, None if task.samples is None else len(task.samples))
         if gate.group and metric.is_count:
-            yield f'is one of "{gate.group}", {COUNTED}'
+            yield f'is part of any_of "{gate.group}", {COUNTED}'
         against, more = ("max", "more") if metric.better == "higher" else ("min", "less")
         if getattr(gate, against) is not None:
-            self.context.warnings.append(f'{gate.where}: {against} bounds "{metric.name}", of which {more} is better')
+            self.context.warnings.append(f'{gate.where}: {against} bounds "{metric.name}", for which {more} is better')
         if gate.cut_at_most is not None and not task.generates:
-            yield f'cut_at_most: "{task.spec.use}" asks for no answers; leave it out'
+            yield (f'cut_at_most: "{task.spec.use}" generates no answers that could be truncated; remove it')
         if gate.clean_only and not self.suite.trains:  # a gate is not clean because nobody looked
-            yield "clean_only: the suite trains nothing, so there are no training rows to look for leaks in"
+            yield ("clean_only: the suite trains nothing, so there are no training rows that could leak; remove it")
         elif gate.clean_only and task.spec.data is None:
-            yield f'clean_only: leaks are looked for in rows that "data" names, and "{task.spec.use}" has none'
+            yield (
+                f'clean_only: leaked rows are looked for in the rows of "data", and "{task.spec.use}" '
+                "has none; remove it"
+            )
         elif gate.clean_only and not contamination.looks(self.context.plugins):
-            yield f"clean_only: the harness's own check {contamination.CHECK} is not there; do not block it with -p no:"
+            yield (f"clean_only: needs the check {contamination.CHECK}, which is blocked; remove it from -p no:")
         if gate.group and task.spec.rows_at_most is not None:
-            yield f'stands in an any_of, and "{gate.eval}" has rows_at_most; claim it in a gate of its own'
+            yield (f'is part of an any_of, but "{gate.eval}" has rows_at_most; claim it in a gate of its own')
         if gate.estimand == "clusters" and task.samples and all(s.cluster is None for s in task.samples):
-            yield f'estimand is "clusters", and rows of "{gate.eval}" are in none; name their column with "cluster"'
+            yield (f'estimand is "clusters", but "{gate.eval}" has none; name their column with "cluster"')
         elif gate.estimand == "clusters" and len(task.spec.clusters) > 1:
-            yield f'estimand is "clusters", and "{gate.eval}" has those of two columns; name one of them'
+            yield (f'estimand is "clusters", but "{gate.eval}" has clusters in two columns; name one of them')
         yield from self._slice_mistakes(gate, task)
         if task.spec.stop == "early":
             yield from _early_mistakes(gate, metric, task)
         if any("=" not in s for s in gate.slices) or gate.mistakes() or gate.mistakes_on(metric):
             return  # told already
         if (alpha := alpha_of(gate, self.suite)) > LARGE and not (gate.kind.counts or metric.is_count):
-            what = f"alpha is {alpha:g}: {alpha:.0%} of models that just break the claim pass"
-            self.context.warnings.append(f"{gate.where}: {what}; want {LARGE:g} or less")
+            what = f"alpha is {alpha:g}, so {alpha:.0%} of models that just break the claim would pass"
+            self.context.warnings.append(f"{gate.where}: {what}; set {LARGE:g} or less")
         if gate.bars(gate.risk(metric)):
-            what = f'the risk of a mean of {metric.name} is approximate, so it cannot pass; declare "range" or "cap"'
+            what = (
+                f'the risk of a mean of {metric.name} is approximate, so the gate cannot pass; declare "range" or "cap"'
+            )
             self.context.warnings.append(f"{gate.where}: {what}, or write allow_approximate = true")
         sizes = self._sizes(gate, task)
         why = unprovable_error(gate, metric, task.rows_of(metric.name), alpha_of(gate, self.suite), sizes)
@@ -237,7 +250,7 @@ class GateChecks:
             column, _, value = name.partition("=")
             yield f'slice "{name}" has no rows{did_you_mean(value, {str(s.row.get(column)) for s in task.samples})}'
         if parts and max(rows for rows, _ in parts.values()) < gate.min_n:
-            what = f"no slice has {gate.min_n} rows (min_n), so it cannot pass; add rows, or lower min_n"
+            what = f"no slice has min_n = {gate.min_n} rows, so the gate cannot pass; add rows, or lower min_n"
             self.context.warnings.append(f"{gate.where}: {what}")
 
 
@@ -247,14 +260,14 @@ def _early_mistakes(gate: Gate, metric: Metric, task: Task) -> Iterator[str]:
     why = {
         f'"{metric.name}" has no known range': not metric.is_share or metric.combine is not None,
         "rows in clusters are not independent": clustered or task.spec.cluster is not None,
-        "slices are judged on all their rows": gate.slice is not None,
-        "it counts over all rows": gate.kind.counts,
-        "its test is of all rows": gate.kind.has_test and not gate.kind.counts,
-        f"it is about {gate.estimand}": gate.estimand != "rows",
-        "it belongs to an any_of": bool(gate.group),
+        "all rows of a slice are needed": gate.slice is not None,
+        "the gate counts over all rows": gate.kind.counts,
+        "its test needs all rows": gate.kind.has_test and not gate.kind.counts,
+        f"the gate is about {gate.estimand}": gate.estimand != "rows",
+        "the gate is part of an any_of": bool(gate.group),
         "its margin is relative": gate.relative,
-        "a parent may have answered fewer rows": gate.versus == PARENT,
-        "it is marked when all answers are there": bool(task.marks),
+        "the copy's parent may have answered fewer rows": gate.versus == PARENT,
+        "its answers are graded only when all are there": bool(task.marks),
     }
     for reason in (reason for reason, so in why.items() if so):
         yield f'eval "{gate.eval}" stops early, but {reason}; remove stop = "early"'
@@ -280,11 +293,20 @@ def copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> Iterat
     for export in suite.exports:
         exporter = plugins.provided.get(("exporter", export.use))
         if export.path is not None and exporter and not schema.wants(exporter.function, "path"):
-            yield export.where, f'"path" names a copy made elsewhere, and "{export.use}" makes its own; remove it'
+            yield (
+                export.where,
+                (
+                    f'"path" names a file converted elsewhere, but "{export.use}" converts the '
+                    'model itself; remove "path"'
+                ),
+            )
         if not export.name:
             continue
         if not _converts(export, plugins):
-            yield export.where, f'"name" names a copy, and "{export.use}" writes "{export.from_}" as it is; remove it'
+            yield (
+                export.where,
+                (f'"name" names a converted copy, but "{export.use}" writes "{export.from_}" as it is; remove "name"'),
+            )
             continue
         name = export.name
         if what := name_error(name):
@@ -292,9 +314,9 @@ def copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> Iterat
         elif is_reserved(name) or name in RELEASES or name in taken:
             yield export.where, f'name "{name}" is taken; give this copy another with name = "…"'
         elif export.from_ == "adapter":
-            yield export.where, f'"{export.use}" makes copies of whole models, and "adapter" is none; from = "merged"'
+            yield export.where, (f'"{export.use}" converts whole models, and "adapter" is not one; use from = "merged"')
         elif (why := _uncovered(suite, export)) is not None:
-            yield export.where, f'no blocking gate is about "{name}"{why}; what is not gated does not ship'
+            yield export.where, (f'no blocking gate is on "{name}"{why}; add one, since nothing ships without a gate')
         taken.add(name)
 
 
@@ -310,7 +332,7 @@ def _uncovered(suite: Suite, export: Export) -> str | None:
         return ""
     relative = all(g.id in about or (g.any_of and about.issuperset(g.any_of)) for g in blocking)
     if relative and not any(g.blocking and g.applies_to(export.from_) for g in suite.gates):
-        return f' but against "{export.from_}", and none is about that'
+        return f' except against "{export.from_}", which has no gate itself'
     return None
 
 
@@ -323,7 +345,7 @@ def _shot_evals(context: Context, subject: str, tasks: Mapping[str, Task]) -> li
     gated = [g.eval for g in context.suite.gates if g.versus == subject]
     gated += [n for n, t in tasks.items() if t.marks == "pairs" and t.spec.against == subject]
     for name in (name for name in baseline.evals if name not in tasks):
-        context.mistakes.add(baseline.where, f'evals names "{name}", which is no eval{did_you_mean(name, tasks)}')
+        context.mistakes.add(baseline.where, f'evals names "{name}", which is not an eval{did_you_mean(name, tasks)}')
     if chosen := {*baseline.evals, *gated}:
         return [name for name in tasks if name in chosen]
     alone = {name: t for name, t in tasks.items() if not (t.compares or t.brings_rows)}

@@ -93,7 +93,7 @@ class Task:
         try:
             return rows if rows is None or counts is None else tuple(s for s in rows if counts(metric, s))
         except Exception as error:  # the plugin's own code; the line says whose
-            what = f'"{self.spec.use}" cannot tell which rows count in {metric}: {blame.told(error) or error}'
+            what = f'"{self.spec.use}" failed to select the rows of {metric}: {blame.told(error) or error}'
             raise UsageError(f"{self.spec.where}: {what}") from error
 
     @cached_property

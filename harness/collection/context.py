@@ -44,7 +44,7 @@ class Context:
         """Return whether rows can be read in one way; a mistake tells why not."""
         what = template_error(template) if template is not None else ""
         if template is not None and "input" in columns:
-            what = 'makes the input, and columns names one as well; remove "input"'
+            what = 'builds the input, but columns maps "input" as well; remove one of them'
         what = f"template {what}" if what else several_readings(rows, columns, template, training=training)
         if what:
             self.mistakes.add(where, what)
@@ -74,18 +74,18 @@ def check_tables(context: Context) -> None:
             context.mistakes.add(train.where, what)
     if suite.adapter and trains_whole(replace(suite, candidate=None), context.plugins):  # nothing that can be merged
         if suite.merges not in ((), ("original",)):
-            what = "all weights are trained, so there is no adapter to merge onto another base; remove [merge]"
+            what = "training changes all weights, so there is no adapter to merge into another base; remove [merge]"
             context.mistakes.add(str(suite.path), f"[merge] base: {what}")
         if suite.candidate and suite.candidate.adapter:
-            what = f'use = "{suite.adapter.use}" reads no adapter, and the candidate is one; use = "lora"'
+            what = f'use = "{suite.adapter.use}" cannot load an adapter, and the candidate is one; use = "lora"'
             context.mistakes.add(suite.adapter.where, what)
     for export in suite.exports:
         context.use("exporter", export.use, export.options, export.where)
         if export.from_ not in made:
-            known = did_you_mean(export.from_, made) or "; the suite makes no candidate"
+            known = did_you_mean(export.from_, made) or "; the suite has no candidate"
             context.mistakes.add(export.where, f'no candidate "{export.from_}"{known}')
     if suite.candidate and suite.candidate.adapter and not suite.merges:
-        what = "the adapter alone is judged, and not what it is merged into; add [merge] for that"
+        what = "evaluates only the adapter, not the model it is merged into; add [merge] for that"
         context.warnings.append(f"{suite.candidate.where} {what}")
     _check_sweep(context)
 
@@ -101,15 +101,15 @@ def _look(context: Context, trainer: Callable[..., Any], options: Mapping[str, A
 def _processes_error(trainer: Callable[..., Any], train: Train) -> str:
     """Return why several processes cannot be had: the trainer knows but one, or something can only be done in one."""
     if train.processes != "auto" and train.processes < 1:
-        return f'processes is {train.processes}, want a number of processes, or "auto"'
+        return f'processes is {train.processes}; give a number of processes, or "auto"'
     if train.shard and not schema.wants(trainer, "shard"):
-        return f'shard: the trainer "{train.use}" shares no weights between processes; remove it'
+        return f'shard: the trainer "{train.use}" cannot shard weights between processes; remove shard'
     if train.processes == 1:
-        alone = "shard: shares the weights between several processes, and there is one; set processes, or remove shard"
+        alone = "shard: splits the weights between processes, and there is one; set processes, or remove shard"
         return alone if train.shard else ""
     if not schema.wants(trainer, "processes"):
         return f'processes: the trainer "{train.use}" trains in one process; remove it'
-    busy = "watch: measures a model in this process, and several train it; remove watch, or processes"
+    busy = "watch: evaluates in this process, but several processes train; remove watch or processes"
     return busy if train.watch else ""
 
 

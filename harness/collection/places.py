@@ -36,7 +36,7 @@ def check_places(suite: Suite, out: Path, junit_xml: Path | None) -> None:
     for export in suite.exports:
         says, name = f"to is {show(export.to)}, which", f"the export {show(export.to)}"
         if export.to.startswith("~"):
-            mistakes.add(export.where, f"{says} is not read as your home; write the folder in full")
+            mistakes.add(export.where, f"{says} is not expanded to your home folder; write the path in full")
         elif path := _resolved(Path(export.to), export.where, says, mistakes):
             written.append(_NamedPath(export.where, says, name, path))
     for name, path in ((f"--out {show(str(out))}", out), ("the cache folder", cache_dir())):
@@ -57,7 +57,10 @@ def check_places(suite: Suite, out: Path, junit_xml: Path | None) -> None:
 def check_candidate(suite: Suite) -> None:
     """Raise UsageError where the model that a suite gates is no folder."""
     if (declared := suite.candidate) and declared.merged and not suite.resolve(declared.merged).is_dir():
-        what = f'"{declared.merged}" is no folder; name that of an adapter or a model, or a GGUF file'
+        what = (
+            f'"{declared.merged}" is not a folder or a GGUF file; name an adapter\'s folder, '
+            "a model's folder or a GGUF file"
+        )
         raise UsageError(f"{declared.where}: {what}")
 
 
@@ -85,7 +88,7 @@ def _resolved(path: Path, where: str, says: str, mistakes: Mistakes) -> Path | N
         found.exists()
     except (OSError, RuntimeError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
-        mistakes.add(where, f"{says} is no path: {why}; name a folder")
+        mistakes.add(where, f"{says} is not a path: {why}; name a folder")
         return None
     if len(os.fsencode(found.name)) > LONGEST:
         mistakes.add(where, f"{says} has a name of more than {LONGEST} bytes; choose a shorter one")

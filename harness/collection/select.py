@@ -31,7 +31,7 @@ def select(collection: Collection, keyword: str, last: Path | None) -> Collectio
         chosen &= {r.id for r in known.reports if (r.subject, r.eval) in missed}
     if not chosen:
         why = f'-k "{keyword}"' if keyword else "--lf"
-        raise UsageError(f"{why}: selects none of {len(collection.items)} items; see --collect-only")
+        raise UsageError(f"{why}: matches none of {len(collection.items)} items; --collect-only lists them")
     wanted, candidates = set(chosen), collection.candidates
     for item in (i for i in collection.items if i.id in chosen and i.subject in candidates):
         # what the gates on it need: baselines, and the items of gates they wait for
@@ -75,14 +75,14 @@ def _steps(expression: str) -> list[str]:
     wants = True  # a name, and no operator
     for word in re.findall(r"[()]|[^\s()]+", expression):
         if wants != (word not in ("and", "or", ")")):
-            raise _unreadable(expression, f'"{word}" stands where {"a name" if wants else "and, or"} is wanted')
+            raise _unreadable(expression, f'found "{word}", expected {"a name" if wants else "and, or"}')
         if word in ("(", "not"):
             waiting.append(word)
         elif word == ")":
             while waiting and waiting[-1] != "(":
                 steps.append(waiting.pop())
             if not waiting:
-                raise _unreadable(expression, '")" closes nothing')
+                raise _unreadable(expression, '")" has no matching "("')
             waiting.pop()
         elif word in BINDS:
             while waiting and waiting[-1] != "(" and BINDS[waiting[-1]] >= BINDS[word]:
@@ -94,13 +94,13 @@ def _steps(expression: str) -> list[str]:
     if "(" in waiting:
         raise _unreadable(expression, '"(" is not closed')
     if wants and (steps or waiting):
-        raise _unreadable(expression, "it ends where a name is wanted")
+        raise _unreadable(expression, "it ends where a name is expected")
     return steps + waiting[::-1]
 
 
 def _unreadable(expression: str, why: str) -> UsageError:
     shown = expression if len(expression) <= LONGEST else f"{expression[:LONGEST]}…"
-    return UsageError(f'-k "{shown}": {why}; want parts of names with and, or, not and parentheses')
+    return UsageError(f'-k "{shown}": {why}; write parts of names, joined with and, or, not and parentheses')
 
 
 def failed(report: Report) -> bool:

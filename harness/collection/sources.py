@@ -45,7 +45,7 @@ class Sources:
         with self.context.mistakes.collecting(f"{spec.where}:"):
             rows: list[dict[str, Any]] = isolated(brings(isolated(dict(spec.options)), self.context.suite.path.parent))
             if not rows:
-                self.context.mistakes.add(spec.where, f'"{spec.use}" has no rows; an empty evaluation proves nothing')
+                self.context.mistakes.add(spec.where, f'"{spec.use}" has no rows; an evaluation needs at least one')
             return rows or None
         return None
 
@@ -77,8 +77,8 @@ def tell_overlaps(context: Context, sources: Sources) -> None:
         (name, part), (other, trained) = sliced(data, where), sliced(ours, where)
         rows = (train and name == other and sources.rows(name, train)) or ()
         if both := {*range(len(rows))[part or slice(None)]} & {*range(len(rows))[trained or slice(None)]}:
-            what = f"overlap: the slices share {counted(len(both), 'row')}"
-            context.warnings.append(f'{where}: data "{data}" and "{ours}", which is trained on, {what}')
+            what = f"the slices overlap in {counted(len(both), 'row')}; choose slices without common rows"
+            context.warnings.append(f'{where}: data "{data}" and the training data "{ours}": {what}')
 
 
 def training_rows(context: Context, sources: Sources) -> tuple[list[dict[str, Any]] | None, Origins]:
@@ -102,7 +102,7 @@ def training_rows(context: Context, sources: Sources) -> tuple[list[dict[str, An
                 continue
             group = train.cluster
             if lacking := [i for i, row in enumerate(found) if group is not None and row.get(group) is None]:
-                what = f'data "{source}": no column "{group}" for cluster in row {lacking[0]}'
+                what = f'data "{source}": row {lacking[0]} has no column "{group}" for cluster'
                 context.mistakes.add(train.where, f"{what} ({len(lacking)} rows)")
             elif group is not None:
                 made = [{**row, GROUP: str(own[group])} for row, own in zip(made, found, strict=True)]
@@ -115,13 +115,13 @@ def _validated(context: Context, train: Train, rows: list[dict[str, Any]], origi
     """Mark the rows of `validation_data`, once it is sure that they are not trained on."""
     complain = context.complain(train.where)
     if train.options.get("validation"):
-        complain("validation holds out a share, and there is validation_data as well; remove one of them")
+        complain("validation holds out a share of the rows, but there is validation_data as well; remove one of them")
     if not schema.wants(context.plugins.find("trainer", train.use).function, "validation"):
         complain(f'validation_data: the trainer "{train.use}" does not validate; remove it')
     first = sum(source != train.validation_data for source, _ in origins)
     kept, held = rows[:first], rows[first:]
     if train.validation_data in train.sources:
-        complain(f'validation_data "{train.validation_data}" is trained on; name another source')
+        complain(f'validation_data "{train.validation_data}" is training data, too; name another source')
     elif both := overlap([GROUP] if train.cluster else [], held, kept):
-        complain(f'validation_data "{train.validation_data}": {both}; a loss on them is a loss for memory')
+        complain(f'validation_data "{train.validation_data}": {both}; a loss on training rows measures memorisation')
     return kept + [{**row, HELD_OUT: True} for row in held]

@@ -39,17 +39,17 @@ def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
     parents = (PARENT,) if suite.copies else ()
     beside = (*(context.baselines if task.marks == "pairs" else ("base", *parents)), *context.candidates)
     if task.compares and spec.against not in beside:
-        complain(f'against is "{spec.against}", which is no subject{did_you_mean(spec.against, beside)}')
+        complain(f'against is "{spec.against}", which is not a model of the suite{did_you_mean(spec.against, beside)}')
     for name in sorted({*task.about.asks} & {*_lacks(context, suite.model.use)}):
-        what = f'asks a model for {name}, which those of "{suite.model.use}" do not give'
+        what = f'needs {name}, which the loader "{suite.model.use}" does not provide'
         complain(f'"{spec.use}" {what}; use = "hf" in [model]')
     _check_thought(context, spec, task)
     if task.marks and not spec.cluster and samples:
         samples = by_prompt(samples)
     _tell_repeats(context, spec, samples or ())
     if samples and spec.rows_at_most is not None and spec.rows_at_most < len(samples):
-        what = f"rows_at_most is {spec.rows_at_most}, and there are {len(samples)} rows"
-        complain(f"{what}; it is how many there will ever be")
+        what = f"rows_at_most is {spec.rows_at_most}, but there are {len(samples)} rows already"
+        complain(f"{what}; give the largest number that there will ever be")
     try:
         made = task.about.metrics_for
         given = {"folder": task.folder} if made and schema.wants(made, "folder") else {}
@@ -59,7 +59,7 @@ def task_of(context: Context, sources: Sources, spec: Eval) -> Task | None:
         context.mistakes.found.extend(f"{spec.where}: {m}" for m in error.messages)
         return None
     except Exception as error:  # the plugin's own code; the line says whose
-        complain(f'"{spec.use}" cannot name its metrics: {blame.told(error) or error}')
+        complain(f'"{spec.use}" failed to name its metrics: {blame.told(error) or error}')
         return None
     if not metrics:
         complain(f'"{spec.use}" declares no metric; decorate it with @metric')
@@ -71,7 +71,7 @@ def with_shots(context: Context, sources: Sources, task: Task) -> Task:
     """Add worked examples: from `fewshot_data`, else the first training source; never a row of the eval."""
     spec, train = task.spec, context.suite.train
     if (source := spec.fewshot_data or (train.sources[0] if train else None)) is None:
-        context.mistakes.add(spec.where, "few-shot needs worked examples; name them with fewshot_data")
+        context.mistakes.add(spec.where, "few-shot prompts need worked examples; name them with fewshot_data")
         return task
     table = spec if spec.fewshot_data or not train else train
     if task.samples is None or (rows := sources.rows(source, table)) is None:
@@ -96,11 +96,11 @@ def _tell_repeats(context: Context, spec: Eval, samples: Samples) -> None:
     rows, distinct = (len(x) for x in ([s.key for s in samples if s.key], {s.key for s in samples if s.key}))
     if distinct == rows:
         return
-    told = f"{rows - distinct} of {rows} rows ask what others ask, {distinct} are distinct"
+    told = f"{rows - distinct} of {rows} rows repeat another row's question, {distinct} are distinct"
     if spec.stop == "early":
-        context.mistakes.add(spec.where, f'{told}; leave them out, or leave out stop = "early"')
+        context.mistakes.add(spec.where, f'{told}; remove the repeated rows, or stop = "early"')
     else:
-        context.warnings.append(f"{spec.where}: {told}; rows of one question are a cluster")
+        context.warnings.append(f"{spec.where}: {told}; rows with the same question count as one cluster")
 
 
 def by_prompt(samples: Samples) -> Samples:
@@ -123,15 +123,15 @@ def _endings(context: Context, task: Task) -> dict[str, Metric]:
 def _check_eval(context: Context, spec: Eval) -> None:
     complain = context.complain(spec.where)
     if not re.fullmatch(r"[\w-]+", spec.name):  # no ".", which parts EVAL from METRIC
-        complain(f'name is {schema.show(spec.name)}, want letters, digits, "_" and "-"')
+        complain(f'name is {schema.show(spec.name)}; use only letters, digits, "_" and "-"')
     elif what := name_error(spec.name):
         complain(what)
     if len(spec.clusters) > 2 or len({*spec.clusters}) < len(spec.clusters):
-        complain(f"cluster names {len(spec.clusters)} columns, want one, or two that differ")
+        complain(f"cluster names {len(spec.clusters)} columns; name one, or two different ones")
     if spec.limit is not None and spec.limit < 1:
-        complain(f"limit is {spec.limit}, want 1 or more")
+        complain(f"limit is {spec.limit}; it must be 1 or more")
     if spec.rows_at_most is not None and spec.stop == "early":
-        complain('rows_at_most and stop = "early" both share a risk over looks; leave one of them out')
+        complain('rows_at_most and stop = "early" both spend the risk on interim analyses; remove one of them')
 
 
 def _check_thought(context: Context, spec: Eval, task: Task) -> None:
@@ -141,17 +141,17 @@ def _check_thought(context: Context, spec: Eval, task: Task) -> None:
     if budget is None:
         most = spec.options.get("max_new_tokens", named["max_new_tokens"].default) if marks and task.generates else None
         if isinstance(most, int) and most < THOUGHT:
-            what = f"max_new_tokens is {most} and holds thought and answer; say thought_budget, or {THOUGHT} or more"
+            what = f"max_new_tokens = {most} must hold reasoning and answer; set thought_budget, or {THOUGHT} or more"
             context.warnings.append(f"{spec.where}: thought: {what}")
         return
     if budget < 1:
-        complain(f"thought_budget is {budget}, want 1 or more")
+        complain(f"thought_budget is {budget}; it must be 1 or more")
     if not (isinstance(marks, list | tuple) and len(marks) == 2 and all(marks)):
-        complain('thought_budget needs the marks of a thought; add thought = ["<think>", "</think>"]')
+        complain('thought_budget needs the marks around the reasoning; add thought = ["<think>", "</think>"]')
     asked = {s.use or context.suite.model.use for s in context.suite.subjects.values() if not s.released}
     for use in sorted({context.suite.model.use, *asked}):
         if "thought_budget" in _lacks(context, use):
-            what = f'the loader "{use}" cannot close a thought; leave it out, and say reasoning_effort in body'
+            what = f'the loader "{use}" cannot end a model\'s reasoning; remove it, and set reasoning_effort in body'
             complain(f"thought_budget: {what}")
 
 
@@ -168,9 +168,9 @@ def _samples(
     brings = capabilities.EvaluatorCapabilities.of(function).rows_for if function else None
     complain = context.complain(spec.where)
     if spec.chat_template_kwargs and spec.data is None:
-        complain(f'{chat.ARGUMENTS} is for prompts from "data"; "{spec.use}" has none of these')
+        complain(f'{chat.ARGUMENTS} applies to prompts from "data", and "{spec.use}" has none; remove it')
     if spec.template is not None and spec.data is None:
-        complain(f'template is for rows of "data"; "{spec.use}" has none of these')
+        complain(f'template applies to rows of "data", and "{spec.use}" has none; remove it')
     if spec.data is None and brings is None:
         return (Sample("model"),), None  # an evaluation of the model itself, such as its size
     if spec.data is not None and brings is not None:
@@ -179,12 +179,12 @@ def _samples(
     rows = sources.rows(spec.data, spec) if spec.data is not None else sources.own_rows(brings, spec)
     chosen: Samples | None = None
     if spec.select is not None and spec.data is None:
-        complain('"select" stands beside "data"; an eval without data has nothing to choose on')
+        complain('"select" needs "data": an eval without data has no rows to choose on')
         return None, None
     if spec.select is not None:
         other = sources.rows(spec.select, spec)
         if other is not None and rows is not None and (both := overlap(spec.clusters, other, rows)):
-            complain(f'select "{spec.select}": {both}; what chose a candidate cannot confirm it')
+            complain(f'select "{spec.select}": {both}; rows used to choose a candidate cannot confirm it')
         chosen = _made(context, spec, other, function) or None if other is not None else None
         rows = other if context.selecting else rows
     return (None if rows is None else _made(context, spec, rows, function)), chosen
@@ -213,7 +213,7 @@ def _made(context: Context, spec: Eval, rows: Rows, function: Callable[..., Any]
         except ModuleNotFoundError as error:
             context.mistakes.add(spec.where, needs.said([error.name or "of a plugin"]))
         except Exception as error:  # the plugin's own code; the line says whose
-            context.mistakes.add(spec.where, f'"{spec.use}" cannot check its rows: {blame.told(error) or error}')
+            context.mistakes.add(spec.where, f'"{spec.use}" failed to check its rows: {blame.told(error) or error}')
     return None
 
 

@@ -46,18 +46,18 @@ def arguments_of(row: Mapping[str, Any], common: Mapping[str, Any], used: Sequen
     """
     for column in MEDIA:
         if column not in used and row.get(column):
-            raise UsageError(f'has "{column}", which no prompt here can hold; leave such rows out, or drop the column')
+            raise UsageError(f'has "{column}", which prompts cannot contain here; remove such rows, or drop the column')
     found = dict(common)
     own, tools = (_parsed(row.get(name)) if name not in used else None for name in (ARGUMENTS, TOOLS))
     if own is not None and not isinstance(own, Mapping):
-        raise UsageError(f'has {own!r:.60} as its "{ARGUMENTS}", want an object')
+        raise UsageError(f'has {own!r:.60} as its "{ARGUMENTS}"; it must be an object')
     found |= {name: value for name, value in (own or {}).items() if value is not None}
     if tools:
         if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
-            raise UsageError(f'has {tools!r:.60} as its "{TOOLS}", want a list of objects; or drop the column')
+            raise UsageError(f'has {tools!r:.60} as its "{TOOLS}"; give a list of objects, or drop the column')
         found[TOOLS] = tools
     if refused := [name for name in found if name in OURS]:
-        raise UsageError(f'has "{refused[0]}" in {ARGUMENTS}, which says how messages are rendered; remove it')
+        raise UsageError(f'has "{refused[0]}" in {ARGUMENTS}, which the harness sets itself; remove it')
     return found
 
 

@@ -72,7 +72,7 @@ def find_form_error(prompts: Sequence[Prompt], examples: Sequence[Sample]) -> st
     if not any(isinstance(p, str) and p for p in prompts) or not any(isinstance(e.input, list) for e in examples):
         return None
     how = "name examples that are text with fewshot_data, or give the evaluation's prompts as messages"
-    return f"few-shot examples are chat messages, and the prompts are text; {how}"
+    return f"few-shot examples are chat messages, but the prompts are text; {how}"
 
 
 def choose(pool: Sequence[Sample], shots: int, seed: int) -> list[Sample]:

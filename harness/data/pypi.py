@@ -20,7 +20,7 @@ def fetch_wheel(requirement: str, sha256: str | None = None) -> Path:
     the requirement is not pinned, the download fails, or the file's sha256 (64 hex digits) differs.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*", requirement):
-        raise UsageError(f'pypi "{requirement}": want package==version')
+        raise UsageError(f'pypi "{requirement}": give PACKAGE==VERSION')
     folder = cache_dir() / "wheels" / requirement.lower()
     wheel = next(iter(sorted(folder.glob("*.whl"))), None)
     if wheel is None:
@@ -37,10 +37,12 @@ def fetch_wheel(requirement: str, sha256: str | None = None) -> Path:
                 said = done.stderr.strip()
                 lines = [line for line in said.splitlines() if line.startswith("ERROR")]
                 why = lines[-1].removeprefix("ERROR: ") if lines else said[-200:] or "pip found no wheel"
-                raise UsageError(f'pypi "{requirement}": cannot be downloaded: {why}; is the network there?')
+                raise UsageError(f'pypi "{requirement}": cannot be downloaded: {why}; check the network connection')
             wheel = wheels[0].rename(folder / wheels[0].name)
     if sha256 and (found := sha256_of(wheel)) != sha256.lower():
-        raise UsageError(f'pypi "{requirement}": sha256 is {found}, the suite pins {sha256}; remove {wheel} to retry')
+        raise UsageError(
+            f'pypi "{requirement}": sha256 is {found}, but the suite pins {sha256}; remove {wheel} to download it again'
+        )
     return wheel
 
 

@@ -26,8 +26,8 @@ ENCODINGS = {b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf
 LONGEST = 300  # characters of what a library says
 TOLD = re.compile(r'"?sep=(.)"?\n')  # Excel's first line
 SNIFFED = 100_000  # characters of a table, and bytes of its encoding, by which they are told
-ESCAPE = "; a \\ in quotes begins an escape in TOML: write /, or single quotes"
-UNCLOSED = "; is a quote not closed? double those inside a field, or write the rows as .jsonl"
+ESCAPE = "; in TOML a \\ in double quotes begins an escape: write / or single quotes"
+UNCLOSED = "; check for a missing closing quote, double the quotes inside a field, or write the rows as .jsonl"
 SHOWN = 20  # wrong rows of a source that are told one by one
 
 
@@ -41,7 +41,7 @@ def read_file(
             import pyarrow
             import pyarrow.parquet
         except ImportError:
-            raise UsageError(f"{where}: reading .parquet needs pip install 'finetune-harness[hf]'") from None
+            raise UsageError(f"{where}: a .parquet file needs pyarrow; pip install 'finetune-harness[hf]'") from None
         try:
             return _bare(pyarrow.parquet.read_table(path).to_pylist())
         except (pyarrow.ArrowException, OSError, ValueError) as error:
@@ -63,20 +63,20 @@ def file_of(folder: Path, source: str, where: str) -> Path:
         there, is_folder = path.is_file(), path.is_dir()
     except (OSError, RuntimeError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f'{where}: data "{source[:100]}" is no path: {why}; name a file') from None
+        raise UsageError(f'{where}: data "{source[:100]}" is not a path: {why}; name a file') from None
     if "://" in source:
-        what = "is a URL; download it, and name the file"
+        what = "is a URL; download it and name the file"
     elif is_folder:
         what = "is a folder; name a file in it"
     elif path.suffix.lower() in WORKBOOKS:
-        what = 'is a workbook; save its sheet as "CSV UTF-8", and name that file'
+        what = 'is a spreadsheet; save its sheet as "CSV UTF-8" and name that file'
     elif path.suffix.lower() not in FILES:
-        known = "a file (" + ", ".join(FILES) + "), hub:NAME:SPLIT, or what a plugin's harness_read_samples knows"
-        what = f"is unknown; want {known}"
+        known = "a file (" + ", ".join(FILES) + "), hub:NAME:SPLIT, or a source of a plugin"
+        what = f"is unknown; name {known}"
     elif there:
         return path
     else:  # "data\train.csv" in quotes holds a tab and "rain.csv"
-        what = f"is not there; looked for {path}{'' if source.isprintable() else ESCAPE}"
+        what = f"does not exist; looked for {path}{'' if source.isprintable() else ESCAPE}"
     raise UsageError(f'{where}: data "{source}" {what}')
 
 
@@ -90,10 +90,10 @@ def decoded(path: Path, encoding: str | None, where: str) -> str:
         raise UsageError(f"{where}: {path}: cannot be read: {error.strerror}") from None
     except UnicodeError as error:
         why = f"{error.reason} at byte {error.start}" if isinstance(error, UnicodeDecodeError) else str(error)
-        instead = f'write encoding = "{encoding_of(data)}" beside it, or save it as "CSV UTF-8"'
+        instead = f'write encoding = "{encoding_of(data)}" beside data, or save the file as "CSV UTF-8"'
         raise UsageError(f"{where}: {path}: is not {(encoding or 'utf-8').upper()}: {why}; {instead}") from None
     except (LookupError, ValueError):
-        what = f'no encoding is called {show(encoding)}; want "utf-8", "utf-16", "cp1252", or another that Python has'
+        what = f'encoding {show(encoding)} is unknown; use "utf-8", "utf-16", "cp1252", or another that Python knows'
         raise UsageError(f"{where}: {what}") from None
 
 
@@ -122,7 +122,7 @@ def how_written(path: Path, where: str, separator: str | None, encoding: str | N
     encoding = encoding or encoding_of(data)
     text = decoded(path, encoding, where)[:SNIFFED]
     if "\0" in text:
-        raise UsageError(f'{where}: {path}: is no text; save it as "CSV UTF-8", and name that file')
+        raise UsageError(f'{where}: {path}: is not text; save it as "CSV UTF-8" and name that file')
     found = {"separator": separator or separator_of(text)} if path.suffix.lower() in TABLES else {}
     return {"encoding": encoding, **found}
 
@@ -151,7 +151,9 @@ def sliced(source: str, where: str) -> tuple[str, slice | None]:
     numbers = inner.split(":")
     right = all(re.fullmatch("(-?[0-9]{1,18})?", n) for n in numbers)
     if not right or len(numbers) > 3 or numbers[2:] in (["0"], ["-0"]):
-        raise UsageError(f'{where}: data "{source}": "[{inner}]" is no slice; want one as Python has, such as "[:960]"')
+        raise UsageError(
+            f'{where}: data "{source}": "[{inner}]" is not a slice; write it as in Python, for instance "[:960]"'
+        )
     return name, slice(*(int(n) if n else None for n in numbers))
 
 
@@ -160,7 +162,7 @@ def read_hub(source: str, where: str) -> list[Row]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise UsageError(f"{where}: reading hub: data needs pip install 'finetune-harness[hf]'") from None
+        raise UsageError(f"{where}: hub: data needs the package datasets; pip install 'finetune-harness[hf]'") from None
     name, _, split = source.removeprefix("hub:").partition(":")
     parts = name.split("/")
     config = parts.pop() if len(parts) > 2 else None
@@ -168,13 +170,15 @@ def read_hub(source: str, where: str) -> list[Row]:
         return _bare([dict(row) for row in load_dataset("/".join(parts), config, split=split or "train")])
     except Exception as error:  # the library raises a dozen kinds; what helps is the name and its last line
         why = textwrap.shorten(str(error), LONGEST, placeholder=" …")
-        raise UsageError(f'{where}: data "{source}" cannot be read: {why}; is the network there?') from None
+        raise UsageError(
+            f'{where}: data "{source}" cannot be read: {why}; check the name and the network connection'
+        ) from None
 
 
 def shorten(mistakes: Mistakes, where: str) -> None:
     """Keep the first mistakes in the rows of one source, and count the others."""
     if len(mistakes.found) > SHOWN:
-        mistakes.found[SHOWN:] = [f"{where}: and {len(mistakes.found) - SHOWN} rows more like these"]
+        mistakes.found[SHOWN:] = [f"{where}: {len(mistakes.found) - SHOWN} more rows like these"]
 
 
 def _parse(text: str, place: str) -> Any:
@@ -186,20 +190,23 @@ def _parse(text: str, place: str) -> Any:
             raise RecursionError
         return found
     except UnicodeEncodeError:
-        raise UsageError(f"{place}: holds half of a character (a lone surrogate); write the text again") from None
+        raise UsageError(f"{place}: contains half a character (a lone surrogate); replace that text") from None
     except RecursionError:
-        raise UsageError(f"{place}: is nested too deeply to be a row, want at most {DEEPEST} in each other") from None
+        raise UsageError(f"{place}: is nested more than {DEEPEST} levels deep; flatten it") from None
     except json.JSONDecodeError as error:
-        raise UsageError(f"{place}: not valid JSON: {error.msg} at column {error.colno}; is the file whole?") from None
+        raise UsageError(
+            f"{place}: not valid JSON: {error.msg} at column {error.colno}; correct it, or "
+            "check that the file is complete"
+        ) from None
     except ValueError:  # Python reads no whole number of more than 4,300 digits
-        raise UsageError(f"{place}: holds a whole number of thousands of digits; write it as text") from None
+        raise UsageError(f"{place}: contains an integer of thousands of digits; write it as text") from None
 
 
 def _rows_of(found: Any, path: Path) -> list[Row]:
     if not isinstance(found, list):
-        raise UsageError(f"{path}: holds {type(found).__name__}, want a list of objects")
+        raise UsageError(f"{path}: contains a {type(found).__name__}; it must be a list of objects")
     if (odd := next((i for i, row in enumerate(found) if not isinstance(row, dict)), None)) is not None:
-        raise UsageError(f"{path}: row {odd} is {found[odd]!r:.40}, want an object")
+        raise UsageError(f"{path}: row {odd} is {found[odd]!r:.40}; it must be an object")
     return found
 
 
@@ -209,7 +216,7 @@ def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[
     A first line `sep=;`, which Excel writes and reads, is no row and names the separator.
     """
     if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
-        raise UsageError(f"{where}: separator is {show(separator)}, want one character")
+        raise UsageError(f"{where}: separator is {show(separator)}; give one character")
     told = TOLD.match(text)
     parts = separator or (told[1] if told else TABLES[path.suffix.lower()])
     mistakes, rows, header = Mistakes(), list[Row](), list[str]()
@@ -223,19 +230,21 @@ def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[
                 continue
             ends = _swallowed(lines, fields, parts, len(header)) if last > first else None
             if ends is not None:
-                joined.append((f"{path}: lines {first} to {last} are one row{UNCLOSED}", ends))
+                joined.append((f"{path}: lines {first} to {last} form one row{UNCLOSED}", ends))
             if len(fields) == len(header):
                 rows.append(dict(zip(header, fields, strict=True)))
             elif ends is None:
-                missing = f"is a {called(parts)} or a quote missing?"
-                mistakes.add(f"{path}:{last}", f"has {len(fields)} fields, and the header {len(header)}; {missing}")
+                missing = f"check for a missing {called(parts)} or quote"
+                mistakes.add(f"{path}:{last}", f"has {len(fields)} fields, but the header has {len(header)}; {missing}")
     except csv.Error as error:
-        far = f" (line {last + 1} on; is a quote not closed?)" if "field limit" in str(error) else ""
-        raise UsageError(f"{path}:{last + 1}: not valid CSV: {error}{far}; write the rows as .jsonl") from None
+        far = f" (from line {last + 1} on; check for a missing closing quote)" if "field limit" in str(error) else ""
+        raise UsageError(
+            f"{path}:{last + 1}: not valid CSV: {error}{far}; correct it, or write the rows as .jsonl"
+        ) from None
     known = {row[header[-1]] for row in rows} if joined else set()
     mistakes.found += [what for what, ends in joined if not ends or known.issuperset(ends)]
     if len(mistakes.found) > max(SHOWN, len(rows)):  # one cause
-        mistakes.found = [f"{mistakes.found[0]} {len(mistakes.found) - 1:,} rows more are like this one"]
+        mistakes.found = [f"{mistakes.found[0]} ({len(mistakes.found) - 1:,} more rows like this)"]
     shorten(mistakes, f"{path}")
     mistakes.raise_if_any()
     return rows
@@ -259,10 +268,10 @@ def _records(text: str, separator: str, first: int) -> Iterator[tuple[int, int, 
 
 def _check_header(header: list[str], place: str) -> None:
     if twice := [name for name, n in Counter(header).items() if n > 1]:
-        raise UsageError(f'{place}: the column "{twice[0]}" stands twice in the header; rename one')
+        raise UsageError(f'{place}: the column "{twice[0]}" occurs twice in the header; rename one')
     if len(header) == 1 and (other := next((one for one in SEPARATORS if one in header[0]), "")):
-        instead = f"is the separator a {called(other)}? write separator = {json.dumps(other)} beside data"
-        raise UsageError(f"{place}: the header is one column, {show(header[0])}; {instead}")
+        instead = f"if the separator is a {called(other)}, write separator = {json.dumps(other)} beside data"
+        raise UsageError(f"{place}: the header is a single column, {show(header[0])}; {instead}")
 
 
 def _swallowed(lines: list[str], fields: list[str], separator: str, columns: int) -> list[str] | None:

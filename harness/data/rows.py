@@ -25,7 +25,7 @@ Arguments = Mapping[str, Any]  # of a chat template, beside the messages
 ALIASES = {"prompt": "input", "question": "input", "completion": "target", "answer": "target"}
 NAMES = {ours: [a for a, of in ALIASES.items() if of == ours] for ours in ("input", "target")}  # beside our own
 PAIR = ("input", "target")
-NO_CHAT = "for a chat template, and is no chat; give messages, or drop them"
+NO_CHAT = "for a chat template, but the input is text; give messages, or drop these columns"
 ANSWERS = ("completion", "chosen", "rejected")  # columns of training rows that follow the prompt
 GROUP = "group"  # marks a training row with what it belongs to: rows of one group are held out together
 HELD_OUT = "held_out"  # marks a training row that is only validated with
@@ -55,9 +55,9 @@ def read_rows(
         rows = reading.read_file(folder, name, where, **how) if rows is None else rows
         rows = rows[part] if part else rows
     if not rows:
-        raise UsageError(f'{where}: data "{source}" has no rows; an empty evaluation proves nothing')
+        raise UsageError(f'{where}: data "{source}" has no rows; an evaluation needs at least one')
     if large := [i for i, row in enumerate(rows) if _size(row) > LARGEST]:
-        what = f"row {large[0]} has more than {LARGEST:,} characters ({len(large)} rows); split it, or leave it out"
+        what = f"row {large[0]} has more than {LARGEST:,} characters ({len(large)} such rows); split it, or remove it"
         raise UsageError(f'{where}: data "{source}": {what}')
     return rows
 
@@ -90,8 +90,8 @@ def to_samples(
     }
     for name, column in wanted.items():
         if lacking := [i for i, row in enumerate(rows) if column not in row]:
-            what = f'no column "{column}" for {name} in row {lacking[0]} ({len(lacking)} rows)'
-            mistakes.add(where, f"{what}; it has {listed(rows[0])}")
+            what = f'row {lacking[0]} has no column "{column}" for {name} ({len(lacking)} such rows)'
+            mistakes.add(where, f"{what}; its columns are {listed(rows[0])}")
     mistakes.raise_if_any()
     named = _all_named(rows, columns, template, where, json_targets=json_targets)
     mistakes.found += [f"{where}: {what}" for what in _odd_values(named, rows, clusters, slices)]
@@ -107,9 +107,9 @@ def to_samples(
         )
     if not any(s.input or "text" in s.row for s in samples):
         want = 'write columns = { input = "…", target = "…" }'
-        mistakes.add(where, f'no column "input"; its columns are {listed(rows[0])}; {want}')
+        mistakes.add(where, f'there is no column "input"; the columns are {listed(rows[0])}; {want}')
     if twice := [i for i, n in Counter(s.id for s in samples).items() if n > 1]:
-        mistakes.add(where, f'{counted(len(twice), "id")} of more than one row, for instance "{twice[0]}"')
+        mistakes.add(where, f'{counted(len(twice), "id")} used by more than one row, for instance "{twice[0]}"')
     mistakes.raise_if_any()
     return samples
 
@@ -125,14 +125,16 @@ def to_training_rows(
     """
     if lacking := [(n, c) for n, c in columns.items() if any(c not in row for row in rows)]:
         (name, column), *_ = lacking
-        raise UsageError(f'{where}: no column "{column}" for {name}; its columns are {listed(rows[0])}')
+        raise UsageError(f'{where}: there is no column "{column}" for {name}; the columns are {listed(rows[0])}')
     named = _all_named(rows, columns, template, where)
     if shapeless := [i for i, own in enumerate(named) if not _shape(own, columns, template)]:
         want = "input and target, prompt and completion, messages, or text"
         if template is not None:
-            want = 'a target beside the template; name its column with columns = { target = "…" }'
-        all_of_them = f" ({len(shapeless)} rows)" if len(shapeless) > 1 else ""
-        raise UsageError(f"{where}: row {shapeless[0]} has {listed(rows[shapeless[0]])}{all_of_them}; want {want}")
+            want = 'a target as well as the template; name its column with columns = { target = "…" }'
+        all_of_them = f" ({len(shapeless)} such rows)" if len(shapeless) > 1 else ""
+        raise UsageError(
+            f"{where}: row {shapeless[0]} has the columns {listed(rows[shapeless[0]])}{all_of_them}; it needs {want}"
+        )
     mistakes, made = Mistakes(), list[Row]()
     for i, row in enumerate(rows):
         with mistakes.collecting():
@@ -178,21 +180,21 @@ def _is_target(value: Any) -> bool:
 
 def _odd_values(named: Rows, rows: Rows, clusters: Sequence[str], slices: Sequence[str]) -> Iterator[str]:
     """Yield what stands where text is wanted and is none: a line for each of target, id, cluster, slices and input."""
-    name = "want text or a number in every row"
+    name = "give text or a number in every row"
     asked: list[tuple[str, Rows, str, Callable[[Any], bool], str]] = [
-        ("target", named, "target", _is_target, "want text or a number, or a list of these"),
+        ("target", named, "target", _is_target, "give text or a number, or a list of these"),
         ("id", named, "id", lambda v: _is_text(v) and v != "", name),
     ]
     asked += [(c, rows, "cluster", lambda v: _is_text(v) and v != "", name) for c in clusters]
-    want = "want text, a number, true or false in every row"
+    want = "give text, a number, true or false in every row"
     asked += [(c, rows, f'slices "{c}"', lambda v: isinstance(v, bool) or _is_text(v), want) for c in slices]
     for column, of, what, fits, want in asked:
         if odd := [i for i, row in enumerate(of) if column in row and not fits(row[column])]:
             found = "null" if of[odd[0]][column] is None else f"{of[odd[0]][column]!r:.60}"
-            yield f"row {odd[0]} has {found} as its {what} ({len(odd)} rows); {want}"
+            yield f"row {odd[0]} has {found} as its {what} ({len(odd)} such rows); {want}"
     for i, row in enumerate(named):
         if not _is_prompt(row.get("input", "")):
-            yield f"row {i} has the input {row['input']!r:.60}; want text, or messages with role and content"
+            yield (f"row {i} has {row['input']!r:.60} as its input; give text, or messages with role and content")
             return
 
 
@@ -247,14 +249,14 @@ def _shape(named: Row, columns: Columns, template: str | None) -> tuple[str, ...
 def _training_row(number: int, named: Row, where: str, columns: Columns, template: str | None) -> Row:
     if (shape := _shape(named, columns, template)) != PAIR:
         if "prompt" in shape and not isinstance(named["prompt"], (str, list)):
-            raise UsageError(f"{where}: row {number} has {named['prompt']!r:.60} as its prompt; want text, or messages")
+            raise UsageError(f"{where}: row {number} has {named['prompt']!r:.60} as its prompt; give text, or messages")
         return follow({key: "" if named[key] is None else named[key] for key in shape})
     prompt, value = named["input"], named["target"]
     if not _is_prompt(prompt):
-        want = "want text, or messages with role and content"
+        want = "give text, or messages with role and content"
         raise UsageError(f"{where}: row {number} has {prompt!r:.60} as its input; {want}")
     if isinstance(value, list) or not _is_target(value):
-        raise UsageError(f"{where}: row {number} has {value!r:.60} as its target; want text or a number")
+        raise UsageError(f"{where}: row {number} has {value!r:.60} as its target; give text or a number")
     target = str(_target(value))
     if isinstance(prompt, list):
         return {"prompt": prompt, "completion": [{"role": "assistant", "content": target}]}
@@ -271,7 +273,7 @@ def extras(number: int, row: Row, columns: Columns, where: str, common: Argument
         messages = [m for v in said for m in v if isinstance(m, Mapping)]
         _refuse_inner(messages)
         if kind := chat.media_in(messages):
-            raise UsageError(f'has a part of type "{kind}" in its messages, and only text is trained on; leave it out')
+            raise UsageError(f'has a part of type "{kind}" in its messages, but only text is trained on; remove it')
     except UsageError as error:
         raise UsageError(f"{where}: row {number} {error}") from None
     tools = {chat.TOOLS: found.pop(chat.TOOLS)} if chat.TOOLS in found else {}
@@ -294,7 +296,7 @@ def _give_arguments(rows: Rows, named: Rows, arguments: Arguments, used: Sequenc
 
 def _refuse_inner(messages: Sequence[Mapping[str, Any]]) -> None:
     if any(chat.ARGUMENTS in message for message in messages):
-        raise UsageError(f'has "{chat.ARGUMENTS}" in a message; it stands beside the messages')
+        raise UsageError(f'has "{chat.ARGUMENTS}" in a message; move it beside the messages')
 
 
 def listed(names: Iterable[str]) -> str:
@@ -335,7 +337,7 @@ def _either(there: Sequence[str], chosen: set[str], training: bool) -> str:
     for ours, names in NAMES.items():
         found = [name for name in names if name in there]
         if ours not in chosen and ours not in there and len(found) > 1:
-            return f'has "{found[0]}" and "{found[1]}", which are both its {ours}; {_say({ours: found[0]})}'
+            return f'has "{found[0]}" and "{found[1]}", either of which could be its {ours}; {_say({ours: found[0]})}'
     if chosen & NAMES.keys():
         return ""
     pair = {ours: next((n for n in (ours, *names) if n in there), "") for ours, names in NAMES.items()}
@@ -351,7 +353,7 @@ def _either(there: Sequence[str], chosen: set[str], training: bool) -> str:
 
 def _say(columns: Columns) -> str:
     named = ", ".join(f'{ours} = "{name}"' for ours, name in columns.items())
-    return f"say which with columns = {{ {named} }}"
+    return f"choose with columns = {{ {named} }}"
 
 
 def to_judged_rows(rows: Rows, names: Sequence[str], columns: Columns, where: str, common: Arguments) -> list[Row]:
@@ -364,9 +366,9 @@ def to_judged_rows(rows: Rows, names: Sequence[str], columns: Columns, where: st
     mistakes = Mistakes()
     for name, column in columns.items():
         if name not in names:
-            mistakes.add(where, f'columns: "{name}" is not trained on{did_you_mean(name, names)}')
+            mistakes.add(where, f'columns: "{name}" is not used by this trainer{did_you_mean(name, names)}')
         elif any(column not in row for row in rows):
-            mistakes.add(where, f'no column "{column}" for {name}; its columns are {listed(rows[0])}')
+            mistakes.add(where, f'there is no column "{column}" for {name}; the columns are {listed(rows[0])}')
     mistakes.raise_if_any()
     named = []
     for row in rows:
@@ -374,11 +376,13 @@ def to_judged_rows(rows: Rows, names: Sequence[str], columns: Columns, where: st
         asked = next((found[name] for name in ("prompt", "question", "input") if name in found), None)
         found |= {"prompt": asked} if asked is not None else {}
         named.append(found | (split_pair(found) if {"chosen", "rejected"} <= {*names} & found.keys() else {}))
-    want = f"want {', '.join(names[:-1])} and {names[-1]}; map the columns with columns = {{...}}"
+    want = f"rows need {', '.join(names[:-1])} and {names[-1]}; map the columns with columns = {{...}}"
     for name in names:
         if lacking := [i for i, row in enumerate(named) if name not in row]:
             there = listed(rows[lacking[0]])
-            raise UsageError(f'{where}: row {lacking[0]} has {there} and no "{name}" ({len(lacking)} rows); {want}')
+            raise UsageError(
+                f'{where}: row {lacking[0]} has {there} and no "{name}" ({len(lacking)} such rows); {want}'
+            )
     made = []
     for i, (row, own) in enumerate(zip(rows, named, strict=True)):
         with mistakes.collecting():

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.errors import UsageError, did_you_mean
 
-BRACES = '"{{" and "}}" are braces'
+BRACES = 'write "{{" and "}}" for braces themselves'
 
 
 def template_error(template: str) -> str:
@@ -19,12 +19,12 @@ def template_error(template: str) -> str:
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError:
-        return f"has a brace that has no other; want the name of a column between two, {BRACES}"
+        return f"has an unmatched brace; write a column's name between two, {BRACES}"
     for _, name, form, conversion in parts:
         if name is not None and (conversion or form or not name.strip() or set(name) & set(".[]{}")):
             odd = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
-            return f'has "{{{odd}}}", want the name of a column alone between braces, {BRACES}'
-    return "" if columns_of(template) else 'has no column, want one between braces, for instance "{text}"'
+            return f'has "{{{odd}}}"; write only a column\'s name between braces, {BRACES}'
+    return "" if columns_of(template) else 'has no column; write one between braces, for instance "{text}"'
 
 
 def columns_of(template: str) -> list[str]:
@@ -37,11 +37,15 @@ def filled(template: str, rows: Sequence[Mapping[str, Any]], where: str) -> list
     for name in columns_of(template):
         if lacking := [i for i, row in enumerate(rows) if name not in row]:
             known = did_you_mean(name, rows[lacking[0]])
-            raise UsageError(f'{where}: template: no column "{name}" in row {lacking[0]} ({len(lacking)} rows){known}')
+            raise UsageError(
+                f'{where}: template: row {lacking[0]} has no column "{name}" ({len(lacking)} such rows){known}'
+            )
         values = enumerate(row[name] for row in rows)
         if odd := [i for i, v in values if isinstance(v, bool) or not isinstance(v, (str, int, float)) or v != v]:
             found = "null" if rows[odd[0]][name] is None else f"{rows[odd[0]][name]!r:.60}"
-            what = f'template: row {odd[0]} has {found} in column "{name}" ({len(odd)} rows); want text or a number'
+            what = (
+                f'template: row {odd[0]} has {found} in column "{name}" ({len(odd)} such rows); give text or a number'
+            )
             raise UsageError(f"{where}: {what}")
     parts = [(text, name) for text, name, _, _ in string.Formatter().parse(template)]
     return ["".join(text + ("" if name is None else str(row[name])) for text, name in parts) for row in rows]

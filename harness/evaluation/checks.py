@@ -48,7 +48,7 @@ STAGES: dict[str, dict[str, str]] = {  # stage -> the parameters a check may hav
         "facts": "what is known by now of every model, by subject; the base's under model",
     },
 }
-BUILD = """The trainer refuses the rows or its options.
+BUILD = """The trainer rejects the rows or its options.
 
 What cannot be prepared cannot be trained on; the line says which rows or which option.
 It is found before anything is measured, because the trainer is built without being run."""
@@ -76,18 +76,22 @@ class Checks:
         for provided in self.provided:
             where = f'check "{provided.name}" of plugin "{provided.plugin}"'
             if "-" in provided.name:  # or it could speak for another
-                mistakes.add(where, 'has a "-" in its code, which stands before a kind; yield Finding(kind=…) instead')
+                mistakes.add(
+                    where, 'has "-" in its code, which is reserved to separate a kind; yield Finding(kind=…) instead'
+                )
             for name in inspect.signature(provided.function).parameters:
                 if name not in every:
-                    mistakes.add(where, f'asks for "{name}", which no stage has{did_you_mean(name, every)}')
+                    mistakes.add(where, f'takes "{name}", which no stage provides{did_you_mean(name, every)}')
         titles = list(self.titles.values())
         for check, title in self.titles.items():
             if not TITLED.fullmatch(title) or title.partition("-")[0] in known or titles.count(title) > 1:
-                what = f'has the title "{title}"; want lower-case words with "-", and no other check\'s title or code'
+                what = (
+                    f'has the title "{title}"; use lower-case words with "-" that no other check has as title or code'
+                )
                 mistakes.add(f'check "{check}"', what)
         for code in self.ignored:
             if self.provided and code not in titles and code.partition("-")[0] not in known:
-                mistakes.add(f'ignore "{code}"', f"is the code of no check{did_you_mean(code, [*known, *titles])}")
+                mistakes.add(f'ignore "{code}"', f"is not the code of a check{did_you_mean(code, [*known, *titles])}")
         mistakes.raise_if_any()
 
     def of(self, stage: str) -> list[Provided]:
@@ -114,7 +118,7 @@ class Checks:
             if task := self.objects.get("tasks", {}).get(name.removesuffix(SELECTED)):
                 known = {s.id for s in (task.select if name.endswith(SELECTED) else task.samples) or ()}
                 if odd := next((i for i in ids if i not in known), None):
-                    return f' names row "{odd}" of "{name}", which has no such row'
+                    return f' names row "{odd}" of "{name}", which does not exist'
         return ""
 
     def recall(self, path: Path, look: Callable[[], list[Finding]], warn: Callable[[str], None]) -> list[Finding]:
@@ -149,7 +153,7 @@ class Checks:
 def _flags(provided: Provided, given: Mapping[str, Any], strange: Callable[[Finding], str]) -> Iterable[Finding]:
     check = provided.function
     try:
-        found = list(blame.each(check, check(**given), Finding, "an iterable of Findings; is a yield missing?"))
+        found = list(blame.each(check, check(**given), Finding, "an iterable of Findings (is a yield missing?)"))
         if odd := next(filter(None, map(strange, found)), ""):
             raise blame.slip(check, odd)
         return found
@@ -157,7 +161,9 @@ def _flags(provided: Provided, given: Mapping[str, Any], strange: Callable[[Find
         return [Finding("error", str(error).replace("\n", "; "))]
     except RAISES as error:  # a check that crashes has proved nothing, and must not look as if it had
         if theirs := blame.told(error):  # it may be the one that would have stopped the run
-            return [Finding("error", f"the check itself crashed: {theirs}", fix="mend it, or ignore it", kind=CRASHED)]
+            return [
+                Finding("error", f"the check itself crashed: {theirs}", fix="fix its code, or ignore it", kind=CRASHED)
+            ]
         if isinstance(error, ModuleNotFoundError):
             return [Finding("note", f"not run: {needs.said([error.name or 'of a plugin'])}", kind=CRASHED)]
         why = f"{type(error).__name__}: {textwrap.shorten(str(error), 300, placeholder=' …')}"

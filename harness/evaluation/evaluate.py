@@ -86,13 +86,15 @@ def taken(score: Score) -> Score:
     """
     for name, value in {"weight": score.weight, **score.weights, **score.values}.items():
         if not isinstance(value, NUMBER):
-            raise TypeError(f'row "{score.id}": "{name}" is {value!r}, want a number')
+            raise TypeError(f'row "{score.id}": "{name}" is {value!r}; it must be a number')
     values, weights = ({str(k): float(v) for k, v in d.items()} for d in (score.values, score.weights))
     answer = whole(str(score.answer)) if isinstance(score.answer, str) else score.answer
     if any(weights.get(name, 1.0) != 0 for name in score.lost):
-        raise ValueError(f'row "{score.id}" has lost what has a weight; give it none')
+        raise ValueError(f'row "{score.id}" lists a metric as lost that has a weight; set that weight to 0')
     if odd := next((name for name, share in score.partly_lost.items() if not 0 < share < 1), ""):
-        raise ValueError(f'row "{score.id}": partly_lost of "{odd}" is {score.partly_lost[odd]}, want a share below 1')
+        raise ValueError(
+            f'row "{score.id}": partly_lost of "{odd}" is {score.partly_lost[odd]}; it must be between 0 and 1'
+        )
     numbers: dict[str, Any] = {"values": values, "weights": weights, "weight": float(score.weight)}
     return replace(plain(Score, score), answer=answer, **numbers)
 
@@ -136,7 +138,7 @@ def scores_of(task: Task, made: Any, rows: Sequence[Sample], kinds: tuple[type, 
         if isinstance(one, Score):
             try:
                 if one.id not in wanted:
-                    raise ValueError(f'row "{one.id}" is none of those it was given, or scored twice')
+                    raise ValueError(f'row "{one.id}" was not among its samples, or was scored twice')
                 wanted.remove(one.id)
                 one = taken(one)
             except (TypeError, ValueError, AttributeError) as error:

@@ -81,7 +81,10 @@ def mark(task: Task, answered: Result, baseline: Result | None, marking: Marking
         else:
             scores[found.id] = found
     if baseline and baseline.digest == answered.digest:
-        same = f"is the very model it is compared with (digest {answered.digest[:12]}); nothing was changed"
+        same = (
+            f"candidate and baseline have identical weights (digest {answered.digest[:12]}), "
+            "so there is nothing to compare"
+        )
         caveats.append(Caveat(same, "ERROR"))
     said = {s.id: Said(s.answer or "", s.ended, s.tokens) for s in answered.scores}
     rows = tuple(ended(scores[s.id], said[s.id], task) for s in samples if s.id in scores)

@@ -35,11 +35,15 @@ class Finding:
 
     def __post_init__(self) -> None:
         if self.severity not in get_args(Severity):  # one that is misspelt would stop nothing
-            raise ValueError(f"a finding's severity is {self.severity!r}, want one of {', '.join(get_args(Severity))}")
+            raise ValueError(
+                f"severity of a finding is {self.severity!r}; it must be one of {', '.join(get_args(Severity))}"
+            )
         if isinstance(self.evidence, str) or any(isinstance(ids, str) for ids in self.rows.values()):
-            raise TypeError("a finding's evidence, and the rows of each evaluation, are lists of texts, not a text")
+            raise TypeError(
+                "evidence of a finding, and the rows of each evaluation, must be lists of texts, not a text"
+            )
         if not all(isinstance(text, str) for text in (self.what, self.fix, self.kind)):
-            raise TypeError("what a finding is, its fix and its kind are texts")
+            raise TypeError("what, fix and kind of a finding must be texts")
 
     @property
     def name(self) -> str:

@@ -73,7 +73,7 @@ def metric(
     `range` is the least and the most that a row can be; without one the risk of a gate on a mean is approximate.
     """
     if better not in ("higher", "lower"):
-        raise ValueError(f'metric "{name}": better is "{better}", want "higher" or "lower"')
+        raise ValueError(f'metric "{name}": better is "{better}"; it must be "higher" or "lower"')
     scales.check(name, scale, combines=combine is not None)
     if range is not None and (why := scales.find_range_error(scale, range, combines=combine is not None)):
         raise ValueError(f'metric "{name}": range {why}')

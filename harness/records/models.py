@@ -235,7 +235,7 @@ def streamed(
         yield from stream(requests, **options)
     else:
         ask, kind = getattr(subject, method), {"generate": str, "logprobs": Logprob}.get(method, object)
-        answers = list(blame.each(ask, ask(requests, **options), kind, "one answer a request"))
+        answers = list(blame.each(ask, ask(requests, **options), kind, "one answer per request"))
         if len(answers) != len(requests):
             raise blame.slip(ask, f" returned {len(answers)} answers to {len(requests)} requests")
         yield from enumerate(answers)

@@ -10,7 +10,7 @@ Ended = Literal["eos", "stop", "length", "context", "tool", "limit", ""]
 else; nothing where the loader does not tell."""
 CUT = ("length", "context", "limit")
 WORST = ("eos", "stop", "tool", "", "limit", "context", "length")
-WORDS = {"eos": "ended", "stop": "stop", "tool": "tool", **dict.fromkeys(CUT, "cut"), "": "not told"}
+WORDS = {"eos": "ended", "stop": "stop", "tool": "tool", **dict.fromkeys(CUT, "truncated"), "": "unknown"}
 
 
 class Said(str):
@@ -56,19 +56,19 @@ def read(value: Any) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, list) or len(value) != 6:
-        raise TypeError("an answer is no text")
+        raise TypeError("an answer is not a text")
     text, ended, tokens, thought, forced, lost = value
     counts = [thought, lost, *([] if tokens is None else [tokens])]
     if not isinstance(text, str) or not isinstance(forced, bool) or not all(type(n) is int and n >= 0 for n in counts):
-        raise TypeError("an answer is no text, or does not say how it ended")
+        raise TypeError("an answer is not a text, or has no finish reason")
     if ended not in get_args(Ended):
-        raise ValueError(f"an answer ended by {str(ended)[:40]!r}, which is no ending")
+        raise ValueError(f"an answer has the finish reason {str(ended)[:40]!r}, which is unknown")
     return Said(text, ended, tokens, thought, forced, lost)
 
 
 def endings(counts: Mapping[str, int]) -> str:
-    """Write how many answers ended how, in a few words: ended 361 · stop 8 · cut 31."""
+    """Write how many answers ended how, in a few words: ended 361 · stop 8 · truncated 31."""
     found = dict.fromkeys(WORDS.values(), 0)
     for ended, n in counts.items():
-        found[WORDS.get(ended, "not told")] += n
+        found[WORDS.get(ended, "unknown")] += n
     return " · ".join(f"{word} {n:,}" for word, n in found.items() if n)

@@ -79,16 +79,16 @@ class OnScale(Scaled):
 def find_range_error(scale: str | None, range: Sequence[float], *, combines: bool) -> str | None:
     """Return why the rows of a metric cannot have a declared range, or None."""
     if combines or scale not in ("mean", "perplexity"):
-        made = "made from all rows at once" if combines else f"a {scale}"
-        return f'is of the mean of rows, and it is {made}; leave out "range"'
+        made = "computed from all rows at once" if combines else f"a {scale}"
+        return f'limits the mean of rows, but the metric is {made}; remove "range"'
     if len(range) != 2 or not range[0] < range[1]:
-        return f"is {', '.join(f'{x:g}' for x in range)}, want two numbers, the lower one first"
+        return f"is {', '.join(f'{x:g}' for x in range)}; give two numbers, the lower one first"
     return None
 
 
 def check(name: str, scale: str, *, combines: bool) -> None:
     """Raise ValueError where the scale of a metric is none, or does not go with how its rows make it."""
     if scale not in get_args(Scale):
-        raise ValueError(f'metric "{name}": scale is "{scale}", want one of {", ".join(get_args(Scale))}')
+        raise ValueError(f'metric "{name}": scale is "{scale}"; it must be one of {", ".join(get_args(Scale))}')
     if scale == "other" and not combines:
-        raise ValueError(f'metric "{name}": of scale "other", which rows do not make one by one; give combine')
+        raise ValueError(f'metric "{name}": a metric of scale "other" needs combine, which computes it from all rows')

@@ -68,8 +68,10 @@ def conditions(about: About) -> str:
     text += f", rows from {plain(about.range[0])} to {plain(about.range[1])}" if about.range is not None else ""
     text += ", at an approximate risk" if about.approximate else ""
     text += f" on {' and '.join(f'{column}={value}' for column, value in about.slices)}" if about.slices else ""
-    text += " without rows that leak" if about.clean else ""
-    return text + (f", at most {plain(about.cut_at_most)} of the answers cut" if about.cut_at_most is not None else "")
+    text += " without leaked rows" if about.clean else ""
+    return text + (
+        f", at most {plain(about.cut_at_most)} of the answers truncated" if about.cut_at_most is not None else ""
+    )
 
 
 def plain(x: float | str | None) -> str:
@@ -96,7 +98,7 @@ def _found(about: About | None, told: Told) -> str:
         few = told["clusters"] < FEW_CLUSTERS
         where = f"few clusters ({told['clusters']})" if few else f"{told['clusters']} clusters"
         where += f" (crossed, {' × '.join(map(str, told['crossed']))})" if told.get("crossed") else ""
-        where += f", so uneven that they count as {told['effective']:.0f}" if told["effective"] else ""
+        where += f", so uneven that the effective number is {told['effective']:.0f}" if told["effective"] else ""
         where = f", mean over {where}" if told["alike"] else f" in {where}"
     text = f"{text}, n={told['n']}{where}" + (f", {told['method']}" if told["tests"] else "")
     return f"{text}, approximate risk" if told.get("risk") == "approximate" else text
@@ -145,7 +147,7 @@ def _needed(_: About | None, told: Told) -> str:
     if told["rows"] is None:
         return "more rows like these would not decide it"
     if told["range"] is None and (n := told.get("n", FEW)) < FEW:  # older ones do not say how many there were
-        return f"{n} rows decide nothing: more than {told['close'] * n} would be needed"
+        return f"{n} rows are too few to decide: more than {told['close'] * n} would be needed"
     if told["range"] is None:
         return f"too close to call: more than {told['close']} times these rows would be needed"
     least, most = told["range"]
@@ -157,7 +159,7 @@ def _needed(_: About | None, told: Told) -> str:
 
 def _approximate(_: About | None, told: Told) -> str:
     ways = 'declare "range" or "cap"' if told["mean"] else "claim a share of rows instead"
-    ways = "it has few clusters of very uneven sizes, take more of them" if told["clusters"] else ways
+    ways = "it has few clusters of very uneven sizes; add clusters" if told["clusters"] else ways
     return f"its risk is approximate, and the gate blocks: {ways}, or write allow_approximate = true"
 
 
@@ -180,46 +182,46 @@ def _group(_: About | None, told: Told) -> str:
 def _leaks(_: About | None, told: Told) -> str:
     codes = ", ".join(f"{code} {n}" for code, n in told["codes"].items())
     values = " against ".join(map(number, told["values"]))
-    text = f"{told['gone']} of {told['of']} rows leak and are left out ({codes})"
+    text = f"{told['gone']} of {told['of']} rows are leaked and left out ({codes})"
     text += f"; with them {values}" if values else ""
-    return text + (", where the claim is refuted: leaving out rows cannot prove it" if told["refuted"] else "")
+    return text + (", which refute the claim: leaving out rows cannot prove it" if told["refuted"] else "")
 
 
 _WRITERS: Mapping[str, Callable[[About | None, Told], str]] = {
     "error": lambda _, told: str(told["text"]),
     "found": _found,
     "sizes": lambda about, told: (
-        f"cluster sizes tell of the outcome: the mean over {told['of']} is {figure(about, told['mean'])}"
+        f"cluster size is related to the outcome: the mean over {told['of']} is {figure(about, told['mean'])}"
     ),
-    "weightless": lambda _, told: f"{told['rows']} rows of weight 0 do not count",
-    "unseen": lambda _, told: f"up to {told['share']:.1%} of all {told['of']} may be as bad as you like",
+    "weightless": lambda _, told: f"{told['rows']} rows have weight 0 and do not count",
+    "unseen": lambda _, told: f"up to {told['share']:.1%} of all {told['of']} could be arbitrarily bad",
     "approximate": _approximate,
-    "labelled": lambda _, told: f"the {told['rows']} of {told['of']} rows that people labelled decide alone",
+    "labelled": lambda _, told: f"only the {told['rows']} of {told['of']} rows with labels decide",
     "labels": lambda _, told: "more labels would decide it" + (", or more rows" if told["rows"] else ""),
     "needed": _needed,
     "slice": lambda about, told: f"{told['name']}: {_found(about, told)}",
     "slices": lambda _, told: f"{told['n']} slices: {', '.join(f'{n} {o}' for o, n in told['outcomes'].items())}",
     "alarms": _alarms,
-    "untestable": lambda _, told: f"{told['n']} too small to say anything",
+    "untestable": lambda _, told: f"{told['n']} too small to decide",
     "none large": lambda _, told: (
         f"no slice has {told['min_n']} rows (min_n), so nothing is proven; add rows, or lower min_n"
     ),
     "repeated": lambda _, told: (
-        f"{told['rows']} of {told['of']} rows ask what others ask ({counted(told['questions'], 'question')}, "
-        f"up to {told['most']} times): a question is a cluster"
+        f"{told['rows']} of {told['of']} rows repeat another row's question ({counted(told['questions'], 'question')}, "
+        f"up to {told['most']} times): each question is a cluster"
     ),
     "neighbours": lambda _, told: (
-        f"neighbouring rows go together (correlation {told['correlation']:.2f}, {chance(told['p'])}): "
-        "is a cluster missing?"
+        f"neighbouring rows are correlated ({told['correlation']:.2f}, {chance(told['p'])}): "
+        "check whether a cluster column is missing"
     ),
-    "no leak": lambda _, told: f"none of {told['of']} rows leaks",
+    "no leak": lambda _, told: f"none of {told['of']} rows is leaked",
     "leaks": _leaks,
     "holm": lambda _, told: f"one of {told['of']} claims, {chance(told['p'])} by Holm",
     "group": _group,
     "member": lambda _, told: f'"{told["gate"]}" is ERROR: {told["why"]}',
     "attempt": lambda _, told: f"attempt {told['number']}",
     "look": lambda _, told: (
-        f"look {told['number']} at {told['at']} of {told['most']} rows, at alpha {told['alpha']:.2g}"
+        f"interim analysis {told['number']} at {told['at']} of {told['most']} rows, at alpha {told['alpha']:.2g}"
     ),
     "waiver": lambda _, told: f"its waiver {told['why']}",
     "rows": lambda _, told: str(told["text"]),  # of others: what they are worth, and what was allowed of them

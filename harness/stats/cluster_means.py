@@ -97,7 +97,10 @@ def paired_ratio(
     the two perplexities: "2 %" is a threshold of log(1.02). `support` is the range of a difference.
     """
     if len(cand_values) != len(base_values):
-        raise ValueError(f"{len(cand_values)} candidate values and {len(base_values)} baseline values")
+        raise ValueError(
+            f"the samples are paired, but there are {len(cand_values)} candidate values and {len(base_values)} "
+            "baseline values"
+        )
     differences = [c - b for c, b in zip(cand_values, base_values, strict=True)]
     return cluster_t(differences, weights, clusters, threshold, alpha, support=support)
 

@@ -47,13 +47,15 @@ class EProcess:
     def __init__(self, threshold: float, alpha: float, support: Support | None, *, clustered: bool = False) -> None:
         """Raise ValueError, with the reason, for what cannot be stopped early."""
         if clustered:
-            raise ValueError("rows in clusters are not independent, so it cannot stop early")
+            raise ValueError("rows in clusters are not independent, so the test cannot stop early")
         if support is None or not all(math.isfinite(x) for x in support):
-            raise ValueError("the metric has no known range, so it cannot stop early")
+            raise ValueError("the metric has no known range, so the test cannot stop early")
         if not support[0] < threshold < support[1]:
-            raise ValueError(f"threshold is {threshold:g}, want one inside of the metric's range {support}")
+            raise ValueError(
+                f"threshold is {threshold:g}; it must lie within the metric's range {support[0]:g} to {support[1]:g}"
+            )
         if not 0 < alpha <= 0.5:
-            raise ValueError(f"alpha is {alpha}, want more than 0 and at most 0.5")
+            raise ValueError(f"alpha is {alpha}; it must be more than 0 and at most 0.5")
         self.threshold, self.alpha, self.support = threshold, alpha, support
         self._rows: list[float] = []
         self._logs: Floats = np.zeros(())  # log wealth against each mean of the grid, now
@@ -68,10 +70,12 @@ class EProcess:
         values = list(values)
         low, high = self.support
         if odd := [v for v in values if not low <= v <= high]:
-            raise ValueError(f"a value is {odd[0]:g}, want one in the metric's range {self.support}")
+            raise ValueError(
+                f"a row's value is {odd[0]:g}, outside the metric's range {self.support[0]:g} to {self.support[1]:g}"
+            )
         self._rows += values
         if not self._rows:
-            raise ValueError("want at least one row")
+            raise ValueError("there are no rows; a test needs at least one")
         x = (np.asarray(self._rows, dtype=np.float64) - low) / (high - low)
         m = (self.threshold - low) / (high - low)
         up, down, limit = wealth(x, m), wealth(1 - x, 1 - m), math.log(1 / self.alpha)

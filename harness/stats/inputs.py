@@ -15,13 +15,18 @@ def rows_of(values: Sequence[float], weights: Sequence[float], support: Support 
     """Return values and weights as arrays, (rows,) each. Raises ValueError for what cannot be averaged."""
     v, w = np.asarray(values, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     if v.ndim != 1 or v.shape != w.shape or not len(v):
-        raise ValueError(f"want as many weights as values, and at least one; got {v.shape} values, {w.shape} weights")
+        raise ValueError(
+            f"there must be as many weights as values, and at least one; got {v.shape} values, {w.shape} weights"
+        )
     if not (np.isfinite(v).all() and np.isfinite(w).all()):
-        raise ValueError("a value or a weight is not a finite number")
+        odd = next(x for x in (*v, *w) if not np.isfinite(x))
+        raise ValueError(f"a row's value or weight is {odd:g}; it must be a finite number")
     if (w < 0).any() or not w.sum() > 0:
-        raise ValueError("a weight is negative, or all of them are zero")
+        raise ValueError(f"a row's weight is {w.min():g}; weights must be 0 or more, and one above 0")
     if support and (v.min() < support[0] or v.max() > support[1]):
-        raise ValueError(f"a value lies outside of its range {support}")
+        odd = v.min() if v.min() < support[0] else v.max()
+        what = f"a row's value is {odd:g}, outside the metric's range {support[0]:g} to {support[1]:g}"
+        raise ValueError(f"{what}; check the evaluator or its scale")
     return v, w
 
 
@@ -32,7 +37,7 @@ def groups_of(clusters: Iterable[Hashable] | None, n: int) -> tuple[Ints, int]:
     """
     groups = np.arange(n) if clusters is None else numbered(clusters)
     if len(groups) != n or not n:
-        raise ValueError(f"want one cluster per row, and at least one row; got {len(groups)} for {n} rows")
+        raise ValueError(f"there must be one cluster per row, and at least one row; got {len(groups)} for {n} rows")
     return groups, int(groups.max()) + 1
 
 
@@ -45,20 +50,20 @@ def numbered(clusters: Iterable[Hashable]) -> Ints:
 def check_counts(n: float, *counts: float) -> None:
     """Raise ValueError unless the counts are whole, and together at most the n rows."""
     if not all(float(x).is_integer() for x in (n, *counts)) or n < 1:
-        raise ValueError(f"want whole numbers of rows, at least one; got {counts} of {n}")
+        raise ValueError(f"counts must be integers of 1 or more rows; got {counts} of {n}")
     if min(counts) < 0 or sum(counts) > n:
-        raise ValueError(f"want counts from 0 to {n} that fit together, got {counts}")
+        raise ValueError(f"counts must be from 0 to {n} and consistent; got {counts}")
 
 
 def check_level(threshold: float, alpha: float) -> None:
     """Raise ValueError unless the threshold is finite and alpha a one-sided level."""
     finite("threshold", threshold)
     if not 0 < alpha <= 0.5:
-        raise ValueError(f"alpha is {alpha}, want more than 0 and at most 0.5")
+        raise ValueError(f"alpha is {alpha}; it must be more than 0 and at most 0.5")
 
 
 def finite(name: str, value: float) -> float:
     """Return a number. Raises ValueError when it is not finite."""
     if not math.isfinite(value):
-        raise ValueError(f"{name} is {value}, want a finite number")
+        raise ValueError(f"{name} is {value}; it must be a finite number")
     return float(value)

@@ -25,7 +25,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Whatever their dependence. Holm 1979, Scandinavian Journal of Statistics 6:65.
     """
     if any(not 0 <= p <= 1 for p in p_values):
-        raise ValueError(f"want p-values from 0 to 1, got {list(p_values)}")
+        raise ValueError(f"p-values must be from 0 to 1; got {list(p_values)}")
     adjusted, worst, count = [1.0] * len(p_values), 0.0, len(p_values)
     for rank, i in enumerate(sorted(range(count), key=lambda i: p_values[i])):
         worst = max(worst, min(1.0, (count - rank) * p_values[i]))
@@ -47,7 +47,7 @@ def levels(rows: Sequence[int], most: int, alpha: float) -> list[float]:
     Raises ValueError unless each look has more rows than the one before, and none more than `most`.
     """
     if not rows or rows[0] < 1 or rows[-1] > most or any(b <= a for a, b in pairwise(rows)):
-        raise ValueError(f"want looks at more and more rows, at most {most}; got {list(rows)}")
+        raise ValueError(f"sizes of interim analyses must increase, to at most {most} rows; got {list(rows)}")
     return list(_levels(tuple(rows), most, alpha))
 
 

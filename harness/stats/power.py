@@ -38,7 +38,7 @@ def pairs_power(difference: float, margin: float, discordance: float, n: int, al
     McNemar's at margin 0 and else Tango's, proves it on.
     """
     if not abs(difference) <= discordance <= 1:
-        raise ValueError(f"a difference of {difference:g} does not fit a discordance of {discordance:g}")
+        raise ValueError(f"a difference of {difference:g} is impossible with a discordance of {discordance:g}")
     # tables outside of these have a probability below 1e-9 in all
     middle, reach = n * discordance, 7 * math.sqrt(n * discordance * (1 - discordance)) + 10
     changed = np.arange(max(math.floor(middle - reach), 0), min(math.ceil(middle + reach), n) + 1)
@@ -88,7 +88,7 @@ def mean_power(truth: float, threshold: float, spread: float, n: int, alpha: flo
     if n < 2:
         return 0.0
     if not spread > 0:
-        raise ValueError(f"spread is {spread:g}, want more than 0")
+        raise ValueError(f"spread is {spread:g}; it must be more than 0")
     critical = distributions.t.isf(alpha, n - 1)
     return float(distributions.nct.sf(critical, n - 1, (truth - threshold) / spread * math.sqrt(n)))
 

@@ -26,7 +26,7 @@ def binomial(successes: int, n: int, threshold: float, alpha: float) -> Test:
     check_counts(n, successes)
     check_level(threshold, alpha)
     if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold is {threshold}, want a proportion from 0 to 1")
+        raise ValueError(f"threshold is {threshold}; it must be a proportion from 0 to 1")
     successes, n = int(successes), int(n)  # sums of 0.0 and 1.0 arrive as floats
     lower = float(special.betaincinv(successes, n - successes + 1, alpha)) if successes else 0.0
     upper = float(special.betaincinv(successes + 1, n - successes, 1 - alpha)) if successes < n else 1.0
@@ -110,7 +110,7 @@ def tango(wins: int, losses: int, n: int, margin: float, alpha: float) -> Test:
     check_counts(n, wins, losses)
     check_level(margin, alpha)
     if not -1 < margin < 1:
-        raise ValueError(f"margin is {margin}, want a difference of proportions between -1 and 1")
+        raise ValueError(f"margin is {margin}; it must be a difference of proportions between -1 and 1")
     b, c, n = int(wins), int(losses), int(n)
     if b == c == 0:
         kept = 1 - unseen.no_row_shows(n, alpha)

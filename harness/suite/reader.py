@@ -27,7 +27,7 @@ TABLES = (
 )  # fmt: skip
 SWEPT = {"adapter": tables.Use, "train": tables.Train}  # tables of whose options one may be swept
 ARRAYS = ("eval", "gate", "export")
-ALPHAS = "want more than 0 and at most 0.5"
+ALPHAS = "it must be more than 0 and at most 0.5"
 
 
 def read_suite(
@@ -47,12 +47,12 @@ def read_suite(
         if found := re.match(r"Cannot declare \('(\w+)',\) twice \(at line (\d+),", str(error)):
             name, line = found.groups()
             instead = f"write [[{name}]] for each" if name in ARRAYS else "remove one of them"
-            raise UsageError(f"{path}:{line}: [{name}] stands twice; {instead}") from None
+            raise UsageError(f"{path}:{line}: [{name}] occurs twice; {instead}") from None
         raise UsageError(_invalid(path, text, str(error))) from None
     except RecursionError:
-        raise UsageError(f"{path}: nests tables or lists more than {schema.DEEPEST} deep") from None
+        raise UsageError(f"{path}: nests tables or lists more than {schema.DEEPEST} levels deep; flatten it") from None
     except ValueError:  # Python reads no whole number of more than 4,300 digits
-        raise UsageError(f"{path}: holds a whole number of thousands of digits; write it as text") from None
+        raise UsageError(f"{path}: contains an integer of thousands of digits; write it as text") from None
     sweep: Any = raw.get("sweep")  # whose quoted key "adapter.r" is what TOML reads without quotes: a table in a table
     for key in [k for k in sweep if "." in k] if isinstance(sweep, dict) else ():
         table, _, option = key.partition(".")
@@ -108,19 +108,26 @@ class _Reader:
         """Return the rows that take the place of models; what needs a model does not go with them."""
         given = self.raw.get("rows", {})
         if not isinstance(given, dict) or ("rows" in self.raw and "candidate" not in given):
-            self.tell("rows", "", "want tables [rows.base] and [rows.candidate], or the second alone")
+            self.tell("rows", "", "write tables [rows.base] and [rows.candidate], or only the second")
             return {}
         for name in TABLES if given else ():
             if name in self.raw and name not in ("suite", "rows", "eval", "gate"):
                 title = f"[[{name}]]" if name in ARRAYS else f"[{name}]"
-                ships = "what ships must have been asked here"
-                why = ships if name == "export" else "others asked, and no model is here"
-                self.complain((name, 0), "[rows]", "", f"and {title}: {why}; gate the model itself, or leave it out")
+                ships = "an export needs a model evaluated by this suite"
+                why = ships if name == "export" else "rows were scored elsewhere, so the suite has no model"
+                self.complain(
+                    (name, 0),
+                    "[rows]",
+                    "",
+                    f"cannot be combined with {title}: {why}; gate the model itself, or remove {title}",
+                )
         found = {}
         for name, table in given.items():
             at = (f"rows.{name}", 0)
             if name not in ("base", "candidate"):
-                self.complain(at, f"[rows.{schema.show(name)}]", "", "want [rows.base] or [rows.candidate]")
+                self.complain(
+                    at, f"[rows.{schema.show(name)}]", "", "is unknown; write [rows.base] or [rows.candidate]"
+                )
             elif made := self.table(tables.ScoredRows, table, at, f"[rows.{name}]"):
                 found[name] = made
         return found
@@ -144,23 +151,23 @@ class _Reader:
         if about and (what := tables.name_error(about.name)):
             self.tell("suite", "name", what)
         if about and not 0 < about.alpha <= 0.5:
-            self.tell("suite", "alpha", f"alpha is {about.alpha}, {ALPHAS}")
+            self.tell("suite", "alpha", f"alpha is {about.alpha}; {ALPHAS}")
         if about and not 0 <= about.seed < 2**32:  # what numpy takes
-            self.tell("suite", "seed", f"seed is {about.seed}, want 0 or more and less than 2**32")
+            self.tell("suite", "seed", f"seed is {about.seed}; it must be from 0 to 2**32 - 1")
         if train and train.watch_rows < 1:
-            self.tell("train", "watch_rows", f"watch_rows is {train.watch_rows}, want at least 1")
+            self.tell("train", "watch_rows", f"watch_rows is {train.watch_rows}; it must be 1 or more")
         if train and not train.sources:
             self.tell("train", "data", '"data" is empty; name a source of rows')
         if candidate and train and not self.given:
-            self.tell("candidate", "", "takes the place of [train]; remove one of them")
+            self.tell("candidate", "", "replaces [train]; remove one of them")
         if candidate and (candidate.adapter is None) == (candidate.merged is None):
-            self.tell("candidate", "", 'want "adapter" or "merged", one of them')
+            self.tell("candidate", "", 'needs exactly one of "adapter" and "merged"')
         if train and not adapter and "adapter" not in self.raw:
             self.tell("train", "", 'needs an [adapter], for instance use = "lora"')
         if adapter and not train and not candidate and "train" not in self.raw:
             self.tell("adapter", "", "needs a [train] or a [candidate]")
         if not self.raw.get("eval"):
-            self.mistakes.add(str(self.path), "no [[eval]]; a suite measures something")
+            self.mistakes.add(str(self.path), "there is no [[eval]]; add at least one")
 
     def complain(self, at: tuple[str, int], title: str, key: str, what: str) -> None:
         line = self.lines.get((*at, key)) or self.lines.get((*at, ""))
@@ -179,14 +186,16 @@ class _Reader:
 
     def many(self, name: str, cls: type[schema.T], key: str) -> tuple[schema.T, ...]:
         if not isinstance(given := self.raw.get(name, []), list):
-            self.tell(name, "", f"is one table; write [[{name}]]")
+            self.tell(name, "", f"is a single table; write [[{name}]]")
             return ()
         records, seen = list[schema.T](), set[str]()
         for i, table in enumerate(given):
             label = table.get(key) if isinstance(table, dict) else None
             title = f"{name} {schema.show(str(label))}" if label else f"[[{name}]] number {i + 1}"
             if label is not None and str(label) in seen:
-                self.complain((name, i), title, key, f'the {key} "{label}" is taken by an earlier [[{name}]]')
+                self.complain(
+                    (name, i), title, key, f'the {key} "{label}" is used by an earlier [[{name}]]; choose another'
+                )
             seen.add(str(label))
             if (made := self.table(cls, table, (name, i), title)) is not None:
                 records.append(made)
@@ -194,7 +203,7 @@ class _Reader:
 
     def table(self, cls: type[schema.T], table: Any, at: tuple[str, int], title: str) -> schema.T | None:
         if not isinstance(table, dict):
-            self.complain(at, title, "", f"is {schema.show(table)}, want a table")
+            self.complain(at, title, "", f"is {schema.show(table)}; it must be a table")
             return None
         line = self.lines.get((*at, ""))
         where = f"{self.path}:{line}: {title}" if line else f"{self.path}: {title}"
@@ -202,7 +211,7 @@ class _Reader:
 
     def subjects(self) -> dict[str, tables.Baseline]:
         if not isinstance(given := self.raw.get("subject", {}), dict):
-            self.tell("subject", "", "want tables [subject.NAME]")
+            self.tell("subject", "", "must be written as tables [subject.NAME]")
             return {}
         compared = []
         for kind, key in (("gate", "versus"), ("eval", "against")):
@@ -216,9 +225,9 @@ class _Reader:
                 self.complain((title, 0), f"[subject.{schema.show(name)}]", "", what)
                 continue
             if twin := next((n for n in baselines if n.lower() == name.lower()), None):
-                self.tell(title, "", f'differs from "{twin}" in case alone; choose another name')
+                self.tell(title, "", f'differs from "{twin}" only in upper and lower case; choose another name')
             if tables.is_reserved(name):
-                self.tell(title, "", f'the name "{name}" is the harness\'s own; choose another')
+                self.tell(title, "", f'the name "{name}" is reserved; choose another')
                 continue
             if (which := tables.RELEASES.get(name)) and isinstance(table, dict):
                 table = {"from": which, **table}
@@ -237,29 +246,29 @@ class _Reader:
             if made.use is not None:
                 complain("use", 'is loaded as the suite\'s own model; remove "use"')
         elif (made.use is None) != (made.path is None):
-            complain("", 'want "use" and "path" for another model, or neither')
+            complain("", 'needs both "use" and "path" for another model, or neither')
         if made.shots is not None and made.shots < 0:
-            complain("shots", f"shots is {made.shots}, want 0 or more")
+            complain("shots", f"shots is {made.shots}; it must be 0 or more")
         if made.digest is not None and not (made.released and re.fullmatch("[0-9a-f]{8,64}", made.digest)):
-            complain("digest", '"digest" pins a release: 8 to 64 hex digits of its weights\' digest')
+            complain("digest", '"digest" pins a release; give 8 to 64 hex digits of its weights\' digest')
         known = [f.name.rstrip("_") for f in fields(tables.Baseline) if f.name not in ("where", "options")]
         for key in made.options if made.use is None else ():
             complain(key, f'unknown key "{key}"{did_you_mean(key, known)}')
 
     def merge(self, wanted: bool) -> tuple[str, ...]:
         if not isinstance(table := self.raw.get("merge", {"base": "original" if wanted else []}), dict):
-            self.tell("merge", "", "want a table")
+            self.tell("merge", "", "must be a table")
             return ()
         for key in table.keys() - {"base", "choose"}:
             self.tell("merge", key, f'unknown key "{key}"{did_you_mean(key, ["base", "choose"])}')
         choose, base = table.get("choose", "EVAL.METRIC"), table.get("base", "original")
         if not isinstance(choose, str) or not all(choose.partition(".")):
-            self.tell("merge", "choose", f'"choose" is {schema.show(choose)}, want EVAL.METRIC')
+            self.tell("merge", "choose", f'"choose" is {schema.show(choose)}; write EVAL.METRIC')
         elif "choose" in table and not (isinstance(base, list) and len(base) > 1):
             self.tell("merge", "choose", '"choose" needs several bases to choose from')
         bases = [base] if isinstance(base, str) else base
         if not isinstance(bases, list) or any(b not in tables.MERGES for b in bases) or len(set(bases)) != len(bases):
-            want = 'want "original", "dequantized" or both in a list'
+            want = 'write "original", "dequantized" or both in a list'
             self.tell("merge", "base", f'"base" is {schema.show(base)}, {want}')
             return ()
         return tuple(bases)
@@ -269,30 +278,30 @@ class _Reader:
             return None
         complain = partial(self.tell, "sweep")
         if not isinstance(table, dict):
-            complain("", f"is {schema.show(table)}, want a table")
+            complain("", f"is {schema.show(table)}; it must be a table")
             return None
         mistakes_before = len(self.mistakes.found)
         if "train" not in self.raw:
-            complain("", "needs a [train] whose trials it compares")
+            complain("", "compares trainings; add [train]")
         given = {key: value for key, value in table.items() if not isinstance(value, dict)}
         for key in given.keys() - {"by", "alpha", "rule"}:
-            complain(key, f'unknown key "{key}"; want "by", "alpha", "rule" and an option such as "adapter.r"')
+            complain(key, f'unknown key "{key}"; a sweep takes "by", "alpha", "rule" and an option such as "adapter.r"')
         by, alpha, rule = given.get("by"), given.get("alpha"), given.get("rule", "step")
         if rule not in ("step", "best"):
-            complain("rule", f'"rule" is {schema.show(rule)}, want "step" or "best"')
+            complain("rule", f'"rule" is {schema.show(rule)}; write "step" or "best"')
         if not isinstance(by, str) or not all(by.partition(".")):
             state = f'"by" is {schema.show(by)}' if "by" in given else '"by" is missing'
-            complain("by", f"{state}, want EVAL.METRIC, which decides on the eval's select split")
+            complain("by", f"{state}; write EVAL.METRIC of an eval with select rows, which decides")
         if alpha is not None and not (schema.fits(alpha, float) and 0 < alpha <= 0.5):
-            complain("alpha", f'"alpha" is {schema.show(alpha)}, {ALPHAS}')
+            complain("alpha", f'"alpha" is {schema.show(alpha)}; {ALPHAS}')
         options = [(t, o, values) for t, o in table.items() if isinstance(o, dict) for o, values in o.items()]
         for name, option, _ in options:
             taken = [f.name for f in fields(SWEPT[name]) if f.name != "options"] if name in SWEPT else [option]
             if option in taken:
-                complain(name, f'"{name}.{option}" cannot be swept; want an option of [adapter] or [train]')
+                complain(name, f'"{name}.{option}" cannot be swept; name an option of [adapter] or [train]')
         if len(options) != 1:
             names = " and ".join(f'"{name}.{option}"' for name, option, _ in options)
-            complain("", f'sweeps {names or "nothing"}; want one option, for instance "adapter.r" = [8, 16, 32]')
+            complain("", f'sweeps {names or "nothing"}; name one option, for instance "adapter.r" = [8, 16, 32]')
             return None
         [(name, option, values)] = options
         if problem := _order_error(values, by_step=rule == "step"):
@@ -309,18 +318,18 @@ def read_override(override: str) -> tuple[list[str], Any]:
     path, equals, value = override.partition("=")
     where = f"--set {schema.show(override)}"
     if not equals or "." not in path:
-        raise UsageError(f"{where}: want table.key=value, for instance train.learning_rate=1e-4")
+        raise UsageError(f"{where}: write table.key=value, for instance train.learning_rate=1e-4")
     keys = path.split(".")
     if len(keys) > schema.DEEPEST + 1:
-        raise UsageError(f"{where}: names a table more than {schema.DEEPEST} deep")
+        raise UsageError(f"{where}: names a table more than {schema.DEEPEST} levels deep")
     try:
         return keys, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return keys, value  # a bare word is a string
     except RecursionError:
-        raise UsageError(f"{where}: nests tables or lists more than {schema.DEEPEST} deep") from None
+        raise UsageError(f"{where}: nests tables or lists more than {schema.DEEPEST} levels deep") from None
     except ValueError:
-        raise UsageError(f"{where}: holds a whole number of thousands of digits") from None
+        raise UsageError(f"{where}: contains an integer of thousands of digits; write it as text") from None
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -344,7 +353,7 @@ def _index(here: list[Any], step: str, where: str) -> int:
     if step in names:
         return names.index(step)
     if not re.fullmatch(r"[0-9]{1,9}", step) or int(step) >= len(here):
-        what = f"{schema.show(step)} is no element of a list of {len(here)}"
+        what = f"{schema.show(step)} is not the number of an element of a list of {len(here)}"
         raise UsageError(f"{where}: {what}, which count from 0{did_you_mean(step, filter(None, names))}")
     return int(step)
 
@@ -364,14 +373,14 @@ def _invalid(path: Path, text: str, error: str) -> str:
 def _order_error(values: Any, *, by_step: bool) -> str:
     """Return error values cannot be tried one after the other, or nothing."""
     if not isinstance(values, list):
-        return "want a list of values"
+        return "write a list of values"
     if len(values) < 2:
-        return "want two values or more; one needs no sweep"
+        return "give two values or more; a single one needs no sweep"
     if any(value in values[:i] for i, value in enumerate(values)):
-        return "which has a value twice"
+        return "which has a value twice; remove one"
     numbers = by_step and all(schema.fits(value, float) for value in values)
     if numbers and values not in (sorted(values), sorted(values, reverse=True)):
-        return "which neither rises nor falls; a sweep stops where a step brings nothing, so the order counts"
+        return "which neither rises nor falls; sort them, since a sweep stops at the first step that does not help"
     return ""
 
 
@@ -381,10 +390,12 @@ def _candidate(given: str) -> dict[str, str]:
         path = Path(given)
         if path.suffix == ".gguf" and path.is_file():
             if others := [p.name for p in path.parent.glob("*.gguf") if p.name != path.name]:
-                what = f'"{min(others)}" lies beside it; put the one in a folder of its own'
+                what = f'its folder also contains "{min(others)}"; move one of them to another folder'
                 raise UsageError(f'--candidate "{path}": {what}')
             path = path.parent
         kind = "adapter" if (path / "adapter_config.json").is_file() else "merged"
         return {kind: str(path.resolve()) if path.exists() else given}
     except (OSError, RuntimeError, ValueError) as error:
-        raise UsageError(f"--candidate {schema.show(given)}: is no path: {error}; name an adapter or a model") from None
+        raise UsageError(
+            f"--candidate {schema.show(given)}: is not a path: {error}; name an adapter or a model"
+        ) from None

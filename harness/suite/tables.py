@@ -333,7 +333,7 @@ class Suite:
         try:
             return (self.path.parent / Path(path).expanduser()).resolve()
         except (OSError, RuntimeError, ValueError) as error:
-            raise UsageError(f'{self.path}: "{path[:100]}" is no path: {error}; name a file or folder') from None
+            raise UsageError(f'{self.path}: "{path[:100]}" is not a path: {error}; name a file or folder') from None
 
 
 LONGEST_NAME = 100  # bytes, which leaves room for what is put around it in the name of a file
@@ -349,11 +349,11 @@ def is_reserved(name: str) -> bool:
 def name_error(name: str) -> str:
     """Return what keeps a name from being one of a suite, subject, eval or copy, or nothing: files are called by it."""
     if not NAME.fullmatch(name):
-        return f'name is {schema.show(name)}, want letters, digits, "_", "-" and ".", the first of them no "."'
+        return f'name is {schema.show(name)}; use only letters, digits, "_", "-" and ".", not beginning with "."'
     if len(name.encode()) > LONGEST_NAME:
-        return f"name is {schema.show(name)}, which is longer than {LONGEST_NAME} bytes"
+        return f"name is {schema.show(name)}, which is longer than {LONGEST_NAME} bytes; shorten it"
     if name.lower() in TAKEN:
-        return f'name is "{name}", which is a file of the run folder; choose another'
+        return f'name is "{name}", which is the name of a file in the run folder; choose another'
     return ""
 
 

@@ -34,17 +34,17 @@ NO_RECIPE = ("where", "processes", "shard", "watch", "watch_rows")  # of [train]
 def waiver_error(waiver: Waiver, gate: Gate | None, suite: Suite, today: date) -> str:
     """Return why a waiver does not count, or nothing when it is in force; without a gate it must be for a check."""
     if gate is None and waiver.claim != IGNORED:
-        return "is for no gate of this suite"
+        return "is for a gate that this suite does not have"
     if date.fromisoformat(waiver.until) < today:
         return f"expired on {waiver.until}"
     if gate and waiver.claim != claim_of(gate):
         return f'is for another claim, "{waiver.claim}"'
     if not waiver.digest:
-        return "does not say for which whole claim it is; write it again with harness waive"
+        return "does not state its claim's digest; write it again with harness waive"
     if gate and waiver.digest != claim_digest(gate, suite):
-        return "is for another claim in the same words: its eval, its members or one of its keys was changed"
+        return "is for another claim with the same words: its eval, its members or one of its keys changed"
     if not gate and waiver.digest != check_digest(waiver.gate, suite):
-        return "is for another suite in the same words: its model, [adapter], [train] or an eval was changed"
+        return "is for another suite with the same words: its model, [adapter], [train] or an eval changed"
     return ""
 
 
@@ -86,12 +86,12 @@ def read_waivers(suite: Path) -> list[Waiver]:
         try:
             told = json.loads(line)
             if not isinstance(told, dict) or not all(isinstance(v, str) for v in told.values()):
-                raise TypeError("no object of texts")
+                raise TypeError("not an object of texts")
             found.append(Waiver(**told))
             date.fromisoformat(found[-1].until)
         except (ValueError, TypeError, RecursionError):
             want = ", ".join(f'"{f.name}"' for f in dataclasses.fields(Waiver))
-            mistakes.add(f"{path}:{number}", f"is no waiver; want texts {want}, dates as YYYY-MM-DD")
+            mistakes.add(f"{path}:{number}", f"is not a waiver; it needs the texts {want}, dates as YYYY-MM-DD")
     mistakes.raise_if_any()
     return found
 
@@ -111,12 +111,18 @@ def void(waivers: Sequence[Waiver], suite: Suite, today: date) -> list[str]:
     known, checks = {g.id: g for g in suite.gates}, ignoring(waivers, suite, today)
     beside = suite.path.parent.glob(f"*{BESIDE}")
     left = [path for path in beside if not path.with_name(path.name.removesuffix(BESIDE) + ".toml").exists()]
-    said = [f"{path}: no suite is called so, and these waivers do not count; was one renamed?" for path in sorted(left)]
+    said = [
+        (
+            f"{path}: there is no suite of this name, so these waivers do not count; rename the file if "
+            "the suite was renamed"
+        )
+        for path in sorted(left)
+    ]
     for waiver in waivers:
         gate = known.get(waiver.gate) if waiver.claim != IGNORED else None
         newer = in_force(waivers, gate, suite, today) if gate else checks.get(waiver.gate)
         if (why := waiver_error(waiver, gate, suite, today)) and not newer:
-            said.append(f'the waiver of {waiver.by} for "{waiver.gate}" {why}, and does not count')
+            said.append(f'the waiver of {waiver.by} for "{waiver.gate}" {why}, so it does not count')
     return list(dict.fromkeys(said))
 
 

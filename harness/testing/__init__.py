@@ -116,7 +116,7 @@ class FakeAdapter:
     def check(self) -> None:
         """Refuse what cannot be."""
         if self.loses > 1:
-            raise UsageError(f"loses is {self.loses}, want at most 1")
+            raise UsageError(f"loses is {self.loses}; it must be at most 1")
 
     def check_targets(self, base: str) -> None:
         """Accept every base."""
@@ -124,12 +124,12 @@ class FakeAdapter:
     def check_merge(self, variant: str, base: str, adapter: Path | None = None) -> None:
         """Refuse what only a quantised base has."""
         if variant == "dequantized":
-            raise UsageError('base "dequantized": a fake is never quantised')
+            raise UsageError('base "dequantized": a fake model is never quantised')
 
     def check_fits(self, base: str, base_digest: str, adapter: Path) -> None:
         """Refuse an adapter without a skill."""
         if not (adapter / "skill.json").is_file():
-            raise UsageError(f'adapter "{adapter}": holds no skill.json')
+            raise UsageError(f'adapter "{adapter}": has no skill.json')
 
     def peft_config(self) -> None:
         """Return nothing; there is no PEFT here."""
@@ -142,7 +142,7 @@ class FakeAdapter:
 def open_source(path: str, *, dtype: str = "auto") -> FakeSource:
     """Open a folder that `write_fake` wrote."""
     if not (Path(path) / "skill.json").is_file():
-        raise UsageError(f'path "{path}": no model is there')
+        raise UsageError(f'path "{path}": there is no model')
     return FakeSource(path, weights_digest(Path(path)))
 
 
