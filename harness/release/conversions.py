@@ -57,11 +57,11 @@ def make(
             try:
                 weights = weights_digest(work)
             except ValueError as error:
-                raise CheckFailed(f"no weights can be read from what was written: {error}") from None
+                raise CheckFailed(f"the weights of the converted model cannot be read: {error}") from None
             if weights == parent.digest:
-                raise CheckFailed(f'has the weights of "{parent.name}"; what changes nothing is no copy')
+                raise CheckFailed(f'is bit-identical to "{parent.name}", so nothing was converted')
             if template_digest(work) not in (None, template_digest(Path(parent.path))):
-                raise CheckFailed(f'has another chat template than "{parent.name}"')
+                raise CheckFailed(f'has a chat template that differs from that of "{parent.name}"')
             try:  # what `harness verify` would refuse, before it is evaluated
                 formats.check_files(work)
                 formats.check_configuration(work)

@@ -25,30 +25,33 @@ def refused(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str, Any]
         yield f'suite "{suite["name"]}" ({suite["digest"][:16]}) is not in the policy (suites)'
     pinned = {*policy.suites, *policy.all_of}
     if suite["digest"] in pinned and not {ANY, suite["name"]} & pinned and "source" not in suite:
-        what = f'suite "{suite["name"]}" keeps no tables that its digest could be made of, and pins no gates'
-        yield f"{what}; say what must be proven, [[claim]], and name the suite (suites)"
+        what = f'suite "{suite["name"]}" stores no tables to compute its digest from, and pins no gates'
+        yield f"{what}; add [[claim]] with what must be proven, and name the suite (suites)"
     if policy.stages and manifest["candidate"] not in policy.stages:
-        yield f"is {manifest['candidate']}, the policy wants {', '.join(policy.stages)} (stages)"
+        yield f"is {manifest['candidate']}, but the policy requires {', '.join(policy.stages)} (stages)"
     age = now - datetime.fromisoformat(manifest["started"])
     if age < -SKEW:
-        yield f"was made on {manifest['started']}, which is yet to come"
+        yield f"was created on {manifest['started']}, which is in the future"
     if policy.max_age_days is not None and age > timedelta(days=policy.max_age_days):
-        yield f"was made {age.days} days ago, the policy allows {policy.max_age_days:g} (max_age_days)"
+        yield (f"was created {age.days} days ago, but the policy allows {policy.max_age_days:g} days (max_age_days)")
     if not policy.remembered and (remembered := manifest["answers"]["remembered"]) != 0:
-        yield f"{remembered} answers were remembered of an earlier run; the policy takes none (remembered)"
+        yield (f"{remembered} answers came from the cache of an earlier run, but the policy allows none (remembered)")
     if policy.versions is not None and lock["harness"] not in policy.versions:
-        yield f"harness {lock['harness']} judged it, the policy wants {' or '.join(policy.versions)} (harness)"
+        yield (
+            f"was evaluated by harness {lock['harness']}, but the policy requires {' or '.join(policy.versions)}"
+            " (harness)"
+        )
     if "ignored" not in manifest and policy.ignored is not None:
-        what = f"evidence of harness {lock['harness']} does not tell which findings were ignored"
-        yield f"{what}; export again, or leave the key out (ignored)"
+        what = f"evidence of harness {lock['harness']} does not list the ignored findings"
+        yield f"{what}; export again, or remove the key (ignored)"
     for check in (str(one["check"]) for one in manifest.get("ignored", ())):
         if check not in (policy.ignored or ()):
-            yield f'the finding "{check}" was ignored, the policy does not take that (ignored)'
+            yield f'the finding "{check}" was ignored, but the policy does not allow that (ignored)'
     if policy.data and lock.get("format", 1) < HASHED:
-        yield f"harness {lock['harness']} made digests that nothing compares with the rows; export again (data)"
+        yield (f"harness {lock['harness']} wrote digests that cannot be compared with the rows; export again (data)")
     for name, digest in policy.data.items():
         if (there := lock["data"].get(name, {}).get("sha256", digest)) != digest:
-            yield f'the rows of "{name}" are {there[:16]}, the policy wants {digest[:16]} (data)'
+            yield f'the rows of "{name}" have digest {there[:16]}, but the policy requires {digest[:16]} (data)'
     if policy.plugins is not None:
         yield from _plugins(policy.plugins, lock["plugins"])
 
@@ -64,7 +67,7 @@ def _plugins(wanted: Sequence[str], plugins: Sequence[Mapping[str, Any]]) -> Ite
     for plugin in plugins:
         if plugin["code"] not in codes:
             others = [one for one in wanted if one.partition(" ")[0] == plugin["name"]]
-            which = f"the policy wants {' or '.join(others)}" if others else "which is not in the policy"
+            which = f"the policy requires {' or '.join(others)}" if others else "which the policy does not list"
             label = f" of {plugin['distribution']}" if plugin["distribution"] else ""
             yield f'plugin "{plugin["name"]}"{label} is sha256:{plugin["code"]}, {which} (plugins)'
 
@@ -114,7 +117,7 @@ def _meeting(claim: Gate, locked: Locked, verdicts: Verdicts, candidate: str) ->
     if whys:
         return "", whys[0]
     told = ", ".join(f'"{g.id}" says {g.claim()}' for g in gates)
-    return "", f"no gate that blocks says as much; {told}" if told else "no gate that blocks is about this metric"
+    return "", f"no blocking gate implies it; {told}" if told else "no blocking gate is on this metric"
 
 
 def _verdict_error(gate: Gate, locked: Locked, verdicts: Verdicts, most: float | None) -> str:
@@ -123,5 +126,5 @@ def _verdict_error(gate: Gate, locked: Locked, verdicts: Verdicts, most: float |
     if outcome != Outcome.PASS:
         return f'gate "{gate.id}" is {outcome}' if outcome else f'gate "{gate.id}" has no verdict'
     if most is not None and risk > most:
-        return f'gate "{gate.id}" takes a risk of {risk:g}, want alpha of at most {most:g}'
+        return f'gate "{gate.id}" has alpha {risk:g}, but the claim requires at most {most:g}'
     return ""

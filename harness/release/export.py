@@ -77,7 +77,7 @@ def export(
     """
     reasons = [*why, *([run.problem] if run.problem else []), *_changed_files(collection, judged.lock)]
     if ref is None:
-        reasons += [] if reasons else [f"{declared.candidate} was not made"]
+        reasons += [] if reasons else [f"{declared.candidate} does not exist"]
     else:
         reasons += ships(judged.verdicts, collection.suite.gates, declared.candidate)
         parents = [g for g in collection.suite.gates if g.blocking and g.applies_to(declared.from_)]
@@ -104,13 +104,13 @@ def export(
                     options["facts"] = run.facts.setdefault(f"export to {declared.to}", {})
                 made = exporter(isolated(ref), model, **options)
                 if not any(model.iterdir()):
-                    raise blame.slip(exporter, f" wrote nothing into the folder it was given, and returned {made}")
+                    raise blame.slip(exporter, f" wrote no files into its output folder, and returned {made}")
             written = _compare(declared, ref, model, judged.verdicts)
             _write_evidence(collection, declared, ref, run, work, written, judged)
         if anchored:
             keep_first(to)
     except OSError as error:
-        what = f"cannot be written: {error.strerror}; nothing was"
+        what = f"cannot be written: {error.strerror}; no files were"
         raise UsageError(f'{declared.where} to "{declared.to}" {what}') from None
     size = sum(size for _, size in walk(to / MODEL))
     return Exported(declared.use, declared.candidate, str(to), True, digest=ref.digest, bytes=size)
@@ -131,10 +131,10 @@ def _changed_files(collection: Collection, lock: bytes) -> Iterator[str]:
 def destination_error(to: Path) -> str:
     """Return why no export can be written to a folder, or nothing; an export of ours that is there is replaced."""
     if to.is_symlink() or (to.exists() and not to.is_dir()):
-        return "which is no folder"
+        return "which is not a folder"
     if to.is_dir() and any(to.iterdir()) and not (to / EVIDENCE / MANIFEST).is_file():
-        return "which holds something that is no export; name another folder"
-    return "" if writable(to.parent) else "where no folder can be written"
+        return "which contains files but is not an export; name another folder"
+    return "" if writable(to.parent) else "which is not writable"
 
 
 def _compare(declared: Export, ref: ModelRef, model: Path, verdicts: Sequence[Verdict]) -> Written:
@@ -144,25 +144,25 @@ def _compare(declared: Export, ref: ModelRef, model: Path, verdicts: Sequence[Ve
     """
     where, seal = f'export "{declared.to}"', ref.seal
     if seal is None:
-        raise CheckFailed(f"{where}: {ref.name} lies in no folder, so nothing says which files were gated")
+        raise CheckFailed(f"{where}: {ref.name} is not in a folder, so which files were gated is unknown")
     try:
         written = hash_files(model, [name for name, _ in walk(model)])
         weights = weights_of(written)
     except ValueError as error:
         raise CheckFailed(f"{where}: {str(error).removeprefix(f'{model}/')}") from None
     if weights != seal.weights:
-        raise CheckFailed(f"{where}: the tensors written are not the ones that were gated")
+        raise CheckFailed(f"{where}: the written tensors differ from the gated ones")
     if {v.digest for v in verdicts if v.candidate == ref.name and v.digest} != {ref.digest}:
-        raise CheckFailed(f"{where}: the gates judged other weights than these")
+        raise CheckFailed(f"{where}: the gates were decided on other weights than these")
     for name, hashed in written.items():
         if hashed.sha256 != seal.files.get(name) and not _same_but_place(name, ref, model):
-            how = "differs from the file" if name in seal.files else "is not among the files"
+            how = "differs from the file that was" if name in seal.files else "is not among the files that were"
             raise CheckFailed(f'{where}: "{name}" {how} gated')
     # What is for people alone may be left out: no program computes anything else without it.
     if lost := sorted(n for n in seal.files.keys() - written.keys() if not (n.endswith(".md") or LEGAL.fullmatch(n))):
-        raise CheckFailed(f'{where}: "{lost[0]}" was gated and not written')
+        raise CheckFailed(f'{where}: "{lost[0]}" was gated but not written')
     if template_digest(model) not in (None, seal.template):
-        raise CheckFailed(f"{where}: its chat template is not the one that was evaluated")
+        raise CheckFailed(f"{where}: its chat template differs from the evaluated one")
     return written
 
 

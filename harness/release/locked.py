@@ -47,16 +47,16 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> Locked:
             raise ValueError(f'gate "{gate.id}": {mistakes[0]}')
         derived = (gate.claim(), gate.blocking, gate.applies_to(candidate))
         if derived != (table["says"], table["blocking"], candidate in table["candidates"]):
-            raise ValueError(f'gate "{gate.id}" is told in two ways')
+            raise ValueError(f'gate "{gate.id}": its keys and its "says" disagree')
         if gate.id in gates:
-            raise ValueError(f'gate "{gate.id}" is there twice')
+            raise ValueError(f'gate "{gate.id}" occurs twice')
         gates[gate.id] = replace(gate, versus=parent) if gate.versus == PARENT and parent else gate
     if stray := [n for g in gates.values() for n in (*g.requires, *g.any_of) if n not in gates]:
-        raise ValueError(f'gate "{stray[0]}" is named and not there')
+        raise ValueError(f'gate "{stray[0]}" is referenced but missing')
     gates = {i: replace(g, among=len(gates[g.group].any_of) if g.group in gates else 1) for i, g in gates.items()}
     about: SuiteTable = _read(SuiteTable, suite["about"])
     if not 0 < about.alpha <= 0.5:
-        raise ValueError(f"alpha is {about.alpha}")
+        raise ValueError(f"alpha is {about.alpha}; it must be more than 0 and at most 0.5")
     tables = {(e, m): table for e, metrics in lock["metrics"].items() for m, table in metrics.items()}
     metrics: dict[str, dict[str, Metric]] = {}
     for (name, metric), table in tables.items():
@@ -85,4 +85,4 @@ def _limit(end: Any, infinite: float) -> float:
 
 
 def _elsewhere(scores: Sequence[Score]) -> float:
-    raise ValueError(f"a metric of {len(scores)} rows is made by code that is not in the evidence")
+    raise ValueError(f"a metric of {len(scores)} rows is computed by code that is not in the evidence")

@@ -60,13 +60,13 @@ class _VerdictCheck:
         claim = {"metric": gate.metric, "claim": gate.claim(), "versus": gate.versus, "blocking": gate.blocking}
         for key, want in (claim | {"group": gate.group}).items():
             if self.verdict[key] != want:
-                yield f"has {key} {schema.show(self.verdict[key])}, the lock {schema.show(want)}"
+                yield f"has {key} {schema.show(self.verdict[key])}, but the lock has {schema.show(want)}"
         outcome = Outcome(self.verdict["outcome"])
         if outcome is Outcome.ERROR:
             yield self.words_error()
             return
         metric = self.locked.metric(self.gate)
-        yield from (f"is refused: {mistake}" for mistake in (self.gate.mistakes_on(metric) if metric else ()))
+        yield from (f"is invalid: {mistake}" for mistake in (self.gate.mistakes_on(metric) if metric else ()))
         yield self.numbers_error()
         unmet = (r for r in self.gate.requires if self.verdicts.get(r, {}).get("outcome") != Outcome.PASS)
         yield from (f'is {outcome}, but requires "{name}", which did not pass' for name in unmet)
@@ -74,15 +74,15 @@ class _VerdictCheck:
         yield self.risk_error()
         if gate.any_of:
             if lacking := [m for m in gate.any_of if m not in self.verdicts]:
-                yield f'is any of several, of which "{lacking[0]}" has no verdict'
+                yield f'is an any_of, but its member "{lacking[0]}" has no verdict'
             members = [self.verdicts[m] for m in gate.any_of]
             if counts := next((m["gate"] for m in members if m["method"] in COUNTS), ""):  # before it was refused
-                yield f'is any of several, one of them "{counts}", {group.COUNTED}'
+                yield f'is an any_of with the member "{counts}", {group.COUNTED}'
             p_pass, p_fail = min(self.adjusted.values()), group.refuted(m["p_fail"] for m in members)
             for key, p in (("p_pass", p_pass), ("p_fail", p_fail)):
                 if self.verdict[key] is None or not _near(self.verdict[key], p):
-                    yield f"has {key} {self.verdict[key]}, its members come to {p:g}"
-            yield self.difference_error(group.concluded({m["outcome"] for m in members}), "its members say")
+                    yield f"has {key} {self.verdict[key]}, but its members give {p:g}"
+            yield self.difference_error(group.concluded({m["outcome"] for m in members}), "its members give")
         elif self.verdict["p_pass"] is None or self.verdict["p_fail"] is None:
             yield f"is {outcome} without p-values" if outcome is not Outcome.INCONCLUSIVE else ""
         else:
@@ -98,13 +98,13 @@ class _VerdictCheck:
         metrics = (metric, None) if v["outcome"] == Outcome.ERROR else (metric,)  # which may be why it is one
         claim = next((one for one in map(self.gate.about, metrics) if plain(asdict(one)) == about), None)
         if claim is None:
-            return "claims as data what its gate does not"
+            return "has a claim that its gate does not make"
         for note in told:
             keys = _FOUND if note.kind == "found" else _BOUNDS if note.kind == "slice" else ()
             if odd := [key for key in keys if (note.told.get(key) or 0) != (v.get(key) or 0)]:
                 said, has = schema.show(note.told.get(odd[0])), schema.show(v.get(odd[0]))
-                return f"is said to have {odd[0]} {said}, and has {has}"
-        return "" if v["why"] == plain(words.written(claim, told)) else "says what its notes do not"
+                return f"has {odd[0]} {has}, but its notes say {said}"
+        return "" if v["why"] == plain(words.written(claim, told)) else "has a text that differs from its notes"
 
     def numbers_error(self) -> str:
         """Return which number is none, or out of its range, or nothing."""
@@ -113,14 +113,14 @@ class _VerdictCheck:
             x = v.get(key) if key == "uncapped" else v[key]
             number = isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
             if x is not None and not number:
-                return f"has {key} {schema.show(x)}, which is no number"
+                return f"has {key} {schema.show(x)}, which is not a number"
         for key in ("p_pass", "p_fail"):
             if v[key] is not None and not 0 <= v[key] <= 1:
-                return f"has {key} {v[key]}, want 0 to 1"
+                return f"has {key} {v[key]}; it must be from 0 to 1"
         counts = {"n": v["n"], "attempt": v["attempt"], "left_out": v["left_out"] or 0}
         counts |= {key: v.get(key, 0) for key in ("weightless", "won_count", "lost_count")}  # older evidence tells none
         odd = [key for key, x in counts.items() if not isinstance(x, int) or isinstance(x, bool) or x < 0]
-        return f"has {odd[0]} {schema.show(counts[odd[0]])}, which counts nothing" if odd else ""
+        return f"has {odd[0]} {schema.show(counts[odd[0]])}, which is not a count" if odd else ""
 
     def alpha_error(self) -> str:
         """Return how the risk differs from the gate's, or from the share of it that an attempt has, or nothing."""
@@ -131,28 +131,28 @@ class _VerdictCheck:
             return "has no alpha"
         budget = v["method"] == "point"  # it takes no risk, so that no attempt is told
         if about.attempts == "spend" and budget:
-            return "" if 0 < alpha <= want else f"has alpha {alpha}, the lock {want}"
+            return "" if 0 < alpha <= want else f"has alpha {alpha}, but the lock has {want}"
         if about.attempts == "spend":
             if not attempt:
-                return "does not say which attempt it was"
+                return "does not state its attempt number"
             want = spent(want, attempt)
         if (most := self.locked.evals.get(self.gate.eval, {}).get("rows_at_most")) is not None and not budget:
             try:
                 want = levels([int(n) for n in v.get("looks", ())], int(most), want)[-1]
             except ValueError as error:
-                return f"has looks that there cannot be: {error}"
-        return "" if _near(alpha, want) else f"was judged at alpha {alpha:g}, want {want:g}"
+                return f"has impossible interim analyses: {error}"
+        return "" if _near(alpha, want) else f"was decided at alpha {alpha:g} instead of {want:g}"
 
     def risk_error(self) -> str:
         """Return how the kind of risk differs from what its gate and metric come to, or nothing."""
         gate, told = self.gate, self.verdict.get("risk", self.risk)
         if not gate.any_of and (self.locked.metric(gate) is None or self.verdict["p_pass"] is None):
-            return "" if told in get_args(Risk) else f"has risk {schema.show(told)}, which is none"
+            return "" if told in get_args(Risk) else f"has risk {schema.show(told)}, which is unknown"
         if told == "exact" and has_few_drawn_sizes(self.verdict.get("effective")):
-            return f"has exact risk in clusters that count as {self.verdict['effective']:.0f}"
+            return f"claims an exact risk with an effective number of {self.verdict['effective']:.0f} clusters"
         # that clusters are few and uneven is told by the rows, see `recompute`
         fits = told == self.risk or (told == "approximate" and not gate.any_of)
-        return "" if fits else f"has {told or 'no'} risk, its claim {self.risk}"
+        return "" if fits else f"has {told or 'no'} risk, but its claim has {self.risk}"
 
     @property
     def risk(self) -> str:
@@ -186,7 +186,7 @@ class _VerdictCheck:
 
     def difference_error(self, want: Outcome, because: str) -> str:
         outcome = self.verdict["outcome"]
-        return f"is told to be {outcome}, {because} {want}" if outcome != want else ""
+        return f"is recorded as {outcome}, but {because} {want}" if outcome != want else ""
 
     # -- one claim about rows ----------------------------------------------------------------------
 
@@ -195,33 +195,37 @@ class _VerdictCheck:
         gate, v, gone = self.gate, self.verdict, self.verdict["left_out"]
         yield self.rows_error()
         if (gone is not None) != gate.clean_only:
-            yield "does not say how many rows leak" if gate.clean_only else f"was judged without {gone} rows"
+            yield (
+                "does not state how many rows are leaked"
+                if gate.clean_only
+                else f"leaves out {gone} rows, but its gate does not have clean_only"
+            )
         there = self.locked.left_out.get(gate.eval, {}).get("rows", 0) if gate.clean_only else 0
         if (gone or 0) > there or ((gone or 0) < there and gate.slice is None):
-            yield f"was judged without {gone} rows, the lock tells of {there} that leak"
+            yield f"leaves out {gone} rows, but the lock lists {there} leaked rows"
         sign, margin = self.oriented
         limit = sign * margin
         if self.gate.relative and not self.metric.is_log:  # a share of the baseline, with slices of the driver's
             found = next((n["told"] for n in v.get("notes") or () if n["kind"] in ("found", "slice")), v)
             limit = self.gate.margin * sign * (found["baseline"] or 0.0)
         if v["threshold"] is None or not _near(v["threshold"], limit):
-            yield f"has threshold {v['threshold']}, its claim is about {limit:g}"
+            yield f"has threshold {v['threshold']}, but its claim is about {limit:g}"
         yield self.sides_error()
         # The estimate is made of the values; with slices it is one slice's.
         if v["outcome"] == Outcome.PASS and v["value"] is None and not self.metric.is_log:
             yield "is PASS without a value"
         if v["baseline"] is not None and not gate.versus:
-            yield "has a baseline, its claim is about a number"
+            yield "has a baseline, but its claim is about a number"
         yield gate.kind.consistent(gate, self.metric, v)
         if v["slices"] or len(gate.slices) > 1:
             yield self.sliced_error()
             return
         if (met := self.counted()) is not None:
             if (v["p_pass"], v["p_fail"]) != ((0.0, 1.0) if met else (1.0, 0.0)):
-                yield "has p-values that its count does not come to"
+                yield "has p-values that do not follow from its count"
             want = Outcome.PASS if met else Outcome.FAIL
         elif v["method"] in COUNTS:
-            yield f'was judged as "{v["method"]}", which its claim is not'
+            yield f'was decided by "{v["method"]}", which does not fit its claim'
             return
         else:
             want = outcome_of(v["p_pass"], v["p_fail"], v["alpha"])
@@ -230,7 +234,7 @@ class _VerdictCheck:
         if want is Outcome.PASS and self.is_barred:
             want = Outcome.INCONCLUSIVE
         if not (gate.clean_only and v["outcome"] == Outcome.INCONCLUSIVE):  # with the rows that leak it was refuted
-            yield self.difference_error(want, "its numbers say")
+            yield self.difference_error(want, "its numbers give")
 
     def rows_error(self) -> str:
         """Return how the rows judged differ from the lock's, or nothing.
@@ -244,11 +248,11 @@ class _VerdictCheck:
         judged = n + self.verdict.get("weightless", 0) + (self.verdict["left_out"] or 0)
         fewer = self.gate.slice is not None or self.early or bool(self.verdict.get("labelled"))
         if judged > there or (judged < there and not fewer):
-            return f"was judged on {judged} rows, the lock has {there}"
+            return f"was decided on {judged} rows, but the lock has {there}"
         looks = self.locked.looks.get(self.gate.eval)
         if looks and judged not in looks and not self.gate.clean_only:  # looks count the rows that were left out, too
-            return f"stopped at {judged} rows, where the lock has no look"
-        return "" if n else "was judged on no row"
+            return f"stopped at {judged} rows, where the lock has no interim analysis"
+        return "" if n else "was decided on no rows"
 
     @property
     def early(self) -> bool:
@@ -273,9 +277,9 @@ class _VerdictCheck:
         v, sign = self.verdict, self.oriented[0]
         outcome, crossed = v["outcome"], v["method"] == "e-process"
         if crossed and not self.early:
-            return "was judged as if it could stop early"
+            return "was decided as if it could stop early"
         if self.early and not crossed and self.counted() is None:
-            return "stops early, and was judged as if it could not"
+            return "can stop early, but was decided as if it could not"
         if outcome == Outcome.INCONCLUSIVE or (not crossed and v["alpha"] > SURE):
             return ""
         side = sign if outcome == Outcome.PASS else -sign
@@ -283,7 +287,7 @@ class _VerdictCheck:
         if at is None:
             return f"is {outcome} without an estimate"
         right = side * (at - v["threshold"]) >= -NEAR * max(1.0, abs(at), abs(v["threshold"]))
-        return "" if right else f"is {outcome} with {at:g}, on the wrong side of {v['threshold']:g}"
+        return "" if right else f"is {outcome} with {at:g}, which is on the wrong side of {v['threshold']:g}"
 
     def counted(self) -> bool | None:
         """Return whether a count or a budget is met, or None where the claim is about a risk."""
@@ -300,19 +304,19 @@ class _VerdictCheck:
         v, alpha = self.verdict, self.verdict["alpha"]
         slices = [(Outcome(s["outcome"]), bool(s["alarm"])) for s in v["slices"]]
         if self.gate.slice is None or not slices:
-            return "has slices, its claim none" if slices else "lacks its slices"
+            return "has slices, but its claim has none" if slices else "lacks its slices"
         if odd := [s["name"] for s in v["slices"] if s["alarm"] != (s["n"] < self.gate.min_n)]:
-            return f'takes slice "{odd[0]}" for what it is not: min_n is {self.gate.min_n}'
+            return f'treats slice "{odd[0]}" wrongly: min_n is {self.gate.min_n}'
         want = outcome_of_slices(slices)
         proven = {Outcome.FAIL: v["p_fail"], Outcome.PASS: v["p_pass"]}.get(want, 0.0)
         if v["outcome"] == Outcome.INCONCLUSIVE and (self.gate.group or self.gate.clean_only):
             return ""  # by Holm, or with the rows that leak
         if want is Outcome.PASS and self.is_barred:
-            return self.difference_error(Outcome.INCONCLUSIVE, "its risk says")
+            return self.difference_error(Outcome.INCONCLUSIVE, "its risk gives")
         if want is Outcome.PASS and self.gate.group:
             proven = self.adjusted[self.gate.id]
-        unproven = "" if is_significant(proven, alpha) else f"is {want}, its p-values do not say so"
-        return self.difference_error(want, "its slices say") or unproven
+        unproven = "" if is_significant(proven, alpha) else f"is {want}, but its p-values do not give that"
+        return self.difference_error(want, "its slices give") or unproven
 
 
 def _near(a: float, b: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -106,21 +107,21 @@ class Policy:
 
 
 LOOKED: tuple[tuple[int, str, str, Callable[[Policy], object]], ...] = (  # the line it is told on, what, key, whether
-    (1, "who signed it", "[[key]]", lambda p: p.keys),
-    (2, "which suite", "suites", lambda p: p.suites != [ANY]),
-    (2, "what its gates claim", "[[claim]]", lambda p: p.claims or all(re.fullmatch(DIGEST, s) for s in p.suites)),
-    (3, "which rows", "data", lambda p: p.data),
-    (4, "which plugins", "plugins", lambda p: p.plugins is not None),
-    (4, "which harness", "harness", lambda p: p.harness is not None),
-    (5, "how many attempts", "max_attempts", lambda p: p.max_attempts is not None),
-    (5, "lost attempts", "ledger", lambda p: p.ledger != "any"),
+    (1, "signer", "[[key]]", lambda p: p.keys),
+    (2, "suite", "suites", lambda p: p.suites != [ANY]),
+    (2, "claims of its gates", "[[claim]]", lambda p: p.claims or all(re.fullmatch(DIGEST, s) for s in p.suites)),
+    (3, "rows", "data", lambda p: p.data),
+    (4, "plugins' code", "plugins", lambda p: p.plugins is not None),
+    (4, "harness version", "harness", lambda p: p.harness is not None),
+    (5, "number of attempts", "max_attempts", lambda p: p.max_attempts is not None),
+    (5, "missing attempts", "ledger", lambda p: p.ledger != "any"),
     (5, "waived gates", "waivers", lambda p: not p.waivers),
     (5, "approximate risks", "approximate", lambda p: not p.approximate),
     (5, "ignored findings", "ignored", lambda p: True),
-    (6, "remembered answers", "remembered", lambda p: not p.remembered),
-    (6, "verdicts from their rows", "recomputed", lambda p: p.recomputed),
-    (6, "how old it is", "max_age_days", lambda p: p.max_age_days is not None),
-    (6, "what is served", "[served]", lambda p: p.served),
+    (6, "cached answers", "remembered", lambda p: not p.remembered),
+    (6, "recomputed verdicts", "recomputed", lambda p: p.recomputed),
+    (6, "age", "max_age_days", lambda p: p.max_age_days is not None),
+    (6, "served model", "[served]", lambda p: p.served),
 )
 
 
@@ -173,7 +174,9 @@ def _tables(raw: dict[str, Any], name: str, cls: type[Key | Gate], complain: sch
     ours = {f.name for f in fields(Policy)} - {f.name for f in fields(cls)} - {"keys", "claims", "digest"}
     for table in tables:
         for key in [key for key in table if key in ours]:
-            complain(key, f'"{key}" stands below [[{name}]], and is read as a key of it; put it above [[{name}]]')
+            complain(
+                key, f'"{key}" is below [[{name}]], so it is read as a key of that table; move it above [[{name}]]'
+            )
             raw.setdefault(key, table.pop(key))
     return tables
 
@@ -187,7 +190,7 @@ def _claims(tables: list[dict[str, Any]], complain: schema.Complain) -> Iterator
 
         claim = schema.read(Gate, {"id": f"claim {number}", **table}, said, where="", group="", among=1)
         if claim:
-            foreign = [f'"{key}" is for gates of a suite; leave it out' for key in OF_SUITES if key in table]
+            foreign = [f'"{key}" is a key of a suite\'s gates; remove it' for key in OF_SUITES if key in table]
             for mistake in foreign or claim.mistakes():
                 said("", mistake)
             yield claim
@@ -201,15 +204,15 @@ def _served(raw: dict[str, Any], complain: schema.Complain) -> ServedDemands | N
         ServedDemands, table if isinstance(table, dict) else {}, lambda _, what: complain("", f"[served]: {what}")
     )
     if read and not read.layers:
-        complain("", "[served]: layers is empty, so nothing is demanded; name some, such as ids")
+        complain("", "[served]: layers is empty, so nothing is required; name some, such as ids")
     for name in read.layers if read else ():
         if name not in LAYERS:
             complain("", f'[served]: layers has "{name}"{did_you_mean(name, LAYERS)}')
     if read and read.longest is not None and not 0 < read.longest < LONG:
-        complain("", f'[served]: "longest" is {schema.show(read.longest)}, want 1 or more tokens')
+        complain("", f'[served]: "longest" is {schema.show(read.longest)}; it must be 1 token or more')
     age = read.max_age_days if read else None
     if age is not None and not 0 < age <= RANGES[0][1]:
-        complain("", f'[served]: "max_age_days" is {schema.show(age)}, want {RANGES[0][2]}')
+        complain("", f'[served]: "max_age_days" is {schema.show(age)}; it must be {RANGES[0][2]}')
     return read
 
 
@@ -218,29 +221,32 @@ def _odd(policy: Policy, raw: Mapping[str, Any]) -> Iterator[str]:
     for key, most, want in RANGES:
         value = raw.get(key)  # nan is in no range
         if value is not None and not ((value >= 0 if key == "recomputed" else value > 0) and value <= most):
-            yield f'"{key}" is {schema.show(value)}, want {want}'
+            yield f'"{key}" is {schema.show(value)}; it must be {want}'
     for name, digest in policy.data.items():
         if not re.fullmatch(DIGEST, digest):
-            yield f'"data" of "{name}" is {schema.show(digest)}, want the 64 hex digits of suite.lock.json'
+            yield f'"data" of "{name}" is {schema.show(digest)}; give the 64 hex digits from suite.lock.json'
     for plugin in policy.plugins or ():
         if not re.fullmatch(PLUGIN, plugin):
-            what = "a version is a label that anybody can write; " if re.fullmatch(r"\S+ \S+", plugin) else ""
-            yield f'"plugins" has {schema.show(plugin)}: {what}pin the code, "NAME sha256:CODE" of suite.lock.json'
+            what = "a version is a label that anybody could write; " if re.fullmatch(r"\S+ \S+", plugin) else ""
+            yield (
+                f'"plugins" has {schema.show(plugin)}: {what}pin the code as "NAME sha256:CODE" from suite.lock.json'
+            )
 
 
 def _mistakes(keys: tuple[Key, ...], threshold: Any, of_rows: bool) -> Iterator[str]:
     """Yield what is wrong with the keys and their threshold; one key under two names would count twice."""
     for key in keys:
         if not re.fullmatch("[0-9a-fA-F]{64}", key.public):
-            yield f'key "{key.name or key.keyid}": public is not 64 hex digits'
+            yield f'key "{key.name or key.keyid}": public must be 64 hex digits'
         if key.scheme != "ed25519":
-            yield f'key "{key.name or key.keyid}": scheme is "{key.scheme}", want "ed25519"'
-    if len({k.public.lower() for k in keys}) < len(keys) or len({k.keyid for k in keys}) < len(keys):
-        yield "a key is there twice"
+            yield f'key "{key.name or key.keyid}": scheme is "{key.scheme}"; it must be "ed25519"'
+    for name, of in (("public", [k.public.lower() for k in keys]), ("keyid", [k.keyid for k in keys])):
+        if twice := [value for value, n in Counter(of).items() if n > 1]:
+            yield f'two [[key]] tables have {name} "{twice[0]}"; remove one'
     if not keys and not of_rows:
         yield "has no [[key]]; add the .pub file that harness keygen wrote"
     if isinstance(threshold, int) and not 1 <= threshold <= max(1, len(keys)):
-        yield f"threshold is {threshold}, want 1 to {len(keys)}, the number of keys"
+        yield f"threshold is {threshold}; it must be 1 to {len(keys)}, the number of keys"
 
 
 def _huge(value: Any) -> bool:
@@ -256,7 +262,7 @@ def check_signers(envelopes: Sequence[Envelope], policy: Policy, what: str) -> l
     names = sorted(k.name or k.keyid[:16] for k in policy.keys if k.keyid in by)
     if len(names) < policy.threshold:
         who = ", ".join(names) or "no key of the policy"
-        raise ExportRefused(f"{what} is signed by {who}; the policy wants {policy.threshold} (threshold)")
+        raise ExportRefused(f"{what} is signed by {who}, but the policy requires {policy.threshold} (threshold)")
     return names
 
 
@@ -277,7 +283,7 @@ def signers(envelope: Envelope, policy: Policy) -> set[str]:
                 keys[keyid].verify_signature(Signature(keyid, signature.hex()), whole.pae())
             except (UnverifiedSignatureError, VerificationError):
                 name = next(k.name for k in policy.keys if k.keyid == keyid) or keyid[:16]
-                what = f'the signature by key "{name}" is wrong, whoever else signed'
-                raise ExportRefused(f"{what}; have that line taken out of {CLAIMS}, or sign again") from None
+                what = f'the signature with key "{name}" is invalid'
+                raise ExportRefused(f"{what}; remove that line from {CLAIMS}, or sign again") from None
             by.add(keyid)
     return by

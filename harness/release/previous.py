@@ -56,8 +56,8 @@ def release_error(suite: Suite, baseline: Baseline) -> str:
     if (folder := folder_of(suite, baseline)).exists():
         return ""
     if baseline.path or baseline.digest:
-        raise UsageError(f'{baseline.where}: no release is at "{folder}"')
-    return f'nothing was released to "{folder}" yet; for a first release: harness waive GATE'
+        raise UsageError(f'{baseline.where}: there is no release at "{folder}"')
+    return f'nothing was released to "{folder}" yet; for the first release use harness waive GATE'
 
 
 def open_release(
@@ -75,15 +75,15 @@ def open_release(
 
     def reader() -> Adapter:
         if adapter is None:
-            raise UsageError(f"{where}: is an adapter, and this suite has none to read it with")
+            raise UsageError(f"{where}: is an adapter, and this suite has no [adapter] to load it with")
         return adapter
 
     ref = shipped(name, folder / "model", lambda: base, reader, open_source, suite.model.options)
     told = f"{where}: its weights have digest {ref.digest[:12]}"
     if {str(g.get("digest", "")) for g in gates} - {""} != {ref.digest}:
-        raise UsageError(f"{told}, which is not what was gated")
+        raise UsageError(f"{told}, which differs from the gated weights")
     if baseline.digest and not ref.digest.startswith(baseline.digest):
-        raise UsageError(f"{told}, the suite pins {baseline.digest[:12]}")
+        raise UsageError(f"{told}, but the suite pins {baseline.digest[:12]}")
     return ref
 
 
@@ -127,14 +127,17 @@ def _evidence(suite: Suite, folder: Path, where: str) -> list[dict[str, Any]]:
             with open_file(folder / "evidence" / name, below=folder) as f:
                 read[name] = json.loads(f.read())
         except (OSError, ValueError):
-            raise UsageError(f'{where}: "evidence/{name}" cannot be read; it is no export of the harness') from None
+            raise UsageError(
+                f'{where}: "evidence/{name}" cannot be read, so this is not an export; name a '
+                "folder that harness run exported"
+            ) from None
     manifest, report, gates = read.values()
     released = report.get("suite") if isinstance(report, dict) else None
     if released != suite.name:
         raise UsageError(f'{where}: was released by suite "{released}", not by "{suite.name}"')
     if manifest.get("format") != attestation.FORMAT:
-        what = f"has evidence of format {manifest.get('format')}, this harness reads {attestation.FORMAT}"
-        raise UsageError(f"{where}: {what}; move the folder away, and release anew with harness waive GATE")
+        what = f"has evidence of format {manifest.get('format')}, but this harness reads {attestation.FORMAT}"
+        raise UsageError(f"{where}: {what}; move the folder away, and release again with harness waive GATE")
     listed = {k.removeprefix("model/"): v for k, v in manifest.get("files", {}).items() if k.startswith("model/")}
     try:
         hashes = hash_files(folder / "model", [name for name, _ in walk(folder / "model")])
@@ -142,12 +145,12 @@ def _evidence(suite: Suite, folder: Path, where: str) -> list[dict[str, Any]]:
         raise UsageError(f"{where}: its model cannot be read: {error}") from None
     there = {name: {"size": hashed.size, "sha256": hashed.sha256} for name, hashed in hashes.items()}
     if changed := sorted(name for name in listed.keys() | there.keys() if listed.get(name) != there.get(name)):
-        raise UsageError(f'{where}: "model/{changed[0]}" is not the file that was released')
+        raise UsageError(f'{where}: "model/{changed[0]}" differs from the released file')
     blocking = [g for g in gates if g.get("blocking")]
     held = [g for g in blocking if g.get("outcome") != Outcome.PASS and not g.get("waiver")]
     if held or not blocking:
-        what = f'gate "{held[0].get("gate")}" was {held[0].get("outcome")}' if held else "no gate was passed"
-        raise UsageError(f"{where}: {what}; it is no release")
+        what = f'gate "{held[0].get("gate")}" was {held[0].get("outcome")}' if held else "no gate passed"
+        raise UsageError(f"{where}: {what}, so it is not a release")
     return list(gates)
 
 
@@ -193,7 +196,7 @@ def history(export: Path) -> list[Promotion]:
             found += [_promotion(json.loads(line))] if line.strip() else []
     except (OSError, TypeError, ValueError, RecursionError) as error:
         why = " ".join(str(error).split())
-        raise UsageError(f"{where}: cannot be read: {why}; it is written by harness promote alone") from None
+        raise UsageError(f"{where}: cannot be read: {why}; only harness promote may write it") from None
     _standing(found, path)
     return found
 
@@ -228,20 +231,20 @@ def _standing(lines: Sequence[Promotion], record: Path) -> list[Promotion]:
             if found[-1].root == line.root:
                 break
         else:
-            what = f"goes back to {line.root[:16]} at {line.at}, which was not the release before"
-            raise UsageError(f"{record}: {what}; it is written by harness promote alone")
+            what = f"goes back to {line.root[:16]} at {line.at}, which was not the previous release"
+            raise UsageError(f"{record}: {what}; only harness promote may write it")
     return found
 
 
 def _promotion(line: Any) -> Promotion:
     """Return a line of the record; raises TypeError or ValueError when it is none."""
     if not isinstance(line, dict):
-        raise TypeError("is no object")
+        raise TypeError("is not an object")
     found = Promotion(**line)
     texts = [v for k, v in asdict(found).items() if k not in ("signed_by", "back")]
     named = isinstance(found.signed_by, list) and all(isinstance(s, str) for s in found.signed_by)
     if not named or not isinstance(found.back, bool) or not all(isinstance(v, str) for v in texts):
-        raise TypeError("a field is of another type")
+        raise TypeError("a field has another type")
     if not re.fullmatch("[0-9a-f]{64}", found.root):
-        raise ValueError("root is no sha256")
+        raise ValueError("root is not a sha256")
     return found

@@ -61,7 +61,7 @@ class Recomputed:
     @property
     def says(self) -> str:
         done = len(self.gates)
-        rest = [f'"{gate}" not, because {why}' for gate, why in self.unable.items()]
+        rest = [f'"{gate}" was not, because {why}' for gate, why in self.unable.items()]
         return "; ".join([f"recomputed {done} of {done + len(rest)} gates", *rest])
 
     @property
@@ -72,10 +72,15 @@ class Recomputed:
     def short_of(self, share: float | None, named: Collection[str]) -> str:
         """Return why a policy that wants such a share, and all those that it has `named`, refuses it, or nothing."""
         if share and (lost := sorted(self.unable.keys() & set(named))):
-            return f'"{lost[0]}", which the policy names, not recomputed, because {self.unable[lost[0]]} (recomputed)'
+            return (
+                f'"{lost[0]}", which the policy names, was not recomputed, because {self.unable[lost[0]]} (recomputed)'
+            )
         if share is None or self.share >= share:
             return ""
-        return f"{self.says}; {self.share:.0%} of those that block, the policy wants {share:.0%} (recomputed)"
+        return (
+            f"{self.says}; that is {self.share:.0%} of the blocking gates, but the policy requires {share:.0%} "
+            "(recomputed)"
+        )
 
 
 def recompute(
@@ -106,7 +111,7 @@ def recompute(
     for gate in (g for g in locked.gates.values() if g.id in verdicts and g.any_of):
         # Holm over members is made again from their p-values, whoever verifies.
         if left := next((m for m in gate.any_of if m in recomputed.unable or m not in verdicts), None):
-            recomputed.unable[gate.id] = f'"{left}" is one of it'
+            recomputed.unable[gate.id] = f'its member "{left}" was not'
         else:
             recomputed.gates.append(gate.id)
     recomputed.differs = _rows_error(lines, locked) if locked.digests else ""
@@ -134,10 +139,10 @@ def _rows_error(lines: Sequence[Mapping[str, Any]], locked: Locked) -> str:
         name, number = row["item"].partition("::")[2], row["number"]
         digest = row_digest(row) if "id" in row else row["row"]
         if digests.setdefault(name, {}).setdefault(number, digest) != digest:
-            return f'row {number} of "{name}" is told in two ways'
+            return f'row {number} of "{name}" differs between subjects'
     for name, rows in digests.items():
         if digest_of([rows[number] for number in sorted(rows)]) != locked.digests[name]:
-            return f'the rows of "{name}" in {ITEMS} are not those of the lock'
+            return f'the rows of "{name}" in {ITEMS} differ from those of the lock'
     return ""
 
 
@@ -154,7 +159,7 @@ def _read(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> tu
         about = {"cluster": row["cluster"], "second_cluster": row.get("second_cluster"), "key": row.get("key", "")}
         sample = Sample(row["id"], row=dict(row["slices"]), **about)
         if samples.setdefault(name, {}).setdefault(number, sample) != sample:
-            raise ValueError(f'row {number} of "{name}" is told in two ways')
+            raise ValueError(f'row {number} of "{name}" differs between subjects')
         if "leak" in row:
             leaks.setdefault(name, {})[row["id"]] = row["leak"]
         rows.setdefault((subject, name), []).append((number, row.get("place", -1), score))
@@ -162,7 +167,7 @@ def _read(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> tu
     ordered = {name: [by_number[i] for i in sorted(by_number)] for name, by_number in samples.items()}
     for name, some in ordered.items():
         if len({s.id for s in some}) < len(some):
-            raise ValueError(f'two rows of "{name}" have one id')
+            raise ValueError(f'two rows of "{name}" have the same id')
     return ordered, results, leaks
 
 
@@ -183,7 +188,7 @@ def _result(key: tuple[str, str], rows: list[tuple[int, int, Score]], about: Map
     """Return a result whose rows stand as they were judged: in the data's order, or in the one they were asked in."""
     numbers = sorted(number for number, _, _ in rows)
     if len(set(numbers)) < len(numbers):
-        raise ValueError(f'a row of "{"::".join(key)}" is there twice')
+        raise ValueError(f'a row of "{"::".join(key)}" occurs twice')
     placed = sorted((place, score.id) for _, place, score in rows if place >= 0)
     if placed and [place for place, _ in placed] != list(range(len(rows))):
         raise ValueError(f'the order of the rows of "{"::".join(key)}" has gaps')
@@ -215,15 +220,21 @@ class _CandidateEvidence:
         name, metric = gate.eval, self.locked.metric(gate)
         combine = self.locked.combines.get(gate.metric)
         if self.verdicts[gate.id]["outcome"] == Outcome.ERROR or metric is None:
-            return "it could not be judged"
+            return "it was not decided"
         if self.manifest["statistics"] != tests.VERSION:
-            return f"it was judged with statistics {self.manifest['statistics']}, and these are {tests.VERSION}"
+            return (
+                f"it was decided with statistics version {self.manifest['statistics']}, and this "
+                f"harness has {tests.VERSION}"
+            )
         if self.locked.evals[name].get("private"):
             return f'the rows of "{name}" are private'
         if combine and combine not in COMBINES:
-            return f"{metric.name} is made of all rows at once by {combine}, whose code or texts are not here"
+            return (
+                f"{metric.name} is computed from all rows at once by {combine}, whose code or texts "
+                "are not available here"
+            )
         if gate.clean_only and self.locked.evals[name].get("stop") == "early":
-            return "it stopped early, and rows that were not asked may leak"
+            return "it stopped early, and rows that were not evaluated may be leaked"
         return ""
 
     def difference_error(self, gate: Gate) -> str:
@@ -233,21 +244,21 @@ class _CandidateEvidence:
         recorded = self.verdicts[gate.id]
         again = json.loads(dumps(asdict(self.decide(gate))))
         if again["outcome"] == Outcome.ERROR != recorded["outcome"]:
-            return f"cannot be judged on the rows in the evidence: {again['why']}"
+            return f"cannot be decided on the rows in the evidence: {again['why']}"
         for key in (*FLOATS, *BOUNDS):
             if not _near(recorded[key], again[key], NEAR_BOUND if key in BOUNDS else NEAR):
-                return f"has {key} {recorded[key]}, the rows come to {again[key]}"
+                return f"has {key} {recorded[key]}, but the rows give {again[key]}"
         if key := next((key for key in SAME if recorded[key] != again[key]), ""):
-            return f"has another {key} than its rows come to"
+            return f"has a {key} that its rows do not give"
         for one, other in zip(recorded["slices"], again["slices"], strict=False):
             same = all(one[key] == other[key] for key in ("name", "n", "outcome", "alarm"))
             if not (same and all(_near(one[key], other[key], NEAR_BOUND) for key in BOUNDS)):
-                return f'says of slice "{one["name"]}" what its rows do not'
+                return f'has results for slice "{one["name"]}" that its rows do not give'
         if len(recorded["slices"]) != len(again["slices"]):
             return "has other slices than its rows"
         demoted = gate.group and (again["outcome"], recorded["outcome"]) == (Outcome.PASS, Outcome.INCONCLUSIVE)
         same = demoted or again["outcome"] == recorded["outcome"]
-        return "" if same else f"is told to be {recorded['outcome']}, its rows say {again['outcome']}"
+        return "" if same else f"is recorded as {recorded['outcome']}, but its rows give {again['outcome']}"
 
     def rows_error(self, gate: Gate) -> str:
         """Return which rows are not there that the lock has, or are there under other weights, or nothing."""
@@ -258,12 +269,12 @@ class _CandidateEvidence:
                 return f'has no rows of "{subject}::{name}" in {ITEMS}'
             fewer = early and subject == candidate
             if there is not None and len(result.scores) != there and not (fewer and len(result.scores) < there):
-                return f'has {len(result.scores)} rows of "{subject}::{name}" in {ITEMS}, the lock has {there}'
+                return f'has {len(result.scores)} rows of "{subject}::{name}" in {ITEMS}, but the lock has {there}'
             if bool(result.order) != fewer:
-                return f'has rows of "{subject}::{name}" in an order that its eval does not ask for'
+                return f'has rows of "{subject}::{name}" in another order than its eval uses'
         leaks = sorted(self.leaks.get(name, {}).items())
         if gate.clean_only and digest_of(leaks) != self.locked.left_out[name]["sha256"]:
-            return "leaves out other rows than those of the lock"
+            return "leaves out other rows than the lock"
         return ""
 
     def decide(self, gate: Gate) -> Verdict:

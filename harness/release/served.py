@@ -59,10 +59,12 @@ def read_served(path: Path) -> list[ServedStatement]:
         envelopes = [Envelope(text.encode(), {})] if "_type" in text[:200] else read_envelopes(text)
         return [_read_statement(envelope) for envelope in envelopes]
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}; name what harness parity --write wrote") from None
+        raise UsageError(
+            f"{path}: cannot be read: {error.strerror}; name a file that harness parity --write wrote"
+        ) from None
     except MALFORMED as error:
         why = " ".join(str(error).split())
-        raise UsageError(f"{path}: is no statement of harness parity: {type(error).__name__}: {why}") from None
+        raise UsageError(f"{path}: is not a statement of harness parity: {type(error).__name__}: {why}") from None
 
 
 def _read_statement(envelope: Envelope) -> ServedStatement:
@@ -87,7 +89,7 @@ def check_served(path: Path | None, root: str, policy: Policy | None, now: datet
     keys as it wants. Raises ExportRefused where that does not hold.
     """
     if path is None:
-        raise ExportRefused("the policy wants a statement of harness parity ([served]); give it, --served FILE")
+        raise ExportRefused("the policy requires a statement of harness parity ([served]); add --served FILE")
     found = read_served(path)
     for one in found:
         _check_statement(one, path, root, policy, now)
@@ -96,8 +98,8 @@ def check_served(path: Path | None, root: str, policy: Policy | None, now: datet
     by = check_signers([one.envelope for one in found], policy, str(path)) if policy else []
     first = found[0]
     same = ", ".join(name for name, layer in first.predicate["layers"].items() if layer["verdict"] == SAME)
-    who = f"signed by {', '.join(by)}" if by else "by whom is not known: no policy"
-    about = f'endpoint {first.endpoint or "not said"}, model "{first.model}", {first.arithmetic or "no"} arithmetic'
+    who = f"signed by {', '.join(by)}" if by else "signer unknown: no policy"
+    about = f'endpoint {first.endpoint or "unknown"}, model "{first.model}", {first.arithmetic or "no"} arithmetic'
     about += f", longest conversation {first.longest} tokens"
     ended, name = first.predicate["ended"], first.predicate["runtime"]["name"]
     return shown(f"{name} answered as the export on {ended}: {same}; {about}; {who}")
@@ -106,11 +108,11 @@ def check_served(path: Path | None, root: str, policy: Policy | None, now: datet
 def _check_statement(one: ServedStatement, path: Path, root: str, policy: Policy | None, now: datetime) -> None:
     """Raise ExportRefused at a statement of another export, of the future, or that says less than is demanded."""
     if one.root != root:
-        raise ExportRefused(f"{path} is about root {one.root[:16]}, this export has {root[:16]}")
+        raise ExportRefused(f"{path} is about root {one.root[:16]}, but this export has {root[:16]}")
     if policy and not signers(one.envelope, policy):
-        raise ExportRefused(f"{path} is signed by no key of the policy")
+        raise ExportRefused(f"{path} is not signed with a key of the policy")
     if (ended := datetime.fromisoformat(one.predicate["ended"])) > now + SKEW:
-        raise ExportRefused(f"{path} is of {one.predicate['ended']}, which is yet to come")
+        raise ExportRefused(f"{path} is dated {one.predicate['ended']}, which is in the future")
     layers = one.predicate["layers"]
     if differs := [name for name, layer in layers.items() if layer["verdict"] == "differs"]:
         raise ExportRefused(shown(f'"{differs[0]}" differs: {layers[differs[0]]["says"]}'))
@@ -123,25 +125,27 @@ def _check_statement(one: ServedStatement, path: Path, root: str, policy: Policy
 
 def _layers_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
     for name in wanted.layers:
-        layer = one.predicate["layers"].get(name, {"verdict": "not looked at", "seen": ""})
+        layer = one.predicate["layers"].get(name, {"verdict": "not checked", "seen": ""})
         if layer["verdict"] != SAME:
-            return f'"{name}": {layer["verdict"]}, and the policy wants it the same'
+            return f'layer "{name}" is "{layer["verdict"]}", but the policy requires "same"'
         if name == "ids" and layer["seen"] == COUNT and not wanted.by_count:
-            return '"ids" was seen by count alone, which the policy does not take without by_count'
+            return '"ids" was compared by count only, which the policy does not allow without by_count'
     return ""
 
 
 def _age_error(_: ServedStatement, wanted: ServedDemands, age: timedelta) -> str:
     assert wanted.max_age_days is not None
     too_old = age > timedelta(days=wanted.max_age_days)
-    return f"the statement is {age.days} days old, the policy allows {wanted.max_age_days:g}" if too_old else ""
+    return (
+        f"the statement is {age.days} days old, but the policy allows {wanted.max_age_days:g} days" if too_old else ""
+    )
 
 
 def _runtimes_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
     runtime = one.predicate["runtime"]
-    there = f"{runtime['kind']} {runtime.get('version') or 'of no told version'}"
+    there = f"{runtime['kind']} {runtime.get('version') or 'of unknown version'}"
     taken = any(_is_one(runtime, spec) for spec in wanted.runtimes)
-    return "" if taken else f"{there} answered, the policy wants {' or '.join(wanted.runtimes)}"
+    return "" if taken else f"{there} answered, but the policy requires {' or '.join(wanted.runtimes)}"
 
 
 def _endpoint_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
@@ -149,19 +153,21 @@ def _endpoint_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -
     listed = [wanted.endpoint] if isinstance(wanted.endpoint, str) else wanted.endpoint or []
     hashes = {f"sha256:{hashlib.sha256(name.encode()).hexdigest()}" for name in listed}
     taken = one.endpoint in {*listed, *hashes} - {""}
-    return "" if taken else f"endpoint {one.endpoint or 'not said'} answered, the policy wants {' or '.join(listed)}"
+    return (
+        "" if taken else f"endpoint {one.endpoint or 'unknown'} answered, but the policy requires {' or '.join(listed)}"
+    )
 
 
 def _word_error(name: Literal["model", "arithmetic"], one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
     listed, there = getattr(wanted, name), getattr(one, name)
     listed = [listed] if isinstance(listed, str) else listed
-    return "" if there and there in listed else f'{name} is "{there}", the policy wants {" or ".join(listed)}'
+    return "" if there and there in listed else f'{name} is "{there}", but the policy requires {" or ".join(listed)}'
 
 
 def _longest_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
     assert wanted.longest is not None
     there = f"the longest conversation has {one.longest} tokens"
-    return "" if one.longest >= wanted.longest else f"{there}, the policy wants {wanted.longest}"
+    return "" if one.longest >= wanted.longest else f"{there}, but the policy requires {wanted.longest}"
 
 
 CHECKS: Mapping[str, Callable[[ServedStatement, ServedDemands, timedelta], str]] = {

@@ -25,7 +25,7 @@ def find_source_error(suite: Mapping[str, Any], gates: Sequence[Mapping[str, Any
     if (source := suite.get("source")) is None:
         return ""
     if digest_of(source) != suite["digest"]:
-        return "the suite's digest is not that of its tables"
+        return "the suite's digest does not match its tables"
     for name in ("suite", "eval", "gate"):
         if not isinstance(source.get(name, []), (list, dict)):
             return f"the suite's table {name} is malformed"
@@ -43,12 +43,12 @@ def _table_errors(
 def _about_errors(source: Mapping[str, Any], suite: Mapping[str, Any]) -> Iterator[str]:
     about = suite["about"]
     if source["suite"]["name"] != suite["name"]:
-        yield f'the suite is called "{suite["name"]}", and "{source["suite"]["name"]}" in the tables of its digest'
+        yield (f'the suite is named "{suite["name"]}", but "{source["suite"]["name"]}" in the tables of its digest')
     for field in fields(SuiteTable):
         default = None if field.name == "name" else field.default
         wanted = source["suite"].get(field.name, default)
         if about.get(field.name, default) != wanted:
-            yield f"{field.name} of the suite is not that of the tables of its digest"
+            yield f"{field.name} of the suite differs from the tables of its digest"
 
 
 def _gate_errors(
@@ -68,24 +68,24 @@ def _gate_errors(
     made, there = {g.id: json.loads(json.dumps(asdict(g))) for g in kept}, {str(g["id"]): g for g in gates}
     if made.keys() != there.keys() or len(there) < len(gates):
         odd = sorted(made.keys() ^ there.keys())
-        yield f'gate "{odd[0] if odd else ""}" is not in the lock and in the tables of the suite\'s digest'
+        yield (f'gate "{odd[0] if odd else ""}" is not both in the lock and in the tables of the suite\'s digest')
         return
     for name, wanted in made.items():
         for key, given in wanted.items():
             value = there[name].get(key, DEFAULTS[key])
             any_metric = key == "metric" and given.endswith(ANY_METRIC) and str(value).startswith(given[:-1])
             if key != "where" and not any_metric and value != given:
-                yield f'{key} of gate "{name}" is {json.dumps(value)}, {json.dumps(given)} in the suite\'s digest'
+                yield (f'{key} of gate "{name}" is {json.dumps(value)}, but {json.dumps(given)} in the suite\'s digest')
 
 
 def _copies(source: Mapping[str, Any], suite: Mapping[str, Any]) -> list[str]:
     """Return the names of the copies that exports make; raises ValueError where the suite's exports are others."""
     ours, theirs = source.get("export", []), suite.get("exports", [])
     if len(ours) != len(theirs):
-        raise ValueError("the lock has other exports than the suite's digest")
+        raise ValueError("the lock and the suite's digest have different exports")
     for one, other in zip(ours, theirs, strict=True):
         if (other.get("name") or None) not in ((one["name"],) if one.get("name") else (None, one["use"])):
-            raise ValueError(f'an export of the lock is called "{other.get("name")}", not so in the suite\'s digest')
+            raise ValueError(f'an export of the lock is named "{other.get("name")}", but not in the suite\'s digest')
     return [str(e["name"]) for e in theirs if e.get("name")]
 
 
@@ -98,6 +98,8 @@ def _eval_errors(source: Mapping[str, Any], suite: Mapping[str, Any]) -> Iterato
         for key, value in table.items():
             locked = there[name][key] if key in there[name] else there[name].get("options", {}).get(key)
             if locked != value:
-                yield f'{key} of eval "{name}" is {json.dumps(locked)}, {json.dumps(value)} in the suite\'s digest'
+                yield (
+                    f'{key} of eval "{name}" is {json.dumps(locked)}, but {json.dumps(value)} in the suite\'s digest'
+                )
     if stray := sorted(there.keys() - {str(t["name"]) for t in source["eval"]}):
         yield f'eval "{stray[0]}" of the lock is not in the tables of the suite\'s digest'

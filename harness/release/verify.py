@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -32,8 +33,8 @@ from harness.release.source import find_source_error
 from harness.release.verified import Verified, read_small
 from harness.texts.counts import counted
 
-OLDER = "the rows were not compared with the lock, whose digests an older harness made"
-UNSIGNED = "no policy: the bytes are those the evidence speaks of; who wrote the evidence is not known"
+OLDER = "the rows could not be compared with the lock, whose digests were written by an older harness"
+UNSIGNED = "no policy: bytes match the evidence, but the evidence is not authenticated"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def verify(
     """
     for one in (folder, *beside):
         if not one.is_dir():
-            raise UsageError(f"{one}: is no folder; name an export of harness run")
+            raise UsageError(f"{one}: is not a folder; name an export of harness run")
     recomputes = recompute or bool(policy and policy.recomputed is not None)
     how = (policy, now or datetime.now(UTC), recomputes, bool(beside), served)
     check = _Verification(folder, *how, last, [_Verification(one, *how) for one in beside], suite)
@@ -169,7 +170,7 @@ class _Verification:
             if len(by) < self.policy.threshold:
                 kind = str(json.loads(payload).get("predicateType"))
                 who = ", ".join(sorted(names[k] for k in by)) or "no key of the policy"
-                wants = f"the policy wants {self.policy.threshold} (threshold)"
+                wants = f"the policy requires {self.policy.threshold} (threshold)"
                 raise ExportRefused(f"claim {kind} is signed by {who}; {wants}")
         self.verified.signed_by = sorted(names[k] for k in set.intersection(*signed.values()))
         return f"signed by {', '.join(self.verified.signed_by)}"
@@ -188,24 +189,24 @@ class _Verification:
             parts = name.split("/")
             odd = any(p in ("", ".", "..") or p.endswith((".", " ")) or formats.DEVICES.fullmatch(p) for p in parts)
             if odd or not name.isascii() or any(c in '\\:*?"<>|' or ord(c) < 32 or ord(c) == 127 for c in name):
-                raise ExportRefused(f"{json.dumps(name)} in the manifest is no plain relative name")
+                raise ExportRefused(f"{json.dumps(name)} in the manifest is not a plain relative name")
             if (other := seen.setdefault(name.casefold(), name)) != name:
-                raise ExportRefused(f'"{name}" and "{other}" differ in case alone')
+                raise ExportRefused(f'"{name}" and "{other}" differ only in upper and lower case')
         if stray := sorted(name for name in listed if not name.startswith(f"{MODEL}/") and name not in BESIDE):
-            raise ExportRefused(f'"{stray[0]}" belongs to no export')
+            raise ExportRefused(f'"{stray[0]}" is not a file of an export')
         self.compare(listed)
         for name in (LOCK, GATES):
             if hashlib.sha256(self.evidence.raw[name]).hexdigest() != listed[f"{EVIDENCE}/{name}"]["sha256"]:
                 raise ExportRefused(f'"{EVIDENCE}/{name}" changed while it was read')
         model = {n.removeprefix(f"{MODEL}/"): str(e["sha256"]) for n, e in listed.items() if n.startswith(f"{MODEL}/")}
         if not model or root_digest(model) != manifest["root"]:
-            raise ExportRefused(f"the root digest of {MODEL}/ is not the manifest's")
+            raise ExportRefused(f"the root digest of {MODEL}/ differs from the manifest's")
         expected = attestation.statements(self.evidence.raw[MANIFEST], self.evidence.raw[LOCK], self.evidence.gates)
         payloads = [e.payload for e in self.envelopes]
         if any(payload not in expected for payload in payloads):
-            raise ExportRefused(f"{CLAIMS} speaks of another export, or of another run's evidence")
+            raise ExportRefused(f"{CLAIMS} is about another export, or about the evidence of another run")
         if any(payload not in payloads for payload in expected):
-            raise ExportRefused(f"{CLAIMS} lacks a claim")
+            raise ExportRefused(f"{CLAIMS} lacks a claim about this export")
         self.verified.root, self.verified.candidate = manifest["root"], str(manifest["candidate"])
         self.verified.suite = str(self.evidence.lock["suite"]["name"])
         return f"{len(listed)} files, root {self.verified.root[:16]}"
@@ -223,16 +224,16 @@ class _Verification:
             if name not in there:
                 raise ExportRefused(f'"{name}" is missing')
             if name not in listed:
-                raise ExportRefused(f'"{name}" is in no manifest')
+                raise ExportRefused(f'"{name}" is not in the manifest')
             if there[name] != listed[name]["size"]:
-                raise ExportRefused(f'"{name}" has {there[name]} bytes, {listed[name]["size"]} in the manifest')
+                raise ExportRefused(f'"{name}" has {there[name]} bytes, but {listed[name]["size"]} in the manifest')
         try:
             hashes = hash_files(self.folder, listed)
         except ValueError as error:
             raise ExportRefused(str(error).removeprefix(f"{self.folder}/")) from None
         for name, entry in listed.items():
             if hashes[name].sha256 != entry["sha256"]:
-                raise ExportRefused(f'"{name}" is not the file of the manifest: its sha256 differs')
+                raise ExportRefused(f'"{name}" differs from the file of the manifest: another sha256')
         self.judged({n.removeprefix(f"{MODEL}/"): h for n, h in hashes.items() if n.startswith(f"{MODEL}/")})
 
     def judged(self, model: Mapping[str, Hashed]) -> None:
@@ -244,15 +245,15 @@ class _Verification:
             raise ExportRefused(f"{MODEL}/ {error}") from None
         if on := manifest.get("adapter"):
             if on["base"] != self.evidence.lock["subjects"]["base"]:
-                raise ExportRefused(f"the adapter in {MODEL}/ was judged on another base than the suite's")
+                raise ExportRefused(f"the adapter in {MODEL}/ was evaluated on another base than the suite's")
             digest = digest_of([on["base"], digest, on["quantization"]])
         if digest != manifest["weights"]:
-            raise ExportRefused(f"the weights in {MODEL}/ are not the ones that the gates judged")
+            raise ExportRefused(f"the weights in {MODEL}/ differ from the evaluated ones")
         for name, about in manifest["evaluations"].items():
             if about["weights"] != self.evidence.lock["subjects"].get(name.partition("::")[0], about["weights"]):
-                raise ExportRefused(f"{name} was answered by other weights than the lock has")
+                raise ExportRefused(f"{name} was evaluated on other weights than the lock has")
             if about["rows"] != self.locked.digests.get(name.partition("::")[2], about["rows"]):
-                raise ExportRefused(f"{name} was asked other rows than the lock has")
+                raise ExportRefused(f"{name} was evaluated on other rows than the lock has")
 
     # -- 3: gates ----------------------------------------------------------------------------------
 
@@ -261,10 +262,11 @@ class _Verification:
         candidate = self.evidence.manifest["candidate"]
         verdicts = {g["gate"]: g for g in self.evidence.gates}
         if len(verdicts) < len(self.evidence.gates):
-            raise ExportRefused("a gate has two verdicts")
+            twice = next(name for name, n in Counter(g["gate"] for g in self.evidence.gates).items() if n > 1)
+            raise ExportRefused(f'{EVIDENCE}/{GATES}: gate "{twice}" has two verdicts')
         wanted = {g["id"] for g in self.evidence.lock["gates"] if g["blocking"] and candidate in g["candidates"]}
         if not wanted:
-            raise ExportRefused(f"no blocking gate applies to {candidate}")
+            raise ExportRefused(f"no blocking gate is on {candidate}")
         if self.policy:
             if why := next(demands.refused(self.policy, self.evidence.manifest, self.evidence.lock, self.now), ""):
                 raise ExportRefused(why)
@@ -291,17 +293,17 @@ class _Verification:
     def attempts(self) -> str:
         """Return what the ledger is. Raises ExportRefused where earlier attempts may be missing and that matters."""
         ledger, wanted = self.evidence.manifest.get("ledger"), self.policy.ledger if self.policy else "any"
-        doubt = "the evidence does not tell of a ledger of attempts" if ledger is None else ""
+        doubt = "the evidence has no ledger of attempts" if ledger is None else ""
         before = None
         if self.last and self.last.resolve() != self.folder.resolve():
             there = (self.last / EVIDENCE / MANIFEST).exists()  # it may have been moved away
             before = read_json(read_small(self.last, MANIFEST)).get("ledger") if there else None
         if ledger is not None and before is not None and (lost := set(before["heads"]) - set(ledger["lines"])):
-            doubt = f"attempts may be missing: the last release's ledger has a line that this one lacks ({min(lost)})"
+            doubt = f"attempts may be missing: the last release's ledger has a line that is missing here ({min(lost)})"
         elif ledger is not None and ledger["began"] and not (wanted == "first" and before is None):
-            doubt = "attempts before this run are not known: the ledger began with it"
+            doubt = "attempts before this run are unknown: the ledger began with it"
         if doubt and wanted != "any":
-            raise ExportRefused(f'{doubt}; the policy wants ledger = "{wanted}"')
+            raise ExportRefused(f'{doubt}; the policy requires ledger = "{wanted}"')
         self.verified.notes += [doubt] if doubt else []
         return f"{len(ledger['lines'])} lines in the ledger" if ledger is not None else "no ledger"
 
@@ -310,27 +312,31 @@ class _Verification:
         self.same_weights(verdict)
         gate, passed = verdict["gate"], verdict["outcome"] == "PASS"
         if not passed and self.policy and gate in self.policy.gates:
-            raise ExportRefused(f'gate "{gate}" is {verdict["outcome"]}, and the policy wants it to pass')
+            raise ExportRefused(f'gate "{gate}" is {verdict["outcome"]}, but the policy requires it to pass')
         if not passed:
             said, waiver = f'gate "{gate}" is {verdict["outcome"]}', verdict.get("waiver")
             if not waiver:
                 raise ExportRefused(said)
             if self.policy and not self.policy.waivers:
-                raise ExportRefused(f"{said} and waived; the policy takes no waivers")
+                raise ExportRefused(f"{said} and waived, but the policy allows no waivers")
             self.waived(said, f'gate "{gate}" is waived', waiver)
         if passed and self.policy and not self.policy.approximate and verdict.get("risk") != "exact":
-            raise ExportRefused(f'gate "{gate}" passed at an approximate risk; the policy takes none (approximate)')
+            raise ExportRefused(
+                f'gate "{gate}" passed at an approximate risk, but the policy allows none (approximate)'
+            )
         allowed = self.policy.max_attempts if self.policy else None
         if allowed is not None and "attempt" not in verdict:
-            raise ExportRefused(f'gate "{gate}" does not say how often it was asked (max_attempts)')
+            raise ExportRefused(f'gate "{gate}" does not state its attempt number (max_attempts)')
         attempt = int(verdict.get("attempt") or 1)
         if allowed is not None and attempt > allowed:
-            raise ExportRefused(f'gate "{gate}" was asked {attempt} times, the policy allows {allowed} (max_attempts)')
+            raise ExportRefused(
+                f'gate "{gate}" was attempted {attempt} times, but the policy allows {allowed} (max_attempts)'
+            )
 
     def waived(self, said: str, noted: str, waiver: Mapping[str, Any]) -> None:
         """Note a waiver; raises ExportRefused once it has ended."""
         if date.fromisoformat(waiver["until"]) < self.now.astimezone(UTC).date():
-            raise ExportRefused(f"{said}, and its waiver ended on {waiver['until']}")
+            raise ExportRefused(f"{said}, and its waiver expired on {waiver['until']}")
         self.verified.notes.append(f"{noted} until {waiver['until']}: {waiver['reason']}")
 
     def same_weights(self, verdict: Mapping[str, Any]) -> None:
@@ -338,7 +344,7 @@ class _Verification:
         manifest, passed = self.evidence.manifest, verdict["outcome"] == "PASS"
         judged = verdict["digest"] == manifest["weights"] or (not passed and not verdict["digest"])
         if verdict["candidate"] != manifest["candidate"] or not judged:
-            raise ExportRefused(f'gate "{verdict["gate"]}" judged other weights')
+            raise ExportRefused(f'gate "{verdict["gate"]}" was decided on other weights')
 
     @cached_property
     def locked(self) -> Locked:
@@ -348,7 +354,7 @@ class _Verification:
 
     def template(self) -> str:
         if (there := template_digest(self.folder / MODEL)) not in (None, self.evidence.manifest["template"]):
-            raise ExportRefused(f"{there} is not the one that was evaluated")
+            raise ExportRefused(f"its digest is {there[:16]}, which differs from the evaluated one")
         return f"{there[:16]}, as evaluated" if there else "none in the export; the base's is used"
 
     # -- 7: the verdicts from their rows -----------------------------------------------------------
@@ -366,7 +372,7 @@ class _Verification:
         if self.policy and (why := recomputed.short_of(self.policy.recomputed, named)):
             raise ExportRefused(why)
         if (self.policy is None or self.policy.recomputed is None) and not recomputed.gates:
-            raise UsageError(f"--recompute: no gate can be judged again; {recomputed.says}")
+            raise UsageError(f"--recompute: no gate can be decided again; {recomputed.says}")
         return recomputed.says if self.locked.digests else f"{recomputed.says}; {OLDER}"
 
     # -- 8: other evidence about the same model, and the deployer's copy of the suite --------------

@@ -45,7 +45,7 @@ class Events:
             self.file: IO[str] | None = _open_events(path) if path else None
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
-            raise UsageError(f'--events "{path}": cannot be written: {why}; name a file that can be') from None
+            raise UsageError(f'--events "{path}": cannot be written: {why}; name a writable file') from None
 
     def close(self) -> None:
         """End the file."""
@@ -145,18 +145,20 @@ class Underway:
     @property
     def state(self) -> str:
         """Return in words how it stands."""
-        words = {True: "running", False: "cut off", None: "not known to have ended"}
+        words = {True: "running", False: "cut off", None: "possibly still running"}
         return "ended" if self.ended else words[self.running]
 
     def said(self, now: datetime) -> str:
         """Return in a line how it stands, at what it is, how long that takes on, and how much is done."""
         p = self.progress
         at = [self.stage, f"{p.what} {p.done:,} of {p.total:,}" if p and p.total else ""]
-        at += [f"about {duration(self.left)} left of it"] if self.running and self.left is not None else []
+        at += [f"about {duration(self.left)} left"] if self.running and self.left is not None else []
         done = f"{len(self.run.reports):,} of {counted(len(self.run.items), 'item')} done"
         ago = max((now - self.heard).total_seconds(), 0.0)
-        heard = f"heard of {duration(ago)} ago" if self.running else f"last heard of {self.heard:%Y-%m-%d %H:%M:%S} UTC"
-        way = "" if self.running or self.ended else "; harness run asks nothing again that is remembered"
+        heard = (
+            f"last event {duration(ago)} ago" if self.running else f"last event at {self.heard:%Y-%m-%d %H:%M:%S} UTC"
+        )
+        way = "" if self.running or self.ended else "; harness run resumes and reuses cached answers"
         return f"{self.state}: {', '.join(filter(None, [*at, done, heard]))}{way}"
 
 
@@ -168,12 +170,12 @@ def read_events(folder: Path) -> Underway:
             free = locked(file.fileno(), shared=True)  # None where its file system knows no locks
             lines = [json.loads(line) for line in lines_of(file.read()) if line]
         if not lines or any(line["format"] != FORMAT for line in lines):
-            raise UsageError(f"{path}: is not of this version of the harness")
+            raise UsageError(f"{path}: was not written by this version of the harness")
         return _so_far(lines, None if free is None else not free, folder)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}; name a folder in reports/") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise UsageError(f"{path}: cannot be read as events; run the suite again") from None
+        raise UsageError(f"{path}: is not a log of events; run the suite again") from None
 
 
 def _so_far(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Path) -> Underway:
@@ -201,5 +203,5 @@ def _so_far(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Pa
         elif kind == "run_finish":
             found = replace(found, ended=True)
     if odd := run.find_odd_name():
-        raise ValueError(f"{odd} is no name of a suite, a subject or an eval")
+        raise ValueError(f"{odd} is not the name of a suite, a subject or an eval")
     return found

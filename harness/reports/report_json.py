@@ -27,7 +27,7 @@ from harness.texts.secrets import hide, struck
 
 FORMAT = 2  # of report.json; raised when an older reader would misread
 END, SUM = "\n}\n", ',\n "sha256": "'  # how it ends, and its last key: the digest of all before it
-CHANGED = "is old, or was changed: what it says is not verified; look at the rows, or harness verify the export"
+CHANGED = "is old or was changed, so its contents are not verified; look at the rows, or harness verify the export"
 READ = (1, 2)  # 1 has no training, shown, memory or changes, counts no rows won and lost, and tells of absolute paths
 CONTENT = frozenset({"won", "lost", "won_ids", "lost_ids", "rows", "shown", "items", "deselected"})  # of the data
 
@@ -57,16 +57,18 @@ def read_run(folder: Path) -> Run:
     except (OSError, ValueError, RecursionError) as error:
         where = path if folder.exists() else folder
         why = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise UsageError(f"{where}: no report can be read: {why}; name a folder in reports/") from None
+        raise UsageError(f"{where}: the report cannot be read: {why}; name a folder in reports/") from None
     if not isinstance(data, dict) or data.pop("format", None) not in READ:
-        raise UsageError(f"{path}: is not a report of this version of the harness; read it with the one that wrote it")
+        raise UsageError(
+            f"{path}: was not written by this version of the harness; read it with the version that wrote it"
+        )
     data.pop("sha256", None)
     try:
         found: Run = made(Run, data, "it")
         if odd := found.find_odd_name():
-            raise ValueError(f"{odd} is no name of a suite, a subject or an eval")
+            raise ValueError(f"{odd} is not the name of a suite, a subject or an eval")
     except (TypeError, ValueError, RecursionError) as error:
-        what = f"is not a report of this version of the harness: {error}"
+        what = f"was not written by this version of the harness: {error}"
         raise UsageError(f"{path}: {what}; name a folder in reports/") from None
     body, _, told = text.removesuffix(f'"{END}').rpartition(SUM)
     if hashlib.sha256(f"{body}{END}".encode()).hexdigest() != told:  # what a run wrote ends with it

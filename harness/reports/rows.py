@@ -57,7 +57,7 @@ def changed_rows(run: Run, folder: Path, verdict: Verdict) -> list[Shown]:
             chosen = [("failed", i) for i in _failed(verdict, metric, each_row(folder, verdict.candidate, evaluation))]
         return _rows(folder, evaluation, metric, [s for s in (verdict.versus, verdict.candidate) if s], chosen)
     except (LookupError, TypeError, ValueError, AttributeError):
-        what = f'its rows are not those that changed for "{verdict.gate}" on {verdict.candidate}'
+        what = f'its rows differ from those that changed for "{verdict.gate}" on {verdict.candidate}'
         raise UsageError(f"{folder}: {what}; run the suite again") from None
 
 
@@ -69,7 +69,7 @@ def all_rows(run: Run, folder: Path, evaluation: str, *, wrong: bool = False, mo
     """
     if not (reports := [r for r in run.reports if r.eval == evaluation and r.outcome == "done"]):
         known = dict.fromkeys(r.eval for r in run.reports if r.outcome == "done")
-        raise UsageError(f'{folder}: holds no rows of an eval "{evaluation}"{did_you_mean(evaluation, known)}')
+        raise UsageError(f'{folder}: has no rows of an eval "{evaluation}"{did_you_mean(evaluation, known)}')
     subjects = dict.fromkeys(r.subject for r in reports)
     candidate = next((e.candidate for e in run.exports if e.candidate in subjects), reports[-1].subject)
     others = [s for s in subjects if s != candidate]

@@ -47,7 +47,7 @@ class RunFolder:
                 return
             except FileExistsError:
                 if not self.path.is_dir():
-                    raise UsageError(f'--out "{out}": cannot hold reports; "{self.path}" is a file') from None
+                    raise UsageError(f'--out "{out}": must be a folder; "{self.path}" is a file') from None
             except OSError as error:
                 raise UsageError(f'--out "{out}": cannot be written: {error.strerror}') from None
 
@@ -102,7 +102,7 @@ def last_run(out: Path, suite: str) -> Run:
     """Return the newest run of a suite under `out`. Raises UsageError when there is none."""
     found = sorted(out.glob(f"{glob.escape(suite)}-*T*Z*/report.json"), key=lambda p: p.stat().st_mtime)
     if not found:
-        raise UsageError(f'--lf: no report of suite "{suite}" in {out}; run it once without --lf')
+        raise UsageError(f'--lf: there is no report of suite "{suite}" in {out}; run it once without --lf')
     return read_run(found[-1])
 
 
@@ -110,7 +110,7 @@ def newest(out: Path, names: Sequence[str] = ("report.json",)) -> Path:
     """Return the folder under `out` in which one of these files is the newest. Raises UsageError when there is none."""
     there = [path for name in names for path in out.glob(f"*/{name}")]
     if not (found := sorted(there, key=lambda p: (p.stat().st_mtime, p.parent.name))):
-        raise UsageError(f"{out}: holds no run; name the folder of one, or run a suite first")
+        raise UsageError(f"{out}: contains no run; name a run folder, or run a suite first")
     return found[-1].parent
 
 
@@ -127,14 +127,14 @@ def each_row(folder: Path, subject: str, evaluation: str) -> Iterator[dict[str, 
     plain = is_plain_name(subject) and is_plain_name(evaluation)
     path = next(iter(sorted((folder / subject).glob(pattern))), None) if plain else None
     if path is None:
-        raise UsageError(f'{folder}: holds no rows of "{evaluation}" on {subject}')
+        raise UsageError(f'{folder}: has no rows of "{evaluation}" on {subject}')
     try:
         with io.TextIOWrapper(open_file(path, below=folder), "utf-8", newline="\n") as f:
             for row in map(json.loads, (line for line in f if line != "\n")):
                 hash(row["id"])
                 yield row
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        raise UsageError(f"{path}: cannot be read as rows; run the suite again") from None
+        raise UsageError(f"{path}: is not a file of rows; run the suite again") from None
 
 
 def row_of(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ GLYPHS = {Outcome.PASS: "✓", Outcome.FAIL: "✗", Outcome.INCONCLUSIVE: "?", O
 RANKS = {Outcome.FAIL: 0, Outcome.ERROR: 1, Outcome.INCONCLUSIVE: 2, Outcome.PASS: 3}
 NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 NOT_ASKED = ("--no-export",)  # the reasons of an export that verdicts allow
-WORDS = {Outcome.FAIL: "failed", Outcome.ERROR: "could not be judged"}
+WORDS = {Outcome.FAIL: "failed", Outcome.ERROR: "could not be decided"}
 
 
 def worst_first(run: Run) -> list[Verdict]:
@@ -102,8 +102,8 @@ def verdict_sentence(run: Run) -> str:
 
 def _decision(run: Run) -> str:
     if not (gates := [v for v in run.verdicts if not v.group]):
-        why = "the run broke off" if run.problem else "a check failed" if any(f.counts for f in run.flags) else ""
-        return f"nothing ships: {why} before a gate was reached" if why else "nothing ships: nothing was gated"
+        why = "the run ended early" if run.problem else "a check failed" if any(f.counts for f in run.flags) else ""
+        return f"nothing ships: {why} before a gate was decided" if why else "nothing ships: no gate was decided"
     shipping, why = _shipping(run, gates)
     if not shipping:
         return f"nothing ships: {why}"
@@ -134,18 +134,20 @@ def _shipping(run: Run, gates: Sequence[Verdict]) -> tuple[list[str], str]:
     free = [c for c in dict.fromkeys(declared) if not any(v.candidate == c for v in held)]
     findings = [f for f in run.flags if f.counts]
     if run.problem:
-        return [], ", ".join([*_tally(held), "the run broke off"])
+        return [], ", ".join([*_tally(held), "the run ended early"])
     if run.selecting:
-        return [], "on select splits nothing is confirmed"
+        return [], "a run on selection splits confirms nothing"
     if run.part:
         return [], ", ".join([*_tally(held), run.part])
     if findings:
         return [], ", ".join([*_tally(held), f"{_count(len(findings), 'check', words=True)} failed"])
     if len(run.verdicts) < run.gates:
-        return [], ", ".join([*_tally(held), f"{run.gates - len(run.verdicts)} of {run.gates} gates were not put"])
+        return [], ", ".join([*_tally(held), f"{run.gates - len(run.verdicts)} of {run.gates} gates were not decided"])
     refused = {e.candidate: e.reasons[0] for e in run.exports if not e.written and e.reasons not in ((), NOT_ASKED)}
     if run.exit_code == 0:
-        return [c for c in free if c not in refused], next(iter(refused.values()), "no blocking gate is on what ships")
+        return [c for c in free if c not in refused], next(
+            iter(refused.values()), "no blocking gate is on the shipping candidate"
+        )
     return list(dict.fromkeys(written)), ", ".join(_tally(held)) or "something was not evaluated"
 
 

@@ -26,7 +26,7 @@ def writer(kind: str, policy: Policy | None, name: str, key: Path | None) -> Cal
     returns raises one where the evidence does not say what the format asks.
     """
     if kind not in FORMATS:
-        raise UsageError(f'--as "{kind}": no such format{did_you_mean(kind, FORMATS)}')
+        raise UsageError(f'--as "{kind}": is not a known format{did_you_mean(kind, FORMATS)}')
     make: Callable[[Verified], str] = import_module(f"harness_release.{FORMATS[kind]}").writer(policy, name, key)
 
     def write(found: Verified) -> str:

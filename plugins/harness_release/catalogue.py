@@ -36,9 +36,9 @@ def described(told: Mapping[str, Any], whole: bool) -> Iterator[str]:
         yield "data"
         yield from (f"    {line}" for line in told["data"])
         yield "columns"  # of rows, which are understood without `columns =`
-        yield "    id, input, target; text or messages in place of them"
+        yield "id, input, target; or text or messages instead of them"
         for meant in dict.fromkeys(ALIASES.values()):
-            yield f"    {meant}: {' or '.join(name for name, to in ALIASES.items() if to == meant)} as well"
+            yield f"{meant}, also called {' or '.join((name for name, to in ALIASES.items() if to == meant))}"
     for table, words in OTHERS.items() if whole else ():
         yield from (f"table [{table}]", f"    {words}")
     for table, keys in told["tables"].items():
@@ -61,14 +61,14 @@ def as_data(chosen: Sequence[Provided], plugins: Plugins, tables: Mapping[str, K
         sources = [f"a file: {', '.join(FILES)}", "hub:NAME[/CONFIG]:SPLIT, a data set of the Hub"]
         for one in plugins.hook.harness_read_samples.get_hookimpls():
             about = (inspect.getdoc(one.function) or "").partition("\n")[0]
-            sources.append(f"what {one.plugin_name} knows" + (f": {about}" if about else ""))
+            sources.append(f"the sources of {one.plugin_name}" + (f": {about}" if about else ""))
     return {"plugins": found, "tables": keys, "data": sources}
 
 
 def _key(type: str, default: Any = None, required: bool = False) -> str:
     if required:
         return f"{type}, required"
-    return f"{type}, none unless given" if default is None else f"{type}, default {show(default)}"
+    return f"{type}, optional" if default is None else f"{type}, default {show(default)}"
 
 
 def _default(value: Any) -> dict[str, Any]:
@@ -85,5 +85,5 @@ def _metrics(provided: Provided) -> list[str]:
         try:
             metrics = made(with_defaults(provided.function, {}))
         except RAISES:  # without an option there are none
-            return ["as its options say"]
+            return ["as its options determine"]
     return [f"{m.name} ({m.scale}, {m.better} is better)" for m in metrics]

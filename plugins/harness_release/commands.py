@@ -22,79 +22,84 @@ ORDER = ("evaluator", "adapter", "trainer", "loader", "exporter", "workers", "sa
 
 
 def waive(parser: ArgumentParser) -> None:
-    """let a gate be broken, or a check's error be ignored, until a date, in writing"""
+    """waive a gate's failure or a check's error until a date"""
     command(
         parser,
         _waive,
-        'harness waive "no forgetting" --reason "known rows, ticket 12" --until 2027-01-31',
-        'harness waive D10-exact --suite suite.toml --reason "asked in both on purpose" --until 2027-01-31',
+        'harness waive "no forgetting" --reason "ticket 12" --until 2027-01-31',
+        'harness waive D10-exact --suite qa.toml --reason "#13" --until 2027-01-31',
     )
-    parser.add_argument("gate", metavar="GATE", help="the id of a gate; with --suite also the code of a check")
-    parser.add_argument("--reason", required=True, metavar="TEXT", help="why it may be broken or ignored")
-    parser.add_argument("--until", required=True, metavar="YYYY-MM-DD", help="the last day it counts, UTC")
+    parser.add_argument("gate", metavar="GATE", help="id of a gate; with --suite also the code of a check")
+    parser.add_argument("--reason", required=True, metavar="TEXT", help="why its failure is accepted")
+    parser.add_argument("--until", required=True, metavar="YYYY-MM-DD", help="last day that the waiver is valid (UTC)")
     parser.add_argument(
-        "--suite", type=Path, metavar="SUITE", help="unless only one here or in suites/ has such a gate"
+        "--suite",
+        type=Path,
+        metavar="SUITE",
+        help="the suite (default: the only one here or in suites/ with this gate)",
     )
-    parser.add_argument("--by", metavar="NAME", help="who answers for it; you, unless you say")
+    parser.add_argument("--by", metavar="NAME", help="who is responsible (default: you)")
     with_plugins(parser, f"for a check: {PLUGIN_HELP}")
 
 
 def keygen(parser: ArgumentParser) -> None:
-    """write a key to sign exports, and its public half"""
+    """create a key pair to sign exports"""
     command(parser, _keygen, "harness keygen keys/release && cat keys/release.pub >> policy.toml")
-    parser.add_argument("name", type=Path, metavar="NAME", help="NAME.key and NAME.pub are written")
+    parser.add_argument("name", type=Path, metavar="NAME", help="writes NAME.key and NAME.pub")
 
 
 def sign(parser: ArgumentParser) -> None:
-    """sign what an export claims"""
+    """sign the claims of an export"""
     command(parser, _sign, "harness sign exports/qa --key keys/release.key")
-    parser.add_argument("export", type=Path, metavar="DIR")
-    parser.add_argument("--key", type=Path, required=True, metavar="FILE", help="the .key file of harness keygen")
-    unable = "sign gates that cannot be judged again from their rows, on their producer's word"
+    parser.add_argument("export", type=Path, metavar="DIR", help="an export directory")
+    parser.add_argument("--key", type=Path, required=True, metavar="FILE", help=".key file of harness keygen")
+    unable = "also sign if some gates cannot be recomputed from their rows"
     parser.add_argument("--unrecomputed", action="store_true", help=unable)
 
 
 def promote(parser: ArgumentParser) -> None:
-    """make an export the release that next runs are compared with"""
+    """make an export the release that later runs are compared with"""
     examples = ("harness promote exports/qa", "harness promote exports/qa --list", "harness promote exports/qa --back")
     command(parser, _promote, *examples)
-    parser.add_argument("export", type=Path, metavar="DIR")
-    parser.add_argument("--policy", type=Path, metavar="FILE", help="as for verify")
+    parser.add_argument("export", type=Path, metavar="DIR", help="an export directory")
+    parser.add_argument("--policy", type=Path, metavar="FILE", help="policy file, as for verify")
     help = "evidence of another suite, as for verify"
     parser.add_argument("--with", action="append", default=[], dest="beside", type=Path, metavar="DIR", help=help)
-    parser.add_argument("--back", action="store_true", help="to the release before")
+    parser.add_argument("--back", action="store_true", help="go back to the previous release")
     parser.add_argument("--list", action="store_true", help="print the record of promotions")
 
 
 def schema(parser: ArgumentParser) -> None:
-    """print the JSON Schema of a suite, for editors, or of what is written"""
+    """print the JSON Schema of a suite, for editors, or of an output file"""
     examples = (
-        "harness schema suite.toml > suite.schema.json   # and in it: #:schema suite.schema.json",
+        "harness schema suite.toml > suite.schema.json",
         "harness schema --of report > report.schema.json",
     )
     command(parser, _schema, *examples)
-    parser.add_argument("suite", type=Path, nargs="?", metavar="SUITE", help="with the harnessfile beside it")
+    parser.add_argument("suite", type=Path, nargs="?", metavar="SUITE", help="suite whose harnessfile to load")
     files = "report, event, sample, lock, manifest, gates, item, claim or attempt"
-    parser.add_argument("--of", metavar="FILE", help=f"of a file that a run or an export writes: {files}")
+    parser.add_argument("--of", metavar="FILE", help=f"schema of a file that a run or an export writes: {files}")
     with_plugins(parser)
 
 
 def plugins(parser: ArgumentParser) -> None:
-    """list what may stand after `use =`, and the options of each"""
+    """list the values of `use =` and their options"""
     examples = (
         "harness plugins                      # everything, in short",
-        "harness plugins multiple_choice      # one evaluator: what it reads, its options and metrics",
+        "harness plugins multiple_choice      # an evaluator: its options and metrics",
         "harness plugins train                # the keys of [train]",
     )
     command(parser, _plugins, *examples)
-    parser.add_argument("name", nargs="?", metavar="NAME", help="only what this plugin, name or table of a suite has")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="only this plugin, name or table of a suite")
     with_harnessfile(parser)
 
 
 def explain(parser: ArgumentParser) -> None:
-    """say why a check is there; without a code, list all"""
+    """explain a check; without a code, list all checks"""
     command(parser, _explain, "harness explain", "harness explain d10", "harness explain train-test-leak")
-    parser.add_argument("code", nargs="?", metavar="CODE", help="a code or a title, as a finding names them")
+    parser.add_argument(
+        "code", nargs="?", metavar="CODE", help="code or title of a check, as printed with its findings"
+    )
     with_harnessfile(parser)
 
 
@@ -136,7 +141,7 @@ def _promote(args: Namespace) -> int:
         lines = history(args.export)
         args.document = {"promotions": [asdict(line) for line in lines]}
         if not lines:
-            say(f"{args.export}: nothing was promoted yet; harness promote {args.export} makes it the release")
+            say(f"{args.export}: nothing was promoted yet; make it the release with harness promote {args.export}")
         for line in lines:
             what = "back to" if line.back else "promoted"
             say(f"{line.at}  {what} {line.root[:16]}  {line.candidate} of suite {line.suite}  by {line.by}")
@@ -159,7 +164,7 @@ def _schema(args: Namespace) -> int:
 
         known = file_schemas()
         if args.of not in known:
-            raise UsageError(f'--of "{args.of}": no file is called so{did_you_mean(args.of, known)}')
+            raise UsageError(f'--of "{args.of}": is not a kind of file{did_you_mean(args.of, known)}')
         made = known[args.of]
     else:
         from harness_release.json_schema import json_schema
@@ -178,7 +183,7 @@ def _loaded(args: Namespace) -> Plugins:
 
     suite = args.suite or Path("harness.toml")
     if args.suite and not (suite.is_file() or suite.with_name(HARNESSFILE).is_file()):
-        raise UsageError(f'"{suite}" is no suite, whose harnessfile could be read')
+        raise UsageError(f'"{suite}" is not a suite; name a suite\'s .toml file')
     return load_plugins(suite, args.plugins)
 
 
@@ -194,7 +199,7 @@ def _plugins(args: Namespace) -> int:
     if not chosen and not tables:
         names = {*TABLES, *(p.name for p in found.provided.values())}
         hint = did_you_mean(args.name, names) or "; see harness plugins"
-        raise UsageError(f'no plugin provides "{args.name}", and no table is called so{hint}')
+        raise UsageError(f'no plugin provides "{args.name}", and no table has this name{hint}')
     args.document = as_data(chosen, found, tables, whole=args.name is None)
     for line in described(args.document, whole=args.name is None):
         say(line)
@@ -215,7 +220,7 @@ def _explain(args: Namespace) -> int:
         asked = (" ".join(words), words[0], words[-1], words[0].partition("-")[0])
         if not (names := [codes[word] for word in asked if word in codes][:1]):
             hint = did_you_mean(args.code, [*texts, *titles.values()]) or "; see harness explain"
-            raise UsageError(f'no check "{args.code}"{hint}')
+            raise UsageError(f'there is no check "{args.code}"{hint}')
     args.document = {"checks": [{"code": n, "title": titles.get(n, ""), "text": texts[n]} for n in names]}
     for name in names:
         if args.code is None:

@@ -48,7 +48,7 @@ def compare_suite(file: Path, export: Path, lock: Mapping[str, Any]) -> SuiteCom
     if suite.digest != locked["digest"] and "candidate" in locked:  # which came with the command
         suite = read_suite(file, candidate=locked["candidate"])
     if suite.digest != locked["digest"]:
-        found.differences.append(f"its digest is {locked['digest'][:16]}, that of {file} {suite.digest[:16]}")
+        found.differences.append(f"its digest is {locked['digest'][:16]}, but that of {file} is {suite.digest[:16]}")
         ours = {f'gate "{g.id}"': plain_table(g) for g in suite.gates}
         found.differences += _tables({f'gate "{g["id"]}"': g for g in lock["gates"]}, ours, file)
         evals = {f'eval "{e.name}"': {**plain_table(e), **secrets.struck(dict(e.options))} for e in suite.evals}
@@ -71,8 +71,8 @@ def _tables(theirs: Tables, ours: Tables, file: Path, *, defaults: bool = False)
         lock, copy = theirs[name], json.loads(dumps(ours[name]))
         for key in copy if defaults else {**lock, **copy}:
             if key not in LOCKED and lock.get(key) != copy.get(key):
-                there, here = (show(one[key]) if key in one else "not there" for one in (lock, copy))
-                yield f"{key} of {name} is {there}, {here} in {file}"
+                there, here = (show(one[key]) if key in one else "missing" for one in (lock, copy))
+                yield f"{key} of {name} is {there}, but {here} in {file}"
 
 
 def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path, lock: Mapping[str, Any]) -> None:
@@ -80,10 +80,10 @@ def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path
     digest = lock["data"][spec.name]["sha256"]
     if spec.data is None:
         if digest_as_in(lock, MODEL) != digest:
-            found.notes.append(f'rows of "{spec.name}" not compared: its evaluator brings them')
+            found.notes.append(f'rows of "{spec.name}" not compared: they come from its evaluator')
         return
     if Path(sliced(spec.data, spec.where)[0]).suffix not in FILES:
-        why = f'"{spec.data}" is no file that is read without a plugin'
+        why = f'"{spec.data}" can only be read with a plugin'
         found.notes.append(f'rows of "{spec.name}" not compared: {why}')
         return
     # As each kind of evaluator has them read: with targets of JSON, or joined by prompt.
@@ -100,8 +100,8 @@ def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path
         found.same.append(spec.name)
         return
     there, here = lock["data"][spec.name]["rows"], readings[0]
-    which = f"{there} rows, {len(here)} in the copy" if there != len(here) else _first(here, spec.name, export)
-    found.differences.append(f'rows of "{spec.name}" are not those of {spec.data}{f": {which}" if which else ""}')
+    which = f"{there} rows, but {len(here)} in the copy" if there != len(here) else _first(here, spec.name, export)
+    found.differences.append(f'rows of "{spec.name}" differ from those of {spec.data}{f": {which}" if which else ""}')
 
 
 def _first(samples: list[Sample], name: str, export: Path) -> str:

@@ -18,16 +18,16 @@ from harness_release.evidence import ReadEvidence, read_evidence
 
 MADE = "machine-learning-model"
 SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:finetune-harness")  # of serial numbers
-WEIGHTS = "the sha256 is of its tensors, as the harness digests them, and of no one file"
-ROWS = "the sha256 is of its rows, as the harness digests them, and of no file"
-TREE = "the sha256 is the root digest of model/, as OpenSSF model signing has it"
+WEIGHTS = "sha256 of its tensors as digested by the harness, not of a single file"
+ROWS = "sha256 of its rows as digested by the harness, not of a file"
+TREE = "sha256 is the root digest of model/, as in OpenSSF model signing"
 Part = dict[str, Any]
 
 
 def writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
     """Return what writes a bill of materials; raises UsageError at a key, for nothing signs it."""
     if key:
-        raise UsageError("--as cyclonedx is not signed; leave out --sign-with, or sign what is printed")
+        raise UsageError("--as cyclonedx is not signed; remove --sign-with, or sign its output")
     return lambda found: bom(found, read_evidence(found)) if found.ok else ""
 
 
@@ -45,7 +45,7 @@ def bom(found: Verified, evidence: ReadEvidence) -> str:
         whole = bool(name) and not "".join(changed)  # else its code is not that of the package
         about = {"group": name, "version": version, "purl": _library("", name, version)["purl"]} if whole else {}
         label = f", of {one['distribution']}" if name and not whole else ""
-        says = f"a plugin{label}; the sha256 is of its code"
+        says = f"a plugin{label}; sha256 of its code"
         plugins.append(_part("library", f"plugin:{number}", one["name"], one["code"], says, **about))
     packages = [_library(f"package:{n}", n, v) for n, v in lock["packages"].items() if n != keys.CORE]
     parts = [*data, *plugins, *packages, *(f for f in files if not f["name"].startswith(f"{MODEL}/"))]

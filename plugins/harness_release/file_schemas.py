@@ -169,6 +169,6 @@ def _item() -> Schema:
     }  # fmt: skip
     bare = {"item": TEXT, "number": WHOLE, "row": DIGEST}
     private = {"title": "a row of a private evaluation", **table({"sha256": DIGEST, **bare})}
-    unasked = {"title": "a row that was not asked, for its evaluation stopped early", **table(bare)}
+    unasked = {"title": "a row that was not evaluated, since its evaluation stopped early", **table(bare)}
     row = {"title": "a row", **table(keys, "place", "leak", *OF_SOME_ROWS)}
     return {"title": "a line of evidence/items.jsonl", "oneOf": [row, private, unasked]}

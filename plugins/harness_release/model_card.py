@@ -23,8 +23,9 @@ from harness.texts.shown import code, markdown, spelt
 
 VLLM_RANK = 16  # the largest it serves unless told otherwise
 SCALED = (
-    f"\nIt has scaled rotary positions (`{FACTORS}`), which plain transformers does not read from a GGUF file: loaded"
-    " there it is another model, so use llama.cpp, or the harness."
+    f"\nIt has scaled rotary positions (`{FACTORS}`), which plain transformers does not read "
+    "from a GGUF file: loaded there it computes something else, so use llama.cpp or the "
+    "harness."
 )
 LICENCES = {  # how a licence's text begins -> the Hub's name for it
     "apache license": "apache-2.0",
@@ -62,14 +63,15 @@ def write(suite: Suite, declared: Export, ref: ModelRef, run: Run, strange: Sequ
         f"Licence of the base: {markdown(told_by)}.",
         f"Suite: {code(suite.path.name)} (`{run.digest[:16]}`), run {run.started} with harness {run.harness}. "
         f"Candidate: {markdown(declared.candidate)}, weights `{ref.digest[:16]}`{_made_of(declared, run)}.",
-        f"Code that did not come with the harness had a part in it: {others}." if others else "",
+        f"Code from outside the harness took part in it: {others}." if others else "",
         "## Gates\n\n" + "\n".join(_gates(verdicts)),
         "## Waivers\n\n" + "\n".join(waivers) if waivers else "",
         "\n\n".join(markdown(f"{c[0].upper()}{c[1:]}.") for c in run.conclusions),
         "## Use\n\n" + use(ref, run.model),
-        f"Loaded beside another adapter on a base in memory, it took {took:g} ms to swap in." if took else "",
-        "## Check\n\n```bash\nharness verify .                        # the bytes are the ones that were judged\n"
-        "harness verify . --policy policy.toml   # and a key you trust says so\n```",
+        f"Hot-swapping it beside another adapter on a base in memory took {took:g} ms." if took else "",
+        "## Check\n\n```bash\nharness verify .                        # the bytes are the "
+        "evaluated ones\nharness verify . --policy policy.toml   # and a key that you trust has "
+        "signed them\n```",
     ]
     return hide("\n\n".join(part for part in parts if part)) + "\n"
 
@@ -88,16 +90,16 @@ def _yaml(value: Any) -> str:
 def base_licence(folder: Path, facts: Mapping[str, Any]) -> tuple[str, str]:
     """Return the Hub's name for a base's licence, "unknown" if need be, and where it was read."""
     if said := facts.get("license"):
-        return str(said), f"{said}, by its own metadata"
+        return str(said), f"{said}, according to its own metadata"
     readme = folder / "README.md"
     front = readme.read_text("utf-8") if readme.is_file() else ""
     if found := re.search(r"\A---\n.*?^license:\s*(\S+)", front, re.M | re.S):
-        return found[1].strip("\"'"), f"{found[1]}, by its model card"
+        return found[1].strip("\"'"), f"{found[1]}, according to its model card"
     for path in sorted(folder.glob("LICEN[CS]E*")):
         text = " ".join(path.read_text("utf-8", "replace")[:400].lower().split())
         named = next((name for words, name in LICENCES.items() if words in text), "other")
         return named, f"{named}, see `model/{path.name}`"
-    return "unknown", "not told by its files; find it out before you pass the model on"
+    return "unknown", "not stated in its files; find it out before you pass the model on"
 
 
 def use(ref: ModelRef, base: str) -> str:
@@ -135,7 +137,7 @@ def use(ref: ModelRef, base: str) -> str:
         ]
         serve = "vllm serve model"
         if method := _quantised_by(Path(ref.path)):
-            load.insert(0, f"# in fewer bits: needs {spelt(method)} beside transformers")
+            load.insert(0, f"# quantised: needs {spelt(method)} as well as transformers")
     return "\n".join(["```python", *load, "```", "", "```bash", serve, "```", careful]).rstrip()
 
 

@@ -27,11 +27,13 @@ CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 def writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
     """Return what signs with a private key on a curve that model_signing takes; raises UsageError at any other."""
     if key is None:
-        raise UsageError("--as model-signing is a signature; give --sign-with FILE, a private EC key")
+        raise UsageError("--as model-signing writes a signature; add --sign-with FILE, a private EC key")
     private = read_private(key, "--sign-with")
     if getattr(getattr(private, "curve", None), "name", "") not in CURVES:
         make = f"openssl ecparam -name prime256v1 -genkey -noout -out {key}"
-        raise UsageError(f"--sign-with {key}: is no EC key, P-256 for instance, as model-signing wants it; {make}")
+        raise UsageError(
+            f"--sign-with {key}: is not an EC key such as P-256, which model-signing needs; create one with {make}"
+        )
     return lambda found: bundle(found, read_evidence(found), private) if found.ok else ""
 
 

@@ -51,7 +51,7 @@ def promote(export: Path, policy: Policy | None = None, beside: Sequence[Path] =
                     raise UsageError(f"{export}: changed while it was copied: {why}; nothing was promoted")
         kept = verify(to, policy, last=current(export), beside=beside)
         if kept.ok and kept.root != found.root:
-            raise UsageError(f"{to}: is not what was verified, root {found.root[:16]}; remove it and promote again")
+            raise UsageError(f"{to}: differs from the verified root {found.root[:16]}; remove it and promote again")
         released = standing(export)
         if kept.ok and (anew or not released or released[-1].root != found.root):
             _record(export, kept, back=False)
@@ -120,7 +120,7 @@ def _changes(before: _Told | None, now: _Told | None) -> list[str]:
     if before is None or now is None:
         return []
     gates = [f'"{gate}" is new' for gate in now.gates if gate not in before.gates]
-    gates += [f'"{gate}" is gone' for gate in before.gates if gate not in now.gates]
+    gates += [f'"{gate}" was removed' for gate in before.gates if gate not in now.gates]
     numbers = []
     for gate in (gate for gate in now.gates if gate in before.gates):
         old, new = before.gates[gate], now.gates[gate]
@@ -143,7 +143,7 @@ def _before(export: Path) -> Promotion:
     """Return the last release with other bytes than the present one; raises UsageError when there is none."""
     released = standing(export)
     if not (others := [line for line in released if line.root != released[-1].root]):
-        raise UsageError(f"{releases_of(export) / RECORD}: names no release before the last one; there is no way back")
+        raise UsageError(f"{releases_of(export) / RECORD}: names no release before the last one to go back to")
     return others[-1]
 
 

@@ -58,7 +58,7 @@ class Replayed:
 
     @property
     def says(self) -> str:
-        return f"{self.rows} rows of {', '.join(self.evals)} asked again (seed {self.seed}), as in the evidence"
+        return f"{self.rows} rows of {', '.join(self.evals)} answered again (seed {self.seed}), as in the evidence"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def replay(export: Verified, suite: Path, rows: int, seed: int | None = None, pl
     another evaluation than in the evidence, or no row that one model alone can answer.
     """
     if rows < 1:
-        raise UsageError(f"--replay is {rows}, want 1 or more")
+        raise UsageError(f"--replay is {rows}; it must be 1 or more")
     found = Replayed(secrets.randbelow(1 << 32) if seed is None else seed)
     try:
         asked = again(export, suite, rows, found.seed, plugins)
@@ -86,7 +86,7 @@ def replay(export: Verified, suite: Path, rows: int, seed: int | None = None, pl
         found.notes += [*asked.notes, *_circumstances(collection, told)]
         ref = _ref(collection, Path(export.folder) / MODEL, told)
         if ref.digest != told.weights:
-            found.differs = f"{MODEL}/ holds weights {ref.digest[:16]}, the evidence is about {told.weights[:16]}"
+            found.differs = f"{MODEL}/ holds weights {ref.digest[:16]}, but the evidence is about {told.weights[:16]}"
             return found
         with load_now(collection.plugins, suite, model.use, [ref], model.options) as [subject]:
             _compare(found, asked, subject)
@@ -144,7 +144,7 @@ def again(export: Verified, suite: Path, rows: int, seed: int, plugins: Sequence
         else:  # private rows have no names, but stand in order
             known[name] = dict(enumerate(said)) if len(said) == len(samples) else {}
     if not (pairs := [(name, number) for name, numbered in known.items() for number in numbered]):
-        raise UsageError("; ".join(["--replay: no row can be asked again", *notes]))
+        raise UsageError("; ".join(["--replay: no row can be run again", *notes]))
     drawn = random.Random(seed).sample(pairs, min(rows, len(pairs)))  # noqa: S311 -- told, to be drawn again
     asked = {name: sorted(number for e, number in drawn if e == name) for name in known}
     there = {name: numbers for name, numbers in asked.items() if numbers}
@@ -172,7 +172,9 @@ def _compare(found: Replayed, asked: Again, subject: Any) -> None:
     if different:
         found.differs = f"{different[0]} ({len(different)} of {asked.rows} rows differ, seed {found.seed})"
     if blind:
-        found.notes.append(f"replay: {blind} private rows have log-probabilities, which no digest can be near to")
+        found.notes.append(
+            f"replay: {blind} private rows have log-probabilities, which a digest cannot compare approximately"
+        )
 
 
 # -- what is asked ---------------------------------------------------------------------------------
@@ -187,8 +189,8 @@ def _collection(notes: list[str], told: _ReplayEvidence, suite: Suite, loaded: P
     for spec in suite.evals:
         task = Task(spec, loaded.find("evaluator", spec.use).function, {}, None)
         why = "compares with another model" if task.comparative else "measures time" if task.uncached else ""
-        if why := "is marked when all answers are there" if task.marks else why:
-            notes.append(f'replay: "{spec.name}" {why}; left out')
+        if why := "grades its answers only when all are there" if task.marks else why:
+            notes.append(f'replay: "{spec.name}" {why}, so it was skipped')
         elif spec.name in told.rows:
             evals.append(replace(spec, select=None, fewshot_data=None, stop="end"))
     bare: dict[str, Any] = {"train": None, "candidate": None, "choose": None, "subjects": {}, "gates": ()}
@@ -207,13 +209,16 @@ def _check_same(collection: Collection, task: Task, told: _ReplayEvidence) -> No
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
             mine, other = (json.dumps(x.get(key), ensure_ascii=False)[:80] for x in (ours, theirs))
-            raise UsageError(f"{task.spec.where}: {key} is {mine}, {other} in the evidence; name the suite it passed")
+            raise UsageError(
+                f"{task.spec.where}: {key} is {mine}, but {other} in the evidence; name the suite "
+                "that the export passed"
+            )
     samples = task.samples or ()
     if digest_as_in(told.lock, samples) == told.lock["data"].get(task.spec.name, {}).get("sha256"):
         return
     said = {r["id"]: r for r in told.rows[task.spec.name] if "id" in r}
     changed = [s.id for s in samples if s.id in said and digest_of(s.row) != said[s.id]["doc_hash"]]
-    why = "is not what was evaluated" + (f', for instance row "{changed[0]}"' if changed else "")
+    why = "differs from the evaluated data" + (f', for instance row "{changed[0]}"' if changed else "")
     raise UsageError(f'{task.spec.where}: data "{task.spec.data}" {why}; nothing was replayed')
 
 
@@ -224,15 +229,15 @@ def _circumstances(collection: Collection, told: _ReplayEvidence) -> Iterator[st
     options |= {k: (model["options"].get(k), v) for k, v in there["options"].items() if v != "(secret)"}
     for name, (here, then) in options.items():
         if here != then:
-            yield f"replay: [model] {name} is {json.dumps(here)}, {json.dumps(then)} in the evidence"
+            yield f"replay: [model] {name} is {json.dumps(here)}, but {json.dumps(then)} in the evidence"
     now = versions()
     for name, then in told.lock["packages"].items():
         if now.get(name) != then:
-            yield f"replay: {name} is {now.get(name) or 'not here'}, {then} in the evidence"
+            yield f"replay: {name} is {now.get(name) or 'not installed'}, but {then} in the evidence"
     codes = {p["name"]: p["code"] for p in plugins_of(collection.plugins)}
     for plugin in told.lock["plugins"]:
         if codes.get(plugin["name"]) != plugin["code"]:
-            yield f'replay: the code of plugin "{plugin["name"]}" is not that of the evidence'
+            yield f'replay: the code of plugin "{plugin["name"]}" differs from that in the evidence'
 
 
 def _ref(collection: Collection, model: Path, told: _ReplayEvidence) -> ModelRef:
@@ -241,7 +246,7 @@ def _ref(collection: Collection, model: Path, told: _ReplayEvidence) -> ModelRef
     def base() -> Source:
         opened, judged = open_model(collection, collection.suite.model), told.lock["subjects"]["base"]
         if opened.digest != judged:
-            raise UsageError(f"[model] path: holds weights {opened.digest[:16]}, the base had {judged[:16]}")
+            raise UsageError(f"[model] path: holds weights {opened.digest[:16]}, but the base had {judged[:16]}")
         return opened
 
     adapter, folder = partial(make_adapter, collection), partial(open_folder, collection)
@@ -262,15 +267,15 @@ def _difference(said: Mapping[str, Any], row: Mapping[str, Any], tolerance: floa
         metrics = [name for name in row["metrics"] if name not in ENDINGS]
         before = {**{key: value for key, value in bare.items() if key not in ENDINGS}, "metrics": metrics}
         same = said["sha256"] in map(digest_of, (row, unknown, before))
-        return "" if same else None if rough else "its digest is another"
+        return "" if same else None if rough else "its digest differs"
     for key, what in HASHES.items():
         if ours[key] != said[key]:
-            return f"{what} is another"
+            return f"{what} differs"
     pairs = {n: (ours["values"].get(n), said["values"].get(n)) for n in ours["values"].keys() | said["values"].keys()}
     pairs = {n: both for n, both in pairs.items() if n not in ENDINGS or both[1] is not None}
     pairs |= {"its weight": (ours["weight"], said["weight"])}
     for name, (here, there) in sorted(pairs.items()):
         near = rough and here is not None and there is not None and math.isclose(here, there, abs_tol=tolerance)
         if here != there and not near:
-            return f"{name} is {here}, {there} in the evidence"
-    return "" if ours["weights"] == said["weights"] else "its weights are others"
+            return f"{name} is {here}, but {there} in the evidence"
+    return "" if ours["weights"] == said["weights"] else "its weights differ"

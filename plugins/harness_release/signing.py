@@ -31,7 +31,7 @@ def keygen(name: Path) -> tuple[Path, Path]:
     private, told = (name.with_name(name.name + suffix) for suffix in (".key", ".pub"))
     for path in (private, told):
         if path.exists() or path.is_symlink():
-            raise UsageError(f"{path}: is there already; a key is never overwritten, choose another name")
+            raise UsageError(f"{path}: exists already; keys are never overwritten, so choose another name")
     text = f'[[key]]\nname = "{name.name}"\nkeyid = "{public.keyid}"\npublic = "{public.keyval["public"]}"\n'
     try:
         name.parent.mkdir(parents=True, exist_ok=True)
@@ -53,13 +53,13 @@ def sign(folder: Path, key: Path, *, unrecomputed: bool = False) -> tuple[str, s
     signer = signer_of(key)
     try:
         found = verify(folder, recompute=True)
-        left = [f'gate "{gate}" cannot be judged again: {why}' for gate, why in found.unable.items()]
+        left = [f'gate "{gate}" cannot be recomputed: {why}' for gate, why in found.unable.items()]
     except UsageError as error:  # there is no such folder, nothing to compute with, or no gate that can be judged again
         found, left = verify(folder), [str(error)]
     if not found.ok:
         raise UsageError(f"{folder}: is not signed: {found.refused}")
     if left and not unrecomputed:
-        raise UsageError(f"{folder}: is not signed: {left[0]}; --unrecomputed signs it on its producer's word")
+        raise UsageError(f"{folder}: is not signed: {left[0]}; to sign nevertheless use --unrecomputed")
     _check_secrets(folder)
     found.check_unchanged()
     keyid, path, text = str(signer.public_key.keyid), folder / EVIDENCE / CLAIMS, found.raw[CLAIMS].decode()
@@ -85,7 +85,7 @@ def _check_secrets(folder: Path) -> None:
         with open_file(path, below=folder) as f:
             for number, line in enumerate(f, 1):
                 if what := next((what for what, pattern in SECRETS.items() if pattern.search(line)), ""):
-                    raise UsageError(f"{path}:{number}: looks like {what}; take it out of the suite and run it again")
+                    raise UsageError(f"{path}:{number}: looks like {what}; remove it from the suite and run it again")
 
 
 def signer_of(key: Path, option: str = "--key") -> Any:
@@ -94,7 +94,7 @@ def signer_of(key: Path, option: str = "--key") -> Any:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     if not isinstance(private, Ed25519PrivateKey):
-        raise UsageError(f"{option} {key}: is no Ed25519 key; make one with harness keygen")
+        raise UsageError(f"{option} {key}: is not an Ed25519 key; create one with harness keygen")
     return _signers()(private)
 
 
@@ -110,7 +110,7 @@ def read_private(key: Path, option: str) -> Any:
     except OSError as error:
         raise UsageError(f"{option} {key}: cannot be read: {error.strerror}") from None
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{option} {key}: is no private key in PEM: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{option} {key}: is not a private key in PEM: {' '.join(str(error).split())}") from None
     except Exception as error:  # cryptography's own, for keys it does not know
         raise UsageError(f"{option} {key}: cannot be used: {' '.join(str(error).split())}") from None
     if mode & 0o077:

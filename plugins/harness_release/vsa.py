@@ -34,7 +34,7 @@ def writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[Veri
     Raises UsageError without a policy.
     """
     if policy is None:
-        raise UsageError("--as vsa says that a policy was met; give --policy FILE too")
+        raise UsageError("--as vsa states that a policy was met; add --policy FILE")
     about = {"uri": f"{URN}:policy:{quote(name)}", "digest": {"sha256": policy.digest}}
     return partial(summary, about, signer_of(key, "--sign-with") if key else None)
 
@@ -48,7 +48,7 @@ def summary(policy: Mapping[str, Any], signer: Any, found: Verified) -> str:
     try:
         root = found.root or root_digest({name: file_digest(model / name) for name, _ in walk(model)})
     except (OSError, ValueError) as error:
-        found.notes.append(f"no summary is written, for there are no bytes that it could be about: {error}")
+        found.notes.append(f"no summary was written, since there are no bytes that it could be about: {error}")
         return ""
     claims = found.read.get(CLAIMS)
     told = {
@@ -95,18 +95,18 @@ def held(path: Path, found: Verified, policy: Policy | None) -> str:
         raise UsageError(f"--summary {path}: cannot be read: {error.strerror}") from None
     except MALFORMED as error:
         why = " ".join(str(error).split())
-        raise UsageError(f"--summary {path}: is no verification summary: {type(error).__name__}: {why}") from None
+        raise UsageError(f"--summary {path}: is not a verification summary: {type(error).__name__}: {why}") from None
     for envelope, (root, result, says, _) in zip(envelopes, said, strict=True):
         if root != found.root:
-            raise ExportRefused(f"{path} is of another root ({root[:16]}), this export has {found.root[:16]}")
+            raise ExportRefused(f"{path} is about root {root[:16]}, but this export has {found.root[:16]}")
         if policy and not signers(envelope, policy):
-            raise ExportRefused(f"{path} is signed by no key of the policy")
+            raise ExportRefused(f"{path} is not signed with a key of the policy")
         if result != "PASSED":
             raise ExportRefused(f"{path} says {json.dumps(says)}")
     if len({about for *_, about in said}) > 1:
-        raise ExportRefused(f"{path} has summaries under several policies; name a file of one")
+        raise ExportRefused(f"{path} has summaries under several policies; name a file with one")
     if not policy:
-        return f"{said[0][2]}, by whom is not known: no policy"
+        return f"{said[0][2]}, signer unknown: no policy"
     return f"{said[0][2]}, signed by {', '.join(check_signers(envelopes, policy, str(path)))}"
 
 

@@ -30,19 +30,19 @@ def waive(
     """
     found = _find(gate, suite, plugins)
     today = datetime.now(UTC).date()
-    why = _line("--reason", reason, "say why the gate may be broken")
+    why = _line("--reason", reason, "give the reason for the waiver")
     with suppress(OSError, KeyError):  # a container's user may have no name
         by = getpass.getuser() if by is None else by
-    name = _line("--by", by or "", "say who answers for it")
+    name = _line("--by", by or "", "give the name of the responsible person")
     try:
         last = date.fromisoformat(until)
     except ValueError:
-        raise UsageError(f'--until "{until}": want a date such as {today.isoformat()}') from None
+        raise UsageError(f'--until "{until}": is not a date; write one such as {today.isoformat()}') from None
     if last < today:
-        raise UsageError(f'--until "{until}": is past; today is {today.isoformat()}')
+        raise UsageError(f'--until "{until}": is in the past; today is {today.isoformat()}')
     declared = next((g for g in found.gates if g.id == gate), None)
     if declared and not declared.blocking:
-        instead = f'it is one of "{declared.group}"; waive that' if declared.group else "it only warns"
+        instead = f'it is part of "{declared.group}"; waive that' if declared.group else "it only warns"
         raise UsageError(f'{found.path}: gate "{gate}" does not block by itself: {instead}')
     digest = claim_digest(declared, found) if declared else check_digest(gate, found)
     claim = claim_of(declared) if declared else IGNORED
@@ -60,7 +60,7 @@ def _line(option: str, text: str, instead: str) -> str:
     try:
         line.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{option}: holds bytes that are no text; {instead}") from None
+        raise UsageError(f"{option}: is not valid text; {instead}") from None
     return line
 
 
@@ -73,7 +73,7 @@ def _find(gate: str, suite: Path | None, plugins: Sequence[str]) -> Suite:
             codes = ["build", *(p.name for p in provided if p.kind == "check")]
             titles = [p.about.title for p in provided if p.kind == "check" and p.about.title]
             if gate not in titles and gate.partition("-")[0] not in codes:
-                raise UsageError(f'{suite}: no gate "{gate}"{did_you_mean(gate, [*ids, *codes, *titles])}')
+                raise UsageError(f'{suite}: there is no gate "{gate}"{did_you_mean(gate, [*ids, *codes, *titles])}')
         return found
     gates = {path: gate_lines(path) for folder in (Path(), Path("suites")) for path in sorted(folder.glob("*.toml"))}
     having = [path for path, ids in gates.items() if gate in ids]
