@@ -26,19 +26,19 @@ def _cache(args: argparse.Namespace) -> int:
     folder, most = cache_dir(), None
     if args.size is not None:
         if not (asked := re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", args.size.strip().upper())):
-            raise UsageError(f'--size is "{args.size}", want bytes, for instance 500M or 20G')
+            raise UsageError(f'--size is "{args.size}"; give bytes, for instance 500M or 20G')
         most = int(float(asked[1]) * UNITS[asked[2]])
     if args.older is not None and args.older < 0:
-        raise UsageError(f"--older is {args.older:g}, want days, 0 or more")
+        raise UsageError(f"--older is {args.older:g}; give days, 0 or more")
     found = entries(folder)
     args.document = {"folder": str(folder), "entries": [_told(e) for e in found], "removed": []}
     if args.older is None and most is None:
         if args.prune:
-            raise UsageError("--prune: say which, with --older DAYS or --size BYTES")
+            raise UsageError("--prune needs a limit: --older DAYS or --size BYTES")
         say(f"{folder}: {size(sum(e.bytes for e in found))}")
         for kind in ("answers", *KINDS, "damaged"):
             if some := [e for e in found if e.kind == kind]:
-                what = {"answers": "what models said", "damaged": "set aside"} | KINDS
+                what = {"answers": "answers of models", "damaged": "damaged files, kept aside"} | KINDS
                 say(f"  {kind:<10} {len(some):>5}  {size(sum(e.bytes for e in some)):>10}  {_ages(some)}  {what[kind]}")
         return ExitCode.OK
     gone = to_remove(found, args.older, most)
@@ -53,11 +53,17 @@ def _cache(args: argparse.Namespace) -> int:
 
 
 def cache(one: argparse.ArgumentParser) -> None:
-    """list what is kept to be fast, or make room"""
+    """list the cache, or free space"""
     command(one, _cache, "harness cache", "harness cache --older 30", "harness cache --size 20G --prune")
-    one.add_argument("--older", type=float, metavar="DAYS", help="what was not used for so long")
-    one.add_argument("--size", metavar="BYTES", help="the longest unused until so much is left, for instance 20G")
-    one.add_argument("--prune", action="store_true", help="remove it; never while another harness uses the cache")
+    one.add_argument("--older", type=float, metavar="DAYS", help="remove entries unused for DAYS days (with --prune)")
+    one.add_argument(
+        "--size", metavar="BYTES", help="remove the longest unused until BYTES remain, e.g. 20G (with --prune)"
+    )
+    one.add_argument(
+        "--prune",
+        action="store_true",
+        help="remove the entries, which are only listed otherwise; refused while another harness uses the cache",
+    )
 
 
 def _told(entry: Entry) -> dict[str, object]:

@@ -26,13 +26,13 @@ def show_flips(args: argparse.Namespace, report: Run, folder: Path) -> None:
         counts = failed_rows(verdict, len(rows))
         if verdict.versus:
             lost, won = lost_and_won(verdict)
-            kept = f", of which the {len(rows)} largest changes are kept" if lost + won > len(rows) else ""
+            kept = f"; only the {len(rows)} largest changes are stored" if lost + won > len(rows) else ""
             counts = f"{lost:,} lost and {won:,} won against {verdict.versus}{kept}"
         screen.line(counts + _cut(len(rows), args.n))
         for row in rows[: args.n]:
             _print_row(screen, row)
     if not flips:
-        screen.line("no row changed between a candidate and the baseline of a gate, and none failed one")
+        screen.line("no row changed between a candidate and a gate's baseline, and no row failed a gate")
 
 
 def show_rows(args: argparse.Namespace, report: Run, folder: Path) -> None:
@@ -40,7 +40,7 @@ def show_rows(args: argparse.Namespace, report: Run, folder: Path) -> None:
     screen, most = Screen(), None if args.json else args.n
     names = [args.rows] if args.rows else dict.fromkeys(r.eval for r in report.reports if r.outcome == "done")
     if not (found := [all_rows(report, folder, name, wrong=args.wrong, most=most) for name in names]):
-        raise UsageError(f"{folder}: holds no rows; nothing was evaluated")
+        raise UsageError(f"{folder}: holds no rows, because nothing was evaluated")
     args.document = {"run": str(folder), "rows": {one.eval: [asdict(r) for r in one.rows] for one in found}}
     for one in found:
         _heading(screen, one.eval)
@@ -55,7 +55,7 @@ def _heading(screen: Screen, text: str) -> None:
 
 
 def _cut(n: int, most: int) -> str:
-    return f"; {most} shown, all of them with -n {n}" if n > most else ""
+    return f"; {most} shown, -n {n} shows all" if n > most else ""
 
 
 def _print_row(screen: Screen, row: Shown) -> None:

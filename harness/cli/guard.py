@@ -26,7 +26,7 @@ from harness.parts import HARNESSFILE
 # What C libraries print before they call exit(1) or abort(): told in our line instead.
 LAST_WORDS = (b"OpenBLAS", b"libgomp", b"OMP:", b"terminate called", b"  what():", b"memory allocation of")
 LAST_LINE = f"error: out of memory; {MEMORY_ADVICE}\n".encode()  # made before memory is short
-OTHERWISE = "that is no verdict; run again, and what was finished is not done again"
+OTHERWISE = "this is not a verdict; run again, finished work is kept"
 WATCHED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
 ENGINE = "vllm"  # a loader whose native code is in the process that loads
 TWICE = 1.0  # seconds in which a second is the same wish: sent to the group, and passed on by who watches

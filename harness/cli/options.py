@@ -18,7 +18,7 @@ from harness.texts.shown import shown
 if TYPE_CHECKING:
     from harness.pipeline.run import Options
 
-PLUGIN_HELP = "load a plugin, or no:NAME to leave one out"
+PLUGIN_HELP = "load the plugin NAME; no:NAME blocks it"
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,7 +49,9 @@ def with_json(parser: argparse.ArgumentParser, name: str) -> None:
         for word, one in action.choices.items():
             with_json(one, f"{name} {word}")
     if not below and not any("--json" in a.option_strings for a in parser._actions):
-        parser.add_argument("--json", action="store_true", help="one JSON document on stdout, all else on stderr")
+        parser.add_argument(
+            "--json", action="store_true", help="print one JSON document on stdout, everything else on stderr"
+        )
         parser.set_defaults(documented=name)
 
 
@@ -64,7 +66,7 @@ def run_options(args: argparse.Namespace) -> Options:
 
 def with_harnessfile(parser: argparse.ArgumentParser) -> None:
     """Add --suite and -p, which name the plugins of a command that needs no suite."""
-    parser.add_argument("--suite", type=Path, metavar="SUITE", help="with the harnessfile beside this suite")
+    parser.add_argument("--suite", type=Path, metavar="SUITE", help="load the harnessfile of this suite's folder")
     with_plugins(parser)
 
 
@@ -75,10 +77,10 @@ def with_plugins(parser: argparse._ActionsContainer, help: str = PLUGIN_HELP) ->
 
 def with_workers(parser: argparse._ActionsContainer) -> None:
     """Add --on, which says where models answer, and --patience."""
-    where = "where models answer: local:N for N processes here, or what a plugin provides (HARNESS_ON)"
+    where = "where models run: local:N for N processes on this machine, or a plugin's backend (HARNESS_ON)"
     parser.add_argument("--on", default=os.environ.get("HARNESS_ON", ""), metavar="WORKERS", help=where)
-    silent = "how long a worker may be silent before another takes its place; it has six times that to load, or for a "
-    silent += "row (600, HARNESS_PATIENCE)"
+    silent = "restart a worker that sends no heartbeat for SECONDS; loading and single rows may take six "
+    silent += "times that (600, HARNESS_PATIENCE)"
     given = os.environ.get("HARNESS_PATIENCE", "600")
     parser.add_argument("--patience", type=_seconds, default=given, metavar="SECONDS", help=silent)
 
@@ -87,22 +89,22 @@ def _seconds(text: str) -> float:
     with suppress(ValueError):
         if 0 < (found := float(text)) < math.inf:
             return found
-    raise argparse.ArgumentTypeError(f'"{text}" is no number of seconds above 0')
+    raise argparse.ArgumentTypeError(f'"{text}" is not a number of seconds above 0')
 
 
 def with_overrides(parser: argparse._ActionsContainer) -> None:
     """Add --set, which changes keys of the suite."""
-    help = "override the suite"
+    help = "override a value of the suite"
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="TABLE.KEY=VALUE", help=help)
 
 
 def with_candidate(parser: argparse.ArgumentParser) -> None:
     """Add --candidate to a command that only looks ahead, and takes a suite for candidates without one, too."""
-    parser.add_argument("--candidate", metavar="PATH", help="as if this adapter or merged model were gated")
+    parser.add_argument("--candidate", metavar="PATH", help="gate this adapter or merged model")
     parser.set_defaults(ahead=True)
 
 
 def with_verbosity(parser: argparse._ActionsContainer) -> None:
     """Add -q and -v."""
-    parser.add_argument("-q", action="count", default=0, help="the summary only")
-    parser.add_argument("-v", action="count", default=0, help="slices, names of tests and tracebacks too")
+    parser.add_argument("-q", action="count", default=0, help="print only the summary")
+    parser.add_argument("-v", action="count", default=0, help="also print slices, test names and tracebacks")

@@ -16,9 +16,9 @@ from harness.cli.options import Parser, with_json
 from harness.errors import EVERYDAY, RAISES, ExitCode, UsageError, did_you_mean
 
 EXIT_CODES = (
-    "exit codes: 0 every blocking gate passed or is waived, 1 a gate failed, 2 interrupted, "
-    "3 a bug of ours, 4 a mistake in suite, data or command, 5 nothing was gated, "
-    "6 inconclusive or not evaluated, 7 refused"
+    "exit codes: 0 every blocking gate passed or is waived, 1 a gate failed, 2 interrupted, 3 "
+    "internal error, 4 a mistake in suite, data or command, 5 nothing was gated, 6 inconclusive "
+    "or not evaluated, 7 refused"
 )
 BROUGHT = "harness.commands"  # entry points of commands that installed plugins bring
 Build = Callable[[argparse.ArgumentParser], None]  # of a command, whose name is the function's
@@ -65,8 +65,13 @@ class _Whole(Parser):
             lines += ["", group]
             for name in (name for name in names if name in helps):
                 lines += textwrap.wrap(f"  {name}".ljust(room) + helps[name], 80, subsequent_indent=" " * room)
-        lines += ["", "harness help COMMAND says more of one, harness --version which this is, and"]
-        lines += [f"harness --print-completion {'|'.join(SHELLS)} completes commands in a shell.", "", EXAMPLES, ""]
+        lines += ["", "harness help COMMAND explains one command, harness --version prints the version,"]
+        lines += [
+            f"harness --print-completion {'|'.join(SHELLS)} prints a completion script for a shell.",
+            "",
+            EXAMPLES,
+            "",
+        ]
         return "\n".join([*lines, *textwrap.wrap(EXIT_CODES, 80), ""])
 
 
@@ -91,7 +96,7 @@ def parser(words: Sequence[str]) -> _Whole:
     for point in sorted(entry_points(group=BROUGHT), key=lambda p: p.name):
         where = f'command "{point.name}" of {point.value}'
         if point.name in made.commands.choices:
-            raise UsageError(f"{where}: there is one of this name; give it another")
+            raise UsageError(f"{where}: this command exists already; rename it")
         try:
             brought = made.add(point.name, point.load())
         except RAISES as error:
@@ -107,7 +112,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
         try:
             os.fsencode(word)
         except UnicodeEncodeError:
-            raise UsageError(f"{word} is no text that a file or an option could be called by") from None
+            raise UsageError(f"argument is not valid UTF-8: {word}") from None
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     made = parser(words)
@@ -129,7 +134,7 @@ def _instead(left: Sequence[str], words: Sequence[str]) -> str:
     name, _, value = left[0].partition("=")
     key = name.removeprefix("--").replace("-", "_")
     if not name.startswith("--"):
-        return "; a value with spaces stands in quotes: --set 'TABLE.KEY=two words'" if "--set" in words else ""
+        return "; quote a value with spaces: --set 'TABLE.KEY=two words'" if "--set" in words else ""
     known = {"model": "model.path", "data": "train.data"} | {n: f"train.{n}" for n in EVERYDAY.values()}
     where = known.get(EVERYDAY.get(key, key))
     return f"; did you mean --set {where}={value or next(iter(left[1:]), '…')}?" if where else ""
@@ -142,7 +147,7 @@ class _Completion(argparse.Action):
         try:
             import shtab
         except ModuleNotFoundError:
-            raise UsageError("--print-completion needs pip install 'finetune-harness[completion]'") from None
+            raise UsageError("--print-completion needs shtab; pip install 'finetune-harness[completion]'") from None
         _complete_files(parser, shtab.FILE)
         print(shtab.complete(parser, str(given[1])))
         parser.exit()

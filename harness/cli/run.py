@@ -47,7 +47,7 @@ def _check(args: argparse.Namespace) -> int:
 
     terminal, begun = Terminal(args.v - args.q), time.monotonic()
     if args.write_clean and args.write_clean.exists():
-        raise UsageError(f'--write-clean "{args.write_clean}": is there already; name a file that is not')
+        raise UsageError(f'--write-clean "{args.write_clean}": exists already; name a new file')
     if args.write_clean:
         args.overrides = [*args.overrides, "train.drop_leaks=true"]
     options = replace(run_options(args), listeners=(terminal,))
@@ -69,7 +69,7 @@ def _check(args: argparse.Namespace) -> int:
     if args.write_clean:
         train = collection.suite.train  # its rows as they were read, without what was taken out of them
         if not (rows := [row for source, row in collection.origins if train and source != train.validation_data]):
-            what = "the suite trains on no rows, so there is nothing to write"
+            what = "the suite has no training rows, so there is nothing to write"
             raise UsageError(f'--write-clean "{args.write_clean}": {what}')
         write_text(args.write_clean, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         terminal.line(f"{args.write_clean}: {len(rows):,} training rows")
@@ -82,7 +82,7 @@ def _check(args: argparse.Namespace) -> int:
 def tell_code(terminal: Terminal, plugins: Plugins) -> None:
     """Name the code that runs with a suite and did not come with the harness."""
     if others := plugins.of_others():
-        terminal.line(f"runs code of others: {', '.join(others)}")
+        terminal.line(f"loads code of other packages: {', '.join(others)}")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -96,10 +96,10 @@ def _run(args: argparse.Namespace) -> int:
     if given := options.candidates:
         options = replace(options, candidate=given[0], candidates=given if len(given) > 1 else ())
     if args.junit_xml and len(args.suite) > 1:
-        raise UsageError("--junit-xml is one file; run the suites one by one, or read reports/*/junit.xml")
+        raise UsageError("--junit-xml is a single file; run the suites one by one, or read reports/*/junit.xml")
     if rows := [suite for path in args.suite if (suite := read_suite(path, options.overrides, options.candidate)).rows]:
         if len(args.suite) > 1 or args.collect_only or args.select or args.keyword or args.limit:
-            raise UsageError(f"{rows[0].path}: [rows]: is run whole and by itself; leave out the other words")
+            raise UsageError(f"{rows[0].path}: [rows] suites take no other options; remove them")
         try:
             return int(part("rows")(rows[0], args))
         except ModuleNotFoundError as error:
@@ -174,7 +174,7 @@ def _show(args: argparse.Namespace) -> int:
     from harness.reports.run_folder import newest
 
     if args.n < 1:
-        raise UsageError(f"-n is {args.n}, want 1 or more")
+        raise UsageError(f"-n is {args.n}; it must be 1 or more")
     asks = args.flips or args.rows is not None or args.wrong
     names = ("report.json",) if asks else ("report.json", FILE)
     place = args.run or newest(Path("reports"), names)
@@ -182,7 +182,7 @@ def _show(args: argparse.Namespace) -> int:
         place = newest(place, names)  # of the runs in a folder
     if place.is_dir() and not (place / "report.json").exists():
         if asks:
-            raise UsageError(f"{place}: holds no rows before its run has ended; look with harness show {place}")
+            raise UsageError(f"{place}: has no rows until its run has ended; use harness show {place}")
         return _show_underway(args, read_events(place))
     report = read_run(place)
     folder = place if place.is_dir() else place.parent
@@ -213,21 +213,21 @@ def _show_underway(args: argparse.Namespace, found: Underway) -> int:
 
 
 def check(one: argparse.ArgumentParser) -> None:
-    """look for what usually goes wrong, without training"""
+    """check suite and data for common mistakes, without training"""
     command(one, _check, "harness check suite.toml", "harness check suite.toml --ignore D10 --limit 100")
-    one.add_argument("suite", type=Path, metavar="SUITE")
-    one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
+    one.add_argument("suite", type=Path, metavar="SUITE", help="the suite's .toml file")
+    one.add_argument("--limit", type=int, metavar="N", help="check only the first N rows of every eval")
     with_candidate(one)
     with_plugins(one)
     with_overrides(one)
-    one.add_argument("--ignore", action="append", default=[], metavar="CODE", help="a finding that does not count")
-    clean = "write the training rows without those of which D10 and D11 tell, as JSON Lines"
+    one.add_argument("--ignore", action="append", default=[], metavar="CODE", help="ignore the findings of this check")
+    clean = "write the training rows without those found by D10 and D11, as JSON Lines"
     one.add_argument("--write-clean", type=Path, metavar="FILE", help=clean)
     with_verbosity(one)
 
 
 def run(one: argparse.ArgumentParser) -> None:
-    """run a suite: measure, train, merge, gate, export"""
+    """run a suite: evaluate, train, merge, gate, export"""
     command(
         one,
         _run,
@@ -238,36 +238,53 @@ def run(one: argparse.ArgumentParser) -> None:
         "harness run suite.toml -k 'merged and not quiz' -x",
         "harness run suite.toml --set train.learning_rate=1e-4 --select",
     )
-    one.add_argument("suite", type=Path, metavar="SUITE", nargs="+", help="one, or several that share loaded models")
-    what = one.add_argument_group("what is run")
-    made = "gate this adapter or model instead of training one; of several the best on the select rows"
+    one.add_argument(
+        "suite", type=Path, metavar="SUITE", nargs="+", help="one suite, or several that share loaded models"
+    )
+    what = one.add_argument_group("what to run")
+    made = "gate this adapter or model instead of training one; several: the best on the selection rows"
     what.add_argument("--candidate", action="append", default=[], dest="candidates", metavar="PATH", help=made)
     with_overrides(what)
-    what.add_argument("--collect-only", action="store_true", help="list the items and gates, run nothing")
-    what.add_argument("--select", action="store_true", help="on the select splits, to choose: no attempt, no export")
-    part = "only items that match; a part ships nothing"
+    what.add_argument("--collect-only", action="store_true", help="list the items and gates, and run nothing")
+    what.add_argument(
+        "--select", action="store_true", help="evaluate on selection splits only: counts no attempt, exports nothing"
+    )
+    part = "run only matching items; exports nothing"
     what.add_argument("-k", default="", dest="keyword", metavar="EXPRESSION", help=part)
-    what.add_argument("--lf", dest="last_failed", action="store_true", help="only items that failed in the last run")
-    what.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval; nothing ships")
-    when = one.add_argument_group("when it stops, and what it may reuse")
-    when.add_argument("-x", action="store_true", help="stop at the first item that fails")
-    when.add_argument("--maxfail", type=int, default=0, metavar="N", help="stop at the N-th item that fails")
-    when.add_argument("--ignore", action="append", default=[], metavar="CODE", help="a finding that does not count")
-    anew = "ask the models again, and remember nothing"
+    what.add_argument(
+        "--lf",
+        dest="last_failed",
+        action="store_true",
+        help="run only the items that failed last time; exports nothing",
+    )
+    what.add_argument(
+        "--limit", type=int, metavar="N", help="evaluate only the first N rows of every eval; exports nothing"
+    )
+    when = one.add_argument_group("when to stop, and what to reuse")
+    when.add_argument("-x", action="store_true", help="stop at the first failed item")
+    when.add_argument("--maxfail", type=int, default=0, metavar="N", help="stop at the N-th failed item")
+    when.add_argument("--ignore", action="append", default=[], metavar="CODE", help="ignore the findings of this check")
+    anew = "do not read or write cached answers"
     when.add_argument("--no-cache", dest="cache", action="store_false", help=anew)
     with_workers(when)
     with_plugins(when)
-    where = one.add_argument_group("what is written and printed")
-    where.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where run folders go")
-    where.add_argument("--no-export", dest="export", action="store_false", help="measure and gate, export nothing")
-    where.add_argument("--junit-xml", type=Path, metavar="FILE", help="write JUnit XML there too")
-    where.add_argument("--events", type=Path, metavar="FILE", help="write what happens, a line of JSON an event")
-    where.add_argument("--github", action="store_true", help="annotate and sum up, as in a job of GitHub's by itself")
+    where = one.add_argument_group("what to write and print")
+    where.add_argument(
+        "--out", type=Path, default=Path("reports"), metavar="FOLDER", help="folder for run folders (default: reports)"
+    )
+    where.add_argument("--no-export", dest="export", action="store_false", help="evaluate and gate, but export nothing")
+    where.add_argument("--junit-xml", type=Path, metavar="FILE", help="also write JUnit XML to FILE")
+    where.add_argument("--events", type=Path, metavar="FILE", help="write one JSON object per event to FILE")
+    where.add_argument(
+        "--github",
+        action="store_true",
+        help="write GitHub annotations and a step summary (automatic in GitHub Actions)",
+    )
     with_verbosity(where)
 
 
 def show(one: argparse.ArgumentParser) -> None:
-    """print a run's report again, or its rows"""
+    """print the report or the rows of a run"""
     command(
         one,
         _show,
@@ -275,10 +292,12 @@ def show(one: argparse.ArgumentParser) -> None:
         "harness show --flips -n 3            # rows that gates lost, won and failed",
         "harness show reports/qa-… --rows qa --wrong",
     )
-    which = "a folder in reports/; the last run, unless given"
+    which = "run folder (default: the last run in reports/)"
     one.add_argument("run", type=Path, nargs="?", metavar="RUN", help=which)
-    one.add_argument("--flips", action="store_true", help="rows that gates lost, won or failed, with the answers")
-    one.add_argument("--rows", nargs="?", const="", metavar="EVAL", help="rows of one eval or all, what was lost first")
-    one.add_argument("--wrong", action="store_true", help="only rows that what ships got wrong")
-    one.add_argument("-n", type=int, default=SHOWN, metavar="N", help=f"rows of each gate or eval ({SHOWN})")
+    one.add_argument("--flips", action="store_true", help="rows that gates lost, won or failed, with their answers")
+    one.add_argument("--rows", nargs="?", const="", metavar="EVAL", help="rows of one eval or of all, lost ones first")
+    one.add_argument("--wrong", action="store_true", help="only rows that the shipping candidate got wrong")
+    one.add_argument(
+        "-n", type=int, default=SHOWN, metavar="N", help=f"number of rows for each gate or eval (default: {SHOWN})"
+    )
     with_verbosity(one)

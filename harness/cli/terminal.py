@@ -66,7 +66,7 @@ class Terminal(Screen):
         self.line(f"model  {run.model}", hang=7)
         self.line(legend(run.alpha), hang=7)
         if run.selecting:
-            what = "to choose a candidate by; nothing is confirmed, no attempt is counted, nothing ships"
+            what = "evaluated to choose a candidate: confirms nothing, counts no attempt, exports nothing"
             self.line(f"split  select: {what}", hang=7)
         self.warnings(run)
 
@@ -79,7 +79,7 @@ class Terminal(Screen):
             self.entry(stage, "bold", f"  {detail}" if detail else "", len(stage) + 2)
             for row in run.shown[:1] if stage == "train" else ():  # as the model sees it
                 text = "".join(f"⟦{part.text}⟧" if part.learnt else part.text for part in row.segments)
-                self.line(f"  row {row.number}, learnt is what stands between ⟦ and ⟧: {shorten(text)}", hang=4)
+                self.line(f"row {row.number} (trained tokens in ⟦ ⟧): {shorten(text)}", hang=4)
 
     @hookimpl
     def harness_progress(self, progress: Sign) -> None:
@@ -157,7 +157,7 @@ class Terminal(Screen):
             return
         metrics = "  ".join(f"{m} {number(v)}" for m, v in report.metrics.items())
         early = report.outcome == "done" and report.n < report.of
-        rows = f"{report.n} of {report.of} rows, decided early" if early else counted(report.n, "row")
+        rows = f"stopped early at {report.n} of {report.of} rows" if early else counted(report.n, "row")
         facts = [rows, duration(report.seconds)]
         if report.remembered:
             some = f"{report.remembered:,} of {report.asked:,} " if report.remembered < report.asked else ""
@@ -181,10 +181,10 @@ class Terminal(Screen):
         """Print three rows as the model will see them, what is learnt between marks."""
         if not (examples := built.examples) or self.verbosity < 0:
             return
-        self.line("rows as the model will see them, what it learns between ⟦ and ⟧:")
+        self.line("training rows as the model will see them (trained tokens in ⟦ ⟧):")
         for example in [examples[i] for i in sorted({0, len(examples) // 2, len(examples) - 1})]:
             learnt = sum(label != IGNORED for label in example.labels[1 : built.cut])  # the first is never predicted
-            self.line(f"  row {example.number}: {len(example.ids[: built.cut])} tokens, {learnt} learnt")
+            self.line(f"row {example.number}: {len(example.ids[: built.cut])} tokens, {learnt} trained")
             self.line(f"    {shorten(built.show(example))}", hang=4)
 
     def verdict(self, v: Verdict, why: str) -> None:
@@ -319,8 +319,8 @@ class Summary:
     def trials(self, sweep: Swept) -> None:
         """Print a sweep's trials, the chosen one marked."""
         best = sweep.rule == "best"
-        rule = "the best mean is taken" if best else f"each step tested at alpha {sweep.alpha:g}"
-        self.line(f"sweep of {sweep.key} on {sweep.rows} select rows, {rule}:")
+        rule = "the value with the best mean is chosen" if best else f"each step tested at alpha {sweep.alpha:g}"
+        self.line(f"sweep of {sweep.key} on {sweep.rows} selection rows, {rule}:")
         before = f"against the {'best' if best else 'one'} before"
         rows = [[f"  {sweep.key}", sweep.by, before, "p", "parameters", "training"]]
         for t in sweep.trials:

@@ -28,11 +28,11 @@ def _verify(args: argparse.Namespace) -> int:
     if (args.export / "items.jsonl").is_file() or args.sources:  # what `harness gate` left, and no export
         return int(part("rows_bundle")(args.export, args, _policy(args)[0]))
     if args.replay is not None and args.suite is None:
-        raise UsageError("--replay asks the rows of a suite; name it, --suite SUITE")
+        raise UsageError("--replay needs the suite whose rows to ask; add --suite SUITE")
     if args.told_as and args.json:
-        raise UsageError("--as prints a document of its own; leave out --json")
+        raise UsageError("--as prints a document of its own; remove --json")
     if args.sign_with and not args.told_as:
-        raise UsageError("--sign-with signs what --as prints; give --as too, or harness sign to sign the export")
+        raise UsageError("--sign-with signs the document of --as; add --as, or use harness sign for the export")
     policy, demands = _policy(args)
     named = args.policy.name if args.policy else ""
     write = part("attest")(args.told_as, policy, named, args.sign_with) if args.told_as else None
@@ -61,7 +61,7 @@ def _verify(args: argparse.Namespace) -> int:
     if args.json:
         args.document = asdict(found)
     else:
-        told = [("demands", line) for line in demands] + [("not looked at", line) for line in found.overlooked]
+        told = [("demands", line) for line in demands] + [("not checked", line) for line in found.overlooked]
         told += [*found.steps.items(), *(("note", line) for line in found.notes)]
         for name, line in told:
             say(f"{name}: {line}", where)
@@ -79,15 +79,15 @@ def _policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:
 
     if args.policy != STRICT:
         if args.key is not None:
-            raise UsageError("--key goes with --policy strict; a policy of your own has its keys as [[key]]")
+            raise UsageError("--key goes with --policy strict; in a policy file write keys as [[key]]")
         return policy.read_policy(args.policy) if args.policy else None, []
     if args.key is None:
-        raise UsageError("--policy strict trusts the key that you name: --key FILE, the .pub file of harness keygen")
+        raise UsageError("--policy strict needs a trusted key; add --key FILE, the .pub file of harness keygen")
     return policy.read_policy(args.key, strict=True), policy.STRICT.splitlines()
 
 
 def verify(one: argparse.ArgumentParser) -> None:
-    """check that an export is what passed, without torch and network"""
+    """check that an export has the bytes that passed, without torch or network"""
     command(
         one,
         _verify,
@@ -95,25 +95,34 @@ def verify(one: argparse.ArgumentParser) -> None:
         "harness verify exports/qa --policy strict --key release.pub",
         "harness verify exports/qa --policy policy.toml --suite suite.toml",
         "harness verify exports/qa --replay 20 --suite suite.toml",
-        "harness verify exports/qa --policy policy.toml --as vsa --sign-with keys/deploy.key > qa.vsa.json",
+        "harness verify exports/qa --policy policy.toml --as vsa > qa.vsa.json",
         "harness verify reports/gate-…/gate --recompute",
     )
-    one.add_argument("export", type=Path, metavar="DIR", help="what an [[export]] wrote")
-    one.add_argument("--policy", type=Path, metavar="FILE", help='the keys you trust, and what you demand, or "strict"')
-    one.add_argument("--key", type=Path, metavar="FILE", help="for --policy strict: the .pub file of the key you trust")
-    help = "evidence of another suite about the same model, for a policy with all_of"
+    one.add_argument("export", type=Path, metavar="DIR", help="an export directory")
+    one.add_argument("--policy", type=Path, metavar="FILE", help='file with trusted keys and requirements, or "strict"')
+    one.add_argument("--key", type=Path, metavar="FILE", help="for --policy strict: .pub file of the trusted key")
+    help = "evidence of another suite on the same model, for a policy with all_of"
     one.add_argument("--with", action="append", default=[], dest="beside", type=Path, metavar="DIR", help=help)
-    one.add_argument("--recompute", action="store_true", help="decide again from the rows in it; needs numpy and scipy")
-    of_rows = "of rows that others scored: read these files again; BASE CANDIDATE"
+    one.add_argument(
+        "--recompute", action="store_true", help="recompute the verdicts from the recorded rows; needs numpy and scipy"
+    )
+    of_rows = "with --recompute of gated rows: the original files, BASE CANDIDATE"
     one.add_argument("--sources", nargs="+", metavar="PATH", help=of_rows)
-    one.add_argument("--replay", type=int, metavar="N", help="ask the model N random rows again; needs torch")
-    yours = "your copy of the suite: lock and rows are compared with it"
+    one.add_argument(
+        "--replay",
+        type=int,
+        metavar="N",
+        help="run the model on N random rows again and compare its answers; needs torch",
+    )
+    yours = "your copy of the suite: compare its lock and rows"
     one.add_argument("--suite", type=Path, metavar="SUITE", help=yours)
-    one.add_argument("--seed", type=int, metavar="N", help="for --replay: which rows; drawn anew unless given")
+    one.add_argument("--seed", type=int, metavar="N", help="random seed for --replay (default: random)")
     with_plugins(one, f"for --replay: {PLUGIN_HELP}")
-    formats = "print what was found as vsa (a SLSA summary), cyclonedx (a bill of materials) or model-signing"
+    formats = "print the result as vsa (SLSA summary), cyclonedx (bill of materials) or model-signing"
     one.add_argument("--as", dest="told_as", metavar="FORMAT", help=formats)
-    one.add_argument("--sign-with", type=Path, metavar="FILE", help="for --as: your private key, of which it is signed")
-    served = "that harness parity --write wrote: what answers is this export"
+    one.add_argument("--sign-with", type=Path, metavar="FILE", help="private key that signs the document of --as")
+    served = "statement of harness parity --write that a server answers as this export"
     one.add_argument("--served", type=Path, metavar="FILE", help=served)
-    one.add_argument("--summary", type=Path, metavar="FILE", help="that another printed --as vsa, of this very model")
+    one.add_argument(
+        "--summary", type=Path, metavar="FILE", help="a --as vsa document about this model, printed by somebody else"
+    )

@@ -91,7 +91,7 @@ class Adjudicator:
         """Return which required gate did not pass, or an empty text."""
         for name in gate.requires:
             if (verdict := self.said.get((candidate, name))) is None or verdict.outcome is not Outcome.PASS:
-                return f'requires "{name}", which is {verdict.outcome if verdict else "not judged"} on {candidate}'
+                return f'requires "{name}", which is {verdict.outcome if verdict else "not decided"} on {candidate}'
         return ""
 
     def any_of(self, gate: Gate, candidate: str, alpha: float) -> None:

@@ -92,7 +92,7 @@ def train(run: Execution) -> Trained | Stop:
     if not run.suite.candidate:
         table, rows, found = run.suite.train, run.collection.training, run.record.found
         assert table and rows is not None
-        again, anew = "not again: the adapter of this recipe is there", f"{table.use}, {counted(len(rows), 'row')}"
+        again, anew = "reusing the adapter of this recipe", f"{table.use}, {counted(len(rows), 'row')}"
         with _making(run, folder) as whole, run.record.stage("train", again if whole else anew + _expected(run)):
             if not whole and (stop := _call_trainer(run, folder)):
                 return stop
@@ -116,7 +116,7 @@ def merge(run: Execution, adapter: ModelRef, variant: str) -> ModelRef | Stop:
     name, made = run.suite.merged(variant), run.session.opened.adapter
     assert adapter.adapter and made and variant in MERGES
     out, onto = Artifacts(run.session).merged(variant), f"onto the {variant} base"
-    again = f"not again: what is merged {onto} is there"
+    again = f"reusing the merge {onto}"
     with _making(run, out) as whole, run.record.stage("merge", again if whole else onto):
         if not whole:
             told = {"progress": run.session.progress}
@@ -153,7 +153,7 @@ def keep_logs(run: Execution, logs: Path) -> dict[str, str]:
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(logs, place)
     except (OSError, shutil.Error) as error:
-        run.record.warn(f'the training\'s logs stay in "{logs}": {error}')
+        run.record.warn(f'the training\'s logs remain in "{logs}": {error}')
         return {"logs": str(logs)}
     return {"logs": str(place)}
 
@@ -169,7 +169,7 @@ def _expected(run: Execution) -> str:
     """Return how long the training takes where somebody had `harness plan` measure it."""
     own = "full" if run.collection.whole else run.suite.adapter and run.suite.adapter.use
     seconds = [one.whole for one in part("measured")(run.session, own or "").values() if one.whole]
-    return "".join(f"; about {duration(s)}, as harness plan measured" for s in seconds)
+    return "".join(f"; about {duration(s)}, as measured by harness plan" for s in seconds)
 
 
 def _call_trainer(run: Execution, out: Path) -> Stop | None:
@@ -190,7 +190,7 @@ def _call_trainer(run: Execution, out: Path) -> Stop | None:
         rows, options = isolated(list(training)), isolated(dict(table.given))
         made = trainer(isolated(session.base), session.opened.adapter, rows, out, **given, **options)
         if not any(out.rglob("*.safetensors")):
-            what = f" wrote no *.safetensors into the folder it was given, {out}, and returned {made}"
+            what = f" wrote no *.safetensors into its output folder {out}, and returned {made}"
             raise blame.slip(trainer, what)
     return stops[0] if stops else None
 

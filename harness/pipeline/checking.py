@@ -95,7 +95,7 @@ def recalled_before_training(run: Execution) -> list[Finding]:
 def look_at_data(run: Execution) -> list[Finding]:
     """Return what the checks find before training; rows that leak are known to the adjudicator and the lock then."""
     codes = [p.name for stage in ("data", "trainer") for p in run.session.checks.of(stage)]
-    with run.record.stage("checks", f"{len(codes)} of the data and of what will be trained on"):
+    with run.record.stage("checks", f"{len(codes)} on data and training rows"):
         found = recalled_before_training(run)
         run.adjudicator.leaks = contamination.leaks_of(found)
         if any(g.clean_only for g in run.suite.gates):
@@ -108,7 +108,7 @@ def look(run: Execution, stage: str, **objects: Any) -> Stop | None:
     session, codes = run.session, run.session.checks.of(stage)
     if not codes:
         return None
-    with run.record.stage("checks", f"{len(codes)} of {objects[stage].name}"):
+    with run.record.stage("checks", f"{len(codes)} on {objects[stage].name}"):
         ask = partial(session.checks.run, stage, **_data(session), **objects)
         note = _note(session, stage, {name: ref and keys.of_model(ref) for name, ref in objects.items()})
         found = session.checks.recall(note, ask, run.record.warn) if note else ask()
@@ -123,7 +123,9 @@ def tell_findings(record: Record, found: Sequence[Finding], code: ExitCode) -> S
             record.add(one)
     if not (errors := [one.code for one in found if one.counts]):
         return None
-    return Stop(code, f"{counted(len(errors), 'error')} of the checks; harness explain {errors[0]} says why")
+    return Stop(
+        code, f"{counted(len(errors), 'error')} found by checks; harness explain {errors[0]} explains the first"
+    )
 
 
 def _data(session: Session) -> dict[str, Any]:

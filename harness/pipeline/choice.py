@@ -72,7 +72,7 @@ def measure(session: Session, by: str, ref: ModelRef, what: str) -> Result:
     with session.load([ref]) as (_, [subject]):
         result = evaluate(replace(task, samples=task.select), what, subject, None, session.progress)
     if result.missing or not math.isfinite(result.metrics[name]):
-        raise CheckFailed(f"{by} of {what} is not a finite number on every row")
+        raise CheckFailed(f"{by} of {what} is not finite on every row")
     return result
 
 
@@ -82,12 +82,12 @@ def choose(run: Execution, refs: Mapping[str, ModelRef]) -> ModelRef:
     assert by
     evaluation, _, name = by.partition(".")
     task = run.collection.tasks[evaluation]
-    with run.record.stage("choose", f"by {by} on {len(task.select or ())} select rows"):
+    with run.record.stage("choose", f"by {by} on {len(task.select or ())} selection rows"):
         results = {v: measure(run.session, by, ref, f"the merge onto the {v} base") for v, ref in refs.items()}
     found = [Contender(variant, result.metrics[name]) for variant, result in results.items()]
     best = best_of(found, task.metrics[name]).name
     shown = ", ".join(f"{one.name} {number(one.value)}" for one in found)
-    run.record.choices.append(f"the merge onto the {best} base was chosen by {by} on select rows: {shown}")
+    run.record.choices.append(f"the merge onto the {best} base was chosen by {by} on selection rows: {shown}")
     return refs[best]
 
 
@@ -102,12 +102,13 @@ def among(path: Path, options: Options, run_one: Callable[[Path, Options], Run])
     """
     if options.select:
         raise UsageError(
-            "--select: several candidates are measured on the select rows anyway; give one, or leave it out"
+            "--select: several candidates are evaluated on selection rows anyway; remove "
+            "--select, or give one candidate"
         )
     given, seen = options.candidates, dict[str, str]()
     for one in given:
         if (same := seen.get(identity := _identity(Path(one)))) is not None:
-            raise UsageError(f"--candidate {show(one)}: is {show(same)}, with the same weights; name it once")
+            raise UsageError(f"--candidate {show(one)}: has the same weights as {show(same)}; remove one")
         seen[identity] = one
     collections = [prepare(path, replace(options, candidate=one, candidates=(), listeners=())) for one in given]
     driver = _driver(collections[0])
@@ -122,10 +123,12 @@ def among(path: Path, options: Options, run_one: Callable[[Path, Options], Run])
     best = best_of(found, task.metrics[driver.metric_name])
     if math.isnan(best.value):
         return runs[best.name]
-    numbers = ["not measured" if math.isnan(m.value) else number(m.value) for m in found]
+    numbers = ["not evaluated" if math.isnan(m.value) else number(m.value) for m in found]
     told = "; ".join(f"{m.name} {m.passed} of {m.gates} gates, {n}" for m, n in zip(found, numbers, strict=True))
-    why = f"of {len(found)} candidates {best.name} was chosen on select rows, by gates passed and then {driver.metric}"
-    return best.name, f"{why} ({len(task.select or ())} rows): {told}; it alone met the rows that confirm"
+    why = (
+        f"of {len(found)} candidates {best.name} was chosen on selection rows, by gates passed and then {driver.metric}"
+    )
+    return best.name, (f"{why} ({len(task.select or ())} rows): {told}; only it was evaluated on the rows that confirm")
 
 
 def _driver(collection: Collection) -> Gate:
@@ -133,9 +136,9 @@ def _driver(collection: Collection) -> Gate:
     for gate in collection.suite.gates:
         if gate.blocking and gate.metric and collection.tasks[gate.eval].spec.select:
             return gate
-    what = "several are chosen between by their gates, and no blocking gate is on an eval with select rows; add one"
+    what = "several candidates need a blocking gate on an eval with select rows to choose by; add one"
     if not any(t.spec.select for t in collection.tasks.values()):
-        what = 'several are chosen between on select rows, and no eval has any; give one select = "data/select.jsonl"'
+        what = 'several candidates need an eval with select rows to choose by; add select = "data/select.jsonl" to one'
     raise UsageError(f"{collection.suite.path}: --candidate: {what}, or name one candidate")
 
 
@@ -195,7 +198,7 @@ def sweep(run: Execution) -> Trained | Stop:
     found.training = read_steps(place.adapter) or found.training
     found.sweep = swept = _concluded(found.sweep)
     left = ", ".join(map(show, swept.values[len(swept.trials) :]))
-    text = f"{swept.key} = {show(swept.chosen)} was chosen by {swept.by} on {swept.rows} select rows: {swept.why}"
+    text = f"{swept.key} = {show(swept.chosen)} was chosen by {swept.by} on {swept.rows} selection rows: {swept.why}"
     run.record.choices.append(text + (f"; not tried: {left}" if left else ""))
     return best[0]
 
@@ -247,5 +250,5 @@ def _concluded(swept: Swept) -> Swept:
         why.append("is the last value")
     else:
         briefly = last.why if last.p is None else chance(last.p)
-        why.append(f"{show(last.value)} is not shown to be better than {show(steps[-1])} ({briefly})")
+        why.append(f"{show(last.value)} is not significantly better than {show(steps[-1])} ({briefly})")
     return replace(swept, chosen=steps[-1], why=", and ".join(why))

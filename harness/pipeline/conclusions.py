@@ -54,7 +54,7 @@ def conclude(run: Execution) -> None:
     verdicts, results = adjudicator.verdicts, adjudicator.results
     attempts = attempts_said(verdicts, collection.suite.about.attempts == "spend", [*adjudicator.standings.values()])
     if adjudicator.ledger and adjudicator.ledger.empty and adjudicator.standings:
-        attempts.append("earlier attempts at these rows are not known here: the ledger begins with this run")
+        attempts.append("earlier attempts at these rows are unknown: the ledger begins with this run")
     if record.compared != len(results):
         record.compared = len(results)
         record.found.changes = tuple(changes_of(collection, results)) or record.found.changes
@@ -68,7 +68,7 @@ def conclude(run: Execution) -> None:
         said.append(_words(c, f"making {c.after} of {c.before}" if c.after in collection.suite.copies else merging))
     attempts += unneeded(record.found.waivers, verdicts, record.found.flags)
     blocked = ", ".join(name for name in collection.plugins.asked if name.startswith("no:"))
-    left_out = [f"plugins were left out of this run: -p {blocked}"] if blocked else []
+    left_out = [f"plugins were blocked in this run: -p {blocked}"] if blocked else []
     record.found.conclusions = [*ignored(record.found), *left_out, *record.choices, *filter(None, said), *attempts]
 
 
@@ -117,16 +117,16 @@ def _said(candidate: str, examples: int, claims: Sequence[Verdict]) -> str:
     if proven:
         text = f"fine-tuning is warranted: {candidate} is {better} on {' and '.join(v.metric for v in proven)}"
         open_ = [v.metric for v in claims if v.outcome is not Outcome.PASS]
-        return text + (f", but this is not shown on {' and '.join(open_)}" if open_ else "")
+        return text + (f", but not proven on {' and '.join(open_)}" if open_ else "")
     whys = []
     for v in claims:
         if v.outcome is Outcome.ERROR:
             whys.append(f"{v.metric} could not be compared: {v.why}")
         elif v.outcome is Outcome.FAIL:
-            whys.append(f"{v.metric} is shown not to be: {words.figures(v)}")
+            whys.append(f"{v.metric} is proven not to be: {words.figures(v)}")
         else:
             whys.append(f"{v.metric} {'; '.join(filter(None, [words.figures(v), words.needed(v)]))}")
-    return f"fine-tuning is not warranted by this evidence: {candidate} is not shown to be {better} ({'; '.join(whys)})"
+    return f"fine-tuning is not warranted by this evidence: {candidate} is not proven {better} ({'; '.join(whys)})"
 
 
 def changes_of(collection: Collection, results: Results) -> list[Change]:
@@ -189,5 +189,5 @@ def _words(change: Change, step: str) -> str:
         rows = f"changed {name} on {c.won + c.lost} rows, {c.lost} lost and {c.won} won"
         return f"{step} {rows}, which shows no difference ({values})"
     if c.lost > c.won:
-        return f"{step} cost {name} {c.lost} row{'s' if c.lost != 1 else ''} and won {c.won} ({values})"
-    return f"{step} won {name} {c.won} row{'s' if c.won != 1 else ''} and cost {c.lost} ({values})"
+        return f"{step} broke {name} on {c.lost} row{'s' if c.lost != 1 else ''} and fixed {c.won} ({values})"
+    return f"{step} fixed {name} on {c.won} row{'s' if c.won != 1 else ''} and broke {c.lost} ({values})"

@@ -34,13 +34,13 @@ MOST_SHOWN = 5  # names of files
 def begin(collection: Collection, options: Options) -> Execution:
     """Call the hook of a run's beginning, and run preflight. Raises UsageError with every mistake."""
     if why := no_file(options.out / "report.json"):  # told before libraries are loaded and models opened
-        raise UsageError(f"--out {show(str(options.out))}: {why}; name a folder that can be written")
+        raise UsageError(f"--out {show(str(options.out))}: {why}; name a writable folder")
     record, checks = Record(collection), checks_of(collection, options)
     record.found.invocation = options.told()
     if options.limit:
-        record.found.part = f"--limit {options.limit}: some of the rows prove nothing about the rest"
+        record.found.part = f"--limit {options.limit}: some of the rows prove nothing about the others"
     elif collection.deselected:
-        record.found.part = "a part of the suite proves nothing about the whole"
+        record.found.part = "some of the items prove nothing about the whole suite"
     collection.plugins.manager.register(record.events)
     record.tell("harness_run_start")
     with record.stage("preflight", "configuration, tokenizer, lengths"):
@@ -67,7 +67,7 @@ def conduct(run: Execution, stages: Callable[[Execution], Stop | None]) -> Run:
             stop = stages(run) or Stop()
             ending = RunEnding(exit_code(run) if stop.code is None else stop.code, stop.why)
         except KeyboardInterrupt:
-            why = "interrupted; what was measured is kept, and training goes on from its last checkpoint"
+            why = "interrupted; finished work is kept, and training resumes from its last checkpoint"
             ending = RunEnding(ExitCode.INTERRUPTED, why)
         except UsageError as error:
             ending = RunEnding(ExitCode.USAGE, str(error))
@@ -107,8 +107,8 @@ def _placed(run: Execution) -> Execution:
     for place in [*folders, *([suite.resolve(named)] if named else [])]:
         if others := beside(place) if place.is_dir() else []:
             more = f" and {len(others) - MOST_SHOWN} more" if len(others) > MOST_SHOWN else ""
-            what = f"beside the model lie {', '.join(others[:MOST_SHOWN])}{more}, which it is not read from"
-            record.warn(f'"{place}": {what}; they stay behind')
+            what = f"the model's folder holds {', '.join(others[:MOST_SHOWN])}{more}, which are not part of the model"
+            record.warn(f'"{place}": {what}; they will not be exported')
     if options.counts and not options.select:
         run.adjudicator.ledger = Ledger.here(record.warn)
         run.adjudicator.ledger.lines()  # a line that was lost is told before anything is measured
@@ -135,9 +135,9 @@ def _finish(run: Execution) -> Run:
             write_text(session.options.junit_xml, part("junit")(found))
     except OSError as error:
         there = ", ".join(one.to for one in found.exports if one.written)
-        said = f"; the export is in its place, with its verdicts: {there}" if there else ""
+        said = f"; the export is complete, with its verdicts: {there}" if there else ""
         where = error.filename or session.folder.path
-        way = "make room" if disk_full(error) else "mend that"
+        way = "free space" if disk_full(error) else "correct that"
         raise UsageError(f"{where}: cannot be written: {error.strerror}; {way} and run again{said}") from None
     record.hook.harness_run_finish(run=isolated(found))
     return found
@@ -155,14 +155,14 @@ def export_all(run: Execution, unreached: str = "") -> None:
         models |= {name: (run.suite.subjects[name].model, source) for name, source in opened.others.items()}
         there = {n: (m, s) for n, (m, s) in models.items() if Path(s.path).is_dir()}
         odd = [n for n, (m, s) in there.items() if open_model(run.collection, m).digest != s.digest]
-        changed = [f'"{name}" was replaced while it was measured; run again' for name in odd]
+        changed = [f'"{name}" changed while it was evaluated; run again' for name in odd]
         rows = sorted({name for (_, name), result in results if result.rows != record.locked_rows.get(name)})
-        changed += [f'"{n}" was judged on other rows than were locked before there was a candidate' for n in rows]
+        changed += [f'"{n}" was graded on other rows than those locked before training; run again' for n in rows]
         if changed:
             raise UsageError(*changed)
     for declared in run.suite.exports:
         why = [unreached] * bool(unreached) + ["--no-export"] * (not options.export)
-        why += ["--select: the rows that chose a candidate cannot confirm it"] if options.select else []
+        why += ["--select: rows used to choose a candidate cannot confirm it"] if options.select else []
         why += [f"{one.name}: {one.what}" for one in record.found.flags if one.counts]
         why += filter(None, [record.found.part, record.unmade.get(declared.name)])
         ref = record.candidates.get(declared.candidate)

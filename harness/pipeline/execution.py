@@ -91,7 +91,7 @@ class Execution:
         sent = earlier.sent if earlier else self._sent(item, subject) if subject else {}
         self.session.folder.add(result, task.samples, task.metrics, sent)
         asked, remembered = (now - then for now, then in zip(self._tally(subject), before, strict=True))
-        missing = f"{len(result.missing)} of {len(task.samples)} rows got no score" if result.missing else None
+        missing = f"{len(result.missing)} of {len(task.samples)} rows have no score" if result.missing else None
         report = Report(
             item.id, item.subject, item.eval, "error" if missing else "done",
             dict(result.metrics), standard_errors(task, result), sliced(task, result) if result.metrics else {},
@@ -171,8 +171,8 @@ class Execution:
         elif (other, item.eval) in answers:
             baseline = answers[other, item.eval].result
         else:
-            why = self.session.opened.lacking.get(other, f'"{other}" was not asked')
-            raise UsageError(f"there is nothing to compare with: {why}")
+            why = self.session.opened.lacking.get(other, f'baseline "{other}" was not evaluated')
+            raise UsageError(f"there is no baseline to compare with: {why}")
         for found in (answered, baseline):
             if isinstance(found, BaseException):
                 raise found
@@ -184,7 +184,7 @@ class Execution:
         of = (g for g in self.suite.gates if g.eval == result.eval)
         for gate in (g for g in of if g.max_failures is not None and g.cap is None):
             if odd := fraction(gate.metric_name, result.scores):
-                what = f"max_failures counts rows of a 0/1 metric, and {odd}"
+                what = f"max_failures counts rows of a 0/1 metric, but {odd}"
                 raise UsageError(f'gate "{gate.id}": {what}; claim min or max')
 
     def _hear(self, models: Models) -> None:

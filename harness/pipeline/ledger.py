@@ -40,7 +40,7 @@ from harness.suite.tables import Suite
 FILE, ELSEWHERE = "attempts.jsonl", "HARNESS_LEDGER"  # in the cache folder, and the only file there that matters
 NAMED = 4  # suites of earlier looks
 DIGITS = 16  # hex digits of a line's digest that evidence tells
-AGAIN = "earlier attempts are then not known here"
+AGAIN = "earlier attempts are then unknown"
 HEAD = ("format", "id", "after", "time")  # what every line has
 TEXTS = (  # that are read again
     "place",
@@ -278,7 +278,7 @@ class Ledger:
             self._met[pair] = True
         elif pair not in self._met:
             if (theirs := self._read(line["rows"])) is None:
-                self.warn(f"{self.file(line['rows'])}: cannot be read; what was looked at there counts as these rows")
+                self.warn(f"{self.file(line['rows'])}: cannot be read, so its attempts count as attempts at these rows")
             self._met[pair] = theirs is None or meets(theirs, look.rows)
         return self._met[pair] and (not look.project or line["project"] in ("", look.project))
 
@@ -313,25 +313,25 @@ class Ledger:
             with suppress(ValueError, RecursionError):
                 line = json.loads(text)
             if isinstance(line, dict) and line.get("format") != LEDGER_FORMAT:
-                where = f"{self.path}:{number}: is of another format ({line.get('format', 1)}, want {LEDGER_FORMAT})"
+                where = f"{self.path}:{number}: has format {line.get('format', 1)}, expected {LEDGER_FORMAT}"
                 raise UsageError(f"{where}; move the file away: {AGAIN}")
             if not _is_line(line) or _digest({k: v for k, v in line.items() if k != "id"}) != line["id"]:
-                where = f"{self.path}:{number}: was changed, or cut, after it was written"
+                where = f"{self.path}:{number}: was changed or truncated after it was written"
                 raise UsageError(f"{where}; restore the file, or move it away: {AGAIN}")
             found[line["id"]] = line
             numbers.setdefault(line["id"], number)
         for line in map(found.__getitem__, numbers):
             if lost := [a for a in line["after"] if a not in found]:
-                where = f"{self.path}:{numbers[line['id']]}: comes after a line that is not there ({lost[0][:DIGITS]})"
+                where = f"{self.path}:{numbers[line['id']]}: its previous line {lost[0][:DIGITS]} is missing"
                 raise UsageError(f"{where}; restore the file, or move it away: {AGAIN}")
         if found and not any("ledger" in line for line in found.values()):
-            raise UsageError(f"{self.path}: has no beginning; restore the file, or move it away: {AGAIN}")
+            raise UsageError(f"{self.path}: its first lines are missing; restore the file, or move it away: {AGAIN}")
         if data.endswith(b"\n"):
             self._parsed = data, found
         return list(found.values())
 
     def _unwritable(self, error: OSError) -> UsageError:
-        return UsageError(f"{self.path}: attempts cannot be written down: {error.strerror}; nothing was exported")
+        return UsageError(f"{self.path}: attempts cannot be recorded: {error.strerror}; nothing was exported")
 
 
 def _attempts(looks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -377,7 +377,7 @@ def attempts_said(verdicts: Sequence[Verdict], spend: bool, standings: Sequence[
         k, alpha = most.attempt, most.alpha or 0.0
         others = max((s.others for s in standings), key=len, default=())
         told = ", ".join(f"{place} ({n})" if n > 1 else place for place, n in Counter(others).most_common(NAMED))
-        where = f"; before it: {told}" if told else ""
+        where = f"; previous: {told}" if told else ""
         if spend:
             said = "so that all attempts together keep the risk"
             found.append(f'attempt {k} of "{most.gate}" was tested at alpha {alpha:.2g}, {said}{where}')
@@ -387,7 +387,10 @@ def attempts_said(verdicts: Sequence[Verdict], spend: bool, standings: Sequence[
             found.append(f'attempt {k} of "{most.gate}" on the same rows: {said}; {way}{where}')
     if foreign := max((s.foreign for s in standings), default=0):
         many = "look" if foreign == 1 else "looks"
-        found.append(f"{foreign} earlier {many} at these rows, of models of another base, are not counted")
+        found.append(
+            f"{foreign} earlier {many} at these rows with models of another base {'is' if foreign == 1 else 'are'} "
+            "not counted"
+        )
     return found
 
 

@@ -102,11 +102,11 @@ def open_model(collection: Collection, model: Model) -> Source:
 
 def _open(collection: Collection, use: str, path: str, options: Mapping[str, Any]) -> Source:
     if (opening := collection.plugins.find("loader", use).about.open) is None:
-        raise UsageError(f'use: the loader "{use}" opens no source; declare one with @loader(open=…)')
+        raise UsageError(f'use: the loader "{use}" has no open function; declare one with @loader(open=…)')
     source: Source = opening(path, **options)
     owed = ("path", "digest", "context", "facts", "count_tokens")
     if lacking := next((name for name in owed if not hasattr(source, name)), ""):
-        raise blame.slip(opening, f" returned {shorten(repr(source), 60)}, which has no {lacking}; want a Source")
+        raise blame.slip(opening, f" returned {shorten(repr(source), 60)}, which lacks {lacking}; return a Source")
     return source
 
 
@@ -151,7 +151,7 @@ def _adapter(collection: Collection, source: Source, mistakes: Mistakes, known: 
     with mistakes.collecting(table.where if table else str(collection.suite.path)):
         made = make_adapter(collection)
         if made.quantization and "4-bit" in collection.plugins.find("loader", use).about.lacks:
-            what = f'stands on a base in 4 bits, which "{use}" does not load'
+            what = f'needs a base in 4 bits, which the loader "{use}" cannot load'
             raise UsageError(f'{what}; use = "lora", or "hf" in [model]')
         if not known:
             made.check()
@@ -169,7 +169,7 @@ def make_adapter(collection: Collection) -> Adapter:
     used = collection.plugins.find("adapter", table.use) if table else collection.plugins.foreign_adapter()
     made: Adapter = used.function(**(table.options if table else {}))
     if not (used.about.whole or hasattr(made, "merge")):
-        raise blame.slip(used.function, f" returned {shorten(repr(made), 60)}; want an Adapter")
+        raise blame.slip(used.function, f" returned {shorten(repr(made), 60)}; return an Adapter")
     if not used.about.whole and (what := schema.uncallable(made.merge, ("base", "adapter", "out"), ("variant",))):
         raise blame.slip(made.merge, what)
     return made
@@ -236,15 +236,15 @@ def _lengths(collection: Collection, source: Source, mistakes: Mistakes) -> None
         option = schema.options_of(task.function)[0].get("max_new_tokens")
         answer = int(task.spec.options.get("max_new_tokens", option.default)) if option else 0
         if answer >= source.context:
-            what = f"max_new_tokens is {answer}, and the model's context holds {source.context} tokens, prompt included"
-            mistakes.add(task.spec.where, f"{what}; ask for fewer")
+            what = f"max_new_tokens is {answer}, but the model's context has {source.context} tokens, prompt included"
+            mistakes.add(task.spec.where, f"{what}; lower max_new_tokens")
             continue
         room = source.context - answer
         long = {i: n for (i, _), n in zip(pairs, source.count_tokens([p for _, p in pairs]), strict=True) if n > room}
         if long:
             worst = max(long, key=lambda i: long[i])
             what = f'{len(long)} rows are longer than the model\'s context: row "{worst}" has {long[worst]} tokens'
-            mistakes.add(task.spec.where, f"{what}, want {room}")
+            mistakes.add(task.spec.where, f"{what}; at most {room}")
 
 
 def _pairs(task: Task, shots: int, seed: int) -> list[tuple[str, tuple[Any, str]]]:

@@ -136,12 +136,12 @@ class Session:
 def prepare(path: Path, options: Options) -> Collection:
     """Read, load, collect and select: everything that is fast. Raises UsageError with every mistake."""
     if options.limit is not None and options.limit < 1:
-        raise UsageError(f"--limit is {options.limit}, want 1 or more")
+        raise UsageError(f"--limit is {options.limit}; it must be 1 or more")
     if options.maxfail < 0:
-        raise UsageError(f"--maxfail is {options.maxfail}, want 1 or more, or 0 to go on whatever fails")
+        raise UsageError(f"--maxfail is {options.maxfail}; it must be 1 or more, or 0 for no limit")
     suite = read_suite(path, options.overrides, options.candidate)
     if suite.rows:
-        raise UsageError(f"{path}: [rows]: others asked the models, and harness run alone gates what they said")
+        raise UsageError(f"{path}: [rows] suites have no model; only harness run works on them")
     plugins = load_plugins(path, options.plugins)
     for listener in options.listeners:
         plugins.manager.register(listener)
@@ -185,9 +185,9 @@ def open_collection(collection: Collection, options: Options, checks: Checks) ->
         rows = [row for i, row in enumerate(rows, 1) if i not in odd]
         if not odd:
             codes = ", ".join(f"{code} {n}" for code, n in sorted(taken.items())) or "none is found"
-            told = f"{where}: {whole - len(rows):,} of {whole:,} rows are taken out: {codes}"
+            told = f"{where}: {whole - len(rows):,} of {whole:,} rows are removed: {codes}"
             return replace(session, collection=replace(collection, warnings=(*collection.warnings, told)))
-    raise UsageError(f"{where}: no row is left of {whole:,}; look with harness check")
+    raise UsageError(f"{where}: all {whole:,} rows were removed; harness check shows why")
 
 
 def remembered(options: Options, warn: Callable[[str], None]) -> Responses | None:
