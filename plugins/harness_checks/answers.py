@@ -21,7 +21,7 @@ MANY, FEW = 0.05, 5  # share of answers, and number of them, from which on they 
 
 @checker(title="constant-answers")
 def constant_answers(result: Result, task: Task) -> Iterator[Finding]:
-    """One answer to every question.
+    """The same answer to every question.
 
     A broken model can look like a bad one, or even like a good one: the argmax of logits that are not numbers is
     always choice 0, whose accuracy is the share of rows where that is right (0.40 where a healthy model had 0.13).
@@ -31,14 +31,21 @@ def constant_answers(result: Result, task: Task) -> Iterator[Finding]:
     if (n := answers.total()) >= ENOUGH and len(answers) == 1 and len(targets) > 1:
         (answer,) = answers
         what = f'{result.subject} gives one answer to all {n} rows of "{result.eval}"'
-        rows = [f"{len(targets)} targets are wanted; the answer is {quote(answer or '')}"]
-        begun = "" if answer else "; one that begins with a line break is empty: say stop = [] if that is the stop"
-        yield Finding("error", what, rows, f"look at the rows with harness show; is the model broken?{begun}")
+        rows = [f"there are {len(targets)} different targets; the answer is {quote(answer or '')}"]
+        begun = (
+            ""
+            if answer
+            else (
+                "; an answer that begins with a line break may be cut to nothing: set stop = [] if that "
+                "is the stop string"
+            )
+        )
+        yield Finding("error", what, rows, f"look at the rows with harness show; the model may be broken{begun}")
 
 
 @checker(title="cut-answers")
 def cut_answers(result: Result, task: Task, reference: Result | None) -> Iterator[Finding]:
-    """Answers that did not end by themselves.
+    """Answers that were truncated.
 
     What was cut is scored as far as it goes, which for a model that thinks or explains is nothing: a difference between
     two models may be one of their lengths: certainly where most of the base's were cut, and none of a candidate's
@@ -50,14 +57,18 @@ def cut_answers(result: Result, task: Task, reference: Result | None) -> Iterato
     if len(told) < ENOUGH or len(cut) < MANY * len(told):
         return
     limit = schema.with_defaults(task.function, task.spec.options).get("max_new_tokens")
-    what = f'"{result.subject}::{result.eval}": {len(cut)} of {len(told)} answers were cut'
+    what = f'"{result.subject}::{result.eval}": {len(cut)} of {len(told)} answers were truncated'
     what += f" at {limit} tokens" if limit else ""
     if whole and (first := next(iter(task.metrics.values()))).is_share:
-        what += f"; their {first.name} is {first.value(cut):.2f}, of the others {first.value(whole):.2f}"
+        what += f"; their {first.name} is {first.value(cut):.2f}, that of the others {first.value(whole):.2f}"
     ends = sorted(s.tokens for s in whole if s.tokens is not None)
     long = ends[int(0.99 * (len(ends) - 1))] if ends else 0
     more = 1 << (2 * max(long, limit or 1) - 1).bit_length()
-    fix = f"raise max_new_tokens to {more} (p99 of those that ended: {long})" if ends else "is there a stop token?"
+    fix = (
+        f"raise max_new_tokens to {more} (p99 of complete answers: {long})"
+        if ends
+        else "check that the model generates a stop token"
+    )
     yield Finding("warning", what, fix=fix, rows={result.eval: [s.id for s in cut]})
 
 
@@ -68,14 +79,17 @@ def _compare_cuts(result: Result, reference: Result | None) -> Iterator[Finding]
         return
     ours, theirs = (sum(s.is_cut for s in scores) for scores in both)
     if ours < MANY * len(both[0]) and theirs >= HALF * len(both[1]):
-        what = f'"{result.eval}": {theirs} of {len(both[1])} answers of the base were cut, {ours} of {result.subject}'
-        fix = "raise max_new_tokens, or compare with a base that ends its answers"
-        yield Finding("warning", f"{what}: the difference may be one of lengths", fix=fix, kind="base")
+        what = (
+            f'"{result.eval}": {theirs} of {len(both[1])} answers of the base were truncated, {ours} '
+            f"of {result.subject}"
+        )
+        fix = "raise max_new_tokens, or use a base that ends its answers"
+        yield Finding("warning", f"{what}: the difference may be due to length alone", fix=fix, kind="base")
 
 
 @checker(title="empty-answers")
 def empty_answers(result: Result, reference: Result | None) -> Iterator[Finding]:
-    """Answers that say nothing.
+    """Empty answers.
 
     They are wrong for another reason than a wrong answer is: a stop string at their beginning, a thought that used up
     all tokens, or a template that the model does not know.
@@ -85,9 +99,9 @@ def empty_answers(result: Result, reference: Result | None) -> Iterator[Finding]
     if n < ENOUGH or not empty or len(empty) < fewest:
         return
     thoughts = sum(s.values.get("thought_cut") == 1 for s in empty)
-    what = f'"{result.subject}::{result.eval}": {len(empty)} of {n} answers say nothing'
-    what += f"; {thoughts} are thoughts that did not end" if thoughts else ""
-    look = "look at the rows with harness show; does an answer begin with a stop string?"
+    what = f'"{result.subject}::{result.eval}": {len(empty)} of {n} answers are empty'
+    what += f"; in {thoughts} the reasoning did not end" if thoughts else ""
+    look = "look at the rows with harness show; check whether answers begin with a stop string"
     fix = "raise max_new_tokens" if thoughts else look
     yield Finding("warning", what, fix=fix, rows={result.eval: [s.id for s in empty]})
 
@@ -98,21 +112,24 @@ def _silent(result: Result) -> list[Score]:
 
 @checker(title="cut-prompts")
 def cut_prompts(result: Result) -> Iterator[Finding]:
-    """Prompts that lost their beginning.
+    """Prompts that were truncated at their beginning.
 
     lm_eval's rows do where they are longer than the context: the instruction and the first examples are gone, and the
     model answers a question that nobody asked.
     """
     if lost := [int(found[1]) for s in result.scores if (found := LOST.search(s.note or ""))]:
         span = f"{min(lost):,} to {max(lost):,}" if len(lost) > 1 else f"{lost[0]:,}"
-        what = f'"{result.subject}::{result.eval}": {len(lost)} of {len(result.scores)} prompts lost {span} tokens'
-        fix = "take a model with a longer context, or fewer worked examples"
+        what = (
+            f'"{result.subject}::{result.eval}": {len(lost)} of {len(result.scores)} prompts were '
+            f"truncated by {span} tokens"
+        )
+        fix = "use a model with a longer context, or fewer worked examples"
         yield Finding("warning", f"{what} at their beginning", fix=fix)
 
 
 @checker(title="unread-calls")
 def unread_calls(result: Result, task: Task) -> Iterator[Finding]:
-    """Calls of tools in a form that is not read.
+    """Tool calls in a format that cannot be parsed.
 
     Where no answer's call can be read, all metrics of `tool_calls` are 0 whatever the model says, in a baseline as
     well, and "no worse than the base" passes on nothing. It looks at the rows that want a call.
@@ -120,15 +137,20 @@ def unread_calls(result: Result, task: Task) -> Iterator[Finding]:
     wanting = [s for s in result.scores if s.weight_of("name")] if task.spec.use == "tool_calls" else []
     unread = [s for s in wanting if (s.note or "").startswith("cannot be read")]
     if unread and len(unread) == len(wanting):
-        what = f'{result.subject} calls tools in all {len(unread)} rows of "{result.eval}" that want it; none is read'
+        what = (
+            f'{result.subject} calls tools in all {len(unread)} rows of "{result.eval}" that need a '
+            "call, but no call can be parsed"
+        )
         rows = [f'row "{s.id}": {quote(s.answer or "")}: {s.note}' for s in unread]
-        fix = "name the format, raise max_new_tokens where answers are cut off, or train on a form that is read"
+        fix = (
+            "set the format, raise max_new_tokens where answers are truncated, or train on a format that can be parsed"
+        )
         yield Finding("error", what, rows, fix, rows={result.eval: [s.id for s in unread]})
 
 
 @checker(title="scored-thoughts")
 def scored_thoughts(result: Result, task: Task) -> Iterator[Finding]:
-    """Thoughts that are scored as a part of the answer.
+    """Reasoning that is scored as a part of the answer.
 
     Without `thought` an answer is all that was generated: exact_match finds no right one, in base and candidate alike,
     and `contains` finds the target in a thought that weighs it. An error where half of the answers begin with the mark
@@ -144,8 +166,11 @@ def scored_thoughts(result: Result, task: Task) -> Iterator[Finding]:
         return
     mark = min(m[1] for s in found if (m := THOUGHT.match(s.answer or "")))
     end = mark.replace("<", "</").replace("[", "[/")
-    what = f'"{result.subject}::{result.eval}": {len(found)} of {len(asked)} answers begin with {mark}, which is scored'
-    fix = f'thought = ["{mark}", "{end}"], a larger max_new_tokens, and stop = [] where the thought has line breaks'
+    what = (
+        f'"{result.subject}::{result.eval}": {len(found)} of {len(asked)} answers begin with {mark}: '
+        "the reasoning is scored"
+    )
+    fix = f'thought = ["{mark}", "{end}"], a larger max_new_tokens, and stop = [] where the reasoning has line breaks'
     severity: Severity = "error" if len(found) >= HALF * len(asked) else "warning"
     lines = [f'row "{s.id}": {quote(s.answer or "", 60)}' for s in found]
     yield Finding(severity, what, lines, fix, rows={result.eval: [s.id for s in found]})
@@ -153,7 +178,7 @@ def scored_thoughts(result: Result, task: Task) -> Iterator[Finding]:
 
 @checker(title="echoed-prompts")
 def echoed_prompts(result: Result, task: Task) -> Iterator[Finding]:
-    """Answers that are right because they repeat the question.
+    """Answers that are correct because they repeat the question.
 
     `contains` counts a target that is anywhere in an answer, so one that stands in the question is in an answer that
     repeats it. Looked at is what is left of the right answers without their prompts: an error where half of them are
@@ -166,10 +191,10 @@ def echoed_prompts(result: Result, task: Task) -> Iterator[Finding]:
     found = [s for s in right if _is_echo(samples[s.id], s.answer or "")]
     if len(right) < FEW or len(found) < HALF * len(right):
         return
-    what = f'"{result.subject}::{result.eval}": {len(found)} of {len(right)} right answers only repeat the prompt'
+    what = f'"{result.subject}::{result.eval}": {len(found)} of {len(right)} correct answers only repeat the prompt'
     lines = [f'row "{s.id}": {quote(s.answer or "", 60)}' for s in found]
     severity: Severity = "warning" if result.subject == "base" else "error"
-    fix = 'use = "exact_match", or questions that do not have the target inside'
+    fix = 'use = "exact_match", or questions that do not contain their target'
     yield Finding(severity, what, lines, fix, rows={result.eval: [s.id for s in found]})
 
 
@@ -183,7 +208,7 @@ def _is_echo(sample: Sample, answer: str) -> bool:
 
 @checker(title="changing-served-model")
 def another_model(result: Result, facts: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
-    """Replies that name several models, or others than those to another subject that asked for the same one.
+    """A served model whose replies name different models.
 
     What a name stands for is the server's to choose, and a gateway may send every request elsewhere: what then looks
     like the effect of a fine-tune, or like none, is the difference between models that nobody named.
@@ -193,5 +218,5 @@ def another_model(result: Result, facts: Mapping[str, Mapping[str, Any]]) -> Ite
     wrote = {"base" if name == "model" else name: f[REPLIED] for name, f in told.items()}
     if len({name for names in wrote.values() for name in names}) > 1:
         who = "; ".join(f"by {', '.join(names)} for {name}" for name, names in wrote.items())
-        fix = "name in path a version that is served alone, or ask its server itself, and run again"
+        fix = "name in path a version that only one server has, or use its server directly, and run again"
         yield Finding("warning", f'"{asked[1]}" was answered {who}', fix=fix)

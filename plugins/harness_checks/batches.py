@@ -36,14 +36,14 @@ OBEYED = {"weight", "train"}  # by `sft`: whether a turn is learnt
 SPARE = ("id", "name", "tool_call_id")  # which most templates leave out, and nobody misses
 ASKED = re.compile(r"""(?:\.|\[|get\()\s*['"]?([a-z_]+)""")  # for by a template, of messages among others
 EMPTY: tuple[object, ...] = (None, "", [], {})
-OTHER = "remove it, or take a chat template that writes it"
+OTHER = "remove it, or use a chat template that renders it"
 SYSTEM = 'put it first among the messages, with the role "system"'
 Key = tuple[str, bool]  # its name, and whether it stands beside the messages
 
 
 @checker(title="masked-eos-token")
 def end_token(built: Built) -> Iterator[Finding]:
-    """Answers whose end is not learnt: the model never stops.
+    """Answers whose end is not trained on: the model never stops.
 
     Where the padding token is the end-of-sequence token, a collator that masks padding masks the end of every answer
     with it (Hugging Face's own does). The loss looks healthy; the tuned model rambles on. Looked at are collated
@@ -56,13 +56,15 @@ def end_token(built: Built) -> Iterator[Finding]:
     endless = [d for d in ends if not stops.intersection([x for x in d.labels if x != IGNORED][-TAIL:])]
     if stops and len(endless) > (1 - WELL) * len(ends):
         evidence = [quote(marked_text(built.tokenizer, d.ids[-40:], d.labels[-40:])) for d in endless]
-        fix = "a pad token that is not the end-of-sequence token, and rows with an end"
-        yield Finding("error", f"{len(endless)} of {len(ends)} rows in the batches do not learn to stop", evidence, fix)
+        fix = "use a pad token other than the end-of-sequence token, and rows that end with the latter"
+        yield Finding(
+            "error", f"{len(endless)} of {len(ends)} rows in the batches do not train the stop token", evidence, fix
+        )
 
 
 @checker(title="masked-end-of-turn")
 def end_of_turn(built: Built) -> Iterator[Finding]:
-    """The end of a turn outside the loss.
+    """The end of a turn is outside the loss.
 
     With assistant_only_loss the chat template says which tokens are learnt, between generation markers. A template
     that closes them before the end-of-turn token trains a model that never ends its turn (trl#5988).
@@ -73,25 +75,27 @@ def end_of_turn(built: Built) -> Iterator[Finding]:
 
     if not is_chat_template_stop_token_trained(built.tokenizer, chat_template=built.chat_template):
         fix = "put it before {% endgeneration %}, or set assistant_only_loss = false"
-        yield Finding("error", "the end-of-turn token of the chat template is outside the loss", (), fix)
+        yield Finding("error", "the chat template's end-of-turn token is outside the loss", (), fix)
 
 
 @checker(title="no-supervised-tokens")
 def nothing_supervised(built: Built) -> Iterator[Finding]:
-    """Rows of which no token is learnt.
+    """Rows without a trained token.
 
     An assistant mask of zeros, or a completion that the tokenizer swallowed: such a row costs time and teaches
     nothing, and if all are so the loss is 0 or NaN (trl#3781, trl#4201).
     """
     if empty := [e for e in built.examples if not _learnt(e.labels)]:
         evidence = [f"row {e.number}: {quote(marked_text(built.tokenizer, e.ids, e.labels))}" for e in empty]
-        what = f"{counted(len(empty), len(built.examples))}: no token is learnt"
-        yield Finding("error", what, evidence, "rows of prompt and completion, or a template with generation markers")
+        what = f"{counted(len(empty), len(built.examples))}: no token is trained on"
+        yield Finding(
+            "error", what, evidence, "use rows of prompt and completion, or a template with generation markers"
+        )
 
 
 @checker(title="misaligned-labels")
 def labels_out_of_place(built: Built) -> Iterator[Finding]:
-    """Labels that are not the tokens at their places.
+    """Labels that are not the tokens at their positions.
 
     A model shifts the labels itself: at every place stands the token of that place, or -100. Labels that were shifted
     by one beforehand teach to say the token after the next, and the loss falls all the same.
@@ -106,26 +110,26 @@ def labels_out_of_place(built: Built) -> Iterator[Finding]:
                 misplaced = " ".join("→".join(built.tokenizer.decode([x]) for x in p) for p in pairs[:8])
                 odd.append(f"{name}: {quote(misplaced, 60)}")
         if odd:
-            what = f"{len(odd)} of {len(found)} {where}: labels are not the tokens at their places"
-            yield Finding("error", what, odd, "let the trainer shift no labels: the model does")
+            what = f"{len(odd)} of {len(found)} {where}: labels are not the tokens at their positions"
+            yield Finding("error", what, odd, "do not shift labels in the trainer, since the model does")
             return
 
 
 @checker(title="fused-head-mismatch")
 def slow_head(built: Built) -> Iterator[Finding]:
-    """A fast way to the loss that is not the model's.
+    """A fused loss that differs from the model's own.
 
     TRL computes it from the last hidden states and the weight of the output embeddings. A class whose head does more,
     such as ModernBertDecoder, would learn another, which falls while its own does not. One row's log-probabilities are
     compared with those of the model's own logits, here on random weights; where they differ, its own are trained on.
     """
     if built.slow:
-        yield Finding("warning", built.slow, (), "nothing need be done; a smaller batch if memory runs out")
+        yield Finding("warning", built.slow, (), "nothing to do; use a smaller batch if memory runs out")
 
 
 @checker(title="dropped-training-rows")
 def rows_that_vanish(built: Built) -> Iterator[Finding]:
-    """Rows that have nothing left to learn once they are cut, or are not there any more.
+    """Rows that truncation leaves without a trained token, or that the trainer dropped.
 
     TRL drops rows without a learnt token when it does not pack, and keeps them when it does; it says neither
     (trl#6668, trl#6025).
@@ -134,11 +138,11 @@ def rows_that_vanish(built: Built) -> Iterator[Finding]:
     if lost := [e for e in built.examples if _learnt(e.labels) and cut and not _learnt(e.labels[built.left])]:
         begins = [(e, next(i for i, label in enumerate(e.labels) if label != IGNORED)) for e in lost]
         evidence = [f"row {e.number}: {len(e.ids)} tokens, the answer begins after {at}" for e, at in begins]
-        what = f"{counted(len(lost), len(built.examples))}: the whole answer is cut off at max_length {cut}"
+        what = f"{counted(len(lost), len(built.examples))}: max_length {cut} cuts off the whole answer"
         yield Finding("error", what, evidence, "raise max_length, or remove the rows")
     elif not built.packing and built.kept < len(built.examples):
         what = f"{counted(len(built.examples) - built.kept, len(built.examples))}: dropped by the trainer"
-        yield Finding("error", what, (), "look for empty ones")
+        yield Finding("error", what, (), "look for rows without an answer")
 
 
 @checker(title="truncated-rows")
@@ -155,8 +159,8 @@ def cut_rows(built: Built) -> Iterator[Finding]:
     if long := sorted((e for e in built.examples if 0 < cut < len(e.ids)), key=lambda e: -len(e.ids)):
         share, decode = len(long) / len(built.examples), built.tokenizer.decode
         lost = slice(-cut) if built.keep_end else slice(cut, None)
-        evidence = [f"row {e.number}: {len(e.ids)} tokens; lost: {quote(decode(e.ids[lost]), 60)}" for e in long]
-        what = f"{counted(len(long), len(built.examples))} ({share:.1%}): cut at max_length {cut}"
+        evidence = [f"row {e.number}: {len(e.ids)} tokens; cut off: {quote(decode(e.ids[lost]), 60)}" for e in long]
+        what = f"{counted(len(long), len(built.examples))} ({share:.1%}): truncated at max_length {cut}"
         level: Severity = "note" if share <= 0.01 else "warning" if share <= 0.5 else "error"
         yield Finding(level, what, evidence, f"max_length = {len(long[0].ids)} keeps all")
 
@@ -168,7 +172,9 @@ def _beyond_context(built: Built) -> Iterator[Finding]:
     if context and (long := {number: size for number, size in sizes.items() if size > context}):
         evidence = [f"row {number}: {size} tokens" for number, size in long.items()]
         what = f"{counted(len(long), len(built.examples))}: longer than the base's context of {context} tokens"
-        yield Finding("error", what, evidence, f"max_length = {context}, or a base with a longer context", "context")
+        yield Finding(
+            "error", what, evidence, f"set max_length = {context}, or use a base with a longer context", "context"
+        )
 
 
 @checker(title="double-bos-token")
@@ -184,15 +190,15 @@ def doubled_start(built: Built) -> Iterator[Finding]:
         evidence = [f"row {e.number}: {quote(built.tokenizer.decode(e.ids[:24]), 60)}" for e in twice]
         what = f"{counted(len(twice), len(built.examples))}: begin with two {built.tokenizer.bos_token}"
         by_itself = Tokens(built.tokenizer).front[:2] == [bos, bos]
-        fix = "take it out of the text; the tokenizer puts it there"
-        yield Finding("error", what, evidence, "mend the tokenizer: it puts both there by itself" if by_itself else fix)
+        fix = "remove it from the text; the tokenizer adds it"
+        yield Finding("error", what, evidence, "fix the tokenizer, which adds both" if by_itself else fix)
 
 
 @checker(title="chat-template-mismatch")
 def other_template(
     built: Built, base: ModelRef, rows: list[TrainingRow], tasks: Mapping[str, Any]
 ) -> Iterator[Finding]:
-    """Training and evaluation that write a conversation differently.
+    """Training and evaluation render conversations differently.
 
     A model that was trained on one chat template and served with another answers worse, and nothing says why
     (LLaMA-Factory#6020, ollama#6823). Three conversations are rendered with the template of the training and with
@@ -211,7 +217,7 @@ def other_template(
             two = _render(theirs, messages, theirs.chat_template)
             if one is not None and two is not None and one != two:
                 evidence = [f"training: {quote(one)}", f"the base: {quote(two)}"]
-                fix = "one template for both: put the training's into the base's folder"
+                fix = "use one template for both: copy the training's into the base's folder"
                 yield Finding("error", "the training's chat template differs from the base's", evidence, fix)
                 break
     chat = [row for row in rows if isinstance(row.row.get("messages", row.row.get("prompt")), list)]
@@ -222,7 +228,7 @@ def other_template(
     if rows and plain and len(plain) == len(asked):
         how, other = ("chat messages", "plain text") if chat else ("plain text", "chat messages")
         what = f"trained on {how}, evaluated on {other}: {', '.join(plain)}"
-        yield Finding("warning", what, (), "give both in the form in which the model will be used", "form")
+        yield Finding("warning", what, (), "give both in the format in which the model will be used", "form")
 
     def write(messages: Any, opened: bool, given: Mapping[str, Any]) -> str | None:
         return _render(theirs, messages, theirs.chat_template, add_generation_prompt=opened, **given)
@@ -244,10 +250,12 @@ def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -
         if ids not in (tokens.plain(text), encode_training_row(RowEncoder(tokens), row.row)):
             trained = theirs.decode(ids)
             at = max(0, next((i for i, (a, b) in enumerate(zip(text, trained, strict=False)) if a != b), 0) - 20)
-            odd.append(f"row {row.number}: {quote(trained[at:], 60)}, want {quote(text[at:], 60)}")
+            odd.append(f"row {row.number}: {quote(trained[at:], 60)} instead of {quote(text[at:], 60)}")
     if odd:
-        what = f"{len(odd)} of {len(sample)} chat rows are not trained on as the base's chat template writes them"
-        fix = "does the trainer drop tools, chat_template_kwargs or keys of messages? is its template another?"
+        what = f"{len(odd)} of {len(sample)} chat rows are not rendered in training as by the base's chat template"
+        fix = (
+            "check whether the trainer drops tools, chat_template_kwargs or keys of messages, or uses another template"
+        )
         yield Finding("error", what, odd, fix, "rows")
 
 
@@ -266,12 +274,12 @@ def unread(rows: Sequence[TrainingRow], template: str, write: Write) -> Iterator
         learnt = any(_is_learnt(row, at) for row, at in lost)
         how: Severity = "warning" if learnt else "note"  # as thoughts are left out of a prompt
         if whole := len(lost) == len(tried) and key[0] != "content":
-            what = f'{counted(len(held), len(rows))}: the chat template does not write "{key[0]}"'
+            what = f'{counted(len(held), len(rows))}: the chat template does not render "{key[0]}"'
             fix = (SYSTEM if key[0] == "system" else OTHER) if key[1] else _way_out(*lost[0], key[0], template, write)
             how = "note" if key[0] in SPARE else "error" if key[0] == "tool_calls" and learnt else "warning"
         else:
-            what = f'the chat template leaves out "{key[0]}", or a part of it, in {len(lost)} of {len(tried)} messages'
-            fix = "learn the last answer alone (prompt and completion), or take a template that writes it everywhere"
+            what = f'the chat template omits "{key[0]}", or a part of it, in {len(lost)} of {len(tried)} messages'
+            fix = "train only on the last answer (prompt and completion), or use a template that renders it everywhere"
         evidence = [place(row, rows) + f", message {at + 1}" * (at >= 0) for row, at in lost]
         yield Finding(how, what, evidence, fix, "keys", numbers(row for row, _ in (held if whole else lost)))
 
@@ -317,7 +325,7 @@ def _way_out(row: TrainingRow, at: int, key: str, template: str, write: Write) -
     for name in sorted(set(ASKED.findall(template)) - bare.keys()) if isinstance(value, str) else ():
         text = write([*messages[:at], bare | {name: value}, *messages[at + 1 :]], False, given)
         if value.strip() in (text or ""):
-            return f'rename it "{name}", which the template writes'
+            return f'rename it "{name}", which the template renders'
     return OTHER
 
 
@@ -347,8 +355,10 @@ def documents_see_each_other(built: Built) -> Iterator[Finding]:
         if (moved := float((one - two).abs().max() / one.abs().max())) > 1e-5:
             parts = {"first": first, "second": sequence[boundary:][:60]}
             evidence = [f"{name}: {quote(built.tokenizer.decode(ids), 60)}" for name, ids in parts.items()]
-            what = f"documents packed into one sequence see each other: logits of the second move by {moved:.1%}"
-            yield Finding("error", what, evidence, 'packing_strategy = "bfd", which resets positions per document')
+            what = (
+                f"documents packed into one sequence attend to each other: logits of the second change by {moved:.1%}"
+            )
+            yield Finding("error", what, evidence, 'set packing_strategy = "bfd", which resets positions per document')
         return
 
 

@@ -32,7 +32,7 @@ class SharedColumn(NamedTuple):
 
 @checker(title="near-copies")
 def near_copies(tasks: Mapping[str, Task], suite: Suite) -> Iterator[Finding]:
-    """Rows of an evaluation that are near-copies of each other, which are right or wrong together.
+    """Near-copies among the rows of an evaluation, which are right or wrong together.
 
     Two rows are alike where half of what is rare in the shorter one stands in both; of languages without spaces
     characters are compared, not words. The column is named whose value near-copies share, and how often a gate at the
@@ -59,12 +59,12 @@ def _finding(
     what = f"{len(copies)} of {len(rows)} rows of {names} are near-copies of another row"
     ids = {task.spec.name: [rows[i].id for i in copies] for task in tasks}
     if (alike := column_of(rows, likeness, _told(tasks))) is None:
-        fix = "no column tells what they have in common; add one to the data, and name it with cluster"
-        return Finding("warning", f"{what}, and no column tells which", evidence, fix, "", ids)
+        fix = "no column identifies what the copies share; add one to the data, and name it with cluster"
+        return Finding("warning", f"{what}, and no column identifies their groups", evidence, fix, "", ids)
     rate = passing_rate(alike.groups, alpha)
-    what += f', alike in "{alike.column}" ({len(alike.groups)} values)'
-    what += f"; if rows of one value are right or wrong together, {rate:.0%} of models on a gate's limit pass"
-    what += f" where {alpha:.0%} is meant"
+    what += f', which share "{alike.column}" ({len(alike.groups)} values)'
+    what += f"; if rows with the same value are right or wrong together, {rate:.0%} of models at a gate's limit pass"
+    what += f" instead of {alpha:.0%}"
     fix = f'write cluster = "{alike.column}", unless rows with the same value are independent'
     return Finding("warning", what, evidence, fix, "", ids)
 

@@ -21,13 +21,23 @@ Bad = Sequence[tuple[TrainingRow, str]]
 
 def find_damage(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[tuple[str, Bad, str, str]]:
     """Yield a kind, rows with what is wrong with each, what that is, and a way out."""
-    yield "entities", _find_entities(rows), "HTML entities in answers", "unescape them: html.unescape"
-    yield "nan", _find_missing(rows), "the answer is a missing value as pandas writes it", "remove them, or fill it in"
-    yield "cut", _find_cuts(rows), "answers that end at one length, most of them inside a sentence", "read them whole"
-    what = "line breaks are CRLF, and no evaluation has any"
-    yield "endings", _find_endings(rows, tasks), what, "write \\n alone, as in the evaluations"
-    what = "typographic quotes, where the targets of an evaluation that compares punctuation have plain ones"
-    yield "quotes", _find_quotes(rows, tasks), what, "write quotes alike in both"
+    yield "entities", _find_entities(rows), "HTML entities in answers", "unescape them, for instance with html.unescape"
+    yield (
+        "nan",
+        _find_missing(rows),
+        "the answer is a missing value as written by pandas",
+        "remove these rows, or fill in the answer",
+    )
+    yield (
+        "cut",
+        _find_cuts(rows),
+        "answers end at the same length, most of them within a sentence",
+        "read the answers in full",
+    )
+    what = "line breaks are CRLF, but no evaluation has any"
+    yield "endings", _find_endings(rows, tasks), what, "write only \n, as in the evaluations"
+    what = "typographic quotes, but targets of an evaluation that compares punctuation have plain ones"
+    yield "quotes", _find_quotes(rows, tasks), what, "use the same quotes in both"
 
 
 def compare_endings(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[Finding]:
@@ -37,9 +47,9 @@ def compare_endings(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> I
         samples = [] if task.brings_rows else [s for s in task.samples or () if s.input]
         found = [s for s in samples if "\r\n" in text_of(s.input)]
         if len(found) > MANY * len(samples):
-            what = f'{len(found)} of {len(samples)} rows of "{name}": line breaks are CRLF, and no training row has any'
+            what = f'{len(found)} of {len(samples)} rows of "{name}": line breaks are CRLF, but no training row has any'
             ids = {name: [s.id for s in found]}
-            yield Finding("warning", what, (), "write \\n alone, as in training", "endings", ids)
+            yield Finding("warning", what, (), "write only \n, as in training", "endings", ids)
 
 
 def _find_entities(rows: Sequence[TrainingRow]) -> Bad:

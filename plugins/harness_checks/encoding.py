@@ -36,14 +36,16 @@ TRIMS = "white space"  # the template takes it off an answer
 SPANS = "prompt's end"  # a token spans it
 ENDS = "answer's end"  # a token spans it
 TRAINER = "trainer"  # it encodes a prompt otherwise
-MOVE_SPACE = "let the answer begin with the white space, not the prompt end with it"
+MOVE_SPACE = "move the white space from the prompt's end to the answer's beginning"
 FIX_TEMPLATE = (
-    "take a chat template whose generation prompt is how its answers begin; where it opens a thought, give rows with "
-    "thoughts, or turn them off with chat_template_kwargs"
+    "use a chat template whose generation prompt matches how its answers begin; if it opens a "
+    "reasoning block, give rows with reasoning, or turn it off with chat_template_kwargs"
 )
-TRIM = "take the white space off both ends of the answers"
-FIX_END = "end answers with a special token in the chat template: a token spans the end of the answer"
-LAST_ALONE = "learn the last answer alone: weight = 0 on the messages of earlier ones, or prompt and completion"
+TRIM = "strip white space from both ends of the answers"
+FIX_END = "end answers with a special token in the chat template: now a token spans the end of the answer"
+LAST_ALONE = (
+    "train only on the last answer: set weight = 0 on the messages of earlier ones, or use prompt and completion"
+)
 
 
 class PromptMismatch(NamedTuple):
@@ -56,7 +58,7 @@ class PromptMismatch(NamedTuple):
 
 @checker(title="prompt-tokenization-mismatch")
 def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Finding]:
-    """Prompts that are no beginning of what is trained on, in text or in tokens.
+    """Prompts that are not a prefix of the training row, in text or in tokens.
 
     Before each answer that is learnt, of messages too, the prompt as generation opens it must begin the row. A chat
     template may open a thought, write a space more, or number turns and put texts where only the last question is: the
@@ -74,9 +76,9 @@ def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Findi
         for why in dict.fromkeys(one.why for one in odd):
             found[why].append((row, [one for one in odd if one.why == why]))
     causes = {
-        OPENS: "the chat template opens an answer otherwise than it is trained",
-        SPANS: "prompts are no prefix of prompt and answer in tokens",
-        TRAINER: "the trainer does not begin the row with the prompt's tokens",
+        OPENS: "the chat template begins an answer differently from training",
+        SPANS: "the tokens of a prompt are not a prefix of those of prompt and answer",
+        TRAINER: "the trainer's row does not begin with the prompt's tokens",
     }
     for why, odd_rows in found.items():
         if len(odd_rows) > TOLERATED * len(sample):
@@ -89,9 +91,9 @@ def _way_out(why: str, odd: Sequence[PromptMismatch], row: TrainingRow) -> str:
     if why == OPENS:
         return FIX_TEMPLATE if any(one.last for one in odd) else LAST_ALONE
     if why == TRAINER:
-        return "encode the prompt by itself, and the answer behind it"
+        return "tokenise the prompt by itself, then the answer"
     is_text = isinstance(row.row.get("prompt"), str)
-    return MOVE_SPACE if is_text else "take the white space off the beginning of the answers"
+    return MOVE_SPACE if is_text else "strip white space from the beginning of the answers"
 
 
 def _mismatches(
@@ -143,7 +145,7 @@ def _mismatches_of_turns(
 
 @checker(title="scored-tokens-mismatch")
 def scored_otherwise(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Finding]:
-    """Answers that are scored on other tokens than those a training on the same row learns.
+    """Answers scored on other tokens than training on the same row uses.
 
     Of a few rows of every evaluation three things are compared: the tokens that are scored, those that the row would be
     trained on, and the prompt that generation opens. Where log-probabilities are scored they must be the same, else the
@@ -162,9 +164,9 @@ def scored_otherwise(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Find
         assert tokens
         found = [(sample.id, one) for sample, text in pairs for one in _compare_encodings(tokens, sample, text)]
         for why, what, fix, kind in (
-            (OPENS, "are scored on other tokens than the chat template has them trained on", FIX_TEMPLATE, ""),
-            (TRIMS, "the chat template takes white space off answers, which is scored", TRIM, ""),
-            (ENDS, "are scored on other tokens than they are trained on", FIX_END, ""),
+            (OPENS, "are scored on other tokens than the chat template trains on", FIX_TEMPLATE, ""),
+            (TRIMS, "the chat template strips white space from answers, which is scored", TRIM, ""),
+            (ENDS, "are scored on other tokens than trained on", FIX_END, ""),
             (SPANS, "a token spans the end of the prompt", MOVE_SPACE, "seam"),
         ):
             if kind == "" and tasks[name].generates:

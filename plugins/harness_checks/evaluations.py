@@ -25,7 +25,7 @@ BITS = 8  # of a byte that is guessed
 
 @checker(title="uninformative-evaluations")
 def uninformative(tasks: Mapping[str, Task], suite: Suite, base: ModelRef) -> Iterator[Finding]:
-    """Rows that every model is right in, or none, and gates that nothing fails.
+    """Rows that every model or no model gets right, and gates that cannot fail.
 
     Kinds of this finding: -conflict one prompt with several targets, of which one row at most can be right, -case
     targets that differ in case alone where case is ignored, -choices choices that differ in white space alone, -gold
@@ -43,13 +43,18 @@ def uninformative(tasks: Mapping[str, Task], suite: Suite, base: ModelRef) -> It
                 "case",
                 _find_cases(task, samples),
                 "targets differ in case, which is ignored",
-                "ignore_case = false",
+                "set ignore_case = false",
             ),
-            ("choices", _find_choices(task, samples), "choices differ in white space alone", "make them different"),
+            ("choices", _find_choices(task, samples), "choices differ only in white space", "make them different"),
             ("gold", _find_gold(task, samples), "the first choice is never right", "number the choices from 0"),
-            ("echo", _find_echoes(task, samples), "the target stands in the prompt", 'use = "exact_match"'),
-            ("answer", _find_answers(samples), "the prompt ends with its answer", "take it out of the prompt"),
-            ("frame", _find_frame(task, samples), "what is scored is nearly the same in all", "score the answer alone"),
+            ("echo", _find_echoes(task, samples), "the target is contained in the prompt", 'use = "exact_match"'),
+            ("answer", _find_answers(samples), "the prompt ends with its answer", "remove it from the prompt"),
+            (
+                "frame",
+                _find_frame(task, samples),
+                "the scored text is nearly the same in all rows",
+                "score only the answer",
+            ),
         ):
             if rows:
                 lines = [f'row "{i}": {line}' for i, line in rows.items()]
@@ -84,7 +89,7 @@ def _find_cases(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     found = {}
     for s, target in ((s, s.targets[0].strip()) for s in samples if s.targets):
         if (first := written.setdefault(target.casefold(), target)) != target:
-            found[s.id] = f"{quote(target, 40)} is taken for {quote(first, 40)}"
+            found[s.id] = f"{quote(target, 40)} equals {quote(first, 40)}"
     return found
 
 
@@ -166,17 +171,19 @@ def _find_gates(tasks: Mapping[str, Task], suite: Suite, folder: Path) -> Iterat
             continue
         why, (low, high) = "", (0.0, 1.0) if metric.is_share else (None, None)
         if gate.min is not None and low is not None and gate.min <= low:
-            why = f"{gate.metric} is at least {low:g} whatever a model answers"
+            why = f"{gate.metric} is at least {low:g} for any model"
         if gate.max is not None and high is not None and gate.max >= high:
-            why = f"{gate.metric} is at most {high:g} whatever a model answers"
+            why = f"{gate.metric} is at most {high:g} for any model"
         if gate.max is not None and metric.name == "bits_per_byte" and gate.max >= BITS:
             why = f"a model that guesses each byte has {BITS}"
         if gate.max is not None and metric.name == "perplexity" and (size := _vocabulary(folder)) and gate.max >= size:
             why = f"a model that guesses evenly among its {size:,} tokens has {size:,}"
         if why:
             limit = f"min = {gate.min:g}" if gate.max is None else f"max = {gate.max:g}"
-            what = f'gate "{gate.id}" proves nothing: {limit}, and {why}'
-            yield Finding("warning", what, (), "a limit that a bad model misses, or compare with the base", "gate")
+            what = f'gate "{gate.id}" proves nothing: {limit}, but {why}'
+            yield Finding(
+                "warning", what, (), "choose a limit that a bad model misses, or compare with the base", "gate"
+            )
 
 
 def _vocabulary(folder: Path) -> int:

@@ -102,7 +102,7 @@ def _told(
     most = [count.most_common(1)[0][0] for count in (ours, Counter(of(p) for some in asked.values() for p in some))]
     one, other = ("none" if value is None else quote(value, 60) for value in most)
     line = f"{what} in training: {one}; in evaluation: {other} ({', '.join(asked)})"
-    yield Finding("warning", line, (), "give both as the model will be used", kind)
+    yield Finding("warning", line, (), "use the form in which the model will be used in both", kind)
 
 
 def _matter(rows: Sequence[TrainingRow], asked: Mapping[str, Sequence[Prompt]], write: Write) -> bool:
@@ -137,8 +137,14 @@ def _framed(trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]) ->
     frames = {name: frame_of(texts) for name, texts in theirs.items()}
     if all(_lacks(texts, frame) or _lacks(ours, frames[name]) for name, texts in theirs.items()):
         one, other = (f"{quote(a, 40)} and {quote(b, 40)}" for a, b in (frame, next(iter(frames.values()))))
-        line = f"questions in training stand between {one}, in evaluation between {other}"
-        yield Finding("warning", f"{line} ({', '.join(asked)})", (), "give both as the model will be used", "frame")
+        line = f"questions are between {one} in training, but between {other} in evaluation"
+        yield Finding(
+            "warning",
+            f"{line} ({', '.join(asked)})",
+            (),
+            "use the form in which the model will be used in both",
+            "frame",
+        )
 
 
 def _lacks(texts: Sequence[str], frame: tuple[str, str]) -> bool:

@@ -37,14 +37,17 @@ def unreachable(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Finding]:
         rows = [(s, [least(text) for text in s.targets]) for s in samples]
         stops, most = [stop for stop in given["stop"] if stop], given["max_new_tokens"]
         inside = {s.id: next((x for x in stops if all(x in text for text in texts)), None) for s, texts in rows}
-        stopped = {i: f"has the stop string {json.dumps(stop)} inside" for i, stop in inside.items() if stop}
+        stopped = {i: f"contains the stop string {json.dumps(stop)}" for i, stop in inside.items() if stop}
         sizes = _sizes([(s, texts) for s, texts in rows if s.id not in stopped], most, Path(base.path))
-        long = {i: f"takes {size} tokens of {most}" for i, size in sizes.items()}
+        long = {i: f"takes {size} tokens of max_new_tokens = {most}" for i, size in sizes.items()}
         for kind, why, fix in (("stop", stopped, "stop = []"), ("long", long, "raise max_new_tokens")):
             if why:
                 first, spoilt = next(iter(why)), use in SURE and len(why) >= MANY * len(rows)
-                what = f'{counted(len(why), len(rows))} of "{name}" cannot be answered: row "{first}" {why[first]}'
-                lines = [f'row "{i}" {said}' for i, said in why.items()]
+                what = (
+                    f'{counted(len(why), len(rows))} of "{name}" cannot be answered: the target of '
+                    f'row "{first}" {why[first]}'
+                )
+                lines = [f'the target of row "{i}" {said}' for i, said in why.items()]
                 yield Finding("error" if spoilt else "warning", what, lines, fix, kind, {name: [*why]})
 
 
@@ -64,7 +67,7 @@ def _sizes(rows: list[tuple[Sample, list[str]]], most: int, folder: Path) -> dic
 
 @checker(title="unasked-answers")
 def unasked(rows: list[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[Finding]:
-    """Labels that are learnt and that no evaluation asks for.
+    """Training labels that no evaluation has.
 
     Trained on the labels 0, 1 and 2 and evaluated on words, a model learns what is not measured. Labels are answers of
     which there are 50 different ones at most, each twice on average; what is asked for may be a part of one. An error
@@ -78,10 +81,12 @@ def unasked(rows: list[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[Find
     asked = max(hits, key=lambda known: sum(learnt[a] for a in known), default=set())
     if learnt and labels and (share := sum(learnt[a] for a in asked) / learnt.total()) < ASKED:
         lost = [row for row in rows if (a := row.answer.strip()) in learnt and a not in asked]
-        what = f"{len(lost):,} of {len(rows):,} training rows learn what no evaluation asks for: "
+        what = f"{len(lost):,} of {len(rows):,} training rows have labels that no evaluation has: "
         what += _written(Counter(row.answer.strip() for row in lost))
-        evidence = [f'"{name}" asks for {_written(found)}' for name, found in labels.items()]
-        yield Finding("warning" if share else "error", what, evidence, "write labels alike in both", rows=numbers(lost))
+        evidence = [f'"{name}" has {_written(found)}' for name, found in labels.items()]
+        yield Finding(
+            "warning" if share else "error", what, evidence, "spell labels the same in both", rows=numbers(lost)
+        )
 
 
 @checker(title="labels")
@@ -96,7 +101,9 @@ def shares(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> 
     for where, found in (("the training", learnt), *((f'"{name}"', found) for name, found in labels.items())):
         if len(+found) == 1:
             what = f"all {found.total():,} rows of {where} have the label {_written(+found)}"
-            yield Finding("warning", what, (), "are the rows sorted by label, and then cut? mix them first", "one")
+            yield Finding(
+                "warning", what, (), "shuffle the rows first: they may be sorted by label and then sliced", "one"
+            )
     said = Counter(row.answer.strip() for row in rows if not row.row.get(HELD_OUT))
     for name, found in labels.items():
         top = found.most_common(1)[0][1] / found.total()
@@ -106,7 +113,7 @@ def shares(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> 
             metric = gate.metric.removeprefix(f"{name}.")
             if metric in METRICS[tasks[name].spec.use] and gate.min is not None and gate.min < top < 1:
                 what = f'gate "{gate.id}": {gate.metric} above {gate.min:g}, where a constant answer scores {top:.2f}'
-                yield Finding("warning", what, (), "a higher min, or compare with the base (versus)", "constant")
+                yield Finding("warning", what, (), "raise min, or compare with the base (versus)", "constant")
 
 
 def _labels(answers: Iterable[str]) -> Counter[str]:

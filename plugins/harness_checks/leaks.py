@@ -37,7 +37,7 @@ Hits = dict[int, tuple[int, float]]  # evaluated row -> training row, degree
 
 @checker(title="train-test-leak", leaks=True)
 def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> Iterator[Finding]:
-    """Training rows in the evaluations: a score for memory.
+    """Training rows in the evaluations: the score measures memorisation.
 
     Exact: the same prompt or text, but for case, punctuation, Markdown, white space and what of Unicode looks the
     same; a turn of a conversation, or a question in a frame of all rows, is compared by itself. Inside: a question of
@@ -82,12 +82,12 @@ def _compare(
     inside = {rest[i]: j for i, j in inside.items() if i not in covered}
     covered = {rest[i]: hit for i, hit in covered.items()}
     near = {rest[i]: hit for i, hit in near.items() if rest[i] not in covered.keys() | inside}
-    fix = "remove them from the training data, or the score is for memory"
+    fix = "remove them from the training data, or the score measures memorisation"
     told: list[tuple[str, Any, str, Mapping[int, tuple[int, float]]]] = [
         ("exact", "error", "are in the", {i: (j, 1.0) for i, j in exact.items()}),
-        ("inside", "error", "stand in longer rows of the", {i: (j, 1.0) for i, j in inside.items()}),
+        ("inside", "error", "are contained in longer rows of the", {i: (j, 1.0) for i, j in inside.items()}),
         ("coverage", "error", "are mostly in the", covered),
-        ("near", "warning", "are nearly in the", near),
+        ("near", "warning", "are near-copies of rows in the", near),
     ]
     for kind, severity, what, hits in told:
         if hits:
@@ -297,9 +297,9 @@ def _groups(rows: Sequence[TrainingRow], group: Sequence[Task]) -> Iterator[Find
         if shared := sorted(c for c in clusters if c in trained):
             mixed = len(shared) > GROUPS * len(clusters)
             names = ", ".join(f'"{t.spec.name}"' for t in tasks)
-            what = f"{len(shared)} of {len(clusters)} clusters ({column}) of {names} are in the training data too"
+            what = f"{len(shared)} of {len(clusters)} clusters ({column}) of {names} are in the training data, too"
             evidence = [f'{column} "{c}": training row {trained[c].number}' for c in shared]
-            fix = f"split by {column}, so that what is measured is new to the model"
+            fix = f"split by {column}, so that the evaluation measures unseen clusters"
             ids = {t.spec.name: [s.id for s in t.samples or () if _cluster(s, t, column) in trained] for t in tasks}
             ids |= numbers(row for cluster, row in there if cluster in shared)
             yield Finding("note" if mixed else "warning", what, evidence, fix, "group", ids)

@@ -38,7 +38,7 @@ Look = Callable[[TrainingRow], str | None]  # what is wrong with a row
 
 @checker(title="training-data-quality")
 def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task]) -> Iterator[Finding]:
-    """Rows that are broken, doubled, contradictory or private.
+    """Rows that are damaged, duplicated, contradictory or private.
 
     A model learns what the rows say, the accidents too: an empty answer teaches to say nothing, a looping one to
     loop, the same question with two answers to guess, a secret to recite it. Kinds of this finding:
@@ -55,13 +55,13 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task])
     yield from _punctuated(tasks)
     if not rows:
         return
-    yield from _told(rows, _empty, "error", "empty", "no answer to learn", "remove them, or fill in the answer")
-    yield from _told(rows, _roles, "error", "roles", "messages out of order", "user and assistant take turns")
+    yield from _told(rows, _empty, "error", "empty", "no answer to train on", "remove them, or fill in the answer")
+    yield from _told(rows, _roles, "error", "roles", "messages out of order", "alternate user and assistant")
     yield from _template(rows, base)
     yield from _doubled(rows)
     yield from _told(rows, _loop, "warning", "loop", "answers that repeat themselves", "remove them")
     yield from _special(rows, base)
-    yield from _told(rows, _secret, "warning", "secret", "what looks like a secret", "remove or replace it")
+    yield from _told(rows, _secret, "warning", "secret", "text that looks like a secret", "remove or replace it")
     yield from _told(rows, _mojibake, "warning", "mojibake", "text in a wrong encoding", "read the source as UTF-8")
     for kind, bad, what, fix in find_damage(rows, tasks):
         if bad:
@@ -113,10 +113,10 @@ def _blank(tasks: Mapping[str, Task]) -> Iterator[Finding]:
         nothing = [s for s in samples if not s.target or (s.target == "None" and None in s.row.values())]
         for what, found in (("prompt", [s for s in samples if not s.input]), ("target", nothing)):
             if found and len(found) < len(samples):
-                line = f'{counted(len(found), len(samples))} of "{name}": no {what}, where others have one'
+                line = f'{counted(len(found), len(samples))} of "{name}": no {what}, but others have one'
                 evidence = [f'row "{s.id}": {quote(text_of(s.input) or str(s.target), 60)}' for s in found]
                 ids = {name: [s.id for s in found]}
-                yield Finding("warning", line, evidence, "fill it in, or remove the rows", "blank", ids)
+                yield Finding("warning", line, evidence, "fill in the value, or remove the rows", "blank", ids)
 
 
 def _punctuated(tasks: Mapping[str, Task]) -> Iterator[Finding]:
@@ -127,9 +127,9 @@ def _punctuated(tasks: Mapping[str, Task]) -> Iterator[Finding]:
         given = [(s, t) for s in task.samples or () for t in s.targets]
         if found := [(s, t) for s, t in given if PUNCTUATED.fullmatch(t.strip())]:
             plain = re.sub(r"[^\w\s]", "", found[0][1])
-            line = f'{counted(len(found), len(given))} of "{name}": "{plain}" is taken for the target "{found[0][1]}"'
+            line = f'{counted(len(found), len(given))} of "{name}": "{plain}" equals the target "{found[0][1]}"'
             evidence = [f'row "{s.id}": {quote(t, 60)}' for s, t in found]
-            fix = f'say ignore_punctuation = false in "{name}", or use = "numeric" for numbers'
+            fix = f'set ignore_punctuation = false in "{name}", or use = "numeric" for numbers'
             yield Finding("warning", line, evidence, fix, "punctuation", {name: [s.id for s, _ in found]})
 
 
@@ -137,21 +137,21 @@ def _roles(row: TrainingRow) -> str | None:
     if (chat := row.row.get("messages")) is None and isinstance(row.row.get("prompt"), list):
         chat = messages_of(row)
     if not isinstance(chat, list):
-        return None if chat is None else f"messages is {str(chat)[:40]!r}, want a list"
+        return None if chat is None else f"messages is {str(chat)[:40]!r}; it must be a list"
     if not all(isinstance(message, dict) for message in chat):
-        return "a message is no object with role and content"
+        return "a message is not an object with role and content"
     roles = [message.get("role") for message in chat]
     written = ", ".join(map(str, roles[:8]))
     for message, role in zip(chat, roles, strict=True):
         if role not in ROLES:
-            return f'the role "{role}" is unknown; want user and assistant, perhaps system first'
+            return f'the role "{role}" is unknown; use user and assistant, and system first if needed'
         if not isinstance(message.get("content"), (str, list)) and not message.get("tool_calls"):
-            return f'a message of the {role} has no "content"'
+            return f'a message with the role {role} has no "content"'
     if any(role in ("system", "developer") for role in roles[1:]):
         return f"the system message is not the first: {written}"
     turns = [role for role in roles if role in ("user", "assistant")]
     if "tool" not in roles and any(a == b for a, b in pairwise(turns)):
-        return f"two turns of one role in a row: {written}"
+        return f"two successive messages have the same role: {written}"
     if turns[:1] == ["assistant"]:
         return f"begins with the assistant: {written}"
     return None if turns[-1:] == ["assistant"] else f"does not end with the assistant: {written}"
@@ -163,8 +163,8 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
     if not chats or not (Path(base.path) / "tokenizer_config.json").is_file():
         return
     if not (tokenizer := harness_hf.load_tokenizer(base.path)).chat_template:
-        what = "the rows are chat messages, and the tokenizer has no chat template"
-        yield Finding("error", what, (), "give text prompts, or take the instruct version of the model", "template")
+        what = "the rows are chat messages, but the tokenizer has no chat template"
+        yield Finding("error", what, (), "give text prompts, or use the instruct version of the model", "template")
         return
 
     def refusal(row: TrainingRow) -> str | None:
@@ -175,7 +175,7 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
             return harness_hf.one_line(error)[:120]
         return None
 
-    what, fix = "the chat template refuses the messages", "give the messages as the template wants them"
+    what, fix = "the chat template rejects the messages", "write the messages as the template requires"
     yield from _told(rows, refusal, "error", "template", what, fix)
 
 
@@ -187,7 +187,7 @@ def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     if again := [same for answers in by_prompt.values() for same in answers.values() if len(same) > 1]:
         extra = [row for same in again for row in same[1:]]
         evidence = [f"{_places(same, rows)}: {quote(same[0].prompt or same[0].answer)}" for same in again]
-        what = f"{counted(len(extra), len(rows))}: the same as an earlier one"
+        what = f"{counted(len(extra), len(rows))}: identical to an earlier one"
         yield Finding("warning", what, evidence, "keep one of each", "duplicate", numbers(extra))
     yield from _judged_twice(rows)
     plain = [row for row in rows if not JUDGED & row.row.keys()]  # of judged answers there are several to a prompt
@@ -197,7 +197,7 @@ def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
             said = f"{quote(one.prompt, 60)} → {quote(one.answer.strip(), 40)} and {quote(two.answer.strip(), 40)}"
             evidence.append(f"{_places([one, two], rows)}: {said}")
         meant = len(torn) > len(by_prompt) / 2  # several answers to each prompt are a way to sample
-        what = f"{len(torn):,} prompt{'s' if len(torn) > 1 else ''} with several answers"
+        what = f"{len(torn):,} prompt{'s' if len(torn) > 1 else ''} with several different answers"
         yield Finding("note" if meant else "warning", what, evidence, "keep the right answer", "conflict")
 
 
@@ -213,8 +213,8 @@ def _judged_twice(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
             torn.append((first[against], row))
     if torn:
         evidence = [f"{_places(pair, rows)}: {quote(pair[0].prompt, 60)} → {quote(pair[0].answer)}" for pair in torn]
-        what = f"{counted(len(torn), len(rows))}: judged the other way in an earlier row"
-        yield Finding("warning", what, evidence, "keep the right judgement", "conflict")
+        what = f"{counted(len(torn), len(rows))}: an earlier row prefers the other answer"
+        yield Finding("warning", what, evidence, "keep the right preference", "conflict")
 
 
 def _plain(text: str) -> str:
@@ -237,9 +237,9 @@ def _special(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
     pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
     if found := [(row, hit[0]) for row in rows if (hit := pattern.search(f"{row.prompt}\n{row.answer}"))]:
         rendered = len(found) > len(rows) / 2  # by hand, on purpose
-        what = f"{counted(len(found), len(rows))}: special tokens of the tokenizer written in a text"
+        what = f"{counted(len(found), len(rows))}: a text contains special tokens of the tokenizer"
         evidence = [f'{place(row, rows)}: "{token}"' for row, token in found]
-        fix = "the tokenizer puts them in; where they are meant, give messages instead"
+        fix = "remove them, since the tokenizer adds them; if they are intended, give messages instead"
         about = numbers(row for row, _ in found)
         yield Finding("note" if rendered else "warning", what, evidence, fix, "special", about)
 

@@ -56,7 +56,7 @@ SERVED = ("do_sample", "temperature", "repetition_penalty", "no_repeat_ngram_siz
 
 @checker(title="merged-weights-mismatch")
 def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iterator[Finding]:
-    """A merged model that is its base, or that changed where nothing was trained.
+    """A merged model that equals its base, or changed where nothing was trained.
 
     A merge into the wrong class or onto quantised weights can write the base back, byte for byte (verl#7285,
     peft#2764). The tensors that differ must be exactly those the adapter has weights for; on a dequantised base also
@@ -64,7 +64,7 @@ def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iter
     further off than a few roundings take it, nor all together three times as far as one rounding.
     """
     if merged.digest == base.digest:
-        yield Finding("error", "the merged model has the base's weights, byte for byte", (), "merge or train again")
+        yield Finding("error", "the merged model is bit-identical to the base", (), "merge or train again")
         return
     if twin is None or twin.adapter is None or not (twin.adapter / WEIGHTS).is_file():
         return
@@ -86,21 +86,23 @@ def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iter
     whole = frozenset(plan.replaced if twin.quantization else plan.must) if plan else frozenset()
     sums = _sums(plan, Path(base.path), Path(merged.path), whole)
     if missing := sorted(name for name in wanted - changed if name not in sums or sums[name].moves):
-        what = f"{len(missing)} of {len(wanted)} adapted tensors are the base's in the merged model, limit 0"
+        what = (
+            f"{len(missing)} of {len(wanted)} adapted tensors are unchanged from the base in the merged model, limit 0"
+        )
         yield Finding("error", what, missing, "the adapter was not merged, or is too small for the base's dtype")
     if (odd := sorted(changed - wanted)) and not twin.quantization:
-        what = f"{len(odd)} tensors differ from the base's, though nothing was trained there, limit 0"
-        yield Finding("error", what, odd, "is this the adapter, and is this the base?")
+        what = f"{len(odd)} tensors differ from the base's, although the adapter does not change them, limit 0"
+        yield Finding("error", what, odd, "check that the adapter and the base belong together")
     if off := [f"{name}: {found}" for name, found in sums.items() if found.off or found.error > ERROR]:
         what = f"{len(off)} of {len(sums)} merged tensors are not base + adapter, limit 0"
-        yield Finding("error", what, off, "merge again; the disk, the copy or the merge is broken", "sum")
+        yield Finding("error", what, off, "merge again; the disk, the copy or the merge was faulty", "sum")
 
 
 @checker(title="merged-output-divergence")
 def differs_from_adapter(
     merged: ModelRef, twin: ModelRef | None, rows: list[TrainingRow], load: Callable[..., Any]
 ) -> Iterator[Finding]:
-    """A merged model that answers otherwise than the adapter it comes from.
+    """A merged model that answers differently from its adapter.
 
     What was evaluated is the adapter on its base; what ships is the merged model. Rounding to half precision costs up
     to 0.002 nats a token (KL) and some first choices; ten times as much is a merge that went wrong: quantised twice,
@@ -116,7 +118,7 @@ def differs_from_adapter(
         return
     if not all(row.isfinite().all() for row in ours):
         what = "logits of the merged model are not finite"
-        yield Finding("error", what, (), "train again with a lower rate", "finite")
+        yield Finding("error", what, (), "train again with a lower learning_rate", "finite")
         return
     theirs = _distributions(load, twin, texts, exact) if twin else None
     if theirs is None:
@@ -129,14 +131,16 @@ def differs_from_adapter(
     dtype = max(stored, key=lambda name: LIMITS[name])  # the coarsest
     most = LIMITS[dtype] if exact else max(LIMITS[dtype], COMPUTED)
     if not kl <= most:
-        what = f"merged against adapter on {tokens} tokens: KL {kl:.2g} nats a token, limit {most:g} for {dtype}"
-        fix = "the merge is not what was evaluated: was the base the same? merge again, or gate it with --ignore M3"
-        yield Finding("error", f"{what}; first choice kept {agree:.1%}", (), fix)
+        what = f"merged against adapter on {tokens} tokens: KL {kl:.2g} nats per token, limit {most:g} for {dtype}"
+        fix = (
+            "the merge differs from the evaluated adapter: check the base, and merge again, or gate it with --ignore M3"
+        )
+        yield Finding("error", f"{what}; same first choice in {agree:.1%}", (), fix)
 
 
 @checker(title="non-finite-model-weights")
 def not_finite(merged: ModelRef) -> Iterator[Finding]:
-    """Weights of the model that ships that are not finite.
+    """Weights of the shipping model that are not finite.
 
     A NaN in one row of the embeddings shows only where a prompt has that token, and no evaluation may have it. Every
     tensor of a merged model, and of a candidate that was made elsewhere, is read once.
@@ -157,12 +161,14 @@ def not_finite(merged: ModelRef) -> Iterator[Finding]:
             odd.append(f"{name}: {bad} of {tensor.numel()}")
     if odd:
         what = f"{len(odd)} tensors have weights that are not finite, limit 0"
-        yield Finding("error", what, odd, "make the model again: a prompt that reaches them is answered with noise")
+        yield Finding(
+            "error", what, odd, "train or merge again: prompts that use these weights are answered with noise"
+        )
 
 
 @checker(title="tokenizer-config-mismatch")
 def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
-    """A tokenizer, chat template or configuration that is not the base's, or embeddings that do not fit.
+    """A tokenizer, chat template, configuration or embeddings that do not match the base's.
 
     Added tokens get lost when a model is saved without its tokenizer, and a resized vocabulary can break the tie of
     input and output embeddings (transformers#45127, unsloth#9331). tokenizer.json, chat template, config.json and
@@ -176,7 +182,7 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
     before, after = harness_hf.load_tokenizer(base.path), harness_hf.load_tokenizer(merged.path)
     lost = sorted(set(before.get_vocab()) - set(after.get_vocab()))
     if lost or len(after) != len(before):
-        what = f"{len(before)} tokens before, {len(after)} after; {len(lost)} are lost"
+        what = f"{len(before)} tokens before, {len(after)} after; {len(lost)} are missing"
         yield Finding("error", what, [quote(token) for token in lost], "copy the base's tokenizer", "vocabulary")
     special = [name for name in ("bos_token", "eos_token") if getattr(before, name) != getattr(after, name)]
     if special or sorted(before.all_special_ids) != sorted(after.all_special_ids):
@@ -186,8 +192,10 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
         yield Finding("error", "texts are tokenised differently", odd, "copy the base's tokenizer", "ids")
     yield from compare_options(before, after, length_of(before, base.path), length_of(after, merged.path))
     if odd := compare_templates(before.chat_template, after.chat_template):
-        what = "the chat template is not the base's"
-        yield Finding("error", what, odd, "copy chat_template.jinja from the base, unless you meant to", "template")
+        what = "the chat template differs from the base's"
+        yield Finding(
+            "error", what, odd, "copy chat_template.jinja from the base, unless the change is intended", "template"
+        )
     folders = Path(base.path), Path(merged.path)
     paths = [folder / "generation_config.json" for folder in folders]  # a value that is not there is the neutral one
     settings = [NEUTRAL | dict(json.loads(p.read_text("utf-8")) if p.is_file() else {}) for p in paths]
@@ -197,20 +205,20 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
         ("generation_config.json", list(differences(*(_without(s, WRITTEN) for s in settings))), "generation"),
     ):
         if found:
-            fix = f"copy {name} from the base, unless you meant to"
+            fix = f"copy {name} from the base, unless the change is intended"
             how: Severity = "warning" if kind == "generation" else "error"  # which nothing here obeys
-            yield Finding(how, f"{name} is not the base's", found, fix, kind)
+            yield Finding(how, f"{name} differs from the base's", found, fix, kind)
     if lost_parts := _left_out(*folders):
-        what = f"the base reads more than text, and this model leaves out {lost_parts[0]}"
-        fix = "ship the merge that the harness makes, which keeps all of the base, unless text alone was meant"
+        what = f"the base reads more than text, but this model lacks {lost_parts[0]}"
+        fix = "ship the harness's own merge, which keeps all of the base, unless only text is intended"
         yield Finding("warning", what, lost_parts[1:], fix, "text-only")
     told = {name: settings[1][name] for name in SERVED}
     if said := [f"{n} = {written(value)}" for n, value in told.items() if value not in (None, NEUTRAL[n])]:
-        what = f"servers obey generation_config.json ({', '.join(said)}), evaluations here do not"
-        yield Finding("note", what, (), "serve it with the options with which it was evaluated", "served")
+        what = f"servers apply generation_config.json ({', '.join(said)}), but evaluations here do not"
+        yield Finding("note", what, (), "serve it with the options used in evaluation", "served")
     missing, missed = (len(t) - _embeddings(folder) for t, folder in zip((after, before), folders[::-1], strict=True))
     if missing > max(0, missed):  # some bases have tokens of pictures that their embeddings lack
-        what = f"{len(after) - missing} embeddings for {len(after)} tokens"
+        what = f"there are {len(after) - missing} embeddings for {len(after)} tokens"
         yield Finding("error", what, (), "resize the embeddings before training", "embeddings")
 
 
@@ -218,7 +226,7 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
 def never_stops(
     merged: ModelRef, base: ModelRef, rows: list[TrainingRow], load: Callable[..., Any]
 ) -> Iterator[Finding]:
-    """A model that servers do not stop.
+    """A generation_config.json without the model's stop token.
 
     A server stops at the eos_token_id of generation_config.json; if the chat template ends a turn with another
     token, or the file was lost at the merge, every answer runs to its limit (unsloth#5386, vllm#4180). No stop
@@ -235,7 +243,7 @@ def never_stops(
     if missing := sorted(wanted - after):
         names = [quote(tokens.tokenizer.convert_ids_to_tokens(i) or str(i)) for i in missing]
         what = f"generation_config.json does not stop at {', '.join(names)}"
-        yield Finding("error", what, (), f"eos_token_id = {sorted(wanted)} there", "config")
+        yield Finding("error", what, (), f"set eos_token_id = {sorted(wanted)} there", "config")
     if asked := [row for row in rows if prompt_of(row)][:: max(1, len(rows) // PROMPTS)][:PROMPTS]:
         longest = max(len(tokens.plain(row.answer)) for row in asked)
         room = min(256, 2 * longest + 32)
@@ -245,8 +253,10 @@ def never_stops(
         endless = [len(tokens.plain(answer)) >= 0.9 * room for answer in answers]
         if all(endless):
             evidence = [f"row {row.number}: {quote(a)}" for row, a in zip(asked, answers, strict=True)]
-            what = f"none of {len(asked)} training prompts is answered with an end within {room} tokens"
-            yield Finding("warning", what, evidence, "do the rows end in a stop token that is learnt?", "endless")
+            what = f"no answer to {len(asked)} training prompts ends within {room} tokens"
+            yield Finding(
+                "warning", what, evidence, "check that the rows end with a stop token that is trained on", "endless"
+            )
 
 
 def _embeddings(folder: Path) -> int:

@@ -30,13 +30,15 @@ def wrong_reference(adapter: ModelRef) -> Iterator[Finding]:
     facts = note_of(adapter).get("facts", {})
     if (reward := facts.get("first_reward", 0.0)) is None or not reward <= FAR:
         loss = facts.get("first_loss")
-        what = f"the first loss was {loss}, the first reward {reward}; want ln 2 = {math.log(2):.4f} for DPO, and 0"
+        what = (
+            f"the first loss was {loss}, the first reward {reward}; for DPO they must be ln 2 = {math.log(2):.4f} and 0"
+        )
         yield Finding("error", what, (), "train again with the base itself as reference")
 
 
 @checker(title="identical-answers")
 def same_answers(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
-    """Pairs whose chosen answer is the rejected one.
+    """Pairs whose chosen and rejected answers are equal.
 
     Their loss is ln 2 whatever the model does, so they teach nothing, and they hide in a mean. Where the two differ in
     case and punctuation alone (-case), they teach how to write and not what.
@@ -47,14 +49,14 @@ def same_answers(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     pairs = [row for row in _pairs(rows) if row not in same]
     alike = [row for row in pairs if (letters := _letters(row.answer)) and letters == _letters(_rejected(row))]
     if len(alike) > MANY * len(pairs):
-        what = f"{counted(len(alike), len(pairs))}: chosen and rejected differ in case and punctuation alone"
+        what = f"{counted(len(alike), len(pairs))}: chosen and rejected differ only in case and punctuation"
         lines = [f"{place(row, rows)}: {quote(row.answer, 40)} and {quote(_rejected(row), 40)}" for row in alike]
-        yield Finding("warning", what, lines, "is that what the pairs should teach? else remove them", "case")
+        yield Finding("warning", what, lines, "remove them, unless this is what the pairs should teach", "case")
 
 
 @checker(title="length-bias")
 def longer_is_better(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
-    """Chosen answers that are nearly always the longer ones.
+    """Chosen answers that are nearly always longer.
 
     What is common to all pairs is learnt first: where more than 80 % of the chosen answers are longer, that is to write
     more (arXiv:2403.19159). An evaluation that only sees length cannot tell that from a better answer.
@@ -63,7 +65,7 @@ def longer_is_better(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     longer = sum(len(row.answer.strip()) > len(_rejected(row).strip()) for row in pairs)
     if len(pairs) >= FEWEST and longer > LONGER * len(pairs):
         what = f"{counted(longer, len(pairs))} ({longer / len(pairs):.0%}): the chosen answer is the longer one"
-        fix = 'balance them, or loss_type = "sigmoid_norm", which goes by the mean of a token'
+        fix = 'balance them, or set loss_type = "sigmoid_norm", which uses the mean per token'
         yield Finding("warning", what, (), fix)
 
 
@@ -86,19 +88,19 @@ def other_questions(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
 
 @checker(title="no-preference-learned")
 def learnt_nothing(adapter: ModelRef) -> Iterator[Finding]:
-    """A model that prefers the chosen answers no more than its reference does.
+    """A model that does not prefer the chosen answers more than its reference does.
 
     The margin is the mean reward of chosen answers less that of rejected ones, over the last steps. At zero nothing
     was learnt of the pairs: too few steps, a learning rate that is too low, or labels that contradict each other.
     """
     if (margin := note_of(adapter).get("facts", {}).get("reward_margin")) is not None and margin <= 0:
-        what = f"the reward margin of the last steps is {margin:.3g}: chosen answers are preferred no more than before"
-        yield Finding("warning", what, (), "train longer, or at a higher rate; are the labels right?")
+        what = f"the reward margin of the last steps is {margin:.3g}: chosen answers are no more likely than before"
+        yield Finding("warning", what, (), "train longer, or raise learning_rate; check the labels")
 
 
 @checker(title="sorted-labels")
 def sorted_labels(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding]:
-    """Answers with a label that come sorted by it.
+    """Labelled answers that are sorted by label.
 
     KTO goes through its rows in their order, for it estimates the divergence from the reference among the answers of a
     batch. Where wanted answers come first and the others afterwards, a step makes all answers likelier and a later one
@@ -117,8 +119,8 @@ def sorted_labels(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding
         return
     # what so many are at most likely by, where so many are expected (Chernoff's bound)
     if math.exp(alone - expected + alone * math.log(max(expected, 1e-300) / alone)) < CHANCE:
-        what = f"{alone} of {len(steps)} steps have one label only, {expected:.1f} in a random order"
-        yield Finding("warning", what, (), "shuffle the rows once, or put each unwanted answer after a wanted one")
+        what = f"{alone} of {len(steps)} steps have only one label; in random order it would be {expected:.1f}"
+        yield Finding("warning", what, (), "shuffle the rows once, or alternate wanted and unwanted answers")
 
 
 def _letters(text: str) -> str:

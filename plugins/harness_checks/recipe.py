@@ -25,7 +25,7 @@ BATCH, RANK = 32, 64
 
 @checker(title="low-adapter-coverage")
 def few_targets(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]:
-    """An adapter that reaches little of the model.
+    """An adapter that covers little of the model.
 
     PEFT adapts q and v only where it is not told otherwise, and takes a list of which one name matches without a
     word (peft#3554). LoRA works as well as full fine-tuning where it is on all linears, the MLPs first.
@@ -42,7 +42,7 @@ def few_targets(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]
     if total and reached / total < 0.5:
         what = f"the adapter reaches {reached / total:.0%} of the linear parameters ({len(adapted)} modules)"
         left = sorted({name.rpartition(".")[2] for name in linears if name not in adapted})
-        yield Finding("warning", what, [f"not adapted: {', '.join(left)}"], 'target_modules = "all-linear"')
+        yield Finding("warning", what, [f"not adapted: {', '.join(left)}"], 'set target_modules = "all-linear"')
 
 
 @checker(title="fused-moe-experts")
@@ -60,14 +60,19 @@ def fused_experts(built: Built, base: ModelRef, suite: Suite) -> Iterator[Findin
     stacks = [(name, p) for name, p in parameters if p.ndim >= 3 and "conv" not in name]
     if fused := [(name, p) for name, p in stacks if not name.endswith(named)]:
         share = sum(p.numel() for _, p in fused) / sum(p.numel() for p in model.parameters())
-        what = f"{share:.0%} of the parameters are fused experts that no adapter reaches and no 4-bit load shrinks"
+        what = (
+            f"{share:.0%} of the parameters are fused experts, which no adapter trains and 4-bit "
+            "loading does not shrink"
+        )
         evidence = [f"{name}: {list(p.shape)}" for name, p in fused]
-        yield Finding("warning", what, evidence, 'target_parameters = ["…"] in [adapter]; count on the memory')
+        yield Finding(
+            "warning", what, evidence, 'set target_parameters = ["…"] in [adapter]; memory use will not shrink'
+        )
 
 
 @checker(title="untrained-end-mark")
 def untrained_ends(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]:
-    """An end of a turn that the base cannot say, and that the adapter does not teach it.
+    """An end-of-turn token that the base cannot generate and the adapter does not train.
 
     In a base that is no chat model the head has zeros for marks such as `<|im_end|>`. An adapter on the linears moves
     what the head is multiplied with, and zeros stay zeros: the loss falls, and the model never ends its turn
@@ -81,8 +86,10 @@ def untrained_ends(built: Built, base: ModelRef, suite: Suite) -> Iterator[Findi
     ends = {x for last in learnt for x in last} & Tokens(built.tokenizer).stops
     if zeros := [i for i in sorted(ends) if _is_zero(Path(base.path), names, i)]:
         marks = ", ".join(f'"{built.tokenizer.convert_ids_to_tokens(i)}"' for i in zeros)
-        what = f"rows end with {marks}, which the base was never trained to say: its row of the head is zeros"
-        yield Finding("error", what, (), f"{how_to_train(names)} in [adapter], or an end that it knows")
+        what = f"rows end with {marks}, which the base cannot generate: its row of the output embeddings is zero"
+        yield Finding(
+            "error", what, (), f"set {how_to_train(names)} in [adapter], or use an end token that the base knows"
+        )
 
 
 def names_of(model: PreTrainedModel, part: Any) -> set[str]:
@@ -141,7 +148,7 @@ def _adapted(model: PreTrainedModel, options: Any) -> set[str]:
 
 @checker(title="unusual-hyperparameters")
 def unusual_recipe(suite: Suite) -> Iterator[Finding]:
-    """Options outside what works.
+    """Options outside their usual range.
 
     A learning rate of 0 trains nothing. For LoRA a rate below 5e-5 is a full fine-tuning's: it wants about ten times as
     much ("LoRA Without Regret", 2025). One above 1e-3 diverges or forgets. Where all weights are trained, one above
@@ -158,24 +165,28 @@ def unusual_recipe(suite: Suite) -> Iterator[Finding]:
         if whole and not tiny:
             yield Finding("warning", "learning_rate is the default, which is for adapters", fix=best)
     elif rate <= 0:
-        yield Finding("error", f"learning_rate is {rate}: nothing is learnt", fix="2e-4 is a good start")
+        yield Finding("error", f"learning_rate is {rate}: nothing is trained", fix="start with 2e-4")
     elif whole and rate > (FULL / 10 if judged else FULL) and not tiny:
-        yield Finding("warning", f"learning_rate is {rate:g}, where training all weights forgets", fix=best)
+        yield Finding("warning", f"learning_rate is {rate:g}, which makes a training of all weights forget", fix=best)
     elif not (whole or judged) and rate < LOW:
-        yield Finding("warning", f"learning_rate is {rate:g}, a full fine-tuning's", fix="LoRA wants 1e-4 to 5e-4")
+        yield Finding("warning", f"learning_rate is {rate:g}, as in full fine-tuning", fix="use 1e-4 to 5e-4 for LoRA")
     elif not whole and rate > (TINY if tiny else HIGH):
-        yield Finding("warning", f"learning_rate is {rate:g}, where LoRA diverges or forgets", fix="1e-4 to 5e-4")
+        yield Finding("warning", f"learning_rate is {rate:g}, at which LoRA diverges or forgets", fix="1e-4 to 5e-4")
     batch = train.get("per_device_train_batch_size", 2) * train.get("gradient_accumulation_steps", 4)
     if batch > BATCH and not (whole or judged):
-        yield Finding("warning", f"a step is {batch} rows; LoRA loses more than full fine-tuning there", fix="16 to 32")
+        yield Finding(
+            "warning",
+            f"a step has {batch} rows; LoRA loses more than full fine-tuning at such batch sizes",
+            fix="16 to 32",
+        )
     options = suite.adapter.options if suite.adapter else {}
     if options.get("r", 0) > RANK and not options.get("use_rslora"):
-        yield Finding("warning", f"r is {options['r']} without use_rslora", fix="use_rslora = true, or a smaller r")
+        yield Finding("warning", f"r is {options['r']} without use_rslora", fix="set use_rslora = true, or a smaller r")
 
 
 @checker(title="unsupported-adapter-scaling")
 def scaling_lost(suite: Suite, adapter: ModelRef) -> Iterator[Finding]:
-    """An adapter whose scaling servers are known to get wrong.
+    """An adapter with scaling that some servers load incorrectly.
 
     vLLM, SGLang and others apply alpha/r to every LoRA: the scale of rsLoRA, of patterns and the magnitudes of DoRA
     were lost in one release or another (sglang#40835, vllm#10798), and the served model was not the gated one. An
@@ -186,5 +197,5 @@ def scaling_lost(suite: Suite, adapter: ModelRef) -> Iterator[Finding]:
         return
     config = read_config(adapter.adapter)
     if risky := [n for n in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern") if getattr(config, n, None)]:
-        what = f"the exported adapter has {', '.join(risky)}, which servers have got wrong"
-        yield Finding("warning", what, fix="ship the merged model, or try the server on the rows of an evaluation")
+        what = f"the exported adapter has {', '.join(risky)}, which some servers load incorrectly"
+        yield Finding("warning", what, fix="ship the merged model, or test the server on the rows of an evaluation")

@@ -22,7 +22,7 @@ FEWEST, NOISES = 20, 2.0  # losses; standard errors that a fall must have
 
 @checker(title="ineffective-recipe")
 def ineffective_recipe(built: Built, suite: Suite) -> Iterator[Finding]:
-    """Options that each look harmless, and by whose effect next to nothing is learnt, or noise.
+    """Options that together train almost nothing, or only noise.
 
     Computed is what the schedule does: the optimizer steps, and in how many of them the rate is above a tenth of its
     peak. Adam divides by adam_epsilon where that is larger than the gradients; SGD moves by rate times gradient, a
@@ -36,13 +36,13 @@ def ineffective_recipe(built: Built, suite: Suite) -> Iterator[Finding]:
     elif (rates := _rates(config, steps)) and max(rates) > 0:
         high = sum(rate > TENTH * max(rates) for rate in rates)
         if high < HALF * len(rates):
-            what = f"learning_rate is above a tenth of its peak in {high} of {len(rates)} steps"
-            yield Finding("warning", what, (), "another lr_scheduler_type, or other lr_scheduler_kwargs")
+            what = f"learning_rate is above a tenth of its peak in only {high} of {len(rates)} steps"
+            yield Finding("warning", what, (), "change lr_scheduler_type or lr_scheduler_kwargs")
     for what, fix in _find_extremes(config, suite):
         yield Finding("warning", what, (), fix)
     beta = getattr(config, "beta", None)
     if suite.train and suite.train.use in ("dpo", "kto") and beta == 0:
-        yield Finding("error", "beta is 0: the loss has no gradient", (), "0.1 is a good start")
+        yield Finding("error", "beta is 0: the loss has no gradient", (), "start with 0.1")
 
 
 def _find_extremes(config: Any, suite: Suite) -> Iterator[tuple[str, str]]:
@@ -50,25 +50,32 @@ def _find_extremes(config: Any, suite: Suite) -> Iterator[tuple[str, str]]:
     adapter: Mapping[str, Any] = suite.adapter.options if suite.adapter else {}
     rate, name = getattr(config, "learning_rate", 0.0), str(getattr(config, "optim", "")).rpartition(".")[2].lower()
     if name == "sgd" and 0 < rate < SGD_RATE:
-        yield f"optim is sgd at a rate of {rate:g}, which moves next to nothing", 'optim = "adamw_torch", or 1e-2'
+        yield (
+            f"optim is sgd at a rate of {rate:g}, which changes almost nothing",
+            'set optim = "adamw_torch", or a rate of 1e-2',
+        )
     for option, most, fix in (
-        ("adam_epsilon", EPSILON, "1e-8 is the default"),
-        ("weight_decay", DECAY, "0 to 0.1 is usual"),
-        ("neftune_noise_alpha", NOISE, "5 to 15 is usual"),
-        ("label_smoothing_factor", SMOOTHING, "0 to 0.1 is usual"),
-        ("beta", BETA if suite.train and suite.train.use in ("dpo", "kto") else math.inf, "0.01 to 0.5 is usual"),
+        ("adam_epsilon", EPSILON, "the default is 1e-8"),
+        ("weight_decay", DECAY, "usual values are 0 to 0.1"),
+        ("neftune_noise_alpha", NOISE, "usual values are 5 to 15"),
+        ("label_smoothing_factor", SMOOTHING, "usual values are 0 to 0.1"),
+        (
+            "beta",
+            BETA if suite.train and suite.train.use in ("dpo", "kto") else math.inf,
+            "usual values are 0.01 to 0.5",
+        ),
     ):
         if (value := getattr(config, option, None)) is not None and abs(value) > most:
             yield f"{option} is {value:g}", fix
     if (dropout := adapter.get("lora_dropout", 0.0)) > DROPOUT:
-        yield f"lora_dropout is {dropout:g}: most of what is learnt is left out", "0 to 0.1 is usual"
+        yield f"lora_dropout is {dropout:g}, which drops most of what is trained", "usual values are 0 to 0.1"
     if (alpha := adapter.get("lora_alpha")) is not None:
         rank = adapter.get("r", alpha) or 1
         factor = alpha / (math.sqrt(rank) if adapter.get("use_rslora") else rank)
         if factor > SCALE:
-            yield f"the adapter is multiplied by {factor:g} (lora_alpha and r)", "lora_alpha = r to 2 r"
+            yield f"the adapter is multiplied by {factor:g} (lora_alpha and r)", "set lora_alpha to r to 2 r"
         if factor == 0:
-            yield "lora_alpha is 0: the adapter is multiplied by 0", "lora_alpha = r to 2 r"
+            yield "lora_alpha is 0: the adapter is multiplied by 0", "set lora_alpha to r to 2 r"
 
 
 def _count_steps(built: Built) -> int:
@@ -117,9 +124,9 @@ def loss_did_not_fall(adapter: ModelRef) -> Iterator[Finding]:
     fall = statistics.fmean(first) - statistics.fmean(last)
     noise = _standard_error(first, last)
     if fall <= NOISES * noise:
-        what = f"the loss fell by {fall:.3g} nats a token from the first quarter of the steps to the last"
-        fix = "is the learning rate too low or too high, or is the base as good on these rows?"
-        yield Finding("warning", f"{what}, and its noise is {noise:.2g}", (), fix)
+        what = f"the loss fell by {fall:.3g} nats per token from the first to the last quarter of the steps"
+        fix = "check whether learning_rate is too low or too high, or whether the base is as good on these rows"
+        yield Finding("warning", f"{what}; its noise is {noise:.2g}", (), fix)
 
 
 def _standard_error(first: Sequence[float], last: Sequence[float]) -> float:

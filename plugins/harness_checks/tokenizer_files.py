@@ -60,11 +60,14 @@ def compare_options(before: Any, after: Any, *lengths: int) -> Iterator[Finding]
     options = [{n: t.init_kwargs.get(n, getattr(t, n, None)) or None for n in names} for t in (before, after)]
     sides = [getattr(t, "truncation_side", "right") for t in (before, after)]
     if odd := list(differences(options[0], options[1])):
-        fix = "copy tokenizer_config.json from the base, unless you meant to"
-        yield Finding("error", "the tokenizer's options are not the base's", odd, fix, "options")
+        fix = "copy tokenizer_config.json from the base, unless the change is intended"
+        yield Finding("error", "the tokenizer's options differ from the base's", odd, fix, "options")
     cuts = [dict(zip(CUTS, cut, strict=True)) for cut in zip(lengths, sides, strict=True)]
     if odd := list(differences(cuts[0], cuts[1])):
-        what = "the tokenizer cuts texts otherwise than the base's, and servers may take its limit for the context"
+        what = (
+            "the tokenizer truncates texts differently from the base's, and servers may use its "
+            "limit as the context length"
+        )
         yield Finding("warning", what, odd, "copy model_max_length and truncation_side from the base", "length")
 
 

@@ -21,7 +21,7 @@ LOST = 0.25  # of the KL between a base and what was trained of it, to what is w
 
 @checker(title="untrained-adapter-weights")
 def did_not_move(adapter: ModelRef) -> Iterator[Finding]:
-    """Trained, and nothing changed.
+    """Training changed nothing.
 
     The B of a LoRA starts at zero, so one that still is zero has never had a gradient: a frozen module, a learning
     rate of zero, gradient checkpointing that cut the graph (transformers#42489, peft#1142). The merged model would
@@ -31,12 +31,12 @@ def did_not_move(adapter: ModelRef) -> Iterator[Finding]:
         return  # M2 compares a whole model with its base
     matrices = {name: t for name, t in _tensors(adapter) if "lora_B" in name or "lora_embedding_B" in name}
     if still := [name for name, tensor in matrices.items() if not tensor.any()]:
-        what = f"{len(still)} of {len(matrices)} adapted modules did not move: their lora_B is zero"
+        what = f"{len(still)} of {len(matrices)} adapted modules did not change: their lora_B is zero"
         yield Finding(
             "error",
             what,
             still,
-            "name target_modules that the rows go through; or look at learning_rate, and at what is frozen",
+            "name target_modules that the rows pass through; check learning_rate and frozen parameters",
         )
 
 
@@ -52,14 +52,14 @@ def not_finite(adapter: ModelRef) -> Iterator[Finding]:
     for name, tensor in _tensors(adapter):
         if bad := int((~torch.isfinite(tensor)).sum()):
             what = f'"{name}": {bad} of {tensor.numel()} weights are not finite'
-            yield Finding("error", what, (), "lower learning_rate, or look for broken rows")
+            yield Finding("error", what, (), "lower learning_rate, or look for damaged rows")
     if (loss := note_of(adapter).get("facts", {}).get("train_loss", 0.0)) is None or not math.isfinite(loss):
-        yield Finding("error", f"the training loss is {loss}", (), "lower learning_rate, or look for broken rows")
+        yield Finding("error", f"the training loss is {loss}", (), "lower learning_rate, or look for damaged rows")
 
 
 @checker(title="repacked-quantized-weights")
 def repacked(adapter: ModelRef, load: Callable[..., Any]) -> Iterator[Finding]:
-    """A 4-bit weight that was rewritten in memory.
+    """A 4-bit weight that was repacked in memory.
 
     On a CPU with AVX512-BF16 bitsandbytes repacks a 4-bit weight at its first evaluation and leaves everything that
     reads it afterwards wrong: gradients, dequantisation, the merge. The model is loaded, answers once, and must hold
@@ -76,7 +76,7 @@ def repacked(adapter: ModelRef, load: Callable[..., Any]) -> Iterator[Finding]:
 
 @checker(title="loss-spike")
 def spiked(adapter: ModelRef) -> Iterator[Finding]:
-    """The loss leapt while training.
+    """The loss spiked during training.
 
     The median of five losses was above each of the 20 before them, and above their median by six of their deviations,
     a quarter of it, and a tenth of a nat. What was learnt until then may be lost: a learning rate that is too high, a
@@ -84,7 +84,7 @@ def spiked(adapter: ModelRef) -> Iterator[Finding]:
     """
     if spikes := note_of(adapter).get("facts", {}).get("spikes", ()):
         lines = [f"steps {s['first']} to {s['last']}: {s['loss']:.3g}, {s['before']:.3g} before" for s in spikes]
-        what = f"the loss leapt {len(spikes)} time{'s' if len(spikes) > 1 else ''} while training"
+        what = f"the loss spiked {len(spikes)} time{'s' if len(spikes) > 1 else ''} during training"
         yield Finding("warning", what, lines, "lower learning_rate, raise warmup_ratio, or look at the rows")
 
 
@@ -104,14 +104,14 @@ def overfits(adapter: ModelRef) -> Iterator[Finding]:
     what = f"the validation loss rose from {least:.3f} after validation {best} to {losses[-1]:.3f} at the end"
     lines = [", ".join(f"{loss:.3f}" for loss in losses)]
     if kept is not None:
-        yield Finding("note", f"{what}; the adapter is that of step {kept}", lines)
+        yield Finding("note", f"{what}; the adapter is from step {kept}", lines)
     else:
-        yield Finding("warning", what, lines, "set patience = 1, train fewer epochs, or give more rows")
+        yield Finding("warning", what, lines, "set patience = 1, train fewer epochs, or add rows")
 
 
 @checker(title="saved-adapter-mismatch")
 def saved_otherwise(adapter: ModelRef) -> Iterator[Finding]:
-    """An adapter on the disk that is not the trained one.
+    """A saved adapter that differs from the trained one.
 
     Where processes share the weights between them, saving can write one's slice beside the others' starts, or
     nothing (accelerate#4206, peft#2892), and the file loads. `sft` notes the sha256 of each tensor's bytes while they
@@ -126,13 +126,13 @@ def saved_otherwise(adapter: ModelRef) -> Iterator[Finding]:
     found = {name: hashlib.sha256(data).hexdigest() for name, data in bits}
     if odd := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
         lost = sum(name not in found for name in odd)
-        what = f"{len(odd)} of {len(wanted)} tensors on the disk are not those that were trained, limit 0"
-        yield Finding("error", f"{what}; {lost} of them are missing", odd, "train again; what was saved is lost")
+        what = f"{len(odd)} of {len(wanted)} tensors on disk differ from the trained ones, limit 0"
+        yield Finding("error", f"{what}; {lost} of them are missing", odd, "train again; the saved adapter is damaged")
 
 
 @checker(title="update-lost-to-rounding")
 def rounded_away(adapter: ModelRef) -> Iterator[Finding]:
-    """A training of all weights that is mostly rounded away.
+    """A training of all weights that rounding mostly undoes.
 
     All weights are trained in float32 and written in the base's dtype. In bfloat16 a weight keeps a change of more than
     about its 500th part, and what is less is lost: a low rate and few steps move most weights by less. The trained
@@ -142,8 +142,10 @@ def rounded_away(adapter: ModelRef) -> Iterator[Finding]:
     facts = note_of(adapter).get("facts", {})
     lost, way = facts.get("kl_rounding"), facts.get("kl_training")
     if lost is not None and way and lost > LOST * way:
-        what = f"rounding took {lost:.2g} nats a token (KL) of a training that led {way:.2g} from the base"
-        fix = "take a base in float32, more steps or a higher rate, or train a LoRA, whose weights are in float32"
+        what = f"rounding to the base's dtype undid {lost:.2g} of {way:.2g} nats per token (KL) of the training"
+        fix = (
+            "use a base in float32, more steps or a higher learning_rate, or train a LoRA, whose weights are in float32"
+        )
         yield Finding("warning", f"{what}, limit {LOST:.0%}", (), fix)
 
 
@@ -157,11 +159,11 @@ def another_base(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
     one made elsewhere the name of its base is told, too: its instruct twin has the same shapes.
     """
     if (made_for := note_of(adapter).get("base_digest")) and base.digest and made_for != base.digest:
-        what = f"the adapter was trained on weights {made_for[:16]}, the base has {base.digest[:16]}"
-        yield Finding("error", what, (), "name the base it was trained on")
+        what = f"the adapter was trained on weights {made_for[:16]}, but the base has {base.digest[:16]}"
+        yield Finding("error", what, (), "name the base that it was trained on")
     elif not (made_for and is_sealed(Path(adapter.adapter or adapter.path))):
-        said = "says" if made_for else "does not say"
-        told = f"the adapter {said} which weights it was trained on, so that is taken on trust"
+        said = "says" if made_for else "does not state"
+        told = f"the adapter {said} which weights it was trained on, so the base is taken on trust"
         about = Path(adapter.adapter or adapter.path) / "adapter_config.json"
         if about.is_file() and (name := json.loads(about.read_text("utf-8")).get("base_model_name_or_path")):
             told += f'; its configuration names "{name}"'

@@ -20,7 +20,7 @@ BLOCK = 4096  # rows of the head that are read at once
 
 @checker(title="untrainable-tokens")
 def untrainable_tokens(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]:
-    """Tokens of the training rows that the base has no row for, or none of their own.
+    """Tokens of the training rows without an embedding of their own in the base.
 
     A token that was added to the tokenizer, and never to the model, is beyond the embeddings (-beyond): training ends
     in an IndexError, on a GPU in a failed assertion. Where its row of the head is zeros (-zero), or another token's
@@ -30,7 +30,7 @@ def untrainable_tokens(built: Built, base: ModelRef, suite: Suite) -> Iterator[F
     embeddings = built.model.get_input_embeddings().weight.shape[0]
     used = Counter(i for e in built.examples for i in set(e.ids))
     if beyond := sorted(i for i in used if i >= embeddings):
-        fix = "resize the embeddings of the base, or take a base that has these tokens"
+        fix = "resize the embeddings of the base, or use a base that has these tokens"
         what = f"tokens beyond the base's {embeddings:,} embeddings"
         yield _finding(built, beyond, what, fix, "beyond")
         return
@@ -41,18 +41,18 @@ def untrainable_tokens(built: Built, base: ModelRef, suite: Suite) -> Iterator[F
     learnt = {i for e in built.examples for i in e.labels[1:] if i != IGNORED}  # the first is never predicted
     tokens = learnt - _find_opening(built)
     zeros, equal = _find_rows(Path(base.path), names, tokens)
-    fix = f"{how_to_train(names)} in [adapter], or tokens that the base knows"
+    fix = f"set {how_to_train(names)} in [adapter], or use tokens that the base knows"
     if mute := sorted(zeros - Tokens(built.tokenizer).stops):  # D20 reports the ends
-        yield _finding(built, mute, "tokens whose row of the base's head is zeros", fix, "zero")
+        yield _finding(built, mute, "tokens whose row of the base's output embeddings is zero", fix, "zero")
     if equal:
-        what = "tokens whose row of the base's head is another token's"
+        what = "tokens whose row of the base's output embeddings equals another token's"
         pairs = {i: f' = "{built.tokenizer.convert_ids_to_tokens(twin)}"' for i, twin in equal.items()}
         yield _finding(built, sorted(equal), what, fix, "equal", pairs)
 
 
 @checker(title="adapter-tokenizer-mismatch")
 def other_tokenizer(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
-    """A tokenizer or chat template in an adapter's folder that is not the base's.
+    """A tokenizer or chat template in an adapter's folder that differs from the base's.
 
     Trainers save what they trained with beside the adapter. Evaluated, merged and shipped is the base's: under another
     chat template the adapter seems to have learnt nothing, and tokens that it added are lost. Templates are compared by
@@ -67,16 +67,19 @@ def other_tokenizer(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
         before, after = ours.get_vocab(), theirs.get_vocab()
         spare = {theirs.pad_token} - before.keys()
         if odd := sorted(t for t in (before.keys() | after.keys()) - spare if before.get(t) != after.get(t)):
-            what = f'"{folder.name}" was made with {len(after):,} tokens, its base "{base.path}" has {len(before):,}'
+            what = (
+                f'"{folder.name}" was trained with {len(after):,} tokens, but its base "{base.path}" '
+                f"has {len(before):,}"
+            )
             evidence = [f"{quote(token)}: {before.get(token)} in the base, {after.get(token)} here" for token in odd]
-            fix = "merge it onto the base that has these tokens, and give that as the candidate"
+            fix = "merge it onto the base that has these tokens, and give the result as the candidate"
             yield Finding("error", what, evidence, fix, "vocabulary")
     text = theirs.chat_template if theirs else template.read_text("utf-8") if template.is_file() else None
     if text and text != ours.chat_template:
         pairs = zip(_write_chats(ours, ours.chat_template), _write_chats(ours, text), strict=True)
         if odd := [f"base {quote(one)}, adapter {quote(two)}" for one, two in pairs if one != two]:
-            what = f'"{folder.name}" has another chat template than its base "{base.path}", which ships'
-            fix = "evaluate it on a base with that template, or take the template out of the adapter's folder"
+            what = f'"{folder.name}" has another chat template than its base "{base.path}", which is the one that ships'
+            fix = "evaluate it on a base with that template, or remove the template from the adapter's folder"
             yield Finding("error", what, odd, fix, "template")
 
 
@@ -87,7 +90,7 @@ def _write_chats(tokenizer: Any, template: str | None) -> Iterator[str]:
             try:
                 yield Tokens(tokenizer).render(turns, opened=is_opened, template=template)
             except UsageError as error:
-                yield f"refused: {error}"
+                yield f"rejected: {error}"
 
 
 def _find_opening(built: Built) -> set[int]:

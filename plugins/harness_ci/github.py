@@ -94,7 +94,7 @@ def annotations_of(run: Run, lines: Mapping[str, int]) -> list[str]:
 
     `lines` are those of the gates in the suite, by id.
     """
-    problems = [(line, "the run broke off") for line in (run.problem or "").splitlines()]
+    problems = [(line, "the run ended early") for line in (run.problem or "").splitlines()]
     problems += [(f"{f.what}; {f.fix}".rstrip("; "), f.name) for f in run.flags if f.counts]
     problems += [(r.error or "", f"ERROR {r.id}") for r in run.reports if r.outcome == "error" and not r.verdicts]
     found = [annotation("error", what, run.path, None, title) for what, title in problems]

@@ -26,7 +26,7 @@ def run_markdown(run: Run, folder: Path | None = None) -> str:
 
     `folder` is where its rows are; without one none are shown. At most LARGEST bytes, cut at the end of a line.
     """
-    gates = ["| | gate | on | claim | found |", "|---|---|---|---|---|"] if run.verdicts else []
+    gates = ["| | gate | candidate | claim | result |", "|---|---|---|---|---|"] if run.verdicts else []
     for v in worst_first(run):
         cells = (v.gate, v.candidate, f"{v.metric} {v.claim}".strip(), words.brief(v))
         warns = " (any_of)" if v.group else " (warn)"

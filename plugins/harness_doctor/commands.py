@@ -10,10 +10,12 @@ from harness.errors import ExitCode
 
 
 def doctor(parser: ArgumentParser) -> None:
-    """what of this machine a run would use, and what keeps it from running"""
+    """show what a run would use on this machine, and what would stop it"""
     command(parser, _doctor, "harness doctor", "harness doctor --on local:2", "harness doctor --python vllm/bin/python")
-    parser.add_argument("--device", default="auto", help='as [model] names it: "auto", "cpu", "cuda" …')
-    parser.add_argument("--python", metavar="PATH", help="look at this interpreter's environment, as [model] python")
+    parser.add_argument("--device", default="auto", help='device, as in [model]: "auto", "cpu", "cuda" …')
+    parser.add_argument(
+        "--python", metavar="PATH", help="examine the environment of this interpreter, as in [model] python"
+    )
     with_workers(parser)
 
 

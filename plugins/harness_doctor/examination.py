@@ -65,7 +65,7 @@ def examine(device: str = "auto", on: str = "", python: str | None = None) -> li
     with suppress(OSError, AttributeError):
         load = os.getloadavg()[0]
     busy = load > 0.5 * cores
-    how = "; busy: what is measured now is slower than it would be" if busy else ""
+    how = "; the machine is busy, so timings would be too long" if busy else ""
     return [*lines, Line("load", ODD if busy else FINE, f"{load:.1f} on {cores} cores{how}")]
 
 
@@ -74,7 +74,7 @@ def _torch(found: Seen, device: str) -> Iterator[Line]:
     if found.torch:
         yield Line("PyTorch", FINE, f"{found.torch}, built for {'GPUs' if found.built else 'CPUs'}")
     else:
-        yield Line("PyTorch", ODD, f"{found.error}; pip install '{PACKAGE}[hf]' lets models answer here")
+        yield Line("PyTorch", ODD, f"{found.error}; pip install '{PACKAGE}[hf]' to run models on this machine")
     there, (driver, count) = nodes(), nvml()
     if there or count:
         listed = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
@@ -83,7 +83,7 @@ def _torch(found: Seen, device: str) -> Iterator[Line]:
         differ = count != len(found.cards) and not hidden and "/dev/kfd" not in there
         yield Line("driver", ODD if differ else FINE, f"{told}{' (WSL2)' if '/dev/dxg' in there else ''}")
     for number, card in enumerate(found.cards):
-        bits = "bfloat16" if card.bf16 else "no bfloat16: models answer in float16 and train in float32"
+        bits = "bfloat16" if card.bf16 else "no bfloat16: models run in float16 and train in float32"
         about = f"{card.kind}, {card.free / 1e9:.1f} of {card.memory / 1e9:.1f} GB free, {bits}"
         full = card.full(number)
         yield Line(f"GPU {number}", FAILS if full else FINE, f"[model] device: {full}" if full else about)
@@ -98,13 +98,13 @@ def _libraries(found: Seen, python: str | None) -> Iterator[Line]:
     if not python and (version := _version("bitsandbytes")):
         kind = _asked(sys.executable, BITS)
         fine = "Cuda" in kind or (not found.cards and kind == "BNBNativeLibrary")
-        how = "" if fine else "; python -m bitsandbytes says why, and QLoRA would fail"
+        how = "" if fine else "; python -m bitsandbytes explains why, and QLoRA would fail"
         yield Line("bitsandbytes", FINE if fine else ODD, f"{version}, {kind or 'cannot be imported'}{how}")
     version, where = _asked(python or sys.executable, INSTALLED), f"in {python}" if python else "here"
     if python and not version:
         yield Line("vLLM", ODD, f'not in "{python}"; {python} -m pip install vllm {PACKAGE}')
     else:
-        yield Line("vLLM", FINE, f"{version} {where}" if version else "not here; it has an environment of its own")
+        yield Line("vLLM", FINE, f"{version} {where}" if version else "not here; it needs its own environment")
 
 
 def _cache() -> Line:
@@ -113,7 +113,7 @@ def _cache() -> Line:
     except UsageError as error:
         return Line("cache", FAILS, str(error))
     free = shutil.disk_usage(folder).free
-    how = "" if free >= ROOM else "; harness cache says what can go, or HARNESS_CACHE names another disk"
+    how = "" if free >= ROOM else "; free space with harness cache, or set HARNESS_CACHE to another disk"
     return Line("cache", ODD if how else FINE, f"{folder}, {free / 1e9:.1f} GB free{how}")
 
 

@@ -29,7 +29,7 @@ EMPTY = ("", "nan", "null")  # as tools write what is not there
 RESERVED = ("choices", "gold", "tools", "chat_template_kwargs")  # columns that mean something else in a suite
 MOST = 200_000  # rows to train on; more make every look at them take minutes
 PARTS = {"confirm": (0.2, 200, 5000), "select": (0.1, 0, 1000)}  # share, at least (a third at most), at most
-FEW = "by its few different values"
+FEW = "by its few distinct values"
 NUMBER = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)?")
 
 
@@ -50,9 +50,9 @@ def table_of(rows: Sequence[Row]) -> tuple[list[Row], dict[str, list[str]]]:
     """
     names = {name: safe(name) for name in dict.fromkeys(name for row in rows for name in row)}
     if "messages" in names:
-        raise UsageError("rows of messages are no table; harness init --task chat shows a suite for them")
+        raise UsageError("rows of messages are not a table; harness init --task chat writes a suite for them")
     if len({*names.values()}) < max(2, len(names)):
-        want = "want an input and, in a column of another name, its label or answer"
+        want = "an input column and another column with its label or answer are needed"
         raise UsageError(f"its columns are {', '.join(map(quoted, names)) or 'none'}; {want}")
     rows = [{names[name]: value for name, value in row.items()} for row in rows]
     return rows, {name: [_text(row.get(name)) for row in rows] for name in names.values()}
@@ -84,7 +84,7 @@ def roles_of(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> Rol
     """
     for option, name in given.items():
         if name is not None and name not in columns:
-            raise UsageError(f'--{option} "{name}": there is no such column{did_you_mean(name, columns)}')
+            raise UsageError(f'--{option} "{name}": column does not exist{did_you_mean(name, columns)}')
     plain = {c: re.sub(r"[\W_]+(id|key|name)?$|(?<=[a-z])Id$", "", c.strip()).lower() for c in columns}
     named = {role: [c for c in columns if plain[c] in words.split()] for role, words in NAMES.items()}
     few = [c for c, texts in columns.items() if _few(Counter(texts))]
@@ -98,8 +98,8 @@ def roles_of(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> Rol
     found = {"by its name": named["input"], "the longest texts": longest}
     asked, of_input = _first(("input", given["input"]), left, found, ask)
     if label in (asked, given["group"]) or asked == given["group"]:
-        raise UsageError("one column is named twice; --input, --label and --group are three columns")
-    of_group, group = "as you say", given["group"]
+        raise UsageError("--input, --label and --group must name three different columns")
+    of_group, group = "as given", given["group"]
     for name in [c for c in named["group"] if c in left and c != asked] if group is None else ():
         kinds = Counter(text for text in columns[name] if text)
         spread = 5 * GROUPS <= len(kinds) <= 0.9 * kinds.total() and max(kinds.values()) < 0.1 * kinds.total()
@@ -113,11 +113,11 @@ def _first(
 ) -> tuple[str, str]:
     """Return the column of a role and why it is: as given, the one of the first way that finds one, or as asked."""
     if role[1] is not None:
-        return role[1], "as you say"
+        return role[1], "as given"
     for why, names in found.items():
         if len(here := [name for name in names if name in among]) == 1:
             return here[0], why
-    return ask(role[0], [c for c in among if any(c in names for names in found.values())] or among), "as you say"
+    return ask(role[0], [c for c in among if any(c in names for names in found.values())] or among), "as given"
 
 
 def _few(kinds: Counter[str]) -> bool:
@@ -132,14 +132,16 @@ def cleaned(rows: Sequence[Row], columns: Columns, roles: Roles) -> tuple[list[R
     """
     for name in (roles.input, roles.label):
         if odd := next((row[name] for row in rows if isinstance(row.get(name), (list, dict))), None):
-            raise UsageError(f'column "{name}" holds {quoted(str(odd)[:40])}; want text or numbers')
+            raise UsageError(f'column "{name}" contains {quoted(str(odd)[:40])}; only text and numbers are allowed')
     answers = [" ".join(text.split()) for text in columns[roles.label]]
     spelt = Counter(text for text in answers if text.lower() not in EMPTY)
     usual = {text.casefold(): text for text, _ in reversed(spelt.most_common())}
     kinds = Counter(usual[text.casefold()] for text in spelt.elements())
     if len(kinds) < 2:
         all_of_them = f'all labels are "{next(iter(kinds))}"' if kinds else "no row has a label"
-        raise UsageError(f'column "{roles.label}": {all_of_them}, so there is nothing to learn; want two or more')
+        raise UsageError(
+            f'column "{roles.label}": {all_of_them}, so there is nothing to train on; two or more labels are needed'
+        )
     chosen = sorted(kinds) if len(kinds) <= KINDS and kinds.total() >= OFTEN * len(kinds) else []
     keys = [canonical(text) for text in columns[roles.input]]
     meant = defaultdict[str, set[str]](set)
@@ -152,9 +154,9 @@ def cleaned(rows: Sequence[Row], columns: Columns, roles: Roles) -> tuple[list[R
         if not key or answer.lower() in EMPTY or (roles.group and not columns[roles.group][i]):
             dropped["without an input, a label or a group"] += 1
         elif chosen and len(meant[key] - {*EMPTY}) > 1:
-            dropped["whose input stands there with another label too"] += 1
+            dropped["whose input also occurs with another label"] += 1
         elif key in seen:
-            dropped["that ask what a row before them asks"] += 1
+            dropped["that repeat the question of an earlier row"] += 1
         else:
             written = {roles.input: columns[roles.input][i], roles.label: columns[roles.label][i]}
             written[roles.label] = usual[answer.casefold()] if chosen else written[roles.label]
@@ -162,7 +164,10 @@ def cleaned(rows: Sequence[Row], columns: Columns, roles: Roles) -> tuple[list[R
             kept.append({**others, "id": ids[i] if own else i + 1, **written})
         seen.add(key)
     if len(kept) < FEWEST:
-        what = f"{len(kept)} rows are left of {len(rows)}, and {FEWEST} are the fewest that decide anything; get more"
+        what = (
+            f"only {len(kept)} of {len(rows)} rows are left, but at least {FEWEST} are needed to "
+            "decide anything; add rows"
+        )
         raise UsageError("; ".join([what, *(f"{n:,} {why}" for why, n in dropped.items())]))
     return kept, chosen, dropped
 
@@ -188,6 +193,9 @@ def cut(rows: Sequence[Row], by: str) -> dict[str, list[Row]]:
     parts["train"] = [row for group in order for row in groups[group]][:MOST]
     confirmed = {canonical(row[by]) for row in parts["confirm"]}
     if len(confirmed) < GROUPS or min(len(parts["confirm"]), len(parts["train"])) < LEAST:
-        what = f"{len(parts['confirm']):,} rows of {len(confirmed)} would confirm, want {LEAST} of {GROUPS} or more"
-        raise UsageError(f"{quoted(by)} is too uneven to keep the rows of each value together: {what}")
+        what = (
+            f"only {len(parts['confirm']):,} rows with {len(confirmed)} values would confirm, but {LEAST} "
+            f"with {GROUPS} are needed"
+        )
+        raise UsageError(f"values of {quoted(by)} are too uneven to keep the rows of each together: {what}")
     return parts

@@ -33,13 +33,13 @@ def _init(args: argparse.Namespace) -> int:
 
     task, of_data = args.task or "qa", [f"--{name}" for name in table.OPTIONS if getattr(args, name) is not None]
     if args.data and args.task:
-        raise UsageError("--task brings rows of its own, and --data names yours; give one of them")
+        raise UsageError("--task writes example data and --data uses your file; remove one of them")
     if of_data and not args.data:
-        raise UsageError(f"{of_data[0]}: is about a table, which --data FILE names")
+        raise UsageError(f"{of_data[0]} needs a table; add --data FILE")
     suite, folder = args.folder / "suite.toml", shlex.quote(str(args.folder))
     for name in (*(table.FILES if args.data else TASKS[task]), SCHEMA):
         if (args.folder / name).exists():
-            raise UsageError(f"{args.folder / name}: is there already; choose an empty folder")
+            raise UsageError(f"{args.folder / name}: exists already; choose an empty folder")
     if args.data:
         files, told = table.files_of(args)
         commands = [f"harness {word} {shlex.quote(str(suite))}" for word in ("check", "plan", "run")]
@@ -66,7 +66,7 @@ def suites_of(task: str) -> list[str]:
 
 
 def init(one: argparse.ArgumentParser) -> None:
-    """write a suite on your table, or with example data, that runs"""
+    """write a suite for your table, or with example data"""
     command(
         one,
         _init,
@@ -74,12 +74,16 @@ def init(one: argparse.ArgumentParser) -> None:
         "harness init --task chat mine",
         "harness init mine --data mood.csv --input message --label mood",
     )
-    one.add_argument("--task", choices=TASKS, help="what the model is to do with example data, by default qa")
-    one.add_argument("--data", metavar="FILE", help="your rows: .csv, .tsv, .json, .jsonl or .parquet, cut in three")
-    one.add_argument("--input", metavar="COLUMN", help="of --data: what is asked; found where it is clear")
-    one.add_argument("--label", metavar="COLUMN", help="of --data: the label or answer that is wanted; likewise")
-    one.add_argument("--group", metavar="COLUMN", help="of --data: whose rows stay together, as of a user; likewise")
-    one.add_argument("--separator", metavar="CHARACTER", help="of --data: what parts its columns; likewise")
-    one.add_argument("--encoding", metavar="NAME", help="of --data: such as utf-16 or cp1252; likewise")
-    one.add_argument("--model", metavar="PATH", help="of --data: the base, as in [model]; by default SmolLM2-135M")
-    one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER")
+    one.add_argument("--task", choices=TASKS, help="kind of task, with example data (default: qa)")
+    one.add_argument(
+        "--data", metavar="FILE", help="your rows, to be split in three: .csv, .tsv, .json, .jsonl or .parquet"
+    )
+    one.add_argument("--input", metavar="COLUMN", help="input column of --data (default: detected)")
+    one.add_argument("--label", metavar="COLUMN", help="label or answer column of --data (default: detected)")
+    one.add_argument(
+        "--group", metavar="COLUMN", help="column to keep together when splitting, e.g. user_id (default: detected)"
+    )
+    one.add_argument("--separator", metavar="CHARACTER", help="column separator of --data (default: detected)")
+    one.add_argument("--encoding", metavar="NAME", help="encoding of --data, e.g. utf-16 or cp1252 (default: detected)")
+    one.add_argument("--model", metavar="PATH", help="base model for --data, as in [model] (default: SmolLM2-135M)")
+    one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="new folder (default: .)")

@@ -30,7 +30,7 @@ WORDS, LONGEST = 5, 512  # of an answer: on average where it must be met exactly
 PARTS, ROLES, LEAKS = ("train", "select", "confirm"), ("input", "label", "group"), ("D10",)
 OPTIONS = (*ROLES, "separator", "encoding", "model")
 FILES = ("suite.toml", *(f"data/{part}.jsonl" for part in PARTS))
-NEAR = "that are nearly rows of another part"
+NEAR = "near-copies of rows of another part"
 TEMPLATES = Path(__file__).parent / "templates"
 RECIPE = "num_train_epochs = 1\nlearning_rate = 5e-4\nper_device_train_batch_size = 8\ngradient_accumulation_steps = 1"
 RANDOM = RECIPE.replace("num_train_epochs = 1", "max_steps = 150").replace("5e-4", "1e-2")  # for a tiny model's weights
@@ -49,10 +49,12 @@ def files_of(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
         given = {role: name and safe(name) for role in ROLES for name in [getattr(args, role)]}
         roles = roles_of(columns, given, _asked)
         if roles.label in columns[roles.label]:
-            raise UsageError(f"{quoted(roles.label)} is a name and a value of one column; write a line of names on top")
+            raise UsageError(
+                f"column name {quoted(roles.label)} is also one of its values; add a header line to the file"
+            )
         kept, choices, dropped = cleaned(rows, columns, roles)
         parts = cut(kept, roles.group or roles.input)
-        dropped[f"more than the {MOST:,} to train on"] = len(kept) - sum(map(len, parts.values()))
+        dropped[f"more than the {MOST:,} used for training"] = len(kept) - sum(map(len, parts.values()))
         draft = Draft(Path(args.data).name, args.model or MODEL, roles, choices, parts)
         if taken > LARGE:
             say(f"looking for near-duplicates among {sum(map(len, parts.values())):,} rows", sys.stderr)
@@ -65,7 +67,7 @@ def files_of(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
 
 def _asked(role: str, among: Sequence[str]) -> str:
     """Ask which column has a role; raises UsageError where nobody is at a terminal."""
-    why = f"cannot tell which column is the {role}"
+    why = f"the {role} column is ambiguous"
     if not sys.stdin.isatty():
         raise UsageError(f"{why}; name it with --{role}: {', '.join(map(quoted, among))}")
     from rich.console import Console
@@ -74,7 +76,7 @@ def _asked(role: str, among: Sequence[str]) -> str:
     try:
         return Prompt.ask(f"which column is the {role}?", console=Console(stderr=True, markup=False), choices=[*among])
     except EOFError:
-        raise UsageError(f"{why}, and the question has no answer; name it with --{role}") from None
+        raise UsageError(f"{why}, and the question was not answered; name it with --{role}") from None
 
 
 @dataclass(frozen=True)
@@ -118,14 +120,18 @@ class Draft:
         label = roles.label.replace("{", "{{").replace("}", "}}")
         template = quoted(f"{roles.input.capitalize()}: {{{roles.input}}}\n{label.capitalize()}:")
         how = f"template = {template}\ncolumns = {{ target = {quoted(roles.label)} }}\n"
-        how += f"cluster = {quoted(roles.group)}            # rows of one are kept together\n" if roles.group else ""
+        how += (
+            f"cluster = {quoted(roles.group)}            # keeps rows with the same value together\n"
+            if roles.group
+            else ""
+        )
         (answer, often), *_ = self.labels("confirm").most_common(1)
         least = math.ceil(1000 * often / len(self.parts["confirm"])) / 1000
         constant = _filled("constant.toml", metric=name + metric, min=str(least), answer=quoted(answer[:40]))
         suite = _filled(
             "suite.toml", data=quoted(self.source), name=quoted(self.name), model=quoted(self.model), how=how,
             recipe=RANDOM if self.model.startswith("tiny:") else RECIPE, eval=quoted(_named(roles.label)),
-            select='select = "data/select.jsonl"      # is there to choose by\n' if self.parts["select"] else "",
+            select='select = "data/select.jsonl"      # rows to choose by\n' if self.parts["select"] else "",
             use=use, metric=name + metric, constant=constant if metric != "token_f1" else "",
             to=quoted(f"exports/{self.name}"),
         )  # fmt: skip
@@ -164,7 +170,7 @@ def _apart(draft: Draft) -> tuple[Draft, Counter[str]]:
         )
         found = checks.run("data", LEAKS, **data_objects(now, ModelRef("base", draft.model), lambda: None))
         if crashed := next((flag for flag in found if flag.kind == CRASHED), None):
-            raise UsageError(f"near-duplicates cannot be looked for: {crashed.what}")
+            raise UsageError(f"near-duplicates could not be searched: {crashed.what}")
         flags = [flag for flag in found if flag.severity != "note"]
         odd = {keep["train"][int(i) - 1] for flag in flags for i in flag.rows.get(TRAINED[0], ())}
         ids = {i for flag in flags for i in flag.rows.get("select split", ())}
@@ -175,8 +181,8 @@ def _apart(draft: Draft) -> tuple[Draft, Counter[str]]:
         keep["select"] = [i for i in keep["select"] if samples[i].id not in ids]
     parts = {**draft.parts, **{part: [draft.parts[part][i] for i in rows] for part, rows in keep.items()}}
     if len(keep["train"]) < LEAST:
-        what = f"{len(parts['train'])} rows are left to train on without {left[NEAR]:,} {NEAR}"
-        raise UsageError(f"{what}; is there a column of what they have in common? name it with --group")
+        what = f"only {len(parts['train'])} training rows are left without {left[NEAR]:,} {NEAR}"
+        raise UsageError(f"{what}; if a column says what they share, name it with --group")
     return replace(draft, parts=parts), left
 
 
@@ -185,10 +191,12 @@ def _tell(draft: Draft, how: Mapping[str, str], rows: int, dropped: Counter[str]
     roles, counts = draft.roles, {part: draft.labels(part) for part in PARTS}
     (answer, often), *_ = counts["confirm"].most_common(1)
     if len(counts["confirm"]) < 2:
-        raise UsageError(f"all {often} rows that would confirm have the label {quoted(answer)}; get more of the others")
+        raise UsageError(
+            f"all {often} rows that would confirm have the label {quoted(answer)}; add rows with other labels"
+        )
     lines = [f"{draft.source}: {rows:,} rows" + "".join(f", {key} {quoted(value)}" for key, value in how.items())]
     lines += [f"{role}: {quoted(name)}, {roles.why[role]}" for role in ROLES if (name := getattr(roles, role))]
-    lines += [] if roles.group else ["group: none; --group COLUMN keeps rows together that are of one user or document"]
+    lines += [] if roles.group else ["group: none; --group COLUMN keeps the rows of one user or document together"]
     if draft.choices:
         lines.append(f"choices: {', '.join(map(quoted, draft.choices))}")
     else:
@@ -200,7 +208,7 @@ def _tell(draft: Draft, how: Mapping[str, str], rows: int, dropped: Counter[str]
         shares = f": {', '.join(first)}{' …' * (len(labels) > 4)}" if draft.choices and labels else ""
         lines.append(f"{part}: {labels.total():,} rows{shares}")
     constant = often / counts["confirm"].total()
-    lines.append(f"{quoted(answer[:30])} for every row would score {constant:.3f}")
+    lines.append(f"the constant answer {quoted(answer[:30])} would score {constant:.3f}")
     for line in lines:
         say(line, sys.stderr)
     told = {"how": how, "columns": {role: getattr(roles, role) for role in ROLES}, "choices": list(draft.choices)}

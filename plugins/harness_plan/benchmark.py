@@ -94,7 +94,7 @@ def at_rate(session: Session, rate: float) -> dict[str, Measured]:
     collection, table, what = session.collection, session.suite.train, methods_of(session.collection)
     tokens = training_tokens(collection, session.opened.source) if table and what else None
     if not table or not tokens or not rate > 0:
-        raise UsageError(f"--rate {rate:g}: want tokens a second of a training here, whose rows are known")
+        raise UsageError(f"--rate {rate:g}: must be above 0, and needs a suite that trains on known rows")
     options = schema.with_defaults(collection.plugins.find("trainer", table.use).function, table.options)
     whole = round(tokens * float(options.get("num_train_epochs") or 1))
     return {what[0]: Measured(what[0], tokens=round(rate), seconds=1.0, whole_tokens=whole)}
@@ -123,8 +123,10 @@ def measure(session: Session) -> dict[str, Measured]:
             try:
                 found[what] = Measured(**json.loads(out.read_text("utf-8")))
             except (OSError, ValueError, TypeError):
-                lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"ended with {done.returncode}"]
-                killed = "was killed, which is what a system does that is out of memory"
+                lines = [line for line in done.stderr.splitlines() if line.strip()] or [
+                    f"ended with exit code {done.returncode}"
+                ]
+                killed = "was killed, probably because the system ran out of memory"
                 found[what] = Measured(what, error=killed if done.returncode == -9 else lines[-1][:300])
         if not found[what].error:
             write_text(_path(session, what), json.dumps(asdict(found[what])))

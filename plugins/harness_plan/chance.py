@@ -155,7 +155,12 @@ class GateOnRows:
 
     def notes(self) -> list[str]:
         if not self.shares:
-            return [f"a row varies by {(self.spread or 0.0) * math.sqrt(self.n / self.count):.3g}, {self.where}"]
+            return [
+                (
+                    f"standard deviation per row {(self.spread or 0.0) * math.sqrt(self.n / self.count):.3g}, "
+                    f"{self.where}"
+                )
+            ]
         found = [f"{self.discordance:.1%} of rows differ, {self.where}"] if self.gate.versus else []
         if self.clustered:
             known = self.then is not None and self.then.icc is not None
@@ -230,11 +235,11 @@ class GateOnRows:
     def supposed(self) -> tuple[float, str]:
         """What power is told for, and that model in words: an equal one, one as the last, or one just good enough."""
         if self.gate.worse_by_at_most is not None:
-            return self.equal, f"if it equals {self.gate.versus}"
+            return self.equal, f"if the candidate equals {self.gate.versus}"
         if self.estimate is not None:
             return self.estimate, f"if it is {self.shown(self.back(self.estimate))} again"
         if self.reach is None:
-            return self.bound, "whatever the model"
+            return self.bound, "for any model"
         return self.reach, f"if it is {self.shown(self.back(self.reach))}"
 
     @property

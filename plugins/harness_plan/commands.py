@@ -11,15 +11,21 @@ from harness.errors import ExitCode
 
 
 def plan(parser: ArgumentParser) -> None:
-    """before any training: what a run can prove, takes and needs"""
+    """forecast a run: what it can prove, and its time and memory"""
     examples = ("harness plan suite.toml", "harness plan suite.toml --measure", "harness plan suite.toml --limit 200")
     command(parser, _plan, *examples)
-    parser.add_argument("suite", type=Path, metavar="SUITE")
+    parser.add_argument("suite", type=Path, metavar="SUITE", help="the suite's .toml file")
     parser.add_argument("--measure", action="store_true", help="train a few steps to measure time and memory")
-    parser.add_argument("--rate", type=float, metavar="TOKENS", help="as if it trained on so many tokens a second")
-    parser.add_argument("--limit", type=int, metavar="N", help="as if every eval had only its first N rows")
-    parser.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where earlier runs are")
-    parser.add_argument("--no-cache", dest="cache", action="store_false", help="as if nothing were remembered")
+    parser.add_argument("--rate", type=float, metavar="TOKENS", help="assume that training processes TOKENS per second")
+    parser.add_argument("--limit", type=int, metavar="N", help="assume that every eval has only its first N rows")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("reports"),
+        metavar="FOLDER",
+        help="folder of earlier run folders (default: reports)",
+    )
+    parser.add_argument("--no-cache", dest="cache", action="store_false", help="assume that no answer is cached")
     with_candidate(parser)
     with_plugins(parser)
     with_overrides(parser)

@@ -86,14 +86,14 @@ def _asked(
         return GateOdds(gate, _decided(blank, gate, task, history.verdict(gate, candidate, fewest=1)))
     samples = task.rows_of(metric.name) or ()
     if metric.is_agreement:
-        what = "labels decide it, and rows do not"
+        what = "labels decide it, not rows"
         return GateOdds(gate, replace(blank, kind="labels", rows=len(samples), missing=what))
     if gate.kind.has_test:
-        return GateOdds(gate, replace(blank, rows=len(samples), missing="the power of its own test is not known"))
+        return GateOdds(gate, replace(blank, rows=len(samples), missing="the power of its test is unknown"))
     every, parts = task.samples or (), gate.parts(samples)
     number = {s.id: i for i, s in enumerate(every)}
     if not (large := {name: rows for name, rows in parts.items() if gate.slice is None or len(rows) >= gate.min_n}):
-        what = f"no slice has {gate.min_n} rows (min_n), so it cannot pass"
+        what = f"no slice has min_n = {gate.min_n} rows, so the gate cannot pass"
         return GateOdds(gate, replace(blank, kind="alarm", rows=sum(map(len, parts.values())), missing=what, power=0.0))
     past, verdict = history.past(gate, candidate), history.verdict(gate, candidate)
     then = gate.parts(past.samples) if past else {}
@@ -122,9 +122,9 @@ def _risk(collection: Collection, gate: Gate, task: Task, standing: Standing | N
         assumed.append(f"attempt {standing.number}, tested at alpha {alpha:.2g}")
     if standing and (at_most := task.spec.rows_at_most) is not None:
         alpha = levels(standing.stages, at_most, alpha)[-1]
-        assumed.append(f"look at {standing.stages[-1]} of {at_most} rows, at alpha {alpha:.2g}")
+        assumed.append(f"interim analysis at {standing.stages[-1]} of {at_most} rows, at alpha {alpha:.2g}")
     if task.spec.stop == "early":
-        assumed.append("power as without stopping early, which costs some")
+        assumed.append("computed without early stopping, which costs some power")
     return alpha, tuple(assumed)
 
 
@@ -132,11 +132,11 @@ def _told(case: GateOnRows, blank: Odds, known: bool) -> Odds:
     """Return how likely a case is to be proven, and what could be; earlier runs may be `known` that do not tell."""
     blank = replace(blank, rows=case.n, clusters=case.count if case.clustered else None)
     if case.chance is None:
-        why = f": no earlier run here put it to {FEWEST} rows" if known else " before a first run"
-        return replace(blank, missing=f"how much {case.metric.name} varies is not known{why}")
+        why = f": no earlier run here evaluated it on {FEWEST} rows" if known else " before a first run"
+        return replace(blank, missing=f"the variance of {case.metric.name} is unknown{why}")
     if case.hopeless:
-        why = ("its risk is approximate, and the gate blocks",) if case.barred else ()
-        return replace(blank, power=0.0, truth="whatever the model", assumed=(*blank.assumed, *why))
+        note = ("its risk is approximate, and the gate blocks",) if case.barred else ()
+        return replace(blank, power=0.0, truth="for any model", assumed=(*blank.assumed, *note))
     effective = case.n / case.effect if case.shares and case.effect > 1 else 0.0
     return replace(
         blank, effective=effective, power=case.chance, truth=case.supposed[1], proves=case.proves(),
@@ -155,7 +155,7 @@ def _doubt(odds: Odds) -> str:
 def _decided(blank: Odds, gate: Gate, task: Task, past: tuple[Verdict, Run] | None) -> Odds:
     """Return the odds of what is counted or compared as it is: there is no power, only what was seen before."""
     rows, kind = len(task.rows_of(gate.metric_name) or ()), "counted" if gate.kind.counts else "point"
-    what = "failures are counted, nothing is inferred" if gate.kind.counts else "decided by its value"
+    what = "failures are counted, without a test" if gate.kind.counts else "decided by its value"
     if gate.kind.counts and rows > 1:
         share = 1 - blank.alpha ** (1 / rows)  # Clopper and Pearson's upper bound of no failures in n rows
         what += f"; no failure in {rows} rows shows that at most {share:.2%} of such rows fail"
@@ -168,5 +168,5 @@ def _group(gate: Gate, candidate: str, each: Mapping[str, GateOdds]) -> Odds:
     members = [each[name].odds for name in gate.any_of if name in each]
     blank = Odds(gate.id, gate.claim(), candidate, gate.blocking, kind="group", rows=max(m.rows for m in members))
     if len(known := [m.power for m in members if m.power is not None]) < len(members):
-        return replace(blank, missing="the odds of a member are not known")
+        return replace(blank, missing="the power of a member is unknown")
     return replace(blank, power=1 - math.prod(1 - p for p in known), truth="if its members are independent")

@@ -67,9 +67,9 @@ class _GatesTogether:
         points = 100 * BETTER if any(c.shares and c.gate.worse_by_at_most is None for c in cases) else 0.0
         found = Joint(candidate, len(self.blocking), chance, again, points, unknown=self.unknown)
         if any(c.gate.worse_by_at_most is not None for c in cases):
-            found = replace(found, assumed=("it equals its baseline where it may be worse",))
+            found = replace(found, assumed=("gates that allow a loss assume a model equal to its baseline",))
         if any(not c.shares and c.gate.worse_by_at_most is None for c in cases):
-            found = replace(found, assumed=(*found.assumed, "it is as in the last run where points say nothing"))
+            found = replace(found, assumed=(*found.assumed, "it is as in the last run where rows have no such scale"))
         if len(self.blocking) > 1:
             left = [_share(np.delete(passed, i, axis=1)) for i in range(passed.shape[1])]
             worst = max(range(len(left)), key=left.__getitem__)

@@ -28,7 +28,7 @@ def tell(forecast: Forecast, terminal: Terminal) -> None:
     terminal.line(f"model  {forecast.model}")
     runs = forecast.runs
     known = f"{len(runs)} earlier run{'s' if len(runs) > 1 else ''}, the last of {runs[0]}" if runs else ""
-    terminal.line(f"known  {known or 'no earlier run is here, so defaults are assumed'}")
+    terminal.line(f"known  {known or 'no earlier run was found, so defaults are assumed'}")
     for warning in forecast.warnings:
         terminal.line(f"warning: {warning}", "yellow")
     _gates(forecast, terminal)
@@ -40,7 +40,7 @@ def tell(forecast: Forecast, terminal: Terminal) -> None:
     if len(found) > SHOWN:
         terminal.line(f"  and {len(found) - SHOWN} more")
     if found:
-        terminal.line(f"  the whole of it: harness check {forecast.path}", "dim")
+        terminal.line(f"  all findings: harness check {forecast.path}", "dim")
     _requests(forecast, terminal)
     _training(forecast, terminal)
     _time(forecast, terminal)
@@ -55,14 +55,14 @@ def _gates(forecast: Forecast, terminal: Terminal) -> None:
         alike.setdefault(same, ([], own))[0].append(candidate)
     for names, odds in alike.values():
         terminal.console.print()
-        terminal.line(f"gates on {' and '.join(names)}: how often such a model passes", "bold")
+        terminal.line(f"gates on {' and '.join(names)}: probability to pass", "bold")
         for one in odds:
             note = f' (one of "{one.group}")' if one.group else "" if one.blocking else " (warn)"
             unknown = "?" if one.kind == "inferred" else "–"
             details = [one.missing] if one.missing else []
             if one.power is not None:
-                proven = f"proven 80% of the time at {one.proves}" if one.proves else ""
-                rows = f"so with {one.needed:,} rows" if one.needed not in (None, one.rows) else ""
+                proven = f"80% power at {one.proves}" if one.proves else ""
+                rows = f"80% power with {one.needed:,} rows" if one.needed not in (None, one.rows) else ""
                 details.append("; ".join(filter(None, (one.truth, proven, rows))))
             size = f"n={one.rows:,}" + (f" in {one.clusters:,} clusters" if one.clusters else "")
             size += f", like {one.effective:,.0f} independent rows" if one.clusters and one.effective else ""
@@ -71,11 +71,13 @@ def _gates(forecast: Forecast, terminal: Terminal) -> None:
             _entry(terminal, chance, f"{one.gate}: {one.claim}{note}", details)
         if joint := next((together[name] for name in names if name in together), None):
             gates = f"these {joint.gates} gates" if joint.gates > 1 else "this gate"
-            model = f"a model truly {joint.points:g} points better than asked" if joint.points else "a model"
+            model = f"a model {joint.points:g} points better than required" if joint.points else "a model"
             ships = f"{model} ships {_share(joint.better)} of the time with {gates}"
             _entry(terminal, _share(joint.better), ships, _joint(joint), "bold")
             if joint.again is not None:
-                _entry(terminal, _share(joint.again), "all together, of a model that is as in the last run", (), "bold")
+                _entry(
+                    terminal, _share(joint.again), "all together, for a model as good as in the last run", (), "bold"
+                )
 
 
 def _entry(terminal: Terminal, number: str, text: str, details: Iterable[str], style: str = "") -> None:
@@ -104,12 +106,12 @@ def _joint(joint: Joint) -> Iterator[str]:
     if joint.assumed:
         yield "; ".join(joint.assumed)
     if joint.unknown:
-        yield "not counted: " + ", ".join(f'"{name}"' for name in joint.unknown)
+        yield "not included: " + ", ".join(f'"{name}"' for name in joint.unknown)
 
 
 def _requests(forecast: Forecast, terminal: Terminal) -> None:
     terminal.console.print()
-    terminal.line("requests: what is asked, and what of it is remembered", "bold")
+    terminal.line("requests: how many, and how many of them are cached", "bold")
     rows = [["evaluation", "rows", "requests", "cached", "tokens", "computed", "answers"]]
     for a in forecast.asked:
         name = f"{a.subject}::{a.eval}"
@@ -124,25 +126,27 @@ def _requests(forecast: Forecast, terminal: Terminal) -> None:
         if a.note:
             terminal.line(f"  {a.subject}::{a.eval}: {a.note}", "dim")
     for made in forecast.made:
-        terminal.line(f"  {made.name}: {f'is there, {made.path}' if made.there else 'is to be made'}")
+        terminal.line(f"  {made.name}: {f'exists, {made.path}' if made.there else 'to be created'}")
 
 
 def _training(forecast: Forecast, terminal: Terminal) -> None:
     if not forecast.training_rows and EVALUATION not in forecast.measured:
         return
     terminal.console.print()
-    tokens = f", about {forecast.training_tokens:,} tokens once over" if forecast.training_tokens else ""
+    tokens = f", about {forecast.training_tokens:,} tokens per epoch" if forecast.training_tokens else ""
     terminal.line(f"training: {forecast.training_rows:,} rows{tokens}", "bold")
     if forecast.sweep:
         least, all_ = forecast.fewest, forecast.trials
-        most = f"{least} trainings of it at least, {all_} at most" if all_ > least else f"{all_} trainings"
-        terminal.line(f"  {forecast.sweep} is swept: {most}; the first is told, and the others taken to be like it")
+        most = f"{least} to {all_} trainings" if all_ > least else f"{all_} trainings"
+        terminal.line(
+            f"  sweep of {forecast.sweep}: {most}; the figures are for the first, the others are assumed alike"
+        )
     if forecast.memory:
         parts = " + ".join(f"{size / 1e9:,.2f} GB of {name}" for name, size in forecast.memory.items())
         terminal.line(f"  memory of each process, at least: {parts} = {sum(forecast.memory.values()) / 1e9:,.2f} GB")
     if not forecast.measured:
         how = f"harness plan {forecast.path} --measure"
-        terminal.line(f"  time and memory are not known before they are measured: {how}")
+        terminal.line(f"  time and memory are unknown until measured: {how}")
         return
     rows, own = [["", "tokens/s", "peak memory", "whole training"]], forecast.methods[:1]
     for one in (forecast.measured[what] for what in (*forecast.methods, EVALUATION) if what in forecast.measured):
@@ -158,7 +162,7 @@ def _training(forecast: Forecast, terminal: Terminal) -> None:
             terminal.line(f"  {NAMES.get(one.what, one.what)}: {one.error}", "yellow")
     busy = [one for one in forecast.measured.values() if one.load > BUSY and one.device == "cpu" and one.steps]
     for one in busy[:1]:
-        idle = f"an idle one may take {duration(one.idle)} for the training by {NAMES.get(one.what, one.what)}"
+        idle = f"when idle the training by {NAMES.get(one.what, one.what)} may take {duration(one.idle)}"
         terminal.line(f"  measured while the machine was busy; {idle}", "yellow")
 
 

@@ -203,9 +203,9 @@ class _Ears:
         task = collection.tasks[item.eval]
         blank = Workload(item.subject, item.eval, len(task.samples or ()))
         if item.subject in ready.lacking:
-            return replace(blank, note="nothing was released yet")
+            return replace(blank, note="nothing has been released yet")
         if task.uncached:
-            return replace(blank, note="it measures time, so nothing is remembered")
+            return replace(blank, note="it measures time, so nothing is cached")
         listener = self.listener(item.subject)
         against = self.listener(collection.against(item)) if task.comparative else None
         if listener.cached:
@@ -248,7 +248,7 @@ def _listen(task: Task, subject: Subject, against: Any, listener: Listener) -> s
     """Run an evaluator on a listener, chunk by chunk; return what kept it from asking all it would."""
     if task.marks:
         grading.answer(task, listener.name, subject, lambda _: None)
-        return "without the calls that mark the answers"
+        return "without the calls that grade the answers"
     options: dict[str, Any] = dict(task.spec.options)
     if task.comparative:
         options[COMPARATIVE] = against
@@ -263,7 +263,7 @@ def _listen(task: Task, subject: Subject, against: Any, listener: Listener) -> s
                 continue  # it was given answers that no model gave; what it asked first is known
             if isinstance(error, UsageError):  # it refused the rows before it asked anything
                 raise UsageError(*(f"{task.spec.where}: {m}" for m in error.messages)) from None
-            return "" if isinstance(error, Unloaded) else f"what it asks cannot be told beforehand: {error}"
+            return "" if isinstance(error, Unloaded) else f"its requests cannot be predicted: {error}"
     return ""
 
 

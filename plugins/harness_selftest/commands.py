@@ -19,11 +19,11 @@ HANG = 9  # column at which what is said of a model goes on
 
 
 def selftest(one: argparse.ArgumentParser) -> None:
-    """put models that must not ship through a suite"""
+    """test a suite with models that its gates must block"""
     command(one, _selftest, "harness selftest suite.toml", "harness selftest suite.toml --only untrained")
-    one.add_argument("suite", type=Path, metavar="SUITE")
-    one.add_argument("--only", action="append", default=[], metavar="NAME", help="only this impostor")
-    one.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval")
+    one.add_argument("suite", type=Path, metavar="SUITE", help="the suite's .toml file")
+    one.add_argument("--only", action="append", default=[], metavar="NAME", help="run only this saboteur")
+    one.add_argument("--limit", type=int, metavar="N", help="use only the first N rows of every eval")
     with_candidate(one)
     with_workers(one)
     with_plugins(one)
@@ -42,8 +42,8 @@ def _selftest(args: argparse.Namespace) -> int:
         Screen().entry(word.ljust(6), style, f"  {equal.gate}: equal models {rates}", HANG)
     tried = [t for t in found.trials if not t.skipped]
     caught, undecided = [t for t in tried if t.caught and not t.undecided], [t for t in tried if t.undecided]
-    rest = f", {len(undecided)} not judged" if undecided else ""
-    print(f"{len(caught)} of {len(tried)} impostors caught{rest}")
+    rest = f", {len(undecided)} not decided" if undecided else ""
+    print(f"{len(caught)} of {len(tried)} saboteurs caught{rest}")
     args.document = {"trials": [asdict(t) for t in found.trials], "equals": [asdict(e) for e in found.equals]}
     return found.exit_code
 
@@ -61,4 +61,4 @@ def _print_trial(trial: ControlTrial) -> None:
         screen.entry("caught", "green", f"  {about}  {trial.caught[0]}", HANG)
     else:
         screen.entry("SHIPS", "bold red", f"   {about}  {trial.why}", HANG)
-        screen.line(f"        no gate keeps it back; {trial.fix}", hang=HANG)
+        screen.line(f"        no gate blocks it; {trial.fix}", hang=HANG)

@@ -32,14 +32,14 @@ from harness.records.verdicts import Outcome, Verdict
 
 SWAPS = 400  # runs of two equal models
 Results = dict[tuple[str, str], Result]  # by subject and eval
-PLANTED = "train rows in the test"
+PLANTED = "training rows in the test"
 Disguise = Callable[[Subject], Subject]
 Made = tuple[ModelRef, Disguise | None]  # a control, and what stands before it
 Make = Callable[[ModelRef], Made]  # of the base
 ITSELF = "base itself"
-FIX = "claim what it lacks, for instance to be better than the base"
-FOOLED = "It answers nothing, and the gates of the evaluation let it through."
-DISTRUST = "what this evaluation says of answers proves nothing; take another judge, or ask for more than it gave"
+FIX = "claim something that it lacks, for instance to be better than the base"
+FOOLED = "It returns empty answers, and the gates of the evaluation pass it."
+DISTRUST = "results of this evaluation prove nothing; use another judge, or another metric"
 
 
 class NotMade(Exception):
@@ -137,7 +137,7 @@ def selftest(
         known = [*controls_of(collection, Path(folder)), *adversaries_of(collection)]
         names = [*(c.name for c in known), PLANTED]
         if odd := [name for name in only if name not in names]:
-            raise UsageError(f'no saboteur "{odd[0]}"{did_you_mean(odd[0], names)}')
+            raise UsageError(f'there is no saboteur "{odd[0]}"{did_you_mean(odd[0], names)}')
         chosen = [c for c in known if not only or c.name in only]
         controls = sum(c.answer is None for c in chosen)
         for name in dict.fromkeys(i.eval for i in collection.items if i.subject in collection.candidates):
@@ -157,7 +157,7 @@ def selftest(
             begun, gates = time.monotonic(), planted.suite.gates
             found = check_suite(planted, options)[0]
             flags = tuple(f"{f.name}: {f.what}" for f in found if f.counts or contamination.left_out(f, gates))
-            why = "Training rows stand among the rows of every eval."
+            why = "The rows of every eval contain training rows."
             trials.append(ControlTrial(PLANTED, why, flags, time.monotonic() - begun))
             told(trials[-1])
         return SelfTest(tuple(trials), tuple(_equals(collection, pairs)))
@@ -249,7 +249,7 @@ def _equals(collection: Collection, results: Results) -> Iterator[Equals]:
 
 def controls_of(collection: Collection, folder: Path) -> list[Control]:
     """Return the base itself, what plugins make of it, and the base behind answers that are spoilt."""
-    name, itself = collection.candidates[0], "The base passed off as the candidate."
+    name, itself = collection.candidates[0], "The base, presented as the candidate."
     found: dict[str, tuple[str, Make]] = {ITSELF: (itself, lambda base: (replace(base, name=name), None))}
     saboteurs = {p.name: p.function for (kind, _), p in collection.plugins.provided.items() if kind == "saboteur"}
     for label, saboteur in saboteurs.items():
@@ -291,7 +291,7 @@ def _sabotaged(collection: Collection, label: str, saboteur: Callable[..., Any],
     except UsageError as error:
         raise NotMade(str(error)) from None
     if weights_digest(Path(base.path)) != before:
-        raise UsageError(f'saboteur "{label}" changed the base, which all others are compared with')
+        raise UsageError(f'saboteur "{label}" changed the base, with which all others are compared')
     name = collection.candidates[0]
     if (out / "adapter_config.json").is_file():
         return replace(base, name=name, adapter=out, digest=f"{base.digest} {weights_digest(out)}"), None
