@@ -22,8 +22,8 @@ from harness_report.pairs import LOST, WON
 from harness_report.reading import Kept
 from harness_report.words import GLYPHS, NONE, day, minus, number, percent
 
-COLOURS = {"worse": FAIL, "not told apart": OPEN, "better": PASS}
-CLASSES = {"worse": "lost", "better": "won", "not told apart": "told"}
+COLOURS = {"worse": FAIL, "not significantly different": OPEN, "better": PASS}
+CLASSES = {"worse": "lost", "better": "won", "not significantly different": "told"}
 
 
 def render_beside(kept: Kept, other: Kept | None, past: Sequence[PastRun]) -> str:
@@ -32,7 +32,7 @@ def render_beside(kept: Kept, other: Kept | None, past: Sequence[PastRun]) -> st
     Raises UsageError where there is neither, ModuleNotFoundError without jinja2.
     """
     if other is None and not past:
-        raise UsageError(f'harness report: the folder holds no run of suite "{kept.run.suite}"; name another --history')
+        raise UsageError(f'harness report: the folder has no run of suite "{kept.run.suite}"; name another --history')
     page = _page(kept, compare(kept, other) if other else None, past)
     name = folder_name(kept) + (f" against {folder_name(other)}" if other else "")
     return fill("beside.html", p=page, title=f"{page.glyph} {shown(kept.run.suite)}: {page.sentence}", name=name)
@@ -49,7 +49,7 @@ def _page(kept: Kept, c: Compared | None, past: Sequence[PastRun]) -> SimpleName
     if c:
         facts.append(("Differs", sentence.listed([s.key for s in c.settings][:8]) or "nothing in the configuration"))
         (theirs, ours), names = c.labels, ", ".join(b.name for b in c.same)
-        same = f"{counted(len(c.same), 'gate')} came to the same numbers in both runs: {names}." if names else ""
+        same = f"{counted(len(c.same), 'gate')} had the same result in both runs: {names}." if names else ""
         by = {reading: [b.metric for b in c.metrics if b.reading == reading] for reading in (*CLASSES, ALIKE)}
         came = [f"{sentence.listed(by[r])} {'is' if len(by[r]) == 1 else 'are'} {r}" for r in CLASSES if by[r]]
         page |= {"lead": [f"Against {theirs}: {'; '.join(came)}."] if came else [], "notes": c.notes, "same": same}
@@ -73,7 +73,7 @@ def _gates(c: Compared) -> list[SimpleNamespace]:
     for b in c.gates:
         earlier, write = b.before, write_of(c.now, b.now)
         parts = [interval_of(earlier, other=True) if earlier else None, interval_of(b.now)]
-        before = {"before": NONE, "before_bounds": "", "before_outcome": "not asked"}
+        before = {"before": NONE, "before_bounds": "", "before_outcome": "not evaluated"}
         if earlier:
             told = write(earlier.estimate), bounds_of(earlier, write), str(earlier.outcome)
             before = dict(zip(before, told, strict=True))

@@ -139,7 +139,7 @@ def scatter(title: str, note: str, pairs: Points, names: Names) -> Chart:
     most = largest[int(0.98 * (len(largest) - 1))]
     far = most + abs(most) / 4  # one row far out would push all others into a corner
     near = sorted(p for p in pairs if max(p) <= far) or sorted(pairs)
-    note += f"; {len(pairs) - len(near)} farther out" if len(near) < len(pairs) else ""
+    note += f"; {len(pairs) - len(near)} beyond the chart" if len(near) < len(pairs) else ""
     chosen = near[:: max(1, len(near) // POINTS)]
     low, top = min(0.0, *(min(p) for p in chosen)), max(0.0, *(max(p) for p in chosen))
     top = top if low < top else 1.0

@@ -16,23 +16,25 @@ def report(parser: ArgumentParser) -> None:
     parser.epilog = """examples:
   harness report reports/domain-20261126T131146Z --open
   harness report reports/new --against reports/old"""
-    parser.add_argument("run", type=Path, metavar="RUN", help="a folder in reports/")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder in reports/")
     parser.add_argument("--against", type=Path, metavar="RUN", help="compare with this run, row by row")
-    parser.add_argument("--history", type=Path, metavar="FOLDER", help="show every run of the suite in a folder, too")
+    parser.add_argument("--history", type=Path, metavar="FOLDER", help="also show every run of the suite in FOLDER")
     parser.add_argument("--markdown", action="store_true", help="print Markdown for a pull request instead")
-    other = "write logs of another format instead: every-eval-ever"
+    other = "write logs in another format instead: every-eval-ever"
     parser.add_argument("--as", dest="form", choices=("every-eval-ever",), metavar="FORMAT", help=other)
-    where = "where to write (RUN/report.html, RUN/compare.html, RUN/every_eval_ever)"
+    where = "output (default: RUN/report.html, RUN/compare.html or RUN/every_eval_ever)"
     parser.add_argument("-o", type=Path, metavar="FILE", help=where)
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
 
 
 def history(parser: ArgumentParser) -> None:
-    """print how the gates of a suite stood in every run"""
+    """list the verdicts of a suite's gates in every run"""
     parser.set_defaults(command=_history, group="look")
     parser.epilog = "examples:\n  harness history\n  harness history suites/domain.toml"
-    parser.add_argument("suite", nargs="?", metavar="SUITE", help="a suite's name or file; that of the last run")
-    where = "where the run folders are (reports)"
+    parser.add_argument(
+        "suite", nargs="?", metavar="SUITE", help="a suite's name or file (default: that of the last run)"
+    )
+    where = "folder of run folders (default: reports)"
     parser.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help=where)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -44,9 +46,17 @@ def compare(parser: ArgumentParser) -> None:
   harness compare                       # the last run with the one before
   harness compare reports/new reports/old
   harness compare reports/new reports/old --format markdown"""
-    parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="the run that is looked at; the last")
-    parser.add_argument("against", type=Path, nargs="?", metavar="RUN", help="another; the one of its suite before it")
-    parser.add_argument("--format", choices=("text", "markdown", "json"), default="text", help="how to print it (text)")
+    parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="the run to examine (default: the last)")
+    parser.add_argument(
+        "against",
+        type=Path,
+        nargs="?",
+        metavar="RUN",
+        help="the run to compare with (default: its suite's previous run)",
+    )
+    parser.add_argument(
+        "--format", choices=("text", "markdown", "json"), default="text", help="output format (default: text)"
+    )
     parser.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
 
 
@@ -79,10 +89,10 @@ def _report(args: Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name != "jinja2":
             raise
-        hint = "pip install 'finetune-harness[report]', or say --markdown"
+        hint = "pip install 'finetune-harness[report]', or use --markdown"
         raise UsageError(f"harness report: a page needs jinja2, which is not installed; {hint}") from None
     path = args.o or kept.folder / name
-    with writing(path, "; make room, or say -o"):
+    with writing(path, "; free space, or use -o"):
         write_text(path, html)
     sys.stdout.write(f"{path}\n")
     if args.open:
@@ -101,7 +111,7 @@ def _history(args: Namespace) -> int:
     if (name := Path(suite)).suffix == ".toml":
         suite = read_suite(name).name if name.is_file() else name.stem
     if not (runs := runs_of(suite, args.out)):
-        raise UsageError(f'{args.out}: holds no run of suite "{suite}"; name one that was run, or say --out')
+        raise UsageError(f'{args.out}: contains no run of suite "{suite}"; name a suite that was run, or set --out')
     sys.stdout.write(as_json(suite, runs) if args.json else told(suite, runs))
     return ExitCode.OK
 
@@ -114,7 +124,7 @@ def _compare(args: Namespace) -> int:
     kept = read_folder(args.run or newest(Path("reports")))
     other = read_folder(args.against) if args.against else before(kept)
     if other is None:
-        raise UsageError(f"{kept.folder}: is the first run of its suite; name another one to compare with")
+        raise UsageError(f"{kept.folder}: is the first run of its suite; name the run to compare with")
     found = compare.compare(kept, other)
     sys.stdout.write({"text": compare.told, "markdown": compare.compared, "json": compare.as_json}[args.format](found))
     return ExitCode.OK

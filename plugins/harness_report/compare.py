@@ -24,7 +24,11 @@ from harness_report.words import GLYPHS, day, number
 
 ALIKE = "the same on every row"  # the reading of a metric of which no row changed
 OTHER = "the other run"  # the name of the baseline in a test between two runs
-READINGS = {Outcome.FAIL: "worse", Outcome.INCONCLUSIVE: "not told apart", Outcome.PASS: "better"}  # the worst first
+READINGS = {
+    Outcome.FAIL: "worse",
+    Outcome.INCONCLUSIVE: "not significantly different",
+    Outcome.PASS: "better",
+}  # the worst first
 FORMAT = 1  # of the JSON
 INDENT = 16  # columns of a verdict's word
 STYLES = {"PASS": "green", "FAIL": "red", "ERROR": "red", "INCONCLUSIVE": "yellow", "worse": "red", "better": "green"}
@@ -99,18 +103,21 @@ def compare(now: Kept, before: Kept) -> Compared:
     between.sort(key=lambda b: order.index(b.reading) if b.reading in order else len(order))
     found = [s for s in settings_of(now, before) if s.before is not None]
     versions, old = now.run.versions, before.run.versions
-    found += [Setting(n, versions.get(n, "not there"), old.get(n, "not there")) for n in {**versions, **old}]
+    found += [Setting(n, versions.get(n, "missing"), old.get(n, "missing")) for n in {**versions, **old}]
     weights, old = now.run.digests, before.run.digests
     found += [Setting(f"weights of {n}", weights[n][:12], old[n][:12]) for n in weights if n in old]
     settings, notes = [s for s in found if s.value != s.before], []
     if now.run.suite != before.run.suite:
-        notes.append(f"two suites, {shown(now.run.suite)} and {shown(before.run.suite)}: what has one name is compared")
+        notes.append(
+            f"different suites, {shown(now.run.suite)} and {shown(before.run.suite)}: gates and "
+            "evals with the same name are compared"
+        )
     if now.ours != before.ours:
         notes.append(f"{shown(now.ours)} of this run is compared with {shown(before.ours)} of the other")
     for evaluation, left in ((b.metric.partition(".")[0], b.left) for b in between if b.left):
-        notes.append(f"{evaluation}: {counted(left, 'row')} not asked alike in both runs, and left out")
+        notes.append(f"{evaluation}: {counted(left, 'row')} with different prompts in the two runs, left out")
     if only := [r.eval for r in now.run.reports if r.subject == now.ours and not before.report(before.ours, r.eval)]:
-        notes.append(f"only this run measured {', '.join(map(shown, only))}")
+        notes.append(f"evaluated only in this run: {', '.join(map(shown, only))}")
     for kept in (now, before):
         notes += [f"{shown(kept.folder.resolve().name)}: {shown(m)}" for m in dict.fromkeys(kept.missing)]
     return Compared(now, before, differ, same, between, settings, notes)
@@ -165,13 +172,13 @@ def told(c: Compared) -> str:
     if c.gates:
         parts += ["", Text(f"gates, {now} and before", "bold")]
     for b in c.gates:
-        was = f"{b.before.outcome} {estimate_of(c.before, b.before)}" if b.before else "not asked"
+        was = f"{b.before.outcome} {estimate_of(c.before, b.before)}" if b.before else "not evaluated"
         text = Text(f"{b.name}\n{estimate_of(c.now, b.now)}, was {was}")
         parts.append((f"{GLYPHS[b.now.outcome]} {b.now.outcome}", STYLES[b.now.outcome], text))
     if c.same:
-        parts.append(f"{counted(len(c.same), 'gate')} came to the same numbers: {', '.join(b.name for b in c.same)}")
+        parts.append(f"{counted(len(c.same), 'gate')} with the same result: {', '.join(b.name for b in c.same)}")
     if c.metrics:
-        parts += ["", Text(f"{shown(c.now.ours)} on the rows that both asked", "bold")]
+        parts += ["", Text(f"{shown(c.now.ours)} on the rows of both runs", "bold")]
     for m in (m for m in c.metrics if m.reading != ALIKE):
         unit, v = c.now.unit(m.metric), m.verdict
         rows = f"{counted(len(m.pairs.rows), 'row')}, {m.pairs.count(LOST)} lost and {m.pairs.count(WON)} won"
@@ -181,7 +188,7 @@ def told(c: Compared) -> str:
     if alike := [m.metric for m in c.metrics if m.reading == ALIKE]:
         parts.append(f"the same on every row: {shown(', '.join(alike))}")
     if c.settings:
-        parts += ["", Text("configuration that differs", "bold")]
+        parts += ["", Text("differences in configuration", "bold")]
         parts += [f"{s.key}  {s.before}, now {s.value}" for s in c.settings]
     return printed(*parts)
 
@@ -198,9 +205,9 @@ def compared(c: Compared) -> str:
         claim += "" if b.now.blocking else " (only warns)"
         lines.append(_cells(claim, _outcome(c.before, b.before), _outcome(c.now, b.now)))
     if c.same:
-        lines += ["", f"{len(c.same)} gates came to the same numbers."]
+        lines += ["", f"{len(c.same)} gates with the same result."]
     if c.metrics:
-        lines += ["", "| metric | reading | before, now | difference | rows |", "|---|---|---|---|---|"]
+        lines += ["", "| metric | result | before, now | difference | rows |", "|---|---|---|---|---|"]
     for m in c.metrics:
         values = f"{number(m.verdict.baseline)}, {number(m.verdict.value)}"
         lines.append(_cells(m.metric, m.reading, values, estimate_of(c.now, m.verdict), f"{len(m.pairs.rows):,}"))
@@ -215,7 +222,7 @@ def _cells(*texts: str) -> str:
 
 
 def _outcome(kept: Kept, v: Verdict | None) -> str:
-    return "not asked" if v is None else f"{GLYPHS[v.outcome]} {v.outcome} {estimate_of(kept, v)}"
+    return "not evaluated" if v is None else f"{GLYPHS[v.outcome]} {v.outcome} {estimate_of(kept, v)}"
 
 
 def as_json(c: Compared) -> str:

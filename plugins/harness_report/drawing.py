@@ -102,7 +102,7 @@ def _asked(spec: str) -> str:
         told = json.loads(process.stdout.readline())
     except (OSError, ValueError):
         process.kill()
-        told = {"why": f"the process that draws ended with {process.wait()}, for want of memory perhaps"}
+        told = {"why": (f"the drawing process ended with exit code {process.wait()}, perhaps because memory ran out")}
     if "why" in told:
         print(shown(f"warning: a chart was not drawn: {told['why']}"), file=sys.stderr)
     return str(told.get("svg", ""))

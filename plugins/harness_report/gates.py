@@ -168,22 +168,22 @@ def _details(v: Verdict) -> list[str]:
         found.append(text + (f"; attempt {v.attempt}" if v.attempt else ""))
     found.append(shown(v.why))
     if v.driver:
-        found.append(f"The slice that decides, or the worst: {shown(v.driver)}")
+        found.append(f"Deciding or worst slice: {shown(v.driver)}")
     for s in v.slices:
         alarm = ", an alarm" if s.alarm else ""
         found.append(f"{s.outcome} {shown(s.name)}, {counted(s.n, 'row')}{alarm}: {shown(s.why)}")
     if v.left_out:
-        found.append(f"Judged without {counted(v.left_out, 'row')} that leak; with them {number(v.whole)}")
+        found.append(f"Decided without {counted(v.left_out, 'leaked row')}; with them {number(v.whole)}")
     return found
 
 
 def heads(kept: Kept) -> list[SimpleNamespace]:
     """Return what a release turns on: its largest proven gain, the gate that decided or is closest, what none says."""
     gain, driver = sentence.gain(kept.run), sentence.driver(kept.run)
-    close = "The closest gate" if driver and driver.outcome == "PASS" else "What decided"
+    close = "The closest gate" if driver and driver.outcome == "PASS" else "The deciding gate"
     turns = [(f"{close}: ", driver)] if driver and driver.estimate is not None else []
     if gain and gain is not driver:
-        turns.insert(0 if close == "The closest gate" else 1, ("What it gains: ", gain))
+        turns.insert(0 if close == "The closest gate" else 1, ("Largest gain: ", gain))
     found = []
     for title, v in turns:
         write, axis, part = write_of(kept, v), axes([kept])(kept, v), interval_of(v)
@@ -200,7 +200,7 @@ def heads(kept: Kept) -> list[SimpleNamespace]:
         changes.append(change)
         losses.append(f"{measured(name)} {values}, {change} [{low}, {high}]{slices}")
     if losses:
-        title, said = f"What no gate says: {c.before} to {c.after}", told(f"{'; '.join(losses)}.")
+        title, said = f"Losses no gate covers: {c.before} to {c.after}", told(f"{'; '.join(losses)}.")
         found.append(SimpleNamespace(title=title, number=changes[0], said=said, svg="", style="INCONCLUSIVE"))
     return found
 
@@ -248,7 +248,7 @@ def _said(kept: Kept, v: Verdict, write: Callable[[float | None], str]) -> str:
     values = f"{number(v.value, unit)} against {number(v.baseline, unit)}"
     said = f"{what} against {v.versus}, {values}. The limit is {limit}"
     if v.outcome == "INCONCLUSIVE":
-        more = "; ".join(filter(None, [f"the {sure} bounds {bounds_of(v, write)} hold it", words.needed(v)]))
+        more = "; ".join(filter(None, [f"the {sure} bounds {bounds_of(v, write)} contain it", words.needed(v)]))
         return f"{said}, and {more}."
     upwards = (v.outcome == "PASS") == (v.about is None or v.about.sign > 0)
     bound, word = (v.lower, "above") if upwards else (v.upper, "below")

@@ -72,7 +72,7 @@ class Track:
 def runs_of(suite: str, folder: Path) -> list[PastRun]:
     """Return the runs of a suite in a folder that judged anything, the oldest first. Raises UsageError at no folder."""
     if not folder.is_dir():
-        raise UsageError(f"{folder}: is no folder; name the one that the run folders are in")
+        raise UsageError(f"{folder}: is not a folder; name the folder of the run folders")
     days, found = cache(released), list[PastRun]()
     for path in folder.glob("*/report.json"):
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # no report of ours
@@ -126,7 +126,7 @@ def told(suite: str, past: Sequence[PastRun]) -> str:
         table.add_row(Text(name), Text(line), Text.assemble(*glyphs), Text(estimate), Text(limit))
     first, last = past[0].started, past[-1].started
     head = f"{shown(suite)}: {len(past)} runs, {day(first, time=False)} to {day(last, time=False)}"
-    runs = _table("run", "when", "came to", "decided", "changed")
+    runs = _table("run", "when", "result", "deciding gate", "changes")
     for one in runs_told(past):
         runs.add_row(*map(Text, (one.folder, one.when, one.said, one.driver, one.changed)))
     return printed(head, "", table, "", runs)

@@ -39,18 +39,22 @@ def training_of(kept: Kept) -> SimpleNamespace | None:
     if "steps" in facts and "rows" in facts:
         tokens = f"; {facts['tokens']:,} tokens" if _is_number(facts.get("tokens")) else ""
         learnt = facts.get("supervised_tokens")
-        tokens += f", {learnt:,} of them learnt" if _is_number(learnt) else ""
+        tokens += f", {learnt:,} of them trained on" if _is_number(learnt) else ""
         said.append(f"{counted(facts['steps'], 'step')} over {counted(facts['rows'], 'row')}{tokens}.")
     if _is_number(facts.get("trainable_parameters")) and _is_number(facts.get("total_parameters")):
         said.append(f"{facts['trainable_parameters']:,} of {facts['total_parameters']:,} parameters trained.")
     if "truncated_rows" in facts:
-        said.append(f"{counted(facts['truncated_rows'], 'row')} cut." if facts["truncated_rows"] else "No row was cut.")
+        said.append(
+            f"{counted(facts['truncated_rows'], 'row')} truncated."
+            if facts["truncated_rows"]
+            else "No row was truncated."
+        )
     if "spikes" in facts:
-        said.append(f"The loss leapt at {len(facts['spikes'])} steps." if facts["spikes"] else "No loss leapt.")
+        said.append(f"The loss spiked at {len(facts['spikes'])} steps." if facts["spikes"] else "No loss spikes.")
     return SimpleNamespace(
         said=said, charts=list(_series(steps, facts)), rows=seen_rows(kept.run), sweep=_sweep(kept.run),
         findings=[shown(f"{kind}: {f.name}: {f.what}" + (f"; {f.fix}" if f.fix else "")) for kind, f in kinds],
-        missing="" if steps else "This report keeps no series of the training, only its means.",
+        missing="" if steps else "This report has only means of the training, not its course.",
     )  # fmt: skip
 
 
@@ -64,7 +68,7 @@ def _sweep(run: Run) -> SimpleNamespace | None:
         took = NONE if t.seconds is None else seconds(t.seconds)
         mark = " ✓ chosen" if s.chosen is not None and t.value == s.chosen else ""
         lines.append([told(text) for text in (f"{t.value}{mark}", number(t.metric), change, took)])
-    said = f"Tried on {s.rows:,} select rows, each step tested at α = {s.alpha:g}. {s.why}"
+    said = f"Tried on {s.rows:,} selection rows, each step tested at α = {s.alpha:g}. {s.why}"
     return SimpleNamespace(said=told(said), key=told(s.key), by=told(s.by), trials=lines)
 
 
@@ -78,17 +82,17 @@ def _series(steps: Sequence[TrainingStep], facts: Mapping[str, Any]) -> Iterator
             if int(epoch) > max(ends, default=0):
                 ends[int(epoch)] = step
         marks = list(ends.values()) if len(ends) <= 6 else []
-        epochs = "; dashed: an epoch ends" if marks else ""
-        yield charts.series("Loss", f"nats a token{mean}{epochs}", lines, marks=marks)
+        epochs = "; dashed: end of an epoch" if marks else ""
+        yield charts.series("Loss", f"nats per token{mean}{epochs}", lines, marks=marks)
     if rate := _of(steps, "learning_rate"):
-        yield charts.series("Learning rate", "as the optimiser had it", {"learning rate": rate})
+        yield charts.series("Learning rate", "as used by the optimiser", {"learning rate": rate})
     speed, known = [], [(s.step, s.seconds, s.tokens) for s in steps if s.tokens is not None]
     for (_, begun, before), (at, ended, tokens) in pairwise(known):  # totals
         if ended > begun and tokens > before:
             speed.append((float(at), (tokens - before) / (ended - begun)))
     if speed:
         mean = f"mean of the run {number(facts['tokens_per_second'])}" if "tokens_per_second" in facts else ""
-        yield charts.series("Tokens a second", mean, {"tokens a second": speed})
+        yield charts.series("Tokens per second", mean, {"tokens per second": speed})
 
 
 def _of(steps: Sequence[TrainingStep], key: str) -> list[tuple[float, float]]:
@@ -165,7 +169,7 @@ def facts_of(kept: Kept) -> list[tuple[str, str]]:
     rank, adapter = dict(table.get("options") or {}).get("r"), str(table.get("use", ""))
     adapter += f" of rank {rank}" if rank else ""
     brought = str(table_in(kept.suite, "candidate").get(kept.ours) or "").rstrip("/\\")
-    name = kept.ours + (f", which is {PureWindowsPath(brought).name}" if brought else "")  # of either kind of path
+    name = kept.ours + (f", {PureWindowsPath(brought).name}" if brought else "")  # of either kind of path
     lines = [("Suite", suite), ("Model", ", ".join(filter(None, [model, adapter, name])))]
     if versus := list(dict.fromkeys(v.versus for v in run.verdicts if v.versus and v.versus != kept.ours)):
         lines.append(("Compared with", ", ".join(str(v) for v in versus) + ", on the same rows"))

@@ -127,7 +127,7 @@ def traded(kept: Kept, past: Sequence[Kept] = ()) -> Chart | None:
             points.append({"name": shown(name), "kept": values[0], "gained": values[1], "ours": ours})
     names = (measured(loss.metric), measured(gain.metric))
     ways = ["less" if kept.is_lower(v.metric) else "more" for v in (loss, gain)]
-    note = f"{names[1]} up, {ways[1]} is gained; {names[0]} across, {ways[0]} is kept"
+    note = f"{names[1]} up, {ways[1]} is gain; {names[0]} across, {ways[0]} is retention"
     note += f"; lines: the limits of “{gain.gate}” and “{loss.gate}”"
     return charts.traded(points, names, (_limit(loss), _limit(gain)), shown(note)) if len(points) > 1 else None
 
@@ -147,7 +147,7 @@ def by_row(kept: Kept) -> list[Chart]:
             words = {"both right": BOTH, "won": WON, "lost": LOST, "neither": NEITHER}
             counts = {word: pairs.count(outcome) for word, outcome in words.items()}
             rows.append((f"{evaluation} against {pairs.theirs}", counts))
-    paired = [charts.outcomes(rows, f"rows that {kept.ours} lost and won against what its gate names")] if rows else []
+    paired = [charts.outcomes(rows, f"rows that {kept.ours} lost and won against its gate's baseline")] if rows else []
     return [*paired, *_numbers(kept), *_reliable(kept), *_lengths(kept)]
 
 
@@ -159,7 +159,7 @@ def _reliable(kept: Kept) -> Iterator[Chart]:
         metric, baseline = kept.against(r.eval)
         bins = {name: _bins(kept, name, r.eval, metric) for name in dict.fromkeys((kept.ours, baseline))}
         if len(bins[kept.ours]) > 1:
-            note = "share of rows that are right; on the line the model is as often right as it says"
+            note = "share of correct rows by confidence; on the line the model is well calibrated"
             note += f"; grey: {baseline}" if bins.get(baseline) and baseline != kept.ours else ""
             yield charts.reliability(f"Reliability of {r.eval}", note, {name: b for name, b in bins.items() if b})
 
@@ -189,7 +189,7 @@ def _numbers(kept: Kept) -> Iterator[Chart]:
         pairs, title = pairs_of(kept, r.eval), f"{NAMES.get(metric, metric.replace('_', ' '))} by row"
         title = f"log {title}" if kept.scale(name).is_log else title
         title = title[:1].upper() + title[1:]
-        unit = "nats a token" if kept.scale(name).is_log or metric == "kl" else metric.replace("_", " ")
+        unit = "nats per token" if kept.scale(name).is_log or metric == "kl" else metric.replace("_", " ")
         if pairs.rows and not pairs.binary:
             both = [(value_of(p.theirs, metric), value_of(p.ours, metric)) for p in pairs.rows]
             points = [(t, o) for t, o in both if t is not None and o is not None]
@@ -201,7 +201,7 @@ def _numbers(kept: Kept) -> Iterator[Chart]:
             known = [v for v in values if v is not None and math.isfinite(v)]
             if len(set(known)) > 2:
                 note = f"{unit}, {len(known):,} rows; the line is their weighted mean"
-                note += ", which a gate is on, with its bounds"
+                note += ", with its gate's bounds"
                 mine = [v for v in kept.run.verdicts if v.metric == name and v.candidate == kept.ours and not v.versus]
                 mean = [x for v in mine[:1] for x in (v.estimate, v.lower, v.upper) if x is not None]
                 yield charts.ordered(title, note, known, what="rows, in order", mean=mean if len(mean) == 3 else ())
@@ -219,5 +219,5 @@ def _lengths(kept: Kept) -> Iterator[Chart]:
             if known := [len(a) for a in said if a is not None]:
                 found[s] = known
         if kept.ours in found:
-            note = "characters; the bar holds half of the answers, the line nine of ten"
+            note = "characters; the bar covers half of the answers, the line nine of ten"
             yield charts.lengths(f"Answer lengths of {r.eval}", note, found, kept.ours)

@@ -19,7 +19,7 @@ COLUMNS = ("candidate", "gate", "outcome", "claim", "estimate", "bounds", "n", "
 def html(run: Run) -> str:
     """Return a run's gates as an HTML table, under what it came to."""
     passed = run.count(Outcome.PASS)
-    said = f"{passed} of {len(run.verdicts)} gates passed" if run.verdicts else "nothing was gated"
+    said = f"{passed} of {len(run.verdicts)} gates passed" if run.verdicts else "no gate was decided"
     lines = [f"{run.suite}: {said}, exit {int(run.exit_code)}", *run.conclusions, *(run.problem or "").split("\n")]
     head, rows = "".join(f"<th>{name}</th>" for name in COLUMNS), ""
     for v in run.verdicts:
@@ -45,7 +45,7 @@ def rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
     there = [r for r in run.reports if r.outcome != "skipped" and r.n]
     if not (subjects := [r.subject for r in there if r.eval == evaluation]):
         known = did_you_mean(evaluation, dict.fromkeys(r.eval for r in there))
-        raise UsageError(f'{run.folder or run.suite}: holds no rows of "{evaluation}"{known}')
+        raise UsageError(f'{run.folder or run.suite}: has no rows of "{evaluation}"{known}')
     found: dict[str, dict[str, Any]] = {}
     for subject in subjects:
         for name, row in read_answers(Path(run.folder), subject, evaluation).items():
@@ -56,7 +56,9 @@ def rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
                 scored = {f"{subject}.{m}": row.get(m) for m in row["metrics"]}
                 found.setdefault(name, own | other).update(answered | scored)
             except (LookupError, TypeError, AttributeError):
-                raise UsageError(f'{run.folder}: a row of "{evaluation}" on {subject} lacks its parts') from None
+                raise UsageError(
+                    f'{run.folder}: a row of "{evaluation}" on {subject} is incomplete; run the suite again'
+                ) from None
     return list(found.values())
 
 
@@ -65,7 +67,7 @@ def frame(run: Run, evaluation: str) -> Any:
     try:
         import pandas
     except ModuleNotFoundError:
-        raise UsageError("a data frame needs pandas; pip install pandas, or take rows(), a list of dicts") from None
+        raise UsageError("a data frame needs pandas; pip install pandas, or use rows(), a list of dicts") from None
     return pandas.DataFrame(rows(run, evaluation))
 
 

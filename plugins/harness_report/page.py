@@ -63,11 +63,11 @@ def page_of(kept: Kept, last: Kept | None) -> SimpleNamespace:
     problems = run.problem.split("\n") if run.problem else []
     problems += [f"{r.id}: {r.error}" for r in run.reports if r.outcome == "error"]
     if run.deselected:
-        problems.append(f"{len(run.deselected)} items were deselected: a part proves nothing about the whole.")
+        problems.append(f"{len(run.deselected)} items were deselected: the others prove nothing about the whole suite.")
     commands = [f"harness verify {Path(e.to).parent.name}/{Path(e.to).name}" for e in run.exports if e.written]
     suite = Path(*Path(run.path).parts[-2:]) if Path(run.path).is_absolute() else Path(run.path)
     again = f"harness run {shown(str(suite))}"
-    commands.append(f"{again:<38}  # seed {run.seed}; an unchanged suite answers from what is remembered")
+    commands.append(f"{again:<38}  # seed {run.seed}; unchanged parts are read from the cache")
     return SimpleNamespace(
         sentence=headline(run), glyph=GLYPHS[outcome], outcome=outcome.value, through=[shown(c) for c in through],
         lead=[_whole(c) for c in run.warranted],
@@ -111,8 +111,8 @@ def _gates(kept: Kept, *, links: bool) -> dict[str, Any]:
         tables.append(SimpleNamespace(said=shown(said), gates=gates))
     first = "Closest to its limit first." if all(v.outcome == "PASS" for v in worst_first) else "Worst first."
     bounds = f"{percent(kept.run.alpha)} one-sided bounds, one to each side."
-    drawn = f"Dot: estimate. Bar: {bounds} Line: the limit; what is shaded is not allowed. Dashed: no difference."
-    note = f"{drawn} One scale a metric." if drawing.can_draw() else f"In brackets: {bounds}"
+    drawn = f"Dot: estimate. Bar: {bounds} Line: the limit; shaded: fails. Dashed: no difference."
+    note = f"{drawn} One scale per metric." if drawing.can_draw() else f"In brackets: {bounds}"
     return {"gates": tables[0].gates, "folded": tables[1:], "gates_note": f"{first} {note}"}
 
 

@@ -154,7 +154,7 @@ def browser(kept: Kept) -> tuple[list[dict[str, Any]], str]:
             chosen[e] = [i for i in chosen[e] if i in keep]
     rows = sum(map(len, chosen.values()))
     most = max(120, min(CUT, SIZE // max(1, rows * (3 + len(kept.subjects)))))
-    note = f"{total:,} rows: here are all that were won or lost, and a sample of the others, {rows:,} in all."
+    note = f"{total:,} rows: all that were won or lost, and a sample of the others, {rows:,} in all."
     return [_evaluation(kept, e, pairs, chosen[e], most) for e, pairs in found.items()], note if share < 1 else ""
 
 

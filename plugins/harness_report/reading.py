@@ -142,7 +142,7 @@ def read_folder(path: Path) -> Kept:
             return Kept(folder, run, lock)
     except (OSError, ValueError, RecursionError):
         pass  # told below
-    missing = "no suite.lock.json can be read: the configuration is not known, and no row's text is shown"
+    missing = "suite.lock.json cannot be read, so the configuration is unknown and no row's text is shown"
     return Kept(folder, run, {}, [missing])
 
 

@@ -66,7 +66,7 @@ class Guard:
             return PlainTextResponse("this server has another address", HTTPStatus.MISDIRECTED_REQUEST)
         own = origins == [f"http://{given[0]}"]
         if not own and (origins or request.method not in ("GET", "HEAD")):
-            return PlainTextResponse("only its own pages may ask this of it", HTTPStatus.FORBIDDEN)
+            return PlainTextResponse("only the pages of harness view may do this", HTTPStatus.FORBIDDEN)
         if not _same(request.cookies.get(self.cookie, ""), self.token):
             if not _same(request.query_params.get("token", ""), self.token):
                 return PlainTextResponse("open the address that harness view printed", HTTPStatus.UNAUTHORIZED)
@@ -116,7 +116,7 @@ class Pages:
         """Two runs beside each other, the later one first."""
         names = request.query_params.getlist("run")
         if len({*names}) != 2:
-            raise UsageError(f"{len({*names})} runs are ticked; tick two")
+            raise UsageError(f"{len({*names})} runs are selected; select two")
         runs = [reading.read_folder(self._folder(name)) for name in names]
         before, now = sorted(runs, key=lambda kept: kept.run.started)
         return _foreign(beside.render_beside(now, before, []))
@@ -153,21 +153,21 @@ class Pages:
         queue, by = _queue(queues(self._folder(name)), said), said.get("by", "").strip()
         question = queue.questions.get((said.get("id", ""), said.get("criterion", "")))
         if not by or question is None or said.get("pressed") not in (MET if question.criterion else PAIR):
-            raise UsageError("that is no label of this run; go back and try again")
-        with writing(queue.path, "; make room and try again"):
+            raise UsageError("this is not a label of this run; go back and try again")
+        with writing(queue.path, "; free space and try again"):
             queue.add(question, said["pressed"], by)
 
     def _folder(self, name: str) -> Path:
         if folder := self.runs.folders().get(name):
             return folder
-        raise HTTPException(HTTPStatus.NOT_FOUND, "no such run")
+        raise HTTPException(HTTPStatus.NOT_FOUND, "there is no such run")
 
 
 def _queue(items: dict[str, dict[str, Queue]], said: dict[str, str]) -> Queue:
     try:
         return items[said["item"]][said.setdefault("drawn", RANDOM)]
     except KeyError:
-        raise UsageError("that is no judged item of this run; go back and choose one") from None
+        raise UsageError("this is not a judged item of this run; go back and choose one") from None
 
 
 def _seen(found: Underway) -> dict[str, Any]:

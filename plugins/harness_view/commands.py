@@ -17,15 +17,17 @@ PORT = 8765
 
 
 def view(parser: ArgumentParser) -> None:
-    """watch runs, list and compare them, and label a judge's rows, in a browser"""
+    """watch, list and compare runs, and label a judge's rows, in a browser"""
     parser.set_defaults(command=_view, group="look")
     parser.epilog = """examples:
   harness view
   harness view reports --host 10.0.0.7"""
-    where = "where the run folders are (reports)"
+    where = "folder of run folders (default: reports)"
     parser.add_argument("reports", type=Path, nargs="?", default=Path("reports"), metavar="REPORTS", help=where)
-    parser.add_argument("--port", type=int, default=PORT, metavar="N", help=f"0 takes any that is free ({PORT})")
-    host = "another address of this machine than 127.0.0.1, for others"
+    parser.add_argument(
+        "--port", type=int, default=PORT, metavar="N", help=f"port, 0 for any free one (default: {PORT})"
+    )
+    host = "another address of this machine, reachable by others (default: 127.0.0.1)"
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
 
 
@@ -36,7 +38,7 @@ def _view(args: Namespace) -> int:
     except ModuleNotFoundError as error:
         raise UsageError(f"harness view: needs {error.name}; pip install 'finetune-harness[view]'") from None
     if not (runs := Runs(args.reports)).listed():
-        raise UsageError(f"{args.reports}: holds no run; name the folder that the run folders are in")
+        raise UsageError(f"{args.reports}: contains no run; name the folder of the run folders")
     listening = _listening(args)
     host, port = listening.getsockname()[:2]
     name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -53,14 +55,16 @@ def _listening(args: Namespace) -> socket.socket:
     try:
         address = ipaddress.ip_address(args.host)
     except ValueError:
-        raise UsageError(f'--host "{args.host}": is no address; name one of this machine, such as 10.0.0.7') from None
+        raise UsageError(
+            f'--host "{args.host}": is not an address; name one of this machine, such as 10.0.0.7'
+        ) from None
     if address.is_unspecified:  # the names by which it is reached could not be told from others
-        raise UsageError(f'--host "{args.host}": is every address; name the one by which it is reached')
+        raise UsageError(f'--host "{args.host}": means every address; name the one that others use')
     if not 0 <= args.port < 1 << 16:
-        raise UsageError(f"--port is {args.port}, want one from 1 to 65,535, or 0 for any")
+        raise UsageError(f"--port is {args.port}; it must be from 1 to 65,535, or 0 for any free one")
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     try:
         return socket.create_server((args.host, args.port), family=family)
     except OSError as error:
-        why = f"cannot be listened at: {os.strerror(error.errno or 0)}; say --port, 0 for any"
+        why = f"cannot be used: {os.strerror(error.errno or 0)}; choose another --port, 0 for any"
         raise UsageError(f"{args.host}:{args.port}: {why}") from None

@@ -79,12 +79,12 @@ class Queue:
         """Return the labels there are. Raises UsageError where the file holds anything else."""
         try:
             with open_file(self.path, below=self.folder) as f:
-                found = [json.loads(line) for line in lines_of(f.read()) if line]
-            return [line for line in found if (line["id"], line.get("criterion", "")) and TRUTH[line["label"]] >= 0]
+                lines = [(n, line) for n, line in enumerate(lines_of(f.read()), 1) if line]
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            raise UsageError(f"{self.path}: cannot be read as labels; mend it or move it away") from None
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot be read: {error.strerror}; move it away") from None
+        return [read_label(line, f"{self.path} line {number}") for number, line in lines]
 
     def next(self, by: str) -> ToLabel | None:
         """Return what a person is asked next: nothing that anybody has answered.
@@ -118,13 +118,26 @@ class Queue:
         known = [(self.questions[k], TRUTH[min(labels)]) for k, labels in said.items() if k in self.questions]
         found = [f"{len(known):,} of {counted(len(self.questions), 'row')} labelled", *_agreed(known)]
         if odd := [f'"{" ".join(key).strip()}"' for key, labels in said.items() if len(labels) > 1]:
-            found.append(f"People differ on {', '.join(odd)}; settle that in the file")
+            found.append(f"People disagree on {', '.join(odd)}; correct that in the file")
         if self.drawn == DISPUTES:
-            return [*found, "Of rows on which the judge errs most, which calibrate nothing"]
+            return [*found, "These rows were drawn from the disputes, so they cannot calibrate"]
         kinds = calibration.prompts_by_kind([truth for _, truth in known], [q.prompt for q, _ in known])
-        more = [f"{calibration.FEWEST - n} that say it {name}" for name, n in kinds.items() if n < calibration.FEWEST]
-        lacking = f"At least {' and '.join(more)} are needed" if more else ""
-        return [*found, lacking or "Enough for a calibration; more prove more"]
+        more = [f"{calibration.FEWEST - n} that it {name}" for name, n in kinds.items() if n < calibration.FEWEST]
+        lacking = f"More labels are needed: at least {' and '.join(more)}" if more else ""
+        return [*found, lacking or "Enough labels for a calibration; more prove more"]
+
+
+def read_label(text: str | bytes, where: str) -> dict[str, Any]:
+    """Return the label in a line of JSON. Raises UsageError, with what is wrong, where it is not one."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise UsageError(f"{where}: is not valid JSON; correct the line") from None
+    if not isinstance(found, dict) or not {"id", "label"} <= found.keys():
+        raise UsageError(f'{where}: must be an object with "id" and "label"; correct the line')
+    if not isinstance(found["label"], str) or found["label"] not in TRUTH:
+        raise UsageError(f"{where}: label is {json.dumps(found['label'])}; write one of {', '.join(TRUTH)}")
+    return found
 
 
 def _key(line: Mapping[str, Any]) -> tuple[str, str]:
@@ -154,7 +167,7 @@ def queues(folder: Path) -> dict[str, dict[str, Queue]]:
     try:
         return _queues(folder, (folder / "report.json").stat().st_mtime_ns)
     except FileNotFoundError:
-        raise UsageError(f"{folder}: has no report; labels are of a run that has ended") from None
+        raise UsageError(f"{folder}: has no report; only rows of a completed run can be labelled") from None
 
 
 @lru_cache(2)

@@ -48,7 +48,7 @@ class Runs:
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise UsageError(f"{folder}: is no folder; name the one that the run folders are in")
+            raise UsageError(f"{folder}: is not a folder; name the folder of the run folders")
         self.folder, self.lock = folder, Lock()
         self.read: dict[Path, tuple[object, RunLine]] = {}
 

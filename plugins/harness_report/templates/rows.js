@@ -250,7 +250,7 @@ function page(doc, win, data) {
     const rows = found.slice(from, from + SHOWN), nodes = [];
     rows.forEach((n, i) => { const row = e.rows[n]; nodes.push(line(e, row, compared.outcomes[n], from + i)); if (row[ID] === opened) nodes.push(detail(e, row)); });
     $("body").replaceChildren(...nodes);
-    const total = e.rows.length < e.total ? `${e.rows.length.toLocaleString("en")} of ${e.total.toLocaleString("en")} in ${e.name} are here` : `${e.total.toLocaleString("en")} in ${e.name}`;
+    const total = e.rows.length < e.total ? `${e.rows.length.toLocaleString("en")} of ${e.total.toLocaleString("en")} in ${e.name} are shown` : `${e.total.toLocaleString("en")} in ${e.name}`;
     $("count").textContent = found.length ? `rows ${from + 1} to ${from + rows.length} of ${found.length.toLocaleString("en")} (${total})` : `no row (${total})`;
     $("previous").disabled = from === 0;
     $("next").disabled = from + SHOWN >= found.length;
