@@ -118,7 +118,7 @@ class JudgeDesk:
                     pool.put(call, by_number[call.number])
                 if ready and not pool.running and self.budget.reached:
                     self.capped = self.budget.reached
-                    why = f"not asked: {self.capped} was reached"
+                    why = f"not judged: {self.capped} was reached"
                     yield from ((c.number, Failed(why, asked=False)) for c in (*ready, *later))
                     return
                 if (ended := pool.take(later[0].due - time.monotonic() if later else None)) is None:

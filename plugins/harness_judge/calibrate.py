@@ -27,7 +27,7 @@ SIDES = {"A": "A, or candidate", "tie": "tie", "B": "B, or baseline"}
 MET_LABELS = {"true": "met", "yes": "met", "1": "met", "false": "not met", "no": "not met", "0": "not met"}
 NAMED = 5  # rows that a line names
 DISPUTES = "disputes"  # what labels of no random draw say of theirs
-WANT = "want id and label, with input, answer_a and answer_b (or answer), or --run for ids of a run"
+WANT = "each row needs id and label, with input, answer_a and answer_b (or answer), or --run for ids of a run"
 
 Run = Mapping[str, Mapping[str, Any]]  # rows of a run by their ids
 
@@ -57,10 +57,14 @@ def calibrate(
     every = [e for e in read.evals if e.use == "judge"]
     names = [e.name for e in every]
     if not (chosen := [e for e in every if evaluation in (None, e.name)]):
-        what = f'no judged eval "{evaluation}"{did_you_mean(evaluation, names)}' if evaluation else "no eval is judged"
+        what = (
+            f'there is no judged eval "{evaluation}"{did_you_mean(evaluation, names)}'
+            if evaluation
+            else "no eval has a judge"
+        )
         raise UsageError(f"{suite}: {what}")
     if len(chosen) > 1:
-        raise UsageError(f"{suite}: several evals are judged; name one with --eval: " + ", ".join(names))
+        raise UsageError(f"{suite}: several evals have a judge; name one with --eval: " + ", ".join(names))
     options = JudgeOptions(**chosen[0].options)
     found = _labelled(labels, options, read_answers(run, subject, chosen[0].name) if run else {})
     responses = Responses(cache_dir() / "responses.sqlite", warn)
@@ -71,7 +75,7 @@ def calibrate(
     finally:
         responses.close()
     if judge.capped:
-        raise UsageError(f"{labels}: the judging ended at {judge.capped}; raise it, since a part calibrates nothing")
+        raise UsageError(f"{labels}: judging stopped at {judge.capped}; raise it, since calibration needs all labels")
     made = _compare(found, judged, options, bench.instrument(options, judge.models), str(labels), read.about.seed)
     path = out or labels.with_suffix(".calibration.json")
     write(path, made)
@@ -90,10 +94,10 @@ def describe(made: Calibration) -> list[str]:
         f"specificity  {made.specificity:.3f}",
     ]
     for side, (share, lower, upper) in made.first.items():
-        where = f"where people said {side}" if side else "of verdicts are for what was shown first, which is always A"
+        where = f"where people chose {side}" if side else "of verdicts prefer the answer shown first, which is always A"
         lines.append(f"{'' if side else 'first shown':<12} {share:.3f} [{lower:.3f}, {upper:.3f}] {where}")
     if not made.sided:
-        lines.append("sides        A and B do not tell whose answer it is, so these labels correct no win rate")
+        lines.append("sides        A and B do not identify the model, so these labels cannot correct a win rate")
     if made.differ:
         some = ", ".join(f'"{row}" (people: {human}, the judge: {ours})' for row, human, ours in made.differ[:NAMED])
         rest = ", …" if len(made.differ) > NAMED else ""
@@ -113,7 +117,7 @@ def _labelled(path: Path, options: JudgeOptions, run: Run) -> list[Labelled]:
     for (row_id, criterion, _), n in each.items():
         if n > 1:
             what = f'row "{row_id}"' + (f', criterion "{criterion}",' if criterion else "")
-            mistakes.add(str(path), f"{what} has {n} labels, want one; settle it first")
+            mistakes.add(str(path), f"{what} has {n} labels; keep one")
     mistakes.raise_if_any()
     return labelled
 
@@ -121,12 +125,12 @@ def _labelled(path: Path, options: JudgeOptions, run: Run) -> list[Labelled]:
 def _label(row: Mapping[str, Any], options: JudgeOptions, run: Run) -> Labelled:
     pairwise = options.mode == "pairwise"
     if "id" not in row or "label" not in row:
-        raise UsageError(f"has {', '.join(sorted(row))}; {WANT}")
+        raise UsageError(f"has only {', '.join(sorted(row))}; {WANT}")
     known, said = (PAIR_LABELS if pairwise else MET_LABELS), str(row["label"]).strip().lower()
     if said not in known:
         raise UsageError(f'label is "{row["label"]}"{did_you_mean(said, known)}')
     if row.get("drawn") == DISPUTES:
-        raise UsageError("was drawn from the disputes, on which a judge errs most; label rows drawn at random")
+        raise UsageError("was drawn from the disputes, on which a judge errs most; label randomly drawn rows instead")
     criterion, criteria = "", list(options.criteria or {})
     if not pairwise:
         criterion = str(row.get("criterion") or (criteria[0] if len(criteria) == 1 else ""))
@@ -147,11 +151,11 @@ def _answers(row: Mapping[str, Any], pairwise: bool, run: Run) -> tuple[Sample, 
     if not run:
         raise UsageError(f'"{name}" has no answers; {WANT}')
     if name not in run:
-        raise UsageError(f'id "{name}" is no row of the run{did_you_mean(name, run)}')
+        raise UsageError(f'id "{name}" is not a row of the run{did_you_mean(name, run)}')
     there = run[name]
     ours, theirs = there["resps"][0][0], there.get("details", {}).get("baseline_answer")
     if pairwise and theirs is None:
-        raise UsageError(f'"{name}" was not compared in that run; name the subject that was with --subject')
+        raise UsageError(f'"{name}" was not compared in that run; name a compared model with --subject')
     return Sample(name, asked_of(there), there.get("target", ""), there["doc"]), (ours, theirs) if pairwise else (ours,)
 
 
@@ -167,7 +171,7 @@ def _compare(
         raise UsageError(f"{where}: {what}")
     human, ours = [f.label for f, _ in read], [_said(f, j) for f, j in read]
     if len(set(human)) < 2:
-        raise UsageError(f'{where}: people said "{human[0]}" only; agreement needs rows of more than one kind')
+        raise UsageError(f'{where}: all labels are "{human[0]}"; agreement needs labels of more than one kind')
     prompts = [int(n) for n in numbered(as_text(f.sample.input) for f, _ in read)]  # one's are not independent
     kinds = ("A", "B") if options.mode == "pairwise" else ("met", "not met")
     agreed = [[o == kind for h, o in zip(human, ours, strict=True) if h == kind] for kind in kinds]

@@ -86,7 +86,13 @@ def prompts_by_kind(truth: Sequence[float], prompts: Sequence[Any]) -> dict[str,
 def too_few(labels: Labels) -> str:
     """Return which kind of labels is of too few prompts to tell how the judge errs on it, or nothing."""
     few = {name: n for name, n in prompts_by_kind(labels.truth, labels.clusters).items() if n < FEWEST}
-    return next((f"on {n} prompts people said that it {name}, want {FEWEST} at least" for name, n in few.items()), "")
+    return next(
+        (
+            f"on only {n} prompts people labelled that it {name}; at least {FEWEST} are needed"
+            for name, n in few.items()
+        ),
+        "",
+    )
 
 
 def share_of(values: Sequence[float], clusters: Sequence[Any]) -> Share:
@@ -110,18 +116,20 @@ def read(path: Path) -> Calibration:
     try:
         data = json.loads(path.read_text("utf-8"))
         if (written := data.pop("format")) != FORMAT:
-            before = "it does not tell which pairs were labelled, which an older harness did not keep"
-            raise ValueError(before if written == FORMAT - 1 else "it is of another version of the harness")
+            before = "it does not record which pairs were labelled, since it was written by an older version"
+            raise ValueError(before if written == FORMAT - 1 else "it was written by another version of the harness")
         values: dict[str, Any] = {k: math.nan if v is None else v for k, v in data.items()}
         values["pairs"] = [(str(c), float(h), float(j), int(p), bool(at)) for c, h, j, p, at in values["pairs"]]
         values["labelled"] = [(str(row), str(name), str(digest)) for row, name, digest in values["labelled"]]
         values["rows"] = [(str(row), str(digest)) for row, digest in values["rows"]]
         if len(values["rows"]) != len(values["pairs"]):
-            raise ValueError("it does not tell which row each label is of")
+            raise ValueError("it does not record which row each label belongs to")
         if not values["pairs"]:
             raise ValueError("it has no labels")
         return Calibration(**values)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        told = str(error) if str(error).startswith("it ") else "it is none"
+        told = str(error) if str(error).startswith("it ") else "it is not a calibration"
         why = error.strerror if isinstance(error, OSError) else told
-        raise UsageError(f'calibration "{path}": cannot be read: {why}; make it with harness judge calibrate') from None
+        raise UsageError(
+            f'calibration "{path}": cannot be read: {why}; write it again with harness judge calibrate'
+        ) from None

@@ -12,25 +12,27 @@ from harness.internals import shown
 
 
 def judge(parser: ArgumentParser) -> None:
-    """measure a judge"""
+    """compare a judge with human labels"""
     parser.set_defaults(group="look")
     jobs = parser.add_subparsers(required=True, metavar="COMMAND")
-    help = "hold a suite's judge against human labels: kappa and its bound"
+    help = "compare a suite's judge with human labels: kappa and its bound"
     example = "examples:\n  harness judge calibrate labels.jsonl --suite suite.toml"
     one = jobs.add_parser("calibrate", help=help, description=help, epilog=example)
     one.set_defaults(command=_calibrate)
-    one.add_argument("labels", type=Path, metavar="LABELS", help="rows with id and label, and the answers or --run")
-    one.add_argument("--suite", type=Path, required=True, metavar="SUITE", help="the suite whose judge it is")
-    one.add_argument("--eval", metavar="NAME", help="the judged eval, where there are several")
-    one.add_argument("--run", type=Path, metavar="RUN", help="a folder in reports/: the labels are of its rows")
-    one.add_argument("--subject", default="merged", metavar="NAME", help="whose answers in that run (merged)")
-    one.add_argument("--out", type=Path, metavar="FILE", help="where to write (LABELS with .calibration.json)")
-    help = "read the rows whose verdicts differ or are lacking, with reasons"
+    one.add_argument(
+        "labels", type=Path, metavar="LABELS", help="file of rows with id and label, and the answers or --run"
+    )
+    one.add_argument("--suite", type=Path, required=True, metavar="SUITE", help="the suite that has the judge")
+    one.add_argument("--eval", metavar="NAME", help="the judged eval, if there are several")
+    one.add_argument("--run", type=Path, metavar="RUN", help="run folder that the labels are of")
+    one.add_argument("--subject", default="merged", metavar="NAME", help="whose answers in that run (default: merged)")
+    one.add_argument("--out", type=Path, metavar="FILE", help="output file (default: LABELS with .calibration.json)")
+    help = "list the rows whose verdicts differ or are missing, with reasons"
     example = "examples:\n  harness judge disputes reports/qa-20261126T131146Z --all"
     one = jobs.add_parser("disputes", help=help, description=help, epilog=example)
     one.set_defaults(command=_disputes)
-    one.add_argument("run", type=Path, metavar="RUN", help="a folder in reports/")
-    one.add_argument("--all", action="store_true", help="every judged row")
+    one.add_argument("run", type=Path, metavar="RUN", help="run folder in reports/")
+    one.add_argument("--all", action="store_true", help="list every judged row")
 
 
 def _calibrate(args: Namespace) -> int:
@@ -42,7 +44,7 @@ def _calibrate(args: Namespace) -> int:
     args.document = {"written": str(path), "calibration": json.loads(path.read_text("utf-8"))}
     for line in describe(found):
         print(shown(line))
-    print(f'next: calibration = "{path.name}", by its path from the suite, in the judged [[eval]]', file=sys.stderr)
+    print(f'next: set calibration = "{path.name}", relative to the suite, in the judged [[eval]]', file=sys.stderr)
     return ExitCode.OK
 
 

@@ -23,7 +23,7 @@ def judged(run: Path) -> Iterator[tuple[str, Row]]:
                     found = True
                     yield f"{report.subject}::{report.eval}", row
     if not found:
-        raise UsageError(f"{run}: no row of it was judged")
+        raise UsageError(f"{run}: has no judged rows")
 
 
 def disputed(row: Row) -> bool:

@@ -71,15 +71,15 @@ def _estimate(
         asked = [q for row in rows.asking(chosen, samples, said, [unknown] * len(samples)) for q in row.questions]
         calls += times * len(asked)
         sent += times * sum(len(m["content"]) for q in asked for m in q.messages()) // 4
-    who = f'{models} impostors and {len(answers)} worthless answers before judge "{chosen.model_name}"'
-    found = f"{who}: {calls:,} judgments, less what is remembered"
+    who = f'{models} weak models and {len(answers)} worthless answers for judge "{chosen.model_name}"'
+    found = f"{who}: {calls:,} judgments, fewer if some are cached"
     if chosen.backend_name != "local":
         out = calls * chosen.verdict_tokens
-        found += f", some {sent:,} tokens in and at most {out:,} out"
+        found += f", about {sent:,} input tokens and at most {out:,} output tokens"
         if (prices := chosen.priced()).known:
             found += f", {prices.usd(sent, out):.2f} dollars at most"
     if caps := [f"{n} = {cap}" for n in ("max_calls", "max_tokens", "max_usd") if (cap := getattr(chosen, n))]:
-        found += f"; all of it ends at {', '.join(caps)}"
+        found += f"; judging stops at {', '.join(caps)}"
     return found
 
 

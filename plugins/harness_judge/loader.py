@@ -99,7 +99,7 @@ class AnthropicSubject:
         from harness.internals import wire
 
         if (how := Generate(**options)).sampling is not None:
-            raise UsageError(f'model "{self.path}": the API draws tokens as it likes; remove the sampling')
+            raise UsageError(f'model "{self.path}": the API does not take sampling options; remove them')
         same: dict[str, list[int]] = {}
         for number, prompt in enumerate(prompts):
             same.setdefault(repr(prompt), []).append(number)
@@ -118,7 +118,7 @@ class AnthropicSubject:
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
         """Refuse: the API tells no log-probs."""
-        raise UsageError(f'model "{self.path}": the API gives no log-probs; use an evaluator that generates')
+        raise UsageError(f'model "{self.path}": the API provides no log-probs; use an evaluator that generates')
 
     def _answer(self, prompt: Prompt, how: Generate) -> str:
         """Put a prompt, once. Raises Trouble."""
@@ -134,7 +134,7 @@ class AnthropicSubject:
             asked["stop_sequences"] = stop
         reply, ended = self.at.message(self.client, self.path, asked, self.options.timeout)
         if ended not in ENDED:
-            raise wire.Trouble(f'it gave no answer, and ended by "{ended}"')
+            raise wire.Trouble(f'it sent no answer, with the stop reason "{ended}"')
         text = wire.before(reply.text, how.stop)
         return Said(text, "stop" if text != reply.text else ENDED[ended], reply.tokens_out)
 

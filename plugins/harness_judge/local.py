@@ -80,7 +80,7 @@ class LocalJudge:
             shares = [math.exp(t - max(totals)) for t in totals]
             reason = ", ".join(f"{w} {s / sum(shares):.2f}" for w, s in zip(words, shares, strict=True))
             if fits is not question:
-                reason += "; texts were cut to fit into the judge's context"
+                reason += "; texts were truncated to fit into the judge's context"
             told, label = {"reason": f"by log-probs: {reason}"}, fits.labels[word]  # as a judge that writes would
             said = told | label if "verdict" in label else {name: told | met for name, met in label.items()}
             yield Reply(json.dumps(said), next(iter(self.models)), tokens)

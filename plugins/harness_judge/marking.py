@@ -38,7 +38,7 @@ def mark(
     with closing(bench.open_bench(options, marking.responses, progress, budget)) as judge:
         judged = put(judge, planned, options)
         if marking.rehearsal and all(j.error for j in judged):
-            raise UsageError(f'judge "{options.model_name}": gave no verdict at all: {judged[0].error}')
+            raise UsageError(f'judge "{options.model_name}": returned no verdict at all: {judged[0].error}')
         caveats = [] if marking.rehearsal else list(_trials(judge, options, cases))
         pairs = options.mode == "pairwise"
         verdicts = ("win_rate", "position_flip_rate") if pairs else ("rubric", *(options.criteria or {}))
@@ -47,7 +47,7 @@ def mark(
         shut = (*WORD, "win_rate") if pairs else verdicts  # the rest is about the judge
         labels, doubts = _calibrated(options, judge, marking.folder, scores, shut, judged)
         yield from labels
-        capped = f"the judging ended at {judge.capped}, so not every row was judged; raise it"
+        capped = f"judging stopped at {judge.capped} before all rows were judged; raise it"
         found = [*([Caveat(capped, "INCONCLUSIVE")] if judge.capped else []), *_errors(judged), *caveats, *doubts]
         yield from (Caveat(c.text, c.outcome, c.metrics or (shut if c.outcome == "ERROR" else ())) for c in found)
         yield from map(Caveat, _notes(judge, options, judged))
@@ -81,11 +81,11 @@ def _trials(judge: Bench, options: JudgeOptions, cases: Sequence[adversaries.Exc
         return
     trials = held(judge, options, cases)
     if won := [f"{t.adversary} ({t.score:.2f})" for t in trials if t.won]:
-        what = f"the judge prefers what is worth nothing to a real answer: {', '.join(won)}, on {len(cases)} rows"
-        yield Caveat(f"{what}; take another judge", "ERROR")
+        what = f"the judge prefers worthless answers to real ones: {', '.join(won)}, on {len(cases)} rows"
+        yield Caveat(f"{what}; use another judge", "ERROR")
     elif any(t.unread < t.wanted for t in trials) and not any(t.unread < t.wanted and t.score < 0.5 for t in trials):
-        what = f"the judge cannot tell what is worth nothing from a real answer: none of {len(trials)} adversaries lost"
-        yield Caveat(f"{what}, on {len(cases)} rows; take another judge", "ERROR")
+        what = f"the judge cannot tell worthless answers from real ones: none of {len(trials)} adversaries lost"
+        yield Caveat(f"{what}, on {len(cases)} rows; use another judge", "ERROR")
     if unread := sum(t.unread for t in trials):
         yield Caveat(f"{unread} of {sum(t.wanted for t in trials)} adversaries got no verdict")
 
@@ -106,34 +106,36 @@ def _calibrated(
     """Return people's labels by metric, and what is wrong with them, or without them."""
     how, local = "run harness judge calibrate", options.backend_name == "local"
     if not options.calibration and local:
-        what = f'the local judge "{options.model_name}" was not held against human labels'
+        what = f'the local judge "{options.model_name}" was not compared with human labels'
         return [], [Caveat(f"{what}, so its verdicts prove nothing; {how}", "ERROR")]
     if not options.calibration and options.trust_judge:
-        return [], [Caveat("trust_judge: the judge's word is taken, which was not held against human labels")]
+        return [], [
+            Caveat("trust_judge: the judge's verdicts count, although they were not compared with human labels")
+        ]
     if not options.calibration:
-        what = "the judge was not held against human labels, so its word proves nothing of what people would say"
-        return [], [Caveat(f"{what}; {how}, or say trust_judge = true", "INCONCLUSIVE", tuple(shut))]
+        what = "the judge was not compared with human labels, so its verdicts prove nothing about human judgement"
+        return [], [Caveat(f"{what}; {how}, or set trust_judge = true", "INCONCLUSIVE", tuple(shut))]
     found = calibration.read(folder / options.calibration)
     if expired := found.expired(bench.instrument(options, judge.models)):
         what = f'calibration "{options.calibration}" has expired: {expired}; {how} again'
         return [], [Caveat(what, "ERROR", ("kappa", *(shut if local or not options.trust_judge else ())))]
     agreeing = found.agreeing()
     if options.trust_judge:
-        return [agreeing], [Caveat("trust_judge: the judge's word is taken, and labels correct nothing")]
+        return [agreeing], [Caveat("trust_judge: the judge's verdicts count, uncorrected by labels")]
     labels, doubts = [agreeing], []
     here = {(j.row.sample.id, pair_digest(j.row)) for j in judged}
     for metric in shut:
         criterion = "" if options.mode == "pairwise" else metric
         given = found.of(metric, criterion, here)
         if metric in WORD or metric == "rubric":
-            why = f"{metric} is the judge's word, which labels do not correct"
+            why = f"{metric} is the judge's own verdict, which labels do not correct"
         elif not found.sided:
-            why = "the labels say A and B, and not whose answer is better; label candidate, baseline or tie"
+            why = "the labels A and B do not say whose answer is better; label candidate, baseline or tie"
         else:
             why = find_pairs_error(found, judged, criterion) or calibration.too_few(given)
             why = why or _blind(given, metric, scores)
         if why:
-            doubts.append(Caveat(f"{why}, or say trust_judge = true", "INCONCLUSIVE", (metric,)))
+            doubts.append(Caveat(f"{why}, or set trust_judge = true", "INCONCLUSIVE", (metric,)))
         else:
             labels.append(given)
     return labels, doubts
@@ -148,7 +150,7 @@ def _blind(labels: Labels, metric: str, scores: Sequence[Score]) -> str:
         of = by_people.moments([s.values[metric] for s in some], ones, None, labels, sides)
     except ValueError as error:
         return str(error)
-    what = f"{len(labels.truth)} labels do not show that the judge is better than chance; label more"
+    what = f"{len(labels.truth)} labels do not show that the judge is better than chance; label more rows"
     return "" if of.blind <= calibration.ALPHA else what
 
 
@@ -158,15 +160,15 @@ def _errors(judged: Sequence[Judged]) -> Iterator[Caveat]:
         share, first = len(wrong) / len(judged), f'for instance "{wrong[0].row.sample.id}": {wrong[0].error}'
         what = f"{len(wrong)} of {len(judged)} rows have no verdict, {first}"
         if share > MOST_ERRORS:
-            yield Caveat(f"{what} ({share:.1%}, at most {MOST_ERRORS:.0%} may)", "ERROR")
+            yield Caveat(f"{what} ({share:.1%}, but at most {MOST_ERRORS:.0%} may)", "ERROR")
         else:
-            yield Caveat(f"{what}; each counts against whatever is claimed")
+            yield Caveat(f"{what}; each counts against the claim")
 
 
 def _notes(judge: Bench, options: JudgeOptions, judged: Sequence[Judged]) -> Iterator[str]:
     """Report what was spent, and what a reader of the numbers should doubt."""
-    parts = [f"{judge.asked:,} judgments", f"{judge.found:,} of them remembered"]
-    parts += [f"{judge.again:,} tries again"] if judge.again else []
+    parts = [f"{judge.asked:,} judgments", f"{judge.found:,} of them cached"]
+    parts += [f"{judge.again:,} retries"] if judge.again else []
     through = ""
     if isinstance(judge, bench.JudgeDesk):
         budget, through = judge.budget, judge.backend.at.peer.through
@@ -174,21 +176,24 @@ def _notes(judge: Bench, options: JudgeOptions, judged: Sequence[Judged]) -> Ite
         parts += [f"{budget.usd:.4f} dollars at most"] if budget.calls and budget.prices.known else []
     yield f"judge {next(reversed(judge.models), options.model_name)}{through}: {', '.join(parts)}"
     if len(judge.models) > 1:
-        yield f"the judge changed while it judged: replies came from {', '.join(judge.models)}"
+        yield f"the judge model changed during the run: replies came from {', '.join(judge.models)}"
     if shown := [j for j in judged if j.row.notes]:
-        yield f"{len(shown)} rows were not shown as they are: {_some(shown)}; the samples file tells each"
+        yield (
+            f"{len(shown)} rows were altered before the judge saw them: {_some(shown)}; the samples "
+            "file has the details"
+        )
     if suspects := [j for j in judged if speaks_to_the_judge(j.row.answer)]:
-        yield f"{len(suspects)} answers speak to the judge: {_some(suspects)}"
+        yield f"{len(suspects)} answers address the judge: {_some(suspects)}"
     pairs = [j for j in judged if j.row.baseline is not None and not j.error]
     where = [prompts.as_text(j.row.sample.input) for j in pairs]
     if len({*where}) > 1:
         share, lower, upper = calibration.share_of([rows.first_share(j) for j in pairs], where)
-        yield f"{share:.3f} [{lower:.3f}, {upper:.3f}] of verdicts are for the answer shown first, which is always A"
+        yield (f"{share:.3f} [{lower:.3f}, {upper:.3f}] of verdicts prefer the answer shown first, which is always A")
     differ = [len(j.row.answer) - len(j.row.baseline) for j in judged if j.row.baseline is not None]
     for name, longer in (("longer", sum(d > 0 for d in differ)), ("shorter", sum(d < 0 for d in differ))):
         if differ and longer >= ONE_SIDED * len(differ) and len(differ) > 1:
             what = f"the answers are {name} than the baseline's in {longer} of {len(differ)} rows"
-            yield f"{what}: no control for length can tell length from quality here"
+            yield f"{what}: here length and quality cannot be separated"
 
 
 def _some(judged: Sequence[Judged]) -> str:

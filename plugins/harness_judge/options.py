@@ -122,31 +122,31 @@ class JudgeOptions:
         wrong = list[str]()
         for name, least in LEAST.items():
             if (value := getattr(self, name)) is not None and value < least:
-                wrong.append(f"{name} is {value}, want {least} or more")
+                wrong.append(f"{name} is {value}; it must be {least} or more")
         for name in ("timeout", "max_usd"):
             if (value := getattr(self, name)) is not None and not value > 0:
-                wrong.append(f"{name} is {value:g}, want more than 0")
+                wrong.append(f"{name} is {value:g}; it must be more than 0")
         if self.mode == "rubric" and not self.criteria:
-            wrong.append('mode is "rubric", which wants criteria = { NAME = "what must hold" }')
+            wrong.append('mode "rubric" needs criteria = { NAME = "what must hold" }')
         if self.mode == "pairwise" and self.criteria:
-            wrong.append('criteria go with mode = "rubric"; for pairs write guideline = "…"')
+            wrong.append('criteria need mode = "rubric"; for pairs write guideline = "…"')
         for name in self.criteria or ():
             if not re.fullmatch(r"[A-Za-z]\w*", name) or name in RESERVED:
-                wrong.append(f'criterion "{name}" cannot be the name of a metric; want letters, digits and _')
+                wrong.append(f'criterion "{name}" cannot be the name of a metric; use only letters, digits and _')
         if wrong:
             raise UsageError(*wrong)
         object.__setattr__(self, "chosen", self._choose())
         local = self.backend_name == "local"
         if local and self.k > 1:
-            wrong.append(f"k is {self.k}, and a local judge says the same each time; remove it")
+            wrong.append(f"k is {self.k}, but a local judge always gives the same verdict; remove it")
         if self.local and self.backend in ("openai", "anthropic"):
-            wrong.append(f'local holds options of a local judge, and backend is "{self.backend}"')
+            wrong.append(f'local has options of a local judge, but backend is "{self.backend}"; remove it')
         if self.max_usd is not None and not local and self.model_name not in (self.prices or {}):
-            want = f'prices = {{ "{self.model_name}" = [IN, OUT] }}, dollars for a million tokens'
-            wrong.append(f"max_usd cannot be kept without {want}")
+            want = f'prices = {{ "{self.model_name}" = [IN, OUT] }} in dollars per million tokens'
+            wrong.append(f"max_usd needs {want}")
         for model, pair in (self.prices or {}).items():
             if len(pair) != 2 or min(pair) < 0:
-                wrong.append(f'price of "{model}" is {schema.show(pair)}, want [IN, OUT], dollars for a million tokens')
+                wrong.append(f'price of "{model}" is {schema.show(pair)}; give [IN, OUT] in dollars per million tokens')
         if wrong:
             raise UsageError(*wrong)
 
@@ -171,27 +171,32 @@ class JudgeOptions:
     def check_family(self, judged: str) -> None:
         """Raise UsageError where the judge and the model it judges come from one family: it would know its own."""
         if (ours := family(self.model_name)) and ours == family(judged) and not self.allow_same_family:
-            both = f'"{self.model_name}" and "{judged}" are both of the family "{ours}", and models prefer their own'
-            raise UsageError(f"{both}; take another judge, or say allow_same_family = true")
+            both = (
+                f'"{self.model_name}" and "{judged}" are both of the family "{ours}", and models '
+                "prefer their own family"
+            )
+            raise UsageError(f"{both}; use another judge, or set allow_same_family = true")
 
     def _choose(self) -> tuple[str, str]:
         """Return backend and model; "auto" takes the first whose key is set, else the local one."""
         named = self.model if isinstance(self.model, Mapping) else {}
         for name in named:
             if name not in AUTO:
-                raise UsageError(f'model has "{name}", which is no backend{did_you_mean(name, AUTO)}')
+                raise UsageError(f'model has "{name}", which is not a backend{did_you_mean(name, AUTO)}')
         if self.backend != "auto":
             model = named.get(self.backend, "") if isinstance(self.model, Mapping) else self.model
             if not model:
-                raise UsageError(f'model names none for backend "{self.backend}"')
+                raise UsageError(f'model names none for backend "{self.backend}"; add one')
             return self.backend, model
         if not named:
-            raise UsageError('backend "auto" wants a model for each, as in model = { openai = "…", local = "…" }')
+            raise UsageError(
+                'backend "auto" needs a model for each backend, for instance model = { openai = "…", local = "…" }'
+            )
         for name in AUTO:
             if name in named and (name == "local" or os.environ.get(KEYS[name], "").strip()):
                 return name, named[name]
         wanted = " or ".join(KEYS[name] for name in named if name in KEYS)
-        raise UsageError(f'backend "auto" finds no key; export {wanted}, or name a local model')
+        raise UsageError(f'backend "auto" found no API key; set {wanted}, or name a local model')
 
 
 LEAST = {

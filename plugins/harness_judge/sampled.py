@@ -28,9 +28,10 @@ def find_pairs_error(made: Calibration, judged: Sequence[Judged], criterion: str
     others = [row for row, digest in told if pairs.get(row) != digest]
     if others and (not criterion or not here):
         what = (
-            f'{len(others)} of {len(told)} labels are of other pairs than were judged here, for instance "{others[0]}"'
+            f"{len(others)} of {len(told)} labels are for other pairs than those judged here, "
+            f'for instance "{others[0]}"'
         )
-        return f"{what}; label answers of this candidate, and of this baseline"
+        return f"{what}; label answers of this candidate and this baseline"
     return _order_error(made.seed, here, pairs)
 
 
@@ -39,6 +40,8 @@ def _order_error(seed: int, labelled: set[str], rows: Iterable[str]) -> str | No
     order = sorted(rows, key=lambda row: place_of(seed, row))
     if left := [row for row in order[: len(labelled)] if row not in labelled]:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        what = f'the labelled rows are no random sample: seed {seed} draws "{left[0]}"{more} before some of them'
-        return f"{what}; label these, harness view asks in that order"
+        what = (
+            f'the labelled rows are not a random sample: with seed {seed}, "{left[0]}"{more} come before some of them'
+        )
+        return f"{what}; label these, in the order that harness view shows"
     return None

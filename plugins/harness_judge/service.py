@@ -35,7 +35,7 @@ class Service:
         self.variable = key_env or (KEYS[provider] if home else "")
         self.key, problem = wire.key_in(self.variable) if self.variable else ("", "")
         if problem == "is not set":
-            problem = f'the environment variable {self.variable} is not set; it holds the key for "{self.url}"'
+            problem = f'the environment variable {self.variable} is not set; set it to the API key for "{self.url}"'
         if problem:
             raise UsageError(problem)
         self.peer = wire.Peer(self.url, self.key)
@@ -56,10 +56,14 @@ class Service:
             return client.send(path, body, timeout)
         except wire.Trouble as trouble:
             if trouble.status == 401:
-                what = f"the key in {self.variable} is refused" if self.variable else "it wants a key; set api_key_env"
+                what = (
+                    f"the server rejects the key in {self.variable}"
+                    if self.variable
+                    else "the server needs an API key; set api_key_env"
+                )
                 trouble.what = f"{what} (HTTP 401)"
             if trouble.status == 404:
-                trouble.what += f'; is "{model}" a model it serves, and base_url right?'
+                trouble.what += f'; check that it serves "{model}", and base_url'
             raise
 
     def message(self, client: wire.Client, model: str, asked: Mapping[str, Any], timeout: float) -> tuple[Reply, str]:
@@ -67,7 +71,7 @@ class Service:
         body = self.send(client, "/v1/messages", {**asked, "model": model}, model, timeout)
         content = body.get("content") if isinstance(body, dict) else None
         if not isinstance(content, list):
-            raise wire.Trouble("answered without content, so this is no answer", passing=True, charged=True)
+            raise wire.Trouble("sent a reply without content", passing=True, charged=True)
         text = "".join(str(block.get("text", "")) for block in content if block.get("type") == "text")
         usage = body.get("usage") or {}
         kinds = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
@@ -105,7 +109,7 @@ class API:
             try:
                 json.loads(reply.text)
             except ValueError:
-                raise wire.Trouble("replied with something that is no JSON", passing=True, reply=reply) from None
+                raise wire.Trouble("sent a reply that is not JSON", passing=True, reply=reply) from None
         return reply
 
     def put(self, question: Question) -> Reply:
@@ -144,16 +148,16 @@ class OpenAIJudge(API):
                 self._limit = "max_completion_tokens"
             else:
                 raise
-            raise wire.Trouble(f"it refuses {field}", passing=True, after=0.0) from None
+            raise wire.Trouble(f"it rejects {field}", passing=True, after=0.0) from None
         choices = body.get("choices") if isinstance(body, dict) else None
         if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
-            raise wire.Trouble("answered without choices, so this is no answer", passing=True, charged=True)
+            raise wire.Trouble("sent a reply without choices", passing=True, charged=True)
         message, ended = choices[0].get("message") or {}, choices[0].get("finish_reason")
         usage, problem = body.get("usage") or {}, ""
         if message.get("refusal") or ended == "content_filter":
             problem = f"the judge refused: {self.at.peer.clean(str(message.get('refusal') or ended))}"
         elif ended == "length":
-            problem = f"the verdict was cut at {self.verdict_tokens} tokens; allow more with verdict_tokens"
+            problem = f"the verdict was truncated at {self.verdict_tokens} tokens; raise verdict_tokens"
         said, model = self.at.hide(str(message.get("content") or "")), str(body.get("model") or self.model)
         tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         return Reply(said, model, *tokens, problem)
@@ -173,6 +177,6 @@ class AnthropicJudge(API):
         }
         reply, ended = self.at.message(self.client, self.model, asked, self.timeout)
         if ended == "max_tokens":
-            what = f"the verdict was cut at {self.verdict_tokens} tokens; allow more with verdict_tokens"
+            what = f"the verdict was truncated at {self.verdict_tokens} tokens; raise verdict_tokens"
             return replace(reply, problem=what)
-        return reply if ended in ENDED else replace(reply, problem=f'the judge refused: it ended by "{ended}"')
+        return reply if ended in ENDED else replace(reply, problem=f'the judge refused, with the stop reason "{ended}"')

@@ -47,7 +47,7 @@ def pair(reply: Reply) -> tuple[str, str]:
     """Return the verdict ("A", "B" or "tie") and the reason; raises NoVerdict."""
     found = _read(reply)
     if (verdict := found.get("verdict")) not in TURNED:
-        raise NoVerdict(f"the verdict is {_show(verdict)}, want A, B or tie")
+        raise NoVerdict(f"the verdict is {_show(verdict)} instead of A, B or tie")
     return str(verdict), str(found.get("reason", ""))
 
 
@@ -57,7 +57,7 @@ def check(reply: Reply, criteria: Iterable[str]) -> dict[str, tuple[bool, str]]:
     for name in criteria:
         one = found.get(name)
         if not isinstance(one, Mapping) or not isinstance(met := one.get("met"), bool):
-            raise NoVerdict(f'criterion "{name}" is {_show(one)}, want a reason and whether it is met')
+            raise NoVerdict(f'criterion "{name}" is {_show(one)} instead of a reason and whether it is met')
         verdicts[name] = met, str(one.get("reason", ""))
     return verdicts
 
@@ -68,9 +68,9 @@ def _read(reply: Reply) -> Mapping[str, Any]:
     try:
         found = json.loads(reply.text)
     except ValueError:
-        raise NoVerdict(f"replied {_show(reply.text)}, which is no JSON") from None
+        raise NoVerdict(f"replied {_show(reply.text)}, which is not JSON") from None
     if not isinstance(found, dict):
-        raise NoVerdict(f"replied {_show(found)}, want an object")
+        raise NoVerdict(f"replied {_show(found)}, which is not an object")
     return found
 
 

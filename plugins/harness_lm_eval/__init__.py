@@ -31,7 +31,7 @@ def rows_for(options: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     found = []
     with hub.quiet():
         for one in served.values():
-            with blamed(f'task "{one.name}": fails on a document'):
+            with blamed(f'task "{one.name}": failed on a document'):
                 one.requests(0, None)  # the first of each task is tried out
                 some = [one.row(number) for number in range(len(one.docs))]
             names = [f"{one.name}:" * (len(served) > 1) + str(number) for number in range(len(some))]

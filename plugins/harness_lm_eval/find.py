@@ -60,7 +60,7 @@ def find(task: str, folder: Path, include_path: str | None = None, read: Reader 
         return NamedTasks(task, expand.leaves(expand.tasks(task, {}, 0)))
     else:
         hint = did_you_mean(task, [*expand.names.files, *expand.names.tags])
-        raise UsageError(f'task "{task}": lm_eval has none of this name{hint}')
+        raise UsageError(f'task "{task}": is not a task of lm_eval{hint}')
     config = expand.read(path)
     if "class" in config or "group" not in config:
         return NamedTasks(task, (expand.leaf(config, path.parent, {}),))
@@ -87,7 +87,7 @@ class _Expansion:
             return own
         extra = (self.folder / self.include_path).expanduser()
         if not extra.is_dir():
-            raise UsageError(f'include_path is "{self.include_path}": there is no such folder in "{self.folder}"')
+            raise UsageError(f'include_path is "{self.include_path}", but there is no such folder in "{self.folder}"')
         more = search(extra)
         return Names({**own.files, **more.files}, {**own.tags, **more.tags})
 
@@ -135,8 +135,8 @@ class _Expansion:
         elif "dataset_path" in overrides or "custom_dataset" in overrides:  # written on the spot
             yield self.leaf({}, folder, {**overrides, "task": f"{group['group']}::{name}"})
         else:
-            hint = did_you_mean(name, self.names.files) or "; is its folder the include_path?"
-            raise UsageError(f'task "{self.asked}": its group names "{name}", which is no task{hint}')
+            hint = did_you_mean(name, self.names.files) or "; check include_path, which must name its folder"
+            raise UsageError(f'task "{self.asked}": its group names "{name}", which is not a task{hint}')
 
     def leaf(self, config: Config, folder: Path, overrides: Config) -> Leaf:
         config = {k: v for k, v in {**config, **overrides}.items() if k not in ("tag", "group", "task_list")}

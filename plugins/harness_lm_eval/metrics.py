@@ -73,20 +73,20 @@ def measures(leaf: Leaf) -> list[Measure]:
     """Return the metrics of one task; raises UsageError on a task that cannot be served."""
     config, where = leaf.config, f'task "{leaf.name}"'
     if config.get("doc_to_image") or config.get("doc_to_audio"):
-        raise UsageError(f"{where}: has images or sound in it, and the harness asks models for text only")
+        raise UsageError(f"{where}: contains images or sound, but the harness evaluates text only")
     if config.get("unsafe_code"):
-        raise UsageError(f"{where}: runs code that the model writes, which the harness never does")
+        raise UsageError(f"{where}: runs code that the model generates, which the harness does not allow")
     output = config.get("output_type", "generate_until")
     if "class" not in config and output not in OUTPUTS:
         known = ", ".join(f'"{o}"' for o in OUTPUTS)
-        raise UsageError(f'{where}: output_type is "{output}", want one of {known}')
+        raise UsageError(f'{where}: output_type is "{output}"; it must be one of {known}')
     try:
         found = list(_of_class(leaf) if "class" in config else _declared(config))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         said = f"{type(error).__name__}: {error}"
         raise UsageError(f"{where}: its metrics cannot be read from its YAML: {said}") from None
     if not found:
-        raise UsageError(f'task "{leaf.name}": has no metric of which it says whether higher is better')
+        raise UsageError(f'task "{leaf.name}": has no metric with higher_is_better; add it to the task\'s YAML')
     return found
 
 

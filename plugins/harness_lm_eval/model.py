@@ -94,11 +94,13 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
         """Return a request's new tokens, stop strings, and temperature, top-p and top-k where it samples."""
         known = normalize_gen_kwargs(request.args[1], NEW_TOKENS)
         if int(known.get("num_beams") or 1) > 1:
-            raise UsageError(f'task "{request.task_name}": wants beam search; the harness is greedy or samples')
+            raise UsageError(
+                f'task "{request.task_name}": needs beam search, but the harness decodes greedily or samples'
+            )
         new, stop = int(known["max_gen_toks"]), tuple(s for s in known["until"] if s)
         if self.context is not None and new >= self.context:
-            what = f"wants {new} new tokens, the context of {self.subject.name} is {self.context}"
-            raise UsageError(f'task "{request.task_name}": {what}; say gen_kwargs = {{ max_gen_toks = … }}')
+            what = f"needs {new} new tokens, but the context of {self.subject.name} is {self.context}"
+            raise UsageError(f'task "{request.task_name}": {what}; set gen_kwargs = {{ max_gen_toks = … }}')
         if not (known["do_sample"] and known.get("temperature", 1.0)):
             return new, stop, None
         return new, stop, (float(known["temperature"]), float(known.get("top_p") or 1), int(known.get("top_k") or 0))

@@ -123,12 +123,12 @@ def read_yaml(path: Path, above: Sequence[Path] = ()) -> Config:
     """Read a task's YAML with what it includes, which it overrides; functions stay names. Raises UsageError."""
     path = path.resolve()
     if path in above:
-        raise UsageError(f'"{path}": its includes go in a circle')
+        raise UsageError(f'"{path}": its includes form a cycle')
     try:
         config = dict(_parsed(path, path.stat().st_mtime_ns))
     except OSError:
         where = f'"{above[-1]}": includes "{path.name}", which' if above else f'"{path}":'
-        raise UsageError(f"{where} is not there") from None
+        raise UsageError(f"{where} does not exist") from None
     merged: Config = {}
     includes = config.pop("include", None) or ()
     for other in [includes] if isinstance(includes, str) else includes:
@@ -146,11 +146,11 @@ def _parsed(path: Path, _: int) -> Config:
     except library().YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         at = "" if line is None else f" line {line + 1}"
-        raise UsageError(f'"{path}"{at}: is no YAML: {getattr(error, "problem", None) or error}') from None
+        raise UsageError(f'"{path}"{at}: is not valid YAML: {getattr(error, "problem", None) or error}') from None
     finally:
         reader.dispose()
     if not isinstance(config, dict):
-        raise UsageError(f'"{path}": is no task: want keys and values, such as "task: my_task"')
+        raise UsageError(f'"{path}": is not a task; write keys and values, such as "task: my_task"')
     return config
 
 

@@ -49,8 +49,8 @@ def score(subject: Subject, samples: Sequence[Sample], asked: TaskOptions, folde
             task, number = served.get(str(sample.row.get("task"))), sample.row.get("doc_id")
             where = f'row "{sample.id}"'
             if task is None or not isinstance(number, int) or not 0 <= number < len(task.docs):
-                raise UsageError(f"{where}: is no document of the task; lm_eval brings its own rows, remove data")
-            with blamed(f"{where}: its prompt cannot be made"):
+                raise UsageError(f"{where}: is not a document of the task; lm_eval has its own rows, so remove data")
+            with blamed(f"{where}: its prompt cannot be built"):
                 rows.append(DocumentRow(sample, task, task.requests(number, template)))
         requests = [request for row in rows for request in row.requests]
         for kind in dict.fromkeys(request.request_type for request in requests):  # each as often as its task wants
@@ -61,7 +61,7 @@ def score(subject: Subject, samples: Sequence[Sample], asked: TaskOptions, folde
             for one in {row.task.name: row.task for row in rows}.values():  # apply_filters looks at _instances
                 one.task._instances = [request for row in rows if row.task is one for request in row.requests]
                 try:
-                    with blamed(f'task "{one.name}": its filters fail'):
+                    with blamed(f'task "{one.name}": its filters failed'):
                         one.task.apply_filters()
                 finally:
                     one.task._instances = None
@@ -82,7 +82,8 @@ def _score(row: DocumentRow, metrics: Sequence[Gauge], cut: Mapping[tuple[str, i
         measure = measures[gauge.name]
         result = results.get(measure.filter, {})
         if gauge.scale is None:
-            kept |= {gauge.name: to_json(result[measure.metric])} if measure.metric in result else {}
+            where = f'{row.where}: metric "{measure.metric}"'
+            kept |= {gauge.name: to_json(result[measure.metric], where)} if measure.metric in result else {}
         elif finite:
             values[gauge.name], weight = _value(row, measure, result)
             weights[gauge.name] = weight * (row.task.weight if gauge.alike else 1.0)
@@ -117,7 +118,7 @@ def _value(row: DocumentRow, measure: Measure, result: Mapping[str, Any]) -> tup
             return (nats / weight / unit, weight) if weight else (0.0, 0.0)
         value = float(found)
     except (TypeError, ValueError, IndexError):
-        raise UsageError(f'{row.where}: metric "{measure.metric}" is {found!r}, want a number') from None
+        raise UsageError(f'{row.where}: metric "{measure.metric}" is {found!r}; it must be a number') from None
     if measure.aggregation == "nanmean" and math.isnan(value):
         return 0.0, 0.0
     return (-value if measure.aggregation == "perplexity" else value), 1.0
@@ -152,19 +153,22 @@ def _read(note: str) -> Mapping[str, Any]:
     return {key: from_json(value) for key, value in json.loads(note).items()}
 
 
-def to_json(value: Any) -> Any:
-    """Return a value of a document as JSON has it, numpy's included, so that `from_json` gives an equal one."""
+def to_json(value: Any, where: str) -> Any:
+    """Return a value of a document as JSON has it, numpy's included, so that `from_json` gives an equal one.
+
+    Raises UsageError, which begins with `where`, for other types.
+    """
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, tuple):
-        return {TUPLE: [to_json(v) for v in value]}
+        return {TUPLE: [to_json(v, where) for v in value]}
     if isinstance(value, list):
-        return [to_json(v) for v in value]
+        return [to_json(v, where) for v in value]
     if isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
-        return {k: to_json(v) for k, v in value.items()}
+        return {k: to_json(v, where) for k, v in value.items()}
     if value is None or isinstance(value, (str, int, float)):
         return value
-    raise UsageError(f"a metric gives {type(value).__name__} for a document, which cannot be kept")
+    raise UsageError(f"{where} is a {type(value).__name__}; return numbers, texts, lists or dicts")
 
 
 def from_json(value: Any) -> Any:

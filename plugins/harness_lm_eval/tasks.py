@@ -44,7 +44,7 @@ class TaskOptions:
     def __post_init__(self) -> None:
         for name, value, least in (("shots", self.shots, 0), ("docs", self.docs, 1)):
             if value is not None and not (isinstance(value, int) and value >= least):
-                raise UsageError(f"{name} is {value}, want {least} or more")
+                raise UsageError(f"{name} is {value}; it must be {least} or more")
         self.template_arguments()
 
     def template_arguments(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class TaskOptions:
         """Pick what is known from the options of a suite's table; raises UsageError."""
         known: dict[str, Any] = {f.name: options[f.name] for f in fields(cls) if options.get(f.name) is not None}
         if "task" not in known:
-            raise UsageError('say which task: task = "arc_easy", or the path of a YAML')
+            raise UsageError('name a task, such as task = "arc_easy", or the path of a YAML')
         return cls(**known)
 
 
@@ -81,7 +81,7 @@ class Fixed:
         found = [d for d in drawn if d != self.doc]
         found += [d for d in spare if d != self.doc and d not in found][: n - len(found)]
         if len(found) < n:
-            raise UsageError(f'task "{self.task}": has {len(found)} examples to show, and {n} shots are wanted')
+            raise UsageError(f'task "{self.task}": has {len(found)} examples, but {n} shots were set')
         return found
 
 
@@ -213,9 +213,11 @@ def _build(leaf: Leaf, asked: TaskOptions) -> Any:
             raise UsageError(_why(leaf, error, barred)) from None
     for metric in hub.foreign_metrics(config):
         if task._metric_fn_list.get(metric) is None:
-            raise UsageError(f'task "{leaf.name}": its metric "{metric}" is none of lm_eval\'s, and cannot be loaded')
+            raise UsageError(
+                f'task "{leaf.name}": its metric "{metric}" is not one of lm_eval\'s, and cannot be loaded'
+            )
     if asked.shots and task.config.num_fewshot == 0:
-        raise UsageError(f'task "{leaf.name}": says num_fewshot: 0, which lm_eval keeps; remove shots')
+        raise UsageError(f'task "{leaf.name}": sets num_fewshot: 0, which lm_eval enforces; remove shots')
     if asked.shots is not None:
         task.set_config("num_fewshot", asked.shots)
     if (more := asked.gen_kwargs) and task.OUTPUT_TYPE == "generate_until":
@@ -246,7 +248,7 @@ def _why(leaf: Leaf, error: Exception, barred: str) -> str:
     data = f'"{config.get("dataset_path")}"' + (f" ({config['dataset_name']})" if config.get("dataset_name") else "")
     if not barred:
         return f"{where}: its data {data} cannot be read: {said(error)}"
-    hint = "connect once, or give a YAML with local data"
+    hint = "connect to the network once, or use a YAML with local data"
     return f"{where}: its data {data} is not on this machine, and {barred}; {hint}"
 
 

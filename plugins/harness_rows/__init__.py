@@ -19,7 +19,7 @@ def rows(subject: Any, samples: Any, options: RowsOptions) -> Any:
     what a row or a repeat without a score is: no verdict, or "wrong". `allow` names differences between the runs that
     are meant, such as "template"; `only_common` judges the rows that both were asked.
     """
-    raise UsageError('use = "rows" reads what others scored, and asks no model; it goes with [rows], not with [model]')
+    raise UsageError('use = "rows" reads scored rows and runs no model; it needs [rows] instead of [model]')
 
 
 @hookimpl

@@ -94,23 +94,23 @@ def verify_bundle(folder: Path, args: Namespace, policy: Policy | None) -> int:
 def _verified(folder: Path, args: Namespace, policy: Policy | None) -> dict[str, str]:
     """Return the steps that were passed. Raises ValueError and others at the first that was not."""
     if args.told_as or args.beside or args.summary or args.suite or args.replay is not None:
-        raise ValueError("rows of others are no export: there is no model to ask again, and nothing to state of one")
+        raise ValueError("scored rows are not an export: there is no model to run again or to state anything about")
     manifest = read_json(_read(folder, MANIFEST))
     if manifest.get("format") != FORMAT:
-        raise ValueError(f"is no bundle of this version ({FORMAT})")
+        raise ValueError(f"is not a bundle of this version ({FORMAT})")
     told, raw = manifest["files"], {name: _read(folder, name) for name in (SUITE, ITEMS, VERDICTS)}
     there = {name: hashlib.sha256(data).hexdigest() for name, data in raw.items()}
     if odd := next((name for name in {**there, **told} if told.get(name) != there.get(name)), ""):
-        raise ValueError(f"{odd} is not what was written")
+        raise ValueError(f"{odd} differs from the written file")
     bound = {f"{r['side']}: {r['binding']}" + (f" ({r['bound']})" if r["bound"] else "") for r in manifest["runs"]}
-    steps = {"files": f"{len(told)} as they were written", "binding": ", ".join(sorted(bound))}
+    steps = {"files": f"{len(told)} as written", "binding": ", ".join(sorted(bound))}
     verdicts = read_json(raw[VERDICTS])
     if args.recompute or args.sources or policy:
         suite, runs = _kept(raw, manifest)
         again = judged(suite, runs=runs, attempts=manifest["attempts"])
         for one, other in zip(verdicts, json.loads(dumps([asdict(v) for v in again.verdicts])), strict=True):
             if odd := [key for key in one if key != WAIVER and not _alike(one[key], other[key])]:
-                raise ValueError(f'gate "{one["gate"]}": its rows come to another {odd[0]}')
+                raise ValueError(f'gate "{one["gate"]}": its rows give another {odd[0]}')
         steps["recompute"] = f"recomputed {len(verdicts)} of {len(verdicts)} gates"
         if policy:
             steps["policy"] = _allowed(policy, manifest, again)
@@ -123,15 +123,17 @@ def _verified(folder: Path, args: Namespace, policy: Policy | None) -> dict[str,
 def _allowed(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> str:
     """Return what a policy took. Raises ValueError at the first demand that rows do not meet, or tell nothing of."""
     if policy.binding is None:
-        raise ValueError("rows of others are taken on trust, and the policy takes none (binding)")
+        raise ValueError("scored rows are taken on trust, but the policy allows none (binding)")
     for side, run in ((side, run) for one in again.measured.values() for side, run in one.runs.items()):
         if BINDINGS.index(run.binding) < BINDINGS.index(policy.binding):
-            raise ValueError(f'{side} is bound by "{run.binding}", the policy wants "{policy.binding}" (binding)')
+            raise ValueError(
+                f'{side} has the binding "{run.binding}", but the policy requires "{policy.binding}" (binding)'
+            )
     for name in (f.name for f in fields(Policy) if f.name not in TOLD):
         if getattr(policy, name) != getattr(Policy([]), name):
-            raise ValueError(f"the evidence of rows does not tell what the policy demands ({TABLES.get(name, name)})")
+            raise ValueError(f"evidence of scored rows lacks what the policy requires ({TABLES.get(name, name)})")
     told = {"candidate": "candidate", "started": manifest["started"], "ignored": []}
-    told["answers"] = {"remembered": "nobody knows how many"}
+    told["answers"] = {"remembered": "an unknown number of"}
     suite = again.suite
     about: dict[str, Any] = {"name": suite.name, "digest": suite.digest}
     if suite.source is not None:
@@ -145,12 +147,13 @@ def _allowed(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> 
     for why in (*demands.refused(policy, told, lock, datetime.now(UTC)), *met.lacking.values()):
         raise ValueError(why)
     if not any(v.blocking for v in again.verdicts):
-        raise ValueError("no blocking gate applies to candidate")
+        what = "no blocking gate is on the candidate, so nothing was decided"
+        raise ValueError(f'{what}; remove severity = "warn" from a gate')
     for v in again.verdicts:
         if v.holds_up or (v.gate in policy.gates and v.outcome is not Outcome.PASS):
-            raise ValueError(f'gate "{v.gate}" is {v.outcome}; of rows no waiver is taken')
+            raise ValueError(f'gate "{v.gate}" is {v.outcome}; waivers do not count for scored rows')
         if policy.max_attempts is not None and (v.attempt or 1) > policy.max_attempts:
-            what = f'gate "{v.gate}" was asked {v.attempt} times, the policy allows {policy.max_attempts}'
+            what = f'gate "{v.gate}" was attempted {v.attempt} times, but the policy allows {policy.max_attempts}'
             raise ValueError(f"{what} (max_attempts)")
     return f'binding is at least "{policy.binding}"'
 
@@ -164,9 +167,9 @@ def _same_sources(suite: Suite, runs: Runs, paths: list[str]) -> str:
         for side, run in there.items():
             told = runs[name][side]
             if [*run.rows] != [*told.rows] or run.facts != told.facts or run.metrics != told.metrics:
-                raise ValueError(f"{side} of {name}: the sources hold other rows than the bundle")
+                raise ValueError(f"{side} of {name}: the original files have other rows than the bundle")
             count += len(run.rows)
-    return f"{count:,} rows read again, and the same"
+    return f"{count:,} rows read again, identical"
 
 
 def _read(folder: Path, name: str) -> bytes:

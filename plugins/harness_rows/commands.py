@@ -13,57 +13,77 @@ if TYPE_CHECKING:
     from harness import Gate
 
 CLAIMS = {"worse_by_at_most": "no-worse", "better_by": "better", "min": "at-least", "max": "at-most"}
-NO_CLAIM = """gate: what is claimed? one of
-  --worse-by-at-most 0.02   the candidate is worse than the base by at most that
-  --better-by 0             the candidate is better than the base
-  --min 0.8                 the candidate alone is at least that"""
+NO_CLAIM = (
+    "gate: give one claim:\n  --worse-by-at-most 0.02   the candidate is worse than the base by at "
+    "most that\n  --better-by 0             the candidate is better than the base\n  --min 0.8 "
+    "                the candidate alone is at least that"
+)
 
 
 def gate(parser: ArgumentParser) -> None:
-    """gate rows that another tool scored: a folder or file of lm_eval's, a table"""
+    """gate rows that another tool scored: lm_eval's files, a table"""
     parser.set_defaults(command=_gate, group="run")
     parser.epilog = """examples:
   harness gate runs/base runs/candidate --worse-by-at-most 0.02
-  harness gate runs/base runs/candidate --better-by 0 --metric gsm8k:exact_match,strict-match
-  harness gate base.csv candidate.csv --worse-by-at-most 0.02 --id question --score correct"""
-    what = "files or folders; CANDIDATE alone with --min"
+  harness gate runs/base runs/candidate --better-by 0 --metric gsm8k:exact_match
+  harness gate base.csv candidate.csv --worse-by-at-most 0.02 --score correct"""
+    what = "files or folders with scored rows; only CANDIDATE with --min or --max"
     parser.add_argument("rows", nargs="+", metavar="BASE CANDIDATE", help=what)
-    claim = parser.add_argument_group("what is claimed")
-    claim.add_argument("--worse-by-at-most", type=_margin, metavar="X", help="in the metric's units, or a share: 2%%")
-    claim.add_argument("--better-by", type=_margin, metavar="X", help="0 is: better at all")
-    claim.add_argument("--min", type=float, metavar="X", help="the candidate alone; nothing pairs, so it is weaker")
-    claim.add_argument("--max", type=float, metavar="X", help="the same where less is better")
-    claim.add_argument("--cap", type=float, metavar="X", help="a row counts at most that, either way")
-    what = "what a row's score can be, such as 1 5 of a rating"
+    claim = parser.add_argument_group("claim")
+    claim.add_argument(
+        "--worse-by-at-most", type=_margin, metavar="X", help="largest loss, in the metric's units or a share: 2%%"
+    )
+    claim.add_argument("--better-by", type=_margin, metavar="X", help="smallest gain; 0: any gain")
+    claim.add_argument("--min", type=float, metavar="X", help="lowest value, without a baseline (a weaker claim)")
+    claim.add_argument("--max", type=float, metavar="X", help="highest value, without a baseline")
+    claim.add_argument("--cap", type=float, metavar="X", help="the most that one row may count, up or down")
+    what = "lowest and highest possible score of a row, e.g. 1 5"
     claim.add_argument("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=what)
     claim.add_argument(
-        "--alpha", type=float, default=0.05, metavar="RISK", help="that a model on the limit passes (0.05)"
+        "--alpha", type=float, default=0.05, metavar="RISK", help="risk of passing a model at the limit (default: 0.05)"
     )
-    rows = parser.add_argument_group("which rows, and how they are read")
-    rows.add_argument("--metric", default="", metavar="TASK:NAME[,FILTER]", help="where a run holds several")
-    rows.add_argument("--as", dest="tool", default="", metavar="TOOL", help="lm_eval, table, …; else by content")
+    rows = parser.add_argument_group("which rows to read, and how")
+    rows.add_argument(
+        "--metric", default="", metavar="TASK:NAME[,FILTER]", help="task and metric, if a run has several"
+    )
+    rows.add_argument(
+        "--as", dest="tool", default="", metavar="TOOL", help="format: lm_eval, table, … (default: detected)"
+    )
     way = rows.add_mutually_exclusive_group()
     way.add_argument("--higher", dest="better", action="store_const", const="higher", help="higher is better")
     way.add_argument("--lower", dest="better", action="store_const", const="lower", help="lower is better")
-    rows.add_argument("--scale", choices=("proportion", "mean", "perplexity"), help="how rows combine")
+    rows.add_argument(
+        "--scale", choices=("proportion", "mean", "perplexity"), help="how the values of rows are combined"
+    )
     for name in COLUMNS:
-        rows.add_argument(f"--{name}", metavar="COLUMN", help=f"the column of a row's {name}")
-    rows.add_argument("--repeats", type=int, default=0, metavar="N", help="how many answers each row has")
-    shared = "what rows share that are not independent; twice for two columns, none for no column"
+        rows.add_argument(f"--{name}", metavar="COLUMN", help=f"column of a row's {name}")
+    rows.add_argument("--repeats", type=int, default=0, metavar="N", help="number of answers per row")
+    shared = 'column whose rows are not independent; twice for two columns, "none" for no column'
     rows.add_argument("--cluster", action="append", metavar="COLUMN", help=shared)
-    rows.add_argument("--slice", action="append", default=[], metavar="COLUMN", help="name the worst part by it")
-    fair = parser.add_argument_group("what may stand in the way")
-    missing = "rows without a score: no verdict, or worst to prove the claim and best to refute it (refuse)"
+    rows.add_argument(
+        "--slice", action="append", default=[], metavar="COLUMN", help="column of the slices; names the worst"
+    )
+    fair = parser.add_argument_group("what to accept")
+    missing = (
+        "rows without a score: refuse, or wrong: the worst value to prove the claim, the best to "
+        "refute it (default: refuse)"
+    )
     fair.add_argument("--missing", choices=("refuse", "wrong"), default="refuse", help=missing)
     fair.add_argument(
-        "--allow", default="", metavar="NAMES", help="differences that are meant: template,shots,…; identical"
+        "--allow", default="", metavar="NAMES", help="accept these differences: template,shots,…; identical"
     )
-    fair.add_argument("--only-common", action="store_true", help="judge the rows that both were asked")
-    out = parser.add_argument_group("what is written and printed")
-    out.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help="where run folders go")
-    out.add_argument("--junit-xml", type=Path, metavar="FILE", help="write JUnit XML there too")
-    out.add_argument("--write-suite", type=Path, metavar="FILE", help="write it as a suite, for harness run")
-    out.add_argument("--github", action="store_true", help="annotate and sum up, as in a job of GitHub's by itself")
+    fair.add_argument("--only-common", action="store_true", help="use only rows that are in both")
+    out = parser.add_argument_group("what to write and print")
+    out.add_argument(
+        "--out", type=Path, default=Path("reports"), metavar="FOLDER", help="folder for run folders (default: reports)"
+    )
+    out.add_argument("--junit-xml", type=Path, metavar="FILE", help="also write JUnit XML to FILE")
+    out.add_argument("--write-suite", type=Path, metavar="FILE", help="write the claim as a suite for harness run")
+    out.add_argument(
+        "--github",
+        action="store_true",
+        help="write GitHub annotations and a step summary (automatic in GitHub Actions)",
+    )
 
 
 def _margin(text: str) -> float | str:
@@ -76,13 +96,13 @@ def claim_of(given: Namespace) -> Gate:
 
     said = [name for name in CLAIMS if getattr(given, name) is not None]
     if len(said) != 1:
-        raise UsageError(*NO_CLAIM.split("\n")) if not said else UsageError("gate: claims one thing at a time")
+        raise UsageError(*NO_CLAIM.split("\n")) if not said else UsageError("gate: give only one claim")
     alone = said[0] in ("min", "max")
     if len(given.rows) > 2 or (len(given.rows) == 1 and not alone):
-        raise UsageError("gate: want BASE and CANDIDATE, or CANDIDATE alone with --min or --max")
+        raise UsageError("gate: name BASE and CANDIDATE, or only CANDIDATE with --min or --max")
     claim: dict[str, Any] = {said[0]: getattr(given, said[0])}
     if not 0 < given.alpha <= 0.5:
-        raise UsageError(f"--alpha is {given.alpha:g}, want more than 0 and at most 0.5")
+        raise UsageError(f"--alpha is {given.alpha:g}; it must be more than 0 and at most 0.5")
     claim |= {"cap": given.cap, "range": None if given.range is None else [float(x) for x in given.range]}
     return Gate(CLAIMS[said[0]], where="gate", versus=None if alone else "base", **claim)
 

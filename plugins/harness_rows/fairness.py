@@ -13,15 +13,18 @@ from harness_rows.records import RawRows
 POINT = ("model", "revision", "adapter", "parameters", "quantisation", "model args")  # what is being compared
 UNFAIR = {  # and how one says it
     "shots": "few-shot examples differ", "template": "chat templates differ", "system": "system instructions differ",
-    "task version": "versions of the task differ", "filter": "filters of answers differ",
-    "scorer": "what scores the answers differs", "generation": "generation settings differ", "judge": "judge differs",
-    "epochs": "repeats differ, so the means have other noise",
+    "task version": "task versions differ", "filter": "answer filters differ",
+    "scorer": "scorers differ", "generation": "generation settings differ", "judge": "judge differs",
+    "epochs": "numbers of repeats differ, so the means differ in noise",
 }  # fmt: skip
 # what changes answers: known of one side alone it is no fact that the sides share; generation settings are temperature,
 # max tokens, stop sequences and the number of answers
 ANSWERS = ("shots", "template", "system", "generation", "dtype", "scorer", "task version")
 PROMPTS = ("shots", "template", "system")  # that explain why prompts differ
-ADVICE = {"judge": "a judge's drift is not a model's", "template": "--allow template if that is meant"}
+ADVICE = {
+    "judge": "another judge changes the scores without a change of model",
+    "template": "--allow template if that is intended",
+}
 IDENTICAL = "identical"  # both sides are the same bytes
 NAMES = (*UNFAIR, "prompt", "dtype", IDENTICAL)
 LONGEST = 60  # characters of a fact
@@ -41,7 +44,7 @@ def allowed_names(given: Iterable[str]) -> frozenset[str]:
     """Return the kinds of unfairness that a user allows. Raises UsageError at one that is none."""
     names = [name.strip().replace("-", " ") for name in given]
     if odd := [name for name in names if name not in NAMES]:
-        raise UsageError(f'allow: nothing is called "{odd[0]}"{did_you_mean(odd[0], NAMES)}')
+        raise UsageError(f'allow: "{odd[0]}" is unknown{did_you_mean(odd[0], NAMES)}')
     return frozenset(names)
 
 
@@ -55,7 +58,9 @@ def compare(base: RawRows | None, candidate: RawRows, pairs: PairedRows, allow: 
         differs, found = _differences(base, candidate, pairs)
         unfair = differs | unfair
     if refused := [name for name in unfair if name not in allowed_names(allow)]:
-        hints = {name: ADVICE.get(name, f"rerun one, or --allow {name.replace(' ', '-')}") for name in refused}
+        hints = {
+            name: ADVICE.get(name, f"rerun one of the runs, or --allow {name.replace(' ', '-')}") for name in refused
+        }
         raise UsageError(*(f"{unfair[name]}; {hint}" for name, hint in hints.items()))
     return replace(found, allowed=tuple(unfair.values()))
 
@@ -64,8 +69,8 @@ def _own_judges(base: RawRows | None, candidate: RawRows) -> dict[str, str]:
     """Return that a model graded its own answers, where one did: a lenient one would win on the same answers."""
     for side, run in (("candidate", candidate), *((("base", base),) if base else ())):
         if run.facts.get(SELF):
-            what = f"{side} is judged by the model itself ({shorten(run.facts[SELF], LONGEST)})"
-            return {"judge": f"{what}; name another judge, or --allow judge if that is meant"}
+            what = f"{side} was judged by the model itself ({shorten(run.facts[SELF], LONGEST)})"
+            return {"judge": f"{what}; use another judge, or --allow judge if that is intended"}
     return {}
 
 
@@ -79,7 +84,7 @@ def _differences(base: RawRows, candidate: RawRows, pairs: PairedRows) -> tuple[
             continue
         if theirs is None or ours is None:
             side, known = ("candidate", ours) if theirs is None else ("base", theirs)
-            line = f"{name} is known of {side} alone: {shorten(known or '', LONGEST)}"
+            line = f"{name} is known only for {side}: {shorten(known or '', LONGEST)}"
             if name in ANSWERS:
                 unfair[name] = line
             else:

@@ -52,7 +52,7 @@ class Gated:
         return Path(self.run.folder)
 
     def __bool__(self) -> bool:
-        raise TypeError("a verdict is PASS, FAIL, INCONCLUSIVE or ERROR, and no truth; look at .outcome")
+        raise TypeError("a verdict is PASS, FAIL, INCONCLUSIVE or ERROR, not true or false; compare .outcome")
 
     def __str__(self) -> str:
         return "\n".join(writing.lines(self.found, self.run))
@@ -75,7 +75,7 @@ def gate(base: Any, candidate: Any = None, **said: Any) -> Gated:
     commands.gate(parser)
     known = {name: v for name, v in vars(parser.parse_args([*given])).items() if name not in NO_OPTIONS}
     if odd := [name for name in said if name not in known]:
-        raise UsageError(f'gate: has no "{odd[0]}"{did_you_mean(odd[0], known)}')
+        raise UsageError(f'gate: unknown argument "{odd[0]}"{did_you_mean(odd[0], known)}')
     listed = {name: v.split(",") if isinstance(v := said.get(name, ()), str) else [*v] for name in ("slice", "allow")}
     args = Namespace(**known | said | {"rows": [*given], "slice": listed["slice"], "allow": ",".join(listed["allow"])})
     options = commands.options_of(args)
@@ -102,7 +102,7 @@ def _lines(rows: Any, side: str) -> Iterator[Mapping[str, Any]]:
     elif isinstance(rows, (list, tuple)) and all(isinstance(row, Mapping) for row in rows):
         yield from ({name: _plain(value) for name, value in row.items()} for row in rows)
     else:
-        raise UsageError(f"{side}: is of {type(rows).__name__}; give a path, dicts, names with scores, or a frame")
+        raise UsageError(f"{side}: is a {type(rows).__name__}; give a path, dicts, names with scores, or a data frame")
 
 
 def _plain(value: Any) -> Any:

@@ -24,12 +24,12 @@ EXAMPLES = 3  # rows and reasons that are named
 KINDS = 60  # characters of a reason by which errors are counted
 DIGITS = 32  # hex digits of what a row is known by, as in `RawRow.content`
 MOST = 50_000  # rows that are written one by one, and so held until then
-UNKNOWN = "unknown of both sides: "
-TRUST = "rows are taken on trust; no bytes are bound"
+UNKNOWN = "unknown on both sides: "
+TRUST = "rows are taken on trust; no weights were seen"
 NONE: Mapping[str, float] = {}  # one for all scores, of which there may be millions
 SAID = {
-    "error": "ended in an error", "limit": "ended at a limit", "skipped": "were skipped", "absent": "are absent",
-    "short": "have fewer repeats than they should",
+    "error": "ended in an error", "limit": "ended at a limit", "skipped": "were skipped", "absent": "are missing",
+    "short": "have too few repeats",
 }  # fmt: skip
 SHARES = {
     "acc", "acc_norm", "accuracy", "contains", "correct", "em", "exact_match", "f1", "includes", "is_correct", "match",
@@ -67,16 +67,16 @@ class MeasuredRows:
         found += [f"allowed: {text}" for text in self.fair.allowed]
         if any(self.pairs.dropped):
             one, other = self.pairs.dropped
-            what = f"{counted(one, 'row')} of base and {other:,} of candidate alone are not judged"
+            what = f"{counted(one, 'row')} only in base and {other:,} only in candidate are left out"
             found.append(f"{what} (--only-common)")
         lost = {side: sum(told.values()) - told.get("scored", 0) for side, told in self.states.items()}
         if self.want.missing == "wrong" and any(lost.values()):
             told = " and ".join(f"{n:,} of {side}" for side, n in lost.items() if n)
-            how = "count as worst to prove the claim and as best to refute it (--missing wrong)"
+            how = "count as the worst value to prove the claim and as the best to refute it (--missing wrong)"
             found.append(f"rows without a score, {told}, {how}")
         found += self.notes
         run = self.runs["candidate"]
-        bound = {"none": TRUST, "named": f"rows are taken on trust, of what calls itself {shown(run.bound)}"}
+        bound = {"none": TRUST, "named": f"rows are taken on trust, from a run of a model named {shown(run.bound)}"}
         return [*found, bound.get(run.binding, f"rows are taken on trust, claimed to be of {shown(run.bound)}")]
 
 
@@ -88,15 +88,15 @@ def measure(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredRows:
     candidate, base, same = runs["candidate"], runs.get("base"), ""
     read = [sorted((digest, size) for _, digest, size in run.sources) for run in runs.values()]
     if base and read[0] and read[0] == read[1] and base.rows == candidate.rows:
-        same = f"base and candidate are the same bytes (sha256 {read[0][0][0][:4]}…)"
+        same = f"base and candidate are the same file (sha256 {read[0][0][0][:4]}…)"
         if fairness.IDENTICAL not in fairness.allowed_names(want.allow or ()):
-            raise UsageError(f"{same}; gate what the candidate scored, or --allow identical if they are rightly equal")
+            raise UsageError(f"{same}; gate the candidate's scores, or --allow identical if that is intended")
     metric, because = choose([*runs.values()], want)
     pairs = pairing.pair(base or candidate, candidate, only_common=want.only_common)
     fair = fairness.compare(base, candidate, pairs, want.allow or ())
     fair = replace(fair, allowed=(*fair.allowed, *([same] if same else [])))
     if want.missing == "wrong" and worst_of(metric) is None:
-        raise UsageError(f"--missing wrong: {shown(metric.name)} has no worst value that a row could count as")
+        raise UsageError(f"--missing wrong: {shown(metric.name)} has no worst value for such a row")
     del candidate, base
     samples = tuple(_samples(pairs))
     rows = {"base": pairs.base, "candidate": pairs.candidate}
@@ -121,31 +121,35 @@ def choose(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     if want.metric in unread:
         raise UsageError(f'{where}: "{want.metric}" {unread[want.metric]}; it cannot be read from these rows')
     if want.metric and want.metric not in readable:
-        raise UsageError(f'{where}: no metric "{want.metric}"{did_you_mean(want.metric, readable)}')
+        raise UsageError(f'{where}: there is no metric "{want.metric}"{did_you_mean(want.metric, readable)}')
     if not want.metric and len(readable) != 1:
         known = ", ".join(f"{shown(n)} ({_mean(first.rows, n):.3g})" for n in readable)
-        what = f"has metrics {known}; name one, --metric {shown(readable[0])}" if readable else "has no metric to read"
+        what = (
+            f"has several metrics, {known}; name one with --metric {shown(readable[0])}"
+            if readable
+            else "has no readable metric"
+        )
         raise UsageError(f"{where}: {what}")
     name = want.metric or readable[0]
     values = [v for run in runs for row in run.rows if (v := row.values.get(name)) is not None]
     for run in runs:
         if heavy := next((w for row in run.rows if not 0 <= (w := weight_of(row, name)) <= LARGEST), None):
-            raise UsageError(f"{where}: a row has weight {heavy:g}, want 0 to {LARGEST:g}")
+            raise UsageError(f"{where}: a row has weight {heavy:g}; it must be from 0 to {LARGEST:g}")
     if odd := [v for v in values if not abs(v) <= LARGEST]:
-        raise UsageError(f"{where}: {shown(name)} is {odd[0]:g} on {len(odd):,} rows, which is no score")
+        raise UsageError(f"{where}: {shown(name)} is {odd[0]:g} on {len(odd):,} rows, which is not a score")
     known, is_binary = name.lower().replace("-", "_"), set(values) <= {0.0, 1.0}
     scale = want.scale or _one(runs, name, "scale") or ("proportion" if known in SHARES or is_binary else "mean")
     if want.better:
-        better, because = str(want.better), "as said"
+        better, because = str(want.better), "as given"
     elif told := _one(runs, name, "better"):
-        better, because = told, "says the file"
+        better, because = told, "according to the file"
     elif known in HIGHER or known in LOWER:
         better, because = "lower" if known in LOWER else "higher", "by its name"
     elif is_binary:
         better, because = "higher", "every value is 0 or 1"
     else:
-        say = 'say --higher or --lower, which is better = "higher" in a suite and in Python'
-        raise UsageError(f"{shown(name)}: which direction is better is not known; {say}")
+        say = 'use --higher or --lower (better = "higher" in a suite and in Python)'
+        raise UsageError(f"{shown(name)}: whether higher or lower is better is unknown; {say}")
     metric, ranges = (
         Metric(name, cast("Better", better), cast("Scale", scale)),
         {run.metrics[name].range for run in runs},
@@ -153,7 +157,7 @@ def choose(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     if len(ranges) == 1 and not metric.is_share:  # runs that declare two ranges declare none
         metric = replace(metric, range=ranges.pop())
     if metric.is_share and (beyond := [v for v in values if not 0 <= v <= 1]):
-        raise UsageError(f"{shown(name)}: {beyond[0]:g} is no share; divide by 100, or say --scale mean")
+        raise UsageError(f"{shown(name)}: {beyond[0]:g} is not a proportion; divide by 100, or use --scale mean")
     for run in runs:
         _check_sum(run, metric)
     return metric, because
@@ -166,10 +170,12 @@ def weight_of(row: RawRow, name: str) -> float:
 
 def _one(runs: Sequence[RawRows], name: str, what: str) -> str:
     """Return what files tell of a metric, all of them the same. Raises UsageError where they do not."""
-    told = {str(v) for run in runs if (v := getattr(run.metrics[name], what)) is not None}
-    if len(told) > 1:
-        raise UsageError(f"{shown(name)}: {what} is {' and '.join(sorted(told))}; the runs mean other metrics by it")
-    return next(iter(told), "")
+    sides = zip(("base", "candidate")[-len(runs) :], runs, strict=True)
+    told = {side: str(v) for side, run in sides if (v := getattr(run.metrics[name], what)) is not None}
+    if len({*told.values()}) > 1:
+        says = ", ".join(f"{side} says {what} = {value}" for side, value in told.items())
+        raise UsageError(f"{shown(name)}: {says}, so they are different metrics; gate another one with --metric")
+    return next(iter(told.values()), "")
 
 
 def _check_sum(run: RawRows, metric: Metric) -> None:
@@ -180,8 +186,8 @@ def _check_sum(run: RawRows, metric: Metric) -> None:
     whole = math.fsum(w for _, w in rows)
     found = metric.unline(math.fsum(v * w for v, w in rows) / whole) if whole else math.nan
     if not is_equal(found, total):
-        what = f"the rows give {found:.6g}, its results file says {total:.6g}"
-        raise UsageError(f"{shown(run.task)} {metric.name}: {what}; the file is cut, or of another run")
+        what = f"the rows give {found:.6g}, but its results file says {total:.6g}"
+        raise UsageError(f"{shown(run.task)} {metric.name}: {what}; the file is truncated, or of another run")
 
 
 def _mean(rows: Iterable[RawRow], name: str) -> float:
@@ -209,7 +215,7 @@ def _samples(pairs: PairedRows) -> list[Sample]:
         if [
             getattr(other, f) or told for f, told in zip(("cluster", "second_cluster", "slices"), about, strict=True)
         ] != about:
-            raise UsageError(f'row "{shown(name)}" is of another cluster or slice in base than in candidate')
+            raise UsageError(f'row "{shown(name)}" has another cluster or slice in base than in candidate')
         cluster, second, slices = about
         found.append(Sample(name, row=slices, cluster=cluster or None, key=key, second_cluster=second or None))
     return found
@@ -245,7 +251,7 @@ def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> Colum
     known = [[row.values[name] for row in own if row.state == "scored" and name in row.values] for own in rows]
     if over := [i for i, (own, n) in enumerate(zip(rows, wanted, strict=True)) if len(own) > n]:
         what = f'"{shown(pairs.names[over[0]])}" has {len(rows[over[0]])} repeats in {side}'
-        raise UsageError(f"--repeats {want.repeats}: {what}; say how many each row has")
+        raise UsageError(f"--repeats {want.repeats}: {what}; give the number that each row has")
     values = [math.fsum(own) / len(own) if own else None for own in known]
     shares = [1 - len(own) / n for own, n in zip(known, wanted, strict=True)]
     if not any(shares):
@@ -258,7 +264,7 @@ def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> Colum
     why = Counter(row.why[:KINDS] for _, own, _ in lost for row in own if row.why)
     reasons = f" ({', '.join(f'{n} {shown(text)}' for text, n in why.most_common(EXAMPLES))})" if why else ""
     some = ", ".join(f'"{shown(called)}"' for called, *_ in lost[:EXAMPLES])
-    whole = " all of them, whatever the log says;" if len(lost) == len(rows) else ""
+    whole = " all rows;" if len(lost) == len(rows) else ""
     says = f"{side}: {told}{reasons},{whole} {some}; rerun them, or --missing wrong"
     states = Counter(_state(own, name, n) for own, n in zip(rows, wanted, strict=True))
     counts = want.missing == "wrong" and worst_of(metric) is not None and any(v is not None for v in values)

@@ -72,13 +72,15 @@ class Files:
                 digest.update(line)
                 size += len(line)
                 if len(line) > LINE:
-                    what = f"has more than {LINE:,} bytes; is it a file of JSON lines?"
+                    what = f"has more than {LINE:,} bytes; check that it is a file of JSON lines"
                     raise UsageError(f"{path} line {number:,}: {what}")
                 text = line.removeprefix(BOM) if number == 1 else line
                 if not text.isspace() and text:
                     row = parsed(text, f"{path} line {number:,}", "; lines are never skipped")
                     if not isinstance(row, dict):
-                        raise UsageError(f"{path} line {number:,}: is no object; lines are never skipped")
+                        raise UsageError(
+                            f"{path} line {number:,}: is not an object; correct it, since lines are never skipped"
+                        )
                     yield number, row
             self._keep(path, f, digest.hexdigest(), size)
 
@@ -88,13 +90,15 @@ class Files:
         try:
             infos = zipfile.ZipFile(io.BytesIO(data)).infolist()
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
-            raise UsageError(f"{path}: is no whole zip: {error}; is it still being written?") from None
+            raise UsageError(
+                f"{path}: is not a complete zip file: {error}; wait if it is still being written"
+            ) from None
         found: dict[str, Callable[[], bytes]] = {info.filename: partial(_inflated, data, info, path) for info in infos}
         odd = [n for n in found if n.startswith("/") or ".." in n.split("/")]
         odd += [info.filename for info in infos if info.external_attr >> 28 == LINK]
         if odd or len(found) < len(infos) or len(infos) > MEMBERS:
-            out = f'a member "{shorten(odd[0], 80)}" that leads out of it' if odd else ""
-            raise UsageError(f"{path}: has {out or 'members of one name, or too many'}")
+            out = f'has a member "{shorten(odd[0], 80)}" that leads out of it' if odd else ""
+            raise UsageError(f"{path}: {out or 'has members with the same name, or too many'}")
         return found
 
     def _keep(self, path: Path, f: IO[bytes], digest: str, size: int) -> None:
@@ -139,11 +143,13 @@ def number(value: Any, where: str) -> float | None:
         try:
             return None if value != value else float(value)
         except OverflowError:
-            raise UsageError(f"{where}: holds a whole number that no float can; write a score") from None
+            raise UsageError(f"{where}: contains an integer too large for a float; write a score") from None
     if value is None:
         return None
     what = shorten(repr(value) if not isinstance(value, str) else value, 40)
-    raise UsageError(f'{where}: "{what}" is no number; an empty score is a missing row, --missing says what it counts')
+    raise UsageError(
+        f'{where}: "{what}" is not a number; an empty score is a missing row, which --missing decides about'
+    )
 
 
 def why_of(error: Any) -> str:
@@ -167,9 +173,9 @@ def _inflated(data: bytes, info: zipfile.ZipInfo, path: Path) -> bytes:
     except (struct.error, zlib.error) as error:
         raise UsageError(f"{where}: cannot be read: {error}") from None
     if len(found) > MEMBER:
-        raise UsageError(f"{where}: inflates to more than {MEMBER:,} bytes")
+        raise UsageError(f"{where}: unpacks to more than {MEMBER:,} bytes")
     if len(found) != info.file_size or zlib.crc32(found) != info.CRC:
-        raise UsageError(f"{where}: is not what its zip says it is; is it still being written?")
+        raise UsageError(f"{where}: differs from what its zip says; wait if it is still being written")
     return found
 
 
@@ -177,7 +183,7 @@ def _zstd(packed: bytes, where: str) -> bytes:
     try:
         import zstandard
     except ModuleNotFoundError:
-        what = "is packed with zstd, which needs pip install 'finetune-harness[gate]'"
+        what = "is compressed with zstd, which needs pip install 'finetune-harness[gate]'"
         raise UsageError(f"{where}: {what}; or inspect log convert --to json") from None
     try:
         with zstandard.ZstdDecompressor().stream_reader(packed) as stream:
@@ -195,5 +201,5 @@ def _opened(path: Path, most: int, below: Path | None = None) -> IO[bytes]:
         raise UsageError(f"{path}: cannot be read: {why}; name a file or a folder of rows") from None
     if (size := os.fstat(f.fileno()).st_size) > most:
         f.close()
-        raise UsageError(f"{path}: has {size:,} bytes, and at most {most:,} are read")
+        raise UsageError(f"{path}: has {size:,} bytes, but at most {most:,} are read")
     return f

@@ -85,8 +85,8 @@ def pair(base: RawRows, candidate: RawRows, *, only_common: bool) -> PairedRows:
     for known in left.keys() & right.keys() if len(left) < len(base.rows) or len(right) < len(candidate.rows) else ():
         theirs, ours = _all(left[known]), _all(right[known])
         if len(ours) != len(theirs) and (_are_copies(ours) or _are_copies(theirs)):
-            what = f'"{_called(theirs[0])}" asks what {len(theirs)} rows of base and {len(ours)} of candidate ask'
-            raise UsageError(f"rows: {what}; without names these cannot be told apart, give --id COLUMN")
+            what = f'question "{_called(theirs[0])}" is in {len(theirs)} rows of base and {len(ours)} of candidate'
+            raise UsageError(f"rows: {what}, which cannot be paired without names; give --id COLUMN")
     same = left.keys() == right.keys()
     only_left, only_right = ([] if same else [k for k in a if k not in b] for a, b in ((left, right), (right, left)))
     if (only_left or only_right) and not only_common:
@@ -95,7 +95,7 @@ def pair(base: RawRows, candidate: RawRows, *, only_common: bool) -> PairedRows:
     lost = [k for k in only_left if _is_lost(_all(left[k]))], [k for k in only_right if _is_lost(_all(right[k]))]
     kept = [*left] if same else [*(k for k in left if k in right), *lost[0], *lost[1]]
     if not kept:
-        raise UsageError("rows: base and candidate have none in common; were they asked the same questions?")
+        raise UsageError("rows: base and candidate have no row in common; check that both answered the same questions")
     dropped = len(only_left) - len(lost[0]), len(only_right) - len(lost[1])
     return _named(how, kept, left, right, dropped, renamed)
 
@@ -104,13 +104,13 @@ def _way(sides: dict[str, Sequence[RawRow]]) -> How:
     """Return by what rows are paired. Raises UsageError where nothing tells them."""
     for side, rows in sides.items():
         if not rows:
-            raise UsageError(f"{side}: holds no rows")
+            raise UsageError(f"{side}: has no rows")
     if all(row.content for rows in sides.values() for row in rows):
         return "content"
     for side, rows in sides.items():
         if not _names_mean(rows):
-            what = "rows are known by no input and no name" if not rows[0].key else "names of rows are running numbers"
-            raise UsageError(f"{side}: {what}, and places pair nothing; give --id COLUMN, or --input COLUMN")
+            what = "rows have neither input nor id" if not rows[0].key else "ids of rows are running numbers"
+            raise UsageError(f"{side}: {what}, and positions do not identify rows; give --id COLUMN, or --input COLUMN")
     return "id"
 
 
@@ -141,8 +141,8 @@ def _grouped(rows: Sequence[RawRow], how: str, named: bool, several: frozenset[s
     for same in found.values() if named else ():
         if isinstance(same, tuple) and _are_copies(same):
             values = " and ".join(dict.fromkeys(f"{v:g}" for row in same for v in row.values.values()))
-            what = f'id "{shown(same[0].key)}" stands twice in {side}' + (f" with scores {values}" if values else "")
-            raise UsageError(f"{what}; name the repeat's column with --repeat, or mend the file")
+            what = f'id "{shown(same[0].key)}" occurs twice in {side}' + (f" with scores {values}" if values else "")
+            raise UsageError(f"{what}; name the repeat's column with --repeat, or correct the file")
     return found
 
 
@@ -151,14 +151,14 @@ def _uneven(runs: Sequence[RawRows], sides: Sequence[Grouped], only: Sequence[li
         there = {row.key: row.content for row in runs[0].rows}
         name = shown(next(r.key for r in runs[1].rows if there.get(r.key, r.content) != r.content))
         what = f'"{name}" is another question than base\'s "{name}" on {renamed:,} of {len(sides[1]):,} rows'
-        return f"candidate: {what}; gate runs that were asked the same"
+        return f"candidate: {what}; gate runs with the same questions"
     limits = [f" (limit {n})" if (n := run.facts.get("limit", "")) not in ("", "none") else "" for run in runs]
     named = zip(("base", "candidate"), sides, limits, strict=True)
     told = [f"{side}: {len(known):,} rows{limit}" for side, known, limit in named]
     names = [_called(_all(sides[i][k])[0]) for i in (0, 1) for k in only[i][:EXAMPLES]][:EXAMPLES]
     some = f"only in base {len(only[0]):,}, only in candidate {len(only[1]):,}, for instance "
     said = f"{', '.join(told)}; {some}" + ", ".join(f'"{shown(name)}"' for name in names)
-    return f"{said}; gate what both were asked with --only-common"
+    return f"{said}; gate only the common rows with --only-common"
 
 
 def _named(

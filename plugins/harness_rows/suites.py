@@ -138,7 +138,7 @@ def judged(
     items = tuple(Item(suite.path.name, side, name) for side in (*sides, *ours) for name in tasks)
     collection = Collection(suite, found.plugins, tasks, sides, ours, items)
     ledger = Ledger.here(found.warnings.append) if attempts is None else None
-    lacking = {} if "base" in suite.rows else {"base": "there are no rows of a base; add [rows.base]"}
+    lacking = {} if "base" in suite.rows else {"base": "there is no base; add [rows.base]"}
     adjudicator = RowsAdjudicator(collection, found.waivers, found.started.date(), lacking, ledger)
     for name, one in found.measured.items():
         adjudicator.results |= {(side, name): result for side, result in one.results.items()}
@@ -171,7 +171,7 @@ def runs_of(suite: Suite, held: Mapping[str, Lines] = MappingProxyType({})) -> R
         for side in paths:
             one, run = suite.rows[side], _without_unset(runs[side], spec)
             if one.weights and not re.fullmatch("sha256:[0-9a-f]{64}", one.weights):
-                raise UsageError(f'{one.where}: weights is "{one.weights[:80]}", want "sha256:" and 64 hex digits')
+                raise UsageError(f'{one.where}: weights is "{one.weights[:80]}"; write "sha256:" and 64 hex digits')
             found[spec.name][side] = replace(run, binding="claimed", bound=one.weights) if one.weights else run
     return found
 
@@ -179,12 +179,12 @@ def runs_of(suite: Suite, held: Mapping[str, Lines] = MappingProxyType({})) -> R
 def wanted_of(spec: Eval) -> Wanted:
     """Return what an evaluation asks of its rows. Raises UsageError at what is unfair by no name."""
     if len(spec.clusters) > 2 or len({*spec.clusters}) < len(spec.clusters):
-        raise UsageError(f"{spec.where}: cluster names {len(spec.clusters)} columns, want one, or two that differ")
+        raise UsageError(f"{spec.where}: cluster names {len(spec.clusters)} columns; name one, or two different ones")
     clusters = tuple(column for column in spec.clusters if column != UNSET)
     want = Wanted(**{**spec.options, "input": _input(spec)}, cluster=clusters, slices=spec.slices)
     allowed_names(want.allow or ())
     if want.repeats < 0:
-        raise UsageError(f"{spec.where}: repeats is {want.repeats}, want how many answers each row has")
+        raise UsageError(f"{spec.where}: repeats is {want.repeats}; it must be the number of answers per row")
     return want
 
 
@@ -207,10 +207,10 @@ def _check_evals(context: Context) -> None:
     for spec in context.suite.evals:
         context.use("evaluator", "rows", spec.options, spec.where)
         if spec.use != "rows":
-            context.mistakes.add(spec.where, f'use is "{spec.use}", which asks a model; of [rows] it is "rows"')
+            context.mistakes.add(spec.where, f'use is "{spec.use}", which runs a model; with [rows] it must be "rows"')
         plain = Eval(spec.name, spec.use, spec.where, cluster=spec.cluster, slices=spec.slices, options=spec.options)
         for key in (f.name for f in fields(Eval) if getattr(spec, f.name) != getattr(plain, f.name)):
-            context.mistakes.add(spec.where, f'"{key}" is of rows that are asked here; leave it out')
+            context.mistakes.add(spec.where, f'"{key}" is for rows that a model answers; remove it')
     context.mistakes.raise_if_any()
 
 

@@ -25,10 +25,10 @@ def write(folder: Path, out: Path | None = None) -> list[Path]:
             lock = read_json(f.read())
         scales, private = lock["metrics"], {e["name"] for e in lock["suite"]["evals"] if e["private"]}
     except (OSError, ValueError, LookupError, TypeError):
-        raise UsageError(f"{folder}: has no {LOCK} that can be read, which tells what metrics mean") from None
+        raise UsageError(f"{folder}: has no readable {LOCK}, which defines the metrics") from None
     reports = [r for r in run.reports if r.outcome == "done" and r.n and r.eval not in {*run.private, *private}]
     if not reports:
-        raise UsageError(f"{folder}: holds no rows that may be given away; it has no evaluation, or private ones alone")
+        raise UsageError(f"{folder}: has no rows to publish: it has no evaluation, or only private ones")
     with writing(out):
         below.mkdir(parents=True, exist_ok=True)
         return [_write_one(run, report, scales.get(report.eval, {}), folder, out, below) for report in reports]

@@ -52,7 +52,7 @@ def conclude(found: JudgedRows, args: Namespace) -> int:
         if args.junit_xml:
             write_text(args.junit_xml, part("junit")(run))
     except OSError as error:
-        raise UsageError(f"{error.filename}: cannot be written: {error.strerror}; make room, or say --out") from None
+        raise UsageError(f"{error.filename}: cannot be written: {error.strerror}; free space, or set --out") from None
     if args.job:
         found.plugins.manager.register(args.job)
     found.plugins.hook.harness_run_finish(run=run)
@@ -110,7 +110,7 @@ def write_run(found: JudgedRows, run: Run, out: Path) -> None:
     if all(len(one.samples) <= MOST for one in found.measured.values()):
         write_bundle(found, folder.path / FOLDER)
     else:
-        run.warnings.append(f"of more than {MOST:,} rows the report alone is written, and no evidence")
+        run.warnings.append(f"with more than {MOST:,} rows only the report is written, without evidence")
     folder.finish(run)
 
 
@@ -139,7 +139,7 @@ def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None
 def said(one: MeasuredRows, found: JudgedRows) -> list[str]:
     """Return what a reader must know of how a verdict came about, a line each."""
     pairs, metric, both = one.pairs, one.metric, "base" in one.runs
-    how = f"paired by {pairs.how}" if both else "rows of one run, which pair with nothing"
+    how = f"paired by {pairs.how}" if both else "rows of one run, not paired"
     if all(set(states) == {"scored"} for states in one.states.values()):
         scored = "all scored on both sides" if both else "all scored"
     else:
@@ -153,10 +153,10 @@ def said(one: MeasuredRows, found: JudgedRows) -> list[str]:
     if pairs.repeats != (1, 1):
         told.append(f"repeats    base {pairs.repeats[0]}, candidate {pairs.repeats[1]}; a row is their mean")
     if pairs.renamed:
-        told.append(f"names      {pairs.renamed:,} mean another question on the other side; content was followed")
+        told.append(f"names      {pairs.renamed:,} mean another question on the other side; paired by content")
     if both and one.results["base"].scores == one.results["candidate"].scores:
-        told.append(f"same       not one of {len(pairs.names):,} rows differs in value; was the adapter applied?")
-    told += [f"told       {line}" for line in one.fair.told]
+        told.append(f"same       all {len(pairs.names):,} rows have equal values; check that the adapter was applied")
+    told += [f"differs    {line}" for line in one.fair.told]
     return [shown(line) for line in told]
 
 

@@ -21,40 +21,62 @@ if TYPE_CHECKING:
     from harness.release.verified import Verified
 
 ARITHMETICS = ("float32", "f16", "bf16", "q8")
-COST = "asks some 80 requests and at most {} tokens of {}{} (the layers {})"
+COST = "sends about 80 requests and at most {} tokens to {}{} (layers {})"
 
 
 def parity(parser: ArgumentParser) -> None:
-    """prove that what answers behind a URL is the model of an export"""
+    """check that a server answers as the model of an export"""
     examples = (
         "harness parity exports/qa --runtime http://localhost:8000/v1",
-        "harness parity exports/qa --runtime http://localhost:8000/v1 --layers ids,stops,answers",
-        "harness parity exports/qa --runtime http://localhost:8000/v1 --write qa.jsonl --sign my.key",
-        "harness parity --still qa.jsonl --runtime http://localhost:8000/v1   # a readiness probe",
+        "harness parity exports/qa --runtime http://localhost:8000/v1 --layers ids",
+        "harness parity exports/qa --runtime http://localhost:8000/v1 --write qa.jsonl",
+        "harness parity --still qa.jsonl --runtime http://localhost:8000/v1",
     )
     command(parser, _parity, *examples)
     parser.set_defaults(group="ship")
-    parser.add_argument("export", type=Path, nargs="?", metavar="DIR", help="an export of harness run")
-    parser.add_argument("--runtime", required=True, metavar="URL", help="with its /v1")
-    parser.add_argument("--model", default="", metavar="NAME", help="where it serves several")
-    parser.add_argument("--base", default="", metavar="MODEL", help="of an exported adapter: the base, which you trust")
-    layers = f"what must be the same: {', '.join(LAYERS)} ({','.join(WANTED)}, and nothing else may differ)"
+    parser.add_argument("export", type=Path, nargs="?", metavar="DIR", help="an export directory")
+    parser.add_argument("--runtime", required=True, metavar="URL", help="base URL of the server, with /v1")
+    parser.add_argument("--model", default="", metavar="NAME", help="model name, if it serves several")
+    parser.add_argument("--base", default="", metavar="MODEL", help="trusted base of an exported adapter")
+    layers = f"layers that must be the same: {', '.join(LAYERS)} (default: {','.join(WANTED)}, and no other may differ)"
     parser.add_argument("--layers", default="", metavar="NAMES", help=layers)
-    parser.add_argument("--suite", type=Path, metavar="SUITE", help="that it passed: ask its rows too (layer gates)")
-    parser.add_argument("--rows", type=int, default=200, metavar="N", help="of the suite, drawn by the seed (200)")
-    with_plugins(parser)
-    parser.add_argument("--context", type=int, default=0, metavar="TOKENS", help="make one conversation that long")
-    parser.add_argument("--arithmetic", default="", metavar="KIND", help="float32, f16, bf16 or q8; else as it tells")
-    parser.add_argument("--reference", default="auto", metavar="DTYPE", help="float32, or bfloat16 beyond 8 B (auto)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (0)")
-    parser.add_argument("--alpha", type=float, default=0.01, metavar="RISK", help="of a false alarm of defaults (0.01)")
-    parser.add_argument("--api-key-env", default="", metavar="NAME", help="the variable that holds the server's key")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="a statement for harness verify --served")
-    parser.add_argument("--sign", type=Path, metavar="KEY", help="sign it; the .key file of harness keygen")
     parser.add_argument(
-        "--name", default="", metavar="TEXT", help="what the statement calls the endpoint (the sha256 of its host)"
+        "--suite", type=Path, metavar="SUITE", help="suite that the export passed: compares its rows, too (layer gates)"
     )
-    still = "ask only whether the runtime is as when this statement was written: what it tells, and 16 tokens"
+    parser.add_argument(
+        "--rows", type=int, default=200, metavar="N", help="number of the suite's rows to draw (default: 200)"
+    )
+    with_plugins(parser)
+    parser.add_argument("--context", type=int, default=0, metavar="TOKENS", help="make one conversation this long")
+    parser.add_argument(
+        "--arithmetic",
+        default="",
+        metavar="KIND",
+        help="arithmetic of the server: float32, f16, bf16 or q8 (default: as it reports)",
+    )
+    parser.add_argument(
+        "--reference",
+        default="auto",
+        metavar="DTYPE",
+        help="dtype of the reference (default: auto, float32 up to 8 B parameters, else bfloat16)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
+    parser.add_argument(
+        "--alpha",
+        type=float,
+        default=0.01,
+        metavar="RISK",
+        help="risk of a false alarm in layer defaults (default: 0.01)",
+    )
+    parser.add_argument("--api-key-env", default="", metavar="NAME", help="environment variable with the server's key")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write a statement for harness verify --served")
+    parser.add_argument(
+        "--sign", type=Path, metavar="KEY", help="sign the statement with this .key file of harness keygen"
+    )
+    parser.add_argument(
+        "--name", default="", metavar="TEXT", help="name of the endpoint in the statement (default: sha256 of its host)"
+    )
+    still = "only check whether the server is unchanged since this statement: identity and 16 tokens"
     parser.add_argument("--still", type=Path, metavar="FILE", help=still)
 
 
@@ -63,7 +85,7 @@ def wanted_layers(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in names:
         if name not in LAYERS:
-            raise UsageError(f'--layers "{name}": there is no such layer{did_you_mean(name, LAYERS)}')
+            raise UsageError(f'--layers "{name}": is not a layer{did_you_mean(name, LAYERS)}')
     return names
 
 
@@ -79,18 +101,18 @@ def _parity(args: Namespace) -> int:
         for line in odd:
             say(f"differs: {line}", sys.stderr)
         if not odd:
-            say(f"still as {args.still} says")
+            say(f"unchanged since {args.still}")
         return 1 if odd else 0
     if args.export is None:
-        raise UsageError("parity: of which export? name its folder, or a statement with --still")
+        raise UsageError("parity: name an export's folder, or a statement with --still")
     if args.sign and not args.write:
-        raise UsageError("--sign signs what --write writes; give --write FILE too")
+        raise UsageError("--sign signs the file of --write; add --write FILE")
     names = wanted_layers(args.layers)
     if not 0 < args.alpha <= 0.5:
-        raise UsageError(f"--alpha is {args.alpha:g}, want more than 0 and at most 0.5")
+        raise UsageError(f"--alpha is {args.alpha:g}; it must be more than 0 and at most 0.5")
     verified = verify(args.export)
     if not verified.ok:
-        raise UsageError(f"{args.export}: is no whole export, so nothing can be compared with it: {verified.refused}")
+        raise UsageError(f"{args.export}: is not an intact export, so it cannot be compared: {verified.refused}")
     args.base = _base(verified, args.base)
     found = measured(args, names, verified)
     args.document |= {"export": str(args.export), "root": verified.root}
@@ -130,7 +152,7 @@ def measured(args: Namespace, names: Sequence[str], export: Verified | None = No
         say(f"written: {args.write}", sys.stderr)
     for note in made.notes:
         say(f"note: {note}", sys.stderr)
-    say(f"{runtime.requests} requests, {runtime.tokens} tokens of its own, {seconds:.0f} s", sys.stderr)
+    say(f"{runtime.requests} requests, {runtime.tokens} generated tokens, {seconds:.0f} s", sys.stderr)
     layers: dict[str, Any] = {name: asdict(layer) for name, layer in made.found.items()}
     args.document = {"runtime": runtime.name, "model": runtime.model}
     args.document |= {"told": cleaned(told, runtime), "layers": cleaned(layers, runtime)}
@@ -165,20 +187,20 @@ def _base(export: Verified, named: str) -> str:
     manifest, lock = (read_json(export.raw[name]) for name in (MANIFEST, LOCK))
     if not (about := manifest.get("adapter")):
         if f"{MODEL}/adapter_config.json" in manifest["files"]:
-            raise UsageError(
-                f"{export.folder}: is an adapter, and its evidence does not say of which base; export again"
-            )
+            raise UsageError(f"{export.folder}: is an adapter, but its evidence does not name its base; export again")
         return ""
     if about["quantization"]:
-        what = "its adapter was gated on a quantised base, which no reference here is; merge it"
+        what = "its adapter was gated on a quantised base, for which there is no reference; merge it"
         raise UsageError(f"{export.folder}: {what}")
     if not named:
         told = shown(str(lock["suite"]["model"]["path"]))
-        what = f'is an adapter, and says it was gated on "{told}", weights {about["base"][:16]}'
-        raise UsageError(f"{export.folder}: {what}; name the base that you trust, --base MODEL")
+        what = f'is an adapter that was gated on "{told}", weights {about["base"][:16]}'
+        raise UsageError(f"{export.folder}: {what}; name your copy of that base with --base MODEL")
     from harness_hf import open_source
 
     if (digest := open_source(named).digest) != about["base"]:
         there = about["base"][:16]
-        raise UsageError(f'base "{named}": holds weights {digest[:16]}, the adapter was gated on {there}; see --base')
+        raise UsageError(
+            f'base "{named}": has weights {digest[:16]}, but the adapter was gated on {there}; check --base'
+        )
     return named

@@ -78,11 +78,11 @@ class LlamaCpp(Runtime):
 def read_completion(reply: Any) -> RuntimeAnswer:
     """Read what /completion says."""
     if not isinstance(reply, dict) or not isinstance(reply.get("content"), str):
-        raise wire.Trouble(f"answered /completion with no content: {str(reply)[:100]}")
+        raise wire.Trouble(f"replied to /completion without content: {str(reply)[:100]}")
     told = reply.get("completion_probabilities")
     entries = [table(entry) for entry in told] if isinstance(told, list) else []
     if any("prob" in entry and "logprob" not in entry for entry in entries):
-        raise wire.Trouble("says the probabilities after its filters", hint="start it without post_sampling_probs")
+        raise wire.Trouble("reports probabilities after its filters", hint="start it without post_sampling_probs")
     all_ids = [i for i in reply.get("tokens") or () if type(i) is int]
     ids = [i for entry in entries if type(i := entry.get("id")) is int] or all_ids
     # a token that is part of a character has no entry of its own, and what follows could be taken for its neighbour
@@ -97,8 +97,8 @@ class Vllm(Runtime):
     """vLLM: takes and tells tokens, log-probabilities before its filters, and adapters without their scale."""
 
     kind, name, probe, takes_ids = "vllm", "vLLM", "/version", True
-    hint = "start it without logprobs_mode, and with --enable-lora where it serves an adapter"
-    ids_by = "told with an answer, or by /tokenize"
+    hint = "start it without logprobs_mode, and with --enable-lora if it serves an adapter"
+    ids_by = "sent with an answer, or by /tokenize"
     asks: ClassVar[Mapping[str, Any]] = {"return_token_ids": True}
     draws: ClassVar[Mapping[str, Any]] = {**NEUTRAL, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 
@@ -150,7 +150,7 @@ class Ollama(Runtime):
     """
 
     kind, name, probe = "ollama", "Ollama", "/api/version"
-    hint = "serve the same GGUF with llama.cpp's server, which tells tokens"
+    hint = "serve the same GGUF with llama.cpp's server, which reports tokens"
 
     def identity(self) -> dict[str, Any]:
         listed = self.ask(f"{self.root}/api/tags", None, table).get("models")
@@ -180,7 +180,7 @@ def find(url: str, model: str = "", key: str = "") -> Runtime:
         raise UsageError(f"{server.where}: serves {', '.join(listed) or 'no model'}; name one with --model")
     name = model or listed[0]
     if (many := listed.count(name)) > 1:
-        raise UsageError(f'{server.where}: serves {many} models under the name "{name}"; name them apart')
+        raise UsageError(f'{server.where}: serves {many} models with the name "{name}"; give them different names')
     root = server.url.removesuffix("/v1")
     for dialect in (LlamaCpp, Vllm, Ollama) if root != server.url else ():
         try:
@@ -195,5 +195,5 @@ def find(url: str, model: str = "", key: str = "") -> Runtime:
 def _names(reply: Any) -> list[str]:
     data = table(reply).get("data")
     if not isinstance(data, list):
-        raise wire.Trouble("answered /models with no list of models")
+        raise wire.Trouble("replied to /models without a list of models")
     return [str(entry["id"]) for entry in map(table, data) if "id" in entry]

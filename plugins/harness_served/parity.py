@@ -73,7 +73,7 @@ class Parity:
             longer = PROSE * max(1, (self.context - 100) // len(tokens.plain(PROSE)))
         prompts, refused = self._prompted(made(str(tokens.tokenizer.eos_token or ""), longer))
         if not prompts:
-            raise UsageError(f"the export takes no conversation: {refused or 'its context is too short'}")
+            raise UsageError(f"the export rejects every conversation: {refused or 'its context is too short'}")
         return prompts
 
     @cached_property

@@ -71,8 +71,8 @@ class Reference:
         model = self._models[arithmetic]
         rows = model.get_input_embeddings().num_embeddings
         if odd := [i for i in said if not 0 <= i < rows]:
-            told = f"the runtime tells the token {odd[0]}, and the export has {rows}"
-            raise UsageError(f"{told}; it serves another model")
+            told = f"the runtime sent the token {odd[0]}, but the export has {rows} tokens"
+            raise UsageError(f"{told}, so it serves another model")
         ids = torch.tensor([[*prompt, *said]], device=model.device)
         with torch.inference_mode():
             logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :]

@@ -42,7 +42,7 @@ class Runtime:
 
     kind: ClassVar[str] = "openai"
     name: ClassVar[str] = "an OpenAI-compatible server"
-    hint: ClassVar[str] = "serve the model with vLLM or llama.cpp's server, which tell more"
+    hint: ClassVar[str] = "serve the model with vLLM or llama.cpp's server, which report more"
     ids_by: ClassVar[str] = "count"
     takes_ids: ClassVar[bool] = False
     asks: ClassVar[Mapping[str, Any]] = {}  # fields of every request for an answer, beside those of OpenAI
@@ -134,7 +134,7 @@ class Runtime:
 
     def _said(self, answered: RuntimeAnswer) -> RuntimeAnswer:
         if (key := self.server.peer.key) and key in answered.text:
-            raise UsageError(f"{self.server.where}: repeats its key in an answer; do not use it")
+            raise UsageError(f"{self.server.where}: repeats its API key in an answer; do not use it")
         self.tokens += answered.said or len(answered.ids or answered.logprobs or ()) or max(1, len(answered.text) // 4)
         return answered
 
@@ -179,5 +179,5 @@ def numbers(values: Any) -> list[float]:
     """Return log-probabilities, which are finite and at most 0. Raises Trouble."""
     found = [float(v) if type(v) is float or (type(v) is int and -1e6 < v <= 0) else math.nan for v in values]
     if odd := [v for v in found if not (math.isfinite(v) and v <= 1e-4)]:
-        raise wire.Trouble(f"sent what is no log-probability, which is finite and at most 0: {odd[:3]}")
+        raise wire.Trouble(f"sent a number that is not a log-probability (finite and at most 0): {odd[:3]}")
     return found

@@ -74,10 +74,10 @@ def still(path: Path, runtime: Runtime) -> list[str]:
     odd = []
     if told["runtime"]["model"] != cleaned(runtime.model, runtime) or told["runtime"]["kind"] != runtime.kind:
         was = f"{told['runtime']['name']}, model {told['runtime']['model']}"
-        odd.append(f"{was} answered, and now {runtime.name}, model {runtime.model}")
+        odd.append(f"{was} answered then, but now {runtime.name}, model {runtime.model}")
     elif told["told"] != digest_of(runtime.identity()):
-        odd.append("what the server tells of itself is no longer the same")
+        odd.append("the server's own identity has changed")
     if told["said"] != cleaned(runtime.chat(QUESTION, SAID, GREEDY).text, runtime):
-        odd.append("it answers a question otherwise than it did")
+        odd.append("it answers a test prompt differently")
     differs = [name for name, layer in told["layers"].items() if layer["verdict"] == DIFFERS]
     return odd + [f'"{name}" differed when the statement was written' for name in differs]

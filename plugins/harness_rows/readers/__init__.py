@@ -22,7 +22,7 @@ READERS = {  # name -> module:class; ours are lm_eval's too, and a table is what
 def reader(name: str) -> RowReader:
     """Return a reader by its name. Raises UsageError where there is none."""
     if name not in READERS:
-        raise UsageError(f'--as: no reader "{name}"{did_you_mean(name, READERS)}')
+        raise UsageError(f'--as: there is no reader "{name}"{did_you_mean(name, READERS)}')
     module, _, kind = READERS[name].partition(":")
     made: RowReader = getattr(import_module(f"harness_rows.readers.{module}"), kind)()
     return made
@@ -41,4 +41,4 @@ def read(given: str, want: Wanted) -> RawRows:
     for one in [reader(want.tool)] if want.tool else map(reader, READERS):
         if want.tool or one.sniff(path, head):
             return one.read(path, replace(want, label=label))
-    raise UsageError(f"{shown(str(path))}: holds no rows that are known; lm_eval needs --log_samples")
+    raise UsageError(f"{shown(str(path))}: contains no rows in a known format; lm_eval needs --log_samples")

@@ -37,10 +37,10 @@ class RowReader:
         try:
             found = self.rows(files, path, want)
         except (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            what = f"is not what {self.name} writes ({type(error).__name__}: {shorten(str(error), 60)})"
-            raise UsageError(f"{path}: {what}; write it anew with a version that is known") from None
+            what = f"is not a file of {self.name} ({type(error).__name__}: {shorten(str(error), 60)})"
+            raise UsageError(f"{path}: {what}; write it again with a supported version") from None
         if not found.rows:
-            raise UsageError(f"{path}: holds no rows")
+            raise UsageError(f"{path}: has no rows")
         return replace(found, sources=files.sources)
 
     def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
@@ -106,9 +106,9 @@ def one_of(found: Sequence[str], wanted: str, path: Path, what: str, say: str = 
     if wanted in names or (len(names) == 1 and not wanted):
         return wanted or names[0]
     if wanted:
-        raise UsageError(f'{path}: has no {what} "{called(wanted)}"{did_you_mean(wanted, names)}')
+        raise UsageError(f'{path}: there is no {what} "{called(wanted)}"{did_you_mean(wanted, names)}')
     some, say = ", ".join(map(called, names[:8])), shown(say or SAY[what])
-    raise UsageError(f"{path}: holds rows of {len(names)} {what}s ({some}); name one with {say}")
+    raise UsageError(f"{path}: has {len(names)} {what}s ({some}); name one with {say}")
 
 
 def at(table: Any, *keys: str) -> Any:
@@ -158,6 +158,6 @@ def agreed(where: str, ours: float, theirs: Any) -> float | None:
     if isinstance(theirs, bool) or not isinstance(theirs, (int, float)):
         return None
     if not is_equal(ours, theirs):
-        what = "the file is cut, or of another run"
-        raise UsageError(f"{where}: the rows give {ours:.10g}, the file says {theirs:.10g}; {what}")
+        what = "the file is truncated, or of another run"
+        raise UsageError(f"{where}: the rows give {ours:.10g}, but the file says {theirs:.10g}; {what}")
     return float(theirs)

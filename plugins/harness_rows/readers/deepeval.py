@@ -24,7 +24,7 @@ class Deepeval(ask.RowReader):
     def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
         run = files.document(path)
         if run.get("conversationalTestCases"):
-            raise UsageError(f"{path}: holds conversations, of which a turn is no row; they are not read")
+            raise UsageError(f"{path}: contains conversations, which are not supported; give single-turn test cases")
         said: dict[str, list[ask.Told]] = {}
         rows = [_row(case, said, want, f'{path} case "{ask.called(case.get("name"))}"') for case in run["testCases"]]
         metrics, totals = {}, {m["metric"]: m.get("scores") for m in run.get("metricsScores") or []}
@@ -55,7 +55,7 @@ def _row(case: ask.Told, said: dict[str, list[ask.Told]], want: Wanted, where: s
     values, errors, seen = dict[str, float](), list[str](), set[str]()
     for metric in case.get("metricsData") or []:
         if (name := str(metric["name"])) in seen:
-            raise UsageError(f'{where}: has "{ask.called(name)}" twice; give metrics names of their own')
+            raise UsageError(f'{where}: has "{ask.called(name)}" twice; give each metric its own name')
         seen.add(name)
         said.setdefault(name, []).append(metric)
         score = number(metric.get("score"), f"{where} {ask.called(name)}")

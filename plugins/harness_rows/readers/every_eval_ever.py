@@ -30,7 +30,9 @@ class EveryEvalEver(ask.RowReader):
         digest = next(sha for name, sha, _ in files.sources if name == str(samples))
         named = told.get("detailed_evaluation_results") or {}
         if named.get("hash_algorithm") == "sha256" and named.get("checksum") not in (None, digest):
-            raise UsageError(f"{samples}: is not the file that its log names by sha256; it was changed or cut")
+            raise UsageError(
+                f"{samples}: differs from the file that its log names by sha256; it was changed or truncated"
+            )
         metrics = _metrics(results, rows, f"{path}")
         for row in rows:  # an error wins over a score, which converters write beside it
             row.state = "error" if row.state == "error" else "scored" if row.values else "unscored"
@@ -56,17 +58,17 @@ def _log(files: Files, path: Path, want: Wanted) -> tuple[Path, dict[str, Any], 
     logs = [p.with_name(p.name.removesuffix(SAMPLES) + ".json") if p.name.endswith(SAMPLES) else p for p in found]
     for log in logs:
         if not log.is_file() or not log.with_name(log.stem + SAMPLES).is_file():
-            raise UsageError(f"{log}: this and {log.stem}{SAMPLES} belong together, and one of them is not there")
+            raise UsageError(f"{log}: this and {log.stem}{SAMPLES} belong together, but one of them is missing")
     told: dict[str, tuple[Path, dict[str, Any]]] = {}
     for log in logs:
         document = files.document(log)
         if not str(document.get("schema_version")).startswith(VERSION):
-            what = f"is of version {ask.called(document.get('schema_version'))} of the schema, and {VERSION}x is read"
-            raise UsageError(f"{log}: {what}; convert it anew with every_eval_ever 0.3")
+            what = f"has schema version {ask.called(document.get('schema_version'))}, but {VERSION}x is supported"
+            raise UsageError(f"{log}: {what}; convert it again with every_eval_ever 0.3")
         for result in document["evaluation_results"]:
             name = _task(result["evaluation_name"], document)
             if told.setdefault(name, (log, document))[0] != log:
-                raise UsageError(f'{path}: holds two logs of "{ask.called(name)}"; name one of its files')
+                raise UsageError(f'{path}: contains two logs of "{ask.called(name)}"; name one of its files')
     task = ask.one_of(list(told), want.task, path, "task")
     return *told[task], task
 
@@ -93,7 +95,7 @@ def _rows(files: Files, path: Path, told: ask.Told, results: list[ask.Told], tas
     for line, one in files.lines(path):
         where = f"{path} line {line:,}"
         if one["evaluation_id"] != told["evaluation_id"]:
-            raise UsageError(f"{where}: is of another evaluation than {path.name.removesuffix(SAMPLES)}.json")
+            raise UsageError(f"{where}: belongs to another evaluation than {path.name.removesuffix(SAMPLES)}.json")
         if _task(one["evaluation_name"], told) != task:
             continue
         asked, result = one["input"], one.get("evaluation_result_id")
@@ -130,7 +132,7 @@ def _metrics(results: Sequence[ask.Told], rows: Sequence[RawRow], where: str) ->
         about = RawMetric(better, "proportion" if config.get("metric_unit") == "proportion" else None)
         total = result["score_details"].get("score")
         if taken[name] > 1:
-            found[name] = replace(about, unreadable="stands for several results in one log")
+            found[name] = replace(about, unreadable="is the name of several results in one log")
         elif ended and not every:
             found[name] = replace(about, unreadable="has no number on any row")
         else:  # the tool counts an error as 0, or leaves it out

@@ -65,15 +65,15 @@ class Inspect(ask.RowReader):
     def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
         logs = files.listed("*.eval") if path.is_dir() else [path]
         if len(logs) != 1:
-            raise UsageError(f"{path}: holds {len(logs)} runs; name one of its files, such as {logs[-1].name}")
+            raise UsageError(f"{path}: contains {len(logs)} runs; name one of its files, such as {logs[-1].name}")
         header, samples, reductions = _opened(files, logs[0])
         told = header.get("eval")
         if header.get("version") != VERSION or not isinstance(told, dict):
-            what = f"is of version {ask.called(header.get('version'))} of Inspect's format, and {VERSION} is read"
-            raise UsageError(f"{path}: {what}; write it anew with inspect log convert")
+            what = f"has version {ask.called(header.get('version'))} of Inspect's format, but {VERSION} is supported"
+            raise UsageError(f"{path}: {what}; convert it with inspect log convert")
         if not isinstance(results := header.get("results"), dict):
-            why = f'its run ended as "{ask.called(header.get("status"))}" before all was scored'
-            raise UsageError(f"{path}: {why}; run it again, a part of the rows proves nothing of the rest")
+            why = f'its run ended as "{ask.called(header.get("status"))}" before all rows were scored'
+            raise UsageError(f"{path}: {why}; run it again, since some rows prove nothing about the others")
         task = ask.one_of([str(told.get("task", ""))], want.task, path, "task")
         found = _rows(samples, want, f"{path}")
         _whole(told, found, results, path)
@@ -87,8 +87,8 @@ class Inspect(ask.RowReader):
             every, bad = [ask.mean(v) for v in by_id.values()], found.unreadable.get(name, "")
             metric = ask.totalled(f"{path}", name, rows, every, totals.get(name), RawMetric())
             metrics[name] = RawMetric(unreadable=bad) if bad else metric
-        ended, half = sum(row.state == "limit" for row in rows), "counted one half, for being partly right"
-        limit = "ended at a limit, where Inspect scored what there was"
+        ended, half = sum(row.state == "limit" for row in rows), "partly correct, counted as one half"
+        limit = "ended at a limit and scored by Inspect as they were"
         notes = ask.noted((halves, "answer", half), (ended, "sample", limit))
         tool = f"inspect_ai {told.get('packages', {}).get('inspect_ai', '?')}"
         facts = _facts(told, header.get("plan") or {}, reducers)
@@ -103,7 +103,7 @@ def _opened(files: Files, log: Path) -> tuple[dict[str, Any], Iterable[Any], lis
     if packed:
         members = files.members(log)
         if "header.json" not in members:
-            raise UsageError(f"{log}: is the log of a run that has not ended; wait for it, or run it again")
+            raise UsageError(f"{log}: its run has not ended; wait for it, or run it again")
         document = read(members["header.json"](), f"{log} header.json")
         names = [n for n in members if n.startswith("samples/") and n.endswith(".json")]
         samples = (read(members[n](), f"{log} {n}") for n in names) if names else None
@@ -114,7 +114,7 @@ def _opened(files: Files, log: Path) -> tuple[dict[str, Any], Iterable[Any], lis
         samples = document.get("samples") if isinstance(document.get("samples"), list) else None
         reductions = document.get("reductions") or []
     if samples is None:
-        raise UsageError(f"{log}: holds no samples; they are logged without --no-log-samples")
+        raise UsageError(f"{log}: has no samples; run without --no-log-samples")
     return document, samples, reductions
 
 
@@ -123,7 +123,7 @@ def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
     for sample in samples:
         key, here = sample.get("id"), f'{where} sample "{ask.called(sample.get("id"))}"'
         if not isinstance(key, (str, int)) or not isinstance(sample.get("epoch"), int):
-            raise UsageError(f"{here}: has no id or no epoch; it is no sample of Inspect")
+            raise UsageError(f"{here}: has no id or no epoch, so it is not a sample of Inspect")
         state: State = "scored"
         reason = ""
         if error := sample.get("error"):  # which wins over a score
@@ -154,10 +154,10 @@ def _number(value: Any) -> float | str:
         word = WORDS.get(value, WORDS.get(value.lower()) if len(value) > 1 else None)
         value = word if word is not None else float(value) if NUMBER.fullmatch(value) else value
     if isinstance(value, (bool, int, float)):
-        return float(value) if abs(value) < 1e300 or value != value else "holds numbers that are too large"
+        return float(value) if abs(value) < 1e300 or value != value else "has numbers that are too large"
     if value is None:
         return math.nan
-    return f'holds "{ask.called(str(value))[:40]}", which is no number'
+    return f'has "{ask.called(str(value))[:40]}", which is not a number'
 
 
 def _resolved(value: Any, sample: ask.Told) -> Any:
@@ -178,9 +178,9 @@ def _whole(told: ask.Told, found: _Found, results: ask.Told, path: Path) -> None
     asked = len(ids) * int(ask.at(told, "config", "epochs") or 1) or results.get("total_samples")
     there = {(type(i), i, row.repeat) for i, row in zip(found.ids, found.rows, strict=True)}
     if len(there) < len(found.rows):
-        raise UsageError(f"{path}: holds a sample twice, of the same id and epoch; it cannot be read")
+        raise UsageError(f"{path}: has a sample twice, with the same id and epoch; it cannot be read")
     if asked != len(there):
-        raise UsageError(f"{path}: holds {len(there):,} of the {asked:,} samples its run asked; run it again")
+        raise UsageError(f"{path}: has {len(there):,} of its run's {asked:,} samples; run it again")
 
 
 def _totals(results: ask.Told, known: ask.Told) -> dict[str, Any]:
@@ -206,7 +206,9 @@ def _reduced(found: _Found, reductions: Iterable[ask.Told], where: str) -> list[
         reducer = reduction.get("reducer")
         for sample in reduction["samples"]:
             if (key := sample.get("sample_id")) not in rows:
-                raise UsageError(f'{where}: reduces a sample "{ask.called(key)}" that it does not hold; it is cut')
+                raise UsageError(
+                    f'{where}: reduces a sample "{ask.called(key)}" that it does not have; the file is truncated'
+                )
             found.count(key, {str(reduction["scorer"]): sample}, "" if reducer in (None, "mean") else f"/{reducer}")
     for key, row in rows.items():
         if row.state == "scored":

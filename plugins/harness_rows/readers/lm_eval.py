@@ -35,21 +35,25 @@ class LmEval(ask.RowReader):
         found = [path] if path.is_file() else files.listed("**/samples_*.jsonl")
         dated = [(m[2], m[1], p) for p in found if (m := re.fullmatch(rf"samples_(.+)_{DATE}\.jsonl", p.name))]
         if not dated:
-            raise UsageError(f"{path}: holds no rows that are known; lm_eval needs --log_samples")
+            raise UsageError(f"{path}: contains no rows in a known format; lm_eval needs --log_samples")
         task = ask.one_of(sorted({name for _, name, _ in dated}), want.task, path, "task")
         date, _, samples = max((d, str(p), p) for d, name, p in dated if name == task)
         old = sorted({d for d, name, _ in dated if name == task} - {date})
-        notes = (f"of {len(old) + 1} runs in {path} the newest, {date}, is read; before it {old[-1]}",) if old else ()
+        notes = (
+            (f"of {len(old) + 1} runs in {path} the newest, {date}, is used; the one before is {old[-1]}",)
+            if old
+            else ()
+        )
         results = samples.with_name(f"results_{date}.json")
         told = files.document(results) if results.is_file() else {}
         if not isinstance(told, dict):
-            raise UsageError(f"{results}: is no results file of lm_eval")
+            raise UsageError(f"{results}: is not a results file of lm_eval")
         lines, name = _of_filter(files.lines(samples), task, want)
         tables = {k: _table(told.get(k), task) for k in ("configs", "results", "higher_is_better", "n-samples")}
         counted = tables["n-samples"].get("effective")
         if isinstance(counted, int) and counted != len(lines):
-            what = f"has {len(lines):,} rows, and its results file counted {counted:,}"
-            raise UsageError(f"{samples}: {what}; it is cut, or of two runs")
+            what = f"has {len(lines):,} rows, but its results file has {counted:,}"
+            raise UsageError(f"{samples}: {what}; it is truncated, or of two runs")
         named = dict.fromkeys(m for line in lines for m in line["metrics"])
         metrics = {m: _metric(m, name, lines, tables) for m in named}
         rows = _rows(samples, lines, metrics, tables["configs"], want)
@@ -69,13 +73,15 @@ def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tu
     for number, line in lines:
         metrics = line.get("metrics")
         if not isinstance(metrics, list) or not all(isinstance(m, str) for m in metrics) or "doc" not in line:
-            raise UsageError(f"{task}: line {number:,} is no row of lm_eval; lines are never skipped")
+            raise UsageError(
+                f"{task}: line {number:,} is not a row of lm_eval; correct it, since lines are never skipped"
+            )
         if odd := OWN.intersection(metrics):
-            what = f'a metric is called "{min(odd)}", and lm_eval wrote it over what the row had there'
+            what = f'metric "{min(odd)}" has the name of a field of the row, which lm_eval overwrote'
             raise UsageError(f"{task}: {what}")
         found.setdefault(str(line.get("filter", "none")), []).append(line)
     if not found:
-        raise UsageError(f"{task}: holds no rows")
+        raise UsageError(f"{task}: has no rows")
     metric = want.metric or next(iter(next(iter(found.values()))[0]["metrics"]), "NAME")
     name = ask.one_of([*found], want.filter, Path(task), "filter", f"--metric {task}:{metric},{next(iter(found))}")
     return found[name], name
@@ -96,7 +102,7 @@ def _metric(name: str, filter_: str, lines: Sequence[Line], tables: Mapping[str,
         bits = total is not None and math.isclose(nats / math.log(2), total, rel_tol=1e-9)
         return RawMetric(direction, "mean" if bits else "perplexity", total), -1 / math.log(2) if bits else -1.0
     if not all(map(_is_number, values)):
-        return RawMetric(direction, None, total, unreadable="holds printed arrays, not numbers"), 1.0
+        return RawMetric(direction, None, total, unreadable="has printed arrays, not numbers"), 1.0
     mean = sum(map(float, values)) / len(values) if values else math.nan
     if total and total > 0 and mean < 0 and math.isclose(-mean, math.log(total), rel_tol=1e-9):
         return RawMetric(direction, "perplexity", total), -1.0  # exp of minus the mean, as lm_eval makes it

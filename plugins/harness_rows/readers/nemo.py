@@ -13,7 +13,7 @@ from harness_rows.records import RawMetric, RawRow, RawRows, State, Wanted
 ROWS, BUNDLE = "results.jsonl", "eval-*.json"
 STATES: Mapping[str, State] = {"infra_error": "error", "system": "error", "tool_infra": "error", "graceful": "limit"}
 SCORER = "scorer:"
-UNTOLD = "NeMo's files do not tell system prompt and generation settings; they were not compared"
+UNTOLD = "system prompt and generation settings are not in NeMo's files, so they were not compared"
 
 
 class Nemo(ask.RowReader):
@@ -29,13 +29,13 @@ class Nemo(ask.RowReader):
         names = [folder.name for folder in folders]  # of benchmarks, as far as a file system takes them
         folder = folders[names.index(ask.one_of(names, want.task, path, "task"))] if len(folders) > 1 else folders[0]
         if not (bundles := sorted(folder.glob(BUNDLE))):
-            raise UsageError(f"{path}: has no {BUNDLE} beside {ROWS}, which tells model and totals; copy it there")
+            raise UsageError(f"{path}: has no {BUNDLE} beside {ROWS}, which holds model and totals; copy it there")
         told = files.document(bundles[-1])  # named by their times; a run anew writes rows over, and a file more
         rows, rewards = _rows(files, folder / ROWS, want)
         bench, config = told["benchmark"], told["config"]
         name = ask.one_of([str(bench["name"])], "" if len(folders) > 1 else want.task, path, "task")
         if rows and told["n_results"] != len(rows):
-            what = f"holds {len(rows):,} rows of {told['n_results']:,}; the file is cut, or another's"
+            what = f"has {len(rows):,} of {told['n_results']:,} rows; the file is truncated, or of another run"
             raise UsageError(f"{path}: {what}")
         totals = {"reward": ask.at(bench, "scores", "summary", "mean")}
         scorers = {k.removeprefix(SCORER): v for k, v in bench["scores"].items() if k.startswith(SCORER)}
@@ -49,7 +49,7 @@ class Nemo(ask.RowReader):
             limit=str(config.get("max_problems") or "none"), url=config.get("base_url"),
         )  # fmt: skip
         failed = sum(row.state != "scored" for row in rows)
-        notes = (UNTOLD, *ask.noted((failed, "row", "failed, which NeMo counts as 0")))
+        notes = (UNTOLD, *ask.noted((failed, "row", "failed, counted as 0 by NeMo")))
         notes += (f"{len(bundles) - 1:,} older {BUNDLE} were not read",) if len(bundles) > 1 else ()
         tool = f"nemo_evaluator {told.get('sdk_version', '?')}"
         return RawRows(tool, str(config.get("model", "")), name, metrics, rows, facts, notes=notes)
@@ -75,7 +75,7 @@ def _rows(files: Files, path: Path, want: Wanted) -> tuple[list[RawRow], dict[st
         for scorer, value in {"reward": row["reward"], **(row.get("scorer_rewards") or {})}.items():
             name = scorer.removeprefix(SCORER)  # as one can say it: a colon stands between a task and its metric
             if (found := number(value, f"{where} {ask.called(name)}")) is None:
-                raise UsageError(f"{where}: {ask.called(name)} has no number, and NeMo gives every row one")
+                raise UsageError(f"{where}: {ask.called(name)} has no number, which NeMo gives to every row")
             every.setdefault(name, []).append(found)
             scored = details.get(scorer) if scorer != "reward" else None
             if not (isinstance(scored, dict) and "error" in scored):  # a scorer that failed gives 0

@@ -34,12 +34,12 @@ class Ours(ask.RowReader):
 
     def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
         if (place := _report(path)) is None:
-            raise UsageError(f"{path}: has no {REPORT}; its run did not end, or a file was taken from its folder")
+            raise UsageError(f"{path}: has no {REPORT}; its run did not end, or the file was removed")
         files.below = place.parent if path.is_dir() else None  # a file that is named may be a link
         run, items = files.document(place), _items(path)
         whole = made_of(Run, {k: v for k, v in run.items() if k not in ("format", "sha256")}, "it")
         if odd := whole.find_odd_name():
-            raise UsageError(f"{place}: {odd} is no name of a suite, a subject or an eval")
+            raise UsageError(f"{place}: {odd} is not the name of a suite, a subject or an eval")
         reports = [r for r in run["reports"] if r["outcome"] != "skipped"]
         folder = path if path.is_dir() else path.parent
         label = folder.name if items is None and folder != place.parent else want.label
@@ -53,7 +53,9 @@ class Ours(ask.RowReader):
         lines = _of_item(files, items, subject, task) if items else files.lines(_samples(path, place, subject, task))
         rows = [_row(one, want, f"{path} line {line:,}") for line, one in lines]
         if len(rows) != report["n"]:
-            raise UsageError(f"{path}: holds {len(rows):,} rows of {report['n']:,}; the file is cut, or of another run")
+            raise UsageError(
+                f"{path}: has {len(rows):,} of {report['n']:,} rows; the file is truncated, or of another run"
+            )
         lock, digest = place.with_name(LOCK), run.get("digests", {}).get(subject, "")
         locked = files.document(lock) if lock.is_file() else {}
         scales = locked.get("metrics", {}).get(task, {})
@@ -89,7 +91,7 @@ def _samples(path: Path, report: Path, subject: str, task: str) -> Path:
     found = [one for one in found if _task(one) == task]
     if len(found) != 1:
         what = f"{counted(len(found), 'file')} of rows of {ask.called(task)} on {ask.called(subject)}"
-        raise UsageError(f"{path}: holds {what}; name the folder that a run wrote")
+        raise UsageError(f"{path}: has {what}; name the folder of a run")
     return found[0]
 
 
@@ -98,7 +100,9 @@ def _of_item(files: Files, path: Path, subject: str, task: str) -> Iterator[tupl
     for line, row in files.lines(path):
         if row["item"] == f"{subject}::{task}":
             if "id" not in row:
-                raise UsageError(f"{path}: {ask.called(task)} is private, its rows are digests; name the run's folder")
+                raise UsageError(
+                    f"{path}: {ask.called(task)} is private, so its rows are digests; name the run's folder"
+                )
             yield line, row
 
 
@@ -125,7 +129,7 @@ def _metrics(report: ask.Told, rows: list[RawRow], scales: ask.Told, where: str)
         here = [(r.values[name], r.lengths.get(name, 1.0)) for r in rows if name in r.values]
         scale = scales.get(name, {}).get("scale")
         if not here or (scale and not OnScale(scale).is_of_rows):
-            alone = f'is on the scale "{scale}", of which a row alone says nothing'
+            alone = f'has the scale "{scale}", which is not computed from single rows'
             found[name] = RawMetric(unreadable=alone if here else "has no number on any row")
             continue
         weight = math.fsum(w for _, w in here)

@@ -28,8 +28,8 @@ class Promptfoo(ask.RowReader):
     def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
         document = files.document(path)
         if (results := document["results"]).get("version") != VERSION:
-            what = f"is of version {ask.called(results.get('version'))} of promptfoo's format, and {VERSION} is read"
-            raise UsageError(f"{path}: {what}; export it anew with a newer promptfoo")
+            what = f"has version {ask.called(results.get('version'))} of promptfoo's format, but {VERSION} is supported"
+            raise UsageError(f"{path}: {what}; export it again with a newer promptfoo")
         prompts = results["prompts"]
         provider = ask.one_of([p["provider"] for p in prompts], want.label, path, "provider")
         labels = [p["label"] if p["provider"] == provider else None for p in prompts]
@@ -46,8 +46,8 @@ class Promptfoo(ask.RowReader):
             judged_by_itself="its assertions" if ask.names(judge, provider) else None,
         )  # fmt: skip
         broke, bare = (sum(row.state == state for row in rows) for state in ("error", "unscored"))
-        lost = "without an answer or by an assertion that broke, which promptfoo counts as 0"
-        unasked = "without an assertion, which promptfoo counts as success"
+        lost = "without an answer or with a failed assertion, counted as 0 by promptfoo"
+        unasked = "without an assertion, counted as success by promptfoo"
         notes = ask.noted((broke, "test", lost), (bare, "test", unasked))
         tool = f"promptfoo {(document.get('metadata') or {}).get('promptfooVersion', '?')}"
         return RawRows(tool, provider, task, metrics, rows, facts, notes=notes)

@@ -67,15 +67,20 @@ def _csv(data: bytes, path: Path) -> Lines:
     try:
         names = next(reader, [])
         if twice := [name for name, n in Counter(names).items() if n > 1] or names[MOST_COLUMNS:]:
-            raise UsageError(f'{path} line 1: the column "{shown(twice[0])}" stands twice, or is one of too many')
+            raise UsageError(f'{path} line 1: the column "{shown(twice[0])}" occurs twice, or there are too many')
         for fields in reader:
             if fields and len(fields) != len(names):
-                what = f"has {len(fields)} fields, and the header {len(names)}; is a quote missing, or a comma in 1,5?"
+                what = (
+                    f"has {len(fields)} fields, but the header has {len(names)}; check for a "
+                    "missing quote, or a comma in 1,5"
+                )
                 raise UsageError(f"{path} line {reader.line_num:,}: {what}")
             if fields:
                 yield reader.line_num, dict(zip(names, fields, strict=True))
     except csv.Error as error:
-        raise UsageError(f"{path} line {reader.line_num:,}: not valid CSV: {error}; lines are never skipped") from None
+        raise UsageError(
+            f"{path} line {reader.line_num:,}: not valid CSV: {error}; correct it, since lines are never skipped"
+        ) from None
 
 
 def _parquet(data: bytes, path: Path) -> Lines:
@@ -83,17 +88,21 @@ def _parquet(data: bytes, path: Path) -> Lines:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError:
-        raise UsageError(f"{path}: reading Parquet needs pip install pyarrow; or write the table as CSV") from None
+        raise UsageError(
+            f"{path}: a Parquet file needs pyarrow; pip install pyarrow, or write the table as CSV"
+        ) from None
     try:
         count, unpacked = 0, 0
         for batch in pyarrow.parquet.ParquetFile(io.BytesIO(data)).iter_batches(batch_size=BATCH):
             unpacked += max(batch.nbytes, CELL * batch.num_rows * batch.num_columns)
             if unpacked > WHOLE:
-                raise UsageError(f"{path}: unpacks to more than {WHOLE:,} bytes; leave out columns, or rows")
+                raise UsageError(f"{path}: unpacks to more than {WHOLE:,} bytes; remove columns or rows")
             yield from enumerate(batch.to_pylist(), count + 1)
             count += batch.num_rows
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UsageError(f"{path}: not valid Parquet: {shown(str(error))[:100]}; is the file whole?") from None
+        raise UsageError(
+            f"{path}: not valid Parquet: {shown(str(error))[:100]}; check that the file is complete"
+        ) from None
 
 
 def _columns(line: ask.Told, want: Wanted, path: Path) -> dict[str, str]:
@@ -107,7 +116,7 @@ def _columns(line: ask.Told, want: Wanted, path: Path) -> dict[str, str]:
             raise UsageError(f'{path}: has no column "{shown(column)}"{did_you_mean(column, map(str, line))}')
     if "score" not in found:
         columns = ", ".join(f'"{shown(str(c))}"' for c in [*line][:8])
-        raise UsageError(f'{path}: has no column "score"; name it, --score COLUMN (it has {columns})')
+        raise UsageError(f'{path}: has no column "score"; name it with --score COLUMN (it has {columns})')
     return found
 
 
@@ -126,7 +135,7 @@ def _made(
             values = shared[score] = {} if score is None else {metric: float(score)}
         key, cluster, second, repeat, text, target = [v if type(v) is str else _text(v) for v in map(line.get, told)]
         if (weight := number(line.get(weights), f"{path} line {line_number:,}") if weights else 1.0) is None:
-            raise UsageError(f"{path} line {line_number:,}: has no weight; write 1, or 0 where it does not count")
+            raise UsageError(f"{path} line {line_number:,}: has no weight; write 1, or 0 for a row that must not count")
         parts = tuple((c, _text(line.get(c))) for c in slices) if slices else ()
         time = shared.setdefault(("repeat", repeat), len(shared)) if repeat else 0
         state: State = "unscored" if score is None else "scored"

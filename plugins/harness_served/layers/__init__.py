@@ -27,7 +27,7 @@ def compare(parity: Parity, wanted: Collection[str]) -> Iterator[tuple[str, Laye
         except RequestRefused as refused:  # as where a conversation is longer than its context, which `ids` says
             if not refused.trouble.status:
                 raise
-            parity.found[name] = LayerVerdict(UNPROVEN, f"it refuses a request: {refused}")
+            parity.found[name] = LayerVerdict(UNPROVEN, f"it rejected a request: {refused}")
         yield name, parity.found[name]
     parity.found[IDENTITY] = _same_model(parity, began)
     yield IDENTITY, parity.found[IDENTITY]
@@ -41,19 +41,19 @@ def _same_model(parity: Parity, began: Mapping[str, Any]) -> LayerVerdict:
     runtime, now, tokenizer = parity.runtime, parity.runtime.identity(), parity.reference.tokens.tokenizer
     for key in sorted(began.keys() | now.keys()):
         if began.get(key) != now.get(key):
-            change = f"{key} was {began.get(key)!r:.80}, is {now.get(key)!r:.80}; nothing is said about either"
-            raise UsageError(f"{runtime.server.where}: the model changed under way: {change}")
+            change = f"{key} was {began.get(key)!r:.80}, is {now.get(key)!r:.80}; neither can be compared"
+            raise UsageError(f"{runtime.server.where}: the model changed during the comparison: {change}")
     own = {"template": tokenizer.chat_template, "bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
     for key, ours in own.items():
         if key in began and ours and began[key] != ours:
-            parity.notes.append(f"{runtime.name} tells another {key} than the export has; the other layers decide")
+            parity.notes.append(f"{runtime.name} reports another {key} than the export's; the other layers decide")
     told_type = str(began.get("model_ftype", ""))
     if any(told_type.upper().startswith(kind) for kind in ("Q", "IQ", "MOSTLY_Q")) and not parity.reference.gguf:
-        parity.notes.append(f"it serves {told_type}, and the export has more bits: a candidate of its own, to be gated")
+        parity.notes.append(f"it serves {told_type}, but the export has more bits: gate that as a candidate of its own")
     if (context := room(began)) and context < parity.longest + DRAWN:
-        parity.notes.append(f"it takes {context} tokens at most")
+        parity.notes.append(f"its context is only {context} tokens")
     told = {k: v for k, v in began.items() if k not in DULL and v is not None}
     if not set(told) - {"id", "owned_by"}:
-        return LayerVerdict(UNSEEN, f"{runtime.name} tells nothing but names; {runtime.hint}")
+        return LayerVerdict(UNSEEN, f"{runtime.name} reports only names; {runtime.hint}")
     said = ", ".join(f"{k} {runtime.server.peer.clean(str(v), 100)}" for k, v in told.items())
-    return LayerVerdict(SAME, f"{runtime.name}: {said}; at the end as at the start", "told")
+    return LayerVerdict(SAME, f"{runtime.name}: {said}; unchanged at the end", "told")

@@ -11,7 +11,7 @@ TAIL = 8  # times the noise of a log-probability, which has heavy tails
 def look(parity: Parity) -> LayerVerdict:
     """Say whether each token the runtime chose is one that the export might choose."""
     if parity.came("ids") == DIFFERS:
-        return LayerVerdict(UNPROVEN, "the prompts differ, and so would the answers")
+        return LayerVerdict(UNPROVEN, "the prompts differ, so the answers cannot be compared")
     limit = usual = TAIL * float(parity.heard.get("noise", FLOOR))
     worst, where, tokens = 0.0, "", 0
     for number, ((prompt, answer, ids), scored) in enumerate(zip(parity.answers, parity.answers_scored, strict=True)):
@@ -27,10 +27,10 @@ def look(parity: Parity) -> LayerVerdict:
                 text = parity.reference.tokens.tokenizer.decode
                 choice, first = (repr(str(text([i]))) for i in (ids[at], int(scored.first[at])))
                 worst, limit = lead, bound
-                where = f"conversation {number}, token {at}: {choice} where the export has {first}"
+                where = f"conversation {number}, token {at}: {choice}, but {first} by the export"
     if not tokens:
         return LayerVerdict(UNPROVEN, "every answer is empty, or its text hides its tokens")
     numbers = {"lead": worst, "bound": limit, "tokens": float(tokens)}
     if worst > limit:
-        return LayerVerdict(DIFFERS, f"{where}, which leads by {worst:.2f} nats, at most {limit:.2f}", "text", numbers)
+        return LayerVerdict(DIFFERS, f"{where}, which leads by {worst:.2f} nats, limit {limit:.2f}", "text", numbers)
     return LayerVerdict(SAME, f"{tokens} tokens, each within {worst:.2f} nats of the export's first", "text", numbers)

@@ -30,18 +30,18 @@ def look(parity: Parity) -> LayerVerdict:
     named = {key: value for key, value in found.items() if value is not None}
     if (told := parity.runtime.defaults()) is not None:
         apart = [key for key in told if _apart(key, float(told[key]), named)]
-        odd = [f"{key} {told[key]:g} where the export has {named.get(key, 'none')}" for key in apart]
+        odd = [f"{key} {told[key]:g} instead of the export's {named.get(key, 'none')}" for key in apart]
         greedy = not named.get("do_sample") and told.get("temperature") == 0
         if odd and not greedy:
-            says = f"{', '.join(odd)}; name them in requests, or start it with the export's"
+            says = f"{', '.join(odd)}; set them in requests, or start the server with the export's"
             return LayerVerdict(DIFFERS, says, "told")
-        return LayerVerdict(SAME, "as the export's generation_config.json has them", "told")
+        return LayerVerdict(SAME, "as in the export's generation_config.json", "told")
     if parity.came("ids") == DIFFERS:
-        return LayerVerdict(UNPROVEN, "the prompts differ, and so would what is drawn")
+        return LayerVerdict(UNPROVEN, "the prompts differ, so sampled tokens cannot be compared")
     heard: list[Any] = []  # answers, their tokens and scores
     drawn = _surprise(parity, named, heard, parity.seed, parity.alpha)
     if drawn.verdict == DIFFERS:
-        parity.notes.append(f"defaults: drawn once more, since a first draw {drawn.says}")
+        parity.notes.append(f"defaults: sampled once more, since the first sample {drawn.says}")
         drawn = _surprise(parity, named, heard, parity.seed + SECOND, parity.alpha**2)
     return drawn
 
@@ -63,15 +63,21 @@ def _surprise(parity: Parity, named: Mapping[str, Any], heard: list[Any], seed: 
     total, variance = (sum(float(getattr(s, name).sum()) for *_, s in heard) for name in ("surprise", "variance"))
     numbers = {"tokens": float(tokens), "z": total / math.sqrt(variance) if variance else 0.0}
     if tokens < LEAST:
-        return LayerVerdict(UNPROVEN, f"{tokens} tokens were drawn, want {LEAST}", "text", numbers)
+        return LayerVerdict(
+            UNPROVEN, f"only {tokens} tokens were sampled, at least {LEAST} are needed", "text", numbers
+        )
     z = numbers["z"]
-    verdict, says = UNPROVEN, f"surprise {z:+.1f} at {tokens} tokens; a filter may be too fine to be seen"
+    verdict, says = UNPROVEN, f"surprise {z:+.1f} at {tokens} tokens; a weak filter could go unnoticed"
     if greedy:
         verdict = DIFFERS if named.get("do_sample") else SAME
-        says = f"answers greedily, and the export says do_sample {bool(named.get('do_sample'))} ({tokens} tokens)"
+        says = f"answers greedily, and the export has do_sample = {bool(named.get('do_sample'))} ({tokens} tokens)"
     elif filtered:
-        says = f"draws; what the export names ({', '.join(filtered)}) is told by no reply"
+        says = f"samples; replies do not show whether the export's {', '.join(filtered)} are applied"
     elif z < -(far := NormalDist().inv_cdf(1 - alpha / 2)) or (told and z > far):  # text may be cut into rare tokens
-        why = "filters or cools what it draws" if z < 0 else "draws hotter, or from another model"
-        verdict, says = DIFFERS, f"{why}: surprise {z:+.1f} at {tokens} tokens, and the export names nothing"
+        why = (
+            "filters, or samples at a lower temperature"
+            if z < 0
+            else "samples at a higher temperature, or from another model"
+        )
+        verdict, says = DIFFERS, f"{why}: surprise {z:+.1f} at {tokens} tokens, but the export sets no such option"
     return LayerVerdict(verdict, says, "text", numbers)

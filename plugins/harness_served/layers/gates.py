@@ -23,10 +23,10 @@ def look(parity: Parity) -> LayerVerdict:
     """Ask, and decide; `differs` is proven to be worse by more than the margin."""
     asked, runtime = parity.again, parity.runtime
     if asked is None:
-        return LayerVerdict(UNPROVEN, "needs the suite that the export passed; name it, --suite SUITE")
+        return LayerVerdict(UNPROVEN, "needs the suite that the export passed; add --suite SUITE")
     claims = list(_claims(asked))
     if not claims:
-        return LayerVerdict(UNPROVEN, "no gate of the suite is about rows that can be asked again")
+        return LayerVerdict(UNPROVEN, "no gate of the suite is on rows that can be run again")
     unheard, results = "", dict[str, Result]()
     where = {"base_url": runtime.server.url, "api_key_env": runtime.server.variable, "retries": 2}
     with load([ModelRef(asked.told.candidate, runtime.model)], **where) as [subject]:
@@ -35,7 +35,7 @@ def look(parity: Parity) -> LayerVerdict:
                 results[name] = asked.ask(name, subject)
             except UsageError as error:
                 unheard = unheard or str(error)
-                parity.notes.append(f'gates: "{name}" is not answered: {error}')
+                parity.notes.append(f'gates: "{name}" cannot be run: {error}')
     verdicts = [_decided(asked, c, results[c.eval], parity.alpha / len(claims)) for c in claims if c.eval in results]
     if not verdicts:
         return LayerVerdict(UNSEEN, unheard)

@@ -9,7 +9,7 @@ from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict,
 from harness_served.runtime import GREEDY, room
 
 PLAIN = "The capital of France is"  # a text prompt, which gets a BOS or none
-FIX = "serve it with the export's own: --chat-template model/chat_template.jinja"
+FIX = "serve it with the export's template: --chat-template model/chat_template.jinja"
 
 
 def look(parity: Parity) -> LayerVerdict:
@@ -25,23 +25,28 @@ def look(parity: Parity) -> LayerVerdict:
             count = runtime.count(prompt.messages)
         except RequestRefused as error:
             if (most := room(runtime.identity())) is not None and most <= ours:
-                return LayerVerdict(DIFFERS, f"{where} of {ours} tokens is refused: {error}", seen)
+                return LayerVerdict(DIFFERS, f"{where} of {ours} tokens was rejected: {error}", seen)
             unread += 1
-            parity.notes.append(f"ids: {where} is refused: {error}")
+            parity.notes.append(f"ids: {where} was rejected: {error}")
             continue
         if count is None and theirs is None:
-            return LayerVerdict(UNSEEN, f"{runtime.name} tells neither tokens nor usage.prompt_tokens; {runtime.hint}")
+            return LayerVerdict(
+                UNSEEN, f"{runtime.name} reports neither tokens nor usage.prompt_tokens; {runtime.hint}"
+            )
         if count is not None and count != ours:
-            says = f"{where}: {count} tokens, the export has {ours} ({count - ours:+d}); {FIX}"
+            says = f"{where}: {count} tokens, but {ours} by the export ({count - ours:+d}); {FIX}"
             return LayerVerdict(DIFFERS, says, "count")
     said = runtime.complete([], PLAIN, 1, GREEDY)  # a text, which has more where a BOS is put in front of another
     count, ours = said.prompt if said else None, len(parity.reference.tokens.prompts([PLAIN])[0])
     if count is not None and count != ours:
-        says = f"a text prompt has {count} tokens, the export's {ours} ({count - ours:+d}); see add_bos_token of both"
+        says = (
+            f"a text prompt has {count} tokens, but {ours} by the export ({count - ours:+d}); check "
+            "add_bos_token of both"
+        )
         return LayerVerdict(DIFFERS, says, "count")
     if unread == len(prompts):
-        return LayerVerdict(UNPROVEN, "no conversation is answered")
-    what = "the same tokens" if seen != "count" else "same count, which two faults may share"
+        return LayerVerdict(UNPROVEN, "no conversation was answered")
+    what = "the same tokens" if seen != "count" else "same token counts, which could hide two faults"
     many, longest = len(prompts) - unread, max(len(p.ids) for p in prompts)
     return LayerVerdict(SAME, f"{what} in {many} conversations, the longest {longest}", seen)
 
@@ -50,4 +55,4 @@ def _first(parity: Parity, ours: Sequence[int], theirs: Sequence[int]) -> str:
     """Say where two lists of tokens part, in the words of the export's tokenizer."""
     at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
     a, b = (str(parity.reference.tokens.tokenizer.decode(ids[at : at + 1])) for ids in (ours, theirs))
-    return f"token {at}: {b!r} where the export has {a!r}"
+    return f"token {at}: {b!r} instead of the export's {a!r}"

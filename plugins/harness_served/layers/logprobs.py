@@ -38,29 +38,33 @@ def look(parity: Parity) -> LayerVerdict:
     runtime, said = parity.runtime, list(drawn(parity))
     parity.heard["told"] = said
     if not said:
-        return LayerVerdict(UNSEEN, f"{runtime.name} tells no log-probabilities of tokens it tells; {runtime.hint}")
+        return LayerVerdict(UNSEEN, f"{runtime.name} reports no log-probabilities with its tokens; {runtime.hint}")
     if not runtime.takes_ids and parity.came("ids") != SAME:
-        return LayerVerdict(UNPROVEN, "the prompt's tokens are not the export's, and it takes no ids")
+        return LayerVerdict(
+            UNPROVEN, "the prompt's tokens differ from the export's, and the server does not accept token ids"
+        )
     ours = [parity.reference.score(t.prompt.ids, t.ids).own for t in said]
     apart = torch.cat([torch.tensor(t.logprobs) - own for t, own in zip(said, ours, strict=True)])
     if len(apart) < LEAST:
-        return LayerVerdict(UNPROVEN, f"{len(apart)} tokens are told, want {LEAST}: its answers are short")
+        return LayerVerdict(
+            UNPROVEN, f"only {len(apart)} tokens were sent, at least {LEAST} are needed: its answers are short"
+        )
     own, itself = noise(parity, said, ours), _repeated(parity, said)
     parity.heard["noise"] = max(own, itself)
     limit, found = TIMES * max(own, itself), rms(apart)
     mean, error = float(apart.mean()), float(apart.std()) / math.sqrt(len(apart))
     numbers = {"rms": found, "bound": limit, "median": float(apart.abs().median()), "max": float(apart.abs().max())}
     numbers |= {"kl": mean, "error": error, "tokens": len(apart), "noise": own, "itself": itself}
-    told = f"{len(apart)} tokens to {parity.longest} deep"
+    told = f"{len(apart)} tokens, contexts up to {parity.longest}"
     if itself > TIMES * own:
-        why = f"two draws of the same tokens are RMS {itself:.2f} nats apart, at most {TIMES * own:.3f}"
-        return LayerVerdict(DIFFERS, f"{why}: replicas that differ, or a model that was changed", "told", numbers)
+        why = f"two samples of the same tokens differ by RMS {itself:.2f} nats, limit {TIMES * own:.3f}"
+        return LayerVerdict(DIFFERS, f"{why}: replicas differ, or the model changed", "told", numbers)
     if found <= limit and mean - 3 * error <= max(SMALL, max(own, itself) ** 2):
-        says = f"KL {mean:.4f} ± {error:.4f} nats a token, RMS {found:.3f} of at most {limit:.3f}"
+        says = f"KL {mean:.4f} ± {error:.4f} nats per token, RMS {found:.3f}, limit {limit:.3f}"
         return LayerVerdict(SAME, f"{says} (own {parity.arithmetic}: {own:.3f}), {told}", "told", numbers)
     far = sum(rms(torch.tensor(t.logprobs) - own) > limit for t, own in zip(said, ours, strict=True))
     where = f"in {far} of {len(said)} conversations"  # not in all: replicas may differ
-    says = f"RMS {found:.2f} nats a token, at most {limit:.3f}, KL {mean:.3f} ± {error:.3f}, {told}, {where}"
+    says = f"RMS {found:.2f} nats per token, limit {limit:.3f}, KL {mean:.3f} ± {error:.3f}, {told}, {where}"
     return LayerVerdict(DIFFERS, f"{says}; {nearest(parity, said, limit)}", "told", numbers)
 
 
@@ -112,7 +116,7 @@ def _repeated(parity: Parity, said: Sequence[ToldTokens]) -> float:
 def nearest(parity: Parity, said: Sequence[ToldTokens], limit: float) -> str:
     """Say which of a few wrong models the runtime is near to; it explains, and decides nothing."""
     reference = parity.reference
-    wrong = {"rotary positions of a tenth of its base": reference.turned(0.1)}
+    wrong = {"rotary base a tenth of the export's": reference.turned(0.1)}
     if reference.adapter:
         wrong |= {"the base without its adapter": reference.scaled(0.0), "the adapter at half": reference.scaled(0.5)}
         wrong |= {"the adapter at twice its scale": reference.scaled(2.0)}
@@ -122,5 +126,5 @@ def nearest(parity: Parity, said: Sequence[ToldTokens], limit: float) -> str:
             found[name] = rms(theirs - torch.cat([reference.score(t.prompt.ids, t.ids).own for t in said]))
     name = min(found, key=lambda name: found[name])
     if found[name] > limit:
-        return "other weights than the export's, or computed otherwise"
-    return f"nearest of {len(found)} known: {name} (RMS {found[name]:.2f})"
+        return "other weights than the export's, or computed differently"
+    return f"closest of {len(found)} known faults: {name} (RMS {found[name]:.2f})"

@@ -19,20 +19,22 @@ def look(parity: Parity) -> LayerVerdict:
 
     runtime, reference = parity.runtime, parity.reference
     if not reference.adapter:
-        return LayerVerdict(UNSEEN, "exported as one model; export the adapter to compare its scale")
+        return LayerVerdict(UNSEEN, "exported as a merged model; export the adapter to compare its scale")
     if "noise" not in parity.heard:
-        return LayerVerdict(UNPROVEN, "needs the log-probabilities; ask for the layer logprobs too")
+        return LayerVerdict(UNPROVEN, "needs log-probabilities; add the layer logprobs")
     said, bound = parity.heard["told"], TIMES * parity.heard["noise"]
     slope, error = _direction(parity, said)
     if abs(slope) > ERRORS * error and (second := list(drawn(parity, seed=parity.seed + SECOND))):
-        parity.notes.append(f"lora: drawn once more, since a first draw went {slope:.2f} ± {error:.2f} of the way")
+        parity.notes.append(
+            f"lora: sampled once more, since the first sample gave {slope:.2f} ± {error:.2f} of the way"
+        )
         slope, error = _direction(parity, second)
     if math.isnan(slope):
-        return LayerVerdict(UNPROVEN, "the adapter changes nothing that was said")
+        return LayerVerdict(UNPROVEN, "the adapter changes none of the answers")
     numbers = {"slope": slope, "error": error}
     told = [f'"{a["name"]}"' + (f" scale {a['scale']}" if "scale" in a else "") for a in runtime.adapters()]
     says = f"its scale is {1 - (1 - SMALLER) * slope:.2f} ± {(1 - SMALLER) * error:.2f}"
-    says += f" ({', '.join(told)} told)" if told else ""
+    says += f" ({', '.join(told)} reported)" if told else ""
     ids = reference.tokens.prompts([ALONE])[0]  # for llama.cpp goes on as it first read a prompt, whatever the scale
     base = runtime.as_base(ids, ALONE, 2 * len(said[0].ids))
     if base and base.logprobs and base.ids:
@@ -42,12 +44,12 @@ def look(parity: Parity) -> LayerVerdict:
             own = reference.score(ids, base.ids).own[: len(theirs)]
         numbers |= {"base": rms(theirs - tuned), "base from its own": rms(theirs - own)}
         if numbers["base"] <= bound < rms(own - tuned):
-            says = f'"{runtime.model}" answers as its base does; the adapter is not applied'
+            says = f'"{runtime.model}" answers as its base, so the adapter is not applied'
             return LayerVerdict(DIFFERS, says, "told", numbers)
     if abs(slope) > ERRORS * error:
         return LayerVerdict(DIFFERS, says, "told", numbers)
     if parity.came("logprobs") != SAME:
-        return LayerVerdict(UNPROVEN, f"{says}, and logprobs differ", "told", numbers)
+        return LayerVerdict(UNPROVEN, f"{says}, but logprobs differ", "told", numbers)
     return LayerVerdict(SAME, says, "told", numbers)
 
 

@@ -38,11 +38,11 @@ def look(parity: Parity) -> LayerVerdict:
             went.append(said.text)
     names, many = ", ".join(tokens.tokenizer.convert_ids_to_tokens(reference.stops)), len(ends)
     if not ends:
-        return LayerVerdict(UNPROVEN, f"the export itself ends nowhere at {names}; was it trained to?")
+        return LayerVerdict(UNPROVEN, f"the export itself never ends with {names}; check whether it was trained to")
     if went:
-        says = f"{len(went)} of {many} turns go on, as {went[0]!r:.40}, where the export ends"
+        says = f"{len(went)} of {many} turns go on, for instance with {went[0]!r:.40}, where the export ends"
         return LayerVerdict(DIFFERS, f"{says}; its stop tokens are {names}", "behaviour")
-    return LayerVerdict(SAME, f"{many} of {many} turns that end, end", "behaviour", {"turns": float(many)})
+    return LayerVerdict(SAME, f"{many} of {many} turns that should end do", "behaviour", {"turns": float(many)})
 
 
 def _by_answers(parity: Parity) -> LayerVerdict:
@@ -58,5 +58,5 @@ def _by_answers(parity: Parity) -> LayerVerdict:
                 return LayerVerdict(DIFFERS, f"{where} ends after token {len(ids)}, where the export goes on", "text")
             ended += 1
     if not ended:
-        return LayerVerdict(UNPROVEN, f"none of {len(parity.answers)} answers is seen to end within its limit")
+        return LayerVerdict(UNPROVEN, f"none of {len(parity.answers)} answers ended within its limit")
     return LayerVerdict(SAME, f"{ended} of {len(parity.answers)} answers end, each where the export may", "text")
