@@ -42,11 +42,11 @@ class ApiOptions:
             mistakes.add("api_key_env", problem)
         for name, least in (("concurrency", 1), ("retries", 0), ("context", 1)):
             if (value := getattr(self, name)) is not None and value < least:
-                mistakes.add(name, f"is {value}, want {least} or more")
+                mistakes.add(name, f"is {value}; it must be {least} or more")
         if not self.timeout > 0:
-            mistakes.add("timeout", f"is {self.timeout:g}, want a number of seconds above 0")
+            mistakes.add("timeout", f"is {self.timeout:g}; it must be a number of seconds above 0")
         for name in sorted(OURS & set(self.body or ())):
-            mistakes.add("body", f'"{name}" is decided by the harness; remove it')
+            mistakes.add("body", f'"{name}" is set by the harness; remove it')
         mistakes.raise_if_any()
 
     @property

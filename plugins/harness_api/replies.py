@@ -16,7 +16,7 @@ ENDED: dict[Any, Ended] = {
     None: "", "stop": "eos", "length": "length", "tool_calls": "tool", "function_call": "tool",
     "eos_token": "eos", "stop_sequence": "stop",  # text-generation-inference's
 }  # fmt: skip
-MORE = 'allow more with max_new_tokens, or less of it through body, such as { reasoning_effort = "low" }'
+MORE = 'raise max_new_tokens, or reduce reasoning through body, such as { reasoning_effort = "low" }'
 Way = Literal["prompt_logprobs", "echo"]
 ROUNDING = 1e-4  # nats above 0 that an engine's arithmetic may give a token which is certain
 WAYS: tuple[Way, ...] = ("prompt_logprobs", "echo")
@@ -26,10 +26,10 @@ BROKEN = "\N{REPLACEMENT CHARACTER}"  # a token that is part of a character, dec
 def choice(reply: Any) -> Mapping[str, Any]:
     """Return the one choice of a reply."""
     if error := table(reply).get("error"):  # some gateways send errors with status 200
-        raise wire.Trouble(f"answered with an error: {str(error)[:200]}", passing=True)
+        raise wire.Trouble(f"replied with an error: {str(error)[:200]}", passing=True)
     choices = table(reply).get("choices")
     if not (isinstance(choices, list) and choices and isinstance(first := choices[0], dict)):
-        raise wire.Trouble("answered without choices, so this is no answer", passing=True)
+        raise wire.Trouble("sent a reply without choices", passing=True)
     return first
 
 
@@ -45,24 +45,24 @@ def text_of(reply: Any, stop: Sequence[str] = ()) -> Said:
     called = _calls(message)
     text = text or "" if called and (text is None or isinstance(text, str)) else text
     if ended == "content_filter":
-        raise wire.Trouble("its content filter withheld the answer", hint="take the row out, or ask another server")
+        raise wire.Trouble("its content filter withheld the answer", hint="remove the row, or use another server")
     usage = table(reply.get("usage"))
     told = usage.get("completion_tokens"), table(usage.get("completion_tokens_details")).get("reasoning_tokens")
     tokens, thought = (n if type(n) is int and n >= 0 else None for n in told)  # None where a server tells none
     reasoned = thought or message.get("reasoning_content") or message.get("reasoning")  # which is no part of the answer
-    used_up = f"answered nothing but hidden reasoning (finish_reason {ended!r})"
+    used_up = f"answered only with hidden reasoning (finish_reason {ended!r})"
     if not isinstance(text, str):
         if reasoned:
             raise wire.Trouble(used_up, hint=MORE)
         if message.get("refusal"):
-            raise wire.Trouble("the model gave a refusal in place of an answer", hint="take the row out")
-        raise wire.Trouble(f"answered with {type(text).__name__} as text (finish_reason {ended!r}), want a string")
+            raise wire.Trouble("the model refused to answer", hint="remove the row")
+        raise wire.Trouble(f"sent a {type(text).__name__} as text (finish_reason {ended!r}) instead of a string")
     if not isinstance(ended, (str, type(None))) or ended not in ENDED:
-        raise wire.Trouble(f'ended an answer by "{ended}", want "stop" or "length"')
+        raise wire.Trouble(f'sent the finish_reason "{ended}" instead of "stop" or "length"')
     if not text and not called and ended == "length" and reasoned:
         raise wire.Trouble(used_up, hint=MORE)
     if not text and not called and ENDED[ended] == "tool":
-        raise wire.Trouble(f"answered with no text and no call (finish_reason {ended!r})")
+        raise wire.Trouble(f"sent neither text nor a tool call (finish_reason {ended!r})")
     said, how = wire.before(text, stop), "tool" if called and ended == "stop" else ENDED[ended]
     if said != text or (ended == "stop" and any(isinstance(chosen.get(key), str) for key in STRINGS)):
         how = "stop"
@@ -109,14 +109,14 @@ def positions(reply: Any, way: Way) -> list[Position]:
     try:
         return _prompt(chosen["prompt_logprobs"]) if way == "prompt_logprobs" else _echo(chosen["logprobs"])
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise wire.Trouble(f'sent log-probs in a shape that is not the one of "{way}"') from None
+        raise wire.Trouble(f'sent log-probs in another format than that of "{way}"') from None
 
 
 def ids(reply: Any) -> list[int]:
     """Read the tokens of /tokenize."""
     found = table(reply).get("tokens")
     if not isinstance(found, list) or not all(isinstance(i, int) for i in found):
-        raise wire.Trouble("answered /tokenize without tokens", passing=True)
+        raise wire.Trouble("replied to /tokenize without tokens", passing=True)
     return found
 
 
@@ -124,7 +124,7 @@ def detokenized(reply: Any) -> str:
     """Read the text of /detokenize, under vLLM's name or SGLang's."""
     found = table(reply)
     if not isinstance(text := found.get("prompt", found.get("text")), str):
-        raise wire.Trouble("answered /detokenize without a text")
+        raise wire.Trouble("replied to /detokenize without text")
     return text
 
 
@@ -132,8 +132,8 @@ def added(scored: Sequence[Position], nbytes: int) -> Logprob:
     """Add up positions. Raises CheckFailed where one has no log-probability: none, not finite, or above 0."""
     logprobs = [math.nan if p.logprob is None else p.logprob for p in scored]
     if odd := [v for v in logprobs if not (math.isfinite(v) and v <= ROUNDING)]:
-        what = f"the server sent what is no log-probability, which is finite and at most 0: {odd[:8]}"
-        raise CheckFailed(f"log-probs: {what}; the served model may be broken")
+        what = f"the server sent a number that is not a log-probability (finite and at most 0): {odd[:8]}"
+        raise CheckFailed(f"log-probs: {what}; check the served model, which may be broken")
     return Logprob(math.fsum(logprobs), len(scored), nbytes, all(p.greedy for p in scored))
 
 

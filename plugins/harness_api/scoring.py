@@ -27,7 +27,7 @@ class Scoring:
         self, server: Server, dialect: Dialect, asked: Mapping[str, Any], tokens: ServerTokens | None, advice: str
     ) -> None:
         if dialect.scoring is None:
-            what = "offers no log-probs of a prompt, which this evaluation needs"
+            what = "provides no log-probs of prompts, which this evaluation needs"
             raise UsageError(f"{server.where}: {what}; serve the model with vLLM, or use an evaluator that generates")
         self.server, self.way, self.tokens, self.advice = server, dialect.scoring, tokens, advice
         # One token is generated with each request, so the window is smaller by one.
@@ -37,10 +37,14 @@ class Scoring:
     def score(self, prompt: Prompt, text: str, *, truncate: bool, stop: threading.Event) -> Logprob:
         """Score a continuation, or without a prompt a whole text. Raises UsageError, also where no number is exact."""
         if text == "" and prompt:
-            raise UsageError(f"{self.server.where}: an empty continuation has no log-probability; check the choices")
+            before = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
+            raise UsageError(
+                f"{self.server.where}: an empty continuation has no log-probability; correct the "
+                f"choices of the row with the prompt ending {before[-40:]!r}"
+            )
         if self.tokens is None:
             if not isinstance(prompt, str):
-                what = "tells no tokens, so continuations of messages cannot be scored; give text"
+                what = "does not provide tokens, so continuations of messages cannot be scored; use text prompts"
                 raise UsageError(f"{self.server.where}: {what}")
             return self._by_text(prompt, text, stop, as_lm_eval=truncate) if text else Logprob(0.0, 0, 0, True)
         context, target = self.tokens.pair(prompt, text, stop, as_lm_eval=truncate)
@@ -56,8 +60,8 @@ class Scoring:
         elif truncate and len(target) < room:
             windows = [(context[len(target) - room :], target)]
         else:
-            what = f"a row has {size} tokens, there is room for {room}"
-            raise UsageError(f"{self.server.where}: {what}; shorten the one ending {text[-40:]!r}")
+            what = f"a row has {size} tokens, but there is room for {room}"
+            raise UsageError(f"{self.server.where}: {what}; shorten the row ending {text[-40:]!r}")
         found = [p for window in windows for p in self._window(window, text, stop)]
         whole = bool(prompt or self.tokens.prefix)  # else the text's first token is given, and counts in nothing
         return replies.added(found, len(text.encode()) if whole else self._bytes(found, text))
@@ -68,7 +72,7 @@ class Scoring:
         def read(reply: Any) -> Sequence[Position]:
             found = replies.positions(reply, self.way)
             if len(found) - len(ids) not in (0, 1):  # with or without the token that was generated
-                raise wire.Trouble(f"sent log-probs of {len(found)} tokens, want {len(ids)}")
+                raise wire.Trouble(f"sent log-probs of {len(found)} tokens instead of {len(ids)}")
             return found[len(pair[0]) : len(ids)]
 
         return self._ask(ids, read, text, stop) if pair[1] else []
@@ -82,11 +86,13 @@ class Scoring:
             found = replies.positions(reply, self.way)
             spelt = replies.spelling(found, whole) if self.way == "echo" else found
             if spelt is None:
-                raise wire.Trouble("the tokens it tells do not spell the text, so nothing in it can be found exactly")
+                raise wire.Trouble(
+                    "the tokens it sends do not spell the text, so the continuation cannot be located exactly"
+                )
             if not prompt:
                 return spelt[1:]  # nothing predicts the first token: BOS, or the text's own
             if (scored := replies.after(spelt, continuation)) is None:
-                what = "no token begins exactly where the continuation does, so it has no exact log-probability"
+                what = "no token begins exactly where the continuation does, so its log-probability is not exact"
                 raise wire.Trouble(what)
             return scored
 
@@ -102,8 +108,8 @@ class Scoring:
         """Return the bytes of a whole text that are scored: all, or those after its first token."""
         spelt = "".join(p.text or "" for p in found)
         if not text.endswith(spelt):
-            what = f"puts no BOS before texts, and its tokens do not spell the text ending {text[-40:]!r}"
-            raise UsageError(f"{self.server.where}: {what}, so the bytes that are scored are unknown; set prefix")
+            what = f"adds no BOS to texts, and its tokens do not spell the text ending {text[-40:]!r}"
+            raise UsageError(f"{self.server.where}: {what}, so which bytes are scored is unknown; set prefix")
         return len(spelt.encode())
 
 
@@ -165,7 +171,7 @@ class ServerTokens:
         context = self.prompt(start, stop) if start else self.prefix
         whole = self._fronted(self.plain(prompt + text, stop))
         if not context:
-            raise UsageError(f"{self.server.where}: a prompt is blank and there is no BOS before it; set prefix")
+            raise UsageError(f"{self.server.where}: a prompt is empty and no BOS precedes it; set prefix")
         if not as_lm_eval:
             return context, encoding.cut_answer(context, whole, alone).ids
         beyond = len(whole) <= len(context)

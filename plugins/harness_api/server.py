@@ -45,7 +45,7 @@ class Server(wire.Client):
         variable = options.api_key_env or ("OPENAI_API_KEY" if wire.is_openai(self.url) else "")
         key, wrong = wire.key_in(variable) if variable else ("", "")
         if wrong == "is not set":
-            wrong = f"the environment variable {variable}, which holds its key, is not set; export it"
+            wrong = f"the environment variable {variable}, which should hold its API key, is not set; set it"
         if wrong:
             raise UsageError(f'server "{self.url}": {wrong}')
         super().__init__("openai", wire.Peer(self.url, key), variable, MISSING)
@@ -67,7 +67,7 @@ class Server(wire.Client):
             what = f"{self.where}: {self.peer.clean(str(trouble), 300)}"
             if not trouble.passing:
                 raise RequestRefused(f"{what}{about}{f'; {trouble.hint}' if trouble.hint else ''}", trouble) from None
-            asked = f" and asks to wait {trouble.after:.0f} s" if (trouble.after or 0.0) > wire.PATIENCE else ""
+            asked = f" and wants {trouble.after:.0f} s of waiting" if (trouble.after or 0.0) > wire.PATIENCE else ""
             after = f"after {trouble.tries} {'try' if trouble.tries == 1 else 'tries'}"
             raise UsageError(f"{what}{asked}{about}, {after}; {advice}") from None
 
@@ -106,26 +106,26 @@ def find(server: Server, model: str, options: ApiOptions) -> Dialect:
     if not chat and not plain:
         if refusals[0].trouble.status not in (404, 405):
             raise refusals[0]
-        raise UsageError(f"{server.where}: knows neither {CHAT} nor {COMPLETIONS}; does base_url lack its /v1?")
+        raise UsageError(f"{server.where}: knows neither {CHAT} nor {COMPLETIONS}; check whether base_url lacks /v1")
     text = {"auto": plain or chat, "chat": chat, "completions": plain}[options.endpoint]
     if text is None:
         why = server.peer.clean(str(refusals[0].trouble))
-        raise UsageError(f'{server.where}: answers nothing at "{options.endpoint}", {why}')
+        raise UsageError(f'{server.where}: does not answer at "{options.endpoint}", {why}')
     scoring = _scoring(server, asked, options) if plain else None
     if scoring is None and options.logprobs in replies.WAYS:
-        raise UsageError(f'{server.where}: offers no log-probs of a prompt by "{options.logprobs}"')
+        raise UsageError(f'{server.where}: does not provide log-probs of prompts by "{options.logprobs}"')
     context = options.context or (told if isinstance(told := entry.get("max_model_len"), int) else None)
     tokenizes = _tokenizes(server, model)
     facts: dict[str, Any] = {
         "server": server.url,
         "served by": server.peer.clean(str(entry.get("owned_by") or "unknown"), 100),
         "text prompts": text.path if text.path == COMPLETIONS else f"one user message to {CHAT}",
-        "messages": chat.path if chat else "not answered",
-        "log-probs of prompts": scoring or "not offered",
-        "tokens": "told by the server" if tokenizes else "unknown, so lengths are not checked",
+        "messages": chat.path if chat else "not supported",
+        "log-probs of prompts": scoring or "not supported",
+        "tokens": "provided by the server" if tokenizes else "unknown, so lengths are not checked",
     }
     if any(e and "temperature" in e.without for e in (text, chat)):
-        facts["temperature"] = "the model's own, it refuses 0: answers are drawn, not greedy"
+        facts["temperature"] = "the server's default, since it rejects 0: answers are sampled, not greedy"
     if context:
         facts["context"] = context
     return Dialect(text, chat, scoring, tokenizes, context, facts | server.peer.facts(model))
@@ -141,13 +141,13 @@ def served_entry(server: Server, model: str) -> Mapping[str, Any]:
         raise
     if listed and model not in listed:
         known = [server.peer.clean(name, 100) for name in listed]
-        raise UsageError(f'{server.where}: serves no model "{model}"{did_you_mean(model, known)}')
+        raise UsageError(f'{server.where}: does not serve a model "{model}"{did_you_mean(model, known)}')
     return listed.get(model, {})
 
 
 def _entries(reply: Any) -> dict[str, Mapping[str, Any]]:
     if not isinstance(data := replies.table(reply).get("data"), list):
-        raise wire.Trouble("answered /models with no list of models", passing=True)
+        raise wire.Trouble("replied to /models without a list of models", passing=True)
     return {str(e["id"]): e for e in data if isinstance(e, dict) and "id" in e}
 
 

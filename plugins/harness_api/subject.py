@@ -18,8 +18,8 @@ from harness_api.server import CHAT, COMPLETIONS, Dialect, Endpoint, RequestRefu
 
 STOPS = 4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `wire.before` cuts at the others
 RANDOM, HOT = "Twenty random words, all different:", 2.0  # a prompt and a temperature that give no text twice
-APART = "answers after messages are encoded by themselves: the server gives no text that its tokens come from again"
-HALVES = "answers hold half a surrogate pair, which is no character; U+FFFD stands for it"
+APART = "answers after messages are tokenised separately: the server gives no text that has the same tokens"
+HALVES = "answers contain a lone surrogate, which is not a valid character; it is replaced by U+FFFD"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class APISubject:
 
     def __init__(self, ref: ModelRef, server: Server, found: Dialect, options: ApiOptions) -> None:
         if ref.adapter or ref.quantization:
-            what = 'the loader "api" puts no adapter on a served model; serve it, and name it in path'
+            what = 'the loader "api" cannot load an adapter into a served model; serve the adapter, and name it in path'
             raise UsageError(f'model "{ref.name}": {what}')
         self.name, self.model = ref.name, ref.path
         self.digest = ref.digest or options.digest(ref.path)
@@ -51,8 +51,8 @@ class APISubject:
         self.context = found.context
         self.tokens = ServerTokens(server, ref.path, options.prefix) if found.tokenizes else None
         self.asked = {**(options.body or {}), "model": ref.path}
-        kept = 'run again; with version = "…" what was answered would have been kept'
-        self.advice = "run again, what was answered is kept" if options.version else kept
+        kept = 'run again; with version = "…" its answers would have been cached'
+        self.advice = "run again, its answers are cached" if options.version else kept
         self.notes: list[str] = []
         self._draws = False  # until that was seen
 
@@ -106,7 +106,10 @@ class APISubject:
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Count the tokens of each prompt and continuation together; raises UsageError where nobody can."""
         if self.tokens is None:
-            raise UsageError(f"{self.server.where}: tells no tokens, so they cannot be counted")
+            raise UsageError(
+                f"{self.server.where}: has no /tokenize, so tokens cannot be counted; serve the "
+                "model with vLLM, or use another metric"
+            )
         return self.tokens.count(pairs, self.options.concurrency)
 
     def _answer(self, prompt: Prompt, how: Generate, ended: threading.Event) -> str:
@@ -126,7 +129,7 @@ class APISubject:
         body, read = endpoint.body(how.max_new_tokens, asked), partial(replies.text_of, stop=stops)
         text = self.server.ask(endpoint.path, body, read=read, about=about, advice=self.advice, stop=ended)
         if (key := self.server.peer.key) and key in text:
-            raise UsageError(f"{self.server.where}: repeats its key in an answer{about}; do not use it")
+            raise UsageError(f"{self.server.where}: repeats its API key in an answer{about}; do not use it")
         if (mended := whole_text(text)) != text:
             self.notes += [] if HALVES in self.notes else [HALVES]
             return Said(mended, **vars(text))
@@ -147,8 +150,10 @@ class APISubject:
                 return
             texts.add(json.dumps(said, sort_keys=True))  # with the reasoning, where there is any
         if len(texts) == 1:
-            only = "transformers serve, for one, samples only where the model's generation_config.json says do_sample"
-            what = f"ignores temperature: two seeds drew the same answer at {HOT:g}; {only}"
+            only = (
+                "for instance, transformers serve samples only where the model's generation_config.json sets do_sample"
+            )
+            what = f"ignores temperature: two seeds gave the same answer at {HOT:g}; {only}"
             raise UsageError(f"{self.server.where}: {what}")
         self._draws = True
 
@@ -157,7 +162,7 @@ class APISubject:
         messages = isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int))
         endpoint = self.dialect.chat if messages else self.dialect.text
         if endpoint is None:
-            raise UsageError(f"{self.server.where}: answers no messages ({CHAT}); give text prompts")
+            raise UsageError(f"{self.server.where}: does not accept messages ({CHAT}); give text prompts")
         if endpoint.path == COMPLETIONS:
             return endpoint, {"prompt": prompt}
         if not messages:

@@ -80,7 +80,7 @@ def calls_in(answer: str, form: str, names: Collection[str] = (), texts: Texts |
         marks = [UNREAD, *(mark for other, mark in MARKS.items() if other != form)]
         near = [NEXT.format("|".join(map(re.escape, names)))] if names else []
         if begun := re.search("|".join(marks + near), text, re.IGNORECASE):
-            raise ValueError(f"{text[begun.start() :]!r:.60} begins a call in no form that is read here")
+            raise ValueError(f"{text[begun.start() :]!r:.60} begins a call in an unknown format")
     return found
 
 
@@ -91,13 +91,13 @@ def call_of(value: Any) -> Call:
     """
     inner = value.get("function", value) if isinstance(value, Mapping) else value
     if not isinstance(inner, Mapping):
-        raise ValueError(f"{value!r:.60} is no call, want an object with a name and arguments")
+        raise ValueError(f"{value!r:.60} is not a call, which is an object with a name and arguments")
     if not isinstance(inner.get("name"), str) or not inner["name"]:
         raise ValueError(f"{value!r:.60} has no name")
     given: Any = next((inner[key] for key in ARGUMENTS if inner.get(key) is not None), {})
     given = values.parse(given or "{}") if isinstance(given, str) else given
     if not isinstance(given, Mapping):
-        raise ValueError(f'the arguments of "{inner["name"]}" are {given!r:.60}, want an object')
+        raise ValueError(f'the arguments of "{inner["name"]}" are {given!r:.60}; they must be an object')
     return Call(inner["name"], given)
 
 
@@ -120,9 +120,9 @@ def _xml(text: str, texts: Texts) -> Iterator[Call]:
             continue
         found = PARAMETER.findall(inner)
         if left := PARAMETER.sub("", inner).strip():
-            raise ValueError(f"{left!r:.60} is no parameter")
+            raise ValueError(f"{left!r:.60} is not a parameter")
         if len(dict(found)) < len(found):
-            raise ValueError(f'a parameter of "{name}" stands twice')
+            raise ValueError(f'a parameter of "{name}" occurs twice')
         yield Call(name, {key: _read(value, key in texts.get(name, ())) for key, value in found})
 
 
@@ -144,7 +144,7 @@ def _glm(text: str, texts: Texts) -> Iterator[Call]:
     """Read GLM's form: a name and <arg_key>, <arg_value> for each argument, in <tool_call>."""
     for inner in TAGGED.findall(text):
         if not (whole := GLM.fullmatch(inner)):
-            raise ValueError(f"{inner!r:.60} is no call")
+            raise ValueError(f"{inner!r:.60} is not a call")
         own = texts.get(whole[1], ())
         yield Call(whole[1], {key.strip(): _read(value, key.strip() in own) for key, value in PAIR.findall(whole[2])})
 
@@ -157,7 +157,7 @@ def _headed(text: str, form: str) -> Iterator[Call]:
         made += 1
         yield Call(found[1], arguments)
     if made < len(begun := re.split(MARKS[form], text)[1:]):
-        raise ValueError(f"{begun[-1]!r:.60} is no call")
+        raise ValueError(f"{begun[-1]!r:.60} is not a call")
 
 
 def _marked(text: str) -> Iterator[Call]:
@@ -183,7 +183,7 @@ def _mistral(text: str) -> Iterator[Call]:
         yield from _listed(values.parse(rest))
     while rest and not rest.startswith("["):
         if not (named := NAMED.match(rest)):
-            raise ValueError(f"{rest!r:.60} is no call")
+            raise ValueError(f"{rest!r:.60} is not a call")
         arguments, end = values.parse_at(rest, named.end())
         yield Call(named[1], arguments)
         rest = rest[end:].removeprefix("</s>").strip().removeprefix(MISTRAL).strip()
@@ -229,11 +229,11 @@ def _pythonic(text: str) -> Iterator[Call]:
             printed = isinstance(one, ast.Call) and ast.unparse(one.func) == "print" and len(one.args) == 1
             call = one.args[0] if isinstance(one, ast.Call) and printed else one
             if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
-                raise ValueError("want calls with keywords")
+                raise ValueError("calls must have keyword arguments")
             given = {str(k.arg): ast.literal_eval(_Constants().visit(k.value)) for k in call.keywords}
             yield Call(ast.unparse(call.func), given)
     except (SyntaxError, ValueError, RecursionError, MemoryError, TypeError) as error:
-        raise ValueError(f"{text!r:.60} is no list of Python calls: {error}") from None
+        raise ValueError(f"{text!r:.60} is not a list of Python calls: {error}") from None
 
 
 class _Constants(ast.NodeTransformer):

@@ -19,7 +19,7 @@ def _check(options: Mapping[str, Any], folder: Path, model: str) -> None:
     if isinstance(given, list) and (len(given) < 2 or not all(given) or len(set(given)) < len(given)):
         twice = next((c for c, n in Counter(given).items() if n > 1), None)
         what = f'has "{twice}" twice' if twice else f"is {given!r}"
-        raise UsageError(f"choices {what}, want two or more texts, all different and not empty")
+        raise UsageError(f"choices {what}; give two or more texts, all different and not empty")
 
 
 def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
@@ -76,15 +76,15 @@ def _choices(sample: Sample, column: str | list[str]) -> tuple[list[str], list[s
     if found is None:
         several = [part.strip() for part in column.split(",")]
         instead = f", or write choices = {json.dumps(several)}" if len(several) > 1 else ""
-        raise UsageError(f"{where} is missing; name the column that has the choices{instead}")
+        raise UsageError(f"{where} is missing; name the column of the choices{instead}")
     if not isinstance(found, Sequence) or isinstance(found, str) or not all(isinstance(c, str) and c for c in found):
-        raise UsageError(f"{where} is {found!r}, want a list of texts that are not empty")
+        raise UsageError(f"{where} is {found!r}; it must be a list of texts that are not empty")
     if len(set(found)) < len(found) or len(found) < 2:
-        raise UsageError(f"{where} is {found!r}, want two or more choices, all different")
+        raise UsageError(f"{where} is {found!r}; it must have two or more choices, all different")
     if not isinstance(labels, list):
-        raise UsageError(f"{where} has {labels!r} as its label, want a list")
+        raise UsageError(f"{where} has {labels!r} as its label; it must be a list")
     if labels and len(labels) != len(found):
-        raise UsageError(f"{where} has {len(labels)} labels for {len(found)} choices, want one for each")
+        raise UsageError(f"{where} has {len(labels)} labels for {len(found)} choices; give one for each")
     return list(found), labels
 
 
@@ -102,4 +102,4 @@ def _gold(sample: Sample, column: str, options: Sequence[str], labels: Sequence[
     if isinstance(said, int) and not isinstance(said, bool) and 0 <= said < len(options):
         return said
     wanted = f'a choice, its letter, or its number from 0 to {len(options) - 1}, in column "{column}" or as the target'
-    raise UsageError(f'row "{sample.id}": the right choice is {sample.row.get(column, sample.target)!r}, want {wanted}')
+    raise UsageError(f'row "{sample.id}": the right choice is {sample.row.get(column, sample.target)!r}; give {wanted}')

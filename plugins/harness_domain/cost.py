@@ -49,7 +49,7 @@ def latency_within(
 ) -> Iterator[Score]:
     """Tell whether each request is answered within `ms` milliseconds, more than 0: `min = 0.95` claims a quantile."""
     if not 0 < ms < math.inf:
-        raise UsageError(f"latency_within: ms is {ms:g}, want more than 0")
+        raise UsageError(f"latency_within: ms is {ms:g}; it must be more than 0")
     for sample, mine, _ in _timed(subject, samples, against, new_tokens, 1, 1):
         yield Score(sample.id, {"within": float(1000 * mine < ms) if mine > 0 else math.nan})
 
@@ -60,7 +60,7 @@ def _timed(
     """Yield the median seconds of each row, of the model and of the one it is timed against."""
     if min(repeats, new_tokens, batch) < 1:
         given = f"repeats is {repeats}, new_tokens is {new_tokens} and batch is {batch}"
-        raise UsageError(f"latency: {given}, want 1 or more")
+        raise UsageError(f"latency: {given}; each must be 1 or more")
     if not samples:
         return
     together = [[samples[(i + k) % len(samples)] for k in range(batch)] for i in range(len(samples))]
@@ -90,8 +90,8 @@ def size(subject: Subject, samples: Sequence[Sample]) -> Iterator[Score]:
     """
     nbytes, parameters = getattr(subject, "nbytes", None), getattr(subject, "parameters", None)
     if nbytes is None or parameters is None:
-        raise UsageError(f'size: "{subject.name}" does not say how large it is; use a model that runs here')
+        raise UsageError(f'size: "{subject.name}" does not report its size; use a model that runs locally')
     for sample in samples:
         if sample.id != WHOLE_MODEL:  # a count is a sum over rows: data would count the model once per row
-            raise UsageError('size: takes no data; remove "data" from this eval')
+            raise UsageError('size: uses no data; remove "data" from this eval')
         yield Score(sample.id, {"bytes": float(nbytes), "parameters": float(parameters)})

@@ -77,7 +77,7 @@ def json(
 def _read(answer: str, find: str, matches: Matches | None, target: Any) -> Any:
     text = answer.strip().removeprefix(values.BOM).strip()
     if find == "first":
-        fits = matches or (lambda _: "" if isinstance(target, list) else "no list")
+        fits = matches or (lambda _: "" if isinstance(target, list) else "not a list")
         return values.parse_first(text, lambda value: isinstance(value, dict) or not fits(value))
     fenced = values.FENCE.fullmatch(text) if find == "fence" else None
     return values.parse(fenced[1] if fenced else text)
@@ -86,11 +86,11 @@ def _read(answer: str, find: str, matches: Matches | None, target: Any) -> Any:
 def _wanted(sample: Sample, matches: Matches | None) -> Any:
     where = f'row "{sample.id}":'
     if not isinstance(sample.target, str) or not sample.target.strip():
-        raise UsageError(f"{where} target is missing or empty; map a column to it, or say compare = false")
+        raise UsageError(f"{where} target is missing or empty; map a column to it, or set compare = false")
     try:
         value = values.parse(sample.target)
     except ValueError as error:
-        raise UsageError(f"{where} the target {sample.target!r:.60} is no JSON: {error}") from None
+        raise UsageError(f"{where} the target {sample.target!r:.60} is not valid JSON: {error}") from None
     if matches and (why := matches(value)):
         raise UsageError(f"{where} the target does not match the schema: {why}")
     return value
@@ -110,20 +110,22 @@ def matcher(schema: Mapping[str, Any] | str, folder: Path) -> Matches:
         except OSError as error:
             raise UsageError(f"{where}: cannot be read: {error.strerror}; looked for {folder / schema}") from None
         except ValueError as error:
-            raise UsageError(f"{where}: is no JSON: {error}") from None
+            raise UsageError(f"{where}: is not valid JSON: {error}") from None
     if not isinstance(found, Mapping) or not found:
-        raise UsageError(f"{where}: is {found!r:.60}, want an object that demands something")
+        raise UsageError(f"{where}: is {found!r:.60}; it must be an object with at least one requirement")
     from jsonschema import exceptions, validators
     from referencing.exceptions import Unresolvable
     from referencing.jsonschema import EMPTY_REGISTRY, specification_with
 
     kind = validators.validator_for(found, default=None) if "$schema" in found else validators.Draft202012Validator
     if kind is None:
-        raise UsageError(f"{where}: $schema is {found['$schema']!r:.80}, which is no draft of JSON Schema")
+        raise UsageError(f"{where}: $schema is {found['$schema']!r:.80}, which is not a draft of JSON Schema")
     try:
         kind.check_schema(found)
     except exceptions.SchemaError as error:
-        raise UsageError(f"{where}: is none: {error.json_path}: {shorten(error.message, LONGEST)}") from None
+        raise UsageError(
+            f"{where}: is not a valid schema: {error.json_path}: {shorten(error.message, LONGEST)}"
+        ) from None
     _check_references(found, specification_with(kind.META_SCHEMA["$schema"]), where)
     validator = kind(found, registry=EMPTY_REGISTRY)
 
@@ -131,9 +133,9 @@ def matcher(schema: Mapping[str, Any] | str, folder: Path) -> Matches:
         try:
             error = exceptions.best_match(validator.iter_errors(value))
         except RecursionError:
-            return "nests too deeply to be matched"
+            return "is nested too deeply to be validated"
         except Unresolvable as missing:
-            return f"cannot be matched: {shorten(str(missing), LONGEST)}"
+            return f"cannot be validated: {shorten(str(missing), LONGEST)}"
         return f"{error.json_path}: {shorten(error.message, LONGEST)}" if error else ""
 
     return why
@@ -154,6 +156,9 @@ def _check_references(schema: Mapping[str, Any], specification: Any, where: str)
             try:
                 resolver.lookup(reference)
             except Unresolvable:
-                what = f'refers to "{reference}", which is not in it; nothing is fetched, so put it into "$defs"'
+                what = (
+                    f'refers to "{reference}", which it does not contain; put it into "$defs", '
+                    "since nothing is downloaded"
+                )
                 raise UsageError(f"{where}: {what}") from None
         waiting += [(inner, resolver.in_subresource(inner)) for inner in here.subresources()]

@@ -73,10 +73,10 @@ def combine(scores: Sequence[Score], *, metric: str, key: str, options: Mapping[
     except ValueError:
         return math.nan
     except TypeError as error:
-        raise UsageError(f'metric "{metric}": fails: {error}; check its options') from None
+        raise UsageError(f'metric "{metric}": failed: {error}; check its options') from None
     if key not in result or isinstance(result[key], str):
         known = ", ".join(f'"{k}"' for k in result)
-        raise UsageError(f'metric "{metric}": has no result "{key}"; say key = one of {known}')
+        raise UsageError(f'metric "{metric}": has no result "{key}"; set key to one of {known}')
     return float(result[key])
 
 
@@ -87,7 +87,7 @@ def _inputs(
     if not (kind := _kind(module)):
         return {"predictions": answers, "references": targets}
     if any(len(t) > 1 for t in targets):
-        raise UsageError(f'metric "{metric}": takes one target per row; use another, or one target')
+        raise UsageError(f'metric "{metric}": needs exactly one target per row; use another metric, or one target')
     single = [t[0] for t in targets]
     if kind.startswith("int"):  # as they are, else sorted targets from 0; an answer that is none is one more
         said, single = [a.strip() for a in answers], [t.strip() for t in single]
@@ -114,14 +114,14 @@ def _load(metric: str) -> Any:
     if metric == f"{OURS}chrf":
         return Chrf()
     if metric.startswith(OURS):
-        raise UsageError(f'metric "{metric}": there is none; known: "{OURS}chrf"')
+        raise UsageError(f'metric "{metric}": is unknown; known: "{OURS}chrf"')
     try:
         import evaluate
 
         return evaluate.load(metric, keep_in_memory=True)
     except Exception as error:  # the hub, the file, or the imports and the code of somebody's script
         why = " ".join(str(error).split()) or type(error).__name__
-        hint = f'a name needs the hub once; without a network give the path of a metric script, or "{OURS}chrf"'
+        hint = f'a metric name needs network access once; without it give the path of a metric script, or "{OURS}chrf"'
         raise UsageError(f'metric "{metric}": cannot be loaded: {why}; {hint}') from None
 
 

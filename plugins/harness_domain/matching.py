@@ -46,7 +46,7 @@ class Matching:
 
         def matcher(sample: Sample) -> Callable[[str], float]:
             if not all(targets := [self.normal(t) for t in targets_of(sample)]):
-                raise UsageError(f'row "{sample.id}": nothing of a target is left; say ignore_punctuation = false')
+                raise UsageError(f'row "{sample.id}": a target has only punctuation; set ignore_punctuation = false')
             return lambda answer: max(compare(self.normal(answer), target) for target in targets)
 
         matches = [matcher(s) for s in samples]  # rows that cannot be scored are told before anything slow
@@ -116,7 +116,7 @@ def regex(
     try:
         wanted = re.compile(pattern)
     except re.error as error:
-        raise UsageError(f'regex: pattern "{pattern}" cannot be read: {error}') from None
+        raise UsageError(f'regex: pattern "{pattern}" is not a valid expression: {error}') from None
     matches = [lambda answer: float(wanted.search(answer.strip()) is not None)] * len(samples)
     return _scores("regex", matches, subject, samples, max_new_tokens, stop, thought)
 
@@ -178,5 +178,5 @@ def regression(
 
 def _earlier(sample: Sample) -> str:
     if len(targets := targets_of(sample)) > 1:
-        raise UsageError(f'row "{sample.id}": has {len(targets)} targets, want the one answer that must not change')
+        raise UsageError(f'row "{sample.id}": has {len(targets)} targets; give the one answer that must not change')
     return targets[0]

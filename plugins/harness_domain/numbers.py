@@ -68,7 +68,7 @@ class Reading:
     def __init__(self, units: Mapping[str, float] | None = None, decimal: str = ".", fractions: bool = True) -> None:
         """Raise UsageError on units that multiply by nothing."""
         if units is not None and (not units or not all(units.values())):
-            raise UsageError("units: want names with factors other than 0, such as { km = 1, m = 0.001 }")
+            raise UsageError("units: give names with factors other than 0, such as { km = 1, m = 0.001 }")
         self.units = None if units is None else {unit: Fraction(str(by)) for unit, by in units.items()}
         self.other = re.compile(OTHER.replace("POINT", decimal).replace("GROUP", "," if decimal == "." else "."))
         words = "|".join(word for word in SCALES if len(word) > 1 and word not in (units or ()))
@@ -124,7 +124,7 @@ def check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Pa
     read = Reading(**{name: options[name] for name in ("units", "decimal", "fractions") if name in options})
     for name in ("tolerance", "relative"):
         if options.get(name, 0) < 0:
-            raise UsageError(f"{name} is {options[name]}, want 0 or more")
+            raise UsageError(f"{name} is {options[name]}; it must be 0 or more")
     for sample in samples:
         _wanted(sample, read)
 
@@ -181,10 +181,10 @@ def _wanted(sample: Sample, read: Reading) -> list[Fraction]:
     for target in targets_of(sample):
         numbers = (read.of_json if target in in_json else read).numbers(target)
         if target not in in_json and read.decimal == "," and POINT.search(target):
-            what = "has a point that parts no thousands; write it with the decimal comma, or as a number of JSON"
+            what = "has a point that does not separate thousands; write a decimal comma, or a JSON number"
             raise UsageError(f'row "{sample.id}": the target {target!r:.60} {what}')
         if len(numbers) != 1:
             has = f"{len(numbers)} numbers" if numbers else "no number" + (" in these units" if read.units else "")
-            raise UsageError(f'row "{sample.id}": the target {target!r:.60} has {has}, want one')
+            raise UsageError(f'row "{sample.id}": the target {target!r:.60} has {has}; it must have exactly one')
         found += numbers
     return found

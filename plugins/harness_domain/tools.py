@@ -76,7 +76,7 @@ def _check_template(subject: Subject, sample: Sample | None) -> None:
     except AttributeError:  # a server renders by itself
         return
     if seen[0] == seen[1]:
-        what = "the chat template writes the same with and without the tools"
+        what = "the chat template renders the same text with and without the tools"
         raise UsageError(f'row "{sample.id}": {what}; describe them in a message, and drop the column')
 
 
@@ -111,13 +111,13 @@ def _tools(sample: Sample) -> tuple[dict[str, dict[str, Any]], dict[str, list[st
         own = tool.get("function", tool)
         where = f'row "{sample.id}": the tool {tool!r:.60}'
         if not isinstance(own, Mapping) or not isinstance(own.get("name"), str):
-            raise UsageError(f"{where} has no name; want {{name, description, parameters}}, alone or under function")
+            raise UsageError(f"{where} has no name; give {{name, description, parameters}}, alone or under function")
         schema = own.get("parameters") or {}
         named = schema.get("properties", {}) if isinstance(schema, Mapping) else None
         if not isinstance(named, Mapping) or not all(isinstance(p, (Mapping, bool)) for p in named.values()):
-            raise UsageError(f"{where} has parameters that are no JSON Schema of an object")
+            raise UsageError(f"{where} has parameters that are not a JSON Schema of an object")
         if (name := own["name"]) in defaults:
-            raise UsageError(f'row "{sample.id}": two tools are called "{name}"')
+            raise UsageError(f'row "{sample.id}": two tools have the name "{name}"')
         defaults[name] = {n: p["default"] for n, p in named.items() if isinstance(p, Mapping) and "default" in p}
         texts[name] = [key for key, p in named.items() if _is_text(p)]
     return defaults, texts
@@ -142,12 +142,12 @@ def _wanted(sample: Sample, tools: Mapping[str, Any]) -> list[Call]:
         return []
     where = f'row "{sample.id}": the target'
     if not isinstance(sample.target, str) or not sample.target.strip():
-        raise UsageError(f"{where} is missing; want a list of calls, and [] where none is wanted")
+        raise UsageError(f"{where} is missing; give a list of calls, [] for no call")
     try:
         found = values.parse(sample.target)
         calls = [call_of(one) for one in (found if isinstance(found, list) else [found])]
     except ValueError as error:
-        raise UsageError(f"{where} is no call of tools: {error}; want a list of {{name, arguments}}") from None
+        raise UsageError(f"{where} is not a tool call: {error}; give a list of {{name, arguments}}") from None
     if tools and (strange := next((c.name for c in calls if c.name not in tools), None)):
-        raise UsageError(f'{where} calls "{strange}", which is none of the row\'s tools')
+        raise UsageError(f'{where} calls "{strange}", which is not one of the row\'s tools')
     return calls

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -11,7 +12,7 @@ from typing import Any
 
 from harness.internals import schema
 
-DEEP = f"nests more than {schema.DEEPEST} deep"
+DEEP = f"is nested more than {schema.DEEPEST} levels deep"
 MOST_STARTS = 1000  # brackets that may begin a value: an answer of brackets alone would take minutes
 BOM = "\ufeff"  # a byte order mark, which a file may begin with
 FENCE = re.compile(r"```[\w-]*[ \t]*\r?\n(.*?)```", re.DOTALL)
@@ -42,7 +43,7 @@ def parse_first(text: str, wanted: Callable[[Any], bool] = lambda value: True) -
                 return value
             found += [] if value is None else [value]
     if not found:
-        raise ValueError("holds no JSON object or list")
+        raise ValueError("contains no JSON object or list")
     return found[0]
 
 
@@ -90,9 +91,10 @@ def _shallow(value: Any) -> Any:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found := dict(pairs)) < len(pairs):
-        raise ValueError("has a key twice")
+        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        raise ValueError(f'has the key "{twice}" twice')
     return found
 
 
 def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

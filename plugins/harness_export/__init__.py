@@ -32,7 +32,7 @@ def harness_exporters() -> dict[str, Callable[..., Path]]:
 def safetensors(ref: ModelRef, to: Path) -> Path:
     """Copy a merged model: weights, configuration, tokenizer, chat template, generation configuration."""
     if ref.adapter:
-        raise UsageError(f'export "safetensors" writes merged models, and {ref.name} is an adapter; use = "adapter"')
+        raise UsageError(f'export "safetensors" writes merged models, but {ref.name} is an adapter; use = "adapter"')
     copy_files(ref, to)
     return to
 
@@ -45,7 +45,7 @@ def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> 
     from harness_export.swap import ask
 
     if ref.adapter is None:
-        raise UsageError(f'export "adapter" writes adapters, and {ref.name} is a merged model; use = "safetensors"')
+        raise UsageError(f'export "adapter" writes adapters, but {ref.name} is a merged model; use = "safetensors"')
     copy_files(ref, to)
     path = to / "adapter_config.json"
     if path.is_file():
@@ -67,12 +67,12 @@ def _check_gguf(model: Path, options: Mapping[str, Any]) -> None:
         read_config(model)
     if (quantization := options.get("quantization")) in K_QUANTS and find_spec("llama_cpp") is None:
         how = "pip install 'finetune-harness[llama-cpp]'"
-        raise UsageError(f"{quantization} is made by llama.cpp, and llama-cpp-python is not installed; {how}")
+        raise UsageError(f"{quantization} needs llama-cpp-python, which is not installed; {how}")
     if made := options.get("path"):
         from harness_export.writing import check_types
 
         if quantization:
-            raise UsageError('"quantization" is what the file says that "path" names; remove it')
+            raise UsageError('"path" names a GGUF file that is quantised already; remove "quantization"')
         check_types(_file(Path(made)))
 
 
@@ -87,7 +87,7 @@ def gguf(ref: ModelRef, to: Path, *, quantization: Quantization | None = None, p
     from harness_export.writing import export
 
     if ref.adapter:
-        raise UsageError(f'export "gguf" writes merged models, and {ref.name} is an adapter; from = "merged"')
+        raise UsageError(f'export "gguf" writes merged models, but {ref.name} is an adapter; set from = "merged"')
     return export(Path(ref.path), to, quantization or "F16", _file(Path(path)) if path else None)
 
 
@@ -98,4 +98,4 @@ def _file(path: Path) -> Path:
             return file
     except ValueError as error:
         raise UsageError(f"path: {error}") from None
-    raise UsageError(f'path is "{path}", and no GGUF file is there')
+    raise UsageError(f'path is "{path}", but there is no GGUF file')

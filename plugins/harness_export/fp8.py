@@ -19,7 +19,7 @@ from harness_export.quantised import Tell, check_whole, convert
 
 LARGEST = 448.0  # of e4m3
 BITS, LEAST = 4, 2.0**-9  # of a number: its leading bit and three behind it; the smallest step
-ELSEWHERE = 'quantise it with another tool, and name what that wrote with path = "…"'
+ELSEWHERE = 'quantise the model with another tool, and name the result with path = "…"'
 Scales = Literal["channel", "tensor"]
 NOT_COMPARED = {"quantization_config", "compression_config", "dtype", "torch_dtype", "transformers_version"}
 NOT_COMPARED |= {"_name_or_path", "use_cache"}
@@ -31,7 +31,7 @@ def check(model: Path, options: Mapping[str, Any]) -> None:
 
     check_whole(model)
     if (made := options.get("path")) and not is_fp8(Path(made)):
-        raise UsageError(f'path is "{made}", which is no folder with weights in FP8 (e4m3)')
+        raise UsageError(f'path is "{made}", which is not a folder with FP8 weights (e4m3)')
 
 
 @exporter(converts=True, check=check)
@@ -65,7 +65,7 @@ def _write(parent: Path, to: Path, scales: Scales) -> None:
         save_file(found, to / file, {"format": "pt"})
         places |= dict.fromkeys(found, file)
     if lost := layers - places.keys():
-        raise UsageError(f'export "fp8": no file has "{min(lost)}"; {ELSEWHERE}')
+        raise UsageError(f'export "fp8": "{min(lost)}" is in none of the model\'s files; {ELSEWHERE}')
     for index in parent.glob(f"*{formats.INDEX}"):
         (to / index.name).write_text(json.dumps({"metadata": {}, "weight_map": places}, indent=2), "utf-8")
     weights = {"num_bits": 8, "type": "float", "strategy": scales, "symmetric": True, "dynamic": False}
@@ -84,7 +84,7 @@ def _layers(folder: Path) -> tuple[set[str], list[str]]:
 
     model = skeleton(folder)
     if experts := [name for name, weight in model.named_parameters() if weight.ndim > 2]:
-        raise UsageError(f'export "fp8": "{experts[0]}" is no layer; {ELSEWHERE}')
+        raise UsageError(f'export "fp8": "{experts[0]}" is not a layer; {ELSEWHERE}')
     linear, head = {n: m for n, m in model.named_modules() if isinstance(m, Linear)}, model.get_output_embeddings()
     return {f"{n}.weight" for n, m in linear.items() if m is not head}, [n for n, m in linear.items() if m is head]
 
@@ -105,12 +105,14 @@ def compare(parent: Path, copy: Path) -> dict[str, Any]:
     for file in weight_files(copy):
         for name, here, scale in read_fp8(copy, file):
             if name not in there:
-                raise CheckFailed(f'"{name}" is not in the parent')
+                raise CheckFailed(f'"{name}" is not in the parent model')
             left.discard(name)
             with safe_open(there[name].file, "pt") as opened:
                 wanted = opened.get_tensor(name).float()
             if wanted.shape != here.shape:
-                raise CheckFailed(f'"{name}" is {list(here.shape)}, and its parent\'s {list(wanted.shape)}')
+                raise CheckFailed(
+                    f'"{name}" has shape {list(here.shape)}, but {list(wanted.shape)} in the parent model'
+                )
             if scale is None:
                 compare_numbers(name, wanted.numpy(), here.float().numpy(), 0)
                 continue
@@ -120,10 +122,10 @@ def compare(parent: Path, copy: Path) -> dict[str, Any]:
             wrong, total, layers = wrong + off, total + all_, layers + 1
     tied = {name for name in left if name == "lm_head.weight" and _config(copy).get("tie_word_embeddings")}
     if left - tied:
-        raise CheckFailed(f'"{min(left)}" is in the parent alone')
+        raise CheckFailed(f'"{min(left)}" is only in the parent model')
     ours, theirs = ({k: v for k, v in _config(f).items() if k not in NOT_COMPARED} for f in (copy, parent))
     if odd := sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)):
-        raise CheckFailed(f"config.json: {odd[0]} is {ours.get(odd[0])}, and in the parent {theirs.get(odd[0])}")
+        raise CheckFailed(f"config.json: {odd[0]} is {ours.get(odd[0])}, but {theirs.get(odd[0])} in the parent model")
     compare_tokenizers(parent, copy)
     return {"relative_error": round(math.sqrt(wrong / max(total, 1e-300)), 6), "layers": layers}
 

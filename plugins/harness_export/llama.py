@@ -70,7 +70,7 @@ def read_config(folder: Path) -> Llama:
     config = json.loads((folder / "config.json").read_text("utf-8"))
     made = ", ".join(config.get("architectures") or ["none named"])
     if made != ARCHITECTURE:
-        raise _refused(f"architecture {made}, and only {ARCHITECTURE} is known here")
+        raise _refused(f"the architecture {made}, and only {ARCHITECTURE} is supported")
     odd = [name for name in ("attention_bias", "mlp_bias", "quantization_config") if config.get(name)]
     if odd or config.get("hidden_act", "silu") != "silu":
         raise _refused(f"{', '.join(odd) or 'another activation than silu'} in its config.json")
@@ -98,7 +98,7 @@ def name_of(tensor: str, llama: Llama) -> str | None:
         return f"{NAMES[module]}.weight"
     found = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", tensor)
     if not found or found[2] not in LAYER:
-        raise _refused(f'a tensor "{tensor}" that is in no plain Llama')
+        raise _refused(f'the tensor "{tensor}", which a plain Llama does not have')
     return f"blk.{found[1]}.{LAYER[found[2]]}.weight"
 
 
@@ -136,7 +136,7 @@ def metadata_of(folder: Path, llama: Llama) -> Iterator[tuple[str, Any]]:
     stops = set(named) if isinstance(named, list) else set() if named is None else {int(named)}
     further = sorted((tokens.stops | stops) - {tokenizer.eos_token_id})
     if len(further) > len(FURTHER_STOPS):
-        raise _cannot_say(f"{len(further) + 1} stop tokens, and a GGUF file has room for {len(FURTHER_STOPS) + 1}")
+        raise _cannot_say(f"{len(further) + 1} stop tokens, but a GGUF file has room for {len(FURTHER_STOPS) + 1}")
     for name, number in zip(FURTHER_STOPS, further, strict=False):
         yield f"tokenizer.ggml.{name}_token_id", number
     # whether a text gets a BOS in front and an EOS behind
@@ -147,9 +147,9 @@ def metadata_of(folder: Path, llama: Llama) -> Iterator[tuple[str, Any]]:
             yield "tokenizer.ggml.add_eos_token", eos
             break
     else:
-        raise _cannot_say("that puts other tokens than BOS and EOS around a text")
+        raise _cannot_say("that adds other tokens than BOS and EOS to a text")
     if isinstance(tokenizer.chat_template, dict):
-        raise _cannot_say("several chat templates; keep the one that is evaluated")
+        raise _cannot_say("with several chat templates; keep only the evaluated one")
     if tokenizer.chat_template:
         yield "tokenizer.chat_template", tokenizer.chat_template
 
@@ -157,16 +157,16 @@ def metadata_of(folder: Path, llama: Llama) -> Iterator[tuple[str, Any]]:
 def _split(backend: dict[str, Any]) -> str:
     model = backend["model"]
     if model["type"] != "BPE" or (backend.get("decoder") or {}).get("type") != "ByteLevel":
-        raise _cannot_say(f"of the type {model['type']}, and only byte-level BPE is known here")
+        raise _cannot_say(f"of type {model['type']}, and only byte-level BPE is supported")
     if backend.get("normalizer"):
-        raise _cannot_say("that normalises text, which llama.cpp would not do")
+        raise _cannot_say("that normalises text, which llama.cpp does not")
     odd = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
     if found := [name for name in odd if model.get(name)]:
-        raise _cannot_say(f"with {', '.join(found)}, which llama.cpp does not know")
+        raise _cannot_say(f"with {', '.join(found)}, which llama.cpp does not support")
     if not model["merges"]:
-        raise _cannot_say("without merges, which llama.cpp does not load")
+        raise _cannot_say("without merges, which llama.cpp needs")
     if (name := split_name(backend)) is None:
-        raise _cannot_say(f"that cuts text in a way that is not known here (known: {', '.join(SPLITS)})")
+        raise _cannot_say(f"that splits text in an unsupported way (supported: {', '.join(SPLITS)})")
     return name
 
 
@@ -175,11 +175,11 @@ def _vocabulary(backend: dict[str, Any], rows: int) -> tuple[list[str], list[int
     types = dict.fromkeys(names, NORMAL)
     for added in backend["added_tokens"]:
         if odd := [name for name in ("lstrip", "rstrip", "single_word") if added[name]]:
-            raise _cannot_say(f'whose token "{added["content"]}" has {odd[0]}, which a GGUF file cannot say')
+            raise _cannot_say(f'whose token "{added["content"]}" has {odd[0]}, which a GGUF file cannot store')
         names[added["id"]] = added["content"]
         types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     if max(names) >= rows:
-        raise _cannot_say(f"of {max(names) + 1} tokens, and the model has embeddings for {rows}")
+        raise _cannot_say(f"of {max(names) + 1} tokens, but only {rows} embeddings")
     return [names.get(i, f"[PAD{i}]") for i in range(rows)], [types.get(i, UNUSED) for i in range(rows)]
 
 

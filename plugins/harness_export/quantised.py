@@ -45,7 +45,7 @@ def check(model: Path, options: Mapping[str, Any]) -> None:
 def check_whole(model: Path) -> None:
     path = model / "config.json"
     if path.is_file() and json.loads(path.read_text("utf-8")).get("quantization_config"):
-        raise UsageError("the model is quantised already; bits that are gone do not come back")
+        raise UsageError("the model is quantised already; export a model that is not")
 
 
 @exporter(converts=True, check=check)
@@ -69,7 +69,7 @@ def int8(ref: ModelRef, to: Path, *, progress: Tell, threshold: float = 6.0) -> 
 
 
 def _quantise(kind: str, ref: ModelRef, to: Path, settings: Mapping[str, Any], progress: Tell) -> Path:
-    asked, lost = {"parent": ref.path, "copy": str(to)}, "what was written could not be read back"
+    asked, lost = {"parent": ref.path, "copy": str(to)}, "the written model could not be read back"
     check(Path(ref.path), {})
     compared = partial(isolated.ask, "harness_export.quantised", asked, lost)
     return convert(kind, ref, to, progress, partial(write, Path(ref.path), to, settings), compared)
@@ -81,7 +81,9 @@ def convert(
 ) -> Path:  # fmt: skip
     """Copy what lies beside a model's weights, or a copy that was `made` elsewhere, `write` the rest, and `compare`."""
     if ref.adapter:
-        raise UsageError(f'export "{kind}" quantises whole models, and {ref.name} is an adapter; export the merged one')
+        raise UsageError(
+            f'export "{kind}" quantises whole models, but {ref.name} is an adapter; export the merged model'
+        )
     progress(Progress(kind, 0, STEPS, {"now": "reading" if made else "quantising"}))
     source = made or Path(ref.path)
     for name in formats.shipping(source):  # tokenizer, chat template, licence
@@ -127,13 +129,13 @@ def compare(parent: Path, copy: Path) -> dict[str, Any]:
         for name, there, here, allowed in _pairs(theirs.model, ours.model):  # type: ignore[attr-defined]
             off = (here - there).abs()
             if not bool((off <= allowed).all()):  # NaN is not
-                raise CheckFailed(f'"{name}" is not its parent\'s, rounded: off by {float(off.max()):.3g}')
+                raise CheckFailed(f'"{name}" differs from its parent\'s rounded value by {float(off.max()):.3g}')
             if bool(allowed.any()):
                 layers += 1
                 wrong += float(off.square().sum())
                 total += float(there.square().sum())
         if not layers:
-            raise CheckFailed("no layer is quantised")
+            raise CheckFailed("no layer was quantised")
         pairs = ours.token_kl(TEXTS, theirs)  # type: ignore[attr-defined]
     kl = sum(nats for nats, _ in pairs) / sum(tokens for _, tokens in pairs)
     if not math.isfinite(kl):

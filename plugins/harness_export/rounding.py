@@ -53,7 +53,7 @@ def compare_blocks(name: str, there: Any, blocks: Any, kind: str, *, weighed: bo
     if kind in EXACT:
         here = dequantize(blocks, ggml)
         if not np.array_equal(here, dequantize(quantize(there, ggml), ggml)):
-            raise CheckFailed(f'"{name}" is not its parent\'s, in {kind}')
+            raise CheckFailed(f'"{name}" differs from its parent\'s in {kind}')
         return _squares(there, here)
     codes, (block, bytes_), found = CODES[kind], GGML_QUANT_SIZES[ggml], np.zeros(2)
     many = max(1, NUMBERS // there.shape[-1])
@@ -74,7 +74,7 @@ def compare_blocks(name: str, there: Any, blocks: Any, kind: str, *, weighed: bo
         ends = (here == low) | (here == high)
         found += compare(name, wanted, here, step / 2 + slack + np.where(ends, beyond, 0))
     if weighed and found[0] > MOST**2 * found[1]:
-        raise CheckFailed(f'"{name}" is not its parent\'s, rounded: its relative error is over {MOST}')
+        raise CheckFailed(f'"{name}" differs from its parent\'s rounded value: its relative error is over {MOST}')
     return found[0], found[1]
 
 
@@ -82,7 +82,7 @@ def compare(name: str, there: Any, here: Any, allowed: Any) -> tuple[float, floa
     """Return the squares of what numbers are off by and of the parent's; raises CheckFailed beyond what is allowed."""
     off = np.abs(here - there)
     if not (off <= allowed).all():  # NaN is not
-        raise CheckFailed(f'"{name}" is not its parent\'s, rounded: off by up to {float(off.max()):.3g}')
+        raise CheckFailed(f'"{name}" differs from its parent\'s rounded value by up to {float(off.max()):.3g}')
     return _squares(there, here)
 
 

@@ -19,7 +19,7 @@ TOKENS = 16
 
 def ask(**question: Any) -> dict[str, Any]:
     """Swap the exported adapter in and return the facts; raises CheckFailed when it answers otherwise."""
-    return isolated.ask("harness_export.swap", question, "export: the adapter could not be swapped in")
+    return isolated.ask("harness_export.swap", question, "export: the adapter could not be hot-swapped")
 
 
 def swap(
@@ -36,7 +36,7 @@ def swap(
     add_adapter(model, Path(exported), "exported").set_adapter("exported")
     took = time.perf_counter() - begun
     if _answers(model.eval(), tokenizer) != before:
-        raise CheckFailed("export: swapped in, the exported adapter does not answer as the gated one")
+        raise CheckFailed("export: after a hot swap the exported adapter answers differently from the gated one")
     return {"swap_in_ms": round(1000 * took, 1)}
 
 

@@ -62,7 +62,7 @@ def export(folder: Path, to: Path, quantization: str, path: Path | None = None) 
             dtypes = {there[tensor].dtype for tensor in names.values()}
             _write(folder, Path(work) / FILE, min(dtypes) if dtypes in ({"BF16"}, {"F16"}) else "F32", llama, names)
             asked = {"source": str(Path(work) / FILE), "to": str(to / FILE), "quantization": quantization}
-            isolated.ask("harness_export.k_quants", asked, f'export "gguf": {quantization} could not be made')
+            isolated.ask("harness_export.k_quants", asked, f'export "gguf": {quantization} could not be written')
     else:
         _write(folder, to / FILE, quantization, llama, names)
     for licence in sorted(folder.glob("LICEN[CS]E*")) + sorted(folder.glob("NOTICE*")):
@@ -132,7 +132,7 @@ def _kind(name: str, header: Header, quantization: str) -> GGMLQuantizationType:
     try:
         quant_shape_to_byte_shape(header.shape, kind)
     except ValueError:
-        what = f"has rows of {header.shape[-1]}, which are no whole blocks of {kind.name}"
+        what = f"has rows of {header.shape[-1]} values, which do not divide into blocks of {kind.name}"
         raise UsageError(f'export "gguf": "{name}" {what}; use "F16"') from None
     return kind
 
@@ -144,19 +144,21 @@ def check_types(file: Path) -> Gguf:
     except (OSError, ValueError) as error:
         raise UsageError(f"path: {error}") from None
     if (architecture := found.metadata.get("general.architecture")) != "llama":
-        raise UsageError(f'path: "{file}" is of the architecture {architecture}, and only llama is known here')
+        raise UsageError(f'path: "{file}" has the architecture {architecture}, and only llama is supported')
     number = found.metadata.get("general.file_type")
     if type(number) is not int or number not in {int(known) for known in LlamaFileType}:
-        raise UsageError(f'path: "{file}" says the general.file_type {number}, which is none of llama.cpp')
+        raise UsageError(f'path: "{file}" has the general.file_type {number}, which llama.cpp does not define')
     said = LlamaFileType(number).name.partition("_")[2]
     least = _bits(re.sub("_[SML]$", "", said))
     for name, tensor in found.tensors.items():
         if tensor.type not in (*CODES, *EXACT):
-            raise UsageError(f'path: "{file}" says {said}, and "{name}" is {tensor.type}, which is not compared here')
+            raise UsageError(
+                f'path: "{file}" is labelled {said}, but "{name}" is {tensor.type}, which cannot be compared here'
+            )
         if _bits(tensor.type) < least:  # rows that are no whole blocks of it are in a finer one; llama.cpp sees to it
-            raise UsageError(f'path: "{file}" says {said}, and "{name}" is {tensor.type}')
+            raise UsageError(f'path: "{file}" is labelled {said}, but "{name}" is {tensor.type}, which is coarser')
         if tensor.type in UNSURE and _weighed(found):
-            what = f'whose codes an importance matrix chose; quantise "{name}" without it'
+            what = f'quantised with an importance matrix, which cannot be compared; quantise "{name}" without one'
             raise UsageError(f'path: "{file}" holds "{name}" in {tensor.type}, {what}')
     return found
 
@@ -178,11 +180,11 @@ def _check(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> di
 
     file = check_types(to / FILE)
     if odd := set(names) ^ (file.tensors.keys() - {ROPE_FACTORS}):
-        raise CheckFailed(f'export "gguf": "{min(odd)}" is in the model or in the file, and not in both')
+        raise CheckFailed(f'export "gguf": "{min(odd)}" is not both in the model and in the file')
     back = resolve(str(to))
     there = read_headers(back)
     if odd := set(names.values()) ^ (there.keys() - ({"lm_head.weight"} if llama.tied else set())):
-        raise CheckFailed(f'export "gguf": "{min(odd)}" is in the model or in what was read back, and not in both')
+        raise CheckFailed(f'export "gguf": "{min(odd)}" is not both in the model and in the file that was read back')
     weighed, wrong, total = _weighed(file), 0.0, 0.0
     with ExitStack() as stack:
         source, read = (_Tensors(stack, headers, llama) for headers in (read_headers(folder), there))
@@ -190,7 +192,9 @@ def _check(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> di
         for name, tensor in names.items():
             wanted, place = source.tensor(name, tensor), file.tensors[name]
             if place.shape != wanted.shape:
-                raise CheckFailed(f'export "gguf": "{name}" is {[*place.shape]}, and in the model {[*wanted.shape]}')
+                raise CheckFailed(
+                    f'export "gguf": "{name}" has shape {[*place.shape]}, but {[*wanted.shape]} in the model'
+                )
             raw = np.fromfile(to / FILE, np.uint8, place.end - place.begin, offset=place.begin)
             blocks = raw.reshape(*place.shape[:-1], -1)
             off, all_ = compare_blocks(name, wanted, blocks, place.type, weighed=weighed)
@@ -202,13 +206,13 @@ def _check(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> di
     said["rms_norm_eps"] = np.float32(before.rms_norm_eps), np.float32(after.rms_norm_eps)
     for name, (old, new) in said.items():
         if old != new:
-            raise CheckFailed(f'export "gguf": {name} is {old} in the model, and {new} in what was read back')
+            raise CheckFailed(f'export "gguf": {name} is {old} in the model, but {new} in the file that was read back')
     old, new = (LlamaRotaryEmbedding(config).inv_freq.numpy() for config in (before, after))
     if not np.allclose(old, new, rtol=1e-5, atol=0):
-        raise CheckFailed('export "gguf": the rotary frequencies read back are others')
+        raise CheckFailed('export "gguf": the rotary frequencies that were read back differ')
     compare_tokenizers(folder, back)
     if template_digest(to) != template_digest(folder):
-        raise CheckFailed("the chat template read back is another one")
+        raise CheckFailed("the chat template that was read back differs")
     kinds = Counter(tensor.type for tensor in file.tensors.values() if len(tensor.shape) > 1)
     told = ", ".join(f"{many} {kind}" for kind, many in kinds.most_common())
     return {"relative_error": round(math.sqrt(wrong / max(total, 1e-300)), 6), "tensors": told}
@@ -218,10 +222,10 @@ def compare_tokenizers(folder: Path, back: Path) -> None:
     """Raise CheckFailed where two folders cut texts into other tokens, stop at others or say a turn otherwise."""
     ours, theirs = Tokens.of(str(folder)), Tokens.of(str(back))
     if ours.tokenizer.chat_template != theirs.tokenizer.chat_template:
-        raise CheckFailed("the chat template read back is another one")
+        raise CheckFailed("the chat template that was read back differs")
     for text in TEXTS:
         if ours.prompts([text]) != theirs.prompts([text]):
-            raise CheckFailed(f'the tokenizer read back cuts "{text[:24]}…" into other tokens')
+            raise CheckFailed(f'the tokenizer that was read back splits "{text[:24]}…" into other tokens')
     special = [(t.tokenizer.bos_token_id, t.tokenizer.eos_token_id, t.stops) for t in (ours, theirs)]
     if special[0] != special[1]:
-        raise CheckFailed("the tokenizer read back has other special tokens")
+        raise CheckFailed("the tokenizer that was read back has other special tokens")

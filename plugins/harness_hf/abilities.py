@@ -32,12 +32,12 @@ def unshareable(model: PreTrainedModel) -> str:
     wanted = {"position_ids", "cache", "logits_to_keep", "attention_mask"}
     rotary = any(name.endswith("rotary_emb") for name, _ in model.named_modules())
     reasons = {
-        "it takes no positions, mask or cache": not wanted <= takes.keys(),
-        "its attention takes no mask of its own": attention not in ("sdpa", "eager"),
+        "its forward lacks position_ids, cache, logits_to_keep or attention_mask": not wanted <= takes.keys(),
+        "its attention does not accept a custom mask": attention not in ("sdpa", "eager"),
         "its positions are not rotary": getattr(config, "alibi", False) or not rotary,
         f"its rotary positions are {kind}": bool(kind),
         "it is not causal": not getattr(config, "is_causal", True),
-        f"its layers keep {', '.join(sorted(layers))}": bool(layers),
+        f"its cache layers are {', '.join(sorted(layers))}": bool(layers),
     }
     return next((why for why, so in reasons.items() if so), "")
 
@@ -63,7 +63,7 @@ def run_error(model: PreTrainedModel) -> str | None:
             raise
         return f"cannot be run on tokens alone: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     known = model.get_input_embeddings().num_embeddings
-    return f"predicts {wide} things, and reads {known} tokens" if wide > known else None
+    return f"predicts {wide} classes, but reads {known} tokens" if wide > known else None
 
 
 def causality_error(model: PreTrainedModel) -> str | None:
@@ -73,7 +73,7 @@ def causality_error(model: PreTrainedModel) -> str | None:
     apart = _distance(alone[-AHEAD:], followed[-2 * AHEAD : -AHEAD])
     # a quantised layer computes rows of another number otherwise
     limit = max(ONCE[precision(model)], ONCE[torch.float16] if getattr(model, "is_quantized", False) else 0.0)
-    return "is not causal: what follows a token changes its prediction" if apart > limit else None
+    return "is not causal: later tokens change its predictions" if apart > limit else None
 
 
 def _logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:

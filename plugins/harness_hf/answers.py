@@ -150,8 +150,8 @@ class Marks:
         """Return the marks; raises UsageError where texts do not show them."""
         for mark in (budget.begin, budget.end):
             if tokens.special(mark) is not None:
-                what = f'the mark "{mark}" is a special token of this model, which no answer shows'
-                raise UsageError(f"thought_budget: {what}; leave thought_budget and thought out")
+                what = f'the mark "{mark}" is a special token of this model, which answers do not contain'
+                raise UsageError(f"thought_budget: {what}; remove thought_budget and thought")
         return cls(tokens, budget, answer)
 
     @property

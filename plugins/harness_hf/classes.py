@@ -10,7 +10,7 @@ from typing import Any
 from harness import UsageError, cache_dir, digest_of, write_text
 from harness.internals import sha256_of
 
-ELSEWHERE = "score its rows with its own tools and gate them: harness gate BASE CANDIDATE"
+ELSEWHERE = "evaluate it with its own tools and gate the scores: harness gate BASE CANDIDATE"
 
 
 def load_config(path: str | Path) -> Any:
@@ -21,7 +21,7 @@ def load_config(path: str | Path) -> Any:
         return transformers.AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever a class of transformers raises at sizes that it was not made for
         told = " ".join(str(error).split())[:300]
-        raise UsageError(f'model "{path}": its config.json cannot be built: {told}') from None
+        raise UsageError(f'model "{path}": its config.json is invalid: {told}') from None
 
 
 def find_class(path: str | Path, config: Any) -> Any:
@@ -35,14 +35,16 @@ def find_class(path: str | Path, config: Any) -> Any:
 
     names = [*dict.fromkeys(config.architectures or ())]
     if len(names) > 1:
-        raise UsageError(f'model "{path}": its config.json names {" and ".join(names)}; keep the one that was saved')
+        raise UsageError(
+            f'model "{path}": its config.json names {" and ".join(names)}; keep only the class it was saved as'
+        )
     made = getattr(transformers, names[0], None) if names else None
     if not (inspect.isclass(made) and issubclass(made, transformers.PreTrainedModel)):
         made = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
         made = made[0] if isinstance(made, tuple) else made
     if made is None:
         name = names[0] if names else type(config).__name__
-        raise UsageError(f'model "{path}": {name} does not continue texts; {ELSEWHERE}')
+        raise UsageError(f'model "{path}": {name} does not generate text; {ELSEWHERE}')
     if why := _text_error(made):
         raise UsageError(f'model "{path}": {made.__name__} {why}; {ELSEWHERE}')
     return made
@@ -68,7 +70,7 @@ def _text_error(made: Any) -> str | None:
     if made.main_input_name != "input_ids":
         return f"reads {made.main_input_name}, not text"
     if "decoder_input_ids" in takes:
-        return "is an encoder-decoder, and does not continue its prompt"
+        return "is an encoder-decoder, which does not continue its prompt"
     return None if made.can_generate() else "does not generate text"
 
 

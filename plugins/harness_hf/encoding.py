@@ -80,7 +80,7 @@ class RowEncoder:
     def _encode_text(self, prompt: str, answer: str) -> EncodedRow:
         end = self.tokens.tokenizer.eos_token_id
         if end is None:
-            raise UsageError("tokenizer: has no EOS token, so a text that is learnt has no end; give one that has")
+            raise UsageError("tokenizer: has no EOS token, so training texts have no end; use a tokenizer that has one")
         alone = False
         if prompt:
             [(opened, (ids, alone))] = self.tokens.split([(prompt, answer)])
@@ -131,7 +131,7 @@ class RowEncoder:
         made = self.tokens.tokenizer.apply_chat_template(list(turns), **given, **arguments)
         if 1 not in (mask := made["assistant_masks"]):
             why = "the chat template's generation markers enclose no token of a row"
-            raise UsageError(f"[train] assistant_only_loss: {why}; put them around the assistant's answers")
+            raise UsageError(f"[train] assistant_only_loss: {why}; put the markers around the assistant's answers")
         return list(map(bool, mask))
 
     def _unlearn_context(self, row: Mapping[str, Any], encoded: EncodedRow) -> EncodedRow:

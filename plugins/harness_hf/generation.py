@@ -70,7 +70,7 @@ def generate(
         yield from ((answer.number, Said("", "length", 0)) for answer in answers)
         return
     if (way := _way(model, answers)) is _whole:
-        tell("it has no cache that gives what a plain forward gives: answers are computed whole, token by token")
+        tell("its cache does not reproduce a plain forward: answers are generated without a cache")
     for answer in way(model, answers, choose):
         yield answer.number, answer.said()
 

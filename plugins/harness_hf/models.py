@@ -39,8 +39,8 @@ def load_tokenizer(path: str | Path) -> Any:
         raise UsageError(f'model "{path}": its tokenizer cannot be loaded: {one_line(error)}') from None
     files = {*tokenizer.vocab_files_names.values()}  # none of a tokenizer of bytes
     if files and Path(path).is_dir() and not any((Path(path) / name).is_file() for name in (*files, "tekken.json")):
-        what = f"holds no tokenizer, none of {', '.join(sorted(files))}; a processor alone has no vocabulary"
-        raise UsageError(f'model "{path}": {what}; copy the files from the model it was made of')
+        what = f"has no tokenizer, none of {', '.join(sorted(files))}; a processor alone has no vocabulary"
+        raise UsageError(f'model "{path}": {what}; copy the files from the model it was trained from')
     return tokenizer
 
 
@@ -109,23 +109,25 @@ def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
         with quiet():
             model, found = made.from_pretrained(str(path), **how)
     except torch.OutOfMemoryError as error:
-        what = f"does not fit: {one_line(error)}; choose a smaller dtype or a device_map"
+        what = f"does not fit into memory: {one_line(error)}; choose a smaller dtype or a device_map"
         raise UsageError(f'model "{path}": {what}') from None
     except (OSError, ValueError, KeyError, ImportError, StrictDataclassError) as error:  # also of a quantiser's library
         raise UsageError(f'model "{path}": cannot be loaded as a causal LM: {one_line(error)}') from None
     for name, there, wanted in sorted(found["mismatched_keys"]):
-        raise UsageError(f'model "{path}": "{name}" is {list(there)}, its config.json wants {list(wanted)}')
+        raise UsageError(f'model "{path}": "{name}" has shape {list(there)}, but its config.json needs {list(wanted)}')
     if missing := found["missing_keys"]:  # transformers fills them with random numbers, and only warns
         ends = ((key, key.split(".", i)[-1]) for key in found["unexpected_keys"] for i in range(1, key.count(".")))
         if before := next((key.removesuffix(end) for key, end in ends if end in missing), ""):
-            raise UsageError(f'model "{path}": "{before}" stands before its tensors\' names; save what was wrapped')
+            raise UsageError(
+                f'model "{path}": its tensors\' names begin with "{before}"; save the model without its wrapper'
+            )
         raise UsageError(f'model "{path}": "{min(missing)}" is not in its files; save the whole model')
     # What a model does not use another reader might; known buffers apart. One with more parts than text is loaded
     # without them, and its files name it by another class.
     left = sorted(name for name in found["unexpected_keys"] if not BUFFERS.search(name))
     if left and type(model).__name__ in (model.config.architectures or ()) and not _is_quantised(path):
-        what = f'"{left[0]}" is in its files, and the model does not use it'
-        raise UsageError(f'model "{path}": {what}, so that other readers may have another model; take it out')
+        what = f'"{left[0]}" is in its files, but the model does not use it'
+        raise UsageError(f'model "{path}": {what}, so other programs may load another model; remove it from the files')
     text = model.config.get_text_config()
     if why := meant_otherwise(Path(path), tied=bool(getattr(text, "tie_word_embeddings", False))):
         raise UsageError(f'model "{path}": {why}')
@@ -167,17 +169,17 @@ def fitting(adapter: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
-        told = f'adapter "{adapter}": does not fit the base: {one_line(error)}; was it made for another?'
+        told = f'adapter "{adapter}": does not fit the base: {one_line(error)}; check which base it was trained on'
         raise UsageError(told) from None
 
 
 def check_found(found: Any, adapter: Path, name: str) -> None:
     """Raise ValueError when PEFT's result of loading an adapter by this name tells of tensors that are left over."""
     if keys := found.unexpected_keys:
-        raise ValueError(f'PEFT finds no place for {len(keys)} of its tensors, "{min(keys)}" is one')
+        raise ValueError(f'PEFT cannot place {len(keys)} of its tensors, for instance "{min(keys)}"')
     if keys := [key for key in found.missing_keys if "lora_" in key and name in key.split(".")]:
-        what = f"it lacks {len(keys)} of the tensors that its adapter_config.json tells of"
-        raise ValueError(f'{what}, "{min(keys)}" is one')
+        what = f"it lacks {len(keys)} of the tensors that its adapter_config.json requires"
+        raise ValueError(f'{what}, for instance "{min(keys)}"')
 
 
 def rewrites_base(adapter: Path) -> bool:
@@ -220,7 +222,9 @@ def wrong_on_cpu(model: transformers.PreTrainedModel) -> str:
     for name, module in _linear4bit(model).items():
         width = module.in_features
         if module.weight.device.type == "cpu" and width % BLOCK and width % 2 == 0:
-            return f'"{name}" has {width} inputs, no multiple of {BLOCK}; bitsandbytes reads it wrongly on a CPU'
+            return (
+                f'"{name}" has {width} inputs, not a multiple of {BLOCK}, so bitsandbytes computes it wrongly on a CPU'
+            )
     return ""
 
 
@@ -253,7 +257,7 @@ def resolve_device(device: str) -> torch.device:
         device = name = next(name for name, ok in there.items() if ok)
     if not there.get(name, False):
         known = ", ".join(f'"{name}"' for name, ok in there.items() if ok)
-        raise UsageError(f'[model] device "{device}": is not on this machine; there is {known}')
+        raise UsageError(f'[model] device "{device}": is not on this machine; available: {known}')
     return torch.device(device)
 
 

@@ -32,7 +32,7 @@ def check(path: str) -> None:
     passed = cache_dir() / "probed" / digest_of([sources.described(folder), headers])
     if passed.exists():
         return
-    told = isolated.ask("harness_hf.probe", {"path": path}, f'model "{path}": cannot be looked at', seconds=SECONDS)
+    told = isolated.ask("harness_hf.probe", {"path": path}, f'model "{path}": cannot be checked', seconds=SECONDS)
     if problem := told["problem"]:
         raise UsageError(f'model "{path}": {problem}')
     write_text(passed, "")
@@ -43,8 +43,8 @@ def look(path: str) -> Mapping[str, Any]:
     from harness_hf.models import one_line, quiet
 
     for what, step in (
-        ("config.json cannot be built", _configuration),
-        ("generation_config.json is refused", _generation),
+        ("config.json is invalid", _configuration),
+        ("generation_config.json is invalid", _generation),
         ("chat template cannot be rendered", _template),
     ):
         try:
@@ -70,7 +70,9 @@ def _configuration(path: str) -> str:
     model = skeleton(path)
     model.tie_weights()
     implied, held = sum(p.numel() for p in model.parameters()), sources.parameters_of(Path(path))
-    return f"its config.json wants {implied:,} parameters, its files hold {held:,}" if implied > SLACK * held else ""
+    return (
+        f"its config.json implies {implied:,} parameters, but its files hold {held:,}" if implied > SLACK * held else ""
+    )
 
 
 def _generation(path: str) -> str:
@@ -91,14 +93,14 @@ def _template(path: str) -> str:
             for opened in (True, False):
                 text = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=opened)
                 if len(text) > LONGEST:
-                    return f"its chat template writes {len(text):,} characters of a few words"
+                    return f"its chat template renders {len(text):,} characters from a few words"
     return ""
 
 
 @contextmanager
 def _in_time() -> Iterator[None]:
     def late(*_: object) -> None:
-        raise UsageError(f"its chat template takes over {RENDERING} s for a few words")
+        raise UsageError(f"its chat template takes over {RENDERING} s to render a few words")
 
     signal.signal(signal.SIGALRM, late)
     signal.alarm(RENDERING)

@@ -33,10 +33,10 @@ def check(file: Path, found: Gguf) -> None:
     pre, kind = found.metadata.get("tokenizer.ggml.pre"), found.metadata.get("tokenizer.ggml.model")
     if kind == "gpt2" and pre not in SPLITS:
         known = ", ".join(f'"{name}"' for name in SPLITS)
-        raise UsageError(f'model "{file}": cuts text as "{pre}" does; known here: {known}')
+        raise UsageError(f'model "{file}": its pre-tokenizer "{pre}" is not supported; supported: {known}')
     scaling = {k: v for k, v in found.metadata.items() if ".rope.scaling." in k}
     if any(v != "none" for k, v in scaling.items() if k.endswith(".type")):
-        raise UsageError(f'model "{file}": scales positions by {scaling}, which transformers does not read')
+        raise UsageError(f'model "{file}": its position scaling {scaling} is not supported by transformers')
 
 
 def split_name(backend: dict[str, Any]) -> str | None:

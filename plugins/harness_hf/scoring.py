@@ -268,7 +268,7 @@ class Scorer:
                 self.probe(pairs)
                 return
             self.packs = False
-            self.why_plain = f"they were tried, and failed: {' '.join(str(error).split())[:200]}"
+            self.why_plain = f"they were tested and failed: {' '.join(str(error).split())[:200]}"
 
     def _compare(self, shared: Scored, alone: Scored) -> None:
         """Hold a score to the plain one; raises RuntimeError where they are too far apart."""
@@ -280,9 +280,9 @@ class Scorer:
         if self.apart[-1] <= ONCE[rough] and (average <= ON_AVERAGE[rough] or len(self.apart) < FEW):
             return
         raise RuntimeError(
-            f"scoring: with shared prefixes a continuation has log-probability {shared.total:.4f}, "
-            f"scored by itself {alone.total:.4f}, and on average they are {average:.4f} apart per token; "
-            "set reference = true under [model], and report this model"
+            f"scoring: a continuation has log-probability {shared.total:.4f} with shared "
+            f"prefixes, but {alone.total:.4f} alone; the average difference is {average:.4f} "
+            "per token; set reference = true under [model], and report this model"
         )
 
 

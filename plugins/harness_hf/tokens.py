@@ -35,7 +35,10 @@ class Tokens:
         token = self.tokenizer.bos_token_id
         token = self.tokenizer.eos_token_id if token is None else token
         if token is None:
-            raise UsageError("tokenizer: has neither a BOS nor an EOS token, so a text without a prompt has no start")
+            raise UsageError(
+                "tokenizer: has neither a BOS nor an EOS token, so a text without a prompt has no "
+                "start; use a tokenizer that has one"
+            )
         return int(token)
 
     def context(self, named: int | None) -> int:
@@ -78,13 +81,13 @@ class Tokens:
         if not (template or self.tokenizer.chat_template):
             raise UsageError("tokenizer: has no chat template, so it cannot take messages; give text prompts")
         if kind := chat.media_in(messages):
-            raise UsageError(f'a message has a part of type "{kind}", and the model reads text; leave such rows out')
+            raise UsageError(f'a message has a part of type "{kind}", but the model reads only text; remove such rows')
         turns, given = chat.split(messages)
         given |= {"tokenize": False, "add_generation_prompt": opened, "chat_template": template}
         try:
             return str(self.tokenizer.apply_chat_template(turns, **given))
         except Exception as error:  # whatever the template raises about the roles it was given
-            raise UsageError(f"chat template: refuses the messages: {' '.join(str(error).split())}") from None
+            raise UsageError(f"chat template: rejects the messages: {' '.join(str(error).split())}") from None
 
     def pairs(self, pairs: Sequence[tuple[Prompt, str]], *, as_lm_eval: bool = False) -> list[Pair]:
         """Encode prompts and their continuations as `split` does, or by lm_eval's rule.

@@ -33,7 +33,10 @@ def check_targets(targets: Collection[str] | None, names: Iterable[str], *, opti
         if not any(matches_target(target, name, expression=False) for name in names):
             mistakes.add(f'{option} "{target}"', f"matches no {kind} of the base{did_you_mean(target, last)}")
     if isinstance(targets, str) and targets != "all-linear" and not any(re.fullmatch(targets, n) for n in names):
-        mistakes.add(f'target_modules "{targets}"', "this expression matches no module of the base; a list names ends")
+        mistakes.add(
+            f'target_modules "{targets}"',
+            "this expression matches no module of the base; to match the ends of names, write a list",
+        )
     mistakes.raise_if_any()
 
 
@@ -53,13 +56,15 @@ class Lora:
         if (start := self.fields.get("init_lora_weights", True)) in PREPARED:
             raise UsageError(f'init_lora_weights "{start}": {PREPARED[start]}')
         if self.quantization and str(start).startswith(ON_FLOATS):
-            raise UsageError(f'init_lora_weights "{start}": cannot be made on a 4-bit base; use lora')
+            raise UsageError(f'init_lora_weights "{start}": cannot be computed on a 4-bit base; use lora')
         if "lm_head" in {name.rpartition(".")[2] for name in _list(self.fields["target_modules"])}:
-            why = "TRL computes the loss from its weight alone, so an adapter of it would not be trained"
+            why = "TRL computes the loss from this module's weight alone, so an adapter on it would not be trained"
             raise UsageError(f'target_modules "lm_head": {why}; use modules_to_save')
         config = self.peft_config()
         if str(start).startswith(MOVES_BASE) and config.use_rslora and (config.rank_pattern or config.alpha_pattern):
-            raise UsageError("use_rslora: with patterns, PEFT cannot turn such an adapter into a plain LoRA; drop one")
+            raise UsageError(
+                "use_rslora: with patterns, PEFT cannot convert such an adapter into a plain LoRA; remove one of them"
+            )
         config.use_bdlora = None  # depends on the names of a model's layers
         try:  # PEFT checks rank, dropout, initialisation and variants only where it makes a layer
             with torch.random.fork_rng(devices=[]):
@@ -80,15 +85,15 @@ class Lora:
             if name in OURS:
                 mistakes.add(f'option "{name}"', f"cannot be set: {OURS[name]}; remove it")
             elif name not in known:
-                mistakes.add(f'option "{name}"', f"is no field of PEFT's LoraConfig{did_you_mean(name, known)}")
+                mistakes.add(f'option "{name}"', f"is not a field of PEFT's LoraConfig{did_you_mean(name, known)}")
             elif name in not_done:
-                mistakes.add(f'option "{name}"', f"is not trained here: {not_done[name]}; remove it")
+                mistakes.add(f'option "{name}"', f"is not supported in training: {not_done[name]}; remove it")
             elif not schema.fits(value, want := dict if nested else hints[name]):
-                mistakes.add(f'option "{name}"', f"is {schema.show(value)}, want {schema.kind(want)}")
+                mistakes.add(f'option "{name}"', f"is {schema.show(value)}; it must be {schema.kind(want)}")
             elif nested:  # PEFT drops what it does not know of these without a word
                 keys = {f.name for f in dataclasses.fields(nested)}
                 for key in sorted(set(value) - keys):
-                    what = f"is no field of PEFT's {nested.__name__}{did_you_mean(key, keys)}"
+                    what = f"is not a field of PEFT's {nested.__name__}{did_you_mean(key, keys)}"
                     mistakes.add(f'option "{name}.{key}"', what)
         mistakes.raise_if_any()
 
@@ -142,7 +147,7 @@ class Lora:
             chosen += [("modules_to_save", name) for name in _list(fields.get("modules_to_save"))]
         for option, name in chosen:
             if config.get("tie_word_embeddings") and name.rpartition(".")[2] in EMBEDDING_LAYER_NAMES:
-                why = "the base ties its embedding to its head, and one would be trained apart from the other"
+                why = "the base ties its embedding to its head, and only one would be trained"
                 raise UsageError(f'{option} "{name}": {why}; use modules_to_save with ensure_weight_tying')
         tokens = fields.get("trainable_token_indices") or []
         given = [t for of in tokens.values() for t in of] if isinstance(tokens, dict) else tokens
@@ -160,11 +165,13 @@ class Lora:
         plain = type(config)()
         for name, why in REFUSED.items():
             if getattr(config, name) != getattr(plain, name):
-                raise unusable(adapter, f'was made with "{name}", which is not evaluated here: {why}; train without it')
+                raise unusable(
+                    adapter, f'was trained with "{name}", which cannot be evaluated here: {why}; train without it'
+                )
         made_for = read_note(adapter).get("base_digest")
         if made_for and base_digest and made_for != base_digest:
-            what = f"was trained on weights {made_for[:16]}, the base is {base_digest[:16]}"
-            raise unusable(adapter, f"{what}; name the base it was trained on")
+            what = f"was trained on weights {made_for[:16]}, but the base has {base_digest[:16]}"
+            raise unusable(adapter, f"{what}; name the base that it was trained on")
         _check_shapes(base, adapter, config)
         _check_loads(base, adapter, config)
 
@@ -218,7 +225,7 @@ class Lora:
         quantization = dict(self.quantization) if self.quantization else None
         onto, trained = (quantization, None) if variant == "dequantized" else (None, quantization)
         asked = {"base": base, "adapter": str(adapter), "merged": str(merged), "quantization": onto, "trained": trained}
-        lost = "merge: what was written could not be verified"
+        lost = "merge: the merged model could not be verified"
         heard = (lambda *sign: progress(Progress(*sign))) if progress else None
         return isolated.ask("harness_lora.parity", asked, lost, heard=heard)
 
@@ -241,26 +248,28 @@ def _check_loads(base: str, adapter: Path, config: LoraConfig) -> None:
         made = read_headers(adapter, WEIGHTS).items()
         empty = {k: torch.empty(h.shape, device="meta") for k, h in made if ".lora_monteclora_" not in k}  # made later
         if config.use_rslora and adapted.peft_config["default"].rank_pattern != config.rank_pattern:
-            why = "has its experts singly and use_rslora, and PEFT loads it with another scale than it was trained with"
-            raise unusable(adapter, f"{why}; train it again, or merge it with the library it was trained with")
+            why = "has separate experts and use_rslora, and PEFT loads it with another scale than in training"
+            raise unusable(adapter, f"{why}; train it again, or merge it with the library that trained it")
         check_found(set_peft_model_state_dict(adapted, empty, low_cpu_mem_usage=True), adapter, "default")
     for _, target in targets(adapted):
         if target.parameter not in layout.by_parameter and target.parameter not in layout.twins:
-            raise unusable(adapter, f'the base has no "{target.parameter}", which it adapts; was it made for another?')
+            raise unusable(
+                adapter, f'the base has no "{target.parameter}", which it adapts; check which base it was trained on'
+            )
 
 
 def _check_shapes(base: str, adapter: Path, config: LoraConfig) -> None:
     """Compare every B·A and every whole tensor with the weight it is for; a Conv1D stores its weight transposed."""
     there, theirs = read_headers(Path(base)), read_headers(adapter, WEIGHTS)
     if raw := next((key for key in theirs if re.search(r"\.lora_\w+\.default(\.|$)", key)), None):
-        what = f'"{raw}" has the name of an adapter in memory in it; take ".default" out, as save_pretrained does'
+        what = f'"{raw}" contains the name of an adapter in memory; remove ".default", as save_pretrained does'
         raise unusable(adapter, what)
     made = {split_name(key): header.shape for key, header in theirs.items()}
     for module, part in made:  # what has another name in the base's files than in its model is left to PEFT
         shape, tensor = _shape_for(made, module, part, config), find_tensor(module, there)
         if shape is not None and tensor and there[tensor].shape not in (shape, shape[::-1] if part else shape):
-            what = f'"{module}" is {list(shape)}, in the base it is {list(there[tensor].shape)}'
-            raise unusable(adapter, f"{what}; name the base it was made for")
+            what = f'"{module}" has shape {list(shape)}, but {list(there[tensor].shape)} in the base'
+            raise unusable(adapter, f"{what}; name the base that it was trained on")
 
 
 def _shape_for(

@@ -11,8 +11,8 @@ OURS = {  # not the user's, and why
     "task_type": "it is always CAUSAL_LM",
     "peft_type": "it is always LORA",
     "inference_mode": "the trainer sets it",
-    "base_model_name_or_path": "it is the model's",
-    "revision": "it is the model's",
+    "base_model_name_or_path": "the model determines it",
+    "revision": "the model determines it",
     "auto_mapping": "PEFT sets it",
     "peft_version": "PEFT sets it",
 }
@@ -22,26 +22,26 @@ MERGED |= {"layers_pattern", "rank_pattern", "alpha_pattern", "fan_in_fan_out", 
 MERGED |= {"use_dora", "modules_to_save", "bias", "lora_bias", "trainable_token_indices", "ensure_weight_tying"}
 MERGED |= {"use_bdlora", "velora_config", "target_parameters"}
 UNTRAINED = {  # not trained here; an adapter that was made with it elsewhere is merged
-    "eva_config": "EVA needs a pass over the data before the training, which is not done here",
-    "corda_config": "CorDA needs a pass over the data before the training, which is not done here",
-    "lora_ga_config": "LoRA-GA needs gradients before the training, which are not taken here",
-    "loftq_config": "LoftQ rewrites the base, which is not kept here; use qlora",
-    "monteclora_config": "its loss has a term that the trainer does not add",
+    "eva_config": "EVA needs a pass over the data before training, which is not supported",
+    "corda_config": "CorDA needs a pass over the data before training, which is not supported",
+    "lora_ga_config": "LoRA-GA needs gradients before training, which are not supported",
+    "loftq_config": "LoftQ changes the base, which is not supported; use qlora",
+    "monteclora_config": "its loss has a term that the trainer does not compute",
 }
 REFUSED = {
-    "kasa_config": "KaSA rewrites the base for good, and its loss has terms that the trainer does not add",
-    "alora_invocation_tokens": "it acts after certain tokens only, so no merged weight equals it",
-    "arrow_config": "it routes between adapters that are there already; nothing is trained",
-    "layer_replication": "the model would have other layers than its base",
-    "use_qalora": "PEFT does it on GPTQ bases alone, and trains a plain LoRA on others without a word",
-    "qalora_group_size": "it is for use_qalora, which is not done here",
-    "megatron_config": "the trainer does not run Megatron",
-    "megatron_core": "the trainer does not run Megatron",
-    "runtime_config": "nothing is offloaded here",
+    "kasa_config": "KaSA changes the base permanently, and its loss has terms that the trainer does not compute",
+    "alora_invocation_tokens": "it acts only after certain tokens, so no merged weight equals it",
+    "arrow_config": "it routes between existing adapters; nothing is trained",
+    "layer_replication": "it changes the layers of the model",
+    "use_qalora": "PEFT supports it only on GPTQ bases, and silently trains a plain LoRA on others",
+    "qalora_group_size": "it belongs to use_qalora, which is not supported",
+    "megatron_config": "the trainer does not support Megatron",
+    "megatron_core": "the trainer does not support Megatron",
+    "runtime_config": "offloading is not supported",
 }
 FULL = {  # not on a base in 4 bits
-    "use_bdlora": "PEFT trains a plain LoRA on a 4-bit base without a word; use lora",
-    "velora_config": "PEFT does not do it on a 4-bit base; use lora",
+    "use_bdlora": "PEFT silently trains a plain LoRA on a 4-bit base; use lora",
+    "velora_config": "PEFT does not support it on a 4-bit base; use lora",
 }
 MOVES_BASE = ("pissa", "olora")  # move a part of the base's weight into the adapter; the trainer moves it back
 PREPARED = {start: UNTRAINED[f"{start}_config"] for start in ("eva", "corda", "loftq", "lora_ga")}
@@ -52,4 +52,4 @@ ON_FLOATS = ("mica", "orthogonal", *MOVES_BASE)  # PEFT makes them from the base
 def refused(fields: Set[str]) -> dict[str, str]:
     """Return the fields that are not done here, and why; those are among them that no table says anything about."""
     unknown = fields - {*OURS, *MERGED, *UNTRAINED, *REFUSED}
-    return {**dict.fromkeys(unknown, "no test proves it here yet"), **REFUSED}
+    return {**dict.fromkeys(unknown, "it is not tested yet"), **REFUSED}

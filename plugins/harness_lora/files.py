@@ -41,13 +41,17 @@ def read_headers(folder: Path, file: str = "") -> dict[str, Header]:
             tensors = read_safetensors(path).tensors
         except (OSError, ValueError) as error:
             why = str(error).removeprefix(f"{path}: ")
-            raise UsageError(f'"{path}": is no whole safetensors file: {why}; fetch or train it again') from None
+            raise UsageError(f'"{path}": is not a valid safetensors file: {why}; download or train it again') from None
         for name, entry in tensors.items():
             if name in found:
-                raise UsageError(f'"{path}": tensor "{name}" is also in {found[name].file.name}; which one is meant?')
+                raise UsageError(
+                    f'"{path}": tensor "{name}" is also in {found[name].file.name}; remove one of the files'
+                )
             found[name] = Header(path, entry["dtype"], tuple(entry["shape"]))
     if not found:
-        raise UsageError(f'"{folder}": has no {file or "*.safetensors"}; only safetensors are read, never pickles')
+        raise UsageError(
+            f'"{folder}": has no {file or "*.safetensors"}; pickles are not read, so save it as safetensors'
+        )
     return found
 
 
@@ -81,7 +85,7 @@ def read_config(adapter: Path) -> Any:
     from peft import LoraConfig
 
     if (adapter / "adapters.safetensors").is_file():
-        what = "is of mlx_lm and not of PEFT; fuse it with mlx_lm.fuse, and name the folder of the fused model"
+        what = "was trained by mlx_lm, not PEFT; fuse it with mlx_lm.fuse, and name the folder of the fused model"
         raise unusable(adapter, what)
     for name in (CONFIG, WEIGHTS):
         if not (adapter / name).is_file():
@@ -90,15 +94,20 @@ def read_config(adapter: Path) -> Any:
     try:
         raw = json.loads((adapter / CONFIG).read_text("utf-8"))
         if (what := raw.get("peft_type")) != "LORA":
-            raise unusable(adapter, f"is of type {what}, only LORA is known here")
+            raise unusable(adapter, f"is of type {what}, but only LORA is supported")
         plain, known = LoraConfig(), {field.name for field in dataclasses.fields(LoraConfig)}
         if new := sorted(n for n, value in raw.items() if value and n not in known and not n.startswith(NOTES)):
-            what = f'its {CONFIG} has "{new[0]}", which this PEFT does not know; update peft, or remove it where it is'
-            raise unusable(adapter, f"{what} no field of PEFT's but a note of another tool")
+            what = (
+                f'its {CONFIG} has "{new[0]}", which the installed PEFT does not know; update peft, '
+                "or remove it if it is"
+            )
+            raise unusable(adapter, f"{what} only a note of another tool")
         for name, want in CHECKED.items():  # what PEFT takes as it is, and fails at later
             value = raw.get(name, getattr(plain, name))
             if not schema.fits(value, want) or (want is float and not math.isfinite(value)):
-                raise unusable(adapter, f"its {CONFIG} has {name} = {schema.show(value)}, want {schema.kind(want)}")
+                raise unusable(
+                    adapter, f"its {CONFIG} has {name} = {schema.show(value)}; it must be {schema.kind(want)}"
+                )
         return LoraConfig.from_peft_type(**{name: value for name, value in raw.items() if name in known})
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise unusable(adapter, f"its {CONFIG} cannot be read: {' '.join(str(error).split())}") from None
@@ -109,7 +118,7 @@ def read_note(adapter: Path) -> dict[str, Any]:
     try:
         note: dict[str, Any] = json.loads((adapter / ADAPTER_NOTE).read_text("utf-8"))
         if not isinstance(note, dict):
-            raise ValueError("is no JSON object")
+            raise ValueError("is not a JSON object")
         return note
     except FileNotFoundError:
         return {}

@@ -81,8 +81,8 @@ def compare(one: Heard, other: Heard, ids: Sequence[Any]) -> Apart:
         for i, logprobs in enumerate((p, q)):
             nll[i] -= float(logprobs.gather(-1, following).sum())
     if not math.isfinite(kl):
-        what = f"the merged model's probabilities are not finite [merge-finite]: KL {kl} nats a token"
-        raise CheckFailed(f"merge: {what}, any number is the limit; train again at a lower rate")
+        what = f"the merged model's probabilities are not finite [merge-finite]: KL {kl} nats per token"
+        raise CheckFailed(f"merge: {what}, limit: any finite number; train again at a lower learning_rate")
     return Apart(kl / tokens, same / tokens, margin, tokens, (nll[0] / tokens, nll[1] / tokens))
 
 

@@ -104,9 +104,9 @@ class Layout:
         found = self.by_parameter.get(parameter, ())
         for name in found:
             if how := self.places[name].how:
-                what = f'"{parameter}" is made of "{name}" by {how} when it is loaded'
-                then = "ship the adapter, or train with targets that leave it out"
-                raise UsageError(f"[merge] {what}, and no test proves here that such a merge is exact; {then}")
+                what = f'"{parameter}" is built from "{name}" by {how} on loading'
+                then = "ship the adapter, or train with targets that exclude it"
+                raise UsageError(f"[merge] {what}, for which an exact merge is not tested; {then}")
         return found
 
 
@@ -120,13 +120,13 @@ def adapt(model: PreTrainedModel, config: LoraConfig) -> Any:
             adapted = get_peft_model(model, config, low_cpu_mem_usage=True)
         except (ValueError, TypeError, IndexError, RuntimeError, NotImplementedError, KeyError) as error:
             if config.lora_dropout and ParamWrapper.__name__ in str(error):
-                why = "lora_dropout: PEFT adapts this base's experts as bare parameters, which can have no dropout"
-                raise UsageError(f"{why}; set lora_dropout = 0, or name target_modules without them") from None
+                why = "lora_dropout: PEFT adapts this base's experts as bare parameters, which cannot have dropout"
+                raise UsageError(f"{why}; set lora_dropout = 0, or name target_modules without experts") from None
             raise UsageError(f"[adapter] does not fit the base: {one_line(error)}") from None
     for name, module in adapted.base_model.model.named_modules():
         base = module.get_base_layer() if isinstance(module, LoraLayer) else None
         if returns_more(base):
-            what = f'"{name}" is a {type(base).__name__}, which returns more than the one tensor that PEFT adds to'
+            what = f'"{name}" is a {type(base).__name__}, which returns more than the single tensor that PEFT expects'
             raise UsageError(f'target_modules: {what}; set exclude_modules = ["{name.rpartition(".")[2]}"]')
     return adapted
 

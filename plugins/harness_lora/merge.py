@@ -88,8 +88,8 @@ class Merge:
             after = total.to(before.dtype)
             if not is_finite(after):
                 dtype, most = str(before.dtype).removeprefix("torch."), torch.finfo(before.dtype).max
-                what = f"its greatest weight would be {float(total.abs().max()):.3g}, the limit is {most:.3g}"
-                how = "the adapter is broken: train again at a lower rate, or choose a base in bfloat16"
+                what = f"its largest weight would be {float(total.abs().max()):.3g}, the limit is {most:.3g}"
+                how = "the adapter is damaged: train again at a lower learning_rate, or choose a base in bfloat16"
                 raise CheckFailed(f'merge: "{name}" is not finite in {dtype} [merge-finite]: {what}; {how}')
             if name not in self.changed and not torch.equal(before[rows], after):
                 self.changed.add(name)
@@ -190,7 +190,7 @@ def merge_folder(
                 if merge.moves(name, opened.get_tensor(name)):
                     break
         else:
-            what = "the adapter is zero, so the merged model would be its base; was anything trained?"
+            what = "the adapter is zero, so the merged model would equal its base; check the training"
             raise CheckFailed(f"merge: {what}")
         for file in sorted({header.file for header in there.values()}):
             merge.file(file, out / file.name)
@@ -201,7 +201,9 @@ def merge_folder(
 def dtype_of(note: Mapping[str, Any]) -> torch.dtype:
     """Return the dtype in which a 4-bit base was loaded for the training."""
     if (said := note.get("dtype", "float32")) not in DTYPES:
-        raise UsageError(f"{ADAPTER_NOTE}: dtype is {json.dumps(said)}, want one of {', '.join(DTYPES)}; train again")
+        raise UsageError(
+            f"{ADAPTER_NOTE}: dtype is {json.dumps(said)}; it must be one of {', '.join(DTYPES)}; train again"
+        )
     found: torch.dtype = getattr(torch, said)
     return found
 
@@ -238,7 +240,7 @@ def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: LoraConf
         b = _diagonal(b, blocks) if b.shape[1] != a.shape[0] else b
     r = rank_of(module, config)
     if a.shape[0] != r:
-        raise CheckFailed(f'adapter: "{module}" has rank {a.shape[0]}, its configuration says {r}')
+        raise CheckFailed(f'adapter: "{module}" has rank {a.shape[0]}, but its configuration has {r}')
     scale = scale_of(module, config)
     total: torch.Tensor = torch.addmm(weight, b[rows].to(weight.dtype), a.to(weight.dtype), alpha=scale)
     if config.use_dora:

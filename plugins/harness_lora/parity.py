@@ -69,23 +69,23 @@ class MergeFolders:
         """Compare every tensor's bits: with the base's, or with the sum in float64, made again and rounded once."""
         one, two = ({n: (h.dtype, h.shape) for n, h in headers.items()} for headers in (self.before, self.after))
         if odd := sorted(n for n in one.keys() | two.keys() if one.get(n) != two.get(n)):
-            what = f'"{odd[0]}" is missing, new, or of another shape or dtype than in the base [merge-tensors]'
-            raise CheckFailed(f"merge: {what}: {len(odd)} of {len(one)} tensors are, the limit is 0; merge again")
+            what = f'"{odd[0]}" is missing, new, or has another shape or dtype than in the base [merge-tensors]'
+            raise CheckFailed(f"merge: {what}, {len(odd)} of {len(one)} tensors in all, limit 0; merge again")
         changed, off = set[str](), dict[str, tuple[int, int]]()
         for name, old, new, wrong in self._tensors():
             changed |= {name} if new else set()
             off |= {name: (wrong, old)} if wrong else {}
         check_changed(changed, self.plan)
-        told = f"[merge-bits]: {len(off)} of {len(self.before)} tensors are not what they must be, the limit is 0"
-        again = "merge again; the disk, the copy or the merge is broken"
+        told = f"[merge-bits]: {len(off)} of {len(self.before)} tensors are wrong, limit 0"
+        again = "merge again; the disk, the copy or the merge was faulty"
         if forgotten := sorted(off.keys() - changed):
-            what = f'"{forgotten[0]}" did not change, though the adapter has weights for it'
+            what = f'"{forgotten[0]}" did not change, although the adapter has weights for it'
             raise CheckFailed(f"merge: {what} {told}; {again}")
         if strange := sorted(changed - self.plan.must - self.plan.rounded):
-            raise CheckFailed(f'merge: "{strange[0]}" changed, though nothing targets it {told}; {again}')
+            raise CheckFailed(f'merge: "{strange[0]}" changed, although the adapter does not target it {told}; {again}')
         for name, (wrong, of) in sorted(off.items()):
-            what = f'"{name}" has {wrong} of {of} weights other than the sum in float64 rounded once'
-            raise CheckFailed(f"merge: the merged model is not the adapter on its base: {what} {told}; {again}")
+            what = f'"{name}" differs in {wrong} of {of} weights from the float64 sum rounded once'
+            raise CheckFailed(f"merge: the merged model differs from the adapter on its base: {what} {told}; {again}")
         return {"tensors": len(self.before), "changed": len(changed)}
 
     def _tensors(self) -> Iterator[tuple[str, int, bool, int]]:
@@ -100,7 +100,7 @@ class MergeFolders:
                 if not is_finite(new):
                     many = int((~torch.isfinite(new)).sum())
                     what = f'"{name}" is not finite [merge-finite]: {many} of {new.numel()} weights are not'
-                    raise CheckFailed(f"merge: {what}, the limit is 0; merge again")
+                    raise CheckFailed(f"merge: {what}, limit 0; merge again")
                 wrong = _differing(old, new)
                 if name in self.plan.must or name in self.plan.rounded:
                     wrong = sum(merge.blocks(name, old, partial(_wrong, as_rows(new))))
@@ -161,9 +161,10 @@ def verify(question: MergeFolders) -> dict[str, Any]:
     before = compare(theirs, unrounded, ids)
     if not (before.kl < kl and before.margin <= margin):
         raise CheckFailed(
-            f"merge: the merged model is not the adapter on its base [merge-forward]: before it is rounded it is KL "
-            f"{before.kl:.2g} nats a token from it, limit {kl:.2g}, and has another first choice where the adapter's "
-            f"leads by {before.margin:.2g} nats, limit {margin:.2g}, on {before.tokens} tokens; {OTHERWISE}"
+            "merge: the merged model differs from the adapter on its base [merge-forward]: "
+            f"before rounding the KL is {before.kl:.2g} nats per token (limit {kl:.2g}), and "
+            f"the first choice changes where the adapter's leads by {before.margin:.2g} nats "
+            f"(limit {margin:.2g}), on {before.tokens} tokens; {OTHERWISE}"
         )
     after = compare(unrounded, merged, ids)
     facts |= {"kl": before.kl, "top1": before.top1, "tokens": before.tokens}
@@ -224,8 +225,10 @@ def _check_ends(stops: set[int | None], adapter: Sequence[int | None], ours: Seq
     """Raise CheckFailed for an answer without an end where the adapter's ends at a token that stops nothing now."""
     for prompt, end, our in zip(PROMPTS, adapter, ours, strict=True):
         if our is None and end is not None and end not in stops:  # one that rounding made longer is for the gates
-            what = f'the adapter stops after "{prompt}", the merged model does not; see its stop tokens [merge-stops]'
-            why = f"{end} is none of {sorted(s for s in stops if s is not None)}"
+            what = (
+                f'the adapter stops after "{prompt}", but the merged model does not; see its stop tokens [merge-stops]'
+            )
+            why = f"{end} is not one of {sorted(s for s in stops if s is not None)}"
             then = f"and within {SMOKE_TOKENS} tokens there is no other; copy generation_config.json from the base"
             raise CheckFailed(f"merge: {what}: {why}, {then}")
 

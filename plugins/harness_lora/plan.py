@@ -52,11 +52,11 @@ def check_mergeable(config: LoraConfig, *, trained: bool = False) -> None:
     known, plain = {option.name for option in dataclasses.fields(LoraConfig)}, LoraConfig()
     for name, why in refused(known).items():
         if getattr(config, name) != getattr(plain, name):
-            raise UsageError(f'[merge] an adapter with "{name}" is not merged: {why}; ship the adapter')
+            raise UsageError(f'[merge] an adapter with "{name}" cannot be merged: {why}; ship the adapter')
     start = config.init_lora_weights
     if trained and isinstance(start, str) and start.startswith(REWRITTEN):
         how = "convert it with PEFT's path_initial_model_for_weight_conversion"
-        raise UsageError(f'[merge] an adapter initialised with "{start}": it belongs to a rewritten base; {how}')
+        raise UsageError(f'[merge] an adapter initialised with "{start}" belongs to a changed base; {how}')
 
 
 def check_base(base: Path) -> tuple[dict[str, Header], Sequence[str]]:
@@ -77,7 +77,10 @@ def check_changed(changed: set[str], plan: MergePlan) -> None:
     """Raise CheckFailed when no tensor changed that was to change."""
     if not changed & plan.must:
         what = f"0 of {len(plan.must)} adapted tensors changed, at least 1 must"
-        how = "the adapter is too small for the base's dtype: train longer or at a higher rate, or ship the adapter"
+        how = (
+            "the adapter is too small for the base's dtype: train longer or at a higher "
+            "learning_rate, or ship the adapter"
+        )
         raise CheckFailed(f"merge: the merged model equals its base [merge-base]: {what}; {how}")
 
 
@@ -94,7 +97,7 @@ def make_plan(
         kept = HfQuantizer.get_modules_to_not_convert(layout.model, None, layout.model._keep_in_fp32_modules)
         rounded = {layout.tensor(name) for name in linears if should_convert_module(name, kept)}
     if None in rounded:
-        raise UsageError(f'[merge] base "{base}": its files name layers otherwise than the model; use "original"')
+        raise UsageError(f'[merge] base "{base}": its files name layers differently from the model; use "original"')
     transposed = {layout.tensor(name) for name, kind in linears.items() if kind == "Conv1D"}
     adapted = adapt(layout.model, read_config(adapter))
     config, known = adapted.peft_config["default"], dict(targets(adapted))
@@ -126,6 +129,10 @@ def make_plan(
 def unmergeable(module: str, twin: str | None) -> str:
     """Return why the weight of an adapted module is not added to."""
     if twin is None:
-        return f'the adapter has weights for "{module}", and the base has none; is this the base it was trained on?'
-    what = f'"{module}" and "{twin}" are one weight in this base, and an adapter changes each by itself'
-    return f"{what}, which one merged weight cannot hold; ship the adapter, or train with targets that leave them out"
+        return (
+            f'the adapter has weights for "{module}", which the base does not have; check which base it was trained on'
+        )
+    what = f'"{module}" and "{twin}" are one tied weight in this base, and the adapter changes each separately'
+    return (
+        f"{what}, which one merged weight cannot represent; ship the adapter, or train with targets that exclude them"
+    )

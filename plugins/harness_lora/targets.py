@@ -41,7 +41,7 @@ def check_reached(targets: str | Collection[str], model: Any) -> None:
     for target in [targets] if isinstance(targets, str) else sorted(targets):
         found = [name for name in names if matches_target(target, name, expression=isinstance(targets, str))]
         if found and not any(name.startswith(f"{part}.") for name in found):
-            what = f'matches "{found[0]}" alone, which no row of text reaches'
+            what = f'matches only "{found[0]}", which text inputs do not use'
             raise UsageError(f'target_modules "{target}": {what}; name modules of "{part}"')
 
 

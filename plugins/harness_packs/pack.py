@@ -100,5 +100,5 @@ def _answered(subject: Subject, rows: Sequence[Sample], part: Part) -> Iterator[
 
 def _parts(parts: Sequence[str]) -> tuple[str, ...]:
     if not parts or len(set(parts)) < len(parts):
-        raise UsageError(f"parts is {list(parts)}, want one or more of {', '.join(PARTS)}, each once")
+        raise UsageError(f"parts is {list(parts)}; give one or more of {', '.join(PARTS)}, each once")
     return tuple(parts)

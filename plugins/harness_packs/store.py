@@ -31,7 +31,7 @@ def read_builtin(path: str) -> list[Row] | None:
     if name == FACTS:
         return [row for row in read_pack("general-v1") if row["part"] == "facts" and row["kind"] != "capitals"]
     if name not in SOURCES:
-        raise UsageError(f'data "{path}": there is no such source{did_you_mean(name, [*SOURCES, FACTS])}')
+        raise UsageError(f'data "{path}": is unknown{did_you_mean(name, [*SOURCES, FACTS])}')
     return _rows(name, SOURCES[name], f'data "{path}"')
 
 
@@ -42,12 +42,12 @@ def read_pack(name: str, pinned: str = "") -> list[Row]:
     of which 8 hex digits will do.
     """
     if name not in PACKS:
-        raise UsageError(f'pack "{name}": there is none{did_you_mean(name, PACKS)}')
+        raise UsageError(f'pack "{name}": is unknown{did_you_mean(name, PACKS)}')
     if pinned and not re.fullmatch("[0-9a-f]{8,64}", pinned):
-        raise UsageError(f'digest is "{pinned}", want 8 to 64 hex digits')
+        raise UsageError(f'digest is "{pinned}"; give 8 to 64 hex digits')
     if not PACKS[name].startswith(pinned):
-        what = f'pack "{name}": has the digest {PACKS[name][: max(12, len(pinned))]}, and the suite pins {pinned}'
-        raise UsageError(f"{what}; its rows are others than those you measured")
+        what = f'pack "{name}": has the digest {PACKS[name][: max(12, len(pinned))]}, but the suite pins {pinned}'
+        raise UsageError(f"{what}; its rows differ from those evaluated before, so pin the new digest")
     return _rows(name, PACKS[name], f'pack "{name}"')
 
 
@@ -58,6 +58,6 @@ def _rows(name: str, digest: str, where: str) -> list[Row]:
     except OSError as error:
         raise UsageError(f"{where}: {path}: cannot be read: {error.strerror}; install the package again") from None
     if (found := hashlib.sha256(content).hexdigest()) != digest:
-        what = f"{path} has the digest {found[:12]}, want {digest[:12]}; it was changed"
-        raise UsageError(f"{where}: {what}, so install the package again")
+        what = f"{path} has the digest {found[:12]} instead of {digest[:12]}, so it was changed"
+        raise UsageError(f"{where}: {what}; install the package again")
     return [json.loads(line) for line in content.splitlines()]

@@ -25,7 +25,7 @@ def perplexity(
     pairs: list[tuple[Prompt, str]] = [] if of == "completion" else [("", _text(s, column)) for s in samples]
     for sample in samples if of == "completion" else ():
         if not sample.targets or not sample.targets[0].strip():
-            raise UsageError(f'row "{sample.id}": no target to score; map a column to it, or say of = "text"')
+            raise UsageError(f'row "{sample.id}": has no target to score; map a column to it, or set of = "text"')
         pairs.append((sample.input, continuation(sample.input, sample.targets[0])))  # as a training joins them
     for sample, logprob in zip(samples, subject.logprobs(pairs), strict=True):
         nats, tokens, size = -logprob.total, logprob.tokens, logprob.bytes
@@ -43,14 +43,16 @@ def drift(subject: Subject, samples: Sequence[Sample], *, against: Subject, colu
     UsageError on a row without text, and where the model does not give its distributions.
     """
     if (token_kl := getattr(subject, "token_kl", None)) is None:
-        raise UsageError(f'drift: "{subject.name}" does not give token distributions; use a model that runs here')
+        raise UsageError(
+            f'drift: "{subject.name}" does not return token distributions; use a model that runs locally (use = "hf")'
+        )
     for sample, (total, tokens) in zip(samples, token_kl([_text(s, column) for s in samples], against), strict=True):
         yield Score(sample.id, {"kl": total / tokens if tokens else math.nan}, weight=float(tokens))
 
 
 def _text(sample: Sample, column: str) -> str:
     if not isinstance(text := sample.row.get(column, sample.input), str) or not text.strip():
-        raise UsageError(f'row "{sample.id}": no text in column "{column}"; name the column that has it')
+        raise UsageError(f'row "{sample.id}": has no text in column "{column}"; name the column of the text')
     return text
 
 

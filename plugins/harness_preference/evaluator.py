@@ -58,9 +58,9 @@ def _answer(sample: Sample, column: str) -> str:
     if isinstance(sample.input, list) and isinstance(said, list) and said:
         rest = said[len(sample.input) :] if len(said) > len(sample.input) else said
         if len(rest) != 1 or not isinstance(rest[0], Mapping) or rest[0].get("role") != "assistant":
-            raise UsageError(f'row "{sample.id}": column "{column}" does not end in one answer of the assistant')
+            raise UsageError(f'row "{sample.id}": column "{column}" must end with one message of the assistant')
         said = rest[0].get("content")
     if not isinstance(said, str) or not said.strip():
-        want = "want a text, or messages after messages"
-        raise UsageError(f'row "{sample.id}": column "{column}" is {said!r:.60}, {want}')
+        want = "it must be a text, or messages if the prompt has messages"
+        raise UsageError(f'row "{sample.id}": column "{column}" is {said!r:.60}; {want}')
     return said

@@ -18,11 +18,11 @@ REFUSED = {
     "sync_ref_model": "the reference is the model before training",
     "ref_model_mixup_alpha": "the reference is the model before training",
     "ref_model_sync_steps": "the reference is the model before training",
-    "precompute_ref_log_probs": "the reference is asked in every step, which a resumed training can do again",
-    "precompute_ref_batch_size": "the reference is asked in every step",
-    "padding_free": "TRL does not do it at present",
-    "pad_token": "the tokenizer's own is taken",
-    "activation_offloading": "no test proves it here yet",
+    "precompute_ref_log_probs": "the reference is computed in every step, which a resumed training can repeat",
+    "precompute_ref_batch_size": "the reference is computed in every step",
+    "padding_free": "TRL does not support it at present",
+    "pad_token": "the tokenizer's own is used",
+    "activation_offloading": "it is not tested yet",
 }
 REFERENCE = 4  # bytes a parameter, in float32
 
@@ -34,7 +34,7 @@ def fits(adapter: Adapter | None) -> None:
     config = adapter.peft_config()
     start = config.init_lora_weights
     if isinstance(start, str) and start.startswith(MOVES_BASE):
-        why = "moves a part of the base into the adapter, and the reference is the base without it"
+        why = "moves a part of the base into the adapter, but the reference is the base without it"
         raise UsageError(f'init_lora_weights "{start}": {why}; remove it')
     if config.bias != "none":
         raise UsageError(f'bias "{config.bias}": trains biases of the base, which is the reference; remove it')
@@ -59,18 +59,18 @@ def select_labelled(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     found = _select(rows, ("prompt", "completion", "label"), "prompt and completion")
     if odd := [row["row"] for row in found if row["label"] not in (True, False) or isinstance(row["label"], float)]:
         label = found[odd[0] - 1]["label"]
-        raise UsageError(f"{DATA} {name_rows(odd)}: the label is {label!r:.40}, want true or false")
+        raise UsageError(f"{DATA} {name_rows(odd)}: label is {label!r:.40}; it must be true or false")
     found = [{**row, "label": bool(row["label"])} for row in found]
     if len(labels := {row["label"] for row in found if not row.get(HELD_OUT)}) == 1:
         only = "wanted" if True in labels else "unwanted"
-        raise UsageError(f"{DATA} all rows are {only} answers (label); give some of the other kind, or use sft")
+        raise UsageError(f"{DATA} all rows are {only} answers (label); add some of the other kind, or use sft")
     return found
 
 
 def _select(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...], what: str) -> list[Row]:
     answers = [name for name in columns if name not in ("prompt", "label")]
     kinds = [_kind(row.get("prompt"), [row.get(name) for name in answers]) for row in rows]
-    want = f"{what}, all texts, or all messages of which the assistant's answer is the last, and not empty"
+    want = f"{what}, either all texts, or all messages that end with an answer of the assistant that is not empty"
     check_shapes(kinds, want)
     return take_columns(rows, columns)
 

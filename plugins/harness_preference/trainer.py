@@ -24,7 +24,7 @@ COMPARED = "KL_completion_ids"  # of KTO: another row's answer, for its estimate
 FAR = 0.01  # a reward at the first step, or the first loss from ln 2: what rounding makes is far below
 KEPT = {"chosen": "rewards/chosen", "rejected": "rewards/rejected", "accuracy": "rewards/accuracies"}  # TRL's metrics
 LAST = 10  # steps whose mean is told
-FIX = "the reference must be the model before training: the same base, and no adapter that changes it"
+FIX = "the reference must be the model before training: use the same base, and no adapter that changes it"
 
 
 def encode_judged(
@@ -74,7 +74,7 @@ class Referenced(Checked):
         if lost := _without_answer(whole, args):
             numbers = [whole[i]["row"] for i in lost]
             how = f"raise max_length (now {args.max_length}) or remove the rows"
-            raise UsageError(f"[train] data: {name_rows(numbers)}: no token of an answer is left to learn from; {how}")
+            raise UsageError(f"[train] data: {name_rows(numbers)}: no token of an answer is left to train on; {how}")
         cut, end = args.max_length, getattr(args, "truncation_mode", "keep_start") == "keep_end"
         tokens = supervised = truncated = 0
         for row in whole:
@@ -141,11 +141,11 @@ class Referenced(Checked):
         plain = self.args.loss_type == ["sigmoid"] and not self.aux_loss_enabled and not self.use_weighting
         weight = self.loss_weights[0] if plain else 1.0
         if plain and abs(loss - weight * math.log(2)) > FAR * weight:
-            want = f"want {f'{weight:g} * ' * (weight != 1)}ln 2 = {weight * math.log(2):.4f}"
-            what = f"the first loss is {loss:.4f}, {want}: the reference is another model"
+            want = f"it must be {f'{weight:g} * ' * (weight != 1)}ln 2 = {weight * math.log(2):.4f}"
+            what = f"the first loss is {loss:.4f}, but {want}, so the reference is another model"
         elif max(map(abs, rewards), default=0.0) > FAR:
             said = ", ".join(f"{reward:.3g}" for reward in rewards)
-            what = f"the first rewards are {said}, want 0: the reference is another model"
+            what = f"the first rewards are {said} instead of 0, so the reference is another model"
         else:
             return
         self.flag("P1", Finding("error", what, (), FIX))

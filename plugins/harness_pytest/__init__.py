@@ -14,7 +14,12 @@ OPTION = "--harness-inconclusive"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that says what "not proven" is."""
     group = parser.getgroup("finetune-harness")
-    group.addoption(OPTION, choices=("fail", "skip"), default="fail", help="what a claim that was not proven is (fail)")
+    group.addoption(
+        OPTION,
+        choices=("fail", "skip"),
+        default="fail",
+        help="outcome of a test whose claim is not proven (default: fail)",
+    )
 
 
 @dataclass(frozen=True)

@@ -42,12 +42,12 @@ class Cluster:
         self.elsewhere = bool(place)  # nodes say what they are
         found = re.fullmatch(r"([^\s:/?]+:\d{1,5})(?:\?gpus=([1-9]\d*))?", place)
         if place and not found:
-            raise UsageError(f'--on "{self.said}": want "ray", "ray:HOST:PORT" or "ray:HOST:PORT?gpus=1"')
+            raise UsageError(f'--on "{self.said}": write "ray", "ray:HOST:PORT" or "ray:HOST:PORT?gpus=1"')
         self.place, asked = found.groups("") if found else ("", "")
         self.asked, self.each = bool(asked), int(asked or 1)
         if python:
-            what = "and the model has an interpreter of its own"
-            raise UsageError(f'--on "{self.said}": the nodes decide what Python they run, {what}; use --on local:N')
+            what = "but the model has an interpreter of its own"
+            raise UsageError(f'--on "{self.said}": the nodes choose their own Python, {what}; use --on local:N')
         self.started, self.kind = 0, "CPU"
 
     def start(self) -> list[Worker]:
@@ -58,7 +58,7 @@ class Cluster:
         count = self._free(ray, _held.get(self.place, 1)) or int(self.asked)  # a cluster grows when it is asked
         _held[self.place] = count
         if not count:
-            what = f"of {offered.get(self.kind, 0):g} {self.kind}s none got free in {PATIENCE:g} s"
+            what = f"of {offered.get(self.kind, 0):g} {self.kind}s none became free in {PATIENCE:g} s"
             raise UsageError(f'--on "{self.said}": {what}')
         return [self._actor(ray) for _ in range(count)]
 
@@ -105,7 +105,7 @@ class Actor:
                     if not is_sign(reply):
                         return told.set_result(reply)
                     hear(reply)
-                raise RuntimeError("it said no more")
+                raise RuntimeError("it wrote no more output")
             except Exception as error:  # of Ray, its core or the actor: all mean that no reply will come
                 how = f"{type(error).__name__}: {shorten(' '.join(str(error).split()), 200)}"
                 told.set_exception(Lost(self._ended or how))
@@ -137,7 +137,7 @@ def connected(cluster: Cluster) -> Any:
         try:  # Ray itself would try for a minute where nobody listens, and end the process
             socket.create_connection((host, int(port)), ANSWERS).close()
         except (OSError, OverflowError) as error:
-            what = f"no cluster is there ({getattr(error, 'strerror', None) or error}); ray start --head makes one"
+            what = f"there is no cluster ({getattr(error, 'strerror', None) or error}); start one with ray start --head"
             raise UsageError(f'--on "{cluster.said}": {what}') from None
     ours = {"include_dashboard": False, "object_store_memory": STORE, "_node_ip_address": "127.0.0.1"}
     given: dict[str, Any] = {"address": cluster.place} if cluster.place else {"address": "local", **ours}
@@ -147,7 +147,7 @@ def connected(cluster: Cluster) -> Any:
             ray.init(**given, log_to_driver=False, logging_level="CRITICAL")
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
         why = f"{type(error).__name__}: {shorten(' '.join(str(error).split()), 300)}"
-        raise UsageError(f'--on "{cluster.said}": no cluster can be had there: {why}') from None
+        raise UsageError(f'--on "{cluster.said}": connecting to the cluster failed: {why}') from None
     finally:
         signal.signal(signal.SIGTERM, before)  # Ray's own would end the run without a report
     # It prints to stdout what happens to nodes, whatever it is told; the pool notes what of that matters.

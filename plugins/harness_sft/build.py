@@ -45,7 +45,7 @@ def build(job: TrainingJob) -> Built:
             try:
                 preview = job.method.preview()(model, **given)
             except (ValueError, TypeError, KeyError, RuntimeError, TemplateError) as error:
-                raise UsageError(f"[train] TRL refuses the rows: {one_line(error)}") from error
+                raise UsageError(f"[train] TRL rejects the rows: {one_line(error)}") from error
 
             def batches(count: int) -> Iterator[Mapping[str, Any]]:
                 """Yield batches that are spread over the data as it was prepared, in its order."""
@@ -68,7 +68,7 @@ def _check_markers(tokenizer: PreTrainedTokenizerBase) -> None:
         get_training_chat_template(tokenizer)
     except ValueError:
         why = "the chat template has no generation markers, and TRL has none for it"
-        how = "give one that has them as chat_template_path, or rows of prompt and completion"
+        how = "set chat_template_path to one that has them, or use rows of prompt and completion"
         raise UsageError(f"[train] assistant_only_loss: {why}; {how}") from None
 
 

@@ -32,25 +32,25 @@ REASONS = {  # what to do instead of fields of SFTConfig that are not the user's
     "set seed in [suite]": "seed data_seed",
     "set device in [model]": "use_cpu",
     "set options in [model]": "model_init_kwargs",
-    "code of a model is never run": "trust_remote_code",
+    "code in a model's folder is never run": "trust_remote_code",
     "set warmup_ratio": "warmup_steps",
     "set gradient_checkpointing": "activation_checkpointing",
-    "the harness shows the progress": "disable_tqdm",
+    "the harness shows the progress itself": "disable_tqdm",
     "a loss that is not finite stops the training": "logging_nan_inf_filter",
     'map the column to "text" in [train] columns': "dataset_text_field",
-    "the rows are always prepared here": "dataset_kwargs",
+    "the rows are always prepared by the harness": "dataset_kwargs",
     "set validation, a share of the rows": "eval_strategy do_eval",
     "set patience": "load_best_model_at_end",
     "use [[export]]": "push_to_hub",
-    "the last whole checkpoint is found by itself": "resume_from_checkpoint",
-    "a resumed run must see the same rows": "ignore_data_skip",
-    "a run is resumed from its checkpoints": "save_only_model",
-    "patience goes by the validation loss": "metric_for_best_model greater_is_better",
-    "a [train] is trained": "do_train",
+    "the last complete checkpoint is found automatically": "resume_from_checkpoint",
+    "a resumed run must use the same rows": "ignore_data_skip",
+    "an interrupted training resumes from its checkpoints": "save_only_model",
+    "patience uses the validation loss": "metric_for_best_model greater_is_better",
+    "[train] always trains": "do_train",
     "use [[eval]]": "do_predict include_for_metrics",
     "one process trains": "parallelism_config",
     "validation is measured after each epoch": "eval_steps eval_on_start eval_delay",
-    "validation is the mean loss of rows that are not packed, computed as the training is": "eval_packing "
+    "validation is the mean loss of unpacked rows, computed as in training": "eval_packing "
     "batch_eval_metrics eval_accumulation_steps eval_do_concat_batches eval_use_gather_object prediction_loss_only "
     "bf16_full_eval fp16_full_eval",
 }
@@ -102,9 +102,9 @@ def mistakes_in(
         if name in refused or name.startswith("hub_"):
             mistakes.add(f'option "{name}"', f"cannot be set: {refused.get(name, 'use [[export]]')}")
         elif name not in known:
-            mistakes.add(f'option "{name}"', f"is no field of TRL's {config}{did_you_mean(name, known)}")
+            mistakes.add(f'option "{name}"', f"is not a field of TRL's {config}{did_you_mean(name, known)}")
         elif name not in OWN and not schema.fits(value, hints[name]):
-            mistakes.add(f'option "{name}"', f"is {schema.show(value)}, want {schema.kind(hints[name])}")
+            mistakes.add(f'option "{name}"', f"is {schema.show(value)}; it must be {schema.kind(hints[name])}")
     return mistakes
 
 
@@ -149,8 +149,8 @@ def build_config(
     if made.n_gpu > 1:  # transformers would give each of them a batch in one step: another recipe, the same digest
         made._n_gpu = 1
     if made.train_batch_size != (rows := options["per_device_train_batch_size"]):
-        what = f"is {rows}, and {made.train_batch_size} rows would be a batch here"
-        how = "let the process see one GPU (CUDA_VISIBLE_DEVICES), or say how many processes train"
+        what = f"is {rows}, but {made.train_batch_size} rows would form a batch here"
+        how = "let the process use one GPU (CUDA_VISIBLE_DEVICES), or set processes"
         raise UsageError(f"per_device_train_batch_size: {what}; {how}")
     return made
 
@@ -162,20 +162,27 @@ def _check_names(recipe: Mapping[str, Any], config: type[Any], refused: Mapping[
     known = {f.name: hints[f.name] for f in dataclasses.fields(config)}
     mistakes = mistakes_in(recipe, known, refused, config.__name__)
     if not 0 <= recipe["warmup_ratio"] < 1:
-        mistakes.add("warmup_ratio", f"is {recipe['warmup_ratio']}, want a share of the steps, at least 0 and below 1")
+        mistakes.add(
+            "warmup_ratio", f"is {recipe['warmup_ratio']}; it must be a share of the steps, at least 0 and below 1"
+        )
     if (saves := recipe.get("save_strategy", "steps")) not in ("steps", "epoch"):
-        want = 'want "steps" or "epoch": an interrupted training goes on from its checkpoints'
-        mistakes.add("save_strategy", f"is {schema.show(saves)}, {want}")
+        want = 'it must be "steps" or "epoch", since an interrupted training resumes from its checkpoints'
+        mistakes.add("save_strategy", f"is {schema.show(saves)}; {want}")
     if recipe.get("truncation_mode") == "keep_end" and recipe.get("packing"):
-        mistakes.add("truncation_mode", 'is "keep_end", and packed rows are cut at their end; set packing = false')
+        mistakes.add(
+            "truncation_mode", 'is "keep_end", but packed rows are truncated at their end; set packing = false'
+        )
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "save_steps"):
         if recipe[name] < 1:
-            mistakes.add(name, f"is {recipe[name]}, want at least 1")
+            mistakes.add(name, f"is {recipe[name]}; it must be 1 or more")
     defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(config)}
     for name, (other, effective) in EFFECTIVE.items():
         chosen = recipe.get(other) or defaults.get(other) or "sigmoid"  # which is what DPOConfig makes of none
         if recipe.get(name) and not effective.intersection([chosen] if isinstance(chosen, str) else chosen):
-            mistakes.add(name, f"has no effect with this {other}; want {' or '.join(sorted(effective))}, or remove it")
+            mistakes.add(
+                name,
+                f"has no effect with this {other}; set that to {' or '.join(sorted(effective))}, or remove this option",
+            )
     mistakes.raise_if_any()
 
 
@@ -191,9 +198,9 @@ def _check_values(recipe: Mapping[str, Any]) -> None:
         if find_spec(package) is None:
             raise UsageError(f"attn_implementation: {package} is not installed, which {kernel} needs")
     if recipe["patience"] < 0:
-        raise UsageError(f"patience: is {recipe['patience']}, want a number of epochs, or 0 for the last adapter")
+        raise UsageError(f"patience: is {recipe['patience']}; it must be a number of epochs, or 0 for the last adapter")
     if not 0 <= (share := recipe["validation"]) < 1:
-        raise UsageError(f"validation: is {share}, want a share of the rows, at least 0 and below 1")
+        raise UsageError(f"validation: is {share}; it must be a share of the rows, at least 0 and below 1")
     mistakes = Mistakes()
     if recipe["report_to"]:  # transformers tells everybody of W&B's mode, where one is set
         stay_alone()
@@ -209,4 +216,4 @@ def _check_gpu(kernels: str) -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise UsageError(f"{kernels} written for GPUs, and this is a CPU; remove it")
+        raise UsageError(f"{kernels} written for GPUs, but this is a CPU; remove it")

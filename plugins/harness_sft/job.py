@@ -68,7 +68,7 @@ class TrainingJob:
         """Return the rows that are trained on, and those that are held out; raises UsageError as `split_rows` does."""
         kept, held_out = split_rows(self.method.select(self.rows), self.recipe["validation"], self.seed)
         if self.recipe["patience"] and not held_out:
-            raise UsageError("patience: there are no validation rows to judge by; set validation or validation_data")
+            raise UsageError("patience: there are no validation rows; set validation or validation_data")
         return kept, held_out
 
 
@@ -82,7 +82,7 @@ def last_whole_checkpoint(folder: Path, stamp: str | None = None) -> Path | None
 def run_again(folder: Path) -> str:
     """Return what is to be done where the training of a folder ended early."""
     last = last_whole_checkpoint(folder / CHECKPOINTS)
-    return f"run again: it goes on from the last checkpoint, step {_step(last)}" if last else "run again"
+    return f"run again to resume from the last checkpoint, step {_step(last)}" if last else "run again"
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def room(folder: Path) -> Iterator[None]:
         yield
     except BaseException as error:  # that of torch for slices is no Exception
         if full := disk_full(error, folder):
-            raise UsageError(f"{full}; make room and {run_again(folder)}") from None
+            raise UsageError(f"{full}; free space and {run_again(folder)}") from None
         raise
 
 

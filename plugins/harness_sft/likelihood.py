@@ -48,10 +48,10 @@ def settle(model: Any, batch: Mapping[str, Any], *references: Any, dtype: torch.
     again, _ = difference(model, batch, dtype)
     name = type(bare[0]).__name__
     if not again <= limit:
-        what = f"what would be trained on is {again:.2g} nats off the model's own log-probabilities, limit {limit:.1g}"
-        raise UsageError(f"[train] {name}: {what}; TRL cannot train this class, take another base")
-    off = f"is {apart:.2g} nats off" if math.isfinite(apart) else "does not give"
-    return f"TRL's fused head {off} the log-probabilities of {name}: trained on its own logits, which take more memory"
+        what = f"the log-probabilities in training differ by {again:.2g} nats from the model's own, limit {limit:.1g}"
+        raise UsageError(f"[train] {name}: {what}, so TRL cannot train this model class; use another base")
+    off = f"differs by {apart:.2g} nats from" if math.isfinite(apart) else "does not compute"
+    return f"TRL's fused head {off} the log-probabilities of {name}: its own logits are used, which take more memory"
 
 
 def difference(model: Any, batch: Mapping[str, Any], dtype: torch.dtype | None = None) -> tuple[float, float]:

@@ -37,7 +37,7 @@ def measure(job: TrainingJob) -> dict[str, Any]:
         need, free = (BYTES + job.method.reference) * parameters_of(Path(job.ref.path)), free_bytes(device)
         if free is not None and need > free:
             what = f"needs more than {need / 1e9:,.1f} GB for weights and optimizer"
-            raise UsageError(f"{what}, and {free / 1e9:,.1f} are free")
+            raise UsageError(f"{what}, but only {free / 1000000000.0:,.1f} are free")
     begun = time.monotonic()
     job = replace(job, recipe={**job.recipe, "report_to": None, "patience": 0})
     with tempfile.TemporaryDirectory() as folder, quiet(), quiet_libraries():

@@ -57,8 +57,11 @@ def check_room(job: TrainingJob) -> None:
         return
     found, card = needed(job), torch.cuda.get_device_properties(device.index or 0)
     if (need := found["weights"] + found["trained"]) > card.total_memory:
-        has = f"needs {need / 1e9:,.1f} GB on a GPU for weights, gradients and moments, and {card.name} has"
-        how = 'use = "qlora" in [adapter] holds the base in 4 bits, and shard = true shares it between processes'
+        has = (
+            f"needs {need / 1000000000.0:,.1f} GB on a GPU for weights, gradients and optimiser "
+            f"states, but {card.name} has"
+        )
+        how = 'use = "qlora" in [adapter] loads the base in 4 bits, and shard = true splits it between processes'
         raise UsageError(f"{has} {card.total_memory / 1e9:,.1f}; {how}")
 
 

@@ -28,19 +28,19 @@ from harness_workers import enough, gpus, read_error, told_ref
 
 JOB, EVENTS, STOP, STORE, SAID = "job.json", "events.jsonl", "stop", "store", "said.txt"
 ALONE = {  # options that mean another training in several processes, and why
-    "accelerator_config": "rows are dealt out by the harness",
-    "auto_find_batch_size": "one process would halve its batch alone",
-    "dataloader_drop_last": "the last batch of an epoch is a smaller one",
-    "device_map": "each would spread its model over all GPUs",
-    "ddp_backend": "it is gloo on a CPU and NCCL on GPUs",
-    "deepspeed": "shard = true is what there is",
+    "accelerator_config": "the harness distributes rows",
+    "auto_find_batch_size": "only one process would halve its batch",
+    "dataloader_drop_last": "the last batch of an epoch is smaller",
+    "device_map": "each process would spread its model over all GPUs",
+    "ddp_backend": "it is always gloo on a CPU and NCCL on GPUs",
+    "deepspeed": "shard = true is the only way",
     "fsdp": "set shard = true",
     "fsdp_config": "set shard = true",
     "local_rank": "the harness sets it",
 }
 WHOLE = {  # options that cannot go with shared weights, and why
-    "torch_compile": "no test proves it here",
-    "fp16": "its losses are scaled by what each process sees of the gradient",
+    "torch_compile": "it is not tested here",
+    "fp16": "its losses are scaled by each process's part of the gradient",
 }
 SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
 WORKER = "harness_sft.worker"  # what each of them runs
@@ -60,25 +60,27 @@ def refuse(processes: int | str, recipe: Mapping[str, Any], accumulated: int) ->
     if processes in (1, "auto"):
         return
     if accumulated % int(processes):
-        what = f"the {accumulated} batches of a step (gradient_accumulation_steps) cannot be dealt out evenly"
-        raise UsageError(f"processes: is {processes}, and {what}; set one that divides {accumulated}")
+        what = f"the {accumulated} batches of a step (gradient_accumulation_steps) cannot be divided evenly"
+        raise UsageError(f"processes: is {processes}, but {what}; set a divisor of {accumulated}")
     for name, why in ALONE.items():
         if recipe.get(name):
             raise UsageError(f"{name}: cannot be set with several processes: {why}; remove it")
     if recipe.get("train_sampling_strategy", "random") not in ("random", "sequential"):
-        raise UsageError('train_sampling_strategy: with several processes want "random" or "sequential"')
+        raise UsageError('train_sampling_strategy: must be "random" or "sequential" with several processes')
     if recipe.get("average_tokens_across_devices") is False:
-        raise UsageError("average_tokens_across_devices: is false, and a token must count the same in all processes")
+        raise UsageError(
+            "average_tokens_across_devices: is false, but a token must count the same in all processes; remove it"
+        )
     enough(f"processes = {processes}", int(processes))
 
 
 def refuse_shards(processes: int | str, recipe: Mapping[str, Any], adapter: Adapter | None) -> None:
     """Raise UsageError where processes cannot share the weights: what no test proves here."""
     if processes == 1 or (processes == "auto" and len(gpus()) < 2):
-        raise UsageError("shard: shares the weights between several processes, and there is one; set processes")
+        raise UsageError("shard: splits the weights between processes, but there is only one; set processes")
     if (optim := recipe.get("optim", "adamw_torch")) not in SHARDED_OPTIMIZERS:
         want = " or ".join(f'"{name}"' for name in SHARDED_OPTIMIZERS)
-        raise UsageError(f'optim: is "{optim}", and with shard = true want {want}')
+        raise UsageError(f'optim: is "{optim}", but shard = true needs {want}')
     for name, why in WHOLE.items():
         if recipe.get(name):
             raise UsageError(f"{name}: cannot be set with shard = true: {why}; remove one of the two")
@@ -86,13 +88,13 @@ def refuse_shards(processes: int | str, recipe: Mapping[str, Any], adapter: Adap
         return
     if adapter.quantization:
         how = 'use = "lora" in [adapter], or shard = false'
-        raise UsageError(f"shard: shares no base in 4 bits, whose slices no test proves here; {how}")
+        raise UsageError(f"shard: sharding a 4-bit base is not tested; {how}")
     config = adapter.peft_config()
     used = [n for n in ("use_dora", "target_parameters", "trainable_token_indices") if getattr(config, n)]
     if isinstance(config.init_lora_weights, str) and config.init_lora_weights != "gaussian":
         used.append("init_lora_weights")
     if used:
-        raise UsageError(f"shard: no test proves it here with {used[0]} in [adapter]; remove one of the two")
+        raise UsageError(f"shard: is not tested with {used[0]} in [adapter]; remove one of them")
 
 
 def resolve(processes: int | str, recipe: Mapping[str, Any], accumulated: int, device: str) -> int:
@@ -135,7 +137,7 @@ def launch(job: TrainingJob, count: int) -> Path:
     folder.mkdir(parents=True)
     adapter = None if job.adapter is None else _plain(job.adapter)
     if adapter and _plain(ToldAdapter(adapter)) != adapter:  # the others would read another one
-        raise UsageError("[train] processes: the adapter cannot be told to other processes; train in one")
+        raise UsageError("[train] processes: the adapter cannot be sent to other processes; train in one")
     told: dict[str, Any] = {"ref": told_ref(job.ref), "adapter": adapter, "rows": list(job.rows)}
     told |= {"out": str(job.out.resolve()), "recipe": dict(job.recipe), "seed": job.seed}
     told |= {"method": job.method.where, "shard": job.shard}
@@ -189,12 +191,12 @@ class Launched:
             raise KeyboardInterrupt
         code = max(process.poll() or 0 for process in self.processes)
         lines = (self.folder / SAID).read_text("utf-8", "replace").splitlines()
-        how = f"its processes ended with {code}: {shorten(lines[-1]) if lines else 'no word'}"
+        how = f"its processes ended with exit code {code}: {shorten(lines[-1]) if lines else 'no output'}"
         error: Exception = RuntimeError(f"training: {how}; {self._again()}")
         if self.errors:
             error = read_error(min(self.errors, key=lambda e: e["kind"] not in OURS))
         if full := disk_full(error, self.folder):  # so that nobody could tell it
-            raise UsageError(f"{full}; make room and {self._again()}")
+            raise UsageError(f"{full}; free space and {self._again()}")
         raise error
 
     def _hear(self, stream: IO[str]) -> None:
@@ -216,7 +218,7 @@ class Launched:
         if killed and not (self.lost or any(error["kind"] in OURS for error in self.errors)):
             number, by = killed[0]
             why = " (out of memory?)" if by == signal.SIGKILL else ""
-            self.lost = f"rank {number} was ended by {signal.Signals(by).name}{why}"
+            self.lost = f"rank {number} was killed by {signal.Signals(by).name}{why}"
         if self.stopping and not (self.folder / STOP).exists():  # all have heard it, and save
             self.stopping, self.until = False, float("inf")
         if any(codes):  # the others wait for it
@@ -305,6 +307,10 @@ class Pace:
             return "", False
         self.told = True
         gone = " and ".join(str(number) for number, seconds in enumerate(self.silent) if seconds > self.idle / 2)
-        who = f"rank {gone} of {len(self.silent)} said nothing" if gone else "all ranks live, and no step came"
-        then = "was ended" if hung else f"is ended after {end / 60:.0f} minutes without a step"
+        who = (
+            f"rank {gone} of {len(self.silent)} sent no heartbeat"
+            if gone
+            else "all ranks send heartbeats, but made no step"
+        )
+        then = "was stopped" if hung else f"will be stopped after {end / 60:.0f} minutes without a step"
         return f"{who} for {self.idle / 60:.0f} minutes; the training {then}", hung

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ Select = Callable[[Sequence[Mapping[str, Any]]], list[Row]]
 def select_columns(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Return what is trained on of each row, its number from 1 as "row", and its marks; raises UsageError at others."""
     shapes = [_shape(row) for row in rows]
-    check_shapes(shapes, "prompt and completion, or messages, or text, and not empty")
+    check_shapes(shapes, "prompt and completion, or messages, or text, none of them empty")
     found = take_columns(rows, shapes[0][1:])
     if odd := {row["row"]: why for row in found if (why := mark_error(row))}:
         raise UsageError(f"[train] data: {name_rows([*odd])}: {next(iter(odd.values()))}")
@@ -35,9 +36,9 @@ def check_shapes(shapes: Sequence[Any], want: str) -> None:
     if not shapes:
         raise UsageError("[train] data: has no rows")
     if odd := [i for i, shape in enumerate(shapes, 1) if not shape]:
-        raise UsageError(f"[train] data: {name_rows(odd)}: want {want}; map the columns with columns = {{...}}")
+        raise UsageError(f"[train] data: {name_rows(odd)}: rows need {want}; map the columns with columns = {{...}}")
     if odd := [i for i, shape in enumerate(shapes, 1) if shape != shapes[0]]:
-        raise UsageError(f"[train] data: {name_rows(odd)}: of another shape than row 1; train on one shape")
+        raise UsageError(f"[train] data: {name_rows(odd)}: have another form than row 1; use one form for all rows")
 
 
 def take_columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[Row]:
@@ -75,7 +76,7 @@ def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row],
     """
     held = {i for i, row in enumerate(rows) if row.get(HELD_OUT)}
     if share and held:
-        raise UsageError("validation: there is validation_data as well; remove one of them")
+        raise UsageError("validation: holds out a share, but there is validation_data as well; remove one of them")
     if share:
         count = max(1, round(share * len(rows)))
         groups = _groups(rows)
@@ -84,10 +85,22 @@ def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row],
             if len(held) + len(group) <= count:
                 held.update(group)
         if not held or len(held) == len(rows):
-            what = f"holds out {count} of {len(rows)} rows in {len(groups)} groups"
-            raise UsageError(f"validation: {what}; choose another share or give more data")
+            raise UsageError(f"validation: {_share_error(share, count, groups)}")
     bare = [{k: v for k, v in row.items() if k not in (GROUP, HELD_OUT)} for row in rows]
     return [row for i, row in enumerate(bare) if i not in held], [row for i, row in enumerate(bare) if i in held]
+
+
+def _share_error(share: float, count: int, groups: Sequence[Sequence[int]]) -> str:
+    """Return why a share of the rows cannot be held out, and which share could."""
+    total, smallest = sum(map(len, groups)), min(map(len, groups))
+    what = f"{share:g} asks for {count} of {total} rows"
+    together = f"{what}, but rows with the same group or prompt stay together"
+    if len(groups) == 1:
+        return f"{together}, and here they form a single group; use smaller groups, or validation_data"
+    if smallest > count:
+        least = math.ceil(1000 * smallest / total) / 1000
+        return f"{together}, and the smallest group has {smallest}; set at least {least:g}, or validation_data"
+    return f"{what}, which leaves none to train on; lower it"
 
 
 def _groups(rows: Sequence[Row]) -> list[list[int]]:
@@ -152,8 +165,8 @@ def check_endings(whole: Any, tokenizer: PreTrainedTokenizerBase, cut: int | Non
         if (not ends and not (cut and len(ids) > cut)) or (bos is not None and bos != eos and ids[:2] == [bos, bos]):
             wrong.append(number)
     if wrong:
-        want = "must end in one end-of-sequence token and begin with at most one beginning-of-sequence token"
-        how = "remove such tokens from the text, the tokenizer adds them"
+        want = "must end with exactly one end-of-sequence token and begin with at most one beginning-of-sequence token"
+        how = "remove these tokens from the text, since the tokenizer adds them"
         raise UsageError(f"[train] data: {name_rows(wrong)}: {want}; {how}")
 
 
@@ -162,7 +175,10 @@ def mark_error(row: Mapping[str, Any]) -> str:
     for turn in turns_of(row):
         for mark, want in CONTEXT_MARKS.items():
             if turn.get(mark) not in (None, 0, 1):
-                return f'"{mark}" of a message is {turn[mark]!r:.40}, want {want}: a turn is learnt, or it is context'
+                return (
+                    f'"{mark}" of a message is {turn[mark]!r:.40}; it must be {want}: a message is '
+                    "trained on, or it is context"
+                )
     answers = [t for t in row.get("completion", turns_of(row)) if isinstance(t, Mapping) and t["role"] == "assistant"]
     marked = bool(answers) and all(map(is_context, answers))
-    return "every answer has weight = 0 or train = false, so nothing is learnt; remove such rows" if marked else ""
+    return "every answer has weight = 0 or train = false, so nothing is trained; remove such rows" if marked else ""

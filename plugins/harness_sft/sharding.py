@@ -79,7 +79,7 @@ def shard(model: nn.Module, ranks: Ranks, device: str) -> None:
     trained, or a parameter was not split.
     """
     if len(trained := sorted({str(p.dtype) for p in model.parameters() if p.requires_grad})) > 1:
-        raise UsageError(f"[train] shard: weights of {' and '.join(trained)} are trained, and can only be of one dtype")
+        raise UsageError(f"[train] shard: trains weights of {' and '.join(trained)}, which must have a single dtype")
     mesh, whole = init_device_mesh(device, (ranks.count,)), {n: p.detach() for n, p in model.named_parameters()}
     layers = set(getattr(model, "_no_split_modules", None) or ())
     for module in reversed([m for m in model.modules() if type(m).__name__ in layers]):
@@ -94,7 +94,7 @@ def hand_out(model: nn.Module, whole: dict[str, torch.Tensor], ranks: Ranks, dev
     """Give each process its slices of the first one's whole weights, where it has none of its own, and all buffers."""
     made = [(name, str(p.dtype), tuple(p.shape)) for name, p in model.named_parameters()]
     if any(other != made for other in ranks.gather(made)):
-        raise UsageError("[train] shard: this model is built otherwise without its weights; set shard = false")
+        raise UsageError("[train] shard: this model is built differently without its weights; set shard = false")
     if not ranks.first:
         model.to_empty(device=device)
         use_onednn(model)
@@ -114,7 +114,7 @@ def check_split(model: nn.Module, ranks: Ranks) -> None:
     if whole or held != total:
         split = f"{len(parameters) - len(whole)} of {len(parameters)} parameters are split"
         there = f"{ranks.count} processes hold {held:,.0f} numbers of {total:,}"
-        raise UsageError(f"[train] shard: {split}, and {there}; this model cannot be sharded here: set shard = false")
+        raise UsageError(f"[train] shard: only {split}, and {there}; this model cannot be sharded: set shard = false")
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -159,7 +159,7 @@ def gather(model: Any, ranks: Ranks) -> dict[str, torch.Tensor]:
         if [sha256_of(each) for each in slices] != [each[name] for each in told]:
             odd.append(name)
     if odd:
-        what = f"{len(odd)} of {len(found)} gathered tensors are not what {ranks.count} processes hold"
+        what = f"{len(odd)} of {len(found)} gathered tensors differ from those of the {ranks.count} processes"
         raise CheckFailed(f'training: {what}, such as "{odd[0]}" [gathered-slices]; set shard = false')
     return found
 

@@ -75,7 +75,7 @@ class CheckedTrainer(Checked, Preview):
                 empty.append(number)
         if empty:
             how = f"raise max_length (now {cut}) or remove the rows"
-            raise UsageError(f"[train] data: {name_rows(empty)}: no token of the answer is left to learn from; {how}")
+            raise UsageError(f"[train] data: {name_rows(empty)}: no token of the answer is left to train on; {how}")
         self.counts[name] = Counts(len(whole), tokens, supervised, truncated)
         if text:
             check_endings(whole, self._tokenizer, None if keep_end else cut)

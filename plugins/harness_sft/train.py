@@ -115,9 +115,9 @@ def build_trainer(
         given |= {"held_out": as_dataset(held_out) if held_out else None, "train_dataset": as_dataset(kept)}
         trainer = job.method.trainer()(model, **given, processing_class=harness_hf.load_tokenizer(ref.path))
     except (ValueError, RuntimeError) as error:  # options that TRL checks only against the rows and the model
-        raise UsageError(f"[train] TRL refuses: {' '.join(str(error).split())}") from error
+        raise UsageError(f"[train] TRL rejects it: {' '.join(str(error).split())}") from error
     if ranks.sharded:
-        remark = f"sharded over {ranks.count} processes, experimental: never run on a GPU here"
+        remark = f"sharded over {ranks.count} processes, experimental: never tested on a GPU"
         job.progress(Progress("train", 0, 0, remark=remark))
     return trainer, {"trainable_parameters": trainable, "total_parameters": total, "base_bytes": size}
 
@@ -125,7 +125,7 @@ def build_trainer(
 def _describe_targets(base: PreTrainedModel) -> str:
     """Return which part of a base with towers is adapted; an empty text of one that reads text alone."""
     beside = ", ".join(towers(base))
-    return f"adapts {harness_hf.language_model(base)}, which text goes through; unchanged: {beside}" if beside else ""
+    return f"adapts {harness_hf.language_model(base)}, which processes text; unchanged: {beside}" if beside else ""
 
 
 def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
@@ -152,7 +152,7 @@ def _write(trainer: Checked, job: TrainingJob, initial: Path | None, facts: Mapp
     if gathered is None:
         held = trainer.ranks.gather(digest_of(trained or Start(trainer.model).sums))
         if len(set(held)) > 1:
-            raise CheckFailed(f"training: {len(held)} processes hold different weights at its end; train again")
+            raise CheckFailed(f"training: {len(held)} processes have different weights at its end; train again")
     if not trainer.ranks.first:
         return
     write_steps(job.out, trainer.watch.steps)
@@ -220,9 +220,9 @@ def write_whole(trainer: Checked, base: Path, out: Path, note: dict[str, Any], g
         again = _distributions(load_model(work, dtype="float32", device=model.device.type), rows)
         off, _ = harness_hf.apart(rounded, again)
         if not off <= SAME:
-            what = "what was saved answers otherwise than what was trained [saved-parity]"
-            why = "transformers did not save or load all of this architecture"
-            raise CheckFailed(f"training: {what}: KL {off:.2g} nats a token, limit {SAME:g}; {why}")
+            what = "the saved model answers differently from the trained one [saved-parity]"
+            why = "transformers did not save or load this architecture completely"
+            raise CheckFailed(f"training: {what}: KL {off:.2g} nats per token, limit {SAME:g}; {why}")
         lost, kept = harness_hf.apart(before, again)
         facts: dict[str, Any] = {**note["facts"], "kl_rounding": lost, "top1_rounding": kept}
         if set(stored.values()) != {torch.float32}:  # else nothing was rounded

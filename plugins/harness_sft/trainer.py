@@ -117,7 +117,7 @@ class Checked(ShardedTrainer):
 
     def _get_grad_norm(self, model: PreTrainedModel, grad_norm: Any = None) -> Any:
         norm = sharding.whole(super()._get_grad_norm(model, grad_norm))
-        self._finite(float(norm), "the norm of the gradient")
+        self._finite(float(norm), "the gradient norm")
         return norm
 
     def _finite(self, value: float, what: str) -> float:
@@ -127,7 +127,7 @@ class Checked(ShardedTrainer):
 
     def diverged(self, what: str) -> None:
         """Stop at something that is not finite, which no one may ignore; the checkpoints before it stay."""
-        finding = Finding("error", what, (), "lower learning_rate, or look for broken rows")
+        finding = Finding("error", what, (), "lower learning_rate, or look for damaged rows")
         self.flag("T2", finding)
         raise_finding("T2", finding)
 
@@ -246,7 +246,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._look(state)
         self._remember_randomness()
         self.at_rest = True
-        leap = f"step {spike.first}: the loss leaps to {spike.loss:.3g}, {spike.before:.3g} before" if spike else ""
+        leap = f"step {spike.first}: the loss spikes to {spike.loss:.3g}, {spike.before:.3g} before" if spike else ""
         remark = "; ".join(filter(None, [leap, self._end_epoch_if_due(state, control)]))
         control.should_training_stop = control.should_training_stop or self.enough()
         per_step = (time.monotonic() - self.began) / (state.global_step - self.began_at)
@@ -276,8 +276,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         still, whole = trainer.start.unmoved(trainer.model, trainer.ranks), not hasattr(trainer.model, "peft_config")
         if still and trainer.ranks.first and not (whole and len(still) < len(sums)):  # some may have no gradient
             kind = "trained" if whole else "adapted"
-            what = f"{len(still)} of {len(sums)} {kind} weights have not moved after {FIRST_STEPS} steps"
-            trainer.flag("T1", Finding("error", what, still, "look at learning_rate, and at what is frozen"))
+            what = f"{len(still)} of {len(sums)} {kind} weights have not changed after {FIRST_STEPS} steps"
+            trainer.flag("T1", Finding("error", what, still, "check learning_rate, and which parameters are frozen"))
 
     def restore_randomness(self) -> None:
         python, numpy, cpu, gpus = self.randomness
@@ -315,7 +315,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         told = ", ".join(f"{name} {value:.4f}" for name, value in (numbers | end.watched).items())
         best = self.best()
         if self.enough() and best:
-            told += f", no better than step {best.step} for {self.trainer.patience} epochs: stopped, that one is kept"
+            told += (
+                f", no better than step {best.step} for {self.trainer.patience} epochs: stopped, "
+                f"step {best.step} is kept"
+            )
         return f"epoch {step / per_epoch:.3g}: {told}"
 
     def _watched(self) -> dict[str, float]:

@@ -230,7 +230,7 @@ def to_otel(run: Run) -> None:
         error = {"error.type": "_OTHER"} if v.outcome == "ERROR" else {}
         logger.emit(event_name=EVENT, attributes={**about, **number, **error, "harness.decides": v.decides})
     if OTLPLogExporter().export(events.get_finished_logs()) is not export.LogRecordExportResult.SUCCESS:
-        raise UsageError("the collector that OTEL_EXPORTER_OTLP_ENDPOINT names did not take them")
+        raise UsageError("the collector of OTEL_EXPORTER_OTLP_ENDPOINT did not accept them")
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

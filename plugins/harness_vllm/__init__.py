@@ -39,21 +39,23 @@ def open_source(path: str, options: Flags) -> LocalSource:
     """
     share, length = options.gpu_memory_utilization, options.max_model_len
     if options.tensor_parallel_size < 1:
-        raise UsageError(f"tensor_parallel_size is {options.tensor_parallel_size}, want 1 or more")
+        raise UsageError(f"tensor_parallel_size is {options.tensor_parallel_size}; it must be 1 or more")
     if share is not None and not 0 < share <= 1:
-        raise UsageError(f"gpu_memory_utilization is {share}, want a share from 0 to 1")
+        raise UsageError(f"gpu_memory_utilization is {share}; it must be a share from 0 to 1")
     if length is not None and length <= environment.SPARE:
-        raise UsageError(f"max_model_len is {length}, want more than {environment.SPARE}")
+        raise UsageError(f"max_model_len is {length}; it must be more than {environment.SPARE}")
     for name, value in (options.engine or {}).items():
         if (kind := environment.PASSED.get(name)) is None:
-            raise UsageError(f'engine: "{name}" is not passed on to vLLM{did_you_mean(name, environment.PASSED)}')
+            raise UsageError(
+                f'engine: "{name}" is not an option passed to vLLM{did_you_mean(name, environment.PASSED)}'
+            )
         if not schema.fits(value, kind):
-            raise UsageError(f"engine: {name} is {schema.show(value)}, want {schema.kind(kind)}")
+            raise UsageError(f"engine: {name} is {schema.show(value)}; it must be {schema.kind(kind)}")
     environment.check(options.python)
     opened = harness_hf.open_source(path, revision=options.revision, sha256=options.sha256)
     if told := harness_hf.told_of(Path(opened.path), "config.json").get("quantization_config"):
         how = told.get("quant_method", "quantised") if isinstance(told, dict) else told
-        raise UsageError(f'model "{path}": is stored in {how}, which no test proves here with vLLM; use = "hf"')
+        raise UsageError(f'model "{path}": is stored in {how}, which is not tested with vLLM; use = "hf"')
     if not (opened.context or length):
         return opened
     return replace(opened, context=environment.context(opened.context, length, path))

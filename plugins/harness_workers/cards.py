@@ -40,7 +40,7 @@ class Card(NamedTuple):
         if self.free >= FULL * self.memory:
             return ""
         left = f"{self.free / 1e9:.1f} of {self.memory / 1e9:.1f} GB are free"
-        return f"GPU {number} is full: {left}; end what holds it (nvidia-smi says what), or hide it"
+        return f"GPU {number} is full: {left}; end the process that uses it (see nvidia-smi), or hide the GPU"
 
 
 class Seen(NamedTuple):
@@ -57,7 +57,7 @@ class Seen(NamedTuple):
         if self.cards or named == []:
             return ""
         if not nodes():
-            return "no driver has a GPU on this machine; nvidia-smi or rocminfo must list one"
+            return "no GPU was found on this machine; nvidia-smi or rocminfo must list one"
         if not self.built:
             return f"PyTorch {self.torch} is built for CPUs; install a build for CUDA or ROCm (pytorch.org)"
         if "too old" in self.error or named is None:
@@ -136,10 +136,10 @@ def enough(who: str, count: int, python: str | None = None, each: int = 0) -> li
     found = named_cards(python)
     there, what = (len(found), "GPUs") if found or each else (os.cpu_count() or 1, "cores, and no GPU")
     if count > (most := there // (each or 1)):
-        cut = "; name its instances in CUDA_VISIBLE_DEVICES" if any(" MIG " in one.kind for _, one in found) else ""
-        raise UsageError(f"{who}: this machine has {there} {what}; ask for {most} at most{cut}")
+        cut = "; name its MIG instances in CUDA_VISIBLE_DEVICES" if any(" MIG " in one.kind for _, one in found) else ""
+        raise UsageError(f"{who}: this machine has {there} {what}; use at most {most}{cut}")
     if len(kinds := sorted({one.kind for _, one in found[: count * (each or 1)]})) > 1:
-        what = f"{' and '.join(kinds)} would not give the same bits"
+        what = f"{' and '.join(kinds)} do not compute the same bits"
         raise UsageError(f"{who}: {what}; name GPUs of one kind in {chosen()[0]}")
     names, each = [name for name, _ in found], each or 1
     return [",".join(names[i : i + each]) for i in range(0, len(names) - each + 1, each)]
@@ -156,13 +156,13 @@ def _seen(python: str, told: tuple[tuple[str, str], ...]) -> Seen:
     try:
         done = subprocess.run(command, env=dict(told), capture_output=True, text=True, timeout=PATIENCE, check=False)
     except OSError as error:
-        raise UsageError(f'python "{python}": {error.strerror}; want the interpreter of an environment') from None
+        raise UsageError(f'python "{python}": {error.strerror}; name the interpreter of an environment') from None
     except subprocess.TimeoutExpired:
-        raise UsageError(f"the driver of the GPUs did not answer for {PATIENCE:g} s; look with nvidia-smi") from None
+        raise UsageError(f"the GPU driver did not answer for {PATIENCE:g} s; check it with nvidia-smi") from None
     with suppress(ValueError, TypeError):
         version, built, why, found = json.loads(done.stdout.splitlines()[-1] if done.stdout else "")
         return Seen(version, built, why, tuple(Card(*one) for one in found))
-    return Seen("", False, shorten((done.stderr.strip().splitlines() or ["it said nothing"])[-1]))
+    return Seen("", False, shorten((done.stderr.strip().splitlines() or ["it printed nothing"])[-1]))
 
 
 def environment(device: str | None, *, ours: bool) -> dict[str, str]:

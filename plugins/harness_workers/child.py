@@ -43,7 +43,7 @@ class Desk:
                 return
             do = {"open": self.open, "load": self.load}.get(str(message.get("do")))
             if do is None:
-                raise ValueError(f"a worker knows no message {message.get('do')!r}")
+                raise ValueError(f"unknown message {message.get('do')!r}")
             yield protocol.packed(do(message))
         except RAISES as error:
             yield protocol.packed({"error": protocol.told_error(error)})
@@ -63,7 +63,7 @@ class Desk:
     def load(self, _: dict[str, Any]) -> dict[str, Any]:
         """Load the models into memory."""
         if self._loader is None:
-            raise ValueError("no models were opened")
+            raise ValueError("no models were loaded")
         self._subjects = self._loaded.enter_context(load_each(self._loader, self._refs))
         return {"digests": [subject.digest for subject in self._subjects], "notes": self.notes()}
 
@@ -71,7 +71,7 @@ class Desk:
         """Ask one model a piece of requests; yield its rows as they come, the last with what it says of itself."""
         method, requests = message["method"], message["requests"]
         if method not in protocol.METHODS:
-            raise ValueError(f"a worker knows no method {method!r}")
+            raise ValueError(f"unknown method {method!r}")
         options = protocol.read_options(message["options"])
         subject = self._subjects[message["number"]]
         if method == "fact":
@@ -82,7 +82,7 @@ class Desk:
             if method == "token_kl":
                 options["against"] = self._subjects[options["against"]]
                 if not hasattr(subject, method):
-                    what = 'does not give token distributions; use a model that does, such as those of "hf"'
+                    what = 'does not return token distributions; use a model that does, such as one with use = "hf"'
                     raise UsageError(f'"{subject.name}" {what}')
             fresh(subject, options.get("against"))
             pairs = method in ("logprobs", "count_tokens")

@@ -45,15 +45,15 @@ def load_each(loader: Loader, refs: Sequence[ModelRef]) -> Iterator[list[Subject
         for numbers in alike.values():
             loaded = stack.enter_context(loader([refs[i] for i in numbers], **refs[numbers[0]].options))
             if not isinstance(loaded, Sequence) or len(loaded) != len(numbers):
-                number = len(loaded) if isinstance(loaded, Sequence) else "no list of"
-                what = f" yielded {number} subjects for {counted(len(numbers), 'ref')}; want one each"
+                number = len(loaded) if isinstance(loaded, Sequence) else "something other than a list of"
+                what = f" yielded {number} subjects for {counted(len(numbers), 'ref')}; it must yield one each"
                 raise blame.slip(loader, what)
             found.update(zip(numbers, loaded, strict=True))
             for ref, subject in ((refs[i], found[i]) for i in numbers):  # it may have kept another one from before
                 given = getattr(subject, "name", None), getattr(subject, "digest", None) if ref.digest else ref.digest
                 if given != (ref.name, ref.digest):
-                    what = f' asked for "{ref.name}" with weights {ref.digest[:12]} gave "{given[0]}"'
-                    instead = "load each ref, or keep models by their digest"
+                    what = f' was given "{ref.name}" with weights {ref.digest[:12]} and returned "{given[0]}"'
+                    instead = "load each ref, or cache models by their digest"
                     raise blame.slip(loader, f"{what} with {str(given[1])[:12]}; {instead}")
         yield [found[i] for i in range(len(refs))]
 

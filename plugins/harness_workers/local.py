@@ -29,7 +29,7 @@ class Local:
     def __init__(self, place: str, python: str | None = None) -> None:
         self.said, self.elsewhere, self.python = f"local:{place}", python is not None, python or sys.executable
         if not (found := re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", place)):
-            what = 'want a number of workers, such as "local:2", or "local:2x4" with four GPUs each'
+            what = 'give a number of workers, such as "local:2", or "local:2x4" with four GPUs each'
             raise UsageError(f"{typed(self.said)}: {what}")
         self.count, self.started = int(found[1]), 0
         self.gpus = [] if place == "1" else enough(typed(self.said), self.count, python, int(found[2] or 0))
@@ -61,7 +61,7 @@ class Child:
             self._process: subprocess.Popen[bytes] = subprocess.Popen(command, env=environment, **pipes, **own)
         except OSError as error:
             self._errors.close()
-            raise UsageError(f'python "{python}": {error.strerror}; want the interpreter of an environment') from None
+            raise UsageError(f'python "{python}": {error.strerror}; name the interpreter of an environment') from None
 
     def send(self, message: str, hear: Callable[[str], None] = lambda _: None) -> Future[str]:
         """Give a message; its future holds the reply, or raises Lost."""
@@ -76,23 +76,23 @@ class Child:
                     return reply
                 hear(reply)
         except ValueError as error:
-            self._kill(f"{error}, and it was ended")
+            self._kill(f"{error}, so it was stopped")
         except OSError:
             pass  # how it ended says why
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE)
         code, words = self._process.returncode, ""  # and the last that it said
-        left = f"ended with {code}" if code else "it said no more"
+        left = f"exited with code {code}" if code else "it closed its output"
         if code and code < 0:
             known = {s.value: s.name for s in signal.Signals}
-            left = f"ended by {known.get(-code, f'signal {-code}')}"
+            left = f"was killed by {known.get(-code, f'signal {-code}')}"
         with suppress(OSError, ValueError):
             self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 10_000))
             lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
             words = f": {shorten(lines[-1])}" if lines else ""
         raise Lost(f"{self._ended or left}{words}")
 
-    def close(self, why: str = "it was ended") -> None:
+    def close(self, why: str = "it was stopped") -> None:
         """End the process and all that it started."""
         self._kill(why)
         self._thread.shutdown(wait=True)
@@ -122,6 +122,6 @@ def workers(on: str, plugins: Plugins, options: Mapping[str, Any]) -> Workers | 
         return Local(place, python)
     known = [LOCAL, *(n for kind, n in plugins.provided if kind == KIND)]
     if name not in known:
-        raise UsageError(f"{typed(on)}: there are no such workers{did_you_mean(name, known)}")
+        raise UsageError(f"{typed(on)}: is not a worker backend{did_you_mean(name, known)}")
     made: Workers = plugins.find(KIND, name).function(place, python=python)
     return made

@@ -125,8 +125,8 @@ def at_fault(rows: Sequence[Any], why: Exception | None) -> str:
         text = str(text[-1].get("content")) if text and isinstance(text[-1], dict) else str(text)
     row = f'"{shorten(" ".join(str(text).split()), 120)}"'  # its beginning and its end: behind examples rows differ
     if why is None:
-        return f"{TRIES} times {len(rows)} rows were not answered, the first is {row}, and each half was: memory?"
-    return f"the row {row} is never answered: {why}"
+        return f"{len(rows)} rows failed {TRIES} times together, but not in halves; the first is {row}; check memory"
+    return f"row {row} always fails: {why}"
 
 
 class Streamed:

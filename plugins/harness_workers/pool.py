@@ -229,7 +229,7 @@ class Pool:
         except Lost as lost:
             return lost
         except ValueError as error:
-            return Lost(f"what it said is no message: {error}")
+            return Lost(f"it sent an invalid message: {error}")
         if "error" in reply:
             return protocol.read_error(reply["error"])
         try:
@@ -239,9 +239,9 @@ class Pool:
                 subject.digest = subject.digest or str(digest)
             rows = protocol.read_rows(task.method, reply.get("rows"), task.wanted) if task.method else []
             if task.wanted:
-                raise ValueError(f"it left out {len(task.wanted)} of them")
+                raise ValueError(f"{len(task.wanted)} rows are missing")
         except (TypeError, ValueError) as error:
-            return _Wrong(f"{task.worker.name}: {error}") if task.method else Lost(f"what it said is no reply: {error}")
+            return _Wrong(f"{task.worker.name}: {error}") if task.method else Lost(f"it sent an invalid reply: {error}")
         if not task.method:
             self._failed = 0
             return []
@@ -254,19 +254,21 @@ class Pool:
         """End a worker that is silent, or lives and does not move; its future tells that it is lost, and why."""
         now = time.monotonic()
         if task.worker.beats and now - task.heard > self.patience:
-            task.worker.close(f"it was silent for {self.patience:g} s and was ended; --patience allows more")
+            task.worker.close(f"it sent no heartbeat for {self.patience:g} s and was stopped; --patience allows more")
         elif now - task.moved > LIVES * self.patience:  # or what others took, of whom the median is not for each look
             took = self._took[task.method]
             others = HUNG * median(took) * task.cost if took else task.cost / SLOWEST * self.patience / PATIENCE
             if now - task.moved > (most := max(LIVES * self.patience, others)):
-                what = "gave no row" if task.method else "had not loaded"
-                task.worker.close(f"it lived and {what} for {most:g} s and was ended; --patience allows more")
+                what = "finished no row" if task.method else "did not finish loading"
+                task.worker.close(
+                    f"it sent heartbeats, but {what} within {most:g} s and was stopped; --patience allows more"
+                )
 
     def _again(self, worker: Worker, why: Lost, *, loading: bool) -> None:
         """Note a loss, and start a successor."""
-        then = "" if loading else ", and what it was at went to another"
+        then = "" if loading else ", and its rows were reassigned"
         if loading and self._failed + 1 >= DEATHS:
-            why = Lost(f"{DEATHS} workers died while they loaded the model, the last {why}")
+            why = Lost(f"{DEATHS} workers died while loading the model, the last: {why}")
         self.lost += 1
         if successor := self._succeed(worker, why, failed=loading, then=then):
             self._load(successor)
@@ -310,11 +312,11 @@ class Pool:
             raise self._gone(f"{worker.name}: {error}") from error
         if (about.get("protocol"), about.get("harness")) != (protocol.PROTOCOL, VERSION):
             theirs = f"harness {about.get('harness')} (protocol {about.get('protocol')})"
-            what = f"{theirs}, this is {VERSION} ({protocol.PROTOCOL})"
-            raise self._gone(f"{worker.name} has {what}; install the same there")
+            what = f"{theirs}, but this is {VERSION} ({protocol.PROTOCOL})"
+            raise self._gone(f"{worker.name} has {what}; install the same version there")
         told = tuple(given) if isinstance(given := reply.get("identity"), list) else ()
         if len(told) != len(self.opening.refs) or not all(one is None or isinstance(one, str) for one in told):
-            raise Lost(f"{worker.name} does not say what its models are")
+            raise Lost(f"{worker.name} does not report the identity of its models")
         if self.identities is None:
             self.identities, self._about = told, about
         if told != self.identities:
@@ -324,8 +326,8 @@ class Pool:
             before, now = (one if isinstance(one, dict) else {} for one in (first, about.get("versions")))
             changed = [n for n in {**before, **now} if now.get(n) != before.get(n)]
             what = "; ".join(f"{n} {now.get(n)} against {before.get(n)}" for n in changed)
-            what = what or 'the same versions, so another machine, weights, code or meaning of "auto"'
-            identity = f'identity {str(two[0])[:16]} of model "{name}", others have {str(two[1])[:16]}'
+            what = what or 'the same versions, so check machine, weights, code and the meaning of "auto"'
+            identity = f'identity {str(two[0])[:16]} of model "{name}", but others have {str(two[1])[:16]}'
             raise self._gone(f"{worker.name} has {identity}: {what}")
 
     def _gone(self, why: str) -> WorkersGone:

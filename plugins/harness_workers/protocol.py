@@ -76,10 +76,10 @@ def read(stream: IO[bytes]) -> str | None:
     if not (head := stream.read(LENGTH.size)):
         return None
     if len(head) < LENGTH.size or (size := LENGTH.unpack(head)[0]) > LARGEST:
-        raise ValueError(f"what came is no message: {head!r}")
+        raise ValueError(f"invalid message: {head!r}")
     data = stream.read(size)
     if len(data) < size:
-        raise ValueError(f"a message of {size} bytes was cut off after {len(data)}")
+        raise ValueError(f"a message of {size} bytes ended after {len(data)}")
     return data.decode("ascii")
 
 
@@ -107,7 +107,7 @@ def unpacked(text: str) -> dict[str, Any]:
     """Return a message; raises ValueError where a text is none."""
     message = json.loads(text)
     if not isinstance(message, dict):
-        raise ValueError("a message is no object")
+        raise ValueError("a message is not an object")
     return message
 
 
@@ -150,11 +150,11 @@ def read_rows(method: str, told: Any, wanted: set[int]) -> list[tuple[int, Any]]
     Raises ValueError or TypeError where they are no answers, or to what was not asked or was answered before.
     """
     if not isinstance(told, list):
-        raise TypeError("its rows are no list")
+        raise TypeError("its rows are not a list")
     rows = [(_count(number), READ[method](value)) for number, value in told]
     numbers = {number for number, _ in rows}
     if len(numbers) < len(rows) or not numbers <= wanted:
-        raise ValueError("it answered what was not asked, or twice")
+        raise ValueError("it sent a row that was not requested, or sent one twice")
     wanted -= numbers
     return rows
 
@@ -168,27 +168,27 @@ def _held(value: Any, kinds: tuple[type, ...], what: str) -> Any:
 
 def _count(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise TypeError("an answer is no whole number from 0 on")
+        raise TypeError("an answer is not an integer from 0 on")
     return value
 
 
 def _score(value: Any) -> Logprob:
     total, tokens, size, greedy = value
     if not _number(total) <= ROUNDED:  # nor is NaN
-        raise ValueError(f"an answer has a log-probability of {total}, and none is above 0")
-    greedy = _held(greedy, (bool,), "an answer is neither true nor false")
+        raise ValueError(f"an answer has the log-probability {total}, which is above 0")
+    greedy = _held(greedy, (bool,), "an answer is not true or false")
     return Logprob(_number(total), _count(tokens), _count(size), greedy)
 
 
 def _divergence(value: Any) -> tuple[float, int]:
     total, tokens = value
     if not _number(total) >= -ROUNDED:
-        raise ValueError(f"an answer has a divergence of {total}, and none is below 0")
+        raise ValueError(f"an answer has the divergence {total}, which is below 0")
     return _number(total), _count(tokens)
 
 
 def _number(value: Any) -> float:
-    return float(_held(value, (int, float), "an answer is no number"))
+    return float(_held(value, (int, float), "an answer is not a number"))
 
 
 TOLD: dict[str, Callable[[Any], Any]] = {"logprobs": astuple, "generate": said.told}  # the others are JSON already
@@ -197,8 +197,8 @@ READ: dict[str, Callable[[Any], Any]] = {
     "logprobs": _score,
     "token_kl": _divergence,
     "count_tokens": _count,
-    "render": lambda value: _held(value, (str,), "an answer is no text"),
-    "fact": lambda value: _held(value, (str, int, float, bool, type(None)), "a fact is no text and no number"),
+    "render": lambda value: _held(value, (str,), "an answer is not a text"),
+    "fact": lambda value: _held(value, (str, int, float, bool, type(None)), "a fact is neither a text nor a number"),
 }
 
 
@@ -219,7 +219,7 @@ def read_error(told: Any) -> Exception:
     """Return the error that a worker tells of: a mistake of the user, a finding, or one of the model's."""
     told = told if isinstance(told, dict) else {}
     kind, given = str(told.get("kind")), told.get("messages")
-    messages = [str(m) for m in given] if isinstance(given, list) and given else ["without a word"]
+    messages = [str(m) for m in given] if isinstance(given, list) and given else ["no message"]
     if kind == "UsageError":
         return UsageError(*messages)
     if kind == "CheckFailed":
