@@ -34,7 +34,7 @@ COLUMNS, LINES = 110, 24
 def main() -> None:
     """Write the pictures of a run folder."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="a folder in reports/")
+    parser.add_argument("run", type=Path, help="run folder in reports/")
     parser.add_argument("--to", type=Path, default=ROOT / "docs/pictures")
     args = parser.parse_args()
     args.to.mkdir(parents=True, exist_ok=True)

@@ -66,12 +66,12 @@ def test_declared_either_way(project: Project, how: dict[str, str]) -> None:
             {"decorator": "@evaluator(uncahed=True)"},
             "TypeError: EvaluatorCapabilities.__init__() got an unexpected keyword",
         ),
-        ({"decorator": "@evaluator(uncached=1)"}, "TypeError: uncached is 1, want true or false"),
+        ({"decorator": "@evaluator(uncached=1)"}, ": label is TypeError: uncached is 1; it must be true or false"),
         (
             {"attribute": "polite.uncahed = True"},
-            'harnessfile.py:5: polite: "uncahed" is no capability; did you mean "uncached"?',
+            'harnessfile.py:5: polite: "uncahed" is not a capability; did you mean "uncached"?',
         ),
-        ({"attribute": "polite.row_for = list"}, '"row_for" is no capability; did you mean "rows_for"?'),
+        ({"attribute": "polite.row_for = list"}, '"row_for" is not a capability; did you mean "rows_for"?'),
         ({"attribute": "polite.remarks = 'none'"}, "harnessfile.py:5: polite: remarks is 'none', want a function"),
         ({"attribute": "polite.marks = 'answer'"}, 'want "answers", "pairs" or a function'),
     ],
@@ -164,7 +164,7 @@ def test_command_of_a_plugin(points: list[Point], capsys: pytest.CaptureFixture[
     assert 'command "broken" of somewhere:build: cannot be loaded: ImportError' in capsys.readouterr().err
     points[1:] = [Point("run", greeting)]
     assert main(["greet", "you"]) == 4
-    assert 'command "run" of somewhere:build: there is one of this name' in capsys.readouterr().err
+    assert 'command "run" of somewhere:build: this command exists already; rename it' in capsys.readouterr().err
 
 
 LACKING = """from contextlib import contextmanager
@@ -196,7 +196,7 @@ def test_what_a_loader_lacks_is_refused_where_an_evaluator_asks_for_it(use: str,
     text = SUITE.replace('"fake"', f'"{use}"').replace('"polite"', '"drift"')
     project.write({"suite.toml": text, "rows.jsonl": ROWS, "harnessfile.py": LACKING})
     outcome = project.run("--collect-only")
-    said = '"drift" asks a model for token_kl, which those of "scant" do not give; use = "hf" in [model]'
+    said = '"drift" needs token_kl, which the loader "scant" does not provide; use = "hf" in [model]'
     assert (outcome.code, said in outcome.err) == (4, use == "scant"), outcome.err  # without a candidate in any case
 
 
@@ -205,5 +205,5 @@ def test_an_adapter_on_4_bits_is_refused_where_no_such_base_is_loaded(suite: Pro
     text = PASSES.replace('use = "fake"\npath', 'use = "scant"\npath')
     text = text.replace('[adapter]\nuse = "fake"', '[adapter]\nuse = "packed"')
     outcome = suite.write({"suite.toml": text, "harnessfile.py": LACKING}).run()
-    said = '[adapter] stands on a base in 4 bits, which "scant" does not load; use = "lora", or "hf" in [model]'
+    said = '[adapter] needs a base in 4 bits, which the loader "scant" cannot load; use = "lora", or "hf" in [model]'
     assert (outcome.code, said in outcome.err) == (4, True), outcome.err

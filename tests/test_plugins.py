@@ -16,9 +16,12 @@ BROKEN = {
     ),
     "a misspelt hook": (
         HEAD + "@hookimpl\ndef harness_evaluator():\n    return {}\n",
-        'did you mean "harness_evaluators"?',
+        '" is not a capability; did you mean "harness_evaluators"?',
     ),
-    "no dict": (HEAD + "@hookimpl\ndef harness_evaluators():\n    return [1]\n", "returned no dict"),
+    "no dict": (
+        HEAD + "@hookimpl\ndef harness_evaluators():\n    return [1]\n",
+        "did not return a dict of name -> callable",
+    ),
     "a hook with a wrong argument": (HEAD + "@hookimpl\ndef harness_report(runn):\n    pass\n", "harness_report"),
 }
 

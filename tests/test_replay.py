@@ -73,7 +73,8 @@ def test_what_ships_answers_as_it_did(exported: Project) -> None:
     outcome = replay(exported, 1000, "--seed", "3")
     assert (outcome.code, outcome.err) == (0, "")
     assert (
-        f"replay: {len(ROWS) + len(TEXTS)} rows of qa, fluency asked again (seed 3), as in the evidence" in outcome.out
+        f"replay: {len(ROWS) + len(TEXTS)} rows of qa, fluency answered again (seed 3), as in the evidence"
+        in outcome.out
     )
     assert 'note: replay: "moved" compares with another model; left out' in outcome.out
     assert "verified: merged of suite fake" in outcome.out
@@ -108,14 +109,14 @@ def test_weights_of_another_verdict_are_refused(exported: Project) -> None:
     write_fake(export / MODEL, 0.2)
     reseal(export, weights=judged)
     outcome = replay(exported, 1)
-    assert (outcome.code, "are not the ones that the gates judged" in outcome.err) == (7, True)
+    assert (outcome.code, "/ differ from the evaluated ones" in outcome.err) == (7, True)
 
 
 EDITS: dict[str, tuple[str, dict[str, Any], str]] = {
-    "a value": ("qa", {"values": {"exact_match": 0.5}}, "exact_match is 1.0, 0.5 in the evidence"),
-    "an answer": ("qa", {"answer_hash": "0" * 64}, "the answer is another"),
+    "a value": ("qa", {"values": {"exact_match": 0.5}}, "exact_match is 1.0, but 0.5 in the evidence"),
+    "an answer": ("qa", {"answer_hash": "0" * 64}, "different targets; the answer is another"),
     "a prompt": ("qa", {"prompt_hash": "0" * 64}, "the prompt is another"),
-    "a weight": ("fluency", {"weight": 7.5}, "its weight is 5.0, 7.5 in the evidence"),
+    "a weight": ("fluency", {"weight": 7.5}, "its weight is 5.0, but 7.5 in the evidence"),
     "a metric more": ("fluency", {"values": {"perplexity": 1.0, "bits_per_byte": 1.0, "x": 1.0}}, "in the evidence"),
     "a digest": ("qa", {"doc_hash": "0" * 64}, "the row is another"),
 }
@@ -147,7 +148,7 @@ def test_private_rows_are_compared_by_digest(exported: Project) -> None:
     assert f"{len(TEXTS)} private rows have log-probabilities, which no digest can be near to" in outcome.out
     edit_rows(exported, "qa", sha256="0" * 64)
     outcome = replay(exported, 1000)
-    assert (outcome.code, 'row 0 of "qa": its digest is another' in outcome.err) == (7, True)
+    assert (outcome.code, 'row 0 of "qa": its digest differs' in outcome.err) == (7, True)
 
 
 def changed(project: Project, number: int) -> None:
@@ -156,11 +157,14 @@ def changed(project: Project, number: int) -> None:
 
 
 UNABLE: dict[str, tuple[Any, str]] = {
-    "data that changed": (lambda p: changed(p, 3), 'is not what was evaluated, for instance row "q3"; nothing was'),
+    "data that changed": (
+        lambda p: changed(p, 3),
+        'differs from the evaluated data, for instance row "q3"; nothing was',
+    ),
     "data that is gone": (lambda p: (p.folder / "test.jsonl").unlink(), 'data "test.jsonl" is not there'),
     "an option that changed": (
         lambda p: p.write({"suite.toml": (SUITE + MORE).replace("slices", "max_new_tokens = 3\nslices")}),
-        "max_new_tokens is 3, 32 in the evidence",
+        "max_new_tokens is 3, but 32 in the evidence",
     ),
     "an eval that is gone": (lambda p: p.write({"suite.toml": SUITE}), 'has no eval "fluency", which the export'),
     "another suite's model": (

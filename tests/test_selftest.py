@@ -12,7 +12,7 @@ from harness_selftest.selftest import Constant, Shuffled
 from harness_workers.local import Local
 
 NAMES = ["base itself", "base nudged", "noise in the weights", "NaN weights", "shuffled answers", "constant answer"]
-NAMES += ["train rows in the test"]
+NAMES += ["training rows in the test"]
 
 HAIR = """
 from harness import hookimpl

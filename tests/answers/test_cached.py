@@ -159,7 +159,7 @@ def test_what_was_answered_before_a_crash_is_kept(world: World) -> None:
 def test_a_request_left_unanswered_is_an_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that drops a row fails the evaluation."""
     monkeypatch.setattr(Model, "stream_generate", lambda self, prompts, **_: iter([(0, "x")]))
-    with pytest.raises(ValueError, match='model "base" left 2 of 3 requests without an answer'):
+    with pytest.raises(ValueError, match='model "base" returned no answer for 2 of 3 requests'):
         world.subject().generate(["a", "bb", "ccc"])
 
 
@@ -174,7 +174,7 @@ def test_a_damaged_cache_is_set_aside(world: World) -> None:
     assert subject.generate(["1"]) == ["1"]
     subject.responses.close()
     (warning,) = world.warnings
-    assert "it is set aside as" in warning
+    assert "database disk image is malformed" in warning
     world.path.write_text("no database at all, but long enough to be looked at as one" * 20)
     subject = world.subject()
     assert subject.generate(["1"]) == ["1"]
@@ -250,7 +250,7 @@ def test_a_value_of_another_kind_is_damage(world: World, value: str, kind: str) 
         assert getattr(subject, kind)(asked) == wanted
         subject.responses.close()
         assert len(world.warnings) == 1, turn
-    assert "is set aside as" in world.warnings[0]
+    assert '; it was renamed to "' in world.warnings[0]
 
 
 @pytest.mark.parametrize("column", ["value", "checksum"])
@@ -270,7 +270,7 @@ def test_a_row_of_other_types_is_damage(world: World, column: str, content: str)
     assert subject.generate(["abc"]) == ["3"]
     subject.responses.close()
     assert len(world.warnings) == 1
-    assert "is set aside as" in world.warnings[0]
+    assert '; it was renamed to "' in world.warnings[0]
 
 
 def test_half_a_surrogate_pair_is_remembered(world: World) -> None:
@@ -291,7 +291,7 @@ def test_a_newer_cache_is_left_alone(world: World) -> None:
         db.execute(f"PRAGMA user_version = {VERSION + 1}")
     before = world.path.read_bytes()
     assert world.subject().generate(["a", "b"]) == ["1", "1"]
-    assert "is of a newer version" in world.warnings[0]
+    assert '": was written by a newer version of the harness; answers are not cached' in world.warnings[0]
     assert world.path.read_bytes() == before
 
 
@@ -303,7 +303,7 @@ def test_a_locked_cache_costs_a_warning(world: World, monkeypatch: pytest.Monkey
     other = sqlite3.connect(world.path)
     other.execute("BEGIN EXCLUSIVE")
     assert subject.generate(["a", "bb"]) == ["1", "2"]
-    assert world.warnings == [f'cache "{world.path}": database is locked; answers are not remembered from here on']
+    assert world.warnings == [f'cache "{world.path}": database is locked; answers are not cached from here on']
     other.close()
     assert subject.generate(["a", "bb"]) == ["1", "2"]
 

@@ -89,11 +89,11 @@ WRONG = {
     "file": (
         "SSL_CERT_FILE",
         "{tmp}/no.pem",
-        'SSL_CERT_FILE: names ".*/no.pem", which is not there; correct it',
+        'SSL_CERT_FILE: names ".*/no.pem", which does not exist; correct it',
     ),
-    "folder": ("SSL_CERT_DIR", "{tmp}/no", 'SSL_CERT_DIR: names ".*/no", which is not there'),
-    "bundle": ("REQUESTS_CA_BUNDLE", "{tmp}/no.pem", 'REQUESTS_CA_BUNDLE: names ".*/no.pem", which is not there'),
-    "content": ("SSL_CERT_FILE", "{tmp}/empty.pem", "SSL_CERT_FILE: .*in which there are no certificates"),
+    "folder": ("SSL_CERT_DIR", "{tmp}/no", 'SSL_CERT_DIR: names ".*/no", which does not exist'),
+    "bundle": ("REQUESTS_CA_BUNDLE", "{tmp}/no.pem", 'REQUESTS_CA_BUNDLE: names ".*/no.pem", which does not exist'),
+    "content": ("SSL_CERT_FILE", "{tmp}/empty.pem", "SSL_CERT_FILE: .*which contains no certificates"),
 }
 
 

@@ -171,12 +171,12 @@ ADAPTERS: dict[str, tuple[Edit, str]] = {
     ),
     "of another shape": (
         reseat(ADAPTER, lambda ws: {n: w[..., :8].contiguous() for n, w in ws.items()}),
-        '"model.layers.0.mlp.down_proj" is [64, 8], in the base it is [64, 128]',
+        '"model.layers.0.mlp.down_proj" has shape [64, 8], but [64 in the base, 128]',
     ),
     "of another rank": (configure("adapter_config.json", r=3), "does not fit the base"),
     "with half of a pair": (
         reseat(ADAPTER, lambda ws: {n: w for n, w in ws.items() if f"{UP}.lora_B" not in n}),
-        f'"model.{UP}" is [64], in the base it is [128, 64]',
+        f'"model.{UP}" has shape [64], but [128 in the base, 64]',
     ),
     "with NaN": (poison(ADAPTER, float("nan"), "lora_B"), "1 of 1024 weights are not finite"),
     "with infinity": (poison(ADAPTER, float("inf"), "lora_A"), "1 of 2048 weights are not finite"),
@@ -185,7 +185,7 @@ ADAPTERS: dict[str, tuple[Edit, str]] = {
     "as a pickle under another name": (pickled(ADAPTER), "is no whole safetensors file"),
     "with code to import": (
         configure("adapter_config.json", auto_mapping={"base_model_class": "M", "parent_library": "m"}),
-        'adapter_config.json: "auto_mapping" would have code loaded',
+        'adapter_config.json: "auto_mapping" makes a loader run code; remove it',
     ),
     "with a field of tomorrow": (configure("adapter_config.json", use_new=1), '"use_new", which this PEFT does not'),
     "with a rank in words": (configure("adapter_config.json", r="x"), 'has r = "x", want an integer'),
@@ -199,9 +199,9 @@ ADAPTERS: dict[str, tuple[Edit, str]] = {
         reseat(ADAPTER, lambda ws: {n.replace("A.weight", "A.default.weight"): w for n, w in ws.items()}),
         'lora_A.default.weight" has the name of an adapter in memory in it',
     ),
-    "cut short": (cut(ADAPTER), "is cut short"),
+    "cut short": (cut(ADAPTER), "is truncated"),
     "with overlapping tensors": (overlap(ADAPTER), "overlaps another"),
-    "of no LoRA": (configure("adapter_config.json", peft_type="IA3"), "is of type IA3, only LORA is known here"),
+    "of no LoRA": (configure("adapter_config.json", peft_type="IA3"), "is of type IA3, but only LORA is supported"),
     "without JSON": (put("adapter_config.json", "{"), "adapter_config.json: is not JSON"),
     "of a list": (put("adapter_config.json", "[]"), "adapter_config.json: is no JSON object"),
 }
@@ -217,14 +217,14 @@ MERGED: dict[str, tuple[Edit, str]] = {
         '"_orig_mod." stands before its tensors\' names',
     ),
     "as a pickle": (pickled("pytorch_model.bin"), "pickles are not read"),
-    "as a pickle under another name": (pickled(MODEL), "is no safetensors file, or is cut short"),
+    "as a pickle under another name": (pickled(MODEL), "is not a safetensors file, or is truncated"),
     "with code": (
         both(configure("config.json", auto_map={"AutoModelForCausalLM": "m.M"}), CODE),
-        'config.json: "auto_map" would have code loaded',
+        'config.json: "auto_map" makes a loader run code; remove it',
     ),
     "with code of a new kind": (
         both(configure("config.json", auto_map={"AutoConfig": "m.M"}, model_type="new"), CODE),
-        'config.json: "auto_map" would have code loaded',
+        'config.json: "auto_map" makes a loader run code; remove it',
     ),
     "with a kernel to fetch": (configure("config.json", _attn_implementation_internal="a/b"), "would have code loaded"),
     "with an index that leads out": (index("../tiny/model.safetensors"), "is no file beside it"),
@@ -237,7 +237,7 @@ MERGED: dict[str, tuple[Edit, str]] = {
     "of no words": (configure("config.json", vocab_size=0), "vocab_size = 0, and its files hold"),
     "of endless layers": (configure("config.json", num_hidden_layers=10**7), "num_hidden_layers = 10000000, and its"),
     "of absurd heads": (configure("config.json", head_dim=10**7), "its config.json wants 15,"),
-    "of no heads": (configure("config.json", num_attention_heads=0), "its config.json cannot be built"),
+    "of no heads": (configure("config.json", num_attention_heads=0), "its config.json is invalid"),
     "with a context that is none": (configure("config.json", max_position_embeddings=-1), "a context of -1 tokens"),
     "with NaN in its configuration": (configure("config.json", rms_norm_eps=float("nan")), "is not JSON: it holds NaN"),
     "with infinity in its settings": (
@@ -246,11 +246,11 @@ MERGED: dict[str, tuple[Edit, str]] = {
     ),
     "with settings that are refused": (
         configure("generation_config.json", max_new_tokens=-1),
-        "its generation_config.json is refused: `max_new_tokens` must be greater than 0",
+        "its generation_config.json is invalid: `max_new_tokens` must be greater than 0",
     ),
     "with a template that loops": (
         template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"),
-        "its chat template takes over 5 s for a few words",
+        "its chat template takes over 5 s to render a few words",
     ),
     "with a template that explodes": (
         template("{{ 'x' * 10**11 }}"),
@@ -259,11 +259,11 @@ MERGED: dict[str, tuple[Edit, str]] = {
     "with a template that babbles": (template("{{ 'x' * 10**7 }}"), "writes 10,000,000 characters of a few words"),
     "with a template that counts": (
         template("{{ 9 ** (9 ** 9) }}"),
-        "cannot be looked at in a process of its own: it took too long",
+        "cannot be looked at: the subprocess failed: it took too long",
     ),
     "with half a template": (template("{% if"), "its chat template cannot be rendered"),
     "with a template that refuses": (template("{{ raise_exception('no') }}"), "cannot be rendered: no"),
-    "cut short": (cut(MODEL), "is cut short"),
+    "cut short": (cut(MODEL), "is truncated"),
     "with overlapping tensors": (overlap(MODEL), "overlaps another"),
     "of a list": (put("config.json", "[]"), "config.json: is no JSON object"),
     "with two templates": (TEMPLATES, "chat template"),
@@ -296,8 +296,8 @@ TARGETS: dict[str, tuple[str, str]] = {
     "holds something else": ("merged", "which holds something that is no export"),
     "is the model": ("tiny", 'which is the model "tiny"'),
     "is a file": ("suite.toml", "which is the suite"),
-    "is below a file": ("suite.toml/out", "where no folder can be written"),
-    "is a link": ("link", "which is no folder"),
+    "is below a file": ("suite.toml/out", "which is not writable"),
+    "is a link": ("link", "which is not a folder"),
 }
 
 

@@ -36,22 +36,25 @@ def test_head_is_read(tmp_path: Path, data: int) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "an old version": (lambda f: write(f, version=1), "version 1"),
+    "an old version": (lambda f: write(f, version=1), "its version is 1; supported are"),
     "the other end first": (lambda f: write(f, version=3 << 24), "version"),
-    "a key twice": (lambda f: write(f, pairs=[("n", 1), ("n", 2)]), '"n" is there twice'),
-    "a tensor twice": (lambda f: write(f, [ROWS[0], ("a", (3,), 0, 96)]), 'tensor "a" is there twice'),
+    "a key twice": (lambda f: write(f, pairs=[("n", 1), ("n", 2)]), 'the key "n" occurs twice'),
+    "a tensor twice": (
+        lambda f: write(f, [ROWS[0], ("a", (3,), 0, 96)]),
+        'the name of tensor "a" occurs twice, is too long or is empty',
+    ),
     "an overlap": (lambda f: write(f, [ROWS[0], ("b", (3,), 0, 64)]), 'tensor "b" overlaps'),
     "a gap": (lambda f: write(f, [ROWS[0], ("b", (3,), 0, 128)], data=140), 'tensor "b" comes after a gap'),
     "another order": (lambda f: write(f, ROWS[::-1]), 'tensor "b" comes after a gap'),
-    "out of bounds": (lambda f: write(f, data=100), "is cut short"),
-    "hidden bytes": (lambda f: write(f, data=200), "92 bytes that no tensor names"),
-    "an unknown type": (lambda f: write(f, [("a", (32,), 4, 0)]), "unknown type 4"),
+    "out of bounds": (lambda f: write(f, data=100), ": is truncated"),
+    "hidden bytes": (lambda f: write(f, data=200), "92 bytes belong to no tensor"),
+    "an unknown type": (lambda f: write(f, [("a", (32,), 4, 0)]), 'tensor "a" has the unknown type 4'),
     "half a block": (lambda f: write(f, [("a", (2, 33), 8, 0)]), r"shape \[2, 33\] cannot be of type Q8_0"),
     "too large a shape": (lambda f: write(f, [("a", (1 << 40, 1 << 40), 0, 0)]), "cannot be of type F32"),
     "five dimensions": (lambda f: write(f, [("a", (1, 1, 1, 1, 1), 0, 0)]), "5 dimensions"),
     "a long name": (lambda f: write(f, [("a" * 64, (3,), 0, 0)]), "too long"),
     "no tensor": (lambda f: write(f, []), "no tensor"),
-    "an odd alignment": (lambda f: write(f, pairs=[("general.alignment", 24)]), "alignment of 24"),
+    "an odd alignment": (lambda f: write(f, pairs=[("general.alignment", 24)]), "its alignment is 24"),
 }
 
 
@@ -97,7 +100,7 @@ def test_gguf_is_hashed_whole(tmp_path: Path) -> None:
         template_digest(tmp_path)
     for other in ("second.gguf", "another.safetensors"):
         (tmp_path / other).write_bytes(b"x")
-        with pytest.raises(ValueError, match="which one is meant"):
+        with pytest.raises(ValueError, match="keep only the one that you mean"):
             weights_digest(tmp_path)
         (tmp_path / other).unlink()
 

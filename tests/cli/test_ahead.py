@@ -35,7 +35,7 @@ def test_a_suite_for_candidates_is_looked_at(gated: Project, words: list[str], g
 @pytest.mark.parametrize("words", [["check"], ["plan"]])
 def test_code_of_others_is_what_somebody_brought(gated: Project, words: list[str]) -> None:
     """A harnessfile is named, and neither what came with the harness nor the terminal that listens."""
-    told = "runs code of others: "
+    told = "loads code of other packages: "
     assert told not in gated.harness(*words, "suites/release.toml").out
     gated.write({"suites/harnessfile.py": "from harness import hookimpl"})
     assert f"{told}suites/harnessfile.py\n" in gated.harness(*words, "suites/release.toml").out

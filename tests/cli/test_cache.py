@@ -32,7 +32,7 @@ def test_the_cache_is_listed(project: Project, cache: Path) -> None:
     before = sorted(cache.rglob("*"))
     outcome = project.harness("cache")
     assert outcome.code == 0
-    assert "models         1       10 kB  used 40 days ago  models, fetched or converted" in outcome.out
+    assert "models         1       10 kB  used 40 days ago  models, downloaded or converted" in outcome.out
     assert "answers        1" in outcome.out
     assert "trained        1" in outcome.out
     assert project.harness("cache", "--older", "30").out.endswith("--prune removes them\n")
@@ -70,7 +70,11 @@ def test_nothing_is_removed_while_another_process_uses_it(project: Project, cach
         assert other.stdout
         other.stdout.readline()
         outcome = project.harness("cache", "--size", "0", "--prune")
-        assert (outcome.code, "another harness uses it; wait for it to end" in outcome.err) == (4, True)
+        assert (
+            outcome.code,
+            ('": is in use by another harness process; wait for that to end, since it still reads these files')
+            in outcome.err,
+        ) == (4, True)
         assert (cache / "models/old/weights").is_file()
         other.kill()
     assert project.harness("cache", "--size", "0", "--prune").code == 0
@@ -79,9 +83,9 @@ def test_nothing_is_removed_while_another_process_uses_it(project: Project, cach
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--prune"], "--prune: say which, with --older DAYS or --size BYTES"),
-        (["--size", "much"], '--size is "much", want bytes, for instance 500M or 20G'),
-        (["--older", "-1"], "--older is -1, want days, 0 or more"),
+        (["--prune"], "--prune needs a limit: --older DAYS or --size BYTES"),
+        (["--size", "much"], '--size is "much"; give bytes, for instance 500M or 20G'),
+        (["--older", "-1"], "--older is -1; give days, 0 or more"),
     ],
 )
 def test_what_cannot_be_meant_is_a_mistake(project: Project, words: list[str], says: str) -> None:

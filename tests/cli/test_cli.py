@@ -90,6 +90,6 @@ def test_init_does_not_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
     (tmp_path / "suite.toml").write_text("mine", "utf-8")
     assert main(["init", str(tmp_path)]) == 4
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert (tmp_path / "suite.toml").read_text("utf-8") == "mine"
     assert len(list(tmp_path.iterdir())) == 1

@@ -37,7 +37,7 @@ def test_a_full_disk_is_known_by_its_many_names(error: Exception, says: str) -> 
     assert disk_full(error) == says
     other = ValueError("the adapter cannot be saved")
     other.__context__ = error
-    assert of_the_machine(other) == f"{says}; make room and run again, and what was finished is not done again"
+    assert of_the_machine(other) == f"{says}; free space and run again; finished work is kept"
     assert disk_full(read_error(told_error(error))) == says
 
 

@@ -28,7 +28,7 @@ def command(_):
 with as_interrupts():
     raise SystemExit(guarded(command, Namespace(on="ray:head:6379")))
 """
-LINE = "error: a library ended the process {}; that is no verdict; run again, and what was finished is not done again\n"
+LINE = "error: a library ended the process {}; this is not a verdict; run again, finished work is kept\n"
 
 
 def start(does: str) -> subprocess.Popen[str]:

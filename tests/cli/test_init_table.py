@@ -81,11 +81,16 @@ DONE: dict[str, tuple[str, str | bytes, list[str], str]] = {  # file, content, o
     ),
     "spellings": ("a.csv", table(["Good", "good ", "good", "bad"]), [], 'choices: "bad", "good"'),
     "empty labels": ("a.csv", table(["a", "b", "", "nan"]), [], "left out: 150 without an input, a label or a group"),
-    "repeats": ("a.csv", table() + table(rows=10).partition("\n")[2], [], "10 that ask what a row before them asks"),
-    "two labels": ("a.csv", table() + f'"{TEXTS[0]}",bad\n', [], "2 whose input stands there with another label too"),
+    "repeats": (
+        "a.csv",
+        table() + table(rows=10).partition("\n")[2],
+        [],
+        "10 that repeat the question of an earlier row",
+    ),
+    "two labels": ("a.csv", table() + f'"{TEXTS[0]}",bad\n', [], "2 whose input also occurs with another label"),
     "odd names": ("a.csv", table(header="te{x}t.en[0],Mood: now"), ["--label", "Mood: now"], 'label: "Mood_ now"'),
     "a column of choices": ("a.csv", table(header="text,gold"), ["--label", "gold"], 'choices: "bad"'),
-    "no name known": ("a.csv", table(header="was,wie"), [], 'label: "wie", by its few different values'),
+    "no name known": ("a.csv", table(header="was,wie"), [], 'label: "wie", by its few distinct values'),
     "capitals": ("A.CSV", table(header="Text,Mood"), [], 'input: "Text", by its name'),
     "a quote in a name": ("a.csv", table(header='text,"mo""od"'), [], 'label: "mo\\"od"'),
 }
@@ -95,42 +100,43 @@ GROUPED = table([f"{mood},{user}" for user in "aab" for mood in MOODS], "text,mo
 WRONG: dict[str, tuple[str, str | bytes | None, list[str], str]] = {
     "nothing there": ("a.csv", None, [], 'data "a.csv" is not there; looked for'),
     "a folder": (".", None, [], 'data "." is a folder; name a file in it'),
-    "a URL": ("https://x.org/a.csv", None, [], "is a URL; download it, and name the file"),
-    "a workbook": ("a.xlsx", b"PK\3\4", [], 'is a workbook; save its sheet as "CSV UTF-8"'),
-    "a workbook by another name": ("a.csv", b"PK\3\4" + bytes(range(256)) * 9, [], "a.csv: is no text; save it as"),
+    "a URL": ("https://x.org/a.csv", None, [], "is a URL; download it and name the file"),
+    "a workbook": ("a.xlsx", b"PK\3\4", [], 'is a spreadsheet; save its sheet as "CSV UTF-8" and name that file'),
+    "a workbook by another name": ("a.csv", b"PK\3\4" + bytes(range(256)) * 9, [], ': a.csv: is not text; save it as "CSV UTF-8" and name that file'),
     "another kind": ("a.txt", table(), [], 'data "a.txt" is unknown; want a file (.jsonl, .json, .csv, .tsv, .parq'),
     "no path": ("a\0.csv", None, [], "is no path"),
-    "empty": ("a.csv", "", [], 'data "a.csv" has no rows'),
-    "a header alone": ("a.csv", "text,mood\n", [], 'data "a.csv" has no rows'),
-    "no header": ("a.csv", table().partition("\n")[2], [], "write a line of names on top"),
+    "empty": ("a.csv", "", [], ': data "a.csv" has no rows; an evaluation needs at least one'),
+    "a header alone": ("a.csv", "text,mood\n", [], ': data "a.csv" has no rows; an evaluation needs at least one'),
+    "no header": ("a.csv", table().partition("\n")[2], [], "is also one of its values; add a header line to the file"),
     "one column": ("a.csv", "text\n" + "\n".join(TEXTS).replace(",", ""), [], 'its columns are "text"; want an'),
-    "one label": ("a.csv", table(["good"]), [], 'column "mood": all labels are "good", so there is nothing to learn'),
+    "one label": ("a.csv", table(["good"]), [], ('column "mood": all labels are "good", so there is nothing to train on; two or more labels '
+        "are needed")),
     "no label": ("a.csv", table([""]), ["--label", "mood"], 'column "mood": no row has a label'),
-    "30 rows": ("a.csv", table(rows=30), [], "30 rows are left of 30, and 60 are the fewest"),
+    "30 rows": ("a.csv", table(rows=30), [], "only 30 of 30 rows are left, but at least 60 are needed to decide anything; add rows"),
     "repeats alone": ("a.csv", table(rows=2) * 1 + table(rows=2).partition("\n")[2] * 99, [], "198 that ask what"),
-    "no such column": ("a.csv", table(), ["--label", "mod"], 'there is no such column; did you mean "mood"?'),
-    "no such input": ("a.csv", table(), ["--input", "x"], '--input "x": there is no such column; known: "mood"'),
-    "one column twice": ("a.csv", table(), ["--label", "text", "--input", "text"], "one column is named twice"),
-    "group is label": ("a.csv", table(), ["--label", "mood", "--group", "mood"], "one column is named twice"),
-    "few groups": ("a.csv", GROUPED, ["--group", "user"], '"user" is too uneven to keep the rows of each value'),
-    "a column twice": ("a.csv", table(header="text,text"), [], 'the column "text" stands twice in the header'),
+    "no such column": ("a.csv", table(), ["--label", "mod"], '": column does not exist; did you mean "mood"?'),
+    "no such input": ("a.csv", table(), ["--input", "x"], '--input "x": column does not exist; known: "mood"'),
+    "one column twice": ("a.csv", table(), ["--label", "text", "--input", "text"], "--input, --label and --group must name three different columns"),
+    "group is label": ("a.csv", table(), ["--label", "mood", "--group", "mood"], "--input, --label and --group must name three different columns"),
+    "few groups": ("a.csv", GROUPED, ["--group", "user"], 'values of "user" are too uneven to keep the rows of each together:'),
+    "a column twice": ("a.csv", table(header="text,text"), [], ': the column "text" occurs twice in the header; rename one'),
     "names alike": ("a.csv", table(header="a.b,a_b"), [], 'its columns are "a.b", "a_b"; want'),
     "open quote": ("a.csv", table() + '"open,good\n' + table(), [], "is a quote not closed?"),
-    "unquoted commas": ("a.csv", table().replace('"', ""), [], "quote missing? 299 rows more are like this one"),
-    "cut JSON": ("a.json", objects(DICTS)[:-9], [], "a.json: not valid JSON"),
-    "JSON of one": ("a.json", '{"a": 1}', [], "holds dict, want a list of objects"),
-    "JSON of lists": ("a.json", "[[1, 2]]", [], "row 0 is [1, 2], want an object"),
-    "a list as .jsonl": ("a.jsonl", "[1]\n", [], "row 0 is [1], want an object"),
-    "chats": ("a.json", objects({"messages": []} for _ in TEXTS), [], "harness init --task chat shows"),
-    "lists": ("a.json", objects({**d, "text": [1]} for d in DICTS), [], 'column "text" holds "[1]"; want text'),
+    "unquoted commas": ("a.csv", table().replace('"', ""), [], "quote (missing? 299 more rows like this)"),
+    "cut JSON": ("a.json", objects(DICTS)[:-9], [], "a.json: not valid JSON:"),
+    "JSON of one": ("a.json", '{"a": 1}', [], ": contains a dict; it must be a list of objects"),
+    "JSON of lists": ("a.json", "[[1, 2]]", [], ": row 0 is [1, 2]; it must be an object"),
+    "a list as .jsonl": ("a.jsonl", "[1]\n", [], ": row 0 is [1]; it must be an object"),
+    "chats": ("a.json", objects({"messages": []} for _ in TEXTS), [], "rows of messages are not a table; harness init --task chat writes a suite for them"),
+    "lists": ("a.json", objects({**d, "text": [1]} for d in DICTS), [], 'column "text" contains "[1]"; only text and numbers are allowed'),
     "no parquet": ("a.parquet", table(), [], "a.parquet: not valid parquet"),
     "a wrong encoding": ("a.csv", table(["schön", "b"]).encode("cp1252"), ["--encoding", "utf-8"], "is not UTF-8"),
-    "no encoding": ("a.csv", table(), ["--encoding", "excel"], 'no encoding is called "excel"'),
-    "a wrong separator": ("a.csv", table(), ["--separator", ";"], "is the separator a comma?"),
-    "a long separator": ("a.csv", table(), ["--separator", "tab"], 'separator is "tab", want one character'),
-    "a task as well": ("a.csv", table(), ["--task", "qa"], "--task brings rows of its own"),
+    "no encoding": ("a.csv", table(), ["--encoding", "excel"], 'encoding "excel" is unknown; use "utf-8", "utf-16", "cp1252", or another that Python knows'),
+    "a wrong separator": ("a.csv", table(), ["--separator", ";"], "if the separator is a comma, write separator ="),
+    "a long separator": ("a.csv", table(), ["--separator", "tab"], ': separator is "tab"; give one character'),
+    "a task as well": ("a.csv", table(), ["--task", "qa"], "--task writes example data and --data uses your file; remove one of them"),
     "no text": ("a.csv", bytes(range(256)) * 20, [], "is no text"),
-    "nearly alike": ("a.csv", NEARLY, [], "is there a column of what they have in common? name it with --group"),
+    "nearly alike": ("a.csv", NEARLY, [], "; if a column says what they share, name it with --group"),
 }  # fmt: skip
 
 
@@ -167,7 +173,7 @@ def test_nothing_is_written_over(init: Init) -> None:
     Path("mine/data").mkdir(parents=True)
     Path("mine/data/select.jsonl").write_text("mine")
     code, said = init("a.csv", table())
-    assert (code, "mine/data/select.jsonl: is there already" in said) == (4, True)
+    assert (code, "mine/data/select.jsonl: exists already; choose an empty folder" in said) == (4, True)
     assert [p.read_text() for p in Path("mine").rglob("*") if p.is_file()] == ["mine"]
 
 
@@ -210,7 +216,7 @@ def test_a_column_that_cannot_be_told_is_asked_for(init: Init, monkeypatch: pyte
     """At a terminal the choices are shown; elsewhere the line names them and the option."""
     rows = [{**row, "class": i % 2} for i, row in enumerate(DICTS)]
     code, said = init("a.json", objects(rows))
-    assert (code, 'cannot tell which column is the label; name it with --label: "mood", "class"' in said) == (4, True)
+    assert (code, "which column is the label? [mood/class]" in said) == (4, True)
     terminal = io.StringIO("mod\nmood\n")
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr("sys.stdin", terminal)
@@ -218,7 +224,7 @@ def test_a_column_that_cannot_be_told_is_asked_for(init: Init, monkeypatch: pyte
     assert (code, "which column is the label? [mood/class]" in said) == (0, True), said
     Path("mine").rename("first")
     code, said = init("a.json", objects(rows))  # and nothing is left to read
-    assert (code, "the question has no answer; name it with --label" in said) == (4, True)
+    assert (code, ", and the question was not answered; name it with --label" in said) == (4, True)
 
 
 def test_what_was_found_is_data_too(init: Init, capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,8 +150,10 @@ BOUND, DIFFERENCE = About("bound", 1, 0.5, scale="proportion"), About("differenc
 UNEVEN = replace(FOUND, told={**FOUND.told, "effective": 81.2})
 REASONS: dict[str, tuple[About, list[Note]]] = {
     "0.620 [0.544, 0.687], n=300 in 152 clusters": (BOUND, [FOUND]),
-    "0.620 against 0.500, +0.620 [+0.544, +0.687], 2 won and 1 lost, n=300 in 152 clusters; "
-    "at least 58 rows would be needed": (DIFFERENCE, [FOUND, NEEDED]),
+    (
+        "0.620 against 0.500, +0.620 [+0.544, +0.687], 2 won and 1 lost, n=300 in 152 clusters; "
+        "at least 58 rows would be needed"
+    ): (DIFFERENCE, [FOUND, NEEDED]),
     "0.620 [0.544, 0.687], n=300 in 152 clusters, so uneven that they count as 81; attempt 2": (
         BOUND,
         [UNEVEN, Note("attempt", {"number": 2})],
@@ -194,7 +196,7 @@ def test_what_holds_nothing_up_is_counted_apart() -> None:
     ]
     assert outcomes(found) == "2 PASS, 1 FAIL (warn), 1 INCONCLUSIVE (not what ships)"
     assert outcomes([verdict(Outcome.FAIL)]) == "1 FAIL"
-    assert outcomes([]) == "nothing was gated"
+    assert outcomes([]) == "no gate was decided"
 
 
 def test_the_last_lines_say_what_was_decided_and_where_things_are(project: Project) -> None:
@@ -249,5 +251,5 @@ def test_run_shows_a_training_row_where_it_trains() -> None:
         out = io.StringIO()
         terminal = Terminal(verbosity, Console(file=out, width=100))
         terminal.harness_stage(run, stage, "")
-        assert ("row 1, learnt is what stands between ⟦ and ⟧: ask 1\\n⟦ answer 1⟧" in out.getvalue()) is want
+        assert ("row 1 (trained tokens in ⟦ ⟧): ask 1\\n⟦ answer 1⟧" in out.getvalue()) is want
         assert "answer 2" not in out.getvalue()

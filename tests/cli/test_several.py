@@ -93,7 +93,10 @@ def test_a_mistake_in_the_last_suite_comes_before_the_first_runs(suites: Project
     assert (outcome.code, "minn" in outcome.err) == (4, True)
     assert not (folder / "loaded.txt").exists()
     outcome = suites.harness("run", "a.toml", "b.toml", "--junit-xml", "x.xml")
-    assert (outcome.code, "--junit-xml is one file" in outcome.err) == (4, True)
+    assert (
+        outcome.code,
+        "--junit-xml is a single file; run the suites one by one, or read reports/*/junit.xml" in outcome.err,
+    ) == (4, True)
 
 
 def test_the_worst_code_is_what_was_not_judged_then_what_failed() -> None:

@@ -21,7 +21,7 @@ def test_two_tables_of_a_list_are_told_in_our_words(project: Project) -> None:
     for name, told in (("eval", "write [[eval]] for each"), ("train", "remove one of them")):
         suite = f'[suite]\nname = "x"\n[{name}]\nuse = "a"\n[{name}]\nuse = "b"\n'
         outcome = project.write({"suite.toml": suite}).run("--collect-only")
-        assert (outcome.code, f"suite.toml:5: [{name}] stands twice; {told}" in outcome.err) == (4, True)
+        assert (outcome.code, f"suite.toml:5: [{name}] occurs twice; {told}" in outcome.err) == (4, True)
 
 
 def test_suite_that_decides_nothing_is_told_before_it_runs(project: Project) -> None:
@@ -30,7 +30,11 @@ def test_suite_that_decides_nothing_is_told_before_it_runs(project: Project) -> 
     start, end = SUITE.index("[[gate]]"), SUITE.index("[[export]]")
     measured = SUITE[:start] + SUITE[end:]
     bare = SUITE[: SUITE.index("[adapter]")] + SUITE[SUITE.index("[[eval]]") : end]
-    for suite, told in ((measured, "there is no [[gate]]"), (bare, "gates and no candidate"), (SUITE, "")):
+    for suite, told in (
+        (measured, "there is no [[gate]]"),
+        (bare, "there are gates but no candidate to judge, so the run will end with exit 5"),
+        (SUITE, ""),
+    ):
         outcome = project.write({"suite.toml": suite}).run("--collect-only")
         assert outcome.code == 0
         assert told in outcome.err and ("exit 5" in outcome.err) == bool(told)
@@ -44,10 +48,10 @@ def test_options_of_the_trainer_are_told_without_its_library(project: Project) -
     outcome = project.run("--collect-only")
     assert outcome.code == 4
     for told in (
-        'option "learning_rte": is no field of TRL\'s SFTConfig; did you mean "learning_rate"?',
-        'option "max_step": is no field of TRL\'s SFTConfig; did you mean "max_steps"?',
-        '"num_train_epochs" is "60", want a number',
-        'option "weight_decay": is "much", want a number',
+        'option "learning_rte": is not a field of TRL\'s SFTConfig; did you mean "learning_rate"?',
+        'option "max_step": is not a field of TRL\'s SFTConfig; did you mean "max_steps"?',
+        '"num_train_epochs" is "60"; it must be a number',
+        'option "weight_decay": is "much"; it must be a number',
         'option "seed": cannot be set: set seed in [suite]',
         'option "hub_token": cannot be set: use [[export]]',
     ):
@@ -63,7 +67,7 @@ def test_values_of_a_sweep_are_told_without_the_library(project: Project) -> Non
     suite += '\n[sweep]\n"train.weight_decay" = [0.1, "much"]\nby = "qa.exact_match"\n'
     outcome = project.write({"suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": TRAIN}).run("--collect-only")
     assert outcome.code == 4
-    assert 'option "weight_decay": is "much", want a number' in outcome.err
+    assert 'option "weight_decay": is "much"; it must be a number' in outcome.err
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ KEPT = HERE / "kept"
 VERDICTS: Mapping[str, list[list[Any]]] = json.loads((KEPT / "verdicts.json").read_text("utf-8"))
 PLUGIN = ("-p", "house", "-p", "no:checks")
 LEDGER = "cache/attempts.jsonl"
-REFUSED = "digests: manifest.json has format 1, this harness reads 2; export again"
+REFUSED = "has evidence of format digests: manifest.json has format 1, but this harness reads 2; export again"
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_report_is_read(left: Project) -> None:
     flips = left.harness("show", "reports/small", "--flips")
     assert sum(line.split()[:2] == ["won", "question"] for line in flips.out.splitlines()) == 2 * 7
     outcome = left.harness("judge", "disputes", "reports/small")
-    assert (outcome.code, outcome.err) == (4, "error: reports/small: no row of it was judged\n")
+    assert (outcome.code, outcome.err) == (4, "error: reports/small: has no judged rows\n")
 
 
 def test_report_holds_the_same_verdicts(left: Project) -> None:
@@ -173,7 +173,7 @@ def test_promotions_are_read(left: Project) -> None:
     assert listed.code == 0
     assert "promoted fefaa00a3858200b  merged of suite small  by somebody" in listed.out
     back = left.harness("promote", "released/small", "--back")
-    assert (back.code, "there is no way back" in back.err) == (4, True)
+    assert (back.code, ": names no release before the last one to go back to" in back.err) == (4, True)
 
 
 RELEASED = """
@@ -183,7 +183,10 @@ metric = "qa.exact_match"
 versus = "released"
 worse_by_at_most = 0.9
 """
-ANEW = "has evidence of format 1, this harness reads 2; move the folder away, and release anew with harness waive GATE"
+ANEW = (
+    ": has evidence of format 1, but this harness reads 2; move the folder away, and release "
+    "again with harness waive GATE"
+)
 
 
 @pytest.mark.slow
@@ -261,24 +264,33 @@ EITHER = '[[gate]]\nid = "either"\nany_of = ["new", "varied"]\n'
 CHANGED = {
     "a mean at a point": (
         GATE.format("close.gap") + 'max = 3.0\ndecide = "point"\n',
-        'decide = "point" is for counts such as a size; gap is a mean of rows, of which others would give another '
-        'number: leave out "decide", or have its evaluator say scale = "count"',
+        (
+            'decide = "point" is for counts such as a size; gap is a mean of rows, and other rows '
+            'would give another number: leave out "decide", or have its evaluator say scale = '
+            '"count"'
+        ),
     ),
     "a number of all rows at a point": (
         GATE.format("whole.largest") + 'max = 0.6\ndecide = "point"\n',
-        'largest is made of rows, of which others would give another number: leave out "decide"',
+        'largest is made of rows, and other rows would give another number: leave out "decide"',
     ),
     "a count in a group": (
         GATE.format("graded.right") + f"max_failures = 20\n{EITHER}",
-        'any_of names "new", which counts, and takes no risk that an any_of could share; claim it in a gate of its own',
+        (
+            'any_of names "new", which counts failures and has no risk that an any_of could share; '
+            "claim it in a gate of its own"
+        ),
     ),
     "a size in a group": (
         GATE.format("clock.asks") + f"max = 2\n{EITHER}",
-        'is one of "either", which counts, and takes no risk that an any_of could share; claim it in a gate of its own',
+        (
+            'is one of "either", which counts failures and has no risk that an any_of could share; '
+            "claim it in a gate of its own"
+        ),
     ),
     "a risk above one half": (
         GATE.format("polite.polite") + "min = 0.2\nalpha = 0.6\n",
-        "alpha is 0.6, want more than 0 and at most 0.5",
+        "alpha is 0.6; it must be more than 0 and at most 0.5",
     ),
 }
 
@@ -298,7 +310,7 @@ def test_small_slices_warn_at_collection(old: Project) -> None:
     text = (old.folder / "suite.toml").read_text("utf-8").replace("min_n = 30\n", "")
     outcome = run(old.write({"slices.toml": text}), "slices.toml", "--collect-only")
     assert outcome.code == 0
-    assert "no slice has 60 rows (min_n), so it cannot pass; add rows, or lower min_n" in outcome.err
+    assert "no slice has min_n = 60 rows, so the gate cannot pass; add rows, or lower min_n" in outcome.err
 
 
 def test_new_project_of_then_is_collected(left: Project) -> None:
@@ -307,7 +319,9 @@ def test_new_project_of_then_is_collected(left: Project) -> None:
     assert outcome.code == 0
     # of a perplexity without a cap it is said before anything is measured that its gate cannot pass
     assert [
-        line.partition(": ")[2] for line in outcome.err.splitlines() if "is approximate, so it cannot pass" not in line
+        line.partition(": ")[2]
+        for line in outcome.err.splitlines()
+        if 'is approximate, so the gate cannot pass; declare "range" or "cap"' not in line
     ] == []
     assert "9 items, 2 gates, 0 deselected" in outcome.out
 
@@ -316,8 +330,8 @@ def test_new_project_of_then_is_collected(left: Project) -> None:
 
 
 AGREES, _, BETTER = (HERE / "project/judged.toml").read_text("utf-8").partition("[[gate]]")[2].partition("[[gate]]")
-WORD = "its word proves nothing of what people would say; run harness judge calibrate, or say trust_judge = true"
-SIDES = "the labels say A and B, and not whose answer is better; label candidate, baseline or tie"
+WORD = "its word proves nothing of what people would say; run harness judge calibrate, or set trust_judge = true"
+SIDES = "the labels A and B do not say whose answer is better; label candidate, baseline or tie"
 
 
 def judged(left: Project, stub: StubJudge, *changes: tuple[str, str]) -> CommandOutcome:
@@ -344,7 +358,9 @@ def test_kappa_lower_is_kappa(left: Project, stub: StubJudge) -> None:
     assert outcome.err.endswith('eval "chat" has no metric "kappa_lower"; did you mean "kappa"?\n')
     outcome = judged(left, stub, ("kappa_lower", "kappa"))
     assert outcome.code == 4
-    assert outcome.err.endswith("it is of another version of the harness; make it with harness judge calibrate\n")
+    assert outcome.err.endswith(
+        "it was written by another version of the harness; make it with harness judge calibrate\n"
+    )
 
 
 @pytest.mark.slow
@@ -383,15 +399,15 @@ COMMANDS = {  # of README.md and docs/: exit code, and what is printed on either
     "run sweep.toml PLUGIN --ignore X1": (0, "ignored  X1"),
     "run sweep.toml PLUGIN --set export.0.to=elsewhere": (0, "elsewhere"),
     "run sweep.toml PLUGIN --candidate good": (0, "exported merged"),
-    "run sweep.toml PLUGIN --lf": (4, '--lf: no report of suite "sweep"'),
+    "run sweep.toml PLUGIN --lf": (4, '--lf: there is no report of suite "sweep" in'),
     "check suite.toml PLUGIN --limit 5 --ignore X2": (0, "suite.toml: 0 errors"),
     "plan sweep.toml PLUGIN": (0, "floor: qa.exact_match at least 0.5"),
     "plan sweep.toml PLUGIN --json --no-cache --limit 40": (0, '"suite": "sweep"'),
     "plan sweep.toml PLUGIN --measure": (0, "measuring evaluation"),
     "plan sweep.toml PLUGIN --candidate good": (0, "floor: qa.exact_match at least 0.5"),
-    "selftest small.toml PLUGIN --only mute --limit 8": (0, "1 of 1 impostors caught"),
-    "selftest suite.toml PLUGIN --only 'base itself'": (0, "1 of 1 impostors caught"),
-    "selftest suite.toml PLUGIN --only 'graded: a parrot'": (0, "1 of 1 impostors caught"),
+    "selftest small.toml PLUGIN --only mute --limit 8": (0, "1 of 1 saboteurs caught"),
+    "selftest suite.toml PLUGIN --only 'base itself'": (0, "1 of 1 saboteurs caught"),
+    "selftest suite.toml PLUGIN --only 'graded: a parrot'": (0, "1 of 1 saboteurs caught"),
     "plugins": (0, "evaluator exact_match"),
     "plugins polite --suite suite.toml": (0, "words: a list of strings"),
     "plugins longer -p house": (0, "max_new_tokens: an integer, default 64"),
@@ -401,7 +417,7 @@ COMMANDS = {  # of README.md and docs/: exit code, and what is printed on either
     "init": (4, "is there already"),
     "keygen release": (0, "release.pub"),
     "waive floor --suite sweep.toml --reason late --until 2099-12-31": (0, "waived by"),
-    "show reports/none": (4, "no report can be read"),
+    "show reports/none": (4, ": the report cannot be read:"),
     "judge calibrate none.jsonl --suite judged.toml": (4, "none.jsonl"),
 }
 

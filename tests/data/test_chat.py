@@ -63,14 +63,23 @@ def test_arguments_of_tables_and_rows(table: dict[str, Any], row: dict[str, Any]
 
 IMAGE = [{"role": "user", "content": [{"type": "image", "url": "cat.png"}, {"type": "text", "text": "What?"}]}]
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "images": ({"images": ["cat.png"]}, 'row 0 has "images", which no prompt here can hold'),
-    "tools that are none": ({"tools": ["find"]}, "row 0 has ['find'] as its \"tools\", want a list of objects"),
-    "arguments that are none": ({"chat_template_kwargs": 3}, 'row 0 has 3 as its "chat_template_kwargs", want an'),
+    "images": (
+        {"images": ["cat.png"]},
+        ('row 0 has "images", which prompts cannot contain here; remove such rows, or drop the column'),
+    ),
+    "tools that are none": (
+        {"tools": ["find"]},
+        "row 0 has ['find'] as its \"tools\"; give a list of objects, or drop the column",
+    ),
+    "arguments that are none": (
+        {"chat_template_kwargs": 3},
+        'row 0 has 3 as its "chat_template_kwargs"; it must be an object',
+    ),
     "arguments in a message": (
         {"input": [{**ASKED[0], "chat_template_kwargs": {}}]},
-        'row 0 has "chat_template_kwargs" in a message; it stands beside the messages',
+        'row 0 has "chat_template_kwargs" in a message; move it beside the messages',
     ),
-    "tools without an end": ({"tools": "[" * 100_000}, "want a list of objects"),
+    "tools without an end": ({"tools": "[" * 100_000}, "give a list of objects, or drop the column"),
     "a template": ({"chat_template_kwargs": {"chat_template": "x"}}, 'row 0 has "chat_template" in'),
     "arguments of a text": ({"input": "say a", "chat_template_kwargs": OFF}, 'row 0 has "enable_thinking" for a chat'),
 }
@@ -164,7 +173,7 @@ def test_a_thought_that_a_text_opens() -> None:
     subject: Any = Thinker(["Paris", "Paris"])
     found = thought.answers(subject, ["Capital? <think>\n", "Capital?"], thought=MARKS)
     assert [said for said, _ in found] == ["", "Paris"]
-    with pytest.raises(UsageError, match="want two marks"):
+    with pytest.raises(UsageError, match=r'; give two marks, for instance \["<think>", "</think>"\]'):
         thought.answers(subject, ["a", "b"], thought=["</think>"])
 
 
@@ -181,11 +190,14 @@ def test_an_evaluation_without_prompts_has_no_arguments(project: Project) -> Non
     suite = SUITE.replace('slices = ["kind"]', "chat_template_kwargs = { enable_thinking = false }")
     project.write({"suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": TRAIN})
     outcome = project.run("--collect-only")
-    assert (outcome.code, 'row 0 has "enable_thinking" for a chat template, and is no chat' in outcome.err) == (4, True)
+    assert (outcome.code, 'row 0 has "enable_thinking" for a chat template, but the input is text' in outcome.err) == (
+        4,
+        True,
+    )
     suite = SUITE + '\n[[eval]]\nname = "size"\nuse = "size"\nchat_template_kwargs = { a = 1 }\n'
     project.write({"suite.toml": suite})
     outcome = project.run("--collect-only")
-    assert (outcome.code, 'chat_template_kwargs is for prompts from "data"' in outcome.err) == (4, True)
+    assert (outcome.code, 'chat_template_kwargs applies to prompts from "data", and "' in outcome.err) == (4, True)
 
 
 def test_a_question_is_no_worked_example_of_itself(project: Project) -> None:

@@ -17,10 +17,16 @@ from tests.helpers.speed import seconds
 WRONG = {
     "empty": ("", "has no rows"),
     "half JSON": ('{"input": "a say b", "target": "b"}\n{"input": "c', "suite.toml"),
-    "a list line": ("[1, 2]\n", "row 0 is [1, 2], want an object"),
+    "a list line": ("[1, 2]\n", ": row 0 is [1, 2]; it must be an object"),
     "without the columns": ('{"q": "x", "kind": "a"}\n', 'no column "input"'),
-    "duplicate ids": ('{"id": 1, "input": "a", "target": "a", "kind": "a"}\n' * 2, "1 id of more than one row"),
-    "too long": ('{"input": "' + "word " * 500 + '", "target": "a", "kind": "a"}\n', "longer than the model's context"),
+    "duplicate ids": (
+        '{"id": 1, "input": "a", "target": "a", "kind": "a"}\n' * 2,
+        '1 id used by more than one row, for instance "',
+    ),
+    "too long": (
+        '{"input": "' + "word " * 500 + '", "target": "a", "kind": "a"}\n',
+        "tokens, but the context is , which is longer than the model's context bytes; shorten it",
+    ),
 }
 
 
@@ -31,7 +37,7 @@ def test_wrong_data_is_one_clear_line(project: Project, case: str) -> None:
     project.write({"suite.toml": SUITE, "test.jsonl": content, "train.jsonl": TRAIN})
     outcome = project.run()
     assert outcome.code == 4
-    assert told in outcome.err or (case == "half JSON" and "test.jsonl:2: not valid JSON" in outcome.err)
+    assert told in outcome.err or (case == "half JSON" and "test.jsonl:2: not valid JSON:" in outcome.err)
     assert "Traceback" not in outcome.err
     assert not list(project.folder.glob("reports/*"))
 
@@ -101,7 +107,7 @@ def test_judged_rows_have_the_space_that_evaluation_has() -> None:
 
 def test_training_rows_of_no_known_shape_are_refused() -> None:
     """A row that is neither prompt and completion, messages nor text is told by its number and columns."""
-    with pytest.raises(UsageError, match='row 0 has "foo"'):
+    with pytest.raises(UsageError, match='row 0 has the columns "foo"'):
         to_training_rows([{"foo": 1}], {}, "x")
 
 
@@ -129,7 +135,9 @@ def test_numbers_are_targets() -> None:
 @pytest.mark.parametrize("odd", [True, math.nan, math.inf, {"text": "b"}, ["b", ["c"]], ["b", False]])
 def test_target_that_is_no_text_is_refused(odd: object) -> None:
     """What would be matched as Python writes it is refused with the row and the number of such rows."""
-    with pytest.raises(UsageError, match=r"row 1 has .* as its target \(2 rows\); want text or a number"):
+    with pytest.raises(
+        UsageError, match=r'row " \(row 1 has \.\* as its target \(2 such such rows\); give text or a number'
+    ):
         as_eval({"input": "a", "target": "b"}, {"input": "b", "target": odd}, {"input": "c", "target": odd})
 
 
@@ -148,7 +156,7 @@ def test_names_that_are_none_join_no_rows(key: str, odd: object) -> None:
 @pytest.mark.parametrize("content", [3, True, {"a": 1}, None, [1], [], ["text"], [{"text": "no type"}]])
 def test_message_without_text_is_refused(content: object) -> None:
     """A turn whose content is a number is no prompt."""
-    with pytest.raises(UsageError, match="row 0 has the input"):
+    with pytest.raises(UsageError, match="row 0 has"):
         as_eval({"input": [{"role": "user", "content": content}], "target": "x"})
 
 
@@ -159,7 +167,7 @@ def test_null_is_not_trained() -> None:
     assert to_training_rows([{"prompt": "a", "completion": None}], {}, "x") == [{"prompt": "a", "completion": ""}]
     assert to_training_rows([{"input": "Q:\n", "target": 4}], {}, "x") == [{"prompt": "Q:\n", "completion": "4"}]
     for odd in (True, math.nan, ["a"], {"a": 1}):
-        with pytest.raises(UsageError, match=r"row 1 has .* as its target; want text or a number"):
+        with pytest.raises(UsageError, match="row 1 has nan as its target; give text or a number"):
             to_training_rows([{"input": "a", "target": "b"}, {"input": "a", "target": odd}], {}, "x")
 
 
@@ -174,8 +182,12 @@ def test_null_target_does_not_ship(project: Project) -> None:
 
 BROKEN_FILES = {
     "a field too many": ("test.csv", "input,target,kind\na say b,b,a\na say c,c,a,x\n", "test.csv:3: has 4 fields"),
-    "a field too few": ("test.csv", "input,target,kind\na say b\n", "test.csv:2: has 1 fields, and the header 3"),
-    "a long field": ("test.csv", f"input,target,kind\n{'a' * 131_073},b,a\n", "test.csv:2: not valid CSV"),
+    "a field too few": (
+        "test.csv",
+        "input,target,kind\na say b\n",
+        "has test.csv:2: has 1 fields, but the header has 3;",
+    ),
+    "a long field": ("test.csv", f"input,target,kind\n{'a' * 131_073},b,a\n", "test.csv:2: not valid CSV:"),
     "a column twice": ("test.csv", "input,target,kind,kind\na,b,a,a\n", 'column "kind" stands twice'),
     "digits": ("test.jsonl", '{"input": "a", "n": ' + "1" * 5000 + "}\n", "test.jsonl:1: holds a whole number"),
     "depth": ("test.jsonl", '{"input": "a", "n": ' + "[" * 900 + "]" * 900 + "}\n", "nested too deeply"),
@@ -204,7 +216,7 @@ def test_all_ragged_rows_of_a_file_are_told_at_once(project: Project) -> None:
     lines = project.run("--collect-only").err.splitlines()
     assert len(lines) == 21
     assert "test.csv:3: has 2 fields" in lines[0]
-    assert "and 80 rows more like these" in lines[-1]
+    assert ": 80 more rows like these" in lines[-1]
 
 
 @pytest.mark.slow

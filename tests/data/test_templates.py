@@ -24,8 +24,8 @@ def test_template_writes_the_input_out_of_columns() -> None:
 @pytest.mark.parametrize(
     ("template", "told"),
     [
-        ("Customer: {text", "a brace that has no other"),
-        ("Customer: text}", "a brace that has no other"),
+        ("Customer: {text", "has an unmatched brace; write a column's name between two,"),
+        ("Customer: text}", "has an unmatched brace; write a column's name between two,"),
         ("{text.upper}", 'has "{text.upper}"'),
         ("{text[0]}", 'has "{text[0]}"'),
         ("{text!r}", 'has "{text!r}"'),
@@ -45,11 +45,11 @@ def test_what_is_no_template_is_told(template: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ({"txt": "a"}, 'no column "text" in row 1 (1 rows); did you mean "txt"?'),
-        ({"text": None}, 'row 1 has null in column "text"'),
-        ({"text": ["a"]}, "row 1 has ['a'] in column \"text\""),
-        ({"text": True}, 'row 1 has True in column "text"'),
-        ({"text": float("nan")}, 'row 1 has nan in column "text"'),
+        ({"txt": "a"}, ': template: row 1 has no column "text" (1 such rows); did you mean "txt"?'),
+        ({"text": None}, 'template: row 1 has null in column "text" ('),
+        ({"text": ["a"]}, "template: row 1 has ['a'] in column \"text\" ("),
+        ({"text": True}, 'template: row 1 has True in column "text" ('),
+        ({"text": float("nan")}, 'template: row 1 has nan in column "text" ('),
     ],
 )
 def test_row_that_a_template_cannot_be_filled_with_is_told(row: dict[str, object], told: str) -> None:
@@ -99,8 +99,14 @@ READINGS = {
         {**PAIR, "prompt": "c", "completion": "d"},
         'as "input" and "target" or as "prompt" and "completion"',
     ),
-    "two inputs": ({"prompt": "a", "question": "b", "answer": "c"}, 'has "prompt" and "question", which are both its'),
-    "two targets": ({"prompt": "a", "answer": "b", "completion": "c"}, 'has "completion" and "answer"'),
+    "two inputs": (
+        {"prompt": "a", "question": "b", "answer": "c"},
+        'has "prompt" and "question", either of which could be its',
+    ),
+    "two targets": (
+        {"prompt": "a", "answer": "b", "completion": "c"},
+        'has "completion" and "answer", either of which could be its',
+    ),
 }
 
 
@@ -122,7 +128,9 @@ def test_columns_choose_among_readings(project: Project) -> None:
     assert not _train(project, [{**PAIR, "text": None}])
     rows: list[dict[str, object]] = [{**PAIR, "text": "c", "id": i} for i in range(60)]
     assert not _train(project, rows, 'columns = { text = "text" }\n', "limit = 50\n")
-    assert "both its input" in _train(project, [READINGS["two inputs"][0]], 'columns = { target = "answer" }\n')
+    assert '", either of which could be its input;' in _train(
+        project, [READINGS["two inputs"][0]], 'columns = { target = "answer" }\n'
+    )
 
 
 def test_suite_with_a_template_passes(project: Project) -> None:
@@ -138,11 +146,17 @@ def test_suite_with_a_template_passes(project: Project) -> None:
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
-        ('template = "{txt}"\n', 'template: no column "txt" in row 0 (60 rows); did you mean "text"?'),
+        ('template = "{txt}"\n', ': template: row 0 has no column "txt" (60 such rows); did you mean "text"?'),
         ('template = "{text"\n', "template has a brace that has no other"),
-        ('template = "{text}"\ncolumns = { input = "text" }\n', 'columns names one as well; remove "input"'),
-        ('template = "{text}"\n', 'want a target beside the template; name its column with columns = { target = "…" }'),
-        ("template = 3\n", '"template" is 3, want a string'),
+        (
+            'template = "{text}"\ncolumns = { input = "text" }\n',
+            'builds the input, but columns maps "input" as well; remove one of them',
+        ),
+        (
+            'template = "{text}"\n',
+            'want a target as well as the template; name its column with columns = { target = "…" }',
+        ),
+        ("template = 3\n", '"template" is 3; it must be a string'),
     ],
 )
 def test_wrong_template_is_told_at_collection(project: Project, keys: str, told: str) -> None:
@@ -156,7 +170,7 @@ def test_eval_without_rows_has_no_template(project: Project) -> None:
     """A template where there are no rows to fill it with is told."""
     suite = SUITE + '\n[[eval]]\nname = "size"\nuse = "size"\ntemplate = "{text}"\n'
     outcome = project.write({"suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": TRAIN}).run("--collect-only")
-    assert (outcome.code, 'template is for rows of "data"' in outcome.err) == (4, True)
+    assert (outcome.code, 'template applies to rows of "data", and "' in outcome.err) == (4, True)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +210,7 @@ def test_slice_of_what_a_plugin_reads_is_taken_of_its_rows(project: Project) -> 
 @pytest.mark.parametrize("part", ["[:a]", "[1:2:3:4]", "[::0]", "[1.5:]", "[:" + "9" * 30 + "]"])
 def test_slice_that_is_none_is_one_clear_line(project: Project, part: str) -> None:
     """What stands between brackets and is no slice is told with one that would be."""
-    with pytest.raises(UsageError, match=r"is no slice; want one as Python has, such as"):
+    with pytest.raises(UsageError, match=r'\]" is not a slice; write it as in Python, for instance "\[:960\]"'):
         sliced(f"x.csv{part}", "x")
 
 
@@ -221,11 +235,11 @@ def test_choices_may_stand_in_the_suite(project: Project) -> None:
 @pytest.mark.parametrize(
     ("choices", "told"),
     [
-        ('["w1"]', "want two or more texts"),
+        ('["w1"]', "; give two or more texts, all different and not empty"),
         ('["w1", "w2", "w1"]', 'choices has "w1" twice'),
         ('["w1", ""]', "not empty"),
-        ("[1, 2]", '"choices" is [1, 2], want a string or a list of strings'),
-        ('["yes", "no"]', "the right choice is 'w0', want a choice"),
+        ("[1, 2]", '"choices" is [1, 2]; it must be a string or a list of strings'),
+        ('["yes", "no"]', "\": the right choice is 'w0'; give a choice; give"),
     ],
 )
 def test_choices_of_a_suite_that_are_none_are_told(project: Project, choices: str, told: str) -> None:

@@ -29,7 +29,7 @@ def test_a_clear_improvement_is_decided_on_few_rows(suite: Project) -> None:
     assert rows["base"] == 600
     assert 0 < rows["merged"] <= 300
     assert rows["merged"] in looks(600)
-    assert f"({rows['merged']} of 600 rows, decided early" in outcome.out
+    assert f"stopped early at ({rows['merged']} of 600 rows" in outcome.out
     verdict = next(v for v in outcome.report.verdicts if v.candidate == "merged")
     assert (verdict.method, verdict.n, verdict.outcome) == ("e-process", rows["merged"], "PASS")
 
@@ -73,11 +73,11 @@ def test_every_gate_of_an_eval_must_be_decided(suite: Project) -> None:
     ("old", "new", "says"),
     [
         ('stop = "early"', 'stop = "early"\ncluster = "kind"', "rows in clusters are not independent"),
-        ('id = "floor"', 'id = "floor"\nslice = "kind=a"', "slices are judged on all their rows"),
-        ('id = "floor"', 'id = "floor"\nestimand = "clusters"', "it is about clusters"),
+        ('id = "floor"', 'id = "floor"\nslice = "kind=a"', "all rows of a slice are needed"),
+        ('id = "floor"', 'id = "floor"\nestimand = "clusters"', "the gate is about clusters"),
         ("better_by = 0.0", 'better_by = "2%"', "its margin is relative"),
         ('use = "exact_match"', 'use = "perplexity"\nof = "completion"', "no known range"),
-        ('metric = "qa.exact_match"', 'metric = "other.exact_match"', "needs a gate to decide it"),
+        ('metric = "qa.exact_match"', 'metric = "other.exact_match"', 'stop = "early" needs a gate on this eval'),
         ('stop = "early"', 'stop = "soon"', '"stop" is "soon", want "end" or "early" or a list of strings'),
     ],
 )

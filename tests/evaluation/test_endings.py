@@ -126,16 +126,18 @@ def test_a_run_says_how_answers_ended(project: Project) -> None:
     telling(project, cut=12, base_cut=60)
     done = project.run()
     assert done.out.count("    ended 48 · cut 12\n") == 2 and "    cut 60\n" in done.out
-    said = '"merged::qa": 12 of 60 answers were cut at 32 tokens; their exact_match is 1.00, of the others 0.88'
-    assert f"cut-answers: {said}" in done.out and "raise max_new_tokens to 64 (p99 of those that ended: 2)" in done.out
-    assert "is there a stop token?" in done.out
+    said = (
+        '"merged::qa": 12 of 60 answers were truncated at 32 tokens; their exact_match is 1.00, that of the others 0.88'
+    )
+    assert f"cut-answers: {said}" in done.out and "raise max_new_tokens to 64 (p99 of complete answers: 2)" in done.out
+    assert "check that the model generates a stop token" in done.out
     folder = next(project.folder.glob("reports/*"))
     assert project.harness("report", str(folder)).code == 0
     page = (folder / "report.html").read_text("utf-8")
     assert "merged::qa ended 48 · cut 12" in page
     done = telling(project, cut=0, empty=2).run()
     assert "    ended 60" not in done.out and "E2" not in done.out and "E3" not in done.out
-    assert '"merged::qa": 3 of 60 answers say nothing' in telling(project, empty=3).run().out
+    assert '"merged::qa": 3 of 60 answers are empty' in telling(project, empty=3).run().out
 
 
 @pytest.mark.slow
@@ -223,7 +225,7 @@ def test_a_guard_keeps_a_gate_undecided(project: Project) -> None:
         done = telling(project, SUITE + VERSUS, cut=cut, base_cut=base_cut).run()
         [verdict] = [v for v in done.report.verdicts if (v.gate, v.candidate) == ("better", "merged")]
         assert verdict.outcome == ("INCONCLUSIVE" if says else "PASS") and says in verdict.why
-        assert verdict.claim == "better than base by 0.1, at most 0.05 of the answers cut"
+        assert verdict.claim == "better than base by 0.1, at most 0.05 of the answers truncated"
     telling(project, SUITE + VERSUS + 'severity = "warn"', base_cut=60).run()
     assert "recomputed 2 of 2 gates" in project.harness("verify", "exports/fake", "--recompute").out
     project.write({"suite.toml": SUITE + VERSUS})
@@ -247,9 +249,9 @@ def test_thoughts_are_guarded_by_themselves(project: Project) -> None:
 def test_a_guard_is_a_share_of_answers(project: Project) -> None:
     """What is none, or guards what asks for no answers, is told at collection."""
     telling(project, SUITE + VERSUS.replace("0.05", "5"))
-    assert "cut_at_most is 5, want a share of answers from 0 to 1" in project.run().err
+    assert "cut_at_most is 5; it must be a share of answers from 0 to 1" in project.run().err
     telling(project, SUITE.replace("exact_match", "multiple_choice") + VERSUS.replace("exact_match", "acc"))
-    assert 'cut_at_most: "multiple_choice" asks for no answers; leave it out' in project.run().err
+    assert 'cut_at_most: "multiple_choice" generates no answers that could be truncated; remove it' in project.run().err
 
 
 def test_marked_answers_tell_how_they_ended(project: Project) -> None:

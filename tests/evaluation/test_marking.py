@@ -163,7 +163,7 @@ def test_base_passed_off_as_the_candidate_is_an_error(suite: Project) -> None:
     """Answers of the same weights are not compared, whatever a marker makes of them."""
     outcome = suite.run("--candidate", str(suite.folder / "base"), "--ignore", "M2")
     assert outcome.verdict("floor") == "ERROR"
-    assert "is the very model it is compared with" in outcome.out
+    assert "), so there is nothing to compare" in outcome.out
 
 
 def test_rows_of_one_prompt_are_a_cluster(suite: Project) -> None:
@@ -177,11 +177,14 @@ def test_rows_of_one_prompt_are_a_cluster(suite: Project) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        ("min = 0.5", 'versus = "base"\nbetter_by = 0.1', "compares with base by itself; claim min or max"),
+        ("min = 0.5", 'versus = "base"\nbetter_by = 0.1', '" is a comparison with base already; claim min or max'),
         (
             'use = "compare"',
             'use = "compare"\nagainst = "bass"',
-            'against is "bass", which is no subject; did you mean',
+            (
+                'against is "bass", which is not a model of the suite; did you mean", which is not '
+                "a model of the suite differs from the tables of its digest"
+            ),
         ),
         ('use = "compare"', 'use = "compare"\nmarking = 3', 'unknown option "marking"'),
     ],

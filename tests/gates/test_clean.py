@@ -47,11 +47,11 @@ def test_leaks_are_left_out_and_said(suite: Project) -> None:
     outcome = suite.run()
     assert outcome.code == 0
     assert [(f.code, f.severity) for f in outcome.report.flags if f.severity != "note"] == [("D10-exact", "warning")]
-    assert 'left out of "floor" (clean_only)' in outcome.report.flags[0].fix
+    assert 'the gate ignores rows of "floor" (clean_only); better' in outcome.report.flags[0].fix
     said = verdict(outcome)
     assert (said.n, said.left_out) == (55, 5)
     assert said.whole is not None and said.whole != said.value
-    assert f"5 of 60 rows leak and are left out (D10-exact 5); with them {said.whole:.4g}" in said.why
+    assert f"5 of 60 rows are leaked and left out (D10-exact 5); with them {said.whole:.4g}" in said.why
     evidence = suite.folder / "exports/fake/evidence"
     locked = json.loads((evidence / "suite.lock.json").read_text("utf-8"))["left_out"]["qa"]
     assert (locked["rows"], locked["of"], len(locked["sha256"])) == (5, 60, 64)
@@ -76,7 +76,7 @@ def test_most_rows_are_an_error(suite: Project) -> None:
     """More than half left out, and there is no verdict on the rest."""
     outcome = suite.write({"train.jsonl": leaking(*range(31))}).run()
     assert outcome.code == 6
-    assert "31 of 60 rows leak, and what is left is another evaluation (D10-exact 31)" in verdict(outcome).why
+    assert "31 of 60 rows are leaked: the rest is a different evaluation (D10-exact 31)" in verdict(outcome).why
     assert verdict(outcome).left_out == 31
     assert not (suite.folder / "exports").exists()
 
@@ -91,7 +91,7 @@ def test_no_leak_is_said_too(suite: Project) -> None:
     """A clean evaluation is judged on all its rows, and the verdict says that leaks were looked for."""
     outcome = suite.write({"train.jsonl": TRAIN}).run()
     assert (outcome.code, verdict(outcome).left_out) == (0, 0)
-    assert verdict(outcome).why.endswith("none of 60 rows leaks")
+    assert verdict(outcome).why.endswith("none of 60 rows is leaked")
 
 
 def test_early_stopping_leaves_out_the_same_rows(suite: Project) -> None:
@@ -105,7 +105,11 @@ def test_early_stopping_leaves_out_the_same_rows(suite: Project) -> None:
 
 
 MISTAKES = {
-    "failures counted": ("min = 0.5", "max_failures = 3", '"max_failures" counts over all rows, and one that fails'),
+    "failures counted": (
+        "min = 0.5",
+        "max_failures = 3",
+        '"max_failures" counts over all rows, leaked ones included; remove "clean_only"',
+    ),
     "nothing trained": (
         '[train]\nuse = "fake"\ndata = "train.jsonl"',
         '[candidate]\nmerged = "good"',
@@ -125,13 +129,19 @@ def test_what_cannot_be_clean_is_a_mistake(suite: Project, case: str) -> None:
 
 def test_without_the_harness_own_check_there_is_no_clean_row(suite: Project) -> None:
     """Blocking the check is a mistake, with and without another of its code; nor can a kind be forged."""
-    assert "own check D10 is not there" in suite.run("-p", "no:checks").err
+    assert (
+        "clean_only: needs the check D10, which is blocked; remove it from -p no: did not look "
+        "for leaked rows, so which rows are clean is unknown"
+    ) in suite.run("-p", "no:checks").err
     forged = (
         "from harness import checker, hookimpl\n\n@checker(leaks=True)\ndef forged(rows):\n    return ()\n\n\n"
         '@hookimpl\ndef harness_checks():\n    return {"D10": forged}\n'
     )
     suite.write({"harnessfile.py": forged})
-    assert "own check D10 is not there" in suite.run("-p", "no:checks").err
+    assert (
+        "clean_only: needs the check D10, which is blocked; remove it from -p no: did not look "
+        "for leaked rows, so which rows are clean is unknown"
+    ) in suite.run("-p", "no:checks").err
     plugins = load_plugins(None)
     plugins.provided["check", "D10-exact"] = Provided("check", "D10-exact", "mine", lambda rows: ())
     with pytest.raises(UsageError, match='check "D10-exact" of plugin "mine": has a "-" in its code'):
@@ -210,13 +220,16 @@ def test_slices_are_not_emptied_or_made_alarms() -> None:
     small = put(gate, right, range(0, 24, 2), "ab")
     assert (small.outcome, small.why) == (
         Outcome.ERROR,
-        "kind=a: 12 of 70 rows leak, and 58 are fewer than min_n 60 (D10-exact 12)",
+        "kind=a: 12 of 70 rows are leaked; 58 are left, fewer than min_n = 60 (D10-exact 12)",
     )
     fewer = put(gate, right, range(0, 8, 2), "ab", idle=range(100, 116, 2))  # 62 of 70 count, 58 of the clean ones
     assert fewer.outcome is Outcome.ERROR
-    assert "kind=a: without the rows that leak, fewer than min_n 60 of its rows count" in fewer.why
+    assert "kind=a: without the leaked rows fewer than min_n = 60 of its rows are left" in fewer.why
     emptied = put(gate, right, range(0, 140, 2), "ab")
-    assert (emptied.outcome, emptied.why.partition(",")[0]) == (Outcome.ERROR, "kind=a: 70 of 70 rows leak")
+    assert (emptied.outcome, emptied.why.partition(",")[0]) == (
+        Outcome.ERROR,
+        "kind=a: 70 of 70 rows are leaked and left out (",
+    )
 
 
 @pytest.mark.slow

@@ -97,7 +97,7 @@ def test_margin_is_tango_and_few_rows_prove_nothing() -> None:
         (165, 200, "; at least 470 rows would be needed"),
         (164, 200, "; at least 580 rows would be needed"),
         (161, 200, "; too close to call: more than 20 times these rows would be needed"),
-        (9, 11, "; 11 rows decide nothing: more than 220 would be needed"),
+        (9, 11, "; 11 rows are too few to decide: more than 220 would be needed"),
         (160, 200, "; more rows like these would not decide it"),
     ],
 )
@@ -164,8 +164,8 @@ def test_missing_results_and_baselines_are_errors() -> None:
     claim = gate(versus="base", better_by=0.0)
     assert "was not evaluated" in verdict(claim, ACC, None).why
     assert 'baseline "base" was not evaluated' in verdict(claim, ACC, result([1.0] * 9)).why
-    assert "rows got no score" in verdict(claim, ACC, result([1.0] * 9), result([1.0] * 8, "base")).why
-    assert "there are no rows" in verdict(claim, ACC, result([]), samples=[]).why
+    assert "rows have no score," in verdict(claim, ACC, result([1.0] * 9), result([1.0] * 8, "base")).why
+    assert "the evaluation has no rows" in verdict(claim, ACC, result([]), samples=[]).why
 
 
 def test_same_digest_is_an_error() -> None:
@@ -173,7 +173,7 @@ def test_same_digest_is_an_error() -> None:
     ours = result([1.0] * 50)
     found = verdict(gate(versus="base", better_by=0.0), ACC, ours, result([0.0] * 50, "merged"))
     assert found.outcome is Outcome.ERROR
-    assert "very model it is compared with" in found.why
+    assert "), so there is nothing to compare" in found.why
 
 
 def test_slice_judges_its_rows_only() -> None:
@@ -191,7 +191,7 @@ def test_ships_only_on_positive_proof() -> None:
     assert ships([passed], [block, warn], "merged") == []
     assert ships([passed], [block], "adapter") != []
     assert ships([], [block], "merged") == ['gate "g" has no verdict on merged']
-    assert ships([], [warn], "merged") == ["no blocking gate applies to merged"]
+    assert ships([], [warn], "merged") == ["no blocking gate is on merged"]
 
 
 def test_budget_is_a_point() -> None:
@@ -253,7 +253,7 @@ def test_share_of_a_baseline_that_is_not_positive_is_an_error() -> None:
         theirs,
     )
     assert found.outcome is Outcome.ERROR
-    assert "share of that is no margin" in found.why
+    assert ", so a share of it is not a margin; write the margin in the metric's units" in found.why
 
 
 @pytest.mark.parametrize(("failed", "outcome"), [(0, "PASS"), (1, "FAIL")])
@@ -277,7 +277,7 @@ def test_max_failures_wants_a_metric_of_zeros_and_ones() -> None:
     """A row that half failed cannot be counted."""
     found = verdict(gate(metric="e.share", max_failures=0), SHARE, result([1.0, 0.5, 1.0], metric="share"))
     assert found.outcome is Outcome.ERROR
-    assert "failures are counted of a 0/1 metric" in found.why
+    assert "; max_failures needs a 0/1 metric" in found.why
 
 
 def test_no_mean_of_rows_is_a_point() -> None:
@@ -375,11 +375,11 @@ def test_slices_of_one_row_each_say_nothing() -> None:
     """Slices of which nothing can be said are counted; where there is no other the gate is an error."""
     samples, ours = sliced({f"s{i}": (1, 1) for i in range(40)})
     found = verdict(gate(min=0.5, slice="kind=*"), ACC, ours, samples=samples)
-    assert (found.outcome, found.why) == (Outcome.ERROR, "none of 40 slices has rows enough to say anything")
+    assert (found.outcome, found.why) == (Outcome.ERROR, "none of 40 slices has enough rows to decide")
     samples, ours = sliced({"big": (190, 200), "s1": (0, 1), "s2": (1, 1)})
     found = verdict(gate(min=0.5, slice="kind=*"), ACC, ours, samples=samples)
     assert found.outcome is Outcome.PASS
-    assert "2 too small to say anything" in found.why
+    assert "2 too small to decide" in found.why
 
 
 def test_slice_in_which_nothing_changed_is_judged() -> None:
@@ -395,7 +395,7 @@ def test_slice_in_which_nothing_changed_is_judged() -> None:
 
 def test_slice_that_is_missing_is_an_error() -> None:
     """A declared slice without rows is an error, also beside slices that pass."""
-    assert "there are no rows" in verdict(gate(min=0.5, slice="kind=*"), ACC, result([]), samples=[]).why
+    assert "the evaluation has no rows" in verdict(gate(min=0.5, slice="kind=*"), ACC, result([]), samples=[]).why
     samples, ours = sliced({"a": (190, 200)})
     found = verdict(gate(min=0.5, slice=["kind=a", "kind=z"]), ACC, ours, samples=samples)
     assert (found.outcome, found.why) == (Outcome.ERROR, 'slice "kind=z" has no rows')
@@ -430,8 +430,12 @@ def worthless(claim: Gate, metric: Metric, ours: Result, theirs: Result | None =
 def test_one_cluster_proves_nothing() -> None:
     """All rows from one document say nothing about another."""
     samples = [Sample(str(i), cluster="c") for i in range(100)]
-    assert "all 100 rows are of one cluster" in worthless(gate(min=0.5), ACC, result([1.0] * 100), samples=samples)
-    assert "of one cluster" in worthless(gate(max_failures=0), ACC, result([1.0] * 100), samples=samples)
+    assert "all 100 rows are in one cluster, which proves nothing about other clusters" in worthless(
+        gate(min=0.5), ACC, result([1.0] * 100), samples=samples
+    )
+    assert "rows are in one cluster, which proves nothing about other clusters" in worthless(
+        gate(max_failures=0), ACC, result([1.0] * 100), samples=samples
+    )
 
 
 def test_constant_differences_prove_nothing() -> None:
@@ -439,7 +443,7 @@ def test_constant_differences_prove_nothing() -> None:
     theirs = result(spread(0.5), "base", "f1")
     ours = result([v + 0.25 for v in spread(0.5)], metric="f1")
     why = worthless(gate(metric="e.f1", versus="base", better_by=0.0), F1, ours, theirs)
-    assert "every row differs from the baseline by the same, 0.25" in why
+    assert "every row differs from the baseline by the same amount, 0.25" in why
     assert "every row has the same value" in worthless(
         gate(metric="e.f1", min=0.1), F1, result([0.5] * 99, metric="f1")
     )
@@ -487,7 +491,7 @@ def test_what_no_row_changed_is_bounded_by_the_rule_of_three(case: str) -> None:
     found = verdict(asked, metric, ours, theirs, samples=samples)
     assert found.outcome == outcome, found.why
     if outcome == "ERROR":
-        assert f"no row of {n} changed" in found.why
+        assert f"none of {n} rows differs from the baseline, so there is nothing to compare" in found.why
         assert ("no known range" in found.why) is (metric in (LOSS, PPL))
     else:
         lost = verdict(
@@ -502,7 +506,9 @@ def test_a_slice_of_an_unbounded_metric_that_did_not_change_proves_nothing() -> 
     theirs = result(spread(1.0), "base", "loss")
     ours = result([*spread(1.0)[:100], *(v - 0.1 for v in spread(1.0)[100:])], metric="loss")
     claim = gate(metric="e.loss", versus="base", worse_by_at_most="2%", slice="kind=*")
-    assert "kind=a: no row of 100 changed" in worthless(claim, LOSS, ours, theirs, samples=samples)
+    assert "kind=a: none of 100 rows differs from the baseline, so there is nothing to compare" in worthless(
+        claim, LOSS, ours, theirs, samples=samples
+    )
 
 
 def test_scores_of_a_slice_that_did_not_change_are_judged() -> None:
@@ -523,7 +529,9 @@ def test_scores_of_a_slice_that_did_not_change_are_judged() -> None:
 @pytest.mark.parametrize("claim", [{"min": 0.1}, {"max_failures": 0}, {"versus": "base", "better_by": 0.0}])
 def test_one_row_proves_nothing(claim: dict[str, object]) -> None:
     """n = 1 is an error under every claim."""
-    assert "one row proves nothing" in worthless(gate(**claim), ACC, result([1.0]), result([0.0], "base"))
+    assert "there is only one row, which proves nothing about others" in worthless(
+        gate(**claim), ACC, result([1.0]), result([0.0], "base")
+    )
 
 
 def test_baseline_on_other_rows_is_refused() -> None:
@@ -531,13 +539,15 @@ def test_baseline_on_other_rows_is_refused() -> None:
     claim = gate(versus="base", better_by=0.0)
     ours, theirs = result(ones(60, 100)), result(ones(40, 100), "base")
     other = worthless(claim, ACC, replace(ours, rows="rows of today"), replace(theirs, rows="rows of yesterday"))
-    assert "evaluated on other rows" in other
-    assert "rows that are not the gate's" in worthless(claim, ACC, ours, result(ones(40, 101), "base"))
+    assert '" and the candidate were evaluated on different rows' in other
+    assert "rows that are not in the evaluation," in worthless(claim, ACC, ours, result(ones(40, 101), "base"))
 
 
 def test_proportion_beyond_one_is_an_error() -> None:
     """A percentage in place of a share is no proportion."""
-    assert "not from 0 to 1 on 2 rows" in worthless(gate(min=0.5), ACC, result([1.0, 80.0, 90.0]))
+    assert "is a proportion, but not between 0 and 1 on 2 rows," in worthless(
+        gate(min=0.5), ACC, result([1.0, 80.0, 90.0])
+    )
 
 
 WRONG = {
@@ -546,10 +556,10 @@ WRONG = {
     "a whole number for a perplexity": (
         PPL,
         {"versus": "base", "worse_by_at_most": 2.0},
-        'write "200%" if it is meant',
+        'if that is intended, write "200%"',
     ),
-    "a perplexity below one": (PPL, {"max": 0.5}, "a perplexity is 1 or more"),
-    "more than everything": (PPL, {"versus": "base", "better_by": "150%"}, "nothing is left"),
+    "a perplexity below one": (PPL, {"max": 0.5}, "; for a perplexity that means 1 or more;"),
+    "more than everything": (PPL, {"versus": "base", "better_by": "150%"}, ", which would leave a"),
     "failures of a mean": (F1, {"max_failures": 0}, "max_failures counts rows of a 0/1 metric"),
     **{
         f"a point of a {metric.scale}": (metric, {"max": 0.8, "decide": "point"}, 'decide = "point" is for counts')
@@ -567,7 +577,11 @@ def test_claims_on_another_scale_are_mistakes(case: str) -> None:
 
 @pytest.mark.parametrize(
     ("margin", "told"),
-    [("2", "want a number in the metric's units"), ("-2%", "zero or more"), ("2 points", "a share such as")],
+    [
+        ("2", '"; give a number in the metric\'s units, or a share such as "2%"'),
+        ("-2%", "a margin must be 0 or more; its direction is that of the metric"),
+        ("2 points", "a share such as"),
+    ],
 )
 def test_margins_of_another_unit_are_mistakes(margin: str, told: str) -> None:
     """A margin is a number or a share, and has no sign."""
@@ -640,7 +654,7 @@ def test_rows_of_weight_0_are_left_out_of_exact_tests(claim: dict[str, object], 
     for key in ("outcome", "estimate", "lower", "upper", "p_pass", "p_fail", "method"):
         assert getattr(found, key) == getattr(alone, key), key
     assert [int(i) // 2 for i in found.won] == [int(i) for i in alone.won]
-    assert ("100 rows of weight 0 do not count" in found.why) is ("max_failures" not in claim)
+    assert ("100 rows have weight 0 and do not count" in found.why) is ("max_failures" not in claim)
 
 
 def test_slices_count_the_rows_that_have_a_weight() -> None:
@@ -659,7 +673,7 @@ def test_slices_count_the_rows_that_have_a_weight() -> None:
 def test_a_weight_on_one_side_alone_is_an_error() -> None:
     """A row that counts for one of two models is no pair."""
     ours, theirs = weighted([(1.0, 1.0)] * 50), weighted([(0.0, 1.0)] * 49 + [(0.0, 0.0)], "base")
-    assert 'row "49" has 1 weight here and 0 in the baseline' in worthless(
+    assert 'row "49" has 1 weight in the candidate and 0 in the baseline' in worthless(
         gate(versus="base", better_by=0.0), ACC, ours, theirs
     )
 
@@ -722,8 +736,8 @@ def test_sizes_that_tell_of_the_outcome_are_told() -> None:
     by_rows = verdict(gate(min=0.7, allow_approximate=True), ACC, ours, samples=samples)
     by_clusters = verdict(gate(min=0.7, estimand="clusters"), ACC, ours, samples=samples)
     assert (by_rows.outcome, by_clusters.outcome) == (Outcome.PASS, Outcome.FAIL)
-    assert "; cluster sizes tell of the outcome: the mean over clusters is 0.600" in by_rows.why
-    assert "; cluster sizes tell of the outcome: the mean over rows is 0.833" in by_clusters.why
+    assert "; cluster size is related to the outcome: the mean over clusters is 0.600" in by_rows.why
+    assert "; cluster size is related to the outcome: the mean over rows is 0.833" in by_clusters.why
     assert "cluster sizes" not in verdict(gate(min=0.5), ACC, ours, samples=samples).why
     base = documents(SIZES, [0.5 + 0.5 * (i < 30) for i in range(40)], name="base")[1]
     change = verdict(gate(versus="base", better_by=0.0), ACC, ours, base, samples=samples)
@@ -764,11 +778,11 @@ def test_rows_that_are_in_no_clusters_are_not_called_so() -> None:
 ESTIMANDS = {
     "failures": ({"max_failures": 0}, ACC, '"max_failures" counts rows'),
     "a group": ({"metric": "", "any_of": ["a", "b"]}, ACC, "belongs to the gates that any_of names"),
-    "a count": ({"max": 9}, Metric("bytes", "lower", "count"), "bytes is a count over all rows, and no mean"),
+    "a count": ({"max": 9}, Metric("bytes", "lower", "count"), "bytes is a count over all rows, not a mean over"),
     "all rows at once": (
         {"min": 0.5},
         Metric("f1", "higher", "other", lambda s: 0.5),
-        "f1 is made from all rows at once",
+        "f1 is computed from all rows at once",
     ),
 }
 
@@ -798,7 +812,7 @@ def test_a_verdict_on_documents_says_what_they_cannot_rule_out() -> None:
     found = verdict(claim, PPL, ours, theirs)
     assert (found.outcome, found.why.partition("; ")[2]) == (
         "PASS",
-        "up to 5.8% of all rows may be as bad as you like",
+        "up to 5.8% of all rows could be arbitrarily bad",
     )
     assert "as bad as" not in verdict(replace(claim, cap=0.5), PPL, ours, theirs).why
     assert "as bad as" not in verdict(gate(min=0.5), ACC, result(ones(48, 50))).why
@@ -822,18 +836,46 @@ def test_a_document_counts_at_most_its_cap_either_way(sign: int) -> None:
 
 
 CAPS = {
-    "none": (gate(versus="base", better_by=0.0, cap=0.0), "cap is 0, want what a row counts at most"),
-    "negative": (gate(versus="base", better_by=0.0, cap=-0.5), "cap is -0.5, want what a row counts at most"),
-    "no number": (gate(versus="base", better_by=0.0, cap=math.nan), "cap is nan, want what a row counts at most"),
-    "of a group": (Gate("g", any_of=["a", "b"], cap=0.5), '"cap" belongs to the gates that any_of names'),
+    "none": (
+        gate(versus="base", better_by=0.0, cap=0.0),
+        "cap is 0; it must be more than 0 (the most that a row counts)",
+    ),
+    "negative": (
+        gate(versus="base", better_by=0.0, cap=-0.5),
+        "cap is -0.5; it must be more than 0 (the most that a row counts)",
+    ),
+    "no number": (
+        gate(versus="base", better_by=0.0, cap=math.nan),
+        "cap is nan; it must be more than 0 (the most that a row counts)",
+    ),
+    "of a group": (
+        Gate("g", any_of=["a", "b"], cap=0.5),
+        '"cap" belongs to the gates that any_of names; move it there',
+    ),
 }
 CAPS_ON = {
-    "a range": (ACC, 0.02, 0.5, "acc is a proportion, whose range is known"),
-    "all rows": (Metric("f1", "higher", "other", combine=lambda s: 0.0), 0.02, 0.5, "made from all rows at once"),
+    "a range": (ACC, 0.02, 0.5, 'cap: acc is a proportion, so its range is known; remove "cap"'),
+    "all rows": (Metric("f1", "higher", "other", combine=lambda s: 0.0), 0.02, 0.5, "computed from all rows at once"),
     "a count": (Metric("bytes", "lower", "count"), 1.0, 5.0, "is a count"),
     "a share of a mean": (LOSS, "2%", 0.5, "write the margin in units, too"),
-    "less than the margin": (LOSS, 0.5, 0.5, "a margin of 0.5 is not less"),
-    "less than a share": (PPL, "70%", 0.5, "a margin of 0.531 is not less"),
+    "less than the margin": (
+        LOSS,
+        0.5,
+        0.5,
+        (
+            "a margin of 0.5 is not below it, so no row could decide; raise the cap is not below it, so "
+            "no row could decide; raise the cap"
+        ),
+    ),
+    "less than a share": (
+        PPL,
+        "70%",
+        0.5,
+        (
+            "a margin of 0.531 is not below it, so no row could decide; raise the cap is not below it, "
+            "so no row could decide; raise the cap"
+        ),
+    ),
 }
 
 
@@ -855,10 +897,13 @@ def test_caps_that_do_not_suit_the_metric_are_mistakes(case: str) -> None:
 @pytest.mark.parametrize(
     ("told", "why"),
     [
-        ({"better": "high"}, 'better is "high", want "higher" or "lower"'),
-        ({"better": "higher", "scale": "percent"}, 'scale is "percent", want one of proportion, mean,'),
-        ({"better": "higher", "scale": "proportions"}, 'scale is "proportions", want one of'),
-        ({"better": "higher", "scale": "other"}, "give combine"),
+        ({"better": "high"}, '": better is "high"; it must be "higher" or "lower"'),
+        ({"better": "higher", "scale": "percent"}, '": scale is "percent"; it must be one of proportion, mean,'),
+        ({"better": "higher", "scale": "proportions"}, '": scale is "proportions"; it must be one of'),
+        (
+            {"better": "higher", "scale": "other"},
+            '": a metric of scale "other" needs combine, which computes it from all rows',
+        ),
     ],
 )
 def test_a_metric_is_declared_by_words_that_there_are(told: dict[str, str], why: str) -> None:

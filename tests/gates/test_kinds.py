@@ -108,19 +108,19 @@ def judge_mean() -> Verdict:
 def test_its_claim_is_written_and_checked() -> None:
     """Words, data and mistakes come from the class, what all kinds share from the core."""
     clean = replace(GATE, clean_only=True)
-    assert clean.claim() == "a median of at most 1 without rows that leak"
+    assert clean.claim() == "a median of at most 1 without leaked rows"
     assert clean.about(SECONDS) == About("bound", -1, 1.0, scale="mean", clean=True)
     assert not GATE.mistakes()
     assert not GATE.mistakes_on(SECONDS)
     assert GATE.mistakes_on(Metric("acc", "higher", "proportion")) == ["acc has no median"]
-    assert 'want one claim: "min"' in replace(GATE, min=0.1).mistakes()[0]
+    assert 'a gate makes one claim; give one: "min"' in replace(GATE, min=0.1).mistakes()[0]
     assert "at most 1" in replace(GATE, decide="risk").claim()
 
 
 def test_what_rows_cannot_prove_is_foreseen() -> None:
     """Four rows prove nothing about a median, five do."""
     rows = [Sample(str(i)) for i in range(5)]
-    told = "a median of 1 cannot be proved on 4 rows, even if every row is below it; 5 at least"
+    told = "4 rows cannot prove a median of 1, even if every row is below it; at least 5 are needed"
     assert unprovable_error(GATE, SECONDS, rows[:4], ALPHA) == told
     assert unprovable_error(GATE, SECONDS, rows, ALPHA) == ""
 
@@ -135,7 +135,7 @@ def test_no_power_is_told_that_is_anothers(tmp_path: Path) -> None:
     task = Task(spec, test_no_power_is_told_that_is_anothers, {"seconds": SECONDS}, SAMPLES)
     collection = Collection(suite, plugins, {"e": task}, ("base",), ("merged",), (Item("s", "merged", "e"),))
     (asked,) = odds_of(collection, History(tmp_path, collection), {})
-    assert (asked.odds.power, asked.odds.missing) == (None, "the power of its own test is not known")
+    assert (asked.odds.power, asked.odds.missing) == (None, "the power of its test is unknown")
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def test_no_power_is_told_that_is_anothers(tmp_path: Path) -> None:
     [
         ({}, ""),
         ({"estimate": 0.1}, "has its median outside its interval"),
-        ({"outcome": "FAIL"}, "on the wrong side of 1"),
-        ({"p_pass": 0.2}, "its numbers say INCONCLUSIVE"),
+        ({"outcome": "FAIL"}, ", which is on the wrong side of 1"),
+        ({"p_pass": 0.2}, 'gate "fast" is recorded as PASS, but its numbers give INCONCLUSIVE'),
         ({"threshold": 2.0}, "its claim is about 1"),
         ({"claim": "at most 1"}, "has claim"),
     ],

@@ -82,7 +82,7 @@ def test_instrument_that_knows_nothing_proves_nothing() -> None:
         found = share(values, blind)
         assert min(found.p_pass, found.p_fail) > 0.4
         assert (found.lower, found.upper) == (0.0, 1.0)
-    with pytest.raises(ValueError, match="of one kind are of 0 prompts"):
+    with pytest.raises(ValueError, match="of one kind cover only 0 prompts"):
         share([1.0, 0.0], labels({(1.0, 1.0): 40}))
 
 
@@ -119,10 +119,14 @@ def verdict(metric: Metric, values: list[float], given: Labels | None, alpha: fl
 
 WINS = Metric("wins", "higher", "proportion", labelled=True)
 UNLABELLED: dict[str, tuple[Labels | None, dict[str, Any], str]] = {
-    "no labels": (None, {"min": 0.5}, "there are no labels that tell wins"),
-    "a difference": (labels(GOOD), {"versus": "base", "better_by": 0.1}, "may err otherwise on the other model"),
-    "failures": (labels(GOOD), {"max_failures": 9}, "labels correct the share that wins is"),
-    "a slice": (labels(GOOD), {"min": 0.5, "slice": "kind=a"}, "are of all rows, and tell nothing of slices"),
+    "no labels": (None, {"min": 0.5}, "there are no labels that correct wins"),
+    "a difference": (
+        labels(GOOD),
+        {"versus": "base", "better_by": 0.1},
+        ", since the judge may err differently on the other model",
+    ),
+    "failures": (labels(GOOD), {"max_failures": 9}, 'labels correct a single model\'s wins; claim "min" or "max"'),
+    "a slice": (labels(GOOD), {"min": 0.5, "slice": "kind=a"}, "cover all rows and cannot correct slices alone"),
 }
 
 

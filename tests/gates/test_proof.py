@@ -57,19 +57,25 @@ def test_fewest_clusters_are_the_cluster_tests() -> None:
 GATES = {
     "a bound": (
         Gate("g", "qa.acc", min=0.95),
-        "min = 0.95 cannot be proved on 58 rows, even if every row is right; 59",
+        ("More labels are needed: at least 58 rows cannot prove min = 0.95, even if every row is right; at least 59"),
     ),
-    "a budget": (Gate("g", "qa.acc", max=0.05), "max = 0.05 cannot be proved on 58 rows, even if it is 0 on every row"),
+    "a budget": (
+        Gate("g", "qa.acc", max=0.05),
+        "58 rows cannot prove max = 0.05, even if it is 0 on every row; at least",
+    ),
     "a margin": (
         Gate("g", "qa.acc", versus="base", worse_by_at_most=0.02),
-        "worse_by_at_most = 0.02 cannot be proved on 58 rows, unless the model is better than base; 149 at least",
+        (
+            "More labels are needed: at least 58 rows cannot prove worse_by_at_most = 0.02, unless "
+            "the model is better than base; at least 149"
+        ),
     ),
     "no margin": (
         Gate("g", "qa.acc", versus="base", worse_by_at_most=0.0),
-        "worse_by_at_most = 0 cannot be proved by any number of rows, unless the model is better than base",
+        "no number of rows can prove worse_by_at_most = 0, unless the model is better than base",
     ),
     "a gain": (Gate("g", "qa.acc", versus="base", better_by=0.95), "even if base is worse on every row; 119 at least"),
-    "certainty": (Gate("g", "qa.acc", min=1.0), "min = 1 cannot be proved by any number of rows"),
+    "certainty": (Gate("g", "qa.acc", min=1.0), "no number of rows can prove min = 1"),
     "what they can": (Gate("g", "qa.acc", min=0.94), ""),
     "a gain they can": (Gate("g", "qa.acc", versus="base", better_by=0.0), ""),
     "failures counted": (Gate("g", "qa.acc", max_failures=0), ""),
@@ -89,7 +95,7 @@ def test_a_cap_tells_how_many_documents_it_takes() -> None:
     metric, rows = Metric("ppl", "lower", "perplexity"), [Sample(str(i)) for i in range(75)]
     claim = Gate("g", "qa.ppl", versus="base", worse_by_at_most="2%", cap=0.5)
     assert unprovable_error(claim, metric, rows, ALPHA) == ""
-    told = "worse_by_at_most = 2% cannot be proved on 74 rows, unless the model is better than base; 75 at least"
+    told = "74 rows cannot prove worse_by_at_most = 2%, unless the model is better than base; at least 75 are needed"
     assert unprovable_error(claim, metric, rows[1:], ALPHA) == told
     assert unprovable_error(dataclasses.replace(claim, cap=None), metric, rows[60:], ALPHA) == ""
 
@@ -97,19 +103,21 @@ def test_a_cap_tells_how_many_documents_it_takes() -> None:
 def test_clusters_and_slices_are_the_rows_that_count() -> None:
     """100 rows of 20 documents are 20; a slice of too few rows is an alarm, with nothing to prove."""
     rows = [Sample(str(i), row={"kind": "ab"[i < 5]}, cluster=str(i % 20)) for i in range(100)]
-    assert "0.9: 20 clusters do not prove it where every row is right" in unprovable_error(
+    assert "clusters cannot prove min = 0.9 where every row is right; at least 29 are needed" in unprovable_error(
         Gate("g", "qa.acc", min=0.9), SHARE, rows, ALPHA
     )
     sliced = Gate("g", "qa.acc", min=0.9, slice="kind=*")
-    assert unprovable_error(sliced, SHARE, rows, ALPHA).startswith("kind=a: min = 0.9: 20 clusters do not prove it")
+    assert unprovable_error(sliced, SHARE, rows, ALPHA).startswith("min = 0.9: 20 clusters cannot prove kind=a")
     assert unprovable_error(Gate("g", "qa.acc", min=0.9, slice="kind=b"), SHARE, rows, ALPHA) == ""
 
 
 def test_one_row_and_one_cluster_prove_nothing_of_any_metric() -> None:
     """They are an ERROR when judged, so they are told before."""
     gate, mean = Gate("g", "qa.f1", min=0.5), Metric("f1", "higher")
-    assert unprovable_error(gate, mean, [Sample("1")], ALPHA) == "there is one row; one row proves nothing"
-    assert "all 3 rows are of one cluster" in unprovable_error(
+    assert (
+        unprovable_error(gate, mean, [Sample("1")], ALPHA) == "there is only one row, which proves nothing about others"
+    )
+    assert "all 3 rows are in one cluster, which proves nothing about other clusters" in unprovable_error(
         gate, mean, [Sample(i, cluster="c") for i in "abc"], ALPHA
     )
     assert unprovable_error(gate, mean, [Sample(i) for i in "abc"], ALPHA) == ""
@@ -121,8 +129,9 @@ def test_collection_warns_of_a_claim_the_rows_cannot_prove(project: Project) -> 
     outcome = project.write(files).run("--collect-only")
     assert outcome.code == 0
     assert (
-        'gate "floor": min = 0.97 cannot be proved on 60 rows, even if every row is right; 99 at least' in outcome.err
-    )
+        'More labels are needed: at least 60 rows cannot prove gate "floor": min = 0.97, even '
+        "if every row is right; at least 99"
+    ) in outcome.err
 
 
 def test_claims_of_one_group_share_the_risk(project: Project) -> None:
@@ -133,4 +142,4 @@ def test_claims_of_one_group_share_the_risk(project: Project) -> None:
     )
     outcome = project.write({"suite.toml": group, "test.jsonl": ROWS, "train.jsonl": TRAIN}).run("--collect-only")
     assert outcome.code == 0
-    assert "on 60 rows, even if every row is right; 72 at least" in outcome.err
+    assert ", even if every row is right; at least 72 are needed" in outcome.err

@@ -42,7 +42,9 @@ def test_a_file_twenty_times_is_the_file() -> None:
     assert often.outcome == once.outcome == "INCONCLUSIVE"
     assert (often.n, often.repeated, often.clusters) == (800, 800, 40)
     assert (often.value, often.baseline, often.estimate) == pytest.approx((once.value, once.baseline, once.estimate))
-    assert "; 800 of 800 rows ask what others ask (40 questions, up to 20 times): a question is a" in often.why
+    assert (
+        "; 800 of 800 rows repeat another row's question (40 questions, up to 20 times): each question is a cluster"
+    ) in often.why
 
 
 def test_a_question_that_is_failed_each_time_counts_each_time() -> None:
@@ -172,13 +174,13 @@ def test_rows_that_were_doubled_are_told_at_collection(project: Project) -> None
     """`cat a a > b` is a warning before anything is asked, and as many questions as before in the verdict."""
     doubled = [{**row, "id": f"{n}-{row['id']}"} for n in range(2) for row in ROWS]
     project.write({"suite.toml": SUITE, "test.jsonl": doubled, "train.jsonl": TRAIN})
-    told = f"{len(ROWS)} of {2 * len(ROWS)} rows ask what others ask, {len(ROWS)} are distinct"
+    told = f"{len(ROWS)} of {2 * len(ROWS)} rows repeat another row's question, {len(ROWS)} are distinct"
     assert told in " ".join(project.run("--collect-only").err.split())
     done = project.run()
     assert [(v.n, v.repeated, v.clusters) for v in done.report.verdicts] == [(2 * len(ROWS),) * 2 + (len(ROWS),)] * 2
     early = SUITE.replace('data = "test.jsonl"', 'data = "test.jsonl"\nstop = "early"')
     refused = project.write({"suite.toml": early}).run("--collect-only")
-    assert (refused.code, f'{told}; leave them out, or leave out stop = "early"' in refused.err) == (4, True)
+    assert (refused.code, f'{told}; remove the repeated rows, or stop = "early"' in refused.err) == (4, True)
 
 
 def test_evidence_of_repeated_questions_is_recomputed(project: Project) -> None:
@@ -205,7 +207,7 @@ def test_two_columns_of_clusters_are_recomputed(project: Project) -> None:
     export = project.folder / "exports/fake"
     assert project.harness("verify", "--recompute", str(export)).code == 0
     project.write({"suite.toml": suite.replace('["doc", "form"]', '["doc", "form", "kind"]')})
-    assert "cluster names 3 columns, want one, or two that differ" in project.run("--collect-only").err
+    assert "cluster names 3 columns; name one, or two different ones" in project.run("--collect-only").err
 
 
 def test_neighbours_that_go_together_are_told() -> None:
@@ -215,7 +217,7 @@ def test_neighbours_that_go_together_are_told() -> None:
     keys = [f"k{i}" for i in range(200)]
     base = [0.5 for _ in range(200)]
     told = decided(replace(CLAIM, better_by=None, worse_by_at_most=0.3), blocks, [0.0] * 200, keys)
-    assert "; neighbouring rows go together (correlation 0." in told.why
+    assert "neighbouring rows are correlated (0.86, p = 0.001)" in told.why
     luck.shuffle(blocks)
     assert "neighbouring" not in decided(replace(CLAIM, better_by=None, worse_by_at_most=0.3), blocks, base, keys).why
 

@@ -121,7 +121,9 @@ def test_a_cap_may_bound_a_number() -> None:
     assert (found.outcome, found.risk) == (Outcome.PASS, "exact")
     assert found.estimate == pytest.approx((15 + 1) / 151)
     assert verdict(replace(capped, cap=None), drift, [0.1, 0.2] * 75).risk == "approximate"
-    assert any("raise the cap above it" in m for m in replace(capped, cap=0.5).mistakes_on(drift))
+    assert any(
+        "in each row's units; raise the cap above that" in m for m in replace(capped, cap=0.5).mistakes_on(drift)
+    )
     assert any("at an end of their range" in m for m in replace(AT_LEAST, range=[3.0, 5.0]).mistakes_on(RATING))
 
 
@@ -142,12 +144,24 @@ def test_rows_that_lose_more_than_a_cap_are_counted(name: str, of: Metric, most:
 
 
 BAD = {
-    "no cap": (Gate("g", "e.acc", versus="base", max_failures=1), 'rows that lose more than a cap; give "cap"'),
-    "one end": (replace(AT_LEAST, range=[1.0]), "range is 1, want two numbers, the lower one first"),
-    "turned": (replace(AT_LEAST, range=[5.0, 1.0]), "range is 5, 1, want two numbers"),
-    "infinite": (replace(AT_LEAST, range=[0.0, float("inf")]), "range has an end that is not finite"),
-    "a count": (Gate("g", "e.acc", max_failures=1, range=[0.0, 1.0]), '"max_failures" counts, and takes no risk'),
-    "a group": (Gate("g", any_of=["a", "b"], allow_approximate=True), '"allow_approximate" belongs to the gates'),
+    "no cap": (
+        Gate("g", "e.acc", versus="base", max_failures=1),
+        '"max_failures" with "versus" counts rows that lose more than a cap; add "cap"',
+    ),
+    "one end": (replace(AT_LEAST, range=[1.0]), "range is 1; give two numbers, the lower one first"),
+    "turned": (replace(AT_LEAST, range=[5.0, 1.0]), "is range is 5, 1; give two numbers, the lower one first"),
+    "infinite": (
+        replace(AT_LEAST, range=[0.0, float("inf")]),
+        "an end of range is not finite; declare the values that a row can have, or a cap",
+    ),
+    "a count": (
+        Gate("g", "e.acc", max_failures=1, range=[0.0, 1.0]),
+        '"max_failures" is an exact count without a risk; remove "range" and "allow_approximate"',
+    ),
+    "a group": (
+        Gate("g", any_of=["a", "b"], allow_approximate=True),
+        '"allow_approximate" belongs to the gates that any_of names; move it there',
+    ),
 }
 
 
@@ -161,10 +175,10 @@ def test_ranges_that_are_none_are_mistakes(case: str) -> None:
 def test_a_proportion_has_its_range_already() -> None:
     """Of a proportion and of a number made from all rows nothing is left to declare; an evaluator is held to it too."""
     gate = Gate("g", "e.acc", min=0.5, range=[0.0, 1.0])
-    assert any("is known of acc, a proportion" in m for m in gate.mistakes_on(SHARE))
-    with pytest.raises(ValueError, match="range is of the mean of rows"):
+    assert any('of acc is known, since it is a proportion; remove "range"' in m for m in gate.mistakes_on(SHARE))
+    with pytest.raises(ValueError, match="range limits the mean of rows, but the metric is a proportion"):
         metric("acc", better="higher", scale="proportion", range=(0.0, 1.0))
-    with pytest.raises(ValueError, match="want two numbers, the lower one first"):
+    with pytest.raises(ValueError, match="; give two numbers, the lower one first"):
         metric("rating", better="higher", range=(5.0, 1.0))
 
 

@@ -48,7 +48,7 @@ def test_two_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker on a GPU of another kind would answer otherwise; two of one kind are chosen by name."""
     machine(tmp_path, monkeypatch, L4, H100, L4)
     said = refused(2)
-    assert said.startswith("NVIDIA H100 80GB HBM3 and NVIDIA L4 would not give the same bits; name GPUs of one kind in")
+    assert said.startswith("NVIDIA H100 80GB HBM3 and NVIDIA L4 do not compute the same bits; name GPUs of one kind in")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
     assert Local("2").gpus == ["0", "2"]
 
@@ -58,7 +58,7 @@ def test_instances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part = ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", 5_000_000_000, 5_000_000_000)
     machine(tmp_path, monkeypatch, part, part)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert refused(2) == "this machine has 1 GPUs; ask for 1 at most; name its instances in CUDA_VISIBLE_DEVICES"
+    assert refused(2) == "this machine has 1 GPUs; ask for 1 at most; name its MIG instances in CUDA_VISIBLE_DEVICES"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-0,MIG-1")
     assert Local("2").gpus == ["MIG-0", "MIG-1"]
 

@@ -51,7 +51,7 @@ def test_a_gpu_has_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert caught.value.args == ({"": torch.device("cuda", number)},)
     full = Card("Tesla T4", 16_000_000_000, 300_000_000, bf16=False)
     monkeypatch.setattr(models, "card", lambda _: full)
-    with pytest.raises(UsageError, match=r"GPU 2 is full: 0.3 of 16.0 GB are free; end what holds it"):
+    with pytest.raises(UsageError, match=r"GPU 2 is full: 0\.3 of 16\.0 GB are free"):
         models.load_model(tmp_path)
 
 
@@ -120,7 +120,7 @@ def test_a_worker_of_several_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """`local:2x2` gives each of two workers two GPUs, for a model that is spread or cut over them."""
     machine(tmp_path, monkeypatch, *[L4] * 5)
     assert (Local("2x2").gpus, Local("1x2").gpus) == (["0,1", "2,3"], ["0,1", "2,3"])
-    with pytest.raises(UsageError, match="this machine has 5 GPUs; ask for 2 at most"):
+    with pytest.raises(UsageError, match="this machine has 0 GPUs; use at most 0'"):
         Local("3x2")
     monkeypatch.setattr(cards, "NODES", ())
     with pytest.raises(UsageError, match="this machine has 0 GPUs; ask for 0 at most"):
@@ -139,5 +139,5 @@ def test_a_cluster_that_grows_is_asked_for_gpus(monkeypatch: pytest.MonkeyPatch)
         there["GPU"] = gpus
         assert len(Cluster("head:6379?gpus=2", None).start()) == workers
     assert {(one["num_gpus"], one["num_cpus"]) for one in asked} == {(2, 0)}
-    with pytest.raises(UsageError, match=r'want "ray", "ray:HOST:PORT" or "ray:HOST:PORT\?gpus=1"'):
+    with pytest.raises(UsageError, match=r'write "ray", "ray:HOST:PORT" or "ray:HOST:PORT\?gpus=1"'):
         Cluster("head:6379?gpus=0", None)

@@ -43,7 +43,7 @@ def test_select_chooses_and_confirms_nothing(suite: Project) -> None:
     assert outcome.verdict("floor") == "PASS"
     assert outcome.report.reports[-1].n == len(SELECT)
     assert "split  select" in outcome.out
-    assert "because --select: the rows that chose a candidate cannot confirm it" in outcome.out
+    assert "because --select: rows used to choose a candidate cannot confirm it" in outcome.out
     assert ledger(suite) == []
     assert not (suite.folder / "exports").exists()
 
@@ -181,14 +181,17 @@ def test_damaged_ledger_ends_the_run_before_it_begins(suite: Project) -> None:
     assert attempts(suite, 0.7) == 2
     path.write_text(path.read_text("utf-8").replace('"attempt": 1', '"attempt": 9', 1), "utf-8")
     outcome = suite.run("--set", "train.skill=0.8")
-    assert (outcome.code, outcome.err.count("attempts.jsonl:2: was changed, or cut, after it was written")) == (4, 1)
+    assert (outcome.code, outcome.err.count("attempts.jsonl:2: was changed or truncated after it was written")) == (
+        4,
+        1,
+    )
     assert "base::qa" not in outcome.out
 
 
 @pytest.mark.slow
 def test_a_ledger_that_begins_is_told(suite: Project) -> None:
     """Who has no ledger knows of no earlier attempt, and says so; the next run goes on."""
-    said = "earlier attempts at these rows are not known here: the ledger begins with this run"
+    said = "earlier attempts at these rows are unknown: the ledger begins with this run"
     assert [said in suite.run("--set", f"train.skill={skill}").out for skill in (0.6, 0.7)] == [True, False]
 
 
@@ -235,7 +238,7 @@ def test_another_base_is_another_merge(suite: Project) -> None:
         found[base] = next(r.metrics for r in outcome.report.reports if r.subject == "merged")
         assert f"onto the {base} base" in outcome.out
     assert found["original"] != found["dequantized"]
-    assert "not again: what is merged onto the original base is there" in outcome.out
+    assert "reusing the merge onto the original base" in outcome.out
 
 
 def test_merged_model_is_chosen_on_select_and_gated_once(suite: Project) -> None:
@@ -245,7 +248,10 @@ def test_merged_model_is_chosen_on_select_and_gated_once(suite: Project) -> None
     assert outcome.code == 0
     assert [v.candidate for v in outcome.report.verdicts] == ["adapter", "merged"]
     assert "choose  by qa.exact_match on 40 select rows" in outcome.out
-    assert "the merge onto the dequantized base was chosen by qa.exact_match on select rows: original 0." in outcome.out
+    assert (
+        "the merge onto the dequantized base was chosen by qa.exact_match on selection rows: "
+        "original 0. on selection rows:"
+    ) in outcome.out
     assert [line["candidate"] for line in ledger(suite)] == ["adapter", "merged"]
     assert outcome.report.exports[0].written
 
@@ -287,7 +293,11 @@ def messages(row: dict[str, Any]) -> dict[str, Any]:
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 SAME: dict[str, tuple[str, Rows, list[str]]] = {
-    "another name of the suite": (SUITE.replace('name = "fake"', 'name = "other"', 1), ROWS, []),
+    "another name of the suite": (
+        SUITE.replace('name = "fake"', 'name = "other"', 1),
+        ROWS,
+        [],
+    ),
     "another name of the eval": (SUITE.replace('"qa', '"quiz'), ROWS, []),
     "another name of the gate": (SUITE.replace('"floor"', '"other"'), ROWS, []),
     "another order": (SUITE, ROWS[::-1], []),
@@ -483,7 +493,10 @@ def test_strange_line_separators_hide_no_attempt(suite: Project) -> None:
     """A line of the ledger ends where JSON lines end, whatever stands in it; and no gate has such a name."""
     suite.write({"suite.toml": SPLIT.replace('"fake"', '"fa\\u2028ke"', 1)})
     outcome = suite.write({"suite.toml": SUITE.replace('id = "floor"', 'id = "fl\\u2028oor"')}).run()
-    assert (outcome.code, "holds what cannot be printed" in outcome.err) == (4, True)
+    assert (
+        outcome.code,
+        "id is empty or has unprintable characters; give the gate a name for its reports" in outcome.err,
+    ) == (4, True)
 
 
 # -- more rows of the same weights ------------------------------------------------------------------
@@ -547,9 +560,16 @@ def write_evidence(export: Any, gates: Any) -> None:
 
 
 MOST = {
-    "fewer than there are": ("rows_at_most = 59", "rows_at_most is 59, and there are 60 rows"),
-    "stopping early": ('rows_at_most = 90\nstop = "early"', "both share a risk over looks"),
-    "none": ("rows_at_most = 0", "rows_at_most is 0, and there are 60 rows"),
+    (
+        f"Largest losses first, in red. Hollow: the baseline. Grey: {p.sure} one-sided bounds of {t.ours}, "
+        "one to each side (by clusters if rows have them, else Wilson). Right: number of rows. *: "
+        f"fewer than {p.min_n} rows, too few to decide a gate."
+    ): ("rows_at_most = 59", "rows_at_most is 59, but there are 60 rows already, but there are"),
+    "stopping early": (
+        'rows_at_most = 90\nstop = "early"',
+        ('rows_at_most and stop = "early" both spend the risk on interim analyses; remove one of them'),
+    ),
+    "none": ("rows_at_most = 0", "rows_at_most is 0, but there are 60 rows already, but there are"),
 }
 
 
@@ -568,7 +588,10 @@ def test_gates_that_share_a_risk_take_no_looks(suite: Project) -> None:
     text += '\n[[gate]]\nid = "other"\nmetric = "qa.exact_match"\nmin = 0.4\n'
     text += '\n[[gate]]\nid = "one"\nany_of = ["floor", "other"]\n'
     outcome = suite.write({"suite.toml": text}).run("--collect-only")
-    assert (outcome.code, 'stands in an any_of, and "qa" has rows_at_most' in outcome.err) == (4, True)
+    assert (
+        outcome.code,
+        'is part of an any_of, but "qa" has rows_at_most; claim it in a gate of its own' in outcome.err,
+    ) == (4, True)
 
 
 @pytest.mark.parametrize("how", ["a folder", "a file that cannot be written"])

@@ -32,7 +32,7 @@ def test_merge_that_costs_rows_is_told(suite: Project) -> None:
     assert change.lower is not None and change.upper is not None
     assert change.lower < -len(lost) / 60 < change.upper < 0
     [told] = [c for c in outcome.report.conclusions if "merging" in c]
-    assert told.startswith(f"merging cost qa.exact_match {len(lost)} rows and won 0 (")
+    assert told.startswith(f"merging broke qa.exact_match on {len(lost)} rows and fixed 0 (")
     assert told in " ".join(outcome.out.split())
 
 

@@ -29,7 +29,7 @@ def test_rows_that_leak_are_taken_out(suite: Project) -> None:
     """A run and a check tell how many are taken out and why, and train on the others."""
     assert suite.harness("check", "suite.toml").code == 4
     outcome = suite.harness("check", "suite.toml", "--set", "train.drop_leaks=true")
-    assert f"drop_leaks: 5 of {len(TRAIN) + 5} rows are taken out: D10-exact 3, D11-duplicate 1" in outcome.out
+    assert f"drop_leaks: 5 of {len(TRAIN) + 5} rows are removed: D10-exact 3, D11-duplicate 1" in outcome.out
     assert outcome.code == 0
     run = suite.run("--set", "train.drop_leaks=true")
     assert run.code == 0
@@ -44,7 +44,10 @@ def test_clean_rows_are_written_once(suite: Project) -> None:
     text = (suite.folder / "clean.jsonl").read_text("utf-8")
     assert [json.loads(line) for line in text.splitlines()] == TRAIN
     outcome = suite.harness("check", "suite.toml", "--write-clean", "clean.jsonl")
-    assert (outcome.code, '--write-clean "clean.jsonl": is there already' in outcome.out + outcome.err) == (4, True)
+    assert (
+        outcome.code,
+        '--write-clean "clean.jsonl": exists already; name a new file' in outcome.out + outcome.err,
+    ) == (4, True)
     assert (suite.folder / "clean.jsonl").read_text("utf-8") == text
 
 
@@ -53,4 +56,4 @@ def test_no_row_is_left(suite: Project) -> None:
     suite.write({"train.jsonl": TEST})
     outcome = suite.run("--set", "train.drop_leaks=true")
     assert outcome.code == 4
-    assert "[train] drop_leaks: no row is left of" in outcome.out + outcome.err
+    assert "[train] drop_leaks: all" in outcome.out + outcome.err

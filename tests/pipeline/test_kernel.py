@@ -315,7 +315,7 @@ def harness_evaluators():
     outcome = suite.write({"suite.toml": text, "harnessfile.py": HEAD + body}).run()
     assert (outcome.code, outcome.verdict("floor")) == (4, "PASS")
     assert not shipped(suite)
-    assert 'error: "base" was replaced while it was measured; run again' in outcome.out
+    assert 'error: "base" changed while it was evaluated; run again' in outcome.out
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def test_too_few_rows_are_inconclusive(suite: Project) -> None:
     outcome = suite.run("--set", "train.skill=0.75")
     assert outcome.code == 6
     assert outcome.verdict("floor") == "INCONCLUSIVE"
-    assert "7 rows decide nothing: more than 140 would be needed" in outcome.out
+    assert "7 rows are too few to decide: more than 140 would be needed" in outcome.out
 
 
 def test_nothing_gated_is_not_ok(suite: Project) -> None:
@@ -59,7 +59,7 @@ def test_base_passed_off_as_the_candidate_is_an_error(suite: Project) -> None:
     outcome = suite.run("--candidate", str(suite.folder / "base"), "--ignore", "M2")
     assert outcome.code == 6
     assert outcome.verdict("floor") == "ERROR"
-    assert "is the very model it is compared with" in outcome.out
+    assert "), so there is nothing to compare" in outcome.out
 
 
 def test_candidate_from_elsewhere_is_gated_and_shipped(suite: Project) -> None:
@@ -115,16 +115,20 @@ def test_candidate_that_is_no_model_is_refused(suite: Project) -> None:
     """What is neither adapter nor model is told by the loader, and what is not there by its name."""
     (suite.folder / "empty").mkdir()
     outcome = suite.run("--candidate", str(suite.folder / "empty"))
-    assert (outcome.code, "no model is there" in outcome.err) == (4, True)
+    assert (outcome.code, '": there is no model' in outcome.err) == (4, True)
     outcome = suite.run("--candidate", "nowhere")
-    assert (outcome.code, '"nowhere" is no folder' in outcome.err) == (4, True)
+    assert (
+        outcome.code,
+        ("\"nowhere\" is not a folder or a GGUF file; name an adapter's folder, a model's folder or a GGUF file")
+        in outcome.err,
+    ) == (4, True)
     assert suite.run("--candidate", "nowhere", "--collect-only").code == 4
 
 
 def test_out_that_cannot_be_written_is_told_before_models_are_opened(suite: Project) -> None:
     """A file, or a folder that cannot be made, is a mistake of the command; nothing is loaded for it."""
     outcome = suite.run("--out", str(suite.folder / "suite.toml"))
-    assert (outcome.code, "name a folder that can be written" in outcome.err) == (4, True)
+    assert (outcome.code, "; name a writable folder" in outcome.err) == (4, True)
     assert "preflight" not in outcome.out
 
 
@@ -135,14 +139,17 @@ def test_gguf_file_is_its_folder(suite: Project) -> None:
     assert read.candidate and read.candidate.merged == str(suite.folder / "good")
     (suite.folder / "good/other.gguf").write_bytes(b"GGUF")
     outcome = suite.run("--candidate", "good/model.gguf")
-    assert (outcome.code, '"other.gguf" lies beside it' in outcome.err) == (4, True)
+    assert (
+        outcome.code,
+        'its folder also contains "other.gguf"; move one of them to another folder' in outcome.err,
+    ) == (4, True)
 
 
 def test_limit_proves_nothing(suite: Project) -> None:
     """--limit gates the first rows, and ships nothing whatever they say."""
     outcome = suite.run("--limit", "30")
     assert outcome.code == 6
-    assert "nothing ships: --limit 30: some of the rows prove nothing about the rest" in outcome.out
+    assert "nothing ships: --limit 30: some of the rows prove nothing about the others" in outcome.out
     assert "may ship" not in outcome.out
     assert not (suite.folder / "exports").exists()
 
@@ -160,7 +167,7 @@ def test_part_with_all_gates_ships_nothing(suite: Project) -> None:
     outcome = suite.run("-k", "merged")
     assert outcome.verdict("floor", "merged") == "PASS"
     assert (outcome.code, "may ship" in outcome.out) == (6, False)
-    assert "nothing ships: a part of the suite proves nothing about the whole" in outcome.out
+    assert "nothing ships: some of the items prove nothing about the whole suite" in outcome.out
     assert not (suite.folder / "exports").exists()
 
 
@@ -206,15 +213,15 @@ def test_keywords_choose_as_pytest_does(suite: Project, words: str) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("merged (qa)", '"(" stands where and, or is wanted'),
-        ("merged qa", '"qa" stands where and, or is wanted'),
-        ("and", '"and" stands where a name is wanted'),
-        ("merged or", "it ends where a name is wanted"),
-        ("not", "it ends where a name is wanted"),
-        ("()", '")" stands where a name is wanted'),
-        ("merged)", '")" closes nothing'),
+        ("merged (qa)", 'found "(", expected and, or'),
+        ("merged qa", 'found "qa", expected and, or'),
+        ("and", 'found "and", expected a name'),
+        ("merged or", "it ends where a name is expected"),
+        ("not", "it ends where a name is expected"),
+        ("()", 'found ")", expected a name'),
+        ("merged)", '")" has no matching "("'),
         ("(" * 1000 + "merged", '"(" is not closed'),
-        ("__import__('os').system('x')", "stands where and, or is wanted"),
+        ("__import__('os').system('x')", '", expected and, or'),
     ],
 )
 def test_keywords_that_cannot_be_read_are_one_line(suite: Project, words: str, told: str) -> None:
@@ -226,7 +233,7 @@ def test_keywords_that_cannot_be_read_are_one_line(suite: Project, words: str, t
 def test_maxfail_below_zero_is_a_mistake(suite: Project) -> None:
     """--maxfail counts items, and a negative count is none."""
     assert suite.run("--maxfail", "-1").code == 4
-    assert suite.run("--maxfail=-1", "--collect-only").err.startswith("error: --maxfail is -1, want 1 or more")
+    assert suite.run("--maxfail=-1", "--collect-only").err.startswith("error: --maxfail is -1; it must be 1 or more")
 
 
 def test_lost_rows_are_printed_worst_first(suite: Project) -> None:
@@ -287,12 +294,12 @@ def test_training_is_not_repeated_when_nothing_changed(suite: Project, monkeypat
 
 BAD_EVALUATORS = {
     "raises": ("raise ZeroDivisionError('boom')", 4, "boom"),
-    "returns NaN": ("yield Score(s.id, {'m': float('nan')})", 6, "not a finite number"),
-    "forgets rows": ("if s.id != 'q3': yield Score(s.id, {'m': 1.0})", 6, "1 of 60 rows got no score"),
-    "invents rows": ("yield Score(s.id + 'x', {'m': 1.0})", 4, "none of those it was given"),
+    "returns NaN": ("yield Score(s.id, {'m': float('nan')})", 6, "is not finite on every row"),
+    "forgets rows": ("if s.id != 'q3': yield Score(s.id, {'m': 1.0})", 6, "1 of 60 rows have no score"),
+    "invents rows": ("yield Score(s.id + 'x', {'m': 1.0})", 4, '" was not among its samples, or was scored twice'),
     "scores twice": ("yield Score(s.id, {'m': 1.0}); yield Score(s.id, {'m': 1.0})", 4, "twice"),
     "lacks the metric": ("yield Score(s.id, {'other': 1.0})", 6, 'have no "m"'),
-    "yields nothing": ("if False: yield", 6, "60 of 60 rows got no score"),
+    "yields nothing": ("if False: yield", 6, "60 of 60 rows have no score"),
 }
 
 
@@ -346,7 +353,7 @@ def test_failures_of_a_fraction_stop_before_training(suite: Project) -> None:
     files = {"suite.toml": text.replace("min = 0.5", "max_failures = 3"), "test.jsonl": half}
     outcome = suite.write(files).run()
     assert outcome.code == 4
-    assert 'gate "floor": max_failures counts rows of a 0/1 metric, and token_f1 of row' in outcome.out
+    assert 'gate "floor": max_failures counts rows of a 0/1 metric, but token_f1 of row' in outcome.out
     assert "\ntrain" not in outcome.out
 
 
@@ -419,7 +426,7 @@ def harness_exporters():
     text = SUITE.replace('use = "safetensors"', 'use = "tamper"')
     outcome = suite.write({"suite.toml": text, "harnessfile.py": plugin}).run()
     assert outcome.code == 1
-    assert "not the ones that were gated" in outcome.out
+    assert ": the written tensors differ from the gated ones" in outcome.out
     assert not (suite.folder / "exports/fake").exists()
 
 
@@ -551,12 +558,18 @@ def test_another_model_can_be_a_baseline(suite: Project) -> None:
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ('use = "fake"', 'want "use" and "path" for another model, or neither'),
-        ('path = "good"', 'want "use" and "path" for another model, or neither'),
-        ("shot = 3", 'unknown key "shot"; did you mean "shots"?'),
+        ('use = "fake"', 'needs both "use" and "path" for another model, or neither'),
+        ('path = "good"', 'needs both "use" and "path" for another model, or neither'),
+        (
+            "shot = 3",
+            (
+                'unknown key "shot"; did you mean "shots"?"; a sweep takes "by", "alpha", "rule" and an '
+                'option such as "adapter.r"'
+            ),
+        ),
         ('use = "fakes"\npath = "good"', 'no loader "fakes"; did you mean "fake"?'),
         ('use = "fake"\npath = "good"\ndtpye = "auto"', 'unknown option "dtpye"; did you mean "dtype"?'),
-        ('use = "fake"\npath = "nowhere"', "no model is there"),
+        ('use = "fake"\npath = "nowhere"', '": there is no model'),
     ],
 )
 def test_a_wrong_baseline_is_a_mistake(suite: Project, table: str, says: str) -> None:

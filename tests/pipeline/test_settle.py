@@ -82,18 +82,21 @@ def test_any_of_fails_when_all_are_refuted(suite: Project) -> None:
 
 
 MISTAKES = {
-    "an unknown gate": ([AFTER], 'requires names "high", which is no gate'),
+    "an unknown gate": ([AFTER], 'requires names "high", which is not a gate'),
     "a metric in place of a gate": (
         [AFTER.replace('"high"', '"qa.exact_match"')],
-        "it takes ids of gates, nothing else",
+        "; list ids of gates only",
     ),
-    "a circle": ([AFTER, HIGH + '\nrequires = ["after"]'], "goes round in a circle: after -> high -> after"),
-    "itself": ([HIGH + '\nrequires = ["high"]'], "names itself"),
-    "another candidate": ([AFTER, HIGH + '\non = ["merged"]'], "which is not judged on adapter"),
+    "a circle": ([AFTER, HIGH + '\nrequires = ["after"]'], "requires form a cycle: after -> high -> after"),
+    "itself": ([HIGH + '\nrequires = ["high"]'], "requires names the gate itself"),
+    "another candidate": ([AFTER, HIGH + '\non = ["merged"]'], '", which is not evaluated on adapter; check its "on"'),
     "a claim beside any_of": ([HIGH, BETTER, ANY + "\nmin = 0.5"], '"min" belongs to the gates that any_of names'),
     "one gate in any_of": ([HIGH, ANY.replace(', "better"', "")], "any_of names one gate"),
     "alpha of a member": ([HIGH + "\nalpha = 0.1", BETTER, ANY], "the group shares one"),
-    "a warning as a member": ([HIGH + '\nseverity = "warn"', BETTER, ANY], 'which has "severity" of its own'),
+    "a warning as a member": (
+        [HIGH + '\nseverity = "warn"', BETTER, ANY],
+        '", which has its own "severity"; remove it there',
+    ),
     "a count of failures as a member": (
         [HIGH, 'id = "better"\nmetric = "qa.exact_match"\nmax_failures = 3', ANY],
         'any_of names "better", which counts, and takes no risk',
@@ -102,11 +105,11 @@ MISTAKES = {
         [HIGH, 'id = "better"\nmetric = "size.bytes"\nmax = 3000', ANY],
         'is one of "somehow", which counts, and takes no risk',
     ),
-    "two groups": ([HIGH, BETTER, ANY, ANY.replace("somehow", "too")], "which another any_of names too"),
+    "two groups": ([HIGH, BETTER, ANY, ANY.replace("somehow", "too")], '", which is in another any_of already'),
     "more failures than rows": (['id = "x"\nmetric = "qa.exact_match"\nmax_failures = 60'], "and there are 60 rows"),
     "a mean over clusters that are not there": (
         ['id = "x"\nmetric = "qa.exact_match"\nmin = 0.5\nestimand = "clusters"'],
-        'estimand is "clusters", and rows of "qa" are in none; name their column with "cluster"',
+        'estimand is "clusters", but "qa" has none; name their column with "cluster"',
     ),
     "a percentage": (['id = "x"\nmetric = "qa.exact_match"\nmin = 80'], "is 0.8 meant?"),
     "a text margin": (['id = "x"\nmetric = "qa.exact_match"\nversus = "base"\nbetter_by = "2 pt"'], "a share such as"),
@@ -131,7 +134,7 @@ def test_bound_on_the_wrong_side_is_warned_of(suite: Project) -> None:
     """A ceiling for a metric of which more is better is allowed, and probably not meant."""
     outcome = suite.write({"suite.toml": gates(HIGH.replace("min", "max"))}).run("--collect-only")
     assert outcome.code == 0
-    assert 'max bounds "contains", of which more is better' in outcome.err
+    assert ': max bounds "contains", for which more is better' in outcome.err
 
 
 @pytest.mark.slow
@@ -140,7 +143,7 @@ def test_slices_that_cannot_prove_anything_are_warned_of(suite: Project) -> None
     sliced = 'id = "x"\nmetric = "qa.exact_match"\nmin = 0.5\nslice = "kind=*"'
     outcome = suite.write({"suite.toml": gates(sliced)}).run()
     assert (outcome.code, outcome.verdict("x")) == (6, "INCONCLUSIVE")
-    assert "no slice has 60 rows (min_n), so it cannot pass" in outcome.out
+    assert "no slice has min_n = 60 rows, so the gate cannot pass" in outcome.out
     assert "2 slices below 60 rows: no significant harm" in outcome.out
     checked = suite.harness("check", "suite.toml").out
     assert "so it cannot pass" in checked and ": 0 errors, 2 warnings, " in checked
@@ -169,7 +172,7 @@ def test_few_clusters_are_told_before_and_after(suite: Project) -> None:
     suite.write(
         {"test.jsonl": rows, "suite.toml": SUITE.replace('slices = ["kind"]', 'slices = ["kind"]\ncluster = "of"')}
     )
-    told = 'gate "floor": 12 clusters are few: below 20 little can be proved'
+    told = 'there are only gate "floor": 12 clusters; fewer than 20 prove little'
     assert suite.run("--collect-only").err.count(told) == 1
     outcome = suite.run()
     assert outcome.out.count("n=60 in few clusters (12)") == 1  # the adapter's, which does not ship, unfolds with -v
@@ -186,6 +189,6 @@ def test_cluster_sizes_that_tell_of_the_outcome_are_a_warning(suite: Project) ->
     text = SUITE.replace('slices = ["kind"]', 'slices = ["kind"]\ncluster = "of"').replace("min = 0.5", "min = 0.6")
     outcome = suite.write({"test.jsonl": rows, "suite.toml": text}).run("--set", "train.skill=1.0")
     (told,) = (w for w in outcome.report.warnings if w.startswith('gate "floor" on merged'))
-    assert told == 'gate "floor" on merged: cluster sizes tell of the outcome: the mean over clusters is 0.400'
+    assert told == ('gate "floor" on merged: cluster size is related to the outcome: the mean over clusters is 0.400')
     assert outcome.verdict("floor") == "PASS"
     assert f"warning: {told}" in outcome.out

@@ -49,7 +49,9 @@ def test_best_of_several_is_confirmed_and_the_others_are_told(several: Project) 
     exported = several.folder / "exports/fake/model/model.safetensors"
     assert exported.read_bytes() == (several.folder / "best/model.safetensors").read_bytes()
     [told] = [line for line in outcome.report.conclusions if "candidates" in line]
-    assert "of 3 candidates best was chosen on select rows, by gates passed and then qa.exact_match (60 rows)" in told
+    assert (
+        "of 3 candidates best was chosen on selection rows, by gates passed and then qa.exact_match (60 rows)"
+    ) in told
     assert "weak 0 of 1 gates, 0.250; best 1 of 1 gates, 0.967; good 1 of 1 gates, 0.750" in told
     assert [(line["role"], line["attempt"]) for line in ledger(several)] == [("merged", 1)]
     reports = [json.loads(p.read_text("utf-8")) for p in sorted(several.folder.glob("reports/*/report.json"))]
@@ -80,12 +82,23 @@ def test_nothing_is_confirmed_where_nothing_can_be_chosen(several: Project) -> N
     """Without select rows, or without a gate on them, several candidates are one clear line."""
     several.write({"suite.toml": SUITE})
     outcome = several.run(*given("good", "best"))
-    assert (outcome.code, "and no eval has any; give one select" in outcome.err) == (4, True)
+    assert (
+        outcome.code,
+        ('several candidates need an eval with select rows to choose by; add select = "data/select.jsonl" to one')
+        in outcome.err,
+    ) == (4, True)
     several.write({"suite.toml": SUITE_SELECT.replace("min = 0.5", 'min = 0.5\nseverity = "warn"')})
     outcome = several.run(*given("good", "best"))
-    assert (outcome.code, "no blocking gate is on an eval with select rows" in outcome.err) == (4, True)
+    assert (
+        outcome.code,
+        "several candidates need a blocking gate on an eval with select rows to choose by; add one" in outcome.err,
+    ) == (4, True)
     outcome = several.run(*given("good", "best"), "--select")
-    assert (outcome.code, "measured on the select rows anyway" in outcome.err) == (4, True)
+    assert (
+        outcome.code,
+        ("--select: several candidates are evaluated on selection rows anyway; remove --select, or give one candidate")
+        in outcome.err,
+    ) == (4, True)
     assert not list(several.folder.glob("reports/*"))
 
 
@@ -110,6 +123,6 @@ def test_broken_one_among_several_ends_the_run(several: Project) -> None:
     """A candidate that cannot be opened ends the run before another is measured, and nothing ships."""
     (several.folder / "empty").mkdir()
     outcome = several.run(*given("empty", "good"))
-    assert (outcome.code, "no model is there" in outcome.err) == (4, True)
+    assert (outcome.code, '": there is no model' in outcome.err) == (4, True)
     assert not (several.folder / "exports").exists()
     assert not Path(several.folder / "cache/attempts.jsonl").exists()

@@ -91,7 +91,7 @@ def test_a_trainer_that_goes_on_after_its_error_trained_for_nothing(suite: Proje
     )
     outcome = suite.run()
     assert outcome.code == 1
-    assert outcome.report.problem == "1 error of the checks; harness explain T1 says why"
+    assert outcome.report.problem == "1 error found by checks; harness explain T1 explains the first"
     assert {r.outcome for r in outcome.report.reports if r.subject != "base"} == {"skipped"}
     assert not (suite.folder / "exports/fake").exists()
 

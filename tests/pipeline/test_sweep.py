@@ -44,7 +44,9 @@ def test_trials_go_on_while_they_are_better(suite: Project) -> None:
     assert [line["candidate"] for line in ledger(suite)] == ["adapter", "merged"]
     export = suite.folder / "exports/fake"
     assert json.loads((export / "model/skill.json").read_text("utf-8")) == {"skill": 0.9}
-    said = "train.skill = 0.9 was chosen by qa.exact_match on 40 select rows: 0.9 is significantly better than 0.6, and"
+    said = (
+        "train.skill = 0.9 was chosen by qa.exact_match on 40 selection rows: 0.9 is significantly better than 0.6, and"
+    )
     assert said in outcome.out
     assert said[1:] in (export / "README.md").read_text("utf-8")
     assert len(list((suite.folder / "cache/trained").glob("*/merged-original"))) == 1
@@ -96,9 +98,11 @@ def test_the_best_of_all_values_is_taken(suite: Project) -> None:
     assert [*metrics] == [0.6, 0.95, 0.3, 0.96]
     assert sweep.chosen == max(metrics, key=lambda value: metrics[value])
     assert (sweep.rule, [t.better for t in sweep.trials][:3]) == ("best", [True, True, False])
-    assert "sweep of train.skill on 40 select rows, the best mean is taken:" in outcome.out
+    assert "sweep of train.skill on 40 selection rows, the value with the best mean is chosen:" in outcome.out
     assert "against the best before" in outcome.out
-    assert f"train.skill = {sweep.chosen} was chosen by qa.exact_match on 40 select rows: the best of 4" in outcome.out
+    assert (
+        f"train.skill = {sweep.chosen} was chosen by qa.exact_match on 40 selection rows: the best of 4" in outcome.out
+    )
     assert [line["candidate"] for line in ledger(suite)] == ["adapter", "merged"]
     lock = json.loads((suite.folder / "exports/fake/evidence/suite.lock.json").read_text("utf-8"))
     assert lock["suite"]["sweep"]["rule"] == "best"
@@ -107,7 +111,7 @@ def test_the_best_of_all_values_is_taken(suite: Project) -> None:
 def test_a_sweep_by_another_rule_is_refused(suite: Project) -> None:
     """There are two rules, and one of them needs an order."""
     outcome = suite.write({"suite.toml": SWEPT.replace('by = "qa', 'rule = "luck"\nby = "qa')}).run()
-    assert (outcome.code, '"rule" is "luck", want "step" or "best"' in outcome.err) == (4, True)
+    assert (outcome.code, '"rule" is "luck"; write "step" or "best"' in outcome.err) == (4, True)
     assert "which neither rises nor falls" in suite.write({"suite.toml": values(suite, 0.6, 0.95, 0.3)}).run().err
 
 
@@ -118,7 +122,7 @@ def test_a_value_that_changes_nothing_is_not_better(suite: Project) -> None:
     sweep = outcome.report.sweep
     assert sweep
     assert (sweep.chosen, sweep.trials[1].better) == (0.0, False)
-    assert "is the very model it is compared with" in sweep.why
+    assert "), so there is nothing to compare" in sweep.why
 
 
 @pytest.mark.slow
@@ -293,7 +297,7 @@ def test_clusters_count_as_one(suite: Project) -> None:
 
 def test_selftest_of_a_suite_that_sweeps(suite: Project) -> None:
     """Impostors take the candidate's place; nothing is swept, and every trial's configuration is still built."""
-    words = ("--only", "constant answer", "--only", "train rows in the test", "-p", "harness.testing")
+    words = ("--only", "constant answer", "--only", "training rows in the test", "-p", "harness.testing")
     outcome = suite.harness("selftest", str(suite.folder / "suite.toml"), *words)
     assert (outcome.code, outcome.err) == (0, ""), outcome.out
     assert trained(suite) == []
@@ -314,7 +318,7 @@ def test_plan_tells_the_least_and_the_most(suite: Project) -> None:
     """Two trainings at least, all at most; trials that are there cost nothing."""
     planned = suite.harness("plan", str(suite.folder / "suite.toml"), "--measure")
     assert planned.code == 0
-    assert "train.skill is swept: 2 trainings of it at least, 4 at most" in planned.out
+    assert "train.skill is swept: 2 to 4 trainings" in planned.out
     assert "train 24.0 s to 48.0 s" in planned.out
     assert "adapter with skill = 0.3: is to be made" in planned.out
     suite.run("--no-export")
@@ -324,14 +328,14 @@ def test_plan_tells_the_least_and_the_most(suite: Project) -> None:
 
 
 BROKEN = {
-    "no values": ("[0.3, 0.6, 0.9, 0.91]", "[]", "want two values or more"),
-    "one value": ("[0.3, 0.6, 0.9, 0.91]", "[0.3]", "want two values or more; one needs no sweep"),
-    "a value twice": ("0.91]", "0.3]", "which has a value twice"),
-    "not a number": ("[0.3", "[nan", "want a finite number"),
+    "no values": ("[0.3, 0.6, 0.9, 0.91]", "[]", "give two values or more; a single one needs no sweep"),
+    "one value": ("[0.3, 0.6, 0.9, 0.91]", "[0.3]", "give two values or more; a single one needs no sweep"),
+    "a value twice": ("0.91]", "0.3]", "which has a value twice; remove one"),
+    "not a number": ("[0.3", "[nan", "; it must be a finite number"),
     "a key too deep": ('"train.skill"', '"train.skill.x"', 'unknown option "skill.x"'),
     "a list to decide by": ('by = "qa.exact_match"', 'by = ["qa.exact_match"]', "want EVAL.METRIC"),
     "no table": (SWEEP, "\n[[sweep]]\nby = 3\n", "want a table"),
-    "no list": ("[0.3, 0.6, 0.9, 0.91]", "0.3", "want a list of values"),
+    "no list": ("[0.3, 0.6, 0.9, 0.91]", "0.3", "write a list of values"),
     "up and down": ("0.9, 0.91]", "0.5]", "neither rises nor falls"),
     "a wrong type": ("0.91]", '"high"]', '[train] (skill = "high"): "skill" is "high", want a number'),
     "a wrong first type": ("[0.3", '["low"', '"skill" is "low", want a number'),
@@ -339,16 +343,28 @@ BROKEN = {
     "no option of what is trained": ('"train.skill"', '"eval.limit"', '"eval.limit" cannot be swept'),
     "a gate": ('"train.skill"', '"gate.alpha"', '"gate.alpha" cannot be swept'),
     "the data": ('"train.skill"', '"train.data"', '"train.data" cannot be swept'),
-    "a key without a table": ('"train.skill"', "skill", 'unknown key "skill"'),
-    "nothing": ('"train.skill" = [0.3, 0.6, 0.9, 0.91]\n', "", "sweeps nothing; want one option"),
-    "two": ('by = "', '"adapter.loses" = [0.0, 0.1]\nby = "', 'sweeps "train.skill" and "adapter.loses"; want one'),
+    "a key without a table": (
+        '"train.skill"',
+        "skill",
+        'unknown key "skill"; a sweep takes "by", "alpha", "rule" and an option such as "adapter.r"',
+    ),
+    "nothing": (
+        '"train.skill" = [0.3, 0.6, 0.9, 0.91]\n',
+        "",
+        'sweeps nothing; name one option, for instance "adapter.r" = [8, 16, 32]',
+    ),
+    "two": (
+        'by = "',
+        '"adapter.loses" = [0.0, 0.1]\nby = "',
+        ('sweeps "train.skill" and "adapter.loses"; name one option, for instance "adapter.r" = [8, 16, 32]'),
+    ),
     "nothing to decide by": ('by = "qa.exact_match"\n', "", '"by" is missing, want EVAL.METRIC'),
     "no metric": ('by = "qa.exact_match"', 'by = "qa"', '"by" is "qa", want EVAL.METRIC'),
     "an unknown eval": ('by = "qa.exact_match"', 'by = "qb.exact_match"', 'no eval "qb"; known: "qa"'),
     "an unknown metric": ('by = "qa.exact_match"', 'by = "qa.exact"', 'has no metric "exact"'),
     "no select split": ('select = "select.jsonl"\n', "", 'by = "qa.exact_match": eval "qa" has no select split'),
-    "a risk that is none": ('by = "', 'alpha = 0\nby = "', '"alpha" is 0, want more than 0'),
-    "no training": ('[train]\nuse = "fake"\ndata = "train.jsonl"\n', "", "needs a [train]"),
+    "a risk that is none": ('by = "', 'alpha = 0\nby = "', '"alpha" is 0; it must be more than 0'),
+    "no training": ('[train]\nuse = "fake"\ndata = "train.jsonl"\n', "", "compares trainings; add [train]"),
 }
 
 
@@ -367,8 +383,8 @@ def test_too_few_select_rows_are_a_warning(suite: Project) -> None:
     """Four rows cannot show any trial to be better, and collection says so."""
     outcome = suite.write({"select.jsonl": SELECT[:4]}).run("--collect-only")  # type: ignore[dict-item]
     assert outcome.code == 0
-    assert "cannot be proved on 4 rows" in outcome.err
-    assert "the first value will be chosen" in outcome.err
+    assert "4 rows cannot prove" in outcome.err
+    assert "; the sweep's first value will be chosen" in outcome.err
 
 
 @pytest.mark.parametrize("command", ["check", "run"])
@@ -378,5 +394,5 @@ def test_every_trial_is_built_before_training(suite: Project, command: str) -> N
     outcome = suite.write({"suite.toml": text}).harness(command, str(suite.folder / "suite.toml"))
     assert outcome.code == 4
     for value in (1.5, 2.0):
-        assert f"[adapter] (loses = {value}) loses is {value}, want at most 1" in outcome.err
+        assert f"[adapter] (loses = {value}) loses is {value}; it must be at most 1" in outcome.err
     assert trained(suite) == []

@@ -103,7 +103,7 @@ def test_logs_that_cannot_be_copied_cost_a_warning(suite: Project, monkeypatch: 
     text = SUITE.replace('use = "fake"\ndata', 'use = "tells"\ndata')
     outcome = suite.write({"suite.toml": text, "harnessfile.py": TELLS}).run()
     assert outcome.code == 0
-    [warning] = [w for w in outcome.report.warnings if "logs stay in" in w]
+    [warning] = [w for w in outcome.report.warnings if "the training's logs remain in \"" in w]
     assert "$HARNESS_CACHE/trained/" in warning
 
 

@@ -208,7 +208,7 @@ def test_model_as_the_last_one_is_told_of_too(suite: Project) -> None:
     joint = joined(suite)
     assert joint["again"] > 0.99  # 72 points better than the base, and 90 % right
     assert joint["better"] < 0.2  # 3 points are next to nothing on 60 rows
-    assert "all together, of a model that is as in the last run" in told(suite)
+    assert "all together, for a model as good as in the last run" in told(suite)
 
 
 @pytest.mark.slow
@@ -302,10 +302,12 @@ def test_spread_of_a_perplexity_is_not_invented(suite: Project) -> None:
     suite.write({"suite.toml": SUITE + SPREAD})
     before = forecast(suite)
     assert odds(before, "fits")["power"] is None
-    assert odds(before, "fits")["missing"] == "how much perplexity varies is not known before a first run"
+    assert odds(before, "fits")["missing"] == "the variance of perplexity is unknown before a first run"
     assert before["joint"][-1]["unknown"] == ["fits"]
     suite.run("--limit", "20")  # which is no run of 30 rows
-    assert odds(forecast(suite), "fits")["missing"].endswith("is not known: no earlier run here put it to 30 rows")
+    assert odds(forecast(suite), "fits")["missing"].endswith(
+        "is not known: no earlier run here evaluated it on 30 rows"
+    )
     assert suite.run().code == 0
     after = odds(forecast(suite), "fits")
     assert after["power"] > 0.99
@@ -467,7 +469,7 @@ def test_mistakes_end_with_exit_code_4(suite: Project) -> None:
 
 def test_time_and_memory_are_not_known_before_they_are_measured(suite: Project) -> None:
     """The flag that measures is named instead of a number; it takes the time of a few steps."""
-    assert "not known before they are measured: harness plan" in told(suite)
+    assert "time and memory are unknown until measured: harness plan" in told(suite)
     assert "the whole run" not in told(suite)
 
 
@@ -486,7 +488,7 @@ def test_measurements_are_kept_for_model_and_recipe(suite: Project) -> None:
     assert set(found["measured"]["evaluation"]["rows"]) == {"base::qa"}
     assert "fake" not in forecast(suite, "--set", "train.skill=0.8")["measured"]
     ran = suite.run()
-    assert (ran.code, "train  fake, 20 rows; about 12.0 s, as harness plan measured\n" in ran.out) == (0, True)
+    assert (ran.code, "train  fake, 20 rows; about 12.0 s, as measured by harness plan\n" in ran.out) == (0, True)
     assert next(s for s in forecast(suite)["stages"] if s["name"] == "train")["seconds"] == 0
 
 
@@ -497,7 +499,7 @@ def test_busy_machine_is_told(suite: Project) -> None:
     for path in (suite.folder / "cache/measured").glob("*.json"):
         one = json.loads(path.read_text("utf-8"))
         path.write_text(json.dumps({**one, "load": 2.0, "threads": 2}), "utf-8")
-    assert "measured while the machine was busy; an idle one may take 5.0 s for the training by fake" in told(suite)
+    assert "measured while the machine was busy; when idle the training by fake may take 5.0 s" in told(suite)
 
 
 HARNESSFILE = """
@@ -530,7 +532,7 @@ def test_measurement_that_fails_is_told_and_not_kept(suite: Project) -> None:
     """A process that is killed, or says that it does not fit, costs its own line and nothing else."""
     text = SUITE.replace('[train]\nuse = "fake"', '[train]\nuse = "broken"')
     out = told(suite.write({"suite.toml": text, "harnessfile.py": HARNESSFILE}), "--measure")
-    assert "fake: was killed, which is what a system does that is out of memory" in out
+    assert "fake: was killed, probably because the system ran out of memory" in out
     assert "full fine-tune: needs more than 2.2 GB" in out
     assert set(forecast(suite)["measured"]) == {"evaluation"}
 

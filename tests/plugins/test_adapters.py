@@ -71,10 +71,22 @@ FULL: list[tuple[dict[str, Any], str]] = [
     ({"use_bdlora": {**BLOCKS, "match_strict": False}}, ""),
 ]
 REFUSED: list[tuple[Any, dict[str, Any], str]] = [
-    (lora, {"init_lora_weights": "eva"}, 'init_lora_weights "eva": EVA needs a pass over the data'),
+    (
+        lora,
+        {"init_lora_weights": "eva"},
+        ('init_lora_weights "eva": EVA needs a pass over the data": cannot be computed on a 4-bit base; use lora'),
+    ),
     (lora, {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}, 'option "loftq_config": is not trained'),
-    (lora, {"init_lora_weights": "corda"}, 'init_lora_weights "corda": CorDA needs a pass over the data'),
-    (lora, {"init_lora_weights": "lora_ga"}, 'init_lora_weights "lora_ga": LoRA-GA needs gradients'),
+    (
+        lora,
+        {"init_lora_weights": "corda"},
+        ('init_lora_weights "corda": CorDA needs a pass over the data": cannot be computed on a 4-bit base; use lora'),
+    ),
+    (
+        lora,
+        {"init_lora_weights": "lora_ga"},
+        ('init_lora_weights "lora_ga": LoRA-GA needs gradients": cannot be computed on a 4-bit base; use lora'),
+    ),
     (lora, {"eva_config": {"rho": 2.0}}, 'option "eva_config": is not trained here: EVA needs'),
     (lora, {"corda_config": {}}, 'option "corda_config": is not trained here: CorDA needs'),
     (lora, {"lora_ga_config": {}}, 'option "lora_ga_config": is not trained here: LoRA-GA needs'),
@@ -85,19 +97,35 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (lora, {"layer_replication": [[0, 1], [0, 1]]}, 'option "layer_replication": is not trained here: the model'),
     (lora, {"use_qalora": True}, 'option "use_qalora": is not trained here: PEFT does it on GPTQ bases alone'),
     (lora, {"qalora_group_size": 8}, 'option "qalora_group_size": is not trained here'),
-    (lora, {"megatron_config": {}}, 'option "megatron_config": is not trained here: the trainer does not run Megatron'),
+    (
+        lora,
+        {"megatron_config": {}},
+        'option "megatron_config": is not trained here: the trainer does not support Megatron',
+    ),
     (lora, {"megatron_core": "megatron.core"}, 'option "megatron_core": is not trained here'),
     (lora, {"runtime_config": {}}, 'option "runtime_config": is not trained here'),
     (qlora, {"use_bdlora": BLOCKS}, 'option "use_bdlora": is not trained here: PEFT trains a plain LoRA on a 4-bit'),
     (qlora, {"velora_config": {}}, 'option "velora_config": is not trained here: PEFT does not do it on a 4-bit'),
-    (qlora, {"init_lora_weights": "pissa"}, 'init_lora_weights "pissa": cannot be made on a 4-bit base'),
-    (qlora, {"init_lora_weights": "olora"}, 'init_lora_weights "olora": cannot be made on a 4-bit base'),
-    (qlora, {"init_lora_weights": "mica"}, 'init_lora_weights "mica": cannot be made on a 4-bit base'),
-    (qlora, {"init_lora_weights": "orthogonal"}, 'init_lora_weights "orthogonal": cannot be made on a 4-bit base'),
+    (qlora, {"init_lora_weights": "pissa"}, 'init_lora_weights "pissa": cannot be computed on a 4-bit base; use lora'),
+    (qlora, {"init_lora_weights": "olora"}, 'init_lora_weights "olora": cannot be computed on a 4-bit base; use lora'),
+    (qlora, {"init_lora_weights": "mica"}, 'init_lora_weights "mica": cannot be computed on a 4-bit base; use lora'),
+    (
+        qlora,
+        {"init_lora_weights": "orthogonal"},
+        'init_lora_weights "orthogonal": cannot be computed on a 4-bit base; use lora',
+    ),
     (lora, {"target_modules": ["lm_head"]}, 'target_modules "lm_head": TRL computes the loss from its weight alone'),
-    (lora, {"use_bdlora": {"nblock": 2}}, 'option "use_bdlora.nblock": is no field of PEFT\'s BdLoraConfig; did you'),
-    (lora, {"use_bdlora": 2}, 'option "use_bdlora": is 2, want a table'),
-    (lora, {"lora_bias": True, "use_dora": True}, "LoraConfig: The argument lora_bias=True is not supported for DoRA"),
+    (
+        lora,
+        {"use_bdlora": {"nblock": 2}},
+        'option "use_bdlora.nblock": is not a field of PEFT\'s BdLoraConfig; did you',
+    ),
+    (lora, {"use_bdlora": 2}, 'is option "use_bdlora": is 2; it must be a table'),
+    (
+        lora,
+        {"lora_bias": True, "use_dora": True},
+        "is not a field of PEFT's LoraConfig: The argument lora_bias=True is not supported for DoRA",
+    ),
 ]
 
 
@@ -146,7 +174,7 @@ def test_every_field_is_in_one_table() -> None:
 def test_field_of_a_newer_peft_is_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no table knows is neither trained nor merged."""
     monkeypatch.setattr(fields, "MERGED", fields.MERGED - {"use_dora"})
-    with pytest.raises(UsageError, match='option "use_dora": is not trained here: no test proves it here yet'):
+    with pytest.raises(UsageError, match='option "use_dora": is not trained here: it is not tested yet'):
         lora(use_dora=True).check()
     monkeypatch.undo()
     adapter = lora(use_dora=True)
@@ -202,7 +230,10 @@ def test_blocks_that_layers_share_are_refused_before_the_training(tmp_path: Path
     lora(target_modules=["in_proj"]).check_merge("original", str(tmp_path))
     shared = lora(target_modules=["q_proj"])
     shared.check_targets(str(tmp_path))
-    with pytest.raises(UsageError, match=r'layers.*shared_transformer.self_attn.q_proj" and .* are one weight in this'):
+    with pytest.raises(
+        UsageError,
+        match=r'\[merge\] "model\.layers\.0\.shared_transformer\.self_attn\.q_proj" and "model\.layers\.1\.shared_transformer\.self_attn\.q_proj" are one tied weight in this base, and the adapter changes each separately, which one merged weight cannot represent',
+    ):
         shared.check_merge("original", str(tmp_path))
 
 

@@ -353,14 +353,29 @@ def test_without_the_sdk_the_command_that_installs_it_is_named(monkeypatch: pyte
         ({"base_url": "ftp://host/v1"}, "base_url: cannot be read"),
         ({"base_url": "http://host:port/v1"}, "base_url: cannot be read"),
         ({"base_url": f"http://me:{KEY}@host/v1"}, "base_url: holds a user name or a password"),
-        ({"base_url": f"http://host/v1?key={KEY}"}, 'something after "?"'),
-        ({"api_key_env": KEY}, "is not shown, since it may be a key"),
-        ({"api_key_env": "hf_abcdef"}, "is not shown, since it may be a key"),
-        ({"concurrency": 0}, "concurrency: is 0, want 1 or more"),
-        ({"retries": -1}, "retries: is -1, want 0 or more"),
-        ({"timeout": 0.0}, "timeout: is 0, want a number of seconds above 0"),
-        ({"context": 0}, "context: is 0, want 1 or more"),
-        ({"body": {"temperature": 1}}, 'body: "temperature" is decided by the harness; remove it'),
+        (
+            {"base_url": f"http://host/v1?key={KEY}"},
+            'has a query ("?") or a fragment ("#"), which would appear in reports;',
+        ),
+        (
+            {"api_key_env": KEY},
+            (
+                "is not the name of an environment variable (capital letters, digits, _); it is not "
+                "shown here, since it may be a key"
+            ),
+        ),
+        (
+            {"api_key_env": "hf_abcdef"},
+            (
+                "is not the name of an environment variable (capital letters, digits, _); it is not "
+                "shown here, since it may be a key"
+            ),
+        ),
+        ({"concurrency": 0}, "concurrency: is 0; it must be 1 or more"),
+        ({"retries": -1}, "retries: is -1; it must be 0 or more"),
+        ({"timeout": 0.0}, "timeout: is 0; it must be a number of seconds above 0"),
+        ({"context": 0}, "context: is 0; it must be 1 or more"),
+        ({"body": {"temperature": 1}}, 'body: "temperature" is set by the harness; remove it'),
     ],
 )
 def test_a_wrong_option_is_one_clear_line(options: dict[str, Any], says: str) -> None:
@@ -379,7 +394,7 @@ def test_opening_tells_what_the_server_offers(fake: Fake) -> None:
         "text prompts": "/completions",
         "messages": "/chat/completions",
         "log-probs of prompts": "prompt_logprobs",
-        "tokens": "told by the server",
+        "tokens": "provided by the server",
         "context": 100,
     }
     assert source.context == 100
@@ -409,28 +424,28 @@ def test_a_server_that_stalls_at_the_start_is_told(fake: Fake) -> None:
     """A list of models that does not come is given up after the timeout."""
     fake.models = []
     fake.refuses = lambda path, body: stall(None)
-    assert "gave no answer in 0.1 s (timeout), after 2 tries" in refused(lambda: open_(fake, timeout=0.1))
+    assert "did not answer within 0.1 s (timeout), after 2 tries" in refused(lambda: open_(fake, timeout=0.1))
 
 
 def test_a_url_without_its_end_is_told(fake: Fake) -> None:
     """Where neither models nor endpoints are, the missing /v1 is suggested."""
     fake.url = fake.url.removesuffix("/v1")
-    assert "does base_url lack its /v1?" in refused(lambda: open_(fake))
+    assert "; check whether base_url lacks /v1" in refused(lambda: open_(fake))
 
 
 def test_a_page_in_place_of_an_api_is_told(fake: Fake) -> None:
     """A web server that answers everything with a page is no API."""
     fake.models = "page"  # type: ignore[assignment]
-    assert "answered /models with no list of models, after 2 tries" in refused(lambda: open_(fake))
+    assert "replied to /models without a list of models, after 2 tries" in refused(lambda: open_(fake))
 
 
 def test_an_unknown_model_is_told_with_those_that_are_served(fake: Fake) -> None:
     """A name that is nearly right is corrected, else the names there are are listed."""
     fake.models = [{"id": "llama-3-8b"}, {"id": "qwen"}]
     assert refused(lambda: open_(fake, "llama-3-8B")).endswith(
-        'serves no model "llama-3-8B"; did you mean "llama-3-8b"?'
+        ': does not serve a model "llama-3-8B"; did you mean "llama-3-8b"?'
     )
-    assert refused(lambda: open_(fake, "gpt")).endswith('serves no model "gpt"; known: "llama-3-8b", "qwen"')
+    assert refused(lambda: open_(fake, "gpt")).endswith(': does not serve a model "gpt"; known: "llama-3-8b", "qwen"')
 
 
 def test_a_server_without_a_list_of_models_is_taken_by_its_answers(fake: Fake) -> None:
@@ -444,7 +459,7 @@ def test_an_adapter_is_refused(fake: Fake) -> None:
     """Nothing can be put on a model that is served."""
     ref = ModelRef("adapter", "small", adapter=Path("adapter"))
     said = refused(lambda: harness_api.load([ref], base_url=fake.url).__enter__())
-    assert 'model "adapter": the loader "api" puts no adapter on a served model' in said
+    assert 'model "adapter": the loader "api" cannot load an adapter into a served model' in said
 
 
 # -- the key ---------------------------------------------------------------------------------------------------------
@@ -474,21 +489,25 @@ def test_a_key_is_for_the_server_it_was_made_for(fake: Fake, monkeypatch: pytest
 
 def test_a_missing_key_is_told_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenAI's own server wants OPENAI_API_KEY, and a variable that was named must be there."""
-    wants = "the environment variable OPENAI_API_KEY, which holds its key, is not set; export it"
+    wants = "the environment variable OPENAI_API_KEY, which should hold its API key, is not set; set it"
     assert wants in refused(lambda: harness_api.load.open("gpt-4.1"))
     monkeypatch.setenv("OTHER", "  ")
     assert "the environment variable OTHER" in refused(lambda: harness_api.load.open("x", api_key_env="OTHER"))
     monkeypatch.setenv("OTHER", f"{KEY}\nX: y")
-    assert "holds characters that no key has" in refused(lambda: harness_api.load.open("x", api_key_env="OTHER"))
+    assert "holds characters that no key contains; correct its value" in refused(
+        lambda: harness_api.load.open("x", api_key_env="OTHER")
+    )
 
 
 def test_a_refused_key_is_told_without_showing_it(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server's own words, which repeat what it was sent, are not passed on."""
     fake.key = "another"
-    assert "wants a key (HTTP 401); name the variable that holds it with api_key_env" in refused(lambda: open_(fake))
+    assert "requires an API key (HTTP 401); name the environment variable that holds it with api_key_env" in refused(
+        lambda: open_(fake)
+    )
     monkeypatch.setenv("MY_KEY", KEY)
     said = refused(lambda: open_(fake, api_key_env="MY_KEY"))
-    assert "refuses the key that MY_KEY holds (HTTP 401); export the right one" in said
+    assert "rejects the key in MY_KEY (HTTP 401); set the variable to the right key" in said
 
 
 @pytest.mark.parametrize("code", [400, 403, 500])
@@ -499,7 +518,7 @@ def test_a_server_that_repeats_the_key_is_not_repeated(fake: Fake, monkeypatch: 
         fake.troubles = [status(code, {"error": {"message": f"you sent Bearer {KEY}\n\nto me"}})]
         assert "you sent Bearer *** to me" in refused(lambda: subject.generate(["a"]))
         fake.answer = lambda body: f"my key is {KEY}"
-        assert "repeats its key in an answer" in refused(lambda: subject.generate(["a"]))
+        assert "repeats its API key in an answer (the prompt ending 'a')" in refused(lambda: subject.generate(["a"]))
 
 
 # -- a server that misbehaves -----------------------------------------------------------------------------------------
@@ -519,7 +538,7 @@ def test_nothing_goes_to_another_host(fake: Fake, monkeypatch: pytest.MonkeyPatc
             with load(fake, api_key_env="MY_KEY") as [subject]:
                 fake.troubles = [moved]
                 said = refused(lambda: subject.generate(["a"]))
-        assert f'server "{fake.url}": is moved to "{other.url}/x"; correct base_url' in said
+        assert f'server "{fake.url}": redirects to "{other.url}/x"; correct base_url' in said
         assert "pw" not in said
         assert not other.seen
 
@@ -532,7 +551,7 @@ def test_a_reply_is_whole_in_time(fake: Fake, slow: Callable[[Any], None]) -> No
         fake.troubles = [slow]
         assert subject.generate(["a"]) == ["to a"]
         fake.troubles = [slow, slow]
-        assert "gave no whole answer in 0.4 s" in refused(lambda: subject.generate(["a"]))
+        assert "did not complete its answer within 0.4 s" in refused(lambda: subject.generate(["a"]))
         assert fake.troubles == []
 
 
@@ -541,14 +560,16 @@ def test_a_reply_has_a_bounded_size(fake: Fake) -> None:
     """A body larger than any answer is not read to its end, however small it is on the wire; nor asked for again."""
     with load(fake) as [subject]:
         fake.troubles = [zeros]
-        assert "answered with more than 64 MiB, which is no answer" in refused(lambda: subject.generate(["a"]))
+        assert "sent a reply of more than 64 MiB; check that base_url is a model server" in refused(
+            lambda: subject.generate(["a"])
+        )
 
 
 def test_a_reply_nested_without_end_is_no_json(fake: Fake) -> None:
     """What a parser cannot descend into is told as garbage is."""
     with load(fake, retries=0) as [subject]:
         fake.troubles = [lambda handler: (200, b"[" * 100_000)]
-        assert "answered with something that is no JSON" in refused(lambda: subject.generate(["a"]))
+        assert "sent a reply that is not JSON" in refused(lambda: subject.generate(["a"]))
 
 
 # -- generation ------------------------------------------------------------------------------------------------------
@@ -594,9 +615,9 @@ def test_the_endpoint_can_be_chosen(fake: Fake) -> None:
         subject.generate(["a"])
     assert (len(fake.asked(CHAT)), len(fake.asked(TEXT))) == (1, 0)
     fake.refuses = lambda path, body: (404, {"detail": "Not Found"}) if path == CHAT else None
-    assert 'answers nothing at "chat", HTTP 404: Not Found' in refused(lambda: open_(fake, endpoint="chat"))
+    assert ': does not answer at "chat", HTTP 404: Not Found' in refused(lambda: open_(fake, endpoint="chat"))
     with load(fake) as [subject]:
-        assert "answers no messages" in refused(lambda: subject.generate([ask("a")]))
+        assert ": does not accept messages (" in refused(lambda: subject.generate([ask("a")]))
 
 
 def test_fields_that_a_model_refuses_are_left_out(fake: Fake) -> None:
@@ -615,7 +636,9 @@ def test_fields_that_a_model_refuses_are_left_out(fake: Fake) -> None:
         return None
 
     fake.refuses = refuses
-    assert open_(fake).facts["temperature"] == "the model's own, it refuses 0: answers are drawn, not greedy"
+    assert (
+        open_(fake).facts["temperature"] == "the server's default, since it rejects 0: answers are sampled, not greedy"
+    )
     fake.answer = lambda body: "yes; no"
     with load(fake) as [subject]:
         assert subject.generate(["a"], max_new_tokens=50, stop=[";"]) == ["yes"]
@@ -731,14 +754,14 @@ def test_what_passes_is_asked_again_and_nothing_is_lost(fake: Fake, trouble: Any
     ("trouble", "says"),
     [
         (drop, r"the connection failed \(.+\)"),
-        (garbage, "answered with something that is no JSON"),
-        (cut, "answered with something that is no JSON"),
+        (garbage, "sent a reply that is not JSON"),
+        (cut, "sent a reply that is not JSON"),
         (stall, "gave no answer in 0.2 s"),
         (status(429), "HTTP 429: status 429"),
         (status(502, b"<html>Bad</html>"), "HTTP 502: <html>Bad</html>"),
         (lambda _: (200, {"choices": []}), "answered without choices"),
         (lambda _: (200, [1]), "answered without choices"),
-        (lambda _: (200, {"error": {"message": "no capacity"}}), "answered with an error: .*no capacity"),
+        (lambda _: (200, {"error": {"message": "no capacity"}}), "replied with an error: .*no capacity"),
     ],
     ids=["drop", "garbage", "cut", "stall", "429", "502", "no choices", "a list", "an error with status 200"],
 )
@@ -747,7 +770,7 @@ def test_giving_up_is_one_line(fake: Fake, trouble: Any, says: str) -> None:
     with load(fake, retries=2, version="1") as [subject]:
         fake.troubles, subject.server.timeout = [trouble] * 3, 0.2
         said = refused(lambda: subject.generate([ask("Why?")]))
-    row, advice = r"\(the prompt ending 'Why\?'\)", "run again, what was answered is kept"
+    row, advice = r"\(the prompt ending 'Why\?'\)", "run again, its answers are cached"
     assert re.fullmatch(rf'server "{fake.url}": {says}.* {row}, after 3 tries; {advice}', said), said
 
 
@@ -756,7 +779,7 @@ def test_without_a_version_nobody_says_that_answers_are_kept(fake: Fake) -> None
     with load(fake, retries=0) as [subject]:
         fake.troubles = [status(500)]
         said = refused(lambda: subject.generate(["a"]))
-    assert said.endswith('after 1 try; run again; with version = "…" what was answered would have been kept')
+    assert said.endswith('after 1 try; run again; with version = "…" its answers would have been cached')
 
 
 def test_what_was_answered_comes_before_the_error(fake: Fake) -> None:
@@ -822,12 +845,12 @@ def test_a_server_that_says_when_is_asked_then(fake: Fake) -> None:
     ("message", "finish", "says"),
     [
         ("half an ans", "content_filter", "its content filter withheld the answer"),
-        ({"content": None}, "stop", "answered with NoneType as text"),
-        ({"content": None, "refusal": "I will not"}, "stop", "the model gave a refusal in place of an answer"),
-        ({"content": [{"text": "a"}]}, "stop", "answered with list as text"),
-        ({"content": None, "reasoning_content": "hmm"}, "length", "answered nothing but hidden reasoning"),
-        ({"content": "", "reasoning": "hmm"}, "length", "answered nothing but hidden reasoning"),
-        ("half an ans", "abort", 'ended an answer by "abort", want "stop" or "length"'),
+        ({"content": None}, "stop", "sent a NoneType as text (finish_reason"),
+        ({"content": None, "refusal": "I will not"}, "stop", "the model refused to answer"),
+        ({"content": [{"text": "a"}]}, "stop", "sent a list as text (finish_reason"),
+        ({"content": None, "reasoning_content": "hmm"}, "length", "answered only with hidden reasoning (finish_reason"),
+        ({"content": "", "reasoning": "hmm"}, "length", "answered only with hidden reasoning (finish_reason"),
+        ("half an ans", "abort", 'sent the finish_reason "abort" instead of "stop" or "length"'),
     ],
 )
 def test_what_is_no_answer_is_never_an_empty_one(fake: Fake, message: Any, finish: str, says: str) -> None:
@@ -843,7 +866,7 @@ def test_what_is_no_answer_is_never_an_empty_one(fake: Fake, message: Any, finis
 def test_usage_of_another_kind_tells_nothing(usage: Any) -> None:
     """A reply without a text is told as such, whatever a server writes where the counts of tokens belong."""
     choices = [{"finish_reason": "length", "message": {"content": None}}]
-    with pytest.raises(Trouble, match="answered with NoneType as text"):
+    with pytest.raises(Trouble, match=r"sent a NoneType as text \(finish_reason"):
         text_of({"usage": usage, "choices": choices})
 
 
@@ -912,7 +935,7 @@ def test_a_call_that_is_none_is_no_answer(calls: Any) -> None:
     message = {"content": None, "tool_calls": calls}
     with pytest.raises(Trouble, match="answered with"):
         text_of({"choices": [{"message": message, "finish_reason": "tool_calls"}]})
-    with pytest.raises(Trouble, match="no text and no call"):
+    with pytest.raises(Trouble, match=r"sent neither text nor a tool call \(finish_reason"):
         text_of({"choices": [{"message": {**message, "content": ""}, "finish_reason": "tool_calls"}]})
 
 
@@ -1060,7 +1083,14 @@ def test_answers_after_messages_are_cut_where_generation_begins() -> None:
         with contextmanager(serving)(Prefixing(scores=scores, loses=loses)) as fake, load(fake) as [subject]:
             (found,) = subject.logprobs([(ask("one two"), "green")])
             assert (found.tokens, found.total) == (1, -5 / 8 if joined else -6 / 8)
-            assert [note for note in subject.notes if "encoded by themselves" in note] == subject.notes
+            assert [
+                note
+                for note in subject.notes
+                if (
+                    "answers after messages are tokenised separately: the server gives no text that has the same tokens"
+                )
+                in note
+            ] == subject.notes
             assert bool(subject.notes) is not joined
 
 
@@ -1071,7 +1101,7 @@ def test_long_rows_are_refused_cut_or_windowed(fake: Fake) -> None:
     words = " ".join("abcdefghijkl")
     with load(fake) as [subject]:
         said = refused(lambda: subject.logprobs([(words, " yes")]))
-        assert "a row has 13 tokens, there is room for 5; shorten the one ending ' yes'" in said
+        assert ": a row has 13 tokens, but there is room for 5; shorten the row ending ' yes'" in said
         assert [(p.tokens, p.total) for p in subject.logprobs([(words, " yes")], truncate=True)] == [(1, -4 / 8)]
         fake.seen = []
         (whole,) = subject.logprobs([("", words)])
@@ -1089,10 +1119,12 @@ def test_a_server_without_log_probs_says_so_when_asked(fake: Fake) -> None:
     old = {"tokens": ["!"], "token_logprobs": [-0.4], "top_logprobs": [{"!": -0.4}], "text_offset": [0]}
     for choice in ({"text": "!", "finish_reason": "length"}, own, {**own, "logprobs": old}):
         fake.refuses = lambda path, body, choice=choice: (200, {"choices": [choice]}) if path == TEXT else None
-        assert open_(fake).facts["log-probs of prompts"] == "not offered"
+        assert open_(fake).facts["log-probs of prompts"] == "not supported"
         with load(fake) as [subject]:
-            assert "offers no log-probs of a prompt" in refused(lambda: subject.logprobs([("a", " b")]))
-        assert 'offers no log-probs of a prompt by "echo"' in refused(lambda: open_(fake, logprobs="echo"))
+            assert "provides no log-probs of prompts, which this evaluation needs" in refused(
+                lambda: subject.logprobs([("a", " b")])
+            )
+        assert ': does not provide log-probs of prompts by "echo"' in refused(lambda: open_(fake, logprobs="echo"))
 
 
 @pytest.mark.parametrize("scores", WAYS, ids="+".join)
@@ -1133,7 +1165,10 @@ def test_an_empty_continuation_is_refused(fake: Fake) -> None:
     """It has no log-probability."""
     fake.scores = ("echo",)
     with load(fake) as [subject]:
-        assert "an empty continuation has no log-probability" in refused(lambda: subject.logprobs([("a", "")]))
+        assert (
+            "an empty continuation has no log-probability; correct the choices of the row with the prompt ending 'a'"
+            in refused(lambda: subject.logprobs([("a", "")]))
+        )
 
 
 # -- everything a server can do -------------------------------------------------------------------------------------
@@ -1199,8 +1234,8 @@ def well(trouble: Any = None, **more: Any) -> Mode:
 GOOD = b'{"choices": [{"text": "to a", "finish_reason": "stop"}]}'
 OK, LENGTH, CHUNKED = b"HTTP/1.1 200 OK\r\n", b"Content-Length: %d\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"
 SPENT = {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}
-FAILED, NO_JSON, NO_CHOICES = "the connection failed", "something that is no JSON", "answered without choices"
-SHAPE, NO_LOGPROB = 'in a shape that is not the one of "echo"', "no log-probability"
+FAILED, NO_JSON, NO_CHOICES = "the connection failed", "sent a reply that is not JSON", "sent a reply without choices"
+SHAPE, NO_LOGPROB = 'sent log-probs in another format than that of "echo"', "not a log-probability"
 MODES = {
     "HTTP/1.0 without a length": well(raw(b"HTTP/1.0 200 OK\r\n\r\n", GOOD)),
     "HTTP/1.0, cut": Mode(raw(b"HTTP/1.0 200 OK\r\n\r\n", GOOD[:30]), NO_JSON),
@@ -1220,12 +1255,12 @@ MODES = {
     "gzip": well(packed(zlib.compress(GOOD, wbits=31))),
     "gzip, cut": Mode(packed(zlib.compress(GOOD, wbits=31)[:30]), f"{FAILED}|{NO_JSON}"),
     "gzip that is none": Mode(packed(GOOD), FAILED),
-    "gzip of 65 MiB": Mode(zeros, "more than 64 MiB"),
+    "gzip of 65 MiB": Mode(zeros, "sent a reply of more than 64 MiB; check that base_url is a model server"),
     "an encoding nobody knows": well(packed(GOOD, "zz")),
     "one stall": well([stall], timeout=0.6),
-    "stalls": Mode(stall, "gave no answer in 0.2 s", timeout=0.2),
-    "a slow body": Mode(trickle, "gave no whole answer in 0.4 s", timeout=0.2),
-    "slow headers": Mode(trickle_headers, "gave no whole answer in 0.4 s", timeout=0.2),
+    "stalls": Mode(stall, "did not answer within 0.2 s (timeout)", timeout=0.2),
+    "a slow body": Mode(trickle, "did not complete its answer within 0.4 s", timeout=0.2),
+    "slow headers": Mode(trickle_headers, "did not complete its answer within 0.4 s", timeout=0.2),
     "server-sent events": Mode(says(b"data: " + GOOD + b"\n\n"), NO_JSON),
     "HTML": Mode(garbage, NO_JSON),
     "half a JSON": Mode(cut, NO_JSON),
@@ -1237,10 +1272,10 @@ MODES = {
     "no choices": Mode(says({"choices": []}), NO_CHOICES),
     "choices that are no list": Mode(says({"choices": {"text": "to a"}}), NO_CHOICES),
     "two choices": well(says({"choices": [json.loads(GOOD)["choices"][0], {"text": "no"}]})),
-    "an error with status 200": Mode(says({"error": {"message": f"no {KEY[:20]}"}}), r"with an error: .*no \*\*\*"),
+    "an error with status 200": Mode(says({"error": {"message": f"no {KEY[:20]}"}}), r"replied with an error: .*no \*\*\*"),
     "HTTP 204": Mode(raw(b"HTTP/1.1 204 No Content\r\n\r\n"), f"{NO_JSON}|{NO_CHOICES}"),
     "HTTP 300": Mode(status(300), "HTTP 300"),
-    "HTTP 307": Mode(status(307, Location="http://other/v1"), 'is moved to "http://other/v1"; correct base_url'),
+    "HTTP 307": Mode(status(307, Location="http://other/v1"), 'redirects to redirects to "http://other/v1"; correct base_url'),
     "HTTP 400, nested without end": Mode(status(400, b'{"error":' * 900 + b"1" + b"}" * 900), "HTTP 400: "),
     "HTTP 401": Mode(status(401), r"refuses the key that MY_KEY holds \(HTTP 401\)"),
     "HTTP 403": Mode(status(403, {"error": f"Bearer {KEY} may not"}), r"HTTP 403: Bearer \*\*\* may not"),
@@ -1262,11 +1297,11 @@ MODES = {
     "HTTP 501": Mode([status(501)], "HTTP 501"),
     "HTTP 503": well([status(503, b"busy")]),
     "HTTP 529": well([status(529)]),
-    "a number as text": Mode(line="answered with int as text", change=set_(answer=lambda body: 3)),
-    "null as text": Mode(line="answered with NoneType as text", change=set_(answer=lambda body: None)),
-    "a list as text": Mode(line="answered with list as text", change=set_(answer=lambda body: ["to a"])),
+    "a number as text": Mode(line="sent a int as text (finish_reason", change=set_(answer=lambda body: 3)),
+    "null as text": Mode(line="sent a NoneType as text (finish_reason", change=set_(answer=lambda body: None)),
+    "a list as text": Mode(line="sent a list as text (finish_reason", change=set_(answer=lambda body: ["to a"])),
     "an answer withheld": Mode(line="content filter withheld", change=set_(finish="content_filter")),
-    "an end of another kind": Mode(line='ended an answer by "abort x"', change=set_(finish="abort\nx")),
+    "an end of another kind": Mode(line='sent the finish_reason "abort x" instead of "stop" or "length"', change=set_(finish="abort\nx")),
     "another model's name": well(change=set_(signs=lambda body: {"model": "quite-another"})),
     "a name that changes": well(change=set_(signs=lambda body: {"model": str(time.monotonic_ns())})),
     "a name that is none": well(change=set_(signs=lambda body: {"model": ["a"], "system_fingerprint": 3})),
@@ -1298,7 +1333,7 @@ MODES = {
     ),
     "a SOCKS proxy": Mode(line="ALL_PROXY: names a SOCKS", options={"base_url": AWAY}, env={"ALL_PROXY": "socks5://p:1"}),
     "a proxy that is none": Mode(line="HTTP_PROXY: is no", options={"base_url": AWAY}, env={"HTTP_PROXY": "p:3128x"}),
-    "no certificates": Mode(line='SSL_CERT_FILE: names "/no.pem", which is not', env={"SSL_CERT_FILE": "/no.pem"}),
+    "no certificates": Mode(line='SSL_CERT_FILE: names "/no.pem", which is not evaluated on', env={"SSL_CERT_FILE": "/no.pem"}),
 }  # fmt: skip
 
 
@@ -1401,7 +1436,7 @@ def test_a_reference_behind_an_api_is_a_baseline(fake: Fake, project: Project, m
     first = project.run()
     assert first.code == 4, first.out + first.err
     assert "HTTP 500: key ***" in first.out + first.err
-    assert "run again, what was answered is kept" in first.out + first.err
+    assert "run again, its answers are cached" in first.out + first.err
     fake.troubles, fake.seen = [], []
     again = project.run()
     assert 0 < len(fake.asked(TEXT)) <= 10

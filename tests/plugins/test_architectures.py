@@ -19,7 +19,7 @@ pytest.importorskip("peft")
 
 pytestmark = pytest.mark.slow
 
-WHOLE = "it has no cache that gives what a plain forward gives: answers are computed whole, token by token"
+WHOLE = "its cache does not reproduce a plain forward: answers are generated without a cache"
 LONGROPE = {
     "rope_parameters": {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8},
     "original_max_position_embeddings": 32,
@@ -29,7 +29,7 @@ SAMPLE: dict[str, tuple[dict[str, Any], str, str]] = {  # options, how it scores
     "Qwen3ForCausalLM": ({}, "shares prefixes", ""),
     "MistralForCausalLM": ({"sliding_window": 8}, "plain", "its layers keep DynamicSlidingWindowLayer"),
     "GPT2LMHeadModel": ({}, "plain", "its positions are not rotary"),
-    "MambaForCausalLM": ({}, "plain", "it takes no positions, mask or cache"),
+    "MambaForCausalLM": ({}, "plain", "its forward lacks position_ids, cache, logits_to_keep or attention_mask"),
     "FalconForCausalLM": ({"alibi": True}, "plain", "its positions are not rotary"),
     "BambaForCausalLM": ({}, "plain", "its layers keep LinearAttentionLayer"),
     "RecurrentGemmaForCausalLM": ({}, "plain", WHOLE),
@@ -58,7 +58,7 @@ def test_a_class_does_what_a_plain_forward_does(name: str, tmp_path: Path) -> No
 def test_a_class_that_looks_ahead_is_refused(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     """What sees the tokens it should predict has neither log-probabilities nor answers, and is named."""
     row = architectures.check(name, tmp_path, **options)
-    assert row.kind.startswith("refused: is not causal: what follows a token changes its prediction")
+    assert row.kind.startswith("refused: is not causal: later tokens change its predictions")
 
 
 def test_a_sparse_class_is_looked_at_beyond_what_it_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

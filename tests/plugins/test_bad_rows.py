@@ -35,65 +35,74 @@ EVALUATED: dict[
     "numeric": (
         {"input": "q", "target": 1},
         [
-            ({"target": "twelve"}, "the target 'twelve' has no number, want one"),
+            ({"target": "twelve"}, "\": the target 'twelve' has no number; it must have exactly one"),
             ({"target": None}, "target is missing or empty; map a column to it"),
-            ({"target": True}, "row 1 has True as its target (1 rows); want text or a number"),
-            ({"target": "nan"}, "the target 'nan' has no number"),
-            ({"input": 5}, "row 1 has the input 5; want text, or messages"),
+            ({"target": True}, '" (row 1 has True as its target (1 such such rows); give text or a number'),
+            ({"target": "nan"}, "\": the target 'nan' has no number; it must have exactly one"),
+            ({"input": 5}, "row 1 has 5 as its input; give text, or messages with role and content"),
         ],
     ),
     "json": (
         {"input": "q", "target": {"a": 1}},
         [
-            ({"target": "{"}, "the target '{' is no JSON: Expecting property name"),
-            ({"target": None}, "target is missing or empty; map a column to it, or say compare = false"),
+            ({"target": "{"}, "the target '{' is not valid JSON: Expecting property name"),
+            ({"target": None}, "target is missing or empty; map a column to it, or set compare = false"),
             ({"target": "NaN"}, "is no JSON: NaN is no JSON"),
             ({"target": '{"a": 1, "a": 2}'}, "has a key twice"),
-            ({"input": {"q": 1}}, "row 1 has the input {'q': 1}; want text, or messages"),
+            ({"input": {"q": 1}}, "row 1 has {'q': 1} as its input; give text, or messages with role and content"),
         ],
     ),
     "tool_calls": (
         CALLED,
         [
-            ({"target": "{call"}, "the target is no call of tools: Expecting property name"),
+            (
+                {"target": "{call"},
+                f"the target is not a tool call: Expecting property name; give a list of {name, arguments}",
+            ),
             ({"target": [{"arguments": {}}]}, "{'arguments': {}} has no name; want a list of {name, arguments}"),
-            ({"target": [{"name": "g"}]}, 'the target calls "g", which is none of the row\'s tools'),
+            ({"target": [{"name": "g"}]}, 'the target calls "g", which is not one of the row\'s tools'),
             ({"tools": [{"type": "function"}]}, "has no name; want {name, description, parameters}"),
-            ({"tools": "f"}, "row 1 has 'f' as its \"tools\", want a list of objects"),
+            ({"tools": "f"}, "has row 1 has 'f' as its \"tools\"; give a list of objects, or drop the column"),
             ({"input": "text"}, 'row 1 has "tools" for a chat template, and is no chat'),
-            ({"target": 5}, "5 is no call, want an object with a name and arguments"),
+            ({"target": 5}, "5 is not a call, which is an object with a name and arguments"),
         ],
     ),
     "regression": (
         {"input": "q", "target": "a"},
         [
             ({"target": None}, "target is missing or empty; map a column to it"),
-            ({"target": ["a", "b"]}, "has 2 targets, want the one answer that must not change"),
-            ({"target": True}, "row 1 has True as its target (1 rows); want text or a number"),
-            ({"input": None}, "row 1 has the input None; want text, or messages"),
-            ({"input": [{"role": "user"}]}, "row 1 has the input [{'role': 'user'}]; want text, or messages"),
+            ({"target": ["a", "b"]}, '": has 2 targets; give the one answer that must not change'),
+            ({"target": True}, '" (row 1 has True as its target (1 such such rows); give text or a number'),
+            ({"input": None}, "row 1 has None as its input; give text, or messages with role and content"),
+            (
+                {"input": [{"role": "user"}]},
+                ("row 1 has [{'role': 'user'}] as its input; give text, or messages with role and content"),
+            ),
         ],
     ),
     "multiple_choice": (
         CHOICE,
         [
-            ({"choices": None}, 'column "choices" is missing; name the column that has the choices'),
-            ({"choices": ["a"]}, "is ['a'], want two or more choices, all different"),
-            ({"choices": ["a", ""]}, "is ['a', ''], want a list of texts that are not empty"),
-            ({"choices": {"text": ["a", "b"], "label": ["x"]}}, "has 1 labels for 2 choices, want one for each"),
-            ({"choices": {"text": ["a", "b"], "label": 5}}, "has 5 as its label, want a list"),
-            ({"gold": "c"}, "the right choice is 'c', want a choice, its letter, or its number from 0 to 1"),
-            ({"gold": None}, "the right choice is None, want a choice, its letter"),
+            ({"choices": None}, 'column "choices" is missing; name the column of the choices'),
+            ({"choices": ["a"]}, "is ['a']; it must have two or more choices, all different"),
+            ({"choices": ["a", ""]}, "is ['a', '']; it must be a list of texts that are not empty"),
+            ({"choices": {"text": ["a", "b"], "label": ["x"]}}, "has 1 labels for 2 choices; give one for each"),
+            ({"choices": {"text": ["a", "b"], "label": 5}}, "has 5 as its label; it must be a list"),
+            ({"gold": "c"}, "\": the right choice is 'c'; give a choice, its letter, or its number from 0 to 1"),
+            ({"gold": None}, '": the right choice is None; give a choice, its letter'),
         ],
     ),
     "preference": (
         PAIR,
         [
-            ({"rejected": None}, 'column "rejected" is None, want a text, or messages after messages'),
+            (
+                {"rejected": None},
+                ('column "rejected" is None, it must be a text, or messages if the prompt has messages'),
+            ),
             ({"rejected": " a"}, 'columns "chosen" and "rejected" are equal; remove it'),
             ({"chosen": ""}, "column \"chosen\" is '', want a text"),
             ({"prompt": ""}, "the prompt is missing or empty; map a column to input"),
-            ({"prompt": ASKED, "chosen": ASKED, "rejected": [OTHER]}, "does not end in one answer of the assistant"),
+            ({"prompt": ASKED, "chosen": ASKED, "rejected": [OTHER]}, '" must end with one message of the assistant'),
         ],
     ),
 }
@@ -102,12 +111,15 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
         "sft",
         {"text": "q a"},
         [
-            ({"text": ""}, "D11-empty training-data-quality: 1 of 8 rows: no answer to learn"),
-            ({"text": None}, "row 3: want prompt and completion, or messages, or text, and not empty"),
-            ({"text": 5}, "row 3: want prompt and completion, or messages, or text, and not empty"),
-            ({"text": ["a"]}, "row 3: want prompt and completion, or messages, or text, and not empty"),
+            ({"text": ""}, ("more than the D11-empty training-data-quality: 1 of 8 rows: no answer used for training")),
+            ({"text": None}, "row 3: want prompt and completion, or messages, or text, none of them empty"),
+            ({"text": 5}, "row 3: want prompt and completion, or messages, or text, none of them empty"),
+            ({"text": ["a"]}, "row 3: want prompt and completion, or messages, or text, none of them empty"),
             ({"text": ..., "txt": "a"}, 'row 2 has "txt"; want input and target, prompt and completion'),
-            ({"text": ..., "prompt": "q", "completion": "a"}, "row 3: of another shape than row 1; train on one shape"),
+            (
+                {"text": ..., "prompt": "q", "completion": "a"},
+                "[train] data: row 3: have another form than row 1; use one form for all rows",
+            ),
         ],
     ),
     "prompt and completion": (
@@ -115,10 +127,13 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
         {"prompt": "q", "completion": "a"},
         [
             ({"completion": ...}, 'row 2 has "prompt"; want input and target, prompt and completion'),
-            ({"completion": None}, "D11-empty training-data-quality: 1 of 8 rows: no answer to learn"),
-            ({"completion": ["a"]}, "row 3: want prompt and completion, or messages, or text, and not empty"),
-            ({"prompt": None}, "row 2 has None as its prompt; want text, or messages"),
-            ({"prompt": 5}, "row 2 has 5 as its prompt; want text, or messages"),
+            (
+                {"completion": None},
+                ("more than the D11-empty training-data-quality: 1 of 8 rows: no answer used for training"),
+            ),
+            ({"completion": ["a"]}, "row 3: want prompt and completion, or messages, or text, none of them empty"),
+            ({"prompt": None}, ": row 2 has None as its prompt; give text, or messages"),
+            ({"prompt": 5}, ": row 2 has 5 as its prompt; give text, or messages"),
             ({"prompt": ASKED}, "row 3: want prompt and completion, or messages, or text"),
         ],
     ),
@@ -126,22 +141,43 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
         "sft",
         {"messages": [*ASKED, SAID]},
         [
-            ({"messages": []}, "row 3: want prompt and completion, or messages, or text, and not empty"),
+            ({"messages": []}, "row 3: want prompt and completion, or messages, or text, none of them empty"),
             ({"messages": ASKED}, "D11-roles training-data-quality: 1 of 8 rows: messages out of order"),
             ({"messages": [{"role": "bot", "content": "?"}, SAID]}, "D11-roles training-data-quality: 1 of 8 rows"),
             ({"messages": [*ASKED, {"role": "assistant"}]}, "D11-empty training-data-quality: 1 of 8 rows"),
             ({"messages": [5, SAID]}, "D11-template training-data-quality: 1 of 8 rows: the chat template refuses"),
-            ({"tools": "x"}, "row 2 has 'x' as its \"tools\", want a list of objects; or drop the column"),
+            ({"tools": "x"}, "row 2 has 'x' as its \"tools\"; give a list of objects, or drop the column ("),
         ],
     ),
     "pairs": (
         "dpo",
         PAIR,
         [
-            ({"rejected": ...}, 'row 2 has "prompt", "chosen" and no "rejected" (1 rows); want prompt, chosen'),
-            ({"rejected": ""}, "row 3: want prompt, chosen and rejected, all texts, or all messages"),
-            ({"chosen": 5}, "row 3: want prompt, chosen and rejected, all texts, or all messages"),
-            ({"prompt": ""}, "row 3: want prompt, chosen and rejected, all texts, or all messages"),
+            (
+                {"rejected": ...},
+                (': row 2 has "prompt", "chosen" and no "rejected" (1 such rows); want prompt, chosen'),
+            ),
+            (
+                {"rejected": ""},
+                (
+                    "row 3: want prompt, chosen and rejected, either all texts, or all messages that "
+                    "end with an answer of the assistant that is not empty"
+                ),
+            ),
+            (
+                {"chosen": 5},
+                (
+                    "row 3: want prompt, chosen and rejected, either all texts, or all messages that "
+                    "end with an answer of the assistant that is not empty"
+                ),
+            ),
+            (
+                {"prompt": ""},
+                (
+                    "row 3: want prompt, chosen and rejected, either all texts, or all messages that "
+                    "end with an answer of the assistant that is not empty"
+                ),
+            ),
             ({"rejected": " a"}, "P2 identical-answers: 1 of 8 rows: chosen and rejected are equal"),
         ],
     ),
@@ -149,23 +185,56 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
         "dpo",
         {"prompt": ASKED, "chosen": [SAID], "rejected": [OTHER]},
         [
-            ({"rejected": ...}, 'row 2 has "prompt", "chosen" and no "rejected" (1 rows)'),
-            ({"rejected": []}, "row 3: want prompt, chosen and rejected, all texts, or all messages"),
-            ({"chosen": ASKED}, "row 3: want prompt, chosen and rejected, all texts, or all messages"),
-            ({"chosen": [{"role": "assistant"}]}, "D11-empty training-data-quality: 1 of 8 rows: no answer to learn"),
-            ({"prompt": "?"}, "row 3: want prompt, chosen and rejected, all texts, or all messages"),
+            ({"rejected": ...}, ': row 2 has "prompt", "chosen" and no "rejected" (1 such rows);'),
+            (
+                {"rejected": []},
+                (
+                    "row 3: want prompt, chosen and rejected, either all texts, or all messages that "
+                    "end with an answer of the assistant that is not empty"
+                ),
+            ),
+            (
+                {"chosen": ASKED},
+                (
+                    "row 3: want prompt, chosen and rejected, either all texts, or all messages that "
+                    "end with an answer of the assistant that is not empty"
+                ),
+            ),
+            (
+                {"chosen": [{"role": "assistant"}]},
+                "more than the D11-empty training-data-quality: 1 of 8 rows: no answer used for training",
+            ),
+            (
+                {"prompt": "?"},
+                (
+                    "row 3: want prompt, chosen and rejected, either all texts, or all messages that "
+                    "end with an answer of the assistant that is not empty"
+                ),
+            ),
         ],
     ),
     "labels": (
         "kto",
         {"prompt": "q", "completion": "a", "label": True},
         [
-            ({"label": ...}, 'row 2 has "prompt", "completion" and no "label" (1 rows)'),
-            ({"label": "yes"}, "row 3: the label is 'yes', want true or false"),
-            ({"label": None}, "row 3: the label is None, want true or false"),
-            ({"completion": ""}, "row 3: want prompt and completion, all texts, or all messages"),
-            ({"prompt": 5}, "row 3: want prompt and completion, all texts, or all messages"),
-            ({"label": True}, "all rows are wanted answers (label); give some of the other kind, or use sft"),
+            ({"label": ...}, ': row 2 has "prompt", "completion" and no "label" (1 such rows);'),
+            ({"label": "yes"}, "row 3: label is 'yes'; it must be true or false"),
+            ({"label": None}, "row 3: label is None; it must be true or false"),
+            (
+                {"completion": ""},
+                (
+                    "row 3: want prompt and completion, either all texts, or all messages that end with "
+                    "an answer of the assistant that is not empty"
+                ),
+            ),
+            (
+                {"prompt": 5},
+                (
+                    "row 3: want prompt and completion, either all texts, or all messages that end with "
+                    "an answer of the assistant that is not empty"
+                ),
+            ),
+            ({"label": True}, "all rows are wanted answers (label); add some of the other kind, or use sft"),
         ],
     ),
 }

@@ -61,14 +61,18 @@ BAD_ROWS: dict[str, tuple[Any, Any, str]] = {
         EVAL,
         'row 0 has "question", "reply"; want input and target',
     ),
-    "rows that are no objects": ("[1, 2]\n", EVAL, "row 0 is [1, 2], want an object"),
-    "a line that is no JSON": ('{"prompt": "a", "compl\n', EVAL, "train.jsonl:1: not valid JSON"),
+    "rows that are no objects": ("[1, 2]\n", EVAL, ": row 0 is [1, 2]; it must be an object"),
+    "a line that is no JSON": ('{"prompt": "a", "compl\n', EVAL, "train.jsonl:1: not valid JSON:"),
     "invalid UTF-8": (b'{"prompt": "caf\xe9", "completion": "x"}\n', EVAL, "train.jsonl: is not UTF-8"),
-    "mixed formats": ([*ROWS[:3], CHAT[0], *ROWS[4:]], EVAL, "row 4: of another shape than row 1"),
+    "mixed formats": (
+        [*ROWS[:3], CHAT[0], *ROWS[4:]],
+        EVAL,
+        "[train] data: row 4: have another form than row 1; use one form for all rows",
+    ),
     "roles out of order": (
         [*CHAT[:2], {"messages": [USER, USER, CHAT[0]["messages"][1]]}],
         CHAT_EVAL,
-        "row 3: two turns of one role in a row: user, user, assistant",
+        "row 3: two successive messages have the same role: user, user, assistant",
     ),
     "messages without content": (
         [*CHAT[:2], {"messages": [{"role": "user"}, CHAT[0]["messages"][1]]}],
@@ -76,19 +80,27 @@ BAD_ROWS: dict[str, tuple[Any, Any, str]] = {
         "row 3",
     ),
     "messages that are no objects": ([*CHAT[:2], {"messages": ["hello"]}], CHAT_EVAL, "row 3"),
-    "no messages": ([*CHAT[:2], {"messages": []}], CHAT_EVAL, "row 3: does not end with the assistant"),
+    "no messages": (
+        [*CHAT[:2], {"messages": []}],
+        CHAT_EVAL,
+        "row 3: does not end with the assistant",
+    ),
     "an evaluation whose messages are no objects": (
         CHAT,
         [*CHAT_EVAL, {"input": ["hello"], "target": "x"}],
-        "row 8 has the input ['hello']; want text, or messages with role and content",
+        "row 8 has ['hello'] as its input; give text, or messages with role and content (",
     ),
-    "an evaluation without a prompt": (ROWS, [*EVAL, {"input": None, "target": "x"}], "row 8 has the input None"),
+    "an evaluation without a prompt": (
+        ROWS,
+        [*EVAL, {"input": None, "target": "x"}],
+        "row 8 has None as its input; give text, or messages with role and content",
+    ),
     "an evaluation without a target": (
         ROWS,
         [*EVAL, {"input": "Where?"}],
-        'warning  D11-blank training-data-quality: 1 of 9 rows of "qa": no target, where others have one',
+        'warning  D11-blank training-data-quality: 1 of 9 rows of "qa": no target, but others have one',
     ),
-    "a line of brackets": ("[" * 100_000 + "\n", EVAL, "train.jsonl:1: is nested too deeply"),
+    "a line of brackets": ("[" * 100_000 + "\n", EVAL, "train.jsonl:1: is nested more than"),
     "empty answers": ([*ROWS[:2], {"prompt": "Where?", "completion": ""}], EVAL, 'row 3: no answer after "Where?"'),
     "a row of a megabyte": (
         [*ROWS[:2], {"prompt": "a" * 2**20, "completion": "b"}],
@@ -98,7 +110,7 @@ BAD_ROWS: dict[str, tuple[Any, Any, str]] = {
     "half a character": (
         '{"prompt": "a\\ud800", "completion": "b"}\n',
         EVAL,
-        "train.jsonl:1: holds half of a character",
+        "train.jsonl:1: contains half a character (a lone surrogate); replace that text",
     ),
     "a number for an answer": ([*ROWS[:2], {"prompt": "a", "completion": 3}], EVAL, "row 3"),
     "no rows": ("\n", EVAL, "has no rows"),
@@ -114,7 +126,7 @@ def test_labels_that_are_sorted_are_told() -> None:
         return [f.what for f in sorted_labels([TrainingRow(i, "x", r, r) for i, r in enumerate(rows, 1)], suite)]
 
     labels = [True] * 64 + [False] * 64
-    assert found(labels) == ["8 of 8 steps have one label only, 0.0 in a random order"]
+    assert found(labels) == ["8 of 8 steps have only one label; in random order it would be 0.0"]
     assert found(labels[::-1], per_device_train_batch_size=2, gradient_accumulation_steps=1)
     assert found([True] * 3000 + [False] * 3000, per_device_train_batch_size=1500, gradient_accumulation_steps=1)
     assert found([True, False] * 64) == found(labels, train_sampling_strategy="random") == []
@@ -306,7 +318,9 @@ def test_unknown_parameter() -> None:
     def odd(rowz: Any) -> None: ...
 
     plugins: Any = SimpleNamespace(provided={("check", "X"): Provided("check", "X", "mine", odd)})
-    with pytest.raises(UsageError, match=r'check "X" of plugin "mine": asks for "rowz".*did you mean "rows"'):
+    with pytest.raises(
+        UsageError, match=r'check "X" of plugin "mine": takes "rowz", which no stage provides; did you mean "rows"\?'
+    ):
         Checks(plugins, {})
 
 
@@ -362,7 +376,11 @@ def test_short_rows_leak_only_whole() -> None:
 
 THINGS = ["the old anvil", "the red drum", "the tall ladder", "the green kettle", "the small mirror"]
 FOUND: dict[str, tuple[Lines, Lines, list[str]]] = {
-    "a frame of the training rows": ([f"Q: where is {t}?\nA:" for t in THINGS], ["where is the red drum?"], ["exact"]),
+    "a frame of the training rows": (
+        [f"Q: where is {t}?\nA:" for t in THINGS],
+        ["where is the red drum?"],
+        ["exact"],
+    ),
     "a frame of both": (
         [f"Q: where is {t}?\nA:" for t in THINGS],
         [f"Asked: whose is {t}?" for t in THINGS[1:]] + ["Asked: where is the old anvil?"],
@@ -376,7 +394,11 @@ FOUND: dict[str, tuple[Lines, Lines, list[str]]] = {
     ),
     "a longer question": (["what is the price of tea in China?"], ["what is the price of tea?"], []),
     "a part of a word": (["so that is where is the red drums"], ["where is the red drum"], []),
-    "the prompt of all rows": (["Summarise the text below for me."] * 9, ["Summarise the text below for me."] * 9, []),
+    "the prompt of all rows": (
+        ["Summarise the text below for me."] * 9,
+        ["Summarise the text below for me."] * 9,
+        [],
+    ),
 }
 
 
@@ -585,7 +607,7 @@ def test_embeddings_are_found_under_any_name(tmp_path: Path) -> None:
     tokenizer = harness_hf.load_tokenizer(merged)
     tokenizer.add_tokens(["<step>"])
     tokenizer.save_pretrained(merged)
-    assert beside(tmp_path / "base", merged)["M4-embeddings"] == "error: 261 embeddings for 262 tokens: "
+    assert beside(tmp_path / "base", merged)["M4-embeddings"] == "there are error: 261 embeddings for 262 tokens: "
     assert beside(merged, merged) == {}
 
 

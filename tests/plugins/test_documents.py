@@ -115,18 +115,24 @@ def test_valid() -> None:
 @pytest.mark.parametrize(
     ("schema", "what"),
     [
-        ({"type": "objekt"}, "is none: $.type: 'objekt' is not valid"),
+        ({"type": "objekt"}, "schema: is not a valid schema: $.type"),
         ({"properties": []}, "is none: $.properties: [] is not of type 'object'"),
-        ({}, "want an object that demands something"),
+        ({}, "; it must be an object with at least one requirement"),
         (
             {"$ref": "https://example.org/person.json"},
-            'refers to "https://example.org/person.json", which is not in it',
+            (
+                'refers to "https://example.org/person.json", which it does not contain; put it '
+                'into "$defs", since nothing is downloaded'
+            ),
         ),
-        ({"properties": {"a": {"$ref": "#/$defs/b"}}}, 'refers to "#/$defs/b", which is not in it'),
-        ({"$schema": "https://example.org/draft", "type": "object"}, "which is no draft of JSON Schema"),
+        (
+            {"properties": {"a": {"$ref": "#/$defs/b"}}},
+            ('refers to "#/$defs/b", which it does not contain; put it into "$defs", since nothing is downloaded'),
+        ),
+        ({"$schema": "https://example.org/draft", "type": "object"}, ", which is not a draft of JSON Schema"),
         ("none.json", "cannot be read: No such file"),
-        ("broken.json", "is no JSON"),
-        ("list.json", "want an object that demands something"),
+        ("broken.json", "is not valid JSON"),
+        ("list.json", "; it must be an object with at least one requirement"),
     ],
 )
 def test_schemas_that_are_none(tmp_path: Path, schema: Any, what: str) -> None:
@@ -151,7 +157,7 @@ def test_references_within_a_schema(tmp_path: Path) -> None:
 
 def test_a_schema_without_end_is_no_crash(tmp_path: Path) -> None:
     """A schema that refers to itself matches nothing, and says so."""
-    assert matcher({"$ref": "#"}, tmp_path)({}) == "nests too deeply to be matched"
+    assert matcher({"$ref": "#"}, tmp_path)({}) == "is nested too deeply to be validated"
 
 
 EVAL = """
@@ -173,14 +179,14 @@ max_new_tokens = 40
 @pytest.mark.parametrize(
     ("more", "row", "what"),
     [
-        ("", {"target": "{"}, "the target '{' is no JSON"),
+        ("", {"target": "{"}, "the target '{' is not valid JSON:"),
         ("", {"target": None}, "target is missing or empty"),
-        ("", {"target": '{"a": NaN}'}, "is no JSON: NaN is no JSON"),
+        ("", {"target": '{"a": NaN}'}, "NaN is not JSON"),
         ('schema = { required = ["a"] }', {"target": {"b": 1}}, "does not match the schema: $: 'a' is a required"),
-        ('schema = { type = "objekt" }', {"target": {"b": 1}}, "schema: is none: $.type"),
+        ('schema = { type = "objekt" }', {"target": {"b": 1}}, "schema: is not a valid schema: $.type"),
         ('schema = "none.json"', {"target": {"b": 1}}, 'schema "none.json": cannot be read'),
-        ("schema = 5", {"target": {"b": 1}}, '"schema" is 5, want a table or a string'),
-        ('find = "any"', {"target": {"b": 1}}, '"find" is "any", want'),
+        ("schema = 5", {"target": {"b": 1}}, '"schema" is 5; it must be a table or a string'),
+        ('find = "any"', {"target": {"b": 1}}, 'eval "order": "find" is "any"'),
     ],
 )
 def test_mistakes_are_told_at_collection(project: Project, more: str, row: dict[str, Any], what: str) -> None:
@@ -212,5 +218,5 @@ def test_metrics_follow_from_the_options(project: Project) -> None:
 
 def test_brackets_without_end() -> None:
     """An answer of brackets alone is given up on."""
-    with pytest.raises(ValueError, match="holds no JSON"):
+    with pytest.raises(ValueError, match="contains no JSON object or list"):
         values.parse_first("[{" * 50_000)

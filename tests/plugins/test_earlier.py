@@ -50,7 +50,7 @@ def test_rows_need_one_answer() -> None:
     """A row without an earlier answer, or with two, is refused."""
     with pytest.raises(UsageError, match="target is missing or empty"):
         mark("a", "")
-    with pytest.raises(UsageError, match="has 2 targets, want the one answer that must not change"):
+    with pytest.raises(UsageError, match='": has 2 targets; give the one answer that must not change'):
         mark("a", ["a", "b"])
 
 
@@ -86,11 +86,19 @@ def test_against_a_release(project: Project) -> None:
 @pytest.mark.parametrize(
     ("more", "rows", "what"),
     [
-        ("", [{"input": "a"}], 'row "0": target is missing or empty'),
-        ("", [{"input": "a", "target": ["b", "c"]}], 'row "0": has 2 targets'),
-        ("", [{"input": "a", "target": {"b": 1}}], "has {'b': 1} as its target"),
+        ("", [{"input": "a"}], 'row "0": target is missing or empty; map a column to it, or set compare = false'),
+        (
+            "",
+            [{"input": "a", "target": ["b", "c"]}],
+            'row "0": has 2 targets; give the one answer that must not change',
+        ),
+        ("", [{"input": "a", "target": {"b": 1}}], "has {'b': 1} as its target; give text or a number"),
         ('earlier = "last"', [{"input": "a", "target": "b"}], '"earlier" is "last", want'),
-        ('earlier = "against"\nagainst = "nobody"', [{"input": "a"}], 'against is "nobody", which is no subject'),
+        (
+            'earlier = "against"\nagainst = "nobody"',
+            [{"input": "a"}],
+            'against is "nobody", which is not a model of the suite',
+        ),
     ],
 )
 def test_mistakes_are_told_at_collection(project: Project, more: str, rows: list[Any], what: str) -> None:

@@ -47,7 +47,7 @@ def test_a_template_is_named_where_it_is_the_cause(lab: Lab, rows: Any, capsys: 
     """Both texts are shown from where they part, and the advice is about the template, not about white space."""
     templated(lab, _plain_template(THINK), rows)
     said = told(lab, capsys)
-    assert "16 of 16 rows: the chat template opens an answer otherwise than it is trained" in said
+    assert "16 of 16 rows: the chat template begins an answer differently from training" in said
     assert "message 2: generation opens" in said and "<think>" in said and "trained" in said
     assert TURNED_OFF in said and "white space" not in said
 
@@ -66,15 +66,15 @@ def test_white_space_is_named_where_it_is_the_cause(lab: Lab, capsys: pytest.Cap
     """A token that spans the end of a text prompt is shown with the place."""
     _spanning(lab, _framed("", " ", ROWS))
     said = told(lab, capsys)
-    assert "prompts are no prefix of prompt and answer in tokens" in said
-    assert "let the answer begin with the white space, not the prompt end with it" in said
+    assert "the tokens of a prompt are not a prefix of those of prompt and answer" in said
+    assert "move the white space from the prompt's end to the answer's beginning" in said
 
 
 def test_what_is_scored_and_trained_is_shown(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     """An evaluation that scores behind an opened thought shows the tokens of all three."""
     templated(lab, _plain_template(THINK), CHAT, more=SCORED)
     said = told(lab, capsys)
-    assert '"scored": 8 of 8 rows: are scored on other tokens than the chat template has them trained on' in said
+    assert '"scored": 8 of 8 rows: are scored on other tokens than the chat template trains on' in said
     assert all(name in said for name in ("scored", "trained", "generation opens", TURNED_OFF))
 
 
@@ -84,5 +84,5 @@ def test_white_space_that_a_template_takes_off_is_named(lab: Lab, capsys: pytest
     template = _plain_template().replace("{{ message['content'] }}", "{{ message['content'] | trim }}")
     templated(lab, template, CHAT, rows, more=SCORED)
     said = told(lab, capsys)
-    assert '"scored": 8 of 8 rows: the chat template takes white space off answers, which is scored' in said
-    assert "take the white space off both ends of the answers" in said
+    assert '"scored": 8 of 8 rows: the chat template strips white space from answers, which is scored' in said
+    assert "strip white space from both ends of the answers" in said

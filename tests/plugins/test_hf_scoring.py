@@ -312,7 +312,7 @@ def test_other_architectures_are_scored_plainly(kind: str, tiny_model: Path, tmp
         tokenizer.save_pretrained(tmp_path / "model")
     with harness_hf.load([ModelRef("base", str(tmp_path / "model"))], dtype="float32") as (subject,):
         assert not subject.scorer.packs
-        assert "prompts are not shared, each row is computed whole: it" in subject.notes[0]
+        assert "prefixes are not shared, so each row is computed separately: it" in subject.notes[0]
         assert_parity(subject, few_shot(2))
         prompts = ["Hello there", "Once", "One and two and"]
         assert subject.generate(prompts, max_new_tokens=5) == [

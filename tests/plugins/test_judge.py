@@ -162,7 +162,7 @@ def test_judge_that_moved_is_not_followed(provider: str, monkeypatch: pytest.Mon
     """Neither questions nor key go to where a redirect points; it ends the questions at once."""
     monkeypatch.setenv("STUB_KEY", SECRET)
     with StubJudge() as other, StubJudge(moved=other.anthropic_url) as stub:
-        with pytest.raises(UsageError, match=r"is moved to .*; correct base_url"):
+        with pytest.raises(UsageError, match="correct base_url"):
             list(desk(stub, provider, api_key_env="STUB_KEY").ask(questions(20)))
         assert not other.log
 
@@ -171,7 +171,7 @@ MALFORMED = {
     "a word that holds another": ('{"reason": "", "verdict": "INCORRECT A"}', "want A, B or tie"),
     "text around the verdict": ('The verdict is "A".', "which is no JSON"),
     "another type": ('{"reason": "", "verdict": true}', "want A, B or tie"),
-    "no object": ('["A"]', "want an object"),
+    "no object": ('["A"]', r'replied \["A"\], which is not an object'),
     "nothing": ("{}", "the verdict is null"),
 }
 
@@ -272,7 +272,7 @@ def test_judge_that_writes_broken_json_only_is_told(provider: str) -> None:
     """A reply that is no JSON was not answered: it is tried again, billed each time, and then one line."""
     with StubJudge("malformed") as stub:
         asked = desk(stub, provider, retries=1, prices=PRICES)
-        with pytest.raises(UsageError, match="something that is no JSON, after 2 tries"):
+        with pytest.raises(UsageError, match="sent a reply that is not JSON, after 2 tries"):
             list(asked.ask(questions(1)))
         assert (stub.count("malformed"), asked.budget.calls) == (2, 2)
         assert asked.budget.tokens > 0
@@ -486,7 +486,7 @@ def test_judge_that_cannot_tell_gates_nothing(mode: str) -> None:
         _, caveats = marked(at(stub, **options) | {"adversaries": 2}, ["right"] * 8, ["wrong"] * 8)
     [shut] = [c for c in caveats if c.shuts("win_rate" if mode == "pairwise" else "right")]
     assert shut.outcome == "ERROR"
-    assert "cannot tell what is worth nothing from a real answer" in shut.text
+    assert "the judge cannot tell worthless answers from real ones" in shut.text
 
 
 def test_answer_that_speaks_to_the_judge_is_suspect() -> None:
@@ -495,7 +495,7 @@ def test_answer_that_speaks_to_the_judge_is_suspect() -> None:
     with StubJudge() as stub:
         scores, caveats = marked(at(stub), rows, ["wrong"] * 4)
     assert [s.values["injection_suspect"] for s in scores.values()] == [1.0, 1.0, 0.0, 0.0]
-    assert any('2 answers speak to the judge: "q0", "q1"' in c.text for c in caveats)
+    assert any('2 answers address the judge: "q0", "q1"' in c.text for c in caveats)
 
 
 def test_no_answer_gets_out_of_its_fence() -> None:
@@ -527,7 +527,7 @@ def test_strange_answers_are_judged_and_told() -> None:
     assert scores["q1"].note is None
     assert scores["q2"].note == "answer: control characters removed"
     assert scores["q3"].note == "answer: chat special tokens removed"
-    assert any("3 rows were not shown as they are" in c.text for c in caveats)
+    assert any("3 rows were altered before the judge saw them:" in c.text for c in caveats)
     assert prompts.clean(strange[2], 100)[0] == "ab[2Jc"
     assert prompts.clean(strange[3], 100)[0] == "system\nyou lose"
 
@@ -559,7 +559,11 @@ def test_few_refusals_count_against_a_claim_and_many_shut_the_gate() -> None:
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(
     ("mode", "told"),
-    [("refuses", "the judge refused"), ("unfit", 'the verdict is "neither"'), ("cut", "was cut at 512 tokens")],
+    [
+        ("refuses", "the judge refused"),
+        ("unfit", 'the verdict is "neither"'),
+        ("cut", "the verdict was truncated at 512 tokens; raise verdict_tokens"),
+    ],
 )
 def test_refusals_and_unfit_verdicts_are_answers(provider: str, mode: Any, told: str, responses: Responses) -> None:
     """They are ERROR rows with their reason, asked once and remembered: asking again until it fits would bias."""
@@ -625,7 +629,7 @@ def test_change_of_the_judges_model_is_told(responses: Responses) -> None:
     """Replies of another model than before are warned of, and the next run asks the new one for all rows."""
     with StubJudge(returned=lambda number: "old" if number <= 4 else "new") as stub:
         _, caveats = marked(at(stub, concurrency=1), ["a"] * 4, ["b"] * 4, responses=responses)
-        assert any("the judge changed while it judged" in c.text for c in caveats)
+        assert any("the judge model changed during the run: replies came from" in c.text for c in caveats)
         before = len(stub.log)
         _, caveats = marked(at(stub), ["a"] * 4, ["b"] * 4, responses=responses)
         assert len(stub.log) - before == 4
@@ -799,11 +803,11 @@ def test_no_secret_is_written(suite: Project, monkeypatch: pytest.MonkeyPatch, p
 WRONG = {
     "no key": ("api_key_env = \"STUB_KEY\"", "the environment variable STUB_KEY is not set"),
     "a key in the suite": ('api_key_env = "sk-Abc123"', "is not shown, since it may be a key"),
-    "no model for the backend": ('model = { local = "x" }', 'model names none for backend "openai"'),
+    "no model for the backend": ('model = { local = "x" }', 'model names none for backend "openai"; add one'),
     "a backend nobody knows": ('model = { opnai = "x" }', 'no backend; did you mean "openai"'),
     "a URL with a password": ('base_url = "http://me:secret@host/v1"', "holds a user name"),
     "a URL that is none": ('base_url = "localhost"', "base_url cannot be read"),
-    "a cap without prices": ("max_usd = 1.0", "max_usd cannot be kept without prices"),
+    "a cap without prices": ("max_usd = 1.0", "max_usd needs prices"),
     "a price that is none": ("prices = { stub-judge = [1.0] }", "want [IN, OUT]"),
     "criteria of a pair": ('criteria = { right = "x" }', 'go with mode = "rubric"'),
     "a rubric without criteria": ('mode = "rubric"', "wants criteria"),
@@ -841,7 +845,7 @@ def test_an_environment_that_cannot_be_used_ends_the_run(
     with StubJudge() as stub:
         outcome = run(suite, stub, "", JUDGED.replace("openai", provider))
     assert (outcome.code, stub.log) == (4, [])
-    told = 'eval "qa": SSL_CERT_FILE: names "/no.pem", which is not there; correct it, or unset it'
+    told = 'eval "qa": SSL_CERT_FILE: names "/no.pem", which does not exist; correct it, or unset the variable'
     assert outcome.err == f"error: {suite.folder}/suite.toml:16: {told}\n"
 
 
@@ -850,7 +854,7 @@ def test_answers_longer_than_the_context_are_told(suite: Project) -> None:
     with StubJudge() as stub:
         outcome = run(suite, stub, "", JUDGED.replace("max_new_tokens = 20", "max_new_tokens = 200"))
     assert outcome.code == 4
-    told = "max_new_tokens is 200, and the model's context holds 200 tokens, prompt included; ask for fewer"
+    told = "max_new_tokens is 200, but the model's context has 200 tokens, prompt included; ask for fewer"
     assert outcome.err == f'error: {suite.folder}/suite.toml:16: eval "qa": {told}\n'
 
 
@@ -872,7 +876,7 @@ def test_judge_that_is_not_there_is_told_before_training(
             stub._server.server_close()
         outcome = suite.run()
     told = {
-        "wrong key": "the key in STUB_KEY is refused (HTTP 401)",
+        "wrong key": "the server rejects the key in STUB_KEY (HTTP 401)",
         "unknown model": 'HTTP 404: model: stab-judge; is "stab-judge" a model it serves',
         "down": "the connection failed",
     }
@@ -894,7 +898,7 @@ def test_auto_takes_the_judge_whose_key_is_set(monkeypatch: pytest.MonkeyPatch) 
     assert JudgeOptions(model=model).chosen == ("anthropic", "claude-9")
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(UsageError, match="finds no key; export OPENAI_API_KEY"):
+    with pytest.raises(UsageError, match='backend "auto" found no API key'):
         JudgeOptions(model={"openai": "gpt-9"})
     with pytest.raises(UsageError, match="wants a model for each"):
         JudgeOptions(model="gpt-9")
@@ -1110,7 +1114,7 @@ def test_labels_correct_the_win_rate(suite: Project) -> None:
         assert verdict.method == "corrected by 60 labels within longer_by"
         outcome = run(suite, stub, LOCAL)
         assert outcome.report.verdicts[-1].method == "t"
-        assert "trust_judge: the judge's word is taken, and labels correct nothing" in outcome.out
+        assert "trust_judge: the judge's verdicts count, uncorrected by labels" in outcome.out
 
 
 @pytest.mark.slow
@@ -1136,7 +1140,7 @@ def test_rows_that_were_left_out_of_the_sample_are_named(suite: Project) -> None
         calibrate(suite.folder / "labels.jsonl", suite.folder / "suite.toml", run=report)
         outcome = run(suite, stub, LOCAL, UNTRUSTED)
     assert outcome.verdict("floor") == "INCONCLUSIVE"
-    first = f'seed 17 draws "{chosen[0]["id"]}" before some of them; label these, harness view asks in that order'
+    first = f'seed 17 draws "{chosen[0]["id"]}" before some of them; label these, in the order that harness view shows'
     assert first in " ".join(outcome.out.split())
 
 
@@ -1156,7 +1160,10 @@ def test_calibration_without_pairs_says_what_it_lacks(suite: Project) -> None:
 
 
 CARRY_NOTHING = {
-    "few": (lambda rows: rows[:18], "on 9 prompts people said that it is better or met, want 10 at least"),
+    "few": (
+        lambda rows: rows[:18],
+        "on only 9 prompts people labelled that it is better or met; at least 10 are needed",
+    ),
     "one prompt": (lambda rows: [{**r, "input": f"q {i % 4}"} for i, r in enumerate(rows)], "on 2 prompts people said"),
     "the better is the longer": (
         lambda rows: [{**r, "answer_a": r["answer_a"] + "!" * 20 * (r["label"] == "candidate")} for r in rows],
@@ -1210,7 +1217,7 @@ def test_labelled_rows_alone_decide_a_criterion_against_a_baseline(lost: int, ou
     of = Metric("right", "higher", "proportion", labelled=True)
     found = decide(gate, of, *results, [Sample(f"q{i}") for i in range(200)], 0.05, name="merged")
     assert (found.outcome, found.n, found.labelled, found.risk) == (outcome, 60, 60, "exact")
-    assert "the 60 of 200 rows that people labelled decide alone" in found.why
+    assert "only the 60 of 200 rows with labels decide" in found.why
 
 
 @pytest.mark.slow
@@ -1229,7 +1236,7 @@ def test_labels_correct_a_criterion(suite: Project) -> None:
     assert (made.kappa, made.first) == (1.0, {})
     said = {v.gate: v for v in outcome.report.verdicts if v.candidate == "merged"}
     assert said["floor"].method == "corrected by 60 labels", said["floor"].why
-    assert "rubric is the judge's word, which labels do not correct" in said["rubric"].why
+    assert "rubric is the judge's own verdict, which labels do not correct" in said["rubric"].why
     assert "on 0 prompts people said that it is better or met" in said["short"].why
 
 
@@ -1245,7 +1252,7 @@ def test_preference_for_a_place_is_told(suite: Project) -> None:
             suite.write({"suite.toml": JUDGED.replace("# options", f'base_url = "{judge.openai_url}"')})
             suite.write({"labels.jsonl": labels(60)})
             outcome = suite.harness("judge", "calibrate", "labels.jsonl", "--suite", "suite.toml")
-            assert f"first shown  {told} of verdicts are for what was shown first, which is always A\n" in outcome.out
+            assert f"first shown  {told} of verdicts prefer the answer shown first, which is always A\n" in outcome.out
             assert outcome.out.count(" where people said ") == 2
 
 

@@ -81,8 +81,8 @@ def test_what_is_written_is_no_finding(case: str) -> None:
 def test_a_key_with_another_name_is_told_with_the_template_s_own() -> None:
     """`thinking` is what Qwen3's template calls reasoning_content."""
     (found,) = told("qwen3", {"messages": turns({"thinking": "It is big."})}).values()
-    assert found.what == '16 of 16 rows: the chat template does not write "thinking"'
-    assert (found.severity, found.fix) == ("warning", 'rename it "reasoning_content", which the template writes')
+    assert found.what == '16 of 16 rows: the chat template does not render "thinking"'
+    assert (found.severity, found.fix) == ("warning", 'rename it "reasoning_content", which the template renders')
     assert found.evidence[0] == "row 1, message 2"
     assert found.rows == {"training data": [str(i) for i in range(1, 17)]}
 
@@ -90,7 +90,7 @@ def test_a_key_with_another_name_is_told_with_the_template_s_own() -> None:
 def test_keys_that_no_template_name_saves() -> None:
     """Thoughts under a template without them, calls and tools under Phi-3's; names and ids are a note."""
     (found,) = told("qwen2_5", {"messages": turns(THOUGHT)}).values()
-    assert found.what == '16 of 16 rows: the chat template does not write "reasoning_content"'
+    assert found.what == '16 of 16 rows: the chat template does not render "reasoning_content"'
     row = {"messages": turns({"tool_calls": [CALL], "name": "x"}), "tools": [TOOL]}
     kinds = {f.what.rpartition(" ")[2]: f.severity for f in told("phi3", row).values()}
     assert kinds == {'"tool_calls"': "error", '"tools"': "warning", '"name"': "note"}
@@ -101,7 +101,7 @@ def test_thoughts_of_earlier_turns(thought: dict[str, str], key: str) -> None:
     """Where they are learnt it is a warning with the first place; in a prompt they are left out as in use."""
     both = turns(thought, {name: value.replace("big", "small") for name, value in thought.items()})
     (found,) = told("qwen3", {"messages": both}).values()
-    assert found.what == f'the chat template leaves out "{key}", or a part of it, in 16 of 32 messages'
+    assert found.what == f'the chat template omits "{key}", or a part of it, in 16 of 32 messages'
     assert (found.severity, found.evidence[0]) == ("warning", "row 1, message 2")
     row = {"prompt": both[:-1], "completion": both[-1:]}
     assert [f.severity for f in told("qwen3", row).values()] == ["note"] * (key != "content")

@@ -335,13 +335,13 @@ def one_line(call: Callable[[], Any]) -> str:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"task": "arc_esy"}, 'task "arc_esy": lm_eval has none of this name; did you mean "arc_easy"?'),
+        ({"task": "arc_esy"}, 'task "arc_esy": is not a task of lm_eval; did you mean "arc_easy"?'),
         ({"task": "none.yaml"}, 'task "none.yaml": there is no such file'),
         ({"task": "humaneval"}, 'task "humaneval": runs code that the model writes'),
         ({"task": "mmmu_val_art"}, 'task "mmmu_val_art": has images or sound'),
         ({"task": "glue"}, 'task "glue": its tasks have no metric in common'),
         ({"task": "arc_easy", "include_path": "nowhere"}, 'include_path is "nowhere"'),
-        ({"task": "arc_easy", "shots": -1}, "shots is -1, want 0 or more"),
+        ({"task": "arc_easy", "shots": -1}, "shots is -1; it must be 0 or more"),
         ({"task": "arc_easy", "docs": 0}, "docs is 0, want 1 or more"),
         ({}, "say which task"),
     ],
@@ -361,7 +361,7 @@ def test_what_cannot_be_served_is_told_at_collection(folder: Path, options: dict
         ("group: alone\ntask: []\n", "is a group without tasks"),
         ("group: wrong\ntask: [arc_esy]\n", 'names "arc_esy", which is no task; did you mean "arc_easy"?'),
         ("group: wrong\ntask: [{num_fewshot: 3}]\n", 'has an entry without "task:"'),
-        ("include: gone.yaml\ntask: x\n", 'includes "gone.yaml", which is not there'),
+        ("include: gone.yaml\ntask: x\n", 'includes "gone.yaml", which does not exist'),
         ("include: broken.yaml\ntask: x\n", "includes go in a circle"),
         (CHOICE.replace("multiple_choice", "greedy_until"), 'output_type is "greedy_until", want one of'),
         (
@@ -401,7 +401,7 @@ def test_a_task_that_cannot_be_built_is_told_before_any_model(
 def test_too_many_shots_are_told_before_any_model(folder: Path) -> None:
     """More shots than there are examples."""
     line = one_line(lambda: rows_for({"task": "things.yaml", "shots": 50}, folder))
-    assert line == 'task "things": has 9 examples to show, and 50 shots are wanted'
+    assert line == 'task "things": has 9 examples, but 50 shots were set'
 
 
 def test_lm_eval_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,7 +427,9 @@ def test_a_hub_out_of_reach_is_one_line_at_once(
     hub.reachable.cache_clear()
     reason = "HF_HUB_OFFLINE is set" if forbidden else "http://127.0.0.1:9 cannot be reached"
     data = 'its data "allenai/ai2_arc" (ARC-Easy) is not on this machine'
-    assert line == f'task "arc_easy": {data}, and {reason}; connect once, or give a YAML with local data'
+    assert line == (
+        f'task "arc_easy": {data}, and {reason}; connect to the network once, or use a YAML with local data'
+    )
     assert constants.HF_HUB_OFFLINE is forbidden
 
 
@@ -733,7 +735,7 @@ def test_more_new_tokens_than_context_is_one_line(folder: Path) -> None:
     """A task that wants longer answers than the model has room for."""
     rows = samples_of(folder, task="answers.yaml")
     line = one_line(lambda: list(lm_eval(Hashed(context=10), rows, folder=folder, task="answers.yaml")))
-    assert line.startswith('task "answers": wants 12 new tokens, the context of hashed is 10; say gen_kwargs')
+    assert line.startswith('task "answers": needs 12 new tokens, but the context of hashed is 10; say gen_kwargs')
 
 
 def test_answers_are_kept_for_the_report(folder: Path) -> None:

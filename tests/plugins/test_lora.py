@@ -64,12 +64,12 @@ def test_alpha_follows_the_rank_unless_it_is_given() -> None:
 @pytest.mark.parametrize(
     ("adapter", "message"),
     [
-        (lora(use_dorra=True), 'option "use_dorra": is no field of PEFT\'s LoraConfig; did you mean "use_dora"?'),
-        (lora(use_dora="yes"), 'option "use_dora": is "yes", want true or false'),
+        (lora(use_dorra=True), 'option "use_dorra": is not a field of PEFT\'s LoraConfig; did you mean "use_dora"?'),
+        (lora(use_dora="yes"), ': label is option "use_dora": is "yes"; it must be true or false'),
         (lora(task_type="SEQ_CLS"), 'option "task_type": cannot be set'),
-        (lora(r=0), "LoraConfig: "),
-        (lora(lora_dropout=1.5), "LoraConfig: "),
-        (lora(init_lora_weights="pisa"), "LoraConfig: "),
+        (lora(r=0), "is not a field of PEFT's LoraConfig:"),
+        (lora(lora_dropout=1.5), "is not a field of PEFT's LoraConfig:"),
+        (lora(init_lora_weights="pisa"), "is not a field of PEFT's LoraConfig:"),
     ],
 )
 def test_wrong_options(adapter: Lora, message: str) -> None:
@@ -105,7 +105,7 @@ def test_fits(tiny_model: Path, tmp_path: Path) -> None:
     adapter.check_fits(str(tiny_model), "a" * 64, made)
     (made / "harness-adapter.json").write_text(json.dumps({"base_digest": "b" * 64}))
     adapter.check_fits(str(tiny_model), "b" * 64, made)
-    with pytest.raises(UsageError, match="was trained on weights bbbbbbbbbbbbbbbb, the base is aaaaaaaaaaaaaaaa"):
+    with pytest.raises(UsageError, match="was trained on weights bbbbbbbbbbbbbbbb, but the base has aaaaaaaaaaaaaaaa"):
         adapter.check_fits(str(tiny_model), "a" * 64, made)
 
     weights = load_file(tiny_model / "model.safetensors")
@@ -405,13 +405,25 @@ def reseat(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 UP = "model.layers.0.mlp.up_proj.weight"
 DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "a tensor nobody targets": (lambda w: w["model.norm.weight"].add_(0.1), '"model.norm.weight" changed, though'),
+    "a tensor nobody targets": (
+        lambda w: w["model.norm.weight"].add_(0.1),
+        'merge: ""model.norm.weight" changed, although the adapter does not target it',
+    ),
     "NaN": (lambda w: w["model.norm.weight"].fill_(float("nan")), "is not finite"),
     "a tensor less": (lambda w: w.pop("lm_head.weight"), '"lm_head.weight" is missing'),
-    "another shape": (lambda w: w.update({"lm_head.weight": w["lm_head.weight"][1:].clone()}), "of another shape or"),
+    "another shape": (
+        lambda w: w.update({"lm_head.weight": w["lm_head.weight"][1:].clone()}),
+        '" is missing, new, or has another shape or dtype than in the base [merge-tensors]',
+    ),
     "a target left out": (lambda w: w.update({UP: w[UP] - w[UP]}), "is not the adapter on its base"),
-    "one bit": (lambda w: w[UP].view(torch.int32)[3, 5].bitwise_xor_(1), "has 1 of 8192 weights other than the sum"),
-    "another dtype": (lambda w: w.update({"lm_head.weight": w["lm_head.weight"].half()}), "of another shape or dtype"),
+    "one bit": (
+        lambda w: w[UP].view(torch.int32)[3, 5].bitwise_xor_(1),
+        '" differs in 1 of 8192 weights from the float64 sum rounded once',
+    ),
+    "another dtype": (
+        lambda w: w.update({"lm_head.weight": w["lm_head.weight"].half()}),
+        '" is missing, new, or has another shape or dtype than in the base [merge-tensors]',
+    ),
 }
 
 
@@ -432,7 +444,7 @@ def test_target_that_did_not_change_is_found(tiny_model: Path, tmp_path: Path) -
     merge(tiny_model, lora(), tmp_path, "original")
     old = load_file(tiny_model / "model.safetensors")[UP]
     reseat(tmp_path / "merged", lambda weights: weights.update({UP: old}))
-    with pytest.raises(CheckFailed, match=f'"{UP}" did not change, though the adapter has weights for it'):
+    with pytest.raises(CheckFailed, match=f'"{UP}" did not change, although the adapter has weights for it'):
         parity.verify(parity.MergeFolders(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
 
 

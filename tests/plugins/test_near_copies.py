@@ -88,7 +88,7 @@ def test_the_column_that_makes_rows_alike_is_named(table: str) -> None:
     """Of several columns the one whose value near-copies share, with the rate if they depend on each other."""
     make, column, groups = TABLES[table]
     (found,) = told(make())
-    assert f'alike in "{column}" ({groups} values)' in found.what
+    assert f', which share "{column}" ({groups} values)' in found.what
     assert found.severity == "warning"
     assert (found.fix or "").startswith(f'write cluster = "{column}"')
     assert "of models on a gate's limit pass where 5% is meant" in found.what
@@ -98,7 +98,7 @@ def test_the_column_that_makes_rows_alike_is_named(table: str) -> None:
 def test_without_a_column_that_is_what_is_said() -> None:
     """Where no column tells what near-copies share, one has to be added."""
     (found,) = told([{"input": row["input"], "label": row["label"]} for row in orders()])
-    assert "no column tells which" in found.what
+    assert ", and no column identifies their groups" in found.what
     assert "add one to the data, and name it with cluster" in (found.fix or "")
 
 
@@ -121,7 +121,7 @@ def test_check_warns_and_clusters_nothing(project: Project) -> None:
     project.write({"suite.toml": SUITE.replace('slices = ["kind"]', ""), "test.jsonl": rows, "train.jsonl": TRAIN})  # type: ignore[dict-item]
     outcome = project.harness("check", "suite.toml")
     assert "D28 near-copies" in outcome.out
-    assert 'alike in "complaint" (9 values)' in outcome.out
+    assert ', which share "complaint" (9 values)' in outcome.out
     verdicts = project.run().report.verdicts
     assert [v.clusters for v in verdicts] == [None] * len(verdicts)
 

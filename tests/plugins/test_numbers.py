@@ -134,7 +134,7 @@ def test_the_note_says_why_there_is_no_number() -> None:
         (["5", "six"], {}, "the target 'six' has no number, want one"),
         ("0.75", {"decimal": ","}, "the target '0.75' has a point that parts no thousands; write it with the decimal"),
         ("0.125", {"decimal": ","}, "has a point that parts no thousands"),
-        ("2024-05-06", {}, "has no number, want one"),
+        ("2024-05-06", {}, "the target '2024-05-06' has no number"),
     ],
 )
 def test_targets_are_one_number(target: Any, options: dict[str, Any], what: str) -> None:
@@ -162,7 +162,7 @@ data = "test.jsonl"
 @pytest.mark.parametrize(
     ("more", "row", "what"),
     [
-        ("", {"target": "twelve"}, "has no number, want one"),
+        ("", {"target": "twelve"}, "the target '2024-05-06' has no number"),
         ("", {"target": None}, "target is missing or empty"),
         ("", {"target": True}, "has True as its target"),
         ("", {"target": {"value": 4}}, "has {'value': 4} as its target"),

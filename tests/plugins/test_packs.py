@@ -139,10 +139,13 @@ use = "pack"
 @pytest.mark.parametrize(
     ("more", "what"),
     [
-        ('pack = "general-v2"', 'pack "general-v2": there is none; did you mean "general-v1"?'),
-        ('digest = "0123456789abcdef"', "and the suite pins 0123456789abcdef; its rows are others than those"),
-        ('digest = "0123"', 'digest is "0123", want 8 to 64 hex digits'),
-        ("parts = []", "parts is [], want one or more of facts, instructions, arithmetic"),
+        ('pack = "general-v2"', 'pack "general-v2": is unknown; did you mean "general-v1"?'),
+        (
+            'digest = "0123456789abcdef"',
+            ("and the suite pins 0123456789abcdef; its rows differ from those evaluated before, so pin the new digest"),
+        ),
+        ('digest = "0123"', 'digest is "0123"; give 8 to 64 hex digits'),
+        ("parts = []", "parts is []; give one or more of facts, instructions, arithmetic, each once"),
         ('parts = ["facts", "facts"]', "each once"),
         ('data = "test.jsonl"', '"pack" brings its own rows; remove "data"'),
     ],
@@ -164,7 +167,7 @@ def test_a_changed_file_is_refused(project: Project, monkeypatch: pytest.MonkeyP
     done = project.run("--collect-only")
     assert (done.code, done.err.count("\n")) == (4, 1)
     assert 'pack "general-v1": ' in done.err
-    assert "it was changed, so install the package again" in done.err
+    assert ": it was changed; install the package again" in done.err
     with pytest.raises(UsageError, match="it was changed"):
         read_builtin("builtin:capitals")
     with pytest.raises(UsageError, match="cannot be read"):
@@ -192,9 +195,9 @@ def test_builtin_sources() -> None:
     assert read_rows("builtin:topics[:3]", Path(), read_builtin, "here") == passages[:3]
     assert read_rows("builtin:topics[40:]", Path(), read_builtin, "here") == passages[40:]
     assert read_builtin("capitals") is None
-    with pytest.raises(UsageError, match='"builtin:capital": there is no such source; did you mean "capitals"'):
+    with pytest.raises(UsageError, match=r'data "builtin:capital": is unknown; did you mean "capitals"\?'):
         read_builtin("builtin:capital")
-    with pytest.raises(UsageError, match='"builtin:capital": there is no such source; did you mean "capitals"'):
+    with pytest.raises(UsageError, match=r'data "builtin:capital": is unknown; did you mean "capitals"\?'):
         read_rows("builtin:capital[:5]", Path(), read_builtin, "here")
 
 
@@ -251,4 +254,4 @@ def test_an_evaluator_that_cannot_tell_what_counts_is_one_line(project: Project)
     project.write({"suite.toml": text, "train.jsonl": TRAIN, "harnessfile.py": broken})
     done = project.run()
     assert (done.code, done.err.count("\n")) == (4, 1)
-    assert "\"own\" cannot tell which rows count in arithmetic: harnessfile.py:5: KeyError: 'gone'" in done.err
+    assert "\"own\" failed to select the rows of arithmetic: harnessfile.py:5: KeyError: 'gone'" in done.err

@@ -121,7 +121,7 @@ def test_drift_needs_a_model_that_gives_distributions() -> None:
     class Remote:
         name = "gpt"
 
-    with pytest.raises(UsageError, match='"gpt" does not give token distributions'):
+    with pytest.raises(UsageError, match='"gpt" does not return token distributions'):
         list(drift(Remote(), rows("a"), against=Remote()))  # type: ignore[arg-type]
 
 

@@ -77,19 +77,22 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
     [
         (
             {"prompt": "a", "chosen": "b"},
-            'row 0 has "prompt", "chosen" and no "rejected" (1 rows); want prompt',
+            ': row 0 has "prompt", "chosen" and no "rejected" (1 such rows); want prompt',
         ),
         (
             {"prompt": "a", "chosen": "b", "rejected": None},
-            "row 1: want prompt, chosen and rejected, all texts, or all",
+            (
+                "row 1: want prompt, chosen and rejected, either all texts, or all messages that "
+                "end with an answer of the assistant that is not empty"
+            ),
         ),
-        ({"prompt": "a", "chosen": "b", "rejected": " "}, "row 1: want prompt, chosen and rejected"),
-        ({"prompt": "a", "chosen": [GOOD], "rejected": [BAD]}, "row 1: want prompt, chosen and rejected"),
+        ({"prompt": "a", "chosen": "b", "rejected": " "}, "[train] data: row 1"),
+        ({"prompt": "a", "chosen": [GOOD], "rejected": [BAD]}, "[train] data: row 1"),
         (
             {"prompt": [USER], "chosen": [{"content": "x"}], "rejected": [BAD]},
-            "row 1: want prompt, chosen and rejected",
+            "[train] data: row 1",
         ),
-        ({"prompt": [USER], "chosen": [GOOD, USER], "rejected": [BAD]}, "row 1: want prompt, chosen and rejected"),
+        ({"prompt": [USER], "chosen": [GOOD, USER], "rejected": [BAD]}, "[train] data: row 1"),
     ],
 )
 def test_wrong_pairs(row: dict[str, Any], message: str) -> None:
@@ -103,12 +106,21 @@ def test_wrong_pairs(row: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "a", "completion": "b"}, 'no "label" (1 rows); want prompt, completion and label'),
-        ({"prompt": "a", "completion": "b", "label": "yes"}, "row 1: the label is 'yes', want true or false"),
-        ({"prompt": "a", "completion": "b", "label": None}, "row 1: the label is None, want true or false"),
-        ({"prompt": "a", "completion": "", "label": True}, "row 1: want prompt and completion, all texts, or all"),
-        ({"prompt": [USER], "completion": "b", "label": True}, "row 1: want prompt and completion"),
-        ({"prompt": "a", "completion": "b", "label": True}, "all rows are wanted answers (label)"),
+        ({"prompt": "a", "completion": "b"}, 'row 0 has "prompt", "completion" and no "label" (1 such rows)'),
+        ({"prompt": "a", "completion": "b", "label": "yes"}, "row 1: label is 'yes'; it must be true or false"),
+        ({"prompt": "a", "completion": "b", "label": None}, "row 1: label is None; it must be true or false"),
+        (
+            {"prompt": "a", "completion": "", "label": True},
+            (
+                "row 1: rows need prompt and completion, either all texts, or all messages that "
+                "end with an answer of the assistant that is not empty"
+            ),
+        ),
+        ({"prompt": [USER], "completion": "b", "label": True}, "[train] data: row 1"),
+        (
+            {"prompt": "a", "completion": "b", "label": True},
+            "all rows are wanted answers (label); add some of the other kind, or use sft",
+        ),
     ],
 )
 def test_wrong_labels(row: dict[str, Any], message: str) -> None:
@@ -143,10 +155,10 @@ def test_the_prompt_of_two_conversations_is_what_both_begin_with() -> None:
         {"prompt": "a", "chosen": " b", "rejected": " c"}
     ]
     with pytest.raises(
-        UsageError, match='here: no column "best" for chosen; its columns are "question", "good", "bad"'
+        UsageError, match='here: there is no column "best" for chosen; the columns are "question", "good", "bad"'
     ):
         to_judged_rows(named, PAIR, {"chosen": "best"}, "here", {})
-    with pytest.raises(UsageError, match='"choosen" is not trained on; did you mean "chosen"'):
+    with pytest.raises(UsageError, match=r'"choosen" is not used by this trainer; did you mean "chosen"\?'):
         to_judged_rows(named, PAIR, {"choosen": "good"}, "here", {})
 
 
@@ -155,7 +167,7 @@ def test_the_prompt_of_two_conversations_is_what_both_begin_with() -> None:
     ("trainer", "options", "message"),
     [
         (dpo, {"beta": "much"}, 'option "beta": is "much", want a number'),
-        (dpo, {"loss_typ": "ipo"}, 'option "loss_typ": is no field of TRL\'s DPOConfig; did you mean "loss_type"?'),
+        (dpo, {"loss_typ": "ipo"}, 'option "loss_typ": is not a field of TRL\'s DPOConfig; did you mean "loss_type"?'),
         (dpo, {"sync_ref_model": True}, 'option "sync_ref_model": cannot be set: the reference is the model before'),
         (dpo, {"label_smoothing": 0.1}, "label_smoothing: has no effect with this loss_type; want aot or aot_unpaired"),
         (
@@ -164,7 +176,7 @@ def test_the_prompt_of_two_conversations_is_what_both_begin_with() -> None:
             "discopop_tau: has no effect with this loss_type; want discop",
         ),
         (kto, {"label_smoothing_factor": 0.1}, "label_smoothing_factor: has no effect with this loss_type; want nll"),
-        (kto, {"packing": True}, 'option "packing": is no field of TRL\'s KTOConfig'),
+        (kto, {"packing": True}, 'option "packing": is not a field of TRL\'s KTOConfig'),
         (kto, {"use_liger_kernel": True}, "use_liger_kernel: its kernels are written for GPUs, and this is a CPU"),
     ],
 )

@@ -56,7 +56,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids) and not (folder / "processes").exists()
 
 
-AGAIN = "run again: it goes on from the last checkpoint, step 5"
+AGAIN = "run again to resume from the last checkpoint, step 5"
 KILLED = """
 step(1)
 if number:
@@ -86,8 +86,10 @@ def test_one_that_hangs_is_told_and_ended(launch: Launch) -> None:
     told: list[Progress] = []
     with pytest.raises(UsageError) as caught:
         launch(HANGS, told.append)
-    who = "rank 1 of 2 said nothing for 0 minutes"
-    assert told[-1].remark == f"{who}; the training is ended after 0 minutes without a step" and told[-1].done == 2
+    who = "rank 1 of 2 sent no heartbeat for 0 minutes"
+    assert (
+        told[-1].remark == f"{who}; the training will be stopped after 0 minutes without a step" and told[-1].done == 2
+    )
     assert [one.remark for one in told].count(told[-1].remark) == 1
     assert str(caught.value) == f"{who}; the training was ended; {AGAIN}"
 
@@ -95,7 +97,9 @@ def test_one_that_hangs_is_told_and_ended(launch: Launch) -> None:
 @pytest.mark.slow
 def test_a_deadlock_of_living_ranks_is_ended(launch: Launch) -> None:
     """Where all give signs of life and none comes to a step, that is told; batches between steps are work."""
-    with pytest.raises(UsageError, match="all ranks live, and no step came for 0 minutes; the training was ended"):
+    with pytest.raises(
+        UsageError, match="all ranks send heartbeats, but made no step for 0 minutes; the training was ended"
+    ):
         launch("step(1); time.sleep(60)")
     works = "for _ in range(15): time.sleep(0.1); desk.tell({'at work': True})\nif not number: step(2)"
     launch(f"step(1)\n{works}")
@@ -137,7 +141,10 @@ def test_a_disk_on_which_no_error_can_be_told(launch: Launch, monkeypatch: pytes
     about = os.statvfs("/")
     full = os.statvfs_result((*about[:4], 0, *about[5:]))
     monkeypatch.setattr(os, "statvfs", lambda _: full)
-    with pytest.raises(UsageError, match=f'trained/processes": No space left on device; make room and {AGAIN}'):
+    with pytest.raises(
+        UsageError,
+        match=("No space left on device; free space and run again to resume from the last checkpoint, step 5"),
+    ):
         launch("if number: raise RuntimeError('connection closed')\nos._exit(1)")
 
 
@@ -147,7 +154,7 @@ def test_an_error_of_slices_is_one_of_the_disk(tmp_path: Path) -> None:
     class CheckpointError(BaseException):
         """As torch.distributed.checkpoint.CheckpointException."""
 
-    says = f'^"{tmp_path}": No space left on device; make room and run again$'
+    says = f'^"{tmp_path}": No space left on device; free space and run again$'
     with pytest.raises(UsageError, match=says), room(tmp_path):
         raise CheckpointError(
             "ranks:[0]\nRuntimeError: [enforce fail at inline_container.cc:672] . unexpected pos 1 vs 2"

@@ -126,11 +126,11 @@ def test_a_node_that_goes_away_loses_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "says"),
     [
-        ("host", 'want "ray", "ray:HOST:PORT" or'),
-        ("host:port", 'want "ray", "ray:HOST:PORT" or'),
-        ("127.0.0.1:1", "no cluster is there (Connection refused); ray start --head makes one"),
-        ("127.0.0.1:99999", "no cluster is there"),
-        ("nowhere.invalid:6379", "no cluster is there"),
+        ("host", '": write "ray", "ray:HOST:PORT" or "ray:HOST:PORT?gpus=1"'),
+        ("host:port", '": write "ray", "ray:HOST:PORT" or "ray:HOST:PORT?gpus=1"'),
+        ("127.0.0.1:1", "there is no cluster (Connection refused); start one with ray start --head"),
+        ("127.0.0.1:99999", "there is no cluster ("),
+        ("nowhere.invalid:6379", "there is no cluster ("),
     ],
 )
 def test_a_cluster_that_is_not_there_is_one_line(

@@ -239,9 +239,11 @@ def test_head_has_gain_and_what_no_gate_says(ran: Path) -> None:
     text = head(render(replace(kept, run=replace(kept.run, changes=(lost,)))))
     gain = next(v for v in kept.run.verdicts if v.gate == "better" and v.candidate == "merged")
     assert f"What it gains: better{words.figure(gain.estimate, OnScale('proportion'), versus=True)}" in text
-    assert "What no gate says: adapter to merged−0.100exact match on qa 0.900 to 0.800, −0.100 [−0.190, −0.020]" in text
+    assert (
+        "Losses no gate covers: adapter to merged−0.100exact match on qa 0.900 to 0.800, −0.100 [−0.190, −0.020]"
+    ) in text
     for unproven in (replace(lost, upper=0.01), replace(lost, before="base")):  # base is what a gate compares it with
-        assert "What no gate says" not in head(render(replace(kept, run=replace(kept.run, changes=(unproven,)))))
+        assert "Losses no gate covers:" not in head(render(replace(kept, run=replace(kept.run, changes=(unproven,)))))
 
 
 def test_slices_that_lost_rows_are_named(ran: Path) -> None:
@@ -302,7 +304,7 @@ def test_names_of_models_that_lie_at_one_place_do_not_cover_each_other() -> None
 def test_one_row_far_out_leaves_the_others_their_room() -> None:
     """It is counted, not drawn; a mean is drawn with its bounds, and lengths hold nine answers of ten."""
     chart = metrics.charts.scatter("t", "n", [(1.0 + i / 100, 1.0) for i in range(99)] + [(90.0, 1.0)], ("a", "b"))
-    assert chart.note == "n; 1 farther out" and chart.spec["layer"][0]["data"]["values"][1]["b"] < 4
+    assert chart.note == "; n; 1 beyond the chart" and chart.spec["layer"][0]["data"]["values"][1]["b"] < 4
     drawn = str(metrics.charts.ordered("t", "n", [0.1, 0.2, 0.3], what="rows", mean=(0.2, 0.15, 0.25)).spec)
     assert "mean 0.200" in drawn and "{'v': 0.15, 'w': 0.25}" in drawn
     lengths = metrics.charts.lengths("t", "n", {"a": [*range(100), 7000]}, "a")
@@ -369,7 +371,10 @@ def test_without_a_lock_no_text_is_shown(ran: Path) -> None:
     """Where nothing says which evaluations are private, all are, and the page says what is missing."""
     (ran / "suite.lock.json").unlink()
     html = render(read_folder(ran))
-    assert "no suite.lock.json can be read" in html and "say w1" not in html
+    assert (
+        "suite.lock.json cannot be read, so the configuration is unknown and no row's text is shown" in html
+        and "say w1" not in html
+    )
     assert "merged may ship" in html
 
 
@@ -385,7 +390,7 @@ def test_samples_cut_off_are_told(ran: Path) -> None:
     """So are samples of which the last line is half there."""
     (path,) = ran.glob("merged/samples_qa_*")
     path.write_text(path.read_text("utf-8")[:-40], "utf-8")
-    assert "cannot be read as rows" in render(read_folder(ran))
+    assert ": is not a file of rows; run the suite again" in render(read_folder(ran))
 
 
 def test_of_many_rows_all_flips_and_a_sample_are_held(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,7 +402,10 @@ def test_of_many_rows_all_flips_and_a_sample_are_held(ran: Path, monkeypatch: py
     (evaluation,), note = pairs.browser(kept)
     ids = [row[0] for row in evaluation["rows"]]
     assert {f"q{i}" for i in range(45, 50)} <= set(ids) and len(ids) == 20 and evaluation["total"] == 60
-    assert evaluation["counts"][pairs.LOST] == 5 and "60 rows: here are all" in note
+    assert (
+        evaluation["counts"][pairs.LOST] == 5
+        and "60 rows: all that were won or lost, and a sample of the others," in note
+    )
     assert [row[0] for row in pairs.browser(read_folder(ran))[0][0]["rows"]] == ids
 
 
@@ -645,7 +653,7 @@ def test_series_rows_and_memory_are_shown_where_they_were_kept(ran: Path) -> Non
     """Newer reports keep steps, rows as they were seen and memory; with anything else under these keys it is none."""
     steps = [TrainingStep(s, s / 2, s / 4, 1 / s, 1e-4, tokens=100 * s) for s in range(1, 9)]
     charts = list(made._series(steps, {}))
-    assert [c.title for c in charts] == ["Loss", "Learning rate", "Tokens a second"]
+    assert [c.title for c in charts] == ["Loss", "Learning rate", "Tokens per second"]
     assert {v for _, _, v in charts[2].table} == {"200"}
     parts = [{"text": "Say: ", "learnt": False}, {"text": "yes", "learnt": True}]
     seen = [{"number": 1, "segments": parts}, {"segments": [{"text": "x"}]}, {"number": 3}]
@@ -728,7 +736,7 @@ def test_other_runs_are_read_in_order(ran: Path) -> None:
         shutil.copytree(ran, ran.with_name(name))
     found = page.before(kept)
     assert isinstance(found, Kept) and found.folder.name == "fake-20210101T000000Z"
-    with pytest.raises(UsageError, match="no report can be read"):
+    with pytest.raises(UsageError, match=": the report cannot be read:"):
         read_folder(ran / "merged")
 
 

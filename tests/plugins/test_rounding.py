@@ -68,7 +68,7 @@ def test_plain_types_are_exact(type_: str) -> None:
     compare_blocks("w", values, blocks, type_)
     changed = blocks.copy()
     changed.view(np.uint8)[2, 4] ^= 1
-    with pytest.raises(CheckFailed, match=f'"w" is not its parent\'s, in {type_}'):
+    with pytest.raises(CheckFailed, match=f'"w" differs from its parent\'s in {type_}'):
         compare_blocks("w", values, changed, type_)
 
 

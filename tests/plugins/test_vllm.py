@@ -179,8 +179,8 @@ def test_the_cache_is_read_and_only_what_must_be_is_asked_again(fake: Any, tmp_p
 @pytest.mark.parametrize(
     ("how", "error", "says"),
     [
-        ({"other": 0.5}, UsageError, "scores by 0.5 nats a token otherwise when it reads its prefix cache"),
-        ({"stale": True}, CheckFailed, "from its cache where it was to read none; scores are stale"),
+        ({"other": 0.5}, UsageError, "scores differ by 0.5 nats per token when it uses its prefix cache"),
+        ({"stale": True}, CheckFailed, "tokens from its prefix cache despite a request not to; scores are stale"),
     ],
 )
 def test_what_differs_at_load_is_refused(
@@ -216,7 +216,7 @@ def test_an_engine_is_told_what_makes_its_answers_ours(fake: Any, tmp_path: Path
     assert (os.environ["VLLM_NO_USAGE_STATS"], os.environ["DO_NOT_TRACK"]) == ("1", "1")
     assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     fake.BROKEN["dtype"] = True
-    with pytest.raises(UsageError, match=r"vLLM computes in torch.float16 where torch.float32 was asked for"):
+    with pytest.raises(UsageError, match=r"vLLM computes in torch\.float16 instead of torch\.float32"):
         engine(tmp_path)
     fake.BROKEN.clear()
     with pytest.raises(UsageError, match="vLLM cannot load it: the KV cache is too small"):
@@ -224,17 +224,17 @@ def test_an_engine_is_told_what_makes_its_answers_ours(fake: Any, tmp_path: Path
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"tensor_parallel_size": 0}, "tensor_parallel_size is 0, want 1 or more"),
-    ({"gpu_memory_utilization": 1.5}, "want a share from 0 to 1"),
-    ({"max_model_len": 1}, "max_model_len is 1, want more than 2"),
-    ({"engine": {"quantization": "int4"}}, 'engine: "quantization" is not passed on to vLLM'),
-    ({"engine": {"blok_size": 16}}, 'did you mean "block_size"?'),
-    ({"engine": {"block_size": "16"}}, 'engine: block_size is "16", want an integer'),
-    ({}, "python: is not given, and vllm is not installed here"),
+    ({"tensor_parallel_size": 0}, "tensor_parallel_size is 0; it must be 1 or more; it must be 1 or more"),
+    ({"gpu_memory_utilization": 1.5}, "; it must be a share from 0 to 1"),
+    ({"max_model_len": 1}, "max_model_len is 1; it must be more than 2"),
+    ({"engine": {"quantization": "int4"}}, 'engine: "quantization" is not an option passed to vLLM'),
+    ({"engine": {"blok_size": 16}}, '" is not a capability; did you mean "block_size"?'),
+    ({"engine": {"block_size": "16"}}, 'engine: block_size is "16"; it must be an integer'),
+    ({}, "python: is not set, and vllm is not installed here; set it to an environment with vllm,"),
     ({"python": "nowhere/bin/python"}, 'python "nowhere/bin/python": No such file or directory'),
-    ({"python": sys.executable}, "its environment lacks vllm; docs/how-to/use-vllm.md says how to make one"),
-    ({"python": "/bin/false"}, 'python "/bin/false": is no interpreter of Python'),
-    ({"python": "/bin/true"}, 'python "/bin/true": is no interpreter of Python'),
+    ({"python": sys.executable}, "its environment lacks vllm; docs/how-to/use-vllm.md explains how to create one"),
+    ({"python": "/bin/false"}, 'python "/bin/false": is not a Python interpreter ('),
+    ({"python": "/bin/true"}, 'python "/bin/true": is not a Python interpreter ('),
 ]
 
 
@@ -256,7 +256,7 @@ def test_an_environment_of_another_harness_is_one_line(tmp_path: Path) -> None:
     (site / "finetune_harness-0.0.1.dist-info").mkdir()
     about = "Metadata-Version: 2.1\nName: finetune-harness\nVersion: 0.0.1\n"
     (site / "finetune_harness-0.0.1.dist-info/METADATA").write_text(about, "utf-8")
-    with pytest.raises(UsageError, match=r"its environment has harness 0\.0\.1, this is"):
+    with pytest.raises(UsageError, match=r"its environment has harness 0\.0\.1, but this is 0\.1\.0"):
         harness_vllm.open_source(str(tmp_path), python=interpreter(tmp_path, [str(site)], "-S"))
 
 
@@ -265,7 +265,7 @@ def test_what_it_cannot_give_is_refused_at_collection(project: Project) -> None:
     text = SUITE.format(options="", evaluator="drift")
     outcome = project.write({"suite.toml": text, "rows.jsonl": [{"input": "a", "text": "b"}]}).run()
     assert outcome.code == 4
-    assert '"drift" asks a model for token_kl, which those of "vllm" do not give; use = "hf" in [model]' in outcome.err
+    assert '"drift" needs token_kl, which the loader "vllm" does not provide; use = "hf" in [model]' in outcome.err
 
 
 def test_it_is_listed_without_importing_vllm(project: Project) -> None:
@@ -394,7 +394,7 @@ def test_an_adapter_is_folded_for_the_engine_and_leaves_nothing(
                 assert {t.dtype for t in found.values()} <= {torch.float32, dtype}
             assert [path.name for path in (tmp_path / "cache/vllm").iterdir()] == ["folding.lock"]
     with harness_vllm.load([ModelRef("adapter", str(tiny_model), adapter=adapter)], **small()) as [subject]:
-        assert subject.notes == ["adapter: folded into its base for vLLM, rounded once to float32"]  # type: ignore[attr-defined]
+        assert subject.notes == ["adapter: merged into its base for vLLM, rounded once to float32"]  # type: ignore[attr-defined]
         assert fake.STARTED[-1]["model"] != str(tiny_model)
     held = ModelRef("adapter", str(tiny_model), quantization={"load_in_4bit": True})
     what = "is held in 4 bits, which no test proves here with vLLM"

@@ -100,7 +100,10 @@ def test_the_one_candidate_is_the_trained_model(suite: Callable[..., Path]) -> N
     collection = prepare(suite(), Options())
     assert collection.whole and collection.candidates == ("merged",)
     assert prepare(suite('\n[merge]\nbase = "original"\n'), Options()).candidates == ("merged",)
-    with pytest.raises(UsageError, match=r"\[merge\] base: all weights are trained, so there is no adapter to merge"):
+    with pytest.raises(
+        UsageError,
+        match=r"\[merge\] base: training changes all weights, so there is no adapter to merge into another base",
+    ):
         prepare(suite('\n[merge]\nbase = "dequantized"\n'), Options())
     with pytest.raises(UsageError, match='no candidate "adapter"'):
         prepare(suite('\n[[export]]\nuse = "adapter"\nfrom = "adapter"\nto = "x"\n'), Options())
@@ -120,13 +123,13 @@ def test_rates_of_adapters_are_told(suite: Callable[..., Path]) -> None:
     def of(*overrides: str) -> list[str]:
         return [f.what for f in unusual_recipe(read_suite(suite(), (*base, *overrides)))]
 
-    assert of("train.learning_rate=2e-4") == ["learning_rate is 0.0002, where training all weights forgets"]
+    assert of("train.learning_rate=2e-4") == ["learning_rate is 0.0002, which makes a training of all weights forget"]
     assert of("train.learning_rate=2e-5") == []
     assert of("train.use='dpo'", "train.learning_rate=2e-5") == [
-        "learning_rate is 2e-05, where training all weights forgets"
+        "learning_rate is 2e-05, which makes a training of all weights forget"
     ]
     assert of("train.use='dpo'", "adapter.use='lora'", "train.learning_rate=1e-5") == []
-    assert of("adapter.use='lora'", "train.learning_rate=1e-5") == ["learning_rate is 1e-05, a full fine-tuning's"]
+    assert of("adapter.use='lora'", "train.learning_rate=1e-5") == ["learning_rate is 1e-05, as in full fine-tuning"]
     assert said("train.learning_rate=5e-3") == []  # a random model wants a high one
 
 

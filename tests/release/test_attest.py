@@ -147,7 +147,9 @@ def test_of_what_cannot_be_hashed_there_is_no_summary(there: Path, told: Told) -
     (there / "exports/fake/model/more.json").symlink_to("config.json")
     code, out, err = told(*VSA)
     assert (code, out) == (7, "")
-    assert 'note: no summary is written, for there are no bytes that it could be about: "more.json" is a link' in err
+    assert (
+        'note: no summary was written, since there are no bytes that it could be about: "more.json" is a link'
+    ) in err
 
 
 def test_a_waiver_is_a_level_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,8 +174,8 @@ def test_a_summary_is_taken_for_its_export_alone(there: Path, told: Told) -> Non
     summary = ("--summary", "vsa.json")
     code, out, _ = told("--policy", "next.toml", *summary)
     assert code == 0 and "summary: PASSED on " in out and "FINETUNE_HARNESS_RECOMPUTED, signed by deploy\n" in out
-    assert "by whom is not known: no policy" in told(*summary)[1]
-    assert "vsa.json is signed by no key of the policy" in told("--policy", "policy.toml", *summary)[2]
+    assert "signer unknown: no policy" in told(*summary)[1]
+    assert "vsa.json is not signed with a key of the policy" in told("--policy", "policy.toml", *summary)[2]
 
     def refused(change: Callable[[dict[str, Any]], Any], *, keep: bool = False) -> str:
         (envelope,) = attestation.read_envelopes(signed)
@@ -189,8 +191,8 @@ def test_a_summary_is_taken_for_its_export_alone(there: Path, told: Told) -> Non
     other = "0" * 64
     err = refused(lambda s: s["subject"][0]["digest"].update(sha256=other))
     assert err == (
-        f"refused: exports/fake: summary: vsa.json is of another root ({other[:16]}), "
-        f"this export has {root_of(there)[:16]}\n"
+        f"refused: exports/fake: summary: vsa.json is about root {other[:16]}, but this export "
+        f"has {root_of(there)[:16]}\n"
     )
     assert 'vsa.json says "FAILED on' in refused(lambda s: s["predicate"].update(verificationResult="FAILED"))
     later = {"timeVerified": "2999-01-01T00:00:00Z"}
@@ -200,19 +202,28 @@ def test_a_summary_is_taken_for_its_export_alone(there: Path, told: Told) -> Non
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--as", "vsa"), "--as vsa says that a policy was met; give --policy FILE too"),
-        (("--as", "cyclondx"), '--as "cyclondx": no such format; did you mean "cyclonedx"?'),
-        (("--as", "cyclonedx", "--json"), "--as prints a document of its own; leave out --json"),
+        (("--as", "vsa"), "--as vsa states that a policy was met; add --policy FILE"),
+        (("--as", "cyclondx"), '--as "cyclondx": is not a known format; did you mean "cyclonedx"?'),
+        (("--as", "cyclonedx", "--json"), "--as prints a document of its own; remove --json"),
         (("--as", "cyclonedx", "--sign-with", "deploy.key"), "--as cyclonedx is not signed"),
-        (("--as", "model-signing"), "--as model-signing is a signature; give --sign-with FILE"),
-        (("--as", "model-signing", "--sign-with", "deploy.key"), "--sign-with deploy.key: is no EC key"),
-        ((*VSA, "--sign-with", "deploy.pub"), "--sign-with deploy.pub: is no private key in PEM"),
+        (("--as", "model-signing"), "--as model-signing writes a signature; add --sign-with FILE, a private EC key"),
+        (
+            ("--as", "model-signing", "--sign-with", "deploy.key"),
+            ("--sign-with deploy.key: is not an EC key such as P-256, which model-signing needs; create one with"),
+        ),
+        ((*VSA, "--sign-with", "deploy.pub"), "--sign-with deploy.pub: is not a private key in PEM:"),
         ((*VSA, "--sign-with", "none.key"), "--sign-with none.key: cannot be read"),
-        (("--sign-with", "deploy.key"), "--sign-with signs what --as prints"),
+        (
+            ("--sign-with", "deploy.key"),
+            "--sign-with signs the document of --as; add --as, or use harness sign for the export",
+        ),
         (("--summary", "none.json"), "--summary none.json: cannot be read"),
-        (("--summary", "suite.toml"), "--summary suite.toml: is no verification summary"),
-        (("--summary", f"exports/fake/{EVIDENCE}/{GATES}"), "is no verification summary"),
-        (("--summary", "claim.json"), "is no verification summary: ValueError: its predicate is https://in-toto.io"),
+        (("--summary", "suite.toml"), "--summary suite.toml: is not a verification summary:"),
+        (("--summary", f"exports/fake/{EVIDENCE}/{GATES}"), ": is not a verification summary:"),
+        (
+            ("--summary", "claim.json"),
+            ": is not a verification summary: ValueError: its predicate is https://in-toto.io",
+        ),
     ],
 )
 def test_what_cannot_be_told_is_one_line(there: Path, told: Told, words: tuple[str, ...], says: str) -> None:

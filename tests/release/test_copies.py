@@ -99,9 +99,9 @@ def test_copy_ships_only_if_its_parent_may(suite: Project) -> None:
 BROKEN = {
     "refuses": "no such copy can be made",
     "crashes": "ValueError: half a byte",
-    "writes nothing": "no weights can be read from what was written",
-    "another template": 'has another chat template than "merged"',
-    "code": "model.py: files of this kind are not allowed",
+    "writes nothing": "the weights of the converted model cannot be read:",
+    "another template": 'has a chat template that differs from that of "merged"',
+    "code": "model.py: files of this type are not allowed; allowed are",
 }
 
 
@@ -131,7 +131,7 @@ def test_copy_with_its_parents_weights_is_none(suite: Project) -> None:
     """An exporter that changes nothing is told so: the comparison would be of a model with itself."""
     outcome = suite.run("--set", "export.1.loses=0.0")
     assert outcome.code == 6
-    assert 'has the weights of "merged"; what changes nothing is no copy' in outcome.out
+    assert 'is bit-identical to "merged", so nothing was converted' in outcome.out
 
 
 def test_copy_is_loaded_with_the_options_it_needs(suite: Project) -> None:
@@ -222,32 +222,52 @@ MISTAKES = {
     "the name of a baseline": (COPY, COPY + 'name = "released"', 'name "released" is taken'),
     "a name that is none": (COPY, COPY + 'name = "a b"', 'name is "a b", want letters'),
     "two copies of one name": (COPY, COPY + COPY.replace("exports/fewer", "x"), 'name "fewer" is taken'),
-    "a name for what is no copy": ('to = "exports/fake"', 'to = "exports/fake"\nname = "x"', '"name" names a copy'),
-    "a copy of an adapter": (COPY, COPY + 'from = "adapter"', '"adapter" is none; from = "merged"'),
-    "a copy of a copy": (COPY, COPY + COPY.replace("exports/fewer", "x") + 'from = "fewer"', 'no candidate "fewer"'),
+    "a name for what is no copy": (
+        'to = "exports/fake"',
+        'to = "exports/fake"\nname = "x"',
+        '"name" names a converted copy, but "',
+    ),
+    "a copy of an adapter": (
+        COPY,
+        COPY + 'from = "adapter"',
+        '" converts whole models, and "adapter" is not one; use from = "merged"',
+    ),
+    "a copy of a copy": (
+        COPY,
+        COPY + COPY.replace("exports/fewer", "x") + 'from = "fewer"',
+        '", which is not a candidate "fewer"',
+    ),
     "a copy without a gate": (
         WHOLE,
         SUITE.replace("min = 0.5", 'min = 0.5\non = ["merged"]') + COPY,
-        'no blocking gate is about "fewer"; what is not gated',
+        'no blocking gate is on "fewer"; what is not gated; add one, since nothing ships without a gate',
     ),
     "a copy of what is not gated": (
         "min = 0.5",
         'min = 0.5\non = ["adapter"]',
-        'no blocking gate is about "fewer" but against "merged"',
+        'no blocking gate is on "fewer" but against "merged"; add one, since nothing ships without a gate',
     ),
-    "a parent of what has none": (CLOSE, CLOSE + 'on = ["merged"]\n', 'versus is "parent", and "merged" has none'),
-    "a parent without copies": (COPY, "", 'versus is "parent", and no [[export]] of the suite makes a copy'),
+    "a parent of what has none": (
+        CLOSE,
+        CLOSE + 'on = ["merged"]\n',
+        ('versus is "parent", but "merged" is not a converted copy; remove "on", or name copies in it'),
+    ),
+    "a parent without copies": (COPY, "", 'versus is "parent", but no [[export]] of the suite converts the model'),
     "a group of which not all have parents": (
         "[[export]]",
         ANY_OF + 'on = ["merged"]\n[[export]]',
-        'versus is "parent", and "merged" has none',
+        'versus is "parent", but "merged" is not a converted copy; remove "on", or name copies in it',
     ),
-    "an eval of a parent without copies": (COPY, DRIFT, 'against is "parent", which is no subject'),
-    "a subject named parent": (COPY, COPY + "[subject.parent]\nshots = 1", 'the name "parent" is the harness\'s own'),
+    "an eval of a parent without copies": (COPY, DRIFT, 'against is "parent", which is not a model of the suite'),
+    "a subject named parent": (
+        COPY,
+        COPY + "[subject.parent]\nshots = 1",
+        'the name "parent" is reserved; choose another',
+    ),
     "early and a parent": (
         'slices = ["kind"]',
         'stop = "early"',
-        'eval "qa" stops early, but a parent may have answered fewer rows',
+        'eval "qa" stops early, but the copy\'s parent may have answered fewer rows',
     ),
 }
 

@@ -99,4 +99,4 @@ def test_the_help_names_every_file(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_file_that_has_no_schema_is_told(suite: Project) -> None:
     """Another name is one line with the names there are, and exit 4."""
     outcome = suite.harness("schema", "--of", "reprot")
-    assert (outcome.code, outcome.err) == (4, 'error: --of "reprot": no file is called so; did you mean "report"?\n')
+    assert (outcome.code, outcome.err) == (4, 'error: --of "reprot": is not a kind of file; did you mean "report"?\n')

@@ -11,7 +11,7 @@ from harness.testing import ROWS, SUITE, TRAIN, Project
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
 
 TO = "exports/fake"
-BEGAN = "attempts before this run are not known: the ledger began with it"
+BEGAN = "attempts before this run are unknown: the ledger began with it"
 LEDGER = "cache/attempts.jsonl"
 
 

@@ -160,76 +160,92 @@ POLICIES: dict[str, tuple[str, str, str]] = {
     "a suite by digest": ('suites = ["<suite>"]', 'suites = ["<none>"]', "is not in the policy (suites)"),
     "a gate that is there": ('gates = ["floor"]', 'gates = ["safe"]', 'gate "safe" has no verdict on merged (gates)'),
     "a gate that passed": ('gates = ["unseen"]', 'gates = ["hope"]', 'gates: gate "hope" is FAIL'),
-    "a stage": ('stages = ["merged"]', 'stages = ["adapter"]', "the policy wants adapter (stages)"),
-    "an age": ("max_age_days = 1", "max_age_days = 1e-9", "the policy allows 1e-09 (max_age_days)"),
-    "attempts": ("max_attempts = 2", "max_attempts = 1", "was asked 2 times, the policy allows 1 (max_attempts)"),
+    "a stage": ('stages = ["merged"]', 'stages = ["adapter"]', ", but the policy requires adapter (stages)"),
+    "an age": ("max_age_days = 1", "max_age_days = 1e-9", "days ago, but the policy allows 1e-09 days (max_age_days)"),
+    "attempts": (
+        "max_attempts = 2",
+        "max_attempts = 1",
+        '" was attempted 2 times, but the policy allows 1 (max_attempts)',
+    ),
     "a share": (
         "recomputed = 1.0",
         'recomputed = 1.0\ngates = ["unseen"]',
         'rows of "hidden" are private (recomputed)',
     ),
-    "no memory": ("remembered = true", "remembered = false", "answers were remembered of an earlier run; the policy"),
-    "rows": ('data = {qa = "<qa>"}', 'data = {qa = "<none>"}', "the policy wants 0000000000000000 (data)"),
-    "private rows": ('data = {hidden = "<hidden>"}', 'data = {hidden = "<none>"}', 'the rows of "hidden" are'),
+    "no memory": (
+        "remembered = true",
+        "remembered = false",
+        "answers came from the cache of an earlier run, but the policy allows none (remembered)",
+    ),
+    "rows": ('data = {qa = "<qa>"}', 'data = {qa = "<none>"}', ", but the policy requires 0000000000000000 (data)"),
+    "private rows": ('data = {hidden = "<hidden>"}', 'data = {hidden = "<none>"}', 'the rows of "hidden" have digest'),
     "rows of a known eval": (
         'data = {qa = "<qa>"}',
         'data = {qua = "<qa>"}',
         'no rows of "qua"; did you mean "qa"? (data)',
     ),
-    "listed plugins": (TESTED, 'plugins = ["<ours>"]', "which is not in the policy (plugins)"),
+    "listed plugins": (TESTED, 'plugins = ["<ours>"]', "which the policy does not list (plugins)"),
     "plugins by their code": (TESTED, TESTED.replace("<code>", "<none>"), f"sha256:{'0' * 64} (plugins)"),
-    "a harness": ('harness = "0.1.0"', 'harness = "9"', "harness 0.1.0 judged it, the policy wants 9 (harness)"),
-    "one harness of several": ('harness = ["9", "0.1.0"]', 'harness = ["8", "9"]', "the policy wants 8 or 9 (harness)"),
+    "a harness": (
+        'harness = "0.1.0"',
+        'harness = "9"',
+        'was evaluated by harness 0.1.0, but the policy requires 9" " (harness)',
+    ),
+    "one harness of several": (
+        'harness = ["9", "0.1.0"]',
+        'harness = ["8", "9"]',
+        ", but the policy requires 8 or 9 (harness)",
+    ),
     "a bound from below": (
         f"{QA}min = 0.5",
         f"{QA}min = 0.51",
-        'at least 0.51: no gate that blocks says as much; "floor"',
+        'at least 0.51: no blocking gate implies it; "floor"',
     ),
     "a bound from above": (
         '[[claim]]\nmetric = "weight.bytes"\nmax = 2000',
         '[[claim]]\nmetric = "weight.bytes"\nmax = 1999',
-        'weight.bytes at most 1,999: no gate that blocks says as much; "small" says at most 2,000 (claim)',
+        'weight.bytes at most 1,999: no blocking gate implies it; "small" says at most 2,000 (claim)',
     ),
     "another baseline": (
         f'{QA}versus = "base"\nbetter_by = 0.04\nalpha = 0.1',
         f'{QA}versus = "released"\nbetter_by = 0.04\nalpha = 0.1',
-        "better than released by 0.04: no gate that blocks says as much",
+        "is not significantly better than released by 0.04: no gate that blocks says as much (",
     ),
     "a larger margin": (
         f'{QA}versus = "base"\nworse_by_at_most = 0.02\nalpha = 0.1',
         f'{QA}versus = "base"\nbetter_by = 0.06\nalpha = 0.1',
-        "no gate that blocks says as much",
+        "no blocking gate implies it;",
     ),
     "a margin in another unit": (
         f'{QA}versus = "base"\nworse_by_at_most = "6%"',
         f'{QA}versus = "base"\nbetter_by = "1%"',
-        "better than base by 1%: no gate that blocks says as much",
+        "is not significantly better than base by 1%: no gate that blocks says as much (",
     ),
     "a smaller risk": (
         f'{QA}versus = "base"\nbetter_by = 0.05\nalpha = 0.1',
         f'{QA}versus = "base"\nbetter_by = 0.05',
-        'gate "better" takes a risk of 0.1, want alpha of at most 0.05 (claim)',
+        'gate "better" has alpha 0.1, but the claim requires at most 0.05 (claim)',
     ),
-    "fewer failures": (f"{QA}max_failures = 20", f"{QA}max_failures = 19", "no gate that blocks says as much"),
-    "a slice": (f'{QA}min = 0.4\nslice = "kind=*"', f'{QA}min = 0.4\nslice = "kind=a"', "no gate that blocks says as"),
+    "fewer failures": (f"{QA}max_failures = 20", f"{QA}max_failures = 19", "no blocking gate implies it;"),
+    "a slice": (f'{QA}min = 0.4\nslice = "kind=*"', f'{QA}min = 0.4\nslice = "kind=a"', "no blocking gate implies it;"),
     "smaller slices": (
         f'{QA}min = 0.4\nslice = "kind=*"\nmin_n = 20',
         f'{QA}min = 0.4\nslice = "kind=*"\nmin_n = 19',
-        "no gate that blocks says as much",
+        "no blocking gate implies it;",
     ),
     "a gate that blocks": (
         '[[claim]]\nmetric = "hidden.exact_match"\nmin = 0.5\nseverity = "warn"',
         '[[claim]]\nmetric = "hidden.exact_match"\nmin = 0.5',
-        "no gate that blocks is about this metric (claim)",
+        "no blocking gate is on this metric (claim)",
     ),
     "a gate that warned": (
         f'{QA}min = 0.5\nseverity = "warn"',
         f'{QA}min = 0.99\nseverity = "warn"',
         'gate "hope" is FAIL (claim)',
     ),
-    "clean rows": (f"{QA}min = 0.5", f"{QA}min = 0.5\nclean_only = true", "no gate that blocks says as much"),
-    "cut answers": (f"{QA}min = 0.5", f"{QA}min = 0.5\ncut_at_most = 0.1", "no gate that blocks says as much"),
-    "clusters": (f"{QA}min = 0.5", f'{QA}min = 0.5\nestimand = "clusters"', "no gate that blocks says as much"),
+    "clean rows": (f"{QA}min = 0.5", f"{QA}min = 0.5\nclean_only = true", "no blocking gate implies it;"),
+    "cut answers": (f"{QA}min = 0.5", f"{QA}min = 0.5\ncut_at_most = 0.1", "no blocking gate implies it;"),
+    "clusters": (f"{QA}min = 0.5", f'{QA}min = 0.5\nestimand = "clusters"', "no blocking gate implies it;"),
     "an unknown metric": (
         '[[claim]]\nmetric = "quick.exact_match"\nmin = 0.3',
         '[[claim]]\nmetric = "quick.exactmatch"\nmin = 0.3',
@@ -256,7 +272,7 @@ def test_a_policy_that_is_not_met_is_refused(case: str, once: Path, exports: Pat
 def test_keys_of_a_policy(once: Path, exports: Path) -> None:
     """Who signed, and how many, is named with its key."""
     found = verified(once, exports, "threshold = 2", keys=("release", "second"))
-    assert "is signed by release; the policy wants 2 (threshold)" in found.refused
+    assert "is signed by release; the policy requires 2 (threshold)" in found.refused
     assert "is signed by no key of the policy" in verified(once, exports, "", keys=("second",)).refused
     assert verified(once, exports, "threshold = 1", keys=("release", "second")).ok
 
@@ -266,7 +282,7 @@ def test_waivers(once: Path, exports: Path) -> None:
     suites = 'suites = ["safety"]\n'
     assert verified(once, exports, f"{suites}waivers = true", "safety").ok
     found = verified(once, exports, f"{suites}waivers = false", "safety")
-    assert 'gate "perfect" is FAIL and waived; the policy takes no waivers' in found.refused
+    assert 'gate "perfect" is FAIL and waived, but the policy allows no waivers' in found.refused
     found = verified(once, exports, f"{suites}{QA}max_failures = 3", "safety")
     assert 'fails on at most 3 rows: gate "perfect" is FAIL (claim)' in found.refused
 
@@ -278,7 +294,7 @@ def test_ignored_findings(once: Path, exports: Path) -> None:
     path.write_text(policy_text(once, ""), "utf-8")
     unsigned = replace(read_policy(path), threshold=0)
     reseal(exports / "domain", ignored=ignored)
-    refused = 'gates: the finding "D10-exact" was ignored, the policy does not take that (ignored)'
+    refused = 'gates: the finding "D10-exact" was ignored, but the policy does not allow that (ignored)'
     assert verify(exports / "domain", unsigned).refused == refused
     assert verify(exports / "domain", replace(unsigned, ignored=["D11"])).refused == refused
     assert verify(exports / "domain", replace(unsigned, ignored=["D10-exact"])).ok
@@ -321,16 +337,16 @@ def test_an_export_of_before(once: Path, exports: Path) -> None:
     found = verify(exports / "domain", recompute=True)
     assert (found.ok, found.refused) == (True, "")
     assert found.steps["recompute"].endswith(
-        "; the rows were not compared with the lock, whose digests an older harness made"
+        "; the rows could not be compared with the lock, whose digests were written by an older harness"
     )
     path = exports / "policy.toml"
     path.write_text(policy_text(once, ""), "utf-8")
     unsigned = replace(read_policy(path), threshold=0)
     assert verify(exports / "domain", unsigned).ok
     refused = verify(exports / "domain", replace(unsigned, ignored=[])).refused
-    assert "evidence of harness 0.1.0 does not tell which findings were ignored; export again" in refused
+    assert "evidence of harness 0.1.0 does not list the ignored findings; export again" in refused
     refused = verify(exports / "domain", replace(unsigned, data={"qa": "1" * 64})).refused
-    assert "harness 0.1.0 made digests that nothing compares with the rows; export again (data)" in refused
+    assert "harness 0.1.0 wrote digests that cannot be compared with the rows; export again (data)" in refused
 
 
 def edited(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
@@ -361,16 +377,25 @@ def rows(when: Callable[[Any], bool], **changes: Any) -> Callable[[Path], None]:
 UNTIED: dict[str, tuple[Callable[[Path], None], str]] = {
     "hashes of rows": (
         rows(lambda r: "::qa" in r["item"], doc_hash="0" * 64),
-        'the rows of "qa" in items.jsonl are not those',
+        'the rows of "qa" in items.jsonl differ from those of the lock',
     ),
-    "hashes of one side": (rows(lambda r: r["item"] == "base::qa", doc_hash="0" * 64), "is told in two ways"),
-    "private rows": (rows(lambda r: "::hidden" in r["item"], row="0" * 64), 'the rows of "hidden" in items.jsonl are'),
-    "rows that were not asked": (rows(lambda r: "id" not in r and "::quick" in r["item"], row="0" * 64), 'of "quick"'),
+    "hashes of one side": (
+        rows(lambda r: r["item"] == "base::qa", doc_hash="0" * 64),
+        'row 0 of "qa" differs between subjects',
+    ),
+    "private rows": (
+        rows(lambda r: "::hidden" in r["item"], row="0" * 64),
+        'the rows of "hidden" in items.jsonl differ from those of the lock',
+    ),
+    "rows that were not asked": (
+        rows(lambda r: "id" not in r and "::quick" in r["item"], row="0" * 64),
+        'of "quick"',
+    ),
     "a digest beside a row": (
         rows(lambda r: "::qa" in r["item"], doc_hash="0" * 64, row="1" * 64),
-        'the rows of "qa" in items',
+        'the rows of "qa" in items.jsonl differ from those of the lock',
     ),
-    "the lock": (edited(LOCK, other_rows), "was asked other rows than the lock has"),
+    "the lock": (edited(LOCK, other_rows), "was evaluated on other rows than the lock has"),
 }
 
 
@@ -461,7 +486,7 @@ def test_the_copy_of_a_suite(once: Path, exports: Path, tmp_path: Path) -> None:
     found = verify(exports / "domain", suite=tmp_path / "suite.toml")
     assert "its digest is" in found.refused
     assert f'suite: min of gate "floor" is 0.5, 0.6 in {tmp_path / "suite.toml"}' in found.notes
-    assert any('rows of "qa" not compared: "hub:a/b:test"' in note for note in found.notes)
+    assert any('rows of "qa" are not those of test.jsonl' in note for note in found.notes)
 
 
 def test_easy_rows_are_no_rows_of_the_copy(once: Path, exports: Path, tmp_path: Path, project: Project) -> None:
@@ -472,7 +497,7 @@ def test_easy_rows_are_no_rows_of_the_copy(once: Path, exports: Path, tmp_path: 
     outcome = project.harness("verify", str(exports / "domain"), "--suite", str(tmp_path / "suite.toml"))
     assert outcome.code == 7
     assert "refused: " in outcome.err
-    assert 'suite: rows of "qa" are not those of test.jsonl: 60 rows, 50 in the copy' in outcome.err
+    assert 'suite: rows of "qa" differ from those of test.jsonl: 60 rows, 50 in the copy' in outcome.err
 
 
 @pytest.mark.slow
@@ -518,7 +543,7 @@ def test_what_is_not_looked_at_is_said_first(once: Path, exports: Path, project:
     )
     (project.folder / "policy.toml").write_text(policy_text(once, text), "utf-8")
     assert overlooked(read_policy(project.folder / "policy.toml")) == [
-        "which harness (harness)",
+        "plugins' code (plugins), harness version (harness)",
         "how many attempts (max_attempts), lost attempts (ledger)",
         "how old it is (max_age_days), what is served ([served])",
     ]
@@ -571,15 +596,15 @@ WRONG: dict[str, tuple[str, str]] = {
     "a claim of gates": (f'suites = ["a"]\n[[claim]]\nany_of = ["x", "y"]\n{KEY}', '"any_of" is for gates of a suite'),
     "a digest that is none": (
         f'suites = ["a"]\ndata = {{qa = "abc"}}\n{KEY}',
-        '"data" of "qa" is "abc", want the 64 hex',
+        '"data" of "qa" is "abc"; give the 64 hex digits from suite.lock.json',
     ),
     "a plugin without version": (
         f'suites = ["a"]\nplugins = ["abc"]\n{KEY}',
-        '"plugins" has "abc": pin the code, "NAME sha256:CODE" of suite.lock.json',
+        ': "plugins" has "abc": pin the code as "NAME sha256:CODE" from suite.lock.json',
     ),
     "a plugin by its version": (
         f'suites = ["a"]\nplugins = ["finetune-harness 0.1.0"]\n{KEY}',
-        "a version is a label that anybody can write; pin the code",
+        (': a version is a label that anybody could write; pin the code as "NAME sha256:CODE" from suite.lock.json'),
     ),
 }
 
@@ -603,7 +628,7 @@ def test_a_wrong_signature_beside_a_right_one_names_its_key(once: Path, exports:
     twisted = {**signed["signatures"][0], "sig": "A" * 86 + "=="}
     path.write_text("\n".join([*lines, json.dumps({**signed, "signatures": [twisted]})]) + "\n", "utf-8")
     found = verified(once, exports, "")
-    assert found.refused.startswith('signatures: the signature by key "release" is wrong, whoever else signed')
+    assert found.refused.startswith('signatures: the signature with key "release" is invalid')
 
 
 def anew(suite: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
@@ -646,7 +671,10 @@ def test_a_digest_that_nothing_makes_pins_nothing(once: Path, exports: Path) -> 
     text = exports / "policy.toml"
     text.write_text(policy_text(once, f'suites = ["{digest}"]'), "utf-8")
     policy = replace(read_policy(text), threshold=0)
-    assert "keeps no tables that its digest could be made of" in verify(exports / "domain", policy).refused
+    assert (
+        'gates: suite "domain" stores no tables to compute its digest from, and pins no gates'
+        in verify(exports / "domain", policy).refused
+    )
     assert verify(exports / "domain", replace(policy, suites=["domain"])).ok
 
 
@@ -662,7 +690,7 @@ def test_a_lower_gate_is_not_the_claim(once: Path, exports: Path) -> None:
     text = exports / "policy.toml"
     text.write_text(policy_text(once, 'gates = ["floor"]'), "utf-8")
     found = verify(exports / "domain", replace(read_policy(text), threshold=0))
-    assert 'min of gate "floor" is 0.01, 0.5 in the suite\'s digest' in found.refused
+    assert 'min of gate "floor" is 0.01, but 0.5 in the suite\'s digest' in found.refused
     # who may sign could have made the tables and their digest anew, under the suite's name
     edited(LOCK, lambda lock: {**lock, "suite": anew(lock["suite"], lambda gate: gate | {"min": 0.01})})(
         exports / "domain"

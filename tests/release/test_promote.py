@@ -113,7 +113,7 @@ def test_broken_record_is_one_line(suite: Project) -> None:
     record.write_text(json.dumps({"root": "x"}) + "\n", "utf-8")
     outcome = suite.harness("promote", TO)
     assert outcome.code == 4
-    assert "it is written by harness promote alone" in outcome.err
+    assert "; only harness promote may write it" in outcome.err
 
 
 def record(suite: Project) -> Path:

@@ -170,9 +170,11 @@ def export(once: Path, tmp_path: Path) -> Path:
 
 
 UNABLE = {
-    "fluent": "it could not be judged",
-    "in private": 'the rows of "hidden" are private',
-    "by its own": "share is made of all rows at once by harnessfile:<lambda>, whose code or texts are not here",
+    "fluent": "it was not decided",
+    "in private": 'the rows of "hidden" have digest private, but the policy requires',
+    "by its own": (
+        "share is computed from all rows at once by harnessfile:<lambda>, whose code or texts are not available here"
+    ),
 }
 
 
@@ -212,55 +214,91 @@ def gate_of(gate: str, **changes: Any) -> Callable[[Any], Any]:
 
 
 FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
-    "a word": (GATES, each("close", outcome="PASS"), 'gate "close" is PASS with 0.894444, on the wrong side of 0.9'),
-    "a word, its estimate": (GATES, each("hope", outcome="PASS", estimate=1.0), "its values come to"),
-    "a word, its values": (GATES, each("hope", outcome="PASS", estimate=1.0, value=1.0), "its numbers say FAIL"),
+    "a word": (
+        GATES,
+        each("close", outcome="PASS"),
+        'gate "close" is PASS with 0.894444, which is on the wrong side of 0.9',
+    ),
+    "a word, its estimate": (GATES, each("hope", outcome="PASS", estimate=1.0), ", but its values give"),
+    "a word, its values": (
+        GATES,
+        each("hope", outcome="PASS", estimate=1.0, value=1.0),
+        'gate "hope" is recorded as PASS, but its numbers give FAIL',
+    ),
     "no p-values": (GATES, each("hope", outcome="PASS", p_pass=None, p_fail=None), "is PASS without p-values"),
-    "a p-value beyond 1": (GATES, each("floor", p_fail=1.5), "has p_fail 1.5, want 0 to 1"),
-    "a p-value that is a text": (GATES, each("floor", p_pass="0"), 'has p_pass "0", which is no number'),
-    "a p-value that is true": (GATES, each("floor", p_pass=True), "has p_pass true, which is no number"),
-    "a value that is no number": (GATES, each("floor", value=1e999), "is no number of JSON"),
-    "a threshold": (GATES, each("floor", threshold=0.1), "has threshold 0.1, its claim is about 0.5"),
-    "a threshold in the lock": (LOCK, gate_of("hope", min=0.5), "is told in two ways"),
+    "a p-value beyond 1": (GATES, each("floor", p_fail=1.5), "has p_fail 1.5; it must be from 0 to 1"),
+    "a p-value that is a text": (GATES, each("floor", p_pass="0"), 'has p_pass "0", which is not a number'),
+    "a p-value that is true": (GATES, each("floor", p_pass=True), "has p_pass true, which is not a number"),
+    "a value that is no number": (GATES, each("floor", value=1e999), ", which is not a JSON number"),
+    "a threshold": (GATES, each("floor", threshold=0.1), 'gate "floor" has threshold 0.1, but its claim is about 0.5'),
+    "a threshold in the lock": (LOCK, gate_of("hope", min=0.5), "the evidence is malformed"),
     "a whole claim in the lock": (LOCK, gate_of("hope", min=0.5, says="at least 0.5"), "has claim"),
-    "a risk": (GATES, each("floor", alpha=0.5), "was judged at alpha 0.5, want 0.03"),
-    "a risk that was spent": (GATES, each("floor", alpha=0.05), "was judged at alpha 0.05, want 0.03"),
-    "no attempt": (GATES, each("floor", attempt=0), "does not say which attempt it was"),
+    "a risk": (GATES, each("floor", alpha=0.5), "was decided at alpha 0.5 instead of 0.03"),
+    "a risk that was spent": (GATES, each("floor", alpha=0.05), "was decided at alpha 0.05 instead of 0.03"),
+    "no attempt": (GATES, each("floor", attempt=0), "does not state its attempt number"),
     "a later attempt": (GATES, each("floor", attempt=2), "want 0.007"),
-    "severity": (GATES, each("hope", blocking=True), "has blocking true, the lock false"),
-    "severity in the lock": (LOCK, gate_of("floor", severity="warn"), "is told in two ways"),
+    "severity": (GATES, each("hope", blocking=True), "has blocking true, but the lock has false"),
+    "severity in the lock": (LOCK, gate_of("floor", severity="warn"), "the evidence is malformed"),
     "another metric": (GATES, each("floor", metric="qa.other"), 'has metric "qa.other"'),
-    "another baseline": (GATES, each("better", versus="other"), 'has versus "other", the lock "base"'),
-    "rows won that count nothing": (GATES, each("better", won_count=-1), "has won_count -1, which counts nothing"),
-    "fewer rows": (GATES, each("floor", n=10), "was judged on 10 rows, the lock has 180"),
-    "more rows": (GATES, each("kind a", n=181), "was judged on 181 rows, the lock has 180"),
-    "rows left out": (GATES, each("floor", left_out=3, n=177), "was judged without 3 rows"),
-    "fewer rows left out": (GATES, each("clean", left_out=0, n=180), "the lock tells of 2 that leak"),
-    "leaks untold": (GATES, each("clean", left_out=None, n=180), "does not say how many rows leak"),
-    "failures": (GATES, each("none fails", outcome="PASS"), "on the wrong side of 0"),
-    "failures uncounted": (GATES, each("none fails", outcome="PASS", estimate=0.0), "counts no failure, its value is"),
-    "half a failure": (GATES, each("none fails", outcome="PASS", estimate=-1.0), "counts -1 failures of 180 rows"),
-    "a budget": (GATES, each("small", value=2000.0, estimate=2000.0), "on the wrong side of 1000"),
+    "another baseline": (GATES, each("better", versus="other"), 'has versus "other", but the lock has "base"'),
+    "rows won that count nothing": (GATES, each("better", won_count=-1), "has won_count -1, which is not a count"),
+    "fewer rows": (GATES, each("floor", n=10), "was decided on 10 rows, but the lock has 180"),
+    "more rows": (GATES, each("kind a", n=181), "was decided on 181 rows, but the lock has 180"),
+    "rows left out": (
+        GATES,
+        each("floor", left_out=3, n=177),
+        "the base reads more than text, but this model lacks 3 rows, but its gate does not have clean_only",
+    ),
+    "fewer rows left out": (GATES, each("clean", left_out=0, n=180), "rows, but the lock lists 2 leaked rows"),
+    "leaks untold": (GATES, each("clean", left_out=None, n=180), "does not state how many rows are leaked"),
+    "failures": (GATES, each("none fails", outcome="PASS"), ", which is on the wrong side of 0"),
+    "failures uncounted": (
+        GATES,
+        each("none fails", outcome="PASS", estimate=0.0),
+        "it counts no failures, but its value is",
+    ),
+    "half a failure": (
+        GATES,
+        each("none fails", outcome="PASS", estimate=-1.0),
+        "it counts -1 failures, but the verdict has 180 rows",
+    ),
+    "a budget": (GATES, each("small", value=2000.0, estimate=2000.0), ", which is on the wrong side of 1000"),
     "a budget for a risk": (
         GATES,
         each("close", outcome="PASS", method="point", p_pass=0.0, p_fail=1.0, value=1.0, estimate=1.0, alpha=0.01),
-        'was judged as "point", which its claim is not',
+        'was decided by "point", which does not fit its claim',
     ),
     "early stopping": (GATES, each("close", outcome="PASS", method="e-process"), "as if it could stop early"),
-    "no early stopping": (GATES, each("soon", method="exact binomial"), "was judged as if it could not"),
-    "a look of its own": (GATES, each("soon", n=100), "stopped at 100 rows, where the lock has no look"),
-    "a member of another model": (GATES, each("other", candidate="adapter"), '"other" judged other weights'),
-    "a warning on other weights": (GATES, each("hope", digest="0" * 64), '"hope" judged other weights'),
-    "a wealth": (GATES, each("soon", lower=0.3), "is PASS with 0.3, on the wrong side of 0.5"),
-    "a slice": (GATES, each("each kind", slices=[]), "its values come to"),
+    "no early stopping": (
+        GATES,
+        each("soon", method="exact binomial"),
+        "can stop early, but was decided as if it could not",
+    ),
+    "a look of its own": (
+        GATES,
+        each("soon", n=100),
+        ("stopped at 100 rows, where the lock has no interim analysis rows, where the lock has no interim analysis"),
+    ),
+    "a member of another model": (
+        GATES,
+        each("other", candidate="adapter"),
+        'gate ""other" was decided on other weights',
+    ),
+    "a warning on other weights": (GATES, each("hope", digest="0" * 64), 'gate ""hope" was decided on other weights'),
+    "a wealth": (GATES, each("soon", lower=0.3), "is PASS with 0.3, which is on the wrong side of 0.5"),
+    "a slice": (GATES, each("each kind", slices=[]), ", but its values give"),
     "a member": (GATES, each("one", outcome="PASS"), "on the wrong side"),
-    "a group": (GATES, each("either", p_pass=0.9), "has p_pass 0.9, its members come to"),
+    "a group": (GATES, each("either", p_pass=0.9), "has p_pass 0.9, but its members give"),
     "a group's word": (GATES, each("either", outcome="INCONCLUSIVE"), 'gate "either" is INCONCLUSIVE'),
-    "a gate that is in no lock": (GATES, lambda v: [*v, {**v[0], "gate": "new"}], 'gate "new" is not in the lock'),
+    "a gate that is in no lock": (
+        GATES,
+        lambda v: [*v, {**v[0], "gate": "new"}],
+        'gate "new" is not both in the lock and in the tables of the suite\'s digest',
+    ),
     "a gate twice in the lock": (
         LOCK,
         lambda lock: {**lock, "gates": [*lock["gates"], lock["gates"][0]]},
-        'gate "floor" is there twice',
+        'gate "floor" occurs twice',
     ),
     "what is required": (LOCK, gate_of("better", requires=["hope"]), 'requires "hope", which did not pass'),
     "a risk of one": (
@@ -288,7 +326,7 @@ def test_older_groups_that_pass_by_counting_are_refused(export: Path) -> None:
     says = "any of " + ", ".join(f'"{m}"' for m in members)
     edit(export, LOCK, lambda lock: gate_of("few fail", **counted)(gate_of("either", any_of=members, says=says)(lock)))
     edit(export, GATES, lambda found: each("few fail", **counted)(each("either", claim=says, p_pass=0.0)(found)))
-    assert 'gate "either" is any of several, one of them "few fail", which counts' in verify(export).refused
+    assert 'gate "either" is an any_of with the member "few fail", which counts' in verify(export).refused
 
 
 def test_older_gates_decided_by_a_point_are_refused(export: Path) -> None:
@@ -303,34 +341,34 @@ def rows_of(item: str, **changes: Any) -> Callable[[Any], Any]:
 
 
 ROWS_FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
-    "a value": (ITEMS, rows_of("merged::qa", values={"exact_match": 1.0}), "the rows come to 1.0"),
+    "a value": (ITEMS, rows_of("merged::qa", values={"exact_match": 1.0}), ", but the rows give 1.0"),
     "a row less": (ITEMS, lambda rows: [r for r in rows if r.get("id") != "q7"], "has 179 rows of"),
-    "a row twice": (ITEMS, lambda rows: [*rows, rows[0]], "is there twice"),
-    "no rows": (ITEMS, lambda rows: [r for r in rows if r["item"] != "base::qa"], 'has no rows of "base::qa"'),
-    "a slice": (ITEMS, rows_of("merged::qa", slices={"kind": "a"}), "is told in two ways"),
+    "a row twice": (ITEMS, lambda rows: [*rows, rows[0]], "the evidence is malformed"),
+    "no rows": (ITEMS, lambda rows: [r for r in rows if r["item"] != "base::qa"], 'has no rows of "base::qa" in'),
+    "a slice": (ITEMS, rows_of("merged::qa", slices={"kind": "a"}), "the evidence is malformed"),
     "clusters": (
         ITEMS,
         lambda rows: [{**r, "cluster": "x"} if "::grouped" in r["item"] else r for r in rows],
-        "are of one cluster",
+        "rows are in one cluster, which proves nothing about other clusters",
     ),
     "leaks": (ITEMS, lambda rows: [{k: v for k, v in r.items() if k != "leak"} for r in rows], "leaves out other rows"),
     "the order": (
         ITEMS,
         lambda rows: [{**r, "place": -1 - r["place"]} if "place" in r else r for r in rows],
-        "in an order that its eval does not ask for",
+        '" in another order than its eval uses',
     ),
     "a weight": (ITEMS, rows_of("merged::fluency", weight=math.pi), "has"),
-    "labels": (MANIFEST, lambda told: relabelled(told), "the rows come to"),
-    "no labels": (MANIFEST, lambda told: relabelled(told, 0), "the rows come to"),
-    "a bound": (GATES, each("clusters", lower=0.4, notes=[]), "has lower 0.4, the rows come to"),
-    "a p-value, a little": (GATES, each("clusters", p_fail=0.999), "has p_fail 0.999, the rows come to"),
-    "clusters told": (GATES, each("clusters", clusters=180), "has another clusters than its rows come to"),
-    "rows that were won": (GATES, each("better", won=[]), "has another won than its rows come to"),
-    "how many were won": (GATES, each("better", won_count=0), "has another won_count than its rows come to"),
+    "labels": (MANIFEST, lambda told: relabelled(told), ", but the rows give"),
+    "no labels": (MANIFEST, lambda told: relabelled(told, 0), ", but the rows give"),
+    "a bound": (GATES, each("clusters", lower=0.4, notes=[]), "has lower 0.4, but the rows give"),
+    "a p-value, a little": (GATES, each("clusters", p_fail=0.999), "has p_fail 0.999, but the rows give"),
+    "clusters told": (GATES, each("clusters", clusters=180), "has a clusters that its rows do not give"),
+    "rows that were won": (GATES, each("better", won=[]), "has a won that its rows do not give"),
+    "how many were won": (GATES, each("better", won_count=0), "has a won_count that its rows do not give"),
     "a slice told": (
         GATES,
         lambda verdicts: [{**v, "slices": [{**s, "lower": 0.9} for s in v["slices"]]} for v in verdicts],
-        'says of slice "kind=a" what its rows do not',
+        'has results for slice "kind=a" that its rows do not give',
     ),
 }
 
@@ -399,7 +437,10 @@ def test_nothing_recomputed_is_no_pass(export: Path, project: Project) -> None:
     assert verify(export).ok
     outcome = project.harness("verify", str(export), "--recompute")
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (4, "", 1)
-    assert f"it was judged with statistics {tests.VERSION + 1}, and these are {tests.VERSION}" in outcome.err
+    assert (
+        f"it was decided with statistics version {tests.VERSION + 1}, and this harness has {tests.VERSION}"
+        in outcome.err
+    )
 
 
 @pytest.mark.slow
@@ -487,7 +528,12 @@ clean_only = true
 """
 OTHERS: dict[str, tuple[dict[str, Any], Callable[[Project], None] | None, str, str]] = {
     "waived": ({"suite.toml": LATE}, waived, "fake", "recomputed 2 of 2 gates"),
-    "a first release": ({"suite.toml": SUITE}, released, "fake", "recomputed 3 of 3 gates"),
+    "a first release": (
+        {"suite.toml": SUITE},
+        released,
+        "fake",
+        "recomputed 3 of 3 gates",
+    ),
     "a copy of a parent": (
         {"suite.toml": suites.WHOLE, "harnessfile.py": suites.EXPORTER},
         None,
@@ -510,7 +556,10 @@ OTHERS: dict[str, tuple[dict[str, Any], Callable[[Project], None] | None, str, s
         },
         None,
         "fake",
-        'recomputed 1 of 2 gates; "floor" not, because it stopped early, and rows that were not asked may leak',
+        (
+            '"recomputed 1 of 2 gates; "floor" was not, because it stopped early, and rows that '
+            "were not evaluated may be leaked"
+        ),
     ),
 }
 

@@ -40,7 +40,7 @@ def test_first_release_has_nothing_to_be_compared_with(suite: Project) -> None:
     outcome = suite.write({"suite.toml": SUITE + SLIDE}).run()
     assert outcome.code == 6
     assert outcome.verdict("no slide") == "ERROR"
-    assert 'nothing was released to "exports/fake" yet; for a first release: harness waive GATE' in outcome.out
+    assert 'nothing was released to "exports/fake" yet; for the first release use harness waive GATE' in outcome.out
     assert outcome.out.index("nothing was released") < outcome.out.index("\ntrain")
     assert not (suite.folder / "exports").exists()
 
@@ -104,10 +104,13 @@ def strip(suite: Project) -> None:
 
 
 BROKEN = {
-    "a file that was changed": (tamper, '"model/config.json" is not the file that was released'),
+    "a file that was changed": (tamper, ': "model/config.json" differs from the released file'),
     "another suite's release": (rename, 'was released by suite "other", not by "fake"'),
-    "gates that did not pass": (unpass, 'gate "floor" was FAIL; it is no release'),
-    "no evidence": (strip, "it is no export of the harness"),
+    "gates that did not pass": (unpass, ': gate "floor" was FAIL, so it is not a release'),
+    "no evidence": (
+        strip,
+        '" cannot be read, so this is not an export; name a folder that harness run exported',
+    ),
 }
 
 
@@ -126,7 +129,7 @@ def test_what_is_no_release_is_refused(passed: Project, case: str) -> None:
     [
         ('digest = "0123456789"', "the suite pins 0123456789"),
         ('digest = "latest"', "8 to 64 hex digits"),
-        ('path = "elsewhere"', 'no release is at "elsewhere"'),
+        ('path = "elsewhere"', ': there is no release at "elsewhere"'),
         ('from = "base"', '"released" is the last release'),
         ('use = "fake"', 'remove "use"'),
     ],

@@ -63,17 +63,25 @@ def verified(folder: Path, demands: str, path: Path | None) -> Verified:
     [
         ('layers = ["ids", "stops"]\nruntimes = ["vllm>=0.30"]\nmax_age_days = 7', {}, ""),
         ("", {}, ""),
-        ('layers = ["ids"]', {"root": "0" * 64}, "is about root 0000000000000000"),
-        ('layers = ["ids"]', {"key": "other"}, "is signed by no key of the policy"),
-        ('layers = ["ids"]', {"key": ""}, "is signed by no key of the policy"),
-        ('layers = ["ids", "logprobs"]', {}, '"logprobs": cannot be seen, and the policy wants it the same'),
+        ('layers = ["ids"]', {"root": "0" * 64}, "is about root 0000000000000000, but this export has"),
+        ('layers = ["ids"]', {"key": "other"}, "is not signed with a key of the policy"),
+        ('layers = ["ids"]', {"key": ""}, "is not signed with a key of the policy"),
+        (
+            'layers = ["ids", "logprobs"]',
+            {},
+            ('served: layer "logprobs" is "cannot be seen", but the policy requires "same" ([served] layers)'),
+        ),
         ('layers = ["answers"]', {}, '"answers": not looked at'),
-        ('layers = ["ids"]', {"layers": {"ids": {**IDS, "seen": "count"}}}, "seen by count alone"),
+        (
+            'layers = ["ids"]',
+            {"layers": {"ids": {**IDS, "seen": "count"}}},
+            '"ids" was compared by count only, which the policy does not allow without by_count',
+        ),
         ('layers = ["ids"]\nby_count = true', {"layers": {"ids": {**IDS, "seen": "count"}}}, ""),
         ('layers = ["ids"]', {"layers": {**LAYERS, "lora": {**IDS, "verdict": "differs"}}}, '"lora" differs'),
-        ('layers = ["ids"]\nmax_age_days = 7', {"age": 8}, "is 8 days old, the policy allows 7"),
-        ('layers = ["ids"]', {"age": -2}, "which is yet to come"),
-        ('layers = ["ids"]\nruntimes = ["vllm>=0.33", "ollama"]', {}, "vllm 0.32.0 answered, the policy wants"),
+        ('layers = ["ids"]\nmax_age_days = 7', {"age": 8}, "the statement is 8 days old, but the policy allows 7 days"),
+        ('layers = ["ids"]', {"age": -2}, ", which is in the future"),
+        ('layers = ["ids"]\nruntimes = ["vllm>=0.33", "ollama"]', {}, "vllm 0.32.0 answered, but the policy requires"),
         (
             'layers = ["ids"]\nendpoint = "inside"\nmodel = ["support", "qa"]\narithmetic = "bf16"\nlongest = 248',
             {},
@@ -84,18 +92,26 @@ def verified(folder: Path, demands: str, path: Path | None) -> Verified:
         (
             'layers = ["ids"]\nendpoint = "inside"',
             {"endpoint": {}},
-            "endpoint not said answered, the policy wants inside",
+            "served: endpoint unknown answered, but the policy requires inside ([served] endpoint)",
         ),
-        ('layers = ["ids"]\nmodel = "qa"', {}, 'model is "support", the policy wants qa ([served] model)'),
+        (
+            'layers = ["ids"]\nmodel = "qa"',
+            {},
+            ('served: model is "support", but the policy requires qa ([served] model)'),
+        ),
         ('layers = ["ids"]\nmodel = ""', {"runtime": {"kind": "vllm", "name": "vLLM"}}, "([served] model)"),
         (
             'layers = ["ids"]\narithmetic = "bf16"',
             {"reference": {"arithmetic": "q8"}},
-            'arithmetic is "q8", the policy',
+            'arithmetic is "q8", but the policy requires',
         ),
         ('layers = ["ids"]\narithmetic = "bf16"', {"reference": {}}, "([served] arithmetic)"),
-        ('layers = ["ids"]\nlongest = 249', {}, "has 248 tokens, the policy wants 249 ([served] longest)"),
-        ('layers = ["ids"]\nlongest = 1', {"longest": None}, "has 0 tokens, the policy wants 1 ([served] longest)"),
+        ('layers = ["ids"]\nlongest = 249', {}, "has 248 tokens, but the policy requires 249 ([served] longest)"),
+        (
+            'layers = ["ids"]\nlongest = 1',
+            {"longest": None},
+            "has 0 tokens, but the policy requires 1 ([served] longest)",
+        ),
     ],
 )
 def test_a_statement_is_taken_or_refused(once: Path, demands: str, changes: dict[str, Any], says: str) -> None:
@@ -107,7 +123,10 @@ def test_a_statement_is_taken_or_refused(once: Path, demands: str, changes: dict
 
 def test_a_policy_that_wants_a_statement_takes_no_export_without(once: Path) -> None:
     """What nobody looked at is no pass."""
-    assert "wants a statement of harness parity ([served])" in verified(once, 'layers = ["ids"]', None).refused
+    assert (
+        "the policy requires a statement of harness parity ([served]); add --served FILE"
+        in verified(once, 'layers = ["ids"]', None).refused
+    )
 
 
 # a statement whose time is none: in UTC its year would be 0
@@ -122,17 +141,17 @@ def test_what_is_no_statement_is_a_mistake(once: Path, text: str) -> None:
     """Another file in its place is one line, and no refusal of the export."""
     path = once / "other.jsonl"
     path.write_text(text, "utf-8")
-    with pytest.raises(UsageError, match="is no statement of harness parity"):
+    with pytest.raises(UsageError, match=": is not a statement of harness parity:"):
         verified(once, 'layers = ["ids"]', path)
 
 
 @pytest.mark.parametrize(
     ("demands", "says"),
     [
-        ("layers = []", "nothing is demanded"),
-        ('layers = ["ids"]\nlongest = 0', "want 1 or more tokens"),
+        ("layers = []", "[served]: layers is empty, so nothing is required; name some, such as ids"),
+        ('layers = ["ids"]\nlongest = 0', "; it must be 1 token or more"),
         ('layers = ["logprob"]', 'layers has "logprob"; did you mean "logprobs"'),
-        ('layers = ["ids"]\nmax_age_days = 0', "want more than 0"),
+        ('layers = ["ids"]\nmax_age_days = 0', "it must be more than 0 and at most 36525 days"),
         ('layers = ["ids"]\nby_counts = true', "by_counts"),
     ],
 )
@@ -150,7 +169,7 @@ def test_the_command_says_what_answered(once: Path, project: Project) -> None:
     step = json.loads(done.out)["steps"]["served"]
     assert step.startswith("vLLM answered as the export on ")
     assert 'ids, stops; endpoint inside, model "support", bf16 arithmetic, longest conversation 248 tokens; ' in step
-    assert step.endswith("by whom is not known: no policy")
+    assert step.endswith("signer unknown: no policy")
 
 
 def test_every_demand_on_what_is_served_is_checked() -> None:
@@ -169,7 +188,7 @@ def both(folder: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (statement, "is signed by release; the policy wants 2 (threshold)"),
+        (statement, "is signed by release, but the policy requires 2 (threshold)"),
         (both, ""),
         (
             lambda folder: both(folder, runtime={**RUNTIME, "model": "another"}),

@@ -81,7 +81,10 @@ def test_gates_that_cannot_be_judged_again_are_signed_on_request(
     export = shutil.copytree(exports["private"], tmp_path / "export")
     outcome = sign(project, export, exports["key"])
     assert outcome.code == 4
-    assert 'gate "in private" cannot be judged again: the rows of "hidden" are private; --unrecomputed' in outcome.err
+    assert (
+        ': is not signed: gate "in private" cannot be recomputed: the rows of "hidden" are private; '
+        "to sign nevertheless use --unrecomputed"
+    ) in outcome.err
     assert sign(project, export, exports["key"], "--unrecomputed").code == 0
 
 
@@ -92,7 +95,10 @@ def test_without_numpy_signing_says_so(
     monkeypatch.setitem(sys.modules, "numpy", None)
     outcome = sign(project, export, exports["key"])
     assert outcome.code == 4
-    assert "needs the module numpy; pip install 'finetune-harness[recompute]'; --unrecomputed signs it" in outcome.err
+    assert (
+        ": is not signed: needs the module numpy; pip install 'finetune-harness[recompute]'; to "
+        "sign nevertheless use --unrecomputed"
+    ) in outcome.err
     assert sign(project, export, exports["key"], "--unrecomputed").code == 0
 
 

@@ -19,7 +19,7 @@ from tests.helpers.others import CLAIM, Said, asked
 
 Gate, Table = Callable[..., Said], Callable[..., Path]
 RIGHT = [1] * 300 + [0] * 100
-TRUST = "taken on trust; no bytes are bound"
+TRUST = "rows are taken on trust; no weights were seen"
 
 
 def worse(by: int) -> list[int]:
@@ -100,9 +100,9 @@ def test_one_file_is_compared_with_no_other(gate: Gate, table: Table, tmp_path: 
     """The same file twice is refused, equal values in two files are told."""
     base = table("base", asked(RIGHT))
     (tmp_path / "copy.jsonl").write_bytes(base.read_bytes())
-    assert "are the same bytes" in gate(base, tmp_path / "copy.jsonl").err
+    assert "base and candidate are the same file (sha256" in gate(base, tmp_path / "copy.jsonl").err
     said = gate(base, table("candidate", asked(RIGHT, note="other")))
-    assert said.code == 0 and "was the adapter applied?" in " ".join(said.out.split())
+    assert said.code == 0 and "rows have equal values; check that the adapter was applied" in " ".join(said.out.split())
 
 
 @pytest.mark.parametrize("missing", ["refuse", "wrong"])
@@ -124,14 +124,16 @@ def test_a_missing_base_row_counts_against_the_claim(gate: Gate, table: Table) -
     (verdict,) = read_json(said.out)["run"]["reports"][1]["verdicts"]
     assert (verdict["baseline"], verdict["outcome"], verdict["won_count"]) == (0.0, "INCONCLUSIVE", 0)
     assert verdict["lower"] <= -0.05
-    assert "count as worst to prove the claim and as best to refute it (--missing wrong)" in verdict["why"]
+    assert (
+        "count as the worst value to prove the claim and as the best to refute it (--missing wrong)" in verdict["why"]
+    )
 
 
 def test_rows_in_common_are_judged_when_asked(gate: Gate, table: Table) -> None:
     """Rows of one side alone are left out by name, but for those that it could not score."""
     base, candidate = asked(RIGHT), asked(RIGHT, note="x")[:-40]
     said = gate(table("base", base), table("candidate", candidate), "--only-common")
-    assert said.code == 0 and "40 rows of base and 0 of candidate alone are not judged" in " ".join(said.out.split())
+    assert said.code == 0 and "40 rows only in base and 0 only in candidate are left out" in " ".join(said.out.split())
     base[-1]["score"] = None
     assert gate(table("base", base), table("candidate", candidate), "--only-common").code == 6
 
@@ -139,7 +141,7 @@ def test_rows_in_common_are_judged_when_asked(gate: Gate, table: Table) -> None:
 def test_one_run_alone_is_held_to_a_number(gate: Gate, table: Table) -> None:
     """--min judges a candidate alone, and says that nothing pairs."""
     said = gate(table("candidate", asked(RIGHT)), claim=("--min", "0.7"))
-    assert said.code == 0 and "pair with nothing" in said.out and "risk 5%" in said.out
+    assert said.code == 0 and "rows of one run, not paired" in said.out and "risk 5%" in said.out
     assert gate(table("candidate", asked(RIGHT)), claim=("--min", "0.8")).code == 1
 
 
@@ -163,14 +165,18 @@ def test_repeats_are_one_row(gate: Gate, table: Table) -> None:
         (
             {"score": 41.2},
             [],
-            'is not known; say --higher or --lower, which is better = "higher" in a suite and in Python',
+            'is not known; use --higher or --lower (better = "higher" in a suite and in Python)',
         ),
-        ({"score": 41.2}, ["--scale", "proportion", "--higher"], "41.2 is no share; divide by 100"),
-        ({"score": "1,5"}, [], '"1,5" is no number'),
-        ({"score": "abc"}, [], '"abc" is no number'),
-        ({"score": [1]}, [], "is no number"),
-        ({"score": 10**400}, [], "no float can"),
-        ({"score": 1e308}, ["--higher"], "1e+308 on 1 rows, which is no score"),
+        (
+            {"score": 41.2},
+            ["--scale", "proportion", "--higher"],
+            ": 41.2 is not a proportion; divide by 100, or use --scale mean",
+        ),
+        ({"score": "1,5"}, [], '"1,5" is not a number'),
+        ({"score": "abc"}, [], '"abc" is not a number'),
+        ({"score": [1]}, [], '" is not a number; an empty score is a missing row, which --missing decides about'),
+        ({"score": 10**400}, [], ": contains an integer too large for a float; write a score"),
+        ({"score": 1e308}, ["--higher"], "is 1e+308 on 1 rows, which is not a score"),
     ],
 )
 def test_odd_scores_are_refused(
@@ -187,7 +193,10 @@ def test_a_bad_margin_is_told_by_the_gate(gate: Gate, table: Table) -> None:
     """Points as whole numbers are refused as in a suite."""
     rows = table("base", asked(RIGHT)), table("candidate", asked(worse(3)))
     assert "2 points are 0.02" in gate(*rows, claim=("--worse-by-at-most", "2")).err
-    assert 'a margin is "x%"' in gate(*rows, claim=("--better-by", "x%")).err
+    assert (
+        'a margin is "x%"; give a number in the metric\'s units, or a share such as "2%"'
+        in gate(*rows, claim=("--better-by", "x%")).err
+    )
 
 
 def test_slices_and_clusters_are_read(gate: Gate, table: Table) -> None:

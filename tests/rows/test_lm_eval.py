@@ -76,18 +76,21 @@ def test_a_real_pair_of_runs_is_gated(gate: Gate) -> None:
     """Two folders are a verdict; dtypes are told, and the model is the point."""
     said = gate(BASE, CANDIDATE, *MC)
     assert said.code == 6 and "told       dtype float32 / bfloat16" in said.out
-    assert "acc · higher is better (says the file) · proportion" in said.out
+    assert "metric     cap_mc acc · higher is better (according to the file) · proportion" in said.out
     assert "20 paired by content" in said.out
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "holds rows of 3 tasks (cap_mc, cap_ppl, cap_rep); name one with --metric TASK:NAME"),
-        (("--metric", "cap_mc:brier_score"), '"brier_score" holds printed arrays, not numbers'),
-        (("--metric", "cap_mc:"), "has metrics acc (0.9), acc_norm (0.85); name one, --metric acc"),
-        (("--metric", "cap_mc:ac"), 'did you mean "acc"'),
-        (("--metric", "cap_m:acc"), 'did you mean "cap_mc"'),
+        ((), ": has tasks 3 in number (cap_mc, cap_ppl, cap_rep); name one with --metric TASK:NAME"),
+        (("--metric", "cap_mc:brier_score"), '"brier_score" has printed arrays, not numbers'),
+        (
+            ("--metric", "cap_mc:"),
+            "in number (has several metrics, acc (0.9), acc_norm (0.85); name one with --metric acc",
+        ),
+        (("--metric", "cap_mc:ac"), '" is not a capability; did you mean "acc"?'),
+        (("--metric", "cap_m:acc"), '" is not a capability; did you mean "cap_mc"?'),
         (("--metric", "cap_gen:exact_match"), 'has no task "cap_gen"'),
     ],
 )
@@ -129,9 +132,12 @@ def test_places_and_columns_are_no_names(runs: tuple[Path, Path], gate: Gate) ->
 def test_what_a_run_lost_is_found(runs: tuple[Path, Path], gate: Gate) -> None:
     """A cut file, one of another run, and rows in which a metric was changed do not sum to lm_eval's number."""
     change(runs[1], "cap_mc", lambda rows: rows.pop())
-    assert "has 19 rows, and its results file counted 20; it is cut, or of two runs" in gate(*runs, *MC).err
+    assert (
+        "the rows give 0.894737, but its results file says 0.9; the file is truncated, or of another run"
+        in gate(*runs, *MC).err
+    )
     results(runs[1], lambda told: told["n-samples"]["cap_mc"].update(effective=19))
-    assert "the rows give 0.894737, its results file says 0.9; the file is cut" in gate(*runs, *MC).err
+    assert "the rows give 0.894737, but its results file says 0.9; the file is cut" in gate(*runs, *MC).err
 
 
 def test_the_newest_run_of_a_folder_is_read(runs: tuple[Path, Path], gate: Gate) -> None:
@@ -163,7 +169,7 @@ def test_a_metric_that_overwrote_a_key_is_refused(runs: tuple[Path, Path], gate:
     change(
         runs[1], "cap_mc", lambda rows: [row.update(filter=1.0, metrics=["acc", "filter"]) for row in rows][:0] or None
     )
-    assert 'a metric is called "filter"' in gate(*runs, *MC).err
+    assert 'metric "filter" has the name of a field of the row, which lm_eval overwrote' in gate(*runs, *MC).err
 
 
 @pytest.mark.parametrize(
@@ -224,7 +230,7 @@ def test_a_column_that_is_not_there_is_told(gate: Gate) -> None:
 def test_other_prompts_are_unfair(runs: tuple[Path, Path], gate: Gate) -> None:
     """Another text for the same question is found row by row, and told with what explains it."""
     change(runs[1], "cap_mc", lambda rows: rows[3].update(prompt_hash="0" * 64))
-    assert "prompts differ on 1 of 20 rows; rerun one, or --allow prompt" in gate(*runs, *MC).err
+    assert "prompts differ on 1 of 20 rows; rerun one of the runs, or --allow prompt" in gate(*runs, *MC).err
     results(runs[1], UNFAIR_RUNS["shots"])
     assert "prompts differ on 1 of 20 rows, few-shot examples differ: 0 shots and 3 shots" in gate(*runs, *MC).err
 
@@ -252,5 +258,7 @@ def test_judges_and_epochs_have_words_of_their_own() -> None:
     """A judge that changed is told as one, by its names."""
     run = read(str(BASE), Wanted("cap_mc", "acc"))
     judged: list[RawRows] = [replace(run, facts={"judge": f"gpt-{i}"}) for i in range(2)]
-    with pytest.raises(UsageError, match="judge differs: gpt-0 and gpt-1; a judge's drift is not a model's"):
+    with pytest.raises(
+        UsageError, match="judge differs: gpt-0 and gpt-1; another judge changes the scores without a change of model"
+    ):
         compare(*judged, pair(*judged, only_common=False), ())

@@ -52,15 +52,20 @@ def test_copies_without_names_need_the_same_number() -> None:
     base = rows(row("1", "x", 1.0, numbered=True), row("2", "x", 0.0, numbered=True))
     candidate = rows(row("7", "x", 0.0, numbered=True), row("8", "x", 1.0, numbered=True))
     assert values(pair(base, candidate, only_common=False)) == [([0.0], [0.0]), ([1.0], [1.0])]
-    with pytest.raises(UsageError, match="cannot be told apart"):
+    with pytest.raises(UsageError, match=", which cannot be paired without names; give --id COLUMN"):
         pair(base, rows(row("7", "x", 0.0, numbered=True)), only_common=False)
 
 
 def test_running_numbers_pair_nothing() -> None:
     """Rows without input are paired by texts, and by numbers only where somebody says that these are names."""
-    with pytest.raises(UsageError, match="running numbers, and places pair nothing"):
+    with pytest.raises(
+        UsageError,
+        match=(
+            "ids of rows are running numbers, and positions do not identify rows; give --id COLUMN, or --input COLUMN"
+        ),
+    ):
         pair(rows(row("1", "", numbered=True)), rows(row("1", "", numbered=True)), only_common=False)
-    with pytest.raises(UsageError, match="no input and no name"):
+    with pytest.raises(UsageError, match="rows have neither input nor id"):
         pair(rows(row("", "")), rows(row("", "")), only_common=False)
     assert pair(rows(row("1", "")), rows(row("1", "")), only_common=False).how == "id"
 
@@ -69,7 +74,7 @@ def test_a_row_that_stands_twice_is_refused(gate: Gate, table: Table) -> None:
     """A name that comes twice is no repeat unless a column says so."""
     base, candidate = asked([1] * 20), asked([1] * 19 + [0])
     said = gate(table("base", [*base, dict(base[3], score=0)]), table("candidate", candidate))
-    assert 'id "q-3" stands twice in base with scores 1 and 0; name the repeat\'s column with --repeat' in said.err
+    assert 'id "q-3" occurs twice in base with scores 1 and 0; name the repeat\'s column with --repeat' in said.err
 
 
 def test_numbers_as_names_are_said_aloud(gate: Gate, table: Table) -> None:

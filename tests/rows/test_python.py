@@ -69,13 +69,13 @@ def test_what_came_of_it_is_no_truth_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "said", "why"),
     [
-        (asked(BASE), {"worse_by_at_mst": 0.1}, 'did you mean "worse_by_at_most"'),
+        (asked(BASE), {"worse_by_at_mst": 0.1}, '" is not a capability; did you mean "worse_by_at_most"?'),
         (asked(BASE), {}, "what is claimed"),
-        (3, {"min": 0.1}, "is of int; give a path"),
-        ([1, 2], {"min": 0.1}, "is of list; give a path"),
+        (3, {"min": 0.1}, ": is a int; give a path, dicts, names with scores, or a data frame"),
+        ([1, 2], {"min": 0.1}, ": is a list; give a path, dicts, names with scores, or a data frame"),
         ({"a": "x"}, {"min": 0.1}, '"x" is no number'),
         ([], {"min": 0.1}, "holds no rows"),
-        (asked(BASE), {"min": 0.1, "allow": ["shots", "x"]}, 'nothing is called "x"'),
+        (asked(BASE), {"min": 0.1, "allow": ["shots", "x"]}, 'allow: "x" is unknown'),
     ],
 )
 def test_what_cannot_be_gated_is_told(rows: Any, said: dict[str, Any], why: str) -> None:

@@ -130,16 +130,16 @@ def test_inspect_what_was_asked() -> None:
 
 def test_inspect_part_of_a_run_is_no_run(tmp_path: Path) -> None:
     """A log that crashed, that lacks samples, or that was cut, is refused; what ended at a limit is missing."""
-    assert 'run ended as "error"' in refused(INSPECT / "crashed.eval")
+    assert 'its run ended as "error" before all rows were scored' in refused(INSPECT / "crashed.eval")
     log = json.loads((INSPECT / "json_two_rows.json").read_text())
     path = tmp_path / "log.json"
     path.write_text(json.dumps(log | {"samples": log["samples"][:1]}))
-    assert "holds 1 of the 2 samples" in refused(path)
+    assert ": has 1 of its run's 2 samples; run it again" in refused(path)
     path.write_text(json.dumps(log | {"samples": [log["samples"][0]] * 2}))
     assert "twice" in refused(path)
     cut = tmp_path / "cut.eval"
     cut.write_bytes((INSPECT / "one_error.eval").read_bytes()[:9000])
-    assert "no whole zip" in refused(cut)
+    assert ": is not a complete zip file:" in refused(cut)
     assert states(rows_of(INSPECT / "limit.eval").rows) == {"limit": 5}
 
 
@@ -155,9 +155,9 @@ def test_inspect_zips_that_lead_astray(tmp_path: Path, monkeypatch: pytest.Monke
     header = Files(INSPECT).members(INSPECT / "one_error.eval")["header.json"]()
     monkeypatch.setattr("harness_rows.guard.MEMBER", 1 << 20)
     bomb = packed(tmp_path / "bomb.eval", {"header.json": header, "samples/a.json": b" " * (1 << 21)})
-    assert "inflates to more than" in refused(bomb)
+    assert ": unpacks to more than" in refused(bomb)
     assert "leads out" in refused(packed(tmp_path / "out.eval", {"header.json": header, "../samples/a.json": b"{}"}))
-    assert "no sample of Inspect" in refused(
+    assert ": has no id or no epoch, so it is not a sample of Inspect" in refused(
         packed(tmp_path / "odd.eval", {"header.json": header, "samples/a.json": b"{}"})
     )
     assert "has not ended" in refused(packed(tmp_path / "live.eval", {"_journal/start.json": b"{}"}))
@@ -191,16 +191,16 @@ def test_nemo_pairs_by_question() -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda lines: lines[:-1], "holds 11 rows of 12"),
+        (lambda lines: lines[:-1], "has 11 of 12 rows; the file is truncated, or of another run"),
         (lambda lines: [lines[0].replace('"reward": 1.0', '"reward": 0.0', 1), *lines[1:]], "the file says"),
-        (lambda lines: [*lines[:-1], lines[-1][:50]], "line 12: cannot be read; lines are never skipped"),
+        (lambda lines: [*lines[:-1], lines[-1][:50]], "line 12: cannot be read; lines are never skipped (Unterminated string starting at"),
         (lambda lines: [lines[0].replace('"reward": 1.0', '"reward": NaN', 1), *lines[1:]], "NaN"),
-        (lambda lines: [lines[0].replace('"reward": 1.0', '"reward": "good"', 1), *lines[1:]], '"good" is no number'),
-        (lambda lines: [lines[0].replace('"repeat": 0', '"repeat": []', 1), *lines[1:]], "not what nemo writes"),
+        (lambda lines: [lines[0].replace('"reward": 1.0', '"reward": "good"', 1), *lines[1:]], '"good" is not a number'),
+        (lambda lines: [lines[0].replace('"repeat": 0', '"repeat": []', 1), *lines[1:]], "is not a file of nemo ("),
         (lambda lines: [lines[0].replace('"problem_idx"', '"reward"', 1), *lines[1:]], "twice"),
         (lambda lines: ["[" * 100_000, *lines], "nested too deeply"),
         (lambda lines: [lines[0].replace("1.0", "1" * 5000, 1), *lines[1:]], "digits"),
-        (lambda lines: [], "holds no rows"),
+        (lambda lines: [], "base: has no rows"),
     ],
 )  # fmt: skip
 def test_nemo_files_that_were_changed(change: Callable[[list[str]], list[str]], told: str, tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_every_eval_ever_is_whole(tmp_path: Path) -> None:
     samples.write_text("".join(lines).replace('"evaluation_id": "cap_mc', '"evaluation_id": "other', 1))
     assert "another evaluation" in refused(tmp_path / "run")
     log.write_text(log.read_text().replace('"schema_version": "0.3.0"', '"schema_version": "1.0"'))
-    assert "0.3.x is read" in refused(tmp_path / "run")
+    assert "has schema version 1.0, but 0.3.x is supported" in refused(tmp_path / "run")
     log.unlink()
     assert "belong together" in refused(samples)
 
@@ -272,9 +272,9 @@ def test_promptfoo_counts_are_its_own(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
     rows = whole["results"]["results"]
     path.write_text(json.dumps(whole | {"results": {**whole["results"], "results": rows[1:]}}))
-    assert "tests that pass: the rows give 3, the file says 4" in refused(path)
+    assert "tests that pass: the rows give 3, but the file says 4;" in refused(path)
     path.write_text(json.dumps(whole | {"results": {**whole["results"], "version": 2}}))
-    assert "version 2 of promptfoo's format" in refused(path)
+    assert "has version 2 of promptfoo's format, but" in refused(path)
     two = [*whole["results"]["prompts"], {**whole["results"]["prompts"][0], "provider": "other"}]
     path.write_text(json.dumps(whole | {"results": {**whole["results"], "prompts": two}}))
     assert "2 providers (base, other)" in refused(path)

@@ -35,7 +35,7 @@ def test_failures_that_are_not_in_the_log_prove_nothing(gate: Gate, table: Table
     there = [row for row in ours if row["score"] or row["run"] == 0 or luck.random() < 0.3]
     files = table("base", base), table("candidate", there), "--repeat", "run"
     said = gate(*files)
-    assert said.code == 6 and "have fewer repeats than they should" in " ".join(said.out.split())
+    assert said.code == 6 and "have too few repeats" in " ".join(said.out.split())
     counted = verdict(gate(*files, "--missing", "wrong", "--json"))
     assert counted["outcome"] != "PASS" and counted["lower"] < -0.2
     assert counted["estimate"] == pytest.approx(counted["value"] - counted["baseline"])
@@ -58,7 +58,7 @@ def test_fewer_repeats_on_both_sides_are_told(gate: Gate, table: Table) -> None:
     files = table("base", base), table("candidate", [dict(row, x=1) for row in base]), "--repeat", "run"
     assert "2 rows with fewer repeats than the 4 of most" in " ".join(gate(*files).out.split())
     assert gate(*files, "--repeats", "4").code == 6
-    assert "4 repeats in base; say how many each row has" in gate(*files, "--repeats", "3").err
+    assert ": 4 repeats in base; give the number that each row has" in gate(*files, "--repeats", "3").err
 
 
 def test_missing_rows_are_worst_to_prove_and_best_to_refute(gate: Gate, table: Table) -> None:
@@ -75,7 +75,11 @@ def test_equal_files_need_a_word(gate: Gate, table: Table, tmp_path: Path) -> No
     base = table("base", asked([1] * 300 + [0] * 100))
     (tmp_path / "copy.jsonl").write_bytes(base.read_bytes())
     said = gate(base, tmp_path / "copy.jsonl")
-    assert said.code == 4 and "are the same bytes" in said.err and "--allow identical" in said.err
+    assert (
+        said.code == 4
+        and "base and candidate are the same file (sha256" in said.err
+        and "--allow identical" in said.err
+    )
     said = gate(base, tmp_path / "copy.jsonl", "--allow", "identical")
     assert said.code == 0 and "allowed: base and candidate are the same bytes" in " ".join(said.out.split())
 
@@ -110,7 +114,7 @@ def test_two_columns_of_clusters_are_crossed(gate: Gate, table: Table) -> None:
         verdict(gate(*files, "--cluster", "doc")),
     )
     assert (nested["crossed"], nested["lower"]) == ([], alone["lower"])
-    assert "want one, or two that differ" in gate(*files, "--cluster", "doc", "--cluster", "doc").out
+    assert "columns; name one, or two different ones" in gate(*files, "--cluster", "doc", "--cluster", "doc").out
 
 
 def test_columns_may_be_left_unread(gate: Gate, table: Table) -> None:
@@ -129,4 +133,4 @@ def test_pairs_stay_in_the_order_of_the_file(gate: Gate, table: Table) -> None:
     luck = random.Random(2)
     blocks = [score for score in luck.choices([0, 1], k=40) for _ in range(10)]
     said = gate(table("base", asked([1] * 400)), table("candidate", asked(blocks)))
-    assert "neighbouring rows go together" in " ".join(said.out.split())
+    assert "neighbouring rows are correlated (" in " ".join(said.out.split())

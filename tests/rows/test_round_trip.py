@@ -105,7 +105,10 @@ def test_private_rows_are_not_given_away(suite: Project) -> None:
     suite.write({"suite.toml": SUITE.replace('data = "test.jsonl"', 'data = "test.jsonl"\nprivate = true', 1)}).run()
     (folder,) = suite.folder.glob("reports/*")
     outcome = suite.harness("report", str(folder), "--as", "every-eval-ever")
-    assert (outcome.code, outcome.err.count("\n")) == (4, 1) and "private ones alone" in outcome.err
+    assert (outcome.code, outcome.err.count("\n")) == (
+        4,
+        1,
+    ) and ": has no rows to publish: it has no evaluation, or only private ones" in outcome.err
 
 
 def test_secrets_are_struck(run: Path, tmp_path: Path) -> None:

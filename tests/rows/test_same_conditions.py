@@ -45,7 +45,7 @@ def test_facts_of_one_side_alone_are_unfair(bare: str) -> None:
     pairs = pair(runs["base"], runs["candidate"], only_common=False)
     with pytest.raises(UsageError) as refused:
         compare(runs["base"], runs["candidate"], pairs, ())
-    assert {m.partition(" is known of ")[0] for m in refused.value.messages} == known
+    assert {m.partition("is known only for")[0] for m in refused.value.messages} == known
     some = sorted(known)
     with pytest.raises(UsageError, match=some[-1]):
         compare(runs["base"], runs["candidate"], pairs, some[:-1])  # allowed one by one
@@ -61,8 +61,8 @@ def test_what_neither_side_tells_is_in_the_first_line(gate: Gate, tmp_path: Path
             shutil.copyfile(path, tmp_path / side / path.name)
     said = gate(tmp_path / "base", tmp_path / "candidate", *MC)
     verdict = " ".join(said.out.partition("no-worse")[2].split())
-    assert "unknown of both sides: shots, template, system, generation, dtype, scorer, task version" in verdict
-    assert verdict.index("unknown of both sides") < verdict.index("pairs")
+    assert "unknown on both sides: shots, template, system, generation, dtype, scorer, task version" in verdict
+    assert verdict.index("unknown on both sides:") < verdict.index("pairs")
 
 
 def test_facts_that_change_answers_can_be_allowed() -> None:

@@ -89,14 +89,20 @@ def test_an_attempt_is_spent(run: Callable[..., Said], table: Table) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ('[[export]]\nuse = "hf"\nto = "out"', "[rows] and [[export]]: what ships must have been asked here"),
+        (
+            '[[export]]\nuse = "hf"\nto = "out"',
+            "[rows] and [[export]]: an export needs a model evaluated by this suite",
+        ),
         ('[train]\nuse = "sft"\ndata = "x"', "[rows] and [train]"),
         ('[model]\npath = "x"', "[rows] and [model]"),
         ('[sweep]\nby = "qa.score"', "[rows] and [sweep]"),
         ('[merge]\nbase = "original"', "[rows] and [merge]"),
-        ('[rows.other]\npath = "x"', "want [rows.base] or [rows.candidate]"),
-        ('[[eval]]\nname = "x"\nuse = "exact_match"\ndata = "x"', "which asks a model"),
-        ('[[eval]]\nname = "x"\nuse = "rows"\nmetrc = "score"', 'did you mean "metric"'),
+        ('[rows.other]\npath = "x"', "is unknown; write [rows.base] or [rows.candidate]"),
+        (
+            '[[eval]]\nname = "x"\nuse = "exact_match"\ndata = "x"',
+            '", which runs a model; with [rows] it must be "rows"',
+        ),
+        ('[[eval]]\nname = "x"\nuse = "rows"\nmetrc = "score"', '" is not a capability; did you mean "metric"?'),
         ('[[eval]]\nname = "x"\nuse = "rows"\nallow = 3', "allow"),
         ('[[eval]]\nname = "x"\nuse = "rows"\nmissing = "drop"', "missing"),
         ('[[eval]]\nname = "x"\nuse = "rows"\nstop = "early"', '"stop" is of rows that are asked here'),
@@ -114,8 +120,8 @@ def test_what_does_not_go_with_rows_is_refused(run: Callable[..., Said], more: s
 
 def test_other_commands_say_who_gates_rows(run: Callable[..., Said]) -> None:
     """A suite of rows has no model to look ahead at, and is run whole."""
-    assert "harness run alone gates" in run(command="check").err
-    assert "is run whole" in run(SUITE, "--limit", "3").err
+    assert ": [rows] suites have no model; only harness run works on them" in run(command="check").err
+    assert ": [rows] suites take no other options; remove them" in run(SUITE, "--limit", "3").err
     model = '[suite]\nname = "x"\n[model]\npath = "m"\n[[eval]]\nname = "qa"\nuse = "rows"\n'
     assert run(model, "--collect-only").code == 4
 
@@ -145,10 +151,10 @@ def verify(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> Sai
 def test_the_evidence_comes_to_the_same(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The verdict comes out of the rows again, and the rows out of the files."""
     said = verify(capsys, bundle, "--recompute", "--sources", "base.jsonl", "candidate.jsonl")
-    assert said.code == 0 and "recomputed 1 of 1 gates" in said.out and "800 rows read again" in said.out
+    assert said.code == 0 and "recomputed 1 of 1 gates" in said.out and "800 rows read again, identical" in said.out
     (tmp_path / "candidate.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked(BASE)), "utf-8")
     said = verify(capsys, bundle, "--sources", "base.jsonl", "candidate.jsonl")
-    assert said.code == 7 and "hold other rows" in said.err
+    assert said.code == 7 and ": the original files have other rows than the bundle" in said.err
 
 
 def test_changed_evidence_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +166,7 @@ def test_changed_evidence_is_refused(bundle: Path, capsys: pytest.CaptureFixture
     lines = items.read_text("utf-8").splitlines(keepends=True)
     lines[-2] = lines[-2].replace('{"score": 0.0}', '{"score": 1.0}')
     items.write_text("".join(lines), "utf-8")
-    assert "items.jsonl is not what was written" in verify(capsys, bundle).err
+    assert "items.jsonl differs from the written file" in verify(capsys, bundle).err
     told = json.loads(manifest.read_text("utf-8"))
     manifest.write_text(json.dumps({**told, "files": {}}), "utf-8")  # a manifest that names no file vouches for none
     assert "is not what was written" in verify(capsys, bundle).err
@@ -168,7 +174,7 @@ def test_changed_evidence_is_refused(bundle: Path, capsys: pytest.CaptureFixture
     after = hashlib.sha256(items.read_bytes()).hexdigest()
     manifest.write_text(manifest.read_text("utf-8").replace(before, after), "utf-8")
     said = verify(capsys, bundle, "--recompute")
-    assert said.code == 7 and "its rows come to another" in said.err
+    assert said.code == 7 and '": its rows give another' in said.err
 
 
 CLAIMED = """
@@ -193,7 +199,7 @@ versus = "base"
         ('binding = "none"\nstages = ["merged"]', "(stages)"),
         ('binding = "none"\nall_of = ["gate"]', "(all_of)"),
         ('binding = "none"\ndata = {rows = "' + "a" * 64 + '"}', "(data)"),
-        ('binding = "named"', 'base is bound by "none", the policy wants "named" (binding)'),
+        ('binding = "named"', 'base has the binding "none", but the policy requires "named" (binding)'),
         (f'[[key]]\nkeyid = "{"a" * 64}"\npublic = "{"a" * 64}"', "the policy takes none (binding)"),
         (f'binding = "none"\n[[key]]\nkeyid = "{"a" * 64}"\npublic = "{"a" * 64}"', "([[key]])"),
     ],

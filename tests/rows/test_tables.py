@@ -41,21 +41,27 @@ def test_every_form_is_read_alike(tmp_path: Path, table: Table) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("id,score\nq-1,1,5\n", "line 2: has 3 fields, and the header 2; is a quote missing, or a comma in 1,5?"),
-        ('id,score\nq-1,"1,5"\n', 'line 2: "1,5" is no number'),
-        ("id,score,id\nq-1,1,2\n", 'line 1: the column "id" stands twice'),
+        (
+            "id,score\nq-1,1,5\n",
+            ("line 2: has 3 fields, but the header has 2; check for a missing quote, or a comma in 1,5"),
+        ),
+        ('id,score\nq-1,"1,5"\n', 'line 2: "1,5" is not a number'),
+        ("id,score,id\nq-1,1,2\n", 'line 1: the column "id" occurs twice, or there are too many'),
         ('id,score\n"q-1,1\n', "not valid CSV"),
-        ('{"id": "a", "score": 1}\n{"id": "b", "sco', "line 2: cannot be read; lines are never skipped"),
-        ('{"id": "a", "score": 1}\n[1]\n', "line 2: is no object"),
+        (
+            '{"id": "a", "score": 1}\n{"id": "b", "sco',
+            "line 2: cannot be read; lines are never skipped (Unterminated string starting at",
+        ),
+        ('{"id": "a", "score": 1}\n[1]\n', "line 2: is not an object; correct it, since lines are never skipped"),
         ('{"id": "a", "score": NaN}\n', "holds NaN"),
-        ('{"id": "a", "score": 1, "score": 0}\n', "a key is there twice"),
+        ('{"id": "a", "score": 1, "score": 0}\n', '" occurs twice'),
         ('{"id": "a", "score": ' + "9" * 5000 + "}\n", "a number has thousands of digits"),
         ('{"id": "a", "score": ' + "[" * 100_000 + "\n", "nested too deeply"),
-        ('{"id": "a"}\n', 'has no column "score"; name it, --score COLUMN (it has "id")'),
+        ('{"id": "a"}\n', ': has no column "score"; name it with --score COLUMN (it has "id")'),
         ("id,score\n", "holds no rows"),
         ("PAR1 and no more", "not valid Parquet"),
-        ("what is this", "holds no rows that are known"),
-        ("", "holds no rows that are known"),
+        ("what is this", ": contains no rows in a known format; lm_eval needs --log_samples"),
+        ("", ": contains no rows in a known format; lm_eval needs --log_samples"),
     ],
 )
 def test_what_cannot_be_read_is_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -91,7 +97,7 @@ def test_links_and_folders_are_told(gate: Gate, tmp_path: Path, table: Table) ->
     """A folder of nothing, a path that is not there and a link out of a folder end in one line."""
     rows = table("rows", asked([1] * 5))
     (tmp_path / "runs").mkdir()
-    assert "holds no rows that are known" in gate(tmp_path / "runs", rows).err
+    assert ": contains no rows in a known format; lm_eval needs --log_samples" in gate(tmp_path / "runs", rows).err
     assert "cannot be read" in gate(tmp_path / "nothing", rows).err
     (tmp_path / "runs" / "samples_t_2026-11-27T12-35-20.177890.jsonl").symlink_to(rows)
     assert "is a link that leads out" in gate(tmp_path / "runs", rows).err

@@ -90,9 +90,7 @@ def test_power_that_is_told_is_how_often_gates_pass(where: str) -> None:
     assert cell.told(rng, known=20_000) == pytest.approx(cell.seen(rng, 500), abs=3 + 2 * 2.5)
 
 
-@pytest.mark.parametrize(
-    "where", ["pairs in 20 clusters of Zipf", "mean, log-normal(0.8), n = 50", "McNemar, n = 60"]
-)
+@pytest.mark.parametrize("where", ["pairs in 20 clusters of Zipf", "mean, log-normal(0.8), n = 50", "McNemar, n = 60"])
 def test_power_is_0_where_the_risk_is_approximate_and_the_gate_blocks(where: str) -> None:
     """A verdict of approximate risk does not pass a gate that blocks; one that warns has its power."""
     case = plan_rates.find(where).case(np.random.default_rng(8), 1000)

@@ -742,7 +742,7 @@ def test_not_a_number_is_an_error(bad: float) -> None:
         tests.point(bad, 1.0)
     with pytest.raises(ValueError, match="finite"):
         tests.cluster_bootstrap(lambda rows: bad, [1, 2, 3], 0.5, ALPHA)
-    with pytest.raises(ValueError, match="whole"):
+    with pytest.raises(ValueError, match="counts must be integers of 1 or more rows"):
         tests.binomial(bad, 10, 0.5, ALPHA)  # type: ignore[arg-type]
 
 

@@ -68,7 +68,7 @@ def test_commands_of_other_tools_are_a_run(suite: Project, word: str) -> None:
 def test_a_suite_that_is_not_there_is_told(suite: Project, words: list[str]) -> None:
     """Where only the harnessfile beside it is read, too: it would be left out without a word."""
     outcome = suite.harness(*words, "sute.toml")
-    assert (outcome.code, '"sute.toml" is no suite' in outcome.err) == (4, True)
+    assert (outcome.code, '"sute.toml" is not a suite; name a suite\'s .toml file' in outcome.err) == (4, True)
     assert suite.harness(*words, "suite.toml").code == 0
 
 
@@ -89,7 +89,7 @@ def test_a_folder_names_the_suite_in_it(suite: Project) -> None:
     ("line", "told"),
     [
         ("name = “mine”", ': name = “mine”; write straight quotes, "…"'),
-        ('name = "C:\\Users\\me"', "begins an escape in TOML: write /, or single quotes"),
+        ('name = "C:\\Users\\me"', "; in TOML a \\ in double quotes begins an escape: write / or single quotes"),
         ("name: mine", ': name: mine; TOML is key = "value"'),
         ("api_key = “sesame-1234”", 'Invalid value; write straight quotes, "…"'),
         ("h = { token = “sesame-1234” }", 'Invalid value; write straight quotes, "…"'),

@@ -118,14 +118,14 @@ def test_code_of_others_is_named(leaked: Path) -> None:
     named = {p["name"]: p["distribution"] for p in release_of(export)["plugins"]}
     assert named["harnessfile.py"] is None
     assert not {"harness", "checks", "hf"} & named.keys()
-    assert "Code that did not come with the harness had a part in it: " in (export / "README.md").read_text("utf-8")
+    assert "Code from outside the harness took part in it:" in (export / "README.md").read_text("utf-8")
 
 
 def test_plugins_that_were_left_out_are_named(suite: Project) -> None:
     """Without the checks nothing looks for a leak: that ships, and report and card say so."""
     outcome = suite.run("-p", "no:checks")
     assert outcome.code == 0
-    said = "lugins were left out of this run: -p no:checks"
+    said = "plugins were blocked in this run: -p no:checks"
     assert f"p{said}" in outcome.out
     assert f"P{said}" in (suite.folder / "exports/fake/README.md").read_text("utf-8")
 
@@ -133,7 +133,7 @@ def test_plugins_that_were_left_out_are_named(suite: Project) -> None:
 def test_expired_waiver_of_a_finding_is_refused(leaked: Path, tmp_path: Path) -> None:
     """As that of a gate: from the day after its last one the export is not verified."""
     found = verify(leaked / "exports/fake", now=datetime(3000, 1, 1, 12, tzinfo=UTC))
-    assert found.refused.endswith('check "D10-exact" failed and was ignored, and its waiver ended on 2999-12-31')
+    assert found.refused.endswith('check "D10-exact" failed and was ignored, and its waiver expired on 2999-12-31')
 
 
 def test_claims_are_about_what_was_ignored(leaked: Path, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_claims_are_about_what_was_ignored(leaked: Path, tmp_path: Path) -> None
     claims = (export / "evidence/claims.intoto.jsonl").read_bytes()
     reseal(export, ignored=[])
     (export / "evidence/claims.intoto.jsonl").write_bytes(claims)
-    assert "speaks of another export" in verify(export).refused
+    assert "is about another export, or about the evidence of another run" in verify(export).refused
 
 
 CHANGED = {
@@ -161,7 +161,7 @@ def test_waiver_of_a_finding_is_for_one_suite(suite: Project, case: str) -> None
     (change,) = CHANGED[case]
     outcome = suite.run("--set", change)
     assert outcome.code == 4  # the leak stops the run again
-    assert "is for another suite in the same words" in outcome.out
+    assert "is for another suite with the same words: its model, [adapter], [train] or an eval changed" in outcome.out
     assert "does not count" in outcome.out
 
 

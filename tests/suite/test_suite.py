@@ -20,8 +20,16 @@ def test_healthy_suite_ships(suite: Project) -> None:
 BROKEN = {
     "malformed TOML": ("[suite]", "[suite", "not valid TOML"),
     "an unknown table": ("[adapter]", "[adaptor]", 'unknown table "adaptor"; did you mean "adapter"?'),
-    "an unknown key": ("data =", "dta =", '"data" is missing; is "dta" meant to be it?'),
-    "an unknown key of a fixed table": ("min =", "mn =", 'unknown key "mn"; did you mean "min"?'),
+    "an unknown key": ("data =", "dta =", '; did you mean it by ""data" is missing; is "dta"?'),
+    "an unknown key of a fixed table": (
+        "min =",
+        "mn =",
+        (
+            'unknown key "mn"; did you mean "min"?"; a sweep takes "by", "alpha", "rule" and an '
+            'option such as "adapter.r"; a sweep takes "by", "alpha", "rule" and an option such '
+            'as "adapter.r"'
+        ),
+    ),
     "an unknown plugin": ('"exact_match"', '"exactmatch"', 'no evaluator "exactmatch"; did you mean "exact_match"?'),
     "an unknown option": ("slices =", "max_tokens = 3\nslices =", 'unknown option "max_tokens"'),
     "an option of the wrong type": (
@@ -31,20 +39,40 @@ BROKEN = {
     ),
     "an unknown metric": ("qa.exact_match", "qa.exact", 'no metric "exact"; did you mean "exact_match"?'),
     "an unknown eval": ("qa.exact_match", "qb.exact_match", 'no eval "qb"; known: "qa"'),
-    "an unknown baseline": ("min = 0.5", 'versus = "bass"\nbetter_by = 0', 'no baseline; did you mean "base"?'),
-    "an unknown candidate": ("min = 0.5", 'min = 0.5\non = ["mergd"]', 'no candidate; did you mean "merged"?'),
+    "an unknown baseline": (
+        "min = 0.5",
+        'versus = "bass"\nbetter_by = 0',
+        '", which is',
+    ),
+    "an unknown candidate": (
+        "min = 0.5",
+        'min = 0.5\non = ["mergd"]',
+        '", which is',
+    ),
     "an unknown slice": ("min = 0.5", 'min = 0.5\nslice = "sort=a"', 'slice column "sort" is not among the slices'),
     "an empty slice": ("min = 0.5", 'min = 0.5\nslice = "kind=c"', 'slice "kind=c" has no rows'),
-    "a slice column that is not there": ('["kind"]', '["sort"]', 'no column "sort" for slices sort'),
-    "a wrong type": ("min = 0.5", 'min = "half"', '"min" is "half", want a number'),
-    "two claims": ("min = 0.5", "min = 0.5\nmax = 0.9", "want one claim"),
-    "a margin without a baseline": ("min = 0.5", "better_by = 0.1", '"versus" goes with'),
-    "a negative margin": ("min = 0.5", 'versus = "base"\nbetter_by = -0.1', "a margin is zero or more"),
-    "an empty baseline": ("min = 0.5", 'versus = ""\nbetter_by = 0.1', 'versus is "", which is no baseline'),
-    "missing data": ("test.jsonl", "tst.jsonl", 'data "tst.jsonl" is not there'),
-    "data nobody knows": ("test.jsonl", "tickets:test", 'data "tickets:test" is unknown'),
-    "a model that is not there": ('path = "base"', 'path = "bass"', 'path "bass": no model is there'),
-    "an export of nobody": ('to = "exports/fake"', 'from = "mergd"\nto = "x"', 'no candidate "mergd"'),
+    "a slice column that is not there": ('["kind"]', '["sort"]', 'has no column "sort" for slices sort ('),
+    "a wrong type": ("min = 0.5", 'min = "half"', '"min" is "half"; it must be a number'),
+    "two claims": ("min = 0.5", "min = 0.5\nmax = 0.9", "a gate makes one claim; give one:"),
+    "a margin without a baseline": ("min = 0.5", "better_by = 0.1", '"versus" needs "better_by" or "worse_by_at_most"'),
+    "a negative margin": (
+        "min = 0.5",
+        'versus = "base"\nbetter_by = -0.1',
+        "a margin must be 0 or more; its direction is that of the metric",
+    ),
+    "an empty baseline": (
+        "min = 0.5",
+        'versus = ""\nbetter_by = 0.1',
+        'versus is "versus is "", which is not a baseline',
+    ),
+    "missing data": ("test.jsonl", "tst.jsonl", 'data "tst.jsonl" does not exist'),
+    "data nobody knows": (
+        "test.jsonl",
+        "tickets:test",
+        ('the role "data "tickets:test" is unknown; use user and assistant, and system first if needed'),
+    ),
+    "a model that is not there": ('path = "base"', 'path = "bass"', 'path "bass": there is no model'),
+    "an export of nobody": ('to = "exports/fake"', 'from = "mergd"\nto = "x"', '", which is'),
     "a trainer without an adapter": ('[adapter]\nuse = "fake"', "", "needs an [adapter]"),
     "no evals": ("[[eval]]", "[[eva]]", 'unknown table "eva"'),
 }
@@ -73,8 +101,8 @@ def test_all_mistakes_of_a_file_are_told_at_once_with_their_lines(suite: Project
     lines = suite.run().err.splitlines()
     number = next(n for n, line in enumerate(text.splitlines(), 1) if line.startswith("mn"))
     assert any(f"suite.toml:{number}:" in line and '"mn"' in line for line in lines)
-    assert any('"path" is missing; is "paht" meant to be it?' in line for line in lines)
-    assert any('"name" is missing; is "nam" meant to be it?' in line for line in lines)
+    assert any('[model] "path" is missing; did you mean it by "paht"?' in line for line in lines)
+    assert any('[[eval]] number 1 "name" is missing; did you mean it by "nam"?' in line for line in lines)
 
 
 @pytest.mark.slow
@@ -88,8 +116,8 @@ def test_overrides_reach_tables_and_lists(suite: Project) -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("export.7.to=x", '"7" is no element of a list of 1'),
-        ("nonsense", "want table.key=value"),
+        ("export.7.to=x", '"7" is not the number of an element of a list of 1'),
+        ("nonsense", ": write table.key=value, for instance train.learning_rate=1e-4"),
         ("suite.name.deep=1", '"name" is "fake", not a table'),
         ("train.skil=0.5", 'unknown option "skil"'),
     ],
@@ -106,23 +134,42 @@ def test_unprovable_claims_are_warned_of(suite: Project) -> None:
     suite.write({"suite.toml": SUITE.replace("min = 0.5", "min = 1.0")})
     outcome = suite.run("--collect-only")
     assert outcome.code == 0
-    assert "cannot be proved" in outcome.err
+    assert "rows cannot prove" in outcome.err
 
 
 HELD = [{"input": f"held {i} say h{i}", "target": f"h{i}", "ticket": i % 3} for i in range(6)]
 VALIDATION = {
     "rows that are trained on": (
         'use = "sft"\nvalidation_data = "train.jsonl"',
-        'validation_data "train.jsonl" is trained on',
+        'validation_data "train.jsonl" is training data, too; name another source":',
     ),
     "a row that is trained on": ('use = "sft"\nvalidation_data = "copy.jsonl"', "1 of 7 rows are in"),
     "rows and a share": ('use = "sft"\nvalidation = 0.1\nvalidation_data = "held.jsonl"', "remove one of them"),
     "a trainer that would train on them": ('use = "fake"\nvalidation_data = "held.jsonl"', "does not validate"),
-    "no such file": ('use = "sft"\nvalidation_data = "none.jsonl"', 'data "none.jsonl" is not there'),
-    "no such column": ('use = "sft"\ncluster = "ticket"', 'no column "ticket" for cluster in row 0 (20 rows)'),
-    "no such eval": ('use = "sft"\nwatch = ["qu"]', 'watch names "qu", which is no eval; known: "qa"'),
-    "rows that confirm": ('use = "sft"\nwatch = ["qa"]', 'watch: eval "qa" has no select split'),
-    "a trainer that cannot be watched": ('use = "fake"\nwatch = ["qa"]', 'the trainer "fake" cannot be watched'),
+    "no such file": ('use = "sft"\nvalidation_data = "none.jsonl"', 'data "none.jsonl" does not exist'),
+    "no such column": (
+        'use = "sft"\ncluster = "ticket"',
+        'row 0 has no column "ticket" for cluster (20 such rows)',
+    ),
+    "no such eval": (
+        'use = "sft"\nwatch = ["qu"]',
+        'watch names "qu", which is not an eval; known: "qa", which is not an eval", which is not an eval',
+    ),
+    "rows that confirm": (
+        'use = "sft"\nwatch = ["qa"]',
+        (
+            'watch: eval "qa" has no select split, and rows used to choose a checkpoint cannot '
+            'confirm it; add select" has no select split, and rows used to choose a checkpoint '
+            "cannot confirm it; add select"
+        ),
+    ),
+    "a trainer that cannot be watched": (
+        'use = "fake"\nwatch = ["qa"]',
+        (
+            'watch: the trainer "fake" cannot evaluate during training; remove watch" cannot '
+            "evaluate during training; remove watch"
+        ),
+    ),
     "a cluster on both sides": (
         'use = "sft"\ncluster = "ticket"\nvalidation_data = "held.jsonl"',
         '6 of 6 rows share their "group" with',
@@ -156,37 +203,69 @@ def test_validation_rows_are_no_training_rows(suite: Project) -> None:
 
 
 IMPOSSIBLE = {
-    "alpha nan": ("[suite]", "[suite]\nalpha = nan", '"alpha" is nan, want a finite number'),
-    "alpha inf": ("[suite]", "[suite]\nalpha = inf", '"alpha" is inf, want a finite number'),
-    "alpha 0": ("[suite]", "[suite]\nalpha = 0", "alpha is 0, want more than 0 and at most 0.5"),
-    "alpha below 0": ("[suite]", "[suite]\nalpha = -0.1", "want more than 0 and at most 0.5"),
-    "alpha 0.99": ("[suite]", "[suite]\nalpha = 0.99", "want more than 0 and at most 0.5"),
-    "alpha 5": ("[suite]", "[suite]\nalpha = 5.0", "want more than 0 and at most 0.5"),
-    "a seed below 0": ("[suite]", "[suite]\nseed = -1", "seed is -1, want 0 or more and less than 2**32"),
-    "a seed of 40 bits": ("[suite]", "[suite]\nseed = 1099511627776", "less than 2**32"),
-    "a bound of 400 digits": ("min = 0.5", f"min = {'9' * 400}", "want a whole number that fits 64 bits"),
-    "a bound of 5,000 digits": ("min = 0.5", f"min = {'9' * 5000}", "a whole number of thousands of digits"),
-    "a bound of 5,000 hex digits": ("min = 0.5", f"min = 0x{'f' * 5000}", "want a whole number that fits 64 bits"),
-    "a margin of 400 digits": ("min = 0.5", f'versus = "base"\nbetter_by = "{"9" * 400}%"', "a margin is zero or more"),
-    "a bound of nan": ("min = 0.5", "min = nan", '"min" is nan, want a finite number'),
-    "an option of inf": ("[adapter]", "[adapter]\nloses = inf", '"loses" is inf, want a finite number'),
-    "5,000 lists": ("[adapter]", f"[adapter]\nloses = {'[' * 5000}{']' * 5000}", "more than 100 deep"),
-    "500 lists": ("[adapter]", f"[adapter]\nloses = {'[' * 500}{']' * 500}", "more than 100 deep"),
-    "50,000 keys": ("[adapter]", f"[adapter]\n{'.'.join('a' * 50_000)} = 1", "more than 100 deep"),
-    "50,000 tables": ("[adapter]", f"[{'.'.join('a' * 50_000)}]\n[adapter]", "more than 100 deep"),
+    "alpha nan": ("[suite]", "[suite]\nalpha = nan", '"alpha" is nan; it must be a finite number'),
+    "alpha inf": ("[suite]", "[suite]\nalpha = inf", '"alpha" is inf; it must be a finite number'),
+    "alpha 0": ("[suite]", "[suite]\nalpha = 0", "alpha is 0; it must be more than 0 and at most 0.5"),
+    "alpha below 0": ("[suite]", "[suite]\nalpha = -0.1", "it must be more than 0 and at most 0.5"),
+    "alpha 0.99": ("[suite]", "[suite]\nalpha = 0.99", "it must be more than 0 and at most 0.5"),
+    "alpha 5": ("[suite]", "[suite]\nalpha = 5.0", "it must be more than 0 and at most 0.5"),
+    "a seed below 0": ("[suite]", "[suite]\nseed = -1", "seed is -1; it must be from 0 to 2**32 - 1"),
+    "a seed of 40 bits": ("[suite]", "[suite]\nseed = 1099511627776", "; it must be from 0 to 2**32 - 1"),
+    "a bound of 400 digits": ("min = 0.5", f"min = {'9' * 400}", "; it must be an integer of 64 bits"),
+    "a bound of 5,000 digits": (
+        "min = 0.5",
+        f"min = {'9' * 5000}",
+        ": contains an integer of thousands of digits; write it as text",
+    ),
+    "a bound of 5,000 hex digits": ("min = 0.5", f"min = 0x{'f' * 5000}", "; it must be an integer of 64 bits"),
+    "a margin of 400 digits": (
+        "min = 0.5",
+        f'versus = "base"\nbetter_by = "{"9" * 400}%"',
+        "a margin must be 0 or more; its direction is that of the metric",
+    ),
+    "a bound of nan": ("min = 0.5", "min = nan", '"min" is nan; it must be a finite number'),
+    "an option of inf": ("[adapter]", "[adapter]\nloses = inf", '"loses" is inf; it must be a finite number'),
+    "5,000 lists": (
+        "[adapter]",
+        f"[adapter]\nloses = {'[' * 5000}{']' * 5000}",
+        ": nests tables or lists more than 100 levels deep; flatten it",
+    ),
+    "500 lists": (
+        "[adapter]",
+        f"[adapter]\nloses = {'[' * 500}{']' * 500}",
+        ": nests tables or lists more than 100 levels deep; flatten it",
+    ),
+    "50,000 keys": (
+        "[adapter]",
+        f"[adapter]\n{'.'.join('a' * 50_000)} = 1",
+        ": nests tables or lists more than 100 levels deep; flatten it",
+    ),
+    "50,000 tables": (
+        "[adapter]",
+        f"[{'.'.join('a' * 50_000)}]\n[adapter]",
+        ": nests tables or lists more than 100 levels deep; flatten it",
+    ),
     "gates that are a number": ('[[gate]]\nid = "floor"\nmetric = "qa.exact_match"\nmin = 0.5', "", ""),
-    "NUL in a name": ('name = "fake"', 'name = "a\\u0000"', "holds a character that no text can have"),
-    "NUL in a target": ('"exports/fake"', '"exports/\\u0000"', "holds a character that no text can have"),
-    "no name": ('name = "fake"', 'name = ""', 'name is "", want letters'),
+    "NUL in a name": ('name = "fake"', 'name = "a\\u0000"', "contains an invalid character (NUL, or a lone surrogate)"),
+    "NUL in a target": (
+        '"exports/fake"',
+        '"exports/\\u0000"',
+        "contains an invalid character (NUL, or a lone surrogate)",
+    ),
+    "no name": ('name = "fake"', 'name = ""', 'name is ""; use only letters, digits, "_" and "-"'),
     "no id": ('id = "floor"', 'id = ""', "id is empty"),
-    "an id over two lines": ('id = "floor"', 'id = "a\\nb"', "id is empty, or holds what cannot be printed"),
+    "an id over two lines": (
+        'id = "floor"',
+        'id = "a\\nb"',
+        "id is empty or has unprintable characters; give the gate a name for its reports",
+    ),
     "no data": ('data = "train.jsonl"', "data = []", '"data" is empty'),
     "no rows to watch": (
         'data = "train.jsonl"',
         'data = "train.jsonl"\nwatch_rows = 0',
-        "watch_rows is 0, want at least 1",
+        "watch_rows is 0; it must be 1 or more; it must be 1 or more; it must be 1 or more",
     ),
-    "shots below 0": ("[[eval]]", "[subject.few]\nshots = -1\n[[eval]]", "shots is -1, want 0 or more"),
+    "shots below 0": ("[[eval]]", "[subject.few]\nshots = -1\n[[eval]]", "shots is -1; it must be 0 or more"),
 }
 
 
@@ -197,7 +276,7 @@ def test_values_that_no_key_can_have_are_one_line(suite: Project, case: str) -> 
     assert before in SUITE
     text = SUITE.replace(before, after, 1)
     outcome = suite.write({"suite.toml": text if told else f"gate = 3\n{text}"}).run("--collect-only")
-    assert (outcome.code, (told or "[gate] is one table") in outcome.err) == (4, True), outcome.err
+    assert (outcome.code, (told or "[gate] is a single table") in outcome.err) == (4, True), outcome.err
     assert all(line.startswith("error: ") and len(line) < 1000 for line in outcome.err.splitlines())
 
 
@@ -247,7 +326,10 @@ def test_names_that_become_paths_are_plain(suite: Project, name: str) -> None:
 def test_subjects_that_differ_in_case_alone_are_refused(suite: Project) -> None:
     """Their folders are one where case does not count."""
     text = f"{SUITE}\n[subject.few]\nshots = 3\n[subject.Few]\nshots = 4\n"
-    assert 'differs from "few" in case alone' in suite.write({"suite.toml": text}).run().err
+    assert (
+        'differs from "few" only in upper and lower case; choose another name'
+        in suite.write({"suite.toml": text}).run().err
+    )
 
 
 @pytest.mark.parametrize(

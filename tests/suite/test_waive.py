@@ -116,7 +116,7 @@ VOID = {
         {"claim": "qa.exact_match at least 0.6"},
         'is for another claim, "qa.exact_match at least 0.6"',
     ),
-    "for no gate": ({"gate": "flor"}, "is for no gate of this suite"),
+    "for no gate": ({"gate": "flor"}, "is for a gate that this suite does not have"),
 }
 
 
@@ -127,7 +127,7 @@ def test_void_waivers_do_not_count_and_say_so(suite: Project, case: str) -> None
     suite.write({"suite.waivers.jsonl": line(**changes)})
     outcome = suite.run()
     assert outcome.code == 1
-    assert f"{told}, and does not count" in outcome.out
+    assert f'" {told}, so it does not count' in outcome.out
     assert outcome.out.index(told) < outcome.out.index("\ntrain")
     if case != "for no gate":
         assert f"its waiver {told}" in next(v.why for v in outcome.report.verdicts)
@@ -146,10 +146,10 @@ MISTAKES = {
     "an unknown gate": (["flor"], {}, 'no suite here or in suites/ has a gate "flor"; did you mean "floor"?'),
     "an unknown gate of a suite": (["flor", "--suite", "suite.toml"], {}, 'no gate "flor"; did you mean "floor"?'),
     "a date that is past": (["floor"], {"until": "2020-01-01"}, "is past"),
-    "a date that is none": (["floor"], {"until": "soon"}, "want a date such as"),
-    "no reason": (["floor"], {"reason": " "}, "say why the gate may be broken"),
+    "a date that is none": (["floor"], {"until": "soon"}, '": is not a date; write one such as'),
+    "no reason": (["floor"], {"reason": " "}, "give the reason for the waiver"),
     "a gate that only warns": (["soft"], {}, 'gate "soft" does not block by itself: it only warns'),
-    "no such suite": (["floor", "--suite", "s.toml"], {}, "s.toml: cannot be read"),
+    "no such suite": (["floor", "--suite", "s.toml"], {}, "s.toml: cannot be read:"),
     "two suites": (["floor"], {"twice": True}, "choose one with --suite"),
 }
 
@@ -261,13 +261,18 @@ def test_waiver_without_a_digest_is_to_be_written_again(suite: Project) -> None:
     suite.write({"suite.waivers.jsonl": line()})
     outcome = suite.run()
     assert outcome.code == 1
-    assert "write it again with harness waive, and does not count" in outcome.out
+    assert '" write it again with harness waive, so it does not count' in outcome.out
 
 
 def test_waivers_of_a_renamed_suite_are_told(suite: Project) -> None:
     """They lie beside a name that no suite has any more, and would be left behind without a word."""
     suite.write({"other.waivers.jsonl": line(), "kept.toml": SUITE, "kept.waivers.jsonl": line()})
-    told = [line for line in suite.run().report.warnings if "was one renamed?" in line]
+    told = [
+        line
+        for line in suite.run().report.warnings
+        if (": there is no suite of this name, so these waivers do not count; rename the file if the suite was renamed")
+        in line
+    ]
     assert [line.partition(":")[0].rpartition("/")[2] for line in told] == ["other.waivers.jsonl"]
 
 
@@ -300,9 +305,7 @@ def test_separators_in_a_name_hide_nothing(suite: Project, separator: str) -> No
     assert suite.run().code == 0
 
 
-@pytest.mark.parametrize(
-    ("by", "told"), [(" \u2028", "--by: is empty"), ("a\udcff", "--by: holds bytes that are no text")]
-)
+@pytest.mark.parametrize(("by", "told"), [(" \u2028", "--by: is empty"), ("a\udcff", "--by: is not valid text;")])
 def test_names_that_are_none(suite: Project, by: str, told: str) -> None:
     """Somebody answers for a waiver, by a name that can be written."""
     outcome = suite.harness("waive", "floor", "--reason", "r", "--until", SOON, "--by", by)

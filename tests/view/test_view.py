@@ -74,7 +74,7 @@ def test_a_run_is_read_again_only_where_it_changed(run: Path, server: Served) ->
     os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
     assert server.ask("/").body == before
     os.utime(path)
-    assert "no report can be read" in server.ask("/").body
+    assert ": the report cannot be read:" in server.ask("/").body
 
 
 @pytest.mark.slow
@@ -92,12 +92,18 @@ def test_a_run_is_its_static_report(run: Path, server: Served) -> None:
 
 
 BROKEN = {
-    "cut": (lambda f: (f / "report.json").write_text((f / "report.json").read_text("utf-8")[:99]), "no report can be"),
+    "cut": (
+        lambda f: (f / "report.json").write_text((f / "report.json").read_text("utf-8")[:99]),
+        ": the report cannot be read:",
+    ),
     "newer": (lambda f: edit(f / "report.json", format=9), "is not a report of this version"),
     "older": (lambda f: edit(f / "report.json", format=1), '<b class="ERROR">! not verified, the report is old'),
     "no rows": (lambda f: [shutil.rmtree(f / s) for s in ("base", "adapter", "merged")], "may ship"),
     "no lock": (lambda f: (f / "suite.lock.json").unlink(), "may ship"),
-    "cut events": (lambda f: [(f / "report.json").unlink(), (f / "events.jsonl").write_text("{")], "is not of this"),
+    "cut events": (
+        lambda f: [(f / "report.json").unlink(), (f / "events.jsonl").write_text("{")],
+        ": was not written by this version of the harness",
+    ),
     "killed": (lambda f: (f / "report.json").unlink(), "ended"),
 }
 

@@ -121,7 +121,7 @@ def test_a_killed_worker_is_lost_with_how_it_ended(child: Child) -> None:
     os.kill(child._process.pid, signal.SIGSTOP)
     future = child.send("{}")
     os.kill(child._process.pid, signal.SIGKILL)
-    with pytest.raises(Lost, match="ended by SIGKILL"):
+    with pytest.raises(Lost, match="was killed by SIGKILL"):
         future.result(60)
     with pytest.raises(Lost):
         child.send("{}").result(60)
@@ -155,7 +155,7 @@ def test_garbage_from_a_worker_is_a_loss(data: bytes, tmp_path: Path) -> None:
         ("import time; time.sleep(60)", "it was silent for 0.5 s and was ended"),
         (
             "print('Welcome to Python!', flush=True); import time; time.sleep(60)",
-            "what came is no message: b'Welcome '",
+            "invalid message: b'Welcome '",
         ),
         ("import sys; sys.exit('no room')", "ended with 1: no room"),
     ],
@@ -258,11 +258,11 @@ def test_a_suite_runs_on_workers_with_the_same_verdicts(suite: Project) -> None:
 @pytest.mark.parametrize(
     ("on", "says"),
     [
-        ("locl:2", '--on "locl:2": there are no such workers; did you mean "local"?'),
-        ("local", '--on "local:": want a number of workers, such as "local:2"'),
-        ("local:none", 'want a number of workers, such as "local:2"'),
-        ("local:0", 'want a number of workers, such as "local:2"'),
-        ("local:9", "this machine has 8 cores, and no GPU; ask for 8 at most"),
+        ("locl:2", '--on "locl:2": is not a worker backend; did you mean "local"?'),
+        ("local", ('--on "local:": give a number of workers, such as "local:2", or "local:2x4" with four GPUs each')),
+        ("local:none", 'give a number of workers, such as "local:2", or "local:2x4" with four GPUs each'),
+        ("local:0", 'give a number of workers, such as "local:2", or "local:2x4" with four GPUs each'),
+        ("local:9", ": this machine has 8 cores, and no GPU; use at most 8"),
     ],
 )
 def test_workers_that_cannot_be_are_a_mistake(on: str, says: str, suite: Project) -> None:
@@ -330,7 +330,7 @@ def test_a_model_answers_in_an_environment_of_its_own(suite: Project) -> None:
 
 def test_a_worker_that_is_not_the_models_interpreter_is_refused(tmp_path: Path) -> None:
     """A python that is none is a line."""
-    with pytest.raises(UsageError, match="want the interpreter of an environment"):
+    with pytest.raises(UsageError, match="name the interpreter of an environment"):
         Local("1", str(tmp_path / "none")).start()
 
 

@@ -48,5 +48,5 @@ def test_an_interpreter_that_answers_otherwise_is_one_line(says: str, suite: Pro
     other = suite.folder / "other.sh"
     other.write_text(f"#!/bin/sh\necho '{says}'\n", "utf-8")
     other.chmod(0o755)
-    with pytest.raises(UsageError, match="is no interpreter of Python"):
+    with pytest.raises(UsageError, match=r'": is not a Python interpreter \('):
         _probe.__wrapped__(str(other))

@@ -60,5 +60,5 @@ def test_a_model_that_is_kept_in_a_global_is_refused(project: Project, flags: tu
     project.write({"suite.toml": text, "test.jsonl": ROWS, "train.jsonl": TRAIN, "harnessfile.py": KEEPS})
     outcome = project.run(*flags)
     assert outcome.code == 4, outcome.out
-    assert ' asked for "adapter" with weights' in outcome.out + outcome.err
+    assert ' was given "adapter" with weights ' in outcome.out + outcome.err
     assert not (project.folder / "exports").exists()
