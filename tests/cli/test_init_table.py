@@ -216,12 +216,12 @@ def test_a_column_that_cannot_be_told_is_asked_for(init: Init, monkeypatch: pyte
     """At a terminal the choices are shown; elsewhere the line names them and the option."""
     rows = [{**row, "class": i % 2} for i, row in enumerate(DICTS)]
     code, said = init("a.json", objects(rows))
-    assert (code, "which column is the label? [mood/class]" in said) == (4, True)
+    assert (code, 'the label column is ambiguous; name it with --label: "mood", "class"' in said) == (4, True)
     terminal = io.StringIO("mod\nmood\n")
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr("sys.stdin", terminal)
     code, said = init("a.json", objects(rows))
-    assert (code, "which column is the label? [mood/class]" in said) == (0, True), said
+    assert (code, 'the label column is ambiguous; name it with --label: "mood", "class"' in said) == (0, True), said
     Path("mine").rename("first")
     code, said = init("a.json", objects(rows))  # and nothing is left to read
     assert (code, ", and the question was not answered; name it with --label" in said) == (4, True)

@@ -136,7 +136,7 @@ def test_numbers_are_targets() -> None:
 def test_target_that_is_no_text_is_refused(odd: object) -> None:
     """What would be matched as Python writes it is refused with the row and the number of such rows."""
     with pytest.raises(
-        UsageError, match=r'row " \(row 1 has \.\* as its target \(2 such such rows\); give text or a number'
+        UsageError, match=r'row " \(row 1 has \.\* as its target \(2 such rows\); give text or a number'
     ):
         as_eval({"input": "a", "target": "b"}, {"input": "b", "target": odd}, {"input": "c", "target": odd})
 

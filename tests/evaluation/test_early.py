@@ -78,7 +78,7 @@ def test_every_gate_of_an_eval_must_be_decided(suite: Project) -> None:
         ("better_by = 0.0", 'better_by = "2%"', "its margin is relative"),
         ('use = "exact_match"', 'use = "perplexity"\nof = "completion"', "no known range"),
         ('metric = "qa.exact_match"', 'metric = "other.exact_match"', 'stop = "early" needs a gate on this eval'),
-        ('stop = "early"', 'stop = "soon"', '"stop" is "soon", want "end" or "early" or a list of strings'),
+        ('stop = "early"', 'stop = "soon"', '"stop" is "soon"; it must be "end" or "early" or a list of strings'),
     ],
 )
 def test_what_cannot_stop_early_is_a_mistake(suite: Project, old: str, new: str, says: str) -> None:

@@ -123,7 +123,7 @@ def test_a_worker_of_several_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UsageError, match="this machine has 0 GPUs; use at most 0'"):
         Local("3x2")
     monkeypatch.setattr(cards, "NODES", ())
-    with pytest.raises(UsageError, match="this machine has 0 GPUs; ask for 0 at most"):
+    with pytest.raises(UsageError, match="this machine has 0 GPUs; use at most 0"):
         Local("1x2")
 
 

@@ -87,25 +87,25 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
         {"init_lora_weights": "lora_ga"},
         ('init_lora_weights "lora_ga": LoRA-GA needs gradients": cannot be computed on a 4-bit base; use lora'),
     ),
-    (lora, {"eva_config": {"rho": 2.0}}, 'option "eva_config": is not trained here: EVA needs'),
-    (lora, {"corda_config": {}}, 'option "corda_config": is not trained here: CorDA needs'),
-    (lora, {"lora_ga_config": {}}, 'option "lora_ga_config": is not trained here: LoRA-GA needs'),
-    (lora, {"monteclora_config": {"num_samples": 2}}, 'option "monteclora_config": is not trained here: its loss'),
-    (lora, {"kasa_config": {}}, 'option "kasa_config": is not trained here: KaSA rewrites the base'),
-    (lora, {"alora_invocation_tokens": [3]}, 'option "alora_invocation_tokens": is not trained here: it acts after'),
-    (lora, {"arrow_config": {"top_k": 2}}, 'option "arrow_config": is not trained here: it routes'),
-    (lora, {"layer_replication": [[0, 1], [0, 1]]}, 'option "layer_replication": is not trained here: the model'),
-    (lora, {"use_qalora": True}, 'option "use_qalora": is not trained here: PEFT does it on GPTQ bases alone'),
-    (lora, {"qalora_group_size": 8}, 'option "qalora_group_size": is not trained here'),
+    (lora, {"eva_config": {"rho": 2.0}}, 'option "eva_config": is not supported in training: EVA needs'),
+    (lora, {"corda_config": {}}, 'option "corda_config": is not supported in training: CorDA needs'),
+    (lora, {"lora_ga_config": {}}, 'option "lora_ga_config": is not supported in training: LoRA-GA needs'),
+    (lora, {"monteclora_config": {"num_samples": 2}}, 'option "monteclora_config": is not supported in training: its loss'),
+    (lora, {"kasa_config": {}}, 'option "kasa_config": is not supported in training: KaSA rewrites the base'),
+    (lora, {"alora_invocation_tokens": [3]}, 'option "alora_invocation_tokens": is not supported in training: it acts after'),
+    (lora, {"arrow_config": {"top_k": 2}}, 'option "arrow_config": is not supported in training: it routes'),
+    (lora, {"layer_replication": [[0, 1], [0, 1]]}, 'option "layer_replication": is not supported in training: the model'),
+    (lora, {"use_qalora": True}, 'option "use_qalora": is not supported in training: PEFT supports it only on GPTQ bases'),
+    (lora, {"qalora_group_size": 8}, 'option "qalora_group_size": is not supported in training'),
     (
         lora,
         {"megatron_config": {}},
-        'option "megatron_config": is not trained here: the trainer does not support Megatron',
+        'option "megatron_config": is not supported in training: the trainer does not support Megatron',
     ),
-    (lora, {"megatron_core": "megatron.core"}, 'option "megatron_core": is not trained here'),
-    (lora, {"runtime_config": {}}, 'option "runtime_config": is not trained here'),
-    (qlora, {"use_bdlora": BLOCKS}, 'option "use_bdlora": is not trained here: PEFT trains a plain LoRA on a 4-bit'),
-    (qlora, {"velora_config": {}}, 'option "velora_config": is not trained here: PEFT does not do it on a 4-bit'),
+    (lora, {"megatron_core": "megatron.core"}, 'option "megatron_core": is not supported in training'),
+    (lora, {"runtime_config": {}}, 'option "runtime_config": is not supported in training'),
+    (qlora, {"use_bdlora": BLOCKS}, 'option "use_bdlora": is not supported in training: PEFT trains a plain LoRA on a 4-bit'),
+    (qlora, {"velora_config": {}}, 'option "velora_config": is not supported in training: PEFT does not support it on a 4-bit'),
     (qlora, {"init_lora_weights": "pissa"}, 'init_lora_weights "pissa": cannot be computed on a 4-bit base; use lora'),
     (qlora, {"init_lora_weights": "olora"}, 'init_lora_weights "olora": cannot be computed on a 4-bit base; use lora'),
     (qlora, {"init_lora_weights": "mica"}, 'init_lora_weights "mica": cannot be computed on a 4-bit base; use lora'),
@@ -114,13 +114,13 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
         {"init_lora_weights": "orthogonal"},
         'init_lora_weights "orthogonal": cannot be computed on a 4-bit base; use lora',
     ),
-    (lora, {"target_modules": ["lm_head"]}, 'target_modules "lm_head": TRL computes the loss from its weight alone'),
+    (lora, {"target_modules": ["lm_head"]}, 'target_modules "lm_head": TRL computes the loss from this module'),
     (
         lora,
         {"use_bdlora": {"nblock": 2}},
         'option "use_bdlora.nblock": is not a field of PEFT\'s BdLoraConfig; did you',
     ),
-    (lora, {"use_bdlora": 2}, 'is option "use_bdlora": is 2; it must be a table'),
+    (lora, {"use_bdlora": 2}, 'option "use_bdlora": is 2; it must be a table'),
     (
         lora,
         {"lora_bias": True, "use_dora": True},
@@ -174,7 +174,7 @@ def test_every_field_is_in_one_table() -> None:
 def test_field_of_a_newer_peft_is_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no table knows is neither trained nor merged."""
     monkeypatch.setattr(fields, "MERGED", fields.MERGED - {"use_dora"})
-    with pytest.raises(UsageError, match='option "use_dora": is not trained here: it is not tested yet'):
+    with pytest.raises(UsageError, match='option "use_dora": is not supported in training: it is not tested yet'):
         lora(use_dora=True).check()
     monkeypatch.undo()
     adapter = lora(use_dora=True)

@@ -126,14 +126,14 @@ def test_the_note_says_why_there_is_no_number() -> None:
 @pytest.mark.parametrize(
     ("target", "options", "what"),
     [
-        ("twelve", {}, "the target 'twelve' has no number, want one"),
-        ("3 or 4", {}, "the target '3 or 4' has 2 numbers, want one"),
-        ("1/0", {}, "the target '1/0' has no number, want one"),
+        ("twelve", {}, "the target 'twelve' has no number; it must have exactly one"),
+        ("3 or 4", {}, "the target '3 or 4' has 2 numbers; it must have exactly one"),
+        ("1/0", {}, "the target '1/0' has no number; it must have exactly one"),
         ("", {}, "target is missing or empty"),
-        ("5 kg", {"units": {"km": 1}}, "has no number in these units, want one"),
-        (["5", "six"], {}, "the target 'six' has no number, want one"),
-        ("0.75", {"decimal": ","}, "the target '0.75' has a point that parts no thousands; write it with the decimal"),
-        ("0.125", {"decimal": ","}, "has a point that parts no thousands"),
+        ("5 kg", {"units": {"km": 1}}, "has no number in these units; it must have exactly one"),
+        (["5", "six"], {}, "the target 'six' has no number; it must have exactly one"),
+        ("0.75", {"decimal": ","}, "the target '0.75' has a point that does not separate thousands; write a decimal"),
+        ("0.125", {"decimal": ","}, "has a point that does not separate thousands"),
         ("2024-05-06", {}, "the target '2024-05-06' has no number"),
     ],
 )
@@ -166,10 +166,10 @@ data = "test.jsonl"
         ("", {"target": None}, "target is missing or empty"),
         ("", {"target": True}, "has True as its target"),
         ("", {"target": {"value": 4}}, "has {'value': 4} as its target"),
-        ("", {"answer": "4", "target": "4 5"}, "has 2 numbers, want one"),
-        ("tolerance = -1", {"target": 4}, "tolerance is -1, want 0 or more"),
-        ("units = { km = 0 }", {"target": 4}, "units: want names with factors other than 0"),
-        ('take = "middle"', {"target": 4}, '"take" is "middle", want'),
+        ("", {"answer": "4", "target": "4 5"}, "has 2 numbers; it must have exactly one"),
+        ("tolerance = -1", {"target": 4}, "tolerance is -1; it must be 0 or more"),
+        ("units = { km = 0 }", {"target": 4}, "units: give names with factors other than 0"),
+        ('take = "middle"', {"target": 4}, '"take" is "middle"; it must be'),
     ],
 )
 def test_mistakes_are_told_at_collection(project: Project, more: str, row: dict[str, Any], what: str) -> None:

@@ -415,7 +415,7 @@ def test_preference() -> None:
     [
         ({"chosen": "a"}, 'column "rejected" is None, want a text'),
         ({"chosen": "a", "rejected": 3}, 'column "rejected" is 3, want a text'),
-        ({"chosen": "", "rejected": "b"}, "column \"chosen\" is '', want a text"),
+        ({"chosen": "", "rejected": "b"}, "column \"chosen\" is ''; it must be a text"),
         ({"chosen": "a", "rejected": "a"}, 'columns "chosen" and "rejected" are equal'),
         ({"chosen": [GOOD], "rejected": [BAD]}, 'column "chosen" is [{'),
     ],

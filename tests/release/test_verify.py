@@ -271,9 +271,9 @@ WAIVER = {"gate": "floor", "claim": "c", "reason": "launch", "by": "kim", "added
 DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a gate that failed": (lambda e: edit_gates(e, outcome="FAIL"), 'gates: gate "floor" is FAIL'),
     "a gate that is inconclusive": (lambda e: edit_gates(e, outcome="INCONCLUSIVE"), '"floor" is INCONCLUSIVE'),
-    "a verdict on another candidate": (lambda e: edit_gates(e, candidate="adapter"), 'gate ""floor" was decided on other weights'),
-    "a verdict on other weights": (lambda e: edit_gates(e, digest="0" * 64), 'gate ""floor" was decided on other weights'),
-    "a verdict on no weights": (lambda e: edit_gates(e, digest=""), 'gate ""floor" was decided on other weights'),
+    "a verdict on another candidate": (lambda e: edit_gates(e, candidate="adapter"), 'gate "floor" was decided on other weights'),
+    "a verdict on other weights": (lambda e: edit_gates(e, digest="0" * 64), 'gate "floor" was decided on other weights'),
+    "a verdict on no weights": (lambda e: edit_gates(e, digest=""), 'gate "floor" was decided on other weights'),
     "an expired waiver": (
         lambda e: edit_gates(e, outcome="FAIL", waiver={**WAIVER, "until": "2026-01-31"}),
         ", and its waiver expired on 2026-01-31",
@@ -289,9 +289,9 @@ DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a waiver without a date": (lambda e: edit_gates(e, outcome="FAIL", waiver=WAIVER), "malformed"),
     "a gate without a verdict": (
         lambda e: edit_lock(e, lambda lock: lock["gates"].append({**lock["gates"][0], "id": "other"})),
-        'is an any_of, but its member "gate "other" has no verdict',
+        'gate "other" has no verdict',
     ),
-    "no gate at all": (lambda e: edit_lock(e, lambda lock: lock.update(gates=[])), "no blocking gate applies"),
+    "no gate at all": (lambda e: edit_lock(e, lambda lock: lock.update(gates=[])), "no blocking gate is on"),
     "another chat template": (put("chat_template.jinja", "{{ evil }}"), "chat template: "),
     "two chat templates": (
         both(
@@ -304,33 +304,33 @@ DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a pickle under another name": (put("vocab.txt", b"\x80\x04."), "vocab.txt: is an archive, a pickle or a program, despite its name"),
     "code": (put("modeling.py", "import os"), "modeling.py: files of this type are not allowed; allowed are"),
     "a file without a suffix": (put("payload", "x"), "payload: files of this type are not allowed; allowed are"),
-    "auto_map": (put("config.json", '{"auto_map": {"AutoModel": "m.M"}}'), '"auto_map" would have code loaded'),
-    "a nested auto_map": (put("config.json", '{"a": [{"auto_map": {"A": "m.M"}}]}'), '"auto_map" would have code'),
-    "trust_remote_code": (put("tokenizer_config.json", '{"trust_remote_code": true}'), '"trust_remote_code" would'),
-    "CVE-2026-4372": (put("config.json", '{"_attn_implementation_internal": "a/b"}'), "would have code loaded"),
+    "auto_map": (put("config.json", '{"auto_map": {"AutoModel": "m.M"}}'), '"auto_map" makes a loader run code'),
+    "a nested auto_map": (put("config.json", '{"a": [{"auto_map": {"A": "m.M"}}]}'), '"auto_map" makes a loader run code'),
+    "trust_remote_code": (put("tokenizer_config.json", '{"trust_remote_code": true}'), '"trust_remote_code" makes a loader'),
+    "CVE-2026-4372": (put("config.json", '{"_attn_implementation_internal": "a/b"}'), "makes a loader run code"),
     "a kernel from the Hub": (put("config.json", '{"attn_implementation": "a/b"}'), '" makes a loader download a kernel; remove it'),
-    "tokenizer_kwargs": (put("adapter_config.json", '{"tokenizer_kwargs": {"a": 1}}'), '"tokenizer_kwargs" would'),
-    "PEFT's auto_mapping": (put("adapter_config.json", '{"auto_mapping": {"a": 1}}'), '"auto_mapping" would'),
+    "tokenizer_kwargs": (put("adapter_config.json", '{"tokenizer_kwargs": {"a": 1}}'), '"tokenizer_kwargs" makes a loader'),
+    "PEFT's auto_mapping": (put("adapter_config.json", '{"auto_mapping": {"a": 1}}'), '"auto_mapping" makes a loader'),
     "a remote base": (put("adapter_config.json", '{"base_model_name_or_path": "a/b"}'), (": names a base model to download; remove the name, since whoever deploys an adapter "
         "chooses its base")),
     "a key twice": (put("config.json", '{"a": 1, "a": 2}'), '" occurs twice'),
-    "a configuration that is none": (put("config.json", "{"), "config.json: is not JSON is"),
+    "a configuration that is none": (put("config.json", "{"), "config.json: is not JSON"),
     "an index that leads out": (index({"w": "../../secret.safetensors"}), "is not a file in the same folder"),
     "an index with an absolute path": (index({"w": "/etc/passwd"}), "is not a file in the same folder"),
     "an index of nothing": (index({"w": "other.safetensors"}), "is not a file in the same folder"),
     "an index with a tensor too many": (index({"w": "model.safetensors", "v": "model.safetensors"}), '"v" is not in'),
     "an index without a map": (index([]), "has no weight_map"),
     "an index with an empty map": (index({}), "has no weight_map"),
-    "truncated safetensors": (tensors({"w": F32}, data=b"1234"), "is cut short"),
+    "truncated safetensors": (tensors({"w": F32}, data=b"1234"), "is truncated"),
     "overlapping offsets": (tensors({"a": F32, "b": {**F32, "data_offsets": [4, 12]}}), "overlaps another"),
-    "bytes that no tensor names": (tensors({"w": F32}), "bytes that no tensor names"),
+    "bytes that no tensor names": (tensors({"w": F32}), "bytes that belong to no tensor"),
     "an index with a tensor too few": (
         both(tensors({"w": F32, "v": {**F32, "data_offsets": [8, 16]}}), index({"w": "model.safetensors"})),
         ': lacks the tensor "v", which model.safetensors holds',
     ),
     "a tensor in two files": (
         both(tensors({"w": F32}, data=bytes(8)), tensors({"w": F32}, data=bytes(8), to="model/b.safetensors")),
-        '": tensor "w" is also in',
+        'tensor "w" is also in',
     ),
     "a GGUF file that is none": (
         both(lambda e: (e / WEIGHTS).unlink(), put("model.gguf", b"GGML1234")),
@@ -479,7 +479,7 @@ def test_age(export: Path, policy: Policy) -> None:
         "was created 31 days ago, but the policy allows 30 days (max_age_days)"
         in verify(export, aged, now + timedelta(days=31, hours=1)).refused
     )
-    assert "yet to come" in verify(export, policy, now - timedelta(days=1)).refused
+    assert "in the future" in verify(export, policy, now - timedelta(days=1)).refused
 
 
 def test_wrong_signature_is_not_overlooked(export: Path, policy: Policy) -> None:
@@ -504,14 +504,14 @@ BAD_POLICIES = {
             'and an option such as "adapter.r"'
         ),
     ),
-    "a threshold nobody can meet": ('suites = ["a"]\nthreshold = 2\n[[key]]\nkeyid="a"\npublic="{0}"', "want 1 to 1"),
-    "a threshold of none": ('suites = ["a"]\nthreshold = 0\n[[key]]\nkeyid="a"\npublic="{0}"', "want 1 to 1"),
+    "a threshold nobody can meet": ('suites = ["a"]\nthreshold = 2\n[[key]]\nkeyid="a"\npublic="{0}"', "it must be 1 to 1"),
+    "a threshold of none": ('suites = ["a"]\nthreshold = 0\n[[key]]\nkeyid="a"\npublic="{0}"', "it must be 1 to 1"),
     "one key twice": (
         'suites = ["a"]\n[[key]]\nkeyid="a"\npublic="{0}"\n[[key]]\nkeyid="b"\npublic="{0}"',
         '" occurs twice',
     ),
     "a key that is none": ('suites = ["a"]\n[[key]]\nkeyid="a"\npublic="xyz"', '": public must be 64 hex digits'),
-    "another scheme": ('suites = ["a"]\n[[key]]\nkeyid="a"\nscheme="rsa"\npublic="{0}"', 'want "ed25519"'),
+    "another scheme": ('suites = ["a"]\n[[key]]\nkeyid="a"\nscheme="rsa"\npublic="{0}"', 'it must be "ed25519"'),
 }
 
 

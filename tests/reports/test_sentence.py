@@ -39,7 +39,7 @@ SAID = {
     "merged may ship: 1 of 1 gate passed": made(PASSED, exports=[WRITTEN]),
     "nothing ships: one gate failed, one is not proven": made(PASSED, FAILED, OPEN),
     "nothing ships: two gates are not proven": made(OPEN, OPEN),
-    "nothing ships: one gate could not be judged": made(replace(OPEN, outcome=Outcome.ERROR)),
+    "nothing ships: one gate could not be decided": made(replace(OPEN, outcome=Outcome.ERROR)),
     "merged may ship: 1 of 2 gates passed, one is waived": made(PASSED, WAIVED),
     "merged may ship: 1 of 2 gates passed, one that only warns failed": made(PASSED, WARN),
     "merged may ship: 1 of 1 gate passed; one more on adapter, of which one gate failed": made(PASSED, ASIDE),
@@ -50,13 +50,13 @@ SAID = {
     "merged may ship: 1 of 2 gates passed, nf4 may not: one gate failed": made(
         PASSED, replace(FAILED, candidate="nf4"), exports=[WRITTEN, replace(REFUSED, candidate="nf4")]
     ),
-    "nothing ships: nothing was gated": made(),
-    "nothing ships: the run broke off before a gate was reached": made(problem="interrupted"),
-    "nothing ships: one gate failed, the run broke off": made(FAILED, problem="interrupted"),
+    "nothing ships: no gate was decided": made(),
+    "nothing ships: the run ended early before a gate was decided": made(problem="interrupted"),
+    "nothing ships: one gate failed, the run ended early": made(FAILED, problem="interrupted"),
     "nothing ships: one check failed": made(PASSED, flags=[Finding("error", "what")], exit_code=1),
-    "nothing ships: 1 of 2 gates were not put": made(PASSED, gates=2, exit_code=6),
-    "nothing ships: on select splits nothing is confirmed": made(PASSED, selecting=True, exit_code=6),
-    "nothing ships: no blocking gate is on what ships": made(replace(PASSED, blocking=False)),
+    "nothing ships: 1 of 2 gates were not decided": made(PASSED, gates=2, exit_code=6),
+    "nothing ships: a run on selection splits confirms nothing": made(PASSED, selecting=True, exit_code=6),
+    "nothing ships: no blocking gate is on the shipping candidate": made(replace(PASSED, blocking=False)),
 }
 
 
