@@ -66,7 +66,7 @@ def test_declared_either_way(project: Project, how: dict[str, str]) -> None:
             {"decorator": "@evaluator(uncahed=True)"},
             "TypeError: EvaluatorCapabilities.__init__() got an unexpected keyword",
         ),
-        ({"decorator": "@evaluator(uncached=1)"}, ": label is TypeError: uncached is 1; it must be true or false"),
+        ({"decorator": "@evaluator(uncached=1)"}, "TypeError: uncached is 1; it must be true or false"),
         (
             {"attribute": "polite.uncahed = True"},
             'harnessfile.py:5: polite: "uncahed" is not a capability; did you mean "uncached"?',
@@ -104,7 +104,7 @@ def test_each_kind_has_its_own() -> None:
     with pytest.raises(TypeError, match="unexpected keyword"):
         trainer(converts=True)  # type: ignore[call-arg]
     assert capabilities.AdapterCapabilities.of(adapter(measured_like=("a",))(lambda: None)).measured_like == ("a",)
-    with pytest.raises(TypeError, match="measured_like is 'qlora', want names"):
+    with pytest.raises(TypeError, match="measured_like is 'qlora'; it must be names"):
         adapter(measured_like="qlora")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="title is 3, want a text"):
         checker(title=3)  # type: ignore[arg-type]

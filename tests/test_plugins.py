@@ -16,7 +16,7 @@ BROKEN = {
     ),
     "a misspelt hook": (
         HEAD + "@hookimpl\ndef harness_evaluator():\n    return {}\n",
-        '" is not a capability; did you mean "harness_evaluators"?',
+        '" is not a hook; did you mean "harness_evaluators"?',
     ),
     "no dict": (
         HEAD + "@hookimpl\ndef harness_evaluators():\n    return [1]\n",

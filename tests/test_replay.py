@@ -76,7 +76,7 @@ def test_what_ships_answers_as_it_did(exported: Project) -> None:
         f"replay: {len(ROWS) + len(TEXTS)} rows of qa, fluency answered again (seed 3), as in the evidence"
         in outcome.out
     )
-    assert 'note: replay: "moved" compares with another model; left out' in outcome.out
+    assert 'note: replay: "moved" compares with another model, so it was skipped' in outcome.out
     assert "verified: merged of suite fake" in outcome.out
 
 
@@ -98,7 +98,7 @@ def test_another_model_is_refused_by_its_row(exported: Project) -> None:
     assert outcome.code == 7
     found = json.loads(outcome.out)
     assert not found["ok"]
-    assert 'of "qa": the answer is another (' in found["refused"]
+    assert 'of "qa": the answer differs (' in found["refused"]
     assert outcome.err == f"refused: exports/fake: {found['refused']}\n"
 
 

@@ -589,12 +589,12 @@ def test_a_file_that_others_can_write_is_refused(passed: Project) -> None:
     (passed.folder / "cache").chmod(0o755)
     outcome = passed.run()
     assert outcome.code == 4
-    assert '"responses.sqlite" in it is writable by everybody; chmod go-w' in outcome.err
+    assert 'contains "responses.sqlite", which is writable by everybody; chmod go-w' in outcome.err
     (passed.folder / "cache/responses.sqlite").chmod(0o600)
     (passed.folder / "cache/models/stranger").mkdir(parents=True)
     (passed.folder / "cache/models/stranger").chmod(0o777)
     outcome = passed.run()
-    assert (outcome.code, '"responses.sqlite" in it is writable by everybody' in outcome.err) == (4, True)
+    assert (outcome.code, 'contains "responses.sqlite", which is writable by everybody' in outcome.err) == (4, True)
 
 
 @pytest.mark.parametrize("what", ["file", "dangling", "loop", "below a file", "long"])

@@ -226,7 +226,10 @@ MERGED: dict[str, tuple[Edit, str]] = {
         both(configure("config.json", auto_map={"AutoConfig": "m.M"}, model_type="new"), CODE),
         'config.json: "auto_map" makes a loader run code; remove it',
     ),
-    "with a kernel to fetch": (configure("config.json", _attn_implementation_internal="a/b"), "makes a loader run code"),
+    "with a kernel to fetch": (
+        configure("config.json", _attn_implementation_internal="a/b"),
+        "makes a loader run code",
+    ),
     "with an index that leads out": (index("../tiny/model.safetensors"), "is no file beside it"),
     "with an absolute index": (index("/etc/passwd"), "is no file beside it"),
     "with an index of what is not there": (index("other.safetensors"), "is no file beside it"),

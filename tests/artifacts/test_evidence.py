@@ -92,7 +92,7 @@ def test_odd_files_are_not_walked(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "folder/pipe")
     with pytest.raises(ValueError, match="is not a file"):
         list(walk(tmp_path))
-    with pytest.raises(OSError, match="is no file"):
+    with pytest.raises(OSError, match="is not a file"):
         file_digest(tmp_path / "folder/pipe")
 
 

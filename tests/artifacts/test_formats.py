@@ -148,7 +148,7 @@ def test_configurations_that_fetch(case: str, name: str, tmp_path: Path) -> None
     write_fake(tmp_path, 0.5)
     (tmp_path / name).write_text(json.dumps(CONFIGURATIONS[case]), "utf-8")
     for check in (check_configuration, check_candidate):
-        with pytest.raises(Unsafe, match='makes a loader'):
+        with pytest.raises(Unsafe, match="makes a loader"):
             check(tmp_path)
 
 

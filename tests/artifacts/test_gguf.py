@@ -100,7 +100,7 @@ def test_gguf_is_hashed_whole(tmp_path: Path) -> None:
         template_digest(tmp_path)
     for other in ("second.gguf", "another.safetensors"):
         (tmp_path / other).write_bytes(b"x")
-        with pytest.raises(ValueError, match="keep only the one that you mean"):
+        with pytest.raises(ValueError, match="name the one that you mean"):
             weights_digest(tmp_path)
         (tmp_path / other).unlink()
 

@@ -154,7 +154,7 @@ REASONS: dict[str, tuple[About, list[Note]]] = {
         "0.620 against 0.500, +0.620 [+0.544, +0.687], 2 won and 1 lost, n=300 in 152 clusters; "
         "at least 58 rows would be needed"
     ): (DIFFERENCE, [FOUND, NEEDED]),
-    "0.620 [0.544, 0.687], n=300 in 152 clusters, so uneven that they count as 81; attempt 2": (
+    "0.620 [0.544, 0.687], n=300 in 152 clusters, so uneven that the effective number is 81; attempt 2": (
         BOUND,
         [UNEVEN, Note("attempt", {"number": 2})],
     ),

@@ -232,7 +232,7 @@ def test_attempts_begin_anew(left: Project) -> None:
     (left.folder / "then.jsonl").rename(left.folder / LEDGER)
     before = run(left, "small.toml")
     assert (before.code, before.err.count("attempts.jsonl")) == (4, 1)
-    assert "is of another format (1, want 4); move the file away" in before.err
+    assert "has format 1, expected 4; move the file away" in before.err
     (left.folder / LEDGER).unlink()
     after = run(left, "small.toml")
     assert {v.attempt for v in after.report.verdicts} == {1}
@@ -414,7 +414,7 @@ COMMANDS = {  # of README.md and docs/: exit code, and what is printed on either
     "explain": (0, "D10"),
     "explain X1 -p house": (0, "the model will shout"),
     "init mine": (0, "next: harness run mine/suite.toml"),
-    "init": (4, "is there already"),
+    "init": (4, "exists already"),
     "keygen release": (0, "release.pub"),
     "waive floor --suite sweep.toml --reason late --until 2099-12-31": (0, "waived by"),
     "show reports/none": (4, ": the report cannot be read:"),

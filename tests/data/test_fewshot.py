@@ -17,7 +17,7 @@ CHATS = [
     for r in TRAIN
 ]
 ASKED = [{"role": "user", "content": "one say one"}]
-REFUSED = '"train.jsonl": few-shot examples are chat messages, and the prompts are text'
+REFUSED = '"train.jsonl": few-shot examples are chat messages, but the prompts are text'
 
 
 @pytest.mark.parametrize("source", ["train", "fewshot_data"])

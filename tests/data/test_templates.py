@@ -116,7 +116,7 @@ def test_row_with_several_readings_is_refused(project: Project, case: str) -> No
     row, told = READINGS[case]
     err = _train(project, [{**row, "id": i} for i in range(3)])
     assert told in err
-    assert "say which with columns = { " in err
+    assert "choose with columns = { " in err
     assert "row 0" in err and err.count("\n") == 1
 
 
@@ -147,7 +147,7 @@ def test_suite_with_a_template_passes(project: Project) -> None:
     ("keys", "told"),
     [
         ('template = "{txt}"\n', ': template: row 0 has no column "txt" (60 such rows); did you mean "text"?'),
-        ('template = "{text"\n', "template has a brace that has no other"),
+        ('template = "{text"\n', "template has an unmatched brace"),
         (
             'template = "{text}"\ncolumns = { input = "text" }\n',
             'builds the input, but columns maps "input" as well; remove one of them',

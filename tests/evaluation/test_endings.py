@@ -61,7 +61,7 @@ def test_an_answer_is_a_text_that_knows_its_end() -> None:
         assert type(one) is Said and one == "a"
         assert [getattr(one, name) for name in ABOUT] == ["length", 7, 2, True, 5]
     assert told("a") == "a" == read("a") and Said.of("a").ended == ""
-    assert endings({"eos": 361, "stop": 8, "length": 30, "context": 1}) == "ended 361 · stop 8 · cut 31"
+    assert endings({"eos": 361, "stop": 8, "length": 30, "context": 1}) == "ended 361 · stop 8 · truncated 31"
 
 
 def test_of_several_answers_the_worst_counts() -> None:

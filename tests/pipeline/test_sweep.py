@@ -333,7 +333,7 @@ BROKEN = {
     "a value twice": ("0.91]", "0.3]", "which has a value twice; remove one"),
     "not a number": ("[0.3", "[nan", "; it must be a finite number"),
     "a key too deep": ('"train.skill"', '"train.skill.x"', 'unknown option "skill.x"'),
-    "a list to decide by": ('by = "qa.exact_match"', 'by = ["qa.exact_match"]', "want EVAL.METRIC"),
+    "a list to decide by": ('by = "qa.exact_match"', 'by = ["qa.exact_match"]', "write EVAL.METRIC"),
     "no table": (SWEEP, "\n[[sweep]]\nby = 3\n", "want a table"),
     "no list": ("[0.3, 0.6, 0.9, 0.91]", "0.3", "write a list of values"),
     "up and down": ("0.9, 0.91]", "0.5]", "neither rises nor falls"),

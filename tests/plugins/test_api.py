@@ -349,7 +349,7 @@ def test_without_the_sdk_the_command_that_installs_it_is_named(monkeypatch: pyte
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"base_url": "localhost:8000"}, "base_url: cannot be read; want a URL such as"),
+        ({"base_url": "localhost:8000"}, "base_url: cannot be read; give a URL such as"),
         ({"base_url": "ftp://host/v1"}, "base_url: cannot be read"),
         ({"base_url": "http://host:port/v1"}, "base_url: cannot be read"),
         ({"base_url": f"http://me:{KEY}@host/v1"}, "base_url: holds a user name or a password"),
@@ -933,7 +933,7 @@ def test_calls_of_a_server_are_evaluated(fake: Fake) -> None:
 def test_a_call_that_is_none_is_no_answer(calls: Any) -> None:
     """A server that says that it calls a tool, and neither calls nor speaks, is told."""
     message = {"content": None, "tool_calls": calls}
-    with pytest.raises(Trouble, match="answered with"):
+    with pytest.raises(Trouble, match="sent a"):
         text_of({"choices": [{"message": message, "finish_reason": "tool_calls"}]})
     with pytest.raises(Trouble, match=r"sent neither text nor a tool call \(finish_reason"):
         text_of({"choices": [{"message": {**message, "content": ""}, "finish_reason": "tool_calls"}]})
@@ -1134,7 +1134,7 @@ def test_log_probs_that_are_none_are_a_finding(fake: Fake, scores: tuple[str, ..
     fake.scores = scores
     with load(fake) as [subject]:
         fake.value = lambda token: value if token == " bad" else -1.0
-        with pytest.raises(CheckFailed, match=r"what is no log-probability.*: \[(nan|-inf|3.0|0.0002)\]"):
+        with pytest.raises(CheckFailed, match=r"not a log-probability.*: \[(nan|-inf|3.0|0.0002)\]"):
             subject.logprobs([("a", " bad b")])
         fake.value = lambda token: 1e-4 if token == " bad" else -1.0
         assert subject.logprobs([("a", " bad b")])[0].total == -0.9999

@@ -142,7 +142,7 @@ use = "pack"
         ('pack = "general-v2"', 'pack "general-v2": is unknown; did you mean "general-v1"?'),
         (
             'digest = "0123456789abcdef"',
-            ("and the suite pins 0123456789abcdef; its rows differ from those evaluated before, so pin the new digest"),
+            ("but the suite pins 0123456789abcdef; its rows differ from those evaluated before, so pin the new digest"),
         ),
         ('digest = "0123"', 'digest is "0123"; give 8 to 64 hex digits'),
         ("parts = []", "parts is []; give one or more of facts, instructions, arithmetic, each once"),

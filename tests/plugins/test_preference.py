@@ -77,7 +77,7 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
     [
         (
             {"prompt": "a", "chosen": "b"},
-            ': row 0 has "prompt", "chosen" and no "rejected" (1 such rows); want prompt',
+            ': row 0 has "prompt", "chosen" and no "rejected" (1 such rows); rows need prompt',
         ),
         (
             {"prompt": "a", "chosen": "b", "rejected": None},
@@ -413,7 +413,7 @@ def test_preference() -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"chosen": "a"}, 'column "rejected" is None, want a text'),
+        ({"chosen": "a"}, 'column "rejected" is None; it must be a text'),
         ({"chosen": "a", "rejected": 3}, 'column "rejected" is 3, want a text'),
         ({"chosen": "", "rejected": "b"}, "column \"chosen\" is ''; it must be a text"),
         ({"chosen": "a", "rejected": "a"}, 'columns "chosen" and "rejected" are equal'),

@@ -312,7 +312,9 @@ def test_a_leak_that_was_waived_is_named_or_refused(project: Project) -> None:
     )
     assert project.run("--ignore", "D10-exact").code == 0
     policy, export = Policy(["fake"], threshold=0), project.folder / "exports/fake"
-    assert verify(export, policy).refused.endswith('"D10-exact" was ignored, the policy does not take that (ignored)')
+    assert verify(export, policy).refused.endswith(
+        '"D10-exact" was ignored, but the policy does not allow that (ignored)'
+    )
     assert verify(export, replace(policy, ignored=["D10-exact"])).ok
 
 
@@ -422,7 +424,7 @@ def test_the_gates_that_a_policy_names_are_recomputed(once: Path, exports: Path)
         policy_text(once, 'recomputed = 1.0\n[[claim]]\nmetric = "hidden.exact_match"\nmin = 0.5\nseverity = "warn"')
     )
     found = verify(exports / "domain", replace(read_policy(text), threshold=0))
-    assert found.refused.startswith('recompute: "unseen", which the policy names, not recomputed')
+    assert found.refused.startswith('recompute: "unseen", which the policy names, was not recomputed')
     assert found.refused.endswith("(recomputed)")
 
 
@@ -477,7 +479,7 @@ def test_the_copy_of_a_suite(once: Path, exports: Path, tmp_path: Path) -> None:
     rows = [{**r, "input": "question say w3"} if r["id"] == "q3" else r for r in ROWS]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
     found = verify(exports / "domain", suite=tmp_path / "suite.toml")
-    which = 'are not those of test.jsonl: the first is row "q3"'
+    which = 'differ from those of test.jsonl: the first is row "q3"'
     assert found.refused == f'suite: rows of "qa" {which} (1 more)'
     assert f'suite: rows of "hidden" {which}' in found.notes
     shutil.copy(once / "test.jsonl", tmp_path / "test.jsonl")
@@ -486,7 +488,7 @@ def test_the_copy_of_a_suite(once: Path, exports: Path, tmp_path: Path) -> None:
     found = verify(exports / "domain", suite=tmp_path / "suite.toml")
     assert "its digest is" in found.refused
     assert f'suite: min of gate "floor" is 0.5, 0.6 in {tmp_path / "suite.toml"}' in found.notes
-    assert any('rows of "qa" are not those of test.jsonl' in note for note in found.notes)
+    assert any('rows of "qa" differ from those of test.jsonl' in note for note in found.notes)
 
 
 def test_easy_rows_are_no_rows_of_the_copy(once: Path, exports: Path, tmp_path: Path, project: Project) -> None:
@@ -497,7 +499,7 @@ def test_easy_rows_are_no_rows_of_the_copy(once: Path, exports: Path, tmp_path: 
     outcome = project.harness("verify", str(exports / "domain"), "--suite", str(tmp_path / "suite.toml"))
     assert outcome.code == 7
     assert "refused: " in outcome.err
-    assert 'suite: rows of "qa" differ from those of test.jsonl: 60 rows, 50 in the copy' in outcome.err
+    assert 'suite: rows of "qa" differ from those of test.jsonl: 60 rows, but 50 in the copy' in outcome.err
 
 
 @pytest.mark.slow
@@ -581,7 +583,7 @@ KEY = f'[[key]]\nkeyid = "a"\npublic = "{"0" * 64}"\n'
 WRONG: dict[str, tuple[str, str]] = {
     "a key pasted above": (
         f'{KEY}suites = ["a"]',
-        '"suites" stands below [[key]], and is read as a key of it; put it above',
+        '"suites" is below [[key]], so it is read as a key of that table',
     ),
     "a claim pasted above": (
         f'[[claim]]\nmetric = "a.b"\nmin = 1\nsuites = ["a"]\n{KEY}',

@@ -133,4 +133,4 @@ def test_a_folder_that_is_none_is_not_signed(
     """One line, which names it."""
     outcome = sign(project, project.folder / "nowhere", exports["key"], *flags)
     assert (outcome.code, outcome.err.count("\n")) == (4, 1)
-    assert "nowhere: is no folder" in outcome.err
+    assert "nowhere: is not a folder" in outcome.err

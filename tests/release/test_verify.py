@@ -504,7 +504,10 @@ BAD_POLICIES = {
             'and an option such as "adapter.r"'
         ),
     ),
-    "a threshold nobody can meet": ('suites = ["a"]\nthreshold = 2\n[[key]]\nkeyid="a"\npublic="{0}"', "it must be 1 to 1"),
+    "a threshold nobody can meet": (
+        'suites = ["a"]\nthreshold = 2\n[[key]]\nkeyid="a"\npublic="{0}"',
+        "it must be 1 to 1",
+    ),
     "a threshold of none": ('suites = ["a"]\nthreshold = 0\n[[key]]\nkeyid="a"\npublic="{0}"', "it must be 1 to 1"),
     "one key twice": (
         'suites = ["a"]\n[[key]]\nkeyid="a"\npublic="{0}"\n[[key]]\nkeyid="b"\npublic="{0}"',

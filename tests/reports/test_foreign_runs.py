@@ -62,7 +62,7 @@ def test_names_of_a_report_are_plain(run: Path, key: str, name: str, project: Pr
 def test_names_of_a_verdict_are_plain(run: Path, key: str) -> None:
     """A verdict's names lead to rows as well."""
     edit(run, lambda report: next(r for r in report["reports"] if r["verdicts"])["verdicts"][0].update({key: "../x"}))
-    with pytest.raises(UsageError, match="is no name"):
+    with pytest.raises(UsageError, match="is not the name"):
         read_run(run)
 
 

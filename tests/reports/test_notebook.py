@@ -65,7 +65,7 @@ def test_rows_of_a_folder_that_moved(run: Run, tmp_path: Path) -> None:
     """A run that is read knows where it was found; one whose rows are gone says so in one line."""
     moved = Path(run.folder).rename(tmp_path / "elsewhere")
     assert harness.read_run(moved).rows("qa")[0]["id"] == "q0"
-    with pytest.raises(UsageError, match='holds no rows of "qa"'):
+    with pytest.raises(UsageError, match='has no rows of "qa"'):
         run.rows("qa")
     with pytest.raises(UsageError, match="'holds no rows of \"qa\"'"):
         run.rows("qe")

@@ -165,7 +165,7 @@ def test_repeats_are_one_row(gate: Gate, table: Table) -> None:
         (
             {"score": 41.2},
             [],
-            'is not known; use --higher or --lower (better = "higher" in a suite and in Python)',
+            'is unknown; use --higher or --lower (better = "higher" in a suite and in Python)',
         ),
         (
             {"score": 41.2},
@@ -192,7 +192,7 @@ def test_odd_scores_are_refused(
 def test_a_bad_margin_is_told_by_the_gate(gate: Gate, table: Table) -> None:
     """Points as whole numbers are refused as in a suite."""
     rows = table("base", asked(RIGHT)), table("candidate", asked(worse(3)))
-    assert "2 points are 0.02" in gate(*rows, claim=("--worse-by-at-most", "2")).err
+    assert "write 2 points as 0.02" in gate(*rows, claim=("--worse-by-at-most", "2")).err
     assert (
         'a margin is "x%"; give a number in the metric\'s units, or a share such as "2%"'
         in gate(*rows, claim=("--better-by", "x%")).err

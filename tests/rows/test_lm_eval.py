@@ -75,7 +75,7 @@ def test_the_rows_make_lm_evals_own_number(task: str, filter_: str, metric: str,
 def test_a_real_pair_of_runs_is_gated(gate: Gate) -> None:
     """Two folders are a verdict; dtypes are told, and the model is the point."""
     said = gate(BASE, CANDIDATE, *MC)
-    assert said.code == 6 and "told       dtype float32 / bfloat16" in said.out
+    assert said.code == 6 and "differs    dtype float32 / bfloat16" in said.out
     assert "metric     cap_mc acc · higher is better (according to the file) · proportion" in said.out
     assert "20 paired by content" in said.out
 
@@ -89,8 +89,8 @@ def test_a_real_pair_of_runs_is_gated(gate: Gate) -> None:
             ("--metric", "cap_mc:"),
             "in number (has several metrics, acc (0.9), acc_norm (0.85); name one with --metric acc",
         ),
-        (("--metric", "cap_mc:ac"), '" is not a capability; did you mean "acc"?'),
-        (("--metric", "cap_m:acc"), '" is not a capability; did you mean "cap_mc"?'),
+        (("--metric", "cap_mc:ac"), 'there is no task "cap_m"; did you mean "acc"?'),
+        (("--metric", "cap_m:acc"), 'there is no task "cap_m"; did you mean "cap_mc"?'),
         (("--metric", "cap_gen:exact_match"), 'has no task "cap_gen"'),
     ],
 )

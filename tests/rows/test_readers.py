@@ -200,7 +200,7 @@ def test_nemo_pairs_by_question() -> None:
         (lambda lines: [lines[0].replace('"problem_idx"', '"reward"', 1), *lines[1:]], "twice"),
         (lambda lines: ["[" * 100_000, *lines], "nested too deeply"),
         (lambda lines: [lines[0].replace("1.0", "1" * 5000, 1), *lines[1:]], "digits"),
-        (lambda lines: [], "base: has no rows"),
+        (lambda lines: [], "has no rows"),
     ],
 )  # fmt: skip
 def test_nemo_files_that_were_changed(change: Callable[[list[str]], list[str]], told: str, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_weights_that_rows_are_said_to_be_of_are_told(run: Callable[..., Said]) 
     claimed = 'path = "candidate.jsonl"\nweights = "sha256:' + "ab" * 32 + '"'
     said = run(SUITE.replace('path = "candidate.jsonl"', claimed))
     assert said.code == 0 and f"claimed to be of sha256:{'ab' * 32}" in " ".join(said.out.split())
-    assert 'want "sha256:"' in run(SUITE.replace('path = "candidate.jsonl"', claimed.replace("sha256:", ""))).err
+    assert 'write "sha256:"' in run(SUITE.replace('path = "candidate.jsonl"', claimed.replace("sha256:", ""))).err
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_changed_evidence_is_refused(bundle: Path, capsys: pytest.CaptureFixture
     assert "items.jsonl differs from the written file" in verify(capsys, bundle).err
     told = json.loads(manifest.read_text("utf-8"))
     manifest.write_text(json.dumps({**told, "files": {}}), "utf-8")  # a manifest that names no file vouches for none
-    assert "is not what was written" in verify(capsys, bundle).err
+    assert "differs from the written file" in verify(capsys, bundle).err
     manifest.write_text(json.dumps(told), "utf-8")
     after = hashlib.sha256(items.read_bytes()).hexdigest()
     manifest.write_text(manifest.read_text("utf-8").replace(before, after), "utf-8")

@@ -58,7 +58,7 @@ def test_every_form_is_read_alike(tmp_path: Path, table: Table) -> None:
         ('{"id": "a", "score": ' + "9" * 5000 + "}\n", "a number has thousands of digits"),
         ('{"id": "a", "score": ' + "[" * 100_000 + "\n", "nested too deeply"),
         ('{"id": "a"}\n', ': has no column "score"; name it with --score COLUMN (it has "id")'),
-        ("id,score\n", "holds no rows"),
+        ("id,score\n", "has no rows"),
         ("PAR1 and no more", "not valid Parquet"),
         ("what is this", ": contains no rows in a known format; lm_eval needs --log_samples"),
         ("", ": contains no rows in a known format; lm_eval needs --log_samples"),

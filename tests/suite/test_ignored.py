@@ -218,7 +218,7 @@ def test_codes_that_no_check_has(suite: Project, code: str) -> None:
     words = ("--suite", "suite.toml", "--reason", "r", "--until", str(TODAY + timedelta(days=1)), "--by", "ada")
     outcome = suite.harness("waive", code, *words)
     assert outcome.code == 4
-    assert f'suite.toml: no gate "{code}"' in outcome.err
+    assert f'suite.toml: there is no gate "{code}"' in outcome.err
     assert not list(suite.folder.glob("*.waivers.jsonl"))
 
 

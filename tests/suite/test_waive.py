@@ -139,13 +139,13 @@ def test_broken_waiver_file_is_a_mistake(suite: Project, text: str) -> None:
     suite.write({"suite.waivers.jsonl": line() + text})
     outcome = suite.run()
     assert outcome.code == 4
-    assert "suite.waivers.jsonl:2: is no waiver" in outcome.err
+    assert "suite.waivers.jsonl:2: is not a waiver" in outcome.err
 
 
 MISTAKES = {
     "an unknown gate": (["flor"], {}, 'no suite here or in suites/ has a gate "flor"; did you mean "floor"?'),
     "an unknown gate of a suite": (["flor", "--suite", "suite.toml"], {}, 'no gate "flor"; did you mean "floor"?'),
-    "a date that is past": (["floor"], {"until": "2020-01-01"}, "is past"),
+    "a date that is past": (["floor"], {"until": "2020-01-01"}, "in the past"),
     "a date that is none": (["floor"], {"until": "soon"}, '": is not a date; write one such as'),
     "no reason": (["floor"], {"reason": " "}, "give the reason for the waiver"),
     "a gate that only warns": (["soft"], {}, 'gate "soft" does not block by itself: it only warns'),
@@ -261,7 +261,7 @@ def test_waiver_without_a_digest_is_to_be_written_again(suite: Project) -> None:
     suite.write({"suite.waivers.jsonl": line()})
     outcome = suite.run()
     assert outcome.code == 1
-    assert '" write it again with harness waive, so it does not count' in outcome.out
+    assert "write it again with harness waive, so it does not count" in outcome.out
 
 
 def test_waivers_of_a_renamed_suite_are_told(suite: Project) -> None:
@@ -280,9 +280,9 @@ def test_waivers_of_a_renamed_suite_are_told(suite: Project) -> None:
     ("data", "told"),
     [
         (b"\xff\xfe\n", "is not UTF-8: invalid start byte at byte 0"),
-        (b'{"gate": ' + b"9" * 5000 + b"}", ":1: is no waiver"),
-        (b"[" * 100_000, ":1: is no waiver"),
-        (b'{"gate": "\xe2\x80\xa8"}\n\n[]', ":3: is no waiver"),
+        (b'{"gate": ' + b"9" * 5000 + b"}", ":1: is not a waiver"),
+        (b"[" * 100_000, ":1: is not a waiver"),
+        (b'{"gate": "\xe2\x80\xa8"}\n\n[]', ":3: is not a waiver"),
     ],
 )
 def test_strange_waiver_files_are_one_line(suite: Project, data: bytes, told: str) -> None:

@@ -227,7 +227,7 @@ def test_errors_keep_their_kind_and_run_nothing() -> None:
         assert (type(again), str(again)) == (type(error), str(error))
     assert str(read_error({"kind": "SystemExit", "messages": ["0"]})) == "SystemExit: 0"
     assert type(read_error({"kind": "SystemExit", "messages": ["0"]})) is RuntimeError
-    assert str(read_error(None)) == "None: without a word"
+    assert str(read_error(None)) == "None: no message"
 
 
 # -- as a person runs it -----------------------------------------------------------------------------

@@ -194,7 +194,7 @@ def test_a_row_on_which_workers_die_stops_the_run(
     crew = Crew(0, poison="017", signs=signs)
     with running(crew, clock, monkeypatch).loaded() as [one, _], pytest.raises(WorkersGone) as caught:
         one.generate(prompts, max_new_tokens=1)
-    assert '--on "fake:3": the row "017 xxx' in str(caught.value)
+    assert '--on "fake:3": row "017 xxx' in str(caught.value)
     assert "always fails: ended by SIGKILL" in str(caught.value)
     assert len(crew.all) <= 3 + pieces.TRIES + (2 if size == 300 else 5)
     assert all(worker.closed for worker in crew.all)
