@@ -74,10 +74,10 @@ def test_a_line_that_is_not_a_label_says_why(line: str, what: str) -> None:
 def test_a_share_that_cannot_be_held_out_says_which_could() -> None:
     """Where one group has all rows there is none; else the one that is named can be held out."""
     rows = [{"prompt": f"p{i // 4}", "completion": "x", "row": i} for i in range(40)]
-    with pytest.raises(UsageError, match="asks for 2 of 40 rows.* the smallest group has 4; set at least 0.1,"):
+    with pytest.raises(UsageError, match=r"asks for 2 of 40 rows.* the smallest group has 4; set at least 0.1,"):
         split_rows(rows, 0.05, 0)
     assert len(split_rows(rows, 0.1, 0)[1]) == 4
-    with pytest.raises(UsageError, match="asks for 8 of 40 rows.* form a single group"):
+    with pytest.raises(UsageError, match=r"asks for 8 of 40 rows.* form a single group"):
         split_rows([{**row, "group": "one"} for row in rows], 0.2, 0)
-    with pytest.raises(UsageError, match="asks for 40 of 40 rows, which leaves none to train on"):
+    with pytest.raises(UsageError, match=r"asks for 40 of 40 rows, which leaves none to train on"):
         split_rows(rows, 0.999, 0)

@@ -102,24 +102,24 @@ WRONG: dict[str, tuple[str, str | bytes | None, list[str], str]] = {
     "a folder": (".", None, [], 'data "." is a folder; name a file in it'),
     "a URL": ("https://x.org/a.csv", None, [], "is a URL; download it and name the file"),
     "a workbook": ("a.xlsx", b"PK\3\4", [], 'is a spreadsheet; save its sheet as "CSV UTF-8" and name that file'),
-    "a workbook by another name": ("a.csv", b"PK\3\4" + bytes(range(256)) * 9, [], ': a.csv: is not text; save it as "CSV UTF-8" and name that file'),
+    "a workbook by another name": ("a.csv", b"PK\3\4" + bytes(range(256)) * 9, [], ': a.csv: is not text; save it as "CSV UTF-8" and name that file'),  # noqa: E501
     "another kind": ("a.txt", table(), [], 'data "a.txt" is unknown; want a file (.jsonl, .json, .csv, .tsv, .parq'),
     "no path": ("a\0.csv", None, [], "is no path"),
     "empty": ("a.csv", "", [], ': data "a.csv" has no rows; an evaluation needs at least one'),
     "a header alone": ("a.csv", "text,mood\n", [], ': data "a.csv" has no rows; an evaluation needs at least one'),
     "no header": ("a.csv", table().partition("\n")[2], [], "is also one of its values; add a header line to the file"),
     "one column": ("a.csv", "text\n" + "\n".join(TEXTS).replace(",", ""), [], 'its columns are "text"; want an'),
-    "one label": ("a.csv", table(["good"]), [], ('column "mood": all labels are "good", so there is nothing to train on; two or more labels '
+    "one label": ("a.csv", table(["good"]), [], ('column "mood": all labels are "good", so there is nothing to train on; two or more labels '  # noqa: E501
         "are needed")),
     "no label": ("a.csv", table([""]), ["--label", "mood"], 'column "mood": no row has a label'),
-    "30 rows": ("a.csv", table(rows=30), [], "only 30 of 30 rows are left, but at least 60 are needed to decide anything; add rows"),
+    "30 rows": ("a.csv", table(rows=30), [], "only 30 of 30 rows are left, but at least 60 are needed to decide anything; add rows"),  # noqa: E501
     "repeats alone": ("a.csv", table(rows=2) * 1 + table(rows=2).partition("\n")[2] * 99, [], "198 that ask what"),
     "no such column": ("a.csv", table(), ["--label", "mod"], '": column does not exist; did you mean "mood"?'),
     "no such input": ("a.csv", table(), ["--input", "x"], '--input "x": column does not exist; known: "mood"'),
-    "one column twice": ("a.csv", table(), ["--label", "text", "--input", "text"], "--input, --label and --group must name three different columns"),
-    "group is label": ("a.csv", table(), ["--label", "mood", "--group", "mood"], "--input, --label and --group must name three different columns"),
-    "few groups": ("a.csv", GROUPED, ["--group", "user"], 'values of "user" are too uneven to keep the rows of each together:'),
-    "a column twice": ("a.csv", table(header="text,text"), [], ': the column "text" occurs twice in the header; rename one'),
+    "one column twice": ("a.csv", table(), ["--label", "text", "--input", "text"], "--input, --label and --group must name three different columns"),  # noqa: E501
+    "group is label": ("a.csv", table(), ["--label", "mood", "--group", "mood"], "--input, --label and --group must name three different columns"),  # noqa: E501
+    "few groups": ("a.csv", GROUPED, ["--group", "user"], 'values of "user" are too uneven to keep the rows of each together:'),  # noqa: E501
+    "a column twice": ("a.csv", table(header="text,text"), [], ': the column "text" occurs twice in the header; rename one'),  # noqa: E501
     "names alike": ("a.csv", table(header="a.b,a_b"), [], 'its columns are "a.b", "a_b"; want'),
     "open quote": ("a.csv", table() + '"open,good\n' + table(), [], "is a quote not closed?"),
     "unquoted commas": ("a.csv", table().replace('"', ""), [], "quote (missing? 299 more rows like this)"),
@@ -127,14 +127,14 @@ WRONG: dict[str, tuple[str, str | bytes | None, list[str], str]] = {
     "JSON of one": ("a.json", '{"a": 1}', [], ": contains a dict; it must be a list of objects"),
     "JSON of lists": ("a.json", "[[1, 2]]", [], ": row 0 is [1, 2]; it must be an object"),
     "a list as .jsonl": ("a.jsonl", "[1]\n", [], ": row 0 is [1]; it must be an object"),
-    "chats": ("a.json", objects({"messages": []} for _ in TEXTS), [], "rows of messages are not a table; harness init --task chat writes a suite for them"),
-    "lists": ("a.json", objects({**d, "text": [1]} for d in DICTS), [], 'column "text" contains "[1]"; only text and numbers are allowed'),
+    "chats": ("a.json", objects({"messages": []} for _ in TEXTS), [], "rows of messages are not a table; harness init --task chat writes a suite for them"),  # noqa: E501
+    "lists": ("a.json", objects({**d, "text": [1]} for d in DICTS), [], 'column "text" contains "[1]"; only text and numbers are allowed'),  # noqa: E501
     "no parquet": ("a.parquet", table(), [], "a.parquet: not valid parquet"),
     "a wrong encoding": ("a.csv", table(["schön", "b"]).encode("cp1252"), ["--encoding", "utf-8"], "is not UTF-8"),
-    "no encoding": ("a.csv", table(), ["--encoding", "excel"], 'encoding "excel" is unknown; use "utf-8", "utf-16", "cp1252", or another that Python knows'),
+    "no encoding": ("a.csv", table(), ["--encoding", "excel"], 'encoding "excel" is unknown; use "utf-8", "utf-16", "cp1252", or another that Python knows'),  # noqa: E501
     "a wrong separator": ("a.csv", table(), ["--separator", ";"], "if the separator is a comma, write separator ="),
     "a long separator": ("a.csv", table(), ["--separator", "tab"], ': separator is "tab"; give one character'),
-    "a task as well": ("a.csv", table(), ["--task", "qa"], "--task writes example data and --data uses your file; remove one of them"),
+    "a task as well": ("a.csv", table(), ["--task", "qa"], "--task writes example data and --data uses your file; remove one of them"),  # noqa: E501
     "no text": ("a.csv", bytes(range(256)) * 20, [], "is no text"),
     "nearly alike": ("a.csv", NEARLY, [], "; if a column says what they share, name it with --group"),
 }  # fmt: skip

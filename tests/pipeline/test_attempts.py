@@ -560,16 +560,12 @@ def write_evidence(export: Any, gates: Any) -> None:
 
 
 MOST = {
-    (
-        f"Largest losses first, in red. Hollow: the baseline. Grey: {p.sure} one-sided bounds of {t.ours}, "
-        "one to each side (by clusters if rows have them, else Wilson). Right: number of rows. *: "
-        f"fewer than {p.min_n} rows, too few to decide a gate."
-    ): ("rows_at_most = 59", "rows_at_most is 59, but there are 60 rows already, but there are"),
+    "fewer than there are": ("rows_at_most = 59", "rows_at_most is 59, but there are 60 rows already"),
     "stopping early": (
         'rows_at_most = 90\nstop = "early"',
         ('rows_at_most and stop = "early" both spend the risk on interim analyses; remove one of them'),
     ),
-    "none": ("rows_at_most = 0", "rows_at_most is 0, but there are 60 rows already, but there are"),
+    "none": ("rows_at_most = 0", "rows_at_most is 0, but there are 60 rows already"),
 }
 
 

@@ -256,7 +256,7 @@ def test_blocks_that_layers_share_are_refused_before_the_training(tmp_path: Path
     shared.check_targets(str(tmp_path))
     with pytest.raises(
         UsageError,
-        match=r'\[merge\] "model\.layers\.0\.shared_transformer\.self_attn\.q_proj" and "model\.layers\.1\.shared_transformer\.self_attn\.q_proj" are one tied weight in this base, and the adapter changes each separately, which one merged weight cannot represent',
+        match=r'\[merge\] "model\.layers\.0\.shared_transformer\.self_attn\.q_proj" and "model\.layers\.1\.shared_transformer\.self_attn\.q_proj" are one tied weight in this base, and the adapter changes each separately, which one merged weight cannot represent',  # noqa: E501
     ):
         shared.check_merge("original", str(tmp_path))
 

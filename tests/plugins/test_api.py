@@ -1272,10 +1272,10 @@ MODES = {
     "no choices": Mode(says({"choices": []}), NO_CHOICES),
     "choices that are no list": Mode(says({"choices": {"text": "to a"}}), NO_CHOICES),
     "two choices": well(says({"choices": [json.loads(GOOD)["choices"][0], {"text": "no"}]})),
-    "an error with status 200": Mode(says({"error": {"message": f"no {KEY[:20]}"}}), r"replied with an error: .*no \*\*\*"),
+    "an error with status 200": Mode(says({"error": {"message": f"no {KEY[:20]}"}}), r"replied with an error: .*no \*\*\*"),  # noqa: E501
     "HTTP 204": Mode(raw(b"HTTP/1.1 204 No Content\r\n\r\n"), f"{NO_JSON}|{NO_CHOICES}"),
     "HTTP 300": Mode(status(300), "HTTP 300"),
-    "HTTP 307": Mode(status(307, Location="http://other/v1"), 'redirects to redirects to "http://other/v1"; correct base_url'),
+    "HTTP 307": Mode(status(307, Location="http://other/v1"), 'redirects to redirects to "http://other/v1"; correct base_url'),  # noqa: E501
     "HTTP 400, nested without end": Mode(status(400, b'{"error":' * 900 + b"1" + b"}" * 900), "HTTP 400: "),
     "HTTP 401": Mode(status(401), r"refuses the key that MY_KEY holds \(HTTP 401\)"),
     "HTTP 403": Mode(status(403, {"error": f"Bearer {KEY} may not"}), r"HTTP 403: Bearer \*\*\* may not"),
@@ -1301,7 +1301,7 @@ MODES = {
     "null as text": Mode(line="sent a NoneType as text (finish_reason", change=set_(answer=lambda body: None)),
     "a list as text": Mode(line="sent a list as text (finish_reason", change=set_(answer=lambda body: ["to a"])),
     "an answer withheld": Mode(line="content filter withheld", change=set_(finish="content_filter")),
-    "an end of another kind": Mode(line='sent the finish_reason "abort x" instead of "stop" or "length"', change=set_(finish="abort\nx")),
+    "an end of another kind": Mode(line='sent the finish_reason "abort x" instead of "stop" or "length"', change=set_(finish="abort\nx")),  # noqa: E501
     "another model's name": well(change=set_(signs=lambda body: {"model": "quite-another"})),
     "a name that changes": well(change=set_(signs=lambda body: {"model": str(time.monotonic_ns())})),
     "a name that is none": well(change=set_(signs=lambda body: {"model": ["a"], "system_fingerprint": 3})),
@@ -1333,7 +1333,7 @@ MODES = {
     ),
     "a SOCKS proxy": Mode(line="ALL_PROXY: names a SOCKS", options={"base_url": AWAY}, env={"ALL_PROXY": "socks5://p:1"}),
     "a proxy that is none": Mode(line="HTTP_PROXY: is no", options={"base_url": AWAY}, env={"HTTP_PROXY": "p:3128x"}),
-    "no certificates": Mode(line='SSL_CERT_FILE: names "/no.pem", which is not evaluated on', env={"SSL_CERT_FILE": "/no.pem"}),
+    "no certificates": Mode(line='SSL_CERT_FILE: names "/no.pem", which is not evaluated on', env={"SSL_CERT_FILE": "/no.pem"}),  # noqa: E501
 }  # fmt: skip
 
 

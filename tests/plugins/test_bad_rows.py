@@ -57,7 +57,7 @@ EVALUATED: dict[
         [
             (
                 {"target": "{call"},
-                f"the target is not a tool call: Expecting property name; give a list of {name, arguments}",
+                "the target is not a tool call: Expecting property name",
             ),
             ({"target": [{"arguments": {}}]}, "{'arguments': {}} has no name; want a list of {name, arguments}"),
             ({"target": [{"name": "g"}]}, 'the target calls "g", which is not one of the row\'s tools'),

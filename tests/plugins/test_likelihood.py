@@ -192,7 +192,7 @@ def test_a_skeleton_tells_before_a_base_is_loaded(use: Any, rows: Any, tiny_mode
 
 
 def test_a_router_that_lora_would_break_is_refused_before_loading(tmp_path: Path) -> None:
-    """Llama 4's router returns two tensors, which PEFT cannot wrap: "all-linear" leaves it out; named, it is refused."""
+    """Llama 4's router returns two tensors, which PEFT cannot wrap: "all-linear" leaves it out; named, it is refused."""  # noqa: E501
     ref = built("Llama4ForCausalLM", tmp_path)
     with quiet(), pytest.raises(UsageError, match=r'"model\.layers\.\d\.feed_forward\.router" is a Llama4Router'):
         lora(target_modules=["router", "q_proj"]).check_targets(ref.path)

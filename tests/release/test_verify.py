@@ -271,8 +271,8 @@ WAIVER = {"gate": "floor", "claim": "c", "reason": "launch", "by": "kim", "added
 DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a gate that failed": (lambda e: edit_gates(e, outcome="FAIL"), 'gates: gate "floor" is FAIL'),
     "a gate that is inconclusive": (lambda e: edit_gates(e, outcome="INCONCLUSIVE"), '"floor" is INCONCLUSIVE'),
-    "a verdict on another candidate": (lambda e: edit_gates(e, candidate="adapter"), 'gate "floor" was decided on other weights'),
-    "a verdict on other weights": (lambda e: edit_gates(e, digest="0" * 64), 'gate "floor" was decided on other weights'),
+    "a verdict on another candidate": (lambda e: edit_gates(e, candidate="adapter"), 'gate "floor" was decided on other weights'),  # noqa: E501
+    "a verdict on other weights": (lambda e: edit_gates(e, digest="0" * 64), 'gate "floor" was decided on other weights'),  # noqa: E501
     "a verdict on no weights": (lambda e: edit_gates(e, digest=""), 'gate "floor" was decided on other weights'),
     "an expired waiver": (
         lambda e: edit_gates(e, outcome="FAIL", waiver={**WAIVER, "until": "2026-01-31"}),
@@ -300,18 +300,18 @@ DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
         ),
         "is in two files that differ",
     ),
-    "a pickle": (put("adapter_model.bin", b"\x80\x04."), "adapter_model.bin: files of this type are not allowed; allowed are"),
-    "a pickle under another name": (put("vocab.txt", b"\x80\x04."), "vocab.txt: is an archive, a pickle or a program, despite its name"),
+    "a pickle": (put("adapter_model.bin", b"\x80\x04."), "adapter_model.bin: files of this type are not allowed; allowed are"),  # noqa: E501
+    "a pickle under another name": (put("vocab.txt", b"\x80\x04."), "vocab.txt: is an archive, a pickle or a program, despite its name"),  # noqa: E501
     "code": (put("modeling.py", "import os"), "modeling.py: files of this type are not allowed; allowed are"),
     "a file without a suffix": (put("payload", "x"), "payload: files of this type are not allowed; allowed are"),
     "auto_map": (put("config.json", '{"auto_map": {"AutoModel": "m.M"}}'), '"auto_map" makes a loader run code'),
-    "a nested auto_map": (put("config.json", '{"a": [{"auto_map": {"A": "m.M"}}]}'), '"auto_map" makes a loader run code'),
-    "trust_remote_code": (put("tokenizer_config.json", '{"trust_remote_code": true}'), '"trust_remote_code" makes a loader'),
+    "a nested auto_map": (put("config.json", '{"a": [{"auto_map": {"A": "m.M"}}]}'), '"auto_map" makes a loader run code'),  # noqa: E501
+    "trust_remote_code": (put("tokenizer_config.json", '{"trust_remote_code": true}'), '"trust_remote_code" makes a loader'),  # noqa: E501
     "CVE-2026-4372": (put("config.json", '{"_attn_implementation_internal": "a/b"}'), "makes a loader run code"),
-    "a kernel from the Hub": (put("config.json", '{"attn_implementation": "a/b"}'), '" makes a loader download a kernel; remove it'),
-    "tokenizer_kwargs": (put("adapter_config.json", '{"tokenizer_kwargs": {"a": 1}}'), '"tokenizer_kwargs" makes a loader'),
+    "a kernel from the Hub": (put("config.json", '{"attn_implementation": "a/b"}'), '" makes a loader download a kernel; remove it'),  # noqa: E501
+    "tokenizer_kwargs": (put("adapter_config.json", '{"tokenizer_kwargs": {"a": 1}}'), '"tokenizer_kwargs" makes a loader'),  # noqa: E501
     "PEFT's auto_mapping": (put("adapter_config.json", '{"auto_mapping": {"a": 1}}'), '"auto_mapping" makes a loader'),
-    "a remote base": (put("adapter_config.json", '{"base_model_name_or_path": "a/b"}'), (": names a base model to download; remove the name, since whoever deploys an adapter "
+    "a remote base": (put("adapter_config.json", '{"base_model_name_or_path": "a/b"}'), (": names a base model to download; remove the name, since whoever deploys an adapter "  # noqa: E501
         "chooses its base")),
     "a key twice": (put("config.json", '{"a": 1, "a": 2}'), '" occurs twice'),
     "a configuration that is none": (put("config.json", "{"), "config.json: is not JSON"),
@@ -336,13 +336,13 @@ DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
         both(lambda e: (e / WEIGHTS).unlink(), put("model.gguf", b"GGML1234")),
         'does not begin with "GGUF"',
     ),
-    "a GGUF file beside other weights": (put("model.gguf", b"GGML1234"), "and other weights; keep only the files of the model that you mean"),
+    "a GGUF file beside other weights": (put("model.gguf", b"GGML1234"), "and other weights; keep only the files of the model that you mean"),  # noqa: E501
     "a baseline of other weights": (
         lambda e: edit_lock(e, lambda lock: lock["subjects"].update(base="0" * 64)),
         "base::qa was evaluated on other weights than the lock has",
     ),
     "a manifest of the future": (lambda e: reseal(e, format=99), "has format 99"),
-    "a root that is another's": (lambda e: reseal(e, root="0" * 64), "the root digest of model/ differs from the manifest's"),
+    "a root that is another's": (lambda e: reseal(e, root="0" * 64), "the root digest of model/ differs from the manifest's"),  # noqa: E501
 }  # fmt: skip
 
 

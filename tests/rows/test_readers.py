@@ -193,9 +193,9 @@ def test_nemo_pairs_by_question() -> None:
     [
         (lambda lines: lines[:-1], "has 11 of 12 rows; the file is truncated, or of another run"),
         (lambda lines: [lines[0].replace('"reward": 1.0', '"reward": 0.0', 1), *lines[1:]], "the file says"),
-        (lambda lines: [*lines[:-1], lines[-1][:50]], "line 12: cannot be read; lines are never skipped (Unterminated string starting at"),
+        (lambda lines: [*lines[:-1], lines[-1][:50]], "line 12: cannot be read; lines are never skipped (Unterminated string starting at"),  # noqa: E501
         (lambda lines: [lines[0].replace('"reward": 1.0', '"reward": NaN', 1), *lines[1:]], "NaN"),
-        (lambda lines: [lines[0].replace('"reward": 1.0', '"reward": "good"', 1), *lines[1:]], '"good" is not a number'),
+        (lambda lines: [lines[0].replace('"reward": 1.0', '"reward": "good"', 1), *lines[1:]], '"good" is not a number'),  # noqa: E501
         (lambda lines: [lines[0].replace('"repeat": 0', '"repeat": []', 1), *lines[1:]], "is not a file of nemo ("),
         (lambda lines: [lines[0].replace('"problem_idx"', '"reward"', 1), *lines[1:]], "twice"),
         (lambda lines: ["[" * 100_000, *lines], "nested too deeply"),
