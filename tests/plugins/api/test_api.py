@@ -352,7 +352,7 @@ def test_without_the_sdk_the_command_that_installs_it_is_named(monkeypatch: pyte
         ({"base_url": "localhost:8000"}, "base_url: cannot be read; give a URL such as"),
         ({"base_url": "ftp://host/v1"}, "base_url: cannot be read"),
         ({"base_url": "http://host:port/v1"}, "base_url: cannot be read"),
-        ({"base_url": f"http://me:{KEY}@host/v1"}, "base_url: holds a user name or a password"),
+        ({"base_url": f"http://me:{KEY}@host/v1"}, "base_url: contains a user name or a password"),
         (
             {"base_url": f"http://host/v1?key={KEY}"},
             'has a query ("?") or a fragment ("#"), which would appear in reports;',

@@ -37,7 +37,7 @@ EVALUATED: dict[
         [
             ({"target": "twelve"}, "\": the target 'twelve' has no number; it must have exactly one"),
             ({"target": None}, "target is missing or empty; map a column to it"),
-            ({"target": True}, '" (row 1 has True as its target (1 such such rows); give text or a number'),
+            ({"target": True}, "row 1 has True as its target (1 such rows); give text or a number"),
             ({"target": "nan"}, "\": the target 'nan' has no number; it must have exactly one"),
             ({"input": 5}, "row 1 has 5 as its input; give text, or messages with role and content"),
         ],
@@ -47,8 +47,8 @@ EVALUATED: dict[
         [
             ({"target": "{"}, "the target '{' is not valid JSON: Expecting property name"),
             ({"target": None}, "target is missing or empty; map a column to it, or set compare = false"),
-            ({"target": "NaN"}, "is no JSON: NaN is no JSON"),
-            ({"target": '{"a": 1, "a": 2}'}, "has a key twice"),
+            ({"target": "NaN"}, "the target 'NaN' is not valid JSON: NaN is not JSON"),
+            ({"target": '{"a": 1, "a": 2}'}, 'is not valid JSON: has the key "a" twice'),
             ({"input": {"q": 1}}, "row 1 has {'q': 1} as its input; give text, or messages with role and content"),
         ],
     ),
@@ -59,11 +59,11 @@ EVALUATED: dict[
                 {"target": "{call"},
                 "the target is not a tool call: Expecting property name",
             ),
-            ({"target": [{"arguments": {}}]}, "{'arguments': {}} has no name; want a list of {name, arguments}"),
+            ({"target": [{"arguments": {}}]}, "{'arguments': {}} has no name; give a list of {name, arguments}"),
             ({"target": [{"name": "g"}]}, 'the target calls "g", which is not one of the row\'s tools'),
-            ({"tools": [{"type": "function"}]}, "has no name; want {name, description, parameters}"),
-            ({"tools": "f"}, "has row 1 has 'f' as its \"tools\"; give a list of objects, or drop the column"),
-            ({"input": "text"}, 'row 1 has "tools" for a chat template, and is no chat'),
+            ({"tools": [{"type": "function"}]}, "has no name; give {name, description, parameters}"),
+            ({"tools": "f"}, "row 1 has 'f' as its \"tools\"; give a list of objects, or drop the column"),
+            ({"input": "text"}, 'row 1 has "tools" for a chat template, but the input is text'),
             ({"target": 5}, "5 is not a call, which is an object with a name and arguments"),
         ],
     ),
@@ -72,7 +72,7 @@ EVALUATED: dict[
         [
             ({"target": None}, "target is missing or empty; map a column to it"),
             ({"target": ["a", "b"]}, '": has 2 targets; give the one answer that must not change'),
-            ({"target": True}, '" (row 1 has True as its target (1 such such rows); give text or a number'),
+            ({"target": True}, "row 1 has True as its target (1 such rows); give text or a number"),
             ({"input": None}, "row 1 has None as its input; give text, or messages with role and content"),
             (
                 {"input": [{"role": "user"}]},
@@ -97,10 +97,10 @@ EVALUATED: dict[
         [
             (
                 {"rejected": None},
-                ('column "rejected" is None, it must be a text, or messages if the prompt has messages'),
+                ('column "rejected" is None; it must be a text, or messages if the prompt has messages'),
             ),
             ({"rejected": " a"}, 'columns "chosen" and "rejected" are equal; remove it'),
-            ({"chosen": ""}, "column \"chosen\" is '', want a text"),
+            ({"chosen": ""}, "column \"chosen\" is ''; it must be a text"),
             ({"prompt": ""}, "the prompt is missing or empty; map a column to input"),
             ({"prompt": ASKED, "chosen": ASKED, "rejected": [OTHER]}, '" must end with one message of the assistant'),
         ],

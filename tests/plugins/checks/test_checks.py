@@ -607,7 +607,7 @@ def test_embeddings_are_found_under_any_name(tmp_path: Path) -> None:
     tokenizer = harness_hf.load_tokenizer(merged)
     tokenizer.add_tokens(["<step>"])
     tokenizer.save_pretrained(merged)
-    assert beside(tmp_path / "base", merged)["M4-embeddings"] == "there are error: 261 embeddings for 262 tokens: "
+    assert beside(tmp_path / "base", merged)["M4-embeddings"] == "error: there are 261 embeddings for 262 tokens: "
     assert beside(merged, merged) == {}
 
 
@@ -626,7 +626,7 @@ def test_an_adapters_own_word_on_its_base_is_told_as_that(tmp_path: Path) -> Non
     folder = tmp_path / "adapter"
     folder.mkdir()
     ref, base = ModelRef("adapter", "base", adapter=folder), ModelRef("base", "base", "b" * 64)
-    told = lambda: [(f.severity, "does not say" in f.what) for f in another_base(ref, base)]  # noqa: E731
+    told = lambda: [(f.severity, "does not state" in f.what) for f in another_base(ref, base)]  # noqa: E731
     assert told() == [("note", True)]
     (folder / "harness-adapter.json").write_text(json.dumps({"base_digest": "c" * 64}), "utf-8")
     assert [severity for severity, _ in told()] == ["error"]

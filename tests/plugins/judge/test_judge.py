@@ -168,9 +168,12 @@ def test_judge_that_moved_is_not_followed(provider: str, monkeypatch: pytest.Mon
 
 
 MALFORMED = {
-    "a word that holds another": ('{"reason": "", "verdict": "INCORRECT A"}', "want A, B or tie"),
-    "text around the verdict": ('The verdict is "A".', "which is no JSON"),
-    "another type": ('{"reason": "", "verdict": true}', "want A, B or tie"),
+    "a word that holds another": (
+        '{"reason": "", "verdict": "INCORRECT A"}',
+        'is "INCORRECT A" instead of A, B or tie',
+    ),
+    "text around the verdict": ('The verdict is "A".', "which is not JSON"),
+    "another type": ('{"reason": "", "verdict": true}', "is true instead of A, B or tie"),
     "no object": ('["A"]', r'replied \["A"\], which is not an object'),
     "nothing": ("{}", "the verdict is null"),
 }
@@ -802,18 +805,18 @@ def test_no_secret_is_written(suite: Project, monkeypatch: pytest.MonkeyPatch, p
 
 WRONG = {
     "no key": ("api_key_env = \"STUB_KEY\"", "the environment variable STUB_KEY is not set"),
-    "a key in the suite": ('api_key_env = "sk-Abc123"', "is not shown, since it may be a key"),
+    "a key in the suite": ('api_key_env = "sk-Abc123"', "is not shown here, since it may be a key"),
     "no model for the backend": ('model = { local = "x" }', 'model names none for backend "openai"; add one'),
-    "a backend nobody knows": ('model = { opnai = "x" }', 'no backend; did you mean "openai"'),
-    "a URL with a password": ('base_url = "http://me:secret@host/v1"', "holds a user name"),
+    "a backend nobody knows": ('model = { opnai = "x" }', 'which is not a backend; did you mean "openai"'),
+    "a URL with a password": ('base_url = "http://me:secret@host/v1"', "contains a user name or a password"),
     "a URL that is none": ('base_url = "localhost"', "base_url cannot be read"),
     "a cap without prices": ("max_usd = 1.0", "max_usd needs prices"),
-    "a price that is none": ("prices = { stub-judge = [1.0] }", "want [IN, OUT]"),
-    "criteria of a pair": ('criteria = { right = "x" }', 'go with mode = "rubric"'),
-    "a rubric without criteria": ('mode = "rubric"', "wants criteria"),
+    "a price that is none": ("prices = { stub-judge = [1.0] }", "is [1.0]; give [IN, OUT] in dollars per million"),
+    "criteria of a pair": ('criteria = { right = "x" }', 'criteria need mode = "rubric"'),
+    "a rubric without criteria": ('mode = "rubric"', 'mode "rubric" needs criteria'),
     "a criterion that is no name": ('mode = "rubric"\ncriteria = { "a b" = "x" }', "cannot be the name of a metric"),
-    "no judgments": ("k = 0", "k is 0, want 1 or more"),
-    "an option of another type": ('k = "2"', '"k" is "2", want an integer'),
+    "no judgments": ("k = 0", "k is 0; it must be 1 or more"),
+    "an option of another type": ('k = "2"', '"k" is "2"; it must be an integer'),
     "a calibration that is not there": ('calibration = "none.json"', "cannot be read"),
     "a judge of the candidate's family": ('model = "base-llama"', "are both of the family"),
 }  # fmt: skip
@@ -854,7 +857,7 @@ def test_answers_longer_than_the_context_are_told(suite: Project) -> None:
     with StubJudge() as stub:
         outcome = run(suite, stub, "", JUDGED.replace("max_new_tokens = 20", "max_new_tokens = 200"))
     assert outcome.code == 4
-    told = "max_new_tokens is 200, but the model's context has 200 tokens, prompt included; ask for fewer"
+    told = "max_new_tokens is 200, but the model's context has 200 tokens, prompt included; lower max_new_tokens"
     assert outcome.err == f'error: {suite.folder}/suite.toml:16: eval "qa": {told}\n'
 
 
@@ -877,7 +880,7 @@ def test_judge_that_is_not_there_is_told_before_training(
         outcome = suite.run()
     told = {
         "wrong key": "the server rejects the key in STUB_KEY (HTTP 401)",
-        "unknown model": 'HTTP 404: model: stab-judge; is "stab-judge" a model it serves',
+        "unknown model": 'HTTP 404: model: stab-judge; check that it serves "stab-judge"',
         "down": "the connection failed",
     }
     assert outcome.code == 4
@@ -900,7 +903,7 @@ def test_auto_takes_the_judge_whose_key_is_set(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(UsageError, match='backend "auto" found no API key'):
         JudgeOptions(model={"openai": "gpt-9"})
-    with pytest.raises(UsageError, match="wants a model for each"):
+    with pytest.raises(UsageError, match="needs a model for each"):
         JudgeOptions(model="gpt-9")
 
 
@@ -955,14 +958,14 @@ def test_reference_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) ->
     with StubJudge(models=("reference-1",)) as stub:
         url = stub.anthropic_url
         assert open_source("reference-1", base_url=url).facts["name"] == "The reference-1"
-        with pytest.raises(UsageError, match='"reference-2" a model it serves'):
+        with pytest.raises(UsageError, match='check that it serves "reference-2"'):
             open_source("reference-2", base_url=url)
         with load([ModelRef("reference", "reference-1")], base_url=url) as [subject]:
             assert subject.generate(["say a b c", [{"role": "user", "content": "d e f"}]], stop=["c"]) == [
                 "stub a b ",
                 "stub d e f",
             ]
-            with pytest.raises(UsageError, match="gives no log-probs"):
+            with pytest.raises(UsageError, match="provides no log-probs"):
                 subject.logprobs([("a", "b")])
     with pytest.raises(UsageError, match="the connection failed"):
         open_source("reference-1", base_url=url)

@@ -389,7 +389,7 @@ def test_a_broken_yaml_is_told_at_collection(folder: Path, yaml: str, words: str
         (("test_split: test", "test_split: exam"), {}, "KeyError"),
         (("{{page}}", "{{page"), {}, "lm_eval cannot build it: TemplateSyntaxError"),
         (("metric: word_perplexity", "metric: !function gone.metric"), {}, "lm_eval cannot read it"),
-        (("output_type", "num_fewshot: 0\noutput_type"), {"shots": 3}, "says num_fewshot: 0"),
+        (("output_type", "num_fewshot: 0\noutput_type"), {"shots": 3}, "sets num_fewshot: 0"),
     ],
 )
 def test_a_task_that_cannot_be_built_is_told_before_any_model(
@@ -504,7 +504,7 @@ def test_rows_of_something_else_are_refused(folder: Path) -> None:
     """A sample that is none of the task's documents stops the evaluation."""
     samples_of(folder, task="things.yaml")
     line = one_line(lambda: list(lm_eval(Hashed(), [Sample("q", "?", "!")], folder=folder, task="things.yaml")))
-    assert line.startswith('row "q": is no document of the task')
+    assert line.startswith('row "q": is not a document of the task')
 
 
 # ------------------------------------------------------------------ numbers: lm_eval's, whatever answers
@@ -591,7 +591,7 @@ def test_values_of_documents_survive_json() -> None:
     import numpy as np
 
     value = (np.int64(3), [np.float64(0.5), ("a", None)], {"k": (True,)}, np.array([1.0, 2.0]))
-    kept = json.loads(json.dumps(to_json(value)))
+    kept = json.loads(json.dumps(to_json(value, "x")))
     assert from_json(kept) == (3, [0.5, ("a", None)], {"k": (True,)}, [1.0, 2.0])
 
 
@@ -737,7 +737,7 @@ def test_more_new_tokens_than_context_is_one_line(folder: Path) -> None:
     """A task that wants longer answers than the model has room for."""
     rows = samples_of(folder, task="answers.yaml")
     line = one_line(lambda: list(lm_eval(Hashed(context=10), rows, folder=folder, task="answers.yaml")))
-    assert line.startswith('task "answers": needs 12 new tokens, but the context of hashed is 10; say gen_kwargs')
+    assert line.startswith('task "answers": needs 12 new tokens, but the context of hashed is 10; set gen_kwargs')
 
 
 def test_answers_are_kept_for_the_report(folder: Path) -> None:
@@ -764,7 +764,7 @@ def test_prompts_that_are_cut_are_counted(folder: Path) -> None:
     assert [s.note for s in scores] == [f"prompt cut from the left, tokens: {n}" if n > 0 else None for n in cut]
     lost = [n for n in cut if n > 0]
     [found] = cut_prompts(Result("base", "lm", tuple(scores), {}, ""))
-    told = f"{len(lost)} of 12 prompts lost {min(lost)} to {max(lost)} tokens at their beginning"
+    told = f"{len(lost)} of 12 prompts were truncated by {min(lost)} to {max(lost)} tokens at their beginning"
     assert found.what == f'"base::lm": {told}'
     whole = scored(Hashed(), folder, task="things.yaml")
     assert not list(cut_prompts(Result("base", "lm", tuple(whole), {}, "")))
