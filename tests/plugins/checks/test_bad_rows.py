@@ -111,11 +111,14 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
         "sft",
         {"text": "q a"},
         [
-            ({"text": ""}, ("more than the D11-empty training-data-quality: 1 of 8 rows: no answer used for training")),
-            ({"text": None}, "row 3: want prompt and completion, or messages, or text, none of them empty"),
-            ({"text": 5}, "row 3: want prompt and completion, or messages, or text, none of them empty"),
-            ({"text": ["a"]}, "row 3: want prompt and completion, or messages, or text, none of them empty"),
-            ({"text": ..., "txt": "a"}, 'row 2 has "txt"; want input and target, prompt and completion'),
+            ({"text": ""}, ("D11-empty training-data-quality: 1 of 8 rows: no answer to train on")),
+            ({"text": None}, "row 3: rows need prompt and completion, or messages, or text, none of them empty"),
+            ({"text": 5}, "row 3: rows need prompt and completion, or messages, or text, none of them empty"),
+            ({"text": ["a"]}, "row 3: rows need prompt and completion, or messages, or text, none of them empty"),
+            (
+                {"text": ..., "txt": "a"},
+                'row 2 has the columns "txt"; it needs input and target, prompt and completion',
+            ),
             (
                 {"text": ..., "prompt": "q", "completion": "a"},
                 "[train] data: row 3: have another form than row 1; use one form for all rows",
@@ -126,22 +129,22 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
         "sft",
         {"prompt": "q", "completion": "a"},
         [
-            ({"completion": ...}, 'row 2 has "prompt"; want input and target, prompt and completion'),
+            ({"completion": ...}, 'row 2 has the columns "prompt"; it needs input and target, prompt and completion'),
             (
                 {"completion": None},
-                ("more than the D11-empty training-data-quality: 1 of 8 rows: no answer used for training"),
+                ("D11-empty training-data-quality: 1 of 8 rows: no answer to train on"),
             ),
-            ({"completion": ["a"]}, "row 3: want prompt and completion, or messages, or text, none of them empty"),
+            ({"completion": ["a"]}, "row 3: rows need prompt and completion, or messages, or text, none of them empty"),
             ({"prompt": None}, ": row 2 has None as its prompt; give text, or messages"),
             ({"prompt": 5}, ": row 2 has 5 as its prompt; give text, or messages"),
-            ({"prompt": ASKED}, "row 3: want prompt and completion, or messages, or text"),
+            ({"prompt": ASKED}, "row 3: rows need prompt and completion, or messages, or text"),
         ],
     ),
     "messages": (
         "sft",
         {"messages": [*ASKED, SAID]},
         [
-            ({"messages": []}, "row 3: want prompt and completion, or messages, or text, none of them empty"),
+            ({"messages": []}, "row 3: rows need prompt and completion, or messages, or text, none of them empty"),
             ({"messages": ASKED}, "D11-roles training-data-quality: 1 of 8 rows: messages out of order"),
             ({"messages": [{"role": "bot", "content": "?"}, SAID]}, "D11-roles training-data-quality: 1 of 8 rows"),
             ({"messages": [*ASKED, {"role": "assistant"}]}, "D11-empty training-data-quality: 1 of 8 rows"),
@@ -155,26 +158,26 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
         [
             (
                 {"rejected": ...},
-                (': row 2 has "prompt", "chosen" and no "rejected" (1 such rows); want prompt, chosen'),
+                (': row 2 has "prompt", "chosen" and no "rejected" (1 such rows); rows need prompt, chosen'),
             ),
             (
                 {"rejected": ""},
                 (
-                    "row 3: want prompt, chosen and rejected, either all texts, or all messages that "
+                    "row 3: rows need prompt, chosen and rejected, either all texts, or all messages that "
                     "end with an answer of the assistant that is not empty"
                 ),
             ),
             (
                 {"chosen": 5},
                 (
-                    "row 3: want prompt, chosen and rejected, either all texts, or all messages that "
+                    "row 3: rows need prompt, chosen and rejected, either all texts, or all messages that "
                     "end with an answer of the assistant that is not empty"
                 ),
             ),
             (
                 {"prompt": ""},
                 (
-                    "row 3: want prompt, chosen and rejected, either all texts, or all messages that "
+                    "row 3: rows need prompt, chosen and rejected, either all texts, or all messages that "
                     "end with an answer of the assistant that is not empty"
                 ),
             ),
@@ -189,25 +192,25 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
             (
                 {"rejected": []},
                 (
-                    "row 3: want prompt, chosen and rejected, either all texts, or all messages that "
+                    "row 3: rows need prompt, chosen and rejected, either all texts, or all messages that "
                     "end with an answer of the assistant that is not empty"
                 ),
             ),
             (
                 {"chosen": ASKED},
                 (
-                    "row 3: want prompt, chosen and rejected, either all texts, or all messages that "
+                    "row 3: rows need prompt, chosen and rejected, either all texts, or all messages that "
                     "end with an answer of the assistant that is not empty"
                 ),
             ),
             (
                 {"chosen": [{"role": "assistant"}]},
-                "more than the D11-empty training-data-quality: 1 of 8 rows: no answer used for training",
+                "D11-empty training-data-quality: 1 of 8 rows: no answer to train on",
             ),
             (
                 {"prompt": "?"},
                 (
-                    "row 3: want prompt, chosen and rejected, either all texts, or all messages that "
+                    "row 3: rows need prompt, chosen and rejected, either all texts, or all messages that "
                     "end with an answer of the assistant that is not empty"
                 ),
             ),
@@ -223,14 +226,14 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
             (
                 {"completion": ""},
                 (
-                    "row 3: want prompt and completion, either all texts, or all messages that end with "
+                    "row 3: rows need prompt and completion, either all texts, or all messages that end with "
                     "an answer of the assistant that is not empty"
                 ),
             ),
             (
                 {"prompt": 5},
                 (
-                    "row 3: want prompt and completion, either all texts, or all messages that end with "
+                    "row 3: rows need prompt and completion, either all texts, or all messages that end with "
                     "an answer of the assistant that is not empty"
                 ),
             ),
