@@ -148,8 +148,8 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
             ({"messages": ASKED}, "D11-roles training-data-quality: 1 of 8 rows: messages out of order"),
             ({"messages": [{"role": "bot", "content": "?"}, SAID]}, "D11-roles training-data-quality: 1 of 8 rows"),
             ({"messages": [*ASKED, {"role": "assistant"}]}, "D11-empty training-data-quality: 1 of 8 rows"),
-            ({"messages": [5, SAID]}, "D11-template training-data-quality: 1 of 8 rows: the chat template refuses"),
-            ({"tools": "x"}, "row 2 has 'x' as its \"tools\"; give a list of objects, or drop the column ("),
+            ({"messages": [5, SAID]}, "D11-template training-data-quality: 1 of 8 rows: the chat template rejects"),
+            ({"tools": "x"}, "row 2 has 'x' as its \"tools\"; give a list of objects, or drop the column"),
         ],
     ),
     "pairs": (

@@ -1132,7 +1132,7 @@ def test_labels_of_another_candidate_prove_nothing(suite: Project) -> None:
         outcome = run(suite, stub, LOCAL, other, "--set", "train.skill=0.6")
     assert outcome.verdict("floor") == "INCONCLUSIVE"
     assert "of 60 labels are for other pairs than those judged here, for instance" in outcome.out
-    assert "label answers of this candidate, and of this baseline" in outcome.out
+    assert "label answers of this candidate and this baseline" in outcome.out
 
 
 @pytest.mark.slow
@@ -1146,7 +1146,9 @@ def test_rows_that_were_left_out_of_the_sample_are_named(suite: Project) -> None
         calibrate_judge(suite.folder / "labels.jsonl", suite.folder / "suite.toml", run=report)
         outcome = run(suite, stub, LOCAL, UNTRUSTED)
     assert outcome.verdict("floor") == "INCONCLUSIVE"
-    first = f'seed 17 draws "{chosen[0]["id"]}" before some of them; label these, in the order that harness view shows'
+    first = (
+        f'not a random sample: with seed 17, "{chosen[0]["id"]}" comes before some of them; label these, in the order'
+    )
     assert first in " ".join(outcome.out.split())
 
 
@@ -1161,7 +1163,7 @@ CARRY_NOTHING = {
     ),
     "the better is the longer": (
         lambda rows: [{**r, "answer_a": r["answer_a"] + "!" * 20 * (r["label"] == "candidate")} for r in rows],
-        "of one kind are of 0 prompts where longer_by is not above 0",
+        "of one kind cover only 0 prompts where longer_by is not above 0",
     ),
     "without sides": (
         lambda rows: [{**r, "label": "AB"[r["label"] == "baseline"]} for r in rows],
@@ -1474,7 +1476,7 @@ def test_cap_holds_for_the_whole_selftest(suite: Project) -> None:
     assert outcome.code == 6
     assert "caught  qa: a colon" in outcome.out
     assert "unknown qa: padding" in outcome.out and "judging stopped at max_calls = 170" in outcome.out
-    assert "not judged" in outcome.out and "all of it ends at max_calls = 170" in outcome.err
+    assert "1 of 3 saboteurs caught, 2 not decided" in outcome.out and "judging stops at max_calls = 170" in outcome.err
 
 
 LISTED = """
