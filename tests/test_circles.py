@@ -34,7 +34,7 @@ def imported(text: str, known: Set[str]) -> Iterator[str]:
 
 
 def named(text: str, known: Set[str]) -> Iterator[str]:
-    """Yield what a module imports by a text: in `import_module`, of which a part may be left open, or of `lazily`."""
+    """Yield what a module imports by a text: in `import_module`, some of it left open, or of `lazy_getattr`."""
     nodes = list(ast.walk(ast.parse(text)))
     tables = {ast.unparse(n.targets[0]): n.value for n in nodes if isinstance(n, ast.Assign)}
     for node in nodes:
@@ -44,7 +44,7 @@ def named(text: str, known: Set[str]) -> Iterator[str]:
                 whole, said = False, said.values[0]
             if isinstance(said, ast.Constant):
                 yield from (m for m in known if m == said.value or (not whole and m.startswith(said.value)))
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "lazily":
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "lazy_getattr":
             table = tables.get(ast.unparse(node.args[1]), node.args[1])
             places = [value.value.partition(":")[0] for value in getattr(table, "values", ())]
             yield from (place for place in places if place in known)
@@ -90,10 +90,25 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 @pytest.mark.slow
 def test_no_module_imports_itself_by_a_text() -> None:
-    """What `import_module` and `lazily` are told counts as well: a circle that is written as a text is one."""
+    """What `import_module` and `lazy_getattr` are told counts as well: a circle that is written as a text is one."""
     graph = graph_of(sources(), by_name=True)
     assert {"harness_hf.models", "harness_hf.tokens"} <= graph["harness_hf"]
     assert not [sorted(circle) for circle in circles(graph)]
+
+
+def test_no_name_is_that_of_a_module_beside_it() -> None:
+    """What a package imports when asked for has no module's name: once imported, the module would stand in its place.
+
+    `harness_sft.train` was a function until its module was imported, and the module from then on.
+    """
+    texts = sources()
+    for package, text in texts.items():
+        if "attach_lazily(" not in text or package == "harness.lazy":
+            continue
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom):
+                whole = {f"{package}.{alias.asname}": f"{node.module}.{alias.name}" for alias in node.names}
+                assert not [name for name, place in whole.items() if name in texts and name != place]
 
 
 @pytest.mark.parametrize(
@@ -102,8 +117,8 @@ def test_no_module_imports_itself_by_a_text() -> None:
         "import_module('p.a')",
         "importlib.import_module('p.a').x",
         "import_module(f'p.{kind}')",
-        "LATER = {'x': 'p.a', 'y': 'p.b:other'}\n__getattr__ = lazily(__name__, LATER)",
-        "__getattr__ = harness.lazily(__name__, {'x': 'p.a:'})",
+        "LATER = {'x': 'p.a', 'y': 'p.b:other'}\n__getattr__ = lazy_getattr(__name__, LATER)",
+        "__getattr__ = harness.lazy_getattr(__name__, {'x': 'p.a:'})",
     ],
 )
 def test_circles_by_a_text_are_found(back: str) -> None:

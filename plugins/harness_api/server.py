@@ -69,9 +69,7 @@ class Server(http_client.Client):
             what = f"{self.where}: {self.peer.redact(str(trouble), 300)}"
             if not trouble.passing:
                 raise RequestRefused(f"{what}{about}{f'; {trouble.hint}' if trouble.hint else ''}", trouble) from None
-            asked = (
-                f" and wants {trouble.after:.0f} s of waiting" if (trouble.after or 0.0) > http_client.PATIENCE else ""
-            )
+            asked = f" and asks to wait {trouble.after:.0f} s" if (trouble.after or 0.0) > http_client.PATIENCE else ""
             after = f"after {trouble.tries} {'try' if trouble.tries == 1 else 'tries'}"
             raise UsageError(f"{what}{asked}{about}, {after}; {advice}") from None
 

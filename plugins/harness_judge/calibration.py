@@ -87,10 +87,7 @@ def find_too_few_labels(labels: Labels) -> str:
     """Return which kind of labels is of too few prompts to tell how the judge errs on it, or nothing."""
     few = {name: n for name, n in count_prompts_by_kind(labels.truth, labels.clusters).items() if n < FEWEST}
     return next(
-        (
-            f"on only {n} prompts people labelled that it {name}; at least {FEWEST} are needed"
-            for name, n in few.items()
-        ),
+        (f"on only {n} prompts people said that it {name}; at least {FEWEST} are needed" for name, n in few.items()),
         "",
     )
 

@@ -39,9 +39,7 @@ def _order_error(seed: int, labelled: set[str], rows: Iterable[str]) -> str | No
     """Return which row was left out of the random sample, or None."""
     order = sorted(rows, key=lambda row: label_order_key(seed, row))
     if left := [row for row in order[: len(labelled)] if row not in labelled]:
-        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        what = (
-            f'the labelled rows are not a random sample: with seed {seed}, "{left[0]}"{more} come before some of them'
-        )
+        come = f" and {len(left) - 1} more come" if len(left) > 1 else " comes"
+        what = f'the labelled rows are not a random sample: with seed {seed}, "{left[0]}"{come} before some of them'
         return f"{what}; label these, in the order that harness view shows"
     return None

@@ -162,7 +162,7 @@ SLIPS = {
         'harnessfile.py:9: mine: row "q0" was not among its samples, or was scored twice',
     ),
     "an evaluator with rows of its own": Slip(
-        EVALUATOR, "Score(s.id", 'Score("x" + s.id', 'harnessfile.py:8: mine: row "xq0" is none'
+        EVALUATOR, "Score(s.id", 'Score("x" + s.id', 'harnessfile.py:8: mine: row "xq0" was not among its samples'
     ),
     "a score that is None": Slip(
         EVALUATOR, "float(a == s.target)", "None", 'harnessfile.py:8: mine: row "q0": "mine" is None'
@@ -217,7 +217,10 @@ SLIPS = {
         "harnessfile.py:22: mine: 'builtins.list' object",
     ),
     "a loader of one subject": Slip(
-        LOADER, LENDS, "yield Model(refs[0], inner[0])", "harnessfile.py:22: mine yielded no list of"
+        LOADER,
+        LENDS,
+        "yield Model(refs[0], inner[0])",
+        "harnessfile.py:22: mine yielded something other than a list of",
     ),
     "a loader of too few": Slip(LOADER, LENDS, "yield []", "harnessfile.py:22: mine yielded 0 subjects for 1"),
     "a loader of too many": Slip(
@@ -240,7 +243,7 @@ SLIPS = {
     "a subject without a name": Slip(LOADER, "self.name, ", "self.nam, ", "harnessfile.py:22: mine"),
     "an open= that raises": Slip(LOADER, OPENS, 'return open(path + "/no")', "harnessfile.py:15: FileNotFoundError"),
     "an open= that returns nothing": Slip(LOADER, OPENS, "pass", "harnessfile.py:14: source returned None"),
-    "no open=": Slip(LOADER, "open=source, ", "", 'the loader "mine" opens no source'),
+    "no open=": Slip(LOADER, "open=source, ", "", 'the loader "mine" has no open function'),
     "an open= that was misspelt": Slip(LOADER, "open=source", "opens=source", "harnessfile.py:22"),
     "an identity that raises": Slip(
         LOADER, "identity(ref)\n\n\n@", "identity(x)\n\n\n@", "harnessfile.py:19: NameError"
@@ -254,19 +257,19 @@ SLIPS = {
     ),
     "a model that cannot answer": Slip(LOADER, "def generate", "def answer", "generate"),
     "a check with a severity of its own": Slip(
-        CHECK, FINDS, 'yield Finding("fatal", "odd")', "harnessfile.py:5: ValueError: a finding's severity is 'fatal'"
+        CHECK, FINDS, 'yield Finding("fatal", "odd")', "harnessfile.py:5: ValueError: severity of a finding is 'fatal'"
     ),
     "a check that finds nothing said": Slip(
-        CHECK, FINDS, 'yield Finding("error", None)', "harnessfile.py:5: TypeError: what a finding is"
+        CHECK, FINDS, 'yield Finding("error", None)', "harnessfile.py:5: TypeError: what, fix and kind of a finding"
     ),
     "a check with a text as evidence": Slip(
-        CHECK, FINDS, 'yield Finding("warning", "odd", "abc")', "harnessfile.py:5: TypeError: a finding's evidence"
+        CHECK, FINDS, 'yield Finding("warning", "odd", "abc")', "harnessfile.py:5: TypeError: evidence of a finding"
     ),
     "a check with a text as rows": Slip(
         CHECK,
         FINDS,
         'yield Finding("warning", "odd", rows={"qa": "q1"})',
-        "harnessfile.py:5: TypeError: a finding's evidence, and the rows",
+        "harnessfile.py:5: TypeError: evidence of a finding, and the rows",
     ),
     "a check with rows that are not there": Slip(
         CHECK, FINDS, 'yield Finding("warning", "odd", rows={"qa": ["q1", "x1"]})', 'odd names row "x1" of "qa"'
@@ -284,7 +287,7 @@ SLIPS = {
         ADAPTER,
         "testing.FakeAdapter()",
         "Other()\n\n\nclass Other(testing.FakeAdapter):\n    def merge(self, base):\n        pass",
-        "harnessfile.py:9: Other.merge(base) is called with (base, adapter, out, *, variant",
+        "harnessfile.py:9: Other.merge(base) must accept (base, adapter, out, *, variant",
     ),
     "a merge that raises": Slip(ADAPTER, "testing.FakeAdapter()", FRAGILE, "harnessfile.py:10: OSError"),
     "a trainer that writes nothing": Slip(
@@ -307,7 +310,9 @@ SLIPS = {
     "a build that returns nothing": Slip(
         TRAINER, "def mine", "@trainer(build=build)\ndef mine", "harnessfile.py:4: build returned None"
     ),
-    "an exporter that writes nothing": Slip(EXPORTER, COPIES, "return to", "harnessfile.py:6: mine wrote nothing"),
+    "an exporter that writes nothing": Slip(
+        EXPORTER, COPIES, "return to", "harnessfile.py:6: mine wrote no files into its output folder"
+    ),
     "an exporter that raises": Slip(EXPORTER, "ref.path,", "ref.paths,", "harnessfile.py:7: AttributeError"),
     "an exporter without to": Slip(EXPORTER, "(ref, to)", "(ref)", "harnessfile.py:6: mine(ref)"),
     "a hook without @hookimpl": Slip(
@@ -319,9 +324,11 @@ SLIPS = {
         "def evaluators",
         'harnessfile.py" has no hooks; is @hookimpl missing?',
     ),
-    "a hook of a number": Slip(EVALUATOR, '{"mine": mine}', "{1: mine}", "harness_evaluators returned no dict"),
+    "a hook of a number": Slip(
+        EVALUATOR, '{"mine": mine}', "{1: mine}", "harness_evaluators did not return a dict of name -> callable"
+    ),
     "a hook that returns nothing": Slip(
-        EVALUATOR, 'return {"mine": mine}', "pass", "harness_evaluators returned no dict"
+        EVALUATOR, 'return {"mine": mine}', "pass", "harness_evaluators did not return a dict of name -> callable"
     ),
     "a hook that raises": Slip(EVALUATOR, '"mine": mine', '"mine": mime', "harnessfile.py:13: NameError"),
     "an import that raises": Slip(

@@ -37,7 +37,7 @@ EVALUATED: dict[
         [
             ({"target": "twelve"}, "\": the target 'twelve' has no number; it must have exactly one"),
             ({"target": None}, "target is missing or empty; map a column to it"),
-            ({"target": True}, '" (row 1 has True as its target (1 such such rows); give text or a number'),
+            ({"target": True}, "row 1 has True as its target (1 such rows); give text or a number"),
             ({"target": "nan"}, "\": the target 'nan' has no number; it must have exactly one"),
             ({"input": 5}, "row 1 has 5 as its input; give text, or messages with role and content"),
         ],
@@ -47,8 +47,8 @@ EVALUATED: dict[
         [
             ({"target": "{"}, "the target '{' is not valid JSON: Expecting property name"),
             ({"target": None}, "target is missing or empty; map a column to it, or set compare = false"),
-            ({"target": "NaN"}, "is no JSON: NaN is no JSON"),
-            ({"target": '{"a": 1, "a": 2}'}, "has a key twice"),
+            ({"target": "NaN"}, "the target 'NaN' is not valid JSON: NaN is not JSON"),
+            ({"target": '{"a": 1, "a": 2}'}, 'is not valid JSON: has the key "a" twice'),
             ({"input": {"q": 1}}, "row 1 has {'q': 1} as its input; give text, or messages with role and content"),
         ],
     ),
@@ -59,11 +59,11 @@ EVALUATED: dict[
                 {"target": "{call"},
                 "the target is not a tool call: Expecting property name",
             ),
-            ({"target": [{"arguments": {}}]}, "{'arguments': {}} has no name; want a list of {name, arguments}"),
+            ({"target": [{"arguments": {}}]}, "{'arguments': {}} has no name; give a list of {name, arguments}"),
             ({"target": [{"name": "g"}]}, 'the target calls "g", which is not one of the row\'s tools'),
-            ({"tools": [{"type": "function"}]}, "has no name; want {name, description, parameters}"),
-            ({"tools": "f"}, "has row 1 has 'f' as its \"tools\"; give a list of objects, or drop the column"),
-            ({"input": "text"}, 'row 1 has "tools" for a chat template, and is no chat'),
+            ({"tools": [{"type": "function"}]}, "has no name; give {name, description, parameters}"),
+            ({"tools": "f"}, "row 1 has 'f' as its \"tools\"; give a list of objects, or drop the column"),
+            ({"input": "text"}, 'row 1 has "tools" for a chat template, but the input is text'),
             ({"target": 5}, "5 is not a call, which is an object with a name and arguments"),
         ],
     ),
@@ -72,7 +72,7 @@ EVALUATED: dict[
         [
             ({"target": None}, "target is missing or empty; map a column to it"),
             ({"target": ["a", "b"]}, '": has 2 targets; give the one answer that must not change'),
-            ({"target": True}, '" (row 1 has True as its target (1 such such rows); give text or a number'),
+            ({"target": True}, "row 1 has True as its target (1 such rows); give text or a number"),
             ({"input": None}, "row 1 has None as its input; give text, or messages with role and content"),
             (
                 {"input": [{"role": "user"}]},
@@ -97,10 +97,10 @@ EVALUATED: dict[
         [
             (
                 {"rejected": None},
-                ('column "rejected" is None, it must be a text, or messages if the prompt has messages'),
+                ('column "rejected" is None; it must be a text, or messages if the prompt has messages'),
             ),
             ({"rejected": " a"}, 'columns "chosen" and "rejected" are equal; remove it'),
-            ({"chosen": ""}, "column \"chosen\" is '', want a text"),
+            ({"chosen": ""}, "column \"chosen\" is ''; it must be a text"),
             ({"prompt": ""}, "the prompt is missing or empty; map a column to input"),
             ({"prompt": ASKED, "chosen": ASKED, "rejected": [OTHER]}, '" must end with one message of the assistant'),
         ],
@@ -111,11 +111,14 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
         "sft",
         {"text": "q a"},
         [
-            ({"text": ""}, ("more than the D11-empty training-data-quality: 1 of 8 rows: no answer used for training")),
-            ({"text": None}, "row 3: want prompt and completion, or messages, or text, none of them empty"),
-            ({"text": 5}, "row 3: want prompt and completion, or messages, or text, none of them empty"),
-            ({"text": ["a"]}, "row 3: want prompt and completion, or messages, or text, none of them empty"),
-            ({"text": ..., "txt": "a"}, 'row 2 has "txt"; want input and target, prompt and completion'),
+            ({"text": ""}, ("D11-empty training-data-quality: 1 of 8 rows: no answer to train on")),
+            ({"text": None}, "row 3: rows need prompt and completion, or messages, or text, none of them empty"),
+            ({"text": 5}, "row 3: rows need prompt and completion, or messages, or text, none of them empty"),
+            ({"text": ["a"]}, "row 3: rows need prompt and completion, or messages, or text, none of them empty"),
+            (
+                {"text": ..., "txt": "a"},
+                'row 2 has the columns "txt"; it needs input and target, prompt and completion',
+            ),
             (
                 {"text": ..., "prompt": "q", "completion": "a"},
                 "[train] data: row 3: have another form than row 1; use one form for all rows",
@@ -126,27 +129,27 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
         "sft",
         {"prompt": "q", "completion": "a"},
         [
-            ({"completion": ...}, 'row 2 has "prompt"; want input and target, prompt and completion'),
+            ({"completion": ...}, 'row 2 has the columns "prompt"; it needs input and target, prompt and completion'),
             (
                 {"completion": None},
-                ("more than the D11-empty training-data-quality: 1 of 8 rows: no answer used for training"),
+                ("D11-empty training-data-quality: 1 of 8 rows: no answer to train on"),
             ),
-            ({"completion": ["a"]}, "row 3: want prompt and completion, or messages, or text, none of them empty"),
+            ({"completion": ["a"]}, "row 3: rows need prompt and completion, or messages, or text, none of them empty"),
             ({"prompt": None}, ": row 2 has None as its prompt; give text, or messages"),
             ({"prompt": 5}, ": row 2 has 5 as its prompt; give text, or messages"),
-            ({"prompt": ASKED}, "row 3: want prompt and completion, or messages, or text"),
+            ({"prompt": ASKED}, "row 3: rows need prompt and completion, or messages, or text"),
         ],
     ),
     "messages": (
         "sft",
         {"messages": [*ASKED, SAID]},
         [
-            ({"messages": []}, "row 3: want prompt and completion, or messages, or text, none of them empty"),
+            ({"messages": []}, "row 3: rows need prompt and completion, or messages, or text, none of them empty"),
             ({"messages": ASKED}, "D11-roles training-data-quality: 1 of 8 rows: messages out of order"),
             ({"messages": [{"role": "bot", "content": "?"}, SAID]}, "D11-roles training-data-quality: 1 of 8 rows"),
             ({"messages": [*ASKED, {"role": "assistant"}]}, "D11-empty training-data-quality: 1 of 8 rows"),
-            ({"messages": [5, SAID]}, "D11-template training-data-quality: 1 of 8 rows: the chat template refuses"),
-            ({"tools": "x"}, "row 2 has 'x' as its \"tools\"; give a list of objects, or drop the column ("),
+            ({"messages": [5, SAID]}, "D11-template training-data-quality: 1 of 8 rows: the chat template rejects"),
+            ({"tools": "x"}, "row 2 has 'x' as its \"tools\"; give a list of objects, or drop the column"),
         ],
     ),
     "pairs": (
@@ -155,26 +158,26 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
         [
             (
                 {"rejected": ...},
-                (': row 2 has "prompt", "chosen" and no "rejected" (1 such rows); want prompt, chosen'),
+                (': row 2 has "prompt", "chosen" and no "rejected" (1 such rows); rows need prompt, chosen'),
             ),
             (
                 {"rejected": ""},
                 (
-                    "row 3: want prompt, chosen and rejected, either all texts, or all messages that "
+                    "row 3: rows need prompt, chosen and rejected, either all texts, or all messages that "
                     "end with an answer of the assistant that is not empty"
                 ),
             ),
             (
                 {"chosen": 5},
                 (
-                    "row 3: want prompt, chosen and rejected, either all texts, or all messages that "
+                    "row 3: rows need prompt, chosen and rejected, either all texts, or all messages that "
                     "end with an answer of the assistant that is not empty"
                 ),
             ),
             (
                 {"prompt": ""},
                 (
-                    "row 3: want prompt, chosen and rejected, either all texts, or all messages that "
+                    "row 3: rows need prompt, chosen and rejected, either all texts, or all messages that "
                     "end with an answer of the assistant that is not empty"
                 ),
             ),
@@ -189,25 +192,25 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
             (
                 {"rejected": []},
                 (
-                    "row 3: want prompt, chosen and rejected, either all texts, or all messages that "
+                    "row 3: rows need prompt, chosen and rejected, either all texts, or all messages that "
                     "end with an answer of the assistant that is not empty"
                 ),
             ),
             (
                 {"chosen": ASKED},
                 (
-                    "row 3: want prompt, chosen and rejected, either all texts, or all messages that "
+                    "row 3: rows need prompt, chosen and rejected, either all texts, or all messages that "
                     "end with an answer of the assistant that is not empty"
                 ),
             ),
             (
                 {"chosen": [{"role": "assistant"}]},
-                "more than the D11-empty training-data-quality: 1 of 8 rows: no answer used for training",
+                "D11-empty training-data-quality: 1 of 8 rows: no answer to train on",
             ),
             (
                 {"prompt": "?"},
                 (
-                    "row 3: want prompt, chosen and rejected, either all texts, or all messages that "
+                    "row 3: rows need prompt, chosen and rejected, either all texts, or all messages that "
                     "end with an answer of the assistant that is not empty"
                 ),
             ),
@@ -223,14 +226,14 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
             (
                 {"completion": ""},
                 (
-                    "row 3: want prompt and completion, either all texts, or all messages that end with "
+                    "row 3: rows need prompt and completion, either all texts, or all messages that end with "
                     "an answer of the assistant that is not empty"
                 ),
             ),
             (
                 {"prompt": 5},
                 (
-                    "row 3: want prompt and completion, either all texts, or all messages that end with "
+                    "row 3: rows need prompt and completion, either all texts, or all messages that end with "
                     "an answer of the assistant that is not empty"
                 ),
             ),

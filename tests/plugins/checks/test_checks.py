@@ -59,7 +59,7 @@ BAD_ROWS: dict[str, tuple[Any, Any, str]] = {
     "no known columns": (
         [{"question": "a", "reply": "b"}],
         EVAL,
-        'row 0 has "question", "reply"; want input and target',
+        'row 0 has the columns "question", "reply"; it needs input and target',
     ),
     "rows that are no objects": ("[1, 2]\n", EVAL, ": row 0 is [1, 2]; it must be an object"),
     "a line that is no JSON": ('{"prompt": "a", "compl\n', EVAL, "train.jsonl:1: not valid JSON:"),
@@ -88,7 +88,7 @@ BAD_ROWS: dict[str, tuple[Any, Any, str]] = {
     "an evaluation whose messages are no objects": (
         CHAT,
         [*CHAT_EVAL, {"input": ["hello"], "target": "x"}],
-        "row 8 has ['hello'] as its input; give text, or messages with role and content (",
+        "row 8 has ['hello'] as its input; give text, or messages with role and content",
     ),
     "an evaluation without a prompt": (
         ROWS,
@@ -169,7 +169,7 @@ def test_preview_and_evidence(lab: Lab, capsys: pytest.CaptureFixture[str]) -> N
     lab._write([*ROWS[:3], {"prompt": EVAL[2]["input"], "completion": "AKIA" + "A" * 16}, *ROWS[3:]], EVAL, "", ())
     code, printed = told(lab, capsys)
     assert code == 4
-    assert "row 1: 32 tokens, 11 learnt\n    <s>Where is the anvil?\\n⟦in room 10</s>⟧" in printed
+    assert "row 1: 32 tokens, 11 trained\n    <s>Where is the anvil?\\n⟦in room 10</s>⟧" in printed
     assert 'error    D10-exact train-test-leak: 1 of 8 rows of "qa" are in the training data' in printed
     assert 'row "2" = training row 4: "Which shelf has the saddle?\\n"' in printed
     assert "warning  D11-secret training-data-quality: 1 of 17 rows" in printed
@@ -190,7 +190,7 @@ def test_ignored_with_a_reason(lab: Lab, capsys: pytest.CaptureFixture[str]) -> 
     for name in ("D10", "train-test-leak"):
         assert told(lab, capsys, "--ignore", name)[0] == 0
     code, printed = told(lab, capsys, "--ignore", "D99")
-    assert (code, 'ignore "D99": is the code of no check' in printed) == (4, True)
+    assert (code, 'ignore "D99": is not the code of a check' in printed) == (4, True)
 
 
 @pytest.mark.slow
@@ -607,7 +607,7 @@ def test_embeddings_are_found_under_any_name(tmp_path: Path) -> None:
     tokenizer = harness_hf.load_tokenizer(merged)
     tokenizer.add_tokens(["<step>"])
     tokenizer.save_pretrained(merged)
-    assert beside(tmp_path / "base", merged)["M4-embeddings"] == "there are error: 261 embeddings for 262 tokens: "
+    assert beside(tmp_path / "base", merged)["M4-embeddings"] == "error: there are 261 embeddings for 262 tokens: "
     assert beside(merged, merged) == {}
 
 
@@ -616,7 +616,7 @@ def test_what_servers_obey_is_told(twins: tuple[Path, Path]) -> None:
     for folder in twins:
         edited("generation_config.json", lambda c: c.update(do_sample=True, temperature=0.6))(folder)
     (told,) = beside(*twins).values()
-    assert told.startswith("note: servers obey generation_config.json (do_sample = true, temperature = 0.6)")
+    assert told.startswith("note: servers apply generation_config.json (do_sample = true, temperature = 0.6)")
 
 
 def test_an_adapters_own_word_on_its_base_is_told_as_that(tmp_path: Path) -> None:
@@ -626,7 +626,7 @@ def test_an_adapters_own_word_on_its_base_is_told_as_that(tmp_path: Path) -> Non
     folder = tmp_path / "adapter"
     folder.mkdir()
     ref, base = ModelRef("adapter", "base", adapter=folder), ModelRef("base", "base", "b" * 64)
-    told = lambda: [(f.severity, "does not say" in f.what) for f in another_base(ref, base)]  # noqa: E731
+    told = lambda: [(f.severity, "does not state" in f.what) for f in another_base(ref, base)]  # noqa: E731
     assert told() == [("note", True)]
     (folder / "harness-adapter.json").write_text(json.dumps({"base_digest": "c" * 64}), "utf-8")
     assert [severity for severity, _ in told()] == ["error"]
@@ -648,7 +648,7 @@ def test_a_model_that_never_ends_its_turn_is_told_of_messages(twins: tuple[Path,
     rows = [TrainingRow(i, "here", row, row) for i, row in enumerate(CHAT, 1)]
     base, merged = (ModelRef(name, str(path)) for name, path in zip(("base", "merged"), twins, strict=True))
     told = [finding.what for finding in never_stops(merged, base, rows, load)]
-    assert told[-1].startswith("none of 4 training prompts is answered with an end")
+    assert told[-1].startswith("no answer to 4 training prompts ends within 48 tokens")
 
 
 def test_the_base_that_an_adapter_names_is_told(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tests.mutations.mutations import (
 
 pytestmark = pytest.mark.slow
 THINK = "<|assistant|>\n<think>\n"
-TURNED_OFF = "turn them off with chat_template_kwargs"
+TURNED_OFF = "turn it off with chat_template_kwargs"
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_earlier_answers_alone_have_another_way_out(lab: Lab, capsys: pytest.Cap
     templated(lab, BEFORE_LAST, _talks())
     said = told(lab, capsys)
     assert "message 2" in said and "message 4" not in said
-    assert "learn the last answer alone" in said and TURNED_OFF not in said
+    assert "train only on the last answer" in said and TURNED_OFF not in said
     templated(lab, BEFORE_LAST, _talks(UNTAUGHT))
     assert "D8" not in told(lab, capsys)
 

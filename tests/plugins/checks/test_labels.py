@@ -33,7 +33,7 @@ def test_labels_that_nobody_asks_for() -> None:
     """Numbers against words are an error with all rows, some of them a warning; the choices are named."""
     (found,) = told(["0", "1", "2"], mood=task(WORDS))
     assert found.what == '30 of 30 training rows have labels that no evaluation has: "0" 33%, "1" 33%, "2" 33%'
-    assert found.evidence == ['"mood" asks for "bright" 33%, "dark" 33%, "plain" 33%']
+    assert found.evidence == ['"mood" has "bright" 33%, "dark" 33%, "plain" 33%']
     assert (found.severity, len(found.rows["training data"])) == ("error", 30)
     (found,) = told([*WORDS, "sad"], mood=task(WORDS))
     assert (found.severity, found.rows["training data"]) == ("warning", [str(i) for i in range(4, 41, 4)])

@@ -91,7 +91,7 @@ def test_the_column_that_makes_rows_alike_is_named(table: str) -> None:
     assert f', which share "{column}" ({groups} values)' in found.what
     assert found.severity == "warning"
     assert (found.fix or "").startswith(f'write cluster = "{column}"')
-    assert "of models on a gate's limit pass instead of 5%" in found.what
+    assert "of models at a gate's limit pass instead of 5%" in found.what
     assert told(make(), cluster=column) == []
 
 

@@ -41,6 +41,9 @@ def test_a_stop_string_inside() -> None:
 def test_a_target_that_is_too_long(tiny_model: Path) -> None:
     """Tokens are counted without a full stop, without white space in JSON, and of the shortest of several targets."""
     (found,) = told(["12345678.", "123456789", ["123456789", "1"]], tiny_model, max_new_tokens=8)
-    assert found.what == '1 of 3 rows of "qa" cannot be answered: the target of row "q1" takes 9 tokens of 8'
+    assert (
+        found.what
+        == '1 of 3 rows of "qa" cannot be answered: the target of row "q1" takes 9 tokens of max_new_tokens = 8'
+    )
     assert told(['{"a": 1}'], tiny_model, use="json", max_new_tokens=7) == []
     assert [f.kind for f in told(['{"a": 1}'], tiny_model, use="json", max_new_tokens=6)] == ["long"]

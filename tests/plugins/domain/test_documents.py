@@ -116,7 +116,7 @@ def test_valid() -> None:
     ("schema", "what"),
     [
         ({"type": "objekt"}, "schema: is not a valid schema: $.type"),
-        ({"properties": []}, "is none: $.properties: [] is not of type 'object'"),
+        ({"properties": []}, "is not a valid schema: $.properties: [] is not of type 'object'"),
         ({}, "; it must be an object with at least one requirement"),
         (
             {"$ref": "https://example.org/person.json"},

@@ -422,7 +422,7 @@ def test_mistakes_with_library_metrics_are_one_line(modules_in: Path) -> None:
     with pytest.raises(UsageError, match="cannot be loaded"):
         library(["a"], ["a"], metric=str(modules_in / "absent.py"))
     for metric in (path, "local:chrf"):
-        with pytest.raises(UsageError, match=r"fails: .*'bta'"):
+        with pytest.raises(UsageError, match=r"failed: .*'bta'"):
             library(["a"], ["a"], metric=metric, bta=2)
     with pytest.raises(UsageError, match='": is unknown; known: "local:chrf"'):
         library(["a"], ["a"], metric="local:bleu")

@@ -86,14 +86,14 @@ def test_against_a_release(project: Project) -> None:
 @pytest.mark.parametrize(
     ("more", "rows", "what"),
     [
-        ("", [{"input": "a"}], 'row "0": target is missing or empty; map a column to it, or set compare = false'),
+        ("", [{"input": "a"}], 'row "0": target is missing or empty; map a column to it'),
         (
             "",
             [{"input": "a", "target": ["b", "c"]}],
             'row "0": has 2 targets; give the one answer that must not change',
         ),
-        ("", [{"input": "a", "target": {"b": 1}}], "has {'b': 1} as its target; give text or a number"),
-        ('earlier = "last"', [{"input": "a", "target": "b"}], '"earlier" is "last", want'),
+        ("", [{"input": "a", "target": {"b": 1}}], "has {'b': 1} as its target (1 such rows); give text or a number"),
+        ('earlier = "last"', [{"input": "a", "target": "b"}], '"earlier" is "last"; it must be "target" or "against"'),
         (
             'earlier = "against"\nagainst = "nobody"',
             [{"input": "a"}],

@@ -162,7 +162,7 @@ data = "test.jsonl"
 @pytest.mark.parametrize(
     ("more", "row", "what"),
     [
-        ("", {"target": "twelve"}, "the target '2024-05-06' has no number"),
+        ("", {"target": "twelve"}, "the target 'twelve' has no number"),
         ("", {"target": None}, "target is missing or empty"),
         ("", {"target": True}, "has True as its target"),
         ("", {"target": {"value": 4}}, "has {'value': 4} as its target"),

@@ -217,10 +217,10 @@ def test_tool_calls(made: list[Call], wanted: list[Call], options: dict[str, Any
         (
             [{"name": "weather", "arguments": [1]}],
             TOOLS,
-            'the arguments of "weather" are [1]; they must be an object; they must be an object',
+            'the arguments of "weather" are [1]; they must be an object; give a list',
         ),
         ([{"name": "rain"}], TOOLS, 'the target calls "rain", which is not one of the row\'s tools'),
-        ([], [{"description": "nameless"}], "has no name; want {name, description, parameters}"),
+        ([], [{"description": "nameless"}], "has no name; give {name, description, parameters}"),
         (
             [],
             [{"name": "a", "parameters": {"properties": []}}],
@@ -312,7 +312,7 @@ def test_rows(project: Project, row: dict[str, Any], wanted: str, call: int) -> 
         ({"messages": [ASKED], "target": "call now"}, "the target is not a tool call:"),
         (
             {"messages": [ASKED], "target": None},
-            "the target is missing or empty; map a column to it, or set compare = false",
+            "the target is missing; give a list of calls, [] for no call",
         ),
         (
             {"messages": [ASKED], "target": [{"name": "now"}], "tools": [{"name": "never"}]},
@@ -323,7 +323,7 @@ def test_rows(project: Project, row: dict[str, Any], wanted: str, call: int) -> 
             'as its "tools"; give a list of objects, or drop the column',
         ),
         ({"messages": "now?", "target": []}, 'no column "input"'),
-        ({"input": "now?", "target": [], "tools": TOOLS}, 'has "tools" for a chat template, and is no chat'),
+        ({"input": "now?", "target": [], "tools": TOOLS}, 'has "tools" for a chat template, but the input is text'),
         ({"messages": [ASKED], "target": [5]}, "5 is not a call, which is an object with a name and arguments"),
     ],
 )

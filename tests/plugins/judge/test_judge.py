@@ -168,9 +168,12 @@ def test_judge_that_moved_is_not_followed(provider: str, monkeypatch: pytest.Mon
 
 
 MALFORMED = {
-    "a word that holds another": ('{"reason": "", "verdict": "INCORRECT A"}', "want A, B or tie"),
-    "text around the verdict": ('The verdict is "A".', "which is no JSON"),
-    "another type": ('{"reason": "", "verdict": true}', "want A, B or tie"),
+    "a word that holds another": (
+        '{"reason": "", "verdict": "INCORRECT A"}',
+        'is "INCORRECT A" instead of A, B or tie',
+    ),
+    "text around the verdict": ('The verdict is "A".', "which is not JSON"),
+    "another type": ('{"reason": "", "verdict": true}', "is true instead of A, B or tie"),
     "no object": ('["A"]', r'replied \["A"\], which is not an object'),
     "nothing": ("{}", "the verdict is null"),
 }
@@ -322,7 +325,7 @@ def test_judge_that_is_too_slow_is_told() -> None:
     """A judge that never answers in time is one line, after the tries."""
     with (
         StubJudge("slow", hang=1.0) as stub,
-        pytest.raises(UsageError, match=r"gave no answer in 0\.2 s \(timeout\), after 2 tries"),
+        pytest.raises(UsageError, match=r"did not answer within 0\.2 s \(timeout\), after 2 tries"),
     ):
         list(desk(stub, timeout=0.2, retries=1).ask(questions(3)))
 
@@ -692,7 +695,7 @@ def test_gullible_judge_ships_nothing(suite: Project, mode: Any) -> None:
         outcome = run(suite, stub)
     assert outcome.code == 6
     assert outcome.verdict("floor") == "ERROR"
-    assert "prefers what is worth nothing to a real answer" in outcome.out
+    assert "prefers worthless answers to real ones: " in outcome.out
     assert not (suite.folder / "exports").exists()
 
 
@@ -716,7 +719,7 @@ def test_cap_makes_the_gate_inconclusive(suite: Project) -> None:
         assert len(stub.log) == 60  # of all that the run judged
     assert outcome.code == 6
     assert outcome.verdict("floor", "adapter") == "INCONCLUSIVE"
-    assert "the judging ended at max_calls = 60" in outcome.out
+    assert "judging stopped at max_calls = 60" in outcome.out
     assert outcome.report.reports[1].metrics["win_rate"] != outcome.report.reports[1].metrics["win_rate"]  # NaN
 
 
@@ -802,18 +805,18 @@ def test_no_secret_is_written(suite: Project, monkeypatch: pytest.MonkeyPatch, p
 
 WRONG = {
     "no key": ("api_key_env = \"STUB_KEY\"", "the environment variable STUB_KEY is not set"),
-    "a key in the suite": ('api_key_env = "sk-Abc123"', "is not shown, since it may be a key"),
+    "a key in the suite": ('api_key_env = "sk-Abc123"', "is not shown here, since it may be a key"),
     "no model for the backend": ('model = { local = "x" }', 'model names none for backend "openai"; add one'),
-    "a backend nobody knows": ('model = { opnai = "x" }', 'no backend; did you mean "openai"'),
-    "a URL with a password": ('base_url = "http://me:secret@host/v1"', "holds a user name"),
+    "a backend nobody knows": ('model = { opnai = "x" }', 'which is not a backend; did you mean "openai"'),
+    "a URL with a password": ('base_url = "http://me:secret@host/v1"', "contains a user name or a password"),
     "a URL that is none": ('base_url = "localhost"', "base_url cannot be read"),
     "a cap without prices": ("max_usd = 1.0", "max_usd needs prices"),
-    "a price that is none": ("prices = { stub-judge = [1.0] }", "want [IN, OUT]"),
-    "criteria of a pair": ('criteria = { right = "x" }', 'go with mode = "rubric"'),
-    "a rubric without criteria": ('mode = "rubric"', "wants criteria"),
+    "a price that is none": ("prices = { stub-judge = [1.0] }", "is [1.0]; give [IN, OUT] in dollars per million"),
+    "criteria of a pair": ('criteria = { right = "x" }', 'criteria need mode = "rubric"'),
+    "a rubric without criteria": ('mode = "rubric"', 'mode "rubric" needs criteria'),
     "a criterion that is no name": ('mode = "rubric"\ncriteria = { "a b" = "x" }', "cannot be the name of a metric"),
-    "no judgments": ("k = 0", "k is 0, want 1 or more"),
-    "an option of another type": ('k = "2"', '"k" is "2", want an integer'),
+    "no judgments": ("k = 0", "k is 0; it must be 1 or more"),
+    "an option of another type": ('k = "2"', '"k" is "2"; it must be an integer'),
     "a calibration that is not there": ('calibration = "none.json"', "cannot be read"),
     "a judge of the candidate's family": ('model = "base-llama"', "are both of the family"),
 }  # fmt: skip
@@ -854,7 +857,7 @@ def test_answers_longer_than_the_context_are_told(suite: Project) -> None:
     with StubJudge() as stub:
         outcome = run(suite, stub, "", JUDGED.replace("max_new_tokens = 20", "max_new_tokens = 200"))
     assert outcome.code == 4
-    told = "max_new_tokens is 200, but the model's context has 200 tokens, prompt included; ask for fewer"
+    told = "max_new_tokens is 200, but the model's context has 200 tokens, prompt included; lower max_new_tokens"
     assert outcome.err == f'error: {suite.folder}/suite.toml:16: eval "qa": {told}\n'
 
 
@@ -877,7 +880,7 @@ def test_judge_that_is_not_there_is_told_before_training(
         outcome = suite.run()
     told = {
         "wrong key": "the server rejects the key in STUB_KEY (HTTP 401)",
-        "unknown model": 'HTTP 404: model: stab-judge; is "stab-judge" a model it serves',
+        "unknown model": 'HTTP 404: model: stab-judge; check that it serves "stab-judge"',
         "down": "the connection failed",
     }
     assert outcome.code == 4
@@ -900,7 +903,7 @@ def test_auto_takes_the_judge_whose_key_is_set(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(UsageError, match='backend "auto" found no API key'):
         JudgeOptions(model={"openai": "gpt-9"})
-    with pytest.raises(UsageError, match="wants a model for each"):
+    with pytest.raises(UsageError, match="needs a model for each"):
         JudgeOptions(model="gpt-9")
 
 
@@ -955,14 +958,14 @@ def test_reference_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) ->
     with StubJudge(models=("reference-1",)) as stub:
         url = stub.anthropic_url
         assert open_source("reference-1", base_url=url).facts["name"] == "The reference-1"
-        with pytest.raises(UsageError, match='"reference-2" a model it serves'):
+        with pytest.raises(UsageError, match='check that it serves "reference-2"'):
             open_source("reference-2", base_url=url)
         with load([ModelRef("reference", "reference-1")], base_url=url) as [subject]:
             assert subject.generate(["say a b c", [{"role": "user", "content": "d e f"}]], stop=["c"]) == [
                 "stub a b ",
                 "stub d e f",
             ]
-            with pytest.raises(UsageError, match="gives no log-probs"):
+            with pytest.raises(UsageError, match="provides no log-probs"):
                 subject.logprobs([("a", "b")])
     with pytest.raises(UsageError, match="the connection failed"):
         open_source("reference-1", base_url=url)
@@ -1077,7 +1080,10 @@ def test_word_of_a_judge_proves_nothing(suite: Project) -> None:
             assert outcome.code == 6
             assert [outcome.verdict(g) for g in ("floor", "win_rate_controlled")] == ["INCONCLUSIVE"] * 2
             assert outcome.verdict("position_flip_rate") == "PASS"
-    assert "its word proves nothing of what people would say; run harness judge calibrate, or say" in outcome.out
+    assert (
+        "so its verdicts prove nothing about human judgement; run harness judge calibrate, or set trust_judge"
+        in outcome.out
+    )
     assert not (suite.folder / "exports").exists()
 
 
@@ -1125,8 +1131,8 @@ def test_labels_of_another_candidate_prove_nothing(suite: Project) -> None:
         other = UNTRUSTED.replace("skill = 0.9", "skill = 0.6")
         outcome = run(suite, stub, LOCAL, other, "--set", "train.skill=0.6")
     assert outcome.verdict("floor") == "INCONCLUSIVE"
-    assert "of 60 labels are of other pairs than were judged here, for instance" in outcome.out
-    assert "label answers of this candidate, and of this baseline" in outcome.out
+    assert "of 60 labels are for other pairs than those judged here, for instance" in outcome.out
+    assert "label answers of this candidate and this baseline" in outcome.out
 
 
 @pytest.mark.slow
@@ -1140,21 +1146,29 @@ def test_rows_that_were_left_out_of_the_sample_are_named(suite: Project) -> None
         calibrate_judge(suite.folder / "labels.jsonl", suite.folder / "suite.toml", run=report)
         outcome = run(suite, stub, LOCAL, UNTRUSTED)
     assert outcome.verdict("floor") == "INCONCLUSIVE"
-    first = f'seed 17 draws "{chosen[0]["id"]}" before some of them; label these, in the order that harness view shows'
+    first = (
+        f'not a random sample: with seed 17, "{chosen[0]["id"]}" comes before some of them; label these, in the order'
+    )
     assert first in " ".join(outcome.out.split())
 
 
 CARRY_NOTHING = {
     "few": (
         lambda rows: rows[:18],
-        "on only 9 prompts people labelled that it is better or met; at least 10 are needed",
+        "on only 9 prompts people said that it is better or met; at least 10 are needed",
     ),
-    "one prompt": (lambda rows: [{**r, "input": f"q {i % 4}"} for i, r in enumerate(rows)], "on 2 prompts people said"),
+    "one prompt": (
+        lambda rows: [{**r, "input": f"q {i % 4}"} for i, r in enumerate(rows)],
+        "on only 2 prompts people said",
+    ),
     "the better is the longer": (
         lambda rows: [{**r, "answer_a": r["answer_a"] + "!" * 20 * (r["label"] == "candidate")} for r in rows],
-        "of one kind are of 0 prompts where longer_by is not above 0",
+        "of one kind cover only 0 prompts where longer_by is not above 0",
     ),
-    "without sides": (lambda rows: [{**r, "label": "AB"[r["label"] == "baseline"]} for r in rows], "say A and B"),
+    "without sides": (
+        lambda rows: [{**r, "label": "AB"[r["label"] == "baseline"]} for r in rows],
+        "the labels A and B do not say whose answer is better",
+    ),
     "of chance": (
         lambda rows: [{**r, "label": ("candidate", "baseline")[i // 2 % 2]} for i, r in enumerate(rows)],
         "60 labels do not show that the judge is better than chance",
@@ -1222,7 +1236,7 @@ def test_labels_correct_a_criterion(suite: Project) -> None:
     said = {v.gate: v for v in outcome.report.verdicts if v.candidate == "merged"}
     assert said["floor"].method == "corrected by 60 labels", said["floor"].why
     assert "rubric is the judge's own verdict, which labels do not correct" in said["rubric"].why
-    assert "on 0 prompts people said that it is better or met" in said["short"].why
+    assert "on only 0 prompts people said that it is better or met" in said["short"].why
 
 
 @pytest.mark.slow
@@ -1230,15 +1244,13 @@ def test_preference_for_a_place_is_told(suite: Project) -> None:
     """Always A: every verdict is for what was shown first, in a run and in a calibration; a fair judge has one half."""
     with StubJudge("always-A") as stub, StubJudge() as fair:
         _, caveats = marked(at(stub), ["a"] * 30, ["b"] * 30)
-        assert any(
-            c.text.startswith("1.000 [0.905, 1.000] of verdicts are for the answer shown first") for c in caveats
-        )
+        assert any(c.text.startswith("1.000 [0.905, 1.000] of verdicts prefer the answer shown first") for c in caveats)
         for judge, told in ((stub, "1.000 [0.951, 1.000]"), (fair, "0.500 [0.476, 0.524]")):
             suite.write({"suite.toml": JUDGED.replace("# options", f'base_url = "{judge.openai_url}"')})
             suite.write({"labels.jsonl": labels(60)})
             outcome = suite.harness("judge", "calibrate", "labels.jsonl", "--suite", "suite.toml")
             assert f"first shown  {told} of verdicts prefer the answer shown first, which is always A\n" in outcome.out
-            assert outcome.out.count(" where people said ") == 2
+            assert outcome.out.count(" where people chose ") == 2
 
 
 def suite_error(suite: Project) -> None:
@@ -1247,15 +1259,15 @@ def suite_error(suite: Project) -> None:
 
 
 BAD_LABELS = {
-    "an unknown id": ([{"id": "q999", "label": "candidate"}], 'id "q999" is no row of the run'),
+    "an unknown id": ([{"id": "q999", "label": "candidate"}], 'id "q999" is not a row of the run'),
     "three labels for one row": (
         [{"id": "q1", "label": v} for v in ("A", "B", "A")],
-        'row "q1" has 3 labels, want one',
+        'row "q1" has 3 labels; keep one',
     ),
     "a label that is none": ([{"id": "q1", "label": "better"}], 'label is "better"; known:'),
-    "no label": ([{"id": "q1", "lable": "A"}], "want id and label"),
+    "no label": ([{"id": "q1", "lable": "A"}], "each row needs id and label"),
     "one answer only": ([{"id": "q1", "label": "A", "input": "x", "answer_a": "y"}], '"q1" has no answer_b'),
-    "one kind of label": ([{"id": f"q{i}", "label": "A"} for i in range(4)], 'people said "A" only'),
+    "one kind of label": ([{"id": f"q{i}", "label": "A"} for i in range(4)], 'all labels are "A"; agreement needs'),
 }
 
 
@@ -1319,10 +1331,10 @@ def test_local_judge_always_gives_a_verdict(local_judge: Path, responses: Respon
     judgments = [j for s in scores.values() for j in s.details["judgments"]]
     assert {j["verdict"] for j in judgments} <= {"candidate", "baseline", "tie"}
     assert all(j["reason"].startswith("by log-probs: A 0.") for j in judgments)
-    assert all("texts were cut" in j["reason"] for j in scores["q2"].details["judgments"])
+    assert all("texts were truncated" in j["reason"] for j in scores["q2"].details["judgments"])
     tokens = {name: s.values["tokens"] for name, s in scores.items()}  # of both orders, what is read
     assert 0 < tokens["q1"] < tokens["q0"] < tokens["q2"] <= 2 * 2500
-    assert any("was not held against human labels" in c.text and c.shuts("win_rate") for c in caveats)
+    assert any("was not compared with human labels" in c.text and c.shuts("win_rate") for c in caveats)
     again, _ = marked(given, ["right", "", "x" * 5000, "c"], ["wrong"] * 4, rows=rows, responses=responses)
     assert again == scores
 
@@ -1391,7 +1403,7 @@ def test_chat_suite_runs_offline_and_ships_nothing(local_judge: Path, tmp_path: 
     assert [r.outcome for r in found.reports] == ["done"] * 3
     said = {v.gate: v for v in found.verdicts if v.candidate == "merged"}
     assert said["better than the base"].outcome == "ERROR"
-    assert "was not held against human labels, so it" in said["better than the base"].why
+    assert "was not compared with human labels, so its verdicts prove nothing" in said["better than the base"].why
     assert not found.exports[0].written
 
 
@@ -1428,7 +1440,7 @@ def test_impostors_and_adversaries_do_not_get_past_a_judge(suite: Project) -> No
     # The requests hold their answers, and the base is often wrong: a suite that claims to beat that ships an echo.
     assert "SHIPS   qa: an echo of the request" in outcome.out
     assert outcome.code == 1
-    assert "9 worthless answers before judge" in outcome.err and "dollars at most" in outcome.err
+    assert "9 worthless answers for judge" in outcome.err and "dollars at most" in outcome.err
 
 
 @pytest.mark.slow
@@ -1437,11 +1449,11 @@ def test_gullible_judge_lets_adversaries_ship_where_nobody_looks(suite: Project)
     with StubJudge("injectable") as stub:
         outcome = put_through(suite, stub, "adversaries = 0", *only(["an injected instruction", "a colon"]))
         assert outcome.code == 1
-        assert "SHIPS   qa: an injected instruction" in outcome.out and "take another judge" in outcome.out
+        assert "SHIPS   qa: an injected instruction" in outcome.out and "use another judge" in outcome.out
         assert "caught  qa: a colon" in outcome.out
         outcome = put_through(suite, stub, "adversaries = 2", *only(["an injected instruction"]))
         assert outcome.code == 0
-        assert 'gate "floor" is ERROR on merged: the judge prefers what is worth nothing' in outcome.out
+        assert 'gate "floor" is ERROR on merged: the judge prefers worthless answers' in outcome.out
 
 
 @pytest.mark.slow
@@ -1463,8 +1475,8 @@ def test_cap_holds_for_the_whole_selftest(suite: Project) -> None:
         assert len(stub.log) == 170
     assert outcome.code == 6
     assert "caught  qa: a colon" in outcome.out
-    assert "unknown qa: padding" in outcome.out and "the judging ended at max_calls = 170" in outcome.out
-    assert "not judged" in outcome.out and "all of it ends at max_calls = 170" in outcome.err
+    assert "unknown qa: padding" in outcome.out and "judging stopped at max_calls = 170" in outcome.out
+    assert "1 of 3 saboteurs caught, 2 not decided" in outcome.out and "judging stops at max_calls = 170" in outcome.err
 
 
 LISTED = """
@@ -1521,7 +1533,7 @@ def test_checklists_groups_and_two_judges_are_tested(suite: Project) -> None:
         outcome = put_through(suite, stub, "", *flags, text=text.replace("# cap", "max_calls = 80"))
     assert outcome.code == 6
     assert "caught  qa: a colon" in outcome.out and "caught  list: a colon" in outcome.out
-    assert "unknown list: an echo of the request" in outcome.out and "ended at max_calls = 80" in outcome.out
+    assert "unknown list: an echo of the request" in outcome.out and "stopped at max_calls = 80" in outcome.out
 
 
 def test_selftest_without_a_judge_is_one_line(suite: Project) -> None:

@@ -209,10 +209,10 @@ def test_names_are_searched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """The second look at lm_eval's 14,000 names is a file in the cache; one that is damaged is made again."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
     names.lm_eval_names.cache_clear()
-    first, ask = names.lm_eval_names(), names.subprocess_call.ask
+    first, ask = names.lm_eval_names(), names.subprocess_call.call_module
     asked: list[str] = []
     monkeypatch.setattr(
-        names.subprocess_call, "ask", lambda module, *a, **k: asked.append(module) or ask(module, *a, **k)
+        names.subprocess_call, "call_module", lambda module, *a, **k: asked.append(module) or ask(module, *a, **k)
     )
     names.lm_eval_names.cache_clear()
     assert (names.lm_eval_names(), asked) == (first, [])
@@ -339,13 +339,13 @@ def one_line(call: Callable[[], Any]) -> str:
     [
         ({"task": "arc_esy"}, 'task "arc_esy": is not a task of lm_eval; did you mean "arc_easy"?'),
         ({"task": "none.yaml"}, 'task "none.yaml": there is no such file'),
-        ({"task": "humaneval"}, 'task "humaneval": runs code that the model writes'),
-        ({"task": "mmmu_val_art"}, 'task "mmmu_val_art": has images or sound'),
+        ({"task": "humaneval"}, 'task "humaneval": runs code that the model generates'),
+        ({"task": "mmmu_val_art"}, 'task "mmmu_val_art": contains images or sound'),
         ({"task": "glue"}, 'task "glue": its tasks have no metric in common'),
         ({"task": "arc_easy", "include_path": "nowhere"}, 'include_path is "nowhere"'),
         ({"task": "arc_easy", "shots": -1}, "shots is -1; it must be 0 or more"),
-        ({"task": "arc_easy", "docs": 0}, "docs is 0, want 1 or more"),
-        ({}, "say which task"),
+        ({"task": "arc_easy", "docs": 0}, "docs is 0; it must be 1 or more"),
+        ({}, "name a task, such as"),
     ],
 )
 def test_what_cannot_be_served_is_told_at_collection(folder: Path, options: dict[str, Any], words: str) -> None:
@@ -357,22 +357,22 @@ def test_what_cannot_be_served_is_told_at_collection(folder: Path, options: dict
 @pytest.mark.parametrize(
     ("yaml", "words"),
     [
-        ("task: [x", "line 2: is no YAML"),
-        ("- a list", "is no task"),
+        ("task: [x", "line 2: is not valid YAML"),
+        ("- a list", "is not a task; write keys and values"),
         ("dataset_path: json\n", 'no "task:" with a name'),
         ("group: alone\ntask: []\n", "is a group without tasks"),
-        ("group: wrong\ntask: [arc_esy]\n", 'names "arc_esy", which is no task; did you mean "arc_easy"?'),
+        ("group: wrong\ntask: [arc_esy]\n", 'names "arc_esy", which is not a task; did you mean "arc_easy"?'),
         ("group: wrong\ntask: [{num_fewshot: 3}]\n", 'has an entry without "task:"'),
         ("include: gone.yaml\ntask: x\n", 'includes "gone.yaml", which does not exist'),
-        ("include: broken.yaml\ntask: x\n", "includes go in a circle"),
-        (CHOICE.replace("multiple_choice", "greedy_until"), 'output_type is "greedy_until", want one of'),
+        ("include: broken.yaml\ntask: x\n", "its includes form a cycle"),
+        (CHOICE.replace("multiple_choice", "greedy_until"), 'output_type is "greedy_until"; it must be one of'),
         (
             CHOICE.replace("{metric: acc,", "{name: acc,"),
             "its metrics cannot be read from its YAML: KeyError: 'metric'",
         ),
         (
             CHOICE.replace("metric: acc", "metric: mine").replace("higher_is_better: true", "weight: 1"),
-            "whether higher",
+            "has no metric with higher_is_better",
         ),
     ],
 )
@@ -389,7 +389,7 @@ def test_a_broken_yaml_is_told_at_collection(folder: Path, yaml: str, words: str
         (("test_split: test", "test_split: exam"), {}, "KeyError"),
         (("{{page}}", "{{page"), {}, "lm_eval cannot build it: TemplateSyntaxError"),
         (("metric: word_perplexity", "metric: !function gone.metric"), {}, "lm_eval cannot read it"),
-        (("output_type", "num_fewshot: 0\noutput_type"), {"shots": 3}, "says num_fewshot: 0"),
+        (("output_type", "num_fewshot: 0\noutput_type"), {"shots": 3}, "sets num_fewshot: 0"),
     ],
 )
 def test_a_task_that_cannot_be_built_is_told_before_any_model(
@@ -504,7 +504,7 @@ def test_rows_of_something_else_are_refused(folder: Path) -> None:
     """A sample that is none of the task's documents stops the evaluation."""
     samples_of(folder, task="things.yaml")
     line = one_line(lambda: list(lm_eval(Hashed(), [Sample("q", "?", "!")], folder=folder, task="things.yaml")))
-    assert line.startswith('row "q": is no document of the task')
+    assert line.startswith('row "q": is not a document of the task')
 
 
 # ------------------------------------------------------------------ numbers: lm_eval's, whatever answers
@@ -591,7 +591,7 @@ def test_values_of_documents_survive_json() -> None:
     import numpy as np
 
     value = (np.int64(3), [np.float64(0.5), ("a", None)], {"k": (True,)}, np.array([1.0, 2.0]))
-    kept = json.loads(json.dumps(to_json(value)))
+    kept = json.loads(json.dumps(to_json(value, "x")))
     assert from_json(kept) == (3, [0.5, ("a", None)], {"k": (True,)}, [1.0, 2.0])
 
 
@@ -737,7 +737,7 @@ def test_more_new_tokens_than_context_is_one_line(folder: Path) -> None:
     """A task that wants longer answers than the model has room for."""
     rows = samples_of(folder, task="answers.yaml")
     line = one_line(lambda: list(lm_eval(Hashed(context=10), rows, folder=folder, task="answers.yaml")))
-    assert line.startswith('task "answers": needs 12 new tokens, but the context of hashed is 10; say gen_kwargs')
+    assert line.startswith('task "answers": needs 12 new tokens, but the context of hashed is 10; set gen_kwargs')
 
 
 def test_answers_are_kept_for_the_report(folder: Path) -> None:
@@ -764,7 +764,7 @@ def test_prompts_that_are_cut_are_counted(folder: Path) -> None:
     assert [s.note for s in scores] == [f"prompt cut from the left, tokens: {n}" if n > 0 else None for n in cut]
     lost = [n for n in cut if n > 0]
     [found] = cut_prompts(Result("base", "lm", tuple(scores), {}, ""))
-    told = f"{len(lost)} of 12 prompts lost {min(lost)} to {max(lost)} tokens at their beginning"
+    told = f"{len(lost)} of 12 prompts were truncated by {min(lost)} to {max(lost)} tokens at their beginning"
     assert found.what == f'"base::lm": {told}'
     whole = scored(Hashed(), folder, task="things.yaml")
     assert not list(cut_prompts(Result("base", "lm", tuple(whole), {}, "")))

@@ -167,7 +167,7 @@ def test_a_changed_file_is_refused(project: Project, monkeypatch: pytest.MonkeyP
     done = project.run("--collect-only")
     assert (done.code, done.err.count("\n")) == (4, 1)
     assert 'pack "general-v1": ' in done.err
-    assert ": it was changed; install the package again" in done.err
+    assert ", so it was changed; install the package again" in done.err
     with pytest.raises(UsageError, match="it was changed"):
         read_builtin("builtin:capitals")
     with pytest.raises(UsageError, match="cannot be read"):

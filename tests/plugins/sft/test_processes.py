@@ -200,7 +200,7 @@ def test_nan_in_one(shard: bool, tiny_model: Path, tmp_path: Path, monkeypatch: 
     recipe = {name: p.default for name, p in schema.list_options(sft)[0].items()} | RECIPE
     out = tmp_path / "run" / "adapter"
     with pytest.raises(CheckFailed, match="training: the loss is nan at step 3; lower learning_rate"):
-        harness_sft.train(
+        harness_sft.train_job(
             TrainingJob(
                 ref, lora(r=4), ROWS, recipe, 3, sick, out, processes=2, shard=shard,
                 progress=lambda one: steps.append(one.done),
