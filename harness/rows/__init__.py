@@ -10,7 +10,7 @@ from harness.hookspec import hookimpl
 from harness.rows.records import RowsOptions
 
 if TYPE_CHECKING:
-    from harness import Evaluator
+    from harness.protocols import Evaluator
 
 
 @schema.accepts_options(RowsOptions)

@@ -11,11 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.cli import gate as commands
 from harness.errors import UsageError
 from harness.records.run import Run
 from harness.records.verdicts import Outcome, Verdict
-from harness.rows import suites, writing
+from harness.rows import arguments, suites, writing
 from harness.rows.suites import JudgedRows
 
 VALUES = {  # option of the command -> what its value looks like in an error
@@ -88,12 +87,12 @@ def _gate(given: Mapping[str, Any], args: Namespace) -> Gated:
     args.allow = ",".join(allowed)
     args.cluster = args.cluster if args.cluster is None or isinstance(args.cluster, str) else [*args.cluster]
     held = {side: rows for side, rows in given.items() if not isinstance(rows, (str, Path))}
-    options = commands.options_of(args)
+    options = arguments.options_of(args)
     if any(isinstance(rows, Mapping) for rows in held.values()):
         options = {"id": "id", "score": "score"} | options
     paths = {side: f"{side} in Python" if side in held else str(Path(rows).absolute()) for side, rows in given.items()}
-    about = {"cluster": commands.clusters_of(args.cluster), "slices": args.slice}
-    suite = suites.make_rows_suite(commands.claim_of(args), paths, options, args.alpha, **about)
+    about = {"cluster": arguments.clusters_of(args.cluster), "slices": args.slice}
+    suite = suites.make_rows_suite(arguments.claim_of(args), paths, options, args.alpha, **about)
     lines = {side: enumerate(_lines(rows, side), 1) for side, rows in held.items()}
     return Gated(suites.judge_rows(suite, runs=suites.read_runs(suite, lines)))
 

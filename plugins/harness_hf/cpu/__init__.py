@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from harness import UsageError
+from harness_hf.cpu.switch import CHOICE, VARIABLE
+from harness_hf.cpu.switch import kernels_enabled as kernels_enabled
+from harness_hf.cpu.switch import uses_cpu_kernels as uses_cpu_kernels
 
-VARIABLE = "HARNESS_CPU_KERNELS"
-CHOICE = "harness_cpu_kernels"  # an attribute of models: what their loader's option says
 SPINS = "3000"  # turns that a thread waits for others before it sleeps; libgomp's own 300,000 take 3 ms
 
 
@@ -25,13 +25,6 @@ def limit_spinning() -> None:
         os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
-def kernels_enabled() -> bool:
-    """Return whether the environment allows the kernels; raises UsageError on a value other than 0 and 1."""
-    if (value := os.environ.get(VARIABLE, "1")) not in ("0", "1"):
-        raise UsageError(f'{VARIABLE} "{value}": unknown value; set it to 0 or 1')
-    return value == "1"
-
-
 def use_cpu_kernels(model: Any, option: bool | None = None) -> None:
     """Replace a model's layers on the CPU by faster ones; without an option as it was chosen when it was loaded."""
     if option is not None:
@@ -40,11 +33,6 @@ def use_cpu_kernels(model: Any, option: bool | None = None) -> None:
         from harness_hf.cpu.linear import use_onednn
 
         use_onednn(model)
-
-
-def uses_cpu_kernels(model: Any) -> bool:
-    """Return whether kernels of this package may compute for a model, where it lies on the CPU."""
-    return bool(getattr(model, CHOICE, True)) and kernels_enabled()
 
 
 @contextmanager

@@ -23,8 +23,8 @@ from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
-from harness_hf.cpu import uses_cpu_kernels
 from harness_hf.cpu.linear import available, product
+from harness_hf.cpu.switch import uses_cpu_kernels
 
 TILE = 1 << 18  # scores of one tile: a megabyte
 TILED = (torch.float32, torch.bfloat16)  # both in float32, which is the faster for products as small as these

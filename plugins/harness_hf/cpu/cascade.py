@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from harness_hf import generation
-from harness_hf.answers import Answer
+from harness_hf.batch import Batch
 from harness_hf.cpu.attention import beside, can_cascade
 
 RIGHT: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # by model
 
 
-class CascadeBatch(generation.Batch):
+class CascadeBatch(Batch):
     """A batch whose rows attend to their common prefix without a copy of it."""
 
     copies_prefix = False
@@ -28,10 +26,10 @@ class CascadeBatch(generation.Batch):
             return super()._run(given, cache)
 
 
-def is_usable(model: PreTrainedModel, trial: Sequence[Answer]) -> bool:
-    """Return whether a model answers with such batches as in a plain forward, tried once on a few answers."""
+def is_usable(model: PreTrainedModel, is_right: Callable[[], bool]) -> bool:
+    """Return whether a model answers with such batches as in a plain forward, which is tried once."""
     if not can_cascade(model):
         return False
     if model not in RIGHT:
-        RIGHT[model] = generation.is_right(model, partial(generation.answer_in_batches, kind=CascadeBatch), trial)
+        RIGHT[model] = is_right()
     return RIGHT[model]

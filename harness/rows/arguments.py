@@ -1,0 +1,52 @@
+"""Arguments of `harness gate` and `harness.gate`, as a claim and as options of an evaluation."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UsageError
+from harness.rows.records import COLUMNS
+
+if TYPE_CHECKING:
+    from harness.gates.gate import Gate
+
+CLAIMS = {"worse_by_at_most": "no-worse", "better_by": "better", "min": "at-least", "max": "at-most"}
+NO_CLAIM = (
+    "gate: give one claim:\n  --worse-by-at-most 0.02   the candidate is worse than the base by at "
+    "most that\n  --better-by 0             the candidate is better than the base\n  --min 0.8 "
+    "                the candidate alone is at least that"
+)
+
+
+def claim_of(given: Namespace) -> Gate:
+    """Return the claim that was given as a gate. Raises UsageError where there is none, or several."""
+    from harness.gates.gate import Gate
+
+    said = [name for name in CLAIMS if getattr(given, name) is not None]
+    if len(said) != 1:
+        raise UsageError(*NO_CLAIM.split("\n")) if not said else UsageError("gate: give only one claim")
+    alone = said[0] in ("min", "max")
+    if len(given.rows) > 2 or (len(given.rows) == 1 and not alone):
+        raise UsageError("gate: name BASE and CANDIDATE, or only CANDIDATE with --min or --max")
+    claim: dict[str, Any] = {said[0]: getattr(given, said[0])}
+    if not 0 < given.alpha <= 0.5:
+        raise UsageError(f"--alpha is {given.alpha:g}; it must be more than 0 and at most 0.5")
+    claim |= {"cap": given.cap, "range": None if given.range is None else [float(x) for x in given.range]}
+    return Gate(CLAIMS[said[0]], where="gate", versus=None if alone else "base", **claim)
+
+
+def options_of(given: Namespace) -> dict[str, Any]:
+    """Return what was said of how rows are read, as the options of an evaluation; what nobody said is not there."""
+    task, colon, rest = given.metric.rpartition(":")
+    metric, _, filter_ = rest.partition(",")
+    said = {"task": task if colon else "", "metric": metric, "filter": filter_}
+    said |= {name: getattr(given, name) for name in (*COLUMNS, "repeats", "tool", "better", "scale", "only_common")}
+    said["missing"] = given.missing if given.missing != "refuse" else ""
+    said["allow"] = [name for name in given.allow.split(",") if name]
+    return {name: value for name, value in said.items() if value}
+
+
+def clusters_of(given: str | list[str] | None) -> str | list[str] | None:
+    """Return the columns of clusters as a suite has them."""
+    return given[0] if isinstance(given, list) and len(given) == 1 else given

@@ -1,0 +1,23 @@
+"""Whether the kernels of this package compute: by an option of a model, and by a variable of the process."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from harness import UsageError
+
+VARIABLE = "HARNESS_CPU_KERNELS"
+CHOICE = "harness_cpu_kernels"  # an attribute of models: what their loader's option says
+
+
+def kernels_enabled() -> bool:
+    """Return whether the environment allows the kernels; raises UsageError on a value other than 0 and 1."""
+    if (value := os.environ.get(VARIABLE, "1")) not in ("0", "1"):
+        raise UsageError(f'{VARIABLE} "{value}": unknown value; set it to 0 or 1')
+    return value == "1"
+
+
+def uses_cpu_kernels(model: Any) -> bool:
+    """Return whether kernels of this package may compute for a model, where it lies on the CPU."""
+    return bool(getattr(model, CHOICE, True)) and kernels_enabled()
