@@ -101,19 +101,19 @@ MISTAKES = {
     ),
     "a count of failures as a member": (
         [HIGH, 'id = "better"\nmetric = "qa.exact_match"\nmax_failures = 3', ANY],
-        'any_of names "better", which counts, and takes no risk',
+        'any_of names "better", which counts failures and has no risk that an any_of could share',
     ),
     "a size as a member": (
         [HIGH, 'id = "better"\nmetric = "size.bytes"\nmax = 3000', ANY],
-        'is one of "somehow", which counts, and takes no risk',
+        'is part of any_of "somehow", which counts failures and has no risk that an any_of could share',
     ),
     "two groups": ([HIGH, BETTER, ANY, ANY.replace("somehow", "too")], '", which is in another any_of already'),
-    "more failures than rows": (['id = "x"\nmetric = "qa.exact_match"\nmax_failures = 60'], "and there are 60 rows"),
+    "more failures than rows": (['id = "x"\nmetric = "qa.exact_match"\nmax_failures = 60'], "but there are only 60 rows"),
     "a mean over clusters that are not there": (
         ['id = "x"\nmetric = "qa.exact_match"\nmin = 0.5\nestimand = "clusters"'],
         'estimand is "clusters", but "qa" has none; name their column with "cluster"',
     ),
-    "a percentage": (['id = "x"\nmetric = "qa.exact_match"\nmin = 80'], "is 0.8 meant?"),
+    "a percentage": (['id = "x"\nmetric = "qa.exact_match"\nmin = 80'], "did you mean 0.8?"),
     "a text margin": (['id = "x"\nmetric = "qa.exact_match"\nversus = "base"\nbetter_by = "2 pt"'], "a share such as"),
     "a slice that is not there": (
         ['id = "x"\nmetric = "qa.exact_match"\nmin = 0.5\nslice = ["kind=a", "kind=c"]'],
