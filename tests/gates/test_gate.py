@@ -552,7 +552,11 @@ def test_proportion_beyond_one_is_an_error() -> None:
 
 WRONG = {
     "a percentage for a proportion": (ACC, {"min": 80}, "is a proportion from 0 to 1; did you mean 0.8?"),
-    "points for a proportion": (ACC, {"versus": "base", "worse_by_at_most": 2}, "worse_by_at_most is 2, but acc is a proportion; write 2 points as 0.02"),
+    "points for a proportion": (
+        ACC,
+        {"versus": "base", "worse_by_at_most": 2},
+        "worse_by_at_most is 2, but acc is a proportion; write 2 points as 0.02",
+    ),
     "a whole number for a perplexity": (
         PPL,
         {"versus": "base", "worse_by_at_most": 2.0},

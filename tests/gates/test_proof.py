@@ -75,7 +75,10 @@ GATES = {
         Gate("g", "qa.acc", versus="base", worse_by_at_most=0.0),
         "no number of rows can prove worse_by_at_most = 0, unless the model is better than base",
     ),
-    "a gain": (Gate("g", "qa.acc", versus="base", better_by=0.95), "even if base is worse on every row; at least 119 are needed"),
+    "a gain": (
+        Gate("g", "qa.acc", versus="base", better_by=0.95),
+        "even if base is worse on every row; at least 119 are needed",
+    ),
     "certainty": (Gate("g", "qa.acc", min=1.0), "no number of rows can prove min = 1"),
     "what they can": (Gate("g", "qa.acc", min=0.94), ""),
     "a gain they can": (Gate("g", "qa.acc", versus="base", better_by=0.0), ""),
@@ -108,9 +111,7 @@ def test_clusters_and_slices_are_the_rows_that_count() -> None:
         Gate("g", "qa.acc", min=0.9), SHARE, rows, ALPHA
     )
     sliced = Gate("g", "qa.acc", min=0.9, slice="kind=*")
-    assert find_unprovable_error(sliced, SHARE, rows, ALPHA).startswith(
-        "kind=a: 20 clusters cannot prove min = 0.9"
-    )
+    assert find_unprovable_error(sliced, SHARE, rows, ALPHA).startswith("kind=a: 20 clusters cannot prove min = 0.9")
     assert find_unprovable_error(Gate("g", "qa.acc", min=0.9, slice="kind=b"), SHARE, rows, ALPHA) == ""
 
 

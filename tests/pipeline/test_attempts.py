@@ -125,7 +125,7 @@ def test_attempts_in_copies_of_a_project_are_named(suite: Project) -> None:
     outcome = suite.harness("run", "one/suite.toml", "--set", "train.skill=0.7", "--out", "reports")
     outcome = suite.harness("run", "two/suite.toml", "--set", "train.skill=0.8", "--out", "reports")
     (told,) = [line for line in outcome.out.splitlines() if line.startswith("attempt 3 of ")]
-    assert told.endswith(f"; before it: {suite.folder.name}/suite.toml, one/suite.toml")
+    assert told.endswith(f"; previous: {suite.folder.name}/suite.toml, one/suite.toml")
     assert str(suite.folder) not in told
 
 
@@ -483,7 +483,7 @@ def test_rows_that_cannot_be_read_count_as_these(suite: Project, damage: str) ->
     else:
         path.write_text(path.read_text("utf-8")[33:], "utf-8")  # a row less
     outcome = suite.write({"test.jsonl": OTHER}).run("--set", "train.skill=0.95")  # type: ignore[dict-item]
-    assert outcome.out.count("cannot be read; what was looked at there counts as these rows") == 1
+    assert outcome.out.count("cannot be read, so its attempts count as attempts at these rows") == 1
     assert {v.attempt for v in outcome.report.verdicts} == {2}
 
 

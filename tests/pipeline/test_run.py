@@ -403,7 +403,7 @@ def test_an_export_that_is_there_is_told_where_its_report_cannot_be(
     [line] = outcome.err.splitlines()
     there = suite.folder / "exports/fake"
     assert outcome.code == 4 and line.startswith("error: ") and line.endswith(f"with its verdicts: {there}")
-    assert ": cannot be written: No space left on device; make room and run again; the export is in its place" in line
+    assert ": cannot be written: No space left on device; free space and run again; the export is complete" in line
     assert suite.harness("verify", str(there)).code == 0
     outcome = suite.run("--no-export")
     assert outcome.code == 4 and outcome.err.endswith("make room and run again\n")

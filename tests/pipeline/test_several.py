@@ -111,7 +111,7 @@ def test_two_candidates_that_are_one_are_told(several: Project) -> None:
     (several.folder / "copy/README.md").write_text("mine", "utf-8")
     for other in ("good", "good/", "copy"):
         outcome = several.run(*given("good", other))
-        assert (outcome.code, f'"{other}": is "good", with the same weights' in outcome.err) == (4, True), outcome.err
+        assert (outcome.code, f'"{other}": has the same weights as "good"' in outcome.err) == (4, True), outcome.err
         assert outcome.err.count("error: ") == 1
     for name, base, alpha in (("a", "x", 16), ("b", "y", 16), ("c", "x", 32)):
         write_fake(several.folder / name, 0.8)

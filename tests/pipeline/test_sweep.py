@@ -79,7 +79,7 @@ def test_the_first_step_that_is_no_better_ends_it(suite: Project) -> None:
     assert sweep
     assert ([t.value for t in sweep.trials], sweep.chosen) == ([0.6, 0.61], 0.6)
     assert len(trained(suite)) == 2
-    assert "0.61 is not shown to be better than 0.6" in outcome.out
+    assert "0.61 is not significantly better than 0.6" in outcome.out
     assert "; not tried: 0.95" in outcome.out
     assert [line.split()[:2] for line in outcome.out.splitlines() if "not tried  " in line + "  "][-1:] == [
         ["0.95", "not"]
@@ -318,12 +318,12 @@ def test_plan_tells_the_least_and_the_most(suite: Project) -> None:
     """Two trainings at least, all at most; trials that are there cost nothing."""
     planned = suite.harness("plan", str(suite.folder / "suite.toml"), "--measure")
     assert planned.code == 0
-    assert "train.skill is swept: 2 to 4 trainings" in planned.out
+    assert "sweep of train.skill: 2 to 4 trainings" in planned.out
     assert "train 24.0 s to 48.0 s" in planned.out
-    assert "adapter with skill = 0.3: is to be made" in planned.out
+    assert "adapter with skill = 0.3: to be created" in planned.out
     suite.run("--no-export")
     planned = suite.harness("plan", str(suite.folder / "suite.toml"))
-    assert "adapter with skill = 0.91: is there" in planned.out
+    assert "adapter with skill = 0.91: exists, " in planned.out
     assert "train 0.0 s" in planned.out
 
 

@@ -174,10 +174,10 @@ def test_everything_shows_copies(suite: Project) -> None:
     """Collection lists their items and gates, the plan says whether they are there, -k chooses them with parents."""
     listed = suite.run("--collect-only").out
     assert "suite.toml::fewer::qa  60 rows\n    floor: qa.exact_match at least 0.5\n    close: " in listed
-    assert "fewer: is to be made" in suite.harness("plan", "suite.toml", "--out", "reports").out
+    assert "fewer: to be created" in suite.harness("plan", "suite.toml", "--out", "reports").out
     outcome = suite.run("-k", "fewer")
     assert (outcome.code, outcome.verdict("close", "fewer")) == (6, "PASS")
-    assert "fewer: is there" in suite.harness("plan", "suite.toml", "--out", "reports").out
+    assert "fewer: exists, " in suite.harness("plan", "suite.toml", "--out", "reports").out
     lock = json.loads(next(suite.folder.glob("reports/*/suite.lock.json")).read_text("utf-8"))
     assert {g["id"]: g["candidates"] for g in lock["gates"]} == {
         "floor": ["adapter", "merged", "fewer"],

@@ -189,7 +189,7 @@ POLICIES: dict[str, tuple[str, str, str]] = {
     "a harness": (
         'harness = "0.1.0"',
         'harness = "9"',
-        'was evaluated by harness 0.1.0, but the policy requires 9" " (harness)',
+        "was evaluated by harness 0.1.0, but the policy requires 9 (harness)",
     ),
     "one harness of several": (
         'harness = ["9", "0.1.0"]',
@@ -209,7 +209,7 @@ POLICIES: dict[str, tuple[str, str, str]] = {
     "another baseline": (
         f'{QA}versus = "base"\nbetter_by = 0.04\nalpha = 0.1',
         f'{QA}versus = "released"\nbetter_by = 0.04\nalpha = 0.1',
-        "is not significantly better than released by 0.04: no gate that blocks says as much (",
+        'qa.exact_match better than released by 0.04: no blocking gate implies it; "floor" says',
     ),
     "a larger margin": (
         f'{QA}versus = "base"\nworse_by_at_most = 0.02\nalpha = 0.1',
@@ -219,7 +219,7 @@ POLICIES: dict[str, tuple[str, str, str]] = {
     "a margin in another unit": (
         f'{QA}versus = "base"\nworse_by_at_most = "6%"',
         f'{QA}versus = "base"\nbetter_by = "1%"',
-        "is not significantly better than base by 1%: no gate that blocks says as much (",
+        'qa.exact_match better than base by 1%: no blocking gate implies it; "floor" says',
     ),
     "a smaller risk": (
         f'{QA}versus = "base"\nbetter_by = 0.05\nalpha = 0.1',
@@ -561,9 +561,18 @@ WRONG: dict[str, tuple[str, str]] = {
         f'suites = ["a"]\n[[claim]]\nmetric = "a.b"\nmix = 1\n{KEY}',
         '[[claim]] number 1: unknown key "mix"; did you mean "min"?',
     ),
-    "a claim of nothing": (f'suites = ["a"]\n[[claim]]\nmetric = "a.b"\n{KEY}', "[[claim]] number 1: a gate makes one claim; give one: "),
-    "a claim of no metric": (f'suites = ["a"]\n[[claim]]\nmin = 1\n{KEY}', '[[claim]] number 1: metric is ""; write EVAL.METRIC'),
-    "a claim of gates": (f'suites = ["a"]\n[[claim]]\nany_of = ["x", "y"]\n{KEY}', '"any_of" is a key of a suite\'s gates; remove it'),
+    "a claim of nothing": (
+        f'suites = ["a"]\n[[claim]]\nmetric = "a.b"\n{KEY}',
+        "[[claim]] number 1: a gate makes one claim; give one: ",
+    ),
+    "a claim of no metric": (
+        f'suites = ["a"]\n[[claim]]\nmin = 1\n{KEY}',
+        '[[claim]] number 1: metric is ""; write EVAL.METRIC',
+    ),
+    "a claim of gates": (
+        f'suites = ["a"]\n[[claim]]\nany_of = ["x", "y"]\n{KEY}',
+        '"any_of" is a key of a suite\'s gates; remove it',
+    ),
     "a digest that is none": (
         f'suites = ["a"]\ndata = {{qa = "abc"}}\n{KEY}',
         '"data" of "qa" is "abc"; give the 64 hex digits from suite.lock.json',

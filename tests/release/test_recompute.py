@@ -171,7 +171,7 @@ def export(once: Path, tmp_path: Path) -> Path:
 
 UNABLE = {
     "fluent": "it was not decided",
-    "in private": 'the rows of "hidden" have digest private, but the policy requires',
+    "in private": 'the rows of "hidden" are private',
     "by its own": (
         "share is computed from all rows at once by harnessfile:<lambda>, whose code or texts are not available here"
     ),
@@ -183,7 +183,7 @@ def test_every_kind_of_gate_is_recomputed(export: Path) -> None:
     """All verdicts come out of their rows again; what cannot be is counted, each with its reason."""
     found = verify_export(export, recompute=True)
     assert (found.ok, found.refused) == (True, "")
-    reasons = "; ".join(f'"{gate}" not, because {why}' for gate, why in UNABLE.items())
+    reasons = "; ".join(f'"{gate}" was not, because {why}' for gate, why in UNABLE.items())
     assert found.steps["recompute"] == f"recomputed {len(CLAIMS) + 1 - 3} of {len(CLAIMS) + 1} gates; {reasons}"
     verdicts = json.loads((export / EVIDENCE / GATES).read_text("utf-8"))
     methods = {v["method"] for v in verdicts}
@@ -421,7 +421,7 @@ def test_a_policy_demands_its_share(export: Path) -> None:
     for wanted, ok in ((share, True), (share + 0.01, False), (1.0, False)):
         found = verify_unsigned(export, dataclasses.replace(policy, recomputed=wanted))
         assert found.ok is ok, found.refused
-        assert ok or f"of those that block, the policy wants {wanted:.0%}" in found.refused
+        assert ok or f"of the blocking gates, but the policy requires {wanted:.0%}" in found.refused
 
 
 def verify_unsigned(export: Path, policy: Policy) -> Any:
@@ -493,7 +493,7 @@ def test_remembered_answers_are_counted(project: Project) -> None:
         assert answers["remembered"] == remembered
         found = verify_unsigned(export, policy)
         assert found.ok is (remembered == 0)
-        assert found.ok or f"{remembered} answers were remembered of an earlier run" in found.refused
+        assert found.ok or f"{remembered} answers came from the cache of an earlier run" in found.refused
 
 
 def waived(project: Project) -> None:
@@ -555,7 +555,7 @@ OTHERS: dict[str, tuple[dict[str, Any], Callable[[Project], None] | None, str, s
         None,
         "fake",
         (
-            '"recomputed 1 of 2 gates; "floor" was not, because it stopped early, and rows that '
+            'recomputed 1 of 2 gates; "floor" was not, because it stopped early, and rows that '
             "were not evaluated may be leaked"
         ),
     ),

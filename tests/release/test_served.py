@@ -71,7 +71,11 @@ def verified(folder: Path, demands: str, path: Path | None) -> Verified:
             {},
             ('served: layer "logprobs" is "cannot be seen", but the policy requires "same" ([served] layers)'),
         ),
-        ('layers = ["answers"]', {}, 'layer "answers" is "not checked", but the policy requires "same" ([served] layers)'),
+        (
+            'layers = ["answers"]',
+            {},
+            'layer "answers" is "not checked", but the policy requires "same" ([served] layers)',
+        ),
         (
             'layers = ["ids"]',
             {"layers": {"ids": {**IDS, "seen": "count"}}},

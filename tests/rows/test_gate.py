@@ -155,7 +155,9 @@ def test_repeats_are_one_row(gate: Gate, table: Table) -> None:
     assert verdict["n"] == 400 and verdict["value"] == pytest.approx(1 / 3)
     once = table("candidate", [row for row in thrice if row["run"] == 0])
     assert "--allow epochs" in gate(base, once, "--repeat", "run").err
-    assert "allowed: numbers of repeats differ" in " ".join(gate(base, once, "--repeat", "run", "--allow", "epochs").out.split())
+    assert "allowed: numbers of repeats differ" in " ".join(
+        gate(base, once, "--repeat", "run", "--allow", "epochs").out.split()
+    )
 
 
 @pytest.mark.parametrize(

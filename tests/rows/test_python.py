@@ -75,7 +75,11 @@ def test_what_came_of_it_is_no_truth_value(tmp_path: Path) -> None:
         (asked(BASE), {}, r"give one claim:\n  worse_by_at_most=0.02 .*\n  better_by=0 .*\n  min=0.8 "),
         (asked(BASE), {"min": 0.1, "alpha": 2}, "^alpha is 2"),
         (asked(BASE), {"worse_by_at_most": 0.1}, "name BASE and CANDIDATE, or only CANDIDATE with min or max"),
-        ([{"id": "a", "score": 7.5}], {"min": 0.1}, 'whether higher or lower is better is unknown; use better="higher" or better="lower"'),
+        (
+            [{"id": "a", "score": 7.5}],
+            {"min": 0.1},
+            'whether higher or lower is better is unknown; use better="higher" or better="lower"',
+        ),
         ([{"id": "a", "points": 1}], {"min": 0.1}, 'name it with score="COLUMN"'),
         (
             [{"id": "a", "score": "x"}],

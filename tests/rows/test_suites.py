@@ -190,7 +190,7 @@ versus = "base"
     [
         ('binding = "none"\nmax_attempts = 1\nmax_age_days = 1' + CLAIMED + "worse_by_at_most = 0.05", ""),
         ('binding = "none"\ngates = ["no-worse"]\nrecomputed = 1.0\nwaivers = false', ""),
-        ('binding = "none"' + CLAIMED + "worse_by_at_most = 0.01", "no gate that blocks says as much"),
+        ('binding = "none"' + CLAIMED + "worse_by_at_most = 0.01", "no blocking gate implies it"),
         ('binding = "none"\ngates = ["other"]', "(gates)"),
         ('binding = "none"\nharness = "9"', "(harness)"),
         ('binding = "none"\nremembered = false', "(remembered)"),
@@ -200,7 +200,7 @@ versus = "base"
         ('binding = "none"\nall_of = ["gate"]', "(all_of)"),
         ('binding = "none"\ndata = {rows = "' + "a" * 64 + '"}', "(data)"),
         ('binding = "named"', 'base has the binding "none", but the policy requires "named" (binding)'),
-        (f'[[key]]\nkeyid = "{"a" * 64}"\npublic = "{"a" * 64}"', "the policy takes none (binding)"),
+        (f'[[key]]\nkeyid = "{"a" * 64}"\npublic = "{"a" * 64}"', "the policy allows none (binding)"),
         (f'binding = "none"\n[[key]]\nkeyid = "{"a" * 64}"\npublic = "{"a" * 64}"', "([[key]])"),
     ],
 )
