@@ -406,7 +406,7 @@ def test_an_export_that_is_there_is_told_where_its_report_cannot_be(
     assert ": cannot be written: No space left on device; free space and run again; the export is complete" in line
     assert suite.harness("verify", str(there)).code == 0
     outcome = suite.run("--no-export")
-    assert outcome.code == 4 and outcome.err.endswith("make room and run again\n")
+    assert outcome.code == 4 and outcome.err.endswith("free space and run again\n")
 
 
 def test_tampering_exporter_is_caught(suite: Project) -> None:

@@ -245,7 +245,10 @@ MISTAKES = {
     "a copy of what is not gated": (
         "min = 0.5",
         'min = 0.5\non = ["adapter"]',
-        'no blocking gate is on "fewer" except against "merged", which has no gate itself; add one, since nothing ships without a gate',
+        (
+            'no blocking gate is on "fewer" except against "merged", which has no gate itself; add one, '
+            "since nothing ships without a gate"
+        ),
     ),
     "a parent of what has none": (
         CLOSE,
