@@ -201,7 +201,8 @@ class GateChecks:
                 "has none; remove it"
             )
         elif gate.clean_only and not contamination.has_leak_check(self.context.plugins):
-            yield (f"clean_only: needs the check {contamination.CHECK}, which is blocked; remove it from -p no:")
+            needed = f"the harness's own check {contamination.CHECK}"
+            yield f"clean_only: needs {needed}, which is blocked; remove -p no:checks"
         if gate.group and task.spec.rows_at_most is not None:
             yield (f'is part of an any_of, but "{gate.eval}" has rows_at_most; claim it in a gate of its own')
         if gate.estimand == "clusters" and task.samples and all(s.cluster is None for s in task.samples):

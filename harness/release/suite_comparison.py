@@ -52,7 +52,15 @@ def compare_suite(file: Path, export: Path, lock: Mapping[str, Any]) -> SuiteCom
         ours = {f'gate "{g.id}"': own_keys(g) for g in suite.gates}
         found.differences += _tables({f'gate "{g["id"]}"': g for g in lock["gates"]}, ours, file)
         evals = {f'eval "{e.name}"': {**own_keys(e), **secrets.redact_options(dict(e.options))} for e in suite.evals}
-        theirs = {f'eval "{e["name"]}"': {**e, **e["options"]} for e in locked["evals"]}
+        given = {e.name: e.options for e in suite.evals}  # an option may be called as a key is, such as stop
+        theirs = {
+            f'eval "{e["name"]}"': {
+                **e["options"],
+                **e,
+                **{k: v for k, v in e["options"].items() if k in given.get(e["name"], ())},
+            }
+            for e in locked["evals"]
+        }
         found.differences += _tables(theirs, evals, file, defaults=True)
     for spec in suite.evals:
         if spec.name in lock["data"]:

@@ -134,7 +134,9 @@ def _lines(rows: Any, side: str) -> Iterator[Mapping[str, Any]]:
     elif isinstance(rows, (list, tuple)) and all(isinstance(row, Mapping) for row in rows):
         yield from ({name: _plain(value) for name, value in row.items()} for row in rows)
     else:
-        raise UsageError(f"{side}: is a {type(rows).__name__}; give a path, dicts, names with scores, or a data frame")
+        raise UsageError(
+            f"{side}: is of type {type(rows).__name__}; give a path, dicts, names with scores, or a data frame"
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -61,7 +61,7 @@ def test_fewest_clusters_are_the_cluster_tests() -> None:
 GATES = {
     "a bound": (
         Gate("g", "qa.acc", min=0.95),
-        ("More labels are needed: at least 58 rows cannot prove min = 0.95, even if every row is right; at least 59"),
+        "58 rows cannot prove min = 0.95, even if every row is right; at least 59 are needed",
     ),
     "a budget": (
         Gate("g", "qa.acc", max=0.05),
@@ -69,16 +69,16 @@ GATES = {
     ),
     "a margin": (
         Gate("g", "qa.acc", versus="base", worse_by_at_most=0.02),
-        (
-            "More labels are needed: at least 58 rows cannot prove worse_by_at_most = 0.02, unless "
-            "the model is better than base; at least 149"
-        ),
+        "58 rows cannot prove worse_by_at_most = 0.02, unless the model is better than base; at least 149 are needed",
     ),
     "no margin": (
         Gate("g", "qa.acc", versus="base", worse_by_at_most=0.0),
         "no number of rows can prove worse_by_at_most = 0, unless the model is better than base",
     ),
-    "a gain": (Gate("g", "qa.acc", versus="base", better_by=0.95), "even if base is worse on every row; 119 at least"),
+    "a gain": (
+        Gate("g", "qa.acc", versus="base", better_by=0.95),
+        "even if base is worse on every row; at least 119 are needed",
+    ),
     "certainty": (Gate("g", "qa.acc", min=1.0), "no number of rows can prove min = 1"),
     "what they can": (Gate("g", "qa.acc", min=0.94), ""),
     "a gain they can": (Gate("g", "qa.acc", versus="base", better_by=0.0), ""),
@@ -111,7 +111,7 @@ def test_clusters_and_slices_are_the_rows_that_count() -> None:
         Gate("g", "qa.acc", min=0.9), SHARE, rows, ALPHA
     )
     sliced = Gate("g", "qa.acc", min=0.9, slice="kind=*")
-    assert find_unprovable_error(sliced, SHARE, rows, ALPHA).startswith("min = 0.9: 20 clusters cannot prove kind=a")
+    assert find_unprovable_error(sliced, SHARE, rows, ALPHA).startswith("kind=a: 20 clusters cannot prove min = 0.9")
     assert find_unprovable_error(Gate("g", "qa.acc", min=0.9, slice="kind=b"), SHARE, rows, ALPHA) == ""
 
 
@@ -133,10 +133,8 @@ def test_collection_warns_of_a_claim_the_rows_cannot_prove(project: Project) -> 
     files = {"suite.toml": SUITE.replace("min = 0.5", "min = 0.97"), "test.jsonl": ROWS, "train.jsonl": TRAIN}
     outcome = project.write(files).run("--collect-only")
     assert outcome.code == 0
-    assert (
-        'More labels are needed: at least 60 rows cannot prove gate "floor": min = 0.97, even '
-        "if every row is right; at least 99"
-    ) in outcome.err
+    told = 'gate "floor": 60 rows cannot prove min = 0.97, even if every row is right; at least 99 are needed'
+    assert told in outcome.err
 
 
 def test_claims_of_one_group_share_the_risk(project: Project) -> None:

@@ -149,7 +149,7 @@ BAD = {
         '"max_failures" with "versus" counts rows that lose more than a cap; add "cap"',
     ),
     "one end": (replace(AT_LEAST, range=[1.0]), "range is 1; give two numbers, the lower one first"),
-    "turned": (replace(AT_LEAST, range=[5.0, 1.0]), "is range is 5, 1; give two numbers, the lower one first"),
+    "turned": (replace(AT_LEAST, range=[5.0, 1.0]), "range is 5, 1; give two numbers, the lower one first"),
     "infinite": (
         replace(AT_LEAST, range=[0.0, float("inf")]),
         "an end of range is not finite; declare the values that a row can have, or a cap",

@@ -46,7 +46,7 @@ def test_the_interval_is_a_gate_s(suite: Project) -> None:
     [verdict] = [v for v in outcome.report.verdicts if v.gate == "copy"]
     assert (change.estimate, change.lower, change.upper) == (verdict.estimate, verdict.lower, verdict.upper)
     assert (change.won, change.lost) == (verdict.won_count, verdict.lost_count) == (0, len(verdict.lost))
-    assert any(c.startswith("making fewer of merged cost qa.exact_match") for c in outcome.report.conclusions)
+    assert any(c.startswith("making fewer of merged broke qa.exact_match on") for c in outcome.report.conclusions)
 
 
 def test_merge_that_changes_nothing_is_not_told(suite: Project) -> None:

@@ -33,7 +33,7 @@ def test_rows_that_leak_are_taken_out(suite: Project) -> None:
     assert outcome.code == 0
     run = suite.run("--set", "train.drop_leaks=true")
     assert run.code == 0
-    assert any("rows are taken out" in warning for warning in run.report.warnings)
+    assert any("rows are removed" in warning for warning in run.report.warnings)
     kept = suite.harness("check", "suite.toml", "--set", "train.drop_leaks=true", "--ignore", "D11")
     assert "5 of" not in kept.out  # what is ignored does not count
 

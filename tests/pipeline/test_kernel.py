@@ -156,7 +156,7 @@ def test_a_check_loads_models_as_their_loader_does(suite: Project) -> None:
 
 def test_a_check_says_an_error_as_an_error() -> None:
     """A severity that is misspelt would stop nothing, so there is no such flag."""
-    with pytest.raises(ValueError, match="want one of error, warning, note"):
+    with pytest.raises(ValueError, match="it must be one of error, warning, note"):
         Finding("Error", "broken")  # type: ignore[arg-type]
 
 

@@ -186,9 +186,9 @@ def child(*arguments):
     return json.loads(told) if told else -os.WTERMSIG(status)
 
 
-from harness_lora.skeleton import skeleton
+from harness_lora.skeleton import build_skeleton
 
-skeleton(Path("base"))  # imports what a merge needs, once and not in every child
+build_skeleton(Path("base"))  # imports what a merge needs, once and not in every child
 points, wanted, outcomes = 0, {}, []
 for adapter in ("two", "one"):
     points = child(adapter)

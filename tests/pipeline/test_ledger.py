@@ -219,13 +219,16 @@ def test_a_last_line_without_an_end_counts(ledger: Ledger, suite: Suite) -> None
 
 
 BROKEN: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
-    "a line in the middle is gone": (lambda x: [*x[:2], *x[3:]], ":3: comes after a line that is not there"),
-    "its beginning is gone": (lambda x: x[1:], ":1: comes after a line that is not there"),
-    "a line was changed": (lambda x: [x[0], x[1].replace('"w0"', '"v0"'), *x[2:]], ":2: was changed, or cut, after"),
-    "cut in the middle": (lambda x: [*x[:2], x[2][:50], *x[3:]], ":3: was changed, or cut, after"),
-    "a number": (lambda x: ["7", *x], ":1: was changed, or cut, after"),
-    "5,000 digits": (lambda x: ["9" * 5000, *x], ":1: was changed, or cut, after"),
-    "100,000 deep": (lambda x: ["[" * 100_000, *x], ":1: was changed, or cut, after"),
+    "a line in the middle is gone": (lambda x: [*x[:2], *x[3:]], ":3: its previous line {2} is missing"),
+    "its beginning is gone": (lambda x: x[1:], ":1: its previous line {0} is missing"),
+    "a line was changed": (
+        lambda x: [x[0], x[1].replace('"w0"', '"v0"'), *x[2:]],
+        ":2: was changed or truncated after it was written",
+    ),
+    "cut in the middle": (lambda x: [*x[:2], x[2][:50], *x[3:]], ":3: was changed or truncated after it was written"),
+    "a number": (lambda x: ["7", *x], ":1: was changed or truncated after it was written"),
+    "5,000 digits": (lambda x: ["9" * 5000, *x], ":1: was changed or truncated after it was written"),
+    "100,000 deep": (lambda x: ["[" * 100_000, *x], ":1: was changed or truncated after it was written"),
     "another format": (
         lambda x: ['{"format": 2, "look": "a"}', *x],
         ":1: has format 2, expected 1; move the file away: earlier attempts are then unknown",
@@ -238,11 +241,13 @@ BROKEN: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
 def test_a_line_that_is_lost_is_no_silence(case: str, ledger: Ledger, suite: Suite) -> None:
     """One line says which and what to do, before anything is measured, and nothing is written or removed."""
     change, told = BROKEN[case]
-    ledger.path.write_text("".join(f"{line}\n" for line in change(written(ledger, suite))), "utf-8")
+    lines = written(ledger, suite)
+    ids = [json.loads(line)["id"][:16] for line in lines]
+    ledger.path.write_text("".join(f"{line}\n" for line in change(lines)), "utf-8")
     before = ledger.path.read_bytes()
     with pytest.raises(UsageError) as error:
         Ledger(ledger.path, pytest.fail).lines()
-    assert f"{ledger.path}{told}" in str(error.value)
+    assert f"{ledger.path}{told.format(*ids)}" in str(error.value)
     assert "earlier attempts are then unknown" in str(error.value)
     assert ledger.path.read_bytes() == before
 
@@ -295,7 +300,7 @@ def test_rows_that_are_gone_count_as_these(ledger: Ledger, suite: Suite) -> None
     other = Ledger(ledger.path, told.append)
     assert other.standing(look(Seen("merged", "v", rows(7, 8), "s", "b"))).number == 2
     assert [line.partition(": ")[2] for line in told] == [
-        ": cannot be read, so its attempts count as attempts at these rows"
+        "cannot be read, so its attempts count as attempts at these rows"
     ]
 
 

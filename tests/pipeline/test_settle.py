@@ -101,19 +101,22 @@ MISTAKES = {
     ),
     "a count of failures as a member": (
         [HIGH, 'id = "better"\nmetric = "qa.exact_match"\nmax_failures = 3', ANY],
-        'any_of names "better", which counts, and takes no risk',
+        'any_of names "better", which counts failures and has no risk that an any_of could share',
     ),
     "a size as a member": (
         [HIGH, 'id = "better"\nmetric = "size.bytes"\nmax = 3000', ANY],
-        'is one of "somehow", which counts, and takes no risk',
+        'is part of any_of "somehow", which counts failures and has no risk that an any_of could share',
     ),
     "two groups": ([HIGH, BETTER, ANY, ANY.replace("somehow", "too")], '", which is in another any_of already'),
-    "more failures than rows": (['id = "x"\nmetric = "qa.exact_match"\nmax_failures = 60'], "and there are 60 rows"),
+    "more failures than rows": (
+        ['id = "x"\nmetric = "qa.exact_match"\nmax_failures = 60'],
+        "but there are only 60 rows",
+    ),
     "a mean over clusters that are not there": (
         ['id = "x"\nmetric = "qa.exact_match"\nmin = 0.5\nestimand = "clusters"'],
         'estimand is "clusters", but "qa" has none; name their column with "cluster"',
     ),
-    "a percentage": (['id = "x"\nmetric = "qa.exact_match"\nmin = 80'], "is 0.8 meant?"),
+    "a percentage": (['id = "x"\nmetric = "qa.exact_match"\nmin = 80'], "did you mean 0.8?"),
     "a text margin": (['id = "x"\nmetric = "qa.exact_match"\nversus = "base"\nbetter_by = "2 pt"'], "a share such as"),
     "a slice that is not there": (
         ['id = "x"\nmetric = "qa.exact_match"\nmin = 0.5\nslice = ["kind=a", "kind=c"]'],
@@ -148,7 +151,7 @@ def test_slices_that_cannot_prove_anything_are_warned_of(suite: Project) -> None
     assert "no slice has min_n = 60 rows, so the gate cannot pass" in outcome.out
     assert "2 slices below 60 rows: no significant harm" in outcome.out
     checked = suite.harness("check", "suite.toml").out
-    assert "so it cannot pass" in checked and ": 0 errors, 2 warnings, " in checked
+    assert "so the gate cannot pass" in checked and ": 0 errors, 2 warnings, " in checked
 
 
 @pytest.mark.slow
@@ -174,7 +177,7 @@ def test_few_clusters_are_told_before_and_after(suite: Project) -> None:
     suite.write(
         {"test.jsonl": rows, "suite.toml": SUITE.replace('slices = ["kind"]', 'slices = ["kind"]\ncluster = "of"')}
     )
-    told = 'there are only gate "floor": 12 clusters; fewer than 20 prove little'
+    told = 'gate "floor": there are only 12 clusters; fewer than 20 prove little'
     assert suite.run("--collect-only").err.count(told) == 1
     outcome = suite.run()
     assert outcome.out.count("n=60 in few clusters (12)") == 1  # the adapter's, which does not ship, unfolds with -v

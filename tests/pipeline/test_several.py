@@ -111,14 +111,14 @@ def test_two_candidates_that_are_one_are_told(several: Project) -> None:
     (several.folder / "copy/README.md").write_text("mine", "utf-8")
     for other in ("good", "good/", "copy"):
         outcome = several.run(*given("good", other))
-        assert (outcome.code, f'"{other}": is "good", with the same weights' in outcome.err) == (4, True), outcome.err
+        assert (outcome.code, f'"{other}": has the same weights as "good"' in outcome.err) == (4, True), outcome.err
         assert outcome.err.count("error: ") == 1
     for name, base, alpha in (("a", "x", 16), ("b", "y", 16), ("c", "x", 32)):
         write_fake(several.folder / name, 0.8)
         config = {"base_model_name_or_path": base, "lora_alpha": alpha}
         (several.folder / name / "adapter_config.json").write_text(json.dumps(config), "utf-8")
-    assert "with the same weights" in several.run(*given("a", "b")).err
-    assert "with the same weights" not in several.run(*given("a", "c")).err
+    assert "has the same weights as" in several.run(*given("a", "b")).err
+    assert "has the same weights as" not in several.run(*given("a", "c")).err
 
 
 def test_broken_one_among_several_ends_the_run(several: Project) -> None:

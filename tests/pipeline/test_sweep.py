@@ -79,7 +79,7 @@ def test_the_first_step_that_is_no_better_ends_it(suite: Project) -> None:
     assert sweep
     assert ([t.value for t in sweep.trials], sweep.chosen) == ([0.6, 0.61], 0.6)
     assert len(trained(suite)) == 2
-    assert "0.61 is not shown to be better than 0.6" in outcome.out
+    assert "0.61 is not significantly better than 0.6" in outcome.out
     assert "; not tried: 0.95" in outcome.out
     assert [line.split()[:2] for line in outcome.out.splitlines() if "not tried  " in line + "  "][-1:] == [
         ["0.95", "not"]
@@ -318,12 +318,12 @@ def test_plan_tells_the_least_and_the_most(suite: Project) -> None:
     """Two trainings at least, all at most; trials that are there cost nothing."""
     planned = suite.harness("plan", str(suite.folder / "suite.toml"), "--measure")
     assert planned.code == 0
-    assert "train.skill is swept: 2 to 4 trainings" in planned.out
+    assert "sweep of train.skill: 2 to 4 trainings" in planned.out
     assert "train 24.0 s to 48.0 s" in planned.out
-    assert "adapter with skill = 0.3: is to be made" in planned.out
+    assert "adapter with skill = 0.3: to be created" in planned.out
     suite.run("--no-export")
     planned = suite.harness("plan", str(suite.folder / "suite.toml"))
-    assert "adapter with skill = 0.91: is there" in planned.out
+    assert "adapter with skill = 0.91: exists, " in planned.out
     assert "train 0.0 s" in planned.out
 
 
@@ -334,11 +334,11 @@ BROKEN = {
     "not a number": ("[0.3", "[nan", "; it must be a finite number"),
     "a key too deep": ('"train.skill"', '"train.skill.x"', 'unknown option "skill.x"'),
     "a list to decide by": ('by = "qa.exact_match"', 'by = ["qa.exact_match"]', "write EVAL.METRIC"),
-    "no table": (SWEEP, "\n[[sweep]]\nby = 3\n", "want a table"),
+    "no table": (SWEEP, "\n[[sweep]]\nby = 3\n", "it must be a table"),
     "no list": ("[0.3, 0.6, 0.9, 0.91]", "0.3", "write a list of values"),
     "up and down": ("0.9, 0.91]", "0.5]", "neither rises nor falls"),
-    "a wrong type": ("0.91]", '"high"]', '[train] (skill = "high"): "skill" is "high", want a number'),
-    "a wrong first type": ("[0.3", '["low"', '"skill" is "low", want a number'),
+    "a wrong type": ("0.91]", '"high"]', '[train] (skill = "high"): "skill" is "high"; it must be a number'),
+    "a wrong first type": ("[0.3", '["low"', '"skill" is "low"; it must be a number'),
     "an unknown option": ('"train.skill"', '"train.skil"', 'unknown option "skil"; did you mean "skill"?'),
     "no option of what is trained": ('"train.skill"', '"eval.limit"', '"eval.limit" cannot be swept'),
     "a gate": ('"train.skill"', '"gate.alpha"', '"gate.alpha" cannot be swept'),
@@ -358,8 +358,8 @@ BROKEN = {
         '"adapter.loses" = [0.0, 0.1]\nby = "',
         ('sweeps "train.skill" and "adapter.loses"; name one option, for instance "adapter.r" = [8, 16, 32]'),
     ),
-    "nothing to decide by": ('by = "qa.exact_match"\n', "", '"by" is missing, want EVAL.METRIC'),
-    "no metric": ('by = "qa.exact_match"', 'by = "qa"', '"by" is "qa", want EVAL.METRIC'),
+    "nothing to decide by": ('by = "qa.exact_match"\n', "", '"by" is missing; write EVAL.METRIC'),
+    "no metric": ('by = "qa.exact_match"', 'by = "qa"', '"by" is "qa"; write EVAL.METRIC'),
     "an unknown eval": ('by = "qa.exact_match"', 'by = "qb.exact_match"', 'no eval "qb"; known: "qa"'),
     "an unknown metric": ('by = "qa.exact_match"', 'by = "qa.exact"', 'has no metric "exact"'),
     "no select split": ('select = "select.jsonl"\n', "", 'by = "qa.exact_match": eval "qa" has no select split'),

@@ -196,7 +196,7 @@ def test_a_summary_is_taken_for_its_export_alone(there: Path, told: Told) -> Non
     )
     assert 'vsa.json says "FAILED on' in refused(lambda s: s["predicate"].update(verificationResult="FAILED"))
     later = {"timeVerified": "2999-01-01T00:00:00Z"}
-    assert "is wrong" in refused(lambda s: s["predicate"].update(later), keep=True)
+    assert 'the signature with key "deploy" is invalid' in refused(lambda s: s["predicate"].update(later), keep=True)
 
 
 @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ def test_an_option_cannot_be_denied(there: Path) -> None:
     export = there / "exports/fake"
     path = export / EVIDENCE / MANIFEST
     path.write_text(path.read_text("utf-8").replace("train.skill=0.95", "train.skill=0.55"), "utf-8")
-    assert "speaks of another export" in verify_export(export).refused
+    assert "claims.intoto.jsonl is about another export" in verify_export(export).refused
 
 
 def test_what_is_told_of_a_command_holds_no_secret() -> None:

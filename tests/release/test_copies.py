@@ -174,10 +174,10 @@ def test_everything_shows_copies(suite: Project) -> None:
     """Collection lists their items and gates, the plan says whether they are there, -k chooses them with parents."""
     listed = suite.run("--collect-only").out
     assert "suite.toml::fewer::qa  60 rows\n    floor: qa.exact_match at least 0.5\n    close: " in listed
-    assert "fewer: is to be made" in suite.harness("plan", "suite.toml", "--out", "reports").out
+    assert "fewer: to be created" in suite.harness("plan", "suite.toml", "--out", "reports").out
     outcome = suite.run("-k", "fewer")
     assert (outcome.code, outcome.verdict("close", "fewer")) == (6, "PASS")
-    assert "fewer: is there" in suite.harness("plan", "suite.toml", "--out", "reports").out
+    assert "fewer: exists, " in suite.harness("plan", "suite.toml", "--out", "reports").out
     lock = json.loads(next(suite.folder.glob("reports/*/suite.lock.json")).read_text("utf-8"))
     assert {g["id"]: g["candidates"] for g in lock["gates"]} == {
         "floor": ["adapter", "merged", "fewer"],
@@ -220,7 +220,7 @@ max = 50
 MISTAKES = {
     "a name that is taken": (COPY, COPY + 'name = "merged"', 'name "merged" is taken'),
     "the name of a baseline": (COPY, COPY + 'name = "released"', 'name "released" is taken'),
-    "a name that is none": (COPY, COPY + 'name = "a b"', 'name is "a b", want letters'),
+    "a name that is none": (COPY, COPY + 'name = "a b"', 'name is "a b"; use only letters'),
     "two copies of one name": (COPY, COPY + COPY.replace("exports/fewer", "x"), 'name "fewer" is taken'),
     "a name for what is no copy": (
         'to = "exports/fake"',
@@ -235,17 +235,20 @@ MISTAKES = {
     "a copy of a copy": (
         COPY,
         COPY + COPY.replace("exports/fewer", "x") + 'from = "fewer"',
-        '", which is not a candidate "fewer"',
+        'export "x": no candidate "fewer"; known: "adapter", "merged"',
     ),
     "a copy without a gate": (
         WHOLE,
         SUITE.replace("min = 0.5", 'min = 0.5\non = ["merged"]') + COPY,
-        'no blocking gate is on "fewer"; what is not gated; add one, since nothing ships without a gate',
+        'no blocking gate is on "fewer"; add one, since nothing ships without a gate',
     ),
     "a copy of what is not gated": (
         "min = 0.5",
         'min = 0.5\non = ["adapter"]',
-        'no blocking gate is on "fewer" but against "merged"; add one, since nothing ships without a gate',
+        (
+            'no blocking gate is on "fewer" except against "merged", which has no gate itself; add one, '
+            "since nothing ships without a gate"
+        ),
     ),
     "a parent of what has none": (
         CLOSE,

@@ -71,7 +71,7 @@ def test_a_plugin_under_a_name_of_ours_is_not_ours(project: Project, monkeypatch
     (project.folder / "policy.toml").write_text(policy + Path("release.pub").read_text("utf-8"), "utf-8")
     found = project.harness("verify", str(export), "--policy", "policy.toml")
     assert found.code == 7
-    assert f'plugin "domain" is sha256:{domain["code"]}, the policy wants domain sha256:' in found.err
+    assert f'plugin "domain" is sha256:{domain["code"]}, the policy requires domain sha256:' in found.err
 
 
 def test_a_label_says_that_code_was_not_installed_so(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

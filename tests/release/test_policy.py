@@ -189,7 +189,7 @@ POLICIES: dict[str, tuple[str, str, str]] = {
     "a harness": (
         'harness = "0.1.0"',
         'harness = "9"',
-        'was evaluated by harness 0.1.0, but the policy requires 9" " (harness)',
+        "was evaluated by harness 0.1.0, but the policy requires 9 (harness)",
     ),
     "one harness of several": (
         'harness = ["9", "0.1.0"]',
@@ -209,7 +209,7 @@ POLICIES: dict[str, tuple[str, str, str]] = {
     "another baseline": (
         f'{QA}versus = "base"\nbetter_by = 0.04\nalpha = 0.1',
         f'{QA}versus = "released"\nbetter_by = 0.04\nalpha = 0.1',
-        "is not significantly better than released by 0.04: no gate that blocks says as much (",
+        'qa.exact_match better than released by 0.04: no blocking gate implies it; "floor" says',
     ),
     "a larger margin": (
         f'{QA}versus = "base"\nworse_by_at_most = 0.02\nalpha = 0.1',
@@ -219,7 +219,7 @@ POLICIES: dict[str, tuple[str, str, str]] = {
     "a margin in another unit": (
         f'{QA}versus = "base"\nworse_by_at_most = "6%"',
         f'{QA}versus = "base"\nbetter_by = "1%"',
-        "is not significantly better than base by 1%: no gate that blocks says as much (",
+        'qa.exact_match better than base by 1%: no blocking gate implies it; "floor" says',
     ),
     "a smaller risk": (
         f'{QA}versus = "base"\nbetter_by = 0.05\nalpha = 0.1',
@@ -251,7 +251,7 @@ POLICIES: dict[str, tuple[str, str, str]] = {
         '[[claim]]\nmetric = "quick.exactmatch"\nmin = 0.3',
         'no metric "quick.exactmatch"; did you mean "quick.exact_match"? (claim)',
     ),
-    "a possible claim": (f"{QA}min = 0.5", f"{QA}min = 50", "is 0.5 meant? (claim)"),
+    "a possible claim": (f"{QA}min = 0.5", f"{QA}min = 50", "did you mean 0.5? (claim)"),
     "all suites": ('all_of = ["domain"]', 'all_of = ["domain", "safety"]', 'no evidence of suite "safety"; add its'),
 }
 
@@ -454,8 +454,9 @@ def test_the_copy_of_a_suite(once: Path, exports: Path, tmp_path: Path) -> None:
     (tmp_path / "suite.toml").write_text(suite.replace('data = "test.jsonl"', 'data = "hub:a/b:test"', 1), "utf-8")
     found = verify_export(exports / "domain", suite=tmp_path / "suite.toml")
     assert "its digest is" in found.refused
-    assert f'suite: min of gate "floor" is 0.5, 0.6 in {tmp_path / "suite.toml"}' in found.notes
-    assert any('rows of "qa" differ from those of test.jsonl' in note for note in found.notes)
+    assert f'suite: min of gate "floor" is 0.5, but 0.6 in {tmp_path / "suite.toml"}' in found.notes
+    assert not any("suite: stop of" in note for note in found.notes)
+    assert any('rows of "qa" not compared: "hub:a/b:test" can only' in note for note in found.notes)
 
 
 def test_easy_rows_are_no_rows_of_the_copy(once: Path, exports: Path, tmp_path: Path, project: Project) -> None:
@@ -487,7 +488,7 @@ assert {name for name in sys.modules if name.startswith("harness_")} == part
 def test_what_is_not_looked_at_is_said_first(once: Path, exports: Path, project: Project) -> None:
     """Without a policy at most six lines name what nobody demanded; a policy leaves those that it does not demand."""
     bare = project.harness("verify", str(exports / "domain")).out.splitlines()
-    first = [line for line in bare if line.startswith("not looked at: ")]
+    first = [line for line in bare if line.startswith("not checked: ")]
     assert bare[: len(first)] == first
     assert len(first) == 6
     keys = (
@@ -512,9 +513,9 @@ def test_what_is_not_looked_at_is_said_first(once: Path, exports: Path, project:
     )
     (project.folder / "policy.toml").write_text(policy_text(once, text), "utf-8")
     assert list_unchecked(read_policy(project.folder / "policy.toml")) == [
-        "plugins' code (plugins), harness version (harness)",
-        "how many attempts (max_attempts), lost attempts (ledger)",
-        "how old it is (max_age_days), what is served ([served])",
+        "harness version (harness)",
+        "number of attempts (max_attempts), missing attempts (ledger)",
+        "age (max_age_days), served model ([served])",
     ]
 
 
@@ -554,15 +555,24 @@ WRONG: dict[str, tuple[str, str]] = {
     ),
     "a claim pasted above": (
         f'[[claim]]\nmetric = "a.b"\nmin = 1\nsuites = ["a"]\n{KEY}',
-        '"suites" stands below [[claim]]',
+        '"suites" is below [[claim]], so it is read as a key of that table; move it above',
     ),
     "an unknown key of a claim": (
         f'suites = ["a"]\n[[claim]]\nmetric = "a.b"\nmix = 1\n{KEY}',
         '[[claim]] number 1: unknown key "mix"; did you mean "min"?',
     ),
-    "a claim of nothing": (f'suites = ["a"]\n[[claim]]\nmetric = "a.b"\n{KEY}', "number 1: want one claim"),
-    "a claim of no metric": (f'suites = ["a"]\n[[claim]]\nmin = 1\n{KEY}', 'number 1: metric is "", want EVAL.METRIC'),
-    "a claim of gates": (f'suites = ["a"]\n[[claim]]\nany_of = ["x", "y"]\n{KEY}', '"any_of" is for gates of a suite'),
+    "a claim of nothing": (
+        f'suites = ["a"]\n[[claim]]\nmetric = "a.b"\n{KEY}',
+        "[[claim]] number 1: a gate makes one claim; give one: ",
+    ),
+    "a claim of no metric": (
+        f'suites = ["a"]\n[[claim]]\nmin = 1\n{KEY}',
+        '[[claim]] number 1: metric is ""; write EVAL.METRIC',
+    ),
+    "a claim of gates": (
+        f'suites = ["a"]\n[[claim]]\nany_of = ["x", "y"]\n{KEY}',
+        '"any_of" is a key of a suite\'s gates; remove it',
+    ),
     "a digest that is none": (
         f'suites = ["a"]\ndata = {{qa = "abc"}}\n{KEY}',
         '"data" of "qa" is "abc"; give the 64 hex digits from suite.lock.json',

@@ -171,7 +171,7 @@ def export(once: Path, tmp_path: Path) -> Path:
 
 UNABLE = {
     "fluent": "it was not decided",
-    "in private": 'the rows of "hidden" have digest private, but the policy requires',
+    "in private": 'the rows of "hidden" are private',
     "by its own": (
         "share is computed from all rows at once by harnessfile:<lambda>, whose code or texts are not available here"
     ),
@@ -183,7 +183,7 @@ def test_every_kind_of_gate_is_recomputed(export: Path) -> None:
     """All verdicts come out of their rows again; what cannot be is counted, each with its reason."""
     found = verify_export(export, recompute=True)
     assert (found.ok, found.refused) == (True, "")
-    reasons = "; ".join(f'"{gate}" not, because {why}' for gate, why in UNABLE.items())
+    reasons = "; ".join(f'"{gate}" was not, because {why}' for gate, why in UNABLE.items())
     assert found.steps["recompute"] == f"recomputed {len(CLAIMS) + 1 - 3} of {len(CLAIMS) + 1} gates; {reasons}"
     verdicts = json.loads((export / EVIDENCE / GATES).read_text("utf-8"))
     methods = {v["method"] for v in verdicts}
@@ -236,7 +236,7 @@ FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "a risk": (GATES, each("floor", alpha=0.5), "was decided at alpha 0.5 instead of 0.03"),
     "a risk that was spent": (GATES, each("floor", alpha=0.05), "was decided at alpha 0.05 instead of 0.03"),
     "no attempt": (GATES, each("floor", attempt=0), "does not state its attempt number"),
-    "a later attempt": (GATES, each("floor", attempt=2), "want 0.007"),
+    "a later attempt": (GATES, each("floor", attempt=2), "was decided at alpha 0.0303964 instead of 0.007"),
     "severity": (GATES, each("hope", blocking=True), "has blocking true, but the lock has false"),
     "severity in the lock": (LOCK, gate_of("floor", severity="warn"), "the evidence is malformed"),
     "another metric": (GATES, each("floor", metric="qa.other"), 'has metric "qa.other"'),
@@ -247,7 +247,7 @@ FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "rows left out": (
         GATES,
         each("floor", left_out=3, n=177),
-        "the base reads more than text, but this model lacks 3 rows, but its gate does not have clean_only",
+        "leaves out 3 rows, but its gate does not have clean_only",
     ),
     "fewer rows left out": (GATES, each("clean", left_out=0, n=180), "rows, but the lock lists 2 leaked rows"),
     "leaks untold": (GATES, each("clean", left_out=None, n=180), "does not state how many rows are leaked"),
@@ -277,14 +277,14 @@ FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "a look of its own": (
         GATES,
         each("soon", n=100),
-        ("stopped at 100 rows, where the lock has no interim analysis rows, where the lock has no interim analysis"),
+        "stopped at 100 rows, where the lock has no interim analysis",
     ),
     "a member of another model": (
         GATES,
         each("other", candidate="adapter"),
-        'gate ""other" was decided on other weights',
+        'gate "other" was decided on other weights',
     ),
-    "a warning on other weights": (GATES, each("hope", digest="0" * 64), 'gate ""hope" was decided on other weights'),
+    "a warning on other weights": (GATES, each("hope", digest="0" * 64), 'gate "hope" was decided on other weights'),
     "a wealth": (GATES, each("soon", lower=0.3), "is PASS with 0.3, which is on the wrong side of 0.5"),
     "a slice": (GATES, each("each kind", slices=[]), ", but its values give"),
     "a member": (GATES, each("one", outcome="PASS"), "on the wrong side"),
@@ -293,7 +293,7 @@ FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "a gate that is in no lock": (
         GATES,
         lambda v: [*v, {**v[0], "gate": "new"}],
-        'gate "new" is not both in the lock and in the tables of the suite\'s digest',
+        'gate "new" is not in the lock',
     ),
     "a gate twice in the lock": (
         LOCK,
@@ -332,7 +332,7 @@ def test_older_groups_that_pass_by_counting_are_refused(export: Path) -> None:
 def test_older_gates_decided_by_a_point_are_refused(export: Path) -> None:
     """A mean of rows that was compared as it is proves nothing about other rows, and the line says so."""
     edit(export, LOCK, gate_of("floor", decide="point"))
-    assert verify_export(export).refused.startswith('gates: gate "floor" is refused: decide = "point" is for counts')
+    assert verify_export(export).refused.startswith('gates: gate "floor" is invalid: decide = "point" is for counts')
 
 
 def rows_of(item: str, **changes: Any) -> Callable[[Any], Any]:
@@ -421,7 +421,7 @@ def test_a_policy_demands_its_share(export: Path) -> None:
     for wanted, ok in ((share, True), (share + 0.01, False), (1.0, False)):
         found = verify_unsigned(export, dataclasses.replace(policy, recomputed=wanted))
         assert found.ok is ok, found.refused
-        assert ok or f"of those that block, the policy wants {wanted:.0%}" in found.refused
+        assert ok or f"of the blocking gates, but the policy requires {wanted:.0%}" in found.refused
 
 
 def verify_unsigned(export: Path, policy: Policy) -> Any:
@@ -493,7 +493,7 @@ def test_remembered_answers_are_counted(project: Project) -> None:
         assert answers["remembered"] == remembered
         found = verify_unsigned(export, policy)
         assert found.ok is (remembered == 0)
-        assert found.ok or f"{remembered} answers were remembered of an earlier run" in found.refused
+        assert found.ok or f"{remembered} answers came from the cache of an earlier run" in found.refused
 
 
 def waived(project: Project) -> None:
@@ -555,7 +555,7 @@ OTHERS: dict[str, tuple[dict[str, Any], Callable[[Project], None] | None, str, s
         None,
         "fake",
         (
-            '"recomputed 1 of 2 gates; "floor" was not, because it stopped early, and rows that '
+            'recomputed 1 of 2 gates; "floor" was not, because it stopped early, and rows that '
             "were not evaluated may be leaked"
         ),
     ),

@@ -182,11 +182,11 @@ def listener(path: Path) -> None:
 
 
 ODD: dict[str, tuple[Callable[[Path], None], str]] = {
-    f"a pipe {name}": (lambda folder, name=name: fifo(folder / name), f'"{name}": is no file')  # type: ignore[misc]
+    f"a pipe {name}": (lambda folder, name=name: fifo(folder / name), f'"{name}": is not a file')  # type: ignore[misc]
     for name in ("notes.txt", "pipe", "extra.safetensors", "extra.json", "model.gguf", "harness-note.json")
 }
 ODD |= {
-    "a socket": (lambda folder: listener(folder / "notes.txt"), '"notes.txt": is no file'),
+    "a socket": (lambda folder: listener(folder / "notes.txt"), '"notes.txt": is not a file'),
     "a link to a device": (lambda folder: (folder / "notes.txt").symlink_to("/dev/zero"), "leads out of the folder"),
     "a link out": (lambda folder: (folder / "notes.txt").symlink_to("/etc/passwd"), "leads out of the folder"),
     "a link beside": (lambda folder: (folder / "notes.txt").symlink_to("../test.jsonl"), "leads out of the folder"),

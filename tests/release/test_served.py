@@ -71,7 +71,11 @@ def verified(folder: Path, demands: str, path: Path | None) -> Verified:
             {},
             ('served: layer "logprobs" is "cannot be seen", but the policy requires "same" ([served] layers)'),
         ),
-        ('layers = ["answers"]', {}, '"answers": not looked at'),
+        (
+            'layers = ["answers"]',
+            {},
+            'layer "answers" is "not checked", but the policy requires "same" ([served] layers)',
+        ),
         (
             'layers = ["ids"]',
             {"layers": {"ids": {**IDS, "seen": "count"}}},
@@ -148,7 +152,7 @@ def test_what_is_no_statement_is_a_mistake(once: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("demands", "says"),
     [
-        ("layers = []", "[served]: layers is empty, so nothing is required; name some, such as ids"),
+        ("layers = []", r"\[served\]: layers is empty, so nothing is required; name some, such as ids"),
         ('layers = ["ids"]\nlongest = 0', "; it must be 1 token or more"),
         ('layers = ["logprob"]', 'layers has "logprob"; did you mean "logprobs"'),
         ('layers = ["ids"]\nmax_age_days = 0', "it must be more than 0 and at most 36525 days"),

@@ -28,7 +28,7 @@ def test_remembered_answers_of_the_baseline_count(project: Project) -> None:
     answers = json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["answers"]
     assert answers == {"asked": 2 * len(ROWS), "remembered": len(ROWS)}
     found = verify_export(export, policy)
-    assert f"{len(ROWS)} answers were remembered of an earlier run" in found.refused
+    assert f"{len(ROWS)} answers came from the cache of an earlier run" in found.refused
     assert project.run("--set", "train.skill=0.97", "--no-cache").code == 0
     assert json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["answers"]["remembered"] == 0
 
@@ -68,4 +68,5 @@ def test_remembered_marks_of_a_judge_count(project: Project) -> None:
     answers = json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["answers"]
     assert answers["asked"] == 2 * len(ROWS)
     assert 0 < answers["remembered"] <= len(ROWS)
-    assert "answers were remembered" in verify_export(export, Policy(["fake"], remembered=False, threshold=0)).refused
+    refused = verify_export(export, Policy(["fake"], remembered=False, threshold=0)).refused
+    assert "answers came from the cache of an earlier run" in refused

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_nothing_in_a_run_is_read_through_a_link(run: Path, what: str, tmp_path:
 def test_rows_of_no_plain_name_are_not_looked_for(run: Path) -> None:
     """Whoever asks for rows by a path gets none."""
     for subject, evaluation in (("..", "qa"), ("merged", "../qa"), (str(run / "merged"), "qa"), ("merged", "*")):
-        with pytest.raises(UsageError, match=r'has no rows of "qa" on \.\.'):
+        with pytest.raises(UsageError, match=re.escape(f'has no rows of "{evaluation}" on {subject}')):
             list(iterate_rows(run, subject, evaluation))
 
 

@@ -67,7 +67,7 @@ def test_rows_of_a_folder_that_moved(run: Run, tmp_path: Path) -> None:
     assert harness.read_run(moved).rows("qa")[0]["id"] == "q0"
     with pytest.raises(UsageError, match='has no rows of "qa"'):
         run.rows("qa")
-    with pytest.raises(UsageError, match="'holds no rows of \"qa\"'"):
+    with pytest.raises(UsageError, match='has no rows of "qe"; known: "qa"'):
         run.rows("qe")
     [path] = moved.glob("base/samples_*.jsonl")
     path.write_text('{"id": "q0"}\n', "utf-8")

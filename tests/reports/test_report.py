@@ -109,6 +109,6 @@ def test_a_report_that_was_changed_is_told_as_not_verified(project: Project) -> 
     for changed in (text.rpartition(',\n "sha256"')[0] + "\n}\n", *(text.replace(*edit) for edit in edits)):
         path.write_text(changed, "utf-8")
         for words in (["show"], ["report", str(path.parent), "--markdown"]):
-            assert "report.json was changed: what it says is not verified" in project.harness(*words).out
+            assert "report.json was changed, so its contents are not verified" in project.harness(*words).out
         for words in (("history", "fake"), ("compare", str(path.parent), str(path.parent))):
             assert "not verified, the report was changed: " in " ".join(project.harness(*words).out.split())

@@ -83,15 +83,12 @@ def test_a_real_pair_of_runs_is_gated(gate: Gate) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), ": has tasks 3 in number (cap_mc, cap_ppl, cap_rep); name one with --metric TASK:NAME"),
+        ((), ": has 3 tasks (cap_mc, cap_ppl, cap_rep); name one with --metric TASK:NAME"),
         (("--metric", "cap_mc:brier_score"), '"brier_score" has printed arrays, not numbers'),
-        (
-            ("--metric", "cap_mc:"),
-            "in number (has several metrics, acc (0.9), acc_norm (0.85); name one with --metric acc",
-        ),
-        (("--metric", "cap_mc:ac"), 'there is no task "cap_m"; did you mean "acc"?'),
+        (("--metric", "cap_mc:"), "has several metrics, acc (0.9), acc_norm (0.85); name one with --metric acc"),
+        (("--metric", "cap_mc:ac"), 'cap_mc: there is no metric "ac"; did you mean "acc"?'),
         (("--metric", "cap_m:acc"), 'there is no task "cap_m"; did you mean "cap_mc"?'),
-        (("--metric", "cap_gen:exact_match"), 'has no task "cap_gen"'),
+        (("--metric", "cap_gen:exact_match"), 'there is no task "cap_gen"; did you mean "cap_rep"?'),
     ],
 )
 def test_what_is_not_settled_is_asked(gate: Gate, words: tuple[str, ...], said: str) -> None:
@@ -132,12 +129,9 @@ def test_places_and_columns_are_no_names(runs: tuple[Path, Path], gate: Gate) ->
 def test_what_a_run_lost_is_found(runs: tuple[Path, Path], gate: Gate) -> None:
     """A cut file, one of another run, and rows in which a metric was changed do not sum to lm_eval's number."""
     change(runs[1], "cap_mc", lambda rows: rows.pop())
-    assert (
-        "the rows give 0.894737, but its results file says 0.9; the file is truncated, or of another run"
-        in gate(*runs, *MC).err
-    )
+    assert "has 19 rows, but its results file has 20; it is truncated, or of two runs" in gate(*runs, *MC).err
     results(runs[1], lambda told: told["n-samples"]["cap_mc"].update(effective=19))
-    assert "the rows give 0.894737, but its results file says 0.9" in gate(*runs, *MC).err
+    assert "the rows give 0.894737, but its results file says 0.9; the file is truncated" in gate(*runs, *MC).err
 
 
 def test_the_newest_run_of_a_folder_is_read(runs: tuple[Path, Path], gate: Gate) -> None:

@@ -72,20 +72,24 @@ def test_what_came_of_it_is_no_truth_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "said", "why"),
     [
-        (asked(BASE), {}, r"one of\n  worse_by_at_most=0.02 .*\n  better_by=0 .*\n  min=0.8 "),
+        (asked(BASE), {}, r"give one claim:\n  worse_by_at_most=0.02 .*\n  better_by=0 .*\n  min=0.8 "),
         (asked(BASE), {"min": 0.1, "alpha": 2}, "^alpha is 2"),
-        (asked(BASE), {"worse_by_at_most": 0.1}, "want BASE and CANDIDATE, or CANDIDATE alone with min or max"),
-        ([{"id": "a", "score": 7.5}], {"min": 0.1}, 'say better="higher" or better="lower"; in a suite'),
-        ([{"id": "a", "points": 1}], {"min": 0.1}, 'name it, score="COLUMN"'),
+        (asked(BASE), {"worse_by_at_most": 0.1}, "name BASE and CANDIDATE, or only CANDIDATE with min or max"),
+        (
+            [{"id": "a", "score": 7.5}],
+            {"min": 0.1},
+            'whether higher or lower is better is unknown; use better="higher" or better="lower"',
+        ),
+        ([{"id": "a", "points": 1}], {"min": 0.1}, 'name it with score="COLUMN"'),
         (
             [{"id": "a", "score": "x"}],
             {"min": 0.1},
-            r"is no number; an empty score is a missing row, missing says what",
+            '"x" is not a number; an empty score is a missing row, which missing decides about',
         ),
-        (3, {"min": 0.1}, "is of int; give a path"),
-        ([1, 2], {"min": 0.1}, "is of list; give a path"),
-        ({"a": "x"}, {"min": 0.1}, '"x" is no number'),
-        ([], {"min": 0.1}, "holds no rows"),
+        (3, {"min": 0.1}, "is of type int; give a path"),
+        ([1, 2], {"min": 0.1}, "is of type list; give a path"),
+        ({"a": "x"}, {"min": 0.1}, '"x" is not a number'),
+        ([], {"min": 0.1}, "has no rows"),
         (asked(BASE), {"min": 0.1, "allow": ["shots", "x"]}, 'allow: "x" is unknown'),
     ],
 )

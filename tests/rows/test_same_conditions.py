@@ -45,7 +45,7 @@ def test_facts_of_one_side_alone_are_unfair(bare: str) -> None:
     pairs = pair_rows(runs["base"], runs["candidate"], only_common=False)
     with pytest.raises(UsageError) as refused:
         compare_facts(runs["base"], runs["candidate"], pairs, ())
-    assert {m.partition("is known only for")[0] for m in refused.value.messages} == known
+    assert {m.partition(" is known only for")[0] for m in refused.value.messages} == known
     some = sorted(known)
     with pytest.raises(UsageError, match=some[-1]):
         compare_facts(runs["base"], runs["candidate"], pairs, some[:-1])  # allowed one by one
