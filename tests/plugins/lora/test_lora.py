@@ -65,11 +65,11 @@ def test_alpha_follows_the_rank_unless_it_is_given() -> None:
     ("adapter", "message"),
     [
         (lora(use_dorra=True), 'option "use_dorra": is not a field of PEFT\'s LoraConfig; did you mean "use_dora"?'),
-        (lora(use_dora="yes"), ': label is option "use_dora": is "yes"; it must be true or false'),
+        (lora(use_dora="yes"), 'option "use_dora": is "yes"; it must be true or false'),
         (lora(task_type="SEQ_CLS"), 'option "task_type": cannot be set'),
-        (lora(r=0), "is not a field of PEFT's LoraConfig:"),
-        (lora(lora_dropout=1.5), "is not a field of PEFT's LoraConfig:"),
-        (lora(init_lora_weights="pisa"), "is not a field of PEFT's LoraConfig:"),
+        (lora(r=0), "LoraConfig: `r` should be a positive integer"),
+        (lora(lora_dropout=1.5), "LoraConfig: dropout probability has to be between 0 and 1"),
+        (lora(init_lora_weights="pisa"), "LoraConfig: Unknown initialization init_lora_weights='pisa'"),
     ],
 )
 def test_wrong_options(adapter: Lora, message: str) -> None:

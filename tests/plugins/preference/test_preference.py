@@ -82,7 +82,7 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
         (
             {"prompt": "a", "chosen": "b", "rejected": None},
             (
-                "row 1: want prompt, chosen and rejected, either all texts, or all messages that "
+                "row 1: rows need prompt, chosen and rejected, either all texts, or all messages that "
                 "end with an answer of the assistant that is not empty"
             ),
         ),
@@ -414,7 +414,7 @@ def test_preference() -> None:
     ("row", "message"),
     [
         ({"chosen": "a"}, 'column "rejected" is None; it must be a text'),
-        ({"chosen": "a", "rejected": 3}, 'column "rejected" is 3, want a text'),
+        ({"chosen": "a", "rejected": 3}, 'column "rejected" is 3; it must be a text'),
         ({"chosen": "", "rejected": "b"}, "column \"chosen\" is ''; it must be a text"),
         ({"chosen": "a", "rejected": "a"}, 'columns "chosen" and "rejected" are equal'),
         ({"chosen": [GOOD], "rejected": [BAD]}, 'column "chosen" is [{'),

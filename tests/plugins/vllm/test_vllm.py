@@ -224,11 +224,11 @@ def test_an_engine_is_told_what_makes_its_answers_ours(fake: Any, tmp_path: Path
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"tensor_parallel_size": 0}, "tensor_parallel_size is 0; it must be 1 or more; it must be 1 or more"),
+    ({"tensor_parallel_size": 0}, "tensor_parallel_size is 0; it must be 1 or more"),
     ({"gpu_memory_utilization": 1.5}, "; it must be a share from 0 to 1"),
     ({"max_model_len": 1}, "max_model_len is 1; it must be more than 2"),
     ({"engine": {"quantization": "int4"}}, 'engine: "quantization" is not an option passed to vLLM'),
-    ({"engine": {"blok_size": 16}}, '" is not a capability; did you mean "block_size"?'),
+    ({"engine": {"blok_size": 16}}, 'engine: "blok_size" is not an option passed to vLLM; did you mean "block_size"?'),
     ({"engine": {"block_size": "16"}}, 'engine: block_size is "16"; it must be an integer'),
     ({}, "python: is not set, and vllm is not installed here; set it to an environment with vllm,"),
     ({"python": "nowhere/bin/python"}, 'python "nowhere/bin/python": No such file or directory'),
