@@ -193,4 +193,6 @@ def test_a_server_cannot_close_a_thought(project: Project) -> None:
     assert done.code == 4 and says in done.err
     project.write({"suite.toml": SUITE.replace('data = "test.jsonl"', line, 1)})
     done = project.harness("check", "suite.toml")
-    assert "max_new_tokens = 32 must hold reasoning and answer; set thought_budget, or 512 or more" in " ".join(done.out.split())
+    assert "max_new_tokens = 32 must hold reasoning and answer; set thought_budget, or 512 or more" in " ".join(
+        done.out.split()
+    )

@@ -130,7 +130,10 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (
         qlora,
         {"use_bdlora": BLOCKS},
-        'option "use_bdlora": is not supported in training: PEFT silently trains a plain LoRA on a 4-bit base; use lora, or',
+        (
+            'option "use_bdlora": is not supported in training: PEFT silently trains a plain LoRA on a 4-bit base; '
+            "use lora, or remove it"
+        ),
     ),
     (
         qlora,
@@ -211,7 +214,9 @@ def test_field_of_a_newer_peft_is_refused(tiny_model: Path, monkeypatch: pytest.
     adapter = lora(use_dora=True)
     adapter.check()
     monkeypatch.setattr(fields, "MERGED", fields.MERGED - {"use_dora"})
-    with pytest.raises(UsageError, match=r'\[merge\] an adapter with "use_dora" is not merged: no test proves it'):
+    with pytest.raises(
+        UsageError, match=r'\[merge\] an adapter with "use_dora" cannot be merged: it is not tested yet'
+    ):
         adapter.check_merge("original", str(tiny_model))
 
 
@@ -248,7 +253,7 @@ def test_head_that_was_adapted_apart_from_its_embedding(bases: dict[str, Path], 
         tmp_path / "adapter"
     )
     lora().check_fits(str(bases["tied"]), "", tmp_path / "adapter")
-    with pytest.raises(UsageError, match=r'"lm_head" and "model.embed_tokens" are one weight in this base, and an'):
+    with pytest.raises(UsageError, match=r'"lm_head" and "model.embed_tokens" are one tied weight in this base, and'):
         merge(lora(), bases["tied"], tmp_path / "adapter", tmp_path / "merged", "original")
 
 

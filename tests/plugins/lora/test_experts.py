@@ -153,9 +153,7 @@ def test_experts_that_were_saved_singly_with_another_scale_are_refused(base: Bas
     """PEFT doubles rank and alpha of what it fuses, which leaves alpha/r as it was, and not alpha/√r."""
     folder, made = base("mixtral"), tmp_path / "adapter"
     singly(folder, made, use_rslora=True)
-    with pytest.raises(
-        UsageError, match=r'adapter ".*": has its experts singly and use_rslora, and PEFT loads it with'
-    ):
+    with pytest.raises(UsageError, match=r'adapter ".*": has separate experts and use_rslora, and PEFT loads it with'):
         lora().check_fits(str(folder), "", made)
 
 

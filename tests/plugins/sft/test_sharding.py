@@ -103,7 +103,10 @@ def test_half_precision(tiny_model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"processes": 1}, "shard: splits the weights between processes, and there is one; set processes, or remove shard"),
+        (
+            {"processes": 1},
+            "shard: splits the weights between processes, and there is one; set processes, or remove shard",
+        ),
         ({"optim": "paged_adamw_8bit"}, 'optim: is "paged_adamw_8bit", but shard = true needs "adamw_torch" or'),
         ({"torch_compile": True}, "torch_compile: cannot be set with shard = true"),
         ({"fsdp": "full_shard"}, "fsdp: cannot be set with several processes: set shard = true; remove it"),
@@ -124,7 +127,10 @@ def test_refused(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ("shard = true", "shard: splits the weights between processes, and there is one; set processes, or remove shard"),
+        (
+            "shard = true",
+            "shard: splits the weights between processes, and there is one; set processes, or remove shard",
+        ),
         ('shard = "yes"', '[train] "shard" is "yes"; it must be true or false'),
         (
             "processes = 2\nshard = true",
