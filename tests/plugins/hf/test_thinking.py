@@ -148,7 +148,7 @@ def test_what_is_matched_is_what_comes_after(subject: Any, monkeypatch: pytest.M
 def test_a_mark_that_no_answer_shows_is_refused(subject: Any) -> None:
     """A special token is left out of texts, so that nobody could see where a thought ends."""
     eos = subject.tokens.tokenizer.eos_token
-    with pytest.raises(UsageError, match="is a special token of this model, which no answer shows"):
+    with pytest.raises(UsageError, match="is a special token of this model, which answers do not contain"):
         subject.generate(["a"], thought_budget=ThoughtBudget("[", eos, 4))
 
 

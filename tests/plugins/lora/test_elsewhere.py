@@ -155,6 +155,6 @@ def test_suite_without_a_merge_says_that_the_adapter_alone_is_judged(made: Path,
     outcome = ready.run("--candidate", str(made / "plain"), "--collect-only")
     assert "evaluates only the adapter, not the model it is merged into; add [merge]" in outcome.err
     assert (
-        "alone is judged"
+        "evaluates only the adapter"
         not in ready.write({"suite.toml": REAL}).run("--candidate", str(made / "plain"), "--collect-only").err
     )

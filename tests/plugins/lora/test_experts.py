@@ -217,7 +217,7 @@ def test_an_adapter_made_elsewhere_is_asked_for_itself(base: Base, tmp_path: Pat
     lora().check_merge("original", str(folder), made)
     config = json.loads((made / "adapter_config.json").read_text("utf-8"))
     (made / "adapter_config.json").write_text(json.dumps({**config, "init_lora_weights": "pissa"}), "utf-8")
-    with pytest.raises(UsageError, match='initialised with "pissa": it belongs to a rewritten base'):
+    with pytest.raises(UsageError, match='initialised with "pissa" belongs to a changed base'):
         lora().check_merge("original", str(folder), made)
 
 

@@ -162,4 +162,4 @@ def test_a_real_model_answers_its_rows_as_it_did(project: Project, tiny_model: P
         outcome = project.harness("parity", "exports/merged", *words)
     assert outcome.code == 0, outcome.err
     assert "gates      same           qa.exact_match, 6 rows: 0 worse, 0 better" in outcome.out
-    assert "of vLLM, and 18 rows (the layers ids, gates)" in outcome.err
+    assert "to vLLM, and 18 rows (layers ids, gates)" in outcome.err

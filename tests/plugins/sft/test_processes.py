@@ -115,7 +115,7 @@ def test_a_checkpoint_for_which_there_is_no_room(tiny_model: Path, tmp_path: Pat
             resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
 
     try:
-        with pytest.raises(UsageError, match=r"; make room and run again: it goes on .*, step 2$"):
+        with pytest.raises(UsageError, match=r"; free space and run again to resume from the last checkpoint, step 2$"):
             train(tiny_model, tmp_path, 1, shrink, save_steps=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

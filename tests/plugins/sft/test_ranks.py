@@ -76,7 +76,7 @@ def test_one_that_is_killed_is_told_before_the_others_complain(launch: Launch, c
     """Whatever the survivors say of their lost connection, the line is the signal and what the next run does."""
     with pytest.raises(UsageError) as caught:
         launch(KILLED + complaint)
-    assert str(caught.value) == f"rank 1 was ended by SIGKILL (out of memory?); {AGAIN}"
+    assert str(caught.value) == f"rank 1 was killed by SIGKILL (out of memory?); {AGAIN}"
 
 
 HANGS = "step(1); step(2)\nif number: os.kill(os.getpid(), signal.SIGSTOP)\ntime.sleep(60)"

@@ -397,7 +397,7 @@ def test_an_adapter_is_folded_for_the_engine_and_leaves_nothing(
         assert subject.notes == ["adapter: merged into its base for vLLM, rounded once to float32"]  # type: ignore[attr-defined]
         assert fake.STARTED[-1]["model"] != str(tiny_model)
     held = ModelRef("adapter", str(tiny_model), quantization={"load_in_4bit": True})
-    what = "is held in 4 bits, which no test proves here with vLLM"
+    what = "is loaded in 4 bits, which is not tested with vLLM"
     with pytest.raises(UsageError, match=what), harness_vllm.load([held], **small()):
         pass
 
@@ -438,5 +438,5 @@ def test_a_context_is_what_vllm_has_room_for(tiny_model: Path, apart: str, tmp_p
     config = json.loads((tmp_path / "int4/config.json").read_text("utf-8"))
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (tmp_path / "int4/config.json").write_text(json.dumps(config), "utf-8")
-    with pytest.raises(UsageError, match='is stored in gptq, which no test proves here with vLLM; use = "hf"'):
+    with pytest.raises(UsageError, match='is stored in gptq, which is not tested with vLLM; use = "hf"'):
         harness_vllm.open_source(str(tmp_path / "int4"), python=apart)
