@@ -368,7 +368,7 @@ def test_a_pool_of_children_survives_a_kill(tmp_path: Path, monkeypatch: pytest.
     from harness.testing import FakeSubject
 
     assert [found[i] for i in range(300)] == FakeSubject("base", 0.3).generate(prompts)
-    assert len(notes) == 1 and "was lost (ended by SIGKILL)" in notes[0]
+    assert len(notes) == 1 and "was lost (was killed by SIGKILL)" in notes[0]
     assert len(pids) == 3 and all(map(gone, pids))
     with pytest.raises(WorkersGoneError):
         Pool(Local("1"), Opening("fakes", [ref], "", ["harness.testing"]), lambda _: None).open()

@@ -236,7 +236,7 @@ def test_a_model_of_text_alone_is_told_from_its_base(tmp_path: Path) -> None:
     refs = [ModelRef(name, str(tmp_path / name)) for name in ("text", "base")]
     [finding] = [f for f in tokenizer_changed(*refs) if f.kind == "text-only"]
     assert finding.severity == "warning"
-    assert "leaves out vision_config" in finding.what
+    assert "reads more than text, but this model lacks vision_config" in finding.what
     assert not [f for f in tokenizer_changed(*refs) if f.kind == "config"]
 
 

@@ -565,7 +565,7 @@ def test_broken_twin_of_a_healthy_merge_is_found(way: str, tmp_path: Path) -> No
     sums = [flag for flag in equals_base(merged, twin, ModelRef("base", str(base))) if flag.kind == "sum"]
     assert [flag.severity for flag in sums] == ["error"]
     [answers] = differs_from_adapter(merged, twin, [], harness_hf.load)
-    assert "nats a token, limit 0.02 for bfloat16" in answers.what
+    assert "nats per token, limit 0.02 for bfloat16" in answers.what
 
 
 @pytest.mark.parametrize("chat", [True, False])

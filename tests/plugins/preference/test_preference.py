@@ -378,10 +378,10 @@ def test_another_reference_is_told(trained: Train, tiny_model: Path, monkeypatch
 
     monkeypatch.setitem(vars(METHODS["dpo"]), "beside", other)
     with pytest.raises(
-        CheckFailed, match=r"the first loss is 0\.\d+, want ln 2 = 0\.6931: the reference is another model"
+        CheckFailed, match=r"the first loss is 0\.\d+, but it must be ln 2 = 0\.6931, so the reference is another model"
     ):
         trained()
-    with pytest.raises(CheckFailed, match=r"want 0\.5 \* ln 2 = 0\.3466: the reference is another model"):
+    with pytest.raises(CheckFailed, match=r"it must be 0\.5 \* ln 2 = 0\.3466, so the reference is another model"):
         trained(name="half", loss_type=["sigmoid"], loss_weights=[0.5])
 
 

@@ -105,7 +105,7 @@ def test_half_precision(tiny_model: Path, tmp_path: Path) -> None:
     [
         (
             {"processes": 1},
-            "shard: splits the weights between processes, and there is one; set processes, or remove shard",
+            "shard: splits the weights between processes, but there is only one; set processes",
         ),
         ({"optim": "paged_adamw_8bit"}, 'optim: is "paged_adamw_8bit", but shard = true needs "adamw_torch" or'),
         ({"torch_compile": True}, "torch_compile: cannot be set with shard = true"),
