@@ -150,7 +150,7 @@ def test_what_is_no_such_file_is_told_before_training(parent: Path, plain: Path,
     for options, why in (
         ({"path": str(tmp_path / "none.gguf")}, "but there is no GGUF file"),
         ({"path": str(tmp_path / "cut.gguf")}, "is truncated"),
-        ({"path": str(tmp_path / "coarse.gguf")}, "no whole GGUF file|is labelled Q4_K_M, but"),
+        ({"path": str(tmp_path / "coarse.gguf")}, "is not a valid GGUF file|is labelled Q4_K_M, but"),
         (
             {"path": str(whole), "quantization": "F16"},
             '"path" names a GGUF file that is quantised already; remove "quantization"',

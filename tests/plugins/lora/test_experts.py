@@ -250,7 +250,7 @@ def test_what_is_computed_otherwise_is_refused_before_the_training(
     lora(target_modules=["q_proj"]).check_merge("original", str(folder))
     lora().check_fits(str(folder), "", tmp_path / "adapter")
     with pytest.raises(
-        UsageError, match=rf'"model.layers.0.self_attn.v_proj.weight" is .* by {operation} when .*; ship'
+        UsageError, match=rf'"model.layers.0.self_attn.v_proj.weight" is .* by {operation} on loading, .*; ship'
     ):
         lora(target_modules=["v_proj"]).check_merge("original", str(folder))
 

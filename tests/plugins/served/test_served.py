@@ -248,7 +248,7 @@ def test_an_export_that_cannot_be_read_here_is_one_line(export: Path, tmp_path: 
     (tmp_path / "model/config.json").write_text(json.dumps(config), "utf-8")
     (tmp_path / "cut/model").mkdir(parents=True)
     (tmp_path / "cut/model/model.gguf").write_bytes(b"GGUF" + bytes(40))
-    for folder, says in ((tmp_path, "of another house"), (tmp_path / "cut", "is no whole GGUF file")):
+    for folder, says in ((tmp_path, "of another house"), (tmp_path / "cut", "is not a valid GGUF file")):
         with pytest.raises(UsageError, match=says) as caught:
             look(folder, "vllm", served=export / "model")
         assert "\n" not in str(caught.value)
