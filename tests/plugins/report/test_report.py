@@ -544,11 +544,11 @@ def test_two_runs_are_compared_row_by_row(two: tuple[Path, Path], project: Proje
     found = json.loads(outcome.out)
     (metric,) = [m for m in found["metrics"] if m["metric"] == "qa.exact_match"]
     assert (metric["lost_count"], metric["won_count"], metric["method"], metric["n"]) == (8, 3, "McNemar mid-p", 60)
-    assert metric["estimate"] == pytest.approx(-5 / 60) and metric["reading"] == "not told apart"
+    assert metric["estimate"] == pytest.approx(-5 / 60) and metric["reading"] == "not significantly different"
     assert {"key": "train.skill", "now": "0.9", "before": "0.5"} in found["settings"]
     text, markdown = (project.harness("compare", *map(str, two), "--format", f).out for f in ("text", "markdown"))
-    assert "8 lost and 3 won" in text and "not told apart" in text
-    assert "| qa.exact\\_match | not told apart |" in markdown.replace("exact_match", "exact\\_match")
+    assert "8 lost and 3 won" in text and "not significantly different" in text
+    assert "| qa.exact\\_match | not significantly different |" in markdown.replace("exact_match", "exact\\_match")
 
 
 def test_without_numpy_two_runs_are_one_line(
@@ -576,8 +576,8 @@ def test_rows_asked_otherwise_are_left_out(two: tuple[Path, Path], project: Proj
     rewritten(two[1], "report.json", lambda r: r.update(suite="another"))
     found = json.loads(project.harness("compare", *map(str, two), "--json").out)
     assert found["metrics"][0]["n"] == 50 and found["metrics"][0]["left_out"] == 10
-    assert any("10 rows not asked alike" in n for n in found["notes"])
-    assert any("two suites, fake and another" in n for n in found["notes"])
+    assert any("qa: 10 rows with different prompts in the two runs, left out" in n for n in found["notes"])
+    assert any("different suites, fake and another: gates and evals with the same name" in n for n in found["notes"])
 
 
 @pytest.mark.slow
@@ -589,7 +589,7 @@ def test_pages_beside_others(two: tuple[Path, Path], project: Project) -> None:
     for text in (
         "Between the runs",
         "8 lost, 3 won",
-        "Configuration that differs",
+        "Differences in configuration",
         "train.skill",
         "History of the suite",
     ):

@@ -574,7 +574,7 @@ def test_the_end_is_kept(trained: Train, tiny_model: Path) -> None:
     assert built.show(built.examples[0]) == "p" * 13 + " 0⟦answer 0</s>⟧"
     assert list(rows_that_vanish(built)) == list(end_token(built)) == []
     [flag] = cut_rows(built)
-    assert flag.evidence[0].startswith(f'row 1: {1 + 72 + 9} tokens; lost: "<s>ppp')
+    assert flag.evidence[0].startswith(f'row 1: {1 + 72 + 9} tokens; cut off: "<s>ppp')
     with pytest.raises(UsageError, match="rows 1, 2, 3, 4, 5 and 3 more: no token of the answer is left"):
         trained(LATE, max_length=24)
 
@@ -621,7 +621,7 @@ def test_unmatched_target(trained: Train) -> None:
 
 def test_trl_refuses(trained: Train) -> None:
     """What TRL finds out only with the model or the rows is a mistake of the user, not a crash."""
-    with pytest.raises(UsageError, match=r"TRL refuses: .*assistant_only_loss"):
+    with pytest.raises(UsageError, match=r"TRL rejects it: .*assistant_only_loss"):
         trained(assistant_only_loss=True)
 
 

@@ -32,7 +32,7 @@ RECIPE: dict[str, Any] = {
     "max_grad_norm": 0.1,
     "save_steps": 3,
 }
-TOLD = "sharded over 2 processes, experimental: never tested on a GPU processes, experimental: never tested on a GPU"
+TOLD = "sharded over 2 processes, experimental: never tested on a GPU"
 
 
 def train(

@@ -432,7 +432,7 @@ def test_a_context_is_what_vllm_has_room_for(tiny_model: Path, apart: str, tmp_p
     """It is two tokens shorter than the engine's; more than the model has, or weights in 4 bits, are a line."""
     assert harness_vllm.open_source(str(tiny_model), python=apart).context == 510
     assert harness_vllm.open_source(str(tiny_model), python=apart, max_model_len=66).context == 64
-    with pytest.raises(UsageError, match="max_model_len is 513, the context of model"):
+    with pytest.raises(UsageError, match="max_model_len is 513, but the context of model"):
         harness_vllm.open_source(str(tiny_model), python=apart, max_model_len=513)
     shutil.copytree(tiny_model, tmp_path / "int4")
     config = json.loads((tmp_path / "int4/config.json").read_text("utf-8"))
