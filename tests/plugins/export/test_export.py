@@ -224,9 +224,9 @@ def test_what_cannot_be_quantised(tiny_model: Path, tmp_path: Path) -> None:
 def test_width_that_a_cpu_reads_wrongly(tmp_path: Path) -> None:
     """Where bitsandbytes decodes a layer wrongly on the CPU, what is evaluated here is not what a GPU would serve."""
     parent = variant("tied", tmp_path / "parent", wide=96)
-    with pytest.raises(UsageError, match=r'mlp.down_proj" has 96 inputs, no multiple of 64.*use = "int8"'):
+    with pytest.raises(UsageError, match=r'mlp.down_proj" has 96 inputs, not a multiple of 64.*use = "int8"'):
         write_quantized(parent, tmp_path / "copy", NF4)
-    with pytest.raises(UsageError, match=r'has 96 inputs, no multiple of 64.*use = "lora", or a GPU'):
+    with pytest.raises(UsageError, match=r'has 96 inputs, not a multiple of 64.*use = "lora", or a GPU'):
         load_model(parent, device="cpu", quantization=NF4)
     write_quantized(parent, tmp_path / "copy", INT8)
 

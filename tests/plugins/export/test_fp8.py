@@ -134,7 +134,10 @@ OTHER: dict[str, tuple[Callable[[Tensors], Any], str]] = {
     "another norm": (lambda t: t["model.norm.weight"][3].add_(0.01), '"model.norm.weight" differs from its parent'),
     "a missing tensor": (lambda t: t.pop("lm_head.weight"), '"lm_head.weight" is only in the parent model'),
     "one more": (lambda t: t.update(more=torch.ones(3)), '"more" is not in the parent model'),
-    "another shape": (lambda t: t.update({"lm_head.weight": torch.ones(3)}), r'"lm_head.weight" is \[3\]'),
+    "another shape": (
+        lambda t: t.update({"lm_head.weight": torch.ones(3)}),
+        r'"lm_head.weight" has shape \[3\], but \[261, 64\] in the parent',
+    ),
     "NaN": (lambda t: t[UP].view(torch.uint8)[3].fill_(0x7F), f'"{UP}" has NaN'),
     "a scale of 0": (lambda t: t[f"{UP}_scale"][3].zero_(), f'"{UP}_scale" has a scale that is not above 0'),
     "a scale of NaN": (lambda t: t[f"{UP}_scale"][3].fill_(torch.nan), f'"{UP}_scale" has a scale that'),

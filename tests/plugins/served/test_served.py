@@ -144,7 +144,7 @@ def test_a_bos_that_is_doubled_in_texts_is_told(export: Path, dialect: str) -> N
     """The chats are right, and a text prompt has one token too many."""
     code, told = look(export, dialect, "bos", layers="ids")
     assert code == 1
-    assert "a text prompt has 26 tokens, the export's 25 (+1)" in told["layers"]["ids"]["says"]
+    assert "a text prompt has 26 tokens, but 25 by the export (+1)" in told["layers"]["ids"]["says"]
 
 
 @pytest.mark.slow

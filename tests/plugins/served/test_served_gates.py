@@ -132,7 +132,7 @@ def test_private_rows_have_no_scores_to_be_paired_with(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     found = look(tmp_path, skill_of(tmp_path), rows=60)
     assert found.verdict == UNPROVEN
-    assert "there are no rows" in found.says
+    assert "the evaluation has no rows" in found.says
 
 
 def test_other_rows_than_those_of_the_evidence_are_refused(folder: Path) -> None:
