@@ -17,7 +17,7 @@ TEXTS = [
 
 
 def build(folder: Path, split: str = "smollm", rows: int = 0, seed: int = 3, **config: Any) -> Path:
-    """Write a random Llama with grouped queries and a BPE trained on a frozen text; `rows` embeddings are no token's."""
+    """Write a random Llama with grouped queries and a BPE of a frozen text; `rows` embeddings are no token's."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
