@@ -96,7 +96,8 @@ class Lora:
             elif name not in known:
                 mistakes.add(f'option "{name}"', f"is not a field of PEFT's LoraConfig{did_you_mean(name, known)}")
             elif name in not_done:
-                mistakes.add(f'option "{name}"', f"is not supported in training: {not_done[name]}; remove it")
+                how = f"{not_done[name]}{', or' if '; use ' in not_done[name] else ';'} remove it"
+                mistakes.add(f'option "{name}"', f"is not supported in training: {how}")
             elif not schema.matches_type(value, want := dict if nested else hints[name]):
                 mistakes.add(f'option "{name}"', f"is {schema.format_toml(value)}; it must be {schema.type_name(want)}")
             elif nested:  # PEFT drops what it does not know of these without a word

@@ -74,7 +74,7 @@ def dpo(
     P1 is flagged. `options` are further fields of TRL's DPOConfig; all else is as in `harness_sft.sft`.
     """
     job = TrainingJob(ref, adapter, rows, options.recipe(), seed, METHODS["dpo"], out, progress, flag, watch)
-    return harness_sft.train_job(job)
+    return harness_sft.train_model(job)
 
 
 @harness.trainer(columns=("prompt", "completion", "label"), **trainer_capabilities(KTO, METHODS["kto"]))
@@ -98,4 +98,4 @@ def kto(
     of TRL's KTOConfig; all else is as in `dpo`.
     """
     job = TrainingJob(ref, adapter, rows, options.recipe(), seed, METHODS["kto"], out, progress, flag, watch)
-    return harness_sft.train_job(job)
+    return harness_sft.train_model(job)

@@ -30,7 +30,7 @@ READINGS = {
     Outcome.PASS: "better",
 }  # the worst first
 FORMAT = 1  # of the JSON
-INDENT = 16  # columns of a verdict's word
+INDENT = 16  # columns of a verdict's word, at least
 STYLES = {"PASS": "green", "FAIL": "red", "ERROR": "red", "INCONCLUSIVE": "yellow", "worse": "red", "better": "green"}
 Line = Table | Text | str | tuple[str, str, Text]  # of a terminal; a tuple is a word, its style, and what it is of
 
@@ -158,10 +158,11 @@ def render_lines(*parts: Line) -> str:
     real = Console(highlight=False)
     width = real.width if real.is_terminal else 10_000
     console = Console(file=io.StringIO(), width=width, highlight=False, force_terminal=real.is_terminal)
+    indent = max([INDENT, *(len(part[0]) for part in parts if isinstance(part, tuple))])
     for part in parts:
         if isinstance(part, tuple):
             word, style, text = part
-            part = Table.grid(Column(width=INDENT, no_wrap=True), padding=(0, 1, 0, 0))
+            part = Table.grid(Column(width=indent, no_wrap=True), padding=(0, 1, 0, 0))
             part.add_row(Text(word, style), text)
         console.print(part, markup=False)
     assert isinstance(console.file, io.StringIO)

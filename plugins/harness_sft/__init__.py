@@ -29,7 +29,7 @@ from harness_sft.rows import take_columns as take_columns
 if TYPE_CHECKING:
     from harness import Adapter, Built, Finding, ModelRef, Progress, Subject, Trainer
     from harness_sft.job import base_placement as base_placement
-    from harness_sft.train import train_job as train_job
+    from harness_sft.train import train_model as train_model
     from harness_sft.trainer import CheckedTrainerMixin as CheckedTrainerMixin
 
 __getattr__, _ = attach_lazily(__name__, __file__)
@@ -142,7 +142,7 @@ def sft(
     is not finite (T2), or a module has not moved after the first steps (T1); `flag(code, finding)` is told first, and
     may raise another. A call after an interruption goes on from the last checkpoint and ends with the same bits.
     """
-    from harness_sft.train import train_job
+    from harness_sft.train import train_model
 
     how: dict[str, Any] = {"progress": progress, "flag": flag, "watch": watch, "processes": processes, "shard": shard}
-    return train_job(TrainingJob(ref, adapter, rows, options.recipe(), seed, SFT, out, **how))
+    return train_model(TrainingJob(ref, adapter, rows, options.recipe(), seed, SFT, out, **how))

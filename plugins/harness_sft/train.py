@@ -53,7 +53,7 @@ ROWS, TOKENS = 4, 256  # training rows that are read before and after, and how m
 SAME = 1e-6  # nats a token between what was rounded in memory and what is read back, both computed in float32
 
 
-def train_job(job: TrainingJob) -> Path:
+def train_model(job: TrainingJob) -> Path:
     """Train, or go on from the last checkpoint; see `harness_sft.sft`."""
     checkpoints, ranks = job.out.parent / CHECKPOINTS, job.ranks
     device = harness_hf.resolve_device(job.ref.options.get("device", "auto")).type

@@ -75,7 +75,7 @@ def _train(desk: EventWriter, job: Mapping[str, Any]) -> None:
 
     from harness_sft.job import TrainingJob
     from harness_sft.ranks import DistributedRanks
-    from harness_sft.train import train_job
+    from harness_sft.train import train_model
 
     ref = ref_from_json(job["ref"])
     if cuda := ref.options.get("device", "auto") in ("auto", "cuda") and torch.cuda.is_available():
@@ -94,7 +94,7 @@ def _train(desk: EventWriter, job: Mapping[str, Any]) -> None:
     module, _, name = job["method"].partition(":")
     how: dict[str, Any] = {"method": getattr(importlib.import_module(module), name), "out": Path(job["out"])}
     how |= {"progress": desk.progress, "flag": desk.flag, "ranks": ranks}
-    train_job(TrainingJob(ref, adapter, job["rows"], job["recipe"], job["seed"], **how))
+    train_model(TrainingJob(ref, adapter, job["rows"], job["recipe"], job["seed"], **how))
     dist.destroy_process_group()
 
 

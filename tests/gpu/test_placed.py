@@ -120,7 +120,7 @@ def test_a_worker_of_several_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """`local:2x2` gives each of two workers two GPUs, for a model that is spread or cut over them."""
     machine(tmp_path, monkeypatch, *[L4] * 5)
     assert (Local("2x2").gpus, Local("1x2").gpus) == (["0,1", "2,3"], ["0,1", "2,3"])
-    with pytest.raises(UsageError, match="this machine has 0 GPUs; use at most 0'"):
+    with pytest.raises(UsageError, match=r"this machine has 5 GPUs; use at most 2$"):
         Local("3x2")
     monkeypatch.setattr(gpus, "NODES", ())
     with pytest.raises(UsageError, match="this machine has 0 GPUs; use at most 0"):

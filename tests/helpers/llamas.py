@@ -8,6 +8,7 @@ from typing import Any
 from harness_hf import restore
 from harness_hf.tiny import CHAT_TEMPLATE, SPECIAL, TURN_END
 
+FROZEN = Path(__file__).parent.parent / "data/tokenizer_text.txt"  # tests choose seeds by the tokens of this text
 TEXTS = [
     "It's 1,234  apples; don't they'll\r\n\n say 12345?  ",
     "Größe 東京 \N{WAVING HAND SIGN} x²",
@@ -16,7 +17,7 @@ TEXTS = [
 
 
 def build(folder: Path, split: str = "smollm", rows: int = 0, seed: int = 3, **config: Any) -> Path:
-    """Write a random Llama with grouped queries and a BPE trained on this file; `rows` embeddings are no token's."""
+    """Write a random Llama with grouped queries and a BPE of a frozen text; `rows` embeddings are no token's."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -29,7 +30,7 @@ def build(folder: Path, split: str = "smollm", rows: int = 0, seed: int = 3, **c
     trainer = trainers.BpeTrainer(
         vocab_size=340, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    backend.train_from_iterator([*TEXTS, Path(__file__).read_text("utf-8")], trainer)
+    backend.train_from_iterator([*TEXTS, FROZEN.read_text("utf-8")], trainer)
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", backend.token_to_id("<s>"))]
     )

@@ -18,7 +18,7 @@ from harness.internals import schema
 from harness_hf import load, open_source
 from harness_lora import ADAPTER_NOTE, lora
 from harness_preference import dpo
-from harness_sft import SFT, TrainingJob, sft, train_job
+from harness_sft import SFT, TrainingJob, sft, train_model
 
 
 def hurt(
@@ -212,7 +212,7 @@ def sharing(
     recipe = schema.with_defaults(sft, o)
     method = {"slices": SLICES, "empty": EMPTY, "whole": WHOLE}.get(how, SFT)
     given: dict[str, Any] = {"out": out, "progress": progress, "flag": flag}
-    return train_job(TrainingJob(ref, adapter, rows, recipe, seed, method, processes=2, shard=True, **given))
+    return train_model(TrainingJob(ref, adapter, rows, recipe, seed, method, processes=2, shard=True, **given))
 
 
 def _sharing(how: str) -> Any:

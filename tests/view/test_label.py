@@ -110,7 +110,7 @@ def test_two_people_lose_no_line(disputes: Path) -> None:
         posts = [same, same, {**same, "by": "Bo"}]
         list(pool.map(lambda form: server.post(f"/label/{run.name}", form), posts))
         list(pool.map(lambda by: label_all(server, run, by), ("Ada", "Bo", "Cy", "Di")))
-        assert "Nothing is left to label" in asked(server, run, "Ada")[2]
+        assert "All rows are labelled" in asked(server, run, "Ada")[2]
     told = [(line["id"], line["by"]) for line in lines(run / "merged/qa.labels.jsonl")]
     assert {i for i, _ in told} == {row["id"] for row in ROWS} and len(told) == len({*told})
     assert {(same["id"], "Ada"), (same["id"], "Bo")} <= {*told}

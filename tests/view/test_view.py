@@ -97,7 +97,7 @@ BROKEN = {
         lambda f: (f / "report.json").write_text((f / "report.json").read_text("utf-8")[:99]),
         ": the report cannot be read:",
     ),
-    "newer": (lambda f: edit(f / "report.json", format=9), "is not a report of this version"),
+    "newer": (lambda f: edit(f / "report.json", format=9), ": was not written by this version of the harness"),
     "changed": (lambda f: edit(f / "report.json", seed=3), '<b class="ERROR">! not verified, the report was changed'),
     "no rows": (lambda f: [shutil.rmtree(f / s) for s in ("base", "adapter", "merged")], "may ship"),
     "no lock": (lambda f: (f / "suite.lock.json").unlink(), "may ship"),

@@ -160,19 +160,19 @@ def test_garbage_from_a_worker_is_a_loss(data: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "says"),
     [
-        ("import time; time.sleep(60)", "it was silent for 0.5 s and was ended"),
+        ("import time; time.sleep(60)", "it sent no heartbeat for 0.5 s and was stopped"),
         (
             "print('Welcome to Python!', flush=True); import time; time.sleep(60)",
             "invalid message: b'Welcome '",
         ),
-        ("import sys; sys.exit('no room')", "ended with 1: no room"),
+        ("import sys; sys.exit('no room')", "exited with code 1: no room"),
     ],
 )
 def test_who_ended_a_worker_is_told(code: str, says: str, tmp_path: Path) -> None:
     """What we ended says why, and not that a signal came; what ended by itself says how; three tries are made."""
     ref, crew = ModelRef("base", "x"), Local("1", program(tmp_path, code))
     with pytest.raises(WorkersGoneError) as caught:
-        Pool(crew, Opening("fake", [ref], "", []), lambda _: None, patience=0.5 if "silent" in says else 60).open()
+        Pool(crew, Opening("fake", [ref], "", []), lambda _: None, patience=0.5 if "heartbeat" in says else 60).open()
     assert says in str(caught.value)
     assert "SIGKILL" not in str(caught.value)
     assert crew.started == 3
@@ -301,11 +301,11 @@ def test_a_worker_alone_sees_every_gpu(
     [
         (
             'import sys; sys.exit("No module named harness")',
-            "worker 3 cannot be started: ended with 1: No module named harness",
+            "worker 3 cannot be started: exited with code 1: No module named harness",
         ),
         (
             "import sys, harness; harness.__version__ = '0.0.1'\nfrom harness.workers.child import main; main()",
-            f"worker 1 has harness 0.0.1 (protocol {PROTOCOL}), this is",
+            f"worker 1 has harness 0.0.1 (protocol {PROTOCOL}), but this is",
         ),
         (
             "import harness.plugins as p, harness.workers.child as c\n"
@@ -368,7 +368,7 @@ def test_a_pool_of_children_survives_a_kill(tmp_path: Path, monkeypatch: pytest.
     from harness.testing import FakeSubject
 
     assert [found[i] for i in range(300)] == FakeSubject("base", 0.3).generate(prompts)
-    assert len(notes) == 1 and "was lost (ended by SIGKILL)" in notes[0]
+    assert len(notes) == 1 and "was lost (was killed by SIGKILL)" in notes[0]
     assert len(pids) == 3 and all(map(gone, pids))
     with pytest.raises(WorkersGoneError):
         Pool(Local("1"), Opening("fakes", [ref], "", ["harness.testing"]), lambda _: None).open()

@@ -392,9 +392,12 @@ def test_an_abandoned_stream_leaves_the_workers_to_others(clock: Clock, monkeypa
 @pytest.mark.parametrize(
     ("opened", "says"),
     [
-        ({"identity": ["a", "c"]}, 'worker 2 has identity c of model "two", but others have b: the same versions, so'),
+        (
+            {"identity": ["a", "c"]},
+            'worker 2 has identity c of model "two", but others have b: the same versions, so check machine',
+        ),
         ({"about": {**ABOUT, "versions": {"torch": "3"}}, "identity": ["a", "c"]}, "torch 3 against 2"),
-        ({"about": {**ABOUT, "harness": "0.0.1"}}, f"worker 2 has harness 0.0.1 (protocol {PROTOCOL}), this is"),
+        ({"about": {**ABOUT, "harness": "0.0.1"}}, f"worker 2 has harness 0.0.1 (protocol {PROTOCOL}), but this is"),
         ({"about": {**ABOUT, "protocol": 9}}, "(protocol 9)"),
         ({"about": None}, "harness None"),
         ({"error": {"kind": "UsageError", "messages": ['no loader "fake"']}}, 'worker 2: no loader "fake"'),

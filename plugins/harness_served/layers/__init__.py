@@ -23,7 +23,8 @@ def compare_layers(parity: Parity, wanted: Collection[str]) -> Iterator[tuple[st
     began = parity.runtime.identity()
     for name in (name for name in LAYERS if name in wanted and name != IDENTITY):
         try:
-            parity.found[name] = import_module(f"harness_served.layers.{name}").look(parity)
+            compare = getattr(import_module(f"harness_served.layers.{name}"), f"compare_{name}")
+            parity.found[name] = compare(parity)
         except RequestRefused as refused:  # as where a conversation is longer than its context, which `ids` says
             if not refused.trouble.status:
                 raise

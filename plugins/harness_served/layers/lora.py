@@ -13,7 +13,7 @@ SMALLER = 0.9  # the scale whose direction is tried
 ERRORS = 3
 
 
-def compare_adapter_scale(parity: Parity) -> LayerVerdict:
+def compare_lora(parity: Parity) -> LayerVerdict:
     """Regress how far the runtime is away on what a smaller scale would change; the base must be another model."""
     import torch
 

@@ -129,12 +129,15 @@ def swapped(tensors: Tensors) -> None:
 
 
 OTHER: dict[str, tuple[Callable[[Tensors], Any], str]] = {
-    "a swapped layer": (swapped, r'up_proj\.weight" is not its parent\'s, rounded'),
-    "a changed scale": (lambda t: t[f"{UP}_scale"][3].mul_(1.1), f'"{UP}" is not its parent\'s, rounded'),
-    "another norm": (lambda t: t["model.norm.weight"][3].add_(0.01), '"model.norm.weight" is not its parent'),
+    "a swapped layer": (swapped, r'up_proj\.weight" differs from its parent\'s rounded value'),
+    "a changed scale": (lambda t: t[f"{UP}_scale"][3].mul_(1.1), f'"{UP}" differs from its parent\'s rounded value'),
+    "another norm": (lambda t: t["model.norm.weight"][3].add_(0.01), '"model.norm.weight" differs from its parent'),
     "a missing tensor": (lambda t: t.pop("lm_head.weight"), '"lm_head.weight" is only in the parent model'),
     "one more": (lambda t: t.update(more=torch.ones(3)), '"more" is not in the parent model'),
-    "another shape": (lambda t: t.update({"lm_head.weight": torch.ones(3)}), r'"lm_head.weight" is \[3\]'),
+    "another shape": (
+        lambda t: t.update({"lm_head.weight": torch.ones(3)}),
+        r'"lm_head.weight" has shape \[3\], but \[261, 64\] in the parent',
+    ),
     "NaN": (lambda t: t[UP].view(torch.uint8)[3].fill_(0x7F), f'"{UP}" has NaN'),
     "a scale of 0": (lambda t: t[f"{UP}_scale"][3].zero_(), f'"{UP}_scale" has a scale that is not above 0'),
     "a scale of NaN": (lambda t: t[f"{UP}_scale"][3].fill_(torch.nan), f'"{UP}_scale" has a scale that'),
@@ -158,11 +161,11 @@ def test_configuration_and_tokenizer_are_the_parents(tiny_model: Path, tmp_path:
     copy = export(tiny_model, tmp_path / "copy")
     config = json.loads((copy / "config.json").read_text("utf-8"))
     (copy / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}), "utf-8")
-    with pytest.raises(CheckFailed, match=r"config.json: rms_norm_eps is 0.1, and in the parent 1e-06"):
+    with pytest.raises(CheckFailed, match=r"config.json: rms_norm_eps is 0.1, but 1e-06 in the parent model"):
         compare_fp8(tiny_model, copy)
     (copy / "config.json").write_text(json.dumps(config), "utf-8")
     (copy / "chat_template.jinja").write_text("{{ messages }}", "utf-8")
-    with pytest.raises(CheckFailed, match="chat template read back is another one"):
+    with pytest.raises(CheckFailed, match="the chat template that was read back differs"):
         compare_fp8(tiny_model, copy)
 
 
@@ -170,7 +173,7 @@ def test_what_cannot_be_quantised(tiny_model: Path, tmp_path: Path) -> None:
     """An adapter, a model that is quantised already, and a path without FP8 are refused with the reason."""
     with pytest.raises(UsageError, match="adapter is an adapter"):
         fp8(ModelRef("adapter", str(tiny_model), adapter=tmp_path), tmp_path, progress=lambda _: None)
-    with pytest.raises(UsageError, match="is no folder with weights in FP8"):
+    with pytest.raises(UsageError, match="which is not a folder with FP8 weights"):
         check_fp8_options(tiny_model, {"path": str(tiny_model)})
     with pytest.raises(UsageError, match="is quantised already"):
         check_fp8_options(export(tiny_model, tmp_path / "copy"), {})

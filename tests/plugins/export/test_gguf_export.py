@@ -130,9 +130,9 @@ REFUSED = {
             "tokenizer.json",
             pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         ),
-        "cuts text in a way",
+        "splits text in an unsupported way",
     ),
-    "fewer embeddings": (edit("config.json", vocab_size=300), "embeddings for 300"),
+    "fewer embeddings": (edit("config.json", vocab_size=300), "a tokenizer of 340 tokens, but only 300 embeddings"),
 }
 
 
@@ -175,7 +175,7 @@ def test_another_file_is_found_out(llama: Path, tmp_path: Path, monkeypatch: pyt
 
     with monkeypatch.context() as patched:
         patched.setattr(writing, "resolve_folder", flipped)
-        with pytest.raises(CheckFailed, match="is not its parent's, in F32"):
+        with pytest.raises(CheckFailed, match="differs from its parent's in F32"):
             export(llama, tmp_path / "flipped")
 
 
@@ -184,7 +184,9 @@ def test_unknown_files_are_not_opened(llama: Path, tmp_path: Path) -> None:
     to = export(llama, tmp_path / "to")
     data = (to / "model.gguf").read_bytes()
     (to / "model.gguf").write_bytes(data.replace(b"smollm", b"sm0llm", 1))
-    with pytest.raises(UsageError, match='cuts text as "sm0llm" does; known here: "gpt-2", "smollm", "llama-bpe"'):
+    with pytest.raises(
+        UsageError, match='pre-tokenizer "sm0llm" is not supported; supported: "gpt-2", "smollm", "llama-bpe"'
+    ):
         harness_hf.load.open(str(to))  # type: ignore[attr-defined]
 
 

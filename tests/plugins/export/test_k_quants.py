@@ -100,10 +100,13 @@ def cut(tensors: dict[str, Any]) -> None:
 
 
 OTHER: dict[str, tuple[Damage, str]] = {
-    "a swapped layer": (swapped, r'"blk\.0\.attn_q\.weight" is not its parent\'s, rounded'),
-    "a changed scale": (scaled, r'"blk\.1\.ffn_up\.weight" is not its parent\'s, rounded'),
-    "another norm": (normed, r'"output_norm\.weight" is not its parent\'s, in F32'),
-    "a missing tensor": (lambda t: t.pop("output.weight"), r'"output\.weight" is in the model or in the file'),
+    "a swapped layer": (swapped, r'"blk\.0\.attn_q\.weight" differs from its parent\'s rounded value'),
+    "a changed scale": (scaled, r'"blk\.1\.ffn_up\.weight" differs from its parent\'s rounded value'),
+    "another norm": (normed, r'"output_norm\.weight" differs from its parent\'s in F32'),
+    "a missing tensor": (
+        lambda t: t.pop("output.weight"),
+        r'"output\.weight" is not both in the model and in the file',
+    ),
 }
 
 
@@ -115,11 +118,14 @@ def test_another_models_tensor_is_named(parent: Path, plain: Path, tmp_path: Pat
 
 
 SAID = {
-    "text for a type": ({"general__file_type": "Q4_K_M"}, "says the general.file_type Q4_K_M, which is none"),
-    "finer than it is": ({"general__file_type": 18}, r'says MOSTLY_Q6_K|says Q6_K, and "[\w.]+" is Q4_K'),
-    "another template": ({"tokenizer__chat_template": "{{ messages }}"}, "chat template read back is another"),
+    "text for a type": (
+        {"general__file_type": "Q4_K_M"},
+        "has the general.file_type Q4_K_M, which llama.cpp does not define",
+    ),
+    "finer than it is": ({"general__file_type": 18}, r'is labelled Q6_K, but "[\w.]+" is Q4_K, which is'),
+    "another template": ({"tokenizer__chat_template": "{{ messages }}"}, "chat template that was read back differs"),
     "another stop": ({"tokenizer__ggml__eos_token_id": 9}, "has other special tokens"),
-    "other positions": ({"llama__context_length": 7}, "max_position_embeddings is 512 in the model, and 7"),
+    "other positions": ({"llama__context_length": 7}, "max_position_embeddings is 512 in the model, but 7 in the file"),
 }
 
 
@@ -142,10 +148,13 @@ def test_what_is_no_such_file_is_told_before_training(parent: Path, plain: Path,
     (tmp_path / "coarse.gguf").write_bytes(coarse)
     check = harness_export.gguf.check  # type: ignore[attr-defined]
     for options, why in (
-        ({"path": str(tmp_path / "none.gguf")}, "and no GGUF file is there"),
-        ({"path": str(tmp_path / "cut.gguf")}, "is cut short"),
-        ({"path": str(tmp_path / "coarse.gguf")}, "no whole GGUF file|says Q4_K_M, and"),
-        ({"path": str(whole), "quantization": "F16"}, '"quantization" is what the file says'),
+        ({"path": str(tmp_path / "none.gguf")}, "but there is no GGUF file"),
+        ({"path": str(tmp_path / "cut.gguf")}, "is truncated"),
+        ({"path": str(tmp_path / "coarse.gguf")}, "is not a valid GGUF file|is labelled Q4_K_M, but"),
+        (
+            {"path": str(whole), "quantization": "F16"},
+            '"path" names a GGUF file that is quantised already; remove "quantization"',
+        ),
     ):
         with pytest.raises(UsageError, match=why):
             check(parent, options)
@@ -154,7 +163,7 @@ def test_what_is_no_such_file_is_told_before_training(parent: Path, plain: Path,
 def test_coarser_than_it_says_is_told(parent: Path, plain: Path, tmp_path: Path) -> None:
     """A file that calls itself Q6_K and holds Q4_K, or Q4_K_M with a type that is not compared, says so."""
     mixed = rewrite(plain, tmp_path / "mixed.gguf", kinds("Q4_K"), said={"general.file_type": 18})
-    with pytest.raises(UsageError, match=r'says Q6_K, and "[\w.]+" is Q4_K$'):
+    with pytest.raises(UsageError, match=r'is labelled Q6_K, but "[\w.]+" is Q4_K, which is coarser$'):
         harness_export.gguf.check(parent, {"path": str(mixed)})  # type: ignore[attr-defined]
 
 
@@ -162,10 +171,10 @@ def test_importance_matrix_is_allowed_for(parent: Path, plain: Path, tmp_path: P
     """A file that says so is compared more widely at the ends of its grids, and not at all in types without a K."""
     said = {"general.file_type": 15, "quantize.imatrix.file": "own.dat"}
     take(parent, rewrite(plain, tmp_path / "k.gguf", kinds("Q4_K"), said=said), tmp_path / "to")
-    with pytest.raises(CheckFailed, match="is not its parent's, rounded"):
+    with pytest.raises(CheckFailed, match="differs from its parent's rounded value by up to"):
         take(parent, rewrite(plain, tmp_path / "s.gguf", kinds("Q4_K"), swapped, said), tmp_path / "swapped")
     other = rewrite(plain, tmp_path / "other.gguf", lambda name: "Q5_0", said=said)
-    with pytest.raises(UsageError, match="in Q5_0, whose codes an importance matrix chose"):
+    with pytest.raises(UsageError, match="in Q5_0, quantised with an importance matrix, which cannot be compared"):
         take(parent, other, tmp_path / "other")
 
 
@@ -232,7 +241,10 @@ def test_it_is_gated_and_shipped(parent: Path, plain: Path, project: Project) ->
 @pytest.mark.skipif(find_spec("llama_cpp") is not None, reason="llama-cpp-python is installed")
 def test_missing_llama_cpp_is_told_before_training(parent: Path) -> None:
     """The line names the extra that brings it."""
-    with pytest.raises(UsageError, match=r"Q4_K_M is made by llama.cpp, .*pip install 'finetune-harness\[llama-cpp\]'"):
+    with pytest.raises(
+        UsageError,
+        match=r"Q4_K_M needs llama-cpp-python, which is not installed; pip install 'finetune-harness\[llama-cpp\]'",
+    ):
         harness_export.gguf.check(parent, {"quantization": "Q4_K_M"})  # type: ignore[attr-defined]
 
 

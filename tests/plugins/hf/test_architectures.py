@@ -27,11 +27,11 @@ LONGROPE = {
 SAMPLE: dict[str, tuple[dict[str, Any], str, str]] = {  # options, how it scores, a note
     "LlamaForCausalLM": ({}, "shares prefixes", ""),
     "Qwen3ForCausalLM": ({}, "shares prefixes", ""),
-    "MistralForCausalLM": ({"sliding_window": 8}, "plain", "its layers keep DynamicSlidingWindowLayer"),
+    "MistralForCausalLM": ({"sliding_window": 8}, "plain", "its cache layers are DynamicSlidingWindowLayer"),
     "GPT2LMHeadModel": ({}, "plain", "its positions are not rotary"),
     "MambaForCausalLM": ({}, "plain", "its forward lacks position_ids, cache, logits_to_keep or attention_mask"),
     "FalconForCausalLM": ({"alibi": True}, "plain", "its positions are not rotary"),
-    "BambaForCausalLM": ({}, "plain", "its layers keep LinearAttentionLayer"),
+    "BambaForCausalLM": ({}, "plain", "its cache layers are LinearAttentionLayer"),
     "RecurrentGemmaForCausalLM": ({}, "plain", WHOLE),
     "RwkvForCausalLM": ({}, "plain", WHOLE),
     "Phi3ForCausalLM": (LONGROPE, "plain", "its rotary positions are longrope"),

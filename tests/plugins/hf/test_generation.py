@@ -169,7 +169,7 @@ def test_answers_end_with_the_context(subject: Any) -> None:
     """A prompt that leaves room for a few tokens gets a few, one that leaves none is refused."""
     room = 512 - 506  # a letter is a token, and there is a BOS
     assert subject.generate(["x" * 505]) == [subject.tokens.decode(by_hand(subject, "x" * 505, room))]
-    with pytest.raises(UsageError, match="a prompt has 601 tokens, the context is 512"):
+    with pytest.raises(UsageError, match="a prompt has 601 tokens, but the context is 512"):
         subject.generate(["x" * 600])
 
 
@@ -307,7 +307,7 @@ def test_a_wrong_cache_is_noticed(subject: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(generation, "_alone", broken)
     generation.FOUND.clear()
     assert subject.generate(PROMPTS, max_new_tokens=8) == expected
-    assert "computed whole, token by token" in subject.notes[0]
+    assert "does not reproduce a plain forward: answers are generated without a cache" in subject.notes[0]
 
 
 def test_answers_tell_how_they_ended(subject: Any) -> None:

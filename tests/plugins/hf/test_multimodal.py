@@ -82,7 +82,7 @@ def test_a_text_fine_tune_keeps_what_reads_pictures(name: str, project: Project)
     (project.folder / "model/preprocessor_config.json").write_text('{"image_processor_type": "X"}', "utf-8")
     done = project.write({"suite.toml": SUITE}).harness("run", "suite.toml")
     assert done.code == 0, done.out
-    assert "which text goes through; unchanged: " in done.out
+    assert "which processes text; unchanged: " in done.out
     out = project.folder / "exports/pictures/model"
     model = transformers.AutoModelForImageTextToText.from_pretrained(out)
     assert type(model).__name__ == name
@@ -134,9 +134,9 @@ def test_llama_4_is_refused_while_its_forward_raises(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("targets", "says"),
     [
-        (["vision_tower.encoder.layers.0.self_attn.q_proj", "q_proj"], "alone, which no row of text reaches"),
-        (["multi_modal_projector"], "alone, which no row of text reaches"),
-        (r".*vision_tower.*\.q_proj", "alone, which no row of text reaches"),
+        (["vision_tower.encoder.layers.0.self_attn.q_proj", "q_proj"], "which text inputs do not use"),
+        (["multi_modal_projector"], "which text inputs do not use"),
+        (r".*vision_tower.*\.q_proj", "which text inputs do not use"),
     ],
 )
 def test_targets_in_a_tower_are_refused(targets: Any, says: str, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_pipeline_of_diffusers_is_refused(project: Project) -> None:
     project.write({"model/model_index.json": '{"_class_name": "X"}', "suite.toml": SUITE})
     done = project.harness("run", "suite.toml")
     assert done.code == 4
-    assert "is a pipeline of diffusers" in done.out + done.err
+    assert "is a diffusers pipeline, which does not generate text" in done.out + done.err
 
 
 def test_two_classes_are_not_chosen_from(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_two_classes_are_not_chosen_from(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text("utf-8"))
     config["architectures"].append("Gemma3ForCausalLM")
     (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
-    with pytest.raises(UsageError, match="names Gemma3ForConditionalGeneration and Gemma3ForCausalLM; keep the one"):
+    with pytest.raises(UsageError, match="names Gemma3ForConditionalGeneration and Gemma3ForCausalLM; keep only the"):
         find_class(tmp_path, load_config(tmp_path))
 
 
@@ -218,7 +218,7 @@ def test_a_processor_is_no_tokenizer(tmp_path: Path) -> None:
     for path in tmp_path.glob("token*"):
         path.unlink()
     (tmp_path / "processor_config.json").write_text('{"processor_class": "Gemma3Processor"}', "utf-8")
-    with pytest.raises(UsageError, match=r"holds no tokenizer, none of .*; a processor alone has no vocabulary"):
+    with pytest.raises(UsageError, match=r"has no tokenizer, none of .*; a processor alone has no vocabulary"):
         harness_hf.load_tokenizer(tmp_path)
 
 
@@ -236,7 +236,7 @@ def test_a_model_of_text_alone_is_told_from_its_base(tmp_path: Path) -> None:
     refs = [ModelRef(name, str(tmp_path / name)) for name in ("text", "base")]
     [finding] = [f for f in tokenizer_changed(*refs) if f.kind == "text-only"]
     assert finding.severity == "warning"
-    assert "leaves out vision_config" in finding.what
+    assert "reads more than text, but this model lacks vision_config" in finding.what
     assert not [f for f in tokenizer_changed(*refs) if f.kind == "config"]
 
 

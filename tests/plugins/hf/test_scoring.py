@@ -221,7 +221,7 @@ def test_messages_without_a_template_are_refused(subject: Any, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("pair", "says"), [(("x" * 510, " too long"), "has 520 tokens, the context is 512"), (("a", ""), "empty")]
+    ("pair", "says"), [(("x" * 510, " too long"), "has 520 tokens, but the context is 512"), (("a", ""), "empty")]
 )
 def test_what_cannot_be_scored_is_refused(subject: Any, pair: tuple[str, str], says: str) -> None:
     """A row longer than the context, or an empty continuation, is never a number."""
@@ -272,7 +272,7 @@ def test_a_wrong_fast_path_is_noticed(subject: Any, monkeypatch: pytest.MonkeyPa
     """When sharing is not valid for a model, it is given up, and told; found out later, the call fails."""
     monkeypatch.setattr(subject.scorer, "_mask", lambda row: None)  # every token then sees its neighbours' too
     assert_parity(subject, few_shot())
-    assert "with shared prefixes a continuation has" in subject.notes[0]
+    assert "a continuation has log-probability" in subject.notes[0] and "with shared prefixes, but" in subject.notes[0]
     subject.scorer.packs, subject.scorer.run = True, 10**6  # enough of them that some are checked
     with pytest.raises(RuntimeError, match="set reference = true"):
         subject.logprobs(few_shot())

@@ -74,18 +74,25 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (
         lora,
         {"init_lora_weights": "eva"},
-        ('init_lora_weights "eva": EVA needs a pass over the data": cannot be computed on a 4-bit base; use lora'),
+        'init_lora_weights "eva": EVA needs a pass over the data before training, which is not supported',
     ),
-    (lora, {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}, 'option "loftq_config": is not trained'),
+    (
+        lora,
+        {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}},
+        (
+            'option "loftq_config": is not supported in training: LoftQ changes the base, which is not supported; '
+            "use qlora, or remove it"
+        ),
+    ),
     (
         lora,
         {"init_lora_weights": "corda"},
-        ('init_lora_weights "corda": CorDA needs a pass over the data": cannot be computed on a 4-bit base; use lora'),
+        'init_lora_weights "corda": CorDA needs a pass over the data before training, which is not supported',
     ),
     (
         lora,
         {"init_lora_weights": "lora_ga"},
-        ('init_lora_weights "lora_ga": LoRA-GA needs gradients": cannot be computed on a 4-bit base; use lora'),
+        'init_lora_weights "lora_ga": LoRA-GA needs gradients before training, which are not supported',
     ),
     (lora, {"eva_config": {"rho": 2.0}}, 'option "eva_config": is not supported in training: EVA needs'),
     (lora, {"corda_config": {}}, 'option "corda_config": is not supported in training: CorDA needs'),
@@ -95,17 +102,17 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
         {"monteclora_config": {"num_samples": 2}},
         'option "monteclora_config": is not supported in training: its loss',
     ),
-    (lora, {"kasa_config": {}}, 'option "kasa_config": is not supported in training: KaSA rewrites the base'),
+    (lora, {"kasa_config": {}}, 'option "kasa_config": is not supported in training: KaSA changes the base'),
     (
         lora,
         {"alora_invocation_tokens": [3]},
-        'option "alora_invocation_tokens": is not supported in training: it acts after',
+        'option "alora_invocation_tokens": is not supported in training: it acts only after',
     ),
     (lora, {"arrow_config": {"top_k": 2}}, 'option "arrow_config": is not supported in training: it routes'),
     (
         lora,
         {"layer_replication": [[0, 1], [0, 1]]},
-        'option "layer_replication": is not supported in training: the model',
+        'option "layer_replication": is not supported in training: it changes the layers of the model; remove it',
     ),
     (
         lora,
@@ -123,7 +130,10 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (
         qlora,
         {"use_bdlora": BLOCKS},
-        'option "use_bdlora": is not supported in training: PEFT trains a plain LoRA on a 4-bit',
+        (
+            'option "use_bdlora": is not supported in training: PEFT silently trains a plain LoRA on a 4-bit base; '
+            "use lora, or remove it"
+        ),
     ),
     (
         qlora,
@@ -148,7 +158,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (
         lora,
         {"lora_bias": True, "use_dora": True},
-        "is not a field of PEFT's LoraConfig: The argument lora_bias=True is not supported for DoRA",
+        "LoraConfig: The argument lora_bias=True is not supported for DoRA",
     ),
 ]
 
@@ -204,7 +214,9 @@ def test_field_of_a_newer_peft_is_refused(tiny_model: Path, monkeypatch: pytest.
     adapter = lora(use_dora=True)
     adapter.check()
     monkeypatch.setattr(fields, "MERGED", fields.MERGED - {"use_dora"})
-    with pytest.raises(UsageError, match=r'\[merge\] an adapter with "use_dora" is not merged: no test proves it'):
+    with pytest.raises(
+        UsageError, match=r'\[merge\] an adapter with "use_dora" cannot be merged: it is not tested yet'
+    ):
         adapter.check_merge("original", str(tiny_model))
 
 
@@ -241,7 +253,7 @@ def test_head_that_was_adapted_apart_from_its_embedding(bases: dict[str, Path], 
         tmp_path / "adapter"
     )
     lora().check_fits(str(bases["tied"]), "", tmp_path / "adapter")
-    with pytest.raises(UsageError, match=r'"lm_head" and "model.embed_tokens" are one weight in this base, and an'):
+    with pytest.raises(UsageError, match=r'"lm_head" and "model.embed_tokens" are one tied weight in this base, and'):
         merge(lora(), bases["tied"], tmp_path / "adapter", tmp_path / "merged", "original")
 
 

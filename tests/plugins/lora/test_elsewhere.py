@@ -122,7 +122,11 @@ BROKEN: dict[str, tuple[str, Edit, str]] = {
         configured(auto_mapping={"base_model_class": "M", "parent_library": LLAMA, "code": "x"}),
         "set it to null",
     ),
-    "a field of tomorrow": ("plain", configured(use_new=1), "remove it where it is no field of PEFT's"),
+    "a field of tomorrow": (
+        "plain",
+        configured(use_new=1),
+        'has "use_new", which the installed PEFT does not know; update peft, or remove it',
+    ),
 }
 
 
@@ -149,8 +153,8 @@ def test_suite_without_a_merge_says_that_the_adapter_alone_is_judged(made: Path,
     """Without [merge] and without an export of a merged model, a warning says what is not measured."""
     ready.write({"suite.toml": REAL.partition("[[export]]")[0]})
     outcome = ready.run("--candidate", str(made / "plain"), "--collect-only")
-    assert "the adapter alone is judged" in outcome.err
+    assert "evaluates only the adapter, not the model it is merged into; add [merge]" in outcome.err
     assert (
-        "alone is judged"
+        "evaluates only the adapter"
         not in ready.write({"suite.toml": REAL}).run("--candidate", str(made / "plain"), "--collect-only").err
     )

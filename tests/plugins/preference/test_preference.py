@@ -82,7 +82,7 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
         (
             {"prompt": "a", "chosen": "b", "rejected": None},
             (
-                "row 1: want prompt, chosen and rejected, either all texts, or all messages that "
+                "row 1: rows need prompt, chosen and rejected, either all texts, or all messages that "
                 "end with an answer of the assistant that is not empty"
             ),
         ),
@@ -166,18 +166,26 @@ def test_the_prompt_of_two_conversations_is_what_both_begin_with() -> None:
 @pytest.mark.parametrize(
     ("trainer", "options", "message"),
     [
-        (dpo, {"beta": "much"}, 'option "beta": is "much", want a number'),
+        (dpo, {"beta": "much"}, 'option "beta": is "much"; it must be a number'),
         (dpo, {"loss_typ": "ipo"}, 'option "loss_typ": is not a field of TRL\'s DPOConfig; did you mean "loss_type"?'),
         (dpo, {"sync_ref_model": True}, 'option "sync_ref_model": cannot be set: the reference is the model before'),
-        (dpo, {"label_smoothing": 0.1}, "label_smoothing: has no effect with this loss_type; want aot or aot_unpaired"),
+        (
+            dpo,
+            {"label_smoothing": 0.1},
+            "label_smoothing: has no effect with this loss_type; set that to aot or aot_unpaired",
+        ),
         (
             dpo,
             {"loss_type": "ipo", "discopop_tau": 0.1},
-            "discopop_tau: has no effect with this loss_type; want discop",
+            "discopop_tau: has no effect with this loss_type; set that to discop",
         ),
-        (kto, {"label_smoothing_factor": 0.1}, "label_smoothing_factor: has no effect with this loss_type; want nll"),
+        (
+            kto,
+            {"label_smoothing_factor": 0.1},
+            "label_smoothing_factor: has no effect with this loss_type; set that to nll",
+        ),
         (kto, {"packing": True}, 'option "packing": is not a field of TRL\'s KTOConfig'),
-        (kto, {"use_liger_kernel": True}, "use_liger_kernel: its kernels are written for GPUs, and this is a CPU"),
+        (kto, {"use_liger_kernel": True}, "use_liger_kernel: its kernels are written for GPUs, but this is a CPU"),
     ],
 )
 def test_wrong_options(trainer: Any, options: dict[str, Any], message: str) -> None:
@@ -194,7 +202,7 @@ def test_an_adapter_that_moves_the_base_has_no_reference(tiny_model: Path) -> No
     for options in ({"init_lora_weights": "pissa"}, {"bias": "all"}):
         with pytest.raises(UsageError, match=r"which is the reference|the reference is the base"):
             dpo.build(ref, lora(**options), PAIRS, seed=3)
-    with pytest.raises(UsageError, match=r"TRL refuses the rows: Actual .* batch size must be > 1"):
+    with pytest.raises(UsageError, match=r"TRL rejects the rows: Actual .* batch size must be > 1"):
         kto.build(ref, lora(), LABELLED, seed=3, per_device_train_batch_size=1)
 
 
@@ -370,10 +378,10 @@ def test_another_reference_is_told(trained: Train, tiny_model: Path, monkeypatch
 
     monkeypatch.setitem(vars(METHODS["dpo"]), "beside", other)
     with pytest.raises(
-        CheckFailed, match=r"the first loss is 0\.\d+, want ln 2 = 0\.6931: the reference is another model"
+        CheckFailed, match=r"the first loss is 0\.\d+, but it must be ln 2 = 0\.6931, so the reference is another model"
     ):
         trained()
-    with pytest.raises(CheckFailed, match=r"want 0\.5 \* ln 2 = 0\.3466: the reference is another model"):
+    with pytest.raises(CheckFailed, match=r"it must be 0\.5 \* ln 2 = 0\.3466, so the reference is another model"):
         trained(name="half", loss_type=["sigmoid"], loss_weights=[0.5])
 
 
@@ -414,7 +422,7 @@ def test_preference() -> None:
     ("row", "message"),
     [
         ({"chosen": "a"}, 'column "rejected" is None; it must be a text'),
-        ({"chosen": "a", "rejected": 3}, 'column "rejected" is 3, want a text'),
+        ({"chosen": "a", "rejected": 3}, 'column "rejected" is 3; it must be a text'),
         ({"chosen": "", "rejected": "b"}, "column \"chosen\" is ''; it must be a text"),
         ({"chosen": "a", "rejected": "a"}, 'columns "chosen" and "rejected" are equal'),
         ({"chosen": [GOOD], "rejected": [BAD]}, 'column "chosen" is [{'),

@@ -238,9 +238,8 @@ def test_head_has_gain_and_what_no_gate_says(ran: Path) -> None:
     )
     text = head(render_run(replace(kept, run=replace(kept.run, changes=(lost,)))))
     gain = next(v for v in kept.run.verdicts if v.gate == "better" and v.candidate == "merged")
-    assert (
-        f"What it gains: better{formatting.format_on_scale(gain.estimate, OnScale('proportion'), versus=True)}" in text
-    )
+    gained = formatting.format_on_scale(gain.estimate, OnScale("proportion"), versus=True)
+    assert f"Largest gain: better{gained}" in text
     assert (
         "Losses no gate covers: adapter to merged−0.100exact match on qa 0.900 to 0.800, −0.100 [−0.190, −0.020]"
     ) in text
@@ -310,7 +309,7 @@ def test_one_row_far_out_leaves_the_others_their_room() -> None:
     chart = metrics.charts.scatter_chart(
         "t", "n", [(1.0 + i / 100, 1.0) for i in range(99)] + [(90.0, 1.0)], ("a", "b")
     )
-    assert chart.note == "; n; 1 beyond the chart" and chart.spec["layer"][0]["data"]["values"][1]["b"] < 4
+    assert chart.note == "n; 1 beyond the chart" and chart.spec["layer"][0]["data"]["values"][1]["b"] < 4
     drawn = str(metrics.charts.ordered_chart("t", "n", [0.1, 0.2, 0.3], what="rows", mean=(0.2, 0.15, 0.25)).spec)
     assert "mean 0.200" in drawn and "{'v': 0.15, 'w': 0.25}" in drawn
     lengths = metrics.charts.length_chart("t", "n", {"a": [*range(100), 7000]}, "a")
@@ -378,7 +377,7 @@ def test_without_a_lock_no_text_is_shown(ran: Path) -> None:
     (ran / "suite.lock.json").unlink()
     html = render_run(read_folder(ran))
     assert (
-        "suite.lock.json cannot be read, so the configuration is unknown and no row's text is shown" in html
+        "suite.lock.json cannot be read, so the configuration is unknown and no row&#39;s text is shown" in html
         and "say w1" not in html
     )
     assert "merged may ship" in html
@@ -389,7 +388,7 @@ def test_missing_samples_are_told(ran: Path) -> None:
     for path in ran.glob("*/samples_*"):
         path.unlink()
     html = render_run(read_folder(ran))
-    assert "holds no rows of" in html and "merged may ship" in html and 'id="data"' not in html
+    assert "has no rows of &#34;qa&#34; on merged" in html and "merged may ship" in html and 'id="data"' not in html
 
 
 def test_samples_cut_off_are_told(ran: Path) -> None:
@@ -499,7 +498,7 @@ def test_other_folders_are_one_line(suite: Project, text: str) -> None:
         outcome = suite.harness(*words_)
         assert (outcome.code, outcome.err.count("\n")) == (4, 1), outcome.err
     assert suite.harness("history", "fake", "--out", "nowhere").code == 4
-    assert "holds no run of suite" in suite.harness("history", "fake", "--out", ".").err
+    assert 'contains no run of suite "fake"' in suite.harness("history", "fake", "--out", ".").err
 
 
 def test_full_disk_is_one_line(ran: Path, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -545,11 +544,11 @@ def test_two_runs_are_compared_row_by_row(two: tuple[Path, Path], project: Proje
     found = json.loads(outcome.out)
     (metric,) = [m for m in found["metrics"] if m["metric"] == "qa.exact_match"]
     assert (metric["lost_count"], metric["won_count"], metric["method"], metric["n"]) == (8, 3, "McNemar mid-p", 60)
-    assert metric["estimate"] == pytest.approx(-5 / 60) and metric["reading"] == "not told apart"
+    assert metric["estimate"] == pytest.approx(-5 / 60) and metric["reading"] == "not significantly different"
     assert {"key": "train.skill", "now": "0.9", "before": "0.5"} in found["settings"]
     text, markdown = (project.harness("compare", *map(str, two), "--format", f).out for f in ("text", "markdown"))
-    assert "8 lost and 3 won" in text and "not told apart" in text
-    assert "| qa.exact\\_match | not told apart |" in markdown.replace("exact_match", "exact\\_match")
+    assert "8 lost and 3 won" in text and "not significantly different" in text
+    assert "| qa.exact\\_match | not significantly different |" in markdown.replace("exact_match", "exact\\_match")
 
 
 def test_without_numpy_two_runs_are_one_line(
@@ -577,8 +576,8 @@ def test_rows_asked_otherwise_are_left_out(two: tuple[Path, Path], project: Proj
     rewritten(two[1], "report.json", lambda r: r.update(suite="another"))
     found = json.loads(project.harness("compare", *map(str, two), "--json").out)
     assert found["metrics"][0]["n"] == 50 and found["metrics"][0]["left_out"] == 10
-    assert any("10 rows not asked alike" in n for n in found["notes"])
-    assert any("two suites, fake and another" in n for n in found["notes"])
+    assert any("qa: 10 rows with different prompts in the two runs, left out" in n for n in found["notes"])
+    assert any("different suites, fake and another: gates and evals with the same name" in n for n in found["notes"])
 
 
 @pytest.mark.slow
@@ -590,7 +589,7 @@ def test_pages_beside_others(two: tuple[Path, Path], project: Project) -> None:
     for text in (
         "Between the runs",
         "8 lost, 3 won",
-        "Configuration that differs",
+        "Differences in configuration",
         "train.skill",
         "History of the suite",
     ):

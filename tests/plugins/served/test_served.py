@@ -134,7 +134,7 @@ def test_a_template_that_lost_a_newline_is_told_by_its_token_or_count(export: Pa
     says = told["layers"]["ids"]["says"]
     assert (code, told["layers"]["ids"]["verdict"]) == (1, DIFFERS)
     assert says.startswith("conversation 0, token " if dialect in ("llama.cpp", "vllm") else "conversation 0: ")
-    assert "'' where the export has '\\n'" in says or "(-1)" in says
+    assert "'' instead of the export's '\\n'" in says or "(-1)" in says
     assert told["layers"]["answers"]["verdict"] == UNPROVEN
 
 
@@ -144,7 +144,7 @@ def test_a_bos_that_is_doubled_in_texts_is_told(export: Path, dialect: str) -> N
     """The chats are right, and a text prompt has one token too many."""
     code, told = look(export, dialect, "bos", layers="ids")
     assert code == 1
-    assert "a text prompt has 26 tokens, the export's 25 (+1)" in told["layers"]["ids"]["says"]
+    assert "a text prompt has 26 tokens, but 25 by the export (+1)" in told["layers"]["ids"]["says"]
 
 
 @pytest.mark.slow
@@ -177,7 +177,7 @@ def test_what_a_short_context_refuses_ends_no_comparison(export: Path) -> None:
     """The layer that needs it is not proven, and the others are looked at."""
     code, told = look(export, "llama.cpp", "short")
     assert (code, told["layers"]["ids"]["verdict"]) == (1, DIFFERS)
-    assert told["layers"]["logprobs"]["says"].startswith("it refuses a request: ")
+    assert told["layers"]["logprobs"]["says"].startswith("it rejected a request: ")
     assert "exceeds the available context" in told["layers"]["logprobs"]["says"]
 
 
@@ -201,11 +201,11 @@ def test_a_server_that_hides_usage_tells_no_count(export: Path) -> None:
     ("fault", "says"),
     [
         ("error", "CUDA error"),
-        ("nan", "not a log-probability, which is finite and at most 0"),
-        ("swapped", "the model changed under way: model_path was 'model.gguf', is 'other.gguf'"),
+        ("nan", "sent a number that is not a log-probability"),
+        ("swapped", "the model changed during the comparison: model_path was 'model.gguf', is 'other.gguf'"),
         ("gone", "HTTP 503: Loading model, after 3 tries"),
         ("limited", "HTTP 429: Rate limit reached, after 3 tries"),
-        ("twice", 'serves 2 models under the name "small"; name them apart'),
+        ("twice", 'serves 2 models with the name "small"; give them different names'),
         ("streams", "streams its answers, although streaming was not requested"),
     ],
 )
@@ -236,7 +236,7 @@ def test_replicas_that_differ_are_no_noise(export: Path) -> None:
     """What one model answers to the same question twice is near; another model behind the address widens no bound."""
     code, told = look(export, "vllm", "replicas", layers="logprobs")
     assert (code, verdicts(told)) == (1, {"logprobs": DIFFERS})
-    assert "replicas that differ" in told["layers"]["logprobs"]["says"]
+    assert "replicas differ, or the model changed" in told["layers"]["logprobs"]["says"]
 
 
 @pytest.mark.slow
@@ -248,7 +248,7 @@ def test_an_export_that_cannot_be_read_here_is_one_line(export: Path, tmp_path: 
     (tmp_path / "model/config.json").write_text(json.dumps(config), "utf-8")
     (tmp_path / "cut/model").mkdir(parents=True)
     (tmp_path / "cut/model/model.gguf").write_bytes(b"GGUF" + bytes(40))
-    for folder, says in ((tmp_path, "of another house"), (tmp_path / "cut", "is no whole GGUF file")):
+    for folder, says in ((tmp_path, "of another house"), (tmp_path / "cut", "is not a valid GGUF file")):
         with pytest.raises(UsageError, match=says) as caught:
             look(folder, "vllm", served=export / "model")
         assert "\n" not in str(caught.value)
@@ -259,7 +259,7 @@ def test_two_models_are_not_chosen_from(export: Path) -> None:
     """A name that is not served is told with those that are."""
     with running(Runtime("vllm", export / "model")) as runtime:
         args = parse_arguments(["parity", str(export), "--runtime", runtime.url, "--model", "smal"])
-        with pytest.raises(UsageError, match='serves no model "smal"; did you mean "small"'):
+        with pytest.raises(UsageError, match='does not serve a model "smal"; did you mean "small"'):
             measure_parity(args, ())
 
 
@@ -420,7 +420,7 @@ def test_an_adapters_direction_that_alarms_by_chance_is_drawn_once_more(export: 
         given = ["parity", str(adapted), "--runtime", runtime.url, "--base", str(base), "--arithmetic", "float32"]
         args = parse_arguments(given)
         assert measure_parity(args, ("logprobs", "lora")) == 0
-    assert args.document["notes"][0].startswith("lora: drawn once more, since a first draw went")
+    assert args.document["notes"][0].startswith("lora: sampled once more, since the first sample gave")
 
 
 def test_exit_codes_are_those_of_the_verdicts() -> None:

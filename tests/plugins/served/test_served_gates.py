@@ -132,7 +132,7 @@ def test_private_rows_have_no_scores_to_be_paired_with(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     found = look(tmp_path, skill_of(tmp_path), rows=60)
     assert found.verdict == UNPROVEN
-    assert "there are no rows" in found.says
+    assert "the evaluation has no rows" in found.says
 
 
 def test_other_rows_than_those_of_the_evidence_are_refused(folder: Path) -> None:
@@ -162,4 +162,4 @@ def test_a_real_model_answers_its_rows_as_it_did(project: Project, tiny_model: P
         outcome = project.harness("parity", "exports/merged", *words)
     assert outcome.code == 0, outcome.err
     assert "gates      same           qa.exact_match, 6 rows: 0 worse, 0 better" in outcome.out
-    assert "of vLLM, and 18 rows (the layers ids, gates)" in outcome.err
+    assert "to vLLM, and 18 rows (layers ids, gates)" in outcome.err

@@ -104,7 +104,10 @@ def test_a_masked_vocabulary_hides_nothing(tmp_path: Path) -> None:
 def test_where_neither_way_is_the_models_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is trained on another number than the model's."""
     monkeypatch.setattr(likelihood, "use_own_logits", lambda model: None)
-    with pytest.raises(UsageError, match=r"ModernBertDecoderForCausalLM: what would be trained on is .* nats off"):
+    with pytest.raises(
+        UsageError,
+        match=r"ModernBertDecoderForCausalLM: .* in training differ by .* nats from the model's own, limit",
+    ):
         likelihood.choose_loss(fused(built("ModernBertDecoderForCausalLM", tmp_path)), BATCH)
 
 

@@ -115,7 +115,7 @@ def test_a_checkpoint_for_which_there_is_no_room(tiny_model: Path, tmp_path: Pat
             resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
 
     try:
-        with pytest.raises(UsageError, match=r"; make room and run again: it goes on .*, step 2$"):
+        with pytest.raises(UsageError, match=r"; free space and run again to resume from the last checkpoint, step 2$"):
             train(tiny_model, tmp_path, 1, shrink, save_steps=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -200,7 +200,7 @@ def test_nan_in_one(shard: bool, tiny_model: Path, tmp_path: Path, monkeypatch: 
     recipe = {name: p.default for name, p in schema.list_options(sft)[0].items()} | RECIPE
     out = tmp_path / "run" / "adapter"
     with pytest.raises(CheckFailed, match="training: the loss is nan at step 3; lower learning_rate"):
-        harness_sft.train_job(
+        harness_sft.train_model(
             TrainingJob(
                 ref, lora(r=4), ROWS, recipe, 3, sick, out, processes=2, shard=shard,
                 progress=lambda one: steps.append(one.done),
@@ -214,9 +214,12 @@ def test_nan_in_one(shard: bool, tiny_model: Path, tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"processes": 3}, "processes: is 3, and the 4 batches of a step (gradient_accumulation_steps) cannot"),
+        ({"processes": 3}, "processes: is 3, but the 4 batches of a step (gradient_accumulation_steps) cannot"),
         ({"processes": 2, "auto_find_batch_size": True}, "auto_find_batch_size: cannot be set with several processes"),
-        ({"processes": 2, "train_sampling_strategy": "group_by_length"}, "train_sampling_strategy: with several"),
+        (
+            {"processes": 2, "train_sampling_strategy": "group_by_length"},
+            'train_sampling_strategy: must be "random" or "sequential" with several',
+        ),
         ({"processes": 2, "average_tokens_across_devices": False}, "average_tokens_across_devices: is false"),
         ({"processes": 4096, "gradient_accumulation_steps": 4096}, "processes = 4096: this machine has "),
     ],

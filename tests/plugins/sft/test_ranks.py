@@ -76,7 +76,7 @@ def test_one_that_is_killed_is_told_before_the_others_complain(launch: Launch, c
     """Whatever the survivors say of their lost connection, the line is the signal and what the next run does."""
     with pytest.raises(UsageError) as caught:
         launch(KILLED + complaint)
-    assert str(caught.value) == f"rank 1 was ended by SIGKILL (out of memory?); {AGAIN}"
+    assert str(caught.value) == f"rank 1 was killed by SIGKILL (out of memory?); {AGAIN}"
 
 
 HANGS = "step(1); step(2)\nif number: os.kill(os.getpid(), signal.SIGSTOP)\ntime.sleep(60)"
@@ -93,14 +93,14 @@ def test_one_that_hangs_is_told_and_ended(launch: Launch) -> None:
         told[-1].remark == f"{who}; the training will be stopped after 0 minutes without a step" and told[-1].done == 2
     )
     assert [one.remark for one in told].count(told[-1].remark) == 1
-    assert str(caught.value) == f"{who}; the training was ended; {AGAIN}"
+    assert str(caught.value) == f"{who}; the training was stopped; {AGAIN}"
 
 
 @pytest.mark.slow
 def test_a_deadlock_of_living_ranks_is_ended(launch: Launch) -> None:
     """Where all give signs of life and none comes to a step, that is told; batches between steps are work."""
     with pytest.raises(
-        UsageError, match="all ranks send heartbeats, but made no step for 0 minutes; the training was ended"
+        UsageError, match="all ranks send heartbeats, but made no step for 0 minutes; the training was stopped"
     ):
         launch("step(1); time.sleep(60)")
     works = "for _ in range(15): time.sleep(0.1); desk.tell({'at work': True})\nif not number: step(2)"

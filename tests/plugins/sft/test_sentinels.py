@@ -105,4 +105,6 @@ def test_watched_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert len(losses) == len(watched) < 6
     assert facts["kept_step"] == watched[losses.index(min(losses))]["step"]
     assert f"epoch 1: validation loss {losses[0]:.4f}, qa.exact_match 0.0000" in printed
-    assert f"no better than step {facts['kept_step']} for 1 epochs: stopped, that one is kept" in printed
+    assert (
+        f"no better than step {facts['kept_step']} for 1 epochs: stopped, step {facts['kept_step']} is kept" in printed
+    )

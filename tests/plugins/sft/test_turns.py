@@ -82,9 +82,9 @@ def test_the_training_learns_what_the_preview_shows(tiny_model: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("marks", "message"),
     [
-        ([{}, {"weight": 0.5}], 'rows 1, 2: "weight" of a message is 0.5, want 0 or 1'),
-        ([{}, {"train": "no"}], "rows 1, 2: \"train\" of a message is 'no', want true or false"),
-        ([{}, {"weight": 0}], "rows 1, 2: every answer has weight = 0 or train = false, so nothing is learnt"),
+        ([{}, {"weight": 0.5}], 'rows 1, 2: "weight" of a message is 0.5; it must be 0 or 1'),
+        ([{}, {"train": "no"}], "rows 1, 2: \"train\" of a message is 'no'; it must be true or false"),
+        ([{}, {"weight": 0}], "rows 1, 2: every answer has weight = 0 or train = false, so nothing is trained"),
     ],
 )
 def test_marks_that_cannot_be_obeyed(marks: Any, message: str) -> None:

@@ -195,7 +195,7 @@ def test_a_collector_that_refuses_costs_one_warning(suite: Project, collector: t
     outcome = suite.run()
     assert outcome.code == 0
     [line] = outcome.err.splitlines()
-    assert line.startswith("warning: otel: the verdicts were not logged: UsageError: the collector that OTEL_EXPORTER")
+    assert line.startswith("warning: otel: the verdicts were not logged: UsageError: the collector of OTEL_EXPORTER")
 
 
 def scanned(log: bytes) -> Iterator[bytes]:

@@ -224,11 +224,11 @@ def test_an_engine_is_told_what_makes_its_answers_ours(fake: Any, tmp_path: Path
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"tensor_parallel_size": 0}, "tensor_parallel_size is 0; it must be 1 or more; it must be 1 or more"),
+    ({"tensor_parallel_size": 0}, "tensor_parallel_size is 0; it must be 1 or more"),
     ({"gpu_memory_utilization": 1.5}, "; it must be a share from 0 to 1"),
     ({"max_model_len": 1}, "max_model_len is 1; it must be more than 2"),
     ({"engine": {"quantization": "int4"}}, 'engine: "quantization" is not an option passed to vLLM'),
-    ({"engine": {"blok_size": 16}}, '" is not a capability; did you mean "block_size"?'),
+    ({"engine": {"blok_size": 16}}, 'engine: "blok_size" is not an option passed to vLLM; did you mean "block_size"?'),
     ({"engine": {"block_size": "16"}}, 'engine: block_size is "16"; it must be an integer'),
     ({}, "python: is not set, and vllm is not installed here; set it to an environment with vllm,"),
     ({"python": "nowhere/bin/python"}, 'python "nowhere/bin/python": No such file or directory'),
@@ -397,7 +397,7 @@ def test_an_adapter_is_folded_for_the_engine_and_leaves_nothing(
         assert subject.notes == ["adapter: merged into its base for vLLM, rounded once to float32"]  # type: ignore[attr-defined]
         assert fake.STARTED[-1]["model"] != str(tiny_model)
     held = ModelRef("adapter", str(tiny_model), quantization={"load_in_4bit": True})
-    what = "is held in 4 bits, which no test proves here with vLLM"
+    what = "is loaded in 4 bits, which is not tested with vLLM"
     with pytest.raises(UsageError, match=what), harness_vllm.load([held], **small()):
         pass
 
@@ -432,11 +432,11 @@ def test_a_context_is_what_vllm_has_room_for(tiny_model: Path, apart: str, tmp_p
     """It is two tokens shorter than the engine's; more than the model has, or weights in 4 bits, are a line."""
     assert harness_vllm.open_source(str(tiny_model), python=apart).context == 510
     assert harness_vllm.open_source(str(tiny_model), python=apart, max_model_len=66).context == 64
-    with pytest.raises(UsageError, match="max_model_len is 513, the context of model"):
+    with pytest.raises(UsageError, match="max_model_len is 513, but the context of model"):
         harness_vllm.open_source(str(tiny_model), python=apart, max_model_len=513)
     shutil.copytree(tiny_model, tmp_path / "int4")
     config = json.loads((tmp_path / "int4/config.json").read_text("utf-8"))
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (tmp_path / "int4/config.json").write_text(json.dumps(config), "utf-8")
-    with pytest.raises(UsageError, match='is stored in gptq, which no test proves here with vLLM; use = "hf"'):
+    with pytest.raises(UsageError, match='is stored in gptq, which is not tested with vLLM; use = "hf"'):
         harness_vllm.open_source(str(tmp_path / "int4"), python=apart)
