@@ -196,7 +196,7 @@ def test_what_holds_nothing_up_is_counted_apart() -> None:
     ]
     assert summarize_outcomes(found) == "2 PASS, 1 FAIL (warn), 1 INCONCLUSIVE (not what ships)"
     assert summarize_outcomes([verdict(Outcome.FAIL)]) == "1 FAIL"
-    assert summarize_outcomes([]) == "no gate was decided"
+    assert summarize_outcomes([]) == "nothing was gated"
 
 
 def test_the_last_lines_say_what_was_decided_and_where_things_are(project: Project) -> None:

@@ -260,7 +260,7 @@ def test_waiver_without_a_digest_is_none(suite: Project) -> None:
     suite.write({"suite.waivers.jsonl": line().replace(', "digest": ""', "")})
     outcome = suite.run()
     assert (outcome.code, outcome.err.count("\n")) == (4, 1)
-    assert "suite.waivers.jsonl:1: is no waiver; want texts" in outcome.err
+    assert 'suite.waivers.jsonl:1: is not a waiver; it needs the texts "gate", "claim",' in outcome.err
 
 
 def test_waivers_of_a_renamed_suite_are_told(suite: Project) -> None:
