@@ -282,7 +282,7 @@ def test_near_duplicates_are_in_no_two_parts(init: Init) -> None:
     twins += [{**row, "text": str(row["text"]).replace("it", "this")} for row in twins]
     code, said = init("a.json", objects(DICTS + twins))
     kept = {part: {row["text"] for row in rows} for part, rows in parts().items()}
-    assert code == 0 and " nearly rows of another part" in said
+    assert code == 0 and " near-copies of rows of another part" in said
     assert not any(f"{text}, please do look into it at once for me" in kept["train"] for text in kept["confirm"])
 
 

@@ -229,7 +229,7 @@ def test_nothing_is_said_to_be_trained_that_is_there(project: Project) -> None:
     project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
     first, second = project.run().out, project.run().out
     assert "train  fake, " in first and "train  fake, " not in second
-    assert "train  not again: " in second
+    assert "train  reusing the adapter of this recipe" in second
 
 
 def test_the_summary_is_made_of_the_same_run(project: Project) -> None:

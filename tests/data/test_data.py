@@ -243,7 +243,7 @@ def test_row_of_100_megabytes_is_refused_at_once(project: Project) -> None:
     outcomes = []
     assert seconds(lambda: outcomes.append(project.run("--collect-only")), tries=1) < 20 * reading
     [outcome] = outcomes
-    assert (outcome.code, "row 60 has more than 10,000,000 characters (1 rows)" in outcome.err) == (4, True)
+    assert (outcome.code, "row 60 has more than 10,000,000 characters (1 such rows)" in outcome.err) == (4, True)
     project.write({"test.jsonl": [*ROWS, {"input": "a say b", "target": "b", "kind": "a", "notes": ["x" * 9_000_000]}]})
     assert project.run("--collect-only").code == 0
 

@@ -312,7 +312,7 @@ def test_spread_of_a_perplexity_is_not_invented(suite: Project) -> None:
     after = odds(forecast(suite), "fits")
     assert after["power"] > 0.99
     assert after["proves"].startswith("−")
-    assert "a row varies by" in after["assumed"][0]
+    assert "standard deviation per row " in after["assumed"][0]
 
 
 OTHERS = """
@@ -385,7 +385,7 @@ def test_what_rows_cannot_prove_is_a_warning(suite: Project) -> None:
     assert warning + f"{odds(found, 'no worse')['needed']:,} rows would make it 80%" in found["warnings"]
     assert odds(found, "no worse")["needed"] > needed
     suite.write({"suite.toml": tight.replace("0.06", "0.02")})
-    assert "worse_by_at_most = 0.02 cannot be proved on 60 rows" in told(suite)
+    assert "60 rows cannot prove worse_by_at_most = 0.02, " in told(suite)
 
 
 @pytest.mark.slow
@@ -456,7 +456,7 @@ def test_evaluator_that_refuses_its_rows_is_a_mistake(suite: Project) -> None:
     suite.write({"test.jsonl": [{**row, "target": "?"} for row in ROWS]})
     outcome = suite.harness("plan", str(suite.folder / "suite.toml"))
     assert outcome.code == 4
-    assert 'eval "qa": row "q0": nothing of a target is left' in outcome.err
+    assert 'eval "qa": row "q0": a target has only punctuation; set ignore_punctuation = false' in outcome.err
 
 
 def test_mistakes_end_with_exit_code_4(suite: Project) -> None:
