@@ -541,8 +541,8 @@ def test_measurement_that_fails_is_told_and_not_kept(suite: Project) -> None:
 def test_measured_steps_are_those_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the tiny model: the same steps and tokens as a real training, for QLoRA, LoRA and all weights."""
     pytest.importorskip("torch")
-    from harness.pipeline.run import Options, open_run
     from harness.pipeline.measurements import read_measurements
+    from harness.pipeline.run import Options, open_run
     from harness.planning import benchmark
 
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
