@@ -251,7 +251,7 @@ def test_members_that_changed_are_waived_no_more(suite: Project) -> None:
     assert suite.run().code == 0
     outcome = suite.run("--set", "gate.1.min=0.995")
     assert outcome.code in (1, 6)
-    assert "is for another claim in the same words" in outcome.out
+    assert "is for another claim with the same words" in outcome.out
     assert not any(v.waiver for v in outcome.report.verdicts)
 
 
