@@ -359,14 +359,15 @@ def _member(name: str, home: str, level: str) -> Iterator[str]:
 
 
 @cache
-def _modules() -> griffe.GriffeLoader:
-    """Return a reader of sources, which sees names as they are written and needs no import."""
-    return griffe.GriffeLoader(search_paths=[DOCS.parent, DOCS.parent / "plugins"])
+def _package(name: str) -> Any:  # of griffe's classes, whose attributes differ by kind
+    """Return what is in the sources of a package: names as they are written, without an import."""
+    loader = griffe.GriffeLoader(search_paths=[DOCS.parent, DOCS.parent / "plugins"])
+    return loader.load(name, try_relative_path=False)
 
 
-def _source(home: str) -> Any:  # of griffe's classes, whose attributes differ by kind
+def _source(home: str) -> Any:
     package, _, rest = home.partition(".")
-    return _modules().load(package, try_relative_path=False)[rest]
+    return _package(package)[rest]
 
 
 def _signature(found: Any, name: str) -> str:

@@ -47,7 +47,7 @@ def read_table(cls: type[T], table: Mapping[str, Any], complain: Complain, **giv
     for key, f in fields.items():
         if key not in table and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             close = difflib.get_close_matches(key, options, n=1)  # among those that went to a plugin
-            wrong.append(("", f'"{key}" is missing' + (f'; did you mean it by "{close[0]}"?' if close else "")))
+            wrong.append(("", f'"{key}" is missing' + (f'; is "{close[0]}" a misspelling of it?' if close else "")))
     if rest:
         values["options"] = options
     for key, what in wrong:

@@ -72,8 +72,11 @@ def test_declared_either_way(project: Project, how: dict[str, str]) -> None:
             'harnessfile.py:5: polite: "uncahed" is not a capability; did you mean "uncached"?',
         ),
         ({"attribute": "polite.row_for = list"}, '"row_for" is not a capability; did you mean "rows_for"?'),
-        ({"attribute": "polite.remarks = 'none'"}, "harnessfile.py:5: polite: remarks is 'none', want a function"),
-        ({"attribute": "polite.marks = 'answer'"}, 'want "answers", "pairs" or a function'),
+        (
+            {"attribute": "polite.remarks = 'none'"},
+            ":5: polite: remarks is 'none'; it must be a function",
+        ),
+        ({"attribute": "polite.marks = 'answer'"}, 'marks is \'answer\'; it must be "answers", "pairs" or a function'),
     ],
 )
 def test_misspelt_is_one_line_at_collection(project: Project, how: dict[str, str], said: str) -> None:
@@ -106,7 +109,7 @@ def test_each_kind_has_its_own() -> None:
     assert capabilities.AdapterCapabilities.of(adapter(measured_like=("a",))(lambda: None)).measured_like == ("a",)
     with pytest.raises(TypeError, match="measured_like is 'qlora'; it must be names"):
         adapter(measured_like="qlora")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="title is 3, want a text"):
+    with pytest.raises(TypeError, match="title is 3; it must be a text"):
         checker(title=3)  # type: ignore[arg-type]
 
 

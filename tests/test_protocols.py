@@ -122,9 +122,9 @@ def test_an_evaluator_may_be_a_class(project: Project) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("METHOD", "    def row_for(self, options, folder):\n        return []"), '"row_for" is no capability'),
+        (("METHOD", "    def row_for(self, options, folder):\n        return []"), '"row_for" is not a capability'),
         (("def __call__(self, subject, samples, *,", "def __call__(self, subject, *,"), "harnessfile.py:10: Words"),
-        (("metrics = (Metric", "uncached = 1\n    metrics = (Metric"), "uncached is 1, want true or false"),
+        (("metrics = (Metric", "uncached = 1\n    metrics = (Metric"), "uncached is 1; it must be true or false"),
     ],
 )
 def test_a_wrong_class_is_one_line_at_collection(project: Project, change: tuple[str, str], said: str) -> None:
@@ -137,7 +137,7 @@ def test_an_option_of_a_class_has_its_type(project: Project) -> None:
     """A value of another type than the annotation's is a mistake at its line; so are rows that it refuses."""
     plugin = EVALUATOR.replace("METHOD", "")
     done = written(project, plugin, SUITE + EVAL + "limit = true\n").run("--collect-only")
-    assert (done.code, '"limit" is true, want an integer' in done.err) == (4, True)
+    assert (done.code, '"limit" is true; it must be an integer' in done.err) == (4, True)
     bad = [{**ROWS[0], "input": "bad w0"}, *ROWS[1:]]
     done = project.write({"suite.toml": SUITE + EVAL, "test.jsonl": bad}).run("--collect-only")
     assert (done.code, "bad rows" in done.err) == (4, True)

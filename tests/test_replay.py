@@ -114,11 +114,11 @@ def test_weights_of_another_verdict_are_refused(exported: Project) -> None:
 
 EDITS: dict[str, tuple[str, dict[str, Any], str]] = {
     "a value": ("qa", {"values": {"exact_match": 0.5}}, "exact_match is 1.0, but 0.5 in the evidence"),
-    "an answer": ("qa", {"answer_hash": "0" * 64}, "different targets; the answer is another"),
-    "a prompt": ("qa", {"prompt_hash": "0" * 64}, "the prompt is another"),
+    "an answer": ("qa", {"answer_hash": "0" * 64}, 'of "qa": the answer differs ('),
+    "a prompt": ("qa", {"prompt_hash": "0" * 64}, 'of "qa": the prompt differs ('),
     "a weight": ("fluency", {"weight": 7.5}, "its weight is 5.0, but 7.5 in the evidence"),
     "a metric more": ("fluency", {"values": {"perplexity": 1.0, "bits_per_byte": 1.0, "x": 1.0}}, "in the evidence"),
-    "a digest": ("qa", {"doc_hash": "0" * 64}, "the row is another"),
+    "a digest": ("qa", {"doc_hash": "0" * 64}, 'of "qa": the row differs ('),
 }
 
 
@@ -145,7 +145,9 @@ def test_private_rows_are_compared_by_digest(exported: Project) -> None:
     edit_rows(exported, "fluency", sha256="0" * 64)
     outcome = replay(exported, 1000)
     assert outcome.code == 0
-    assert f"{len(TEXTS)} private rows have log-probabilities, which no digest can be near to" in outcome.out
+    assert (
+        f"{len(TEXTS)} private rows have log-probabilities, which a digest cannot compare approximately" in outcome.out
+    )
     edit_rows(exported, "qa", sha256="0" * 64)
     outcome = replay(exported, 1000)
     assert (outcome.code, 'row 0 of "qa": its digest differs' in outcome.err) == (7, True)
@@ -161,7 +163,7 @@ UNABLE: dict[str, tuple[Any, str]] = {
         lambda p: changed(p, 3),
         'differs from the evaluated data, for instance row "q3"; nothing was',
     ),
-    "data that is gone": (lambda p: (p.folder / "test.jsonl").unlink(), 'data "test.jsonl" is not there'),
+    "data that is gone": (lambda p: (p.folder / "test.jsonl").unlink(), 'data "test.jsonl" does not exist'),
     "an option that changed": (
         lambda p: p.write({"suite.toml": (SUITE + MORE).replace("slices", "max_new_tokens = 3\nslices")}),
         "max_new_tokens is 3, but 32 in the evidence",

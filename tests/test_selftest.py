@@ -94,7 +94,7 @@ def test_impostors_answer_in_workers(suite: Project, monkeypatch: pytest.MonkeyP
     """With --on each is answered by two processes, and caught for the same reason."""
     started: list[str] = []
     again = Local.restart
-    monkeypatch.setattr(Local, "again", lambda self: started.append(self.said) or again(self))
+    monkeypatch.setattr(Local, "restart", lambda self: started.append(self.said) or again(self))
     names = ("--only", "shuffled answers", "--only", "noise in the weights")
     code, there = selftest(suite, *names, "--on", "local:2")
     assert (code, len(started), {*started}) == (0, 6, {"local:2"})  # the base, and two impostors

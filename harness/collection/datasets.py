@@ -107,7 +107,7 @@ def read_training_rows(context: Context, sources: DatasetLoader) -> tuple[list[d
             group = train.cluster
             if lacking := [i for i, row in enumerate(found) if group is not None and row.get(group) is None]:
                 what = f'data "{source}": row {lacking[0]} has no column "{group}" for cluster'
-                context.mistakes.add(train.where, f"{what} ({len(lacking)} rows)")
+                context.mistakes.add(train.where, f"{what} ({len(lacking)} such rows)")
             elif group is not None:
                 made = [{**row, GROUP: str(own[group])} for row, own in zip(made, found, strict=True)]
             rows += made

@@ -168,7 +168,8 @@ def clean_rows(rows: Sequence[Row], columns: Columns, roles: Roles) -> tuple[lis
             f"only {len(kept)} of {len(rows)} rows are left, but at least {FEWEST} are needed to "
             "decide anything; add rows"
         )
-        raise UsageError("; ".join([what, *(f"{n:,} {why}" for why, n in dropped.items())]))
+        left_out = ", ".join(f"{n:,} {why}" for why, n in dropped.items())
+        raise UsageError(f"{what}; left out: {left_out}" if dropped else what)
     return kept, chosen, dropped
 
 

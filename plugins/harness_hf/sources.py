@@ -166,7 +166,7 @@ def _implausible(folder: Path, config: Mapping[str, Any]) -> str:
     for names, most, what in ((LAYERS, tensors, "tensors"), (WIDTHS, numbers, "numbers")):
         for name in names:
             if isinstance(size := named.get(name), int) and not 1 <= size <= most:
-                return f"{name} = {json.dumps(size)}, but its files hold only {most:,} {what}"
+                return f"{name} = {json.dumps(size)}, but its files hold {most:,} {what}"
     length = next((named[n] for n in LENGTHS if named.get(n) is not None), 1)
     return "" if isinstance(length, int) and length >= 1 else f"a context of {json.dumps(length)} tokens"
 

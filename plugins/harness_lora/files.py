@@ -50,7 +50,7 @@ def read_headers(folder: Path, file: str = "") -> dict[str, Header]:
             tensors = read_safetensors(path).tensors
         except (OSError, ValueError) as error:
             why = str(error).removeprefix(f"{path}: ")
-            raise UsageError(f'"{path}": is not a valid safetensors file: {why}; download or train it again') from None
+            raise UsageError(f'"{path}": cannot be read: {why}; download or train it again') from None
         for name, entry in tensors.items():
             if name in found:
                 raise UsageError(

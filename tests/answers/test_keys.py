@@ -594,7 +594,7 @@ def test_a_file_that_others_can_write_is_refused(passed: Project) -> None:
     (passed.folder / "cache/models/stranger").mkdir(parents=True)
     (passed.folder / "cache/models/stranger").chmod(0o777)
     outcome = passed.run()
-    assert (outcome.code, 'contains "responses.sqlite", which is writable by everybody' in outcome.err) == (4, True)
+    assert (outcome.code, 'contains "models/stranger", which is writable by everybody' in outcome.err) == (4, True)
 
 
 @pytest.mark.parametrize("what", ["file", "dangling", "loop", "below a file", "long"])

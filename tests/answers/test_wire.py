@@ -80,12 +80,12 @@ WRONG = {
     "port": (
         "HTTP_PROXY",
         "127.0.0.1:3128x",
-        "HTTP_PROXY: is no .*; want http://HOST:PORT, or unset it",
+        "HTTP_PROXY: is not the address of a proxy .*; give http://HOST:PORT, or unset the variable",
     ),
-    "range": ("http_proxy", "http://127.0.0.1:312800", "http_proxy: is no address of a proxy"),
-    "scheme": ("ALL_PROXY", "quic://me:hunter22@proxy:1", "ALL_PROXY: is no address of a proxy"),
-    "host": ("ALL_PROXY", "http://:3128", "ALL_PROXY: is no address of a proxy"),
-    "slash": ("ALL_PROXY", "http://me:12/hunter22@proxy:1", "ALL_PROXY: is no address of a proxy"),
+    "range": ("http_proxy", "http://127.0.0.1:312800", "http_proxy: is not the address of a proxy"),
+    "scheme": ("ALL_PROXY", "quic://me:hunter22@proxy:1", "ALL_PROXY: is not the address of a proxy"),
+    "host": ("ALL_PROXY", "http://:3128", "ALL_PROXY: is not the address of a proxy"),
+    "slash": ("ALL_PROXY", "http://me:12/hunter22@proxy:1", "ALL_PROXY: is not the address of a proxy"),
     "file": (
         "SSL_CERT_FILE",
         "{tmp}/no.pem",

@@ -167,46 +167,49 @@ ADAPTERS: dict[str, tuple[Edit, str]] = {
     "for other weights": (configure("harness-adapter.json", base_digest="b" * 64), "was trained on weights bbbb"),
     "for other layers": (
         reseat(ADAPTER, lambda ws: {n.replace("layers.1.", "layers.7."): w for n, w in ws.items()}),
-        'PEFT finds no place for 14 of its tensors, "base_model.model.model.layers.7.',
+        'PEFT cannot place 14 of its tensors, for instance "base_model.model.model.layers.7.',
     ),
     "of another shape": (
         reseat(ADAPTER, lambda ws: {n: w[..., :8].contiguous() for n, w in ws.items()}),
-        '"model.layers.0.mlp.down_proj" has shape [64, 8], but [64 in the base, 128]',
+        '"model.layers.0.mlp.down_proj" has shape [64, 8], but [64, 128] in the base',
     ),
     "of another rank": (configure("adapter_config.json", r=3), "does not fit the base"),
     "with half of a pair": (
         reseat(ADAPTER, lambda ws: {n: w for n, w in ws.items() if f"{UP}.lora_B" not in n}),
-        f'"model.{UP}" has shape [64], but [128 in the base, 64]',
+        f'"model.{UP}" has shape [64], but [128, 64] in the base',
     ),
     "with NaN": (poison(ADAPTER, float("nan"), "lora_B"), "1 of 1024 weights are not finite"),
     "with infinity": (poison(ADAPTER, float("inf"), "lora_A"), "1 of 2048 weights are not finite"),
     "with no tensor": (reseat(ADAPTER, lambda _: {}), "has no adapter_model.safetensors"),
     "as a pickle": (pickled("adapter_model.bin"), "pickles are not read"),
-    "as a pickle under another name": (pickled(ADAPTER), "is no whole safetensors file"),
+    "as a pickle under another name": (pickled(ADAPTER), "cannot be read: is not a safetensors file, or is truncated"),
     "with code to import": (
         configure("adapter_config.json", auto_mapping={"base_model_class": "M", "parent_library": "m"}),
-        'adapter_config.json: "auto_mapping" makes a loader run code; remove it',
+        'adapter_config.json: "auto_mapping" makes a loader run code, and',
     ),
-    "with a field of tomorrow": (configure("adapter_config.json", use_new=1), '"use_new", which this PEFT does not'),
-    "with a rank in words": (configure("adapter_config.json", r="x"), 'has r = "x", want an integer'),
+    "with a field of tomorrow": (
+        configure("adapter_config.json", use_new=1),
+        '"use_new", which the installed PEFT does not know',
+    ),
+    "with a rank in words": (configure("adapter_config.json", r="x"), 'has r = "x"; it must be an integer'),
     "with no scale": (configure("adapter_config.json", lora_alpha=float("nan")), "is not JSON: it holds NaN"),
     "with a list of ranks": (
         configure("adapter_config.json", rank_pattern=[1]),
-        "has rank_pattern = [1], want a table",
+        "has rank_pattern = [1]; it must be a table",
     ),
     "with a note that is none": (put("harness-adapter.json", "[]"), "its harness-adapter.json cannot be read"),
     "with keys of memory": (
         reseat(ADAPTER, lambda ws: {n.replace("A.weight", "A.default.weight"): w for n, w in ws.items()}),
-        'lora_A.default.weight" has the name of an adapter in memory in it',
+        'lora_A.default.weight" contains the name of an adapter in memory',
     ),
     "cut short": (cut(ADAPTER), "is truncated"),
     "with overlapping tensors": (overlap(ADAPTER), "overlaps another"),
     "of no LoRA": (configure("adapter_config.json", peft_type="IA3"), "is of type IA3, but only LORA is supported"),
     "without JSON": (put("adapter_config.json", "{"), "adapter_config.json: is not JSON"),
-    "of a list": (put("adapter_config.json", "[]"), "adapter_config.json: is no JSON object"),
+    "of a list": (put("adapter_config.json", "[]"), "adapter_config.json: is not a JSON object"),
 }
 MERGED: dict[str, tuple[Edit, str]] = {
-    "of another shape": (configure("config.json", hidden_size=32), "its config.json wants [261, 32]"),
+    "of another shape": (configure("config.json", hidden_size=32), "its config.json needs [261, 32]"),
     "with NaN": (poison(MODEL, float("nan"), "up_proj"), "are not finite"),
     "with a tensor less": (
         reseat(MODEL, lambda ws: {n: w for n, w in ws.items() if UP not in n}),
@@ -214,7 +217,7 @@ MERGED: dict[str, tuple[Edit, str]] = {
     ),
     "of a compiled model": (
         reseat(MODEL, lambda ws: {f"_orig_mod.{n}": w for n, w in ws.items()}),
-        '"_orig_mod." stands before its tensors\' names',
+        'its tensors\' names begin with "_orig_mod."',
     ),
     "as a pickle": (pickled("pytorch_model.bin"), "pickles are not read"),
     "as a pickle under another name": (pickled(MODEL), "is not a safetensors file, or is truncated"),
@@ -230,16 +233,16 @@ MERGED: dict[str, tuple[Edit, str]] = {
         configure("config.json", _attn_implementation_internal="a/b"),
         "makes a loader run code",
     ),
-    "with an index that leads out": (index("../tiny/model.safetensors"), "is no file beside it"),
-    "with an absolute index": (index("/etc/passwd"), "is no file beside it"),
-    "with an index of what is not there": (index("other.safetensors"), "is no file beside it"),
+    "with an index that leads out": (index("../tiny/model.safetensors"), "is not a file in the same folder"),
+    "with an absolute index": (index("/etc/passwd"), "is not a file in the same folder"),
+    "with an index of what is not there": (index("other.safetensors"), "is not a file in the same folder"),
     "with a size in words": (configure("config.json", hidden_size="x"), "Field 'hidden_size' expected int"),
     "with weights that are gone": (gone(MODEL), 'model.safetensors": cannot be read: No such file'),
     "with a configuration that is gone": (gone("quantize_config.json"), "cannot be read: No such file"),
-    "of an absurd width": (configure("config.json", hidden_size=10**9), "hidden_size = 1000000000, and its files hold"),
-    "of no words": (configure("config.json", vocab_size=0), "vocab_size = 0, and its files hold"),
-    "of endless layers": (configure("config.json", num_hidden_layers=10**7), "num_hidden_layers = 10000000, and its"),
-    "of absurd heads": (configure("config.json", head_dim=10**7), "its config.json wants 15,"),
+    "of an absurd width": (configure("config.json", hidden_size=10**9), "hidden_size = 1000000000, but its files hold"),
+    "of no words": (configure("config.json", vocab_size=0), "vocab_size = 0, but its files hold"),
+    "of endless layers": (configure("config.json", num_hidden_layers=10**7), "num_hidden_layers = 10000000, but its"),
+    "of absurd heads": (configure("config.json", head_dim=10**7), "its config.json implies 15,"),
     "of no heads": (configure("config.json", num_attention_heads=0), "its config.json is invalid"),
     "with a context that is none": (configure("config.json", max_position_embeddings=-1), "a context of -1 tokens"),
     "with NaN in its configuration": (configure("config.json", rms_norm_eps=float("nan")), "is not JSON: it holds NaN"),
@@ -259,16 +262,16 @@ MERGED: dict[str, tuple[Edit, str]] = {
         template("{{ 'x' * 10**11 }}"),
         "its chat template cannot be rendered: it needs too much memory",
     ),
-    "with a template that babbles": (template("{{ 'x' * 10**7 }}"), "writes 10,000,000 characters of a few words"),
+    "with a template that babbles": (template("{{ 'x' * 10**7 }}"), "renders 10,000,000 characters from a few words"),
     "with a template that counts": (
         template("{{ 9 ** (9 ** 9) }}"),
-        "cannot be looked at: the subprocess failed: it took too long",
+        "cannot be checked: the subprocess failed: it took too long",
     ),
     "with half a template": (template("{% if"), "its chat template cannot be rendered"),
     "with a template that refuses": (template("{{ raise_exception('no') }}"), "cannot be rendered: no"),
     "cut short": (cut(MODEL), "is truncated"),
     "with overlapping tensors": (overlap(MODEL), "overlaps another"),
-    "of a list": (put("config.json", "[]"), "config.json: is no JSON object"),
+    "of a list": (put("config.json", "[]"), "config.json: is not a JSON object"),
     "with two templates": (TEMPLATES, "chat template"),
 }
 CASES = [*(("adapter", case) for case in ADAPTERS), *(("merged", case) for case in MERGED)]
@@ -296,7 +299,7 @@ def test_candidates_that_are_broken_or_mean_ill(kind: str, case: str, ready: Pro
 
 
 TARGETS: dict[str, tuple[str, str]] = {
-    "holds something else": ("merged", "which holds something that is no export"),
+    "holds something else": ("merged", "which contains files but is not an export"),
     "is the model": ("tiny", 'which is the model "tiny"'),
     "is a file": ("suite.toml", "which is the suite"),
     "is below a file": ("suite.toml/out", "which is not writable"),
@@ -329,7 +332,7 @@ def test_a_second_set_of_weights_stays_behind(kind: str, ready: Project) -> None
     outcome = ready.run("--candidate", str(ready.folder / kind))
     assert outcome.code == 0, outcome.out
     told = " ".join(outcome.out.split())
-    assert "beside the model lie consolidated.safetensors, hf_quant_config.json, params.json, tekken.json" in told
+    assert "the model's folder holds consolidated.safetensors, hf_quant_config.json, params.json, tekken.json" in told
     assert "parameters 107,456" in told  # counted once, whatever a note says
     there = {p.name for p in (ready.folder / "out/model").iterdir()}
     assert MODEL in there and not there & {"consolidated.safetensors", "params.json", "tekken.json"}
@@ -359,7 +362,7 @@ def test_tensors_that_the_model_does_not_use_are_refused(case: str, made: Path, 
     )
     load_model(tmp_path / "m")
     reseat(MODEL, lambda weights: {**weights, STRAYS[case]: torch.zeros(8)})(tmp_path / "m")
-    with pytest.raises(UsageError, match="is in its files, and the model does not use it"):
+    with pytest.raises(UsageError, match="is in its files, but the model does not use it"):
         load_model(tmp_path / "m")
 
 

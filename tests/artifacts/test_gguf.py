@@ -98,9 +98,12 @@ def test_gguf_is_hashed_whole(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("{{ others }}", "utf-8")
     with pytest.raises(ValueError, match="in two files that differ"):
         template_digest(tmp_path)
-    for other in ("second.gguf", "another.safetensors"):
+    for other, told in {
+        "second.gguf": "holds 2 .gguf files; name the one that you mean",
+        "another.safetensors": "holds a .gguf file and safetensors; keep only the one that you mean",
+    }.items():
         (tmp_path / other).write_bytes(b"x")
-        with pytest.raises(ValueError, match="name the one that you mean"):
+        with pytest.raises(ValueError, match=told):
             weights_digest(tmp_path)
         (tmp_path / other).unlink()
 

@@ -98,46 +98,120 @@ LONG = [" ".join(TEXTS[i : i + 3]).replace("went", f"w{i}") for i in range(0, 60
 NEARLY = "text,mood\n" + "".join(f'"{text}, {end}",{end}\n' for text in LONG for end in ("yes", "no", "maybe"))
 GROUPED = table([f"{mood},{user}" for user in "aab" for mood in MOODS], "text,mood,user")
 WRONG: dict[str, tuple[str, str | bytes | None, list[str], str]] = {
-    "nothing there": ("a.csv", None, [], 'data "a.csv" is not there; looked for'),
+    "nothing there": ("a.csv", None, [], 'data "a.csv" does not exist; looked for'),
     "a folder": (".", None, [], 'data "." is a folder; name a file in it'),
     "a URL": ("https://x.org/a.csv", None, [], "is a URL; download it and name the file"),
     "a workbook": ("a.xlsx", b"PK\3\4", [], 'is a spreadsheet; save its sheet as "CSV UTF-8" and name that file'),
-    "a workbook by another name": ("a.csv", b"PK\3\4" + bytes(range(256)) * 9, [], ': a.csv: is not text; save it as "CSV UTF-8" and name that file'),  # noqa: E501
-    "another kind": ("a.txt", table(), [], 'data "a.txt" is unknown; want a file (.jsonl, .json, .csv, .tsv, .parq'),
-    "no path": ("a\0.csv", None, [], "is no path"),
+    "a workbook by another name": (
+        "a.csv",
+        b"PK\3\4" + bytes(range(256)) * 9,
+        [],
+        '/a.csv: is not text; save it as "CSV UTF-8" and name that file',
+    ),
+    "another kind": ("a.txt", table(), [], 'data "a.txt" is unknown; name a file (.jsonl, .json, .csv, .tsv, .parq'),
+    "no path": ("a\0.csv", None, [], "is not a path: "),
     "empty": ("a.csv", "", [], ': data "a.csv" has no rows; an evaluation needs at least one'),
     "a header alone": ("a.csv", "text,mood\n", [], ': data "a.csv" has no rows; an evaluation needs at least one'),
     "no header": ("a.csv", table().partition("\n")[2], [], "is also one of its values; add a header line to the file"),
-    "one column": ("a.csv", "text\n" + "\n".join(TEXTS).replace(",", ""), [], 'its columns are "text"; want an'),
-    "one label": ("a.csv", table(["good"]), [], ('column "mood": all labels are "good", so there is nothing to train on; two or more labels '  # noqa: E501
-        "are needed")),
+    "one column": (
+        "a.csv",
+        "text\n" + "\n".join(TEXTS).replace(",", ""),
+        [],
+        'its columns are "text"; an input column and another',
+    ),
+    "one label": (
+        "a.csv",
+        table(["good"]),
+        [],
+        ('column "mood": all labels are "good", so there is nothing to train on; two or more labels are needed'),
+    ),
     "no label": ("a.csv", table([""]), ["--label", "mood"], 'column "mood": no row has a label'),
-    "30 rows": ("a.csv", table(rows=30), [], "only 30 of 30 rows are left, but at least 60 are needed to decide anything; add rows"),  # noqa: E501
-    "repeats alone": ("a.csv", table(rows=2) * 1 + table(rows=2).partition("\n")[2] * 99, [], "198 that ask what"),
+    "30 rows": (
+        "a.csv",
+        table(rows=30),
+        [],
+        "only 30 of 30 rows are left, but at least 60 are needed to decide anything; add rows",
+    ),
+    "repeats alone": (
+        "a.csv",
+        table(rows=2) * 1 + table(rows=2).partition("\n")[2] * 99,
+        [],
+        "to decide anything; add rows; left out: 198 that repeat the question of an earlier row",
+    ),
     "no such column": ("a.csv", table(), ["--label", "mod"], '": column does not exist; did you mean "mood"?'),
     "no such input": ("a.csv", table(), ["--input", "x"], '--input "x": column does not exist; known: "mood"'),
-    "one column twice": ("a.csv", table(), ["--label", "text", "--input", "text"], "--input, --label and --group must name three different columns"),  # noqa: E501
-    "group is label": ("a.csv", table(), ["--label", "mood", "--group", "mood"], "--input, --label and --group must name three different columns"),  # noqa: E501
-    "few groups": ("a.csv", GROUPED, ["--group", "user"], 'values of "user" are too uneven to keep the rows of each together:'),  # noqa: E501
-    "a column twice": ("a.csv", table(header="text,text"), [], ': the column "text" occurs twice in the header; rename one'),  # noqa: E501
-    "names alike": ("a.csv", table(header="a.b,a_b"), [], 'its columns are "a.b", "a_b"; want'),
-    "open quote": ("a.csv", table() + '"open,good\n' + table(), [], "is a quote not closed?"),
-    "unquoted commas": ("a.csv", table().replace('"', ""), [], "quote (missing? 299 more rows like this)"),
+    "one column twice": (
+        "a.csv",
+        table(),
+        ["--label", "text", "--input", "text"],
+        "--input, --label and --group must name three different columns",
+    ),
+    "group is label": (
+        "a.csv",
+        table(),
+        ["--label", "mood", "--group", "mood"],
+        "--input, --label and --group must name three different columns",
+    ),
+    "few groups": (
+        "a.csv",
+        GROUPED,
+        ["--group", "user"],
+        'values of "user" are too uneven to keep the rows of each together:',
+    ),
+    "a column twice": (
+        "a.csv",
+        table(header="text,text"),
+        [],
+        ': the column "text" occurs twice in the header; rename one',
+    ),
+    "names alike": ("a.csv", table(header="a.b,a_b"), [], 'its columns are "a.b", "a_b"; an input column and another'),
+    "open quote": (
+        "a.csv",
+        table() + '"open,good\n' + table(),
+        [],
+        "lines 302 to 304 form one row; check for a missing closing quote",
+    ),
+    "unquoted commas": (
+        "a.csv",
+        table().replace('"', ""),
+        [],
+        "a.csv:2: has 3 fields, but the header has 2; check for a missing comma or quote (299 more rows like this)",
+    ),
     "cut JSON": ("a.json", objects(DICTS)[:-9], [], "a.json: not valid JSON:"),
     "JSON of one": ("a.json", '{"a": 1}', [], ": contains a dict; it must be a list of objects"),
     "JSON of lists": ("a.json", "[[1, 2]]", [], ": row 0 is [1, 2]; it must be an object"),
     "a list as .jsonl": ("a.jsonl", "[1]\n", [], ": row 0 is [1]; it must be an object"),
-    "chats": ("a.json", objects({"messages": []} for _ in TEXTS), [], "rows of messages are not a table; harness init --task chat writes a suite for them"),  # noqa: E501
-    "lists": ("a.json", objects({**d, "text": [1]} for d in DICTS), [], 'column "text" contains "[1]"; only text and numbers are allowed'),  # noqa: E501
+    "chats": (
+        "a.json",
+        objects({"messages": []} for _ in TEXTS),
+        [],
+        "rows of messages are not a table; harness init --task chat writes a suite for them",
+    ),
+    "lists": (
+        "a.json",
+        objects({**d, "text": [1]} for d in DICTS),
+        [],
+        'column "text" contains "[1]"; only text and numbers are allowed',
+    ),
     "no parquet": ("a.parquet", table(), [], "a.parquet: not valid parquet"),
     "a wrong encoding": ("a.csv", table(["schön", "b"]).encode("cp1252"), ["--encoding", "utf-8"], "is not UTF-8"),
-    "no encoding": ("a.csv", table(), ["--encoding", "excel"], 'encoding "excel" is unknown; use "utf-8", "utf-16", "cp1252", or another that Python knows'),  # noqa: E501
+    "no encoding": (
+        "a.csv",
+        table(),
+        ["--encoding", "excel"],
+        'encoding "excel" is unknown; use "utf-8", "utf-16", "cp1252", or another that Python knows',
+    ),
     "a wrong separator": ("a.csv", table(), ["--separator", ";"], "if the separator is a comma, write separator ="),
     "a long separator": ("a.csv", table(), ["--separator", "tab"], ': separator is "tab"; give one character'),
-    "a task as well": ("a.csv", table(), ["--task", "qa"], "--task writes example data and --data uses your file; remove one of them"),  # noqa: E501
-    "no text": ("a.csv", bytes(range(256)) * 20, [], "is no text"),
+    "a task as well": (
+        "a.csv",
+        table(),
+        ["--task", "qa"],
+        "--task writes example data and --data uses your file; remove one of them",
+    ),
+    "no text": ("a.csv", bytes(range(256)) * 20, [], "is not text; save it as"),
     "nearly alike": ("a.csv", NEARLY, [], "; if a column says what they share, name it with --group"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", DONE)
@@ -208,7 +282,7 @@ def test_near_duplicates_are_in_no_two_parts(init: Init) -> None:
     twins += [{**row, "text": str(row["text"]).replace("it", "this")} for row in twins]
     code, said = init("a.json", objects(DICTS + twins))
     kept = {part: {row["text"] for row in rows} for part, rows in parts().items()}
-    assert code == 0 and " nearly rows of another part" in said
+    assert code == 0 and " near-copies of rows of another part" in said
     assert not any(f"{text}, please do look into it at once for me" in kept["train"] for text in kept["confirm"])
 
 
@@ -221,7 +295,7 @@ def test_a_column_that_cannot_be_told_is_asked_for(init: Init, monkeypatch: pyte
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr("sys.stdin", terminal)
     code, said = init("a.json", objects(rows))
-    assert (code, 'the label column is ambiguous; name it with --label: "mood", "class"' in said) == (0, True), said
+    assert (code, "which column is the label? [mood/class]" in said) == (0, True), said
     Path("mine").rename("first")
     code, said = init("a.json", objects(rows))  # and nothing is left to read
     assert (code, ", and the question was not answered; name it with --label" in said) == (4, True)

@@ -107,7 +107,7 @@ def test_all_rows_that_changed_are_counted(ran: Project) -> None:
     kept = len(verdict.lost) + len(verdict.won)
     assert verdict.lost_count + verdict.won_count > kept
     told = f"{verdict.lost_count} lost and {verdict.won_count} won against base"
-    assert f"{told}, of which the {kept} largest changes are stored; 2 shown, -n {kept} shows all" in " ".join(
+    assert f"{told}; only the {kept} largest changes are stored; 2 shown, -n {kept} shows all" in " ".join(
         ran.harness("show", "--flips", "-n", "2").out.split()
     )
     alone = replace(report, reports=[r for r in report.reports if r.eval == "fit"])

@@ -196,7 +196,7 @@ def test_what_holds_nothing_up_is_counted_apart() -> None:
     ]
     assert summarize_outcomes(found) == "2 PASS, 1 FAIL (warn), 1 INCONCLUSIVE (not what ships)"
     assert summarize_outcomes([verdict(Outcome.FAIL)]) == "1 FAIL"
-    assert summarize_outcomes([]) == "no gate was decided"
+    assert summarize_outcomes([]) == "nothing was gated"
 
 
 def test_the_last_lines_say_what_was_decided_and_where_things_are(project: Project) -> None:
@@ -229,7 +229,7 @@ def test_nothing_is_said_to_be_trained_that_is_there(project: Project) -> None:
     project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
     first, second = project.run().out, project.run().out
     assert "train  fake, " in first and "train  fake, " not in second
-    assert "train  not again: " in second
+    assert "train  reusing the adapter of this recipe" in second
 
 
 def test_the_summary_is_made_of_the_same_run(project: Project) -> None:

@@ -54,8 +54,8 @@ PLACES = {
     "a home": ("~", "is not expanded to your home folder; write the path in full"),
     "a home of nobody": ("~nobody/x", "is not expanded to your home folder; write the path in full"),
     "a long name": ("x" * 200, "has a name of more than 150 bytes"),
-    "a very long name": ("x" * 5000, "is no path"),
-    "a link in a circle": ("circle/x", "is no path"),
+    "a very long name": ("x" * 5000, "is not a path: "),
+    "a link in a circle": ("circle/x", "is not a path: "),
 }
 
 

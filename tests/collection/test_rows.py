@@ -50,8 +50,8 @@ data = "test.jsonl"
 @pytest.mark.parametrize(
     ("trained", "asked", "told"),
     [
-        ("test.jsonl[:50]", "test.jsonl[40:]", "the slices overlap in 10; choose slices without common rows rows"),
-        ("test.jsonl", "test.jsonl[-1:]", "the slices overlap in 1; choose slices without common rows row"),
+        ("test.jsonl[:50]", "test.jsonl[40:]", "the slices overlap in 10 rows; choose slices without common rows"),
+        ("test.jsonl", "test.jsonl[-1:]", "the slices overlap in 1 row; choose slices without common rows"),
         ("test.jsonl[:50]", "test.jsonl[50:]", ""),
         ("train.jsonl", "test.jsonl", ""),
     ],

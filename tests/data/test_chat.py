@@ -254,7 +254,7 @@ def test_thinking_on_and_off(tiny_model: Path, tmp_path: Path) -> None:
         assert one.total != two.total
     counted = open_source(str(folder)).count_tokens([(on, "x"), (off, "x")])
     assert counted[1] - counted[0] == len("<think></think>")
-    with pytest.raises(UsageError, match='part of type "image", and the model reads text'):
+    with pytest.raises(UsageError, match='part of type "image", but the model reads only text; remove such rows'):
         subject.loaded.generate([IMAGE])
     models.close()
     responses.close()

@@ -56,7 +56,7 @@ MESSAGES = {
     "tabs": (
         "a\tb\n1\t2\n",
         {},
-        (', write separator = if the separator is a tab, write separator = "\\t" beside data'),
+        'the header is a single column, "a\\tb"; if the separator is a tab, write separator = "\\t" beside data',
     ),
     "commas": ("a,b\n1,2\n", {"separator": ";"}, "if the separator is a comma, write separator ="),
     "two characters": (
@@ -128,7 +128,7 @@ def test_what_is_no_file_of_rows_is_one_line(tmp_path: Path) -> None:
     """A folder, a URL and a workbook are told with what to name instead."""
     (tmp_path / "x.csv").mkdir()
     wanted = {"x.csv": "is a folder", "https://x.org/a.csv": "is a URL; download it", "a.xlsx": 'as "CSV UTF-8"'}
-    wanted |= {"data\train.csv": "; in TOML a \\ in double quotes begins an escape: write / or single quotes"}
+    wanted |= {"data\train.csv": r"; in TOML a \\ in double quotes begins an escape: write / or single quotes"}
     for source, told in wanted.items():
         with pytest.raises(UsageError, match=told):
             read_file(tmp_path, source, "here")

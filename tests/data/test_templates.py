@@ -154,7 +154,7 @@ def test_suite_with_a_template_passes(project: Project) -> None:
         ),
         (
             'template = "{text}"\n',
-            'want a target as well as the template; name its column with columns = { target = "…" }',
+            'it needs a target as well as the template; name its column with columns = { target = "…" }',
         ),
         ("template = 3\n", '"template" is 3; it must be a string'),
     ],
@@ -239,7 +239,7 @@ def test_choices_may_stand_in_the_suite(project: Project) -> None:
         ('["w1", "w2", "w1"]', 'choices has "w1" twice'),
         ('["w1", ""]', "not empty"),
         ("[1, 2]", '"choices" is [1, 2]; it must be a string or a list of strings'),
-        ('["yes", "no"]', "\": the right choice is 'w0'; give a choice; give"),
+        ('["yes", "no"]', "row \"q0\": the right choice is 'w0'; give a choice, its letter, or its number from 0 to 1"),
     ],
 )
 def test_choices_of_a_suite_that_are_none_are_told(project: Project, choices: str, told: str) -> None:

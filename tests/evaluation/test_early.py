@@ -29,7 +29,7 @@ def test_a_clear_improvement_is_decided_on_few_rows(suite: Project) -> None:
     assert rows["base"] == 600
     assert 0 < rows["merged"] <= 300
     assert rows["merged"] in interim_sizes(600)
-    assert f"stopped early at ({rows['merged']} of 600 rows" in outcome.out
+    assert f"stopped early at {rows['merged']} of 600 rows" in outcome.out
     verdict = next(v for v in outcome.report.verdicts if v.candidate == "merged")
     assert (verdict.method, verdict.n, verdict.outcome) == ("e-process", rows["merged"], "PASS")
 

@@ -132,7 +132,7 @@ def test_a_run_says_how_answers_ended(project: Project) -> None:
     """In a line where some did not end by themselves, and on its page; a check says what to do."""
     telling(project, cut=12, base_cut=60)
     done = project.run()
-    assert done.out.count("    ended 48 · cut 12\n") == 2 and "    cut 60\n" in done.out
+    assert done.out.count("    ended 48 · truncated 12\n") == 2 and "    truncated 60\n" in done.out
     said = (
         '"merged::qa": 12 of 60 answers were truncated at 32 tokens; their exact_match is 1.00, that of the others 0.88'
     )
@@ -141,7 +141,7 @@ def test_a_run_says_how_answers_ended(project: Project) -> None:
     folder = next(project.folder.glob("reports/*"))
     assert project.harness("report", str(folder)).code == 0
     page = (folder / "report.html").read_text("utf-8")
-    assert "merged::qa ended 48 · cut 12" in page
+    assert "merged::qa ended 48 · truncated 12" in page
     done = telling(project, cut=0, empty=2).run()
     assert "    ended 60" not in done.out and "E2" not in done.out and "E3" not in done.out
     assert '"merged::qa": 3 of 60 answers are empty' in telling(project, empty=3).run().out
@@ -224,10 +224,11 @@ cut_at_most = 0.05
 @pytest.mark.slow
 def test_a_guard_keeps_a_gate_undecided(project: Project) -> None:
     """Answers of either side that were cut beyond its share say INCONCLUSIVE, and which losses are among them."""
+    most = "the allowed share of 0.05"
     for cut, base_cut, says in (
         (3, 3, ""),
-        (4, 0, "merged was cut on 4 of 60 rows, and at most 0.05 may be; raise max_new_tokens"),
-        (0, 60, "base was cut on 60 of 60 rows, and at most 0.05 may be; 43 of its 43 losses are among them"),
+        (4, 0, f"merged: 4 of 60 answers were truncated, more than {most}; raise max_new_tokens"),
+        (0, 60, f"base: 60 of 60 answers were truncated, more than {most}; 43 of its 43 losses are among them"),
     ):
         done = telling(project, SUITE + VERSUS, cut=cut, base_cut=base_cut).run()
         [verdict] = [v for v in done.report.verdicts if (v.gate, v.candidate) == ("better", "merged")]
@@ -236,7 +237,7 @@ def test_a_guard_keeps_a_gate_undecided(project: Project) -> None:
     telling(project, SUITE + VERSUS + 'severity = "warn"', base_cut=60).run()
     assert "recomputed 2 of 2 gates" in project.harness("verify", "exports/fake", "--recompute").out
     project.write({"suite.toml": SUITE + VERSUS})
-    assert "nobody knows how 60 of 60 answers ended" in project.run().out
+    assert "the finish reason of 60 of 60 answers is unknown" in project.run().out
 
 
 @pytest.mark.slow
@@ -246,7 +247,7 @@ def test_thoughts_are_guarded_by_themselves(project: Project) -> None:
     for empty, outcome in ((3, "PASS"), (4, "INCONCLUSIVE")):
         done = telling(project, suite, cut=60, empty=empty).run()
         assert done.verdict("floor") == outcome
-    assert "merged was cut in its thought on 4 of 60 rows" in done.out
+    assert "merged: 4 of 60 answers were truncated while reasoning, more than the allowed share of 0.05" in done.out
     telling(project, suite.replace("min = 0.5", "min = 0.5\ncut_at_most = 1"), cut=60, empty=4)
     assert project.run().verdict("floor") == "PASS"
     project.write({"suite.toml": suite})  # whose loader tells nothing

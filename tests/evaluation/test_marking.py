@@ -181,10 +181,7 @@ def test_rows_of_one_prompt_are_a_cluster(suite: Project) -> None:
         (
             'use = "compare"',
             'use = "compare"\nagainst = "bass"',
-            (
-                'against is "bass", which is not a model of the suite; did you mean", which is not '
-                "a model of the suite differs from the tables of its digest"
-            ),
+            'against is "bass", which is not a model of the suite; did you mean "base"?',
         ),
         ('use = "compare"', 'use = "compare"\nmarking = 3', 'unknown option "marking"'),
     ],

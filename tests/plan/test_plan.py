@@ -76,7 +76,7 @@ def test_defaults_are_assumed_and_said_where_nothing_is_known(suite: Project) ->
     found = forecast(suite)
     margin = odds(found, "no worse")
     assert margin["power"] == pytest.approx(power.pairs_power(0.0, 0.1, 0.2, 60, 0.05))
-    assert (margin["truth"], margin["assumed"]) == ("if it equals base", ["20.0% of rows differ, assumed"])
+    assert (margin["truth"], margin["assumed"]) == ("if the candidate equals base", ["20.0% of rows differ, assumed"])
     assert power.pairs_power(0.0, 0.1, 0.2, margin["needed"], 0.05) >= 0.8
     assert power.pairs_power(0.0, 0.1, 0.2, margin["needed"] - 1, 0.05) < 0.8
     smallest = float(margin["proves"].removeprefix("a margin of "))
@@ -156,7 +156,7 @@ def test_gates_are_told_in_80_columns(five: Project) -> None:
     lines = told(five).partition("gates on ")[2].partition("\ndata: ")[0].splitlines()
     text = " ".join(" ".join(lines).split())
     assert max(map(len, lines)) <= 80
-    assert re.search(r"a model truly 3 points better than asked ships 2\d% of the time with these 5 gates", text)
+    assert re.search(r"a model 3 points better than required ships 2\d% of the time with these 5 gates", text)
     assert re.search(r"80% needs 2\.\d times the rows: \d{3} of qa, ", text)
     assert re.search('"better" costs most: (4|5)\\d% without it', text)
 
@@ -220,7 +220,7 @@ def test_relative_margin_is_told_for_an_equal_model(suite: Project) -> None:
     base = next(v.baseline for v in run.verdicts if v.gate == "no worse")
     assert base
     near = odds(forecast(suite), "no worse")
-    assert near["truth"] == "if it equals base"
+    assert near["truth"] == "if the candidate equals base"
     suite.write({"suite.toml": SUITE + share.replace("60%", "1%")})
     assert odds(forecast(suite), "no worse")["power"] < near["power"]
     assert near["power"] > 0.1
@@ -305,14 +305,12 @@ def test_spread_of_a_perplexity_is_not_invented(suite: Project) -> None:
     assert odds(before, "fits")["missing"] == "the variance of perplexity is unknown before a first run"
     assert before["joint"][-1]["unknown"] == ["fits"]
     suite.run("--limit", "20")  # which is no run of 30 rows
-    assert odds(forecast(suite), "fits")["missing"].endswith(
-        "is not known: no earlier run here evaluated it on 30 rows"
-    )
+    assert odds(forecast(suite), "fits")["missing"].endswith("is unknown: no earlier run here evaluated it on 30 rows")
     assert suite.run().code == 0
     after = odds(forecast(suite), "fits")
     assert after["power"] > 0.99
     assert after["proves"].startswith("−")
-    assert "a row varies by" in after["assumed"][0]
+    assert "standard deviation per row " in after["assumed"][0]
 
 
 OTHERS = """
@@ -375,17 +373,18 @@ def test_what_rows_cannot_prove_is_a_warning(suite: Project) -> None:
     needed = odds(found, "no worse")["needed"]
     assert odds(found, "no worse")["power"] == pytest.approx(0.496, abs=0.001)
     assert found["warnings"] == [
-        f'gate "no worse": {candidate} passes 50% of the time if it equals base; {needed} rows would make it 80%'
+        f'gate "no worse": {candidate} passes 50% of the time if the candidate equals base; '
+        f"{needed} rows would make it 80%"
         for candidate in ("adapter", "merged")
     ]
     tight = SUITE + MARGIN.replace("0.1", "0.06")
     found = forecast(suite.write({"suite.toml": tight}))
     chance = odds(found, "no worse")["power"]
-    warning = f'gate "no worse": merged passes {chance:.0%} of the time if it equals base; '
+    warning = f'gate "no worse": merged passes {chance:.0%} of the time if the candidate equals base; '
     assert warning + f"{odds(found, 'no worse')['needed']:,} rows would make it 80%" in found["warnings"]
     assert odds(found, "no worse")["needed"] > needed
     suite.write({"suite.toml": tight.replace("0.06", "0.02")})
-    assert "worse_by_at_most = 0.02 cannot be proved on 60 rows" in told(suite)
+    assert "60 rows cannot prove worse_by_at_most = 0.02, " in told(suite)
 
 
 @pytest.mark.slow
@@ -419,7 +418,7 @@ def test_requests_that_are_remembered_are_told(suite: Project) -> None:
     found = forecast(suite)
     assert {(a["requests"], a["remembered"]) for a in found["asked"]} == {(60, 60)}
     assert all(m["there"] for m in found["made"])
-    assert "adapter: is there" in told(suite)
+    assert "adapter: exists, " in told(suite)
     other = forecast(suite, "--set", "suite.seed=5")
     assert [m["there"] for m in other["made"]] == [False, False]
     assert {a["subject"]: a["remembered"] for a in other["asked"]} == {"base": 60, "adapter": 0, "merged": 0}
@@ -456,7 +455,7 @@ def test_evaluator_that_refuses_its_rows_is_a_mistake(suite: Project) -> None:
     suite.write({"test.jsonl": [{**row, "target": "?"} for row in ROWS]})
     outcome = suite.harness("plan", str(suite.folder / "suite.toml"))
     assert outcome.code == 4
-    assert 'eval "qa": row "q0": nothing of a target is left' in outcome.err
+    assert 'eval "qa": row "q0": a target has only punctuation; set ignore_punctuation = false' in outcome.err
 
 
 def test_mistakes_end_with_exit_code_4(suite: Project) -> None:
@@ -542,6 +541,7 @@ def test_measurement_that_fails_is_told_and_not_kept(suite: Project) -> None:
 def test_measured_steps_are_those_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the tiny model: the same steps and tokens as a real training, for QLoRA, LoRA and all weights."""
     pytest.importorskip("torch")
+    from harness.pipeline.measurements import read_measurements
     from harness.pipeline.run import Options, open_run
     from harness.planning import benchmark
 
@@ -572,4 +572,4 @@ def test_measured_steps_are_those_of_the_training(tmp_path: Path, monkeypatch: p
         assert 1e8 < one.peak < 4e9
     assert found["full"].trainable > found["lora"].trainable == facts["trainable_parameters"]
     assert "fewshot::answer" in found["evaluation"].rows
-    assert benchmark.known(session) == found
+    assert read_measurements(session) == found

@@ -125,7 +125,7 @@ def test_plugins_that_were_left_out_are_named(suite: Project) -> None:
     """Without the checks nothing looks for a leak: that ships, and report and card say so."""
     outcome = suite.run("-p", "no:checks")
     assert outcome.code == 0
-    said = "plugins were blocked in this run: -p no:checks"
+    said = "lugins were blocked in this run: -p no:checks"
     assert f"p{said}" in outcome.out
     assert f"P{said}" in (suite.folder / "exports/fake/README.md").read_text("utf-8")
 

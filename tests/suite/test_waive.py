@@ -251,7 +251,7 @@ def test_members_that_changed_are_waived_no_more(suite: Project) -> None:
     assert suite.run().code == 0
     outcome = suite.run("--set", "gate.1.min=0.995")
     assert outcome.code in (1, 6)
-    assert "is for another claim in the same words" in outcome.out
+    assert "is for another claim with the same words" in outcome.out
     assert not any(v.waiver for v in outcome.report.verdicts)
 
 
@@ -260,7 +260,7 @@ def test_waiver_without_a_digest_is_none(suite: Project) -> None:
     suite.write({"suite.waivers.jsonl": line().replace(', "digest": ""', "")})
     outcome = suite.run()
     assert (outcome.code, outcome.err.count("\n")) == (4, 1)
-    assert "suite.waivers.jsonl:1: is no waiver; want texts" in outcome.err
+    assert 'suite.waivers.jsonl:1: is not a waiver; it needs the texts "gate", "claim",' in outcome.err
 
 
 def test_waivers_of_a_renamed_suite_are_told(suite: Project) -> None:
