@@ -58,7 +58,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(owner, name, counted)
 
     for owner, name in (
-        (copies, "isolated"), (Adjudicator, "give"), (json, "loads"), (rows_module, "_answer"), (reading, "read_run"),
+        (copies, "detach_copy"), (Adjudicator, "decide_if_ready"), (json, "loads"), (rows_module, "_answer"),
+        (reading, "read_run"),
     ):  # fmt: skip
         count(owner, name)
     return found
@@ -83,7 +84,7 @@ def test_events_cost_what_they_tell(project: Project, calls: Counter[str]) -> No
         calls.clear()
         assert project.write(many(evals)).run("--no-cache").code in (0, 1, 5)
         found.append(Counter(calls))
-    for name in ("isolated", "give", "loads"):
+    for name in ("detach_copy", "decide_if_ready", "loads"):
         assert found[1][name] <= (TIMES + 0.5) * found[0][name], (name, found)
 
 

@@ -42,7 +42,7 @@ def test_a_suite_with_a_floor_catches_them_all(suite: Project) -> None:
         assert f"caught  {name}" in out
     assert 'gate "floor" is FAIL on merged' in out
     assert "skipped untrained adapter" in out  # a fake has no layers to adapt
-    assert "7 of 7 impostors caught" in out
+    assert "7 of 7 saboteurs caught" in out
     assert not (suite.folder / "exports").exists()
     assert not (suite.folder / "reports").exists()
     assert not list((suite.folder / "cache").glob("attempts*"))
@@ -60,7 +60,7 @@ def test_a_suite_that_claims_nothing_better_lets_the_base_ship(suite: Project) -
     assert code == 1
     (ships,) = (line for line in out.splitlines() if "a hair worse" in line)
     assert ships.startswith("SHIPS") and "to be better than the base" in out
-    assert "caught  shuffled answers" in out and "1 of 2 impostors caught" in out
+    assert "caught  shuffled answers" in out and "1 of 2 saboteurs caught" in out
 
 
 @pytest.mark.slow
@@ -69,7 +69,7 @@ def test_a_suite_that_claims_nothing_better_lets_the_base_ship(suite: Project) -
     [
         ("worse_by_at_most = 0.1", "SHIPS"),
         ("worse_by_at_most = 0.02", 'gate "floor" is INCONCLUSIVE on merged: 0.183 against 0.183, +0.000'),
-        ("better_by = 0.0", 'gate "floor" is ERROR on merged: no row of 60 changed against the baseline'),
+        ("better_by = 0.0", 'gate "floor" is ERROR on merged: none of 60 rows differs from the baseline'),
     ],
 )
 def test_a_base_that_answers_every_row_alike_is_no_worse_and_no_better(suite: Project, claim: str, said: str) -> None:

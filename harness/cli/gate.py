@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
-from harness.rows.arguments import claim_of, clusters_of, options_of
-from harness.rows.records import COLUMNS
 
 if TYPE_CHECKING:
     pass
@@ -16,6 +14,8 @@ if TYPE_CHECKING:
 
 def gate(parser: ArgumentParser) -> None:
     """gate rows that another tool scored: lm_eval's files, a table"""
+    from harness.rows.records import COLUMNS
+
     parser.set_defaults(command=_gate, group="run")
     parser.epilog = """examples:
   harness gate runs/base runs/candidate --worse-by-at-most 0.02
@@ -86,6 +86,8 @@ def _margin(text: str) -> float | str:
 
 def _gate(args: Namespace) -> int:
     """Read, decide, write and print. Raises UsageError where the libraries that decide are not there."""
+    from harness.rows.arguments import claim_of, clusters_of, options_of
+
     claim = claim_of(args)
     try:
         from harness.rows import suites, writing

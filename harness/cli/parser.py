@@ -84,12 +84,14 @@ def make_parser(words: Sequence[str]) -> _Whole:
     made = _Whole()
     made.add_argument("--version", action="version", version=f"harness {__version__}")
     made.add_argument("--print-completion", choices=SHELLS, action=_CompletionAction, help=argparse.SUPPRESS)
+    own = {build.__name__: build for builders in GROUPS.values() for build in builders}
+    if words and words[0] in own:  # the others' arguments cost imports that this one does without
+        made.add(words[0], own[words[0]])
+        return made
     for group, builders in GROUPS.items():
         made.groups[group] += [build.__name__ for build in builders]
         for build in builders:
             made.add(build.__name__, build)
-    if words and words[0] in made.commands.choices:
-        return made
     from importlib.metadata import entry_points  # it brings email and socket, which `harness verify` does without
 
     for point in sorted(entry_points(group=BROUGHT), key=lambda p: p.name):

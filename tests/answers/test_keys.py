@@ -432,7 +432,7 @@ def test_two_runs_of_one_recipe_train_once(suite: Project, killed: bool) -> None
         assert time.monotonic() < until
         time.sleep(0.05)
         told = {name: (suite.folder / f"{name}.txt").read_text("utf-8") for name in runs}
-        waits = next((name for name in runs if "another run makes this" in told[name]), "")
+        waits = next((name for name in runs if "another run is creating this" in told[name]), "")
     other = "two" if waits == "one" else "one"
     if killed:
         runs[other].kill()
@@ -504,8 +504,8 @@ def test_how_models_are_asked_is_code(tmp_path: Path) -> None:
     shutil.copytree(own, tmp_path / own.name, ignore=shutil.ignore_patterns("__pycache__"))
     before = known(tmp_path)
     assert before == known()
-    pieces = tmp_path / own.name / "workers/pieces.py"
-    pieces.write_text(pieces.read_text("utf-8").replace("COST = 1 << 15", "COST = 1 << 14"), "utf-8")
+    chunks = tmp_path / own.name / "workers/chunks.py"
+    chunks.write_text(chunks.read_text("utf-8").replace("COST = 1 << 15", "COST = 1 << 14"), "utf-8")
     assert known(tmp_path) != before
 
 

@@ -51,7 +51,7 @@ def test_another_process_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest
     heard: list[tuple[str, int, int]] = []
     facts = subprocess_call.call_module("asked", {"sleeps": 0}, "lost", heard=lambda *sign: heard.append(sign))
     assert (heard, facts) == ([("things", 1, 2), ("things", 2, 2)], {"slept": 0})
-    with pytest.raises(UsageError, match=r"lost in 0\.5 s"):
+    with pytest.raises(UsageError, match=r"lost: the subprocess did not end within 0\.5 s"):
         subprocess_call.call_module("asked", {"sleeps": 60}, "lost", seconds=0.5)
 
 
