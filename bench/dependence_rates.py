@@ -29,7 +29,7 @@ class Drawn:
     kind: mean_tests.Kind
     support: tuple[float, float] = (0.0, 1.0)
     changed: Floats | None = None  # share of rows that differ, of pairs
-    tested: Sequence[ratio.Ratio] = ()  # of several kinds, see `crossed.decisive`
+    tested: Sequence[ratio.Ratio] = ()  # of several kinds, see `crossed.decisive_means`
     independent: bool = False
 
 

@@ -80,7 +80,7 @@ class Pairs:
 
 
 def p_values(rows: Pairs, given: Pairs, threshold: float) -> tuple[Floats, Floats]:
-    """Return p_pass and p_fail, as `labels.corrected` gives them, of rows and labels of which each has its prompt."""
+    """Return p_pass and p_fail, as `labels.label_corrected_test` does, of rows and labels that each have a prompt."""
     found = np.ones((2, len(rows.said)))
     met = np.unique(rows.sides)
     for ties in (False, True):
@@ -99,7 +99,7 @@ def _some(pairs: Pairs, runs: Floats) -> Pairs:
 
 
 def moments(rows: Pairs, given: Pairs, met: Floats, ties: bool) -> labels.Moments:
-    """Return what `labels.moments` does, of many data sets."""
+    """Return what `labels.label_moments` does, of many data sets."""
     runs, sides = len(rows.said), len(met)
     full = labels.pairs_by_side(_pairs(rows.said), rows.sides, met)
     places = np.concatenate([labels.pairs_by_side(np.array(labels.PLACES), np.full(3, side), met) for side in met])

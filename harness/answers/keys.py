@@ -114,7 +114,7 @@ def digest_code(objects: Iterable[Any], *, core: bool = True) -> str:
 
 
 def digest_content(objects: Iterable[Any]) -> str:
-    """Return one sha256 for the code that objects come from as `of_code` finds it, whatever libraries are installed."""
+    """Return one sha256 for the code of objects as `digest_code` finds it, whatever libraries are installed."""
     return digest_of(_Code(objects, core=False).content)
 
 

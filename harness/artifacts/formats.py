@@ -58,7 +58,7 @@ def shipping_files(model: Path, only: Iterable[str] = ("*",)) -> list[str]:
     """Return the names of the files of a model's folder that may ship: what it is read from, its templates, its texts.
 
     `only` are patterns of names; what matches none of them is not looked at. What another reader would take for the
-    model stays behind, see `reads.beside`.
+    model stays behind, see `model_files.extra_files`.
     Raises Unsafe at a link that leads out of the folder and of its Hub cache, at a pipe, socket or device, and at a
     name that another system reads as something else. What is of another kind, such as a pickle, is left where it is.
     """

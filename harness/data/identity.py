@@ -1,7 +1,7 @@
 """What a row asks, whatever it is written by: a question is known again under another id, template or spelling.
 
 What is asked are the columns that a template reads, else the prompt, without system messages; what is wanted are the
-targets. Texts are compared as `canonical` ones, and the order and the names of columns tell nothing.
+targets. Texts are compared as `canonical_text` ones, and the order and the names of columns tell nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def add_question_keys(samples: Sequence[Sample], template: str | None) -> tuple[
 
 
 def question_key(text: str, target: str) -> str:
-    """Return the key that `keyed` gives a row with one text and one target, without making a Sample of it."""
+    """Return the key that `add_question_keys` gives a row with one text and one target, without a Sample."""
     asked, wanted = canonical_text(text), canonical_text(target)
     # as `digest_of` would write it
     told = f"[[{quoted(asked) if text else ''}], [{quoted(wanted) if wanted else ''}], {quoted('{}')}]"

@@ -28,8 +28,8 @@ class Hypothesis:
     ) -> None:
         """Leave out rows of weight 0, which say nothing of the metric, unless their value was lost.
 
-        `labels` hold the cluster of each row by kind, see `clusterings.labels_of`. Of several claims that share the
-        risk, by Holm's method, p-values are read at alpha / their number and above.
+        `labels` hold the cluster of each row by kind, see `clusterings.cluster_labels`. Of several claims that share
+        the risk, by Holm's method, p-values are read at alpha / their number and above.
         """
         self.case, self.gate, self.metric, self.alpha, self.early = case, case.gate, case.metric, case.alpha, case.early
         self.levels = [case.alpha / i for i in range(1, max(case.gate.among, len(case.slices)) + 1)]

@@ -116,7 +116,7 @@ def label_moments(
     labels: Labels,
     sides: Sequence[int] | None = None,
 ) -> Moments:
-    """Return what `share_p` needs, of one data set; labels on a side where no row is tell nothing of these.
+    """Return what `share_p_values` needs, of one data set; labels on a side where no row is tell nothing of these.
 
     Raises ValueError where there is too little of it.
     """

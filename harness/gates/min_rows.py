@@ -46,7 +46,8 @@ def find_unprovable_error(
 
     The best of models is right on every row where the claim is about a number; where it is about a baseline it
     wins every row, or is its equal where it may be worse. Of rows that were not read yet (None) there may be any
-    number. `alpha` is the gate's, see `alpha_of`; `sizes` are the rows' by `sizes_of`, where they are computed already.
+    number. `alpha` is the gate's, see `gate_alpha`; `sizes` are the rows' by `count_units`, where they are
+    computed already.
     """
     if gate.kind.counts or metric.is_count:
         return ""

@@ -91,7 +91,7 @@ def main() -> None:
             make = None if what == FULL else collection.plugins.find("adapter", what).function
             adapter = make(**adapter_options(collection, what)) if make else None
             measure = collection.plugins.find("trainer", suite.train.use).about.measure
-            assert measure  # `methods_of` names no way to train without
+            assert measure  # `measurable_methods` names no way to train without
             rows, options = list(collection.training), suite.train.options
             found = Measured(what, **measure(session.base, adapter, rows, seed=suite.header.seed, **options))
         peaks = peak_memory()

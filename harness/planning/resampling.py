@@ -97,7 +97,7 @@ class BinomialRows:
 def _passing(
     sums: Floats, weights: Floats, bound: float, alpha: float, changed: Floats | None = None, **how: Any
 ) -> Bools:
-    """Return (runs,): which data sets prove it, by `means.judged`; BATCH at a time, which fit the processor's cache."""
+    """Return (runs,): which data sets prove it, by `mean_tests.judge_datasets`; BATCH at a time fit the cache."""
     found = []
     for at in (slice(i, i + BATCH) for i in range(0, len(sums), BATCH)):
         discordance = None if changed is None else changed[at]

@@ -12,11 +12,10 @@ if TYPE_CHECKING:
     from harness.gates.gate import Gate
 
 CLAIMS = {"worse_by_at_most": "no-worse", "better_by": "better", "min": "at-least", "max": "at-most"}
-NO_CLAIM = (
-    "gate: give one claim:\n  --worse-by-at-most 0.02   the candidate is worse than the base by at "
-    "most that\n  --better-by 0             the candidate is better than the base\n  --min 0.8 "
-    "                the candidate alone is at least that"
-)
+NO_CLAIM = """gate: give one claim:
+  --worse-by-at-most 0.02   the candidate is worse than the base by at most that
+  --better-by 0             the candidate is better than the base
+  --min 0.8                 the candidate alone is at least that"""
 
 
 def claim_of(given: Namespace) -> Gate:

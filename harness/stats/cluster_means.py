@@ -37,7 +37,7 @@ def cluster_t(
     One value, weight and cluster per row; without clusters each row is its own. For a perplexity:
     nats per token, weighted by tokens, and a threshold in nats. `support` is the range a value can have.
 
-    Student's t with the error of `ratio.ratio` is wrong up to 28 % of the time where 5 % is meant, when the
+    Student's t with the error of `ratio.estimate_ratio` is wrong up to 28 % of the time where 5 % is meant, when the
     clusters are few and skewed. Where no range is known, `ratio.guarded_t` decides. Of rows in a known range two tests
     must agree, the weaker one counts: the t corrected for skewness or, in clusters, for rows from 0 to 1 and for
     differences of 0/1 rows, Wilson's and Tango's scores on the effective number of rows; and the bootstrap-t of whole
@@ -74,7 +74,7 @@ def cluster_t(
 
 
 def classify_rows(v: Floats, w: Floats, support: Support | None, *, clustered: bool) -> mean_tests.Kind:
-    """Return what rows with values and weights (rows,) are to `means.asked`."""
+    """Return what rows with values and weights (rows,) are to `mean_tests.select_tests`."""
     if support is None or not clustered or np.ptp(w) > 0:  # independent, or rows that do not count alike
         return "ratio" if support is None else "score"
     pairs = support == (-1.0, 1.0) and bool(np.isin(v, (-1.0, 0.0, 1.0)).all())

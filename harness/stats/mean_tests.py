@@ -50,7 +50,7 @@ def select_tests(
 
 
 def has_worst_row(of: Ratio, alpha: float, *, independent: bool) -> bool:
-    """Return whether `worst_row` may prove what `asked` cannot: of rows, and of clusters of other sizes."""
+    """Return whether `worst_row_test` may prove what `asked` cannot: of rows, and of clusters of other sizes."""
     if of.clusters > RESAMPLED_CLUSTERS:
         return False
     return independent or (alpha >= ratio.FINEST and bool((of.weights.max(-1) > of.weights.min(-1)).any()))

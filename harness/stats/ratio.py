@@ -330,8 +330,9 @@ def worst_rows(of: Ratio, support: tuple[float, float], batch: int = 0) -> Float
 
     (2, ..., RESAMPLES), for a mean in a known range.
     The Bayesian bootstrap (Rubin 1981, Annals of Statistics 9:130) with one more cluster, the worst possible, as large
-    as the largest. For 0/1 rows it is Clopper and Pearson's test, and where no cluster varies nearly `unseen.p`. That
-    it is never wrong more than alpha of the time is Gaffke's conjecture of w·(v - threshold), unproven but without a
+    as the largest. For 0/1 rows it is Clopper and Pearson's test, and where no cluster varies nearly
+    `rule_of_three.unseen_p`. That it is never wrong more than alpha of the time is Gaffke's conjecture of
+    w·(v - threshold), unproven but without a
     counterexample: Learned-Miller, Thomas 2019, arXiv:1905.06208. Where disasters are rare it proves what `skewed_t`
     cannot.
     """

@@ -58,7 +58,7 @@ def mcnemar(wins: int, losses: int, n: int, alpha: float, levels: Sequence[float
 
     `wins` counts rows only the candidate got right, `losses` those only the baseline did. McNemar 1947, Psychometrika
     12:153, by the mid-p of the binomial (Fagerland, Lydersen, Laake 2013, BMC Medical Research Methodology 13:91) where
-    that holds at alpha and at all other `levels` at which its p-values will be read, see `midp_holds`, else by the
+    that holds at alpha and at all other `levels` at which its p-values will be read, see `is_midp_valid`, else by the
     exact one. Both are conditional: the bounds are Tango's, moved to 0 where they would contradict it.
     """
     check_counts(n, wins, losses)

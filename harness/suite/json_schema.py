@@ -135,7 +135,7 @@ def _key(want: Any, default: Any) -> Schema:
 
 
 def _type(want: Any) -> Schema:
-    """Return the schema of a type, as `schema.fits` understands it."""
+    """Return the schema of a type, as `schema.matches_type` understands it."""
     origin, args = get_origin(want), get_args(want)
     if origin is Literal:
         return {"enum": list(args)} if all(isinstance(a, (str, int, float)) for a in args) else {}

@@ -94,7 +94,7 @@ class _Reader:
         merges = self.merge(wanted=any(e.from_.startswith("merged") for e in exports))
         self.coherent(about, adapter, train, candidate)
         self.mistakes.raise_errors()
-        assert about and (model or rows)  # or raise_if_any raised
+        assert about and (model or rows)  # or raise_errors raised
         source = secrets.drop_secret_options(self.raw)
         digest = digest_of(source)  # a digest of a short password would tell it
         made = tables.Suite(

@@ -92,7 +92,7 @@ def ref_to_json(ref: ModelRef) -> dict[str, Any]:
 
 
 def ref_from_json(told: Mapping[str, Any]) -> ModelRef:
-    """Return the reference that `told_ref` wrote."""
+    """Return the reference that `ref_to_json` wrote."""
     adapter, seal = told["adapter"], told["seal"]
     sealed = Seal(**{**seal, "beside": tuple(seal["beside"])}) if seal else None
     return ModelRef(**{**told, "adapter": Path(adapter) if adapter else None, "seal": sealed})
@@ -104,7 +104,7 @@ def options_to_json(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def options_from_json(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keywords that `told_options` wrote."""
+    """Return the keywords that `options_to_json` wrote."""
     options = dict(told)
     if drawn := told.get("sampling"):
         options["sampling"] = Sampling(**{**drawn, "seeds": tuple(drawn["seeds"])})

@@ -16,7 +16,7 @@ from harness_api.options import ApiOptions
 from harness_api.scoring import Scoring, ServerTokens, message_fields
 from harness_api.server import CHAT, COMPLETIONS, Dialect, Endpoint, RequestRefused, Server
 
-STOPS = 4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `wire.before` cuts at the others
+STOPS = 4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `cut_at_stop` cuts at the others
 RANDOM, HOT = "Twenty random words, all different:", 2.0  # a prompt and a temperature that give no text twice
 APART = "answers after messages are tokenised separately: the server gives no text that has the same tokens"
 HALVES = "answers contain a lone surrogate, which is not a valid character; it is replaced by U+FFFD"

@@ -1,6 +1,7 @@
 """Attention on the CPU, in the place of PyTorch's own where that leaves time on the table.
 
-`beside`: rows that share a prefix attend to its keys and values, kept once, and to their own apart; the two are put
+`attend_to_prefix`: rows that share a prefix attend to its keys and values, kept once, and to their own apart; the two are
+put
 together by their log-sum-exps (Juravsky et al. 2024, "Hydragen"). `tiled`: one long row in float32, by tiles of queries
 whose scores stay in a core's cache, multiplied by oneDNN (see linear.py).
 
@@ -178,7 +179,7 @@ class PerDocument(torch.autograd.Function):
         return *(x.view(*grad.shape[:2], x.shape[1], -1).transpose(1, 2) for x in whole), None, None
 
 
-def beside(prefix: Cache | None) -> AbstractContextManager[None]:
+def attend_to_prefix(prefix: Cache | None) -> AbstractContextManager[None]:
     """Compute attention of all rows to a prefix's keys and values as well, wherever a model calls PyTorch's own."""
 
     def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:

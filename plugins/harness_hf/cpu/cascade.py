@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from harness_hf.batch import Batch
-from harness_hf.cpu.attention import beside, can_cascade
+from harness_hf.cpu.attention import attend_to_prefix, can_cascade
 
 RIGHT: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # by model
 
@@ -22,7 +22,7 @@ class CascadeBatch(Batch):
     copies_prefix = False
 
     def _run(self, given: dict[str, Any], cache: Cache) -> Any:
-        with beside(self.start) if self.start is not None else nullcontext():
+        with attend_to_prefix(self.start) if self.start is not None else nullcontext():
             return super()._run(given, cache)
 
 
