@@ -1,9 +1,8 @@
 """Attention on the CPU, in the place of PyTorch's own where that leaves time on the table.
 
-`attend_to_prefix`: rows that share a prefix attend to its keys and values, kept once, and to their own apart; the two are
-put
-together by their log-sum-exps (Juravsky et al. 2024, "Hydragen"). `tiled`: one long row in float32, by tiles of queries
-whose scores stay in a core's cache, multiplied by oneDNN (see linear.py).
+`attend_to_prefix`: rows that share a prefix attend to its keys and values, kept once, and to their own apart; the two
+are put together by their log-sum-exps (Juravsky et al. 2024, "Hydragen"). `tiled`: one long row in float32, by tiles
+of queries whose scores stay in a core's cache, multiplied by oneDNN (see linear.py).
 
 Each of these is tried against a plain forward before its results count. `by_document`: packed rows that are trained on,
 whose tokens see their own documents alone, without the rest of the square.
