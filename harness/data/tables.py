@@ -59,7 +59,7 @@ def _open_compressed(kind: str, data: bytes, where: str) -> IO[bytes]:
         return cast(IO[bytes], _ZstdReader(data, where))
     stream = io.BytesIO(data)
     if kind == "gzip":
-        return gzip.GzipFile(fileobj=stream)
+        return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
     return bz2.BZ2File(stream) if kind == "bzip2" else lzma.LZMAFile(stream)
 
 
