@@ -23,6 +23,7 @@ FRAMED = [
 COLOURED = [{"input": f"Which colour has the {t}?\n", "target": ("red", "blue")[i % 2]} for i, t in enumerate(THINGS)]
 PICKED = [{"input": f"Which room has number {i}?\n", "gold": i % 3, "choices": THINGS[:4]} for i in range(40)]
 CRON = [{**row, "target": f"{'*/' * (i % 2)}{i // 2} 23 * * 1"} for i, row in enumerate(EVAL)]
+CRON_LENGTH = {"eval_0.max_new_tokens": 30}
 SENTENCES = [
     "the harbour master keeps a ledger of every ship",
     "a long way off, behind the old mill, on the left side of the road",
@@ -220,8 +221,8 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "targets that are equal without their punctuation",
         "D11-punctuation",
-        lambda lab: lab.check(ROWS, CRON, **{"eval_0.ignore_punctuation": True}),
-        lambda lab: lab.check(ROWS, CRON),
+        lambda lab: lab.check(ROWS, CRON, **CRON_LENGTH, **{"eval_0.ignore_punctuation": True}),
+        lambda lab: lab.check(ROWS, CRON, **CRON_LENGTH),
     ),
     Mutation(
         "thoughts that are scored",
