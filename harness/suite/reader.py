@@ -69,6 +69,11 @@ def read_suite(
     return _Reader(path, text, raw, given=candidate is not None).suite()
 
 
+def parse_suite(path: Path, source: Mapping[str, Any]) -> tables.Suite:
+    """Return the suite of tables that were read before, such as those in a lock; raises UsageError."""
+    return _Reader(path, "", dict(source), given="candidate" in source).suite()
+
+
 class _Reader:
     """The tables of one file; complaints carry the line they are about."""
 
