@@ -107,6 +107,7 @@ class _Reader:
             link_groups(gates), merges, exports, digest, self.raw.get("merge", {}).get("choose"), checks,
             None if candidate else sweep, rows,
             source if source == self.raw == secrets.redact_options(self.raw) else None,
+            digest_of({name: table for name, table in source.items() if name != "gate"}),
         )  # fmt: skip
         return made.trial(made.sweep.values[0]) if made.sweep else made
 

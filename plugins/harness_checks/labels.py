@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import HELD_OUT, Finding, ModelRef, Sample, TrainingRow, checker, quote_text, target_as_continuation
-from harness.internals import Suite, Task, schema
+from harness.internals import Gate, Task, schema
 from harness_checks.lint import JUDGED, count_of_total, row_numbers
 from harness_hf import Tokens
 
@@ -90,7 +90,7 @@ def unasked(rows: list[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[Find
 
 
 @checker(title="labels")
-def shares(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> Iterator[Finding]:
+def shares(rows: list[TrainingRow], tasks: Mapping[str, Task], gates: Sequence[Gate]) -> Iterator[Finding]:
     """The shares of labels in training and in evaluations.
 
     Rows that are sorted by their label and then cut have one label, and a model that always says it passes (-one).
@@ -109,7 +109,7 @@ def shares(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> 
         top = found.most_common(1)[0][1] / found.total()
         ours = _written(Counter({label: said[label] for label in found if label in said})) or "none of these"
         yield Finding("note", f'"{name}": {_written(found)}; a constant answer scores {top:.2f}; in training {ours}')
-        for gate in suite.gates:
+        for gate in gates:
             metric = gate.metric.removeprefix(f"{name}.")
             if metric in METRICS[tasks[name].spec.use] and gate.min is not None and gate.min < top < 1:
                 what = f'gate "{gate.id}": {gate.metric} above {gate.min:g}, where a constant answer scores {top:.2f}'
