@@ -531,7 +531,7 @@ def test_strict(once: Path, exports: Path, project: Project) -> None:
     """The strict policy is a list that is printed and documented; an export that meets it is verified."""
     from harness.release.signing import sign_export
 
-    assert STRICT in (Path(__file__).parents[2] / "docs/how-to/demand-what-must-hold.md").read_text("utf-8")
+    assert STRICT in (Path(__file__).parents[2] / "docs/how-to/verify-with-a-policy.md").read_text("utf-8")
     strict = ("--policy", "strict", "--key", str(once / "release.pub"))
     outcome = project.harness("verify", str(exports / "domain"), *strict)
     assert [f"demands: {line}" for line in STRICT.splitlines()] == outcome.out.splitlines()[: STRICT.count("\n")]
