@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,6 +26,8 @@ from harness.release.releases import find_release_error, open_release
 from harness.suite.tables import Model
 from harness.texts.escaping import shorten_text
 
+NEEDS_POSIX = "runs models, which needs Linux or macOS; on Windows use WSL (gate, verify, show and init run on Windows)"
+
 
 @dataclass(frozen=True)
 class PreflightResult:
@@ -46,6 +49,8 @@ def run_preflight(
 
     What passed once on exactly this collection, model and code is not built again, unless `remembers` is false.
     """
+    if not hasattr(os, "fork"):
+        raise UsageError(f"{collection.suite.path}: {NEEDS_POSIX}")
     requirements.check_requirements(collection)
     suite, plugins = collection.suite, collection.plugins
     trained = (*suite.train.sources, suite.train.validation_data or "") if suite.train else ()
