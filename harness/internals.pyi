@@ -94,6 +94,7 @@ from harness.texts.escaping import drop_surrogates as whole_text
 from harness.texts.escaping import escape_markdown as escape_markdown
 from harness.texts.escaping import printable as printable
 from harness.texts.escaping import shorten_text as shorten_text
+from harness.texts.folding import fold_case as fold_case
 from harness.texts.printing import print_line as print_line
 from harness.texts.secrets import is_secret as is_secret
 from harness.workers.chunks import common_prefix_length as common_prefix_length

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Finding, ModelRef, Sample, checker, quote_text
-from harness.internals import Gate, Task, encoding, prompt_text, schema
+from harness.internals import Gate, Task, encoding, fold_case, prompt_text, schema
 from harness_checks.lint import count_of_total
 
 WHOLE = ("exact_match", "contains", "numeric", "multiple_choice")  # where one prompt has one right answer
@@ -91,7 +91,7 @@ def _find_cases(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     written: dict[str, str] = {}
     found = {}
     for s, target in ((s, s.targets[0].strip()) for s in samples if s.targets):
-        if (first := written.setdefault(target.casefold(), target)) != target:
+        if (first := written.setdefault(fold_case(target), target)) != target:
             found[s.id] = f"{quote_text(target, 40)} equals {quote_text(first, 40)}"
     return found
 
@@ -129,8 +129,8 @@ def _find_echoes(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
         return {}
     found = {}
     for s in samples:
-        prompt = prompt_text(s.input).casefold()
-        if hit := next((t for t in s.targets if t.strip() and has_words(prompt, t.strip().casefold())), None):
+        prompt = fold_case(prompt_text(s.input))
+        if hit := next((t for t in s.targets if t.strip() and has_words(prompt, fold_case(t.strip()))), None):
             found[s.id] = f"{quote_text(hit, 30)} in {quote_text(prompt_text(s.input), 60)}"
     return found if len(found) >= MANY * len(samples) else {}
 
@@ -218,4 +218,4 @@ def _gold_of(task: Task, sample: Sample) -> str:
 
 
 def _plain(text: str) -> str:
-    return " ".join(re.sub(r"[^\w\s.+\-]", "", text).casefold().split()).rstrip(".")
+    return " ".join(fold_case(re.sub(r"[^\w\s.+\-]", "", text)).split()).rstrip(".")

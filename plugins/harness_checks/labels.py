@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import HELD_OUT, Finding, ModelRef, Sample, TrainingRow, checker, quote_text, target_as_continuation
-from harness.internals import Gate, Task, schema
+from harness.internals import Gate, Task, fold_case, schema
 from harness_checks.lint import JUDGED, count_of_total, row_numbers
 from harness_hf import Tokens
 
@@ -75,9 +75,9 @@ def unasked(rows: list[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[Find
     """
     learnt, labels = _learnt(rows), {name: found for name, task in tasks.items() if (found := _asked(task))}
     own = [t for t in tasks.values() if not t.brings_rows and t.spec.data not in {tasks[n].spec.data for n in labels}]
-    every = [set(map(str.casefold, found)) for found in labels.values()]
-    every += [{target.strip().casefold() for s in t.samples or () for target in s.targets} for t in own]
-    hits = [{a for a in learnt if any(x and x in a.casefold() for x in some)} for some in every]
+    every = [set(map(fold_case, found)) for found in labels.values()]
+    every += [{fold_case(target.strip()) for s in t.samples or () for target in s.targets} for t in own]
+    hits = [{a for a in learnt if any(x and x in fold_case(a) for x in some)} for some in every]
     asked = max(hits, key=lambda known: sum(learnt[a] for a in known), default=set())
     if learnt and labels and (share := sum(learnt[a] for a in asked) / learnt.total()) < ASKED:
         lost = [row for row in rows if (a := row.answer.strip()) in learnt and a not in asked]
