@@ -66,6 +66,7 @@ from harness.release.signing import load_signer as load_signer
 from harness.release.signing import make_envelope as make_envelope
 from harness.release.verified import Verified as Verified
 from harness.release.verify import verify_export as verify_export
+from harness.reports import rules as rules
 from harness.reports import summary as summary
 from harness.reports.events import FILE as EVENTS
 from harness.reports.events import RunProgress as RunProgress
@@ -195,6 +196,7 @@ __all__ = [
     "replace_folder",
     "reporting_write_errors",
     "request_key",
+    "rules",
     "schema",
     "score_from_row",
     "seal_folder",
