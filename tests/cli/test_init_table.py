@@ -186,7 +186,7 @@ WRONG: dict[str, tuple[str, str | bytes | None, list[str], str]] = {
         "a.json",
         objects({"messages": []} for _ in TEXTS),
         [],
-        "rows of messages are not a table; harness init --task chat writes a suite for them",
+        "no row can be used: 300 that do not end with the assistant's answer; correct the rows",
     ),
     "lists": (
         "a.json",
