@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import textwrap
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
@@ -46,6 +47,8 @@ def run_rows(suite: Suite, args: Namespace) -> int:
 def conclude_gate(found: JudgedRows, args: Namespace) -> int:
     """Write what was found, print it, and return the exit code. Raises UsageError where nothing can be written."""
     run = make_run(found)
+    if words := getattr(args, "words", None):
+        run.invocation = {"command": shlex.join(["harness", *words])}
     try:
         write_run(found, run, args.out)
         if args.junit_xml:
