@@ -15,7 +15,7 @@ from harness.data.identity import question_key
 from harness.errors import UsageError, did_you_mean
 from harness.rows.readers import fields as ask
 from harness.rows.records import COLUMNS, RawMetric, RawRow, RawRows, State, Wanted
-from harness.rows.safe_read import BOM, WHOLE, Files, parse_score
+from harness.rows.safe_read import BOM, WHOLE, SafeFiles, parse_score
 from harness.texts.escaping import printable
 
 Lines = Iterator[tuple[int, ask.Told]]
@@ -37,12 +37,14 @@ class Table(ask.RowReader):
         first = text.partition(b"\n")[0]
         return head.startswith(b"PAR1") or text[:1] == b"{" or (b"\0" not in head and (b"," in first or b"\t" in first))
 
-    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
+    def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
         with path.open("rb") as f:
             head = f.read(4096).removeprefix(BOM).lstrip()
         if head.startswith(b"PAR1"):
-            return read_table(path, _parquet(files.whole(path), path), want)
-        return read_table(path, files.lines(path) if head[:1] == b"{" else _csv(files.whole(path), path), want)
+            return read_table(path, _parquet(files.read_bytes(path), path), want)
+        return read_table(
+            path, files.read_json_lines(path) if head[:1] == b"{" else _csv(files.read_bytes(path), path), want
+        )
 
 
 def read_table(path: Path, lines: Lines, want: Wanted) -> RawRows:
