@@ -103,6 +103,9 @@ def gate(
     score: str | None = None,
     input: str | None = None,
     target: str | None = None,
+    answer: str | None = None,
+    base_score: str | None = None,
+    candidate_score: str | None = None,
     weight: str | None = None,
     repeat: str | None = None,
     repeats: int = 0,
@@ -118,7 +121,8 @@ def gate(
     argument is the candidate, for `min` or `max`. Exactly one claim is given: `worse_by_at_most`, `better_by` (in the
     metric's units, or a share such as "2%"), `min` or `max`. `alpha` is the risk that a model on the limit passes,
     `range` the lowest and highest score of a row, `metric` "TASK:NAME[,FILTER]", `tool` the format of the files.
-    `id`, `score`, `input`, `target`, `weight`, `repeat`, `cluster` and `slice` name columns. Counts as an attempt.
+    `id`, `score`, `input`, `target`, `answer`, `weight`, `repeat`, `cluster` and `slice` name columns, `base_score` and
+    `candidate_score` those of each side in one table ("a.b" is b in the objects of a). Counts as an attempt.
 
     Raises UsageError where rows cannot be read, paired or compared fairly, or the claim is missing or wrong.
     """

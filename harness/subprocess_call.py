@@ -58,7 +58,7 @@ def call_module(
     except ValueError:
         why = said.strip().rpartition("\n")[2] or f"it ended with exit code {done.returncode}"
         if done.returncode < 0:
-            late = done.returncode == -signal.SIGXCPU
+            late = done.returncode == -getattr(signal, "SIGXCPU", 0)
             why = "it took too long" if late else f"it was killed by signal {-done.returncode}, as when memory runs out"
         raise UsageError(f"{lost}: the subprocess failed: {why}") from None
     if "finding" in told:

@@ -21,7 +21,7 @@ def gate(parser: ArgumentParser) -> None:
   harness gate runs/base runs/candidate --worse-by-at-most 0.02
   harness gate runs/base runs/candidate --better-by 0 --metric gsm8k:exact_match
   harness gate base.csv candidate.csv --worse-by-at-most 0.02 --score correct"""
-    what = "files or folders with scored rows; only CANDIDATE with --min or --max"
+    what = "files or folders with scored rows, or FILE#COLUMN=VALUE; only CANDIDATE with --min or --max"
     parser.add_argument("rows", nargs="+", metavar="BASE CANDIDATE", help=what)
     claim = parser.add_argument_group("claim")
     claim.add_argument(
@@ -50,7 +50,11 @@ def gate(parser: ArgumentParser) -> None:
         "--scale", choices=("proportion", "mean", "perplexity"), help="how the values of rows are combined"
     )
     for name in COLUMNS:
-        rows.add_argument(f"--{name}", metavar="COLUMN", help=f"column of a row's {name}")
+        rows.add_argument(f"--{name}", metavar="COLUMN", help=HELP.get(name, f"column of a row's {name}"))
+    for side in ("base", "candidate"):
+        rows.add_argument(
+            f"--{side}-score", metavar="COLUMN", help=f"column of the {side}'s score, in a table with both"
+        )
     rows.add_argument("--repeats", type=int, default=0, metavar="N", help="number of answers per row")
     shared = 'column whose rows are not independent; twice for two columns, "none" for no column'
     rows.add_argument("--cluster", action="append", metavar="COLUMN", help=shared)
@@ -78,6 +82,14 @@ def gate(parser: ArgumentParser) -> None:
         action="store_true",
         help="write GitHub annotations and a step summary (automatic in GitHub Actions)",
     )
+
+
+HELP = {
+    "id": 'column of a row\'s id; "a.b" reads b in the objects of a',
+    "input": 'column of what was asked; "none" pairs rows by id',
+    "target": 'column of what is expected; "none" for no column',
+    "answer": "column of the model's answer, which reports show",
+}
 
 
 def _margin(text: str) -> float | str:

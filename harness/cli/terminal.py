@@ -32,6 +32,7 @@ from harness.records.models import Progress as Sign
 from harness.records.run import ItemResult, Run, Swept, Trial
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.events import RunProgress
+from harness.reports.rules import describe_rules
 from harness.reports.summary import sort_worst_first, verdict_sentence, waived_and_ignored
 from harness.schema import format_toml
 from harness.texts.counts import count_noun
@@ -309,7 +310,7 @@ class Summary:
             f"{summarize_outcomes(run.verdicts)} in {format_duration(run.seconds)} · exit {int(run.exit_code)}", style
         )
         self.line(verdict_sentence(run), style if style == "yellow" else f"bold {style.split()[-1]}")
-        for line in waived_and_ignored(run):
+        for line in [*waived_and_ignored(run), *(describe_rules(Path(run.folder)) if run.folder else [])]:
             self.line(line, "yellow")
         for e in (e for e in run.exports if e.written):
             self.line(

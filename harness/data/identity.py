@@ -18,6 +18,7 @@ from harness.artifacts.digests import digest_value
 from harness.data import chat
 from harness.data.templates import template_columns
 from harness.records.samples import Sample
+from harness.texts.folding import fold_case
 
 DIGITS = 32  # hex digits kept of a sha256: 128 bits, so that two rows of a million never share them
 TELLING = 2  # one in so many values of a column is another one, where a value tells a row by itself
@@ -66,7 +67,7 @@ def canonical_text(text: Any) -> str:
     text = str(text)
     if text.isascii():  # which is its own compatible form
         return " ".join(text.lower().split())
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = fold_case(unicodedata.normalize("NFKC", text))
     return " ".join("".join(c for c in folded if unicodedata.category(c) != "Cf").split())
 
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 STAGES: dict[str, dict[str, str]] = {  # stage -> the parameters a check may have, and what each is
     "data": {
-        "suite": "the Suite",
+        "suite": "the Suite, without its gates",
+        "gates": "the gates of the suite",
         "rows": "the training rows, a list of TrainingRow",
         "tasks": "the evaluations by name, each with its samples",
         "base": "the base, a ModelRef with the folder it lies in",
@@ -97,11 +98,16 @@ class Checks:
     def checks_of_stage(self, stage: str) -> list[Provided]:
         return [p for p in self.provided if self.stages[p.name] == stage]
 
-    def run(self, stage: str, only: Container[str] = (), **objects: Any) -> list[Finding]:
+    def gated(self, *stages: str) -> set[str]:
+        """Return the codes of the checks of some stages that look at gates."""
+        found = (p for stage in stages for p in self.checks_of_stage(stage))
+        return {p.name for p in found if "gates" in inspect.signature(p.function).parameters}
+
+    def run(self, stage: str, only: Container[str] | None = None, **objects: Any) -> list[Finding]:
         """Run the checks of a stage, or `only` some, on its objects and those of the stages before."""
         self.objects |= objects
         found: list[Finding] = []
-        chosen = [p for p in self.checks_of_stage(stage) if not only or p.name in only]
+        chosen = [p for p in self.checks_of_stage(stage) if only is None or p.name in only]
         for done, provided in enumerate(chosen):
             name = f"{provided.name} {self.titles.get(provided.name, '')}".strip()
             progress = Progress(f"checks of the {stage}", done, len(chosen), {"now": name})
@@ -195,7 +201,9 @@ def make_data_objects(collection: Collection, base: ModelRef, load: Callable[...
     """Return what checks of the data see."""
     pairs = zip(collection.training or (), collection.origins, strict=True)
     rows = [TrainingRow(i, source, row, raw) for i, (row, (source, raw)) in enumerate(pairs, 1)]
-    return {"suite": collection.suite, "rows": rows, "tasks": collection.tasks, "base": base, "load": load}
+    suite = replace(collection.suite, gates=(), digest=collection.suite.ungated_digest, source=None)
+    about = {"suite": suite, "gates": collection.suite.gates}
+    return {**about, "rows": rows, "tasks": collection.tasks, "base": base, "load": load}
 
 
 def build_trainer(collection: Collection, base: ModelRef, adapter: Any) -> Built | None:

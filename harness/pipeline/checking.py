@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -41,10 +41,14 @@ def check_suite(collection: Collection, options: Options) -> tuple[list[Finding]
     return *check_before_training(session), session.collection
 
 
-def check_before_training(session: Session) -> tuple[list[Finding], Built | None]:
-    """Run the checks that need no training, on the trainer of every trial; the first of these is returned, if any."""
+def check_before_training(session: Session, skip: Container[str] = ()) -> tuple[list[Finding], Built | None]:
+    """Run the checks that need no training, on the trainer of every trial; the first of these is returned, if any.
+
+    Checks of the data whose code is in `skip` are left out.
+    """
     suite, sweep = session.suite, session.suite.sweep
-    found = contamination.soften_findings(session.checks.run("data", **_data(session)), suite.gates)
+    only = [p.name for p in session.checks.checks_of_stage("data") if p.name not in skip]
+    found = contamination.soften_findings(session.checks.run("data", only, **_data(session)), suite.gates)
     checks, built = session.checks, list[tuple[list[Finding], Built | None]]()
     for trial, adapter in zip(sweep_trials(session.collection), session.opened.trials, strict=True):
         session.progress(Progress("training rows", 0, 1, {"now": "as the trainer prepares them"}))
@@ -65,13 +69,15 @@ def check_before_training(session: Session) -> tuple[list[Finding], Built | None
 def recall_checks_before_training(run: RunContext) -> list[Finding]:
     """Run the same checks, unless they were run on exactly this collection and base by exactly this code.
 
+    Those of the data that look at gates are always run: they are quick, and a gate is what is edited most often.
     The record gets the first, the middle and the last row that the trainer was built with, as the model sees them.
     """
-    record, note = run.record, _note(run.session, "before training")
+    record, checks = run.record, run.session.checks
+    note, gated = _note(run.session, "before training", gates=bool(checks.gated("trainer"))), checks.gated("data")
     rows = note and note.with_name(f"{note.stem}-rows.json")
 
     def look() -> list[Finding]:
-        found, built = check_before_training(run.session)
+        found, built = check_before_training(run.session, gated)
         examples, shown = built.examples if built else (), list[ShownRow]()
         for example in [examples[i] for i in sorted({0, len(examples) // 2, len(examples) - 1})] if examples else ():
             assert built
@@ -86,7 +92,11 @@ def recall_checks_before_training(run: RunContext) -> list[Finding]:
             artifact_cache.write_sealed_json(rows, [asdict(row) for row in record.run.shown_rows])
         return found
 
-    found = run.session.checks.load_or_run(note, look, record.warn) if note else look()
+    found = checks.load_or_run(note, look, record.warn) if note else look()
+    if gated:
+        order = [p.name for stage in ("data", "trainer") for p in checks.checks_of_stage(stage)]
+        fresh = contamination.soften_findings(checks.run("data", gated, **_data(run.session)), run.suite.gates)
+        found = sorted([*found, *fresh], key=lambda one: _place(order, one))
     if rows and not record.run.shown_rows:
         record.run.shown_rows = from_json(
             tuple[ShownRow, ...], artifact_cache.read_sealed_json(rows, record.warn) or [], "it"
@@ -112,7 +122,8 @@ def run_stage_checks(run: RunContext, stage: str, **objects: Any) -> StageStop |
         return None
     with run.record.stage("checks", f"{len(codes)} on {objects[stage].name}"):
         ask = partial(session.checks.run, stage, **_data(session), **objects)
-        note = _note(session, stage, {name: ref and keys.describe_model(ref) for name, ref in objects.items()})
+        models = {name: ref and keys.describe_model(ref) for name, ref in objects.items()}
+        note = _note(session, stage, models, gates=bool(session.checks.gated(stage)))
         found = session.checks.load_or_run(note, ask, run.record.warn) if note else ask()
         # What was made elsewhere and is broken is a mistake of the command; what was trained here has failed.
         return record_findings(run.record, found, ExitCode.USAGE if run.suite.candidate else ExitCode.FAILED)
@@ -138,9 +149,15 @@ def _data(session: Session) -> dict[str, Any]:
     return check.make_data_objects(session.collection, session.base, load)
 
 
-def _note(session: Session, *what: Any) -> Path | None:
+def _place(order: Sequence[str], one: Finding) -> int:
+    """Return where the check of a finding stands among all; what no check told, such as the trainer, comes last."""
+    code = one.code.partition("-")[0]
+    return order.index(code) if code in order else len(order)
+
+
+def _note(session: Session, *what: Any, gates: bool) -> Path | None:
     """Return the file for what is found of exactly this collection, these models and this code, if any is kept."""
     if not session.options.cache:
         return None
-    key = digest_value([preflight.collection_digest(session.collection, session.opened.source), what])
+    key = digest_value([preflight.collection_digest(session.collection, session.opened.source, gates=gates), what])
     return cache_dir() / "checks" / f"{key}.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,6 +26,8 @@ from harness.release.releases import find_release_error, open_release
 from harness.suite.tables import Model
 from harness.texts.escaping import shorten_text
 
+NEEDS_POSIX = "runs models, which needs Linux or macOS; on Windows use WSL (gate, verify, show and init run on Windows)"
+
 
 @dataclass(frozen=True)
 class PreflightResult:
@@ -46,6 +49,8 @@ def run_preflight(
 
     What passed once on exactly this collection, model and code is not built again, unless `remembers` is false.
     """
+    if not hasattr(os, "fork"):
+        raise UsageError(f"{collection.suite.path}: {NEEDS_POSIX}")
     requirements.check_requirements(collection)
     suite, plugins = collection.suite, collection.plugins
     trained = (*suite.train.sources, suite.train.validation_data or "") if suite.train else ()
@@ -57,7 +62,7 @@ def run_preflight(
     plugins.hook.harness_progress(progress=Progress("preflight", 0, 1, {"now": "libraries and models"}))
     source = open_model(collection, suite.model)
     others = {name: open_model(collection, s.model) for name, s in suite.subjects.items() if s.use}
-    looked = [collection_digest(collection, source), [i.id for i in collection.items]]
+    looked = [collection_digest(collection, source, gates=False), [i.id for i in collection.items]]
     passed = cache_dir() / "preflight" / digest_value(looked)
     known = remembers and passed.exists()
     has = "adapter" in collection.candidates and bool(suite.train or suite.candidate)
@@ -114,10 +119,17 @@ def _open(collection: Collection, use: str, path: str, options: Mapping[str, Any
     return source
 
 
-def collection_digest(collection: Collection, source: Source) -> str:
-    """Return a digest of what checks of a collection look at: suite, rows, model, code, libraries and switches."""
+def collection_digest(collection: Collection, source: Source, *, gates: bool) -> str:
+    """Return a digest of what checks of a collection look at: suite, rows, model, code, libraries and switches.
+
+    Without `gates` their claims are left out: a margin that is edited changes nothing that was looked at.
+    """
     where = [source.digest, source.path, source.context, _content(source)]
-    suite = [collection.suite.digest, str(collection.suite.path.resolve()), collection.selecting]
+    whole = collection.suite.digest if gates else collection.suite.ungated_digest
+    metrics = [
+        (g.id, g.metric, g.clean_only) for g in collection.suite.gates
+    ]  # which change tasks and softened findings
+    suite = [whole, metrics, str(collection.suite.path.resolve()), collection.selecting]
     code = [collection.plugins.code_digest(), keys.library_versions(), keys.environment_switches()]
     return digest_value([suite, collection.rows_digest, where, *code])
 

@@ -188,6 +188,9 @@ class ExtendedSubject(Subject, Distributions, Protocol):
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Return the number of tokens of each prompt and continuation together."""
 
+    def prompt_tokens(self, prompt: Prompt) -> list[str]:
+        """Return the text of each token of a prompt as the model gets it."""
+
     def render(self, messages: list[dict[str, str]]) -> str:
         """Return chat messages as the template writes them, with the answer's turn opened."""
 

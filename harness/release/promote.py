@@ -161,8 +161,8 @@ def _record(export: Path, found: VerifiedExport, back: bool) -> None:
     manifest = read_json(found.raw[MANIFEST])
     try:
         user = getpass.getuser()
-    except (OSError, KeyError):  # a container's user may have no name
-        user = str(os.getuid())
+    except (OSError, KeyError, ImportError):  # a container's user may have no name, and Windows has no module of names
+        user = str(os.getuid()) if hasattr(os, "getuid") else "unknown"
     now, about = datetime.now(UTC).isoformat(timespec="seconds"), (found.suite, found.candidate, found.signed_by)
     line = Promotion(found.root, manifest["weights"], *about, user, now, manifest["started"], back)
     record = releases_folder(export) / RECORD

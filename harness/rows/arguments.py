@@ -6,7 +6,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
-from harness.rows.records import COLUMNS
+from harness.rows.records import COLUMNS, SIDES
 
 if TYPE_CHECKING:
     from harness.gates.gate import Gate
@@ -22,6 +22,11 @@ def parse_gate(given: Namespace) -> Gate:
     """Return the claim that was given as a gate. Raises UsageError where there is none, or several."""
     from harness.gates.gate import Gate
 
+    if given.base_score or given.candidate_score:
+        if not (given.base_score and given.candidate_score) or given.score:
+            raise UsageError("gate: --base-score and --candidate-score belong together, and replace --score")
+        if len(given.rows) == 1:
+            given.rows = [*given.rows, *given.rows]
     said = [name for name in CLAIMS if getattr(given, name) is not None]
     if len(said) != 1:
         raise UsageError(*NO_CLAIM.split("\n")) if not said else UsageError("gate: give only one claim")
@@ -40,7 +45,8 @@ def parse_rows_options(given: Namespace) -> dict[str, Any]:
     task, colon, rest = given.metric.rpartition(":")
     metric, _, filter_ = rest.partition(",")
     said = {"task": task if colon else "", "metric": metric, "filter": filter_}
-    said |= {name: getattr(given, name) for name in (*COLUMNS, "repeats", "tool", "better", "scale", "only_common")}
+    plain = (*COLUMNS, *SIDES, "repeats", "tool", "better", "scale", "only_common")
+    said |= {name: getattr(given, name) for name in plain}
     said["missing"] = given.missing if given.missing != "refuse" else ""
     said["allow"] = [name for name in given.allow.split(",") if name]
     return {name: value for name, value in said.items() if value}

@@ -20,7 +20,7 @@ from harness.records.scales import Scale
 from harness.rows import comparability, pairing
 from harness.rows.comparability import FactDifferences
 from harness.rows.pairing import PairedRows, Rows
-from harness.rows.readers.fields import are_close
+from harness.rows.readers.fields import HIGHER, LOWER, SHARES, are_close
 from harness.rows.records import Better, RawRow, RawRows, Wanted
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable
@@ -35,15 +35,6 @@ NONE: Mapping[str, float] = {}  # one for all scores, of which there may be mill
 SAID = {
     "error": "ended in an error", "limit": "ended at a limit", "skipped": "were skipped", "absent": "are missing",
     "short": "have too few repeats",
-}  # fmt: skip
-SHARES = {
-    "acc", "acc_norm", "accuracy", "contains", "correct", "em", "exact_match", "f1", "includes", "is_correct", "match",
-    "pass", "pass@1", "pass_rate", "passed", "precision", "recall", "success", "win_rate",
-}  # fmt: skip
-HIGHER = {*SHARES, "auc", "bertscore", "bleu", "chrf", "mcc", "meteor", "reward", "rouge1", "rouge2", "rougel"}
-LOWER = {
-    "bits_per_byte", "brier_score", "byte_perplexity", "cer", "error", "error_rate", "hallucination", "loss", "mae",
-    "mse", "nll", "perplexity", "rmse", "ter", "toxicity", "wer", "word_perplexity",
 }  # fmt: skip
 LARGEST = 1e100  # of a score: sums of such are numbers
 STATES = ("scored", "error", "limit", "skipped", "unscored", "absent", "short")
@@ -92,9 +83,9 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
     """
     candidate, base, same = runs["candidate"], runs.get("base"), ""
     read = [sorted((digest, size) for _, digest, size in run.sources) for run in runs.values()]
-    if base and read[0] and read[0] == read[1] and base.rows == candidate.rows:
+    if base and read[0] and read[0] == read[1] and base.part == candidate.part and base.rows == candidate.rows:
         same = f"base and candidate are the same file (sha256 {read[0][0][0][:4]}…)"
-        if comparability.IDENTICAL not in comparability.parse_allowed(want.allow or ()):
+        if comparability.IDENTICAL not in (want.allow or ()):
             raise UsageError(f"{same}; gate the candidate's scores, or --allow identical if that is intended")
     metric, because = choose_metric([*runs.values()], want)
     pairs = pairing.pair_rows(base or candidate, candidate, only_common=want.only_common)

@@ -89,6 +89,8 @@ def pair_rows(base: RawRows, candidate: RawRows, *, only_common: bool) -> Paired
             raise UsageError(f"rows: {what}, which cannot be paired without names; give --id COLUMN")
     same = left.keys() == right.keys()
     only_left, only_right = ([] if same else [k for k in a if k not in b] for a, b in ((left, right), (right, left)))
+    if (only_left or only_right) and how == "content" and base.columns != candidate.columns:
+        raise UsageError(_uneven_columns(base, candidate))
     if (only_left or only_right) and not only_common:
         raise UsageError(_uneven((base, candidate), (left, right), (only_left, only_right), renamed))
     # What one side has and could not score is missing, and never left out.
@@ -148,12 +150,22 @@ def _grouped(rows: Sequence[RawRow], how: str, named: bool, several: frozenset[s
     return found
 
 
+def _uneven_columns(base: RawRows, candidate: RawRows) -> str:
+    """Return which column only one side has, so that no question is the same on both."""
+    side, other = ("candidate", "base") if len(candidate.columns) < len(base.columns) else ("base", "candidate")
+    has, lacks = (base, candidate) if side == "candidate" else (candidate, base)
+    column = next((name for name in has.columns if name not in lacks.columns), "input")
+    return f'{side}: has no column "{column}", which {other} has; add it, or use --{column} none for both'
+
+
 def _uneven(runs: Sequence[RawRows], sides: Sequence[Grouped], only: Sequence[list[str]], renamed: int) -> str:
     if renamed and len(only[0]) == len(sides[0]):
         there = {row.key: row.content for row in runs[0].rows}
         name = printable(next(r.key for r in runs[1].rows if there.get(r.key, r.content) != r.content))
         what = f'"{name}" is another question than base\'s "{name}" on {renamed:,} of {len(sides[1]):,} rows'
-        return f"candidate: {what}; gate runs with the same questions"
+        how = "; gate runs with the same questions"
+        how += ", or if the input is a rendered prompt, pair by id: --input none --id COLUMN" if runs[0].columns else ""
+        return f"candidate: {what}{how}"
     limits = [f" (limit {n})" if (n := run.facts.get("limit", "")) not in ("", "none") else "" for run in runs]
     named = zip(("base", "candidate"), sides, limits, strict=True)
     told = [f"{side}: {len(known):,} rows{limit}" for side, known, limit in named]

@@ -29,9 +29,9 @@ from harness.records.samples import Result
 from harness.records.verdicts import Verdict
 from harness.records.waivers import Waiver
 from harness.rows import rows as evaluator
-from harness.rows.comparability import parse_allowed
 from harness.rows.gating import MeasuredRows, measure_rows
-from harness.rows.readers.tables import Lines, read_table
+from harness.rows.readers.layouts import Lines
+from harness.rows.readers.tables import read_table
 from harness.rows.records import UNSET, RawRows, Wanted
 from harness.rows.sides import read_sides
 from harness.suite.tables import Eval, Model, ScoredRows, Suite, SuiteTable
@@ -159,10 +159,11 @@ def read_runs(suite: Suite, held: Mapping[str, Lines] = MappingProxyType({})) ->
     found: dict[str, dict[str, RawRows]] = {}
     for spec in suite.evals:
         want = wanted_rows(spec)
+        wants = {s: replace(want, score=getattr(want, f"{s}_score", "") or want.score) for s in suite.rows}
         paths = {s: str(suite.path.parent / Path(one.path).expanduser()) for s, one in sorted(suite.rows.items())}
         there = [side for side in paths if side not in held]
-        runs = dict(zip(there, read_sides([paths[side] for side in there], want), strict=True))
-        runs |= {side: read_table(Path(side), held[side], want) for side in paths if side in held}
+        runs = dict(zip(there, read_sides([paths[s] for s in there], [wants[s] for s in there]), strict=True))
+        runs |= {side: read_table(Path(side), held[side], wants[side]) for side in paths if side in held}
         found[spec.name] = {}
         for side in paths:
             one, run = suite.rows[side], _without_unset(runs[side], spec)
@@ -177,16 +178,10 @@ def wanted_rows(spec: Eval) -> Wanted:
     if len(spec.clusters) > 2 or len({*spec.clusters}) < len(spec.clusters):
         raise UsageError(f"{spec.where}: cluster names {len(spec.clusters)} columns; name one, or two different ones")
     clusters = tuple(column for column in spec.clusters if column != UNSET)
-    want = Wanted(**{**spec.options, "input": _input(spec)}, cluster=clusters, slices=spec.slices)
-    parse_allowed(want.allow or ())
+    want = Wanted(**spec.options, cluster=clusters, slices=spec.slices)
     if want.repeats < 0:
         raise UsageError(f"{spec.where}: repeats is {want.repeats}; it must be the number of answers per row")
     return want
-
-
-def _input(spec: Eval) -> str:
-    column = str(spec.options.get("input", ""))
-    return "" if column == UNSET else column
 
 
 def _without_unset(run: RawRows, spec: Eval) -> RawRows:

@@ -69,6 +69,11 @@ def read_suite(
     return _Reader(path, text, raw, given=candidate is not None).suite()
 
 
+def parse_suite(path: Path, source: Mapping[str, Any]) -> tables.Suite:
+    """Return the suite of tables that were read before, such as those in a lock; raises UsageError."""
+    return _Reader(path, "", dict(source), given="candidate" in source).suite()
+
+
 class _Reader:
     """The tables of one file; complaints carry the line they are about."""
 
@@ -102,6 +107,7 @@ class _Reader:
             link_groups(gates), merges, exports, digest, self.raw.get("merge", {}).get("choose"), checks,
             None if candidate else sweep, rows,
             source if source == self.raw == secrets.redact_options(self.raw) else None,
+            digest_value({name: table for name, table in source.items() if name != "gate"}),
         )  # fmt: skip
         return made.trial(made.sweep.values[0]) if made.sweep else made
 

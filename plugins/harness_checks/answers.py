@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness import Finding, Result, Sample, Score, Severity, checker, quote_text
-from harness.internals import Task, prompt_text, schema
+from harness.internals import Task, fold_case, prompt_text, schema
 from harness_checks.evaluations import has_words
 
 ASKED, REPLIED = ("server", "path"), "models that replied"  # facts of a served model
@@ -132,20 +132,20 @@ def unread_calls(result: Result, task: Task) -> Iterator[Finding]:
     """Tool calls in a format that cannot be parsed.
 
     Where no answer's call can be read, all metrics of `tool_calls` are 0 whatever the model says, in a baseline as
-    well, and "no worse than the base" passes on nothing. It looks at the rows that want a call.
+    well, and "no worse than the base" passes on nothing: an error. It looks at the rows that want a call; where 5 % of
+    them have one that cannot be read, which may be a right one in another format, a warning.
     """
     wanting = [s for s in result.scores if s.weight_of("name")] if task.spec.use == "tool_calls" else []
     unread = [s for s in wanting if (s.note or "").startswith("cannot be read")]
-    if unread and len(unread) == len(wanting):
-        what = (
-            f'{result.subject} calls tools in all {len(unread)} rows of "{result.eval}" that need a '
-            "call, but no call can be parsed"
-        )
+    if unread and len(unread) >= MANY * len(wanting):
+        what = f'"{result.subject}::{result.eval}": {len(unread)} of {len(wanting)} answers to rows that need a call '
+        what += "have one that cannot be parsed, which is scored as wrong"
+        severity: Severity = "error" if len(unread) == len(wanting) else "warning"
         rows = [f'row "{s.id}": {quote_text(s.answer or "")}: {s.note}' for s in unread]
         fix = (
             "set the format, raise max_new_tokens where answers are truncated, or train on a format that can be parsed"
         )
-        yield Finding("error", what, rows, fix, rows={result.eval: [s.id for s in unread]})
+        yield Finding(severity, what, rows, fix, rows={result.eval: [s.id for s in unread]})
 
 
 @checker(title="scored-thoughts")
@@ -201,9 +201,9 @@ def echoed_prompts(result: Result, task: Task) -> Iterator[Finding]:
 def _is_echo(sample: Sample, answer: str) -> bool:
     """Return whether an answer has its prompt inside, and a target nowhere else."""
     last = sample.input if isinstance(sample.input, str) else prompt_text(sample.input[-1:])
-    prompt, said = (" ".join(text.split()).casefold() for text in (last, answer))
+    prompt, said = (fold_case(" ".join(text.split())) for text in (last, answer))
     left = said.replace(prompt, " ") if prompt else said
-    return left != said and not any(has_words(left, " ".join(t.split()).casefold()) for t in sample.targets)
+    return left != said and not any(has_words(left, fold_case(" ".join(t.split()))) for t in sample.targets)
 
 
 @checker(title="changing-served-model")

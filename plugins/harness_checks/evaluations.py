@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Finding, ModelRef, Sample, checker, quote_text
-from harness.internals import Suite, Task, encoding, prompt_text, schema
+from harness.internals import Gate, Task, encoding, fold_case, prompt_text, schema
 from harness_checks.lint import count_of_total
 
 WHOLE = ("exact_match", "contains", "numeric", "multiple_choice")  # where one prompt has one right answer
@@ -24,7 +24,7 @@ BITS = 8  # of a byte that is guessed
 
 
 @checker(title="uninformative-evaluations")
-def uninformative(tasks: Mapping[str, Task], suite: Suite, base: ModelRef) -> Iterator[Finding]:
+def uninformative(tasks: Mapping[str, Task], gates: Sequence[Gate], base: ModelRef) -> Iterator[Finding]:
     """Rows that every model or no model gets right, and gates that cannot fail.
 
     Kinds of this finding: -conflict one prompt with several targets, of which one row at most can be right, -case
@@ -60,7 +60,7 @@ def uninformative(tasks: Mapping[str, Task], suite: Suite, base: ModelRef) -> It
                 lines = [f'row "{i}": {line}' for i, line in rows.items()]
                 line = f'{count_of_total(len(rows), len(samples))} of "{name}": {what}'
                 yield Finding("warning", line, lines, fix, kind, {name: [*rows]})
-    yield from _find_gates(tasks, suite, Path(base.path))
+    yield from _find_gates(tasks, gates, Path(base.path))
 
 
 def _find_conflicts(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
@@ -91,7 +91,7 @@ def _find_cases(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     written: dict[str, str] = {}
     found = {}
     for s, target in ((s, s.targets[0].strip()) for s in samples if s.targets):
-        if (first := written.setdefault(target.casefold(), target)) != target:
+        if (first := written.setdefault(fold_case(target), target)) != target:
             found[s.id] = f"{quote_text(target, 40)} equals {quote_text(first, 40)}"
     return found
 
@@ -129,8 +129,8 @@ def _find_echoes(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
         return {}
     found = {}
     for s in samples:
-        prompt = prompt_text(s.input).casefold()
-        if hit := next((t for t in s.targets if t.strip() and has_words(prompt, t.strip().casefold())), None):
+        prompt = fold_case(prompt_text(s.input))
+        if hit := next((t for t in s.targets if t.strip() and has_words(prompt, fold_case(t.strip()))), None):
             found[s.id] = f"{quote_text(hit, 30)} in {quote_text(prompt_text(s.input), 60)}"
     return found if len(found) >= MANY * len(samples) else {}
 
@@ -168,9 +168,9 @@ def _find_frame(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     }
 
 
-def _find_gates(tasks: Mapping[str, Task], suite: Suite, folder: Path) -> Iterator[Finding]:
+def _find_gates(tasks: Mapping[str, Task], gates: Sequence[Gate], folder: Path) -> Iterator[Finding]:
     """Yield gates whose limit is kept whatever a model answers, or by one that guesses evenly."""
-    for gate in suite.gates:
+    for gate in gates:
         task = tasks.get(gate.eval)
         if not task or not (metric := task.metrics.get(gate.metric_name)):
             continue
@@ -218,4 +218,4 @@ def _gold_of(task: Task, sample: Sample) -> str:
 
 
 def _plain(text: str) -> str:
-    return " ".join(re.sub(r"[^\w\s.+\-]", "", text).casefold().split()).rstrip(".")
+    return " ".join(fold_case(re.sub(r"[^\w\s.+\-]", "", text)).split()).rstrip(".")

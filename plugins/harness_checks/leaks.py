@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any
 
 from harness import HELD_OUT, Finding, Sample, TrainingRow, checker, quote_text
-from harness.internals import Suite, Task, choose_shots, prompt_text
+from harness.internals import Suite, Task, choose_shots, fold_case, prompt_text
 from harness_checks.frames import MOST, find_frame, system_message
 from harness_checks.lint import row_numbers
 
@@ -389,4 +389,4 @@ def normalize_text(text: str) -> str:
     """Return a text without what one cannot see of it: case, forms of characters, invisible ones."""
     if text.isascii():
         return text.lower()
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.translate(UNSEEN)).casefold())
+    return unicodedata.normalize("NFKC", fold_case(unicodedata.normalize("NFKC", text.translate(UNSEEN))))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import harness_hf
 from harness import Finding, ModelRef, Severity, TrainingRow, checker, quote_text
-from harness.internals import Task, chat, prompt_text
+from harness.internals import Task, chat, fold_case, prompt_text
 from harness_checks.damage import compare_endings, find_damage
 from harness_checks.frames import row_messages
 
@@ -222,7 +222,7 @@ def _judged_twice(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.split()).casefold()
+    return fold_case(" ".join(text.split()))
 
 
 def _loop(row: TrainingRow) -> str | None:

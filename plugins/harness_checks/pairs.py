@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from harness import HELD_OUT, Finding, ModelRef, TrainingRow, checker, quote_text
-from harness.internals import Suite, prompt_text
+from harness.internals import Suite, fold_case, prompt_text
 from harness_checks.lint import count_of_total, name_row
 from harness_checks.trained import read_training_note
 
@@ -131,7 +132,7 @@ def sorted_labels(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding
 
 def _letters(text: str) -> str:
     """Return the letters and digits of a text, without case."""
-    return re.sub(r"[\W_]", "", text).casefold()
+    return re.sub(r"[\W_]", "", fold_case(unicodedata.normalize("NFC", text)))
 
 
 def _pairs(rows: Sequence[TrainingRow]) -> Iterator[TrainingRow]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import Marking, Sample, Score, Subject, UsageError, evaluator, metric
-from harness.internals import final_answers, schema
+from harness.internals import final_answers, fold_case, schema
 from harness_domain.values import BOM
 
 ARTICLES = re.compile(r"\b(a|an|the)\b", re.IGNORECASE)
@@ -56,7 +56,7 @@ class MatchOptions:
         """Return a text as it is compared."""
         text = unicodedata.normalize("NFC", text.removeprefix(BOM))
         if self.ignore_case:
-            text = text.casefold()
+            text = fold_case(text)
         if self.ignore_punctuation:
             text = "".join(c for c in text if c not in string.punctuation and unicodedata.category(c)[0] != "P")
         if self.ignore_articles:

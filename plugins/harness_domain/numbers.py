@@ -87,6 +87,7 @@ class NumberParser:
             minus, above, digit, other, over, last = match.groups("")
             return f"{'-' if bool(minus) != bool(other) else ''}{above or digit}/{over or last}"
 
+        text = write_ascii_digits(text, self.decimal)
         for pattern, by in WRITTEN.items():
             text = re.sub(pattern, by, text)
         text = unicodedata.normalize("NFKC", LATEX.sub(divided, text))
@@ -119,6 +120,16 @@ class NumberParser:
         return None if factor is None else number * factor
 
 
+def write_ascii_digits(text: str, decimal: str) -> str:
+    """Return a text with the decimal digits of all scripts as 0 to 9, and Arabic's marks between them as ours."""
+    if text.isascii():
+        return text
+    text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text)
+    for mark, by in {"\u066b": decimal, "\u066c": "'"}.items():
+        text = re.sub(f"(?<=[0-9]){mark}(?=[0-9])", by, text)
+    return text.replace("\u066a", "%")
+
+
 def check_numeric_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
     """Raise UsageError on a target that is not one number, and on tolerances and units that are none."""
     read = NumberParser(**{name: options[name] for name in ("units", "decimal", "fractions") if name in options})
@@ -144,14 +155,14 @@ def numeric(
     1 where there is no number; where t is 0 it is 0 or 1, as the answer is right or not. `take` says which number of
     the answer counts; with "only" an answer of several has none.
 
-    Read are signs and dashes right before a digit (between two numbers they are none), groups of three digits
-    ("1,234.5", "1 000 000"; with `decimal = ","` "1.234,5"; India's "12,34,567"), scientific notation ("1.5e-3",
-    "1.5 × 10^-3"), magnitudes ("1.5 million", "3k", "$2M") and, with `fractions`, "3/4", "1 1/2", "½" and LaTeX's.
-    Digits in a word ("H2O") are no number, and neither are infinities, "nan", and the parts of a date (2024-05-06), a
-    time (12:30) or a version (1.2.3). Without `units` whatever stands beside a number is left out. With them, such as
-    { km = 1, m = 0.001 }, a number counts if one of them stands behind it or, as "$" does, before it, and is multiplied
-    by its factor; the unit "" is none. Of several targets the nearest counts, and one that is a number in JSON is that
-    number whatever `decimal` says. Raises UsageError on a row whose target is not exactly one number.
+    Read are digits of every script, signs and dashes right before a digit (between two numbers they are none), groups
+    of three digits ("1,234.5", "1 000 000"; with `decimal = ","` "1.234,5"; India's "12,34,567"), scientific notation
+    ("1.5e-3", "1.5 × 10^-3"), magnitudes ("1.5 million", "3k", "$2M") and, with `fractions`, "3/4", "1 1/2", "½" and
+    LaTeX's. Digits in a word ("H2O") are no number, and neither are infinities, "nan", and the parts of a date
+    (2024-05-06), a time (12:30) or a version (1.2.3). Without `units` whatever stands beside a number is left out. With
+    them, such as { km = 1, m = 0.001 }, a number counts if one of them stands behind it or, as "$" does, before it, and
+    is multiplied by its factor; the unit "" is none. Of several targets the nearest counts, and one that is a number in
+    JSON is that number whatever `decimal` says. Raises UsageError on a row whose target is not exactly one number.
     """
     read = NumberParser(units, decimal, fractions)
     wanted = [_wanted(s, read) for s in samples]
@@ -180,7 +191,7 @@ def _wanted(sample: Sample, read: NumberParser) -> list[Fraction]:
     in_json = {str(v) for column in columns for v in column if isinstance(v, (int, float))}  # `decimal` is not theirs
     for target in require_targets(sample):
         numbers = (read.of_json if target in in_json else read).parse(target)
-        if target not in in_json and read.decimal == "," and POINT.search(target):
+        if target not in in_json and read.decimal == "," and POINT.search(write_ascii_digits(target, ",")):
             what = "has a point that does not separate thousands; write a decimal comma, or a JSON number"
             raise UsageError(f'row "{sample.id}": the target {target!r:.60} {what}')
         if len(numbers) != 1:

@@ -51,6 +51,11 @@ class TokenizedSubject:
         """Count the tokens of each prompt and continuation together."""
         return [len(context) + len(target) for context, target in self.tokens.encode_pairs(pairs)]
 
+    def prompt_tokens(self, prompt: Prompt) -> list[str]:
+        """Return the text of each token of a prompt as generation opens it; raises UsageError."""
+        [ids] = self.tokens.encode_prompts([prompt])
+        return self.tokens.texts_of(ids)
+
     def render(self, messages: list[dict[str, str]]) -> str:
         """Write chat messages as the template does, with the answer's turn opened; raises UsageError."""
         return self.tokens.render(messages)

@@ -123,10 +123,11 @@ def _calibrated(
     if expired := found.find_change(judge_client.judge_identity(options, judge.models)):
         what = f'calibration "{options.calibration}" has expired: {expired}; {how} again'
         return [], [Caveat(what, "ERROR", ("kappa", *(shut if local or not options.trust_judge else ())))]
-    agreeing = found.agreement_labels()
+    wrong = {name: find_pairs_error(found, judged, name) for name in {name for _, name, _ in found.labelled}}
+    apart = [Caveat(why, "INCONCLUSIVE", ("kappa",)) for why in filter(None, wrong.values())][:1]
+    labels, doubts = [found.agreement_labels()], apart
     if options.trust_judge:
-        return [agreeing], [Caveat("trust_judge: the judge's verdicts count, uncorrected by labels")]
-    labels, doubts = [agreeing], []
+        return labels, [*doubts, Caveat("trust_judge: the judge's verdicts count, uncorrected by labels")]
     here = {(j.row.sample.id, pair_digest(j.row)) for j in judged}
     for metric in shut:
         criterion = "" if options.mode == "pairwise" else metric
@@ -136,8 +137,7 @@ def _calibrated(
         elif not found.sided:
             why = "the labels A and B do not say whose answer is better; label candidate, baseline or tie"
         else:
-            why = find_pairs_error(found, judged, criterion) or calibration.find_too_few_labels(given)
-            why = why or _blind(given, metric, scores)
+            why = wrong.get(criterion) or calibration.find_too_few_labels(given) or _blind(given, metric, scores)
         if why:
             doubts.append(Caveat(f"{why}, or set trust_judge = true", "INCONCLUSIVE", (metric,)))
         else:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,6 +32,7 @@ class Claims:
     rows: tuple[Any, ...]
     said: dict[str, Any]
     inconclusive: str
+    claimed: list[str] = field(default_factory=list)
 
     def worse_by_at_most(self, margin: float | str) -> GateResult:
         """Claim that the candidate is worse by at most that, and return what came of it."""
@@ -53,18 +54,32 @@ class Claims:
         import harness
 
         __tracebackhide__ = True
+        self.claimed.extend(claim)
         try:
             gated = harness.gate(*self.rows, **{**self.said, **claim})
         except harness.UsageError as error:
             pytest.fail(str(error), pytrace=False)
+        summary = f"{gated.outcome} {gated.verdict.gate}: {gated.verdict.claim}; {gated.verdict.why}"
         if gated.outcome == "INCONCLUSIVE" and self.inconclusive == "skip":
-            pytest.skip(str(gated))
+            pytest.skip(f"{summary}\n{gated}")
         if gated.outcome != "PASS":
-            pytest.fail(str(gated), pytrace=False)
+            pytest.fail(f"{summary}\n{gated}", pytrace=False)
         return gated
 
 
 @pytest.fixture
-def harness_gate(request: pytest.FixtureRequest) -> Callable[..., Claims]:
-    """Return what takes rows of a base and a candidate, and options of `harness gate`, and claims something of them."""
-    return lambda *rows, **said: Claims(rows, said, request.config.getoption(OPTION))
+def harness_gate(request: pytest.FixtureRequest) -> Iterator[Callable[..., Claims]]:
+    """Return what takes rows of a base and a candidate, and options of `harness gate`, and claims something of them.
+
+    A test that names rows and claims nothing of them ends in an error, since it tested nothing.
+    """
+    made: list[Claims] = []
+
+    def gate(*rows: Any, **said: Any) -> Claims:
+        made.append(Claims(rows, said, request.config.getoption(OPTION)))
+        return made[-1]
+
+    yield gate
+    if any(not one.claimed for one in made):
+        what = "harness_gate(…) without a claim tests nothing"
+        pytest.fail(f"{what}; add .worse_by_at_most(…), .better_by(…), .at_least(…) or .at_most(…)", pytrace=False)

@@ -15,8 +15,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from harness import Gate, Outcome, UsageError, Verdict
-from harness.internals import count_noun, decide, escape_markdown, printable, summary
-from harness_report.configuration import Setting, settings_rows
+from harness.internals import count_noun, decide, escape_markdown, printable, rules, summary
+from harness_report.configuration import Setting
 from harness_report.formatting import GLYPHS, format_day, format_value
 from harness_report.gates import claim_text, estimate_text
 from harness_report.pairs import LOST, WON, Pairs, pair_metric
@@ -81,6 +81,7 @@ class RunComparison:
     gates: list[GatePair]
     same: list[GatePair]  # gates that came to the same numbers
     metrics: list[MetricComparison]
+    rules: list[str]  # what decides and is another, in words
     settings: list[Setting]
     notes: list[str]  # what a reader must know before believing it
 
@@ -108,7 +109,8 @@ def compare_runs(now: LoadedRun, before: LoadedRun) -> RunComparison:
                 between.append(_between(now, before, report.eval, metric))
     order = list(READINGS.values())
     between.sort(key=lambda b: order.index(b.reading) if b.reading in order else len(order))
-    found = [s for s in settings_rows(now, before) if s.before is not None]
+    changed = rules.changed_rules(now.rules, before.rules) if now.lock and before.lock else []
+    found = [Setting(printable(c.key), printable(c.now), printable(c.before)) for c in changed if not c.decides]
     versions, old = now.run.versions, before.run.versions
     found += [Setting(n, versions.get(n, "missing"), old.get(n, "missing")) for n in {**versions, **old}]
     weights, old = now.run.digests, before.run.digests
@@ -127,7 +129,8 @@ def compare_runs(now: LoadedRun, before: LoadedRun) -> RunComparison:
         notes.append(f"evaluated only in this run: {', '.join(map(printable, only))}")
     for kept in (now, before):
         notes += [f"{printable(kept.folder.resolve().name)}: {printable(m)}" for m in dict.fromkeys(kept.missing)]
-    return RunComparison(now, before, differ, same, between, settings, notes)
+    decisive = [printable(c.describe()) for c in changed if c.decides]
+    return RunComparison(now, before, differ, same, between, decisive, settings, notes)
 
 
 def _between(now: LoadedRun, before: LoadedRun, evaluation: str, metric: str) -> MetricComparison:
@@ -177,6 +180,8 @@ def comparison_lines(c: RunComparison) -> str:
         f"{before}: {printable(summary.verdict_sentence(c.before.run))}",
         *(f"note: {n}" for n in c.notes),
     ]
+    if c.rules:
+        parts += ["", Text("rules changed", "bold"), *(Text(line, "yellow") for line in c.rules)]
     if c.gates:
         parts += ["", Text(f"gates, {now} and before", "bold")]
     for b in c.gates:
@@ -211,6 +216,8 @@ def comparison_markdown(c: RunComparison) -> str:
         f"{escape_markdown(summary.verdict_sentence(c.before.run))}.",
         *(f"- {escape_markdown(n)}" for n in c.notes),
     ]
+    if c.rules:
+        lines += ["", "Rules changed:", "", *(f"- **{escape_markdown(line)}**" for line in c.rules)]
     if c.gates:
         lines += ["", f"| gate | {before} | {now} |", "|---|---|---|"]
     for b in c.gates:
@@ -253,7 +260,8 @@ def comparison_json(c: RunComparison) -> str:
         metrics.append({**found, "won": won, "lost": lost, "why": v.why})
     settings = [{"key": s.key, "now": s.value, "before": s.before} for s in c.settings]
     value = {"format": FORMAT, "run": _run(c.now), "against": _run(c.before), "gates": gates, "metrics": metrics}
-    return json.dumps({**value, "settings": settings, "notes": c.notes}, indent=1, ensure_ascii=False) + "\n"
+    value |= {"rules": c.rules, "settings": settings, "notes": c.notes}
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def _run(kept: LoadedRun) -> dict[str, Any]:

@@ -52,9 +52,10 @@ def _page(kept: LoadedRun, c: RunComparison | None, past: Sequence[PastRun]) -> 
         "ours": kept.ours,
         "sure": format_confidence(kept.run.alpha),
     }
-    page |= {"compared": c, "past": past, "lead": [], "notes": []}
+    page |= {"compared": c, "past": past, "lead": [], "notes": [], "rules": c.rules if c else []}
     if c:
-        facts.append(("Differs", summary.join_names([s.key for s in c.settings][:8]) or "nothing in the configuration"))
+        differs = [*(["the rules"] if c.rules else []), *(s.key for s in c.settings)]
+        facts.append(("Differs", summary.join_names(differs[:8]) or "nothing in the configuration"))
         (theirs, ours), names = c.labels, ", ".join(b.name for b in c.same)
         same = f"{count_noun(len(c.same), 'gate')} had the same result in both runs: {names}." if names else ""
         by = {reading: [b.metric for b in c.metrics if b.reading == reading] for reading in (*CLASSES, ALIKE)}

@@ -74,17 +74,22 @@ def strip_interval(v: Verdict, *, other: bool = False) -> Interval | None:
     return Interval(v.estimate, *bounds, BASE if other else VERDICTS[v.outcome], hollow=other)
 
 
-def shared_axes(kepts: Sequence[LoadedRun]) -> Callable[[LoadedRun, Verdict], Axis | None]:
-    """Return the axis that the verdicts of one metric, claim and limit share, over all runs that are shown."""
+def shared_axes(kepts: Sequence[LoadedRun], *, by_limit: bool = True) -> Callable[[LoadedRun, Verdict], Axis | None]:
+    """Return the axis that the verdicts of one metric, claim and limit share, over all runs that are shown.
+
+    Without `by_limit` those of other limits are on it, too, and so are their limits.
+    """
     parts: dict[tuple[object, ...], list[Interval]] = {}
 
     def key(v: Verdict) -> tuple[object, ...]:
-        return v.metric, v.versus, v.threshold, is_counted_verdict(v)
+        return v.metric, v.versus, v.threshold if by_limit else v.gate, is_counted_verdict(v)
 
     for kept in kepts:
         for v in kept.run.verdicts:
             if part := strip_interval(v):
                 parts.setdefault(key(v), []).append(part)
+                if not by_limit and v.threshold is not None:
+                    parts[key(v)].append(Interval(v.threshold, None, None, BASE))
 
     def axis(kept: LoadedRun, v: Verdict) -> Axis | None:
         if v.threshold is None or key(v) not in parts:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness import Run, write_text
-from harness.internals import count_noun, format_finish_reasons, printable, summary
+from harness.internals import count_noun, format_finish_reasons, printable, rules, summary
 from harness_report import configuration, metrics, pairs, svg
 from harness_report.formatting import GLYPHS, format_confidence, format_seconds, shorten_text
 from harness_report.gates import (
@@ -62,6 +62,12 @@ def render_run(kept: LoadedRun, last: LoadedRun | None = None) -> str:
     return fill_template("run.html", p=page, title=title, name=name, data=embed_json(page.rows))
 
 
+def rule_lines(kept: LoadedRun, last: LoadedRun | None) -> list[str]:
+    """Return in words what decides and was another in an earlier run."""
+    changed = rules.changed_rules(kept.rules, last.rules) if last and kept.lock and last.lock else []
+    return [printable(change.describe()) for change in changed if change.decides]
+
+
 def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
     """Return what the page of a run shows."""
     run = kept.run
@@ -90,6 +96,7 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
         ],
         training=configuration.training_section(kept), rows=rows, rows_note=note,
         settings=configuration.settings_rows(kept, last), last=folder_name(last) if last else "",
+        rules=rule_lines(kept, last),
         stages=stages, memory=any(s.memory for s in stages), took=format_seconds(run.seconds),
         digests=[(printable(name), digest[:24] + "…") for name, digest in run.digests.items()],
         versions=", ".join(f"{name} {version}" for name, version in run.versions.items()),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from harness import ItemResult, Metric, Result, Run, Sample, Score, UsageError, read_run
-from harness.internals import OnScale, correctness_metric, open_file, prompt_of, read_answers
+from harness.internals import OnScale, correctness_metric, open_file, prompt_of, read_answers, rules
 
 Row = dict[str, Any]
 Rows = Mapping[str, Row]  # by id
@@ -37,6 +36,11 @@ class LoadedRun:
     missing: list[str] = field(default_factory=list)
     rows_: dict[tuple[str, str], dict[str, Row]] = field(default_factory=dict)
     pairs: dict[tuple[str, str, str], Any] = field(default_factory=dict)  # rows that were paired before
+
+    @property
+    def rules(self) -> rules.Rules:
+        """The lock and the report, as they are compared with those of another run."""
+        return rules.Rules(self.lock, self.run, self.folder)
 
     @property
     def suite(self) -> Mapping[str, Any]:
@@ -121,14 +125,8 @@ class LoadedRun:
 
 def previous_run(kept: LoadedRun) -> LoadedRun | None:
     """Return the last earlier run of the suite beside a run's folder, or None."""
-    own = kept.folder.resolve()
-    there = (path.parent for path in own.parent.glob(f"{kept.run.suite}-*T*Z*/report.json"))
-    for folder in sorted((f for f in there if f.name < own.name), key=lambda f: f.name, reverse=True):
-        with suppress(UsageError):
-            earlier = read_folder(folder)
-            if earlier.run.suite == kept.run.suite and earlier.lock:
-                return earlier
-    return None
+    found = rules.read_rules_before(kept.folder)
+    return read_folder(found.folder) if found else None
 
 
 def _kept(row: Row, like: Row, columns: set[str]) -> Row:

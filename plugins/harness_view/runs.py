@@ -9,8 +9,8 @@ from pathlib import Path
 from threading import Lock
 
 from harness import UsageError
-from harness.internals import EVENTS, printable, read_events, summary
-from harness_report import configuration, formatting, gates, history, page, reading
+from harness.internals import EVENTS, printable, read_events, rules, summary
+from harness_report import formatting, gates, history, page, reading
 
 REPORT, LOCK = "report.json", "suite.lock.json"
 NAMED = 6  # keys that differ
@@ -103,7 +103,7 @@ class Runs:
                 said,
             )
             return stamps, RunListEntry(
-                folder, *about, judged=judged, settings=configuration.flatten_suite(kept), exports=weights
+                folder, *about, judged=judged, settings=rules.flatten_rules(kept.rules), exports=weights
             )
         except UsageError as error:
             return stamps, RunListEntry(folder, error=printable(str(error)).replace(f"{folder}/", ""))

@@ -357,6 +357,9 @@ def _mute(lab: Lab) -> str:
     return str(lab.model(change))
 
 
+CHATTED = 'Here is the call: {"name": "now", "arguments": {}} Let me know if you need more.'
+
+
 def _calling(*said: str) -> Try:
     """Return a run of a model that calls a tool in these forms, in turn."""
     asked = [{"role": "user", "content": f"{i} say {said[i % len(said)]}"} for i in range(40)]
@@ -943,7 +946,8 @@ MUTATIONS: list[Mutation] = [
     Mutation("answers that are cut", "E2", _answering(cut=2), _answering(cut=1)),
     Mutation("answers that say nothing", "E3", _answering(empty=2), _answering(empty=1)),
     Mutation("prompts that lost their beginning", "E4", _answering(lost=1), _answering()),
-    Mutation("calls in a form that is not read", "E5", _calling("call:now{}"), _calling("call:now{}", "[now()]")),
+    Mutation("calls in a form that is not read", "E5", _calling("call:now{}"), _calling("[now()]")),
+    Mutation("unread calls in some rows", "E5", _calling("call:now{}", "[now()]"), _calling(CHATTED)),
     Mutation("calls that are cut off", "E5", _calling('{"name":"now","argu'), _calling("never")),
     Mutation(
         "numbers that are matched without their points",

@@ -174,7 +174,7 @@ def test_repeats_are_one_row(gate: Gate, table: Table) -> None:
             ["--scale", "proportion", "--higher"],
             ": 41.2 is not a proportion; divide by 100, or use --scale mean",
         ),
-        ({"score": "1,5"}, [], '"1,5" is not a number'),
+        ({"score": "1,500"}, [], '"1,500" is not a number'),
         ({"score": "abc"}, [], '"abc" is not a number'),
         ({"score": [1]}, [], '" is not a number; an empty score is a missing row, which --missing decides about'),
         ({"score": 10**400}, [], ": contains an integer too large for a float; write a score"),

@@ -19,7 +19,20 @@ from harness.texts.counts import count_noun
 from harness.texts.escaping import printable, shorten_text
 from harness.texts.secrets import redact_options
 
+SHARES = {
+    "acc", "acc_norm", "accuracy", "contains", "correct", "em", "exact_match", "f1", "includes", "is_correct", "match",
+    "pass", "pass@1", "pass_rate", "passed", "precision", "recall", "success", "win_rate",
+}  # fmt: skip
+HIGHER = {*SHARES, "auc", "bertscore", "bleu", "chrf", "mcc", "meteor", "reward", "rouge1", "rouge2", "rougel"}
+LOWER = {
+    "bits_per_byte", "brier_score", "byte_perplexity", "cer", "error", "error_rate", "hallucination", "loss", "mae",
+    "mse", "nll", "perplexity", "rmse", "ter", "toxicity", "wer", "word_perplexity",
+}  # fmt: skip
+METRICS = HIGHER | LOWER | {"score"}
+MAX_TEXT_CHARS = 1 << 26  # of the texts of a run that are in memory
+MAX_CELL_CHARS = 20_000  # of one text of a row
 EXACT = 1e-9  # by which a tool's own number may differ from that of its rows
+MISSING = ("NAType", "NaTType")  # types of pandas' values that are none
 Told = Mapping[str, Any]  # a table of a file
 
 
@@ -51,6 +64,25 @@ class RowReader:
     def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
         """Return the rows of one task, but for the files that were read."""
         raise NotImplementedError
+
+
+class TextBudget:
+    """Keeps the texts of rows as long as they fit into memory, and else none; they are read again for those needed."""
+
+    def __init__(self) -> None:
+        self.left: float = MAX_TEXT_CHARS
+
+    def spend(self, rows: list[RawRow], new: int) -> None:
+        """Cut the texts of the last `new` rows, or take those of all rows away where they are too many."""
+        for row in rows[-new:] if new else ():
+            for name in ("input", "target", "answer"):
+                if len(text := getattr(row, name)) > MAX_CELL_CHARS:
+                    setattr(row, name, text[:MAX_CELL_CHARS] + " …")
+            self.left -= len(row.input) + len(row.target) + len(row.answer)
+        if self.left < 0:
+            for row in rows if self.left > -math.inf else rows[-new:]:
+                row.input = row.target = row.answer = ""
+            self.left = -math.inf
 
 
 def question_digest(asked: Any, wanted: Any, **beside: Any) -> str:

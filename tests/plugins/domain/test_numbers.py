@@ -36,6 +36,8 @@ from tests.helpers.speed import rounds
         ("Two:\n- 5 pears\n- 6 apples", [5, 6]),
         ("nan, inf, -Infinity, 1/0, 1e999, 1e99999999999", []),
         ("9" * 5000, []),
+        ("٣ and १२ and ۴۵ and １２ and 𝟕", [3, 12, 45, 12, 7]),
+        ("٣٫٥ or ١٬٢٣٤٬٥٦٧٫٨ or -٤٪ or H٢O", [3.5, 1234567.8, -4]),
         ("", []),
     ],
 )
@@ -49,6 +51,7 @@ def test_a_decimal_comma() -> None:
     text = "1.234,5 und 3,14 und 0.75 und 0.125 und 1,000.50 und 2,5 Mio. am 6.5.2024"
     found = [float(n) for n in NumberParser(None, ",", True).parse(text)]
     assert found == [1234.5, 3.14, 0.75, 0.125, 1000.5, 2_500_000]
+    assert [float(n) for n in NumberParser(None, ",", True).numbers("١٬٢٣٤٫٥")] == [1234.5]
 
 
 def test_fractions_can_be_off() -> None:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -1030,10 +1031,9 @@ def test_bound_of_kappa_is_a_metric_until_it_expires(suite: Project) -> None:
     text = JUDGED + '\n[[gate]]\nid = "calibrated"\nmetric = "qa.kappa"\nmin = 0.6\n'
     with StubJudge() as stub:
         suite.write({"suite.toml": text.replace("# options", f'base_url = "{stub.openai_url}"')})
-        suite.write({"labels.jsonl": labels(60, wrong=4), "test.jsonl": ROWS[:30]})
         with pytest.raises(UsageError, match='has no metric "kappa"'):
             suite_error(suite)
-        calibrate_judge(suite.folder / "labels.jsonl", suite.folder / "suite.toml")
+        run_labelled(suite, stub, 60, agree)
         options = 'calibration = "labels.calibration.json"'
         outcome = run(suite, stub, options, text)
         assert (outcome.code, outcome.verdict("calibrated")) == (0, "PASS")
@@ -1054,11 +1054,10 @@ def test_gate_that_requires_the_calibration_waits_for_it(suite: Project) -> None
     text += '\n[[gate]]\nid = "calibrated"\nmetric = "qa.kappa"\nmin = 0.6\n'
     with StubJudge() as stub:
         suite.write({"suite.toml": JUDGED.replace("# options", f'base_url = "{stub.openai_url}"')})
-        for wrong, said in ((4, "PASS"), (20, "ERROR")):
-            suite.write({"labels.jsonl": labels(60, wrong=wrong), "test.jsonl": ROWS[:30]})
-            calibrate_judge(suite.folder / "labels.jsonl", suite.folder / "suite.toml")
+        for every, said in ((20, "PASS"), (1, "ERROR")):
+            run_labelled(suite, stub, 60, partial(agree, every=every))
             outcome = run(suite, stub, 'calibration = "labels.calibration.json"', text)
-            assert outcome.verdict("floor", "adapter") == said
+            assert outcome.verdict("floor", "merged") == said
     assert 'requires "calibrated", which is FAIL' in outcome.out
     assert outcome.code == 1
 
@@ -1100,6 +1099,12 @@ def by_reference(i: int, row: dict[str, Any]) -> str:
     return ("baseline", "candidate")[(row["win_rate"] == 1.0) != (i % 6 == 0)]
 
 
+def agree(i: int, row: dict[str, Any], every: int = 20) -> str:
+    """Say what the judge says, ties too, but the other side of every so many rows."""
+    said = {1.0: "candidate", 0.5: "tie", 0.0: "baseline"}[row["win_rate"]]
+    return {"candidate": "baseline", "baseline": "candidate"}.get(said, "tie") if i % every == 0 else said
+
+
 def run_labelled(suite: Project, stub: StubJudge, count: int, say: Any = by_reference) -> Path:
     """Run a suite whose judge is trusted, and calibrate it by labels of that run; return its folder."""
     assert run(suite, stub).code == 0
@@ -1129,8 +1134,9 @@ def test_labels_of_another_candidate_prove_nothing(suite: Project) -> None:
     with StubJudge() as stub:
         run_labelled(suite, stub, 60)
         other = UNTRUSTED.replace("skill = 0.9", "skill = 0.6")
+        other += '\n[[gate]]\nid = "agrees"\nmetric = "qa.kappa"\nmin = 0.1\n'
         outcome = run(suite, stub, LOCAL, other, "--set", "train.skill=0.6")
-    assert outcome.verdict("floor") == "INCONCLUSIVE"
+    assert [outcome.verdict(gate) for gate in ("floor", "agrees")] == ["INCONCLUSIVE"] * 2
     assert "of 60 labels are for other pairs than those judged here, for instance" in outcome.out
     assert "label answers of this candidate and this baseline" in outcome.out
 

@@ -61,6 +61,8 @@ def test_worked_examples_keep_their_rules() -> None:
         ("numbered", {"count": 2}, "1. tea\n2) milk", "1. tea\n3. milk"),
         ("keys", {"names": ["a", "b"]}, '{"b": 1, "a": []}', '{"a": 1}'),
         ("keys", {"names": ["a"]}, '```json\n{"a": 1}\n```', 'Here: {"a": 1}'),
+        ("keys", {"names": ["a"]}, '~~~json\n{"a": 1}\n~~~', '~~~json\n{"a": 1}\n```'),
+        ("keys", {"names": ["a"]}, '```json {"a": 1}```', '```json {"b": 1}```'),
         ("equals", {"value": {"a": "x"}}, '{"a": "x"}', '{"a": "y"}'),
         ("starts", {"word": "Many"}, '"Many are called', "Manyfold"),
         ("ends", {"text": "Done."}, 'Well. "Done."', "Done. Well."),
