@@ -58,7 +58,7 @@ def _ask(args: Namespace) -> int:
             args.cache = False
             found = ask_suite(args.suite, prompt, parse_run_options(args))
     finally:
-        terminal.clear()
+        terminal.clear_progress()
     args.document = {"eval": found.question.evaluation, "prompt": found.question.prompt, "notes": found.notes}
     args.document |= {"replies": [reply._asdict() for reply in found.replies], "generation": asdict(found.question.how)}
     if not args.json:
@@ -76,17 +76,19 @@ def _print_answers(screen: Screen, found: Answers) -> None:
             _print_prompt(screen, reply, where, found)
         told = [count_noun(reply.tokens, "token")] if reply.tokens is not None else []
         told += [ENDINGS[reply.ended]] if reply.ended in ENDINGS else []
-        screen.line(f"{reply.subject}  {', '.join([*told, f'{reply.seconds:.1f} s'])}", "bold")
-        screen.lines(reply.text or "(empty)")
+        screen.print_line(f"{reply.subject}  {', '.join([*told, f'{reply.seconds:.1f} s'])}", "bold")
+        screen.print_lines(reply.text or "(empty)")
     for note in found.notes:
-        screen.line(f"note: {note}", "yellow")
+        screen.print_line(f"note: {note}", "yellow")
 
 
 def _print_prompt(screen: Screen, reply: Reply, where: str, found: Answers) -> None:
     if reply.prompt_tokens is None:
         prompt = found.question.prompt
-        screen.line(f"prompt  {where}", "bold")
-        screen.lines(prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt))
+        screen.print_line(f"prompt  {where}", "bold")
+        screen.print_lines(
+            prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
+        )
         return
-    screen.line(f"prompt  {count_noun(len(reply.prompt_tokens), 'token')}, {where}", "bold")
-    screen.lines("|".join(token.replace("\n", "\\n") for token in reply.prompt_tokens))
+    screen.print_line(f"prompt  {count_noun(len(reply.prompt_tokens), 'token')}, {where}", "bold")
+    screen.print_lines("|".join(token.replace("\n", "\\n") for token in reply.prompt_tokens))

@@ -101,7 +101,7 @@ def ask_export(folder: Path, prompt: str, plugins: Sequence[str] = ()) -> Answer
     spec = next((e for e in suite.evals if _can_generate(loaded.find("evaluator", e.use).function)), None)
     task = Task(spec, loaded.find("evaluator", spec.use).function, {}, None) if spec else None
     found = Answers(make_question(spec, prompt, [], _generation(task)))
-    model, opening = folder / MODEL, loaded.find("loader", use).about.open
+    model, opening = folder / MODEL, loaded.find("loader", use).capabilities.open
     adapter = model if (model / "adapter_config.json").is_file() else None
     if opening is None:
         raise UsageError(f'{folder}: the loader "{use}" opens no folder, so its model cannot be loaded')
@@ -213,7 +213,7 @@ def _made_models(session: Session, notes: list[str]) -> Iterator[ModelRef]:
     if not _is_there(suite.candidate is not None, places.adapter, notes):
         notes.append(UNTRAINED)
         return
-    if session.collection.whole:
+    if session.collection.trains_all_weights:
         yield ModelRef("merged", str(places.adapter), options=base.options)
         return
     if made:

@@ -67,8 +67,8 @@ def _said(run: Run) -> Iterator[str]:
     """Yield what follows from the verdicts, what checks found, and what was written or not."""
     yield from run.warnings[:1] if run.edited else ()
     yield from (c for c in run.conclusions if c not in waived_and_ignored(run))
-    yield from (f"{f.severity}: {f.name}: {f.what}" for f in run.flags if f.severity != "note" and f.ignored is None)
-    yield from (f"{r.id}: {r.error}" for r in run.reports if r.outcome == "error")
+    yield from (f"{f.severity}: {f.name}: {f.what}" for f in run.findings if f.severity != "note" and f.ignored is None)
+    yield from (f"{r.id}: {r.error}" for r in run.results if r.outcome == "error")
     held = any(v.blocks_release for v in run.verdicts)  # and the table says why
     for e in run.exports:
         done = f"exported {e.candidate} to {Path(e.to).name}, weights {e.digest[:12]}"

@@ -19,10 +19,10 @@ from harness.schema import format_toml
 LOCK = "suite.lock.json"
 MORE, LESS = ("min", "better_by"), ("max", "worse_by_at_most", "max_failures", "alpha", "cut_at_most")
 LIMITS = ("min", "max", "better_by", "worse_by_at_most", "max_failures")
-DERIVED = ("id", "says", "blocking", "candidates", "group", "among")  # from the other keys of a gate
+DERIVED = ("id", "claim", "blocking", "candidates", "group", "among")  # from the other keys of a gate
 # of a lock: what names, dates or repeats, and what a comparison tells by itself
 LABELS: tuple[str, ...] = ("recorded", "format", "gates", "subjects", "packages", "suite.name", "suite.file")
-LABELS += ("suite.digest", "suite.source", "suite.about.name", "suite.about.description", "suite.about.alpha")
+LABELS += ("suite.digest", "suite.source", "suite.header.name", "suite.header.description", "suite.header.alpha")
 NAMES = ("id", "name", "to")  # keys by which a table of a list is known
 UNSET = "not set"
 Direction = Literal["looser", "stricter", ""]
@@ -102,8 +102,8 @@ def flatten_rules(rules: Rules) -> dict[str, str]:
         for key, value in gate.items()
         if key not in DERIVED
     }
-    found |= {"alpha": _written(rules.lock["suite"].get("about", {}).get("alpha"))} if rules.lock else {}
-    found |= {f'waiver of "{w.gate}"': w.says() for w in rules.run.waivers}
+    found |= {"alpha": _written(rules.lock["suite"].get("header", {}).get("alpha"))} if rules.lock else {}
+    found |= {f'waiver of "{w.gate}"': w.summary() for w in rules.run.waivers}
     return found | flatten_lock(rules.lock)
 
 
@@ -134,7 +134,7 @@ def _gate_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
     for name in dict.fromkeys([*ours, *theirs]):
         gate, old = ours.get(name), theirs.get(name)
         if gate is None or old is None:
-            claim = str((gate or old or {}).get("says") or "any of several")
+            claim = str((gate or old or {}).get("claim") or "any of several")
             pair = (claim, UNSET) if gate else (UNSET, claim)
             yield RuleChange("claim", *pair, gate=name, direction="stricter" if gate else "looser")
             continue
@@ -146,13 +146,13 @@ def _gate_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
 
 
 def _alpha_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
-    a, b = (rules.lock["suite"].get("about", {}).get("alpha") for rules in (now, before))
+    a, b = (rules.lock["suite"].get("header", {}).get("alpha") for rules in (now, before))
     if a != b:
         yield RuleChange("alpha", _written(a), _written(b), direction=_direction("alpha", a, b))
 
 
 def _waiver_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
-    ours, theirs = ({w.gate: w.says() for w in rules.run.waivers} for rules in (now, before))
+    ours, theirs = ({w.gate: w.summary() for w in rules.run.waivers} for rules in (now, before))
     for name in dict.fromkeys([*ours, *theirs]):
         if ours.get(name) != theirs.get(name):
             direction: Direction = "looser" if name not in theirs else "stricter" if name not in ours else ""
@@ -169,9 +169,11 @@ def _would_be(gate: str, now: Run, before: Run) -> Iterator[str]:
 
 
 def _outcome_at(v: Verdict, limit: float | None) -> Outcome | None:
-    if limit is None or v.about is None or v.lower is None or v.upper is None or v.outcome is Outcome.ERROR:
+    if limit is None or v.claim_spec is None or v.lower is None or v.upper is None or v.outcome is Outcome.ERROR:
         return None
-    better, worse = (v.lower >= limit, v.upper < limit) if v.about.sign > 0 else (v.upper <= limit, v.lower > limit)
+    better, worse = (
+        (v.lower >= limit, v.upper < limit) if v.claim_spec.sign > 0 else (v.upper <= limit, v.lower > limit)
+    )
     return Outcome.PASS if better else Outcome.FAIL if worse else Outcome.INCONCLUSIVE
 
 
@@ -208,7 +210,7 @@ def _walk(value: Any, at: str) -> Iterator[tuple[str, Any]]:
             name = next((one[key] for key in NAMES if one.get(key)), i)
             yield from _walk(one, f"{at}.{name}")
     else:
-        for part in ("suite.", "about.", "evals."):  # as a suite names its keys
+        for part in ("suite.", "header.", "evals."):  # as a suite names its keys
             at = at.removeprefix(part)
         yield at, value
 

@@ -40,7 +40,7 @@ COLUMNS = ("to_pylist", "to_list", "tolist")  # how a column of Arrow, polars or
 
 
 @dataclass(frozen=True)
-class Gated:
+class GateResult:
     """What came of a gate on rows: PASS, FAIL, INCONCLUSIVE or ERROR, which is no truth value."""
 
     _judged: JudgedRows
@@ -83,7 +83,7 @@ class Gated:
         return self.run._repr_html_()
 
 
-def gate_rows(base: Any, candidate: Any = None, **options: Any) -> Gated:
+def gate_rows(base: Any, candidate: Any = None, **options: Any) -> GateResult:
     """Gate rows of a base and a candidate, or of a candidate alone; `options` are the keywords of `harness.gate`."""
     if candidate is None and options.get("base_score"):  # a table with a column for each side
         candidate = base
@@ -92,21 +92,21 @@ def gate_rows(base: Any, candidate: Any = None, **options: Any) -> Gated:
         return _gate(given, Namespace(**options, rows=[*given]))
 
 
-def _gate(given: Mapping[str, Any], args: Namespace) -> Gated:
+def _gate(given: Mapping[str, Any], args: Namespace) -> GateResult:
     """Gate rows by side, as the command would by `args`."""
     _check_arguments(args)
     args.slice, allowed = ([v] if isinstance(v, str) else [*v] for v in (args.slice, args.allow))
     args.allow = ",".join(allowed)
     args.cluster = args.cluster if args.cluster is None or isinstance(args.cluster, str) else [*args.cluster]
     held = {side: rows for side, rows in given.items() if not isinstance(rows, (str, Path))}
-    options = arguments.options_of(args)
+    options = arguments.parse_rows_options(args)
     if any(isinstance(rows, Mapping) for rows in held.values()):
         options = {"id": "id", "score": "score"} | options
     paths = {side: f"{side} in Python" if side in held else str(Path(rows).absolute()) for side, rows in given.items()}
-    about = {"cluster": arguments.clusters_of(args.cluster), "slices": args.slice}
-    suite = suites.make_rows_suite(arguments.claim_of(args), paths, options, args.alpha, **about)
+    about = {"cluster": arguments.parse_clusters(args.cluster), "slices": args.slice}
+    suite = suites.make_rows_suite(arguments.parse_gate(args), paths, options, args.alpha, **about)
     lines = {side: enumerate(_lines(rows, side), 1) for side, rows in held.items()}
-    return Gated(suites.judge_rows(suite, runs=suites.read_runs(suite, lines)))
+    return GateResult(suites.judge_rows(suite, runs=suites.read_runs(suite, lines)))
 
 
 def _check_arguments(args: Namespace) -> None:

@@ -18,7 +18,7 @@ NO_CLAIM = """gate: give one claim:
   --min 0.8                 the candidate alone is at least that"""
 
 
-def claim_of(given: Namespace) -> Gate:
+def parse_gate(given: Namespace) -> Gate:
     """Return the claim that was given as a gate. Raises UsageError where there is none, or several."""
     from harness.gates.gate import Gate
 
@@ -40,7 +40,7 @@ def claim_of(given: Namespace) -> Gate:
     return Gate(CLAIMS[said[0]], where="gate", versus=None if alone else "base", **claim)
 
 
-def options_of(given: Namespace) -> dict[str, Any]:
+def parse_rows_options(given: Namespace) -> dict[str, Any]:
     """Return what was said of how rows are read, as the options of an evaluation; what nobody said is not there."""
     task, colon, rest = given.metric.rpartition(":")
     metric, _, filter_ = rest.partition(",")
@@ -52,6 +52,6 @@ def options_of(given: Namespace) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value}
 
 
-def clusters_of(given: str | list[str] | None) -> str | list[str] | None:
+def parse_clusters(given: str | list[str] | None) -> str | list[str] | None:
     """Return the columns of clusters as a suite has them."""
     return given[0] if isinstance(given, list) and len(given) == 1 else given

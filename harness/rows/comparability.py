@@ -38,7 +38,7 @@ SELF = "judged by itself"  # a fact: which scorers have the model under test as 
 
 
 @dataclass(frozen=True)
-class Differences:
+class FactDifferences:
     """What differs: what was unfair and is allowed, and what is only told, a line each; what neither side tells."""
 
     allowed: tuple[str, ...] = ()
@@ -57,12 +57,14 @@ def parse_allowed(given: Iterable[str], settings: Iterable[str] = ()) -> frozens
     return frozenset(own.get(name, name) for name in names)
 
 
-def compare_facts(base: RawRows | None, candidate: RawRows, pairs: PairedRows, allow: Collection[str]) -> Differences:
+def compare_facts(
+    base: RawRows | None, candidate: RawRows, pairs: PairedRows, allow: Collection[str]
+) -> FactDifferences:
     """Compare the facts of two runs, or look at those of one.
 
     Raises UsageError with everything that is unfair and not allowed.
     """
-    unfair, found = _own_judges(base, candidate), Differences()
+    unfair, found = _own_judges(base, candidate), FactDifferences()
     if base:
         differs, found = _differences(base, candidate, pairs)
         unfair = differs | unfair
@@ -114,7 +116,7 @@ def _own_judges(base: RawRows | None, candidate: RawRows) -> dict[str, str]:
     return {}
 
 
-def _differences(base: RawRows, candidate: RawRows, pairs: PairedRows) -> tuple[dict[str, str], Differences]:
+def _differences(base: RawRows, candidate: RawRows, pairs: PairedRows) -> tuple[dict[str, str], FactDifferences]:
     """Return what is unfair by its name, and what else differs or is not known."""
     unfair: dict[str, str] = {}
     told = []
@@ -146,4 +148,4 @@ def _differences(base: RawRows, candidate: RawRows, pairs: PairedRows) -> tuple[
         differ = f"prompts differ on {other:,} of {len(pairs.names):,} rows"
         unfair[first] = f"{differ}, {unfair[first]}" if first in unfair else differ
     unknown = tuple(name for name in ANSWERS if name not in base.facts and name not in candidate.facts)
-    return unfair, Differences((), tuple(told), unknown)
+    return unfair, FactDifferences((), tuple(told), unknown)

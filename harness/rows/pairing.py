@@ -17,7 +17,7 @@ Rows = tuple[RawRow, ...]  # all that a run has of one row: its repeats, mostly 
 Grouped = dict[str, "RawRow | Rows"]  # by what a row is known by; one alone, as most of millions, without a tuple
 
 
-class Side(Sequence[Rows]):
+class SideRows(Sequence[Rows]):
     """The rows of one run, in the order of the pairs, each with its repeats."""
 
     def __init__(self, found: list[RawRow | Rows]) -> None:
@@ -43,13 +43,13 @@ class PairedRows:
 
     how: How
     names: list[str]
-    base: Side
-    candidate: Side
+    base: SideRows
+    candidate: SideRows
     dropped: tuple[int, int] = (0, 0)
     renamed: int = 0
     repeats: tuple[int, int] = (1, 1)
 
-    def wanted(self, side: str, repeats: int = 0) -> list[int]:
+    def wanted_repeats(self, side: str, repeats: int = 0) -> list[int]:
         """Return how many repeats a side should have of each row: as many as are demanded, or as the other side has.
 
         Where a side has another number of them throughout, as many as it has of a row at most.
@@ -59,15 +59,15 @@ class PairedRows:
         return [max(map(len, pair)) for pair in zip(self.base, self.candidate, strict=True)]
 
     @property
-    def usual(self) -> int:
+    def usual_repeats(self) -> int:
         """How many repeats most rows have."""
-        return Counter(self.wanted("candidate")).most_common(1)[0][0]
+        return Counter(self.wanted_repeats("candidate")).most_common(1)[0][0]
 
-    def few(self, repeats: int = 0) -> int:
+    def count_incomplete(self, repeats: int = 0) -> int:
         """Return how many rows have fewer repeats on both sides than most, where no number is demanded."""
         if repeats or max(self.repeats) == 1:
             return 0
-        return sum(n < self.usual for n in self.wanted("candidate"))
+        return sum(n < self.usual_repeats for n in self.wanted_repeats("candidate"))
 
 
 def pair_rows(base: RawRows, candidate: RawRows, *, only_common: bool) -> PairedRows:
@@ -182,7 +182,7 @@ def _named(
     names = [_called(_all(left.get(k) or right[k])[0]) for k in kept]
     base, candidate = [left.get(k, ()) for k in kept], [right.get(k, ()) for k in kept]
     if len({*names}) == len(names) and tuple not in {*map(type, base), *map(type, candidate)}:
-        return PairedRows(how, names, Side(base), Side(candidate), dropped, renamed)
+        return PairedRows(how, names, SideRows(base), SideRows(candidate), dropped, renamed)
     taken, names, base, candidate = Counter(names), [], [], []
     for known in kept:
         theirs, ours = _all(left.get(known)), _all(right.get(known))
@@ -198,7 +198,7 @@ def _named(
             names.append(f"{called}~{number}")
             base.append(_sorted(theirs)[number : number + 1])
             candidate.append(_sorted(ours)[number : number + 1])
-    sides = Side(base), Side(candidate)
+    sides = SideRows(base), SideRows(candidate)
     return PairedRows(how, names, *sides, dropped, renamed, (max(map(len, sides[0])), max(map(len, sides[1]))))
 
 

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness import subprocess_call
-from harness.errors import CheckFailed, UsageError
+from harness.errors import CheckFailedError, UsageError
 from harness.rows.readers import read_run_rows, split_label
 from harness.rows.records import RawRow, RawRows, Wanted
 
@@ -37,7 +37,7 @@ def read_sides(paths: Sequence[str], wants: Sequence[Wanted]) -> list[RawRows]:
         found = [read_run_rows(paths[0], wants[0])]
         try:
             asked.result()
-        except CheckFailed as error:  # what the other process says of the file
+        except CheckFailedError as error:  # what the other process says of the file
             raise UsageError(str(error)) from None
         run, columns = pickle.loads(into.read_bytes())  # noqa: S301 (written by the process above)
     rows = list(map(RawRow, *columns))

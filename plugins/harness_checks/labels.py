@@ -11,7 +11,7 @@ from typing import Any
 from harness import HELD_OUT, Finding, ModelRef, Sample, TrainingRow, checker, quote_text, target_as_continuation
 from harness.internals import Gate, Task, fold_case, schema
 from harness_checks.lint import JUDGED, count_of_total, row_numbers
-from harness_hf import Tokens
+from harness_hf import ModelTokenizer
 
 SAID = ("exact_match", "json", "contains", "token_f1", "regression", "hf_metric")  # whose targets are said as they are
 SURE, MANY = SAID[:2], 0.05  # what scores nothing but whole targets, and a share of the rows that spoils its score
@@ -56,11 +56,11 @@ def _sizes(rows: list[tuple[Sample, list[str]]], most: int, folder: Path) -> dic
     pairs = [(s, text) for s, texts in rows if min(len(t.encode()) for t in texts) > most for text in texts]
     if not pairs or not (folder / "tokenizer_config.json").is_file():
         return {}
-    tokens = Tokens.of(str(folder))
+    tokens = ModelTokenizer.of(str(folder))
     asked = [s.input if isinstance(s.input, str) else "" for s, _ in pairs]  # a template's end is no part of an answer
     whole = [prompt + target_as_continuation(s.input, text) for prompt, (s, text) in zip(asked, pairs, strict=True)]
     sizes: dict[str, int] = {}
-    for (s, _), before, after in zip(pairs, tokens.prompts(asked), tokens.prompts(whole), strict=True):
+    for (s, _), before, after in zip(pairs, tokens.encode_prompts(asked), tokens.encode_prompts(whole), strict=True):
         sizes[s.id] = min(len(after) - len(before), sizes.get(s.id, len(after)))
     return {i: size for i, size in sizes.items() if size > most}
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from harness import Metric, Sample, Score, Subject, UsageError, evaluator
 from harness_domain.choices import multiple_choice, right_choice, row_choices
-from harness_domain.matching import LINE, Matching, generate_all, require_targets
+from harness_domain.matching import LINE, MatchOptions, generate_all, require_targets
 
 MOST_CLASSES = 50  # that each row's note names, so that a part of the rows numbers them as all do
 OURS = "local:"  # a metric of this package, which needs no network
@@ -164,7 +164,7 @@ class LabelMetric:
 
 @lru_cache(maxsize=1 << 16)  # a bootstrap asks for the same rows thousands of times
 def _label(text: str) -> str:
-    return Matching(ignore_case=False, ignore_punctuation=False).normal(text)
+    return MatchOptions(ignore_case=False, ignore_punctuation=False).normalize(text)
 
 
 class Chrf:

@@ -43,7 +43,7 @@ class RunLabels(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Both:
+class GatePair:
     """A gate of this run, and the same gate of the run it is compared with, where that has it."""
 
     now: Verdict
@@ -62,7 +62,7 @@ class Both:
 
 
 @dataclass(frozen=True)
-class Between:
+class MetricComparison:
     """A metric of two runs on the rows that both asked, tested as a gate "better than the other run" would be."""
 
     metric: str
@@ -73,14 +73,14 @@ class Between:
 
 
 @dataclass(frozen=True)
-class Compared:
+class RunComparison:
     """What differs between two runs."""
 
     now: LoadedRun
     before: LoadedRun
-    gates: list[Both]
-    same: list[Both]  # gates that came to the same numbers
-    metrics: list[Between]
+    gates: list[GatePair]
+    same: list[GatePair]  # gates that came to the same numbers
+    metrics: list[MetricComparison]
     rules: list[str]  # what decides and is another, in words
     settings: list[Setting]
     notes: list[str]  # what a reader must know before believing it
@@ -96,13 +96,13 @@ class Compared:
         return RunLabels(one, other)
 
 
-def compare_runs(now: LoadedRun, before: LoadedRun) -> Compared:
+def compare_runs(now: LoadedRun, before: LoadedRun) -> RunComparison:
     """Compare a run with another one, which came before it."""
     theirs = {(v.gate, v.candidate): v for v in before.run.verdicts}
-    both = [Both(v, theirs.get((v.gate, v.candidate))) for v in summary.sort_worst_first(now.run)]
+    both = [GatePair(v, theirs.get((v.gate, v.candidate))) for v in summary.sort_worst_first(now.run)]
     differ, same = [b for b in both if not b.is_same], [b for b in both if b.is_same]
     between = []  # every metric of one number a row that both runs have of the page's candidate, the worst first
-    for report in now.run.reports:
+    for report in now.run.results:
         if report.subject == now.ours and before.report(before.ours, report.eval):
             metric, _ = now.against(report.eval)
             if now.scale(f"{report.eval}.{metric}").is_of_rows:
@@ -125,15 +125,15 @@ def compare_runs(now: LoadedRun, before: LoadedRun) -> Compared:
         notes.append(f"{printable(now.ours)} of this run is compared with {printable(before.ours)} of the other")
     for evaluation, left in ((b.metric.partition(".")[0], b.left) for b in between if b.left):
         notes.append(f"{evaluation}: {count_noun(left, 'row')} with different prompts in the two runs, left out")
-    if only := [r.eval for r in now.run.reports if r.subject == now.ours and not before.report(before.ours, r.eval)]:
+    if only := [r.eval for r in now.run.results if r.subject == now.ours and not before.report(before.ours, r.eval)]:
         notes.append(f"evaluated only in this run: {', '.join(map(printable, only))}")
     for kept in (now, before):
         notes += [f"{printable(kept.folder.resolve().name)}: {printable(m)}" for m in dict.fromkeys(kept.missing)]
     decisive = [printable(c.describe()) for c in changed if c.decides]
-    return Compared(now, before, differ, same, between, decisive, settings, notes)
+    return RunComparison(now, before, differ, same, between, decisive, settings, notes)
 
 
-def _between(now: LoadedRun, before: LoadedRun, evaluation: str, metric: str) -> Between:
+def _between(now: LoadedRun, before: LoadedRun, evaluation: str, metric: str) -> MetricComparison:
     """Put the claim "better than the other run" to the rows that both asked, as a gate with no margin would be."""
     ours, theirs = now.rows(now.ours, evaluation), before.rows(before.ours, evaluation)
     ids = [i for i in ours if i in theirs and question_of_row(ours[i]) == question_of_row(theirs[i])]
@@ -153,7 +153,7 @@ def _between(now: LoadedRun, before: LoadedRun, evaluation: str, metric: str) ->
         reading = "the same model"
     else:
         reading = READINGS.get(verdict.outcome, "not comparable")
-    return Between(name, verdict, reading, pair, left)
+    return MetricComparison(name, verdict, reading, pair, left)
 
 
 def render_lines(*parts: Line) -> str:
@@ -172,7 +172,7 @@ def render_lines(*parts: Line) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().split("\n"))
 
 
-def comparison_lines(c: Compared) -> str:
+def comparison_lines(c: RunComparison) -> str:
     """Return what differs between two runs as lines for a terminal."""
     before, now = c.labels
     parts: list[Line] = [
@@ -208,7 +208,7 @@ def comparison_lines(c: Compared) -> str:
     return render_lines(*parts)
 
 
-def comparison_markdown(c: Compared) -> str:
+def comparison_markdown(c: RunComparison) -> str:
     """Return what differs between two runs as Markdown."""
     before, now = map(escape_markdown, c.labels)
     lines = [f"## {escape_markdown(summary.verdict_sentence(c.now.run))}", "", f"Against {before}:"]
@@ -245,7 +245,7 @@ def _outcome(kept: LoadedRun, v: Verdict | None) -> str:
     return "not evaluated" if v is None else f"{GLYPHS[v.outcome]} {v.outcome} {estimate_text(kept, v)}"
 
 
-def comparison_json(c: Compared) -> str:
+def comparison_json(c: RunComparison) -> str:
     """Return what differs between two runs as JSON."""
     gates: list[dict[str, Any]] = []
     for b in [*c.gates, *c.same]:

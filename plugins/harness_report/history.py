@@ -71,7 +71,7 @@ class PastRun:
 
 
 @dataclass(frozen=True)
-class Track:
+class GateTrack:
     """One gate on one candidate over the runs; None where a run did not judge it."""
 
     gate: str
@@ -92,7 +92,7 @@ def past_runs(suite: str, folder: Path) -> list[PastRun]:
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # no report of ours
             with open_file(path, below=path.parent) as f:
                 told = json.loads(f.read())
-            if told["suite"] == suite and not told.get("selecting") and any(r["verdicts"] for r in told["reports"]):
+            if told["suite"] == suite and not told.get("selecting") and any(r["verdicts"] for r in told["results"]):
                 when = str(told["started"])
                 releases = [release_day(days(e["to"]), e["digest"], when) for e in told["exports"] if e["digest"]]
                 found.append(PastRun(path.parent, when, next(filter(None, releases), "")))
@@ -113,12 +113,12 @@ def release_days(to: str) -> dict[tuple[str, str], str]:
     return {}
 
 
-def gate_tracks(past: Sequence[PastRun]) -> list[Track]:
+def gate_tracks(past: Sequence[PastRun]) -> list[GateTrack]:
     """Return every gate that any run judged on a candidate, as the last run orders them."""
     by_run = [{(v.gate, v.candidate): v for v in p.run.verdicts} for p in past]
     last = [(v.gate, v.candidate) for v in summary.sort_worst_first(past[-1].run)]
     keys = dict.fromkeys([*last, *(key for run in by_run for key in run)])
-    return [Track(*key, [run.get(key) for run in by_run]) for key in keys]
+    return [GateTrack(*key, [run.get(key) for run in by_run]) for key in keys]
 
 
 def sparkline(values: Sequence[float | None]) -> str:
@@ -199,7 +199,7 @@ def trend_charts(past: Sequence[PastRun]) -> list[SimpleNamespace]:
     return found
 
 
-def _trend(axis: Axis, track: Track, past: Sequence[PastRun]) -> dict[str, Any]:
+def _trend(axis: Axis, track: GateTrack, past: Sequence[PastRun]) -> dict[str, Any]:
     """Return the spec of one gate over the runs: a dot and a bar a run, what the limit of that run forbids shaded.
 
     The dot is hollow where the claim was another than the last run's.

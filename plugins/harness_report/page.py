@@ -77,7 +77,7 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
     rows, note = pairs.browser_data(kept)
     links, stages = bool(rows), configuration.stage_rows(kept)
     problems = run.problem.split("\n") if run.problem else []
-    problems += [f"{r.id}: {r.error}" for r in run.reports if r.outcome == "error"]
+    problems += [f"{r.id}: {r.error}" for r in run.results if r.outcome == "error"]
     if run.deselected:
         problems.append(f"{len(run.deselected)} items were deselected: the others prove nothing about the whole suite.")
     return SimpleNamespace(
@@ -89,7 +89,9 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
         facts=configuration.header_facts(kept),
         heads=headline_gates(kept), **_gates(kept, links=links), drawn=svg.can_draw(),
         metrics=metrics.metrics_table(kept), sure=format_confidence(run.alpha), min_n=metrics.slice_min_n(kept),
-        endings=[(f"{r.subject}::{r.eval}", format_finish_reasons(r.endings)) for r in run.reports if r.endings],
+        finish_reasons=[
+            (f"{r.subject}::{r.eval}", format_finish_reasons(r.finish_reasons)) for r in run.results if r.finish_reasons
+        ],
         training=configuration.training_section(kept), rows=rows, rows_note=note,
         settings=configuration.settings_rows(kept, last), last=folder_name(last) if last else "",
         rules=rule_lines(kept, last),

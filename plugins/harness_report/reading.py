@@ -50,7 +50,7 @@ class LoadedRun:
     def evals(self) -> dict[str, Mapping[str, Any]]:
         """The suite's evaluations by name; of a folder without a lock those that were measured, with nothing said."""
         told: dict[str, Mapping[str, Any]] = {str(e["name"]): e for e in _list(self.suite, "evals")}
-        return told or {name: {} for name in dict.fromkeys(r.eval for r in self.run.reports)}
+        return told or {name: {} for name in dict.fromkeys(r.eval for r in self.run.results)}
 
     def is_private(self, evaluation: str) -> bool:
         """Return whether rows may be shown as digests only: where nothing says that they are public, they are not."""
@@ -61,7 +61,7 @@ class LoadedRun:
         evaluation, _, name = metric.partition(".")
         if told := subtable(subtable(subtable(self.lock, "metrics"), evaluation), name).get("scale"):
             return OnScale(str(told))
-        values = [r.metrics[name] for r in self.run.reports if r.eval == evaluation and name in r.metrics]
+        values = [r.metrics[name] for r in self.run.results if r.eval == evaluation and name in r.metrics]
         shares = bool(values) and all(0 <= v <= 1 for v in values) and not self.is_lower(metric)
         return OnScale("perplexity" if "perplexity" in name else "proportion" if shares else "mean")
 
@@ -72,7 +72,7 @@ class LoadedRun:
     def is_lower(self, metric: str) -> bool:
         """Return whether less of EVAL.METRIC is better."""
         evaluation, _, name = metric.partition(".")
-        return any(r.better.get(name) == "lower" for r in self.run.reports if r.eval == evaluation)
+        return any(r.better.get(name) == "lower" for r in self.run.results if r.eval == evaluation)
 
     def column(self, evaluation: str) -> str:
         """Return the column by which an evaluation's rows are sliced, its own or one of another that they have too."""
@@ -84,7 +84,7 @@ class LoadedRun:
     @cached_property
     def subjects(self) -> list[str]:
         """Everything that was measured, in its order, the base first."""
-        return list(dict.fromkeys(r.subject for r in self.run.reports if r.outcome == "done"))
+        return list(dict.fromkeys(r.subject for r in self.run.results if r.outcome == "done"))
 
     @cached_property
     def ours(self) -> str:
@@ -100,7 +100,7 @@ class LoadedRun:
         return found if found in self.subjects and found != self.ours else ""
 
     def report(self, subject: str, evaluation: str) -> ItemResult | None:
-        found = (r for r in self.run.reports if (r.subject, r.eval, r.outcome) == (subject, evaluation, "done"))
+        found = (r for r in self.run.results if (r.subject, r.eval, r.outcome) == (subject, evaluation, "done"))
         return next(found, None)
 
     def against(self, evaluation: str) -> RowsAgainst:
@@ -157,7 +157,7 @@ def _is_lock(lock: object) -> bool:
     evals = _list(suite, "evals")
     if not suite or not evals or not all(isinstance(e, Mapping) for e in [*evals, *gates]):
         return False
-    tables = [suite.get(t) for t in ("about", "adapter", "train", "model") if suite.get(t) is not None]
+    tables = [suite.get(t) for t in ("header", "adapter", "train", "model") if suite.get(t) is not None]
     tables += [t["options"] for t in [*evals, *tables] if isinstance(t, Mapping) and t.get("options") is not None]
     scales = [isinstance(subtable(metrics[e], m).get("scale"), str) for e in metrics for m in subtable(metrics, e)]
     private = [isinstance(e.get("private", False), bool) and isinstance(e.get("name"), str) for e in evals]

@@ -292,7 +292,7 @@ def test_a_base_with_another_file_makes_everything_anew(passed: Project, name: s
     outcome = passed.run()
     assert outcome.code == 0
     assert "reused" not in outcome.report.facts["training"]
-    asked = {r.subject: r.remembered for r in outcome.report.reports}
+    asked = {r.subject: r.cache_hits for r in outcome.report.results}
     assert (asked["base"], asked["adapter"]) == (0, 0)  # the merge made the same files once more
     assert len(trained(passed)) == 2
 
@@ -386,7 +386,7 @@ def test_damaged_findings_are_looked_for_again(suite: Project, damage: Callable[
     for path in found:
         damage(path)
     outcome = suite.run()
-    assert [f.code for f in outcome.report.flags] == [f.code for f in first.report.flags] != []
+    assert [f.code for f in outcome.report.findings] == [f.code for f in first.report.findings] != []
     notes = [path for path in found if not path.stem.endswith("-rows")]  # rows are only read beside a note
     assert len([line for line in outcome.report.warnings if "renamed to" in line]) == len(notes)
     assert not [line for line in suite.run().report.warnings if "renamed to" in line]

@@ -118,9 +118,9 @@ def test_mistakes_are_one_line(suite: Project, words: list[str], told: str) -> N
 @pytest.mark.parametrize("text", ["What?\n", "naïve 東京 🙂", " two  spaces", ""])
 def test_tokens_of_a_prompt_join_to_what_is_sent(tiny_model: Path, text: str) -> None:
     """The texts of a prompt's tokens are one for each token, and together the prompt behind its BOS."""
-    from harness_hf.tokens import Tokens
+    from harness_hf.tokens import ModelTokenizer
 
-    tokens = Tokens.of(str(tiny_model))
-    [ids] = tokens.prompts([text])
+    tokens = ModelTokenizer.of(str(tiny_model))
+    [ids] = tokens.encode_prompts([text])
     found = tokens.texts_of(ids)
     assert (len(found), "".join(found)) == (len(ids), tokens.tokenizer.decode(ids))

@@ -34,7 +34,7 @@ def test_an_edited_margin_repeats_no_check_of_the_rows(project: Project) -> None
         looked.write_text("")
         run = project.write({"suite.toml": SUITE.replace("min = 0.5", f"min = {margin}")}).run().report
         assert looked.read_text().split() == seen
-        said = [flag.what for flag in run.flags if flag.code in ("X1", "X2")]
+        said = [flag.what for flag in run.findings if flag.code in ("X1", "X2")]
         assert said == ["20 rows", f"min = {margin}, suite has 0"]
     looked.write_text("")
     project.write({"test.jsonl": ROWS[:50]}).run()

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.data.identity import add_question_keys
 from harness.errors import UsageError, did_you_mean
 from harness.records.samples import Sample
 from harness.rows.records import RawMetric, RawRow, RawRows, Wanted
-from harness.rows.safe_read import Files, parse_score
+from harness.rows.safe_read import SafeFiles, parse_score
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable, shorten_text
 from harness.texts.secrets import redact_options
@@ -51,7 +51,7 @@ class RowReader:
 
     def read(self, path: Path, want: Wanted) -> RawRows:
         """Return the rows of one task. Raises UsageError at what cannot be read, is unsettled, or never written so."""
-        files = Files(path if path.is_dir() else path.parent)
+        files = SafeFiles(path if path.is_dir() else path.parent)
         try:
             found = self.rows(files, path, want)
         except (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -61,7 +61,7 @@ class RowReader:
             raise UsageError(f"{path}: has no rows")
         return replace(found, sources=files.sources)
 
-    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
+    def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
         """Return the rows of one task, but for the files that were read."""
         raise NotImplementedError
 
@@ -97,7 +97,7 @@ def question_digest(asked: Any, wanted: Any, **beside: Any) -> str:
 
 def prompt_digest(sent: Any) -> str:
     """Return the digest of what was sent to a model, "" where that is not known."""
-    return digest_of(sent) if sent else ""
+    return digest_value(sent) if sent else ""
 
 
 def format_setting(value: Any) -> str:

@@ -17,7 +17,7 @@ from harness.rows.readers import fields as ask
 from harness.rows.readers import layouts
 from harness.rows.readers.layouts import Lines
 from harness.rows.records import COLUMNS, UNSET, RawMetric, RawRow, RawRows, State, Wanted
-from harness.rows.safe_read import Files, describe_tool_error, parse_score
+from harness.rows.safe_read import SafeFiles, describe_tool_error, parse_score
 from harness.texts.escaping import printable
 
 PIECE = 10_000  # rows whose contents are read at a time
@@ -42,7 +42,7 @@ class Table(ask.RowReader):
     def sniff(self, path: Path, head: bytes) -> bool:
         return layouts.is_table(path, head)
 
-    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
+    def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
         column, chosen, value = want.label.partition("=")
         lines = layouts.read_lines(files, path, "" if chosen else want.label)
         if chosen:
