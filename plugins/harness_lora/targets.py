@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 ALL = "all-linear"
-UNCALLED = dict.fromkeys(("mamba", "falcon_mamba", "jamba"), {"dt_proj"})  # by model type: only their weight is read
+UNCALLED = {
+    kind: {"dt_proj"} for kind in ("mamba", "falcon_mamba", "jamba")
+}  # by model type: only their weight is read
 
 
 def restrict_targets(config: LoraConfig, model: Any) -> LoraConfig:
