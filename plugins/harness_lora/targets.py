@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ALL = "all-linear"
 UNCALLED = {
     kind: {"dt_proj"} for kind in ("mamba", "falcon_mamba", "jamba")
-}  # by model type: only their weight is read
+}  # by model type: only its weight is read
 
 
 def restrict_targets(config: LoraConfig, model: Any) -> LoraConfig:
