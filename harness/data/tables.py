@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import PurePath
 from typing import IO, Any, cast
 
@@ -22,6 +23,7 @@ CHUNK, ZSTD_CHUNK = 1 << 20, 1 << 12  # bytes that are decompressed at a time, a
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
 ZIP, PARQUET, ARROW, STREAM = b"PK\3\4", b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+BATCH_ROWS, MIN_CELL_BYTES = 1024, 16  # rows that are unpacked at a time, and bytes that a cell counts at least
 LONGEST = 300  # characters of a library's message
 WRAPPERS = ("data", "rows", "examples", "instances")  # keys of an object under which tools write the rows
 FORMULA = "save the workbook in a spreadsheet program, which stores the results, or save the sheet as CSV"
@@ -31,6 +33,11 @@ def file_suffix(name: str) -> str:
     """Return the suffix of a file's name in lower case, without that of its compression."""
     path = PurePath(name.lower())
     return PurePath(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+
+
+def is_compressed(data: bytes) -> bool:
+    """Return whether a file is compressed, by its first bytes."""
+    return data.startswith((*MAGIC,))
 
 
 def decompress(data: bytes, where: str, limit: int = MAX_BYTES) -> bytes:
@@ -52,6 +59,20 @@ def decompress(data: bytes, where: str, limit: int = MAX_BYTES) -> bytes:
     except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise UsageError(f"{where}: is not complete {kind}: {_shorten(error)}; copy the file again") from None
     return b"".join(parts)
+
+
+def decompress_start(data: bytes, where: str) -> bytes:
+    """Return the beginning of a content, from the first bytes of a file that may be compressed."""
+    kind = next((name for magic, name in MAGIC.items() if data.startswith(magic)), "")
+    if not kind:
+        return data
+    with suppress(EOFError, OSError, zlib.error, lzma.LZMAError):
+        if kind == "gzip":
+            return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, CHUNK)
+        if kind == "zstd":
+            return _ZstdReader(data, where).read()
+        return (bz2.BZ2Decompressor() if kind == "bzip2" else lzma.LZMADecompressor()).decompress(data, CHUNK)
+    return b""
 
 
 def _open_compressed(kind: str, data: bytes, where: str) -> IO[bytes]:
@@ -97,12 +118,18 @@ def is_binary_table(data: bytes) -> bool:
 
 
 def read_binary_table(data: bytes, where: str, limit: int = MAX_BYTES) -> list[Row]:
-    """Return the rows of a Parquet or Arrow file, or of the sheet of a workbook (.xlsx).
+    """Return the rows of a Parquet or Arrow file, or of the sheet of a workbook (.xlsx); see `iterate_binary_table`."""
+    return list(iterate_binary_table(data, where, limit))
+
+
+def iterate_binary_table(data: bytes, where: str, limit: int = MAX_BYTES) -> Iterator[Row]:
+    """Yield the rows of a Parquet or Arrow file, some thousand at a time, or of the sheet of a workbook (.xlsx).
 
     Raises UsageError where the file is damaged or too large, and where the module that reads it is not installed.
     """
     if data.startswith(ZIP):
-        return read_workbook(data, where, limit)
+        yield from read_workbook(data, where, limit)
+        return
     kind = "Parquet" if data.startswith(PARQUET) else "Arrow"
     try:
         import pyarrow
@@ -110,24 +137,24 @@ def read_binary_table(data: bytes, where: str, limit: int = MAX_BYTES) -> list[R
         import pyarrow.parquet
     except ModuleNotFoundError:
         raise UsageError(f"{where}: is {kind}, which needs the module pyarrow; install it") from None
-    rows, size, source = list[Row](), 0, pyarrow.BufferReader(data)
+    size, source = 0, pyarrow.BufferReader(data)
     try:
         if kind == "Parquet":
-            batches = pyarrow.parquet.ParquetFile(source).iter_batches()
+            batches = pyarrow.parquet.ParquetFile(source).iter_batches(batch_size=BATCH_ROWS)
         elif data.startswith(ARROW):
             opened = pyarrow.ipc.open_file(source)
             batches = map(opened.get_batch, range(opened.num_record_batches))
         else:
             batches = pyarrow.ipc.open_stream(source)
         for batch in batches:
-            size += batch.nbytes
+            size += max(batch.nbytes, MIN_CELL_BYTES * batch.num_rows * batch.num_columns)  # of nulls, which take none
             if size > limit:
                 raise UsageError(f"{where}: unpacks to more than {limit:,} bytes; remove columns or rows")
             _check_columns(batch.schema.names, where)
-            rows += batch.to_pylist()
+            for start in range(0, batch.num_rows, BATCH_ROWS):
+                yield from batch.slice(start, BATCH_ROWS).to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError, IndexError) as error:
         raise UsageError(f"{where}: not valid {kind}: {_shorten(error)}; copy the file again") from None
-    return rows
 
 
 def read_workbook(data: bytes, where: str, limit: int = MAX_BYTES) -> list[Row]:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness import Finding, Result, Sample, Score, Severity, checker, quote_text
-from harness.internals import Task, prompt_text, schema
+from harness.internals import Task, fold_case, prompt_text, schema
 from harness_checks.evaluations import has_words
-from harness_domain.matching import Matching
+from harness_domain.matching import MatchOptions
 
 ASKED, REPLIED = ("server", "path"), "models that replied"  # facts of a served model
 ENOUGH = 20  # answers: fewer may be the same by chance
@@ -53,7 +53,7 @@ def cut_answers(result: Result, task: Task, reference: Result | None) -> Iterato
     (-base).
     """
     yield from _compare_cuts(result, reference)
-    told = [s for s in result.scores if s.ended]
+    told = [s for s in result.scores if s.finish_reason]
     cut, whole = ([s for s in told if s.is_cut == is_cut] for is_cut in (True, False))
     if len(told) < ENOUGH or len(cut) < MANY * len(told):
         return
@@ -75,7 +75,7 @@ def cut_answers(result: Result, task: Task, reference: Result | None) -> Iterato
 
 def _compare_cuts(result: Result, reference: Result | None) -> Iterator[Finding]:
     """Report a candidate that ends its answers where its base, which scores less for that, does not."""
-    both = [[s for s in one.scores if s.ended] for one in (result, reference) if one is not None]
+    both = [[s for s in one.scores if s.finish_reason] for one in (result, reference) if one is not None]
     if len(both) < 2 or result.subject == "base" or min(map(len, both)) < ENOUGH:
         return
     ours, theirs = (sum(s.is_cut for s in scores) for scores in both)
@@ -133,20 +133,20 @@ def unread_calls(result: Result, task: Task) -> Iterator[Finding]:
     """Tool calls in a format that cannot be parsed.
 
     Where no answer's call can be read, all metrics of `tool_calls` are 0 whatever the model says, in a baseline as
-    well, and "no worse than the base" passes on nothing. It looks at the rows that want a call.
+    well, and "no worse than the base" passes on nothing: an error. It looks at the rows that want a call; where 5 % of
+    them have one that cannot be read, which may be a right one in another format, a warning.
     """
     wanting = [s for s in result.scores if s.weight_of("name")] if task.spec.use == "tool_calls" else []
     unread = [s for s in wanting if (s.note or "").startswith("cannot be read")]
-    if unread and len(unread) == len(wanting):
-        what = (
-            f'{result.subject} calls tools in all {len(unread)} rows of "{result.eval}" that need a '
-            "call, but no call can be parsed"
-        )
+    if unread and len(unread) >= MANY * len(wanting):
+        what = f'"{result.subject}::{result.eval}": {len(unread)} of {len(wanting)} answers to rows that need a call '
+        what += "have one that cannot be parsed, which is scored as wrong"
+        severity: Severity = "error" if len(unread) == len(wanting) else "warning"
         rows = [f'row "{s.id}": {quote_text(s.answer or "")}: {s.note}' for s in unread]
         fix = (
             "set the format, raise max_new_tokens where answers are truncated, or train on a format that can be parsed"
         )
-        yield Finding("error", what, rows, fix, rows={result.eval: [s.id for s in unread]})
+        yield Finding(severity, what, rows, fix, rows={result.eval: [s.id for s in unread]})
 
 
 @checker(title="scored-thoughts")
@@ -202,9 +202,9 @@ def echoed_prompts(result: Result, task: Task) -> Iterator[Finding]:
 def _is_echo(sample: Sample, answer: str) -> bool:
     """Return whether an answer has its prompt inside, and a target nowhere else."""
     last = sample.input if isinstance(sample.input, str) else prompt_text(sample.input[-1:])
-    prompt, said = (" ".join(text.split()).casefold() for text in (last, answer))
+    prompt, said = (fold_case(" ".join(text.split())) for text in (last, answer))
     left = said.replace(prompt, " ") if prompt else said
-    return left != said and not any(has_words(left, " ".join(t.split()).casefold()) for t in sample.targets)
+    return left != said and not any(has_words(left, fold_case(" ".join(t.split()))) for t in sample.targets)
 
 
 @checker(title="changing-served-model")
@@ -234,7 +234,7 @@ def format_gains(result: Result, task: Task, reference: Result | None) -> Iterat
     given = schema.with_defaults(task.function, task.spec.options) if task.spec.use == "exact_match" else {}
     if reference is None or result.subject == "base" or not given or len(result.scores) < ENOUGH:
         return
-    normal = Matching(ignore_articles=given.get("ignore_articles") is True).normal
+    normal = MatchOptions(ignore_articles=given.get("ignore_articles") is True).normalize
     targets = {s.id: {text for t in s.targets if (text := normal(t))} for s in task.samples or ()}
     strict, loose = list[float](), list[float]()
     for one in (result, reference):

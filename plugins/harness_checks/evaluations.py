@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Finding, ModelRef, Sample, checker, quote_text
-from harness.internals import Suite, Task, encoding, prompt_text, schema
+from harness.internals import Gate, Task, encoding, fold_case, prompt_text, schema
 from harness_checks.label_leaks import find_label_leak
 from harness_checks.lint import count_of_total
 
@@ -25,7 +25,7 @@ BITS = 8  # of a byte that is guessed
 
 
 @checker(title="uninformative-evaluations")
-def uninformative(tasks: Mapping[str, Task], suite: Suite, base: ModelRef) -> Iterator[Finding]:
+def uninformative(tasks: Mapping[str, Task], gates: Sequence[Gate], base: ModelRef) -> Iterator[Finding]:
     """Rows that every model or no model gets right, and gates that cannot fail.
 
     Kinds of this finding: -conflict one prompt with several targets, of which one row at most can be right, -case
@@ -67,7 +67,7 @@ def uninformative(tasks: Mapping[str, Task], suite: Suite, base: ModelRef) -> It
             line = f'{count_of_total(len(rows), len(samples))} of "{name}": {what}'
             fix = "remove it from the prompt, unless it is known when the model is used"
             yield Finding(severity, line, [f'row "{i}": {x}' for i, x in rows.items()], fix, "label", {name: [*rows]})
-    yield from _find_gates(tasks, suite, Path(base.path))
+    yield from _find_gates(tasks, gates, Path(base.path))
 
 
 def _find_conflicts(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
@@ -98,7 +98,7 @@ def _find_cases(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     written: dict[str, str] = {}
     found = {}
     for s, target in ((s, s.targets[0].strip()) for s in samples if s.targets):
-        if (first := written.setdefault(target.casefold(), target)) != target:
+        if (first := written.setdefault(fold_case(target), target)) != target:
             found[s.id] = f"{quote_text(target, 40)} equals {quote_text(first, 40)}"
     return found
 
@@ -136,8 +136,8 @@ def _find_echoes(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
         return {}
     found = {}
     for s in samples:
-        prompt = prompt_text(s.input).casefold()
-        if hit := next((t for t in s.targets if t.strip() and has_words(prompt, t.strip().casefold())), None):
+        prompt = fold_case(prompt_text(s.input))
+        if hit := next((t for t in s.targets if t.strip() and has_words(prompt, fold_case(t.strip()))), None):
             found[s.id] = f"{quote_text(hit, 30)} in {quote_text(prompt_text(s.input), 60)}"
     return found if len(found) >= MANY * len(samples) else {}
 
@@ -175,9 +175,9 @@ def _find_frame(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     }
 
 
-def _find_gates(tasks: Mapping[str, Task], suite: Suite, folder: Path) -> Iterator[Finding]:
+def _find_gates(tasks: Mapping[str, Task], gates: Sequence[Gate], folder: Path) -> Iterator[Finding]:
     """Yield gates whose limit is kept whatever a model answers, or by one that guesses evenly."""
-    for gate in suite.gates:
+    for gate in gates:
         task = tasks.get(gate.eval)
         if not task or not (metric := task.metrics.get(gate.metric_name)):
             continue
@@ -236,4 +236,4 @@ def _label_of(task: Task, sample: Sample) -> str:
 
 
 def _plain(text: str) -> str:
-    return " ".join(re.sub(r"[^\w\s.+\-]", "", text).casefold().split()).rstrip(".")
+    return " ".join(fold_case(re.sub(r"[^\w\s.+\-]", "", text)).split()).rstrip(".")

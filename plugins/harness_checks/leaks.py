@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any
 
 from harness import HELD_OUT, Finding, Sample, TrainingRow, checker, quote_text
-from harness.internals import Suite, Task, choose_shots, prompt_text
+from harness.internals import Suite, Task, choose_shots, fold_case, prompt_text
 from harness_checks.frames import MOST, find_frame, system_message
 from harness_checks.lint import row_numbers
 
@@ -163,7 +163,7 @@ def _exact(training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow]
 
 
 @dataclass(frozen=True)
-class Encoded:
+class HashedWords:
     """All words of some texts as 64-bit numbers; where each text begins, and how many of its words are its prompt."""
 
     words: Any
@@ -177,13 +177,13 @@ class Encoded:
 
         found = []
         for size, wanted in ((SHINGLE, ~self.unspaced), (UNSPACED_SHINGLE, self.unspaced)):
-            hashes, text = self.grams(size, prompts=True)
+            hashes, text = self.hash_ngrams(size, prompts=True)
             found.append((hashes[wanted[text]], text[wanted[text]]))
         hashes, text = (np.concatenate(parts) for parts in zip(*found, strict=True))
         order = text.argsort(kind="stable")
         return hashes[order], text[order]
 
-    def grams(self, size: int, *, prompts: bool = False) -> tuple[Any, Any]:
+    def hash_ngrams(self, size: int, *, prompts: bool = False) -> tuple[Any, Any]:
         """Return the hash of every `size` words in a row, and the text it is of; of the prompts only if so asked."""
         import numpy as np
 
@@ -200,9 +200,12 @@ class Encoded:
 
 
 def _inside(
-    training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow], ours: Encoded, vocabulary: dict[str, int],
+    training: Sequence[ComparableRow],
+    evaluated: Sequence[ComparableRow],
+    ours: HashedWords,
+    vocabulary: dict[str, int],
     is_pair: IsPair,
-) -> tuple[Hits, Hits]:  # fmt: skip
+) -> tuple[Hits, Hits]:
     """Return evaluated row -> training row that holds its question, whole and up to the end of a sentence or a line.
 
     The second are minimal pairs.
@@ -216,8 +219,8 @@ def _inside(
     most = max(3, len(evaluated) / 2)
     split = [text.bare.split() if often[text.bare] <= most else [] for text in evaluated]
     asked = [i for i, words in enumerate(split) if _length(words) >= INSIDE]
-    hashes, text = ours.grams(ANCHOR)
-    theirs, other = _encode([ComparableRow("", "", (), split[i]) for i in asked], vocabulary).grams(ANCHOR)
+    hashes, text = ours.hash_ngrams(ANCHOR)
+    theirs, other = _encode([ComparableRow("", "", (), split[i]) for i in asked], vocabulary).hash_ngrams(ANCHOR)
     if not len(hashes) or not len(theirs):
         return {}, {}
     hashes, text = _in_order(hashes, text, np.isin(hashes, theirs))
@@ -253,7 +256,7 @@ def is_unspaced(words: Sequence[str]) -> bool:
     return 2 * sum(ALONE.fullmatch(word) is not None for word in words) > len(words)
 
 
-def _encode(texts: Sequence[ComparableRow], vocabulary: dict[str, int]) -> Encoded:
+def _encode(texts: Sequence[ComparableRow], vocabulary: dict[str, int]) -> HashedWords:
     import numpy as np
 
     numbers = [vocabulary.setdefault(word, len(vocabulary)) for text in texts for word in text.words]
@@ -262,7 +265,7 @@ def _encode(texts: Sequence[ComparableRow], vocabulary: dict[str, int]) -> Encod
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     starts = np.cumsum([0, *(len(text.words) for text in texts)])
     unspaced = np.array([is_unspaced(text.words[: text.asked]) for text in texts], dtype=bool)
-    return Encoded(mixed, starts, np.array([text.asked for text in texts], dtype=np.int64), unspaced)
+    return HashedWords(mixed, starts, np.array([text.asked for text in texts], dtype=np.int64), unspaced)
 
 
 def _is_common(hashes: Any, rows: int) -> Callable[[Any], Any]:
@@ -275,12 +278,12 @@ def _is_common(hashes: Any, rows: int) -> Callable[[Any], Any]:
     return lambda some: table[(some >> shift).astype(np.int64)]
 
 
-def _covered(ours: Encoded, theirs: Encoded, is_pair: IsPair) -> tuple[Hits, Hits]:
+def _covered(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tuple[Hits, Hits]:
     """Return evaluated row -> training row with most of its sequences, and those of minimal pairs apart."""
     import numpy as np
 
-    hashes, text = ours.grams(GRAM)
-    others, other = theirs.grams(GRAM)
+    hashes, text = ours.hash_ngrams(GRAM)
+    others, other = theirs.hash_ngrams(GRAM)
     if not len(others) or not len(hashes):
         return {}, {}
     rare = ~_is_common(hashes, len(ours.prompts))(others)
@@ -301,7 +304,7 @@ def _covered(ours: Encoded, theirs: Encoded, is_pair: IsPair) -> tuple[Hits, Hit
     return found, pairs
 
 
-def _near(ours: Encoded, theirs: Encoded, is_pair: IsPair) -> tuple[Hits, Hits]:
+def _near(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tuple[Hits, Hits]:
     """Return the most similar training row of every row that has one, by the Jaccard index of their shingles.
 
     The second are minimal pairs.
@@ -458,4 +461,4 @@ def normalize_text(text: str) -> str:
     """Return a text without what one cannot see of it: case, forms of characters, invisible ones."""
     if text.isascii():
         return text.lower()
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.translate(UNSEEN)).casefold())
+    return unicodedata.normalize("NFKC", fold_case(unicodedata.normalize("NFKC", text.translate(UNSEEN))))

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import harness_hf
 from harness import Finding, ModelRef, Severity, TrainingRow, checker, quote_text
-from harness.internals import Task, chat, prompt_text, schema
+from harness.internals import Task, chat, fold_case, prompt_text, schema
 from harness_checks.damage import compare_endings, find_damage
 from harness_checks.frames import row_messages
-from harness_domain.matching import Matching
+from harness_domain.matching import MatchOptions
 
 LONG = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -129,8 +129,8 @@ def _punctuated(tasks: Mapping[str, Task]) -> Iterator[Finding]:
         given = schema.with_defaults(task.function, task.spec.options) if task.spec.use in MATCHERS else {}
         if not given.get("ignore_punctuation"):
             continue
-        options = Matching(ignore_case=bool(given["ignore_case"]), ignore_articles=bool(given["ignore_articles"]))
-        loose, strict = options.normal, replace(options, ignore_punctuation=False).normal
+        options = MatchOptions(ignore_case=bool(given["ignore_case"]), ignore_articles=bool(given["ignore_articles"]))
+        loose, strict = options.normalize, replace(options, ignore_punctuation=False).normalize
         targets = [(s, t) for s in task.samples or () for t in s.targets]
         spelt: dict[str, set[str]] = defaultdict(set)
         for _, t in targets:
@@ -239,7 +239,7 @@ def _judged_twice(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.split()).casefold()
+    return fold_case(" ".join(text.split()))
 
 
 def _loop(row: TrainingRow) -> str | None:

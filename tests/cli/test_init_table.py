@@ -95,7 +95,9 @@ DONE: dict[str, tuple[str, str | bytes, list[str], str]] = {  # file, content, o
     "a quote in a name": ("a.csv", table(header='text,"mo""od"'), [], 'label: "mo\\"od"'),
 }
 LONG = [" ".join(TEXTS[i : i + 3]).replace("went", f"w{i}") for i in range(0, 60, 3)]
-NEARLY = "text,mood\n" + "".join(f'"{text}, {end}",{end}\n' for text in LONG for end in ("yes", "no", "maybe"))
+NEARLY = "text,mood\n" + "".join(
+    f'"{text}, {end}",{MOODS[i % 3]}\n' for i, text in enumerate(LONG) for end in ("yes", "no", "maybe")
+)
 GROUPED = table([f"{mood},{user}" for user in "aab" for mood in MOODS], "text,mood,user")
 WRONG: dict[str, tuple[str, str | bytes | None, list[str], str]] = {
     "nothing there": ("a.csv", None, [], 'data "a.csv" does not exist; looked for'),

@@ -110,6 +110,18 @@ def _plain_template(reply: str = "<|assistant|>\n") -> str:
     )
 
 
+UNARGUED = '\n[checks]\nignore = { D7-arguments = "another test" }\n'
+
+
+def _timed(form: str) -> str:
+    """Return a chat template that begins with the time, unless it is given a date."""
+    return f"{{{{ date_string if date_string is defined else strftime_now('{form}') }}}}\n{_plain_template()}"
+
+
+def _dated(rows: Any) -> list[dict[str, Any]]:
+    return [{**row, "chat_template_kwargs": {"date_string": "26 Jul 2024"}} for row in rows]
+
+
 def _as_chat(rows: Any) -> list[dict[str, Any]]:
     return [
         {
@@ -357,6 +369,9 @@ def _mute(lab: Lab) -> str:
     return str(lab.model(change))
 
 
+CHATTED = 'Here is the call: {"name": "now", "arguments": {}} Let me know if you need more.'
+
+
 def _calling(*said: str) -> Try:
     """Return a run of a model that calls a tool in these forms, in turn."""
     asked = [{"role": "user", "content": f"{i} say {said[i % len(said)]}"} for i in range(40)]
@@ -592,6 +607,24 @@ MUTATIONS: list[Mutation] = [
         lambda lab: _of_class(lab, "GraniteForCausalLM"),
     ),
     Mutation(
+        "a chat template that writes the time",
+        "D7-clock",
+        lambda lab: templated(lab, _timed("%H:%M:%S")),
+        lambda lab: templated(lab, _timed("%H:%M:%S"), _dated(CHAT), _dated(_chat_eval())),
+    ),
+    Mutation(
+        "a chat template that writes the date",
+        "D7-clock",
+        lambda lab: templated(lab, _timed("%d %b %Y")),
+        lambda lab: templated(lab, _timed("%d %b %Y"), _dated(CHAT), _dated(_chat_eval())),
+    ),
+    Mutation(
+        "a date in the prompts of the evaluation alone",
+        "D7-clock",
+        lambda lab: templated(lab, _timed("%d %b %Y"), _dated(CHAT), more=UNARGUED),
+        lambda lab: templated(lab, _timed("%d %b %Y"), _dated(CHAT), _dated(_chat_eval()), more=UNARGUED),
+    ),
+    Mutation(
         "the tools of the rows are not trained on",
         "D7-rows",
         lambda lab: templated(
@@ -702,6 +735,9 @@ MUTATIONS: list[Mutation] = [
     judged("a chosen answer is the rejected one", "P2", [ALIKE_PAIR, *PAIRED[1:]]),
     judged("chosen answers are the longer ones", "P3", [{**r, "chosen": f"{r['chosen']}, upstairs"} for r in PAIRED]),
     data("a pair answers two questions", "P4", ASKED, healthy=BOTH, test=_chat_eval(), train_use="dpo"),
+    judged("one rejected answer for all", "P7-constant", [{**r, "rejected": "I do not know."} for r in PAIRED]),
+    judged("a rejected answer is the question said again", "P7-echo", [{**r, "rejected": r["prompt"]} for r in PAIRED]),
+    data("fifteen wanted answers to one", "P8", [*LABELLED[::2][:15], LABELLED[1]], healthy=LABELLED, train_use="kto"),
     data("labels are sorted", "P6", _by_label(LABELLED), healthy=LABELLED, train_use="kto"),
     judged(
         "a pair is judged both ways",
@@ -943,7 +979,8 @@ MUTATIONS: list[Mutation] = [
     Mutation("answers that are cut", "E2", _answering(cut=2), _answering(cut=1)),
     Mutation("answers that say nothing", "E3", _answering(empty=2), _answering(empty=1)),
     Mutation("prompts that lost their beginning", "E4", _answering(lost=1), _answering()),
-    Mutation("calls in a form that is not read", "E5", _calling("call:now{}"), _calling("call:now{}", "[now()]")),
+    Mutation("calls in a form that is not read", "E5", _calling("call:now{}"), _calling("[now()]")),
+    Mutation("unread calls in some rows", "E5", _calling("call:now{}", "[now()]"), _calling(CHATTED)),
     Mutation("calls that are cut off", "E5", _calling('{"name":"now","argu'), _calling("never")),
     Mutation(
         "numbers that are matched without their points",

@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.rows.readers import fields as ask
 from harness.rows.records import Better, RawMetric, RawRow, RawRows, Wanted
-from harness.rows.safe_read import Files, describe_tool_error, parse_score
+from harness.rows.safe_read import SafeFiles, describe_tool_error, parse_score
 
 BESIDE = b'"metricsData"', b'"testPassed"', b'"evalMode"'  # of which one stands beside "testCases"
 AUTO = "test_case_"  # how deepeval names a case without a name, by its place
@@ -21,8 +21,8 @@ class Deepeval(ask.RowReader):
     def sniff(self, path: Path, head: bytes) -> bool:
         return super().sniff(path, head) and any(key in head for key in BESIDE)
 
-    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
-        run = files.document(path)
+    def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
+        run = files.read_json(path)
         if run.get("conversationalTestCases"):
             raise UsageError(f"{path}: contains conversations, which are not supported; give single-turn test cases")
         said: dict[str, list[ask.Told]] = {}
@@ -70,5 +70,7 @@ def _row(case: ask.Told, said: dict[str, list[ask.Told]], want: Wanted, where: s
         key=key, numbered=key.startswith(AUTO) and key.removeprefix(AUTO).isdecimal(),
         content=ask.question_digest(case["input"], case.get("expectedOutput"), context=case.get("context")),
         values=values, state="scored" if values else "error" if errors else "unscored", why="; ".join(errors)[:200],
+        input=ask.display_text(case["input"]), target=ask.display_text(case.get("expectedOutput")),
+        answer=ask.display_text(case.get("actualOutput")),
         **ask.row_columns(case.get("additionalMetadata") or case.get("metadata") or {}, want, where),
     )  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.rows.readers import fields as ask
 from harness.rows.records import RawMetric, RawRow, RawRows, State, Wanted
-from harness.rows.safe_read import Files, describe_tool_error
+from harness.rows.safe_read import SafeFiles, describe_tool_error
 
 VERSION = 3  # of the format
 ERROR = 2  # failureReason: no answer came; 1 is an assertion that failed, 0 none
@@ -20,13 +20,16 @@ BROKE = (  # what promptfoo says of an assertion that itself failed; nothing els
 )  # fmt: skip
 
 
+CODE = ("javascript", "python", "ruby", "webhook")  # assertions whose value is a program
+
+
 class Promptfoo(ask.RowReader):
     """An export of promptfoo eval, of one provider and prompt; `#LABEL` behind its path names the provider."""
 
     name, words = "promptfoo", ('"evalId"', '"results"')
 
-    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
-        document = files.document(path)
+    def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
+        document = files.read_json(path)
         if (results := document["results"]).get("version") != VERSION:
             version = ask.display_name(results.get("version"))
             what = f"has version {version} of promptfoo's format, but {VERSION} is supported"
@@ -66,10 +69,18 @@ def _rows(tests: Sequence[ask.Told], want: Wanted, where: str) -> list[RawRow]:
         rows.append(RawRow(
             key=key, numbered=not key, content=content, prompt=ask.prompt_digest(test["prompt"]["raw"]),
             values=values if state == "scored" else {}, state=state, why=reason, repeat=seen[content, key],
+            input=ask.display_text(test["prompt"]["raw"]), target=ask.display_text(_wanted(case)),
+            answer=ask.display_text(ask.nested_value(test, "response", "output")),
             **ask.row_columns({**test["vars"], **(case.get("metadata") or {})}, want, here),
         ))  # fmt: skip
         seen[content, key] += 1
     return rows
+
+
+def _wanted(case: ask.Told) -> list[str]:
+    """Return what the assertions of a test compare its answer with; of code nothing."""
+    plain = [one for one in case.get("assert") or [] if str(one.get("type")) not in CODE]
+    return [ask.display_text(one["value"]) for one in plain if one.get("value") is not None]
 
 
 def _state(test: ask.Told) -> tuple[State, str]:
