@@ -39,6 +39,7 @@ from harness.data.rows import read_rows as read_rows
 from harness.data.templates import template_columns as template_columns
 from harness.errors import disk_full_error as disk_full_error
 from harness.errors import memory_error as memory_error
+from harness.evaluation.baselines import find_weakness as find_weakness
 from harness.files import append_line as append_line
 from harness.files import copy_range as copy_range
 from harness.files import hold_exclusively as hold_exclusively
@@ -156,6 +157,7 @@ __all__ = [
     "final_answers",
     "find_gguf",
     "find_newest",
+    "find_weakness",
     "format_decimal",
     "format_finish_reasons",
     "format_run_markdown",
