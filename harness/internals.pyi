@@ -53,6 +53,7 @@ from harness.gates import labels as labels
 from harness.gates.decide import decide as decide
 from harness.gates.gate import Gate as Gate
 from harness.lazy import attach_lazily as attach_lazily
+from harness.option_names import suggest_option as suggest_option
 from harness.pipeline.replay import ReplayRows as ReplayRows
 from harness.pipeline.replay import draw_replay_rows as draw_replay_rows
 from harness.records import verdict_text as verdict_text
@@ -208,6 +209,7 @@ __all__ = [
     "split_json_lines",
     "statement_bytes",
     "subprocess_call",
+    "suggest_option",
     "summary",
     "template_columns",
     "template_digest",
