@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-
 # options that are given by the harness, not by the suite
 INJECTED = {"against", "facts", "flag", "folder", "marking", "processes", "progress", "seed", "shard", "watch"}
 DEEPEST = 100  # tables and lists in each other, in a suite or a row; what goes deeper is no data, and breaks recursion
