@@ -210,6 +210,11 @@ class Run:
     def verdicts(self) -> list[Verdict]:
         return [v for r in self.results for v in r.verdicts]
 
+    @property
+    def is_of_scored_rows(self) -> bool:
+        """Return whether another tool scored its rows: no weights were seen, and nothing can ship."""
+        return any("binding" in told for told in self.facts.values() if isinstance(told, dict))
+
     def find_odd_name(self) -> str:
         """Return what it calls a suite, a subject or an eval and no file can be called by, or an empty text."""
         names = [self.suite, *self.private, *(n for r in self.results for n in (r.subject, r.eval))]

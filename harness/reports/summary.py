@@ -114,13 +114,14 @@ def _decision(run: Run) -> str:
         return f"nothing ships: {why} before a gate was decided" if why else "nothing ships: no gate was decided"
     shipping, why = _shipping(run, gates)
     if not shipping:
-        return f"nothing ships: {why}"
+        return f"nothing is proven of these rows: {why}" if run.is_of_scored_rows else f"nothing ships: {why}"
     decide, others = [v for v in gates if v.decides], [v for v in gates if not v.decides]
     passed = sum(v.outcome is Outcome.PASS for v in decide)
     left = [v for v in decide if v.outcome is not Outcome.PASS]  # and yet keeps nothing from shipping
     waived, warned = [v for v in left if v.waived], [v for v in left if not v.blocking and not v.waived]
     other = [v for v in left if v not in waived and v not in warned]
-    parts = [f"{join_names(shipping)} may ship: {passed} of {_count(len(decide), 'gate')} passed"]
+    may = "the claim holds on these rows" if run.is_of_scored_rows else f"{join_names(shipping)} may ship"
+    parts = [f"{may}: {passed} of {_count(len(decide), 'gate')} passed"]
     parts += [f"{_number(len(waived))} {'is' if len(waived) == 1 else 'are'} waived"] if waived else []
     parts += _tally(warned, of=("that only warns", "that only warn"))
     parts += (

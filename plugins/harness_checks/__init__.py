@@ -35,6 +35,7 @@ def harness_checks() -> dict[str, Check]:
         "D28": copies.near_copies,
         "P1": pairs.wrong_reference, "P2": pairs.same_answers, "P3": pairs.longer_is_better,
         "P4": pairs.other_questions, "P5": pairs.learnt_nothing, "P6": pairs.sorted_labels,
+        "P7": pairs.trivial_rejections, "P8": pairs.unbalanced_labels,
         "T1": trained.did_not_move, "T2": trained.not_finite, "T3": trained.repacked, "T4": trained.spiked,
         "T5": trained.overfits, "T6": trained.saved_otherwise, "T7": trained.rounded_away,
         "T8": schedules.loss_did_not_fall,

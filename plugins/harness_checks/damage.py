@@ -16,6 +16,7 @@ MISSING = {"nan", "NaN", "<NA>", "NaT"}  # as pandas writes what is not there
 TYPOGRAPHIC, PLAIN = re.compile("[\u2018\u2019\u201c\u201d]"), re.compile("['\"]")
 SHORTEST, CUT, UNEVEN, NEAR = 16, 0.1, 3, 3  # of answers that are cut: characters, share, word counts, lengths below
 WHOLE = re.compile(r"[.!?:;)\]}\"'\u201d`>]\s*$")
+BREAK = re.compile(r"[\r\n]")
 Bad = Sequence[tuple[TrainingRow, str]]
 
 
@@ -34,22 +35,28 @@ def find_damage(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Itera
         "answers end at the same length, most of them within a sentence",
         "read the answers in full",
     )
-    what = "line breaks are CRLF, but no evaluation has any"
-    yield "endings", _find_endings(rows, tasks), what, "write only \n, as in the evaluations"
+    what = "line breaks are CRLF or CR, which evaluations do not use"
+    yield "endings", _find_endings(rows, tasks), what, r"write \n for line breaks, as in the evaluations"
     what = "typographic quotes, but targets of an evaluation that compares punctuation have plain ones"
     yield "quotes", _find_quotes(rows, tasks), what, "use the same quotes in both"
 
 
 def compare_endings(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[Finding]:
-    """Yield evaluations with line breaks of CRLF, where no training row has one."""
+    """Yield evaluations with line breaks of CRLF or CR, where training rows have others."""
     texts = [f"{row.prompt}{row.answer}" for row in rows]
-    for name, task in tasks.items() if any("\n" in t for t in texts) and not any("\r\n" in t for t in texts) else ():
+    broken = [text for text in texts if BREAK.search(text)]
+    if not broken or sum("\r" in text for text in broken) > MANY * len(broken):
+        return
+    for name, task in tasks.items():
         samples = [] if task.brings_rows else [s for s in task.samples or () if s.input]
-        found = [s for s in samples if "\r\n" in prompt_text(s.input)]
-        if len(found) > MANY * len(samples):
-            what = f'{len(found)} of {len(samples)} rows of "{name}": line breaks are CRLF, but no training row has any'
-            ids = {name: [s.id for s in found]}
-            yield Finding("warning", what, (), "write only \n, as in training", "endings", ids)
+        if found := {
+            s.id: shown for s in samples if (shown := _show_return(prompt_text(s.input), str(s.target or "")))
+        }:
+            what = f'{len(found)} of {len(samples)} rows of "{name}": line breaks are CRLF or CR, unlike in training'
+            lines = [f'row "{i}": {shown}' for i, shown in found.items()]
+            if len(found) > MANY * len(samples):
+                fix = r"write \n for line breaks, as in training"
+                yield Finding("warning", what, lines, fix, "endings", {name: [*found]})
 
 
 def _find_entities(rows: Sequence[TrainingRow]) -> Bad:
@@ -87,10 +94,17 @@ def _find_cuts(rows: Sequence[TrainingRow]) -> Bad:
 
 def _find_endings(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
     own = [s for t in tasks.values() if not t.brings_rows for s in t.samples or () if s.input]
-    if not own or any("\r" in f"{prompt_text(s.input)}{s.target}" for s in own):
+    returns = sum("\r" in f"{prompt_text(s.input)}{s.target}" for s in own)
+    if not own or returns > MANY * len(own):
         return []
-    found = [(r, quote_text(repr(r.prompt[-30:]))) for r in rows if "\r\n" in r.prompt or "\r\n" in r.answer]
+    found = [(row, shown) for row in rows if (shown := _show_return(row.prompt, row.answer))]
     return found if len(found) > MANY * len(rows) else []
+
+
+def _show_return(*texts: str) -> str:
+    """Return what is around the first carriage return in texts, or an empty text."""
+    hit = next(((text, at) for text in texts if (at := text.find("\r")) >= 0), None)
+    return repr(hit[0][max(0, hit[1] - 20) : hit[1] + 12]) if hit else ""
 
 
 def _find_quotes(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:

@@ -23,6 +23,7 @@ from harness import (
     target_as_continuation,
 )
 from harness.internals import Task, chat, encoding, schema
+from harness_checks.clocks import stop_clock
 from harness_checks.lint import count_of_total, name_row
 from harness_hf import ModelTokenizer, RowEncoder, is_context_turn
 
@@ -73,7 +74,7 @@ def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Findi
     found: dict[str, list[tuple[TrainingRow, list[PromptMismatch]]]] = defaultdict(list)
     for row in sample:
         ids = examples[row.number].ids if row.number in examples else ()
-        odd = list(_mismatches(tokens, row.row, ids, built.chat_template))
+        odd = list(_mismatches(tokens, row.row, ids, stop_clock(built.chat_template)))
         for why in dict.fromkeys(one.why for one in odd):
             found[why].append((row, [one for one in odd if one.why == why]))
     causes = {

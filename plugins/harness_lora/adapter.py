@@ -69,6 +69,11 @@ class Lora:
         if "lm_head" in {name.rpartition(".")[2] for name in _list(self.fields["target_modules"])}:
             why = "TRL computes the loss from this module's weight alone, so an adapter on it would not be trained"
             raise UsageError(f'target_modules "lm_head": {why}; use modules_to_save')
+        if isinstance(self.fields["target_modules"], str):
+            for name in ("layers_to_transform", "layers_pattern"):
+                if self.fields.get(name) is not None:
+                    what = "needs target_modules as a list of names, not a text"
+                    raise UsageError(f'option "{name}": {what}; set target_modules = ["q_proj", "v_proj"] or the like')
         config = self.peft_config()
         if str(start).startswith(MOVES_BASE) and config.use_rslora and (config.rank_pattern or config.alpha_pattern):
             raise UsageError(
@@ -119,7 +124,7 @@ class Lora:
     def check_targets(self, base: str) -> None:
         """Raise UsageError when an option names what the base has not, or PEFT refuses to put it on the base."""
         from harness_lora.skeleton import CheckpointLayout, adapt_skeleton, adapted_targets
-        from harness_lora.targets import check_reached, restrict_targets
+        from harness_lora.targets import check_adaptable, check_reached, restrict_targets
 
         layout = CheckpointLayout(Path(base), there := read_headers(Path(base)))
         names = [name for name, _ in layout.model.named_modules()]
@@ -142,6 +147,7 @@ class Lora:
             if any(name == w or name.endswith(f".{w}") for w in wanted) and f"{name}.bias" not in there:
                 raise UsageError(f'lora_bias: "{name}" has no bias to merge it into; name other target_modules')
         check_reached(self.fields["target_modules"], layout.model)
+        check_adaptable(self.peft_config(), layout.model)
         adapted = adapt_skeleton(layout.model, restrict_targets(self.peft_config(), layout.model))
         check_targets(adapted.peft_config["default"].target_modules, names)
         parameters = (target.parameter for _, target in adapted_targets(adapted))

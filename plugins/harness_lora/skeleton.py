@@ -122,7 +122,7 @@ def adapt_skeleton(model: PreTrainedModel, config: LoraConfig) -> Any:
             if config.lora_dropout and ParamWrapper.__name__ in str(error):
                 why = "lora_dropout: PEFT adapts this base's experts as bare parameters, which cannot have dropout"
                 raise UsageError(f"{why}; set lora_dropout = 0, or name target_modules without experts") from None
-            raise UsageError(f"[adapter] does not fit the base: {format_one_line(error)}") from None
+            raise UsageError(f"does not fit the base: {format_one_line(error)}") from None
     for name, module in adapted.base_model.model.named_modules():
         base = module.get_base_layer() if isinstance(module, LoraLayer) else None
         if returns_several_tensors(base):

@@ -172,6 +172,15 @@ def attempt_sentences(run: Run) -> list[str]:
     return [printable(s) for s in said if s]
 
 
+def _sides(run: Run) -> list[tuple[str, str]]:
+    """Return what each side of scored rows is: its model, the tool and the first file."""
+    sides = [(side, told) for side, told in run.facts.items() if "binding" in told]
+    return [
+        (side.capitalize(), ", ".join(str(told[key]) for key in ("model", "tool", "file 1") if told.get(key)))
+        for side, told in sides
+    ]
+
+
 def header_facts(kept: LoadedRun) -> list[tuple[str, str]]:
     """Return the lines under the sentence: suite, model, what it is compared with, run, export."""
     run, described = kept.run, str(subtable(kept.suite, "header").get("description") or "")
@@ -183,7 +192,8 @@ def header_facts(kept: LoadedRun) -> list[tuple[str, str]]:
     adapter += f" of rank {rank}" if rank else ""
     brought = str(subtable(kept.suite, "candidate").get(kept.ours) or "").rstrip("/\\")
     name = kept.ours + (f", {PureWindowsPath(brought).name}" if brought else "")  # of either kind of path
-    lines = [("Suite", suite), ("Model", ", ".join(filter(None, [model, adapter, name])))]
+    lines = [("Suite", suite)]
+    lines += _sides(run) if run.is_of_scored_rows else [("Model", ", ".join(filter(None, [model, adapter, name])))]
     if versus := list(dict.fromkeys(v.versus for v in run.verdicts if v.versus and v.versus != kept.ours)):
         lines.append(("Compared with", ", ".join(str(v) for v in versus) + ", on the same rows"))
     lines.append(("Run", f"{format_day(run.started)}, {format_seconds(run.seconds)}, exit {run.exit_code}"))

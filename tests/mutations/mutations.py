@@ -110,6 +110,18 @@ def _plain_template(reply: str = "<|assistant|>\n") -> str:
     )
 
 
+UNARGUED = '\n[checks]\nignore = { D7-arguments = "another test" }\n'
+
+
+def _timed(form: str) -> str:
+    """Return a chat template that begins with the time, unless it is given a date."""
+    return f"{{{{ date_string if date_string is defined else strftime_now('{form}') }}}}\n{_plain_template()}"
+
+
+def _dated(rows: Any) -> list[dict[str, Any]]:
+    return [{**row, "chat_template_kwargs": {"date_string": "26 Jul 2024"}} for row in rows]
+
+
 def _as_chat(rows: Any) -> list[dict[str, Any]]:
     return [
         {
@@ -595,6 +607,24 @@ MUTATIONS: list[Mutation] = [
         lambda lab: _of_class(lab, "GraniteForCausalLM"),
     ),
     Mutation(
+        "a chat template that writes the time",
+        "D7-clock",
+        lambda lab: templated(lab, _timed("%H:%M:%S")),
+        lambda lab: templated(lab, _timed("%H:%M:%S"), _dated(CHAT), _dated(_chat_eval())),
+    ),
+    Mutation(
+        "a chat template that writes the date",
+        "D7-clock",
+        lambda lab: templated(lab, _timed("%d %b %Y")),
+        lambda lab: templated(lab, _timed("%d %b %Y"), _dated(CHAT), _dated(_chat_eval())),
+    ),
+    Mutation(
+        "a date in the prompts of the evaluation alone",
+        "D7-clock",
+        lambda lab: templated(lab, _timed("%d %b %Y"), _dated(CHAT), more=UNARGUED),
+        lambda lab: templated(lab, _timed("%d %b %Y"), _dated(CHAT), _dated(_chat_eval()), more=UNARGUED),
+    ),
+    Mutation(
         "the tools of the rows are not trained on",
         "D7-rows",
         lambda lab: templated(
@@ -705,6 +735,9 @@ MUTATIONS: list[Mutation] = [
     judged("a chosen answer is the rejected one", "P2", [ALIKE_PAIR, *PAIRED[1:]]),
     judged("chosen answers are the longer ones", "P3", [{**r, "chosen": f"{r['chosen']}, upstairs"} for r in PAIRED]),
     data("a pair answers two questions", "P4", ASKED, healthy=BOTH, test=_chat_eval(), train_use="dpo"),
+    judged("one rejected answer for all", "P7-constant", [{**r, "rejected": "I do not know."} for r in PAIRED]),
+    judged("a rejected answer is the question said again", "P7-echo", [{**r, "rejected": r["prompt"]} for r in PAIRED]),
+    data("fifteen wanted answers to one", "P8", [*LABELLED[::2][:15], LABELLED[1]], healthy=LABELLED, train_use="kto"),
     data("labels are sorted", "P6", _by_label(LABELLED), healthy=LABELLED, train_use="kto"),
     judged(
         "a pair is judged both ways",
