@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 ALL = "all-linear"
-UNCALLED = dict.fromkeys(("mamba", "falcon_mamba", "jamba"), {"dt_proj"})  # by model type: only their weight is read
+UNCALLED = dict.fromkeys(("mamba", "falcon_mamba", "jamba"), ("dt_proj",))  # linears of which only the weight is read
 
 
 def restrict_targets(config: LoraConfig, model: Any) -> LoraConfig:
