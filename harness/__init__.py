@@ -16,7 +16,7 @@ from harness.version import __version__ as __version__
 if TYPE_CHECKING:
     from typing import Literal
 
-    from harness import Gated, Run
+    from harness import GateResult, Run
 
 __getattr__, _names = attach_lazily(__name__, __file__)
 __all__ = [*_names, "gate", "run"]
@@ -103,6 +103,9 @@ def gate(
     score: str | None = None,
     input: str | None = None,
     target: str | None = None,
+    answer: str | None = None,
+    base_score: str | None = None,
+    candidate_score: str | None = None,
     weight: str | None = None,
     repeat: str | None = None,
     repeats: int = 0,
@@ -111,14 +114,15 @@ def gate(
     missing: Literal["refuse", "wrong"] = "refuse",
     allow: str | Sequence[str] = (),
     only_common: bool = False,
-) -> Gated:
+) -> GateResult:
     """Gate rows that another tool scored, as `harness gate` would without printing, and return what was decided.
 
     Rows are a path, a list of dicts, a mapping of names to scores, or a frame of pandas, polars or Arrow; a single
     argument is the candidate, for `min` or `max`. Exactly one claim is given: `worse_by_at_most`, `better_by` (in the
     metric's units, or a share such as "2%"), `min` or `max`. `alpha` is the risk that a model on the limit passes,
     `range` the lowest and highest score of a row, `metric` "TASK:NAME[,FILTER]", `tool` the format of the files.
-    `id`, `score`, `input`, `target`, `weight`, `repeat`, `cluster` and `slice` name columns. Counts as an attempt.
+    `id`, `score`, `input`, `target`, `answer`, `weight`, `repeat`, `cluster` and `slice` name columns, `base_score` and
+    `candidate_score` those of each side in one table ("a.b" is b in the objects of a). Counts as an attempt.
 
     Raises UsageError where rows cannot be read, paired or compared fairly, or the claim is missing or wrong.
     """

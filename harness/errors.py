@@ -1,7 +1,7 @@
 """What can go wrong, and how the process ends.
 
 UsageError   the user can fix it: one clear line each, no traceback (exit 4)
-CheckFailed  the model is broken, and a check saw it: one line, no export (exit 1)
+CheckFailedError  the model is broken, and a check saw it: one line, no export (exit 1)
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class WorkersGoneError(UsageError):
     """No worker is left, or none can be had that answers: every other evaluation would end alike."""
 
 
-class CheckFailed(RuntimeError):
+class CheckFailedError(RuntimeError):
     """Something is wrong with the model, not with the suite: training diverged, a merge changed nothing."""
 
 
@@ -92,7 +92,7 @@ def disk_full_error(error: BaseException, folder: Path | None = None) -> str:
     disk = os.statvfs(folder) if folder and not full else None
     if disk and (disk.f_bavail * disk.f_frsize < SPARE or (disk.f_files and not disk.f_favail)):
         full = [error]
-    if not full or isinstance(error, (UsageError, CheckFailed)):  # which have a line of their own
+    if not full or isinstance(error, (UsageError, CheckFailedError)):  # which have a line of their own
         return ""
     number = next((one.errno for one in full if isinstance(one, OSError) and one.errno in NO_ROOM), errno.ENOSPC)
     where = next((one.filename for one in full if isinstance(one, OSError) and one.filename), folder)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 from harness.errors import NO_ROOM, UsageError, disk_full_error
+from harness.portable.locks import lock_file
+from harness.portable.locks import try_lock as try_lock
+from harness.portable.opening import NO_LINK as NO_LINK
+from harness.portable.opening import close_folder, open_folder
+from harness.portable.opening import open_file as open_file
+from harness.portable.opening import open_for_writing as open_for_writing
 
 HARNESSFILE = "harnessfile.py"  # beside a suite: plugins of its own
 CHUNK = 1 << 22  # bytes copied at a time
@@ -61,12 +66,14 @@ def _use(folder: Path) -> None:
         os.close(handle)
     _used.clear()
     with suppress(OSError):
-        _used[folder] = os.open(folder / USED, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        fcntl.flock(_used[folder], fcntl.LOCK_SH)
+        _used[folder] = os.open(folder / USED, os.O_RDWR | os.O_CREAT | NO_LINK, 0o600)
+        lock_file(_used[folder], shared=True)
 
 
 def _open_to_others(folder: Path) -> str:
     """Return why somebody else could put an answer into a folder, or nothing: its owner, its mode, what lies in it."""
+    if not hasattr(os, "geteuid"):  # Windows, where the profile of a user is theirs alone
+        return ""
     about = folder.stat()
     enter = bool(about.st_mode & 0o077)  # where nobody else may, only the owner of what lies there could write to it
     for path, own in chain([(folder, about)], _inside(folder, LEVELS if enter else 1)):
@@ -122,25 +129,27 @@ def write_text(path: Path, text: str | Iterable[str], *, below: Path | None = No
     """
     if below is None:
         path.parent.mkdir(parents=True, exist_ok=True)
-    at = _open_folder(below or path.parent, path.relative_to(below or path.parent).parent.parts, make=True)
-    work = f".{path.name}.{secrets.token_hex(8)}"
+    at = open_folder(below or path.parent, path.relative_to(below or path.parent).parent.parts, make=True)
+    place = path if at is None else Path(path.name)
+    work = place.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         try:
             handle = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=at)
-            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as f:
+            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as f:
                 f.writelines([text] if isinstance(text, str) else text)
                 f.flush()
                 os.fsync(f.fileno())
-            os.replace(work, path.name, src_dir_fd=at, dst_dir_fd=at)
+            os.replace(work, place, src_dir_fd=at, dst_dir_fd=at)
         except BaseException as error:
             with suppress(OSError):
                 os.unlink(work, dir_fd=at)
             if isinstance(error, OSError):  # that of a write names no file, and the work file's name says nothing
                 error.filename = str(path)
             raise
-        _sync_handle(at)
+        if at is not None:
+            _sync_handle(at)
     finally:
-        os.close(at)
+        close_folder(at)
 
 
 @contextmanager
@@ -164,8 +173,8 @@ def append_line(path: Path, value: Mapping[str, Any], *, below: Path | None = No
     handle = open_for_writing(path, os.O_RDWR | os.O_APPEND, below=below)
     try:
         size = os.fstat(handle).st_size
-        if size and os.pread(handle, 1, size - 1) != b"\n":
-            written = os.pread(handle, size, 0)
+        if size and _read_at(handle, 1, size - 1) != b"\n":
+            written = _read_at(handle, size, 0)
             size = sum(len(one) + 1 for one in split_json_lines(written))
             line = line if size <= len(written) else b"\n" + line
             os.ftruncate(handle, min(size, len(written)))
@@ -179,6 +188,13 @@ def append_line(path: Path, value: Mapping[str, Any], *, below: Path | None = No
             raise
     finally:
         os.close(handle)
+
+
+def _read_at(handle: int, size: int, start: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(handle, size, start)
+    os.lseek(handle, start, os.SEEK_SET)
+    return os.read(handle, size)
 
 
 def split_json_lines(data: bytes) -> list[bytes]:
@@ -198,7 +214,7 @@ def hold_exclusively(path: Path, *, below: Path | None = None) -> Iterator[None]
         path.parent.mkdir(parents=True, exist_ok=True)
     handle = open_for_writing(path, os.O_RDWR, below=below)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock_file(handle)
         yield
     finally:
         os.close(handle)
@@ -281,20 +297,6 @@ def _claim(final: Path) -> tuple[Path, int]:
         os.close(handle)
 
 
-def try_lock(handle: int, *, shared: bool = False) -> bool | None:
-    """Take the lock of an open file or folder if nobody has it, or, `shared`, if nobody has it alone.
-
-    None where the file system knows no such locks.
-    """
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
 def _sync(path: Path) -> None:
     """Return when a file or a folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -359,74 +361,3 @@ def read_facts(note: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return dict(told.get("facts", {})) if isinstance(told, dict) else {}
-
-
-def open_file(path: Path, *, follow: bool = False, below: Path | None = None) -> IO[bytes]:
-    """Open a regular file to read it once; raises OSError at anything else, which is not waited for.
-
-    With `below`, a folder that the path begins with, no part of the path behind it may be a link either.
-    """
-    flags = os.O_RDONLY | os.O_NONBLOCK
-    handle = os.open(path, flags) if follow else _open_below(below or path.parent, path, flags)
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, f"{path} is not a file", str(path))
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        return os.fdopen(handle, "rb")
-    except BaseException:
-        os.close(handle)
-        raise
-
-
-def open_for_writing(path: Path, flags: int, *, below: Path | None = None) -> int:
-    """Open a file, made if need be, and return its handle; raises OSError at a link to a file, or `below` a link.
-
-    Those in /dev, such as /dev/stderr, are followed.
-    """
-    if below is None and path.parts[:2] in (("/", "dev"), ("/", "proc")):
-        return os.open(path, flags)
-    return _open_below(below or path.parent, path, flags | os.O_CREAT)
-
-
-def _open_below(folder: Path, path: Path, flags: int) -> int:
-    """Open what lies below a folder, through no link but those of the folder's own path; raises OSError."""
-    *folders, name = path.relative_to(folder).parts or ("",)
-    at = _open_folder(folder, folders)
-    try:
-        return os.open(name, flags | os.O_NOFOLLOW, 0o666, dir_fd=at)
-    except ValueError:  # a NUL
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path)) from None
-    except OSError as error:
-        raise _link_error(error, path) from None
-    finally:
-        os.close(at)
-
-
-def _open_folder(folder: Path, parts: Sequence[str], *, make: bool = False) -> int:
-    """Open a folder below another, through no link but those of the other's own path; raises OSError."""
-    at, place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY), folder
-    for part in parts:
-        place = place / part
-        try:
-            if part == "..":
-                raise OSError(errno.EINVAL, "leads out of its folder")
-            if make:
-                with suppress(FileExistsError):
-                    os.mkdir(part, dir_fd=at)
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
-        except ValueError:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(place)) from None
-        except OSError as error:
-            raise _link_error(error, place) from None
-        finally:
-            os.close(at)
-        at = inner
-    return at
-
-
-def _link_error(error: OSError, path: Path) -> OSError:
-    """Return an error with its path, which says of a link that it is one."""
-    if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
-        return OSError(errno.ELOOP, "it is a link", str(path))
-    return OSError(error.errno, error.strerror or str(error), str(path))

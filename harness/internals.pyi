@@ -49,12 +49,13 @@ from harness.files import try_lock as try_lock
 from harness.gates import agreement as agreement
 from harness.gates import labels as labels
 from harness.gates.decide import decide as decide
+from harness.gates.gate import Gate as Gate
 from harness.lazy import attach_lazily as attach_lazily
 from harness.pipeline.replay import ReplayRows as ReplayRows
 from harness.pipeline.replay import draw_replay_rows as draw_replay_rows
 from harness.records import verdict_text as verdict_text
 from harness.records.completion import format_finish_reasons as format_finish_reasons
-from harness.records.findings import mark_learnt_tokens as marked_text
+from harness.records.findings import mark_trained_tokens as marked_text
 from harness.records.findings import prompt_text as prompt_text
 from harness.records.scales import OnScale as OnScale
 from harness.release import LAYERS as LAYERS
@@ -63,8 +64,9 @@ from harness.release.releases import promotion_history as promotions
 from harness.release.served import read_served as read_served
 from harness.release.signing import load_signer as load_signer
 from harness.release.signing import make_envelope as make_envelope
-from harness.release.verified import Verified as Verified
+from harness.release.verified import VerifiedExport as VerifiedExport
 from harness.release.verify import verify_export as verify_export
+from harness.reports import rules as rules
 from harness.reports import summary as summary
 from harness.reports.events import FILE as EVENTS
 from harness.reports.events import RunProgress as RunProgress
@@ -119,6 +121,7 @@ __all__ = [
     "Collection",
     "Context",
     "Eval",
+    "Gate",
     "Gguf",
     "Model",
     "OnScale",
@@ -127,7 +130,7 @@ __all__ = [
     "StageModels",
     "Suite",
     "Task",
-    "Verified",
+    "VerifiedExport",
     "add_plugin_option",
     "adjust_holm",
     "agreement",
@@ -193,6 +196,7 @@ __all__ = [
     "replace_folder",
     "reporting_write_errors",
     "request_key",
+    "rules",
     "schema",
     "score_from_row",
     "seal_folder",

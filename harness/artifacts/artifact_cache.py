@@ -5,7 +5,6 @@ How much lies in the cache of which kind, used when, and how to make room withou
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -16,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.digests import digest_of, file_digests, hash_file
+from harness.artifacts.digests import digest_value, file_digests, hash_file
 from harness.errors import UsageError
-from harness.files import is_sole_user, try_lock, write_text
+from harness.files import NO_LINK, is_sole_user, write_text
+from harness.portable.locks import lock_file, try_lock, unlock_file
 
 NOTES = "made"  # the folder beside made folders with a note for each: names, sizes and sha256 of its files
 KINDS = {  # folders of the cache, and what one entry of each is
@@ -42,14 +42,13 @@ def lock_work_folder(work: Path, tell: Warn) -> Iterator[None]:
     `tell` gets one line when there is somebody to wait for.
     """
     work.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(f"{work}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    handle = os.open(f"{work}.lock", os.O_RDWR | os.O_CREAT | NO_LINK, 0o600)
     try:
         if try_lock(handle) is False:
             tell(f'another run is creating this in "{work}"; waiting for it')
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock_file(handle)
         yield
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_UN)  # closing does not where a child has the file open
+        unlock_file(handle)  # closing does not where a child has the file open
     finally:
         os.close(handle)
 
@@ -76,7 +75,7 @@ def seal_folder(folder: Path, final: Path | None = None) -> None:
 
 def write_sealed_json(path: Path, value: Any) -> None:
     """Write a JSON value so that damage to it shows."""
-    write_text(path, json.dumps({"value": value, "sha256": digest_of(value)}, indent=1))
+    write_text(path, json.dumps({"value": value, "sha256": digest_value(value)}, indent=1))
 
 
 def read_sealed_json(path: Path, warn: Warn) -> Any:
@@ -84,7 +83,7 @@ def read_sealed_json(path: Path, warn: Warn) -> Any:
     why = "its digest does not match"
     try:
         found = json.loads(path.read_text("utf-8"))
-        if digest_of(found["value"]) == found["sha256"]:
+        if digest_value(found["value"]) == found["sha256"]:
             return found["value"]
     except FileNotFoundError:
         return None

@@ -14,7 +14,7 @@ def read_json(text: str | bytes, *, constants: bool = False) -> Any:
     """Return what a text says; raises ValueError where a key stands twice, or at NaN and the infinities but if told."""
     if isinstance(text, bytes):
         text = text.decode(json.detect_encoding(text), "surrogatepass")
-    return (_WITH_CONSTANTS if constants else _DECODER).decode(text)
+    return (_WITH_CONSTANTS if constants else DECODER).decode(text)
 
 
 def reject_constant(name: str) -> None:
@@ -31,5 +31,5 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=reject_constant)  # one for millions of lines
+DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=reject_constant)  # one for millions of lines
 _WITH_CONSTANTS = json.JSONDecoder(object_pairs_hook=_once)

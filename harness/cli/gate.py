@@ -21,7 +21,7 @@ def gate(parser: ArgumentParser) -> None:
   harness gate runs/base runs/candidate --worse-by-at-most 0.02
   harness gate runs/base runs/candidate --better-by 0 --metric gsm8k:exact_match
   harness gate base.csv candidate.csv --worse-by-at-most 0.02 --score correct"""
-    what = "files or folders with scored rows; only CANDIDATE with --min or --max"
+    what = "files or folders with scored rows, or FILE#COLUMN=VALUE; only CANDIDATE with --min or --max"
     parser.add_argument("rows", nargs="+", metavar="BASE CANDIDATE", help=what)
     claim = parser.add_argument_group("claim")
     claim.add_argument(
@@ -50,7 +50,11 @@ def gate(parser: ArgumentParser) -> None:
         "--scale", choices=("proportion", "mean", "perplexity"), help="how the values of rows are combined"
     )
     for name in COLUMNS:
-        rows.add_argument(f"--{name}", metavar="COLUMN", help=f"column of a row's {name}")
+        rows.add_argument(f"--{name}", metavar="COLUMN", help=HELP.get(name, f"column of a row's {name}"))
+    for side in ("base", "candidate"):
+        rows.add_argument(
+            f"--{side}-score", metavar="COLUMN", help=f"column of the {side}'s score, in a table with both"
+        )
     rows.add_argument("--repeats", type=int, default=0, metavar="N", help="number of answers per row")
     shared = 'column whose rows are not independent; twice for two columns, "none" for no column'
     rows.add_argument("--cluster", action="append", metavar="COLUMN", help=shared)
@@ -80,21 +84,29 @@ def gate(parser: ArgumentParser) -> None:
     )
 
 
+HELP = {
+    "id": 'column of a row\'s id; "a.b" reads b in the objects of a',
+    "input": 'column of what was asked; "none" pairs rows by id',
+    "target": 'column of what is expected; "none" for no column',
+    "answer": "column of the model's answer, which reports show",
+}
+
+
 def _margin(text: str) -> float | str:
     return text if text.endswith("%") else float(text)
 
 
 def _gate(args: Namespace) -> int:
     """Read, decide, write and print. Raises UsageError where the libraries that decide are not there."""
-    from harness.rows.arguments import claim_of, clusters_of, options_of
+    from harness.rows.arguments import parse_clusters, parse_gate, parse_rows_options
 
-    claim = claim_of(args)
+    claim = parse_gate(args)
     try:
         from harness.rows import suites, writing
 
         paths = dict(zip(("base", "candidate")[-len(args.rows) :], args.rows, strict=True))
-        about = {"cluster": clusters_of(args.cluster), "slices": args.slice}
-        found = suites.judge_rows(suites.make_rows_suite(claim, paths, options_of(args), args.alpha, **about))
+        about = {"cluster": parse_clusters(args.cluster), "slices": args.slice}
+        found = suites.judge_rows(suites.make_rows_suite(claim, paths, parse_rows_options(args), args.alpha, **about))
         if args.write_suite:
             places = {side: str(Path(path).expanduser().absolute()) for side, path in paths.items()}
             writing.write_suite(found, args.write_suite, places)

@@ -106,9 +106,9 @@ def init(one: argparse.ArgumentParser) -> None:
     what = "write a package with a plugin, into a folder of this name"
     one.add_argument("--plugin", metavar="NAME", help=what)
     one.add_argument(
-        "--data", metavar="FILE", help="your rows, to be split in three: .csv, .tsv, .json, .jsonl or .parquet"
+        "--data", metavar="FILE", help="your rows, to be split in three: a table, Alpaca, ShareGPT, messages or pairs"
     )
-    one.add_argument("--input", metavar="COLUMN", help="input column of --data (default: detected)")
+    one.add_argument("--input", metavar="COLUMN,…", help="input columns of --data (default: detected)")
     one.add_argument("--label", metavar="COLUMN", help="label or answer column of --data (default: detected)")
     one.add_argument(
         "--group", metavar="COLUMN", help="column to keep together when splitting, e.g. user_id (default: detected)"

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harness.cli import cache, doctor, gate, init, plan, release, run, selftest, verify
+from harness.cli import ask, cache, doctor, gate, init, plan, release, run, selftest, verify
 from harness.cli.options import Parser, add_json_option
 from harness.errors import EVERYDAY, RAISES, ExitCode, UsageError, did_you_mean
 from harness.version import __version__
@@ -25,7 +25,7 @@ Build = Callable[[argparse.ArgumentParser], None]  # of a command, whose name is
 GROUPS: dict[str, tuple[Build, ...]] = {  # a plugin's command stands at the end of the group that it sets
     "start": (init.init, doctor.doctor),
     "run": (run.run, run.check, plan.plan, selftest.selftest, gate.gate),
-    "look": (run.show, release.explain),
+    "look": (run.show, ask.ask, release.explain),
     "ship": (release.waive, verify.verify, release.keygen, release.sign, release.promote),
     "extend": (release.plugins, release.schema, cache.cache),
 }
@@ -126,6 +126,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     if left:
         meant = _instead(left, words) if hasattr(args, "overrides") else ""
         made.commands.choices.get(words[0], made).error(f"unrecognized arguments: {' '.join(left)}{meant}")
+    args.words = list(words)
     return args
 
 

@@ -53,12 +53,12 @@ def _check(args: argparse.Namespace) -> int:
     try:
         found, built, collection = check_suite(prepare_collection(args.suite, options), options)
     finally:
-        terminal.clear()
+        terminal.clear_progress()
     for warning in collection.warnings:
-        terminal.line(f"warning: {warning}", "yellow")
+        terminal.print_line(f"warning: {warning}", "yellow")
     print_third_party_code(terminal, collection.plugins)
     if built:
-        terminal.preview(built)
+        terminal.print_preview(built)
     for flag in found:
         print_finding(terminal, flag)
     words = [f.severity for f in found if f.ignored is None]
@@ -71,17 +71,17 @@ def _check(args: argparse.Namespace) -> int:
             what = "the suite has no training rows, so there is nothing to write"
             raise UsageError(f'--write-clean "{args.write_clean}": {what}')
         write_text(args.write_clean, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        terminal.line(f"{args.write_clean}: {len(rows):,} training rows")
+        terminal.print_line(f"{args.write_clean}: {len(rows):,} training rows")
     ignored = sum(f.ignored is not None for f in found)
-    terminal.line(f"{args.suite}: {told}, {ignored} ignored in {time.monotonic() - begun:.1f} s")
+    terminal.print_line(f"{args.suite}: {told}, {ignored} ignored in {time.monotonic() - begun:.1f} s")
     args.document = {"findings": [asdict(f) for f in found], "warnings": collection.warnings, "counts": counts}
     return ExitCode.USAGE if counts["error"] else ExitCode.OK
 
 
 def print_third_party_code(terminal: Terminal, plugins: Plugins) -> None:
     """Name the code that runs with a suite and did not come with the harness."""
-    if others := plugins.of_others():
-        terminal.line(f"loads code of other packages: {', '.join(others)}")
+    if others := plugins.third_party_names():
+        terminal.print_line(f"loads code of other packages: {', '.join(others)}")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -151,7 +151,7 @@ def _print_collection(collection: Collection, args: argparse.Namespace) -> int:
     order = {name: i for i, name in enumerate(collection.tasks)}
     gates: dict[str, list[Gate]] = {name: [] for name in order}
     for gate in collection.suite.gates if args.v >= args.q else ():
-        gates[max(collection.evals(gate), key=order.__getitem__) if gate.any_of else gate.eval].append(gate)
+        gates[max(collection.needed_evals(gate), key=order.__getitem__) if gate.any_of else gate.eval].append(gate)
     items: list[dict[str, Any]] = []
     for item in collection.items:
         rows = collection.tasks[item.eval].samples
@@ -199,7 +199,7 @@ def _show(args: argparse.Namespace) -> int:
     if not args.json:
         from harness.cli.terminal import Terminal
 
-        Terminal(args.v - args.q).show(replace(report, folder=str(folder)))
+        Terminal(args.v - args.q).print_run(replace(report, folder=str(folder)))
     return ExitCode.OK
 
 
@@ -208,11 +208,11 @@ def _show_underway(args: argparse.Namespace, found: RunProgress) -> int:
     progress, run = found.progress, found.run
     told = {"suite": run.suite, "state": found.state, "stage": found.stage, "heard": found.heard.isoformat()}
     signs = {"progress": progress and asdict(progress), "left_seconds": found.left}
-    args.document = {"underway": {**told, **signs, "reports": [asdict(r) for r in run.reports]}}
+    args.document = {"underway": {**told, **signs, "results": [asdict(r) for r in run.results]}}
     if not args.json:
         from harness.cli.terminal import Terminal
 
-        Terminal(args.v - args.q).underway(found)
+        Terminal(args.v - args.q).print_progress(found)
     return ExitCode.OK
 
 

@@ -7,8 +7,8 @@ limited that may be any library; Ray ends its driver when its head node is gone.
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
-import resource
 import select
 import signal
 import sys
@@ -27,10 +27,10 @@ from harness.files import HARNESSFILE
 LAST_WORDS = (b"OpenBLAS", b"libgomp", b"OMP:", b"terminate called", b"  what():", b"memory allocation of")
 LAST_LINE = f"error: out of memory; {MEMORY_ADVICE}\n".encode()  # made before memory is short
 OTHERWISE = "this is not a verdict; run again, finished work is kept"
-WATCHED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
+WATCHED = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD") if hasattr(signal, name)}
 ENGINE = "vllm"  # a loader whose native code is in the process that loads
 TWICE = 1.0  # seconds in which a second is the same wish: sent to the group, and passed on by who watches
-ENDING = (signal.SIGTERM, signal.SIGHUP)
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @contextmanager
@@ -60,7 +60,9 @@ def run_guarded(command: Callable[[Any], int], args: Any) -> int:
 
     One that ends without Python's own end, as OpenBLAS ends it when it gets no memory, is one line and exit code 4.
     """
-    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    if not hasattr(os, "fork"):  # Windows, where nothing is trained
+        return command(args)
+    limited = _is_memory_limited()
     if not (limited or _with_others(args)):
         return command(args)
     sys.stdout.flush()
@@ -91,6 +93,11 @@ def run_guarded(command: Callable[[Any], int], args: Any) -> int:
     os.close(told)
     os.close(said)
     return _watch(child, ended, heard, limited=limited)
+
+
+def _is_memory_limited() -> bool:
+    resource = importlib.import_module("resource")  # which Windows does not have
+    return bool(resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY)
 
 
 def _with_others(args: Any) -> bool:

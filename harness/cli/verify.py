@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.release.policy import Policy
-    from harness.release.verified import Verified
+    from harness.release.verified import VerifiedExport
 
 STRICT = Path("strict")  # the policy of this name is the harness's own; a file called so is ./strict
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from harness.release.policy import ExportRefused
+    from harness.release.policy import ExportRefusedError
     from harness.release.releases import current_release
     from harness.release.verify import verify_export
 
@@ -56,20 +56,20 @@ def _verify(args: argparse.Namespace) -> int:
         if again.differs:
             found.refused = f"replay: {again.differs}"
         else:
-            found.steps["replay"] = again.says
+            found.steps["replay"] = again.summary
     if found.ok and args.summary:
         try:
             from harness.release.vsa import require_summary
 
             found.steps["summary"] = require_summary(args.summary, found, policy)
-        except ExportRefused as error:
+        except ExportRefusedError as error:
             found.ok, found.refused = False, f"summary: {error}"
     document = write(found) if write else ""
     where = sys.stderr if write else None
     if args.json:
         args.document = asdict(found)
     else:
-        told = [("demands", line) for line in demands] + [("not checked", line) for line in found.overlooked]
+        told = [("demands", line) for line in demands] + [("not checked", line) for line in found.unchecked]
         told += [*found.steps.items(), *(("note", line) for line in found.notes)]
         for name, line in told:
             print_line(f"{name}: {line}", where)
@@ -94,7 +94,7 @@ def _policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:
     return policy.read_policy(args.key, strict=True), policy.STRICT.splitlines()
 
 
-def _writer(args: argparse.Namespace, policy: Policy | None, name: str) -> Callable[[Verified], str]:
+def _writer(args: argparse.Namespace, policy: Policy | None, name: str) -> Callable[[VerifiedExport], str]:
     from harness.release.attest import make_writer
 
     return make_writer(args.told_as, policy, name, args.sign_with)

@@ -14,20 +14,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from harness.data import tables
 from harness.errors import Mistakes, UsageError
 from harness.schema import DEEPEST, format_toml, is_deep
 
 Row = dict[str, Any]
-FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
+ALSO = (".ndjson", ".feather", ".xlsm")  # other suffixes of these
+BINARY = {".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow", ".xlsx": "XLSX", ".xlsm": "XLSX"}
 TABLES = {".csv": ",", ".tsv": "\t"}  # and what parts their columns unless a suite says so
 SEPARATORS = (",", ";", "\t", "|")
-WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+WORKBOOKS = (".xls", ".ods", ".numbers")
 ENCODINGS = {b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # by how a file begins
 LONGEST = 300  # characters of what a library says
 TOLD = re.compile(r'"?sep=(.)"?\n')  # Excel's first line
 SNIFFED = 100_000  # characters of a table, and bytes of its encoding, by which they are told
 ESCAPE = "; in TOML a \\ in double quotes begins an escape: write / or single quotes"
 UNCLOSED = "; check for a missing closing quote, double the quotes inside a field, or write the rows as .jsonl"
+OBJECTS = re.compile(r"\s*\[\s*\{")  # how a JSON list of objects begins, whatever the file is called
 SHOWN = 20  # wrong rows of a source that are told one by one
 
 
@@ -36,24 +40,42 @@ def read_file(
 ) -> list[Row]:
     """Return the rows of the file `source` in `folder`. Raises UsageError with the place of mistakes."""
     path = find_file(folder, source, where)
-    if path.suffix.lower() == ".parquet":
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError:
-            raise UsageError(f"{where}: a .parquet file needs pyarrow; pip install 'finetune-harness[hf]'") from None
-        try:
-            return _bare(pyarrow.parquet.read_table(path).to_pylist())
-        except (pyarrow.ArrowException, OSError, ValueError) as error:
-            why = textwrap.shorten(str(error), LONGEST, placeholder=" …")
-            raise UsageError(f"{path}: not valid parquet: {why}") from None
-    text = decode_file(path, encoding, where)
-    if path.suffix.lower() in TABLES:
+    data = read_bytes(path, where)
+    if tables.is_binary_table(data):
+        return _bare(tables.read_binary_table(data, f"{path}"))
+    if (suffix := tables.file_suffix(path.name)) in BINARY:
+        raise UsageError(f"{path}: is not valid {BINARY[suffix]}; check its name, or copy the file again")
+    text = decode_text(data, path, encoding, where)
+    if suffix in TABLES:
         return _read_csv(text, path, separator, where)
-    if path.suffix.lower() == ".json":
-        return _rows_of(_parse(text, f"{path}"), path)
+    if OBJECTS.match(text) or (suffix == ".json" and not _is_json_lines(text)):
+        return _rows_of(tables.json_rows(_parse(text, f"{path}")), path)
     lines = ((n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip())
     return _rows_of([_parse(line, f"{path}:{n}") for n, line in lines], path)
+
+
+def read_bytes(path: Path, where: str) -> bytes:
+    """Return the content of a file, decompressed; raises UsageError where it cannot be read."""
+    try:
+        return tables.decompress(path.read_bytes(), f"{path}")
+    except OSError as error:
+        raise UsageError(f"{where}: {path}: cannot be read: {error.strerror}") from None
+
+
+def _is_json_lines(text: str) -> bool:
+    """Return whether a text is several JSON values, a line each, as many a .json file of the Hub."""
+    first, _, rest = text.lstrip().partition("\n")
+    if not (first.startswith("{") and rest.strip()):
+        return False
+    with suppress(ValueError, RecursionError):
+        json.loads(first)
+        return True
+    return False
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether a file is of a format that is read, by its name."""
+    return tables.file_suffix(name) in (*FILES, *ALSO)
 
 
 def find_file(folder: Path, source: str, where: str) -> Path:
@@ -70,8 +92,8 @@ def find_file(folder: Path, source: str, where: str) -> Path:
         what = "is a folder; name a file in it"
     elif path.suffix.lower() in WORKBOOKS:
         what = 'is a spreadsheet; save its sheet as "CSV UTF-8" and name that file'
-    elif path.suffix.lower() not in FILES:
-        known = "a file (" + ", ".join(FILES) + "), hub:NAME:SPLIT, or a source of a plugin"
+    elif not is_file_name(path.name):
+        known = "a file (" + ", ".join(FILES) + ", or one of these compressed), hub:NAME:SPLIT, or a source of a plugin"
         what = f"is unknown; name {known}"
     elif there:
         return path
@@ -80,14 +102,11 @@ def find_file(folder: Path, source: str, where: str) -> Path:
     raise UsageError(f'{where}: data "{source}" {what}')
 
 
-def decode_file(path: Path, encoding: str | None, where: str) -> str:
-    """Return the text of a file in an encoding, by default UTF-8, with or without a BOM; raises UsageError."""
+def decode_text(data: bytes, path: Path, encoding: str | None, where: str) -> str:
+    """Return the text of a content in an encoding, by default UTF-8, with or without a BOM; raises UsageError."""
     try:
-        data = path.read_bytes()
         with io.TextIOWrapper(io.BytesIO(data), encoding or "utf-8-sig") as text:
             return text.read().removeprefix("\ufeff")
-    except OSError as error:
-        raise UsageError(f"{where}: {path}: cannot be read: {error.strerror}") from None
     except UnicodeError as error:
         why = f"{error.reason} at byte {error.start}" if isinstance(error, UnicodeDecodeError) else str(error)
         instead = f'write encoding = "{detect_encoding(data)}" beside data, or save the file as "CSV UTF-8"'
@@ -113,17 +132,15 @@ def detect_encoding(data: bytes) -> str:
 
 def detect_format(path: Path, where: str, separator: str | None, encoding: str | None) -> dict[str, str]:
     """Return encoding and separator of a file, as given or as they look; raises UsageError for what is no text."""
-    if path.suffix.lower() == ".parquet":
+    data = read_bytes(path, where)
+    suffix = tables.file_suffix(path.name)
+    if tables.is_binary_table(data) or suffix in BINARY:
         return {}
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{where}: {path}: cannot be read: {error.strerror}") from None
     encoding = encoding or detect_encoding(data)
-    text = decode_file(path, encoding, where)[:SNIFFED]
+    text = decode_text(data, path, encoding, where)[:SNIFFED]
     if "\0" in text:
         raise UsageError(f'{where}: {path}: is not text; save it as "CSV UTF-8" and name that file')
-    found = {"separator": separator or detect_separator(text)} if path.suffix.lower() in TABLES else {}
+    found = {"separator": separator or detect_separator(text)} if suffix in TABLES else {}
     return {"encoding": encoding, **found}
 
 
@@ -162,7 +179,7 @@ def read_hub(source: str, where: str) -> list[Row]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise UsageError(f"{where}: hub: data needs the package datasets; pip install 'finetune-harness[hf]'") from None
+        raise UsageError(f"{where}: hub: data needs the module datasets; install it") from None
     name, _, split = source.removeprefix("hub:").partition(":")
     parts = name.split("/")
     config = parts.pop() if len(parts) > 2 else None
@@ -218,7 +235,7 @@ def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[
     if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
         raise UsageError(f"{where}: separator is {format_toml(separator)}; give one character")
     told = TOLD.match(text)
-    parts = separator or (told[1] if told else TABLES[path.suffix.lower()])
+    parts = separator or (told[1] if told else TABLES[tables.file_suffix(path.name)])
     mistakes, rows, header = Mistakes(), list[Row](), list[str]()
     joined: list[tuple[str, list[str]]] = []  # what is wrong if lines in a field are rows, and how such rows end
     last = 0

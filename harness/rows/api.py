@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ from harness.errors import UsageError
 from harness.records.run import Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.rows import arguments, suites, writing
+from harness.rows.records import COLUMNS as NAMES
+from harness.rows.records import SIDES
 from harness.rows.suites import JudgedRows
 
 VALUES = {  # option of the command -> what its value looks like in an error
     **dict.fromkeys(("worse-by-at-most", "better-by", "min", "max", "cap", "alpha", "repeats"), r"[\d.]+%?"),
-    **dict.fromkeys(("id", "score", "input", "target", "weight", "repeat", "cluster", "slice"), "COLUMN"),
+    **dict.fromkeys((*(n.replace("_", "-") for n in (*NAMES, *SIDES)), "cluster", "slice"), "COLUMN"),
     "metric": r"[^\s;)]+(?<![.,:])",
     "scale": "proportion|mean|perplexity",
     "missing": "refuse|wrong",
@@ -27,11 +31,16 @@ VALUES = {  # option of the command -> what its value looks like in an error
     **dict.fromkeys(("as", "higher", "lower", "only-common"), "(?!)"),
 }
 OPTION = re.compile(rf"--(?P<name>{'|'.join(VALUES)})(?![\w-])(?P<rest> \S+)?")
+CHOICES = {
+    "better": (None, "higher", "lower"),
+    "scale": (None, "proportion", "mean", "perplexity"),
+    "missing": ("refuse", "wrong"),
+}
 COLUMNS = ("to_pylist", "to_list", "tolist")  # how a column of Arrow, polars or pandas, or of NumPy, becomes a list
 
 
 @dataclass(frozen=True)
-class Gated:
+class GateResult:
     """What came of a gate on rows: PASS, FAIL, INCONCLUSIVE or ERROR, which is no truth value."""
 
     _judged: JudgedRows
@@ -74,27 +83,53 @@ class Gated:
         return self.run._repr_html_()
 
 
-def gate_rows(base: Any, candidate: Any = None, **options: Any) -> Gated:
+def gate_rows(base: Any, candidate: Any = None, **options: Any) -> GateResult:
     """Gate rows of a base and a candidate, or of a candidate alone; `options` are the keywords of `harness.gate`."""
+    if candidate is None and options.get("base_score"):  # a table with a column for each side
+        candidate = base
     given = {"base": base, "candidate": candidate} if candidate is not None else {"candidate": base}
     with _errors_of_arguments():
         return _gate(given, Namespace(**options, rows=[*given]))
 
 
-def _gate(given: Mapping[str, Any], args: Namespace) -> Gated:
+def _gate(given: Mapping[str, Any], args: Namespace) -> GateResult:
     """Gate rows by side, as the command would by `args`."""
+    _check_arguments(args)
     args.slice, allowed = ([v] if isinstance(v, str) else [*v] for v in (args.slice, args.allow))
     args.allow = ",".join(allowed)
     args.cluster = args.cluster if args.cluster is None or isinstance(args.cluster, str) else [*args.cluster]
     held = {side: rows for side, rows in given.items() if not isinstance(rows, (str, Path))}
-    options = arguments.options_of(args)
+    options = arguments.parse_rows_options(args)
     if any(isinstance(rows, Mapping) for rows in held.values()):
         options = {"id": "id", "score": "score"} | options
     paths = {side: f"{side} in Python" if side in held else str(Path(rows).absolute()) for side, rows in given.items()}
-    about = {"cluster": arguments.clusters_of(args.cluster), "slices": args.slice}
-    suite = suites.make_rows_suite(arguments.claim_of(args), paths, options, args.alpha, **about)
+    about = {"cluster": arguments.parse_clusters(args.cluster), "slices": args.slice}
+    suite = suites.make_rows_suite(arguments.parse_gate(args), paths, options, args.alpha, **about)
     lines = {side: enumerate(_lines(rows, side), 1) for side, rows in held.items()}
-    return Gated(suites.judge_rows(suite, runs=suites.read_runs(suite, lines)))
+    return GateResult(suites.judge_rows(suite, runs=suites.read_runs(suite, lines)))
+
+
+def _check_arguments(args: Namespace) -> None:
+    """Raise UsageError at an argument of another type than the command's options have."""
+    for name in ("min", "max", "cap", "alpha", "worse_by_at_most", "better_by"):
+        value, share = getattr(args, name), name in ("worse_by_at_most", "better_by")
+        if isinstance(value, Decimal):
+            setattr(args, name, value := float(value))
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if value is not None and not number and not (share and isinstance(value, str) and value.endswith("%")):
+            raise UsageError(f"{name} is {value!r:.60}; give a number" + (', or a share such as "2%"' if share else ""))
+    ends = () if args.range is None else args.range
+    if ends and not (isinstance(ends, Sequence) and len(ends) == 2 and all(isinstance(x, Real) for x in ends)):
+        raise UsageError(f"range is {ends!r:.60}; give the lowest and the highest score, such as (1, 5)")
+    if not isinstance(args.repeats, int):
+        raise UsageError(f"repeats is {args.repeats!r:.60}; give the number of answers per row")
+    for name, known in CHOICES.items():
+        if (value := getattr(args, name)) not in known:
+            words = ", ".join(f'"{one}"' for one in known if one)
+            raise UsageError(f"{name} is {value!r:.60}; give one of {words}")
+    for name in (*NAMES, *SIDES, "metric", "tool"):
+        if not isinstance(getattr(args, name), (str, type(None))):
+            raise UsageError(f"{name} is {getattr(args, name)!r:.60}; give a name")
 
 
 @contextmanager
@@ -141,4 +176,4 @@ def _lines(rows: Any, side: str) -> Iterator[Mapping[str, Any]]:
 
 def _plain(value: Any) -> Any:
     """Return a number of NumPy as Python's."""
-    return value.item() if hasattr(value, "item") else value
+    return value.item() if hasattr(value, "item") and not hasattr(value, "__len__") else value

@@ -6,7 +6,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
-from harness.rows.records import COLUMNS
+from harness.rows.records import COLUMNS, SIDES
 
 if TYPE_CHECKING:
     from harness.gates.gate import Gate
@@ -18,10 +18,15 @@ NO_CLAIM = """gate: give one claim:
   --min 0.8                 the candidate alone is at least that"""
 
 
-def claim_of(given: Namespace) -> Gate:
+def parse_gate(given: Namespace) -> Gate:
     """Return the claim that was given as a gate. Raises UsageError where there is none, or several."""
     from harness.gates.gate import Gate
 
+    if given.base_score or given.candidate_score:
+        if not (given.base_score and given.candidate_score) or given.score:
+            raise UsageError("gate: --base-score and --candidate-score belong together, and replace --score")
+        if len(given.rows) == 1:
+            given.rows = [*given.rows, *given.rows]
     said = [name for name in CLAIMS if getattr(given, name) is not None]
     if len(said) != 1:
         raise UsageError(*NO_CLAIM.split("\n")) if not said else UsageError("gate: give only one claim")
@@ -35,17 +40,18 @@ def claim_of(given: Namespace) -> Gate:
     return Gate(CLAIMS[said[0]], where="gate", versus=None if alone else "base", **claim)
 
 
-def options_of(given: Namespace) -> dict[str, Any]:
+def parse_rows_options(given: Namespace) -> dict[str, Any]:
     """Return what was said of how rows are read, as the options of an evaluation; what nobody said is not there."""
     task, colon, rest = given.metric.rpartition(":")
     metric, _, filter_ = rest.partition(",")
     said = {"task": task if colon else "", "metric": metric, "filter": filter_}
-    said |= {name: getattr(given, name) for name in (*COLUMNS, "repeats", "tool", "better", "scale", "only_common")}
+    plain = (*COLUMNS, *SIDES, "repeats", "tool", "better", "scale", "only_common")
+    said |= {name: getattr(given, name) for name in plain}
     said["missing"] = given.missing if given.missing != "refuse" else ""
     said["allow"] = [name for name in given.allow.split(",") if name]
     return {name: value for name, value in said.items() if value}
 
 
-def clusters_of(given: str | list[str] | None) -> str | list[str] | None:
+def parse_clusters(given: str | list[str] | None) -> str | list[str] | None:
     """Return the columns of clusters as a suite has them."""
     return given[0] if isinstance(given, list) and len(given) == 1 else given

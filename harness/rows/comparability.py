@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import json
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from harness.errors import UsageError, did_you_mean
 from harness.rows.pairing import PairedRows
@@ -27,12 +29,16 @@ ADVICE = {
 }
 IDENTICAL = "identical"  # both sides are the same bytes
 NAMES = (*UNFAIR, "prompt", "dtype", IDENTICAL)
+CLIENT = {  # settings of who asks, which change no answer
+    "batch_size", "cache", "cache_prompt", "max_connections", "max_retries", "max_tasks", "retry_policy", "timeout",
+    "attempt_timeout", "adaptive_connections",
+}  # fmt: skip
 LONGEST = 60  # characters of a fact
 SELF = "judged by itself"  # a fact: which scorers have the model under test as their judge
 
 
 @dataclass(frozen=True)
-class Differences:
+class FactDifferences:
     """What differs: what was unfair and is allowed, and what is only told, a line each; what neither side tells."""
 
     allowed: tuple[str, ...] = ()
@@ -40,29 +46,65 @@ class Differences:
     unknown: tuple[str, ...] = ()
 
 
-def parse_allowed(given: Iterable[str]) -> frozenset[str]:
-    """Return the kinds of unfairness that a user allows. Raises UsageError at one that is none."""
-    names = [name.strip().replace("-", " ") for name in given]
-    if odd := [name for name in names if name not in NAMES]:
-        raise UsageError(f'allow: "{odd[0]}" is unknown{did_you_mean(odd[0], NAMES)}')
-    return frozenset(names)
+def parse_allowed(given: Iterable[str], settings: Iterable[str] = ()) -> frozenset[str]:
+    """Return the differences that a user allows, of these `settings` too. Raises UsageError at an unknown one."""
+    own = {name.replace("_", " "): name for name in settings}
+    names = [name.strip().replace("-", " ").replace("_", " ") for name in given]
+    known = {*NAMES, *own}
+    if odd := [name for name in names if name not in known]:
+        hint = did_you_mean(odd[0], known) or f"; name {', '.join(sorted(NAMES))}, or a generation setting that differs"
+        raise UsageError(f'allow: "{odd[0]}" is unknown{hint}')
+    return frozenset(own.get(name, name) for name in names)
 
 
-def compare_facts(base: RawRows | None, candidate: RawRows, pairs: PairedRows, allow: Collection[str]) -> Differences:
+def compare_facts(
+    base: RawRows | None, candidate: RawRows, pairs: PairedRows, allow: Collection[str]
+) -> FactDifferences:
     """Compare the facts of two runs, or look at those of one.
 
     Raises UsageError with everything that is unfair and not allowed.
     """
-    unfair, found = _own_judges(base, candidate), Differences()
+    unfair, found = _own_judges(base, candidate), FactDifferences()
     if base:
         differs, found = _differences(base, candidate, pairs)
         unfair = differs | unfair
-    if refused := [name for name in unfair if name not in parse_allowed(allow)]:
+    settings = {*(_settings(base) if base else ()), *_settings(candidate)}
+    allowed = parse_allowed(allow, settings)
+    if refused := [n for n in unfair if n not in allowed and not ("generation" in allowed and n in settings)]:
         hints = {
-            name: ADVICE.get(name, f"rerun one of the runs, or --allow {name.replace(' ', '-')}") for name in refused
+            name: ADVICE.get(name, f"rerun one of the runs, or --allow {name.replace(' ', '-').replace('_', '-')}")
+            for name in refused
         }
         raise UsageError(*(f"{unfair[name]}; {hint}" for name, hint in hints.items()))
     return replace(found, allowed=tuple(unfair.values()))
+
+
+def _settings(run: RawRows) -> Mapping[str, Any]:
+    """Return the generation settings of a run, by name."""
+    return parse_settings(run.facts.get("generation", ""))
+
+
+def parse_settings(text: str) -> Mapping[str, Any]:
+    """Return settings that are a JSON object, by name; of any other text none."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _differing_settings(theirs: str, ours: str) -> dict[str, str]:
+    """Return how two tables of generation settings differ, setting by setting; none where one is no table."""
+    base, candidate = parse_settings(theirs), parse_settings(ours)
+    if (theirs != "{}" and not base) or (ours != "{}" and not candidate):
+        return {}
+    found = {}
+    for name in sorted({*base, *candidate}):
+        if base.get(name) != candidate.get(name):
+            each = [json.dumps(side[name]) if name in side else "not set" for side in (base, candidate)]
+            one, two = (shorten_text(value, LONGEST) for value in each)
+            found[name] = f"{UNFAIR['generation']}: {name.replace('_', ' ')} is {one} and {two}"
+    return found
 
 
 def _own_judges(base: RawRows | None, candidate: RawRows) -> dict[str, str]:
@@ -74,7 +116,7 @@ def _own_judges(base: RawRows | None, candidate: RawRows) -> dict[str, str]:
     return {}
 
 
-def _differences(base: RawRows, candidate: RawRows, pairs: PairedRows) -> tuple[dict[str, str], Differences]:
+def _differences(base: RawRows, candidate: RawRows, pairs: PairedRows) -> tuple[dict[str, str], FactDifferences]:
     """Return what is unfair by its name, and what else differs or is not known."""
     unfair: dict[str, str] = {}
     told = []
@@ -89,6 +131,9 @@ def _differences(base: RawRows, candidate: RawRows, pairs: PairedRows) -> tuple[
                 unfair[name] = line
             else:
                 told.append(line)
+        elif name == "generation" and (differing := _differing_settings(theirs, ours)):
+            unfair |= {key: text for key, text in differing.items() if key not in CLIENT}
+            told += [text for key, text in differing.items() if key in CLIENT]
         elif name in UNFAIR:
             unfair[name] = f"{UNFAIR[name]}: {shorten_text(theirs, LONGEST)} and {shorten_text(ours, LONGEST)}"
         else:
@@ -103,4 +148,4 @@ def _differences(base: RawRows, candidate: RawRows, pairs: PairedRows) -> tuple[
         differ = f"prompts differ on {other:,} of {len(pairs.names):,} rows"
         unfair[first] = f"{differ}, {unfair[first]}" if first in unfair else differ
     unknown = tuple(name for name in ANSWERS if name not in base.facts and name not in candidate.facts)
-    return unfair, Differences((), tuple(told), unknown)
+    return unfair, FactDifferences((), tuple(told), unknown)

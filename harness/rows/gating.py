@@ -12,15 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.errors import UsageError, did_you_mean
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Result, Sample, Score
 from harness.records.scales import Scale
 from harness.rows import comparability, pairing
-from harness.rows.comparability import Differences
+from harness.rows.comparability import FactDifferences
 from harness.rows.pairing import PairedRows, Rows
-from harness.rows.readers.fields import are_close
+from harness.rows.readers.fields import HIGHER, LOWER, SHARES, are_close
 from harness.rows.records import Better, RawRow, RawRows, Wanted
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable
@@ -36,15 +36,6 @@ SAID = {
     "error": "ended in an error", "limit": "ended at a limit", "skipped": "were skipped", "absent": "are missing",
     "short": "have too few repeats",
 }  # fmt: skip
-SHARES = {
-    "acc", "acc_norm", "accuracy", "contains", "correct", "em", "exact_match", "f1", "includes", "is_correct", "match",
-    "pass", "pass@1", "pass_rate", "passed", "precision", "recall", "success", "win_rate",
-}  # fmt: skip
-HIGHER = {*SHARES, "auc", "bertscore", "bleu", "chrf", "mcc", "meteor", "reward", "rouge1", "rouge2", "rougel"}
-LOWER = {
-    "bits_per_byte", "brier_score", "byte_perplexity", "cer", "error", "error_rate", "hallucination", "loss", "mae",
-    "mse", "nll", "perplexity", "rmse", "ter", "toxicity", "wer", "word_perplexity",
-}  # fmt: skip
 LARGEST = 1e100  # of a score: sums of such are numbers
 STATES = ("scored", "error", "limit", "skipped", "unscored", "absent", "short")
 
@@ -58,8 +49,8 @@ class MeasuredRows:
     runs: Mapping[str, RawRows]
     pairs: PairedRows
     metric: Metric
-    because: str  # its direction is known
-    fair: Differences
+    metric_reason: str  # its direction is known
+    differences: FactDifferences
     samples: tuple[Sample, ...]
     results: Mapping[str, Result]
     states: Mapping[str, Mapping[str, int]]
@@ -68,8 +59,8 @@ class MeasuredRows:
     @property
     def conditions(self) -> list[str]:
         """Under which conditions a verdict on these rows stands, each a part of its reason; the last says its trust."""
-        found = [f"{UNKNOWN}{', '.join(self.fair.unknown)}"] if self.fair.unknown else []
-        found += [f"allowed: {text}" for text in self.fair.allowed]
+        found = [f"{UNKNOWN}{', '.join(self.differences.unknown)}"] if self.differences.unknown else []
+        found += [f"allowed: {text}" for text in self.differences.allowed]
         if any(self.pairs.dropped):
             one, other = self.pairs.dropped
             what = f"{count_noun(one, 'row')} only in base and {other:,} only in candidate are left out"
@@ -92,9 +83,9 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
     """
     candidate, base, same = runs["candidate"], runs.get("base"), ""
     read = [sorted((digest, size) for _, digest, size in run.sources) for run in runs.values()]
-    if base and read[0] and read[0] == read[1] and base.rows == candidate.rows:
+    if base and read[0] and read[0] == read[1] and base.part == candidate.part and base.rows == candidate.rows:
         same = f"base and candidate are the same file (sha256 {read[0][0][0][:4]}…)"
-        if comparability.IDENTICAL not in comparability.parse_allowed(want.allow or ()):
+        if comparability.IDENTICAL not in (want.allow or ()):
             raise UsageError(f"{same}; gate the candidate's scores, or --allow identical if that is intended")
     metric, because = choose_metric([*runs.values()], want)
     pairs = pairing.pair_rows(base or candidate, candidate, only_common=want.only_common)
@@ -105,8 +96,8 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
     del candidate, base
     samples = tuple(_samples(pairs))
     rows = {"base": pairs.base, "candidate": pairs.candidate}
-    few = pairs.few(want.repeats)
-    notes = [f"{count_noun(few, 'row')} with fewer repeats than the {pairs.usual} of most"] if few else []
+    few = pairs.count_incomplete(want.repeats)
+    notes = [f"{count_noun(few, 'row')} with fewer repeats than the {pairs.usual_repeats} of most"] if few else []
     columns = {side: _column(side, pairs, metric, want) for side in runs}
     if len(samples) > MOST:  # what is needed no more is half of the memory
         for side in rows:
@@ -189,7 +180,7 @@ def _check_sum(run: RawRows, metric: Metric) -> None:
         return
     rows = [(v, row_weight(row, metric.name)) for row in run.rows if (v := row.values.get(metric.name)) is not None]
     whole = math.fsum(w for _, w in rows)
-    found = metric.unline(math.fsum(v * w for v, w in rows) / whole) if whole else math.nan
+    found = metric.from_test_scale(math.fsum(v * w for v, w in rows) / whole) if whole else math.nan
     if not are_close(found, total):
         what = f"the rows give {found:.6g}, but its results file says {total:.6g}"
         raise UsageError(f"{printable(run.task)} {metric.name}: {what}; the file is truncated, or of another run")
@@ -214,7 +205,7 @@ def _samples(pairs: PairedRows) -> list[Sample]:
     found = []
     for name, theirs, ours in zip(pairs.names, pairs.base, pairs.candidate, strict=True):
         one = (ours or theirs)[0]
-        key = digest_of(["id", name])[:DIGITS] if pairs.how == "id" else one.content
+        key = digest_value(["id", name])[:DIGITS] if pairs.how == "id" else one.content
         other = theirs[0] if theirs else one
         about = [getattr(one, f) or getattr(other, f) for f in ("cluster", "second_cluster", "slices")]
         if [
@@ -234,7 +225,7 @@ def _state(rows: Rows, name: str, wanted: int) -> str:
 
 
 @dataclass(frozen=True)
-class Column:
+class ScoreColumn:
     """What a side scored, row by row: None where nothing is known, and the share of repeats without a score.
 
     `counts` says whether these count, or there is no verdict for them; `lost` says why.
@@ -248,9 +239,9 @@ class Column:
     lost: str = ""
 
 
-def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> Column:
+def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> ScoreColumn:
     """Return what a side scored. Raises UsageError where a row has more repeats than are demanded."""
-    name, wanted = metric.name, pairs.wanted(side, want.repeats)
+    name, wanted = metric.name, pairs.wanted_repeats(side, want.repeats)
     rows, others = (pairs.base, pairs.candidate) if side == "base" else (pairs.candidate, pairs.base)
     weights = [row_weight((own or other)[0], name) for own, other in zip(rows, others, strict=True)]
     known = [[row.values[name] for row in own if row.state == "scored" and name in row.values] for own in rows]
@@ -260,7 +251,7 @@ def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> Colum
     values = [math.fsum(own) / len(own) if own else None for own in known]
     shares = [1 - len(own) / n for own, n in zip(known, wanted, strict=True)]
     if not any(shares):
-        return Column(values, shares, weights, {"scored": len(values)})
+        return ScoreColumn(values, shares, weights, {"scored": len(values)})
     each = zip(pairs.names, rows, wanted, shares, strict=True)
     lost = [(called, own, _state(own, name, n)) for called, own, n, share in each if share]
     told = ", ".join(
@@ -273,10 +264,12 @@ def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> Colum
     says = f"{side}: {told}{reasons},{whole} {some}; rerun them, or --missing wrong"
     states = Counter(_state(own, name, n) for own, n in zip(rows, wanted, strict=True))
     counts = want.missing == "wrong" and worst_value(metric) is not None and any(v is not None for v in values)
-    return Column(values, shares, weights, states, counts, says)
+    return ScoreColumn(values, shares, weights, states, counts, says)
 
 
-def _result(side: str, name: str, run: RawRows, samples: Sequence[Sample], column: Column, metric: Metric) -> Result:
+def _result(
+    side: str, name: str, run: RawRows, samples: Sequence[Sample], column: ScoreColumn, metric: Metric
+) -> Result:
     """Return a run as a result of ours, known by the weights it is said to be of, else by what it scored.
 
     That a base and a candidate that score alike are one model nobody knows.

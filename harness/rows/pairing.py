@@ -17,7 +17,7 @@ Rows = tuple[RawRow, ...]  # all that a run has of one row: its repeats, mostly 
 Grouped = dict[str, "RawRow | Rows"]  # by what a row is known by; one alone, as most of millions, without a tuple
 
 
-class Side(Sequence[Rows]):
+class SideRows(Sequence[Rows]):
     """The rows of one run, in the order of the pairs, each with its repeats."""
 
     def __init__(self, found: list[RawRow | Rows]) -> None:
@@ -43,13 +43,13 @@ class PairedRows:
 
     how: How
     names: list[str]
-    base: Side
-    candidate: Side
+    base: SideRows
+    candidate: SideRows
     dropped: tuple[int, int] = (0, 0)
     renamed: int = 0
     repeats: tuple[int, int] = (1, 1)
 
-    def wanted(self, side: str, repeats: int = 0) -> list[int]:
+    def wanted_repeats(self, side: str, repeats: int = 0) -> list[int]:
         """Return how many repeats a side should have of each row: as many as are demanded, or as the other side has.
 
         Where a side has another number of them throughout, as many as it has of a row at most.
@@ -59,15 +59,15 @@ class PairedRows:
         return [max(map(len, pair)) for pair in zip(self.base, self.candidate, strict=True)]
 
     @property
-    def usual(self) -> int:
+    def usual_repeats(self) -> int:
         """How many repeats most rows have."""
-        return Counter(self.wanted("candidate")).most_common(1)[0][0]
+        return Counter(self.wanted_repeats("candidate")).most_common(1)[0][0]
 
-    def few(self, repeats: int = 0) -> int:
+    def count_incomplete(self, repeats: int = 0) -> int:
         """Return how many rows have fewer repeats on both sides than most, where no number is demanded."""
         if repeats or max(self.repeats) == 1:
             return 0
-        return sum(n < self.usual for n in self.wanted("candidate"))
+        return sum(n < self.usual_repeats for n in self.wanted_repeats("candidate"))
 
 
 def pair_rows(base: RawRows, candidate: RawRows, *, only_common: bool) -> PairedRows:
@@ -89,6 +89,8 @@ def pair_rows(base: RawRows, candidate: RawRows, *, only_common: bool) -> Paired
             raise UsageError(f"rows: {what}, which cannot be paired without names; give --id COLUMN")
     same = left.keys() == right.keys()
     only_left, only_right = ([] if same else [k for k in a if k not in b] for a, b in ((left, right), (right, left)))
+    if (only_left or only_right) and how == "content" and base.columns != candidate.columns:
+        raise UsageError(_uneven_columns(base, candidate))
     if (only_left or only_right) and not only_common:
         raise UsageError(_uneven((base, candidate), (left, right), (only_left, only_right), renamed))
     # What one side has and could not score is missing, and never left out.
@@ -148,12 +150,22 @@ def _grouped(rows: Sequence[RawRow], how: str, named: bool, several: frozenset[s
     return found
 
 
+def _uneven_columns(base: RawRows, candidate: RawRows) -> str:
+    """Return which column only one side has, so that no question is the same on both."""
+    side, other = ("candidate", "base") if len(candidate.columns) < len(base.columns) else ("base", "candidate")
+    has, lacks = (base, candidate) if side == "candidate" else (candidate, base)
+    column = next((name for name in has.columns if name not in lacks.columns), "input")
+    return f'{side}: has no column "{column}", which {other} has; add it, or use --{column} none for both'
+
+
 def _uneven(runs: Sequence[RawRows], sides: Sequence[Grouped], only: Sequence[list[str]], renamed: int) -> str:
     if renamed and len(only[0]) == len(sides[0]):
         there = {row.key: row.content for row in runs[0].rows}
         name = printable(next(r.key for r in runs[1].rows if there.get(r.key, r.content) != r.content))
         what = f'"{name}" is another question than base\'s "{name}" on {renamed:,} of {len(sides[1]):,} rows'
-        return f"candidate: {what}; gate runs with the same questions"
+        how = "; gate runs with the same questions"
+        how += ", or if the input is a rendered prompt, pair by id: --input none --id COLUMN" if runs[0].columns else ""
+        return f"candidate: {what}{how}"
     limits = [f" (limit {n})" if (n := run.facts.get("limit", "")) not in ("", "none") else "" for run in runs]
     named = zip(("base", "candidate"), sides, limits, strict=True)
     told = [f"{side}: {len(known):,} rows{limit}" for side, known, limit in named]
@@ -170,7 +182,7 @@ def _named(
     names = [_called(_all(left.get(k) or right[k])[0]) for k in kept]
     base, candidate = [left.get(k, ()) for k in kept], [right.get(k, ()) for k in kept]
     if len({*names}) == len(names) and tuple not in {*map(type, base), *map(type, candidate)}:
-        return PairedRows(how, names, Side(base), Side(candidate), dropped, renamed)
+        return PairedRows(how, names, SideRows(base), SideRows(candidate), dropped, renamed)
     taken, names, base, candidate = Counter(names), [], [], []
     for known in kept:
         theirs, ours = _all(left.get(known)), _all(right.get(known))
@@ -186,7 +198,7 @@ def _named(
             names.append(f"{called}~{number}")
             base.append(_sorted(theirs)[number : number + 1])
             candidate.append(_sorted(ours)[number : number + 1])
-    sides = Side(base), Side(candidate)
+    sides = SideRows(base), SideRows(candidate)
     return PairedRows(how, names, *sides, dropped, renamed, (max(map(len, sides[0])), max(map(len, sides[1]))))
 
 

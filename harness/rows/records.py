@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 UNSET = "none"  # in the place of a column that is there and is not to be read
-COLUMNS = ("id", "score", "input", "target", "weight", "repeat")  # of a table, which a user names
+COLUMNS = ("id", "score", "input", "target", "answer", "weight", "repeat")  # of a table, which a user names
+SIDES = ("base_score", "candidate_score")  # columns of the scores of each side, in one table
 State = Literal["scored", "error", "limit", "skipped", "unscored"]
 Better = Literal["higher", "lower"]
 Binding = Literal["none", "named", "claimed"]
@@ -21,7 +22,8 @@ class RawRow:
     so that it names nothing. `content` tells what was asked, before template and shots, and what is wanted
     (`harness.data.identity`), `prompt` is the sha256 of what was sent; "" is unknown.
     `values` holds only what was scored, by metric; of a perplexity it is nats per unit, and `lengths` its units.
-    `why` is of an error or a limit, in the tool's words, at most 200 characters.
+    `why` is of an error or a limit, in the tool's words, at most 200 characters. `input`, `target` and `answer` are the
+    texts that a reader of the verdict sees: what was asked, what is wanted, and what the model answered.
     """
 
     key: str = ""
@@ -37,6 +39,9 @@ class RawRow:
     second_cluster: str = ""
     slices: Mapping[str, str] = field(default_factory=dict)
     lengths: Mapping[str, float] = field(default_factory=dict)
+    input: str = ""
+    target: str = ""
+    answer: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,9 @@ class RawRows:
     """One task of one run, as a tool's files hold it.
 
     `facts` are what fairness compares, by the names in `harness.rows.comparability`; `binding` tells how rows name what
-    answered, `bound` its revision or sha256; `sources` are the files that were read: path as given, sha256, size.
+    answered, `bound` its revision or sha256; `sources` are the files that were read: path as given, sha256, size;
+    `columns` what a table has of input and target, `part` which rows or
+    column of a table with several models these are.
     """
 
     tool: str
@@ -72,6 +79,8 @@ class RawRows:
     bound: str = ""
     notes: tuple[str, ...] = ()
     sources: tuple[tuple[str, str, int], ...] = ()
+    columns: tuple[str, ...] = ()
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,9 @@ class RowsOptions:
     score: str = ""
     input: str = ""
     target: str = ""
+    answer: str = ""
+    base_score: str = ""
+    candidate_score: str = ""
     weight: str = ""
     repeat: str = ""
     repeats: int = 0
@@ -98,8 +110,13 @@ class RowsOptions:
 
 @dataclass(frozen=True)
 class Wanted(RowsOptions):
-    """What a user asked for of a file; "" is whatever there is one of. `label` stands after "#" in a path."""
+    """What a user asked for of a file; "" is whatever there is one of.
+
+    `label` stands after "#" in a path. `texts` are the keys of the rows whose texts are kept; None: of all, as long as
+    they fit into memory.
+    """
 
     cluster: Sequence[str] = ()
     slices: Sequence[str] = ()
     label: str = ""
+    texts: frozenset[str] | None = None

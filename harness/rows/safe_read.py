@@ -10,11 +10,13 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from harness.artifacts.strict_json import read_json
+from harness.data import tables
 from harness.errors import UsageError
 from harness.files import open_file
 from harness.texts.escaping import printable, shorten_text
@@ -27,11 +29,12 @@ MEMBERS = 1 << 20  # members of a zip
 LINK, ZSTD = 0xA, 93  # a member that is a link, by its mode; how it is packed
 BOM = b"\xef\xbb\xbf"
 HEAD = 1 << 16  # bytes by which a file is known
+MAGIC = 8  # bytes by which a compressed one is
 WHY = 200  # characters of what a tool says of an error
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
-class Files:
+class SafeFiles:
     """The files that one run is read from; `sources` are their paths as given, sha256 and sizes.
 
     With `below`, a folder that the harness wrote, what lies in it is opened through no link.
@@ -47,7 +50,7 @@ class Files:
         """What was read so far."""
         return tuple((name, *told) for name, told in sorted(self._read.items()))
 
-    def listed(self, pattern: str) -> list[Path]:
+    def list_files(self, pattern: str) -> list[Path]:
         """Return files of a folder by a pattern, sorted. Raises UsageError at one that lies elsewhere, by a link."""
         inside, found = self.root.resolve(), sorted(self.root.glob(pattern))
         for path in found:
@@ -55,24 +58,31 @@ class Files:
                 raise UsageError(f"{path}: is a link that leads out of {self.root}; copy the file there")
         return [path for path in found if path.is_file()]
 
-    def whole(self, path: Path) -> bytes:
-        """Return the bytes of a file. Raises UsageError where it cannot be read, is too large, or is being written."""
+    def read_bytes(self, path: Path) -> bytes:
+        """Return the content of a file, decompressed.
+
+        Raises UsageError where it cannot be read, is too large, or is being written.
+        """
         with _opened(path, WHOLE, self.below) as f:
             data = f.read()
             self._keep(path, f, hashlib.sha256(data).hexdigest(), len(data))
-        return data
+        return tables.decompress(data, f"{path}", WHOLE)
 
-    def document(self, path: Path) -> Any:
+    def read_json(self, path: Path) -> Any:
         """Return the JSON that a file is. Raises UsageError, also at keys that stand twice, and at NaN."""
-        return parse_json(self.whole(path).removeprefix(BOM), f"{path}")
+        return parse_json(self.read_bytes(path).removeprefix(BOM), f"{path}")
 
-    def lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    def read_json_lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the objects of JSON lines with their numbers, from 1. Raises UsageError at one that cannot be read."""
         digest, size = hashlib.sha256(), 0
         with _opened(path, LINES, self.below) as f:
-            for number, line in enumerate(iter(partial(f.readline, LINE + 1), b""), 1):
-                digest.update(line)
-                size += len(line)
+            packed = tables.is_compressed(f.read(MAGIC))
+            f.seek(0)
+            source = io.BytesIO(self.read_bytes(path)) if packed else f
+            for number, line in enumerate(iter(partial(source.readline, LINE + 1), b""), 1):
+                if not packed:
+                    digest.update(line)
+                    size += len(line)
                 if len(line) > LINE:
                     what = f"has more than {LINE:,} bytes; check that it is a file of JSON lines"
                     raise UsageError(f"{path} line {number:,}: {what}")
@@ -84,11 +94,12 @@ class Files:
                             f"{path} line {number:,}: is not an object; correct it, since lines are never skipped"
                         )
                     yield number, row
-            self._keep(path, f, digest.hexdigest(), size)
+            if not packed:
+                self._keep(path, f, digest.hexdigest(), size)
 
-    def members(self, path: Path) -> dict[str, Callable[[], bytes]]:
+    def read_zip(self, path: Path) -> dict[str, Callable[[], bytes]]:
         """Return what reads each member of a zip, by name. Raises UsageError at names that lead out or stand twice."""
-        data = self.whole(path)
+        data = self.read_bytes(path)
         try:
             infos = zipfile.ZipFile(io.BytesIO(data)).infolist()
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
@@ -112,11 +123,11 @@ class Files:
 
 
 def read_head(path: Path) -> bytes:
-    """Return the first bytes of a file, none of a folder. Raises UsageError where there is neither."""
+    """Return the first bytes of a file, decompressed, none of a folder. Raises UsageError where there is neither."""
     if path.is_dir():
         return b""
     with _opened(path, LINES) as f:
-        return f.read(HEAD)
+        return tables.decompress_start(f.read(HEAD), f"{path}")
 
 
 def parse_json(text: bytes | str, where: str, hint: str = "", *, constants: bool = False) -> Any:
@@ -146,7 +157,9 @@ def parse_score(value: Any, where: str) -> float | None:
             return None if value != value else float(value)
         except OverflowError:
             raise UsageError(f"{where}: contains an integer too large for a float; write a score") from None
-    if value is None:
+    if isinstance(value, Decimal):
+        return None if value.is_nan() else float(value)
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # pandas' values that are none
         return None
     what = shorten_text(repr(value) if not isinstance(value, str) else value, 40)
     raise UsageError(

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness import subprocess_call
-from harness.errors import CheckFailed, UsageError
+from harness.errors import CheckFailedError, UsageError
 from harness.rows.readers import read_run_rows, split_label
 from harness.rows.records import RawRow, RawRows, Wanted
 
@@ -22,22 +22,22 @@ LARGE = 1 << 25  # bytes, from which a process of its own is worth its start
 FILES = 1000  # of a folder, that are looked at for its size
 
 
-def read_sides(paths: Sequence[str], want: Wanted) -> list[RawRows]:
+def read_sides(paths: Sequence[str], wants: Sequence[Wanted]) -> list[RawRows]:
     """Read the rows of a base and a candidate, or of one; both at a time where both are large. Raises UsageError."""
     places = [split_label(path)[0] for path in paths] if len(paths) > 1 else []
     looked = [islice(place.rglob("*"), FILES) if place.is_dir() else [place] for place in places]
     if min((sum(f.stat().st_size for f in some if f.is_file()) for some in looked), default=0) < LARGE:
-        return [read_run_rows(path, want) for path in paths]
+        return [read_run_rows(path, want) for path, want in zip(paths, wants, strict=True)]
     with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
         into = Path(folder, "rows")
-        question = {"path": paths[-1], "want": asdict(want), "into": str(into)}
+        question = {"path": paths[-1], "want": _plain(wants[-1]), "into": str(into)}
         asked = beside.submit(
             subprocess_call.call_module, "harness.rows.sides", question, f"{paths[-1]}: cannot be read"
         )
-        found = [read_run_rows(path, want) for path in paths[:-1]]
+        found = [read_run_rows(paths[0], wants[0])]
         try:
             asked.result()
-        except CheckFailed as error:  # what the other process says of the file
+        except CheckFailedError as error:  # what the other process says of the file
             raise UsageError(str(error)) from None
         run, columns = pickle.loads(into.read_bytes())  # noqa: S301 (written by the process above)
     rows = list(map(RawRow, *columns))
@@ -45,13 +45,20 @@ def read_sides(paths: Sequence[str], want: Wanted) -> list[RawRows]:
     for theirs, own in zip(found[-1].rows, rows, strict=False):  # of what both were asked in one order, one copy
         own.key = theirs.key if own.key == theirs.key else own.key
         own.content = theirs.content if own.content == theirs.content else own.content
+        own.input = theirs.input if own.input == theirs.input else own.input
+        own.target = theirs.target if own.target == theirs.target else own.target
     return [*found, replace(run, rows=rows)]
+
+
+def _plain(want: Wanted) -> dict[str, Any]:
+    return {**asdict(want), "texts": None if want.texts is None else sorted(want.texts)}
 
 
 def _answer(path: str, want: dict[str, Any], into: str) -> Mapping[str, Any]:
     """Read the rows of a file into another one, a column a field."""
     gc.disable()
-    run = read_run_rows(path, Wanted(**want))
+    texts = want.pop("texts")
+    run = read_run_rows(path, Wanted(**want, texts=None if texts is None else frozenset(texts)))
     with Path(into).open("wb") as f:
         columns = [list(map(attrgetter(one.name), run.rows)) for one in fields(RawRow)]
         pickle.dump((replace(run, rows=()), columns), f)

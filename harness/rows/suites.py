@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.collection.collect import check_gates
 from harness.collection.collection import Collection, Item, Task
 from harness.collection.context import Context
@@ -29,9 +29,9 @@ from harness.records.samples import Result
 from harness.records.verdicts import Verdict
 from harness.records.waivers import Waiver
 from harness.rows import rows as evaluator
-from harness.rows.comparability import parse_allowed
 from harness.rows.gating import MeasuredRows, measure_rows
-from harness.rows.readers.tables import Lines, read_table
+from harness.rows.readers.layouts import Lines
+from harness.rows.readers.tables import read_table
 from harness.rows.records import UNSET, RawRows, Wanted
 from harness.rows.sides import read_sides
 from harness.suite.tables import Eval, Model, ScoredRows, Suite, SuiteTable
@@ -50,10 +50,10 @@ class RowsTask(Task):
 class RowsAdjudicator(Adjudicator):
     """The verdicts on rows of others; a candidate is known by what it scored on all questions that are the same."""
 
-    def look(self, candidate: str, name: str, result: Result) -> LedgerEntry:
-        peers = sorted(self.claims.peers[name])
+    def ledger_entry(self, candidate: str, name: str, result: Result) -> LedgerEntry:
+        peers = sorted(self.claims.overlapping_evals[name])
         found = sorted(self.results[candidate, peer].digest for peer in peers)
-        return replace(super().look(candidate, name, result), weights=digest_of(found))
+        return replace(super().ledger_entry(candidate, name, result), weights=digest_value(found))
 
 
 @dataclass
@@ -80,7 +80,7 @@ def make_rows_suite(
     name = re.sub(r"[^\w-]", "_", str(options.get("task") or "rows"))[:80]
     spec = Eval(name, "rows", where, options=options, **about)
     gate = replace(gate, metric=f"{name}.{options.get('metric') or '?'}", where=where)
-    digest = digest_of([asdict(gate), dict(options), dict(paths), about])
+    digest = digest_value([asdict(gate), dict(options), dict(paths), about])
     return rows_suite(Path("gate.toml"), SuiteTable("gate", alpha=alpha), (spec,), (gate,), digest, scored)
 
 
@@ -133,7 +133,7 @@ def judge_rows(
     context.mistakes.raise_errors()
     items = tuple(Item(suite.path.name, side, name) for side in (*sides, *ours) for name in tasks)
     collection = Collection(suite, found.plugins, tasks, sides, ours, items)
-    ledger = Ledger.here(found.warnings.append) if attempts is None else None
+    ledger = Ledger.from_environment(found.warnings.append) if attempts is None else None
     lacking = {} if "base" in suite.rows else {"base": "there is no base; add [rows.base]"}
     adjudicator = RowsAdjudicator(collection, found.waivers, found.started.date(), lacking, ledger)
     for name, one in found.measured.items():
@@ -159,10 +159,11 @@ def read_runs(suite: Suite, held: Mapping[str, Lines] = MappingProxyType({})) ->
     found: dict[str, dict[str, RawRows]] = {}
     for spec in suite.evals:
         want = wanted_rows(spec)
+        wants = {s: replace(want, score=getattr(want, f"{s}_score", "") or want.score) for s in suite.rows}
         paths = {s: str(suite.path.parent / Path(one.path).expanduser()) for s, one in sorted(suite.rows.items())}
         there = [side for side in paths if side not in held]
-        runs = dict(zip(there, read_sides([paths[side] for side in there], want), strict=True))
-        runs |= {side: read_table(Path(side), held[side], want) for side in paths if side in held}
+        runs = dict(zip(there, read_sides([paths[s] for s in there], [wants[s] for s in there]), strict=True))
+        runs |= {side: read_table(Path(side), held[side], wants[side]) for side in paths if side in held}
         found[spec.name] = {}
         for side in paths:
             one, run = suite.rows[side], _without_unset(runs[side], spec)
@@ -177,16 +178,10 @@ def wanted_rows(spec: Eval) -> Wanted:
     if len(spec.clusters) > 2 or len({*spec.clusters}) < len(spec.clusters):
         raise UsageError(f"{spec.where}: cluster names {len(spec.clusters)} columns; name one, or two different ones")
     clusters = tuple(column for column in spec.clusters if column != UNSET)
-    want = Wanted(**{**spec.options, "input": _input(spec)}, cluster=clusters, slices=spec.slices)
-    parse_allowed(want.allow or ())
+    want = Wanted(**spec.options, cluster=clusters, slices=spec.slices)
     if want.repeats < 0:
         raise UsageError(f"{spec.where}: repeats is {want.repeats}; it must be the number of answers per row")
     return want
-
-
-def _input(spec: Eval) -> str:
-    column = str(spec.options.get("input", ""))
-    return "" if column == UNSET else column
 
 
 def _without_unset(run: RawRows, spec: Eval) -> RawRows:
@@ -201,7 +196,7 @@ def _without_unset(run: RawRows, spec: Eval) -> RawRows:
 def _check_evals(context: Context) -> None:
     """Raise UsageError where an evaluation asks for what only a model could give, or says what no option may be."""
     for spec in context.suite.evals:
-        context.use("evaluator", "rows", spec.options, spec.where)
+        context.find_plugin("evaluator", "rows", spec.options, spec.where)
         if spec.use != "rows":
             context.mistakes.add(spec.where, f'use is "{spec.use}", which runs a model; with [rows] it must be "rows"')
         plain = Eval(spec.name, spec.use, spec.where, cluster=spec.cluster, slices=spec.slices, options=spec.options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import textwrap
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
@@ -46,6 +47,8 @@ def run_rows(suite: Suite, args: Namespace) -> int:
 def conclude_gate(found: JudgedRows, args: Namespace) -> int:
     """Write what was found, print it, and return the exit code. Raises UsageError where nothing can be written."""
     run = make_run(found)
+    if words := getattr(args, "words", None):
+        run.invocation = {"command": shlex.join(["harness", *words])}
     try:
         write_run(found, run, args.out)
         if args.junit_xml:
@@ -84,7 +87,7 @@ def make_run(found: JudgedRows) -> Run:
     return Run(
         suite.name, str(suite.path), suite.digest, 0, suite.header.alpha, next(iter(runs.values())).model,
         found.started.isoformat(timespec="seconds"), version, gates=len(suite.gates), exit_code=code,
-        items=tuple(r.id for r in found.reports), reports=found.reports, conclusions=conclusions,
+        items=tuple(r.id for r in found.reports), results=found.reports, conclusions=conclusions,
         facts=facts, warnings=[*found.warnings, *dict.fromkeys(notes)],
         digests=digests, waivers=found.waivers, seconds=(datetime.now(UTC) - found.started).total_seconds(),
     )  # fmt: skip
@@ -99,8 +102,8 @@ def write_run(found: JudgedRows, run: Run, out: Path) -> None:
     each = {name: one.metric for name, one in found.measured.items()}
     keys = ("better", "scale", "combine", "range")
     metrics = {n: {m.name: {key: getattr(m, key) for key in keys}} for n, m in each.items()}
-    gates = [{**asdict(g), "says": g.claim(), "blocking": g.blocking} for g in suite.gates]
-    told = {"name": suite.name, "digest": suite.digest, "about": asdict(suite.header), "evals": evals}
+    gates = [{**asdict(g), "claim": g.claim(), "blocking": g.blocking} for g in suite.gates]
+    told = {"name": suite.name, "digest": suite.digest, "header": asdict(suite.header), "evals": evals}
     lock = {"suite": told, "metrics": metrics, "gates": gates, "harness": __version__}
     write_text(folder.path / LOCK, dumps(lock))
     for one in found.measured.values():
@@ -148,14 +151,14 @@ def format_provenance(one: MeasuredRows, found: JudgedRows) -> list[str]:
     attempt = f" · {count_noun(standing.number, 'attempt')}" if standing else ""
     told = [f"rows       {len(pairs.names):,} {how} · {scored}{attempt}"]
     name = f"{one.runs['candidate'].task} {metric.name}"
-    told.append(f"metric     {name} · {metric.better} is better ({one.because}) · {metric.scale}")
+    told.append(f"metric     {name} · {metric.better} is better ({one.metric_reason}) · {metric.scale}")
     if pairs.repeats != (1, 1):
         told.append(f"repeats    base {pairs.repeats[0]}, candidate {pairs.repeats[1]}; a row is their mean")
     if pairs.renamed:
         told.append(f"names      {pairs.renamed:,} mean another question on the other side; paired by content")
     if both and one.results["base"].scores == one.results["candidate"].scores:
         told.append(f"same       all {len(pairs.names):,} rows have equal values; check that the adapter was applied")
-    told += [f"differs    {line}" for line in one.fair.told]
+    told += [f"differs    {line}" for line in one.differences.told]
     return [printable(line) for line in told]
 
 
@@ -180,7 +183,7 @@ def format_gate(found: JudgedRows, run: Run) -> Iterator[str]:
 
 def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
     """Yield a verdict: the estimate and its bound against the limit, then what these rest on."""
-    about, head, indent = v.about, f"  {v.outcome}  {v.gate}   ", " " * (len(v.outcome) + 4)
+    about, head, indent = v.claim_spec, f"  {v.outcome}  {v.gate}   ", " " * (len(v.outcome) + 4)
     if about is None or v.estimate is None or v.outcome is Outcome.ERROR:
         yield from _wrapped(f"{head}{verdict_text.format_result(v)}{_unknown(v, found)}", indent)
         one = found.measured.get(v.metric.partition(".")[0])
@@ -225,7 +228,7 @@ def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
     if v.uncapped is not None:
         yield f"{indent}{verdict_text.format_number(about, v.uncapped)} without the cap"
     for note in v.notes[:-1]:  # the last says what rows are worth, below all verdicts
-        if note.kind not in ("found", "attempt") and not str(note.told.get("text", "")).startswith(UNKNOWN):
+        if note.kind not in ("found", "attempt") and not str(note.params.get("text", "")).startswith(UNKNOWN):
             yield from _wrapped(f"{indent}{printable(verdict_text.format_notes(about, [note]))}", indent)
     if v.driver:
         yield from _wrapped(f"{indent}worst: {printable(v.driver)}", indent)
@@ -234,7 +237,7 @@ def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
 def _unknown(v: Verdict, found: JudgedRows) -> str:
     """Return which facts that change answers neither side tells, as the end of a verdict's first line."""
     one = found.measured.get(v.metric.partition(".")[0])
-    return f"; {UNKNOWN}{', '.join(one.fair.unknown)}" if one and one.fair.unknown else ""
+    return f"; {UNKNOWN}{', '.join(one.differences.unknown)}" if one and one.differences.unknown else ""
 
 
 def _wrapped(line: str, indent: str = " " * 11) -> list[str]:

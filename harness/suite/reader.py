@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import schema
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.data import reading
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.files import read_text
@@ -69,6 +69,11 @@ def read_suite(
     return _Reader(path, text, raw, given=candidate is not None).suite()
 
 
+def parse_suite(path: Path, source: Mapping[str, Any]) -> tables.Suite:
+    """Return the suite of tables that were read before, such as those in a lock; raises UsageError."""
+    return _Reader(path, "", dict(source), given="candidate" in source).suite()
+
+
 class _Reader:
     """The tables of one file; complaints carry the line they are about."""
 
@@ -96,12 +101,13 @@ class _Reader:
         self.mistakes.raise_errors()
         assert about and (model or rows)  # or raise_errors raised
         source = secrets.drop_secret_options(self.raw)
-        digest = digest_of(source)  # a digest of a short password would tell it
+        digest = digest_value(source)  # a digest of a short password would tell it
         made = tables.Suite(
             self.path, about, model or tables.Model("", "[rows]", "rows"), adapter, train, candidate, subjects, evals,
             link_groups(gates), merges, exports, digest, self.raw.get("merge", {}).get("choose"), checks,
             None if candidate else sweep, rows,
             source if source == self.raw == secrets.redact_options(self.raw) else None,
+            digest_value({name: table for name, table in source.items() if name != "gate"}),
         )  # fmt: skip
         return made.trial(made.sweep.values[0]) if made.sweep else made
 

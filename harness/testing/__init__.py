@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.answers import keys
-from harness.artifacts.digests import digest_of, weights_digest
+from harness.artifacts.digests import digest_value, weights_digest
 from harness.capabilities import loader, trainer
 from harness.errors import UsageError
 from harness.hookspec import hookimpl
@@ -150,7 +150,7 @@ def open_source(path: str, *, dtype: str = "auto") -> FakeSource:
 def identity(ref: ModelRef, *, dtype: str = "auto") -> str:
     """Return the identity of a fake model: all that lies in its folders, and how it is loaded."""
     folders = [Path(ref.path), *([ref.adapter] if ref.adapter else [])]
-    return digest_of([[keys.digest_folder(folder) for folder in folders], ref.quantization, dtype])
+    return digest_value([[keys.digest_folder(folder) for folder in folders], ref.quantization, dtype])
 
 
 @loader(open=open_source, identity=identity)

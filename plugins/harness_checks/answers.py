@@ -52,7 +52,7 @@ def cut_answers(result: Result, task: Task, reference: Result | None) -> Iterato
     (-base).
     """
     yield from _compare_cuts(result, reference)
-    told = [s for s in result.scores if s.ended]
+    told = [s for s in result.scores if s.finish_reason]
     cut, whole = ([s for s in told if s.is_cut == is_cut] for is_cut in (True, False))
     if len(told) < ENOUGH or len(cut) < MANY * len(told):
         return
@@ -74,7 +74,7 @@ def cut_answers(result: Result, task: Task, reference: Result | None) -> Iterato
 
 def _compare_cuts(result: Result, reference: Result | None) -> Iterator[Finding]:
     """Report a candidate that ends its answers where its base, which scores less for that, does not."""
-    both = [[s for s in one.scores if s.ended] for one in (result, reference) if one is not None]
+    both = [[s for s in one.scores if s.finish_reason] for one in (result, reference) if one is not None]
     if len(both) < 2 or result.subject == "base" or min(map(len, both)) < ENOUGH:
         return
     ours, theirs = (sum(s.is_cut for s in scores) for scores in both)

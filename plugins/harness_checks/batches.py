@@ -18,7 +18,7 @@ from harness_checks.clocks import find_clock, stop_clock
 from harness_checks.encoding import encode_training_row
 from harness_checks.frames import Write, compare_frames, row_messages
 from harness_checks.lint import JUDGED, count_of_total, name_row, row_numbers
-from harness_hf import RowEncoder, Tokens, context_length
+from harness_hf import ModelTokenizer, RowEncoder, context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,7 +50,7 @@ def end_token(built: Built) -> Iterator[Finding]:
     with it (Hugging Face's own does). The loss looks healthy; the tuned model rambles on. Looked at are collated
     batches: of the rows that were not cut, 95 % must have a stop token among the last tokens that are learnt.
     """
-    stops = Tokens(built.tokenizer).stops
+    stops = ModelTokenizer(built.tokenizer).stop_ids
     whole = not built.cut or built.keep_end  # or a row as long as the cut has perhaps lost its end
     ends = [d for d in _documents(built) if len(d.ids) > 1 and (whole or len(d.ids) < (built.cut or 0))]
     ends = [d for d in ends if any(label != IGNORED for label in d.labels)]
@@ -136,7 +136,7 @@ def rows_that_vanish(built: Built) -> Iterator[Finding]:
     (trl#6668, trl#6025).
     """
     cut = built.cut
-    if lost := [e for e in built.examples if _learnt(e.labels) and cut and not _learnt(e.labels[built.left])]:
+    if lost := [e for e in built.examples if _learnt(e.labels) and cut and not _learnt(e.labels[built.kept_span])]:
         begins = [(e, next(i for i, label in enumerate(e.labels) if label != IGNORED)) for e in lost]
         evidence = [f"row {e.number}: {len(e.ids)} tokens, the answer begins after {at}" for e, at in begins]
         what = f"{count_of_total(len(lost), len(built.examples))}: max_length {cut} cuts off the whole answer"
@@ -193,7 +193,7 @@ def doubled_start(built: Built) -> Iterator[Finding]:
         evidence = [f"row {e.number}: {quote_text(built.tokenizer.decode(e.ids[:24]), 60)}" for e in twice]
         what = f"{count_of_total(len(twice), len(built.examples))}: begin with two {built.tokenizer.bos_token}"
         fix = "remove it from the text; the tokenizer adds it"
-        if Tokens(built.tokenizer).front[:2] == [bos, bos]:
+        if ModelTokenizer(built.tokenizer).leading_ids[:2] == [bos, bos]:
             fix = f'remove one {built.tokenizer.bos_token} from "post_processor" in the tokenizer.json of the base'
         yield Finding("error", what, evidence, fix)
 
@@ -263,8 +263,8 @@ def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -
             )
         ) is None:
             continue  # D11-template tells
-        ids, tokens = list(examples[row.number].ids), Tokens(theirs)
-        if ids not in (tokens.plain(text), encode_training_row(RowEncoder(tokens), row.row)):
+        ids, tokens = list(examples[row.number].ids), ModelTokenizer(theirs)
+        if ids not in (tokens.encode_plain(text), encode_training_row(RowEncoder(tokens), row.row)):
             trained = theirs.decode(ids)
             at = max(0, next((i for i, (a, b) in enumerate(zip(text, trained, strict=False)) if a != b), 0) - 20)
             odd.append(f"row {row.number}: {quote_text(trained[at:], 60)} instead of {quote_text(text[at:], 60)}")

@@ -55,7 +55,7 @@ def _finding(
 ) -> Finding:
     names = ", ".join(f'"{task.spec.name}"' for task in tasks)
     pairs = [(i, int(likeness[i].argmax())) for i in copies[:SHOWN]]
-    evidence = [f'row "{rows[i].id}" ~ row "{rows[j].id}": {quote_text(str(rows[i].asked), 60)}' for i, j in pairs]
+    evidence = [f'row "{rows[i].id}" ~ row "{rows[j].id}": {quote_text(str(rows[i].question), 60)}' for i, j in pairs]
     what = f"{len(copies)} of {len(rows)} rows of {names} are near-copies of another row"
     ids = {task.spec.name: [rows[i].id for i in copies] for task in tasks}
     if (alike := find_shared_column(rows, likeness, _told(tasks))) is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Finding, ModelRef, Sample, checker, quote_text
-from harness.internals import Suite, Task, encoding, fold_case, prompt_text, schema
+from harness.internals import Gate, Task, encoding, fold_case, prompt_text, schema
 from harness_checks.lint import count_of_total
 
 WHOLE = ("exact_match", "contains", "numeric", "multiple_choice")  # where one prompt has one right answer
@@ -24,7 +24,7 @@ BITS = 8  # of a byte that is guessed
 
 
 @checker(title="uninformative-evaluations")
-def uninformative(tasks: Mapping[str, Task], suite: Suite, base: ModelRef) -> Iterator[Finding]:
+def uninformative(tasks: Mapping[str, Task], gates: Sequence[Gate], base: ModelRef) -> Iterator[Finding]:
     """Rows that every model or no model gets right, and gates that cannot fail.
 
     Kinds of this finding: -conflict one prompt with several targets, of which one row at most can be right, -case
@@ -60,7 +60,7 @@ def uninformative(tasks: Mapping[str, Task], suite: Suite, base: ModelRef) -> It
                 lines = [f'row "{i}": {line}' for i, line in rows.items()]
                 line = f'{count_of_total(len(rows), len(samples))} of "{name}": {what}'
                 yield Finding("warning", line, lines, fix, kind, {name: [*rows]})
-    yield from _find_gates(tasks, suite, Path(base.path))
+    yield from _find_gates(tasks, gates, Path(base.path))
 
 
 def _find_conflicts(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
@@ -168,9 +168,9 @@ def _find_frame(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     }
 
 
-def _find_gates(tasks: Mapping[str, Task], suite: Suite, folder: Path) -> Iterator[Finding]:
+def _find_gates(tasks: Mapping[str, Task], gates: Sequence[Gate], folder: Path) -> Iterator[Finding]:
     """Yield gates whose limit is kept whatever a model answers, or by one that guesses evenly."""
-    for gate in suite.gates:
+    for gate in gates:
         task = tasks.get(gate.eval)
         if not task or not (metric := task.metrics.get(gate.metric_name)):
             continue

@@ -132,14 +132,14 @@ def _exact(training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow]
 
 
 @dataclass(frozen=True)
-class Encoded:
+class HashedWords:
     """All words of some texts as 64-bit numbers; where each text begins, and how many of its words are its prompt."""
 
     words: Any
     starts: Any
     prompts: Any
 
-    def grams(self, size: int, *, prompts: bool = False) -> tuple[Any, Any]:
+    def hash_ngrams(self, size: int, *, prompts: bool = False) -> tuple[Any, Any]:
         """Return the hash of every `size` words in a row, and the text it is of; of the prompts only if so asked."""
         import numpy as np
 
@@ -156,7 +156,7 @@ class Encoded:
 
 
 def _inside(
-    training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow], ours: Encoded, vocabulary: dict[str, int]
+    training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow], ours: HashedWords, vocabulary: dict[str, int]
 ) -> dict[int, int]:
     """Return evaluated row -> training row that holds its question, whole and up to the end of a sentence or a line.
 
@@ -169,8 +169,8 @@ def _inside(
     most = max(3, len(evaluated) / 2)
     split = [text.bare.split() if often[text.bare] <= most else [] for text in evaluated]
     asked = [i for i, words in enumerate(split) if _length(words) >= INSIDE]
-    hashes, text = ours.grams(ANCHOR)
-    theirs, other = _encode([ComparableRow("", "", (), split[i]) for i in asked], vocabulary).grams(ANCHOR)
+    hashes, text = ours.hash_ngrams(ANCHOR)
+    theirs, other = _encode([ComparableRow("", "", (), split[i]) for i in asked], vocabulary).hash_ngrams(ANCHOR)
     if not len(hashes) or not len(theirs):
         return {}
     hashes, text = _in_order(hashes, text, np.isin(hashes, theirs))
@@ -201,7 +201,7 @@ def _length(words: Sequence[str]) -> float:
     return sum(0.5 if ALONE.fullmatch(word) else 1.0 for word in words)
 
 
-def _encode(texts: Sequence[ComparableRow], vocabulary: dict[str, int]) -> Encoded:
+def _encode(texts: Sequence[ComparableRow], vocabulary: dict[str, int]) -> HashedWords:
     import numpy as np
 
     numbers = [vocabulary.setdefault(word, len(vocabulary)) for text in texts for word in text.words]
@@ -209,7 +209,7 @@ def _encode(texts: Sequence[ComparableRow], vocabulary: dict[str, int]) -> Encod
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64: near words, far numbers
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     starts = np.cumsum([0, *(len(text.words) for text in texts)])
-    return Encoded(mixed, starts, np.array([text.asked for text in texts], dtype=np.int64))
+    return HashedWords(mixed, starts, np.array([text.asked for text in texts], dtype=np.int64))
 
 
 def _is_common(hashes: Any, rows: int) -> Callable[[Any], Any]:
@@ -222,11 +222,11 @@ def _is_common(hashes: Any, rows: int) -> Callable[[Any], Any]:
     return lambda some: table[(some >> shift).astype(np.int64)]
 
 
-def _covered(ours: Encoded, theirs: Encoded) -> Hits:
+def _covered(ours: HashedWords, theirs: HashedWords) -> Hits:
     import numpy as np
 
-    hashes, text = ours.grams(GRAM)
-    others, other = theirs.grams(GRAM)
+    hashes, text = ours.hash_ngrams(GRAM)
+    others, other = theirs.hash_ngrams(GRAM)
     if not len(others) or not len(hashes):
         return {}
     rare = ~_is_common(hashes, len(ours.prompts))(others)
@@ -244,12 +244,12 @@ def _covered(ours: Encoded, theirs: Encoded) -> Hits:
     return found
 
 
-def _near(ours: Encoded, theirs: Encoded) -> Hits:
+def _near(ours: HashedWords, theirs: HashedWords) -> Hits:
     """Return the most similar training row of every row that has one, by the Jaccard index of their word pairs."""
     import numpy as np
 
-    hashes, text = ours.grams(SHINGLE, prompts=True)
-    others, other = theirs.grams(SHINGLE, prompts=True)
+    hashes, text = ours.hash_ngrams(SHINGLE, prompts=True)
+    others, other = theirs.hash_ngrams(SHINGLE, prompts=True)
     if not len(hashes) or not len(others):
         return {}
     common = _is_common(hashes, len(ours.prompts))

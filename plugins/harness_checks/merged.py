@@ -31,7 +31,7 @@ from harness_checks.tokenizer_files import (
     max_length,
     sample_texts,
 )
-from harness_hf import Tokens
+from harness_hf import ModelTokenizer
 from harness_lora import find_tensor, read_headers, split_name
 
 WEIGHTS = "adapter_model.safetensors"
@@ -80,11 +80,11 @@ def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iter
             if not torch.equal(old.get_tensor(name).to(after.dtype), after):
                 changed.add(name)
     if plan := _plan(Path(base.path), twin.adapter):
-        wanted = plan.must
+        wanted = plan.must_change
     else:  # what has the names of what the adapter adapts
         adapted = read_headers(twin.adapter, WEIGHTS)
         wanted = set(filter(None, (find_tensor(split_name(key)[0], there) for key in adapted)))
-    whole = frozenset(plan.replaced if twin.quantization else plan.must) if plan else frozenset()
+    whole = frozenset(plan.replaced if twin.quantization else plan.must_change) if plan else frozenset()
     sums = _sums(plan, Path(base.path), Path(merged.path), whole)
     if missing := sorted(name for name in wanted - changed if name not in sums or sums[name].moves):
         what = (
@@ -245,10 +245,10 @@ def never_stops(
     if not (Path(base.path) / "config.json").is_file() or not (Path(base.path) / "tokenizer_config.json").is_file():
         return
     before, after = _stops(Path(base.path)), _stops(Path(merged.path))
-    tokens = Tokens.of(merged.path)
+    tokens = ModelTokenizer.of(merged.path)
     wanted = set(before)
     if any(isinstance(row.row.get("messages", row.row.get("prompt")), list) for row in rows):
-        wanted |= tokens.stops
+        wanted |= tokens.stop_ids
     if missing := sorted(wanted - after):
         names = [quote_text(tokens.tokenizer.convert_ids_to_tokens(i) or str(i)) for i in missing]
         what = f"generation_config.json does not stop at {', '.join(names)}"
@@ -256,12 +256,12 @@ def never_stops(
     if find_mismatched_shapes(Path(merged.path)):
         return  # M4 reports them
     if asked := [row for row in rows if training_prompt(row)][:: max(1, len(rows) // PROMPTS)][:PROMPTS]:
-        longest = max(len(tokens.plain(row.answer)) for row in asked)
+        longest = max(len(tokens.encode_plain(row.answer)) for row in asked)
         room = min(256, 2 * longest + 32)
         with load([merged]) as [subject]:
             answers = subject.generate([training_prompt(row) for row in asked], max_new_tokens=room)
         # Decoded text may encode into a few tokens less than were generated.
-        endless = [len(tokens.plain(answer)) >= 0.9 * room for answer in answers]
+        endless = [len(tokens.encode_plain(answer)) >= 0.9 * room for answer in answers]
         if all(endless):
             evidence = [f"row {row.number}: {quote_text(a)}" for row, a in zip(asked, answers, strict=True)]
             what = f"no answer to {len(asked)} training prompts ends within {room} tokens"
@@ -290,7 +290,7 @@ def _distributions(load: Callable[..., Any], ref: ModelRef, texts: Sequence[str]
 
         device = next(subject.model.parameters()).device
         with subject._active(), torch.inference_mode():
-            prompts = (torch.tensor([ids], device=device) for ids in subject.tokens.prompts(texts))
+            prompts = (torch.tensor([ids], device=device) for ids in subject.tokens.encode_prompts(texts))
             return [subject.model(ids).logits[0].float().log_softmax(-1).cpu() for ids in prompts]
 
 
@@ -347,12 +347,12 @@ def _sums(plan: Any, base: Path, merged: Path, names: Set[str]) -> dict[str, _Su
     there, made = read_headers(base), read_headers(merged)
     found: dict[str, _Sum] = {}
     with harness_lora.merge_threads() as pool:
-        merge = harness_lora.Merge(plan, None, torch.float32, pool)
+        merge = harness_lora.FolderMerger(plan, None, torch.float32, pool)
         for name in sorted(made.keys() & names):
             with safe_open(there[name].file, "pt") as old, safe_open(made[name].file, "pt") as new:
                 before, after = harness_lora.as_rows(old.get_tensor(name)), harness_lora.as_rows(new.get_tensor(name))
             if before.shape == after.shape and after.is_floating_point():
-                parts = merge.blocks(name, before, partial(_Sum.of_block, before, after))
+                parts = merge.map_blocks(name, before, partial(_Sum.of_block, before, after))
                 found[name] = _Sum(*map(sum, zip(*map(astuple, parts), strict=True)))
     return found
 

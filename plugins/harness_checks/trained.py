@@ -70,7 +70,7 @@ def repacked(adapter: ModelRef, load: Callable[..., Any]) -> Iterator[Finding]:
     with load([adapter]) as [subject]:
         subject.generate(["a"], max_new_tokens=2)
         if (model := getattr(subject, "model", None)) is not None:
-            harness_hf.assert_not_repacked(model)  # a CheckFailed, which becomes an error
+            harness_hf.assert_not_repacked(model)  # a CheckFailedError, which becomes an error
     yield from ()
 
 

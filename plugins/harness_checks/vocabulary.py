@@ -14,7 +14,7 @@ from harness_checks.batches import FIXTURES, IGNORED
 from harness_checks.clocks import stop_clock
 from harness_checks.lint import count_of_total
 from harness_checks.recipe import NEVER, adapter_options, suggest_option, trains_module, weight_names
-from harness_hf import Tokens
+from harness_hf import ModelTokenizer
 
 BLOCK = 4096  # rows of the head that are read at once
 
@@ -43,7 +43,7 @@ def untrainable_tokens(built: Built, base: ModelRef, suite: Suite) -> Iterator[F
     tokens = learnt - _find_opening(built)
     zeros, equal = _find_rows(Path(base.path), names, tokens)
     fix = f"set {suggest_option(names)} in [adapter], or use tokens that the base knows"
-    if mute := sorted(zeros - Tokens(built.tokenizer).stops):  # D20 reports the ends
+    if mute := sorted(zeros - ModelTokenizer(built.tokenizer).stop_ids):  # D20 reports the ends
         yield _finding(built, mute, "tokens whose row of the base's output embeddings is zero", fix, "zero")
     if equal:
         what = "tokens whose row of the base's output embeddings equals another token's"
@@ -91,7 +91,7 @@ def _write_chats(tokenizer: Any, template: str | None) -> Iterator[str]:
     for turns in ([{"role": "system", "content": "Be brief."}, *FIXTURES[0]], *FIXTURES):
         for is_opened in (True, False):
             try:
-                yield Tokens(tokenizer).render(turns, opened=is_opened, template=stop_clock(template))
+                yield ModelTokenizer(tokenizer).render(turns, opened=is_opened, template=stop_clock(template))
             except UsageError as error:
                 yield f"rejected: {error}"
 
@@ -99,7 +99,7 @@ def _write_chats(tokenizer: Any, template: str | None) -> Iterator[str]:
 def _find_opening(built: Built) -> set[int]:
     """Return the tokens with which a chat template opens an answer, which no model need say."""
     try:
-        return set(Tokens(built.tokenizer).prompts([[{"role": "user", "content": "?"}]])[0])
+        return set(ModelTokenizer(built.tokenizer).encode_prompts([[{"role": "user", "content": "?"}]])[0])
     except UsageError:
         return set()
 

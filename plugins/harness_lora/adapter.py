@@ -123,10 +123,10 @@ class Lora:
 
     def check_targets(self, base: str) -> None:
         """Raise UsageError when an option names what the base has not, or PEFT refuses to put it on the base."""
-        from harness_lora.skeleton import Layout, adapt_skeleton, adapted_targets
+        from harness_lora.skeleton import CheckpointLayout, adapt_skeleton, adapted_targets
         from harness_lora.targets import check_adaptable, check_reached, restrict_targets
 
-        layout = Layout(Path(base), there := read_headers(Path(base)))
+        layout = CheckpointLayout(Path(base), there := read_headers(Path(base)))
         names = [name for name, _ in layout.model.named_modules()]
         stored = [n.removesuffix(".weight") for n in there if n.endswith(".weight")]  # experts are modules only there
         check_targets(self.fields["target_modules"], names + stored)
@@ -194,12 +194,12 @@ class Lora:
     def check_merge(self, variant: str, base: str, adapter: Path | None = None) -> None:
         """Raise UsageError when an adapter of this configuration, or the one in a folder, cannot be merged this way."""
         from harness_lora.plan import check_base, check_mergeable, find_merge_error
-        from harness_lora.skeleton import Layout, adapt_skeleton, adapted_targets, whole_trained_parameters
+        from harness_lora.skeleton import CheckpointLayout, adapt_skeleton, adapted_targets, whole_trained_parameters
         from harness_lora.targets import restrict_targets
 
         self._check_variant(variant)
         there, _ = check_base(Path(base))
-        layout = Layout(Path(base), there)
+        layout = CheckpointLayout(Path(base), there)
         config = read_config(adapter) if adapter else restrict_targets(self.peft_config(), layout.model)
         check_mergeable(config, trained=adapter is not None)
         adapted = adapt_skeleton(layout.model, config)
@@ -235,8 +235,8 @@ class Lora:
         """Read a merged model back in a process of its own, compare it with the adapter, and return the facts.
 
         The adapter stands on the base that was merged onto: in 4 bits for "dequantized", as it is for "original",
-        which for an adapter trained on 4 bits is another model than the one that was trained. Raises CheckFailed, and
-        UsageError when it cannot run.
+        which for an adapter trained on 4 bits is another model than the one that was trained. Raises CheckFailedError,
+        and UsageError when it cannot run.
         """
         quantization = dict(self.quantization) if self.quantization else None
         onto, trained = (quantization, None) if variant == "dequantized" else (None, quantization)
@@ -256,9 +256,9 @@ def _check_loads(base: str, adapter: Path, config: LoraConfig) -> None:
     from peft import set_peft_model_state_dict
 
     from harness_hf import adapter_errors_in_one_line, check_loaded_tensors
-    from harness_lora.skeleton import Layout, adapt_skeleton, adapted_targets
+    from harness_lora.skeleton import CheckpointLayout, adapt_skeleton, adapted_targets
 
-    layout = Layout(Path(base), read_headers(Path(base)))
+    layout = CheckpointLayout(Path(base), read_headers(Path(base)))
     with adapter_errors_in_one_line(adapter):
         adapted = adapt_skeleton(layout.model, config)
         made = read_headers(adapter, WEIGHTS).items()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from harness import Gated
+    from harness import GateResult
 
 OPTION = "--harness-inconclusive"
 
@@ -32,39 +32,54 @@ class Claims:
     rows: tuple[Any, ...]
     said: dict[str, Any]
     inconclusive: str
+    claimed: list[str] = field(default_factory=list)
 
-    def worse_by_at_most(self, margin: float | str) -> Gated:
+    def worse_by_at_most(self, margin: float | str) -> GateResult:
         """Claim that the candidate is worse by at most that, and return what came of it."""
         return self._prove(worse_by_at_most=margin)
 
-    def better_by(self, margin: float | str) -> Gated:
+    def better_by(self, margin: float | str) -> GateResult:
         """Claim that the candidate is better by more than that."""
         return self._prove(better_by=margin)
 
-    def at_least(self, limit: float) -> Gated:
+    def at_least(self, limit: float) -> GateResult:
         """Claim that the candidate alone is at least that."""
         return self._prove(min=limit)
 
-    def at_most(self, limit: float) -> Gated:
+    def at_most(self, limit: float) -> GateResult:
         """Claim that the candidate alone is at most that."""
         return self._prove(max=limit)
 
-    def _prove(self, **claim: Any) -> Gated:
+    def _prove(self, **claim: Any) -> GateResult:
         import harness
 
         __tracebackhide__ = True
+        self.claimed.extend(claim)
         try:
             gated = harness.gate(*self.rows, **{**self.said, **claim})
         except harness.UsageError as error:
             pytest.fail(str(error), pytrace=False)
+        summary = f"{gated.outcome} {gated.verdict.gate}: {gated.verdict.claim}; {gated.verdict.why}"
         if gated.outcome == "INCONCLUSIVE" and self.inconclusive == "skip":
-            pytest.skip(str(gated))
+            pytest.skip(f"{summary}\n{gated}")
         if gated.outcome != "PASS":
-            pytest.fail(str(gated), pytrace=False)
+            pytest.fail(f"{summary}\n{gated}", pytrace=False)
         return gated
 
 
 @pytest.fixture
-def harness_gate(request: pytest.FixtureRequest) -> Callable[..., Claims]:
-    """Return what takes rows of a base and a candidate, and options of `harness gate`, and claims something of them."""
-    return lambda *rows, **said: Claims(rows, said, request.config.getoption(OPTION))
+def harness_gate(request: pytest.FixtureRequest) -> Iterator[Callable[..., Claims]]:
+    """Return what takes rows of a base and a candidate, and options of `harness gate`, and claims something of them.
+
+    A test that names rows and claims nothing of them ends in an error, since it tested nothing.
+    """
+    made: list[Claims] = []
+
+    def gate(*rows: Any, **said: Any) -> Claims:
+        made.append(Claims(rows, said, request.config.getoption(OPTION)))
+        return made[-1]
+
+    yield gate
+    if any(not one.claimed for one in made):
+        what = "harness_gate(…) without a claim tests nothing"
+        pytest.fail(f"{what}; add .worse_by_at_most(…), .better_by(…), .at_least(…) or .at_most(…)", pytrace=False)

@@ -18,9 +18,9 @@ from harness_sft.options import Memory as Memory
 from harness_sft.options import Steps as Steps
 from harness_sft.options import Supervised
 from harness_sft.options import Training as Training
-from harness_sft.rows import Counts as Counts
 from harness_sft.rows import Row as Row
 from harness_sft.rows import Select as Select
+from harness_sft.rows import TokenCounts as TokenCounts
 from harness_sft.rows import check_shapes as check_shapes
 from harness_sft.rows import encode_dataset as encode_dataset
 from harness_sft.rows import name_rows as name_rows

@@ -101,12 +101,13 @@ WRONG: dict[str, tuple[str, str | bytes | None, list[str], str]] = {
     "nothing there": ("a.csv", None, [], 'data "a.csv" does not exist; looked for'),
     "a folder": (".", None, [], 'data "." is a folder; name a file in it'),
     "a URL": ("https://x.org/a.csv", None, [], "is a URL; download it and name the file"),
-    "a workbook": ("a.xlsx", b"PK\3\4", [], 'is a spreadsheet; save its sheet as "CSV UTF-8" and name that file'),
+    "an old workbook": ("a.xls", b"\xd0", [], 'is a spreadsheet; save its sheet as "CSV UTF-8" and name that file'),
+    "a cut workbook": ("a.xlsx", b"PK\3\4", [], "a.xlsx: is not a complete workbook: "),
     "a workbook by another name": (
         "a.csv",
         b"PK\3\4" + bytes(range(256)) * 9,
         [],
-        '/a.csv: is not text; save it as "CSV UTF-8" and name that file',
+        "/a.csv: is not a complete workbook: ",
     ),
     "another kind": ("a.txt", table(), [], 'data "a.txt" is unknown; name a file (.jsonl, .json, .csv, .tsv, .parq'),
     "no path": ("a\0.csv", None, [], "is not a path: "),
@@ -185,7 +186,7 @@ WRONG: dict[str, tuple[str, str | bytes | None, list[str], str]] = {
         "a.json",
         objects({"messages": []} for _ in TEXTS),
         [],
-        "rows of messages are not a table; harness init --task chat writes a suite for them",
+        "no row can be used: 300 that do not end with the assistant's answer; correct the rows",
     ),
     "lists": (
         "a.json",
@@ -193,7 +194,7 @@ WRONG: dict[str, tuple[str, str | bytes | None, list[str], str]] = {
         [],
         'column "text" contains "[1]"; only text and numbers are allowed',
     ),
-    "no parquet": ("a.parquet", table(), [], "a.parquet: not valid parquet"),
+    "no parquet": ("a.parquet", table(), [], "a.parquet: is not valid Parquet"),
     "a wrong encoding": ("a.csv", table(["schön", "b"]).encode("cp1252"), ["--encoding", "utf-8"], "is not UTF-8"),
     "no encoding": (
         "a.csv",

@@ -127,7 +127,7 @@ def test_line_breaks_in_a_field_are_text(tmp_path: Path) -> None:
 def test_what_is_no_file_of_rows_is_one_line(tmp_path: Path) -> None:
     """A folder, a URL and a workbook are told with what to name instead."""
     (tmp_path / "x.csv").mkdir()
-    wanted = {"x.csv": "is a folder", "https://x.org/a.csv": "is a URL; download it", "a.xlsx": 'as "CSV UTF-8"'}
+    wanted = {"x.csv": "is a folder", "https://x.org/a.csv": "is a URL; download it", "a.xls": 'as "CSV UTF-8"'}
     wanted |= {"data\train.csv": r"; in TOML a \\ in double quotes begins an escape: write / or single quotes"}
     for source, told in wanted.items():
         with pytest.raises(UsageError, match=told):

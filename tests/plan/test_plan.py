@@ -253,7 +253,7 @@ def test_run_of_another_model_or_on_few_rows_says_nothing(suite: Project) -> Non
 @pytest.mark.slow
 def test_broken_report_is_passed_over(suite: Project) -> None:
     """A report that cannot be read, or is of another version, costs the plan nothing."""
-    for number, text in enumerate(("{", '{"format": 1}', '{"format": 1, "reports": 3}')):
+    for number, text in enumerate(("{", '{"format": 1}', '{"format": 1, "results": 3}')):
         suite.write({f"reports/fake-2026010{number}T000000Z/report.json": text})
     assert forecast(suite)["runs"] == []
 

@@ -33,18 +33,18 @@ def _all_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_both_are_what_each_is(table: Table) -> None:
     """Rows, metrics and sources are those of one file read after the other, all fields of a row among them."""
     paths = [str(table("base", _rows())), str(table("candidate", _rows(id="another", score=1)))]
-    assert sides.read_sides(paths, WANT) == [read_run_rows(path, WANT) for path in paths]
+    assert sides.read_sides(paths, [WANT, WANT]) == [read_run_rows(path, WANT) for path in paths]
 
 
 @pytest.mark.parametrize("broken", [0, 1])
 def test_mistakes_are_told_alike(table: Table, broken: int) -> None:
     """A file that cannot be read ends in the line that it ends in alone, whichever process reads it."""
     paths = [str(table("base", _rows())), str(table("candidate", _rows()))]
-    paths[broken] = str(table("broken", _rows(score="1,5")))
+    paths[broken] = str(table("broken", _rows(score="1,500")))
     with pytest.raises(UsageError) as alone:
         read_run_rows(paths[broken], WANT)
     with pytest.raises(UsageError) as together:
-        sides.read_sides(paths, WANT)
+        sides.read_sides(paths, [WANT, WANT])
     assert str(together.value) == str(alone.value) and "line 5" in str(alone.value)
 
 
@@ -52,4 +52,4 @@ def test_small_files_start_no_process(table: Table, monkeypatch: pytest.MonkeyPa
     """One small file is enough for both to be read here."""
     monkeypatch.setattr(sides, "LARGE", 10_000)
     monkeypatch.setattr(sides.subprocess_call, "call_module", None)
-    assert len(sides.read_sides([str(table("base", _rows())), str(table("candidate", _rows()))], WANT)) == 2
+    assert len(sides.read_sides([str(table("base", _rows())), str(table("candidate", _rows()))], [WANT, WANT])) == 2

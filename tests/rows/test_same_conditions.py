@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.cli.main import main
 from harness.errors import UsageError
 from harness.rows.comparability import ANSWERS, NAMES, compare_facts
@@ -182,9 +182,9 @@ def test_a_parquet_that_unpacks_without_end_is_refused(
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet
 
-    from harness.rows.readers import tables
+    from harness.rows.readers import layouts
 
-    monkeypatch.setattr(tables, "WHOLE", 1 << 24)
+    monkeypatch.setattr(layouts, "WHOLE", 1 << 24)
     text = pa.array(["x" * 100_000] * 1000)
     frame = pa.table({"id": pa.array([f"q{i}" for i in range(1000)]), "input": text, "score": pa.array([1.0] * 1000)})
     for name in ("base", "candidate"):
@@ -202,4 +202,4 @@ def test_a_ledger_without_a_suffix_has_a_folder_of_its_own(
     rows = [{"id": f"q{i}", "input": f"question {i}", "score": i % 2} for i in range(40)]
     said = gate(table("base", rows), table("candidate", [{**row, "score": 1} for row in rows]))
     assert said.code in (0, 6) and (tmp_path / "attempts").is_file(), said.err
-    assert [*(tmp_path / "attempts.rows").iterdir()] and digest_of([]) not in said.out
+    assert [*(tmp_path / "attempts.rows").iterdir()] and digest_value([]) not in said.out

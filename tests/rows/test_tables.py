@@ -45,7 +45,7 @@ def test_every_form_is_read_alike(tmp_path: Path, table: Table) -> None:
             "id,score\nq-1,1,5\n",
             ("line 2: has 3 fields, but the header has 2; check for a missing quote, or a comma in 1,5"),
         ),
-        ('id,score\nq-1,"1,5"\n', 'line 2: "1,5" is not a number'),
+        ('id,score\nq-1,"1,500"\n', 'line 2: "1,500" is not a number'),
         ("id,score,id\nq-1,1,2\n", 'line 1: the column "id" occurs twice, or there are too many'),
         ('id,score\n"q-1,1\n', "not valid CSV"),
         (
@@ -60,8 +60,8 @@ def test_every_form_is_read_alike(tmp_path: Path, table: Table) -> None:
         ('{"id": "a"}\n', ': has no column "score"; name it with --score COLUMN (it has "id")'),
         ("id,score\n", "has no rows"),
         ("PAR1 and no more", "not valid Parquet"),
-        ("what is this", ": contains no rows in a known format; lm_eval needs --log_samples"),
-        ("", ": contains no rows in a known format; lm_eval needs --log_samples"),
+        ("what is this", ": looks like a text without columns, which contains no rows in a known format; rows are"),
+        ("", ": is empty, which contains no rows in a known format; rows are read from lm_eval (--log_samples), Ins"),
     ],
 )
 def test_what_cannot_be_read_is_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -82,10 +82,10 @@ def test_a_lone_surrogate_is_a_text(gate: Gate, tmp_path: Path) -> None:
 
 def test_a_file_that_is_being_written_is_refused(tmp_path: Path, table: Table) -> None:
     """A file that changes while it is read holds nobody's rows."""
-    from harness.rows.safe_read import Files
+    from harness.rows.safe_read import SafeFiles
 
     path = table("rows", asked([1] * 5000))
-    lines = Files(tmp_path).lines(path)
+    lines = SafeFiles(tmp_path).read_json_lines(path)
     next(lines)
     with path.open("a") as f:
         f.write('{"id": "late"')
@@ -97,7 +97,9 @@ def test_links_and_folders_are_told(gate: Gate, tmp_path: Path, table: Table) ->
     """A folder of nothing, a path that is not there and a link out of a folder end in one line."""
     rows = table("rows", asked([1] * 5))
     (tmp_path / "runs").mkdir()
-    assert ": contains no rows in a known format; lm_eval needs --log_samples" in gate(tmp_path / "runs", rows).err
+    assert (
+        ": is an empty folder, which contains no rows in a known format; rows are" in gate(tmp_path / "runs", rows).err
+    )
     assert "cannot be read" in gate(tmp_path / "nothing", rows).err
     (tmp_path / "runs" / "samples_t_2026-11-27T12-35-20.177890.jsonl").symlink_to(rows)
     assert "is a link that leads out" in gate(tmp_path / "runs", rows).err

@@ -7,10 +7,10 @@ from importlib import import_module
 from pathlib import Path
 
 from harness.errors import UsageError, did_you_mean
+from harness.rows.readers import layouts
 from harness.rows.readers.fields import RowReader
 from harness.rows.records import RawRows, Wanted
 from harness.rows.safe_read import read_head
-from harness.texts.escaping import printable
 
 READERS = {  # name -> module:class; ours are lm_eval's too, and a table is what nobody knows
     "ours": "ours:Ours", "inspect": "inspect:Inspect", "nemo": "nemo:Nemo",
@@ -41,4 +41,4 @@ def read_run_rows(given: str, want: Wanted) -> RawRows:
     for one in [find_reader(want.tool)] if want.tool else map(find_reader, READERS):
         if want.tool or one.sniff(path, head):
             return one.read(path, replace(want, label=label))
-    raise UsageError(f"{printable(str(path))}: contains no rows in a known format; lm_eval needs --log_samples")
+    raise UsageError(layouts.describe_unreadable(path, head))

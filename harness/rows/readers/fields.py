@@ -9,17 +9,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.data.identity import add_question_keys
 from harness.errors import UsageError, did_you_mean
 from harness.records.samples import Sample
 from harness.rows.records import RawMetric, RawRow, RawRows, Wanted
-from harness.rows.safe_read import Files, parse_score
+from harness.rows.safe_read import SafeFiles, parse_score
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable, shorten_text
 from harness.texts.secrets import redact_options
 
+SHARES = {
+    "acc", "acc_norm", "accuracy", "contains", "correct", "em", "exact_match", "f1", "includes", "is_correct", "match",
+    "pass", "pass@1", "pass_rate", "passed", "precision", "recall", "success", "win_rate",
+}  # fmt: skip
+HIGHER = {*SHARES, "auc", "bertscore", "bleu", "chrf", "mcc", "meteor", "reward", "rouge1", "rouge2", "rougel"}
+LOWER = {
+    "bits_per_byte", "brier_score", "byte_perplexity", "cer", "error", "error_rate", "hallucination", "loss", "mae",
+    "mse", "nll", "perplexity", "rmse", "ter", "toxicity", "wer", "word_perplexity",
+}  # fmt: skip
+METRICS = HIGHER | LOWER | {"score"}
+MAX_TEXT_CHARS = 1 << 26  # of the texts of a run that are in memory
+MAX_CELL_CHARS = 20_000  # of one text of a row
 EXACT = 1e-9  # by which a tool's own number may differ from that of its rows
+MISSING = ("NAType", "NaTType")  # types of pandas' values that are none
 Told = Mapping[str, Any]  # a table of a file
 
 
@@ -38,7 +51,7 @@ class RowReader:
 
     def read(self, path: Path, want: Wanted) -> RawRows:
         """Return the rows of one task. Raises UsageError at what cannot be read, is unsettled, or never written so."""
-        files = Files(path if path.is_dir() else path.parent)
+        files = SafeFiles(path if path.is_dir() else path.parent)
         try:
             found = self.rows(files, path, want)
         except (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -48,9 +61,28 @@ class RowReader:
             raise UsageError(f"{path}: has no rows")
         return replace(found, sources=files.sources)
 
-    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
+    def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
         """Return the rows of one task, but for the files that were read."""
         raise NotImplementedError
+
+
+class TextBudget:
+    """Keeps the texts of rows as long as they fit into memory, and else none; they are read again for those needed."""
+
+    def __init__(self) -> None:
+        self.left: float = MAX_TEXT_CHARS
+
+    def spend(self, rows: list[RawRow], new: int) -> None:
+        """Cut the texts of the last `new` rows, or take those of all rows away where they are too many."""
+        for row in rows[-new:] if new else ():
+            for name in ("input", "target", "answer"):
+                if len(text := getattr(row, name)) > MAX_CELL_CHARS:
+                    setattr(row, name, text[:MAX_CELL_CHARS] + " …")
+            self.left -= len(row.input) + len(row.target) + len(row.answer)
+        if self.left < 0:
+            for row in rows if self.left > -math.inf else rows[-new:]:
+                row.input = row.target = row.answer = ""
+            self.left = -math.inf
 
 
 def question_digest(asked: Any, wanted: Any, **beside: Any) -> str:
@@ -65,7 +97,7 @@ def question_digest(asked: Any, wanted: Any, **beside: Any) -> str:
 
 def prompt_digest(sent: Any) -> str:
     """Return the digest of what was sent to a model, "" where that is not known."""
-    return digest_of(sent) if sent else ""
+    return digest_value(sent) if sent else ""
 
 
 def format_setting(value: Any) -> str:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from harness.errors import UsageError
 from harness.rows.readers import fields as ask
 from harness.rows.records import RawMetric, RawRow, RawRows, State, Wanted
-from harness.rows.safe_read import BOM, NUMBER, WHOLE, Files, describe_tool_error, parse_json
+from harness.rows.safe_read import BOM, NUMBER, WHOLE, SafeFiles, describe_tool_error, parse_json
 
 VERSION = 2  # of the format
 WORDS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
@@ -68,8 +68,8 @@ class Inspect(ask.RowReader):
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
             return path.suffix == ".eval"  # cut, which is said when it is read
 
-    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
-        logs = files.listed("*.eval") if path.is_dir() else [path]
+    def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
+        logs = files.list_files("*.eval") if path.is_dir() else [path]
         if len(logs) != 1:
             raise UsageError(f"{path}: contains {len(logs)} runs; name one of its files, such as {logs[-1].name}")
         header, samples, reductions = _opened(files, logs[0])
@@ -111,13 +111,13 @@ def has_library() -> bool:
 _Log = tuple[dict[str, Any], Iterable[Any], list[dict[str, Any]]]  # header, samples and reductions
 
 
-def _opened(files: Files, log: Path) -> _Log:
+def _opened(files: SafeFiles, log: Path) -> _Log:
     """Return header, samples one by one, and reductions. Raises UsageError where the log has not ended."""
     read = partial(parse_json, constants=True)  # NaN is how Inspect writes that a sample was not scored
     with log.open("rb") as f:
         packed = f.read(2) == b"PK"
     if packed:
-        members = files.members(log)
+        members = files.read_zip(log)
         if "header.json" not in members:
             raise UsageError(f"{log}: its run has not ended; wait for it, or run it again")
         if has_library() and _check_members(members, log):
@@ -128,7 +128,7 @@ def _opened(files: Files, log: Path) -> _Log:
         last = members.get("reductions.json")
         reductions = read(last(), f"{log} reductions.json") if last else []
     else:
-        document = read(files.whole(log).removeprefix(BOM), f"{log}")
+        document = read(files.read_bytes(log).removeprefix(BOM), f"{log}")
         if has_library() and isinstance(document, dict) and document.get("samples"):
             return _read_by_library(files, log, "json")
         samples = document.get("samples") if isinstance(document.get("samples"), list) else None
@@ -151,12 +151,12 @@ def _check_members(members: Mapping[str, Callable[[], bytes]], log: Path) -> boo
     return True
 
 
-def _read_by_library(files: Files, log: Path, kind: Literal["eval", "json"], members: Sequence[str] = ()) -> _Log:
+def _read_by_library(files: SafeFiles, log: Path, kind: Literal["eval", "json"], members: Sequence[str] = ()) -> _Log:
     """Read a log whose members were checked with inspect_ai, samples in their order. Raises UsageError."""
     from inspect_ai.log import read_eval_log
 
     try:
-        found = read_eval_log(io.BytesIO(files.whole(log).removeprefix(BOM)), format=kind)
+        found = read_eval_log(io.BytesIO(files.read_bytes(log).removeprefix(BOM)), format=kind)
     except Exception as error:
         why = describe_tool_error(str(error).partition("\n")[0])
         raise UsageError(f"{log}: inspect_ai cannot read it: {why}; write it anew with inspect log convert") from None

@@ -1,12 +1,12 @@
-"""A table of one's own: CSV, TSV, JSON lines or Parquet, a row a line, its score in a column."""
+"""Tables of any tool: a row a line, its score in a column, which may lie in another one ("metric.acc")."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from sys import intern
 from typing import Any
@@ -14,138 +14,222 @@ from typing import Any
 from harness.data.identity import question_key
 from harness.errors import UsageError, did_you_mean
 from harness.rows.readers import fields as ask
-from harness.rows.records import COLUMNS, RawMetric, RawRow, RawRows, State, Wanted
-from harness.rows.safe_read import BOM, WHOLE, Files, parse_score
+from harness.rows.readers import layouts
+from harness.rows.readers.layouts import Lines
+from harness.rows.records import COLUMNS, UNSET, RawMetric, RawRow, RawRows, State, Wanted
+from harness.rows.safe_read import SafeFiles, describe_tool_error, parse_score
 from harness.texts.escaping import printable
 
-Lines = Iterator[tuple[int, ask.Told]]
-PIECE = 10_000  # rows whose contents are told at a time
-DEFAULTS = ("id", "score", "input", "target")  # columns that are read where a table has them and nobody says others
-MOST_COLUMNS = 10_000
-BATCH, CELL = 1024, 16  # rows that are unpacked at a time, and the bytes that a cell counts at least
+PIECE = 10_000  # rows whose contents are read at a time
+FIRST = 100  # rows by which the columns of a table are known
+DEFAULTS = ("id", "score", "input", "target", "answer")  # columns that are read where a table has them
+ERROR, MODEL = "error", "model"  # columns that say that a row has no score, and whose row it is in a long table
+WORDS = {  # of right and wrong
+    **dict.fromkeys(("c", "correct", "pass", "passed", "right", "true", "y", "yes", "✓", "✔"), 1.0),
+    **dict.fromkeys(("i", "incorrect", "fail", "failed", "wrong", "false", "n", "no", "✗", "✘"), 0.0),
+}
+EMPTY = ("", "-", "n/a", "na", "<na>", "nan", "null", "none")
+DECIMAL_COMMA, PERCENT = re.compile(r"[+-]?(\d*),(\d+)"), re.compile(r"([+-]?[\d.,]+)\s?%")
+FLOAT_ID = re.compile(r"\d+\.0+")
 NONE: ask.Told = {}
 
 
 class Table(ask.RowReader):
-    """Reads tables; whatever nobody else knows and looks like one."""
+    """Reads tables; whatever no other reader knows and looks like one."""
 
     name = "table"
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Return whether it begins as Parquet, as an object of JSON, or as a header with commas or tabs does."""
-        text = head.removeprefix(BOM).lstrip()
-        first = text.partition(b"\n")[0]
-        return head.startswith(b"PAR1") or text[:1] == b"{" or (b"\0" not in head and (b"," in first or b"\t" in first))
+        return layouts.is_table(path, head)
 
-    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
-        with path.open("rb") as f:
-            head = f.read(4096).removeprefix(BOM).lstrip()
-        if head.startswith(b"PAR1"):
-            return read_table(path, _parquet(files.whole(path), path), want)
-        return read_table(path, files.lines(path) if head[:1] == b"{" else _csv(files.whole(path), path), want)
+    def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
+        column, chosen, value = want.label.partition("=")
+        lines = layouts.read_lines(files, path, "" if chosen else want.label)
+        if chosen:
+            lines = _selected(lines, column, value, path)
+        found = read_table(path, lines, want)
+        return replace(found, model=value, part=want.label) if chosen else found
 
 
 def read_table(path: Path, lines: Lines, want: Wanted) -> RawRows:
     """Return the rows of a table, whatever it was read from. Raises UsageError with the line of what cannot be read."""
-    rows, shared, columns = list[RawRow](), dict[Any, Any](), dict[str, str]()
+    rows, shared, columns, models = list[RawRow](), dict[Any, Any](), dict[str, str](), set[str]()
+    budget = ask.TextBudget()
+    long = MODEL not in (*want.slices, *want.cluster) and "=" not in want.label
     while piece := list(islice(lines, PIECE)):
-        columns = columns or _columns(piece[0][1], want, path)
+        columns = columns or _columns([line for _, line in piece[:FIRST]], want, path)
+        if long:
+            models |= {_text(line[MODEL]) for _, line in piece if MODEL in line}
         rows += _made(path, piece, columns, want, shared)
+        budget.spend(rows, len(piece))
+    if len(models) > 1:
+        some = ", ".join(map(ask.display_name, sorted(models)[:4]))
+        raise UsageError(f"{path}: has rows of {len(models)} models ({some}); name one as FILE#{MODEL}=NAME")
+    if all(FLOAT_ID.fullmatch(row.key) for row in rows if row.key):  # what pandas makes of whole numbers and gaps
+        for row in rows:
+            row.key = row.key.partition(".")[0]
     if not want.id:  # names that all are numbers name nothing, unless their column was named
         rows = ask.flag_positional_keys(rows, [row.key for row in rows])
-    metric = want.metric or want.score or "score"
-    return RawRows("table", path.stem, want.task or path.stem, {metric: RawMetric()}, rows)
+    part = want.score if want.base_score else ""
+    kept = tuple(name for name in ("input", "target") if name in columns)
+    return RawRows(
+        "table", path.stem, want.task or path.stem, {_metric(want): RawMetric()}, rows, columns=kept, part=part
+    )
 
 
-def _csv(data: bytes, path: Path) -> Lines:
-    """Yield the lines of a file with a header; all fields are texts, so that "0001" stays what it is."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from None
-    header = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in header else ",", strict=True)
-    try:
-        names = next(reader, [])
-        if twice := [name for name, n in Counter(names).items() if n > 1] or names[MOST_COLUMNS:]:
-            raise UsageError(f'{path} line 1: the column "{printable(twice[0])}" occurs twice, or there are too many')
-        for fields in reader:
-            if fields and len(fields) != len(names):
-                what = (
-                    f"has {len(fields)} fields, but the header has {len(names)}; check for a "
-                    "missing quote, or a comma in 1,5"
-                )
-                raise UsageError(f"{path} line {reader.line_num:,}: {what}")
-            if fields:
-                yield reader.line_num, dict(zip(names, fields, strict=True))
-    except csv.Error as error:
-        raise UsageError(
-            f"{path} line {reader.line_num:,}: not valid CSV: {error}; correct it, since lines are never skipped"
-        ) from None
+def _metric(want: Wanted) -> str:
+    """Return what a score is called: of a table with a column for each side "score"."""
+    return want.metric or ("score" if want.base_score else want.score) or "score"
 
 
-def _parquet(data: bytes, path: Path) -> Lines:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError:
-        raise UsageError(
-            f"{path}: a Parquet file needs pyarrow; pip install pyarrow, or write the table as CSV"
-        ) from None
-    try:
-        count, unpacked = 0, 0
-        for batch in pyarrow.parquet.ParquetFile(io.BytesIO(data)).iter_batches(batch_size=BATCH):
-            unpacked += max(batch.nbytes, CELL * batch.num_rows * batch.num_columns)
-            if unpacked > WHOLE:
-                raise UsageError(f"{path}: unpacks to more than {WHOLE:,} bytes; remove columns or rows")
-            yield from enumerate(batch.to_pylist(), count + 1)
-            count += batch.num_rows
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UsageError(
-            f"{path}: not valid Parquet: {printable(str(error))[:100]}; check that the file is complete"
-        ) from None
+def _selected(lines: Lines, column: str, value: str, path: Path) -> Lines:
+    """Yield the lines of a long table that have a value in a column. Raises UsageError where none has."""
+    seen, found = dict[str, None](), False
+    get = None
+    for number, line in lines:
+        get = get or _getter(column, [line], path)
+        if (own := _text(get(line))) == value:
+            found = True
+            yield number, line
+        elif len(seen) < FIRST:
+            seen[own] = None
+    if not found:
+        known = ", ".join(f'"{ask.display_name(one)}"' for one in [*seen][:4])
+        what = f'no row has "{ask.display_name(value)}" in "{ask.display_name(column)}"'
+        raise UsageError(f"{path}: {what}{did_you_mean(value, seen)}; it has {known or 'no rows'}")
 
 
-def _columns(line: ask.Told, want: Wanted, path: Path) -> dict[str, str]:
-    named = {name: column for name in COLUMNS if (column := getattr(want, name))}
-    found = {name: name for name in DEFAULTS if name in line} | named
+def _columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -> dict[str, str]:
+    """Return which column is what, by the first lines. Raises UsageError where one is not there."""
+    named = {name: column for name in COLUMNS if (column := getattr(want, name)) not in ("", UNSET)}
+    there = dict.fromkeys(chain.from_iterable(lines))
+    found = {name: name for name in DEFAULTS if name in there and getattr(want, name) != UNSET} | named
     if want.metric and not want.score:
         found["score"] = want.metric
     found |= dict(zip(("cluster", "second_cluster"), want.cluster, strict=False))
     for column in (*found.values(), *want.slices):
-        if column not in line:
-            raise UsageError(f'{path}: has no column "{printable(column)}"{did_you_mean(column, map(str, line))}')
+        _getter(column, lines, path)
     if "score" not in found:
-        columns = ", ".join(f'"{printable(str(c))}"' for c in [*line][:8])
-        raise UsageError(f'{path}: has no column "score"; name it with --score COLUMN (it has {columns})')
+        known = [*map(str, there)]
+        columns = ", ".join(f'"{printable(column)}"' for column in known[:8])
+        likely = next((c for c in known if c.lower() in ask.METRICS), "COLUMN")
+        raise UsageError(f'{path}: has no column "score"; name it with --score {printable(likely)} (it has {columns})')
+    for line in lines:
+        if isinstance(inner := _getter(found["score"], lines, path)(line), Mapping):
+            inside = printable(str(next(iter(inner), "KEY")))
+            what = f'"{printable(found["score"])}" is an object; name a value in it'
+            raise UsageError(f"{path}: {what}, such as --score {printable(found['score'])}.{inside}")
     return found
+
+
+def _getter(column: str, lines: Sequence[ask.Told], path: Path) -> Callable[[ask.Told], Any]:
+    """Return what reads a column, or a dotted path through objects. Raises UsageError where no line has it."""
+    if any(column in line for line in lines):
+        return lambda line: line.get(column)
+    keys = column.split(".")
+
+    def inner(line: ask.Told) -> Any:
+        value: Any = line
+        for key in keys:
+            if isinstance(value, list) and key.isdecimal():
+                value = value[int(key)] if int(key) < len(value) else None
+            else:
+                value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    if len(keys) == 1 or all(inner(line) is None for line in lines):
+        nested = (f"{k}.{i}" for line in lines for k, v in line.items() if isinstance(v, Mapping) for i in v)
+        known = dict.fromkeys([*(str(name) for line in lines for name in line), *nested])
+        raise UsageError(f'{path}: has no column "{printable(column)}"{did_you_mean(column, known)}')
+    return inner
 
 
 def _made(
     path: Path, piece: Sequence[tuple[int, ask.Told]], columns: Mapping[str, str], want: Wanted, shared: dict[Any, Any]
 ) -> list[RawRow]:
     """Return some lines as rows; what many rows have in common they share."""
-    found, metric, slices = [], want.metric or columns["score"], want.slices
-    told: list[Any] = [columns.get(name) for name in ("id", "cluster", "second_cluster", "repeat", "input", "target")]
+    found, metric, slices = list[RawRow](), _metric(want), want.slices
+    names = ("id", "cluster", "second_cluster", "repeat", "input", "target", "answer")
+    lines = [line for _, line in piece]
+    cells = [_cells(lines, columns.get(name), path) for name in names]
     scores, weights = columns["score"], columns.get("weight")
-    for line_number, line in piece:
-        score = line.get(scores)
+    told = _cells(lines, scores, path), _cells(lines, weights, path)
+    errors = ERROR if ERROR not in (*columns.values(), *slices) and any(ERROR in line for line in lines) else ""
+    for (line_number, line), score, heavy, *texts in zip(piece, *told, *cells, strict=True):
         if type(score) is not int or score not in (0, 1):  # as most are
-            score = parse_score(score, f"{path} line {line_number:,}")
+            score = parse_table_score(score, f"{path} line {line_number:,}")
+        why = _error(line.get(errors)) if errors else ""
+        state: State = "error" if why else "unscored" if score is None else "scored"
+        score = score if state == "scored" else None  # an error beside a score of 0 is no answer
         if (values := shared.get(score)) is None:
             values = shared[score] = {} if score is None else {metric: float(score)}
-        key, cluster, second, repeat, text, target = [v if type(v) is str else _text(v) for v in map(line.get, told)]
-        if (weight := parse_score(line.get(weights), f"{path} line {line_number:,}") if weights else 1.0) is None:
+        key, cluster, second, repeat, text, target, answer = [v if type(v) is str else _text(v) for v in texts]
+        if (weight := parse_score(heavy, f"{path} line {line_number:,}") if weights else 1.0) is None:
             raise UsageError(f"{path} line {line_number:,}: has no weight; write 1, or 0 for a row that must not count")
-        parts = tuple((c, _text(line.get(c))) for c in slices) if slices else ()
+        parts = tuple((c, _text(_getter(c, [line], path)(line))) for c in slices) if slices else ()
         time = shared.setdefault(("repeat", repeat), len(shared)) if repeat else 0
-        state: State = "unscored" if score is None else "scored"
-        content = question_key(text, target) if told[4] else ""
+        content = question_key(text, target) if columns.get("input") else ""
         own = shared.setdefault(parts, dict(parts)) if parts else NONE
         clusters = intern(cluster), intern(second)
-        found.append(RawRow(key, False, content, "", values, state, "", time, weight, *clusters, own, NONE))
+        found.append(RawRow(
+            key, False, content, "", values, state, why, time, weight, *clusters, own, NONE, text, target, answer
+        ))  # fmt: skip
     return found
 
 
+def _cells(lines: Sequence[ask.Told], column: str | None, path: Path) -> Iterator[Any]:
+    """Return the cells of a column, None for each where it is not read."""
+    if column is None:
+        return iter([None] * len(lines))
+    plain = any(column in line for line in lines)
+    get = (lambda line: line.get(column)) if plain else _getter(column, lines, path) if "." in column else None
+    return map(get, lines) if get else iter([None] * len(lines))
+
+
+def parse_table_score(value: Any, where: str) -> float | None:
+    """Return a score as a number: 0.9, "0,9", "90 %", or a word or letter of right and wrong (C and I are Inspect's).
+
+    None where there is none. Raises UsageError at anything else.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        if (word := text.lower()) in WORDS:
+            return WORDS[word]
+        if word in EMPTY:
+            return None
+        if percent := PERCENT.fullmatch(text):
+            share = parse_table_score(percent[1], where)
+            return None if share is None else share / 100
+        comma = DECIMAL_COMMA.fullmatch(text)
+        if comma and not (len(comma[2]) == 3 and comma[1].strip("0")):  # 1,234 may be more than a thousand
+            value = text.replace(",", ".")
+    if isinstance(value, Mapping):
+        inside = f"an object; name a value in it, such as --score COLUMN.{printable(str(next(iter(value), 'KEY')))}"
+        raise UsageError(f"{where}: the score is {inside}")
+    return parse_score(value, where)
+
+
+def _error(value: Any) -> str:
+    """Return what a column says of an error, "" where there was none; a number there is a metric."""
+    if value in (None, False, "") or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+        return ""
+    if isinstance(value, str) and (value.strip().lower() in (*EMPTY, "false", "no") or _is_number(value)):
+        return ""
+    return describe_tool_error(value) if value else ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+    """Return a cell as a text: whole floats as pandas makes them without their point, objects as JSON."""
+    if value is None or value != value or type(value).__name__ in ask.MISSING:
+        return ""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))
+    return json.dumps(value, sort_keys=True, default=str) if isinstance(value, (dict, list)) else str(value)

@@ -30,7 +30,7 @@ def compare_gates(parity: Parity) -> LayerVerdict:
     with load([ModelRef(asked.told.candidate, runtime.model)], **where) as [subject]:
         for name in dict.fromkeys(claim.eval for claim in claims):
             try:
-                results[name] = asked.ask(name, subject)
+                results[name] = asked.answer_rows(name, subject)
             except UsageError as error:
                 unheard = unheard or str(error)
                 parity.notes.append(f'gates: "{name}" cannot be run: {error}')

@@ -220,7 +220,7 @@ def test_finding_ignored_by_title() -> None:
     """A leak is ignored by the title of its check as by its code."""
     for name in ("D10", "D10-exact", "train-test-leak"):
         checks = Checks(load_plugins(None), {name: "meant"})
-        assert checks.stamped("D10", Finding("error", "leaks", kind="exact")).ignored == "meant"
+        assert checks.complete_finding("D10", Finding("error", "leaks", kind="exact")).ignored == "meant"
 
 
 @pytest.mark.parametrize(
@@ -282,11 +282,11 @@ def test_error_before_training_is_exit_4(suite: Project) -> None:
     suite.write({"train.jsonl": [*TRAIN, {"input": "why", "target": "BECAUSE"}]})
     outcome = suite.run()
     assert outcome.code == 4
-    assert [(f.code, f.severity, f.what) for f in outcome.report.flags] == [("X1", "error", "row 21 shouts")]
+    assert [(f.code, f.severity, f.what) for f in outcome.report.findings] == [("X1", "error", "row 21 shouts")]
     assert "base::qa" not in outcome.out.partition("summary")[0]
     assert "because X1: row 21 shouts" in outcome.out
     outcome = suite.run("--ignore", "X1")
-    assert (outcome.code, outcome.report.flags[0].ignored) == (6, "--ignore")
+    assert (outcome.code, outcome.report.findings[0].ignored) == (6, "--ignore")
 
 
 @pytest.mark.slow
@@ -295,7 +295,7 @@ def test_error_after_training_is_exit_1(suite: Project) -> None:
     suite.write({"harnessfile.py": PLUGIN.replace("SEVERITY", '"error"')})
     for _ in range(2):
         outcome = suite.run()
-        assert (outcome.code, [f.code for f in outcome.report.flags if f.counts]) == (1, ["X2"])
+        assert (outcome.code, [f.code for f in outcome.report.findings if f.stops_run]) == (1, ["X2"])
         assert not (suite.folder / "exports").exists()
     assert suite.run("--ignore", "X2").code == 6
     assert not (suite.folder / "exports").exists()
@@ -460,9 +460,9 @@ def test_seen_by_a_reader(suite: Project) -> None:
     suite.write({"harnessfile.py": PLUGIN.replace("SEVERITY", '"warning"')})
     outcome = suite.run()
     assert outcome.code == 0
-    assert outcome.report.flags[-1] == Finding("warning", "adapter is odd", (), code="X2")
+    assert outcome.report.findings[-1] == Finding("warning", "adapter is odd", (), code="X2")
     raw = json.loads(max(suite.folder.glob("reports/*/report.json")).read_text("utf-8"))
-    assert raw["flags"][-1]["code"] == "X2"
+    assert raw["findings"][-1]["code"] == "X2"
 
 
 # -- M4: what lies beside the weights --------------------------------------------------------------------------------

@@ -53,11 +53,10 @@ def test_answers_that_are_asked_for_somewhere() -> None:
 
 def test_shares() -> None:
     """The shares are a note, a `min` below a constant answer a warning, and so is one label alone, on either side."""
-    gate = SimpleNamespace(id="good", metric="mood.acc", min=0.5)
-    suite: Any = SimpleNamespace(gates=[gate])
+    gates: Any = [SimpleNamespace(id="good", metric="mood.acc", min=0.5)]
 
     def found(learnt: Sequence[str], wanted: Sequence[str]) -> list[tuple[str, str, str]]:
-        return [(f.severity, f.kind, f.what) for f in shares(rows(learnt, 30), {"mood": task(wanted)}, suite)]
+        return [(f.severity, f.kind, f.what) for f in shares(rows(learnt, 30), {"mood": task(wanted)}, gates)]
 
     note, constant = found(WORDS, ["bright", "bright", "bright", "plain"])
     assert note[2].startswith(

@@ -225,7 +225,7 @@ def test_metrics_follow_from_the_options(project: Project) -> None:
     """Without a schema there is no `valid`, without targets nothing is compared."""
     rows = [{"input": "say yes"}, {"input": "say no"}]
     project.write({"suite.toml": EVAL + "compare = false\n", "test.jsonl": rows})
-    assert dict(project.run().report.reports[0].metrics) == {"parses": 0.0}
+    assert dict(project.run().report.results[0].metrics) == {"parses": 0.0}
 
 
 def test_brackets_without_end() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from harness import Logprob, ModelRef, Sample, Score, UsageError
 from harness.gates.decide import decide
 from harness.gates.gate import Gate
 from harness.records.samples import Result
+from harness.testing import FakeSubject
 from harness_domain import contains, exact_match, hf_metric, latency, multiple_choice, regex, size, token_f1
 
 
@@ -353,6 +355,34 @@ def test_the_local_metric_is_sacrebleus_chrf() -> None:
     assert ours == pytest.approx(CHRF().corpus_score(answers, [list(t) for t in zip(*targets, strict=True)]).score)
     assert library(["same"], ["same"], metric="local:chrf") == pytest.approx(100.0)
     assert library(["abc"], ["xyz"], metric="local:chrf") == 0.0
+
+
+LABELS = ["refund", "billing", "other"]
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "balanced_accuracy"])
+def test_local_metrics_of_labels_are_scikit_learns(metric: str) -> None:
+    """Macro-F1 and balanced accuracy over the targets are scikit-learn's; an answer that is no label is wrong."""
+    from sklearn.metrics import f1_score, recall_score
+
+    rng = random.Random(3)
+    targets = [rng.choice([*LABELS, "refund", "refund"]) for _ in range(60)]
+    answers = [rng.choice([t, t, *LABELS, "I do not know", f" {t}\n"]) for t in targets]
+    told = [a.strip() for a in answers]
+    score = f1_score if metric == "macro_f1" else recall_score
+    theirs = score(targets, told, labels=sorted({*targets}), average="macro", zero_division=0)
+    assert library(answers, targets, metric=f"local:{metric}") == pytest.approx(float(theirs))
+    assert library(LABELS, LABELS, metric=f"local:{metric}") == 1
+    with pytest.raises(UsageError, match="needs exactly one target per row"):
+        library(["a"], [["a", "b"]], metric=f"local:{metric}")
+
+
+def test_a_local_metric_of_labels_scores_choices() -> None:
+    """With choices the likeliest one is the answer, and the right one the target."""
+    rows = [Sample(str(i), f"say {t}", row={"gold": i % 2}) for i, t in enumerate(["yes", "no", "no", "no"])]
+    options = {"metric": "local:balanced_accuracy", "choices": ["yes", "no"]}
+    (metric,) = hf_metric.metrics_for(options)  # type: ignore[attr-defined]
+    assert metric.value(list(hf_metric(FakeSubject("m", 1.0), rows, **options))) == pytest.approx((1 / 2 + 2 / 2) / 2)
 
 
 def test_a_library_metric_is_named_by_key_or_name() -> None:

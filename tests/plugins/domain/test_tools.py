@@ -337,7 +337,7 @@ def test_rows(project: Project, row: dict[str, Any], wanted: str, call: int) -> 
     write_fake(project.folder / "base", 1.0)  # says the last word of every prompt
     project.write({"suite.toml": EVAL, "test.jsonl": [row | tools]})
     done = project.run()
-    assert done.report.reports[0].metrics["call"] == call
+    assert done.report.results[0].metrics["call"] == call
     [line] = next((done.folder / "reports").glob("*/base/samples_calls_*.jsonl")).read_text("utf-8").splitlines()
     assert json.loads(line)["target"] == wanted
 

@@ -19,7 +19,7 @@ from harness.artifacts.attestation import LOCK, MANIFEST
 from harness.artifacts.stamps import read_stamps
 from harness.cli.parser import parse_arguments
 from harness.errors import UsageError
-from harness.release.verify import Verified
+from harness.release.verify import VerifiedExport
 from harness_hf.tiny import build_tiny_model
 from harness_served.commands import _base, measure_parity, parse_layers
 from harness_served.dialects import read_completion
@@ -131,7 +131,7 @@ def test_a_greedy_runtime_whose_text_is_cut_otherwise_is_greedy(tmp_path: Path) 
 def test_a_template_that_lost_a_newline_is_told_by_its_token_or_count(export: Path, dialect: str) -> None:
     """Where tokens are told the first that differs is named, else by how many the count is off."""
     code, told = look(export, dialect, "template", layers="ids,answers")
-    says = told["layers"]["ids"]["says"]
+    says = told["layers"]["ids"]["reason"]
     assert (code, told["layers"]["ids"]["verdict"]) == (1, DIFFERS)
     assert says.startswith("conversation 0, token " if dialect in ("llama.cpp", "vllm") else "conversation 0: ")
     assert "'' instead of the export's '\\n'" in says or "(-1)" in says
@@ -144,7 +144,7 @@ def test_a_bos_that_is_doubled_in_texts_is_told(export: Path, dialect: str) -> N
     """The chats are right, and a text prompt has one token too many."""
     code, told = look(export, dialect, "bos", layers="ids")
     assert code == 1
-    assert "a text prompt has 26 tokens, but 25 by the export (+1)" in told["layers"]["ids"]["says"]
+    assert "a text prompt has 26 tokens, but 25 by the export (+1)" in told["layers"]["ids"]["reason"]
 
 
 @pytest.mark.slow
@@ -153,7 +153,7 @@ def test_a_runtime_that_does_not_stop_is_told(export: Path, dialect: str) -> Non
     """Whole answers are put into its mouth, and it goes on."""
     code, told = look(export, dialect, "stops", layers="stops")
     assert (code, told["layers"]["stops"]["verdict"]) == (1, DIFFERS)
-    assert "turns go on" in told["layers"]["stops"]["says"]
+    assert "turns go on" in told["layers"]["stops"]["reason"]
 
 
 @pytest.mark.slow
@@ -177,8 +177,8 @@ def test_what_a_short_context_refuses_ends_no_comparison(export: Path) -> None:
     """The layer that needs it is not proven, and the others are looked at."""
     code, told = look(export, "llama.cpp", "short")
     assert (code, told["layers"]["ids"]["verdict"]) == (1, DIFFERS)
-    assert told["layers"]["logprobs"]["says"].startswith("it rejected a request: ")
-    assert "exceeds the available context" in told["layers"]["logprobs"]["says"]
+    assert told["layers"]["logprobs"]["reason"].startswith("it rejected a request: ")
+    assert "exceeds the available context" in told["layers"]["logprobs"]["reason"]
 
 
 @pytest.mark.slow
@@ -236,7 +236,7 @@ def test_replicas_that_differ_are_no_noise(export: Path) -> None:
     """What one model answers to the same question twice is near; another model behind the address widens no bound."""
     code, told = look(export, "vllm", "replicas", layers="logprobs")
     assert (code, verdicts(told)) == (1, {"logprobs": DIFFERS})
-    assert "replicas differ, or the model changed" in told["layers"]["logprobs"]["says"]
+    assert "replicas differ, or the model changed" in told["layers"]["logprobs"]["reason"]
 
 
 @pytest.mark.slow
@@ -294,7 +294,7 @@ def test_an_adapters_scale_is_seen(export: Path, adapted: Path, scale: float, ve
     assert math.isclose(1 - 0.1 * found["lora"]["numbers"]["slope"], scale, abs_tol=0.05) or scale < 0.9
     assert found["logprobs"]["verdict"] == (DIFFERS if scale != 1 else SAME)
     nearest = {0.5: "the adapter at half", 0.0: "the base without its adapter"}
-    assert nearest.get(scale, "") in found["logprobs"]["says"]
+    assert nearest.get(scale, "") in found["logprobs"]["reason"]
 
 
 @pytest.mark.slow
@@ -317,9 +317,9 @@ def test_a_statement_is_held_against_the_runtime_again(export: Path, tmp_path: P
         assert still(path, runtime.url) == 1
 
 
-def verified(export: Path) -> Verified:
+def verified(export: Path) -> VerifiedExport:
     """Return a folder as `verify` would have found it."""
-    found = Verified(str(export), ok=True, root="ab" * 32)
+    found = VerifiedExport(str(export), ok=True, root="ab" * 32)
     found.stamps = read_stamps(export)
     return found
 
@@ -359,7 +359,7 @@ def test_a_base_that_only_the_export_names_is_not_fetched(tmp_path: Path, monkey
         raise AssertionError(f"{path} was opened")
 
     monkeypatch.setattr(harness_hf, "open_source", opened)
-    found = Verified(str(tmp_path))
+    found = VerifiedExport(str(tmp_path))
     found.raw[LOCK] = json.dumps({"suite": {"model": {"path": "evil/base"}}}).encode()
     found.raw[MANIFEST] = json.dumps({"adapter": {"base": "ab" * 32, "quantization": None}, "files": {}}).encode()
     with pytest.raises(
@@ -387,7 +387,7 @@ def test_filters_by_default_are_told(export: Path) -> None:
     """llama.cpp tells with each reply how it drew."""
     code, told = look(export, "llama.cpp", "sampling", layers="defaults")
     assert (code, told["layers"]["defaults"]["verdict"]) == (1, DIFFERS)
-    assert "top_k 40 instead of the export's none" in told["layers"]["defaults"]["says"]
+    assert "top_k 40 instead of the export's none" in told["layers"]["defaults"]["reason"]
 
 
 @pytest.mark.slow

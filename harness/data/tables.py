@@ -1,0 +1,260 @@
+"""Formats of tables: compressed files, layouts of JSON, Parquet, Arrow and workbooks -> rows."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import textwrap
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import PurePath
+from typing import IO, Any, cast
+
+from harness.errors import UsageError
+
+Row = dict[str, Any]
+MAX_BYTES = 1 << 32  # of a file, decompressed
+CHUNK, ZSTD_CHUNK = 1 << 20, 1 << 12  # bytes that are decompressed at a time, and bytes of zstd that are
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
+ZIP, PARQUET, ARROW, STREAM = b"PK\3\4", b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+BATCH_ROWS, MIN_CELL_BYTES = 1024, 16  # rows that are unpacked at a time, and bytes that a cell counts at least
+LONGEST = 300  # characters of a library's message
+WRAPPERS = ("data", "rows", "examples", "instances")  # keys of an object under which tools write the rows
+FORMULA = "save the workbook in a spreadsheet program, which stores the results, or save the sheet as CSV"
+
+
+def file_suffix(name: str) -> str:
+    """Return the suffix of a file's name in lower case, without that of its compression."""
+    path = PurePath(name.lower())
+    return PurePath(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+
+
+def is_compressed(data: bytes) -> bool:
+    """Return whether a file is compressed, by its first bytes."""
+    return data.startswith((*MAGIC,))
+
+
+def decompress(data: bytes, where: str, limit: int = MAX_BYTES) -> bytes:
+    """Return the content of a file that may be compressed by gzip, zstd, bzip2 or xz, known by its first bytes.
+
+    Raises UsageError where it is cut or damaged, or unpacks to more than `limit` bytes.
+    """
+    kind = next((name for magic, name in MAGIC.items() if data.startswith(magic)), "")
+    if not kind:
+        return data
+    parts, size = list[bytes](), 0
+    try:
+        with _open_compressed(kind, data, where) as stream:
+            while part := stream.read(CHUNK):
+                size += len(part)
+                if size > limit:
+                    raise UsageError(f"{where}: unpacks to more than {limit:,} bytes; split the file")
+                parts.append(part)
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        raise UsageError(f"{where}: is not complete {kind}: {_shorten(error)}; copy the file again") from None
+    return b"".join(parts)
+
+
+def decompress_start(data: bytes, where: str) -> bytes:
+    """Return the beginning of a content, from the first bytes of a file that may be compressed."""
+    kind = next((name for magic, name in MAGIC.items() if data.startswith(magic)), "")
+    if not kind:
+        return data
+    with suppress(EOFError, OSError, zlib.error, lzma.LZMAError):
+        if kind == "gzip":
+            return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, CHUNK)
+        if kind == "zstd":
+            return _ZstdReader(data, where).read()
+        return (bz2.BZ2Decompressor() if kind == "bzip2" else lzma.LZMADecompressor()).decompress(data, CHUNK)
+    return b""
+
+
+def _open_compressed(kind: str, data: bytes, where: str) -> IO[bytes]:
+    if kind == "zstd":
+        return cast(IO[bytes], _ZstdReader(data, where))
+    stream = io.BytesIO(data)
+    if kind == "gzip":
+        return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
+    return bz2.BZ2File(stream) if kind == "bzip2" else lzma.LZMAFile(stream)
+
+
+class _ZstdReader(io.RawIOBase):
+    """Reads frames of zstd one after the other; raises EOFError where the last is cut, as `gzip` does."""
+
+    def __init__(self, data: bytes, where: str) -> None:
+        try:
+            import zstandard
+        except ModuleNotFoundError:
+            raise UsageError(f"{where}: is compressed by zstd, which needs the module zstandard; install it") from None
+        self._library, self._input = zstandard, io.BytesIO(data)
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+
+    def read(self, size: int = -1) -> bytes:
+        while piece := self._input.read(ZSTD_CHUNK):
+            if self._frame.eof:
+                self._frame = self._library.ZstdDecompressor().decompressobj()
+            try:
+                found: bytes = self._frame.decompress(piece)
+            except self._library.ZstdError as error:
+                raise OSError(str(error)) from None
+            if unused := self._frame.unused_data:
+                self._input.seek(-len(unused), io.SEEK_CUR)
+            if found:
+                return found
+        if not self._frame.eof:
+            raise EOFError("it ends before its last frame does")
+        return b""
+
+
+def is_binary_table(data: bytes) -> bool:
+    """Return whether a file is Parquet, Arrow, a workbook or another zip, by its first bytes."""
+    return data.startswith((PARQUET, ARROW, STREAM, ZIP))
+
+
+def read_binary_table(data: bytes, where: str, limit: int = MAX_BYTES) -> list[Row]:
+    """Return the rows of a Parquet or Arrow file, or of the sheet of a workbook (.xlsx); see `iterate_binary_table`."""
+    return list(iterate_binary_table(data, where, limit))
+
+
+def iterate_binary_table(data: bytes, where: str, limit: int = MAX_BYTES) -> Iterator[Row]:
+    """Yield the rows of a Parquet or Arrow file, some thousand at a time, or of the sheet of a workbook (.xlsx).
+
+    Raises UsageError where the file is damaged or too large, and where the module that reads it is not installed.
+    """
+    if data.startswith(ZIP):
+        yield from read_workbook(data, where, limit)
+        return
+    kind = "Parquet" if data.startswith(PARQUET) else "Arrow"
+    try:
+        import pyarrow
+        import pyarrow.ipc
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise UsageError(f"{where}: is {kind}, which needs the module pyarrow; install it") from None
+    size, source = 0, pyarrow.BufferReader(data)
+    try:
+        if kind == "Parquet":
+            batches = pyarrow.parquet.ParquetFile(source).iter_batches(batch_size=BATCH_ROWS)
+        elif data.startswith(ARROW):
+            opened = pyarrow.ipc.open_file(source)
+            batches = map(opened.get_batch, range(opened.num_record_batches))
+        else:
+            batches = pyarrow.ipc.open_stream(source)
+        for batch in batches:
+            size += max(batch.nbytes, MIN_CELL_BYTES * batch.num_rows * batch.num_columns)  # of nulls, which take none
+            if size > limit:
+                raise UsageError(f"{where}: unpacks to more than {limit:,} bytes; remove columns or rows")
+            _check_columns(batch.schema.names, where)
+            for start in range(0, batch.num_rows, BATCH_ROWS):
+                yield from batch.slice(start, BATCH_ROWS).to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError, IndexError) as error:
+        raise UsageError(f"{where}: not valid {kind}: {_shorten(error)}; copy the file again") from None
+
+
+def read_workbook(data: bytes, where: str, limit: int = MAX_BYTES) -> list[Row]:
+    """Return the rows of the only sheet of a workbook that has any, under the names in its first row.
+
+    Cells are text, numbers, truth values or dates (as ISO 8601); a formula is the result that the file stores.
+    Raises UsageError for several sheets with rows, formulas without a result, cells without a name, and damaged files.
+    """
+    try:
+        import openpyxl
+        from openpyxl.utils.exceptions import InvalidFileException
+    except ModuleNotFoundError:
+        what = "is a workbook, which needs the module openpyxl; install it, or save the sheet as CSV UTF-8"
+        raise UsageError(f"{where}: {what}") from None
+    try:
+        members = zipfile.ZipFile(io.BytesIO(data)).infolist()
+        if sum(member.file_size for member in members) > limit:
+            raise UsageError(f"{where}: unpacks to more than {limit:,} bytes; save the sheet as CSV UTF-8")
+        if not any(member.filename.startswith("xl/") for member in members):
+            raise UsageError(f"{where}: is a zip file, not a workbook; unpack it and name the file")
+        values, formulas = (
+            openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=only) for only in (True, False)
+        )
+        filled = [name for name in values.sheetnames if next(_filled_rows(values[name]), None)]
+        if len(filled) > 1:
+            sheets = ", ".join(f'"{name}"' for name in filled)
+            raise UsageError(f"{where}: has several sheets with rows ({sheets}); save the one you need as CSV UTF-8")
+        if not filled:
+            return []
+        return _sheet_rows(values[filled[0]], formulas[filled[0]], where)
+    except (zipfile.BadZipFile, InvalidFileException, zlib.error, EOFError, OSError) as error:
+        raise UsageError(f"{where}: is not a complete workbook: {_shorten(error)}; copy the file again") from None
+    except (KeyError, ValueError, TypeError, AttributeError, SyntaxError) as error:  # of openpyxl, at odd XML
+        raise UsageError(f"{where}: the workbook cannot be read: {_shorten(error)}; save the sheet as CSV") from None
+
+
+def _filled_rows(sheet: Any) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Yield the number and the cells of each row of a sheet that is not empty."""
+    for number, cells in enumerate(sheet.iter_rows(values_only=True) if hasattr(sheet, "iter_rows") else (), 1):
+        if any(cell is not None for cell in cells):
+            yield number, cells
+
+
+def _sheet_rows(sheet: Any, formulas: Any, where: str) -> list[Row]:
+    rows, names, written = list[Row](), list[str](), dict(_filled_rows(formulas))
+    for number, cells in _filled_rows(sheet):
+        for column, source in enumerate(written.get(number, ())):
+            if isinstance(source, str) and source.startswith("=") and (len(cells) <= column or cells[column] is None):
+                what = f'has the formula "{source[:40]}" without its result'
+                raise UsageError(f"{where}: row {number} {what}; {FORMULA}")
+        if not names:
+            last = max(i for i, cell in enumerate(cells) if cell is not None) + 1
+            names = ["" if cell is None else str(cell).strip() for cell in cells[:last]]
+            if "" in names:
+                raise UsageError(f"{where}: column {names.index('') + 1} has no name in row {number}; write one there")
+            _check_columns(names, where)
+            continue
+        if any(cell is not None for cell in cells[len(names) :]):
+            raise UsageError(f"{where}: row {number} has more cells than row 1 has names; name every column")
+        padded = (*cells, *[None] * len(names))[: len(names)]
+        rows.append({name: _cell(value) for name, value in zip(names, padded, strict=True)})
+    return rows
+
+
+def _cell(value: Any) -> Any:
+    return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+def _check_columns(names: Sequence[str], where: str) -> None:
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise UsageError(f'{where}: the column "{twice[0]}" occurs twice; rename one')
+
+
+def json_rows(value: Any) -> Any:
+    """Return the rows of a JSON value in one of the layouts that pandas, W&B, mlflow and data sets write.
+
+    These are a list of objects (records), {"columns": [...], "data": [[...]]} (split), {"column": {"0": ...}} and
+    {"column": [...]} (columns), and an object that holds the list under "data", "rows", "examples" or "instances". Any
+    other value is returned as it is.
+    """
+    if isinstance(value, list):
+        inner = [row.get("row") for row in value if isinstance(row, dict) and {"row", "row_idx"} <= row.keys()]
+        return inner if inner and len(inner) == len(value) else value
+    if not isinstance(value, dict) or not value:
+        return value
+    names, data = value.get("columns"), value.get("data")
+    if isinstance(names, list) and isinstance(data, list) and all(isinstance(row, list) for row in data):
+        fits = all(isinstance(n, str) for n in names) and all(len(row) == len(names) for row in data)
+        return [dict(zip(names, row, strict=True)) for row in data] if fits else value
+    held = [value[key] for key in WRAPPERS if isinstance(value.get(key), list)]
+    if len(held) == 1 and all(isinstance(row, dict) for row in held[0]):
+        return json_rows(held[0])
+    if all(isinstance(cells, dict) for cells in value.values()):
+        keys = dict.fromkeys(key for cells in value.values() for key in cells)
+        if all(cells.keys() == keys.keys() for cells in value.values()):
+            return [{name: cells[key] for name, cells in value.items()} for key in keys]
+    if all(isinstance(cells, list) for cells in value.values()) and len({len(c) for c in value.values()}) == 1:
+        return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
+    return value
+
+
+def _shorten(error: BaseException) -> str:
+    return textwrap.shorten(str(error), LONGEST, placeholder=" …") or type(error).__name__

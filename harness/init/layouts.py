@@ -1,0 +1,259 @@
+"""Layouts of training data: Alpaca, ShareGPT, messages, prompt and completion, preference pairs -> rows of a suite."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from harness.data.rows import split_preference_pair
+from harness.errors import UsageError, did_you_mean
+from harness.texts.escaping import shorten_text
+
+Row = dict[str, Any]
+Kind = Literal["columns", "chat", "completion", "preference"]
+SPEAKERS = {  # of ShareGPT, in small letters -> roles of messages
+    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",
+    "model": "assistant", "bot": "assistant", "system": "system", "tool": "tool", "observation": "tool",
+    "function_call": "function_call",
+}  # fmt: skip
+CHATS = ("messages", "conversations", "conversation")
+PROMPTS = ("prompt", "question", "instruction", "query", "input")  # of preference pairs
+ANSWERS = ("output", "response", "completion", "answer")  # of Alpaca and its relatives
+CONTEXTS = ("input", "context")
+AMBIGUOUS = {*PROMPTS, *ANSWERS, "target", "text", "messages"}  # columns that would give a row a second meaning
+TURN_LISTS = "give a list of messages with role and content, or of turns with from and value"
+KTO = "has prompt, completion and a true or false label, as KTO does; keep the rows whose label is true, or write a"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows ask and answer, by their number: texts to compare, and rows as a suite reads them."""
+
+    kind: Kind
+    name: str
+    columns: Mapping[str, str]  # what for -> the columns of the file
+    asked: Sequence[str]
+    answers: Sequence[str]
+    rows: Sequence[Row] = field(repr=False)
+    refused: Mapping[int, str] = field(default_factory=dict)  # rows that cannot be used, and why
+
+    @property
+    def used(self) -> set[str]:
+        """The columns that become a part of a row."""
+        return {name for names in self.columns.values() for name in names.split(", ")}
+
+    def write_answer(self, row: Row, answer: str) -> Row:
+        """Return a row with an answer in another spelling."""
+        if self.kind == "chat":
+            return {**row, "messages": [*row["messages"][:-1], {**row["messages"][-1], "content": answer}]}
+        return {**row, "completion" if self.kind == "completion" else self.columns["label"]: answer}
+
+    def read_answer(self, row: Row) -> str:
+        """Return the answer of a row that was written."""
+        if self.kind == "chat":
+            return str(row["messages"][-1]["content"])
+        names: dict[Kind, str] = {"completion": "completion", "preference": "chosen"}
+        answer = row[names.get(self.kind) or self.columns["label"]]
+        return answer_text(answer)
+
+
+def find_layout(rows: Sequence[Row]) -> Layout | None:
+    """Return how rows ask and answer where they have a layout of the field, None where they are any other table.
+
+    Raises UsageError for a layout of which nothing can be made.
+    """
+    names = {name.strip().lower(): name for row in rows for name in row}
+    found = None
+    if {"chosen", "rejected"} <= names.keys():
+        found = _read_preferences(rows, names)
+    elif column := next((names[name] for name in CHATS if name in names), None):
+        found = _read_chats(rows, names, column)
+    elif "prompt" in names and "completion" in names:
+        found = _read_completions(rows, names)
+    elif "instruction" in names and (answer := next((names[n] for n in ANSWERS if n in names), None)):
+        found = _read_alpaca(rows, names, answer)
+    elif "system" in names and "question" in names and "answer" in names:
+        found = _read_questions(rows, names)
+    if found and len(found.refused) == len(rows):
+        (why, n), *_ = Counter(found.refused.values()).most_common(1)
+        raise UsageError(f"no row can be used: {n:,} {why}; correct the rows")
+    return found
+
+
+def _read_preferences(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
+    """Read pairs of TRL (texts, messages or a prompt inside both) and of LLaMA-Factory (Alpaca, ShareGPT)."""
+    chat = next((names[name] for name in CHATS if name in names), None)
+    prompts = [names[name] for name in ("system", *PROMPTS) if name in names]
+    made, asked, answers, refused = list[Row](), list[str](), list[str](), dict[int, str]()
+    for i, row in enumerate(rows):
+        pair = {name: _parsed(row.get(names[name])) for name in ("chosen", "rejected")}
+        pair = {name: [to_message(value)] if isinstance(value, dict) else value for name, value in pair.items()}
+        pair = {name: to_messages(value, i) if isinstance(value, list) else value for name, value in pair.items()}
+        prompt: Any = "\n".join(text for name in prompts if (text := answer_text(row.get(name))))
+        if chat is not None:
+            prompt = to_messages(_parsed(row.get(chat)), i)
+        elif len(prompts) == 1 and isinstance(given := _parsed(row.get(prompts[0])), list):
+            prompt = to_messages(given, i)
+        if isinstance(pair["chosen"], list):
+            split = split_preference_pair({**pair, **({"prompt": prompt} if isinstance(prompt, list) else {})})
+            prompt = split.pop("prompt", prompt)
+            pair |= split
+            prompt = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}] * bool(prompt)
+        elif isinstance(prompt, list):
+            pair = {name: [{"role": "assistant", "content": answer_text(value)}] for name, value in pair.items()}
+        texts = [answer_text(pair[name]) for name in ("chosen", "rejected")]
+        if not prompt or not all(texts):
+            refused[i] = "without a prompt, a chosen or a rejected answer"
+        elif texts[0] == texts[1]:
+            refused[i] = "whose chosen and rejected answers are equal"
+        made.append({"prompt": prompt, **pair})
+        asked.append(answer_text(prompt))
+        answers.append("\n".join(texts))
+    used = {"prompt": chat or ", ".join(prompts) or names["chosen"]}
+    used |= {name: names[name] for name in ("chosen", "rejected")}
+    return Layout("preference", "preference pairs", used, asked, answers, made, refused)
+
+
+def _read_chats(rows: Sequence[Row], names: Mapping[str, str], column: str) -> Layout:
+    """Read messages of OpenAI's form or turns of ShareGPT's, the last of which is the answer that is learnt."""
+    used = {"messages": column} | {name: names[name] for name in ("system", "tools") if name in names}
+    made, refused, shared = list[Row](), dict[int, str](), False
+    for i, row in enumerate(rows):
+        value = _parsed(row.get(column))
+        shared |= isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "from" in value[0]
+        messages = to_messages(value, i)
+        system = answer_text(row.get(names.get("system", "")))
+        if system and not any(m["role"] == "system" for m in messages):
+            messages = [{"role": "system", "content": system}, *messages]
+        if why := _chat_error(messages):
+            refused[i] = why
+        tools = _parsed(row.get(names["tools"])) if "tools" in names else None
+        made.append({"messages": messages, **({"tools": tools} if tools else {})})
+    asked = [answer_text(row["messages"][:-1]) for row in made]
+    answers = [answer_text(row["messages"][-1:]) for row in made]
+    return Layout("chat", "ShareGPT" if shared else "messages", used, asked, answers, made, refused)
+
+
+def _chat_error(messages: Sequence[Row]) -> str:
+    if any(m["role"] == "function_call" or m.get("tool_calls") for m in messages):
+        return "with calls of tools, which harness init --task tools shows how to write"
+    if not messages or messages[-1]["role"] != "assistant":
+        return "that do not end with the assistant's answer"
+    if not isinstance(messages[-1].get("content"), str) or not messages[-1]["content"].strip():
+        return "with an empty answer"
+    return "" if any(m["role"] == "user" for m in messages) else "without a user's message"
+
+
+def _read_completions(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
+    if "label" in names and all(str(row.get(names["label"])).lower() in ("true", "false", "0", "1") for row in rows):
+        raise UsageError(f'{KTO} suite with use = "kto"')
+    used, made, refused = {name: names[name] for name in ("prompt", "completion")}, list[Row](), dict[int, str]()
+    for i, row in enumerate(rows):
+        prompt, completion = (_parsed(row.get(used[name])) for name in ("prompt", "completion"))
+        if isinstance(prompt, list) or isinstance(completion, list):
+            said = to_messages(prompt, i) if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+            last = to_messages(completion, i) if isinstance(completion, list) else []
+            made.append({"messages": said + (last or [{"role": "assistant", "content": answer_text(completion)}])})
+        else:
+            asks = prompt if isinstance(prompt, str) else answer_text(prompt)  # white space before an answer matters
+            made.append({"prompt": asks, "completion": answer_text(completion)})
+            refused |= {} if asks.strip() and made[-1]["completion"] else {i: "without a prompt or a completion"}
+    chats = [i for i, row in enumerate(made) if "messages" in row]
+    if chats and len(chats) < len(rows):
+        other = next(i for i, row in enumerate(made) if "messages" not in row)
+        raise UsageError(f"row {chats[0]} has messages as its prompt, and row {other} has text; use one form for all")
+    for i in chats:
+        refused |= {i: why} if (why := _chat_error(made[i]["messages"])) else {}
+    asked = [answer_text(row["messages"][:-1] if chats else row["prompt"]) for row in made]
+    answers = [answer_text(row["messages"][-1:] if chats else row["completion"]) for row in made]
+    return Layout("chat" if chats else "completion", "prompt and completion", used, asked, answers, made, refused)
+
+
+def _read_alpaca(rows: Sequence[Row], names: Mapping[str, str], answer: str) -> Layout:
+    """Read Alpaca's rows as chats, as LLaMA-Factory does: the input follows the instruction on a line of its own."""
+    context = next((names[name] for name in CONTEXTS if name in names), None)
+    asks = ", ".join([names["instruction"], *([context] if context else [])])
+    used = {"prompt": asks, "answer": answer} | {n: names[n] for n in ("system", "history") if n in names}
+    made = []
+    for row in rows:
+        user = [answer_text(row.get(name)) for name in asks.split(", ")]
+        before = _parsed(row.get(names["history"])) if "history" in names else None
+        turns = [turn for turn in before if isinstance(turn, list) and len(turn) == 2] if before else []
+        made.append(_one_chat(row, names, user, answer_text(row.get(answer)), turns))
+    return _chats_of(f"Alpaca ({asks} → {answer})", used, made)
+
+
+def _read_questions(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
+    """Read a system prompt, a question with or without its context, and an answer."""
+    asks = [names[name] for name in ("context", "question") if name in names]
+    used = {"prompt": ", ".join(asks), "answer": names["answer"], "system": names["system"]}
+    made = []
+    for row in rows:
+        user = [answer_text(row.get(name)) for name in asks]
+        made.append(_one_chat(row, names, user, answer_text(row.get(names["answer"])), []))
+    return _chats_of(f"system, {', '.join(asks)} → {names['answer']}", used, made)
+
+
+def _one_chat(row: Row, names: Mapping[str, str], user: list[str], answer: str, turns: Sequence[Any]) -> Row:
+    system = answer_text(row.get(names.get("system", "")))
+    messages = [{"role": "system", "content": system}] * bool(system)
+    for asked, said in turns:
+        messages += [{"role": "user", "content": str(asked)}, {"role": "assistant", "content": str(said)}]
+    messages.append({"role": "user", "content": "\n".join(filter(None, user))})
+    return {"messages": [*messages, {"role": "assistant", "content": answer}]}
+
+
+def _chats_of(name: str, used: Mapping[str, str], made: Sequence[Row]) -> Layout:
+    asked = [answer_text([m for m in row["messages"][:-1] if m["role"] != "system"]) for row in made]
+    answers = [row["messages"][-1]["content"] for row in made]
+    refused = {i: "without an input or an answer" for i in range(len(made)) if not (asked[i].strip() and answers[i])}
+    return Layout("chat", name, used, asked, answers, made, refused)
+
+
+def to_messages(value: Any, number: int) -> list[Row]:
+    """Return messages with role and content of a conversation in either form; raises UsageError, naming the row."""
+    if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
+        shown = shorten_text(str(value), 40)
+        raise UsageError(f"row {number} has {json.dumps(shown)} as its conversation; {TURN_LISTS}")
+    try:
+        return [to_message(turn) for turn in value]
+    except UsageError as error:
+        raise UsageError(f"row {number} {error}") from None
+
+
+def to_message(turn: Row) -> Row:
+    """Return a turn as a message, its speaker as a role; raises UsageError for one that is unknown."""
+    speaker, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+    if not isinstance(speaker, str):
+        raise UsageError(f'has a turn without "role" or "from"; {TURN_LISTS}')
+    if (role := SPEAKERS.get(speaker.lower(), speaker if speaker == "developer" else "")) == "":
+        raise UsageError(
+            f'has a turn from "{shorten_text(speaker, 40)}", which is unknown{did_you_mean(speaker, SPEAKERS)}'
+        )
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        content = "\n".join(str(part.get("text")) for part in content)
+    others = {
+        k: v
+        for k, v in turn.items()
+        if k in ("tool_calls", "name", "tool_call_id", "weight", "train") and v is not None
+    }
+    return {"role": role, "content": content, **others}
+
+
+def answer_text(value: Any) -> str:
+    """Return a text, or what messages say, as one text; nothing of null."""
+    if isinstance(value, list):
+        return "\n".join(str(m.get("content") or "") for m in value if isinstance(m, dict))
+    return "" if value is None or value != value else str(value).strip()
+
+
+def _parsed(value: Any) -> Any:
+    """Return the list or object that a cell of a CSV file or a workbook holds as JSON; anything else as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        with suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value

@@ -1,0 +1,1 @@
+"""Opening and locking files, on every system that the harness runs on."""

@@ -1,0 +1,83 @@
+"""Locks of open files, which end with their process: flock on Linux and macOS, a byte of the file on Windows."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+
+def _load(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        return None
+
+
+_fcntl, _msvcrt = _load("fcntl"), _load("msvcrt")
+LOCKED_BYTE = 0x7FFFFFF0  # behind every byte that is written: Windows lets nobody else read a locked one
+RETRY_SECONDS = 0.05
+
+
+def lock_file(handle: int, *, shared: bool = False) -> None:
+    """Lock an open file, waiting for whoever has it; `shared` with others that do. Raises OSError.
+
+    Windows knows no shared locks here: such a lock is not taken there.
+    """
+    if _fcntl:
+        _fcntl.flock(handle, _fcntl.LOCK_SH if shared else _fcntl.LOCK_EX)
+    while not _fcntl and not shared and try_lock(handle) is False:
+        time.sleep(RETRY_SECONDS)
+
+
+def try_lock(handle: int, *, shared: bool = False) -> bool | None:
+    """Lock an open file or folder if nobody has it, or, `shared`, if nobody has it alone.
+
+    None where the file system knows no such locks.
+    """
+    if not _fcntl:
+        return _try_lock_byte(handle, shared=shared) if _msvcrt else None
+    try:
+        _fcntl.flock(handle, (_fcntl.LOCK_SH if shared else _fcntl.LOCK_EX) | _fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def unlock_file(handle: int) -> None:
+    """Unlock a file before it is closed, which a child may keep open."""
+    with suppress(OSError):  # a file system without locks
+        if _fcntl:
+            _fcntl.flock(handle, _fcntl.LOCK_UN)
+        elif _msvcrt:
+            with _at_locked_byte(handle):
+                _msvcrt.locking(handle, _msvcrt.LK_UNLCK, 1)
+
+
+def _try_lock_byte(handle: int, *, shared: bool) -> bool | None:
+    try:
+        with _at_locked_byte(handle):
+            _msvcrt.locking(handle, _msvcrt.LK_NBLCK, 1)
+            if shared:  # nobody has it alone, and others may look, too
+                _msvcrt.locking(handle, _msvcrt.LK_UNLCK, 1)
+    except PermissionError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+@contextmanager
+def _at_locked_byte(handle: int) -> Iterator[None]:
+    """Move to the byte that is locked, and back."""
+    place = os.lseek(handle, 0, os.SEEK_CUR)
+    os.lseek(handle, LOCKED_BYTE, os.SEEK_SET)
+    try:
+        yield
+    finally:
+        os.lseek(handle, place, os.SEEK_SET)

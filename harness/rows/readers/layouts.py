@@ -1,0 +1,221 @@
+"""The layouts of tables: CSV, JSON lines, JSON, Parquet, Arrow, workbooks, SQLite and saved data sets -> lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.strict_json import DECODER
+from harness.data import reading, tables
+from harness.errors import UsageError
+from harness.files import open_file
+from harness.rows.safe_read import LINE, WHOLE, SafeFiles, parse_json, read_head
+from harness.texts.escaping import printable, shorten_text
+
+Lines = Iterator[tuple[int, Mapping[str, Any]]]
+SQLITE = b"SQLite format 3\0"
+SAVED, SPLITS = "state.json", "dataset_dict.json"  # of a folder that `save_to_disk` wrote
+MAX_COLUMNS = 10_000
+MAX_KEYS = 6  # of an object that an error names
+READS = (
+    "rows are read from lm_eval (--log_samples), Inspect, NeMo Evaluator, promptfoo, deepeval, Every Eval Ever, runs "
+    "of this harness, and tables: CSV, JSON, JSON lines, Parquet, Arrow, XLSX, SQLite, save_to_disk"
+)
+KINDS = {  # how files begin that hold no rows
+    b"%PDF": "PDF", b"\x89PNG": "PNG image", b"\xff\xd8\xff": "JPEG image", b"<!doctype": "HTML page",
+    b"<html": "HTML page", b"<?xml": "XML file", b"PK": "zip file", b"\x80\x04": "pickle", b"\x80\x05": "pickle",
+    b"GGUF": "GGUF model", b"\x7fELF": "program", b"\x93NUMPY": "NumPy array",
+}  # fmt: skip
+
+
+def is_table(path: Path, head: bytes) -> bool:
+    """Return whether something could be a table, by its first bytes; of a folder by its files."""
+    if path.is_dir():
+        return (path / SAVED).is_file() or (path / SPLITS).is_file()
+    if tables.is_binary_table(head):
+        return not head.startswith(tables.ZIP) or b"xl/" in head or tables.file_suffix(path.name) in (".xlsx", ".xlsm")
+    if head.startswith(SQLITE):
+        return True
+    if b"\0" in head and not _encoding(head).startswith("utf-16"):
+        return False
+    text = head.decode(_encoding(head), "replace").lstrip("\ufeff").lstrip()
+    first = text.partition("\n")[0]
+    named = tables.file_suffix(path.name) in reading.TABLES
+    return text[:1] in ("{", "[") or (bool(text) and named) or any(one in first for one in ",\t;|")
+
+
+def describe_unreadable(path: Path, head: bytes) -> str:
+    """Return what something looks like that holds no rows, and what is read."""
+    if path.is_dir():
+        names = sorted(one.name for one in path.iterdir())
+        what = f"is a folder with {', '.join(map(_shown, names[:MAX_KEYS]))}" if names else "is an empty folder"
+        lacks = "; lm_eval logs rows with --log_samples" if any(n.startswith("results_") for n in names) else ""
+        return f"{printable(str(path))}: {what}, which contains no rows in a known format{lacks}; {READS}"
+    start = head.lstrip().lower()
+    kind = next((kind for magic, kind in KINDS.items() if start.startswith(magic.lower())), "")
+    text = "a text without columns" if b"\0" not in head else "a binary file"
+    what = f"looks like {_with_article(kind) if kind else text}" if head.strip() else "is empty"
+    return f"{printable(str(path))}: {what}, which contains no rows in a known format; {READS}"
+
+
+def read_lines(files: SafeFiles, path: Path, table: str = "") -> Lines:
+    """Yield the rows of a table with their numbers. Raises UsageError with the place of what cannot be read."""
+    if path.is_dir():
+        return _saved_lines(files, path)
+    head = read_head(path)
+    if head.startswith(SQLITE):
+        return _sqlite_lines(files.read_bytes(path), path, table)
+    if tables.is_binary_table(head):
+        return enumerate(tables.iterate_binary_table(files.read_bytes(path), f"{path}", WHOLE), 1)
+    text = head.decode(_encoding(head), "replace").lstrip("\ufeff").lstrip()
+    if text[:1] in ("{", "[") and not _is_json_lines(text, path):
+        return _json_lines(_decode(files.read_bytes(path), path), path)
+    return files.read_json_lines(path) if text[:1] == "{" else _csv_lines(files.read_bytes(path), path)
+
+
+def _encoding(head: bytes) -> str:
+    """Return UTF-16 where a text is that, with or without a mark, else UTF-8."""
+    found = reading.detect_encoding(head)
+    return found if found.startswith(("utf-16", "utf-32")) else "utf-8"
+
+
+def _decode(data: bytes, path: Path) -> str:
+    encoding = _encoding(data[:4096])
+    try:
+        return data.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        what = f"is not {encoding.upper()}: {error.reason} at byte {error.start}"
+        raise UsageError(f'{path}: {what}; save it as "CSV UTF-8", or as UTF-8') from None
+
+
+def _is_json_lines(text: str, path: Path) -> bool:
+    """Return whether a text begins with an object on a line of its own, and something else behind it."""
+    first, end, rest = text.partition("\n")
+    if not text.startswith("{") or not first.strip("{ \r"):
+        return False
+    if not end:  # a line that is longer than what was looked at
+        with open_file(path, follow=True) as f:
+            return f.readline(LINE).startswith(b"{") and bool(f.read(1))
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return rest.lstrip().startswith("{")
+    return bool(rest.strip())
+
+
+def _json_lines(text: str, path: Path) -> Lines:
+    """Yield the rows of a JSON document: a list of objects one by one, another layout as a whole."""
+    if text.lstrip().startswith("["):
+        yield from _array_items(text, path)
+        return
+    found = parse_json(text, f"{path}")
+    rows = tables.json_rows(found)
+    if isinstance(rows, dict):
+        held = [v for v in rows.values() if isinstance(v, list) and v and all(isinstance(r, dict) for r in v)]
+        rows = held[0] if len(held) == 1 else rows if {"results", "configs"} <= rows.keys() else [rows]
+    if not isinstance(rows, list):
+        lacks = "the results of lm_eval without rows; run it with --log_samples and name its folder"
+        raise UsageError(f"{path}: is {lacks if isinstance(rows, dict) else 'a JSON value without rows'}")
+    yield from ((number, _row(row, path, number)) for number, row in enumerate(rows, 1))
+
+
+def _array_items(text: str, path: Path) -> Lines:
+    """Yield the objects of a JSON list as they are decoded, so that they are never all in memory."""
+    place, number, end = text.index("[") + 1, 0, len(text)
+    try:
+        while True:
+            while place < end and text[place] in " \t\r\n,":
+                place += 1
+            if text[place : place + 1] == "]" and not text[place + 1 :].strip():
+                return
+            number += 1
+            found, place = DECODER.raw_decode(text, place)
+            if isinstance(found, dict) and {"row", "row_idx"} <= found.keys():  # as the Hub's viewer hands them out
+                found = found["row"]
+            yield number, _row(found, path, number)
+    except RecursionError:
+        why = "it is nested too deeply"
+    except ValueError as error:
+        cut = "the list is cut; wait if the file is still being written" if place >= end - 1 else str(error)
+        why = "a number has thousands of digits" if "digits" in str(error) else shorten_text(cut, 80)
+    raise UsageError(f"{path} row {number:,}: cannot be read; rows are never skipped ({why})")
+
+
+def _row(found: Any, path: Path, number: int) -> Mapping[str, Any]:
+    if not isinstance(found, dict):
+        what = f"is {_with_article(type(found).__name__)}, not an object"
+        raise UsageError(f"{path} row {number:,}: {what}; write each row as an object")
+    return found
+
+
+def _csv_lines(data: bytes, path: Path) -> Lines:
+    """Yield the lines of a file with a header; all fields are texts, so that "0001" stays what it is."""
+    text = _decode(data, path)
+    mark = reading.TOLD.match(text)
+    separator = reading.detect_separator(text[: reading.SNIFFED])
+    reader = csv.reader(io.StringIO(text[mark.end() if mark else 0 :], newline=""), delimiter=separator, strict=True)
+    del text, data
+    first = 1 + bool(mark)  # line of the header
+    try:
+        names = next(reader, [])
+        if twice := [name for name, n in Counter(names).items() if n > 1] or names[MAX_COLUMNS:]:
+            what = f'the column "{printable(twice[0])}" occurs twice, or there are too many (at most {MAX_COLUMNS:,})'
+            raise UsageError(f"{path} line {first}: {what}")
+        for fields in reader:
+            number = reader.line_num + first - 1
+            if fields and len(fields) != len(names):
+                what = f"has {len(fields)} fields, but the header has {len(names)}"
+                comma = ", or a comma in 1,5" if separator == "," else ""
+                raise UsageError(f"{path} line {number:,}: {what}; check for a missing quote{comma}")
+            if fields:
+                yield number, dict(zip(names, fields, strict=True))
+    except csv.Error as error:
+        raise UsageError(
+            f"{path} line {reader.line_num:,}: not valid CSV: {error}; correct it, since lines are never skipped"
+        ) from None
+
+
+def _sqlite_lines(data: bytes, path: Path, table: str) -> Lines:
+    """Yield the rows of the only table of a database, or of the one that is named."""
+    with closing(sqlite3.connect(":memory:")) as database:
+        try:
+            database.deserialize(data)
+            named = "select name from sqlite_master where type in ('table', 'view') and name not like 'sqlite_%'"
+            names = [name for (name,) in database.execute(f"{named} order by name")]
+            if table not in names and (table or len(names) != 1):
+                some = ", ".join(f'"{_shown(name)}"' for name in names[:MAX_KEYS]) or "none"
+                raise UsageError(f"{path}: is SQLite with the tables {some}; name one as FILE#TABLE")
+            chosen = (table or names[0]).replace('"', '""')
+            cursor = database.execute(f'select * from "{chosen}"')  # noqa: S608 (a name of the database, in quotes)
+            columns = [column[0] for column in cursor.description]
+            yield from ((n, dict(zip(columns, row, strict=True))) for n, row in enumerate(cursor, 1))
+        except (sqlite3.Error, OverflowError) as error:
+            raise UsageError(f"{path}: not valid SQLite: {shorten_text(str(error), 80)}; copy the file again") from None
+
+
+def _saved_lines(files: SafeFiles, folder: Path) -> Lines:
+    """Yield the rows of a folder that `save_to_disk` of datasets wrote."""
+    if not (folder / SAVED).is_file():
+        splits = ", ".join(map(_shown, files.read_json(folder / SPLITS)["splits"]))
+        raise UsageError(f"{folder}: has the splits {splits}; name the folder of one")
+    number = 0
+    for part in files.read_json(folder / SAVED)["_data_files"]:
+        path = folder / Path(part["filename"]).name
+        for row in tables.iterate_binary_table(files.read_bytes(path), f"{path}", WHOLE):
+            number += 1
+            yield number, row
+
+
+def _shown(name: Any) -> str:
+    return shorten_text(printable(str(name)), 40)
+
+
+def _with_article(kind: str) -> str:
+    return f"{'an' if kind[:1] in 'aeioAEIHX' and kind else 'a'} {kind}"

@@ -1,0 +1,303 @@
+"""`harness init --data` on the layouts of the field, in every format: nothing silent, and a suite that fits."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import itertools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cli.main import main
+from harness.pipeline.run import Options, prepare_collection
+
+Row = dict[str, Any]
+Init = Callable[..., tuple[int, str]]
+THINGS = ["parcel", "invoice", "refund", "password", "courier", "voucher", "zip", "profile", "card", "receipt"]
+VERBS = ["broke", "moved", "failed", "stalled", "leaked", "opened", "cracked", "vanished", "changed", "melted"]
+ROWS = 300
+
+
+def asked(i: int) -> str:
+    thing, verb = THINGS[i % 10], VERBS[i // 10 % 10]
+    return f"the {thing} of {verb} house {i} with {THINGS[i * 7 % 9]} w{i * 31 % 97} x{i * 17 % 89}"
+
+
+def answered(i: int) -> str:
+    return f"{VERBS[i % 7]} {THINGS[i % 10]} {i % 50}"
+
+
+def turns(i: int) -> list[Row]:
+    return [{"role": "user", "content": asked(i)}, {"role": "assistant", "content": answered(i)}]
+
+
+def speech(i: int) -> list[Row]:
+    return [{"from": "human", "value": asked(i)}, {"from": "gpt", "value": answered(i)}]
+
+
+def said(text: str) -> list[Row]:
+    return [{"role": "assistant", "content": text}]
+
+
+LAYOUTS: dict[str, tuple[Callable[[int], Row], str, str]] = {  # a row, what is said, what the suite contains
+    "alpaca": (
+        lambda i: {"instruction": f"Tell me about {asked(i)}", "input": asked(i + 500) if i % 2 else "",
+                   "output": answered(i)},
+        'layout: Alpaca (instruction, input → output)', 'use = "exact_match"',
+    ),
+    "dolly": (
+        lambda i: {"instruction": asked(i), "context": "", "response": answered(i), "category": THINGS[i % 3]},
+        'layout: Alpaca (instruction, context → response)', 'use = "exact_match"',
+    ),
+    "sharegpt": (lambda i: {"conversations": speech(i)}, 'layout: ShareGPT; messages "conversations"', "exact_match"),
+    "messages": (lambda i: {"messages": turns(i)}, 'layout: messages; messages "messages"', "exact_match"),
+    "long answers": (
+        lambda i: {"messages": [*turns(i)[:1], *said(" ".join(answered(i + j) for j in range(20)))]},
+        "answers: texts, by perplexity", 'of = "completion"',
+    ),
+    "prompt and completion": (
+        lambda i: {"prompt": asked(i), "completion": answered(i)}, "layout: prompt and completion", "exact_match",
+    ),
+    "chat prompt and completion": (
+        lambda i: {"prompt": turns(i)[:1], "completion": turns(i)[1:]}, "layout: prompt and completion", "exact_match",
+    ),
+    "preference": (
+        lambda i: {"prompt": asked(i), "chosen": answered(i), "rejected": answered(i + 1)},
+        "layout: preference pairs", 'use = "dpo"',
+    ),
+    "chat preference": (
+        lambda i: {"chosen": turns(i), "rejected": turns(i)[:1] + said(answered(i + 1))},
+        "layout: preference pairs", 'use = "preference"',
+    ),
+    "sharegpt preference": (
+        lambda i: {"conversations": speech(i)[:1], "chosen": {"from": "gpt", "value": answered(i)},
+                   "rejected": {"from": "gpt", "value": answered(i + 1)}},
+        "layout: preference pairs", 'use = "dpo"',
+    ),
+    "system, context, question, answer": (
+        lambda i: {"system": f"You are {THINGS[i % 3]}.", "context": f"In {asked(i)}.",
+                   "question": f"What about {asked(i)}?", "answer": answered(i)},
+        "layout: system, context, question → answer", "exact_match",
+    ),
+    "context and question": (
+        lambda i: {"context": f"It is {asked(i // 3)}.", "question": f"What of {asked(i)}?", "answer": answered(i)},
+        'input: "context", "question", by their names', 'cluster = "context"',
+    ),
+    "premise and hypothesis": (
+        lambda i: {"premise": f"So {asked(i)}.", "hypothesis": f"Thus {asked(i + 900)}.", "label": i % 3},
+        'input: "premise", "hypothesis", by their names', 'choices = ["0", "1", "2"]',
+    ),
+    "classification": (
+        lambda i: {"text": asked(i), "label": "spam" if i % 33 == 0 else "ham"},
+        'majority class "ham": 97.0% of the rows that confirm', 'use = "multiple_choice"',
+    ),
+    "question and answer": (
+        lambda i: {"question": f"What of {asked(i)}?", "answer": answered(i)}, 'label: "answer", by its name',
+        "exact_match",
+    ),
+}  # fmt: skip
+
+
+def as_csv(rows: list[Row], separator: str = ",") -> bytes:
+    made = io.StringIO(newline="")
+    writer = csv.writer(made, delimiter=separator)
+    writer.writerow(rows[0])
+    writer.writerows([json.dumps(v) if isinstance(v, (list, dict)) else v for v in row.values()] for row in rows)
+    return made.getvalue().encode()
+
+
+def as_workbook(rows: list[Row]) -> bytes:
+    book = pytest.importorskip("openpyxl").Workbook(write_only=True)
+    sheet = book.create_sheet()
+    sheet.append([*rows[0]])
+    for row in rows:
+        sheet.append([json.dumps(v) if isinstance(v, (list, dict)) else v for v in row.values()])
+    made = io.BytesIO()
+    book.save(made)
+    return made.getvalue()
+
+
+def as_arrow(rows: list[Row], *, parquet: bool) -> bytes:
+    pyarrow, made = pytest.importorskip("pyarrow"), io.BytesIO()
+    table = pyarrow.Table.from_pylist(rows)
+    if parquet:
+        pytest.importorskip("pyarrow.parquet").write_table(table, made)
+        return made.getvalue()
+    with pyarrow.ipc.new_file(made, table.schema) as writer:
+        writer.write_table(table)
+    return made.getvalue()
+
+
+FORMATS: dict[str, Callable[[list[Row]], bytes]] = {
+    "a.jsonl": lambda rows: "\n".join(map(json.dumps, rows)).encode(),
+    "a.json": lambda rows: json.dumps(rows).encode(),
+    "split.json": lambda rows: json.dumps({"columns": [*rows[0]], "data": [[*r.values()] for r in rows]}).encode(),
+    "a.csv": as_csv,
+    "a.tsv": lambda rows: as_csv(rows, "\t"),
+    "a.xlsx": as_workbook,
+    "a.parquet": lambda rows: as_arrow(rows, parquet=True),
+    "a.arrow": lambda rows: as_arrow(rows, parquet=False),
+    "a.jsonl.gz": lambda rows: gzip.compress("\n".join(map(json.dumps, rows)).encode()),
+}
+
+
+@pytest.fixture
+def init(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Init:
+    """Run `harness init mine --data NAME` on a file of this content; returns the exit code and what was said."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, content: bytes, *options: str) -> tuple[int, str]:
+        Path(name).write_bytes(content)
+        code = main(["init", "mine", "--data", name, *options])
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def lines(rows: list[Row]) -> bytes:
+    return FORMATS["a.jsonl"](rows)
+
+
+def read_parts() -> dict[str, list[Row]]:
+    files = sorted(Path("mine/data").glob("*.jsonl"))
+    return {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in files}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_layout_in_each_format_becomes_a_suite(layout: str, name: str, init: Init) -> None:
+    """One command in under ten seconds: the layout is said, an unused column is named, and the suite collects."""
+    make, what, contains = LAYOUTS[layout]
+    rows = [{**make(i), "source": f"page {i % 5}"} for i in range(ROWS)]
+    start = time.monotonic()
+    code, told = init(name, FORMATS[name](rows))
+    assert (code, time.monotonic() - start < 10) == (0, True), told
+    assert what in told and "not used:" in told and '"source"' in told, told
+    suite = Path("mine/suite.toml").read_text()
+    assert contains in suite, suite
+    assert prepare_collection(Path("mine/suite.toml"), Options()).warnings == ()
+    assert sum(map(len, read_parts().values())) > 0.9 * ROWS
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
+@pytest.mark.parametrize("layout", [*LAYOUTS])
+def test_each_suite_passes_the_checks(layout: str, init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check` finds no error and no warning in what was written, on a model with a chat template."""
+    monkeypatch.setenv("HARNESS_CACHE", str(Path("cache").resolve()))
+    assert init("a.jsonl", lines([LAYOUTS[layout][0](i) for i in range(ROWS)]), "--model", "tiny:chat")[0] == 0
+    assert main(["check", "mine/suite.toml"]) == 0
+
+
+def test_alpaca_keeps_instruction_and_input(init: Init) -> None:
+    """What is asked is the instruction, then its input on a line of its own, also where inputs are empty."""
+    make = LAYOUTS["alpaca"][0]
+    init("a.jsonl", lines([make(i) for i in range(ROWS)]))
+    rows = {row["id"]: row["messages"] for part in read_parts().values() for row in part}
+    for i in (0, 1):
+        want = "\n".join(filter(None, [make(i)["instruction"], make(i)["input"]]))
+        assert rows[i + 1] == [{"role": "user", "content": want}, {"role": "assistant", "content": answered(i)}]
+
+
+def test_system_prompts_history_and_tools_are_kept(init: Init) -> None:
+    """A column of system prompts becomes the first message, earlier turns come before the question."""
+    rows = [{"instruction": asked(i), "output": answered(i), "system": "Be brief.", "history": [["a", "b"]]}
+            for i in range(ROWS)]  # fmt: skip
+    assert init("a.jsonl", lines(rows))[0] == 0
+    first = read_parts()["train"][0]["messages"]
+    assert [m["role"] for m in first] == ["system", "user", "assistant", "user", "assistant"]
+
+
+def test_several_inputs_are_named_with_a_comma(init: Init) -> None:
+    """`--input A,B` asks both columns in this order, and a column that is missing is named."""
+    content = lines([{"a": asked(i), "b": asked(i + 700), "c": answered(i)} for i in range(ROWS)])
+    code, told = init("a.jsonl", content, "--input", "b,x", "--label", "c")
+    assert (code, '--input "x": column does not exist' in told) == (4, True)
+    code, told = init("a.jsonl", content, "--input", "b,a", "--label", "c")
+    assert (code, 'input: "b", "a", as given' in told) == (0, True), told
+    assert 'template = "B: {b}\\nA: {a}\\nC:"' in Path("mine/suite.toml").read_text()
+
+
+@pytest.mark.parametrize("rare", [0.03, 0.01])
+def test_rare_labels_are_in_every_part(rare: float, init: Init) -> None:
+    """Labels have their shares of every part, a rare one at least a row."""
+    every = round(1 / rare)
+    init("a.jsonl", lines([{"text": asked(i), "label": "rare" if i % every == 0 else "usual"} for i in range(900)]))
+    parts = read_parts()
+    counts = {name: sum(row["label"] == "rare" for row in part) for name, part in parts.items()}
+    assert min(counts.values()) >= 1
+    assert all(abs(n - rare * len(parts[name])) <= 1.5 for name, n in counts.items())
+
+
+def test_what_cannot_be_proved_is_said(init: Init) -> None:
+    """With 99 % of one label even all rows right are not better than it, and too rare a label is in no part."""
+    rows = [{"text": asked(i), "label": "rare" if i < 4 else "other" if i < 6 else "usual"} for i in range(ROWS)]
+    code, told = init("a.jsonl", lines(rows))
+    assert code == 0 and "nothing can be proved: even 100 right of 100 rows are not more than" in told, told
+    assert 'select has no row with "other" (2 in all); it proves nothing about such rows' in told, told
+
+
+def test_labels_that_may_be_mistakes_are_said(init: Init) -> None:
+    """Spellings that count as one, labels that look like a missing value, and ids that repeat are each a line."""
+    labels = itertools.cycle(["Pos", "pos", "neg", "None"])
+    rows = [{"id": i // 2, "text": asked(i), "label": next(labels)} for i in range(ROWS)]
+    code, told = init("a.jsonl", lines(rows))
+    assert code == 0, told
+    assert 'labels that differ only in case count as one: "pos" as "Pos"' in told
+    assert 'the label "None" may be a missing value' in told
+    assert 'id: row numbers, since "id" is empty or repeated in some rows' in told
+
+
+def test_float_ids_are_numbers(init: Init) -> None:
+    """An id that a table made a float is the number that it was."""
+    init("a.jsonl", lines([{"id": float(i), "question": asked(i), "answer": answered(i)} for i in range(ROWS)]))
+    assert all("." not in str(row["id"]) for part in read_parts().values() for row in part)
+
+
+def test_ten_thousand_columns_are_read(init: Init) -> None:
+    """A wide table takes seconds, and its unused columns are counted."""
+    rows = [{"text": asked(i), "label": "ab"[i % 2], **{f"c{j}": i * j % 7 for j in range(10_000)}} for i in range(80)]
+    start = time.monotonic()
+    code, told = init("a.csv", as_csv(rows))
+    assert (code, time.monotonic() - start < 10) == (0, True), told
+    assert 'not used: "c1", "c2"' in told and ', "c11" and 8,561 more' in told, told
+
+
+WRONG: dict[str, tuple[Callable[[int], Row], str]] = {
+    "unknown speaker": (
+        lambda i: {"conversations": [{"from": "narrator", "value": "x"}]},
+        'row 0 has a turn from "narrator", which is unknown',
+    ),
+    "no speaker": (lambda i: {"messages": [{"text": "x"}]}, 'row 0 has a turn without "role" or "from"; give a list'),
+    "text as messages": (lambda i: {"messages": asked(i)}, "as its conversation; give a list of messages with role"),
+    "KTO": (
+        lambda i: {"prompt": asked(i), "completion": answered(i), "label": i % 2 == 0},
+        "has prompt, completion and a true or false label, as KTO does; keep the rows whose label is true",
+    ),
+    "equal pairs": (
+        lambda i: {"prompt": asked(i), "chosen": "a", "rejected": "a"}, "whose chosen and rejected answers are equal",
+    ),
+    "tool calls": (
+        lambda i: {"messages": [*turns(i)[:1], {"role": "assistant", "content": "", "tool_calls": [{}]}]},
+        "with calls of tools, which harness init --task tools shows how to write",
+    ),
+    "mixed prompts": (
+        lambda i: {"prompt": turns(i)[:1] if i else asked(i), "completion": answered(i)}, "use one form for all",
+    ),
+    "one column": (lambda i: {"text": asked(i)}, 'its columns are "text"; an input column and another column'),
+    "objects": (lambda i: {"question": asked(i), "answer": {"text": "x"}}, 'column "answer" contains '),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_layout_that_cannot_be_used_is_one_line(case: str, init: Init) -> None:
+    """The line names what is wrong with the row or the column, and nothing is written."""
+    make, what = WRONG[case]
+    code, told = init("a.jsonl", lines([make(i) for i in range(ROWS)]))
+    assert (code, what in told, told.count("\n"), Path("mine").exists()) == (4, True, 1, False), told
