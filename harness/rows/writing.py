@@ -255,7 +255,7 @@ def _task_table(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """Yield a row a task: base, candidate, the difference and its interval; the worst first."""
     rows: list[tuple[str, ...]] = [("task", "rows", "base", "candidate", "difference", "")]
     for v in sorted(verdicts, key=lambda v: (v.outcome is not Outcome.FAIL, 1.0 if v.p_fail is None else v.p_fail)):
-        about, known = v.claim_spec, v.about and v.estimate is not None
+        about, known = v.claim_spec, v.claim_spec and v.estimate is not None
         three = [verdict_text.format_number(about, x) if x is not None else "–" for x in (v.estimate, v.lower, v.upper)]
         two = [verdict_text.format_number(None, x) if x is not None else "–" for x in (v.baseline, v.value)]
         difference = f"{three[0]} [{three[1]}, {three[2]}]" if known else "–"
