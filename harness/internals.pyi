@@ -51,7 +51,6 @@ from harness.files import try_lock as try_lock
 from harness.gates import agreement as agreement
 from harness.gates import labels as labels
 from harness.gates.decide import decide as decide
-from harness.gates.gate import Gate as Gate
 from harness.lazy import attach_lazily as attach_lazily
 from harness.option_names import suggest_option as suggest_option
 from harness.pipeline.replay import ReplayRows as ReplayRows
@@ -124,7 +123,6 @@ __all__ = [
     "Collection",
     "Context",
     "Eval",
-    "Gate",
     "Gguf",
     "Model",
     "OnScale",

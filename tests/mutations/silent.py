@@ -94,6 +94,13 @@ def _candidate(lab: Lab, change: Callable[[dict[str, Any]], Any]) -> Path:
     return lab.model(write)
 
 
+def _grow_embeddings(weights: dict[str, Any]) -> None:
+    import torch
+
+    table = weights["model.embed_tokens.weight"]
+    weights["model.embed_tokens.weight"] = torch.cat([table, table[:1]])
+
+
 def _beside(name: str, code: str, broken: str, healthy: str) -> Mutation:
     """Return a mutation of the tokenizer that is saved beside an adapter."""
     bad, good = ({"train_use": "with_tokenizer", "train_how": how} for how in (broken, healthy))
@@ -184,6 +191,12 @@ MUTATIONS: list[Mutation] = [
         lambda lab: lab.run("M5", candidate=_candidate(lab, lambda w: w["model.embed_tokens.weight"][200].fill_(NAN))),
         lambda lab: lab.run("M5", candidate=_candidate(lab, lambda w: w["model.embed_tokens.weight"].mul_(1.001))),
     ),
+    Mutation(
+        "one embedding more than config.json says",
+        "M4-shapes",
+        lambda lab: lab.run("M5", candidate=_candidate(lab, _grow_embeddings)),
+        lambda lab: lab.run("M5", candidate=_candidate(lab, lambda w: w["model.embed_tokens.weight"].mul_(1.001))),
+    ),
     _spoilt("a NaN in one row of the merged model's embeddings", "M7", "nan row"),
     _beside("another chat template beside the adapter", "M8-template", "template", "comment"),
     _beside("tokens beside the adapter that the base has not", "M8-vocabulary", "tokens", "pad"),
@@ -271,6 +284,15 @@ MUTATIONS: list[Mutation] = [
         "line breaks of Windows",
         "D11-endings",
         lambda _, row: {"prompt": f"{row['prompt'][:-1]}\r\n"},
+    ),
+    _rows(
+        "line breaks of an old Macintosh", "D11-endings", lambda _, row: {"completion": f"{row['completion']}\rdone"}
+    ),
+    Mutation(
+        "line breaks of Windows in the evaluation",
+        "D11-endings",
+        lambda lab: lab.check(test=[{**row, "input": row["input"].replace("\n", "\r\n")} for row in EVAL]),
+        lambda lab: lab.check(),
     ),
     _rows("HTML entities in answers", "D11-entities", lambda i, row: {"completion": f"{row['completion']} &amp; so"}),
     _rows("missing values in answers", "D11-nan", lambda i, row: {"completion": "nan"} if i % 3 == 0 else {}),
