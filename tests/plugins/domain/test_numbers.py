@@ -51,7 +51,7 @@ def test_a_decimal_comma() -> None:
     text = "1.234,5 und 3,14 und 0.75 und 0.125 und 1,000.50 und 2,5 Mio. am 6.5.2024"
     found = [float(n) for n in NumberParser(None, ",", True).parse(text)]
     assert found == [1234.5, 3.14, 0.75, 0.125, 1000.5, 2_500_000]
-    assert [float(n) for n in NumberParser(None, ",", True).numbers("١٬٢٣٤٫٥")] == [1234.5]
+    assert [float(n) for n in NumberParser(None, ",", True).parse("١٬٢٣٤٫٥")] == [1234.5]
 
 
 def test_fractions_can_be_off() -> None:
