@@ -49,7 +49,6 @@ from harness.files import try_lock as try_lock
 from harness.gates import agreement as agreement
 from harness.gates import labels as labels
 from harness.gates.decide import decide as decide
-from harness.gates.gate import Gate as Gate
 from harness.lazy import attach_lazily as attach_lazily
 from harness.pipeline.replay import ReplayRows as ReplayRows
 from harness.pipeline.replay import draw_replay_rows as draw_replay_rows
@@ -121,7 +120,6 @@ __all__ = [
     "Collection",
     "Context",
     "Eval",
-    "Gate",
     "Gguf",
     "Model",
     "OnScale",

@@ -20,7 +20,7 @@ from harness.texts.counts import count_noun
 
 if TYPE_CHECKING:
     from harness.cli.screen import Screen
-    from harness.pipeline.asking import Answers, Reply
+    from harness.pipeline.asking import Answers, ModelReply
 
 ENDINGS = {  # of an answer, in words
     "eos": "ended by itself", "stop": "ended at a stop string", "tool": "ended with a tool call",
@@ -75,14 +75,14 @@ def _print_answers(screen: Screen, found: Answers) -> None:
             before = reply.prompt_tokens
             _print_prompt(screen, reply, where, found)
         told = [count_noun(reply.tokens, "token")] if reply.tokens is not None else []
-        told += [ENDINGS[reply.ended]] if reply.ended in ENDINGS else []
+        told += [ENDINGS[reply.finish_reason]] if reply.finish_reason in ENDINGS else []
         screen.print_line(f"{reply.subject}  {', '.join([*told, f'{reply.seconds:.1f} s'])}", "bold")
         screen.print_lines(reply.text or "(empty)")
     for note in found.notes:
         screen.print_line(f"note: {note}", "yellow")
 
 
-def _print_prompt(screen: Screen, reply: Reply, where: str, found: Answers) -> None:
+def _print_prompt(screen: Screen, reply: ModelReply, where: str, found: Answers) -> None:
     if reply.prompt_tokens is None:
         prompt = found.question.prompt
         screen.print_line(f"prompt  {where}", "bold")

@@ -126,7 +126,6 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     if left:
         meant = _instead(left, words) if hasattr(args, "overrides") else ""
         made.commands.choices.get(words[0], made).error(f"unrecognized arguments: {' '.join(left)}{meant}")
-    args.words = list(words)
     return args
 
 

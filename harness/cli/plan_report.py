@@ -113,19 +113,19 @@ def _requests(forecast: Forecast, terminal: Terminal) -> None:
     terminal.console.print()
     terminal.print_line("requests: how many, and how many of them are cached", "bold")
     rows = [["evaluation", "rows", "requests", "cached", "tokens", "computed", "answers"]]
-    for a in forecast.asked:
+    for a in forecast.workloads:
         name = f"{a.subject}::{a.eval}"
         if not a.requests:
             rows.append([name, f"{a.rows:,}", *["–"] * 5])
             continue
         tokens, unique = (f"{n:,}" if n is not None else "?" for n in (a.tokens, a.unique))
         answers = f"≤ {a.answers:,}" if a.answers else "–"
-        rows.append([name, f"{a.rows:,}", f"{a.requests:,}", f"{a.remembered:,}", tokens, unique, answers])
+        rows.append([name, f"{a.rows:,}", f"{a.requests:,}", f"{a.cache_hits:,}", tokens, unique, answers])
     terminal.print_columns(rows, indent="  ")
-    for a in forecast.asked:
+    for a in forecast.workloads:
         if a.note:
             terminal.print_line(f"  {a.subject}::{a.eval}: {a.note}", "dim")
-    for made in forecast.made:
+    for made in forecast.artifacts:
         terminal.print_line(f"  {made.name}: {f'exists, {made.path}' if made.there else 'to be created'}")
 
 
@@ -136,7 +136,7 @@ def _training(forecast: Forecast, terminal: Terminal) -> None:
     tokens = f", about {forecast.training_tokens:,} tokens per epoch" if forecast.training_tokens else ""
     terminal.print_line(f"training: {forecast.training_rows:,} rows{tokens}", "bold")
     if forecast.sweep:
-        least, all_ = forecast.fewest, forecast.trials
+        least, all_ = forecast.min_trials, forecast.trials
         most = f"{least} to {all_} trainings" if all_ > least else f"{all_} trainings"
         terminal.print_line(
             f"  sweep of {forecast.sweep}: {most}; the figures are for the first, the others are assumed alike"

@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 HANG = 9  # column at which what is said of a model goes on
 
 
-def selftest(one: argparse.ArgumentParser) -> None:
+def selftest(parser: argparse.ArgumentParser) -> None:
     """test a suite with models that its gates must block"""
-    set_command(one, _selftest, "harness selftest suite.toml", "harness selftest suite.toml --only untrained")
-    one.add_argument("suite", type=Path, metavar="SUITE", help="the suite's .toml file")
-    one.add_argument("--only", action="append", default=[], metavar="NAME", help="run only this saboteur")
-    one.add_argument("--limit", type=int, metavar="N", help="use only the first N rows of every eval")
-    add_candidate_option(one)
-    add_worker_options(one)
-    add_plugin_option(one)
-    add_override_option(one)
+    set_command(parser, _selftest, "harness selftest suite.toml", "harness selftest suite.toml --only untrained")
+    parser.add_argument("suite", type=Path, metavar="SUITE", help="the suite's .toml file")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="run only this saboteur")
+    parser.add_argument("--limit", type=int, metavar="N", help="use only the first N rows of every eval")
+    add_candidate_option(parser)
+    add_worker_options(parser)
+    add_plugin_option(parser)
+    add_override_option(parser)
 
 
 def _selftest(args: argparse.Namespace) -> int:

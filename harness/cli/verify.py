@@ -100,10 +100,10 @@ def _writer(args: argparse.Namespace, policy: Policy | None, name: str) -> Calla
     return make_writer(args.told_as, policy, name, args.sign_with)
 
 
-def verify(one: argparse.ArgumentParser) -> None:
+def verify(parser: argparse.ArgumentParser) -> None:
     """check that an export has the bytes that passed, without torch or network"""
     set_command(
-        one,
+        parser,
         _verify,
         "harness verify exports/qa",
         "harness verify exports/qa --policy strict --key release.pub",
@@ -112,31 +112,33 @@ def verify(one: argparse.ArgumentParser) -> None:
         "harness verify exports/qa --policy policy.toml --as vsa > qa.vsa.json",
         "harness verify reports/gate-…/gate --recompute",
     )
-    one.add_argument("export", type=Path, metavar="DIR", help="an export directory")
-    one.add_argument("--policy", type=Path, metavar="FILE", help='file with trusted keys and requirements, or "strict"')
-    one.add_argument("--key", type=Path, metavar="FILE", help="for --policy strict: .pub file of the trusted key")
+    parser.add_argument("export", type=Path, metavar="DIR", help="an export directory")
+    parser.add_argument(
+        "--policy", type=Path, metavar="FILE", help='file with trusted keys and requirements, or "strict"'
+    )
+    parser.add_argument("--key", type=Path, metavar="FILE", help="for --policy strict: .pub file of the trusted key")
     help = "evidence of another suite on the same model, for a policy with all_of"
-    one.add_argument("--with", action="append", default=[], dest="beside", type=Path, metavar="DIR", help=help)
-    one.add_argument(
+    parser.add_argument("--with", action="append", default=[], dest="beside", type=Path, metavar="DIR", help=help)
+    parser.add_argument(
         "--recompute", action="store_true", help="recompute the verdicts from the recorded rows; needs numpy and scipy"
     )
     of_rows = "with --recompute of gated rows: the original files, BASE CANDIDATE"
-    one.add_argument("--sources", nargs="+", metavar="PATH", help=of_rows)
-    one.add_argument(
+    parser.add_argument("--sources", nargs="+", metavar="PATH", help=of_rows)
+    parser.add_argument(
         "--replay",
         type=int,
         metavar="N",
         help="run the model on N random rows again and compare its answers; needs torch",
     )
     yours = "your copy of the suite: compare its lock and rows"
-    one.add_argument("--suite", type=Path, metavar="SUITE", help=yours)
-    one.add_argument("--seed", type=int, metavar="N", help="random seed for --replay (default: random)")
-    add_plugin_option(one, f"for --replay: {PLUGIN_HELP}")
+    parser.add_argument("--suite", type=Path, metavar="SUITE", help=yours)
+    parser.add_argument("--seed", type=int, metavar="N", help="random seed for --replay (default: random)")
+    add_plugin_option(parser, f"for --replay: {PLUGIN_HELP}")
     formats = "print the result as vsa (SLSA summary), cyclonedx (bill of materials) or model-signing"
-    one.add_argument("--as", dest="told_as", metavar="FORMAT", help=formats)
-    one.add_argument("--sign-with", type=Path, metavar="FILE", help="private key that signs the document of --as")
+    parser.add_argument("--as", dest="told_as", metavar="FORMAT", help=formats)
+    parser.add_argument("--sign-with", type=Path, metavar="FILE", help="private key that signs the document of --as")
     served = "statement of harness parity --write that a server answers as this export"
-    one.add_argument("--served", type=Path, metavar="FILE", help=served)
-    one.add_argument(
+    parser.add_argument("--served", type=Path, metavar="FILE", help=served)
+    parser.add_argument(
         "--summary", type=Path, metavar="FILE", help="a --as vsa document about this model, printed by somebody else"
     )

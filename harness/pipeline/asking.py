@@ -34,7 +34,7 @@ UNTRAINED = "this recipe has no trained adapter yet; harness run trains it"
 
 
 @dataclass(frozen=True)
-class Question:
+class EvalPrompt:
     """A prompt in the form of an evaluation, and how it is answered there."""
 
     evaluation: str
@@ -42,16 +42,16 @@ class Question:
     how: Generate
 
 
-class Reply(NamedTuple):
+class ModelReply(NamedTuple):
     """What a model said, in so many seconds; `prompt_tokens` are those it was sent, None where its loader cannot tell.
 
-    `ended` is the reason why the answer ended, and `tokens` its length, where the loader tells them.
+    `finish_reason` says why the answer ended, and `tokens` its length, where the loader tells them.
     """
 
     subject: str
     text: str
     prompt_tokens: Sequence[str] | None
-    ended: str
+    finish_reason: str
     tokens: int | None
     seconds: float
 
@@ -60,8 +60,8 @@ class Reply(NamedTuple):
 class Answers:
     """One question, the replies to it in the order of the models, and what should be known of them."""
 
-    question: Question
-    replies: list[Reply] = field(default_factory=list)
+    question: EvalPrompt
+    replies: list[ModelReply] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -117,40 +117,40 @@ def ask_export(folder: Path, prompt: str, plugins: Sequence[str] = ()) -> Answer
     return found
 
 
-def make_question(evaluation: Eval | None, prompt: str, rows: Sequence[Prompt], how: Generate) -> Question:
+def make_question(evaluation: Eval | None, prompt: str, rows: Sequence[Prompt], how: Generate) -> EvalPrompt:
     """Write a prompt as an evaluation writes its rows; without one it is sent as it is.
 
     A template with one column takes the prompt for it, one with several takes a JSON object. Before messages the system
     message that all rows share is kept. Raises UsageError.
     """
     if evaluation is None:
-        return Question("", prompt, how)
+        return EvalPrompt("", prompt, how)
     arguments: Arguments = evaluation.chat_template_kwargs
     if evaluation.template is not None:
         row = _template_row(evaluation, prompt)
         about: dict[str, Any] = {"columns": {}, "cluster": None, "slices": ()}
         [sample] = to_samples([row], evaluation.where, template=evaluation.template, **about)
-        return Question(evaluation.name, sample.input, how)
+        return EvalPrompt(evaluation.name, sample.input, how)
     if not any(isinstance(row, list) for row in rows):
-        return Question(evaluation.name, prompt, how)
+        return EvalPrompt(evaluation.name, prompt, how)
     split = [chat.split_arguments(row) for row in rows if isinstance(row, list)]
     systems = {json.dumps([m for m in turns[:1] if m.get("role") == "system"], sort_keys=True) for turns, _ in split}
     system = json.loads(systems.pop()) if len(systems) == 1 else []
     messages = [*system, {"role": "user", "content": prompt}]
-    return Question(evaluation.name, chat.join_arguments(messages, arguments), how)
+    return EvalPrompt(evaluation.name, chat.join_arguments(messages, arguments), how)
 
 
-def ask_subject(subject: Subject, name: str, question: Question) -> Reply:
+def ask_subject(subject: Subject, name: str, question: EvalPrompt) -> ModelReply:
     """Let a loaded model answer a question."""
     tell = getattr(subject, "prompt_tokens", None)
     sent = tell(question.prompt) if tell else None
     begun = time.monotonic()
     [text] = subject.generate([question.prompt], **question.how.keywords)
-    ended, tokens = getattr(text, "ended", ""), getattr(text, "tokens", None)
-    return Reply(name, str(text), sent, ended, tokens, time.monotonic() - begun)
+    reason, tokens = getattr(text, "finish_reason", ""), getattr(text, "tokens", None)
+    return ModelReply(name, str(text), sent, reason, tokens, time.monotonic() - begun)
 
 
-def _frame_notes(question: Question, rows: Sequence[str]) -> Iterator[str]:
+def _frame_notes(question: EvalPrompt, rows: Sequence[str]) -> Iterator[str]:
     """Yield what all rows of an evaluation begin or end with, and this prompt does not."""
     prompt = question.prompt
     if not isinstance(prompt, str) or len(rows) < 2:

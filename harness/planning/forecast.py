@@ -42,11 +42,11 @@ class Forecast:
     runs: tuple[str, ...]  # earlier ones that were learned from, the newest first
     odds: tuple[Odds, ...]
     joint: tuple[JointPower, ...]
-    asked: tuple[Workload, ...]
-    made: tuple[PlannedArtifact, ...]
+    workloads: tuple[Workload, ...]
+    artifacts: tuple[PlannedArtifact, ...]
     sweep: str = ""
     trials: int = 1  # of a sweep at most
-    fewest: int = 1  # of them at least
+    min_trials: int = 1  # of them at least
     training_rows: int = 0
     training_tokens: int | None = None  # of all rows once
     methods: tuple[str, ...] = ()
@@ -130,5 +130,5 @@ def _evaluations(name: str, asked: Sequence[Workload], measured: Mapping[str, Me
         if (row := next(known, None)) is None:
             unknown += 1
         else:
-            seconds += row * one.rows * (1 - one.remembered / one.requests if one.requests else 1)
+            seconds += row * one.rows * (1 - one.cache_hits / one.requests if one.requests else 1)
     return Stage(name, seconds, unknown)

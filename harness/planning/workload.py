@@ -40,7 +40,7 @@ class Workload:
     eval: str
     rows: int
     requests: int = 0
-    remembered: int = 0
+    cache_hits: int = 0
     tokens: int | None = None
     unique: int | None = None
     answers: int = 0

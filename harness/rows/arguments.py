@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,11 @@ from harness.rows.records import COLUMNS, SIDES
 if TYPE_CHECKING:
     from harness.gates.gate import Gate
 
+OPTIONS = (  # of the command, in the order of its help
+    "worse_by_at_most", "better_by", "min", "max", "cap", "range", "alpha", "metric", "tool", "better", "scale",
+    *COLUMNS, *SIDES, "repeats", "cluster", "slice", "missing", "allow", "only_common",
+)  # fmt: skip
+FLAGS = {"tool": "as"}  # of arguments that are called otherwise
 CLAIMS = {"worse_by_at_most": "no-worse", "better_by": "better", "min": "at-least", "max": "at-most"}
 NO_CLAIM = """gate: give one claim:
   --worse-by-at-most 0.02   the candidate is worse than the base by at most that
@@ -55,3 +61,21 @@ def parse_rows_options(given: Namespace) -> dict[str, Any]:
 def parse_clusters(given: str | list[str] | None) -> str | list[str] | None:
     """Return the columns of clusters as a suite has them."""
     return given[0] if isinstance(given, list) and len(given) == 1 else given
+
+
+def describe_invocation(given: Namespace) -> dict[str, Any]:
+    """Return what a command said beside a suite, by option, with the command itself where it was `harness gate`."""
+    rows = getattr(given, "rows", None)
+    if not isinstance(rows, list):
+        return {}
+    words, options = ["harness", "gate", *dict.fromkeys(map(str, rows))], dict[str, Any]()
+    for name in OPTIONS:
+        value = getattr(given, name, None)
+        if value is None or (name not in CLAIMS and value in ("", [], False, 0, 0.05, "refuse")):
+            continue
+        options[name] = value
+        flag = f"--{value if name == 'better' else FLAGS.get(name, name).replace('_', '-')}"
+        for one in [value] if name == "range" or not isinstance(value, list) else value:
+            texts = [] if name == "better" or one is True else one if name == "range" else [one]
+            words += [flag, *map(str, texts)]
+    return {"command": shlex.join(words), **options}

@@ -28,7 +28,7 @@ from harness.texts.escaping import printable
 EXAMPLES = 3  # rows and reasons that are named
 KINDS = 60  # characters of a reason by which errors are counted
 DIGITS = 32  # hex digits of what a row is known by, as in `RawRow.content`
-MOST = 50_000  # rows that are written one by one, and so held until then
+MAX_ROWS = 50_000  # rows of an evaluation that are all written, and so held until then
 UNKNOWN = "unknown on both sides: "
 TRUST = "rows are taken on trust; no weights were seen"
 NONE: Mapping[str, float] = {}  # one for all scores, of which there may be millions
@@ -75,6 +75,13 @@ class MeasuredRows:
         bound = {"none": TRUST, "named": f"rows are taken on trust, from a run of a model named {printable(run.bound)}"}
         return [*found, bound.get(run.binding, f"rows are taken on trust, claimed to be of {printable(run.bound)}")]
 
+    @property
+    def base_is_worst(self) -> bool:
+        """Return whether no row of the base could get worse."""
+        worst = worst_value(self.metric)
+        scores = self.results["base"].scores if "base" in self.results else ()
+        return worst is not None and bool(scores) and all(s.values[self.metric.name] == worst for s in scores)
+
 
 def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredRows:
     """Return the rows of a base and a candidate, or of a candidate alone, as an evaluation.
@@ -99,7 +106,7 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
     few = pairs.count_incomplete(want.repeats)
     notes = [f"{count_noun(few, 'row')} with fewer repeats than the {pairs.usual_repeats} of most"] if few else []
     columns = {side: _column(side, pairs, metric, want) for side in runs}
-    if len(samples) > MOST:  # what is needed no more is half of the memory
+    if len(samples) > MAX_ROWS:  # what is needed no more is half of the memory
         for side in rows:
             runs |= {side: replace(runs[side], rows=())} if side in runs else {}
             rows[side].found.clear()

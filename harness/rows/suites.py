@@ -18,6 +18,7 @@ from harness.collection.collect import check_gates
 from harness.collection.collection import Collection, Item, Task
 from harness.collection.context import Context
 from harness.errors import UsageError
+from harness.evaluation.evaluate import metrics_by_slice
 from harness.gates.gate import Gate
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.ledger import AttemptNumber, Ledger, LedgerEntry
@@ -148,17 +149,24 @@ def judge_rows(
         found.reports.append(ItemResult(
             item.id, item.subject, item.eval, "done", dict(result.metrics), better={metric.name: metric.better},
             verdicts=verdicts, n=len(result.scores), of=len(one.samples), caveats=tuple(c.text for c in result.caveats),
+            slices=metrics_by_slice(tasks[item.eval], result) if result.metrics else {},
         ))  # fmt: skip
     found.standings = adjudicator.standings
     return found
 
 
 @_without_garbage()
-def read_runs(suite: Suite, held: Mapping[str, Lines] = MappingProxyType({})) -> Runs:
-    """Read the rows of each evaluation of a suite, of both sides, but for those that are `held`. Raises UsageError."""
+def read_runs(
+    suite: Suite, held: Mapping[str, Lines] = MappingProxyType({}), *, texts: frozenset[str] | None = None,
+    only: str = "",
+) -> Runs:  # fmt: skip
+    """Read the rows of each evaluation of a suite, of both sides, but for those that are `held`. Raises UsageError.
+
+    With `texts` the texts of the rows with these keys are kept; with `only` one evaluation is read.
+    """
     found: dict[str, dict[str, RawRows]] = {}
-    for spec in suite.evals:
-        want = wanted_rows(spec)
+    for spec in (one for one in suite.evals if not only or one.name == only):
+        want = replace(wanted_rows(spec), texts=texts)
         wants = {s: replace(want, score=getattr(want, f"{s}_score", "") or want.score) for s in suite.rows}
         paths = {s: str(suite.path.parent / Path(one.path).expanduser()) for s, one in sorted(suite.rows.items())}
         there = [side for side in paths if side not in held]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import textwrap
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
@@ -25,8 +24,10 @@ from harness.records.verdicts import Outcome, Verdict
 from harness.reports.junit import format_junit
 from harness.reports.report_json import dumps, to_json
 from harness.reports.run_folder import RunFolder
+from harness.rows.arguments import describe_invocation
 from harness.rows.bundle import FOLDER, write_bundle
-from harness.rows.gating import EXAMPLES, MOST, UNKNOWN, MeasuredRows
+from harness.rows.gating import EXAMPLES, MAX_ROWS, UNKNOWN, MeasuredRows
+from harness.rows.row_texts import DRAWN, select_written_rows
 from harness.rows.suites import JudgedRows, judge_rows
 from harness.suite.tables import Suite
 from harness.suite.waivers import read_waivers
@@ -47,8 +48,7 @@ def run_rows(suite: Suite, args: Namespace) -> int:
 def conclude_gate(found: JudgedRows, args: Namespace) -> int:
     """Write what was found, print it, and return the exit code. Raises UsageError where nothing can be written."""
     run = make_run(found)
-    if words := getattr(args, "words", None):
-        run.invocation = {"command": shlex.join(["harness", *words])}
+    run.invocation = describe_invocation(args)
     try:
         write_run(found, run, args.out)
         if args.junit_xml:
@@ -104,15 +104,21 @@ def write_run(found: JudgedRows, run: Run, out: Path) -> None:
     metrics = {n: {m.name: {key: getattr(m, key) for key in keys}} for n, m in each.items()}
     gates = [{**asdict(g), "claim": g.claim(), "blocking": g.blocking} for g in suite.gates]
     told = {"name": suite.name, "digest": suite.digest, "header": asdict(suite.header), "evals": evals}
-    lock = {"suite": told, "metrics": metrics, "gates": gates, "harness": __version__}
+    sides = {run: one for measured in found.measured.values() for run, one in measured.runs.items()}
+    rows = {s: {"path": suite.rows[s].path, "model": one.model, "tool": one.tool} for s, one in sides.items()}
+    lock = {"suite": told, "metrics": metrics, "gates": gates, "harness": __version__, "rows": rows}
     write_text(folder.path / LOCK, dumps(lock))
-    for one in found.measured.values():
-        for result in one.results.values() if len(one.samples) <= MOST else ():
-            folder.add(result, one.samples, {one.metric.name: one.metric}, {})
-    if all(len(one.samples) <= MOST for one in found.measured.values()):
+    for name, one in found.measured.items():
+        written = select_written_rows(found, name)
+        for result in written.results.values():
+            folder.add(result, written.samples, {one.metric.name: one.metric}, {})
+        if len(written.samples) < len(one.samples):
+            what = f"of {len(one.samples):,} rows {len(written.samples):,} are written"
+            run.warnings.append(f"{name}: {what}: those lost or won, and a drawn sample of {DRAWN:,} others")
+    if all(len(one.samples) <= MAX_ROWS for one in found.measured.values()):
         write_bundle(found, folder.path / FOLDER)
     else:
-        run.warnings.append(f"with more than {MOST:,} rows only the report is written, without evidence")
+        run.warnings.append(f"with more than {MAX_ROWS:,} rows no evidence is written")
     folder.finish(run)
 
 
@@ -159,7 +165,10 @@ def format_provenance(one: MeasuredRows, found: JudgedRows) -> list[str]:
     if both and one.results["base"].scores == one.results["candidate"].scores:
         told.append(f"same       all {len(pairs.names):,} rows have equal values; check that the adapter was applied")
     told += [f"differs    {line}" for line in one.differences.told]
-    return [printable(line) for line in told]
+    if one.base_is_worst:
+        told.append(f"floor      base has the worst value on every row, so no loss can be seen in {metric.name}")
+    named = len(found.measured) > 1  # of which evaluation a line is
+    return [printable(f"{line[:11]}{one.name}: {line[11:]}" if named else line) for line in told]
 
 
 def format_gate(found: JudgedRows, run: Run) -> Iterator[str]:

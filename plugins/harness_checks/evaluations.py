@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import Finding, ModelRef, Sample, checker, quote_text
-from harness.internals import Gate, Task, encoding, fold_case, prompt_text, schema
+from harness import Finding, Gate, ModelRef, Sample, checker, quote_text
+from harness.internals import Task, encoding, fold_case, prompt_text, schema
 from harness_checks.lint import count_of_total
 
 WHOLE = ("exact_match", "contains", "numeric", "multiple_choice")  # where one prompt has one right answer

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import HELD_OUT, Finding, ModelRef, Sample, TrainingRow, checker, quote_text, target_as_continuation
-from harness.internals import Gate, Task, fold_case, schema
+from harness import HELD_OUT, Finding, Gate, ModelRef, Sample, TrainingRow, checker, quote_text, target_as_continuation
+from harness.internals import Task, fold_case, schema
 from harness_checks.lint import JUDGED, count_of_total, row_numbers
 from harness_hf import ModelTokenizer
 

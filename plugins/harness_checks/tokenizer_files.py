@@ -48,9 +48,8 @@ def sample_texts(tokenizer: Any) -> list[str]:
     chats = []
     with suppress(UsageError):  # without a template, or with one that has rules of its own about turns
         turns = [{"role": "user", "content": PLAIN[0]}, {"role": "assistant", "content": PLAIN[1]}]
-        chats.append(
-            ModelTokenizer(tokenizer).render(turns, opened=False, template=stop_clock(tokenizer.chat_template))
-        )
+        template = stop_clock(tokenizer.chat_template)
+        chats.append(ModelTokenizer(tokenizer).render(turns, opened=False, template=template))
     return [*PLAIN, special, *chats]
 
 

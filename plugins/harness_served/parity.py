@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from harness.internals import ReplayRows
     from harness_served.reference import Reference, TokenScores
 
-Verdict = Literal["same", "differs", "not proven", "cannot be seen"]
+Verdict = Literal["same", "differs", "not proven", "unknown"]
 SAME: Verdict = "same"
 DIFFERS: Verdict = "differs"
 UNPROVEN: Verdict = "not proven"
-UNSEEN: Verdict = "cannot be seen"
+UNKNOWN: Verdict = "unknown"
 ROWS = 8  # conversations of the suite that are looked at, beside the made ones
 SECOND = 1000  # added to the seed of a second draw, which an alarm gets that may be by chance
 BROKEN = "\N{REPLACEMENT CHARACTER}"

@@ -303,7 +303,7 @@ def test_a_plan_knows_what_is_asked_again(project: Project) -> None:
     db.close()
     for more, remembered in (("", 60), (GATE.format("cut", 0.2), 0), (GATE.format("cut", 0.2), 60)):
         telling(project, SUITE + more, cut=5)
-        planned = json.loads(project.harness("plan", "suite.toml", "--json").out)["asked"]
-        assert [one["remembered"] for one in planned if one["subject"] == "base"] == [remembered]
+        planned = json.loads(project.harness("plan", "suite.toml", "--json").out)["workloads"]
+        assert [one["cache_hits"] for one in planned if one["subject"] == "base"] == [remembered]
         if more:
             project.run()

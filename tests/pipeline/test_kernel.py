@@ -45,7 +45,7 @@ def harness_run_start(run):
     "empties the record": """
 @hookimpl
 def harness_stage(run, stage, detail):
-    run.results.clear(); run.flags.clear(); run.gates = 0
+    run.results.clear(); run.findings.clear(); run.gates = 0
 """,
     "sets the exit code": """
 @hookimpl

@@ -24,7 +24,7 @@ from tests.helpers.suites import ran
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
 
 IDS = {"verdict": "same", "reason": "the same tokens", "seen": "/tokenize", "numbers": {}}
-LAYERS = {"ids": IDS, "stops": {**IDS, "seen": "behaviour"}, "logprobs": {**IDS, "verdict": "cannot be seen"}}
+LAYERS = {"ids": IDS, "stops": {**IDS, "seen": "behaviour"}, "logprobs": {**IDS, "verdict": "unknown"}}
 RUNTIME = {"kind": "vllm", "name": "vLLM", "version": "0.32.0", "model": "support"}
 HOST = hashlib.sha256(b"10.0.0.7:8000").hexdigest()
 NOW = datetime.now(UTC)
@@ -69,7 +69,7 @@ def verified(folder: Path, demands: str, path: Path | None) -> VerifiedExport:
         (
             'layers = ["ids", "logprobs"]',
             {},
-            ('served: layer "logprobs" is "cannot be seen", but the policy requires "same" ([served] layers)'),
+            ('served: layer "logprobs" is "unknown", but the policy requires "same" ([served] layers)'),
         ),
         (
             'layers = ["answers"]',

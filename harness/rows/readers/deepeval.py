@@ -70,5 +70,7 @@ def _row(case: ask.Told, said: dict[str, list[ask.Told]], want: Wanted, where: s
         key=key, numbered=key.startswith(AUTO) and key.removeprefix(AUTO).isdecimal(),
         content=ask.question_digest(case["input"], case.get("expectedOutput"), context=case.get("context")),
         values=values, state="scored" if values else "error" if errors else "unscored", why="; ".join(errors)[:200],
+        input=ask.display_text(case["input"]), target=ask.display_text(case.get("expectedOutput")),
+        answer=ask.display_text(case.get("actualOutput")),
         **ask.row_columns(case.get("additionalMetadata") or case.get("metadata") or {}, want, where),
     )  # fmt: skip

@@ -111,7 +111,8 @@ def _rows(
         if (key := (*same, str(place))) not in found:
             found[key] = RawRow(
                 key=same[0], content=content, prompt=ask.prompt_digest(asked.get("formatted") or asked["raw"]),
-                repeat=repeat, **ask.row_columns(more, want, where),
+                repeat=repeat, input=ask.display_text(asked["raw"]), target=ask.display_text(asked["reference"]),
+                answer=ask.display_text(ask.nested_value(one, "output", "raw")), **ask.row_columns(more, want, where),
             )  # fmt: skip
         row = found[key]
         if error := one.get("error"):

@@ -42,6 +42,7 @@ class RowReader:
     name: ClassVar[str]
     words: ClassVar[tuple[str, ...]] = ()
     files: ClassVar[tuple[str, ...]] = ()
+    keeps_budget: ClassVar[bool] = False  # whether it counts the texts of its rows as it reads them
 
     def sniff(self, path: Path, head: bytes) -> bool:
         """Return whether this tool wrote it, by what it holds; the head of a folder is empty."""
@@ -59,6 +60,8 @@ class RowReader:
             raise UsageError(f"{path}: {what}; write it again with a supported version") from None
         if not found.rows:
             raise UsageError(f"{path}: has no rows")
+        if not self.keeps_budget:
+            TextBudget(want.texts).spend(found.rows, len(found.rows))
         return replace(found, sources=files.sources)
 
     def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
@@ -67,14 +70,16 @@ class RowReader:
 
 
 class TextBudget:
-    """Keeps the texts of rows as long as they fit into memory, and else none; they are read again for those needed."""
+    """Keeps the texts of the rows that are wanted, or of all as long as they fit into memory, and else of none."""
 
-    def __init__(self) -> None:
-        self.left: float = MAX_TEXT_CHARS
+    def __init__(self, wanted: frozenset[str] | None = None) -> None:
+        self.wanted, self.left = wanted, float(MAX_TEXT_CHARS)
 
-    def spend(self, rows: list[RawRow], new: int) -> None:
+    def spend(self, rows: Sequence[RawRow], new: int) -> None:
         """Cut the texts of the last `new` rows, or take those of all rows away where they are too many."""
         for row in rows[-new:] if new else ():
+            if self.wanted is not None and row.content not in self.wanted and row.key not in self.wanted:
+                row.input = row.target = row.answer = ""
             for name in ("input", "target", "answer"):
                 if len(text := getattr(row, name)) > MAX_CELL_CHARS:
                     setattr(row, name, text[:MAX_CELL_CHARS] + " …")
@@ -119,6 +124,20 @@ def mentions_model(value: Any, model: str) -> bool:
     if isinstance(value, (list, tuple)):
         return any(mentions_model(one, model) for one in value)
     return bool(model) and value == model
+
+
+def display_text(value: Any) -> str:
+    """Return what was asked, wanted or answered as a text to read: of a chat with one message that one's."""
+    if isinstance(value, list) and all(isinstance(m, dict) and "content" in m for m in value):
+        said = [m for m in value if m.get("role") != "system"]
+        if len(said) == 1:
+            return display_text(said[0]["content"])
+        return "\n".join(f"{m.get('role')}: {display_text(m['content'])}" for m in value)
+    if isinstance(value, list) and all(isinstance(part, dict) and "text" in part for part in value):
+        return "\n".join(str(part["text"]) for part in value)  # parts of one message
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return " | ".join(value)
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value, sort_keys=True, default=str)
 
 
 def display_name(name: Any) -> str:

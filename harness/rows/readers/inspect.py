@@ -193,6 +193,8 @@ def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
             key=str(key), content=ask.question_digest(asked, sample.get("target"), choices=sample.get("choices")),
             prompt=ask.prompt_digest([[m.get("role"), _resolved(m.get("content"), sample)] for m in sent]),
             values=values if state == "scored" else {}, state=state, why=reason, repeat=sample["epoch"],
+            input=ask.display_text(asked), target=ask.display_text(sample.get("target")),
+            answer=ask.display_text(_resolved(ask.nested_value(sample, "output", "completion"), sample)),
             **ask.row_columns(sample.get("metadata") or {}, want, here),
         ))  # fmt: skip
     found.rows = ask.flag_positional_keys(found.rows, found.ids)

@@ -140,9 +140,40 @@ def _rows(
         key = str(doc.get(name, "")) if name else str(line.get("doc_id", ""))
         found.append(RawRow(
             key, not name, sample.key, str(line.get("prompt_hash", "")), values, "scored" if values else "unscored",
-            lengths=lengths, **ask.row_columns(doc, want, f"{samples} row {number:,}"),
+            lengths=lengths, input=ask.display_text(sample.input), target=_target(line), answer=_answer(line),
+            **ask.row_columns(doc, want, f"{samples} row {number:,}"),
         ))  # fmt: skip
     return found
+
+
+def _choices(line: Line) -> list[str]:
+    """Return the continuations that a row was scored on, of which none was generated."""
+    sent = line.get("arguments")
+    parts = sent.values() if isinstance(sent, dict) else ()
+    found = [part.get("arg_1") for part in parts if isinstance(part, dict)]
+    return [text.strip() for text in found if isinstance(text, str)] if len(found) == len(parts) else []
+
+
+def _target(line: Line) -> str:
+    """Return what is wanted, of a choice its text."""
+    target, choices = line.get("target"), _choices(line)
+    if len(choices) > 1 and str(target).isdecimal() and int(str(target)) < len(choices):
+        return choices[int(str(target))]
+    return ask.display_text(target)
+
+
+def _answer(line: Line) -> str:
+    """Return what the model answered, or the choice that it finds most likely."""
+    answers, choices = line.get("filtered_resps"), _choices(line)
+    if not isinstance(answers, list) or not answers:
+        return ""
+    if len(choices) == len(answers) > 1:
+        try:
+            likely = [float(one[0]) for one in answers]
+        except (TypeError, ValueError, LookupError):
+            return ""
+        return choices[likely.index(max(likely))]
+    return ask.display_text(answers[0]) if isinstance(answers[0], str) else ""
 
 
 def _asked(config: ask.Told, docs: Sequence[ask.Told], targets: Sequence[Any]) -> list[Sample]:

@@ -88,6 +88,8 @@ def _rows(files: SafeFiles, path: Path, want: Wanted) -> tuple[list[RawRow], dic
         rows.append(RawRow(
             key=str(row["problem_idx"]), numbered=True, repeat=int(row["repeat"]), state=state, why=reason,
             content=ask.question_digest(row["prompt"], row["expected_answer"]), prompt=ask.prompt_digest(row["prompt"]),
-            values=values if state == "scored" else {}, **ask.row_columns(row.get("metadata") or {}, want, where),
+            input=ask.display_text(row["prompt"]), target=ask.display_text(row["expected_answer"]),
+            answer=ask.display_text(row.get("model_response")), values=values if state == "scored" else {},
+            **ask.row_columns(row.get("metadata") or {}, want, where),
         ))  # fmt: skip
     return rows, every

@@ -133,6 +133,9 @@ def _row(line: ask.Told, want: Wanted, where: str) -> RawRow:
     return RawRow(
         key=str(line["id"]), content=line.get("key") or "", prompt=sent, values=values,
         state="scored" if values else "unscored", lengths={n: w for n, w in lengths.items() if w != 1},
+        input=ask.display_text(prompt_of(line)) if "arguments" in line else "",
+        target=ask.display_text(line.get("target")),
+        answer=ask.display_text(next(iter(line.get("filtered_resps") or ()), None)),
         **own | ask.row_columns({**(line.get("doc") or {}), **(line.get("slices") or {})}, want, where),
     )  # fmt: skip
 

@@ -20,6 +20,9 @@ BROKE = (  # what promptfoo says of an assertion that itself failed; nothing els
 )  # fmt: skip
 
 
+CODE = ("javascript", "python", "ruby", "webhook")  # assertions whose value is a program
+
+
 class Promptfoo(ask.RowReader):
     """An export of promptfoo eval, of one provider and prompt; `#LABEL` behind its path names the provider."""
 
@@ -66,10 +69,18 @@ def _rows(tests: Sequence[ask.Told], want: Wanted, where: str) -> list[RawRow]:
         rows.append(RawRow(
             key=key, numbered=not key, content=content, prompt=ask.prompt_digest(test["prompt"]["raw"]),
             values=values if state == "scored" else {}, state=state, why=reason, repeat=seen[content, key],
+            input=ask.display_text(test["prompt"]["raw"]), target=ask.display_text(_wanted(case)),
+            answer=ask.display_text(ask.nested_value(test, "response", "output")),
             **ask.row_columns({**test["vars"], **(case.get("metadata") or {})}, want, here),
         ))  # fmt: skip
         seen[content, key] += 1
     return rows
+
+
+def _wanted(case: ask.Told) -> list[str]:
+    """Return what the assertions of a test compare its answer with; of code nothing."""
+    plain = [one for one in case.get("assert") or [] if str(one.get("type")) not in CODE]
+    return [ask.display_text(one["value"]) for one in plain if one.get("value") is not None]
 
 
 def _state(test: ask.Told) -> tuple[State, str]:

@@ -37,7 +37,7 @@ NONE: ask.Told = {}
 class Table(ask.RowReader):
     """Reads tables; whatever no other reader knows and looks like one."""
 
-    name = "table"
+    name, keeps_budget = "table", True
 
     def sniff(self, path: Path, head: bytes) -> bool:
         return layouts.is_table(path, head)
@@ -54,7 +54,7 @@ class Table(ask.RowReader):
 def read_table(path: Path, lines: Lines, want: Wanted) -> RawRows:
     """Return the rows of a table, whatever it was read from. Raises UsageError with the line of what cannot be read."""
     rows, shared, columns, models = list[RawRow](), dict[Any, Any](), dict[str, str](), set[str]()
-    budget = ask.TextBudget()
+    budget = ask.TextBudget(want.texts)
     long = MODEL not in (*want.slices, *want.cluster) and "=" not in want.label
     while piece := list(islice(lines, PIECE)):
         columns = columns or _columns([line for _, line in piece[:FIRST]], want, path)

@@ -1,4 +1,4 @@
-"""What is looked at, one after the other; each comes to `same`, `differs`, `not proven` or `cannot be seen`."""
+"""Compare the layers one after the other; each is `same`, `differs`, `not proven` or `unknown`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from harness import UsageError
 from harness_api import RequestRefusedError
 from harness_served import DRAWN, IDENTITY, LAYERS
-from harness_served.parity import SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
+from harness_served.parity import SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity
 from harness_served.runtime import read_context_limit
 
 DULL = ("template", "adapters")  # of what is told: too long to print, or printed by another layer
@@ -55,6 +55,6 @@ def _same_model(parity: Parity, began: Mapping[str, Any]) -> LayerVerdict:
         parity.notes.append(f"its context is only {context} tokens")
     told = {k: v for k, v in began.items() if k not in DULL and v is not None}
     if not set(told) - {"id", "owned_by"}:
-        return LayerVerdict(UNSEEN, f"{runtime.name} reports only names; {runtime.hint}")
+        return LayerVerdict(UNKNOWN, f"{runtime.name} reports only names; {runtime.hint}")
     said = ", ".join(f"{k} {runtime.server.peer.redact(str(v), 100)}" for k, v in told.items())
     return LayerVerdict(SAME, f"{runtime.name}: {said}; unchanged at the end", "told")

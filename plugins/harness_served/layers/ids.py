@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness_api import RequestRefusedError
-from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
+from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity
 from harness_served.runtime import GREEDY, read_context_limit
 
 PLAIN = "The capital of France is"  # a text prompt, which gets a BOS or none
@@ -31,7 +31,7 @@ def compare_ids(parity: Parity) -> LayerVerdict:
             continue
         if count is None and theirs is None:
             return LayerVerdict(
-                UNSEEN, f"{runtime.name} reports neither tokens nor usage.prompt_tokens; {runtime.hint}"
+                UNKNOWN, f"{runtime.name} reports neither tokens nor usage.prompt_tokens; {runtime.hint}"
             )
         if count is not None and count != ours:
             says = f"{where}: {count} tokens, but {ours} by the export ({count - ours:+d}); {FIX}"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from harness_served import DRAWN
-from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity, RenderedConversation
+from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity, RenderedConversation
 
 TIMES = 4  # the noise; the merge check's own factor
 AGAIN = 2  # conversations that are drawn once more, with the same seed, for a noise of the runtime's own
@@ -38,7 +38,7 @@ def compare_logprobs(parity: Parity) -> LayerVerdict:
     runtime, said = parity.runtime, list(draw_from_runtime(parity))
     parity.heard["told"] = said
     if not said:
-        return LayerVerdict(UNSEEN, f"{runtime.name} reports no log-probabilities with its tokens; {runtime.hint}")
+        return LayerVerdict(UNKNOWN, f"{runtime.name} reports no log-probabilities with its tokens; {runtime.hint}")
     if not runtime.takes_ids and parity.layer_verdict("ids") != SAME:
         return LayerVerdict(
             UNPROVEN, "the prompt's tokens differ from the export's, and the server does not accept token ids"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from harness_served.layers.logprobs import TIMES, DrawnTokens, draw_from_runtime, root_mean_square
-from harness_served.parity import DIFFERS, SAME, SECOND, UNPROVEN, UNSEEN, LayerVerdict, Parity
+from harness_served.parity import DIFFERS, SAME, SECOND, UNKNOWN, UNPROVEN, LayerVerdict, Parity
 
 ALONE = "Once upon a time"  # a text prompt for the base of an adapter, and for nothing else
 SMALLER = 0.9  # the scale whose direction is tried
@@ -19,7 +19,7 @@ def compare_lora(parity: Parity) -> LayerVerdict:
 
     runtime, reference = parity.runtime, parity.reference
     if not reference.adapter:
-        return LayerVerdict(UNSEEN, "exported as a merged model; export the adapter to compare its scale")
+        return LayerVerdict(UNKNOWN, "exported as a merged model; export the adapter to compare its scale")
     if "noise" not in parity.heard:
         return LayerVerdict(UNPROVEN, "needs log-probabilities; add the layer logprobs")
     said, bound = parity.heard["told"], TIMES * parity.heard["noise"]

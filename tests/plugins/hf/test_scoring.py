@@ -410,7 +410,7 @@ def test_attention_by_tiles(masked: bool, before: int, monkeypatch: pytest.Monke
     """Rows with a prefix, with a mask of their own or causal, in tiles that do not divide them: as PyTorch's own."""
     from harness_hf.cpu import attention
 
-    if not attention.available():
+    if not attention.is_onednn_available():
         pytest.skip("no oneDNN for float32 here")
     monkeypatch.setattr(attention, "TILE", 40 * 130)
     torch.manual_seed(2)

@@ -24,7 +24,7 @@ from harness_hf.tiny import build_tiny_model
 from harness_served.commands import _base, measure_parity, parse_layers
 from harness_served.dialects import read_completion
 from harness_served.layers import answers, stops
-from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity, parity_exit_code
+from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity, parity_exit_code
 from harness_served.runtime import RuntimeAnswer, read_answer
 from tests.helpers import llamas
 from tests.helpers.adapters import make_adapter
@@ -35,10 +35,17 @@ late("openai")
 KEY = "k3y-of-ours-0123456789"
 DIALECTS = ("llama.cpp", "vllm", "ollama", "transformers")
 HEALTHY = {  # what each dialect lets be seen of a healthy runtime; a draw of its own is never proven unfiltered by text
-    "llama.cpp": {"ids": SAME, "stops": SAME, "defaults": SAME, "logprobs": SAME, "lora": UNSEEN, "answers": SAME},
-    "vllm": {"ids": SAME, "stops": SAME, "defaults": UNPROVEN, "logprobs": SAME, "lora": UNSEEN, "answers": SAME},
-    "ollama": {"ids": SAME, "stops": SAME, "defaults": UNPROVEN, "logprobs": SAME, "lora": UNSEEN, "answers": SAME},
-    "transformers": {"ids": SAME, "stops": SAME, "defaults": SAME, "logprobs": UNSEEN, "lora": UNSEEN, "answers": SAME},
+    "llama.cpp": {"ids": SAME, "stops": SAME, "defaults": SAME, "logprobs": SAME, "lora": UNKNOWN, "answers": SAME},
+    "vllm": {"ids": SAME, "stops": SAME, "defaults": UNPROVEN, "logprobs": SAME, "lora": UNKNOWN, "answers": SAME},
+    "ollama": {"ids": SAME, "stops": SAME, "defaults": UNPROVEN, "logprobs": SAME, "lora": UNKNOWN, "answers": SAME},
+    "transformers": {
+        "ids": SAME,
+        "stops": SAME,
+        "defaults": SAME,
+        "logprobs": UNKNOWN,
+        "lora": UNKNOWN,
+        "answers": SAME,
+    },
 }
 
 
@@ -77,7 +84,7 @@ def test_a_healthy_runtime_raises_no_alarm(export: Path, dialect: str) -> None:
     assert verdicts(told) == HEALTHY[dialect]
     assert code == (6 if dialect == "transformers" else 0)
     assert told["tokens"] <= 1000
-    assert told["layers"]["identity"]["verdict"] == (UNSEEN if dialect == "transformers" else SAME)
+    assert told["layers"]["identity"]["verdict"] == (UNKNOWN if dialect == "transformers" else SAME)
 
 
 @pytest.mark.slow
@@ -114,7 +121,7 @@ def test_a_text_that_is_cut_in_two_ways_is_no_alarm(tmp_path: Path, dialect: str
     """This model says "he" and "n", which the tokenizer makes "h" and "en" of: as many tokens, and others."""
     teach(llamas.build(tmp_path / "model", seed=1, max_position_embeddings=2048), 150)
     _, told = look(tmp_path, dialect, layers="ids,logprobs,answers")
-    seen = {"transformers": {SAME, UNSEEN}, "ollama": {SAME, UNPROVEN}}.get(dialect, {SAME})
+    seen = {"transformers": {SAME, UNKNOWN}, "ollama": {SAME, UNPROVEN}}.get(dialect, {SAME})
     assert set(verdicts(told).values()) == seen
 
 
@@ -186,14 +193,14 @@ def test_what_a_short_context_refuses_ends_no_comparison(export: Path) -> None:
 def test_what_is_not_told_is_not_the_same(export: Path, dialect: str) -> None:
     """A server that ignores the question for log-probabilities with 200 is inconclusive, and is told what to do."""
     code, told = look(export, dialect, "mute", layers="logprobs")
-    assert (code, verdicts(told)) == (6, {"logprobs": UNSEEN})
+    assert (code, verdicts(told)) == (6, {"logprobs": UNKNOWN})
 
 
 @pytest.mark.slow
 def test_a_server_that_hides_usage_tells_no_count(export: Path) -> None:
     """Without tokens and counts nothing is known of the prompt."""
     code, told = look(export, "transformers", "usage", layers="ids")
-    assert (code, verdicts(told)) == (6, {"ids": UNSEEN})
+    assert (code, verdicts(told)) == (6, {"ids": UNKNOWN})
 
 
 @pytest.mark.slow
@@ -425,7 +432,7 @@ def test_an_adapters_direction_that_alarms_by_chance_is_drawn_once_more(export: 
 
 def test_exit_codes_are_those_of_the_verdicts() -> None:
     """One that differs fails, whoever asked; what was asked for and is not proven is inconclusive."""
-    same, differs, unseen = LayerVerdict(SAME, ""), LayerVerdict(DIFFERS, ""), LayerVerdict(UNSEEN, "")
+    same, differs, unseen = LayerVerdict(SAME, ""), LayerVerdict(DIFFERS, ""), LayerVerdict(UNKNOWN, "")
     assert parity_exit_code({"ids": same, "lora": unseen}, ["ids"]) == 0
     assert parity_exit_code({"ids": same, "lora": unseen}, ["ids", "lora"]) == 6
     assert parity_exit_code({"ids": same}, ["ids", "stops"]) == 6

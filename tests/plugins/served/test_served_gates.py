@@ -18,7 +18,7 @@ from harness.testing import ROWS as SIX
 from harness.testing import SUITE, FakeSubject, Project
 from harness_served.dialects import find_runtime
 from harness_served.layers import gates
-from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
+from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity
 from tests.helpers.late import late
 from tests.helpers.runtimes import Runtime, running
 from tests.helpers.suites import REAL, TEXTS, ran
@@ -114,7 +114,7 @@ def test_the_narrowest_margin_of_a_gate_is_taken(folder: Path) -> None:
 def test_what_is_not_answered_cannot_be_seen(folder: Path) -> None:
     """A server that refuses the rows proves nothing, and the reason is told."""
     found = look(folder, 1.0, refuses=True)
-    assert found.verdict == UNSEEN
+    assert found.verdict == UNKNOWN
     assert "HTTP 404" in found.reason
 
 
