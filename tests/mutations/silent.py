@@ -168,6 +168,7 @@ def _spoilt(name: str, code: str, how: str) -> Mutation:
 CHOOSING = "use = 'multiple_choice'"
 FITTING = "use = 'perplexity'\nof = 'completion'"
 UNFRAMED = {"more": '\n[checks]\nignore = { D7-frame = "looked at elsewhere" }\n'}
+PROMPTED = {"subject_fewshot.shots": 3}
 THOUGHT = {"eval_0.thought": ["<think>", "</think>"]}
 ECHO = {"checks_ignore.D23-echo": "looked at elsewhere"}
 STABLE = {"train_max_steps": 20, "train_lr_scheduler_type": "warmup_stable_decay"}
@@ -260,6 +261,12 @@ MUTATIONS: list[Mutation] = [
         "E9",
         _replying(lambda prompt, answer: answer, "exact_match", base=lambda said: f"{said.upper()}."),
         _replying(lambda prompt, answer: answer, "exact_match"),
+    ),
+    Mutation(
+        "worked examples that make the base worse",
+        "E10",
+        _replying(lambda prompt, answer: "none" if "\n\n" in prompt else answer, "exact_match", **PROMPTED),
+        _replying(lambda prompt, answer: answer, "exact_match", **PROMPTED),
     ),
     Mutation(
         "answers of the base that are all cut",
