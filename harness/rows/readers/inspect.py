@@ -107,7 +107,8 @@ class Inspect(ask.RowReader):
 def _logs(files: SafeFiles) -> list[Path]:
     """Return the logs in a folder, packed or as JSON."""
     plain = [path for pattern in ("*.json", "*.json.*") for path in files.list_files(pattern)]
-    return [*files.list_files("*.eval"), *(path for path in plain if all(w.encode() in read_head(path) for w in WORDS_OF))]
+    logs = [path for path in plain if all(word.encode() in read_head(path) for word in WORDS_OF)]
+    return [*files.list_files("*.eval"), *logs]
 
 
 def _newest(files: SafeFiles, folder: Path, want: Wanted) -> tuple[Path, tuple[str, ...]]:
@@ -126,11 +127,11 @@ def _newest(files: SafeFiles, folder: Path, want: Wanted) -> tuple[Path, tuple[s
 def _header(files: SafeFiles, log: Path) -> Mapping[str, Any]:
     """Return what a log says of its evaluation."""
     if log.suffix == ".eval":
-        members = files.members(log)
+        members = files.read_zip(log)
         member = next((members[name] for name in ("header.json", "_journal/start.json") if name in members), None)
         document = parse_json(member(), f"{log}", constants=True) if member else {}
     else:
-        document = parse_json(files.whole(log).removeprefix(BOM), f"{log}", constants=True)
+        document = parse_json(files.read_bytes(log).removeprefix(BOM), f"{log}", constants=True)
     about = document.get("eval") if isinstance(document, dict) else None
     return about if isinstance(about, dict) else {}
 
