@@ -18,6 +18,7 @@ from harness.errors import UsageError
 from harness.rows.readers import fields as ask
 from harness.rows.records import RawMetric, RawRow, RawRows, Wanted
 from harness.rows.safe_read import SafeFiles
+from harness.rows.wording import write_option
 
 ALL = "all tasks"  # of a run whose tasks are in no group, or in several
 DIGITS = 32
@@ -74,7 +75,7 @@ def join_tasks(group: Group, parts: Mapping[str, RawRows], path: Path) -> RawRow
     if not named:
         raise UsageError(
             f"{path}: has {len(runs)} tasks ({', '.join(map(ask.display_name, [*parts][:8]))}) without a metric in "
-            "common; name one with --metric TASK:NAME"
+            f"common; name one with {write_option('metric', 'TASK:NAME')}"
         )
     weights, metrics = {}, {}
     for name in named:
