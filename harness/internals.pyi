@@ -36,6 +36,7 @@ from harness.data import encoding as encoding
 from harness.data.fewshot import choose_examples as choose_shots
 from harness.data.pypi import hash_download as hash_download
 from harness.data.rows import read_rows as read_rows
+from harness.data.templates import template_columns as template_columns
 from harness.errors import disk_full_error as disk_full_error
 from harness.errors import memory_error as memory_error
 from harness.files import append_line as append_line
@@ -204,6 +205,7 @@ __all__ = [
     "statement_bytes",
     "subprocess_call",
     "summary",
+    "template_columns",
     "template_digest",
     "to_json",
     "try_lock",

@@ -97,6 +97,8 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
             raise UsageError(
                 f"{same}; gate the candidate's scores, or {write_option('allow', 'identical')} if that is intended"
             )
+    if base and base.tasks != candidate.tasks:
+        raise UsageError(_uneven_tasks(base, candidate))
     metric, because = choose_metric([*runs.values()], want)
     pairs = pairing.pair_rows(base or candidate, candidate, only_common=want.only_common)
     fair = comparability.compare_facts(base, candidate, pairs, want.allow or ())
@@ -118,6 +120,14 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
     results = {side: _result(side, name, runs[side], samples, column, metric) for side, column in columns.items()}
     states = {side: column.states for side, column in columns.items()}
     return MeasuredRows(name, want, runs, pairs, metric, because, fair, samples, results, states, notes)
+
+
+def _uneven_tasks(base: RawRows, candidate: RawRows) -> str:
+    """Return which task only one side has, so that their means are of different tasks."""
+    theirs, ours = ({*run.tasks} or {run.task} for run in (base, candidate))
+    side, lacking = ("candidate", theirs - ours) if theirs - ours else ("base", ours - theirs)
+    names = ", ".join(f'"{printable(name)}"' for name in sorted(lacking)[:EXAMPLES])
+    return f"{side}: has no rows of {names}; run the same tasks, or name one with {write_option('metric', 'TASK:NAME')}"
 
 
 def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:

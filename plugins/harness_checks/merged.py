@@ -20,6 +20,7 @@ import harness_lora
 from harness import Finding, ModelRef, Severity, TrainingRow, UsageError, checker, quote_text
 from harness.internals import weight_files
 from harness_checks.frames import training_prompt
+from harness_checks.shapes import find_mismatched_shapes
 from harness_checks.tokenizer_files import (
     PLAIN,
     compare_files,
@@ -110,6 +111,8 @@ def differs_from_adapter(
     rows, the adapter on the same base as the merge: full, or as a 4-bit load has it. They compute in float32 where they
     fit, because the arithmetic of half precision alone costs 2e-3; a 4-bit base computes as it was trained.
     """
+    if find_mismatched_shapes(Path(merged.path)):
+        return  # M4 reports them
     texts = [*PLAIN, *(row.prompt + row.answer for row in rows[:: max(1, len(rows) // ROWS)][:ROWS])]
     texts = [text[:400] for text in texts]
     exact = not (twin and twin.quantization)  # a 4-bit load rounds otherwise when it is widened
@@ -173,10 +176,14 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
     Added tokens get lost when a model is saved without its tokenizer, and a resized vocabulary can break the tie of
     input and output embeddings (transformers#45127, unsloth#9331). tokenizer.json, chat template, config.json and
     generation_config.json must say what the base's say, as the libraries read them, and so must the options of the
-    tokenizer that was loaded; plain texts, one of all special tokens and a chat must give the same ids as before, and
-    there must be an embedding for every token. A note names what generation_config.json makes servers
-    do, and an evaluation here does not: sampling, and a penalty on repetition.
+    tokenizer that was loaded; tensors must have the shapes that config.json says (-shapes); plain texts, one of all
+    special tokens and a chat must give the same ids as before, and there must be an embedding for every token. A note
+    names what generation_config.json makes servers do, and an evaluation here does not: sampling, and a penalty on
+    repetition.
     """
+    if odd := find_mismatched_shapes(Path(merged.path)):
+        fix = "save weights and config.json together: resize_token_embeddings and save_pretrained write both"
+        yield Finding("error", f"{len(odd)} tensors have other shapes than config.json says", odd, fix, "shapes")
     if not (Path(base.path) / "tokenizer_config.json").is_file():
         return
     before, after = harness_hf.load_tokenizer(base.path), harness_hf.load_tokenizer(merged.path)
@@ -246,6 +253,8 @@ def never_stops(
         names = [quote_text(tokens.tokenizer.convert_ids_to_tokens(i) or str(i)) for i in missing]
         what = f"generation_config.json does not stop at {', '.join(names)}"
         yield Finding("error", what, (), f"set eos_token_id = {sorted(wanted)} there", "config")
+    if find_mismatched_shapes(Path(merged.path)):
+        return  # M4 reports them
     if asked := [row for row in rows if training_prompt(row)][:: max(1, len(rows) // PROMPTS)][:PROMPTS]:
         longest = max(len(tokens.encode_plain(row.answer)) for row in asked)
         room = min(256, 2 * longest + 32)

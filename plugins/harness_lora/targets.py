@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 ALL = "all-linear"
-UNCALLED = {kind: {"dt_proj"} for kind in ("mamba", "falcon_mamba", "jamba")}  # by model type: only its weight is read
+UNCALLED = dict.fromkeys(("mamba", "falcon_mamba", "jamba"), ("dt_proj",))  # linears of which only the weight is read
 
 
 def restrict_targets(config: LoraConfig, model: Any) -> LoraConfig:

@@ -12,6 +12,7 @@ from harness.internals import attach_lazily, gpu_device_files, schema
 from harness_sft.config import build_config, check_config_fields
 from harness_sft.job import Method as Method
 from harness_sft.job import TrainingJob as TrainingJob
+from harness_sft.job import check_method
 from harness_sft.job import import_later as import_later
 from harness_sft.options import MemoryOptions as MemoryOptions
 from harness_sft.options import StepOptions as StepOptions
@@ -61,6 +62,7 @@ def check(
     """Build the real SFTConfig; raises UsageError on what it refuses, what only we can set, and what no GPU holds."""
     from harness_sft.processes import reject_processes, reject_shards
 
+    check_method(adapter)
     recipe = options.recipe()
     if shard:
         reject_shards(processes, recipe, adapter)
@@ -80,7 +82,8 @@ def trainer_capabilities(cls: type[TrainingOptions], method: Method) -> dict[str
     """
 
     @schema.accepts_options(cls)
-    def check(options: TrainingOptions) -> None:
+    def check(options: TrainingOptions, *, adapter: Adapter | None = None) -> None:
+        check_method(adapter)
         job = TrainingJob(harness.ModelRef("base", ""), None, (), options.recipe(), 0, method)
         job.config(Path("checkpoints"), "cpu")
 

@@ -47,7 +47,14 @@ from harness_lora import (
     list_towers,
     restrict_targets,
 )
-from harness_sft.job import CHECKPOINTS, TrainingJob, base_placement, last_whole_checkpoint, reporting_full_disk
+from harness_sft.job import (
+    CHECKPOINTS,
+    TrainingJob,
+    base_placement,
+    check_method,
+    last_whole_checkpoint,
+    reporting_full_disk,
+)
 from harness_sft.memory import check_memory
 from harness_sft.processes import launch_processes, reject_shards, resolve_processes
 from harness_sft.rows import Row, as_dataset
@@ -67,6 +74,7 @@ def train_model(job: TrainingJob) -> Path:
     checkpoints, ranks = job.out.parent / CHECKPOINTS, job.ranks
     device = harness_hf.resolve_device(job.ref.options.get("device", "auto")).type
     config = job.config(checkpoints, device)
+    check_method(job.adapter)
     job.method.fits(job.adapter)
     spread = {} if job.shard else {"device_map": job.ref.options.get("device_map")}
     count = resolve_processes(job.processes, {**job.recipe, **spread}, config.gradient_accumulation_steps, device)

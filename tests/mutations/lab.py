@@ -102,7 +102,9 @@ class Seen:
     code: int
 
     def has(self, code: str) -> bool:
-        """Return whether there is an alarm of this code, or one with this text."""
+        """Return whether there is an alarm of this code, or one with this text, and no check crashed."""
+        if any(alarm.endswith("-crashed") for alarm in self.alarms):
+            return False
         return any(alarm == code or alarm.startswith(f"{code}-") or code in alarm for alarm in self.alarms)
 
     def __str__(self) -> str:

@@ -110,6 +110,14 @@ def _plain_template(reply: str = "<|assistant|>\n") -> str:
     )
 
 
+def _double_start(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text("utf-8"))
+    single = content["post_processor"]["single"]
+    content["post_processor"]["single"] = [single[0], *single]
+    path.write_text(json.dumps(content), "utf-8")
+
+
 UNARGUED = '\n[checks]\nignore = { D7-arguments = "another test" }\n'
 
 
@@ -537,6 +545,12 @@ MUTATIONS: list[Mutation] = [
         "D6",
         [{"text": f"<s><s>{r['prompt']}{r['completion']}"} for r in ROWS],
         healthy=[{"text": f"<s>{r['prompt']}{r['completion']}"} for r in ROWS],
+    ),
+    Mutation(
+        "a tokenizer that writes two beginnings",
+        "D6",
+        lambda lab: lab.check(model_path=str(lab.model(_double_start))),
+        lambda lab: lab.check(model_path=str(lab.model(lambda folder: None))),
     ),
     Mutation(
         "another chat template in training",
@@ -985,7 +999,7 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "numbers that are matched without their points",
         "D11-punctuation",
-        lambda lab: lab.check(ROWS, HALVES),
+        lambda lab: lab.check(ROWS, HALVES, **{"eval_0.ignore_punctuation": True}),
         lambda lab: lab.check(ROWS, HALVES, **{"eval_0.ignore_punctuation": False}),
     ),
     Mutation("a name served by two", "E6", lambda lab: lab.fake(0.8, "a", "b"), lambda lab: lab.fake(0.7, "a")),

@@ -29,6 +29,7 @@ LOWER = {
     "bits_per_byte", "brier_score", "byte_perplexity", "cer", "error", "error_rate", "hallucination", "loss", "mae",
     "mse", "nll", "perplexity", "rmse", "ter", "toxicity", "wer", "word_perplexity",
 }  # fmt: skip
+TASK = "task"  # a slice: whose rows they are in a run of several tasks
 METRICS = HIGHER | LOWER | {"score"}
 MAX_TEXT_CHARS = 1 << 26  # of the texts of a run that are in memory
 MAX_CELL_CHARS = 20_000  # of one text of a row
