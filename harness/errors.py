@@ -142,20 +142,11 @@ def resource_error(error: BaseException) -> str:
     return f"{full}; free space and run again; finished work is kept" if full else memory_error(error)
 
 
-EVERYDAY = {  # what everybody types, by letters nearer to something else -> what it is called
-    "epochs": "num_train_epochs", "num_epochs": "num_train_epochs", "lr": "learning_rate", "steps": "max_steps",
-    "batch_size": "per_device_train_batch_size", "train_batch_size": "per_device_train_batch_size",
-    "max_seq_length": "max_length", "max_len": "max_length",
-}  # fmt: skip
-
-
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean "x"?`, or what there is to choose from, or nothing."""
     known = sorted(known)
     if len(word) > MOST:
         return ""
-    if (meant := EVERYDAY.get(word)) in known:
-        return f'; did you mean "{meant}"?'
     if len(known) > MOST:  # to compare each mistake with all of so many would take longer than to look it up
         known = [k for k in known if k[:1].lower() == word[:1].lower() and abs(len(k) - len(word)) <= 2][:MOST]
     alike = {k.lower(): k for k in known}

@@ -39,6 +39,7 @@ from harness.data.rows import read_rows as read_rows
 from harness.data.templates import template_columns as template_columns
 from harness.errors import disk_full_error as disk_full_error
 from harness.errors import memory_error as memory_error
+from harness.evaluation.baselines import find_weakness as find_weakness
 from harness.files import append_line as append_line
 from harness.files import copy_range as copy_range
 from harness.files import hold_exclusively as hold_exclusively
@@ -51,6 +52,7 @@ from harness.gates import agreement as agreement
 from harness.gates import labels as labels
 from harness.gates.decide import decide as decide
 from harness.lazy import attach_lazily as attach_lazily
+from harness.option_names import suggest_option as suggest_option
 from harness.pipeline.replay import ReplayRows as ReplayRows
 from harness.pipeline.replay import draw_replay_rows as draw_replay_rows
 from harness.records import verdict_text as verdict_text
@@ -72,6 +74,8 @@ from harness.reports.events import FILE as EVENTS
 from harness.reports.events import RunProgress as RunProgress
 from harness.reports.events import read_events as read_events
 from harness.reports.markdown import format_run_markdown as format_run_markdown
+from harness.reports.next_step import BUNDLE as BUNDLE
+from harness.reports.next_step import suggest_next_step as suggest_next_step
 from harness.reports.report_json import dumps as dumps
 from harness.reports.report_json import to_json as to_json
 from harness.reports.rows import correctness_metric as correctness_metric
@@ -110,6 +114,7 @@ from harness.workers.protocol import ref_from_json as ref_from_json
 from harness.workers.protocol import ref_to_json as ref_to_json
 
 __all__ = [
+    "BUNDLE",
     "EVENTS",
     "LAYERS",
     "LOCK",
@@ -154,6 +159,7 @@ __all__ = [
     "final_answers",
     "find_gguf",
     "find_newest",
+    "find_weakness",
     "format_decimal",
     "format_finish_reasons",
     "format_run_markdown",
@@ -204,6 +210,8 @@ __all__ = [
     "split_json_lines",
     "statement_bytes",
     "subprocess_call",
+    "suggest_next_step",
+    "suggest_option",
     "summary",
     "template_columns",
     "template_digest",

@@ -32,6 +32,7 @@ from harness.records.models import Progress as Sign
 from harness.records.run import ItemResult, Run, Swept, Trial
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.events import RunProgress
+from harness.reports.next_step import suggest_next_step
 from harness.reports.rules import describe_rules
 from harness.reports.summary import describe_exemption, sort_worst_first, verdict_sentence, waived_and_ignored
 from harness.schema import format_toml
@@ -320,6 +321,8 @@ class Summary:
             if (there := Path(run.folder) / REPORT).is_file():
                 self.line(f"report   {short_path(there)}", hang=9)
             self.line(f"run      {short_path(run.folder)}", hang=9)
+            if step := suggest_next_step(run, Path(run.folder)):
+                self.line(f"next     {step.command or step.what}", hang=9)
 
     def print_table(self) -> None:
         """Print every metric with one column a subject."""

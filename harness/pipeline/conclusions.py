@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from harness.collection.collection import Collection, Task
 from harness.errors import ExitCode
+from harness.evaluation.baselines import find_weakness
 from harness.gates import group
 from harness.gates.decide import decide
 from harness.gates.gate import Gate
@@ -31,6 +32,7 @@ from harness.reports.summary import ignored_errors
 from harness.suite.waivers import unneeded_waivers
 from harness.texts.numbers import format_metric
 
+ROUNDING = 0.005  # of a value: what weights that are rounded once change, and no conclusion
 Results = Mapping[tuple[str, str], Result]  # by subject and eval
 
 
@@ -96,8 +98,21 @@ def write_conclusions(collection: Collection, results: Results, verdicts: Sequen
                 attempt = max((v.attempt for v in verdicts if v.candidate == candidate), default=0)
                 claims = _compared(collection, results, candidate, name, collection.suite.header.risk(attempt))
             if claims:
-                found.append(_said(candidate, collection.suite.subjects[name].examples, claims))
+                weak = _weak_claims(collection, results, name, claims)
+                found.append(_said(candidate, collection.suite.subjects[name].examples, claims, weak))
     return found
+
+
+def _weak_claims(collection: Collection, results: Results, baseline: str, claims: Sequence[Verdict]) -> dict[str, str]:
+    """Return why the baseline of a proven claim proves nothing, by the claim's metric."""
+    weak: dict[str, str] = {}
+    for verdict in claims:
+        name, _, metric = verdict.metric.partition(".")
+        task, prompted = collection.tasks.get(name), results.get((baseline, name))
+        if task and prompted and metric in task.metrics and verdict.outcome is Outcome.PASS:
+            why = find_weakness(task, task.metrics[metric], prompted, results.get(("base", name)))
+            weak |= {verdict.metric: why} if why else {}
+    return weak
 
 
 def _compared(collection: Collection, results: Results, candidate: str, baseline: str, alpha: float) -> list[Verdict]:
@@ -119,9 +134,13 @@ def _compared(collection: Collection, results: Results, candidate: str, baseline
     ]
 
 
-def _said(candidate: str, examples: int, claims: Sequence[Verdict]) -> str:
-    proven = [v for v in claims if v.outcome is Outcome.PASS]
+def _said(candidate: str, examples: int, claims: Sequence[Verdict], weak: Mapping[str, str]) -> str:
+    proven = [v for v in claims if v.outcome is Outcome.PASS and v.metric not in weak]
     better = f"better than the base with {examples} examples in its prompt"
+    if weak and not proven:
+        found = "; ".join(f"{metric} {why}" for metric, why in weak.items())
+        scores = f"the base with {examples} examples in its prompt scores on {found}"
+        return f"whether fine-tuning is warranted is open: {scores}; choose better examples with fewshot_data"
     if proven:
         text = f"fine-tuning is warranted: {candidate} is {better} on {' and '.join(v.metric for v in proven)}"
         open_ = [v.metric for v in claims if v.outcome is not Outcome.PASS]
@@ -196,7 +215,8 @@ def _words(change: Change, step: str) -> str:
         values += (
             f", {c.format_test_change(c.estimate)} [{c.format_test_change(c.lower)}, {c.format_test_change(c.upper)}]"
         )
-    if not c.is_share and (not sure or format_metric(c.theirs) == format_metric(c.ours)):
+    ours, theirs = c.ours or 0.0, c.theirs or 0.0
+    if not c.is_share and (not sure or abs(ours - theirs) <= ROUNDING * abs(theirs)):
         return ""
     if not sure:
         rows = f"changed {name} on {c.won + c.lost} rows, {c.lost} lost and {c.won} won"

@@ -10,6 +10,7 @@ from harness.errors import UsageError
 from harness.records import verdict_text
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
+from harness.reports.next_step import suggest_next_step
 from harness.reports.rows import (
     DisplayRow,
     count_lost_and_won,
@@ -49,6 +50,8 @@ def format_run_markdown(run: Run, folder: Path | None = None) -> str:
         "\n".join(f"- {escape_markdown(line)}" for line in _said(run)),
     ]
     text = "".join(f"{part}\n\n" for part in parts if part)
+    if folder and (step := suggest_next_step(run, folder)):
+        text += f"{escape_markdown(step.what)} {markdown_code(step.command) if step.command else ''}".rstrip() + "\n\n"
     for block in _blocks(run, folder) if folder else ():
         if len((text + block).encode()) < LARGEST:
             text += f"{block}\n\n"

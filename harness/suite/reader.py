@@ -17,6 +17,7 @@ from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.files import read_text
 from harness.gates.gate import Gate
 from harness.gates.group import find_member_mistakes, link_groups
+from harness.option_names import suggest_option
 from harness.suite import tables
 from harness.suite.lines import read_toml_lines, reject_deep_keys
 from harness.texts import secrets
@@ -86,7 +87,7 @@ class _Reader:
     def suite(self) -> tables.Suite:
         self.sound()
         for name in (name for name in self.raw if name not in TABLES):
-            self.tell(name, "", f'unknown table "{name}"{did_you_mean(name, TABLES)}')
+            self.tell(name, "", f'unknown table "{name}"{suggest_option(name, TABLES)}')
         about, rows = self.one("suite", tables.SuiteTable, required=True), self.rows()
         model, sweep = self.one("model", tables.Model, required="rows" not in self.raw), self.sweep()
         adapter, train = self.one("adapter", tables.Use), self.one("train", tables.Train)
@@ -262,7 +263,7 @@ class _Reader:
             complain("digest", '"digest" pins a release; give 8 to 64 hex digits of its weights\' digest')
         known = [f.name.rstrip("_") for f in fields(tables.Baseline) if f.name not in ("where", "options")]
         for key in made.options if made.use is None else ():
-            complain(key, f'unknown key "{key}"{did_you_mean(key, known)}')
+            complain(key, f'unknown key "{key}"{suggest_option(key, known)}')
 
     def merge(self, wanted: bool) -> tuple[str, ...]:
         if not isinstance(table := self.raw.get("merge", {"base": "original" if wanted else []}), dict):

@@ -1,4 +1,4 @@
-"""E1 to E9: answers that look like a score and are none, or of whom nobody knows."""
+"""E1 to E10: answers that look like a score and are none, or of whom nobody knows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness import Finding, Result, Sample, Score, Severity, checker, quote_text
-from harness.internals import Task, fold_case, prompt_text, schema
+from harness.internals import Suite, Task, find_weakness, fold_case, prompt_text, schema
 from harness_checks.evaluations import has_words
 from harness_domain.matching import MatchOptions
 
@@ -65,11 +65,11 @@ def cut_answers(result: Result, task: Task, reference: Result | None) -> Iterato
     ends = sorted(s.tokens for s in whole if s.tokens is not None)
     long = ends[int(0.99 * (len(ends) - 1))] if ends else 0
     more = 1 << (2 * max(long, limit or 1) - 1).bit_length()
-    fix = (
-        f"raise max_new_tokens to {more} (p99 of complete answers: {long})"
-        if ends
-        else "check that the model generates a stop token"
-    )
+    fix = "check that the model generates a stop token"
+    if ends and 2 * long > (limit or 1):
+        fix = f"raise max_new_tokens to {more} (p99 of complete answers: {long})"
+    elif ends:
+        fix = f"complete answers have at most {long} tokens (p99), so more would not help; {fix}, or set stop"
     yield Finding("warning", what, fix=fix, rows={result.eval: [s.id for s in cut]})
 
 
@@ -252,3 +252,21 @@ def format_gains(result: Result, task: Task, reference: Result | None) -> Iterat
     lines = [f'row "{s.id}": {quote_text(s.answer or "", 60)}' for s in found]
     fix = "set ignore_case = true and ignore_punctuation = true, unless the form of an answer is what counts"
     yield Finding("warning", what, lines, fix, rows={result.eval: [s.id for s in found]})
+
+
+@checker(title="weak-baseline")
+def weak_baseline(result: Result, task: Task, reference: Result | None, suite: Suite | None) -> Iterator[Finding]:
+    """A baseline with worked examples that is weaker than none.
+
+    To be better than it proves nothing where it scores less than one answer to all rows, or less than the base without
+    examples (sign test at 5 %): examples that are few, of one kind or of another task can make a small model repeat
+    one of their answers. Whether fine-tuning is warranted then stays open.
+    """
+    subject = suite.subjects.get(result.subject) if suite else None
+    if not subject or not subject.examples or subject.released or not task.metrics or len(result.scores) < ENOUGH:
+        return
+    metric = next(iter(task.metrics.values()))
+    if why := find_weakness(task, metric, result, None if subject.use else reference):
+        what = f'"{result.subject}::{result.eval}": the base with {subject.examples} examples in its prompt has '
+        fix = "choose examples of all labels with fewshot_data, or other shots"
+        yield Finding("warning", f"{what}{metric.name} {why}", fix=fix)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from harness import Mistakes, Progress, UsageError, did_you_mean
-from harness.internals import schema, subprocess_call
+from harness.internals import schema, subprocess_call, suggest_option
 from harness_lora.fields import FULL, MOVES_BASE, ON_FLOATS, OURS, PREPARED, REFUSED, UNTRAINED, refused_fields
 from harness_lora.files import (
     WEIGHTS,
@@ -99,7 +99,7 @@ class Lora:
             if name in OURS:
                 mistakes.add(f'option "{name}"', f"cannot be set: {OURS[name]}; remove it")
             elif name not in known:
-                mistakes.add(f'option "{name}"', f"is not a field of PEFT's LoraConfig{did_you_mean(name, known)}")
+                mistakes.add(f'option "{name}"', f"is not a field of PEFT's LoraConfig{suggest_option(name, known)}")
             elif name in not_done:
                 how = f"{not_done[name]}{', or' if '; use ' in not_done[name] else ';'} remove it"
                 mistakes.add(f'option "{name}"', f"is not supported in training: {how}")

@@ -168,6 +168,7 @@ def _spoilt(name: str, code: str, how: str) -> Mutation:
 CHOOSING = "use = 'multiple_choice'"
 FITTING = "use = 'perplexity'\nof = 'completion'"
 UNFRAMED = {"more": '\n[checks]\nignore = { D7-frame = "looked at elsewhere" }\n'}
+PROMPTED = {"subject_fewshot.shots": 3}
 THOUGHT = {"eval_0.thought": ["<think>", "</think>"]}
 ECHO = {"checks_ignore.D23-echo": "looked at elsewhere"}
 STABLE = {"train_max_steps": 20, "train_lr_scheduler_type": "warmup_stable_decay"}
@@ -262,6 +263,12 @@ MUTATIONS: list[Mutation] = [
         _replying(lambda prompt, answer: answer, "exact_match"),
     ),
     Mutation(
+        "worked examples that make the base worse",
+        "E10",
+        _replying(lambda prompt, answer: "none" if "\n\n" in prompt else answer, "exact_match", **PROMPTED),
+        _replying(lambda prompt, answer: answer, "exact_match", **PROMPTED),
+    ),
+    Mutation(
         "answers of the base that are all cut",
         "E2-base",
         _replying(lambda prompt, answer: answer, "exact_match", cut=True),
@@ -286,6 +293,12 @@ MUTATIONS: list[Mutation] = [
         "D11-endings",
         lambda lab: lab.check(test=[{**row, "input": row["input"].replace("\n", "\r\n")} for row in EVAL]),
         lambda lab: lab.check(),
+    ),
+    _rows("line breaks that were escaped twice", "D11-escapes", lambda _, row: {"prompt": f"{row['prompt'][:-1]}\\n"}),
+    _rows(
+        "columns of prompt and answer that are swapped",
+        "D11-swapped",
+        lambda _, row: {"prompt": f"{row['completion']}\n", "completion": row["prompt"].strip()},
     ),
     _rows("HTML entities in answers", "D11-entities", lambda i, row: {"completion": f"{row['completion']} &amp; so"}),
     _rows("missing values in answers", "D11-nan", lambda i, row: {"completion": "nan"} if i % 3 == 0 else {}),

@@ -61,8 +61,8 @@ def read_table(path: Path, lines: Lines, want: Wanted) -> RawRows:
         columns = columns or _columns([line for _, line in piece[:FIRST]], want, path)
         if long:
             models |= {_text(line[MODEL]) for _, line in piece if MODEL in line}
-        rows += _made(path, piece, columns, want, shared)
-        budget.spend(rows, len(piece))
+        rows += (made := _made(path, piece, columns, want, shared))
+        budget.spend(rows, len(made))
     if len(models) > 1:
         some = ", ".join(map(ask.display_name, sorted(models)[:4]))
         raise UsageError(f"{path}: has rows of {len(models)} models ({some}); name one as FILE#{MODEL}=NAME")
@@ -174,6 +174,8 @@ def _made(
         parts = tuple((c, _text(_getter(c, [line], path)(line))) for c in slices) if slices else ()
         time = shared.setdefault(("repeat", repeat), len(shared)) if repeat else 0
         content = question_key(text, target) if columns.get("input") else ""
+        if want.texts is not None and content not in want.texts and key not in want.texts:
+            continue  # read again for its texts
         own = shared.setdefault(parts, dict(parts)) if parts else NONE
         clusters = intern(cluster), intern(second)
         found.append(RawRow(
