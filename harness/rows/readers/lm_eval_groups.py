@@ -25,7 +25,7 @@ DIGITS = 32
 
 
 @dataclass(frozen=True)
-class Group:
+class TaskGroup:
     """Tasks that are judged by their mean: its name, its tasks, and the group's numbers by metric and filter."""
 
     name: str
@@ -33,7 +33,7 @@ class Group:
     numbers: Mapping[str, Any]
 
 
-def find_group(files: SafeFiles, results: Path, tasks: set[str], want: Wanted, path: Path) -> Group | None:
+def find_group(files: SafeFiles, results: Path, tasks: set[str], want: Wanted, path: Path) -> TaskGroup | None:
     """Return the group that is meant: the one that is named, or, of a run with several tasks, what holds them all.
 
     None where a single task is meant. Raises UsageError where tasks of a group that is named have no rows.
@@ -54,8 +54,8 @@ def find_group(files: SafeFiles, results: Path, tasks: set[str], want: Wanted, p
             what = f'group "{ask.display_name(name)}" has no rows of its task "{ask.display_name(lacking[0])}"'
             raise UsageError(f"{path}: {what}; run it with --log_samples")
         if want.task == name or (want.task != ALL and set(leaves) == tasks):
-            return Group(name, tuple(sorted(leaves)), numbers.get(name) or {})
-    return Group(ALL, tuple(sorted(tasks)), {})
+            return TaskGroup(name, tuple(sorted(leaves)), numbers.get(name) or {})
+    return TaskGroup(ALL, tuple(sorted(tasks)), {})
 
 
 def _leaves(name: str, children: Mapping[str, Sequence[str]], above: frozenset[str]) -> list[str]:
@@ -66,7 +66,7 @@ def _leaves(name: str, children: Mapping[str, Sequence[str]], above: frozenset[s
     return [*dict.fromkeys(task for part in parts for task in part)]
 
 
-def join_tasks(group: Group, parts: Mapping[str, RawRows], path: Path) -> RawRows:
+def join_tasks(group: TaskGroup, parts: Mapping[str, RawRows], path: Path) -> RawRows:
     """Return the rows of tasks as one run. Raises UsageError where they have no metric in common."""
     runs = [*parts.values()]
     shared = [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
@@ -104,7 +104,9 @@ def _row(
     )  # fmt: skip
 
 
-def _metric(group: Group, name: str, parts: Mapping[str, RawRows], path: Path) -> tuple[RawMetric, Mapping[str, float]]:
+def _metric(
+    group: TaskGroup, name: str, parts: Mapping[str, RawRows], path: Path
+) -> tuple[RawMetric, Mapping[str, float]]:
     """Return what is known of a group's metric, and what a row of each task weighs in it: 1 on average."""
     alike = dict.fromkeys(parts, 1.0)
     each = {task: run.metrics[name] for task, run in parts.items()}
