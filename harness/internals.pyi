@@ -36,6 +36,7 @@ from harness.data import encoding as encoding
 from harness.data.fewshot import choose_examples as choose_shots
 from harness.data.pypi import hash_download as hash_download
 from harness.data.rows import read_rows as read_rows
+from harness.data.templates import template_columns as template_columns
 from harness.errors import disk_full_error as disk_full_error
 from harness.errors import memory_error as memory_error
 from harness.files import append_line as append_line
@@ -71,6 +72,8 @@ from harness.reports.events import FILE as EVENTS
 from harness.reports.events import RunProgress as RunProgress
 from harness.reports.events import read_events as read_events
 from harness.reports.markdown import format_run_markdown as format_run_markdown
+from harness.reports.next_step import BUNDLE as BUNDLE
+from harness.reports.next_step import suggest_next_step as suggest_next_step
 from harness.reports.report_json import dumps as dumps
 from harness.reports.report_json import to_json as to_json
 from harness.reports.rows import correctness_metric as correctness_metric
@@ -109,6 +112,7 @@ from harness.workers.protocol import ref_from_json as ref_from_json
 from harness.workers.protocol import ref_to_json as ref_to_json
 
 __all__ = [
+    "BUNDLE",
     "EVENTS",
     "LAYERS",
     "LOCK",
@@ -203,7 +207,9 @@ __all__ = [
     "split_json_lines",
     "statement_bytes",
     "subprocess_call",
+    "suggest_next_step",
     "summary",
+    "template_columns",
     "template_digest",
     "to_json",
     "try_lock",

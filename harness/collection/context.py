@@ -9,7 +9,7 @@ from typing import Any
 
 from harness import capabilities, schema
 from harness.collection.collection import trains_whole
-from harness.data.rows import find_ambiguous_row
+from harness.data.rows import find_ambiguous_row, find_target_in_template
 from harness.data.templates import find_template_error
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.plugins import Plugins
@@ -45,6 +45,8 @@ class Context:
         what = find_template_error(template) if template is not None else ""
         if template is not None and "input" in columns:
             what = 'builds the input, but columns maps "input" as well; remove one of them'
+        elif template is not None:
+            what = what or find_target_in_template(template, columns, rows)
         what = f"template {what}" if what else find_ambiguous_row(rows, columns, template, training=training)
         if what:
             self.mistakes.add(where, what)

@@ -66,7 +66,7 @@ class RawRows:
     `facts` are what fairness compares, by the names in `harness.rows.comparability`; `binding` tells how rows name what
     answered, `bound` its revision or sha256; `sources` are the files that were read: path as given, sha256, size;
     `columns` what a table has of input and target, `part` which rows or
-    column of a table with several models these are.
+    column of a table with several models these are, `tasks` those of a group.
     """
 
     tool: str
@@ -81,6 +81,7 @@ class RawRows:
     sources: tuple[tuple[str, str, int], ...] = ()
     columns: tuple[str, ...] = ()
     part: str = ""
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from harness.artifacts.strict_json import read_json
 from harness.data import tables
 from harness.errors import UsageError
 from harness.files import open_file
+from harness.rows.wording import write_option
 from harness.texts.escaping import printable, shorten_text
 
 WHOLE = 1 << 30  # bytes of a file that is read as one text
@@ -162,9 +163,8 @@ def parse_score(value: Any, where: str) -> float | None:
     if value is None or type(value).__name__ in ("NAType", "NaTType"):  # pandas' values that are none
         return None
     what = shorten_text(repr(value) if not isinstance(value, str) else value, 40)
-    raise UsageError(
-        f'{where}: "{what}" is not a number; an empty score is a missing row, which --missing decides about'
-    )
+    missing = f"an empty score is a missing row, which {write_option('missing')} decides about"
+    raise UsageError(f'{where}: "{what}" is not a number; {missing}')
 
 
 def describe_tool_error(error: Any) -> str:

@@ -31,6 +31,8 @@ from harness.records.verdicts import Verdict
 from harness.records.waivers import Waiver
 from harness.rows import rows as evaluator
 from harness.rows.gating import MeasuredRows, measure_rows
+from harness.rows.guards import add_guards, decide_guards
+from harness.rows.readers.fields import TASK
 from harness.rows.readers.layouts import Lines
 from harness.rows.readers.tables import read_table
 from harness.rows.records import UNSET, RawRows, Wanted
@@ -125,9 +127,10 @@ def judge_rows(
     there = read_runs(suite) if runs is None else runs
     found.measured = {spec.name: measure_rows(spec.name, there[spec.name], wanted_rows(spec)) for spec in suite.evals}
     names = {f"{name}.?": f"{name}.{one.metric.name}" for name, one in found.measured.items()}
-    gates = tuple(replace(gate, metric=names.get(gate.metric, gate.metric)) for gate in suite.gates)
-    found.suite = suite = replace(suite, gates=gates)
-    context = replace(context, suite=suite)
+    gates = [replace(gate, metric=names.get(gate.metric, gate.metric)) for gate in suite.gates]
+    evals = tuple(_with_tasks(spec, found.measured[spec.name]) for spec in suite.evals)
+    found.suite = suite = replace(suite, evals=evals, gates=add_guards(gates, found.measured))
+    context = replace(context, suite=replace(suite, gates=tuple(gates)))  # guards need not prove anything
     each = [(spec, found.measured[spec.name]) for spec in suite.evals]
     tasks = {spec.name: RowsTask(spec, evaluator, {m.metric.name: m.metric}, m.samples) for spec, m in each}
     check_gates(context, tasks)
@@ -151,8 +154,19 @@ def judge_rows(
             verdicts=verdicts, n=len(result.scores), of=len(one.samples), caveats=tuple(c.text for c in result.caveats),
             slices=metrics_by_slice(tasks[item.eval], result) if result.metrics else {},
         ))  # fmt: skip
+    found.verdicts = decide_guards(found.verdicts, suite.gates, found.measured)
+    decided = {(v.candidate, v.gate): v for v in found.verdicts}
+    found.reports = [
+        replace(r, verdicts=tuple(decided[v.candidate, v.gate] for v in r.verdicts)) for r in found.reports
+    ]
     found.standings = adjudicator.standings
     return found
+
+
+def _with_tasks(spec: Eval, one: MeasuredRows) -> Eval:
+    """Return an evaluation of several tasks with these as slices."""
+    named = one.runs["candidate"].tasks and TASK not in spec.slices
+    return replace(spec, slices=[*spec.slices, TASK]) if named else spec
 
 
 @_without_garbage()

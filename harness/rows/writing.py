@@ -6,7 +6,7 @@ import json
 import os
 import textwrap
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -22,11 +22,16 @@ from harness.records import verdict_text
 from harness.records.run import Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.junit import format_junit
+from harness.reports.next_step import suggest_next_step
 from harness.reports.report_json import dumps, to_json
+from harness.reports.rules import describe_rules
 from harness.reports.run_folder import RunFolder
+from harness.reports.summary import verdict_sentence
 from harness.rows.arguments import describe_invocation
 from harness.rows.bundle import FOLDER, write_bundle
 from harness.rows.gating import EXAMPLES, MAX_ROWS, UNKNOWN, MeasuredRows
+from harness.rows.guards import is_guard
+from harness.rows.readers.fields import TASK
 from harness.rows.row_texts import DRAWN, select_written_rows
 from harness.rows.suites import JudgedRows, judge_rows
 from harness.suite.tables import Suite
@@ -124,14 +129,15 @@ def write_run(found: JudgedRows, run: Run, out: Path) -> None:
 
 def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None:
     """Write what was said and found out as a suite. Raises UsageError where that is impossible."""
-    (spec,), (gate,) = found.suite.evals, found.suite.gates
+    (spec,), (gate, *_) = found.suite.evals, found.suite.gates  # behind which guards stand
     one = found.measured[spec.name]
     relative = {side: os.path.relpath(place, path.absolute().parent) for side, place in paths.items()}
     options = {"task": one.runs["candidate"].task, **spec.options, "metric": one.metric.name}
     if one.runs["candidate"].tool == "table":
         del options["task"]  # which is the file's name
     options |= {"cluster": spec.cluster} if spec.cluster else {}
-    options |= {"slices": spec.slices} if spec.slices else {}
+    slices = [name for name in spec.slices if name != TASK or not one.runs["candidate"].tasks]
+    options |= {"slices": slices} if slices else {}
     claim = {k: v for k, v in asdict(gate).items() if k not in CHANGED and v != asdict(type(gate)("x"))[k]}
     about = {"name": found.suite.name, "alpha": found.suite.header.alpha}
     tables: list[tuple[str, Mapping[str, Any]]] = [("[suite]", about)]
@@ -179,15 +185,26 @@ def format_gate(found: JudgedRows, run: Run) -> Iterator[str]:
         yield from _wrapped(f"{side:<10} {printable(' · '.join(settings))}")
     for line in (*run.conclusions, *(f"warning    {w}" for w in run.warnings)):
         yield from _wrapped(printable(line))
+    guards = {gate.id for gate in found.suite.gates if is_guard(gate, found.measured)}
     for verdict in found.verdicts:
+        if verdict.gate not in guards:
+            yield ""
+            yield from _verdict(verdict, found)
+    if guards:
         yield ""
-        yield from _verdict(verdict, found)
+        yield from _task_table([v for v in found.verdicts if v.gate in guards])
     yield ""
     for trust in dict.fromkeys(one.conditions[-1] for one in found.measured.values()):
         yield from _wrapped(f"{trust[:1].upper()}{trust[1:]}.")
+    yield from _wrapped(f"{printable(verdict_sentence(run))} · exit {int(run.exit_code)}", "")
     if run.folder:
-        page = Path(run.folder) / "report.html"
-        yield f"report: {page if page.is_file() else run.folder}"
+        folder = Path(run.folder)
+        for line in describe_rules(folder):
+            yield from _wrapped(printable(line), "")
+        page, step = folder / "report.html", suggest_next_step(run, folder)
+        yield f"report  {page if page.is_file() else run.folder}"
+        if step:
+            yield from _wrapped(f"next    {step.command or step.what}", " " * 8)
 
 
 def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
@@ -241,6 +258,23 @@ def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
             yield from _wrapped(f"{indent}{printable(verdict_text.format_notes(about, [note]))}", indent)
     if v.driver:
         yield from _wrapped(f"{indent}worst: {printable(v.driver)}", indent)
+
+
+def _task_table(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Yield a row a task: base, candidate, the difference and its interval; the worst first."""
+    rows: list[tuple[str, ...]] = [("task", "rows", "base", "candidate", "difference", "")]
+    for v in sorted(verdicts, key=lambda v: (v.outcome is not Outcome.FAIL, 1.0 if v.p_fail is None else v.p_fail)):
+        about, known = v.claim_spec, v.claim_spec and v.estimate is not None
+        three = [verdict_text.format_number(about, x) if x is not None else "–" for x in (v.estimate, v.lower, v.upper)]
+        two = [verdict_text.format_number(None, x) if x is not None else "–" for x in (v.baseline, v.value)]
+        difference = f"{three[0]} [{three[1]}, {three[2]}]" if known else "–"
+        task = printable(about.slices[0][1] if about and about.slices else v.gate)
+        rows.append((task, f"{v.n:,}", *two, difference, v.outcome if v.outcome is Outcome.FAIL else ""))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for name, *cells in rows:
+        parts = [cell.rjust(width) for cell, width in zip(cells[:-1], widths[1:], strict=False)]
+        yield f"  {'  '.join([name.ljust(widths[0]), *parts, cells[-1]])}".rstrip()
+    yield f"  A task fails where Holm refutes its claim among {len(verdicts)}; else it blocks nothing."
 
 
 def _unknown(v: Verdict, found: JudgedRows) -> str:

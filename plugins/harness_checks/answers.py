@@ -1,4 +1,4 @@
-"""E1 to E8: answers that look like a score and are none, or of whom nobody knows."""
+"""E1 to E9: answers that look like a score and are none, or of whom nobody knows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from harness import Finding, Result, Sample, Score, Severity, checker, quote_text
 from harness.internals import Task, fold_case, prompt_text, schema
 from harness_checks.evaluations import has_words
+from harness_domain.matching import MatchOptions
 
 ASKED, REPLIED = ("server", "path"), "models that replied"  # facts of a served model
 ENOUGH = 20  # answers: fewer may be the same by chance
@@ -220,3 +221,34 @@ def another_model(result: Result, facts: Mapping[str, Mapping[str, Any]]) -> Ite
         who = "; ".join(f"by {', '.join(names)} for {name}" for name, names in wrote.items())
         fix = "name in path a version that only one server has, or use its server directly, and run again"
         yield Finding("warning", f'"{asked[1]}" was answered {who}', fix=fix)
+
+
+@checker(title="format-gains")
+def format_gains(result: Result, task: Task, reference: Result | None) -> Iterator[Finding]:
+    """Gains over the base that are gains in case and punctuation.
+
+    exact_match counts "Paris." as wrong where "Paris" is the target, so a fine-tune that only learns to leave out the
+    full stop beats its base. Counted are the base's wrong answers that are right without case and punctuation, from
+    5 % of the rows on; with them the gain is another.
+    """
+    given = schema.with_defaults(task.function, task.spec.options) if task.spec.use == "exact_match" else {}
+    if reference is None or result.subject == "base" or not given or len(result.scores) < ENOUGH:
+        return
+    normal = MatchOptions(ignore_articles=given.get("ignore_articles") is True).normalize
+    targets = {s.id: {text for t in s.targets if (text := normal(t))} for s in task.samples or ()}
+    strict, loose = list[float](), list[float]()
+    for one in (result, reference):
+        right = [s.values.get("exact_match") == 1 for s in one.scores]
+        alike = [normal(s.answer or "") in targets.get(s.id, ()) for s in one.scores]
+        strict.append(sum(right) / max(1, len(right)))
+        loose.append(sum(map(max, right, alike)) / max(1, len(right)))
+    wrong = [s for s in reference.scores if s.values.get("exact_match") == 0]
+    found = [s for s in wrong if normal(s.answer or "") in targets.get(s.id, ())]
+    gain, rest = strict[0] - strict[1], loose[0] - loose[1]
+    if len(found) < max(FEW, MANY * len(reference.scores)) or rest >= gain:
+        return
+    what = f'"{result.eval}": {len(found)} of the {len(wrong)} wrong answers of the base are right but for case and '
+    what += f"punctuation; with them {result.subject} gains {rest:+.3f} instead of {gain:+.3f}"
+    lines = [f'row "{s.id}": {quote_text(s.answer or "", 60)}' for s in found]
+    fix = "set ignore_case = true and ignore_punctuation = true, unless the form of an answer is what counts"
+    yield Finding("warning", what, lines, fix, rows={result.eval: [s.id for s in found]})

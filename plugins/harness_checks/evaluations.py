@@ -11,6 +11,7 @@ from typing import Any
 
 from harness import Finding, Gate, ModelRef, Sample, checker, quote_text
 from harness.internals import Task, encoding, fold_case, prompt_text, schema
+from harness_checks.label_leaks import find_label_leak
 from harness_checks.lint import count_of_total
 
 WHOLE = ("exact_match", "contains", "numeric", "multiple_choice")  # where one prompt has one right answer
@@ -31,7 +32,8 @@ def uninformative(tasks: Mapping[str, Task], gates: Sequence[Gate], base: ModelR
     targets that differ in case alone where case is ignored, -choices choices that differ in white space alone, -gold
     right choices that are numbered from 1, -echo targets of `contains` that stand in their prompt, so that an answer
     that repeats it is right, -answer prompts that end with their answer, -frame answers that are scored and are nearly
-    all alike, so that a wrong word in them hardly counts, -gate a limit that a model that guesses keeps.
+    all alike, so that a wrong word in them hardly counts, -label labels that their own prompt gives away, by a column
+    of the template or because no other label stands there, -gate a limit that a model that guesses keeps.
     """
     for name, task in tasks.items():
         samples = [s for s in task.samples or () if s.input]
@@ -60,6 +62,11 @@ def uninformative(tasks: Mapping[str, Task], gates: Sequence[Gate], base: ModelR
                 lines = [f'row "{i}": {line}' for i, line in rows.items()]
                 line = f'{count_of_total(len(rows), len(samples))} of "{name}": {what}'
                 yield Finding("warning", line, lines, fix, kind, {name: [*rows]})
+        if leak := find_label_leak(task, samples, {s.id: _label_of(task, s) for s in samples}, has_words):
+            severity, what, rows = leak
+            line = f'{count_of_total(len(rows), len(samples))} of "{name}": {what}'
+            fix = "remove it from the prompt, unless it is known when the model is used"
+            yield Finding(severity, line, [f'row "{i}": {x}' for i, x in rows.items()], fix, "label", {name: [*rows]})
     yield from _find_gates(tasks, gates, Path(base.path))
 
 
@@ -215,6 +222,17 @@ def _gold_of(task: Task, sample: Sample) -> str:
     """Return the right choice as its row says it, or nothing where it is a label."""
     said = sample.row.get(str(task.spec.options.get("gold", "gold")), sample.target)
     return "" if said in _choices_of(task, sample)[1] else str(said)
+
+
+def _label_of(task: Task, sample: Sample) -> str:
+    """Return the right label of a row as a text: that of a choice where its gold is a letter or a number."""
+    if not (choices := _choices_of(task, sample)[0]):
+        return str(sample.targets[0]) if sample.targets else ""
+    gold = _gold_of(task, sample)
+    if gold in choices:
+        return gold
+    index = int(gold) if gold.isdecimal() else ord(gold) - ord("A") if len(gold) == 1 else -1
+    return choices[index] if 0 <= index < len(choices) else ""
 
 
 def _plain(text: str) -> str:

@@ -108,7 +108,10 @@ def shares(rows: list[TrainingRow], tasks: Mapping[str, Task], gates: Sequence[G
     for name, found in labels.items():
         top = found.most_common(1)[0][1] / found.total()
         ours = _written(Counter({label: said[label] for label in found if label in said})) or "none of these"
-        yield Finding("note", f'"{name}": {_written(found)}; a constant answer scores {top:.2f}; in training {ours}')
+        yield Finding(
+            "note",
+            f'"{name}": {_written(found)}; one answer for every row would score {top:.2f}; training data: {ours}',
+        )
         for gate in gates:
             metric = gate.metric.removeprefix(f"{name}.")
             if metric in METRICS[tasks[name].spec.use] and gate.min is not None and gate.min < top < 1:

@@ -1,11 +1,11 @@
 """Generate an answer and match it: exact_match, contains, token_f1, regex; or an earlier answer: regression.
 
-Answers and targets are normalised alike. Whitespace is collapsed and Unicode composed (NFC) always; then,
-as SQuAD does, `ignore_case` folds case, `ignore_punctuation` removes ASCII's punctuation and symbols and
-Unicode's punctuation without a space in their place ("U.S." is "us", and "-3.5" is "35": turn it off for
-numbers and code, of which D11-punctuation tells), and `ignore_articles`, off by default, removes "a", "an",
-"the". Of several targets the best counts. `thought` names the marks of a thought, which is not matched
-(`harness.answers.reasoning`).
+Answers and targets are normalised alike. Whitespace is collapsed and Unicode composed (NFC) always. `ignore_case`
+folds case, `ignore_punctuation` removes ASCII's punctuation and symbols and Unicode's punctuation without a space in
+their place ("U.S." is "us", and "-3.5" is "35": D11-punctuation finds targets that become equal), and
+`ignore_articles` removes "a", "an", "the". `exact_match` ignores nothing unless its suite says so, as in lm_eval;
+`contains` and `token_f1` ignore case and punctuation, as SQuAD does. Of several targets the best counts. `thought`
+names the marks of a thought, which is not matched (`harness.answers.reasoning`).
 """
 
 from __future__ import annotations
@@ -64,9 +64,17 @@ class MatchOptions:
         return " ".join(text.split())
 
 
+@dataclass(frozen=True)
+class ExactMatchOptions(MatchOptions):
+    """The options of `exact_match`, which ignores nothing by default."""
+
+    ignore_case: bool = False
+    ignore_punctuation: bool = False
+
+
 @metric("exact_match", better="higher", scale="proportion")
-@schema.accepts_options(MatchOptions)
-def exact_match(subject: Subject, samples: Sequence[Sample], options: MatchOptions) -> Iterator[Score]:
+@schema.accepts_options(ExactMatchOptions)
+def exact_match(subject: Subject, samples: Sequence[Sample], options: ExactMatchOptions) -> Iterator[Score]:
     """Score 1 where the answer is a target. Raises UsageError on a row without a target."""
     return options.scores("exact_match", lambda answer, target: float(answer == target), subject, samples)
 

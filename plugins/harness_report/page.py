@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness import Run, write_text
-from harness.internals import count_noun, format_finish_reasons, printable, rules, summary
+from harness.internals import BUNDLE, count_noun, format_finish_reasons, printable, rules, suggest_next_step, summary
 from harness_report import configuration, metrics, pairs, svg
 from harness_report.formatting import GLYPHS, format_confidence, format_seconds, shorten_text
 from harness_report.gates import (
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 FILE, PACKAGE = "report.html", "harness_report"
-BUNDLE = "gate"  # the folder of the evidence of scored rows
 MOST_GATES = 10  # that are shown where they passed; others unfold
 MOST_CHANGES = 8  # comparisons whose rows are shown
 
@@ -99,7 +98,7 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
         digests=[(printable(name), digest[:24] + "…") for name, digest in run.digests.items()],
         versions=", ".join(f"{name} {version}" for name, version in run.versions.items()),
         attempts=configuration.attempt_sentences(run), warnings=[shorten_text(w, 500) for w in run.warnings],
-        commands=list(page_commands(kept)), trust=trust_line(run), unchanged=unchanged_note(run),
+        commands=list(page_commands(kept)), trust=trust_line(run), step=next_step(kept), unchanged=unchanged_note(run),
         digests_of="rows of every side" if run.is_of_scored_rows else "weights of every subject",
         changes=changed_row_sections(kept, {e["name"] for e in rows}), slices=metrics.slice_charts(kept),
         traded=metrics.tradeoff_of_runs(kept), by_row=metrics.row_charts(kept),
@@ -120,6 +119,12 @@ def page_commands(kept: LoadedRun) -> Iterator[str]:
     suite = Path(*Path(run.path).parts[-2:]) if Path(run.path).is_absolute() else Path(run.path)
     again = f"harness run {printable(str(suite))}"
     yield f"{again:<38}  # seed {run.seed}; unchanged parts are read from the cache"
+
+
+def next_step(kept: LoadedRun) -> SimpleNamespace | None:
+    """Return what follows from the verdicts, with its command."""
+    step = suggest_next_step(kept.run, kept.folder)
+    return SimpleNamespace(what=printable(step.what), command=printable(step.command)) if step else None
 
 
 def trust_line(run: Run) -> str:

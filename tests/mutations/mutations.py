@@ -999,7 +999,7 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "numbers that are matched without their points",
         "D11-punctuation",
-        lambda lab: lab.check(ROWS, HALVES),
+        lambda lab: lab.check(ROWS, HALVES, **{"eval_0.ignore_punctuation": True}),
         lambda lab: lab.check(ROWS, HALVES, **{"eval_0.ignore_punctuation": False}),
     ),
     Mutation("a name served by two", "E6", lambda lab: lab.fake(0.8, "a", "b"), lambda lab: lab.fake(0.7, "a")),

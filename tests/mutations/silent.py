@@ -22,6 +22,8 @@ FRAMED = [
 ]
 COLOURED = [{"input": f"Which colour has the {t}?\n", "target": ("red", "blue")[i % 2]} for i, t in enumerate(THINGS)]
 PICKED = [{"input": f"Which room has number {i}?\n", "gold": i % 3, "choices": THINGS[:4]} for i in range(40)]
+CRON = [{**row, "target": f"{'*/' * (i % 2)}{i // 2} 23 * * 1"} for i, row in enumerate(EVAL)]
+CRON_LENGTH = {"eval_0.max_new_tokens": 30}
 SENTENCES = [
     "the harbour master keeps a ledger of every ship",
     "a long way off, behind the old mill, on the left side of the road",
@@ -133,8 +135,10 @@ def _gated(name: str, broken: str, healthy: str) -> Mutation:
     return Mutation(name, "D23-gate", bad, good)
 
 
-def _replying(reply: Callable[[str, str], str], use: str, cut: bool = False, **changes: Any) -> Try:
-    """Return a run of models that reply by the prompt and their answer; the base's are cut if so."""
+def _replying(
+    reply: Callable[[str, str], str], use: str, cut: bool = False, base: Callable[[str], str] = str, **changes: Any
+) -> Try:
+    """Return a run of models that reply by the prompt and their answer; `base` and `cut` change the base's replies."""
 
     def attempt(lab: Lab) -> Seen:
         from harness.testing import FakeSubject
@@ -144,7 +148,8 @@ def _replying(reply: Callable[[str, str], str], use: str, cut: bool = False, **c
         def generate(self: Any, prompts: Any, **_: Any) -> list[str]:
             said = zip(prompts, plain(self, prompts), strict=True)
             ended = "length" if self.name == "base" and cut else "eos"
-            return [Completion(reply(prompt, answer), ended, 8) for prompt, answer in said]
+            write = base if self.name == "base" else str
+            return [Completion(write(reply(prompt, answer)), ended, 8) for prompt, answer in said]
 
         case = f"case {next(CASES)} say"  # or another run's answers are remembered
         rows = [{"input": f"number {i} {case} w{i}", "target": f"w{i}"} for i in range(40)]
@@ -227,6 +232,12 @@ MUTATIONS: list[Mutation] = [
     _gated("a share of at least 0", "qa.exact_match min 0.0", "qa.exact_match min 0.1"),
     _gated("a perplexity of at most a guess", "scored.perplexity max 1e9", "scored.perplexity max 40"),
     Mutation(
+        "targets that are equal without their punctuation",
+        "D11-punctuation",
+        lambda lab: lab.check(ROWS, CRON, **CRON_LENGTH, **{"eval_0.ignore_punctuation": True}),
+        lambda lab: lab.check(ROWS, CRON, **CRON_LENGTH),
+    ),
+    Mutation(
         "thoughts that are scored",
         "E7",
         _replying(lambda prompt, answer: f"<think>it is {answer}</think>{answer}", "exact_match"),
@@ -243,6 +254,12 @@ MUTATIONS: list[Mutation] = [
         "E8",
         _replying(lambda prompt, answer: f"{prompt}, you say", "contains", **ECHO),
         _replying(lambda prompt, answer: f"it is {answer}", "contains", **ECHO),
+    ),
+    Mutation(
+        "answers of the base that are right but for a full stop",
+        "E9",
+        _replying(lambda prompt, answer: answer, "exact_match", base=lambda said: f"{said.upper()}."),
+        _replying(lambda prompt, answer: answer, "exact_match"),
     ),
     Mutation(
         "answers of the base that are all cut",

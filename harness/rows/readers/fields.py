@@ -15,6 +15,7 @@ from harness.errors import UsageError, did_you_mean
 from harness.records.samples import Sample
 from harness.rows.records import RawMetric, RawRow, RawRows, Wanted
 from harness.rows.safe_read import SafeFiles, parse_score
+from harness.rows.wording import write_option
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable, shorten_text
 from harness.texts.secrets import redact_options
@@ -28,6 +29,7 @@ LOWER = {
     "bits_per_byte", "brier_score", "byte_perplexity", "cer", "error", "error_rate", "hallucination", "loss", "mae",
     "mse", "nll", "perplexity", "rmse", "ter", "toxicity", "wer", "word_perplexity",
 }  # fmt: skip
+TASK = "task"  # a slice: whose rows they are in a run of several tasks
 METRICS = HIGHER | LOWER | {"score"}
 MAX_TEXT_CHARS = 1 << 26  # of the texts of a run that are in memory
 MAX_CELL_CHARS = 20_000  # of one text of a row
@@ -157,7 +159,7 @@ def row_columns(columns: Told, want: Wanted, where: str) -> dict[str, Any]:
     return found | dict(zip(("cluster", "second_cluster"), map(text, want.cluster), strict=False))
 
 
-SAY = {"task": "--metric TASK:NAME", "prompt": "--metric TASK:NAME", "provider": "#LABEL", "subject": "#SUBJECT"}
+SAY = {"provider": "#LABEL", "subject": "#SUBJECT"}  # how one of several is named; others by the metric
 
 
 def select_one(found: Sequence[str], wanted: str, path: Path, what: str, say: str = "") -> str:
@@ -167,7 +169,10 @@ def select_one(found: Sequence[str], wanted: str, path: Path, what: str, say: st
         return wanted or names[0]
     if wanted:
         raise UsageError(f'{path}: there is no {what} "{display_name(wanted)}"{did_you_mean(wanted, names)}')
-    some, say = ", ".join(map(display_name, names[:8])), printable(say or SAY[what])
+    some, say = (
+        ", ".join(map(display_name, names[:8])),
+        printable(say or SAY.get(what) or write_option("metric", "TASK:NAME")),
+    )
     raise UsageError(f"{path}: has {len(names)} {what}s ({some}); name one with {say}")
 
 

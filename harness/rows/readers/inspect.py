@@ -161,7 +161,7 @@ def _read_by_library(files: SafeFiles, log: Path, kind: Literal["eval", "json"],
         why = describe_tool_error(str(error).partition("\n")[0])
         raise UsageError(f"{log}: inspect_ai cannot read it: {why}; write it anew with inspect log convert") from None
     if not found.samples:
-        raise UsageError(f"{log}: holds no samples; they are logged without --no-log-samples")
+        raise UsageError(f"{log}: has no samples; run inspect without --no-log-samples")
     document = found.model_dump(exclude_none=True)  # as it writes them
     places = {name: place for place, name in enumerate(members)}
     samples = document.pop("samples")

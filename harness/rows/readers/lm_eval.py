@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from harness.data.identity import add_question_keys
 from harness.errors import UsageError
 from harness.records.samples import Sample
 from harness.rows.readers import fields as ask
+from harness.rows.readers import lm_eval_groups
 from harness.rows.records import Better, Binding, RawMetric, RawRow, RawRows, Wanted
 from harness.rows.safe_read import SafeFiles
+from harness.rows.wording import write_option
 
 DATE = r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d+)"
 BRACES, WORD = re.compile(r"\{[{%].*?[}%]\}", re.S), re.compile(r"[A-Za-z_]\w*")  # of a Jinja template
@@ -37,36 +40,47 @@ class LmEval(ask.RowReader):
         found = [path] if path.is_file() else files.list_files("**/samples_*.jsonl")
         dated = [(m[2], m[1], p) for p in found if (m := re.fullmatch(rf"samples_(.+)_{DATE}\.jsonl", p.name))]
         if not dated:
-            raise UsageError(f"{path}: contains no rows in a known format; lm_eval needs --log_samples")
-        task = ask.select_one(sorted({name for _, name, _ in dated}), want.task, path, "task")
-        date, _, samples = max((d, str(p), p) for d, name, p in dated if name == task)
-        old = sorted({d for d, name, _ in dated if name == task} - {date})
-        notes = (
-            (f"of {len(old) + 1} runs in {path} the newest, {date}, is used; the one before is {old[-1]}",)
-            if old
-            else ()
-        )
-        results = samples.with_name(f"results_{date}.json")
-        told = files.read_json(results) if results.is_file() else {}
-        if not isinstance(told, dict):
-            raise UsageError(f"{results}: is not a results file of lm_eval")
-        lines, name = _of_filter(files.read_json_lines(samples), task, want)
-        tables = {k: _table(told.get(k), task) for k in ("configs", "results", "higher_is_better", "n-samples")}
-        counted = tables["n-samples"].get("effective")
-        if isinstance(counted, int) and counted != len(lines):
-            what = f"has {len(lines):,} rows, but its results file has {counted:,}"
-            raise UsageError(f"{samples}: {what}; it is truncated, or of two runs")
-        named = dict.fromkeys(m for line in lines for m in line["metrics"])
-        metrics = {m: _metric(m, name, lines, tables) for m in named}
-        rows = _rows(samples, lines, metrics, tables["configs"], want)
-        config = _table(told, "config")
-        model = str(told.get("model_name") or _table(config, "model_args").get("pretrained") or files.root.name)
-        binding: Binding = "named" if config.get("model_sha") else "none"
-        return RawRows(
-            f"lm_eval {told.get('lm_eval_version', 'of an unknown version')}", model, task,
-            {m: metric for m, (metric, _) in metrics.items()}, rows, _facts(told, tables["configs"], task, name),
-            binding, str(config.get("model_sha") or ""), notes,
-        )  # fmt: skip
+            raise UsageError(f"{path}: contains no rows of lm_eval; run it with --log_samples")
+        tasks = {name for _, name, _ in dated}
+        newest = max(dated)[0]
+        files_of = {name: max((d, str(p), p) for d, n, p in dated if n == name) for name in tasks}
+        results = files_of[max(dated)[1]][2].with_name(f"results_{newest}.json")
+        group = lm_eval_groups.find_group(files, results, {n for d, n, _ in dated if d == newest}, want, path)
+        if group:
+            own = replace(want, slices=[name for name in want.slices if name != ask.TASK])
+            parts = {name: _read_task(files, path, files_of[name], name, own) for name in group.tasks}
+            return lm_eval_groups.join_tasks(group, parts, path)
+        task = ask.select_one(sorted(tasks), want.task, path, "task")
+        run = _read_task(files, path, files_of[task], task, want)
+        old = sorted({d for d, name, _ in dated if name == task} - {files_of[task][0]})
+        note = f"of {len(old) + 1} runs in {path} the newest, {files_of[task][0]}, is used; the one before is "
+        return replace(run, notes=(f"{note}{old[-1]}",) if old else ())
+
+
+def _read_task(files: SafeFiles, path: Path, newest: tuple[str, str, Path], task: str, want: Wanted) -> RawRows:
+    """Return the rows of one task. Raises UsageError where they are not those of its results file."""
+    date, _, samples = newest
+    results = samples.with_name(f"results_{date}.json")
+    told = files.read_json(results) if results.is_file() else {}
+    if not isinstance(told, dict):
+        raise UsageError(f"{results}: is not a results file of lm_eval")
+    lines, name = _of_filter(files.read_json_lines(samples), task, want)
+    tables = {k: _table(told.get(k), task) for k in ("configs", "results", "higher_is_better", "n-samples")}
+    counted = tables["n-samples"].get("effective")
+    if isinstance(counted, int) and counted != len(lines):
+        what = f"has {len(lines):,} rows, but its results file has {counted:,}"
+        raise UsageError(f"{samples}: {what}; it is truncated, or of two runs")
+    named = dict.fromkeys(m for line in lines for m in line["metrics"])
+    metrics = {m: _metric(m, name, lines, tables) for m in named}
+    rows = _rows(samples, lines, metrics, tables["configs"], want)
+    config = _table(told, "config")
+    model = str(told.get("model_name") or _table(config, "model_args").get("pretrained") or files.root.name)
+    binding: Binding = "named" if config.get("model_sha") else "none"
+    return RawRows(
+        f"lm_eval {told.get('lm_eval_version', 'of an unknown version')}", model, task,
+        {m: metric for m, (metric, _) in metrics.items()}, rows, _facts(told, tables["configs"], task, name),
+        binding, str(config.get("model_sha") or ""),
+    )  # fmt: skip
 
 
 def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tuple[list[Line], str]:
@@ -85,7 +99,8 @@ def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tu
     if not found:
         raise UsageError(f"{task}: has no rows")
     metric = want.metric or next(iter(next(iter(found.values()))[0]["metrics"]), "NAME")
-    name = ask.select_one([*found], want.filter, Path(task), "filter", f"--metric {task}:{metric},{next(iter(found))}")
+    say = write_option("metric", f"{task}:{metric},{next(iter(found))}")
+    name = ask.select_one([*found], want.filter, Path(task), "filter", say)
     return found[name], name
 
 

@@ -18,6 +18,7 @@ from harness.rows.readers import layouts
 from harness.rows.readers.layouts import Lines
 from harness.rows.records import COLUMNS, UNSET, RawMetric, RawRow, RawRows, State, Wanted
 from harness.rows.safe_read import SafeFiles, describe_tool_error, parse_score
+from harness.rows.wording import write_option
 from harness.texts.escaping import printable
 
 PIECE = 10_000  # rows whose contents are read at a time
@@ -113,12 +114,16 @@ def _columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -> dict[str, s
         known = [*map(str, there)]
         columns = ", ".join(f'"{printable(column)}"' for column in known[:8])
         likely = next((c for c in known if c.lower() in ask.METRICS), "COLUMN")
-        raise UsageError(f'{path}: has no column "score"; name it with --score {printable(likely)} (it has {columns})')
+        raise UsageError(
+            f'{path}: has no column "score"; name it with {write_option("score", printable(likely))} (it has {columns})'
+        )
     for line in lines:
         if isinstance(inner := _getter(found["score"], lines, path)(line), Mapping):
             inside = printable(str(next(iter(inner), "KEY")))
             what = f'"{printable(found["score"])}" is an object; name a value in it'
-            raise UsageError(f"{path}: {what}, such as --score {printable(found['score'])}.{inside}")
+            raise UsageError(
+                f"{path}: {what}, such as {write_option('score', printable(found['score']) + '.' + inside)}"
+            )
     return found
 
 
@@ -204,7 +209,8 @@ def parse_table_score(value: Any, where: str) -> float | None:
         if comma and not (len(comma[2]) == 3 and comma[1].strip("0")):  # 1,234 may be more than a thousand
             value = text.replace(",", ".")
     if isinstance(value, Mapping):
-        inside = f"an object; name a value in it, such as --score COLUMN.{printable(str(next(iter(value), 'KEY')))}"
+        path = f"COLUMN.{printable(str(next(iter(value), 'KEY')))}"
+        inside = f"an object; name a value in it, such as {write_option('score', path)}"
         raise UsageError(f"{where}: the score is {inside}")
     return parse_score(value, where)
 

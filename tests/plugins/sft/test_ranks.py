@@ -120,7 +120,7 @@ def test_one_interruption_is_enough(launch: Launch) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         launch(HANGS, stop)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20  # else it hangs for a minute
 
 
 @pytest.mark.slow
