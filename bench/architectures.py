@@ -252,7 +252,7 @@ def _scores(subject: Any) -> float:
     import torch
 
     apart = []
-    for found, (context, target) in zip(subject.logprobs(PAIRS), subject.tokens.pairs(PAIRS), strict=True):
+    for found, (context, target) in zip(subject.logprobs(PAIRS), subject.tokens.encode_pairs(PAIRS), strict=True):
         ids = torch.tensor([context + target])
         with torch.inference_mode():
             logits = subject.model(input_ids=ids, use_cache=False).logits[0, len(context) - 1 : -1]
@@ -281,12 +281,12 @@ def _by_hand(subject: Any, prompt: str) -> str:
     """Answer with a plain forward of the whole for every token."""
     import torch
 
-    [ids] = subject.tokens.prompts([prompt])
+    [ids] = subject.tokens.encode_prompts([prompt])
     begun = len(ids)
     with torch.inference_mode():
         while len(ids) < begun + NEW:
             token = int(subject.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
-            if token in subject.tokens.stops:
+            if token in subject.tokens.stop_ids:
                 break
             ids.append(token)
     return str(subject.tokens.decode(ids[begun:]))
@@ -297,8 +297,8 @@ def _generated(subject: Any, prompt: str, use_cache: bool) -> str:
     import torch
     from transformers import GenerationConfig
 
-    ids = torch.tensor(subject.tokens.prompts([prompt]))
-    stops = sorted(subject.tokens.stops)
+    ids = torch.tensor(subject.tokens.encode_prompts([prompt]))
+    stops = sorted(subject.tokens.stop_ids)
     how = GenerationConfig(max_new_tokens=NEW, do_sample=False, eos_token_id=stops, pad_token_id=0, use_cache=use_cache)
     model = subject.model
     model.generation_config = GenerationConfig()  # what a class asks for by default beside

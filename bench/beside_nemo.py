@@ -1,4 +1,4 @@
-"""Compute how often NeMo Evaluator's gate and ours pass a model: what docs/explanation/beside-others.md says of both.
+"""Compute how often NeMo Evaluator's gate and ours pass a model: what docs/explanation/comparison.md says of both.
 
 python -m bench.beside_nemo
 

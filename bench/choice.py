@@ -65,7 +65,7 @@ def ours(setting: Setting, documents: int, shots: int, words: int, growth: Seque
 
     pairs, gold = _workload(documents, shots, words)
     with setting.ours() as [subject]:
-        encoded = subject.tokens.pairs(pairs)
+        encoded = subject.tokens.encode_pairs(pairs)
         subject.logprobs([WARM])  # one pair, for our scorer first tries sharing on the first that are several
         before = forward_rates(setting, subject, encoded)
         sizes = count_tokens(subject.model)

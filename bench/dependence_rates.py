@@ -40,7 +40,7 @@ def p_values(data: Drawn, threshold: float) -> tuple[Floats, Floats]:
     """Return p_pass and p_fail of every run, as `cluster_t` and `crossed_t` give them one by one."""
     if not data.tested:
         about = {"discordance": data.changed, "independent": data.independent, "support": data.support}
-        return mean_tests.judge_datasets(data.of, data.kind, ALPHA, **about)(threshold)
+        return mean_tests.make_p_function(data.of, data.kind, ALPHA, **about)(threshold)
     found = []
     for of in data.tested:
         tests = mean_tests.select_tests(of, data.kind, ALPHA, discordance=data.changed, support=data.support)

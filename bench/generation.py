@@ -144,7 +144,7 @@ def generate(setting: Setting, max_new_tokens: int, cache: str, compiled: bool =
 
         def answer(group: Group) -> list[str]:
             found = {}
-            for numbers in _batches([len(ids) for ids in subject.tokens.prompts(group.prompts)]):
+            for numbers in _batches([len(ids) for ids in subject.tokens.encode_prompts(group.prompts)]):
                 batch = tokenizer([group.prompts[i] for i in numbers], padding=True, return_tensors="pt")
                 batch = batch.to(model.device)
                 ids = model.generate(**batch, **options, stop_strings=list(group.stop), tokenizer=tokenizer)
@@ -170,7 +170,7 @@ def continuous(setting: Setting, max_new_tokens: int, **sizes: int) -> dict[str,
         room = ContinuousBatchingConfig(num_blocks=64, max_batch_tokens=512)  # else it takes 60% of the memory
 
         def answer(group: Group) -> list[str]:
-            encoded = subject.tokens.prompts(group.prompts)
+            encoded = subject.tokens.encode_prompts(group.prompts)
             done = subject.model.generate_batch(encoded, generation_config=config, continuous_batching_config=room)
             return [group.cut(subject.tokens.decode(output.generated_tokens)) for output in done.values()]
 

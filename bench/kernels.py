@@ -17,10 +17,13 @@ QUICK = {"rounds": 1, "documents": 2, "answers": 2, "steps": 1}
 WORKS = ("scoring", "generation", "training")
 KERNELS: dict[str, tuple[str, Any]] = {  # what a kernel is called: what is replaced to do without it, and by what
     "linear layers (`linear.py`)": ("harness_hf.cpu.linear.use_onednn", lambda model: None),
-    "attention by tiles (`attention.tiled`)": ("harness_hf.scoring.can_tile", lambda model: False),
+    "attention by tiles (`attention.use_tiled_attention`)": ("harness_hf.scoring.can_tile", lambda model: False),
     "prefix kept once (`cascade.py`)": ("harness_hf.cpu.cascade.can_cascade", lambda model: False),
-    "attention by document (`attention.by_document`)": ("harness_hf.cpu.attention.by_document", nullcontext),
-    "output layer (`head.py`)": ("harness_hf.cpu.head.each_logit_once", nullcontext),
+    "attention by document (`attention.use_document_attention`)": (
+        "harness_hf.cpu.attention.use_document_attention",
+        nullcontext,
+    ),
+    "output layer (`head.py`)": ("harness_hf.cpu.head.project_labelled_once", nullcontext),
 }
 
 

@@ -92,7 +92,7 @@ class Run:
         report = json.loads(path.read_text("utf-8"))
         manifest = next(self.folder.glob(f"exports/*/{EVIDENCE}/{MANIFEST}"))
         verdicts = [
-            [v["candidate"], v["gate"], v["outcome"], v["value"]] for r in report["reports"] for v in r["verdicts"]
+            [v["candidate"], v["gate"], v["outcome"], v["value"]] for r in report["results"] for v in r["verdicts"]
         ]
         return {
             "verdicts": sorted(verdicts),

@@ -72,7 +72,7 @@ def main() -> int:
 
 def measure(case: Case, work: Path, seed: int) -> bool:
     """Merge one adapter in all ways, print a line each, and say whether our verification let ours through."""
-    from harness.errors import CheckFailed
+    from harness.errors import CheckFailedError
     from harness_hf import load_tokenizer
     from harness_lora import lora, parity
     from harness_lora.divergence import ModelOutputs, token_windows
@@ -91,7 +91,7 @@ def measure(case: Case, work: Path, seed: int) -> bool:
         told += (
             f" verified kl {facts['kl']:.1e}  rounding: kl {facts['kl_rounding']:.2e} top1 {facts['top1_rounding']:.4f}"
         )
-    except CheckFailed as error:
+    except CheckFailedError as error:
         facts = {}
         told += f" REFUSED: {error}"
     print(told)
@@ -114,7 +114,7 @@ def _against(
 
     found = compare_models(theirs, ours, ids)
     plan = _plan(base, adapter)
-    sums = _sums(plan, base, folder, plan.must).values()
+    sums = _sums(plan, base, folder, plan.must_change).values()
     error, off = max(s.error for s in sums), sum(s.off for s in sums)
     return f"kl {found.kl:.2e} top1 {found.top1:.4f} tokens {found.tokens}  error {error:.3g} off {off}"
 

@@ -43,7 +43,7 @@ def run_all(out: Path, more: Sequence[str]) -> dict[str, Any]:
 
 def scores_of(run: Any) -> dict[str, dict[str, float]]:
     """Return the metrics of the trained model by evaluation; raises SystemExit where the run did not end."""
-    found = {report.eval: report.metrics for report in run.reports if report.subject == "merged"}
+    found = {report.eval: report.metrics for report in run.results if report.subject == "merged"}
     if not SCORES.keys() <= found.keys():
         raise SystemExit(f"{run.folder}: {run.problem or 'was not evaluated whole'}")
     return found

@@ -70,8 +70,8 @@ def in_float64(setting: Setting, passages: int, number: int) -> dict[str, Any]:
     nats = []
     with setting.ours() as [subject], torch.inference_mode():
         model = subject.model.double()
-        for ids in subject.tokens.prompts(_texts(passages)[:number]):
-            whole = torch.tensor([[subject.tokens.prefix, *ids]], device=model.device)
+        for ids in subject.tokens.encode_prompts(_texts(passages)[:number]):
+            whole = torch.tensor([[subject.tokens.prefix_id, *ids]], device=model.device)
             logprobs = model(input_ids=whole[:, :-1], use_cache=False).logits[0].log_softmax(-1)
             nats.append(float(logprobs.gather(1, whole[0, 1:, None]).sum()))
     return {"nats": nats}

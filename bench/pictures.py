@@ -63,7 +63,7 @@ def terminal(run: Path) -> str:
     told = read_run(run)
     exports = [replace(e, to="/".join(Path(e.to).parts[-2:])) for e in told.exports]  # no folder of this machine
     first, second = (made() for _ in range(2))
-    Terminal(0, first).show(replace(told, exports=exports, folder=f"reports/{run.name}"))
+    Terminal(0, first).print_run(replace(told, exports=exports, folder=f"reports/{run.name}"))
     for line in first.export_text(styles=True).rstrip("\n").split("\n")[-LINES:]:
         second.print(Text.from_ansi(line), overflow="fold")
     return ADDRESSES.sub("", second.export_svg(title="harness show"))

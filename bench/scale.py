@@ -88,8 +88,8 @@ def measure(model: str, rows: int, words: int = 0) -> Iterator[str]:
     from bench import texts
     from harness.records.models import ModelRef
     from harness.workers.loading import load_in_process
-    from harness.workers.local import Local
-    from harness.workers.pool import Opening, Pool
+    from harness.workers.local import LocalWorkers
+    from harness.workers.pool import LoadRequest, Pool
 
     options = {"dtype": "bfloat16", "device": "cpu", "threads": 1}
     ref = ModelRef("base", str(harness_hf.open_source(model).path), options=options)
@@ -117,8 +117,10 @@ def measure(model: str, rows: int, words: int = 0) -> Iterator[str]:
         yield f"one process, in pieces: {here[1]:.1f} s ({here[2]:.1f} s), {here[2] / plain[2] - 1:+.1%} processor time"
     alone = 0.0
     for count in (1, 2):
-        pool = Pool(Local(str(count)), Opening("hf", [ref], str(Path("none.toml").resolve()), ()), lambda _: None)
-        with pool.loaded() as [subject]:
+        pool = Pool(
+            LocalWorkers(str(count)), LoadRequest("hf", [ref], str(Path("none.toml").resolve()), ()), lambda _: None
+        )
+        with pool.load_models() as [subject]:
             while len(pool.alive) > len(pool._idle):
                 pool._next(None)
             there = ask(subject, len(pairs))

@@ -25,7 +25,7 @@ from transformers import GenerationConfig
 
 from bench.setting import Setting
 from harness.cli.parser import parse_arguments
-from harness_hf import Tokens, load_model, quiet_loading
+from harness_hf import ModelTokenizer, load_model, quiet_loading
 from harness_served.commands import measure_parity
 from harness_served.conversations import user_message
 from tests.helpers import llamas
@@ -66,7 +66,9 @@ def whole(folder: Path, seed: int, *, smollm2: bool = False, ends: bool | None =
     if not smollm2:
         llamas.build(folder, seed=seed, max_position_embeddings=2048, **HEADS)
         settings = GenerationConfig.from_pretrained(folder)
-        settings.eos_token_id = sorted(Tokens.of(str(folder)).stops)  # a server asks this file where an answer ends
+        settings.eos_token_id = sorted(
+            ModelTokenizer.of(str(folder)).stop_ids
+        )  # a server asks this file where an answer ends
         settings.save_pretrained(folder)
         return teach(folder, 150) if (seed % 2 if ends is None else ends) else folder
     shutil.copytree(Setting().folder(), folder)
@@ -141,7 +143,7 @@ def look(
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         code = measure_parity(given, ())
     found = {key: given.document[key] for key in ("layers", "tokens", "requests", "notes", "longest")}
-    alarms = {n: f"{n}: {layer['says']}" for n, layer in found["layers"].items() if layer["verdict"] == "differs"}
+    alarms = {n: f"{n}: {layer['reason']}" for n, layer in found["layers"].items() if layer["verdict"] == "differs"}
     took = {"seconds": time.perf_counter() - began, "processor": time.process_time() - busy}
     return {"code": code, "alarms": alarms, **took, **found}
 
@@ -238,7 +240,7 @@ def rope(folder: Path) -> None:
 
 def lost_stop(folder: Path) -> None:
     """Make the padding the only stop token of a model."""
-    tokenizer = Tokens.of(str(folder)).tokenizer
+    tokenizer = ModelTokenizer.of(str(folder)).tokenizer
     number = tokenizer.convert_tokens_to_ids(tokenizer.pad_token)
     for file in ("generation_config.json", "config.json"):
         config(file, eos_token_id=number)(folder)
@@ -299,7 +301,7 @@ def faults(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
         export, served, base = work / f"{number}/model", work / f"{number}s/model", None
         shutil.copytree(model, export)
         if name.startswith("BOS"):
-            bos = Tokens.of(str(export)).tokenizer.bos_token
+            bos = ModelTokenizer.of(str(export)).tokenizer.bos_token
             once = not llama and not args.smollm2  # of a file with none, llama.cpp's puts one
             fronts(*[bos] * once)(export)
             edit = fronts(*[bos] * (once + 1))

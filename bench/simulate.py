@@ -44,7 +44,7 @@ P = tuple[Floats, Floats]
 def judge(data: Data, of: ratio.Ratio, kind: mean_tests.Kind) -> Callable[[float], P]:
     """Return what gives the p-values of `stats.cluster_t` against a number, for many runs at once."""
     changed = None if data.changed is None else data.changed.sum(-1) / data.weights.sum(-1)
-    return mean_tests.judge_datasets(
+    return mean_tests.make_p_function(
         of, kind, ALPHA, discordance=changed, independent=data.rows is not None, support=data.support
     )
 

@@ -97,7 +97,7 @@ def ours(setting: Setting, documents: int, shots: int) -> dict[str, Any]:
     with setting.ours() as [subject]:
         subject.logprobs([choice.WARM])
         found, seconds = setting.timed(lambda: subject.logprobs(pairs))
-        encoded, [warm] = subject.tokens.pairs(pairs), subject.tokens.pairs([choice.WARM])
+        encoded, [warm] = subject.tokens.encode_pairs(pairs), subject.tokens.encode_pairs([choice.WARM])
     return {"totals": [f.total for f in found], "seconds": [seconds], "pairs": encoded, "warm": warm}
 
 

@@ -16,7 +16,7 @@ from harness.version import __version__ as __version__
 if TYPE_CHECKING:
     from typing import Literal
 
-    from harness import Gated, Run
+    from harness import GateResult, Run
 
 __getattr__, _names = attach_lazily(__name__, __file__)
 __all__ = [*_names, "gate", "run"]
@@ -114,7 +114,7 @@ def gate(
     missing: Literal["refuse", "wrong"] = "refuse",
     allow: str | Sequence[str] = (),
     only_common: bool = False,
-) -> Gated:
+) -> GateResult:
     """Gate rows that another tool scored, as `harness gate` would without printing, and return what was decided.
 
     Rows are a path, a list of dicts, a mapping of names to scores, or a frame of pandas, polars or Arrow; a single

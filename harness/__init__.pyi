@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.answers.store import Responses as Responses
-from harness.artifacts.digests import digest_of as digest_of
+from harness.artifacts.digests import digest_value as digest_value
 from harness.artifacts.digests import weights_digest as weights_digest
 from harness.capabilities import adapter as adapter
 from harness.capabilities import checker as checker
@@ -19,7 +19,7 @@ from harness.data.pypi import fetch_wheel as fetch_wheel
 from harness.data.rows import GROUP as GROUP
 from harness.data.rows import HELD_OUT as HELD_OUT
 from harness.data.rows import target_as_continuation as target_as_continuation
-from harness.errors import CheckFailed as CheckFailed
+from harness.errors import CheckFailedError as CheckFailedError
 from harness.errors import ExitCode as ExitCode
 from harness.errors import Mistakes as Mistakes
 from harness.errors import UsageError as UsageError
@@ -111,7 +111,7 @@ from harness.release.conversions import copy_files as copy_files
 from harness.reports.report_json import read_run as read_run
 from harness.reports.run_folder import LOGS as TRAINING_LOGS
 from harness.reports.run_folder import write_steps as write_steps
-from harness.rows.api import Gated as Gated
+from harness.rows.api import GateResult as GateResult
 from harness.stats.result import Test as HypothesisTest
 from harness.stats.values import Bounds as Bounds
 from harness.stats.values import PValues as PValues
@@ -139,7 +139,7 @@ __all__ = [
     "Caveat",
     "Change",
     "Check",
-    "CheckFailed",
+    "CheckFailedError",
     "CheckedSuite",
     "CheckedTask",
     "ClaimSpec",
@@ -158,7 +158,7 @@ __all__ = [
     "FindingNames",
     "FinishReason",
     "Gate",
-    "Gated",
+    "GateResult",
     "Generate",
     "Generation",
     "HypothesisTest",
@@ -221,7 +221,7 @@ __all__ = [
     "copy_files",
     "cut_answer",
     "did_you_mean",
-    "digest_of",
+    "digest_value",
     "evaluator",
     "exporter",
     "fetch_wheel",
@@ -272,7 +272,7 @@ def gate(
     missing: Literal["refuse", "wrong"] = "refuse",
     allow: str | Sequence[str] = (),
     only_common: bool = False,
-) -> Gated: ...
+) -> GateResult: ...
 def run(
     suite: str | Path,
     *,

@@ -1,7 +1,7 @@
 """What can go wrong, and how the process ends.
 
 UsageError   the user can fix it: one clear line each, no traceback (exit 4)
-CheckFailed  the model is broken, and a check saw it: one line, no export (exit 1)
+CheckFailedError  the model is broken, and a check saw it: one line, no export (exit 1)
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class WorkersGoneError(UsageError):
     """No worker is left, or none can be had that answers: every other evaluation would end alike."""
 
 
-class CheckFailed(RuntimeError):
+class CheckFailedError(RuntimeError):
     """Something is wrong with the model, not with the suite: training diverged, a merge changed nothing."""
 
 
@@ -92,7 +92,7 @@ def disk_full_error(error: BaseException, folder: Path | None = None) -> str:
     disk = os.statvfs(folder) if folder and not full else None
     if disk and (disk.f_bavail * disk.f_frsize < SPARE or (disk.f_files and not disk.f_favail)):
         full = [error]
-    if not full or isinstance(error, (UsageError, CheckFailed)):  # which have a line of their own
+    if not full or isinstance(error, (UsageError, CheckFailedError)):  # which have a line of their own
         return ""
     number = next((one.errno for one in full if isinstance(one, OSError) and one.errno in NO_ROOM), errno.ENOSPC)
     where = next((one.filename for one in full if isinstance(one, OSError) and one.filename), folder)
@@ -142,20 +142,11 @@ def resource_error(error: BaseException) -> str:
     return f"{full}; free space and run again; finished work is kept" if full else memory_error(error)
 
 
-EVERYDAY = {  # what everybody types, by letters nearer to something else -> what it is called
-    "epochs": "num_train_epochs", "num_epochs": "num_train_epochs", "lr": "learning_rate", "steps": "max_steps",
-    "batch_size": "per_device_train_batch_size", "train_batch_size": "per_device_train_batch_size",
-    "max_seq_length": "max_length", "max_len": "max_length",
-}  # fmt: skip
-
-
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean "x"?`, or what there is to choose from, or nothing."""
     known = sorted(known)
     if len(word) > MOST:
         return ""
-    if (meant := EVERYDAY.get(word)) in known:
-        return f'; did you mean "{meant}"?'
     if len(known) > MOST:  # to compare each mistake with all of so many would take longer than to look it up
         known = [k for k in known if k[:1].lower() == word[:1].lower() and abs(len(k) - len(word)) <= 2][:MOST]
     alike = {k.lower(): k for k in known}

@@ -36,8 +36,10 @@ from harness.data import encoding as encoding
 from harness.data.fewshot import choose_examples as choose_shots
 from harness.data.pypi import hash_download as hash_download
 from harness.data.rows import read_rows as read_rows
+from harness.data.templates import template_columns as template_columns
 from harness.errors import disk_full_error as disk_full_error
 from harness.errors import memory_error as memory_error
+from harness.evaluation.baselines import find_weakness as find_weakness
 from harness.files import append_line as append_line
 from harness.files import copy_range as copy_range
 from harness.files import hold_exclusively as hold_exclusively
@@ -50,11 +52,12 @@ from harness.gates import agreement as agreement
 from harness.gates import labels as labels
 from harness.gates.decide import decide as decide
 from harness.lazy import attach_lazily as attach_lazily
+from harness.option_names import suggest_option as suggest_option
 from harness.pipeline.replay import ReplayRows as ReplayRows
 from harness.pipeline.replay import draw_replay_rows as draw_replay_rows
 from harness.records import verdict_text as verdict_text
 from harness.records.completion import format_finish_reasons as format_finish_reasons
-from harness.records.findings import mark_learnt_tokens as marked_text
+from harness.records.findings import mark_trained_tokens as marked_text
 from harness.records.findings import prompt_text as prompt_text
 from harness.records.scales import OnScale as OnScale
 from harness.release import LAYERS as LAYERS
@@ -63,13 +66,16 @@ from harness.release.releases import promotion_history as promotions
 from harness.release.served import read_served as read_served
 from harness.release.signing import load_signer as load_signer
 from harness.release.signing import make_envelope as make_envelope
-from harness.release.verified import Verified as Verified
+from harness.release.verified import VerifiedExport as VerifiedExport
 from harness.release.verify import verify_export as verify_export
+from harness.reports import rules as rules
 from harness.reports import summary as summary
 from harness.reports.events import FILE as EVENTS
 from harness.reports.events import RunProgress as RunProgress
 from harness.reports.events import read_events as read_events
 from harness.reports.markdown import format_run_markdown as format_run_markdown
+from harness.reports.next_step import BUNDLE as BUNDLE
+from harness.reports.next_step import suggest_next_step as suggest_next_step
 from harness.reports.report_json import dumps as dumps
 from harness.reports.report_json import to_json as to_json
 from harness.reports.rows import correctness_metric as correctness_metric
@@ -93,6 +99,7 @@ from harness.texts.escaping import drop_surrogates as whole_text
 from harness.texts.escaping import escape_markdown as escape_markdown
 from harness.texts.escaping import printable as printable
 from harness.texts.escaping import shorten_text as shorten_text
+from harness.texts.folding import fold_case as fold_case
 from harness.texts.printing import print_line as print_line
 from harness.texts.secrets import is_secret as is_secret
 from harness.workers.chunks import common_prefix_length as common_prefix_length
@@ -107,6 +114,7 @@ from harness.workers.protocol import ref_from_json as ref_from_json
 from harness.workers.protocol import ref_to_json as ref_to_json
 
 __all__ = [
+    "BUNDLE",
     "EVENTS",
     "LAYERS",
     "LOCK",
@@ -126,7 +134,7 @@ __all__ = [
     "StageModels",
     "Suite",
     "Task",
-    "Verified",
+    "VerifiedExport",
     "add_plugin_option",
     "adjust_holm",
     "agreement",
@@ -151,6 +159,7 @@ __all__ = [
     "final_answers",
     "find_gguf",
     "find_newest",
+    "find_weakness",
     "format_decimal",
     "format_finish_reasons",
     "format_run_markdown",
@@ -192,6 +201,7 @@ __all__ = [
     "replace_folder",
     "reporting_write_errors",
     "request_key",
+    "rules",
     "schema",
     "score_from_row",
     "seal_folder",
@@ -200,7 +210,10 @@ __all__ = [
     "split_json_lines",
     "statement_bytes",
     "subprocess_call",
+    "suggest_next_step",
+    "suggest_option",
     "summary",
+    "template_columns",
     "template_digest",
     "to_json",
     "try_lock",

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.errors import CheckFailed, UsageError
+from harness.errors import CheckFailedError, UsageError
 from harness.texts.escaping import shorten_text
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ def error_location(error: BaseException) -> str:
     """Return `FILE:LINE: what it raised` where the innermost plugin that did is not the harness's own, or nothing."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         package = str(frame.f_globals.get("__name__")).partition(".")[0]
-        if package in THEIRS and not isinstance(error, (UsageError, CheckFailed)):
+        if package in THEIRS and not isinstance(error, (UsageError, CheckFailedError)):
             return f"{_short(frame.f_code.co_filename)}:{line}: {type(error).__name__}: {error}"
         if package.startswith("harness_"):
             return ""

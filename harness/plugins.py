@@ -49,7 +49,7 @@ class Provided:
     function: Callable[..., Any]
 
     @cached_property
-    def about(self) -> Any:
+    def capabilities(self) -> Any:
         """What it can do beyond being called: the description of its kind, see `harness.capabilities`."""
         return capabilities.KINDS[self.kind].of(self.function)
 
@@ -79,7 +79,7 @@ class Plugins:
 
     def foreign_adapter(self) -> Provided:
         """Return what reads adapters made elsewhere, for a suite without [adapter]; raises UsageError without one."""
-        able = (p for p in self.provided.values() if p.kind == "adapter" and p.about.reads_foreign)
+        able = (p for p in self.provided.values() if p.kind == "adapter" and p.capabilities.reads_foreign)
         if found := min(able, key=lambda p: p.name, default=None):
             return found
         raise UsageError(
@@ -90,13 +90,13 @@ class Plugins:
         """Return whether a callable is of a plugin that was installed with the harness itself."""
         return provided.function.__module__.partition(".")[0] == _own_packages().get(provided.plugin)
 
-    def of_others(self) -> list[str]:
+    def third_party_names(self) -> list[str]:
         """Return the names of the plugins that did not come with the harness, and whose code a suite runs."""
         found, own = self.manager.list_name_plugin(), _own_packages()
         named = [(name, getattr(plugin, "__name__", type(plugin).__module__)) for name, plugin in found]
         return [name for name, module in named if module.partition(".")[0] not in ("harness", own.get(name))]
 
-    def code(self, *provided: Provided) -> str:
+    def code_digest(self, *provided: Provided) -> str:
         """Return one sha256 for the content of the harness and of all plugins, or of those that provide something."""
         asked = provided or tuple(self.provided.values())
         key = tuple((p.kind, p.name) for p in provided)
@@ -131,7 +131,9 @@ class Plugins:
                             f"{where}: {plugin_errors.plugin_error(function, f': {what}')}" for what in wrong
                         )
                         continue
-                    given, names = CALLS.get("marker" if kind == "evaluator" and one.about.marks else kind, (None, ()))
+                    given, names = CALLS.get(
+                        "marker" if kind == "evaluator" and one.capabilities.marks else kind, (None, ())
+                    )
                     if given is not None and (what := schema.find_signature_error(function, given, names)):
                         mistakes.add(where, str(plugin_errors.plugin_error(function, what)))
         mistakes.raise_errors()

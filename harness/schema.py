@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from harness.errors import did_you_mean
-
 # options that are given by the harness, not by the suite
 INJECTED = {"against", "facts", "flag", "folder", "marking", "processes", "progress", "seed", "shard", "watch"}
 DEEPEST = 100  # tables and lists in each other, in a suite or a row; what goes deeper is no data, and breaks recursion
@@ -35,11 +33,13 @@ def read_table(cls: type[T], table: Mapping[str, Any], complain: Complain, **giv
     values = {key: value for key, value in given.items() if key in hints}
     options: dict[str, Any] = {}
     wrong: list[tuple[str, str]] = []
+    from harness.option_names import suggest_option  # which help does not need
+
     for key, value in table.items():
         if key not in fields and rest:
             options[key] = value
         elif key not in fields:
-            wrong.append((key, f'unknown key "{key}"{did_you_mean(key, fields)}'))
+            wrong.append((key, f'unknown key "{key}"{suggest_option(key, fields)}'))
         elif not matches_type(value, hints[fields[key].name]):
             wrong.append((key, f'"{key}" is {format_toml(value)}; it must be {type_name(hints[fields[key].name])}'))
         else:
@@ -143,13 +143,15 @@ def find_signature_error(function: Callable[..., Any], given: Sequence[str], nam
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], complain: Complain) -> None:
     """Report every option of a table that the plugin's callable does not have, has with another type, or lacks."""
+    from harness.option_names import suggest_option
+
     (known, open_ended), hints = list_options(function), parameter_types(function)
     for key, value in options.items():
         want = hints.get(key, Any)
         if key in known and not matches_type(value, want):
             complain(key, f'"{key}" is {format_toml(value)}; it must be {type_name(want)}')
         elif key not in known and not open_ended:
-            complain(key, f'unknown option "{key}"{did_you_mean(key, known)}')
+            complain(key, f'unknown option "{key}"{suggest_option(key, known)}')
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in options:
             complain("", f'option "{key}" is missing')

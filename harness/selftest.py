@@ -42,7 +42,7 @@ FOOLED = "It returns empty answers, and the gates of the evaluation pass it."
 DISTRUST = "results of this evaluation prove nothing; use another judge, or another metric"
 
 
-class NotMade(Exception):
+class ControlNotPossibleError(Exception):
     """A saboteur has nothing to say to this base."""
 
 
@@ -80,7 +80,7 @@ class ControlTrial:
 
 
 @dataclass(frozen=True)
-class Equals:
+class EqualModelsTrial:
     """One comparing gate on two equal models, made by swapping the answers of a pair of models row by row."""
 
     gate: str
@@ -90,7 +90,7 @@ class Equals:
     swaps: int
 
     @property
-    def clean(self) -> bool:
+    def is_within_alpha(self) -> bool:
         """Return whether equal models are blocked no more often than alpha, to within three standard errors."""
         return self.blocked <= self.alpha + 3 * math.sqrt(self.alpha * (1 - self.alpha) / self.swaps)
 
@@ -100,13 +100,13 @@ class SelfTest:
     """What the negative controls and the equal models said about a suite."""
 
     trials: tuple[ControlTrial, ...]
-    equals: tuple[Equals, ...]
+    equals: tuple[EqualModelsTrial, ...]
 
     @property
     def exit_code(self) -> ExitCode:
         """Return 1 where something ships that must not, or equal models are blocked; 6 where one was not judged."""
         judged = [t for t in self.trials if not (t.skipped or t.undecided)]
-        if not (all(t.caught for t in judged) and all(e.clean for e in self.equals)):
+        if not (all(t.caught for t in judged) and all(e.is_within_alpha for e in self.equals)):
             return ExitCode.FAILED
         return ExitCode.INCONCLUSIVE if any(t.undecided for t in self.trials) else ExitCode.OK
 
@@ -142,8 +142,8 @@ def run_selftest(
         controls = sum(c.answer is None for c in chosen)
         for name in dict.fromkeys(i.eval for i in collection.items if i.subject in collection.candidates):
             task, mine = collection.tasks[name], [c.answer for c in chosen if c.answer and c.eval == name]
-            if task.about.estimate and (controls or mine):
-                cost = task.about.estimate(dict(task.spec.options), task.samples or (), controls, mine)
+            if task.capabilities.estimate and (controls or mine):
+                cost = task.capabilities.estimate(dict(task.spec.options), task.samples or (), controls, mine)
                 said(f"{task.spec.where}: {cost}")
         trials, pairs, kept = list[ControlTrial](), Results(), dict[str, dict[str, Any]]()
         for control in chosen:
@@ -156,7 +156,7 @@ def run_selftest(
             # The checks, not the gates, see rows that were trained on: no number can tell them.
             begun, gates = time.monotonic(), planted.suite.gates
             found = check_suite(planted, options)[0]
-            flags = tuple(f"{f.name}: {f.what}" for f in found if f.counts or contamination.is_left_out(f, gates))
+            flags = tuple(f"{f.name}: {f.what}" for f in found if f.stops_run or contamination.is_left_out(f, gates))
             why = "The rows of every eval contain training rows."
             trials.append(ControlTrial(PLANTED, why, flags, time.monotonic() - begun))
             told(trials[-1])
@@ -184,13 +184,13 @@ def _trial(control: Control, options: Options, kept: dict[str, dict[str, Any]]) 
     execution = replace(execution, session=replace(execution.session, kept=kept))
     try:
         ref, disguise = control.make(execution.session.base)
-    except NotMade as error:
+    except ControlNotPossibleError as error:
         detach_listeners(execution)
         return replace(blank, skipped=str(error)), {}
     run, adjudicator = run_to_end(execution, partial(_stages, ref, disguise)), execution.adjudicator
     collection, candidate = control.collection, control.collection.candidates[0]
-    reached = any(r.subject == candidate and r.outcome != "skipped" for r in run.reports)
-    failed = [r.error for r in run.reports if r.error and r.outcome == "error"]
+    reached = any(r.subject == candidate and r.outcome != "skipped" for r in run.results)
+    failed = [r.error for r in run.results if r.error and r.outcome == "error"]
     if run.exit_code is ExitCode.USAGE and failed and not reached:
         raise UsageError(failed[0])  # by the rehearsal: it has nothing to do with the control
     caught = (
@@ -198,7 +198,7 @@ def _trial(control: Control, options: Options, kept: dict[str, dict[str, Any]]) 
         *find_export_obstacles(adjudicator.verdicts, collection.suite.gates, candidate),
     )
     undecided = "" if run.problem else _undecided(adjudicator.verdicts, collection, candidate)
-    results = adjudicator.results if all(r.outcome == "done" for r in run.reports) else {}
+    results = adjudicator.results if all(r.outcome == "done" for r in run.results) else {}
     return replace(blank, caught=caught, seconds=run.seconds, undecided=undecided), results
 
 
@@ -211,7 +211,7 @@ def _stages(ref: ModelRef, disguise: Disguise | None, run: RunContext) -> StageS
     run = replace(run, session=replace(run.session, checks=checks))
     if stop := evaluate_baselines(run):
         return stop
-    return evaluate_candidate(run, ref, disguise) if ref.name in run.session.wanted else None
+    return evaluate_candidate(run, ref, disguise) if ref.name in run.session.wanted_candidates else None
 
 
 def _undecided(verdicts: Sequence[Verdict], collection: Collection, candidate: str) -> str:
@@ -226,7 +226,7 @@ def _undecided(verdicts: Sequence[Verdict], collection: Collection, candidate: s
     return ended[0].why if ended and back and all(v.gate in open_ for v in back) else ""
 
 
-def _equals(collection: Collection, results: Results) -> Iterator[Equals]:
+def _equals(collection: Collection, results: Results) -> Iterator[EqualModelsTrial]:
     """Decide each gate that equal models keep on a baseline and a control whose rows were swapped at random."""
     candidate, about = collection.candidates[0], collection.suite.header
     for gate in collection.gates(candidate):
@@ -244,7 +244,9 @@ def _equals(collection: Collection, results: Results) -> Iterator[Equals]:
             other = replace(theirs, scores=tuple(b for _, b in pairs))
             # Of rows that leak too: this is about the test, and two equal models leak alike.
             said.append(decide(gate, metric, one, other, task.samples or (), alpha, name=candidate).outcome)
-        yield Equals(gate.id, said.count(Outcome.FAIL) / SWAPS, said.count(Outcome.PASS) / SWAPS, alpha, SWAPS)
+        yield EqualModelsTrial(
+            gate.id, said.count(Outcome.FAIL) / SWAPS, said.count(Outcome.PASS) / SWAPS, alpha, SWAPS
+        )
 
 
 # -- what stands in a candidate's place and must not ship ------------------------------------------
@@ -258,7 +260,7 @@ def list_controls(collection: Collection, folder: Path) -> list[Control]:
     for label, saboteur in saboteurs.items():
         out = folder / label.replace(" ", "-")
         found[label] = (_first_line(saboteur), partial(_sabotaged, collection, label, saboteur, out))
-    for label, disguise in {"shuffled answers": Shuffled, "constant answer": Constant}.items():
+    for label, disguise in {"shuffled answers": ShuffledSubject, "constant answer": ConstantSubject}.items():
         found[label] = (_first_line(disguise), partial(_disguised, name, disguise, "disguised"))
     return [Control(label, why, collection, make) for label, (why, make) in found.items()]
 
@@ -266,7 +268,7 @@ def list_controls(collection: Collection, folder: Path) -> list[Control]:
 def list_adversaries(collection: Collection) -> Iterator[Control]:
     """Yield the worthless answers that an evaluator names, for every evaluation that gates a candidate."""
     for name, task in collection.tasks.items():
-        if not (answers := task.about.adversaries):
+        if not (answers := task.capabilities.adversaries):
             continue
         # This evaluation, with the gates that stand on it alone: they require no others.
         kept = {g.id for g in collection.suite.gates if g.metric and g.eval == name}
@@ -281,7 +283,7 @@ def list_adversaries(collection: Collection) -> Iterator[Control]:
         alone = replace(collection, suite=replace(collection.suite, evals=evals, gates=gates), items=items)
         if any(g.blocking for g in alone.gates(collection.candidates[0])):
             for label, answer in answers(dict(task.spec.options)).items():
-                title, worthless = f"{name}: {label}", partial(Worthless, answer=answer)
+                title, worthless = f"{name}: {label}", partial(WorthlessSubject, answer=answer)
                 make = partial(_disguised, collection.candidates[0], worthless, f"{title}, not")
                 yield Control(title, FOOLED, alone, make, DISTRUST, name, answer)
 
@@ -292,7 +294,7 @@ def _sabotaged(collection: Collection, label: str, saboteur: Callable[..., Any],
     try:
         saboteur(Path(base.path), out, seed=collection.suite.header.seed)
     except UsageError as error:
-        raise NotMade(str(error)) from None
+        raise ControlNotPossibleError(str(error)) from None
     if weights_digest(Path(base.path)) != before:
         raise UsageError(f'saboteur "{label}" changed the base, with which all others are compared')
     name = collection.candidates[0]
@@ -322,7 +324,7 @@ class _Disguised:
         return getattr(self.subject, name)
 
 
-class Shuffled(_Disguised):
+class ShuffledSubject(_Disguised):
     """Every row gets the answer to another row."""
 
     last: Prompt = "?"
@@ -343,7 +345,7 @@ class Shuffled(_Disguised):
         return self.subject.logprobs([(others.get(repr(p), p), c) for p, c in pairs], **options)
 
 
-class Worthless(_Disguised):
+class WorthlessSubject(_Disguised):
     """Every row gets an answer that deserves nothing."""
 
     def __init__(self, subject: Subject, answer: Callable[[Prompt], str]) -> None:
@@ -355,7 +357,7 @@ class Worthless(_Disguised):
         return [self.answer(p) for p in prompts]
 
 
-class Constant(_Disguised):
+class ConstantSubject(_Disguised):
     """Every row gets the answer to the first."""
 
     first: Prompt | None = None

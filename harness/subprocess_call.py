@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness.errors import CheckFailed, UsageError
+from harness.errors import CheckFailedError, UsageError
 
 SIGN = "progress: "  # begins a line that is no answer yet
 Heard = Callable[[str, int, int], None]  # what, done and total
@@ -25,8 +25,9 @@ def call_module(
 ) -> dict[str, Any]:
     """Run a module that calls `answer`, with the question as JSON on its stdin, and return the facts.
 
-    `heard` gets what, done and total of each sign of life that the module gives by `tell`. Raises the CheckFailed that
-    it tells; and UsageError, which begins with `lost`, when it comes to no answer, in `seconds` where they are given.
+    `heard` gets what, done and total of each sign of life that the module gives by `tell`. Raises the CheckFailedError
+    that it tells; and UsageError, which begins with `lost`, when it comes to no answer, in `seconds` where they are
+    given.
     """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **QUIET}
     last, ends = "", time.monotonic() + (seconds or threading.TIMEOUT_MAX)
@@ -61,7 +62,7 @@ def call_module(
             why = "it took too long" if late else f"it was killed by signal {-done.returncode}, as when memory runs out"
         raise UsageError(f"{lost}: the subprocess failed: {why}") from None
     if "finding" in told:
-        raise CheckFailed(told["finding"])
+        raise CheckFailedError(told["finding"])
     return dict(told["facts"])
 
 
@@ -74,5 +75,5 @@ def serve_call(look: Callable[..., Mapping[str, Any]]) -> None:
     """Be the process: call a function with the question's fields, and print as the last line what came of it."""
     try:
         print(json.dumps({"facts": look(**json.load(sys.stdin))}))
-    except (CheckFailed, UsageError) as error:
+    except (CheckFailedError, UsageError) as error:
         print(json.dumps({"finding": str(error)}))

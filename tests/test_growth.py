@@ -99,7 +99,7 @@ def harness_item_finish(run, item):
 
 @hookimpl
 def harness_run_finish(run):
-    told = [len(r.reports) for r in SEEN]
+    told = [len(r.results) for r in SEEN]
     Path("seen.txt").write_text(repr((told, SEEN[0].suite)))
 """
 
@@ -112,13 +112,13 @@ def test_a_run_that_is_watched_stays_as_it_was(project: Project) -> None:
 
 def test_a_run_that_is_watched_is_a_run() -> None:
     """It can be taken apart, changed and sent away as any other, and nothing of it is the record's own."""
-    run = Run("s", "p", "d", 1, 0.05, "m", "t", "0", reports=[ItemResult("i", "b", "e", "done", {"m": 1.0})])
+    run = Run("s", "p", "d", 1, 0.05, "m", "t", "0", results=[ItemResult("i", "b", "e", "done", {"m": 1.0})])
     seen = RunSnapshot.of(run)
-    seen.reports[0].metrics["m"] = 0.0
-    seen.reports.append(seen.reports[0])
+    seen.results[0].metrics["m"] = 0.0
+    seen.results.append(seen.results[0])
     seen.gates = 3
-    assert (run.gates, len(run.reports), run.reports[0].metrics) == (0, 1, {"m": 1.0})
-    assert isinstance(seen, Run) and (seen.gates, len(seen.reports)) == (3, 2)
+    assert (run.gates, len(run.results), run.results[0].metrics) == (0, 1, {"m": 1.0})
+    assert isinstance(seen, Run) and (seen.gates, len(seen.results)) == (3, 2)
     assert asdict(RunSnapshot.of(run)) == asdict(run) and replace(RunSnapshot.of(run), gates=2).gates == 2
     assert pickle.loads(pickle.dumps(RunSnapshot.of(run))) == run
 
@@ -135,7 +135,7 @@ def kept(folder: Path, rows: int, subjects: Sequence[str] = ("base", "merged")) 
     for n, subject in enumerate(subjects):
         place.add(scored(subject, rows, n), asked(rows), METRICS, {})
     reports = [ItemResult(s, s, "qa", "done", {"m": 0.6}, better={"m": "higher"}, n=rows) for s in subjects]
-    return Run("fake", "p", "d", 1, 0.05, "m", "t", "0", reports=reports), place.path
+    return Run("fake", "p", "d", 1, 0.05, "m", "t", "0", results=reports), place.path
 
 
 def asked(rows: int) -> list[Sample]:
@@ -155,7 +155,7 @@ def test_three_rows_are_three_answers(tmp_path: Path, calls: Counter[str]) -> No
     listed = read_all_rows(run, folder, "qa", wrong=True, most=3)
     found, there, of = listed.rows, listed.there, listed.of
     assert ([row.change for row in found], there, of) == (["lost"] * 3, 1333, 4000)
-    assert calls["_answer"] == 3 * len(run.reports)
+    assert calls["_answer"] == 3 * len(run.results)
     most, whole = (peak(lambda n=n: read_all_rows(run, folder, "qa", most=n)) for n in (3, None))
     assert most < peak(lambda: list(iterate_rows(folder, "base", "qa"))) / 4 < whole
 
@@ -196,7 +196,7 @@ def test_a_history_reads_what_it_shows(suite: Project, calls: Counter[str]) -> N
         told = json.loads(Path(first.folder, "report.json").read_text("utf-8"))
         (place / "report.json").write_text(json.dumps(told | {"started": f"2020-01-01T00:00:{i:02}+00:00"}), "utf-8")
     (place.with_name("odd")).mkdir()
-    (place.with_name("odd") / "report.json").write_text('{"suite": "fake", "reports": [{"verdicts": [1]}]}', "utf-8")
+    (place.with_name("odd") / "report.json").write_text('{"suite": "fake", "results": [{"verdicts": [1]}]}', "utf-8")
     calls.clear()
     out = suite.harness("history", "fake").out
     assert "fake: 61 runs, 1 January 2020 to" in out and calls["read_run"] == MOST

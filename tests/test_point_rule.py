@@ -41,6 +41,6 @@ def test_the_page_has_the_tables() -> None:
 @pytest.mark.slow
 def test_the_page_has_our_lines_beside_nemos() -> None:
     """Our rates are exact, so what the page has is what is computed; NeMo's need an environment of their own."""
-    text = (point_rule.PAGE.parent / "beside-others.md").read_text("utf-8")
+    text = (point_rule.PAGE.parent / "comparison.md").read_text("utf-8")
     lines = [beside_nemo.line(case, "here", beside_nemo.ours) for case in beside_nemo.CASES]
     assert [line for line in lines if line in text] == lines

@@ -186,7 +186,7 @@ def test_optional_members_of_a_subject_are_spelled_out() -> None:
         name for kind in ExtendedSubject.__mro__ for name in (*vars(kind), *vars(kind).get("__annotations__", {}))
     }
     assert {"notes", "facts", "nbytes", "token_kl", "render"} <= named
-    assert named - members <= {"sent", "model"}  # of the cache, and of the loader "hf" alone
+    assert named - members <= {"pop_sent_prompts", "model"}  # of the cache, and of the loader "hf" alone
 
 
 def test_a_misspelt_member_of_a_subject_is_named_at_once(project: Project) -> None:

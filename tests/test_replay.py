@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from harness.artifacts.attestation import EVIDENCE, ITEMS, MODEL
-from harness.artifacts.digests import digest_of, weights_digest
+from harness.artifacts.digests import digest_value, weights_digest
 from harness.pipeline.replay import _difference
 from harness.records.samples import Sample, Score
 from harness.release.export import evidence_row, scores_without_texts
@@ -216,12 +216,12 @@ def test_log_probabilities_are_near(away: float, near: float, told: str) -> None
     """Other hardware sums in another order: a value that no answer gives away may differ by a little, no further."""
     hashes = {"doc_hash": "d", "prompt_hash": "p", "target_hash": "t", "id": "a", "cluster": None, "weight": 4.0}
     row = {**hashes, "weights": {}, "metrics": ["nats"], "nats": 2.25, "resps": [[None]]}
-    said = {**hashes, "weights": {}, "answer_hash": digest_of([[None]]), "values": {"nats": 2.25 + away}}
+    said = {**hashes, "weights": {}, "answer_hash": digest_value([[None]]), "values": {"nats": 2.25 + away}}
     found = _difference(said, row, near)
     assert found is not None
     assert found.partition(" ")[0] == told
     answered = {**row, "resps": [["x"]]}
-    assert _difference({**said, "answer_hash": digest_of([["x"]])}, answered, near) != ""
+    assert _difference({**said, "answer_hash": digest_value([["x"]])}, answered, near) != ""
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -232,9 +232,9 @@ def test_evidence_that_does_not_tell_endings_is_replayed(older: bool) -> None:
     kept = evidence_row(0, sample, Score("a", values, answer="x"), names)
     told = {"right": 1.0, "thought_cut": 0.0}
     for answer, differs in (("x", False), ("y", True)):
-        score = Score("a", told, answer=answer, ended="eos", tokens=3)
+        score = Score("a", told, answer=answer, finish_reason="eos", tokens=3)
         row = evidence_row(0, sample, score, ["right", "thought_cut"])
-        assert bool(_difference({"sha256": digest_of(kept)}, row, 0.1)) == differs
+        assert bool(_difference({"sha256": digest_value(kept)}, row, 0.1)) == differs
         assert bool(_difference(scores_without_texts(kept), row, 0.1)) == differs
 
 

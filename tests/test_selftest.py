@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from harness.records.models import Sampling
-from harness.selftest import Constant, Shuffled
+from harness.selftest import ConstantSubject, ShuffledSubject
 from harness.testing import SUITE, FakeSubject, Project
-from harness.workers.local import Local
+from harness.workers.local import LocalWorkers
 
 NAMES = ["base itself", "base nudged", "noise in the weights", "NaN weights", "shuffled answers", "constant answer"]
 NAMES += ["training rows in the test"]
@@ -93,8 +93,8 @@ def test_a_control_that_is_skipped_leaves_the_equal_models_to_the_next(suite: Pr
 def test_impostors_answer_in_workers(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --on each is answered by two processes, and caught for the same reason."""
     started: list[str] = []
-    again = Local.restart
-    monkeypatch.setattr(Local, "restart", lambda self: started.append(self.said) or again(self))
+    again = LocalWorkers.restart
+    monkeypatch.setattr(LocalWorkers, "restart", lambda self: started.append(self.said) or again(self))
     names = ("--only", "shuffled answers", "--only", "noise in the weights")
     code, there = selftest(suite, *names, "--on", "local:2")
     assert (code, len(started), {*started}) == (0, 6, {"local:2"})  # the base, and two impostors
@@ -123,13 +123,13 @@ def test_disguises_spoil_answers() -> None:
     """Shuffled gives every row another row's answer, constant the first row's; texts are scored as they are."""
     perfect = FakeSubject("base", 1.0)
     prompts = [f"say w{i}" for i in range(4)]
-    assert Shuffled(perfect).generate(prompts) == ["?", "w0", "w1", "w2"]
-    assert Constant(perfect).generate(prompts, sampling=Sampling(1.0, seeds=(1, 2, 3, 4))) == ["w0"] * 4
+    assert ShuffledSubject(perfect).generate(prompts) == ["?", "w0", "w1", "w2"]
+    assert ConstantSubject(perfect).generate(prompts, sampling=Sampling(1.0, seeds=(1, 2, 3, 4))) == ["w0"] * 4
     pairs = [(p, f" w{i}") for i, p in enumerate(prompts)]
-    assert [s.greedy for s in Shuffled(perfect).logprobs(pairs)] == [False] * 4
-    assert [s.greedy for s in Constant(perfect).logprobs(pairs)] == [True, False, False, False]
-    assert Constant(perfect).logprobs([("", "text")]) == perfect.logprobs([("", "text")])
-    assert Constant(perfect).nbytes == perfect.nbytes
+    assert [s.greedy for s in ShuffledSubject(perfect).logprobs(pairs)] == [False] * 4
+    assert [s.greedy for s in ConstantSubject(perfect).logprobs(pairs)] == [True, False, False, False]
+    assert ConstantSubject(perfect).logprobs([("", "text")]) == perfect.logprobs([("", "text")])
+    assert ConstantSubject(perfect).nbytes == perfect.nbytes
 
 
 @pytest.mark.slow

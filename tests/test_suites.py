@@ -59,8 +59,8 @@ def test_smoke_suite_in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def measured(on: str) -> dict[str, dict[str, float]]:
         run = harness.run(ROOT / "suites/smoke.toml", out=tmp_path / "reports", export=False, cache=False, on=on)
         assert (run.exit_code, run.problem) == (0, None)
-        assert all(report.remembered == 0 for report in run.reports)
-        return {f"{report.subject}::{report.eval}": report.metrics for report in run.reports}
+        assert all(report.cache_hits == 0 for report in run.results)
+        return {f"{report.subject}::{report.eval}": report.metrics for report in run.results}
 
     here = measured("")
     assert {"base", "adapter", "merged-original"} <= {name.partition("::")[0] for name in here}
@@ -74,10 +74,10 @@ def test_training_that_changes_nothing_is_not_shipped(tmp_path: Path, monkeypatc
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     overrides = (f"export.0.to={tmp_path / 'export'}", "train.learning_rate=0.0", "train.max_steps=2")
     run = harness.run(ROOT / "suites/smoke.toml", out=tmp_path / "reports", overrides=overrides)
-    assert (run.exit_code, {"D14", "D24"} <= {flag.code for flag in run.flags}) == (4, True)
+    assert (run.exit_code, {"D14", "D24"} <= {flag.code for flag in run.findings}) == (4, True)
     ignored = ("D14", "D24", "T8")
     run = harness.run(ROOT / "suites/smoke.toml", out=tmp_path / "reports", overrides=overrides, ignore=ignored)
-    assert (run.exit_code, run.flags[-1].code) == (1, "T1")
+    assert (run.exit_code, run.findings[-1].code) == (1, "T1")
     assert not run.exports[0].written
     assert not (tmp_path / "export").exists()
 

@@ -105,7 +105,7 @@ class CachedSubject:
         keys = [self._key("generate", p, asked, drawn, seed) for p, seed in zip(prompts, seeds, strict=True)]
 
         def ask(numbers: Sequence[int]) -> Stream[str]:
-            keywords = how.some(numbers).keywords
+            keywords = how.for_prompts(numbers).keywords
             for number, answer in stream_answers(self.loaded, "generate", [prompts[i] for i in numbers], keywords):
                 mended = drop_surrogates(answer)  # which every file, metric and judge can take
                 if mended != answer:
@@ -153,7 +153,7 @@ class CachedSubject:
 
         return self._answers([self._key("render", messages)], ask, str, _text)[0]
 
-    def sent(self, prompts: Sequence[Prompt], *, as_json: bool = False) -> list[str | None]:
+    def pop_sent_prompts(self, prompts: Sequence[Prompt], *, as_json: bool = False) -> list[str | None]:
         """Return each prompt as the model got it since the last call; None for what it did not get or nobody knows.
 
         No model is loaded for it: messages are rendered by one that is in memory, and remembered. With `as_json` those
@@ -169,7 +169,7 @@ class CachedSubject:
                 for number, key in keys.items():
                     if key not in known:
                         known[key] = drop_surrogates(str(render(prompts[number])))
-                        self.responses.keep(key, known[key])
+                        self.responses.store(key, known[key])
             self.responses.flush()
         texts = {i: known.get(key) for i, key in keys.items()}
         if as_json:
@@ -186,7 +186,7 @@ class CachedSubject:
             return known[key]
         value = getattr(self.loaded, name)
         if isinstance(value, (int, str)):
-            self.responses.keep(key, value)
+            self.responses.store(key, value)
         return value
 
     def _ask(self, method: str, asked: Sequence[Any], options: Mapping[str, Any], some: Sequence[int]) -> Stream[Any]:
@@ -214,7 +214,7 @@ class CachedSubject:
                     for number, answer in stream:
                         key = keys[missing[number]]
                         known[key] = answer
-                        self.responses.keep(key, to_json(answer))
+                        self.responses.store(key, to_json(answer))
             finally:
                 self.responses.flush()
         if lacking := sum(key not in known for key in keys):

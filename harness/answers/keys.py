@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from harness.artifacts.digests import digest_of, file_digest, weights_digest
+from harness.artifacts.digests import digest_value, file_digest, weights_digest
 from harness.errors import UsageError
 from harness.records.models import ModelRef
 
@@ -85,7 +85,7 @@ def digest_folder(folder: Path, weights: str | None = None) -> str:
         raise UsageError(f'model "{folder}": {error}') from None
     except OSError as error:
         raise UsageError(f'model "{error.filename or folder}": cannot be read: {error.strerror or error}') from None
-    return digest_of([weights, beside])
+    return digest_value([weights, beside])
 
 
 def describe_model(ref: ModelRef) -> list[Any]:
@@ -110,12 +110,12 @@ def digest_code(objects: Iterable[Any], *, core: bool = True) -> str:
     modules beside it that are named in it. `core` adds the harness itself, and what loads and asks models for it.
     """
     found = _Code(objects, core)
-    return digest_of([platform.python_implementation(), sys.version_info[:2], found.content, found.versions])
+    return digest_value([platform.python_implementation(), sys.version_info[:2], found.content, found.versions])
 
 
 def digest_content(objects: Iterable[Any]) -> str:
     """Return one sha256 for the code of objects as `digest_code` finds it, whatever libraries are installed."""
-    return digest_of(_Code(objects, core=False).content)
+    return digest_value(_Code(objects, core=False).content)
 
 
 class _Code:
@@ -194,7 +194,7 @@ def _package(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
                 parts = (part.split() for part in several.split(","))
                 imports |= {one} if one else {part[0].partition(".")[0] for part in parts if part}
             words = frozenset(re.findall(r"\w+", text)) if file == path else words
-    return digest_of(listed), frozenset(name for name in imports if name.isidentifier()), words
+    return digest_value(listed), frozenset(name for name in imports if name.isidentifier()), words
 
 
 # What is imported once in a process and does not change while it runs: the harness, installed plugins.

@@ -41,7 +41,7 @@ class RequestError(Exception):
     def __str__(self) -> str:
         return self.what
 
-    def pause(self, tries: int, first: float | None = None) -> float:
+    def retry_delay(self, tries: int, first: float | None = None) -> float:
         """Return the seconds before the next try, which double with each.
 
         They are up to a quarter less, so that requests that failed together do not come back together.
@@ -62,7 +62,7 @@ def retry(ask: Callable[[], R], tries: int, stop: threading.Event = NEVER) -> R:
             return ask()
         except RequestError as trouble:
             trouble.tries = number
-            pause = trouble.pause(number)
+            pause = trouble.retry_delay(number)
             if not trouble.passing or number >= tries or pause > PATIENCE or stop.wait(pause):
                 raise
 
@@ -84,12 +84,12 @@ class RequestThreads(Generic[A, R]):
         for _ in range(self.size):
             self._todo.put(None)
 
-    def put(self, name: Any, asked: A) -> None:
+    def submit(self, name: Any, asked: A) -> None:
         """Let something be asked."""
         self.running += 1
         self._todo.put((name, asked))
 
-    def take(self, timeout: float | None = None) -> tuple[Any, R | Exception] | None:
+    def next_result(self, timeout: float | None = None) -> tuple[Any, R | Exception] | None:
         """Wait for the next answer, and return it under its name, or what was raised; None after so many seconds."""
         try:
             ended = self._done.get(timeout=None if timeout is None else max(0.0, timeout))
@@ -127,9 +127,9 @@ def map_concurrent(ask: Callable[[int, threading.Event], R], count: int, workers
 
     with RequestThreads(min(workers, count), work) as pool:
         for number in range(count):
-            pool.put(number, number)
+            pool.submit(number, number)
         try:
-            while pool.running and (ended := pool.take()):
+            while pool.running and (ended := pool.next_result()):
                 number, outcome = ended
                 if isinstance(outcome, Exception):
                     failed.append(outcome)

@@ -70,7 +70,7 @@ class Responses:
             self.asked, self.found = self.asked + len(wanted), self.found + len(found)
         return found
 
-    def keep(self, key: bytes, value: Any) -> None:
+    def store(self, key: bytes, value: Any) -> None:
         """Remember an answer; it is on the disk within half a second of the next one, or after `flush`."""
         self._waiting[key] = json.dumps(value)  # in ASCII: half a surrogate pair has no other bytes
         if time.monotonic() - self._written > WRITE_EVERY:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.digests import digest_of, file_digests, hash_file
+from harness.artifacts.digests import digest_value, file_digests, hash_file
 from harness.errors import UsageError
 from harness.files import NO_LINK, is_sole_user, write_text
 from harness.portable.locks import lock_file, try_lock, unlock_file
@@ -75,7 +75,7 @@ def seal_folder(folder: Path, final: Path | None = None) -> None:
 
 def write_sealed_json(path: Path, value: Any) -> None:
     """Write a JSON value so that damage to it shows."""
-    write_text(path, json.dumps({"value": value, "sha256": digest_of(value)}, indent=1))
+    write_text(path, json.dumps({"value": value, "sha256": digest_value(value)}, indent=1))
 
 
 def read_sealed_json(path: Path, warn: Warn) -> Any:
@@ -83,7 +83,7 @@ def read_sealed_json(path: Path, warn: Warn) -> Any:
     why = "its digest does not match"
     try:
         found = json.loads(path.read_text("utf-8"))
-        if digest_of(found["value"]) == found["sha256"]:
+        if digest_value(found["value"]) == found["sha256"]:
             return found["value"]
     except FileNotFoundError:
         return None

@@ -43,7 +43,7 @@ class Envelope:
     payload: bytes
     signatures: Mapping[str, bytes]
 
-    def line(self) -> str:
+    def to_json_line(self) -> str:
         signed = [{"keyid": k, "sig": base64.b64encode(s).decode()} for k, s in self.signatures.items()]
         payload = base64.b64encode(self.payload).decode()
         return json.dumps({"payload": payload, "payloadType": PAYLOAD, "signatures": signed})
@@ -134,7 +134,7 @@ def read_envelopes(text: str) -> list[Envelope]:
         except (KeyError, TypeError, ValueError, RecursionError):
             raise ValueError(f"line {number} is not a DSSE envelope") from None
         envelope = Envelope(payload, signed)
-        if envelope.line() != line:
+        if envelope.to_json_line() != line:
             raise ValueError(f"line {number} is not a DSSE envelope as written by the harness")
         found.append(envelope)
     return found

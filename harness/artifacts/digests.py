@@ -75,10 +75,10 @@ def weights_digest_of_files(files: Mapping[str, Hashed]) -> str:
         return files[single[0]].sha256
     if not tensors:
         raise ValueError("holds no tensors in *.safetensors")
-    return digest_of([WEIGHTS, [tensors[name] for name in sorted(tensors)]])
+    return digest_value([WEIGHTS, [tensors[name] for name in sorted(tensors)]])
 
 
-def digest_of(value: Any) -> str:
+def digest_value(value: Any) -> str:
     """Return the sha256 of a value's canonical JSON, 64 hex digits."""
     return hashlib.sha256(CANONICAL.encode(value).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -86,7 +86,7 @@ def digest_of(value: Any) -> str:
 def row_digest(row: Mapping[str, Any]) -> str:
     """Return the sha256 of a row of an evaluation: of its name, its clusters, and the digests of its texts."""
     second = [] if row.get("second_cluster") is None else [row["second_cluster"]]
-    return digest_of([*(row[key] for key in ROW), *second])
+    return digest_value([*(row[key] for key in ROW), *second])
 
 
 def file_digest(path: Path) -> str:
@@ -237,4 +237,4 @@ def template_digest(folder: Path) -> str | None:
     for name, text in chain(told.items(), there):
         if found.setdefault(name, text) != text:
             raise ValueError(f'chat template "{name}" is in two files that differ; remove one of them')
-    return digest_of(found) if found else None
+    return digest_value(found) if found else None

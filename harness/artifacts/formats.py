@@ -40,7 +40,7 @@ T = TypeVar("T")
 IMPLEMENTATION = re.compile(r"[A-Za-z][\w|-]*", re.ASCII)  # the name of one, "paged|sdpa" too; never of a repository
 
 
-class Unsafe(ValueError):
+class UnsafeFileError(ValueError):
     """A file that may not be deployed: its name in the model's folder, and why."""
 
 
@@ -59,8 +59,9 @@ def shipping_files(model: Path, only: Iterable[str] = ("*",)) -> list[str]:
 
     `only` are patterns of names; what matches none of them is not looked at. What another reader would take for the
     model stays behind, see `model_files.extra_files`.
-    Raises Unsafe at a link that leads out of the folder and of its Hub cache, at a pipe, socket or device, and at a
-    name that another system reads as something else. What is of another kind, such as a pickle, is left where it is.
+    Raises UnsafeFileError at a link that leads out of the folder and of its Hub cache, at a pipe, socket or device, and
+    at a name that another system reads as something else. What is of another kind, such as a pickle, is left where it
+    is.
     """
     model, patterns, found = model.resolve(), tuple(only), list[str]()
     for path in sorted(model.iterdir()):
@@ -85,7 +86,10 @@ def shipping_files(model: Path, only: Iterable[str] = ("*",)) -> list[str]:
 
 
 def check_files(model: Path) -> str:
-    """Return what was looked at; raises Unsafe at a file of a format that is not allowed, or not what it says."""
+    """Return what was looked at.
+
+    Raises UnsafeFileError at a file of a format that is not allowed, or not what it says.
+    """
     names = [name for name, _ in walk_files(model)]
     _no_twins(names)
     tensors, places = dict[str, set[str]](), dict[tuple[Path, str], str]()  # by file, and file by folder and tensor
@@ -101,44 +105,48 @@ def check_files(model: Path) -> str:
     for file, own in tensors.items():
         for tensor in own:
             if (other := places.setdefault((Path(file).parent, tensor), file)) != file:
-                raise Unsafe(f'{file}: tensor "{tensor}" is also in {other}')
+                raise UnsafeFileError(f'{file}: tensor "{tensor}" is also in {other}')
     check_indexes(model, tensors)
     if others := extra_files(model, names):
-        raise Unsafe(f"{others[0]}: holds weights that the harness does not read and another reader would; remove it")
+        raise UnsafeFileError(
+            f"{others[0]}: holds weights that the harness does not read and another reader would; remove it"
+        )
     _check_meaning(model)
     return f"{len(names)} files"
 
 
 def _check_meaning(model: Path) -> None:
-    """Raise Unsafe where two readers would make two models of a folder."""
+    """Raise UnsafeFileError where two readers would make two models of a folder."""
     try:
         why = ambiguity_error(model)
     except ValueError as error:
-        raise Unsafe(str(error)) from None
+        raise UnsafeFileError(str(error)) from None
     if why:
-        raise Unsafe(why)
+        raise UnsafeFileError(why)
 
 
 def _check_name(name: str) -> None:
-    """Raise Unsafe unless every system reads a name as the same plain file, of a kind that may be deployed."""
+    """Raise UnsafeFileError unless every system reads a name as the same plain file, of a kind that may be deployed."""
     folder, _, last = name.rpartition("/")
     if not PLAIN.fullmatch(last) or DEVICES.fullmatch(last):
-        raise Unsafe(f"{json.dumps(name)}: is not a portable file name; use ASCII letters, digits and _ . , + = ( ) -")
+        raise UnsafeFileError(
+            f"{json.dumps(name)}: is not a portable file name; use ASCII letters, digits and _ . , + = ( ) -"
+        )
     if folder and (folder != TEMPLATES or not last.endswith(".jinja")):
-        raise Unsafe(f"{name}: is in a subfolder; the only one allowed is {TEMPLATES}, with *.jinja files")
+        raise UnsafeFileError(f"{name}: is in a subfolder; the only one allowed is {TEMPLATES}, with *.jinja files")
     if not is_allowed(Path(last)):
-        raise Unsafe(f"{name}: files of this type are not allowed; allowed are {', '.join(sorted(SUFFIXES))}")
+        raise UnsafeFileError(f"{name}: files of this type are not allowed; allowed are {', '.join(sorted(SUFFIXES))}")
 
 
 def _no_twins(names: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
         if (other := seen.setdefault(name.casefold(), name)) != name:
-            raise Unsafe(f'{name}: differs from "{other}" only in upper and lower case; rename one')
+            raise UnsafeFileError(f'{name}: differs from "{other}" only in upper and lower case; rename one')
 
 
 def _no_way_out(model: Path, path: Path, kind: Callable[[int], bool]) -> None:
-    """Raise Unsafe unless a path is of a kind, in the folder or in the blobs of the Hub cache that it is in.
+    """Raise UnsafeFileError unless a path is of a kind, in the folder or in the blobs of the Hub cache that it is in.
 
     A download cache is folders of links, `snapshots/REVISION/NAME -> ../../blobs/SHA256`.
     """
@@ -146,31 +154,31 @@ def _no_way_out(model: Path, path: Path, kind: Callable[[int], bool]) -> None:
     real = path.resolve(strict=True)
     homes = [model, model.parents[1] / "blobs"] if model.parent.name == "snapshots" else [model]
     if not any(real.is_relative_to(home) for home in homes):
-        raise Unsafe(f"{json.dumps(name)}: is a link that leads out of the folder; copy the file itself there")
+        raise UnsafeFileError(f"{json.dumps(name)}: is a link that leads out of the folder; copy the file itself there")
     if not kind(about.st_mode):
-        raise Unsafe(f"{json.dumps(name)}: is not a {'folder' if kind is stat.S_ISDIR else 'file'}")
+        raise UnsafeFileError(f"{json.dumps(name)}: is not a {'folder' if kind is stat.S_ISDIR else 'file'}")
 
 
 def _check_text(name: str, path: Path) -> None:
-    """Raise Unsafe unless a file is text in UTF-8 without control characters, or a SentencePiece model."""
+    """Raise UnsafeFileError unless a file is text in UTF-8 without control characters, or a SentencePiece model."""
     with open_file(path, follow=True) as f:
         data = f.read(LARGEST_JSON + 1)
     if len(data) > LARGEST_JSON:
-        raise Unsafe(f"{name}: is larger than {LARGEST_JSON} bytes")
+        raise UnsafeFileError(f"{name}: is larger than {LARGEST_JSON} bytes")
     if path.suffix == ".model" and is_sentencepiece(data):
         return
     odd = f"{name}: is an archive, a pickle or a program, despite its name"
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        raise Unsafe(f"{odd}; not valid UTF-8") from None
+        raise UnsafeFileError(f"{odd}; not valid UTF-8") from None
     if CONTROLS.search(text) or text.startswith(MAGIC) or _is_pickle(data):
-        raise Unsafe(odd)
+        raise UnsafeFileError(odd)
     at = re.compile(r"[\s\ufeff]*").match(text).end()  # type: ignore[union-attr]  # it matches nothing, too
     while text.startswith("<!--", at) and (end := text.find("-->", at)) > 0:  # a comment of HTML
         at = re.compile(r"\s*").match(text, end + 3).end()  # type: ignore[union-attr]
     if MARKUP.match(text[at : at + 20]):
-        raise Unsafe(f"{name}: is a web page that a browser would run, despite its name")
+        raise UnsafeFileError(f"{name}: is a web page that a browser would run, despite its name")
 
 
 def is_sentencepiece(data: bytes) -> bool:
@@ -218,31 +226,31 @@ def _is_pickle(data: bytes) -> bool:
 
 
 def check_indexes(model: Path, tensors: Mapping[str, Collection[str]] | None = None) -> None:
-    """Raise Unsafe unless every index of shards names files beside it, and exactly the tensors that they hold."""
+    """Raise UnsafeFileError unless every index of shards names files beside it, and exactly their tensors."""
     for path in sorted(model.glob(f"*{INDEX}")):
         if tensors is None:
             tensors = {p.name: {*_head(p.name, p, read_safetensors).tensors} for p in model.glob("*.safetensors")}
         index = _json(path.name, path)
         weight_map = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(weight_map, dict) or not weight_map:
-            raise Unsafe(f"{path.name}: has no weight_map")
+            raise UnsafeFileError(f"{path.name}: has no weight_map")
         for tensor, file in weight_map.items():
             if not isinstance(file, str) or "/" in file or "\\" in file or file not in tensors:
-                raise Unsafe(f"{path.name}: {json.dumps(file)} is not a file in the same folder")
+                raise UnsafeFileError(f"{path.name}: {json.dumps(file)} is not a file in the same folder")
             if tensor not in tensors[file]:
-                raise Unsafe(f'{path.name}: "{tensor}" is not in {file}')
+                raise UnsafeFileError(f'{path.name}: "{tensor}" is not in {file}')
         for file in sorted(set(weight_map.values())):
             if lost := set(tensors[file]) - weight_map.keys():
-                raise Unsafe(f'{path.name}: lacks the tensor "{min(lost)}", which {file} holds')
+                raise UnsafeFileError(f'{path.name}: lacks the tensor "{min(lost)}", which {file} holds')
 
 
 def check_configuration(model: Path) -> str:
-    """Return what was looked at; raises Unsafe at a configuration that would have code or weights fetched."""
+    """Return what was looked at; raises UnsafeFileError at a configuration that would have code or weights fetched."""
     sizes = {name: size for name, size in walk_files(model) if name.endswith(".json")}
     for name, size in sizes.items():
         data = _read_configuration(name, model / name, size)
         if name.rpartition("/")[2] == ADAPTER and data.get("base_model_name_or_path"):
-            raise Unsafe(
+            raise UnsafeFileError(
                 f"{name}: names a base model to download; remove the name, since whoever "
                 "deploys an adapter chooses its base"
             )
@@ -250,7 +258,7 @@ def check_configuration(model: Path) -> str:
 
 
 def check_candidate(model: Path) -> None:
-    """Raise Unsafe at a file of a candidate that may ship and that `verify` would refuse in its export.
+    """Raise UnsafeFileError at a file of a candidate that may ship and that `verify` would refuse in its export.
 
     An adapter may name its base, and files may be links, as in a download cache.
     """
@@ -266,27 +274,29 @@ def check_candidate(model: Path) -> None:
     try:
         template_digest(model)
     except ValueError as error:
-        raise Unsafe(str(error)) from None
+        raise UnsafeFileError(str(error)) from None
 
 
 def _read_configuration(name: str, path: Path, size: int) -> dict[str, Any]:
     if size > LARGEST_JSON:
-        raise Unsafe(f"{name}: has {size} bytes, too many for a configuration")
+        raise UnsafeFileError(f"{name}: has {size} bytes, too many for a configuration")
     if not isinstance(data := _json(name, path), dict):
-        raise Unsafe(f"{name}: is not a JSON object")
+        raise UnsafeFileError(f"{name}: is not a JSON object")
     for key, value in _items(_without_words(name.rpartition("/")[2], data)):
         if key == "auto_mapping" and value and not _is_own_class(value):
-            raise Unsafe(f'{name}: "{key}" makes a loader run code, and PEFT does not need it here; set it to null')
+            raise UnsafeFileError(
+                f'{name}: "{key}" makes a loader run code, and PEFT does not need it here; set it to null'
+            )
         if key in FORBIDDEN and value not in (None, False):
-            raise Unsafe(f'{name}: "{key}" makes a loader run code; remove it')
+            raise UnsafeFileError(f'{name}: "{key}" makes a loader run code; remove it')
         for _, leaf in _items([value]) if key.endswith("_implementation") else ():
             plain = leaf in (None, False) or (isinstance(leaf, str) and IMPLEMENTATION.fullmatch(leaf))
             if not (plain or isinstance(leaf, (dict, list))):
-                raise Unsafe(f'{name}: "{key}" makes a loader download a kernel; remove it')
+                raise UnsafeFileError(f'{name}: "{key}" makes a loader download a kernel; remove it')
         if key == "megatron_core" and value not in (None, "megatron.core"):
-            raise Unsafe(f'{name}: "{key}" makes a loader run code; remove it')
+            raise UnsafeFileError(f'{name}: "{key}" makes a loader run code; remove it')
         if key == "use_pretrained_backbone" and value not in (None, False):
-            raise Unsafe(f'{name}: "{key}" makes a loader download weights; remove it')
+            raise UnsafeFileError(f'{name}: "{key}" makes a loader download weights; remove it')
     return data
 
 
@@ -327,11 +337,11 @@ def _items(data: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _head(name: str, path: Path, read: Callable[[Path], T]) -> T:
-    """Return what the head of a weight file says; raises Unsafe where it is not whole."""
+    """Return what the head of a weight file says; raises UnsafeFileError where it is not whole."""
     try:
         return read(path)
     except ValueError as error:
-        raise Unsafe(f"{name}: {str(error).removeprefix(f'{path}: ')}") from None
+        raise UnsafeFileError(f"{name}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
 def _json(name: str, path: Path) -> Any:
@@ -339,6 +349,6 @@ def _json(name: str, path: Path) -> Any:
         with open_file(path, follow=True) as f:
             return read_json(f.read().decode("utf-8"))
     except RecursionError:
-        raise Unsafe(f"{name}: is nested too deeply") from None
+        raise UnsafeFileError(f"{name}: is nested too deeply") from None
     except ValueError as error:
-        raise Unsafe(f"{name}: is not JSON: {' '.join(str(error).split())}") from None
+        raise UnsafeFileError(f"{name}: is not JSON: {' '.join(str(error).split())}") from None

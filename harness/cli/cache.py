@@ -53,14 +53,16 @@ def _cache(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def cache(one: argparse.ArgumentParser) -> None:
+def cache(parser: argparse.ArgumentParser) -> None:
     """list the cache, or free space"""
-    set_command(one, _cache, "harness cache", "harness cache --older 30", "harness cache --size 20G --prune")
-    one.add_argument("--older", type=float, metavar="DAYS", help="remove entries unused for DAYS days (with --prune)")
-    one.add_argument(
+    set_command(parser, _cache, "harness cache", "harness cache --older 30", "harness cache --size 20G --prune")
+    parser.add_argument(
+        "--older", type=float, metavar="DAYS", help="remove entries unused for DAYS days (with --prune)"
+    )
+    parser.add_argument(
         "--size", metavar="BYTES", help="remove the longest unused until BYTES remain, e.g. 20G (with --prune)"
     )
-    one.add_argument(
+    parser.add_argument(
         "--prune",
         action="store_true",
         help="remove the entries, which are only listed otherwise; refused while another harness uses the cache",

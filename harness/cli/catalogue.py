@@ -83,7 +83,7 @@ def _metrics(provided: Provided) -> list[str]:
     if provided.kind != "evaluator":
         return []
     metrics: Sequence[Metric] = getattr(provided.function, "metrics", ())
-    if made := provided.about.metrics_for:
+    if made := provided.capabilities.metrics_for:
         try:
             metrics = made(with_defaults(provided.function, {}))
         except RAISES:  # without an option there are none

@@ -28,6 +28,8 @@ def _doctor(args: Namespace) -> int:
 
     found, terminal = examine_machine(args.device, args.on, args.python), Terminal()
     for line in found:
-        terminal.line(f"{SIGNS[line.state]} {line.name:<13} {line.said}", "red" if line.state == FAILS else "", hang=16)
+        terminal.print_line(
+            f"{SIGNS[line.state]} {line.name:<13} {line.text}", "red" if line.state == FAILS else "", hang=16
+        )
     args.document = {"lines": [asdict(line) for line in found]}
     return ExitCode.USAGE if any(line.state == FAILS for line in found) else ExitCode.OK

@@ -41,92 +41,92 @@ class Driver(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Line:
+class MachineCheck:
     """One thing that was looked at; `state` is "fine", "odd" where a run goes on, or "fails" where it would not."""
 
     name: str
     state: str
-    said: str
+    text: str
 
 
-def examine_machine(device: str = "auto", on: str = "", python: str | None = None) -> list[Line]:
+def examine_machine(device: str = "auto", on: str = "", python: str | None = None) -> list[MachineCheck]:
     """Look at this machine, and at the environment of an interpreter if one is named."""
     first, last = (".".join(map(str, version)) for version in PYTHONS)
     fine = PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]
     tested = "" if fine else f"; tested on {first} to {last}"
     package = f"{PACKAGE} {_version(PACKAGE) or 'not installed'}"
     said = f"{platform.python_version()}, {package}, {platform.platform()}{tested}"
-    lines = [Line("Python", FINE if fine else ODD, said)]
+    lines = [MachineCheck("Python", FINE if fine else ODD, said)]
     try:
         found = probe_gpus_of(python)
     except UsageError as error:
-        return [*lines, Line("PyTorch", FAILS, str(error))]
+        return [*lines, MachineCheck("PyTorch", FAILS, str(error))]
     lines += [*_torch(found, device), *_libraries(found, python)]
     if on:
         try:
             parse_workers(on, load_plugins(None, []), {"python": python} if python else {})
         except UsageError as error:
-            lines.append(Line("workers", FAILS, str(error)))
+            lines.append(MachineCheck("workers", FAILS, str(error)))
         else:
-            lines.append(Line("workers", FINE, on))
+            lines.append(MachineCheck("workers", FINE, on))
     lines += [_cache(), *_versions()]
     cores, load = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 0.0
     with suppress(OSError, AttributeError):
         load = os.getloadavg()[0]
     busy = load > 0.5 * cores
     how = "; the machine is busy, so timings would be too long" if busy else ""
-    return [*lines, Line("load", ODD if busy else FINE, f"{load:.1f} on {cores} cores{how}")]
+    return [*lines, MachineCheck("load", ODD if busy else FINE, f"{load:.1f} on {cores} cores{how}")]
 
 
-def _torch(found: GpuProbe, device: str) -> Iterator[Line]:
+def _torch(found: GpuProbe, device: str) -> Iterator[MachineCheck]:
     """Yield what the driver says and what PyTorch sees; why a run would refuse the device is in the run's own words."""
     if found.torch:
-        yield Line("PyTorch", FINE, f"{found.torch}, built for {'GPUs' if found.built else 'CPUs'}")
+        yield MachineCheck("PyTorch", FINE, f"{found.torch}, built for {'GPUs' if found.built else 'CPUs'}")
     else:
-        yield Line("PyTorch", ODD, f"{found.error}; pip install '{PACKAGE}[hf]' to run models on this machine")
+        yield MachineCheck("PyTorch", ODD, f"{found.error}; pip install '{PACKAGE}[hf]' to run models on this machine")
     there, (driver, count) = gpu_device_files(), read_nvml()
     if there or count:
         listed = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
         told = f"{driver or 'unknown'}; GPUs: {listed} in /proc, {count} by NVML, {len(found.cards)} by PyTorch"
         hidden = any(name in os.environ for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"))
         differ = count != len(found.cards) and not hidden and "/dev/kfd" not in there
-        yield Line("driver", ODD if differ else FINE, f"{told}{' (WSL2)' if '/dev/dxg' in there else ''}")
+        yield MachineCheck("driver", ODD if differ else FINE, f"{told}{' (WSL2)' if '/dev/dxg' in there else ''}")
     for number, card in enumerate(found.cards):
         bits = "bfloat16" if card.bf16 else "no bfloat16: models run in float16 and train in float32"
         about = f"{card.kind}, {card.free / 1e9:.1f} of {card.memory / 1e9:.1f} GB free, {bits}"
-        full = card.full(number)
-        yield Line(f"GPU {number}", FAILS if full else FINE, f"[model] device: {full}" if full else about)
-    if found.torch and (refused := found.refusal(device)):
-        yield Line("device", FAILS, refused)
+        full = card.find_full_error(number)
+        yield MachineCheck(f"GPU {number}", FAILS if full else FINE, f"[model] device: {full}" if full else about)
+    if found.torch and (refused := found.find_device_error(device)):
+        yield MachineCheck("device", FAILS, refused)
     elif not found.cards:
-        yield Line("device", FINE, f"the CPU: {found.why_none() or 'GPUs are hidden'}")
+        yield MachineCheck("device", FINE, f"the CPU: {found.no_gpu_reason() or 'GPUs are hidden'}")
 
 
-def _libraries(found: GpuProbe, python: str | None) -> Iterator[Line]:
+def _libraries(found: GpuProbe, python: str | None) -> Iterator[MachineCheck]:
     """Yield whether bitsandbytes can be loaded here, and where vLLM is."""
     if not python and (version := _version("bitsandbytes")):
         kind = _asked(sys.executable, BITS)
         fine = "Cuda" in kind or (not found.cards and kind == "BNBNativeLibrary")
         how = "" if fine else "; python -m bitsandbytes explains why, and QLoRA would fail"
-        yield Line("bitsandbytes", FINE if fine else ODD, f"{version}, {kind or 'cannot be imported'}{how}")
+        yield MachineCheck("bitsandbytes", FINE if fine else ODD, f"{version}, {kind or 'cannot be imported'}{how}")
     version, where = _asked(python or sys.executable, INSTALLED), f"in {python}" if python else "here"
     if python and not version:
-        yield Line("vLLM", ODD, f'not in "{python}"; {python} -m pip install vllm {PACKAGE}')
+        yield MachineCheck("vLLM", ODD, f'not in "{python}"; {python} -m pip install vllm {PACKAGE}')
     else:
-        yield Line("vLLM", FINE, f"{version} {where}" if version else "not here; it needs its own environment")
+        yield MachineCheck("vLLM", FINE, f"{version} {where}" if version else "not here; it needs its own environment")
 
 
-def _cache() -> Line:
+def _cache() -> MachineCheck:
     try:
         folder = cache_dir()
     except UsageError as error:
-        return Line("cache", FAILS, str(error))
+        return MachineCheck("cache", FAILS, str(error))
     free = shutil.disk_usage(folder).free
     how = "" if free >= ROOM else "; free space with harness cache, or set HARNESS_CACHE to another disk"
-    return Line("cache", ODD if how else FINE, f"{folder}, {free / 1e9:.1f} GB free{how}")
+    return MachineCheck("cache", ODD if how else FINE, f"{folder}, {free / 1e9:.1f} GB free{how}")
 
 
-def _versions() -> Iterator[Line]:
+def _versions() -> Iterator[MachineCheck]:
     """Yield whether what is installed is what the tests ran with."""
     with suppress(ImportError, metadata.PackageNotFoundError):
         from packaging.requirements import Requirement
@@ -137,7 +137,7 @@ def _versions() -> Iterator[Line]:
         told = ", ".join(sorted({f"{one.name} {version}" for one, version in there}))
         how = f"; pip install {' '.join(sorted(wrong))}" if wrong else ""
         if there:
-            yield Line("versions", ODD if wrong else FINE, f"{told}{how}")
+            yield MachineCheck("versions", ODD if wrong else FINE, f"{told}{how}")
 
 
 def read_nvml() -> Driver:

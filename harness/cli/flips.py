@@ -28,30 +28,30 @@ def show_flips(args: argparse.Namespace, report: Run, folder: Path) -> None:
             lost, won = count_lost_and_won(verdict)
             kept = f"; only the {len(rows)} largest changes are stored" if lost + won > len(rows) else ""
             counts = f"{lost:,} lost and {won:,} won against {verdict.versus}{kept}"
-        screen.line(counts + _cut(len(rows), args.n))
+        screen.print_line(counts + _cut(len(rows), args.n))
         for row in rows[: args.n]:
             _print_row(screen, row)
     if not flips:
-        screen.line("no row changed between a candidate and a gate's baseline, and no row failed a gate")
+        screen.print_line("no row changed between a candidate and a gate's baseline, and no row failed a gate")
 
 
 def show_rows(args: argparse.Namespace, report: Run, folder: Path) -> None:
     """Print rows with the answers of all subjects, so many of each eval."""
     screen, most = Screen(), None if args.json else args.n
-    names = [args.rows] if args.rows else dict.fromkeys(r.eval for r in report.reports if r.outcome == "done")
+    names = [args.rows] if args.rows else dict.fromkeys(r.eval for r in report.results if r.outcome == "done")
     if not (found := [read_all_rows(report, folder, name, wrong=args.wrong, most=most) for name in names]):
         raise UsageError(f"{folder}: holds no rows, because nothing was evaluated")
     args.document = {"run": str(folder), "rows": {one.eval: [asdict(r) for r in one.rows] for one in found}}
     for one in found:
         _heading(screen, one.eval)
         how = f" wrong by {one.metric}" if args.wrong else ""
-        screen.line(f"{one.there:,} of {count_noun(one.of, 'row')}{how}{_cut(one.there, args.n)}")
+        screen.print_line(f"{one.there:,} of {count_noun(one.of, 'row')}{how}{_cut(one.there, args.n)}")
         for row in one.rows[: args.n]:
             _print_row(screen, row)
 
 
 def _heading(screen: Screen, text: str) -> None:
-    screen.line(f" {text} ".center(screen.console.width, "-"), "bold")
+    screen.print_line(f" {text} ".center(screen.console.width, "-"), "bold")
 
 
 def _cut(n: int, most: int) -> str:
@@ -66,7 +66,7 @@ def _print_row(screen: Screen, row: DisplayRow) -> None:
         text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
         for i, line in enumerate(printable(text, lines=True).split("\n") if text else ["–"]):
             if number == i == 0:
-                screen.entry(label.ljust(room), "bold", line, room)
+                screen.print_entry(label.ljust(room), "bold", line, room)
             else:
-                screen.line((label.ljust(room) if i == 0 else " " * room) + line.rstrip(), hang=room)
-    screen.line("")
+                screen.print_line((label.ljust(room) if i == 0 else " " * room) + line.rstrip(), hang=room)
+    screen.print_line("")

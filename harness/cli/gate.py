@@ -98,15 +98,15 @@ def _margin(text: str) -> float | str:
 
 def _gate(args: Namespace) -> int:
     """Read, decide, write and print. Raises UsageError where the libraries that decide are not there."""
-    from harness.rows.arguments import claim_of, clusters_of, options_of
+    from harness.rows.arguments import parse_clusters, parse_gate, parse_rows_options
 
-    claim = claim_of(args)
+    claim = parse_gate(args)
     try:
         from harness.rows import suites, writing
 
         paths = dict(zip(("base", "candidate")[-len(args.rows) :], args.rows, strict=True))
-        about = {"cluster": clusters_of(args.cluster), "slices": args.slice}
-        found = suites.judge_rows(suites.make_rows_suite(claim, paths, options_of(args), args.alpha, **about))
+        about = {"cluster": parse_clusters(args.cluster), "slices": args.slice}
+        found = suites.judge_rows(suites.make_rows_suite(claim, paths, parse_rows_options(args), args.alpha, **about))
         if args.write_suite:
             places = {side: str(Path(path).expanduser().absolute()) for side, path in paths.items()}
             writing.write_suite(found, args.write_suite, places)

@@ -28,7 +28,7 @@ TELLING = ("run", "gate", "check", "plan", "selftest", "show", "judge", "verify"
 PLACE = re.compile(r"([^:\n]+\.toml)(?::(\d+))?: (.*)")  # file, line, what
 
 
-class Job:
+class GithubJob:
     """A command in a job: while it is open the runner obeys nothing of what is printed, which holds texts of models.
 
     It listens to the runs of the command, and annotates them and its mistakes when it closes, if it was concluded.
@@ -42,7 +42,7 @@ class Job:
         self.token = uuid.uuid4().hex if stops else ""
         self.of_runs, self.annotations = list[str](), list[str]()
 
-    def __enter__(self) -> Job:
+    def __enter__(self) -> GithubJob:
         if self.token:
             print(f"::stop-commands::{self.token}", flush=True)
         return self
@@ -72,7 +72,7 @@ class Job:
             name = "summary" if variable == "GITHUB_STEP_SUMMARY" else variable
             self.of_runs.append(format_annotation("warning", f"the {name} cannot be written: {error.strerror}"))
 
-    def conclude(self, mistakes: Sequence[str]) -> None:
+    def write_annotations(self, mistakes: Sequence[str]) -> None:
         """Annotate the mistakes of the command line, at the line of the suite where they name one, and its runs."""
         found = []
         for message in mistakes:
@@ -97,13 +97,13 @@ def list_annotations(run: Run, lines: Mapping[str, int]) -> list[str]:
     `lines` are those of the gates in the suite, by id.
     """
     problems = [(line, "the run ended early") for line in (run.problem or "").splitlines()]
-    problems += [(f"{f.what}; {f.fix}".rstrip("; "), f.name) for f in run.flags if f.counts]
-    problems += [(r.error or "", f"ERROR {r.id}") for r in run.reports if r.outcome == "error" and not r.verdicts]
+    problems += [(f"{f.what}; {f.fix}".rstrip("; "), f.name) for f in run.findings if f.stops_run]
+    problems += [(r.error or "", f"ERROR {r.id}") for r in run.results if r.outcome == "error" and not r.verdicts]
     found = [format_annotation("error", what, run.path, None, title) for what, title in problems]
     for v in sort_worst_first(run):
         if v.outcome is not Outcome.PASS:
             message = f"{v.candidate}: {v.metric} {v.claim}: {v.why}"
-            message += f"; {v.waiver.says()}" if v.waiver else ""
+            message += f"; {v.waiver.summary()}" if v.waiver else ""
             kind = "error" if v.blocks_release else "notice" if v.blocking and not v.waived else "warning"
             found.append(format_annotation(kind, message, run.path, lines.get(v.gate), f"{v.outcome} {v.gate}"))
     return limit_annotations(found)

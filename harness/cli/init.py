@@ -92,28 +92,32 @@ def list_example_suites(task: str) -> list[str]:
     return [name for name in ("train.toml", "suite.toml") if name in TASKS[task]]
 
 
-def init(one: argparse.ArgumentParser) -> None:
+def init(parser: argparse.ArgumentParser) -> None:
     """write a suite for your table or with example data, or a plugin"""
     set_command(
-        one,
+        parser,
         _init,
         "harness init mine && harness run mine/suite.toml",
         "harness init --task chat mine",
         "harness init mine --data mood.csv --input message --label mood",
         "harness init --plugin my-plugin",
     )
-    one.add_argument("--task", choices=TASKS, help="kind of task, with example data (default: qa)")
+    parser.add_argument("--task", choices=TASKS, help="kind of task, with example data (default: qa)")
     what = "write a package with a plugin, into a folder of this name"
-    one.add_argument("--plugin", metavar="NAME", help=what)
-    one.add_argument(
+    parser.add_argument("--plugin", metavar="NAME", help=what)
+    parser.add_argument(
         "--data", metavar="FILE", help="your rows, to be split in three: a table, Alpaca, ShareGPT, messages or pairs"
     )
-    one.add_argument("--input", metavar="COLUMN,…", help="input columns of --data (default: detected)")
-    one.add_argument("--label", metavar="COLUMN", help="label or answer column of --data (default: detected)")
-    one.add_argument(
+    parser.add_argument("--input", metavar="COLUMN,…", help="input columns of --data (default: detected)")
+    parser.add_argument("--label", metavar="COLUMN", help="label or answer column of --data (default: detected)")
+    parser.add_argument(
         "--group", metavar="COLUMN", help="column to keep together when splitting, e.g. user_id (default: detected)"
     )
-    one.add_argument("--separator", metavar="CHARACTER", help="column separator of --data (default: detected)")
-    one.add_argument("--encoding", metavar="NAME", help="encoding of --data, e.g. utf-16 or cp1252 (default: detected)")
-    one.add_argument("--model", metavar="PATH", help="base model for --data, as in [model] (default: SmolLM2-135M)")
-    one.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="new folder (default: .)")
+    parser.add_argument("--separator", metavar="CHARACTER", help="column separator of --data (default: detected)")
+    parser.add_argument(
+        "--encoding", metavar="NAME", help="encoding of --data, e.g. utf-16 or cp1252 (default: detected)"
+    )
+    parser.add_argument("--model", metavar="PATH", help="base model for --data, as in [model] (default: SmolLM2-135M)")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="new folder (default: .)"
+    )

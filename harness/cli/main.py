@@ -37,9 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _job(args: argparse.Namespace) -> AbstractContextManager[Any]:
-    from harness.cli.github import Job
+    from harness.cli.github import GithubJob
 
-    return Job(args)
+    return GithubJob(args)
 
 
 def _ended(args: argparse.Namespace) -> int:
@@ -64,7 +64,7 @@ def _ended(args: argparse.Namespace) -> int:
                 print(printable(traceback.format_exc(), lines=True), end="", file=sys.stderr)
                 code, errors = ExitCode.INTERNAL, [f"{type(error).__name__}: {error}"]
         if args.job:
-            args.job.conclude(errors)
+            args.job.write_annotations(errors)
         if wants_json(args):
             from harness.reports.report_json import dumps
 

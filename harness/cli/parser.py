@@ -10,9 +10,9 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harness.cli import cache, doctor, gate, init, plan, release, run, selftest, verify
+from harness.cli import ask, cache, doctor, gate, init, plan, release, run, selftest, verify
 from harness.cli.options import Parser, add_json_option
-from harness.errors import EVERYDAY, RAISES, ExitCode, UsageError, did_you_mean
+from harness.errors import RAISES, ExitCode, UsageError, did_you_mean
 from harness.version import __version__
 
 EXIT_CODES = (
@@ -25,7 +25,7 @@ Build = Callable[[argparse.ArgumentParser], None]  # of a command, whose name is
 GROUPS: dict[str, tuple[Build, ...]] = {  # a plugin's command stands at the end of the group that it sets
     "start": (init.init, doctor.doctor),
     "run": (run.run, run.check, plan.plan, selftest.selftest, gate.gate),
-    "look": (run.show, release.explain),
+    "look": (run.show, ask.ask, release.explain),
     "ship": (release.waive, verify.verify, release.keygen, release.sign, release.promote),
     "extend": (release.plugins, release.schema, cache.cache),
 }
@@ -131,12 +131,15 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
 
 def _instead(left: Sequence[str], words: Sequence[str]) -> str:
     """Return the --set that was meant by an option that is a key of the suite, or nothing."""
+    from harness.option_names import OPTION_NAMES
+
     name, _, value = left[0].partition("=")
     key = name.removeprefix("--").replace("-", "_")
     if not name.startswith("--"):
         return "; quote a value with spaces: --set 'TABLE.KEY=two words'" if "--set" in words else ""
-    known = {"model": "model.path", "data": "train.data"} | {n: f"train.{n}" for n in EVERYDAY.values()}
-    where = known.get(EVERYDAY.get(key, key))
+    meant = {name for name in OPTION_NAMES.values() if name.startswith(("train.", "adapter.", "model."))}
+    known = {"model": "model.path", "data": "train.data"} | {name.partition(".")[2]: name for name in meant}
+    where = OPTION_NAMES[key] if OPTION_NAMES.get(key) in meant else known.get(key)
     return f"; did you mean --set {where}={value or next(iter(left[1:]), '…')}?" if where else ""
 
 

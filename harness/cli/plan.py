@@ -52,7 +52,7 @@ def _plan(args: Namespace) -> int:
             known |= benchmark.forecast_at_rate(run.session, args.rate)
         found = make_forecast(run, known)
     finally:
-        terminal.clear()
+        terminal.clear_progress()
     if args.json:
         args.document = asdict(found)
         return ExitCode.OK

@@ -10,7 +10,7 @@ from harness.cli.terminal import Terminal
 from harness.pipeline.measurements import EVALUATION, FULL
 from harness.planning.forecast import Forecast
 from harness.planning.gate_power import Odds
-from harness.planning.joint_power import Joint
+from harness.planning.joint_power import JointPower
 from harness.stats.power import POWER
 from harness.texts.numbers import format_duration
 
@@ -23,24 +23,24 @@ SHOWN = 8  # findings of the checks
 
 def print_forecast(forecast: Forecast, terminal: Terminal) -> None:
     """Print a forecast."""
-    terminal.rule(f"harness plan: {forecast.suite}")
-    terminal.line(f"suite  {forecast.path} · seed {forecast.seed} · alpha {forecast.alpha:g}")
-    terminal.line(f"model  {forecast.model}")
+    terminal.print_rule(f"harness plan: {forecast.suite}")
+    terminal.print_line(f"suite  {forecast.path} · seed {forecast.seed} · alpha {forecast.alpha:g}")
+    terminal.print_line(f"model  {forecast.model}")
     runs = forecast.runs
     known = f"{len(runs)} earlier run{'s' if len(runs) > 1 else ''}, the last of {runs[0]}" if runs else ""
-    terminal.line(f"known  {known or 'no earlier run was found, so defaults are assumed'}")
+    terminal.print_line(f"known  {known or 'no earlier run was found, so defaults are assumed'}")
     for warning in forecast.warnings:
-        terminal.line(f"warning: {warning}", "yellow")
+        terminal.print_line(f"warning: {warning}", "yellow")
     _gates(forecast, terminal)
     found = forecast.findings
     terminal.console.print()
-    terminal.line(f"data: {len(found) or 'no'} finding{'s' if len(found) != 1 else ''} of the checks", "bold")
+    terminal.print_line(f"data: {len(found) or 'no'} finding{'s' if len(found) != 1 else ''} of the checks", "bold")
     for line in found[:SHOWN]:
-        terminal.line(f"  {line}")
+        terminal.print_line(f"  {line}")
     if len(found) > SHOWN:
-        terminal.line(f"  and {len(found) - SHOWN} more")
+        terminal.print_line(f"  and {len(found) - SHOWN} more")
     if found:
-        terminal.line(f"  all findings: harness check {forecast.path}", "dim")
+        terminal.print_line(f"  all findings: harness check {forecast.path}", "dim")
     _requests(forecast, terminal)
     _training(forecast, terminal)
     _time(forecast, terminal)
@@ -55,7 +55,7 @@ def _gates(forecast: Forecast, terminal: Terminal) -> None:
         alike.setdefault(same, ([], own))[0].append(candidate)
     for names, odds in alike.values():
         terminal.console.print()
-        terminal.line(f"gates on {' and '.join(names)}: probability to pass", "bold")
+        terminal.print_line(f"gates on {' and '.join(names)}: probability to pass", "bold")
         for one in odds:
             note = f' (one of "{one.group}")' if one.group else "" if one.blocking else " (warn)"
             unknown = "?" if one.kind == "inferred" else "–"
@@ -83,10 +83,10 @@ def _gates(forecast: Forecast, terminal: Terminal) -> None:
 def _entry(terminal: Terminal, number: str, text: str, details: Iterable[str], style: str = "") -> None:
     """Print a number, what it is of, and below that the details, no wider than WIDTH."""
     for i, line in enumerate(textwrap.wrap(text, WIDTH - len(INDENT))):
-        terminal.line(f"  {number:>7}  {line}" if i == 0 else f"{INDENT}{line}", style)
+        terminal.print_line(f"  {number:>7}  {line}" if i == 0 else f"{INDENT}{line}", style)
     for detail in details:
         for line in textwrap.wrap(detail, WIDTH - len(INDENT)):
-            terminal.line(f"{INDENT}{line}", "dim")
+            terminal.print_line(f"{INDENT}{line}", "dim")
 
 
 def _share(power: float) -> str:
@@ -94,7 +94,7 @@ def _share(power: float) -> str:
     return ">99%" if power >= 0.995 else "<1%" if 0 < power < 0.005 else f"{power:.0%}"
 
 
-def _joint(joint: Joint) -> Iterator[str]:
+def _joint(joint: JointPower) -> Iterator[str]:
     if joint.factor and joint.rows:
         sizes = dict.fromkeys(joint.rows.values())
         rows = [f"{n:,} of {', '.join(name for name, m in joint.rows.items() if m == n)}" for n in sizes]
@@ -111,22 +111,22 @@ def _joint(joint: Joint) -> Iterator[str]:
 
 def _requests(forecast: Forecast, terminal: Terminal) -> None:
     terminal.console.print()
-    terminal.line("requests: how many, and how many of them are cached", "bold")
+    terminal.print_line("requests: how many, and how many of them are cached", "bold")
     rows = [["evaluation", "rows", "requests", "cached", "tokens", "computed", "answers"]]
-    for a in forecast.asked:
+    for a in forecast.workloads:
         name = f"{a.subject}::{a.eval}"
         if not a.requests:
             rows.append([name, f"{a.rows:,}", *["–"] * 5])
             continue
         tokens, unique = (f"{n:,}" if n is not None else "?" for n in (a.tokens, a.unique))
         answers = f"≤ {a.answers:,}" if a.answers else "–"
-        rows.append([name, f"{a.rows:,}", f"{a.requests:,}", f"{a.remembered:,}", tokens, unique, answers])
-    terminal.columns(rows, indent="  ")
-    for a in forecast.asked:
+        rows.append([name, f"{a.rows:,}", f"{a.requests:,}", f"{a.cache_hits:,}", tokens, unique, answers])
+    terminal.print_columns(rows, indent="  ")
+    for a in forecast.workloads:
         if a.note:
-            terminal.line(f"  {a.subject}::{a.eval}: {a.note}", "dim")
-    for made in forecast.made:
-        terminal.line(f"  {made.name}: {f'exists, {made.path}' if made.there else 'to be created'}")
+            terminal.print_line(f"  {a.subject}::{a.eval}: {a.note}", "dim")
+    for made in forecast.artifacts:
+        terminal.print_line(f"  {made.name}: {f'exists, {made.path}' if made.there else 'to be created'}")
 
 
 def _training(forecast: Forecast, terminal: Terminal) -> None:
@@ -134,36 +134,40 @@ def _training(forecast: Forecast, terminal: Terminal) -> None:
         return
     terminal.console.print()
     tokens = f", about {forecast.training_tokens:,} tokens per epoch" if forecast.training_tokens else ""
-    terminal.line(f"training: {forecast.training_rows:,} rows{tokens}", "bold")
+    terminal.print_line(f"training: {forecast.training_rows:,} rows{tokens}", "bold")
     if forecast.sweep:
-        least, all_ = forecast.fewest, forecast.trials
+        least, all_ = forecast.min_trials, forecast.trials
         most = f"{least} to {all_} trainings" if all_ > least else f"{all_} trainings"
-        terminal.line(
+        terminal.print_line(
             f"  sweep of {forecast.sweep}: {most}; the figures are for the first, the others are assumed alike"
         )
     if forecast.memory:
         parts = " + ".join(f"{size / 1e9:,.2f} GB of {name}" for name, size in forecast.memory.items())
-        terminal.line(f"  memory of each process, at least: {parts} = {sum(forecast.memory.values()) / 1e9:,.2f} GB")
+        terminal.print_line(
+            f"  memory of each process, at least: {parts} = {sum(forecast.memory.values()) / 1e9:,.2f} GB"
+        )
     if not forecast.measured:
         how = f"harness plan {forecast.path} --measure"
-        terminal.line(f"  time and memory are unknown until measured: {how}")
+        terminal.print_line(f"  time and memory are unknown until measured: {how}")
         return
     rows, own = [["", "tokens/s", "peak memory", "whole training"]], forecast.methods[:1]
     for one in (forecast.measured[what] for what in (*forecast.methods, EVALUATION) if what in forecast.measured):
         name = NAMES.get(one.what, one.what) + (" (this suite)" if one.what in own else "")
         peak = "–" if one.error else f"{one.peak / 1e9:.2f} GB"
-        if one.error or one.whole is None:
+        if one.error or one.total_seconds is None:
             rows.append([name, "–", peak, "–"])
         else:
-            rows.append([name, f"{one.rate:,.1f}", peak, f"{format_duration(one.whole)}, {one.whole_steps:,} steps"])
-    terminal.columns(rows, indent="  ")
+            rows.append(
+                [name, f"{one.rate:,.1f}", peak, f"{format_duration(one.total_seconds)}, {one.whole_steps:,} steps"]
+            )
+    terminal.print_columns(rows, indent="  ")
     for one in forecast.measured.values():
         if one.error:
-            terminal.line(f"  {NAMES.get(one.what, one.what)}: {one.error}", "yellow")
+            terminal.print_line(f"  {NAMES.get(one.what, one.what)}: {one.error}", "yellow")
     busy = [one for one in forecast.measured.values() if one.load > BUSY and one.device == "cpu" and one.steps]
     for one in busy[:1]:
         idle = f"when idle the training by {NAMES.get(one.what, one.what)} may take {format_duration(one.idle)}"
-        terminal.line(f"  measured while the machine was busy; {idle}", "yellow")
+        terminal.print_line(f"  measured while the machine was busy; {idle}", "yellow")
 
 
 def _time(forecast: Forecast, terminal: Terminal) -> None:
@@ -180,4 +184,4 @@ def _time(forecast: Forecast, terminal: Terminal) -> None:
     longest = sum(stage.seconds if stage.most is None else stage.most for stage in forecast.stages)
     whole = format_duration(least) + (f" to {format_duration(longest)}" if longest > least else "")
     some = "at least " if any(stage.unknown for stage in forecast.stages) else "about "
-    terminal.line(f"the whole run: {some}{whole} ({', '.join(parts)})", "bold")
+    terminal.print_line(f"the whole run: {some}{whole} ({', '.join(parts)})", "bold")

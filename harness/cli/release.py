@@ -108,7 +108,7 @@ def _waive(args: Namespace) -> int:
 
     path, made = add(args.gate, args.reason, args.until, args.suite, args.by, args.plugins)
     args.document = {"path": str(path), "waiver": asdict(made)}
-    print_line(f'{path}: "{made.gate}" ({made.claim}) {made.says()}')
+    print_line(f'{path}: "{made.gate}" ({made.claim}) {made.summary()}')
     return ExitCode.OK
 
 

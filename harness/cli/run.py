@@ -53,12 +53,12 @@ def _check(args: argparse.Namespace) -> int:
     try:
         found, built, collection = check_suite(prepare_collection(args.suite, options), options)
     finally:
-        terminal.clear()
+        terminal.clear_progress()
     for warning in collection.warnings:
-        terminal.line(f"warning: {warning}", "yellow")
+        terminal.print_line(f"warning: {warning}", "yellow")
     print_third_party_code(terminal, collection.plugins)
     if built:
-        terminal.preview(built)
+        terminal.print_preview(built)
     for flag in found:
         print_finding(terminal, flag)
     words = [f.severity for f in found if f.ignored is None]
@@ -71,17 +71,17 @@ def _check(args: argparse.Namespace) -> int:
             what = "the suite has no training rows, so there is nothing to write"
             raise UsageError(f'--write-clean "{args.write_clean}": {what}')
         write_text(args.write_clean, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        terminal.line(f"{args.write_clean}: {len(rows):,} training rows")
+        terminal.print_line(f"{args.write_clean}: {len(rows):,} training rows")
     ignored = sum(f.ignored is not None for f in found)
-    terminal.line(f"{args.suite}: {told}, {ignored} ignored in {time.monotonic() - begun:.1f} s")
+    terminal.print_line(f"{args.suite}: {told}, {ignored} ignored in {time.monotonic() - begun:.1f} s")
     args.document = {"findings": [asdict(f) for f in found], "warnings": collection.warnings, "counts": counts}
     return ExitCode.USAGE if counts["error"] else ExitCode.OK
 
 
 def print_third_party_code(terminal: Terminal, plugins: Plugins) -> None:
     """Name the code that runs with a suite and did not come with the harness."""
-    if others := plugins.of_others():
-        terminal.line(f"loads code of other packages: {', '.join(others)}")
+    if others := plugins.third_party_names():
+        terminal.print_line(f"loads code of other packages: {', '.join(others)}")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -151,7 +151,7 @@ def _print_collection(collection: Collection, args: argparse.Namespace) -> int:
     order = {name: i for i, name in enumerate(collection.tasks)}
     gates: dict[str, list[Gate]] = {name: [] for name in order}
     for gate in collection.suite.gates if args.v >= args.q else ():
-        gates[max(collection.evals(gate), key=order.__getitem__) if gate.any_of else gate.eval].append(gate)
+        gates[max(collection.needed_evals(gate), key=order.__getitem__) if gate.any_of else gate.eval].append(gate)
     items: list[dict[str, Any]] = []
     for item in collection.items:
         rows = collection.tasks[item.eval].samples
@@ -199,7 +199,7 @@ def _show(args: argparse.Namespace) -> int:
     if not args.json:
         from harness.cli.terminal import Terminal
 
-        Terminal(args.v - args.q).show(replace(report, folder=str(folder)))
+        Terminal(args.v - args.q).print_run(replace(report, folder=str(folder)))
     return ExitCode.OK
 
 
@@ -208,32 +208,34 @@ def _show_underway(args: argparse.Namespace, found: RunProgress) -> int:
     progress, run = found.progress, found.run
     told = {"suite": run.suite, "state": found.state, "stage": found.stage, "heard": found.heard.isoformat()}
     signs = {"progress": progress and asdict(progress), "left_seconds": found.left}
-    args.document = {"underway": {**told, **signs, "reports": [asdict(r) for r in run.reports]}}
+    args.document = {"underway": {**told, **signs, "results": [asdict(r) for r in run.results]}}
     if not args.json:
         from harness.cli.terminal import Terminal
 
-        Terminal(args.v - args.q).underway(found)
+        Terminal(args.v - args.q).print_progress(found)
     return ExitCode.OK
 
 
-def check(one: argparse.ArgumentParser) -> None:
+def check(parser: argparse.ArgumentParser) -> None:
     """check suite and data for common mistakes, without training"""
-    set_command(one, _check, "harness check suite.toml", "harness check suite.toml --ignore D10 --limit 100")
-    one.add_argument("suite", type=Path, metavar="SUITE", help="the suite's .toml file")
-    one.add_argument("--limit", type=int, metavar="N", help="check only the first N rows of every eval")
-    add_candidate_option(one)
-    add_plugin_option(one)
-    add_override_option(one)
-    one.add_argument("--ignore", action="append", default=[], metavar="CODE", help="ignore the findings of this check")
+    set_command(parser, _check, "harness check suite.toml", "harness check suite.toml --ignore D10 --limit 100")
+    parser.add_argument("suite", type=Path, metavar="SUITE", help="the suite's .toml file")
+    parser.add_argument("--limit", type=int, metavar="N", help="check only the first N rows of every eval")
+    add_candidate_option(parser)
+    add_plugin_option(parser)
+    add_override_option(parser)
+    parser.add_argument(
+        "--ignore", action="append", default=[], metavar="CODE", help="ignore the findings of this check"
+    )
     clean = "write the training rows without those found by D10 and D11, as JSON Lines"
-    one.add_argument("--write-clean", type=Path, metavar="FILE", help=clean)
-    add_verbosity_options(one)
+    parser.add_argument("--write-clean", type=Path, metavar="FILE", help=clean)
+    add_verbosity_options(parser)
 
 
-def run(one: argparse.ArgumentParser) -> None:
+def run(parser: argparse.ArgumentParser) -> None:
     """run a suite: evaluate, train, merge, gate, export"""
     set_command(
-        one,
+        parser,
         _run,
         "harness run suite.toml",
         "harness run suite.toml --candidate path/to/adapter-or-model",
@@ -242,10 +244,10 @@ def run(one: argparse.ArgumentParser) -> None:
         "harness run suite.toml -k 'merged and not quiz' -x",
         "harness run suite.toml --set train.learning_rate=1e-4 --select",
     )
-    one.add_argument(
-        "suite", type=Path, metavar="SUITE", nargs="+", help="one suite, or several that share loaded models"
+    parser.add_argument(
+        "suite", type=Path, metavar="SUITE", nargs="+", help="one or more suites, which share loaded models"
     )
-    what = one.add_argument_group("what to run")
+    what = parser.add_argument_group("what to run")
     made = "gate this adapter or model instead of training one; several: the best on the selection rows"
     what.add_argument("--candidate", action="append", default=[], dest="candidates", metavar="PATH", help=made)
     add_override_option(what)
@@ -264,7 +266,7 @@ def run(one: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--limit", type=int, metavar="N", help="evaluate only the first N rows of every eval; exports nothing"
     )
-    when = one.add_argument_group("when to stop, and what to reuse")
+    when = parser.add_argument_group("when to stop, and what to reuse")
     when.add_argument("-x", action="store_true", help="stop at the first failed item")
     when.add_argument("--maxfail", type=int, default=0, metavar="N", help="stop at the N-th failed item")
     when.add_argument("--ignore", action="append", default=[], metavar="CODE", help="ignore the findings of this check")
@@ -272,7 +274,7 @@ def run(one: argparse.ArgumentParser) -> None:
     when.add_argument("--no-cache", dest="cache", action="store_false", help=anew)
     add_worker_options(when)
     add_plugin_option(when)
-    where = one.add_argument_group("what to write and print")
+    where = parser.add_argument_group("what to write and print")
     where.add_argument(
         "--out", type=Path, default=Path("reports"), metavar="FOLDER", help="folder for run folders (default: reports)"
     )
@@ -287,21 +289,23 @@ def run(one: argparse.ArgumentParser) -> None:
     add_verbosity_options(where)
 
 
-def show(one: argparse.ArgumentParser) -> None:
+def show(parser: argparse.ArgumentParser) -> None:
     """print the report or the rows of a run"""
     set_command(
-        one,
+        parser,
         _show,
         "harness show                         # the last run",
         "harness show --flips -n 3            # rows that gates lost, won and failed",
         "harness show reports/qa-… --rows qa --wrong",
     )
     which = "run folder (default: the last run in reports/)"
-    one.add_argument("run", type=Path, nargs="?", metavar="RUN", help=which)
-    one.add_argument("--flips", action="store_true", help="rows that gates lost, won or failed, with their answers")
-    one.add_argument("--rows", nargs="?", const="", metavar="EVAL", help="rows of one eval or of all, lost ones first")
-    one.add_argument("--wrong", action="store_true", help="only rows that the shipping candidate got wrong")
-    one.add_argument(
+    parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help=which)
+    parser.add_argument("--flips", action="store_true", help="rows that gates lost, won or failed, with their answers")
+    parser.add_argument(
+        "--rows", nargs="?", const="", metavar="EVAL", help="rows of one eval or of all, lost ones first"
+    )
+    parser.add_argument("--wrong", action="store_true", help="only rows that the shipping candidate got wrong")
+    parser.add_argument(
         "-n", type=int, default=SHOWN, metavar="N", help=f"number of rows for each gate or eval (default: {SHOWN})"
     )
-    add_verbosity_options(one)
+    add_verbosity_options(parser)

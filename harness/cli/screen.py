@@ -30,35 +30,35 @@ class Screen:
         """The columns that a line may have, or None where nothing is wrapped; a word that is wider stays whole."""
         return self.console.width if self.is_drawn else None
 
-    def line(self, text: str, style: str = "", hang: int | None = None) -> None:
+    def print_line(self, text: str, style: str = "", hang: int | None = None) -> None:
         """Print a line; where it is wrapped, the rest of it stands at column `hang`, or two right of its beginning."""
         for part in wrap_line(limit_length(printable(text)), self.width, hang):
             self.console.print(unmarked(part), style=style or None)
 
-    def entry(self, word: str, style: str, text: str, hang: int) -> None:
+    def print_entry(self, word: str, style: str, text: str, hang: int) -> None:
         """Print a line that begins with a word in a style of its own."""
         first, *rest = wrap_line(word + limit_length(printable(text)), self.width, hang)
         self.console.print(f"[{style}]{unmarked(word)}[/]{unmarked(first[len(word) :])}")
         for part in rest:
             self.console.print(unmarked(part))
 
-    def lines(self, text: str, style: str = "") -> None:
+    def print_lines(self, text: str, style: str = "") -> None:
         """Print each line of a text that is one of several, such as a traceback, set off from our own."""
         for line in text.rstrip().split("\n"):
-            self.line(f"  {line}", style)
+            self.print_line(f"  {line}", style)
 
-    def rule(self, text: str, style: str = "") -> None:
+    def print_rule(self, text: str, style: str = "") -> None:
         """Print a text in the middle of a rule."""
         for part in wrap_line(f" {text} ", self.width, 1):
-            self.line(part.center(self.console.width, "="), style)
+            self.print_line(part.center(self.console.width, "="), style)
 
-    def columns(self, rows: Sequence[Sequence[str]], indent: str = "") -> None:
+    def print_columns(self, rows: Sequence[Sequence[str]], indent: str = "") -> None:
         """Print rows in columns as wide as they need, never cut: what is too wide is continued in a second table."""
         rows = [[printable(cell) for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for number, chosen in enumerate(self._blocks(widths, len(indent))):
             if number:
-                self.line("")
+                self.print_line("")
             for row in rows:
                 first, *rest = (row[i].rjust(widths[i]) if i else row[i].ljust(widths[i]) for i in chosen)
                 self.console.print(unmarked((indent + "  ".join([first, *rest])).rstrip()))

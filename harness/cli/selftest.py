@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 HANG = 9  # column at which what is said of a model goes on
 
 
-def selftest(one: argparse.ArgumentParser) -> None:
+def selftest(parser: argparse.ArgumentParser) -> None:
     """test a suite with models that its gates must block"""
-    set_command(one, _selftest, "harness selftest suite.toml", "harness selftest suite.toml --only untrained")
-    one.add_argument("suite", type=Path, metavar="SUITE", help="the suite's .toml file")
-    one.add_argument("--only", action="append", default=[], metavar="NAME", help="run only this saboteur")
-    one.add_argument("--limit", type=int, metavar="N", help="use only the first N rows of every eval")
-    add_candidate_option(one)
-    add_worker_options(one)
-    add_plugin_option(one)
-    add_override_option(one)
+    set_command(parser, _selftest, "harness selftest suite.toml", "harness selftest suite.toml --only untrained")
+    parser.add_argument("suite", type=Path, metavar="SUITE", help="the suite's .toml file")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="run only this saboteur")
+    parser.add_argument("--limit", type=int, metavar="N", help="use only the first N rows of every eval")
+    add_candidate_option(parser)
+    add_worker_options(parser)
+    add_plugin_option(parser)
+    add_override_option(parser)
 
 
 def _selftest(args: argparse.Namespace) -> int:
@@ -45,8 +45,8 @@ def _selftest(args: argparse.Namespace) -> int:
     found = put_through(args.suite, parse_run_options(args), only=args.only, told=_print_trial, said=to_stderr)
     for equal in found.equals:  # how often a gate blocked and passed two equal models
         rates = f"blocked {equal.blocked:.1%}, passed {equal.passed:.1%} of {equal.swaps} (alpha {equal.alpha:g})"
-        word, style = ("clean", "green") if equal.clean else ("BLOCKS", "bold red")
-        Screen().entry(word.ljust(6), style, f"  {equal.gate}: equal models {rates}", HANG)
+        word, style = ("clean", "green") if equal.is_within_alpha else ("BLOCKS", "bold red")
+        Screen().print_entry(word.ljust(6), style, f"  {equal.gate}: equal models {rates}", HANG)
     tried = [t for t in found.trials if not t.skipped]
     caught, undecided = [t for t in tried if t.caught and not t.undecided], [t for t in tried if t.undecided]
     rest = f", {len(undecided)} not decided" if undecided else ""
@@ -61,11 +61,11 @@ def _print_trial(trial: ControlTrial) -> None:
 
     screen, about = Screen(), f"{trial.name:<32} {format_duration(trial.seconds):>9}"
     if trial.skipped:
-        screen.entry("skipped", "dim", f" {about}  {trial.skipped}", HANG)
+        screen.print_entry("skipped", "dim", f" {about}  {trial.skipped}", HANG)
     elif trial.undecided:
-        screen.entry("unknown", "yellow", f" {about}  {trial.undecided}", HANG)
+        screen.print_entry("unknown", "yellow", f" {about}  {trial.undecided}", HANG)
     elif trial.caught:
-        screen.entry("caught", "green", f"  {about}  {trial.caught[0]}", HANG)
+        screen.print_entry("caught", "green", f"  {about}  {trial.caught[0]}", HANG)
     else:
-        screen.entry("SHIPS", "bold red", f"   {about}  {trial.why}", HANG)
-        screen.line(f"        no gate blocks it; {trial.fix}", hang=HANG)
+        screen.print_entry("SHIPS", "bold red", f"   {about}  {trial.why}", HANG)
+        screen.print_line(f"        no gate blocks it; {trial.fix}", hang=HANG)

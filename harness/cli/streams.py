@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 
-class Outliving:
+class ClosedPipeStream:
     """A text stream that writes into nothing once its reader is gone, and spells out what it cannot encode."""
 
     def __init__(self, stream: Any) -> None:
@@ -42,7 +42,7 @@ class Outliving:
 def surviving_closed_pipes() -> Iterator[None]:
     """Let stdout and stderr outlive their readers while a command runs."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = Outliving(sys.stdout), Outliving(sys.stderr)
+    sys.stdout, sys.stderr = ClosedPipeStream(sys.stdout), ClosedPipeStream(sys.stderr)
     try:
         yield
     finally:

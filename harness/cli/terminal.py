@@ -32,7 +32,9 @@ from harness.records.models import Progress as Sign
 from harness.records.run import ItemResult, Run, Swept, Trial
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.events import RunProgress
-from harness.reports.summary import sort_worst_first, verdict_sentence, waived_and_ignored
+from harness.reports.next_step import suggest_next_step
+from harness.reports.rules import describe_rules
+from harness.reports.summary import describe_exemption, sort_worst_first, verdict_sentence, waived_and_ignored
 from harness.schema import format_toml
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable, shorten_text
@@ -67,164 +69,164 @@ class Terminal(Screen):
         self.opened, self.warned = False, 0
         if self.verbosity < 0:
             return
-        self.rule(f"harness {run.harness}: {run.suite}")
+        self.print_rule(f"harness {run.harness}: {run.suite}")
         items = count_noun(len(run.items), "item")
         each = f" for each of {run.shipping} candidates that may ship" if run.shipping > 1 else ""
-        self.line(f"suite  {run.path} · seed {run.seed} · alpha {run.alpha:g}{each} · {items}", hang=7)
-        self.line(f"model  {run.model}", hang=7)
-        self.line(bounds_legend(run.alpha), hang=7)
+        self.print_line(f"suite  {run.path} · seed {run.seed} · alpha {run.alpha:g}{each} · {items}", hang=7)
+        self.print_line(f"model  {run.model}", hang=7)
+        self.print_line(bounds_legend(run.alpha), hang=7)
         if run.selecting:
             what = "evaluated to choose a candidate: confirms nothing, counts no attempt, exports nothing"
-            self.line(f"split  select: {what}", hang=7)
-        self.warnings(run)
+            self.print_line(f"split  select: {what}", hang=7)
+        self.print_warnings(run)
 
     @hookimpl
     def harness_stage(self, run: Run, stage: str, detail: str) -> None:
-        self.clear()
+        self.clear_progress()
         if self.verbosity >= 0:
-            self.model(run)
-            self.line("")
-            self.entry(stage, "bold", f"  {detail}" if detail else "", len(stage) + 2)
-            for row in run.shown[:1] if stage == "train" else ():  # as the model sees it
-                text = "".join(f"⟦{part.text}⟧" if part.learnt else part.text for part in row.segments)
-                self.line(f"row {row.number} (trained tokens in ⟦ ⟧): {shorten_text(text)}", hang=4)
+            self.print_model(run)
+            self.print_line("")
+            self.print_entry(stage, "bold", f"  {detail}" if detail else "", len(stage) + 2)
+            for row in run.shown_rows[:1] if stage == "train" else ():  # as the model sees it
+                text = "".join(f"⟦{part.text}⟧" if part.trained else part.text for part in row.segments)
+                self.print_line(f"row {row.number} (trained tokens in ⟦ ⟧): {shorten_text(text)}", hang=4)
 
     @hookimpl
     def harness_progress(self, progress: Sign) -> None:
         if self.verbosity < 0:
             return
         if progress.remark:
-            self.line(f"  {progress.remark}")
+            self.print_line(f"  {progress.remark}")
         facts = "  ".join(f"{k} {format_value(v)}" for k, v in progress.facts.items())
-        left = self.draw(progress, facts)
+        left = self.draw_progress(progress, facts)
         if not self.is_drawn and time.monotonic() - self.said > QUIET_SECONDS and 0 < progress.done < progress.total:
             self.said = time.monotonic()
             told = "" if left is None else f", about {format_duration(left)} left"
-            self.line(f"  {progress.what} {progress.done}/{progress.total}{told}  {facts}".rstrip())
+            self.print_line(f"  {progress.what} {progress.done}/{progress.total}{told}  {facts}".rstrip())
 
     @hookimpl
     def harness_item_finish(self, run: Run, item: ItemResult) -> None:
-        self.clear()
+        self.clear_progress()
         if self.verbosity >= 0:
-            self.item(item)
-            self.warnings(run)
+            self.print_item(item)
+            self.print_warnings(run)
 
     @hookimpl
     def harness_finding(self, run: Run, finding: Finding) -> None:
-        self.clear()
+        self.clear_progress()
         if self.verbosity >= 0:
             print_finding(self, finding)
 
     @hookimpl
     def harness_trial(self, run: Run, trial: Trial) -> None:
-        self.clear()
+        self.clear_progress()
         if self.verbosity >= 0 and run.sweep:
             name, value = f"{run.sweep.key} = {format_toml(trial.value)}", format_metric(trial.metric)
-            self.line(f"  {name}: {run.sweep.by} {value}" + (f"; {trial.why}" if trial.why else ""))
+            self.print_line(f"  {name}: {run.sweep.by} {value}" + (f"; {trial.why}" if trial.why else ""))
 
     @hookimpl(trylast=True)  # once others that watch have written what they write
     def harness_run_finish(self, run: Run) -> None:
-        self.clear()
+        self.clear_progress()
         if self.verbosity >= 0:
-            self.warnings(run)
-        Summary(self, run, self.verbosity).tell()
+            self.print_warnings(run)
+        Summary(self, run, self.verbosity).print_all()
 
-    def show(self, run: Run) -> None:
+    def print_run(self, run: Run) -> None:
         """Print a finished run again."""
         self.harness_run_start(run)
-        self.model(run)
-        for report in run.reports if self.verbosity >= 0 else ():
-            self.item(report)
-        Summary(self, run, self.verbosity).tell()
+        self.print_model(run)
+        for report in run.results if self.verbosity >= 0 else ():
+            self.print_item(report)
+        Summary(self, run, self.verbosity).print_all()
 
-    def underway(self, found: RunProgress) -> None:
+    def print_progress(self, found: RunProgress) -> None:
         """Print what a run came to so far, and what it was at when it was last heard of."""
         self.harness_run_start(found.run)
-        for flag in found.run.flags:
+        for flag in found.run.findings:
             print_finding(self, flag)
-        for report in found.run.reports:
-            self.item(report)
-        self.line(found.said(datetime.now(UTC)), "bold" if found.running else "bold yellow")
+        for report in found.run.results:
+            self.print_item(report)
+        self.print_line(found.summary(datetime.now(UTC)), "bold" if found.running else "bold yellow")
 
-    def warnings(self, run: Run) -> None:
+    def print_warnings(self, run: Run) -> None:
         """Print the warnings that came since the last time."""
         for warning in run.warnings[self.warned :]:
-            self.line(f"warning: {warning}", "yellow")
+            self.print_line(f"warning: {warning}", "yellow")
         self.warned = len(run.warnings)
 
-    def model(self, run: Run) -> None:
+    def print_model(self, run: Run) -> None:
         """Print what is known of the model, once preflight has opened it."""
         if not self.opened and (facts := run.facts.get("model")):
-            self.line("  " + " · ".join(format_fact(k, v) for k, v in facts.items() if k in MODEL_FACTS))
+            self.print_line("  " + " · ".join(format_fact(k, v) for k, v in facts.items() if k in MODEL_FACTS))
             self.opened = True
 
-    def item(self, report: ItemResult) -> None:
+    def print_item(self, report: ItemResult) -> None:
         name = f"  {report.subject}::{report.eval}"
         if report.outcome == "skipped":
-            self.line(f"{name}  skipped: {report.error}", "dim")
+            self.print_line(f"{name}  skipped: {report.error}", "dim")
             return
         metrics = "  ".join(f"{m} {format_metric(v)}" for m, v in report.metrics.items())
         early = report.outcome == "done" and report.n < report.of
         rows = f"stopped early at {report.n} of {report.of} rows" if early else count_noun(report.n, "row")
         facts = [rows, format_duration(report.seconds)]
-        if report.remembered:
-            some = f"{report.remembered:,} of {report.asked:,} " if report.remembered < report.asked else ""
+        if report.cache_hits:
+            some = f"{report.cache_hits:,} of {report.requests:,} " if report.cache_hits < report.requests else ""
             facts.append(f"{some}cached")
-        self.line(f"{name}  {metrics}  ({', '.join(facts)})", hang=4)
-        if report.endings.keys() - {"eos", "stop"}:
-            self.line(f"    {format_finish_reasons(report.endings)}", "dim")
+        self.print_line(f"{name}  {metrics}  ({', '.join(facts)})", hang=4)
+        if report.finish_reasons.keys() - {"eos", "stop"}:
+            self.print_line(f"    {format_finish_reasons(report.finish_reasons)}", "dim")
         if report.error:
-            self.line(f"    ERROR {report.error}", "bold red")
+            self.print_line(f"    ERROR {report.error}", "bold red")
         if report.traceback and self.verbosity > 0:
-            self.lines(report.traceback, "dim")
+            self.print_lines(report.traceback, "dim")
         for caveat in report.caveats:
-            if not any(n.told.get("text") == caveat for v in report.verdicts for n in v.notes):
-                self.line(f"    note: {caveat}", "yellow")
+            if not any(n.params.get("text") == caveat for v in report.verdicts for n in v.notes):
+                self.print_line(f"    note: {caveat}", "yellow")
         for verdict, why in zip(
             report.verdicts, format_reasons(report.verdicts, tests=self.verbosity > 0), strict=True
         ):
-            self.verdict(verdict, why)
+            self.print_verdict(verdict, why)
         if self.verbosity > 0:
-            self.slices(report)
+            self.print_slices(report)
 
-    def preview(self, built: Built) -> None:
+    def print_preview(self, built: Built) -> None:
         """Print three rows as the model will see them, what is learnt between marks."""
         if not (examples := built.examples) or self.verbosity < 0:
             return
-        self.line("training rows as the model will see them (trained tokens in ⟦ ⟧):")
+        self.print_line("training rows as the model will see them (trained tokens in ⟦ ⟧):")
         for example in [examples[i] for i in sorted({0, len(examples) // 2, len(examples) - 1})]:
             learnt = sum(label != IGNORED for label in example.labels[1 : built.cut])  # the first is never predicted
-            self.line(f"row {example.number}: {len(example.ids[: built.cut])} tokens, {learnt} trained")
-            self.line(f"    {shorten_text(built.show(example))}", hang=4)
+            self.print_line(f"row {example.number}: {len(example.ids[: built.cut])} tokens, {learnt} trained")
+            self.print_line(f"    {shorten_text(built.show(example))}", hang=4)
 
-    def verdict(self, v: Verdict, why: str) -> None:
+    def print_verdict(self, v: Verdict, why: str) -> None:
         claim = f"{format_title(v)}: {v.metric} {v.claim}".replace(":  ", ": ")
-        self.entry("    " + f"{v.outcome:<12}", STYLES[v.outcome], f" {claim}", len(INDENT))
+        self.print_entry("    " + f"{v.outcome:<12}", STYLES[v.outcome], f" {claim}", len(INDENT))
         if _folded(v, self.verbosity):
             return
         style = "dim" if v.outcome is Outcome.PASS else ""
-        self.line(f"{INDENT}{why}{other_confidence(v, self.alpha)}", style, len(INDENT))
+        self.print_line(f"{INDENT}{why}{other_confidence(v, self.alpha)}", style, len(INDENT))
         for s in v.slices if len(v.slices) > 1 else ():
             open_ = s.outcome is Outcome.FAIL or (s.outcome is not Outcome.PASS and not s.alarm)
             if self.verbosity > 0 or (open_ and s.name != v.driver):
                 alarm = " (alarm)" if s.alarm else ""
-                why = s.why if self.verbosity > 0 else verdict_text.format_brief(s, v.about)
-                self.line(f"{INDENT}  {s.outcome} {s.name}{alarm}: {why}", style, len(INDENT) + 4)
+                why = s.why if self.verbosity > 0 else verdict_text.format_brief(s, v.claim_spec)
+                self.print_line(f"{INDENT}  {s.outcome} {s.name}{alarm}: {why}", style, len(INDENT) + 4)
         if v.driver and not v.slices:
-            self.line(f"{INDENT}worst slice {v.driver}", style)
+            self.print_line(f"{INDENT}worst slice {v.driver}", style)
         if v.lost and v.outcome is not Outcome.PASS:
             dots = ["…"] if len(v.lost) > NAMED else []
-            self.line(f"{INDENT}lost, worst first: {', '.join([*v.lost[:NAMED], *dots])}", style)
+            self.print_line(f"{INDENT}lost, worst first: {', '.join([*v.lost[:NAMED], *dots])}", style)
         if v.waiver:
-            self.line(f"{INDENT}{v.waiver.says()}", "yellow")
+            self.print_line(f"{INDENT}{v.waiver.summary()}", "yellow")
 
-    def slices(self, report: ItemResult) -> None:
+    def print_slices(self, report: ItemResult) -> None:
         names = ["n", *report.metrics]
         for column, values in report.slices.items():
             rows = [[value, *(format_metric(metrics.get(name)) for name in names)] for value, metrics in values.items()]
-            self.columns([[column, *names], *rows], indent="    ")
+            self.print_columns([[column, *names], *rows], indent="    ")
 
-    def draw(self, progress: Sign, facts: str) -> float | None:
+    def draw_progress(self, progress: Sign, facts: str) -> float | None:
         """Show how far something is where a person looks at it; return the seconds that it takes on, once known."""
         if self.bar is None:
             columns = (TextColumn("  {task.description}"), BarColumn(24), TextColumn("{task.completed}/{task.total}"))
@@ -242,7 +244,7 @@ class Terminal(Screen):
         self.bar.update(task.id, completed=progress.done, total=progress.total, facts=facts)
         return task.time_remaining
 
-    def clear(self) -> None:
+    def clear_progress(self) -> None:
         if self.bar is not None and self.is_drawn:
             self.bar.stop()
         self.bar, self.what = None, ""
@@ -253,25 +255,25 @@ class Summary:
 
     def __init__(self, screen: Screen, run: Run, verbosity: int) -> None:
         self.screen, self.run, self.verbosity = screen, run, verbosity
-        self.line = screen.line
+        self.line = screen.print_line
 
-    def tell(self) -> None:
+    def print_all(self) -> None:
         """Print it."""
         run = self.run
         if self.verbosity >= 0:
             self.line("")
-        self.screen.rule("summary")
-        self.table()
+        self.screen.print_rule("summary")
+        self.print_table()
         if run.sweep:
-            self.trials(run.sweep)
+            self.print_trials(run.sweep)
         if (training := run.facts.get("training")) and self.verbosity >= 0:
             said = (format_fact(k, v) for k, v in training.items() if isinstance(v, (str, int, float)))
             self.line("training: " + ", ".join(said), hang=10)
-        for flag in (f for f in run.flags if f.severity != "note" or f.ignored is not None):
+        for flag in (f for f in run.findings if f.severity != "note" or f.ignored is not None):
             print_finding(self.screen, replace(flag, evidence=(), fix=""))
-        for report in (r for r in run.reports if r.outcome == "error"):
+        for report in (r for r in run.results if r.outcome == "error"):
             self.line(f"ERROR {report.id}: {report.error}", "bold red")
-        self.not_passed()
+        self.print_not_passed()
         through = waived_and_ignored(run)
         for conclusion in (c for c in run.conclusions if c not in through):
             self.line(conclusion, "bold")
@@ -284,10 +286,10 @@ class Summary:
         for problem in run.problem.split("\n") if run.problem else ():
             self.line(f"error: {problem}", "bold red")
         if run.traceback and (self.verbosity > 0 or run.exit_code == ExitCode.INTERNAL):
-            self.screen.lines(run.traceback, "dim")
-        self.ending()
+            self.screen.print_lines(run.traceback, "dim")
+        self.print_ending()
 
-    def not_passed(self) -> None:
+    def print_not_passed(self) -> None:
         """Print what did not pass, with what was claimed, and why."""
         open_ = [v for v in sort_worst_first(self.run) if v.outcome is not Outcome.PASS]
         left = [v for v in open_ if not _folded(v, self.verbosity)]
@@ -298,18 +300,18 @@ class Summary:
             why += other_confidence(v, self.run.alpha)
             self.line(f"{v.outcome} {v.candidate}: {format_title(v)}: {claim}{why}", STYLES[v.outcome])
             if v.waiver and not v.decides:  # others stand at the end
-                self.line(f"  {v.waiver.says()}", "yellow")
+                self.line(f"  {v.waiver.summary()}", "yellow")
 
-    def ending(self) -> None:
+    def print_ending(self) -> None:
         """Print the last lines: outcomes, time and exit code, what was decided, and where things are."""
         run = self.run
         passes = "yellow" if any(v.waived for v in run.verdicts) or run.passed_over else "green"
         style = passes if run.exit_code == ExitCode.OK else "bold red"
-        self.screen.rule(
+        self.screen.print_rule(
             f"{summarize_outcomes(run.verdicts)} in {format_duration(run.seconds)} · exit {int(run.exit_code)}", style
         )
         self.line(verdict_sentence(run), style if style == "yellow" else f"bold {style.split()[-1]}")
-        for line in waived_and_ignored(run):
+        for line in [*waived_and_ignored(run), *(describe_rules(Path(run.folder)) if run.folder else [])]:
             self.line(line, "yellow")
         for e in (e for e in run.exports if e.written):
             self.line(
@@ -319,18 +321,20 @@ class Summary:
             if (there := Path(run.folder) / REPORT).is_file():
                 self.line(f"report   {short_path(there)}", hang=9)
             self.line(f"run      {short_path(run.folder)}", hang=9)
+            if step := suggest_next_step(run, Path(run.folder)):
+                self.line(f"next     {step.command or step.what}", hang=9)
 
-    def table(self) -> None:
+    def print_table(self) -> None:
         """Print every metric with one column a subject."""
-        done = [r for r in self.run.reports if r.outcome != "skipped"]
+        done = [r for r in self.run.results if r.outcome != "skipped"]
         if not (subjects := list(dict.fromkeys(r.subject for r in done))):
             return
         cells = {(r.eval, m, r.subject): format_metric(v) for r in done for m, v in r.metrics.items()}
         metrics = dict.fromkeys((e, m) for e, m, _ in cells)
         rows = [[f"{e}.{m}", *(cells.get((e, m, s), "–") for s in subjects)] for e, m in metrics]
-        self.screen.columns([["metric", *subjects], *rows])
+        self.screen.print_columns([["metric", *subjects], *rows])
 
-    def trials(self, sweep: Swept) -> None:
+    def print_trials(self, sweep: Swept) -> None:
         """Print a sweep's trials, the chosen one marked."""
         best = sweep.rule == "best"
         rule = "the value with the best mean is chosen" if best else f"each step tested at alpha {sweep.alpha:g}"
@@ -340,7 +344,7 @@ class Summary:
         for t in sweep.trials:
             mark = ">" if sweep.chosen is not None and t.value == sweep.chosen else " "
             metric = format_metric(t.metric) + format_interval(t.lower, t.upper, format_metric)
-            write = sweep.shown
+            write = sweep.format_change
             change = (
                 "–" if t.change is None else write(t.change) + format_interval(t.change_lower, t.change_upper, write)
             )
@@ -351,20 +355,20 @@ class Summary:
         rows += [
             [f"  {format_toml(value)}", "not tried", "", "", "", ""] for value in sweep.values[len(sweep.trials) :]
         ]
-        self.screen.columns(rows)
+        self.screen.print_columns(rows)
 
 
 def print_finding(screen: Screen, flag: Finding) -> None:
     """Print what a check found: the line, the rows that show it, the way out."""
     word, hang = "ignored" if flag.ignored is not None else flag.severity, 11
-    screen.line(f"  {word:<8} {flag.name}: {flag.what}", FLAG_STYLES[word], hang)
+    screen.print_line(f"  {word:<8} {flag.name}: {flag.what}", FLAG_STYLES[word], hang)
     if flag.ignored is not None:
-        screen.line(f"           {flag.waiver.says() if flag.waiver else flag.ignored}", "dim", hang)
+        screen.print_line(f"           {flag.waiver.summary() if flag.waiver else flag.ignored}", "dim", hang)
         return
     for line in flag.evidence:
-        screen.line(f"           {line}", "dim", hang)
+        screen.print_line(f"           {line}", "dim", hang)
     if flag.fix:
-        screen.line(f"           fix: {flag.fix}", hang=hang)
+        screen.print_line(f"           fix: {flag.fix}", hang=hang)
 
 
 def bounds_legend(alpha: float) -> str:
@@ -379,22 +383,13 @@ def other_confidence(v: Verdict, alpha: float) -> str:
 
 
 def summarize_outcomes(verdicts: Iterable[Verdict]) -> str:
-    """Return how many verdicts came to what: what holds nothing up is counted apart, with the reason."""
-    counts = Counter((_idle(v), v.outcome) for v in verdicts)
-    order = ("", " (waived)", " (warn)", " (any_of)", " (not what ships)")
-    parts = [f"{n} {o}{why}" for why in order for o in Outcome if (n := counts[why, o])]
+    """Count the verdicts by outcome; those that block nothing are counted apart, with the reason."""
+    counts = Counter((describe_exemption(v), v.outcome) for v in verdicts)
+    order = ("", "waived", "warn", "any_of", "not what ships")
+    parts = [f"{n} {o}" + (f" ({why})" if why else "") for why in order for o in Outcome if (n := counts[why, o])]
     return ", ".join(parts) or "nothing was gated"
 
 
 def _folded(v: Verdict, verbosity: int) -> bool:
     """Return whether a verdict is told in a line without -v: it was measured, and is not about what ships."""
     return verbosity <= 0 and not v.decides and v.estimate is not None and not v.waiver
-
-
-def _idle(v: Verdict) -> str:
-    """Return why a verdict that is no PASS holds nothing up, in brackets, or nothing."""
-    if v.outcome is Outcome.PASS or v.blocks_release:
-        return ""
-    if v.waived:
-        return " (waived)"
-    return " (any_of)" if v.group else " (not what ships)" if v.blocking else " (warn)"

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.release.policy import Policy
-    from harness.release.verified import Verified
+    from harness.release.verified import VerifiedExport
 
 STRICT = Path("strict")  # the policy of this name is the harness's own; a file called so is ./strict
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from harness.release.policy import ExportRefused
+    from harness.release.policy import ExportRefusedError
     from harness.release.releases import current_release
     from harness.release.verify import verify_export
 
@@ -56,20 +56,20 @@ def _verify(args: argparse.Namespace) -> int:
         if again.differs:
             found.refused = f"replay: {again.differs}"
         else:
-            found.steps["replay"] = again.says
+            found.steps["replay"] = again.summary
     if found.ok and args.summary:
         try:
             from harness.release.vsa import require_summary
 
             found.steps["summary"] = require_summary(args.summary, found, policy)
-        except ExportRefused as error:
+        except ExportRefusedError as error:
             found.ok, found.refused = False, f"summary: {error}"
     document = write(found) if write else ""
     where = sys.stderr if write else None
     if args.json:
         args.document = asdict(found)
     else:
-        told = [("demands", line) for line in demands] + [("not checked", line) for line in found.overlooked]
+        told = [("demands", line) for line in demands] + [("not checked", line) for line in found.unchecked]
         told += [*found.steps.items(), *(("note", line) for line in found.notes)]
         for name, line in told:
             print_line(f"{name}: {line}", where)
@@ -94,16 +94,16 @@ def _policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:
     return policy.read_policy(args.key, strict=True), policy.STRICT.splitlines()
 
 
-def _writer(args: argparse.Namespace, policy: Policy | None, name: str) -> Callable[[Verified], str]:
+def _writer(args: argparse.Namespace, policy: Policy | None, name: str) -> Callable[[VerifiedExport], str]:
     from harness.release.attest import make_writer
 
     return make_writer(args.told_as, policy, name, args.sign_with)
 
 
-def verify(one: argparse.ArgumentParser) -> None:
+def verify(parser: argparse.ArgumentParser) -> None:
     """check that an export has the bytes that passed, without torch or network"""
     set_command(
-        one,
+        parser,
         _verify,
         "harness verify exports/qa",
         "harness verify exports/qa --policy strict --key release.pub",
@@ -112,31 +112,33 @@ def verify(one: argparse.ArgumentParser) -> None:
         "harness verify exports/qa --policy policy.toml --as vsa > qa.vsa.json",
         "harness verify reports/gate-…/gate --recompute",
     )
-    one.add_argument("export", type=Path, metavar="DIR", help="an export directory")
-    one.add_argument("--policy", type=Path, metavar="FILE", help='file with trusted keys and requirements, or "strict"')
-    one.add_argument("--key", type=Path, metavar="FILE", help="for --policy strict: .pub file of the trusted key")
+    parser.add_argument("export", type=Path, metavar="DIR", help="an export directory")
+    parser.add_argument(
+        "--policy", type=Path, metavar="FILE", help='file with trusted keys and requirements, or "strict"'
+    )
+    parser.add_argument("--key", type=Path, metavar="FILE", help="for --policy strict: .pub file of the trusted key")
     help = "evidence of another suite on the same model, for a policy with all_of"
-    one.add_argument("--with", action="append", default=[], dest="beside", type=Path, metavar="DIR", help=help)
-    one.add_argument(
+    parser.add_argument("--with", action="append", default=[], dest="beside", type=Path, metavar="DIR", help=help)
+    parser.add_argument(
         "--recompute", action="store_true", help="recompute the verdicts from the recorded rows; needs numpy and scipy"
     )
     of_rows = "with --recompute of gated rows: the original files, BASE CANDIDATE"
-    one.add_argument("--sources", nargs="+", metavar="PATH", help=of_rows)
-    one.add_argument(
+    parser.add_argument("--sources", nargs="+", metavar="PATH", help=of_rows)
+    parser.add_argument(
         "--replay",
         type=int,
         metavar="N",
         help="run the model on N random rows again and compare its answers; needs torch",
     )
     yours = "your copy of the suite: compare its lock and rows"
-    one.add_argument("--suite", type=Path, metavar="SUITE", help=yours)
-    one.add_argument("--seed", type=int, metavar="N", help="random seed for --replay (default: random)")
-    add_plugin_option(one, f"for --replay: {PLUGIN_HELP}")
+    parser.add_argument("--suite", type=Path, metavar="SUITE", help=yours)
+    parser.add_argument("--seed", type=int, metavar="N", help="random seed for --replay (default: random)")
+    add_plugin_option(parser, f"for --replay: {PLUGIN_HELP}")
     formats = "print the result as vsa (SLSA summary), cyclonedx (bill of materials) or model-signing"
-    one.add_argument("--as", dest="told_as", metavar="FORMAT", help=formats)
-    one.add_argument("--sign-with", type=Path, metavar="FILE", help="private key that signs the document of --as")
+    parser.add_argument("--as", dest="told_as", metavar="FORMAT", help=formats)
+    parser.add_argument("--sign-with", type=Path, metavar="FILE", help="private key that signs the document of --as")
     served = "statement of harness parity --write that a server answers as this export"
-    one.add_argument("--served", type=Path, metavar="FILE", help=served)
-    one.add_argument(
+    parser.add_argument("--served", type=Path, metavar="FILE", help=served)
+    parser.add_argument(
         "--summary", type=Path, metavar="FILE", help="a --as vsa document about this model, printed by somebody else"
     )

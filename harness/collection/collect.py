@@ -96,7 +96,7 @@ def _check_selecting(context: Context, tasks: Mapping[str, Task]) -> None:
             context.warnings.append(f"{sweep.where}: {why}; the sweep's first value will be chosen")
     if (train := suite.train) is None or not train.watch:
         return
-    complain, trainer = context.complain(train.where), context.plugins.provided.get(("trainer", train.use))
+    complain, trainer = context.mistakes_at(train.where), context.plugins.provided.get(("trainer", train.use))
     if trainer and not schema.has_parameter(trainer.function, "watch"):
         complain(f'watch: the trainer "{train.use}" cannot evaluate during training; remove watch')
     for name in train.watch:
@@ -140,7 +140,7 @@ def check_gates(context: Context, tasks: Mapping[str, Task]) -> None:
         what = "there are gates but no candidate to judge, so the run will end with exit 5"
         context.warnings.append(f"{suite.path}: {what}; add [adapter] and [train], or give --candidate")
     for gate in suite.gates:
-        for mistake in checks.mistakes(gate):
+        for mistake in checks.find_mistakes(gate):
             context.mistakes.add(gate.where, mistake)
     for spec in (e for e in suite.evals if e.stop == "early" and all(g.eval != e.name for g in suite.gates)):
         context.mistakes.add(spec.where, 'stop = "early" needs a gate on this eval')
@@ -158,10 +158,10 @@ class GateChecks:
         self.evals = {e.name for e in context.suite.evals}
         self._counted: dict[tuple[str, str, tuple[str, ...] | None], Sizes] = {}
 
-    def mistakes(self, gate: Gate) -> Iterator[str]:
+    def find_mistakes(self, gate: Gate) -> Iterator[str]:
         """Yield what is wrong with a gate's claim, and with the names of its eval, candidates and baseline."""
         baselines, candidates = self.context.baselines, self.context.candidates
-        yield from gate.mistakes()
+        yield from gate.find_mistakes()
         if not gate.any_of and gate.eval not in self.evals:
             yield f'metric is "{gate.metric}"; no eval "{gate.eval}"{did_you_mean(gate.eval, self.evals)}'
         for candidate in (c for c in gate.on if c not in candidates):
@@ -185,7 +185,7 @@ class GateChecks:
             return
         if gate.versus and task.compares:
             yield (f'"{gate.metric}" is a comparison with {task.spec.against} already; claim min or max')
-        yield from gate.mistakes_on(metric, None if task.samples is None else len(task.samples))
+        yield from gate.find_metric_mistakes(metric, None if task.samples is None else len(task.samples))
         if gate.group and metric.is_count:
             yield f'is part of any_of "{gate.group}", {COUNTED}'
         against, more = ("max", "more") if metric.better == "higher" else ("min", "less")
@@ -212,12 +212,12 @@ class GateChecks:
         yield from self._slice_mistakes(gate, task)
         if task.spec.stop == "early":
             yield from _early_mistakes(gate, metric, task)
-        if any("=" not in s for s in gate.slices) or gate.mistakes() or gate.mistakes_on(metric):
+        if any("=" not in s for s in gate.slices) or gate.find_mistakes() or gate.find_metric_mistakes(metric):
             return  # told already
         if (alpha := gate_alpha(gate, self.suite)) > LARGE and not (gate.kind.counts or metric.is_count):
             what = f"alpha is {alpha:g}, so {alpha:.0%} of models that just break the claim would pass"
             self.context.warnings.append(f"{gate.where}: {what}; set {LARGE:g} or less")
-        if gate.bars(gate.risk(metric)):
+        if gate.forbids_risk(gate.risk(metric)):
             what = (
                 f'the risk of a mean of {metric.name} is approximate, so the gate cannot pass; declare "range" or "cap"'
             )
@@ -323,7 +323,7 @@ def find_copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> I
 
 def _converts(export: Export, plugins: Plugins) -> bool:
     exporter = plugins.provided.get(("exporter", export.use))  # where there is none, who looks at it tells
-    return exporter is not None and bool(exporter.about.converts)
+    return exporter is not None and bool(exporter.capabilities.converts)
 
 
 def _uncovered(suite: Suite, export: Export) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import capabilities, plugin_errors, schema
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.data.identity import question_keys
 from harness.errors import UsageError
 from harness.gates.gate import PARENT, Gate
@@ -48,7 +48,7 @@ class Task:
     select: tuple[Sample, ...] | None = None  # rows to choose by, of an eval that has such a split
 
     @cached_property
-    def about(self) -> capabilities.EvaluatorCapabilities:
+    def capabilities(self) -> capabilities.EvaluatorCapabilities:
         """What its evaluator can do beyond being called."""
         return capabilities.EvaluatorCapabilities.of(self.function)
 
@@ -59,7 +59,7 @@ class Task:
     @property
     def marks(self) -> str:
         """What the evaluator marks when the model is gone: "answers", "pairs" of them, or nothing."""
-        marks = self.about.marks
+        marks = self.capabilities.marks
         return str(marks(dict(self.spec.options)) if callable(marks) else marks)
 
     @property
@@ -89,7 +89,7 @@ class Task:
 
         Raises UsageError where the evaluator cannot tell.
         """
-        rows, counts = self.select if select else self.samples, self.about.counts
+        rows, counts = self.select if select else self.samples, self.capabilities.counts
         try:
             return rows if rows is None or counts is None else tuple(s for s in rows if counts(metric, s))
         except Exception as error:  # the plugin's own code; the line says whose
@@ -103,11 +103,11 @@ class Task:
 
     @property
     def brings_rows(self) -> bool:
-        return self.about.rows_for is not None
+        return self.capabilities.rows_for is not None
 
     @property
     def uncached(self) -> bool:
-        return self.about.uncached
+        return self.capabilities.uncached
 
 
 @dataclass(frozen=True)
@@ -128,25 +128,25 @@ class Collection:
     deselected: tuple[str, ...] = ()
 
     @cached_property
-    def whole(self) -> bool:
+    def trains_all_weights(self) -> bool:
         """Return whether all weights are trained, so that what is trained is the merged model."""
         return trains_whole(self.suite, self.plugins)
 
     def gates(self, candidate: str, evaluation: str = "") -> list[Gate]:
         """Return the gates on a candidate, of an eval those that need it; the parent stands there by its name."""
-        gates = (g for g in self.suite.gates if not evaluation or evaluation in self.evals(g))
-        return [self.named(g, candidate) for g in gates if g.applies_to(candidate)]
+        gates = (g for g in self.suite.gates if not evaluation or evaluation in self.needed_evals(g))
+        return [self.resolve_gate(g, candidate) for g in gates if g.applies_to(candidate)]
 
     def wants_endings(self, evaluation: str) -> bool:
         """Return whether a gate needs to know how the answers of an evaluation ended."""
         gates = [g for g in self.suite.gates if g.metric and g.eval == evaluation]
         return any(g.cut_at_most is not None for g in gates) or bool(gates and self.tasks[evaluation].endings)
 
-    def named(self, gate: Gate, candidate: str) -> Gate:
+    def resolve_gate(self, gate: Gate, candidate: str) -> Gate:
         """Return a gate as it is put to a candidate."""
         return replace(gate, versus=self.suite.copies[candidate].from_) if gate.versus == PARENT else gate
 
-    def decides(self, gate: Gate, candidate: str) -> bool:
+    def is_decisive(self, gate: Gate, candidate: str) -> bool:
         """Return whether a gate on a candidate keeps something from shipping.
 
         By default gates are about what ships: an adapter on the way to a merged model is measured, and may fail them.
@@ -159,20 +159,22 @@ class Collection:
     def rows_digest(self) -> str:
         """One sha256 for all rows: evaluated, to choose by, shown as worked examples, trained on."""
         splits = {name: (t.samples, t.select, t.shots) for name, t in self.tasks.items()}
-        told = {name: [rows and [s.told for s in rows] for rows in several] for name, several in splits.items()}
-        return digest_of([told, self.training, self.origins])
+        told = {
+            name: [rows and [s.digest_fields for s in rows] for rows in several] for name, several in splits.items()
+        }
+        return digest_value([told, self.training, self.origins])
 
-    def against(self, item: Item) -> str:
+    def baseline_of(self, item: Item) -> str:
         """Return the subject that an evaluation compares with by itself."""
         against = self.tasks[item.eval].spec.against
         return self.suite.copies[item.subject].from_ if against == PARENT else against
 
-    def evals(self, gate: Gate) -> set[str]:
+    def needed_evals(self, gate: Gate) -> set[str]:
         """Return the evals a gate's verdict needs: its own, and those of the gates it requires or stands with."""
         return self._needs[gate.id]
 
     @cached_property
-    def chosen(self) -> dict[str, set[str]]:
+    def evals_by_subject(self) -> dict[str, set[str]]:
         """The evals that are run on each subject."""
         return {s: {i.eval for i in self.items if i.subject == s} for s in (*self.baselines, *self.candidates)}
 
@@ -196,7 +198,7 @@ class Collection:
 def trains_whole(suite: Suite, plugins: Plugins) -> bool:
     """Return whether a suite trains all weights: its adapter is none."""
     used = plugins.provided.get(("adapter", suite.adapter.use)) if suite.adapter and suite.trains else None
-    return bool(used and used.about.whole)
+    return bool(used and used.capabilities.whole)
 
 
 def sweep_trials(collection: Collection) -> list[Collection]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness import capabilities, schema
 from harness.collection.collection import trains_whole
-from harness.data.rows import find_ambiguous_row
+from harness.data.rows import find_ambiguous_row, find_target_in_template
 from harness.data.templates import find_template_error
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.plugins import Plugins
@@ -34,23 +34,25 @@ class Context:
     mistakes: Mistakes = field(default_factory=Mistakes)
     warnings: list[str] = field(default_factory=list)
 
-    def complain(self, where: str) -> Callable[[str], None]:
+    def mistakes_at(self, where: str) -> Callable[[str], None]:
         """Return what adds mistakes of one place."""
         return partial(self.mistakes.add, where)
 
-    def readable(
+    def are_readable(
         self, rows: Rows, columns: Mapping[str, str], template: str | None, where: str, *, training: bool = False
     ) -> bool:
         """Return whether rows can be read in one way; a mistake tells why not."""
         what = find_template_error(template) if template is not None else ""
         if template is not None and "input" in columns:
             what = 'builds the input, but columns maps "input" as well; remove one of them'
+        elif template is not None:
+            what = what or find_target_in_template(template, columns, rows)
         what = f"template {what}" if what else find_ambiguous_row(rows, columns, template, training=training)
         if what:
             self.mistakes.add(where, what)
         return not what
 
-    def use(self, kind: str, name: str, options: Mapping[str, Any], where: str) -> Callable[..., Any] | None:
+    def find_plugin(self, kind: str, name: str, options: Mapping[str, Any], where: str) -> Callable[..., Any] | None:
         """Return the callable that a table uses, its options checked; None when there is none of this name."""
         try:
             function = self.plugins.find(kind, name).function
@@ -65,10 +67,10 @@ def check_tables(context: Context) -> None:
     """Check names and options of loaders, adapter, trainer and exporters, and of all values of a sweep."""
     suite, made = context.suite, context.made
     for model in (suite.model, *(s.model for s in suite.subjects.values() if s.use)):
-        context.use("loader", model.use, model.options, model.where)
+        context.find_plugin("loader", model.use, model.options, model.where)
     if suite.adapter:
-        context.use("adapter", suite.adapter.use, suite.adapter.options, suite.adapter.where)
-    if (train := suite.train) and (trainer := context.use("trainer", train.use, train.options, train.where)):
+        context.find_plugin("adapter", suite.adapter.use, suite.adapter.options, suite.adapter.where)
+    if (train := suite.train) and (trainer := context.find_plugin("trainer", train.use, train.options, train.where)):
         _look(context, trainer, train.options, train.where)
         if what := _processes_error(trainer, train):
             context.mistakes.add(train.where, what)
@@ -80,7 +82,7 @@ def check_tables(context: Context) -> None:
             what = f'use = "{suite.adapter.use}" cannot load an adapter, and the candidate is one; use = "lora"'
             context.mistakes.add(suite.adapter.where, what)
     for export in suite.exports:
-        context.use("exporter", export.use, export.options, export.where)
+        context.find_plugin("exporter", export.use, export.options, export.where)
         if export.from_ not in made:
             known = did_you_mean(export.from_, made) or "; the suite has no candidate"
             context.mistakes.add(export.where, f'no candidate "{export.from_}"{known}')

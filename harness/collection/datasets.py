@@ -25,7 +25,7 @@ class DatasetLoader:
         self.context = context
         self._read: dict[tuple[str | None, ...], list[dict[str, Any]]] = {}  # rows by source and how it is read
 
-    def rows(self, source: str, table: Train | Eval) -> list[dict[str, Any]] | None:
+    def read_rows(self, source: str, table: Train | Eval) -> list[dict[str, Any]] | None:
         """Read a source as its table says, once only; None when it is remote and not yet time, or wrong."""
         if is_remote(source) and not self.context.remote:
             return None
@@ -38,7 +38,7 @@ class DatasetLoader:
             return self._read[key]
         return None
 
-    def own_rows(self, brings: Any, spec: Eval) -> list[dict[str, Any]] | None:
+    def read_evaluator_rows(self, brings: Any, spec: Eval) -> list[dict[str, Any]] | None:
         """Return the rows that an evaluator brings itself, once it may be slow to read them, or None."""
         if not self.context.remote:
             return None
@@ -79,7 +79,7 @@ def warn_of_overlaps(context: Context, sources: DatasetLoader) -> None:
     asked = [(e.where, data) for e in suite.evals for data in (e.data, e.select) if data and not is_remote(data)]
     for (where, data), ours in product(asked, train.sources if train and suite.trains else ()):
         (name, part), (other, trained) = split_slice(data, where), split_slice(ours, where)
-        rows = (train and name == other and sources.rows(name, train)) or ()
+        rows = (train and name == other and sources.read_rows(name, train)) or ()
         if both := {*range(len(rows))[part or slice(None)]} & {*range(len(rows))[trained or slice(None)]}:
             what = f"the slices overlap in {count_noun(len(both), 'row')}; choose slices without common rows"
             context.warnings.append(f'{where}: data "{data}" and the training data "{ours}": {what}')
@@ -91,16 +91,16 @@ def read_training_rows(context: Context, sources: DatasetLoader) -> tuple[list[d
     if train is None or not context.suite.trains:
         return None, origins
     trainer = context.plugins.provided.get(("trainer", train.use))
-    judged = trainer.about.columns if trainer else ()
+    judged = trainer.capabilities.columns if trainer else ()
     rows: list[dict[str, Any]] = []
     for source in (*train.sources, *([train.validation_data] if train.validation_data else [])):
-        if (found := sources.rows(source, train)) is None:
+        if (found := sources.read_rows(source, train)) is None:
             return None, origins
         where = f'{train.where} data "{source}"'
         with context.mistakes.collecting():
             if judged:
                 made = to_judged_rows(found, judged, train.columns, where, train.chat_template_kwargs)
-            elif context.readable(found, train.columns, train.template, where, training=True):
+            elif context.are_readable(found, train.columns, train.template, where, training=True):
                 made = to_training_rows(found, train.columns, where, train.chat_template_kwargs, train.template)
             else:
                 continue
@@ -117,7 +117,7 @@ def read_training_rows(context: Context, sources: DatasetLoader) -> tuple[list[d
 
 def _validated(context: Context, train: Train, rows: list[dict[str, Any]], origins: Origins) -> list[dict[str, Any]]:
     """Mark the rows of `validation_data`, once it is sure that they are not trained on."""
-    complain = context.complain(train.where)
+    complain = context.mistakes_at(train.where)
     if train.options.get("validation"):
         complain("validation holds out a share of the rows, but there is validation_data as well; remove one of them")
     if not schema.has_parameter(context.plugins.find("trainer", train.use).function, "validation"):

@@ -25,8 +25,8 @@ def check_requirements(collection: Collection) -> None:
     """Raise UsageError unless the modules of the statistics and of the plugins that are used are installed."""
     suite, asked = collection.suite, {i.eval for i in collection.items}
     models = [suite.model, *(s.model for s in suite.subjects.values() if s.use)]
-    used = [(collection.plugins.find("loader", m.use).about.needs, m.options) for m in models]
-    used += [(t.about.needs, t.spec.options) for t in collection.tasks.values() if t.spec.name in asked]
+    used = [(collection.plugins.find("loader", m.use).capabilities.needs, m.options) for m in models]
+    used += [(t.capabilities.needs, t.spec.options) for t in collection.tasks.values() if t.spec.name in asked]
     own = (name for needs, options in used if needs for name in needs(dict(options)))
     needed = list(dict.fromkeys([*STATISTICS, *own]))
     if lacking := [name for name in needed if sys.modules.get(name) is None and find_spec(name) is None]:

@@ -26,16 +26,16 @@ def select_items(collection: Collection, keyword: str, last: Path | None) -> Col
         known = read_last_run(last, collection.suite.name)
         kept = {(v.gate, v.candidate) for v in known.verdicts if v.not_passed}  # which kept a candidate from shipping
         back = [v for v in known.verdicts if v.not_passed or (v.group, v.candidate) in kept]
-        missed = {(r.subject, r.eval) for r in known.reports if r.outcome != "done"}
+        missed = {(r.subject, r.eval) for r in known.results if r.outcome != "done"}
         missed |= {(v.candidate, v.metric.partition(".")[0]) for v in back}
-        chosen &= {r.id for r in known.reports if (r.subject, r.eval) in missed}
+        chosen &= {r.id for r in known.results if (r.subject, r.eval) in missed}
     if not chosen:
         why = f'-k "{keyword}"' if keyword else "--lf"
         raise UsageError(f"{why}: matches none of {len(collection.items)} items; --collect-only lists them")
     wanted, candidates = set(chosen), collection.candidates
     for item in (i for i in collection.items if i.id in chosen and i.subject in candidates):
         # what the gates on it need: baselines, and the items of gates they wait for
-        about = {e for g in collection.gates(item.subject, item.eval) for e in collection.evals(g)}
+        about = {e for g in collection.gates(item.subject, item.eval) for e in collection.needed_evals(g)}
         gates = [g for g in collection.gates(item.subject) if g.eval in about]
         found = [replace(item, eval=e) for e in about]
         found += [replace(item, subject=g.versus, eval=g.eval) for g in gates if g.versus]

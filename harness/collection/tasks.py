@@ -31,7 +31,10 @@ THOUGHT = 512  # tokens: where a thought has no budget, it and its answer seldom
 def make_task(context: Context, sources: DatasetLoader, spec: Eval) -> Task | None:
     """Return an eval as a task, or None when its evaluator or its metrics cannot be had."""
     _check_eval(context, spec)
-    complain, function = context.complain(spec.where), context.use("evaluator", spec.use, spec.options, spec.where)
+    complain, function = (
+        context.mistakes_at(spec.where),
+        context.find_plugin("evaluator", spec.use, spec.options, spec.where),
+    )
     samples, chosen = _samples(context, sources, spec, function)
     if function is None:
         return None
@@ -40,7 +43,7 @@ def make_task(context: Context, sources: DatasetLoader, spec: Eval) -> Task | No
     beside = (*(context.baselines if task.marks == "pairs" else ("base", *parents)), *context.candidates)
     if task.compares and spec.against not in beside:
         complain(f'against is "{spec.against}", which is not a model of the suite{did_you_mean(spec.against, beside)}')
-    for name in sorted({*task.about.asks} & {*_lacks(context, suite.model.use)}):
+    for name in sorted({*task.capabilities.asks} & {*_lacks(context, suite.model.use)}):
         what = f'needs {name}, which the loader "{suite.model.use}" does not provide'
         complain(f'"{spec.use}" {what}; use = "hf" in [model]')
     _check_thought(context, spec, task)
@@ -51,7 +54,7 @@ def make_task(context: Context, sources: DatasetLoader, spec: Eval) -> Task | No
         what = f"rows_at_most is {spec.rows_at_most}, but there are {len(samples)} rows already"
         complain(f"{what}; give the largest number that there will ever be")
     try:
-        made = task.about.metrics_for
+        made = task.capabilities.metrics_for
         given = {"folder": task.folder} if made and schema.has_parameter(made, "folder") else {}
         declared = made(detach_copy(dict(spec.options)), **given) if made else getattr(function, "metrics", ())
         metrics = {
@@ -77,13 +80,13 @@ def add_shots(context: Context, sources: DatasetLoader, task: Task) -> Task:
         context.mistakes.add(spec.where, "few-shot prompts need worked examples; name them with fewshot_data")
         return task
     table = spec if spec.fewshot_data or not train else train
-    if task.samples is None or (rows := sources.rows(source, table)) is None:
+    if task.samples is None or (rows := sources.read_rows(source, table)) is None:
         return task
     columns, template = spec.columns, spec.template
     if train and not spec.fewshot_data and (train.template or not (columns or template)):  # read as it is trained on
         columns, template = train.columns, train.template
     with context.mistakes.collecting():
-        how: dict[str, Any] = {"columns": columns, "template": template, "json_targets": task.about.json_targets}
+        how: dict[str, Any] = {"columns": columns, "template": template, "json_targets": task.capabilities.json_targets}
         pool = to_samples(rows, spec.where, cluster=None, slices=(), **how)
         own = {_asked(s) for s in task.samples}
         usable = (s for s in pool if s.input and s.target and all(s.target))
@@ -124,7 +127,7 @@ def _endings(context: Context, task: Task) -> dict[str, Metric]:
 
 
 def _check_eval(context: Context, spec: Eval) -> None:
-    complain = context.complain(spec.where)
+    complain = context.mistakes_at(spec.where)
     if not re.fullmatch(r"[\w-]+", spec.name):  # no ".", which parts EVAL from METRIC
         complain(f'name is {schema.format_toml(spec.name)}; use only letters, digits, "_" and "-"')
     elif what := find_name_error(spec.name):
@@ -139,7 +142,7 @@ def _check_eval(context: Context, spec: Eval) -> None:
 
 def _check_thought(context: Context, spec: Eval, task: Task) -> None:
     """Refuse a budget that nothing can keep; warn of a thought that has to share a few tokens with its answer."""
-    marks, budget, complain = spec.options.get("thought"), spec.thought_budget, context.complain(spec.where)
+    marks, budget, complain = spec.options.get("thought"), spec.thought_budget, context.mistakes_at(spec.where)
     named, _ = schema.list_options(task.function)
     if budget is None:
         most = spec.options.get("max_new_tokens", named["max_new_tokens"].default) if marks and task.generates else None
@@ -161,7 +164,7 @@ def _check_thought(context: Context, spec: Eval, task: Task) -> None:
 def _lacks(context: Context, use: str) -> tuple[str, ...]:
     """Return what the models of a loader cannot, as it says; nothing of one that there is none of."""
     loader = context.plugins.provided.get(("loader", use))
-    return loader.about.lacks if loader else ()
+    return loader.capabilities.lacks if loader else ()
 
 
 def _samples(
@@ -169,7 +172,7 @@ def _samples(
 ) -> tuple[Samples | None, Samples | None]:
     """Return the samples of an eval and those of its select split, each None where there are none, or none yet."""
     brings = capabilities.EvaluatorCapabilities.of(function).rows_for if function else None
-    complain = context.complain(spec.where)
+    complain = context.mistakes_at(spec.where)
     if spec.chat_template_kwargs and spec.data is None:
         complain(f'{chat.ARGUMENTS} applies to prompts from "data", and "{spec.use}" has none; remove it')
     if spec.template is not None and spec.data is None:
@@ -179,13 +182,13 @@ def _samples(
     if spec.data is not None and brings is not None:
         complain(f'"{spec.use}" brings its own rows; remove "data"')
         return None, None
-    rows = sources.rows(spec.data, spec) if spec.data is not None else sources.own_rows(brings, spec)
+    rows = sources.read_rows(spec.data, spec) if spec.data is not None else sources.read_evaluator_rows(brings, spec)
     chosen: Samples | None = None
     if spec.select is not None and spec.data is None:
         complain('"select" needs "data": an eval without data has no rows to choose on')
         return None, None
     if spec.select is not None:
-        other = sources.rows(spec.select, spec)
+        other = sources.read_rows(spec.select, spec)
         if other is not None and rows is not None and (both := describe_overlap(spec.clusters, other, rows)):
             complain(f'select "{spec.select}": {both}; rows used to choose a candidate cannot confirm it')
         chosen = _made(context, spec, other, function) or None if other is not None else None
@@ -199,7 +202,7 @@ def _made(context: Context, spec: Eval, rows: Rows, function: Callable[..., Any]
     able = capabilities.EvaluatorCapabilities.of(function) if function else capabilities.EvaluatorCapabilities()
     about: dict[str, Any] = {"columns": spec.columns, "cluster": spec.cluster, "slices": spec.slices}
     about |= {"template": spec.template, "json_targets": able.json_targets}
-    if spec.data is not None and not context.readable(rows, spec.columns, spec.template, spec.where):
+    if spec.data is not None and not context.are_readable(rows, spec.columns, spec.template, spec.where):
         return None
     told = Mistakes()
     if function:

@@ -36,9 +36,9 @@ class FewShot:
         """Write chat messages after the examples, as the template does."""
         return str(self.subject.render(prepend_examples(messages, self.examples)))  # type: ignore[attr-defined]
 
-    def sent(self, prompts: Sequence[Prompt]) -> list[str | None]:
+    def pop_sent_prompts(self, prompts: Sequence[Prompt]) -> list[str | None]:
         """Return each prompt as the model got it, after the examples; see `harness.answers.cache.CachedSubject`."""
-        tell = getattr(self.subject, "sent", None)
+        tell = getattr(self.subject, "pop_sent_prompts", None)
         if tell is None:
             return [None] * len(prompts)
         return list(tell([prepend_examples(p, self.examples) for p in prompts], as_json=True))

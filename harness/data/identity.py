@@ -14,10 +14,11 @@ from dataclasses import replace
 from json.encoder import encode_basestring as quoted
 from typing import Any
 
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.data import chat
 from harness.data.templates import template_columns
 from harness.records.samples import Sample
+from harness.texts.folding import fold_case
 
 DIGITS = 32  # hex digits kept of a sha256: 128 bits, so that two rows of a million never share them
 TELLING = 2  # one in so many values of a column is another one, where a value tells a row by itself
@@ -30,14 +31,14 @@ def add_question_keys(samples: Sequence[Sample], template: str | None) -> tuple[
         asked, wanted = sorted(_asked(sample, names)), _wanted(sample)
         lists = {k: v for k, v in sample.row.items() if isinstance(v, (list, dict))}  # choices, tools, a chat
         told = [asked, wanted, _plain(lists) if lists else "{}"]
-        found.append(replace(sample, key=digest_of(told)[:DIGITS] if any(asked) or wanted else ""))
+        found.append(replace(sample, key=digest_value(told)[:DIGITS] if any(asked) or wanted else ""))
     return tuple(found)
 
 
 def question_key(text: str, target: str) -> str:
     """Return the key that `add_question_keys` gives a row with one text and one target, without a Sample."""
     asked, wanted = canonical_text(text), canonical_text(target)
-    # as `digest_of` would write it
+    # as `digest_value` would write it
     told = f"[[{quoted(asked) if text else ''}], [{quoted(wanted) if wanted else ''}], {quoted('{}')}]"
     return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS] if asked or wanted else ""
 
@@ -57,7 +58,7 @@ def question_keys(samples: Sequence[Sample], template: str | None) -> list[tuple
         parts = [[own[i]] for i in telling if i < len(own) and own[i]] or ([sorted(own)] if any(own) else [])
         wanted = _wanted(sample) or [""]
         here = [(part, target) for part in parts or [[]] for target in wanted if part or target]
-        found.append(tuple(sorted(digest_of([part, target])[:DIGITS] for part, target in here)))
+        found.append(tuple(sorted(digest_value([part, target])[:DIGITS] for part, target in here)))
     return found
 
 
@@ -66,7 +67,7 @@ def canonical_text(text: Any) -> str:
     text = str(text)
     if text.isascii():  # which is its own compatible form
         return " ".join(text.lower().split())
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = fold_case(unicodedata.normalize("NFKC", text))
     return " ".join("".join(c for c in folded if unicodedata.category(c) != "Cf").split())
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.data import chat, reading
-from harness.data.templates import fill_template
+from harness.data.templates import fill_template, template_columns
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.records.samples import Prompt, Sample
 from harness.texts.counts import count_noun
@@ -319,6 +319,17 @@ def _size(row: Row) -> int:
         elif isinstance(here, (dict, list)):
             waiting += here.values() if isinstance(here, dict) else here
     return size
+
+
+def find_target_in_template(template: str, columns: Columns, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return why a template writes a row's own target into its prompt, or nothing."""
+    names = [ours for ours in ("target", *NAMES["target"]) if ours in columns]
+    column = (
+        columns[names[0]] if names else next((n for n in ("target", *NAMES["target"]) if rows and n in rows[0]), "")
+    )
+    if column in template_columns(template):
+        return f'names "{column}", the column of the target, so the prompt contains its answer; remove it'
+    return ""
 
 
 def find_ambiguous_row(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from harness import plugin_errors
 from harness.artifacts import artifact_cache
 from harness.collection import requirements
-from harness.errors import RAISES, CheckFailed, Mistakes, UsageError, did_you_mean
+from harness.errors import RAISES, CheckFailedError, Mistakes, UsageError, did_you_mean
 from harness.records.copies import copy_record, detach_copy
 from harness.records.findings import Built, Finding, TrainingRow
 from harness.records.models import ModelRef, Progress
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 STAGES: dict[str, dict[str, str]] = {  # stage -> the parameters a check may have, and what each is
     "data": {
-        "suite": "the Suite",
+        "suite": "the Suite, without its gates",
+        "gates": "the gates of the suite",
         "rows": "the training rows, a list of TrainingRow",
         "tasks": "the evaluations by name, each with its samples",
         "base": "the base, a ModelRef with the folder it lies in",
@@ -94,14 +95,19 @@ class Checks:
                 mistakes.add(f'ignore "{code}"', f"is not the code of a check{did_you_mean(code, [*known, *titles])}")
         mistakes.raise_errors()
 
-    def of(self, stage: str) -> list[Provided]:
+    def checks_of_stage(self, stage: str) -> list[Provided]:
         return [p for p in self.provided if self.stages[p.name] == stage]
 
-    def run(self, stage: str, only: Container[str] = (), **objects: Any) -> list[Finding]:
+    def gated(self, *stages: str) -> set[str]:
+        """Return the codes of the checks of some stages that look at gates."""
+        found = (p for stage in stages for p in self.checks_of_stage(stage))
+        return {p.name for p in found if "gates" in inspect.signature(p.function).parameters}
+
+    def run(self, stage: str, only: Container[str] | None = None, **objects: Any) -> list[Finding]:
         """Run the checks of a stage, or `only` some, on its objects and those of the stages before."""
         self.objects |= objects
         found: list[Finding] = []
-        chosen = [p for p in self.of(stage) if not only or p.name in only]
+        chosen = [p for p in self.checks_of_stage(stage) if only is None or p.name in only]
         for done, provided in enumerate(chosen):
             name = f"{provided.name} {self.titles.get(provided.name, '')}".strip()
             progress = Progress(f"checks of the {stage}", done, len(chosen), {"now": name})
@@ -109,10 +115,12 @@ class Checks:
             wanted = {name: self.objects.get(name) for name in inspect.signature(provided.function).parameters}
             # copies that no other check and no verdict reads
             given = {name: one if name in LARGE else detach_copy(one) for name, one in wanted.items()}
-            found += [self.stamped(provided.name, flag) for flag in _flags(provided, given, self.strange)]
+            found += [
+                self.complete_finding(provided.name, flag) for flag in _flags(provided, given, self.find_unknown_row)
+            ]
         return found
 
-    def strange(self, flag: Finding) -> str:
+    def find_unknown_row(self, flag: Finding) -> str:
         """Return which row of an evaluation a finding names that there is not, or nothing."""
         for name, ids in flag.rows.items():
             if task := self.objects.get("tasks", {}).get(name.removesuffix(SELECTED)):
@@ -121,7 +129,7 @@ class Checks:
                     return f' names row "{odd}" of "{name}", which does not exist'
         return ""
 
-    def recall(self, path: Path, look: Callable[[], list[Finding]], warn: Callable[[str], None]) -> list[Finding]:
+    def load_or_run(self, path: Path, look: Callable[[], list[Finding]], warn: Callable[[str], None]) -> list[Finding]:
         """Return what is remembered in a file, else look and remember it, unless a check crashed."""
         if (known := artifact_cache.read_sealed_json(path, warn)) is not None:
             return [self._passed_over(Finding(**told)) for told in known]
@@ -135,13 +143,13 @@ class Checks:
         reason = next((self.ignored[name] for name in flag.names if name in self.ignored), None)
         waivers = (self.waived[name] for name in flag.names if name in self.waived)
         waiver = next(waivers, None) if flag.severity == "error" else None
-        return replace(flag, ignored=waiver.says() if waiver and reason is None else reason, waiver=waiver)
+        return replace(flag, ignored=waiver.summary() if waiver and reason is None else reason, waiver=waiver)
 
     def build_failed(self, error: UsageError) -> list[Finding]:
         """Return what the trainer refused as flags."""
-        return [self.stamped("build", Finding("error", message)) for message in error.messages]
+        return [self.complete_finding("build", Finding("error", message)) for message in error.messages]
 
-    def stamped(self, check: str, flag: Finding) -> Finding:
+    def complete_finding(self, check: str, flag: Finding) -> Finding:
         """Return a finding with its code and title, and with reason and waiver if it is ignored."""
         code = f"{check}-{flag.kind}" if flag.kind else check
         more = len(flag.evidence) - SHOWN
@@ -159,7 +167,7 @@ def _flags(provided: Provided, given: Mapping[str, Any], strange: Callable[[Find
         if odd := next(filter(None, map(strange, found)), ""):
             raise plugin_errors.plugin_error(check, odd)
         return found
-    except (CheckFailed, UsageError) as error:
+    except (CheckFailedError, UsageError) as error:
         return [Finding("error", str(error).replace("\n", "; "))]
     except RAISES as error:  # a check that crashes has proved nothing, and must not look as if it had
         if theirs := plugin_errors.error_location(error):  # it may be the one that would have stopped the run
@@ -180,7 +188,7 @@ def _flags(provided: Provided, given: Mapping[str, Any], strange: Callable[[Find
 
 def check_title(provided: Provided) -> str:
     """Return the name that a check declares beside its code, or nothing."""
-    return str(provided.about.title)
+    return str(provided.capabilities.title)
 
 
 def check_stage(provided: Provided) -> str:
@@ -193,7 +201,9 @@ def make_data_objects(collection: Collection, base: ModelRef, load: Callable[...
     """Return what checks of the data see."""
     pairs = zip(collection.training or (), collection.origins, strict=True)
     rows = [TrainingRow(i, source, row, raw) for i, (row, (source, raw)) in enumerate(pairs, 1)]
-    return {"suite": collection.suite, "rows": rows, "tasks": collection.tasks, "base": base, "load": load}
+    suite = replace(collection.suite, gates=(), digest=collection.suite.ungated_digest, source=None)
+    about = {"suite": suite, "gates": collection.suite.gates}
+    return {**about, "rows": rows, "tasks": collection.tasks, "base": base, "load": load}
 
 
 def build_trainer(collection: Collection, base: ModelRef, adapter: Any) -> Built | None:
@@ -201,7 +211,7 @@ def build_trainer(collection: Collection, base: ModelRef, adapter: Any) -> Built
     train = collection.suite.train
     if train is None or not collection.suite.trains or collection.training is None:
         return None
-    if (make := collection.plugins.find("trainer", train.use).about.build) is None:
+    if (make := collection.plugins.find("trainer", train.use).capabilities.build) is None:
         return None
     rows, options = detach_copy(list(collection.training)), detach_copy(dict(train.options))
     built = make(detach_copy(base), adapter, rows, seed=collection.suite.header.seed, **options)

@@ -51,7 +51,7 @@ def evaluate(
     begun = time.monotonic()
     asked = rows_digest(task.samples or ())
     scores: list[Score] = []
-    heard: Any = EndingsKeeper(subject, task.thought_budget)
+    heard: Any = FinishReasonRecorder(subject, task.thought_budget)
 
     def result(rows: Sequence[Sample]) -> Result:
         there = {s.id for s in scores}
@@ -66,7 +66,7 @@ def evaluate(
     for end in interim_sizes(len(samples)) if enough else [len(samples)]:
         for rows in split_chunks(samples[done:end], batch_rows(task, subject)):
             found = list(iterate_scores(task, task.function(heard, detach_copy(rows), **options), rows))
-            said = dict(zip((s.id for s in rows), heard.heard([s.input for s in rows]), strict=True))
+            said = dict(zip((s.id for s in rows), heard.pop_completions([s.input for s in rows]), strict=True))
             scores += [add_finish_reason(score, said[score.id], task) for score in found]
             done += len(rows)
             progress(Progress(what, done, len(samples)))
@@ -149,7 +149,7 @@ def iterate_scores(task: Task, made: Any, rows: Sequence[Sample], kinds: tuple[t
         yield one
 
 
-class EndingsKeeper:
+class FinishReasonRecorder:
     """A subject that keeps how its answers ended, which evaluators need not pass on; the rest is the subject's own."""
 
     def __init__(self, subject: Subject, budget: ThoughtBudget | None = None) -> None:
@@ -167,7 +167,7 @@ class EndingsKeeper:
                 self._heard[key] = one
         return answers
 
-    def heard(self, prompts: Sequence[Prompt]) -> list[Completion | None]:
+    def pop_completions(self, prompts: Sequence[Prompt]) -> list[Completion | None]:
         """Return what was said to each prompt since the last call; None for what was not asked."""
         found = [self._heard.get(repr(prompt)) for prompt in prompts]
         self._heard.clear()
@@ -186,9 +186,9 @@ class EndingsKeeper:
 def add_finish_reason(score: Score, said: Completion | None, task: Task) -> Score:
     """Return a score that tells how its answer ended, as far as anybody knows, and the metrics that count endings."""
     said = Completion() if said is None else said  # an empty one is false
-    how, text = score.ended or said.ended, score.answer if score.answer is not None else said
+    how, text = score.finish_reason or said.finish_reason, score.answer if score.answer is not None else said
     cut, silent = how in TRUNCATED, not text.strip()
     counted = {"cut": cut, "empty": silent, "thought_cut": cut and silent, "forced": said.forced}
     values = {name: float(counted[name]) if how else math.nan for name in task.endings}
     tokens = said.tokens if score.tokens is None else score.tokens
-    return replace(score, values={**values, **score.values}, ended=how, tokens=tokens)
+    return replace(score, values={**values, **score.values}, finish_reason=how, tokens=tokens)

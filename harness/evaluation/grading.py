@@ -15,7 +15,7 @@ from harness import schema
 from harness.answers import reasoning
 from harness.answers.store import Responses
 from harness.collection.collection import Task
-from harness.evaluation.evaluate import EndingsKeeper, add_finish_reason, batch_rows, iterate_scores
+from harness.evaluation.evaluate import FinishReasonRecorder, add_finish_reason, batch_rows, iterate_scores
 from harness.gates import labels as by_people
 from harness.records.completion import Completion
 from harness.records.copies import copy_record, detach_copy
@@ -51,7 +51,7 @@ def generate_answers(task: Task, name: str, subject: Subject, progress: Callable
     named, _ = schema.list_options(task.function)
     how = {o: task.spec.options.get(o, named[o].default) for o in ASKED if o in named}
     scores: list[Score] = []
-    asked: Any = EndingsKeeper(subject, task.thought_budget)
+    asked: Any = FinishReasonRecorder(subject, task.thought_budget)
     for rows in split_chunks(samples, batch_rows(task, subject)):
         progress(Progress(f"{name}::{task.spec.name}", len(scores), len(samples)))
         for s, (said, all_) in zip(
@@ -90,7 +90,7 @@ def grade_answers(task: Task, answered: Result, baseline: Result | None, marking
             "so there is nothing to compare"
         )
         caveats.append(Caveat(same, "ERROR"))
-    said = {s.id: Completion(s.answer or "", s.ended, s.tokens) for s in answered.scores}
+    said = {s.id: Completion(s.answer or "", s.finish_reason, s.tokens) for s in answered.scores}
     rows = tuple(add_finish_reason(scores[s.id], said[s.id], task) for s in samples if s.id in scores)
     clusters = [s.cluster or s.id for s in samples if s.id in scores]
     told = {found.metric: found for found in labels}

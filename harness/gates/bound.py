@@ -15,7 +15,7 @@ class Bound(ClaimType):
 
     keys = ("min", "max")
 
-    def mistakes_on(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
+    def find_metric_mistakes(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
         name, found = metric.name, []
         for key, bound in (("min", gate.min), ("max", gate.max)):
             if bound is None:
@@ -29,21 +29,21 @@ class Bound(ClaimType):
                 found.append(f"{key} is {bound:g}, but {name} is a count")
             if metric.is_agreement and not -1 <= bound < 1:
                 found.append(f"{key} is {bound:g}, but {name} is an agreement, from -1 to 1")
-        return [*found, *super().mistakes_on(gate, metric, rows), *_trivial(gate, metric)]
+        return [*found, *super().find_metric_mistakes(gate, metric, rows), *_trivial(gate, metric)]
 
-    def words(self, gate: Gate) -> str:
+    def claim_text(self, gate: Gate) -> str:
         return f"at most {format_limit(gate.max)}" if gate.min is None else f"at least {format_limit(gate.min)}"
 
-    def about(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
+    def claim_spec(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
         return ClaimSpec("bound", -1, gate.max or 0.0) if gate.min is None else ClaimSpec("bound", 1, gate.min)
 
-    def covers(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
+    def implies(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
         """Return whether its `min` is as high as the claim's, or its `max` as low."""
         if gate.min is not None:
             return claim.min is not None and gate.min >= claim.min
         return gate.max is not None and claim.max is not None and gate.max <= claim.max
 
-    def best(self, gate: Gate, metric: Metric) -> BestCase | None:
+    def best_case(self, gate: Gate, metric: Metric) -> BestCase | None:
         """Return that every row is right, or wrong, of shares of rows."""
         if not metric.is_share or metric.combine:
             return None
@@ -61,7 +61,7 @@ def _trivial(gate: Gate, metric: Metric) -> Iterator[str]:
     for key, bound in (("min", gate.min), ("max", gate.max)):
         if bound is None or (metric.is_log and bound <= 0):
             continue
-        limit = metric.line(bound)
+        limit = metric.to_test_scale(bound)
         if gate.cap is not None and 0 < gate.cap <= abs(limit):
             yield (f"cap is {gate.cap:g}, and {key} is {limit:.3g} in each row's units; raise the cap above that")
         low, high = metric.row_range if gate.range is None or len(gate.range) != 2 else gate.row_range(metric)

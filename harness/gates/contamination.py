@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.gates.gate import Gate
 from harness.gates.gate_input import as_error, error_verdict
 from harness.records.claim_spec import Note
@@ -64,7 +64,7 @@ def soften_findings(flags: Iterable[Finding], gates: Sequence[Gate]) -> list[Fin
 def has_leak_check(plugins: Plugins) -> bool:
     """Return whether the contamination check is there, and the harness's own: no other may choose a gate's rows."""
     provided = plugins.provided.get(("check", CHECK))
-    return provided is not None and provided.about.leaks and plugins.is_own(provided)
+    return provided is not None and provided.capabilities.leaks and plugins.is_own(provided)
 
 
 def count_left_out(
@@ -75,7 +75,7 @@ def count_left_out(
     for name in dict.fromkeys(g.eval for g in gates if g.clean_only):
         ids = {s.id for s in rows[name]}  # of one that another on the same data outnumbers, not all that leak
         leaking = sorted((i, code) for i, code in leaks.get(name, {}).items() if i in ids)
-        by_eval[name] = {"rows": len(leaking), "of": len(rows[name]), "sha256": digest_of(leaking)}
+        by_eval[name] = {"rows": len(leaking), "of": len(rows[name]), "sha256": digest_value(leaking)}
     return by_eval
 
 
@@ -97,7 +97,7 @@ def decide_without_leaks(
         why = f"clean_only: {CHECK} did not look for leaked rows, so which rows are clean is unknown"
         return error_verdict(gate, name, why, alpha)
     leaking = leaks.get(gate.eval, {})
-    rows = {s.id: s for part in gate.parts(samples).values() for s in part}
+    rows = {s.id: s for part in gate.rows_by_slice(samples).values() for s in part}
     without = frozenset(i for i in rows if i in leaking)
     counts = Counter(leaking[i] for i in without)
     codes = {code: counts[code] for code in KINDS if counts[code]}
@@ -125,7 +125,7 @@ def decide_without_leaks(
 
 def _leaks_error(gate: Gate, samples: Sequence[Sample], without: Collection[str]) -> str:
     """Return why what is left without the rows that leak cannot be judged, or nothing."""
-    for name, rows in gate.parts(samples).items():
+    for name, rows in gate.rows_by_slice(samples).items():
         gone = sum(s.id in without for s in rows)
         where, left = f"{name}: " if name else "", len(rows) - gone
         if 2 * gone > len(rows):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from harness.gates.gate import Gate
 from harness.gates.gate_input import GateInput, Unjudgeable, as_error, error_verdict, make_gate_input
 from harness.gates.hypothesis import Hypothesis, make_hypothesis
-from harness.gates.inference import infer, infer_slices
+from harness.gates.inference import run_hypothesis_test, run_slice_tests
 from harness.gates.notes import add_slice_notes, autocorrelation_note, repeated_question_notes, result_notes
 from harness.gates.outcome import bar_approximate_pass, make_slice_verdict, make_verdict
 from harness.records.claim_spec import FEW_CLUSTERS, Note
@@ -56,7 +56,7 @@ def decide(
             return bar_approximate_pass(
                 gate, add_reason(_decide_slices(case, whole, blank), *repeated_question_notes(case))
             )
-        verdict = make_verdict(blank, infer(whole), whole)
+        verdict = make_verdict(blank, run_hypothesis_test(whole), whole)
     except ValueError as error:
         return as_error(blank, str(error))
     told = [Note("labelled", {"rows": case.labelled, "of": len(samples)})] if case.labelled else []
@@ -69,7 +69,7 @@ def decide(
 def _decide_slices(case: GateInput, whole: Hypothesis, blank: Verdict) -> Verdict:
     """Decide every slice by itself, and the gate by them. Raises ValueError when that cannot be done."""
     hypotheses = {name: make_hypothesis(case, rows) for name, rows in case.slices.items()}
-    tested = infer_slices(whole, hypotheses)
+    tested = run_slice_tests(whole, hypotheses)
     verdict, parts = make_slice_verdict(blank, case.gate, case.alpha, hypotheses, tested)
     return add_slice_notes(verdict, parts, hypotheses, len(hypotheses) - len(tested), case.gate.min_n)
 
@@ -80,16 +80,16 @@ def _worst_slice(case: GateInput, blank: Verdict, verdict: Verdict, columns: Seq
     if not whole or verdict.outcome is Outcome.PASS or verdict.method in SLOW:
         return ""
     worst: list[tuple[float, str]] = []
-    parts = [replace(case.gate, slice=f"{column}=*").parts(case.rows) for column in columns]
+    parts = [replace(case.gate, slice=f"{column}=*").rows_by_slice(case.rows) for column in columns]
     for name, rows in (one for part in parts if len(part) > 1 for one in part.items()):
         hypothesis = make_hypothesis(case, rows)
         few = hypothesis.clusters is not None and len(set(hypothesis.clusters)) < FEW_CLUSTERS
         if len(hypothesis.ours) < case.gate.min_n or few:
             continue
         with suppress(ValueError):  # a slice of which nothing can be said drives nothing
-            test = infer(hypothesis, ties=True)
+            test = run_hypothesis_test(hypothesis, ties=True)
             note = Note(
-                "slice", {"name": name, **result_notes(make_verdict(blank, test, hypothesis), hypothesis)[0].told}
+                "slice", {"name": name, **result_notes(make_verdict(blank, test, hypothesis), hypothesis)[0].params}
             )
-            worst.append((hypothesis.bounds_minus_margin(test)[1], format_notes(blank.about, [note])))
+            worst.append((hypothesis.bounds_minus_margin(test)[1], format_notes(blank.claim_spec, [note])))
     return min(worst)[1] if worst else ""

@@ -15,12 +15,12 @@ class Difference(ClaimType):
 
     keys = ("versus better_by", "versus worse_by_at_most")
 
-    def claims(self, gate: Gate) -> bool:
+    def matches(self, gate: Gate) -> bool:
         """Return whether a gate is of this kind; one that counts rows beyond a cap has a baseline, too."""
-        return gate.max_failures is None and super().claims(gate)
+        return gate.max_failures is None and super().matches(gate)
 
-    def mistakes(self, gate: Gate) -> list[str]:
-        found = super().mistakes(gate)
+    def find_mistakes(self, gate: Gate) -> list[str]:
+        found = super().find_mistakes(gate)
         try:
             if not (gate.margin >= 0 if gate.better_by is not None else gate.margin <= 0) or math.isinf(gate.margin):
                 found.append("a margin must be 0 or more; its direction is that of the metric")
@@ -28,8 +28,8 @@ class Difference(ClaimType):
             found.append(f'a margin is "{error}"; give a number in the metric\'s units, or a share such as "2%"')
         return found
 
-    def mistakes_on(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
-        found = super().mistakes_on(gate, metric, rows)
+    def find_metric_mistakes(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
+        found = super().find_metric_mistakes(gate, metric, rows)
         try:
             size = abs(gate.margin)
         except ValueError:
@@ -53,12 +53,12 @@ class Difference(ClaimType):
             found.append(f"cap is {gate.cap:g}, and {why}")
         return found
 
-    def words(self, gate: Gate) -> str:
+    def claim_text(self, gate: Gate) -> str:
         if gate.worse_by_at_most is not None:
             return f"worse than {gate.versus} by at most {format_limit(gate.worse_by_at_most)}"
         return f"better than {gate.versus}" + (f" by {format_limit(gate.better_by)}" if gate.margin else "")
 
-    def about(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
+    def claim_spec(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
         return ClaimSpec("difference", -1 if metric and metric.better == "lower" else 1, gate.margin, gate.relative)
 
     def oriented(self, gate: Gate, metric: Metric) -> Oriented:
@@ -68,7 +68,7 @@ class Difference(ClaimType):
             return Oriented(sign, sign * math.log1p(sign * gate.margin), 1.0)
         return Oriented(sign, 0.0, 1 + sign * gate.margin) if gate.relative else Oriented(sign, gate.margin, 1.0)
 
-    def covers(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
+    def implies(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
         """Return whether its margin is as large, in the same unit; a larger share of what is negative is no more."""
         if gate.margin == claim.margin and gate.relative == claim.relative:
             return True
@@ -76,7 +76,7 @@ class Difference(ClaimType):
         units = metric.is_log or (gate.relative == claim.relative and (not gate.relative or never_negative))
         return units and gate.margin >= claim.margin
 
-    def best(self, gate: Gate, metric: Metric) -> BestCase | None:
+    def best_case(self, gate: Gate, metric: Metric) -> BestCase | None:
         """Return that every row is won, or none is lost where the candidate may be worse."""
         closed = metric.is_share and not metric.combine and not gate.relative
         if gate.worse_by_at_most is not None and (closed or gate.cap is not None):

@@ -19,8 +19,8 @@ class Failures(ClaimType):
     keys = ("max_failures",)
     counts = True
 
-    def mistakes(self, gate: Gate) -> list[str]:
-        found = super().mistakes(gate)
+    def find_mistakes(self, gate: Gate) -> list[str]:
+        found = super().find_mistakes(gate)
         if gate.max_failures is not None and gate.max_failures < 0:
             found.append(f"max_failures is {gate.max_failures}; it must be 0 or more")
         if gate.versus is not None and gate.cap is None:
@@ -35,15 +35,15 @@ class Failures(ClaimType):
             found.append('"max_failures" counts over all rows, leaked ones included; remove "clean_only"')
         return found
 
-    def mistakes_on(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
-        found = super().mistakes_on(gate, metric, rows)
+    def find_metric_mistakes(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
+        found = super().find_metric_mistakes(gate, metric, rows)
         if gate.cap is None and (not metric.is_share or metric.combine):
             found.append(f"max_failures counts rows of a 0/1 metric, but {metric.name} is a {metric.scale}")
         if rows is not None and (gate.max_failures or 0) >= rows:
             found.append(f"max_failures is {gate.max_failures}, but there are only {rows} rows; lower it")
         return found
 
-    def words(self, gate: Gate) -> str:
+    def claim_text(self, gate: Gate) -> str:
         most = gate.max_failures or 0
         rows = "no row" if not most else "at most one row" if most == 1 else f"at most {most} rows"
         if gate.cap is None:
@@ -51,14 +51,14 @@ class Failures(ClaimType):
         than = f"than {gate.versus} " if gate.versus else ""
         return f"worse {than}by more than {format_limit(gate.cap)} on {rows}"
 
-    def about(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
+    def claim_spec(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
         return ClaimSpec("failures", -1 if metric and metric.better == "lower" else 1, gate.max_failures or 0)
 
     def oriented(self, gate: Gate, metric: Metric) -> Oriented:
         """Return that fewer are better."""
         return Oriented(-1, -float(gate.max_failures or 0), 1.0)
 
-    def covers(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
+    def implies(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
         """Return whether it lets as few rows fail."""
         return (gate.max_failures or 0) <= (claim.max_failures or 0)  # of one cap, which `Gate.covers` looks at
 
@@ -84,7 +84,7 @@ class Failures(ClaimType):
             -float(sum(failed)), -share.upper, -share.lower, *p, "failures counted", len(ours), seen
         )
 
-    def consistent(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
+    def find_inconsistency(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
         """Return why such a count cannot be, by how many rows there are and by the value, or nothing."""
         failed, value = verdict["estimate"], verdict["value"]
         if not (0 <= failed <= verdict["n"] and failed == int(failed)):

@@ -107,11 +107,11 @@ class Gate:
     @property
     def kind(self) -> ClaimType:
         """What kind of claim it is; where keys of several are there, of the kind that was registered last."""
-        return next((kind for kind in reversed(KINDS) if kind.claims(self)), KINDS[0])
+        return next((kind for kind in reversed(KINDS) if kind.matches(self)), KINDS[0])
 
-    def mistakes(self) -> list[str]:
+    def find_mistakes(self) -> list[str]:
         """Return what is wrong with the claim itself, whatever the suite."""
-        found = self.kind.mistakes(self)
+        found = self.kind.find_mistakes(self)
         if not self.id or not self.id.isprintable():
             found.append("id is empty or has unprintable characters; give the gate a name for its reports")
         if self.alpha is not None and not 0 < self.alpha <= 0.5:
@@ -125,18 +125,18 @@ class Gate:
             found.append("requires names the gate itself")
         return found
 
-    def mistakes_on(self, metric: Metric, rows: int | None = None) -> list[str]:
+    def find_metric_mistakes(self, metric: Metric, rows: int | None = None) -> list[str]:
         """Return what is wrong with the claim for a metric of this scale and direction, and so many rows, if known."""
-        return self.kind.mistakes_on(self, metric, rows)
+        return self.kind.find_metric_mistakes(self, metric, rows)
 
     def claim(self) -> str:
         """Return the claim in words."""
-        return self.kind.words(self) + verdict_text.format_conditions(self.about(None))
+        return self.kind.claim_text(self) + verdict_text.format_conditions(self.claim_spec(None))
 
-    def about(self, metric: Metric | None) -> ClaimSpec:
+    def claim_spec(self, metric: Metric | None) -> ClaimSpec:
         """Return the claim as data, about a metric, or about none where there is none."""
         return replace(
-            self.kind.about(self, metric),
+            self.kind.claim_spec(self, metric),
             scale=metric.scale if metric else None,
             slices=tuple((column, value) for column, _, value in (s.partition("=") for s in self.slices)),
             min_n=self.min_n if self.slice else 0,
@@ -162,11 +162,11 @@ class Gate:
         known = not metric.combine and (self.cap is not None or all(map(math.isfinite, self.row_range(metric))))
         return "exact" if own or known else "approximate"
 
-    def bars(self, risk: str) -> bool:
+    def forbids_risk(self, risk: str) -> bool:
         """Return whether it blocks, and may not pass at such a risk."""
         return risk == "approximate" and self.severity == "block" and not self.allow_approximate
 
-    def covers(self, claim: Gate, metric: Metric) -> bool:
+    def implies(self, claim: Gate, metric: Metric) -> bool:
         """Return whether who proves it has proven a claim, too: on the same rows, judged alike, and at least as strict.
 
         Of a part of the rows that must be proven from `min_n` rows on, and of answers of which few enough are cut.
@@ -178,12 +178,12 @@ class Gate:
         rows = set(self.slices) == set(claim.slices) and self.clean_only == claim.clean_only
         rows = rows and (not claim.slice or self.min_n <= claim.min_n)
         cut = claim.cut_at_most is None or (self.cut_at_most is not None and self.cut_at_most <= claim.cut_at_most)
-        return same and rows and cut and self.kind is claim.kind and self.kind.covers(self, claim, metric)
+        return same and rows and cut and self.kind is claim.kind and self.kind.implies(self, claim, metric)
 
     def applies_to(self, candidate: str) -> bool:
         return not self.on or candidate in self.on
 
-    def parts(self, samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    def rows_by_slice(self, samples: Sequence[Sample]) -> dict[str, list[Sample]]:
         """Return the rows the gate is about, slice by slice; without `slice` all of them under the name ""."""
         if self.slice is None:
             return {"": list(samples)}
@@ -214,11 +214,11 @@ class ClaimType:
         """Whether its test is its own, of which nothing else knows when it may stop, or its power."""
         return type(self).test is not ClaimType.test
 
-    def claims(self, gate: Gate) -> bool:
+    def matches(self, gate: Gate) -> bool:
         """Return whether a gate is of this kind."""
         return any(_is_said(gate, key) for keys in self.keys for key in keys.split())
 
-    def mistakes(self, gate: Gate) -> list[str]:
+    def find_mistakes(self, gate: Gate) -> list[str]:
         """Return what is wrong with the claim, whatever its metric."""
         found = []
         if not (gate.eval and gate.metric_name):
@@ -239,7 +239,7 @@ class ClaimType:
             found.append("an end of range is not finite; declare the values that a row can have, or a cap")
         return found
 
-    def mistakes_on(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
+    def find_metric_mistakes(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
         """Return what is wrong with the claim for a metric, and so many rows where that is known."""
         name, found = metric.name, []
         if metric.is_agreement and (gate.versus or gate.slice):
@@ -268,11 +268,11 @@ class ClaimType:
             found.append(f'decide = "point" is for counts such as a size; {why}: {way}')
         return found
 
-    def words(self, gate: Gate) -> str:
+    def claim_text(self, gate: Gate) -> str:
         """Return the claim in words, without which rows it is about."""
         raise NotImplementedError
 
-    def about(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
+    def claim_spec(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
         """Return the claim as data, without which rows it is about."""
         raise NotImplementedError
 
@@ -281,10 +281,10 @@ class ClaimType:
 
         On the scale where the metric is tested.
         """
-        about = self.about(gate, metric)
-        return Oriented(about.sign, about.sign * metric.line(about.threshold), 1.0)
+        about = self.claim_spec(gate, metric)
+        return Oriented(about.sign, about.sign * metric.to_test_scale(about.threshold), 1.0)
 
-    def covers(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
+    def implies(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
         """Return whether a gate is at least as strict as a claim of this kind on the same rows; by default never."""
         return False
 
@@ -295,20 +295,20 @@ class ClaimType:
         """
         return None
 
-    def best(self, gate: Gate, metric: Metric) -> BestCase | None:
+    def best_case(self, gate: Gate, metric: Metric) -> BestCase | None:
         """Return what the best of models could prove, where that has a closed form."""
         return None
 
-    def consistent(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
+    def find_inconsistency(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
         """Return how the estimate differs from the values it is made of, or nothing; with slices it is one slice's."""
         value, baseline, estimate = verdict["value"], verdict["baseline"], verdict["estimate"]
         if verdict["slices"] or verdict["method"] == "e-process" or gate.cap is not None:
             return ""
         if estimate is None or value is None or (gate.versus and baseline is None):
             return "" if metric.is_log else "lacks its value or its baseline"
-        terms = [metric.line(value)]
+        terms = [metric.to_test_scale(value)]
         if baseline is not None:
-            terms.append(-metric.line(baseline))
+            terms.append(-metric.to_test_scale(baseline))
         fits = abs(math.fsum(terms) - estimate) <= SUMS * max(1.0, *map(abs, terms))
         return "" if fits else f"has the estimate {estimate:g}, but its values give {math.fsum(terms):g}"
 

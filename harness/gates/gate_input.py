@@ -67,11 +67,11 @@ def make_gate_input(
     `without` holds ids of rows that are left out.
     """
     # a caveat opens no gate; an ERROR comes before an INCONCLUSIVE
-    caveats = [c for r in (candidate, baseline) if r for c in r.caveats if c.shuts(gate.metric_name)]
+    caveats = [c for r in (candidate, baseline) if r for c in r.caveats if c.blocks(gate.metric_name)]
     if caveat := min(caveats, key=lambda c: c.outcome != "ERROR", default=None):
         return Unjudgeable(caveat.text, Outcome.INCONCLUSIVE if caveat.outcome == "INCONCLUSIVE" else Outcome.ERROR)
     kept = [s for s in samples if s.id not in without] if without else list(samples)
-    slices = gate.parts(kept)
+    slices = gate.rows_by_slice(kept)
     why = _missing_error(gate, metric, candidate, baseline, slices)
     if why or metric is None or candidate is None:
         return Unjudgeable(why or "there is no result")
@@ -108,7 +108,7 @@ def _labelled_case(
         {i: Score(i, {metric.name: truth}) for i, truth in zip(one.rows, one.truth, strict=True)} for one in labels
     )
     rows = [s for s in kept if s.id in ours and s.id in theirs]
-    slices = gate.parts(rows)
+    slices = gate.rows_by_slice(rows)
     if why := _missing_error(gate, metric, candidate, candidate, slices) if not rows or gate.slice else "":
         return Unjudgeable(why, Outcome.INCONCLUSIVE, candidate.digest)
     rows = _rows(gate, rows, slices, ())
@@ -117,8 +117,8 @@ def _labelled_case(
 
 def error_verdict(gate: Gate, candidate: str, why: str, alpha: float, metric: Metric | None = None) -> Verdict:
     """Return the ERROR of a gate that was not put to any row."""
-    claim, about = (gate.metric, gate.claim(), gate.blocking, gate.versus), gate.about(metric)
-    blank = Verdict(gate.id, candidate, Outcome.ERROR, "", *claim, alpha=alpha, group=gate.group, about=about)
+    claim, about = (gate.metric, gate.claim(), gate.blocking, gate.versus), gate.claim_spec(metric)
+    blank = Verdict(gate.id, candidate, Outcome.ERROR, "", *claim, alpha=alpha, group=gate.group, claim_spec=about)
     return as_error(blank, why) if why else blank
 
 
@@ -203,7 +203,7 @@ def _cut_error(gate: Gate, metric: Metric, rows: Sequence[Sample], sides: Mappin
         own = [scores[s.id] for s in rows]
         if gate.cut_at_most is None:
             cut = {s.id for s in own if s.values.get("thought_cut") == 1}
-        elif untold := [s.id for s in own if not s.ended]:
+        elif untold := [s.id for s in own if not s.finish_reason]:
             return f"{name}: the finish reason of {len(untold)} of {len(own)} answers is unknown, {_examples(untold)}"
         else:
             cut = {s.id for s in own if s.is_cut}

@@ -22,7 +22,7 @@ class Group(ClaimType):
 
     keys = ("any_of",)
 
-    def mistakes(self, gate: Gate) -> list[str]:
+    def find_mistakes(self, gate: Gate) -> list[str]:
         own = ("metric", "min", "max", "max_failures", "versus", "better_by", "worse_by_at_most", "slice")
         more = ("decide", "clean_only", "estimand", "cap", "range", "allow_approximate", "cut_at_most")
         stray = [[key for key in keys if getattr(gate, key) != getattr(Gate, key)] for keys in (own, more)]
@@ -30,10 +30,10 @@ class Group(ClaimType):
         found = [f'"{key}" belongs to the gates that any_of names; move it there' for key in told]
         return found + (["any_of names one gate; name two or more"] if len(set(gate.any_of)) < 2 else [])
 
-    def words(self, gate: Gate) -> str:
+    def claim_text(self, gate: Gate) -> str:
         return "any of " + ", ".join(f'"{name}"' for name in gate.any_of)
 
-    def about(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
+    def claim_spec(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
         return ClaimSpec("group")
 
 
@@ -48,14 +48,14 @@ def link_groups(gates: Sequence[Gate]) -> tuple[Gate, ...]:
     )
 
 
-def holm_adjusted(p_values: Iterable[float | None]) -> list[float]:
+def adjust_member_p_values(p_values: Iterable[float | None]) -> list[float]:
     """Return the members' p-values by Holm (1979); one that could not be judged counts as 1."""
     return adjust_holm([1.0 if p is None else p for p in p_values])
 
 
 def member_p_pass(gate: Gate, risk: str, p_pass: float | None) -> float | None:
     """Return the p-value by which a member may prove its claim; None where its risk bars it from that."""
-    return None if gate.bars(risk) else p_pass
+    return None if gate.forbids_risk(risk) else p_pass
 
 
 def group_p_fail(p_values: Iterable[float | None]) -> float:

@@ -71,7 +71,7 @@ class Hypothesis:
         self.units = make(self.ours), None if self.theirs is None else make(self.theirs), clusters
 
     @cached_property
-    def lost(self) -> bool:
+    def has_missing(self) -> bool:
         """Whether the value of some row is not known, or not wholly."""
         return any(s.lost or s.partly_lost for rows in (self.ours, self.theirs or ()) for s in rows)
 
@@ -107,7 +107,7 @@ class Hypothesis:
     @cached_property
     def _known(self) -> Hypothesis:
         """The same on the rows whose value is known on both sides, which are those that the estimate is of."""
-        return self.with_missing_as(None) if self.lost else self
+        return self.with_missing_as(None) if self.has_missing else self
 
     @property
     def support(self) -> Range | None:
@@ -156,7 +156,7 @@ def _settled(score: Score, best: bool | None, value: float) -> Score:
     """Return a score with a value in place of what was lost, or as if nothing of it was."""
     if best is None:
         return replace(score, partly_lost={}) if score.partly_lost else score
-    return score.found(value) if score.lost or score.partly_lost else score
+    return score.with_value(value) if score.lost or score.partly_lost else score
 
 
 def make_hypothesis(case: GateInput, rows: Sequence[Sample]) -> Hypothesis:

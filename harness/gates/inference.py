@@ -18,12 +18,12 @@ from harness.stats import hypothesis_tests
 from harness.stats.eprocess import EProcess
 
 
-def infer(hypothesis: Hypothesis, *, ties: bool = False) -> hypothesis_tests.Test:
+def run_hypothesis_test(hypothesis: Hypothesis, *, ties: bool = False) -> hypothesis_tests.Test:
     """Test a hypothesis, on the metric's own scale; `ties` allows rows of which none changed.
 
     Raises ValueError when it cannot be tested, or when nothing varies.
     """
-    if not hypothesis.lost:
+    if not hypothesis.has_missing:
         return _tested(hypothesis, ties)
     # lost values count against whatever is claimed: the worst of them to prove it, and so on
     worst, best, known = (_tested(hypothesis.with_missing_as(best), ties) for best in (False, True, None))
@@ -31,7 +31,7 @@ def infer(hypothesis: Hypothesis, *, ties: bool = False) -> hypothesis_tests.Tes
     return replace(worst, estimate=known.estimate, lower=low.lower, upper=high.upper, p_fail=best.p_fail)
 
 
-def infer_slices(whole: Hypothesis, slices: Mapping[str, Hypothesis]) -> dict[str, hypothesis_tests.Test]:
+def run_slice_tests(whole: Hypothesis, slices: Mapping[str, Hypothesis]) -> dict[str, hypothesis_tests.Test]:
     """Return the tests of slices, each by itself, but for those too small to test.
 
     Raises ValueError when no row of the whole changed, a slice that must prove the claim cannot be tested, or none can.
@@ -41,7 +41,7 @@ def infer_slices(whole: Hypothesis, slices: Mapping[str, Hypothesis]) -> dict[st
     tested: dict[str, hypothesis_tests.Test] = {}
     for name, hypothesis in slices.items():
         try:
-            tested[name] = infer(hypothesis, ties=True)
+            tested[name] = run_hypothesis_test(hypothesis, ties=True)
         except ValueError as error:
             rows = len(hypothesis.ours)
             if rows >= gate.min_n or (name in gate.slices and not rows):
@@ -56,7 +56,7 @@ def _tested(h: Hypothesis, ties: bool) -> hypothesis_tests.Test:
         return _labelled(h)
     test = h.gate.kind.test(h.gate, h.metric, h.units, h.alpha)
     if test is None and h.metric.is_count:
-        test = hypothesis_tests.point(_statistic(h, range(len(h.ours))), h.margin, len(h.ours))
+        test = hypothesis_tests.compare_exact_value(_statistic(h, range(len(h.ours))), h.margin, len(h.ours))
     elif test is None:
         rows = len(h.ours)
         if rows < 2:
@@ -228,7 +228,7 @@ def count_capped_rows(h: Hypothesis) -> int:
 def _statistic(h: Hypothesis, rows: Iterable[int]) -> float:
     """Return the oriented claim's quantity, computed on some of the rows, by their numbers."""
     chosen, sides = list(rows), [side for side in (h.ours, h.theirs) if side is not None]
-    values = [h.metric.line(h.metric.value([side[i] for i in chosen])) for side in sides]
+    values = [h.metric.to_test_scale(h.metric.value([side[i] for i in chosen])) for side in sides]
     return h.sign * (values[0] if h.theirs is None else values[0] - h.factor * values[1])
 
 

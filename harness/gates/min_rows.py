@@ -20,7 +20,7 @@ def count_units(gate: Gate, rows: Sequence[Sample]) -> Sizes:
     """Return how many rows the gate is about, slice by slice, and how many of them are independent."""
     parts = {
         name: (len(part), cluster_labels(part, questions=not gate.kind.counts))
-        for name, part in gate.parts(rows).items()
+        for name, part in gate.rows_by_slice(rows).items()
     }
     return {name: (count, _fewest_clusters(count, labels)) for name, (count, labels) in parts.items()}
 
@@ -77,7 +77,7 @@ def _slice_error(gate: Gate, metric: Metric, rows: int, units: int, alpha: float
         return "there is only one row, which proves nothing about others"
     if units == 1:
         return find_one_cluster_error(rows)
-    if (best := gate.kind.best(gate, metric)) is None:
+    if (best := gate.kind.best_case(gate, metric)) is None:
         return ""
     if best.chance >= 1:
         return f"no number of rows can prove {best.claim}{f', {best.perfect}' if gate.versus else ''}"

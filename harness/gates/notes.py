@@ -61,7 +61,7 @@ def autocorrelation_note(hypothesis: Hypothesis) -> list[Note]:
     """Return that neighbouring rows go together, where they are taken to be independent, or nothing."""
     if hypothesis.clusters or hypothesis.early or hypothesis.metric.combine or hypothesis.labels is not None:
         return []
-    known = hypothesis.with_missing_as(None) if hypothesis.lost else hypothesis
+    known = hypothesis.with_missing_as(None) if hypothesis.has_missing else hypothesis
     there = None if known.metric.is_count else lag_one_correlation(row_differences(known, known.gate.cap)[0])
     if there is None or there[1] > TOGETHER:
         return []
@@ -73,10 +73,12 @@ def add_slice_notes(
 ) -> Verdict:
     """Return the verdict of a gate on slices with what is said of it and of these, so many of them `untestable`."""
     told = {name: tuple(result_notes(part, hypotheses[name])) for name, part in parts.items()}
-    slices = [replace(s, notes=told[s.name], why=format_notes(verdict.about, told[s.name])) for s in verdict.slices]
+    slices = [
+        replace(s, notes=told[s.name], why=format_notes(verdict.claim_spec, told[s.name])) for s in verdict.slices
+    ]
     large, alarms = [s for s in slices if not s.alarm], [s for s in slices if s.alarm]
     decides = told[verdict.driver]
-    notes = [Note("slice", {"name": verdict.driver, **decides[0].told})]
+    notes = [Note("slice", {"name": verdict.driver, **decides[0].params})]
     if len(large) > 1:
         counts = {str(o): n for o in Outcome if (n := sum(s.outcome is o for s in large))}
         notes.append(Note("slices", {"n": len(large), "outcomes": counts}))

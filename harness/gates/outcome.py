@@ -29,9 +29,9 @@ def decide_outcome(p_pass: float, p_fail: float, alpha: float) -> Outcome:
 
 def bar_approximate_pass(gate: Gate, verdict: Verdict) -> Verdict:
     """Return a verdict as its gate may have it: a PASS that is barred proves nothing."""
-    if verdict.outcome is not Outcome.PASS or not gate.bars(verdict.risk):
+    if verdict.outcome is not Outcome.PASS or not gate.forbids_risk(verdict.risk):
         return verdict
-    made = verdict.about.is_of_rows if verdict.about else False
+    made = verdict.claim_spec.is_of_rows if verdict.claim_spec else False
     few = has_few_drawn_sizes(verdict.effective)
     note = Note("approximate", {"versus": bool(gate.versus), "mean": made, "clusters": few})
     return add_reason(replace(verdict, outcome=Outcome.INCONCLUSIVE), note)

@@ -54,9 +54,9 @@ RANDOM = RECIPE.replace("num_train_epochs = 1", "max_steps = 150").replace("5e-4
 
 PAIRS_RECIPE = RECIPE.replace("5e-4", "5e-5").replace("batch_size = 8", "batch_size = 4")  # DPO holds two answers a row
 PAIRS_RANDOM = RANDOM.replace("150", "60")
-GAIN = "better_by = 0.0                   # any gain that is proven; of 1: 0.05 asks for five points more of a hundred"
-FIT = """better_by = 0.0                   # any gain that is proven; 0.5 asks for half of the base's perplexity
-cap = 5.0                         # nats a token: a row counts at most so much, either way"""
+GAIN = "better_by = 0.0                   # any proven gain; 0.05 requires five points"
+FIT = """better_by = 0.0                   # any proven gain; 0.5 requires half of the base's perplexity
+cap = 5.0                         # nats per token: a row counts at most so much, either way"""
 
 
 class EvaluatorDraft(NamedTuple):
@@ -272,7 +272,7 @@ def _tell(
     (answer, often), *_ = counts["confirm"].most_common(1)
     if len(counts["confirm"]) < 2:
         raise UsageError(
-            f"all {often} rows that would confirm have the label {quote_text(answer)}; add rows with other labels"
+            f"all {often} rows for the final verdict have the label {quote_text(answer)}; add rows with other labels"
         )
     lines = [f"{draft.source}: {rows:,} rows" + "".join(f", {key} {quote_text(value)}" for key, value in how.items())]
     if layout.kind == "columns":

@@ -59,15 +59,15 @@ class Adjudicator:
         result, task = self.results.get(key), self.collection.tasks[item.eval]
         if self.ledger is not None and result is not None and counts_as_attempt(task):
             # Which attempt at its rows it is, is written down before anything is said of it.
-            look = self.look(*key, result)
-            with self.ledger.locked():
-                self.standings[key] = self.ledger.standing(look)
+            look = self.ledger_entry(*key, result)
+            with self.ledger.lock():
+                self.standings[key] = self.ledger.number_attempt(look)
                 self.ledger.record(self.standings[key], look, self.collection.suite, *key)
         for gate in self.collection.gates(item.subject, item.eval):
             self.decide_if_ready(gate, item.subject)
         return self.verdicts[before:]
 
-    def look(self, candidate: str, name: str, result: Result) -> LedgerEntry:
+    def ledger_entry(self, candidate: str, name: str, result: Result) -> LedgerEntry:
         """Return what an evaluation tells of a candidate, under what is claimed of it."""
         return make_attempt(self.claims, candidate, name, result.digest, self.base, result)
 
@@ -75,19 +75,23 @@ class Adjudicator:
         """Decide a gate, and before it those it waits for, if all that it needs has been evaluated."""
         if (candidate, gate.id) in self.said:
             return
-        chosen = self.collection.chosen[candidate]  # no deselected evaluation is waited for, but one must be there
+        chosen = self.collection.evals_by_subject[
+            candidate
+        ]  # no deselected evaluation is waited for, but one must be there
         own = {self.gates[g].eval for g in gate.any_of} if gate.any_of else {gate.eval}
-        if not own & chosen or any((candidate, e) not in self.ended for e in self.collection.evals(gate) & chosen):
+        if not own & chosen or any(
+            (candidate, e) not in self.ended for e in self.collection.needed_evals(gate) & chosen
+        ):
             return
         for name in (*gate.requires, *((gate.group,) if gate.group else ())):
-            self.decide_if_ready(self.collection.named(self.gates[name], candidate), candidate)
+            self.decide_if_ready(self.collection.resolve_gate(self.gates[name], candidate), candidate)
         if gate.group or (candidate, gate.id) in self.said:  # its group speaks for it
             return
         alpha = self.alpha(gate, candidate)
         if gate.any_of and not self.unmet_requirement(gate, candidate):
-            self.any_of(gate, candidate, alpha)
+            self.decide_group(gate, candidate, alpha)
         else:
-            self.record_verdict(self.judged(gate, candidate, alpha))
+            self.record_verdict(self.decide_gate(gate, candidate, alpha))
 
     def unmet_requirement(self, gate: Gate, candidate: str) -> str:
         """Return which required gate did not pass, or an empty text."""
@@ -96,12 +100,12 @@ class Adjudicator:
                 return f'requires "{name}", which is {verdict.outcome if verdict else "not decided"} on {candidate}'
         return ""
 
-    def any_of(self, gate: Gate, candidate: str, alpha: float) -> None:
+    def decide_group(self, gate: Gate, candidate: str, alpha: float) -> None:
         """Decide the members at the group's risk together: Holm over their p-values, one proven claim is enough."""
-        asked = [self.collection.named(self.gates[name], candidate) for name in gate.any_of]
-        members = [self.judged(one, candidate, alpha) for one in asked]
+        asked = [self.collection.resolve_gate(self.gates[name], candidate) for name in gate.any_of]
+        members = [self.decide_gate(one, candidate, alpha) for one in asked]
         pairs = zip(asked, members, strict=True)
-        adjusted = group.holm_adjusted(group.member_p_pass(one, v.risk, v.p_pass) for one, v in pairs)
+        adjusted = group.adjust_member_p_values(group.member_p_pass(one, v.risk, v.p_pass) for one, v in pairs)
         for verdict, p in zip(members, adjusted, strict=True):
             if verdict.outcome is Outcome.PASS and p > alpha:
                 note = Note("holm", {"of": len(members), "p": p})
@@ -124,42 +128,42 @@ class Adjudicator:
             add_reason(replace(whole, digest=digest, n=max(v.n for v in said), attempt=attempt), *notes)
         )
 
-    def judged(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
+    def decide_gate(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
         """Decide one gate by itself, unless one that it requires did not pass."""
         if unmet := self.unmet_requirement(gate, candidate):
             return error_verdict(gate, candidate, unmet, alpha)
-        verdict, standing = self.verdict(gate, candidate, alpha), self.standings.get((candidate, gate.eval))
+        verdict, standing = self.make_verdict(gate, candidate, alpha), self.standings.get((candidate, gate.eval))
         if not standing or verdict.outcome is Outcome.ERROR or verdict.method == "point":
             return verdict  # an error looked at no number, and a budget takes no risk
-        number, stages = self.number(gate, candidate), standing.stages
+        number, stages = self.attempt_number(gate, candidate), standing.stages
         notes = [Note("attempt", {"number": number})] if number > 1 else []
         if (most := self.collection.tasks[gate.eval].spec.rows_at_most) is not None:
             notes.append(Note("look", {"number": len(stages), "at": stages[-1], "most": most, "alpha": alpha}))
             verdict = replace(verdict, looks=stages)
         return add_reason(replace(verdict, attempt=number), *notes)
 
-    def decided(self, item: Item, result: Result) -> bool:
+    def is_settled(self, item: Item, result: Result) -> bool:
         """Return whether every gate on an evaluation could be decided on the rows that a candidate came to so far."""
         gates = [g for g in self.collection.gates(item.subject, item.eval) if g.eval == item.eval]
         key = item.subject, item.eval
         if (
             self.ledger and key not in self.provisional_attempts
         ):  # which attempt it will be; the ledger is asked once for each
-            with self.ledger.locked():
-                self.provisional_attempts[key] = self.ledger.standing(
+            with self.ledger.lock():
+                self.provisional_attempts[key] = self.ledger.number_attempt(
                     make_attempt(self.claims, *key, result.digest, self.base, None)
                 )
-        verdicts = [self.verdict(g, item.subject, self.alpha(g, item.subject), result) for g in gates]
+        verdicts = [self.make_verdict(g, item.subject, self.alpha(g, item.subject), result) for g in gates]
         return all(v.outcome in (Outcome.PASS, Outcome.FAIL) for v in verdicts)
 
-    def number(self, gate: Gate, candidate: str) -> int:
+    def attempt_number(self, gate: Gate, candidate: str) -> int:
         """Return which attempt a gate is judged as: at its rows, and at those of the gates that share its risk."""
         own = self.gates[gate.group].any_of if gate.group else gate.any_of or [gate.id]
         evals = {self.gates[name].eval for name in own}
         known = [self.standings.get((candidate, e)) or self.provisional_attempts.get((candidate, e)) for e in evals]
         return max((s.number for s in known if s), default=0)
 
-    def verdict(self, gate: Gate, candidate: str, alpha: float, result: Result | None = None) -> Verdict:
+    def make_verdict(self, gate: Gate, candidate: str, alpha: float, result: Result | None = None) -> Verdict:
         if gate.versus and gate.versus in self.lacking:
             return error_verdict(gate, candidate, self.lacking[gate.versus], alpha)
         task = self.collection.tasks[gate.eval]
@@ -175,14 +179,14 @@ class Adjudicator:
 
     def alpha(self, gate: Gate, candidate: str) -> float:
         """Return the level a gate is tested at: of its attempt, and of this look where more rows were declared."""
-        alpha = self.collection.suite.header.risk(self.number(gate, candidate), gate.alpha)
+        alpha = self.collection.suite.header.risk(self.attempt_number(gate, candidate), gate.alpha)
         task, standing = self.collection.tasks.get(gate.eval), self.standings.get((candidate, gate.eval))
         most = task.spec.rows_at_most if task else None
         return alpha if most is None or standing is None else interim_levels(standing.stages, most, alpha)[-1]
 
     def record_verdict(self, verdict: Verdict) -> None:
         gate, suite = self.gates[verdict.gate], self.collection.suite
-        verdict = replace(verdict, decides=self.collection.decides(gate, verdict.candidate))
+        verdict = replace(verdict, decides=self.collection.is_decisive(gate, verdict.candidate))
         if verdict.blocking and verdict.outcome is not Outcome.PASS:
             waiver = active_waiver(self.waivers, gate, suite, self.today)
             void = [

@@ -57,11 +57,11 @@ class Artifacts:
         suite = self.session.suite
         if suite.candidate and suite.candidate.adapter:
             return suite.resolve(suite.candidate.adapter)
-        return self.work / ("merged" if self.session.collection.whole else "adapter")
+        return self.work / ("merged" if self.session.collection.trains_all_weights else "adapter")
 
     def merged(self, variant: str) -> Path:
         """Return the folder of the merge onto a variant of the base, whatever the candidate is called."""
-        return self.work / ("merged" if self.session.collection.whole else f"merged-{variant}")
+        return self.work / ("merged" if self.session.collection.trains_all_weights else f"merged-{variant}")
 
     def copy(self, declared: Export, parent: ModelRef) -> Path:
         """Return the folder of what an export makes of a candidate; it depends on the candidate's weights too."""
@@ -79,7 +79,7 @@ class Trained:
     seconds: float
 
 
-class _Ended(Exception):
+class _WorkerEndedError(Exception):
     """The trainer told of an error, and is not to go on."""
 
 
@@ -103,7 +103,7 @@ def train_adapter(run: RunContext) -> Trained | StageStop:
             found.facts["training"] = facts
             found.training = read_steps(folder) or found.training
     seconds = time.monotonic() - begun
-    if run.collection.whole:
+    if run.collection.trains_all_weights:
         ref = seal_candidate(ModelRef("merged", str(folder), options=base.options))
     else:
         assert made  # there is no adapter candidate without one
@@ -175,8 +175,8 @@ def _making(run: RunContext, out: Path) -> Iterator[bool]:
 
 def _expected(run: RunContext) -> str:
     """Return how long the training takes where somebody had `harness plan` measure it."""
-    own = "full" if run.collection.whole else run.suite.adapter and run.suite.adapter.use
-    seconds = [one.whole for one in read_measurements(run.session, own or "").values() if one.whole]
+    own = "full" if run.collection.trains_all_weights else run.suite.adapter and run.suite.adapter.use
+    seconds = [one.total_seconds for one in read_measurements(run.session, own or "").values() if one.total_seconds]
     return "".join(f"; about {format_duration(s)}, as measured by harness plan" for s in seconds)
 
 
@@ -188,13 +188,13 @@ def _call_trainer(run: RunContext, out: Path) -> StageStop | None:
     stops: list[StageStop] = []
 
     def flag(code: str, one: Finding) -> None:
-        if stop := record_findings(run.record, [session.checks.stamped(code, one)], ExitCode.FAILED):
+        if stop := record_findings(run.record, [session.checks.complete_finding(code, one)], ExitCode.FAILED):
             stops.append(stop)
-            raise _Ended
+            raise _WorkerEndedError
 
     given = supported_keywords(trainer, {"flag": flag}) | {"progress": session.progress, "seed": run.suite.header.seed}
     given |= {"watch": partial(_watched, session)} if table.watch else {}
-    with suppress(_Ended):
+    with suppress(_WorkerEndedError):
         rows, options = detach_copy(list(training)), detach_copy(dict(table.given))
         made = trainer(detach_copy(session.base), session.opened.adapter, rows, out, **given, **options)
         if not any(out.rglob("*.safetensors")):

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.collection.collection import Collection
 from harness.gates.gate import Gate
 from harness.pipeline.ledger import LedgerEntry, Role, overlaps, project_name, scores_by_row
@@ -41,32 +41,32 @@ class AttemptClaims:
     collection: Collection
 
     @cached_property
-    def looks(self) -> Mapping[str, LedgerEntry]:
+    def entries(self) -> Mapping[str, LedgerEntry]:
         """The rows of each evaluation, as a look without a candidate."""
         tasks = self.collection.tasks.items()
         return {name: LedgerEntry("merged", "", frozenset(filter(None, task.keys))) for name, task in tasks}
 
     @cached_property
-    def peers(self) -> Mapping[str, frozenset[str]]:
+    def overlapping_evals(self) -> Mapping[str, frozenset[str]]:
         """The evaluations that ask what each asks, itself among them: those whose rows meet, from one to the next."""
-        found = {name: {name} for name in self.looks}
-        for name, look in self.looks.items():
-            for other in (o for o in self.looks if o < name and found[o] is not found[name]):
-                if overlaps(self.looks[other].rows, look.rows):
+        found = {name: {name} for name in self.entries}
+        for name, look in self.entries.items():
+            for other in (o for o in self.entries if o < name and found[o] is not found[name]):
+                if overlaps(self.entries[other].rows, look.rows):
                     found[other] |= found[name]
                     for one in found[name]:
                         found[one] = found[other]
         return {name: frozenset(group) for name, group in found.items()}
 
-    def of(self, candidate: str, name: str) -> Claimed:
+    def claims_of(self, candidate: str, name: str) -> Claimed:
         """Return what is claimed of a candidate on the questions that an evaluation asks."""
-        peers = self.peers[name]
+        peers = self.overlapping_evals[name]
         gates = [g for g in self.collection.gates(candidate) if g.blocking and self._evals(g) & peers]
-        said = sorted(digest_of(list(self._claim(gate))) for gate in gates)
+        said = sorted(digest_value(list(self._claim(gate))) for gate in gates)
         about = {"claims": said, "seed": self.collection.suite.header.seed}
-        settings = sorted(digest_of(self._measure(peer)) for peer in peers)
+        settings = sorted(digest_value(self._measure(peer)) for peer in peers)
         count = max([1, *(len(gate.any_of) for gate in gates)])
-        return Claimed(digest_of(about), digest_of(settings), digest_of(self._measure(name)), count)
+        return Claimed(digest_value(about), digest_value(settings), digest_value(self._measure(name)), count)
 
     def _evals(self, gate: Gate) -> set[str]:
         """Return the evaluations that a gate is about: its own, or its members'."""
@@ -76,7 +76,7 @@ class AttemptClaims:
         """Yield what a gate claims, whatever it and its evaluation are called; of an `any_of` what its members do."""
         if gate.any_of:
             by_id = {g.id: g for g in self.collection.suite.gates}
-            yield sorted(digest_of(list(self._claim(by_id[name]))) for name in gate.any_of)
+            yield sorted(digest_value(list(self._claim(by_id[name]))) for name in gate.any_of)
             return
         spec = self.collection.tasks[gate.eval].spec
         yield gate.metric_name
@@ -84,14 +84,14 @@ class AttemptClaims:
         yield gate.alpha or self.collection.suite.header.alpha
         yield {key: getattr(spec, key) for key in OF_EVAL}
         # rows that are still to come are known by how many there will be
-        yield self.looks[gate.eval].digest if spec.rows_at_most is None else spec.rows_at_most
+        yield self.entries[gate.eval].digest if spec.rows_at_most is None else spec.rows_at_most
         baseline = self.collection.suite.subjects.get(gate.versus or "")
         yield None if baseline is None else {k: v for k, v in asdict(baseline).items() if k != "where"}
 
     def _measure(self, name: str) -> Any:
         """Return how an evaluation is set, whatever it is called."""
         spec = self.collection.tasks[name].spec
-        return [self.looks[name].digest, {key: getattr(spec, key) for key in OF_EVAL}, dict(spec.options)]
+        return [self.entries[name].digest, {key: getattr(spec, key) for key in OF_EVAL}, dict(spec.options)]
 
 
 def make_attempt(
@@ -103,4 +103,6 @@ def make_attempt(
     role: Role = "conversion" if candidate in suite.copies else "adapter" if candidate == "adapter" else "merged"
     project = project_name(suite.path) if task.brings_rows else ""
     about: dict[str, Any] = {"scores": scores, "base": base, "project": project, "most": task.spec.rows_at_most}
-    return replace(claims.looks[name], role=role, weights=weights, **about, **asdict(claims.of(candidate, name)))
+    return replace(
+        claims.entries[name], role=role, weights=weights, **about, **asdict(claims.claims_of(candidate, name))
+    )

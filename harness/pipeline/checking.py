@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.answers import keys
 from harness.artifacts import artifact_cache
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.collection.collection import Collection, sweep_trials
 from harness.errors import ExitCode, UsageError
 from harness.evaluation import checks as check
@@ -41,15 +41,19 @@ def check_suite(collection: Collection, options: Options) -> tuple[list[Finding]
     return *check_before_training(session), session.collection
 
 
-def check_before_training(session: Session) -> tuple[list[Finding], Built | None]:
-    """Run the checks that need no training, on the trainer of every trial; the first of these is returned, if any."""
+def check_before_training(session: Session, skip: Container[str] = ()) -> tuple[list[Finding], Built | None]:
+    """Run the checks that need no training, on the trainer of every trial; the first of these is returned, if any.
+
+    Checks of the data whose code is in `skip` are left out.
+    """
     suite, sweep = session.suite, session.suite.sweep
-    found = contamination.soften_findings(session.checks.run("data", **_data(session)), suite.gates)
+    only = [p.name for p in session.checks.checks_of_stage("data") if p.name not in skip]
+    found = contamination.soften_findings(session.checks.run("data", only, **_data(session)), suite.gates)
     checks, built = session.checks, list[tuple[list[Finding], Built | None]]()
     for trial, adapter in zip(sweep_trials(session.collection), session.opened.trials, strict=True):
         session.progress(Progress("training rows", 0, 1, {"now": "as the trainer prepares them"}))
         try:
-            one = check.build_trainer(trial, session.base, adapter) if checks.of("trainer") else None
+            one = check.build_trainer(trial, session.base, adapter) if checks.checks_of_stage("trainer") else None
         except UsageError as error:  # a finding like any other
             built.append((checks.build_failed(error), None))
         else:
@@ -65,13 +69,15 @@ def check_before_training(session: Session) -> tuple[list[Finding], Built | None
 def recall_checks_before_training(run: RunContext) -> list[Finding]:
     """Run the same checks, unless they were run on exactly this collection and base by exactly this code.
 
+    Those of the data that look at gates are always run: they are quick, and a gate is what is edited most often.
     The record gets the first, the middle and the last row that the trainer was built with, as the model sees them.
     """
-    record, note = run.record, _note(run.session, "before training")
+    record, checks = run.record, run.session.checks
+    note, gated = _note(run.session, "before training", gates=bool(checks.gated("trainer"))), checks.gated("data")
     rows = note and note.with_name(f"{note.stem}-rows.json")
 
     def look() -> list[Finding]:
-        found, built = check_before_training(run.session)
+        found, built = check_before_training(run.session, gated)
         examples, shown = built.examples if built else (), list[ShownRow]()
         for example in [examples[i] for i in sorted({0, len(examples) // 2, len(examples) - 1})] if examples else ():
             assert built
@@ -81,14 +87,18 @@ def recall_checks_before_training(run: RunContext) -> list[Finding]:
                 segments += [Segment(drop_surrogates(cut), learnt)] if left > 0 else []
                 left -= len(text)
             shown.append(ShownRow(example.number, tuple(segments)))
-        record.run.shown = tuple(shown) or record.run.shown
+        record.run.shown_rows = tuple(shown) or record.run.shown_rows
         if rows:
-            artifact_cache.write_sealed_json(rows, [asdict(row) for row in record.run.shown])
+            artifact_cache.write_sealed_json(rows, [asdict(row) for row in record.run.shown_rows])
         return found
 
-    found = run.session.checks.recall(note, look, record.warn) if note else look()
-    if rows and not record.run.shown:
-        record.run.shown = from_json(
+    found = checks.load_or_run(note, look, record.warn) if note else look()
+    if gated:
+        order = [p.name for stage in ("data", "trainer") for p in checks.checks_of_stage(stage)]
+        fresh = contamination.soften_findings(checks.run("data", gated, **_data(run.session)), run.suite.gates)
+        found = sorted([*found, *fresh], key=lambda one: _place(order, one))
+    if rows and not record.run.shown_rows:
+        record.run.shown_rows = from_json(
             tuple[ShownRow, ...], artifact_cache.read_sealed_json(rows, record.warn) or [], "it"
         )
     return found
@@ -96,24 +106,25 @@ def recall_checks_before_training(run: RunContext) -> list[Finding]:
 
 def check_data(run: RunContext) -> list[Finding]:
     """Return what the checks find before training; rows that leak are known to the adjudicator and the lock then."""
-    codes = [p.name for stage in ("data", "trainer") for p in run.session.checks.of(stage)]
+    codes = [p.name for stage in ("data", "trainer") for p in run.session.checks.checks_of_stage(stage)]
     with run.record.stage("checks", f"{len(codes)} on data and training rows"):
         found = recall_checks_before_training(run)
         run.adjudicator.leaks = contamination.collect_leaks(found)
         if any(g.clean_only for g in run.suite.gates):
-            run.lock()
+            run.write_lock()
         return found
 
 
 def run_stage_checks(run: RunContext, stage: str, **objects: Any) -> StageStop | None:
     """Run the checks of a stage after training, unless they were run on exactly these models by exactly this code."""
-    session, codes = run.session, run.session.checks.of(stage)
+    session, codes = run.session, run.session.checks.checks_of_stage(stage)
     if not codes:
         return None
     with run.record.stage("checks", f"{len(codes)} on {objects[stage].name}"):
         ask = partial(session.checks.run, stage, **_data(session), **objects)
-        note = _note(session, stage, {name: ref and keys.describe_model(ref) for name, ref in objects.items()})
-        found = session.checks.recall(note, ask, run.record.warn) if note else ask()
+        models = {name: ref and keys.describe_model(ref) for name, ref in objects.items()}
+        note = _note(session, stage, models, gates=bool(session.checks.gated(stage)))
+        found = session.checks.load_or_run(note, ask, run.record.warn) if note else ask()
         # What was made elsewhere and is broken is a mistake of the command; what was trained here has failed.
         return record_findings(run.record, found, ExitCode.USAGE if run.suite.candidate else ExitCode.FAILED)
 
@@ -121,9 +132,9 @@ def run_stage_checks(run: RunContext, stage: str, **objects: Any) -> StageStop |
 def record_findings(record: Record, found: Sequence[Finding], code: ExitCode) -> StageStop | None:
     """Add what checks found to the record; an error ends the run."""
     for one in found:
-        if one not in record.run.flags:
+        if one not in record.run.findings:
             record.add(one)
-    if not (errors := [one.code for one in found if one.counts]):
+    if not (errors := [one.code for one in found if one.stops_run]):
         return None
     return StageStop(
         code, f"{count_noun(len(errors), 'error')} found by checks; harness explain {errors[0]} explains the first"
@@ -138,9 +149,15 @@ def _data(session: Session) -> dict[str, Any]:
     return check.make_data_objects(session.collection, session.base, load)
 
 
-def _note(session: Session, *what: Any) -> Path | None:
+def _place(order: Sequence[str], one: Finding) -> int:
+    """Return where the check of a finding stands among all; what no check told, such as the trainer, comes last."""
+    code = one.code.partition("-")[0]
+    return order.index(code) if code in order else len(order)
+
+
+def _note(session: Session, *what: Any, gates: bool) -> Path | None:
     """Return the file for what is found of exactly this collection, these models and this code, if any is kept."""
     if not session.options.cache:
         return None
-    key = digest_of([preflight.collection_digest(session.collection, session.opened.source), what])
+    key = digest_value([preflight.collection_digest(session.collection, session.opened.source, gates=gates), what])
     return cache_dir() / "checks" / f"{key}.json"

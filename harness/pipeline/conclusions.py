@@ -13,12 +13,13 @@ from dataclasses import replace
 
 from harness.collection.collection import Collection, Task
 from harness.errors import ExitCode
+from harness.evaluation.baselines import find_weakness
 from harness.gates import group
 from harness.gates.decide import decide
 from harness.gates.gate import Gate
 from harness.gates.gate_input import Unjudgeable, make_gate_input
 from harness.gates.hypothesis import make_hypothesis
-from harness.gates.inference import infer
+from harness.gates.inference import run_hypothesis_test
 from harness.gates.outcome import list_changed_rows
 from harness.pipeline.ledger import describe_attempts
 from harness.pipeline.run_context import RunContext
@@ -31,6 +32,7 @@ from harness.reports.summary import ignored_errors
 from harness.suite.waivers import unneeded_waivers
 from harness.texts.numbers import format_metric
 
+ROUNDING = 0.005  # of a value: what weights that are rounded once change, and no conclusion
 Results = Mapping[tuple[str, str], Result]  # by subject and eval
 
 
@@ -38,11 +40,11 @@ def compute_exit_code(run: RunContext) -> ExitCode:
     """Return the exit code of what was found: a failure outranks what could not be decided."""
     verdicts, found = run.adjudicator.verdicts, run.record.run
     held = [v.outcome for v in verdicts if v.blocks_release]
-    if Outcome.FAIL in held or any(f.counts for f in found.flags):
+    if Outcome.FAIL in held or any(f.stops_run for f in found.findings):
         return ExitCode.FAILED
     if not verdicts:
         return ExitCode.NOTHING_GATED
-    if held or any(r.outcome == "error" for r in found.reports):
+    if held or any(r.outcome == "error" for r in found.results):
         return ExitCode.INCONCLUSIVE
     whole = len(verdicts) == found.gates and any(v.blocking and v.decides for v in verdicts)
     return ExitCode.OK if whole and not (found.selecting or found.part) else ExitCode.INCONCLUSIVE
@@ -68,7 +70,7 @@ def record_conclusions(run: RunContext) -> None:
     for c in (c for c in record.run.changes if f"{c.eval}.{c.metric}" in named):
         merging = "merging" if c.after == "merged" else f"the merge {c.after}"
         said.append(_words(c, f"making {c.after} of {c.before}" if c.after in collection.suite.copies else merging))
-    attempts += unneeded_waivers(record.run.waivers, verdicts, record.run.flags)
+    attempts += unneeded_waivers(record.run.waivers, verdicts, record.run.findings)
     blocked = ", ".join(name for name in collection.plugins.asked if name.startswith("no:"))
     left_out = [f"plugins were blocked in this run: -p {blocked}"] if blocked else []
     record.run.conclusions = [
@@ -96,8 +98,21 @@ def write_conclusions(collection: Collection, results: Results, verdicts: Sequen
                 attempt = max((v.attempt for v in verdicts if v.candidate == candidate), default=0)
                 claims = _compared(collection, results, candidate, name, collection.suite.header.risk(attempt))
             if claims:
-                found.append(_said(candidate, collection.suite.subjects[name].examples, claims))
+                weak = _weak_claims(collection, results, name, claims)
+                found.append(_said(candidate, collection.suite.subjects[name].examples, claims, weak))
     return found
+
+
+def _weak_claims(collection: Collection, results: Results, baseline: str, claims: Sequence[Verdict]) -> dict[str, str]:
+    """Return why the baseline of a proven claim proves nothing, by the claim's metric."""
+    weak: dict[str, str] = {}
+    for verdict in claims:
+        name, _, metric = verdict.metric.partition(".")
+        task, prompted = collection.tasks.get(name), results.get((baseline, name))
+        if task and prompted and metric in task.metrics and verdict.outcome is Outcome.PASS:
+            why = find_weakness(task, task.metrics[metric], prompted, results.get(("base", name)))
+            weak |= {verdict.metric: why} if why else {}
+    return weak
 
 
 def _compared(collection: Collection, results: Results, candidate: str, baseline: str, alpha: float) -> list[Verdict]:
@@ -115,13 +130,17 @@ def _compared(collection: Collection, results: Results, candidate: str, baseline
             found.append(replace(verdict, gate=gate.metric))
     return [
         replace(v, outcome=Outcome.INCONCLUSIVE) if v.outcome is Outcome.PASS and p > alpha else v
-        for v, p in zip(found, group.holm_adjusted(v.p_pass for v in found), strict=True)
+        for v, p in zip(found, group.adjust_member_p_values(v.p_pass for v in found), strict=True)
     ]
 
 
-def _said(candidate: str, examples: int, claims: Sequence[Verdict]) -> str:
-    proven = [v for v in claims if v.outcome is Outcome.PASS]
+def _said(candidate: str, examples: int, claims: Sequence[Verdict], weak: Mapping[str, str]) -> str:
+    proven = [v for v in claims if v.outcome is Outcome.PASS and v.metric not in weak]
     better = f"better than the base with {examples} examples in its prompt"
+    if weak and not proven:
+        found = "; ".join(f"{metric} {why}" for metric, why in weak.items())
+        scores = f"the base with {examples} examples in its prompt scores on {found}"
+        return f"whether fine-tuning is warranted is open: {scores}; choose better examples with fewshot_data"
     if proven:
         text = f"fine-tuning is warranted: {candidate} is {better} on {' and '.join(v.metric for v in proven)}"
         open_ = [v.metric for v in claims if v.outcome is not Outcome.PASS]
@@ -177,7 +196,7 @@ def _change(task: Task, metric: Metric, ours: Result, theirs: Result, alpha: flo
     if ours.order or theirs.order:
         return found
     try:
-        test = infer(whole)
+        test = run_hypothesis_test(whole)
     except (ValueError, ModuleNotFoundError):  # nothing varies, or no gate of the suite needs numpy
         return found
     if not all(map(math.isfinite, (test.estimate, test.lower, test.upper))):
@@ -193,8 +212,11 @@ def _words(change: Change, step: str) -> str:
     values, sure = f"{format_metric(c.theirs)} to {format_metric(c.ours)}", False
     if c.estimate is not None and c.lower is not None and c.upper is not None:
         sure = c.lower > 0 or c.upper < 0
-        values += f", {c.written(c.estimate)} [{c.written(c.lower)}, {c.written(c.upper)}]"
-    if not c.is_share and (not sure or format_metric(c.theirs) == format_metric(c.ours)):
+        values += (
+            f", {c.format_test_change(c.estimate)} [{c.format_test_change(c.lower)}, {c.format_test_change(c.upper)}]"
+        )
+    ours, theirs = c.ours or 0.0, c.theirs or 0.0
+    if not c.is_share and (not sure or abs(ours - theirs) <= ROUNDING * abs(theirs)):
         return ""
     if not sure:
         rows = f"changed {name} on {c.won + c.lost} rows, {c.lost} lost and {c.won} won"

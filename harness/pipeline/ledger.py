@@ -88,7 +88,7 @@ class LedgerEntry:
         """The digest of the set of rows: of the file that holds it."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
-    def scored(self, rows: frozenset[Row] | None = None) -> str:
+    def scores_digest(self, rows: frozenset[Row] | None = None) -> str:
         """Return the digest of the scores, of some of the rows or of all; empty where they are not known."""
         if not self.scores:
             return ""
@@ -146,7 +146,7 @@ class AttemptNumber:
 
 
 @dataclass(frozen=True)
-class State:
+class LedgerState:
     """What a ledger is: when it began, all of its lines, the last of them, and whether it began with this run."""
 
     ledgers: tuple[str, ...] = ()
@@ -154,7 +154,7 @@ class State:
     lines: tuple[str, ...] = ()
     began: bool = False
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return it as evidence has it."""
         names = {"ledgers": self.ledgers, "heads": self.heads, "lines": self.lines}
         return {name: sorted(x[:DIGITS] for x in many) for name, many in names.items()} | {"began": self.began}
@@ -171,13 +171,13 @@ class Ledger:
         self._met: dict[tuple[str, str], bool] = {}
 
     @classmethod
-    def here(cls, warn: Callable[[str], None]) -> Ledger:
+    def from_environment(cls, warn: Callable[[str], None]) -> Ledger:
         """Return the ledger that HARNESS_LEDGER names, else the one in the cache folder."""
         named = os.environ.get(ELSEWHERE)
         return cls(Path(named).absolute() if named else cache_dir() / FILE, warn)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Keep all other runs out, from reading to appending. Raises UsageError where that is impossible."""
         with ExitStack() as held:
             try:
@@ -186,32 +186,32 @@ class Ledger:
                 raise self._unwritable(error) from None
             yield
 
-    def standing(self, look: LedgerEntry) -> AttemptNumber:
+    def number_attempt(self, look: LedgerEntry) -> AttemptNumber:
         """Return which attempt a look is: one more than the earlier ones in its role on enough of its rows.
 
         One that was had before keeps its number, and so does another evaluation of the same candidate under the same
         claims. Weights that were looked at on some of the rows, and scored the same there, go on where more rows were
         declared.
         """
-        near = [line for line in self.looks() if line["role"] == look.role and self._counts(line, look)]
+        near = [line for line in self.read_entries() if line["role"] == look.role and self._counts(line, look)]
         foreign = [line for line in near if line["base"] and look.base and line["base"] != look.base]
         near = [line for line in near if line not in foreign]
-        first = _attempts(self.looks())
+        first = _attempts(self.read_entries())
         roots = list(dict.fromkeys(first[line["id"]] for line in near))
         ours = [line for line in near if (line["weights"], line["claims"]) == (look.weights, look.claims)]
         looked = [line for line in ours if line["rows"] == look.digest]
-        same = next((line for line in reversed(looked) if look.scored() in ("", line["scores"])), None)
+        same = next((line for line in reversed(looked) if look.scores_digest() in ("", line["scores"])), None)
         before, continued = same, {line["continues"] for line in near}
         for line in ours if same is None and look.most is not None else ():  # the last at fewer rows, which goes on
             told = line["most"] == look.most and line["id"] not in continued
             rows = self._read(line["rows"]) if told and line["n"] < len(look.rows) else None
-            if rows is not None and rows < look.rows and look.scored(rows) in ("", line["scores"]):
+            if rows is not None and rows < look.rows and look.scores_digest(rows) in ("", line["scores"]):
                 before = line
         root = first[before["id"]] if before else _joined(look, ours, first)
         earlier = roots[: roots.index(root)] if root in roots else roots
-        counts = {line["id"]: line["count"] for line in self.looks()}
+        counts = {line["id"]: line["count"] for line in self.read_entries()}
         number = 1 + sum(counts[one] for one in earlier)
-        stages, by_id, went_on = [] if same else [len(look.rows)], {x["id"]: x for x in self.looks()}, before
+        stages, by_id, went_on = [] if same else [len(look.rows)], {x["id"]: x for x in self.read_entries()}, before
         while went_on:  # the looks that it goes on from, the first of them first
             stages.insert(0, int(went_on["n"]))
             went_on = by_id.get(went_on["continues"])
@@ -229,31 +229,31 @@ class Ledger:
             "place": f"{suite.path.absolute().parent.name}/{suite.path.name}",
             "suite": suite.name, "suite_digest": suite.digest, "candidate": candidate, "eval": name,
             "attempt": standing.number, "role": look.role, "weights": look.weights, "base": look.base,
-            "project": look.project, "rows": look.digest, "n": len(look.rows), "scores": look.scored(),
+            "project": look.project, "rows": look.digest, "n": len(look.rows), "scores": look.scores_digest(),
             "most": look.most, "continues": standing.continues, "claims": look.claims, "settings": look.settings,
             "measure": look.measure, "count": look.count,
         }  # fmt: skip
         try:
-            if not self.lines():
+            if not self.read_lines():
                 self._append({"ledger": uuid.uuid4().hex})
             if self._whole(look.digest) is None:
-                write_text(self.file(look.digest), look.text)
+                write_text(self.rows_file(look.digest), look.text)
             self._append(told)
         except OSError as error:
             raise self._unwritable(error) from None
 
-    def state(self) -> State:
+    def state(self) -> LedgerState:
         """Return what the ledger is now."""
-        lines = self.lines()
+        lines = self.read_lines()
         ids, named = [line["id"] for line in lines], {a for line in lines for a in line["after"]}
         begins = tuple(line["id"] for line in lines if "ledger" in line)
-        return State(begins, tuple(i for i in ids if i not in named), tuple(ids), self.empty)
+        return LedgerState(begins, tuple(i for i in ids if i not in named), tuple(ids), self.empty)
 
-    def looks(self) -> list[dict[str, Any]]:
+    def read_entries(self) -> list[dict[str, Any]]:
         """Return the lines that are looks, in their order."""
-        return [line for line in self.lines() if "rows" in line]
+        return [line for line in self.read_lines() if "rows" in line]
 
-    def lines(self) -> list[dict[str, Any]]:
+    def read_lines(self) -> list[dict[str, Any]]:
         """Return what was written. Raises UsageError where a line was lost or changed, or is of another format."""
         try:
             about = self.path.stat()
@@ -265,7 +265,7 @@ class Ledger:
             raise UsageError(f"{self.path}: attempts cannot be read: {error.strerror}") from None
         return self._known[1]
 
-    def file(self, rows: str) -> Path:
+    def rows_file(self, rows: str) -> Path:
         """Return the file that holds a set of rows."""
         folder = self.path.with_suffix("") if self.path.suffix else self.path.with_name(f"{self.path.name}.rows")
         return folder / rows
@@ -279,7 +279,9 @@ class Ledger:
             self._met[pair] = True
         elif pair not in self._met:
             if (theirs := self._read(line["rows"])) is None:
-                self.warn(f"{self.file(line['rows'])}: cannot be read, so its attempts count as attempts at these rows")
+                self.warn(
+                    f"{self.rows_file(line['rows'])}: cannot be read, so its attempts count as attempts at these rows"
+                )
             self._met[pair] = theirs is None or overlaps(theirs, look.rows)
         return self._met[pair] and (not look.project or line["project"] in ("", look.project))
 
@@ -290,7 +292,7 @@ class Ledger:
     def _whole(self, rows: str) -> bytes | None:
         """Return what the file of a set of rows holds, or None where it is not there or not what it was."""
         with suppress(OSError):
-            data = self.file(rows).read_bytes()
+            data = self.rows_file(rows).read_bytes()
             return data if hashlib.sha256(data).hexdigest() == rows else None
         return None
 

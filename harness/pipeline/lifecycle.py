@@ -12,7 +12,7 @@ from harness import plugin_errors
 from harness.artifacts.model_files import extra_files
 from harness.collection.collection import Collection
 from harness.collection.output_paths import find_write_error
-from harness.errors import CheckFailed, ExitCode, UsageError, disk_full_error, resource_error
+from harness.errors import CheckFailedError, ExitCode, UsageError, disk_full_error, resource_error
 from harness.files import write_text
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.conclusions import compute_exit_code, record_conclusions
@@ -23,7 +23,7 @@ from harness.pipeline.run_context import RunContext
 from harness.pipeline.session import Options, Session, collect_checks, open_answer_cache, open_collection
 from harness.records.copies import detach_copy
 from harness.records.run import ItemResult, Run
-from harness.release.export import Decided, export_candidate
+from harness.release.export import DecisionRecord, export_candidate
 from harness.reports.junit import format_junit
 from harness.reports.run_folder import RunFolder
 from harness.schema import format_toml
@@ -36,13 +36,13 @@ def start_run(collection: Collection, options: Options) -> RunContext:
     if why := find_write_error(options.out / "report.json"):  # told before libraries are loaded and models opened
         raise UsageError(f"--out {format_toml(str(options.out))}: {why}; name a writable folder")
     record, checks = Record(collection), collect_checks(collection, options)
-    record.run.invocation = options.told()
+    record.run.invocation = options.to_json()
     if options.limit:
         record.run.part = f"--limit {options.limit}: some of the rows prove nothing about the others"
     elif collection.deselected:
         record.run.part = "some of the items prove nothing about the whole suite"
     collection.plugins.manager.register(record.events)
-    record.tell("harness_run_start")
+    record.call_hook("harness_run_start")
     with record.stage("preflight", "configuration, tokenizer, lengths"):
         session = open_collection(collection, options, checks)
         record.run.warnings += [told for told in session.collection.warnings if told not in collection.warnings]
@@ -71,7 +71,7 @@ def run_to_end(run: RunContext, stages: Callable[[RunContext], StageStop | None]
             ending = RunEnding(ExitCode.INTERRUPTED, why)
         except UsageError as error:
             ending = RunEnding(ExitCode.USAGE, str(error))
-        except CheckFailed as error:
+        except CheckFailedError as error:
             ending = RunEnding(ExitCode.FAILED, str(error))
         except BaseException as error:  # a sys.exit(0) or an exception of a plugin's own kind is no verdict
             if full := resource_error(error):
@@ -110,9 +110,9 @@ def _placed(run: RunContext) -> RunContext:
             what = f"the model's folder holds {', '.join(others[:MOST_SHOWN])}{more}, which are not part of the model"
             record.warn(f'"{place}": {what}; they will not be exported')
     if options.counts and not options.select:
-        run.adjudicator.ledger = Ledger.here(record.warn)
-        run.adjudicator.ledger.lines()  # a line that was lost is told before anything is measured
-    run.lock()
+        run.adjudicator.ledger = Ledger.from_environment(record.warn)
+        run.adjudicator.ledger.read_lines()  # a line that was lost is told before anything is measured
+    run.write_lock()
     return replace(run, session=replace(run.session, responses=open_answer_cache(options, record.warn)))
 
 
@@ -122,13 +122,13 @@ def _finish(run: RunContext) -> Run:
     assert session.folder
     if session.responses:
         session.responses.close()
-    items, reached = session.collection.items, {r.id for r in record.run.reports}
+    items, reached = session.collection.items, {r.id for r in record.run.results}
     for item in (i for i in items if i.id not in reached):  # nobody watches these
-        record.run.reports.append(ItemResult(item.id, item.subject, item.eval, "skipped", error="not reached"))
+        record.run.results.append(ItemResult(item.id, item.subject, item.eval, "skipped", error="not reached"))
     record_conclusions(run)
     if not record.run.exports and any(i.subject in session.collection.candidates for i in items):
         export_all(run, "the run ended before it was reached")
-    found = replace(record.shown(), seconds=time.monotonic() - record.clock)
+    found = replace(record.snapshot(), seconds=time.monotonic() - record.clock)
     try:
         session.folder.finish(found)
         if session.options.junit_xml:
@@ -163,12 +163,12 @@ def export_all(run: RunContext, unreached: str = "") -> None:
     for declared in run.suite.exports:
         why = [unreached] * bool(unreached) + ["--no-export"] * (not options.export)
         why += ["--select: rows used to choose a candidate cannot confirm it"] if options.select else []
-        why += [f"{one.name}: {one.what}" for one in record.run.flags if one.counts]
+        why += [f"{one.name}: {one.what}" for one in record.run.findings if one.stops_run]
         why += filter(None, [record.run.part, record.unmade.get(declared.name)])
         ref = record.candidates.get(declared.candidate)
-        ledger = adjudicator.ledger.state().told() if adjudicator.ledger else None
-        judged = Decided(adjudicator.verdicts, adjudicator.results, record.lock, adjudicator.leaks, ledger)
-        shown, place = record.shown(), f"export to {declared.to}"
+        ledger = adjudicator.ledger.state().to_json() if adjudicator.ledger else None
+        judged = DecisionRecord(adjudicator.verdicts, adjudicator.results, record.lock, adjudicator.leaks, ledger)
+        shown, place = record.snapshot(), f"export to {declared.to}"
         try:
             record.run.exports.append(export_candidate(run.collection, declared, ref, shown, why, judged))
         finally:

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness import schema
 from harness.answers import keys
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.collection.collection import Collection
 from harness.files import cache_dir
 from harness.pipeline.session import Session
@@ -54,7 +54,7 @@ class Measured:
         return self.tokens / self.seconds if self.seconds else 0.0
 
     @property
-    def whole(self) -> float | None:
+    def total_seconds(self) -> float | None:
         """Seconds of the whole training."""
         return self.setup + self.whole_tokens / self.rate + self.extra if self.rate else None
 
@@ -67,12 +67,16 @@ class Measured:
 def measurable_methods(collection: Collection) -> list[str]:
     """Return the ways to train that can be measured, the suite's own first; none where its trainer cannot measure."""
     suite, find = collection.suite, collection.plugins.find
-    if not (suite.train and suite.adapter and suite.trains and find("trainer", suite.train.use).about.measure):
+    if not (suite.train and suite.adapter and suite.trains and find("trainer", suite.train.use).capabilities.measure):
         return []
-    if collection.whole:
+    if collection.trains_all_weights:
         return [FULL]
     own = find("adapter", suite.adapter.use)
-    return [own.name, *(n for n in own.about.measured_like if ("adapter", n) in collection.plugins.provided), FULL]
+    return [
+        own.name,
+        *(n for n in own.capabilities.measured_like if ("adapter", n) in collection.plugins.provided),
+        FULL,
+    ]
 
 
 def read_measurements(session: Session, *only: str) -> dict[str, Measured]:
@@ -87,7 +91,7 @@ def read_measurements(session: Session, *only: str) -> dict[str, Measured]:
 def measurement_path(session: Session, what: str) -> Path:
     """Return where a measurement is kept: under all that decides it, the number of processors too."""
     collection, suite, base = session.collection, session.suite, session.base
-    identify = collection.plugins.find("loader", suite.model.use).about.identity
+    identify = collection.plugins.find("loader", suite.model.use).capabilities.identity
     model = identify(base, **suite.model.options) if identify else None
     machine = [thread_count(), os.environ.get("OMP_NUM_THREADS", "")]
     parts: list[Any] = [
@@ -99,7 +103,7 @@ def measurement_path(session: Session, what: str) -> Path:
         machine,
         suite.header.seed,
     ]
-    parts += [collection.plugins.code(), keys.environment_switches()]
+    parts += [collection.plugins.code_digest(), keys.environment_switches()]
     if what == EVALUATION:
         parts += [[e.name, e.use, dict(e.options), e.limit] for e in suite.evals]
         parts += [[name, rows_digest(t.samples or ()), rows_digest(t.shots)] for name, t in collection.tasks.items()]
@@ -107,7 +111,7 @@ def measurement_path(session: Session, what: str) -> Path:
     else:
         parts += [adapter_options(collection, what), suite.train and [suite.train.use, dict(suite.train.options)]]
         parts.append(collection.training)
-    return cache_dir() / "measured" / f"{digest_of(parts)}.json"
+    return cache_dir() / "measured" / f"{digest_value(parts)}.json"
 
 
 def adapter_options(collection: Collection, method: str) -> dict[str, Any]:

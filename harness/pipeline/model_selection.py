@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.digests import digest_of, weights_digest
+from harness.artifacts.digests import digest_value, weights_digest
 from harness.collection.collection import Collection, sweep_trials
-from harness.errors import CheckFailed, ExitCode, UsageError
+from harness.errors import CheckFailedError, ExitCode, UsageError
 from harness.evaluation.evaluate import evaluate
 from harness.files import write_text
 from harness.gates.decide import decide
@@ -65,14 +65,17 @@ def select_best(measured: Sequence[Contender], metric: Metric) -> Contender:
 
 
 def evaluate_for_choice(session: Session, by: str, ref: ModelRef, what: str) -> Result:
-    """Evaluate a model on the rows it is chosen by; raises CheckFailed where EVAL.METRIC `by` is no finite number."""
+    """Evaluate a model on the rows it is chosen by.
+
+    Raises CheckFailedError where EVAL.METRIC `by` is no finite number.
+    """
     evaluation, _, name = by.partition(".")
     task = session.collection.tasks[evaluation]
     assert task.select  # collection or preflight read them
     with session.load([ref]) as (_, [subject]):
         result = evaluate(replace(task, samples=task.select), what, subject, None, session.progress)
     if result.missing or not math.isfinite(result.metrics[name]):
-        raise CheckFailed(f"{by} of {what} is not finite on every row")
+        raise CheckFailedError(f'model "{what}": metric {by} is not a finite number on some selection rows')
     return result
 
 
@@ -140,9 +143,9 @@ def _driver(collection: Collection) -> Gate:
     for gate in collection.suite.gates:
         if gate.blocking and gate.metric and collection.tasks[gate.eval].spec.select:
             return gate
-    what = "several candidates need a blocking gate on an eval with select rows to choose by; add one"
+    what = "several candidates need a blocking gate on an eval with select rows; add one"
     if not any(t.spec.select for t in collection.tasks.values()):
-        what = 'several candidates need an eval with select rows to choose by; add select = "data/select.jsonl" to one'
+        what = 'several candidates need an eval with select rows; add select = "data/select.jsonl" to one'
     raise UsageError(f"{collection.suite.path}: --candidate: {what}, or name one candidate")
 
 
@@ -151,7 +154,7 @@ def _measured(given: str, run: Run, collection: Collection, driver: Gate) -> Con
     made = [c for c in collection.candidates if c not in collection.suite.copies]
     subject = next((e.from_ for e in collection.suite.exports if e.from_ in collection.candidates), "") or made[-1]
     passed = [v.outcome is Outcome.PASS for v in run.verdicts if v.candidate == subject and v.blocking]
-    reports = [r for r in run.reports if (r.subject, r.eval, r.outcome) == (subject, driver.eval, "done")]
+    reports = [r for r in run.results if (r.subject, r.eval, r.outcome) == (subject, driver.eval, "done")]
     value = reports[0].metrics.get(driver.metric_name, math.nan) if reports else math.nan
     return Contender(given, value, sum(passed), len(passed))
 
@@ -162,7 +165,7 @@ def _identity(folder: Path) -> str:
     try:
         folder = folder.parent if folder.is_file() else folder
         about = json.loads(config.read_text("utf-8")) if config.is_file() else {}
-        return digest_of([weights_digest(folder), {k: v for k, v in about.items() if k not in UNTOLD}])
+        return digest_value([weights_digest(folder), {k: v for k, v in about.items() if k not in UNTOLD}])
     except (OSError, ValueError, AttributeError):  # a name, or what is told where it is opened
         return str(folder)
 
@@ -184,7 +187,7 @@ def run_sweep(run: RunContext) -> Trained | StageStop:
     each = zip(table.values, sweep_trials(run.collection), run.session.opened.trials, strict=True)
     for i, (value, collection, adapter) in enumerate(each, 1):
         opened, what = replace(run.session.opened, adapter=adapter), f"{table.key} = {format_toml(value)}"
-        run.record.tell("harness_stage", stage="sweep", detail=f"{what}, trial {i} of at most {len(table.values)}")
+        run.record.call_hook("harness_stage", stage="sweep", detail=f"{what}, trial {i} of at most {len(table.values)}")
         made = train_adapter(replace(run, session=replace(run.session, collection=collection, opened=opened)))
         if isinstance(made, StageStop):
             return made
@@ -226,7 +229,7 @@ def _compared(
         found: dict[str, float | None] = {}
         for name, bound in (("lower", said.lower), ("upper", said.upper)):
             finite = bound if bound is not None and math.isfinite(bound) else None
-            found[prefix + name] = None if finite is None else metric.unline(finite, change=bool(prefix))
+            found[prefix + name] = None if finite is None else metric.from_test_scale(finite, change=bool(prefix))
         return found
 
     # A claim about a trial alone, for its interval; which number it names makes no difference to that.
@@ -236,7 +239,7 @@ def _compared(
     about |= bounds(ask(alone, candidate=ours, baseline=None), "")
     if best is not None:
         said = ask(sweep.step, candidate=ours, baseline=best)
-        change = None if said.estimate is None else metric.unline(said.estimate, change=True)
+        change = None if said.estimate is None else metric.from_test_scale(said.estimate, change=True)
         about |= {"change": change, **bounds(said, "change_"), "p": said.p_pass}
         about |= {"better": said.outcome is Outcome.PASS, "why": said.why}
         if sweep.rule == "best":

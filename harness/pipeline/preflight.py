@@ -12,7 +12,7 @@ from typing import Any
 from harness import plugin_errors, schema
 from harness.answers import keys
 from harness.artifacts import formats
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.collection import requirements
 from harness.collection.collect import collect
 from harness.collection.collection import Collection, Task, sweep_trials
@@ -62,8 +62,8 @@ def run_preflight(
     plugins.hook.harness_progress(progress=Progress("preflight", 0, 1, {"now": "libraries and models"}))
     source = open_model(collection, suite.model)
     others = {name: open_model(collection, s.model) for name, s in suite.subjects.items() if s.use}
-    looked = [collection_digest(collection, source), [i.id for i in collection.items]]
-    passed = cache_dir() / "preflight" / digest_of(looked)
+    looked = [collection_digest(collection, source, gates=False), [i.id for i in collection.items]]
+    passed = cache_dir() / "preflight" / digest_value(looked)
     known = remembers and passed.exists()
     has = "adapter" in collection.candidates and bool(suite.train or suite.candidate)
     made = [_adapter(t, source, mistakes, known) if has else None for t in sweep_trials(collection)]
@@ -78,15 +78,15 @@ def run_preflight(
     for export in suite.exports:
         if taken := find_destination_error(Path(export.to)):
             mistakes.add(export.where, f'to is "{export.to}", {taken}')
-        if checks := plugins.find("exporter", export.use).about.check:
+        if checks := plugins.find("exporter", export.use).capabilities.check:
             with mistakes.collecting(f"{export.where}:"):
                 checks(Path((candidate or source).path), export.given)
     for task in collection.tasks.values():
-        if (checks := task.about.check) and any(i.eval == task.spec.name for i in collection.items):
+        if (checks := task.capabilities.check) and any(i.eval == task.spec.name for i in collection.items):
             with mistakes.collecting(f"{task.spec.where}:"):
                 checks(dict(task.spec.options), suite.path.parent, suite.model.path)
     trains = suite.train if suite.trains and not known else None
-    if trains and (checks := plugins.find("trainer", trains.use).about.check):
+    if trains and (checks := plugins.find("trainer", trains.use).capabilities.check):
         for trial, one in zip(sweep_trials(collection), made, strict=True):
             table = trial.suite.train or trains
             beside = {"adapter": one, "ref": ModelRef("base", source.path, options=suite.model.options)}
@@ -108,7 +108,7 @@ def open_model(collection: Collection, model: Model) -> Source:
 
 
 def _open(collection: Collection, use: str, path: str, options: Mapping[str, Any]) -> Source:
-    if (opening := collection.plugins.find("loader", use).about.open) is None:
+    if (opening := collection.plugins.find("loader", use).capabilities.open) is None:
         raise UsageError(f'use: the loader "{use}" has no open function; declare one with @loader(open=…)')
     source: Source = opening(path, **options)
     owed = ("path", "digest", "context", "facts", "count_tokens")
@@ -119,12 +119,19 @@ def _open(collection: Collection, use: str, path: str, options: Mapping[str, Any
     return source
 
 
-def collection_digest(collection: Collection, source: Source) -> str:
-    """Return a digest of what checks of a collection look at: suite, rows, model, code, libraries and switches."""
+def collection_digest(collection: Collection, source: Source, *, gates: bool) -> str:
+    """Return a digest of what checks of a collection look at: suite, rows, model, code, libraries and switches.
+
+    Without `gates` their claims are left out: a margin that is edited changes nothing that was looked at.
+    """
     where = [source.digest, source.path, source.context, _content(source)]
-    suite = [collection.suite.digest, str(collection.suite.path.resolve()), collection.selecting]
-    code = [collection.plugins.code(), keys.library_versions(), keys.environment_switches()]
-    return digest_of([suite, collection.rows_digest, where, *code])
+    whole = collection.suite.digest if gates else collection.suite.ungated_digest
+    metrics = [
+        (g.id, g.metric, g.clean_only) for g in collection.suite.gates
+    ]  # which change tasks and softened findings
+    suite = [whole, metrics, str(collection.suite.path.resolve()), collection.selecting]
+    code = [collection.plugins.code_digest(), keys.library_versions(), keys.environment_switches()]
+    return digest_value([suite, collection.rows_digest, where, *code])
 
 
 def recipe_digest(collection: Collection, ready: PreflightResult, versions: Mapping[str, str]) -> str:
@@ -145,7 +152,7 @@ def recipe_digest(collection: Collection, ready: PreflightResult, versions: Mapp
             parts += [table.use, schema.with_defaults(used[-1].function, table.options)]
     if suite.adapter is None:
         used.append(collection.plugins.foreign_adapter())
-    return digest_of([*parts, collection.training, collection.plugins.code(*used)])
+    return digest_value([*parts, collection.training, collection.plugins.code_digest(*used)])
 
 
 def _content(source: Source) -> str | None:
@@ -159,7 +166,7 @@ def _adapter(collection: Collection, source: Source, mistakes: Mistakes, known: 
     table, use = collection.suite.adapter, collection.suite.model.use
     with mistakes.collecting(table.where if table else str(collection.suite.path)):
         made = make_adapter(collection)
-        if made.quantization and "4-bit" in collection.plugins.find("loader", use).about.lacks:
+        if made.quantization and "4-bit" in collection.plugins.find("loader", use).capabilities.lacks:
             what = f'needs a base in 4 bits, which the loader "{use}" cannot load'
             raise UsageError(f'{what}; use = "lora", or "hf" in [model]')
         if not known:
@@ -177,9 +184,9 @@ def make_adapter(collection: Collection) -> Adapter:
     table = collection.suite.adapter
     used = collection.plugins.find("adapter", table.use) if table else collection.plugins.foreign_adapter()
     made: Adapter = used.function(**(table.options if table else {}))
-    if not (used.about.whole or hasattr(made, "merge")):
+    if not (used.capabilities.whole or hasattr(made, "merge")):
         raise plugin_errors.plugin_error(used.function, f" returned {shorten_text(repr(made), 60)}; return an Adapter")
-    if not used.about.whole and (
+    if not used.capabilities.whole and (
         what := schema.find_signature_error(made.merge, ("base", "adapter", "out"), ("variant",))
     ):
         raise plugin_errors.plugin_error(made.merge, what)
@@ -191,7 +198,7 @@ def _candidate(collection: Collection, source: Source, adapter: Adapter | None, 
     suite, declared, opened = collection.suite, collection.suite.candidate, None
     if declared is None:
         return None
-    loader = collection.plugins.find("loader", suite.model.use).about
+    loader = collection.plugins.find("loader", suite.model.use).capabilities
     with mistakes.collecting(declared.where):
         if declared.merged:
             # What a server serves has a name, not a folder.
@@ -221,7 +228,7 @@ def _check_safe(folder: Path, where: str) -> None:
     """Raise UsageError where `verify` would not accept an export of this folder, before anything of it is loaded."""
     try:
         formats.check_candidate(folder)
-    except formats.Unsafe as error:
+    except formats.UnsafeFileError as error:
         raise UsageError(f'{where}: "{folder}": {error}') from None
     except OSError as error:
         raise UsageError(f'{where}: "{error.filename}": cannot be read: {error.strerror}') from None

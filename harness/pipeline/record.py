@@ -52,8 +52,8 @@ class PendingAnswers:
     """A subject's answers that wait to be marked, or what it raised instead; requests, and those remembered."""
 
     result: Result | BaseException
-    asked: int
-    remembered: int
+    requests: int
+    cache_hits: int
     sent: Mapping[str, str]  # the prompts as they went to the model, by row, where it can tell
 
 
@@ -113,19 +113,19 @@ class Record:
         self.unmade: dict[str, str] = {}  # copies that there are none of, and why
         self.answers: dict[tuple[str, str], PendingAnswers] = {}  # by subject and eval
 
-    def shown(self) -> Run:
+    def snapshot(self) -> Run:
         """Return the run as it stands."""
         grown: dict[str, Any] = {k: copy(v) for k, v in vars(self.run).items() if isinstance(v, (list, dict))}
         return replace(self.run, **grown, **vars(self.ending or RunEnding(ExitCode.INTERNAL)))
 
-    def tell(self, hook: str, **records: Any) -> None:
+    def call_hook(self, hook: str, **records: Any) -> None:
         """Call a hook that watches; it gets copies, for what a listener writes must decide nothing."""
-        getattr(self.hook, hook)(run=RunSnapshot.of(self.shown()), **detach_copy(records))
+        getattr(self.hook, hook)(run=RunSnapshot.of(self.snapshot()), **detach_copy(records))
 
     @contextmanager
     def stage(self, name: str, detail: str = "") -> Iterator[None]:
         """Announce a stage, and add its seconds and the peak of its memory when it ends."""
-        self.tell("harness_stage", stage=name, detail=detail)
+        self.call_hook("harness_stage", stage=name, detail=detail)
         begun = time.monotonic()
         try:
             with self.memory.stage(name):
@@ -139,22 +139,22 @@ class Record:
         A report brings a warning for each gate that the sizes of its slices decided.
         """
         if isinstance(one, ItemResult):
-            self.run.reports.append(one)
+            self.run.results.append(one)
             told = [(v, verdict_text.format_size_warning(v)) for v in one.verdicts]
             self.run.warnings += [f'gate "{v.gate}" on {v.candidate}: {sizes}' for v, sizes in told if sizes]
-            self.tell("harness_item_finish", item=one)
+            self.call_hook("harness_item_finish", item=one)
         elif isinstance(one, Finding):
-            self.run.flags.append(one)
+            self.run.findings.append(one)
             if one.severity == "error" and one.ignored is not None and one.waiver is None:
                 way = f"harness waive {one.code} --suite {self.run.path} --by NAME --reason TEXT --until YYYY-MM-DD"
                 said = f"{one.code} was ignored without a waiver; {way}"
                 if said not in self.run.part:
                     self.run.part = "; ".join(filter(None, [self.run.part, said]))
-            self.tell("harness_finding", finding=one)
+            self.call_hook("harness_finding", finding=one)
         else:
             assert self.run.sweep
             self.run.sweep = replace(self.run.sweep, trials=[*self.run.sweep.trials, one])
-            self.tell("harness_trial", trial=one)
+            self.call_hook("harness_trial", trial=one)
 
     def add_candidate(self, ref: ModelRef) -> None:
         """Add a candidate."""

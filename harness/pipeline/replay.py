@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.answers.keys import library_versions
 from harness.artifacts.attestation import LOCK, MANIFEST, MODEL
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.artifacts.strict_json import read_json
 from harness.collection.collect import collect
 from harness.collection.collection import Collection, Task
@@ -34,7 +34,7 @@ from harness.release.export import evidence_row, scores_without_texts
 from harness.release.lock_writer import describe_plugins, lock_table
 from harness.release.recomputation import read_items
 from harness.release.releases import open_shipped_model
-from harness.release.verified import Verified
+from harness.release.verified import VerifiedExport
 from harness.suite.reader import read_suite
 from harness.suite.tables import Suite
 from harness.workers.loading import load_uncached
@@ -57,7 +57,7 @@ class Replayed:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def says(self) -> str:
+    def summary(self) -> str:
         return f"{self.rows} rows of {', '.join(self.evals)} answered again (seed {self.seed}), as in the evidence"
 
 
@@ -72,7 +72,7 @@ class _ReplayEvidence:
 
 
 def replay_rows(
-    export: Verified, suite: Path, rows: int, seed: int | None = None, plugins: Sequence[str] = ()
+    export: VerifiedExport, suite: Path, rows: int, seed: int | None = None, plugins: Sequence[str] = ()
 ) -> Replayed:
     """Ask the model in an export that was verified `rows` random rows of the suite that it passed.
 
@@ -116,14 +116,16 @@ class ReplayRows:
         """How many were drawn."""
         return sum(map(len, self.drawn.values()))
 
-    def ask(self, name: str, subject: Any) -> Result:
+    def answer_rows(self, name: str, subject: Any) -> Result:
         """Put the drawn rows of an evaluation to whoever answers now."""
         task = self.collection.tasks[name]
         samples = tuple((task.samples or ())[i] for i in self.drawn[name])
         return evaluate(replace(task, samples=samples), self.told.candidate, subject, None, lambda _: None)
 
 
-def draw_replay_rows(export: Verified, suite: Path, rows: int, seed: int, plugins: Sequence[str] = ()) -> ReplayRows:
+def draw_replay_rows(
+    export: VerifiedExport, suite: Path, rows: int, seed: int, plugins: Sequence[str] = ()
+) -> ReplayRows:
     """Draw rows of an export's evidence that one model alone can answer, as the suite has them.
 
     Raises UsageError where there are none, or the suite has other rows or evaluations than the evidence.
@@ -157,7 +159,7 @@ def _compare(found: Replayed, asked: ReplayRows, subject: Any) -> None:
     different, blind = [], 0
     tolerance = NEAR if asked.collection.suite.model.options.get("dtype") == "float32" else ROUGH
     for name, numbers in asked.drawn.items():
-        result, samples = asked.ask(name, subject), asked.collection.tasks[name].samples or ()
+        result, samples = asked.answer_rows(name, subject), asked.collection.tasks[name].samples or ()
         scores = {s.id: s for s in result.scores}
         for number in numbers:
             said, sample = asked.known[name][number], samples[number]
@@ -219,7 +221,7 @@ def _check_same(collection: Collection, task: Task, told: _ReplayEvidence) -> No
     if rows_digest(samples) == told.lock["data"].get(task.spec.name, {}).get("sha256"):
         return
     said = {r["id"]: r for r in told.rows[task.spec.name] if "id" in r}
-    changed = [s.id for s in samples if s.id in said and digest_of(s.row) != said[s.id]["doc_hash"]]
+    changed = [s.id for s in samples if s.id in said and digest_value(s.row) != said[s.id]["doc_hash"]]
     why = "differs from the evaluated data" + (f', for instance row "{changed[0]}"' if changed else "")
     raise UsageError(f'{task.spec.where}: data "{task.spec.data}" {why}; nothing was replayed')
 
@@ -264,11 +266,11 @@ def _difference(said: Mapping[str, Any], row: Mapping[str, Any], tolerance: floa
     rough = row["resps"] == [[None]] and any(v is not None and v != round(v) for v in ours["values"].values())
     if "sha256" in said:
         # as it is kept, also where nobody knows how its answer ended, and as it was before anybody asked
-        bare = {key: value for key, value in row.items() if key not in ("ended", "tokens")}
+        bare = {key: value for key, value in row.items() if key not in ("finish_reason", "tokens")}
         unknown = {**bare, **{name: math.nan for name in ENDINGS if name in row["metrics"]}}
         metrics = [name for name in row["metrics"] if name not in ENDINGS]
         before = {**{key: value for key, value in bare.items() if key not in ENDINGS}, "metrics": metrics}
-        same = said["sha256"] in map(digest_of, (row, unknown, before))
+        same = said["sha256"] in map(digest_value, (row, unknown, before))
         return "" if same else None if rough else "its digest differs"
     for key, what in HASHES.items():
         if ours[key] != said[key]:

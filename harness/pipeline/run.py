@@ -60,12 +60,12 @@ def run_stages(run: RunContext) -> StageStop | None:
     # An error finding of the data, or of what will be trained on, is a mistake of the suite.
     if stop := record_findings(run.record, check_data(run), ExitCode.USAGE) or evaluate_baselines(run):
         return stop
-    if not run.session.wanted:
+    if not run.session.wanted_candidates:
         return None
     if run.suite.candidate and run.suite.candidate.merged:
         made, model = run.session.opened.candidate, run.suite.model
         assert made  # preflight opened it
-        reads = run.collection.plugins.find("loader", model.use).about.reads
+        reads = run.collection.plugins.find("loader", model.use).capabilities.reads
         ref = seal_candidate(ModelRef("merged", made.path, made.digest, options=model.options), reads=reads)
         stop = run_stage_checks(run, "merged", merged=ref, twin=None) or evaluate_family(run, ref)
     else:
@@ -146,20 +146,20 @@ def _rehearse(
         else:
             with session.load([session.base]) as (models, [subject]):
                 answered = grading.generate_answers(short, "base", subject, session.progress)
-            marking = run.marking(item, rehearsal=True)
+            marking = run.make_marking(item, rehearsal=True)
             grading.grade_answers(short, answered, answered if task.marks == "pairs" else None, marking)
     except RAISES as error:
         if is_fatal(error, models):
             raise
-        run.crashed(item, error)
+        run.record_crash(item, error)
         return StageStop(ExitCode.USAGE)
     return None
 
 
 def evaluate_trained(trained: Trained) -> StageStop | None:
     """Evaluate an adapter, and what of it is merged for an item or a copy; or the whole model that was trained."""
-    run, suite, wanted = trained.run, trained.run.suite, trained.run.session.wanted
-    if run.collection.whole:  # there is nothing to merge
+    run, suite, wanted = trained.run, trained.run.suite, trained.run.session.wanted_candidates
+    if run.collection.trains_all_weights:  # there is nothing to merge
         return run_stage_checks(run, "merged", merged=trained.ref, twin=None) or evaluate_family(run, trained.ref)
     if "adapter" in wanted and (stop := evaluate_candidate(run, trained.ref)):
         return stop
@@ -176,7 +176,7 @@ def evaluate_trained(trained: Trained) -> StageStop | None:
 
 def evaluate_family(run: RunContext, ref: ModelRef) -> StageStop | None:
     """Evaluate a candidate and gate it, then what exports make of it; a copy that fails is no matter of others."""
-    wanted = run.session.wanted
+    wanted = run.session.wanted_candidates
     run.record.add_candidate(ref)
     if ref.name in wanted and (stop := evaluate_candidate(run, ref)):
         return stop
@@ -194,9 +194,9 @@ def evaluate_family(run: RunContext, ref: ModelRef) -> StageStop | None:
                 raise
             said, trace = describe_error(error)  # its gates are ERROR, and other candidates go on
             run.record.unmade[declared.name] = why = f"{declared.where}: {said}"
-            reached = {r.id for r in run.record.run.reports}
+            reached = {r.id for r in run.record.run.results}
             for item in (i for i in run.session.items(declared.name) if i.id not in reached):
-                run.failed(item, why, trace)
+                run.record_failure(item, why, trace)
                 if stop := run.stop_on_maxfail():
                     return stop
     return None
@@ -212,7 +212,7 @@ def evaluate_candidate(
     session, tasks, record = run.session, run.collection.tasks, run.record
     record.add_candidate(ref)
     items = session.items(ref.name)
-    beside = list(dict.fromkeys(run.collection.against(i) for i in items if tasks[i.eval].comparative))
+    beside = list(dict.fromkeys(run.collection.baseline_of(i) for i in items if tasks[i.eval].comparative))
     others = [session.base if name == "base" else record.candidates[name] for name in beside]
     detail = count_noun(len(items), "evaluation")
     with record.stage(ref.name, detail), session.load([ref, *others]) as (models, [subject, *rivals]):
@@ -222,7 +222,7 @@ def evaluate_candidate(
             if tasks[item.eval].marks:
                 run.ask(item, models, subject)
                 continue
-            rival = against[run.collection.against(item)] if tasks[item.eval].comparative else None
+            rival = against[run.collection.baseline_of(item)] if tasks[item.eval].comparative else None
             run.evaluate(item, models, subject, rival)
             if stop := run.stop_on_maxfail():
                 return stop

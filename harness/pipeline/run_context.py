@@ -16,7 +16,7 @@ from harness.artifacts.attestation import LOCK
 from harness.collection import select
 from harness.collection.collection import Collection, Item
 from harness.data.fewshot import FewShot
-from harness.errors import RAISES, CheckFailed, ExitCode, UsageError, WorkersGoneError, resource_error
+from harness.errors import RAISES, CheckFailedError, ExitCode, UsageError, WorkersGoneError, resource_error
 from harness.evaluation import grading
 from harness.evaluation.evaluate import evaluate, metrics_by_slice, standard_errors
 from harness.files import write_text
@@ -62,7 +62,9 @@ class RunContext:
         session, task, before = self.session, self.collection.tasks[item.eval], count_requests(subject)
         answers: Result | BaseException
         try:
-            answers = grading.generate_answers(task, item.subject, session.prompted(item, subject), session.progress)
+            answers = grading.generate_answers(
+                task, item.subject, session.with_examples(item, subject), session.progress
+            )
         except RAISES as error:
             if is_fatal(error, models):
                 raise
@@ -88,12 +90,12 @@ class RunContext:
             if is_fatal(error, models):
                 raise
             self._hear(models)
-            return self.crashed(item, error, time.monotonic() - begun)
+            return self.record_crash(item, error, time.monotonic() - begun)
         self._hear(models)
         self.adjudicator.results[item.subject, item.eval] = result
         earlier = record.answers.get((item.subject, item.eval))  # what is asked now is asked of a judge
         assert task.samples is not None and self.session.folder  # preflight read what was remote
-        remarks = task.about.remarks
+        remarks = task.capabilities.remarks
         for line in (
             plugin_errors.checked_items(remarks, remarks(detach_copy(result.scores)), str, "lines of text")
             if remarks
@@ -110,10 +112,10 @@ class RunContext:
             metrics_by_slice(task, result) if result.metrics else {},
             {m.name: m.better for m in task.metrics.values()}, self.adjudicator.on_evaluation_end(item),
             n=len(result.scores), of=len(task.samples), seconds=result.seconds,
-            asked=asked + (earlier.asked if earlier else 0),
-            remembered=remembered + (earlier.remembered if earlier else 0),
+            requests=asked + (earlier.requests if earlier else 0),
+            cache_hits=remembered + (earlier.cache_hits if earlier else 0),
             error=missing, caveats=tuple(c.text for c in result.caveats),
-            endings=dict(endings) if any(endings := Counter[str](s.ended for s in result.scores)) else {},
+            finish_reasons=dict(found) if any(found := Counter[str](s.finish_reason for s in result.scores)) else {},
         )  # fmt: skip
         self._look_at_answers(item, result)
         record.add(report)
@@ -124,13 +126,13 @@ class RunContext:
         for item in items:
             self.record.add(ItemResult(item.id, item.subject, item.eval, "skipped", error=why))
 
-    def crashed(self, item: Item, error: BaseException, seconds: float = 0.0) -> ItemResult:
+    def record_crash(self, item: Item, error: BaseException, seconds: float = 0.0) -> ItemResult:
         """Report an evaluation that raised."""
         why, trace = describe_error(error)
         why = why if trace else f"{self.collection.tasks[item.eval].spec.where}: {why}"
-        return self.failed(item, why, trace, seconds)
+        return self.record_failure(item, why, trace, seconds)
 
-    def failed(self, item: Item, why: str, trace: str | None, seconds: float = 0.0) -> ItemResult:
+    def record_failure(self, item: Item, why: str, trace: str | None, seconds: float = 0.0) -> ItemResult:
         """Report an evaluation that has no result, and decide the gates that waited for it."""
         verdicts, about = self.adjudicator.on_evaluation_end(item), (item.id, item.subject, item.eval)
         report = ItemResult(*about, "error", verdicts=verdicts, seconds=seconds, error=why, traceback=trace)
@@ -139,21 +141,21 @@ class RunContext:
 
     def stop_on_maxfail(self) -> StageStop | None:
         """Stop at `-x` or `--maxfail`: then a failure counts also where it is of a candidate that no export ships."""
-        if not (most := self.session.options.maxfail) or sum(map(select.has_failed, self.record.run.reports)) < most:
+        if not (most := self.session.options.maxfail) or sum(map(select.has_failed, self.record.run.results)) < most:
             return None
         refuted = any(v.not_passed and v.outcome is Outcome.FAIL for v in self.adjudicator.verdicts)
         return StageStop(ExitCode.FAILED) if refuted else StageStop()
 
-    def lock(self) -> None:
+    def write_lock(self) -> None:
         """Write down what the suite comes to, before there is a candidate to please, and what each evaluation asks."""
         assert self.session.folder
         tasks = self.collection.tasks.items()
-        text = dumps(make_lock(self.collection, self.record.shown(), self.adjudicator.leaks))
+        text = dumps(make_lock(self.collection, self.record.snapshot(), self.adjudicator.leaks))
         write_text(self.session.folder.path / LOCK, text)
         self.record.lock = text.encode()
         self.record.locked_rows = {name: rows_digest(t.samples) for name, t in tasks if t.samples is not None}
 
-    def marking(self, item: Item, *, rehearsal: bool = False) -> grading.Marking:
+    def make_marking(self, item: Item, *, rehearsal: bool = False) -> grading.Marking:
         """Return what an evaluator that marks is given."""
         suite, what = self.suite, f"rehearsal::{item.eval}" if rehearsal else item.id
         place = (suite.model.path, suite.path.parent, suite.header.seed)
@@ -172,8 +174,8 @@ class RunContext:
             if task.uncached:
                 subject, against = uncached(subject), uncached(against) if against else None
             early = task.spec.stop == "early" and item.subject in self.collection.candidates
-            decided = partial(self.adjudicator.decided, item) if early else None
-            asked, progress = self.session.prompted(item, subject), self.session.progress
+            decided = partial(self.adjudicator.is_settled, item) if early else None
+            asked, progress = self.session.with_examples(item, subject), self.session.progress
             return evaluate(task, item.subject, asked, against, progress, enough=decided, seed=self.suite.header.seed)
         # Stored answers are marked: alone, or paired with those of another subject.
         other, answered = task.spec.against, answers[item.subject, item.eval].result
@@ -190,7 +192,11 @@ class RunContext:
             if isinstance(found, BaseException):
                 raise found
         assert isinstance(answered, Result) and not isinstance(baseline, BaseException)
-        return answered if baseline is answered else grading.grade_answers(task, answered, baseline, self.marking(item))
+        return (
+            answered
+            if baseline is answered
+            else grading.grade_answers(task, answered, baseline, self.make_marking(item))
+        )
 
     def _refuse_fractions(self, result: Result) -> None:
         """Raise UsageError where failures are to be counted of a metric that is not 0 or 1: not only after training."""
@@ -214,9 +220,9 @@ class RunContext:
         if not isinstance(subject, CachedSubject):
             return {}
         rows = [s for s in self.collection.tasks[item.eval].samples or () if s.input]
-        asked = self.session.prompted(item, subject)
+        asked = self.session.with_examples(item, subject)
         assert isinstance(asked, (CachedSubject, FewShot))
-        told = asked.sent([s.input for s in rows])
+        told = asked.pop_sent_prompts([s.input for s in rows])
         return {s.id: text for s, text in zip(rows, told, strict=True) if text is not None}
 
     def _look_at_answers(self, item: Item, result: Result) -> None:
@@ -226,13 +232,13 @@ class RunContext:
         for one in self.session.checks.run("results", result=result, task=task, reference=reference, facts=facts):
             if item.subject not in self.collection.candidates and one.severity == "error":
                 one = replace(one, severity="note")
-            if one.severity != "warning" or one not in self.record.run.flags:
+            if one.severity != "warning" or one not in self.record.run.findings:
                 self.record.add(one)
 
 
 def describe_error(error: BaseException) -> ErrorDescription:
     """Return what an error says, and its traceback; what the user or the model did wrong needs none."""
-    if isinstance(error, (UsageError, CheckFailed)):  # these say all there is to know
+    if isinstance(error, (UsageError, CheckFailedError)):  # these say all there is to know
         return ErrorDescription(str(error), None)
     return ErrorDescription(
         plugin_errors.error_location(error) or f"{type(error).__name__}: {error}",

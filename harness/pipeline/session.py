@@ -65,7 +65,7 @@ class Options:
     junit_xml: Path | None = None
     listeners: tuple[Any, ...] = ()  # plugins that watch, such as the terminal
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return what was asked beside the suite, by flag, without secrets and what decides nothing."""
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.compare and f.name not in ASIDE}
         asked = {name: value for name, value in given.items() if value != getattr(Options, name)}
@@ -113,14 +113,14 @@ class Session:
         self.collection.plugins.hook.harness_progress(progress=detach_copy(sign))
 
     @property
-    def wanted(self) -> set[str]:
+    def wanted_candidates(self) -> set[str]:
         """The candidates that a run evaluates: those that items were chosen of."""
         return {i.subject for i in self.collection.items if i.subject in self.collection.candidates}
 
     def items(self, subject: str) -> Sequence[Item]:
         return [i for i in self.collection.items if i.subject == subject]
 
-    def prompted(self, item: Item, subject: Subject) -> Subject:
+    def with_examples(self, item: Item, subject: Subject) -> Subject:
         """Return the subject itself, or with its worked examples in front of it."""
         if isinstance(subject, CachedSubject):
             subject.wants_endings = self.collection.wants_endings(item.eval)
@@ -153,7 +153,7 @@ def prepare_collection(path: Path, options: Options) -> Collection:
     parse_workers(options.on, plugins, suite.model.options)  # a mistake shows before anything is done
     collection = collect(suite, plugins, limit=options.limit, selecting=options.select, ahead=options.ahead)
     check_output_paths(suite, options.out, options.junit_xml)
-    if not plugins.find("loader", suite.model.use).about.remote:
+    if not plugins.find("loader", suite.model.use).capabilities.remote:
         check_candidate(suite)
     return select.select_items(collection, options.keyword, options.out if options.last_failed else None)
 

@@ -90,7 +90,7 @@ def main() -> None:
             assert suite.train and suite.adapter and collection.training is not None
             make = None if what == FULL else collection.plugins.find("adapter", what).function
             adapter = make(**adapter_options(collection, what)) if make else None
-            measure = collection.plugins.find("trainer", suite.train.use).about.measure
+            measure = collection.plugins.find("trainer", suite.train.use).capabilities.measure
             assert measure  # `measurable_methods` names no way to train without
             rows, options = list(collection.training), suite.train.options
             found = Measured(what, **measure(session.base, adapter, rows, seed=suite.header.seed, **options))
@@ -117,7 +117,7 @@ def _evaluation(session: Session) -> Measured:
     ]:
         setup = time.monotonic() - begun
         for item, task in timed.items():
-            asked = session.prompted(item, subject)
+            asked = session.with_examples(item, subject)
             rows: Sequence[Any] = task.samples or ()
             for some in (rows[:1], rows[:ROWS]):  # the first row pays for what is set up once
                 begun = time.monotonic()

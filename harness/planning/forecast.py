@@ -13,7 +13,7 @@ from harness.pipeline.measurements import EVALUATION, FULL, Measured, measurable
 from harness.pipeline.run_context import RunContext
 from harness.planning.gate_power import Odds, forecast_gates
 from harness.planning.history import History, run_name
-from harness.planning.joint_power import Joint, forecast_joint_power
+from harness.planning.joint_power import JointPower, forecast_joint_power
 from harness.planning.workload import PlannedArtifact, Workload, count_requests, count_training_tokens, list_artifacts
 
 
@@ -41,12 +41,12 @@ class Forecast:
     alpha: float
     runs: tuple[str, ...]  # earlier ones that were learned from, the newest first
     odds: tuple[Odds, ...]
-    joint: tuple[Joint, ...]
-    asked: tuple[Workload, ...]
-    made: tuple[PlannedArtifact, ...]
+    joint: tuple[JointPower, ...]
+    workloads: tuple[Workload, ...]
+    artifacts: tuple[PlannedArtifact, ...]
     sweep: str = ""
     trials: int = 1  # of a sweep at most
-    fewest: int = 1  # of them at least
+    min_trials: int = 1  # of them at least
     training_rows: int = 0
     training_tokens: int | None = None  # of all rows once
     methods: tuple[str, ...] = ()
@@ -61,12 +61,12 @@ def make_forecast(run: RunContext, measured: Mapping[str, Measured]) -> Forecast
     """Look ahead at a run that preflight has passed. Raises UsageError when an evaluator refuses its rows."""
     collection, suite, session = run.collection, run.suite, run.session
     history = History(session.options.out, collection)
-    ledger = Ledger.here(lambda _: None)
+    ledger = Ledger.from_environment(lambda _: None)
     telling = [name for name, task in collection.tasks.items() if counts_as_attempt(task)]
-    looks = [(c, e) for c in collection.candidates for e in telling if e in collection.chosen[c]]
+    looks = [(c, e) for c in collection.candidates for e in telling if e in collection.evals_by_subject[c]]
     # which attempt other weights would be at the rows of every evaluation, by candidate and eval
     claims = AttemptClaims(collection)
-    attempts = {key: ledger.standing(make_attempt(claims, *key, "", "", None)) for key in looks}
+    attempts = {key: ledger.number_attempt(make_attempt(claims, *key, "", "", None)) for key in looks}
     gates = forecast_gates(collection, history, attempts)
     odds = [g.odds for g in gates]
     asked, made = count_requests(run), list_artifacts(session)
@@ -75,7 +75,7 @@ def make_forecast(run: RunContext, measured: Mapping[str, Measured]) -> Forecast
         (f for f in recall_checks_before_training(run) if f.ignored is None), key=lambda f: order(f.severity)
     )
     table, memory = suite.train, dict[str, int]()
-    if table and suite.trains and (needs := collection.plugins.find("trainer", table.use).about.memory):
+    if table and suite.trains and (needs := collection.plugins.find("trainer", table.use).capabilities.memory):
         memory = needs(session.base, session.opened.adapter, **table.given)
     doubts = (f'gate "{o.gate}": {o.warning}' for o in odds if o.warning)
     swept = (suite.sweep.key, len(suite.sweep.values), suite.sweep.fewest) if suite.sweep else ("", 1, 1)
@@ -103,8 +103,8 @@ def _stages(
     there = {m.name for m in made if m.there}
     stages = [_evaluations("baselines", [a for a in asked if a.subject in collection.baselines], measured, history)]
     if collection.suite.trains and collection.suite.adapter:
-        own = measured.get(FULL if collection.whole else collection.suite.adapter.use)
-        whole = own.whole if own else None
+        own = measured.get(FULL if collection.trains_all_weights else collection.suite.adapter.use)
+        whole = own.total_seconds if own else None
         if sweep := collection.suite.sweep:
             evaluation = sweep.by.partition(".")[0]
             rows = Workload("adapter", evaluation, len(collection.tasks[evaluation].select or ()))
@@ -114,7 +114,7 @@ def _stages(
             least, most = once.seconds * sweep.fewest, once.seconds * len(left)
             stages.append(Stage("select", least, once.unknown, most=most))
         else:
-            done = ("merged" if collection.whole else "adapter") in there
+            done = ("merged" if collection.trains_all_weights else "adapter") in there
             stages.append(Stage("train", 0.0 if done else whole or 0.0, 0 if done or whole is not None else 1))
     for name in collection.candidates:
         stages.append(_evaluations(name, [a for a in asked if a.subject == name], measured, history))
@@ -130,5 +130,5 @@ def _evaluations(name: str, asked: Sequence[Workload], measured: Mapping[str, Me
         if (row := next(known, None)) is None:
             unknown += 1
         else:
-            seconds += row * one.rows * (1 - one.remembered / one.requests if one.requests else 1)
+            seconds += row * one.rows * (1 - one.cache_hits / one.requests if one.requests else 1)
     return Stage(name, seconds, unknown)

@@ -72,7 +72,7 @@ def forecast_gates(
         each = {g.id: _asked(collection, g, candidate, history, attempts) for g in gates if not g.any_of}
         for gate in gates:
             one = each.get(gate.id) or GateOdds(gate, _group(gate, candidate, each))
-            found.append(replace(one, decides=collection.decides(gate, candidate)))
+            found.append(replace(one, decides=collection.is_decisive(gate, candidate)))
     return found
 
 
@@ -96,13 +96,13 @@ def _asked(
         return GateOdds(gate, replace(blank, kind="labels", rows=len(samples), missing=what))
     if gate.kind.has_test:
         return GateOdds(gate, replace(blank, rows=len(samples), missing="the power of its test is unknown"))
-    every, parts = task.samples or (), gate.parts(samples)
+    every, parts = task.samples or (), gate.rows_by_slice(samples)
     number = {s.id: i for i, s in enumerate(every)}
     if not (large := {name: rows for name, rows in parts.items() if gate.slice is None or len(rows) >= gate.min_n}):
         what = f"no slice has min_n = {gate.min_n} rows, so the gate cannot pass"
         return GateOdds(gate, replace(blank, kind="alarm", rows=sum(map(len, parts.values())), missing=what, power=0.0))
-    past, verdict = history.past(gate, candidate), history.verdict(gate, candidate)
-    then = gate.parts(past.samples) if past else {}
+    past, verdict = history.past_rows(gate, candidate), history.verdict(gate, candidate)
+    then = gate.rows_by_slice(past.samples) if past else {}
     clusters, cases = tuple(coarsest_cluster_of_rows(every)), list[GatePower]()
     for name, rows in large.items():
         chosen = None if len(rows) == len(every) else tuple(number[s.id] for s in rows)
@@ -145,9 +145,9 @@ def _told(case: GatePower, blank: Odds, known: bool) -> Odds:
     if case.cannot_pass:
         assumed = [*blank.assumed, *(["its risk is approximate, and the gate blocks"] if case.is_barred else [])]
         return replace(blank, power=0.0, truth="for any model", assumed=tuple(assumed))
-    effective = case.n / case.effect if case.shares and case.effect > 1 else 0.0
+    effective = case.n / case.effect if case.is_binary and case.effect > 1 else 0.0
     return replace(
-        blank, effective=effective, power=case.chance, truth=case.assumed[1], proves=case.proves(),
+        blank, effective=effective, power=case.chance, truth=case.assumed[1], proves=case.describe_provable(),
         needed=case.needed(), assumed=(*blank.assumed, *case.notes()),
     )  # fmt: skip
 

@@ -50,12 +50,12 @@ class History:
         asked = (gate.id, candidate, gate.metric, gate.versus, gate.relative)
         for run in self.runs:
             for v in run.verdicts:
-                relative = v.about is not None and v.about.relative
+                relative = v.claim_spec is not None and v.claim_spec.relative
                 if (v.gate, v.candidate, v.metric, v.versus, relative) == asked and v.n >= fewest and v.method:
                     return v, run
         return None
 
-    def past(self, gate: Gate, candidate: str) -> PastRows | None:
+    def past_rows(self, gate: Gate, candidate: str) -> PastRows | None:
         """Return the rows of that verdict; None where they were not kept, or do not hold the metric row by row."""
         if (found := self.verdict(gate, candidate)) is None:
             return None
@@ -78,8 +78,8 @@ class History:
     def seconds(self, subject: str, evaluation: str) -> float | None:
         """Return the seconds a row took when it was last evaluated with nothing remembered."""
         asked = (subject, evaluation, "done")
-        reports = (r for run in self.runs for r in run.reports if (r.subject, r.eval, r.outcome) == asked)
-        return next((r.seconds / r.n for r in reports if r.n and not r.remembered), None)
+        reports = (r for run in self.runs for r in run.results if (r.subject, r.eval, r.outcome) == asked)
+        return next((r.seconds / r.n for r in reports if r.n and not r.cache_hits), None)
 
 
 def _sample(name: str, row: Mapping[str, Any]) -> Sample:

@@ -20,7 +20,7 @@ MOST = 1000.0  # times the rows; what would need more is not a matter of rows
 
 
 @dataclass(frozen=True)
-class Joint:
+class JointPower:
     """How often a candidate passes all of its blocking gates.
 
     `better` is that of a model which is `points` points better than gates on 0/1 rows ask (0 where there are none),
@@ -44,7 +44,7 @@ class Joint:
     unknown: tuple[str, ...] = ()
 
 
-def forecast_joint_power(asked: Sequence[GateOdds]) -> list[Joint]:
+def forecast_joint_power(asked: Sequence[GateOdds]) -> list[JointPower]:
     """Return how likely the blocking gates are to pass together, for every candidate that may ship."""
     names = dict.fromkeys(a.odds.candidate for a in asked)
     suites = {name: _GatesTogether([a for a in asked if a.odds.candidate == name]) for name in names}
@@ -60,15 +60,15 @@ class _GatesTogether:
         self.blocking = [a.gate.id for a in holding if a.odds.power is not None]
         self.unknown = tuple(a.gate.id for a in holding if a.odds.power is None)
 
-    def joint(self, candidate: str) -> Joint:
+    def joint(self, candidate: str) -> JointPower:
         chance = _share(passed := self.passed(better=True))
         cases = [case for name in self.blocking for case in self.cases(name)]
         again = _share(self.passed(better=False)) if any(c.estimate is not None for c in cases) else None
-        points = 100 * BETTER if any(c.shares and c.gate.worse_by_at_most is None for c in cases) else 0.0
-        found = Joint(candidate, len(self.blocking), chance, again, points, unknown=self.unknown)
+        points = 100 * BETTER if any(c.is_binary and c.gate.worse_by_at_most is None for c in cases) else 0.0
+        found = JointPower(candidate, len(self.blocking), chance, again, points, unknown=self.unknown)
         if any(c.gate.worse_by_at_most is not None for c in cases):
             found = replace(found, assumed=("gates that allow a loss assume a model equal to its baseline",))
-        if any(not c.shares and c.gate.worse_by_at_most is None for c in cases):
+        if any(not c.is_binary and c.gate.worse_by_at_most is None for c in cases):
             found = replace(found, assumed=(*found.assumed, "it is as in the last run where rows have no such scale"))
         if len(self.blocking) > 1:
             left = [_share(np.delete(passed, i, axis=1)) for i in range(passed.shape[1])]
@@ -90,11 +90,13 @@ class _GatesTogether:
             for case in self.asked[name].cases:
                 if case.cannot_pass:
                     columns[name].append(np.zeros(runs, dtype=bool))
-                elif case.shares:
+                elif case.is_binary:
                     shared.setdefault(case.gate.metric, []).append(case)
                 elif case.drawn:
                     columns[name].append(
-                        case.passes(case.better if better else case.previous_estimate, case.bound, factor, runs)
+                        case.simulate_passes(
+                            case.better if better else case.previous_estimate, case.bound, factor, runs
+                        )
                     )
                 else:  # it passes as often as its power says
                     chance = case.power(case.better if better else case.previous_estimate, case.bound, factor)
@@ -131,7 +133,7 @@ class _GatesTogether:
         cases = self.asked[name].cases
         if any(case.cannot_pass for case in cases):
             return 0.0
-        each = (case.formula(case.better, case.bound, factor) for case in cases)
+        each = (case.approximate_deviate(case.better, case.bound, factor) for case in cases)
         return math.prod(map(NormalDist().cdf, each))
 
     def cases(self, name: str) -> list[GatePower]:
@@ -161,4 +163,4 @@ def _together(cases: Sequence[GatePower], better: bool, factor: float, runs: int
     rows = BinomialRows(right, tuple(pairs), cases[0].clusters, sum(case.icc for case in cases) / len(cases))
     at = {name: i for i, name in enumerate(baselines)}
     claims = tuple(PowerClaim(c.bound, c.alpha, at[c.gate.versus] if c.gate.versus else None, c.chosen) for c in cases)
-    return rows.passes(claims, cases[0].seed, runs, factor)
+    return rows.simulate_passes(claims, cases[0].seed, runs, factor)

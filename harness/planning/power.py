@@ -60,7 +60,7 @@ class GatePower:
         run = self.past.run if self.past else self.before[1] if self.before else None
         self.where = f"as in {run_name(run)}" if run else "assumed"
         # what is added to a turned value: 1 where it is the share of rows that are 0
-        self.shift = 1.0 if self.shares and not self.gate.versus and self.sign < 0 else 0.0
+        self.shift = 1.0 if self.is_binary and not self.gate.versus and self.sign < 0 else 0.0
         self.bound = margin + self.shift
         # the cluster of every row that the gate is about
         self.own = self.clusters if self.chosen is None else tuple(self.clusters[i] for i in self.chosen)
@@ -70,9 +70,9 @@ class GatePower:
         # nothing can be inferred from so few, or the gate may not pass at the risk that its verdict has
         self.cannot_pass = self.n < 2 or self.count == 1 or self.is_barred
         # whether power is drawn; else it is a formula
-        self.drawn = not self.metric.combine and (self.clustered or not self.shares)
+        self.drawn = not self.metric.combine and (self.clustered or not self.is_binary)
         # of the draws: metrics of one eval share the rows of an earlier run, and nothing else
-        self.seed = zlib.crc32((self.gate.metric if self.shares else self.gate.eval).encode())
+        self.seed = zlib.crc32((self.gate.metric if self.is_binary else self.gate.eval).encode())
 
     @cached_property
     def is_barred(self) -> bool:
@@ -80,12 +80,12 @@ class GatePower:
         sizes = np.asarray(self.sizes, dtype=float)
         uneven = self.clustered and self.gate.estimand == "rows" and bool(ratio.are_uneven(sizes))
         few = uneven and ratio.has_few_drawn_sizes(float(ratio.effective_clusters(sizes)))
-        return self.gate.bars("approximate" if few else self.gate.risk(self.metric))
+        return self.gate.forbids_risk("approximate" if few else self.gate.risk(self.metric))
 
     # -- what is assumed ---------------------------------------------------------------------------
 
     @cached_property
-    def shares(self) -> bool:
+    def is_binary(self) -> bool:
         """Whether rows are 0/1 and count alike, or are taken to: nothing between 0 and 1 varies more."""
         about_rows = not (self.metric.combine or self.metric.labelled or self.gate.estimand != "rows")
         if not self.metric.is_share or self.gate.relative or not about_rows:
@@ -94,7 +94,7 @@ class GatePower:
         return all(value in (0, 1) and weight == 1 for value, weight in rows)
 
     @cached_property
-    def then(self) -> EmpiricalRows | None:
+    def past_rows(self) -> EmpiricalRows | None:
         """The rows of the last run, as the claim is about them."""
         if self.past is None or self.metric.combine or self.metric.labelled:
             return None
@@ -111,7 +111,7 @@ class GatePower:
         clusters = coarsest_cluster_of_rows(self.past.samples)
         rows = EmpiricalRows(tuple(values), tuple(ours[i][1] for i in ids), tuple(clusters), support)
         if self.gate.estimand != "rows":
-            return rows.of_clusters
+            return rows.cluster_means
         return rows if len(set(clusters)) < len(clusters) else replace(rows, clusters=None)
 
     @cached_property
@@ -125,16 +125,16 @@ class GatePower:
     @cached_property
     def estimate(self) -> float | None:
         """What the last run found, turned."""
-        if self.then is not None:
-            return self.then.mean
+        if self.past_rows is not None:
+            return self.past_rows.mean
         v = self.before[0] if self.before else None
         return None if v is None or v.estimate is None else self.sign * (v.estimate - (v.threshold or 0.0)) + self.bound
 
     @cached_property
     def spread(self) -> float | None:
         """The error of the last run for one row, or cluster, instead of all; None where it is not known."""
-        if self.then is not None:
-            return self.then.spread or None
+        if self.past_rows is not None:
+            return self.past_rows.spread or None
         v = self.before[0] if self.before else None
         if v is None or v.lower is None or v.upper is None or v.alpha is None:
             return None
@@ -146,14 +146,14 @@ class GatePower:
     @cached_property
     def discordance(self) -> float:
         """The share of 0/1 rows on which candidate and baseline differ."""
-        if self.then is None:
+        if self.past_rows is None:
             return power.DISCORDANCE
-        changed = sum(map(abs, self.then.values)) / len(self.then.values)
-        return changed or min(3 / len(self.then.values), power.DISCORDANCE)  # the rule of three
+        changed = sum(map(abs, self.past_rows.values)) / len(self.past_rows.values)
+        return changed or min(3 / len(self.past_rows.values), power.DISCORDANCE)  # the rule of three
 
     @cached_property
     def icc(self) -> float:
-        known = self.then.icc if self.then else None
+        known = self.past_rows.icc if self.past_rows else None
         return ICC if known is None else known
 
     @property
@@ -162,7 +162,7 @@ class GatePower:
         return power.design_effect(self.sizes, self.icc) if self.clustered else 1.0
 
     def notes(self) -> list[str]:
-        if not self.shares:
+        if not self.is_binary:
             return [
                 (
                     f"standard deviation per row {(self.spread or 0.0) * math.sqrt(self.n / self.count):.3g}, "
@@ -171,7 +171,7 @@ class GatePower:
             ]
         found = [f"{self.discordance:.1%} of rows differ, {self.where}"] if self.gate.versus else []
         if self.clustered:
-            known = self.then is not None and self.then.icc is not None
+            known = self.past_rows is not None and self.past_rows.icc is not None
             where = self.where if known else f"assumed (correlation {ICC:g})"
             found.append(f"clusters cost a factor {self.effect:.2f}, {where}")
         return found
@@ -184,41 +184,41 @@ class GatePower:
         """How often it passes, if the truth is `truth`; None where that is not known."""
         if self.cannot_pass:
             return 0.0
-        return self.power(self.truth, self.bound) if self.shares or self.spread else None
+        return self.power(self.truth, self.bound) if self.is_binary or self.spread else None
 
     # -- power -------------------------------------------------------------------------------------
 
     def power(self, truth: float, bound: float, factor: float = 1.0, runs: int = RUNS) -> float:
         """Return how often `factor` times the rows prove that the truth is above the bound."""
         if self.drawn:
-            return float(self.passes(truth, bound, factor, runs).mean())
+            return float(self.simulate_passes(truth, bound, factor, runs).mean())
         n = round(self.n * factor)
-        if not self.shares:
+        if not self.is_binary:
             return power.mean_power(truth, bound, self.spread or 0.0, round(self.count * factor), self.alpha)
         if not self.gate.versus:
             return power.share_power(truth, bound, n, self.alpha)
-        return power.pairs_power(truth, -bound, self.differ(truth), n, self.alpha)
+        return power.pairs_power(truth, -bound, self.min_discordance(truth), n, self.alpha)
 
-    def passes(self, truth: float, bound: float, factor: float, runs: int) -> Bools:
+    def simulate_passes(self, truth: float, bound: float, factor: float, runs: int) -> Bools:
         """Return on which of `runs` draws it passes."""
-        if not self.shares:
-            assert self.then is not None
-            return self.then.passes(truth, bound, self.alpha, round(self.count * factor), self.seed, runs)
+        if not self.is_binary:
+            assert self.past_rows is not None
+            return self.past_rows.simulate_passes(truth, bound, self.alpha, round(self.count * factor), self.seed, runs)
         versus = self.gate.versus
-        right, pairs = ((1 + truth) / 2, ((truth, self.differ(truth)),)) if versus else (truth, ())
+        right, pairs = ((1 + truth) / 2, ((truth, self.min_discordance(truth)),)) if versus else (truth, ())
         claim = PowerClaim(bound, self.alpha, 0 if versus else None)
-        return BinomialRows(right, pairs, self.own, self.icc).passes((claim,), self.seed, runs, factor)[:, 0]
+        return BinomialRows(right, pairs, self.own, self.icc).simulate_passes((claim,), self.seed, runs, factor)[:, 0]
 
-    def differ(self, difference: float) -> float:
+    def min_discordance(self, difference: float) -> float:
         """Return the discordance, which is not less than a difference."""
         return min(max(self.discordance, abs(difference)), 1.0)
 
-    def formula(self, truth: float, bound: float, factor: float) -> float:
+    def approximate_deviate(self, truth: float, bound: float, factor: float) -> float:
         """Return about what `power` would, as a normal deviate, from a normal error."""
         spread, rows = self.spread or 0.0, self.count * factor
-        if self.shares:
+        if self.is_binary:
             middle = (truth + bound) / 2
-            square = self.differ(truth) - truth**2 if self.gate.versus else middle * (1 - middle)
+            square = self.min_discordance(truth) - truth**2 if self.gate.versus else middle * (1 - middle)
             spread, rows = math.sqrt(max(square, 1e-6) * self.effect), self.n * factor
         return power.normal_deviate(truth - bound, spread / math.sqrt(rows), self.alpha)
 
@@ -227,7 +227,7 @@ class GatePower:
         if not self.drawn:
             return find(lambda x: self.power(*place(x)))
         return power.search_with_correction(
-            find, lambda x: self.formula(*place(x)), lambda x: self.power(*place(x), SEARCHED)
+            find, lambda x: self.approximate_deviate(*place(x)), lambda x: self.power(*place(x), SEARCHED)
         )
 
     # -- what follows ------------------------------------------------------------------------------
@@ -247,10 +247,12 @@ class GatePower:
         if self.gate.worse_by_at_most is not None:
             return AssumedTruth(self.null_difference, f"if the candidate equals {self.gate.versus}")
         if self.estimate is not None:
-            return AssumedTruth(self.estimate, f"if it is {self.shown(self.to_metric_units(self.estimate))} again")
+            return AssumedTruth(
+                self.estimate, f"if it is {self.format_value(self.to_metric_units(self.estimate))} again"
+            )
         if (least := self.minimum_detectable) is None:
             return AssumedTruth(self.bound, "for any model")
-        return AssumedTruth(least, f"if it is {self.shown(self.to_metric_units(least))}")
+        return AssumedTruth(least, f"if it is {self.format_value(self.to_metric_units(least))}")
 
     @property
     def truth(self) -> float:
@@ -260,7 +262,7 @@ class GatePower:
     def better(self) -> float:
         """What the power of all gates together is told for: an equal model, or one that is 3 points better than asked;
         where that says nothing, one as the last."""
-        if not self.shares or self.gate.worse_by_at_most is not None:
+        if not self.is_binary or self.gate.worse_by_at_most is not None:
             return self.truth
         return min(self.bound + BETTER, 1.0)
 
@@ -272,7 +274,7 @@ class GatePower:
     @cached_property
     def minimum_detectable(self) -> float | None:
         """The least good truth that is proven with the power wanted; None when there is none."""
-        most = 1.0 - self.bound if self.shares else self.search_limit
+        most = 1.0 - self.bound if self.is_binary else self.search_limit
         found = self.search(lambda at: power.search_power(at, 0.0, most), lambda x: (self.bound + x, self.bound, 1.0))
         return None if found is None else self.bound + found
 
@@ -281,11 +283,15 @@ class GatePower:
         """A distance that is proven for sure."""
         return 20 * (self.spread or 0.0) / math.sqrt(self.count)
 
-    def proves(self) -> str:
+    def describe_provable(self) -> str:
         """Write the smallest margin of an equal model, or the least good model, that is proven with that power."""
         if self.gate.worse_by_at_most is None:
-            return "" if self.minimum_detectable is None else self.shown(self.to_metric_units(self.minimum_detectable))
-        most, equal = 0.99 if self.shares else self.search_limit, self.null_difference
+            return (
+                ""
+                if self.minimum_detectable is None
+                else self.format_value(self.to_metric_units(self.minimum_detectable))
+            )
+        most, equal = 0.99 if self.is_binary else self.search_limit, self.null_difference
         margin = self.search(lambda at: power.search_power(at, 0.0, most), lambda x: (equal, equal - x, 1.0))
         if margin is None:
             return ""
@@ -295,7 +301,7 @@ class GatePower:
                 if self.null_difference
                 else ""
             )
-        return f"a margin of {self.shown(-self.sign * margin).lstrip('+−')}"
+        return f"a margin of {self.format_value(-self.sign * margin).lstrip('+−')}"
 
     def needed(self) -> int | None:
         """Return about the fewest rows that have the power wanted; None where rows are not what is missing."""
@@ -309,7 +315,7 @@ class GatePower:
     def to_metric_units(self, truth: float) -> float:
         return self.sign * (truth - self.shift)
 
-    def shown(self, value: float) -> str:
+    def format_value(self, value: float) -> str:
         """Write a value in the metric's units, a perplexity's change as a share."""
         if self.metric.is_log:
             return typographic_minus(f"{math.expm1(value):+.1%}") if self.gate.versus else f"{math.exp(value):.4g}"

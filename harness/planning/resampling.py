@@ -45,21 +45,23 @@ class BinomialRows:
     icc: float
 
     @lru_cache(maxsize=256)  # noqa: B019 -- kept as long as the process, which asks the same of candidates alike
-    def passes(self, claims: tuple[PowerClaim, ...], seed: int, runs: int = RUNS, factor: float = 1.0) -> Bools:
+    def simulate_passes(
+        self, claims: tuple[PowerClaim, ...], seed: int, runs: int = RUNS, factor: float = 1.0
+    ) -> Bools:
         """Return (runs, claims): which of them pass on `factor` times the rows, every claim on the same draws."""
         layout = _RowParts(self.clusters, claims, factor)
         rng = np.random.default_rng(seed)
-        rates = self.chances
+        rates = self.outcome_probabilities
         if self.icc and layout.clustered:
             strength = (1 - self.icc) / self.icc
             drawn = rng.gamma(rates * strength, size=(runs, layout.cluster.max() + 1, len(rates)))
             rates = (drawn / np.maximum(drawn.sum(-1, keepdims=True), 1e-300))[:, layout.cluster]
         sizes = np.broadcast_to(layout.size, (runs, len(layout.size)))
         counts = rng.multinomial(sizes, rates)  # (runs, parts, outcomes)
-        return np.stack([self.proven(c, counts, layout, i) for i, c in enumerate(claims)], axis=1)
+        return np.stack([self.simulate_claim(c, counts, layout, i) for i, c in enumerate(claims)], axis=1)
 
     @cached_property
-    def chances(self) -> Floats:
+    def outcome_probabilities(self) -> Floats:
         """Every outcome of a row: bit 0 that the candidate is right, bit k + 1 that baseline k is; independent given
         the candidate's."""
         found = np.array([1 - self.right, self.right])
@@ -70,7 +72,7 @@ class BinomialRows:
             found = np.concatenate([found * (1 - beside), found * beside])
         return np.asarray(found / found.sum())
 
-    def proven(self, claim: PowerClaim, counts: Counts, layout: _RowParts, number: int) -> Bools:
+    def simulate_claim(self, claim: PowerClaim, counts: Counts, layout: _RowParts, number: int) -> Bools:
         """Decide one claim on every draw, as `harness.gates.inference` chooses the test."""
         asked, outcome = layout.asked[:, number], np.arange(counts.shape[-1])
         ours = outcome & 1
@@ -97,11 +99,11 @@ class BinomialRows:
 def _passing(
     sums: Floats, weights: Floats, bound: float, alpha: float, changed: Floats | None = None, **how: Any
 ) -> Bools:
-    """Return (runs,): which data sets prove it, by `mean_tests.judge_datasets`; BATCH at a time fit the cache."""
+    """Return (runs,): which data sets prove it, by `mean_tests.make_p_function`; BATCH at a time fit the cache."""
     found = []
     for at in (slice(i, i + BATCH) for i in range(0, len(sums), BATCH)):
         discordance = None if changed is None else changed[at]
-        judged = mean_tests.judge_datasets(
+        judged = mean_tests.make_p_function(
             ratio.estimate_ratio(sums[at], weights[at]), alpha=alpha, discordance=discordance, **how
         )
         found.append(judged(bound)[0])
@@ -158,7 +160,7 @@ class EmpiricalRows:
     @property
     def spread(self) -> float:
         """The error of the mean for one row, or cluster, instead of all; 0 where there is one or they are alike."""
-        of = self.of
+        of = self.ratio
         return float(of.error) * math.sqrt(of.clusters) if of.clusters > 1 and of.varies() else 0.0
 
     @property
@@ -179,17 +181,19 @@ class EmpiricalRows:
         return min(max((between - within) / whole, 0.0), 0.99) if whole > 0 else None
 
     @property
-    def of_clusters(self) -> EmpiricalRows:
+    def cluster_means(self) -> EmpiricalRows:
         """The mean of each cluster as a row of its own, all of them alike."""
-        of = self.of
+        of = self.ratio
         means_ = of.residuals / of.weights + of.estimate
         return EmpiricalRows(tuple(means_.tolist()), (1.0,) * of.clusters, None, self.support)
 
     @lru_cache(maxsize=256)  # noqa: B019
-    def passes(self, truth: float, bound: float, alpha: float, count: int, seed: int, runs: int = RUNS) -> Bools:
+    def simulate_passes(
+        self, truth: float, bound: float, alpha: float, count: int, seed: int, runs: int = RUNS
+    ) -> Bools:
         """Return (runs,): on which draws of `count` rows or clusters, with a mean of `truth`, the claim passes."""
         count, bound = min(count, LARGEST), truth - (truth - bound) * math.sqrt(max(count / LARGEST, 1.0))
-        of, weights, mean = self.of, self.of.weights, float(self.of.estimate)
+        of, weights, mean = self.ratio, self.ratio.weights, float(self.ratio.estimate)
         if self.support is None:
             # drawn from `count` clusters, sums vary less than the clusters themselves do
             sums = truth * weights + of.residuals * math.sqrt(of.clusters / (of.clusters - 1))
@@ -208,7 +212,7 @@ class EmpiricalRows:
         return _passing(sums, weights, inside, alpha, kind=kind, support=self.support, independent=independent)
 
     @cached_property
-    def of(self) -> ratio.Ratio:
+    def ratio(self) -> ratio.Ratio:
         v, w = np.asarray(self.values), np.asarray(self.weights)
         number = np.unique(self.clusters if self.clusters is not None else np.arange(len(v)), return_inverse=True)[1]
         return ratio.estimate_ratio(np.bincount(number, v * w).astype(float), np.bincount(number, w).astype(float))

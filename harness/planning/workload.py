@@ -40,7 +40,7 @@ class Workload:
     eval: str
     rows: int
     requests: int = 0
-    remembered: int = 0
+    cache_hits: int = 0
     tokens: int | None = None
     unique: int | None = None
     answers: int = 0
@@ -118,7 +118,7 @@ def list_artifacts(session: Session) -> list[PlannedArtifact]:
 
 
 def _merged(session: Session) -> list[PlannedArtifact]:
-    suite, whole = session.suite, session.collection.whole
+    suite, whole = session.suite, session.collection.trains_all_weights
     if not (session.opened.adapter or whole):
         return []
     if sweep := suite.sweep:  # what is merged depends on which of them is chosen
@@ -210,10 +210,10 @@ class _Ears:
         if task.uncached:
             return replace(blank, note="it measures time, so nothing is cached")
         listener = self.listener(item.subject)
-        against = self.listener(collection.against(item)) if task.comparative else None
+        against = self.listener(collection.baseline_of(item)) if task.comparative else None
         if listener.cached:
-            self.session.prompted(item, listener.cached)  # which says whether old answers are asked again
-        subject: Any = self.session.prompted(item, listener)
+            self.session.with_examples(item, listener.cached)  # which says whether old answers are asked again
+        subject: Any = self.session.with_examples(item, listener)
         problem = _listen(task, subject, against, listener)
         if not (requests := sum(len(pairs) for pairs, _ in listener.calls)):
             return replace(blank, note=problem)
@@ -236,7 +236,7 @@ class _Ears:
         if name not in self.refs:
             return RecordingSubject(ModelRef(name, ""), None)
         ref, model = self.refs[name]
-        identify = self.session.collection.plugins.find("loader", model.use).about.identity
+        identify = self.session.collection.plugins.find("loader", model.use).capabilities.identity
         identity = identify(ref, **ref.options) if identify and responses else None
         if identity is None or responses is None:
             return RecordingSubject(ref, None)

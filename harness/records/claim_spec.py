@@ -35,7 +35,7 @@ class ClaimSpec(Scaled):
     cut_at_most: float | None = None
     clean: bool = False  # without rows that leak
 
-    def covers(self, row: Mapping[str, Any]) -> bool:
+    def applies_to_row(self, row: Mapping[str, Any]) -> bool:
         """Return whether a row is one of those that the claim is about."""
         return not self.slices or any(v == "*" or str(row.get(c)) == v for c, v in self.slices if c in row or v == "*")
 
@@ -43,7 +43,7 @@ class ClaimSpec(Scaled):
         """Return whether a row's value alone is on the wrong side; of a difference that is no row's."""
         if self.kind == "failures":
             return self.is_share and value != (1.0 if self.sign > 0 else 0.0)
-        return self.kind == "bound" and self.sign * (value - self.line(self.threshold)) < 0
+        return self.kind == "bound" and self.sign * (value - self.to_test_scale(self.threshold)) < 0
 
 
 @dataclass(frozen=True)
@@ -51,4 +51,4 @@ class Note:
     """One thing that is said of a verdict: its kind, and the numbers and names that its words are made of."""
 
     kind: str
-    told: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)

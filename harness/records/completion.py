@@ -21,24 +21,25 @@ class Completion(str):
     its prompt that `truncate` cut off.
     """
 
-    ended: FinishReason
+    finish_reason: FinishReason
     tokens: int | None
     thought_tokens: int
     forced: bool
     lost: int
 
     def __new__(
-        cls, text: str = "", ended: FinishReason = "", tokens: int | None = None, thought_tokens: int = 0,
-        forced: bool = False, lost: int = 0
+        cls, text: str = "", finish_reason: FinishReason = "", tokens: int | None = None,
+        thought_tokens: int = 0, forced: bool = False, lost: int = 0
     ) -> Completion:  # fmt: skip
         made = super().__new__(cls, text)
-        vars(made).update(ended=ended, tokens=tokens, thought_tokens=thought_tokens, forced=forced, lost=lost)
+        known = {"finish_reason": finish_reason, "tokens": tokens, "thought_tokens": thought_tokens}
+        vars(made).update(known, forced=forced, lost=lost)
         return made
 
     @property
     def rank(self) -> int:
         """Of several answers to one prompt the one with the largest counts: the worst."""
-        return WORST.index(self.ended)
+        return WORST.index(self.finish_reason)
 
     @classmethod
     def of(cls, answer: str) -> Completion:
@@ -57,18 +58,18 @@ def completion_from_json(value: Any) -> str:
         return value
     if not isinstance(value, list) or len(value) != 6:
         raise TypeError("an answer is not a text")
-    text, ended, tokens, thought, forced, lost = value
+    text, finish_reason, tokens, thought, forced, lost = value
     counts = [thought, lost, *([] if tokens is None else [tokens])]
     if not isinstance(text, str) or not isinstance(forced, bool) or not all(type(n) is int and n >= 0 for n in counts):
         raise TypeError("an answer is not a text, or has no finish reason")
-    if ended not in get_args(FinishReason):
-        raise ValueError(f"an answer has the finish reason {str(ended)[:40]!r}, which is unknown")
-    return Completion(text, ended, tokens, thought, forced, lost)
+    if finish_reason not in get_args(FinishReason):
+        raise ValueError(f"an answer has the finish reason {str(finish_reason)[:40]!r}, which is unknown")
+    return Completion(text, finish_reason, tokens, thought, forced, lost)
 
 
 def format_finish_reasons(counts: Mapping[str, int]) -> str:
     """Write how many answers ended how, in a few words: ended 361 · stop 8 · truncated 31."""
     found = dict.fromkeys(WORDS.values(), 0)
-    for ended, n in counts.items():
-        found[WORDS.get(ended, "unknown")] += n
+    for reason, n in counts.items():
+        found[WORDS.get(reason, "unknown")] += n
     return " · ".join(f"{word} {n:,}" for word, n in found.items() if n)

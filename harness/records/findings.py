@@ -60,7 +60,7 @@ class Finding:
         return f"{self.code} {self.title}".rstrip()
 
     @property
-    def counts(self) -> bool:
+    def stops_run(self) -> bool:
         """Return whether it stops the run."""
         return self.severity == "error" and self.ignored is None
 
@@ -127,25 +127,25 @@ class Built:
     slow: str = ""
 
     @property
-    def left(self) -> slice:
+    def kept_span(self) -> slice:
         """The tokens of a row that are left when it is cut."""
         return slice(-self.cut, None) if self.cut and self.keep_end else slice(self.cut)
 
     def show(self, example: Example) -> str:
         """Write a row as the model will see it, what is learnt between ⟦ and ⟧."""
-        return mark_learnt_tokens(self.tokenizer, example.ids[self.left], example.labels[self.left])
+        return mark_trained_tokens(self.tokenizer, example.ids[self.kept_span], example.labels[self.kept_span])
 
     def parts(self, example: Example) -> list[tuple[bool, str]]:
         """Return a row as the model will see it in parts, each with whether it is learnt."""
-        return split_learnt_tokens(self.tokenizer, example.ids[self.left], example.labels[self.left])
+        return split_trained_tokens(self.tokenizer, example.ids[self.kept_span], example.labels[self.kept_span])
 
 
-def mark_learnt_tokens(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> str:
+def mark_trained_tokens(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> str:
     """Decode tokens; what is learnt stands between ⟦ and ⟧."""
-    return "".join(f"⟦{text}⟧" if learnt else text for learnt, text in split_learnt_tokens(tokenizer, ids, labels))
+    return "".join(f"⟦{text}⟧" if learnt else text for learnt, text in split_trained_tokens(tokenizer, ids, labels))
 
 
-def split_learnt_tokens(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> list[tuple[bool, str]]:
+def split_trained_tokens(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> list[tuple[bool, str]]:
     """Decode tokens, those that are learnt apart from the others."""
     found: list[tuple[bool, list[int]]] = []
     for token, label in zip(ids, labels, strict=True):

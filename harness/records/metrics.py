@@ -54,7 +54,7 @@ class Metric(Scaled):
             return math.nan
         mean = math.fsum(v * w for v, w in rows) / total
         try:
-            return self.unline(mean)
+            return self.from_test_scale(mean)
         except OverflowError:
             return math.inf
 

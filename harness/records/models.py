@@ -115,7 +115,7 @@ class Generate:
         said = {name: value for name, value in vars(self).items() if value or name in ("max_new_tokens", "stop")}
         return cast(Generation, said)
 
-    def some(self, numbers: Sequence[int]) -> Generate:
+    def for_prompts(self, numbers: Sequence[int]) -> Generate:
         """Return how some of the prompts are answered, by their numbers: with their seeds."""
         if self.sampling is None:
             return self
@@ -188,6 +188,9 @@ class ExtendedSubject(Subject, Distributions, Protocol):
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Return the number of tokens of each prompt and continuation together."""
 
+    def prompt_tokens(self, prompt: Prompt) -> list[str]:
+        """Return the text of each token of a prompt as the model gets it."""
+
     def render(self, messages: list[dict[str, str]]) -> str:
         """Return chat messages as the template writes them, with the answer's turn opened."""
 
@@ -225,8 +228,8 @@ class Source(Protocol):
 class Adapter(Protocol):
     """`[adapter] use = …`: what PEFT and the loader are told, and how the adapter is merged.
 
-    It may have `verify(base, adapter, merged, *, variant) -> dict`: read the merged model back, raise CheckFailed when
-    it is not the adapter on that base, return facts for the report. `merge` may take `progress` as well.
+    It may have `verify(base, adapter, merged, *, variant) -> dict`: read the merged model back, raise CheckFailedError
+    when it is not the adapter on that base, return facts for the report. `merge` may take `progress` as well.
     """
 
     @property
@@ -252,7 +255,7 @@ class Adapter(Protocol):
     def merge(self, base: str, adapter: Path, out: Path, *, variant: str) -> None:
         """Write the merged model to the empty folder `out`; `variant` is "original" or "dequantized".
 
-        Raises CheckFailed when what was written is not finite, or not what it must be.
+        Raises CheckFailedError when what was written is not finite, or not what it must be.
         """
 
 

@@ -36,12 +36,12 @@ class ItemResult:
     n: int = 0
     of: int = 0  # rows there are; fewer were asked where the gates were decided early
     seconds: float = 0.0
-    asked: int = 0  # requests to the model, of which `remembered` were answered in an earlier run or evaluation
-    remembered: int = 0
+    requests: int = 0  # requests to the model, of which `remembered` were answered in an earlier run or evaluation
+    cache_hits: int = 0
     error: str | None = None
     traceback: str | None = None
     caveats: tuple[str, ...] = ()
-    endings: dict[str, int] = field(default_factory=dict)  # how answers ended, where the loader tells
+    finish_reasons: dict[str, int] = field(default_factory=dict)  # how answers ended, where the loader tells
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Swept(Scaled):
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """A training after a step (from 1): seconds and tokens trained so far, epochs, losses in nats a token.
+    """A training after a step (from 1): seconds and tokens trained so far, epochs, losses in nats per token.
 
     `loss` is of the step's own batch, `validation` of the rows held out, where they were measured after it.
     """
@@ -122,7 +122,7 @@ class Segment:
     """A part of a training row as the model sees it, and whether that is learnt."""
 
     text: str = ""
-    learnt: bool = False
+    trained: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,13 +186,13 @@ class Run:
     folder: str = ""
     seconds: float = 0.0
     exit_code: int = ExitCode.INTERNAL
-    reports: list[ItemResult] = field(default_factory=list)
+    results: list[ItemResult] = field(default_factory=list)
     exports: list[Exported] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     waivers: list[Waiver] = field(default_factory=list)  # of the suite, in force or not
     conclusions: list[str] = field(default_factory=list)  # what follows from the verdicts, in words
     warranted: list[str] = field(default_factory=list)  # those of them that say whether tuning was worth it
-    flags: list[Finding] = field(default_factory=list)  # what the checks found
+    findings: list[Finding] = field(default_factory=list)  # what the checks found
     sweep: Swept | None = None
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)  # of every subject's weights
@@ -200,7 +200,7 @@ class Run:
     stages: dict[str, float] = field(default_factory=dict)  # seconds
     memory: dict[str, int] = field(default_factory=dict)
     training: tuple[TrainingStep, ...] = ()
-    shown: tuple[ShownRow, ...] = ()  # training rows, of the beginning, the middle and the end
+    shown_rows: tuple[ShownRow, ...] = ()  # training rows, of the beginning, the middle and the end
     changes: tuple[Change, ...] = ()  # from a candidate to what was made of it
     problem: str | None = None
     traceback: str | None = None
@@ -208,11 +208,16 @@ class Run:
 
     @property
     def verdicts(self) -> list[Verdict]:
-        return [v for r in self.reports for v in r.verdicts]
+        return [v for r in self.results for v in r.verdicts]
+
+    @property
+    def is_of_scored_rows(self) -> bool:
+        """Return whether another tool scored its rows: no weights were seen, and nothing can ship."""
+        return any("binding" in told for told in self.facts.values() if isinstance(told, dict))
 
     def find_odd_name(self) -> str:
         """Return what it calls a suite, a subject or an eval and no file can be called by, or an empty text."""
-        names = [self.suite, *self.private, *(n for r in self.reports for n in (r.subject, r.eval))]
+        names = [self.suite, *self.private, *(n for r in self.results for n in (r.subject, r.eval))]
         names += [n for v in self.verdicts for n in (v.candidate, v.versus) if n]
         names += [v.metric.partition(".")[0] for v in self.verdicts if v.metric]
         names += [n for c in self.changes for n in (c.before, c.after, c.eval) if n]
@@ -221,7 +226,7 @@ class Run:
     @property
     def passed_over(self) -> dict[str, Waiver]:
         """Return the waiver of every error of a check that was ignored, by its code."""
-        return {f.code: f.waiver for f in self.flags if f.severity == "error" and f.waiver}
+        return {f.code: f.waiver for f in self.findings if f.severity == "error" and f.waiver}
 
     def count(self, outcome: Outcome) -> int:
         return sum(v.outcome is outcome for v in self.verdicts)
@@ -232,10 +237,10 @@ class Run:
 
     def sendable(self) -> Run:
         """Return it without what names or quotes rows of private evaluations."""
-        reports = [replace(r, verdicts=tuple(map(self.nameless, r.verdicts))) for r in self.reports]
+        results = [replace(r, verdicts=tuple(map(self.nameless, r.verdicts))) for r in self.results]
         changes = tuple(replace(c, won_ids=(), lost_ids=()) if c.eval in self.private else c for c in self.changes)
-        flags = [replace(f, rows={}, evidence=()) for f in self.flags] if self.private else self.flags
-        return replace(self, reports=reports, changes=changes, flags=flags)
+        findings = [replace(f, rows={}, evidence=()) for f in self.findings] if self.private else self.findings
+        return replace(self, results=results, changes=changes, findings=findings)
 
     def rows(self, evaluation: str) -> list[dict[str, Any]]:
         """Return the rows of an evaluation with what every subject answered, from the run's folder, joined by id.

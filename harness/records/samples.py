@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from harness.artifacts.digests import digest_of, row_digest
+from harness.artifacts.digests import digest_value, row_digest
 from harness.records.completion import TRUNCATED, FinishReason
 
 Prompt = str | list[dict[str, str]]
@@ -36,32 +36,32 @@ class Sample:
         return [self.target] if isinstance(self.target, str) else list(self.target)
 
     @property
-    def told(self) -> list[Any]:
+    def digest_fields(self) -> list[Any]:
         """All of it as it was given, in the order of its fields, for a digest."""
         second = [] if self.second_cluster is None else [self.second_cluster]
         return [self.id, self.input, self.target, self.row, self.cluster, *second]
 
     @property
-    def asked(self) -> Any:
+    def question(self) -> Any:
         """What is asked, or the text that is scored."""
         return self.input or self.row.get("text", "")
 
     @property
-    def hashes(self) -> dict[str, str]:
+    def digests(self) -> dict[str, str]:
         """Digests of the row, of what is asked, and of what is wanted, as evidence has them."""
-        texts = {"doc_hash": self.row, "prompt_hash": self.asked, "target_hash": self.target}
-        return {name: digest_of(text) for name, text in texts.items()}
+        texts = {"doc_hash": self.row, "prompt_hash": self.question, "target_hash": self.target}
+        return {name: digest_value(text) for name, text in texts.items()}
 
     @property
     def digest(self) -> str:
         """One sha256 of all that evidence tells of it."""
         clusters = {"cluster": self.cluster, "second_cluster": self.second_cluster}
-        return row_digest({"id": self.id, **clusters, **self.hashes})
+        return row_digest({"id": self.id, **clusters, **self.digests})
 
 
 def rows_digest(samples: Iterable[Sample]) -> str:
     """Return one sha256 for rows as they are evaluated, in their order: made of the digests of each."""
-    return digest_of([sample.digest for sample in samples])
+    return digest_value([sample.digest for sample in samples])
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +84,18 @@ class Score:
     details: Mapping[str, Any] = field(default_factory=dict)
     lost: tuple[str, ...] = ()
     partly_lost: Mapping[str, float] = field(default_factory=dict)
-    ended: FinishReason = ""
+    finish_reason: FinishReason = ""
     tokens: int | None = None
 
     @property
     def is_cut(self) -> bool:
         """Whether its answer ended at a limit, and not by itself."""
-        return self.ended in TRUNCATED
+        return self.finish_reason in TRUNCATED
 
     def weight_of(self, metric: str) -> float:
         return self.weights.get(metric, self.weight)
 
-    def found(self, value: float) -> Score:
+    def with_value(self, value: float) -> Score:
         """Return it with a value in place of what was lost, counted as any other row."""
         weights = {name: weight for name, weight in self.weights.items() if name not in self.lost}
         parts = {n: (1 - share) * self.values[n] + share * value for n, share in self.partly_lost.items()}
@@ -115,7 +115,7 @@ class Caveat:
     outcome: Literal["INCONCLUSIVE", "ERROR"] | None = None
     metrics: tuple[str, ...] = ()
 
-    def shuts(self, metric: str) -> bool:
+    def blocks(self, metric: str) -> bool:
         return self.outcome is not None and (not self.metrics or metric in self.metrics)
 
 

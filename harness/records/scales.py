@@ -25,7 +25,7 @@ class Scaled:
 
     @property
     def is_log(self) -> bool:
-        """Whether it is tested as its logarithm: rows hold nats a token, and its differences are shares."""
+        """Whether it is tested as its logarithm: rows hold nats per token, and its differences are shares."""
         return self.scale == "perplexity"
 
     @property
@@ -48,19 +48,19 @@ class Scaled:
         """Whether it is the mean of its rows as they stand."""
         return self.scale in ("proportion", "mean")
 
-    def line(self, x: float) -> float:
+    def to_test_scale(self, x: float) -> float:
         """Return a value where it is tested."""
         return math.log(x) if self.is_log else x
 
-    def unline(self, x: float, *, change: bool = False) -> float:
+    def from_test_scale(self, x: float, *, change: bool = False) -> float:
         """Return what is tested as a value, or as the `change` between two."""
         return (math.expm1(x) if change else math.exp(x)) if self.is_log else x
 
-    def written(self, change: float) -> str:
+    def format_test_change(self, change: float) -> str:
         """Write a difference of two where they are tested."""
-        return self.shown(self.unline(change, change=True))
+        return self.format_change(self.from_test_scale(change, change=True))
 
-    def shown(self, x: float) -> str:
+    def format_change(self, x: float) -> str:
         """Write a difference, of a perplexity a share."""
         if self.is_log:
             return typographic_minus(f"{x:+.1%}")

@@ -19,17 +19,17 @@ FEW = 20  # rows: of fewer, how many times as many are needed tells nobody anyth
 def add_reason(verdict: Verdict, *notes: Note) -> Verdict:
     """Return a verdict of which more is said."""
     every = (*verdict.notes, *notes)
-    return replace(verdict, notes=every, why=format_notes(verdict.about, every))
+    return replace(verdict, notes=every, why=format_notes(verdict.claim_spec, every))
 
 
 def format_notes(about: ClaimSpec | None, notes: Sequence[Note], *, tests: bool = True) -> str:
     """Write what is said of a verdict; without `tests` their names are left out, which say nothing to most readers."""
-    return "; ".join(_WRITERS[note.kind](about, {**note.told, "tests": tests}) for note in notes)
+    return "; ".join(_WRITERS[note.kind](about, {**note.params, "tests": tests}) for note in notes)
 
 
 def format_brief(v: Verdict | Slice, about: ClaimSpec | None = None) -> str:
     """Return the reason of a verdict, or of a slice of one, without the name of its test."""
-    return format_notes(getattr(v, "about", about), v.notes, tests=False) if v.notes else v.why
+    return format_notes(getattr(v, "claim_spec", about), v.notes, tests=False) if v.notes else v.why
 
 
 def format_reason(v: Verdict, *, tests: bool = False) -> str:
@@ -39,23 +39,23 @@ def format_reason(v: Verdict, *, tests: bool = False) -> str:
 
 def format_result(v: Verdict) -> str:
     """Return the first thing that is said of a verdict: what was found, or why nothing was."""
-    return format_notes(v.about, v.notes[:1]) if v.notes else v.why
+    return format_notes(v.claim_spec, v.notes[:1]) if v.notes else v.why
 
 
 def format_figures(v: Verdict) -> str:
     """Return what was found without the rows that it rests on."""
-    told = next((n.told for n in v.notes if n.kind in ("found", "slice")), None)
-    return format_result(v) if told is None else _figures(v.about, told)
+    told = next((n.params for n in v.notes if n.kind in ("found", "slice")), None)
+    return format_result(v) if told is None else _figures(v.claim_spec, told)
 
 
 def format_sample_size(v: Verdict) -> str:
     """Return how many rows would decide a verdict, or nothing where rows are not what is missing."""
-    return next((format_notes(v.about, [note]) for note in v.notes if note.kind == "needed"), "")
+    return next((format_notes(v.claim_spec, [note]) for note in v.notes if note.kind == "needed"), "")
 
 
 def format_size_warning(v: Verdict) -> str:
     """Return that the sizes of clusters tell of the outcome, or nothing."""
-    return next((format_notes(v.about, [note]) for note in v.notes if note.kind == "sizes"), "")
+    return next((format_notes(v.claim_spec, [note]) for note in v.notes if note.kind == "sizes"), "")
 
 
 # -- what is claimed -----------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def format_number(about: ClaimSpec | None, x: float | None) -> str:
     """Write a number on the claim's scale: the metric's value, or a difference of two; none where there is no bound."""
     if about is None or x is None:
         return format_short(x)
-    return about.written(x) if about.kind == "difference" else format_short(about.unline(x))
+    return about.format_test_change(x) if about.kind == "difference" else format_short(about.from_test_scale(x))
 
 
 # -- what is said beside it ----------------------------------------------------------------------------

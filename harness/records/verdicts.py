@@ -97,7 +97,7 @@ class Verdict:
     whole_baseline: float | None = None
     waiver: Waiver | None = None
     decides: bool = True
-    about: ClaimSpec | None = None  # the claim as data
+    claim_spec: ClaimSpec | None = None  # the claim as data
     notes: tuple[Note, ...] = ()  # what `why` is made of
 
     @property

@@ -24,6 +24,6 @@ class Waiver:
     added: str
     digest: str
 
-    def says(self) -> str:
+    def summary(self) -> str:
         """Return it in one line."""
         return f"waived by {self.by} until {self.until}: {self.reason}"

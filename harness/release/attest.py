@@ -11,12 +11,12 @@ from pathlib import Path
 from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError, did_you_mean
 from harness.release.policy import Policy
-from harness.release.verified import Verified
+from harness.release.verified import VerifiedExport
 
 FORMATS = ("vsa", "cyclonedx", "model-signing")
 
 
-def make_writer(kind: str, policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
+def make_writer(kind: str, policy: Policy | None, name: str, key: Path | None) -> Callable[[VerifiedExport], str]:
     """Return what writes a verified export in a format, under a policy of a file's `name`.
 
     Of an export that was refused it is a summary, and else nothing.
@@ -24,7 +24,7 @@ def make_writer(kind: str, policy: Policy | None, name: str, key: Path | None) -
     Raises UsageError where the format needs a policy or a key, or knows none, or the key is not of its kind. What it
     returns raises one where the evidence does not say what the format asks.
     """
-    make: Callable[[Verified], str]
+    make: Callable[[VerifiedExport], str]
     match kind:  # each is imported where it is wanted: verifying alone imports none
         case "vsa":
             from harness.release import vsa
@@ -41,7 +41,7 @@ def make_writer(kind: str, policy: Policy | None, name: str, key: Path | None) -
         case _:
             raise UsageError(f'--as "{kind}": is not a known format{did_you_mean(kind, FORMATS)}')
 
-    def write(found: Verified) -> str:
+    def write(found: VerifiedExport) -> str:
         if found.ok:
             found.check_unchanged()
         try:

@@ -17,7 +17,7 @@ from harness import capabilities, schema
 from harness.answers import keys
 from harness.artifacts import artifact_cache, formats
 from harness.artifacts.digests import (
-    digest_of,
+    digest_value,
     file_digest,
     hash_file,
     template_digest,
@@ -25,7 +25,7 @@ from harness.artifacts.digests import (
     weights_digest_of_files,
 )
 from harness.artifacts.model_files import OURS
-from harness.errors import CheckFailed, UsageError
+from harness.errors import CheckFailedError, UsageError
 from harness.files import replace_folder
 from harness.records.copies import detach_copy
 from harness.records.models import ModelRef, Seal
@@ -46,7 +46,7 @@ def copy_folder(work: Path, declared: Export, parent: ModelRef, exporter: Callab
             how.append(file_digest(path) if path.is_file() else keys.digest_folder(path))
         except OSError as error:
             raise UsageError(f'"{path}": cannot be read: {error.strerror}') from None
-    key = digest_of([parent.digest, made_of, declared.use, options, how])
+    key = digest_value([parent.digest, made_of, declared.use, options, how])
     return work / f"{declared.name}-{key[:16]}"
 
 
@@ -55,7 +55,7 @@ def make_copy(
 ) -> ModelRef:
     """Return a copy as it lies on the disk, written into a folder by its exporter unless it is there.
 
-    Raises CheckFailed when what was written has no weights or its parent's, another chat template, or may not be
+    Raises CheckFailedError when what was written has no weights or its parent's, another chat template, or may not be
     deployed.
     """
     if not folder.is_dir():
@@ -65,16 +65,16 @@ def make_copy(
             try:
                 weights = weights_digest(work)
             except ValueError as error:
-                raise CheckFailed(f"the weights of the converted model cannot be read: {error}") from None
+                raise CheckFailedError(f"the weights of the converted model cannot be read: {error}") from None
             if weights == parent.digest:
-                raise CheckFailed(f'is bit-identical to "{parent.name}", so nothing was converted')
+                raise CheckFailedError(f'is bit-identical to "{parent.name}", so nothing was converted')
             if template_digest(work) not in (None, template_digest(Path(parent.path))):
-                raise CheckFailed(f'has a chat template that differs from that of "{parent.name}"')
+                raise CheckFailedError(f'has a chat template that differs from that of "{parent.name}"')
             try:  # what `harness verify` would refuse, before it is evaluated
                 formats.check_files(work)
                 formats.check_configuration(work)
             except ValueError as error:
-                raise CheckFailed(str(error)) from None
+                raise CheckFailedError(str(error)) from None
             artifact_cache.seal_folder(work, folder)
     return seal_candidate(ModelRef(declared.name, str(folder), options=copy_loader_options(declared, parent, exporter)))
 
@@ -86,12 +86,15 @@ def copy_loader_options(declared: Export, parent: ModelRef, exporter: Callable[.
 
 
 def copy_files(ref: ModelRef, to: Path) -> None:
-    """Copy the files of a candidate that were gated, or may ship; raises CheckFailed at a link that leads elsewhere."""
+    """Copy the files of a candidate that were gated, or may ship.
+
+    Raises CheckFailedError at a link that leads elsewhere.
+    """
     folder = ref.adapter or Path(ref.path)
     try:
         names = [name for name in formats.shipping_files(folder) if not (ref.seal and name in ref.seal.beside)]
-    except formats.Unsafe as error:
-        raise CheckFailed(f'"{folder}": {error}') from None
+    except formats.UnsafeFileError as error:
+        raise CheckFailedError(f'"{folder}": {error}') from None
     for name in names:
         (to / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(folder / name, to / name)
@@ -103,7 +106,7 @@ def seal_candidate(ref: ModelRef, base: str = "", reads: Callable[[Path], Iterab
     `reads` tells of a folder what its loader reads there, where it says so: of what else lies there texts ship alone.
     Its own digest becomes that of the weights that were read; of an adapter, with its base's digest and quantisation.
     What has no folder is returned as it is, and cannot be exported. Raises UsageError
-    when a file cannot be read, CheckFailed when it is not what it must be.
+    when a file cannot be read, CheckFailedError when it is not what it must be.
     """
     folder = ref.adapter or Path(ref.path)
     if not folder.is_dir():
@@ -117,7 +120,7 @@ def seal_candidate(ref: ModelRef, base: str = "", reads: Callable[[Path], Iterab
     except OSError as error:
         raise UsageError(f'"{error.filename or folder}": cannot be read: {error.strerror}') from None
     except ValueError as error:
-        raise CheckFailed(f'{ref.name} in "{folder}": {error}') from None
-    digest = digest_of([base, weights, ref.quantization]) if ref.adapter else weights
+        raise CheckFailedError(f'{ref.name} in "{folder}": {error}') from None
+    digest = digest_value([base, weights, ref.quantization]) if ref.adapter else weights
     digests = {name: hashed.sha256 for name, hashed in files.items()}
     return replace(ref, digest=digest, seal=Seal(weights, digests, template, base, beside))

@@ -14,7 +14,7 @@ from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, MODEL, format
 from harness.errors import UsageError
 from harness.release.evidence import ReadEvidence, read_evidence
 from harness.release.policy import Policy
-from harness.release.verified import Verified
+from harness.release.verified import VerifiedExport
 
 MADE = "machine-learning-model"
 SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:finetune-harness")  # of serial numbers
@@ -24,14 +24,14 @@ TREE = "sha256 is the root digest of model/, as in OpenSSF model signing"
 Part = dict[str, Any]
 
 
-def cyclonedx_writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
+def cyclonedx_writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[VerifiedExport], str]:
     """Return what writes a bill of materials; raises UsageError at a key, for nothing signs it."""
     if key:
         raise UsageError("--as cyclonedx is not signed; remove --sign-with, or sign its output")
     return lambda found: write_bom(found, read_evidence(found)) if found.ok else ""
 
 
-def write_bom(found: Verified, evidence: ReadEvidence) -> str:
+def write_bom(found: VerifiedExport, evidence: ReadEvidence) -> str:
     """Return the bill of materials as JSON, the same for the same evidence and notes."""
     lock, manifest = evidence.lock, evidence.manifest
     data = [
@@ -64,7 +64,7 @@ def write_bom(found: Verified, evidence: ReadEvidence) -> str:
     return json.dumps(made, indent=1) + "\n"
 
 
-def _model(found: Verified, evidence: ReadEvidence) -> Part:
+def _model(found: VerifiedExport, evidence: ReadEvidence) -> Part:
     lock, manifest = evidence.lock, evidence.manifest
     before = {"base": {"candidate": lock["suite"]["model"]["path"], "weights": lock["subjects"].get("base", "")}}
     before = {"parent": manifest["made_of"]} | before if "made_of" in manifest else before

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.artifacts.attestation import GATES, LOCK, MANIFEST
 from harness.artifacts.strict_json import read_json
-from harness.release.verified import Verified
+from harness.release.verified import VerifiedExport
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,6 @@ class ReadEvidence:
         return {name: str(about["sha256"]) for name, about in self.manifest["files"].items()}
 
 
-def read_evidence(found: Verified) -> ReadEvidence:
+def read_evidence(found: VerifiedExport) -> ReadEvidence:
     """Return the evidence of an export from the bytes that were verified."""
     return ReadEvidence(*(read_json(found.raw[name]) for name in (MANIFEST, LOCK, GATES)))

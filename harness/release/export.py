@@ -18,7 +18,7 @@ from harness.artifacts import attestation
 from harness.artifacts.attestation import CARD, CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
 from harness.artifacts.digests import (
     Hashed,
-    digest_of,
+    digest_value,
     file_digest,
     hash_files,
     root_digest,
@@ -29,7 +29,7 @@ from harness.artifacts.digests import (
 from harness.artifacts.formats import LEGAL
 from harness.artifacts.model_files import ADAPTER
 from harness.collection.collection import Collection, Task
-from harness.errors import CheckFailed, UsageError
+from harness.errors import CheckFailedError, UsageError
 from harness.files import replace_folder, write_text
 from harness.gates.contamination import Leaks
 from harness.gates.gate import find_export_obstacles
@@ -53,7 +53,7 @@ Written = Mapping[str, Hashed]  # by name in model/
 
 
 @dataclass(frozen=True)
-class Decided:
+class DecisionRecord:
     """What the adjudicator decided, and on what.
 
     `lock` is the suite's as it was written before there was a candidate, `leaks` are the rows that gates with
@@ -68,12 +68,12 @@ class Decided:
 
 
 def export_candidate(
-    collection: Collection, declared: Export, ref: ModelRef | None, run: Run, why: Sequence[str], judged: Decided
+    collection: Collection, declared: Export, ref: ModelRef | None, run: Run, why: Sequence[str], judged: DecisionRecord
 ) -> Exported:
     """Export a candidate if every blocking gate on it passed, else say why not.
 
-    `why` holds reasons beyond the gates. Raises UsageError when the target is taken or the disk is full, CheckFailed
-    when what was written is not what was gated.
+    `why` holds reasons beyond the gates. Raises UsageError when the target is taken or the disk is full,
+    CheckFailedError when what was written is not what was gated.
     """
     reasons = [*why, *([run.problem] if run.problem else []), *_changed_files(collection, judged.lock)]
     if ref is None:
@@ -146,25 +146,25 @@ def _compare(declared: Export, ref: ModelRef, model: Path, verdicts: Sequence[Ve
     """
     where, seal = f'export "{declared.to}"', ref.seal
     if seal is None:
-        raise CheckFailed(f"{where}: {ref.name} is not in a folder, so which files were gated is unknown")
+        raise CheckFailedError(f"{where}: {ref.name} is not in a folder, so which files were gated is unknown")
     try:
         written = hash_files(model, [name for name, _ in walk_files(model)])
         weights = weights_digest_of_files(written)
     except ValueError as error:
-        raise CheckFailed(f"{where}: {str(error).removeprefix(f'{model}/')}") from None
+        raise CheckFailedError(f"{where}: {str(error).removeprefix(f'{model}/')}") from None
     if weights != seal.weights:
-        raise CheckFailed(f"{where}: the written tensors differ from the gated ones")
+        raise CheckFailedError(f"{where}: the written tensors differ from the gated ones")
     if {v.digest for v in verdicts if v.candidate == ref.name and v.digest} != {ref.digest}:
-        raise CheckFailed(f"{where}: the gates were decided on other weights than these")
+        raise CheckFailedError(f"{where}: the gates were decided on other weights than these")
     for name, hashed in written.items():
         if hashed.sha256 != seal.files.get(name) and not _same_but_place(name, ref, model):
             how = "differs from the file that was" if name in seal.files else "is not among the files that were"
-            raise CheckFailed(f'{where}: "{name}" {how} gated')
+            raise CheckFailedError(f'{where}: "{name}" {how} gated')
     # What is for people alone may be left out: no program computes anything else without it.
     if lost := sorted(n for n in seal.files.keys() - written.keys() if not (n.endswith(".md") or LEGAL.fullmatch(n))):
-        raise CheckFailed(f'{where}: "{lost[0]}" was gated but not written')
+        raise CheckFailedError(f'{where}: "{lost[0]}" was gated but not written')
     if template_digest(model) not in (None, seal.template):
-        raise CheckFailed(f"{where}: its chat template differs from the evaluated one")
+        raise CheckFailedError(f"{where}: its chat template differs from the evaluated one")
     return written
 
 
@@ -177,16 +177,22 @@ def _same_but_place(name: str, ref: ModelRef, model: Path) -> bool:
         return False
     texts = (sealed, (model / name).read_bytes())
     before, after = ({k: v for k, v in json.loads(text).items() if k not in PLACES} for text in texts)
-    return digest_of(before) == digest_of(after)
+    return digest_value(before) == digest_value(after)
 
 
 def _write_evidence(
-    collection: Collection, declared: Export, ref: ModelRef, run: Run, work: Path, written: Written, judged: Decided
+    collection: Collection,
+    declared: Export,
+    ref: ModelRef,
+    run: Run,
+    work: Path,
+    written: Written,
+    judged: DecisionRecord,
 ) -> None:
     """Write evidence and card, then the manifest over all of it, then the claims over the manifest."""
     evidence, public = work / EVIDENCE, run.sendable()
     # nor training rows, or this machine's own troubles
-    public.reports, public.shown = [replace(r, traceback=None) for r in public.reports], ()
+    public.results, public.shown_rows = [replace(r, traceback=None) for r in public.results], ()
     verdicts = [run.nameless(v) for v in judged.verdicts if v.candidate == declared.candidate]
     gates = json.loads(dumps([asdict(v) for v in verdicts]))
     rows = evidence_rows(judged.results, collection.tasks, judged.leaks)
@@ -205,21 +211,23 @@ def _write_evidence(
     about |= {"ledger": judged.ledger} if judged.ledger else {}
     manifest = dumps({**about, "files": files}).encode()
     (evidence / MANIFEST).write_bytes(manifest)
-    lines = [attestation.Envelope(s, {}).line() for s in attestation.make_statements(manifest, judged.lock, gates)]
+    lines = [
+        attestation.Envelope(s, {}).to_json_line() for s in attestation.make_statements(manifest, judged.lock, gates)
+    ]
     write_text(evidence / CLAIMS, "".join(f"{line}\n" for line in lines))
 
 
 def _about(collection: Collection, declared: Export, ref: ModelRef, run: Run) -> dict[str, Any]:
     """Return what a manifest says of the candidate and of how it was judged."""
     # Verdicts rest on what it was asked, and whatever it is compared with: a claim about both has two sides.
-    sides = {(r.eval, r.subject) for r in run.reports if r.subject == declared.candidate}
+    sides = {(r.eval, r.subject) for r in run.results if r.subject == declared.candidate}
     for verdict in (v for v in run.verdicts if v.candidate == declared.candidate):
         name = verdict.metric.partition(".")[0]
         sides |= {(name, verdict.versus)} if verdict.versus else set()
         item = next((i for i in collection.items if (i.eval, i.subject) == (name, declared.candidate)), None)
         if item and (collection.tasks[name].compares or collection.tasks[name].marks == "pairs"):
-            sides.add((name, collection.against(item)))
-    of = [r for r in run.reports if (r.eval, r.subject) in sides]
+            sides.add((name, collection.baseline_of(item)))
+    of = [r for r in run.results if (r.eval, r.subject) in sides]
     about: dict[str, Any] = {
         "format": attestation.FORMAT,
         "name": run.suite,
@@ -228,7 +236,7 @@ def _about(collection: Collection, declared: Export, ref: ModelRef, run: Run) ->
         "template": ref.seal.template if ref.seal else None,
         "started": run.started,
         "statistics": hypothesis_tests.VERSION,
-        "answers": {"asked": sum(r.asked for r in of), "remembered": sum(r.remembered for r in of)},
+        "answers": {"requests": sum(r.requests for r in of), "cache_hits": sum(r.cache_hits for r in of)},
         "invocation": relative_paths(run.invocation, run),
         "ignored": [{"check": c, "by": w.by, "reason": w.reason, "until": w.until} for c, w in run.passed_over.items()],
     }
@@ -256,7 +264,7 @@ def evidence_rows(results: Results, tasks: Mapping[str, Task], leaks: Leaks | No
                 continue
             row = evidence_row(number, sample, scores[sample.id], names)
             if task.spec.private:
-                yield {"item": item, "sha256": digest_of(row), "number": number, "row": sample.digest}
+                yield {"item": item, "sha256": digest_value(row), "number": number, "row": sample.digest}
                 continue
             slices = {c: str(sample.row[c]) for c in task.spec.slices if c in sample.row}  # as gates compare them
             about: dict[str, Any] = {"number": number, "slices": slices, "key": sample.key}
@@ -284,9 +292,9 @@ def evidence_row(number: int, sample: Sample, score: Score, metrics: Sequence[st
     Those are of the values, where the folder's are lm-evaluation-harness's; a private row has a digest of all of it.
     """
     kept = json.loads(json.dumps(make_row(number, sample, score, metrics), ensure_ascii=False, default=str))
-    kept |= sample.hashes
+    kept |= sample.digests
     if "arguments" not in score.values:  # or a metric of this name stands there
-        kept["arguments"] = [[sample.asked]]
+        kept["arguments"] = [[sample.question]]
     return {name: value for name, value in kept.items() if name not in ("key", "messages")}
 
 
@@ -295,5 +303,7 @@ def scores_without_texts(row: Mapping[str, Any]) -> dict[str, Any]:
     values = json_safe({name: row[name] for name in row["metrics"] if name in row})
     told = {k: row[k] for k in ("id", "cluster", "doc_hash", "prompt_hash", "target_hash")}
     told |= {"weight": json_safe(row["weight"]), "weights": json_safe(row["weights"])}
-    told |= {key: row[key] for key in ("second_cluster", "lost", "partly_lost", "ended", "tokens") if key in row}
-    return {**told, "answer_hash": digest_of(row["resps"]), "values": values}
+    told |= {
+        key: row[key] for key in ("second_cluster", "lost", "partly_lost", "finish_reason", "tokens") if key in row
+    }
+    return {**told, "answer_hash": digest_value(row["resps"]), "values": values}

@@ -121,7 +121,7 @@ def _event() -> Schema:
     return {"title": "a line of events.jsonl", "oneOf": lines}
 
 
-OF_SOME_ROWS = ("lost", "partly_lost", "ended", "tokens", "second_cluster")
+OF_SOME_ROWS = ("lost", "partly_lost", "finish_reason", "tokens", "second_cluster")
 
 
 def _sample() -> Schema:
@@ -133,7 +133,8 @@ def _sample() -> Schema:
         "metrics": list_schema(TEXT), "doc_hash": DIGEST, "prompt_hash": DIGEST, "target_hash": DIGEST,
         "id": TEXT, "cluster": {"type": ["string", "null"]}, "weight": {"type": "number"}, "weights": NUMBERS,
         "note": {"type": ["string", "null"]}, "details": {"type": "object"}, "nats": NUMBERS, "rendered": TEXT,
-        "lost": list_schema(TEXT), "partly_lost": NUMBERS, "ended": ENDED, "tokens": WHOLE, "second_cluster": TEXT,
+        "lost": list_schema(TEXT), "partly_lost": NUMBERS, "finish_reason": ENDED, "tokens": WHOLE,
+        "second_cluster": TEXT,
     }  # fmt: skip
     optional = ("messages", "key", "details", "nats", "rendered", *OF_SOME_ROWS)
     made = object_schema(keys, *optional)
@@ -154,7 +155,7 @@ def _manifest() -> Schema:
     keys = {
         "format": {"enum": [attestation.FORMAT]}, "name": TEXT, "candidate": TEXT, "weights": TEXT,
         "template": {"type": ["string", "null"]}, "started": TEXT, "statistics": ANY,
-        "answers": object_schema({"asked": WHOLE, "remembered": WHOLE}), "invocation": {"type": "object"},
+        "answers": object_schema({"requests": WHOLE, "cache_hits": WHOLE}), "invocation": {"type": "object"},
         "ignored": list_schema(object_schema(dict.fromkeys(("check", "by", "reason", "until"), TEXT))),
         "adapter": object_schema({"base": ANY, "weights": TEXT, "quantization": ANY}),
         "made_of": object_schema({"candidate": TEXT, "weights": TEXT}), "chosen": {"type": "object"}, "root": DIGEST,
@@ -185,7 +186,8 @@ def _item() -> Schema:
         "item": TEXT, "id": TEXT, "cluster": {"type": ["string", "null"]}, "doc_hash": DIGEST, "prompt_hash": DIGEST,
         "target_hash": DIGEST, "weight": NUMBER, "weights": NUMBERS, "answer_hash": DIGEST, "values": NUMBERS,
         "number": WHOLE, "slices": TEXTS, "key": TEXT, "place": WHOLE, "leak": TEXT,
-        "lost": list_schema(TEXT), "partly_lost": NUMBERS, "ended": ENDED, "tokens": WHOLE, "second_cluster": TEXT,
+        "lost": list_schema(TEXT), "partly_lost": NUMBERS, "finish_reason": ENDED, "tokens": WHOLE,
+        "second_cluster": TEXT,
     }  # fmt: skip
     bare = {"item": TEXT, "number": WHOLE, "row": DIGEST}
     private = {"title": "a row of a private evaluation", **object_schema({"sha256": DIGEST, **bare})}

@@ -17,7 +17,7 @@ FORMAT = 1  # of suite.lock.json; raised when an older `verify` would misread
 
 
 @dataclass(frozen=True)
-class Locked:
+class LockedSuite:
     """What the lock says that a candidate's verdicts must keep to; gates as they are put to the candidate."""
 
     about: SuiteTable
@@ -35,7 +35,7 @@ class Locked:
         return self.metrics.get(gate.eval, {}).get(gate.metric_name)
 
 
-def read_lock(lock: Mapping[str, Any], candidate: str) -> Locked:
+def read_lock(lock: Mapping[str, Any], candidate: str) -> LockedSuite:
     """Read the claims of a lock. Raises ValueError, KeyError or TypeError where it is malformed."""
     if type(lock["format"]) is not int or lock["format"] != FORMAT:
         raise ValueError(f"the lock has format {lock['format']!r}, this harness reads {FORMAT}")
@@ -43,20 +43,20 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> Locked:
     parent = next((e["from_"] for e in suite["exports"] if e.get("name") == candidate), None)
     gates: dict[str, Gate] = {}
     for table in lock["gates"]:
-        own = {k: v for k, v in table.items() if k not in ("says", "blocking", "candidates")}
+        own = {k: v for k, v in table.items() if k not in ("claim", "blocking", "candidates")}
         gate: Gate = _read(Gate, own, where="")
-        if mistakes := gate.mistakes():
+        if mistakes := gate.find_mistakes():
             raise ValueError(f'gate "{gate.id}": {mistakes[0]}')
         derived = (gate.claim(), gate.blocking, gate.applies_to(candidate))
-        if derived != (table["says"], table["blocking"], candidate in table["candidates"]):
-            raise ValueError(f'gate "{gate.id}": its keys and its "says" disagree')
+        if derived != (table["claim"], table["blocking"], candidate in table["candidates"]):
+            raise ValueError(f'gate "{gate.id}": its keys and its "claim" disagree')
         if gate.id in gates:
             raise ValueError(f'gate "{gate.id}" occurs twice')
         gates[gate.id] = replace(gate, versus=parent) if gate.versus == PARENT and parent else gate
     if stray := [n for g in gates.values() for n in (*g.requires, *g.any_of) if n not in gates]:
         raise ValueError(f'gate "{stray[0]}" is referenced but missing')
     gates = {i: replace(g, among=len(gates[g.group].any_of) if g.group in gates else 1) for i, g in gates.items()}
-    about: SuiteTable = _read(SuiteTable, suite["about"])
+    about: SuiteTable = _read(SuiteTable, suite["header"])
     if not 0 < about.alpha <= 0.5:
         raise ValueError(f"alpha is {about.alpha}; it must be more than 0 and at most 0.5")
     tables = {(e, m): table for e, metrics in lock["metrics"].items() for m, table in metrics.items()}
@@ -71,7 +71,7 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> Locked:
     evals = {e["name"]: e for e in suite["evals"]}
     looks = {name: tuple(map(int, counts)) for name, counts in lock.get("looks", {}).items()}
     told = {name: str(data["sha256"]) for name, data in lock["data"].items()}
-    return Locked(about, gates, metrics, combines, evals, rows, lock.get("left_out", {}), looks, parent, told)
+    return LockedSuite(about, gates, metrics, combines, evals, rows, lock.get("left_out", {}), looks, parent, told)
 
 
 def _read(cls: Any, table: Mapping[str, Any], **given: Any) -> Any:

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from harness import schema
 from harness.answers import keys
-from harness.artifacts.digests import digest_of, file_digest
+from harness.artifacts.digests import digest_value, file_digest
 from harness.collection.collection import Collection
 from harness.gates import contamination
 from harness.plugins import Plugins
@@ -47,7 +47,7 @@ def make_lock(collection: Collection, run: Run, leaks: contamination.Leaks | Non
     stops = {name: interim_sizes(len(samples)) for name, samples in early.items() if samples}  # on whatever machine
     data: dict[str, dict[str, Any]] = {}  # number and digest of the rows
     if collection.training is not None:
-        data["train"] = {"rows": len(collection.training), "sha256": digest_of(collection.training)}
+        data["train"] = {"rows": len(collection.training), "sha256": digest_value(collection.training)}
     for name, task in collection.tasks.items():
         several = {name: task.samples, f"{name} (worked examples)": task.shots, f"{name} (select)": task.select}
         data |= {what: {"rows": len(some), "sha256": rows_digest(some)} for what, some in several.items() if some}
@@ -61,7 +61,7 @@ def make_lock(collection: Collection, run: Run, leaks: contamination.Leaks | Non
             **_source(suite),
             **_tables(collection),
         },
-        "gates": [{**own_keys(g), "says": g.claim(), "blocking": g.blocking, "candidates": on} for g, on in gates],
+        "gates": [{**own_keys(g), "claim": g.claim(), "blocking": g.blocking, "candidates": on} for g, on in gates],
         "subjects": dict(run.digests),
         "metrics": {n: {m.name: _metric(m) for m in t.metrics.values()} for n, t in collection.tasks.items()},
         "data": data,
@@ -83,7 +83,7 @@ def _tables(collection: Collection) -> dict[str, Any]:
     """Return the suite's tables with the defaults of every plugin's options filled in."""
     suite, use = collection.suite, partial(lock_table, collection.plugins)
     about = own_keys(suite.header)
-    made: dict[str, Any] = {"about": about, "model": use("loader", suite.model), "merge": suite.merges}
+    made: dict[str, Any] = {"header": about, "model": use("loader", suite.model), "merge": suite.merges}
     made |= {"adapter": use("adapter", suite.adapter)} if suite.adapter else {}
     made |= {"train": use("trainer", suite.train)} if suite.train else {}
     made |= {"candidate": own_keys(suite.candidate)} if suite.candidate else {}
@@ -131,7 +131,7 @@ def describe_plugins(plugins: Plugins) -> Iterator[dict[str, str | None]]:
         top = place.partition(".")[0]
         if plugin is not None and (id(plugin) in modules or top not in tops):  # an object of these has their code
             content = keys.digest_content([plugin])  # of the whole package: which module of it is a plugin counts, too
-            code = content if top == place else digest_of([place, content])
+            code = content if top == place else digest_value([place, content])
             yield {"name": Path(name).name, "distribution": _label(top), "code": code}
 
 

@@ -50,9 +50,10 @@ def write_card(
 ) -> str:
     """Return the README.md of an export; `strange` are the plugins that did not come with the harness."""
     verdicts = [v for v in run.verdicts if v.candidate == declared.candidate]
-    waivers = [f"- **{escape_markdown(v.gate)}**: {escape_markdown(v.waiver.says())}" for v in verdicts if v.waiver]
+    waivers = [f"- **{escape_markdown(v.gate)}**: {escape_markdown(v.waiver.summary())}" for v in verdicts if v.waiver]
     waivers += [
-        f"- **{escape_markdown(check)}** (ignored): {escape_markdown(w.says())}" for check, w in run.passed_over.items()
+        f"- **{escape_markdown(check)}** (ignored): {escape_markdown(w.summary())}"
+        for check, w in run.passed_over.items()
     ]
     others = ", ".join(markdown_code(_plugin(p)) for p in strange)
     took = run.facts.get(f"export to {declared.to}", {}).get("swap_in_ms")
@@ -163,7 +164,7 @@ def _auto_class(folder: Path) -> str:
 
 def _results(suite: Suite, declared: Export, run: Run) -> Iterator[dict[str, Any]]:
     data = {e.name: e.data or e.use for e in suite.evals}
-    for report in run.reports:
+    for report in run.results:
         if report.subject == declared.candidate and report.outcome == "done":
             values = {name: v for name, v in report.metrics.items() if math.isfinite(v)}
             yield {
@@ -177,7 +178,7 @@ def _gates(verdicts: Sequence[Verdict]) -> Iterator[str]:
     yield "| gate | claim | verdict | measured |"
     yield "|---|---|---|---|"
     for v in verdicts:
-        said = f"{v.outcome}{'' if v.blocking else ' (warn)'}" + (f", {v.waiver.says()}" if v.waiver else "")
+        said = f"{v.outcome}{'' if v.blocking else ' (warn)'}" + (f", {v.waiver.summary()}" if v.waiver else "")
         yield "| " + " | ".join(map(escape_markdown, (v.gate, f"{v.metric} {v.claim}", said, v.why))) + " |"
 
 

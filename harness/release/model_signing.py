@@ -17,14 +17,14 @@ from harness.errors import UsageError
 from harness.release.evidence import ReadEvidence, read_evidence
 from harness.release.policy import Policy
 from harness.release.signing import read_private_key
-from harness.release.verified import Verified
+from harness.release.verified import VerifiedExport
 
 KIND = "https://model_signing/signature/v1.0"
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 
 
-def model_signing_writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
+def model_signing_writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[VerifiedExport], str]:
     """Return what signs with a private key on a curve that model_signing takes; raises UsageError at any other."""
     if key is None:
         raise UsageError("--as model-signing writes a signature; add --sign-with FILE, a private EC key")
@@ -37,7 +37,7 @@ def model_signing_writer(policy: Policy | None, name: str, key: Path | None) -> 
     return lambda found: sign_bundle(found, read_evidence(found), private) if found.ok else ""
 
 
-def sign_bundle(found: Verified, evidence: ReadEvidence, private: Any) -> str:
+def sign_bundle(found: VerifiedExport, evidence: ReadEvidence, private: Any) -> str:
     """Return the bundle over the files in model/, under the digests that were verified."""
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

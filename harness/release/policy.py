@@ -25,7 +25,7 @@ threshold = 1                 # signed by a key of --key
 waivers = false               # each blocking gate passed
 approximate = false           # none of them at a risk that is only approximate
 ignored = []                  # no error that a check found was ignored
-remembered = false            # no answer that a verdict rests on came from an earlier run
+cached_answers = false        # no verdict uses an answer from an earlier run
 recomputed = 1.0              # each blocking gate computed again from its rows; needs numpy and scipy
 ledger = "first"              # of attempts: goes on from that of the last release, where there was one
 """
@@ -39,7 +39,7 @@ DIGEST = "[0-9a-f]{64}"
 PLUGIN = rf"\S+ sha256:{DIGEST}"
 
 
-class ExportRefused(Exception):
+class ExportRefusedError(Exception):
     """An export that must not be deployed, and why, in one line."""
 
 
@@ -86,7 +86,7 @@ class Policy:
     max_attempts: int | None = None
     ledger: Literal["any", "first", "known"] = "any"
     recomputed: float | None = None
-    remembered: bool = True
+    cached_answers: bool = True
     waivers: bool = True
     approximate: bool = True
     ignored: list[str] | None = None
@@ -118,7 +118,7 @@ LOOKED: tuple[tuple[int, str, str, Callable[[Policy], object]], ...] = (  # the 
     (5, "waived gates", "waivers", lambda p: not p.waivers),
     (5, "approximate risks", "approximate", lambda p: not p.approximate),
     (5, "ignored findings", "ignored", lambda p: True),
-    (6, "cached answers", "remembered", lambda p: not p.remembered),
+    (6, "cached answers", "cached_answers", lambda p: not p.cached_answers),
     (6, "recomputed verdicts", "recomputed", lambda p: p.recomputed),
     (6, "age", "max_age_days", lambda p: p.max_age_days is not None),
     (6, "served model", "[served]", lambda p: p.served),
@@ -191,7 +191,7 @@ def _claims(tables: list[dict[str, Any]], complain: schema.Complain) -> Iterator
         claim = schema.read_table(Gate, {"id": f"claim {number}", **table}, said, where="", group="", among=1)
         if claim:
             foreign = [f'"{key}" is a key of a suite\'s gates; remove it' for key in OF_SUITES if key in table]
-            for mistake in foreign or claim.mistakes():
+            for mistake in foreign or claim.find_mistakes():
                 said("", mistake)
             yield claim
 
@@ -256,17 +256,20 @@ def _huge(value: Any) -> bool:
 
 
 def check_signers(envelopes: Sequence[Envelope], policy: Policy, what: str) -> list[str]:
-    """Return the names of the keys that signed a document; raises ExportRefused where they are too few."""
+    """Return the names of the keys that signed a document; raises ExportRefusedError where they are too few."""
     by = {keyid for envelope in envelopes for keyid in verified_signers(envelope, policy)}
     names = sorted(k.name or k.keyid[:16] for k in policy.keys if k.keyid in by)
     if len(names) < policy.threshold:
         who = ", ".join(names) or "no key of the policy"
-        raise ExportRefused(f"{what} is signed by {who}, but the policy requires {policy.threshold} (threshold)")
+        raise ExportRefusedError(f"{what} is signed by {who}, but the policy requires {policy.threshold} (threshold)")
     return names
 
 
 def verified_signers(envelope: Envelope, policy: Policy) -> set[str]:
-    """Return the ids of the policy's keys that signed an envelope; raises ExportRefused where a signature is wrong."""
+    """Return the ids of the policy's keys that signed an envelope.
+
+    Raises ExportRefusedError where a signature is wrong.
+    """
     try:
         from securesystemslib.dsse import Envelope as Signed
         from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
@@ -283,6 +286,6 @@ def verified_signers(envelope: Envelope, policy: Policy) -> set[str]:
             except (UnverifiedSignatureError, VerificationError):
                 name = next(k.name for k in policy.keys if k.keyid == keyid) or keyid[:16]
                 what = f'the signature with key "{name}" is invalid'
-                raise ExportRefused(f"{what}; remove that line from {CLAIMS}, or sign again") from None
+                raise ExportRefusedError(f"{what}; remove that line from {CLAIMS}, or sign again") from None
             by.add(keyid)
     return by

@@ -10,7 +10,7 @@ from typing import Any
 from harness.errors import did_you_mean
 from harness.gates.gate import PARENT, Gate
 from harness.records.verdicts import Outcome
-from harness.release.lock_reader import Locked
+from harness.release.lock_reader import LockedSuite
 from harness.release.policy import ANY, Policy
 from harness.release.verdict_consistency import Verdicts
 from harness.suite.tables import SuiteTable
@@ -34,8 +34,8 @@ def find_refusals(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str
         yield f"was created on {manifest['started']}, which is in the future"
     if policy.max_age_days is not None and age > timedelta(days=policy.max_age_days):
         yield (f"was created {age.days} days ago, but the policy allows {policy.max_age_days:g} days (max_age_days)")
-    if not policy.remembered and (remembered := manifest["answers"]["remembered"]) != 0:
-        yield (f"{remembered} answers came from the cache of an earlier run, but the policy allows none (remembered)")
+    if not policy.cached_answers and (hits := manifest["answers"]["cache_hits"]) != 0:
+        yield f"{hits} answers came from the cache of an earlier run, but the policy allows none (cached_answers)"
     if policy.versions is not None and lock["harness"] not in policy.versions:
         versions = " or ".join(policy.versions)
         yield f"was evaluated by harness {lock['harness']}, but the policy requires {versions} (harness)"
@@ -74,7 +74,7 @@ class PolicyMatch:
 
 
 def match_policy(
-    policy: Policy, lock: Mapping[str, Any], locked: Locked, verdicts: Verdicts, candidate: str
+    policy: Policy, lock: Mapping[str, Any], locked: LockedSuite, verdicts: Verdicts, candidate: str
 ) -> PolicyMatch:
     """Return what meets the claims of a policy, and which of its gates, rows and claims are not met by this export."""
     lacking, gates = dict[str, str](), set[str]()
@@ -91,7 +91,7 @@ def match_policy(
     return PolicyMatch(lacking, frozenset(gates))
 
 
-def _meeting(claim: Gate, locked: Locked, verdicts: Verdicts, candidate: str) -> tuple[str, str]:
+def _meeting(claim: Gate, locked: LockedSuite, verdicts: Verdicts, candidate: str) -> tuple[str, str]:
     """Return the gate that meets a claim, or nothing and why none does.
 
     It keeps the candidate from shipping, or where the claim says "warn" is about it.
@@ -99,12 +99,12 @@ def _meeting(claim: Gate, locked: Locked, verdicts: Verdicts, candidate: str) ->
     if (metric := locked.metric(claim)) is None:
         known = [f"{name}.{one}" for name, metrics in locked.metrics.items() for one in metrics]
         return "", f'the suite has no metric "{claim.metric}"{did_you_mean(claim.metric, known)}'
-    if mistakes := claim.mistakes_on(metric):
+    if mistakes := claim.find_metric_mistakes(metric):
         return "", mistakes[0]
     about = [g for g in locked.gates.values() if g.metric == claim.metric and g.applies_to(candidate) and not g.group]
     gates = [g for g in about if g.blocking or not claim.blocking]
     named = replace(claim, versus=locked.parent) if claim.versus == PARENT and locked.parent else claim
-    covers = [g for g in gates if g.covers(named, metric)]
+    covers = [g for g in gates if g.implies(named, metric)]
     most = claim.alpha or SuiteTable.alpha
     whys = [_verdict_error(g, locked, verdicts, None if metric.is_count or g.kind.counts else most) for g in covers]
     if "" in whys:
@@ -115,7 +115,7 @@ def _meeting(claim: Gate, locked: Locked, verdicts: Verdicts, candidate: str) ->
     return "", f"no blocking gate implies it; {told}" if told else "no blocking gate is on this metric"
 
 
-def _verdict_error(gate: Gate, locked: Locked, verdicts: Verdicts, most: float | None) -> str:
+def _verdict_error(gate: Gate, locked: LockedSuite, verdicts: Verdicts, most: float | None) -> str:
     """Return why the verdict on a gate that covers a claim is not enough, or nothing; it may risk `most`."""
     outcome, risk = verdicts.get(gate.id, {}).get("outcome"), gate.alpha or locked.about.alpha
     if outcome != Outcome.PASS:

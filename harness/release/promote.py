@@ -21,12 +21,12 @@ from harness.errors import UsageError
 from harness.files import append_line, copy_range, hold_exclusively, open_file, replace_folder, reporting_write_errors
 from harness.release.policy import Policy
 from harness.release.releases import RECORD, Promotion, active_releases, current_release, releases_folder
-from harness.release.verified import LARGEST, Verified
+from harness.release.verified import LARGEST, VerifiedExport
 from harness.release.verify import verify_export
 from harness.texts.numbers import format_metric
 
 MOST = 5  # changes of a kind that are told
-Moved = tuple[Verified, Path | None, list[str]]  # what was found, the copy that is the release now, what changed
+Moved = tuple[VerifiedExport, Path | None, list[str]]  # what was found, the copy that is the release now, what changed
 
 
 def promote_export(export: Path, policy: Policy | None = None, beside: Sequence[Path] = ()) -> Moved:
@@ -157,7 +157,7 @@ def _alone(export: Path) -> Iterator[None]:
         yield
 
 
-def _record(export: Path, found: Verified, back: bool) -> None:
+def _record(export: Path, found: VerifiedExport, back: bool) -> None:
     manifest = read_json(found.raw[MANIFEST])
     try:
         user = getpass.getuser()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.attestation import EVIDENCE, ITEMS
-from harness.artifacts.digests import digest_of, row_digest
+from harness.artifacts.digests import digest_value, row_digest
 from harness.artifacts.strict_json import read_json
 from harness.errors import UsageError
 from harness.files import open_file
@@ -26,7 +26,7 @@ from harness.gates.decide import decide
 from harness.gates.gate import Gate
 from harness.records.samples import Caveat, Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
-from harness.release.lock_reader import Locked
+from harness.release.lock_reader import LockedSuite
 from harness.release.verdict_consistency import NEAR, Verdicts
 from harness.reports.report_json import dumps
 from harness.stats import hypothesis_tests
@@ -50,7 +50,7 @@ TINY = 1e-12  # below which numbers are the same whatever their ratio
 
 
 @dataclass
-class Recomputed:
+class RecomputationResult:
     """How many gates were judged again, why others could not be, and the first that `differs`, if one does."""
 
     gates: list[str] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Recomputed:
     differs: str = ""
 
     @property
-    def says(self) -> str:
+    def summary(self) -> str:
         done = len(self.gates)
         rest = [f'"{gate}" was not, because {why}' for gate, why in self.unable.items()]
         return "; ".join([f"recomputed {done} of {done + len(rest)} gates", *rest])
@@ -69,7 +69,7 @@ class Recomputed:
         """The share of wanted gates that were recomputed."""
         return sum(g in self.gates for g in self.wanted) / len(self.wanted) if self.wanted else 0.0
 
-    def short_of(self, share: float | None, named: Collection[str]) -> str:
+    def find_shortfall(self, share: float | None, named: Collection[str]) -> str:
         """Return why a policy that wants such a share, and all those that it has `named`, refuses it, or nothing."""
         if share and (lost := sorted(self.unable.keys() & set(named))):
             return (
@@ -78,14 +78,14 @@ class Recomputed:
         if share is None or self.share >= share:
             return ""
         return (
-            f"{self.says}; that is {self.share:.0%} of the blocking gates, but the policy requires {share:.0%} "
+            f"{self.summary}; that is {self.share:.0%} of the blocking gates, but the policy requires {share:.0%} "
             "(recomputed)"
         )
 
 
 def recompute_verdicts(
-    export: Path, manifest: Mapping[str, Any], locked: Locked, verdicts: Verdicts, named: Collection[str] = ()
-) -> Recomputed:
+    export: Path, manifest: Mapping[str, Any], locked: LockedSuite, verdicts: Verdicts, named: Collection[str] = ()
+) -> RecomputationResult:
     """Decide the gates of an export again whose digests were verified, and whose outcomes follow from their numbers.
 
     And compare the rows with the lock's. Wanted are the gates that block, and those that are `named`.
@@ -97,7 +97,7 @@ def recompute_verdicts(
         except ModuleNotFoundError:
             extra = f"the module {module.partition('.')[0]}; pip install 'finetune-harness[recompute]'"
             raise UsageError(f'--recompute, or "recomputed" in a policy, needs {extra}') from None
-    recomputed = Recomputed(wanted={*named, *(name for name, v in verdicts.items() if v["blocking"])})
+    recomputed = RecomputationResult(wanted={*named, *(name for name, v in verdicts.items() if v["blocking"])})
     lines = list(read_items(export, manifest))
     case = _CandidateEvidence(locked, manifest, verdicts, *_read(lines, manifest))
     for gate in (g for g in locked.gates.values() if g.id in verdicts and not g.any_of):
@@ -132,7 +132,7 @@ def read_items(export: Path, manifest: Mapping[str, Any]) -> Iterator[Mapping[st
         raise ValueError(f"{ITEMS} changed while it was read")
 
 
-def _rows_error(lines: Sequence[Mapping[str, Any]], locked: Locked) -> str:
+def _rows_error(lines: Sequence[Mapping[str, Any]], locked: LockedSuite) -> str:
     """Return of which evaluation the rows are not those of the lock, or differ between subjects, or nothing."""
     digests: dict[str, dict[int, str]] = {}
     for row in lines:
@@ -141,7 +141,7 @@ def _rows_error(lines: Sequence[Mapping[str, Any]], locked: Locked) -> str:
         if digests.setdefault(name, {}).setdefault(number, digest) != digest:
             return f'row {number} of "{name}" differs between subjects'
     for name, rows in digests.items():
-        if digest_of([rows[number] for number in sorted(rows)]) != locked.digests[name]:
+        if digest_value([rows[number] for number in sorted(rows)]) != locked.digests[name]:
             return f'the rows of "{name}" in {ITEMS} differ from those of the lock'
     return ""
 
@@ -178,7 +178,11 @@ def score_from_row(row: Mapping[str, Any]) -> Score:
         return math.nan if value is None else float(value)
 
     values, weights = ({str(k): number(v) for k, v in row[key].items()} for key in ("values", "weights"))
-    about: dict[str, Any] = {"ended": row.get("ended", ""), "tokens": row.get("tokens"), "answer": row["answer_hash"]}
+    about: dict[str, Any] = {
+        "finish_reason": row.get("finish_reason", ""),
+        "tokens": row.get("tokens"),
+        "answer": row["answer_hash"],
+    }
     about["lost"] = tuple(str(name) for name in row.get("lost", ()))
     about["partly_lost"] = {str(name): number(share) for name, share in row.get("partly_lost", {}).items()}
     return Score(str(row["id"]), values, number(row["weight"]), weights=weights, **about)
@@ -208,7 +212,7 @@ def _result(key: tuple[str, str], rows: list[tuple[int, int, Score]], about: Map
 
 @dataclass(frozen=True)
 class _CandidateEvidence:
-    locked: Locked
+    locked: LockedSuite
     manifest: Mapping[str, Any]
     verdicts: Verdicts
     samples: Samples
@@ -273,7 +277,7 @@ class _CandidateEvidence:
             if bool(result.order) != fewer:
                 return f'has rows of "{subject}::{name}" in another order than its eval uses'
         leaks = sorted(self.leaks.get(name, {}).items())
-        if gate.clean_only and digest_of(leaks) != self.locked.left_out[name]["sha256"]:
+        if gate.clean_only and digest_value(leaks) != self.locked.left_out[name]["sha256"]:
             return "leaves out other rows than the lock"
         return ""
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts import attestation
-from harness.artifacts.digests import digest_of, file_digest, hash_files, walk_files, weights_digest
+from harness.artifacts.digests import digest_value, file_digest, hash_files, walk_files, weights_digest
 from harness.artifacts.gguf import find_gguf
 from harness.errors import UsageError
 from harness.files import open_file, replace_folder, split_json_lines
@@ -106,7 +106,7 @@ def open_shipped_model(
         return ModelRef(name, source.path, source.digest, options=options)
     made, onto = adapter(), base()
     made.check_fits(onto.path, onto.digest, model)
-    digest = digest_of([onto.digest, weights_digest(model), made.quantization])
+    digest = digest_value([onto.digest, weights_digest(model), made.quantization])
     return ModelRef(name, onto.path, digest, model, made.quantization, options)
 
 
@@ -137,7 +137,8 @@ def _evidence(suite: Suite, folder: Path, where: str) -> list[dict[str, Any]]:
         raise UsageError(f'{where}: was released by suite "{released}", not by "{suite.name}"')
     if manifest.get("format") != attestation.FORMAT:
         what = f"has evidence of format {manifest.get('format')}, but this harness reads {attestation.FORMAT}"
-        raise UsageError(f"{where}: {what}; move the folder away, and release again with harness waive GATE")
+        how = "export again, and waive the gates against this release (harness waive GATE)"
+        raise UsageError(f"{where}: {what}; move the folder away, {how}")
     listed = {k.removeprefix("model/"): v for k, v in manifest.get("files", {}).items() if k.startswith("model/")}
     try:
         hashes = hash_files(folder / "model", [name for name, _ in walk_files(folder / "model")])

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from harness.artifacts.attestation import SERVED, STATEMENT, Envelope, read_envelopes
 from harness.artifacts.strict_json import MALFORMED, read_json
 from harness.errors import UsageError
-from harness.release.policy import ExportRefused, Policy, ServedDemands, check_signers, verified_signers
+from harness.release.policy import ExportRefusedError, Policy, ServedDemands, check_signers, verified_signers
 from harness.release.policy_checks import SKEW
 from harness.texts.escaping import printable
 
@@ -73,7 +73,7 @@ def _read_statement(envelope: Envelope) -> ServedStatement:
         raise ValueError(f"its predicate is {statement['predicateType']}")
     told = statement["predicate"]
     for layer in dict(told["layers"]).values():
-        str(layer["verdict"]), str(layer["says"]), str(layer["seen"])
+        str(layer["verdict"]), str(layer["reason"]), str(layer["seen"])
     str(told["runtime"]["kind"]), str(told["runtime"]["name"])
     datetime.fromisoformat(told["ended"]).astimezone()
     (subject,) = statement["subject"]
@@ -86,15 +86,15 @@ def require_served_statement(path: Path | None, root: str, policy: Policy | None
     """Return what the statements in a file say of an export with this root.
 
     Each must be of this export, meet [served] and be about one endpoint; together they carry as many of the policy's
-    keys as it wants. Raises ExportRefused where that does not hold.
+    keys as it wants. Raises ExportRefusedError where that does not hold.
     """
     if path is None:
-        raise ExportRefused("the policy requires a statement of harness parity ([served]); add --served FILE")
+        raise ExportRefusedError("the policy requires a statement of harness parity ([served]); add --served FILE")
     found = read_served(path)
     for one in found:
         _check_statement(one, path, root, policy, now)
     if len({(one.endpoint, one.model, str(one.predicate["runtime"]["kind"])) for one in found}) > 1:
-        raise ExportRefused(f"{path} has statements about several endpoints; name a file about one")
+        raise ExportRefusedError(f"{path} has statements about several endpoints; name a file about one")
     by = check_signers([one.envelope for one in found], policy, str(path)) if policy else []
     first = found[0]
     same = ", ".join(name for name, layer in first.predicate["layers"].items() if layer["verdict"] == SAME)
@@ -106,21 +106,21 @@ def require_served_statement(path: Path | None, root: str, policy: Policy | None
 
 
 def _check_statement(one: ServedStatement, path: Path, root: str, policy: Policy | None, now: datetime) -> None:
-    """Raise ExportRefused at a statement of another export, of the future, or that says less than is demanded."""
+    """Raise ExportRefusedError at a statement of another export, of the future, or that says less than is demanded."""
     if one.root != root:
-        raise ExportRefused(f"{path} is about root {one.root[:16]}, but this export has {root[:16]}")
+        raise ExportRefusedError(f"{path} is about root {one.root[:16]}, but this export has {root[:16]}")
     if policy and not verified_signers(one.envelope, policy):
-        raise ExportRefused(f"{path} is not signed with a key of the policy")
+        raise ExportRefusedError(f"{path} is not signed with a key of the policy")
     if (ended := datetime.fromisoformat(one.predicate["ended"])) > now + SKEW:
-        raise ExportRefused(f"{path} is dated {one.predicate['ended']}, which is in the future")
+        raise ExportRefusedError(f"{path} is dated {one.predicate['ended']}, which is in the future")
     layers = one.predicate["layers"]
     if differs := [name for name, layer in layers.items() if layer["verdict"] == "differs"]:
-        raise ExportRefused(printable(f'"{differs[0]}" differs: {layers[differs[0]]["says"]}'))
+        raise ExportRefusedError(printable(f'"{differs[0]}" differs: {layers[differs[0]]["reason"]}'))
     if policy and policy.served:
         for demand in fields(ServedDemands):
             wanted = getattr(policy.served, demand.name)
             if wanted not in (None, [], False) and (why := CHECKS[demand.name](one, policy.served, now - ended)):
-                raise ExportRefused(printable(f"{why} ([served] {demand.name})"))
+                raise ExportRefusedError(printable(f"{why} ([served] {demand.name})"))
 
 
 def _layers_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:

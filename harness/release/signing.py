@@ -74,7 +74,7 @@ def sign_export(folder: Path, key: Path, *, unrecomputed: bool = False) -> Signe
     signed = {e.payload for e in envelopes if keyid in e.signatures}
     new = [make_envelope(p, signer) for p in dict.fromkeys(e.payload for e in envelopes) if p not in signed]
     with reporting_write_errors(path):
-        write_text(path, text + "".join(f"{e.line()}\n" for e in new), below=folder)
+        write_text(path, text + "".join(f"{e.to_json_line()}\n" for e in new), below=folder)
     return SignedExport(keyid, found.root)
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, fields, replace
 from typing import Any
 
 from harness import schema
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.gates.gate import PARENT, Gate
 from harness.gates.group import link_groups
 from harness.suite.tables import SuiteTable
@@ -24,7 +24,7 @@ def find_source_error(suite: Mapping[str, Any], gates: Sequence[Mapping[str, Any
     """
     if (source := suite.get("source")) is None:
         return ""
-    if digest_of(source) != suite["digest"]:
+    if digest_value(source) != suite["digest"]:
         return "the suite's digest does not match its tables"
     for name in ("suite", "eval", "gate"):
         if not isinstance(source.get(name, []), (list, dict)):
@@ -41,7 +41,7 @@ def _table_errors(
 
 
 def _about_errors(source: Mapping[str, Any], suite: Mapping[str, Any]) -> Iterator[str]:
-    about = suite["about"]
+    about = suite["header"]
     if source["suite"]["name"] != suite["name"]:
         yield (f'the suite is named "{suite["name"]}", but "{source["suite"]["name"]}" in the tables of its digest')
     for field in fields(SuiteTable):

@@ -27,7 +27,7 @@ from harness.suite.reader import read_suite
 from harness.suite.tables import Eval, Suite
 from harness.texts import secrets
 
-LOCKED = ("says", "blocking", "candidates", "files")  # of a table in the lock, beside the suite's own keys
+LOCKED = ("claim", "blocking", "candidates", "files")  # of a table in the lock, beside the suite's own keys
 Tables = Mapping[str, Mapping[str, Any]]  # by what they are called
 MODEL = (Sample("model"),)  # what an evaluation without data asks
 

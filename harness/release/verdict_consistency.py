@@ -19,7 +19,7 @@ from harness.records import verdict_text
 from harness.records.claim_spec import Note
 from harness.records.metrics import Metric
 from harness.records.verdicts import Outcome, Risk
-from harness.release.lock_reader import Locked
+from harness.release.lock_reader import LockedSuite
 from harness.reports.report_json import json_safe
 from harness.stats.hypothesis_tests import attempt_alpha, has_few_drawn_sizes
 from harness.stats.multiple_testing import interim_levels
@@ -34,7 +34,7 @@ _FOUND = (*_BOUNDS, "value", "baseline", "effective", "n", "method", "risk", "un
 _FLOATS = ("uncapped", "value", "baseline", "estimate", "lower", "upper", "threshold", "whole", "whole_baseline")
 
 
-def find_verdicts_error(locked: Locked, verdicts: Verdicts) -> str:
+def find_verdicts_error(locked: LockedSuite, verdicts: Verdicts) -> str:
     """Return the first of what verdicts say that does not follow from their numbers and the lock, or nothing."""
     for name, verdict in verdicts.items():
         if name not in locked.gates:
@@ -49,7 +49,7 @@ def find_verdicts_error(locked: Locked, verdicts: Verdicts) -> str:
 class _VerdictCheck:
     """One verdict, its gate, and the other verdicts on the candidate; an `…_error` is what is wrong, or nothing."""
 
-    locked: Locked
+    locked: LockedSuite
     verdicts: Verdicts
     gate: Gate
     verdict: Mapping[str, Any]
@@ -66,7 +66,7 @@ class _VerdictCheck:
             yield self.words_error()
             return
         metric = self.locked.metric(self.gate)
-        yield from (f"is invalid: {mistake}" for mistake in (self.gate.mistakes_on(metric) if metric else ()))
+        yield from (f"is invalid: {mistake}" for mistake in (self.gate.find_metric_mistakes(metric) if metric else ()))
         yield self.numbers_error()
         unmet = (r for r in self.gate.requires if self.verdicts.get(r, {}).get("outcome") != Outcome.PASS)
         yield from (f'is {outcome}, but requires "{name}", which did not pass' for name in unmet)
@@ -92,15 +92,15 @@ class _VerdictCheck:
     def words_error(self) -> str:
         """Return how the claim as data, or what is said in words, differs from what it is made of, or nothing."""
         v, metric = self.verdict, self.locked.metric(self.gate)
-        about, told = v["about"], [Note(**note) for note in v["notes"]]
+        about, told = v["claim_spec"], [Note(**note) for note in v["notes"]]
         metrics = (metric, None) if v["outcome"] == Outcome.ERROR else (metric,)  # which may be why it is one
-        claim = next((one for one in map(self.gate.about, metrics) if json_safe(asdict(one)) == about), None)
+        claim = next((one for one in map(self.gate.claim_spec, metrics) if json_safe(asdict(one)) == about), None)
         if claim is None:
             return "has a claim that its gate does not make"
         for note in told:
             keys = _FOUND if note.kind == "found" else _BOUNDS if note.kind == "slice" else ()
-            if odd := [key for key in keys if (note.told.get(key) or 0) != (v.get(key) or 0)]:
-                said, has = schema.format_toml(note.told.get(odd[0])), schema.format_toml(v.get(odd[0]))
+            if odd := [key for key in keys if (note.params.get(key) or 0) != (v.get(key) or 0)]:
+                said, has = schema.format_toml(note.params.get(odd[0])), schema.format_toml(v.get(odd[0]))
                 return f"has {odd[0]} {has}, but its notes say {said}"
         return (
             ""
@@ -166,7 +166,7 @@ class _VerdictCheck:
     @property
     def is_barred(self) -> bool:
         """Whether its gate may not pass at the risk that the verdict has."""
-        return self.gate.bars(str(self.verdict["risk"]))
+        return self.gate.forbids_risk(str(self.verdict["risk"]))
 
     def risk_of(self, name: str) -> str:
         """Return the risk of a gate by its metric, which the lock knows, or by its uneven clusters."""
@@ -184,7 +184,7 @@ class _VerdictCheck:
         members = self.gate.any_of or self.locked.gates[self.gate.group].any_of
         gates, p_values = self.locked.gates, {m: self.verdicts.get(m, {}).get("p_pass") for m in members}
         p = (group.member_p_pass(gates[m], self.risk_of(m), one) for m, one in p_values.items())
-        return dict(zip(members, group.holm_adjusted(p), strict=True))
+        return dict(zip(members, group.adjust_member_p_values(p), strict=True))
 
     def difference_error(self, want: Outcome, because: str) -> str:
         outcome = self.verdict["outcome"]
@@ -208,7 +208,7 @@ class _VerdictCheck:
         sign, margin, _ = self.oriented
         limit = sign * margin
         if self.gate.relative and not self.metric.is_log:  # a share of the baseline, with slices of the driver's
-            found = next((n["told"] for n in v["notes"] if n["kind"] in ("found", "slice")), v)
+            found = next((n["params"] for n in v["notes"] if n["kind"] in ("found", "slice")), v)
             limit = self.gate.margin * sign * (found["baseline"] or 0.0)
         if v["threshold"] is None or not _near(v["threshold"], limit):
             yield f"has threshold {v['threshold']}, but its claim is about {limit:g}"
@@ -218,7 +218,7 @@ class _VerdictCheck:
             yield "is PASS without a value"
         if v["baseline"] is not None and not gate.versus:
             yield "has a baseline, but its claim is about a number"
-        yield gate.kind.consistent(gate, self.metric, v)
+        yield gate.kind.find_inconsistency(gate, self.metric, v)
         if v["slices"] or len(gate.slices) > 1:
             yield self.sliced_error()
             return

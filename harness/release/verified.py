@@ -10,13 +10,13 @@ from harness.artifacts.attestation import EVIDENCE
 from harness.artifacts.stamps import Stamps, find_change, read_stamps
 from harness.errors import UsageError
 from harness.files import open_file
-from harness.release.policy import ExportRefused
+from harness.release.policy import ExportRefusedError
 
 LARGEST = 64 << 20  # bytes of a file of the evidence that is read as a whole
 
 
 @dataclass
-class Verified:
+class VerifiedExport:
     """What was found: the steps that were passed, in order, and why it was refused if it was.
 
     `unable` says of each gate with numbers that was not judged again although that was asked for, why.
@@ -29,7 +29,7 @@ class Verified:
     suite: str = ""
     candidate: str = ""
     signed_by: list[str] = field(default_factory=list)
-    overlooked: list[str] = field(default_factory=list)  # what nobody demanded, and nothing looked at
+    unchecked: list[str] = field(default_factory=list)  # what nobody demanded, and nothing looked at
     steps: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     unable: dict[str, str] = field(default_factory=dict)
@@ -53,14 +53,14 @@ class Verified:
             raise UsageError(f"{self.folder}: {changed} changed while it was verified; verify it again")
 
 
-def read_small(export: Path, name: str) -> bytes:
+def read_evidence_file(export: Path, name: str) -> bytes:
     """Read a small file of the evidence, never through a link."""
     try:
         with open_file(export / EVIDENCE / name, below=export) as f:
             data = f.read(LARGEST + 1)
     except OSError as error:
         why = "is missing" if error.errno == errno.ENOENT else f"cannot be read: {error.strerror}"
-        raise ExportRefused(f'"{EVIDENCE}/{name}" {why}') from None
+        raise ExportRefusedError(f'"{EVIDENCE}/{name}" {why}') from None
     if len(data) > LARGEST:
-        raise ExportRefused(f'"{EVIDENCE}/{name}" is too large to be evidence')
+        raise ExportRefusedError(f'"{EVIDENCE}/{name}" is too large to be evidence')
     return data

@@ -21,7 +21,7 @@ from harness.artifacts import attestation, formats
 from harness.artifacts.attestation import BESIDE, CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL, UNLISTED, Envelope
 from harness.artifacts.digests import (
     Hashed,
-    digest_of,
+    digest_value,
     hash_files,
     root_digest,
     template_digest,
@@ -32,12 +32,12 @@ from harness.artifacts.stamps import read_stamps
 from harness.artifacts.strict_json import MALFORMED, read_json
 from harness.errors import UsageError
 from harness.release import policy_checks
-from harness.release.lock_reader import Locked, read_lock
-from harness.release.policy import ExportRefused, Policy, list_unchecked, verified_signers
+from harness.release.lock_reader import LockedSuite, read_lock
+from harness.release.policy import ExportRefusedError, Policy, list_unchecked, verified_signers
 from harness.release.served import require_served_statement
 from harness.release.source import find_source_error
 from harness.release.verdict_consistency import find_verdicts_error
-from harness.release.verified import Verified, read_small
+from harness.release.verified import VerifiedExport, read_evidence_file
 from harness.texts.counts import count_noun
 
 UNSIGNED = "no policy: bytes match the evidence, but the evidence is not authenticated"
@@ -61,7 +61,7 @@ def verify_export(
     beside: Sequence[Path] = (),
     suite: Path | None = None,
     served: Path | None = None,
-) -> Verified:
+) -> VerifiedExport:
     """Check an export, and with `recompute` its verdicts from the rows in the evidence, too.
 
     Exports `beside` it are evidence of other suites about the same model; each is checked, and what a policy names of
@@ -76,7 +76,7 @@ def verify_export(
     how = (policy, now or datetime.now(UTC), recomputes, bool(beside), served)
     check = _Verification(folder, *how, last, [_Verification(one, *how) for one in beside], suite)
     looked = {"recomputed"} if recompute else set()
-    check.verified.overlooked = list_unchecked(policy, looked | ({"suites", "[[claim]]", "data"} if suite else set()))
+    check.verified.unchecked = list_unchecked(policy, looked | ({"suites", "[[claim]]", "data"} if suite else set()))
     return check.go()
 
 
@@ -98,9 +98,9 @@ class _Verification:
     suite: Path | None = None
 
     def __post_init__(self) -> None:
-        self.verified, self.met = Verified(str(self.folder)), policy_checks.PolicyMatch({}, frozenset())
+        self.verified, self.met = VerifiedExport(str(self.folder)), policy_checks.PolicyMatch({}, frozenset())
 
-    def go(self) -> Verified:
+    def go(self) -> VerifiedExport:
         alone = self.policy and self.policy.all_of and not self.joined  # it stands for all suites that a policy wants
         steps: dict[str, Callable[[], str]] = {
             "signatures": self.signatures,
@@ -120,9 +120,9 @@ class _Verification:
                 if said := step():
                     self.verified.steps[name] = said
                 continue
-            except ExportRefused as error:
+            except ExportRefusedError as error:
                 why = str(error)
-            except formats.Unsafe as error:
+            except formats.UnsafeFileError as error:
                 why = f"{MODEL}/{error}"
             except OSError as error:
                 why = f"{error.filename or self.folder} cannot be read: {error.strerror or error}"
@@ -138,13 +138,13 @@ class _Verification:
         return ""
 
     def unchanged(self) -> str:
-        """Raise ExportRefused where a file changed between two steps that look at it."""
+        """Raise ExportRefusedError where a file changed between two steps that look at it."""
         if changed := self.verified.find_change():
-            raise ExportRefused(f"{changed} changed while it was verified")
+            raise ExportRefusedError(f"{changed} changed while it was verified")
         return ""
 
     def read(self, name: str) -> bytes:
-        data = self.verified.raw[name] = read_small(self.folder, name)
+        data = self.verified.raw[name] = read_evidence_file(self.folder, name)
         self.verified.read[name] = hashlib.sha256(data).hexdigest()
         return data
 
@@ -159,12 +159,12 @@ class _Verification:
         try:
             return attestation.read_envelopes(self.read(CLAIMS).decode("utf-8"))
         except ValueError as error:
-            raise ExportRefused(f"{CLAIMS}: {error}") from None
+            raise ExportRefusedError(f"{CLAIMS}: {error}") from None
 
     # -- 1: signatures -----------------------------------------------------------------------------
 
     def signatures(self) -> str:
-        """Return who signed. Raises ExportRefused at a wrong signature, or too few for the policy."""
+        """Return who signed. Raises ExportRefusedError at a wrong signature, or too few for the policy."""
         if self.policy is None:
             self.verified.notes.append(UNSIGNED)
             return "not checked: no policy"
@@ -177,231 +177,247 @@ class _Verification:
                 kind = str(json.loads(payload).get("predicateType"))
                 who = ", ".join(sorted(names[k] for k in by)) or "no key of the policy"
                 wants = f"the policy requires {self.policy.threshold} (threshold)"
-                raise ExportRefused(f"claim {kind} is signed by {who}; {wants}")
+                raise ExportRefusedError(f"claim {kind} is signed by {who}; {wants}")
         self.verified.signed_by = sorted(names[k] for k in set.intersection(*signed.values()))
         return f"signed by {', '.join(self.verified.signed_by)}"
 
     # -- 2: digests --------------------------------------------------------------------------------
 
     def digests(self) -> str:
-        """Return what was hashed. Raises ExportRefused unless files are the manifest's, and claims are about it."""
+        """Return what was hashed.
+
+        Raises ExportRefusedError unless files are the manifest's, and claims are about it.
+        """
         manifest = self.evidence.manifest
         if type(manifest["format"]) is not int or manifest["format"] != attestation.FORMAT:
             reads = f"this harness reads {attestation.FORMAT}; export again"
-            raise ExportRefused(f"{MANIFEST} has format {manifest['format']!r}, {reads}")
+            raise ExportRefusedError(f"{MANIFEST} has format {manifest['format']!r}, {reads}")
         listed: Mapping[str, Mapping[str, Any]] = manifest["files"]
         seen: dict[str, str] = {}
         for name in listed:  # none may be one that another system could read as another file's
             parts = name.split("/")
             odd = any(p in ("", ".", "..") or p.endswith((".", " ")) or formats.DEVICES.fullmatch(p) for p in parts)
             if odd or not name.isascii() or any(c in '\\:*?"<>|' or ord(c) < 32 or ord(c) == 127 for c in name):
-                raise ExportRefused(f"{json.dumps(name)} in the manifest is not a plain relative name")
+                raise ExportRefusedError(f"{json.dumps(name)} in the manifest is not a plain relative name")
             if (other := seen.setdefault(name.casefold(), name)) != name:
-                raise ExportRefused(f'"{name}" and "{other}" differ only in upper and lower case')
+                raise ExportRefusedError(f'"{name}" and "{other}" differ only in upper and lower case')
         if stray := sorted(name for name in listed if not name.startswith(f"{MODEL}/") and name not in BESIDE):
-            raise ExportRefused(f'"{stray[0]}" is not a file of an export')
+            raise ExportRefusedError(f'"{stray[0]}" is not a file of an export')
         self.compare(listed)
         for name in (LOCK, GATES):
             if hashlib.sha256(self.evidence.raw[name]).hexdigest() != listed[f"{EVIDENCE}/{name}"]["sha256"]:
-                raise ExportRefused(f'"{EVIDENCE}/{name}" changed while it was read')
+                raise ExportRefusedError(f'"{EVIDENCE}/{name}" changed while it was read')
         model = {n.removeprefix(f"{MODEL}/"): str(e["sha256"]) for n, e in listed.items() if n.startswith(f"{MODEL}/")}
         if not model or root_digest(model) != manifest["root"]:
-            raise ExportRefused(f"the root digest of {MODEL}/ differs from the manifest's")
+            raise ExportRefusedError(f"the root digest of {MODEL}/ differs from the manifest's")
         expected = attestation.make_statements(
             self.evidence.raw[MANIFEST], self.evidence.raw[LOCK], self.evidence.gates
         )
         payloads = [e.payload for e in self.envelopes]
         if any(payload not in expected for payload in payloads):
-            raise ExportRefused(f"{CLAIMS} is about another export, or about the evidence of another run")
+            raise ExportRefusedError(f"{CLAIMS} is about another export, or about the evidence of another run")
         if any(payload not in payloads for payload in expected):
-            raise ExportRefused(f"{CLAIMS} lacks a claim about this export")
+            raise ExportRefusedError(f"{CLAIMS} lacks a claim about this export")
         self.verified.root, self.verified.candidate = manifest["root"], str(manifest["candidate"])
         self.verified.suite = str(self.evidence.lock["suite"]["name"])
         return f"{len(listed)} files, root {self.verified.root[:16]}"
 
     def compare(self, listed: Mapping[str, Mapping[str, Any]]) -> None:
-        """Raise ExportRefused unless the files are those listed; names and sizes first, for they cost nothing."""
+        """Raise ExportRefusedError unless the files are those listed; names and sizes first, for they cost nothing."""
         try:
             there = dict(walk_files(self.folder))
         except ValueError as error:
-            raise ExportRefused(str(error)) from None
+            raise ExportRefusedError(str(error)) from None
         for name in UNLISTED:
             if there.pop(name, None) is None:
-                raise ExportRefused(f'"{name}" is missing')
+                raise ExportRefusedError(f'"{name}" is missing')
         for name in sorted(listed.keys() | there.keys()):
             if name not in there:
-                raise ExportRefused(f'"{name}" is missing')
+                raise ExportRefusedError(f'"{name}" is missing')
             if name not in listed:
-                raise ExportRefused(f'"{name}" is not in the manifest')
+                raise ExportRefusedError(f'"{name}" is not in the manifest')
             if there[name] != listed[name]["size"]:
-                raise ExportRefused(f'"{name}" has {there[name]} bytes, but {listed[name]["size"]} in the manifest')
+                raise ExportRefusedError(
+                    f'"{name}" has {there[name]} bytes, but {listed[name]["size"]} in the manifest'
+                )
         try:
             hashes = hash_files(self.folder, listed)
         except ValueError as error:
-            raise ExportRefused(str(error).removeprefix(f"{self.folder}/")) from None
+            raise ExportRefusedError(str(error).removeprefix(f"{self.folder}/")) from None
         for name, entry in listed.items():
             if hashes[name].sha256 != entry["sha256"]:
-                raise ExportRefused(f'"{name}" differs from the file of the manifest: another sha256')
+                raise ExportRefusedError(f'"{name}" differs from the file of the manifest: another sha256')
         self.judged({n.removeprefix(f"{MODEL}/"): h for n, h in hashes.items() if n.startswith(f"{MODEL}/")})
 
     def judged(self, model: Mapping[str, Hashed]) -> None:
-        """Raise ExportRefused unless the gates judged these tensors, on the same base, and the lock's rows."""
+        """Raise ExportRefusedError unless the gates judged these tensors, on the same base, and the lock's rows."""
         manifest = self.evidence.manifest
         try:
             digest = weights_digest_of_files(model)
         except ValueError as error:
-            raise ExportRefused(f"{MODEL}/ {error}") from None
+            raise ExportRefusedError(f"{MODEL}/ {error}") from None
         if on := manifest.get("adapter"):
             if on["base"] != self.evidence.lock["subjects"]["base"]:
-                raise ExportRefused(f"the adapter in {MODEL}/ was evaluated on another base than the suite's")
-            digest = digest_of([on["base"], digest, on["quantization"]])
+                raise ExportRefusedError(
+                    f"the adapter in {MODEL}/ was evaluated on a base that differs from the suite's"
+                )
+            digest = digest_value([on["base"], digest, on["quantization"]])
         if digest != manifest["weights"]:
-            raise ExportRefused(f"the weights in {MODEL}/ differ from the evaluated ones")
+            raise ExportRefusedError(f"the weights in {MODEL}/ differ from the evaluated ones")
         for name, about in manifest["evaluations"].items():
             if about["weights"] != self.evidence.lock["subjects"].get(name.partition("::")[0], about["weights"]):
-                raise ExportRefused(f"{name} was evaluated on other weights than the lock has")
+                raise ExportRefusedError(f"{name} was evaluated on weights that differ from those in suite.lock.json")
             if about["rows"] != self.locked.digests.get(name.partition("::")[2], about["rows"]):
-                raise ExportRefused(f"{name} was evaluated on other rows than the lock has")
+                raise ExportRefusedError(f"{name} was evaluated on rows that differ from those in suite.lock.json")
 
     # -- 3: gates ----------------------------------------------------------------------------------
 
     def gates(self) -> str:
-        """Return how many gates hold. Raises ExportRefused where one that blocks neither passed here nor is waived."""
+        """Return how many gates hold.
+
+        Raises ExportRefusedError where one that blocks neither passed here nor is waived.
+        """
         candidate = self.evidence.manifest["candidate"]
         verdicts = {g["gate"]: g for g in self.evidence.gates}
         if len(verdicts) < len(self.evidence.gates):
             twice = next(name for name, n in Counter(g["gate"] for g in self.evidence.gates).items() if n > 1)
-            raise ExportRefused(f'{EVIDENCE}/{GATES}: gate "{twice}" has two verdicts')
+            raise ExportRefusedError(f'{EVIDENCE}/{GATES}: gate "{twice}" has two verdicts')
         wanted = {g["id"] for g in self.evidence.lock["gates"] if g["blocking"] and candidate in g["candidates"]}
         if not wanted:
-            raise ExportRefused(f"no blocking gate is on {candidate}")
+            raise ExportRefusedError(f"no blocking gate is on {candidate}")
         if self.policy:
             if why := next(
                 policy_checks.find_refusals(self.policy, self.evidence.manifest, self.evidence.lock, self.now), ""
             ):
-                raise ExportRefused(why)
+                raise ExportRefusedError(why)
             self.met = policy_checks.match_policy(self.policy, self.evidence.lock, self.locked, verdicts, candidate)
             if self.met.lacking and not self.joined:
-                raise ExportRefused(next(iter(self.met.lacking.values())))
+                raise ExportRefusedError(next(iter(self.met.lacking.values())))
             wanted |= set(self.policy.gates) & verdicts.keys()
         for gate in sorted(wanted):
             if gate not in verdicts:
-                raise ExportRefused(f'gate "{gate}" has no verdict on {candidate}')
+                raise ExportRefusedError(f'gate "{gate}" has no verdict on {candidate}')
             self.gate(verdicts[gate])
         for verdict in self.evidence.gates:
             self.same_weights(verdict)
         if why := find_verdicts_error(self.locked, verdicts):
-            raise ExportRefused(why)
+            raise ExportRefusedError(why)
         for told in self.evidence.manifest["ignored"]:
             said = f'check "{told["check"]}" failed and was ignored'
             self.waived(said, f"{said}, waived by {told['by']}", told)
         if why := find_source_error(self.evidence.lock["suite"], self.evidence.lock["gates"]):
-            raise ExportRefused(f"{LOCK}: {why}")
+            raise ExportRefusedError(f"{LOCK}: {why}")
         waived = sum(verdicts[gate]["outcome"] != "PASS" for gate in wanted)
         return count_noun(len(wanted), "gate") + (f", {waived} of them waived" if waived else " passed")
 
     def attempts(self) -> str:
-        """Return what the ledger is. Raises ExportRefused where earlier attempts may be missing and that matters."""
+        """Return what the ledger is.
+
+        Raises ExportRefusedError where earlier attempts may be missing and that matters.
+        """
         ledger, wanted = self.evidence.manifest.get("ledger"), self.policy.ledger if self.policy else "any"
         doubt = "the evidence has no ledger of attempts" if ledger is None else ""
         before = None
         if self.last and self.last.resolve() != self.folder.resolve():
             there = (self.last / EVIDENCE / MANIFEST).exists()  # it may have been moved away
-            before = read_json(read_small(self.last, MANIFEST)).get("ledger") if there else None
+            before = read_json(read_evidence_file(self.last, MANIFEST)).get("ledger") if there else None
         if ledger is not None and before is not None and (lost := set(before["heads"]) - set(ledger["lines"])):
             doubt = f"attempts may be missing: the last release's ledger has a line that is missing here ({min(lost)})"
         elif ledger is not None and ledger["began"] and not (wanted == "first" and before is None):
             doubt = "attempts before this run are unknown: the ledger began with it"
         if doubt and wanted != "any":
-            raise ExportRefused(f'{doubt}; the policy requires ledger = "{wanted}"')
+            raise ExportRefusedError(f'{doubt}; the policy requires ledger = "{wanted}"')
         self.verified.notes += [doubt] if doubt else []
         return f"{len(ledger['lines'])} lines in the ledger" if ledger is not None else "no ledger"
 
     def gate(self, verdict: Mapping[str, Any]) -> None:
-        """Raise ExportRefused at a verdict that holds the export up, or note that it is waived."""
+        """Raise ExportRefusedError at a verdict that holds the export up, or note that it is waived."""
         self.same_weights(verdict)
         gate, passed = verdict["gate"], verdict["outcome"] == "PASS"
         if not passed and self.policy and gate in self.policy.gates:
-            raise ExportRefused(f'gate "{gate}" is {verdict["outcome"]}, but the policy requires it to pass')
+            raise ExportRefusedError(f'gate "{gate}" is {verdict["outcome"]}, but the policy requires it to pass')
         if not passed:
             said, waiver = f'gate "{gate}" is {verdict["outcome"]}', verdict.get("waiver")
             if not waiver:
-                raise ExportRefused(said)
+                raise ExportRefusedError(said)
             if self.policy and not self.policy.waivers:
-                raise ExportRefused(f"{said} and waived, but the policy allows no waivers")
+                raise ExportRefusedError(f"{said} and waived, but the policy allows no waivers")
             self.waived(said, f'gate "{gate}" is waived', waiver)
         if passed and self.policy and not self.policy.approximate and verdict.get("risk") != "exact":
-            raise ExportRefused(
+            raise ExportRefusedError(
                 f'gate "{gate}" passed at an approximate risk, but the policy allows none (approximate)'
             )
         allowed = self.policy.max_attempts if self.policy else None
         if allowed is not None and "attempt" not in verdict:
-            raise ExportRefused(f'gate "{gate}" does not state its attempt number (max_attempts)')
+            raise ExportRefusedError(f'gate "{gate}" does not state its attempt number (max_attempts)')
         attempt = int(verdict.get("attempt") or 1)
         if allowed is not None and attempt > allowed:
-            raise ExportRefused(
+            raise ExportRefusedError(
                 f'gate "{gate}" was attempted {attempt} times, but the policy allows {allowed} (max_attempts)'
             )
 
     def waived(self, said: str, noted: str, waiver: Mapping[str, Any]) -> None:
-        """Note a waiver; raises ExportRefused once it has ended."""
+        """Note a waiver; raises ExportRefusedError once it has ended."""
         if date.fromisoformat(waiver["until"]) < self.now.astimezone(UTC).date():
-            raise ExportRefused(f"{said}, and its waiver expired on {waiver['until']}")
+            raise ExportRefusedError(f"{said}, and its waiver expired on {waiver['until']}")
         self.verified.notes.append(f"{noted} until {waiver['until']}: {waiver['reason']}")
 
     def same_weights(self, verdict: Mapping[str, Any]) -> None:
-        """Raise ExportRefused at a verdict on another candidate; one that could not be given may lack a digest."""
+        """Raise ExportRefusedError at a verdict on another candidate; one that could not be given may lack a digest."""
         manifest, passed = self.evidence.manifest, verdict["outcome"] == "PASS"
         judged = verdict["digest"] == manifest["weights"] or (not passed and not verdict["digest"])
         if verdict["candidate"] != manifest["candidate"] or not judged:
-            raise ExportRefused(f'gate "{verdict["gate"]}" was decided on other weights')
+            raise ExportRefusedError(f'gate "{verdict["gate"]}" was decided on other weights')
 
     @cached_property
-    def locked(self) -> Locked:
+    def locked(self) -> LockedSuite:
         return read_lock(self.evidence.lock, self.evidence.manifest["candidate"])
 
     # -- 6: the chat template ----------------------------------------------------------------------
 
     def template(self) -> str:
         if (there := template_digest(self.folder / MODEL)) not in (None, self.evidence.manifest["template"]):
-            raise ExportRefused(f"its digest is {there[:16]}, which differs from the evaluated one")
+            raise ExportRefusedError(f"its digest is {there[:16]}, which differs from the evaluated one")
         return f"{there[:16]}, as evaluated" if there else "none in the export; the base's is used"
 
     # -- 7: the verdicts from their rows -----------------------------------------------------------
 
     def recompute(self) -> str:
-        """Return how many verdicts follow from their rows. Raises ExportRefused when one does not, or few do."""
+        """Return how many verdicts follow from their rows. Raises ExportRefusedError when one does not, or few do."""
         from harness.release.recomputation import recompute_verdicts
 
         verdicts = {g["gate"]: g for g in self.evidence.gates}
         named = {*self.met.gates, *(set(self.policy.gates) & verdicts.keys() if self.policy else ())}
         recomputed = recompute_verdicts(self.folder, self.evidence.manifest, self.locked, verdicts, named)
         if recomputed.differs:
-            raise ExportRefused(recomputed.differs)
+            raise ExportRefusedError(recomputed.differs)
         self.verified.unable = {g: why for g, why in recomputed.unable.items() if verdicts[g]["outcome"] != "ERROR"}
-        if self.policy and (why := recomputed.short_of(self.policy.recomputed, named)):
-            raise ExportRefused(why)
+        if self.policy and (why := recomputed.find_shortfall(self.policy.recomputed, named)):
+            raise ExportRefusedError(why)
         if (self.policy is None or self.policy.recomputed is None) and not recomputed.gates:
-            raise UsageError(f"--recompute: no gate can be decided again; {recomputed.says}")
-        return recomputed.says
+            raise UsageError(f"--recompute: no gate can be decided again; {recomputed.summary}")
+        return recomputed.summary
 
     # -- 8: other evidence about the same model, and the deployer's copy of the suite --------------
 
     def together(self) -> str:
-        """Return which suites it passed. Raises ExportRefused where one is missing, refused, or of another model."""
+        """Return which suites it passed.
+
+        Raises ExportRefusedError where one is missing, refused, or of another model.
+        """
         for other in self.others:
             if not other.go().ok:
-                raise ExportRefused(f"{other.folder}: {other.verified.refused}")
+                raise ExportRefusedError(f"{other.folder}: {other.verified.refused}")
             if other.model != self.model:
-                raise ExportRefused(f"{other.folder} holds another model, root {other.verified.root[:16]}")
+                raise ExportRefusedError(f"{other.folder} holds another model, root {other.verified.root[:16]}")
             self.verified.notes += [f"{other.folder}: {note}" for note in other.verified.notes if note != UNSIGNED]
         every = [self, *self.others]
         for wanted in self.policy.all_of if self.policy else ():
             if not any(policy_checks.is_listed_suite(check.evidence.lock["suite"], [wanted]) for check in every):
-                raise ExportRefused(f'there is no evidence of suite "{wanted}"; add its export, --with DIR')
+                raise ExportRefusedError(f'there is no evidence of suite "{wanted}"; add its export, --with DIR')
         for demand, why in self.met.lacking.items():
             if all(demand in check.met.lacking for check in every):
-                raise ExportRefused(why)
+                raise ExportRefusedError(why)
         return f"one model passed {', '.join(check.verified.suite for check in every)}"
 
     @property
@@ -413,7 +429,7 @@ class _Verification:
         return require_served_statement(self.served, self.verified.root, self.policy, self.now)
 
     def compare_suite(self) -> str:
-        """Return what is as in the deployer's copy of the suite. Raises ExportRefused where anything differs."""
+        """Return what is as in the deployer's copy of the suite. Raises ExportRefusedError where anything differs."""
         assert self.suite
         from harness.release.suite_comparison import compare_suite
 
@@ -422,5 +438,5 @@ class _Verification:
         if found.differences:
             first, *rest = found.differences
             self.verified.notes += [f"suite: {one}" for one in rest]
-            raise ExportRefused(f"{first}{f' ({len(rest)} more)' if rest else ''}")
+            raise ExportRefusedError(f"{first}{f' ({len(rest)} more)' if rest else ''}")
         return f"as in the copy, with the rows of {', '.join(found.same) or 'no eval'}"

@@ -18,9 +18,9 @@ from harness.artifacts.digests import file_digest, root_digest, walk_files
 from harness.artifacts.strict_json import MALFORMED, read_json
 from harness.errors import UsageError
 from harness.release.evidence import read_evidence
-from harness.release.policy import ExportRefused, Policy, check_signers, verified_signers
+from harness.release.policy import ExportRefusedError, Policy, check_signers, verified_signers
 from harness.release.signing import load_signer, make_envelope
-from harness.release.verified import Verified
+from harness.release.verified import VerifiedExport
 from harness.texts.escaping import printable
 from harness.version import __version__
 
@@ -28,7 +28,7 @@ KIND = "https://slsa.dev/verification_summary/v1"
 URN, LEVEL = "urn:finetune-harness", "FINETUNE_HARNESS"
 
 
-def vsa_writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[Verified], str]:
+def vsa_writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[VerifiedExport], str]:
     """Return what writes summaries under a policy of a file, signed with the deployer's key if need be.
 
     Raises UsageError without a policy.
@@ -39,7 +39,7 @@ def vsa_writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[
     return partial(make_summary, about, load_signer(key, "--sign-with") if key else None)
 
 
-def make_summary(policy: Mapping[str, Any], signer: Any, found: Verified) -> str:
+def make_summary(policy: Mapping[str, Any], signer: Any, found: VerifiedExport) -> str:
     """Return the summary of an export that was verified, or refused: a statement, or in an envelope signed by `signer`.
 
     Of an export whose model cannot be hashed there is none, and a note says why.
@@ -63,10 +63,10 @@ def make_summary(policy: Mapping[str, Any], signer: Any, found: Verified) -> str
         **({} if found.ok else {f"{URN}:refused": found.refused}),
     }
     statement = statement_bytes(KIND, [{"name": name, "digest": {"sha256": root}}], told)
-    return (make_envelope(statement, signer).line() if signer else statement.decode()) + "\n"
+    return (make_envelope(statement, signer).to_json_line() if signer else statement.decode()) + "\n"
 
 
-def verified_levels(found: Verified) -> list[str]:
+def verified_levels(found: VerifiedExport) -> list[str]:
     """Return what was verified of an export, beyond its bytes; each name is said once, and no waiver goes unsaid."""
     evidence = read_evidence(found)
     blocking = [g for g in evidence.gates if g["blocking"]]
@@ -81,11 +81,11 @@ def verified_levels(found: Verified) -> list[str]:
     return [f"{LEVEL}_{name}" for name, holds in held.items() if holds]
 
 
-def require_summary(path: Path, found: Verified, policy: Policy | None) -> str:
+def require_summary(path: Path, found: VerifiedExport, policy: Policy | None) -> str:
     """Return what the summaries in a file, one a line, say of an export that is verified.
 
-    Raises ExportRefused where one is of another root or says FAILED, they are of several policies, or too few keys of
-    the policy signed them, and UsageError where it holds no summary.
+    Raises ExportRefusedError where one is of another root or says FAILED, they are of several policies, or too few keys
+    of the policy signed them, and UsageError where it holds no summary.
     """
     try:
         text = path.read_text("utf-8")
@@ -98,13 +98,13 @@ def require_summary(path: Path, found: Verified, policy: Policy | None) -> str:
         raise UsageError(f"--summary {path}: is not a verification summary: {type(error).__name__}: {why}") from None
     for envelope, (root, result, says, _) in zip(envelopes, said, strict=True):
         if root != found.root:
-            raise ExportRefused(f"{path} is about root {root[:16]}, but this export has {found.root[:16]}")
+            raise ExportRefusedError(f"{path} is about root {root[:16]}, but this export has {found.root[:16]}")
         if policy and not verified_signers(envelope, policy):
-            raise ExportRefused(f"{path} is not signed with a key of the policy")
+            raise ExportRefusedError(f"{path} is not signed with a key of the policy")
         if result != "PASSED":
-            raise ExportRefused(f"{path} says {json.dumps(says)}")
+            raise ExportRefusedError(f"{path} says {json.dumps(says)}")
     if len({about for *_, about in said}) > 1:
-        raise ExportRefused(f"{path} has summaries under several policies; name a file with one")
+        raise ExportRefusedError(f"{path} has summaries under several policies; name a file with one")
     if not policy:
         return f"{said[0][2]}, signer unknown: no policy"
     return f"{said[0][2]}, signed by {', '.join(check_signers(envelopes, policy, str(path)))}"

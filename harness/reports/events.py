@@ -148,12 +148,12 @@ class RunProgress:
         words = {True: "running", False: "cut off", None: "possibly still running"}
         return "ended" if self.ended else words[self.running]
 
-    def said(self, now: datetime) -> str:
+    def summary(self, now: datetime) -> str:
         """Return in a line how it stands, at what it is, how long that takes on, and how much is done."""
         p = self.progress
         at = [self.stage, f"{p.what} {p.done:,} of {p.total:,}" if p and p.total else ""]
         at += [f"about {format_duration(self.left)} left"] if self.running and self.left is not None else []
-        done = f"{len(self.run.reports):,} of {count_noun(len(self.run.items), 'item')} done"
+        done = f"{len(self.run.results):,} of {count_noun(len(self.run.items), 'item')} done"
         ago = max((now - self.heard).total_seconds(), 0.0)
         heard = (
             f"last event {format_duration(ago)} ago"
@@ -195,13 +195,13 @@ def _so_far(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Pa
             new = found.progress is None or found.progress.what != sign.what
             found = replace(found, progress=sign, **({"since": at, "before": sign.done} if new else {}))
         elif kind == "report":
-            run.reports.append(from_json(ItemResult, told, "it"))
+            run.results.append(from_json(ItemResult, told, "it"))
             found = replace(found, progress=None, since=None)
         elif kind == "verdict":
-            last = run.reports[-1]
-            run.reports[-1] = replace(last, verdicts=(*last.verdicts, from_json(Verdict, told, "it")))
+            last = run.results[-1]
+            run.results[-1] = replace(last, verdicts=(*last.verdicts, from_json(Verdict, told, "it")))
         elif kind == "finding":
-            run.flags.append(from_json(Finding, told, "it"))
+            run.findings.append(from_json(Finding, told, "it"))
         elif kind == "run_finish":
             found = replace(found, ended=True)
     if odd := run.find_odd_name():

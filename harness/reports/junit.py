@@ -18,7 +18,7 @@ def format_junit(run: Run) -> str:
         properties = ET.SubElement(suite, "properties")
         for name, value in notes:
             ET.SubElement(properties, "property", name=name, value=value)
-    for report in run.reports:
+    for report in run.results:
         cases: tuple[Verdict | None, ...] = report.verdicts or (None,)
         if report.outcome == "error" and not any(v.not_passed for v in report.verdicts):
             cases = (None, *report.verdicts)  # an item that could not be evaluated is no warning
@@ -71,7 +71,7 @@ def _junit_outcome(case: ET.Element, report: ItemResult, verdict: Verdict | None
         return
     outcome, why = verdict.outcome, verdict_text.format_reason(verdict, tests=True)
     if verdict.waiver:
-        ET.SubElement(case, "skipped", message=f"{outcome}, {verdict.waiver.says()} ({why})")
+        ET.SubElement(case, "skipped", message=f"{outcome}, {verdict.waiver.summary()} ({why})")
     elif not verdict.blocking:
         ET.SubElement(case, "skipped", message=f"{outcome}, severity {_severity(verdict)} ({why})")
     elif not verdict.decides:

@@ -9,7 +9,8 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.records import verdict_text
 from harness.records.run import Run
-from harness.records.verdicts import Outcome, Verdict
+from harness.records.verdicts import Verdict
+from harness.reports.next_step import suggest_next_step
 from harness.reports.rows import (
     DisplayRow,
     count_lost_and_won,
@@ -17,7 +18,8 @@ from harness.reports.rows import (
     read_changed_rows,
     read_private_evals,
 )
-from harness.reports.summary import GLYPHS, sort_worst_first, verdict_sentence, waived_and_ignored
+from harness.reports.rules import describe_rules
+from harness.reports.summary import GLYPHS, describe_exemption, sort_worst_first, verdict_sentence, waived_and_ignored
 from harness.texts.counts import count_noun
 from harness.texts.escaping import escape_markdown, markdown_code, printable
 from harness.texts.numbers import format_percent
@@ -35,9 +37,7 @@ def format_run_markdown(run: Run, folder: Path | None = None) -> str:
     gates = ["| | gate | candidate | claim | result |", "|---|---|---|---|---|"] if run.verdicts else []
     for v in sort_worst_first(run):
         cells = (v.gate, v.candidate, f"{v.metric} {v.claim}".strip(), verdict_text.format_brief(v))
-        warns = " (any_of)" if v.group else " (warn)"
-        note = " (waived)" if v.waived else " (not what ships)" if v.blocking else warns
-        note = "" if v.outcome is Outcome.PASS or v.blocks_release else note
+        note = f" ({why})" if (why := describe_exemption(v)) else ""
         gates.append(f"| {GLYPHS[v.outcome]} {v.outcome}{note} | " + " | ".join(map(escape_markdown, cells)) + " |")
     if any(v.lower is not None or v.upper is not None for v in run.verdicts):
         gates.append(f"\nEach bound in brackets holds at {format_percent(1 - run.alpha)}, one-sided.")
@@ -45,11 +45,13 @@ def format_run_markdown(run: Run, folder: Path | None = None) -> str:
         f"## {escape_markdown(verdict_sentence(run))}",
         " · ".join([markdown_code(run.suite), markdown_code(run.model), run.started, f"exit {int(run.exit_code)}"]),
         *map(escape_markdown, (run.problem or "").splitlines()[:FLIPS]),
-        "\n".join(f"- **{escape_markdown(line)}**" for line in waived_and_ignored(run)),
+        "\n".join(f"- **{escape_markdown(line)}**" for line in [*waived_and_ignored(run), *_changed_rules(folder)]),
         "\n".join(gates),
         "\n".join(f"- {escape_markdown(line)}" for line in _said(run)),
     ]
     text = "".join(f"{part}\n\n" for part in parts if part)
+    if folder and (step := suggest_next_step(run, folder)):
+        text += f"{escape_markdown(step.what)} {markdown_code(step.command) if step.command else ''}".rstrip() + "\n\n"
     for block in _blocks(run, folder) if folder else ():
         if len((text + block).encode()) < LARGEST:
             text += f"{block}\n\n"
@@ -58,12 +60,16 @@ def format_run_markdown(run: Run, folder: Path | None = None) -> str:
     return data[:LARGEST].decode(errors="ignore").rpartition("\n")[0] + "\n\n… and more, in report.json\n"
 
 
+def _changed_rules(folder: Path | None) -> list[str]:
+    return describe_rules(folder) if folder else []
+
+
 def _said(run: Run) -> Iterator[str]:
     """Yield what follows from the verdicts, what checks found, and what was written or not."""
     yield from run.warnings[:1] if run.edited else ()
     yield from (c for c in run.conclusions if c not in waived_and_ignored(run))
-    yield from (f"{f.severity}: {f.name}: {f.what}" for f in run.flags if f.severity != "note" and f.ignored is None)
-    yield from (f"{r.id}: {r.error}" for r in run.reports if r.outcome == "error")
+    yield from (f"{f.severity}: {f.name}: {f.what}" for f in run.findings if f.severity != "note" and f.ignored is None)
+    yield from (f"{r.id}: {r.error}" for r in run.results if r.outcome == "error")
     held = any(v.blocks_release for v in run.verdicts)  # and the table says why
     for e in run.exports:
         done = f"exported {e.candidate} to {Path(e.to).name}, weights {e.digest[:12]}"

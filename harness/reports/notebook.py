@@ -32,7 +32,7 @@ def run_html(run: Run) -> str:
         # What keeps a verdict from deciding what ships.
         beside = " (waived)" if v.waived else " (warn)" if not v.blocking else "" if v.decides else " (not what ships)"
         outcome, claim = f"{summary.GLYPHS[v.outcome]} {v.outcome}{beside}", _text(f"{v.metric} {v.claim}".strip())
-        estimate, lower, upper = (verdict_text.format_number(v.about, x) for x in (v.estimate, v.lower, v.upper))
+        estimate, lower, upper = (verdict_text.format_number(v.claim_spec, x) for x in (v.estimate, v.lower, v.upper))
         cells = [_text(v.candidate), _text(v.gate), outcome, claim, estimate, f"[{lower}, {upper}]", str(v.n)]
         rows += f"<tr>{''.join(f'<td>{cell}</td>' for cell in [*cells, _text(v.why)])}</tr>"
     table = f"<table><caption>{_text(run.folder)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -48,7 +48,7 @@ def run_rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
 
     They are read from the run's folder. Raises UsageError where it holds none of such an evaluation.
     """
-    there = [r for r in run.reports if r.outcome != "skipped" and r.n]
+    there = [r for r in run.results if r.outcome != "skipped" and r.n]
     if not (subjects := [r.subject for r in there if r.eval == evaluation]):
         known = did_you_mean(evaluation, dict.fromkeys(r.eval for r in there))
         raise UsageError(f'{run.folder or run.suite}: has no rows of "{evaluation}"{known}')

@@ -28,7 +28,7 @@ from harness.texts.secrets import redact_options, redact_text
 FORMAT = 1  # of report.json; raised when an older reader would misread
 END, SUM = "\n}\n", ',\n "sha256": "'  # how it ends, and its last key: the digest of all before it
 CHANGED = "was changed, so its contents are not verified; look at the rows, or harness verify the export"
-CONTENT = frozenset({"won", "lost", "won_ids", "lost_ids", "rows", "shown", "items", "deselected"})  # of the data
+CONTENT = frozenset({"won", "lost", "won_ids", "lost_ids", "rows", "shown_rows", "items", "deselected"})  # of the data
 
 
 def to_json(run: Run) -> str:

@@ -83,8 +83,8 @@ def read_all_rows(run: Run, folder: Path, evaluation: str, *, wrong: bool = Fals
     All rows or only the `wrong` ones, as is wanted. The candidate is what ships, or the last that was measured. Raises
     UsageError where there is no such eval, or its rows cannot be read.
     """
-    if not (reports := [r for r in run.reports if r.eval == evaluation and r.outcome == "done"]):
-        known = dict.fromkeys(r.eval for r in run.reports if r.outcome == "done")
+    if not (reports := [r for r in run.results if r.eval == evaluation and r.outcome == "done"]):
+        known = dict.fromkeys(r.eval for r in run.results if r.outcome == "done")
         raise UsageError(f'{folder}: has no rows of an eval "{evaluation}"{did_you_mean(evaluation, known)}')
     subjects = dict.fromkeys(r.subject for r in reports)
     candidate = next((e.candidate for e in run.exports if e.candidate in subjects), reports[-1].subject)
@@ -111,7 +111,7 @@ def correctness_metric(run: Run, candidate: str, evaluation: str) -> Correctness
     mine = [v for v in run.verdicts if (v.candidate, v.metric.partition(".")[0]) == (candidate, evaluation)]
     if chosen := next((v for v in mine if v.versus), next(iter(mine), None)):
         return CorrectnessMetric(chosen.metric.partition(".")[2], chosen.versus)
-    report = next((r for r in run.reports if (r.subject, r.eval, r.outcome) == (candidate, evaluation, "done")), None)
+    report = next((r for r in run.results if (r.subject, r.eval, r.outcome) == (candidate, evaluation, "done")), None)
     return CorrectnessMetric((next(iter(report.metrics), "") if report else ""), None)
 
 
@@ -144,9 +144,9 @@ def format_failed_rows(verdict: Verdict, failed: int) -> str:
 
 def _failed(verdict: Verdict, metric: str, ours: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the ids of the rows on the wrong side of a claim about a number, the worst first."""
-    if (about := verdict.about) is None:
+    if (about := verdict.claim_spec) is None:
         return []  # which way its claim is cannot be told
-    values = {r["id"]: metric_value(r, metric) for r in ours if metric in r and about.covers(r["doc"])}
+    values = {r["id"]: metric_value(r, metric) for r in ours if metric in r and about.applies_to_row(r["doc"])}
     return sorted((i for i, value in values.items() if about.fails(value)), key=lambda i: about.sign * values[i])
 
 

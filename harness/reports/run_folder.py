@@ -71,8 +71,8 @@ class RunFolder:
 
     def finish(self, run: Run) -> None:
         """Write report.json, a results file for every subject as lm-evaluation-harness writes it, and junit.xml."""
-        for subject in dict.fromkeys(r.subject for r in run.reports):
-            reports = [r for r in run.reports if r.subject == subject and r.outcome == "done"]
+        for subject in dict.fromkeys(r.subject for r in run.results):
+            reports = [r for r in run.results if r.subject == subject and r.outcome == "done"]
             results: dict[str, dict[str, Any]] = {}
             for r in reports:
                 results[r.eval] = {"alias": r.eval}
@@ -139,7 +139,7 @@ def iterate_rows(folder: Path, subject: str, evaluation: str) -> Iterator[dict[s
 
 def make_row(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> dict[str, Any]:
     """Return one row with lm-evaluation-harness's keys and hashes, and ours beside them; it writes a chat as a text."""
-    prompt = sample.asked
+    prompt = sample.question
     text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
     return {
         "doc_id": number,
@@ -163,7 +163,7 @@ def make_row(number: int, sample: Sample, score: Any, metrics: Sequence[str]) ->
         "weights": dict(score.weights),
         **({"lost": list(score.lost)} if score.lost else {}),
         **({"partly_lost": dict(score.partly_lost)} if score.partly_lost else {}),
-        **({"ended": score.ended} if score.ended else {}),
+        **({"finish_reason": score.finish_reason} if score.finish_reason else {}),
         **({"tokens": score.tokens} if score.tokens is not None else {}),
         "note": _told(score.note),
         **({"details": {name: _told(value) for name, value in score.details.items()}} if score.details else {}),

@@ -34,7 +34,11 @@ def deciding_verdict(run: Run) -> Verdict | None:
 
 def largest_gain(run: Run) -> Verdict | None:
     """Return the largest gain that a gate on what ships proved: of a share of rows, else on any other scale."""
-    asked = [(v, v.about) for v in run.verdicts if v.decides and v.outcome is Outcome.PASS and v.about and v.estimate]
+    asked = [
+        (v, v.claim_spec)
+        for v in run.verdicts
+        if v.decides and v.outcome is Outcome.PASS and v.claim_spec and v.estimate
+    ]
     gains = [(a.is_share, abs(v.estimate or 0.0), v) for v, a in asked if a.kind == "difference" and a.threshold >= 0]
     return max(gains, key=lambda g: g[:2])[2] if gains else None
 
@@ -46,8 +50,8 @@ def ungated_losses(run: Run) -> list[Change]:
     """
     shipping = {v.candidate for v in run.verdicts if v.decides}
     asked = {(v.candidate, v.metric, v.versus) for v in run.verdicts}
-    named = {v.metric for v in run.verdicts} | {f"{r.eval}.{m}" for r in run.reports for m in [*r.metrics][:1]}
-    less = {f"{r.eval}.{m}" for r in run.reports for m, way in r.better.items() if way == "lower"}
+    named = {v.metric for v in run.verdicts} | {f"{r.eval}.{m}" for r in run.results for m in [*r.metrics][:1]}
+    less = {f"{r.eval}.{m}" for r in run.results for m, way in r.better.items() if way == "lower"}
     found = []
     for c in run.changes:
         name = f"{c.eval}.{c.metric}"
@@ -73,14 +77,23 @@ def waived_and_ignored(run: Run) -> list[str]:
     """Return in words what ships although it did not pass: each gate that is waived, each check that was ignored."""
     waived = [v for v in sort_worst_first(run) if v.waived and v.decides]
     said = [
-        f"{v.gate} on {v.candidate}, {v.waiver.says()}: {verdict_text.format_reason(v)}" for v in waived if v.waiver
+        f"{v.gate} on {v.candidate}, {v.waiver.summary()}: {verdict_text.format_reason(v)}" for v in waived if v.waiver
     ]
     return said + ignored_errors(run)
 
 
 def ignored_errors(run: Run) -> list[str]:
     """Return in words each error of a check that was ignored."""
-    return [f"{code} was ignored, {waiver.says()}" for code, waiver in run.passed_over.items()]
+    return [f"{code} was ignored, {waiver.summary()}" for code, waiver in run.passed_over.items()]
+
+
+def describe_exemption(v: Verdict) -> str:
+    """Return in words why a verdict that is not PASS blocks nothing; empty if it passed or blocks."""
+    if v.outcome is Outcome.PASS or v.blocks_release:
+        return ""
+    if v.waived:
+        return "waived"
+    return "not what ships" if v.blocking else "any_of" if v.group else "warn"
 
 
 def distance_to_limit(v: Verdict) -> float:
@@ -88,11 +101,11 @@ def distance_to_limit(v: Verdict) -> float:
 
     Below zero it is on the wrong side; infinite where there is no interval.
     """
-    counted = v.about is None or v.about.kind in ("failures", "group")
-    bound = None if v.about is None or counted else v.lower if v.about.sign > 0 else v.upper
-    if v.about is None or bound is None or v.threshold is None or v.estimate is None:
+    counted = v.claim_spec is None or v.claim_spec.kind in ("failures", "group")
+    bound = None if v.claim_spec is None or counted else v.lower if v.claim_spec.sign > 0 else v.upper
+    if v.claim_spec is None or bound is None or v.threshold is None or v.estimate is None:
         return math.inf if v.outcome is Outcome.PASS else -math.inf
-    beyond = v.about.sign * (bound - v.threshold)
+    beyond = v.claim_spec.sign * (bound - v.threshold)
     half = abs(v.estimate - bound) if v.lower is None or v.upper is None else (v.upper - v.lower) / 2
     return beyond / half if half else math.copysign(math.inf, beyond or (1 if v.outcome is Outcome.PASS else -1))
 
@@ -104,17 +117,20 @@ def verdict_sentence(run: Run) -> str:
 
 def _decision(run: Run) -> str:
     if not (gates := [v for v in run.verdicts if not v.group]):
-        why = "the run ended early" if run.problem else "a check failed" if any(f.counts for f in run.flags) else ""
+        why = (
+            "the run ended early" if run.problem else "a check failed" if any(f.stops_run for f in run.findings) else ""
+        )
         return f"nothing ships: {why} before a gate was decided" if why else "nothing ships: no gate was decided"
     shipping, why = _shipping(run, gates)
     if not shipping:
-        return f"nothing ships: {why}"
+        return f"nothing is proven of these rows: {why}" if run.is_of_scored_rows else f"nothing ships: {why}"
     decide, others = [v for v in gates if v.decides], [v for v in gates if not v.decides]
     passed = sum(v.outcome is Outcome.PASS for v in decide)
     left = [v for v in decide if v.outcome is not Outcome.PASS]  # and yet keeps nothing from shipping
     waived, warned = [v for v in left if v.waived], [v for v in left if not v.blocking and not v.waived]
     other = [v for v in left if v not in waived and v not in warned]
-    parts = [f"{join_names(shipping)} may ship: {passed} of {_count(len(decide), 'gate')} passed"]
+    may = "the claim holds on these rows" if run.is_of_scored_rows else f"{join_names(shipping)} may ship"
+    parts = [f"{may}: {passed} of {_count(len(decide), 'gate')} passed"]
     parts += [f"{_number(len(waived))} {'is' if len(waived) == 1 else 'are'} waived"] if waived else []
     parts += _tally(warned, of=("that only warns", "that only warn"))
     parts += (
@@ -136,7 +152,7 @@ def _shipping(run: Run, gates: Sequence[Verdict]) -> tuple[list[str], str]:
     declared = [e.candidate for e in run.exports] or [v.candidate for v in gates if v.blocking and v.decides]
     written = [e.candidate for e in run.exports if e.written]
     free = [c for c in dict.fromkeys(declared) if not any(v.candidate == c for v in held)]
-    findings = [f for f in run.flags if f.counts]
+    findings = [f for f in run.findings if f.stops_run]
     if run.problem:
         return [], ", ".join([*_tally(held), "the run ended early"])
     if run.selecting:

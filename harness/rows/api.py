@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -20,17 +18,8 @@ from harness.rows import arguments, suites, writing
 from harness.rows.records import COLUMNS as NAMES
 from harness.rows.records import SIDES
 from harness.rows.suites import JudgedRows
+from harness.rows.wording import words_for
 
-VALUES = {  # option of the command -> what its value looks like in an error
-    **dict.fromkeys(("worse-by-at-most", "better-by", "min", "max", "cap", "alpha", "repeats"), r"[\d.]+%?"),
-    **dict.fromkeys((*(n.replace("_", "-") for n in (*NAMES, *SIDES)), "cluster", "slice"), "COLUMN"),
-    "metric": r"[^\s;)]+(?<![.,:])",
-    "scale": "proportion|mean|perplexity",
-    "missing": "refuse|wrong",
-    "allow": r"[\w-]+",
-    **dict.fromkeys(("as", "higher", "lower", "only-common"), "(?!)"),
-}
-OPTION = re.compile(rf"--(?P<name>{'|'.join(VALUES)})(?![\w-])(?P<rest> \S+)?")
 CHOICES = {
     "better": (None, "higher", "lower"),
     "scale": (None, "proportion", "mean", "perplexity"),
@@ -40,7 +29,7 @@ COLUMNS = ("to_pylist", "to_list", "tolist")  # how a column of Arrow, polars or
 
 
 @dataclass(frozen=True)
-class Gated:
+class GateResult:
     """What came of a gate on rows: PASS, FAIL, INCONCLUSIVE or ERROR, which is no truth value."""
 
     _judged: JudgedRows
@@ -83,30 +72,30 @@ class Gated:
         return self.run._repr_html_()
 
 
-def gate_rows(base: Any, candidate: Any = None, **options: Any) -> Gated:
+def gate_rows(base: Any, candidate: Any = None, **options: Any) -> GateResult:
     """Gate rows of a base and a candidate, or of a candidate alone; `options` are the keywords of `harness.gate`."""
     if candidate is None and options.get("base_score"):  # a table with a column for each side
         candidate = base
     given = {"base": base, "candidate": candidate} if candidate is not None else {"candidate": base}
-    with _errors_of_arguments():
+    with words_for("python"):
         return _gate(given, Namespace(**options, rows=[*given]))
 
 
-def _gate(given: Mapping[str, Any], args: Namespace) -> Gated:
+def _gate(given: Mapping[str, Any], args: Namespace) -> GateResult:
     """Gate rows by side, as the command would by `args`."""
     _check_arguments(args)
     args.slice, allowed = ([v] if isinstance(v, str) else [*v] for v in (args.slice, args.allow))
     args.allow = ",".join(allowed)
     args.cluster = args.cluster if args.cluster is None or isinstance(args.cluster, str) else [*args.cluster]
     held = {side: rows for side, rows in given.items() if not isinstance(rows, (str, Path))}
-    options = arguments.options_of(args)
+    options = arguments.parse_rows_options(args)
     if any(isinstance(rows, Mapping) for rows in held.values()):
         options = {"id": "id", "score": "score"} | options
     paths = {side: f"{side} in Python" if side in held else str(Path(rows).absolute()) for side, rows in given.items()}
-    about = {"cluster": arguments.clusters_of(args.cluster), "slices": args.slice}
-    suite = suites.make_rows_suite(arguments.claim_of(args), paths, options, args.alpha, **about)
+    about = {"cluster": arguments.parse_clusters(args.cluster), "slices": args.slice}
+    suite = suites.make_rows_suite(arguments.parse_gate(args), paths, options, args.alpha, **about)
     lines = {side: enumerate(_lines(rows, side), 1) for side, rows in held.items()}
-    return Gated(suites.judge_rows(suite, runs=suites.read_runs(suite, lines)))
+    return GateResult(suites.judge_rows(suite, runs=suites.read_runs(suite, lines)))
 
 
 def _check_arguments(args: Namespace) -> None:
@@ -130,29 +119,6 @@ def _check_arguments(args: Namespace) -> None:
     for name in (*NAMES, *SIDES, "metric", "tool"):
         if not isinstance(getattr(args, name), (str, type(None))):
             raise UsageError(f"{name} is {getattr(args, name)!r:.60}; give a name")
-
-
-@contextmanager
-def _errors_of_arguments() -> Iterator[None]:
-    """Name arguments of `harness.gate` in errors, where the command names its options."""
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(*(OPTION.sub(_argument, message) for message in error.messages)) from None
-
-
-def _argument(option: re.Match[str]) -> str:
-    """Return an option of the command as the argument in Python, with its value where one follows."""
-    name, rest = option["name"], option["rest"] or ""
-    if name in ("higher", "lower"):
-        return f'better="{name}"{rest}'
-    if name == "only-common":
-        return f"only_common=True{rest}"
-    name, value = {"as": "tool"}.get(name, name.replace("-", "_")), re.match(rf" ({VALUES[name]})", rest)
-    if value is None:
-        return f"{name}{rest}"
-    written = value[1] if re.fullmatch(r"[\d.]+", value[1]) else f'"{value[1]}"'
-    return f"{name}={written}{rest[value.end() :]}"
 
 
 def _lines(rows: Any, side: str) -> Iterator[Mapping[str, Any]]:

@@ -27,7 +27,7 @@ from harness.files import open_file, write_text
 from harness.gates.gate import Gate
 from harness.records.verdicts import Outcome
 from harness.release import policy_checks
-from harness.release.lock_reader import Locked
+from harness.release.lock_reader import LockedSuite
 from harness.release.policy import Policy
 from harness.release.source import find_source_error
 from harness.reports.report_json import dumps
@@ -43,7 +43,7 @@ SUITE, ITEMS, VERDICTS, MANIFEST = "suite.json", "items.jsonl", "verdicts.json",
 WAIVER = "waiver"  # of a verdict, which lies beside the suite and comes out of no row
 BINDINGS = ("none", "named", "claimed")  # what rows tell of what answered, each more than the one before
 TOLD = {  # keys of a policy that a bundle tells of; whatever else one demands refuses it
-    "suites", "gates", "stages", "max_age_days", "max_attempts", "recomputed", "remembered", "waivers", "ignored",
+    "suites", "gates", "stages", "max_age_days", "max_attempts", "recomputed", "cached_answers", "waivers", "ignored",
     "data", "harness", "binding", "claims", "digest",
 }  # fmt: skip
 TABLES = {"keys": "[[key]]", "served": "[served]"}  # as they stand in a policy
@@ -54,7 +54,7 @@ NEAR = 1e-9  # by which numbers differ on another processor
 def write_bundle(found: JudgedRows, folder: Path) -> None:
     """Write the evidence of judged rows. Raises OSError."""
     suite = found.suite
-    told: dict[str, Any] = {"about": asdict(suite.header), "rows": {n: asdict(r) for n, r in suite.rows.items()}}
+    told: dict[str, Any] = {"header": asdict(suite.header), "rows": {n: asdict(r) for n, r in suite.rows.items()}}
     told |= {"evals": [asdict(e) for e in suite.evals], "gates": [asdict(g) for g in suite.gates]}
     told |= {"source": suite.source} if suite.source is not None else {}
     write_text(folder / SUITE, dumps(told))
@@ -91,7 +91,7 @@ def verify_bundle(folder: Path, args: Namespace, policy: Policy | None) -> int:
 def _verified(folder: Path, args: Namespace, policy: Policy | None) -> dict[str, str]:
     """Return the steps that were passed. Raises ValueError and others at the first that was not."""
     if args.told_as or args.beside or args.summary or args.suite or args.replay is not None:
-        raise ValueError("scored rows are not an export: there is no model to run again or to state anything about")
+        raise ValueError("scored rows are not an export: they have no model that could be replayed or attested")
     manifest = read_json(_read(folder, MANIFEST))
     if manifest.get("format") != FORMAT:
         raise ValueError(f"is not a bundle of this version ({FORMAT})")
@@ -130,16 +130,16 @@ def _allowed(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> 
         if getattr(policy, name) != getattr(Policy([]), name):
             raise ValueError(f"evidence of scored rows lacks what the policy requires ({TABLES.get(name, name)})")
     told = {"candidate": "candidate", "started": manifest["started"], "ignored": []}
-    told["answers"] = {"remembered": "an unknown number of"}
+    told["answers"] = {"cache_hits": "an unknown number of"}
     suite = again.suite
     about: dict[str, Any] = {"name": suite.name, "digest": suite.digest}
     if suite.source is not None:
-        about |= {"source": suite.source, "about": asdict(suite.header), "evals": [asdict(e) for e in suite.evals]}
+        about |= {"source": suite.source, "header": asdict(suite.header), "evals": [asdict(e) for e in suite.evals]}
     if why := find_source_error(about, [asdict(g) for g in suite.gates]):
         raise ValueError(why)
     lock: dict[str, Any] = {"suite": about, "harness": manifest["harness"], "data": {}, "plugins": []}
     metrics = {name: {one.metric.name: one.metric} for name, one in again.measured.items()}
-    locked = Locked(suite.header, {g.id: g for g in suite.gates}, metrics, {}, {}, {}, {}, {})
+    locked = LockedSuite(suite.header, {g.id: g for g in suite.gates}, metrics, {}, {}, {}, {}, {})
     met = policy_checks.match_policy(policy, lock, locked, {v.gate: asdict(v) for v in again.verdicts}, "candidate")
     for why in (*policy_checks.find_refusals(policy, told, lock, datetime.now(UTC)), *met.lacking.values()):
         raise ValueError(why)
@@ -173,7 +173,7 @@ def _read(folder: Path, name: str) -> bytes:
     """Return the bytes of a file, which are read once and never through a link."""
     with open_file(folder / name, below=folder) as f:
         if len(data := f.read(MAX_FILE_BYTES + 1)) > MAX_FILE_BYTES:
-            raise ValueError(f"{name} is too large to be evidence")
+            raise ValueError(f"{name} exceeds the size limit of evidence files")
     return data
 
 
@@ -182,7 +182,7 @@ def _kept(raw: Mapping[str, bytes], manifest: Mapping[str, Any]) -> tuple[Suite,
     evals = tuple(made_of(Eval, e, "eval") for e in told["evals"])
     gates = tuple(made_of(Gate, g, "gate") for g in told["gates"])
     rows = {name: made_of(ScoredRows, r, name) for name, r in told["rows"].items()}
-    about = made_of(SuiteTable, told["about"], "suite")
+    about = made_of(SuiteTable, told["header"], "suite")
     suite = rows_suite(Path(Path(manifest["path"]).name), about, evals, gates, manifest["digest"], rows)
     suite = replace(suite, source=told.get("source"))
     items: dict[tuple[str, str], list[RawRow]] = {}

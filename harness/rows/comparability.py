@@ -10,6 +10,7 @@ from typing import Any
 from harness.errors import UsageError, did_you_mean
 from harness.rows.pairing import PairedRows
 from harness.rows.records import RawRows
+from harness.rows.wording import write_option
 from harness.texts.escaping import shorten_text
 
 POINT = ("model", "revision", "adapter", "parameters", "quantisation", "model args")  # what is being compared
@@ -25,7 +26,6 @@ ANSWERS = ("shots", "template", "system", "generation", "dtype", "scorer", "task
 PROMPTS = ("shots", "template", "system")  # that explain why prompts differ
 ADVICE = {
     "judge": "another judge changes the scores without a change of model",
-    "template": "--allow template if that is intended",
 }
 IDENTICAL = "identical"  # both sides are the same bytes
 NAMES = (*UNFAIR, "prompt", "dtype", IDENTICAL)
@@ -38,7 +38,7 @@ SELF = "judged by itself"  # a fact: which scorers have the model under test as 
 
 
 @dataclass(frozen=True)
-class Differences:
+class FactDifferences:
     """What differs: what was unfair and is allowed, and what is only told, a line each; what neither side tells."""
 
     allowed: tuple[str, ...] = ()
@@ -57,24 +57,29 @@ def parse_allowed(given: Iterable[str], settings: Iterable[str] = ()) -> frozens
     return frozenset(own.get(name, name) for name in names)
 
 
-def compare_facts(base: RawRows | None, candidate: RawRows, pairs: PairedRows, allow: Collection[str]) -> Differences:
+def compare_facts(
+    base: RawRows | None, candidate: RawRows, pairs: PairedRows, allow: Collection[str]
+) -> FactDifferences:
     """Compare the facts of two runs, or look at those of one.
 
     Raises UsageError with everything that is unfair and not allowed.
     """
-    unfair, found = _own_judges(base, candidate), Differences()
+    unfair, found = _own_judges(base, candidate), FactDifferences()
     if base:
         differs, found = _differences(base, candidate, pairs)
         unfair = differs | unfair
     settings = {*(_settings(base) if base else ()), *_settings(candidate)}
     allowed = parse_allowed(allow, settings)
     if refused := [n for n in unfair if n not in allowed and not ("generation" in allowed and n in settings)]:
-        hints = {
-            name: ADVICE.get(name, f"rerun one of the runs, or --allow {name.replace(' ', '-').replace('_', '-')}")
-            for name in refused
-        }
+        hints = {name: ADVICE.get(name) or _advise(name) for name in refused}
         raise UsageError(*(f"{unfair[name]}; {hint}" for name, hint in hints.items()))
     return replace(found, allowed=tuple(unfair.values()))
+
+
+def _advise(name: str) -> str:
+    """Return what to do about runs that differ in a setting."""
+    allow = write_option("allow", name.replace(" ", "-").replace("_", "-"))
+    return f"{allow} if that is intended" if name == "template" else f"rerun one of the runs, or {allow}"
 
 
 def _settings(run: RawRows) -> Mapping[str, Any]:
@@ -110,11 +115,11 @@ def _own_judges(base: RawRows | None, candidate: RawRows) -> dict[str, str]:
     for side, run in (("candidate", candidate), *((("base", base),) if base else ())):
         if run.facts.get(SELF):
             what = f"{side} was judged by the model itself ({shorten_text(run.facts[SELF], LONGEST)})"
-            return {"judge": f"{what}; use another judge, or --allow judge if that is intended"}
+            return {"judge": f"{what}; use another judge, or {write_option('allow', 'judge')} if that is intended"}
     return {}
 
 
-def _differences(base: RawRows, candidate: RawRows, pairs: PairedRows) -> tuple[dict[str, str], Differences]:
+def _differences(base: RawRows, candidate: RawRows, pairs: PairedRows) -> tuple[dict[str, str], FactDifferences]:
     """Return what is unfair by its name, and what else differs or is not known."""
     unfair: dict[str, str] = {}
     told = []
@@ -146,4 +151,4 @@ def _differences(base: RawRows, candidate: RawRows, pairs: PairedRows) -> tuple[
         differ = f"prompts differ on {other:,} of {len(pairs.names):,} rows"
         unfair[first] = f"{differ}, {unfair[first]}" if first in unfair else differ
     unknown = tuple(name for name in ANSWERS if name not in base.facts and name not in candidate.facts)
-    return unfair, Differences((), tuple(told), unknown)
+    return unfair, FactDifferences((), tuple(told), unknown)

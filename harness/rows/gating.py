@@ -12,16 +12,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.errors import UsageError, did_you_mean
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Result, Sample, Score
 from harness.records.scales import Scale
 from harness.rows import comparability, pairing
-from harness.rows.comparability import Differences
+from harness.rows.comparability import FactDifferences
 from harness.rows.pairing import PairedRows, Rows
 from harness.rows.readers.fields import HIGHER, LOWER, SHARES, are_close
 from harness.rows.records import Better, RawRow, RawRows, Wanted
+from harness.rows.wording import write_option
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable
 
@@ -49,8 +50,8 @@ class MeasuredRows:
     runs: Mapping[str, RawRows]
     pairs: PairedRows
     metric: Metric
-    because: str  # its direction is known
-    fair: Differences
+    metric_reason: str  # its direction is known
+    differences: FactDifferences
     samples: tuple[Sample, ...]
     results: Mapping[str, Result]
     states: Mapping[str, Mapping[str, int]]
@@ -59,8 +60,8 @@ class MeasuredRows:
     @property
     def conditions(self) -> list[str]:
         """Under which conditions a verdict on these rows stands, each a part of its reason; the last says its trust."""
-        found = [f"{UNKNOWN}{', '.join(self.fair.unknown)}"] if self.fair.unknown else []
-        found += [f"allowed: {text}" for text in self.fair.allowed]
+        found = [f"{UNKNOWN}{', '.join(self.differences.unknown)}"] if self.differences.unknown else []
+        found += [f"allowed: {text}" for text in self.differences.allowed]
         if any(self.pairs.dropped):
             one, other = self.pairs.dropped
             what = f"{count_noun(one, 'row')} only in base and {other:,} only in candidate are left out"
@@ -93,7 +94,9 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
     if base and read[0] and read[0] == read[1] and base.part == candidate.part and base.rows == candidate.rows:
         same = f"base and candidate are the same file (sha256 {read[0][0][0][:4]}…)"
         if comparability.IDENTICAL not in (want.allow or ()):
-            raise UsageError(f"{same}; gate the candidate's scores, or --allow identical if that is intended")
+            raise UsageError(
+                f"{same}; gate the candidate's scores, or {write_option('allow', 'identical')} if that is intended"
+            )
     if base and base.tasks != candidate.tasks:
         raise UsageError(_uneven_tasks(base, candidate))
     metric, because = choose_metric([*runs.values()], want)
@@ -101,12 +104,14 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
     fair = comparability.compare_facts(base, candidate, pairs, want.allow or ())
     fair = replace(fair, allowed=(*fair.allowed, *([same] if same else [])))
     if want.missing == "wrong" and worst_value(metric) is None:
-        raise UsageError(f"--missing wrong: {printable(metric.name)} has no worst value for such a row")
+        raise UsageError(
+            f"{write_option('missing', 'wrong')}: {printable(metric.name)} has no worst value for such a row"
+        )
     del candidate, base
     samples = tuple(_samples(pairs))
     rows = {"base": pairs.base, "candidate": pairs.candidate}
-    few = pairs.few(want.repeats)
-    notes = [f"{count_noun(few, 'row')} with fewer repeats than the {pairs.usual} of most"] if few else []
+    few = pairs.count_incomplete(want.repeats)
+    notes = [f"{count_noun(few, 'row')} with fewer repeats than the {pairs.usual_repeats} of most"] if few else []
     columns = {side: _column(side, pairs, metric, want) for side in runs}
     if len(samples) > MAX_ROWS:  # what is needed no more is half of the memory
         for side in rows:
@@ -138,7 +143,7 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     if not want.metric and len(readable) != 1:
         known = ", ".join(f"{printable(n)} ({_mean(first.rows, n):.3g})" for n in readable)
         what = (
-            f"has several metrics, {known}; name one with --metric {printable(readable[0])}"
+            f"has several metrics, {known}; name one with {write_option('metric', printable(readable[0]))}"
             if readable
             else "has no readable metric"
         )
@@ -161,7 +166,8 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     elif is_binary:
         better, because = "higher", "every value is 0 or 1"
     else:
-        say = 'use --higher or --lower (better = "higher" in a suite and in Python)'
+        ways = " or ".join(write_option("better", way) for way in ("higher", "lower"))
+        say = f'use {ways} (better = "higher" in a suite)'
         raise UsageError(f"{printable(name)}: whether higher or lower is better is unknown; {say}")
     metric, ranges = (
         Metric(name, cast("Better", better), cast("Scale", scale)),
@@ -170,7 +176,8 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     if len(ranges) == 1 and not metric.is_share:  # runs that declare two ranges declare none
         metric = replace(metric, range=ranges.pop())
     if metric.is_share and (beyond := [v for v in values if not 0 <= v <= 1]):
-        raise UsageError(f"{printable(name)}: {beyond[0]:g} is not a proportion; divide by 100, or use --scale mean")
+        scale = write_option("scale", "mean")
+        raise UsageError(f"{printable(name)}: {beyond[0]:g} is not a proportion; divide by 100, or use {scale}")
     for run in runs:
         _check_sum(run, metric)
     return metric, because
@@ -187,7 +194,9 @@ def _one(runs: Sequence[RawRows], name: str, what: str) -> str:
     told = {side: str(v) for side, run in sides if (v := getattr(run.metrics[name], what)) is not None}
     if len({*told.values()}) > 1:
         says = ", ".join(f"{side} says {what} = {value}" for side, value in told.items())
-        raise UsageError(f"{printable(name)}: {says}, so they are different metrics; gate another one with --metric")
+        raise UsageError(
+            f"{printable(name)}: {says}, so they are different metrics; gate another one with {write_option('metric')}"
+        )
     return next(iter(told.values()), "")
 
 
@@ -197,7 +206,7 @@ def _check_sum(run: RawRows, metric: Metric) -> None:
         return
     rows = [(v, row_weight(row, metric.name)) for row in run.rows if (v := row.values.get(metric.name)) is not None]
     whole = math.fsum(w for _, w in rows)
-    found = metric.unline(math.fsum(v * w for v, w in rows) / whole) if whole else math.nan
+    found = metric.from_test_scale(math.fsum(v * w for v, w in rows) / whole) if whole else math.nan
     if not are_close(found, total):
         what = f"the rows give {found:.6g}, but its results file says {total:.6g}"
         raise UsageError(f"{printable(run.task)} {metric.name}: {what}; the file is truncated, or of another run")
@@ -222,7 +231,7 @@ def _samples(pairs: PairedRows) -> list[Sample]:
     found = []
     for name, theirs, ours in zip(pairs.names, pairs.base, pairs.candidate, strict=True):
         one = (ours or theirs)[0]
-        key = digest_of(["id", name])[:DIGITS] if pairs.how == "id" else one.content
+        key = digest_value(["id", name])[:DIGITS] if pairs.how == "id" else one.content
         other = theirs[0] if theirs else one
         about = [getattr(one, f) or getattr(other, f) for f in ("cluster", "second_cluster", "slices")]
         if [
@@ -242,7 +251,7 @@ def _state(rows: Rows, name: str, wanted: int) -> str:
 
 
 @dataclass(frozen=True)
-class Column:
+class ScoreColumn:
     """What a side scored, row by row: None where nothing is known, and the share of repeats without a score.
 
     `counts` says whether these count, or there is no verdict for them; `lost` says why.
@@ -256,19 +265,19 @@ class Column:
     lost: str = ""
 
 
-def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> Column:
+def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> ScoreColumn:
     """Return what a side scored. Raises UsageError where a row has more repeats than are demanded."""
-    name, wanted = metric.name, pairs.wanted(side, want.repeats)
+    name, wanted = metric.name, pairs.wanted_repeats(side, want.repeats)
     rows, others = (pairs.base, pairs.candidate) if side == "base" else (pairs.candidate, pairs.base)
     weights = [row_weight((own or other)[0], name) for own, other in zip(rows, others, strict=True)]
     known = [[row.values[name] for row in own if row.state == "scored" and name in row.values] for own in rows]
     if over := [i for i, (own, n) in enumerate(zip(rows, wanted, strict=True)) if len(own) > n]:
         what = f'"{printable(pairs.names[over[0]])}" has {len(rows[over[0]])} repeats in {side}'
-        raise UsageError(f"--repeats {want.repeats}: {what}; give the number that each row has")
+        raise UsageError(f"{write_option('repeats', want.repeats)}: {what}; give the number that each row has")
     values = [math.fsum(own) / len(own) if own else None for own in known]
     shares = [1 - len(own) / n for own, n in zip(known, wanted, strict=True)]
     if not any(shares):
-        return Column(values, shares, weights, {"scored": len(values)})
+        return ScoreColumn(values, shares, weights, {"scored": len(values)})
     each = zip(pairs.names, rows, wanted, shares, strict=True)
     lost = [(called, own, _state(own, name, n)) for called, own, n, share in each if share]
     told = ", ".join(
@@ -278,13 +287,15 @@ def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> Colum
     reasons = f" ({', '.join(f'{n} {printable(text)}' for text, n in why.most_common(EXAMPLES))})" if why else ""
     some = ", ".join(f'"{printable(called)}"' for called, *_ in lost[:EXAMPLES])
     whole = " all rows;" if len(lost) == len(rows) else ""
-    says = f"{side}: {told}{reasons},{whole} {some}; rerun them, or --missing wrong"
+    says = f"{side}: {told}{reasons},{whole} {some}; rerun them, or {write_option('missing', 'wrong')}"
     states = Counter(_state(own, name, n) for own, n in zip(rows, wanted, strict=True))
     counts = want.missing == "wrong" and worst_value(metric) is not None and any(v is not None for v in values)
-    return Column(values, shares, weights, states, counts, says)
+    return ScoreColumn(values, shares, weights, states, counts, says)
 
 
-def _result(side: str, name: str, run: RawRows, samples: Sequence[Sample], column: Column, metric: Metric) -> Result:
+def _result(
+    side: str, name: str, run: RawRows, samples: Sequence[Sample], column: ScoreColumn, metric: Metric
+) -> Result:
     """Return a run as a result of ours, known by the weights it is said to be of, else by what it scored.
 
     That a base and a candidate that score alike are one model nobody knows.

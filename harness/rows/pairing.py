@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from harness.errors import UsageError
 from harness.rows.records import RawRow, RawRows
+from harness.rows.wording import write_option
 from harness.texts.escaping import printable
 
 EXAMPLES = 3  # names of rows that an error gives
@@ -17,7 +18,7 @@ Rows = tuple[RawRow, ...]  # all that a run has of one row: its repeats, mostly 
 Grouped = dict[str, "RawRow | Rows"]  # by what a row is known by; one alone, as most of millions, without a tuple
 
 
-class Side(Sequence[Rows]):
+class SideRows(Sequence[Rows]):
     """The rows of one run, in the order of the pairs, each with its repeats."""
 
     def __init__(self, found: list[RawRow | Rows]) -> None:
@@ -43,13 +44,13 @@ class PairedRows:
 
     how: How
     names: list[str]
-    base: Side
-    candidate: Side
+    base: SideRows
+    candidate: SideRows
     dropped: tuple[int, int] = (0, 0)
     renamed: int = 0
     repeats: tuple[int, int] = (1, 1)
 
-    def wanted(self, side: str, repeats: int = 0) -> list[int]:
+    def wanted_repeats(self, side: str, repeats: int = 0) -> list[int]:
         """Return how many repeats a side should have of each row: as many as are demanded, or as the other side has.
 
         Where a side has another number of them throughout, as many as it has of a row at most.
@@ -59,15 +60,15 @@ class PairedRows:
         return [max(map(len, pair)) for pair in zip(self.base, self.candidate, strict=True)]
 
     @property
-    def usual(self) -> int:
+    def usual_repeats(self) -> int:
         """How many repeats most rows have."""
-        return Counter(self.wanted("candidate")).most_common(1)[0][0]
+        return Counter(self.wanted_repeats("candidate")).most_common(1)[0][0]
 
-    def few(self, repeats: int = 0) -> int:
+    def count_incomplete(self, repeats: int = 0) -> int:
         """Return how many rows have fewer repeats on both sides than most, where no number is demanded."""
         if repeats or max(self.repeats) == 1:
             return 0
-        return sum(n < self.usual for n in self.wanted("candidate"))
+        return sum(n < self.usual_repeats for n in self.wanted_repeats("candidate"))
 
 
 def pair_rows(base: RawRows, candidate: RawRows, *, only_common: bool) -> PairedRows:
@@ -86,7 +87,7 @@ def pair_rows(base: RawRows, candidate: RawRows, *, only_common: bool) -> Paired
         theirs, ours = _all(left[known]), _all(right[known])
         if len(ours) != len(theirs) and (_are_copies(ours) or _are_copies(theirs)):
             what = f'question "{_called(theirs[0])}" is in {len(theirs)} rows of base and {len(ours)} of candidate'
-            raise UsageError(f"rows: {what}, which cannot be paired without names; give --id COLUMN")
+            raise UsageError(f"rows: {what}, which cannot be paired without names; give {write_option('id', 'COLUMN')}")
     same = left.keys() == right.keys()
     only_left, only_right = ([] if same else [k for k in a if k not in b] for a, b in ((left, right), (right, left)))
     if (only_left or only_right) and how == "content" and base.columns != candidate.columns:
@@ -112,7 +113,8 @@ def _way(sides: dict[str, Sequence[RawRow]]) -> How:
     for side, rows in sides.items():
         if not _names_mean(rows):
             what = "rows have neither input nor id" if not rows[0].key else "ids of rows are running numbers"
-            raise UsageError(f"{side}: {what}, and positions do not identify rows; give --id COLUMN, or --input COLUMN")
+            ways = ", or ".join(write_option(name, "COLUMN") for name in ("id", "input"))
+            raise UsageError(f"{side}: {what}, and positions do not identify rows; give {ways}")
     return "id"
 
 
@@ -146,7 +148,7 @@ def _grouped(rows: Sequence[RawRow], how: str, named: bool, several: frozenset[s
             what = f'id "{printable(same[0].key)}" occurs twice in {side}' + (
                 f" with scores {values}" if values else ""
             )
-            raise UsageError(f"{what}; name the repeat's column with --repeat, or correct the file")
+            raise UsageError(f"{what}; name the repeat's column with {write_option('repeat')}, or correct the file")
     return found
 
 
@@ -164,7 +166,8 @@ def _uneven(runs: Sequence[RawRows], sides: Sequence[Grouped], only: Sequence[li
         name = printable(next(r.key for r in runs[1].rows if there.get(r.key, r.content) != r.content))
         what = f'"{name}" is another question than base\'s "{name}" on {renamed:,} of {len(sides[1]):,} rows'
         how = "; gate runs with the same questions"
-        how += ", or if the input is a rendered prompt, pair by id: --input none --id COLUMN" if runs[0].columns else ""
+        by_id = f"{write_option('input', 'none')} {write_option('id', 'COLUMN')}"
+        how += f", or if the input is a rendered prompt, pair by id: {by_id}" if runs[0].columns else ""
         return f"candidate: {what}{how}"
     limits = [f" (limit {n})" if (n := run.facts.get("limit", "")) not in ("", "none") else "" for run in runs]
     named = zip(("base", "candidate"), sides, limits, strict=True)
@@ -172,7 +175,7 @@ def _uneven(runs: Sequence[RawRows], sides: Sequence[Grouped], only: Sequence[li
     names = [_called(_all(sides[i][k])[0]) for i in (0, 1) for k in only[i][:EXAMPLES]][:EXAMPLES]
     some = f"only in base {len(only[0]):,}, only in candidate {len(only[1]):,}, for instance "
     said = f"{', '.join(told)}; {some}" + ", ".join(f'"{printable(name)}"' for name in names)
-    return f"{said}; gate only the common rows with --only-common"
+    return f"{said}; gate only the common rows with {write_option('only_common', True)}"
 
 
 def _named(
@@ -182,7 +185,7 @@ def _named(
     names = [_called(_all(left.get(k) or right[k])[0]) for k in kept]
     base, candidate = [left.get(k, ()) for k in kept], [right.get(k, ()) for k in kept]
     if len({*names}) == len(names) and tuple not in {*map(type, base), *map(type, candidate)}:
-        return PairedRows(how, names, Side(base), Side(candidate), dropped, renamed)
+        return PairedRows(how, names, SideRows(base), SideRows(candidate), dropped, renamed)
     taken, names, base, candidate = Counter(names), [], [], []
     for known in kept:
         theirs, ours = _all(left.get(known)), _all(right.get(known))
@@ -198,7 +201,7 @@ def _named(
             names.append(f"{called}~{number}")
             base.append(_sorted(theirs)[number : number + 1])
             candidate.append(_sorted(ours)[number : number + 1])
-    sides = Side(base), Side(candidate)
+    sides = SideRows(base), SideRows(candidate)
     return PairedRows(how, names, *sides, dropped, renamed, (max(map(len, sides[0])), max(map(len, sides[1]))))
 
 

@@ -19,6 +19,7 @@ from harness.artifacts.strict_json import read_json
 from harness.data import tables
 from harness.errors import UsageError
 from harness.files import open_file
+from harness.rows.wording import write_option
 from harness.texts.escaping import printable, shorten_text
 
 WHOLE = 1 << 30  # bytes of a file that is read as one text
@@ -34,7 +35,7 @@ WHY = 200  # characters of what a tool says of an error
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
-class Files:
+class SafeFiles:
     """The files that one run is read from; `sources` are their paths as given, sha256 and sizes.
 
     With `below`, a folder that the harness wrote, what lies in it is opened through no link.
@@ -50,7 +51,7 @@ class Files:
         """What was read so far."""
         return tuple((name, *told) for name, told in sorted(self._read.items()))
 
-    def listed(self, pattern: str) -> list[Path]:
+    def list_files(self, pattern: str) -> list[Path]:
         """Return files of a folder by a pattern, sorted. Raises UsageError at one that lies elsewhere, by a link."""
         inside, found = self.root.resolve(), sorted(self.root.glob(pattern))
         for path in found:
@@ -58,7 +59,7 @@ class Files:
                 raise UsageError(f"{path}: is a link that leads out of {self.root}; copy the file there")
         return [path for path in found if path.is_file()]
 
-    def whole(self, path: Path) -> bytes:
+    def read_bytes(self, path: Path) -> bytes:
         """Return the content of a file, decompressed.
 
         Raises UsageError where it cannot be read, is too large, or is being written.
@@ -68,17 +69,17 @@ class Files:
             self._keep(path, f, hashlib.sha256(data).hexdigest(), len(data))
         return tables.decompress(data, f"{path}", WHOLE)
 
-    def document(self, path: Path) -> Any:
+    def read_json(self, path: Path) -> Any:
         """Return the JSON that a file is. Raises UsageError, also at keys that stand twice, and at NaN."""
-        return parse_json(self.whole(path).removeprefix(BOM), f"{path}")
+        return parse_json(self.read_bytes(path).removeprefix(BOM), f"{path}")
 
-    def lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    def read_json_lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the objects of JSON lines with their numbers, from 1. Raises UsageError at one that cannot be read."""
         digest, size = hashlib.sha256(), 0
         with _opened(path, LINES, self.below) as f:
             packed = tables.is_compressed(f.read(MAGIC))
             f.seek(0)
-            source = io.BytesIO(self.whole(path)) if packed else f
+            source = io.BytesIO(self.read_bytes(path)) if packed else f
             for number, line in enumerate(iter(partial(source.readline, LINE + 1), b""), 1):
                 if not packed:
                     digest.update(line)
@@ -97,9 +98,9 @@ class Files:
             if not packed:
                 self._keep(path, f, digest.hexdigest(), size)
 
-    def members(self, path: Path) -> dict[str, Callable[[], bytes]]:
+    def read_zip(self, path: Path) -> dict[str, Callable[[], bytes]]:
         """Return what reads each member of a zip, by name. Raises UsageError at names that lead out or stand twice."""
-        data = self.whole(path)
+        data = self.read_bytes(path)
         try:
             infos = zipfile.ZipFile(io.BytesIO(data)).infolist()
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
@@ -162,9 +163,8 @@ def parse_score(value: Any, where: str) -> float | None:
     if value is None or type(value).__name__ in ("NAType", "NaTType"):  # pandas' values that are none
         return None
     what = shorten_text(repr(value) if not isinstance(value, str) else value, 40)
-    raise UsageError(
-        f'{where}: "{what}" is not a number; an empty score is a missing row, which --missing decides about'
-    )
+    missing = f"an empty score is a missing row, which {write_option('missing')} decides about"
+    raise UsageError(f'{where}: "{what}" is not a number; {missing}')
 
 
 def describe_tool_error(error: Any) -> str:

@@ -14,9 +14,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness import subprocess_call
-from harness.errors import CheckFailed, UsageError
+from harness.errors import CheckFailedError, UsageError
 from harness.rows.readers import read_run_rows, split_label
 from harness.rows.records import RawRow, RawRows, Wanted
+from harness.rows.wording import CALLER, Caller
 
 LARGE = 1 << 25  # bytes, from which a process of its own is worth its start
 FILES = 1000  # of a folder, that are looked at for its size
@@ -30,14 +31,14 @@ def read_sides(paths: Sequence[str], wants: Sequence[Wanted]) -> list[RawRows]:
         return [read_run_rows(path, want) for path, want in zip(paths, wants, strict=True)]
     with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
         into = Path(folder, "rows")
-        question = {"path": paths[-1], "want": _plain(wants[-1]), "into": str(into)}
+        question = {"path": paths[-1], "want": _plain(wants[-1]), "into": str(into), "caller": CALLER.get()}
         asked = beside.submit(
             subprocess_call.call_module, "harness.rows.sides", question, f"{paths[-1]}: cannot be read"
         )
         found = [read_run_rows(paths[0], wants[0])]
         try:
             asked.result()
-        except CheckFailed as error:  # what the other process says of the file
+        except CheckFailedError as error:  # what the other process says of the file
             raise UsageError(str(error)) from None
         run, columns = pickle.loads(into.read_bytes())  # noqa: S301 (written by the process above)
     rows = list(map(RawRow, *columns))
@@ -54,9 +55,10 @@ def _plain(want: Wanted) -> dict[str, Any]:
     return {**asdict(want), "texts": None if want.texts is None else sorted(want.texts)}
 
 
-def _answer(path: str, want: dict[str, Any], into: str) -> Mapping[str, Any]:
+def _answer(path: str, want: dict[str, Any], into: str, caller: Caller) -> Mapping[str, Any]:
     """Read the rows of a file into another one, a column a field."""
     gc.disable()
+    CALLER.set(caller)
     texts = want.pop("texts")
     run = read_run_rows(path, Wanted(**want, texts=None if texts is None else frozenset(texts)))
     with Path(into).open("wb") as f:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.collection.collect import check_gates
 from harness.collection.collection import Collection, Item, Task
 from harness.collection.context import Context
@@ -53,10 +53,10 @@ class RowsTask(Task):
 class RowsAdjudicator(Adjudicator):
     """The verdicts on rows of others; a candidate is known by what it scored on all questions that are the same."""
 
-    def look(self, candidate: str, name: str, result: Result) -> LedgerEntry:
-        peers = sorted(self.claims.peers[name])
+    def ledger_entry(self, candidate: str, name: str, result: Result) -> LedgerEntry:
+        peers = sorted(self.claims.overlapping_evals[name])
         found = sorted(self.results[candidate, peer].digest for peer in peers)
-        return replace(super().look(candidate, name, result), weights=digest_of(found))
+        return replace(super().ledger_entry(candidate, name, result), weights=digest_value(found))
 
 
 @dataclass
@@ -83,7 +83,7 @@ def make_rows_suite(
     name = re.sub(r"[^\w-]", "_", str(options.get("task") or "rows"))[:80]
     spec = Eval(name, "rows", where, options=options, **about)
     gate = replace(gate, metric=f"{name}.{options.get('metric') or '?'}", where=where)
-    digest = digest_of([asdict(gate), dict(options), dict(paths), about])
+    digest = digest_value([asdict(gate), dict(options), dict(paths), about])
     return rows_suite(Path("gate.toml"), SuiteTable("gate", alpha=alpha), (spec,), (gate,), digest, scored)
 
 
@@ -137,7 +137,7 @@ def judge_rows(
     context.mistakes.raise_errors()
     items = tuple(Item(suite.path.name, side, name) for side in (*sides, *ours) for name in tasks)
     collection = Collection(suite, found.plugins, tasks, sides, ours, items)
-    ledger = Ledger.here(found.warnings.append) if attempts is None else None
+    ledger = Ledger.from_environment(found.warnings.append) if attempts is None else None
     lacking = {} if "base" in suite.rows else {"base": "there is no base; add [rows.base]"}
     adjudicator = RowsAdjudicator(collection, found.waivers, found.started.date(), lacking, ledger)
     for name, one in found.measured.items():
@@ -218,7 +218,7 @@ def _without_unset(run: RawRows, spec: Eval) -> RawRows:
 def _check_evals(context: Context) -> None:
     """Raise UsageError where an evaluation asks for what only a model could give, or says what no option may be."""
     for spec in context.suite.evals:
-        context.use("evaluator", "rows", spec.options, spec.where)
+        context.find_plugin("evaluator", "rows", spec.options, spec.where)
         if spec.use != "rows":
             context.mistakes.add(spec.where, f'use is "{spec.use}", which runs a model; with [rows] it must be "rows"')
         plain = Eval(spec.name, spec.use, spec.where, cluster=spec.cluster, slices=spec.slices, options=spec.options)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.attestation import LOCK
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.artifacts.strict_json import read_json
 from harness.errors import UsageError
 from harness.files import open_file, reporting_write_errors, write_text
@@ -35,7 +35,7 @@ def write_every_eval_ever(folder: Path, out: Path | None = None) -> list[Path]:
         scales, private = lock["metrics"], {e["name"] for e in lock["suite"]["evals"] if e["private"]}
     except (OSError, ValueError, LookupError, TypeError):
         raise UsageError(f"{folder}: has no readable {LOCK}, which defines the metrics") from None
-    reports = [r for r in run.reports if r.outcome == "done" and r.n and r.eval not in {*run.private, *private}]
+    reports = [r for r in run.results if r.outcome == "done" and r.n and r.eval not in {*run.private, *private}]
     if not reports:
         raise UsageError(f"{folder}: has no rows to publish: it has no evaluation, or only private ones")
     with reporting_write_errors(out):
@@ -46,7 +46,7 @@ def write_every_eval_ever(folder: Path, out: Path | None = None) -> list[Path]:
 def _write_one(run: Run, report: ItemResult, scales: Mapping[str, Any], folder: Path, out: Path, below: Path) -> Path:
     owner, model = _name(run.suite), _name(report.subject)
     place = f"data/{_name(report.eval)}/{owner}/{model}"
-    digest = digest_of([run.digest, run.started, run.digests, report.id])
+    digest = digest_value([run.digest, run.started, run.digests, report.id])
     named = str(uuid.UUID(digest[:32], version=4))  # the same run has the same name
     rows = list(read_answers(folder, report.subject, report.eval).values())
     ours = [m for m in report.metrics if m in scales]

@@ -22,8 +22,11 @@ from harness.records import verdict_text
 from harness.records.run import Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.junit import format_junit
+from harness.reports.next_step import suggest_next_step
 from harness.reports.report_json import dumps, to_json
+from harness.reports.rules import describe_rules
 from harness.reports.run_folder import RunFolder
+from harness.reports.summary import verdict_sentence
 from harness.rows.arguments import describe_invocation
 from harness.rows.bundle import FOLDER, write_bundle
 from harness.rows.gating import EXAMPLES, MAX_ROWS, UNKNOWN, MeasuredRows
@@ -89,7 +92,7 @@ def make_run(found: JudgedRows) -> Run:
     return Run(
         suite.name, str(suite.path), suite.digest, 0, suite.header.alpha, next(iter(runs.values())).model,
         found.started.isoformat(timespec="seconds"), version, gates=len(suite.gates), exit_code=code,
-        items=tuple(r.id for r in found.reports), reports=found.reports, conclusions=conclusions,
+        items=tuple(r.id for r in found.reports), results=found.reports, conclusions=conclusions,
         facts=facts, warnings=[*found.warnings, *dict.fromkeys(notes)],
         digests=digests, waivers=found.waivers, seconds=(datetime.now(UTC) - found.started).total_seconds(),
     )  # fmt: skip
@@ -104,8 +107,8 @@ def write_run(found: JudgedRows, run: Run, out: Path) -> None:
     each = {name: one.metric for name, one in found.measured.items()}
     keys = ("better", "scale", "combine", "range")
     metrics = {n: {m.name: {key: getattr(m, key) for key in keys}} for n, m in each.items()}
-    gates = [{**asdict(g), "says": g.claim(), "blocking": g.blocking} for g in suite.gates]
-    told = {"name": suite.name, "digest": suite.digest, "about": asdict(suite.header), "evals": evals}
+    gates = [{**asdict(g), "claim": g.claim(), "blocking": g.blocking} for g in suite.gates]
+    told = {"name": suite.name, "digest": suite.digest, "header": asdict(suite.header), "evals": evals}
     sides = {run: one for measured in found.measured.values() for run, one in measured.runs.items()}
     rows = {s: {"path": suite.rows[s].path, "model": one.model, "tool": one.tool} for s, one in sides.items()}
     lock = {"suite": told, "metrics": metrics, "gates": gates, "harness": __version__, "rows": rows}
@@ -160,14 +163,14 @@ def format_provenance(one: MeasuredRows, found: JudgedRows) -> list[str]:
     attempt = f" · {count_noun(standing.number, 'attempt')}" if standing else ""
     told = [f"rows       {len(pairs.names):,} {how} · {scored}{attempt}"]
     name = f"{one.runs['candidate'].task} {metric.name}"
-    told.append(f"metric     {name} · {metric.better} is better ({one.because}) · {metric.scale}")
+    told.append(f"metric     {name} · {metric.better} is better ({one.metric_reason}) · {metric.scale}")
     if pairs.repeats != (1, 1):
         told.append(f"repeats    base {pairs.repeats[0]}, candidate {pairs.repeats[1]}; a row is their mean")
     if pairs.renamed:
         told.append(f"names      {pairs.renamed:,} mean another question on the other side; paired by content")
     if both and one.results["base"].scores == one.results["candidate"].scores:
         told.append(f"same       all {len(pairs.names):,} rows have equal values; check that the adapter was applied")
-    told += [f"differs    {line}" for line in one.fair.told]
+    told += [f"differs    {line}" for line in one.differences.told]
     if one.base_is_worst:
         told.append(f"floor      base has the worst value on every row, so no loss can be seen in {metric.name}")
     named = len(found.measured) > 1  # of which evaluation a line is
@@ -193,14 +196,20 @@ def format_gate(found: JudgedRows, run: Run) -> Iterator[str]:
     yield ""
     for trust in dict.fromkeys(one.conditions[-1] for one in found.measured.values()):
         yield from _wrapped(f"{trust[:1].upper()}{trust[1:]}.")
+    yield from _wrapped(f"{printable(verdict_sentence(run))} · exit {int(run.exit_code)}", "")
     if run.folder:
-        page = Path(run.folder) / "report.html"
-        yield f"report: {page if page.is_file() else run.folder}"
+        folder = Path(run.folder)
+        for line in describe_rules(folder):
+            yield from _wrapped(printable(line), "")
+        page, step = folder / "report.html", suggest_next_step(run, folder)
+        yield f"report  {page if page.is_file() else run.folder}"
+        if step:
+            yield from _wrapped(f"next    {step.command or step.what}", " " * 8)
 
 
 def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
     """Yield a verdict: the estimate and its bound against the limit, then what these rest on."""
-    about, head, indent = v.about, f"  {v.outcome}  {v.gate}   ", " " * (len(v.outcome) + 4)
+    about, head, indent = v.claim_spec, f"  {v.outcome}  {v.gate}   ", " " * (len(v.outcome) + 4)
     if about is None or v.estimate is None or v.outcome is Outcome.ERROR:
         yield from _wrapped(f"{head}{verdict_text.format_result(v)}{_unknown(v, found)}", indent)
         one = found.measured.get(v.metric.partition(".")[0])
@@ -245,7 +254,7 @@ def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
     if v.uncapped is not None:
         yield f"{indent}{verdict_text.format_number(about, v.uncapped)} without the cap"
     for note in v.notes[:-1]:  # the last says what rows are worth, below all verdicts
-        if note.kind not in ("found", "attempt") and not str(note.told.get("text", "")).startswith(UNKNOWN):
+        if note.kind not in ("found", "attempt") and not str(note.params.get("text", "")).startswith(UNKNOWN):
             yield from _wrapped(f"{indent}{printable(verdict_text.format_notes(about, [note]))}", indent)
     if v.driver:
         yield from _wrapped(f"{indent}worst: {printable(v.driver)}", indent)
@@ -255,7 +264,7 @@ def _task_table(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """Yield a row a task: base, candidate, the difference and its interval; the worst first."""
     rows: list[tuple[str, ...]] = [("task", "rows", "base", "candidate", "difference", "")]
     for v in sorted(verdicts, key=lambda v: (v.outcome is not Outcome.FAIL, 1.0 if v.p_fail is None else v.p_fail)):
-        about, known = v.about, v.about and v.estimate is not None
+        about, known = v.claim_spec, v.claim_spec and v.estimate is not None
         three = [verdict_text.format_number(about, x) if x is not None else "–" for x in (v.estimate, v.lower, v.upper)]
         two = [verdict_text.format_number(None, x) if x is not None else "–" for x in (v.baseline, v.value)]
         difference = f"{three[0]} [{three[1]}, {three[2]}]" if known else "–"
@@ -271,7 +280,7 @@ def _task_table(verdicts: Sequence[Verdict]) -> Iterator[str]:
 def _unknown(v: Verdict, found: JudgedRows) -> str:
     """Return which facts that change answers neither side tells, as the end of a verdict's first line."""
     one = found.measured.get(v.metric.partition(".")[0])
-    return f"; {UNKNOWN}{', '.join(one.fair.unknown)}" if one and one.fair.unknown else ""
+    return f"; {UNKNOWN}{', '.join(one.differences.unknown)}" if one and one.differences.unknown else ""
 
 
 def _wrapped(line: str, indent: str = " " * 11) -> list[str]:

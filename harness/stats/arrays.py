@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.intp]
 else:
 
-    class Later(ModuleType):
+    class LazyModule(ModuleType):
         """A module that is imported when something in it is asked for."""
 
         def __getattr__(self, name: str) -> Any:
@@ -28,6 +28,6 @@ else:
             setattr(self, name, found)
             return found
 
-    np, special = Later("numpy"), Later("scipy.special")
-    distributions, optimize = Later("scipy.stats"), Later("scipy.optimize")
+    np, special = LazyModule("numpy"), LazyModule("scipy.special")
+    distributions, optimize = LazyModule("scipy.stats"), LazyModule("scipy.optimize")
     Bools = Counts = Floats = Ints = Any

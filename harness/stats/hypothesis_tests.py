@@ -33,13 +33,13 @@ __all__ = (
     "binomial",
     "cluster_bootstrap",
     "cluster_t",
+    "compare_exact_value",
     "crossed_bootstrap",
     "crossed_t",
     "has_few_drawn_sizes",
     "mcnemar",
     "number_clusters",
     "paired_ratio",
-    "point",
     "sign_flip",
     "tango",
     "wilson",
@@ -50,7 +50,7 @@ T_METHODS = (
 )  # fmt: skip
 
 
-def point(value: float, threshold: float, n: int = 1) -> Test:
+def compare_exact_value(value: float, threshold: float, n: int = 1) -> Test:
     """Compare one exact number, such as a size counted over n rows, with its budget; on the budget is within it."""
     require_finite("value", value)
     require_finite("threshold", threshold)

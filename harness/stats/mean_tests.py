@@ -158,7 +158,7 @@ def _unseen(of: Ratio, support: Support) -> MeanTest:
     return MeanTest(lambda t: rule_of_three.unseen_p(median, of.weights, t, support, (below, above)), bounds)
 
 
-def judge_datasets(
+def make_p_function(
     of: Ratio,
     kind: Kind,
     alpha: float,

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from harness import schema
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.data import reading
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.files import read_text
 from harness.gates.gate import Gate
 from harness.gates.group import find_member_mistakes, link_groups
+from harness.option_names import suggest_option
 from harness.suite import tables
 from harness.suite.lines import read_toml_lines, reject_deep_keys
 from harness.texts import secrets
@@ -69,6 +70,11 @@ def read_suite(
     return _Reader(path, text, raw, given=candidate is not None).suite()
 
 
+def parse_suite(path: Path, source: Mapping[str, Any]) -> tables.Suite:
+    """Return the suite of tables that were read before, such as those in a lock; raises UsageError."""
+    return _Reader(path, "", dict(source), given="candidate" in source).suite()
+
+
 class _Reader:
     """The tables of one file; complaints carry the line they are about."""
 
@@ -81,7 +87,7 @@ class _Reader:
     def suite(self) -> tables.Suite:
         self.sound()
         for name in (name for name in self.raw if name not in TABLES):
-            self.tell(name, "", f'unknown table "{name}"{did_you_mean(name, TABLES)}')
+            self.tell(name, "", f'unknown table "{name}"{suggest_option(name, TABLES)}')
         about, rows = self.one("suite", tables.SuiteTable, required=True), self.rows()
         model, sweep = self.one("model", tables.Model, required="rows" not in self.raw), self.sweep()
         adapter, train = self.one("adapter", tables.Use), self.one("train", tables.Train)
@@ -96,12 +102,13 @@ class _Reader:
         self.mistakes.raise_errors()
         assert about and (model or rows)  # or raise_errors raised
         source = secrets.drop_secret_options(self.raw)
-        digest = digest_of(source)  # a digest of a short password would tell it
+        digest = digest_value(source)  # a digest of a short password would tell it
         made = tables.Suite(
             self.path, about, model or tables.Model("", "[rows]", "rows"), adapter, train, candidate, subjects, evals,
             link_groups(gates), merges, exports, digest, self.raw.get("merge", {}).get("choose"), checks,
             None if candidate else sweep, rows,
             source if source == self.raw == secrets.redact_options(self.raw) else None,
+            digest_value({name: table for name, table in source.items() if name != "gate"}),
         )  # fmt: skip
         return made.trial(made.sweep.values[0]) if made.sweep else made
 
@@ -256,7 +263,7 @@ class _Reader:
             complain("digest", '"digest" pins a release; give 8 to 64 hex digits of its weights\' digest')
         known = [f.name.rstrip("_") for f in fields(tables.Baseline) if f.name not in ("where", "options")]
         for key in made.options if made.use is None else ():
-            complain(key, f'unknown key "{key}"{did_you_mean(key, known)}')
+            complain(key, f'unknown key "{key}"{suggest_option(key, known)}')
 
     def merge(self, wanted: bool) -> tuple[str, ...]:
         if not isinstance(table := self.raw.get("merge", {"base": "original" if wanted else []}), dict):
@@ -356,8 +363,8 @@ def _index(here: list[Any], step: str, where: str) -> int:
     if step in names:
         return names.index(step)
     if not re.fullmatch(r"[0-9]{1,9}", step) or int(step) >= len(here):
-        what = f"{schema.format_toml(step)} is not the number of an element of a list of {len(here)}"
-        raise UsageError(f"{where}: {what}, which count from 0{did_you_mean(step, filter(None, names))}")
+        what = f"{schema.format_toml(step)} is not an index of a list of {len(here)} elements; indices start at 0"
+        raise UsageError(f"{where}: {what}{did_you_mean(step, filter(None, names))}")
     return int(step)
 
 

@@ -291,6 +291,7 @@ class Suite:
     sweep: Sweep | None = None  # of what is trained; `adapter` or `train` has its first value
     rows: Mapping[str, ScoredRows] = field(default_factory=dict)  # that take the place of models
     source: Mapping[str, Any] | None = None  # the tables that the digest is made of; None where they hold a secret
+    ungated_digest: str = ""  # of all tables but the gates
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.errors import Mistakes
 from harness.files import read_text
 from harness.records.waivers import IGNORED, Waiver
@@ -59,7 +59,7 @@ def claim_digest(gate: Gate, suite: Suite) -> str:
     That is every key of the gate, the suite's alpha where it has none, the eval and the baseline it names, and the
     claims of its members.
     """
-    return digest_of(_whole_claim(gate, suite))
+    return digest_value(_whole_claim(gate, suite))
 
 
 def check_digest(code: str, suite: Suite) -> str:
@@ -67,7 +67,7 @@ def check_digest(code: str, suite: Suite) -> str:
     tables = {"model": suite.model, "adapter": suite.adapter, "train": suite.train}
     keys = {name: dataclasses.asdict(table).items() if table else () for name, table in tables.items()}
     told = {n: {k: v for k, v in some if k not in NO_RECIPE and (v or k not in FORM)} for n, some in keys.items()}
-    return digest_of({"check": code, **told, "evals": [[e.name, _of_eval(e)] for e in suite.evals]})
+    return digest_value({"check": code, **told, "evals": [[e.name, _of_eval(e)] for e in suite.evals]})
 
 
 def waivers_file(suite: Path) -> Path:

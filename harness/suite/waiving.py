@@ -71,7 +71,7 @@ def _find(gate: str, suite: Path | None, plugins: Sequence[str]) -> Suite:
         if gate not in ids:
             provided = load_plugins(suite, plugins).provided.values()
             codes = ["build", *(p.name for p in provided if p.kind == "check")]
-            titles = [p.about.title for p in provided if p.kind == "check" and p.about.title]
+            titles = [p.capabilities.title for p in provided if p.kind == "check" and p.capabilities.title]
             if gate not in titles and gate.partition("-")[0] not in codes:
                 raise UsageError(f'{suite}: there is no gate "{gate}"{did_you_mean(gate, [*ids, *codes, *titles])}')
         return found

@@ -14,12 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pytest
+from typing import TYPE_CHECKING, Any
 
 from harness.answers import keys
-from harness.artifacts.digests import digest_of, weights_digest
+from harness.artifacts.digests import digest_value, weights_digest
 from harness.capabilities import loader, trainer
 from harness.errors import UsageError
 from harness.hookspec import hookimpl
@@ -28,6 +26,9 @@ from harness.records.models import Logprob, ModelRef, Progress
 from harness.records.run import Run, TrainingStep
 from harness.records.samples import Prompt
 from harness.reports.run_folder import write_steps
+
+if TYPE_CHECKING:
+    import pytest
 
 ROWS = [{"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2]} for i in range(60)]
 TRAIN = [{"input": f"train {i} say t{i}", "target": f"t{i}"} for i in range(20)]
@@ -149,7 +150,7 @@ def open_source(path: str, *, dtype: str = "auto") -> FakeSource:
 def identity(ref: ModelRef, *, dtype: str = "auto") -> str:
     """Return the identity of a fake model: all that lies in its folders, and how it is loaded."""
     folders = [Path(ref.path), *([ref.adapter] if ref.adapter else [])]
-    return digest_of([[keys.digest_folder(folder) for folder in folders], ref.quantization, dtype])
+    return digest_value([[keys.digest_folder(folder) for folder in folders], ref.quantization, dtype])
 
 
 @loader(open=open_source, identity=identity)
@@ -265,7 +266,16 @@ class CommandOutcome:
         return next(v.outcome for v in self.report.verdicts if v.gate == gate and v.candidate == candidate)
 
 
-@pytest.fixture
+def _as_fixture(function: Any) -> Any:
+    """Return a fixture of pytest, or the function where pytest is not installed: the fakes do not need it."""
+    try:
+        import pytest
+    except ModuleNotFoundError:
+        return function
+    return pytest.fixture(function)
+
+
+@_as_fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Project:
     """A project in a temporary folder with a cache of its own and two fake models: base (0.3) and good (0.95)."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))

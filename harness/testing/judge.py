@@ -106,7 +106,7 @@ class StubJudge:
         answered = {asked.digest: asked.ended for asked in reversed(self.log) if asked.outcome == "ok"}  # at first
         return sum(asked.begun > answered.get(asked.digest, math.inf) for asked in self.log)
 
-    def fault(self) -> str:
+    def next_fault(self) -> str:
         """Choose the fault of the next call, or none."""
         with self._lock:
             if self.mode == "429":
@@ -133,7 +133,7 @@ class StubJudge:
         verdict = {"unfit": "neither", "always-A": "A"}.get(self.mode, verdict)
         return {"reason": f"{self.mode}: {data['request'][:40]}", "verdict": verdict}
 
-    def enter(self, step: int) -> None:
+    def count_concurrent(self, step: int) -> None:
         with self._lock:
             self.busy += step
             self.busiest = max(self.busy, self.busiest)
@@ -176,14 +176,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.send(200, {"id": name, "type": "model", "display_name": f"The {name}"})
 
     def do_POST(self) -> None:
-        self.server.stub.enter(1)
+        self.server.stub.count_concurrent(1)
         self.begun = time.monotonic()
         try:
             self.answer(self.rfile.read(int(self.headers["Content-Length"])))
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the client gave up, as it should
         finally:
-            self.server.stub.enter(-1)
+            self.server.stub.count_concurrent(-1)
 
     def answer(self, raw: bytes) -> None:
         stub, body, digest = self.server.stub, json.loads(raw), hashlib.sha256(raw).hexdigest()
@@ -198,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         if unknown := next((name for name in stub.lacks if name in body), None):
             self.note(digest, "400")
             return self.error(400, "invalid_request_error", f"unsupported parameter: {unknown}", param=unknown)
-        if fault := stub.fault():
+        if fault := stub.next_fault():
             self.note(digest, fault)
         time.sleep(stub.hang if fault == "timeout" else stub.latency)
         if fault:

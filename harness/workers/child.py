@@ -56,7 +56,7 @@ class WorkerServer:
             return {"about": about, "identity": []}  # refused by the driver, which can name both
         suite = Path(message["suite"]) if message["suite"] else None
         loader = load_plugins(suite, message["plugins"]).find("loader", message["loader"])
-        self._loader, identify = loader.function, loader.about.identity
+        self._loader, identify = loader.function, loader.capabilities.identity
         self._refs = [protocol.ref_from_json(told) for told in message["refs"]]
         return {"about": about, "identity": [identify(ref, **ref.options) if identify else None for ref in self._refs]}
 

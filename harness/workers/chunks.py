@@ -58,7 +58,7 @@ def chunk_cost(method: str, requests: Sequence[Any], options: Mapping[str, Any])
 
 def chunk_options(method: str, numbers: Sequence[int], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keywords with which some of the requests are asked: answers that are drawn have a seed each."""
-    return {**Generate(**options).some(numbers).keywords} if method == "generate" else dict(options)
+    return {**Generate(**options).for_prompts(numbers).keywords} if method == "generate" else dict(options)
 
 
 def common_prefix_length(one: Sequence[Any], other: Sequence[Any]) -> int:
@@ -70,7 +70,7 @@ def common_prefix_length(one: Sequence[Any], other: Sequence[Any]) -> int:
     return low
 
 
-class Work:
+class ChunkQueue:
     """Pieces of requests by their numbers; not for several threads.
 
     A piece is asked again whole, so that its answers have the same bits, and what was given before is not given twice.
@@ -131,7 +131,7 @@ def describe_culprits(rows: Sequence[Any], why: Exception | None) -> str:
     return f"row {row} always fails: {why}"
 
 
-class Streamed:
+class StreamingSubject:
     """A subject whose answers come from `_stream(method, requests, options)`, one by one with their numbers."""
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
@@ -158,7 +158,7 @@ class Streamed:
         return [found[i] for i in range(len(requests))]
 
 
-class InPieces(Streamed):
+class ChunkedSubject(StreamingSubject):
     """A loaded subject that is asked in pieces: the one worker of a run that names no others."""
 
     name: str  # this and all else that is not here is the subject's own
@@ -189,7 +189,7 @@ class InPieces(Streamed):
                 self._tell(Progress(f"{self.name}: answers", done, len(requests)))
 
 
-class Pooled(Streamed):
+class PooledSubject(StreamingSubject):
     """One of a pool's models, as a Subject."""
 
     def __init__(self, ask: Ask, of_workers: list[str], number: int, ref: ModelRef, piece: int) -> None:
@@ -211,7 +211,7 @@ class Pooled(Streamed):
         self._heard.update(new)
         self._notes += new
 
-    def token_kl(self, texts: Sequence[str], against: Pooled) -> list[tuple[float, int]]:
+    def token_kl(self, texts: Sequence[str], against: PooledSubject) -> list[tuple[float, int]]:
         """Compare next-token distributions with those of another model of the same workers."""
         return self._all("token_kl", texts, {"against": against.number})
 

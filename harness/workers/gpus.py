@@ -35,7 +35,7 @@ class Gpu(NamedTuple):
     free: int
     bf16: bool
 
-    def full(self, number: int | str) -> str:
+    def find_full_error(self, number: int | str) -> str:
         """Return that it is full, or nothing."""
         if self.free >= FULL * self.memory:
             return ""
@@ -51,7 +51,7 @@ class GpuProbe(NamedTuple):
     error: str
     cards: tuple[Gpu, ...] = ()
 
-    def why_none(self) -> str:
+    def no_gpu_reason(self) -> str:
         """Return why it sees no GPU, and what to do; nothing where it does, or they are hidden from it."""
         variable, named = visible_gpus()
         if self.cards or named == []:
@@ -65,9 +65,9 @@ class GpuProbe(NamedTuple):
             return f"{how}; update the driver, or install a build for it"
         return f'{variable} = "{os.environ[variable]}" names no GPU of this machine; nvidia-smi -L lists them'
 
-    def refusal(self, device: str) -> str:
+    def find_device_error(self, device: str) -> str:
         """Return why a model cannot be loaded on a device: "auto" passes no GPU over that PyTorch was built for."""
-        why = self.why_none() if device.partition(":")[0] in ("auto", "cuda") else ""
+        why = self.no_gpu_reason() if device.partition(":")[0] in ("auto", "cuda") else ""
         passed_over = device == "auto" and not (gpu_device_files() and self.built)
         return f'[model] device "{device}": {why}; or set device = "cpu"' if why and not passed_over else ""
 

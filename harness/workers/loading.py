@@ -12,7 +12,7 @@ from typing import Any
 from harness import plugin_errors
 from harness.answers.cache import CachedSubject, StageModels
 from harness.answers.store import Responses
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.capabilities import LoaderCapabilities
 from harness.errors import resource_error
 from harness.plugins import Plugins
@@ -20,9 +20,9 @@ from harness.records.copies import detach_copy
 from harness.records.models import ModelRef, Progress, Subject
 from harness.suite.tables import Model
 from harness.texts.counts import count_noun
-from harness.workers.chunks import PREFERRED_BATCH_ROWS, InPieces, Tell
+from harness.workers.chunks import PREFERRED_BATCH_ROWS, ChunkedSubject, Tell
 from harness.workers.local import parse_workers
-from harness.workers.pool import Opening, Pool
+from harness.workers.pool import LoadRequest, Pool
 from harness.workers.protocol import ref_to_json
 
 Loaded = AbstractContextManager[list[Subject]]
@@ -37,7 +37,7 @@ def load_each(loader: Loader, refs: Sequence[ModelRef]) -> Iterator[list[Subject
     """
     alike: dict[str, list[int]] = {}
     for i, ref in enumerate(refs):
-        alike.setdefault(digest_of(dict(ref.options)), []).append(i)
+        alike.setdefault(digest_value(dict(ref.options)), []).append(i)
     found: dict[int, Subject] = {}
     with plugin_errors.blame_plugin(loader, __name__), ExitStack() as stack:
         for numbers in alike.values():
@@ -103,7 +103,7 @@ def load_in_process(loader: Loader, refs: Sequence[ModelRef], tell: Tell) -> Ite
     """Yield a subject per ref that answers in this process, piece by piece as workers would."""
     with load_each(loader, refs) as subjects:
         times = LoaderCapabilities.of(loader).piece
-        yield [InPieces(subject, tell, times) for subject in subjects]
+        yield [ChunkedSubject(subject, tell, times) for subject in subjects]
 
 
 @dataclass(frozen=True)
@@ -140,20 +140,22 @@ def load_models(
             opens = partial(load_each, loader, own)  # cut there
         elif crew:
             pool = Pool(
-                crew, Opening.of(plugins, loaders.suite, model.use, own), shelf.forward_progress, loaders.patience
+                crew, LoadRequest.of(plugins, loaders.suite, model.use, own), shelf.forward_progress, loaders.patience
             )
-            opens = pool.loaded
+            opens = pool.load_models
             if crew.elsewhere:
                 stack.callback(pool.close)
         else:
             opens = partial(load_in_process, loader, own, shelf.forward_progress)
         if not (about.remote or (crew and crew.elsewhere)):
-            opens = partial(shelf.borrow, digest_of([id(loader), loaders.on, [ref_to_json(ref) for ref in own]]), opens)
+            opens = partial(
+                shelf.borrow, digest_value([id(loader), loaders.on, [ref_to_json(ref) for ref in own]]), opens
+            )
         models = StageModels(opens)
         stack.callback(models.close)
         identify = about.identity if responses else None
         if crew and crew.elsewhere and responses:
-            identities: Sequence[str | None] = pool.open()
+            identities: Sequence[str | None] = pool.start()
         else:
             identities = [identify(detach_copy(ref), **ref.options) if identify else None for ref in refs]
             if crew and not crew.elsewhere and identify:
@@ -175,7 +177,7 @@ def load_uncached(
     """Yield a subject per ref from a loader itself, or from one worker where its options name another interpreter."""
     if crew := parse_workers("", plugins, options):
         own = [replace(ref, options=options) for ref in refs]
-        with Pool(crew, Opening.of(plugins, suite, use, own), lambda _: None).loaded() as subjects:
+        with Pool(crew, LoadRequest.of(plugins, suite, use, own), lambda _: None).load_models() as subjects:
             yield subjects
     else:
         with plugins.find("loader", use).function(refs, **options) as subjects:

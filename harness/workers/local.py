@@ -31,7 +31,7 @@ LOCAL, KIND, PYTHON = "local", "workers", "python"
 GRACE = 5.0  # seconds that a process has to end by itself
 
 
-class Local:
+class LocalWorkers:
     """`--on local:N`: N child processes of this interpreter, or of another; `local:NxG` gives each G GPUs."""
 
     def __init__(self, place: str, python: str | None = None) -> None:
@@ -52,10 +52,10 @@ class Local:
         """Start one more, on the GPU of the one that it follows; one alone has all GPUs, as this process would."""
         self.started += 1
         device = self.gpus[(self.started - 1) % self.count] if self.gpus else None
-        return Child(self.python, f"worker {self.started}", worker_environment(device, ours=not self.elsewhere))
+        return ChildWorker(self.python, f"worker {self.started}", worker_environment(device, ours=not self.elsewhere))
 
 
-class Child:
+class ChildWorker:
     """A process that answers messages."""
 
     beats = True
@@ -127,9 +127,9 @@ def parse_workers(on: str, plugins: Plugins, options: Mapping[str, Any]) -> Work
     python = options.get(PYTHON)
     name, _, place = on.partition(":")
     if not on:
-        return Local("1", python) if python else None
+        return LocalWorkers("1", python) if python else None
     if name == LOCAL:
-        return Local(place, python)
+        return LocalWorkers(place, python)
     known = [LOCAL, *(n for kind, n in plugins.provided if kind == KIND)]
     if name not in known:
         raise UsageError(f"{describe_workers(on)}: is not a worker backend{did_you_mean(name, known)}")

@@ -23,10 +23,10 @@ from harness.plugins import Plugins
 from harness.records.models import ModelRef, Progress, Subject
 from harness.workers import protocol
 from harness.workers.chunks import (
+    ChunkQueue,
     Numbered,
-    Pooled,
+    PooledSubject,
     Tell,
-    Work,
     chunk_cost,
     chunk_options,
     cut_chunks,
@@ -44,7 +44,7 @@ VERSION = keys.library_versions()[keys.CORE]
 
 
 @dataclass(frozen=True)
-class Opening:
+class LoadRequest:
     """What workers open: models of a loader, with the plugins of a suite."""
 
     loader: str
@@ -54,9 +54,9 @@ class Opening:
     piece: int = 1
 
     @classmethod
-    def of(cls, plugins: Plugins, suite: Path, loader: str, refs: Sequence[ModelRef]) -> Opening:
+    def of(cls, plugins: Plugins, suite: Path, loader: str, refs: Sequence[ModelRef]) -> LoadRequest:
         """Return what opens models with the plugins that are loaded here."""
-        return cls(loader, refs, str(suite.resolve()), plugins.asked, plugins.find("loader", loader).about.piece)
+        return cls(loader, refs, str(suite.resolve()), plugins.asked, plugins.find("loader", loader).capabilities.piece)
 
     def message(self) -> str:
         """Return it as it is sent."""
@@ -65,7 +65,7 @@ class Opening:
         return protocol.pack_message({"do": "open", **about, **vars(self), "refs": told, "plugins": list(self.plugins)})
 
 
-class _Wrong(Exception):
+class _WrongReplyError(Exception):
     """What a worker said that is no answer; it lives, and may be asked again."""
 
 
@@ -89,11 +89,13 @@ class Pool:
     `identities` are of each model, as the first worker tells them; another's must be the same.
     """
 
-    def __init__(self, workers: Workers, opening: Opening, tell: Tell, patience: float = PATIENCE) -> None:
+    def __init__(self, workers: Workers, opening: LoadRequest, tell: Tell, patience: float = PATIENCE) -> None:
         self.workers, self.opening, self._tell, self.patience = workers, opening, tell, patience
         self.identities: tuple[str | None, ...] | None = None
         self.notes: list[str] = []
-        self.subjects = [Pooled(self.ask, self.notes, i, ref, opening.piece) for i, ref in enumerate(opening.refs)]
+        self.subjects = [
+            PooledSubject(self.ask, self.notes, i, ref, opening.piece) for i, ref in enumerate(opening.refs)
+        ]
         self.alive, self.lost = list[Worker](), 0
         self._idle: deque[Worker] = deque()
         self._at: dict[Future[str], _Errand] = {}
@@ -103,7 +105,7 @@ class Pool:
         self._failed = 0  # workers that died in a row before they had loaded
         self._about: Mapping[str, Any] = {}
 
-    def open(self) -> tuple[str | None, ...]:
+    def start(self) -> tuple[str | None, ...]:
         """Start the workers, unless they are, and return their models' identities; raises UsageError."""
         if not self.alive:
             self.alive = self.workers.start()
@@ -122,10 +124,10 @@ class Pool:
         return self.identities
 
     @contextmanager
-    def loaded(self) -> Iterator[list[Subject]]:
+    def load_models(self) -> Iterator[list[Subject]]:
         """Yield the models once a worker has loaded them; those that still load join later. Ends the workers."""
         try:
-            self.open()
+            self.start()
             for worker in self.alive:
                 self._load(worker)
             while not self._idle:
@@ -147,7 +149,7 @@ class Pool:
         Raises what the model raises, and WorkersGone where no worker is left or a row is not answered three times.
         """
         whole = method in ("fact", "render", "count_tokens")
-        work = Work(
+        work = ChunkQueue(
             [list(range(len(requests)))] if whole else cut_chunks(method, requests, options, self.opening.piece)
         )
         owner, several, done = object(), len(work.pieces) > 1, 0
@@ -164,7 +166,7 @@ class Pool:
                 if (found := self._next(owner)) is None:
                     continue
                 task, came = found
-                why = came if isinstance(came, (WorkerLostError, _Wrong)) else None
+                why = came if isinstance(came, (WorkerLostError, _WrongReplyError)) else None
                 if came is None or why:
                     if fault := work.mark_failed(task.piece) if why else work.mark_answered(task.piece):
                         raise self._gone(describe_culprits([requests[i] for i in fault], why))
@@ -253,7 +255,7 @@ class Pool:
                 raise ValueError(f"{len(task.wanted)} rows are missing")
         except (TypeError, ValueError) as error:
             return (
-                _Wrong(f"{task.worker.name}: {error}")
+                _WrongReplyError(f"{task.worker.name}: {error}")
                 if task.method
                 else WorkerLostError(f"it sent an invalid reply: {error}")
             )

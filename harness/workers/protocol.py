@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.answers.store import to_json_value
-from harness.errors import CheckFailed, UsageError
+from harness.errors import CheckFailedError, UsageError
 from harness.protocols import Worker as Worker
 from harness.protocols import Workers as Workers
 from harness.records import completion
@@ -182,7 +182,7 @@ READ: dict[str, Callable[[Any], Any]] = {
 
 def error_to_json(error: BaseException) -> dict[str, Any]:
     """Return an error as JSON has it."""
-    kind = next((c for c in type(error).__mro__ if c in (UsageError, CheckFailed)), type(error)).__name__
+    kind = next((c for c in type(error).__mro__ if c in (UsageError, CheckFailedError)), type(error)).__name__
     messages = list(error.messages) if isinstance(error, UsageError) else [str(error)]
     told: dict[str, Any] = {"kind": kind, "messages": messages, "trace": traceback.format_exc()}
     if type(error) is OSError and error.strerror:
@@ -197,8 +197,8 @@ def error_from_json(told: Any) -> Exception:
     messages = [str(m) for m in given] if isinstance(given, list) and given else ["no message"]
     if kind == "UsageError":
         return UsageError(*messages)
-    if kind == "CheckFailed":
-        return CheckFailed(messages[0])
+    if kind == "CheckFailedError":
+        return CheckFailedError(messages[0])
     if kind == "OSError" and isinstance(told.get("errno"), int):
         return OSError(told["errno"], messages[0], *([told["file"]] if isinstance(told.get("file"), str) else []))
     said = messages[0] if kind in (*RAISED, "RuntimeError") else f"{kind}: {messages[0]}"

@@ -6,18 +6,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from harness import digest_of, hookimpl, loader
+from harness import digest_value, hookimpl, loader
 from harness.internals import attach_lazily, keys, schema
 from harness_api.options import ApiOptions as ApiOptions
 
 if TYPE_CHECKING:  # what is imported when it is asked for
     from harness import Loader, ModelRef, Subject
-    from harness_api.replies import as_table as as_table
+    from harness_api.replies import as_object as as_object
     from harness_api.replies import single_choice as single_choice
     from harness_api.scoring import message_fields as message_fields
     from harness_api.server import CHAT as CHAT
     from harness_api.server import COMPLETIONS as COMPLETIONS
-    from harness_api.server import RequestRefused as RequestRefused
+    from harness_api.server import RequestRefusedError as RequestRefusedError
     from harness_api.server import Server as Server
     from harness_api.server import find_served_entry as find_served_entry
     from harness_api.subject import APISource
@@ -52,7 +52,7 @@ def identity(ref: ModelRef, options: ApiOptions) -> str | None:
     if not options.version:
         return None
     how = [options.endpoint, options.logprobs, options.context, options.prefix, dict(options.body or {})]
-    return digest_of(["api", options.digest(ref.path), how, keys.digest_code([ApiOptions], core=False)])
+    return digest_value(["api", options.digest(ref.path), how, keys.digest_code([ApiOptions], core=False)])
 
 
 @loader(open=open_source, identity=identity, remote=True, needs=lambda options: ("openai",), lacks=("thought_budget",))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness import Mistakes, digest_of
+from harness import Mistakes, digest_value
 
 OPENAI = "https://api.openai.com/v1"
 OURS = frozenset({  # fields of a request that the harness decides
@@ -55,4 +55,4 @@ class ApiOptions:
 
     def digest(self, path: str) -> str:
         """Return a digest that identifies the served model; there are no weights here to hash."""
-        return digest_of([self.url, path, self.version])
+        return digest_value([self.url, path, self.version])

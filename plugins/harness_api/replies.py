@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness import CheckFailed, Completion, FinishReason, Logprob
+from harness import CheckFailedError, Completion, FinishReason, Logprob
 from harness.internals import http_client
 
 STRINGS = ("stop_reason", "matched_stop")  # where vLLM and SGLang tell the stop string
@@ -25,9 +25,9 @@ BROKEN = "\N{REPLACEMENT CHARACTER}"  # a token that is part of a character, dec
 
 def single_choice(reply: Any) -> Mapping[str, Any]:
     """Return the one choice of a reply."""
-    if error := as_table(reply).get("error"):  # some gateways send errors with status 200
+    if error := as_object(reply).get("error"):  # some gateways send errors with status 200
         raise http_client.RequestError(f"replied with an error: {str(error)[:200]}", passing=True)
-    choices = as_table(reply).get("choices")
+    choices = as_object(reply).get("choices")
     if not (isinstance(choices, list) and choices and isinstance(first := choices[0], dict)):
         raise http_client.RequestError("sent a reply without choices", passing=True)
     return first
@@ -40,7 +40,7 @@ def read_answer(reply: Any, stop: Sequence[str] = ()) -> Completion:
     answer. Raises Trouble.
     """
     chosen = single_choice(reply)
-    message = as_table(chosen.get("message"))
+    message = as_object(chosen.get("message"))
     text, ended = message.get("content", chosen.get("text")), chosen.get("finish_reason")
     called = _calls(message)
     text = text or "" if called and (text is None or isinstance(text, str)) else text
@@ -48,8 +48,8 @@ def read_answer(reply: Any, stop: Sequence[str] = ()) -> Completion:
         raise http_client.RequestError(
             "its content filter withheld the answer", hint="remove the row, or use another server"
         )
-    usage = as_table(reply.get("usage"))
-    told = usage.get("completion_tokens"), as_table(usage.get("completion_tokens_details")).get("reasoning_tokens")
+    usage = as_object(reply.get("usage"))
+    told = usage.get("completion_tokens"), as_object(usage.get("completion_tokens_details")).get("reasoning_tokens")
     tokens, thought = (n if type(n) is int and n >= 0 else None for n in told)  # None where a server tells none
     reasoned = thought or message.get("reasoning_content") or message.get("reasoning")  # which is no part of the answer
     used_up = f"answered only with hidden reasoning (finish_reason {ended!r})"
@@ -87,7 +87,7 @@ def _calls(message: Mapping[str, Any]) -> str:
     return called
 
 
-def as_table(value: Any) -> Mapping[str, Any]:
+def as_object(value: Any) -> Mapping[str, Any]:
     """Return an object of a reply; an empty one for whatever else stands there."""
     return value if isinstance(value, dict) else {}
 
@@ -118,7 +118,7 @@ def read_positions(reply: Any, way: Way) -> list[Position]:
 
 def read_token_ids(reply: Any) -> list[int]:
     """Read the tokens of /tokenize."""
-    found = as_table(reply).get("tokens")
+    found = as_object(reply).get("tokens")
     if not isinstance(found, list) or not all(isinstance(i, int) for i in found):
         raise http_client.RequestError("replied to /tokenize without tokens", passing=True)
     return found
@@ -126,18 +126,18 @@ def read_token_ids(reply: Any) -> list[int]:
 
 def read_text(reply: Any) -> str:
     """Read the text of /detokenize, under vLLM's name or SGLang's."""
-    found = as_table(reply)
+    found = as_object(reply)
     if not isinstance(text := found.get("prompt", found.get("text")), str):
         raise http_client.RequestError("replied to /detokenize without text")
     return text
 
 
 def sum_logprobs(scored: Sequence[Position], nbytes: int) -> Logprob:
-    """Add up positions. Raises CheckFailed where one has no log-probability: none, not finite, or above 0."""
+    """Add up positions. Raises CheckFailedError where one has no log-probability: none, not finite, or above 0."""
     logprobs = [math.nan if p.logprob is None else p.logprob for p in scored]
     if odd := [v for v in logprobs if not (math.isfinite(v) and v <= ROUNDING)]:
         what = f"the server sent a number that is not a log-probability (finite and at most 0): {odd[:8]}"
-        raise CheckFailed(f"log-probs: {what}; check the served model, which may be broken")
+        raise CheckFailedError(f"log-probs: {what}; check the served model, which may be broken")
     return Logprob(math.fsum(logprobs), len(scored), nbytes, all(p.greedy for p in scored))
 
 

@@ -15,7 +15,7 @@ from harness import Logprob, Prompt, UsageError
 from harness.internals import chat, encoding, http_client
 from harness_api import replies
 from harness_api.replies import Position
-from harness_api.server import COMPLETIONS, Dialect, RequestRefused, Server
+from harness_api.server import COMPLETIONS, Dialect, RequestRefusedError, Server
 
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
 
@@ -47,7 +47,7 @@ class Scoring:
                 what = "does not provide tokens, so continuations of messages cannot be scored; use text prompts"
                 raise UsageError(f"{self.server.where}: {what}")
             return self._by_text(prompt, text, stop, as_lm_eval=truncate) if text else Logprob(0.0, 0, 0, True)
-        context, target = self.tokens.pair(prompt, text, stop, as_lm_eval=truncate)
+        context, target = self.tokens.encode_pair(prompt, text, stop, as_lm_eval=truncate)
         size, room = len(context) + len(target), self.room
         if room is None or size <= room:
             windows = [(context, target)]
@@ -123,7 +123,7 @@ class ServerTokens:
         self.joins = True  # whether the server gave the text of all messages that an answer was to follow
 
     @cached_property
-    def front(self) -> list[int]:
+    def leading_ids(self) -> list[int]:
         """The special tokens that the server puts in front of a text, usually BOS or nothing."""
         plain, whole = self._ask(prompt="a", add_special_tokens=False), self._ask(prompt="a", add_special_tokens=True)
         starts = (i for i in range(len(whole)) if whole[i : i + len(plain)] == plain)
@@ -131,22 +131,22 @@ class ServerTokens:
 
     @cached_property
     def prefix(self) -> list[int]:
-        return self.plain(self._prefix) if self._prefix else self.front
+        return self.encode_plain(self._prefix) if self._prefix else self.leading_ids
 
-    def plain(self, text: str, stop: threading.Event = http_client.NEVER) -> list[int]:
+    def encode_plain(self, text: str, stop: threading.Event = http_client.NEVER) -> list[int]:
         return self._ask(stop, prompt=text, add_special_tokens=False) if text else []
 
-    def prompt(self, prompt: Prompt, stop: threading.Event = http_client.NEVER) -> list[int]:
+    def encode_prompt(self, prompt: Prompt, stop: threading.Event = http_client.NEVER) -> list[int]:
         """Return a prompt's tokens: text after BOS unless it brings its own, messages through the chat template."""
         key = repr(prompt)
         if key not in self._known:
             if isinstance(prompt, str):
-                self._known[key] = self._fronted(self.plain(prompt, stop))
+                self._known[key] = self._fronted(self.encode_plain(prompt, stop))
             else:
                 self._known[key] = self._ask(stop, **message_fields(prompt), add_generation_prompt=True)
         return self._known[key]
 
-    def pair(
+    def encode_pair(
         self, prompt: Prompt, text: str, stop: threading.Event = http_client.NEVER, *, as_lm_eval: bool = False
     ) -> Pair:
         """Return the tokens of a prompt and of its continuation, split as the loader "hf" splits them.
@@ -159,47 +159,49 @@ class ServerTokens:
         the server's BOS too.
         """
         if prompt == "":
-            ids = self._fronted(self.plain(text, stop))
+            ids = self._fronted(self.encode_plain(text, stop))
             if self.prefix and (as_lm_eval or ids[: len(self.prefix)] != self.prefix):
                 return self.prefix, ids
             given = len(self.prefix) or 1
             return ids[:given], ids[given:]
-        alone = partial(self.plain, text, stop)
+        alone = partial(self.encode_plain, text, stop)
         if not isinstance(prompt, str):
-            context, opened = self.prompt(prompt, stop), self._rendered(prompt, stop)
-            whole = self.plain(opened + text, stop) if opened is not None else []
+            context, opened = self.encode_prompt(prompt, stop), self._rendered(prompt, stop)
+            whole = self.encode_plain(opened + text, stop) if opened is not None else []
             return context, encoding.cut_answer(context, whole, alone).ids
         start = prompt.rstrip() if as_lm_eval else prompt
-        context = self.prompt(start, stop) if start else self.prefix
-        whole = self._fronted(self.plain(prompt + text, stop))
+        context = self.encode_prompt(start, stop) if start else self.prefix
+        whole = self._fronted(self.encode_plain(prompt + text, stop))
         if not context:
             raise UsageError(f"{self.server.where}: a prompt is empty and no BOS precedes it; set prefix")
         if not as_lm_eval:
             return context, encoding.cut_answer(context, whole, alone).ids
         beyond = len(whole) <= len(context)
-        return context, self.plain((prompt + text)[len(start) :], stop) if beyond else whole[len(context) :]
+        return context, self.encode_plain((prompt + text)[len(start) :], stop) if beyond else whole[len(context) :]
 
     def _rendered(self, messages: list[dict[str, str]], stop: threading.Event) -> str | None:
         """Return messages as the server's template writes them, or None where its tokens do not come from that text."""
         key = repr(messages)
         if key not in self._texts:
-            ids, text = self.prompt(messages, stop), None
-            with suppress(RequestRefused):  # it does not offer that
+            ids, text = self.encode_prompt(messages, stop), None
+            with suppress(RequestRefusedError):  # it does not offer that
                 asked = {"model": self.model, "tokens": ids}
                 text = self.server.ask(self.server.text_url, asked, read=replies.read_text, stop=stop)
-            self._texts[key] = text if text is not None and self.plain(text, stop) == ids else None
+            self._texts[key] = text if text is not None and self.encode_plain(text, stop) == ids else None
         self.joins &= self._texts[key] is not None
         return self._texts[key]
 
     def count(self, pairs: Sequence[tuple[Prompt, str]], workers: int) -> list[int]:
         """Count the tokens of each prompt and continuation together."""
         sizes = [0] * len(pairs)
-        for number, pair in http_client.map_concurrent(lambda i, stop: self.pair(*pairs[i], stop), len(pairs), workers):
+        for number, pair in http_client.map_concurrent(
+            lambda i, stop: self.encode_pair(*pairs[i], stop), len(pairs), workers
+        ):
             sizes[number] = sum(map(len, pair))
         return sizes
 
     def _fronted(self, ids: list[int]) -> list[int]:
-        return ids if self.front and ids[: len(self.front)] == self.front else self.front + ids
+        return ids if self.leading_ids and ids[: len(self.leading_ids)] == self.leading_ids else self.leading_ids + ids
 
     def _ask(self, stop: threading.Event = http_client.NEVER, **asked: Any) -> list[int]:
         return self.server.ask(

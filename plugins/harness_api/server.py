@@ -25,7 +25,7 @@ PROBE = "The capital of France is"
 OUT_OF_ROOM = "output limit was reached"  # a reasoning model's refusal of so short a limit: it understood the rest
 
 
-class RequestRefused(UsageError):
+class RequestRefusedError(UsageError):
     """The server will not answer a request, however often it is asked."""
 
     def __init__(self, message: str, trouble: http_client.RequestError) -> None:
@@ -68,7 +68,9 @@ class Server(http_client.Client):
         except http_client.RequestError as trouble:
             what = f"{self.where}: {self.peer.redact(str(trouble), 300)}"
             if not trouble.passing:
-                raise RequestRefused(f"{what}{about}{f'; {trouble.hint}' if trouble.hint else ''}", trouble) from None
+                raise RequestRefusedError(
+                    f"{what}{about}{f'; {trouble.hint}' if trouble.hint else ''}", trouble
+                ) from None
             asked = f" and asks to wait {trouble.after:.0f} s" if (trouble.after or 0.0) > http_client.PATIENCE else ""
             after = f"after {trouble.tries} {'try' if trouble.tries == 1 else 'tries'}"
             raise UsageError(f"{what}{asked}{about}, {after}; {advice}") from None
@@ -102,7 +104,7 @@ class Dialect:
 def find_dialect(server: Server, model: str, options: ApiOptions) -> Dialect:
     """Return what a server offers for a model; raises UsageError where it does not serve it."""
     entry = find_served_entry(server, model)
-    asked, refusals = {**(options.body or {}), "model": model}, list[RequestRefused]()
+    asked, refusals = {**(options.body or {}), "model": model}, list[RequestRefusedError]()
     chat = _meet(server, Endpoint(CHAT), {**asked, "messages": [{"role": "user", "content": PROBE}]}, refusals)
     plain = _meet(server, Endpoint(COMPLETIONS), {**asked, "prompt": PROBE}, refusals)
     if not chat and not plain:
@@ -137,7 +139,7 @@ def find_served_entry(server: Server, model: str) -> Mapping[str, Any]:
     """Return what the server's list says of a model; nothing where there is no list. Raises UsageError."""
     try:
         listed = server.ask(MODELS, read=_entries, tries=TRIES, timeout=min(SOON, server.timeout))
-    except RequestRefused as refused:
+    except RequestRefusedError as refused:
         if refused.trouble.status in (404, 405):
             return {}  # not every server has the list; the probes tell
         raise
@@ -148,19 +150,21 @@ def find_served_entry(server: Server, model: str) -> Mapping[str, Any]:
 
 
 def _entries(reply: Any) -> dict[str, Mapping[str, Any]]:
-    if not isinstance(data := replies.as_table(reply).get("data"), list):
+    if not isinstance(data := replies.as_object(reply).get("data"), list):
         raise http_client.RequestError("replied to /models without a list of models", passing=True)
     return {str(e["id"]): e for e in data if isinstance(e, dict) and "id" in e}
 
 
-def _meet(server: Server, endpoint: Endpoint, asked: dict[str, Any], refusals: list[RequestRefused]) -> Endpoint | None:
+def _meet(
+    server: Server, endpoint: Endpoint, asked: dict[str, Any], refusals: list[RequestRefusedError]
+) -> Endpoint | None:
     """Ask for one token, leaving out what is refused; note a refusal that remains."""
     asked = {**asked, "temperature": 0, "stop": ["###"]}
     while True:
         try:
             server.ask(endpoint.path, endpoint.body(1, asked), read=replies.single_choice, tries=TRIES)
             return endpoint
-        except RequestRefused as refused:
+        except RequestRefusedError as refused:
             if OUT_OF_ROOM in refused.trouble.said:
                 return endpoint
             if refused.trouble.status in (401, 403):

@@ -14,7 +14,7 @@ from harness.internals import chat, http_client, whole_text
 from harness_api import replies
 from harness_api.options import ApiOptions
 from harness_api.scoring import Scoring, ServerTokens, message_fields
-from harness_api.server import CHAT, COMPLETIONS, Dialect, Endpoint, RequestRefused, Server
+from harness_api.server import CHAT, COMPLETIONS, Dialect, Endpoint, RequestRefusedError, Server
 
 STOPS = 4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `cut_at_stop` cuts at the others
 RANDOM, HOT = "Twenty random words, all different:", 2.0  # a prompt and a temperature that give no text twice
@@ -79,7 +79,7 @@ class APISubject:
             self._check_drawing(how.drawn, len(prompts))
 
         def ask(number: int, ended: threading.Event) -> str:
-            return self._answer(prompts[number], how.some([number]) if how.drawn else how, ended)
+            return self._answer(prompts[number], how.for_prompts([number]) if how.drawn else how, ended)
 
         yield from http_client.map_concurrent(ask, len(prompts), self.options.concurrency)
 
@@ -117,7 +117,7 @@ class APISubject:
         about, stops = f" (the prompt ending {said[-40:]!r})", [s for s in how.stop if s]  # few-shot ones begin alike
         sent: Prompt | list[int] = prompt
         if how.truncate and self.tokens and self.context is not None and self.dialect.text.path == COMPLETIONS:
-            room, ids = max(1, self.context - how.max_new_tokens), self.tokens.prompt(prompt, ended)
+            room, ids = max(1, self.context - how.max_new_tokens), self.tokens.encode_prompt(prompt, ended)
             sent = prompt if len(ids) <= room else ids[-room:]
         endpoint, asked = self._addressed(sent)
         drawn: dict[str, Any] = {"temperature": 0}
@@ -148,7 +148,7 @@ class APISubject:
                 said = self.server.ask(
                     endpoint.path, endpoint.body(16, {**how, "seed": seed}), read=replies.single_choice
                 )
-            except RequestRefused:  # too short a limit for a model that reasons; what it draws then nobody can see
+            except RequestRefusedError:  # too short a limit for a model that reasons; what it draws then nobody can see
                 return
             texts.add(json.dumps(said, sort_keys=True))  # with the reasoning, where there is any
         if len(texts) == 1:

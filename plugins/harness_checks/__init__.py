@@ -35,6 +35,7 @@ def harness_checks() -> dict[str, Check]:
         "D28": copies.near_copies,
         "P1": pairs.wrong_reference, "P2": pairs.same_answers, "P3": pairs.longer_is_better,
         "P4": pairs.other_questions, "P5": pairs.learnt_nothing, "P6": pairs.sorted_labels,
+        "P7": pairs.trivial_rejections, "P8": pairs.unbalanced_labels,
         "T1": trained.did_not_move, "T2": trained.not_finite, "T3": trained.repacked, "T4": trained.spiked,
         "T5": trained.overfits, "T6": trained.saved_otherwise, "T7": trained.rounded_away,
         "T8": schedules.loss_did_not_fall,
@@ -44,4 +45,5 @@ def harness_checks() -> dict[str, Check]:
         "E1": answers.constant_answers, "E2": answers.cut_answers, "E3": answers.empty_answers,
         "E4": answers.cut_prompts, "E5": answers.unread_calls, "E6": answers.another_model,
         "E7": answers.scored_thoughts, "E8": answers.echoed_prompts,
+        "E9": answers.format_gains, "E10": answers.weak_baseline,
     }  # fmt: skip

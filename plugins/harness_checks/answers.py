@@ -1,4 +1,4 @@
-"""E1 to E8: answers that look like a score and are none, or of whom nobody knows."""
+"""E1 to E10: answers that look like a score and are none, or of whom nobody knows."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness import Finding, Result, Sample, Score, Severity, checker, quote_text
-from harness.internals import Task, prompt_text, schema
+from harness.internals import Suite, Task, find_weakness, fold_case, prompt_text, schema
 from harness_checks.evaluations import has_words
+from harness_domain.matching import MatchOptions
 
 ASKED, REPLIED = ("server", "path"), "models that replied"  # facts of a served model
 ENOUGH = 20  # answers: fewer may be the same by chance
@@ -52,7 +53,7 @@ def cut_answers(result: Result, task: Task, reference: Result | None) -> Iterato
     (-base).
     """
     yield from _compare_cuts(result, reference)
-    told = [s for s in result.scores if s.ended]
+    told = [s for s in result.scores if s.finish_reason]
     cut, whole = ([s for s in told if s.is_cut == is_cut] for is_cut in (True, False))
     if len(told) < ENOUGH or len(cut) < MANY * len(told):
         return
@@ -64,17 +65,17 @@ def cut_answers(result: Result, task: Task, reference: Result | None) -> Iterato
     ends = sorted(s.tokens for s in whole if s.tokens is not None)
     long = ends[int(0.99 * (len(ends) - 1))] if ends else 0
     more = 1 << (2 * max(long, limit or 1) - 1).bit_length()
-    fix = (
-        f"raise max_new_tokens to {more} (p99 of complete answers: {long})"
-        if ends
-        else "check that the model generates a stop token"
-    )
+    fix = "check that the model generates a stop token"
+    if ends and 2 * long > (limit or 1):
+        fix = f"raise max_new_tokens to {more} (p99 of complete answers: {long})"
+    elif ends:
+        fix = f"complete answers have at most {long} tokens (p99), so more would not help; {fix}, or set stop"
     yield Finding("warning", what, fix=fix, rows={result.eval: [s.id for s in cut]})
 
 
 def _compare_cuts(result: Result, reference: Result | None) -> Iterator[Finding]:
     """Report a candidate that ends its answers where its base, which scores less for that, does not."""
-    both = [[s for s in one.scores if s.ended] for one in (result, reference) if one is not None]
+    both = [[s for s in one.scores if s.finish_reason] for one in (result, reference) if one is not None]
     if len(both) < 2 or result.subject == "base" or min(map(len, both)) < ENOUGH:
         return
     ours, theirs = (sum(s.is_cut for s in scores) for scores in both)
@@ -132,20 +133,20 @@ def unread_calls(result: Result, task: Task) -> Iterator[Finding]:
     """Tool calls in a format that cannot be parsed.
 
     Where no answer's call can be read, all metrics of `tool_calls` are 0 whatever the model says, in a baseline as
-    well, and "no worse than the base" passes on nothing. It looks at the rows that want a call.
+    well, and "no worse than the base" passes on nothing: an error. It looks at the rows that want a call; where 5 % of
+    them have one that cannot be read, which may be a right one in another format, a warning.
     """
     wanting = [s for s in result.scores if s.weight_of("name")] if task.spec.use == "tool_calls" else []
     unread = [s for s in wanting if (s.note or "").startswith("cannot be read")]
-    if unread and len(unread) == len(wanting):
-        what = (
-            f'{result.subject} calls tools in all {len(unread)} rows of "{result.eval}" that need a '
-            "call, but no call can be parsed"
-        )
+    if unread and len(unread) >= MANY * len(wanting):
+        what = f'"{result.subject}::{result.eval}": {len(unread)} of {len(wanting)} answers to rows that need a call '
+        what += "have one that cannot be parsed, which is scored as wrong"
+        severity: Severity = "error" if len(unread) == len(wanting) else "warning"
         rows = [f'row "{s.id}": {quote_text(s.answer or "")}: {s.note}' for s in unread]
         fix = (
             "set the format, raise max_new_tokens where answers are truncated, or train on a format that can be parsed"
         )
-        yield Finding("error", what, rows, fix, rows={result.eval: [s.id for s in unread]})
+        yield Finding(severity, what, rows, fix, rows={result.eval: [s.id for s in unread]})
 
 
 @checker(title="scored-thoughts")
@@ -201,9 +202,9 @@ def echoed_prompts(result: Result, task: Task) -> Iterator[Finding]:
 def _is_echo(sample: Sample, answer: str) -> bool:
     """Return whether an answer has its prompt inside, and a target nowhere else."""
     last = sample.input if isinstance(sample.input, str) else prompt_text(sample.input[-1:])
-    prompt, said = (" ".join(text.split()).casefold() for text in (last, answer))
+    prompt, said = (fold_case(" ".join(text.split())) for text in (last, answer))
     left = said.replace(prompt, " ") if prompt else said
-    return left != said and not any(has_words(left, " ".join(t.split()).casefold()) for t in sample.targets)
+    return left != said and not any(has_words(left, fold_case(" ".join(t.split()))) for t in sample.targets)
 
 
 @checker(title="changing-served-model")
@@ -220,3 +221,52 @@ def another_model(result: Result, facts: Mapping[str, Mapping[str, Any]]) -> Ite
         who = "; ".join(f"by {', '.join(names)} for {name}" for name, names in wrote.items())
         fix = "name in path a version that only one server has, or use its server directly, and run again"
         yield Finding("warning", f'"{asked[1]}" was answered {who}', fix=fix)
+
+
+@checker(title="format-gains")
+def format_gains(result: Result, task: Task, reference: Result | None) -> Iterator[Finding]:
+    """Gains over the base that are gains in case and punctuation.
+
+    exact_match counts "Paris." as wrong where "Paris" is the target, so a fine-tune that only learns to leave out the
+    full stop beats its base. Counted are the base's wrong answers that are right without case and punctuation, from
+    5 % of the rows on; with them the gain is another.
+    """
+    given = schema.with_defaults(task.function, task.spec.options) if task.spec.use == "exact_match" else {}
+    if reference is None or result.subject == "base" or not given or len(result.scores) < ENOUGH:
+        return
+    normal = MatchOptions(ignore_articles=given.get("ignore_articles") is True).normalize
+    targets = {s.id: {text for t in s.targets if (text := normal(t))} for s in task.samples or ()}
+    strict, loose = list[float](), list[float]()
+    for one in (result, reference):
+        right = [s.values.get("exact_match") == 1 for s in one.scores]
+        alike = [normal(s.answer or "") in targets.get(s.id, ()) for s in one.scores]
+        strict.append(sum(right) / max(1, len(right)))
+        loose.append(sum(map(max, right, alike)) / max(1, len(right)))
+    wrong = [s for s in reference.scores if s.values.get("exact_match") == 0]
+    found = [s for s in wrong if normal(s.answer or "") in targets.get(s.id, ())]
+    gain, rest = strict[0] - strict[1], loose[0] - loose[1]
+    if len(found) < max(FEW, MANY * len(reference.scores)) or rest >= gain:
+        return
+    what = f'"{result.eval}": {len(found)} of the {len(wrong)} wrong answers of the base are right but for case and '
+    what += f"punctuation; with them {result.subject} gains {rest:+.3f} instead of {gain:+.3f}"
+    lines = [f'row "{s.id}": {quote_text(s.answer or "", 60)}' for s in found]
+    fix = "set ignore_case = true and ignore_punctuation = true, unless the form of an answer is what counts"
+    yield Finding("warning", what, lines, fix, rows={result.eval: [s.id for s in found]})
+
+
+@checker(title="weak-baseline")
+def weak_baseline(result: Result, task: Task, reference: Result | None, suite: Suite | None) -> Iterator[Finding]:
+    """A baseline with worked examples that is weaker than none.
+
+    To be better than it proves nothing where it scores less than one answer to all rows, or less than the base without
+    examples (sign test at 5 %): examples that are few, of one kind or of another task can make a small model repeat
+    one of their answers. Whether fine-tuning is warranted then stays open.
+    """
+    subject = suite.subjects.get(result.subject) if suite else None
+    if not subject or not subject.examples or subject.released or not task.metrics or len(result.scores) < ENOUGH:
+        return
+    metric = next(iter(task.metrics.values()))
+    if why := find_weakness(task, metric, result, None if subject.use else reference):
+        what = f'"{result.subject}::{result.eval}": the base with {subject.examples} examples in its prompt has '
+        fix = "choose examples of all labels with fewshot_data, or other shots"
+        yield Finding("warning", f"{what}{metric.name} {why}", fix=fix)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import harness_hf
 from harness import Built, Example, Finding, ModelRef, Severity, TrainingRow, checker, quote_text
 from harness.internals import chat, marked_text, prompt_text
+from harness_checks.clocks import find_clock, stop_clock
 from harness_checks.encoding import encode_training_row
 from harness_checks.frames import Write, compare_frames, row_messages
 from harness_checks.lint import JUDGED, count_of_total, name_row, row_numbers
-from harness_hf import RowEncoder, Tokens, context_length
+from harness_hf import ModelTokenizer, RowEncoder, context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,7 +50,7 @@ def end_token(built: Built) -> Iterator[Finding]:
     with it (Hugging Face's own does). The loss looks healthy; the tuned model rambles on. Looked at are collated
     batches: of the rows that were not cut, 95 % must have a stop token among the last tokens that are learnt.
     """
-    stops = Tokens(built.tokenizer).stops
+    stops = ModelTokenizer(built.tokenizer).stop_ids
     whole = not built.cut or built.keep_end  # or a row as long as the cut has perhaps lost its end
     ends = [d for d in _documents(built) if len(d.ids) > 1 and (whole or len(d.ids) < (built.cut or 0))]
     ends = [d for d in ends if any(label != IGNORED for label in d.labels)]
@@ -135,7 +136,7 @@ def rows_that_vanish(built: Built) -> Iterator[Finding]:
     (trl#6668, trl#6025).
     """
     cut = built.cut
-    if lost := [e for e in built.examples if _learnt(e.labels) and cut and not _learnt(e.labels[built.left])]:
+    if lost := [e for e in built.examples if _learnt(e.labels) and cut and not _learnt(e.labels[built.kept_span])]:
         begins = [(e, next(i for i, label in enumerate(e.labels) if label != IGNORED)) for e in lost]
         evidence = [f"row {e.number}: {len(e.ids)} tokens, the answer begins after {at}" for e, at in begins]
         what = f"{count_of_total(len(lost), len(built.examples))}: max_length {cut} cuts off the whole answer"
@@ -191,9 +192,10 @@ def doubled_start(built: Built) -> Iterator[Finding]:
     if twice := [e for e in built.examples if bos not in (None, eos) and list(e.ids[:2]) == [bos, bos]]:
         evidence = [f"row {e.number}: {quote_text(built.tokenizer.decode(e.ids[:24]), 60)}" for e in twice]
         what = f"{count_of_total(len(twice), len(built.examples))}: begin with two {built.tokenizer.bos_token}"
-        by_itself = Tokens(built.tokenizer).front[:2] == [bos, bos]
         fix = "remove it from the text; the tokenizer adds it"
-        yield Finding("error", what, evidence, "fix the tokenizer, which adds both" if by_itself else fix)
+        if ModelTokenizer(built.tokenizer).leading_ids[:2] == [bos, bos]:
+            fix = f'remove one {built.tokenizer.bos_token} from "post_processor" in the tokenizer.json of the base'
+        yield Finding("error", what, evidence, fix)
 
 
 @checker(title="chat-template-mismatch")
@@ -209,14 +211,26 @@ def other_template(
     that changes nothing when it is left out, tools or a system column that nobody reads, an answer that loses a part,
     such as the thought of an earlier turn (ms-swift#4939), are told by name (-keys). Messages must not meet
     evaluations in plain text (-form), nor may a system message, template arguments or a frame around the questions be
-    on one side only (-system, -arguments, -frame).
+    on one side only (-system, -arguments, -frame). A template that writes the time of day, or the date, makes other
+    prompts later (-clock).
     """
     theirs = harness_hf.load_tokenizer(base.path)
-    yield from _written_otherwise(built, theirs, rows)
+
+    def write(messages: Any, opened: bool, given: Mapping[str, Any]) -> str | None:
+        return _render(theirs, messages, template, add_generation_prompt=opened, **given)
+
+    def render(messages: Any, template: str, given: Mapping[str, Any]) -> str | None:
+        return _render(theirs, messages, template, **given)
+
+    template, clock = stop_clock(theirs.chat_template), list[Finding]()
+    if theirs.chat_template:
+        clock = list(find_clock(rows, tasks, theirs.chat_template, render))
+    yield from clock
+    yield from _written_otherwise(built, theirs, rows) if "error" not in {one.severity for one in clock} else ()
     if built.chat_template and theirs.chat_template:
         for messages in FIXTURES:
-            one = _render(built.tokenizer, messages, built.chat_template)
-            two = _render(theirs, messages, theirs.chat_template)
+            one = _render(built.tokenizer, messages, stop_clock(built.chat_template))
+            two = _render(theirs, messages, template)
             if one is not None and two is not None and one != two:
                 evidence = [f"training: {quote_text(one)}", f"the base: {quote_text(two)}"]
                 fix = "use one template for both: copy the training's into the base's folder"
@@ -231,9 +245,6 @@ def other_template(
         how, other = ("chat messages", "plain text") if chat else ("plain text", "chat messages")
         what = f"trained on {how}, evaluated on {other}: {', '.join(plain)}"
         yield Finding("warning", what, (), "give both in the format in which the model will be used", "form")
-
-    def write(messages: Any, opened: bool, given: Mapping[str, Any]) -> str | None:
-        return _render(theirs, messages, theirs.chat_template, add_generation_prompt=opened, **given)
 
     yield from compare_frames(rows, tasks, write)
     if theirs.chat_template:
@@ -252,8 +263,8 @@ def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -
             )
         ) is None:
             continue  # D11-template tells
-        ids, tokens = list(examples[row.number].ids), Tokens(theirs)
-        if ids not in (tokens.plain(text), encode_training_row(RowEncoder(tokens), row.row)):
+        ids, tokens = list(examples[row.number].ids), ModelTokenizer(theirs)
+        if ids not in (tokens.encode_plain(text), encode_training_row(RowEncoder(tokens), row.row)):
             trained = theirs.decode(ids)
             at = max(0, next((i for i, (a, b) in enumerate(zip(text, trained, strict=False)) if a != b), 0) - 20)
             odd.append(f"row {row.number}: {quote_text(trained[at:], 60)} instead of {quote_text(text[at:], 60)}")
@@ -343,7 +354,8 @@ def documents_see_each_other(built: Built) -> Iterator[Finding]:
     """Packed rows that attend to their neighbours.
 
     Rows that are packed into one sequence must not see each other: TRL's "wrapped" packing lets them, its "bfd" does
-    not (trl#6843). One token of the first document is changed; nothing of the second may move.
+    not (trl#6843). One token of the first document is changed; nothing of the second may move. A base that cannot keep
+    packed sequences apart where it runs, for want of a library, cannot be trained so.
     """
     import torch
 
@@ -358,9 +370,15 @@ def documents_see_each_other(built: Built) -> Iterator[Finding]:
         changed = given | {"input_ids": given["input_ids"].clone()}
         last = given["input_ids"][0, boundary - 1]
         changed["input_ids"][0, boundary - 1] = (last + 1) % built.model.config.vocab_size
-        with torch.no_grad():
-            one = built.model(**given, use_cache=False).logits[0, boundary:]
-            two = built.model(**changed, use_cache=False).logits[0, boundary:]
+        try:
+            with torch.no_grad():
+                one, two = (built.model(**x, use_cache=False).logits[0, boundary:] for x in (given, changed))
+        except ValueError as error:
+            if "packed sequences" not in str(error):
+                raise
+            what = f"the base cannot be trained with packing here: {' '.join(str(error).split())}"
+            yield Finding("error", what, (), "set packing = false, or install what is missing")
+            return
         if (moved := float((one - two).abs().max() / one.abs().max())) > 1e-5:
             parts = {"first": first, "second": sequence[boundary:][:60]}
             evidence = [f"{name}: {quote_text(built.tokenizer.decode(ids), 60)}" for name, ids in parts.items()]

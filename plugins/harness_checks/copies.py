@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from harness import Finding, Sample, checker, quote_text
 from harness.internals import Suite, Task
-from harness_checks.leaks import tasks_by_data, texts_of_samples
+from harness_checks.leaks import UNSPACED_SHINGLE, is_unspaced, tasks_by_data, texts_of_samples
 
 MOST = 2000  # rows of an evaluation that are compared, the first of them
 FRAME = 0.5  # share of rows from which on words are the frame of all, and tell nothing
@@ -35,9 +35,9 @@ def near_copies(tasks: Mapping[str, Task], suite: Suite) -> Iterator[Finding]:
     """Near-copies among the rows of an evaluation, which are right or wrong together.
 
     Two rows are alike where half of what is rare in the shorter one stands in both; of languages without spaces
-    characters are compared, not words. The column is named whose value near-copies share, and how often a gate at the
-    suite's alpha passes a model on its limit if rows of one value are right or wrong together. Nothing is clustered by
-    it: whether rows depend on each other you know, and say with `cluster`.
+    sequences of five characters are compared, not words. The column is named whose value near-copies share, and how
+    often a gate at the suite's alpha passes a model on its limit if rows of one value are right or wrong together.
+    Nothing is clustered by it: whether rows depend on each other you know, and say with `cluster`.
     """
     for group in tasks_by_data(tasks):
         rows = list(group[0].samples or ())[:MOST]
@@ -55,7 +55,7 @@ def _finding(
 ) -> Finding:
     names = ", ".join(f'"{task.spec.name}"' for task in tasks)
     pairs = [(i, int(likeness[i].argmax())) for i in copies[:SHOWN]]
-    evidence = [f'row "{rows[i].id}" ~ row "{rows[j].id}": {quote_text(str(rows[i].asked), 60)}' for i, j in pairs]
+    evidence = [f'row "{rows[i].id}" ~ row "{rows[j].id}": {quote_text(str(rows[i].question), 60)}' for i, j in pairs]
     what = f"{len(copies)} of {len(rows)} rows of {names} are near-copies of another row"
     ids = {task.spec.name: [rows[i].id for i in copies] for task in tasks}
     if (alike := find_shared_column(rows, likeness, _told(tasks))) is None:
@@ -96,6 +96,10 @@ def row_similarity(rows: Sequence[Sample]) -> Any:
 
 
 def _grams(words: Sequence[str]) -> Iterator[Any]:
+    """Yield words and pairs of them, of a language without spaces sequences of characters."""
+    if is_unspaced(words):
+        yield from zip(*(words[k:] for k in range(UNSPACED_SHINGLE)), strict=False)
+        return
     yield from words
     yield from pairwise(words)
 

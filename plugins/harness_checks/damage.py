@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from harness import HELD_OUT, Finding, TrainingRow, quote_text
 from harness.internals import Task, prompt_text, schema
 
-MANY, SOME = 0.05, 0.01  # of the rows
+MOST, FIFTH, MANY, SOME = 0.8, 0.2, 0.05, 0.01  # of the rows
 ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,5});")
 MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|html|xml|entit", re.IGNORECASE)
 MISSING = {"nan", "NaN", "<NA>", "NaT"}  # as pandas writes what is not there
 TYPOGRAPHIC, PLAIN = re.compile("[\u2018\u2019\u201c\u201d]"), re.compile("['\"]")
 SHORTEST, CUT, UNEVEN, NEAR = 16, 0.1, 3, 3  # of answers that are cut: characters, share, word counts, lengths below
 WHOLE = re.compile(r"[.!?:;)\]}\"'\u201d`>]\s*$")
+ESCAPED = re.compile(r"""\\n(?![a-z"'`\\])""")
+BREAK = re.compile(r"[\r\n]")
 Bad = Sequence[tuple[TrainingRow, str]]
 
 
@@ -34,22 +36,32 @@ def find_damage(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Itera
         "answers end at the same length, most of them within a sentence",
         "read the answers in full",
     )
-    what = "line breaks are CRLF, but no evaluation has any"
-    yield "endings", _find_endings(rows, tasks), what, "write only \n, as in the evaluations"
+    what = "line breaks are CRLF or CR, which evaluations do not use"
+    yield "endings", _find_endings(rows, tasks), what, r"write \n for line breaks, as in the evaluations"
+    what = r"\n stands for a line break as two characters, which evaluations do not have"
+    yield "escapes", _find_escapes(rows, tasks), what, "unescape the text once more"
+    what = "the answer ends with a question mark and the prompt does not, unlike in the evaluations"
+    yield "swapped", _find_swapped(rows, tasks), what, "swap the columns of prompt and answer"
     what = "typographic quotes, but targets of an evaluation that compares punctuation have plain ones"
     yield "quotes", _find_quotes(rows, tasks), what, "use the same quotes in both"
 
 
 def compare_endings(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[Finding]:
-    """Yield evaluations with line breaks of CRLF, where no training row has one."""
+    """Yield evaluations with line breaks of CRLF or CR, where training rows have others."""
     texts = [f"{row.prompt}{row.answer}" for row in rows]
-    for name, task in tasks.items() if any("\n" in t for t in texts) and not any("\r\n" in t for t in texts) else ():
+    broken = [text for text in texts if BREAK.search(text)]
+    if not broken or sum("\r" in text for text in broken) > MANY * len(broken):
+        return
+    for name, task in tasks.items():
         samples = [] if task.brings_rows else [s for s in task.samples or () if s.input]
-        found = [s for s in samples if "\r\n" in prompt_text(s.input)]
-        if len(found) > MANY * len(samples):
-            what = f'{len(found)} of {len(samples)} rows of "{name}": line breaks are CRLF, but no training row has any'
-            ids = {name: [s.id for s in found]}
-            yield Finding("warning", what, (), "write only \n, as in training", "endings", ids)
+        if found := {
+            s.id: shown for s in samples if (shown := _show_return(prompt_text(s.input), str(s.target or "")))
+        }:
+            what = f'{len(found)} of {len(samples)} rows of "{name}": line breaks are CRLF or CR, unlike in training'
+            lines = [f'row "{i}": {shown}' for i, shown in found.items()]
+            if len(found) > MANY * len(samples):
+                fix = r"write \n for line breaks, as in training"
+                yield Finding("warning", what, lines, fix, "endings", {name: [*found]})
 
 
 def _find_entities(rows: Sequence[TrainingRow]) -> Bad:
@@ -87,10 +99,53 @@ def _find_cuts(rows: Sequence[TrainingRow]) -> Bad:
 
 def _find_endings(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
     own = [s for t in tasks.values() if not t.brings_rows for s in t.samples or () if s.input]
-    if not own or any("\r" in f"{prompt_text(s.input)}{s.target}" for s in own):
+    returns = sum("\r" in f"{prompt_text(s.input)}{s.target}" for s in own)
+    if not own or returns > MANY * len(own):
         return []
-    found = [(r, quote_text(repr(r.prompt[-30:]))) for r in rows if "\r\n" in r.prompt or "\r\n" in r.answer]
+    found = [(row, shown) for row in rows if (shown := _show_return(row.prompt, row.answer))]
     return found if len(found) > MANY * len(rows) else []
+
+
+def _find_escapes(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
+    """Return rows with line breaks that were escaped twice and no real ones, where they are many.
+
+    Before a letter it may be LaTeX or a path, before a quotation mark a program.
+    """
+    own = [s for t in tasks.values() if not t.brings_rows for s in t.samples or () if s.input]
+    if not own or any(ESCAPED.search(f"{prompt_text(s.input)}\n{s.target}") for s in own):
+        return []
+    found = []
+    for row in rows:
+        texts = [text for text in (row.prompt.strip(), row.answer.strip()) if not BREAK.search(text)]
+        if hit := next(filter(None, map(ESCAPED.search, texts)), None):
+            found.append((row, repr(hit.string[max(0, hit.start() - 20) : hit.end() + 10])))
+    return found if len(found) > FIFTH * len(rows) else []
+
+
+def _find_swapped(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
+    """Return all rows, where answers end as the prompts of the evaluations do, and prompts do not."""
+    own = [s for t in tasks.values() if not t.brings_rows for s in t.samples or () if s.input and s.targets]
+    pairs = [(prompt_text(s.input), s.targets[0]) for s in own]
+    ours = [(row.prompt, row.answer) for row in rows if row.prompt and row.answer]
+    if min(_share_of_questions(pairs)[0], _share_of_questions(ours)[1]) < MOST:
+        return []
+    if max(_share_of_questions(pairs)[1], _share_of_questions(ours)[0]) > MANY:
+        return []
+    return [(row, f"{quote_text(row.prompt, 30)} → {quote_text(row.answer, 30)}") for row in rows]
+
+
+def _share_of_questions(pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
+    """Return the share of prompts, and of answers, that end with a question mark."""
+    prompts, answers = (
+        sum(pair[i].rstrip().endswith(("?", "？", "؟")) for pair in pairs) / max(1, len(pairs)) for i in (0, 1)
+    )
+    return prompts, answers
+
+
+def _show_return(*texts: str) -> str:
+    """Return what is around the first carriage return in texts, or an empty text."""
+    hit = next(((text, at) for text in texts if (at := text.find("\r")) >= 0), None)
+    return repr(hit[0][max(0, hit[1] - 20) : hit[1] + 12]) if hit else ""
 
 
 def _find_quotes(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:

@@ -23,8 +23,9 @@ from harness import (
     target_as_continuation,
 )
 from harness.internals import Task, chat, encoding, schema
+from harness_checks.clocks import stop_clock
 from harness_checks.lint import count_of_total, name_row
-from harness_hf import RowEncoder, Tokens, is_context_turn
+from harness_hf import ModelTokenizer, RowEncoder, is_context_turn
 
 SAMPLE = 200  # training rows whose prompts are encoded once more
 TURNS = 4  # answers of a conversation that are looked at, at its start and at its end each
@@ -66,14 +67,14 @@ def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Findi
     model then learns to answer after what it never gets when it is used. Or a token spans the end of the prompt: the
     answer is then encoded by itself, and other tools train and score it on other tokens.
     """
-    tokens = Tokens(built.tokenizer)
+    tokens = ModelTokenizer(built.tokenizer)
     examples = {e.number: e for e in reversed(built.examples)}  # of a pair the chosen answer, which comes first
     asked = [row for row in rows if "messages" in row.row or row.row.get("prompt")]
     sample = asked[:: max(1, len(asked) // SAMPLE)]
     found: dict[str, list[tuple[TrainingRow, list[PromptMismatch]]]] = defaultdict(list)
     for row in sample:
         ids = examples[row.number].ids if row.number in examples else ()
-        odd = list(_mismatches(tokens, row.row, ids, built.chat_template))
+        odd = list(_mismatches(tokens, row.row, ids, stop_clock(built.chat_template)))
         for why in dict.fromkeys(one.why for one in odd):
             found[why].append((row, [one for one in odd if one.why == why]))
     causes = {
@@ -98,12 +99,12 @@ def _way_out(why: str, odd: Sequence[PromptMismatch], row: TrainingRow) -> str:
 
 
 def _mismatches(
-    tokens: Tokens, row: Mapping[str, Any], ids: Sequence[int], template: str | None
+    tokens: ModelTokenizer, row: Mapping[str, Any], ids: Sequence[int], template: str | None
 ) -> Iterator[PromptMismatch]:
     """Yield the answers of a training row whose prompt does not begin it."""
     answers = [row[name] for name in ("completion", "chosen", "rejected") if name in row]
     if isinstance(row.get("prompt"), str):
-        split = tokens.split([(row["prompt"], text) for text in answers])
+        split = tokens.split_pairs([(row["prompt"], text) for text in answers])
         for text, (context, answer) in zip(answers, split, strict=True):
             if answer.alone:
                 yield PromptMismatch(SPANS, True, quote_text(row["prompt"][-30:] + "|" + text[:20], 60))
@@ -118,7 +119,7 @@ def _mismatches(
 
 
 def _mismatches_of_turns(
-    tokens: Tokens, turns: Sequence[Any], first: int, row: Mapping[str, Any], template: str | None
+    tokens: ModelTokenizer, turns: Sequence[Any], first: int, row: Mapping[str, Any], template: str | None
 ) -> Iterator[PromptMismatch]:
     """Yield the learnt answers of a conversation, from turn `first` on, whose prompt does not begin it."""
     arguments = chat.training_template_arguments(row)
@@ -138,7 +139,7 @@ def _mismatches_of_turns(
             texts = {"generation opens": opened, "trained": whole}
             yield PromptMismatch(OPENS, last, f"message {at + 1}: {_parting_texts(texts)}")
             continue
-        context, natural = tokens.texts([opened, whole], [True, True])
+        context, natural = tokens.encode_texts([opened, whole], [True, True])
         if natural[: len(context)] != context:
             both = quote_text(opened[-30:] + "|" + whole[begin : begin + 20], 60)
             yield PromptMismatch(SPANS, last, f"message {at + 1}: {both}")
@@ -158,7 +159,7 @@ def scored_otherwise(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Find
         return
     own = {name: pairs for name, task in tasks.items() if not task.brings_rows and (pairs := _pairs(task))}
     try:
-        tokens = Tokens.of(str(folder)) if own else None
+        tokens = ModelTokenizer.of(str(folder)) if own else None
     except UsageError:
         return  # the loader says so, of a model that it reads with it
     for name, pairs in own.items():
@@ -178,10 +179,13 @@ def scored_otherwise(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Find
                 yield Finding(level, f'"{name}": {rows}: {what}', [*lines.values()][::-1], fix, kind, {name: [*lines]})
 
 
-def _compare_encodings(tokens: Tokens, sample: Sample, text: str) -> Iterator[PromptMismatch]:
+def _compare_encodings(tokens: ModelTokenizer, sample: Sample, text: str) -> Iterator[PromptMismatch]:
     """Yield how an answer is scored otherwise than it would be trained on, or that a token spans its beginning."""
     try:
-        [(context, answer)], [opened] = tokens.split([(sample.input, text)]), tokens.prompts([sample.input])
+        [(context, answer)], [opened] = (
+            tokens.split_pairs([(sample.input, text)]),
+            tokens.encode_prompts([sample.input]),
+        )
         row = _as_training_row(sample.input, text)
         trained = encode_training_row(RowEncoder(tokens), row)
         prompt = sample.input if isinstance(sample.input, str) else tokens.render(sample.input)
@@ -208,7 +212,7 @@ def _pairs(task: Task) -> list[tuple[Sample, str]]:
     asked = [s for s in task.samples or () if s.input]
     samples = asked[:: max(1, len(asked) // SCORED)][:SCORED]
     if task.generates:
-        is_text = not task.about.json_targets  # else it may stand for calls of tools, which the template writes
+        is_text = not task.capabilities.json_targets  # else it may stand for calls of tools, which the template writes
         wanted = [
             (s, target_as_continuation(s.input, s.targets[0])) for s in samples if s.target and s.targets[0].strip()
         ]
@@ -264,7 +268,7 @@ def _parting_texts(texts: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {quote_text(text[start : start + 3 * SHOWN_CHARS], 60)}" for name, text in texts.items())
 
 
-def _parting_tokens(tokens: Tokens, lists: Mapping[str, Sequence[int]]) -> str:
+def _parting_tokens(tokens: ModelTokenizer, lists: Mapping[str, Sequence[int]]) -> str:
     """Return lists of tokens by name, around the place where the first two part."""
     one, two, *_ = lists.values()
     start = max(0, encoding.shared_length(one, two) - SHOWN_TOKENS)

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import Finding, ModelRef, Sample, checker, quote_text
-from harness.internals import Suite, Task, encoding, prompt_text, schema
+from harness import Finding, Gate, ModelRef, Sample, checker, quote_text
+from harness.internals import Task, encoding, fold_case, prompt_text, schema
+from harness_checks.label_leaks import find_label_leak
 from harness_checks.lint import count_of_total
 
 WHOLE = ("exact_match", "contains", "numeric", "multiple_choice")  # where one prompt has one right answer
@@ -24,14 +25,15 @@ BITS = 8  # of a byte that is guessed
 
 
 @checker(title="uninformative-evaluations")
-def uninformative(tasks: Mapping[str, Task], suite: Suite, base: ModelRef) -> Iterator[Finding]:
+def uninformative(tasks: Mapping[str, Task], gates: Sequence[Gate], base: ModelRef) -> Iterator[Finding]:
     """Rows that every model or no model gets right, and gates that cannot fail.
 
     Kinds of this finding: -conflict one prompt with several targets, of which one row at most can be right, -case
     targets that differ in case alone where case is ignored, -choices choices that differ in white space alone, -gold
     right choices that are numbered from 1, -echo targets of `contains` that stand in their prompt, so that an answer
     that repeats it is right, -answer prompts that end with their answer, -frame answers that are scored and are nearly
-    all alike, so that a wrong word in them hardly counts, -gate a limit that a model that guesses keeps.
+    all alike, so that a wrong word in them hardly counts, -label labels that their own prompt gives away, by a column
+    of the template or because no other label stands there, -gate a limit that a model that guesses keeps.
     """
     for name, task in tasks.items():
         samples = [s for s in task.samples or () if s.input]
@@ -60,7 +62,12 @@ def uninformative(tasks: Mapping[str, Task], suite: Suite, base: ModelRef) -> It
                 lines = [f'row "{i}": {line}' for i, line in rows.items()]
                 line = f'{count_of_total(len(rows), len(samples))} of "{name}": {what}'
                 yield Finding("warning", line, lines, fix, kind, {name: [*rows]})
-    yield from _find_gates(tasks, suite, Path(base.path))
+        if leak := find_label_leak(task, samples, {s.id: _label_of(task, s) for s in samples}, has_words):
+            severity, what, rows = leak
+            line = f'{count_of_total(len(rows), len(samples))} of "{name}": {what}'
+            fix = "remove it from the prompt, unless it is known when the model is used"
+            yield Finding(severity, line, [f'row "{i}": {x}' for i, x in rows.items()], fix, "label", {name: [*rows]})
+    yield from _find_gates(tasks, gates, Path(base.path))
 
 
 def _find_conflicts(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
@@ -91,7 +98,7 @@ def _find_cases(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     written: dict[str, str] = {}
     found = {}
     for s, target in ((s, s.targets[0].strip()) for s in samples if s.targets):
-        if (first := written.setdefault(target.casefold(), target)) != target:
+        if (first := written.setdefault(fold_case(target), target)) != target:
             found[s.id] = f"{quote_text(target, 40)} equals {quote_text(first, 40)}"
     return found
 
@@ -129,8 +136,8 @@ def _find_echoes(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
         return {}
     found = {}
     for s in samples:
-        prompt = prompt_text(s.input).casefold()
-        if hit := next((t for t in s.targets if t.strip() and has_words(prompt, t.strip().casefold())), None):
+        prompt = fold_case(prompt_text(s.input))
+        if hit := next((t for t in s.targets if t.strip() and has_words(prompt, fold_case(t.strip()))), None):
             found[s.id] = f"{quote_text(hit, 30)} in {quote_text(prompt_text(s.input), 60)}"
     return found if len(found) >= MANY * len(samples) else {}
 
@@ -168,9 +175,9 @@ def _find_frame(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     }
 
 
-def _find_gates(tasks: Mapping[str, Task], suite: Suite, folder: Path) -> Iterator[Finding]:
+def _find_gates(tasks: Mapping[str, Task], gates: Sequence[Gate], folder: Path) -> Iterator[Finding]:
     """Yield gates whose limit is kept whatever a model answers, or by one that guesses evenly."""
-    for gate in suite.gates:
+    for gate in gates:
         task = tasks.get(gate.eval)
         if not task or not (metric := task.metrics.get(gate.metric_name)):
             continue
@@ -217,5 +224,16 @@ def _gold_of(task: Task, sample: Sample) -> str:
     return "" if said in _choices_of(task, sample)[1] else str(said)
 
 
+def _label_of(task: Task, sample: Sample) -> str:
+    """Return the right label of a row as a text: that of a choice where its gold is a letter or a number."""
+    if not (choices := _choices_of(task, sample)[0]):
+        return str(sample.targets[0]) if sample.targets else ""
+    gold = _gold_of(task, sample)
+    if gold in choices:
+        return gold
+    index = int(gold) if gold.isdecimal() else ord(gold) - ord("A") if len(gold) == 1 else -1
+    return choices[index] if 0 <= index < len(choices) else ""
+
+
 def _plain(text: str) -> str:
-    return " ".join(re.sub(r"[^\w\s.+\-]", "", text).casefold().split()).rstrip(".")
+    return " ".join(fold_case(re.sub(r"[^\w\s.+\-]", "", text)).split()).rstrip(".")

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import HELD_OUT, Finding, ModelRef, Sample, TrainingRow, checker, quote_text, target_as_continuation
-from harness.internals import Suite, Task, schema
+from harness import HELD_OUT, Finding, Gate, ModelRef, Sample, TrainingRow, checker, quote_text, target_as_continuation
+from harness.internals import Task, fold_case, schema
 from harness_checks.lint import JUDGED, count_of_total, row_numbers
-from harness_hf import Tokens
+from harness_hf import ModelTokenizer
 
 SAID = ("exact_match", "json", "contains", "token_f1", "regression", "hf_metric")  # whose targets are said as they are
 SURE, MANY = SAID[:2], 0.05  # what scores nothing but whole targets, and a share of the rows that spoils its score
@@ -56,11 +56,11 @@ def _sizes(rows: list[tuple[Sample, list[str]]], most: int, folder: Path) -> dic
     pairs = [(s, text) for s, texts in rows if min(len(t.encode()) for t in texts) > most for text in texts]
     if not pairs or not (folder / "tokenizer_config.json").is_file():
         return {}
-    tokens = Tokens.of(str(folder))
+    tokens = ModelTokenizer.of(str(folder))
     asked = [s.input if isinstance(s.input, str) else "" for s, _ in pairs]  # a template's end is no part of an answer
     whole = [prompt + target_as_continuation(s.input, text) for prompt, (s, text) in zip(asked, pairs, strict=True)]
     sizes: dict[str, int] = {}
-    for (s, _), before, after in zip(pairs, tokens.prompts(asked), tokens.prompts(whole), strict=True):
+    for (s, _), before, after in zip(pairs, tokens.encode_prompts(asked), tokens.encode_prompts(whole), strict=True):
         sizes[s.id] = min(len(after) - len(before), sizes.get(s.id, len(after)))
     return {i: size for i, size in sizes.items() if size > most}
 
@@ -75,9 +75,9 @@ def unasked(rows: list[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[Find
     """
     learnt, labels = _learnt(rows), {name: found for name, task in tasks.items() if (found := _asked(task))}
     own = [t for t in tasks.values() if not t.brings_rows and t.spec.data not in {tasks[n].spec.data for n in labels}]
-    every = [set(map(str.casefold, found)) for found in labels.values()]
-    every += [{target.strip().casefold() for s in t.samples or () for target in s.targets} for t in own]
-    hits = [{a for a in learnt if any(x and x in a.casefold() for x in some)} for some in every]
+    every = [set(map(fold_case, found)) for found in labels.values()]
+    every += [{fold_case(target.strip()) for s in t.samples or () for target in s.targets} for t in own]
+    hits = [{a for a in learnt if any(x and x in fold_case(a) for x in some)} for some in every]
     asked = max(hits, key=lambda known: sum(learnt[a] for a in known), default=set())
     if learnt and labels and (share := sum(learnt[a] for a in asked) / learnt.total()) < ASKED:
         lost = [row for row in rows if (a := row.answer.strip()) in learnt and a not in asked]
@@ -90,7 +90,7 @@ def unasked(rows: list[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[Find
 
 
 @checker(title="labels")
-def shares(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> Iterator[Finding]:
+def shares(rows: list[TrainingRow], tasks: Mapping[str, Task], gates: Sequence[Gate]) -> Iterator[Finding]:
     """The shares of labels in training and in evaluations.
 
     Rows that are sorted by their label and then cut have one label, and a model that always says it passes (-one).
@@ -108,8 +108,11 @@ def shares(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> 
     for name, found in labels.items():
         top = found.most_common(1)[0][1] / found.total()
         ours = _written(Counter({label: said[label] for label in found if label in said})) or "none of these"
-        yield Finding("note", f'"{name}": {_written(found)}; a constant answer scores {top:.2f}; in training {ours}')
-        for gate in suite.gates:
+        yield Finding(
+            "note",
+            f'"{name}": {_written(found)}; one answer for every row would score {top:.2f}; training data: {ours}',
+        )
+        for gate in gates:
             metric = gate.metric.removeprefix(f"{name}.")
             if metric in METRICS[tasks[name].spec.use] and gate.min is not None and gate.min < top < 1:
                 what = f'gate "{gate.id}": {gate.metric} above {gate.min:g}, where a constant answer scores {top:.2f}'

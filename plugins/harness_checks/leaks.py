@@ -6,19 +6,21 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import product
 from typing import Any
 
 from harness import HELD_OUT, Finding, Sample, TrainingRow, checker, quote_text
-from harness.internals import Suite, Task, choose_shots, prompt_text
+from harness.internals import Suite, Task, choose_shots, fold_case, prompt_text
 from harness_checks.frames import MOST, find_frame, system_message
 from harness_checks.lint import row_numbers
 
 GRAM = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)
 COVERED = 0.5  # of a row's 13-grams
 SHINGLE, NEAR = 2, 0.8  # words of a shingle, and the Jaccard index of near-duplicates
+UNSPACED_SHINGLE, UNSPACED_NEAR = 5, 0.6  # characters, where one other word changes more shingles
+SHORT_ANSWER, FEW_ANSWERS = 10, 50  # words of an answer, or different ones, by which minimal pairs are known
 FEWEST = 8  # shingles: of fewer the index means little
 COMMON = 0.01  # a gram in more rows than this share, and in more than two, is a template's
 GROUPS = 0.5  # of the clusters on both sides: then the split was never by them
@@ -33,6 +35,7 @@ UNSEEN = dict.fromkeys((0xAD, *range(0x200B, 0x2010), 0x2060, 0xFEFF))  # hyphen
 INSIDE, ANCHOR = 5, 4  # words at least of a question that is looked for in longer texts, and of what it is found by
 
 Hits = dict[int, tuple[int, float]]  # evaluated row -> training row, degree
+IsPair = Callable[[int, int], bool]  # whether a training row and an evaluated row are a minimal pair
 
 
 @checker(title="train-test-leak", leaks=True)
@@ -46,7 +49,8 @@ def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> I
     row of such data would be a hit (arXiv:2311.04850). Near: at least 0.8 of two prompts' word pairs in common
     (Jaccard, computed exactly); of languages without spaces characters count as words. Groups: training rows with a
     cluster of the evaluation. Looked at are the training data, validation data (what chose a checkpoint cannot confirm
-    it), few-shot examples, and "select" data against "confirm" data. Kinds: -exact, -inside, -coverage, -near, -group.
+    it), few-shot examples, and "select" data against "confirm" data. Kinds: -exact, -inside, -coverage, -near, -pair,
+    -group.
     """
     training, held_out = (
         texts_of_rows([r for r in rows if bool(r.row.get(HELD_OUT)) is held]) for held in (False, True)
@@ -84,23 +88,32 @@ def _compare(
     rest = [i for i in range(len(evaluated)) if i not in exact]
     others, vocabulary = [evaluated[i] for i in rest], dict[str, int]()
     one, two = _encode(training, vocabulary), _encode(others, vocabulary)
-    inside, covered, near = _inside(training, others, one, vocabulary), _covered(one, two), _near(one, two)
-    inside = {rest[i]: j for i, j in inside.items() if i not in covered}
-    covered = {rest[i]: hit for i, hit in covered.items()}
-    near = {rest[i]: hit for i, hit in near.items() if rest[i] not in covered.keys() | inside}
-    fix = "remove them from the training data, or the score measures memorisation"
+    is_pair = _make_pair_test(training, others)
+    by_inside, by_cover, by_near = (
+        _inside(training, others, one, vocabulary, is_pair), _covered(one, two, is_pair), _near(one, two, is_pair)
+    )  # fmt: skip
+    covered, near = by_cover[0], {i: hit for i, hit in by_near[0].items() if i not in by_cover[0]}
+    inside = {i: hit for i, hit in by_inside[0].items() if i not in covered}
+    near = {i: hit for i, hit in near.items() if i not in inside}
+    pairs = {i: hit for _, some in (by_near, by_inside, by_cover) for i, hit in some.items()}
+    pairs = {i: hit for i, hit in pairs.items() if i not in {**covered, **inside, **near}}
+    inside, covered, near, pairs = (
+        {rest[i]: hit for i, hit in some.items()} for some in (inside, covered, near, pairs)
+    )
+    fix = f"remove them from the {source} or from {split}{names}, or the score measures memorisation"
     told: list[tuple[str, Any, str, Mapping[int, tuple[int, float]]]] = [
         ("exact", "error", "are in the", {i: (j, 1.0) for i, j in exact.items()}),
-        ("inside", "error", "are contained in longer rows of the", {i: (j, 1.0) for i, j in inside.items()}),
+        ("inside", "error", "are contained in longer rows of the", inside),
         ("coverage", "error", "are mostly in the", covered),
         ("near", "warning", "are near-copies of rows in the", near),
+        ("pair", "note", "have another target than a row with nearly the same prompt in the", pairs),
     ]
     for kind, severity, what, hits in told:
         if hits:
             evidence = []
             for i, (j, share) in hits.items():
                 degree = f" ({share:.0%})" if kind in ("coverage", "near") else ""
-                other = f" ~ {quote_text(training[j].shown, 60)}" if kind == "near" else ""
+                other = f" ~ {quote_text(training[j].shown, 60)}" if kind in ("near", "pair") else ""
                 row = f"{evaluated[i].name} = {training[j].name}{degree}"
                 evidence.append(f"{row}: {quote_text(evaluated[i].shown, 60)}{other}")
             ids, flagged = {evaluated[i].sample for i in hits}, dict[str, list[str]]()
@@ -110,7 +123,25 @@ def _compare(
             named = {training[j].keys for j, _ in hits.values()}  # a row that stands there twice leaks twice
             flagged[source] = [text.sample for text in training if text.keys in named]
             line = f"{len(hits)} of {len(evaluated)} rows of {split}{names} {what} {source}"
-            yield Finding(severity, line, evidence, fix, kind, flagged)
+            yield Finding(severity, line, evidence, "" if kind == "pair" else fix, kind, flagged)
+
+
+def _make_pair_test(training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow]) -> IsPair:
+    """Return a test whether two rows, alike but not equal, want answers that differ, both short or of few."""
+    few = len({row.answer for row in evaluated}) <= min(FEW_ANSWERS, len(evaluated) / 2)
+
+    def is_pair(j: int, i: int) -> bool:
+        ours, theirs = training[j].answer, evaluated[i].answer
+        if not ours or not theirs or not (few or max(len(ours), len(theirs)) <= SHORT_ANSWER):
+            return False
+        return not (_holds_words(ours, theirs) or _holds_words(theirs, ours))
+
+    return is_pair
+
+
+def _holds_words(whole: Sequence[str], part: Sequence[str]) -> bool:
+    """Return whether words stand in others, one after the other."""
+    return any(whole[k : k + len(part)] == part for k in range(len(whole) - len(part) + 1))
 
 
 def _exact(training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow]) -> dict[int, int]:
@@ -132,14 +163,27 @@ def _exact(training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow]
 
 
 @dataclass(frozen=True)
-class Encoded:
+class HashedWords:
     """All words of some texts as 64-bit numbers; where each text begins, and how many of its words are its prompt."""
 
     words: Any
     starts: Any
     prompts: Any
+    unspaced: Any  # whether most words of a text are single characters of a language without spaces
 
-    def grams(self, size: int, *, prompts: bool = False) -> tuple[Any, Any]:
+    def shingles(self) -> tuple[Any, Any]:
+        """Return the hashes of the prompts' shingles, and the text that each is of, in the order of the texts."""
+        import numpy as np
+
+        found = []
+        for size, wanted in ((SHINGLE, ~self.unspaced), (UNSPACED_SHINGLE, self.unspaced)):
+            hashes, text = self.hash_ngrams(size, prompts=True)
+            found.append((hashes[wanted[text]], text[wanted[text]]))
+        hashes, text = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        order = text.argsort(kind="stable")
+        return hashes[order], text[order]
+
+    def hash_ngrams(self, size: int, *, prompts: bool = False) -> tuple[Any, Any]:
         """Return the hash of every `size` words in a row, and the text it is of; of the prompts only if so asked."""
         import numpy as np
 
@@ -156,9 +200,15 @@ class Encoded:
 
 
 def _inside(
-    training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow], ours: Encoded, vocabulary: dict[str, int]
-) -> dict[int, int]:
+    training: Sequence[ComparableRow],
+    evaluated: Sequence[ComparableRow],
+    ours: HashedWords,
+    vocabulary: dict[str, int],
+    is_pair: IsPair,
+) -> tuple[Hits, Hits]:
     """Return evaluated row -> training row that holds its question, whole and up to the end of a sentence or a line.
+
+    The second are minimal pairs.
 
     A question is looked for where its rarest words are: only training rows that have all its sequences of ANCHOR words
     can hold it, and of these only those with the one that fewest have are read.
@@ -169,20 +219,20 @@ def _inside(
     most = max(3, len(evaluated) / 2)
     split = [text.bare.split() if often[text.bare] <= most else [] for text in evaluated]
     asked = [i for i, words in enumerate(split) if _length(words) >= INSIDE]
-    hashes, text = ours.grams(ANCHOR)
-    theirs, other = _encode([ComparableRow("", "", (), split[i]) for i in asked], vocabulary).grams(ANCHOR)
+    hashes, text = ours.hash_ngrams(ANCHOR)
+    theirs, other = _encode([ComparableRow("", "", (), split[i]) for i in asked], vocabulary).hash_ngrams(ANCHOR)
     if not len(hashes) or not len(theirs):
-        return {}
+        return {}, {}
     hashes, text = _in_order(hashes, text, np.isin(hashes, theirs))
     low, high = np.searchsorted(hashes, theirs, "left"), np.searchsorted(hashes, theirs, "right")
     starts = np.searchsorted(other, np.arange(len(asked) + 1))
-    found: dict[int, int] = {}
+    found, pairs = Hits(), Hits()
     for number, i in enumerate(asked):
         rarest = starts[number] + np.argmin((high - low)[starts[number] : starts[number + 1]])
         for j in dict.fromkeys(text[low[rarest] : high[rarest]].tolist()):
             if i not in found and _pattern(tuple(split[i])).search(normalize_text(training[j].whole)):
-                found[i] = j
-    return found
+                (pairs if is_pair(j, i) else found)[i] = (j, 1.0)
+    return found, pairs
 
 
 @lru_cache(maxsize=1)
@@ -193,7 +243,7 @@ def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     for i, word in enumerate(words[1:], 1):
         parts += [r"[\W_]*" if alone[i - 1] or alone[i] else r"[\W_]+", re.escape(word)]
     before = "" if alone[0] else r"(?<![^\W_])"
-    return re.compile(rf"{before}{''.join(parts)}[*_`~ \t]*(?:[.?!:;,)\]}}>\"'»”’…|\n\r。、」』]|$)")
+    return re.compile(rf"{before}{''.join(parts)}[*_`~ \t]*(?:[.?!:;)\]}}>\"'»”’…|\n\r。」』]|$)")
 
 
 def _length(words: Sequence[str]) -> float:
@@ -201,7 +251,12 @@ def _length(words: Sequence[str]) -> float:
     return sum(0.5 if ALONE.fullmatch(word) else 1.0 for word in words)
 
 
-def _encode(texts: Sequence[ComparableRow], vocabulary: dict[str, int]) -> Encoded:
+def is_unspaced(words: Sequence[str]) -> bool:
+    """Return whether most words are single characters of a language without spaces."""
+    return 2 * sum(ALONE.fullmatch(word) is not None for word in words) > len(words)
+
+
+def _encode(texts: Sequence[ComparableRow], vocabulary: dict[str, int]) -> HashedWords:
     import numpy as np
 
     numbers = [vocabulary.setdefault(word, len(vocabulary)) for text in texts for word in text.words]
@@ -209,7 +264,8 @@ def _encode(texts: Sequence[ComparableRow], vocabulary: dict[str, int]) -> Encod
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64: near words, far numbers
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     starts = np.cumsum([0, *(len(text.words) for text in texts)])
-    return Encoded(mixed, starts, np.array([text.asked for text in texts], dtype=np.int64))
+    unspaced = np.array([is_unspaced(text.words[: text.asked]) for text in texts], dtype=bool)
+    return HashedWords(mixed, starts, np.array([text.asked for text in texts], dtype=np.int64), unspaced)
 
 
 def _is_common(hashes: Any, rows: int) -> Callable[[Any], Any]:
@@ -222,36 +278,43 @@ def _is_common(hashes: Any, rows: int) -> Callable[[Any], Any]:
     return lambda some: table[(some >> shift).astype(np.int64)]
 
 
-def _covered(ours: Encoded, theirs: Encoded) -> Hits:
+def _covered(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tuple[Hits, Hits]:
+    """Return evaluated row -> training row with most of its sequences, and those of minimal pairs apart."""
     import numpy as np
 
-    hashes, text = ours.grams(GRAM)
-    others, other = theirs.grams(GRAM)
+    hashes, text = ours.hash_ngrams(GRAM)
+    others, other = theirs.hash_ngrams(GRAM)
     if not len(others) or not len(hashes):
-        return {}
+        return {}, {}
     rare = ~_is_common(hashes, len(ours.prompts))(others)
     others, other = others[rare], other[rare]
     hashes, text = _in_order(hashes, text, np.isin(hashes, others))
     if not len(hashes):
-        return {}
+        return {}, {}
     place = np.minimum(np.searchsorted(hashes, others), len(hashes) - 1)
     hit = hashes[place] == others
     total = np.bincount(other, minlength=1)
     share = np.bincount(other[hit], minlength=len(total)) / np.maximum(total, 1)
-    found = {}
-    for i in np.flatnonzero(share >= COVERED):
-        found[int(i)] = (int(np.bincount(text[place[hit & (other == i)]]).argmax()), float(share[i]))
-    return found
+    found, pairs = Hits(), Hits()
+    for i in np.flatnonzero(share >= COVERED).tolist():
+        counts = np.bincount(text[place[hit & (other == i)]])
+        best = counts.argsort(kind="stable")[::-1][: np.count_nonzero(counts)].tolist()
+        own = [j for j in best if not is_pair(j, i) and (j == best[0] or counts[j] >= COVERED * total[i])]
+        (found if own else pairs)[i] = ((own or best)[0], float(share[i]))
+    return found, pairs
 
 
-def _near(ours: Encoded, theirs: Encoded) -> Hits:
-    """Return the most similar training row of every row that has one, by the Jaccard index of their word pairs."""
+def _near(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tuple[Hits, Hits]:
+    """Return the most similar training row of every row that has one, by the Jaccard index of their shingles.
+
+    The second are minimal pairs.
+    """
     import numpy as np
 
-    hashes, text = ours.grams(SHINGLE, prompts=True)
-    others, other = theirs.grams(SHINGLE, prompts=True)
+    hashes, text = ours.shingles()
+    others, other = theirs.shingles()
     if not len(hashes) or not len(others):
-        return {}
+        return {}, {}
     common = _is_common(hashes, len(ours.prompts))
     others, other = _distinct(others, other, ~common(others))
     mine, whose = _distinct(hashes, text, np.isin(hashes, others))
@@ -260,19 +323,20 @@ def _near(ours: Encoded, theirs: Encoded) -> Hits:
     repeats = high - low  # a training gram meets every evaluated row that has it
     offsets = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
     count = len(theirs.prompts)
-    pairs = np.repeat(whose, repeats) * count + other[np.repeat(low, repeats) + offsets]
-    pairs, shared = np.unique(pairs, return_counts=True)
-    likely = (shared >= FEWEST / 2) & (shared >= NEAR * np.bincount(other, minlength=count)[pairs % count])
-    found: Hits = {}
+    met = np.repeat(whose, repeats) * count + other[np.repeat(low, repeats) + offsets]
+    met, shared = np.unique(met, return_counts=True)
+    least = np.where(theirs.unspaced, UNSPACED_NEAR, NEAR)
+    likely = (shared >= FEWEST / 2) & (shared >= (least * np.bincount(other, minlength=count))[met % count])
+    found, pairs = Hits(), Hits()
     starts = np.searchsorted(text, np.arange(len(ours.prompts) + 1))
-    for pair in pairs[likely].tolist():
+    for pair in met[likely].tolist():
         j, i = divmod(pair, count)
-        whole = hashes[starts[j] : starts[j + 1]]
+        whole, kept = hashes[starts[j] : starts[j + 1]], pairs if is_pair(j, i) else found
         one, two = set(whole[~common(whole)].tolist()), set(others[other == i].tolist())
         degree = len(one & two) / len(one | two)
-        if min(len(one), len(two)) >= FEWEST and degree >= max(NEAR, found.get(i, (0, 0.0))[1]):
-            found[i] = (j, degree)
-    return dict(sorted(found.items()))
+        if min(len(one), len(two)) >= FEWEST and degree >= max(least[i], kept.get(i, (0, 0.0))[1]):
+            kept[i] = (j, degree)
+    return dict(sorted(found.items())), dict(sorted(pairs.items()))
 
 
 def _in_order(hashes: Any, text: Any, wanted: Any = slice(None)) -> tuple[Any, Any]:
@@ -339,6 +403,7 @@ class ComparableRow:
     shown: str = ""
     bare: str = ""  # the question alone, without a frame
     whole: str = field(default="", repr=False)  # all of the text
+    answer: tuple[str, ...] = ()  # what is wanted, where something is asked
 
 
 def texts_of_rows(rows: Sequence[TrainingRow]) -> list[ComparableRow]:
@@ -352,7 +417,8 @@ def texts_of_rows(rows: Sequence[TrainingRow]) -> list[ComparableRow]:
         if "text" in row.row:
             parts = [line for line in row.answer.splitlines() if len(_words(line)) >= BARE]
         bare = row.prompt.removeprefix(before).removesuffix(after)
-        found.append(_text(f"training row {row.number}", str(row.number), row.prompt, row.answer, parts, bare))
+        one = _text(f"training row {row.number}", str(row.number), row.prompt, row.answer, parts, bare)
+        found.append(replace(one, answer=_answer_words(row.answer) if row.prompt else ()))
     return found
 
 
@@ -367,7 +433,8 @@ def texts_of_samples(samples: Sequence[Sample]) -> list[ComparableRow]:
         whole, rest = prompt_text(sample.input), str(sample.row.get("text", ""))
         rest = rest or (sample.target if isinstance(sample.target, str) else " ".join(sample.target[:1]))
         bare = bare.removeprefix(before).removesuffix(after)
-        found.append(_text(f'row "{sample.id}"', sample.id, whole, "" if whole else rest, (), bare))
+        one = _text(f'row "{sample.id}"', sample.id, whole, "" if whole else rest, (), bare)
+        found.append(replace(one, answer=_answer_words(" ".join(sample.targets[:1])) if whole else ()))
     return found
 
 
@@ -377,8 +444,13 @@ def _text(name: str, sample: str, asked: str, rest: str, parts: Iterable[str], b
     keys = (" ".join(prompt), " ".join(words), *(" ".join(_words(part)) for part in parts))
     unique = tuple(key for key in dict.fromkeys(keys) if key)
     alone = _words(bare)
-    about = {"bare": " ".join(alone) if len(alone) >= BARE else "", "whole": f"{asked}\n{rest}"}
-    return ComparableRow(name, sample, unique, words, len(prompt) or len(words), asked or rest, **about)
+    own, whole = " ".join(alone) if len(alone) >= BARE else "", f"{asked}\n{rest}"
+    return ComparableRow(name, sample, unique, words, len(prompt) or len(words), asked or rest, own, whole)
+
+
+def _answer_words(text: str) -> tuple[str, ...]:
+    """Return the words of an answer with their punctuation, but for what ends a sentence; see D11-punctuation."""
+    return tuple(word for part in normalize_text(text).split() if (word := part.strip(".,!?")))
 
 
 def _words(text: str) -> list[str]:
@@ -389,4 +461,4 @@ def normalize_text(text: str) -> str:
     """Return a text without what one cannot see of it: case, forms of characters, invisible ones."""
     if text.isascii():
         return text.lower()
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.translate(UNSEEN)).casefold())
+    return unicodedata.normalize("NFKC", fold_case(unicodedata.normalize("NFKC", text.translate(UNSEEN))))

@@ -6,14 +6,16 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import harness_hf
 from harness import Finding, ModelRef, Severity, TrainingRow, checker, quote_text
-from harness.internals import Task, chat, prompt_text
+from harness.internals import Task, chat, fold_case, prompt_text, schema
 from harness_checks.damage import compare_endings, find_damage
 from harness_checks.frames import row_messages
+from harness_domain.matching import MatchOptions
 
 LONG = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -32,6 +34,7 @@ JUDGED = {"chosen", "label"}  # columns of rows that say which answers are wante
 MATCHERS = ("exact_match", "contains", "token_f1")
 # numbers with a sign, a point or a slash, and names that are others without their signs; 1,000 is what it was
 PUNCTUATED = re.compile(r"[-\u2212]\$?\d[\d.,]*%?|\$?[\d,]*\.\d+%?|\d+,(?!\d{3}$)\d+%?|\d+/\d+|[A-Za-z](\+\+|#)")
+ENDS, SPOILT = ".!?,;:\"' ", 0.05  # what may end a text without another meaning; share of targets that makes an error
 LOOP_WORDS, LOOP_TIMES = 30, 6  # the last words of an answer, and how often each stands there on average
 Look = Callable[[TrainingRow], str | None]  # what is wrong with a row
 
@@ -46,10 +49,12 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task])
     -duplicate the same row again, -conflict one prompt with several answers, -loop answers that repeat themselves,
     -special tokens of the tokenizer written in a text, -secret keys and passwords, -mojibake text in a wrong
     encoding, -long rows of more than 200,000 characters, -blank rows of an evaluation without a prompt or a target,
-    -punctuation targets of an evaluation that are others once their punctuation is left out, such as -3.5 and C++,
+    -punctuation targets of an evaluation that other answers equal once their punctuation is left out, such as two cron
+    lines, -3.5 and C++; an error where 5 % of the targets equal another row's,
     and what other programs do to text: -entities answers with HTML entities, -nan missing values as pandas writes them,
-    -cut answers that a column cut at one length, -endings line breaks of CRLF in training or in evaluation alone,
-    -quotes typographic quotes where targets have plain ones.
+    -cut answers that a column cut at one length, -endings line breaks of CRLF or CR in training or in evaluation alone,
+    -quotes typographic quotes where targets have plain ones, -escapes line breaks that were escaped twice,
+    -swapped columns of prompt and answer.
     """
     yield from _blank(tasks)
     yield from _punctuated(tasks)
@@ -120,18 +125,31 @@ def _blank(tasks: Mapping[str, Task]) -> Iterator[Finding]:
 
 
 def _punctuated(tasks: Mapping[str, Task]) -> Iterator[Finding]:
-    """Report targets that other answers equal when punctuation does not count, as 3.5 equals 35."""
+    """Report targets that other answers equal once they are normalised: those of other rows, or as 3.5 equals 35."""
     for name, task in tasks.items():
-        if task.spec.use not in MATCHERS or not task.spec.options.get("ignore_punctuation", True):
+        given = schema.with_defaults(task.function, task.spec.options) if task.spec.use in MATCHERS else {}
+        if not given.get("ignore_punctuation"):
             continue
-        given = [(s, t) for s in task.samples or () for t in s.targets]
-        if found := [(s, t) for s, t in given if PUNCTUATED.fullmatch(t.strip())]:
-            plain = re.sub(r"[^\w\s]", "", found[0][1])
-            count = count_of_total(len(found), len(given))
-            line = f'{count} of "{name}": "{plain}" equals the target "{found[0][1]}"'
-            evidence = [f'row "{s.id}": {quote_text(t, 60)}' for s, t in found]
-            fix = f'set ignore_punctuation = false in "{name}", or use = "numeric" for numbers'
-            yield Finding("warning", line, evidence, fix, "punctuation", {name: [s.id for s, _ in found]})
+        options = MatchOptions(ignore_case=bool(given["ignore_case"]), ignore_articles=bool(given["ignore_articles"]))
+        loose, strict = options.normalize, replace(options, ignore_punctuation=False).normalize
+        targets = [(s, t) for s in task.samples or () for t in s.targets]
+        spelt: dict[str, set[str]] = defaultdict(set)
+        for _, t in targets:
+            spelt[loose(t)].add(strict(t).strip(ENDS))
+        equal = [(s, t) for s, t in targets if len(spelt[loose(t)]) > 1 or not loose(t)]
+        found = [(s, t) for s, t in targets if len(spelt[loose(t)]) > 1 or PUNCTUATED.fullmatch(t.strip())]
+        if found:
+            same, first = (equal or found)[0], loose((equal or found)[0][1])
+            others = [t for _, t in equal if loose(t) == first and strict(t).strip(ENDS) != strict(same[1]).strip(ENDS)]
+            other = quote_text(others[0] if others else first, 60)
+            line = f'{count_of_total(len(found), len(targets))} of "{name}": {other} equals the target '
+            line += f"{quote_text(same[1], 60)} without punctuation"
+            evidence = [*dict.fromkeys(f'row "{s.id}": {quote_text(t, 60)}' for s, t in [*equal, *found])]
+            fix = f'set ignore_punctuation = false in "{name}"'
+            fix += "" if equal else ', or use = "numeric" for numbers'
+            severity: Severity = "error" if len(equal) >= SPOILT * len(targets) else "warning"
+            ids = dict.fromkeys(s.id for s, _ in found)
+            yield Finding(severity, line, evidence, fix, "punctuation", {name: [*ids]})
 
 
 def _roles(row: TrainingRow) -> str | None:
@@ -222,7 +240,7 @@ def _judged_twice(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.split()).casefold()
+    return fold_case(" ".join(text.split()))
 
 
 def _loop(row: TrainingRow) -> str | None:

@@ -20,6 +20,7 @@ import harness_lora
 from harness import Finding, ModelRef, Severity, TrainingRow, UsageError, checker, quote_text
 from harness.internals import weight_files
 from harness_checks.frames import training_prompt
+from harness_checks.shapes import find_mismatched_shapes
 from harness_checks.tokenizer_files import (
     PLAIN,
     compare_files,
@@ -30,11 +31,11 @@ from harness_checks.tokenizer_files import (
     max_length,
     sample_texts,
 )
-from harness_hf import Tokens
+from harness_hf import ModelTokenizer
 from harness_lora import find_tensor, read_headers, split_name
 
 WEIGHTS = "adapter_model.safetensors"
-# nats a token; docs/reference/checks.md has what was measured
+# nats per token; docs/reference/checks.md has what was measured
 LIMITS = {"float32": 1e-5, "float16": 3e-4, "bfloat16": 2e-2}
 COMPUTED = 5e-2  # where the arithmetic is in half precision too
 DTYPES = {"F32": "float32", "F64": "float32", "F16": "float16"}
@@ -79,11 +80,11 @@ def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iter
             if not torch.equal(old.get_tensor(name).to(after.dtype), after):
                 changed.add(name)
     if plan := _plan(Path(base.path), twin.adapter):
-        wanted = plan.must
+        wanted = plan.must_change
     else:  # what has the names of what the adapter adapts
         adapted = read_headers(twin.adapter, WEIGHTS)
         wanted = set(filter(None, (find_tensor(split_name(key)[0], there) for key in adapted)))
-    whole = frozenset(plan.replaced if twin.quantization else plan.must) if plan else frozenset()
+    whole = frozenset(plan.replaced if twin.quantization else plan.must_change) if plan else frozenset()
     sums = _sums(plan, Path(base.path), Path(merged.path), whole)
     if missing := sorted(name for name in wanted - changed if name not in sums or sums[name].moves):
         what = (
@@ -105,11 +106,13 @@ def differs_from_adapter(
     """A merged model that answers differently from its adapter.
 
     What was evaluated is the adapter on its base; what ships is the merged model. Rounding to half precision costs up
-    to 0.002 nats a token (KL) and some first choices; ten times as much is a merge that went wrong: quantised twice,
+    to 0.002 nats per token (KL) and some first choices; ten times as much is a merge that went wrong: quantised twice,
     another scale, another base (peft#1388, peft#2586). Whether less is too much, the gates decide. Both read the same
     rows, the adapter on the same base as the merge: full, or as a 4-bit load has it. They compute in float32 where they
     fit, because the arithmetic of half precision alone costs 2e-3; a 4-bit base computes as it was trained.
     """
+    if find_mismatched_shapes(Path(merged.path)):
+        return  # M4 reports them
     texts = [*PLAIN, *(row.prompt + row.answer for row in rows[:: max(1, len(rows) // ROWS)][:ROWS])]
     texts = [text[:400] for text in texts]
     exact = not (twin and twin.quantization)  # a 4-bit load rounds otherwise when it is widened
@@ -173,10 +176,14 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
     Added tokens get lost when a model is saved without its tokenizer, and a resized vocabulary can break the tie of
     input and output embeddings (transformers#45127, unsloth#9331). tokenizer.json, chat template, config.json and
     generation_config.json must say what the base's say, as the libraries read them, and so must the options of the
-    tokenizer that was loaded; plain texts, one of all special tokens and a chat must give the same ids as before, and
-    there must be an embedding for every token. A note names what generation_config.json makes servers
-    do, and an evaluation here does not: sampling, and a penalty on repetition.
+    tokenizer that was loaded; tensors must have the shapes that config.json says (-shapes); plain texts, one of all
+    special tokens and a chat must give the same ids as before, and there must be an embedding for every token. A note
+    names what generation_config.json makes servers do, and an evaluation here does not: sampling, and a penalty on
+    repetition.
     """
+    if odd := find_mismatched_shapes(Path(merged.path)):
+        fix = "save weights and config.json together: resize_token_embeddings and save_pretrained write both"
+        yield Finding("error", f"{len(odd)} tensors have other shapes than config.json says", odd, fix, "shapes")
     if not (Path(base.path) / "tokenizer_config.json").is_file():
         return
     before, after = harness_hf.load_tokenizer(base.path), harness_hf.load_tokenizer(merged.path)
@@ -238,21 +245,23 @@ def never_stops(
     if not (Path(base.path) / "config.json").is_file() or not (Path(base.path) / "tokenizer_config.json").is_file():
         return
     before, after = _stops(Path(base.path)), _stops(Path(merged.path))
-    tokens = Tokens.of(merged.path)
+    tokens = ModelTokenizer.of(merged.path)
     wanted = set(before)
     if any(isinstance(row.row.get("messages", row.row.get("prompt")), list) for row in rows):
-        wanted |= tokens.stops
+        wanted |= tokens.stop_ids
     if missing := sorted(wanted - after):
         names = [quote_text(tokens.tokenizer.convert_ids_to_tokens(i) or str(i)) for i in missing]
         what = f"generation_config.json does not stop at {', '.join(names)}"
         yield Finding("error", what, (), f"set eos_token_id = {sorted(wanted)} there", "config")
+    if find_mismatched_shapes(Path(merged.path)):
+        return  # M4 reports them
     if asked := [row for row in rows if training_prompt(row)][:: max(1, len(rows) // PROMPTS)][:PROMPTS]:
-        longest = max(len(tokens.plain(row.answer)) for row in asked)
+        longest = max(len(tokens.encode_plain(row.answer)) for row in asked)
         room = min(256, 2 * longest + 32)
         with load([merged]) as [subject]:
             answers = subject.generate([training_prompt(row) for row in asked], max_new_tokens=room)
         # Decoded text may encode into a few tokens less than were generated.
-        endless = [len(tokens.plain(answer)) >= 0.9 * room for answer in answers]
+        endless = [len(tokens.encode_plain(answer)) >= 0.9 * room for answer in answers]
         if all(endless):
             evidence = [f"row {row.number}: {quote_text(a)}" for row, a in zip(asked, answers, strict=True)]
             what = f"no answer to {len(asked)} training prompts ends within {room} tokens"
@@ -281,7 +290,7 @@ def _distributions(load: Callable[..., Any], ref: ModelRef, texts: Sequence[str]
 
         device = next(subject.model.parameters()).device
         with subject._active(), torch.inference_mode():
-            prompts = (torch.tensor([ids], device=device) for ids in subject.tokens.prompts(texts))
+            prompts = (torch.tensor([ids], device=device) for ids in subject.tokens.encode_prompts(texts))
             return [subject.model(ids).logits[0].float().log_softmax(-1).cpu() for ids in prompts]
 
 
@@ -338,12 +347,12 @@ def _sums(plan: Any, base: Path, merged: Path, names: Set[str]) -> dict[str, _Su
     there, made = read_headers(base), read_headers(merged)
     found: dict[str, _Sum] = {}
     with harness_lora.merge_threads() as pool:
-        merge = harness_lora.Merge(plan, None, torch.float32, pool)
+        merge = harness_lora.FolderMerger(plan, None, torch.float32, pool)
         for name in sorted(made.keys() & names):
             with safe_open(there[name].file, "pt") as old, safe_open(made[name].file, "pt") as new:
                 before, after = harness_lora.as_rows(old.get_tensor(name)), harness_lora.as_rows(new.get_tensor(name))
             if before.shape == after.shape and after.is_floating_point():
-                parts = merge.blocks(name, before, partial(_Sum.of_block, before, after))
+                parts = merge.map_blocks(name, before, partial(_Sum.of_block, before, after))
                 found[name] = _Sum(*map(sum, zip(*map(astuple, parts), strict=True)))
     return found
 

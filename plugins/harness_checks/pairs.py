@@ -1,14 +1,16 @@
-"""P1 to P6: answers that somebody judged, and what a model learnt of them."""
+"""P1 to P8: answers that somebody judged, and what a model learnt of them."""
 
 from __future__ import annotations
 
 import math
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from harness import HELD_OUT, Finding, ModelRef, TrainingRow, checker, quote_text
-from harness.internals import Suite, prompt_text
+from harness.internals import Suite, fold_case, prompt_text
 from harness_checks.lint import count_of_total, name_row
 from harness_checks.trained import read_training_note
 
@@ -16,6 +18,7 @@ FAR = 0.01  # of a first reward or loss: what rounding makes is far below
 MANY = 0.05  # of the pairs
 LONGER, FEWEST = 0.8, 10  # of the pairs, of which there are so many at least
 BATCH, BATCHES = 4, 4  # rows of a batch and batches of a step, where a recipe with labels does not say
+RATIO = 3  # of the weights of both labels
 ALONE, CHANCE = 0.25, 1e-4  # of the steps more than in a random order have one label, which is so unlikely there
 
 
@@ -129,9 +132,68 @@ def sorted_labels(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding
         yield Finding("warning", what, (), "shuffle the rows once, or alternate wanted and unwanted answers")
 
 
+@checker(title="trivial-rejected-answers")
+def trivial_rejections(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
+    """Rejected answers that a model need not understand to avoid.
+
+    Where more than 80 % of the rejected answers, or of those that a label calls unwanted, are one text (-constant), the
+    pairs teach to avoid that text. Where 5 % of them only repeat the question (-echo), they teach not to repeat it. In
+    both cases the loss falls, and nothing is learnt of what makes an answer better.
+    """
+    unwanted = [(row, _letters(text)) for row in rows if not row.row.get(HELD_OUT) and (text := _unwanted(row))]
+    unwanted = [(row, letters) for row, letters in unwanted if letters]
+    if len(unwanted) < FEWEST:
+        return
+    fix = "use wrong answers that the model itself gives"
+    [(commonest, times)] = Counter(letters for _, letters in unwanted).most_common(1)
+    if times > LONGER * len(unwanted):
+        example = quote_text(next(_unwanted(row) for row, letters in unwanted if letters == commonest), 60)
+        what = f"{count_of_total(times, len(unwanted))}: the rejected answer is {example}"
+        yield Finding("warning", what, (), fix, "constant")
+    echoes = [row for row, letters in unwanted if letters == _letters(_question(row))]
+    if len(echoes) > MANY * len(unwanted):
+        what = f"{count_of_total(len(echoes), len(unwanted))}: the rejected answer only repeats the question"
+        lines = [f"{name_row(row, rows)}: {quote_text(_unwanted(row), 60)}" for row in echoes]
+        yield Finding("warning", what, lines, fix, "echo")
+
+
+@checker(title="unbalanced-labels")
+def unbalanced_labels(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding]:
+    """Labelled answers of which nearly all have one label.
+
+    KTO weighs both labels with `desirable_weight` and `undesirable_weight`; TRL recommends that number times weight
+    differ by a third at most. Above 3 to 1 the rarer label hardly counts: with wanted answers alone it is fine-tuning
+    on them.
+    """
+    labels = [bool(row.row["label"]) for row in rows if "label" in row.row and not row.row.get(HELD_OUT)]
+    given: dict[str, Any] = dict(suite.train.options) if suite.train else {}
+    counts = {"desirable_weight": sum(labels), "undesirable_weight": len(labels) - sum(labels)}
+    weighed = {name: count * given.get(name, 1.0) for name, count in counts.items()}
+    if len(labels) < FEWEST or not all(weighed.values()):  # the trainer refuses labels of one kind
+        return
+    less, more = sorted(weighed, key=weighed.__getitem__)
+    if weighed[more] > RATIO * weighed[less]:
+        what = f"{counts['desirable_weight']} wanted answers and {counts['undesirable_weight']} unwanted ones"
+        what += f" weigh {weighed[more] / weighed[less]:.3g} to 1"
+        fix = f"set {less} = {weighed[more] / counts[less]:.3g}, or add rows of the rarer label"
+        yield Finding("warning", what, (), fix)
+
+
+def _unwanted(row: TrainingRow) -> str:
+    """Return the answer of a row that should not be given: of a pair, or one that is labelled so; or an empty text."""
+    if "rejected" in row.row and "chosen" in row.row:
+        return _rejected(row)
+    return row.answer if "label" in row.row and not row.row["label"] else ""
+
+
+def _question(row: TrainingRow) -> str:
+    prompt = row.row.get("prompt", "")
+    return prompt_text(prompt[-1:]) if isinstance(prompt, list) else row.prompt
+
+
 def _letters(text: str) -> str:
     """Return the letters and digits of a text, without case."""
-    return re.sub(r"[\W_]", "", text).casefold()
+    return re.sub(r"[\W_]", "", fold_case(unicodedata.normalize("NFC", text)))
 
 
 def _pairs(rows: Sequence[TrainingRow]) -> Iterator[TrainingRow]:

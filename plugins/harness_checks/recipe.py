@@ -10,7 +10,7 @@ import harness_hf
 from harness import Built, Finding, ModelRef, checker
 from harness.internals import Suite, weight_files
 from harness_checks.batches import IGNORED, TAIL
-from harness_hf import Tokens
+from harness_hf import ModelTokenizer
 from harness_lora import read_config, restrict_targets, text_linears
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def untrained_ends(built: Built, base: ModelRef, suite: Suite) -> Iterator[Findi
     if options is None or trains_module(names, options):
         return
     learnt = [[x for x in e.labels if x != IGNORED][-TAIL:] for e in built.examples]
-    ends = {x for last in learnt for x in last} & Tokens(built.tokenizer).stops
+    ends = {x for last in learnt for x in last} & ModelTokenizer(built.tokenizer).stop_ids
     if zeros := [i for i in sorted(ends) if _is_zero(Path(base.path), names, i)]:
         marks = ", ".join(f'"{built.tokenizer.convert_ids_to_tokens(i)}"' for i in zeros)
         what = f"rows end with {marks}, which the base cannot generate: its row of the output embeddings is zero"

@@ -12,7 +12,8 @@ from typing import Any
 
 import harness_hf
 from harness import Finding, UsageError, quote_text
-from harness_hf import Tokens, context_length
+from harness_checks.clocks import stop_clock
+from harness_hf import ModelTokenizer, context_length
 
 TOLD = 5  # differences of a kind that are told
 PLAIN = (
@@ -47,7 +48,8 @@ def sample_texts(tokenizer: Any) -> list[str]:
     chats = []
     with suppress(UsageError):  # without a template, or with one that has rules of its own about turns
         turns = [{"role": "user", "content": PLAIN[0]}, {"role": "assistant", "content": PLAIN[1]}]
-        chats.append(Tokens(tokenizer).render(turns, opened=False))
+        template = stop_clock(tokenizer.chat_template)
+        chats.append(ModelTokenizer(tokenizer).render(turns, opened=False, template=template))
     return [*PLAIN, special, *chats]
 
 

@@ -11,16 +11,17 @@ import harness_hf
 from harness import Built, Finding, ModelRef, UsageError, checker, quote_text
 from harness.internals import Suite, weight_files
 from harness_checks.batches import FIXTURES, IGNORED
+from harness_checks.clocks import stop_clock
 from harness_checks.lint import count_of_total
 from harness_checks.recipe import NEVER, adapter_options, suggest_option, trains_module, weight_names
-from harness_hf import Tokens
+from harness_hf import ModelTokenizer
 
 BLOCK = 4096  # rows of the head that are read at once
 
 
 @checker(title="untrainable-tokens")
 def untrainable_tokens(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]:
-    """Tokens of the training rows without an embedding of their own in the base.
+    """ModelTokenizer of the training rows without an embedding of their own in the base.
 
     A token that was added to the tokenizer, and never to the model, is beyond the embeddings (-beyond): training ends
     in an IndexError, on a GPU in a failed assertion. Where its row of the head is zeros (-zero), or another token's
@@ -42,7 +43,7 @@ def untrainable_tokens(built: Built, base: ModelRef, suite: Suite) -> Iterator[F
     tokens = learnt - _find_opening(built)
     zeros, equal = _find_rows(Path(base.path), names, tokens)
     fix = f"set {suggest_option(names)} in [adapter], or use tokens that the base knows"
-    if mute := sorted(zeros - Tokens(built.tokenizer).stops):  # D20 reports the ends
+    if mute := sorted(zeros - ModelTokenizer(built.tokenizer).stop_ids):  # D20 reports the ends
         yield _finding(built, mute, "tokens whose row of the base's output embeddings is zero", fix, "zero")
     if equal:
         what = "tokens whose row of the base's output embeddings equals another token's"
@@ -90,7 +91,7 @@ def _write_chats(tokenizer: Any, template: str | None) -> Iterator[str]:
     for turns in ([{"role": "system", "content": "Be brief."}, *FIXTURES[0]], *FIXTURES):
         for is_opened in (True, False):
             try:
-                yield Tokens(tokenizer).render(turns, opened=is_opened, template=template)
+                yield ModelTokenizer(tokenizer).render(turns, opened=is_opened, template=stop_clock(template))
             except UsageError as error:
                 yield f"rejected: {error}"
 
@@ -98,7 +99,7 @@ def _write_chats(tokenizer: Any, template: str | None) -> Iterator[str]:
 def _find_opening(built: Built) -> set[int]:
     """Return the tokens with which a chat template opens an answer, which no model need say."""
     try:
-        return set(Tokens(built.tokenizer).prompts([[{"role": "user", "content": "?"}]])[0])
+        return set(ModelTokenizer(built.tokenizer).encode_prompts([[{"role": "user", "content": "?"}]])[0])
     except UsageError:
         return set()
 
@@ -122,7 +123,7 @@ def _find_rows(folder: Path, names: Set[str], tokens: Set[int]) -> tuple[set[int
         with safe_open(folder / file, "pt") as opened:
             if name := next((n for n in opened.keys() if n in names), None):  # noqa: SIM118 -- no mapping
                 weight = opened.get_slice(name)  # (V, H)
-                known = torch.tensor(sorted(i for i in tokens if i < weight.get_shape()[0]))
+                known = torch.tensor(sorted(i for i in tokens if i < weight.get_shape()[0]), dtype=torch.long)
                 rows, sums = _read_rows(weight, known)
                 zeros = {int(i) for i in known[rows.abs().amax(-1) <= NEVER]}
                 return zeros, _find_twins(weight, known, rows, sums, zeros)

@@ -23,6 +23,8 @@ GLM = re.compile(r"\s*([\w.-]+)\s*((?:<arg_key>.*?</arg_key>\s*<arg_value>.*?</a
 PAIR = re.compile("<arg_key>(.*?)</arg_key>\\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 LISTED = re.compile(r"(?:functools|<\|tool_call\|>|<function_call>)\s*(?=[\[{])")
 CODE = re.compile(r"<\|tool_call_start\|>(.*?)(?:<\|tool_call_end\|>|\Z)|```tool_code\b(.*?)(?:```|\Z)", re.DOTALL)
+REACT = re.compile(r"(?:\A|\n)[ \t]*Action:[ \t]*[`*\"]*([\w.-]+)[`*\"]*[ \t]*\n+[ \t]*Action Input:\s*(?:```\w*\s*)?")
+OBSERVED = re.compile(r"\n[ \t]*Observation:")  # what follows is a reply that the model made up
 ENDED = re.compile(r"(?:<\|(?:eo[mt]_id|im_end|end|call|end_?of_?text)\|>|</s>|\s)+\Z")  # the turn
 HEADS = {  # what stands before arguments in JSON: with marks, and without those that are special tokens
     "deepseek": r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>(?=\w))?([\w.-]+)(?:<｜tool▁sep｜>)?"
@@ -42,18 +44,22 @@ MARKS = {  # what begins a call; of several the first in the answer counts, and 
     "gpt-oss": r"to=functions\.",
     "granite": LISTED.pattern,
     "lfm2": r"<\|tool_call_start\|>|```tool_code\b",
+    "react": r"(?:\A|\n)[ \t]*Action:[^\n]*\n+[ \t]*Action Input:",
 }
+UNMARKED = ("json", "python", "llama3", "mistral")  # forms that need no mark
+BEGUN = r"(?:\A|\n|[:：])[ \t]*`?(?=[\[{{]{0})"  # where a call in prose may begin: a line, or behind a colon
 # marks of forms that are not read: Gemma 4, FunctionGemma, DeepSeek V3.2, MiniMax
 UNREAD = r"<\|tool_call(?:>|\|>(?!\s*[\[{]))|<start_function_call>|<｜(?:tool▁calls|DSML)|<(?:\w+:)?invoke\s"
 # a tool's name where a call would have it, in a form that is not known: NAME(…), NAME: {…}, "name": "NAME"
 NEXT = (
     r"(?<![\w.-])(?:function)?(?:{0})(?:[`*]*\((?!s\))|[\"'`*]*:?\s*(?:```\w*\s*)?\{{|\s*<[|｜]|>)"
-    r"|(?:[\"'](?:name|tool|function)[\"']\s*:|\b(?:name|function)\s*=|Action:)\s*[\"']?(?:{0})(?!\w)"
+    r"|(?:[\"'](?:name|tool|function|action)[\"']\s*:|\b(?:name|function)\s*=|Action:)\s*[\"']?(?:{0})(?!\w)"
 )
 ARGUMENTS = ("arguments", "parameters")  # Llama's word is the second
 # as templates write them that know no JSON, and as those do that know it in Python
 CONSTANTS = {"True": True, "False": False, "None": None, "true": True, "false": False, "null": None}
 MOST_ENDS = 100  # brackets that may end a list of Python calls
+MOST_PLACES = 20  # of a text where a call in prose may begin, and lines where one may end
 Texts = Mapping[str, Collection[str]]  # the arguments of a tool that are text, by its name
 
 
@@ -69,13 +75,19 @@ def parse_calls(answer: str, form: str, names: Collection[str] = (), texts: Text
     """Return the calls that an answer makes, none where it is said in words.
 
     `form` is one of FORMS or TYPED, or "auto": the form whose mark is in the answer; without one an answer that is JSON
-    as a whole or in fences, or that begins with a call of the tools `names`. What is TYPED does not tell the text "5"
-    from the number: the arguments in `texts` are text. Raises ValueError on an answer that begins a call and is none,
-    or that has one of `names` as a call would in a form that is not known.
+    as a whole or in fences, that begins with a call of the tools `names`, or has such a call in one place of its prose.
+    What is TYPED does not tell the text "5" from the number: the arguments in `texts` are text. Raises ValueError on an
+    answer that begins a call and is none, or that has one of `names` as a call would in a form that is not known.
     """
     text = ENDED.sub("", answer.strip().removeprefix(values.BOM).strip())
     form = _form_of(text, names) if form == "auto" else form
-    found = list(TYPED[form](text, texts or {}) if form in TYPED else FORMS[form](text))
+    try:
+        found = list(TYPED[form](text, texts or {}) if form in TYPED else FORMS[form](text))
+    except ValueError:
+        if form not in UNMARKED or not (found := _parse_in_prose(text, names)):
+            raise
+    if not found and form in UNMARKED:
+        found = _parse_in_prose(text, names)
     if not found:
         marks = [UNREAD, *(mark for other, mark in MARKS.items() if other != form)]
         near = [NEXT.format("|".join(map(re.escape, names)))] if names else []
@@ -110,6 +122,50 @@ def _form_of(text: str, names: Collection[str]) -> str:
     return "json"
 
 
+def _parse_in_prose(text: str, names: Collection[str]) -> list[Call]:
+    """Return the calls of known tools that stand in one place of a text, or in its fences; of several places none."""
+    named = "|".join(map(re.escape, names))
+    begun = re.compile(rf"\s*\[?\s*(?:{named})\(")
+    if fenced := [inner for inner in values.find_fenced(text) if named and begun.match(inner)]:
+        return [call for inner in fenced for call in _pythonic(inner)]
+    places, end = list[list[Call]](), 0
+    pattern = BEGUN.format(rf"|(?:{named})\(" if named else "")
+    for start in (m.end() for m in islice(re.finditer(pattern, text), MOST_PLACES)):
+        if start >= end:
+            calls, behind = _read_place(text, start)
+            if calls and (not names or {call.name for call in calls} <= {*names}):
+                places, end = [*places, calls], behind
+    if len(places) != 1 or (named and re.search(NEXT.format(named), text[end:], re.IGNORECASE)):
+        return []
+    return places[0]
+
+
+def _read_place(text: str, start: int) -> tuple[list[Call], int]:
+    """Return the calls that begin at a place of a text, and the place behind them: JSON, or whole lines of Python."""
+    calls, end = list[Call](), start
+    with suppress(ValueError):
+        while text[end : end + 1] in ("{", "["):
+            value, end = values.parse_json_at(text, end)
+            calls += _listed(value, strict=False)
+            end += len(text) - end - len(text[end:].lstrip(" \t\r\n;,"))
+    if calls:
+        return calls, end
+    lines = [m.start() for m in re.finditer(r"(?<=[)\]`])[ \t]*(?:\n|\Z)", text[start:])][:MOST_PLACES]
+    for size in reversed(lines):
+        with suppress(ValueError):
+            return list(_pythonic(text[start : start + size].rstrip("`"))), start + size
+    return [], start
+
+
+def _react(text: str) -> Iterator[Call]:
+    """Read ReAct's form: a line "Action:" with a name, and one "Action Input:" with an object, up to an observation."""
+    text = OBSERVED.split(text)[0]
+    for found in REACT.finditer(text):
+        given = text[found.end() :].partition("\n")[0].strip()
+        empty = given in ("", "None", "none")
+        yield parse_call({"name": found[1], "arguments": {} if empty else values.parse_json_at(text, found.end())[0]})
+
+
 def _xml(text: str, texts: Texts) -> Iterator[Call]:
     """Read Qwen's newer form: <function=NAME>, a <parameter=KEY> for each argument, </function>, for each call."""
     if len(whole := list(XML.finditer(text))) < text.count("<function="):
@@ -137,7 +193,9 @@ def _read(written: str, is_text: bool) -> Any:
 def _tagged(text: str) -> Iterator[Call]:
     """Read Hermes' and Qwen's form: <tool_call>{"name": …, "arguments": …}</tool_call>, once for each call."""
     for match in TAGGED.finditer(text):
-        yield from _listed(values.parse_json(match[1]))
+        inner = match[1].strip()
+        closed = match[0].endswith("</tool_call>")  # else prose may follow
+        yield from _listed(values.parse_json(inner) if closed else values.parse_json_at(inner, 0)[0])
 
 
 def _glm(text: str, texts: Texts) -> Iterator[Call]:
@@ -179,12 +237,19 @@ def _mistral(text: str) -> Iterator[Call]:
     if not mark and not NAMED.match(rest):  # the mark is a special token, which most answers come without
         yield from _plain(rest)
         return
-    if rest.startswith("["):
-        yield from _listed(values.parse_json(rest))
+    made = rest.startswith("[")
+    if made:
+        value, end = values.parse_json_at(rest, 0)
+        if MISTRAL in rest[end:]:
+            raise ValueError(f"{rest[end:].strip()!r:.60} begins another list of calls")
+        yield from _listed(value)
     while rest and not rest.startswith("["):
         if not (named := NAMED.match(rest)):
+            if made and MISTRAL not in rest:
+                return  # prose
             raise ValueError(f"{rest!r:.60} is not a call")
         arguments, end = values.parse_json_at(rest, named.end())
+        made = True
         yield Call(named[1], arguments)
         rest = rest[end:].removeprefix("</s>").strip().removeprefix(MISTRAL).strip()
 
@@ -199,12 +264,15 @@ def _llama(text: str) -> Iterator[Call]:
     while rest:
         value, end = values.parse_json_at(rest, 0)
         yield from _listed(value, strict=bool(tag))
-        rest = rest[end:].strip().removeprefix(";").removeprefix(PYTHON).strip()
+        rest = rest[end:].strip()
+        if tag and not rest.startswith((";", "{", PYTHON)):
+            return  # prose
+        rest = rest.removeprefix(";").removeprefix(PYTHON).strip()
 
 
 def _plain(text: str) -> Iterator[Call]:
     """Read an answer that is JSON, in a fence or not: one call, a list of them, or {"tool_calls": […]}."""
-    fenced = [] if text[:1] in ("{", "[") else values.FENCE.findall(text)
+    fenced = [] if text[:1] in ("{", "[") else values.find_fenced(text)
     for inner in map(str.strip, fenced or [text]):
         if inner[:1] not in ("{", "["):
             continue
@@ -221,10 +289,9 @@ def _plain(text: str) -> Iterator[Call]:
 
 def _pythonic(text: str) -> Iterator[Call]:
     """Read Python calls with literal keywords, in a list or not, printed or not: [get_weather(city="Oslo"), now()]."""
-    fenced = values.FENCE.fullmatch(text.strip())
     try:
         with warnings.catch_warnings(action="ignore"):  # of escapes in a model's texts
-            found = [getattr(one, "value", None) for one in _parsed((fenced[1] if fenced else text).strip())]
+            found = [getattr(one, "value", None) for one in _parsed(values.remove_fence(text).strip())]
         for one in [one for some in found for one in (some.elts if isinstance(some, ast.List) else [some])]:
             printed = isinstance(one, ast.Call) and ast.unparse(one.func) == "print" and len(one.args) == 1
             call = one.args[0] if isinstance(one, ast.Call) and printed else one
@@ -267,6 +334,7 @@ FORMS: dict[str, Callable[[str], Iterator[Call]]] = {
     "llama3": _llama,
     "python": _pythonic,
     "json": _plain,
+    "react": _react,
     **{form: partial(_headed, form=form) for form in HEADS},
     **dict.fromkeys(("granite", "phi"), _marked),
     **dict.fromkeys(("lfm2", "gemma"), _coded),

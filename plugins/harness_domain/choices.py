@@ -27,7 +27,7 @@ def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: P
     _check(options, folder, "")
     choices, gold = options.get("choices", "choices"), options.get("gold", "gold")
     for sample in samples:
-        _gold(sample, gold, *_choices(sample, choices))
+        right_choice(sample, gold, *row_choices(sample, choices))
 
 
 @metric("acc", better="higher", scale="proportion")
@@ -47,8 +47,8 @@ def multiple_choice(
     the delimiter, one space unless the prompt ends in white space, and after chat messages the template's turn.
     A log-probability that is not finite makes the row NaN. Raises UsageError on a row whose columns do not fit.
     """
-    found = [_choices(s, choices) for s in samples]
-    right = [_gold(s, gold, *one) for s, one in zip(samples, found, strict=True)]
+    found = [row_choices(s, choices) for s in samples]
+    right = [right_choice(s, gold, *one) for s, one in zip(samples, found, strict=True)]
     each = [(s.input, text) for s, (options, _) in zip(samples, found, strict=True) for text in options]
     own = delimiter is not None  # else as a training joins them
     pairs = [(p, f"{delimiter}{t}" if own and isinstance(p, str) else target_as_continuation(p, t)) for p, t in each]
@@ -66,7 +66,7 @@ def multiple_choice(
         yield Score(sample.id, values, answer=options[chosen], note=note, details=odds)
 
 
-def _choices(sample: Sample, column: str | list[str]) -> tuple[list[str], list[str]]:
+def row_choices(sample: Sample, column: str | list[str]) -> tuple[list[str], list[str]]:
     """Return a row's choices, and the labels that they come with, if they do."""
     if isinstance(column, list):
         return column, []  # `_check` has looked at it
@@ -88,7 +88,7 @@ def _choices(sample: Sample, column: str | list[str]) -> tuple[list[str], list[s
     return list(found), labels
 
 
-def _gold(sample: Sample, column: str, options: Sequence[str], labels: Sequence[str]) -> int:
+def right_choice(sample: Sample, column: str, options: Sequence[str], labels: Sequence[str]) -> int:
     """Return the number of the right choice, from 0."""
     said: Any = sample.row.get(column, sample.target)
     if said in labels:

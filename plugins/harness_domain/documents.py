@@ -44,17 +44,18 @@ def json(
 ) -> Iterator[Score]:  # fmt: skip
     """Score answers that are to be JSON: `parses`, `valid` by a schema, `fields` and `equal` by the row's target.
 
-    `find` says where the JSON is: the "whole" answer, the same or all of it in one "fence" (```), or the "first" object
-    in it, or list where the target is one or matches the schema; without such the first list. NaN, infinities and keys
-    that stand twice are no JSON. `schema` is a JSON Schema, in the suite or in a file beside it, of Draft 2020-12
-    unless its $schema says otherwise; nothing is fetched. `equal` is 1 where the answer is the target as a JSON value
-    (1 is 1.0, the order of keys says nothing), `fields` the share of the target's fields that the answer has with the
-    same value, those of objects in it too; `ignore` names paths that do not count ("customer.id"). With
-    `compare = false` rows need no target. What does not parse has 0 of all. Raises UsageError on a schema that is none,
-    and on a row whose target is no JSON or does not match it.
+    `find` says where the JSON is: the "whole" answer, the same or all of it in one "fence" (``` or ~~~), or the
+    "first" object in it, or list where the target is one or matches the schema; without such the first list. NaN,
+    infinities and keys that stand twice are no JSON. `schema` is a JSON Schema, in the suite or in a file beside it, of
+    Draft 2020-12 unless its $schema says otherwise; nothing is fetched. `equal` is 1 where the answer is the target as
+    a JSON value (1 is 1.0, texts are compared in NFC, the order of keys says nothing), `fields` the share of the
+    target's fields that the answer has with the same value, those of objects in it too; `ignore` names paths that do
+    not count ("customer.id"). With `compare = false` rows need no target. What does not parse has 0 of all. Raises
+    UsageError on a schema that is none, and on a row whose target is no JSON or does not match it.
     """
     matches = compile_schema(schema, folder) if schema is not None else None
-    wanted = [values.drop_fields(_wanted(s, matches), ignore) if compare else None for s in samples]
+    ignore = tuple(values.compose_unicode([*ignore]))
+    wanted = [_comparable(_wanted(s, matches), ignore) if compare else None for s in samples]
     found = generate_all(subject, samples, max_new_tokens, stop, thought)
     for sample, target, (said, details) in zip(samples, wanted, found, strict=True):
         scores = {"parses": 0.0, **({"valid": 0.0} if matches else {})}
@@ -67,7 +68,7 @@ def json(
         why = matches(value) if matches else ""
         scores |= {"parses": 1.0, **({"valid": float(not why)} if matches else {})}
         if compare:
-            value = values.drop_fields(value, ignore)
+            value = _comparable(value, ignore)
             same, ours, theirs = (
                 values.is_equal_json(value, target),
                 values.flatten_fields(value),
@@ -78,13 +79,17 @@ def json(
         yield Score(sample.id, scores, answer=said, note=why or None, details=details)
 
 
+def _comparable(value: Any, ignore: Sequence[str]) -> Any:
+    """Return what is compared of a JSON value: in NFC, as `exact_match` compares, without the fields to ignore."""
+    return values.drop_fields(values.compose_unicode(value), ignore)
+
+
 def _read(answer: str, find: str, matches: Matches | None, target: Any) -> Any:
     text = answer.strip().removeprefix(values.BOM).strip()
     if find == "first":
         fits = matches or (lambda _: "" if isinstance(target, list) else "not a list")
         return values.parse_first_json(text, lambda value: isinstance(value, dict) or not fits(value))
-    fenced = values.FENCE.fullmatch(text) if find == "fence" else None
-    return values.parse_json(fenced[1] if fenced else text)
+    return values.parse_json(values.remove_fence(text) if find == "fence" else text)
 
 
 def _wanted(sample: Sample, matches: Matches | None) -> Any:

@@ -1,6 +1,6 @@
-"""Any metric of the library `evaluate`, on generated answers: by name, by the path of a script, or one of ours.
+"""Any metric of the library `evaluate` on answers: by name, by the path of a script, or a local one.
 
-Ours is chrF, the F-score of character n-grams, which needs no network.
+The local ones need no network: chrF, the F-score of character n-grams, and macro-F1 and balanced accuracy of labels.
 """
 
 from __future__ import annotations
@@ -8,16 +8,17 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache, partial
 from pathlib import PurePath
 from typing import Any, Literal
 
 from harness import Metric, Sample, Score, Subject, UsageError, evaluator
-from harness_domain.matching import LINE, generate_all, require_targets
+from harness_domain.choices import multiple_choice, right_choice, row_choices
+from harness_domain.matching import LINE, MatchOptions, generate_all, require_targets
 
 MOST_CLASSES = 50  # that each row's note names, so that a part of the rows numbers them as all do
-OURS = "local:"  # "local:chrf" is in this package, and needs no network
+OURS = "local:"  # a metric of this package, which needs no network
 ORDER = 6  # n-grams of 1 to 6 characters
 RECALL = 2.0  # how many times recall weighs what precision weighs
 Counts = tuple[tuple[int, int, int], ...]  # per order: n-grams of the answer, of the target, shared
@@ -27,7 +28,7 @@ def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
     """Return the metric that a suite's table asks for; light, since collection calls it."""
     metric = str(options.get("metric", ""))
     name = str(options.get("key") or PurePath(metric.removeprefix(OURS)).stem)
-    ours = {"metric", "key", "better", "max_new_tokens", "stop", "thought"}
+    ours = {"metric", "key", "better", "choices", "gold", "max_new_tokens", "stop", "thought"}
     combined = partial(
         compute_metric, metric=metric, key=name, options={k: v for k, v in options.items() if k not in ours}
     )
@@ -38,23 +39,32 @@ def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
 def hf_metric(
     subject: Subject, samples: Sequence[Sample], *,
     metric: str, key: str | None = None, better: Literal["higher", "lower"] = "higher",
+    choices: str | list[str] | None = None, gold: str = "gold",
     max_new_tokens: int = 32, stop: tuple[str, ...] = LINE, thought: tuple[str, ...] = (), **options: Any,
 ) -> Iterator[Score]:  # fmt: skip
     """Generate answers and give all of them to a metric of the library `evaluate`; `options` go to its compute().
 
-    `metric` is "local:chrf", the path of a metric script, or a name that `evaluate.load` finds (on the
-    hub, once). `key` names the entry of its result, where that is not the metric's own name; the
-    harness calls the metric by `key`, else by its name. A metric of classes gets numbers: those that the targets are,
-    else their places in the sorted targets; an answer that is no target is one more class. What the metric makes of
-    classes is its own: scikit-learn's macro-F1 is the mean over those that stand in targets or answers (of the rows
-    drawn, in a bootstrap), and over `labels` where that option names them. Raises UsageError when it cannot be loaded,
-    and on a row without a target.
+    With `choices` an answer is the likeliest choice, and the target the right one, as in multiple_choice. `metric` is
+    "local:chrf", "local:macro_f1" or "local:balanced_accuracy", the path of a metric script, or a name that
+    `evaluate.load` finds (on the hub, once). `key` names the entry of its result, where that is not the metric's own
+    name; the harness calls the metric by `key`, else by its name. A metric of classes gets numbers: those that the
+    targets are, else their places in the sorted targets; an answer that is no target is one more class. What the metric
+    makes of classes is its own: scikit-learn's macro-F1 is the mean over those that stand in targets or answers (of the
+    rows drawn, in a bootstrap), and over `labels` where that option names them. Raises UsageError when it cannot be
+    loaded, and on a row without a target.
     """
     module = _load(metric)  # before anything slow
-    wanted = [require_targets(s) for s in samples]
+    found: Iterator[tuple[str | None, dict[str, Any]]]
+    if choices is None:
+        wanted = [require_targets(s) for s in samples]
+        found = generate_all(subject, samples, max_new_tokens, stop, thought)
+    else:
+        each = [row_choices(s, choices) for s in samples]
+        wanted = [[one[0][right_choice(s, gold, *one)]] for s, one in zip(samples, each, strict=True)]
+        scores = multiple_choice(subject, samples, choices=choices, gold=gold)
+        found = ((score.answer, dict(score.details)) for score in scores)
     classes = sorted({t.strip() for some in wanted for t in some})
     known = {"classes": classes} if _kind(module).startswith("int") and len(classes) <= MOST_CLASSES else {}
-    found = generate_all(subject, samples, max_new_tokens, stop, thought)
     for sample, targets, (said, details) in zip(samples, wanted, found, strict=True):
         note = json.dumps({"targets": targets, **known}, ensure_ascii=False)
         yield Score(sample.id, {}, answer=said, note=note, details=details)
@@ -63,10 +73,12 @@ def hf_metric(
 def compute_metric(scores: Sequence[Score], *, metric: str, key: str, options: Mapping[str, Any]) -> float:
     """Compute the metric over all rows, from the answers and the targets in their notes.
 
-    NaN when the metric refuses the answers, such as words where it wants numbers. Raises UsageError
-    when it fails on the options, and when its result has no number under `key`.
+    NaN when a row has no answer, and when the metric refuses them, such as words where it wants numbers. Raises
+    UsageError when it fails on the options, and when its result has no number under `key`.
     """
-    module, answers = _load(metric), [s.answer or "" for s in scores]
+    module, answers = _load(metric), [s.answer for s in scores if s.answer is not None]
+    if len(answers) < len(scores):
+        return math.nan
     notes = [json.loads(s.note or "{}") for s in scores]
     classes = {c for note in notes for c in note.get("classes", ())}
     try:
@@ -105,7 +117,7 @@ def _inputs(
 
 def _kind(module: Any) -> str:
     """Return the type of target that a metric declares, nothing where a row has several."""
-    if isinstance(module, Chrf):
+    if isinstance(module, (Chrf, LabelMetric)):
         return ""
     features = module.features if isinstance(module.features, list) else [module.features]
     return "" if any(not hasattr(f["references"], "dtype") for f in features) else str(features[0]["references"].dtype)
@@ -113,18 +125,46 @@ def _kind(module: Any) -> str:
 
 @cache
 def _load(metric: str) -> Any:
-    if metric == f"{OURS}chrf":
-        return Chrf()
+    if made := LOCAL.get(metric):
+        return made()
+    known = ", ".join(f'"{name}"' for name in LOCAL)
     if metric.startswith(OURS):
-        raise UsageError(f'metric "{metric}": is unknown; known: "{OURS}chrf"')
+        raise UsageError(f'metric "{metric}": is unknown; known: {known}')
     try:
         import evaluate
 
         return evaluate.load(metric, keep_in_memory=True)
     except Exception as error:  # the hub, the file, or the imports and the code of somebody's script
         why = " ".join(str(error).split()) or type(error).__name__
-        hint = f'a metric name needs network access once; without it give the path of a metric script, or "{OURS}chrf"'
+        hint = f"a metric name needs network access once; without it give the path of a metric script, or {known}"
         raise UsageError(f'metric "{metric}": cannot be loaded: {why}; {hint}') from None
+
+
+class LabelMetric:
+    """A mean over the labels that are targets: of their F1 (`macro_f1`), or of their recall (`balanced_accuracy`).
+
+    Sokolova and Lapalme 2009, Information Processing and Management 45:427. Answers are compared after white space is
+    collapsed and Unicode composed; one that is no label is wrong, and no label of its own.
+    """
+
+    def __init__(self, name: Literal["macro_f1", "balanced_accuracy"]) -> None:
+        self.name = name
+
+    def compute(self, *, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+        """Compute it over all rows. Raises UsageError where a row has several targets."""
+        if any(len(targets) > 1 for targets in references):
+            raise UsageError(f'metric "{OURS}{self.name}": needs exactly one target per row')
+        said, wanted = ([_label(text) for text in texts] for texts in (predictions, (t for (t,) in references)))
+        right = Counter(a for a, b in zip(said, wanted, strict=True) if a == b)
+        given, there = Counter(said), Counter(wanted)
+        f1 = self.name == "macro_f1"
+        shares = (2 * right[x] / (given[x] + n) if f1 else right[x] / n for x, n in there.items())
+        return {self.name: math.fsum(shares) / len(there)}
+
+
+@lru_cache(maxsize=1 << 16)  # a bootstrap asks for the same rows thousands of times
+def _label(text: str) -> str:
+    return MatchOptions(ignore_case=False, ignore_punctuation=False).normalize(text)
 
 
 class Chrf:
@@ -158,3 +198,10 @@ def _f_score(counts: Sequence[Sequence[int]]) -> float:
     precision, recall = (sum(r) / len(rates) for r in zip(*rates, strict=True)) if rates else (0.0, 0.0)
     below = RECALL**2 * precision + recall
     return (1 + RECALL**2) * precision * recall / below if below else 0.0
+
+
+LOCAL: dict[str, Callable[[], Any]] = {
+    f"{OURS}chrf": Chrf,
+    f"{OURS}macro_f1": partial(LabelMetric, "macro_f1"),
+    f"{OURS}balanced_accuracy": partial(LabelMetric, "balanced_accuracy"),
+}

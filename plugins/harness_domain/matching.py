@@ -1,11 +1,11 @@
 """Generate an answer and match it: exact_match, contains, token_f1, regex; or an earlier answer: regression.
 
-Answers and targets are normalised alike. Whitespace is collapsed and Unicode composed (NFC) always; then,
-as SQuAD does, `ignore_case` folds case, `ignore_punctuation` removes ASCII's punctuation and symbols and
-Unicode's punctuation without a space in their place ("U.S." is "us", and "-3.5" is "35": turn it off for
-numbers and code, of which D11-punctuation tells), and `ignore_articles`, off by default, removes "a", "an",
-"the". Of several targets the best counts. `thought` names the marks of a thought, which is not matched
-(`harness.answers.reasoning`).
+Answers and targets are normalised alike. Whitespace is collapsed and Unicode composed (NFC) always. `ignore_case`
+folds case, `ignore_punctuation` removes ASCII's punctuation and symbols and Unicode's punctuation without a space in
+their place ("U.S." is "us", and "-3.5" is "35": D11-punctuation finds targets that become equal), and
+`ignore_articles` removes "a", "an", "the". `exact_match` ignores nothing unless its suite says so, as in lm_eval;
+`contains` and `token_f1` ignore case and punctuation, as SQuAD does. Of several targets the best counts. `thought`
+names the marks of a thought, which is not matched (`harness.answers.reasoning`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import Marking, Sample, Score, Subject, UsageError, evaluator, metric
-from harness.internals import final_answers, schema
+from harness.internals import final_answers, fold_case, schema
 from harness_domain.values import BOM
 
 ARTICLES = re.compile(r"\b(a|an|the)\b", re.IGNORECASE)
@@ -29,7 +29,7 @@ LINE = ("\n",)  # an answer is one line unless the suite says otherwise
 
 
 @dataclass(frozen=True)
-class Matching:
+class MatchOptions:
     """The options of what compares an answer with targets: how it is asked for, and how both are made alike."""
 
     max_new_tokens: int = 32
@@ -45,18 +45,18 @@ class Matching:
         """Score each answer by the target that it fits best."""
 
         def matcher(sample: Sample) -> Callable[[str], float]:
-            if not all(targets := [self.normal(t) for t in require_targets(sample)]):
+            if not all(targets := [self.normalize(t) for t in require_targets(sample)]):
                 raise UsageError(f'row "{sample.id}": a target has only punctuation; set ignore_punctuation = false')
-            return lambda answer: max(compare(self.normal(answer), target) for target in targets)
+            return lambda answer: max(compare(self.normalize(answer), target) for target in targets)
 
         matches = [matcher(s) for s in samples]  # rows that cannot be scored are told before anything slow
         return _scores(name, matches, subject, samples, self.max_new_tokens, self.stop, self.thought)
 
-    def normal(self, text: str) -> str:
+    def normalize(self, text: str) -> str:
         """Return a text as it is compared."""
         text = unicodedata.normalize("NFC", text.removeprefix(BOM))
         if self.ignore_case:
-            text = text.casefold()
+            text = fold_case(text)
         if self.ignore_punctuation:
             text = "".join(c for c in text if c not in string.punctuation and unicodedata.category(c)[0] != "P")
         if self.ignore_articles:
@@ -64,17 +64,25 @@ class Matching:
         return " ".join(text.split())
 
 
+@dataclass(frozen=True)
+class ExactMatchOptions(MatchOptions):
+    """The options of `exact_match`, which ignores nothing by default."""
+
+    ignore_case: bool = False
+    ignore_punctuation: bool = False
+
+
 @metric("exact_match", better="higher", scale="proportion")
-@schema.accepts_options(Matching)
-def exact_match(subject: Subject, samples: Sequence[Sample], options: Matching) -> Iterator[Score]:
+@schema.accepts_options(ExactMatchOptions)
+def exact_match(subject: Subject, samples: Sequence[Sample], options: ExactMatchOptions) -> Iterator[Score]:
     """Score 1 where the answer is a target. Raises UsageError on a row without a target."""
     return options.scores("exact_match", lambda answer, target: float(answer == target), subject, samples)
 
 
 @metric("contains", better="higher", scale="proportion")
-@schema.accepts_options(Matching)
+@schema.accepts_options(MatchOptions)
 def contains(
-    subject: Subject, samples: Sequence[Sample], options: Matching, *, whole_words: bool = True
+    subject: Subject, samples: Sequence[Sample], options: MatchOptions, *, whole_words: bool = True
 ) -> Iterator[Score]:
     """Score 1 where a target is in the answer, as whole words: "no" is not in "I do not know".
 
@@ -89,8 +97,8 @@ def contains(
 
 
 @metric("token_f1", better="higher", scale="proportion")
-@schema.accepts_options(Matching)
-def token_f1(subject: Subject, samples: Sequence[Sample], options: Matching) -> Iterator[Score]:
+@schema.accepts_options(MatchOptions)
+def token_f1(subject: Subject, samples: Sequence[Sample], options: MatchOptions) -> Iterator[Score]:
     """Score the words an answer shares with its target: F1 of two bags of words (Rajpurkar et al. 2016, SQuAD).
 
     Raises UsageError on a row without a target.
@@ -167,7 +175,7 @@ def regression(
     share in their order: 2 · matching words / all words of both (difflib's, after Ratcliff and Obershelp). Raises
     UsageError on a row without exactly one target, where targets are compared.
     """
-    normal = Matching(ignore_case=ignore_case, ignore_punctuation=ignore_punctuation).normal
+    normal = MatchOptions(ignore_case=ignore_case, ignore_punctuation=ignore_punctuation).normalize
     before = [_earlier(s) for s in samples] if earlier == "target" else baseline or ()
     for sample, said, then in zip(samples, answers, before, strict=True):
         ours, theirs = normal(said), normal(then)

@@ -62,7 +62,7 @@ NUMBER = r"""
 """
 
 
-class Reading:
+class NumberParser:
     """How numbers stand in a text."""
 
     def __init__(self, units: Mapping[str, float] | None = None, decimal: str = ".", fractions: bool = True) -> None:
@@ -76,17 +76,18 @@ class Reading:
         text = text.replace("WORDS", words).replace("LETTER", "(?!)" if "k" in (units or ()) else "k")
         self.pattern = re.compile(text, re.VERBOSE | re.IGNORECASE)
         self.decimal, self.fractions = decimal, fractions
-        self.of_json = self if decimal == "." else Reading(units, ".", fractions)
+        self.of_json = self if decimal == "." else NumberParser(units, ".", fractions)
         named = sorted((unit for unit in units or () if unit), key=len, reverse=True)
         self.behind = re.compile(rf"\s{{0,2}}({'|'.join(map(re.escape, named))})(?!\w)") if named else None
 
-    def numbers(self, text: str) -> list[Fraction]:
+    def parse(self, text: str) -> list[Fraction]:
         """Return the numbers of a text in their order, without those that have another unit or no finite value."""
 
         def divided(match: re.Match[str]) -> str:  # a fraction of LaTeX, with a slash
             minus, above, digit, other, over, last = match.groups("")
             return f"{'-' if bool(minus) != bool(other) else ''}{above or digit}/{over or last}"
 
+        text = write_ascii_digits(text, self.decimal)
         for pattern, by in WRITTEN.items():
             text = re.sub(pattern, by, text)
         text = unicodedata.normalize("NFKC", LATEX.sub(divided, text))
@@ -119,9 +120,19 @@ class Reading:
         return None if factor is None else number * factor
 
 
+def write_ascii_digits(text: str, decimal: str) -> str:
+    """Return a text with the decimal digits of all scripts as 0 to 9, and Arabic's marks between them as ours."""
+    if text.isascii():
+        return text
+    text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text)
+    for mark, by in {"\u066b": decimal, "\u066c": "'"}.items():
+        text = re.sub(f"(?<=[0-9]){mark}(?=[0-9])", by, text)
+    return text.replace("\u066a", "%")
+
+
 def check_numeric_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
     """Raise UsageError on a target that is not one number, and on tolerances and units that are none."""
-    read = Reading(**{name: options[name] for name in ("units", "decimal", "fractions") if name in options})
+    read = NumberParser(**{name: options[name] for name in ("units", "decimal", "fractions") if name in options})
     for name in ("tolerance", "relative"):
         if options.get(name, 0) < 0:
             raise UsageError(f"{name} is {options[name]}; it must be 0 or more")
@@ -144,21 +155,21 @@ def numeric(
     1 where there is no number; where t is 0 it is 0 or 1, as the answer is right or not. `take` says which number of
     the answer counts; with "only" an answer of several has none.
 
-    Read are signs and dashes right before a digit (between two numbers they are none), groups of three digits
-    ("1,234.5", "1 000 000"; with `decimal = ","` "1.234,5"; India's "12,34,567"), scientific notation ("1.5e-3",
-    "1.5 × 10^-3"), magnitudes ("1.5 million", "3k", "$2M") and, with `fractions`, "3/4", "1 1/2", "½" and LaTeX's.
-    Digits in a word ("H2O") are no number, and neither are infinities, "nan", and the parts of a date (2024-05-06), a
-    time (12:30) or a version (1.2.3). Without `units` whatever stands beside a number is left out. With them, such as
-    { km = 1, m = 0.001 }, a number counts if one of them stands behind it or, as "$" does, before it, and is multiplied
-    by its factor; the unit "" is none. Of several targets the nearest counts, and one that is a number in JSON is that
-    number whatever `decimal` says. Raises UsageError on a row whose target is not exactly one number.
+    Read are digits of every script, signs and dashes right before a digit (between two numbers they are none), groups
+    of three digits ("1,234.5", "1 000 000"; with `decimal = ","` "1.234,5"; India's "12,34,567"), scientific notation
+    ("1.5e-3", "1.5 × 10^-3"), magnitudes ("1.5 million", "3k", "$2M") and, with `fractions`, "3/4", "1 1/2", "½" and
+    LaTeX's. Digits in a word ("H2O") are no number, and neither are infinities, "nan", and the parts of a date
+    (2024-05-06), a time (12:30) or a version (1.2.3). Without `units` whatever stands beside a number is left out. With
+    them, such as { km = 1, m = 0.001 }, a number counts if one of them stands behind it or, as "$" does, before it, and
+    is multiplied by its factor; the unit "" is none. Of several targets the nearest counts, and one that is a number in
+    JSON is that number whatever `decimal` says. Raises UsageError on a row whose target is not exactly one number.
     """
-    read = Reading(units, decimal, fractions)
+    read = NumberParser(units, decimal, fractions)
     wanted = [_wanted(s, read) for s in samples]
     found = generate_all(subject, samples, max_new_tokens, stop, thought)
     within = Fraction(str(tolerance)), Fraction(str(relative))
     for sample, targets, (said, details) in zip(samples, wanted, found, strict=True):
-        numbers = read.numbers(said)
+        numbers = read.parse(said)
         number = None if not numbers or (take == "only" and len(numbers) > 1) else numbers[0 if take == "first" else -1]
         values = min((_compared(number, t, *within) for t in targets), key=lambda v: v["error"] - v["correct"])
         note = None if number is not None else f"{len(numbers) or 'no'} numbers"
@@ -173,14 +184,14 @@ def _compared(number: Fraction | None, target: Fraction, tolerance: Fraction, re
     return {"correct": float(right), "error": error}
 
 
-def _wanted(sample: Sample, read: Reading) -> list[Fraction]:
+def _wanted(sample: Sample, read: NumberParser) -> list[Fraction]:
     """Return the numbers of a row's targets; raises UsageError on one that is not exactly one number."""
     found = []
     columns = [v if isinstance(v, list) else [v] for v in sample.row.values()]
     in_json = {str(v) for column in columns for v in column if isinstance(v, (int, float))}  # `decimal` is not theirs
     for target in require_targets(sample):
-        numbers = (read.of_json if target in in_json else read).numbers(target)
-        if target not in in_json and read.decimal == "," and POINT.search(target):
+        numbers = (read.of_json if target in in_json else read).parse(target)
+        if target not in in_json and read.decimal == "," and POINT.search(write_ascii_digits(target, ",")):
             what = "has a point that does not separate thousands; write a decimal comma, or a JSON number"
             raise UsageError(f'row "{sample.id}": the target {target!r:.60} {what}')
         if len(numbers) != 1:

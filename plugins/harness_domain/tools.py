@@ -14,7 +14,7 @@ from harness_domain.matching import generate_all
 
 Format = Literal[
     "auto", "hermes", "xml", "mistral", "llama3", "python", "json",
-    "deepseek", "kimi", "glm", "gpt-oss", "granite", "phi", "lfm2", "gemma",
+    "deepseek", "kimi", "glm", "gpt-oss", "granite", "phi", "lfm2", "gemma", "react",
 ]  # fmt: skip
 
 
@@ -62,7 +62,8 @@ def tool_calls(
         full = []
         for some in (made, calls):  # with the defaults of what is left out, and without what does not count
             given = [(c.name, {**own.get(c.name, {}), **c.arguments}) for c in some]
-            full.append([Call(name, {k: v for k, v in args.items() if k not in ignore}) for name, args in given])
+            kept = [(name, {k: v for k, v in args.items() if k not in ignore}) for name, args in given]
+            full.append([Call(name, values.compose_unicode(args)) for name, args in kept])
         yield Score(sample.id, _compared(*full, order=order), **about)
 
 

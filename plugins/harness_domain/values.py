@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +16,36 @@ from harness.internals import schema
 DEEP = f"is nested more than {schema.DEEPEST} levels deep"
 MOST_STARTS = 1000  # brackets that may begin a value: an answer of brackets alone would take minutes
 BOM = "\ufeff"  # a byte order mark, which a file may begin with
-FENCE = re.compile(r"```[\w-]*[ \t]*\r?\n(.*?)```", re.DOTALL)
+FENCE = re.compile(  # of three or more backticks or tildes; the name of a language may stand on the same line
+    r"(?<![`~])(?P<mark>`{3,}+|~{3,}+)[ \t]*"
+    r"(?:[\w+-]*[ \t]*\r?\n|[A-Za-z][\w+-]*(?:[ \t]+(?=\S)|(?=[\[{])))?"
+    r"(?P<inner>.*?)(?P=mark)[`~]*",
+    re.DOTALL,
+)
+
+
+def remove_fence(text: str) -> str:
+    """Return what stands in a fence that is all of a text, or the text."""
+    found = FENCE.fullmatch(text.strip())
+    return found["inner"] if found else text
+
+
+def find_fenced(text: str) -> list[str]:
+    """Return what stands in the fences of a text."""
+    return [found["inner"] for found in FENCE.finditer(text)]
+
+
+def compose_unicode(value: Any) -> Any:
+    """Return a JSON value with its texts and keys in NFC; keys that would be one stay as they are."""
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value)
+    if isinstance(value, list):
+        return [compose_unicode(inner) for inner in value]
+    if not isinstance(value, Mapping):
+        return value
+    keys = {key: unicodedata.normalize("NFC", key) for key in value}
+    keys = keys if len({*keys.values()}) == len(keys) else {key: key for key in keys}
+    return {keys[key]: compose_unicode(inner) for key, inner in value.items()}
 
 
 def parse_json(text: str) -> Any:

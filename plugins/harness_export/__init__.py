@@ -40,7 +40,7 @@ def safetensors(ref: ModelRef, to: Path) -> Path:
 def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> Path:
     """Copy an adapter in PEFT's format, and swap it in on its base; it needs the base it was trained on.
 
-    `facts` gets the milliseconds that took. Raises CheckFailed when it does not answer as the gated one.
+    `facts` gets the milliseconds that took. Raises CheckFailedError when it does not answer as the gated one.
     """
     from harness_export.hot_swap import check_hot_swap
 
@@ -82,7 +82,7 @@ def gguf(ref: ModelRef, to: Path, *, quantization: Quantization | None = None, p
 
     F16 unless `quantization` says otherwise. Vectors stay in F32; with 4 or 5 bits, input and output embeddings are
     Q8_0, and in K-quants what llama.cpp makes of them. Raises UsageError for a model that cannot be written so,
-    CheckFailed when what was read back is another model.
+    CheckFailedError when what was read back is another model.
     """
     from harness_export.writing import write_gguf
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import CheckFailed, ModelRef, UsageError, exporter
+from harness import CheckFailedError, ModelRef, UsageError, exporter
 from harness.internals import formats, weight_files
 from harness_export.quantised import Tell, check_is_merged, convert_model
 
@@ -38,8 +38,8 @@ def check_fp8_options(model: Path, options: Mapping[str, Any]) -> None:
 def fp8(ref: ModelRef, to: Path, *, progress: Tell, scales: Scales = "channel", path: str | None = None) -> Path:
     """Quantise the linear layers of a merged model to FP8, or take the copy in a folder `path` that was made elsewhere.
 
-    Raises UsageError for a model whose layers are named otherwise in its files, CheckFailed where a number is not its
-    parent's, rounded.
+    Raises UsageError for a model whose layers are named otherwise in its files, CheckFailedError where a number is not
+    its parent's, rounded.
     """
     parent, made = Path(ref.path), Path(path) if path else None
     check_fp8_options(parent, {"path": path} if path else {})
@@ -92,7 +92,7 @@ def _layers(folder: Path) -> tuple[set[str], list[str]]:
 
 
 def compare_fp8(parent: Path, copy: Path) -> dict[str, Any]:
-    """Compare every tensor, the configuration and the tokenizer; raises CheckFailed where one is another's."""
+    """Compare every tensor, the configuration and the tokenizer; raises CheckFailedError where one is another's."""
     import torch
     from safetensors import safe_open
 
@@ -107,12 +107,12 @@ def compare_fp8(parent: Path, copy: Path) -> dict[str, Any]:
     for file in weight_files(copy):
         for name, here, scale in read_fp8(copy, file):
             if name not in there:
-                raise CheckFailed(f'"{name}" is not in the parent model')
+                raise CheckFailedError(f'"{name}" is not in the parent model')
             left.discard(name)
             with safe_open(there[name].file, "pt") as opened:
                 wanted = opened.get_tensor(name).float()
             if wanted.shape != here.shape:
-                raise CheckFailed(
+                raise CheckFailedError(
                     f'"{name}" has shape {list(here.shape)}, but {list(wanted.shape)} in the parent model'
                 )
             if scale is None:
@@ -124,10 +124,12 @@ def compare_fp8(parent: Path, copy: Path) -> dict[str, Any]:
             wrong, total, layers = wrong + off, total + all_, layers + 1
     tied = {name for name in left if name == "lm_head.weight" and _config(copy).get("tie_word_embeddings")}
     if left - tied:
-        raise CheckFailed(f'"{min(left)}" is only in the parent model')
+        raise CheckFailedError(f'"{min(left)}" is only in the parent model')
     ours, theirs = ({k: v for k, v in _config(f).items() if k not in NOT_COMPARED} for f in (copy, parent))
     if odd := sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)):
-        raise CheckFailed(f"config.json: {odd[0]} is {ours.get(odd[0])}, but {theirs.get(odd[0])} in the parent model")
+        raise CheckFailedError(
+            f"config.json: {odd[0]} is {ours.get(odd[0])}, but {theirs.get(odd[0])} in the parent model"
+        )
     compare_tokenizers(parent, copy)
     return {"relative_error": round(math.sqrt(wrong / max(total, 1e-300)), 6), "layers": layers}
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import CheckFailed
+from harness import CheckFailedError
 from harness.internals import subprocess_call
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ TOKENS = 16
 
 
 def check_hot_swap(**question: Any) -> dict[str, Any]:
-    """Swap the exported adapter in and return the facts; raises CheckFailed when it answers otherwise."""
+    """Swap the exported adapter in and return the facts; raises CheckFailedError when it answers otherwise."""
     return subprocess_call.call_module(
         "harness_export.hot_swap", question, "export: the adapter could not be hot-swapped"
     )
@@ -38,7 +38,7 @@ def swap_adapters(
     add_adapter(model, Path(exported), "exported").set_adapter("exported")
     took = time.perf_counter() - begun
     if _answers(model.eval(), tokenizer) != before:
-        raise CheckFailed("export: after a hot swap the exported adapter answers differently from the gated one")
+        raise CheckFailedError("export: after a hot swap the exported adapter answers differently from the gated one")
     return {"swap_in_ms": round(1000 * took, 1)}
 
 

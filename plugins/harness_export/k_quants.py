@@ -5,21 +5,21 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from harness import CheckFailed
+from harness import CheckFailedError
 from harness.internals import subprocess_call
 
 K_QUANTS = ("Q6_K", "Q5_K_M", "Q4_K_M")
 
 
 def quantize_gguf(source: str, to: str, quantization: str) -> dict[str, Any]:
-    """Quantise a GGUF file in one thread a core; raises CheckFailed where llama.cpp refuses it."""
+    """Quantise a GGUF file in one thread a core; raises CheckFailedError where llama.cpp refuses it."""
     import llama_cpp
     from gguf import LlamaFileType
 
     settings = llama_cpp.llama_model_quantize_default_params()
     settings.ftype = int(LlamaFileType[f"MOSTLY_{quantization}"])
     if llama_cpp.llama_model_quantize(source.encode(), to.encode(), ctypes.byref(settings)):
-        raise CheckFailed(f'export "gguf": llama.cpp could not make {quantization} of the model')
+        raise CheckFailedError(f'export "gguf": llama.cpp could not make {quantization} of the model')
     return {}
 
 

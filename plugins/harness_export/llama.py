@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import UsageError
-from harness_hf import SPLITS, Tokens, split_name
+from harness_hf import SPLITS, ModelTokenizer, split_name
 
 ARCHITECTURE = "LlamaForCausalLM"
 NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
@@ -119,7 +119,7 @@ def gguf_metadata(folder: Path, llama: Llama) -> Iterator[tuple[str, Any]]:
     """Yield keys and values for the architecture, and for the tokenizer in a folder, filled up to the embeddings."""
     for key, name in KEYS.items():
         yield f"llama.{key}", getattr(llama, name)  # floats become 32 bits
-    tokens = Tokens.of(str(folder))
+    tokens = ModelTokenizer.of(str(folder))
     tokenizer = tokens.tokenizer
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     yield "tokenizer.ggml.model", "gpt2"
@@ -134,7 +134,7 @@ def gguf_metadata(folder: Path, llama: Llama) -> Iterator[tuple[str, Any]]:
     path = folder / "generation_config.json"
     named = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
     stops = set(named) if isinstance(named, list) else set() if named is None else {int(named)}
-    further = sorted((tokens.stops | stops) - {tokenizer.eos_token_id})
+    further = sorted((tokens.stop_ids | stops) - {tokenizer.eos_token_id})
     if len(further) > len(FURTHER_STOPS):
         raise _cannot_say(f"{len(further) + 1} stop tokens, but a GGUF file has room for {len(FURTHER_STOPS) + 1}")
     for name, number in zip(FURTHER_STOPS, further, strict=False):
@@ -147,7 +147,7 @@ def gguf_metadata(folder: Path, llama: Llama) -> Iterator[tuple[str, Any]]:
             yield "tokenizer.ggml.add_eos_token", eos
             break
     else:
-        raise _cannot_say("that adds other tokens than BOS and EOS to a text")
+        raise _cannot_say("that adds tokens other than BOS and EOS to a text")
     if isinstance(tokenizer.chat_template, dict):
         raise _cannot_say("with several chat templates; keep only the evaluated one")
     if tokenizer.chat_template:

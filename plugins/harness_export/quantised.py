@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import CONVERSION_NOTES, CheckFailed, ModelRef, Progress, UsageError, exporter
+from harness import CONVERSION_NOTES, CheckFailedError, ModelRef, Progress, UsageError, exporter
 from harness.internals import formats, subprocess_call
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def write_quantized(parent: Path, to: Path, settings: Mapping[str, Any]) -> None
 
 
 def compare_quantized(parent: Path, copy: Path) -> dict[str, Any]:
-    """Compare every tensor, then what both predict. Raises CheckFailed at a tensor that is off by more."""
+    """Compare every tensor, then what both predict. Raises CheckFailedError at a tensor that is off by more."""
     from harness_hf import load
 
     refs = [ModelRef("copy", str(copy)), ModelRef("parent", str(parent))]
@@ -129,17 +129,17 @@ def compare_quantized(parent: Path, copy: Path) -> dict[str, Any]:
         for name, there, here, allowed in _pairs(theirs.model, ours.model):  # type: ignore[attr-defined]
             off = (here - there).abs()
             if not bool((off <= allowed).all()):  # NaN is not
-                raise CheckFailed(f'"{name}" differs from its parent\'s rounded value by {float(off.max()):.3g}')
+                raise CheckFailedError(f'"{name}" differs from its parent\'s rounded value by {float(off.max()):.3g}')
             if bool(allowed.any()):
                 layers += 1
                 wrong += float(off.square().sum())
                 total += float(there.square().sum())
         if not layers:
-            raise CheckFailed("no layer was quantised")
+            raise CheckFailedError("no layer was quantised")
         pairs = ours.token_kl(TEXTS, theirs)  # type: ignore[attr-defined]
     kl = sum(nats for nats, _ in pairs) / sum(tokens for _, tokens in pairs)
     if not math.isfinite(kl):
-        raise CheckFailed("its probabilities are not finite")
+        raise CheckFailedError("its probabilities are not finite")
     return {"kl": round(kl, 6), "relative_error": round(math.sqrt(wrong / total), 6), "layers": layers}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
-from harness import CheckFailed
+from harness import CheckFailedError
 
 INEXACT = 2**-9  # of a block's largest number: what a step of its own, as F16 or BF16, lost before or beside it
 HALF_OF_F16 = 2**-25  # of the smallest number that the scales of GGUF's blocks can be
@@ -32,7 +32,7 @@ class SquaredError(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Codes:
+class BlockLayout:
     """Where in a block its codes lie, how many steps there are between the ends, and between those of the scales."""
 
     begin: int
@@ -44,9 +44,18 @@ class Codes:
 
 
 CODES = {
-    **{"Q4_0": Codes(2, 18, 15), "Q4_1": Codes(4, 20, 15), "Q5_0": Codes(2, 22, 31), "Q5_1": Codes(4, 24, 31)},
-    **{"Q8_0": Codes(2, 34, 255, lowest=0x80, highest=0x7F)},
-    **{"Q4_K": Codes(16, 144, 15, 63), "Q5_K": Codes(16, 176, 31, 63), "Q6_K": Codes(0, 192, 63, 127)},
+    **{
+        "Q4_0": BlockLayout(2, 18, 15),
+        "Q4_1": BlockLayout(4, 20, 15),
+        "Q5_0": BlockLayout(2, 22, 31),
+        "Q5_1": BlockLayout(4, 24, 31),
+    },
+    **{"Q8_0": BlockLayout(2, 34, 255, lowest=0x80, highest=0x7F)},
+    **{
+        "Q4_K": BlockLayout(16, 144, 15, 63),
+        "Q5_K": BlockLayout(16, 176, 31, 63),
+        "Q6_K": BlockLayout(0, 192, 63, 127),
+    },
 }
 EXACT = ("F32", "F16", "BF16")
 
@@ -54,13 +63,13 @@ EXACT = ("F32", "F16", "BF16")
 def compare_blocks(name: str, there: Any, blocks: Any, kind: str, *, weighed: bool = False) -> SquaredError:
     """Compare a tensor with its parent's; `blocks` are its rows' bytes, `weighed` by an importance matrix.
 
-    Returns the squares of what it is off by and of the parent's numbers. Raises CheckFailed where it is another.
+    Returns the squares of what it is off by and of the parent's numbers. Raises CheckFailedError where it is another.
     """
     ggml = GGMLQuantizationType[kind]
     if kind in EXACT:
         here = dequantize(blocks, ggml)
         if not np.array_equal(here, dequantize(quantize(there, ggml), ggml)):
-            raise CheckFailed(f'"{name}" differs from its parent\'s in {kind}')
+            raise CheckFailedError(f'"{name}" differs from its parent\'s in {kind}')
         return _squares(there, here)
     codes, (block, bytes_), found = CODES[kind], GGML_QUANT_SIZES[ggml], np.zeros(2)
     many = max(1, NUMBERS // there.shape[-1])
@@ -81,15 +90,18 @@ def compare_blocks(name: str, there: Any, blocks: Any, kind: str, *, weighed: bo
         ends = (here == low) | (here == high)
         found += compare_rounding(name, wanted, here, step / 2 + slack + np.where(ends, beyond, 0))
     if weighed and found[0] > MOST**2 * found[1]:
-        raise CheckFailed(f'"{name}" differs from its parent\'s rounded value: its relative error is over {MOST}')
+        raise CheckFailedError(f'"{name}" differs from its parent\'s rounded value: its relative error is over {MOST}')
     return SquaredError(found[0], found[1])
 
 
 def compare_rounding(name: str, there: Any, here: Any, allowed: Any) -> SquaredError:
-    """Return the squares of what numbers are off by and of the parent's; raises CheckFailed beyond what is allowed."""
+    """Return the squares of what numbers are off by and of the parent's.
+
+    Raises CheckFailedError beyond what is allowed.
+    """
     off = np.abs(here - there)
     if not (off <= allowed).all():  # NaN is not
-        raise CheckFailed(f'"{name}" differs from its parent\'s rounded value by up to {float(off.max()):.3g}')
+        raise CheckFailedError(f'"{name}" differs from its parent\'s rounded value by up to {float(off.max()):.3g}')
     return _squares(there, here)
 
 

@@ -22,12 +22,12 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileTy
 from gguf.quants import dequantize, quant_shape_to_byte_shape, quantize
 from safetensors import safe_open
 
-from harness import CONVERSION_NOTES, CheckFailed, UsageError
+from harness import CONVERSION_NOTES, CheckFailedError, UsageError
 from harness.internals import ROPE_FACTORS, Gguf, read_gguf, subprocess_call, template_digest
 from harness_export.k_quants import K_QUANTS
 from harness_export.llama import Llama, gguf_metadata, gguf_tensor_name, read_llama_config, reorder_heads
 from harness_export.rounding import CODES, EXACT, compare_blocks
-from harness_hf import Tokens, resolve_folder
+from harness_hf import ModelTokenizer, resolve_folder
 from harness_lora import Header, read_headers
 
 FILE = "model.gguf"
@@ -49,7 +49,7 @@ def write_gguf(folder: Path, to: Path, quantization: str, path: Path | None = No
     """Write the model in a folder to `to`/model.gguf, or take the file at `path` for it, and compare the two.
 
     Memory: its largest tensor, and to read it back the model. Raises UsageError when it cannot be written so,
-    CheckFailed when what was read back is another model.
+    CheckFailedError when what was read back is another model.
     """
     llama, there = read_llama_config(folder), read_headers(folder)
     # layers stand by their numbers
@@ -116,10 +116,13 @@ class _Tensors:
         return np.ascontiguousarray(reorder_heads(name, read.float().numpy(), self.llama))
 
     def written(self, name: str, tensor: str, kind: GGMLQuantizationType) -> Any:
-        """Return a tensor's bytes in the file; raises CheckFailed at NaN, UsageError where the type cannot hold it."""
+        """Return a tensor's bytes in the file.
+
+        Raises CheckFailedError at NaN, UsageError where the type cannot hold it.
+        """
         values = self.tensor(name, tensor)
         if not np.isfinite(values).all():
-            raise CheckFailed(f'export "gguf": "{tensor}" is not finite')
+            raise CheckFailedError(f'export "gguf": "{tensor}" is not finite')
         with np.errstate(over="ignore"):
             blocks = quantize(values, kind)
         if not np.isfinite(dequantize(blocks, kind)).all():
@@ -176,17 +179,22 @@ def _bits(kind: str) -> float:
 
 
 def _check(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> dict[str, Any]:
-    """Compare a file, and what transformers reads of it, with the model; raises CheckFailed where it is another one."""
+    """Compare a file, and what transformers reads of it, with the model.
+
+    Raises CheckFailedError where it is another one.
+    """
     from transformers import AutoConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     file = check_gguf_types(to / FILE)
     if odd := set(names) ^ (file.tensors.keys() - {ROPE_FACTORS}):
-        raise CheckFailed(f'export "gguf": "{min(odd)}" is not both in the model and in the file')
+        raise CheckFailedError(f'export "gguf": "{min(odd)}" is not both in the model and in the file')
     back = resolve_folder(str(to))
     there = read_headers(back)
     if odd := set(names.values()) ^ (there.keys() - ({"lm_head.weight"} if llama.tied else set())):
-        raise CheckFailed(f'export "gguf": "{min(odd)}" is not both in the model and in the file that was read back')
+        raise CheckFailedError(
+            f'export "gguf": "{min(odd)}" is not both in the model and in the file that was read back'
+        )
     weighed, wrong, total = _weighed(file), 0.0, 0.0
     with ExitStack() as stack:
         source, read = (_Tensors(stack, headers, llama) for headers in (read_headers(folder), there))
@@ -194,7 +202,7 @@ def _check(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> di
         for name, tensor in names.items():
             wanted, place = source.tensor(name, tensor), file.tensors[name]
             if place.shape != wanted.shape:
-                raise CheckFailed(
+                raise CheckFailedError(
                     f'export "gguf": "{name}" has shape {[*place.shape]}, but {[*wanted.shape]} in the model'
                 )
             raw = np.fromfile(to / FILE, np.uint8, place.end - place.begin, offset=place.begin)
@@ -202,32 +210,34 @@ def _check(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> di
             off, all_ = compare_blocks(name, wanted, blocks, place.type, weighed=weighed)
             wrong, total = wrong + off, total + all_
             if not np.array_equal(dequantize(blocks, GGMLQuantizationType[place.type]), read.tensor(name, tensor)):
-                raise CheckFailed(f'export "gguf": "{tensor}" was read back with other values')
+                raise CheckFailedError(f'export "gguf": "{tensor}" was read back with other values')
     before, after = (AutoConfig.from_pretrained(str(f), local_files_only=True) for f in (folder, back))
     said = {name: (getattr(before, name), getattr(after, name)) for name in KEPT}
     said["rms_norm_eps"] = np.float32(before.rms_norm_eps), np.float32(after.rms_norm_eps)
     for name, (old, new) in said.items():
         if old != new:
-            raise CheckFailed(f'export "gguf": {name} is {old} in the model, but {new} in the file that was read back')
+            raise CheckFailedError(
+                f'export "gguf": {name} is {old} in the model, but {new} in the file that was read back'
+            )
     old, new = (LlamaRotaryEmbedding(config).inv_freq.numpy() for config in (before, after))
     if not np.allclose(old, new, rtol=1e-5, atol=0):
-        raise CheckFailed('export "gguf": the rotary frequencies that were read back differ')
+        raise CheckFailedError('export "gguf": the rotary frequencies that were read back differ')
     compare_tokenizers(folder, back)
     if template_digest(to) != template_digest(folder):
-        raise CheckFailed("the chat template that was read back differs")
+        raise CheckFailedError("the chat template that was read back differs")
     kinds = Counter(tensor.type for tensor in file.tensors.values() if len(tensor.shape) > 1)
     told = ", ".join(f"{many} {kind}" for kind, many in kinds.most_common())
     return {"relative_error": round(math.sqrt(wrong / max(total, 1e-300)), 6), "tensors": told}
 
 
 def compare_tokenizers(folder: Path, back: Path) -> None:
-    """Raise CheckFailed where two folders cut texts into other tokens, stop at others or say a turn otherwise."""
-    ours, theirs = Tokens.of(str(folder)), Tokens.of(str(back))
+    """Raise CheckFailedError where two folders cut texts into other tokens, stop at others or say a turn otherwise."""
+    ours, theirs = ModelTokenizer.of(str(folder)), ModelTokenizer.of(str(back))
     if ours.tokenizer.chat_template != theirs.tokenizer.chat_template:
-        raise CheckFailed("the chat template that was read back differs")
+        raise CheckFailedError("the chat template that was read back differs")
     for text in TEXTS:
-        if ours.prompts([text]) != theirs.prompts([text]):
-            raise CheckFailed(f'the tokenizer that was read back splits "{text[:24]}…" into other tokens')
-    special = [(t.tokenizer.bos_token_id, t.tokenizer.eos_token_id, t.stops) for t in (ours, theirs)]
+        if ours.encode_prompts([text]) != theirs.encode_prompts([text]):
+            raise CheckFailedError(f'the tokenizer that was read back splits "{text[:24]}…" into other tokens')
+    special = [(t.tokenizer.bos_token_id, t.tokenizer.eos_token_id, t.stop_ids) for t in (ours, theirs)]
     if special[0] != special[1]:
-        raise CheckFailed("the tokenizer that was read back has other special tokens")
+        raise CheckFailedError("the tokenizer that was read back has other special tokens")

@@ -15,9 +15,9 @@ from harness_hf.cpu import limit_spinning
 
 if TYPE_CHECKING:  # what is imported when it is asked for
     from harness import Loader, ModelRef, Saboteur, Subject
-    from harness_hf.answers import Answer as Answer
-    from harness_hf.answers import Ending as Ending
-    from harness_hf.answers import Marks as Marks
+    from harness_hf.answers import AnswerState as AnswerState
+    from harness_hf.answers import StopCondition as StopCondition
+    from harness_hf.answers import ThoughtMarkers as ThoughtMarkers
     from harness_hf.classes import config_of_class as config_of_class
     from harness_hf.classes import find_class as find_class
     from harness_hf.classes import language_model_name as language_model_name
@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_hf.logprobs import TOKEN_STATISTICS as TOKEN_STATISTICS
     from harness_hf.logprobs import compute_token_statistics as compute_token_statistics
     from harness_hf.memory import free_bytes as free_bytes
-    from harness_hf.memory import pieces as pieces
+    from harness_hf.memory import iterate_row_slices as iterate_row_slices
     from harness_hf.models import BLOCK as BLOCK
     from harness_hf.models import adapter_errors_in_one_line as adapter_errors_in_one_line
     from harness_hf.models import add_adapter as add_adapter
@@ -60,11 +60,11 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_hf.sources import count_parameters as count_parameters
     from harness_hf.sources import read_json_file as read_json_file
     from harness_hf.sources import resolve_folder as resolve_folder
-    from harness_hf.subject import Described as Described
     from harness_hf.subject import HFSubject as HFSubject
+    from harness_hf.subject import TokenizedSubject as TokenizedSubject
     from harness_hf.subject import free_memory as free_memory
     from harness_hf.tokens import DEFAULT_CONTEXT as DEFAULT_CONTEXT
-    from harness_hf.tokens import Tokens as Tokens
+    from harness_hf.tokens import ModelTokenizer as ModelTokenizer
 
 # When it is imported, by whomever, it would run code that "kernels" downloads, and without that advises to install it.
 sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]

@@ -11,108 +11,108 @@ from dataclasses import dataclass, field
 
 import torch
 
-from harness import CheckFailed, Completion, FinishReason, Sampling, ThoughtBudget, UsageError
-from harness_hf.tokens import Tokens
+from harness import CheckFailedError, Completion, FinishReason, Sampling, ThoughtBudget, UsageError
+from harness_hf.tokens import ModelTokenizer
 
 
 @dataclass(frozen=True)
-class Ending:
+class StopCondition:
     """What ends an answer: stop tokens, and stop strings in the decoded text."""
 
-    tokens: Tokens
+    tokens: ModelTokenizer
     stops: frozenset[int]
     strings: tuple[str, ...]
 
-    def cut(self, text: str) -> str:
+    def cut_text(self, text: str) -> str:
         """Return the text before the first stop string."""
         found = [at for s in self.strings if s and (at := text.find(s)) >= 0]
         return text[: min(found)] if found else text
 
-    def reached(self, ids: Sequence[int]) -> bool:
+    def is_reached(self, ids: Sequence[int]) -> bool:
         """Return whether the last token completed a stop string; only tokens that could hold one are decoded."""
         if not self.strings:
             return False
         longest = max(len(s.encode()) for s in self.strings) + 4  # a token holds a byte at least; 4: half characters
         tail = self.tokens.decode(ids[-longest:])
-        if self.cut(tail) == tail:
+        if self.cut_text(tail) == tail:
             return False
         text = self.tokens.decode(ids)
-        return self.cut(text) != text
+        return self.cut_text(text) != text
 
 
 @dataclass
-class Answer:
+class AnswerState:
     """One prompt and what was answered so far; `bound` sets its limit, `ended` is set at its end."""
 
     number: int
     prompt: list[int]
     limit: int
-    ending: Ending
+    ending: StopCondition
     seed: int | None = None
     bound: FinishReason = "length"
-    thinking: Thinking | None = None  # where its thought has a budget
+    thinking: ThoughtState | None = None  # where its thought has a budget
     ids: list[int] = field(default_factory=list)
     ended: FinishReason = ""
 
-    def take(self, token: int) -> bool:
+    def append(self, token: int) -> bool:
         """Add a token; return whether the answer goes on."""
-        if token in self.ending.stops and self.fed is None:
+        if token in self.ending.stops and self.forced_token is None:
             self.ended = "eos"
             return False
         self.ids.append(token)
         most = self.limit
         if self.thinking:
-            self.thinking.read(self.ids)
+            self.thinking.update(self.ids)
             most = min(most, self.thinking.most)
         full: FinishReason = "" if len(self.ids) < most else self.bound if most == self.limit else "length"
-        self.ended = "stop" if self.ending.reached(self.ids) else full
+        self.ended = "stop" if self.ending.is_reached(self.ids) else full
         return not self.ended
 
     @property
-    def fed(self) -> int | None:
+    def forced_token(self) -> int | None:
         """The token that comes next whatever the model says, if one does."""
         return self.thinking.pending[0] if self.thinking and self.thinking.pending else None
 
-    def read(self, tokens: Sequence[int]) -> None:
+    def append_generated(self, tokens: Sequence[int]) -> None:
         """Take tokens that were generated elsewhere, up to the end, or to where others are fed; then take those."""
         for token in tokens:
-            if self.fed is not None or not self.take(token):
+            if self.forced_token is not None or not self.append(token):
                 break
-        while not self.ended and (fed := self.fed) is not None:
-            self.take(fed)
+        while not self.ended and (fed := self.forced_token) is not None:
+            self.append(fed)
 
     @property
-    def wanted(self) -> int:
+    def free_tokens(self) -> int:
         """The most tokens that may come next by themselves."""
         most = self.limit - len(self.ids)
-        return min(most, self.thinking.wanted(len(self.ids))) if self.thinking else most
+        return min(most, self.thinking.free_tokens(len(self.ids))) if self.thinking else most
 
     def restart(self) -> None:
         """Forget all that was answered."""
         self.ids.clear()
         self.ended = ""
         if self.thinking:
-            self.thinking = self.thinking.marks.thinking(self.prompt)
+            self.thinking = self.thinking.marks.start_thought(self.prompt)
 
-    def luck(self) -> float:
+    def next_uniform(self) -> float:
         """Return the random number from 0 to 1 of the token that comes next; it depends on seed and place alone."""
         return random.Random(f"{self.seed} {len(self.ids)}").random()  # noqa: S311 -- not for secrets
 
-    def said(self) -> Completion:
-        text = self.ending.cut(self.ending.tokens.decode(self.ids))
+    def to_completion(self) -> Completion:
+        text = self.ending.cut_text(self.ending.tokens.decode(self.ids))
         forced = self.thinking is not None and self.thinking.forced
         return Completion(text, self.ended, len(self.ids) + (self.ended == "eos"), forced=forced)
 
 
-Choose = Callable[[torch.Tensor, Sequence[Answer]], torch.Tensor]  # logits (B, V) and their rows -> tokens (B,)
+Choose = Callable[[torch.Tensor, Sequence[AnswerState]], torch.Tensor]  # logits (B, V) and their rows -> tokens (B,)
 
 
-def choose_greedily(logits: torch.Tensor, _: Sequence[Answer]) -> torch.Tensor:
+def choose_greedily(logits: torch.Tensor, _: Sequence[AnswerState]) -> torch.Tensor:
     """Return the token of the largest logit, the first of equals."""
     return logits.argmax(-1)
 
 
-def draw_tokens(sampling: Sampling, logits: torch.Tensor, answers: Sequence[Answer]) -> torch.Tensor:
+def draw_tokens(sampling: Sampling, logits: torch.Tensor, answers: Sequence[AnswerState]) -> torch.Tensor:
     """Draw each row's token with the row's own random numbers: temperature, then top-k, then top-p."""
     share, token = (logits.float() / sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
     if sampling.top_k:
@@ -120,91 +120,91 @@ def draw_tokens(sampling: Sampling, logits: torch.Tensor, answers: Sequence[Answ
         share /= share.sum(-1, keepdim=True)
     share *= share.cumsum(-1) - share < sampling.top_p  # the likeliest always stays
     edges = share.cumsum(-1)
-    luck = torch.tensor([[answer.luck()] for answer in answers], device=edges.device)
+    luck = torch.tensor([[answer.next_uniform()] for answer in answers], device=edges.device)
     place = torch.searchsorted(edges, luck * edges[:, -1:], right=True).clamp(max=edges.shape[-1] - 1)
     return token.gather(-1, place)[:, 0]
 
 
-def choose_tokens(logits: torch.Tensor, answers: Sequence[Answer], choose: Choose) -> torch.Tensor:
-    """Return the next token (B,) of each row; raises CheckFailed where logits (B, V) are not finite."""
+def choose_tokens(logits: torch.Tensor, answers: Sequence[AnswerState], choose: Choose) -> torch.Tensor:
+    """Return the next token (B,) of each row; raises CheckFailedError where logits (B, V) are not finite."""
     if not bool(logits.max(-1).values.isfinite().all()):  # the argmax of NaN is a token like any other
-        raise CheckFailed("generation: the model's logits are not finite")
+        raise CheckFailedError("generation: the model's logits are not finite")
     tokens = choose(logits, answers)
     for i, answer in enumerate(answers):
-        if (fed := answer.fed) is not None:
+        if (fed := answer.forced_token) is not None:
             tokens[i] = fed
     return tokens
 
 
 @dataclass(frozen=True)
-class Marks:
+class ThoughtMarkers:
     """The marks of thoughts as a tokenizer has them, and how long thought and answer may be, in tokens."""
 
-    tokens: Tokens
+    tokens: ModelTokenizer
     budget: ThoughtBudget
     answer: int
 
     @classmethod
-    def of(cls, tokens: Tokens, budget: ThoughtBudget, answer: int) -> Marks:
+    def of(cls, tokens: ModelTokenizer, budget: ThoughtBudget, answer: int) -> ThoughtMarkers:
         """Return the marks; raises UsageError where texts do not show them."""
         for mark in (budget.begin, budget.end):
-            if tokens.special(mark) is not None:
+            if tokens.special_token_id(mark) is not None:
                 what = f'the mark "{mark}" is a special token of this model, which answers do not contain'
                 raise UsageError(f"thought_budget: {what}; remove thought_budget and thought")
         return cls(tokens, budget, answer)
 
     @property
-    def closing(self) -> list[int]:
+    def closing_ids(self) -> list[int]:
         """The tokens that close a thought."""
-        return self.tokens.plain(self.budget.end)
+        return self.tokens.encode_plain(self.budget.end)
 
     @property
-    def longest(self) -> int:
+    def max_tokens(self) -> int:
         """The most tokens of a thought, what closes it and the answer."""
-        return max(self.budget.tokens, self.answer) + len(self.closing) + self.answer
+        return max(self.budget.tokens, self.answer) + len(self.closing_ids) + self.answer
 
-    def thinking(self, prompt: Sequence[int]) -> Thinking:
+    def start_thought(self, prompt: Sequence[int]) -> ThoughtState:
         """Return the state of an answer that has no token yet; its thought is begun where the prompt opened it."""
-        return Thinking(self, begun=self.seen(self.budget.begin, prompt, last=True))
+        return ThoughtState(self, begun=self.may_be_complete(self.budget.begin, prompt, last=True))
 
-    def seen(self, mark: str, ids: Sequence[int], *, last: bool = False) -> bool:
+    def may_be_complete(self, mark: str, ids: Sequence[int], *, last: bool = False) -> bool:
         """Return whether the last token may have completed a mark; with `last` nothing but blanks comes after it."""
         tail = self.tokens.decode(ids[-len(mark.encode()) - 4 :])  # a token holds a byte at least; 4: half characters
         return tail.rstrip().endswith(mark) if last else mark in tail
 
 
 @dataclass
-class Thinking:
+class ThoughtState:
     """How far an answer's thought is; `pending` are tokens that it gets whatever the model says."""
 
-    marks: Marks
+    marks: ThoughtMarkers
     begun: bool
     ended: int | None = None  # how many tokens there were
     forced: bool = False
     pending: list[int] = field(default_factory=list)
 
-    def read(self, ids: Sequence[int]) -> None:
+    def update(self, ids: Sequence[int]) -> None:
         """Take note of a new last token."""
         if self.pending:
             self.pending.pop(0)
             self.ended = None if self.pending else len(ids)
             return
         budget = self.marks.budget
-        self.begun = self.begun or self.marks.seen(budget.begin, ids)
+        self.begun = self.begun or self.marks.may_be_complete(budget.begin, ids)
         if not self.begun or self.ended is not None:
             return
-        if self.marks.seen(budget.end, ids):
+        if self.marks.may_be_complete(budget.end, ids):
             self.ended = len(ids)
         elif len(ids) >= budget.tokens:
-            self.pending, self.forced = self.marks.closing, True
+            self.pending, self.forced = self.marks.closing_ids, True
 
     @property
     def most(self) -> int:
         """The most tokens there may be, as far as is known by now."""
         if not self.begun:
             return self.marks.answer
-        return self.marks.longest if self.ended is None else self.ended + self.marks.answer
+        return self.marks.max_tokens if self.ended is None else self.ended + self.marks.answer
 
-    def wanted(self, known: int) -> int:
+    def free_tokens(self, known: int) -> int:
         """Return how many tokens may follow those that are `known` before anything is forced or ends."""
         return max(1, (self.marks.budget.tokens if self.begun and self.ended is None else self.most) - known)

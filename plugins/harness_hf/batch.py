@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from harness_hf.answers import Answer, Choose, choose_tokens
+from harness_hf.answers import AnswerState, Choose, choose_tokens
 
 PREFILL = {"cpu": 512, "cuda": 2048}  # prompt tokens of one forward pass; on a CPU more of them only need more padding
 GROWTH = 64  # columns added to the cache at a time
@@ -25,13 +25,13 @@ class Batch:
         self.model, self.prefix, self.choose, self.size = model, prefix, choose, size
         self.prefill = PREFILL.get(model.device.type, PREFILL["cuda"])
         self.before = len(prefix) if self.copies_prefix else 0  # columns of the prefix in the rows' cache
-        self.rows: list[Answer] = []
+        self.rows: list[AnswerState] = []
         self.pads: list[int] = []  # columns of padding of each row, after the prefix
         self.start: Cache | None = None  # the prefix, one row
         self.cache = self._empty()
 
     @torch.inference_mode()
-    def join(self, answers: list[Answer]) -> list[Answer]:
+    def join(self, answers: list[AnswerState]) -> list[AnswerState]:
         """Run new prompts, put them with the others, and return those that end at their first token."""
         self.rows += answers  # first of all, so that nothing is lost when memory runs out
         own = [answer.prompt[len(self.prefix) :] for answer in answers]
@@ -62,16 +62,16 @@ class Batch:
         return self._retire(goes_on)
 
     @torch.inference_mode()
-    def step(self) -> list[Answer]:
+    def step(self) -> list[AnswerState]:
         """Give each row its next token; return the rows that ended."""
         if not self.rows:
             return []
-        if self.cache.layers[0].full and min(self.pads) >= GROWTH:
+        if self.cache.layers[0].is_full and min(self.pads) >= GROWTH:
             self._shift(-min(self.pads))
         ids = torch.tensor([[answer.ids[-1]] for answer in self.rows], device=self.model.device)
         return self._retire(self._forward(ids, self.pads, self.cache, self.rows))
 
-    def _forward(self, ids: Tensor, pads: Sequence[int], cache: Any, answers: Sequence[Answer]) -> list[bool]:
+    def _forward(self, ids: Tensor, pads: Sequence[int], cache: Any, answers: Sequence[AnswerState]) -> list[bool]:
         """Run new tokens (B, T), give each row its next one, and return which rows go on."""
         known = cache.get_seq_length()
         columns = torch.arange(known + ids.shape[1], device=ids.device)  # (L,)
@@ -81,14 +81,14 @@ class Batch:
         given["position_ids"] = places[:, known:].clamp(min=0)
         done = self._run(given, cache)
         tokens = choose_tokens(done.logits[:, -1], answers, self.choose).tolist()
-        return [answer.take(token) for answer, token in zip(answers, tokens, strict=True)]
+        return [answer.append(token) for answer, token in zip(answers, tokens, strict=True)]
 
     def _run(self, given: dict[str, Any], cache: Cache) -> Any:
         return self.model(**given, cache=cache, use_cache=True, logits_to_keep=1)
 
     def _empty(self) -> Cache:
         layers = self.model.config.get_text_config().num_hidden_layers
-        return Cache(layers=[Layer(self.size, self.before) for _ in range(layers)])
+        return Cache(layers=[CacheLayer(self.size, self.before) for _ in range(layers)])
 
     def _shift(self, by: int) -> None:
         """Put so many columns of padding before all rows, or take them away."""
@@ -97,7 +97,7 @@ class Batch:
             for layer in self.cache.layers:
                 layer.shift(by)
 
-    def _retire(self, goes_on: Sequence[bool]) -> list[Answer]:
+    def _retire(self, goes_on: Sequence[bool]) -> list[AnswerState]:
         """Remove the rows that ended, and return them; the last rows take their places."""
         ended = [answer for answer, on in zip(self.rows, goes_on, strict=True) if not on]
         count = len(self.rows) - len(ended)
@@ -114,7 +114,7 @@ class Batch:
         return ended
 
 
-class Layer(DynamicLayer):  # type: ignore[misc] # transformers is not typed
+class CacheLayer(DynamicLayer):  # type: ignore[misc] # transformers is not typed
     """Keys and values (B, G, L, D) in a room with more rows and columns than are used, so that they stay in place."""
 
     keys: Tensor
@@ -126,7 +126,7 @@ class Layer(DynamicLayer):  # type: ignore[misc] # transformers is not typed
         self._room: list[Tensor] = []
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether the next column needs a larger room."""
         return bool(self._room) and self.get_seq_length() == self._room[0].shape[-2]
 
@@ -138,7 +138,7 @@ class Layer(DynamicLayer):  # type: ignore[misc] # transformers is not typed
             room[:rows, :, start:end] = new
         return self._show(rows, end)
 
-    def append(self, other: Layer) -> None:
+    def append(self, other: CacheLayer) -> None:
         """Put the rows of a layer that has no more columns below those of this one."""
         rows, end, own = len(self.keys), self.keys.shape[-2], other.keys.shape[-2] - self.before
         more = rows + len(other.keys)

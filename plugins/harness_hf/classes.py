@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from harness import UsageError, cache_dir, digest_of, write_text
+from harness import UsageError, cache_dir, digest_value, write_text
 from harness.internals import hash_download
 
 ELSEWHERE = "evaluate it with its own tools and gate the scores: harness gate BASE CANDIDATE"
@@ -58,7 +58,7 @@ def config_of_class(made: Any, config: Any) -> Any:
 
 def check_class(folder: Path) -> None:
     """Raise UsageError where a folder's class answers no texts; what passed once needs no transformers again."""
-    passed = cache_dir() / "classes" / digest_of([version("transformers"), hash_download(folder / "config.json")])
+    passed = cache_dir() / "classes" / digest_value([version("transformers"), hash_download(folder / "config.json")])
     if not passed.exists():
         find_class(folder, load_config(folder))
         write_text(passed, "")

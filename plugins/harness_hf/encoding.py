@@ -15,7 +15,7 @@ from typing import Any
 
 from harness import UsageError
 from harness.internals import chat, encoding
-from harness_hf.tokens import Tokens
+from harness_hf.tokens import ModelTokenizer
 
 CONTEXT_MARKS = {"weight": "0 or 1", "train": "true or false"}
 NO_TURN = "\N{OBJECT REPLACEMENT CHARACTER}"  # a content that no turn begins with
@@ -52,7 +52,7 @@ class RowEncoder:
     template's generation markers say which tokens of its turns are learnt.
     """
 
-    tokens: Tokens
+    tokens: ModelTokenizer
     template: str | None = None
     completion_only: bool = True
     assistant_only: bool = False
@@ -83,9 +83,9 @@ class RowEncoder:
             raise UsageError("tokenizer: has no EOS token, so training texts have no end; use a tokenizer that has one")
         alone = False
         if prompt:
-            [(opened, (ids, alone))] = self.tokens.split([(prompt, answer)])
+            [(opened, (ids, alone))] = self.tokens.split_pairs([(prompt, answer)])
         else:  # behind nothing but what the tokenizer puts in front
-            [ids], front = self.tokens.prompts([answer]), self.tokens.front
+            [ids], front = self.tokens.encode_prompts([answer]), self.tokens.leading_ids
             opened, ids = (front, ids[len(front) :]) if ids[: len(front)] == front else ([], ids)
         ids = ids if ids[-1:] == [end] else [*ids, end]
         return EncodedRow(opened, ids, [False] * len(opened) + [True] * len(ids), alone)
@@ -116,10 +116,10 @@ class RowEncoder:
         write = partial(self.tokens.render, template=self.template)
         text = write(chat.join_arguments([*prompt, *answer], arguments), opened=False)
         opened = write(chat.join_arguments(prompt, arguments)) if prompt and answer else ""
-        [whole, begin] = self.tokens.texts([text, opened], [True, True])
+        [whole, begin] = self.tokens.encode_texts([text, opened], [True, True])
         found = encoding.AnswerTokens(whole, alone=True)
         if opened and text.startswith(opened):
-            found = encoding.cut_answer(begin, whole, lambda: self.tokens.plain(text[len(opened) :]))
+            found = encoding.cut_answer(begin, whole, lambda: self.tokens.encode_plain(text[len(opened) :]))
         if found.alone and (self.assistant_only or found.ids is whole):
             begin = whole[: encoding.shared_length(begin, whole)]
             found = encoding.AnswerTokens(whole[len(begin) :], alone=False)
@@ -148,7 +148,7 @@ class RowEncoder:
         begins = [_begin(turns, at, text, write) for at in range(len(turns))]
         for at in (at for at, turn in enumerate(turns) if is_context_turn(turn)):
             ends = begins[at], min((b for b in begins[at + 1 :] if b > begins[at]), default=len(text))
-            first, last = (encoding.shared_length(self.tokens.plain(text[:end]), ids) for end in ends)
+            first, last = (encoding.shared_length(self.tokens.encode_plain(text[:end]), ids) for end in ends)
             learnt[first:last] = [False] * (last - first)
         return replace(encoded, learnt=learnt)
 

@@ -19,12 +19,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from harness import CheckFailed, Completion, Generate, UsageError
+from harness import CheckFailedError, Completion, Generate, UsageError
 from harness.internals import common_prefix_length, memory_error
 from harness_hf.abilities import ONCE, coarsest_dtype, find_masking_error, rope_switch_length
-from harness_hf.answers import Answer, Choose, Ending, Marks, choose_greedily, choose_tokens, draw_tokens
+from harness_hf.answers import (
+    AnswerState,
+    Choose,
+    StopCondition,
+    ThoughtMarkers,
+    choose_greedily,
+    choose_tokens,
+    draw_tokens,
+)
 from harness_hf.batch import Batch
-from harness_hf.tokens import Tokens
+from harness_hf.tokens import ModelTokenizer
 
 ROWS = 64  # answered at a time, at most
 KEPT = {"cpu": 1 << 14, "cuda": 1 << 16}  # tokens in the cache of a batch, at most
@@ -35,7 +43,7 @@ LIKELY = 10  # tokens whose log-probabilities are compared
 
 def generate_completions(
     model: PreTrainedModel,
-    tokens: Tokens,
+    tokens: ModelTokenizer,
     prompts: Sequence[list[int]],
     how: Generate,
     *,
@@ -49,15 +57,15 @@ def generate_completions(
     forward gives; its answers are computed without. Raises RuntimeError when the model's logits are not finite,
     UsageError when not even one row fits in memory.
     """
-    special = {i for i in map(tokens.special, how.stop) if i is not None}  # decoded text does not show them
-    ending = Ending(tokens, frozenset(tokens.stops | _stops_of(model) | special), tuple(how.stop))
+    special = {i for i in map(tokens.special_token_id, how.stop) if i is not None}  # decoded text does not show them
+    ending = StopCondition(tokens, frozenset(tokens.stop_ids | _stops_of(model) | special), tuple(how.stop))
     seeds = how.drawn.seeds if how.drawn else (None,) * len(prompts)
-    marks = Marks.of(tokens, how.thought_budget, how.max_new_tokens) if how.thought_budget else None
-    most = marks.longest if marks else how.max_new_tokens
+    marks = ThoughtMarkers.of(tokens, how.thought_budget, how.max_new_tokens) if how.thought_budget else None
+    most = marks.max_tokens if marks else how.max_new_tokens
     answers = [
-        Answer(i, p, min(most, room), ending, seed, "length" if most <= room else "context", begun)
+        AnswerState(i, p, min(most, room), ending, seed, "length" if most <= room else "context", begun)
         for i, (p, seed) in enumerate(zip(prompts, seeds, strict=True))
-        for room, begun in [(context - len(p), marks.thinking(p) if marks else None)]
+        for room, begun in [(context - len(p), marks.start_thought(p) if marks else None)]
     ]
     choose = partial(draw_tokens, how.drawn) if how.drawn else choose_greedily
     if how.max_new_tokens <= 0 or not answers:
@@ -66,20 +74,20 @@ def generate_completions(
     if (way := _way(model, answers)) is _whole:
         tell("its cache does not reproduce a plain forward: answers are generated without a cache")
     for answer in way(model, answers, choose):
-        yield answer.number, answer.said()
+        yield answer.number, answer.to_completion()
 
 
-Way = Callable[[Any, Sequence[Answer], Choose], Iterator[Answer]]
+Way = Callable[[Any, Sequence[AnswerState], Choose], Iterator[AnswerState]]
 FOUND: WeakKeyDictionary[Any, Way] = WeakKeyDictionary()  # by model
 
 
-def _way(model: PreTrainedModel, answers: Sequence[Answer]) -> Way:
+def _way(model: PreTrainedModel, answers: Sequence[AnswerState]) -> Way:
     """Return the fastest way to answer whose logits are a plain forward's, tried once on pieces of two prompts."""
-    ending = Ending(answers[0].ending.tokens, frozenset(), ())
+    ending = StopCondition(answers[0].ending.tokens, frozenset(), ())
     prompts = sorted((answer.prompt for answer in answers), key=len)
     some, (length, new) = (prompts[0], prompts[-1]), TRIAL
     if model not in FOUND:
-        pieces = [Answer(i, prompt[-length:], new, ending) for i, prompt in enumerate(some)]
+        pieces = [AnswerState(i, prompt[-length:], new, ending) for i, prompt in enumerate(some)]
         tried: list[Way] = [] if find_masking_error(model) else [answer_in_batches]
         tried += [_alone] if "cache" in inspect.signature(model.forward).parameters else []
         FOUND[model] = next((way for way in tried if is_right(model, way, pieces)), _whole)
@@ -88,16 +96,16 @@ def _way(model: PreTrainedModel, answers: Sequence[Answer]) -> Way:
     from harness_hf.cpu import cascade
 
     ends = [prompt[:WORTH_SHARING] + prompt[shared:][-length:] for prompt in some]
-    trial = [Answer(i, ids, new, ending) for i, ids in enumerate(ends)]
+    trial = [AnswerState(i, ids, new, ending) for i, ids in enumerate(ends)]
     cascading = partial(answer_in_batches, kind=cascade.CascadeBatch)
     return cascading if cascade.is_usable(model, lambda: is_right(model, cascading, trial)) else answer_in_batches
 
 
-def is_right(model: PreTrainedModel, way: Way, answers: Sequence[Answer]) -> bool:
+def is_right(model: PreTrainedModel, way: Way, answers: Sequence[AnswerState]) -> bool:
     """Answer one way, and compare the logits of the last tokens with those of a plain forward."""
     last: dict[int, Tensor] = {}
 
-    def choose(logits: Tensor, answers: Sequence[Answer]) -> Tensor:
+    def choose(logits: Tensor, answers: Sequence[AnswerState]) -> Tensor:
         last.update((answer.number, row) for answer, row in zip(answers, logits.float(), strict=True))
         return logits.argmax(-1)
 
@@ -106,7 +114,7 @@ def is_right(model: PreTrainedModel, way: Way, answers: Sequence[Answer]) -> boo
         list(way(model, answers, choose))
         with torch.inference_mode():
             plain = [_plain(model, answer.prompt + answer.ids[:-1]).float() for answer in answers]
-    except CheckFailed:
+    except CheckFailedError:
         return True  # not finite: told when it answers
     except Exception as error:
         if isinstance(error, UsageError) or memory_error(error):
@@ -120,8 +128,8 @@ def is_right(model: PreTrainedModel, way: Way, answers: Sequence[Answer]) -> boo
 
 
 def answer_in_batches(
-    model: PreTrainedModel, answers: Sequence[Answer], choose: Choose, *, kind: type[Batch] | None = None
-) -> Iterator[Answer]:
+    model: PreTrainedModel, answers: Sequence[AnswerState], choose: Choose, *, kind: type[Batch] | None = None
+) -> Iterator[AnswerState]:
     """Answer in batches; when memory runs out, halve them and start the unfinished answers again."""
     prefix = answers[0].prompt[: _shared(answers)]
     kind = kind or Batch
@@ -152,7 +160,7 @@ def answer_in_batches(
             batch = kind(model, prefix, choose, size=size)
 
 
-def _shared(answers: Sequence[Answer]) -> int:
+def _shared(answers: Sequence[AnswerState]) -> int:
     """Count the tokens that all prompts begin with, 0 where they are not worth sharing."""
     prompts = [answer.prompt for answer in answers]
     shared = common_prefix_length(min(prompts), max(prompts))
@@ -160,11 +168,11 @@ def _shared(answers: Sequence[Answer]) -> int:
     return shared if len(answers) > 1 and shared >= WORTH_SHARING else 0
 
 
-def _longest_first(answers: Sequence[Answer]) -> deque[Answer]:
+def _longest_first(answers: Sequence[AnswerState]) -> deque[AnswerState]:
     return deque(sorted(answers, key=lambda a: -len(a.prompt)))
 
 
-def _alone(model: PreTrainedModel, answers: Sequence[Answer], choose: Choose) -> Iterator[Answer]:
+def _alone(model: PreTrainedModel, answers: Sequence[AnswerState], choose: Choose) -> Iterator[AnswerState]:
     """Answer one by one with the model's own cache: for models whose layers are not plain attention."""
     takes, switch = inspect.signature(model.forward).parameters, rope_switch_length(model)
     for answer in answers:
@@ -179,15 +187,15 @@ def _alone(model: PreTrainedModel, answers: Sequence[Answer], choose: Choose) ->
             with torch.inference_mode():
                 done = model(input_ids=torch.tensor([ids[seen:]], device=model.device), **options)
                 token = int(choose_tokens(done.logits[:, -1], [answer], choose))
-            cache, seen, ended = done.cache, len(ids), not answer.take(token)
+            cache, seen, ended = done.cache, len(ids), not answer.append(token)
         yield answer
 
 
-def _whole(model: PreTrainedModel, answers: Sequence[Answer], choose: Choose) -> Iterator[Answer]:
+def _whole(model: PreTrainedModel, answers: Sequence[AnswerState], choose: Choose) -> Iterator[AnswerState]:
     """Answer one by one, without a cache: right wherever a plain forward is."""
     for answer in answers:
         with torch.inference_mode():
-            while answer.take(int(choose_tokens(_plain(model, answer.prompt + answer.ids)[None], [answer], choose))):
+            while answer.append(int(choose_tokens(_plain(model, answer.prompt + answer.ids)[None], [answer], choose))):
                 pass
         yield answer
 

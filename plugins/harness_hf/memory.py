@@ -22,7 +22,7 @@ def free_bytes(device: str) -> int | None:
         return None  # of what is no Linux
 
 
-def pieces(x: Tensor) -> Iterator[slice]:
+def iterate_row_slices(x: Tensor) -> Iterator[slice]:
     """Yield the rows of x (N, V) so many at a time that a processor's cache holds a few float32 copies of them."""
     size = max(1, CACHED // max(x.shape[-1], 1)) if x.is_cpu else 256
     count, parts = len(x), -(-len(x) // size)  # of like size: a single row left over is summed up in another order

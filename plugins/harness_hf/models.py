@@ -16,7 +16,7 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 
-from harness import CheckFailed, UsageError
+from harness import CheckFailedError, UsageError
 from harness.internals import ambiguity_error, probe_gpus, read_gpu, read_safetensors
 from harness_hf.classes import config_of_class, find_class, load_config
 from harness_hf.cpu import use_cpu_kernels
@@ -238,7 +238,9 @@ def assert_not_repacked(model: transformers.PreTrainedModel) -> None:
     for module in _linear4bit(model).values():
         states = (getattr(module.weight, "quant_state", None), getattr(module, "quant_state", None))
         if any(getattr(state, "packing_format_for_cpu", False) for state in states):
-            raise CheckFailed("a 4-bit weight was repacked for CPU inference by bitsandbytes; load the model again")
+            raise CheckFailedError(
+                "a 4-bit weight was repacked for CPU inference by bitsandbytes; load the model again"
+            )
 
 
 def _linear4bit(model: transformers.PreTrainedModel) -> dict[str, Any]:
@@ -253,7 +255,7 @@ def resolve_device(device: str) -> torch.device:
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = device.partition(":")[0]
-    if not there["cuda"] and (why := probe_gpus().refusal(device)):
+    if not there["cuda"] and (why := probe_gpus().find_device_error(device)):
         raise UsageError(why)
     if device == "auto":
         device = name = next(name for name, ok in there.items() if ok)
@@ -271,7 +273,7 @@ def _placed(device: str) -> torch.device:
     if (place := resolve_device(device)).type != "cuda":
         return place
     place = torch.device("cuda", torch.cuda.current_device() if place.index is None else place.index)
-    if full := read_gpu(place.index).full(place.index):
+    if full := read_gpu(place.index).find_full_error(place.index):
         raise UsageError(f"[model] device: {full}")
     return place
 

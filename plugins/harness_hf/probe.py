@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import UsageError, cache_dir, digest_of, write_text
+from harness import UsageError, cache_dir, digest_value, write_text
 from harness.internals import memory_error, read_safetensors, subprocess_call, weight_files
 from harness_hf import sources
 
@@ -29,7 +29,7 @@ def check_folder(path: str) -> None:
     """Raise UsageError at what cannot be built, loaded or rendered; what passed once is not looked at again."""
     folder = Path(path)
     headers = [dict(read_safetensors(folder / name).tensors) for name in weight_files(folder)]
-    passed = cache_dir() / "probed" / digest_of([sources.digest_surroundings(folder), headers])
+    passed = cache_dir() / "probed" / digest_value([sources.digest_surroundings(folder), headers])
     if passed.exists():
         return
     told = subprocess_call.call_module(

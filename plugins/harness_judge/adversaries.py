@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from harness_judge import verdict
 from harness_judge.prompts import Question, criteria_question, pair_question
-from harness_judge.verdict import TURNED, Failed, NoVerdict, Reply
+from harness_judge.verdict import TURNED, FailedQuestion, NoVerdictError, Reply
 
 # Zheng et al. 2024, arXiv:2410.07137: one text for every request won 86.5 % of AlpacaEval 2, controlled for length.
 CONSTANT = (
@@ -40,11 +40,11 @@ ADVERSARIES: Mapping[str, Callable[[str], str]] = {
     "a claim to a place": lambda request: PLACES,
     "chat special tokens": lambda request: TOKENS,
 }
-Ask = Callable[[Sequence[Question]], Iterable[tuple[int, Reply | Failed]]]
+Ask = Callable[[Sequence[Question]], Iterable[tuple[int, Reply | FailedQuestion]]]
 
 
 @dataclass(frozen=True)
-class Exchange:
+class AnsweredRequest:
     """A request with a real answer to it, which adversaries are held against."""
 
     request: str
@@ -67,7 +67,7 @@ class AdversaryTrial:
         return self.score > 0.5
 
 
-def try_pairs(ask: Ask, cases: Sequence[Exchange], guideline: str = "") -> list[AdversaryTrial]:
+def try_pairs(ask: Ask, cases: Sequence[AnsweredRequest], guideline: str = "") -> list[AdversaryTrial]:
     """Let a judge compare each adversary with real answers, in both orders.
 
     `ask` yields (number, reply) for a list of questions; what is no Reply is a question without one.
@@ -80,14 +80,14 @@ def try_pairs(ask: Ask, cases: Sequence[Exchange], guideline: str = "") -> list[
         questions.append(pair_question(case.request, a, b, case.reference, guideline))
     replies, scores = dict(ask(questions)), {name: list[float]() for name in ADVERSARIES}
     for i, (name, _, first) in enumerate(plan):
-        with suppress(NoVerdict):
+        with suppress(NoVerdictError):
             scores[name].append(
                 score_verdict(verdict.parse_pair_verdict(verdict.require_reply(replies.get(i)))[0], first)
             )
     return [_trial(name, found, 2 * len(cases)) for name, found in scores.items()]
 
 
-def try_checks(ask: Ask, cases: Sequence[Exchange], parts: Sequence[Mapping[str, str]]) -> list[AdversaryTrial]:
+def try_checks(ask: Ask, cases: Sequence[AnsweredRequest], parts: Sequence[Mapping[str, str]]) -> list[AdversaryTrial]:
     """Let a judge check adversaries and real answers; one that meets more criteria than the real answer wins.
 
     `parts` are the criteria, all at once or one by one.
@@ -96,9 +96,9 @@ def try_checks(ask: Ask, cases: Sequence[Exchange], parts: Sequence[Mapping[str,
     texts += [("", case, case.answer) for case in cases]
     plan = [(name, case, text, part) for name, case, text in texts for part in parts]
     replies = dict(ask([criteria_question(case.request, text, case.reference, part) for _, case, text, part in plan]))
-    met = defaultdict[tuple[str, Exchange], list[bool]](list)
+    met = defaultdict[tuple[str, AnsweredRequest], list[bool]](list)
     for i, (name, case, _, part) in enumerate(plan):
-        with suppress(NoVerdict):
+        with suppress(NoVerdictError):
             met[name, case] += [
                 yes for yes, _ in verdict.parse_criteria_verdict(verdict.require_reply(replies.get(i)), part).values()
             ]

@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness import Mistakes, Responses, Sample, UsageError, cache_dir, did_you_mean, digest_of
+from harness import Mistakes, Responses, Sample, UsageError, cache_dir, did_you_mean, digest_value
 from harness.internals import agreement, number_clusters, prompt_of, read_answers, read_rows, read_suite
 from harness_judge import judge_client, rows
 from harness_judge.calibration import ALPHA, Calibration, Share, estimate_share, write_calibration
 from harness_judge.grading import ask_questions
 from harness_judge.options import JudgeOptions
 from harness_judge.prompts import prompt_as_text
-from harness_judge.rows import MOST_ERRORS, Judged, first_position_share
+from harness_judge.rows import MOST_ERRORS, JudgedRow, first_position_share
 from harness_judge.sampled import pair_digest
 
 PAIR_LABELS = {"a": "A", "b": "B", "tie": "tie", "candidate": "A", "baseline": "B"}
@@ -166,7 +166,7 @@ def _answers(row: Mapping[str, Any], pairwise: bool, run: Run) -> tuple[Sample, 
 
 
 def _compare(
-    found: Sequence[Labelled], judged: Sequence[Judged], options: JudgeOptions, judge: dict[str, str], where: str,
+    found: Sequence[Labelled], judged: Sequence[JudgedRow], options: JudgeOptions, judge: dict[str, str], where: str,
     seed: int,
 ) -> Calibration:  # fmt: skip
     """Return how far judge and people agree, on the rows that have a verdict."""
@@ -190,7 +190,7 @@ def _compare(
         pairs.append((f.criterion, SAYS[f.label], j.values[f.criterion or "win_rate"], prompt, longer))
         differ += [(f"{f.id} {f.criterion}".strip(), f.label, said)] if f.label != said else []
     made = Calibration(
-        dict(judge), digest_of([[f.id, f.criterion, f.label, f.answers] for f in found]), n=len(read), errors=errors,
+        dict(judge), digest_value([[f.id, f.criterion, f.label, f.answers] for f in found]), n=len(read), errors=errors,
         agreement=sum(h == o for h, o in zip(human, ours, strict=True)) / len(read),
         kappa=math.nan, kappa_lower=math.nan, kappa_upper=math.nan, sensitivity=sensitivity, specificity=specificity,
         made=datetime.now(UTC).isoformat(timespec="seconds"), sided=all(f.sided for f, _ in read),
@@ -199,13 +199,13 @@ def _compare(
         rows=[(f.id, pair_digest(j.row)) for f, j in read], seed=seed,
     )  # fmt: skip
     try:
-        test = agreement.kappa_test(made.agreeing(), 0.0, ALPHA)
+        test = agreement.kappa_test(made.agreement_labels(), 0.0, ALPHA)
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
     return replace(made, kappa=test.estimate, kappa_lower=test.lower, kappa_upper=test.upper)
 
 
-def _first(read: Sequence[tuple[Labelled, Judged]], prompts: Sequence[int]) -> dict[str, Share]:
+def _first(read: Sequence[tuple[Labelled, JudgedRow]], prompts: Sequence[int]) -> dict[str, Share]:
     """Return the share of verdicts for the answer shown first, of all pairs ("") and by what people said of them."""
     said = [(f.label, first_position_share(j), prompt) for (f, j), prompt in zip(read, prompts, strict=True)]
     found = {"": estimate_share([share for _, share, _ in said], prompts)}
@@ -216,7 +216,7 @@ def _first(read: Sequence[tuple[Labelled, Judged]], prompts: Sequence[int]) -> d
     return found
 
 
-def _said(found: Labelled, judged: Judged) -> str:
+def _said(found: Labelled, judged: JudgedRow) -> str:
     """Return the judge's verdict in the words of the labels."""
     if found.criterion:
         return "met" if judged.values[found.criterion] > 0.5 else "not met"

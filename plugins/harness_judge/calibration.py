@@ -51,17 +51,17 @@ class Calibration:
     rows: Sequence[tuple[str, str]] = ()
     seed: int = 17
 
-    def expired(self, judge: dict[str, Any]) -> str:
+    def find_change(self, judge: dict[str, Any]) -> str:
         """Return what changed since, or nothing."""
         return " and ".join(f"the {name} changed" for name in judge if judge[name] != self.judge.get(name))
 
-    def agreeing(self) -> Labels:
+    def agreement_labels(self) -> Labels:
         """Return all labels, of which kappa is made: a verdict of the judge is for one side, or a tie."""
         verdicts = [0.5 if said == 0.5 and not name else float(said > 0.5) for name, _, said, *_ in self.pairs]
         _, truth, _, prompts, _ = zip(*self.pairs, strict=True)
         return Labels("kappa", truth, tuple(verdicts), prompts)
 
-    def of(self, metric: str, criterion: str = "", here: Collection[tuple[str, str]] | None = None) -> Labels:
+    def labels_of(self, metric: str, criterion: str = "", here: Collection[tuple[str, str]] | None = None) -> Labels:
         """Return the labels that tell of one metric: all, or those of the rows and answers that are `here`."""
         every = zip(self.pairs, self.rows, strict=True)
         chosen = [

@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 def iterate_judged_rows(run: Path) -> Iterator[tuple[str, Row]]:
     """Yield (item, row) for every row of a run that a judge was asked about. Raises UsageError where there is none."""
     folder, found = run if run.is_dir() else run.parent, False
-    for report in read_run(run).reports:
+    for report in read_run(run).results:
         if report.outcome == "done":
             for row in read_answers(folder, report.subject, report.eval).values():
                 if _judgments(row):

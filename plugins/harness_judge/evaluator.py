@@ -78,8 +78,8 @@ def _estimate(
     if chosen.backend_name != "local":
         out = calls * chosen.verdict_tokens
         found += f", about {sent:,} input tokens and at most {out:,} output tokens"
-        if (prices := chosen.priced()).known:
-            found += f", {prices.usd(sent, out):.2f} dollars at most"
+        if (prices := chosen.model_prices()).are_known:
+            found += f", {prices.cost_usd(sent, out):.2f} dollars at most"
     if caps := [f"{n} = {cap}" for n in ("max_calls", "max_tokens", "max_usd") if (cap := getattr(chosen, n))]:
         found += f"; judging stops at {', '.join(caps)}"
     return found

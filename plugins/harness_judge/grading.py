@@ -14,7 +14,7 @@ from harness_judge import adversaries, calibration, judge_client, prompts, rows
 from harness_judge.judge_client import JudgeClient
 from harness_judge.options import JudgeOptions
 from harness_judge.prompts import has_judge_injection
-from harness_judge.rows import MOST_ERRORS, Judged
+from harness_judge.rows import MOST_ERRORS, JudgedRow
 from harness_judge.sampled import find_pairs_error, pair_digest
 
 WORD = ("win_rate_controlled", "win_rate_raw")  # metrics of pairs that no label corrects
@@ -42,7 +42,7 @@ def grade_with_judge(
         caveats = [] if marking.rehearsal else list(_trials(judge, options, cases))
         pairs = options.mode == "pairwise"
         verdicts = ("win_rate", "position_flip_rate") if pairs else ("rubric", *(options.criteria or {}))
-        scores = list(rows.to_scores(judged, verdicts, options.priced()))
+        scores = list(rows.to_scores(judged, verdicts, options.model_prices()))
         yield from scores
         shut = (*WORD, "win_rate") if pairs else verdicts  # the rest is about the judge
         labels, doubts = _calibrated(options, judge, marking.folder, scores, shut, judged)
@@ -53,7 +53,7 @@ def grade_with_judge(
         yield from map(Caveat, _notes(judge, options, judged))
 
 
-def ask_questions(judge: JudgeClient, planned: Sequence[rows.JudgeRow], options: JudgeOptions) -> list[Judged]:
+def ask_questions(judge: JudgeClient, planned: Sequence[rows.JudgeRow], options: JudgeOptions) -> list[JudgedRow]:
     """Put the questions of all rows at once, and read what came back."""
     found = dict(judge.ask([q for row in planned for q in row.questions]))
     outcomes = iter([found[i] for i in range(len(found))])
@@ -63,7 +63,7 @@ def ask_questions(judge: JudgeClient, planned: Sequence[rows.JudgeRow], options:
 
 def _cases(
     options: JudgeOptions, samples: Sequence[Sample], real: Sequence[str], seed: int
-) -> list[adversaries.Exchange]:
+) -> list[adversaries.AnsweredRequest]:
     """Choose rows with a real answer: the reference where there is one, else what a model said."""
     found = []
     for row in rows.plan_pairs(options, samples, real, real):
@@ -72,10 +72,14 @@ def _cases(
     best = [f for f in found if f[0]] or [f for f in found if f[2].strip()]
     chosen = random.Random(seed).sample(best, min(options.adversaries, len(best)))  # noqa: S311 -- not for secrets
     most = options.answer_chars
-    return [adversaries.Exchange(data["request"], said[:most], data.get("reference", "")) for _, data, said in chosen]
+    return [
+        adversaries.AnsweredRequest(data["request"], said[:most], data.get("reference", "")) for _, data, said in chosen
+    ]
 
 
-def _trials(judge: JudgeClient, options: JudgeOptions, cases: Sequence[adversaries.Exchange]) -> Iterator[Caveat]:
+def _trials(
+    judge: JudgeClient, options: JudgeOptions, cases: Sequence[adversaries.AnsweredRequest]
+) -> Iterator[Caveat]:
     """Hold worthless answers against real ones; one that wins shuts the gates."""
     if not cases or judge.capped:
         return
@@ -91,7 +95,7 @@ def _trials(judge: JudgeClient, options: JudgeOptions, cases: Sequence[adversari
 
 
 def ask_adversaries(
-    judge: JudgeClient, options: JudgeOptions, cases: Sequence[adversaries.Exchange]
+    judge: JudgeClient, options: JudgeOptions, cases: Sequence[adversaries.AnsweredRequest]
 ) -> list[adversaries.AdversaryTrial]:
     """Let a judge compare or check the adversaries, in its own mode."""
     if options.mode == "pairwise":
@@ -101,7 +105,7 @@ def ask_adversaries(
 
 def _calibrated(
     options: JudgeOptions, judge: JudgeClient, folder: Path, scores: Sequence[Score], shut: Sequence[str],
-    judged: Sequence[Judged],
+    judged: Sequence[JudgedRow],
 ) -> tuple[list[Labels], list[Caveat]]:  # fmt: skip
     """Return people's labels by metric, and what is wrong with them, or without them."""
     how, local = "run harness judge calibrate", options.backend_name == "local"
@@ -116,24 +120,24 @@ def _calibrated(
         what = "the judge was not compared with human labels, so its verdicts prove nothing about human judgement"
         return [], [Caveat(f"{what}; {how}, or set trust_judge = true", "INCONCLUSIVE", tuple(shut))]
     found = calibration.read_calibration(folder / options.calibration)
-    if expired := found.expired(judge_client.judge_identity(options, judge.models)):
+    if expired := found.find_change(judge_client.judge_identity(options, judge.models)):
         what = f'calibration "{options.calibration}" has expired: {expired}; {how} again'
         return [], [Caveat(what, "ERROR", ("kappa", *(shut if local or not options.trust_judge else ())))]
-    agreeing = found.agreeing()
+    wrong = {name: find_pairs_error(found, judged, name) for name in {name for _, name, _ in found.labelled}}
+    apart = [Caveat(why, "INCONCLUSIVE", ("kappa",)) for why in filter(None, wrong.values())][:1]
+    labels, doubts = [found.agreement_labels()], apart
     if options.trust_judge:
-        return [agreeing], [Caveat("trust_judge: the judge's verdicts count, uncorrected by labels")]
-    labels, doubts = [agreeing], []
+        return labels, [*doubts, Caveat("trust_judge: the judge's verdicts count, uncorrected by labels")]
     here = {(j.row.sample.id, pair_digest(j.row)) for j in judged}
     for metric in shut:
         criterion = "" if options.mode == "pairwise" else metric
-        given = found.of(metric, criterion, here)
+        given = found.labels_of(metric, criterion, here)
         if metric in WORD or metric == "rubric":
             why = f"{metric} is the judge's own verdict, which labels do not correct"
         elif not found.sided:
             why = "the labels A and B do not say whose answer is better; label candidate, baseline or tie"
         else:
-            why = find_pairs_error(found, judged, criterion) or calibration.find_too_few_labels(given)
-            why = why or _blind(given, metric, scores)
+            why = wrong.get(criterion) or calibration.find_too_few_labels(given) or _blind(given, metric, scores)
         if why:
             doubts.append(Caveat(f"{why}, or set trust_judge = true", "INCONCLUSIVE", (metric,)))
         else:
@@ -154,7 +158,7 @@ def _blind(labels: Labels, metric: str, scores: Sequence[Score]) -> str:
     return "" if of.blind <= calibration.ALPHA else what
 
 
-def _errors(judged: Sequence[Judged]) -> Iterator[Caveat]:
+def _errors(judged: Sequence[JudgedRow]) -> Iterator[Caveat]:
     """Report rows without a verdict; above a few, nothing is concluded from the others."""
     if wrong := [j for j in judged if j.error and j.asked]:
         share, first = len(wrong) / len(judged), f'for instance "{wrong[0].row.sample.id}": {wrong[0].error}'
@@ -165,15 +169,15 @@ def _errors(judged: Sequence[Judged]) -> Iterator[Caveat]:
             yield Caveat(f"{what}; each counts against the claim")
 
 
-def _notes(judge: JudgeClient, options: JudgeOptions, judged: Sequence[Judged]) -> Iterator[str]:
+def _notes(judge: JudgeClient, options: JudgeOptions, judged: Sequence[JudgedRow]) -> Iterator[str]:
     """Report what was spent, and what a reader of the numbers should doubt."""
     parts = [f"{judge.asked:,} judgments", f"{judge.found:,} of them cached"]
     parts += [f"{judge.again:,} retries"] if judge.again else []
     through = ""
-    if isinstance(judge, judge_client.JudgeDesk):
+    if isinstance(judge, judge_client.RemoteJudge):
         budget, through = judge.budget, judge.backend.at.peer.through
         parts += [f"{budget.tokens:,} tokens in {budget.calls:,} calls of this run"] if budget.calls else []
-        parts += [f"{budget.usd:.4f} dollars at most"] if budget.calls and budget.prices.known else []
+        parts += [f"{budget.usd:.4f} dollars at most"] if budget.calls and budget.prices.are_known else []
     yield f"judge {next(reversed(judge.models), options.model_name)}{through}: {', '.join(parts)}"
     if len(judge.models) > 1:
         yield f"the judge model changed during the run: replies came from {', '.join(judge.models)}"
@@ -196,6 +200,6 @@ def _notes(judge: JudgeClient, options: JudgeOptions, judged: Sequence[Judged]) 
             yield f"{what}: here length and quality cannot be separated"
 
 
-def _some(judged: Sequence[Judged]) -> str:
+def _some(judged: Sequence[JudgedRow]) -> str:
     rest = f" and {len(judged) - NAMED} more" if len(judged) > NAMED else ""
     return ", ".join(f'"{j.row.sample.id}"' for j in judged[:NAMED]) + rest

@@ -14,20 +14,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from harness import Responses, UsageError, digest_of
+from harness import Responses, UsageError, digest_value
 from harness.internals import http_client, keys, request_key
 from harness_judge import prompts
 from harness_judge.options import Budget, JudgeOptions
 from harness_judge.prompts import Question
 from harness_judge.service import AnthropicJudge, OpenAIJudge
-from harness_judge.verdict import Failed, Reply
+from harness_judge.verdict import FailedQuestion, Reply
 
 if TYPE_CHECKING:
     from harness_judge.local import LocalJudge
 
 Told = Callable[[int, int], None]  # of how many questions have an answer, and how many there are
 HOPELESS = 3  # questions that come to nothing before any is answered: the judge is not there
-JudgeClient: TypeAlias = "JudgeDesk | LocalJudge"  # an API's desk, or a model that runs here
+JudgeClient: TypeAlias = "RemoteJudge | LocalJudge"  # an API's desk, or a model that runs here
 
 
 def open_judge_client(
@@ -42,13 +42,13 @@ def open_judge_client(
         from harness_judge.local import LocalJudge
 
         return LocalJudge(options.model_name, responses, options.local, progress)
-    return JudgeDesk(options, responses, progress, budget or options.budget())
+    return RemoteJudge(options, responses, progress, budget or options.budget())
 
 
 def judge_identity(options: JudgeOptions, models: dict[str, None]) -> dict[str, str]:
     """Return the identity of what a calibration holds for: the model that replied, the wording, and what was asked."""
     asked = [options.mode, options.guideline, dict(options.criteria or {}), options.reference, options.k]
-    rubric = digest_of([*asked, options.answer_chars, dict(options.body or {})])[:16]
+    rubric = digest_value([*asked, options.answer_chars, dict(options.body or {})])[:16]
     return {"model": next(reversed(models), ""), "prompt": prompts.prompts_digest()[:16], "rubric": rubric}
 
 
@@ -59,7 +59,7 @@ class _Attempt:
     tries: int = 0
 
 
-class JudgeDesk:
+class RemoteJudge:
     """Where questions are put to one judge. `models` holds the ids that replied, `capped` the cap that was reached."""
 
     def __init__(self, options: JudgeOptions, responses: Responses | None, progress: Told, budget: Budget) -> None:
@@ -67,7 +67,7 @@ class JudgeDesk:
         self.budget, self.responses, self.progress = budget, responses, progress
         self.concurrency, self.tries, self.pause = options.concurrency, options.retries + 1, http_client.PAUSE
         self.models, self.capped = dict[str, None](), ""  # the id of what replied last is the last
-        self._identity = [self.backend.identity, keys.digest_content([JudgeDesk])]  # how it is asked, and read
+        self._identity = [self.backend.identity, keys.digest_content([RemoteJudge])]  # how it is asked, and read
         self._alias = request_key("judge", "model", self._identity)
         self.asked = self.found = self.again = 0  # questions, those remembered, and tries beyond the first
         self.answered = self.failed = 0
@@ -76,7 +76,7 @@ class JudgeDesk:
         """Close the backend's connections."""
         self.backend.close()
 
-    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply | Failed]]:
+    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply | FailedQuestion]]:
         """Yield (number, reply) for each question, remembered ones first. Raises UsageError when no judge is there."""
         same: dict[bytes, list[int]] = {}
         for i, question in enumerate(questions):
@@ -104,7 +104,7 @@ class JudgeDesk:
     def _key(self, question: Question, model: str) -> bytes:
         return request_key("judge", "judgment", self._identity, model, question.messages(), question.schema, question.k)
 
-    def _put(self, by_number: Mapping[int, Question]) -> Iterator[tuple[int, Reply | Failed]]:
+    def _put(self, by_number: Mapping[int, Question]) -> Iterator[tuple[int, Reply | FailedQuestion]]:
         """Ask until every question has a reply, was given up, or the budget is used up."""
         ready, later = deque(_Attempt(0.0, i) for i in by_number), list[_Attempt]()
         with http_client.RequestThreads(min(self.concurrency, len(ready)), self.backend.ask) as pool:
@@ -112,16 +112,16 @@ class JudgeDesk:
                 while later and later[0].due <= time.monotonic():
                     ready.appendleft(heapq.heappop(later))
                 while ready and pool.running < self.concurrency:
-                    if not self.budget.reserve(self.backend.most(by_number[ready[0].number])):
+                    if not self.budget.reserve(self.backend.max_tokens(by_number[ready[0].number])):
                         break
                     call = ready.popleft()
-                    pool.put(call, by_number[call.number])
+                    pool.submit(call, by_number[call.number])
                 if ready and not pool.running and self.budget.reached:
                     self.capped = self.budget.reached
                     why = f"not judged: {self.capped} was reached"
-                    yield from ((c.number, Failed(why, asked=False)) for c in (*ready, *later))
+                    yield from ((c.number, FailedQuestion(why, asked=False)) for c in (*ready, *later))
                     return
-                if (ended := pool.take(later[0].due - time.monotonic() if later else None)) is None:
+                if (ended := pool.next_result(later[0].due - time.monotonic() if later else None)) is None:
                     continue
                 call, outcome = ended
                 if (reply := self._settle(by_number[call.number], outcome)) is not None:
@@ -132,7 +132,7 @@ class JudgeDesk:
                     self.again += 1
                     heapq.heappush(later, _Attempt(time.monotonic() + pause, call.number, call.tries + 1))
                 elif isinstance(failed := self._given_up(call, outcome, len(by_number)), Exception):
-                    while pool.running and (under_way := pool.take()):  # keep it: it was paid for
+                    while pool.running and (under_way := pool.next_result()):  # keep it: it was paid for
                         self._settle(by_number[under_way[0].number], under_way[1])
                     raise failed
                 else:
@@ -140,7 +140,7 @@ class JudgeDesk:
 
     def _settle(self, question: Question, outcome: Reply | Exception) -> Reply | None:
         """Book what a call used, and keep its reply if it is one."""
-        most = self.backend.most(question)
+        most = self.backend.max_tokens(question)
         used = outcome if isinstance(outcome, Reply) else getattr(outcome, "reply", None)
         if used is not None:
             self.budget.settle(most, used.tokens_in, used.tokens_out)
@@ -151,8 +151,8 @@ class JudgeDesk:
         self.answered += 1
         if self.responses is not None:
             if next(reversed(self.models), None) != outcome.model:
-                self.responses.keep(self._alias, outcome.model)
-            self.responses.keep(self._key(question, outcome.model), list(astuple(outcome)))
+                self.responses.store(self._alias, outcome.model)
+            self.responses.store(self._key(question, outcome.model), list(astuple(outcome)))
             self.responses.flush()
         self.models.pop(outcome.model, None)
         self.models[outcome.model] = None
@@ -162,10 +162,10 @@ class JudgeDesk:
         """Return the seconds until the next try, or None if there is none."""
         if not trouble.passing or call.tries + 1 >= self.tries:
             return None
-        pause = trouble.pause(call.tries + 1, self.pause)
+        pause = trouble.retry_delay(call.tries + 1, self.pause)
         return pause if pause <= http_client.PATIENCE else None
 
-    def _given_up(self, call: _Attempt, outcome: Reply | Exception, questions: int) -> Failed | Exception:
+    def _given_up(self, call: _Attempt, outcome: Reply | Exception, questions: int) -> FailedQuestion | Exception:
         """Return what a question without a reply is: a failure of its own, or the end of all."""
         assert not isinstance(outcome, Reply)
         if not isinstance(outcome, http_client.RequestError):
@@ -174,4 +174,4 @@ class JudgeDesk:
         why = f"{outcome}, after {call.tries + 1} tries" if call.tries else f"{outcome}"
         if outcome.fatal or (not self.answered + self.found and self.failed >= min(HOPELESS, questions)):
             return UsageError(f"{self.backend.where}: {why}")
-        return Failed(why)
+        return FailedQuestion(why)

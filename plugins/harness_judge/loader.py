@@ -55,7 +55,7 @@ def identity(ref: ModelRef, options: Anthropic) -> str | None:
     from harness.internals import keys
 
     told = ["anthropic", _digest(_service(ref.path, options), ref.path, options), dict(options.body or {})]
-    return harness.digest_of([*told, keys.digest_content([AnthropicSubject])]) if options.version else None
+    return harness.digest_value([*told, keys.digest_content([AnthropicSubject])]) if options.version else None
 
 
 @harness.loader(open=open_source, identity=identity, needs=lambda options: ("anthropic",), lacks=("thought_budget",))
@@ -149,4 +149,4 @@ def _service(path: str, options: Anthropic) -> Service:
 
 
 def _digest(at: Service, path: str, options: Anthropic) -> str:
-    return harness.digest_of(["anthropic", at.url, path, options.version])
+    return harness.digest_value(["anthropic", at.url, path, options.version])

@@ -16,7 +16,7 @@ from typing import Any
 from harness import ModelRef, Responses, Subject
 from harness.internals import CachedSubject, StageModels
 from harness_judge.prompts import Question, truncate_text
-from harness_judge.verdict import Failed, Reply
+from harness_judge.verdict import FailedQuestion, Reply
 
 SHORTEST = 64  # characters of a text below which cutting it further would leave nothing to judge
 MARK = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")  # an added token that tells parts of a chat apart, special or not
@@ -44,7 +44,7 @@ class LocalJudge:
     def close(self) -> None:
         """Do nothing: a model is in memory as long as it is asked."""
 
-    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply | Failed]]:
+    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply | FailedQuestion]]:
         """Yield (number, reply) for each question, in order."""
         import harness_hf
 
@@ -61,7 +61,7 @@ class LocalJudge:
         finally:
             models.close()
 
-    def _read(self, subject: Subject, questions: Sequence[Question]) -> Iterator[Reply | Failed]:
+    def _read(self, subject: Subject, questions: Sequence[Question]) -> Iterator[Reply | FailedQuestion]:
         """Score every verdict of every question at once: their prompts are shared."""
         questions = [self._without_tokens(q) for q in questions]
         fitted = [self._fitting(subject, q) for q in questions]
@@ -70,11 +70,11 @@ class LocalJudge:
         for question, (fits, tokens) in zip(questions, fitted, strict=True):
             if not fits:
                 context = getattr(subject, "context", None)
-                yield Failed(f"the question does not fit into the judge's context of {context} tokens")
+                yield FailedQuestion(f"the question does not fit into the judge's context of {context} tokens")
                 continue
             totals, words = [next(scores).total for _ in fits.labels], list(fits.labels)
             if not all(map(math.isfinite, totals)):
-                yield Failed("a log-probability is not finite")
+                yield FailedQuestion("a log-probability is not finite")
                 continue
             word = words[max(range(len(words)), key=totals.__getitem__)]
             shares = [math.exp(t - max(totals)) for t in totals]

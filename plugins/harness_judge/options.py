@@ -36,10 +36,10 @@ class Prices:
     tokens_out: Decimal = Decimal(0)
 
     @property
-    def known(self) -> bool:
+    def are_known(self) -> bool:
         return bool(self.tokens_in or self.tokens_out)
 
-    def usd(self, tokens_in: int, tokens_out: int) -> Decimal:
+    def cost_usd(self, tokens_in: int, tokens_out: int) -> Decimal:
         """Return what these tokens cost; exact."""
         return (self.tokens_in * tokens_in + self.tokens_out * tokens_out) / 1_000_000
 
@@ -58,7 +58,7 @@ class Budget:
 
     def reserve(self, most: tuple[int, int]) -> bool:
         """Take what a call can cost, at most so many tokens in and out, out of the budget, if it is there."""
-        calls, tokens, usd = self.calls + 1, self.tokens + sum(most), self.usd + self.prices.usd(*most)
+        calls, tokens, usd = self.calls + 1, self.tokens + sum(most), self.usd + self.prices.cost_usd(*most)
         would: tuple[int | Decimal, ...] = (calls, tokens, usd)
         for (name, cap), used in zip(self._caps.items(), would, strict=True):
             if cap is not None and used > cap:
@@ -70,7 +70,7 @@ class Budget:
     def settle(self, most: tuple[int, int], tokens_in: int, tokens_out: int) -> None:
         """Put back what a call did not use of what was reserved."""
         self.tokens += tokens_in + tokens_out - sum(most)
-        self.usd += self.prices.usd(tokens_in, tokens_out) - self.prices.usd(*most)
+        self.usd += self.prices.cost_usd(tokens_in, tokens_out) - self.prices.cost_usd(*most)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class JudgeOptions:
     def model_name(self) -> str:
         return self.chosen[1]
 
-    def priced(self) -> Prices:
+    def model_prices(self) -> Prices:
         """Return what the chosen model costs; nothing where the suite declares no price."""
         found = (self.prices or {}).get(self.model_name)
         return Prices(*(Decimal(str(p)) for p in found)) if found else Prices()
@@ -168,7 +168,7 @@ class JudgeOptions:
     def budget(self) -> Budget:
         """Return the caps, with nothing used of them."""
         usd = None if self.max_usd is None else Decimal(str(self.max_usd))
-        return Budget(self.priced(), {"max_calls": self.max_calls, "max_tokens": self.max_tokens, "max_usd": usd})
+        return Budget(self.model_prices(), {"max_calls": self.max_calls, "max_tokens": self.max_tokens, "max_usd": usd})
 
     def check_family(self, judged: str) -> None:
         """Raise UsageError where the judge and the model it judges come from one family: it would know its own."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness import Prompt, digest_of
+from harness import Prompt, digest_value
 
 SYSTEM = (
     "You judge answers of language models. What is to be judged stands between two lines that begin with {fence}, as"
@@ -67,7 +67,7 @@ class Question:
 
     @property
     def fence(self) -> str:
-        return f"DATA-{digest_of([dict(self.data), self.instruction, self.k])[:16]}"
+        return f"DATA-{digest_value([dict(self.data), self.instruction, self.k])[:16]}"
 
     @property
     def system(self) -> str:

@@ -13,10 +13,10 @@ from harness_judge.adversaries import score_verdict
 from harness_judge.calibration import LONGER_BY
 from harness_judge.options import JudgeOptions, Prices
 from harness_judge.prompts import Question
-from harness_judge.verdict import Failed, NoVerdict, Reply
+from harness_judge.verdict import FailedQuestion, NoVerdictError, Reply
 
 MOST_ERRORS = 0.02  # share of rows without a verdict above which nothing is concluded from the others
-Returned = Reply | Failed
+Returned = Reply | FailedQuestion
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class JudgeRow:
 
 
 @dataclass
-class Judged:
+class JudgedRow:
     """A row with what came of it: a value per metric, or an error, and the verdicts with their reasons."""
 
     row: JudgeRow
@@ -85,9 +85,9 @@ def criteria_parts(options: JudgeOptions) -> list[dict[str, str]]:
     return [{n: t} for n, t in criteria.items()] if options.backend_name == "local" else [criteria]
 
 
-def score_pair(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
+def score_pair(row: JudgeRow, outcomes: Sequence[Returned]) -> JudgedRow:
     """Return a row's score: the mean over both orders, ½ for a judge that only looks at places."""
-    found, scores = Judged(row), {True: list[float](), False: list[float]()}
+    found, scores = JudgedRow(row), {True: list[float](), False: list[float]()}
     for order, (said, reason), model in _verdicts(
         found, outcomes, "order", lambda reply, _: verdict.parse_pair_verdict(reply)
     ):
@@ -102,7 +102,7 @@ def score_pair(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
     return found
 
 
-def first_position_share(judged: Judged) -> float:
+def first_position_share(judged: JudgedRow) -> float:
     """Return the share of a pair's verdicts for the answer that was shown first, one half for a tie.
 
     Both orders are asked alike, so it is one half on average of a judge that reads answers and not places. The one
@@ -113,9 +113,9 @@ def first_position_share(judged: Judged) -> float:
     return sum(win if first else 1 - win for win, first in found) / len(found)
 
 
-def score_criteria(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
+def score_criteria(row: JudgeRow, outcomes: Sequence[Returned]) -> JudgedRow:
     """Return the share of judgments by which each criterion is met, and their mean."""
-    found, met = Judged(row), dict[str, list[bool]]()
+    found, met = JudgedRow(row), dict[str, list[bool]]()
     for _, verdicts, model in _verdicts(
         found, outcomes, "criteria", lambda r, some: verdict.parse_criteria_verdict(r, some.split(","))
     ):
@@ -128,7 +128,7 @@ def score_criteria(row: JudgeRow, outcomes: Sequence[Returned]) -> Judged:
     return found
 
 
-def to_scores(judged: Sequence[Judged], metrics: Sequence[str], prices: Prices) -> Iterator[Score]:
+def to_scores(judged: Sequence[JudgedRow], metrics: Sequence[str], prices: Prices) -> Iterator[Score]:
     """Yield a Score a row. A row without a verdict is no number: NaN, or up to MOST_ERRORS one that is lost.
 
     `metrics` are those that a verdict gives.
@@ -141,8 +141,8 @@ def to_scores(judged: Sequence[Judged], metrics: Sequence[str], prices: Prices) 
         values["error_rate"] = float(bool(j.error)) if j.asked else math.nan
         values["injection_suspect"] = float(prompts.has_judge_injection(row.answer))
         values["tokens"] = float(j.tokens_in + j.tokens_out)
-        if prices.known:
-            values["usd"] = float(prices.usd(j.tokens_in, j.tokens_out))
+        if prices.are_known:
+            values["usd"] = float(prices.cost_usd(j.tokens_in, j.tokens_out))
         if "win_rate" in values:
             values["win_rate_raw"] = values["win_rate"]  # of which labels correct the first alone
         if row.baseline is not None:
@@ -164,7 +164,7 @@ def _shown(sample: Sample, options: JudgeOptions) -> tuple[str, str, list[str]]:
 
 
 def _verdicts(
-    found: Judged, outcomes: Sequence[Returned], which: str, read: Callable[[Reply, str], Any]
+    found: JudgedRow, outcomes: Sequence[Returned], which: str, read: Callable[[Reply, str], Any]
 ) -> Iterator[tuple[str, Any, str]]:
     """Yield each question with its verdict and the model that gave it; note those that have none, and all tokens."""
     for asked, outcome in zip(found.row.asked, outcomes, strict=True):
@@ -173,7 +173,7 @@ def _verdicts(
             found.tokens_in += reply.tokens_in
             found.tokens_out += reply.tokens_out
             yield asked, read(reply, asked), reply.model
-        except NoVerdict as error:
+        except NoVerdictError as error:
             found.error = found.error or str(error)
-            found.asked = found.asked and not (isinstance(outcome, Failed) and not outcome.asked)
+            found.asked = found.asked and not (isinstance(outcome, FailedQuestion) and not outcome.asked)
             found.judgments.append({which: asked, "error": str(error)})

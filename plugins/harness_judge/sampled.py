@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from harness import digest_of
+from harness import digest_value
 from harness_judge.calibration import Calibration, label_order_key
 from harness_judge.prompts import prompt_as_text
-from harness_judge.rows import Judged, JudgeRow
+from harness_judge.rows import JudgedRow, JudgeRow
 
 DIGITS = 32  # hex digits of a pair's digest
 
 
 def pair_digest(row: JudgeRow) -> str:
     """Return what tells a pair of answers to a prompt, or one answer, from all others."""
-    return digest_of([prompt_as_text(row.sample.input), row.answer, row.baseline])[:DIGITS]
+    return digest_value([prompt_as_text(row.sample.input), row.answer, row.baseline])[:DIGITS]
 
 
-def find_pairs_error(made: Calibration, judged: Sequence[Judged], criterion: str) -> str | None:
+def find_pairs_error(made: Calibration, judged: Sequence[JudgedRow], criterion: str) -> str | None:
     """Return why labels are not of a random sample of the pairs that were judged, or None.
 
     Of a criterion labels of the other side's answers may stand beside them.

@@ -53,7 +53,7 @@ class Service:
         missing = f"needs the package {self.provider}; pip install 'finetune-harness[judge]'"
         return http_client.Client(self.provider, self.peer, self.variable, missing)
 
-    def hide(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """Take the key out of what a judge said, of which a part may be a word."""
         return text.replace(self.key, "***") if self.key else text
 
@@ -87,11 +87,11 @@ class Service:
         usage = body.get("usage") or {}
         kinds = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
         tokens = sum(int(usage.get(kind) or 0) for kind in kinds), int(usage.get("output_tokens") or 0)
-        said = Reply(self.hide(text), str(body.get("model") or model), *tokens)
+        said = Reply(self.redact(text), str(body.get("model") or model), *tokens)
         return said, self.peer.redact(str(body.get("stop_reason") or ""))
 
 
-class API:
+class JudgeApi:
     """A judge behind an API, asked for JSON of a schema; `ask` is called from several threads. Raises UsageError."""
 
     fields: ClassVar[Mapping[str, Any]] = {}  # of every request, unless the options say otherwise
@@ -109,26 +109,26 @@ class API:
         """Close its connections."""
         self.client.close()
 
-    def most(self, question: Question) -> TokenLimits:
+    def max_tokens(self, question: Question) -> TokenLimits:
         """Return the most tokens a question can use, in and out: none is shorter than a byte of UTF-8."""
         sent = [*(m["content"] for m in question.messages()), json.dumps(dict(question.schema))]
         return TokenLimits(sum(len(text.encode("utf-8", "replace")) for text in sent) + OVERHEAD, self.verdict_tokens)
 
     def ask(self, question: Question) -> Reply:
         """Put a question, once. Raises Trouble, also for a reply that is no JSON: that was not answered."""
-        if not (reply := self.put(question)).problem:  # one that was refused or cut needs not be JSON
+        if not (reply := self.send_question(question)).problem:  # one that was refused or cut needs not be JSON
             try:
                 json.loads(reply.text)
             except ValueError:
                 raise http_client.RequestError("sent a reply that is not JSON", passing=True, reply=reply) from None
         return reply
 
-    def put(self, question: Question) -> Reply:
+    def send_question(self, question: Question) -> Reply:
         """Return what comes back."""
         raise NotImplementedError
 
 
-class OpenAIJudge(API):
+class OpenAIJudge(JudgeApi):
     """Asks chat completions of an OpenAI-compatible server: OpenAI, vLLM, llama.cpp, Ollama, TGI."""
 
     fields: ClassVar[Mapping[str, Any]] = {"temperature": 0.0}
@@ -139,7 +139,7 @@ class OpenAIJudge(API):
         # The older name is the one that all servers know but OpenAI's newer models.
         self._limit = "max_completion_tokens" if self.at.url == HOMES["openai"] else "max_tokens"
 
-    def put(self, question: Question) -> Reply:
+    def send_question(self, question: Question) -> Reply:
         """Return what comes back; a field that the model does not know is left out from then on."""
         schema = {"name": "verdict", "strict": True, "schema": dict(question.schema)}
         asked = {
@@ -169,15 +169,15 @@ class OpenAIJudge(API):
             problem = f"the judge refused: {self.at.peer.redact(str(message.get('refusal') or ended))}"
         elif ended == "length":
             problem = f"the verdict was truncated at {self.verdict_tokens} tokens; raise verdict_tokens"
-        said, model = self.at.hide(str(message.get("content") or "")), str(body.get("model") or self.model)
+        said, model = self.at.redact(str(message.get("content") or "")), str(body.get("model") or self.model)
         tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         return Reply(said, model, *tokens, problem)
 
 
-class AnthropicJudge(API):
+class AnthropicJudge(JudgeApi):
     """Asks Anthropic's messages."""
 
-    def put(self, question: Question) -> Reply:
+    def send_question(self, question: Question) -> Reply:
         """Return what comes back."""
         asked = {
             **self.body,

@@ -17,7 +17,7 @@ class PairVerdict(NamedTuple):
     reason: str
 
 
-class NoVerdict(ValueError):
+class NoVerdictError(ValueError):
     """A reply that holds no verdict; says why in one line."""
 
 
@@ -36,7 +36,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Failed:
+class FailedQuestion:
     """A question without a reply, and why; `asked` is false where the budget was used up."""
 
     why: str
@@ -44,40 +44,40 @@ class Failed:
 
 
 def require_reply(outcome: object) -> Reply:
-    """Return what a question came to, if that is a reply; raises NoVerdict, with why it failed."""
+    """Return what a question came to, if that is a reply; raises NoVerdictError, with why it failed."""
     if isinstance(outcome, Reply):
         return outcome
-    raise NoVerdict(str(getattr(outcome, "why", "there is no reply")))
+    raise NoVerdictError(str(getattr(outcome, "why", "there is no reply")))
 
 
 def parse_pair_verdict(reply: Reply) -> PairVerdict:
-    """Return the verdict ("A", "B" or "tie") and the reason; raises NoVerdict."""
+    """Return the verdict ("A", "B" or "tie") and the reason; raises NoVerdictError."""
     found = _read(reply)
     if (verdict := found.get("verdict")) not in TURNED:
-        raise NoVerdict(f"the verdict is {_show(verdict)} instead of A, B or tie")
+        raise NoVerdictError(f"the verdict is {_show(verdict)} instead of A, B or tie")
     return PairVerdict(str(verdict), str(found.get("reason", "")))
 
 
 def parse_criteria_verdict(reply: Reply, criteria: Iterable[str]) -> dict[str, tuple[bool, str]]:
-    """Return whether each criterion is met, and the reason; raises NoVerdict."""
+    """Return whether each criterion is met, and the reason; raises NoVerdictError."""
     found, verdicts = _read(reply), {}
     for name in criteria:
         one = found.get(name)
         if not isinstance(one, Mapping) or not isinstance(met := one.get("met"), bool):
-            raise NoVerdict(f'criterion "{name}" is {_show(one)} instead of a reason and whether it is met')
+            raise NoVerdictError(f'criterion "{name}" is {_show(one)} instead of a reason and whether it is met')
         verdicts[name] = met, str(one.get("reason", ""))
     return verdicts
 
 
 def _read(reply: Reply) -> Mapping[str, Any]:
     if reply.problem:
-        raise NoVerdict(reply.problem)
+        raise NoVerdictError(reply.problem)
     try:
         found = json.loads(reply.text)
     except ValueError:
-        raise NoVerdict(f"replied {_show(reply.text)}, which is not JSON") from None
+        raise NoVerdictError(f"replied {_show(reply.text)}, which is not JSON") from None
     if not isinstance(found, dict):
-        raise NoVerdict(f"replied {_show(found)}, which is not an object")
+        raise NoVerdictError(f"replied {_show(found)}, which is not an object")
     return found
 
 

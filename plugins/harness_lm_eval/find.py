@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from harness import UsageError, did_you_mean
-from harness_lm_eval.names import Config, Names, lm_eval_names, read_yaml, search, tasks_folder
+from harness_lm_eval.names import Config, TaskNames, index_folder, lm_eval_names, read_yaml, tasks_folder
 
 Reader = Callable[[Path], Config]
 GROUP_KEYS = frozenset({"group", "group_alias", "task", "aggregate_metric_list", "metadata"})  # lm_eval's GroupConfig
@@ -80,7 +80,7 @@ class _Expansion:
         self.asked, self.folder, self.include_path, self.read = asked, folder, include_path, read
 
     @cached_property
-    def names(self) -> Names:
+    def names(self) -> TaskNames:
         """Every name there is, those of the `include_path` before those of lm_eval; a task by path needs none."""
         own = lm_eval_names()
         if self.include_path is None:
@@ -88,8 +88,8 @@ class _Expansion:
         extra = (self.folder / self.include_path).expanduser()
         if not extra.is_dir():
             raise UsageError(f'include_path is "{self.include_path}", but there is no such folder in "{self.folder}"')
-        more = search(extra)
-        return Names({**own.files, **more.files}, {**own.tags, **more.tags})
+        more = index_folder(extra)
+        return TaskNames({**own.files, **more.files}, {**own.tags, **more.tags})
 
     def leaves(self, found: Iterator[TaskConfig]) -> tuple[TaskConfig, ...]:
         if not (leaves := {leaf.name: leaf for leaf in found}):

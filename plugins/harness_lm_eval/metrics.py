@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from harness import Scale, UsageError
 from harness_lm_eval.find import NamedTasks, TaskConfig
-from harness_lm_eval.names import Config, Function
+from harness_lm_eval.names import Config, YamlFunction
 
 Direction = Literal["higher", "lower"]
 OUTPUTS = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
@@ -23,7 +23,7 @@ OTHER = "other"  # every aggregation that needs all documents at once
 
 
 @dataclass(frozen=True)
-class Measure:
+class TaskMetric:
     """A metric of one task: its name here, lm_eval's name and filter, and how lm_eval aggregates it."""
 
     name: str
@@ -69,7 +69,7 @@ def list_eval_metrics(found: NamedTasks) -> list[EvalMetric]:
     return kept
 
 
-def task_metrics(leaf: TaskConfig) -> list[Measure]:
+def task_metrics(leaf: TaskConfig) -> list[TaskMetric]:
     """Return the metrics of one task; raises UsageError on a task that cannot be served."""
     config, where = leaf.config, f'task "{leaf.name}"'
     if config.get("doc_to_image") or config.get("doc_to_audio"):
@@ -90,14 +90,14 @@ def task_metrics(leaf: TaskConfig) -> list[Measure]:
     return found
 
 
-def _declared(config: Config) -> Iterator[Measure]:
+def _declared(config: Config) -> Iterator[TaskMetric]:
     """Yield the metrics a YAML lists, by filter; a metric without a known direction is left out."""
     filters = [f["name"] for f in config.get("filter_list") or ()] or ["none"]
     if (listed := config.get("metric_list")) is None:
         defaults = _registry().DEFAULT_METRIC_REGISTRY[config.get("output_type", "generate_until")]
         listed = [{"metric": metric} for metric in defaults]
     for entry in listed:
-        metric = entry["metric"].rpartition(".")[2] if isinstance(entry["metric"], Function) else entry["metric"]
+        metric = entry["metric"].rpartition(".")[2] if isinstance(entry["metric"], YamlFunction) else entry["metric"]
         known = "higher_is_better" in entry  # its registry raises without the None
         higher = entry["higher_is_better"] if known else _registry().higher_is_better_registry.get(metric, None)
         if not isinstance(higher, bool):
@@ -107,7 +107,7 @@ def _declared(config: Config) -> Iterator[Measure]:
         kind = aggregation if aggregation in SCALES else OTHER
         for name in filters:
             ours = metric if len(filters) == 1 else f"{metric}@{name}"
-            yield Measure(ours, metric, name, kind, "higher" if higher else "lower")
+            yield TaskMetric(ours, metric, name, kind, "higher" if higher else "lower")
 
 
 def _name_of(function: Any) -> str:
@@ -120,10 +120,10 @@ def _name_of(function: Any) -> str:
     return next((name for name in SCALES if known.get(name) is function), OTHER)
 
 
-def _of_class(leaf: TaskConfig) -> Iterator[Measure]:
+def _of_class(leaf: TaskConfig) -> Iterator[TaskMetric]:
     """Yield the metrics of a task that is a Python class, by asking one that has no data."""
     cls = leaf.config["class"]
-    if isinstance(cls, Function):
+    if isinstance(cls, YamlFunction):
         from lm_eval.tasks._yaml_loader import _import_fun_from_str
 
         cls = _import_fun_from_str(str(cls))
@@ -131,7 +131,7 @@ def _of_class(leaf: TaskConfig) -> Iterator[Measure]:
     directions = bare.higher_is_better()
     for metric, function in bare.aggregation().items():
         if isinstance(higher := directions.get(metric), bool):
-            yield Measure(metric, metric, "none", _name_of(function), "higher" if higher else "lower")
+            yield TaskMetric(metric, metric, "none", _name_of(function), "higher" if higher else "lower")
 
 
 def _registry() -> Any:

@@ -25,7 +25,7 @@ Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Names:
+class TaskNames:
     """Every task, group and tag: the file of a name, and the tasks of a tag."""
 
     files: dict[str, str] = field(default_factory=dict)
@@ -44,16 +44,16 @@ def tasks_folder() -> Path:
 
 
 @lru_cache(maxsize=1)
-def lm_eval_names() -> Names:
+def lm_eval_names() -> TaskNames:
     """Return the names that lm_eval brings, from the cache where this version was asked before; raises UsageError."""
     folder = tasks_folder()
     version = importlib.metadata.version("lm_eval")
     path = cache_dir() / "lm_eval" / f"names-{version}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}.json"
     try:
         known = json.loads(path.read_bytes())
-        return Names({name: f"{folder}/{file}" for name, file in known["files"].items()}, known["tags"])
+        return TaskNames({name: f"{folder}/{file}" for name, file in known["files"].items()}, known["tags"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there yet, or not ours
-        names = Names(
+        names = TaskNames(
             **subprocess_call.call_module("harness_lm_eval.index", {}, "lm_eval: its tasks could not be listed")
         )
     files = {name: os.path.relpath(file, folder) for name, file in names.files.items()}
@@ -61,9 +61,9 @@ def lm_eval_names() -> Names:
     return names
 
 
-def search(root: Path) -> Names:
+def index_folder(root: Path) -> TaskNames:
     """Index a user's folder of tasks as lm_eval does: of several files with one name the first counts."""
-    names = Names()
+    names = TaskNames()
     paths = [p for p in root.glob("**/*.yaml") if not {"__pycache__", ".ipynb_checkpoints"} & {*p.parts}]
     for path in sorted(paths, key=Path.as_posix):
         try:
@@ -81,7 +81,7 @@ def search(root: Path) -> Names:
     return names
 
 
-class Function(str):
+class YamlFunction(str):
     """A function that a YAML names: the path of its module without ".py", a dot, its name."""
 
     __slots__ = ()
@@ -107,11 +107,11 @@ def read_yaml(path: Path, above: Sequence[Path] = ()) -> Config:
 
 @lru_cache(maxsize=4096)
 def _parsed(path: Path, _: int) -> Config:
-    reader = loader()(path.read_bytes())
+    reader = make_yaml_loader()(path.read_bytes())
     reader.folder = path.parent
     try:
         config = reader.get_single_data()
-    except library().YAMLError as error:
+    except import_yaml().YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         at = "" if line is None else f" line {line + 1}"
         raise UsageError(f'"{path}"{at}: is not valid YAML: {getattr(error, "problem", None) or error}') from None
@@ -123,17 +123,17 @@ def _parsed(path: Path, _: int) -> Config:
 
 
 @lru_cache(maxsize=1)
-def loader() -> Any:
+def make_yaml_loader() -> Any:
     """Return a safe YAML loader that knows `!function`, relative to its `folder`."""
-    safe: Any = getattr(library(), "CSafeLoader", None) or library().SafeLoader
+    safe: Any = getattr(import_yaml(), "CSafeLoader", None) or import_yaml().SafeLoader
 
     class FunctionLoader(safe):  # type: ignore[misc]
         folder = Path()
 
-    FunctionLoader.add_constructor("!function", lambda own, node: Function(own.folder / own.construct_scalar(node)))
+    FunctionLoader.add_constructor("!function", lambda own, node: YamlFunction(own.folder / own.construct_scalar(node)))
     return FunctionLoader
 
 
-def library() -> Any:
+def import_yaml() -> Any:
     """Return PyYAML, which comes with lm_eval and has no types."""
     return importlib.import_module("yaml")

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness import Completion, Sample, Score, Subject, UsageError
 from harness_lm_eval import hub
-from harness_lm_eval.metrics import EvalMetric, Measure
+from harness_lm_eval.metrics import EvalMetric, TaskMetric
 from harness_lm_eval.tasks import LoadedTask, TaskOptions, blame_task_code, load_tasks
 
 TUPLE = "()"  # marks a list of JSON that was a tuple
@@ -97,7 +97,12 @@ def _score(row: DocumentRow, metrics: Sequence[EvalMetric], cut: Mapping[tuple[s
         note = json.dumps(known, ensure_ascii=False)
     answers = [Completion.of(answer) for r in row.requests if r.request_type == "generate_until" for answer in r.resps]
     worst = max(answers, key=lambda answer: answer.rank, default=Completion())
-    about: dict[str, Any] = {"note": note, "weights": weights, "ended": worst.ended, "tokens": worst.tokens}
+    about: dict[str, Any] = {
+        "note": note,
+        "weights": weights,
+        "finish_reason": worst.finish_reason,
+        "tokens": worst.tokens,
+    }
     answer = next((str(r.resps[0]) for r in row.requests if r.request_type == "generate_until"), None)
     if task.OUTPUT_TYPE == "multiple_choice":
         choices = task.doc_to_choice(row.doc)  # of which the answer is the likeliest
@@ -106,7 +111,7 @@ def _score(row: DocumentRow, metrics: Sequence[EvalMetric], cut: Mapping[tuple[s
     return Score(row.sample.id, values, answer=answer, **about)
 
 
-def _value(row: DocumentRow, measure: Measure, result: Mapping[str, Any]) -> tuple[float, float]:
+def _value(row: DocumentRow, measure: TaskMetric, result: Mapping[str, Any]) -> tuple[float, float]:
     """Return a row's value on its metric's scale, and its weight; a document that has none of it weighs nothing."""
     found = result.get(measure.metric)
     if found is None:

@@ -16,7 +16,7 @@ from harness import UsageError
 from harness.internals import chat
 from harness_lm_eval import hub
 from harness_lm_eval.find import TaskConfig, find_tasks
-from harness_lm_eval.metrics import EvalMetric, Measure, list_eval_metrics, task_metrics
+from harness_lm_eval.metrics import EvalMetric, TaskMetric, list_eval_metrics, task_metrics
 from harness_lm_eval.names import Config
 
 Doc = dict[str, Any]
@@ -70,7 +70,7 @@ class FixedShots:
         self.task, self.pool, self.seed = task, list(sampler.fewshot_docs()), seed
         self.doc: Doc | None = None
 
-    def before(self, number: int, docs: Sequence[Doc], shots: int) -> None:
+    def start_document(self, number: int, docs: Sequence[Doc], shots: int) -> None:
         """Set which document comes next."""
         self.doc = docs[number]
 
@@ -95,7 +95,7 @@ class SampledShots:
         self.sampler, self.excludes = sampler, excludes
         self.found, self.number = list[Sequence[Doc]](), 0
 
-    def before(self, number: int, docs: Sequence[Doc], shots: int) -> None:
+    def start_document(self, number: int, docs: Sequence[Doc], shots: int) -> None:
         """Set which document comes next, and draw for those before it."""
         self.number = number
         for doc in docs[len(self.found) : number + 1] if shots else ():
@@ -113,7 +113,7 @@ class LoadedTask:
     name: str
     task: Any
     docs: list[Any]
-    measures: tuple[Measure, ...]
+    measures: tuple[TaskMetric, ...]
     sampler: FixedShots | SampledShots | None
     asked: TaskOptions
     remote: bool
@@ -124,7 +124,7 @@ class LoadedTask:
         task, doc = self.task, deepcopy(self.docs[number])  # a task may write into its documents
         count = task.config.num_fewshot or 0
         if self.sampler:
-            self.sampler.before(number, self.docs, count)
+            self.sampler.start_document(number, self.docs, count)
         else:  # a task that draws for itself: the same for every document
             task.set_fewshot_seed(seed=self.asked.shots_seed)
         chats: dict[str, Any] = {"apply_chat_template": template is not None, "chat_template": template}

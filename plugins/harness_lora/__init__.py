@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_lora.files import read_config as read_config
     from harness_lora.files import read_headers as read_headers
     from harness_lora.files import split_name as split_name
-    from harness_lora.merge import Merge as Merge
+    from harness_lora.merge import FolderMerger as FolderMerger
     from harness_lora.merge import as_rows as as_rows
     from harness_lora.merge import copy_rest as copy_rest
     from harness_lora.merge import fold_scales as fold_scales

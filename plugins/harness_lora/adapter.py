@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from harness import Mistakes, Progress, UsageError, did_you_mean
-from harness.internals import schema, subprocess_call
+from harness.internals import schema, subprocess_call, suggest_option
 from harness_lora.fields import FULL, MOVES_BASE, ON_FLOATS, OURS, PREPARED, REFUSED, UNTRAINED, refused_fields
 from harness_lora.files import (
     WEIGHTS,
@@ -69,6 +69,11 @@ class Lora:
         if "lm_head" in {name.rpartition(".")[2] for name in _list(self.fields["target_modules"])}:
             why = "TRL computes the loss from this module's weight alone, so an adapter on it would not be trained"
             raise UsageError(f'target_modules "lm_head": {why}; use modules_to_save')
+        if isinstance(self.fields["target_modules"], str):
+            for name in ("layers_to_transform", "layers_pattern"):
+                if self.fields.get(name) is not None:
+                    what = "needs target_modules as a list of names, not a text"
+                    raise UsageError(f'option "{name}": {what}; set target_modules = ["q_proj", "v_proj"] or the like')
         config = self.peft_config()
         if str(start).startswith(MOVES_BASE) and config.use_rslora and (config.rank_pattern or config.alpha_pattern):
             raise UsageError(
@@ -94,7 +99,7 @@ class Lora:
             if name in OURS:
                 mistakes.add(f'option "{name}"', f"cannot be set: {OURS[name]}; remove it")
             elif name not in known:
-                mistakes.add(f'option "{name}"', f"is not a field of PEFT's LoraConfig{did_you_mean(name, known)}")
+                mistakes.add(f'option "{name}"', f"is not a field of PEFT's LoraConfig{suggest_option(name, known)}")
             elif name in not_done:
                 how = f"{not_done[name]}{', or' if '; use ' in not_done[name] else ';'} remove it"
                 mistakes.add(f'option "{name}"', f"is not supported in training: {how}")
@@ -118,10 +123,10 @@ class Lora:
 
     def check_targets(self, base: str) -> None:
         """Raise UsageError when an option names what the base has not, or PEFT refuses to put it on the base."""
-        from harness_lora.skeleton import Layout, adapt_skeleton, adapted_targets
-        from harness_lora.targets import check_reached, restrict_targets
+        from harness_lora.skeleton import CheckpointLayout, adapt_skeleton, adapted_targets
+        from harness_lora.targets import check_adaptable, check_reached, restrict_targets
 
-        layout = Layout(Path(base), there := read_headers(Path(base)))
+        layout = CheckpointLayout(Path(base), there := read_headers(Path(base)))
         names = [name for name, _ in layout.model.named_modules()]
         stored = [n.removesuffix(".weight") for n in there if n.endswith(".weight")]  # experts are modules only there
         check_targets(self.fields["target_modules"], names + stored)
@@ -142,6 +147,7 @@ class Lora:
             if any(name == w or name.endswith(f".{w}") for w in wanted) and f"{name}.bias" not in there:
                 raise UsageError(f'lora_bias: "{name}" has no bias to merge it into; name other target_modules')
         check_reached(self.fields["target_modules"], layout.model)
+        check_adaptable(self.peft_config(), layout.model)
         adapted = adapt_skeleton(layout.model, restrict_targets(self.peft_config(), layout.model))
         check_targets(adapted.peft_config["default"].target_modules, names)
         parameters = (target.parameter for _, target in adapted_targets(adapted))
@@ -188,12 +194,12 @@ class Lora:
     def check_merge(self, variant: str, base: str, adapter: Path | None = None) -> None:
         """Raise UsageError when an adapter of this configuration, or the one in a folder, cannot be merged this way."""
         from harness_lora.plan import check_base, check_mergeable, find_merge_error
-        from harness_lora.skeleton import Layout, adapt_skeleton, adapted_targets, whole_trained_parameters
+        from harness_lora.skeleton import CheckpointLayout, adapt_skeleton, adapted_targets, whole_trained_parameters
         from harness_lora.targets import restrict_targets
 
         self._check_variant(variant)
         there, _ = check_base(Path(base))
-        layout = Layout(Path(base), there)
+        layout = CheckpointLayout(Path(base), there)
         config = read_config(adapter) if adapter else restrict_targets(self.peft_config(), layout.model)
         check_mergeable(config, trained=adapter is not None)
         adapted = adapt_skeleton(layout.model, config)
@@ -229,8 +235,8 @@ class Lora:
         """Read a merged model back in a process of its own, compare it with the adapter, and return the facts.
 
         The adapter stands on the base that was merged onto: in 4 bits for "dequantized", as it is for "original",
-        which for an adapter trained on 4 bits is another model than the one that was trained. Raises CheckFailed, and
-        UsageError when it cannot run.
+        which for an adapter trained on 4 bits is another model than the one that was trained. Raises CheckFailedError,
+        and UsageError when it cannot run.
         """
         quantization = dict(self.quantization) if self.quantization else None
         onto, trained = (quantization, None) if variant == "dequantized" else (None, quantization)
@@ -250,9 +256,9 @@ def _check_loads(base: str, adapter: Path, config: LoraConfig) -> None:
     from peft import set_peft_model_state_dict
 
     from harness_hf import adapter_errors_in_one_line, check_loaded_tensors
-    from harness_lora.skeleton import Layout, adapt_skeleton, adapted_targets
+    from harness_lora.skeleton import CheckpointLayout, adapt_skeleton, adapted_targets
 
-    layout = Layout(Path(base), read_headers(Path(base)))
+    layout = CheckpointLayout(Path(base), read_headers(Path(base)))
     with adapter_errors_in_one_line(adapter):
         adapted = adapt_skeleton(layout.model, config)
         made = read_headers(adapter, WEIGHTS).items()

@@ -20,8 +20,8 @@ from accelerate import cpu_offload
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from harness import CheckFailed
-from harness_hf import Tokens, free_memory, pieces
+from harness import CheckFailedError
+from harness_hf import ModelTokenizer, free_memory, iterate_row_slices
 
 SMOKE_TOKENS = 48
 BESIDE = 2**30  # bytes on a GPU for what a model computes, beside its weights
@@ -76,7 +76,10 @@ class ModelOutputs:
 
 
 def compare_models(one: ModelOutputs, other: ModelOutputs, ids: Sequence[Any]) -> Divergence:
-    """Compare two models' distributions of the next token, a window at a time; raises CheckFailed when not finite."""
+    """Compare two models' distributions of the next token, a window at a time.
+
+    Raises CheckFailedError when not finite.
+    """
     kl, same, margin, tokens, nll = 0.0, 0, 0.0, 0, [0.0, 0.0]
     for window, p, q in zip(ids, one.logprobs, other.logprobs, strict=False):
         following = window[0, 1:, None]
@@ -89,7 +92,7 @@ def compare_models(one: ModelOutputs, other: ModelOutputs, ids: Sequence[Any]) -
             nll[i] -= float(logprobs.gather(-1, following).sum())
     if not math.isfinite(kl):
         what = f"the merged model's probabilities are not finite [merge-finite]: KL {kl} nats per token"
-        raise CheckFailed(f"merge: {what}, limit: any finite number; train again at a lower learning_rate")
+        raise CheckFailedError(f"merge: {what}, limit: any finite number; train again at a lower learning_rate")
     return Divergence(kl / tokens, same / tokens, margin, tokens, (nll[0] / tokens, nll[1] / tokens))
 
 
@@ -119,7 +122,7 @@ def _kl(p: Any, q: Any) -> float:
     """Return Σ p·log(p/q) over a window, each term as p·(exp(x) - 1 - x) with x = log(q/p)."""
     # So the terms are of second order and positive; the plain sum is float32's rounding where p and q nearly agree.
     total = 0.0
-    for rows in pieces(p):
+    for rows in iterate_row_slices(p):
         x = q[rows] - p[rows]
         terms, far = p[rows].exp().mul_(x.expm1().sub_(x)), x.abs() >= 1
         if far.any():
@@ -130,10 +133,10 @@ def _kl(p: Any, q: Any) -> float:
 
 def _ends(model: PreTrainedModel, path: str, stops: set[int | None]) -> list[int | None]:
     """Return for each of the prompts the token at which a greedy answer ends, or None where it does not."""
-    tokens = Tokens.of(path)
+    tokens = ModelTokenizer.of(path)
     chat = tokens.tokenizer.chat_template
     prompts = [[{"role": "user", "content": text}] if chat else text for text in PROMPTS]
-    given = _padded(model, list(map(torch.tensor, tokens.prompts(prompts))), "left")
+    given = _padded(model, list(map(torch.tensor, tokens.encode_prompts(prompts))), "left")
     out = model.generate(**given, max_new_tokens=SMOKE_TOKENS, do_sample=False)
     return [next((i for i in row if i in stops), None) for row in out[:, given["input_ids"].shape[1] :].tolist()]
 

@@ -29,7 +29,7 @@ from peft.utils.other import get_pattern_key
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from harness import CheckFailed, Progress, UsageError, write_text
+from harness import CheckFailedError, Progress, UsageError, write_text
 from harness.internals import copy_range, read_safetensors
 from harness_lora.files import ADAPTER_NOTE, CONFIG, WEIGHTS, read_config, read_note, split_name
 from harness_lora.plan import MergePlan, Tensors, check_base, check_changed, make_plan
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Merge:
+class FolderMerger:
     """One merge: what it reads, how it adds, and which tensors came out other than they were.
 
     Blocks are added and written by threads that have one core each. Operations this small, spread over all cores by
@@ -60,7 +60,7 @@ class Merge:
     tick: Callable[[], None] = lambda: None
     changed: set[str] = field(default_factory=set)
 
-    def file(self, source: Path, to: Path) -> None:
+    def write_file(self, source: Path, to: Path) -> None:
         """Write one file of the base again, tensor by tensor in the order they lie in; most are copied as they are."""
         about = read_safetensors(source)
         with safe_open(source, "pt") as opened, source.open("rb") as old, to.open("wb", buffering=0) as new:
@@ -72,15 +72,15 @@ class Merge:
             start = new.tell()
             for name in sorted(about.tensors, key=lambda n: int(about.tensors[n]["data_offsets"][0])):
                 begin, end = about.tensors[name]["data_offsets"]
-                if name in self.plan.must or name in self.plan.rounded:
-                    self.tensor(name, opened.get_tensor(name), new, start + begin)
+                if name in self.plan.must_change or name in self.plan.rounded:
+                    self.write_tensor(name, opened.get_tensor(name), new, start + begin)
                 else:
                     new.seek(start + begin)
                     copy_range(old, new, about.start + begin, end - begin)
                 self.tick()
 
-    def tensor(self, name: str, before: torch.Tensor, to: IO[bytes], start: int) -> None:
-        """Write a tensor of the merged model in the base's dtype; raises CheckFailed when it is not finite."""
+    def write_tensor(self, name: str, before: torch.Tensor, to: IO[bytes], start: int) -> None:
+        """Write a tensor of the merged model in the base's dtype; raises CheckFailedError when it is not finite."""
         before = as_rows(before)
         row = math.prod(before.shape[1:]) * before.element_size()
 
@@ -90,7 +90,7 @@ class Merge:
                 dtype, most = str(before.dtype).removeprefix("torch."), torch.finfo(before.dtype).max
                 what = f"its largest weight would be {float(total.abs().max()):.3g}, the limit is {most:.3g}"
                 how = "the adapter is damaged: train again at a lower learning_rate, or choose a base in bfloat16"
-                raise CheckFailed(f'merge: "{name}" is not finite in {dtype} [merge-finite]: {what}; {how}')
+                raise CheckFailedError(f'merge: "{name}" is not finite in {dtype} [merge-finite]: {what}; {how}')
             if name not in self.changed and not torch.equal(before[rows], after):
                 self.changed.add(name)
             data, at = after.contiguous().flatten().view(torch.uint8).numpy().data, start + rows.start * row
@@ -98,28 +98,28 @@ class Merge:
                 done = os.pwrite(to.fileno(), data, at)
                 data, at = data[done:], at + done
 
-        self.blocks(name, before, block)
+        self.map_blocks(name, before, block)
 
-    def blocks(self, name: str, before: torch.Tensor, use: Callable[[slice, torch.Tensor], T]) -> list[T]:
+    def map_blocks(self, name: str, before: torch.Tensor, use: Callable[[slice, torch.Tensor], T]) -> list[T]:
         """Return what `use` makes of each block of rows of the merged tensor, before it is rounded; in threads."""
         before = as_rows(before)  # those of a stack of matrices lie one below the other
-        new, step = self.given(name, before), max(1, BLOCK // max(1, math.prod(before.shape[1:])))
+        new, step = self.added_weight(name, before), max(1, BLOCK // max(1, math.prod(before.shape[1:])))
         whole = new if name in self.plan.replaced else None
         if whole is None and name in self.plan.transposed:
-            whole = self.pool.submit(self.sum, name, new, slice(None)).result().T
+            whole = self.pool.submit(self.merged_rows, name, new, slice(None)).result().T
 
         def block(at: int) -> T:
             rows = slice(at, at + step)  # a row of the product needs no other row
-            return use(rows, self.sum(name, new, rows) if whole is None else whole[rows])
+            return use(rows, self.merged_rows(name, new, rows) if whole is None else whole[rows])
 
         return list(self.pool.map(block, range(0, len(before), step)))
 
-    def given(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+    def added_weight(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """Return what is added to, of shape (out, in), as a 4-bit load has it; or what is put in its place."""
         _, parts = self.plan.added.get(name, ("", {}))
         given = as_rows(self.plan.replaced.get(name, parts.get("base_layer", weight)))  # an adapter may bring it along
         if given.shape != weight.shape:
-            raise CheckFailed(f'merge: "{name}" has another shape than in the base')
+            raise CheckFailedError(f'merge: "{name}" has another shape than in the base')
         if name in self.plan.replaced:
             return given
         new = given.to(weight.dtype)
@@ -128,7 +128,7 @@ class Merge:
             return round_to_4bit(new, self.quantization, self.dtype)
         return new
 
-    def moves(self, name: str, weight: torch.Tensor) -> bool:
+    def changes(self, name: str, weight: torch.Tensor) -> bool:
         """Return whether the adapter changes a tensor, other than by rounding; rows of an embedding always count."""
         if name in self.plan.replaced:
             return not torch.equal(self.plan.replaced[name].to(weight.dtype), weight)
@@ -139,11 +139,11 @@ class Merge:
             return True
         if "lora_magnitude_vector" not in parts:
             return False
-        norms = torch.linalg.norm(self.given(name, as_rows(weight)).double(), dim=1)
+        norms = torch.linalg.norm(self.added_weight(name, as_rows(weight)).double(), dim=1)
         scales = parts["lora_magnitude_vector"].double().flatten() / norms
         return bool(((scales - 1).abs() > MAGNITUDE).any())
 
-    def sum(self, name: str, weight: torch.Tensor, rows: slice) -> torch.Tensor:
+    def merged_rows(self, name: str, weight: torch.Tensor, rows: slice) -> torch.Tensor:
         if name not in self.plan.added:
             return weight[rows]
         (module, parts), config = self.plan.added[name], self.plan.config
@@ -172,7 +172,7 @@ def merge_folder(
     """Write the merged model to `out`; with `quantization`, onto the base as a 4-bit load has it.
 
     Memory: the adapter, and a block of rows a thread (the whole tensor, if it is rounded to 4 bits). Raises
-    UsageError when the base or the adapter is of a kind that cannot be merged, CheckFailed when the result is not
+    UsageError when the base or the adapter is of a kind that cannot be merged, CheckFailedError when the result is not
     finite or not what was to change.
     """
     there, names = check_base(base)
@@ -184,16 +184,16 @@ def merge_folder(
             progress(Progress("merge", next(done), len(there)))
 
     with merge_threads() as pool:
-        merge = Merge(plan, quantization, loaded_dtype(read_note(adapter)), pool, tick)
-        for name in sorted(plan.must):
+        merge = FolderMerger(plan, quantization, loaded_dtype(read_note(adapter)), pool, tick)
+        for name in sorted(plan.must_change):
             with safe_open(there[name].file, "pt") as opened:
-                if merge.moves(name, opened.get_tensor(name)):
+                if merge.changes(name, opened.get_tensor(name)):
                     break
         else:
             what = "the adapter is zero, so the merged model would equal its base; check the training"
-            raise CheckFailed(f"merge: {what}")
+            raise CheckFailedError(f"merge: {what}")
         for file in sorted({header.file for header in there.values()}):
-            merge.file(file, out / file.name)
+            merge.write_file(file, out / file.name)
     copy_rest(base, names, out)
     check_changed(merge.changed, plan)  # one tensor may round to what it was, all of them may not
 
@@ -223,7 +223,7 @@ def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: LoraConf
     """Return rows of W + s·B·A, W of shape (out, in), in W's dtype; for DoRA m·(W + s·B·A)/‖W + s·B·A‖, norms per row.
 
     s is alpha/r, or alpha/√r with rslora (Kalajdzievski 2023, arXiv:2312.03732); DoRA: Liu et al. 2024,
-    arXiv:2402.09353, section 4.1. Raises CheckFailed when the rank is not the configuration's.
+    arXiv:2402.09353, section 4.1. Raises CheckFailedError when the rank is not the configuration's.
     """
     a, b = parts["lora_A"], parts["lora_B"]
     if a.dim() == 3:  # rows of a stack of matrices (E, out, in), matrix by matrix: A (E, r, in), B (E, out, r)
@@ -240,7 +240,7 @@ def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: LoraConf
         b = _diagonal(b, blocks) if b.shape[1] != a.shape[0] else b
     r = module_rank(module, config)
     if a.shape[0] != r:
-        raise CheckFailed(f'adapter: "{module}" has rank {a.shape[0]}, but its configuration has {r}')
+        raise CheckFailedError(f'adapter: "{module}" has rank {a.shape[0]}, but its configuration has {r}')
     scale = module_scale(module, config)
     total: torch.Tensor = torch.addmm(weight, b[rows].to(weight.dtype), a.to(weight.dtype), alpha=scale)
     if config.use_dora:

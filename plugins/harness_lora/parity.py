@@ -24,7 +24,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig
 
-from harness import CheckFailed
+from harness import CheckFailedError
 from harness.internals import subprocess_call
 from harness_hf import keep_decoded, load_model, load_tokenizer, resolve_device, resolve_dtype
 from harness_lora.divergence import (
@@ -38,10 +38,10 @@ from harness_lora.divergence import (
     token_windows,
 )
 from harness_lora.files import Header, read_headers, read_note
-from harness_lora.merge import Merge, as_rows, is_finite, loaded_dtype, merge_threads
+from harness_lora.merge import FolderMerger, as_rows, is_finite, loaded_dtype, merge_threads
 from harness_lora.plan import MergePlan, check_changed, make_plan
 
-KL, MARGIN = 1e-6, 1e-4  # nats a token, and nats between first and second choice: what float32 arithmetic costs
+KL, MARGIN = 1e-6, 1e-4  # nats per token, and nats between first and second choice: what float32 arithmetic costs
 NOISE, TAIL = 4, 8  # in half precision: times the noise that is measured, and deviations of a log-probability
 TRAINED_WINDOWS = 6  # on which the model as it was trained in 4 bits is compared, some 700 tokens
 EXACT = 4_000_000_000  # parameters up to which all is computed in float32
@@ -60,67 +60,75 @@ class MergeFolders:
     trained: dict[str, Any] | None = None
 
     @cached_property
-    def before(self) -> Mapping[str, Header]:
+    def base_headers(self) -> Mapping[str, Header]:
         return read_headers(Path(self.base))
 
     @cached_property
-    def after(self) -> Mapping[str, Header]:
+    def merged_headers(self) -> Mapping[str, Header]:
         return read_headers(Path(self.merged))
 
     @cached_property
     def plan(self) -> MergePlan:
-        return make_plan(Path(self.base), Path(self.adapter), self.before, self.quantization)
+        return make_plan(Path(self.base), Path(self.adapter), self.base_headers, self.quantization)
 
     @property
     def parameters(self) -> int:
-        return sum(math.prod(header.shape) for header in self.before.values())
+        return sum(math.prod(header.shape) for header in self.base_headers.values())
 
-    def check(self) -> dict[str, Any]:
+    def compare_tensors(self) -> dict[str, Any]:
         """Compare every tensor's bits: with the base's, or with the sum in float64, made again and rounded once."""
-        one, two = ({n: (h.dtype, h.shape) for n, h in headers.items()} for headers in (self.before, self.after))
+        one, two = (
+            {n: (h.dtype, h.shape) for n, h in headers.items()} for headers in (self.base_headers, self.merged_headers)
+        )
         if odd := sorted(n for n in one.keys() | two.keys() if one.get(n) != two.get(n)):
             what = f'"{odd[0]}" is missing, new, or has another shape or dtype than in the base [merge-tensors]'
-            raise CheckFailed(f"merge: {what}, {len(odd)} of {len(one)} tensors in all, limit 0; merge again")
+            raise CheckFailedError(f"merge: {what}, {len(odd)} of {len(one)} tensors in all, limit 0; merge again")
         changed, off = set[str](), dict[str, tuple[int, int]]()
         for name, old, new, wrong in self._tensors():
             changed |= {name} if new else set()
             off |= {name: (wrong, old)} if wrong else {}
         check_changed(changed, self.plan)
-        told = f"[merge-bits]: {len(off)} of {len(self.before)} tensors are wrong, limit 0"
+        told = f"[merge-bits]: {len(off)} of {len(self.base_headers)} tensors are wrong, limit 0"
         again = "merge again; the disk, the copy or the merge was faulty"
         if forgotten := sorted(off.keys() - changed):
             what = f'"{forgotten[0]}" did not change, although the adapter has weights for it'
-            raise CheckFailed(f"merge: {what} {told}; {again}")
-        if strange := sorted(changed - self.plan.must - self.plan.rounded):
-            raise CheckFailed(f'merge: "{strange[0]}" changed, although the adapter does not target it {told}; {again}')
+            raise CheckFailedError(f"merge: {what} {told}; {again}")
+        if strange := sorted(changed - self.plan.must_change - self.plan.rounded):
+            raise CheckFailedError(
+                f'merge: "{strange[0]}" changed, although the adapter does not target it {told}; {again}'
+            )
         for name, (wrong, of) in sorted(off.items()):
             what = f'"{name}" differs in {wrong} of {of} weights from the float64 sum rounded once'
-            raise CheckFailed(f"merge: the merged model differs from the adapter on its base: {what} {told}; {again}")
-        return {"tensors": len(self.before), "changed": len(changed)}
+            raise CheckFailedError(
+                f"merge: the merged model differs from the adapter on its base: {what} {told}; {again}"
+            )
+        return {"tensors": len(self.base_headers), "changed": len(changed)}
 
     def _tensors(self) -> Iterator[tuple[str, int, bool, int]]:
         """Yield each tensor's name, its size, whether it is other than in the base, and how many weights are wrong."""
         opened: dict[Path, Any] = {}
-        for header in (*self.before.values(), *self.after.values()):
+        for header in (*self.base_headers.values(), *self.merged_headers.values()):
             opened.setdefault(header.file, safe_open(header.file, "pt"))
         with self._merge() as merge:
-            for number, name in enumerate(self.before, 1):
-                subprocess_call.report_progress("merged against adapter, tensors", number, len(self.before))
-                old, new = (opened[found[name].file].get_tensor(name) for found in (self.before, self.after))
+            for number, name in enumerate(self.base_headers, 1):
+                subprocess_call.report_progress("merged against adapter, tensors", number, len(self.base_headers))
+                old, new = (
+                    opened[found[name].file].get_tensor(name) for found in (self.base_headers, self.merged_headers)
+                )
                 if not is_finite(new):
                     many = int((~torch.isfinite(new)).sum())
                     what = f'"{name}" is not finite [merge-finite]: {many} of {new.numel()} weights are not'
-                    raise CheckFailed(f"merge: {what}, limit 0; merge again")
+                    raise CheckFailedError(f"merge: {what}, limit 0; merge again")
                 wrong = _differing(old, new)
-                if name in self.plan.must or name in self.plan.rounded:
-                    wrong = sum(merge.blocks(name, old, partial(_wrong, as_rows(new))))
+                if name in self.plan.must_change or name in self.plan.rounded:
+                    wrong = sum(merge.map_blocks(name, old, partial(_wrong, as_rows(new))))
                 yield name, new.numel(), not torch.equal(old, new), wrong
 
     @contextmanager
     def _merge(self) -> Iterator[Any]:
         """Yield a merge as the one that is looked at was made."""
         with merge_threads() as pool:
-            yield Merge(self.plan, self.quantization, loaded_dtype(read_note(Path(self.adapter))), pool)
+            yield FolderMerger(self.plan, self.quantization, loaded_dtype(read_note(Path(self.adapter))), pool)
 
     @property
     def computed(self) -> str:
@@ -142,22 +150,22 @@ class MergeFolders:
         width = 1 if quantization else 4 if self.computed == "float32" else 2  # bytes; in 4 bits less
         return device_for(width * self.parameters)
 
-    def unrounded(self, shift: float = 0.0) -> Any:
+    def load_unrounded(self, shift: float = 0.0) -> Any:
         """Load the base with the sums in the place of its weights, rounded to the dtype that is computed in alone."""
         device = self.device()
         model = load_model(self.base, dtype=self.computed, device=device)
         with self._merge() as merge:
-            for name in self.plan.must | self.plan.rounded:
+            for name in self.plan.must_change | self.plan.rounded:
                 place = self.plan.places[name]
-                weight = as_rows(place.of(model.get_parameter(place.parameter).data))
-                with safe_open(self.before[name].file, "pt") as opened:
-                    merge.blocks(name, opened.get_tensor(name), partial(_put, weight, shift))
+                weight = as_rows(place.select(model.get_parameter(place.parameter).data))
+                with safe_open(self.base_headers[name].file, "pt") as opened:
+                    merge.map_blocks(name, opened.get_tensor(name), partial(_put, weight, shift))
         return offload_layers(model, device)
 
 
 def verify_merge(question: MergeFolders) -> dict[str, Any]:
-    """Compare the merged model with the adapter on the same base; raises CheckFailed when they are two models."""
-    facts = question.check()
+    """Compare the merged model with the adapter on the same base; raises CheckFailedError when they are two models."""
+    facts = question.compare_tensors()
     config = AutoConfig.from_pretrained(question.base, local_files_only=True, trust_remote_code=False)
     longest = getattr(config, "max_position_embeddings", None) or WINDOW
     ids = token_windows(load_tokenizer(question.base), longest=min(WINDOW, longest))
@@ -167,10 +175,10 @@ def verify_merge(question: MergeFolders) -> dict[str, Any]:
     merged = ModelOutputs.of(partial(question.load, question.merged), ids, question.merged, tell)
     adapted = partial(question.load, question.base, question.adapter, question.quantization)
     theirs = ModelOutputs.of(adapted, ids, question.base if None in merged.ends else "", tell)
-    unrounded = ModelOutputs.of(question.unrounded, ids, tell=tell)
+    unrounded = ModelOutputs.of(question.load_unrounded, ids, tell=tell)
     before = compare_models(theirs, unrounded, ids)
     if not (before.kl < kl and before.margin <= margin):
-        raise CheckFailed(
+        raise CheckFailedError(
             "merge: the merged model differs from the adapter on its base [merge-forward]: "
             f"before rounding the KL is {before.kl:.2g} nats per token (limit {kl:.2g}), and "
             f"the first choice changes where the adapter's leads by {before.margin:.2g} nats "
@@ -178,7 +186,9 @@ def verify_merge(question: MergeFolders) -> dict[str, Any]:
         )
     after = compare_models(unrounded, merged, ids)
     facts |= {"kl": before.kl, "top1": before.top1, "tokens": before.tokens}
-    dtype = "+".join(sorted({question.before[name].dtype for name in question.plan.must}))  # as their file names it
+    dtype = "+".join(
+        sorted({question.base_headers[name].dtype for name in question.plan.must_change})
+    )  # as their file names it
     facts |= {"kl_rounding": after.kl, "top1_rounding": after.top1, "dtype": dtype}
     facts |= {"nll_adapter": before.nll[0], "nll_merged": after.nll[1]}
     if theirs.ends:
@@ -227,14 +237,14 @@ def _limits(made: MergeFolders, ids: Sequence[Any]) -> tuple[float, float]:
     if dtype == torch.float32:
         return KL, MARGIN
     # between two models whose weights are the same sum, rounded to two of its neighbours
-    shifted = ModelOutputs.of(partial(made.unrounded, torch.finfo(dtype).eps / 2), ids)
-    noise = compare_models(ModelOutputs.of(made.unrounded, ids), shifted, ids)
+    shifted = ModelOutputs.of(partial(made.load_unrounded, torch.finfo(dtype).eps / 2), ids)
+    noise = compare_models(ModelOutputs.of(made.load_unrounded, ids), shifted, ids)
     kl = max(KL, NOISE * noise.kl)
     return kl, max(MARGIN, TAIL * math.sqrt(2 * kl))
 
 
 def _check_ends(stops: set[int | None], adapter: Sequence[int | None], ours: Sequence[int | None]) -> None:
-    """Raise CheckFailed for an answer without an end where the adapter's ends at a token that stops nothing now."""
+    """Raise CheckFailedError if the adapter's answers end at a token that no longer stops the merged model."""
     for prompt, end, our in zip(PROMPTS, adapter, ours, strict=True):
         if our is None and end is not None and end not in stops:  # one that rounding made longer is for the gates
             what = (
@@ -242,7 +252,7 @@ def _check_ends(stops: set[int | None], adapter: Sequence[int | None], ours: Seq
             )
             why = f"{end} is not one of {sorted(s for s in stops if s is not None)}"
             then = f"and within {SMOKE_TOKENS} tokens there is no other; copy generation_config.json from the base"
-            raise CheckFailed(f"merge: {what}: {why}, {then}")
+            raise CheckFailedError(f"merge: {what}: {why}, {then}")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ from safetensors import safe_open
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from harness import CheckFailed, UsageError
+from harness import CheckFailedError, UsageError
 from harness.internals import formats
 from harness_lora.fields import REWRITTEN, refused_fields
 from harness_lora.files import WEIGHTS, AdapterTensor, Header, read_config, read_headers, split_name
-from harness_lora.skeleton import Layout, Place, Target, adapt_skeleton, adapted_targets
+from harness_lora.skeleton import AdaptedParameter, CheckpointLayout, TensorPlace, adapt_skeleton, adapted_targets
 
 COPIED = ["*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "chat_template*", "generation_config.json"]
 COPIED += ["preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"]  # of pictures
@@ -35,14 +35,14 @@ class MergePlan:
     """What becomes of a base's tensors, by name; `config` has the ranks and alphas that PEFT gave to parameters."""
 
     config: Any
-    places: Mapping[str, Place]
+    places: Mapping[str, TensorPlace]
     added: Mapping[str, tuple[str, Tensors]]  # by which name PEFT knows it, and its parts, lora_A and so on
     replaced: Tensors  # modules_to_save
     rounded: frozenset[str]  # what a 4-bit load quantises
     transposed: frozenset[str]  # Conv1D keeps its weight as (in, out), and so does an embedding
 
     @property
-    def must(self) -> set[str]:
+    def must_change(self) -> set[str]:
         """Return the tensors that a merge changes; one that is rounded to 4 bits may change too."""
         return {*self.added, *self.replaced}
 
@@ -68,20 +68,20 @@ def check_base(base: Path) -> tuple[dict[str, Header], Sequence[str]]:
     try:
         formats.check_indexes(base)
         names = formats.shipping_files(base, COPIED)
-    except formats.Unsafe as error:
+    except formats.UnsafeFileError as error:
         raise UsageError(f'[merge] base "{base}": {error}') from None
     return there, names
 
 
 def check_changed(changed: set[str], plan: MergePlan) -> None:
-    """Raise CheckFailed when no tensor changed that was to change."""
-    if not changed & plan.must:
-        what = f"0 of {len(plan.must)} adapted tensors changed, at least 1 must"
+    """Raise CheckFailedError when no tensor changed that was to change."""
+    if not changed & plan.must_change:
+        what = f"0 of {len(plan.must_change)} adapted tensors changed, at least 1 must"
         how = (
             "the adapter is too small for the base's dtype: train longer or at a higher "
             "learning_rate, or ship the adapter"
         )
-        raise CheckFailed(f"merge: the merged model equals its base [merge-base]: {what}; {how}")
+        raise CheckFailedError(f"merge: the merged model equals its base [merge-base]: {what}; {how}")
 
 
 def make_plan(
@@ -89,7 +89,7 @@ def make_plan(
 ) -> MergePlan:
     """Match the adapter's tensors with the base's; raises UsageError for what cannot be merged."""
     added, replaced = dict[str, tuple[str, dict[str, torch.Tensor]]](), dict[str, torch.Tensor]()
-    layout = Layout(base, there)
+    layout = CheckpointLayout(base, there)
     twins = {a.removesuffix(".weight"): b.removesuffix(".weight") for a, b in layout.twins.items()}
     linears = {n: type(m).__name__ for n, m in layout.model.named_modules() if type(m).__name__ in ("Linear", "Conv1D")}
     rounded = set()
@@ -107,7 +107,7 @@ def make_plan(
     loaded = convert_peft_adapter_state_dict_for_transformers(adapted, config, stored)
     parts = {split_name(key): tensor for key, tensor in loaded.items()}
     for (module, part), tensor in parts.items():
-        target = known.get(module) or Target(layout.parameter(module), module)
+        target = known.get(module) or AdaptedParameter(layout.parameter(module), module)
         found, tied = layout.tensors(target.parameter), module in twins
         if (
             tied and not part and (twin := parts.get(AdapterTensor(twins[module], ""))) is not None
@@ -119,7 +119,7 @@ def make_plan(
             raise UsageError(f"[merge] {find_merge_error(module, twins.get(module))}")
         for name in found:
             transposed |= {name} if part.startswith("lora_embedding") else set()
-            share, value = target.share(layout.places[name], part.replace("lora_embedding", "lora"), tensor)
+            share, value = target.expert_part(layout.places[name], part.replace("lora_embedding", "lora"), tensor)
             if part:
                 added.setdefault(name, (target.key, {}))[1][share] = value
             else:

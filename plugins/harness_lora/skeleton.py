@@ -31,7 +31,7 @@ from harness_lora.targets import returns_several_tensors
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorPlace:
     """What a tensor of a checkpoint is of a parameter: all of it, or some rows, or those of one matrix in a stack."""
 
     parameter: str
@@ -44,13 +44,13 @@ class Place:
     def rows(self) -> slice:
         return slice(self.begin, self.end)
 
-    def of(self, whole: torch.Tensor) -> torch.Tensor:
+    def select(self, whole: torch.Tensor) -> torch.Tensor:
         """Return the part of a parameter that the tensor is, as a view."""
         return (whole if self.matrix is None else whole[self.matrix])[self.rows]
 
 
 @dataclass(frozen=True)
-class Target:
+class AdaptedParameter:
     """A parameter that a module of PEFT adapts: a matrix, or a stack of `stacked`, stored (in, out) if `turned`."""
 
     parameter: str
@@ -58,14 +58,14 @@ class Target:
     stacked: int = 0
     turned: bool = False
 
-    def share(self, place: Place, part: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
+    def expert_part(self, place: TensorPlace, part: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
         """Return the name and value of a part of the adapter for one tensor of the checkpoint.
 
         A stack has A (E·r, in) and B (out, r·E), with the expert first in A's rows and last in B's columns; each of
         its E matrices gets B (out, r) and A (r, in), and a stack that is one tensor all of them.
         """
         if not self.stacked:
-            return part, tensor if part in ("lora_A", "trainable_tokens_delta") else place.of(tensor)
+            return part, tensor if part in ("lora_A", "trainable_tokens_delta") else place.select(tensor)
         if part == "lora_A":
             tensor = tensor.reshape(self.stacked, -1, tensor.shape[1])
         else:
@@ -76,7 +76,7 @@ class Target:
         return part, tensor[place.rows] if part == "lora_B" else tensor
 
 
-class Layout:
+class CheckpointLayout:
     """A base's model without weights, and where the tensors of its checkpoint lie in it."""
 
     def __init__(self, base: Path, there: Mapping[str, Header]) -> None:
@@ -97,7 +97,7 @@ class Layout:
     def tensor(self, module: str) -> str | None:
         """Return the tensor that is a module's weight, or None where it is made of others."""
         found = self.by_parameter.get(parameter := self.parameter(module), ())
-        return found[0] if len(found) == 1 and self.places[found[0]] == Place(parameter) else None
+        return found[0] if len(found) == 1 and self.places[found[0]] == TensorPlace(parameter) else None
 
     def tensors(self, parameter: str) -> Sequence[str]:
         """Return the tensors a parameter is made of; raises UsageError where it is not just put together of them."""
@@ -122,7 +122,7 @@ def adapt_skeleton(model: PreTrainedModel, config: LoraConfig) -> Any:
             if config.lora_dropout and ParamWrapper.__name__ in str(error):
                 why = "lora_dropout: PEFT adapts this base's experts as bare parameters, which cannot have dropout"
                 raise UsageError(f"{why}; set lora_dropout = 0, or name target_modules without experts") from None
-            raise UsageError(f"[adapter] does not fit the base: {format_one_line(error)}") from None
+            raise UsageError(f"does not fit the base: {format_one_line(error)}") from None
     for name, module in adapted.base_model.model.named_modules():
         base = module.get_base_layer() if isinstance(module, LoraLayer) else None
         if returns_several_tensors(base):
@@ -131,16 +131,19 @@ def adapt_skeleton(model: PreTrainedModel, config: LoraConfig) -> Any:
     return adapted
 
 
-def adapted_targets(adapted: PeftModel) -> Iterator[tuple[str, Target]]:
+def adapted_targets(adapted: PeftModel) -> Iterator[tuple[str, AdaptedParameter]]:
     """Yield each module whose weights an adapter's file holds, and what it adapts."""
     for name, module in adapted.base_model.model.named_modules():
         if isinstance(module, ParamWrapper):
             whole = ".".join(part for part in name.split(".") if part != "base_layer")
             parameter = f"{whole}.{module.parameter_name}"
             stacked = module.num_experts if module.get_param().dim() == 3 else 0
-            yield name, Target(parameter, parameter, stacked, bool(stacked) and not module._did_swap_in_out_features)
+            yield (
+                name,
+                AdaptedParameter(parameter, parameter, stacked, bool(stacked) and not module._did_swap_in_out_features),
+            )
         elif isinstance(module, LoraLayer):
-            yield name, Target(f"{name}.weight", name)
+            yield name, AdaptedParameter(f"{name}.weight", name)
 
 
 def whole_trained_parameters(adapted: PeftModel) -> Iterator[str]:
@@ -150,7 +153,7 @@ def whole_trained_parameters(adapted: PeftModel) -> Iterator[str]:
             yield from (f"{name}.{parameter}" for parameter, _ in module.original_module.named_parameters())
 
 
-def _places(model: PreTrainedModel, there: Mapping[str, Header]) -> Iterator[tuple[str, Place]]:
+def _places(model: PreTrainedModel, there: Mapping[str, Header]) -> Iterator[tuple[str, TensorPlace]]:
     """Yield what each tensor is of a parameter, as transformers' `convert_and_load_state_dict_in_model` loads them."""
     conversions, prefix, known = get_model_conversion_mapping(model), model.base_model_prefix, model.state_dict()
     renamings = [c for c in conversions if isinstance(c, WeightRenaming)]
@@ -162,7 +165,7 @@ def _places(model: PreTrainedModel, there: Mapping[str, Header]) -> Iterator[tup
         if parameter not in known and name in known:
             parameter, pattern = rename_source_key(name, [], [], prefix, known)
         if parameter in known and pattern is None:
-            yield name, Place(parameter)
+            yield name, TensorPlace(parameter)
         elif parameter in known:
             gathered[parameter][str(pattern)].append(name)
     for parameter, sources in gathered.items():
@@ -171,19 +174,19 @@ def _places(model: PreTrainedModel, there: Mapping[str, Header]) -> Iterator[tup
 
 def _gathered(
     converter: WeightConverter, parameter: str, sources: Mapping[str, Sequence[str]], there: Mapping[str, Header]
-) -> Iterator[tuple[str, Place]]:
+) -> Iterator[tuple[str, TensorPlace]]:
     """Yield the places of tensors that are stacked, put one below the other, or both; of others what they are for."""
     told = [(type(op).__name__, getattr(op, "dim", None)) for op in converter.operations]
     stacked = told[:1] == [("MergeModulelist", 0)]
     if told[stacked:] not in ([], [("Concatenate", int(stacked))]):
         how, (first, *_) = " and ".join(kind for kind, _ in told), converter.target_patterns
         for name, target in product(chain(*sources.values()), converter.target_patterns):
-            yield name, Place(parameter.replace(first, target), how=how)
+            yield name, TensorPlace(parameter.replace(first, target), how=how)
         return
     begin = end = 0
     for pattern in converter.source_patterns:
         for number, name in enumerate(sources.get(pattern, ())):
             end = begin + there[name].shape[0]
-            yield name, Place(parameter, number if stacked else None, begin, end)
+            yield name, TensorPlace(parameter, number if stacked else None, begin, end)
             begin = begin if stacked else end
         begin = end

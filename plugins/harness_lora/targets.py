@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 ALL = "all-linear"
+UNCALLED = dict.fromkeys(("mamba", "falcon_mamba", "jamba"), ("dt_proj",))  # linears of which only the weight is read
 
 
 def restrict_targets(config: LoraConfig, model: Any) -> LoraConfig:
@@ -24,7 +25,7 @@ def restrict_targets(config: LoraConfig, model: Any) -> LoraConfig:
     left_out, given = [], config.exclude_modules
     if part := language_model_name(model):
         left_out.append(rf"(?!{re.escape(part)}\.).*")
-    if config.target_modules == ALL and (ends := _unadaptable(config, model)):
+    if config.target_modules == ALL and (ends := _unadaptable(config, model, text_linears(model))):
         left_out.append(rf"(.*\.)?({'|'.join(sorted(ends))})")
     if left_out and given:
         left_out.append(given if isinstance(given, str) else rf"(.*\.)?({'|'.join(map(re.escape, given))})")
@@ -43,6 +44,23 @@ def check_reached(targets: str | Collection[str], model: Any) -> None:
         if found and not any(name.startswith(f"{part}.") for name in found):
             what = f'matches only "{found[0]}", which text inputs do not use'
             raise UsageError(f'target_modules "{target}": {what}; name modules of "{part}"')
+
+
+def check_adaptable(config: LoraConfig, model: Any) -> None:
+    """Raise UsageError, with the list to write, where a new adapter names a module that PEFT cannot adapt."""
+    targets = config.target_modules
+    if targets == ALL or not targets:
+        return
+    given = [targets] if isinstance(targets, str) else sorted(targets)
+    names = [name for name, _ in model.named_modules()]
+    matched = [n for n in names if any(matches_target(t, n, expression=isinstance(targets, str)) for t in given)]
+    if refused := _unadaptable(config, model, matched):
+        ends = {name.rpartition(".")[2] for name in matched} - refused
+        linears = text_linears(model)
+        ends = ends or {name.rpartition(".")[2] for name in linears} - _unadaptable(config, model, linears)
+        what = f'cannot be adapted on a base of type "{model.config.model_type}"'
+        listed = ", ".join(f'"{end}"' for end in sorted(ends))
+        raise UsageError(f'target_modules "{min(refused)}": {what}; set target_modules = [{listed}]')
 
 
 def matches_target(target: str, name: str, *, expression: bool) -> bool:
@@ -76,16 +94,21 @@ def list_towers(model: Any) -> list[str]:
     return [name for name, module in beside if any(True for _ in module.parameters())]
 
 
-def _unadaptable(config: LoraConfig, model: Any) -> set[str]:
-    """Return the last names of linears that PEFT refuses, as Mamba's out_proj, or that return more than a tensor."""
+def _unadaptable(config: LoraConfig, model: Any, names: Sequence[str]) -> set[str]:
+    """Return the last names of modules that PEFT refuses, as Mamba's out_proj, or adapts without effect.
+
+    Without effect is what returns more than a tensor, and what is never called, as Mamba's dt_proj.
+    """
     from peft.tuners.lora import LoraModel
 
     found = set()
-    for name in text_linears(model):
+    for name in names:
         end = name.rpartition(".")[2]
         try:
             LoraModel._check_target_module_compatiblity(None, config, model, end)
         except ValueError:
+            found.add(end)
+        if end in UNCALLED.get(model.config.model_type, ()):
             found.add(end)
         if returns_several_tensors(model.get_submodule(name)):
             found.add(end)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-FENCE = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
+FENCE = re.compile(r"(?P<mark>`{3,}+|~{3,}+)\w*\s*(?P<inner>.*?)(?P=mark)", re.DOTALL)
 BULLET = re.compile(r"^\s*[-*•]\s+\S", re.MULTILINE)
 NUMBERED = re.compile(r"^\s*(\d+)[.)]\s+\S", re.MULTILINE)
 
@@ -101,6 +101,6 @@ def _object(answer: str) -> Any:
     """Return the JSON value that an answer is, in a fence or not, or None."""
     fenced = FENCE.fullmatch(answer.strip())
     try:
-        return json.loads(fenced[1] if fenced else answer)
+        return json.loads(fenced["inner"] if fenced else answer)
     except (ValueError, RecursionError):
         return None

@@ -15,11 +15,11 @@ from harness import Adapter, Evaluator, Finding, ModelRef, Progress, Subject, Tr
 from harness.internals import schema
 from harness_preference.evaluator import preference
 from harness_preference.methods import METHODS
-from harness_sft import Memory, Rows, Steps, Training, TrainingJob, trainer_capabilities
+from harness_sft import MemoryOptions, Rows, StepOptions, TrainingJob, TrainingOptions, trainer_capabilities
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preference(Memory, Steps):
+class Preference(MemoryOptions, StepOptions):
     """What trainings from judged answers have beside others."""
 
     num_train_epochs: float = 1
@@ -29,14 +29,14 @@ class Preference(Memory, Steps):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPO(Training, Preference):
+class DPO(TrainingOptions, Preference):
     """The options of `dpo`."""
 
     gradient_accumulation_steps: int = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class KTO(Training, Preference):
+class KTO(TrainingOptions, Preference):
     """The options of `kto`."""
 
     per_device_train_batch_size: int = 4

@@ -15,8 +15,8 @@ from trl import DPOTrainer, KTOTrainer
 
 from harness import Example, Finding, UsageError
 from harness.internals import chat
-from harness_hf import RowEncoder, Tokens
-from harness_sft import CheckedTrainerMixin, Counts, encode_dataset, name_rows
+from harness_hf import ModelTokenizer, RowEncoder
+from harness_sft import CheckedTrainerMixin, TokenCounts, encode_dataset, name_rows
 
 IGNORED = -100
 PAIR, ALONE = ("chosen_ids", "rejected_ids"), ("completion_ids",)  # the first is what is to be learnt
@@ -34,7 +34,7 @@ def encode_judged(
 
     With `compared` a row has the answer of the one before it in its batch as well (KTO's estimate of the divergence).
     """
-    encoder = RowEncoder(Tokens(tokenizer))
+    encoder = RowEncoder(ModelTokenizer(tokenizer))
     whole = encode_dataset(dataset, partial(_encode_judged, encoder, answers), args.dataset_num_proc)
     if not compared:
         return whole
@@ -58,7 +58,7 @@ def _without_answer(whole: Any, args: TrainingArguments) -> list[int]:
     return [i for i, ids in enumerate(whole["prompt_ids"]) if len(ids) >= args.max_length]
 
 
-class Referenced(CheckedTrainerMixin):
+class ReferenceModelMixin(CheckedTrainerMixin):
     """What DPO and KTO share: their rewards, a reference that is the start, and rows of prompts and answers."""
 
     answers: tuple[str, ...] = ()  # the columns of tokens beside the prompt's
@@ -83,7 +83,7 @@ class Referenced(CheckedTrainerMixin):
                 size = min(prompt + answer, cut or prompt + answer)
                 tokens, truncated = tokens + size, truncated + (prompt + answer > size)
                 supervised += min(answer, size) if end else size - prompt
-        self.counts[name] = Counts(len(whole), tokens, supervised, truncated)
+        self.counts[name] = TokenCounts(len(whole), tokens, supervised, truncated)
         return whole
 
     def _prepare_rows(self, dataset: Dataset, name: str) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ class Referenced(CheckedTrainerMixin):
         self._set_signature_columns_if_needed()
         return [{k: v for k, v in row.items() if k in self._signature_columns} for row in prepared]
 
-    def sequences(self, count: int) -> list[list[int]]:
+    def sample_token_ids(self, count: int) -> list[list[int]]:
         """Return prompts with their first answers, in tokens."""
         rows = self.train_dataset.select(range(min(count, len(self.train_dataset))))
         return [[*row["prompt_ids"], *row[self.answers[0]]] for row in rows]
@@ -124,7 +124,7 @@ class Referenced(CheckedTrainerMixin):
         self.remembered["rewards"].append({name: _mean(self.step_rewards, name) for name in KEPT})
         self.step_rewards = []
 
-    def told(self) -> dict[str, Any]:
+    def extra_facts(self) -> dict[str, Any]:
         """Return the first loss, and the rewards of the last steps."""
         rewards = self.remembered["rewards"]
         last = {name: _mean(rewards[-LAST:], name) for name in KEPT}
@@ -133,7 +133,7 @@ class Referenced(CheckedTrainerMixin):
         first = [abs(rewards[0][name]) for name in ("chosen", "rejected")]
         told["first_reward"] = max(filter(math.isfinite, first), default=math.nan)  # a step may lack one kind
         told["first_loss"] = self.watch.steps[0].loss or 0.0
-        return super().told() | {name: value for name, value in told.items() if math.isfinite(value)}
+        return super().extra_facts() | {name: value for name, value in told.items() if math.isfinite(value)}
 
     def _look_at_reference(self, found: dict[str, float], loss: float) -> None:
         """Report a reference that is another model than the one whose training begins."""
@@ -151,11 +151,11 @@ class Referenced(CheckedTrainerMixin):
         self.flag("P1", Finding("error", what, (), FIX))
 
 
-class CheckedDPO(Referenced, DPOTrainer):  # type: ignore[misc]
+class CheckedDPO(ReferenceModelMixin, DPOTrainer):  # type: ignore[misc]
     answers = PAIR
 
 
-class CheckedKTO(Referenced, KTOTrainer):  # type: ignore[misc]
+class CheckedKTO(ReferenceModelMixin, KTOTrainer):  # type: ignore[misc]
     answers = ALONE
 
 

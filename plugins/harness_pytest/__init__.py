@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from harness import Gated
+    from harness import GateResult
 
 OPTION = "--harness-inconclusive"
 
@@ -34,23 +34,23 @@ class Claims:
     inconclusive: str
     claimed: list[str] = field(default_factory=list)
 
-    def worse_by_at_most(self, margin: float | str) -> Gated:
+    def worse_by_at_most(self, margin: float | str) -> GateResult:
         """Claim that the candidate is worse by at most that, and return what came of it."""
         return self._prove(worse_by_at_most=margin)
 
-    def better_by(self, margin: float | str) -> Gated:
+    def better_by(self, margin: float | str) -> GateResult:
         """Claim that the candidate is better by more than that."""
         return self._prove(better_by=margin)
 
-    def at_least(self, limit: float) -> Gated:
+    def at_least(self, limit: float) -> GateResult:
         """Claim that the candidate alone is at least that."""
         return self._prove(min=limit)
 
-    def at_most(self, limit: float) -> Gated:
+    def at_most(self, limit: float) -> GateResult:
         """Claim that the candidate alone is at most that."""
         return self._prove(max=limit)
 
-    def _prove(self, **claim: Any) -> Gated:
+    def _prove(self, **claim: Any) -> GateResult:
         import harness
 
         __tracebackhide__ = True

@@ -8,7 +8,7 @@ from harness import hookimpl
 
 if TYPE_CHECKING:
     from harness import WorkerBackend
-    from harness_ray.cluster import Cluster
+    from harness_ray.cluster import RayWorkers
 
 
 @hookimpl
@@ -16,8 +16,8 @@ def harness_worker_backends() -> dict[str, WorkerBackend]:
     return {"ray": workers}
 
 
-def workers(place: str, *, python: str | None = None) -> Cluster:
+def workers(place: str, *, python: str | None = None) -> RayWorkers:
     """Return workers on a cluster at HOST:PORT, or on one of this machine's own where no place is given."""
-    from harness_ray.cluster import Cluster
+    from harness_ray.cluster import RayWorkers
 
-    return Cluster(place, python)
+    return RayWorkers(place, python)

@@ -33,7 +33,7 @@ _held: dict[str, int] = {}  # by place: the workers of the stage before
 ANSWERS = 5.0  # seconds for a cluster to take a connection
 
 
-class Cluster:
+class RayWorkers:
     """Workers of a cluster: one a GPU, or one a processor where there are none, as Ray counts them."""
 
     def __init__(self, place: str, python: str | None) -> None:
@@ -82,10 +82,10 @@ class Cluster:
         self.started += 1
         needs = {"num_gpus": self.each, "num_cpus": 0} if self.kind == "GPU" else {"num_cpus": 1}
         made = ray.remote(WorkerServer).options(max_restarts=0, max_task_retries=0, **needs).remote()
-        return Actor(ray, made, f"worker {self.started}")
+        return RayWorker(ray, made, f"worker {self.started}")
 
 
-class Actor:
+class RayWorker:
     """A Ray actor that answers messages; that it lives is Ray's to know."""
 
     beats = False
@@ -119,7 +119,7 @@ class Actor:
             self._ray.kill(self._actor, no_restart=True)
 
 
-def connect_ray(cluster: Cluster) -> Any:
+def connect_ray(cluster: RayWorkers) -> Any:
     """Return Ray, connected to a cluster, which stays for the process' later stages; raises UsageError."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)

@@ -15,8 +15,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from harness import Gate, Outcome, UsageError, Verdict
-from harness.internals import count_noun, decide, escape_markdown, printable, summary
-from harness_report.configuration import Setting, settings_rows
+from harness.internals import count_noun, decide, escape_markdown, printable, rules, summary
+from harness_report.configuration import Setting
 from harness_report.formatting import GLYPHS, format_day, format_value
 from harness_report.gates import claim_text, estimate_text
 from harness_report.pairs import LOST, WON, Pairs, pair_metric
@@ -43,7 +43,7 @@ class RunLabels(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Both:
+class GatePair:
     """A gate of this run, and the same gate of the run it is compared with, where that has it."""
 
     now: Verdict
@@ -62,7 +62,7 @@ class Both:
 
 
 @dataclass(frozen=True)
-class Between:
+class MetricComparison:
     """A metric of two runs on the rows that both asked, tested as a gate "better than the other run" would be."""
 
     metric: str
@@ -73,14 +73,15 @@ class Between:
 
 
 @dataclass(frozen=True)
-class Compared:
+class RunComparison:
     """What differs between two runs."""
 
     now: LoadedRun
     before: LoadedRun
-    gates: list[Both]
-    same: list[Both]  # gates that came to the same numbers
-    metrics: list[Between]
+    gates: list[GatePair]
+    same: list[GatePair]  # gates that came to the same numbers
+    metrics: list[MetricComparison]
+    rules: list[str]  # what decides and is another, in words
     settings: list[Setting]
     notes: list[str]  # what a reader must know before believing it
 
@@ -95,20 +96,21 @@ class Compared:
         return RunLabels(one, other)
 
 
-def compare_runs(now: LoadedRun, before: LoadedRun) -> Compared:
+def compare_runs(now: LoadedRun, before: LoadedRun) -> RunComparison:
     """Compare a run with another one, which came before it."""
     theirs = {(v.gate, v.candidate): v for v in before.run.verdicts}
-    both = [Both(v, theirs.get((v.gate, v.candidate))) for v in summary.sort_worst_first(now.run)]
+    both = [GatePair(v, theirs.get((v.gate, v.candidate))) for v in summary.sort_worst_first(now.run)]
     differ, same = [b for b in both if not b.is_same], [b for b in both if b.is_same]
     between = []  # every metric of one number a row that both runs have of the page's candidate, the worst first
-    for report in now.run.reports:
+    for report in now.run.results:
         if report.subject == now.ours and before.report(before.ours, report.eval):
             metric, _ = now.against(report.eval)
             if now.scale(f"{report.eval}.{metric}").is_of_rows:
                 between.append(_between(now, before, report.eval, metric))
     order = list(READINGS.values())
     between.sort(key=lambda b: order.index(b.reading) if b.reading in order else len(order))
-    found = [s for s in settings_rows(now, before) if s.before is not None]
+    changed = rules.changed_rules(now.rules, before.rules) if now.lock and before.lock else []
+    found = [Setting(printable(c.key), printable(c.now), printable(c.before)) for c in changed if not c.decides]
     versions, old = now.run.versions, before.run.versions
     found += [Setting(n, versions.get(n, "missing"), old.get(n, "missing")) for n in {**versions, **old}]
     weights, old = now.run.digests, before.run.digests
@@ -123,14 +125,15 @@ def compare_runs(now: LoadedRun, before: LoadedRun) -> Compared:
         notes.append(f"{printable(now.ours)} of this run is compared with {printable(before.ours)} of the other")
     for evaluation, left in ((b.metric.partition(".")[0], b.left) for b in between if b.left):
         notes.append(f"{evaluation}: {count_noun(left, 'row')} with different prompts in the two runs, left out")
-    if only := [r.eval for r in now.run.reports if r.subject == now.ours and not before.report(before.ours, r.eval)]:
+    if only := [r.eval for r in now.run.results if r.subject == now.ours and not before.report(before.ours, r.eval)]:
         notes.append(f"evaluated only in this run: {', '.join(map(printable, only))}")
     for kept in (now, before):
         notes += [f"{printable(kept.folder.resolve().name)}: {printable(m)}" for m in dict.fromkeys(kept.missing)]
-    return Compared(now, before, differ, same, between, settings, notes)
+    decisive = [printable(c.describe()) for c in changed if c.decides]
+    return RunComparison(now, before, differ, same, between, decisive, settings, notes)
 
 
-def _between(now: LoadedRun, before: LoadedRun, evaluation: str, metric: str) -> Between:
+def _between(now: LoadedRun, before: LoadedRun, evaluation: str, metric: str) -> MetricComparison:
     """Put the claim "better than the other run" to the rows that both asked, as a gate with no margin would be."""
     ours, theirs = now.rows(now.ours, evaluation), before.rows(before.ours, evaluation)
     ids = [i for i in ours if i in theirs and question_of_row(ours[i]) == question_of_row(theirs[i])]
@@ -150,7 +153,7 @@ def _between(now: LoadedRun, before: LoadedRun, evaluation: str, metric: str) ->
         reading = "the same model"
     else:
         reading = READINGS.get(verdict.outcome, "not comparable")
-    return Between(name, verdict, reading, pair, left)
+    return MetricComparison(name, verdict, reading, pair, left)
 
 
 def render_lines(*parts: Line) -> str:
@@ -169,7 +172,7 @@ def render_lines(*parts: Line) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().split("\n"))
 
 
-def comparison_lines(c: Compared) -> str:
+def comparison_lines(c: RunComparison) -> str:
     """Return what differs between two runs as lines for a terminal."""
     before, now = c.labels
     parts: list[Line] = [
@@ -177,6 +180,8 @@ def comparison_lines(c: Compared) -> str:
         f"{before}: {printable(summary.verdict_sentence(c.before.run))}",
         *(f"note: {n}" for n in c.notes),
     ]
+    if c.rules:
+        parts += ["", Text("rules changed", "bold"), *(Text(line, "yellow") for line in c.rules)]
     if c.gates:
         parts += ["", Text(f"gates, {now} and before", "bold")]
     for b in c.gates:
@@ -203,7 +208,7 @@ def comparison_lines(c: Compared) -> str:
     return render_lines(*parts)
 
 
-def comparison_markdown(c: Compared) -> str:
+def comparison_markdown(c: RunComparison) -> str:
     """Return what differs between two runs as Markdown."""
     before, now = map(escape_markdown, c.labels)
     lines = [f"## {escape_markdown(summary.verdict_sentence(c.now.run))}", "", f"Against {before}:"]
@@ -211,6 +216,8 @@ def comparison_markdown(c: Compared) -> str:
         f"{escape_markdown(summary.verdict_sentence(c.before.run))}.",
         *(f"- {escape_markdown(n)}" for n in c.notes),
     ]
+    if c.rules:
+        lines += ["", "Rules changed:", "", *(f"- **{escape_markdown(line)}**" for line in c.rules)]
     if c.gates:
         lines += ["", f"| gate | {before} | {now} |", "|---|---|---|"]
     for b in c.gates:
@@ -238,7 +245,7 @@ def _outcome(kept: LoadedRun, v: Verdict | None) -> str:
     return "not evaluated" if v is None else f"{GLYPHS[v.outcome]} {v.outcome} {estimate_text(kept, v)}"
 
 
-def comparison_json(c: Compared) -> str:
+def comparison_json(c: RunComparison) -> str:
     """Return what differs between two runs as JSON."""
     gates: list[dict[str, Any]] = []
     for b in [*c.gates, *c.same]:
@@ -253,7 +260,8 @@ def comparison_json(c: Compared) -> str:
         metrics.append({**found, "won": won, "lost": lost, "why": v.why})
     settings = [{"key": s.key, "now": s.value, "before": s.before} for s in c.settings]
     value = {"format": FORMAT, "run": _run(c.now), "against": _run(c.before), "gates": gates, "metrics": metrics}
-    return json.dumps({**value, "settings": settings, "notes": c.notes}, indent=1, ensure_ascii=False) + "\n"
+    value |= {"rules": c.rules, "settings": settings, "notes": c.notes}
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def _run(kept: LoadedRun) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from harness import UsageError
 from harness.internals import count_noun, printable, summary
 from harness_report import pairs, svg
-from harness_report.compare import ALIKE, Compared, compare_runs
+from harness_report.compare import ALIKE, RunComparison, compare_runs
 from harness_report.formatting import GLYPHS, NONE, format_confidence, format_day, format_value, minus
 from harness_report.gates import bounds_text, gate_section, headline_gates, number_writer, shared_axes, strip_interval
 from harness_report.history import MOST, PastRun, run_rows, trend_charts
@@ -40,7 +40,7 @@ def render_comparison(kept: LoadedRun, other: LoadedRun | None, past: Sequence[P
     )
 
 
-def _page(kept: LoadedRun, c: Compared | None, past: Sequence[PastRun]) -> SimpleNamespace:
+def _page(kept: LoadedRun, c: RunComparison | None, past: Sequence[PastRun]) -> SimpleNamespace:
     outcome, facts = summary.run_outcome(kept.run), []
     for name, one in [("This run", kept)] + ([("Against", c.before)] if c else []):
         said = printable(summary.verdict_sentence(one.run))
@@ -52,9 +52,10 @@ def _page(kept: LoadedRun, c: Compared | None, past: Sequence[PastRun]) -> Simpl
         "ours": kept.ours,
         "sure": format_confidence(kept.run.alpha),
     }
-    page |= {"compared": c, "past": past, "lead": [], "notes": []}
+    page |= {"compared": c, "past": past, "lead": [], "notes": [], "rules": c.rules if c else []}
     if c:
-        facts.append(("Differs", summary.join_names([s.key for s in c.settings][:8]) or "nothing in the configuration"))
+        differs = [*(["the rules"] if c.rules else []), *(s.key for s in c.settings)]
+        facts.append(("Differs", summary.join_names(differs[:8]) or "nothing in the configuration"))
         (theirs, ours), names = c.labels, ", ".join(b.name for b in c.same)
         same = f"{count_noun(len(c.same), 'gate')} had the same result in both runs: {names}." if names else ""
         by = {reading: [b.metric for b in c.metrics if b.reading == reading] for reading in (*CLASSES, ALIKE)}
@@ -79,7 +80,7 @@ def _page(kept: LoadedRun, c: Compared | None, past: Sequence[PastRun]) -> Simpl
     return SimpleNamespace(**page, drawn=svg.can_draw())  # which is known when all is drawn
 
 
-def _gates(c: Compared) -> list[SimpleNamespace]:
+def _gates(c: RunComparison) -> list[SimpleNamespace]:
     """Return the gates that came to other numbers, the other run's hollow and grey in the same strip."""
     axis, found = shared_axes([c.now, c.before]), []
     for b in c.gates:
@@ -93,7 +94,7 @@ def _gates(c: Compared) -> list[SimpleNamespace]:
     return found
 
 
-def _lines(c: Compared) -> list[SimpleNamespace]:
+def _lines(c: RunComparison) -> list[SimpleNamespace]:
     """Return the metrics that changed, or that could not be compared; shares of rows are on one scale."""
     found = [(b, b.verdict, COLOURS.get(b.reading, OPEN)) for b in c.metrics if b.reading != ALIKE]
     parts = [None if v.estimate is None else Interval(v.estimate, v.lower, v.upper, colour) for _, v, colour in found]

@@ -44,7 +44,7 @@ def training_section(kept: LoadedRun) -> SimpleNamespace | None:
     facts, steps = kept.run.facts.get("training", {}), kept.run.training
     if not facts and not steps:
         return None
-    said, kinds = [], [("ignored" if f.ignored is not None else f.severity, f) for f in kept.run.flags]
+    said, kinds = [], [("ignored" if f.ignored is not None else f.severity, f) for f in kept.run.findings]
     if "steps" in facts and "rows" in facts:
         tokens = f"; {facts['tokens']:,} tokens" if _is_number(facts.get("tokens")) else ""
         learnt = facts.get("supervised_tokens")
@@ -114,7 +114,9 @@ def _is_number(x: object) -> bool:
 
 def training_row_parts(run: Run) -> list[list[Part]]:
     """Return training rows as the model saw them, in parts, those that are learnt marked."""
-    return [[(shorten_text(s.text, 1200), s.learnt) for s in row.segments] for row in run.shown if row.segments][:SEEN]
+    return [[(shorten_text(s.text, 1200), s.trained) for s in row.segments] for row in run.shown_rows if row.segments][
+        :SEEN
+    ]
 
 
 def settings_rows(kept: LoadedRun, before: LoadedRun | None = None) -> list[Setting]:
@@ -134,7 +136,7 @@ def flatten_suite(kept: LoadedRun) -> dict[str, str]:
         found |= {f"{table}.{k}": v for k, v in keys.items() if k != "options"}
         found |= {f"{table}.{k}": v for k, v in dict(keys.get("options") or {}).items()}
     found["merge"] = suite.get("merge")
-    found |= {k: v for k, v in subtable(suite, "about").items() if k not in ("name", "description")}
+    found |= {k: v for k, v in subtable(suite, "header").items() if k not in ("name", "description")}
     for e in suite.get("evals", ()):
         data = {k: e[k] for k in ("use", "data", "limit", "cluster") if k in e}  # the empty are left out below
         found |= {f"{e['name']}.{k}": v for k, v in {**data, **(e.get("options") or {})}.items()}
@@ -164,15 +166,24 @@ def stage_rows(kept: LoadedRun) -> list[SimpleNamespace]:
 
 def attempt_sentences(run: Run) -> list[str]:
     """Return waivers and attempts in sentences."""
-    said = [f"{w.gate}: {w.says()}" for w in run.waivers] or ["No waiver."]
+    said = [f"{w.gate}: {w.summary()}" for w in run.waivers] or ["No waiver."]
     most = max((v.attempt for v in run.verdicts), default=0)
     said.append("First attempt at these gates." if most == 1 else f"Attempt {most} at these gates." if most else "")
     return [printable(s) for s in said if s]
 
 
+def _sides(run: Run) -> list[tuple[str, str]]:
+    """Return what each side of scored rows is: its model, the tool and the first file."""
+    sides = [(side, told) for side, told in run.facts.items() if "binding" in told]
+    return [
+        (side.capitalize(), ", ".join(str(told[key]) for key in ("model", "tool", "file 1") if told.get(key)))
+        for side, told in sides
+    ]
+
+
 def header_facts(kept: LoadedRun) -> list[tuple[str, str]]:
     """Return the lines under the sentence: suite, model, what it is compared with, run, export."""
-    run, described = kept.run, str(subtable(kept.suite, "about").get("description") or "")
+    run, described = kept.run, str(subtable(kept.suite, "header").get("description") or "")
     attempt = max((v.attempt for v in run.verdicts), default=0)
     suite = ", ".join(filter(None, [run.suite, described])) + (f"; attempt {attempt}" if attempt else "")
     model = run.model.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")  # without where it came from
@@ -181,7 +192,8 @@ def header_facts(kept: LoadedRun) -> list[tuple[str, str]]:
     adapter += f" of rank {rank}" if rank else ""
     brought = str(subtable(kept.suite, "candidate").get(kept.ours) or "").rstrip("/\\")
     name = kept.ours + (f", {PureWindowsPath(brought).name}" if brought else "")  # of either kind of path
-    lines = [("Suite", suite), ("Model", ", ".join(filter(None, [model, adapter, name])))]
+    lines = [("Suite", suite)]
+    lines += _sides(run) if run.is_of_scored_rows else [("Model", ", ".join(filter(None, [model, adapter, name])))]
     if versus := list(dict.fromkeys(v.versus for v in run.verdicts if v.versus and v.versus != kept.ours)):
         lines.append(("Compared with", ", ".join(str(v) for v in versus) + ", on the same rows"))
     lines.append(("Run", f"{format_day(run.started)}, {format_seconds(run.seconds)}, exit {run.exit_code}"))

@@ -48,8 +48,8 @@ def format_on_scale(x: float | None, scale: Scaled, *, versus: bool, unit: str =
         return NONE
     x = min(x, 50) if scale.is_log else x
     if not versus:
-        return format_value(scale.unline(x), unit)
-    return ("+" if x > 0 else "") + format_bytes(x) if unit == "bytes" else scale.written(x)
+        return format_value(scale.from_test_scale(x), unit)
+    return ("+" if x > 0 else "") + format_bytes(x) if unit == "bytes" else scale.format_test_change(x)
 
 
 def format_limit(x: float) -> str:
@@ -94,7 +94,7 @@ def metric_in_words(metric: str) -> str:
 
 def claim_in_words(v: Verdict, unit: str = "") -> str:
     """Return a verdict's claim in words; one of an older report as it stands there."""
-    about, what = v.about, metric_in_words(v.metric)
+    about, what = v.claim_spec, metric_in_words(v.metric)
     if about is None or about.kind not in ("bound", "difference") or not v.metric:
         return f"{what}, {v.claim}" if v.metric else v.claim
     size = abs(about.threshold)

@@ -74,22 +74,27 @@ def strip_interval(v: Verdict, *, other: bool = False) -> Interval | None:
     return Interval(v.estimate, *bounds, BASE if other else VERDICTS[v.outcome], hollow=other)
 
 
-def shared_axes(kepts: Sequence[LoadedRun]) -> Callable[[LoadedRun, Verdict], Axis | None]:
-    """Return the axis that the verdicts of one metric, claim and limit share, over all runs that are shown."""
+def shared_axes(kepts: Sequence[LoadedRun], *, by_limit: bool = True) -> Callable[[LoadedRun, Verdict], Axis | None]:
+    """Return the axis that the verdicts of one metric, claim and limit share, over all runs that are shown.
+
+    Without `by_limit` those of other limits are on it, too, and so are their limits.
+    """
     parts: dict[tuple[object, ...], list[Interval]] = {}
 
     def key(v: Verdict) -> tuple[object, ...]:
-        return v.metric, v.versus, v.threshold, is_counted_verdict(v)
+        return v.metric, v.versus, v.threshold if by_limit else v.gate, is_counted_verdict(v)
 
     for kept in kepts:
         for v in kept.run.verdicts:
             if part := strip_interval(v):
                 parts.setdefault(key(v), []).append(part)
+                if not by_limit and v.threshold is not None:
+                    parts[key(v)].append(Interval(v.threshold, None, None, BASE))
 
     def axis(kept: LoadedRun, v: Verdict) -> Axis | None:
         if v.threshold is None or key(v) not in parts:
             return None
-        side = v.about.sign if v.about else 1
+        side = v.claim_spec.sign if v.claim_spec else 1
         shares = kept.scale(v.metric).is_log and bool(v.versus)
         return make_axis(parts[key(v)], v.threshold, side, tick_writer(kept, v), shares=shares, zero=bool(v.versus))
 
@@ -103,7 +108,7 @@ def gate_section(
     write, found = number_writer(kept, v), [p for p in parts if p is not None]
     svg = draw_svg(strip_spec(axis, found)) if axis and found else ""
     if v.waived and v.waiver:
-        aside = printable(v.waiver.says())
+        aside = printable(v.waiver.summary())
     elif v.group:
         aside = f"one of “{printable(v.group)}”"
     elif not v.blocking:
@@ -237,9 +242,11 @@ def linked_rows(kept: LoadedRun, v: Verdict, links: bool) -> list[tuple[str, str
         rows = [(f"{n:,} {word}", "" if link == "-" else f"{to}:{word}{link}") for word, n in counts.items()]
         return rows if any(counts.values()) else []
     wrong = 0
-    if v.about and v.about.is_share and kept.report(v.candidate, evaluation):
+    if v.claim_spec and v.claim_spec.is_share and kept.report(v.candidate, evaluation):
         worst, found = float(kept.is_lower(v.metric)), kept.rows(v.candidate, evaluation).values()
-        wrong = sum(row_value(row, metric) == worst for row in found if v.about.covers(subtable(row, "doc")))
+        wrong = sum(
+            row_value(row, metric) == worst for row in found if v.claim_spec.applies_to_row(subtable(row, "doc"))
+        )
     told_apart = links and kept.against(evaluation)[0] == metric
     of = f"?of={quote(v.candidate, '')}" if v.candidate != kept.ours else ""
     return [(f"{wrong:,} wrong", f"#{quote(evaluation, '')}:wrong{of}" if told_apart else "")] if wrong else []
@@ -253,7 +260,7 @@ def _said(kept: LoadedRun, v: Verdict, write: Callable[[float | None], str]) -> 
     limit = tick_writer(kept, v)(v.threshold)
     what, unit = f"{metric_in_words(v.metric)} of {v.candidate}", kept.unit(v.metric)
     if not v.versus or v.lower is None or v.upper is None:
-        side = "at least" if v.about and v.about.sign > 0 else "at most"
+        side = "at least" if v.claim_spec and v.claim_spec.sign > 0 else "at most"
         bounds = bounds_text(v, write)
         told = f", {bounds} with {sure} bounds" if bounds else ""
         return f"{what}{told}; {side} {limit} is allowed."
@@ -264,6 +271,6 @@ def _said(kept: LoadedRun, v: Verdict, write: Callable[[float | None], str]) -> 
             filter(None, [f"the {sure} bounds {bounds_text(v, write)} contain it", verdict_text.format_sample_size(v)])
         )
         return f"{said}, and {more}."
-    upwards = (v.outcome == "PASS") == (v.about is None or v.about.sign > 0)
+    upwards = (v.outcome == "PASS") == (v.claim_spec is None or v.claim_spec.sign > 0)
     bound, word = (v.lower, "above") if upwards else (v.upper, "below")
     return f"{said}; with {sure} confidence the difference is {word} {write(bound)}."

@@ -6,9 +6,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from itertools import islice, pairwise
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +17,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from harness import Run, UsageError, Verdict, read_run
-from harness.internals import open_file, printable, promotions, summary
+from harness.internals import open_file, printable, promotions, rules, summary
 from harness_report.compare import FORMAT, STYLES, render_lines, verdict_numbers
-from harness_report.configuration import settings_rows
 from harness_report.formatting import GLYPHS, format_day, format_short_day
 from harness_report.formatting import escape_text as spelt
 from harness_report.gates import claim_text, number_writer, shared_axes, strip_interval, tick_writer
@@ -30,6 +29,7 @@ from harness_report.svg import (
     DASHED,
     DOT,
     INK,
+    PAGE,
     VERDICTS,
     Axis,
     Chart,
@@ -39,6 +39,7 @@ from harness_report.svg import (
     rule_layer,
 )
 
+HOLLOW = {"fill": PAGE, "strokeWidth": 1.5, "size": 46}
 BARS = "▁▂▃▄▅▆▇█"
 CHANGED = 4  # keys that are told of a run
 MOST = 24  # runs that a chart or a line of the terminal shows, the last ones
@@ -70,7 +71,7 @@ class PastRun:
 
 
 @dataclass(frozen=True)
-class Track:
+class GateTrack:
     """One gate on one candidate over the runs; None where a run did not judge it."""
 
     gate: str
@@ -91,7 +92,7 @@ def past_runs(suite: str, folder: Path) -> list[PastRun]:
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # no report of ours
             with open_file(path, below=path.parent) as f:
                 told = json.loads(f.read())
-            if told["suite"] == suite and not told.get("selecting") and any(r["verdicts"] for r in told["reports"]):
+            if told["suite"] == suite and not told.get("selecting") and any(r["verdicts"] for r in told["results"]):
                 when = str(told["started"])
                 releases = [release_day(days(e["to"]), e["digest"], when) for e in told["exports"] if e["digest"]]
                 found.append(PastRun(path.parent, when, next(filter(None, releases), "")))
@@ -112,12 +113,12 @@ def release_days(to: str) -> dict[tuple[str, str], str]:
     return {}
 
 
-def gate_tracks(past: Sequence[PastRun]) -> list[Track]:
+def gate_tracks(past: Sequence[PastRun]) -> list[GateTrack]:
     """Return every gate that any run judged on a candidate, as the last run orders them."""
     by_run = [{(v.gate, v.candidate): v for v in p.run.verdicts} for p in past]
     last = [(v.gate, v.candidate) for v in summary.sort_worst_first(past[-1].run)]
     keys = dict.fromkeys([*last, *(key for run in by_run for key in run)])
-    return [Track(*key, [run.get(key) for run in by_run]) for key in keys]
+    return [GateTrack(*key, [run.get(key) for run in by_run]) for key in keys]
 
 
 def sparkline(values: Sequence[float | None]) -> str:
@@ -154,14 +155,16 @@ def run_rows(past: Sequence[PastRun]) -> list[SimpleNamespace]:
     last, found = past[-MOST:], []
     for before, p in zip([None, *last], last, strict=False):
         v, outcome = summary.deciding_verdict(p.run), summary.run_outcome(p.run)
-        settings = settings_rows(p.kept, before.kept if before else None)
-        keys = [f"{s.key} {s.before} → {s.value}" for s in settings if s.before is not None]
+        locked = before is not None and before.kept.lock and p.kept.lock
+        changes = rules.changed_rules(p.kept.rules, before.kept.rules) if before and locked else []
+        keys = [replace(c, would_be=()).describe() for c in changes]
+        more = len(keys) - CHANGED
         said = f"{GLYPHS[outcome]} {summary.verdict_sentence(p.run)}"
         found.append(SimpleNamespace(
             folder=printable(p.folder.name), path=p.folder, when=format_day(p.run.started), outcome=outcome.value,
             said=printable(f"{said}; released on {p.release}" if p.release else said),
             driver=printable(f"{v.gate} {number_writer(p.kept, v)(v.estimate)}") if v else "",
-            changed=", ".join(keys[:CHANGED]) + (f" and {len(keys) - CHANGED} more" if len(keys) > CHANGED else ""),
+            changed="; ".join([*map(printable, keys[:CHANGED]), *([f"{more} more"] if more > 0 else [])]),
         ))  # fmt: skip
     return found[::-1]
 
@@ -182,7 +185,7 @@ def history_json(suite: str, past: Sequence[PastRun]) -> str:
 def trend_charts(past: Sequence[PastRun]) -> list[SimpleNamespace]:
     """Return a chart for each gate on what the last run ships: estimate, bounds, limit, and releases."""
     shown_, kept = past[-MOST:], past[-1].kept
-    axis = shared_axes([p.kept for p in shown_])
+    axis = shared_axes([p.kept for p in shown_], by_limit=False)
     found = []
     for track in gate_tracks(shown_):
         v, scale = track.last, axis(kept, track.last)
@@ -196,22 +199,32 @@ def trend_charts(past: Sequence[PastRun]) -> list[SimpleNamespace]:
     return found
 
 
-def _trend(axis: Axis, track: Track, past: Sequence[PastRun]) -> dict[str, Any]:
-    """Return the spec of one gate over the runs: a dot and a bar a run, what is not allowed shaded."""
+def _trend(axis: Axis, track: GateTrack, past: Sequence[PastRun]) -> dict[str, Any]:
+    """Return the spec of one gate over the runs: a dot and a bar a run, what the limit of that run forbids shaded.
+
+    The dot is hollow where the claim was another than the last run's.
+    """
     bottom, right = HEIGHT - BOTTOM, WIDTH - 8
     step = (right - LEFT) / len(past)
 
     def up(x: float) -> float:
         return TOP + (axis.high - min(max(x, axis.low), axis.high)) / (axis.high - axis.low) * (bottom - TOP)
 
-    limit = up(axis.limit)
-    barred = (limit, bottom) if axis.side > 0 else (TOP, limit)
-    layers = [mark_layer({"type": "rect", "color": BARRED}, x=LEFT, x2=right, y=barred[0], y2=barred[1])]
+    limit, layers, limits = up(axis.limit), list[dict[str, Any]](), list[dict[str, Any]]()
+    begun = float(LEFT)
+    judged = (axis.limit if v is None or v.threshold is None else v.threshold for v in track.verdicts)
+    for threshold, several in groupby(judged):
+        ended, y = begun + step * len([*several]), up(threshold)
+        barred = (y, bottom) if axis.side > 0 else (TOP, y)
+        layers.append(mark_layer({"type": "rect", "color": BARRED}, x=begun, x2=ended, y=barred[0], y2=barred[1]))
+        limits.append(rule_layer(INK, 1.5, x=begun, x2=ended, y=y))
+        begun = ended
+    shaded = len(layers)
     levels = axis.ticks() if axis.shares else round_ticks(axis.low, axis.high, 3)
     levels = [t for t in levels if abs(up(t) - limit) > 12]
     named = label_layer(LEFT - 6, limit, axis.write(axis.limit), align="right", colour=INK, weight=600)
     layers += [label_layer(LEFT - 6, up(t), axis.write(t), align="right") for t in levels]
-    layers += [rule_layer(INK, 1.5, x=LEFT, x2=right, y=limit), named]
+    layers += [*limits, named]
     every = max(1, math.ceil(len(past) * 44 / (right - LEFT)))
     places: list[tuple[float, float]] = []
     for i, (p, v) in enumerate(zip(past, track.verdicts, strict=True)):
@@ -225,6 +238,8 @@ def _trend(axis: Axis, track: Track, past: Sequence[PastRun]) -> dict[str, Any]:
         if part.bar:
             layers.append(rule_layer(VERDICTS[v.outcome], 3, x=x, y=up(part.bar[0]), y2=up(part.bar[1])))
         places.append((x, up(part.estimate)))
-        layers.append(mark_layer(DOT | {"color": VERDICTS[v.outcome]}, x=x, y=places[-1][1]))
-    layers[1:1] = [rule_layer(BASE, 1, x=a, x2=c, y=b, y2=d) for (a, b), (c, d) in pairwise(places)]
+        colour, same = VERDICTS[v.outcome], v.claim == track.last.claim
+        dot = {"color": colour} if same else {"stroke": colour} | HOLLOW
+        layers.append(mark_layer(DOT | dot, x=x, y=places[-1][1]))
+    layers[shaded:shaded] = [rule_layer(BASE, 1, x=a, x2=c, y=b, y2=d) for (a, b), (c, d) in pairwise(places)]
     return {"width": WIDTH, "height": HEIGHT, "autosize": "none", "padding": 0, "layer": layers}

@@ -36,16 +36,16 @@ def metrics_table(kept: LoadedRun) -> SimpleNamespace:
     base = next((s for s in ("base", *subjects) if s in subjects and s != kept.ours), "")
     narrow = [s in (base, kept.ours) for s in subjects]
     lines = []
-    for name in dict.fromkeys(f"{r.eval}.{m}" for r in kept.run.reports for m in r.metrics):
+    for name in dict.fromkeys(f"{r.eval}.{m}" for r in kept.run.results for m in r.metrics):
         evaluation, _, metric = name.partition(".")
-        found = {r.subject: r.metrics[metric] for r in kept.run.reports if r.eval == evaluation and metric in r.metrics}
+        found = {r.subject: r.metrics[metric] for r in kept.run.results if r.eval == evaluation and metric in r.metrics}
         was, now, scale = found.get(base), found.get(kept.ours), kept.scale(name)
         if was is None or now is None or not math.isfinite(was + now):
             change = NONE
         elif was == now:
             change = "same"
         elif scale.is_share or not was:
-            change = scale.shown(now - was)
+            change = scale.format_change(now - was)
         else:
             change = minus(f"{now / was - 1:+.1%}")  # of what has no whole a share of the base
         cells = [format_value(found.get(s), kept.unit(name)) for s in subjects]
@@ -56,7 +56,7 @@ def metrics_table(kept: LoadedRun) -> SimpleNamespace:
 def slice_charts(kept: LoadedRun) -> list[Chart]:
     """Return how each slice of each sliced metric changed, against the baseline and what the candidate was made of."""
     found = []
-    for mine in kept.run.reports:
+    for mine in kept.run.results:
         if mine.subject != kept.ours or mine.outcome != "done" or kept.is_private(mine.eval):
             continue
         metric, baseline = kept.against(mine.eval)
@@ -115,9 +115,9 @@ def tradeoff_of_runs(kept: LoadedRun, past: Sequence[LoadedRun] = ()) -> Chart |
 
     None where no gate asks to be better and another to be hardly worse.
     """
-    asked = [v for v in summary.sort_worst_first(kept.run) if v.candidate == kept.ours and v.about and v.versus]
-    gains = [v for v in asked if v.about and v.about.threshold >= 0]
-    losses = [v for v in asked if v.about and v.about.threshold < 0]
+    asked = [v for v in summary.sort_worst_first(kept.run) if v.candidate == kept.ours and v.claim_spec and v.versus]
+    gains = [v for v in asked if v.claim_spec and v.claim_spec.threshold >= 0]
+    losses = [v for v in asked if v.claim_spec and v.claim_spec.threshold < 0]
     if not gains or not losses:
         return None
     gain, loss = summary.largest_gain(kept.run) or gains[0], losses[0]
@@ -142,15 +142,20 @@ def tradeoff_of_runs(kept: LoadedRun, past: Sequence[LoadedRun] = ()) -> Chart |
 
 def _limit(v: Verdict) -> float | None:
     """Return from which value on a comparison's claim holds, if that is one number."""
-    if v.about is None or v.baseline is None or v.threshold is None or (v.about.relative and not v.about.is_log):
+    if (
+        v.claim_spec is None
+        or v.baseline is None
+        or v.threshold is None
+        or (v.claim_spec.relative and not v.claim_spec.is_log)
+    ):
         return None
-    return v.about.unline(v.about.line(v.baseline) + v.threshold)
+    return v.claim_spec.from_test_scale(v.claim_spec.to_test_scale(v.baseline) + v.threshold)
 
 
 def row_charts(kept: LoadedRun) -> list[Chart]:
     """Return what single rows say: paired outcomes, values, how far probabilities are to be believed, lengths."""
     rows = []
-    for evaluation in dict.fromkeys(r.eval for r in kept.run.reports if r.subject == kept.ours):
+    for evaluation in dict.fromkeys(r.eval for r in kept.run.results if r.subject == kept.ours):
         if (pairs := pairs_of_evaluation(kept, evaluation)).binary:
             words = {"both right": BOTH, "won": WON, "lost": LOST, "neither": NEITHER}
             counts = {word: pairs.count(outcome) for word, outcome in words.items()}
@@ -163,7 +168,7 @@ def row_charts(kept: LoadedRun) -> list[Chart]:
 
 def _reliable(kept: LoadedRun) -> Iterator[Chart]:
     """Yield a chart of each evaluation whose rows have a probability of the chosen answer: candidate, then baseline."""
-    for r in kept.run.reports:
+    for r in kept.run.results:
         if r.subject != kept.ours or kept.is_private(r.eval):
             continue
         metric, baseline = kept.against(r.eval)
@@ -191,7 +196,7 @@ def _bins(kept: LoadedRun, subject: str, evaluation: str, metric: str) -> list[c
 
 def _numbers(kept: LoadedRun) -> Iterator[Chart]:
     """Yield a chart of each evaluation whose rows are numbers: against the baseline where it has one."""
-    for r in kept.run.reports:
+    for r in kept.run.results:
         metric, baseline = kept.against(r.eval)
         name = f"{r.eval}.{metric}"
         if r.subject != kept.ours or r.n < 3 or not kept.scale(name).is_of_rows:
@@ -221,7 +226,7 @@ def _numbers(kept: LoadedRun) -> Iterator[Chart]:
 
 def _lengths(kept: LoadedRun) -> Iterator[Chart]:
     """Yield how long the answers are of each evaluation whose answers were written, not chosen."""
-    for r in kept.run.reports:
+    for r in kept.run.results:
         chosen = "choices" in (kept.evals.get(r.eval, {}).get("options") or {})  # their length says nothing
         if r.subject != kept.ours or kept.is_private(r.eval) or chosen:
             continue

@@ -7,6 +7,7 @@ import gc
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness import Run, write_text
-from harness.internals import count_noun, format_finish_reasons, printable, summary
+from harness.internals import BUNDLE, count_noun, format_finish_reasons, printable, rules, suggest_next_step, summary
 from harness_report import configuration, metrics, pairs, svg
 from harness_report.formatting import GLYPHS, format_confidence, format_seconds, shorten_text
 from harness_report.gates import (
@@ -62,6 +63,12 @@ def render_run(kept: LoadedRun, last: LoadedRun | None = None) -> str:
     return fill_template("run.html", p=page, title=title, name=name, data=embed_json(page.rows))
 
 
+def rule_lines(kept: LoadedRun, last: LoadedRun | None) -> list[str]:
+    """Return in words what decides and was another in an earlier run."""
+    changed = rules.changed_rules(kept.rules, last.rules) if last and kept.lock and last.lock else []
+    return [printable(change.describe()) for change in changed if change.decides]
+
+
 def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
     """Return what the page of a run shows."""
     run = kept.run
@@ -69,13 +76,9 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
     rows, note = pairs.browser_data(kept)
     links, stages = bool(rows), configuration.stage_rows(kept)
     problems = run.problem.split("\n") if run.problem else []
-    problems += [f"{r.id}: {r.error}" for r in run.reports if r.outcome == "error"]
+    problems += [f"{r.id}: {r.error}" for r in run.results if r.outcome == "error"]
     if run.deselected:
         problems.append(f"{len(run.deselected)} items were deselected: the others prove nothing about the whole suite.")
-    commands = [f"harness verify {Path(e.to).parent.name}/{Path(e.to).name}" for e in run.exports if e.written]
-    suite = Path(*Path(run.path).parts[-2:]) if Path(run.path).is_absolute() else Path(run.path)
-    again = f"harness run {printable(str(suite))}"
-    commands.append(f"{again:<38}  # seed {run.seed}; unchanged parts are read from the cache")
     return SimpleNamespace(
         sentence=headline_text(run), glyph=GLYPHS[outcome], outcome=outcome.value,
         through=[printable(c) for c in through],
@@ -85,18 +88,60 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
         facts=configuration.header_facts(kept),
         heads=headline_gates(kept), **_gates(kept, links=links), drawn=svg.can_draw(),
         metrics=metrics.metrics_table(kept), sure=format_confidence(run.alpha), min_n=metrics.slice_min_n(kept),
-        endings=[(f"{r.subject}::{r.eval}", format_finish_reasons(r.endings)) for r in run.reports if r.endings],
+        finish_reasons=[
+            (f"{r.subject}::{r.eval}", format_finish_reasons(r.finish_reasons)) for r in run.results if r.finish_reasons
+        ],
         training=configuration.training_section(kept), rows=rows, rows_note=note,
         settings=configuration.settings_rows(kept, last), last=folder_name(last) if last else "",
+        rules=rule_lines(kept, last),
         stages=stages, memory=any(s.memory for s in stages), took=format_seconds(run.seconds),
         digests=[(printable(name), digest[:24] + "…") for name, digest in run.digests.items()],
         versions=", ".join(f"{name} {version}" for name, version in run.versions.items()),
         attempts=configuration.attempt_sentences(run), warnings=[shorten_text(w, 500) for w in run.warnings],
-        commands=commands,
+        commands=list(page_commands(kept)), trust=trust_line(run), step=next_step(kept), unchanged=unchanged_note(run),
+        digests_of="rows of every side" if run.is_of_scored_rows else "weights of every subject",
         changes=changed_row_sections(kept, {e["name"] for e in rows}), slices=metrics.slice_charts(kept),
         traded=metrics.tradeoff_of_runs(kept), by_row=metrics.row_charts(kept),
         missing=[shorten_text(m, 300) for m in dict.fromkeys(kept.missing)],  # last: what is read above is told here
     )  # fmt: skip
+
+
+def page_commands(kept: LoadedRun) -> Iterator[str]:
+    """Yield the commands that verify what a run left, and that run it again."""
+    run = kept.run
+    if run.is_of_scored_rows:
+        if (kept.folder / BUNDLE).is_dir():
+            yield f"harness verify {printable(str(Path(*kept.folder.resolve().parts[-2:]) / BUNDLE))} --recompute"
+        if command := run.invocation.get("command"):
+            yield printable(str(command))
+        return
+    yield from (f"harness verify {Path(e.to).parent.name}/{Path(e.to).name}" for e in run.exports if e.written)
+    suite = Path(*Path(run.path).parts[-2:]) if Path(run.path).is_absolute() else Path(run.path)
+    again = f"harness run {printable(str(suite))}"
+    yield f"{again:<38}  # seed {run.seed}; unchanged parts are read from the cache"
+
+
+def next_step(kept: LoadedRun) -> SimpleNamespace | None:
+    """Return what follows from the verdicts, with its command."""
+    step = suggest_next_step(kept.run, kept.folder)
+    return SimpleNamespace(what=printable(step.what), command=printable(step.command)) if step else None
+
+
+def trust_line(run: Run) -> str:
+    """Return what is not known of rows that another tool scored, or nothing."""
+    if not run.is_of_scored_rows:
+        return ""
+    files = [str(told["file 1"]).partition(",")[0] for told in run.facts.values() if "file 1" in told]
+    source = f" from {summary.join_names([printable(name) for name in dict.fromkeys(files)])}" if files else ""
+    return f"Scores are taken on trust{source}: no weights were seen, and nothing is exported."
+
+
+def unchanged_note(run: Run) -> str:
+    """Return why no changed row is shown: none changed, or there is no text of those that did."""
+    lost, won = (max((getattr(v, name) or 0 for v in run.verdicts), default=0) for name in ("lost_count", "won_count"))
+    if not lost + won:
+        return "No comparable row was won or lost."
+    return f"{lost:,} lost and {won:,} won; the folder holds no answers to show."
 
 
 def _whole(said: str) -> str:
@@ -130,7 +175,7 @@ def _gates(kept: LoadedRun, *, links: bool) -> dict[str, Any]:
 def headline_text(run: Run) -> str:
     """Return the sentence; a candidate's name keeps its case."""
     said = printable(summary.verdict_sentence(run))
-    return said[:1].upper() + said[1:] if said.startswith("nothing") else said
+    return said[:1].upper() + said[1:] if said.startswith(("nothing", "the claim")) else said
 
 
 def changed_row_sections(kept: LoadedRun, browsed: set[str]) -> list[SimpleNamespace]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from harness import ItemResult, Metric, Result, Run, Sample, Score, UsageError, read_run
-from harness.internals import OnScale, correctness_metric, open_file, prompt_of, read_answers
+from harness.internals import OnScale, correctness_metric, open_file, prompt_of, read_answers, rules
 
 Row = dict[str, Any]
 Rows = Mapping[str, Row]  # by id
@@ -39,6 +38,11 @@ class LoadedRun:
     pairs: dict[tuple[str, str, str], Any] = field(default_factory=dict)  # rows that were paired before
 
     @property
+    def rules(self) -> rules.Rules:
+        """The lock and the report, as they are compared with those of another run."""
+        return rules.Rules(self.lock, self.run, self.folder)
+
+    @property
     def suite(self) -> Mapping[str, Any]:
         return subtable(self.lock, "suite")
 
@@ -46,7 +50,7 @@ class LoadedRun:
     def evals(self) -> dict[str, Mapping[str, Any]]:
         """The suite's evaluations by name; of a folder without a lock those that were measured, with nothing said."""
         told: dict[str, Mapping[str, Any]] = {str(e["name"]): e for e in _list(self.suite, "evals")}
-        return told or {name: {} for name in dict.fromkeys(r.eval for r in self.run.reports)}
+        return told or {name: {} for name in dict.fromkeys(r.eval for r in self.run.results)}
 
     def is_private(self, evaluation: str) -> bool:
         """Return whether rows may be shown as digests only: where nothing says that they are public, they are not."""
@@ -57,7 +61,7 @@ class LoadedRun:
         evaluation, _, name = metric.partition(".")
         if told := subtable(subtable(subtable(self.lock, "metrics"), evaluation), name).get("scale"):
             return OnScale(str(told))
-        values = [r.metrics[name] for r in self.run.reports if r.eval == evaluation and name in r.metrics]
+        values = [r.metrics[name] for r in self.run.results if r.eval == evaluation and name in r.metrics]
         shares = bool(values) and all(0 <= v <= 1 for v in values) and not self.is_lower(metric)
         return OnScale("perplexity" if "perplexity" in name else "proportion" if shares else "mean")
 
@@ -68,7 +72,7 @@ class LoadedRun:
     def is_lower(self, metric: str) -> bool:
         """Return whether less of EVAL.METRIC is better."""
         evaluation, _, name = metric.partition(".")
-        return any(r.better.get(name) == "lower" for r in self.run.reports if r.eval == evaluation)
+        return any(r.better.get(name) == "lower" for r in self.run.results if r.eval == evaluation)
 
     def column(self, evaluation: str) -> str:
         """Return the column by which an evaluation's rows are sliced, its own or one of another that they have too."""
@@ -80,7 +84,7 @@ class LoadedRun:
     @cached_property
     def subjects(self) -> list[str]:
         """Everything that was measured, in its order, the base first."""
-        return list(dict.fromkeys(r.subject for r in self.run.reports if r.outcome == "done"))
+        return list(dict.fromkeys(r.subject for r in self.run.results if r.outcome == "done"))
 
     @cached_property
     def ours(self) -> str:
@@ -96,7 +100,7 @@ class LoadedRun:
         return found if found in self.subjects and found != self.ours else ""
 
     def report(self, subject: str, evaluation: str) -> ItemResult | None:
-        found = (r for r in self.run.reports if (r.subject, r.eval, r.outcome) == (subject, evaluation, "done"))
+        found = (r for r in self.run.results if (r.subject, r.eval, r.outcome) == (subject, evaluation, "done"))
         return next(found, None)
 
     def against(self, evaluation: str) -> RowsAgainst:
@@ -121,14 +125,8 @@ class LoadedRun:
 
 def previous_run(kept: LoadedRun) -> LoadedRun | None:
     """Return the last earlier run of the suite beside a run's folder, or None."""
-    own = kept.folder.resolve()
-    there = (path.parent for path in own.parent.glob(f"{kept.run.suite}-*T*Z*/report.json"))
-    for folder in sorted((f for f in there if f.name < own.name), key=lambda f: f.name, reverse=True):
-        with suppress(UsageError):
-            earlier = read_folder(folder)
-            if earlier.run.suite == kept.run.suite and earlier.lock:
-                return earlier
-    return None
+    found = rules.read_rules_before(kept.folder)
+    return read_folder(found.folder) if found else None
 
 
 def _kept(row: Row, like: Row, columns: set[str]) -> Row:
@@ -159,7 +157,7 @@ def _is_lock(lock: object) -> bool:
     evals = _list(suite, "evals")
     if not suite or not evals or not all(isinstance(e, Mapping) for e in [*evals, *gates]):
         return False
-    tables = [suite.get(t) for t in ("about", "adapter", "train", "model") if suite.get(t) is not None]
+    tables = [suite.get(t) for t in ("header", "adapter", "train", "model") if suite.get(t) is not None]
     tables += [t["options"] for t in [*evals, *tables] if isinstance(t, Mapping) and t.get("options") is not None]
     scales = [isinstance(subtable(metrics[e], m).get("scale"), str) for e in metrics for m in subtable(metrics, e)]
     private = [isinstance(e.get("private", False), bool) and isinstance(e.get("name"), str) for e in evals]

@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from harness import UsageError, cache_dir, digest_of, write_text
+from harness import UsageError, cache_dir, digest_value, write_text
 from harness.internals import printable
 from harness_report.formatting import escape_text
 
@@ -122,7 +122,7 @@ def draw_svg(spec: Mapping[str, Any], label: str = "") -> str:
     path = None
     spec = {"background": None, "config": CONFIG, **spec}
     try:
-        name = digest_of([spec, version("vl-convert-python"), TAG.pattern])
+        name = digest_value([spec, version("vl-convert-python"), TAG.pattern])
         path = cache_dir() / "charts" / f"{name}.svg"
         svg = path.read_text("utf-8")  # so that an unchanged run draws nothing
     except (UsageError, OSError, ValueError, PackageNotFoundError):

@@ -16,7 +16,7 @@ from harness.internals import add_plugin_option, print_line, printable, set_comm
 from harness_served import DRAWN, GREEDILY, IDENTITY, LAYERS, WANTED
 
 if TYPE_CHECKING:
-    from harness.internals import Verified
+    from harness.internals import VerifiedExport
 
 ARITHMETICS = ("float32", "f16", "bf16", "q8")
 COST = "sends about 80 requests and at most {} tokens to {}{} (layers {})"
@@ -117,7 +117,7 @@ def _parity(args: Namespace) -> int:
     return found
 
 
-def measure_parity(args: Namespace, names: Sequence[str], export: Verified | None = None) -> int:
+def measure_parity(args: Namespace, names: Sequence[str], export: VerifiedExport | None = None) -> int:
     """Compare a runtime with the model in a folder, which a statement is about once it is verified."""
     from harness.internals import MODEL, draw_replay_rows
     from harness_served.dialects import find_runtime
@@ -139,7 +139,7 @@ def measure_parity(args: Namespace, names: Sequence[str], export: Verified | Non
     made = Parity(runtime, reference, kind, args.seed, args.alpha, args.context, rows)
     began, started = time.monotonic(), _now()
     for name, layer in compare_layers(made, asked):
-        print_line(f"{name:<10} {layer.verdict:<14} {layer.says}")
+        print_line(f"{name:<10} {layer.verdict:<14} {layer.reason}")
     seconds = time.monotonic() - began
     if export:
         export.check_unchanged()
@@ -154,7 +154,7 @@ def measure_parity(args: Namespace, names: Sequence[str], export: Verified | Non
     args.document = {"runtime": runtime.name, "model": runtime.model}
     args.document |= {"told": clean_data(told, runtime), "layers": clean_data(layers, runtime)}
     args.document |= {"requests": runtime.requests, "tokens": runtime.tokens, "notes": made.notes, "seed": args.seed}
-    args.document |= {"arithmetic": kind, "reference": reference.computed, "longest": made.longest}
+    args.document |= {"arithmetic": kind, "reference": reference.computed, "longest": made.max_prompt_tokens}
     return parity_exit_code(made.found, names or (*WANTED, *(("gates",) if rows else ())))
 
 
@@ -172,7 +172,7 @@ def _arithmetic_of(told: str, stored: str) -> str:
     return "q8" if told and "BF16" not in told else "bf16"
 
 
-def _base(export: Verified, named: str) -> str:
+def _base(export: VerifiedExport, named: str) -> str:
     """Return the base of an exported adapter as the user names it, or an empty text for a whole model.
 
     What the export says of it is another's word, and is only printed: nothing is fetched or loaded for it.

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from harness import UsageError
 from harness.internals import chat, http_client, whole_text
-from harness_api import CHAT, ApiOptions, RequestRefused, Server, as_table, find_served_entry, message_fields
+from harness_api import CHAT, ApiOptions, RequestRefusedError, Server, as_object, find_served_entry, message_fields
 from harness_served.runtime import (
     GREEDY,
     NEUTRAL,
@@ -38,23 +38,25 @@ class LlamaCpp(Runtime):
     draws: ClassVar[Mapping[str, Any]] = {**NEUTRAL, **NO_FILTER}
 
     @classmethod
-    def knows(cls, told: Any) -> bool:
+    def matches_probe(cls, told: Any) -> bool:
         return isinstance(told, dict) and "default_generation_settings" in told
 
     def identity(self) -> dict[str, Any]:
-        props = self.ask(f"{self.root}/props", None, as_table)
-        settings = as_table(props.get("default_generation_settings"))
+        props = self.ask(f"{self.root}/props", None, as_object)
+        settings = as_object(props.get("default_generation_settings"))
         found = {name: props[name] for name in TOLD if name in props} | {"n_ctx": settings.get("n_ctx")}
         return found | {"template": props.get("chat_template"), "adapters": self.adapters()}
 
     def adapters(self) -> list[dict[str, Any]]:
         listed = self.ask(f"{self.root}/lora-adapters", None)
         listed = listed if isinstance(listed, list) else []
-        return [{"id": a.get("id"), "name": str(a.get("path")), "scale": a.get("scale")} for a in map(as_table, listed)]
+        return [
+            {"id": a.get("id"), "name": str(a.get("path")), "scale": a.get("scale")} for a in map(as_object, listed)
+        ]
 
     def defaults(self) -> Mapping[str, Any] | None:
         body = {"prompt": [1], "n_predict": 1}
-        settings = self.ask(f"{self.root}/completion", body, as_table).get("generation_settings")
+        settings = self.ask(f"{self.root}/completion", body, as_object).get("generation_settings")
         self.tokens += 1
         if not isinstance(settings, dict):
             return None
@@ -64,20 +66,20 @@ class LlamaCpp(Runtime):
         return {name: round(float(v), 4) for name, v in told.items() if isinstance(v, (int, float)) and abs(v) < 1e9}
 
     def ids(self, messages: Messages) -> list[int] | None:
-        text = self.ask(f"{self.root}/apply-template", message_fields([dict(m) for m in messages]), as_table).get(
+        text = self.ask(f"{self.root}/apply-template", message_fields([dict(m) for m in messages]), as_object).get(
             "prompt"
         )
         if not isinstance(text, str):
             return None
         asked = {"content": text, "add_special": True, "parse_special": True}
-        ids = token_ids(self.ask(f"{self.root}/tokenize", asked, as_table).get("tokens"))
+        ids = token_ids(self.ask(f"{self.root}/tokenize", asked, as_object).get("tokens"))
         doubled = ids and ids[:1] == ids[1:2] and text.startswith(str(self.told.get("bos_token")))
         return ids[1:] if ids and doubled else ids or None  # as chat does
 
     def complete(self, ids: Sequence[int], text: str, most: int, how: Mapping[str, Any]) -> RuntimeAnswer | None:
         return self._completed(list(ids) or text, most, how)
 
-    def as_base(self, ids: Sequence[int], text: str, most: int) -> RuntimeAnswer | None:
+    def complete_as_base(self, ids: Sequence[int], text: str, most: int) -> RuntimeAnswer | None:
         off = [{"id": a["id"], "scale": 0.0} for a in self.adapters()]
         return self._completed(list(ids), most, {**self.draws, "lora": off, "seed": 1}) if off else None
 
@@ -91,7 +93,7 @@ def read_completion(reply: Any) -> RuntimeAnswer:
     if not isinstance(reply, dict) or not isinstance(reply.get("content"), str):
         raise http_client.RequestError(f"replied to /completion without content: {str(reply)[:100]}")
     told = reply.get("completion_probabilities")
-    entries = [as_table(entry) for entry in told] if isinstance(told, list) else []
+    entries = [as_object(entry) for entry in told] if isinstance(told, list) else []
     if any("prob" in entry and "logprob" not in entry for entry in entries):
         raise http_client.RequestError(
             "reports probabilities after its filters", hint="start it without post_sampling_probs"
@@ -127,7 +129,7 @@ class Vllm(Runtime):
         asked = {"model": self.model, "messages": [{"role": "user", "content": "?"}]}
         try:
             told = self.ask(f"{self.server.url}/chat/completions/render", asked)
-        except RequestRefused:
+        except RequestRefusedError:
             return None
         told = told[0] if isinstance(told, list) and told else told
         found = told.get("sampling_params") if isinstance(told, dict) else None
@@ -138,20 +140,20 @@ class Vllm(Runtime):
         """Return them as its chat tells them of the very request; where it answers none, as /tokenize makes them."""
         body = {"model": self.model, "max_tokens": 1, **self.asks, **GREEDY}
         try:
-            told = self.ask(CHAT, {**body, **message_fields([dict(m) for m in messages])}, as_table)
+            told = self.ask(CHAT, {**body, **message_fields([dict(m) for m in messages])}, as_object)
             self.tokens += 1
-        except RequestRefused:  # a render server, or one that takes no tools
+        except RequestRefusedError:  # a render server, or one that takes no tools
             told = {}
         if ids := token_ids(told.get("prompt_token_ids")):
             return ids
         about = {"model": self.model, "add_generation_prompt": True, chat.ARGUMENTS: {}}
         try:
             asked = {**about, **message_fields([dict(m) for m in messages])}
-            return token_ids(self.ask(f"{self.root}/tokenize", asked, as_table).get("tokens"))
-        except RequestRefused:
+            return token_ids(self.ask(f"{self.root}/tokenize", asked, as_object).get("tokens"))
+        except RequestRefusedError:
             return None
 
-    def as_base(self, ids: Sequence[int], text: str, most: int) -> RuntimeAnswer | None:
+    def complete_as_base(self, ids: Sequence[int], text: str, most: int) -> RuntimeAnswer | None:
         parent = super().identity().get("parent")
         return self.complete(ids, text, most, {**self.draws, "seed": 1, "model": parent}) if parent else None
 
@@ -166,11 +168,11 @@ class Ollama(Runtime):
     hint = "serve the same GGUF with llama.cpp's server, which reports tokens"
 
     def identity(self) -> dict[str, Any]:
-        listed = self.ask(f"{self.root}/api/tags", None, as_table).get("models")
-        entries = map(as_table, listed if isinstance(listed, list) else ())
+        listed = self.ask(f"{self.root}/api/tags", None, as_object).get("models")
+        entries = map(as_object, listed if isinstance(listed, list) else ())
         names = {self.model, f"{self.model}:latest"}
         own = next((m for m in entries if names & {m.get("name"), m.get("model")}), {})
-        shown = self.ask(f"{self.root}/api/show", {"model": self.model}, as_table)
+        shown = self.ask(f"{self.root}/api/show", {"model": self.model}, as_object)
         told = {"version": self.told.get("version"), "digest": own.get("digest")}
         return told | {name: shown.get(name) for name in ("template", "parameters") if name in shown}
 
@@ -185,7 +187,7 @@ def find_runtime(url: str, model: str = "", key: str = "") -> Runtime:
         find_served_entry(server, model)
     try:
         listed = sorted(server.ask("/models", read=_names, timeout=10.0))
-    except RequestRefused:
+    except RequestRefusedError:
         if not model:
             raise
         listed = [model]  # not every server has the list
@@ -200,13 +202,13 @@ def find_runtime(url: str, model: str = "", key: str = "") -> Runtime:
             told = server.ask(f"{root}{dialect.probe}", read=lambda reply: reply, tries=2, timeout=10.0)
         except UsageError:  # refused, a page, or nothing, where only this dialect has something
             continue
-        if dialect.knows(told):
+        if dialect.matches_probe(told):
             return dialect(server, name, told)
     return Runtime(server, name, {})
 
 
 def _names(reply: Any) -> list[str]:
-    data = as_table(reply).get("data")
+    data = as_object(reply).get("data")
     if not isinstance(data, list):
         raise http_client.RequestError("replied to /models without a list of models")
-    return [str(entry["id"]) for entry in map(as_table, data) if "id" in entry]
+    return [str(entry["id"]) for entry in map(as_object, data) if "id" in entry]

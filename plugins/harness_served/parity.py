@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from harness.internals import ReplayRows
     from harness_served.reference import Reference, TokenScores
 
-Verdict = Literal["same", "differs", "not proven", "cannot be seen"]
+Verdict = Literal["same", "differs", "not proven", "unknown"]
 SAME: Verdict = "same"
 DIFFERS: Verdict = "differs"
 UNPROVEN: Verdict = "not proven"
-UNSEEN: Verdict = "cannot be seen"
+UNKNOWN: Verdict = "unknown"
 ROWS = 8  # conversations of the suite that are looked at, beside the made ones
 SECOND = 1000  # added to the seed of a second draw, which an alarm gets that may be by chance
 BROKEN = "\N{REPLACEMENT CHARACTER}"
@@ -36,13 +36,13 @@ class LayerVerdict:
     """What came of a layer: its verdict, a line that says why, its numbers, and by what it was seen."""
 
     verdict: Verdict
-    says: str
+    reason: str
     seen: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Prompted:
+class RenderedConversation:
     """A conversation as the export's template and tokenizer have it."""
 
     messages: Sequence[Mapping[str, Any]]
@@ -66,51 +66,51 @@ class Parity:
     heard: dict[str, Any] = field(default_factory=dict)  # what later layers need of earlier ones
 
     @cached_property
-    def prompts(self) -> list[Prompted]:
+    def prompts(self) -> list[RenderedConversation]:
         """The conversations that the export's template takes: eight made ones, then more."""
         tokens, longer = self.reference.tokens, ""
         if self.context:
-            longer = PROSE * max(1, (self.context - 100) // len(tokens.plain(PROSE)))
+            longer = PROSE * max(1, (self.context - 100) // len(tokens.encode_plain(PROSE)))
         prompts, refused = self._prompted(make_conversations(str(tokens.tokenizer.eos_token or ""), longer))
         if not prompts:
             raise UsageError(f"the export rejects every conversation: {refused or 'its context is too short'}")
         return prompts
 
     @cached_property
-    def rows(self) -> list[Prompted]:
+    def rows(self) -> list[RenderedConversation]:
         """A few conversations of the suite's rows, for templates fail on what users have."""
         tasks, drawn = (self.again.collection.tasks, self.again.drawn) if self.again else ({}, {})
         inputs = [(tasks[name].samples or ())[number].input for name in drawn for number in drawn[name]]
         return self._prompted([said for said in inputs if isinstance(said, list)][:ROWS])[0]
 
-    def _prompted(self, conversations: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[list[Prompted], str]:
+    def _prompted(self, conversations: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[list[RenderedConversation], str]:
         """Return those that the export's template and context take, and why one was not taken."""
-        tokens, prompts, refused = self.reference.tokens, list[Prompted](), ""
+        tokens, prompts, refused = self.reference.tokens, list[RenderedConversation](), ""
         for messages in conversations:
             try:
                 text = tokens.render([dict(m) for m in messages])
             except UsageError as error:
                 refused = str(error)
                 continue
-            ids = tokens.prompts([[dict(m) for m in messages]])[0]
+            ids = tokens.encode_prompts([[dict(m) for m in messages]])[0]
             if not self.reference.context or len(ids) + DRAWN <= self.reference.context:
-                prompts.append(Prompted(messages, text, ids))
+                prompts.append(RenderedConversation(messages, text, ids))
         return prompts, refused
 
     @property
-    def longest(self) -> int:
+    def max_prompt_tokens(self) -> int:
         """The tokens of the longest conversation that was compared."""
         return max(len(p.ids) for p in self.prompts)
 
     @property
-    def spoken(self) -> list[Prompted]:
+    def plain_prompts(self) -> list[RenderedConversation]:
         """The conversations without tools, which a server may take only with a parser of calls."""
         return [p for p in self.prompts if chat.TOOLS not in chat.split_arguments(p.messages)[1]]
 
     @cached_property
-    def answers(self) -> list[tuple[Prompted, RuntimeAnswer, list[int]]]:
+    def answers(self) -> list[tuple[RenderedConversation, RuntimeAnswer, list[int]]]:
         """The runtime's greedy answers by way of its chat, and their tokens."""
-        said = [(prompt, self.runtime.chat(prompt.messages, GREEDILY, GREEDY)) for prompt in self.spoken]
+        said = [(prompt, self.runtime.chat(prompt.messages, GREEDILY, GREEDY)) for prompt in self.plain_prompts]
         return [(prompt, answer, self.ids_of(prompt, answer)) for prompt, answer in said]
 
     @cached_property
@@ -118,7 +118,7 @@ class Parity:
         """What the reference thinks of those answers, at every place."""
         return [self.reference.score(prompt.ids, ids) for prompt, _, ids in self.answers]
 
-    def ids_of(self, prompt: Prompted, said: RuntimeAnswer) -> list[int]:
+    def ids_of(self, prompt: RenderedConversation, said: RuntimeAnswer) -> list[int]:
         """Return the tokens of an answer to a prompt: as told, else as the export cuts it behind the prompt.
 
         A text is read up to a broken character, and only where its tokens are as many as is told: llama.cpp leaves out
@@ -127,17 +127,17 @@ class Parity:
         if said.ids and self._whole(said, said.ids):
             return said.ids
         text, broken, _ = said.text.partition(BROKEN)
-        [(_, ids)] = self.reference.tokens.pairs([([dict(m) for m in prompt.messages], text)])
+        [(_, ids)] = self.reference.tokens.encode_pairs([([dict(m) for m in prompt.messages], text)])
         own = [self.decode([i]).strip() for i in ids]
         same = said.texts is None or own == [text.strip() for text in said.texts[: len(own)]]
         return ids if same and (broken or self._whole(said, ids)) else []
 
     def _whole(self, said: RuntimeAnswer, ids: list[int]) -> bool:
         """Return whether tokens are as many as is told, but for one that ended them."""
-        ends = said.ended == "stop" and ids[-1:] not in ([i] for i in self.reference.stops)
+        ends = said.ended == "stop" and ids[-1:] not in ([i] for i in self.reference.stop_ids)
         return said.said is None or said.said - len(ids) in (0, int(ends))
 
-    def covers(self, said: RuntimeAnswer, ids: list[int]) -> bool:
+    def covers_answer(self, said: RuntimeAnswer, ids: list[int]) -> bool:
         """Return whether tokens are all that was said, and not those before a broken character, or none for a text."""
         text = BROKEN not in said.text and bool(ids) == bool(said.text)
         return self._whole(said, ids) and (ids is said.ids or text)
@@ -146,16 +146,16 @@ class Parity:
         """Return the text that tokens come to, special ones left out, up to a part of a character."""
         return str(self.reference.tokens.tokenizer.decode(ids, skip_special_tokens=True)).partition(BROKEN)[0]
 
-    def leads(self, said: RuntimeAnswer, ids: list[int], scored: TokenScores) -> list[float]:
+    def choice_margins(self, said: RuntimeAnswer, ids: list[int], scored: TokenScores) -> list[float]:
         """Return by how much the export's choice leads each token, up to where a text may be of it, cut otherwise."""
         leads, first = (scored.best[:-1] - scored.own).tolist(), scored.first.tolist()
         for at, lead in enumerate(leads if ids is not said.ids else ()):
-            other = lead > 0 and first[at] not in self.reference.stops
+            other = lead > 0 and first[at] not in self.reference.stop_ids
             if other and self.decode(ids[at:]).startswith(self.decode([first[at]])):
                 return leads[:at]
         return leads
 
-    def came(self, name: str) -> Verdict | None:
+    def layer_verdict(self, name: str) -> Verdict | None:
         """Return what came of a layer; None where it was not looked at."""
         return self.found[name].verdict if name in self.found else None
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from harness import UsageError
-from harness_hf import Tokens, count_parameters, load_model, quiet_loading, resolve_folder
+from harness_hf import ModelTokenizer, count_parameters, load_model, quiet_loading, resolve_folder
 
 CLIP = 8.0  # nats
 EXACT = 8_000_000_000  # parameters up to which the reference is computed in float32
@@ -46,7 +46,7 @@ class Reference:
         adapter = (model / "adapter_config.json").is_file()
         self.folder = resolve_folder(base) if adapter else resolve_folder(str(model))
         files = model if adapter and any(model.glob("tokenizer*")) else self.folder
-        self.tokens, self.adapter, self.computed = Tokens.of(str(files)), adapter, dtype
+        self.tokens, self.adapter, self.computed = ModelTokenizer.of(str(files)), adapter, dtype
         self.gguf = any(model.glob("*.gguf"))
         if dtype == "auto":
             self.computed = "float32" if count_parameters(self.folder) <= EXACT else "bfloat16"
@@ -58,11 +58,11 @@ class Reference:
         self._models = {"": self.model}
 
     @cached_property
-    def stops(self) -> list[int]:
+    def stop_ids(self) -> list[int]:
         """The stop tokens: those of the tokenizer, the template and the generation configuration."""
         told = getattr(self.model.generation_config, "eos_token_id", None)
         named = told if isinstance(told, list) else [] if told is None else [told]
-        return sorted({*self.tokens.stops, *named})
+        return sorted({*self.tokens.stop_ids, *named})
 
     def score(self, prompt: Sequence[int], said: Sequence[int], arithmetic: str = "") -> TokenScores:
         """Score tokens that were said after a prompt, in float32 or at the runtime's arithmetic."""
@@ -83,21 +83,21 @@ class Reference:
         clipped = (plain - (likely * plain).sum(-1, keepdim=True)).clamp(-CLIP, CLIP)
         mean = (likely * clipped).sum(-1)
         variance = (likely * clipped**2).sum(-1) - mean**2
-        stop = logs[:, self.stops].max(-1).values if self.stops else torch.full_like(best, -torch.inf)
-        others = logs.index_fill(1, torch.tensor(self.stops, dtype=torch.long), -torch.inf).max(-1).values
+        stop = logs[:, self.stop_ids].max(-1).values if self.stop_ids else torch.full_like(best, -torch.inf)
+        others = logs.index_fill(1, torch.tensor(self.stop_ids, dtype=torch.long), -torch.inf).max(-1).values
         own, surprise = (x.gather(-1, chosen)[:, 0] for x in (logs[:-1], clipped))
         return TokenScores(own, best, first, surprise - mean, variance, stop - others)
 
     def answer(self, prompt: Sequence[int], most: int) -> list[int]:
         """Return the greedy answer to a prompt, its stop token among it where it ends."""
         ids = torch.tensor([list(prompt)], device=self.model.device)
-        how = {"max_new_tokens": most, "do_sample": False, "eos_token_id": self.stops}
+        how = {"max_new_tokens": most, "do_sample": False, "eos_token_id": self.stop_ids}
         with torch.inference_mode(), quiet_loading():
             out = self.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **how)
         return [int(i) for i in out[0, ids.shape[1] :]]
 
     @contextmanager
-    def scaled(self, factor: float) -> Iterator[None]:
+    def with_adapter_scaled(self, factor: float) -> Iterator[None]:
         """Let the adapter count for so much of what it does; 0 is the base."""
         scales = [m.scaling for m in self.model.modules() if isinstance(getattr(m, "scaling", None), dict)]
         before = [dict(scale) for scale in scales]
@@ -110,7 +110,7 @@ class Reference:
                 scale.update(old)
 
     @contextmanager
-    def turned(self, factor: float) -> Iterator[None]:
+    def with_rope_scaled(self, factor: float) -> Iterator[None]:
         """Let rotary positions turn as if their base were so many times what it is, where there is one."""
         found = [m for m in self.model.modules() if hasattr(m, "inv_freq") and hasattr(m, "config")]
         before = [m.inv_freq.clone() for m in found]

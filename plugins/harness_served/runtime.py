@@ -16,9 +16,9 @@ from harness.internals import http_client, whole_text
 from harness_api import (
     CHAT,
     COMPLETIONS,
-    RequestRefused,
+    RequestRefusedError,
     Server,
-    as_table,
+    as_object,
     find_served_entry,
     message_fields,
     single_choice,
@@ -65,14 +65,14 @@ class Runtime:
         self.texts = self.logs = True  # until it refuses one; until it refuses to be asked for log-probabilities
 
     def ask(self, path: str, body: Mapping[str, Any] | None, read: Any = lambda reply: reply) -> Any:
-        """Ask once more, and count it. Raises RequestRefused, UsageError."""
+        """Ask once more, and count it. Raises RequestRefusedError, UsageError."""
         self.requests += 1
         return self.server.ask(path, body, read=read)
 
     # -- what it tells ---------------------------------------------------------------------------------
 
     @classmethod
-    def knows(cls, told: Any) -> bool:
+    def matches_probe(cls, told: Any) -> bool:
         """Return whether this is the dialect of a server that answers its probe so: most tell their version."""
         return isinstance(told, dict) and isinstance(told.get("version"), str)
 
@@ -99,7 +99,7 @@ class Runtime:
         """Return how many tokens it makes of messages, at the cost of one; None where it tells none."""
         try:
             return self.chat(messages, 1, GREEDY).prompt
-        except RequestRefused as refused:
+        except RequestRefusedError as refused:
             if refused.trouble.status not in UNKNOWN:
                 raise
             return None
@@ -119,13 +119,13 @@ class Runtime:
         body = {"model": self.model, "prompt": prompt, "max_tokens": most, **how}
         try:
             return self._answered(COMPLETIONS, body, {"logprobs": 1})
-        except RequestRefused as refused:
+        except RequestRefusedError as refused:
             if refused.trouble.status not in UNKNOWN:
                 raise
             self.texts = False
             return None
 
-    def as_base(self, ids: Sequence[int], text: str, most: int) -> RuntimeAnswer | None:
+    def complete_as_base(self, ids: Sequence[int], text: str, most: int) -> RuntimeAnswer | None:
         """Draw from the base that an adapter stands on; None where it cannot be asked for."""
         return None
 
@@ -134,7 +134,7 @@ class Runtime:
         body = {**self.asks, **body}
         try:
             return self._said(self.ask(path, {**body, **(logs if self.logs else {})}, read_answer))
-        except RequestRefused as refused:
+        except RequestRefusedError as refused:
             if not self.logs or refused.trouble.status not in (400, 422):
                 raise
         said = self._said(self.ask(path, body, read_answer))
@@ -151,11 +151,11 @@ class Runtime:
 def read_answer(reply: Any) -> RuntimeAnswer:
     """Read an answer to messages or a text, in the shapes of OpenAI's two endpoints. Raises Trouble."""
     chosen = single_choice(reply)
-    message = as_table(chosen.get("message"))
+    message = as_object(chosen.get("message"))
     text = message.get("content", chosen.get("text"))
     if not isinstance(text, str) and not message.get("tool_calls"):
         text = message.get("reasoning_content") or message.get("reasoning")
-    told, ids = as_table(chosen.get("logprobs")), token_ids(chosen.get("token_ids"))
+    told, ids = as_object(chosen.get("logprobs")), token_ids(chosen.get("token_ids"))
     logprobs: list[float] | None = None
     texts: list[str] | None = None
     if isinstance(content := told.get("content"), list) and content:
@@ -164,7 +164,7 @@ def read_answer(reply: Any) -> RuntimeAnswer:
         logprobs, texts = finite_logprobs([e.get("logprob") for e in entries]), [str(e.get("token")) for e in entries]
     elif isinstance(values := told.get("token_logprobs"), list) and values:
         logprobs = finite_logprobs(values)
-    prompt, said = (token_count(as_table(reply.get("usage")), f"{of}_tokens") for of in ("prompt", "completion"))
+    prompt, said = (token_count(as_object(reply.get("usage")), f"{of}_tokens") for of in ("prompt", "completion"))
     ended = str(chosen.get("finish_reason") or "")
     return RuntimeAnswer(whole_text(str(text or "")), ids, logprobs, ended, prompt, said, texts)
 
@@ -179,7 +179,7 @@ def token_ids(values: Any) -> list[int] | None:
     return values if isinstance(values, list) and all(type(i) is int for i in values) else None
 
 
-def context_room(told: Mapping[str, Any]) -> int | None:
+def read_context_limit(told: Mapping[str, Any]) -> int | None:
     """Return how many tokens a runtime takes, where it tells that."""
     return token_count(told, "n_ctx") or token_count(told, "max_model_len")
 

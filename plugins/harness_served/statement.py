@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from harness import digest_of, write_text
+from harness import digest_value, write_text
 from harness.internals import (
     SERVED,
     format_decimal,
@@ -58,19 +58,19 @@ def write_statement(
         "runtime": clean_data(
             {"kind": runtime.kind, "name": runtime.name, "version": version, "model": runtime.model}, runtime
         ),
-        "told": digest_of(told),
+        "identity": digest_value(told),
         "layers": clean_data({n: {**asdict(layer), "numbers": numbers[n]} for n, layer in made.found.items()}, runtime),
         "reference": {"dtype": made.reference.computed, "arithmetic": made.arithmetic},
         "seed": made.seed,
         "alpha": format_decimal(made.alpha),
-        "longest": made.longest,
+        "longest": made.max_prompt_tokens,
         "started": times[0],
         "ended": times[1],
-        "said": clean_data(runtime.chat(QUESTION, SAID, GREEDY).text, runtime),
+        "sample_answer": clean_data(runtime.chat(QUESTION, SAID, GREEDY).text, runtime),
     }
     statement = statement_bytes(SERVED, [{"name": name, "digest": {"sha256": root}}], predicate)
     signer = load_signer(key, "--sign") if key else None
-    write_text(path, (make_envelope(statement, signer).line() if signer else statement.decode()) + "\n")
+    write_text(path, (make_envelope(statement, signer).to_json_line() if signer else statement.decode()) + "\n")
 
 
 def find_changes(path: Path, runtime: Runtime) -> list[str]:
@@ -83,9 +83,9 @@ def find_changes(path: Path, runtime: Runtime) -> list[str]:
     if told["runtime"]["model"] != clean_data(runtime.model, runtime) or told["runtime"]["kind"] != runtime.kind:
         was = f"{told['runtime']['name']}, model {told['runtime']['model']}"
         odd.append(f"{was} answered then, but now {runtime.name}, model {runtime.model}")
-    elif told["told"] != digest_of(runtime.identity()):
+    elif told["identity"] != digest_value(runtime.identity()):
         odd.append("the server's own identity has changed")
-    if told["said"] != clean_data(runtime.chat(QUESTION, SAID, GREEDY).text, runtime):
+    if told["sample_answer"] != clean_data(runtime.chat(QUESTION, SAID, GREEDY).text, runtime):
         odd.append("it answers a test prompt differently")
     differs = [name for name, layer in told["layers"].items() if layer["verdict"] == DIFFERS]
     return odd + [f'"{name}" differed when the statement was written' for name in differs]

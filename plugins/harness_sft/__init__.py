@@ -12,14 +12,15 @@ from harness.internals import attach_lazily, gpu_device_files, schema
 from harness_sft.config import build_config, check_config_fields
 from harness_sft.job import Method as Method
 from harness_sft.job import TrainingJob as TrainingJob
+from harness_sft.job import check_method
 from harness_sft.job import import_later as import_later
-from harness_sft.options import Memory as Memory
-from harness_sft.options import Steps as Steps
-from harness_sft.options import Supervised
-from harness_sft.options import Training as Training
-from harness_sft.rows import Counts as Counts
+from harness_sft.options import MemoryOptions as MemoryOptions
+from harness_sft.options import StepOptions as StepOptions
+from harness_sft.options import SupervisedOptions
+from harness_sft.options import TrainingOptions as TrainingOptions
 from harness_sft.rows import Row as Row
 from harness_sft.rows import Select as Select
+from harness_sft.rows import TokenCounts as TokenCounts
 from harness_sft.rows import check_shapes as check_shapes
 from harness_sft.rows import encode_dataset as encode_dataset
 from harness_sft.rows import name_rows as name_rows
@@ -49,9 +50,9 @@ def harness_trainers() -> dict[str, Trainer]:
     return {"sft": sft}
 
 
-@schema.accepts_options(Supervised)
+@schema.accepts_options(SupervisedOptions)
 def check(
-    options: Supervised,
+    options: SupervisedOptions,
     *,
     processes: int | str = 1,
     shard: bool = False,
@@ -61,6 +62,7 @@ def check(
     """Build the real SFTConfig; raises UsageError on what it refuses, what only we can set, and what no GPU holds."""
     from harness_sft.processes import reject_processes, reject_shards
 
+    check_method(adapter)
     recipe = options.recipe()
     if shard:
         reject_shards(processes, recipe, adapter)
@@ -72,7 +74,7 @@ def check(
         check_memory(TrainingJob(ref, adapter, (), recipe, 0, SFT, processes=processes, shard=shard))
 
 
-def trainer_capabilities(cls: type[Training], method: Method) -> dict[str, Callable[..., Any]]:
+def trainer_capabilities(cls: type[TrainingOptions], method: Method) -> dict[str, Callable[..., Any]]:
     """Return what can be done with a trainer besides training: check its options, prepare its rows, time its steps.
 
     `build` returns what would be learnt from rows, `measure` what a few steps took and `memory` the bytes that are held
@@ -80,25 +82,33 @@ def trainer_capabilities(cls: type[Training], method: Method) -> dict[str, Calla
     """
 
     @schema.accepts_options(cls)
-    def check(options: Training) -> None:
+    def check(options: TrainingOptions, *, adapter: Adapter | None = None) -> None:
+        check_method(adapter)
         job = TrainingJob(harness.ModelRef("base", ""), None, (), options.recipe(), 0, method)
         job.config(Path("checkpoints"), "cpu")
 
     @schema.accepts_options(cls)
-    def build(ref: ModelRef, adapter: Adapter | None, rows: Rows, options: Training, *, seed: int) -> Built:
+    def build(ref: ModelRef, adapter: Adapter | None, rows: Rows, options: TrainingOptions, *, seed: int) -> Built:
         from harness_sft.build import prepare_training
 
         return prepare_training(TrainingJob(ref, adapter, rows, options.recipe(), seed, method))
 
     @schema.accepts_options(cls)
-    def measure(ref: ModelRef, adapter: Adapter | None, rows: Rows, options: Training, *, seed: int) -> dict[str, Any]:
+    def measure(
+        ref: ModelRef, adapter: Adapter | None, rows: Rows, options: TrainingOptions, *, seed: int
+    ) -> dict[str, Any]:
         from harness_sft.measure import measure_training
 
         return measure_training(TrainingJob(ref, adapter, rows, options.recipe(), seed, method))
 
     @schema.accepts_options(cls)
     def memory(
-        ref: ModelRef, adapter: Adapter | None, options: Training, *, processes: int | str = 1, shard: bool = False
+        ref: ModelRef,
+        adapter: Adapter | None,
+        options: TrainingOptions,
+        *,
+        processes: int | str = 1,
+        shard: bool = False,
     ) -> dict[str, int]:
         from harness_sft.memory import estimate_memory
 
@@ -109,14 +119,14 @@ def trainer_capabilities(cls: type[Training], method: Method) -> dict[str, Calla
     return {"check": check, "build": build, "measure": measure, "memory": memory}
 
 
-@harness.trainer(**trainer_capabilities(Supervised, SFT) | {"look": check_config_fields, "check": check})
-@schema.accepts_options(Supervised)
+@harness.trainer(**trainer_capabilities(SupervisedOptions, SFT) | {"look": check_config_fields, "check": check})
+@schema.accepts_options(SupervisedOptions)
 def sft(
     ref: ModelRef,
     adapter: Adapter | None,
     rows: Rows,
     out: Path,
-    options: Supervised,
+    options: SupervisedOptions,
     *,
     progress: Callable[[Progress], None],
     seed: int,

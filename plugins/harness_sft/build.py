@@ -17,7 +17,7 @@ from trl.chat_template_utils import get_training_chat_template
 from harness import Built, UsageError
 from harness_hf import config_of_class, find_class, format_one_line, load_config, load_tokenizer, quiet_loading
 from harness_lora import check_base
-from harness_sft.job import TrainingJob
+from harness_sft.job import TrainingJob, check_method
 from harness_sft.likelihood import choose_loss
 from harness_sft.rows import as_dataset
 from harness_sft.train import quiet_libraries
@@ -27,6 +27,7 @@ LAYERS = 2  # of the skeleton: enough for what is passed on from layer to layer
 
 def prepare_training(job: TrainingJob) -> Built:
     """Prepare rows as a training would; raises UsageError on what it would refuse."""
+    check_method(job.adapter)
     job.method.fits(job.adapter)
     if job.adapter is None:
         check_base(Path(job.ref.path))  # of which the trained model is written

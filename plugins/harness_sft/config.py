@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from harness import Mistakes, UsageError, did_you_mean
-from harness.internals import schema
+from harness.internals import schema, suggest_option
 from harness_trackers import disable_telemetry
 
 REPORTS = ("tensorboard", "wandb", "mlflow")  # which are also names of modules and of our extras
@@ -102,7 +102,7 @@ def find_option_mistakes(
         if name in refused or name.startswith("hub_"):
             mistakes.add(f'option "{name}"', f"cannot be set: {refused.get(name, 'use [[export]]')}")
         elif name not in known:
-            mistakes.add(f'option "{name}"', f"is not a field of TRL's {config}{did_you_mean(name, known)}")
+            mistakes.add(f'option "{name}"', f"is not a field of TRL's {config}{suggest_option(name, known)}")
         elif name not in OWN and not schema.matches_type(value, hints[name]):
             mistakes.add(
                 f'option "{name}"', f"is {schema.format_toml(value)}; it must be {schema.type_name(hints[name])}"

@@ -36,6 +36,19 @@ class Method:
     where: str = ""  # "MODULE:NAME", by which the processes of a training find it
 
 
+def check_method(adapter: Adapter | None) -> None:
+    """Raise UsageError at an adapter of another PEFT method than LoRA, which is neither trained nor checked here."""
+    if adapter is None:
+        return
+    config = adapter.peft_config()
+    kind = getattr(config, "peft_type", None)
+    if str(getattr(kind, "value", kind)) != "LORA":
+        found = f"returned a {type(config).__name__}" if kind else f"returned {config!r:.40}, which is no PEFT method"
+        raise UsageError(
+            f"[adapter] peft_config() {found}; this trainer trains LoRA and whole models: use another trainer for it"
+        )
+
+
 def import_later(module: str, name: str) -> Callable[[], Any]:
     """Return a call that imports a class."""
     return lambda: getattr(import_module(module), name)

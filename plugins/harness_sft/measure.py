@@ -15,7 +15,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from harness import UsageError
 from harness_hf import count_parameters, cpu_training, free_bytes, quiet_loading, resolve_device
-from harness_sft.job import TrainingJob
+from harness_sft.job import TrainingJob, check_method
 from harness_sft.train import build_trainer, quiet_libraries
 from harness_sft.trainer import CheckedTrainerMixin
 
@@ -31,6 +31,7 @@ def measure_training(job: TrainingJob) -> dict[str, Any]:
     The last thing is a step on the longest rows, which is where the memory peaks. Raises UsageError when the weights
     and what a full training keeps of each do not fit into memory.
     """
+    check_method(job.adapter)
     device = resolve_device(job.ref.options.get("device", "auto")).type
     if job.adapter is None:  # looked at before a machine is brought down by trying
         need, free = (BYTES + job.method.reference) * count_parameters(Path(job.ref.path)), free_bytes(device)

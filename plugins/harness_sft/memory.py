@@ -14,7 +14,7 @@ from harness import UsageError
 from harness.internals import list_gpus
 from harness_hf import build_skeleton, quiet_loading, resolve_device
 from harness_lora import restrict_targets
-from harness_sft.job import TrainingJob, base_placement
+from harness_sft.job import TrainingJob, base_placement, check_method
 
 BLOCK, NESTED = 64, 256  # numbers that share a scale in 4 bits, and scales that share one with double quantisation
 MOMENTS = {"adafactor": 0, "sgd": 0}  # bytes a trained number, by the beginning of the optimizer's name; Adam's are 8
@@ -23,6 +23,7 @@ SMALL = 2  # of an optimizer in 8 bits
 
 def estimate_memory(job: TrainingJob) -> dict[str, int]:
     """Return the bytes that each process holds, by what they are; raises UsageError where the adapter does not fit."""
+    check_method(job.adapter)
     model: Any = build_skeleton(job.ref.path, base_placement(job.ref, job.adapter, sharded=True)["dtype"])
     bits = job.adapter.quantization if job.adapter else None
     head, whole = model.get_output_embeddings(), {id(p) for p in model.parameters()}

@@ -10,7 +10,7 @@ Attention = Literal["eager", "sdpa", "flex_attention", "flash_attention_2", "fla
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steps:
+class StepOptions:
     """How long a training is, how fast it learns, and what a step is made of."""
 
     num_train_epochs: float = 3
@@ -24,7 +24,7 @@ class Steps:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
+class MemoryOptions:
     """What saves memory."""
 
     gradient_checkpointing: bool = False
@@ -33,7 +33,7 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class TrainingOptions:
     """What is kept and told of a training, and further fields of TRL's configuration."""
 
     validation: float = 0.0  # a share of the rows
@@ -49,12 +49,12 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packed:
+class PackingOptions:
     """What rows of supervised training are made into."""
 
     packing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Supervised(Training, Memory, Packed, Steps):  # the last comes first where they are listed
-    """The options of `sft`."""
+class SupervisedOptions(TrainingOptions, MemoryOptions, PackingOptions, StepOptions):
+    """The options of `sft`; fields of the last base come first."""

@@ -43,7 +43,10 @@ WHOLE = {  # options that cannot go with shared weights, and why
 }
 SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
 WORKER = "harness_sft.worker"  # what each of them runs
-OURS = ("UsageError", "CheckFailed")  # errors that say what is wrong; others may be complaints that another is gone
+OURS = (
+    "UsageError",
+    "CheckFailedError",
+)  # errors that say what is wrong; others may be complaints that another is gone
 POLL = 0.05  # seconds
 LATE = 2.0  # seconds after an error: the first to tell of one is not always the first to have one
 GRACE = 10.0  # seconds, or two usual steps, in which all must have ended the step that they are in
@@ -113,7 +116,7 @@ def resolve_processes(processes: int | str, recipe: Mapping[str, Any], accumulat
     return int(processes)
 
 
-class ToldAdapter:
+class RemoteAdapter:
     """An adapter that another process told of: what a training needs of one."""
 
     def __init__(self, told: Mapping[str, Any]) -> None:
@@ -142,7 +145,7 @@ def launch_processes(job: TrainingJob, count: int) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     adapter = None if job.adapter is None else _plain(job.adapter)
-    if adapter and _plain(ToldAdapter(adapter)) != adapter:  # the others would read another one
+    if adapter and _plain(RemoteAdapter(adapter)) != adapter:  # the others would read another one
         raise UsageError("[train] processes: the adapter cannot be sent to other processes; train in one")
     told: dict[str, Any] = {"ref": ref_to_json(job.ref), "adapter": adapter, "rows": list(job.rows)}
     told |= {"out": str(job.out.resolve()), "recipe": dict(job.recipe), "seed": job.seed}
@@ -150,14 +153,14 @@ def launch_processes(job: TrainingJob, count: int) -> Path:
     try:
         write_text(folder / JOB, json.dumps(told, default=dict))
         (folder / EVENTS).touch()
-        with (folder / SAID).open("wb") as said, closing(Launched(folder, count, said, job)) as run:
+        with (folder / SAID).open("wb") as said, closing(TrainingProcesses(folder, count, said, job)) as run:
             run.follow()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return job.out
 
 
-class Launched:
+class TrainingProcesses:
     """Processes that train, and what they tell. They end when their standard input does: when this process ends."""
 
     def __init__(self, folder: Path, count: int, said: IO[bytes], job: TrainingJob) -> None:
@@ -167,7 +170,7 @@ class Launched:
         self.until = float("inf")
         self.stopping = self.interrupted = self.done = False
         self.lost = ""  # how a signal ended one of them
-        self.last, self.pace = Progress("train", 0, 0), Pace(count)
+        self.last, self.pace = Progress("train", 0, 0), StepPace(count)
         command = [sys.executable, "-P", "-m", WORKER, str(folder)]
         how: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": said, "stderr": said, "start_new_session": True}
         # this one's modules, one thread unless told, this machine alone
@@ -186,7 +189,9 @@ class Launched:
                 if self.pace.took:  # before that there is nothing to save
                     (self.folder / STOP).touch()
                     self.stopping, self.progress = True, lambda _: None
-                    self.until = time.monotonic() + max(GRACE, 0.0 if self.pace.told else 2 * self.pace.usual())
+                    self.until = time.monotonic() + max(
+                        GRACE, 0.0 if self.pace.told else 2 * self.pace.median_seconds()
+                    )
                     self._hear(stream)
                 raise
         if self.done and not self.errors:
@@ -229,7 +234,7 @@ class Launched:
             self.stopping, self.until = False, float("inf")
         if any(codes):  # the others wait for it
             self._end_soon()
-        said, hung = self.pace.look()
+        said, hung = self.pace.find_warning()
         if hung and not self.done:
             raise UsageError(f"{said}; {self._again()}")
         if said:
@@ -281,7 +286,7 @@ class Launched:
             process.stdin.close()
 
 
-class Pace:
+class StepPace:
     """What a step takes, and how long ago the last was, the last batch, and each process' last sign of life."""
 
     def __init__(self, count: int) -> None:
@@ -296,10 +301,10 @@ class Pace:
         self.took.append(self.since)
         self.since, self.idle, self.told, self.between = 0.0, 0.0, False, more
 
-    def usual(self) -> float:
+    def median_seconds(self) -> float:
         return median(self.took[1:] or [0.0])
 
-    def look(self) -> PaceWarning:
+    def find_warning(self) -> PaceWarning:
         """Return what is to be told, where no step has come for too long, and whether that is the end."""
         now = time.monotonic()
         passed, self._looked = min(now - self._looked, LATE), now  # in more this process was stopped itself
@@ -307,9 +312,9 @@ class Pace:
         self.silent = [seconds + passed for seconds in self.silent]
         if self.idle < QUIET:
             return PaceWarning("", False)
-        end = max(HUNG, 2 * SLOW * self.usual()) if self.between else ENDS
+        end = max(HUNG, 2 * SLOW * self.median_seconds()) if self.between else ENDS
         hung = self.idle >= end
-        if not hung and (self.told or self.idle < max(QUIET, SLOW * self.usual())):
+        if not hung and (self.told or self.idle < max(QUIET, SLOW * self.median_seconds())):
             return PaceWarning("", False)
         self.told = True
         gone = " and ".join(str(number) for number, seconds in enumerate(self.silent) if seconds > self.idle / 2)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import CheckFailed, Finding
+from harness import CheckFailedError, Finding
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -15,8 +15,8 @@ IGNORED = -100
 
 
 def raise_finding(code: str, finding: Finding) -> None:
-    """Raise what was found while training as a CheckFailed."""
-    raise CheckFailed(f"training: {finding.what}; {finding.fix}")
+    """Raise what was found while training as a CheckFailedError."""
+    raise CheckFailedError(f"training: {finding.what}; {finding.fix}")
 
 
 class Ranks:
@@ -31,7 +31,7 @@ class Ranks:
         """Return whether this is the process that tells, writes and removes."""
         return self.number == 0
 
-    def sums(self, *values: float) -> tuple[float, ...]:
+    def sum_over_processes(self, *values: float) -> tuple[float, ...]:
         """Return each value added up over the processes."""
         return values
 
@@ -41,7 +41,7 @@ class Ranks:
 
     def wait(self) -> None:
         """Wait until all have come here."""
-        self.sums(0.0)
+        self.sum_over_processes(0.0)
 
     def stop_if_asked(self) -> None:
         """Raise KeyboardInterrupt in all of them, after the same step, when one was told to end."""
@@ -56,7 +56,7 @@ class DistributedRanks(Ranks):
         self.number, self.count, self.sharded = dist.get_rank(), dist.get_world_size(), sharded
         self.stop, self.asked, self.at_work = stop, False, at_work
 
-    def sums(self, *values: float) -> tuple[float, ...]:
+    def sum_over_processes(self, *values: float) -> tuple[float, ...]:
         import torch
         import torch.distributed as dist
 
@@ -65,7 +65,7 @@ class DistributedRanks(Ranks):
         return tuple(total.tolist())
 
     def stop_if_asked(self) -> None:
-        [asked] = self.sums(float(self.asked or self.stop.exists()))
+        [asked] = self.sum_over_processes(float(self.asked or self.stop.exists()))
         if asked:
             self.stop.unlink(missing_ok=True)  # which tells the parent that all have heard it
             raise KeyboardInterrupt

@@ -147,7 +147,7 @@ def _shape(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Counts:
+class TokenCounts:
     """What a set of rows is in tokens: all of them, those with a loss, and how many rows were cut."""
 
     rows: int

@@ -84,11 +84,13 @@ class InitialWeights:
     def __init__(self, model: PreTrainedModel) -> None:
         self.sums = {name: _sum_of_bits(parameter) for name, parameter in _moving(model)}
 
-    def unmoved(self, model: PreTrainedModel, ranks: Ranks) -> list[str]:
+    def find_unmoved(self, model: PreTrainedModel, ranks: Ranks) -> list[str]:
         """Return the weights that are what they were, in all processes."""
         found = [(n, self.sums.get(n) == _sum_of_bits(p), p) for n, p in _moving(model)]
         # In half precision a first, small step may be lost on a weight that is not zero, so only zeros count there.
-        moved = ranks.sums(*(float(not same or (p.dtype != torch.float32 and bool(p.any()))) for _, same, p in found))
+        moved = ranks.sum_over_processes(
+            *(float(not same or (p.dtype != torch.float32 and bool(p.any()))) for _, same, p in found)
+        )
         return [name for (name, *_), elsewhere in zip(found, moved, strict=True) if not elsewhere]
 
 

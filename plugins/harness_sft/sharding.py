@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
-from harness import CheckFailed, UsageError
+from harness import CheckFailedError, UsageError
 from harness_hf import use_cpu_kernels
 from harness_sft.ranks import Ranks
 
@@ -109,7 +109,7 @@ def check_split(model: nn.Module, ranks: Ranks) -> None:
     """Raise UsageError unless every parameter is split, so that the slices of all processes make it up once."""
     parameters = {n: p.detach() for n, p in model.named_parameters()}
     whole = [name for name, p in parameters.items() if not isinstance(p, DTensor)]
-    [held] = ranks.sums(sum(local_part(p).numel() for p in parameters.values()))
+    [held] = ranks.sum_over_processes(sum(local_part(p).numel() for p in parameters.values()))
     total = sum(p.numel() for p in parameters.values())
     if whole or held != total:
         split = f"{len(parameters) - len(whole)} of {len(parameters)} parameters are split"
@@ -140,8 +140,8 @@ def write_parameter(parameter: torch.Tensor, values: torch.Tensor, source: int |
 def gather_trained(model: Any, ranks: Ranks) -> dict[str, torch.Tensor]:
     """Return what was trained, whole and on the CPU, in the first process, and nothing in the others.
 
-    The embeddings are there too, which an adapter of them is saved with. Raises CheckFailed where a slice is not what
-    the process holds that it came from: gathering has lost slices before (accelerate#4206).
+    The embeddings are there too, which an adapter of them is saved with. Raises CheckFailedError where a slice is not
+    what the process holds that it came from: gathering has lost slices before (accelerate#4206).
     """
     ends = [end for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None]
     embedded = {id(p) for end in ends for p in end.parameters()}
@@ -160,7 +160,7 @@ def gather_trained(model: Any, ranks: Ranks) -> dict[str, torch.Tensor]:
             odd.append(name)
     if odd:
         what = f"{len(odd)} of {len(found)} gathered tensors differ from those of the {ranks.count} processes"
-        raise CheckFailed(f'training: {what}, such as "{odd[0]}" [gathered-slices]; set shard = false')
+        raise CheckFailedError(f'training: {what}, such as "{odd[0]}" [gathered-slices]; set shard = false')
     return found
 
 

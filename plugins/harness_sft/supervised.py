@@ -13,9 +13,9 @@ from transformers import TrainingArguments
 from trl import SFTTrainer
 
 from harness import Example, UsageError
-from harness_hf import RowEncoder, Tokens
+from harness_hf import ModelTokenizer, RowEncoder
 from harness_sft.ranks import IGNORED
-from harness_sft.rows import Counts, check_endings, encode_dataset, name_rows
+from harness_sft.rows import TokenCounts, check_endings, encode_dataset, name_rows
 from harness_sft.trainer import CheckedTrainerMixin
 
 LEARNT = ("input_ids", "labels", "seq_lengths", "completion_mask", "assistant_masks")
@@ -31,13 +31,13 @@ class Preview(SFTTrainer):  # type: ignore[misc]
         self, dataset: Dataset, tokenizer: Any, args: TrainingArguments, packing: bool, formatting: Any, name: str
     ) -> Any:
         how = {"completion_only": self.completion_only_loss, "assistant_only": args.assistant_only_loss}
-        encoder = RowEncoder(Tokens(tokenizer), self.chat_template, **how)
+        encoder = RowEncoder(ModelTokenizer(tokenizer), self.chat_template, **how)
         whole = encode_dataset(dataset, partial(_encode_row, encoder), args.dataset_num_proc)
         text = isinstance(dataset[0].get("completion", dataset[0].get("text")), str)
-        self.look_at_rows(whole, args, packing, name, text=text)
+        self.check_rows(whole, args, packing, name, text=text)
         return super()._prepare_dataset(whole, tokenizer, args, packing, formatting, name)
 
-    def look_at_rows(self, whole: Dataset, args: TrainingArguments, packing: bool, name: str, *, text: bool) -> None:
+    def check_rows(self, whole: Dataset, args: TrainingArguments, packing: bool, name: str, *, text: bool) -> None:
         """Look at tokens, of texts or of messages, before they are cut."""
         self.whole = whole
 
@@ -60,7 +60,7 @@ def _encode_row(encoder: RowEncoder, row: Mapping[str, Any]) -> dict[str, list[i
 class CheckedTrainer(CheckedTrainerMixin, Preview):
     """An SFTTrainer that refuses rows it would drop."""
 
-    def look_at_rows(self, whole: Dataset, args: TrainingArguments, packing: bool, name: str, *, text: bool) -> None:
+    def check_rows(self, whole: Dataset, args: TrainingArguments, packing: bool, name: str, *, text: bool) -> None:
         """Count and check the rows; only then may TRL cut, drop and pack them."""
         cut = None if packing and args.packing_strategy in ("bfd_split", "wrapped") else args.max_length
         keep_end = args.truncation_mode == "keep_end"
@@ -76,7 +76,7 @@ class CheckedTrainer(CheckedTrainerMixin, Preview):
         if empty:
             how = f"raise max_length (now {cut}) or remove the rows"
             raise UsageError(f"[train] data: {name_rows(empty)}: no token of the answer is left to train on; {how}")
-        self.counts[name] = Counts(len(whole), tokens, supervised, truncated)
+        self.counts[name] = TokenCounts(len(whole), tokens, supervised, truncated)
         if text:
             check_endings(whole, self._tokenizer, None if keep_end else cut)
 
@@ -84,7 +84,7 @@ class CheckedTrainer(CheckedTrainerMixin, Preview):
         prepared = self._prepare_dataset(dataset, self.processing_class, self.args, False, None, name)
         return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in prepared]
 
-    def sequences(self, count: int) -> list[list[int]]:
+    def sample_token_ids(self, count: int) -> list[list[int]]:
         """Return the first rows as they are trained on, in tokens."""
         return [list(row["input_ids"]) for row in self.train_dataset.select(range(min(count, len(self.train_dataset))))]
 
@@ -106,5 +106,5 @@ class CheckedTrainer(CheckedTrainerMixin, Preview):
                 tokens += int(found.label_mask.sum())
             self.ranks.at_work()
         self.model.train()
-        total, tokens = self.ranks.sums(total, tokens)
+        total, tokens = self.ranks.sum_over_processes(total, tokens)
         return total / tokens

@@ -24,7 +24,16 @@ from transformers import GenerationConfig, PreTrainedModel, set_seed
 from trl import SFTConfig
 
 import harness_hf
-from harness import TRAINING_LOGS, Adapter, CheckFailed, Progress, UsageError, digest_of, write_steps, write_text
+from harness import (
+    TRAINING_LOGS,
+    Adapter,
+    CheckFailedError,
+    Progress,
+    UsageError,
+    digest_value,
+    write_steps,
+    write_text,
+)
 from harness.internals import replace_folder, seal_folder
 from harness_hf import load_model, uses_cpu_kernels
 from harness_lora import (
@@ -38,7 +47,14 @@ from harness_lora import (
     list_towers,
     restrict_targets,
 )
-from harness_sft.job import CHECKPOINTS, TrainingJob, base_placement, last_whole_checkpoint, reporting_full_disk
+from harness_sft.job import (
+    CHECKPOINTS,
+    TrainingJob,
+    base_placement,
+    check_method,
+    last_whole_checkpoint,
+    reporting_full_disk,
+)
 from harness_sft.memory import check_memory
 from harness_sft.processes import launch_processes, reject_shards, resolve_processes
 from harness_sft.rows import Row, as_dataset
@@ -50,7 +66,7 @@ EVENTS = "TENSORBOARD_LOGGING_DIR"  # which transformers reads
 LAST_STEPS = 10  # what the training loss of an adapter is the mean of
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 ROWS, TOKENS = 4, 256  # training rows that are read before and after, and how much of each
-SAME = 1e-6  # nats a token between what was rounded in memory and what is read back, both computed in float32
+SAME = 1e-6  # nats per token between what was rounded in memory and what is read back, both computed in float32
 
 
 def train_model(job: TrainingJob) -> Path:
@@ -58,6 +74,7 @@ def train_model(job: TrainingJob) -> Path:
     checkpoints, ranks = job.out.parent / CHECKPOINTS, job.ranks
     device = harness_hf.resolve_device(job.ref.options.get("device", "auto")).type
     config = job.config(checkpoints, device)
+    check_method(job.adapter)
     job.method.fits(job.adapter)
     spread = {} if job.shard else {"device_map": job.ref.options.get("device_map")}
     count = resolve_processes(job.processes, {**job.recipe, **spread}, config.gradient_accumulation_steps, device)
@@ -150,9 +167,9 @@ def _write(trainer: CheckedTrainerMixin, job: TrainingJob, initial: Path | None,
         found = get_peft_model_state_dict(trainer.model, state_dict=gathered)
         trained = {name: tensor_sha256(found[name]) for name in sorted(found)}  # by the names of an adapter's file
     if gathered is None:
-        held = trainer.ranks.gather(digest_of(trained or InitialWeights(trainer.model).sums))
+        held = trainer.ranks.gather(digest_value(trained or InitialWeights(trainer.model).sums))
         if len(set(held)) > 1:
-            raise CheckFailed(f"training: {len(held)} processes have different weights at its end; train again")
+            raise CheckFailedError(f"training: {len(held)} processes have different weights at its end; train again")
     if not trainer.ranks.first:
         return
     write_steps(job.out, trainer.watch.steps)
@@ -201,7 +218,7 @@ def write_whole(
 
     `gathered` are the weights, where this process holds slices of them. What rounding costs is a fact of the training,
     beside how far that led from the base where it was rounded, and the gates decide on the rounded model. Raises
-    CheckFailed when what lies on the disk answers otherwise than what was rounded.
+    CheckFailedError when what lies on the disk answers otherwise than what was rounded.
     """
     model = trainer.model.eval()
     trainer.accelerator.free_memory()  # two moments of each weight, which are not needed any more
@@ -213,7 +230,7 @@ def write_whole(
         model.load_state_dict(gathered, strict=False)  # a tied weight has one name of two
     there, names = check_base(base)
     stored = _dtypes(model, {name: header.dtype for name, header in there.items()})
-    rows = [torch.tensor([ids[:TOKENS]], device=model.device) for ids in trainer.sequences(ROWS)]
+    rows = [torch.tensor([ids[:TOKENS]], device=model.device) for ids in trainer.sample_token_ids(ROWS)]
     before = _distributions(model, rows)
     reload = partial(load_model, dtype="float32", device=model.device.type, cpu_kernels=uses_cpu_kernels(model))
     with replace_folder(out) as work:
@@ -230,7 +247,7 @@ def write_whole(
         if not off <= SAME:
             what = "the saved model answers differently from the trained one [saved-parity]"
             why = "transformers did not save or load this architecture completely"
-            raise CheckFailed(f"training: {what}: KL {off:.2g} nats per token, limit {SAME:g}; {why}")
+            raise CheckFailedError(f"training: {what}: KL {off:.2g} nats per token, limit {SAME:g}; {why}")
         lost, kept = harness_hf.kl_and_agreement(before, again)
         facts: dict[str, Any] = {**note["facts"], "kl_rounding": lost, "top1_rounding": kept}
         if set(stored.values()) != {torch.float32}:  # else nothing was rounded
@@ -279,7 +296,7 @@ def _facts(trainer: CheckedTrainerMixin) -> dict[str, Any]:
         **kept,
         **({"processes": trainer.ranks.count} if trainer.ranks.count > 1 else {}),
         **({"sharded": True} if trainer.ranks.sharded else {}),
-        **trainer.told(),
+        **trainer.extra_facts(),
     }
 
 

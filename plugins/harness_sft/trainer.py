@@ -20,26 +20,26 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
 from harness import Finding, ModelRef, Progress, TrainingStep, write_text
-from harness_hf import HFSubject, Tokens, assert_not_repacked
+from harness_hf import HFSubject, ModelTokenizer, assert_not_repacked
 from harness_sft import sharding
 from harness_sft.job import WHOLE, TrainingJob, reporting_full_disk
 from harness_sft.likelihood import choose_loss
 from harness_sft.ranks import EpochSampler, pad_dataset, raise_finding
-from harness_sft.rows import Counts
+from harness_sft.rows import TokenCounts
 from harness_sft.sentinels import FIRST_STEPS, InitialWeights, Spikes, all_finite
 from harness_sft.sharding import ShardedTrainer
 
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """An epoch that ended: after which step, the validation loss in nats a token, and what was watched."""
+    """An epoch that ended: after which step, the validation loss in nats per token, and what was watched."""
 
     step: int
     loss: float | None
     watched: dict[str, float]
 
 
-class AlreadyStopped(Exception):
+class AlreadyStoppedError(Exception):
     """A training that is resumed had been stopped already."""
 
 
@@ -54,7 +54,7 @@ class CheckedTrainerMixin(ShardedTrainer):
     def __init__(self, model: PreTrainedModel, *, job: TrainingJob, stamp: str, held_out: Any, **given: Any) -> None:
         self.job = job
         self.ranks = ranks = job.ranks
-        self.counts: dict[str, Counts] = {}
+        self.counts: dict[str, TokenCounts] = {}
         self.stamp, self.flag = stamp, job.flag or raise_finding
         self.remembered: dict[str, Any] = {}  # what else a training that goes on must know
         self.slow = ""  # why it trains without TRL's fused head
@@ -82,11 +82,11 @@ class CheckedTrainerMixin(ShardedTrainer):
         self.watch = ProgressCallback(self, job.progress)
         self.add_callback(self.watch)
 
-    def told(self) -> dict[str, Any]:
+    def extra_facts(self) -> dict[str, Any]:
         """Return further facts of the training."""
         return {"own_logits": True} if self.slow else {}
 
-    def settle(self) -> str:
+    def choose_loss(self) -> str:
         """Train on the model's own likelihood; return, in words, why without TRL's fused head if so."""
         self._set_signature_columns_if_needed()
         first = self.train_dataset.select(range(min(self._train_batch_size, len(self.train_dataset))))
@@ -122,10 +122,10 @@ class CheckedTrainerMixin(ShardedTrainer):
 
     def _finite(self, value: float, what: str) -> float:
         if not math.isfinite(value):
-            self.diverged(f"{what} is {value} at step {self.state.global_step + 1}")
+            self.raise_divergence(f"{what} is {value} at step {self.state.global_step + 1}")
         return value
 
-    def diverged(self, what: str) -> None:
+    def raise_divergence(self, what: str) -> None:
         """Stop at something that is not finite, which no one may ignore; the checkpoints before it stay."""
         finding = Finding("error", what, (), "lower learning_rate, or look for damaged rows")
         self.flag("T2", finding)
@@ -156,17 +156,17 @@ class CheckedTrainerMixin(ShardedTrainer):
                 self.watch.ends = [EpochEnd(**end) for end in known["ends"]]
                 self.watch.spikes = Spikes(step.loss or 0.0 for step in self.watch.steps)
                 self.remembered = {name: known[name] for name in self.remembered}
-                with suppress(AlreadyStopped):
+                with suppress(AlreadyStoppedError):
                     self.train(resume_from_checkpoint=str(checkpoint))
             else:
                 self.train()
-            self.take_best()
+            self.restore_best()
         except KeyboardInterrupt:
             self.save_interrupted()
             raise
         assert_not_repacked(self.model)
 
-    def keep_best(self, step: int) -> None:
+    def save_best(self, step: int) -> None:
         """Write what is trained, as it is after a step; the file is whole or not there."""
         if not self.ranks.first and not self.ranks.sharded:
             return
@@ -181,7 +181,7 @@ class CheckedTrainerMixin(ShardedTrainer):
             save_file(weights, path.with_suffix(".part"))
             path.with_suffix(".part").replace(path)
 
-    def take_best(self) -> None:
+    def restore_best(self) -> None:
         """Go back to the weights of the lowest validation loss, if `patience` asks for them."""
         best = self.watch.best()
         self.ranks.wait()  # for the first may be writing them
@@ -220,12 +220,12 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.began, self.began_at, self.saved = time.monotonic(), state.global_step, state.global_step
         self.trained = [sharding.local_part(p.detach()) for p in self.trainer.model.parameters() if p.requires_grad]
-        if told := self.trainer.settle():
+        if told := self.trainer.choose_loss():
             self.progress(Progress("train", state.global_step, state.max_steps, remark=told))
         # An interruption may have come between the last step and its validation, or its end.
         self._end_epoch_if_due(state, control)
-        if self.enough():
-            raise AlreadyStopped
+        if self.should_stop():
+            raise AlreadyStoppedError
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         self.at_rest = False
@@ -233,7 +233,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         ranks, per_epoch = self.trainer.ranks, self.trainer.steps_per_epoch()
-        self.step_loss = ranks.sums(self.step_loss)[0] / ranks.count
+        self.step_loss = ranks.sum_over_processes(self.step_loss)[0] / ranks.count
         before = self.steps[self.began_at - 1] if self.began_at else TrainingStep(tokens=0)
         seconds = before.seconds + time.monotonic() - self.began
         epochs = state.global_step // per_epoch - self.began_at // per_epoch
@@ -250,7 +250,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self.at_rest = True
         leap = f"step {spike.first}: the loss spikes to {spike.loss:.3g}, {spike.before:.3g} before" if spike else ""
         remark = "; ".join(filter(None, [leap, self._end_epoch_if_due(state, control)]))
-        control.should_training_stop = control.should_training_stop or self.enough()
+        control.should_training_stop = control.should_training_stop or self.should_stop()
         per_step = (time.monotonic() - self.began) / (state.global_step - self.began_at)
         loss, pace = round(self.steps[-1].loss or 0.0, 4), round(self.tokens_per_second(), 1)
         left = format_duration(per_step * (state.max_steps - state.global_step))
@@ -262,7 +262,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         """Return the end of an epoch with the lowest validation loss, the first of equals."""
         return min((end for end in self.ends if end.loss is not None), key=lambda end: end.loss or 0.0, default=None)
 
-    def enough(self) -> bool:
+    def should_stop(self) -> bool:
         """Return whether the validation loss has not fallen below its lowest for `patience` epochs."""
         best, patience = self.best(), self.trainer.patience
         return bool(patience and best and len(self.ends) - 1 - self.ends.index(best) >= patience)
@@ -271,11 +271,14 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         """Look at the weights before anything is saved of them: are they finite, and did the first steps move them."""
         trainer, sums = self.trainer, self.trainer.start.sums
         if not all_finite(self.trained):
-            trainer.diverged(f"the weights are not finite after step {state.global_step}")
+            trainer.raise_divergence(f"the weights are not finite after step {state.global_step}")
         self.updates += not trainer.accelerator.optimizer_step_was_skipped
         if self.updates != FIRST_STEPS:
             return
-        still, whole = trainer.start.unmoved(trainer.model, trainer.ranks), not hasattr(trainer.model, "peft_config")
+        still, whole = (
+            trainer.start.find_unmoved(trainer.model, trainer.ranks),
+            not hasattr(trainer.model, "peft_config"),
+        )
         if still and trainer.ranks.first and not (whole and len(still) < len(sums)):  # some may have no gradient
             kind = "trained" if whole else "adapted"
             what = f"{len(still)} of {len(sums)} {kind} weights have not changed after {FIRST_STEPS} steps"
@@ -304,7 +307,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         if self.trainer.held_out:
             loss = self.trainer.validate()
             if not math.isfinite(loss):
-                self.trainer.diverged(f"the validation loss is {loss} after step {step}")
+                self.trainer.raise_divergence(f"the validation loss is {loss} after step {step}")
             logs = control.should_log  # logging clears it, and the step's own loss would not be logged
             self.trainer.log({"eval_loss": loss})
             control.should_log = logs
@@ -312,11 +315,11 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self.ends.append(end)
         self.steps[-1] = replace(self.steps[-1], validation=end.loss)
         if self.trainer.patience and self.best() == end:
-            self.trainer.keep_best(step)
+            self.trainer.save_best(step)
         numbers = {"validation loss": end.loss} if end.loss is not None else {}
         told = ", ".join(f"{name} {value:.4f}" for name, value in (numbers | end.watched).items())
         best = self.best()
-        if self.enough() and best:
+        if self.should_stop() and best:
             told += (
                 f", no better than step {best.step} for {self.trainer.patience} epochs: stopped, "
                 f"step {best.step} is kept"
@@ -331,7 +334,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self._remember_randomness()
         model.eval()
         base = model.get_base_model() if hasattr(model, "peft_config") else model
-        subject = HFSubject(ModelRef("training", path, "training"), path, base, Tokens.of(path), nullcontext)
+        subject = HFSubject(ModelRef("training", path, "training"), path, base, ModelTokenizer.of(path), nullcontext)
         try:
             found = watch(subject)
         finally:

@@ -20,7 +20,7 @@ from typing import Any
 
 from harness import Finding, Progress
 from harness.internals import error_to_json, ref_from_json
-from harness_sft.processes import BEAT, EVENTS, JOB, POLL, STOP, STORE, ToldAdapter
+from harness_sft.processes import BEAT, EVENTS, JOB, POLL, STOP, STORE, RemoteAdapter
 
 PATIENCE = timedelta(days=1)  # what a process waits for the others: how long is too long the parent knows
 
@@ -90,7 +90,7 @@ def _train(desk: EventWriter, job: Mapping[str, Any]) -> None:
 
     for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, ask)
-    adapter: Any = ToldAdapter(job["adapter"]) if job["adapter"] else None  # all that a training asks of one
+    adapter: Any = RemoteAdapter(job["adapter"]) if job["adapter"] else None  # all that a training asks of one
     module, _, name = job["method"].partition(":")
     how: dict[str, Any] = {"method": getattr(importlib.import_module(module), name), "out": Path(job["out"])}
     how |= {"progress": desk.progress, "flag": desk.flag, "ranks": ranks}

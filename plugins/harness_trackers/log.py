@@ -89,7 +89,7 @@ def logged_run(run: Run) -> LoggedRun:
     about |= {f"weights {name}": digest for name, digest in run.digests.items()}
     about |= {f"conclusion {i}": text for i, text in enumerate(run.conclusions, 1)}
     about = {k: printable(v) for k, v in about.items() if v}
-    told = ((join_name(r.subject, r.eval, name), x) for r in run.reports for name, x in r.metrics.items())
+    told = ((join_name(r.subject, r.eval, name), x) for r in run.results for name, x in r.metrics.items())
     metrics, gates = {name: x for name, x in told if math.isfinite(x)}, []
     for v in run.verdicts:
         texts = {"outcome": str(v.outcome), "claim": f"{v.metric} {v.claim}".strip(), "why": printable(v.why)}

@@ -33,7 +33,7 @@ from harness.internals import (
 )
 from harness_report import comparison, page, reading
 from harness_report import formatting as spelt
-from harness_view.labels import DRAWS, RANDOM, LabelId, Queue, label_queues
+from harness_view.labels import DRAWS, RANDOM, LabelId, LabelQueue, label_queues
 from harness_view.runs import REPORT, Runs
 
 OURS = "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"  # the rest is in the page itself
@@ -44,7 +44,7 @@ EVERY = 1.0  # seconds between two looks at a run
 PAIR, MET = {"1": "First is better", "2": "Second is better", "0": "A tie"}, {"1": "Met", "2": "Not met"}  # the keys
 
 
-class Guard:
+class HostCheck:
     """Refuse what does not come from a page of ours: another Host or Origin, or without the token."""
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str], token: str) -> None:
@@ -96,7 +96,7 @@ class Pages:
 
     def list(self, request: Request) -> Response:
         """Every run."""
-        return _page("list.html", "Runs", name=self.runs.folder.resolve().name, runs=self.runs.listed())
+        return _page("list.html", "Runs", name=self.runs.folder.resolve().name, runs=self.runs.list_runs())
 
     def run(self, request: Request) -> Response:
         """The report as it lies in the folder; of a run without one what it came to so far."""
@@ -138,14 +138,19 @@ class Pages:
             return _page("label.html", "Label", name=name, queue=None, **given)
         queue = _queue(items, dict(asked))
         question = queue.next(given["by"])
-        given |= {"item": asked["item"], "queue": queue, "standing": [*map(printable, queue.standing())], "q": question}
+        given |= {
+            "item": asked["item"],
+            "queue": queue,
+            "standing": [*map(printable, queue.progress_lines())],
+            "q": question,
+        }
         if question:  # blind: nothing of whose answer it is, or what the judge said
             answers = [spelt.shorten_text(answer, TEXT) for answer in question.answers]
             given |= {
                 "prompt": spelt.shorten_text(question.prompt, TEXT),
                 "reference": spelt.shorten_text(question.reference, TEXT),
             }
-            given |= {"answers": answers[::-1] if question.turned(given["by"]) else answers}
+            given |= {"answers": answers[::-1] if question.is_baseline_first(given["by"]) else answers}
             given |= {"buttons": list((MET if question.criterion else PAIR).items())}
         return _page("label.html", "Label", name=name, **given)
 
@@ -169,12 +174,12 @@ class Pages:
             queue.add(question, said["pressed"], by)
 
     def _folder(self, name: str) -> Path:
-        if folder := self.runs.folders().get(name):
+        if folder := self.runs.run_folders().get(name):
             return folder
         raise HTTPException(HTTPStatus.NOT_FOUND, "there is no such run")
 
 
-def _queue(items: dict[str, dict[str, Queue]], said: dict[str, str]) -> Queue:
+def _queue(items: dict[str, dict[str, LabelQueue]], said: dict[str, str]) -> LabelQueue:
     try:
         return items[said["item"]][said.setdefault("drawn", RANDOM)]
     except KeyError:
@@ -183,13 +188,13 @@ def _queue(items: dict[str, dict[str, Queue]], said: dict[str, str]) -> Queue:
 
 def _seen(found: RunProgress) -> dict[str, Any]:
     """Return what the part of a page needs that changes while a run goes on."""
-    said = printable(found.said(datetime.now(UTC)))
+    said = printable(found.summary(datetime.now(UTC)))
     gates = [
         (str(v.outcome), summary.GLYPHS[v.outcome], v, printable(verdict_text.format_brief(v)))
         for v in found.run.verdicts
     ]
-    odd = [printable(f"{r.id}: {r.error}") for r in found.run.reports if r.error]
-    odd += [printable(f"{f.code}: {f.what}") for f in found.run.flags if f.severity != "note"]
+    odd = [printable(f"{r.id}: {r.error}") for r in found.run.results if r.error]
+    odd += [printable(f"{f.code}: {f.what}") for f in found.run.findings if f.severity != "note"]
     return {"said": said, "gates": gates, "odd": odd}
 
 
@@ -233,7 +238,7 @@ def make_app(runs: Runs, hosts: frozenset[str], token: str) -> ASGIApp:
     ]
     app = Starlette(routes=routes, exception_handlers={UsageError: _mistake})
     app.router.redirect_slashes = False
-    return Guard(app, hosts, token)
+    return HostCheck(app, hosts, token)
 
 
 def make_server(app: ASGIApp) -> uvicorn.Server:

@@ -37,7 +37,7 @@ def _view(args: Namespace) -> int:
         from harness_view.runs import Runs
     except ModuleNotFoundError as error:
         raise UsageError(f"harness view: needs {error.name}; pip install 'finetune-harness[view]'") from None
-    if not (runs := Runs(args.reports)).listed():
+    if not (runs := Runs(args.reports)).list_runs():
         raise UsageError(f"{args.reports}: contains no run; name the folder of the run folders")
     listening = _listening(args)
     host, port = listening.getsockname()[:2]

@@ -40,7 +40,7 @@ class LabelId(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ToLabel:
+class LabelQuestion:
     """One thing to say: which of two answers is better, or whether an answer meets a criterion."""
 
     row: Mapping[str, Any]
@@ -72,26 +72,26 @@ class ToLabel:
         lacking = any("error" in one for one in self.row["details"]["judgments"])
         return float(value) if isinstance(value, (int, float)) and not lacking else None
 
-    def place(self, by: str) -> bytes:
+    def person_digest(self, by: str) -> bytes:
         """Return a digest of a person's own, whose last byte says which answer that person sees first."""
         return sha256(json.dumps([by, *self.id]).encode()).digest()
 
-    def turned(self, by: str) -> bool:
+    def is_baseline_first(self, by: str) -> bool:
         """Return whether a person sees the baseline's answer first."""
-        return not self.criterion and self.place(by)[-1] % 2 == 1
+        return not self.criterion and self.person_digest(by)[-1] % 2 == 1
 
 
 @dataclass(frozen=True)
-class Queue:
+class LabelQueue:
     """What is asked of one judged item of a run, and the file of what was said of it."""
 
     folder: Path  # of the run, below which nothing is a link
     path: Path
     drawn: str
     seed: int  # of the random order in which rows are asked, so that those that were answered are a random sample
-    questions: Mapping[LabelId, ToLabel]
+    questions: Mapping[LabelId, LabelQuestion]
 
-    def said(self) -> list[dict[str, Any]]:
+    def read_labels(self) -> list[dict[str, Any]]:
         """Return the labels there are. Raises UsageError where the file holds anything else."""
         try:
             with open_file(self.path, below=self.folder) as f:
@@ -102,19 +102,19 @@ class Queue:
             raise UsageError(f"{self.path}: cannot be read: {error.strerror}; move it away") from None
         return [read_label(line, f"{self.path} line {number}") for number, line in lines]
 
-    def next(self, by: str) -> ToLabel | None:
+    def next(self, by: str) -> LabelQuestion | None:
         """Return what a person is asked next: nothing that anybody has answered.
 
         Of the first rows of the random order that are open, each person takes their own, so that people meet seldom.
         """
-        done = {_key(line) for line in self.said()}
+        done = {_key(line) for line in self.read_labels()}
         left = (q for key, q in self.questions.items() if key not in done)
         drawn = sorted(left, key=lambda q: (calibration.label_order_key(self.seed, q.id[0]), q.criterion))
-        return min(drawn[:OPEN], key=lambda q: q.place(by), default=None)
+        return min(drawn[:OPEN], key=lambda q: q.person_digest(by), default=None)
 
-    def add(self, question: ToLabel, pressed: str, by: str) -> None:
+    def add(self, question: LabelQuestion, pressed: str, by: str) -> None:
         """Write what a person said, with the sides turned back. Raises OSError where it cannot be."""
-        turned = question.turned(by)
+        turned = question.is_baseline_first(by)
         label = MET[pressed] if question.criterion else PAIR[pressed][turned]
         answers = question.answers
         seen = {"criterion": question.criterion, "answer": answers[0]} if question.criterion else {}
@@ -123,13 +123,13 @@ class Queue:
         about["seed"] = self.seed
         shown = {"input": prompt_of(question.row), "reference": question.reference, **seen}
         with hold_exclusively(self.path, below=self.folder):  # not twice, as a key may be pressed
-            if not any(_key(line) == question.id and line.get("by") == by for line in self.said()):
+            if not any(_key(line) == question.id and line.get("by") == by for line in self.read_labels()):
                 append_line(self.path, {"id": question.row["id"], "label": label, **shown, **about}, below=self.folder)
 
-    def standing(self) -> list[str]:
+    def progress_lines(self) -> list[str]:
         """Return in lines how many labels there are, how far they and the judge agree, and what is lacking."""
         said: dict[LabelId, set[str]] = {}
-        for line in self.said():
+        for line in self.read_labels():
             said.setdefault(_key(line), set()).add(line["label"])
         known = [(self.questions[k], TRUTH[min(labels)]) for k, labels in said.items() if k in self.questions]
         found = [f"{len(known):,} of {count_noun(len(self.questions), 'row')} labelled", *_agreed(known)]
@@ -160,7 +160,7 @@ def _key(line: Mapping[str, Any]) -> LabelId:
     return LabelId(str(line["id"]), str(line.get("criterion", "")))
 
 
-def _agreed(known: Sequence[tuple[ToLabel, float]]) -> list[str]:
+def _agreed(known: Sequence[tuple[LabelQuestion, float]]) -> list[str]:
     """Return in a line how far people and judge agree, with bounds, where that can be told."""
     both = [(q, truth, q.judge) for q, truth in known if q.judge is not None]
     groups = tuple(int(n) for n in number_clusters(q.prompt for q, *_ in both))
@@ -178,7 +178,7 @@ def _agreed(known: Sequence[tuple[ToLabel, float]]) -> list[str]:
     return [f"{found}, kappa {kappa.estimate:.3f} [{kappa.lower:.3f}, {kappa.upper:.3f}]; one-sided {sure} bounds"]
 
 
-def label_queues(folder: Path) -> dict[str, dict[str, Queue]]:
+def label_queues(folder: Path) -> dict[str, dict[str, LabelQueue]]:
     """Return the queues of each judged item of a run, by how they are drawn. Raises UsageError where there is none."""
     try:
         return _queues(folder, (folder / "report.json").stat().st_mtime_ns)
@@ -187,23 +187,23 @@ def label_queues(folder: Path) -> dict[str, dict[str, Queue]]:
 
 
 @lru_cache(2)
-def _queues(folder: Path, _: int) -> dict[str, dict[str, Queue]]:
+def _queues(folder: Path, _: int) -> dict[str, dict[str, LabelQueue]]:
     items: dict[str, list[Mapping[str, Any]]] = {}
     for item, row in disputes.iterate_judged_rows(folder):
         items.setdefault(item, []).append(row)
-    found: dict[str, dict[str, Queue]] = {}
+    found: dict[str, dict[str, LabelQueue]] = {}
     for item, rows in items.items():
         subject, evaluation = item.partition("::")[::2]
-        each: list[ToLabel] = []
+        each: list[LabelQuestion] = []
         for row in rows:
             details = row["details"]
             names = (one.get("criterion") or one.get("criteria", "") for one in details["judgments"])
             pair = "baseline_answer" in details
             criteria = [""] if pair else dict.fromkeys(name for several in names for name in several.split(","))
-            each += [ToLabel(row, criterion) for criterion in criteria]
+            each += [LabelQuestion(row, criterion) for criterion in criteria]
         found[item] = {}
         for drawn, name in ((RANDOM, "labels"), (DISPUTES, DISPUTES)):
             asked = {q.id: q for q in each if drawn == RANDOM or disputes.is_disputed(q.row)}
             path = folder / subject / f"{evaluation}.{name}.jsonl"
-            found[item][drawn] = Queue(folder, path, drawn, read_run(folder).seed, asked)
+            found[item][drawn] = LabelQueue(folder, path, drawn, read_run(folder).seed, asked)
     return found

@@ -9,15 +9,15 @@ from pathlib import Path
 from threading import Lock
 
 from harness import UsageError
-from harness.internals import EVENTS, printable, read_events, summary
-from harness_report import configuration, formatting, gates, history, page, reading
+from harness.internals import EVENTS, printable, read_events, rules, summary
+from harness_report import formatting, gates, history, page, reading
 
 REPORT, LOCK = "report.json", "suite.lock.json"
 NAMED = 6  # keys that differ
 
 
 @dataclass(frozen=True)
-class RunLine:
+class RunListEntry:
     """A line of the list; `state` is that of a run without a report, `error` why a folder cannot be read."""
 
     folder: Path
@@ -50,17 +50,17 @@ class Runs:
         if not folder.is_dir():
             raise UsageError(f"{folder}: is not a folder; name the folder of the run folders")
         self.folder, self.lock = folder, Lock()
-        self.read: dict[Path, tuple[object, RunLine]] = {}
+        self.read: dict[Path, tuple[object, RunListEntry]] = {}
 
-    def folders(self) -> dict[str, Path]:
+    def run_folders(self) -> dict[str, Path]:
         """Return the folders that hold a report or events: nothing else can be asked for."""
         found = {path.parent for name in (REPORT, EVENTS) for path in self.folder.glob(f"*/{name}")}
         return {folder.name: folder for folder in found if not folder.is_symlink()}
 
-    def listed(self) -> list[RunLine]:
+    def list_runs(self) -> list[RunListEntry]:
         """Return a line for each run, the last one first."""
         with self.lock:
-            self.read = {folder: self._read(folder) for folder in self.folders().values()}
+            self.read = {folder: self._read(folder) for folder in self.run_folders().values()}
             lines = sorted((line for _, line in self.read.values()), key=lambda one: (one.started, one.name))
         days, last, found = cache(history.release_days), dict[str, Mapping[str, str]](), []
         for line in lines:
@@ -73,7 +73,7 @@ class Runs:
             last |= {line.suite: now} if now else {}
         return found[::-1]
 
-    def _read(self, folder: Path) -> tuple[object, RunLine]:
+    def _read(self, folder: Path) -> tuple[object, RunListEntry]:
         stamps = list[tuple[int, int] | None]()
         for name in (REPORT, LOCK):
             try:
@@ -86,12 +86,14 @@ class Runs:
         try:
             if not stamps[0]:
                 live = read_events(folder)
-                line = RunLine(folder, live.run.started, printable(live.run.suite), "INCONCLUSIVE", state=live.state)
+                line = RunListEntry(
+                    folder, live.run.started, printable(live.run.suite), "INCONCLUSIVE", state=live.state
+                )
                 return stamps, line
             kept = reading.read_folder(folder)
             run, v, came = kept.run, summary.deciding_verdict(kept.run), summary.run_outcome(kept.run)
             said = printable(f"{summary.GLYPHS[v.outcome]} {v.gate}: {gates.estimate_text(kept, v)}") if v else ""
-            judged = any("injection_suspect" in r.metrics for r in run.reports)
+            judged = any("injection_suspect" in r.metrics for r in run.results)
             weights = tuple((e.to, e.digest) for e in run.exports if e.digest)
             about = (
                 run.started,
@@ -100,10 +102,10 @@ class Runs:
                 f"{summary.GLYPHS[came]} {page.headline_text(run)}",
                 said,
             )
-            return stamps, RunLine(
-                folder, *about, judged=judged, settings=configuration.flatten_suite(kept), exports=weights
+            return stamps, RunListEntry(
+                folder, *about, judged=judged, settings=rules.flatten_rules(kept.rules), exports=weights
             )
         except UsageError as error:
-            return stamps, RunLine(folder, error=printable(str(error)).replace(f"{folder}/", ""))
+            return stamps, RunListEntry(folder, error=printable(str(error)).replace(f"{folder}/", ""))
         except Exception as error:  # a report may be anybody's, and is not the end of the others
-            return stamps, RunLine(folder, error=printable(f"cannot be read: {type(error).__name__}: {error}"))
+            return stamps, RunListEntry(folder, error=printable(f"cannot be read: {type(error).__name__}: {error}"))

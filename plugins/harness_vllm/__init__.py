@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import harness_hf
-from harness import UsageError, did_you_mean, digest_of, hookimpl, loader
+from harness import UsageError, did_you_mean, digest_value, hookimpl, loader
 from harness.internals import keys, schema
 from harness_vllm import environment
 from harness_vllm.environment import Flags
@@ -72,7 +72,7 @@ def identify(ref: ModelRef, options: Flags) -> str | None:
     pins: Any = {} if Path(ref.path).is_dir() else {"revision": options.revision, "sha256": options.sha256}
     told = {name: value for name, value in vars(options).items() if name != "python"}
     code = keys.digest_code([environment])
-    return digest_of([harness_hf.identify(ref, **pins), version, told, environment.vllm_switches(), code])
+    return digest_value([harness_hf.identify(ref, **pins), version, told, environment.vllm_switches(), code])
 
 
 @loader(open=open_source, identity=identify, needs=lambda _: ("torch", "transformers"), piece=PIECE, lacks=LACKS)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from harness import CheckFailed, Generate, UsageError
+from harness import CheckFailedError, Generate, UsageError
 from harness_hf import format_one_line, free_memory
 from harness_vllm import environment
 from harness_vllm.environment import Flags
@@ -20,14 +20,14 @@ SHARE = 0.8  # of a card, for the same reason
 ON_CPU = {"block_size": 32, "enforce_eager": True, "kv_cache_memory_bytes": 2 << 30}
 
 
-class Output(Protocol):
+class EngineOutput(Protocol):
     """What vLLM returns for a prompt: of each token, by token its `logprob` and its `rank`."""
 
     prompt_logprobs: Sequence[Mapping[int, Any] | None] | None
     num_cached_tokens: int | None
 
 
-class Generated(Protocol):
+class EngineAnswer(Protocol):
     """What vLLM returns of an answer."""
 
     token_ids: Sequence[int]
@@ -60,7 +60,7 @@ class VLLM:
             what = f"vLLM computes in {found} instead of {dtype}"
             raise UsageError(f'model "{name}": {what}; name another dtype')
 
-    def score(self, prompts: Sequence[list[int]], *, reads: bool) -> Sequence[Output]:
+    def score(self, prompts: Sequence[list[int]], *, reads: bool) -> Sequence[EngineOutput]:
         """Return what every token of each prompt is given."""
         how = self._params(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
         how.skip_reading_prefix_cache = not reads
@@ -68,8 +68,8 @@ class VLLM:
 
     def answer(
         self, prompts: Sequence[list[int]], how: Generate, most: Sequence[int], stops: Sequence[int]
-    ) -> Sequence[Generated]:
-        """Answer each prompt, to a stop string, one of `stops` or its `most` tokens; raises CheckFailed at NaN."""
+    ) -> Sequence[EngineAnswer]:
+        """Answer each prompt, to a stop string, one of `stops` or its `most` tokens; raises CheckFailedError at NaN."""
         seeds: Sequence[int | None] = [None] * len(prompts)
         chosen: dict[str, Any] = {"stop": [s for s in how.stop if s], "stop_token_ids": list(stops), "logprobs": 0}
         chosen["temperature"] = 0
@@ -81,13 +81,13 @@ class VLLM:
         for answer in answers:
             rows = zip(answer.token_ids, answer.logprobs or (), strict=True)
             if not all(abs(row[token].logprob) < float("inf") for token, row in rows):
-                raise CheckFailed("generation: the model's logits are not finite")
+                raise CheckFailedError("generation: the model's logits are not finite")
         return answers
 
     def forget(self) -> None:
         """Empty the prefix cache."""
         if not self._llm.reset_prefix_cache():
-            raise CheckFailed("vllm: its prefix cache could not be emptied")
+            raise CheckFailedError("vllm: its prefix cache could not be emptied")
 
     def close(self) -> None:
         """End the engine, and give its memory back."""

@@ -14,19 +14,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness import CheckFailed, UsageError
+from harness import CheckFailedError, UsageError
 
 if TYPE_CHECKING:
-    from harness_vllm.engine import VLLM, Output
+    from harness_vllm.engine import VLLM, EngineOutput
 
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
-APART = {"float32": 1e-3}  # nats a token that the two may differ by
+APART = {"float32": 1e-3}  # nats per token that the two may differ by
 ROUGH = 0.1  # in half precision, where a row beside others differs
 SHARED = "It was a bright cold day in April, and the clocks were striking thirteen. "
 ENDS = ("one", "two red", "three more of", "4", "five: the", "six, and", "seven.", "eight and then")
 
 
-class NotFinite(CheckFailed):
+class NotFiniteError(CheckFailedError):
     """A model whose scores are no numbers, which is told where they are asked for."""
 
 
@@ -42,7 +42,7 @@ def score_windows(engine: VLLM, windows: Sequence[Pair], *, reads: bool = True) 
     """Score each window's target after its context, each once however often it is asked.
 
     With `reads`, the first that could share a beginning warms the cache, and what had too much of it is asked again
-    without. Raises CheckFailed where a score is not finite, or vLLM has no whole row for a token.
+    without. Raises CheckFailedError where a score is not finite, or vLLM has no whole row for a token.
     """
     keyed = [(tuple(context), tuple(target)) for context, target in windows]
     distinct = sorted(set(keyed))
@@ -56,7 +56,7 @@ def score_windows(engine: VLLM, windows: Sequence[Pair], *, reads: bool = True) 
         for pair, output in zip(wave, engine.score([[*c, *t] for c, t in wave], reads=False), strict=True):
             if not _whole(output, pair):
                 had = output.num_cached_tokens
-                raise CheckFailed(
+                raise CheckFailedError(
                     f"vllm: read {had} tokens from its prefix cache despite a request not to; scores are stale"
                 )
             found[pair] = _sum(output, pair)
@@ -70,7 +70,7 @@ def compare_prefix_cache(engine: VLLM, windows: Sequence[Pair], name: str, dtype
         plain = score_windows(engine, windows, reads=False)
         engine.forget()
         shared = score_windows(engine, windows)
-    except NotFinite:
+    except NotFiniteError:
         return
     finally:
         engine.forget()
@@ -83,20 +83,20 @@ def compare_prefix_cache(engine: VLLM, windows: Sequence[Pair], name: str, dtype
             )
 
 
-def _whole(output: Output, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> bool:
+def _whole(output: EngineOutput, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> bool:
     """Return whether every row of a target was computed for it."""
     return output.num_cached_tokens is not None and output.num_cached_tokens <= len(pair[0]) - 1
 
 
-def _sum(output: Output, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> ScoredWindow:
+def _sum(output: EngineOutput, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> ScoredWindow:
     context, target = pair
     rows = (output.prompt_logprobs or ())[len(context) :]
     if len(rows) != len(target) or not all(row and token in row for row, token in zip(rows, target, strict=True)):
-        raise CheckFailed("vllm: sent no log-probability for a token of a continuation")
+        raise CheckFailedError("vllm: sent no log-probability for a token of a continuation")
     given = [row[token] for row, token in zip(rows, target, strict=True) if row]
     total = math.fsum(each.logprob for each in given)
     if not math.isfinite(total):
-        raise NotFinite("scoring: the model's log-probabilities are not finite")
+        raise NotFiniteError("scoring: the model's log-probabilities are not finite")
     return ScoredWindow(total, all(each.rank == 1 for each in given))
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 import harness_hf
 from harness import (
-    CheckFailed,
+    CheckFailedError,
     Completion,
     FinishReason,
     Generate,
@@ -29,55 +29,59 @@ from harness import (
     Prompt,
     UsageError,
     cache_dir,
-    digest_of,
+    digest_value,
 )
 from harness.internals import hold_exclusively, replace_folder, try_lock
-from harness_hf import Answer, Described, Ending, Marks, Tokens, format_one_line
-from harness_lora import Merge, check_base, check_mergeable, make_plan, merge_threads, read_config
+from harness_hf import AnswerState, ModelTokenizer, StopCondition, ThoughtMarkers, TokenizedSubject, format_one_line
+from harness_lora import FolderMerger, check_base, check_mergeable, make_plan, merge_threads, read_config
 from harness_vllm import environment, scoring
-from harness_vllm.engine import VLLM, Generated
+from harness_vllm.engine import VLLM, EngineAnswer
 from harness_vllm.environment import Flags
 
 DIGITS = 32  # hex digits by which a folder is named
 
 
-class VLLMSubject(Described):
+class VLLMSubject(TokenizedSubject):
     """A causal LM in an engine of its own."""
 
     def __init__(self, ref: ModelRef, folder: str, flags: Flags, share: int) -> None:
-        tokens, base = Tokens.of(folder), Path(folder)
+        tokens, base = ModelTokenizer.of(folder), Path(folder)
         named = harness_hf.open_source(folder).context
         super().__init__(
-            ref, folder, tokens, environment.max_context(tokens.context(named), flags.max_model_len, folder)
+            ref, folder, tokens, environment.max_context(tokens.context_limit(named), flags.max_model_len, folder)
         )
         self.dtype = harness_hf.resolve_dtype(flags.dtype, harness_hf.resolve_device("auto"))
-        self.stops = sorted(tokens.stops | environment.stop_tokens(base))
+        self.stops = sorted(tokens.stop_ids | environment.stop_tokens(base))
         with fold_adapter(base, ref.adapter, self.dtype, ref.digest) as whole:
             self.engine = VLLM(ref.name, whole, self.dtype, self.context + environment.SPARE, flags, share)
         dtype = str(self.dtype).removeprefix("torch.")
-        [ids] = tokens.prompts([scoring.SHARED * 64])  # a beginning in common, long enough to be read from the cache
+        [ids] = tokens.encode_prompts(
+            [scoring.SHARED * 64]
+        )  # a beginning in common, long enough to be read from the cache
         room = min(self.context - 32, 4 * self.engine.block)
-        probes = [(ids[: max(1, room - 8 + i)], end[:16]) for i, end in enumerate(tokens.prompts(list(scoring.ENDS)))]
+        probes = [
+            (ids[: max(1, room - 8 + i)], end[:16]) for i, end in enumerate(tokens.encode_prompts(list(scoring.ENDS)))
+        ]
         try:
             scoring.compare_prefix_cache(self.engine, probes, self.name, dtype)
-        except (UsageError, CheckFailed):
+        except (UsageError, CheckFailedError):
             raise
         except Exception as error:  # what the hardware's kernels have not shows when they are first used
             what = f"vLLM loads it, but cannot run it: {format_one_line(error)}"
             raise UsageError(f'model "{self.name}": {what}; use = "hf"') from None
         if ref.adapter:
-            self.tell(f"merged into its base for vLLM, rounded once to {dtype}")
+            self.add_note(f"merged into its base for vLLM, rounded once to {dtype}")
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt, greedily unless told to sample; see `Subject`. Drawn tokens are vLLM's own."""
         how = Generate(**options)
-        encoded, lost = self.prompts(prompts, how)
+        encoded, lost = self.encode_prompts(prompts, how)
         if how.max_new_tokens <= 0:
             return [Completion("", "length", 0) for _ in prompts]
-        stops = sorted({*self.stops, *(i for i in map(self.tokens.special, how.stop) if i is not None)})
+        stops = sorted({*self.stops, *(i for i in map(self.tokens.special_token_id, how.stop) if i is not None)})
         rooms = [self.context - len(ids) for ids in encoded]
         if how.thought_budget:
-            marks = Marks.of(self.tokens, how.thought_budget, how.max_new_tokens)
+            marks = ThoughtMarkers.of(self.tokens, how.thought_budget, how.max_new_tokens)
             answers = self._thought(encoded, rooms, how, marks, stops)
             for said, less in zip(answers, lost, strict=True):
                 said.lost = less
@@ -90,23 +94,23 @@ class VLLMSubject(Described):
         ]
 
     def _thought(
-        self, prompts: list[list[int]], rooms: Sequence[int], how: Generate, marks: Marks, stops: Sequence[int]
+        self, prompts: list[list[int]], rooms: Sequence[int], how: Generate, marks: ThoughtMarkers, stops: Sequence[int]
     ) -> list[Completion]:
         """Answer in rounds, each up to where a thought ends or is closed; "hf"'s own answers read the tokens."""
-        ending, most = Ending(self.tokens, frozenset(stops), tuple(how.stop)), marks.longest
+        ending, most = StopCondition(self.tokens, frozenset(stops), tuple(how.stop)), marks.max_tokens
         answers = [
-            Answer(i, ids, min(most, room), ending, bound="length" if most <= room else "context", thinking=begun)
-            for i, (ids, room, begun) in enumerate(zip(prompts, rooms, map(marks.thinking, prompts), strict=True))
+            AnswerState(i, ids, min(most, room), ending, bound="length" if most <= room else "context", thinking=begun)
+            for i, (ids, room, begun) in enumerate(zip(prompts, rooms, map(marks.start_thought, prompts), strict=True))
         ]
         while going := [answer for answer in answers if not answer.ended]:
             asked, numbers = [answer.prompt + answer.ids for answer in going], [answer.number for answer in going]
-            found = self.engine.answer(asked, how.some(numbers), [answer.wanted for answer in going], stops)
+            found = self.engine.answer(asked, how.for_prompts(numbers), [answer.free_tokens for answer in going], stops)
             for answer, more in zip(going, found, strict=True):
-                answer.read(more.token_ids)
-        return [answer.said() for answer in answers]
+                answer.append_generated(more.token_ids)
+        return [answer.to_completion() for answer in answers]
 
     def _text(
-        self, answer: Generated, strings: Sequence[str], stops: set[int], bound: FinishReason
+        self, answer: EngineAnswer, strings: Sequence[str], stops: set[int], bound: FinishReason
     ) -> tuple[str, FinishReason]:
         """Return an answer as "hf" decodes it, up to the first stop string or token, and how it ended.
 
@@ -124,7 +128,7 @@ class VLLMSubject(Described):
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
         """Score each continuation after its prompt, or without one a whole text, in windows; see `Subject`."""
-        windows = self.windows(pairs, truncate=truncate)
+        windows = self.encode_windows(pairs, truncate=truncate)
         scores = iter(scoring.score_windows(self.engine, [window for several in windows for window in several]))
         found = []
         for several, (_, text) in zip(windows, pairs, strict=True):
@@ -172,7 +176,7 @@ def fold_adapter(base: Path, adapter: Path | None, dtype: torch.dtype, digest: s
     if adapter is None:
         yield base
         return
-    place = cache_dir() / "vllm" / digest_of([digest, str(base), str(adapter), str(dtype)])[:DIGITS]
+    place = cache_dir() / "vllm" / digest_value([digest, str(base), str(adapter), str(dtype)])[:DIGITS]
     with hold_exclusively(place.parent / "folding.lock"):
         for left in place.parent.glob("[0-9a-f]" * DIGITS):
             _remove_unheld(left)
@@ -208,13 +212,13 @@ def _fold(base: Path, adapter: Path, dtype: torch.dtype, work: Path) -> None:
         raise UsageError(f"{what} ({how})") from None
     files = {header.file for header in there.values()}
     with merge_threads() as pool:
-        merge = Merge(plan, None, dtype, pool)
+        merge = FolderMerger(plan, None, dtype, pool)
         for file in sorted(files):
             with safe_open(file, "pt") as opened:
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 -- no mapping
-            for name in tensors.keys() & plan.must:
+            for name in tensors.keys() & plan.must_change:
                 before = tensors[name].float()  # holds any half precision, so that rounding is left to the end
-                parts = merge.blocks(name, before, lambda _, total: total.to(dtype))
+                parts = merge.map_blocks(name, before, lambda _, total: total.to(dtype))
                 tensors[name] = torch.cat(parts).reshape(before.shape).contiguous()
             save_file(tensors, work / file.name, {"format": "pt"})
     for path in base.iterdir():

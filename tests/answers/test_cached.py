@@ -276,7 +276,7 @@ def test_a_row_of_other_types_is_damage(world: World, column: str, content: str)
 def test_half_a_surrogate_pair_is_remembered(world: World) -> None:
     """An answer that UTF-8 has no bytes for is kept as any other."""
     responses = Responses(world.path, world.warnings.append)
-    responses.keep(b"k", "a\ud800")
+    responses.store(b"k", "a\ud800")
     responses.close()
     responses = Responses(world.path, world.warnings.append)
     assert responses.find([b"k"]) == {b"k": "a\ud800"}
@@ -334,7 +334,7 @@ def test_an_unchanged_suite_loads_no_model(suite: Project, monkeypatch: pytest.M
     assert second.code == first.code == 0
     assert "cached)" in second.out
     assert "cached)" not in first.out
-    assert [r.metrics for r in first.report.reports] == [r.metrics for r in second.report.reports]
+    assert [r.metrics for r in first.report.results] == [r.metrics for r in second.report.results]
     assert suite.run("--no-cache").code == 0
     assert loads
 
@@ -429,8 +429,8 @@ def test_how_answers_are_generated_is_one_record() -> None:
     how = Generate(max_new_tokens=8, stop=("\n",), sampling=Sampling(0.7, seeds=(1, 2, 3)), truncate=True)
     assert Generate(**how.keywords) == how
     assert Generate(max_new_tokens=8).keywords == {"max_new_tokens": 8, "stop": ()}
-    assert how.some([2, 0]).sampling == Sampling(0.7, seeds=(3, 1))
-    assert Generate().some([5]) == Generate()
+    assert how.for_prompts([2, 0]).sampling == Sampling(0.7, seeds=(3, 1))
+    assert Generate().for_prompts([5]) == Generate()
     assert how.drawn == how.sampling and Generate(sampling=Sampling(0.0)).drawn is None
     with pytest.raises(TypeError, match="max_tokens"):
         Generate(max_tokens=8)  # type: ignore[call-arg]

@@ -123,7 +123,7 @@ def keys_of(world: World, *overrides: str) -> dict[str, str]:
             collection = replace(collection, suite=replace(collection.suite, path=Path("/suite.toml")))
             base = session.base
             return {
-                "checks": preflight.collection_digest(collection, source),
+                "checks": preflight.collection_digest(collection, source, gates=False),
                 "adapter": preflight.recipe_digest(collection, ready, keys.library_versions()),
                 "answers": testing.identity(base),
                 "copies": str(conversions.copy_folder(Path(), _copy(), base, testing.write_fake)),
@@ -179,11 +179,11 @@ def test_a_changed_input_is_another_key(world: World, name: str) -> None:
         ("suite.seed=5", {"checks", "adapter"}),
         ("adapter.loses=0.1", {"checks", "adapter"}),
         ("model.dtype=other", {"checks", "adapter"}),
-        ("gate.0.min=0.6", {"checks"}),
+        ("gate.0.min=0.6", set()),
     ],
 )
 def test_a_changed_option_is_another_key(override: str, held: set[str]) -> None:
-    """Every option that decides what is made is in its key, and a gate's is in that of the checks alone."""
+    """Every option that decides what is made is in its key; the margin of a gate is in none."""
     world = _example()
     before, after = keys_of(world), keys_of(world, override)
     assert {key for key in before if before[key] != after[key]} - {"answers", "copies"} == held
@@ -292,7 +292,7 @@ def test_a_base_with_another_file_makes_everything_anew(passed: Project, name: s
     outcome = passed.run()
     assert outcome.code == 0
     assert "reused" not in outcome.report.facts["training"]
-    asked = {r.subject: r.remembered for r in outcome.report.reports}
+    asked = {r.subject: r.cache_hits for r in outcome.report.results}
     assert (asked["base"], asked["adapter"]) == (0, 0)  # the merge made the same files once more
     assert len(trained(passed)) == 2
 
@@ -386,7 +386,7 @@ def test_damaged_findings_are_looked_for_again(suite: Project, damage: Callable[
     for path in found:
         damage(path)
     outcome = suite.run()
-    assert [f.code for f in outcome.report.flags] == [f.code for f in first.report.flags] != []
+    assert [f.code for f in outcome.report.findings] == [f.code for f in first.report.findings] != []
     notes = [path for path in found if not path.stem.endswith("-rows")]  # rows are only read beside a note
     assert len([line for line in outcome.report.warnings if "renamed to" in line]) == len(notes)
     assert not [line for line in suite.run().report.warnings if "renamed to" in line]

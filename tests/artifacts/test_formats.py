@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from harness.artifacts.formats import (
-    Unsafe,
+    UnsafeFileError,
     check_candidate,
     check_configuration,
     check_files,
@@ -112,10 +112,10 @@ def test_files_that_are_not_what_they_say(name: str, tmp_path: Path) -> None:
     write_fake(tmp_path, 0.5)
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(data if isinstance(data, bytes) else data.encode())
-    with pytest.raises(Unsafe, match=ONE_LINE):
+    with pytest.raises(UnsafeFileError, match=ONE_LINE):
         verified(tmp_path)
     if name not in NEVER_SHIPS:
-        with pytest.raises(Unsafe, match=ONE_LINE):
+        with pytest.raises(UnsafeFileError, match=ONE_LINE):
             check_candidate(tmp_path)
 
 
@@ -148,7 +148,7 @@ def test_configurations_that_fetch(case: str, name: str, tmp_path: Path) -> None
     write_fake(tmp_path, 0.5)
     (tmp_path / name).write_text(json.dumps(CONFIGURATIONS[case]), "utf-8")
     for check in (check_configuration, check_candidate):
-        with pytest.raises(Unsafe, match="makes a loader"):
+        with pytest.raises(UnsafeFileError, match="makes a loader"):
             check(tmp_path)
 
 
@@ -158,7 +158,7 @@ def test_folders_do_not_ship(name: str, tmp_path: Path) -> None:
     write_fake(tmp_path, 0.5)
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).write_text("{}", "utf-8")
-    with pytest.raises(Unsafe, match=": is in a subfolder; the only one allowed is"):
+    with pytest.raises(UnsafeFileError, match=": is in a subfolder; the only one allowed is"):
         check_files(tmp_path)
     assert name not in shipping_files(tmp_path)
 
@@ -202,7 +202,7 @@ def test_names_that_are_one_elsewhere(tmp_path: Path) -> None:
     write_fake(tmp_path, 0.5)
     (tmp_path / "Config.json").write_text("{}", "utf-8")
     for check in (check_files, check_candidate):
-        with pytest.raises(Unsafe, match='" only in upper and lower case; rename one'):
+        with pytest.raises(UnsafeFileError, match='" only in upper and lower case; rename one'):
             check(tmp_path)
 
 
@@ -226,7 +226,7 @@ def test_hostile_text_takes_no_time(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(data)
 
     def look() -> None:
-        with contextlib.suppress(Unsafe):
+        with contextlib.suppress(UnsafeFileError):
             check_files(tmp_path)
 
     assert rounds(look) < 60

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.artifacts.digests import file_digest, template_digest, weights_digest
-from harness.artifacts.formats import Unsafe, check_files
+from harness.artifacts.formats import UnsafeFileError, check_files
 from harness.artifacts.gguf import TYPES, Tensor, read_gguf
 from tests.helpers.files import PAIRS, ROWS, Row, head
 
@@ -65,7 +65,7 @@ def test_broken_head_is_refused(tmp_path: Path, breaks: Callable[[Path], Path], 
     with pytest.raises(ValueError, match=why) as error:
         read_gguf(path)
     assert str(error.value).startswith(f"{path}: ")
-    with pytest.raises(Unsafe, match=r"^model\.gguf: "):
+    with pytest.raises(UnsafeFileError, match=r"^model\.gguf: "):
         check_files(tmp_path)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.artifacts.digests import weights_digest
-from harness.artifacts.formats import Unsafe, check_candidate, check_files, shipping_files
+from harness.artifacts.formats import UnsafeFileError, check_candidate, check_files, shipping_files
 from harness.artifacts.model_files import extra_files, weight_files
 
 Edit = Callable[[Path], object]
@@ -125,7 +125,7 @@ def test_what_others_would_read_stays_behind(case: str, model: Path) -> None:
     LEFT[case](model)
     assert (shipping_files(model), weights_digest(model), weight_files(model)) == (names, digest, [SINGLE])
     assert extra_files(model) == sorted({p.name for p in model.iterdir()} - before)
-    with pytest.raises(Unsafe):
+    with pytest.raises(UnsafeFileError):
         check_files(model)
 
 
@@ -134,7 +134,7 @@ def test_a_folder_of_two_models_is_refused(case: str, model: Path) -> None:
     """Whatever is left out, readers would differ, so it is neither a candidate nor an export."""
     REFUSED[case](model)
     for check in (check_candidate, check_files):
-        with pytest.raises(Unsafe):
+        with pytest.raises(UnsafeFileError):
             check(model)
 
 

@@ -48,7 +48,7 @@ def test_what_was_not_used_for_long_is_removed(project: Project, cache: Path) ->
         "  models/old  10 kB  used 40 days ago\n" + outcome.out.splitlines()[-1] + "\n",
     )
     assert not list(cache.glob("models/**/old*"))
-    assert all(r.remembered == r.asked for r in project.run().report.reports)
+    assert all(r.cache_hits == r.requests for r in project.run().report.results)
 
 
 @pytest.mark.slow

@@ -121,7 +121,7 @@ def test_every_command_writes_one_document(suite: Project) -> None:
     """With --json stdout is one JSON document with a format number; what a person reads is on stderr."""
     folder = str(suite.folder)
     run = document(suite, "run", "suite.toml")
-    assert run["run"]["reports"] and run["run"]["exit_code"] == 0  # type: ignore[index]
+    assert run["run"]["results"] and run["run"]["exit_code"] == 0  # type: ignore[index]
     assert document(suite, "run", "suite.toml", "--collect-only")["items"]
     assert document(suite, "show")["run"] == run["run"]
     assert document(suite, "show", "--flips")["gates"]

@@ -95,7 +95,9 @@ DONE: dict[str, tuple[str, str | bytes, list[str], str]] = {  # file, content, o
     "a quote in a name": ("a.csv", table(header='text,"mo""od"'), [], 'label: "mo\\"od"'),
 }
 LONG = [" ".join(TEXTS[i : i + 3]).replace("went", f"w{i}") for i in range(0, 60, 3)]
-NEARLY = "text,mood\n" + "".join(f'"{text}, {end}",{end}\n' for text in LONG for end in ("yes", "no", "maybe"))
+NEARLY = "text,mood\n" + "".join(
+    f'"{text}, {end}",{MOODS[i % 3]}\n' for i, text in enumerate(LONG) for end in ("yes", "no", "maybe")
+)
 GROUPED = table([f"{mood},{user}" for user in "aab" for mood in MOODS], "text,mood,user")
 WRONG: dict[str, tuple[str, str | bytes | None, list[str], str]] = {
     "nothing there": ("a.csv", None, [], 'data "a.csv" does not exist; looked for'),
@@ -279,12 +281,12 @@ def test_the_cut_depends_on_the_rows_alone(init: Init) -> None:
 @pytest.mark.slow
 def test_near_duplicates_are_in_no_two_parts(init: Init) -> None:
     """Rows that ask nearly what rows of another part ask are left out and counted, and D10 finds none of them."""
-    twins = [{**row, "text": f"{row['text']}, please do look into it at once for me"} for row in DICTS]
+    twins = [{**row, "text": f"{row['text']}. Please do look into it at once for me"} for row in DICTS]
     twins += [{**row, "text": str(row["text"]).replace("it", "this")} for row in twins]
     code, said = init("a.json", objects(DICTS + twins))
     kept = {part: {row["text"] for row in rows} for part, rows in parts().items()}
     assert code == 0 and " near-copies of rows of another part" in said
-    assert not any(f"{text}, please do look into it at once for me" in kept["train"] for text in kept["confirm"])
+    assert not any(f"{text}. Please do look into it at once for me" in kept["train"] for text in kept["confirm"])
 
 
 def test_a_column_that_cannot_be_told_is_asked_for(init: Init, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def test_stopped_training_goes_on(tmp_path: Path, warm: Path, stop: signal.Signa
     assert not list(tmp_path.glob("cache/trained/*/adapter"))
     if stop is signal.SIGINT:
         (report,) = tmp_path.glob("reports/*/report.json")
-        assert any(r["outcome"] == "done" for r in json.loads(report.read_text("utf-8"))["reports"])
+        assert any(r["outcome"] == "done" for r in json.loads(report.read_text("utf-8"))["results"])
     second = start(tmp_path, warm / "python")
     out = second.communicate(timeout=240)[0]
     assert second.returncode == 6  # a part of the suite, so not 0; but nothing failed

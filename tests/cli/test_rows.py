@@ -63,7 +63,7 @@ def test_show_without_a_run_is_the_last(ran: Project) -> None:
     assert ran.harness("show").out != ran.harness("show", str(first)).out
 
 
-@pytest.mark.parametrize("words", [[], ["reports"], ["nowhere"], ["nowhere/report.json"], ["suite.toml"]])
+@pytest.mark.parametrize("words", [[], ["results"], ["nowhere"], ["nowhere/report.json"], ["suite.toml"]])
 @pytest.mark.parametrize("flags", [[], ["--flips"], ["--rows"]])
 def test_no_run_is_one_line(project: Project, words: list[str], flags: list[str]) -> None:
     """Where there is no run that is told in one clear line, without a number of the system's."""
@@ -110,7 +110,7 @@ def test_all_rows_that_changed_are_counted(ran: Project) -> None:
     assert f"{told}; only the {kept} largest changes are stored; 2 shown, -n {kept} shows all" in " ".join(
         ran.harness("show", "--flips", "-n", "2").out.split()
     )
-    alone = replace(report, reports=[r for r in report.reports if r.eval == "fit"])
+    alone = replace(report, results=[r for r in report.results if r.eval == "fit"])
     assert f"{verdict.lost_count} rows lost and {verdict.won_count} won against base" in format_run_markdown(
         alone, folder
     )

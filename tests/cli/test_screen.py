@@ -59,7 +59,7 @@ def test_lines_wrap_between_words_and_keep_their_indent(width: int) -> None:
     """No line is wider than the screen, no word is cut, and what is continued stands where it was told to."""
     text = "    word " + "some-hyphened-words and [brackets], numbers such as 0.123 " * 8
     one = screen(width)
-    one.line(text, hang=9)
+    one.print_line(text, hang=9)
     first, *rest = printed(one)
     assert max(map(len, [first, *rest])) <= width
     assert all(line.startswith(" " * 9) and line[9] != " " for line in rest)
@@ -69,7 +69,7 @@ def test_lines_wrap_between_words_and_keep_their_indent(width: int) -> None:
 def test_a_word_wider_than_the_screen_stays_whole() -> None:
     """A path can be copied, whatever the width."""
     one, path = screen(40), "/a/long/path/" + "x" * 80
-    one.line(f"run      {path}", hang=9)
+    one.print_line(f"run      {path}", hang=9)
     assert any(path in line for line in printed(one))
 
 
@@ -81,9 +81,9 @@ def test_pipes_and_ci_logs_get_whole_lines_and_no_bars(variable: str | None, mon
     file = Tty() if variable else io.StringIO()
     one = Terminal(console=Console(file=file, width=60, soft_wrap=True, force_terminal=True, no_color=True))
     text = "word " * 39 + "word"  # older versions of Rich leave out a blank at the end
-    one.line(text)
+    one.print_line(text)
     one.harness_progress(Progress("train", 1, 3, {"loss": 1.0}))
-    one.clear()
+    one.clear_progress()
     assert file.getvalue() == f"{text}\n"
 
 
@@ -121,7 +121,7 @@ def test_paragraphs_of_a_docstring_are_lines() -> None:
 def test_a_table_too_wide_goes_on_below() -> None:
     """Columns that do not fit beside each other stand in a second table, which begins with the same first column."""
     one = screen(40)
-    one.columns([["metric", "a" * 15, "b" * 15, "c" * 15], ["qa.em", "1", "2", "3"]])
+    one.print_columns([["metric", "a" * 15, "b" * 15, "c" * 15], ["qa.em", "1", "2", "3"]])
     lines = printed(one)
     assert [line.split()[0] for line in lines if line] == ["metric", "qa.em"] * 2
     assert max(map(len, lines)) <= 40
@@ -145,9 +145,9 @@ FOUND = Note("found", {
     "alike": False, "effective": None, "method": "cluster t", "factor": 1.0, "changed": [2, 1], "alpha": 0.05,
 })  # fmt: skip
 NEEDED = Note("needed", {"rows": 900, "range": [58, None], "such": False, "close": 20})
-POINT = replace(FOUND, told={**FOUND.told, "estimate": 123_840.0, "clusters": None, "method": "point"})
+POINT = replace(FOUND, params={**FOUND.params, "estimate": 123_840.0, "clusters": None, "method": "point"})
 BOUND, DIFFERENCE = ClaimSpec("bound", 1, 0.5, scale="proportion"), ClaimSpec("difference", 1, 0.0, scale="proportion")
-UNEVEN = replace(FOUND, told={**FOUND.told, "effective": 81.2})
+UNEVEN = replace(FOUND, params={**FOUND.params, "effective": 81.2})
 REASONS: dict[str, tuple[ClaimSpec, list[Note]]] = {
     "0.620 [0.544, 0.687], n=300 in 152 clusters": (BOUND, [FOUND]),
     (
@@ -166,7 +166,7 @@ REASONS: dict[str, tuple[ClaimSpec, list[Note]]] = {
 def test_names_of_tests_are_left_out(why: str) -> None:
     """The name of the statistical test is left out of a reason, and nothing else; an older reason stays as it is."""
     about, notes = REASONS[why]
-    said = verdict(Outcome.INCONCLUSIVE, about=about, notes=tuple(notes))
+    said = verdict(Outcome.INCONCLUSIVE, claim_spec=about, notes=tuple(notes))
     assert format_brief(said) == why
     assert format_brief(verdict(Outcome.PASS, why="n=3, cluster t")) == "n=3, cluster t"
     whole = format_notes(about, notes)
@@ -237,7 +237,7 @@ def test_the_summary_is_made_of_the_same_run(project: Project) -> None:
     project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
     run = project.run().report
     one = screen(80)
-    Summary(one, run, -1).tell()
+    Summary(one, run, -1).print_all()
     lines = printed(one)
     assert lines[0].strip("= ") == "summary"
     assert "0 items" not in "\n".join(lines)
@@ -245,8 +245,8 @@ def test_the_summary_is_made_of_the_same_run(project: Project) -> None:
 
 def test_run_shows_a_training_row_where_it_trains() -> None:
     """The first row stands below the stage that trains, what is learnt marked; below others and with -q it does not."""
-    rows = tuple(ShownRow(n, (Segment(f"ask {n}\n"), Segment(f" answer {n}", learnt=True))) for n in (1, 2))
-    run = Run("x", "x.toml", "d", 17, 0.05, "m", "now", "0", shown=rows)
+    rows = tuple(ShownRow(n, (Segment(f"ask {n}\n"), Segment(f" answer {n}", trained=True))) for n in (1, 2))
+    run = Run("x", "x.toml", "d", 17, 0.05, "m", "now", "0", shown_rows=rows)
     for verbosity, stage, want in ((0, "train", True), (0, "merge", False), (-1, "train", False)):
         out = io.StringIO()
         terminal = Terminal(verbosity, Console(file=out, width=100))

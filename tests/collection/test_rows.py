@@ -76,7 +76,7 @@ def test_an_evaluator_refuses_rows_at_collection(project: Project) -> None:
     rows = [{"input": "a", "target": "yes"}, {"input": "b", "target": "no"}]
     project.write({"harnessfile.py": PLUGIN, "suite.toml": EVAL, "test.jsonl": rows[:1], "select.jsonl": rows[1:]})
     assert project.run("--collect-only").code == 0
-    assert project.run().report.reports[0].metrics == {"fine": 1.0}
+    assert project.run().report.results[0].metrics == {"fine": 1.0}
     (project.folder / "suite.toml").write_text(EVAL + 'select = "select.jsonl"\n', "utf-8")
     done = project.run("--collect-only")
     assert (done.code, done.err.count("\n")) == (4, 1)

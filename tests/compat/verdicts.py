@@ -60,7 +60,9 @@ def draw_case(number: int) -> Drawn:
     luck = random.Random(f"verdicts {number}")
     while True:
         case = _Draw(luck).case()
-        if not any(g.mistakes() or (g.metric and g.mistakes_on(case.metrics[g.metric_name])) for g in case.gates):
+        if not any(
+            g.find_mistakes() or (g.metric and g.find_metric_mistakes(case.metrics[g.metric_name])) for g in case.gates
+        ):
             return case
 
 
@@ -150,7 +152,7 @@ class _Draw:
         scores = []
         for s, v, w in zip(samples, values, weights, strict=True):
             lost = losable and self.chance(0.1)
-            about: dict[str, Any] = {"ended": "length" if self.chance(ends) else "eos", "tokens": 5}
+            about: dict[str, Any] = {"finish_reason": "length" if self.chance(ends) else "eos", "tokens": 5}
             about |= {"lost": ("m",), "weights": {"m": 0.0}} if lost else {}
             scores.append(Score(s.id, {self.name: v}, float(1 if self.early else w), answer=f"{v}", **about))
         return Result(subject, "e", tuple(scores), {self.name: 0.0}, f"digest of {subject}", rows="rows",
@@ -277,9 +279,9 @@ def _lock(case: Drawn) -> dict[str, Any]:
     )
     return {
         "format": FORMAT,
-        "suite": {"about": {"name": "drawn", "alpha": case.alpha}, "exports": [], "evals": [_plain(case.spec)]},
+        "suite": {"header": {"name": "drawn", "alpha": case.alpha}, "exports": [], "evals": [_plain(case.spec)]},
         "gates": [
-            {**_plain(g), "says": g.claim(), "blocking": g.blocking, "candidates": ["merged"]} for g in case.gates
+            {**_plain(g), "claim": g.claim(), "blocking": g.blocking, "candidates": ["merged"]} for g in case.gates
         ],
         "metrics": {"e": metrics},
         "data": {"e": {"rows": len(case.samples), "sha256": rows_digest(case.samples)}},
@@ -300,7 +302,7 @@ def verify_case(evidence: Evidence, verdicts: Mapping[str, dict[str, Any]]) -> t
         again = recompute_verdicts(evidence.folder, evidence.manifest, evidence.locked, verdicts)
     except (ValueError, KeyError, TypeError) as error:
         return ["malformed"], [str(error)]
-    return [True, not again.differs, sorted(again.gates), sorted(again.unable)], [again.differs, again.says]
+    return [True, not again.differs, sorted(again.gates), sorted(again.unable)], [again.differs, again.summary]
 
 
 def _edited(verdicts: Mapping[str, dict[str, Any]], luck: random.Random) -> dict[str, dict[str, Any]]:

@@ -81,7 +81,7 @@ def test_every_page_tells_as_many_checks_as_there_are() -> None:
     texts = {**PAGES, "README.md": (ROOT / "README.md").read_text("utf-8")}
     told = {name: found for name, text in texts.items() if (found := re.findall(r"\b(\d+) checks\b", text))}
     assert {name: [str(len(known))] * len(found) for name, found in told.items()} == told
-    assert {"README.md", "explanation/beside-others.md"} <= told.keys()
+    assert {"README.md", "explanation/comparison.md"} <= told.keys()
 
 
 def test_every_option_of_every_command_is_on_its_page() -> None:

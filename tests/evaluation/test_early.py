@@ -25,7 +25,7 @@ def test_a_clear_improvement_is_decided_on_few_rows(suite: Project) -> None:
     """The base answers every row, the candidates as many as the gate needs, and the saving is shown."""
     outcome = suite.run()
     assert outcome.code == 0
-    rows = {r.subject: r.n for r in outcome.report.reports}
+    rows = {r.subject: r.n for r in outcome.report.results}
     assert rows["base"] == 600
     assert 0 < rows["merged"] <= 300
     assert rows["merged"] in interim_sizes(600)
@@ -48,7 +48,7 @@ def test_a_clear_harm_is_decided_on_few_rows(suite: Project) -> None:
     """A candidate that is far worse fails as early."""
     outcome = suite.run("--set", "train.skill=0.05")
     assert (outcome.code, outcome.verdict("floor", "adapter")) == (1, "FAIL")
-    assert next(r.n for r in outcome.report.reports if r.subject == "adapter") < 300
+    assert next(r.n for r in outcome.report.results if r.subject == "adapter") < 300
 
 
 @pytest.mark.slow
@@ -56,16 +56,16 @@ def test_what_cannot_be_decided_asks_every_row(suite: Project) -> None:
     """A candidate like its baseline is asked everything and stays inconclusive."""
     outcome = suite.run("--set", "train.skill=0.303")
     assert outcome.verdict("floor") == "INCONCLUSIVE"
-    assert next(r.n for r in outcome.report.reports if r.subject == "merged") == 600
+    assert next(r.n for r in outcome.report.results if r.subject == "merged") == 600
 
 
 @pytest.mark.slow
 def test_every_gate_of_an_eval_must_be_decided(suite: Project) -> None:
     """A second, harder claim on the same rows goes on asking."""
-    few = suite.run().report.reports[-1].n
+    few = suite.run().report.results[-1].n
     suite.write({"suite.toml": f'{BETTER}\n[[gate]]\nid = "high"\nmetric = "qa.exact_match"\nmin = 0.85\n'})
     outcome = suite.run()
-    assert outcome.report.reports[-1].n > few
+    assert outcome.report.results[-1].n > few
     assert [outcome.verdict(g) for g in ("floor", "high")] == ["PASS", "PASS"]
 
 
@@ -96,4 +96,4 @@ def test_stop_strings_are_the_evaluators(suite: Project) -> None:
     text = SUITE.replace('slices = ["kind"]', 'stop = ["x"]')
     outcome = suite.write({"suite.toml": text}).run("-p", "no:checks")
     assert (outcome.code, outcome.err) == (0, "")
-    assert outcome.report.reports[-1].n == 600
+    assert outcome.report.results[-1].n == 600

@@ -16,14 +16,14 @@ import pytest
 from harness import Completion
 from harness.answers.cache import CachedSubject, StageModels
 from harness.answers.store import Responses, _checksum
-from harness.evaluation.evaluate import EndingsKeeper
+from harness.evaluation.evaluate import FinishReasonRecorder
 from harness.internals import final_answers
 from harness.records.completion import completion_from_json, completion_to_json, format_finish_reasons
 from harness.records.models import ModelRef
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from tests.helpers.endings import HARNESSFILE
 
-ABOUT = ("ended", "tokens", "thought_tokens", "forced", "lost")
+ABOUT = ("finish_reason", "tokens", "thought_tokens", "forced", "lost")
 
 
 def telling(project: Project, suite: str = SUITE, **options: int) -> Project:
@@ -64,7 +64,7 @@ def test_an_answer_is_a_text_that_knows_its_end() -> None:
     ):
         assert type(one) is Completion and one == "a"
         assert [getattr(one, name) for name in ABOUT] == ["length", 7, 2, True, 5]
-    assert completion_to_json("a") == "a" == completion_from_json("a") and Completion.of("a").ended == ""
+    assert completion_to_json("a") == "a" == completion_from_json("a") and Completion.of("a").finish_reason == ""
     assert (
         format_finish_reasons({"eos": 361, "stop": 8, "length": 30, "context": 1})
         == "ended 361 · stop 8 · truncated 31"
@@ -73,13 +73,13 @@ def test_an_answer_is_a_text_that_knows_its_end() -> None:
 
 def test_of_several_answers_the_worst_counts() -> None:
     """And what was heard is told once; a prompt that nobody asked has no ending."""
-    heard: Any = EndingsKeeper(Model())  # type: ignore[arg-type]
+    heard: Any = FinishReasonRecorder(Model())  # type: ignore[arg-type]
     answers = iter([Completion("a", "eos"), Completion("b", "length"), Completion("c", "stop")])
     heard._subject.generate = lambda prompts, **_: [next(answers) for _ in prompts]
     heard.generate(["x", "y"])
     heard.generate(["y"])
-    assert [s and s.ended for s in heard.heard(["y", "x", "z"])] == ["length", "eos", None]
-    assert heard.heard(["y"]) == [None]
+    assert [s and s.finish_reason for s in heard.pop_completions(["y", "x", "z"])] == ["length", "eos", None]
+    assert heard.pop_completions(["y"]) == [None]
 
 
 def test_an_older_cache_is_asked_again_once_where_an_ending_is_needed(tmp_path: Path) -> None:
@@ -97,14 +97,14 @@ def test_an_older_cache_is_asked_again_once_where_an_ending_is_needed(tmp_path: 
     old = subject()
     asked = (64, [], False)
     for prompt in ("eos a", "silent"):
-        old.responses.keep(old._key("generate", prompt, asked, None, None), f"to {prompt}")
+        old.responses.store(old._key("generate", prompt, asked, None, None), f"to {prompt}")
     old.responses.flush()
     assert old.generate(["eos a", "silent"]) == ["to eos a", "to silent"] and not model.asked
     for times in range(2):
         again = subject()
         again.wants_endings = True
         found = again.generate(["eos a", "silent"])
-        assert found == ["to eos a", "to silent"] and [Completion.of(a).ended for a in found] == ["eos", ""]
+        assert found == ["to eos a", "to silent"] and [Completion.of(a).finish_reason for a in found] == ["eos", ""]
         assert model.asked == ["eos a", "silent"]
         assert again.found == 2 * times
 
@@ -116,15 +116,18 @@ def test_rows_tell_how_their_answers_ended(project: Project) -> None:
     assert project.run().code == 0
     for _ in range(2):
         found = rows(project, "merged")
-        assert [row["ended"] for row in found] == ["length"] * 5 + ["eos"] * 55
+        assert [row["finish_reason"] for row in found] == ["length"] * 5 + ["eos"] * 55
         assert [row["tokens"] for row in found] == [32] * 5 + [2] * 55
         assert project.run().code == 0
     lines = (project.folder / "exports/fake/evidence/items.jsonl").read_text("utf-8").splitlines()
     told_ = [json.loads(line) for line in lines]
-    assert {(r["ended"], r["tokens"]) for r in told_ if r["item"] == "merged::qa"} == {("length", 32), ("eos", 2)}
+    assert {(r["finish_reason"], r["tokens"]) for r in told_ if r["item"] == "merged::qa"} == {
+        ("length", 32),
+        ("eos", 2),
+    }
     assert project.harness("verify", "exports/fake", "--recompute").code == 0
     project.write({"suite.toml": SUITE}).run()
-    assert not any("ended" in row or "tokens" in row for row in rows(project, "merged"))
+    assert not any("finish_reason" in row or "tokens" in row for row in rows(project, "merged"))
 
 
 @pytest.mark.slow
@@ -154,14 +157,14 @@ def test_workers_and_no_cache_change_nothing(project: Project) -> None:
     seen = []
     for flags in (["--no-cache"], ["--on", "local:2"]):
         assert project.run(*flags).code == 0
-        seen.append([row["ended"] for row in rows(project, "merged")])
+        seen.append([row["finish_reason"] for row in rows(project, "merged")])
     assert seen[0] == seen[1] == ["length"] * 5 + ["eos"] * 55
 
 
 def test_a_thought_keeps_its_end() -> None:
     """What is said after a thought is another text, and the whole answer still knows how it ended."""
     said = final_answers(Model(), ["length a"], thought=["<t>", "</t>"])  # type: ignore[arg-type]
-    assert Completion.of(said[0][1]).ended == "length"
+    assert Completion.of(said[0][1]).finish_reason == "length"
 
 
 GATE = '\n[[gate]]\nid = "ends"\nmetric = "qa.{}"\nmax = {}\n'
@@ -175,7 +178,7 @@ def test_a_gate_on_endings_is_a_gate_as_any_other(project: Project) -> None:
         telling(project, gates, cut=cut, empty=5)
         done = project.run()
         assert done.verdict("ends") == outcome and done.verdict("speaks") == "PASS"
-        report = next(r for r in done.report.reports if r.subject == "merged")
+        report = next(r for r in done.report.results if r.subject == "merged")
         assert (report.metrics["cut"], report.metrics["empty"]) == (cut / 60, 5 / 60)
         assert [*report.metrics] == ["exact_match", "cut", "empty"]
     telling(project, gates, empty=5)
@@ -283,7 +286,7 @@ def harness_evaluators():
     )
     project.write({"harnessfile.py": HARNESSFILE + marker})
     assert project.run().code == 0
-    assert [row["ended"] for row in rows(project, "merged")] == ["length"] * 6 + ["eos"] * 54
+    assert [row["finish_reason"] for row in rows(project, "merged")] == ["length"] * 6 + ["eos"] * 54
     assert [sum(row[name] for row in rows(project, "merged")) for name in ("cut", "empty")] == [6, 3]
 
 
@@ -300,7 +303,7 @@ def test_a_plan_knows_what_is_asked_again(project: Project) -> None:
     db.close()
     for more, remembered in (("", 60), (GATE.format("cut", 0.2), 0), (GATE.format("cut", 0.2), 60)):
         telling(project, SUITE + more, cut=5)
-        planned = json.loads(project.harness("plan", "suite.toml", "--json").out)["asked"]
-        assert [one["remembered"] for one in planned if one["subject"] == "base"] == [remembered]
+        planned = json.loads(project.harness("plan", "suite.toml", "--json").out)["workloads"]
+        assert [one["cache_hits"] for one in planned if one["subject"] == "base"] == [remembered]
         if more:
             project.run()

@@ -85,7 +85,7 @@ def test_candidate_is_marked_when_it_is_gone(suite: Project) -> None:
 def test_base_has_answers_and_no_metric(suite: Project) -> None:
     """What compares with the base says nothing of the base alone; its answers stand in the samples file."""
     run = suite.run().report
-    base = next(r for r in run.reports if r.subject == "base")
+    base = next(r for r in run.results if r.subject == "base")
     assert (base.outcome, base.metrics, base.slices, base.n) == ("done", {}, {}, 60)
     (path,) = suite.folder.glob("reports/*/base/samples_qa_*.jsonl")
     assert json.loads(path.read_text("utf-8").splitlines()[0])["resps"][0][0]
@@ -101,7 +101,7 @@ def test_answers_are_remembered(suite: Project) -> None:
     outcome = suite.run()
     assert outcome.code == 0
     assert "load" not in (suite.folder / "log.txt").read_text("utf-8")
-    assert [r.remembered for r in outcome.report.reports] == [60, 60, 60]
+    assert [r.cache_hits for r in outcome.report.results] == [60, 60, 60]
 
 
 def test_answers_alone_are_marked_on_baselines_too(suite: Project) -> None:
@@ -109,7 +109,7 @@ def test_answers_alone_are_marked_on_baselines_too(suite: Project) -> None:
     text = CHECKED.replace("min = 0.5", 'versus = "base"\nbetter_by = 0.1')
     outcome = suite.write({"suite.toml": text}).run()
     assert outcome.code == 0
-    base = next(r for r in outcome.report.reports if r.subject == "base")
+    base = next(r for r in outcome.report.results if r.subject == "base")
     assert 0.1 < base.metrics["right"] < 0.5
     verdict = next(v for v in outcome.report.verdicts if v.candidate == "merged")
     assert verdict.won and not verdict.lost
@@ -122,7 +122,7 @@ def test_another_baseline_is_asked_for_its_answers(suite: Project) -> None:
     )
     outcome = suite.write({"suite.toml": text}).run("-k", "merged")
     assert outcome.verdict("floor") == "PASS"
-    subjects = [r.subject for r in outcome.report.reports if r.outcome == "done"]
+    subjects = [r.subject for r in outcome.report.results if r.outcome == "done"]
     assert subjects == ["fewshot", "merged"]
 
 
@@ -133,7 +133,7 @@ def test_caveat_can_keep_a_gate_shut(suite: Project, shut: str, code: int) -> No
     outcome = suite.write({"suite.toml": text}).run()
     assert outcome.code == code
     assert outcome.verdict("floor") == (shut or "PASS")
-    assert outcome.report.reports[-1].caveats == ("the judge is drunk",)
+    assert outcome.report.results[-1].caveats == ("the judge is drunk",)
     assert ("note: the judge is drunk" in outcome.out) == (not shut)  # else its gate says it
     assert (suite.folder / "exports").exists() == (code == 0)
 

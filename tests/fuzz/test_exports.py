@@ -153,13 +153,16 @@ def test_summaries(enveloped: bool, data: Any, signed: Path) -> None:
 @fuzz(st.booleans(), st.data())
 def test_statements_of_what_is_served(enveloped: bool, data: Any, signed: Path) -> None:
     """A statement with values replaced, or pieces cut out, is told in a line, and unsigned is taken by no policy."""
-    told = {"layers": {"ids": {"verdict": "same", "says": "x", "seen": "count", "numbers": {}}}, "ended": "2026-01-01"}
+    told = {
+        "layers": {"ids": {"verdict": "same", "reason": "x", "seen": "count", "numbers": {}}},
+        "ended": "2026-01-01",
+    }
     told |= {"runtime": {"kind": "vllm", "name": "vLLM", "version": "0.3"}}
     root = verify_export(signed / "exports/fake").root
     text = statement_bytes(SERVED, [{"name": "fake", "digest": {"sha256": root}}], told)
     found = data.draw(structures(json.loads(text), 2))
     made = dumps(found).encode("utf-8", "surrogatepass")
-    odd = enveloped_by(made, load_signer(signed / "release.key")).line().encode() if enveloped else made
+    odd = enveloped_by(made, load_signer(signed / "release.key")).to_json_line().encode() if enveloped else made
     (signed / "odd.json").write_bytes(odd)
     assert harness("verify", "exports/fake", "--served", "odd.json")[0] in (0, 4, 7)
     demands = (signed / "policy.toml").read_text("utf-8") + '\n[served]\nlayers = ["ids"]\nruntimes = ["vllm>=0.1"]\n'

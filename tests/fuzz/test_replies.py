@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 
 from harness.answers import requests
-from harness.errors import CheckFailed, UsageError
+from harness.errors import CheckFailedError, UsageError
 from harness.internals import http_client
 from harness.records.models import ModelRef
 from harness_api import load, replies
@@ -124,7 +124,7 @@ def asked(url: str, endpoint: Any) -> None:
         with load([ModelRef("reference", "small")], **options) as [subject]:
             subject.generate(["say one", [{"role": "user", "content": "say two"}]])
             subject.logprobs([("say", " one")])
-    except (UsageError, CheckFailed) as error:
+    except (UsageError, CheckFailedError) as error:
         assert "\n" not in str(error)  # noqa: PT017 -- most replies are no error, and that is well too
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from harness.artifacts.formats import Unsafe, check_files
+from harness.artifacts.formats import UnsafeFileError, check_files
 from harness.artifacts.gguf import read_gguf
 from harness.artifacts.safetensors import read_safetensors
 from tests.fuzz.breaking import dumps, structures
@@ -57,7 +57,7 @@ def refuses(path: Path, data: bytes, read: Callable[[Path], Any]) -> None:
     """See that a file is read, or refused by the reader and by `verify` with their own exceptions."""
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
-    for look, kind in ((lambda: read(path), ValueError), (lambda: check_files(path.parent), Unsafe)):
+    for look, kind in ((lambda: read(path), ValueError), (lambda: check_files(path.parent), UnsafeFileError)):
         with suppress(kind):
             look()
 

@@ -10,15 +10,15 @@ from typing import Any
 from hypothesis import strategies as st
 
 from harness.answers import keys
-from harness.errors import CheckFailed, UsageError
+from harness.errors import CheckFailedError, UsageError
 from harness.records.models import Logprob, ModelRef
 from harness.workers.child import WorkerServer
-from harness.workers.pool import Opening, Pool
+from harness.workers.pool import LoadRequest, Pool
 from harness.workers.protocol import PROTOCOL, RAISED, Worker
 from tests.fuzz.breaking import dumps, structures, texts
 from tests.fuzz.driving import fuzz
 
-OPENING = Opening("fake", [ModelRef("one", "x")], "suite.toml", ["harness.testing"])
+OPENING = LoadRequest("fake", [ModelRef("one", "x")], "suite.toml", ["harness.testing"])
 ABOUT = {"protocol": PROTOCOL, "harness": keys.library_versions()["harness"], "versions": {"torch": "2"}}
 ERROR = {"error": {"kind": "UsageError", "messages": ["row 3 is odd"], "errno": 5, "trace": "x"}}
 SAID: dict[str, Any] = {
@@ -77,11 +77,11 @@ def test_a_workers_word_is_taken_or_refused(reply: tuple[str, str]) -> None:
     """Answers are what they must be, or one of a few errors is raised; nothing hangs."""
     pool = Pool(Says(*reply), OPENING, lambda _: None)
     try:
-        with pool.loaded() as [subject]:
+        with pool.load_models() as [subject]:
             assert all(isinstance(x, str) for x in subject.generate(["a", "b"], max_new_tokens=2))
             assert all(isinstance(x, Logprob) for x in subject.logprobs([("a", " b"), ("a", " c")]))
             assert all(isinstance(x, str) for x in subject.notes)  # type: ignore[attr-defined]
-    except (UsageError, CheckFailed, RuntimeError, *RAISED.values()) as error:
+    except (UsageError, CheckFailedError, RuntimeError, *RAISED.values()) as error:
         assert not isinstance(error, (TypeError, KeyError, AttributeError)) or hasattr(error, "__notes__"), error  # noqa: PT017
 
 

@@ -46,8 +46,8 @@ def test_leaks_are_left_out_and_said(suite: Project) -> None:
     """The finding is a warning, the verdict tells n of m and both values, and the evidence which rows they were."""
     outcome = suite.run()
     assert outcome.code == 0
-    assert [(f.code, f.severity) for f in outcome.report.flags if f.severity != "note"] == [("D10-exact", "warning")]
-    assert 'the gate ignores rows of "floor" (clean_only); better' in outcome.report.flags[0].fix
+    assert [(f.code, f.severity) for f in outcome.report.findings if f.severity != "note"] == [("D10-exact", "warning")]
+    assert 'the gate ignores rows of "floor" (clean_only); better' in outcome.report.findings[0].fix
     said = verdict(outcome)
     assert (said.n, said.left_out) == (55, 5)
     assert said.whole is not None and said.whole != said.value
@@ -63,7 +63,7 @@ def test_a_gate_on_all_rows_keeps_the_error(suite: Project) -> None:
     other = '[[gate]]\nid = "all"\nmetric = "qa.exact_match"\nmin = 0.4\n\n[[export]]'
     outcome = suite.write({"suite.toml": CLEAN.replace("[[export]]", other)}).run()
     assert outcome.code == 4
-    assert [f.severity for f in outcome.report.flags if f.code == "D10-exact"] == ["error"]
+    assert [f.severity for f in outcome.report.findings if f.code == "D10-exact"] == ["error"]
 
 
 def test_ignoring_the_finding_readmits_no_row(suite: Project) -> None:
@@ -239,4 +239,4 @@ def test_rows_to_choose_by_are_no_leaks_of_themselves(suite: Project) -> None:
     outcome = suite.write({"train.jsonl": train}).run("--select")
     assert (outcome.code, verdict(outcome).left_out) == (6, 3)
     outcome = suite.run()  # a candidate chosen on rows it was trained on is no matter of the gate's rows
-    assert (outcome.code, [f.severity for f in outcome.report.flags if f.code == "D10-exact"]) == (4, ["error"])
+    assert (outcome.code, [f.severity for f in outcome.report.findings if f.code == "D10-exact"]) == (4, ["error"])

@@ -121,7 +121,7 @@ def test_lower_is_better_is_oriented() -> None:
 
 
 def test_perplexity_margins_are_relative() -> None:
-    """Half of the base's perplexity is a fall of log 2 nats a token; a tenth more is no pass at two percent."""
+    """Half of the base's perplexity is a fall of log 2 nats per token; a tenth more is no pass at two percent."""
     theirs = result([2.0 + 0.1 * (i % 3) for i in range(100)], "base", "ppl", weight=10)
     nats = [s.values["ppl"] for s in theirs.scores]
     half = result([v - 0.8 + 0.01 * (i % 2) for i, v in enumerate(nats)], metric="ppl", weight=10)
@@ -235,7 +235,7 @@ def test_relative_margin_of_a_loss_is_above_the_baseline() -> None:
 
 
 def test_relative_margin_of_a_perplexity_is_on_the_log_scale() -> None:
-    """ "2%" and 0.02 are the same claim about a perplexity: log(1.02) nats a token."""
+    """ "2%" and 0.02 are the same claim about a perplexity: log(1.02) nats per token."""
     theirs = result([2.0 + 0.1 * (i % 3) for i in range(100)], "base", "ppl", weight=10)
     ours = result([s.values["ppl"] + 0.001 * (i % 2) for i, s in enumerate(theirs.scores)], metric="ppl", weight=10)
     for margin in ("2%", 0.02):
@@ -285,7 +285,7 @@ def test_no_mean_of_rows_is_a_point() -> None:
     seconds = Metric("seconds", "lower", "mean")
     claim = gate(metric="e.seconds", max=2.0, decide="point")
     assert verdict(claim, seconds, result([1.9, 2.2, 1.6], metric="seconds")).outcome is Outcome.INCONCLUSIVE
-    assert not gate(metric="e.bytes", max=2.0, decide="point").mistakes_on(Metric("bytes", "lower", "count"))
+    assert not gate(metric="e.bytes", max=2.0, decide="point").find_metric_mistakes(Metric("bytes", "lower", "count"))
 
 
 def sliced(rates: dict[str, tuple[int, int]]) -> tuple[list[Sample], Result]:
@@ -576,7 +576,7 @@ WRONG = {
 def test_claims_on_another_scale_are_mistakes(case: str) -> None:
     """A claim that cannot be meant for its metric is told at collection."""
     metric, claim, told = WRONG[case]
-    assert any(told in m for m in gate(metric=f"e.{metric.name}", **claim).mistakes_on(metric))
+    assert any(told in m for m in gate(metric=f"e.{metric.name}", **claim).find_metric_mistakes(metric))
 
 
 @pytest.mark.parametrize(
@@ -589,7 +589,7 @@ def test_claims_on_another_scale_are_mistakes(case: str) -> None:
 )
 def test_margins_of_another_unit_are_mistakes(margin: str, told: str) -> None:
     """A margin is a number or a share, and has no sign."""
-    assert any(told in m for m in gate(versus="base", better_by=margin).mistakes())
+    assert any(told in m for m in gate(versus="base", better_by=margin).find_mistakes())
 
 
 @pytest.mark.slow
@@ -796,7 +796,7 @@ def test_what_has_no_mean_over_clusters_is_a_mistake(case: str) -> None:
     """Counts and what is made from all rows at once have none."""
     claim, metric, told = ESTIMANDS[case]
     asked = gate(estimand="clusters", **claim)
-    assert any(told in m for m in (*asked.mistakes(), *asked.mistakes_on(metric)))
+    assert any(told in m for m in (*asked.find_mistakes(), *asked.find_metric_mistakes(metric)))
 
 
 # What no row showed, where a row may say anything ------------------------------------------------------
@@ -832,7 +832,7 @@ def test_documents_that_count_at_most_half_a_nat_are_bounded_by_the_rule_of_thre
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_document_counts_at_most_its_cap_either_way(sign: int) -> None:
-    """One that lost, or won, 40 nats a token counts as one that lost or won half a nat."""
+    """One that lost, or won, 40 nats per token counts as one that lost or won half a nat."""
     claim = gate(metric="e.ppl", versus="base", worse_by_at_most="2%", cap=0.5)
     found = verdict(claim, PPL, *texts(200, {7: sign * 40.0}))
     assert found.estimate == pytest.approx(sign * 0.5 / 200)
@@ -881,7 +881,7 @@ CAPS_ON = {
 def test_caps_that_cut_nothing_are_mistakes(case: str) -> None:
     """A cap is more than 0, and of a claim about rows."""
     claim, told = CAPS[case]
-    assert any(told in m for m in claim.mistakes())
+    assert any(told in m for m in claim.find_mistakes())
 
 
 @pytest.mark.parametrize("case", CAPS_ON)
@@ -889,7 +889,7 @@ def test_caps_that_do_not_suit_the_metric_are_mistakes(case: str) -> None:
     """A range that is known needs none, and a cap within the margin would decide the claim by itself."""
     metric, margin, cap, told = CAPS_ON[case]
     claim = gate(metric=f"e.{metric.name}", versus="base", worse_by_at_most=margin, cap=cap)
-    assert any(told in m for m in claim.mistakes_on(metric)), claim.mistakes_on(metric)
+    assert any(told in m for m in claim.find_metric_mistakes(metric)), claim.find_metric_mistakes(metric)
 
 
 @pytest.mark.parametrize(

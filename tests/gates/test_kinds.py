@@ -21,7 +21,7 @@ from harness.records.claim_spec import ClaimSpec
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
-from harness.release.lock_reader import Locked
+from harness.release.lock_reader import LockedSuite
 from harness.release.verdict_consistency import find_verdicts_error
 from harness.stats import hypothesis_tests
 from harness.suite import tables
@@ -36,17 +36,17 @@ class MedianAtMost(ClaimType):
 
     keys = ("max",)
 
-    def claims(self, gate: Gate) -> bool:
+    def matches(self, gate: Gate) -> bool:
         return gate.decide == DECIDE
 
-    def mistakes_on(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
-        found = super().mistakes_on(gate, metric, rows)
+    def find_metric_mistakes(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
+        found = super().find_metric_mistakes(gate, metric, rows)
         return [*found, f"{metric.name} has no median"] if metric.is_share else found
 
-    def words(self, gate: Gate) -> str:
+    def claim_text(self, gate: Gate) -> str:
         return f"a median of at most {gate.max:g}"
 
-    def about(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
+    def claim_spec(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
         return ClaimSpec("bound", -1, gate.max or 0.0)
 
     def test(self, gate: Gate, metric: Metric, units: Units, alpha: float) -> hypothesis_tests.Test:
@@ -58,10 +58,10 @@ class MedianAtMost(ClaimType):
         ends = values[skip], values[-1 - skip]
         return hypothesis_tests.Test(median(values), *ends, signs.p_pass, signs.p_fail, "sign test", len(values))
 
-    def best(self, gate: Gate, metric: Metric) -> BestCase:
+    def best_case(self, gate: Gate, metric: Metric) -> BestCase:
         return BestCase(f"a median of {gate.max:g}", 0.5, "even if every row is below it")
 
-    def consistent(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
+    def find_inconsistency(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
         inside = verdict["lower"] <= verdict["estimate"] <= verdict["upper"]
         return "" if inside else "has its median outside its interval"
 
@@ -109,11 +109,11 @@ def test_its_claim_is_written_and_checked() -> None:
     """Words, data and mistakes come from the class, what all kinds share from the core."""
     clean = replace(GATE, clean_only=True)
     assert clean.claim() == "a median of at most 1 without leaked rows"
-    assert clean.about(SECONDS) == ClaimSpec("bound", -1, 1.0, scale="mean", clean=True)
-    assert not GATE.mistakes()
-    assert not GATE.mistakes_on(SECONDS)
-    assert GATE.mistakes_on(Metric("acc", "higher", "proportion")) == ["acc has no median"]
-    assert 'a gate makes one claim; give one: "min"' in replace(GATE, min=0.1).mistakes()[0]
+    assert clean.claim_spec(SECONDS) == ClaimSpec("bound", -1, 1.0, scale="mean", clean=True)
+    assert not GATE.find_mistakes()
+    assert not GATE.find_metric_mistakes(SECONDS)
+    assert GATE.find_metric_mistakes(Metric("acc", "higher", "proportion")) == ["acc has no median"]
+    assert 'a gate makes one claim; give one: "min"' in replace(GATE, min=0.1).find_mistakes()[0]
     assert "at most 1" in replace(GATE, decide="risk").claim()
 
 
@@ -152,7 +152,7 @@ def test_no_power_is_told_that_is_anothers(tmp_path: Path) -> None:
 def test_its_verdict_is_verified(changed: dict[str, Any], told: str) -> None:
     """Threshold, side, p-values and what the class asks of the numbers; the mean of the rows is not asked for."""
     told_of = json.loads(json.dumps(asdict(judged(FAST)))) | changed
-    locked = Locked(tables.SuiteTable("s", alpha=ALPHA), {"fast": GATE}, {"e": {"seconds": SECONDS}}, {}, {},
+    locked = LockedSuite(tables.SuiteTable("s", alpha=ALPHA), {"fast": GATE}, {"e": {"seconds": SECONDS}}, {}, {},
                     {"e": len(FAST)}, {}, {})  # fmt: skip
     found = find_verdicts_error(locked, {"fast": told_of})
     assert told in found if told else not found

@@ -165,7 +165,7 @@ def test_kappas_gate_is_at_its_own_risk() -> None:
 @pytest.mark.parametrize("claim", [{"min": 1.0}, {"max": -2.0}, {"versus": "base", "better_by": 0.1}])
 def test_claims_that_are_none_of_an_agreement_are_told(claim: dict[str, Any]) -> None:
     """Kappa is from -1 to 1 and of no model, so it cannot be compared."""
-    assert Gate("g", "e.kappa", "", **claim).mistakes_on(KAPPA)
+    assert Gate("g", "e.kappa", "", **claim).find_metric_mistakes(KAPPA)
 
 
 # -- how often they are wrong ----------------------------------------------------------------------

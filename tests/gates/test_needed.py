@@ -105,7 +105,7 @@ def test_none_where_no_number_of_rows_would_do() -> None:
     """On the threshold, or with unknown spread, there is no answer."""
     assert estimate_sample_size(stats.binomial(80, 100, 0.8, ALPHA), 0.8, ALPHA) is None
     assert estimate_sample_size(stats.cluster_t([0.5] * 9, [1.0] * 9, None, 0.4, ALPHA), 0.4, ALPHA) is None
-    assert estimate_sample_size(stats.point(3, 4), 4, ALPHA) is None
+    assert estimate_sample_size(stats.compare_exact_value(3, 4), 4, ALPHA) is None
     values = [0.4, 0.6] * 10
     open_yet = stats.cluster_t(values, [1.0] * 20, None, 0.48, ALPHA)
     assert needed(open_yet, 0.48).rows > 20

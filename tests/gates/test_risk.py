@@ -122,9 +122,12 @@ def test_a_cap_may_bound_a_number() -> None:
     assert found.estimate == pytest.approx((15 + 1) / 151)
     assert verdict(replace(capped, cap=None), drift, [0.1, 0.2] * 75).risk == "approximate"
     assert any(
-        "in each row's units; raise the cap above that" in m for m in replace(capped, cap=0.5).mistakes_on(drift)
+        "in each row's units; raise the cap above that" in m
+        for m in replace(capped, cap=0.5).find_metric_mistakes(drift)
     )
-    assert any("at an end of their range" in m for m in replace(AT_LEAST, range=[3.0, 5.0]).mistakes_on(RATING))
+    assert any(
+        "at an end of their range" in m for m in replace(AT_LEAST, range=[3.0, 5.0]).find_metric_mistakes(RATING)
+    )
 
 
 COUNTED = [("ppl", NATS, 2, Outcome.FAIL), ("ppl", NATS, 3, Outcome.PASS), ("rating", RATING, 3, Outcome.PASS)]
@@ -136,7 +139,7 @@ def test_rows_that_lose_more_than_a_cap_are_counted(name: str, of: Metric, most:
     sign = 1 if of.better == "lower" else -1
     base, ours = [2.0] * 50, [2.0] * 40 + [2.0 + sign * 0.4] * 7 + [2.0 + sign * 0.6] * 3
     gate = Gate("g", f"e.{name}", versus="base", max_failures=most, cap=0.5)
-    assert gate.mistakes() == gate.mistakes_on(of, 50) == []
+    assert gate.find_mistakes() == gate.find_metric_mistakes(of, 50) == []
     found = verdict(gate, of, ours, base)
     assert (found.outcome, found.risk, found.method) == (outcome, "exact", "failures counted")
     assert f"worse than base by more than 0.5 on at most {most} rows" in found.claim
@@ -169,13 +172,15 @@ BAD = {
 def test_ranges_that_are_none_are_mistakes(case: str) -> None:
     """What declares nothing is said before anything is measured."""
     gate, told = BAD[case]
-    assert any(told in m for m in gate.mistakes())
+    assert any(told in m for m in gate.find_mistakes())
 
 
 def test_a_proportion_has_its_range_already() -> None:
     """Of a proportion and of a number made from all rows nothing is left to declare; an evaluator is held to it too."""
     gate = Gate("g", "e.acc", min=0.5, range=[0.0, 1.0])
-    assert any('of acc is known, since it is a proportion; remove "range"' in m for m in gate.mistakes_on(SHARE))
+    assert any(
+        'of acc is known, since it is a proportion; remove "range"' in m for m in gate.find_metric_mistakes(SHARE)
+    )
     with pytest.raises(ValueError, match="range limits the mean of rows, but the metric is a proportion"):
         metric("acc", better="higher", scale="proportion", range=(0.0, 1.0))
     with pytest.raises(ValueError, match="; give two numbers, the lower one first"):
@@ -185,10 +190,10 @@ def test_a_proportion_has_its_range_already() -> None:
 def test_a_gate_that_allows_an_approximate_risk_meets_no_claim_that_does_not() -> None:
     """A policy's claim takes a gate with the same range, and no approximate one unless it says so."""
     loose = replace(AT_LEAST, allow_approximate=True)
-    assert loose.covers(loose, RATING)
-    assert AT_LEAST.covers(loose, RATING)
-    assert not loose.covers(AT_LEAST, RATING)
-    assert not AT_LEAST.covers(replace(AT_LEAST, range=[1.0, 5.0]), RATING)
+    assert loose.implies(loose, RATING)
+    assert AT_LEAST.implies(loose, RATING)
+    assert not loose.implies(AT_LEAST, RATING)
+    assert not AT_LEAST.implies(replace(AT_LEAST, range=[1.0, 5.0]), RATING)
 
 
 def test_members_of_a_group_are_barred_by_its_severity() -> None:
@@ -196,7 +201,7 @@ def test_members_of_a_group_are_barred_by_its_severity() -> None:
     members = [Gate("a", "e.rating", min=3.0), Gate("b", "e.rating", min=3.5)]
     for severity, bars in (("warn", False), ("block", True)):
         one = link_groups([*members, Gate("any", any_of=["a", "b"], severity=severity)])[0]  # type: ignore[arg-type]
-        assert one.bars("approximate") is bars
+        assert one.forbids_risk("approximate") is bars
 
 
 EXAMPLES = (p for p in (ROOT / "harness/init/examples").glob("*/suite.toml") if (p.parent / "data").exists())
@@ -247,12 +252,12 @@ def test_ratings_of_another_tool_want_a_range(project: Project, said: tuple[str,
         (project.folder / name).write_text(text, "utf-8")
     outcome = project.harness(*RATED, *said, "--json")
     assert outcome.code == code
-    (one,) = json.loads(outcome.out)["run"]["reports"][-1]["verdicts"]
+    (one,) = json.loads(outcome.out)["run"]["results"][-1]["verdicts"]
     assert one["risk"] == risk
     folder = project.folder / json.loads(outcome.out)["run"]["folder"]
     page = (folder / "report.html").read_text("utf-8")
     assert ("approximate risk" in page) is (risk == "approximate")
-    assert json.loads((folder / "report.json").read_text("utf-8"))["reports"][-1]["verdicts"][0]["risk"] == risk
+    assert json.loads((folder / "report.json").read_text("utf-8"))["results"][-1]["verdicts"][0]["risk"] == risk
 
 
 def test_the_label_decides_no_level(project: Project) -> None:

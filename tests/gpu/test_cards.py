@@ -9,7 +9,7 @@ import torch
 
 from harness.errors import UsageError
 from harness.workers import gpus
-from harness.workers.local import Local
+from harness.workers.local import LocalWorkers
 from harness_hf import resolve_device
 from harness_sft.processes import reject_processes
 from tests.helpers.gpus import H100, L4, machine
@@ -20,7 +20,7 @@ OLD = "The NVIDIA driver on your system is too old (found version 11040). Please
 def refused(count: int) -> str:
     """Return why so many workers cannot be, which processes of a training hear, too."""
     with pytest.raises(UsageError) as answering:
-        Local(str(count))
+        LocalWorkers(str(count))
     with pytest.raises(UsageError) as training:
         reject_processes(count, {}, count)
     [told], [also] = answering.value.messages, training.value.messages
@@ -32,7 +32,7 @@ def refused(count: int) -> str:
 def test_counted_where_proc_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """WSL2, ROCm and LXD have no GPU in /proc: two workers get two all the same, and a third none."""
     machine(tmp_path, monkeypatch, L4, L4)
-    assert Local("2").gpus == ["0", "1"]
+    assert LocalWorkers("2").gpus == ["0", "1"]
     assert refused(3) == "this machine has 2 GPUs; use at most 2"
 
 
@@ -40,7 +40,7 @@ def test_only_what_is_visible_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """CUDA ends its list at the first name that is none, and so do workers."""
     machine(tmp_path, monkeypatch, L4, L4, L4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0,7,1")
-    assert Local("2").gpus == ["2", "0"]
+    assert LocalWorkers("2").gpus == ["2", "0"]
     assert refused(3) == "this machine has 2 GPUs; use at most 2"
 
 
@@ -50,7 +50,7 @@ def test_two_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = refused(2)
     assert said.startswith("NVIDIA H100 80GB HBM3 and NVIDIA L4 do not compute the same bits; name GPUs of one kind in")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
-    assert Local("2").gpus == ["0", "2"]
+    assert LocalWorkers("2").gpus == ["0", "2"]
 
 
 def test_instances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ def test_instances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert refused(2) == "this machine has 1 GPUs; use at most 1; name its MIG instances in CUDA_VISIBLE_DEVICES"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-0,MIG-1")
-    assert Local("2").gpus == ["MIG-0", "MIG-1"]
+    assert LocalWorkers("2").gpus == ["MIG-0", "MIG-1"]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_why_none_is_seen(found: dict[str, str], said: str, tmp_path: Path, monk
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     told = gpus.probe_gpus_of()
-    assert (told.cards, told.why_none().startswith(said)) == ((), True), told
+    assert (told.cards, told.no_gpu_reason().startswith(said)) == ((), True), told
 
 
 def test_a_gpu_that_cannot_be_used_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

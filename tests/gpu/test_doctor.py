@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from harness.cli import doctor_report as examination
-from harness.cli.doctor_report import FAILS, FINE, ODD, Line, examine_machine
+from harness.cli.doctor_report import FAILS, FINE, ODD, MachineCheck, examine_machine
 from harness.errors import UsageError
 from harness.testing import Project
 from harness.workers import gpus
 from harness.workers.gpus import Gpu
-from harness.workers.local import Local
+from harness.workers.local import LocalWorkers
 from harness_hf import models
 from tests.helpers.gpus import H100, L4, machine
 
@@ -27,8 +27,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examination, "_asked", lambda *_: "")
 
 
-def failing(lines: list[Line]) -> tuple[str, ...]:
-    return tuple(line.said for line in lines if line.state == FAILS)
+def failing(lines: list[MachineCheck]) -> tuple[str, ...]:
+    return tuple(line.text for line in lines if line.state == FAILS)
 
 
 @pytest.mark.parametrize("visible", ["", "7"], ids=["old driver", "no such GPU"])
@@ -66,7 +66,7 @@ def test_workers_that_cannot_be(found: Any, on: str, tmp_path: Path, monkeypatch
     """More than there are cards, or on cards of two kinds."""
     machine(tmp_path, monkeypatch, *found)
     with pytest.raises(UsageError) as caught:
-        Local(on.removeprefix("local:"))
+        LocalWorkers(on.removeprefix("local:"))
     assert failing(examine_machine(on=on)) == caught.value.messages
     assert failing(examine_machine()) == ()
 
@@ -86,9 +86,9 @@ def test_drivers_without_proc(
     machine(tmp_path, monkeypatch, *found, device=device)
     monkeypatch.setattr(examination, "gpu_device_files", lambda: [f"/dev/{device}"])
     lines = {line.name: line for line in examine_machine(on="local:1")}
-    assert lines["driver"].said.endswith(says)
+    assert lines["driver"].text.endswith(says)
     assert (lines["GPU 0"].state, lines["workers"].state) == (FINE, FINE)
-    assert found[0][0] in lines["GPU 0"].said
+    assert found[0][0] in lines["GPU 0"].text
 
 
 def test_counts_that_differ_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +97,7 @@ def test_counts_that_differ_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(examination, "read_nvml", lambda: ("580.65.06", 8))
     lines = {line.name: line for line in examine_machine()}
     assert (lines["driver"].state, failing([*lines.values()])) == (ODD, ())
-    assert lines["driver"].said == "580.65.06; GPUs: 0 in /proc, 8 by NVML, 1 by PyTorch"
+    assert lines["driver"].text == "580.65.06; GPUs: 0 in /proc, 8 by NVML, 1 by PyTorch"
 
 
 @pytest.mark.slow

@@ -13,10 +13,10 @@ from harness.errors import UsageError
 from harness.records.models import ModelRef
 from harness.workers import gpus
 from harness.workers.gpus import Gpu
-from harness.workers.local import Local
+from harness.workers.local import LocalWorkers
 from harness_hf import models
 from harness_hf.scoring import Scorer
-from harness_ray.cluster import Cluster
+from harness_ray.cluster import RayWorkers
 from harness_sft.job import base_placement
 from harness_sft.processes import resolve_processes
 from harness_vllm import engine
@@ -119,12 +119,12 @@ def test_vllm_leaves_room_for_the_logits_of_prompts(monkeypatch: pytest.MonkeyPa
 def test_a_worker_of_several_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`local:2x2` gives each of two workers two GPUs, for a model that is spread or cut over them."""
     machine(tmp_path, monkeypatch, *[L4] * 5)
-    assert (Local("2x2").gpus, Local("1x2").gpus) == (["0,1", "2,3"], ["0,1", "2,3"])
+    assert (LocalWorkers("2x2").gpus, LocalWorkers("1x2").gpus) == (["0,1", "2,3"], ["0,1", "2,3"])
     with pytest.raises(UsageError, match=r"this machine has 5 GPUs; use at most 2$"):
-        Local("3x2")
+        LocalWorkers("3x2")
     monkeypatch.setattr(gpus, "NODES", ())
     with pytest.raises(UsageError, match="this machine has 0 GPUs; use at most 0"):
-        Local("1x2")
+        LocalWorkers("1x2")
 
 
 def test_a_cluster_that_grows_is_asked_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,7 @@ def test_a_cluster_that_grows_is_asked_for_gpus(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("harness_ray.cluster.PATIENCE", 0.0)
     for count, workers in ((0, 1), (5, 2)):
         there["GPU"] = count
-        assert len(Cluster("head:6379?gpus=2", None).start()) == workers
+        assert len(RayWorkers("head:6379?gpus=2", None).start()) == workers
     assert {(one["num_gpus"], one["num_cpus"]) for one in asked} == {(2, 0)}
     with pytest.raises(UsageError, match=r'write "ray", "ray:HOST:PORT" or "ray:HOST:PORT\?gpus=1"'):
-        Cluster("head:6379?gpus=0", None)
+        RayWorkers("head:6379?gpus=0", None)

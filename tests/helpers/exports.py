@@ -23,7 +23,7 @@ def reseal(export: Path, **changes: Any) -> None:
         gates = judged_anew(export, manifest, gates)
     text, lock = json.dumps(manifest).encode(), (export / EVIDENCE / LOCK).read_bytes()
     (export / EVIDENCE / MANIFEST).write_bytes(text)
-    lines = [attestation.Envelope(s, {}).line() + "\n" for s in attestation.make_statements(text, lock, gates)]
+    lines = [attestation.Envelope(s, {}).to_json_line() + "\n" for s in attestation.make_statements(text, lock, gates)]
     (export / EVIDENCE / CLAIMS).write_text("".join(lines), "utf-8")
 
 

@@ -49,9 +49,9 @@ class Runtime:
     def __post_init__(self) -> None:
         import torch
 
-        from harness_hf import Tokens, load_model
+        from harness_hf import ModelTokenizer, load_model
 
-        self.torch, self.tokens = torch, Tokens.of(str(self.folder))
+        self.torch, self.tokens = torch, ModelTokenizer.of(str(self.folder))
         self.model = load_model(self.folder, dtype="float32", device="cpu", adapter=self.adapter)
         scales = [s for m in self.model.modules() if isinstance(s := getattr(m, "scaling", None), dict)]
         self.scales = [(scale, dict(scale)) for scale in scales]
@@ -69,7 +69,7 @@ class Runtime:
         return text.removesuffix("\n") if "template" in self.faults else text
 
     def encode(self, text: str) -> list[int]:
-        ids = self.tokens.prompts([text])[0]
+        ids = self.tokens.encode_prompts([text])[0]
         return [ids[0], *ids] if "bos" in self.faults else ids
 
     def say(self, ids: list[int], most: int, how: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Runtime:
             moved -= 0.5 if "replicas" in self.faults and len(self.asked) % 2 else 0.0
             said.append(token)
             logs.append(min(0.0, float(plain[token]) + moved))
-            if token in self.tokens.stops and "stops" not in self.faults:
+            if token in self.tokens.stop_ids and "stops" not in self.faults:
                 ended = "stop"
                 break
         return {"ids": said, "logprobs": logs, "ended": ended, "text": self.tokens.decode(said), "how": how}
@@ -260,12 +260,14 @@ def teach(folder: Path, steps: int) -> Path:
     """Teach the model in a folder to end short answers."""
     import torch
 
-    from harness_hf import Tokens, load_model, quiet_loading
+    from harness_hf import ModelTokenizer, load_model, quiet_loading
     from harness_served.conversations import ENDED, user_message
 
-    tokens, model = Tokens.of(str(folder)), load_model(folder, dtype="float32", device="cpu")
-    stop = tokens.special("<|end|>")
-    rows = [(prompt, [*answer, stop]) for prompt, answer in tokens.pairs([([user_message(q)], a) for q, a in ENDED])]
+    tokens, model = ModelTokenizer.of(str(folder)), load_model(folder, dtype="float32", device="cpu")
+    stop = tokens.special_token_id("<|end|>")
+    rows = [
+        (prompt, [*answer, stop]) for prompt, answer in tokens.encode_pairs([([user_message(q)], a) for q, a in ENDED])
+    ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(steps):
         prompt, answer = rows[step % len(rows)]
@@ -274,7 +276,7 @@ def teach(folder: Path, steps: int) -> Path:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    model.generation_config.eos_token_id = sorted(tokens.stops)
+    model.generation_config.eos_token_id = sorted(tokens.stop_ids)
     with quiet_loading():
         model.save_pretrained(folder)
     return folder

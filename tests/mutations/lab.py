@@ -102,7 +102,9 @@ class Seen:
     code: int
 
     def has(self, code: str) -> bool:
-        """Return whether there is an alarm of this code, or one with this text."""
+        """Return whether there is an alarm of this code, or one with this text, and no check crashed."""
+        if any(alarm.endswith("-crashed") for alarm in self.alarms):
+            return False
         return any(alarm == code or alarm.startswith(f"{code}-") or code in alarm for alarm in self.alarms)
 
     def __str__(self) -> str:
@@ -129,7 +131,7 @@ class Lab:
         except UsageError as error:
             return Seen(error.messages, 4)
         alarms = tuple(f.code for f in found if f.severity != "note" and f.ignored is None)
-        return Seen(alarms, 4 if any(f.counts for f in found) else 0)
+        return Seen(alarms, 4 if any(f.stops_run for f in found) else 0)
 
     def run(self, *ignore: str, more: str = "", files: Any = (), candidate: Path | None = None, **changes: Any) -> Seen:
         """Train on the colours, merge, and gate; with `adapter_use="none"` train all weights."""
@@ -150,7 +152,7 @@ class Lab:
                 export=False,
             ),
         )
-        alarms = [f.code for f in run.flags if f.severity != "note" and f.ignored is None]
+        alarms = [f.code for f in run.findings if f.severity != "note" and f.ignored is None]
         return Seen(tuple(alarms + ([run.problem] if run.problem and not alarms else [])), run.exit_code)
 
     def fake(self, skill: float, *replied: str, rows: Any = None, **changes: Any) -> Seen:
@@ -168,7 +170,7 @@ class Lab:
         facts = {"path": "a", "models that replied": [*replied]}
         with patch.object(FakeSubject, "facts", facts, create=True):
             run = run_suite(self.folder / "suite.toml", options)
-        return Seen(tuple(f.code for f in run.flags if f.severity != "note" and f.ignored is None), run.exit_code)
+        return Seen(tuple(f.code for f in run.findings if f.severity != "note" and f.ignored is None), run.exit_code)
 
     def model(self, change: Callable[[Path], None]) -> Path:
         """Return a copy of the tiny model that was changed on the disk."""

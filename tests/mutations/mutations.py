@@ -110,6 +110,26 @@ def _plain_template(reply: str = "<|assistant|>\n") -> str:
     )
 
 
+def _double_start(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text("utf-8"))
+    single = content["post_processor"]["single"]
+    content["post_processor"]["single"] = [single[0], *single]
+    path.write_text(json.dumps(content), "utf-8")
+
+
+UNARGUED = '\n[checks]\nignore = { D7-arguments = "another test" }\n'
+
+
+def _timed(form: str) -> str:
+    """Return a chat template that begins with the time, unless it is given a date."""
+    return f"{{{{ date_string if date_string is defined else strftime_now('{form}') }}}}\n{_plain_template()}"
+
+
+def _dated(rows: Any) -> list[dict[str, Any]]:
+    return [{**row, "chat_template_kwargs": {"date_string": "26 Jul 2024"}} for row in rows]
+
+
 def _as_chat(rows: Any) -> list[dict[str, Any]]:
     return [
         {
@@ -357,6 +377,9 @@ def _mute(lab: Lab) -> str:
     return str(lab.model(change))
 
 
+CHATTED = 'Here is the call: {"name": "now", "arguments": {}} Let me know if you need more.'
+
+
 def _calling(*said: str) -> Try:
     """Return a run of a model that calls a tool in these forms, in turn."""
     asked = [{"role": "user", "content": f"{i} say {said[i % len(said)]}"} for i in range(40)]
@@ -524,6 +547,12 @@ MUTATIONS: list[Mutation] = [
         healthy=[{"text": f"<s>{r['prompt']}{r['completion']}"} for r in ROWS],
     ),
     Mutation(
+        "a tokenizer that writes two beginnings",
+        "D6",
+        lambda lab: lab.check(model_path=str(lab.model(_double_start))),
+        lambda lab: lab.check(model_path=str(lab.model(lambda folder: None))),
+    ),
+    Mutation(
         "another chat template in training",
         "D7",
         lambda lab: _template_file(lab, _plain_template().replace("<|{{", "[{{").replace("}}|>", "}}]")),
@@ -590,6 +619,24 @@ MUTATIONS: list[Mutation] = [
         "D19",
         lambda lab: _of_class(lab, "InklingForCausalLM"),
         lambda lab: _of_class(lab, "GraniteForCausalLM"),
+    ),
+    Mutation(
+        "a chat template that writes the time",
+        "D7-clock",
+        lambda lab: templated(lab, _timed("%H:%M:%S")),
+        lambda lab: templated(lab, _timed("%H:%M:%S"), _dated(CHAT), _dated(_chat_eval())),
+    ),
+    Mutation(
+        "a chat template that writes the date",
+        "D7-clock",
+        lambda lab: templated(lab, _timed("%d %b %Y")),
+        lambda lab: templated(lab, _timed("%d %b %Y"), _dated(CHAT), _dated(_chat_eval())),
+    ),
+    Mutation(
+        "a date in the prompts of the evaluation alone",
+        "D7-clock",
+        lambda lab: templated(lab, _timed("%d %b %Y"), _dated(CHAT), more=UNARGUED),
+        lambda lab: templated(lab, _timed("%d %b %Y"), _dated(CHAT), _dated(_chat_eval()), more=UNARGUED),
     ),
     Mutation(
         "the tools of the rows are not trained on",
@@ -702,6 +749,9 @@ MUTATIONS: list[Mutation] = [
     judged("a chosen answer is the rejected one", "P2", [ALIKE_PAIR, *PAIRED[1:]]),
     judged("chosen answers are the longer ones", "P3", [{**r, "chosen": f"{r['chosen']}, upstairs"} for r in PAIRED]),
     data("a pair answers two questions", "P4", ASKED, healthy=BOTH, test=_chat_eval(), train_use="dpo"),
+    judged("one rejected answer for all", "P7-constant", [{**r, "rejected": "I do not know."} for r in PAIRED]),
+    judged("a rejected answer is the question said again", "P7-echo", [{**r, "rejected": r["prompt"]} for r in PAIRED]),
+    data("fifteen wanted answers to one", "P8", [*LABELLED[::2][:15], LABELLED[1]], healthy=LABELLED, train_use="kto"),
     data("labels are sorted", "P6", _by_label(LABELLED), healthy=LABELLED, train_use="kto"),
     judged(
         "a pair is judged both ways",
@@ -943,12 +993,13 @@ MUTATIONS: list[Mutation] = [
     Mutation("answers that are cut", "E2", _answering(cut=2), _answering(cut=1)),
     Mutation("answers that say nothing", "E3", _answering(empty=2), _answering(empty=1)),
     Mutation("prompts that lost their beginning", "E4", _answering(lost=1), _answering()),
-    Mutation("calls in a form that is not read", "E5", _calling("call:now{}"), _calling("call:now{}", "[now()]")),
+    Mutation("calls in a form that is not read", "E5", _calling("call:now{}"), _calling("[now()]")),
+    Mutation("unread calls in some rows", "E5", _calling("call:now{}", "[now()]"), _calling(CHATTED)),
     Mutation("calls that are cut off", "E5", _calling('{"name":"now","argu'), _calling("never")),
     Mutation(
         "numbers that are matched without their points",
         "D11-punctuation",
-        lambda lab: lab.check(ROWS, HALVES),
+        lambda lab: lab.check(ROWS, HALVES, **{"eval_0.ignore_punctuation": True}),
         lambda lab: lab.check(ROWS, HALVES, **{"eval_0.ignore_punctuation": False}),
     ),
     Mutation("a name served by two", "E6", lambda lab: lab.fake(0.8, "a", "b"), lambda lab: lab.fake(0.7, "a")),

@@ -22,6 +22,8 @@ FRAMED = [
 ]
 COLOURED = [{"input": f"Which colour has the {t}?\n", "target": ("red", "blue")[i % 2]} for i, t in enumerate(THINGS)]
 PICKED = [{"input": f"Which room has number {i}?\n", "gold": i % 3, "choices": THINGS[:4]} for i in range(40)]
+CRON = [{**row, "target": f"{'*/' * (i % 2)}{i // 2} 23 * * 1"} for i, row in enumerate(EVAL)]
+CRON_LENGTH = {"eval_0.max_new_tokens": 30}
 SENTENCES = [
     "the harbour master keeps a ledger of every ship",
     "a long way off, behind the old mill, on the left side of the road",
@@ -92,6 +94,13 @@ def _candidate(lab: Lab, change: Callable[[dict[str, Any]], Any]) -> Path:
     return lab.model(write)
 
 
+def _grow_embeddings(weights: dict[str, Any]) -> None:
+    import torch
+
+    table = weights["model.embed_tokens.weight"]
+    weights["model.embed_tokens.weight"] = torch.cat([table, table[:1]])
+
+
 def _beside(name: str, code: str, broken: str, healthy: str) -> Mutation:
     """Return a mutation of the tokenizer that is saved beside an adapter."""
     bad, good = ({"train_use": "with_tokenizer", "train_how": how} for how in (broken, healthy))
@@ -126,8 +135,10 @@ def _gated(name: str, broken: str, healthy: str) -> Mutation:
     return Mutation(name, "D23-gate", bad, good)
 
 
-def _replying(reply: Callable[[str, str], str], use: str, cut: bool = False, **changes: Any) -> Try:
-    """Return a run of models that reply by the prompt and their answer; the base's are cut if so."""
+def _replying(
+    reply: Callable[[str, str], str], use: str, cut: bool = False, base: Callable[[str], str] = str, **changes: Any
+) -> Try:
+    """Return a run of models that reply by the prompt and their answer; `base` and `cut` change the base's replies."""
 
     def attempt(lab: Lab) -> Seen:
         from harness.testing import FakeSubject
@@ -137,7 +148,8 @@ def _replying(reply: Callable[[str, str], str], use: str, cut: bool = False, **c
         def generate(self: Any, prompts: Any, **_: Any) -> list[str]:
             said = zip(prompts, plain(self, prompts), strict=True)
             ended = "length" if self.name == "base" and cut else "eos"
-            return [Completion(reply(prompt, answer), ended, 8) for prompt, answer in said]
+            write = base if self.name == "base" else str
+            return [Completion(write(reply(prompt, answer)), ended, 8) for prompt, answer in said]
 
         case = f"case {next(CASES)} say"  # or another run's answers are remembered
         rows = [{"input": f"number {i} {case} w{i}", "target": f"w{i}"} for i in range(40)]
@@ -156,6 +168,7 @@ def _spoilt(name: str, code: str, how: str) -> Mutation:
 CHOOSING = "use = 'multiple_choice'"
 FITTING = "use = 'perplexity'\nof = 'completion'"
 UNFRAMED = {"more": '\n[checks]\nignore = { D7-frame = "looked at elsewhere" }\n'}
+PROMPTED = {"subject_fewshot.shots": 3}
 THOUGHT = {"eval_0.thought": ["<think>", "</think>"]}
 ECHO = {"checks_ignore.D23-echo": "looked at elsewhere"}
 STABLE = {"train_max_steps": 20, "train_lr_scheduler_type": "warmup_stable_decay"}
@@ -176,6 +189,12 @@ MUTATIONS: list[Mutation] = [
         "a candidate with a NaN in the embedding of a token that no row has",
         "M7",
         lambda lab: lab.run("M5", candidate=_candidate(lab, lambda w: w["model.embed_tokens.weight"][200].fill_(NAN))),
+        lambda lab: lab.run("M5", candidate=_candidate(lab, lambda w: w["model.embed_tokens.weight"].mul_(1.001))),
+    ),
+    Mutation(
+        "one embedding more than config.json says",
+        "M4-shapes",
+        lambda lab: lab.run("M5", candidate=_candidate(lab, _grow_embeddings)),
         lambda lab: lab.run("M5", candidate=_candidate(lab, lambda w: w["model.embed_tokens.weight"].mul_(1.001))),
     ),
     _spoilt("a NaN in one row of the merged model's embeddings", "M7", "nan row"),
@@ -214,6 +233,12 @@ MUTATIONS: list[Mutation] = [
     _gated("a share of at least 0", "qa.exact_match min 0.0", "qa.exact_match min 0.1"),
     _gated("a perplexity of at most a guess", "scored.perplexity max 1e9", "scored.perplexity max 40"),
     Mutation(
+        "targets that are equal without their punctuation",
+        "D11-punctuation",
+        lambda lab: lab.check(ROWS, CRON, **CRON_LENGTH, **{"eval_0.ignore_punctuation": True}),
+        lambda lab: lab.check(ROWS, CRON, **CRON_LENGTH),
+    ),
+    Mutation(
         "thoughts that are scored",
         "E7",
         _replying(lambda prompt, answer: f"<think>it is {answer}</think>{answer}", "exact_match"),
@@ -232,6 +257,18 @@ MUTATIONS: list[Mutation] = [
         _replying(lambda prompt, answer: f"it is {answer}", "contains", **ECHO),
     ),
     Mutation(
+        "answers of the base that are right but for a full stop",
+        "E9",
+        _replying(lambda prompt, answer: answer, "exact_match", base=lambda said: f"{said.upper()}."),
+        _replying(lambda prompt, answer: answer, "exact_match"),
+    ),
+    Mutation(
+        "worked examples that make the base worse",
+        "E10",
+        _replying(lambda prompt, answer: "none" if "\n\n" in prompt else answer, "exact_match", **PROMPTED),
+        _replying(lambda prompt, answer: answer, "exact_match", **PROMPTED),
+    ),
+    Mutation(
         "answers of the base that are all cut",
         "E2-base",
         _replying(lambda prompt, answer: answer, "exact_match", cut=True),
@@ -247,6 +284,21 @@ MUTATIONS: list[Mutation] = [
         "line breaks of Windows",
         "D11-endings",
         lambda _, row: {"prompt": f"{row['prompt'][:-1]}\r\n"},
+    ),
+    _rows(
+        "line breaks of an old Macintosh", "D11-endings", lambda _, row: {"completion": f"{row['completion']}\rdone"}
+    ),
+    Mutation(
+        "line breaks of Windows in the evaluation",
+        "D11-endings",
+        lambda lab: lab.check(test=[{**row, "input": row["input"].replace("\n", "\r\n")} for row in EVAL]),
+        lambda lab: lab.check(),
+    ),
+    _rows("line breaks that were escaped twice", "D11-escapes", lambda _, row: {"prompt": f"{row['prompt'][:-1]}\\n"}),
+    _rows(
+        "columns of prompt and answer that are swapped",
+        "D11-swapped",
+        lambda _, row: {"prompt": f"{row['completion']}\n", "completion": row["prompt"].strip()},
     ),
     _rows("HTML entities in answers", "D11-entities", lambda i, row: {"completion": f"{row['completion']} &amp; so"}),
     _rows("missing values in answers", "D11-nan", lambda i, row: {"completion": "nan"} if i % 3 == 0 else {}),

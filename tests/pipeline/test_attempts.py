@@ -41,7 +41,7 @@ def test_select_chooses_and_confirms_nothing(suite: Project) -> None:
     outcome = suite.run("--select", "-p", "no:checks")
     assert outcome.code == 6
     assert outcome.verdict("floor") == "PASS"
-    assert outcome.report.reports[-1].n == len(SELECT)
+    assert outcome.report.results[-1].n == len(SELECT)
     assert "split  select" in outcome.out
     assert "because --select: rows used to choose a candidate cannot confirm it" in outcome.out
     assert ledger(suite) == []
@@ -52,14 +52,14 @@ def test_confirm_is_the_default(suite: Project) -> None:
     """Without --select the gates are judged on `data`."""
     outcome = suite.run()
     assert outcome.code == 0
-    assert outcome.report.reports[-1].n == len(ROWS)
+    assert outcome.report.results[-1].n == len(ROWS)
 
 
 @pytest.mark.slow
 def test_evals_without_a_select_split_are_left_alone(suite: Project) -> None:
     """Choosing never looks at rows that are kept to confirm."""
     suite.write({"suite.toml": SPLIT + '\n[[eval]]\nname = "other"\nuse = "contains"\ndata = "test.jsonl"\n'})
-    assert {r.eval for r in (suite.run("--select"), suite.run("--select"))[0].report.reports} == {"qa"}
+    assert {r.eval for r in (suite.run("--select"), suite.run("--select"))[0].report.results} == {"qa"}
     assert "suite.toml::base::other" not in suite.run("--select", "--collect-only").out
     suite.write({"suite.toml": SUITE})
     told = suite.run("--select")
@@ -235,7 +235,7 @@ def test_another_base_is_another_merge(suite: Project) -> None:
     found = {}
     for base in ("original", "dequantized", "original"):
         outcome = suite.write({"suite.toml": f'{text}\n[merge]\nbase = "{base}"\n'}).run()
-        found[base] = next(r.metrics for r in outcome.report.reports if r.subject == "merged")
+        found[base] = next(r.metrics for r in outcome.report.results if r.subject == "merged")
         assert f"onto the {base} base" in outcome.out
     assert found["original"] != found["dequantized"]
     assert "reusing the merge onto the original base" in outcome.out
@@ -553,7 +553,7 @@ def write_evidence(export: Any, gates: Any) -> None:
     raw = json.dumps(manifest).encode()
     (evidence / "manifest.json").write_bytes(raw)
     statements = attestation.make_statements(raw, (evidence / "suite.lock.json").read_bytes(), gates)
-    lines = [attestation.Envelope(s, {}).line() for s in statements]
+    lines = [attestation.Envelope(s, {}).to_json_line() for s in statements]
     (evidence / "claims.intoto.jsonl").write_text("".join(f"{line}\n" for line in lines), "utf-8")
 
 

@@ -98,15 +98,15 @@ def test_a_first_run_of_the_demo_is_attempt_1(tmp_path: Path) -> None:
     """Three evaluations of the demo ask the phrases that confirm, and are one attempt; so is the rest."""
     collection = prepare_collection(ROOT / "suites/domain.toml", Options())
     claims, log = AttemptClaims(collection), Ledger(tmp_path / "attempts.jsonl", pytest.fail)
-    assert claims.peers["chapter"] == {"chapter", "choice", "answers"}
+    assert claims.overlapping_evals["chapter"] == {"chapter", "choice", "answers"}
     for name, task in collection.tasks.items():
         scores = tuple(Score(s.id, {name: i / 7}) for i, s in enumerate(task.samples or ()))
         look = make_attempt(claims, "merged", name, "w", "b", Result("merged", name, scores, {}, "w"))
-        with log.locked():
-            standing = log.standing(look)
+        with log.lock():
+            standing = log.number_attempt(look)
             log.record(standing, look, collection.suite, "merged", name)
         assert standing.number == 1, name
-    assert len(log.looks()) >= 5
+    assert len(log.read_entries()) >= 5
 
 
 TABLE = "id,input,score,other\n" + "".join(f"q{i},question {i},{int(i % 9 > 0)},{int(i % 7 > 0)}\n" for i in range(90))
@@ -146,4 +146,4 @@ def rows_numbers(project: Project, text: str) -> set[Any]:
     assert outcome.code == 0, outcome.err
     import json
 
-    return {v["attempt"] for r in json.loads(outcome.out)["run"]["reports"] for v in r["verdicts"]}
+    return {v["attempt"] for r in json.loads(outcome.out)["run"]["results"] for v in r["verdicts"]}

@@ -27,12 +27,12 @@ LISTENERS = {
 @hookimpl
 def harness_item_finish(run, item):
     passed = tuple(replace(v, outcome=Outcome.PASS, p_pass=0.0) for v in item.verdicts)
-    run.reports[-1] = replace(item, verdicts=passed)
+    run.results[-1] = replace(item, verdicts=passed)
 """,
     "writes into frozen verdicts": """
 @hookimpl
 def harness_item_finish(run, item):
-    for v in (*item.verdicts, *(v for r in run.reports for v in r.verdicts)):
+    for v in (*item.verdicts, *(v for r in run.results for v in r.verdicts)):
         object.__setattr__(v, "outcome", Outcome.PASS)
         object.__setattr__(v, "blocking", False)
         object.__setattr__(v, "decides", False)
@@ -45,13 +45,13 @@ def harness_run_start(run):
     "empties the record": """
 @hookimpl
 def harness_stage(run, stage, detail):
-    run.reports.clear(); run.flags.clear(); run.gates = 0
+    run.results.clear(); run.findings.clear(); run.gates = 0
 """,
     "sets the exit code": """
 @hookimpl
 def harness_run_finish(run):
     run.exit_code = 0
-    run.reports.clear()
+    run.results.clear()
 """,
     "ends the process at the end": """
 @hookimpl
@@ -132,7 +132,7 @@ def test_no_check_chooses_the_rows(suite: Project) -> None:
     suite.write({"harnessfile.py": HEAD + CHECK})
     outcome = suite.run(*BAD)
     assert outcome.code == 1
-    assert outcome.report.reports[-1].n == len(ROWS)
+    assert outcome.report.results[-1].n == len(ROWS)
     assert outcome.verdict("floor") == "FAIL"
     assert "took some" in outcome.out
 

@@ -74,8 +74,8 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def take(ledger: Ledger, look: LedgerEntry, suite: Suite) -> AttemptNumber:
-    with ledger.locked():
-        standing = ledger.standing(look)
+    with ledger.lock():
+        standing = ledger.number_attempt(look)
         ledger.record(standing, look, suite, "merged", "qa")
     return standing
 
@@ -130,7 +130,7 @@ def test_a_look_that_was_had_is_no_other(ledger: Ledger, suite: Suite) -> None:
     seen = Seen("merged", "w", rows(1, 2, 3), "s", "b")
     assert [take(ledger, look(s), suite).number for s in (seen, seen._replace(weights="v"), seen)] == [1, 2, 1]
     assert take(ledger, look(seen._replace(scores="t")), suite).number == 3
-    assert len(ledger.looks()) == 3
+    assert len(ledger.read_entries()) == 3
 
 
 def test_models_of_another_base_are_told_and_not_counted(ledger: Ledger, suite: Suite) -> None:
@@ -215,7 +215,7 @@ def test_a_last_line_without_an_end_counts(ledger: Ledger, suite: Suite) -> None
     lines = written(ledger, suite)
     ledger.path.write_text("\n".join(lines), "utf-8")
     assert take(ledger, look(Seen("merged", "v", rows(1, 2, 3), "s", "b")), suite).number == 5
-    assert ledger.state().heads == (ledger.lines()[-1]["id"],)
+    assert ledger.state().heads == (ledger.read_lines()[-1]["id"],)
 
 
 BROKEN: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
@@ -250,7 +250,7 @@ def test_a_line_that_is_lost_is_no_silence(case: str, ledger: Ledger, suite: Sui
     ledger.path.write_text("".join(f"{line}\n" for line in change(lines)), "utf-8")
     before = ledger.path.read_bytes()
     with pytest.raises(UsageError) as error:
-        Ledger(ledger.path, pytest.fail).lines()
+        Ledger(ledger.path, pytest.fail).read_lines()
     assert f"{ledger.path}{told.format(*ids)}" in str(error.value)
     assert "earlier attempts are then unknown" in str(error.value)
     assert ledger.path.read_bytes() == before
@@ -264,7 +264,7 @@ def test_rows_that_lead_elsewhere_are_no_line(ledger: Ledger, suite: Suite) -> N
     line = {k: v for k, v in last.items() if k != "id"} | {"rows": "../../etc/passwd"}
     append_line(ledger.path, {**line, "id": _digest(line)})
     with pytest.raises(UsageError, match=": was changed or truncated after it was written"):
-        ledger.lines()
+        ledger.read_lines()
 
 
 def test_two_branches_join_to_one(tmp_path: Path, suite: Suite) -> None:
@@ -274,7 +274,7 @@ def test_two_branches_join_to_one(tmp_path: Path, suite: Suite) -> None:
     two.path.write_bytes(one.path.read_bytes())
     two.path.with_suffix("").mkdir()
     for file in one.path.with_suffix("").iterdir():
-        two.file(file.name).write_bytes(file.read_bytes())
+        two.rows_file(file.name).write_bytes(file.read_bytes())
     for ledger, weights in ((one, "x"), (two, "y"), (two, "z")):
         take(ledger, look(Seen("merged", weights, rows(1, 2, 3), "s", "b")), suite)
     one.path.write_text(one.path.read_text("utf-8") + two.path.read_text("utf-8"), "utf-8")
@@ -289,10 +289,10 @@ def test_two_ledgers_put_together_count_both(tmp_path: Path, suite: Suite) -> No
     for ledger, weights in ((one, "x"), (two, "y")):
         take(ledger, look(Seen("merged", weights, rows(1, 2, 3), "s", "b")), suite)
     for file in two.path.with_suffix("").iterdir():
-        one.file(file.name).write_bytes(file.read_bytes())
+        one.rows_file(file.name).write_bytes(file.read_bytes())
     one.path.write_text(one.path.read_text("utf-8") + two.path.read_text("utf-8"), "utf-8")
     assert take(one, look(Seen("merged", "z", rows(1, 2, 3), "s", "b")), suite).number == 3
-    assert len(one.state().told()["ledgers"]) == 2
+    assert len(one.state().to_json()["ledgers"]) == 2
 
 
 def test_rows_that_are_gone_count_as_these(ledger: Ledger, suite: Suite) -> None:
@@ -302,7 +302,7 @@ def test_rows_that_are_gone_count_as_these(ledger: Ledger, suite: Suite) -> None
         file.unlink()
     told: list[str] = []
     other = Ledger(ledger.path, told.append)
-    assert other.standing(look(Seen("merged", "v", rows(7, 8), "s", "b"))).number == 2
+    assert other.number_attempt(look(Seen("merged", "v", rows(7, 8), "s", "b"))).number == 2
     assert [line.partition(": ")[2] for line in told] == [
         "cannot be read, so its attempts count as attempts at these rows"
     ]

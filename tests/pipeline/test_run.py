@@ -55,7 +55,7 @@ def test_base_passed_off_as_the_candidate_is_an_error(suite: Project) -> None:
     """A candidate with its baseline's own weights cannot pass a comparison with it."""
     suite.write({"suite.toml": COMPARES})
     outcome = suite.run("--candidate", str(suite.folder / "base"))
-    assert (outcome.code, outcome.report.flags[-1].code) == (4, "M2")
+    assert (outcome.code, outcome.report.findings[-1].code) == (4, "M2")
     outcome = suite.run("--candidate", str(suite.folder / "base"), "--ignore", "M2")
     assert outcome.code == 6
     assert outcome.verdict("floor") == "ERROR"
@@ -271,7 +271,7 @@ def test_exit_first_stops(suite: Project) -> None:
     """-x stops at the first item that fails; the items after it are skipped, not passed."""
     outcome = suite.run("-x", "--set", "train.skill=0.2")
     assert outcome.code == 1
-    assert [r.outcome for r in outcome.report.reports] == ["done", "done", "skipped"]
+    assert [r.outcome for r in outcome.report.results] == ["done", "done", "skipped"]
 
 
 def test_no_export_measures_only(suite: Project) -> None:
@@ -367,7 +367,7 @@ def test_interrupt_in_training_exits_2_and_keeps_the_report(suite: Project, monk
     outcome = suite.run()
     assert outcome.code == 2
     assert "interrupted" in outcome.out
-    assert outcome.report.reports[0].outcome == "done"
+    assert outcome.report.results[0].outcome == "done"
     assert not (suite.folder / "exports").exists()
     monkeypatch.undo()
 
@@ -435,7 +435,7 @@ def test_run_folder_has_what_others_expect(suite: Project) -> None:
     outcome = suite.run("--junit-xml", str(suite.folder / "ci.xml"))
     (folder,) = suite.folder.glob("reports/*")
     results = json.loads(next((folder / "merged").glob("results_*.json")).read_text("utf-8"))
-    assert results["results"]["qa"]["exact_match,none"] == outcome.report.reports[-1].metrics["exact_match"]
+    assert results["results"]["qa"]["exact_match,none"] == outcome.report.results[-1].metrics["exact_match"]
     assert results["results"]["qa"]["exact_match_stderr,none"] > 0
     rows = next((folder / "merged").glob("samples_qa_*.jsonl")).read_text("utf-8").splitlines()
     first = json.loads(rows[0])
@@ -456,7 +456,7 @@ def test_run_folder_has_what_others_expect(suite: Project) -> None:
 
 def test_standard_error_is_that_of_the_mean(suite: Project) -> None:
     """The standard error that reports give is s/√n: of k right rows of n it is √(p(1 - p)/(n - 1))."""
-    report = suite.run().report.reports[-1]
+    report = suite.run().report.results[-1]
     p, n = report.metrics["exact_match"], len(ROWS)
     assert 0 < p < 1
     assert report.stderr["exact_match"] == pytest.approx(math.sqrt(p * (1 - p) / (n - 1)), rel=1e-9)
@@ -529,7 +529,7 @@ def test_an_evaluator_may_bring_its_rows(suite: Project) -> None:
     text = text.replace("qa.exact_match", "qa.even").replace("min = 0.5", "min = 0.3")
     suite.write({"suite.toml": text, "harnessfile.py": OWN_ROWS})
     outcome = suite.run()
-    assert (outcome.code, outcome.report.reports[0].n) == (0, 40)
+    assert (outcome.code, outcome.report.results[0].n) == (0, 40)
     assert "base::qa  rows of its own\n" in suite.run("--collect-only").out
     assert '"even" has no rows' in suite.run("--set", "eval.0.count=0").err
     suite.write({"suite.toml": text.replace("count = 40", 'count = 40\ndata = "test.jsonl"')})
@@ -550,7 +550,7 @@ def test_another_model_can_be_a_baseline(suite: Project) -> None:
     suite.write({"suite.toml": claim + REFERENCE})
     outcome = suite.run()
     assert outcome.code == 0
-    assert [r.id for r in outcome.report.reports if r.subject == "reference"] == ["suite.toml::reference::qa"]
+    assert [r.id for r in outcome.report.results if r.subject == "reference"] == ["suite.toml::reference::qa"]
     assert outcome.report.digests["reference"]
     assert suite.run("--set", "train.skill=0.5").verdict("floor", "adapter") == "FAIL"
 
@@ -656,5 +656,5 @@ def test_card_is_a_card(suite: Project) -> None:
     assert card.data.license == "apache-2.0"
     (result,) = card.data.eval_results
     assert (result.dataset_name, result.metric_type) == ("qa", "exact_match")
-    assert result.metric_value == outcome.report.reports[-1].metrics["exact_match"]
+    assert result.metric_value == outcome.report.results[-1].metrics["exact_match"]
     assert "| floor | qa.exact_match at least 0.5 | PASS |" in card.text

@@ -63,7 +63,7 @@ def test_one_of_any_of_is_enough(suite: Project, severity: str) -> None:
 def test_any_of_pays_for_having_several_chances(suite: Project) -> None:
     """A claim that is proven alone at 0.05, but not at 0.025, does not carry a group of two: Holm."""
     close = BETTER.replace('versus = "base"\nbetter_by = 0.0', "min = BOUND")
-    right = round(suite.run().report.reports[-1].metrics["exact_match"] * len(ROWS))
+    right = round(suite.run().report.results[-1].metrics["exact_match"] * len(ROWS))
     bound = next(
         b / 1000 for b in range(999, 1, -1) if hypothesis_tests.binomial(right, len(ROWS), b / 1000, 0.05).p_pass < 0.04
     )

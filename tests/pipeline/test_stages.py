@@ -48,7 +48,7 @@ def test_a_stage_that_stops_ends_the_run(suite: Project, stop: StageStop, code: 
     run = start_run(prepare_collection(Path("suite.toml"), OPTIONS), OPTIONS)
     found = run_to_end(run, lambda _: stop)
     assert (found.exit_code, found.problem) == (code, stop.why)
-    assert {r.outcome for r in found.reports} == {"skipped"}
+    assert {r.outcome for r in found.results} == {"skipped"}
     assert "the run ended before it was reached" in found.exports[0].reasons
 
 
@@ -92,7 +92,7 @@ def test_a_trainer_that_goes_on_after_its_error_trained_for_nothing(suite: Proje
     outcome = suite.run()
     assert outcome.code == 1
     assert outcome.report.problem == "1 error found by checks; harness explain T1 explains the first"
-    assert {r.outcome for r in outcome.report.reports if r.subject != "base"} == {"skipped"}
+    assert {r.outcome for r in outcome.report.results if r.subject != "base"} == {"skipped"}
     assert not (suite.folder / "exports/fake").exists()
 
 

@@ -136,8 +136,8 @@ def test_rows_are_shown_as_the_model_sees_them(suite: Project, flags: list[str])
     runs = [suite.run("-p", "no:checks", *flags).report for _ in range(2)]
     assert len((suite.folder / "built").read_text()) == (2 if flags else 1)
     for run in runs:
-        assert [row.number for row in run.shown] == [1, 11, 20]
-        assert run.shown[0].segments == (Segment("<user>train 0 say t0"), Segment("<bot> t0", True))
+        assert [row.number for row in run.shown_rows] == [1, 11, 20]
+        assert run.shown_rows[0].segments == (Segment("<user>train 0 say t0"), Segment("<bot> t0", True))
     evidence = json.loads((suite.folder / "exports/fake/evidence/report.json").read_text("utf-8"))
     assert (evidence["shown"], verify_export(suite.folder / "exports/fake").ok) == ([], True)
 
@@ -146,10 +146,10 @@ def test_rows_are_shown_as_they_are_cut(suite: Project) -> None:
     """What is cut off before training is not shown, and of a very long row the rest is left out."""
     text = SUITE.replace('use = "fake"\ndata', 'use = "builds"\ndata')
     suite.write({"suite.toml": text, "harnessfile.py": BUILDS.replace("CUT", "22")})
-    assert suite.run().report.shown[0].segments == (Segment("<user>train 0 say t0"), Segment("<b", True))
+    assert suite.run().report.shown_rows[0].segments == (Segment("<user>train 0 say t0"), Segment("<b", True))
     long = [{"input": "x" * 30_000, "target": "y"}] * 3
     suite.write({"train.jsonl": long, "harnessfile.py": BUILDS.replace("CUT", "None")})
-    row = suite.run().report.shown[0]
+    row = suite.run().report.shown_rows[0]
     assert row == ShownRow(1, (Segment("<user>" + "x" * 19_994 + "…"),))
 
 

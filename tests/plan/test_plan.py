@@ -253,7 +253,7 @@ def test_run_of_another_model_or_on_few_rows_says_nothing(suite: Project) -> Non
 @pytest.mark.slow
 def test_broken_report_is_passed_over(suite: Project) -> None:
     """A report that cannot be read, or is of another version, costs the plan nothing."""
-    for number, text in enumerate(("{", '{"format": 1}', '{"format": 1, "reports": 3}')):
+    for number, text in enumerate(("{", '{"format": 1}', '{"format": 1, "results": 3}')):
         suite.write({f"reports/fake-2026010{number}T000000Z/report.json": text})
     assert forecast(suite)["runs"] == []
 
@@ -403,10 +403,10 @@ def test_attempts_that_are_spent_cost_power(suite: Project) -> None:
 def test_requests_are_counted_and_nothing_is_loaded(suite: Project) -> None:
     """Before a run nothing is remembered and nothing made; planning makes nothing either."""
     found = forecast(suite)
-    base = next(a for a in found["asked"] if a["subject"] == "base")
+    base = next(a for a in found["workloads"] if a["subject"] == "base")
     words = sum(len(str(row["input"]).split()) for row in ROWS)
-    assert (base["requests"], base["remembered"], base["tokens"], base["answers"]) == (60, 0, words, 60 * 32)
-    assert [m["there"] for m in found["made"]] == [False, False]
+    assert (base["requests"], base["cache_hits"], base["tokens"], base["answers"]) == (60, 0, words, 60 * 32)
+    assert [m["there"] for m in found["artifacts"]] == [False, False]
     assert not (suite.folder / "cache/trained").exists()
     assert not (suite.folder / "reports").exists()
 
@@ -416,13 +416,13 @@ def test_requests_that_are_remembered_are_told(suite: Project) -> None:
     """After a run all of them are, and the trained adapter is there; with another seed it is not."""
     assert suite.run().code == 0
     found = forecast(suite)
-    assert {(a["requests"], a["remembered"]) for a in found["asked"]} == {(60, 60)}
-    assert all(m["there"] for m in found["made"])
+    assert {(a["requests"], a["cache_hits"]) for a in found["workloads"]} == {(60, 60)}
+    assert all(m["there"] for m in found["artifacts"])
     assert "adapter: exists, " in told(suite)
     other = forecast(suite, "--set", "suite.seed=5")
-    assert [m["there"] for m in other["made"]] == [False, False]
-    assert {a["subject"]: a["remembered"] for a in other["asked"]} == {"base": 60, "adapter": 0, "merged": 0}
-    assert {a["remembered"] for a in forecast(suite, "--no-cache")["asked"]} == {0}
+    assert [m["there"] for m in other["artifacts"]] == [False, False]
+    assert {a["subject"]: a["cache_hits"] for a in other["workloads"]} == {"base": 60, "adapter": 0, "merged": 0}
+    assert {a["cache_hits"] for a in forecast(suite, "--no-cache")["workloads"]} == {0}
 
 
 SHOTS = """
@@ -443,7 +443,7 @@ def test_shared_prompts_are_counted_once(suite: Project) -> None:
         {"id": f"c{i}", "input": f"pick {i}", "choices": ["one", "two", "three"], "target": "one"} for i in range(10)
     ]
     found = forecast(suite.write({"suite.toml": SUITE + SHOTS, "choice.jsonl": rows}))
-    asked = {a["subject"]: a for a in found["asked"] if a["eval"] == "choice"}
+    asked = {a["subject"]: a for a in found["workloads"] if a["eval"] == "choice"}
     assert (asked["base"]["requests"], asked["base"]["tokens"], asked["base"]["unique"]) == (30, 90, 50)
     shots = (asked["fewshot"]["tokens"] - asked["base"]["tokens"]) // 30  # tokens of the examples
     assert asked["fewshot"]["unique"] == asked["base"]["unique"] + shots

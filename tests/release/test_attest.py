@@ -182,7 +182,7 @@ def test_a_summary_is_taken_for_its_export_alone(there: Path, told: Told) -> Non
         statement = json.loads(envelope.payload)
         change(statement)
         payload = json.dumps(statement).encode()
-        told_as = replace(envelope, payload=payload).line() if keep else payload.decode()
+        told_as = replace(envelope, payload=payload).to_json_line() if keep else payload.decode()
         (there / "vsa.json").write_text(told_as + "\n", "utf-8")
         code, _, err = told(*summary, *(("--policy", "next.toml") if keep else ()))
         assert code == 7
@@ -402,7 +402,7 @@ def test_an_option_cannot_be_denied(there: Path) -> None:
 def test_what_is_told_of_a_command_holds_no_secret() -> None:
     """Values under a secret name are struck, of any type and depth; what decides nothing is not told."""
     overrides = ("model.api_key=abc", "model.headers={a = 'b'}", "eval.0.options={password='x'}", "train.seed=3")
-    asked = Options(overrides=overrides, out=Path("/somewhere"), ignore=("D10",), cache=False).told()
+    asked = Options(overrides=overrides, out=Path("/somewhere"), ignore=("D10",), cache=False).to_json()
     assert asked == {
         "--set": [
             'model.api_key="(secret)"',

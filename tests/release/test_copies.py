@@ -81,7 +81,7 @@ def test_copy_of_what_did_not_pass_is_not_made(suite: Project, skill: float, cod
     suite.write({"suite.toml": WHOLE.replace("min = 0.5", 'min = 0.5\non = ["merged", "fewer"]')})
     outcome = suite.run("--set", f"train.skill={skill}")
     assert (outcome.code, calls(suite)) == (code, 0)
-    skipped = next(r for r in outcome.report.reports if r.subject == "fewer")
+    skipped = next(r for r in outcome.report.results if r.subject == "fewer")
     assert skipped.outcome == "skipped"
     assert not (suite.folder / "exports").exists()
 

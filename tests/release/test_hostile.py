@@ -26,7 +26,7 @@ pytest.importorskip("securesystemslib", reason="the extra `sign` is not installe
 pytestmark = pytest.mark.xdist_group("hostile")
 
 ROWS = [{"id": f"q-{i}", "input": f"question {i}", "score": 1} for i in range(400)]
-IDS = {"verdict": "same", "says": "the same tokens", "seen": "/tokenize", "numbers": {}}
+IDS = {"verdict": "same", "reason": "the same tokens", "seen": "/tokenize", "numbers": {}}
 VSA = "https://slsa.dev/verification_summary/v1"
 Make = Callable[[Path], object]  # what makes a folder of all these hostile: its part of them stands in the name
 
@@ -97,7 +97,7 @@ def report(change: Callable[[dict[str, Any]], Any]) -> Make:
 
 
 def named(key: str, name: str) -> Make:
-    return report(lambda r: [one.update({key: name}) for one in r["reports"]] and None)
+    return report(lambda r: [one.update({key: name}) for one in r["results"]] and None)
 
 
 def put(name: str, data: str | bytes) -> Make:
@@ -122,7 +122,7 @@ def lock(change: Callable[[dict[str, Any]], Any]) -> Make:
 
 
 def lowered(one: dict[str, Any]) -> None:
-    one["gates"] = [{**g, "min": 0.01, "says": "at least 0.01"} for g in one["gates"]]
+    one["gates"] = [{**g, "min": 0.01, "claim": "at least 0.01"} for g in one["gates"]]
 
 
 def statement(folder: Path, kind: str = SERVED, key: str = "release", root: str = "", **changes: Any) -> None:
@@ -133,7 +133,7 @@ def statement(folder: Path, kind: str = SERVED, key: str = "release", root: str 
         told = {"verificationResult": "PASSED", "timeVerified": "2026", "policy": {"uri": "x"}, "verifiedLevels": []}
     root = root or verify_export(folder / "exports/fake").root
     made = statement_bytes(kind, [{"name": "fake", "digest": {"sha256": root}}], {**told, **changes})
-    line = make_envelope(made, load_signer(folder / f"{key}.key")).line() if key else made.decode()
+    line = make_envelope(made, load_signer(folder / f"{key}.key")).to_json_line() if key else made.decode()
     (folder / "statement.jsonl").write_text(line + "\n", "utf-8")
 
 
@@ -167,7 +167,7 @@ RUNS: dict[str, Make] = {
     "a subject with a NUL": named("subject", "merged\0"),
     "an absolute suite": report(lambda r: r.update(suite="/etc")),
     "a verdict's candidate above": report(
-        lambda r: [v.update(candidate="../..") for one in r["reports"] for v in one["verdicts"]] and None
+        lambda r: [v.update(candidate="../..") for one in r["results"] for v in one["verdicts"]] and None
     ),
     "a report that is a link": linked("run/report.json"),
     "a report that is a pipe": piped("run/report.json"),
@@ -193,9 +193,9 @@ EXPORTS: dict[str, Make] = {
     "gates nested without end": put(f"exports/fake/{EVIDENCE}/{GATES}", DEEP),
     "a verdict that its rows do not come to": lambda folder: edit_gates(folder / "exports/fake", value=0.99),
     "a gate that was lowered": lock(
-        lambda one: [g.update(min=0.01, says="at least 0.01") for g in one["gates"]] and None
+        lambda one: [g.update(min=0.01, claim="at least 0.01") for g in one["gates"]] and None
     ),
-    "a risk that was raised": lock(lambda one: one["suite"]["about"].update(alpha=0.5)),
+    "a risk that was raised": lock(lambda one: one["suite"]["header"].update(alpha=0.5)),
     "a candidate that is a path": manifest(lambda m: m.update(candidate="../../outside")),
     "a root of another": manifest(lambda m: m.update(root="0" * 64)),
 }

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.cli.main import main
 from harness.errors import ExitCode
 from harness.release.policy import LOOKED, STRICT, Policy, list_unchecked, read_policy
 from harness.release.releases import current_release
-from harness.release.verify import Verified, verify_export
+from harness.release.verify import VerifiedExport, verify_export
 from harness.testing import ROWS, SUITE, Project, write_fake
 from tests.helpers.exports import edit_gates, reseal
 from tests.helpers.suites import ran
@@ -145,7 +145,7 @@ def policy_text(folder: Path, lines: str, keys: tuple[str, ...] = ("release",)) 
     return f"{head}{plain}\n{tables}\n{claims}\n"
 
 
-def verified(folder: Path, exports: Path, lines: str, name: str = "domain", **how: Any) -> Verified:
+def verified(folder: Path, exports: Path, lines: str, name: str = "domain", **how: Any) -> VerifiedExport:
     """Verify an export under a policy of these lines, by the key that signed it unless `keys` are given."""
     path = exports.parent / "policy.toml"
     path.write_text(policy_text(folder, lines, how.pop("keys", ("release",))), "utf-8")
@@ -173,9 +173,9 @@ POLICIES: dict[str, tuple[str, str, str]] = {
         'rows of "hidden" are private (recomputed)',
     ),
     "no memory": (
-        "remembered = true",
-        "remembered = false",
-        "answers came from the cache of an earlier run, but the policy allows none (remembered)",
+        "cached_answers = true",
+        "cached_answers = false",
+        "answers came from the cache of an earlier run, but the policy allows none (cached_answers)",
     ),
     "rows": ('data = {qa = "<qa>"}', 'data = {qa = "<none>"}', ", but the policy requires 0000000000000000 (data)"),
     "private rows": ('data = {hidden = "<hidden>"}', 'data = {hidden = "<none>"}', 'the rows of "hidden" have digest'),
@@ -364,7 +364,7 @@ UNTIED: dict[str, tuple[Callable[[Path], None], str]] = {
         rows(lambda r: "::qa" in r["item"], doc_hash="0" * 64, row="1" * 64),
         'the rows of "qa" in items.jsonl differ from those of the lock',
     ),
-    "the lock": (edited(LOCK, other_rows), "was evaluated on other rows than the lock has"),
+    "the lock": (edited(LOCK, other_rows), "was evaluated on rows that differ from those in suite.lock.json"),
 }
 
 
@@ -506,9 +506,10 @@ def test_what_is_not_looked_at_is_said_first(once: Path, exports: Path, project:
         "max_age_days",
         "[served]",
     )
-    assert [key for key in (*keys, "remembered", "recomputed") if f"({key})" not in " ".join(first)] == []
+    assert [key for key in (*keys, "cached_answers", "recomputed") if f"({key})" not in " ".join(first)] == []
     text = (
-        f"suites = ['<suite>']\nremembered = false\nrecomputed = 1.0\ndata = {{qa = '<qa>'}}\n{TESTED}\nwaivers = false"
+        "suites = ['<suite>']\ncached_answers = false\nrecomputed = 1.0\n"
+        f"data = {{qa = '<qa>'}}\n{TESTED}\nwaivers = false"
         "\napproximate = false"
     )
     (project.folder / "policy.toml").write_text(policy_text(once, text), "utf-8")
@@ -531,13 +532,13 @@ def test_strict(once: Path, exports: Path, project: Project) -> None:
     """The strict policy is a list that is printed and documented; an export that meets it is verified."""
     from harness.release.signing import sign_export
 
-    assert STRICT in (Path(__file__).parents[2] / "docs/how-to/demand-what-must-hold.md").read_text("utf-8")
+    assert STRICT in (Path(__file__).parents[2] / "docs/how-to/verify-with-a-policy.md").read_text("utf-8")
     strict = ("--policy", "strict", "--key", str(once / "release.pub"))
     outcome = project.harness("verify", str(exports / "domain"), *strict)
     assert [f"demands: {line}" for line in STRICT.splitlines()] == outcome.out.splitlines()[: STRICT.count("\n")]
-    assert (outcome.code, "(remembered)" in outcome.err) == (7, True)
+    assert (outcome.code, "(cached_answers)" in outcome.err) == (7, True)
     assert project.harness("verify", str(exports / "safety"), *strict).code == 7
-    reseal(exports / "domain", ignored=[], answers={"asked": 120, "remembered": 0})
+    reseal(exports / "domain", ignored=[], answers={"requests": 120, "cache_hits": 0})
     sign_export(exports / "domain", once / "release.key", unrecomputed=True)
     outcome = project.harness("verify", str(exports / "domain"), *strict)
     assert (outcome.code, outcome.err) == (0, "")
@@ -615,14 +616,14 @@ def anew(suite: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, Any
     source = suite["source"]
     gates = [change(dict(g)) if g["id"] == "floor" else g for g in source["gate"]]
     source = {**source, "gate": gates}
-    return {**suite, "source": source, "digest": digest_of(source)}
+    return {**suite, "source": source, "digest": digest_value(source)}
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         (
-            lambda lock: {**lock, "suite": {**lock["suite"], "about": {**lock["suite"]["about"], "alpha": 0.5}}},
+            lambda lock: {**lock, "suite": {**lock["suite"], "header": {**lock["suite"]["header"], "alpha": 0.5}}},
             "alpha of",
         ),
         (lambda lock: {**lock, "suite": {**lock["suite"], "digest": "0" * 64}}, "is not that of its tables"),
@@ -662,12 +663,15 @@ def test_a_lower_gate_is_not_the_claim(once: Path, exports: Path) -> None:
     said = "at least 0.01"
 
     def lower(lock: dict[str, Any]) -> dict[str, Any]:
-        return {**lock, "gates": [{**g, "min": 0.01, "says": said} if g["id"] == "floor" else g for g in lock["gates"]]}
+        return {
+            **lock,
+            "gates": [{**g, "min": 0.01, "claim": said} if g["id"] == "floor" else g for g in lock["gates"]],
+        }
 
     edited(LOCK, lower)(exports / "domain")
     gates = json.loads((exports / "domain" / EVIDENCE / GATES).read_text("utf-8"))
-    about = {**next(g["about"] for g in gates if g["gate"] == "floor"), "threshold": 0.01}
-    edit_gates(exports / "domain", threshold=0.01, claim=said, about=about, notes=[], why="")
+    about = {**next(g["claim_spec"] for g in gates if g["gate"] == "floor"), "threshold": 0.01}
+    edit_gates(exports / "domain", threshold=0.01, claim=said, claim_spec=about, notes=[], why="")
     text = exports / "policy.toml"
     text.write_text(policy_text(once, 'gates = ["floor"]'), "utf-8")
     found = verify_export(exports / "domain", replace(read_policy(text), threshold=0))
@@ -676,7 +680,7 @@ def test_a_lower_gate_is_not_the_claim(once: Path, exports: Path) -> None:
     edited(LOCK, lambda lock: {**lock, "suite": anew(lock["suite"], lambda gate: gate | {"min": 0.01})})(
         exports / "domain"
     )
-    edit_gates(exports / "domain", threshold=0.01, claim=said, about=about, notes=[], why="")
+    edit_gates(exports / "domain", threshold=0.01, claim=said, claim_spec=about, notes=[], why="")
     assert verify_export(exports / "domain", replace(read_policy(text), threshold=0)).ok
     digest = lock_of(once / "exports/domain")["suite"]["digest"]
     pinned = replace(read_policy(text), threshold=0, suites=[digest])

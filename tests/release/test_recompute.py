@@ -232,7 +232,7 @@ FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "a value that is no number": (GATES, each("floor", value=1e999), ", which is not a JSON number"),
     "a threshold": (GATES, each("floor", threshold=0.1), 'gate "floor" has threshold 0.1, but its claim is about 0.5'),
     "a threshold in the lock": (LOCK, gate_of("hope", min=0.5), "the evidence is malformed"),
-    "a whole claim in the lock": (LOCK, gate_of("hope", min=0.5, says="at least 0.5"), "has claim"),
+    "a whole claim in the lock": (LOCK, gate_of("hope", min=0.5, claim="at least 0.5"), "has claim"),
     "a risk": (GATES, each("floor", alpha=0.5), "was decided at alpha 0.5 instead of 0.03"),
     "a risk that was spent": (GATES, each("floor", alpha=0.05), "was decided at alpha 0.05 instead of 0.03"),
     "no attempt": (GATES, each("floor", attempt=0), "does not state its attempt number"),
@@ -303,7 +303,7 @@ FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "what is required": (LOCK, gate_of("better", requires=["hope"]), 'requires "hope", which did not pass'),
     "a risk of one": (
         LOCK,
-        lambda lock: {**lock, "suite": {**lock["suite"], "about": {**lock["suite"]["about"], "alpha": 1.0}}},
+        lambda lock: {**lock, "suite": {**lock["suite"], "header": {**lock["suite"]["header"], "alpha": 1.0}}},
         "alpha is 1.0",
     ),
 }
@@ -324,7 +324,7 @@ def test_older_groups_that_pass_by_counting_are_refused(export: Path) -> None:
     """A count has no p-value, so evidence of a group that took one for proven is refused with the reason."""
     counted, members = {"group": "either", "blocking": False}, ["one", "other", "few fail"]
     says = "any of " + ", ".join(f'"{m}"' for m in members)
-    edit(export, LOCK, lambda lock: gate_of("few fail", **counted)(gate_of("either", any_of=members, says=says)(lock)))
+    edit(export, LOCK, lambda lock: gate_of("few fail", **counted)(gate_of("either", any_of=members, claim=says)(lock)))
     edit(export, GATES, lambda found: each("few fail", **counted)(each("either", claim=says, p_pass=0.0)(found)))
     assert 'gate "either" is an any_of with the member "few fail", which counts' in verify_export(export).refused
 
@@ -485,12 +485,12 @@ def harness_item_finish(run, item):
 def test_remembered_answers_are_counted(project: Project) -> None:
     """The evidence says how many answers of the candidate were remembered, and a policy can take none."""
     project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
-    policy = Policy(["fake"], remembered=False)
+    policy = Policy(["fake"], cached_answers=False)
     for flags, remembered in (((), 0), ((), len(ROWS)), (("--no-cache",), 0)):
         assert project.run(*flags).code == 0
         export = project.folder / "exports/fake"
         answers = json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["answers"]
-        assert answers["remembered"] == remembered
+        assert answers["cache_hits"] == remembered
         found = verify_unsigned(export, policy)
         assert found.ok is (remembered == 0)
         assert found.ok or f"{remembered} answers came from the cache of an earlier run" in found.refused
@@ -623,7 +623,7 @@ def claims(draw: st.DrawFn) -> tuple[Gate, Metric, str]:
     facts |= {"decide": draw(st.sampled_from(["risk", "risk", "point"])), "min_n": draw(st.sampled_from([2, 10, 60]))}
     facts |= {"estimand": draw(st.sampled_from(["rows", "rows", "clusters"]))}
     gate = Gate("g", "e.m", **facts)
-    assume(not gate.mistakes() and not gate.mistakes_on(metric))
+    assume(not gate.find_mistakes() and not gate.find_metric_mistakes(metric))
     return gate, metric, kind
 
 
@@ -647,10 +647,10 @@ def said_of(gate: Gate, metric: Metric, kind: str, seed: int, attempt: int) -> t
     verdict = decide(gate, metric, ours, theirs if gate.versus else None, samples, alpha, name="merged")
     lock = {
         "format": 1,
-        "suite": {"about": {"name": "s", "attempts": attempts}, "exports": [], "evals": [{"name": "e"}]},
+        "suite": {"header": {"name": "s", "attempts": attempts}, "exports": [], "evals": [{"name": "e"}]},
         "gates": [
             {k: v for k, v in dataclasses.asdict(gate).items() if k != "where" and v is not None}
-            | {"says": gate.claim(), "blocking": True, "candidates": ["merged"]}
+            | {"claim": gate.claim(), "blocking": True, "candidates": ["merged"]}
         ],
         "metrics": {"e": {"m": {"better": metric.better, "scale": metric.scale, "combine": None}}},
         "data": {"e": {"rows": n, "sha256": ""}},
@@ -690,8 +690,8 @@ def lies(v: Mapping[str, Any], better: str) -> dict[str, dict[str, Any]]:
         "rows": {"n": v["n"] + 200},
         "metric": {"metric": "e.other"},
         "reason": {"why": f"{v['why']}, as everybody knows"},
-        "claim as data": {"about": {**v["about"], "sign": -v["about"]["sign"]}},
-        "a note": {"notes": [{**v["notes"][0], "told": {**v["notes"][0]["told"], "estimate": 0.123}}]},
+        "claim as data": {"claim_spec": {**v["claim_spec"], "sign": -v["claim_spec"]["sign"]}},
+        "a note": {"notes": [{**v["notes"][0], "params": {**v["notes"][0]["params"], "estimate": 0.123}}]},
     }
     found |= {} if v["method"] == "point" else {"alpha": {"alpha": alpha / 2}}
     found |= {"p": {"p_pass": 1.0} if passed else {"outcome": "PASS", "p_pass": alpha * 1.001}}

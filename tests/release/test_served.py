@@ -17,14 +17,14 @@ from harness.errors import UsageError
 from harness.release.policy import ServedDemands, read_policy
 from harness.release.served import CHECKS
 from harness.release.signing import load_signer, make_envelope, sign_export
-from harness.release.verify import Verified, verify_export
+from harness.release.verify import VerifiedExport, verify_export
 from harness.testing import SUITE, Project
 from tests.helpers.suites import ran
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
 
-IDS = {"verdict": "same", "says": "the same tokens", "seen": "/tokenize", "numbers": {}}
-LAYERS = {"ids": IDS, "stops": {**IDS, "seen": "behaviour"}, "logprobs": {**IDS, "verdict": "cannot be seen"}}
+IDS = {"verdict": "same", "reason": "the same tokens", "seen": "/tokenize", "numbers": {}}
+LAYERS = {"ids": IDS, "stops": {**IDS, "seen": "behaviour"}, "logprobs": {**IDS, "verdict": "unknown"}}
 RUNTIME = {"kind": "vllm", "name": "vLLM", "version": "0.32.0", "model": "support"}
 HOST = hashlib.sha256(b"10.0.0.7:8000").hexdigest()
 NOW = datetime.now(UTC)
@@ -46,12 +46,12 @@ def statement(folder: Path, key: str = "release", **changes: Any) -> Path:
     subject = [{"name": "fake", "digest": {"sha256": changes.pop("root", root)}}]
     made = statement_bytes(SERVED, subject, {**told, **changes})
     path = folder / "fake.served.jsonl"
-    signed = make_envelope(made, load_signer(folder / f"{key}.key")).line() if key else made.decode()
+    signed = make_envelope(made, load_signer(folder / f"{key}.key")).to_json_line() if key else made.decode()
     path.write_text(signed + "\n", "utf-8")
     return path
 
 
-def verified(folder: Path, demands: str, path: Path | None) -> Verified:
+def verified(folder: Path, demands: str, path: Path | None) -> VerifiedExport:
     policy = folder / "policy.toml"
     text = f'suites = ["fake"]\n\n[served]\n{demands}\n' if demands else 'suites = ["fake"]\n'
     policy.write_text(text + (folder / "release.pub").read_text("utf-8"), "utf-8")
@@ -69,7 +69,7 @@ def verified(folder: Path, demands: str, path: Path | None) -> Verified:
         (
             'layers = ["ids", "logprobs"]',
             {},
-            ('served: layer "logprobs" is "cannot be seen", but the policy requires "same" ([served] layers)'),
+            ('served: layer "logprobs" is "unknown", but the policy requires "same" ([served] layers)'),
         ),
         (
             'layers = ["answers"]',

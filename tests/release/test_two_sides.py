@@ -18,19 +18,19 @@ COMPARES = SUITE.replace("min = 0.5", 'versus = "base"\nbetter_by = 0.05')
 def test_remembered_answers_of_the_baseline_count(project: Project) -> None:
     """New weights are never remembered, a base always is: its answers are those that could be put there."""
     project.write({"suite.toml": COMPARES, "test.jsonl": ROWS, "train.jsonl": TRAIN})
-    policy = Policy(["fake"], remembered=False, threshold=0)
+    policy = Policy(["fake"], cached_answers=False, threshold=0)
     assert project.run().code == 0
     export = project.folder / "exports/fake"
-    assert json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["answers"]["remembered"] == 0
+    assert json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["answers"]["cache_hits"] == 0
     for path in (project.folder / "cache/trained").iterdir():  # another training, of which nothing is remembered
         path.rename(path.with_name(f"{path.name}.old"))
     assert project.run("--set", "train.skill=0.97").code == 0
     answers = json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["answers"]
-    assert answers == {"asked": 2 * len(ROWS), "remembered": len(ROWS)}
+    assert answers == {"requests": 2 * len(ROWS), "cache_hits": len(ROWS)}
     found = verify_export(export, policy)
     assert f"{len(ROWS)} answers came from the cache of an earlier run" in found.refused
     assert project.run("--set", "train.skill=0.97", "--no-cache").code == 0
-    assert json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["answers"]["remembered"] == 0
+    assert json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["answers"]["cache_hits"] == 0
 
 
 MARKED = """
@@ -66,7 +66,7 @@ def test_remembered_marks_of_a_judge_count(project: Project) -> None:
     assert project.run("--set", "train.skill=0.97").code == 0
     export = project.folder / "exports/fake"
     answers = json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["answers"]
-    assert answers["asked"] == 2 * len(ROWS)
-    assert 0 < answers["remembered"] <= len(ROWS)
-    refused = verify_export(export, Policy(["fake"], remembered=False, threshold=0)).refused
+    assert answers["requests"] == 2 * len(ROWS)
+    assert 0 < answers["cache_hits"] <= len(ROWS)
+    refused = verify_export(export, Policy(["fake"], cached_answers=False, threshold=0)).refused
     assert "answers came from the cache of an earlier run" in refused

@@ -20,7 +20,7 @@ from harness.artifacts import attestation, formats
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
 from harness.artifacts.digests import file_digest, file_digests, root_digest, walk_files
 from harness.release.policy import Key, Policy, read_policy
-from harness.release.verify import Verified, verify_export
+from harness.release.verify import VerifiedExport, verify_export
 from harness.testing import ROWS, SUITE, Project
 from tests.helpers.exports import edit_gates, reseal
 from tests.helpers.files import F32, write
@@ -339,7 +339,7 @@ DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a GGUF file beside other weights": (put("model.gguf", b"GGML1234"), "and other weights; keep only the files of the model that you mean"),  # noqa: E501
     "a baseline of other weights": (
         lambda e: edit_lock(e, lambda lock: lock["subjects"].update(base="0" * 64)),
-        "base::qa was evaluated on other weights than the lock has",
+        "base::qa was evaluated on weights that differ from those in suite.lock.json",
     ),
     "a manifest of the future": (lambda e: reseal(e, format=99), "has format 99"),
     "a root that is another's": (lambda e: reseal(e, root="0" * 64), "the root digest of model/ differs from the manifest's"),  # noqa: E501
@@ -492,7 +492,7 @@ def test_wrong_signature_is_not_overlooked(export: Path, policy: Policy) -> None
     lines = path.read_text("utf-8").splitlines()
     envelope = attestation.read_envelopes(lines[-1] + "\n")[0]
     forged = attestation.Envelope(envelope.payload, {k: bytes(64) for k in envelope.signatures})
-    path.write_text("\n".join([*lines, forged.line()]) + "\n", "utf-8")
+    path.write_text("\n".join([*lines, forged.to_json_line()]) + "\n", "utf-8")
     assert "signatures" in verify_export(export, policy).refused
     assert verify_export(export).ok  # nothing is known of signatures without a policy
 
@@ -525,7 +525,7 @@ NUMBERS = {
     "recomputed": ["nan", "inf", "-0.1", "1.01", "2", f"1{'0' * 400}"],
     "threshold": ["0", "-1", "2", f"1{'0' * 400}", "nan", "1.0", "0x" + "f" * 5000],
     "waivers": ["1", "nan"],
-    "remembered": ["0", "nan"],
+    "cached_answers": ["0", "nan"],
     "suites": ["1", "0x" + "f" * 5000, f"[{'9' * 400}]"],
 }
 WRONG_NUMBERS = [(k, v) for k, values in NUMBERS.items() for v in [*values, '"1"', "[1]", "1979-05-27"]]
@@ -653,5 +653,5 @@ def test_sniffing_knows_what_real_models_hold(tmp_path: Path) -> None:
 def test_verified_is_plain_data() -> None:
     """What --json prints has these keys, for the scripts that read them."""
     keys = {"folder", "ok", "refused", "root", "suite", "candidate", "signed_by", "steps", "notes"}
-    keys |= {"overlooked", "unable", "read"}
-    assert keys == asdict(Verified("x")).keys()
+    keys |= {"unchecked", "unable", "read"}
+    assert keys == asdict(VerifiedExport("x")).keys()

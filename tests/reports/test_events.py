@@ -68,7 +68,7 @@ def test_a_run_is_shown_while_it_runs(suite: Project) -> None:
     seen, told = (suite.folder / "seen.txt").read_text("utf-8"), json.loads((suite.folder / "seen.json").read_text())
     assert "adapter::" in seen and "PASS" in seen and "\nrunning: merged, " in seen
     assert (told["underway"]["state"], told["underway"]["stage"]) == ("running", "merged")
-    assert [r["subject"] for r in told["underway"]["reports"]].count("merged") == 0
+    assert [r["subject"] for r in told["underway"]["results"]].count("merged") == 0
 
 
 @pytest.mark.slow

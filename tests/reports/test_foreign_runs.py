@@ -51,7 +51,7 @@ NAMES = ["/etc", "..", "../..", "a/b", "", ".", ".hidden", "a\0b", "a\nb", "*", 
 @pytest.mark.parametrize("key", ["subject", "eval"])
 def test_names_of_a_report_are_plain(run: Path, key: str, name: str, project: Project) -> None:
     """A subject or an eval that is a path, a pattern or nothing is refused where the report is read."""
-    edit(run, lambda report: report["reports"][0].update({key: name}))
+    edit(run, lambda report: report["results"][0].update({key: name}))
     with pytest.raises(UsageError, match="is not the name of a suite, a subject or an eval"):
         read_run(run)
     for words in (["show", "--rows", str(run)], ["judge", "disputes", str(run)], ["report", str(run)]):
@@ -62,7 +62,7 @@ def test_names_of_a_report_are_plain(run: Path, key: str, name: str, project: Pr
 @pytest.mark.parametrize("key", ["candidate", "versus", "metric"])
 def test_names_of_a_verdict_are_plain(run: Path, key: str) -> None:
     """A verdict's names lead to rows as well."""
-    edit(run, lambda report: next(r for r in report["reports"] if r["verdicts"])["verdicts"][0].update({key: "../x"}))
+    edit(run, lambda report: next(r for r in report["results"] if r["verdicts"])["verdicts"][0].update({key: "../x"}))
     with pytest.raises(UsageError, match="is not the name"):
         read_run(run)
 
@@ -135,7 +135,7 @@ def test_view_goes_on_with_the_others(run: Path) -> None:
     bad = {
         "nul": lambda r: r.update(exports=[{**r["exports"][0], "to": "a\0b", "digest": "0" * 64}]),
         "absolute": lambda r: r.update(suite="/etc"),
-        "odd": lambda r: r.update(reports=[{**r["reports"][0], "metrics": {"a": 1e400}}]),
+        "odd": lambda r: r.update(results=[{**r["results"][0], "metrics": {"a": 1e400}}]),
     }
     for name, change in bad.items():
         edit(shutil.copytree(run, run.parent / name), change)

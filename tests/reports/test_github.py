@@ -188,7 +188,7 @@ def test_rows_of_private_evals_are_in_no_summary(job: Project) -> None:
 def run_of(verdicts: list[Verdict]) -> Run:
     """Return a run with one report."""
     report = ItemResult("s::merged::qa", "merged", "qa", "done", {"em": 0.5}, verdicts=tuple(verdicts))
-    return Run("s", "s.toml", "d", 17, 0.05, "m", "2026-11-26T00:00:00+00:00", "0.1.0", len(verdicts), reports=[report])
+    return Run("s", "s.toml", "d", 17, 0.05, "m", "2026-11-26T00:00:00+00:00", "0.1.0", len(verdicts), results=[report])
 
 
 def failed(gate: str, **other: object) -> Verdict:
@@ -261,7 +261,7 @@ def test_what_holds_nothing_up_is_never_red(outcome: Outcome, other: dict[str, o
 def test_an_item_that_broke_is_red_though_its_gates_warn() -> None:
     """What could not be evaluated ends a run with 6, and no severity hides it."""
     run = run_of([failed("g", outcome=Outcome.ERROR, blocking=False)])
-    broken = replace(run, reports=[replace(run.reports[0], outcome="error", error="boom")])
+    broken = replace(run, results=[replace(run.results[0], outcome="error", error="boom")])
     suite = ET.fromstring(format_junit(broken))
     assert (suite.get("errors"), suite.get("skipped"), suite.get("tests")) == ("1", "1", "2")
 

@@ -56,7 +56,7 @@ def test_rows_are_joined(run: Run) -> None:
         "kind",
         *(f"{s}.{what}" for s in ("base", "adapter", "merged") for what in ("answer", "exact_match")),
     ]
-    for report in run.reports:
+    for report in run.results:
         mean = sum(row[f"{report.subject}.exact_match"] for row in rows) / len(rows)
         assert mean == pytest.approx(report.metrics["exact_match"])
 
@@ -79,7 +79,7 @@ def test_rows_are_a_data_frame(run: Run) -> None:
     pytest.importorskip("pandas")
     frame = run.frame("qa")
     assert frame.shape == (60, 11)
-    assert frame["merged.exact_match"].mean() == pytest.approx(run.reports[-1].metrics["exact_match"])
+    assert frame["merged.exact_match"].mean() == pytest.approx(run.results[-1].metrics["exact_match"])
 
 
 def test_without_pandas_the_way_out_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,8 +46,8 @@ def test_chat_is_kept_as_it_went_to_the_model(renders: Project) -> None:
         shot = rows_of(renders, "fewshot")[0]["rendered"]
         assert shot.endswith(f"<user>{text}<assistant>") and shot.count("<user>") == 4
         again = renders.run().report
-    assert [(r.asked, r.remembered) for r in once.reports] == [(60, 0)] * 4
-    assert [(r.asked, r.remembered) for r in again.reports] == [(60, 60)] * 4
+    assert [(r.requests, r.cache_hits) for r in once.results] == [(60, 0)] * 4
+    assert [(r.requests, r.cache_hits) for r in again.results] == [(60, 60)] * 4
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_text_that_is_sent_as_it_stands_is_kept_once(suite: Project) -> None:
 
 
 def test_perplexity_is_one(suite: Project) -> None:
-    """A row's perplexity stands under its name, its nats a token beside it; older files are read as they were meant."""
+    """A row's perplexity stands under its name, its nats per token beside it; older files are read too."""
     texts = [{"id": f"t{i}", "text": f"line {i} of text"} for i in range(5)]
     suite.write({"suite.toml": SUITE + TEXTS, "texts.jsonl": texts}).run()
     for row in rows_of(suite, "merged", "fit"):
@@ -99,7 +99,7 @@ def test_perplexity_is_one(suite: Project) -> None:
     [run] = suite.folder.glob("reports/*")
     weighed = [(metric_value(r, "perplexity"), r["weight"]) for r in rows_of(suite, "merged", "fit")]
     whole = math.exp(sum(v * w for v, w in weighed) / sum(w for _, w in weighed))
-    metrics = json.loads((run / "report.json").read_text("utf-8"))["reports"]
+    metrics = json.loads((run / "report.json").read_text("utf-8"))["results"]
     assert {m["eval"]: m for m in metrics if m["subject"] == "merged"}["fit"]["metrics"]["perplexity"] == pytest.approx(
         whole
     )

@@ -23,7 +23,7 @@ from harness.reports.summary import (
 )
 
 PASSED = Verdict("floor", "merged", Outcome.PASS, "", "qa.acc", "at least 0.5", True)
-PASSED = replace(PASSED, estimate=0.8, lower=0.7, upper=0.9, threshold=0.5, about=ClaimSpec("bound", 1, 0.5))
+PASSED = replace(PASSED, estimate=0.8, lower=0.7, upper=0.9, threshold=0.5, claim_spec=ClaimSpec("bound", 1, 0.5))
 CLOSE = replace(PASSED, gate="close", lower=0.55, upper=0.95)
 FAILED = replace(PASSED, gate="fails", outcome=Outcome.FAIL, estimate=0.3, lower=0.2, upper=0.4)
 OPEN = replace(PASSED, gate="open", outcome=Outcome.INCONCLUSIVE, estimate=0.5, lower=0.4, upper=0.6)
@@ -38,7 +38,7 @@ def made(*verdicts: Verdict, **fields: Any) -> Run:
     reports = [ItemResult("s::merged::qa", "merged", "qa", "done", better={"acc": "higher", "loss": "lower"})]
     reports[0] = replace(reports[0], verdicts=verdicts)
     codes = [v.outcome for v in verdicts if v.blocks_release]
-    given: dict[str, Any] = {"exit_code": int(bool(codes)), "gates": len(verdicts), "reports": reports}
+    given: dict[str, Any] = {"exit_code": int(bool(codes)), "gates": len(verdicts), "results": reports}
     return Run("s", "s.toml", "", 0, 0.05, "m", "2026-11-26T09:00:00+00:00", "0", **given | fields)
 
 
@@ -61,7 +61,7 @@ SAID = {
     "nothing ships: no gate was decided": made(),
     "nothing ships: the run ended early before a gate was decided": made(problem="interrupted"),
     "nothing ships: one gate failed, the run ended early": made(FAILED, problem="interrupted"),
-    "nothing ships: one check failed": made(PASSED, flags=[Finding("error", "what")], exit_code=1),
+    "nothing ships: one check failed": made(PASSED, findings=[Finding("error", "what")], exit_code=1),
     "nothing ships: 1 of 2 gates were not decided": made(PASSED, gates=2, exit_code=6),
     "nothing ships: a run on selection splits confirms nothing": made(PASSED, selecting=True, exit_code=6),
     "nothing ships: no blocking gate is on the shipping candidate": made(replace(PASSED, blocking=False)),
@@ -85,10 +85,17 @@ def test_worst_gate_comes_first() -> None:
 
 def test_gain_is_what_a_gate_proved_of_what_ships() -> None:
     """Of shares of rows first; no gain is one that is not claimed, not proven, or of what does not ship."""
-    better = replace(PASSED, gate="better", estimate=0.1, about=ClaimSpec("difference", 1, 0.0, scale="proportion"))
-    longer = replace(better, gate="longer", estimate=9.0, about=ClaimSpec("difference", 1, 0.0, scale="mean"))
+    better = replace(
+        PASSED, gate="better", estimate=0.1, claim_spec=ClaimSpec("difference", 1, 0.0, scale="proportion")
+    )
+    longer = replace(better, gate="longer", estimate=9.0, claim_spec=ClaimSpec("difference", 1, 0.0, scale="mean"))
     assert largest_gain(made(PASSED, longer, better)) == better and largest_gain(made(PASSED, longer)) == longer
-    for v in (OPEN, PASSED, replace(better, about=ClaimSpec("difference", 1, -0.1)), replace(better, decides=False)):
+    for v in (
+        OPEN,
+        PASSED,
+        replace(better, claim_spec=ClaimSpec("difference", 1, -0.1)),
+        replace(better, decides=False),
+    ):
         assert largest_gain(made(v)) is None
 
 
@@ -96,7 +103,7 @@ def test_losses_that_no_gate_says_are_proven() -> None:
     """They are of what was made, of metrics that are named, the largest share of rows first."""
     lost = Change("qa", "acc", 0.9, 0.8, 60, 1, 7, (), (), -0.1, -0.19, -0.02, "proportion", "adapter", "merged")
     worse = replace(lost, metric="loss", scale="mean", estimate=3.0, lower=2.0, upper=4.0)
-    more = replace(PASSED, gate="loss", metric="qa.loss", about=ClaimSpec("bound", -1, 1.0))
+    more = replace(PASSED, gate="loss", metric="qa.loss", claim_spec=ClaimSpec("bound", -1, 1.0))
     assert ungated_losses(made(PASSED, more, changes=(worse, lost))) == [lost, worse]
     assert (
         ungated_losses(
@@ -125,8 +132,10 @@ def test_distance_is_in_half_widths() -> None:
     """From the bound that must clear the limit, on the side that the claim or the metric's direction says."""
     assert distance_to_limit(PASSED) == pytest.approx(2)
     assert distance_to_limit(FAILED) == pytest.approx(-3)
-    assert distance_to_limit(replace(PASSED, about=ClaimSpec("bound", -1, 1.0), threshold=1.0)) == pytest.approx(1)
-    assert distance_to_limit(replace(PASSED, about=ClaimSpec("difference", -1, 0.1), threshold=1.1)) == pytest.approx(2)
+    assert distance_to_limit(replace(PASSED, claim_spec=ClaimSpec("bound", -1, 1.0), threshold=1.0)) == pytest.approx(1)
+    assert distance_to_limit(
+        replace(PASSED, claim_spec=ClaimSpec("difference", -1, 0.1), threshold=1.1)
+    ) == pytest.approx(2)
     assert distance_to_limit(replace(PASSED, lower=0.8, upper=0.8)) == float("inf")
     assert distance_to_limit(replace(OPEN, lower=None)) == float("-inf")
-    assert distance_to_limit(replace(PASSED, about=None)) == float("inf")
+    assert distance_to_limit(replace(PASSED, claim_spec=None)) == float("inf")

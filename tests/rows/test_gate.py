@@ -42,7 +42,7 @@ def test_what_is_written_says_the_same(gate: Gate, table: Table, tmp_path: Path)
     base, candidate = table("base", asked(RIGHT)), table("candidate", asked([*worse(60)[:-1], 1]))
     said = gate(base, candidate, "--json", "--junit-xml", "out.xml")
     run = read_json(said.out)["run"]
-    (verdict,) = run["reports"][1]["verdicts"]
+    (verdict,) = run["results"][1]["verdicts"]
     assert verdict["outcome"] == "FAIL" and TRUST in verdict["why"] and verdict["lost_count"] == 60
     (folder,) = (tmp_path / "reports").glob("gate-*")
     assert TRUST in (folder / "report.json").read_text("utf-8")
@@ -57,7 +57,7 @@ def test_a_verdict_is_that_of_our_own_tests(gate: Gate, table: Table) -> None:
     from harness.stats.hypothesis_tests import tango
 
     said = gate(table("base", asked(RIGHT)), table("candidate", asked([*worse(5)[:-1], 1])), "--json")
-    (verdict,) = read_json(said.out)["run"]["reports"][1]["verdicts"]
+    (verdict,) = read_json(said.out)["run"]["results"][1]["verdicts"]
     assert verdict["lower"] == tango(1, 5, 400, 0.02, 0.05).lower and verdict["method"] == "Tango score"
 
 
@@ -80,7 +80,7 @@ def test_order_and_sides_change_nothing(gate: Gate, table: Table, seed: int) -> 
     told = []
     for base, candidate in (rows, mixed, rows[::-1]):
         said = gate(table("base", base), table("candidate", candidate), "--json", claim=("--worse-by-at-most", "0.04"))
-        (verdict,) = read_json(said.out)["run"]["reports"][1]["verdicts"]
+        (verdict,) = read_json(said.out)["run"]["results"][1]["verdicts"]
         told.append(verdict)
     same = ("outcome", "lower", "upper", "p_pass", "won_count", "lost_count", "n")
     assert [told[0][k] for k in same] == [told[1][k] for k in same]
@@ -121,7 +121,7 @@ def test_a_missing_base_row_counts_against_the_claim(gate: Gate, table: Table) -
     said = gate(
         table("b", asked([None] * 20 + [0] * 380)), table("c", asked([0] * 400)), "--missing", "wrong", "--json"
     )
-    (verdict,) = read_json(said.out)["run"]["reports"][1]["verdicts"]
+    (verdict,) = read_json(said.out)["run"]["results"][1]["verdicts"]
     assert (verdict["baseline"], verdict["outcome"], verdict["won_count"]) == (0.0, "INCONCLUSIVE", 0)
     assert verdict["lower"] <= -0.05
     assert (
@@ -151,7 +151,7 @@ def test_repeats_are_one_row(gate: Gate, table: Table) -> None:
     thrice = [{**row, "run": k, "score": int(i % 3 == k)} for i, row in enumerate(asked(RIGHT)) for k in range(3)]
     base = table("base", thrice)
     said = gate(base, table("candidate", [dict(row, x=1) for row in thrice]), "--repeat", "run", "--json")
-    (verdict,) = read_json(said.out)["run"]["reports"][1]["verdicts"]
+    (verdict,) = read_json(said.out)["run"]["results"][1]["verdicts"]
     assert verdict["n"] == 400 and verdict["value"] == pytest.approx(1 / 3)
     once = table("candidate", [row for row in thrice if row["run"] == 0])
     assert "--allow epochs" in gate(base, once, "--repeat", "run").err
@@ -167,7 +167,7 @@ def test_repeats_are_one_row(gate: Gate, table: Table) -> None:
         (
             {"score": 41.2},
             [],
-            'is unknown; use --higher or --lower (better = "higher" in a suite and in Python)',
+            'is unknown; use --higher or --lower (better = "higher" in a suite)',
         ),
         (
             {"score": 41.2},
@@ -206,7 +206,7 @@ def test_slices_and_clusters_are_read(gate: Gate, table: Table) -> None:
     rows = [{**row, "doc": f"d{i // 4}", "lang": "de" if i % 4 else "en"} for i, row in enumerate(asked(RIGHT))]
     worse_ = [{**row, "score": 0 if i % 4 == 0 and i < 160 else row["score"]} for i, row in enumerate(rows)]
     said = gate(table("base", rows), table("candidate", worse_), "--cluster", "doc", "--slice", "lang", "--json")
-    (verdict,) = read_json(said.out)["run"]["reports"][1]["verdicts"]
+    (verdict,) = read_json(said.out)["run"]["results"][1]["verdicts"]
     assert verdict["clusters"] == 100 and "lang=en" in verdict["driver"]
 
 

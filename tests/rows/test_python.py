@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable
 from decimal import Decimal
@@ -12,7 +13,7 @@ import pytest
 
 import harness
 from harness import Outcome, UsageError
-from harness.rows import api
+from harness.rows import wording
 from tests.helpers.others import asked
 
 Table = Callable[..., Path]
@@ -138,15 +139,38 @@ def test_a_misspelt_argument_is_a_type_error() -> None:
         harness.run("suite.toml", limt=3)  # type: ignore[call-arg]
 
 
-def test_errors_of_the_command_name_arguments_in_python() -> None:
-    """Whatever option the rows' messages name is an argument of `harness.gate`, with its value; others are left."""
+def test_messages_write_options_as_the_caller_does() -> None:
+    """No message of the rows has an option of the command by itself, so each caller reads its own spelling."""
     option = re.compile(r"--[a-z][a-z_-]*")
-    texts = [p.read_text("utf-8") for p in (Path(api.__file__).parent).rglob("*.py") if p.name != "commands.py"]
-    named = {found for text in texts for found in option.findall(text)} - OF_OTHERS
-    for name in named:
-        assert "--" not in api.OPTION.sub(api._argument, f"rows: {name} X"), name
-    rewritten = api.OPTION.sub(api._argument, "say --scale mean, --repeats 3: or --allow shots, --only-common")
-    assert rewritten == 'say scale="mean", repeats=3: or allow="shots", only_common=True'
+    texts = {p: p.read_text("utf-8") for p in Path(wording.__file__).parent.rglob("*.py") if p.name != "wording.py"}
+    raised = {
+        found
+        for text in texts.values()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Raise)
+        for found in option.findall(ast.unparse(node))
+    }
+    assert raised - OF_OTHERS == set()
+
+
+OPTIONS = [
+    (("scale", "mean"), "--scale mean", 'scale="mean"'),
+    (("repeats", 3), "--repeats 3", "repeats=3"),
+    (("alpha", 0.05), "--alpha 0.05", "alpha=0.05"),
+    (("allow", "task-version"), "--allow task-version", 'allow="task-version"'),
+    (("only_common", True), "--only-common", "only_common=True"),
+    (("better", "higher"), "--higher", 'better="higher"'),
+    (("tool",), "--as", "tool"),
+    (("base_score",), "--base-score", "base_score"),
+]
+
+
+@pytest.mark.parametrize(("given", "command", "python"), OPTIONS)
+def test_an_option_is_written_for_its_caller(given: tuple[str, object], command: str, python: str) -> None:
+    """A flag for the command, a keyword argument in Python; after the call it is the command's again."""
+    with wording.words_for("python"):
+        assert wording.write_option(*given) == python
+    assert wording.write_option(*given) == command
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from harness import UsageError
 from harness.rows.pairing import pair_rows
 from harness.rows.readers import READERS, find_reader, inspect, read_run_rows
 from harness.rows.records import RawRow, RawRows, Wanted
-from harness.rows.safe_read import Files
+from harness.rows.safe_read import SafeFiles
 from tests.helpers.others import Said
 
 FILES = Path(__file__).parents[1] / "fixtures" / "rows"
@@ -185,7 +185,7 @@ def test_inspect_zips_that_lead_astray(library: bool, tmp_path: Path, monkeypatc
     if library and not inspect.has_library():
         pytest.skip("inspect_ai is not installed")
     monkeypatch.setattr(inspect, "has_library", lambda: library)
-    header = Files(INSPECT).members(INSPECT / "one_error.eval")["header.json"]()
+    header = SafeFiles(INSPECT).read_zip(INSPECT / "one_error.eval")["header.json"]()
     monkeypatch.setattr("harness.rows.safe_read.MEMBER", 1 << 20)
     bomb = packed(tmp_path / "bomb.eval", {"header.json": header, "samples/a.json": b" " * (1 << 21)})
     assert ": unpacks to more than" in refused(bomb)

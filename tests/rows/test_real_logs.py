@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from harness import Gated, UsageError, gate
+from harness import GateResult, UsageError, gate
 from harness.rows.readers import read_run_rows
 from harness.rows.records import Wanted
 
@@ -64,7 +64,7 @@ def changes(base: Scores, candidate: Scores) -> tuple[int, int, int]:
     return sum(up > 0 for up in ups), sum(up < 0 for up in ups), len(ups)
 
 
-def agree(gated: Gated, base: Scores, candidate: Scores, limit: float) -> None:
+def agree(gated: GateResult, base: Scores, candidate: Scores, limit: float) -> None:
     """Assert that a verdict on 0/1 rows is what Tango's score test of these makes it."""
     won, lost, n = changes(base, candidate)
     v = gated.verdict

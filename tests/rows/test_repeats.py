@@ -17,7 +17,7 @@ Gate, Table = Callable[..., Said], Callable[..., Path]
 
 def verdict(said: Said) -> dict[str, Any]:
     """Return the verdict of a comparison printed as JSON."""
-    (found,) = read_json(said.out)["run"]["reports"][1]["verdicts"]
+    (found,) = read_json(said.out)["run"]["results"][1]["verdicts"]
     assert isinstance(found, dict)
     return found
 

@@ -52,7 +52,7 @@ def test_a_metric_may_be_called_as_a_key_of_a_row_is() -> None:
     assert prompt_of(make_row(3, sample, score, ["arguments"])) == "né?"
     told = scores_without_texts(evidence_row(3, sample, score, ["arguments"]))
     assert told["values"] == {"arguments": 0.5} and "né" not in str(told)
-    assert {name: told[name] for name in sample.hashes} == sample.hashes
+    assert {name: told[name] for name in sample.digests} == sample.digests
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_the_verdict_is_the_same_in_every_layout(run: Path, gate: Callable[..., 
         said = gate(*words, "--json")
         assert said.code == 0, said.err
         found.append(json.loads(said.out))
-    told = [one["run"]["reports"][-1]["verdicts"][0] for one in found]
+    told = [one["run"]["results"][-1]["verdicts"][0] for one in found]
     numbers = [[verdict[k] for k in ("estimate", "lower", "upper", "p_pass", "n")] for verdict in told]
     assert numbers[0] == numbers[1] == numbers[2]
 

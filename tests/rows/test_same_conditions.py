@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.cli.main import main
 from harness.errors import UsageError
 from harness.rows.comparability import ANSWERS, NAMES, compare_facts
@@ -203,7 +203,7 @@ def test_a_ledger_without_a_suffix_has_a_folder_of_its_own(
     rows = [{"id": f"q{i}", "input": f"question {i}", "score": i % 2} for i in range(40)]
     said = gate(table("base", rows), table("candidate", [{**row, "score": 1} for row in rows]))
     assert said.code in (0, 6) and (tmp_path / "attempts").is_file(), said.err
-    assert [*(tmp_path / "attempts.rows").iterdir()] and digest_of([]) not in said.out
+    assert [*(tmp_path / "attempts.rows").iterdir()] and digest_value([]) not in said.out
 
 
 def _with_settings(**told: Any) -> RawRows:

@@ -64,14 +64,14 @@ def test_what_gate_writes_is_the_same_gate(gate: Gate, table: Table, run: Callab
     worse = [{**row, "score": score} for row, score in zip(rows, WORSE, strict=True)]
     said = gate(table("b", rows), table("c", worse), "--slice", "lang", "--write-suite", "kept/mine.toml", "--json")
     again = run((tmp_path / "kept" / "mine.toml").read_text("utf-8").replace("../", ""), "--json")
-    verdicts = [read_json(one.out)["run"]["reports"][1]["verdicts"] for one in (said, again)]
+    verdicts = [read_json(one.out)["run"]["results"][1]["verdicts"] for one in (said, again)]
     assert said.code == again.code and verdicts[0] == verdicts[1] and verdicts[0][0]["attempt"] == 1
 
 
 def test_several_gates_stand_with_each_other(run: Callable[..., Said]) -> None:
     """Gates require each other as in any suite, and a second candidate is tested at its share of the risk."""
     said = run(SUITE, "--json")
-    verdicts = read_json(said.out)["run"]["reports"][1]["verdicts"]
+    verdicts = read_json(said.out)["run"]["results"][1]["verdicts"]
     assert said.code == 0 and [(v["gate"], v["outcome"]) for v in verdicts] == [("no-worse", "PASS"), ("high", "PASS")]
     failing = run(SUITE.replace("min = 0.6", "min = 0.9"))
     assert failing.code == 1 and "FAIL  high" in failing.out
@@ -80,9 +80,9 @@ def test_several_gates_stand_with_each_other(run: Callable[..., Said]) -> None:
 @pytest.mark.slow
 def test_an_attempt_is_spent(run: Callable[..., Said], table: Table) -> None:
     """With attempts = "spend" the second candidate is tested at less."""
-    first = read_json(run(SUITE, "--json").out)["run"]["reports"][1]["verdicts"][0]
+    first = read_json(run(SUITE, "--json").out)["run"]["results"][1]["verdicts"][0]
     table("candidate", asked([0, 1, *WORSE[2:]]))
-    second = read_json(run(SUITE, "--json").out)["run"]["reports"][1]["verdicts"][0]
+    second = read_json(run(SUITE, "--json").out)["run"]["results"][1]["verdicts"][0]
     assert (first["attempt"], second["attempt"]) == (1, 2) and second["alpha"] < first["alpha"] <= 0.05
 
 
@@ -193,7 +193,7 @@ versus = "base"
         ('binding = "none"' + CLAIMED + "worse_by_at_most = 0.01", "no blocking gate implies it"),
         ('binding = "none"\ngates = ["other"]', "(gates)"),
         ('binding = "none"\nharness = "9"', "(harness)"),
-        ('binding = "none"\nremembered = false', "(remembered)"),
+        ('binding = "none"\ncached_answers = false', "(cached_answers)"),
         ('binding = "none"\nplugins = []', "(plugins)"),
         ('binding = "none"\nledger = "known"', "(ledger)"),
         ('binding = "none"\nstages = ["merged"]', "(stages)"),

@@ -82,10 +82,10 @@ def test_a_lone_surrogate_is_a_text(gate: Gate, tmp_path: Path) -> None:
 
 def test_a_file_that_is_being_written_is_refused(tmp_path: Path, table: Table) -> None:
     """A file that changes while it is read holds nobody's rows."""
-    from harness.rows.safe_read import Files
+    from harness.rows.safe_read import SafeFiles
 
     path = table("rows", asked([1] * 5000))
-    lines = Files(tmp_path).lines(path)
+    lines = SafeFiles(tmp_path).read_json_lines(path)
     next(lines)
     with path.open("a") as f:
         f.write('{"id": "late"')

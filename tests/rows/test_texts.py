@@ -118,7 +118,7 @@ def test_slices_have_their_values(gate: Gate, tmp_path: Path) -> None:
     rows = [{**row, "kind": "ab"[i % 2]} for i, row in enumerate(_rows())]
     assert gate(*_pair(tmp_path, rows), "--slice", "kind").code == 0
     report = json.loads(next(tmp_path.glob("reports/gate-*Z/report.json")).read_text("utf-8"))
-    found = {item["subject"]: item["slices"]["kind"] for item in report["reports"]}
+    found = {item["subject"]: item["slices"]["kind"] for item in report["results"]}
     assert found["base"]["a"] == {"n": 200.0, "score": 0.8} and found["candidate"]["a"]["score"] == 0.795
 
 

@@ -565,9 +565,9 @@ def test_a_plan_asks_at_a_small_alpha_what_a_gate_asks() -> None:
     right, ones = [float(v > 0.75) for v in values], [1.0] * len(values)
     of, alpha = totals(right, ones, labels), hypothesis_tests.attempt_alpha(ALPHA, 6)
     one = hypothesis_tests.cluster_t(right, ones, labels, 0.5, alpha, support=(0.0, 1.0))
-    many = mean_tests.judge_datasets(of, "share", alpha)(0.5)
+    many = mean_tests.make_p_function(of, "share", alpha)(0.5)
     assert (one.p_pass, one.p_fail) == pytest.approx((float(many[0]), float(many[1])))
-    assert one.p_pass != pytest.approx(float(mean_tests.judge_datasets(of, "share", ALPHA)(0.5)[0]), rel=0.01)
+    assert one.p_pass != pytest.approx(float(mean_tests.make_p_function(of, "share", ALPHA)(0.5)[0]), rel=0.01)
 
 
 def test_bootstrap_treats_a_broken_resample_as_evidence_against_both_verdicts() -> None:
@@ -662,14 +662,14 @@ def test_false_passes_where_a_tail_hides(what: str, highest: float) -> None:
     if what == "share in uneven clusters":
         weights = np.broadcast_to(sizes, (runs, 200))
         right = rng.binomial(weights.astype(int), rng.beta(0.95, 0.05, (runs, 200)))
-        found = mean_tests.judge_datasets(ratio.estimate_ratio(right.astype(float), weights), "share", ALPHA)(0.95)
+        found = mean_tests.make_p_function(ratio.estimate_ratio(right.astype(float), weights), "share", ALPHA)(0.95)
     else:
         nats = {
             "pareto": lambda: 0.5 - rng.pareto(3, (runs, 60)),
             "lognormal": lambda: np.exp(0.32) - rng.lognormal(0, 0.8, (runs, 60)),
             "normal": lambda: rng.standard_normal((runs, 60)),
         }[what]()
-        found = mean_tests.judge_datasets(ratio.estimate_ratio(nats * tokens, tokens), "ratio", ALPHA)(0.0)
+        found = mean_tests.make_p_function(ratio.estimate_ratio(nats * tokens, tokens), "ratio", ALPHA)(0.0)
     assert (found[0] <= ALPHA).mean() <= highest
 
 
@@ -738,8 +738,14 @@ def test_holm_is_statsmodels() -> None:
 
 def test_a_budget_is_met_or_not() -> None:
     """A size has no uncertainty: on the budget is within it, one byte over is not."""
-    assert (hypothesis_tests.point(-100, -100).p_pass, hypothesis_tests.point(-100, -100).p_fail) == (0.0, 1.0)
-    assert (hypothesis_tests.point(-101, -100).p_pass, hypothesis_tests.point(-101, -100).p_fail) == (1.0, 0.0)
+    assert (
+        hypothesis_tests.compare_exact_value(-100, -100).p_pass,
+        hypothesis_tests.compare_exact_value(-100, -100).p_fail,
+    ) == (0.0, 1.0)
+    assert (
+        hypothesis_tests.compare_exact_value(-101, -100).p_pass,
+        hypothesis_tests.compare_exact_value(-101, -100).p_fail,
+    ) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -754,7 +760,7 @@ def test_not_a_number_is_an_error(bad: float) -> None:
     with pytest.raises(ValueError, match="finite"):
         hypothesis_tests.paired_ratio([1.0, bad], [1.0, 1.0], [1.0, 1.0], None, 0.5, ALPHA)
     with pytest.raises(ValueError, match="finite"):
-        hypothesis_tests.point(bad, 1.0)
+        hypothesis_tests.compare_exact_value(bad, 1.0)
     with pytest.raises(ValueError, match="finite"):
         hypothesis_tests.cluster_bootstrap(lambda rows: bad, [1, 2, 3], 0.5, ALPHA)
     with pytest.raises(ValueError, match="counts must be integers of 1 or more rows"):

@@ -81,7 +81,7 @@ def test_a_waived_finding_is_in_every_output(leaked: Path) -> None:
     """Report, page, card, manifest and claims have name, reason and date."""
     report = json.loads(next(leaked.glob("reports/*/report.json")).read_text("utf-8"))
     assert f"D10-exact was ignored, {SAYS}" in report["conclusions"]
-    (flag,) = (f for f in report["flags"] if f["code"] == "D10-exact")
+    (flag,) = (f for f in report["findings"] if f["code"] == "D10-exact")
     assert (flag["severity"], flag["ignored"], flag["waiver"]["by"]) == ("error", SAYS, "ada")
     export = leaked / "exports/fake"
     assert f"- **D10-exact** (ignored): {SAYS}" in (export / "README.md").read_text("utf-8")

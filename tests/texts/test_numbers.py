@@ -52,7 +52,7 @@ def test_sizes(count: int, written: str) -> None:
 )
 def test_differences(scale: str, value: float, written: str) -> None:
     """A difference has the digits of the metric that it is of."""
-    assert OnScale(scale).shown(value) == written
+    assert OnScale(scale).format_change(value) == written
 
 
 def test_a_merge_is_told_with_the_digits_of_the_table() -> None:
@@ -60,4 +60,4 @@ def test_a_merge_is_told_with_the_digits_of_the_table() -> None:
     change = Change("qa", "ms", 1234.56, 2345.6, 40, 0, 40, estimate=1111.04, lower=1012.5, upper=1209.6, scale="mean")
     told = _words(change, "merging")
     assert f"({format_metric(change.theirs)} to {format_metric(change.ours)}, " in told
-    assert f"{OnScale('mean').shown(1111.04)} [+1,012, +1,210])" in told
+    assert f"{OnScale('mean').format_change(1111.04)} [+1,012, +1,210])" in told

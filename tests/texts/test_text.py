@@ -127,7 +127,7 @@ def test_a_line_of_millions_of_characters_is_cut(capsys: pytest.CaptureFixture[s
     from harness.texts.printing import print_line
 
     print_line("x" * 2_000_000)
-    Screen().line("y" * 2_000_000)
+    Screen().print_line("y" * 2_000_000)
     printed = capsys.readouterr().out
     assert printed.count("and 1,990,000 characters more") == 2
     assert len(printed) < 21_000

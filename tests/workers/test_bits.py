@@ -14,8 +14,8 @@ from harness.errors import UsageError
 from harness.records.models import ModelRef, Sampling
 from harness.workers import chunks, gpus
 from harness.workers.loading import load_in_process
-from harness.workers.local import Local
-from harness.workers.pool import Opening, Pool
+from harness.workers.local import LocalWorkers
+from harness.workers.pool import LoadRequest, Pool
 
 OPTIONS = {"dtype": "bfloat16", "device": "cpu", "threads": 1}
 
@@ -56,8 +56,10 @@ def test_one_process_and_one_two_and_five_workers_give_the_same_bits(monkeypatch
             one.logprobs([("a", "")])
     assert len(signs) > 20  # pieces
     for count in (1, 2, 5):
-        pool = Pool(Local(str(count)), Opening("hf", refs, str(Path.cwd() / "none.toml"), []), lambda _: None)
-        with pool.loaded() as [one, other]:
+        pool = Pool(
+            LocalWorkers(str(count)), LoadRequest("hf", refs, str(Path.cwd() / "none.toml"), []), lambda _: None
+        )
+        with pool.load_models() as [one, other]:
             if count == 2:
                 stream = one.stream_generate(["say a", "say b"], max_new_tokens=2)  # type: ignore[attr-defined]
                 os.kill(pool.alive[0]._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]

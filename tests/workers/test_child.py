@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from harness.errors import CheckFailed, UsageError
+from harness.errors import CheckFailedError, UsageError
 from harness.records.models import ModelRef
 from harness.testing import ROWS, SUITE, TRAIN, Project, write_fake
 from harness.workers import gpus, local
 from harness.workers.gpus import worker_environment
-from harness.workers.local import Child, Local
-from harness.workers.pool import Opening, Pool, WorkersGoneError
+from harness.workers.local import ChildWorker, LocalWorkers
+from harness.workers.pool import LoadRequest, Pool, WorkersGoneError
 from harness.workers.protocol import (
     LENGTH,
     PROTOCOL,
@@ -59,9 +59,9 @@ def harness_loaders():
 
 
 @pytest.fixture
-def child() -> Iterator[Child]:
+def child() -> Iterator[ChildWorker]:
     """A worker with a fake model open."""
-    made = Child(sys.executable, "worker 1", worker_environment(None, ours=True))
+    made = ChildWorker(sys.executable, "worker 1", worker_environment(None, ours=True))
     yield made
     made.close()
     assert gone(made._process.pid)
@@ -80,7 +80,7 @@ def gone(pid: int) -> bool:
     return False
 
 
-def said(child: Child, message: dict[str, Any] | str) -> dict[str, Any]:
+def said(child: ChildWorker, message: dict[str, Any] | str) -> dict[str, Any]:
     """Return what a worker replies."""
     return unpack_message(child.send(message if isinstance(message, str) else pack_message(message)).result(60))
 
@@ -88,11 +88,11 @@ def said(child: Child, message: dict[str, Any] | str) -> dict[str, Any]:
 def opening(folder: Path, loader: str = "fake") -> str:
     """Return the message that opens the fake model in a folder."""
     ref = ModelRef("base", str(write_fake(folder / "base", 0.3)))
-    return Opening(loader, [ref], "", ["harness.testing"]).message()
+    return LoadRequest(loader, [ref], "", ["harness.testing"]).message()
 
 
 @pytest.mark.slow
-def test_a_worker_answers_as_the_model_does_here(child: Child, tmp_path: Path) -> None:
+def test_a_worker_answers_as_the_model_does_here(child: ChildWorker, tmp_path: Path) -> None:
     """Answers, scores, divergences, facts and errors come over as they are."""
     from harness.testing import FakeSubject
 
@@ -118,13 +118,13 @@ def numbered(answers: Iterable[Any]) -> list[list[Any]]:
     "message",
     ['{"do": "eval"}', "[]", "nothing", "{}", '{"do": "ask", "method": "close"}', '{"do": "open"}', '{"do": "load"}'],
 )
-def test_what_is_no_message_is_an_error_and_no_end(message: str, child: Child, tmp_path: Path) -> None:
+def test_what_is_no_message_is_an_error_and_no_end(message: str, child: ChildWorker, tmp_path: Path) -> None:
     """An unknown message, method or model is told, and the next one is answered."""
     assert said(child, message)["error"]["messages"]
     assert "identity" in said(child, opening(tmp_path))
 
 
-def test_a_killed_worker_is_lost_with_how_it_ended(child: Child) -> None:
+def test_a_killed_worker_is_lost_with_how_it_ended(child: ChildWorker) -> None:
     """Whoever waits hears the signal."""
     os.kill(child._process.pid, signal.SIGSTOP)
     future = child.send("{}")
@@ -136,7 +136,7 @@ def test_a_killed_worker_is_lost_with_how_it_ended(child: Child) -> None:
 
 
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", LENGTH.pack(1 << 40), LENGTH.pack(10) + b"{}"], ids=repr)
-def test_garbage_ends_a_worker(data: bytes, child: Child) -> None:
+def test_garbage_ends_a_worker(data: bytes, child: ChildWorker) -> None:
     """What is no message, is too long, or is cut off ends it, and nothing hangs."""
     assert child._process.stdin
     child._process.stdin.write(data)
@@ -147,7 +147,7 @@ def test_garbage_ends_a_worker(data: bytes, child: Child) -> None:
 @pytest.mark.parametrize("data", [b"Welcome to Python!", LENGTH.pack(1 << 40), LENGTH.pack(10) + b"{}", b""], ids=repr)
 def test_garbage_from_a_worker_is_a_loss(data: bytes, tmp_path: Path) -> None:
     """Whatever a program says that is no worker, its message is refused and it is ended."""
-    made = Child(
+    made = ChildWorker(
         program(tmp_path, f"import sys; sys.stdout.buffer.write({data!r}); print('oh no', file=sys.stderr)"), "w", {}
     )
     with pytest.raises(WorkerLostError, match="oh no"):
@@ -170,9 +170,11 @@ def test_garbage_from_a_worker_is_a_loss(data: bytes, tmp_path: Path) -> None:
 )
 def test_who_ended_a_worker_is_told(code: str, says: str, tmp_path: Path) -> None:
     """What we ended says why, and not that a signal came; what ended by itself says how; three tries are made."""
-    ref, crew = ModelRef("base", "x"), Local("1", program(tmp_path, code))
+    ref, crew = ModelRef("base", "x"), LocalWorkers("1", program(tmp_path, code))
     with pytest.raises(WorkersGoneError) as caught:
-        Pool(crew, Opening("fake", [ref], "", []), lambda _: None, patience=0.5 if "heartbeat" in says else 60).open()
+        Pool(
+            crew, LoadRequest("fake", [ref], "", []), lambda _: None, patience=0.5 if "heartbeat" in says else 60
+        ).start()
     assert says in str(caught.value)
     assert "SIGKILL" not in str(caught.value)
     assert crew.started == 3
@@ -191,9 +193,9 @@ def test_a_worker_ends_with_its_driver(tmp_path: Path) -> None:
     """When the driver is killed its pipe closes, and the worker ends in the middle of what it does."""
     code = (
         "import sys, time; from harness.workers.gpus import worker_environment; "
-        "from harness.workers.local import Child; "
+        "from harness.workers.local import ChildWorker; "
         "from harness.workers.protocol import pack_message; "
-        "made = Child(sys.executable, 'w', worker_environment(None, ours=True)); made.send('{}').result(); "
+        "made = ChildWorker(sys.executable, 'w', worker_environment(None, ours=True)); made.send('{}').result(); "
         "print(made._process.pid, flush=True); time.sleep(60)"
     )
     driver = subprocess.Popen(
@@ -231,7 +233,12 @@ def test_no_key_reaches_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_errors_keep_their_kind_and_run_nothing() -> None:
     """A mistake and a finding arrive as they are; no name of a worker's makes another class."""
-    for error in (UsageError("one", "two"), CheckFailed("broken"), ValueError("odd"), RuntimeError("out of memory")):
+    for error in (
+        UsageError("one", "two"),
+        CheckFailedError("broken"),
+        ValueError("odd"),
+        RuntimeError("out of memory"),
+    ):
         again = error_from_json(json.loads(json.dumps(error_to_json(error))))
         assert (type(again), str(again)) == (type(error), str(error))
     assert str(error_from_json({"kind": "SystemExit", "messages": ["0"]})) == "SystemExit: 0"
@@ -254,14 +261,14 @@ def suite(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 def test_a_suite_runs_on_workers_with_the_same_verdicts(suite: Project) -> None:
     """Metrics, verdicts, lock and attempt are those of one process, and what was asked there is not asked again."""
     here = suite.run()
-    told = [(r.id, r.metrics) for r in here.report.reports]
+    told = [(r.id, r.metrics) for r in here.report.results]
     digest = json.loads(max(suite.folder.glob("reports/*/suite.lock.json")).read_text("utf-8"))["suite"]["digest"]
     there = suite.run("--on", "local:2", "--no-cache")
-    assert (there.code, [(r.id, r.metrics) for r in there.report.reports]) == (0, told)
+    assert (there.code, [(r.id, r.metrics) for r in there.report.results]) == (0, told)
     locked = json.loads(max(suite.folder.glob("reports/*/suite.lock.json")).read_text("utf-8"))
     assert locked["suite"]["digest"] == digest
     cached = suite.run("--on", "local:2")
-    assert all(r.remembered == r.asked for r in cached.report.reports)
+    assert all(r.cache_hits == r.requests for r in cached.report.results)
 
 
 @pytest.mark.parametrize(
@@ -288,8 +295,8 @@ def test_a_worker_alone_sees_every_gpu(
     machine(tmp_path, monkeypatch, *[L4] * 6)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     given: list[str] = []
-    monkeypatch.setattr(local, "Child", lambda python, name, env: given.append(env["CUDA_VISIBLE_DEVICES"]))
-    crew = Local(count)
+    monkeypatch.setattr(local, "ChildWorker", lambda python, name, env: given.append(env["CUDA_VISIBLE_DEVICES"]))
+    crew = LocalWorkers(count)
     crew.start()
     crew.restart()
     assert given == seen
@@ -340,7 +347,7 @@ def test_a_model_answers_in_an_environment_of_its_own(suite: Project) -> None:
 def test_a_worker_that_is_not_the_models_interpreter_is_refused(tmp_path: Path) -> None:
     """A python that is none is a line."""
     with pytest.raises(UsageError, match="name the interpreter of an environment"):
-        Local("1", str(tmp_path / "none")).start()
+        LocalWorkers("1", str(tmp_path / "none")).start()
 
 
 @pytest.mark.slow
@@ -352,10 +359,10 @@ def test_a_pool_of_children_survives_a_kill(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(gpus, "NODES", ())
     monkeypatch.setattr(chunks, "COST", 100)
     ref = ModelRef("base", str(write_fake(tmp_path / "base", 0.3)))
-    pool = Pool(Local("2"), Opening("fake", [ref], "", ["harness.testing"]), lambda _: None)
+    pool = Pool(LocalWorkers("2"), LoadRequest("fake", [ref], "", ["harness.testing"]), lambda _: None)
     prompts = [f"question {i} say w{i}" for i in range(300)]
     pids = set()
-    with pool.loaded() as [subject]:
+    with pool.load_models() as [subject]:
         stream = subject.stream_generate(prompts)  # type: ignore[attr-defined]
         found = dict([next(stream)])
         pids |= {worker._process.pid for worker in pool.alive}  # type: ignore[attr-defined]
@@ -371,4 +378,4 @@ def test_a_pool_of_children_survives_a_kill(tmp_path: Path, monkeypatch: pytest.
     assert len(notes) == 1 and "was lost (was killed by SIGKILL)" in notes[0]
     assert len(pids) == 3 and all(map(gone, pids))
     with pytest.raises(WorkersGoneError):
-        Pool(Local("1"), Opening("fakes", [ref], "", ["harness.testing"]), lambda _: None).open()
+        Pool(LocalWorkers("1"), LoadRequest("fakes", [ref], "", ["harness.testing"]), lambda _: None).start()

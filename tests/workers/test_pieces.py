@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from harness.workers.chunks import COST, InPieces, common_prefix_length, cut_chunks
+from harness.workers.chunks import COST, ChunkedSubject, common_prefix_length, cut_chunks
 
 
 def asked(rng: random.Random) -> list[tuple[str, str]]:
@@ -81,7 +81,7 @@ def test_a_subject_forgets_between_pieces_and_answers_come_in_order() -> None:
 
     subject, told = Counting(), []
     rows = [f"{i:05} " + "x" * 2000 for i in reversed(range(60))]
-    found = InPieces(subject, told.append).generate(rows, max_new_tokens=1)  # type: ignore[arg-type]
+    found = ChunkedSubject(subject, told.append).generate(rows, max_new_tokens=1)  # type: ignore[arg-type]
     assert [text[:5] for text in found] == [row[:5] for row in rows]
     assert [int(text[6:]) for text in found] == sorted((int(text[6:]) for text in found), reverse=True)
     assert subject.forgot == len(told) > 2

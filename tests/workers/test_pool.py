@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from harness.answers import keys
-from harness.errors import CheckFailed, UsageError
+from harness.errors import CheckFailedError, UsageError
 from harness.records.models import ModelRef, Progress, Sampling
 from harness.workers import chunks, pool
-from harness.workers.pool import Opening, Pool, WorkersGoneError
+from harness.workers.pool import LoadRequest, Pool, WorkersGoneError
 from harness.workers.protocol import PROTOCOL, Worker, WorkerLostError
 
-OPENING = Opening("fake", [ModelRef("one", "x"), ModelRef("two", "y")], "suite.toml", [])
+OPENING = LoadRequest("fake", [ModelRef("one", "x"), ModelRef("two", "y")], "suite.toml", [])
 ABOUT = {"protocol": PROTOCOL, "harness": keys.library_versions()["harness"], "versions": {"torch": "2"}}
 
 
@@ -168,7 +168,7 @@ def test_nothing_is_lost_or_doubled(seeds: range, clock: Clock, monkeypatch: pyt
             monkeypatch.setattr(chunks, "TRIES", 1000)
             monkeypatch.setattr(pool, "DEATHS", 1000)
             made = running(crew, clock, monkeypatch, told.append)
-            with made.loaded() as [one, two]:
+            with made.load_models() as [one, two]:
                 answers = one.generate(prompts, **options)  # type: ignore[arg-type]
                 scores = two.logprobs([(p, " end") for p in prompts])
             assert all(worker.closed for worker in crew.all)
@@ -192,7 +192,7 @@ def test_a_row_on_which_workers_die_stops_the_run(
     monkeypatch.setattr(chunks, "COST", size)
     prompts = [f"{i:03} " + "x" * 150 for i in range(40)]
     crew = Crew(0, poison="017", signs=signs)
-    with running(crew, clock, monkeypatch).loaded() as [one, _], pytest.raises(WorkersGoneError) as caught:
+    with running(crew, clock, monkeypatch).load_models() as [one, _], pytest.raises(WorkersGoneError) as caught:
         one.generate(prompts, max_new_tokens=1)
     assert '--on "fake:3": row "017 xxx' in str(caught.value)
     assert "always fails: ended by SIGKILL" in str(caught.value)
@@ -209,7 +209,7 @@ def test_a_row_that_gets_no_answer_costs_no_worker(clock: Clock, monkeypatch: py
     odd = lambda asked: [(i, 7 if "017" in asked["requests"][i] else answer) for i, answer in rows(asked)]  # noqa: E731
     monkeypatch.setattr(crew, "rows", odd)
     made = running(crew, clock, monkeypatch)
-    with made.loaded() as [one, _], pytest.raises(WorkersGoneError) as caught:
+    with made.load_models() as [one, _], pytest.raises(WorkersGoneError) as caught:
         one.generate(prompts, max_new_tokens=1)
     assert '"017 xxx' in str(caught.value)
     assert "an answer is not a text" in str(caught.value)
@@ -229,7 +229,7 @@ def test_rows_that_kill_together_are_told_so(clock: Clock, monkeypatch: pytest.M
 
     monkeypatch.setattr(crew, "reply", many)
     with (
-        running(crew, clock, monkeypatch).loaded() as [one, _],
+        running(crew, clock, monkeypatch).load_models() as [one, _],
         pytest.raises(WorkersGoneError, match="times together, but not in halves; the first is"),
     ):
         one.generate(prompts, max_new_tokens=1)
@@ -239,7 +239,7 @@ def test_without_successors_it_goes_on_with_fewer(clock: Clock, monkeypatch: pyt
     """A crew that has no more workers ends with those it has, and the run stops when none is left."""
     prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
     crew = Crew(3, most=3)
-    with running(crew, clock, monkeypatch).loaded() as [one, _]:
+    with running(crew, clock, monkeypatch).load_models() as [one, _]:
         crew.deaths = 1.0
         with pytest.raises(WorkersGoneError, match="no worker is left"):
             one.generate(prompts, max_new_tokens=1)
@@ -261,7 +261,7 @@ def test_a_successor_that_cannot_start_costs_no_run(clock: Clock, monkeypatch: p
                 return future
             return sent(worker, message, hear)
 
-        with made.loaded() as [one, _], monkeypatch.context() as patched:
+        with made.load_models() as [one, _], monkeypatch.context() as patched:
             patched.setattr(Fake, "send", send)
             stream = one.stream_generate(prompts, max_new_tokens=1)  # type: ignore[attr-defined]
             next(stream)
@@ -283,7 +283,7 @@ def test_a_worker_that_hangs_is_ended(sign: str, clock: Clock, monkeypatch: pyte
     prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
     crew = Crew(0)
     made = running(crew, clock, monkeypatch)
-    with made.loaded() as [one, _]:
+    with made.load_models() as [one, _]:
         one.generate(prompts[:3], max_new_tokens=1)
         step, stuck = crew.step, list[Fake]()
 
@@ -323,7 +323,7 @@ def test_a_slow_worker_that_lives_is_left_alone(rows: bool, clock: Clock, monkey
     crew = Crew(0)
     made = running(crew, clock, monkeypatch)
     prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
-    with made.loaded() as [one, two]:
+    with made.load_models() as [one, two]:
         two.logprobs([(p, " end") for p in prompts])
         step, since = crew.step, dict[int, float]()
 
@@ -349,7 +349,7 @@ def test_a_slow_worker_that_lives_is_left_alone(rows: bool, clock: Clock, monkey
     assert made.lost == 0
 
 
-@pytest.mark.parametrize("kind", [UsageError, CheckFailed, ValueError])
+@pytest.mark.parametrize("kind", [UsageError, CheckFailedError, ValueError])
 def test_the_models_own_errors_arrive_as_they_are(
     kind: type[Exception], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,7 +364,7 @@ def test_the_models_own_errors_arrive_as_they_are(
             return json.dumps({"error": {"kind": kind.__name__, "messages": ["row 13 is odd"], "trace": "Traceback"}})
         return reply(worker, asked)
 
-    with made.loaded() as [one, _]:
+    with made.load_models() as [one, _]:
         monkeypatch.setattr(crew, "reply", fails)
         with pytest.raises(kind, match="row 13 is odd"):
             one.generate(prompts, max_new_tokens=1)
@@ -377,7 +377,7 @@ def test_an_abandoned_stream_leaves_the_workers_to_others(clock: Clock, monkeypa
     """Whoever stops listening, or asks something else in between, gets no one else's answers."""
     prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
     made = running(Crew(5), clock, monkeypatch)
-    with made.loaded() as [one, two]:
+    with made.load_models() as [one, two]:
         stream = one.stream_generate(prompts, max_new_tokens=1)  # type: ignore[attr-defined]
         first = next(stream)
         assert [s.tokens for s in two.logprobs([(p, " end") for p in prompts])] == [1] * 20
@@ -410,7 +410,7 @@ def test_a_worker_unlike_the_others_is_refused(
     crew = Crew(0)
     same = crew.opened
     monkeypatch.setattr(crew, "opened", lambda w: {**same(w), **(opened if w.name == "worker 2" else {})})
-    with pytest.raises(WorkersGoneError) as caught, running(crew, clock, monkeypatch).loaded():
+    with pytest.raises(WorkersGoneError) as caught, running(crew, clock, monkeypatch).load_models():
         pass
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -423,7 +423,7 @@ def test_workers_that_die_while_they_load_stop_the_run(clock: Clock, monkeypatch
     monkeypatch.setattr(crew, "reply", lambda *_: WorkerLostError("ended by SIGKILL"))
     with (
         pytest.raises(WorkersGoneError, match="3 workers died while loading the model, the last:"),
-        running(crew, clock, monkeypatch).loaded(),
+        running(crew, clock, monkeypatch).load_models(),
     ):
         pass
     assert all(worker.closed for worker in crew.all)
@@ -436,4 +436,4 @@ def test_the_opening_names_models_as_they_are(tmp_path: Path) -> None:
 
     seal = Seal("w", {"a": "b"}, None, "base")
     refs = [ModelRef("a", "p", "d", tmp_path, {"load_in_4bit": True}, {"dtype": "float32"}, seal), ModelRef("b", "q")]
-    assert [ref_from_json(told) for told in json.loads(Opening("hf", refs, "s", ()).message())["refs"]] == refs
+    assert [ref_from_json(told) for told in json.loads(LoadRequest("hf", refs, "s", ()).message())["refs"]] == refs

@@ -49,7 +49,7 @@ def test_an_identity_without_the_weights_remembers_no_other_models_answers(proje
     text = SUITE.replace('use = "fake"\npath = "base"', 'use = "keeps"\npath = "base"')
     project.write({"suite.toml": text, "test.jsonl": ROWS, "train.jsonl": TRAIN, "harnessfile.py": FORGETS})
     outcome = project.run("--set", "train.skill=0.05")
-    assert {r.subject: r.remembered for r in outcome.report.reports} == {"base": 0, "adapter": 0, "merged": 0}
+    assert {r.subject: r.cache_hits for r in outcome.report.results} == {"base": 0, "adapter": 0, "merged": 0}
     assert outcome.code == 1
 
 

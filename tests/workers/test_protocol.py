@@ -41,7 +41,7 @@ def test_what_models_give_is_taken() -> None:
     told = [[-1.5, 3, 5, True], [1e-6, 1, 2, False], [-math.inf, 1, 1, False], [0, 0, 0, True]]
     assert read_rows("logprobs", list(enumerate(told)), {0, 1, 2, 3})[0] == (0, Logprob(-1.5, 3, 5, True))
     [(_, said)] = read_rows("generate", [[0, ["a", "length", None, 0, False, 0]]], {0})
-    assert (said, said.ended, said.tokens) == ("a", "length", None)
+    assert (said, said.finish_reason, said.tokens) == ("a", "length", None)
     assert read_rows("token_kl", [[4, [0.0, 3]], [2, [-1e-9, 1]], [3, [math.inf, 2]]], {2, 3, 4})[1] == (2, (-1e-9, 1))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.rows.readers import fields as ask
 from harness.rows.records import Better, RawMetric, RawRow, RawRows, Wanted
-from harness.rows.safe_read import Files, describe_tool_error, parse_score
+from harness.rows.safe_read import SafeFiles, describe_tool_error, parse_score
 
 BESIDE = b'"metricsData"', b'"testPassed"', b'"evalMode"'  # of which one stands beside "testCases"
 AUTO = "test_case_"  # how deepeval names a case without a name, by its place
@@ -21,8 +21,8 @@ class Deepeval(ask.RowReader):
     def sniff(self, path: Path, head: bytes) -> bool:
         return super().sniff(path, head) and any(key in head for key in BESIDE)
 
-    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
-        run = files.document(path)
+    def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
+        run = files.read_json(path)
         if run.get("conversationalTestCases"):
             raise UsageError(f"{path}: contains conversations, which are not supported; give single-turn test cases")
         said: dict[str, list[ask.Told]] = {}

@@ -11,7 +11,7 @@ from typing import Any
 from harness.errors import UsageError
 from harness.rows.readers import fields as ask
 from harness.rows.records import Better, RawMetric, RawRow, RawRows, Wanted
-from harness.rows.safe_read import Files, describe_tool_error, parse_score
+from harness.rows.safe_read import SafeFiles, describe_tool_error, parse_score
 
 VERSION = "0.3."  # of the schema
 SAMPLES = "_samples.jsonl"
@@ -22,7 +22,7 @@ class EveryEvalEver(ask.RowReader):
 
     name, words, files = "every_eval_ever", ('"schema_version"', '"evaluation_id"'), (f"**/*{SAMPLES}",)
 
-    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
+    def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
         log, told, task = _log(files, path, want)
         samples = log.with_name(log.stem + SAMPLES)
         results = [r for r in told["evaluation_results"] if _task(r["evaluation_name"], told) == task]
@@ -52,16 +52,16 @@ class EveryEvalEver(ask.RowReader):
         return RawRows(tool, str(model["id"]), task, metrics, rows, facts)
 
 
-def _log(files: Files, path: Path, want: Wanted) -> tuple[Path, dict[str, Any], str]:
+def _log(files: SafeFiles, path: Path, want: Wanted) -> tuple[Path, dict[str, Any], str]:
     """Return the log that is meant, what it says, and the task. Raises UsageError where none or several are."""
-    found = files.listed(f"**/*{SAMPLES}") if path.is_dir() else [path]
+    found = files.list_files(f"**/*{SAMPLES}") if path.is_dir() else [path]
     logs = [p.with_name(p.name.removesuffix(SAMPLES) + ".json") if p.name.endswith(SAMPLES) else p for p in found]
     for log in logs:
         if not log.is_file() or not log.with_name(log.stem + SAMPLES).is_file():
             raise UsageError(f"{log}: this and {log.stem}{SAMPLES} belong together, but one of them is missing")
     told: dict[str, tuple[Path, dict[str, Any]]] = {}
     for log in logs:
-        document = files.document(log)
+        document = files.read_json(log)
         if not str(document.get("schema_version")).startswith(VERSION):
             version = ask.display_name(document.get("schema_version"))
             what = f"has schema version {version}, but {VERSION}x is supported"
@@ -84,7 +84,9 @@ def _name(result: Any) -> str:
     return str(result).replace(":", "/")
 
 
-def _rows(files: Files, path: Path, told: ask.Told, results: list[ask.Told], task: str, want: Wanted) -> list[RawRow]:
+def _rows(
+    files: SafeFiles, path: Path, told: ask.Told, results: list[ask.Told], task: str, want: Wanted
+) -> list[RawRow]:
     """Return what the lines of a task say of each row, with all scores that stand there, those of errors too.
 
     Repeats have an epoch, or come one after the other.
@@ -93,7 +95,7 @@ def _rows(files: Files, path: Path, told: ask.Told, results: list[ask.Told], tas
     taken = Counter(map(_name, named))  # of which one stands for several results, whose records nothing tells apart
     found: dict[tuple[str, ...], RawRow] = {}
     seen = Counter[tuple[str, ...]]()
-    for line, one in files.lines(path):
+    for line, one in files.read_json_lines(path):
         where = f"{path} line {line:,}"
         if one["evaluation_id"] != told["evaluation_id"]:
             raise UsageError(f"{where}: belongs to another evaluation than {path.name.removesuffix(SAMPLES)}.json")

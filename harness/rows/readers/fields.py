@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.data.identity import add_question_keys
 from harness.errors import UsageError, did_you_mean
 from harness.records.samples import Sample
 from harness.rows.records import RawMetric, RawRow, RawRows, Wanted
-from harness.rows.safe_read import Files, parse_score
+from harness.rows.safe_read import SafeFiles, parse_score
+from harness.rows.wording import write_option
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable, shorten_text
 from harness.texts.secrets import redact_options
@@ -53,7 +54,7 @@ class RowReader:
 
     def read(self, path: Path, want: Wanted) -> RawRows:
         """Return the rows of one task. Raises UsageError at what cannot be read, is unsettled, or never written so."""
-        files = Files(path if path.is_dir() else path.parent)
+        files = SafeFiles(path if path.is_dir() else path.parent)
         try:
             found = self.rows(files, path, want)
         except (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -65,7 +66,7 @@ class RowReader:
             TextBudget(want.texts).spend(found.rows, len(found.rows))
         return replace(found, sources=files.sources)
 
-    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
+    def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
         """Return the rows of one task, but for the files that were read."""
         raise NotImplementedError
 
@@ -103,7 +104,7 @@ def question_digest(asked: Any, wanted: Any, **beside: Any) -> str:
 
 def prompt_digest(sent: Any) -> str:
     """Return the digest of what was sent to a model, "" where that is not known."""
-    return digest_of(sent) if sent else ""
+    return digest_value(sent) if sent else ""
 
 
 def format_setting(value: Any) -> str:
@@ -158,7 +159,7 @@ def row_columns(columns: Told, want: Wanted, where: str) -> dict[str, Any]:
     return found | dict(zip(("cluster", "second_cluster"), map(text, want.cluster), strict=False))
 
 
-SAY = {"task": "--metric TASK:NAME", "prompt": "--metric TASK:NAME", "provider": "#LABEL", "subject": "#SUBJECT"}
+SAY = {"provider": "#LABEL", "subject": "#SUBJECT"}  # how one of several is named; others by the metric
 
 
 def select_one(found: Sequence[str], wanted: str, path: Path, what: str, say: str = "") -> str:
@@ -168,7 +169,10 @@ def select_one(found: Sequence[str], wanted: str, path: Path, what: str, say: st
         return wanted or names[0]
     if wanted:
         raise UsageError(f'{path}: there is no {what} "{display_name(wanted)}"{did_you_mean(wanted, names)}')
-    some, say = ", ".join(map(display_name, names[:8])), printable(say or SAY[what])
+    some, say = (
+        ", ".join(map(display_name, names[:8])),
+        printable(say or SAY.get(what) or write_option("metric", "TASK:NAME")),
+    )
     raise UsageError(f"{path}: has {len(names)} {what}s ({some}); name one with {say}")
 
 

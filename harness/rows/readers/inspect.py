@@ -20,7 +20,7 @@ from typing import Any, Literal
 from harness.errors import UsageError
 from harness.rows.readers import fields as ask
 from harness.rows.records import RawMetric, RawRow, RawRows, State, Wanted
-from harness.rows.safe_read import BOM, NUMBER, WHOLE, Files, describe_tool_error, parse_json, read_head
+from harness.rows.safe_read import BOM, NUMBER, WHOLE, SafeFiles, describe_tool_error, parse_json, read_head
 
 VERSION = 2  # of the format
 WORDS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
@@ -62,7 +62,7 @@ class Inspect(ask.RowReader):
 
     def sniff(self, path: Path, head: bytes) -> bool:
         if path.is_dir():
-            return bool(_logs(Files(path)))
+            return bool(_logs(SafeFiles(path)))
         if not head.startswith(b"PK"):
             return super().sniff(path, head)
         try:
@@ -71,7 +71,7 @@ class Inspect(ask.RowReader):
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
             return path.suffix == ".eval"  # cut, which is said when it is read
 
-    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
+    def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
         log, older = _newest(files, path, want) if path.is_dir() else (path, ())
         header, samples, reductions = _opened(files, log)
         told = header.get("eval")
@@ -104,13 +104,14 @@ class Inspect(ask.RowReader):
         return RawRows(tool, str(told.get("model", "")), task, metrics, rows, facts, notes=notes)
 
 
-def _logs(files: Files) -> list[Path]:
+def _logs(files: SafeFiles) -> list[Path]:
     """Return the logs in a folder, packed or as JSON."""
-    plain = [path for pattern in ("*.json", "*.json.*") for path in files.listed(pattern)]
-    return [*files.listed("*.eval"), *(path for path in plain if all(w.encode() in read_head(path) for w in WORDS_OF))]
+    plain = [path for pattern in ("*.json", "*.json.*") for path in files.list_files(pattern)]
+    logs = [path for path in plain if all(word.encode() in read_head(path) for word in WORDS_OF)]
+    return [*files.list_files("*.eval"), *logs]
 
 
-def _newest(files: Files, folder: Path, want: Wanted) -> tuple[Path, tuple[str, ...]]:
+def _newest(files: SafeFiles, folder: Path, want: Wanted) -> tuple[Path, tuple[str, ...]]:
     """Return the newest log of a task and model, and a note on older ones. Raises UsageError."""
     told = {log: _header(files, log) for log in _logs(files)}
     task = ask.select_one([str(about.get("task", "")) for about in told.values()], want.task, folder, "task")
@@ -123,14 +124,14 @@ def _newest(files: Files, folder: Path, want: Wanted) -> tuple[Path, tuple[str, 
     return log, (note,) if len(dated) > 1 else ()
 
 
-def _header(files: Files, log: Path) -> Mapping[str, Any]:
+def _header(files: SafeFiles, log: Path) -> Mapping[str, Any]:
     """Return what a log says of its evaluation."""
     if log.suffix == ".eval":
-        members = files.members(log)
+        members = files.read_zip(log)
         member = next((members[name] for name in ("header.json", "_journal/start.json") if name in members), None)
         document = parse_json(member(), f"{log}", constants=True) if member else {}
     else:
-        document = parse_json(files.whole(log).removeprefix(BOM), f"{log}", constants=True)
+        document = parse_json(files.read_bytes(log).removeprefix(BOM), f"{log}", constants=True)
     about = document.get("eval") if isinstance(document, dict) else None
     return about if isinstance(about, dict) else {}
 
@@ -143,13 +144,13 @@ def has_library() -> bool:
 _Log = tuple[dict[str, Any], Iterable[Any], list[dict[str, Any]]]  # header, samples and reductions
 
 
-def _opened(files: Files, log: Path) -> _Log:
+def _opened(files: SafeFiles, log: Path) -> _Log:
     """Return header, samples one by one, and reductions. Raises UsageError where the log has not ended."""
     read = partial(parse_json, constants=True)  # NaN is how Inspect writes that a sample was not scored
     with log.open("rb") as f:
         packed = f.read(2) == b"PK"
     if packed:
-        members = files.members(log)
+        members = files.read_zip(log)
         if "header.json" not in members:
             raise UsageError(f"{log}: its run has not ended; wait for it, or run it again")
         if has_library() and _check_members(members, log):
@@ -160,7 +161,7 @@ def _opened(files: Files, log: Path) -> _Log:
         last = members.get("reductions.json")
         reductions = read(last(), f"{log} reductions.json") if last else []
     else:
-        document = read(files.whole(log).removeprefix(BOM), f"{log}")
+        document = read(files.read_bytes(log).removeprefix(BOM), f"{log}")
         if has_library() and isinstance(document, dict) and document.get("samples"):
             return _read_by_library(files, log, "json")
         samples = document.get("samples") if isinstance(document.get("samples"), list) else None
@@ -183,17 +184,17 @@ def _check_members(members: Mapping[str, Callable[[], bytes]], log: Path) -> boo
     return True
 
 
-def _read_by_library(files: Files, log: Path, kind: Literal["eval", "json"], members: Sequence[str] = ()) -> _Log:
+def _read_by_library(files: SafeFiles, log: Path, kind: Literal["eval", "json"], members: Sequence[str] = ()) -> _Log:
     """Read a log whose members were checked with inspect_ai, samples in their order. Raises UsageError."""
     from inspect_ai.log import read_eval_log
 
     try:
-        found = read_eval_log(io.BytesIO(files.whole(log).removeprefix(BOM)), format=kind)
+        found = read_eval_log(io.BytesIO(files.read_bytes(log).removeprefix(BOM)), format=kind)
     except Exception as error:
         why = describe_tool_error(str(error).partition("\n")[0])
         raise UsageError(f"{log}: inspect_ai cannot read it: {why}; write it anew with inspect log convert") from None
     if not found.samples:
-        raise UsageError(f"{log}: holds no samples; they are logged without --no-log-samples")
+        raise UsageError(f"{log}: has no samples; run inspect without --no-log-samples")
     document = found.model_dump(exclude_none=True)  # as it writes them
     places = {name: place for place, name in enumerate(members)}
     samples = document.pop("samples")

@@ -16,7 +16,7 @@ from harness.artifacts.strict_json import DECODER
 from harness.data import reading, tables
 from harness.errors import UsageError
 from harness.files import open_file
-from harness.rows.safe_read import LINE, WHOLE, Files, parse_json, read_head
+from harness.rows.safe_read import LINE, WHOLE, SafeFiles, parse_json, read_head
 from harness.texts.escaping import printable, shorten_text
 
 Lines = Iterator[tuple[int, Mapping[str, Any]]]
@@ -65,19 +65,19 @@ def describe_unreadable(path: Path, head: bytes) -> str:
     return f"{printable(str(path))}: {what}, which contains no rows in a known format; {READS}"
 
 
-def read_lines(files: Files, path: Path, table: str = "") -> Lines:
+def read_lines(files: SafeFiles, path: Path, table: str = "") -> Lines:
     """Yield the rows of a table with their numbers. Raises UsageError with the place of what cannot be read."""
     if path.is_dir():
         return _saved_lines(files, path)
     head = read_head(path)
     if head.startswith(SQLITE):
-        return _sqlite_lines(files.whole(path), path, table)
+        return _sqlite_lines(files.read_bytes(path), path, table)
     if tables.is_binary_table(head):
-        return enumerate(tables.iterate_binary_table(files.whole(path), f"{path}", WHOLE), 1)
+        return enumerate(tables.iterate_binary_table(files.read_bytes(path), f"{path}", WHOLE), 1)
     text = head.decode(_encoding(head), "replace").lstrip("\ufeff").lstrip()
     if text[:1] in ("{", "[") and not _is_json_lines(text, path):
-        return _json_lines(_decode(files.whole(path), path), path)
-    return files.lines(path) if text[:1] == "{" else _csv_lines(files.whole(path), path)
+        return _json_lines(_decode(files.read_bytes(path), path), path)
+    return files.read_json_lines(path) if text[:1] == "{" else _csv_lines(files.read_bytes(path), path)
 
 
 def _encoding(head: bytes) -> str:
@@ -200,15 +200,15 @@ def _sqlite_lines(data: bytes, path: Path, table: str) -> Lines:
             raise UsageError(f"{path}: not valid SQLite: {shorten_text(str(error), 80)}; copy the file again") from None
 
 
-def _saved_lines(files: Files, folder: Path) -> Lines:
+def _saved_lines(files: SafeFiles, folder: Path) -> Lines:
     """Yield the rows of a folder that `save_to_disk` of datasets wrote."""
     if not (folder / SAVED).is_file():
-        splits = ", ".join(map(_shown, files.document(folder / SPLITS)["splits"]))
+        splits = ", ".join(map(_shown, files.read_json(folder / SPLITS)["splits"]))
         raise UsageError(f"{folder}: has the splits {splits}; name the folder of one")
     number = 0
-    for part in files.document(folder / SAVED)["_data_files"]:
+    for part in files.read_json(folder / SAVED)["_data_files"]:
         path = folder / Path(part["filename"]).name
-        for row in tables.iterate_binary_table(files.whole(path), f"{path}", WHOLE):
+        for row in tables.iterate_binary_table(files.read_bytes(path), f"{path}", WHOLE):
             number += 1
             yield number, row
 

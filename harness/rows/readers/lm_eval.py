@@ -9,14 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.data.identity import add_question_keys
 from harness.errors import UsageError
 from harness.records.samples import Sample
 from harness.rows.readers import fields as ask
 from harness.rows.readers import lm_eval_groups
 from harness.rows.records import Better, Binding, RawMetric, RawRow, RawRows, Wanted
-from harness.rows.safe_read import Files
+from harness.rows.safe_read import SafeFiles
+from harness.rows.wording import write_option
 
 DATE = r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d+)"
 BRACES, WORD = re.compile(r"\{[{%].*?[}%]\}", re.S), re.compile(r"[A-Za-z_]\w*")  # of a Jinja template
@@ -35,8 +36,8 @@ class LmEval(ask.RowReader):
         """Return whether a file is a line of samples with lm_eval's hashes, or a folder holds such."""
         return super().sniff(path, head.partition(b"\n")[0])
 
-    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
-        found = [path] if path.is_file() else files.listed("**/samples_*.jsonl")
+    def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
+        found = [path] if path.is_file() else files.list_files("**/samples_*.jsonl")
         dated = [(m[2], m[1], p) for p in found if (m := re.fullmatch(rf"samples_(.+)_{DATE}\.jsonl", p.name))]
         if not dated:
             raise UsageError(f"{path}: contains no rows of lm_eval; run it with --log_samples")
@@ -56,14 +57,14 @@ class LmEval(ask.RowReader):
         return replace(run, notes=(f"{note}{old[-1]}",) if old else ())
 
 
-def _read_task(files: Files, path: Path, newest: tuple[str, str, Path], task: str, want: Wanted) -> RawRows:
+def _read_task(files: SafeFiles, path: Path, newest: tuple[str, str, Path], task: str, want: Wanted) -> RawRows:
     """Return the rows of one task. Raises UsageError where they are not those of its results file."""
     date, _, samples = newest
     results = samples.with_name(f"results_{date}.json")
-    told = files.document(results) if results.is_file() else {}
+    told = files.read_json(results) if results.is_file() else {}
     if not isinstance(told, dict):
         raise UsageError(f"{results}: is not a results file of lm_eval")
-    lines, name = _of_filter(files.lines(samples), task, want)
+    lines, name = _of_filter(files.read_json_lines(samples), task, want)
     tables = {k: _table(told.get(k), task) for k in ("configs", "results", "higher_is_better", "n-samples")}
     counted = tables["n-samples"].get("effective")
     if isinstance(counted, int) and counted != len(lines):
@@ -98,7 +99,8 @@ def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tu
     if not found:
         raise UsageError(f"{task}: has no rows")
     metric = want.metric or next(iter(next(iter(found.values()))[0]["metrics"]), "NAME")
-    name = ask.select_one([*found], want.filter, Path(task), "filter", f"--metric {task}:{metric},{next(iter(found))}")
+    say = write_option("metric", f"{task}:{metric},{next(iter(found))}")
+    name = ask.select_one([*found], want.filter, Path(task), "filter", say)
     return found[name], name
 
 
@@ -218,7 +220,7 @@ def _facts(told: ask.Told, config: ask.Told, task: str, name: str) -> dict[str, 
     return {} if not told else ask.collect_facts(
         shots=None if shots is None else f"{shots} shots" + (f", seed {seed}" if seed is not None else ""),
         template=str(told.get("chat_template_sha") or "none")[:16],
-        system=digest_of(system)[:16] if system else "none",
+        system=digest_value(system)[:16] if system else "none",
         task_version=str(_table(told, "versions").get(task, "")),
         filter={"name": name, "filters": config.get("filter_list")},
         scorer=[config.get("metric_list"), config.get("output_type")],

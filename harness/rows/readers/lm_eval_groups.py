@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.errors import UsageError
 from harness.rows.readers import fields as ask
 from harness.rows.records import RawMetric, RawRow, RawRows, Wanted
-from harness.rows.safe_read import Files
+from harness.rows.safe_read import SafeFiles
 
 ALL = "all tasks"  # of a run whose tasks are in no group, or in several
 DIGITS = 32
@@ -32,12 +32,12 @@ class Group:
     numbers: Mapping[str, Any]
 
 
-def find_group(files: Files, results: Path, tasks: set[str], want: Wanted, path: Path) -> Group | None:
+def find_group(files: SafeFiles, results: Path, tasks: set[str], want: Wanted, path: Path) -> Group | None:
     """Return the group that is meant: the one that is named, or, of a run with several tasks, what holds them all.
 
     None where a single task is meant. Raises UsageError where tasks of a group that is named have no rows.
     """
-    told = files.document(results) if results.is_file() else {}
+    told = files.read_json(results) if results.is_file() else {}
     known = told.get("group_subtasks") if isinstance(told, dict) else None
     children = {name: list(map(str, own)) for name, own in (known or {}).items() if isinstance(own, list) and own}
     if want.task in tasks or (not want.task and len(tasks) < 2):
@@ -94,7 +94,7 @@ def _row(
 ) -> RawRow:
     """Return a row of a task as one of the group; a question that several tasks ask is one of each."""
     values = {name: row.values[name] for name in names if name in row.values}
-    content = digest_of([task, row.content])[:DIGITS] if repeated and row.content else row.content
+    content = digest_value([task, row.content])[:DIGITS] if repeated and row.content else row.content
     return replace(
         row, key=f"{task}/{row.key}" if row.key else "", content=content, values=values,
         state=row.state if values or row.state != "scored" else "unscored",

@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.rows.readers import fields as ask
 from harness.rows.records import RawMetric, RawRow, RawRows, State, Wanted
-from harness.rows.safe_read import Files, describe_tool_error, parse_score
+from harness.rows.safe_read import SafeFiles, describe_tool_error, parse_score
 
 ROWS, BUNDLE = "results.jsonl", "eval-*.json"
 STATES: Mapping[str, State] = {"infra_error": "error", "system": "error", "tool_infra": "error", "graceful": "limit"}
@@ -24,7 +24,7 @@ class Nemo(ask.RowReader):
     def sniff(self, path: Path, head: bytes) -> bool:
         return bool(_folders(path)) if path.is_dir() else super().sniff(path, head)
 
-    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
+    def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
         folders = _folders(path) if path.is_dir() else [path.parent]
         names = [folder.name for folder in folders]  # of benchmarks, as far as a file system takes them
         folder = (
@@ -32,7 +32,7 @@ class Nemo(ask.RowReader):
         )
         if not (bundles := sorted(folder.glob(BUNDLE))):
             raise UsageError(f"{path}: has no {BUNDLE} beside {ROWS}, which holds model and totals; copy it there")
-        told = files.document(bundles[-1])  # named by their times; a run anew writes rows over, and a file more
+        told = files.read_json(bundles[-1])  # named by their times; a run anew writes rows over, and a file more
         rows, rewards = _rows(files, folder / ROWS, want)
         bench, config = told["benchmark"], told["config"]
         name = ask.select_one([str(bench["name"])], "" if len(folders) > 1 else want.task, path, "task")
@@ -63,10 +63,10 @@ def _folders(path: Path) -> list[Path]:
     return [folder for folder in found if next(folder.glob(BUNDLE), None)]
 
 
-def _rows(files: Files, path: Path, want: Wanted) -> tuple[list[RawRow], dict[str, list[float]]]:
+def _rows(files: SafeFiles, path: Path, want: Wanted) -> tuple[list[RawRow], dict[str, list[float]]]:
     """Return rows, and what NeMo Evaluator counts by metric: every reward, those of failures too."""
     rows, every = list[RawRow](), dict[str, list[float]]()
-    for line, row in files.lines(path):
+    for line, row in files.read_json_lines(path):
         where, values = f"{path} line {line:,}", dict[str, float]()
         details, reason = row["scoring_details"], ""
         state: State = "scored"

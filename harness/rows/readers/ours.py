@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from harness.artifacts.attestation import LOCK
-from harness.artifacts.digests import digest_of
+from harness.artifacts.digests import digest_value
 from harness.errors import UsageError
 from harness.records.run import Run
 from harness.records.scales import OnScale
@@ -17,7 +17,7 @@ from harness.reports.report_json import from_json as made_of
 from harness.reports.run_folder import prompt_of
 from harness.rows.readers import fields as ask
 from harness.rows.records import Better, RawMetric, RawRow, RawRows, Wanted
-from harness.rows.safe_read import Files, read_head
+from harness.rows.safe_read import SafeFiles, read_head
 from harness.texts.counts import count_noun
 
 REPORT, ITEMS, EVIDENCE = "report.json", "items.jsonl", "evidence"
@@ -38,15 +38,15 @@ class Ours(ask.RowReader):
         line = head.partition(b"\n")[0]
         return all(key in line for key in (b'"cluster"', b'"weights"', b'"doc_hash"')) or line.startswith(b'{"item": ')
 
-    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
+    def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
         if (place := _report(path)) is None:
             raise UsageError(f"{path}: has no {REPORT}; its run did not end, or the file was removed")
         files.below = place.parent if path.is_dir() else None  # a file that is named may be a link
-        run, items = files.document(place), _items(path)
+        run, items = files.read_json(place), _items(path)
         whole = made_of(Run, {k: v for k, v in run.items() if k not in ("format", "sha256")}, "it")
         if odd := whole.find_odd_name():
             raise UsageError(f"{place}: {odd} is not the name of a suite, a subject or an eval")
-        reports = [r for r in run["reports"] if r["outcome"] != "skipped"]
+        reports = [r for r in run["results"] if r["outcome"] != "skipped"]
         folder = path if path.is_dir() else path.parent
         label = folder.name if items is None and folder != place.parent else want.label
         subject = ask.select_one([r["subject"] for r in reports], label, path, "subject")
@@ -58,14 +58,18 @@ class Ours(ask.RowReader):
             raise UsageError(
                 f"{path}: {ask.display_name(subject)} could not be evaluated on {ask.display_name(task)}: {why}"
             )
-        lines = _of_item(files, items, subject, task) if items else files.lines(_samples(path, place, subject, task))
+        lines = (
+            _of_item(files, items, subject, task)
+            if items
+            else files.read_json_lines(_samples(path, place, subject, task))
+        )
         rows = [_row(one, want, f"{path} line {line:,}") for line, one in lines]
         if len(rows) != report["n"]:
             raise UsageError(
                 f"{path}: has {len(rows):,} of {report['n']:,} rows; the file is truncated, or of another run"
             )
         lock, digest = place.with_name(LOCK), run.get("digests", {}).get(subject, "")
-        locked = files.document(lock) if lock.is_file() else {}
+        locked = files.read_json(lock) if lock.is_file() else {}
         scales = locked.get("metrics", {}).get(task, {})
         spec: dict[str, Any] = {one["name"]: one for one in ask.nested_value(locked, "suite", "evals") or []}.get(
             task, {}
@@ -106,9 +110,9 @@ def _samples(path: Path, report: Path, subject: str, task: str) -> Path:
     return found[0]
 
 
-def _of_item(files: Files, path: Path, subject: str, task: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _of_item(files: SafeFiles, path: Path, subject: str, task: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the rows of an evaluation of a subject. Raises UsageError where they are private."""
-    for line, row in files.lines(path):
+    for line, row in files.read_json_lines(path):
         if row["item"] == f"{subject}::{task}":
             if "id" not in row:
                 raise UsageError(
@@ -125,7 +129,7 @@ def _row(line: ask.Told, want: Wanted, where: str) -> RawRow:
     values = ask.parse_scores({n: nats.get(n, told.get(n)) for n in names}, where)
     lengths = {n: float(line["weights"].get(n, line["weight"])) for n in values}
     own: dict[str, Any] = {c: str(line[c]) for c in ("cluster", "second_cluster") if line.get(c)}
-    sent = line["prompt_hash"] if "values" in line else digest_of(line.get("rendered") or prompt_of(line))
+    sent = line["prompt_hash"] if "values" in line else digest_value(line.get("rendered") or prompt_of(line))
     return RawRow(
         key=str(line["id"]), content=line.get("key") or "", prompt=sent, values=values,
         state="scored" if values else "unscored", lengths={n: w for n, w in lengths.items() if w != 1},

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.rows.readers import fields as ask
 from harness.rows.records import RawMetric, RawRow, RawRows, State, Wanted
-from harness.rows.safe_read import Files, describe_tool_error
+from harness.rows.safe_read import SafeFiles, describe_tool_error
 
 VERSION = 3  # of the format
 ERROR = 2  # failureReason: no answer came; 1 is an assertion that failed, 0 none
@@ -28,8 +28,8 @@ class Promptfoo(ask.RowReader):
 
     name, words = "promptfoo", ('"evalId"', '"results"')
 
-    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
-        document = files.document(path)
+    def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
+        document = files.read_json(path)
         if (results := document["results"]).get("version") != VERSION:
             version = ask.display_name(results.get("version"))
             what = f"has version {version} of promptfoo's format, but {VERSION} is supported"

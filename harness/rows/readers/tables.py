@@ -17,7 +17,8 @@ from harness.rows.readers import fields as ask
 from harness.rows.readers import layouts
 from harness.rows.readers.layouts import Lines
 from harness.rows.records import COLUMNS, UNSET, RawMetric, RawRow, RawRows, State, Wanted
-from harness.rows.safe_read import Files, describe_tool_error, parse_score
+from harness.rows.safe_read import SafeFiles, describe_tool_error, parse_score
+from harness.rows.wording import write_option
 from harness.texts.escaping import printable
 
 PIECE = 10_000  # rows whose contents are read at a time
@@ -42,7 +43,7 @@ class Table(ask.RowReader):
     def sniff(self, path: Path, head: bytes) -> bool:
         return layouts.is_table(path, head)
 
-    def rows(self, files: Files, path: Path, want: Wanted) -> RawRows:
+    def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
         column, chosen, value = want.label.partition("=")
         lines = layouts.read_lines(files, path, "" if chosen else want.label)
         if chosen:
@@ -113,12 +114,16 @@ def _columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -> dict[str, s
         known = [*map(str, there)]
         columns = ", ".join(f'"{printable(column)}"' for column in known[:8])
         likely = next((c for c in known if c.lower() in ask.METRICS), "COLUMN")
-        raise UsageError(f'{path}: has no column "score"; name it with --score {printable(likely)} (it has {columns})')
+        raise UsageError(
+            f'{path}: has no column "score"; name it with {write_option("score", printable(likely))} (it has {columns})'
+        )
     for line in lines:
         if isinstance(inner := _getter(found["score"], lines, path)(line), Mapping):
             inside = printable(str(next(iter(inner), "KEY")))
             what = f'"{printable(found["score"])}" is an object; name a value in it'
-            raise UsageError(f"{path}: {what}, such as --score {printable(found['score'])}.{inside}")
+            raise UsageError(
+                f"{path}: {what}, such as {write_option('score', printable(found['score']) + '.' + inside)}"
+            )
     return found
 
 
@@ -206,7 +211,8 @@ def parse_table_score(value: Any, where: str) -> float | None:
         if comma and not (len(comma[2]) == 3 and comma[1].strip("0")):  # 1,234 may be more than a thousand
             value = text.replace(",", ".")
     if isinstance(value, Mapping):
-        inside = f"an object; name a value in it, such as --score COLUMN.{printable(str(next(iter(value), 'KEY')))}"
+        path = f"COLUMN.{printable(str(next(iter(value), 'KEY')))}"
+        inside = f"an object; name a value in it, such as {write_option('score', path)}"
         raise UsageError(f"{where}: the score is {inside}")
     return parse_score(value, where)
 

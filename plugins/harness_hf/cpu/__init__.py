@@ -40,9 +40,9 @@ def cpu_training(model: Any) -> Iterator[None]:
     """Train a model on the CPU with the kernels for its attention and its output layer; change nothing elsewhere."""
     with ExitStack() as stack:
         if model.device.type == "cpu" and uses_cpu_kernels(model):
-            from harness_hf.cpu.attention import by_document
-            from harness_hf.cpu.head import each_logit_once
+            from harness_hf.cpu.attention import use_document_attention
+            from harness_hf.cpu.head import project_labelled_once
 
-            stack.enter_context(each_logit_once())
-            stack.enter_context(by_document())
+            stack.enter_context(project_labelled_once())
+            stack.enter_context(use_document_attention())
         yield

@@ -23,7 +23,7 @@ from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
-from harness_hf.cpu.linear import available, product
+from harness_hf.cpu.linear import is_onednn_available, multiply
 from harness_hf.cpu.switch import uses_cpu_kernels
 
 TILE = 1 << 18  # scores of one tile: a megabyte
@@ -33,7 +33,7 @@ LONG = 8  # queries; for fewer of them PyTorch's own attention is as fast
 PADDED = 2  # times the scores of documents by themselves, at most, are those of some that are computed together
 
 
-def tiled() -> AbstractContextManager[None]:
+def use_tiled_attention() -> AbstractContextManager[None]:
     """Compute attention of long rows by tiles, in float32, wherever a model calls PyTorch's own."""
 
     @lru_cache(1)  # the layers share theirs
@@ -74,14 +74,14 @@ def _by_tiles(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
             end = min(start + size, length)
             seen = before + end
             mine = query[group, :, start:end].reshape(-1, width)  # (H/G * t, D)
-            scores = product(mine, key[group, :seen]).view(each, end - start, seen)
+            scores = multiply(mine, key[group, :seen]).view(each, end - start, seen)
             scores[:, :, first:] += mask[start:end, : seen - first]
-            part = product(scores.view(-1, seen).softmax(-1), value[group, :seen].t())
+            part = multiply(scores.view(-1, seen).softmax(-1), value[group, :seen].t())
             found[start:end, group * each : (group + 1) * each] = part.view(each, end - start, -1).transpose(0, 1)
     return found
 
 
-def by_document() -> AbstractContextManager[None]:
+def use_document_attention() -> AbstractContextManager[None]:
     """Compute attention of packed rows within their documents, in float32, wherever a model calls PyTorch's own."""
     documents = lru_cache(1)(_documents)  # the layers share a mask
 
@@ -133,13 +133,13 @@ class DocumentBatch:
         self.own, self.asks = own.flatten().nonzero()[:, 0], own[:, None, None, :, None].float()
         self.later = torch.full((max(sizes),) * 2, float("-inf")).triu_(1)
 
-    def take(self, x: Tensor, groups: int) -> Tensor:
+    def gather(self, x: Tensor, groups: int) -> Tensor:
         """Return their part of x (B, T, H, D), in float32, as (C * G, H/G * L, D)."""
         part = x.flatten(0, 1).index_select(0, self.tokens).view(*self.shape, groups, -1, x.shape[-1])
         part = part.permute(0, 2, 3, 1, 4)  # (C, G, H/G, L, D)
         return torch.empty(part.shape).copy_(part).view(self.shape[0] * groups, -1, x.shape[-1])
 
-    def back(self, part: Tensor, groups: int, like: Tensor) -> Tensor:
+    def scatter(self, part: Tensor, groups: int, like: Tensor) -> Tensor:
         """Return a part (C * G, H/G * L, D) by token (N, H, D), in another's dtype."""
         part = part.view(self.shape[0], groups, -1, self.shape[1], part.shape[-1]).permute(0, 3, 1, 2, 4)
         part = like.new_empty(part.shape).copy_(part)
@@ -155,10 +155,10 @@ class PerDocument(torch.autograd.Function):
     ) -> Tensor:
         given, groups, parts, kept = [x.transpose(1, 2) for x in (query, key, value)], key.shape[1], [], []
         for alike in documents:
-            q, k, v = (alike.take(x, groups) for x in given)  # (C * G, H/G * L, D), (C * G, L, D), (C * G, L, E)
+            q, k, v = (alike.gather(x, groups) for x in given)  # (C * G, H/G * L, D), (C * G, L, D), (C * G, L, E)
             scores = (q.mul_(scale) @ k.transpose(1, 2)).view(-1, groups, q.shape[1] // k.shape[1], *alike.later.shape)
             share = scores.add_(alike.later).softmax(-1).mul_(alike.asks).view(*q.shape[:2], -1)  # of padding none
-            parts.append(alike.back(share @ v, groups, query))
+            parts.append(alike.scatter(share @ v, groups, query))
             kept += [q, k, v, share]
         ctx.save_for_backward(*kept)
         ctx.documents, ctx.scale, ctx.groups = documents, scale, groups
@@ -169,11 +169,11 @@ class PerDocument(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         groups, kept, parts = ctx.groups, ctx.saved_tensors, []  # asked once: checkpointing computes them anew
         for alike, q, k, v, share in zip(ctx.documents, *(kept[i::4] for i in range(4)), strict=True):
-            g = alike.take(grad, groups)
+            g = alike.gather(grad, groups)
             to_v = share.transpose(1, 2) @ g
             to_scores = torch._softmax_backward_data(g @ v.transpose(1, 2), share, -1, torch.float32)
             found = (to_scores @ k).mul_(ctx.scale), to_scores.transpose(1, 2) @ q, to_v
-            parts.append([alike.back(x, groups, grad) for x in found])
+            parts.append([alike.scatter(x, groups, grad) for x in found])
         whole = [torch.cat(each) for each in zip(*parts, strict=True)]  # (N, H or G, D or E)
         return *(x.view(*grad.shape[:2], x.shape[1], -1).transpose(1, 2) for x in whole), None, None
 
@@ -196,7 +196,7 @@ def can_cascade(model: PreTrainedModel) -> bool:
 
 def can_tile(model: PreTrainedModel) -> bool:
     """Return whether `tiled` changes anything for a model; whether it is right is to be tried."""
-    return can_cascade(model) and model.dtype in TILED and available()
+    return can_cascade(model) and model.dtype in TILED and is_onednn_available()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from trl.trainer import utils as trl_utils
 
 from harness_hf.cpu.linear import fast_linear
 from harness_hf.logprobs import TOKEN_STATISTICS, compute_token_statistics
-from harness_hf.memory import pieces
+from harness_hf.memory import iterate_row_slices
 
 LOGITS = 1 << 24  # numbers in one tensor of logits, at most
 
@@ -42,7 +42,7 @@ class FrozenHead(torch.autograd.Function):
         for start in range(0, len(hidden), size):
             here = slice(start, start + size)
             logits, wanted = fast_linear(hidden[here], weight, bias), targets[here]  # (n, V), (n,)
-            for rows in pieces(logits):
+            for rows in iterate_row_slices(logits):
                 z = logits[rows].float().mul_(scale)
                 logp, p = z.log_softmax(-1), z.softmax(-1)  # twice as fast as an exponential of the first
                 parts.append(compute_token_statistics(z, logp, p, wanted[rows], outputs))
@@ -91,7 +91,7 @@ class LogProbs:
 
 
 @contextmanager
-def each_logit_once() -> Iterator[None]:
+def project_labelled_once() -> Iterator[None]:
     """Make TRL project only positions that have a label to the vocabulary, as it does on a GPU, and only once.
 
     Elsewhere it projects all of them, and on a CPU that is a quarter of a small model's time. The choice hangs on

@@ -26,17 +26,17 @@ from harness_hf.memory import free_bytes
 
 
 @cache
-def available() -> bool:
+def is_onednn_available() -> bool:
     """Return whether oneDNN multiplies float32 here: on x86, where it was measured, and where PyTorch has it."""
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch._C._has_mkldnn:
         return False
     try:
-        return bool(torch.equal(product(torch.ones(2, 3), torch.ones(4, 3)), torch.full((2, 4), 3.0)))
+        return bool(torch.equal(multiply(torch.ones(2, 3), torch.ones(4, 3)), torch.full((2, 4), 3.0)))
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x Wᵀ + b without a gradient: x (…, I), weight (O, I), bias (O,), result (…, O)."""
     done: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return done
@@ -44,8 +44,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x Wᵀ + b without a gradient, by oneDNN where that is the faster: x (N, I), weight (O, I), bias (O,)."""
-    fast = x.dtype == weight.dtype == torch.float32 and x.is_cpu and available()
-    return product(x, weight, bias) if fast else nn.functional.linear(x, weight, bias)
+    fast = x.dtype == weight.dtype == torch.float32 and x.is_cpu and is_onednn_available()
+    return multiply(x, weight, bias) if fast else nn.functional.linear(x, weight, bias)
 
 
 class LinearFunction(torch.autograd.Function):
@@ -54,14 +54,14 @@ class LinearFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
-        return product(x, weight, bias)
+        return multiply(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        to_x = product(grad, weight.t()) if ctx.needs_input_grad[0] else None  # (N, I)
-        to_weight = product(grad.t(), x.t()) if ctx.needs_input_grad[1] else None  # (O, I)
+        to_x = multiply(grad, weight.t()) if ctx.needs_input_grad[0] else None  # (N, I)
+        to_weight = multiply(grad.t(), x.t()) if ctx.needs_input_grad[1] else None  # (O, I)
         return to_x, to_weight, grad.sum(0) if ctx.needs_input_grad[2] else None
 
 
@@ -99,7 +99,7 @@ class LoraLinearFunction(torch.autograd.Function):
         done = fast_linear(x, _weight(layer, x), layer.bias)  # (N, O)
         if a.dtype != torch.float32:
             return done.addmm_(inner, b.t(), alpha=late)
-        more = _times(product(inner, b), late)
+        more = _times(multiply(inner, b), late)
         return done.add_(more.to(done.dtype)) if rounded else more.add_(done).to(done.dtype)
 
     @staticmethod
@@ -114,7 +114,7 @@ class LoraLinearFunction(torch.autograd.Function):
         if ctx.needs_input_grad[0]:  # (N, I)
             to_x = fast_linear(grad, _weight(ctx.layer, grad).t())
             if a.dtype == torch.float32:
-                to_x += product(to_inner, a.t()).to(x.dtype)
+                to_x += multiply(to_inner, a.t()).to(x.dtype)
             else:
                 to_x.addmm_(to_inner, a)
         if ctx.needs_input_grad[1]:
@@ -135,12 +135,12 @@ class Linear(nn.Linear):
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
             done: Tensor = LinearFunction.apply(_rows(x), weight, bias)  # type: ignore[no-untyped-call]
             return done.view(*x.shape[:-1], -1)
-        return product(x, weight, bias)
+        return multiply(x, weight, bias)
 
 
 def use_onednn(model: nn.Module) -> None:
     """Make a model's float32, 4-bit and LoRA layers on the CPU compute as the classes here do."""
-    if not available():
+    if not is_onednn_available():
         return
     quantised = sys.modules.get("bitsandbytes.nn")  # no 4-bit layer without it, and importing it is slow
     lora = sys.modules.get("peft.tuners.lora")  # no adapter without it

@@ -277,6 +277,10 @@ function page(doc, win, data) {
     $("rows").scrollIntoView();
   }
 
+  for (const button of doc.querySelectorAll(".copy")) {
+    button.hidden = !win.navigator.clipboard;
+    button.addEventListener("click", () => win.navigator.clipboard.writeText(button.previousElementSibling.textContent).then(() => { button.textContent = "Copied"; }, () => {}));
+  }
   $("find").addEventListener("input", (event) => choose({ text: event.target.value }));
   $("slice").addEventListener("change", (event) => choose({ slice: event.target.value }));
   for (const id of ["of", "against"]) $(id).addEventListener("change", (event) => choose({ [id]: event.target.value, outcome: "" }));

@@ -1,4 +1,4 @@
-"""What is looked at, one after the other; each comes to `same`, `differs`, `not proven` or `cannot be seen`."""
+"""Compare the layers one after the other; each is `same`, `differs`, `not proven` or `unknown`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import Any
 
 from harness import UsageError
-from harness_api import RequestRefused
+from harness_api import RequestRefusedError
 from harness_served import DRAWN, IDENTITY, LAYERS
-from harness_served.parity import SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
-from harness_served.runtime import context_room
+from harness_served.parity import SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity
+from harness_served.runtime import read_context_limit
 
 DULL = ("template", "adapters")  # of what is told: too long to print, or printed by another layer
 
@@ -25,7 +25,7 @@ def compare_layers(parity: Parity, wanted: Collection[str]) -> Iterator[tuple[st
         try:
             compare = getattr(import_module(f"harness_served.layers.{name}"), f"compare_{name}")
             parity.found[name] = compare(parity)
-        except RequestRefused as refused:  # as where a conversation is longer than its context, which `ids` says
+        except RequestRefusedError as refused:  # as where a conversation is longer than its context, which `ids` says
             if not refused.trouble.status:
                 raise
             parity.found[name] = LayerVerdict(UNPROVEN, f"it rejected a request: {refused}")
@@ -51,10 +51,10 @@ def _same_model(parity: Parity, began: Mapping[str, Any]) -> LayerVerdict:
     told_type = str(began.get("model_ftype", ""))
     if any(told_type.upper().startswith(kind) for kind in ("Q", "IQ", "MOSTLY_Q")) and not parity.reference.gguf:
         parity.notes.append(f"it serves {told_type}, but the export has more bits: gate that as a candidate of its own")
-    if (context := context_room(began)) and context < parity.longest + DRAWN:
+    if (context := read_context_limit(began)) and context < parity.max_prompt_tokens + DRAWN:
         parity.notes.append(f"its context is only {context} tokens")
     told = {k: v for k, v in began.items() if k not in DULL and v is not None}
     if not set(told) - {"id", "owned_by"}:
-        return LayerVerdict(UNSEEN, f"{runtime.name} reports only names; {runtime.hint}")
+        return LayerVerdict(UNKNOWN, f"{runtime.name} reports only names; {runtime.hint}")
     said = ", ".join(f"{k} {runtime.server.peer.redact(str(v), 100)}" for k, v in told.items())
     return LayerVerdict(SAME, f"{runtime.name}: {said}; unchanged at the end", "told")

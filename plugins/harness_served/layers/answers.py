@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness_served.layers.logprobs import FLOOR, ToldTokens, arithmetic_tolerance
+from harness_served.layers.logprobs import FLOOR, DrawnTokens, arithmetic_tolerance
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, LayerVerdict, Parity
 
 TAIL = 8  # times the noise of a log-probability, which has heavy tails
@@ -10,14 +10,14 @@ TAIL = 8  # times the noise of a log-probability, which has heavy tails
 
 def compare_answers(parity: Parity) -> LayerVerdict:
     """Say whether each token the runtime chose is one that the export might choose."""
-    if parity.came("ids") == DIFFERS:
+    if parity.layer_verdict("ids") == DIFFERS:
         return LayerVerdict(UNPROVEN, "the prompts differ, so the answers cannot be compared")
     limit = usual = TAIL * float(parity.heard.get("noise", FLOOR))
     worst, where, tokens = 0.0, "", 0
     for number, ((prompt, answer, ids), scored) in enumerate(zip(parity.answers, parity.answers_scored, strict=True)):
-        leads, bound = parity.leads(answer, ids, scored), usual
+        leads, bound = parity.choice_margins(answer, ids, scored), usual
         if max(leads, default=0.0) > usual:  # by its own noise, for a long one has more
-            bound = max(usual, TAIL * arithmetic_tolerance(parity, [ToldTokens(prompt, ids, [])], [scored.own]))
+            bound = max(usual, TAIL * arithmetic_tolerance(parity, [DrawnTokens(prompt, ids, [])], [scored.own]))
             if parity.arithmetic != "float32":  # and what the export would choose in it is no other answer
                 rough = parity.reference.score(prompt.ids, ids, parity.arithmetic)
                 leads = [min(pair) for pair in zip(leads, (rough.best[:-1] - rough.own).tolist(), strict=False)]

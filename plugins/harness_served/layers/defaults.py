@@ -36,12 +36,12 @@ def compare_defaults(parity: Parity) -> LayerVerdict:
             says = f"{', '.join(odd)}; set them in requests, or start the server with the export's"
             return LayerVerdict(DIFFERS, says, "told")
         return LayerVerdict(SAME, "as in the export's generation_config.json", "told")
-    if parity.came("ids") == DIFFERS:
+    if parity.layer_verdict("ids") == DIFFERS:
         return LayerVerdict(UNPROVEN, "the prompts differ, so sampled tokens cannot be compared")
     heard: list[Any] = []  # answers, their tokens and scores
     drawn = _surprise(parity, named, heard, parity.seed, parity.alpha)
     if drawn.verdict == DIFFERS:
-        parity.notes.append(f"defaults: sampled once more, since the first sample {drawn.says}")
+        parity.notes.append(f"defaults: sampled once more, since the first sample {drawn.reason}")
         drawn = _surprise(parity, named, heard, parity.seed + SECOND, parity.alpha**2)
     return drawn
 
@@ -54,12 +54,12 @@ def _apart(key: str, told: float, named: Mapping[str, Any]) -> bool:
 def _surprise(parity: Parity, named: Mapping[str, Any], heard: list[Any], seed: int, alpha: float) -> LayerVerdict:
     """Draw with no field of drawing named but the seed, and say how surprising that is, and what was heard before."""
     filtered = [key for key in NEUTRAL if key in named and _apart(key, float(named[key]), {})]
-    for number, prompt in enumerate(parity.spoken):
+    for number, prompt in enumerate(parity.plain_prompts):
         said = parity.runtime.chat(prompt.messages, TOKENS, {"seed": seed + number})
         if ids := parity.ids_of(prompt, said):
             heard.append((said, ids, parity.reference.score(prompt.ids, ids)))
     told, tokens = all(ids is said.ids for said, ids, _ in heard), sum(len(ids) for _, ids, _ in heard)
-    greedy = all(max(parity.leads(*answer), default=0.0) < 0.5 for answer in heard)
+    greedy = all(max(parity.choice_margins(*answer), default=0.0) < 0.5 for answer in heard)
     total, variance = (sum(float(getattr(s, name).sum()) for *_, s in heard) for name in ("surprise", "variance"))
     numbers = {"tokens": float(tokens), "z": total / math.sqrt(variance) if variance else 0.0}
     if tokens < LEAST:

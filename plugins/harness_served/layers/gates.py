@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from harness import Gate, ModelRef, Outcome, Result, UsageError, Verdict
 from harness.internals import ReplayRows, decide, score_from_row
 from harness_api import load
-from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
+from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity
 
 WORSE = 0.03  # of a proportion, and a share of what else is measured, where no gate of the suite says how much
 VERSUS = "evidence"
@@ -30,13 +30,13 @@ def compare_gates(parity: Parity) -> LayerVerdict:
     with load([ModelRef(asked.told.candidate, runtime.model)], **where) as [subject]:
         for name in dict.fromkeys(claim.eval for claim in claims):
             try:
-                results[name] = asked.ask(name, subject)
+                results[name] = asked.answer_rows(name, subject)
             except UsageError as error:
                 unheard = unheard or str(error)
                 parity.notes.append(f'gates: "{name}" cannot be run: {error}')
     verdicts = [_decided(asked, c, results[c.eval], parity.alpha / len(claims)) for c in claims if c.eval in results]
     if not verdicts:
-        return LayerVerdict(UNSEEN, unheard)
+        return LayerVerdict(UNKNOWN, unheard)
     told = ((f"{v.metric} {key}", getattr(v, name)) for v in verdicts for key, name in TOLD.items())
     numbers = {key: float(value) for key, value in told if value is not None}
     for outcome, layer in ((Outcome.FAIL, DIFFERS), (Outcome.ERROR, UNPROVEN), (Outcome.INCONCLUSIVE, UNPROVEN)):

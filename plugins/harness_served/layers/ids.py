@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness_api import RequestRefused
-from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
-from harness_served.runtime import GREEDY, context_room
+from harness_api import RequestRefusedError
+from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity
+from harness_served.runtime import GREEDY, read_context_limit
 
 PLAIN = "The capital of France is"  # a text prompt, which gets a BOS or none
 FIX = "serve it with the export's template: --chat-template model/chat_template.jinja"
@@ -23,21 +23,21 @@ def compare_ids(parity: Parity) -> LayerVerdict:
                 return LayerVerdict(DIFFERS, f"{where}, {_first(parity, prompt.ids, theirs)}; {FIX}", seen)
         try:
             count = runtime.count(prompt.messages)
-        except RequestRefused as error:
-            if (most := context_room(runtime.identity())) is not None and most <= ours:
+        except RequestRefusedError as error:
+            if (most := read_context_limit(runtime.identity())) is not None and most <= ours:
                 return LayerVerdict(DIFFERS, f"{where} of {ours} tokens was rejected: {error}", seen)
             unread += 1
             parity.notes.append(f"ids: {where} was rejected: {error}")
             continue
         if count is None and theirs is None:
             return LayerVerdict(
-                UNSEEN, f"{runtime.name} reports neither tokens nor usage.prompt_tokens; {runtime.hint}"
+                UNKNOWN, f"{runtime.name} reports neither tokens nor usage.prompt_tokens; {runtime.hint}"
             )
         if count is not None and count != ours:
             says = f"{where}: {count} tokens, but {ours} by the export ({count - ours:+d}); {FIX}"
             return LayerVerdict(DIFFERS, says, "count")
     said = runtime.complete([], PLAIN, 1, GREEDY)  # a text, which has more where a BOS is put in front of another
-    count, ours = said.prompt if said else None, len(parity.reference.tokens.prompts([PLAIN])[0])
+    count, ours = said.prompt if said else None, len(parity.reference.tokens.encode_prompts([PLAIN])[0])
     if count is not None and count != ours:
         says = (
             f"a text prompt has {count} tokens, but {ours} by the export ({count - ours:+d}); check "

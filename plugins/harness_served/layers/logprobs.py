@@ -14,21 +14,21 @@ from typing import Any
 import torch
 
 from harness_served import DRAWN
-from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity, Prompted
+from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity, RenderedConversation
 
 TIMES = 4  # the noise; the merge check's own factor
 AGAIN = 2  # conversations that are drawn once more, with the same seed, for a noise of the runtime's own
-SMALL = 0.001  # nats a token of KL that rounding alone may come to, where it goes one way
+SMALL = 0.001  # nats per token of KL that rounding alone may come to, where it goes one way
 LEAST = 64  # tokens, for anything to be said
-FLOOR = 0.003  # nats a token in float32: llama.cpp keeps keys and values in f16,
+FLOOR = 0.003  # nats per token in float32: llama.cpp keeps keys and values in f16,
 DEEP = 64  # and sums them so: beyond so many tokens the error grows as the root of their number
 
 
 @dataclass(frozen=True)
-class ToldTokens:
+class DrawnTokens:
     """What a runtime drew after a conversation, and the log-probabilities it told."""
 
-    prompt: Prompted
+    prompt: RenderedConversation
     ids: list[int]
     logprobs: list[float]
 
@@ -38,8 +38,8 @@ def compare_logprobs(parity: Parity) -> LayerVerdict:
     runtime, said = parity.runtime, list(draw_from_runtime(parity))
     parity.heard["told"] = said
     if not said:
-        return LayerVerdict(UNSEEN, f"{runtime.name} reports no log-probabilities with its tokens; {runtime.hint}")
-    if not runtime.takes_ids and parity.came("ids") != SAME:
+        return LayerVerdict(UNKNOWN, f"{runtime.name} reports no log-probabilities with its tokens; {runtime.hint}")
+    if not runtime.takes_ids and parity.layer_verdict("ids") != SAME:
         return LayerVerdict(
             UNPROVEN, "the prompt's tokens differ from the export's, and the server does not accept token ids"
         )
@@ -55,7 +55,7 @@ def compare_logprobs(parity: Parity) -> LayerVerdict:
     mean, error = float(apart.mean()), float(apart.std()) / math.sqrt(len(apart))
     numbers = {"rms": found, "bound": limit, "median": float(apart.abs().median()), "max": float(apart.abs().max())}
     numbers |= {"kl": mean, "error": error, "tokens": len(apart), "noise": own, "itself": itself}
-    told = f"{len(apart)} tokens, contexts up to {parity.longest}"
+    told = f"{len(apart)} tokens, contexts up to {parity.max_prompt_tokens}"
     if itself > TIMES * own:
         why = f"two samples of the same tokens differ by RMS {itself:.2f} nats, limit {TIMES * own:.3f}"
         return LayerVerdict(DIFFERS, f"{why}: replicas differ, or the model changed", "told", numbers)
@@ -70,10 +70,10 @@ def compare_logprobs(parity: Parity) -> LayerVerdict:
 
 def draw_from_runtime(
     parity: Parity, most: int = DRAWN, some: int = 0, seed: int | None = None
-) -> Iterator[ToldTokens]:
+) -> Iterator[DrawnTokens]:
     """Yield what the runtime draws after conversations, with nothing filtered; nothing where it tells too little."""
     runtime, seed = parity.runtime, parity.seed if seed is None else seed
-    prompts = parity.prompts if runtime.takes_ids else parity.spoken
+    prompts = parity.prompts if runtime.takes_ids else parity.plain_prompts
     for number, prompt in enumerate(prompts[: some or None]):
         how = {**runtime.draws, "seed": seed + number}
         if runtime.takes_ids:
@@ -86,10 +86,10 @@ def draw_from_runtime(
         if ids is not said.ids and len(ids) not in (told, told - (said.ended == "stop")):
             continue  # its text is cut otherwise, so nothing says which token is which
         if many := min(len(ids), told):
-            yield ToldTokens(prompt, ids[:many], said.logprobs[:many])
+            yield DrawnTokens(prompt, ids[:many], said.logprobs[:many])
 
 
-def arithmetic_tolerance(parity: Parity, said: Sequence[ToldTokens], ours: Sequence[torch.Tensor]) -> float:
+def arithmetic_tolerance(parity: Parity, said: Sequence[DrawnTokens], ours: Sequence[torch.Tensor]) -> float:
     """Return what the runtime's arithmetic costs the exported model itself, on the same tokens."""
     if parity.arithmetic == "float32":
         deep = torch.cat([torch.full((len(t.ids),), len(t.prompt.ids) / DEEP) for t in said])
@@ -103,7 +103,7 @@ def root_mean_square(values: Any) -> float:
     return float(values.pow(2).mean().sqrt())
 
 
-def _repeated(parity: Parity, said: Sequence[ToldTokens]) -> float:
+def _repeated(parity: Parity, said: Sequence[DrawnTokens]) -> float:
     """Return how far the runtime is from itself, where it draws the same tokens again."""
     again = [
         (one, other)
@@ -120,13 +120,16 @@ def _repeated(parity: Parity, said: Sequence[ToldTokens]) -> float:
     return root_mean_square(torch.tensor(pairs)) if pairs else 0.0
 
 
-def explain_mismatch(parity: Parity, said: Sequence[ToldTokens], limit: float) -> str:
+def explain_mismatch(parity: Parity, said: Sequence[DrawnTokens], limit: float) -> str:
     """Say which of a few wrong models the runtime is near to; it explains, and decides nothing."""
     reference = parity.reference
-    wrong = {"rotary base a tenth of the export's": reference.turned(0.1)}
+    wrong = {"rotary base a tenth of the export's": reference.with_rope_scaled(0.1)}
     if reference.adapter:
-        wrong |= {"the base without its adapter": reference.scaled(0.0), "the adapter at half": reference.scaled(0.5)}
-        wrong |= {"the adapter at twice its scale": reference.scaled(2.0)}
+        wrong |= {
+            "the base without its adapter": reference.with_adapter_scaled(0.0),
+            "the adapter at half": reference.with_adapter_scaled(0.5),
+        }
+        wrong |= {"the adapter at twice its scale": reference.with_adapter_scaled(2.0)}
     theirs, found = torch.cat([torch.tensor(t.logprobs) for t in said]), {}
     for name, way in wrong.items():
         with way:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from harness_served.layers.logprobs import TIMES, ToldTokens, draw_from_runtime, root_mean_square
-from harness_served.parity import DIFFERS, SAME, SECOND, UNPROVEN, UNSEEN, LayerVerdict, Parity
+from harness_served.layers.logprobs import TIMES, DrawnTokens, draw_from_runtime, root_mean_square
+from harness_served.parity import DIFFERS, SAME, SECOND, UNKNOWN, UNPROVEN, LayerVerdict, Parity
 
 ALONE = "Once upon a time"  # a text prompt for the base of an adapter, and for nothing else
 SMALLER = 0.9  # the scale whose direction is tried
@@ -19,7 +19,7 @@ def compare_lora(parity: Parity) -> LayerVerdict:
 
     runtime, reference = parity.runtime, parity.reference
     if not reference.adapter:
-        return LayerVerdict(UNSEEN, "exported as a merged model; export the adapter to compare its scale")
+        return LayerVerdict(UNKNOWN, "exported as a merged model; export the adapter to compare its scale")
     if "noise" not in parity.heard:
         return LayerVerdict(UNPROVEN, "needs log-probabilities; add the layer logprobs")
     said, bound = parity.heard["told"], TIMES * parity.heard["noise"]
@@ -35,12 +35,14 @@ def compare_lora(parity: Parity) -> LayerVerdict:
     told = [f'"{a["name"]}"' + (f" scale {a['scale']}" if "scale" in a else "") for a in runtime.adapters()]
     says = f"its scale is {1 - (1 - SMALLER) * slope:.2f} ± {(1 - SMALLER) * error:.2f}"
     says += f" ({', '.join(told)} reported)" if told else ""
-    ids = reference.tokens.prompts([ALONE])[0]  # for llama.cpp goes on as it first read a prompt, whatever the scale
-    base = runtime.as_base(ids, ALONE, 2 * len(said[0].ids))
+    ids = reference.tokens.encode_prompts([ALONE])[
+        0
+    ]  # for llama.cpp goes on as it first read a prompt, whatever the scale
+    base = runtime.complete_as_base(ids, ALONE, 2 * len(said[0].ids))
     if base and base.logprobs and base.ids:
         theirs = torch.tensor(base.logprobs)
         tuned = reference.score(ids, base.ids).own[: len(theirs)]
-        with reference.scaled(0.0):
+        with reference.with_adapter_scaled(0.0):
             own = reference.score(ids, base.ids).own[: len(theirs)]
         numbers |= {"base": root_mean_square(theirs - tuned), "base from its own": root_mean_square(theirs - own)}
         if numbers["base"] <= bound < root_mean_square(own - tuned):
@@ -48,18 +50,18 @@ def compare_lora(parity: Parity) -> LayerVerdict:
             return LayerVerdict(DIFFERS, says, "told", numbers)
     if abs(slope) > ERRORS * error:
         return LayerVerdict(DIFFERS, says, "told", numbers)
-    if parity.came("logprobs") != SAME:
+    if parity.layer_verdict("logprobs") != SAME:
         return LayerVerdict(UNPROVEN, f"{says}, but logprobs differ", "told", numbers)
     return LayerVerdict(SAME, says, "told", numbers)
 
 
-def _direction(parity: Parity, said: Sequence[ToldTokens]) -> tuple[float, float]:
+def _direction(parity: Parity, said: Sequence[DrawnTokens]) -> tuple[float, float]:
     """Return how far the runtime went towards a smaller scale, 1 the whole way, and its error; nan for no way."""
     import torch
 
     reference = parity.reference
     ours = torch.cat([reference.score(t.prompt.ids, t.ids).own for t in said])
-    with reference.scaled(SMALLER):
+    with reference.with_adapter_scaled(SMALLER):
         towards = torch.cat([reference.score(t.prompt.ids, t.ids).own for t in said]) - ours
     apart, square = torch.cat([torch.tensor(t.logprobs) for t in said]) - ours, towards.pow(2).sum()
     slope = (apart * towards).sum() / square

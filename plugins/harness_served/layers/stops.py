@@ -14,19 +14,19 @@ OWN = 4  # conversations whose answers the export gives itself, where no made on
 def compare_stops(parity: Parity) -> LayerVerdict:
     """Put whole answers into the runtime's mouth, where it takes them, else look at where its own answers end."""
     reference, runtime = parity.reference, parity.runtime
-    if not reference.stops:
+    if not reference.stop_ids:
         return LayerVerdict(UNPROVEN, "the export has no stop token")
     tokens, went = reference.tokens, list[str]()
-    made = tokens.pairs([([user_message(question)], answer) for question, answer in ENDED])
+    made = tokens.encode_pairs([([user_message(question)], answer) for question, answer in ENDED])
     sure = [pair for pair in made if reference.score(*pair).ends[-1] >= SURE]
     if not sure:  # after a made answer, so answers of its own
         own = [(prompted.ids, reference.answer(prompted.ids, LONG)) for prompted in parity.prompts[:OWN]]
-        ended = [(prompt, said[:-1]) for prompt, said in own if said and said[-1] in reference.stops]
+        ended = [(prompt, said[:-1]) for prompt, said in own if said and said[-1] in reference.stop_ids]
         sure = [pair for pair in ended if reference.score(*pair).ends[-1] >= SURE]
     ends = [[*prompt, *answer] for prompt, answer in sure]
     texts = [tokens.tokenizer.decode(ids) for ids in ends]
     if texts and not runtime.takes_ids:  # it reads the text anew, with a second BOS or without
-        anew = zip(tokens.prompts(texts), tokens.tokenizer(texts)["input_ids"], strict=True)
+        anew = zip(tokens.encode_prompts(texts), tokens.tokenizer(texts)["input_ids"], strict=True)
         still = [all(reference.score(ids[:-1], ids[-1:]).ends[-1] >= SURE for ids in both) for both in anew]
         ends, texts = ([one for one, kept in zip(many, still, strict=True) if kept] for many in (ends, texts))
         if not texts:
@@ -36,7 +36,7 @@ def compare_stops(parity: Parity) -> LayerVerdict:
             return _by_answers(parity)
         if said.text.strip() or said.ended == "length":
             went.append(said.text)
-    names, many = ", ".join(tokens.tokenizer.convert_ids_to_tokens(reference.stops)), len(ends)
+    names, many = ", ".join(tokens.tokenizer.convert_ids_to_tokens(reference.stop_ids)), len(ends)
     if not ends:
         return LayerVerdict(UNPROVEN, f"the export itself never ends with {names}; check whether it was trained to")
     if went:
@@ -47,13 +47,13 @@ def compare_stops(parity: Parity) -> LayerVerdict:
 
 def _by_answers(parity: Parity) -> LayerVerdict:
     """Look at the runtime's own answers: one that goes on where the export ends, or ends where it goes on."""
-    ended, stops = 0, parity.reference.stops
+    ended, stops = 0, parity.reference.stop_ids
     for number, ((_, said, ids), scored) in enumerate(zip(parity.answers, parity.answers_scored, strict=True)):
         where, ends = f"conversation {number}", scored.ends.tolist()
         on = next((at for at, lead in enumerate(ends[:-1]) if lead >= SURE and ids[at] not in stops), None)
         if on is not None:
             return LayerVerdict(DIFFERS, f"{where} goes on after token {on}, where the export ends", "text")
-        if said.ended == "stop" and parity.covers(said, ids):
+        if said.ended == "stop" and parity.covers_answer(said, ids):
             if ends[-1] <= -SURE:
                 return LayerVerdict(DIFFERS, f"{where} ends after token {len(ids)}, where the export goes on", "text")
             ended += 1

@@ -31,7 +31,7 @@ from harness.answers import requests
 from harness.answers.requests import RequestError, map_concurrent
 from harness.data import chat
 from harness.data.chat import ARGUMENTS
-from harness.errors import CheckFailed, UsageError
+from harness.errors import CheckFailedError, UsageError
 from harness.records.models import ModelRef, Sampling
 from harness.records.samples import Sample
 from harness.testing import Project
@@ -887,8 +887,8 @@ def test_usage_of_another_kind_tells_nothing(usage: Any) -> None:
 def test_a_reply_tells_how_it_ended(choice: Body, usage: Any, ended: str, tokens: int | None) -> None:
     """As far as its server says; nothing is made up where it gives no reason."""
     said = read_answer({"choices": [{**choice, "text": "an answer"}], "usage": usage}, ["|"])
-    assert (said, said.ended, said.tokens, said.thought_tokens) == ("an answer", ended, tokens, 0)
-    assert read_answer({"choices": [{**choice, "text": "an|answer"}]}, ["|"]).ended == "stop"
+    assert (said, said.finish_reason, said.tokens, said.thought_tokens) == ("an answer", ended, tokens, 0)
+    assert read_answer({"choices": [{**choice, "text": "an|answer"}]}, ["|"]).finish_reason == "stop"
 
 
 NOW = {"id": "1", "type": "function", "function": {"name": "now", "arguments": '{"in": "Oslo"}'}}
@@ -909,7 +909,7 @@ HERMES = '<tool_call>\n{"name": "now", "arguments": {"in": "Oslo"}}\n</tool_call
 def test_calls_that_a_server_took_out_are_an_answer(message: Body, finish: str, text: str | None) -> None:
     """They stand in it as Hermes has them, which `tool_calls` reads; broken arguments stay broken."""
     said = read_answer({"choices": [{"message": message, "finish_reason": finish}]}, ["\n"])
-    assert said.ended == "tool"
+    assert said.finish_reason == "tool"
     assert said == text if text else said.startswith('<tool_call>\n{"name": "a", "arguments": {')
 
 
@@ -1136,7 +1136,7 @@ def test_log_probs_that_are_none_are_a_finding(fake: Fake, scores: tuple[str, ..
     fake.scores = scores
     with load(fake) as [subject]:
         fake.value = lambda token: value if token == " bad" else -1.0
-        with pytest.raises(CheckFailed, match=r"not a log-probability.*: \[(nan|-inf|3.0|0.0002)\]"):
+        with pytest.raises(CheckFailedError, match=r"not a log-probability.*: \[(nan|-inf|3.0|0.0002)\]"):
             subject.logprobs([("a", " bad b")])
         fake.value = lambda token: 1e-4 if token == " bad" else -1.0
         assert subject.logprobs([("a", " bad b")])[0].total == -0.9999
@@ -1361,7 +1361,7 @@ def test_every_mode_of_a_server(fake: Fake, monkeypatch: pytest.MonkeyPatch, nam
     if not mode.line:
         assert ask() == (-2 / 8 if mode.scores else ["to a"])
         return
-    with pytest.raises((UsageError, CheckFailed)) as caught:
+    with pytest.raises((UsageError, CheckFailedError)) as caught:
         ask()
     said = str(caught.value)
     assert re.search(mode.line, said), said
@@ -1442,7 +1442,7 @@ def test_a_reference_behind_an_api_is_a_baseline(fake: Fake, project: Project, m
     fake.troubles, fake.seen = [], []
     again = project.run()
     assert 0 < len(fake.asked(TEXT)) <= 10
-    (report,) = [r for r in again.report.reports if r.subject == "reference"]
+    (report,) = [r for r in again.report.results if r.subject == "reference"]
     assert report.metrics["exact_match"] == 1.0
     fake.seen = []
     project.run()
@@ -1508,17 +1508,17 @@ def test_who_replied_stands_among_the_facts(fake: Fake, project: Project) -> Non
     assert (facts["model"]["path"], facts["model"]["models that replied"]) == ("small", ["small-1"])
     assert (facts["tuned" if "tuned" in facts else "merged"]["models that replied"]) == ["tuned-1"]
     assert facts["again"]["system fingerprints"] == ["fp_1"]
-    assert "E6" not in {f.code for f in done.report.flags}
+    assert "E6" not in {f.code for f in done.report.findings}
     fake.signs = lambda body: {"model": f"small-{1 + ('top_k' in body)}"}
     done = project.run()
-    (flag,) = [f for f in done.report.flags if f.code == "E6"]
+    (flag,) = [f for f in done.report.findings if f.code == "E6"]
     assert (flag.severity, flag.what) == ("warning", '"small" was answered by small-1 for base; by small-2 for again')
     assert done.code == 0 and "warning  E6 changing-served-model" in done.out
     many = iter(range(10_000))
     fake.signs = lambda body: {"model": f"small-{next(many) % 11:02}"}
     done = project.run()
     assert done.report.facts["model"]["models that replied"][-2:] == ["small-07", "and 3 more"]
-    assert "E6" in {f.code for f in done.report.flags}
+    assert "E6" in {f.code for f in done.report.findings}
 
 
 @pytest.mark.slow

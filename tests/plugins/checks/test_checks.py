@@ -26,10 +26,12 @@ from harness.records.samples import Result, Sample, Score
 from harness.testing import ROWS as TEST
 from harness.testing import SUITE, TRAIN, Project
 from harness_checks import answers, harness_checks, lint
+from harness_checks.answers import format_gains
 from harness_checks.frames import find_frame
 from harness_checks.leaks import leaks
 from harness_checks.pairs import sorted_labels
 from harness_checks.trained import another_base
+from harness_domain import contains, exact_match, token_f1
 from tests.helpers.speed import rounds
 from tests.mutations.catalogue import MUTATIONS
 from tests.mutations.lab import CHAT, EVAL, ROWS, Lab
@@ -220,7 +222,7 @@ def test_finding_ignored_by_title() -> None:
     """A leak is ignored by the title of its check as by its code."""
     for name in ("D10", "D10-exact", "train-test-leak"):
         checks = Checks(load_plugins(None), {name: "meant"})
-        assert checks.stamped("D10", Finding("error", "leaks", kind="exact")).ignored == "meant"
+        assert checks.complete_finding("D10", Finding("error", "leaks", kind="exact")).ignored == "meant"
 
 
 @pytest.mark.parametrize(
@@ -232,10 +234,49 @@ def test_finding_ignored_by_title() -> None:
 )
 def test_targets_that_punctuation_tells_apart(target: str, told: bool) -> None:
     """What another answer is equal to without its point or sign is told, and not what means the same without."""
-    task = SimpleNamespace(spec=SimpleNamespace(use="exact_match", options={}), samples=[Sample("1", "q", target)])
-    assert bool(list(lint._punctuated({"qa": task}))) == told  # type: ignore[dict-item]
-    task.spec.options["ignore_punctuation"] = False
-    assert not list(lint._punctuated({"qa": task}))  # type: ignore[dict-item]
+    task = matched([target], ignore_punctuation=True)
+    assert bool(list(lint._punctuated({"qa": task}))) == told
+    assert not list(lint._punctuated({"qa": matched([target])}))
+
+
+def matched(targets: list[str], use: Any = exact_match, **options: Any) -> Any:
+    """Return an evaluation of rows with these targets, as checks see it."""
+    samples = [Sample(str(i), "q", target) for i, target in enumerate(targets)]
+    return SimpleNamespace(spec=SimpleNamespace(use=use.__name__, options=options), samples=samples, function=use)
+
+
+@pytest.mark.parametrize("use", [exact_match, contains, token_f1])
+def test_targets_that_become_equal_are_found_as_the_evaluator_compares_them(use: Any) -> None:
+    """Cron lines that differ in punctuation are an error from 5 %, other spellings of one text are no finding."""
+    loose = {"ignore_case": True, "ignore_punctuation": True}
+    cron = [f"{'*/' * (i % 2)}{i // 2} 23 * * 1" for i in range(40)]
+    [flag] = lint._punctuated({"qa": matched(cron, use, **loose)})
+    assert (flag.severity, flag.kind, len(flag.rows["qa"])) == ("error", "punctuation", 40)
+    assert '"*/0 23 * * 1" equals the target "0 23 * * 1" without punctuation' in flag.what
+    few = [f"word {i}" for i in range(200)] + ["a-b", "ab"]
+    [flag] = lint._punctuated({"qa": matched(few, use, **loose)})
+    assert (flag.severity, flag.rows) == ("warning", {"qa": ["200", "201"]})
+    assert not list(lint._punctuated({"qa": matched(["Paris", "Paris.", "paris!", '"Paris"'] * 9, use, **loose)}))
+    assert not list(lint._punctuated({"qa": matched(cron, use, ignore_punctuation=False)}))
+
+
+def test_gains_in_form_alone_are_told_with_numbers() -> None:
+    """A candidate that only leaves out a full stop gains nothing once the base's answers count without it."""
+    task = matched([f"w{i}" for i in range(100)])
+
+    def result(name: str, right: int, formed: int) -> Any:
+        said = [f"w{i}" if i < right else f"W{i}." if i < right + formed else "no" for i in range(100)]
+        scores = [Score(str(i), {"exact_match": float(i < right)}, answer=text) for i, text in enumerate(said)]
+        return SimpleNamespace(subject=name, eval="qa", scores=scores)
+
+    [flag] = format_gains(result("merged", 60, 0), task, result("base", 20, 38))
+    assert flag.what == (
+        '"qa": 38 of the 80 wrong answers of the base are right but for case and punctuation; '
+        "with them merged gains +0.020 instead of +0.400"
+    )
+    assert not list(format_gains(result("merged", 60, 0), task, result("base", 20, 4)))
+    assert not list(format_gains(result("merged", 20, 38), task, result("base", 20, 38)))
+    assert not list(format_gains(result("base", 20, 38), task, result("base", 20, 38)))
 
 
 def test_empty_answers_may_begin_with_a_line_break() -> None:
@@ -282,11 +323,11 @@ def test_error_before_training_is_exit_4(suite: Project) -> None:
     suite.write({"train.jsonl": [*TRAIN, {"input": "why", "target": "BECAUSE"}]})
     outcome = suite.run()
     assert outcome.code == 4
-    assert [(f.code, f.severity, f.what) for f in outcome.report.flags] == [("X1", "error", "row 21 shouts")]
+    assert [(f.code, f.severity, f.what) for f in outcome.report.findings] == [("X1", "error", "row 21 shouts")]
     assert "base::qa" not in outcome.out.partition("summary")[0]
     assert "because X1: row 21 shouts" in outcome.out
     outcome = suite.run("--ignore", "X1")
-    assert (outcome.code, outcome.report.flags[0].ignored) == (6, "--ignore")
+    assert (outcome.code, outcome.report.findings[0].ignored) == (6, "--ignore")
 
 
 @pytest.mark.slow
@@ -295,7 +336,7 @@ def test_error_after_training_is_exit_1(suite: Project) -> None:
     suite.write({"harnessfile.py": PLUGIN.replace("SEVERITY", '"error"')})
     for _ in range(2):
         outcome = suite.run()
-        assert (outcome.code, [f.code for f in outcome.report.flags if f.counts]) == (1, ["X2"])
+        assert (outcome.code, [f.code for f in outcome.report.findings if f.stops_run]) == (1, ["X2"])
         assert not (suite.folder / "exports").exists()
     assert suite.run("--ignore", "X2").code == 6
     assert not (suite.folder / "exports").exists()
@@ -460,9 +501,9 @@ def test_seen_by_a_reader(suite: Project) -> None:
     suite.write({"harnessfile.py": PLUGIN.replace("SEVERITY", '"warning"')})
     outcome = suite.run()
     assert outcome.code == 0
-    assert outcome.report.flags[-1] == Finding("warning", "adapter is odd", (), code="X2")
+    assert outcome.report.findings[-1] == Finding("warning", "adapter is odd", (), code="X2")
     raw = json.loads(max(suite.folder.glob("reports/*/report.json")).read_text("utf-8"))
-    assert raw["flags"][-1]["code"] == "X2"
+    assert raw["findings"][-1]["code"] == "X2"
 
 
 # -- M4: what lies beside the weights --------------------------------------------------------------------------------

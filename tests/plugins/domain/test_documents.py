@@ -31,6 +31,14 @@ PERSON = {
         ('```\n{"a": 1}\n```', "fence", 1),
         ('```json\n{"a": 1}\n```', "whole", 0),
         ('Here: ```json\n{"a": 1}\n```', "fence", 0),
+        ('```json {"a": 1}```', "fence", 1),
+        ('```{"a": 1}```', "fence", 1),
+        ("```json\r\n12\r\n```", "fence", 1),
+        ('~~~json\n{"a": 1}\n~~~', "fence", 1),
+        ('~~~\n{"a": "```"}\n~~~', "fence", 1),
+        ('````json\n{"a": "```"}\n````', "fence", 1),
+        ('```json\n{"a": 1}\n~~~', "fence", 0),
+        ('```json {"a": 1}```', "whole", 0),
         ('Here you are: {"a": {"b": [1]}}. Good?', "first", 1),
         ('see [1 or {"a": 1}', "first", 1),
         ('\ufeff{"a": 1}', "whole", 1),
@@ -69,6 +77,10 @@ def test_parses(answer: str, find: str, parses: int) -> None:
         ("null", [1], 0, 0),
         ('{"a": {}}', {"a": {}}, 1, 1),
         ("nothing", {"a": 1}, 0, 0),
+        ('{"caf\u00e9": "cr\u00e8me"}', {"cafe\u0301": "cre\u0300me"}, 1, 1),
+        ('["cre\u0300me"]', ["cr\u00e8me"], 1, 1),
+        ('{"a": "\\u0065\\u0301"}', {"a": "\u00e9"}, 1, 1),
+        ('{"e\u0301": 1, "\u00e9": 2}', {"\u00e9": 2}, 1, 0),
     ],
 )
 def test_compares_values(answer: str, target: Any, fields: float, equal: int) -> None:
@@ -213,7 +225,7 @@ def test_metrics_follow_from_the_options(project: Project) -> None:
     """Without a schema there is no `valid`, without targets nothing is compared."""
     rows = [{"input": "say yes"}, {"input": "say no"}]
     project.write({"suite.toml": EVAL + "compare = false\n", "test.jsonl": rows})
-    assert dict(project.run().report.reports[0].metrics) == {"parses": 0.0}
+    assert dict(project.run().report.results[0].metrics) == {"parses": 0.0}
 
 
 def test_brackets_without_end() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from harness import Logprob, ModelRef, Sample, Score, UsageError
 from harness.gates.decide import decide
 from harness.gates.gate import Gate
 from harness.records.samples import Result
+from harness.testing import FakeSubject
 from harness_domain import contains, exact_match, hf_metric, latency, multiple_choice, regex, size, token_f1
 
 
@@ -44,29 +46,36 @@ def match(evaluator: Callable[..., Any], answer: str, target: str | list[str], *
 
 
 # ------------------------------------------------------------------ generate and match
+LOOSE = {"ignore_case": True, "ignore_punctuation": True}
 
 
 @pytest.mark.parametrize(
     ("answer", "target", "options", "expected"),
     [
         ("Paris", "Paris", {}, 1),
-        ("  paris. \t", "Paris", {}, 1),
+        ("  paris. \t", "Paris", {}, 0),
+        ("*/15 23 * * 1", "15 23 * * 1", {}, 0),
+        ("  paris. \t", "Paris", LOOSE, 1),
         ("Paris, France", "Paris", {}, 0),
-        ("New\n York", "new york", {}, 1),
-        ("St. John’s", "St John's", {}, 1),
+        ("New\n York", "New York", {}, 1),
+        ("New\n York", "new york", LOOSE, 1),
+        ("St. John’s", "St John's", LOOSE, 1),
         ("cafe\u0301", "café", {}, 1),
-        ("PARIS", "Paris", {"ignore_case": False}, 0),
-        ("Paris.", "Paris", {"ignore_punctuation": False}, 0),
-        ("-3.5", "35", {"ignore_punctuation": False}, 0),
+        ("PARIS", "Paris", {"ignore_punctuation": True}, 0),
+        ("İstanbul", "istanbul", LOOSE, 1),
+        ("I\u0307stanbul", "ISTANBUL", LOOSE, 1),
+        ("İstanbul", "istanbul", {"ignore_case": False}, 0),
+        ("Paris.", "Paris", {"ignore_case": True}, 0),
+        ("-3.5", "35", {"ignore_case": True}, 0),
         ("the moon", "moon", {}, 0),
-        ("the moon", "Moon", {"ignore_articles": True}, 1),
+        ("the moon", "Moon", {"ignore_articles": True, "ignore_case": True}, 1),
         ("theme", "me", {"ignore_articles": True}, 0),
         ("B", ["A", "B"], {}, 1),
         ("", "Paris", {}, 0),
     ],
 )
 def test_exact_match(answer: str, target: Any, options: dict[str, Any], expected: int) -> None:
-    """An answer matches when it is a target but for case, punctuation and spaces, as the options say."""
+    """An answer matches when it is a target but for spaces, and for case and punctuation where the options say so."""
     assert match(exact_match, answer, target, **options) == expected
 
 
@@ -136,7 +145,7 @@ def test_an_empty_target_is_a_mistake_and_matches_nothing(evaluator: Callable[..
     """Every answer contains an empty target, so such a row stops the evaluation before the model is asked."""
     model = Canned({"q": ""})
     with pytest.raises(UsageError, match='row "r7"'):
-        list(evaluator(model, [Sample("r7", "q", target)]))
+        list(evaluator(model, [Sample("r7", "q", target)], **LOOSE))
     assert not model.calls
 
 
@@ -350,6 +359,34 @@ def test_the_local_metric_is_sacrebleus_chrf() -> None:
     assert ours == pytest.approx(CHRF().corpus_score(answers, [list(t) for t in zip(*targets, strict=True)]).score)
     assert library(["same"], ["same"], metric="local:chrf") == pytest.approx(100.0)
     assert library(["abc"], ["xyz"], metric="local:chrf") == 0.0
+
+
+LABELS = ["refund", "billing", "other"]
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "balanced_accuracy"])
+def test_local_metrics_of_labels_are_scikit_learns(metric: str) -> None:
+    """Macro-F1 and balanced accuracy over the targets are scikit-learn's; an answer that is no label is wrong."""
+    from sklearn.metrics import f1_score, recall_score
+
+    rng = random.Random(3)
+    targets = [rng.choice([*LABELS, "refund", "refund"]) for _ in range(60)]
+    answers = [rng.choice([t, t, *LABELS, "I do not know", f" {t}\n"]) for t in targets]
+    told = [a.strip() for a in answers]
+    score = f1_score if metric == "macro_f1" else recall_score
+    theirs = score(targets, told, labels=sorted({*targets}), average="macro", zero_division=0)
+    assert library(answers, targets, metric=f"local:{metric}") == pytest.approx(float(theirs))
+    assert library(LABELS, LABELS, metric=f"local:{metric}") == 1
+    with pytest.raises(UsageError, match="needs exactly one target per row"):
+        library(["a"], [["a", "b"]], metric=f"local:{metric}")
+
+
+def test_a_local_metric_of_labels_scores_choices() -> None:
+    """With choices the likeliest one is the answer, and the right one the target."""
+    rows = [Sample(str(i), f"say {t}", row={"gold": i % 2}) for i, t in enumerate(["yes", "no", "no", "no"])]
+    options = {"metric": "local:balanced_accuracy", "choices": ["yes", "no"]}
+    (metric,) = hf_metric.metrics_for(options)  # type: ignore[attr-defined]
+    assert metric.value(list(hf_metric(FakeSubject("m", 1.0), rows, **options))) == pytest.approx((1 / 2 + 2 / 2) / 2)
 
 
 def test_a_library_metric_is_named_by_key_or_name() -> None:

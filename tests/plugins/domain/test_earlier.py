@@ -76,7 +76,7 @@ def test_against_a_release(project: Project) -> None:
     project.write({"suite.toml": SUITE.replace('use = "fake"\ndata', 'use = "fake"\nskill = 0.88\ndata') + against})
     done = project.run()
     assert (done.code, done.verdict("as before")) == (0, "PASS")
-    metrics = {r.subject: dict(r.metrics) for r in done.report.reports if r.eval == "as-before"}
+    metrics = {r.subject: dict(r.metrics) for r in done.report.results if r.eval == "as-before"}
     assert metrics["released"] == {}
     assert 0.8 < metrics["merged"]["same"] < 1
     project.write({"suite.toml": SUITE.replace('use = "fake"\ndata', 'use = "fake"\nskill = 0.5\ndata') + against})

@@ -9,7 +9,7 @@ import pytest
 from harness import Sample, UsageError
 from harness.testing import Project
 from harness_domain import numeric
-from harness_domain.numbers import Reading
+from harness_domain.numbers import NumberParser
 from tests.helpers.answers import scored
 from tests.helpers.speed import rounds
 
@@ -36,24 +36,27 @@ from tests.helpers.speed import rounds
         ("Two:\n- 5 pears\n- 6 apples", [5, 6]),
         ("nan, inf, -Infinity, 1/0, 1e999, 1e99999999999", []),
         ("9" * 5000, []),
+        ("٣ and १२ and ۴۵ and １２ and 𝟕", [3, 12, 45, 12, 7]),
+        ("٣٫٥ or ١٬٢٣٤٬٥٦٧٫٨ or -٤٪ or H٢O", [3.5, 1234567.8, -4]),
         ("", []),
     ],
 )
 def test_numbers_in_a_text(text: str, numbers: list[float]) -> None:
     """Numbers are read as people write them; what is part of a word, infinite or endless is none."""
-    assert [float(n) for n in Reading(None, ".", True).numbers(text)] == pytest.approx(numbers)
+    assert [float(n) for n in NumberParser(None, ".", True).parse(text)] == pytest.approx(numbers)
 
 
 def test_a_decimal_comma() -> None:
     """With a decimal comma the point parts groups."""
     text = "1.234,5 und 3,14 und 0.75 und 0.125 und 1,000.50 und 2,5 Mio. am 6.5.2024"
-    found = [float(n) for n in Reading(None, ",", True).numbers(text)]
+    found = [float(n) for n in NumberParser(None, ",", True).parse(text)]
     assert found == [1234.5, 3.14, 0.75, 0.125, 1000.5, 2_500_000]
+    assert [float(n) for n in NumberParser(None, ",", True).parse("١٬٢٣٤٫٥")] == [1234.5]
 
 
 def test_fractions_can_be_off() -> None:
     """Without fractions the slash says nothing."""
-    assert [float(n) for n in Reading(None, ".", False).numbers("page 3/4")] == [3]
+    assert [float(n) for n in NumberParser(None, ".", False).parse("page 3/4")] == [3]
 
 
 @pytest.mark.parametrize(
@@ -186,6 +189,6 @@ def test_long_answers_cost_nothing() -> None:
 
     def read() -> None:
         for piece in ("1,111", "1/", "1 ", "-", "1e", "10^", "$", "1.1", "1 111 ", "\n- ", "1:"):
-            Reading({"km": 1}, ".", True).numbers(piece * 20_000)
+            NumberParser({"km": 1}, ".", True).parse(piece * 20_000)
 
     assert rounds(read) < 60

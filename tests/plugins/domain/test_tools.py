@@ -59,6 +59,20 @@ OPENAI = json.dumps(
         ("```tool_code\nprint(now())\n```", "gemma", [NOW]),
         ("<tool_call>[]</tool_call>", "hermes", []),
         ("[1] says it is cold", "mistral", []),
+        (f"<tool_call>{AS_JSON}\nLet me know!", "hermes", [OSLO]),
+        (f"[TOOL_CALLS][{AS_JSON}] Let me know!", "mistral", [OSLO]),
+        ("[TOOL_CALLS]now[ARGS]{} Let me know!", "mistral", [NOW]),
+        (f"<|python_tag|>{LLAMA}; {LLAMA}\nLet me know!", "llama3", [OSLO, OSLO]),
+        (f"{AS_JSON}\nLet me know!", "json", [OSLO]),
+        (f"Here is the call:\n{AS_JSON}\nLet me know!", "json", [OSLO]),
+        (f"Here is the call: {AS_JSON}, {AS_JSON}. Let me know!", "json", [OSLO, OSLO]),
+        (f"Here are the calls: [{AS_JSON}]", "json", [OSLO]),
+        (f"~~~json\n{AS_JSON}\n~~~", "json", [OSLO]),
+        (f"```json {AS_JSON}```", "json", [OSLO]),
+        (f"The call: `{AS_JSON}`", "json", [OSLO]),
+        ('Thought: cold?\nAction: weather\nAction Input: {"city": "Oslo", "days": 2}', "react", [OSLO]),
+        ('Action: now\nAction Input:\nObservation: 9\nAction: weather\nAction Input: {"city": "x"}', "react", [NOW]),
+        ('Action: `weather`\nAction Input:\n```json\n{"city": "Oslo", "days": 2}\n```', "react", [OSLO]),
         (f"[{AS_JSON}]", "mistral", [OSLO]),
         ("[1] says it is cold", "json", []),
         ("", "json", []),
@@ -67,6 +81,23 @@ OPENAI = json.dumps(
 def test_forms(answer: str, form: str, calls: list[Call]) -> None:
     """Every form is read as such, and "auto" tells which it is."""
     assert parse_calls(answer, form) == calls
+    assert parse_calls(answer, "auto", ("weather", "now")) == calls
+
+
+@pytest.mark.parametrize(
+    ("answer", "calls"),
+    [
+        ('weather(city="Oslo", days=2)\nLet me know!', [OSLO]),
+        ('weather(city="Oslo", days=2)\nnow()\nLet me know!', [OSLO, NOW]),
+        ('Here is the call: weather(city="Oslo", days=2)', [OSLO]),
+        ('Here is the call:\n`weather(city="Oslo", days=2)`\nLet me know (soon)!', [OSLO]),
+        ('Sure!\n```python\nweather(city="Oslo", days=2)\n```\nLet me know!', [OSLO]),
+        ("The function now returns the time: it is nine.", []),
+        ('I could say: {"name": "rain", "arguments": {}}', []),
+    ],
+)
+def test_python_calls_of_known_tools_in_prose(answer: str, calls: list[Call]) -> None:
+    """A call of a row's tool is read where it stands in one place of the prose around it."""
     assert parse_calls(answer, "auto", ("weather", "now")) == calls
 
 
@@ -96,8 +127,13 @@ def test_forms(answer: str, form: str, calls: list[Call]) -> None:
         '<|tool_call>call:rain{city:<|"|>Oslo<|"|>}<tool_call|>',
         '<minimax:tool_call>\n<invoke name="rain">\n</invoke>\n</minimax:tool_call>',
         '<invoke name="weather"><parameter name="city">Oslo</parameter></invoke>',
-        'Action: weather\nAction Input: {"city": "Oslo"}',
-        'Sure: {"name": "weather", "arguments": {}}',
+        'Action: weather\nAction Input: {"city": "Os',
+        "Action: weather\nIt is cold.",
+        '{"action": "weather", "action_input": {"city": "Oslo"}}',
+        'Sure, {"name": "weather", "arguments": {}} it is',
+        'Either: {"name": "weather", "arguments": {"city": "Oslo"}}\nor: {"name": "weather", "arguments": {}}',
+        'weather(city="Oslo") returns the weather (in Oslo)',
+        'Here: weather(city="Oslo")\nor weather(city="Bergen")',
         '{"weather": {"city": "Oslo"}}',
     ],
 )
@@ -301,7 +337,7 @@ def test_rows(project: Project, row: dict[str, Any], wanted: str, call: int) -> 
     write_fake(project.folder / "base", 1.0)  # says the last word of every prompt
     project.write({"suite.toml": EVAL, "test.jsonl": [row | tools]})
     done = project.run()
-    assert done.report.reports[0].metrics["call"] == call
+    assert done.report.results[0].metrics["call"] == call
     [line] = next((done.folder / "reports").glob("*/base/samples_calls_*.jsonl")).read_text("utf-8").splitlines()
     assert json.loads(line)["target"] == wanted
 

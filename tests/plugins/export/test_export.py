@@ -15,7 +15,7 @@ pytest.importorskip("bitsandbytes")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from harness.errors import CheckFailed, UsageError  # noqa: E402
+from harness.errors import CheckFailedError, UsageError  # noqa: E402
 from harness.records.models import ModelRef  # noqa: E402
 from harness.release.verify import verify_export  # noqa: E402
 from harness.testing import Project  # noqa: E402
@@ -120,7 +120,7 @@ def test_copies_are_gated_and_shipped(project: Project, tiny_model: Path) -> Non
     facts = run.facts["nf4"]
     assert facts["layers"] == 14
     assert 0.01 < facts["kl"] < 0.1 < facts["relative_error"] + 0.05 < 0.2
-    measured = {(r.subject, r.eval): r.metrics for r in run.reports}
+    measured = {(r.subject, r.eval): r.metrics for r in run.results}
     assert measured["nf4", "size"]["parameters"] == measured["merged", "size"]["parameters"]
     assert measured["nf4", "size"]["bytes"] < measured["merged", "size"]["bytes"] / 2
     assert measured["nf4", "moved"]["kl"] < measured["nf4", "forgot"]["kl"]
@@ -206,7 +206,7 @@ def test_damage_is_found(damage: str, settings: dict[str, Any], tiny_model: Path
     whole = tensors[name]
     tensors[name] = whole.flip(0).contiguous() if damage != "NaN" else whole.index_fill(0, torch.tensor([3]), torch.nan)
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckFailed, match=f'"{name}" differs from its parent\'s rounded value'):
+    with pytest.raises(CheckFailedError, match=f'"{name}" differs from its parent\'s rounded value'):
         compare_quantized(tiny_model, copy)
 
 
@@ -233,5 +233,5 @@ def test_width_that_a_cpu_reads_wrongly(tmp_path: Path) -> None:
 
 def test_a_whole_model_is_not_the_quantised_one(tiny_model: Path) -> None:
     """A copy in which nothing is quantised is no copy."""
-    with pytest.raises(CheckFailed, match="no layer was quantised"):
+    with pytest.raises(CheckFailedError, match="no layer was quantised"):
         compare_quantized(tiny_model, tiny_model)

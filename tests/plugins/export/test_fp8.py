@@ -13,7 +13,7 @@ import pytest
 import harness_hf
 from harness import ModelRef, UsageError
 from harness.artifacts.formats import check_configuration, check_files
-from harness.errors import CheckFailed
+from harness.errors import CheckFailedError
 from harness_hf import sources
 
 torch = pytest.importorskip("torch")
@@ -152,7 +152,7 @@ def test_another_models_tensor_is_named(
 ) -> None:
     """What is not the parent, rounded, is one line with the tensor's name."""
     own = edit(export(tiny_model, tmp_path / "own"), change)
-    with pytest.raises((CheckFailed, UsageError), match=why):
+    with pytest.raises((CheckFailedError, UsageError), match=why):
         export(tiny_model, tmp_path / "copy", path=str(own))
 
 
@@ -161,11 +161,11 @@ def test_configuration_and_tokenizer_are_the_parents(tiny_model: Path, tmp_path:
     copy = export(tiny_model, tmp_path / "copy")
     config = json.loads((copy / "config.json").read_text("utf-8"))
     (copy / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}), "utf-8")
-    with pytest.raises(CheckFailed, match=r"config.json: rms_norm_eps is 0.1, but 1e-06 in the parent model"):
+    with pytest.raises(CheckFailedError, match=r"config.json: rms_norm_eps is 0.1, but 1e-06 in the parent model"):
         compare_fp8(tiny_model, copy)
     (copy / "config.json").write_text(json.dumps(config), "utf-8")
     (copy / "chat_template.jinja").write_text("{{ messages }}", "utf-8")
-    with pytest.raises(CheckFailed, match="the chat template that was read back differs"):
+    with pytest.raises(CheckFailedError, match="the chat template that was read back differs"):
         compare_fp8(tiny_model, copy)
 
 

@@ -16,7 +16,7 @@ from harness import ModelRef, UsageError
 from harness.artifacts.digests import file_digest, template_digest, weights_digest
 from harness.artifacts.formats import check_files, shipping_files
 from harness.artifacts.gguf import read_gguf
-from harness.errors import CheckFailed
+from harness.errors import CheckFailedError
 from harness.release import model_card
 from harness_hf import restore, sources
 from tests.helpers.llamas import TEXTS, build
@@ -52,7 +52,7 @@ def export(model: Path, to: Path, quantization: str = "F32") -> Path:
 
 def logits(folder: Path) -> Any:
     with harness_hf.load([ModelRef("m", str(folder))], dtype="float32") as [subject]:
-        ids = subject.tokens.prompts(TEXTS)[0]  # type: ignore[attr-defined]
+        ids = subject.tokens.encode_prompts(TEXTS)[0]  # type: ignore[attr-defined]
         with torch.inference_mode():
             return subject.model(torch.tensor([ids])).logits[0]  # type: ignore[attr-defined]
 
@@ -154,7 +154,7 @@ def test_values_that_do_not_fit_are_refused(llama: Path, tmp_path: Path) -> None
 
     model = shutil.copytree(llama, tmp_path / "model")
     weights = load_file(model / "model.safetensors")
-    for value, quantization, error in ((1e5, "F16", UsageError), (float("nan"), "Q8_0", CheckFailed)):
+    for value, quantization, error in ((1e5, "F16", UsageError), (float("nan"), "Q8_0", CheckFailedError)):
         weights["model.layers.0.mlp.up_proj.weight"][0, 0] = value
         save_file(weights, model / "model.safetensors", {"format": "pt"})
         with pytest.raises(error, match=r"too large for F16|is not finite"):
@@ -175,7 +175,7 @@ def test_another_file_is_found_out(llama: Path, tmp_path: Path, monkeypatch: pyt
 
     with monkeypatch.context() as patched:
         patched.setattr(writing, "resolve_folder", flipped)
-        with pytest.raises(CheckFailed, match="differs from its parent's in F32"):
+        with pytest.raises(CheckFailedError, match="differs from its parent's in F32"):
             export(llama, tmp_path / "flipped")
 
 
@@ -198,7 +198,7 @@ def test_llama_cpp_computes_the_same(tmp_path: Path, split: str) -> None:
     to = export(model, tmp_path / "to")
     theirs = llama_cpp.Llama(str(to / "model.gguf"), n_ctx=256, n_threads=1, verbose=False, logits_all=True)
     with harness_hf.load([ModelRef("m", str(to))], dtype="float32") as [subject]:
-        for text, ids in zip(TEXTS, subject.tokens.prompts(TEXTS), strict=True):  # type: ignore[attr-defined]
+        for text, ids in zip(TEXTS, subject.tokens.encode_prompts(TEXTS), strict=True):  # type: ignore[attr-defined]
             assert theirs.tokenize(text.encode(), add_bos=True, special=True) == ids
             theirs.reset()
             theirs.eval(ids)
@@ -229,7 +229,7 @@ def test_llama_cpp_gives_the_same_answers(tmp_path: Path, monkeypatch: pytest.Mo
     theirs = llama_cpp.Llama(str(to / "model.gguf"), n_ctx=512, n_threads=1, verbose=False)
     prompts = [[{"role": "user", "content": q.strip()}] for q in QUESTIONS.split("|")]
     with harness_hf.load([ModelRef("m", str(to))], dtype="float32") as [subject]:
-        encoded = subject.tokens.prompts(prompts)  # type: ignore[attr-defined]
+        encoded = subject.tokens.encode_prompts(prompts)  # type: ignore[attr-defined]
         ours = subject.generate(prompts, max_new_tokens=48)
     for ids, answer in zip(encoded, ours, strict=True):
         text = theirs.detokenize(ids, special=True)

@@ -14,7 +14,7 @@ import pytest
 import harness_export
 from harness import ModelRef, UsageError
 from harness.artifacts.gguf import read_gguf
-from harness.errors import CheckFailed
+from harness.errors import CheckFailedError
 from harness.release.conversions import NOTE
 from harness.release.verify import verify_export
 from harness.testing import Project
@@ -113,7 +113,7 @@ OTHER: dict[str, tuple[Damage, str]] = {
 @pytest.mark.parametrize(("values", "why"), OTHER.values(), ids=OTHER)
 def test_another_models_tensor_is_named(parent: Path, plain: Path, tmp_path: Path, values: Damage, why: str) -> None:
     """What is not the parent, rounded, is told by the name of its tensor."""
-    with pytest.raises(CheckFailed, match=why):
+    with pytest.raises(CheckFailedError, match=why):
         take(parent, made(plain, tmp_path / "own.gguf", values=values), tmp_path / "to")
 
 
@@ -134,7 +134,7 @@ def test_metadata_of_another_model_is_told(
     parent: Path, plain: Path, tmp_path: Path, said: dict[str, Any], why: str
 ) -> None:
     """A file says the parent's configuration, tokenizer and template, and a type that it holds."""
-    with pytest.raises((CheckFailed, UsageError), match=why):
+    with pytest.raises((CheckFailedError, UsageError), match=why):
         take(parent, made(plain, tmp_path / "own.gguf", **said), tmp_path / "to")
 
 
@@ -171,7 +171,7 @@ def test_importance_matrix_is_allowed_for(parent: Path, plain: Path, tmp_path: P
     """A file that says so is compared more widely at the ends of its grids, and not at all in types without a K."""
     said = {"general.file_type": 15, "quantize.imatrix.file": "own.dat"}
     take(parent, rewrite(plain, tmp_path / "k.gguf", kinds("Q4_K"), said=said), tmp_path / "to")
-    with pytest.raises(CheckFailed, match="differs from its parent's rounded value by up to"):
+    with pytest.raises(CheckFailedError, match="differs from its parent's rounded value by up to"):
         take(parent, rewrite(plain, tmp_path / "s.gguf", kinds("Q4_K"), swapped, said), tmp_path / "swapped")
     other = rewrite(plain, tmp_path / "other.gguf", lambda name: "Q5_0", said=said)
     with pytest.raises(UsageError, match="in Q5_0, quantised with an importance matrix, which cannot be compared"):

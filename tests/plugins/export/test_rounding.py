@@ -12,7 +12,7 @@ np = pytest.importorskip("numpy")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from harness.errors import CheckFailed  # noqa: E402
+from harness.errors import CheckFailedError  # noqa: E402
 from harness_export.rounding import CODES, compare_blocks  # noqa: E402
 from tests.helpers.k_quants import blocks_of  # noqa: E402
 
@@ -56,7 +56,7 @@ def test_what_was_not_is_named(type_: str, seed: int, *, weighed: bool) -> None:
     scaled[block, at : at + 2] = (scaled[block, at : at + 2].view(np.float16) * np.float16(1.1)).view(np.uint8)
     coded[block, CODES[type_].end - 3] ^= 0x40 if type_ == "Q8_0" else 0x44
     for damaged in (blocks[::-1], scaled.reshape(blocks.shape), coded.reshape(blocks.shape))[: 2 if weighed else 3]:
-        with pytest.raises(CheckFailed, match='"w" differs from its parent'):
+        with pytest.raises(CheckFailedError, match='"w" differs from its parent'):
             compare_blocks("w", values, damaged, type_, weighed=weighed)
 
 
@@ -68,7 +68,7 @@ def test_plain_types_are_exact(type_: str) -> None:
     compare_blocks("w", values, blocks, type_)
     changed = blocks.copy()
     changed.view(np.uint8)[2, 4] ^= 1
-    with pytest.raises(CheckFailed, match=f'"w" differs from its parent\'s in {type_}'):
+    with pytest.raises(CheckFailedError, match=f'"w" differs from its parent\'s in {type_}'):
         compare_blocks("w", values, changed, type_)
 
 
@@ -80,5 +80,5 @@ def test_grid_that_is_all_ends_is_no_excuse() -> None:
         for scale in (np.float16(1e-5), np.float16("nan")):
             blocks = blocks_of(values, type_).reshape(-1, WIDE[type_])
             blocks[:, at : at + 2] = np.array([scale]).view(np.uint8)
-            with pytest.raises(CheckFailed, match='"w" differs from its parent'):
+            with pytest.raises(CheckFailedError, match='"w" differs from its parent'):
                 compare_blocks("w", values, blocks, type_)

@@ -96,7 +96,7 @@ def test_longrope_depends_on_the_row_alone(tmp_path: Path) -> None:
     with harness_hf.load([ModelRef("base", str(tmp_path))], dtype="float32") as [subject]:
         alone = [subject.logprobs([pair])[0].total for pair in pairs]
         assert [p.total for p in subject.logprobs(pairs)] == pytest.approx(alone, abs=1e-4)
-        ids = subject.tokens.prompts(["z" * 24])[0]
+        ids = subject.tokens.encode_prompts(["z" * 24])[0]
         for _ in range(20):
             with torch.inference_mode():
                 ids.append(int(subject.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))

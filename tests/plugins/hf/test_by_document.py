@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention  # noqa: E402
 from harness import ModelRef  # noqa: E402
 from harness_hf import load_model  # noqa: E402
 from harness_hf.cpu import attention  # noqa: E402
-from harness_hf.cpu.attention import by_document  # noqa: E402
+from harness_hf.cpu.attention import use_document_attention  # noqa: E402
 from harness_lora import lora  # noqa: E402
 from harness_sft import sft  # noqa: E402
 
@@ -86,7 +86,7 @@ def test_masks_of_another_shape_are_pytorch_s(case: str) -> None:
         mask = torch.cat([mask_of([lengths]) for lengths in ([4, 5], [9], [2, 7], [3, 3, 3])], 1)
     if case == "what is added":
         mask = torch.zeros(mask.shape).masked_fill(~mask, float("-inf")) + 0.5 * mask_of([[4, 5]])
-    with by_document():
+    with use_document_attention():
         found, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](torch.nn.Module(), query, key, value, mask, is_causal=False)
     assert torch.allclose(found, scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2))
 
@@ -103,7 +103,7 @@ def test_a_model_s_gradients_are_as_near_to_exact_ones(dtype: str, tiny_model: P
             model(input_ids=ids, position_ids=positions, labels=ids, use_cache=False).loss.backward()
         return torch.cat([p.grad.double().flatten() for p in model.parameters() if p.grad is not None])
 
-    ours = gradients(dtype, by_document)
+    ours = gradients(dtype, use_document_attention)
     assert used and set(used) == {3}
     exact = gradients("float32", contextlib.nullcontext)
     theirs = (gradients(dtype, contextlib.nullcontext) - exact).norm() / exact.norm()
@@ -128,9 +128,9 @@ def test_what_is_measured_within_a_training_leaves_its_attention() -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     before = ALL_ATTENTION_FUNCTIONS["sdpa"]
-    with by_document():
+    with use_document_attention():
         during = ALL_ATTENTION_FUNCTIONS["sdpa"]
-        with attention.tiled():
+        with attention.use_tiled_attention():
             assert ALL_ATTENTION_FUNCTIONS["sdpa"] not in (before, during)
         assert ALL_ATTENTION_FUNCTIONS["sdpa"] is during is not before
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is before

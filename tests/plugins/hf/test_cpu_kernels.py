@@ -79,9 +79,9 @@ def test_scores_and_answers_are_the_same_without(
     from harness_hf.cpu import linear
 
     scores, texts, modules = answers(tiny_model, "float32")
-    tiled = {"_by_tiles"} if linear.available() else set()
+    tiled = {"_by_tiles"} if linear.is_onednn_available() else set()
     assert used == {"_attend"} | tiled
-    assert ("harness_hf.cpu.linear" in modules) == linear.available()
+    assert ("harness_hf.cpu.linear" in modules) == linear.is_onednn_available()
     used.clear()
     plain, plain_texts, plain_modules = answers(tiny_model, "float32", **turn_off(how, monkeypatch))
     assert not used and "harness_hf.cpu.linear" not in plain_modules
@@ -121,7 +121,7 @@ def test_an_adapter_of_a_model_without_kernels_has_none(tiny_model: Path) -> Non
 
     from harness_hf.cpu import linear
 
-    if not linear.available():
+    if not linear.is_onednn_available():
         pytest.skip("no oneDNN for float32 here")
     config = LoraConfig(target_modules="all-linear")
     for on in (True, False):

@@ -61,7 +61,7 @@ def encoder_of(kind: str, bos: bool, template: str = CHATML) -> Any:
         pytest.skip("mistral-common is not installed")
     tokenizer = tokenizers_made.make_tokenizer(kind, bos)
     tokenizer.chat_template = template
-    return harness_hf.RowEncoder(harness_hf.Tokens(tokenizer))
+    return harness_hf.RowEncoder(harness_hf.ModelTokenizer(tokenizer))
 
 
 def user(text: str) -> dict[str, str]:
@@ -75,8 +75,8 @@ def assistant(text: str) -> dict[str, str]:
 def assert_one_encoding(encoder: Any, prompt: Any, answer: str, rows: list[dict[str, Any]]) -> None:
     """The prompt that generation opens begins the row, and what is scored behind it is learnt in every form of it."""
     tokens = encoder.tokens
-    [opened], [(context, target)] = tokens.prompts([prompt]), tokens.pairs([(prompt, answer)])
-    assert context == (opened or [tokens.prefix])
+    [opened], [(context, target)] = tokens.encode_prompts([prompt]), tokens.encode_pairs([(prompt, answer)])
+    assert context == (opened or [tokens.prefix_id])
     if not target:  # a tokenizer to which the answer is nothing
         return
     for row in rows:
@@ -127,8 +127,8 @@ def test_whole_texts_are_scored_on_what_is_trained(kind: str, bos: bool, text: s
     """A text without a prompt begins with at most one BOS, brought or put there, and ends in one EOS."""
     encoder = encoder_of(kind, bos)
     for brought in (text, f"<s>{text}", f"{text}</s>"):
-        [(context, target)] = encoder.tokens.pairs([("", brought)])
-        front = encoder.tokens.front
+        [(context, target)] = encoder.tokens.encode_pairs([("", brought)])
+        front = encoder.tokens.leading_ids
         encoded, end = encoder.encode({"text": brought}), encoder.tokens.tokenizer.eos_token_id
         trained = encoded.ids if encoded.ids[: len(context)] == context else [*context, *encoded.ids]
         assert trained[: len(context) + len(target)] == context + target
@@ -140,20 +140,20 @@ def test_the_answer_after_messages_is_not_begun_anew() -> None:
     """On tokenizers that put a space before a text "green" is scored as it is trained, and not as "▁green"."""
     for kind in ("metaspace", "dummy prefix"):
         encoder = encoder_of(kind, True, ZEPHYR)
-        [(_, target)] = encoder.tokens.pairs([([user("What colour has grass?")], "green")])
+        [(_, target)] = encoder.tokens.encode_pairs([([user("What colour has grass?")], "green")])
         names = encoder.tokens.tokenizer.convert_ids_to_tokens(target)
         assert "".join(names) == "green"
-        assert encoder.tokens.plain("green") != target
+        assert encoder.tokens.encode_plain("green") != target
 
 
 def test_a_line_break_that_ends_a_prompt_stays_there() -> None:
     """Where "?\\n" is one token it is the prompt's, as in training; lm_eval's rule is another, and asked for."""
     encoder = encoder_of("byte BPE", False)
     tokens, pair = encoder.tokens, ("Why is the sky blue?\n", "yes")
-    [(context, target)] = tokens.pairs([pair])
+    [(context, target)] = tokens.encode_pairs([pair])
     convert = tokens.tokenizer.convert_ids_to_tokens
     assert (convert(context)[-1], "".join(convert(target))) == ("?Ċ", "yes")
-    [(context, target)] = tokens.pairs([pair], as_lm_eval=True)
+    [(context, target)] = tokens.encode_pairs([pair], as_lm_eval=True)
     assert convert(context)[-1] == "?"  # which stands there in no training and in no generation
 
 
@@ -161,7 +161,7 @@ def test_a_token_that_spans_the_end_of_a_prompt_is_told() -> None:
     """The answer is then encoded by itself, in training as in scoring, and the row says so."""
     encoder = encoder_of("byte BPE", True)
     for prompt, answer, alone in (("In ", "room", True), ("Which?\n", "room", False)):
-        [(_, split)] = encoder.tokens.split([(prompt, answer)])
+        [(_, split)] = encoder.tokens.split_pairs([(prompt, answer)])
         assert (split.alone, encoder.encode({"prompt": prompt, "completion": answer}).alone) == (alone, alone)
 
 
@@ -170,7 +170,7 @@ def test_a_shared_prompt_is_encoded_once() -> None:
     encoder, calls = encoder_of("metaspace", True), []
     render = encoder.tokens.render
     encoder.tokens.render = lambda *a, **k: calls.append(a) or render(*a, **k)
-    pairs = encoder.tokens.pairs([([user("Which colour?")], text) for text in ("green", "greenish", "blue")])
+    pairs = encoder.tokens.encode_pairs([([user("Which colour?")], text) for text in ("green", "greenish", "blue")])
     assert len(calls) == 1 and len({tuple(context) for context, _ in pairs}) == 1
 
 
@@ -292,6 +292,6 @@ def test_what_was_learnt_is_measured(form: str, kind: str, project: Project) -> 
     project.write({"suite.toml": LEARNT, "train.jsonl": rows, "test.jsonl": asked})
     run = project.run("--ignore", "D10").report
     assert run is not None
-    got = {(r.subject, name): value for r in run.reports for name, value in r.metrics.items()}
+    got = {(r.subject, name): value for r in run.results for name, value in r.metrics.items()}
     assert got["base", "perplexity"] > 50 and got["adapter", "perplexity"] < 10, got
     assert got["adapter", "acc"] > 0.7, got

@@ -34,7 +34,7 @@ def subject(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def scripted(tokens: Any) -> list[tuple[list[int], str, str]]:
     """Return forty answers: all tokens that a model would say, the text and the ending that they come to."""
-    [a], [stop] = tokens.plain("a"), tokens.plain("#")
+    [a], [stop] = tokens.encode_plain("a"), tokens.encode_plain("#")
     eos, found = tokens.tokenizer.eos_token_id, list[tuple[list[int], str, str]]()
     for i in range(40):
         length = i % 10
@@ -50,7 +50,7 @@ def scripted(tokens: Any) -> list[tuple[list[int], str, str]]:
 
 
 def by_hf(subject: Any, script: Any, monkeypatch: pytest.MonkeyPatch) -> list[Completion]:
-    said = {tuple(ids): told[0] for ids, told in zip(subject.tokens.prompts(PROMPTS), script, strict=True)}
+    said = {tuple(ids): told[0] for ids, told in zip(subject.tokens.encode_prompts(PROMPTS), script, strict=True)}
 
     def choose(logits: Any, answers: Sequence[Any]) -> Any:
         return torch.tensor([said[tuple(answer.prompt)][len(answer.ids)] for answer in answers])
@@ -100,8 +100,8 @@ def test_forty_answers_end_alike(subject: Any, monkeypatch: pytest.MonkeyPatch) 
     cached = [completion_from_json(json.loads(json.dumps(completion_to_json(said)))) for said in own]
     want = [(text, ended) for _, text, ended in script]
     for found in (own, by_vllm(subject, script), by_server(script), worked, cached):
-        assert [(str(said), Completion.of(said).ended) for said in found] == want
-        assert all(Completion.of(said).ended for said in found)
+        assert [(str(said), Completion.of(said).finish_reason) for said in found] == want
+        assert all(Completion.of(said).finish_reason for said in found)
         assert [Completion.of(said).tokens for said in found] == [said.tokens for said in own]
 
 

@@ -33,7 +33,7 @@ def subject(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def by_hand(subject: Any, prompt: Any, new: int) -> list[int]:
     """Let transformers generate greedily for one prompt."""
-    ids = torch.tensor([subject.tokens.prompts([prompt])[0]])
+    ids = torch.tensor([subject.tokens.encode_prompts([prompt])[0]])
     with torch.inference_mode():
         out = subject.model.generate(
             ids,
@@ -80,8 +80,8 @@ def test_a_shared_beginning_is_run_once(subject: Any, monkeypatch: pytest.Monkey
 def test_a_shared_beginning_is_kept_once(subject: Any, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its keys and values stand beside the batch in one row, and the logits are those of the rows in full."""
     monkeypatch.setattr(generation, "ROWS", rows)
-    prompts = subject.tokens.prompts([EXAMPLES + p for p in PROMPTS])
-    ending = generation.Ending(subject.tokens, frozenset(), ())
+    prompts = subject.tokens.encode_prompts([EXAMPLES + p for p in PROMPTS])
+    ending = generation.StopCondition(subject.tokens, frozenset(), ())
     seen: dict[type, dict[tuple[int, int], torch.Tensor]] = {}
     for kind in (generation.Batch, cascade.CascadeBatch):
         kept = seen.setdefault(kind, {})
@@ -90,7 +90,7 @@ def test_a_shared_beginning_is_kept_once(subject: Any, rows: int, monkeypatch: p
             kept.update({(a.number, len(a.ids)): row for a, row in zip(rows, logits, strict=True)})
             return logits.argmax(-1)
 
-        answers = [generation.Answer(i, ids, 3 + i % 5, ending) for i, ids in enumerate(prompts)]
+        answers = [generation.AnswerState(i, ids, 3 + i % 5, ending) for i, ids in enumerate(prompts)]
         columns: set[int] = set()
         subject.model.register_forward_pre_hook(
             lambda _m, _a, kw, columns=columns: columns.add(kw["attention_mask"].shape[1]), with_kwargs=True
@@ -157,7 +157,7 @@ def test_the_end_of_a_turn_is_a_stop_token(subject: Any) -> None:
     """EOS and what ends a turn in the chat template both end an answer, though only one of them is eos."""
     tokenizer = subject.tokens.tokenizer
     turn_end = tokenizer.convert_tokens_to_ids("<|end|>")
-    assert subject.tokens.stops == {tokenizer.eos_token_id, turn_end}
+    assert subject.tokens.stop_ids == {tokenizer.eos_token_id, turn_end}
     with torch.no_grad():
         subject.model.lm_head.weight[:] = 0
         subject.model.lm_head.weight[turn_end] = subject.model.lm_head.weight.new_zeros(64)
@@ -229,10 +229,10 @@ def test_narrow_sampling_is_greedy(subject: Any) -> None:
 
 def test_tokens_are_drawn_as_often_as_they_are_likely(subject: Any) -> None:
     """Over many seeds the first token comes as often as temperature, top-k and top-p say."""
-    from harness_hf.generation import Answer, Ending, draw_tokens
+    from harness_hf.generation import AnswerState, StopCondition, draw_tokens
 
     logits = torch.log(torch.tensor([[0.4, 0.1, 0.3, 0.2]])).repeat(4000, 1)
-    rows = [Answer(i, [1], 1, Ending(subject.tokens, frozenset(), ()), i) for i in range(4000)]
+    rows = [AnswerState(i, [1], 1, StopCondition(subject.tokens, frozenset(), ()), i) for i in range(4000)]
     for sampling, expected in (
         (Sampling(1.0), [0.4, 0.1, 0.3, 0.2]),
         (Sampling(0.5), [16 / 30, 1 / 30, 9 / 30, 4 / 30]),
@@ -260,7 +260,7 @@ def test_answers_come_as_they_end(subject: Any, monkeypatch: pytest.MonkeyPatch)
 def test_a_long_prompt_loses_its_beginning_when_told_to(subject: Any) -> None:
     """With `truncate` the answer has its room, and the prompt's end is what is answered."""
     long = "x" * 600 + "y" * 20
-    kept = subject.tokens.prompts([long])[0][-(512 - 8) :]
+    kept = subject.tokens.encode_prompts([long])[0][-(512 - 8) :]
     expected = subject.tokens.decode(
         subject.model.generate(
             torch.tensor([kept]), max_new_tokens=8, do_sample=False, eos_token_id=[2, 4], pad_token_id=0
@@ -313,19 +313,19 @@ def test_a_wrong_cache_is_noticed(subject: Any, monkeypatch: pytest.MonkeyPatch)
 def test_answers_tell_how_they_ended(subject: Any) -> None:
     """A stop token said at once or in the last place is an end, a stop string in the last place is one, too."""
     free = subject.generate(PROMPTS, max_new_tokens=24)
-    assert {(s.ended, s.tokens) for s in free if s.ended == "length"} <= {("length", 24)}
+    assert {(s.finish_reason, s.tokens) for s in free if s.finish_reason == "length"} <= {("length", 24)}
     prompt, ids = next((p, ids) for p in PROMPTS if len(ids := by_hand(subject, p, 24)) >= 6)
     place = next(i for i in range(2, 6) if ids[i] not in ids[:i])
-    subject.tokens.stops.add(ids[place])
+    subject.tokens.stop_ids.add(ids[place])
     told = [subject.generate([prompt], max_new_tokens=n)[0] for n in (place, place + 1, place + 2)]
-    assert [(s.ended, s.tokens) for s in told] == [("length", place), ("eos", place + 1), ("eos", place + 1)]
-    subject.tokens.stops.remove(ids[place])
+    assert [(s.finish_reason, s.tokens) for s in told] == [("length", place), ("eos", place + 1), ("eos", place + 1)]
+    subject.tokens.stop_ids.remove(ids[place])
     text = subject.tokens.decode(ids[: place + 1])
     told = [subject.generate([prompt], max_new_tokens=n, stop=[text])[0] for n in (place, place + 1, 24)]
-    assert [s.ended for s in told] == ["length", "stop", "stop"] and told[1] == told[2] == ""
-    subject.tokens.stops.update(range(len(subject.tokens.tokenizer)))
-    assert {(s, s.ended, s.tokens) for s in subject.generate(PROMPTS, max_new_tokens=8)} == {("", "eos", 1)}
-    assert subject.generate(["a"], max_new_tokens=0)[0].ended == "length"
+    assert [s.finish_reason for s in told] == ["length", "stop", "stop"] and told[1] == told[2] == ""
+    subject.tokens.stop_ids.update(range(len(subject.tokens.tokenizer)))
+    assert {(s, s.finish_reason, s.tokens) for s in subject.generate(PROMPTS, max_new_tokens=8)} == {("", "eos", 1)}
+    assert subject.generate(["a"], max_new_tokens=0)[0].finish_reason == "length"
 
 
 @pytest.mark.parametrize("way", ["answer_in_batches", "_alone", "_whole"])
@@ -334,11 +334,18 @@ def test_a_stop_token_that_is_never_said_cuts_every_answer(
 ) -> None:
     """At the limit, or where the context ends; a prompt that was cut tells by how much."""
     monkeypatch.setattr(generation, "_stops_of", lambda model: set())
-    monkeypatch.setattr(subject.tokens, "stops", set())
+    monkeypatch.setattr(subject.tokens, "stop_ids", set())
     monkeypatch.setitem(generation.FOUND, subject.model, getattr(generation, way))
-    assert {(s.ended, s.tokens, s.lost) for s in subject.generate(PROMPTS[:4], max_new_tokens=5)} == {("length", 5, 0)}
+    assert {(s.finish_reason, s.tokens, s.lost) for s in subject.generate(PROMPTS[:4], max_new_tokens=5)} == {
+        ("length", 5, 0)
+    }
     long = "word " * ((subject.context - 12) // 5)
     (said,) = subject.generate([long], max_new_tokens=50)
-    assert said.ended == "context" and said.tokens == subject.context - len(subject.tokens.prompts([long])[0])
+    assert said.finish_reason == "context" and said.tokens == subject.context - len(
+        subject.tokens.encode_prompts([long])[0]
+    )
     (said,) = subject.generate([long], max_new_tokens=50, truncate=True)
-    assert said.ended == "length" and said.lost == len(subject.tokens.prompts([long])[0]) - subject.context + 50
+    assert (
+        said.finish_reason == "length"
+        and said.lost == len(subject.tokens.encode_prompts([long])[0]) - subject.context + 50
+    )

@@ -14,7 +14,7 @@ from torch import nn  # noqa: E402
 from harness_hf import memory  # noqa: E402
 from harness_hf.cpu import linear  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not linear.available(), reason="no oneDNN for float32 here")
+pytestmark = pytest.mark.skipif(not linear.is_onednn_available(), reason="no oneDNN for float32 here")
 
 
 def pair(bias: bool = True, trained: bool = True) -> tuple[nn.Linear, nn.Linear]:
@@ -72,7 +72,7 @@ def test_transposed_views_and_slices_are_read_as_they_are() -> None:
 def test_all_else_is_the_layers_own(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not float32 on the CPU never comes to oneDNN."""
     ours, plain = pair()
-    monkeypatch.setattr(linear, "product", None)
+    monkeypatch.setattr(linear, "multiply", None)
     x = torch.randn(0 if case == "empty" else 3, 24)
     if case == "float64":
         ours, plain, x = ours.double(), plain.double(), x.double()
@@ -159,6 +159,6 @@ def test_weights_of_four_bits_are_decoded_once_where_they_do_not_change(monkeypa
 
 @pytest.mark.parametrize("rows", [0, 1, 20, 21, 22, 43, 107, 1000])
 def test_pieces_are_all_rows_in_order_and_none_is_left_alone(rows: int) -> None:
-    found = list(memory.pieces(torch.empty(rows, 49_152)))
+    found = list(memory.iterate_row_slices(torch.empty(rows, 49_152)))
     assert [i for piece in found for i in range(rows)[piece]] == list(range(rows))
     assert rows == 1 or all(piece.stop - piece.start > 1 for piece in found)

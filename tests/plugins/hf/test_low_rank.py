@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 
 from harness_hf.cpu import linear  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not linear.available(), reason="no oneDNN for float32 here")
+pytestmark = pytest.mark.skipif(not linear.is_onednn_available(), reason="no oneDNN for float32 here")
 
 
 class Two(nn.Module):

@@ -48,7 +48,7 @@ def by_hand(subject: Any, context: list[int], target: list[int]) -> tuple[float,
 
 def assert_parity(subject: Any, pairs: list[tuple[Any, str]]) -> None:
     scored = subject.logprobs(pairs)
-    for got, (context, target) in zip(scored, subject.tokens.pairs(pairs), strict=True):
+    for got, (context, target) in zip(scored, subject.tokens.encode_pairs(pairs), strict=True):
         total, greedy = by_hand(subject, context, target)
         assert got.total == pytest.approx(total, abs=1e-4 * len(target))
         assert (got.tokens, got.greedy) == (len(target), greedy)
@@ -92,7 +92,7 @@ def test_every_token_of_the_tree_is_run_once(subject: Any) -> None:
 
 def test_packing_runs_a_fraction_of_the_tokens(subject: Any) -> None:
     """Rows hold each shared token once: far fewer than the requests have."""
-    encoded = subject.tokens.pairs(few_shot())
+    encoded = subject.tokens.encode_pairs(few_shot())
     rows = list(subject.scorer.rows(encoded))
     run = len(rows[0].prefix) + sum(len(row.tokens) for row in rows)
     assert run * 15 < sum(len(context) + len(target) for context, target in encoded)
@@ -149,11 +149,11 @@ def test_a_whole_text_stands_behind_one_bos(subject: Any, budget: int) -> None:
     """A text is scored behind the one BOS that models know, whoever writes it; what is longer goes in windows."""
     subject.scorer.budget = budget
     scored = subject.logprobs([("", text) for text in [*TEXTS, f"<s>{TEXTS[0]}"]])
-    bos, text = subject.tokens.prefix, subject.tokens.prompts([TEXTS[0]])[0][1:]
+    bos, text = subject.tokens.prefix_id, subject.tokens.encode_prompts([TEXTS[0]])[0][1:]
     assert scored[0].total == pytest.approx(by_hand(subject, [bos], text)[0], abs=1e-3)
     assert scored[4].total == scored[0].total
     assert [p.tokens for p in scored] == [len(t) for t in [*TEXTS, TEXTS[0]]]
-    long = subject.tokens.prompts([TEXTS[2]])[0][1:]
+    long = subject.tokens.encode_prompts([TEXTS[2]])[0][1:]
     windows = [([bos], long[:512]), (long[511:512], long[512:1024]), (long[-513:1024], long[1024:])]
     assert scored[2].total == pytest.approx(sum(by_hand(subject, *w)[0] for w in windows), abs=2e-3)
 
@@ -175,7 +175,7 @@ def test_choices_equal_lm_eval(subject: Any, lm_eval_backend: Any) -> None:
 def test_greedy_is_what_greedy_decoding_writes(subject: Any) -> None:
     """The model's own answer is greedy, another is not."""
     prompt = "Once upon a time"
-    ids = subject.tokens.prompts([prompt])[0]
+    ids = subject.tokens.encode_prompts([prompt])[0]
     with torch.inference_mode():
         own = subject.model.generate(torch.tensor([ids]), max_new_tokens=4, do_sample=False)[0, len(ids) :].tolist()
     scored = dict(subject.scorer.score([(ids, own), (ids, [*own[:-1], own[-1] ^ 1])]))
@@ -186,22 +186,22 @@ def test_a_token_across_the_boundary_is_encoded_apart() -> None:
     """The tokens spell prompt and continuation, whatever melts; lm_eval's form counts off the prompt's tokens."""
     from tokenizers import Tokenizer, models
 
-    from harness_hf.tokens import Tokens
+    from harness_hf.tokens import ModelTokenizer
 
     vocabulary = {"<s>": 0, "a": 1, "b": 2, "c": 3, "ab": 4, " ": 5}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[("a", "b")]))
-    tokens = Tokens(transformers.PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>"))
+    tokens = ModelTokenizer(transformers.PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>"))
     pairs = [("ca", "bc"), ("a", "b"), ("c ", "b"), ("c", "ab")]
-    assert tokens.pairs(pairs) == [([3, 1], [2, 3]), ([1], [2]), ([3, 5], [2]), ([3], [4])]
-    assert [answer.alone for _, answer in tokens.split(pairs)] == [True, True, False, False]
-    assert tokens.pairs(pairs, as_lm_eval=True) == [([3, 1], [3]), ([1], [2]), ([3], [5, 2]), ([3], [4])]
+    assert tokens.encode_pairs(pairs) == [([3, 1], [2, 3]), ([1], [2]), ([3, 5], [2]), ([3], [4])]
+    assert [answer.alone for _, answer in tokens.split_pairs(pairs)] == [True, True, False, False]
+    assert tokens.encode_pairs(pairs, as_lm_eval=True) == [([3, 1], [3]), ([1], [2]), ([3], [5, 2]), ([3], [4])]
 
 
 def test_bos_is_never_doubled(subject: Any) -> None:
     """Text gets one BOS, text that brings one no second, a chat the template's."""
     bos = subject.tokens.tokenizer.bos_token_id
     prompts = ["plain", "<s>brings its own", [{"role": "user", "content": "hi"}]]
-    for ids in subject.tokens.prompts(prompts):
+    for ids in subject.tokens.encode_prompts(prompts):
         assert ids.count(bos) == 1
         assert ids[0] == bos
 
@@ -209,7 +209,7 @@ def test_bos_is_never_doubled(subject: Any) -> None:
 def test_messages_are_the_template_as_text(subject: Any) -> None:
     """Messages and the text the template makes of them are the same tokens."""
     messages = [{"role": "user", "content": "hi"}]
-    chat, text = subject.tokens.prompts([messages, subject.tokens.render(messages)])
+    chat, text = subject.tokens.encode_prompts([messages, subject.tokens.render(messages)])
     assert chat == text
 
 
@@ -329,7 +329,7 @@ def test_token_kl_is_the_definition(subject: Any, tiny_model: Path, tmp_path: Pa
     with harness_hf.load([ModelRef("other", str(other))], dtype="float32") as (against,):
         found = subject.token_kl(TEXTS[:1] + TEXTS[3:], against)
         for text, (total, tokens) in zip(TEXTS[:1] + TEXTS[3:], found, strict=True):
-            ((bos, ids),) = subject.tokens.pairs([("", text)])
+            ((bos, ids),) = subject.tokens.encode_pairs([("", text)])
             inputs = torch.tensor([bos + ids[:-1]])
             with torch.inference_mode():
                 p = against.model(inputs).logits[0].double().log_softmax(-1)
@@ -385,7 +385,7 @@ def test_a_long_prompt_loses_its_beginning_when_told_to(subject: Any) -> None:
     """What does not fit is cut from the left, to the last token that fits, as lm_eval does."""
     long, text = "x" * 300 + "y" * 300, " end"
     [cut] = subject.logprobs([(long, text)], truncate=True)
-    [(context, target)] = subject.tokens.pairs([(long, text)])
+    [(context, target)] = subject.tokens.encode_pairs([(long, text)])
     by_itself = dict(subject.scorer.score([(context[len(context) + len(target) - 513 :], target)]))
     assert cut.total == pytest.approx(by_itself[0].total, abs=1e-4)
     with pytest.raises(UsageError, match="the context is 512"):
@@ -410,7 +410,7 @@ def test_attention_by_tiles(masked: bool, before: int, monkeypatch: pytest.Monke
     """Rows with a prefix, with a mask of their own or causal, in tiles that do not divide them: as PyTorch's own."""
     from harness_hf.cpu import attention
 
-    if not attention.available():
+    if not attention.is_onednn_available():
         pytest.skip("no oneDNN for float32 here")
     monkeypatch.setattr(attention, "TILE", 40 * 130)
     torch.manual_seed(2)
@@ -422,7 +422,7 @@ def test_attention_by_tiles(masked: bool, before: int, monkeypatch: pytest.Monke
         seen[40:, before + 5 : before + 30] = False
     mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
     module = types.SimpleNamespace(num_key_value_groups=heads // groups, is_causal=True)
-    with attention.tiled():
+    with attention.use_tiled_attention():
         attend = attention.ALL_ATTENTION_FUNCTIONS["sdpa"]
         assert attend is not attention.sdpa_attention_forward
         ours, _ = attend(module, query, key, value, mask if masked else None, scaling=0.3)

@@ -30,7 +30,9 @@ class Script:
 
     def __init__(self, tokens: Any, told: dict[str, tuple[str, str]]) -> None:
         self.tokens, self.eos = tokens, tokens.tokenizer.eos_token_id
-        self.told = {tuple(tokens.prompts([p])[0]): tuple(map(tokens.plain, both)) for p, both in told.items()}
+        self.told = {
+            tuple(tokens.encode_prompts([p])[0]): tuple(map(tokens.encode_plain, both)) for p, both in told.items()
+        }
 
     def next(self, answer: Any) -> int:
         """Return the token that comes next."""
@@ -66,9 +68,9 @@ def subject(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def check(subject: Any, answers: Sequence[Any]) -> None:
     """Hold answers to what was scripted: the first tokens of a thought, its end, then the answer's own tokens."""
-    encode, decode = subject.tokens.plain, subject.tokens.decode
+    encode, decode = subject.tokens.encode_plain, subject.tokens.decode
     for (prompt, (thought, after, text, ended, forced)), said in zip(SAID.items(), answers, strict=True):
-        assert (said.ended, said.forced) == (ended, forced), prompt
+        assert (said.finish_reason, said.forced) == (ended, forced), prompt
         if text is None and forced:
             text = decode([*encode(thought)[: BUDGET.tokens], *encode("]"), *encode(after)[:ANSWER]])
         assert said == (decode(encode(thought)[:ANSWER]) if text is None else text), prompt
@@ -114,7 +116,7 @@ def test_vllm_does_the_same_in_rounds(subject: Any) -> None:
         def _one(self, ids: list[int], most: int, stops: Sequence[int]) -> Any:
             begun = next(p for p in script.told if tuple(ids[: len(p)]) == p)
             thought, after = script.told[begun]
-            known, end = ids[len(begun) :], subject.tokens.plain("]")[0]
+            known, end = ids[len(begun) :], subject.tokens.encode_plain("]")[0]
             at = known.index(end) + 1 if end in known else None
             rest = after[len(known) - at :] if at is not None else [*thought[len(known) :], *after]
             found = [*rest, script.eos][:most]

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ from harness_judge.calibrate import calibrate_judge
 from harness_judge.calibration import label_order_key
 from harness_judge.disputes import describe_dispute, is_disputed
 from harness_judge.grading import ask_adversaries, grade_with_judge
-from harness_judge.judge_client import JudgeDesk, _Attempt
+from harness_judge.judge_client import RemoteJudge, _Attempt
 from harness_judge.options import JudgeOptions, Prices, model_family
-from harness_judge.verdict import Failed
+from harness_judge.verdict import FailedQuestion
 from tests.helpers.late import late
 
 late("openai")
@@ -60,7 +61,7 @@ def at(stub: StubJudge, provider: str = "openai", **options: Any) -> dict[str, A
     }
 
 
-OPENED: list[JudgeDesk[Any]] = []
+OPENED: list[RemoteJudge[Any]] = []
 
 
 @pytest.fixture(autouse=True)
@@ -73,10 +74,10 @@ def closed() -> Iterator[None]:
 
 def desk(
     stub: StubJudge, provider: str = "openai", *, responses: Responses | None = None, **options: Any
-) -> JudgeDesk[Any]:
+) -> RemoteJudge[Any]:
     """A desk before the stub."""
     found = judge_client.open_judge_client(JudgeOptions(**at(stub, provider, **options)), responses)
-    assert isinstance(found, JudgeDesk)
+    assert isinstance(found, RemoteJudge)
     OPENED.append(found)
     found.pause = 0.05  # seconds before the second try: tests need not be polite
     return found
@@ -183,7 +184,7 @@ MALFORMED = {
 def test_verdicts_are_not_searched_for_in_text(case: str) -> None:
     """What does not fit the schema is no verdict, whatever letters are in it."""
     text, told = MALFORMED[case]
-    with pytest.raises(verdict.NoVerdict, match=told):
+    with pytest.raises(verdict.NoVerdictError, match=told):
         verdict.parse_pair_verdict(verdict.Reply(text, "m"))
 
 
@@ -199,7 +200,7 @@ def test_no_call_is_lost_and_none_asked_twice(provider: str, count: int, respons
         found = dict(asked.ask(questions(count)))  # 12 tries of one of 1,000 all fail in 2 of 10^6 runs; 6 in 5 of 100
         assert sorted(found) == list(range(count))
         assert {verdict.parse_pair_verdict(r)[0] for r in found.values() if isinstance(r, verdict.Reply)} == {"A"}
-        assert not any(isinstance(r, Failed) for r in found.values())
+        assert not any(isinstance(r, FailedQuestion) for r in found.values())
         faults = {name: stub.count(name) for name in ("429", "500", "timeout", "malformed")}
         assert all(n > 0 for n in faults.values()), faults
         assert (stub.count(), stub.repeated()) == (count, 0)
@@ -255,8 +256,8 @@ class InStep(StubJudge):
         super().__init__()
         self.waiting = threading.Barrier(waiting, timeout=120)
 
-    def enter(self, step: int) -> None:
-        super().enter(step)
+    def count_concurrent(self, step: int) -> None:
+        super().count_concurrent(step)
         if step > 0:
             self.waiting.wait()
 
@@ -362,7 +363,7 @@ def test_one_row_that_is_always_refused_is_that_rows_error(responses: Responses)
 
 def bill(stub: StubJudge) -> Decimal:
     """What the stub's calls cost, to the cent and beyond."""
-    return sum((Prices(Decimal(3), Decimal(15)).usd(a.tokens_in, a.tokens_out) for a in stub.log), Decimal(0))
+    return sum((Prices(Decimal(3), Decimal(15)).cost_usd(a.tokens_in, a.tokens_out) for a in stub.log), Decimal(0))
 
 
 @pytest.mark.slow
@@ -372,11 +373,11 @@ def test_cap_stops_before_it_is_exceeded(provider: str) -> None:
     with StubJudge(latency=0.1) as stub:
         asked = desk(stub, provider, concurrency=32, max_usd=0.15, prices=PRICES, verdict_tokens=64)
         found = dict(asked.ask(questions(200)))
-        worst = Prices(Decimal(3), Decimal(15)).usd(*asked.backend.most(questions(1)[0]))
+        worst = Prices(Decimal(3), Decimal(15)).cost_usd(*asked.backend.max_tokens(questions(1)[0]))
         assert asked.budget.usd == bill(stub)
         assert Decimal("0.15") - worst < bill(stub) <= Decimal("0.15")
         assert asked.capped == "max_usd = 0.15"
-        refused = [r for r in found.values() if isinstance(r, Failed)]
+        refused = [r for r in found.values() if isinstance(r, FailedQuestion)]
         assert len(refused) == 200 - stub.count() > 0
         assert not any(r.asked for r in refused)
         assert stub.busiest > 16
@@ -464,17 +465,17 @@ def test_judge_that_obeys_answers_gates_nothing(provider: str) -> None:
     """An injected instruction that beats a real answer makes every verdict of the judge an ERROR."""
     with StubJudge("injectable") as stub:
         _, caveats = marked(at(stub, provider, adversaries=2), ["the right answer"] * 8, ["wrong"] * 8)
-    shut = [c for c in caveats if c.shuts("win_rate")]
+    shut = [c for c in caveats if c.blocks("win_rate")]
     assert [c.outcome for c in shut] == ["ERROR"]
     assert "an injected instruction (1.00), on 2 rows" in shut[0].text
-    assert shut[0].shuts("win_rate_controlled") and not shut[0].shuts("error_rate")
+    assert shut[0].blocks("win_rate_controlled") and not shut[0].blocks("error_rate")
 
 
 @pytest.mark.parametrize("mode", ["pairwise", "rubric"])
 def test_fair_judge_resists_every_adversary(mode: str) -> None:
     """A constant answer, a colon, an instruction, nothing, an echo, padding, special tokens and the rest all lose."""
     options = {"mode": mode, "criteria": {"right": "It is right."}} if mode == "rubric" else {}
-    cases = [adversaries.Exchange(f"question {i}", f"right {i}", f"right {i}") for i in range(3)]
+    cases = [adversaries.AnsweredRequest(f"question {i}", f"right {i}", f"right {i}") for i in range(3)]
     with StubJudge() as stub:
         trials = ask_adversaries(desk(stub, **options), JudgeOptions(**at(stub, **options)), cases)
     assert [t.adversary for t in trials] == list(adversaries.ADVERSARIES)
@@ -487,7 +488,7 @@ def test_judge_that_cannot_tell_gates_nothing(mode: str) -> None:
     options = {"mode": mode, "criteria": {"right": "It is right."}} if mode == "rubric" else {}
     with StubJudge("always-A") as stub:
         _, caveats = marked(at(stub, **options) | {"adversaries": 2}, ["right"] * 8, ["wrong"] * 8)
-    [shut] = [c for c in caveats if c.shuts("win_rate" if mode == "pairwise" else "right")]
+    [shut] = [c for c in caveats if c.blocks("win_rate" if mode == "pairwise" else "right")]
     assert shut.outcome == "ERROR"
     assert "the judge cannot tell worthless answers from real ones" in shut.text
 
@@ -551,10 +552,10 @@ def test_few_refusals_count_against_a_claim_and_many_shut_the_gate() -> None:
         assert (few.weight_of("win_rate"), few.values["error_rate"]) == (0.0, 1.0)
         assert "win_rate" in few.lost
         assert any("1 of 60 rows have no verdict" in c.text and "each counts against" in c.text for c in caveats)
-        assert not any(c.shuts("win_rate") for c in caveats)
+        assert not any(c.blocks("win_rate") for c in caveats)
         scores, caveats = marked(at(stub), ["the right answer"] * 40, ["wrong"] * 40)
     assert scores["q7"].values["win_rate"] != scores["q7"].values["win_rate"]  # NaN
-    [shut] = [c for c in caveats if c.shuts("win_rate")]
+    [shut] = [c for c in caveats if c.blocks("win_rate")]
     assert shut.text.startswith('1 of 40 rows have no verdict, for instance "q7": the judge refused')
     assert shut.outcome == "ERROR"
 
@@ -673,7 +674,7 @@ def test_better_candidate_is_proven_better_and_ships(suite: Project) -> None:
         before = len(stub.log)
         assert run(suite, stub).code == 0
         assert len(stub.log) == before
-    report = outcome.report.reports[-1]
+    report = outcome.report.results[-1]
     assert set(report.metrics) >= {"win_rate", "win_rate_controlled", "position_flip_rate", "error_rate"}
     assert set(report.metrics) >= {"injection_suspect", "tokens"}
     (path, *_) = sorted(suite.folder.glob("reports/*/merged/samples_qa_*.jsonl"))
@@ -704,7 +705,7 @@ def test_judge_of_places_decides_nothing(suite: Project) -> None:
     """Always A in a run: ½, flips everywhere, and a gate that is neither PASS nor FAIL."""
     with StubJudge("always-A") as stub:
         outcome = run(suite, stub)
-    metrics = outcome.report.reports[-1].metrics
+    metrics = outcome.report.results[-1].metrics
     assert (metrics["win_rate"], metrics["position_flip_rate"]) == (0.5, 1.0)
     assert metrics["win_rate_controlled"] == pytest.approx(0.5, abs=1e-6)
     assert outcome.verdict("floor") in ("INCONCLUSIVE", "ERROR")
@@ -720,7 +721,7 @@ def test_cap_makes_the_gate_inconclusive(suite: Project) -> None:
     assert outcome.code == 6
     assert outcome.verdict("floor", "adapter") == "INCONCLUSIVE"
     assert "judging stopped at max_calls = 60" in outcome.out
-    assert outcome.report.reports[1].metrics["win_rate"] != outcome.report.reports[1].metrics["win_rate"]  # NaN
+    assert outcome.report.results[1].metrics["win_rate"] != outcome.report.results[1].metrics["win_rate"]  # NaN
 
 
 @pytest.mark.slow
@@ -732,7 +733,7 @@ def test_rubric_is_a_number_about_each_model(suite: Project) -> None:
             suite, stub, 'mode = "rubric"\ncriteria = { right = "It is right.", short = "It is short." }', text
         )
     assert outcome.code == 0
-    base, merged = outcome.report.reports[0].metrics, outcome.report.reports[-1].metrics
+    base, merged = outcome.report.results[0].metrics, outcome.report.results[-1].metrics
     assert merged["rubric"] > 0.8 > 0.6 > base["rubric"]
     assert merged["right"] == merged["short"]
     assert outcome.report.verdicts[-1].method == "Tango score"  # 0/1 rows, and no mean
@@ -941,7 +942,7 @@ def test_reference_behind_the_api_is_a_baseline(suite: Project, monkeypatch: pyt
         outcome = run(suite, stub, options, f'{text}\n{reference}{options}\nversion = "1"\n', "-k", "merged")
         assert stub.count() > 60
     assert outcome.verdict("floor") == "PASS"
-    assert [r.subject for r in outcome.report.reports if r.outcome == "done"] == ["reference", "merged"]
+    assert [r.subject for r in outcome.report.results if r.outcome == "done"] == ["reference", "merged"]
     facts = {"server": stub.anthropic_url, "path": "reference-1", "models that replied": ["stub-judge-2026-01-01"]}
     assert outcome.report.facts["reference"] == facts
     (path,) = suite.folder.glob("reports/*/reference/samples_qa_*.jsonl")
@@ -1016,12 +1017,12 @@ def test_calibration_is_of_a_model_a_wording_and_a_question(monkeypatch: pytest.
         return judge_client.judge_identity(JudgeOptions(**about | options), {said: None})
 
     made = calibration.Calibration(judge(), "", 9, 0, *[1.0] * 6, "", {}, True, [])
-    assert not made.expired(judge(concurrency=2, max_calls=9, retries=1))
-    assert made.expired(judge("m-2")) == "the model changed"
+    assert not made.find_change(judge(concurrency=2, max_calls=9, retries=1))
+    assert made.find_change(judge("m-2")) == "the model changed"
     for name, value in {"guideline": "x", "reference": False, "k": 2, "body": {"seed": 1}, "answer_chars": 100}.items():
-        assert made.expired(judge(**{name: value})) == "the rubric changed", name
+        assert made.find_change(judge(**{name: value})) == "the rubric changed", name
     monkeypatch.setattr(prompts, "PAIR_JSON", " Say which.")
-    assert made.expired(judge("m-2")) == "the model changed and the prompt changed"
+    assert made.find_change(judge("m-2")) == "the model changed and the prompt changed"
 
 
 @pytest.mark.slow
@@ -1030,10 +1031,9 @@ def test_bound_of_kappa_is_a_metric_until_it_expires(suite: Project) -> None:
     text = JUDGED + '\n[[gate]]\nid = "calibrated"\nmetric = "qa.kappa"\nmin = 0.6\n'
     with StubJudge() as stub:
         suite.write({"suite.toml": text.replace("# options", f'base_url = "{stub.openai_url}"')})
-        suite.write({"labels.jsonl": labels(60, wrong=4), "test.jsonl": ROWS[:30]})
         with pytest.raises(UsageError, match='has no metric "kappa"'):
             suite_error(suite)
-        calibrate_judge(suite.folder / "labels.jsonl", suite.folder / "suite.toml")
+        run_labelled(suite, stub, 60, agree)
         options = 'calibration = "labels.calibration.json"'
         outcome = run(suite, stub, options, text)
         assert (outcome.code, outcome.verdict("calibrated")) == (0, "PASS")
@@ -1054,11 +1054,10 @@ def test_gate_that_requires_the_calibration_waits_for_it(suite: Project) -> None
     text += '\n[[gate]]\nid = "calibrated"\nmetric = "qa.kappa"\nmin = 0.6\n'
     with StubJudge() as stub:
         suite.write({"suite.toml": JUDGED.replace("# options", f'base_url = "{stub.openai_url}"')})
-        for wrong, said in ((4, "PASS"), (20, "ERROR")):
-            suite.write({"labels.jsonl": labels(60, wrong=wrong), "test.jsonl": ROWS[:30]})
-            calibrate_judge(suite.folder / "labels.jsonl", suite.folder / "suite.toml")
+        for every, said in ((20, "PASS"), (1, "ERROR")):
+            run_labelled(suite, stub, 60, partial(agree, every=every))
             outcome = run(suite, stub, 'calibration = "labels.calibration.json"', text)
-            assert outcome.verdict("floor", "adapter") == said
+            assert outcome.verdict("floor", "merged") == said
     assert 'requires "calibrated", which is FAIL' in outcome.out
     assert outcome.code == 1
 
@@ -1100,6 +1099,12 @@ def by_reference(i: int, row: dict[str, Any]) -> str:
     return ("baseline", "candidate")[(row["win_rate"] == 1.0) != (i % 6 == 0)]
 
 
+def agree(i: int, row: dict[str, Any], every: int = 20) -> str:
+    """Say what the judge says, ties too, but the other side of every so many rows."""
+    said = {1.0: "candidate", 0.5: "tie", 0.0: "baseline"}[row["win_rate"]]
+    return {"candidate": "baseline", "baseline": "candidate"}.get(said, "tie") if i % every == 0 else said
+
+
 def run_labelled(suite: Project, stub: StubJudge, count: int, say: Any = by_reference) -> Path:
     """Run a suite whose judge is trusted, and calibrate it by labels of that run; return its folder."""
     assert run(suite, stub).code == 0
@@ -1115,7 +1120,7 @@ def test_labels_correct_the_win_rate(suite: Project) -> None:
     with StubJudge() as stub:
         run_labelled(suite, stub, 60)
         outcome = run(suite, stub, LOCAL, UNTRUSTED)
-        metrics, verdict = outcome.report.reports[-1].metrics, outcome.report.verdicts[-1]
+        metrics, verdict = outcome.report.results[-1].metrics, outcome.report.verdicts[-1]
         assert metrics["win_rate"] == verdict.value < metrics["win_rate_raw"]  # ties are the baseline's to people
         assert verdict.method == "corrected by 60 labels within longer_by"
         outcome = run(suite, stub, LOCAL)
@@ -1129,8 +1134,9 @@ def test_labels_of_another_candidate_prove_nothing(suite: Project) -> None:
     with StubJudge() as stub:
         run_labelled(suite, stub, 60)
         other = UNTRUSTED.replace("skill = 0.9", "skill = 0.6")
+        other += '\n[[gate]]\nid = "agrees"\nmetric = "qa.kappa"\nmin = 0.1\n'
         outcome = run(suite, stub, LOCAL, other, "--set", "train.skill=0.6")
-    assert outcome.verdict("floor") == "INCONCLUSIVE"
+    assert [outcome.verdict(gate) for gate in ("floor", "agrees")] == ["INCONCLUSIVE"] * 2
     assert "of 60 labels are for other pairs than those judged here, for instance" in outcome.out
     assert "label answers of this candidate and this baseline" in outcome.out
 
@@ -1334,7 +1340,7 @@ def test_local_judge_always_gives_a_verdict(local_judge: Path, responses: Respon
     assert all("texts were truncated" in j["reason"] for j in scores["q2"].details["judgments"])
     tokens = {name: s.values["tokens"] for name, s in scores.items()}  # of both orders, what is read
     assert 0 < tokens["q1"] < tokens["q0"] < tokens["q2"] <= 2 * 2500
-    assert any("was not compared with human labels" in c.text and c.shuts("win_rate") for c in caveats)
+    assert any("was not compared with human labels" in c.text and c.blocks("win_rate") for c in caveats)
     again, _ = marked(given, ["right", "", "x" * 5000, "c"], ["wrong"] * 4, rows=rows, responses=responses)
     assert again == scores
 
@@ -1400,7 +1406,7 @@ def test_chat_suite_runs_offline_and_ships_nothing(local_judge: Path, tmp_path: 
     overrides = (*small, f"export.0.to={tmp_path / 'out'}")
     found = harness.run(tmp_path / "chat.toml", out=tmp_path / "reports", overrides=overrides)
     assert (found.exit_code, found.problem) == (6, None)
-    assert [r.outcome for r in found.reports] == ["done"] * 3
+    assert [r.outcome for r in found.results] == ["done"] * 3
     said = {v.gate: v for v in found.verdicts if v.candidate == "merged"}
     assert said["better than the base"].outcome == "ERROR"
     assert "was not compared with human labels, so its verdicts prove nothing" in said["better than the base"].why

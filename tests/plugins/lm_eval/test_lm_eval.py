@@ -193,7 +193,7 @@ TAGGED = {
 def test_names_of_a_users_folder(tmp_path: Path) -> None:
     """Quoted names, names that are included, tags in every spelling; the first file of a name counts."""
     folder = write(tmp_path, TAGGED)
-    found = names.search(folder)
+    found = names.index_folder(folder)
     assert {name: Path(file).name for name, file in found.files.items()} == {
         "one": "a.yaml",
         "two": "b.yaml",
@@ -230,7 +230,7 @@ def test_names_of_a_users_folder_are_lm_evals(tmp_path: Path) -> None:
 
     for root in (write(tmp_path, TAGGED), names.tasks_folder() / "mmlu"):
         index = TaskManager(include_defaults=False, include_path=str(root)).task_index
-        found = names.search(root)
+        found = names.index_folder(root)
         assert found.files == {name: str(e.yaml_path) for name, e in index.items() if e.yaml_path}
         assert {t: sorted(of) for t, of in found.tags.items() if t not in found.files} == {
             name: sorted(e.tags) for name, e in index.items() if not e.yaml_path

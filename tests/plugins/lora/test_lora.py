@@ -20,12 +20,12 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 import harness_export  # noqa: E402
 import harness_hf  # noqa: E402
 from bench import merges  # noqa: E402
-from harness.errors import CheckFailed, UsageError  # noqa: E402
+from harness.errors import CheckFailedError, UsageError  # noqa: E402
 from harness.records.models import ModelRef, Progress  # noqa: E402
 from harness_checks.merged import differs_from_adapter, equals_base  # noqa: E402
 from harness_export import hot_swap  # noqa: E402
 from harness_hf.models import load_model, load_tokenizer  # noqa: E402
-from harness_hf.tokens import Tokens  # noqa: E402
+from harness_hf.tokens import ModelTokenizer  # noqa: E402
 from harness_lora import divergence, lora, parity, qlora  # noqa: E402
 from harness_lora.adapter import Lora  # noqa: E402
 from harness_lora.divergence import CHATS, TEXTS, token_windows  # noqa: E402
@@ -394,7 +394,7 @@ def test_merge_of_another_adapter_is_found(tiny_model: Path, tmp_path: Path) -> 
     merge(tiny_model, lora(), tmp_path, "original")
     shutil.rmtree(tmp_path / "adapter")
     make_adapter(tiny_model, lora(lora_alpha=16), tmp_path / "adapter")
-    with pytest.raises(CheckFailed, match="the merged model differs from the adapter on its base"):
+    with pytest.raises(CheckFailedError, match="the merged model differs from the adapter on its base"):
         lora().verify(str(tiny_model), tmp_path / "adapter", tmp_path / "merged", variant="original")
 
 
@@ -439,7 +439,7 @@ def test_damage_after_the_merge_is_found(case: str, tiny_model: Path, tmp_path: 
     make_adapter(tiny_model, lora(), tmp_path / "adapter")
     merge(tiny_model, lora(), tmp_path, "original")
     reseat(tmp_path / "merged", damage)
-    with pytest.raises(CheckFailed, match=told):
+    with pytest.raises(CheckFailedError, match=told):
         parity.verify_merge(parity.MergeFolders(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
 
 
@@ -449,7 +449,7 @@ def test_target_that_did_not_change_is_found(tiny_model: Path, tmp_path: Path) -
     merge(tiny_model, lora(), tmp_path, "original")
     old = load_file(tiny_model / "model.safetensors")[UP]
     reseat(tmp_path / "merged", lambda weights: weights.update({UP: old}))
-    with pytest.raises(CheckFailed, match=f'"{UP}" did not change, although the adapter has weights for it'):
+    with pytest.raises(CheckFailedError, match=f'"{UP}" did not change, although the adapter has weights for it'):
         parity.verify_merge(parity.MergeFolders(str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "merged")))
 
 
@@ -475,7 +475,9 @@ def test_mistake_of_the_merge_itself_is_found(
     if not wrong:
         assert parity.verify_merge(question)["tokens"] == 500
         return
-    with pytest.raises(CheckFailed, match=r"merge-forward\]: before rounding the KL is \S+ nats .+, on 500 tokens"):
+    with pytest.raises(
+        CheckFailedError, match=r"merge-forward\]: before rounding the KL is \S+ nats .+, on 500 tokens"
+    ):
         parity.verify_merge(question)
 
 
@@ -559,7 +561,7 @@ def test_broken_twin_of_a_healthy_merge_is_found(way: str, tmp_path: Path) -> No
     (tmp_path / "ours").mkdir()
     lora().merge(str(base), adapter, tmp_path / "ours", variant="original")
     merges.WAYS[way](base, adapter, tmp_path / "broken", "bfloat16")
-    with pytest.raises(CheckFailed, match=r"merge-bits\]: \d+ of 39 tensors are wrong, limit 0"):
+    with pytest.raises(CheckFailedError, match=r"merge-bits\]: \d+ of 39 tensors are wrong, limit 0"):
         parity.verify_merge(parity.MergeFolders(str(base), str(adapter), str(tmp_path / "broken")))
     merged, twin = ModelRef("m", str(tmp_path / "broken"), "m"), ModelRef("a", str(base), adapter=adapter)
     sums = [flag for flag in equals_base(merged, twin, ModelRef("base", str(base))) if flag.kind == "sum"]
@@ -610,7 +612,7 @@ def test_merged_model_that_does_not_stop_is_found(
     stops = set()  # a token that each of the answers has
     for prompt in divergence.PROMPTS:
         text = [{"role": "user", "content": prompt}] if tokenizer.chat_template else prompt
-        ids = torch.tensor(Tokens(tokenizer).prompts([text]))
+        ids = torch.tensor(ModelTokenizer(tokenizer).encode_prompts([text]))
         found = trained.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=9, do_sample=False)
         stops.add(int(found[0, ids.shape[1] + 5]))
     generation = base / "generation_config.json"
@@ -623,7 +625,7 @@ def test_merged_model_that_does_not_stop_is_found(
     assert parity.verify_merge(question)["stops"] == [True, True]
     assert asked == [question.merged]
     (tmp_path / "merged/generation_config.json").write_text(json.dumps(known), "utf-8")
-    with pytest.raises(CheckFailed, match="the merged model does not; see its stop tokens"):
+    with pytest.raises(CheckFailedError, match="the merged model does not; see its stop tokens"):
         parity.verify_merge(question)
     assert asked == [question.merged, question.merged, question.base]
 
@@ -706,7 +708,7 @@ def test_exported_adapter_is_swapped_in(tiny_model: Path, tmp_path: Path) -> Non
     weights = load_file(tmp_path / "to/adapter_model.safetensors")
     save_file({k: -w if "lora_B" in k else w for k, w in weights.items()}, tmp_path / "to/adapter_model.safetensors")
     question = {"base": str(tiny_model), "gated": str(tmp_path / "gated"), "exported": str(tmp_path / "to")}
-    with pytest.raises(CheckFailed, match="answers differently from the gated one"):
+    with pytest.raises(CheckFailedError, match="answers differently from the gated one"):
         hot_swap.check_hot_swap(**question, quantization=None, placed=dict(ref.options))
 
 

@@ -61,6 +61,8 @@ def test_worked_examples_keep_their_rules() -> None:
         ("numbered", {"count": 2}, "1. tea\n2) milk", "1. tea\n3. milk"),
         ("keys", {"names": ["a", "b"]}, '{"b": 1, "a": []}', '{"a": 1}'),
         ("keys", {"names": ["a"]}, '```json\n{"a": 1}\n```', 'Here: {"a": 1}'),
+        ("keys", {"names": ["a"]}, '~~~json\n{"a": 1}\n~~~', '~~~json\n{"a": 1}\n```'),
+        ("keys", {"names": ["a"]}, '```json {"a": 1}```', '```json {"b": 1}```'),
         ("equals", {"value": {"a": "x"}}, '{"a": "x"}', '{"a": "y"}'),
         ("starts", {"word": "Many"}, '"Many are called', "Manyfold"),
         ("ends", {"text": "Done."}, 'Well. "Done."', "Done. Well."),
@@ -178,7 +180,7 @@ def test_a_pin_that_holds(project: Project) -> None:
     """Some digits of the digest pin the rows; a part alone has its metric alone, and messages can be text."""
     digest = store.PACKS["general-v1"][:12]
     project.write({"suite.toml": EVAL + f'digest = "{digest}"\nparts = ["instructions"]\nchat = false\nlimit = 4\n'})
-    report = project.run().report.reports[0]
+    report = project.run().report.results[0]
     assert (set(report.metrics), report.n) == ({"acc", "instructions"}, 4)
     [samples] = (project.folder / "reports").glob("*/base/samples_*.jsonl")
     asked = json.loads(samples.read_text("utf-8").splitlines()[0])["arguments"]

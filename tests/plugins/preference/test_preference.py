@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file  # noqa: E402
 
 from harness.data.rows import to_judged_rows  # noqa: E402
-from harness.errors import CheckFailed, UsageError  # noqa: E402
+from harness.errors import CheckFailedError, UsageError  # noqa: E402
 from harness.records.models import Logprob, ModelRef, Progress  # noqa: E402
 from harness.records.samples import Sample  # noqa: E402
 from harness_hf.models import load_model, load_tokenizer, quiet_loading  # noqa: E402
@@ -225,8 +225,8 @@ CONFIGURATIONS: dict[str, tuple[Any, bool, bool, dict[str, Any]]] = {  # trainer
 def test_losses_are_trls(name: str, trained: Train, tiny_model: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """On torch's own kernels each step's loss and the weights at the end are plain TRL's, bit for bit."""
     trainer, chat, whole, options = CONFIGURATIONS[name]
-    monkeypatch.setattr("harness_hf.cpu.linear.available", lambda: False)
-    monkeypatch.setattr("harness_hf.cpu.head.each_logit_once", nullcontext)
+    monkeypatch.setattr("harness_hf.cpu.linear.is_onednn_available", lambda: False)
+    monkeypatch.setattr("harness_hf.cpu.head.project_labelled_once", nullcontext)
     rows = PAIRS if trainer is dpo else LABELLED
     rows = chats(rows) if chat else rows
     adapter = None if whole else lora(lora_dropout=0.0, r=4)
@@ -378,10 +378,11 @@ def test_another_reference_is_told(trained: Train, tiny_model: Path, monkeypatch
 
     monkeypatch.setitem(vars(METHODS["dpo"]), "beside", other)
     with pytest.raises(
-        CheckFailed, match=r"the first loss is 0\.\d+, but it must be ln 2 = 0\.6931, so the reference is another model"
+        CheckFailedError,
+        match=r"the first loss is 0\.\d+, but it must be ln 2 = 0\.6931, so the reference is another model",
     ):
         trained()
-    with pytest.raises(CheckFailed, match=r"it must be 0\.5 \* ln 2 = 0\.3466, so the reference is another model"):
+    with pytest.raises(CheckFailedError, match=r"it must be 0\.5 \* ln 2 = 0\.3466, so the reference is another model"):
         trained(name="half", loss_type=["sigmoid"], loss_weights=[0.5])
 
 

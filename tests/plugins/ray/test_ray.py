@@ -22,17 +22,17 @@ from pathlib import Path
 from harness import UsageError
 from harness.records.models import ModelRef
 from harness.workers import chunks
-from harness.workers.pool import Opening, Pool
-from harness_ray.cluster import Cluster, connect_ray
+from harness.workers.pool import LoadRequest, Pool
+from harness_ray.cluster import RayWorkers, connect_ray
 chunks.COST = 300
 prompts = [f"question {i} say w{i}" for i in range(200)]
 ref = ModelRef("base", sys.argv[1])
-opening = Opening("fake", [ref], "", ["harness.testing"])
+opening = LoadRequest("fake", [ref], "", ["harness.testing"])
 """
 LOCAL = (
     HERE
     + """
-pool = Pool(Cluster("", None), opening, lambda sign: None)
+pool = Pool(RayWorkers("", None), opening, lambda sign: None)
 with pool.loaded() as [subject]:
     before = subject.generate(prompts)
     stream = subject.stream_generate(prompts)
@@ -48,7 +48,7 @@ with pool.loaded() as [subject]:
         lacking = str(error)
     notes = subject.notes
     nbytes = subject.nbytes
-wrong = Pool(Cluster("", None), Opening("fakes", [ref], "", ["harness.testing"]), lambda sign: None)
+wrong = Pool(RayWorkers("", None), LoadRequest("fakes", [ref], "", ["harness.testing"]), lambda sign: None)
 try:
     wrong.open()
 except UsageError as error:
@@ -65,7 +65,7 @@ small = {"num_cpus": 1, "object_store_memory": 80 << 20}
 nodes = Nodes(initialize_head=True, head_node_args={**small, "include_dashboard": False})
 second = nodes.add_node(**small)
 nodes.wait_for_nodes()
-pool = Pool(Cluster(nodes.address, None), opening, lambda sign: None)
+pool = Pool(RayWorkers(nodes.address, None), opening, lambda sign: None)
 import harness_ray.cluster
 harness_ray.cluster.PATIENCE = 3.0
 with pool.loaded() as [subject]:

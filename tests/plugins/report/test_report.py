@@ -138,9 +138,9 @@ def held(kept: LoadedRun, **change: Any) -> LoadedRun:
                 replace(v, **change) if v.decides and v.gate in (names or v.gate) else v for v in r.verdicts
             ),
         )
-        for r in kept.run.reports
+        for r in kept.run.results
     ]
-    return replace(kept, run=replace(kept.run, reports=reports, exit_code=1, edited=False))
+    return replace(kept, run=replace(kept.run, results=reports, exit_code=1, edited=False))
 
 
 def head(html: str) -> str:
@@ -174,9 +174,9 @@ def test_every_surface_tells_what_the_record_says(ran: Path, project: Project, g
     figures, told = PLANTED[gate]
     kept = read_folder(ran)
     found = next(v for v in kept.run.verdicts if v.gate == gate and v.decides)
-    notes = [replace(found.notes[0], told={**found.notes[0].told, **figures, "n": 77})]
+    notes = [replace(found.notes[0], params={**found.notes[0].params, **figures, "n": 77})]
     notes.append(Note("needed", {"rows": 900, "range": [1234, 5678], "such": False, "close": 20}))
-    why = verdict_words.format_notes(found.about, notes)
+    why = verdict_words.format_notes(found.claim_spec, notes)
     planted = held(kept, of=[gate], outcome=Outcome.INCONCLUSIVE, notes=tuple(notes), why=why, n=77, **figures)
     (ran / "report.json").write_text(to_json(planted.run), "utf-8")
     before = shutil.copytree(ran, ran.with_name("before"))
@@ -198,7 +198,7 @@ def test_every_surface_tells_what_the_record_says(ran: Path, project: Project, g
         "gates of the page": re.sub(r"<[^>]*>", "", html[html.index('<table class="gates"') :]),
         "compare": project.harness("compare", str(ran), str(before)).out,
         "compare as markdown": project.harness("compare", str(ran), str(before), "--format", "markdown").out,
-        "list of runs": "".join(line.driver for line in Runs(ran.parent).listed()),
+        "list of runs": "".join(line.driver for line in Runs(ran.parent).list_runs()),
     }
     for text, surfaces in ((told, whole | numbers), ("about 1,300 to 5,700 rows would decide it", whole)):
         plain = {name: " ".join(said.replace("\\", "").split()) for name, said in surfaces.items()}
@@ -211,7 +211,7 @@ def test_what_was_let_through_comes_first(ran: Path) -> None:
     waiver = Waiver("floor", "", "ticket 12", "2999-01-01", "A. Smith", "2026-01-01", "")
     kept = held(read_folder(ran), of=["floor"], outcome=Outcome.FAIL, waiver=waiver)
     flag = Finding("error", "what", code="X1", ignored="why", waiver=waiver)
-    text = head(render_run(replace(kept, run=replace(kept.run, exit_code=0, flags=[flag]))))
+    text = head(render_run(replace(kept, run=replace(kept.run, exit_code=0, findings=[flag]))))
     first = text.index("floor on merged, waived by A. Smith until 2999-01-01: ticket 12")
     assert text.index("may ship: ") < first < text.index("X1 was ignored, waived by A. Smith") < text.index("Suite")
 
@@ -226,7 +226,7 @@ def test_what_decides_nothing_is_folded(ran: Path) -> None:
     verdicts = tuple(
         replace(v, gate=f"gate {i}") for v in kept.run.verdicts if v.decides and v.gate == "floor" for i in range(30)
     )
-    many = render_run(replace(kept, run=replace(kept.run, reports=[replace(kept.run.reports[0], verdicts=verdicts)])))
+    many = render_run(replace(kept, run=replace(kept.run, results=[replace(kept.run.results[0], verdicts=verdicts)])))
     assert "20 more gates, which passed" in many and many.count("✓ PASS") == 30
 
 
@@ -265,7 +265,7 @@ def test_slices_are_told_by_how_they_changed(ran: Path) -> None:
     changed(ran, "merged", "qa", lambda i, row: row.update(exact_match=float(i % 4 == 0)))
 
     def told(report: Any) -> None:
-        for r in report["reports"]:
+        for r in report["results"]:
             n = {"base": (10, 10), "adapter": (30, 30), "merged": (15, 0)}.get(r["subject"])
             if r["eval"] == "qa" and n:
                 r["slices"] = {"kind": {k: {"exact_match": x / 30, "n": 30} for k, x in zip("ab", n, strict=True)}}
@@ -286,10 +286,10 @@ def test_gain_is_drawn_against_forgetting(ran: Path) -> None:
     assert metrics.tradeoff_of_runs(read_folder(ran)) is None  # no gate asks that nothing be forgotten
     kept = read_folder(ran)
     better = next(v for v in kept.run.verdicts if v.gate == "better" and v.candidate == "merged")
-    assert better.about
-    loss = replace(better, gate="keeps", threshold=-0.05, about=replace(better.about, threshold=-0.05))
-    reports = [*kept.run.reports, replace(kept.run.reports[0], verdicts=(loss,))]
-    chart = metrics.tradeoff_of_runs(replace(kept, run=replace(kept.run, reports=reports)))
+    assert better.claim_spec
+    loss = replace(better, gate="keeps", threshold=-0.05, claim_spec=replace(better.claim_spec, threshold=-0.05))
+    reports = [*kept.run.results, replace(kept.run.results[0], verdicts=(loss,))]
+    chart = metrics.tradeoff_of_runs(replace(kept, run=replace(kept.run, results=reports)))
     assert chart and [name for name, *_ in chart.table] == ["base", "adapter", "merged"]
     lines = [layer["data"]["values"][0] for layer in chart.spec["layer"][:2]]
     assert better.baseline and lines == [{"kept": pytest.approx(better.baseline - 0.05)}, {"gained": better.baseline}]
@@ -661,13 +661,14 @@ def test_series_rows_and_memory_are_shown_where_they_were_kept(ran: Path) -> Non
     charts = list(configuration._series(steps, {}))
     assert [c.title for c in charts] == ["Loss", "Learning rate", "Tokens per second"]
     assert {v for _, _, v in charts[2].table} == {"200"}
-    parts = [{"text": "Say: ", "learnt": False}, {"text": "yes", "learnt": True}]
+    parts = [{"text": "Say: ", "trained": False}, {"text": "yes", "trained": True}]
     seen = [{"number": 1, "segments": parts}, {"segments": [{"text": "x"}]}, {"number": 3}]
     assert configuration.training_row_parts(read_folder(ran).run) == []
-    rewritten(ran, "report.json", lambda report: report.update(shown=seen))
+    rewritten(ran, "report.json", lambda report: report.update(shown_rows=seen))
     assert configuration.training_row_parts(read_folder(ran).run) == [[("Say: ", False), ("yes", True)], [("x", False)]]
-    for odd in ({"shown": [3]}, {"training": [1]}, {"training": [{"loss": "much"}]}, {"memory": {"train": "much"}}):
-        rewritten(ran, "report.json", lambda report, odd=odd: report.update({"shown": [], "training": []} | odd))
+    memory = {"memory": {"train": "much"}}
+    for odd in ({"shown_rows": [3]}, {"training": [1]}, {"training": [{"loss": "much"}]}, memory):
+        rewritten(ran, "report.json", lambda report, odd=odd: report.update({"shown_rows": [], "training": []} | odd))
         with pytest.raises(UsageError):
             read_folder(ran)
 

@@ -171,8 +171,8 @@ def test_sixty_gates_are_seen_at_once(tab: Browser, page: Path) -> None:
         for name, ships in (("merged", True), ("adapter", False))
         for i in range(30)
     ]
-    reports = [replace(kept.run.reports[0], verdicts=tuple(several))]
-    page.write_text(render_run(replace(kept, run=replace(kept.run, reports=reports))), "utf-8")
+    reports = [replace(kept.run.results[0], verdicts=tuple(several))]
+    page.write_text(render_run(replace(kept, run=replace(kept.run, results=reports))), "utf-8")
     tab.open(page)
     folds = "[...document.querySelectorAll('#sec-gates > .fold')].map((fold) => fold.getBoundingClientRect().bottom)"
     assert 600 < tab.value(f"Math.max(...{folds})") <= 1.5 * 900

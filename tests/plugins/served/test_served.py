@@ -19,12 +19,12 @@ from harness.artifacts.attestation import LOCK, MANIFEST
 from harness.artifacts.stamps import read_stamps
 from harness.cli.parser import parse_arguments
 from harness.errors import UsageError
-from harness.release.verify import Verified
+from harness.release.verify import VerifiedExport
 from harness_hf.tiny import build_tiny_model
 from harness_served.commands import _base, measure_parity, parse_layers
 from harness_served.dialects import read_completion
 from harness_served.layers import answers, stops
-from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity, parity_exit_code
+from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity, parity_exit_code
 from harness_served.runtime import RuntimeAnswer, read_answer
 from tests.helpers import llamas
 from tests.helpers.adapters import make_adapter
@@ -35,10 +35,17 @@ late("openai")
 KEY = "k3y-of-ours-0123456789"
 DIALECTS = ("llama.cpp", "vllm", "ollama", "transformers")
 HEALTHY = {  # what each dialect lets be seen of a healthy runtime; a draw of its own is never proven unfiltered by text
-    "llama.cpp": {"ids": SAME, "stops": SAME, "defaults": SAME, "logprobs": SAME, "lora": UNSEEN, "answers": SAME},
-    "vllm": {"ids": SAME, "stops": SAME, "defaults": UNPROVEN, "logprobs": SAME, "lora": UNSEEN, "answers": SAME},
-    "ollama": {"ids": SAME, "stops": SAME, "defaults": UNPROVEN, "logprobs": SAME, "lora": UNSEEN, "answers": SAME},
-    "transformers": {"ids": SAME, "stops": SAME, "defaults": SAME, "logprobs": UNSEEN, "lora": UNSEEN, "answers": SAME},
+    "llama.cpp": {"ids": SAME, "stops": SAME, "defaults": SAME, "logprobs": SAME, "lora": UNKNOWN, "answers": SAME},
+    "vllm": {"ids": SAME, "stops": SAME, "defaults": UNPROVEN, "logprobs": SAME, "lora": UNKNOWN, "answers": SAME},
+    "ollama": {"ids": SAME, "stops": SAME, "defaults": UNPROVEN, "logprobs": SAME, "lora": UNKNOWN, "answers": SAME},
+    "transformers": {
+        "ids": SAME,
+        "stops": SAME,
+        "defaults": SAME,
+        "logprobs": UNKNOWN,
+        "lora": UNKNOWN,
+        "answers": SAME,
+    },
 }
 
 
@@ -77,7 +84,7 @@ def test_a_healthy_runtime_raises_no_alarm(export: Path, dialect: str) -> None:
     assert verdicts(told) == HEALTHY[dialect]
     assert code == (6 if dialect == "transformers" else 0)
     assert told["tokens"] <= 1000
-    assert told["layers"]["identity"]["verdict"] == (UNSEEN if dialect == "transformers" else SAME)
+    assert told["layers"]["identity"]["verdict"] == (UNKNOWN if dialect == "transformers" else SAME)
 
 
 @pytest.mark.slow
@@ -114,7 +121,7 @@ def test_a_text_that_is_cut_in_two_ways_is_no_alarm(tmp_path: Path, dialect: str
     """This model says "he" and "n", which the tokenizer makes "h" and "en" of: as many tokens, and others."""
     teach(llamas.build(tmp_path / "model", seed=1, max_position_embeddings=2048), 150)
     _, told = look(tmp_path, dialect, layers="ids,logprobs,answers")
-    seen = {"transformers": {SAME, UNSEEN}, "ollama": {SAME, UNPROVEN}}.get(dialect, {SAME})
+    seen = {"transformers": {SAME, UNKNOWN}, "ollama": {SAME, UNPROVEN}}.get(dialect, {SAME})
     assert set(verdicts(told).values()) == seen
 
 
@@ -131,7 +138,7 @@ def test_a_greedy_runtime_whose_text_is_cut_otherwise_is_greedy(tmp_path: Path) 
 def test_a_template_that_lost_a_newline_is_told_by_its_token_or_count(export: Path, dialect: str) -> None:
     """Where tokens are told the first that differs is named, else by how many the count is off."""
     code, told = look(export, dialect, "template", layers="ids,answers")
-    says = told["layers"]["ids"]["says"]
+    says = told["layers"]["ids"]["reason"]
     assert (code, told["layers"]["ids"]["verdict"]) == (1, DIFFERS)
     assert says.startswith("conversation 0, token " if dialect in ("llama.cpp", "vllm") else "conversation 0: ")
     assert "'' instead of the export's '\\n'" in says or "(-1)" in says
@@ -144,7 +151,7 @@ def test_a_bos_that_is_doubled_in_texts_is_told(export: Path, dialect: str) -> N
     """The chats are right, and a text prompt has one token too many."""
     code, told = look(export, dialect, "bos", layers="ids")
     assert code == 1
-    assert "a text prompt has 26 tokens, but 25 by the export (+1)" in told["layers"]["ids"]["says"]
+    assert "a text prompt has 26 tokens, but 25 by the export (+1)" in told["layers"]["ids"]["reason"]
 
 
 @pytest.mark.slow
@@ -153,7 +160,7 @@ def test_a_runtime_that_does_not_stop_is_told(export: Path, dialect: str) -> Non
     """Whole answers are put into its mouth, and it goes on."""
     code, told = look(export, dialect, "stops", layers="stops")
     assert (code, told["layers"]["stops"]["verdict"]) == (1, DIFFERS)
-    assert "turns go on" in told["layers"]["stops"]["says"]
+    assert "turns go on" in told["layers"]["stops"]["reason"]
 
 
 @pytest.mark.slow
@@ -177,8 +184,8 @@ def test_what_a_short_context_refuses_ends_no_comparison(export: Path) -> None:
     """The layer that needs it is not proven, and the others are looked at."""
     code, told = look(export, "llama.cpp", "short")
     assert (code, told["layers"]["ids"]["verdict"]) == (1, DIFFERS)
-    assert told["layers"]["logprobs"]["says"].startswith("it rejected a request: ")
-    assert "exceeds the available context" in told["layers"]["logprobs"]["says"]
+    assert told["layers"]["logprobs"]["reason"].startswith("it rejected a request: ")
+    assert "exceeds the available context" in told["layers"]["logprobs"]["reason"]
 
 
 @pytest.mark.slow
@@ -186,14 +193,14 @@ def test_what_a_short_context_refuses_ends_no_comparison(export: Path) -> None:
 def test_what_is_not_told_is_not_the_same(export: Path, dialect: str) -> None:
     """A server that ignores the question for log-probabilities with 200 is inconclusive, and is told what to do."""
     code, told = look(export, dialect, "mute", layers="logprobs")
-    assert (code, verdicts(told)) == (6, {"logprobs": UNSEEN})
+    assert (code, verdicts(told)) == (6, {"logprobs": UNKNOWN})
 
 
 @pytest.mark.slow
 def test_a_server_that_hides_usage_tells_no_count(export: Path) -> None:
     """Without tokens and counts nothing is known of the prompt."""
     code, told = look(export, "transformers", "usage", layers="ids")
-    assert (code, verdicts(told)) == (6, {"ids": UNSEEN})
+    assert (code, verdicts(told)) == (6, {"ids": UNKNOWN})
 
 
 @pytest.mark.slow
@@ -236,7 +243,7 @@ def test_replicas_that_differ_are_no_noise(export: Path) -> None:
     """What one model answers to the same question twice is near; another model behind the address widens no bound."""
     code, told = look(export, "vllm", "replicas", layers="logprobs")
     assert (code, verdicts(told)) == (1, {"logprobs": DIFFERS})
-    assert "replicas differ, or the model changed" in told["layers"]["logprobs"]["says"]
+    assert "replicas differ, or the model changed" in told["layers"]["logprobs"]["reason"]
 
 
 @pytest.mark.slow
@@ -294,7 +301,7 @@ def test_an_adapters_scale_is_seen(export: Path, adapted: Path, scale: float, ve
     assert math.isclose(1 - 0.1 * found["lora"]["numbers"]["slope"], scale, abs_tol=0.05) or scale < 0.9
     assert found["logprobs"]["verdict"] == (DIFFERS if scale != 1 else SAME)
     nearest = {0.5: "the adapter at half", 0.0: "the base without its adapter"}
-    assert nearest.get(scale, "") in found["logprobs"]["says"]
+    assert nearest.get(scale, "") in found["logprobs"]["reason"]
 
 
 @pytest.mark.slow
@@ -317,9 +324,9 @@ def test_a_statement_is_held_against_the_runtime_again(export: Path, tmp_path: P
         assert still(path, runtime.url) == 1
 
 
-def verified(export: Path) -> Verified:
+def verified(export: Path) -> VerifiedExport:
     """Return a folder as `verify` would have found it."""
-    found = Verified(str(export), ok=True, root="ab" * 32)
+    found = VerifiedExport(str(export), ok=True, root="ab" * 32)
     found.stamps = read_stamps(export)
     return found
 
@@ -359,7 +366,7 @@ def test_a_base_that_only_the_export_names_is_not_fetched(tmp_path: Path, monkey
         raise AssertionError(f"{path} was opened")
 
     monkeypatch.setattr(harness_hf, "open_source", opened)
-    found = Verified(str(tmp_path))
+    found = VerifiedExport(str(tmp_path))
     found.raw[LOCK] = json.dumps({"suite": {"model": {"path": "evil/base"}}}).encode()
     found.raw[MANIFEST] = json.dumps({"adapter": {"base": "ab" * 32, "quantization": None}, "files": {}}).encode()
     with pytest.raises(
@@ -387,7 +394,7 @@ def test_filters_by_default_are_told(export: Path) -> None:
     """llama.cpp tells with each reply how it drew."""
     code, told = look(export, "llama.cpp", "sampling", layers="defaults")
     assert (code, told["layers"]["defaults"]["verdict"]) == (1, DIFFERS)
-    assert "top_k 40 instead of the export's none" in told["layers"]["defaults"]["says"]
+    assert "top_k 40 instead of the export's none" in told["layers"]["defaults"]["reason"]
 
 
 @pytest.mark.slow
@@ -425,7 +432,7 @@ def test_an_adapters_direction_that_alarms_by_chance_is_drawn_once_more(export: 
 
 def test_exit_codes_are_those_of_the_verdicts() -> None:
     """One that differs fails, whoever asked; what was asked for and is not proven is inconclusive."""
-    same, differs, unseen = LayerVerdict(SAME, ""), LayerVerdict(DIFFERS, ""), LayerVerdict(UNSEEN, "")
+    same, differs, unseen = LayerVerdict(SAME, ""), LayerVerdict(DIFFERS, ""), LayerVerdict(UNKNOWN, "")
     assert parity_exit_code({"ids": same, "lora": unseen}, ["ids"]) == 0
     assert parity_exit_code({"ids": same, "lora": unseen}, ["ids", "lora"]) == 6
     assert parity_exit_code({"ids": same}, ["ids", "stops"]) == 6
@@ -466,14 +473,14 @@ def test_a_text_that_is_read_otherwise_ends_nothing() -> None:
 
     tokens = SimpleNamespace(
         tokenizer=Tokenizer(),
-        pairs=lambda given: [([1, 5], [6]) for _ in given],
-        prompts=lambda given: [[1, 5, 6] if isinstance(one, str) else [1, 5] for one in given],
+        encode_pairs=lambda given: [([1, 5], [6]) for _ in given],
+        encode_prompts=lambda given: [[1, 5, 6] if isinstance(one, str) else [1, 5] for one in given],
     )
 
     def score(prompt: list[int], said: list[int]) -> Any:
         return SimpleNamespace(ends=torch.tensor([9.0 if [*prompt, *said] == [1, 5, 6] else -9.0]))
 
-    reference = SimpleNamespace(stops={2}, tokens=tokens, score=score)
+    reference = SimpleNamespace(stop_ids={2}, tokens=tokens, score=score)
     runtime = SimpleNamespace(takes_ids=True, complete=lambda *_: RuntimeAnswer("goes on", ended="length"))
     parity: Any = SimpleNamespace(reference=reference, runtime=runtime, prompts=[], answers=[], answers_scored=[])
     assert stops.compare_stops(parity).verdict == DIFFERS

@@ -18,7 +18,7 @@ from harness.testing import ROWS as SIX
 from harness.testing import SUITE, FakeSubject, Project
 from harness_served.dialects import find_runtime
 from harness_served.layers import gates
-from harness_served.parity import DIFFERS, SAME, UNPROVEN, UNSEEN, LayerVerdict, Parity
+from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity
 from tests.helpers.late import late
 from tests.helpers.runtimes import Runtime, running
 from tests.helpers.suites import REAL, TEXTS, ran
@@ -81,7 +81,7 @@ def test_rows_that_are_answered_as_by_the_gated_model_are_the_same(folder: Path)
     """With 200 rows of which none is worse, 3 points are excluded at 1 %."""
     found = look(folder, skill_of(folder))
     assert found.verdict == SAME
-    assert "qa.exact_match, 200 rows: 0 worse, 0 better; worse than evidence by at most 0.03" in found.says
+    assert "qa.exact_match, 200 rows: 0 worse, 0 better; worse than evidence by at most 0.03" in found.reason
     assert found.numbers["qa.exact_match rows"] == 200
 
 
@@ -90,7 +90,7 @@ def test_fewer_rows_prove_nothing_and_say_how_many_would(folder: Path) -> None:
     """The same answers on 50 rows leave 3 points possible."""
     found = look(folder, skill_of(folder), rows=50)
     assert found.verdict == UNPROVEN
-    assert "50 rows: 0 worse, 0 better" in found.says
+    assert "50 rows: 0 worse, 0 better" in found.reason
 
 
 @pytest.mark.slow
@@ -114,15 +114,15 @@ def test_the_narrowest_margin_of_a_gate_is_taken(folder: Path) -> None:
 def test_what_is_not_answered_cannot_be_seen(folder: Path) -> None:
     """A server that refuses the rows proves nothing, and the reason is told."""
     found = look(folder, 1.0, refuses=True)
-    assert found.verdict == UNSEEN
-    assert "HTTP 404" in found.says
+    assert found.verdict == UNKNOWN
+    assert "HTTP 404" in found.reason
 
 
 def test_without_a_suite_nothing_is_asked(folder: Path) -> None:
     """Rows are not in an export; they come from the deployer's suite."""
     with running(Answering(1.0)) as served:  # type: ignore[arg-type]
         found = gates.compare_gates(Parity(find_runtime(served.url), None, "float32"))  # type: ignore[arg-type]
-    assert (found.verdict, "--suite" in found.says) == (UNPROVEN, True)
+    assert (found.verdict, "--suite" in found.reason) == (UNPROVEN, True)
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def test_private_rows_have_no_scores_to_be_paired_with(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     found = look(tmp_path, skill_of(tmp_path), rows=60)
     assert found.verdict == UNPROVEN
-    assert "the evaluation has no rows" in found.says
+    assert "the evaluation has no rows" in found.reason
 
 
 def test_other_rows_than_those_of_the_evidence_are_refused(folder: Path) -> None:

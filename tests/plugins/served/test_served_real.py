@@ -10,7 +10,7 @@ import pytest
 
 from harness.cli.parser import parse_arguments
 from harness_served.commands import measure_parity, parse_layers
-from harness_served.parity import DIFFERS, SAME, UNSEEN
+from harness_served.parity import DIFFERS, SAME, UNKNOWN
 from tests.helpers.late import late
 from tests.helpers.runtimes import taught, teach
 from tests.helpers.servers import llama_cpp, serving, transformers
@@ -41,7 +41,7 @@ def test_transformers_serve_is_the_same_as_far_as_it_lets_be_seen(export: Path) 
         code, found = look(export, url, "ids,stops,defaults,answers,logprobs")
     assert code == 6
     seen = dict.fromkeys(("ids", "stops", "defaults", "answers"), SAME)
-    assert found == {**seen, "logprobs": UNSEEN, "identity": UNSEEN}
+    assert found == {**seen, "logprobs": UNKNOWN, "identity": UNKNOWN}
 
 
 def test_transformers_serve_with_another_template_and_model_is_seen(export: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 pytest.importorskip("torch")
 
 import harness_sft
-from harness.errors import CheckFailed, UsageError
+from harness.errors import CheckFailedError, UsageError
 from harness.internals import schema
 from harness.records.findings import Finding
 from harness.records.models import ModelRef, Progress
@@ -199,7 +199,7 @@ def test_nan_in_one(shard: bool, tiny_model: Path, tmp_path: Path, monkeypatch: 
     ref = ModelRef("base", str(tiny_model), digest="d" * 64, options={"device": "cpu", "dtype": "float32"})
     recipe = {name: p.default for name, p in schema.list_options(sft)[0].items()} | RECIPE
     out = tmp_path / "run" / "adapter"
-    with pytest.raises(CheckFailed, match="training: the loss is nan at step 3; lower learning_rate"):
+    with pytest.raises(CheckFailedError, match="training: the loss is nan at step 3; lower learning_rate"):
         harness_sft.train_model(
             TrainingJob(
                 ref, lora(r=4), ROWS, recipe, 3, sick, out, processes=2, shard=shard,

@@ -120,7 +120,7 @@ def test_one_interruption_is_enough(launch: Launch) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         launch(HANGS, stop)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20  # else it hangs for a minute
 
 
 @pytest.mark.slow
@@ -180,18 +180,18 @@ def test_the_clock_stops_with_this_process(monkeypatch: pytest.MonkeyPatch) -> N
     """
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    pace = processes.Pace(2)
+    pace = processes.StepPace(2)
     now += 7 * 3600
-    assert pace.look() == ("", False)
+    assert pace.find_warning() == ("", False)
     pace.idle = processes.HUNG
-    assert pace.look()[1] is False
+    assert pace.find_warning()[1] is False
     pace.step(more=True)
     pace.idle = processes.HUNG
-    assert pace.look()[1] is True
+    assert pace.find_warning()[1] is True
     pace.took += [200.0] * 9
-    assert pace.look() == ("", False)
+    assert pace.find_warning() == ("", False)
     pace.step(more=False)
     pace.idle = processes.HUNG
-    assert pace.look()[1] is False
+    assert pace.find_warning()[1] is False
     pace.idle = processes.ENDS
-    assert pace.look()[1] is True
+    assert pace.find_warning()[1] is True

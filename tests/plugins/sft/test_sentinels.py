@@ -65,13 +65,13 @@ def test_start() -> None:
         config.task_type = None
         model = get_peft_model(Model(), config)
         begin = InitialWeights(model)
-        assert len(begin.unmoved(model, Ranks())) == len(begin.sums) == 4  # two B, weight and bias of the head
+        assert len(begin.find_unmoved(model, Ranks())) == len(begin.sums) == 4  # two B, weight and bias of the head
         weights = dict(model.named_parameters())
         for name in begin.sums:
             flat = weights[name].data.view(-1)
             flat[0] = torch.nextafter(flat[0], torch.tensor(9.0))
-            assert name not in begin.unmoved(model, Ranks())
-        assert begin.unmoved(model, Ranks()) == []
+            assert name not in begin.find_unmoved(model, Ranks())
+        assert begin.find_unmoved(model, Ranks()) == []
 
 
 def test_all_finite() -> None:

@@ -679,7 +679,7 @@ def test_only_supervised_positions(trained: Train, monkeypatch: pytest.MonkeyPat
     fast = trained(adapter=adapter, name="fast", num_train_epochs=1)
     assert facts_of(fast)["supervised_tokens"] == sum(projected[1:])  # the first is the look before the first step
     projected.clear()
-    monkeypatch.setattr("harness_hf.cpu.head.each_logit_once", contextlib.nullcontext)
+    monkeypatch.setattr("harness_hf.cpu.head.project_labelled_once", contextlib.nullcontext)
     plain = trained(adapter=adapter, name="plain", num_train_epochs=1)
     assert facts_of(plain)["tokens"] < sum(projected) + len(ROWS) * 2
     assert facts_of(fast)["train_loss"] == pytest.approx(facts_of(plain)["train_loss"], abs=1e-5)

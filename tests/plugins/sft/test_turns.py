@@ -76,7 +76,7 @@ def test_the_training_learns_what_the_preview_shows(tiny_model: Path, tmp_path: 
         with pytest.raises(KeyboardInterrupt):
             sft(ref, lora(r=2), rows, tmp_path / str(number) / "x", progress=lambda _: None, seed=1, **how)
         built = sft.build(ref, None, rows, seed=1, **how)
-        assert seen[-1] == sum(label != -100 for e in built.examples for label in e.labels[built.left])
+        assert seen[-1] == sum(label != -100 for e in built.examples for label in e.labels[built.kept_span])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 import harness  # noqa: E402
-from harness.errors import CheckFailed, UsageError  # noqa: E402
+from harness.errors import CheckFailedError, UsageError  # noqa: E402
 from harness.pipeline.session import Options, prepare_collection  # noqa: E402
 from harness.records.models import ModelRef, Progress  # noqa: E402
 from harness.release.verify import verify_export  # noqa: E402
@@ -98,7 +98,7 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 def test_the_one_candidate_is_the_trained_model(suite: Callable[..., Path]) -> None:
     """There is no adapter to gate or to merge, and whoever asks for one is told so."""
     collection = prepare_collection(suite(), Options())
-    assert collection.whole and collection.candidates == ("merged",)
+    assert collection.trains_all_weights and collection.candidates == ("merged",)
     assert prepare_collection(suite('\n[merge]\nbase = "original"\n'), Options()).candidates == ("merged",)
     with pytest.raises(
         UsageError,
@@ -195,7 +195,9 @@ def test_the_dtype_is_the_bases(trained: Train, tiny_model: Path, tmp_path: Path
         return model
 
     monkeypatch.setattr("harness_sft.train.load_model", forgetful)
-    with pytest.raises(CheckFailed, match=r"the saved model answers differently from the trained one \[saved-parity\]"):
+    with pytest.raises(
+        CheckFailedError, match=r"the saved model answers differently from the trained one \[saved-parity\]"
+    ):
         trained(name="again", base=half)
 
 
@@ -221,7 +223,7 @@ def test_what_a_base_keeps_in_float32_stays_so(trained: Train, tiny_model: Path,
 @pytest.mark.slow
 def test_nothing_moves(trained: Train) -> None:
     """A learning rate of zero is told after the first steps, for all weights too."""
-    with pytest.raises(CheckFailed, match=r"21 of 21 trained weights have not changed after 3 steps"):
+    with pytest.raises(CheckFailedError, match=r"21 of 21 trained weights have not changed after 3 steps"):
         trained(learning_rate=0.0)
 
 

@@ -70,7 +70,7 @@ def expected(run: Run) -> Mapping[str, float]:
     assert verdict.estimate and verdict.lower
     gate = "gate/merged/better _ base_"
     numbers = {f"{gate}/estimate": verdict.estimate, f"{gate}/lower": verdict.lower, f"{gate}/passed": 1.0}
-    return numbers | {f"{gate}/won": len(verdict.won), "base/qa/exact_match": run.reports[0].metrics["exact_match"]}
+    return numbers | {f"{gate}/won": len(verdict.won), "base/qa/exact_match": run.results[0].metrics["exact_match"]}
 
 
 @pytest.mark.slow
@@ -276,7 +276,7 @@ def test_private_rows_are_named_nowhere(tracked: Project) -> None:
 def test_findings_quote_no_private_row() -> None:
     """The check for leaks quotes the rows it tells of, and a run that only warns is sent and exported all the same."""
     flag = Finding("warning", "1 of 2 rows of qa are nearly in it", ['q1 = row 3: "hidden"'], rows={"qa": ["q1"]})
-    run = Run("fake", "suite.toml", "", 0, 0.05, "m", "2026-11-28T10:00:00+00:00", "0.1", flags=[flag])
+    run = Run("fake", "suite.toml", "", 0, 0.05, "m", "2026-11-28T10:00:00+00:00", "0.1", findings=[flag])
     assert "hidden" in to_json(run.sendable())
     run.private = ("qa",)
     told = to_json(run.sendable())

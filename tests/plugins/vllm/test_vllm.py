@@ -20,7 +20,7 @@ import pytest
 import harness_vllm
 from harness import Logprob, loader
 from harness.capabilities import LoaderCapabilities
-from harness.errors import CheckFailed, UsageError
+from harness.errors import CheckFailedError, UsageError
 from harness.records.models import ModelRef, Sampling
 from harness.testing import Project
 from harness.workers.loading import load_in_process
@@ -156,7 +156,7 @@ def test_the_guards_are_what_keeps_stale_rows_out(
         windows = adversary(luck, fake, 40)
         try:
             wrong += scoring.score_windows(one, windows) != scores(fake, windows)
-        except CheckFailed:
+        except CheckFailedError:
             wrong += 1
     assert wrong
 
@@ -180,7 +180,7 @@ def test_the_cache_is_read_and_only_what_must_be_is_asked_again(fake: Any, tmp_p
     ("how", "error", "says"),
     [
         ({"other": 0.5}, UsageError, "scores differ by 0.5 nats per token when it uses its prefix cache"),
-        ({"stale": True}, CheckFailed, "tokens from its prefix cache despite a request not to; scores are stale"),
+        ({"stale": True}, CheckFailedError, "tokens from its prefix cache despite a request not to; scores are stale"),
     ],
 )
 def test_what_differs_at_load_is_refused(
@@ -202,9 +202,9 @@ def test_what_is_no_number_is_found_where_it_is_asked_for(fake: Any, tmp_path: P
     one, windows = engine(tmp_path), [(list(range(3, 43)), [50 + i]) for i in range(8)]
     fake.BROKEN["nan"] = True
     scoring.compare_prefix_cache(one, windows, "base", "float32")
-    with pytest.raises(CheckFailed, match="log-probabilities are not finite"):
+    with pytest.raises(CheckFailedError, match="log-probabilities are not finite"):
         scoring.score_windows(one, windows)
-    with pytest.raises(CheckFailed, match="logits are not finite"):
+    with pytest.raises(CheckFailedError, match="logits are not finite"):
         one.answer([[3, 4]], Generate(max_new_tokens=4), [4], [])
 
 
@@ -300,30 +300,30 @@ def small(engine: dict[str, Any] | None = None) -> dict[str, Any]:
 
 def test_answers_and_scores_are_those_of_the_tokens(tiny_model: Path, fake: Any) -> None:
     """Prompts, splits, windows and stops are those of "hf"; what is too long is a line."""
-    from harness_hf import Tokens
+    from harness_hf import ModelTokenizer
 
-    tokens = Tokens.of(str(tiny_model))
+    tokens = ModelTokenizer.of(str(tiny_model))
     shots = "".join(f"{i} is {i} " for i in range(30))
     pairs: list[Any] = [(shots + f"{i} is", f" {i}") for i in range(5)]
-    assert tokens.pairs(pairs)[0][1] == tokens.prompts([" 0"])[0][1:]
+    assert tokens.encode_pairs(pairs)[0][1] == tokens.encode_prompts([" 0"])[0][1:]
     pairs += [("", "a whole text " * 60), ([{"role": "user", "content": "hi"}], "hello")]
     with harness_vllm.load([ModelRef("base", str(tiny_model))], **small()) as [subject]:
         scored = subject.logprobs(pairs)
-        windows = subject.windows(pairs, truncate=False)  # type: ignore[attr-defined]
+        windows = subject.encode_windows(pairs, truncate=False)  # type: ignore[attr-defined]
         assert len(windows[5]) == 2
         for found, several, (_, text) in zip(scored, windows, pairs, strict=True):
             wanted = scores(fake, several)
             assert found.total == sum(w.total.expected for w in wanted)
             assert (found.tokens, found.bytes) == (sum(len(t) for _, t in several), len(text.encode()))
-        [ids] = tokens.prompts(["say"])
+        [ids] = tokens.encode_prompts(["say"])
         made = list(itertools.islice(answer(fake, ids), 40))
         assert subject.generate(["say"], max_new_tokens=6) == [tokens.decode(made[:6])]
         stops = subject.stops  # type: ignore[attr-defined]
         whole = next(i for i, token in enumerate(answer(fake, ids)) if token in stops)
         said = [subject.generate(["say"], max_new_tokens=n)[0] for n in (whole, whole + 1)]
-        assert [(s.ended, s.tokens) for s in said] == [("length", whole), ("eos", whole + 1)]
+        assert [(s.finish_reason, s.tokens) for s in said] == [("length", whole), ("eos", whole + 1)]
         text = tokens.decode(made[:40])
-        assert subject.generate(["say"], max_new_tokens=40, stop=[text[3:5]])[0].ended == "stop"
+        assert subject.generate(["say"], max_new_tokens=40, stop=[text[3:5]])[0].finish_reason == "stop"
         assert subject.generate(["say"], max_new_tokens=40, stop=[text[3:5]]) == [text[: text.find(text[3:5])]]
         drawn = Sampling(1.0, seeds=(7, 7, 8))
         one, again, other = subject.generate(["say"] * 3, max_new_tokens=12, sampling=drawn)
@@ -345,7 +345,7 @@ def test_a_worker_answers_in_vllms_environment(tiny_model: Path, apart: str, fak
     """Its identity is told there, it holds no key, and a suite's other settings make another identity."""
     from harness.plugins import load_plugins
     from harness.workers.local import parse_workers
-    from harness.workers.pool import Opening, Pool
+    from harness.workers.pool import LoadRequest, Pool
 
     pair = ("a prompt that is a little longer", " yes")
     identities = []
@@ -354,17 +354,17 @@ def test_a_worker_answers_in_vllms_environment(tiny_model: Path, apart: str, fak
         refs = [ModelRef("base", str(tiny_model), options=options)]
         crew = parse_workers("", load_plugins(None), options)
         assert crew
-        pool = Pool(crew, Opening("vllm", refs, "", []), lambda _: None)
+        pool = Pool(crew, LoadRequest("vllm", refs, "", []), lambda _: None)
         if not identities:
-            with pool.loaded() as [subject]:
+            with pool.load_models() as [subject]:
                 [found] = subject.logprobs([pair])
                 identities.append(pool.identities)
         else:
-            identities.append(pool.open())
+            identities.append(pool.start())
             pool.close()
-    from harness_hf import Tokens
+    from harness_hf import ModelTokenizer
 
-    [window] = Tokens.of(str(tiny_model)).pairs([pair])
+    [window] = ModelTokenizer.of(str(tiny_model)).encode_pairs([pair])
     assert found.total == scores(fake, [window])[0].total
     assert all(identities) and identities[0] != identities[1]
 

@@ -1,4 +1,4 @@
-"""Plugins of this project: whatever is here, the suites in this folder can use."""
+"""Plugins for the suites in this folder."""
 
 from harness import Score, hookimpl, metric
 

@@ -1,4 +1,4 @@
-"""The plugin: every function with @hookimpl is called by the harness."""
+"""The plugin. The harness calls every function with @hookimpl."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""Tests of the plugin with fake models: `good` is right on 95 % of prompts, and answers with their last word."""
+"""Test the plugin with fake models: `good` answers with the prompt's last word, and is right on 95 % of rows."""
 
 from harness.testing import Project
 
@@ -30,6 +30,6 @@ def test_a_good_model_passes(project: Project) -> None:
     assert project.run("--candidate", "good").verdict("is polite") == "PASS"
 
 
-def test_a_word_that_is_never_said_fails(project: Project) -> None:
+def test_a_missing_word_fails(project: Project) -> None:
     project.write({"suite.toml": SUITE.replace('"please"', '"sorry"'), "rows.jsonl": ROWS})
     assert project.run("--candidate", "good").verdict("is polite") == "FAIL"

@@ -1,0 +1,225 @@
+"""What decides and is another than in an earlier run: limits, levels, gates, waivers, rows and how they are scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.errors import UsageError
+from harness.files import open_file
+from harness.records.run import Run
+from harness.records.verdicts import Outcome, Verdict
+from harness.reports.report_json import read_run
+from harness.schema import format_toml
+
+LOCK = "suite.lock.json"
+MORE, LESS = ("min", "better_by"), ("max", "worse_by_at_most", "max_failures", "alpha", "cut_at_most")
+LIMITS = ("min", "max", "better_by", "worse_by_at_most", "max_failures")
+DERIVED = ("id", "claim", "blocking", "candidates", "group", "among")  # from the other keys of a gate
+# of a lock: what names, dates or repeats, and what a comparison tells by itself
+LABELS: tuple[str, ...] = ("recorded", "format", "gates", "subjects", "packages", "suite.name", "suite.file")
+LABELS += ("suite.digest", "suite.source", "suite.header.name", "suite.header.description", "suite.header.alpha")
+NAMES = ("id", "name", "to")  # keys by which a table of a list is known
+UNSET = "not set"
+Direction = Literal["looser", "stricter", ""]
+
+
+@dataclass(frozen=True)
+class RuleChange:
+    """A key of the lock with another value than in an earlier run; `would_be` is a verdict at the earlier limit."""
+
+    key: str
+    now: str
+    before: str
+    gate: str = ""
+    direction: Direction = ""
+    would_be: tuple[str, ...] = ()
+
+    @property
+    def decides(self) -> bool:
+        """Whether it is of a gate, a level or a waiver."""
+        return bool(self.gate) or self.key == "alpha" or self.key.startswith("waiver")
+
+    def describe(self) -> str:
+        """Return the change in words."""
+        what = f'gate "{self.gate}": {self.key}' if self.gate else self.key
+        text = f"{what} {self.before} → {self.now}"
+        text += f" ({self.direction})" if self.direction else ""
+        return text + "".join(f"; {line}" for line in self.would_be)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The lock of a run, and its report."""
+
+    lock: Mapping[str, Any]
+    run: Run
+    folder: Path = Path()
+
+
+def read_rules(folder: Path) -> Rules | None:
+    """Return the lock and the report of a run's folder, or None where one of them cannot be read."""
+    with suppress(UsageError, OSError, ValueError, RecursionError):
+        with open_file(folder / LOCK, below=folder) as f:
+            lock = json.loads(f.read())
+        if isinstance(lock, dict) and isinstance(lock.get("suite"), dict):
+            return Rules(lock, read_run(folder), folder)
+    return None
+
+
+def read_rules_before(folder: Path) -> Rules | None:
+    """Return the last earlier run of the same suite beside a run's folder, or None.
+
+    Runs of `harness gate` have one name whatever was gated: an earlier one is of the same rows of the base.
+    """
+    if (own := read_rules(folder)) is None:
+        return None
+    there = (path.parent for path in folder.resolve().parent.glob(f"{own.run.suite}-*T*Z*/report.json"))
+    for other in sorted((f for f in there if f.name < folder.resolve().name), key=lambda f: f.name, reverse=True):
+        found = read_rules(other)
+        if found and found.run.suite == own.run.suite and _is_comparable(own, found):
+            return found
+    return None
+
+
+def changed_rules(now: Rules, before: Rules) -> list[RuleChange]:
+    """Return what differs between the locks of two runs: what decides first, then all else that a lock holds."""
+    found = [*_gate_changes(now, before), *_alpha_changes(now, before), *_waiver_changes(now, before)]
+    ours, theirs = flatten_lock(now.lock), flatten_lock(before.lock)
+    keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+    return found + [RuleChange(key, ours.get(key, UNSET), theirs.get(key, UNSET)) for key in keys]
+
+
+def flatten_rules(rules: Rules) -> dict[str, str]:
+    """Return all that `changed_rules` compares as keys and written values, what decides first."""
+    found = {
+        f'gate "{gate["id"]}": {key}': _written(value)
+        for gate in rules.lock.get("gates", ())
+        for key, value in gate.items()
+        if key not in DERIVED
+    }
+    found |= {"alpha": _written(rules.lock["suite"].get("header", {}).get("alpha"))} if rules.lock else {}
+    found |= {f'waiver of "{w.gate}"': w.summary() for w in rules.run.waivers}
+    return found | flatten_lock(rules.lock)
+
+
+def flatten_lock(lock: Mapping[str, Any]) -> dict[str, str]:
+    """Return a lock as dotted keys and written values, without its gates and what only names or dates it."""
+    found = {key: written for key, value in _walk(lock, "") if (written := _written(value)) not in ("", UNSET)}
+    short = {key: key.replace(".options.", ".", 1) for key in found}
+    return {key if short[key] in found else short[key]: written for key, written in found.items()}
+
+
+def describe_rules(folder: Path) -> list[str]:
+    """Return lines on the rules that decide and are others than in the run before, or none."""
+    now, before = read_rules(folder), read_rules_before(folder)
+    if now is None or before is None:
+        return []
+    lines = [change.describe() for change in changed_rules(now, before) if change.decides]
+    return [f"rules changed since {before.folder.name}: {lines[0]}", *lines[1:]] if lines else []
+
+
+def _is_comparable(one: Rules, other: Rules) -> bool:
+    if one.lock["suite"].get("model", {}).get("use"):
+        return True
+    return bool(one.run.digests.items() & other.run.digests.items())
+
+
+def _gate_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
+    ours, theirs = ({str(g["id"]): g for g in rules.lock.get("gates", ())} for rules in (now, before))
+    for name in dict.fromkeys([*ours, *theirs]):
+        gate, old = ours.get(name), theirs.get(name)
+        if gate is None or old is None:
+            claim = str((gate or old or {}).get("claim") or "any of several")
+            pair = (claim, UNSET) if gate else (UNSET, claim)
+            yield RuleChange("claim", *pair, gate=name, direction="stricter" if gate else "looser")
+            continue
+        keys = [k for k in dict.fromkeys([*gate, *old]) if k not in DERIVED and gate.get(k) != old.get(k)]
+        for key in keys:
+            a, b = gate.get(key), old.get(key)
+            would = tuple(_would_be(name, now.run, before.run)) if keys == [key] and key in LIMITS else ()
+            yield RuleChange(key, _written(a), _written(b), name, _direction(key, a, b), would)
+
+
+def _alpha_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
+    a, b = (rules.lock["suite"].get("header", {}).get("alpha") for rules in (now, before))
+    if a != b:
+        yield RuleChange("alpha", _written(a), _written(b), direction=_direction("alpha", a, b))
+
+
+def _waiver_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
+    ours, theirs = ({w.gate: w.summary() for w in rules.run.waivers} for rules in (now, before))
+    for name in dict.fromkeys([*ours, *theirs]):
+        if ours.get(name) != theirs.get(name):
+            direction: Direction = "looser" if name not in theirs else "stricter" if name not in ours else ""
+            yield RuleChange(f'waiver of "{name}"', ours.get(name, UNSET), theirs.get(name, UNSET), "", direction)
+
+
+def _would_be(gate: str, now: Run, before: Run) -> Iterator[str]:
+    """Yield what a gate would have come to at its earlier limit, by today's bounds at the same level."""
+    old = {v.candidate: v for v in before.verdicts if v.gate == gate}
+    for v in (v for v in now.verdicts if v.gate == gate and v.candidate in old):
+        outcome = _outcome_at(v, old[v.candidate].threshold) if v.alpha == old[v.candidate].alpha else None
+        if outcome and outcome is not v.outcome:
+            yield f"with the earlier limit {v.candidate} would be {outcome}"
+
+
+def _outcome_at(v: Verdict, limit: float | None) -> Outcome | None:
+    if limit is None or v.claim_spec is None or v.lower is None or v.upper is None or v.outcome is Outcome.ERROR:
+        return None
+    better, worse = (
+        (v.lower >= limit, v.upper < limit) if v.claim_spec.sign > 0 else (v.upper <= limit, v.lower > limit)
+    )
+    return Outcome.PASS if better else Outcome.FAIL if worse else Outcome.INCONCLUSIVE
+
+
+def _direction(key: str, now: Any, before: Any) -> Direction:
+    """Return whether a gate with a changed key is easier to pass, harder, or neither is certain."""
+    if key == "severity":
+        return "looser" if now == "warn" else "stricter"
+    if key in ("allow_approximate", "clean_only"):
+        return ("looser" if now else "stricter") if key == "allow_approximate" else ""
+    if key in ("requires", "on"):
+        gone, new = {*(before or ())} - {*(now or ())}, {*(now or ())} - {*(before or ())}
+        return "" if bool(gone) == bool(new) or key == "on" else "looser" if gone else "stricter"
+    a, b = _number(now), _number(before)
+    if a is None or b is None or type(now) is not type(before) or key not in (*MORE, *LESS):
+        return ""
+    return "looser" if (a < b) == (key in MORE) else "stricter"
+
+
+def _number(value: Any) -> float | None:
+    with suppress(TypeError, ValueError):
+        return float(value.rstrip("% ")) if isinstance(value, str) else float(value)
+    return None
+
+
+def _walk(value: Any, at: str) -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and what stands there; a table of a list is known by its name."""
+    if at in LABELS:
+        return
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _walk(inner, f"{at}.{key}" if at else str(key))
+    elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+        for i, one in enumerate(value):
+            name = next((one[key] for key in NAMES if one.get(key)), i)
+            yield from _walk(one, f"{at}.{name}")
+    else:
+        for part in ("suite.", "header.", "evals."):  # as a suite names its keys
+            at = at.removeprefix(part)
+        yield at, value
+
+
+def _written(value: Any) -> str:
+    if value is None or value in ([], {}):
+        return UNSET
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        return ", ".join(map(_written, value))
+    return format_toml(value)

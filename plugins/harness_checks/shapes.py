@@ -1,0 +1,30 @@
+"""Tensors of a model's files that have other shapes than its config.json says."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from harness import UsageError
+from harness.internals import weight_files
+from harness_hf import load_config
+from harness_lora import read_headers
+
+
+def find_mismatched_shapes(folder: Path) -> list[str]:
+    """Return the tensors of a folder that no model of its configuration can take, each with both shapes."""
+    from harness_lora.skeleton import CheckpointLayout, TensorPlace
+
+    if not weight_files(folder) or not (folder / "config.json").is_file():
+        return []
+    with suppress(UsageError):  # the loader says what it refuses
+        if getattr(load_config(str(folder)), "quantization_config", None):
+            return []  # its files hold other shapes
+        layout = CheckpointLayout(folder, read_headers(folder))
+        return [
+            f'"{name}" has shape {list(there)}, but config.json needs {list(wanted)}'
+            for name, place in sorted(layout.places.items())
+            if place == TensorPlace(place.parameter)
+            and (there := layout.there[name].shape) != (wanted := layout.shapes[place.parameter])
+        ]
+    return []

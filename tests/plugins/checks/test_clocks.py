@@ -1,0 +1,117 @@
+"""D7-clock: chat templates that write the time; and D9 where a base cannot be packed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from harness.records.findings import TrainingRow
+from harness_checks.batches import documents_see_each_other
+from harness_checks.clocks import find_clock, stop_clock
+
+MOMENT = datetime(2024, 7, 26, 8, 5, 3)
+ROW = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "yes"}]}
+DATED = {**ROW, "chat_template_kwargs": {"date_string": "26 Jul 2024"}}
+
+
+@pytest.mark.parametrize(
+    ("template", "stopped"),
+    [
+        ("{{ strftime_now('%d %b %Y') }}", '{{ "26 Jul 2024" }}'),
+        ('{{ strftime_now( "%H:%M" ) }}', '{{ "08:05" }}'),
+        ("{{ strftime_now('say \"%Y\"') }}", '{{ "say \\"2024\\"" }}'),
+        ("{{ messages }}", "{{ messages }}"),
+        (None, None),
+    ],
+)
+def test_a_clock_is_stopped(template: Any, stopped: Any) -> None:
+    """A template with a moment in place of the time is a template still."""
+    assert stop_clock(template, MOMENT) == stopped
+
+
+def clock(template: str, rows: list[dict[str, Any]], inputs: list[Any]) -> list[str]:
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    def render(messages: Any, template: str, given: Any) -> str:
+        return str(_compile_jinja_template(template).render(messages=messages, **given))
+
+    task: Any = SimpleNamespace(brings_rows=False, samples=[SimpleNamespace(input=one) for one in inputs])
+    made = [TrainingRow(i, "?", row, row) for i, row in enumerate(rows, 1)]
+    return [f"{f.severity}: {f.what}" for f in find_clock(made, {"qa": task}, template, render)]
+
+
+def test_the_time_and_the_date() -> None:
+    """The time of day is an error, the date a warning, and one that the rows set, or no chat, nothing."""
+    chat = [{"role": "user", "content": "?"}]
+    date = "{{ date_string if date_string else strftime_now('%d %b %Y') }}{{ messages[0]['content'] }}"
+    timed = date.replace("%d %b %Y", "%H:%M")
+    [found] = clock(timed, [ROW], [chat])
+    assert found.startswith('error: the chat template writes the current time into training rows, "qa"')
+    [found] = clock(date, [ROW], ["text"])
+    assert found.startswith("warning: the chat template writes the current date into training rows: ")
+    assert "midnight" in found
+    [found] = clock(date, [DATED], [chat])
+    assert 'into "qa"' in found
+    assert clock(date, [DATED], ["text"]) == []
+    assert clock("{{ messages }}", [ROW], [chat]) == []
+
+
+def test_a_base_that_cannot_be_packed_here() -> None:
+    """Where the base itself says that it cannot keep packed sequences apart, that is an error, and no crash."""
+    import torch
+
+    ids = torch.tensor([[1, 5, 6, 7, 1, 8, 9, 10]])
+
+    def model(**_: Any) -> Any:
+        raise ValueError("`f` can't keep packed sequences apart without `causal_conv1d`. Install it.")
+
+    model.config = SimpleNamespace(vocab_size=20)  # type: ignore[attr-defined]
+    examples = [SimpleNamespace(ids=[1, 5, 6, 7]), SimpleNamespace(ids=[1, 8, 9, 10])]
+    batches: Any = lambda count: iter([{"input_ids": ids}])  # noqa: E731
+    built: Any = SimpleNamespace(packing=True, batches=batches, examples=examples, cut=None, model=model)
+    [found] = documents_see_each_other(built)
+    assert found.severity == "error"
+    assert found.what.startswith("the base cannot be trained with packing here: `f` can't keep")
+    assert "packing = false" in found.fix
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bamba", "qwen3_next"])
+def test_hybrid_models_are_not_packed_without_their_library(kind: str) -> None:
+    """The sentence that is looked for is the one that transformers raises on its classes without causal_conv1d."""
+    import importlib.util
+
+    import torch
+    import transformers
+
+    if importlib.util.find_spec("causal_conv1d"):
+        pytest.skip("causal_conv1d is installed")
+    small: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 20}
+    small |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    if kind == "bamba":
+        small |= {"attn_layer_indices": [1], "mamba_chunk_size": 16, "mamba_n_heads": 8, "mamba_d_head": 8}
+        made: Any = transformers.BambaForCausalLM(transformers.BambaConfig(**small, mamba_d_state=16))
+    else:
+        small |= {
+            "layer_types": ["linear_attention", "full_attention"],
+            "head_dim": 8,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+        }
+        small |= {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "moe_intermediate_size": 16}
+        small |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "shared_expert_intermediate_size": 16}
+        made = transformers.Qwen3NextForCausalLM(transformers.Qwen3NextConfig(**small))
+    ids, positions = torch.tensor([[1, 5, 6, 7, 1, 8, 9, 10]]), torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]])
+    ends = torch.tensor([0, 4, 8], dtype=torch.int32)
+    packed = {"input_ids": ids, "position_ids": positions, "cu_seq_lens_q": ends, "cu_seq_lens_k": ends}
+    packed |= {"max_length_q": 4, "max_length_k": 4, "seq_idx": torch.tensor([[0] * 4 + [1] * 4], dtype=torch.int32)}
+    examples = [SimpleNamespace(ids=[1, 5, 6, 7]), SimpleNamespace(ids=[1, 8, 9, 10])]
+    batches: Any = lambda count: iter([packed])  # noqa: E731
+    built: Any = SimpleNamespace(packing=True, batches=batches, examples=examples, cut=None, model=made.eval())
+    [found] = documents_see_each_other(built)
+    assert "cannot be trained with packing here" in found.what

@@ -1,0 +1,74 @@
+"""The page of a gate on scored rows: what it may say of rows taken on trust, and what agrees with its counts."""
+
+from __future__ import annotations
+
+import html
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from harness.testing import Project
+
+pytest.importorskip("jinja2")
+
+
+def table(better: int) -> str:
+    """Return 200 rows of which 150 are right, and of the last ones `better` more."""
+    lines = [f"q{i},{int(i < 150 or i >= 200 - better)}" for i in range(200)]
+    return "\n".join(["id,score", *lines]) + "\n"
+
+
+@pytest.fixture
+def page(project: Project) -> str:
+    """The page of a gate that passes: no row lost, ten won."""
+    project.write({"base.csv": table(0), "cand.csv": table(10)})
+    outcome = project.harness("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.02")
+    assert outcome.code == 0, outcome.err
+    return page_of_run(project)
+
+
+def page_of_run(project: Project) -> str:
+    """Return the page of the one run, without the entities of HTML."""
+    (folder,) = project.folder.glob("reports/*")
+    made = project.harness("report", str(folder))
+    assert made.code == 0, made.err
+    return html.unescape(Path(folder, "report.html").read_text("utf-8"))
+
+
+def test_nothing_ships_from_rows(page: str) -> None:
+    """A claim on rows taken on trust holds; it says so in amber under the title, and that nothing is exported."""
+    assert "The claim holds on these rows: 1 of 1 gate passed" in page
+    assert "may ship" not in page
+    assert (
+        "Scores are taken on trust from base.csv and cand.csv: no weights were seen, and nothing is exported." in page
+    )
+    assert "sha256 of the rows of every side" in page
+    assert "of the weights" not in page
+
+
+def test_what_changed_agrees_with_the_counts(page: str) -> None:
+    """Where rows were won, no sentence says that none was."""
+    assert "0 lost and 10 won; the folder holds no answers to show." in page
+    assert "No comparable row" not in page
+
+
+def test_its_commands_run(project: Project, page: str) -> None:
+    """The commands at the end verify the bundle and gate the same rows again."""
+    (block,) = re.findall(r"run again</h3><pre>(.*?)</pre>", page, re.DOTALL)
+    commands = block.split("\n")
+    assert [command.split()[1] for command in commands] == ["verify", "gate"]
+    for command in commands:
+        outcome = project.harness(*shlex.split(command)[1:])
+        assert outcome.code == 0, outcome.err
+
+
+def test_a_refuted_claim_ships_nothing_either(project: Project) -> None:
+    """The sentence is about the rows where a gate failed, too."""
+    project.write({"base.csv": table(40), "cand.csv": table(0)})
+    outcome = project.harness("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.02")
+    assert outcome.code == 1
+    text = page_of_run(project)
+    assert "Nothing is proven of these rows: one gate failed" in text
+    assert "Nothing ships" not in text
