@@ -61,7 +61,7 @@ def each_passes(won: Floats, lost: Floats, sizes: list[int]) -> float:
 
 def lines(runs: int) -> Iterator[str]:
     rng = np.random.default_rng(17)
-    yield "| tasks | mean passes at the limit | same, tasks differ by 0.05 | a guard fails at the limit | equal models: mean passes | a guard fails | each task would pass |"  # noqa: E501
+    yield "| tasks | mean passes at the limit | same, tasks differ by 5 points | a task fails at the limit | equal models: mean passes | a task fails | each task would pass |"  # noqa: E501
     yield "|---|---|---|---|---|---|---|"
     for name, sizes in TASKS.items():
         at, spread = (draw(rng, sizes, -MARGIN, sd, runs) for sd in (0.0, 0.05))
