@@ -127,8 +127,8 @@ def _uneven_tasks(base: RawRows, candidate: RawRows) -> str:
     theirs, ours = ({*run.tasks} or {run.task} for run in (base, candidate))
     side, lacking = ("candidate", theirs - ours) if theirs - ours else ("base", ours - theirs)
     names = ", ".join(f'"{printable(name)}"' for name in sorted(lacking)[:EXAMPLES])
-    named = write_option("metric", "TASK:NAME")
-    return f"{side}: has no rows of {names}; run the same tasks, or name one with {named}"
+    say = write_option("metric", "TASK:NAME")
+    return f"{side}: has no rows of {names}; run the same tasks, or name one with {say}"
 
 
 def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:

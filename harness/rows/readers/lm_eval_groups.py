@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.artifacts.digests import digest_value
 from harness.errors import UsageError
+from harness.records.scales import OnScale
 from harness.rows.readers import fields as ask
 from harness.rows.records import RawMetric, RawRow, RawRows, Wanted
 from harness.rows.safe_read import SafeFiles
@@ -55,7 +56,16 @@ def find_group(files: SafeFiles, results: Path, tasks: set[str], want: Wanted, p
             raise UsageError(f"{path}: {what}; run it with --log_samples")
         if want.task == name or (want.task != ALL and set(leaves) == tasks):
             return TaskGroup(name, tuple(sorted(leaves)), numbers.get(name) or {})
+    keys = [{k for k in numbers.get(task) or {} if "," in k and "_stderr" not in k} for task in tasks]
+    if all(keys) and not set.intersection(*keys):
+        raise UsageError(_choose_one(path, sorted(tasks)))
     return TaskGroup(ALL, tuple(sorted(tasks)), {})
+
+
+def _choose_one(path: Path, tasks: Sequence[str]) -> str:
+    some = ", ".join(map(ask.display_name, tasks[:8]))
+    what = f"has {len(tasks)} tasks ({some}) without a metric in common"
+    return f"{path}: {what}; name one with {write_option('metric', 'TASK:NAME')}"
 
 
 def _leaves(name: str, children: Mapping[str, Sequence[str]], above: frozenset[str]) -> list[str]:
@@ -73,10 +83,7 @@ def join_tasks(group: TaskGroup, parts: Mapping[str, RawRows], path: Path) -> Ra
     means = {str(key).partition(",")[0] for key in group.numbers}
     named = [name for name in shared if not means or name in means]
     if not named:
-        raise UsageError(
-            f"{path}: has {len(runs)} tasks ({', '.join(map(ask.display_name, [*parts][:8]))}) without a metric in "
-            f"common; name one with {write_option('metric', 'TASK:NAME')}"
-        )
+        raise UsageError(_choose_one(path, [*parts]))
     weights, metrics = {}, {}
     for name in named:
         metrics[name], weights[name] = _metric(group, name, parts, path)
@@ -111,7 +118,7 @@ def _metric(
     alike = dict.fromkeys(parts, 1.0)
     each = {task: run.metrics[name] for task, run in parts.items()}
     first = next(iter(each.values()))
-    if any(m.unreadable or m.scale == "perplexity" for m in each.values()):
+    if any(m.unreadable or (m.scale and OnScale(m.scale).is_log) for m in each.values()):
         return RawMetric(unreadable="is not a mean of rows in every task"), alike
     if {m.better for m in each.values()} != {first.better}:
         return RawMetric(unreadable="is better when higher in one task and when lower in another"), alike
