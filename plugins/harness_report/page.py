@@ -75,6 +75,9 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
     run = kept.run
     through, outcome = summary.waived_and_ignored(run), summary.run_outcome(run)
     rows, note = pairs.browser_data(kept)
+    reasons, more_reasons = blocking_reasons(kept, links=bool(rows))
+    deciding = summary.deciding_verdict(run)
+    rows.sort(key=lambda e: deciding is None or e["name"] != deciding.metric.partition(".")[0])  # it opens at the first
     links, stages = bool(rows), configuration.stage_rows(kept)
     wrong = list(mistake_sections(kept, {e["name"] for e in rows if len(e["rows"]) == e["total"]}))
     problems = run.problem.split("\n") if run.problem else []
@@ -86,9 +89,9 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
         through=[printable(c) for c in through],
         lead=[_whole(c) for c in run.warranted],
         rest=[_whole(c) for c in run.conclusions if c not in (*run.warranted, *through)],
-        reasons=blocking_reasons(kept, links=links), problems=[shorten_text(p, 500) for p in problems],
+        reasons=reasons, more_reasons=more_reasons, problems=[shorten_text(p, 500) for p in problems],
         facts=configuration.header_facts(kept),
-        heads=headline_gates(kept), **_gates(kept, links=links), drawn=svg.can_draw(),
+        heads=headline_gates(kept), **_gates(kept, links=links), tally=gate_tally(run), drawn=svg.can_draw(),
         metrics=metrics.metrics_table(kept), sure=format_confidence(run.alpha), min_n=metrics.slice_min_n(kept),
         finish_reasons=[
             (f"{r.subject}::{r.eval}", format_finish_reasons(r.finish_reasons)) for r in run.results if r.finish_reasons
@@ -150,6 +153,14 @@ def unchanged_note(run: Run) -> str:
 def _whole(said: str) -> str:
     text = printable(said)
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
+
+
+def gate_tally(run: Run) -> list[tuple[str, int]]:
+    """Return how many gates came to what, to be chosen from; nothing where they are seen at one glance."""
+    counts = Counter(v.outcome for v in run.verdicts)
+    if len(run.verdicts) <= MOST_GATES or len(counts) < 2:
+        return []
+    return [("All", len(run.verdicts)), *((o.value, counts[o]) for o in summary.RANKS if counts[o])]
 
 
 def _gates(kept: LoadedRun, *, links: bool) -> dict[str, Any]:

@@ -172,11 +172,11 @@ function page(doc, win, data) {
     tr.tabIndex = -1;
     const cell = (text, name) => { const td = make("td", text, name); td.dir = "auto"; tr.append(td); return td; };
     const outcome = make("td", undefined, KEYS[outcome_]);
-    const fold = make("button", words(e)[outcome_] || "open", "plain");
+    const fold = make("button", words(e)[outcome_] || "view", "plain");
     fold.type = "button";
     fold.dataset.key = `row ${row[ID]}`;
     fold.setAttribute("aria-expanded", String(opened === row[ID]));
-    fold.setAttribute("aria-label", `${words(e)[outcome_] || ""} ${row[ID]}`.trim());
+    fold.setAttribute("aria-label", `${words(e)[outcome_] || "view"} ${row[ID]}`);
     outcome.append(fold);
     tr.append(outcome);
     cell(row[ID], "id slice one");
@@ -243,6 +243,10 @@ function page(doc, win, data) {
     $("slice").replaceChildren(...["", ...slices].map((s) => { const o = make("option", s || "every slice"); o.value = s; return o; }));
     $("slice").value = state.slice;
     $("slice").hidden = !slices.length;
+    const table = $("body").parentNode; // columns that are empty in all rows say nothing
+    table.classList.toggle("noslice", !slices.length);
+    table.classList.toggle("noprompt", !e.rows.some((r) => r[LINE]));
+    table.classList.toggle("alone", t < 0);
     $("sort").value = state.sort;
     for (const [id, side] of [["against", t], ["of", o]]) {
       $(id).replaceChildren(...e.subjects.map((s) => make("option", s)));
@@ -280,6 +284,25 @@ function page(doc, win, data) {
     $("rows").scrollIntoView();
   }
 
+  const tally = $("tally");
+  if (tally) {
+    const gates = [...doc.querySelectorAll("#sec-gates .gates tbody tr")], search = tally.querySelector("input");
+    const show = () => {
+      const outcome = tally.querySelector("[aria-pressed=true]").dataset.outcome;
+      const wanted = search.value.toLowerCase().split(/\s+/).filter((w) => w);
+      for (const tr of gates) {
+        const text = tr.textContent.toLowerCase();
+        tr.hidden = (outcome && !tr.querySelector(`.v.${outcome}`)) || !wanted.every((w) => text.includes(w));
+      }
+      if (outcome || wanted.length) for (const fold of doc.querySelectorAll("#sec-gates > .fold")) fold.open = true;
+    };
+    tally.hidden = false;
+    search.addEventListener("input", show);
+    for (const one of tally.querySelectorAll("button")) one.addEventListener("click", () => {
+      for (const other of tally.querySelectorAll("button")) other.setAttribute("aria-pressed", String(other === one));
+      show();
+    });
+  }
   for (const button of doc.querySelectorAll(".copy")) {
     button.hidden = !win.navigator.clipboard;
     button.addEventListener("click", () => win.navigator.clipboard.writeText(button.previousElementSibling.textContent).then(() => { button.textContent = "Copied"; }, () => {}));
@@ -297,6 +320,9 @@ function page(doc, win, data) {
     if (event.key === "o") { const folds = [...doc.querySelectorAll("details")], open = folds.some((f) => !f.open); for (const f of folds) f.open = open; }
     if (event.key === "/") { event.preventDefault(); $("rows").scrollIntoView(); $("find").focus(); }
     if (event.key === "j" || event.key === "k") move(event.key === "j" ? 1 : -1);
+    if (event.key === "n" && !$("next").disabled) turn(1);
+    if (event.key === "p" && !$("previous").disabled) turn(-1);
+    if (event.key === "Escape" && opened) choose({ outcome: state.outcome });
     if (event.key === "Enter" && at >= 0 && event.target.tagName === "TR") toggle(current().rows[found[at]]);
   });
   win.addEventListener("hashchange", go);
