@@ -188,9 +188,8 @@ def test_sixty_gates_are_seen_at_once(tab: Browser, page: Path) -> None:
     assert tab.value(f"{tally}.map((one) => one.textContent)") == ["All 60", "FAIL 8", "PASS 52"]
     tab.value(f"{tally}[1].click()")
     assert tab.value(f"{rows}.filter((row) => row.checkVisibility()).length") == 8
-    tab.value(
-        "const find = document.querySelector('#tally input'); find.value = 'gate 3 on'; find.dispatchEvent(new Event('input'))"
-    )
+    find = "document.querySelector('#tally input')"
+    tab.value(f"{find}.value = 'gate 3 on'; {find}.dispatchEvent(new Event('input'))")
     assert tab.value(f"{rows}.filter((row) => row.checkVisibility()).length") == 2
 
 
