@@ -123,7 +123,9 @@ def to_training_rows(
 
     `columns` and `template` are those of `to_samples`; one that maps "text" or "messages" chooses that shape.
     An input and a target become a prompt and a completion; texts are joined as they are in evaluation.
-    Rows of messages may have {tools} and {chat_template_kwargs} as well; `arguments` are template arguments of all.
+    Chats that all have one answer, at their end, become a prompt and a completion as well, so that the answer alone is
+    learnt, as in axolotl and LLaMA-Factory. Rows of messages may have {tools} and {chat_template_kwargs} as well;
+    `arguments` are template arguments of all.
     """
     if lacking := [(n, c) for n, c in columns.items() if any(c not in row for row in rows)]:
         (name, column), *_ = lacking
@@ -145,7 +147,21 @@ def to_training_rows(
             made.append(taken | training_template_arguments(i, row, columns, where, arguments or {}))
     reading.limit_mistakes(mistakes, where)
     mistakes.raise_errors()
-    return made
+    return [_split_chat(row) for row in made] if made and all(map(_has_one_answer, made)) else made
+
+
+def _has_one_answer(row: Row) -> bool:
+    """Return whether a training row is a chat with one answer of the assistant, at its end."""
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
+        return False
+    return [i for i, m in enumerate(messages) if m.get("role") == "assistant"] == [len(messages) - 1] != [0]
+
+
+def _split_chat(row: Row) -> Row:
+    """Return a chat as a prompt and a completion, of which trainers learn the completion alone."""
+    messages, others = row["messages"], {name: value for name, value in row.items() if name != "messages"}
+    return {"prompt": messages[:-1], "completion": messages[-1:], **others}
 
 
 def target_as_continuation(prompt: Prompt, target: str) -> str:

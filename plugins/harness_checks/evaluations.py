@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from harness import Finding, Gate, ModelRef, Sample, checker, quote_text
-from harness.internals import Task, encoding, fold_case, prompt_text, schema
+from harness.internals import Suite, Task, encoding, fold_case, prompt_text, schema
 from harness_checks.label_leaks import find_label_leak
 from harness_checks.lint import count_of_total
+from harness_checks.settings import find_weak_settings
 
 WHOLE = ("exact_match", "contains", "numeric", "multiple_choice")  # where one prompt has one right answer
 CASED = ("exact_match", "contains", "token_f1")
@@ -25,7 +26,7 @@ BITS = 8  # of a byte that is guessed
 
 
 @checker(title="uninformative-evaluations")
-def uninformative(tasks: Mapping[str, Task], gates: Sequence[Gate], base: ModelRef) -> Iterator[Finding]:
+def uninformative(tasks: Mapping[str, Task], suite: Suite, gates: Sequence[Gate], base: ModelRef) -> Iterator[Finding]:
     """Rows that every model or no model gets right, and gates that cannot fail.
 
     Kinds of this finding: -conflict one prompt with several targets, of which one row at most can be right, -case
@@ -33,7 +34,9 @@ def uninformative(tasks: Mapping[str, Task], gates: Sequence[Gate], base: ModelR
     right choices that are numbered from 1, -echo targets of `contains` that stand in their prompt, so that an answer
     that repeats it is right, -answer prompts that end with their answer, -frame answers that are scored and are nearly
     all alike, so that a wrong word in them hardly counts, -label labels that their own prompt gives away, by a column
-    of the template or because no other label stands there, -gate a limit that a model that guesses keeps.
+    of the template or because no other label stands there, -gate a limit that a model that guesses keeps,
+    -limit a few rows that a `limit` leaves, -alpha a risk above 0.2, -pattern a `regex` that an empty answer matches,
+    -blocking gates that all only warn.
     """
     for name, task in tasks.items():
         samples = [s for s in task.samples or () if s.input]
@@ -68,6 +71,7 @@ def uninformative(tasks: Mapping[str, Task], gates: Sequence[Gate], base: ModelR
             fix = "remove it from the prompt, unless it is known when the model is used"
             yield Finding(severity, line, [f'row "{i}": {x}' for i, x in rows.items()], fix, "label", {name: [*rows]})
     yield from _find_gates(tasks, gates, Path(base.path))
+    yield from find_weak_settings(tasks, suite, gates)
 
 
 def _find_conflicts(task: Task, samples: Sequence[Sample]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from harness_hf import ModelTokenizer
 
 SAID = ("exact_match", "json", "contains", "token_f1", "regression", "hf_metric")  # whose targets are said as they are
 SURE, MANY = SAID[:2], 0.05  # what scores nothing but whole targets, and a share of the rows that spoils its score
+MISSING = ("nan", "none", "null", "n/a", "na", "#n/a", "<na>")  # as tools write a value that is not there
 MOST, FEWEST, ASKED = 50, 20, 0.9  # different labels, rows that have some, share of what is learnt that is asked for
 METRICS = {"exact_match": ("exact_match",), "contains": ("contains",), "multiple_choice": ("acc", "acc_norm")}
 
@@ -95,7 +96,8 @@ def shares(rows: list[TrainingRow], tasks: Mapping[str, Task], gates: Sequence[G
 
     Rows that are sorted by their label and then cut have one label, and a model that always says it passes (-one).
     Where the commonest label is 56 % of the rows, so much does a constant answer score, and a gate with a lower `min`
-    proves nothing (-constant). The shares themselves are a note.
+    proves nothing (-constant). Labels that differ in case or white space alone are one to a reader and two to a scorer
+    (-spelling), and "nan" or "None" may be a value that was missing (-missing). The shares themselves are a note.
     """
     learnt, labels = _learnt(rows), {name: found for name, task in tasks.items() if (found := _asked(task))}
     for where, found in (("the training", learnt), *((f'"{name}"', found) for name, found in labels.items())):
@@ -104,19 +106,35 @@ def shares(rows: list[TrainingRow], tasks: Mapping[str, Task], gates: Sequence[G
             yield Finding(
                 "warning", what, (), "shuffle the rows first: they may be sorted by label and then sliced", "one"
             )
+        yield from _odd_labels(where, +found)
     said = Counter(row.answer.strip() for row in rows if not row.row.get(HELD_OUT))
     for name, found in labels.items():
         top = found.most_common(1)[0][1] / found.total()
-        ours = _written(Counter({label: said[label] for label in found if label in said})) or "none of these"
-        yield Finding(
-            "note",
-            f'"{name}": {_written(found)}; one answer for every row would score {top:.2f}; training data: {ours}',
-        )
+        known = Counter({label: said[label] for label in found if label in said})
+        ours = _written(known) or "none of these"
+        if known and (others := sum(n for label, n in learnt.items() if label not in found)):
+            ours += f", and {others:,} rows with other labels"
+        what = f'"{name}": {_written(found)}; one answer for every row would score {top:.2f}; training data: {ours}'
+        yield Finding("note", what)
         for gate in gates:
             metric = gate.metric.removeprefix(f"{name}.")
             if metric in METRICS[tasks[name].spec.use] and gate.min is not None and gate.min < top < 1:
                 what = f'gate "{gate.id}": {gate.metric} above {gate.min:g}, where a constant answer scores {top:.2f}'
                 yield Finding("warning", what, (), "raise min, or compare with the base (versus)", "constant")
+
+
+def _odd_labels(where: str, labels: Counter[str]) -> Iterator[Finding]:
+    """Yield labels that others only spell in another way, and those that are written for a missing value."""
+    spelt: dict[str, list[str]] = {}
+    for label, _ in labels.most_common():
+        spelt.setdefault(" ".join(fold_case(label).split()), []).append(label)
+    if twins := [same for same in spelt.values() if len(same) > 1]:
+        pairs = ", ".join(" and ".join(quote_text(label, 30) for label in same) for same in twins[:3])
+        what = f"labels of {where} differ only in case or white space: {pairs}"
+        yield Finding("warning", what, (), "spell each label in one way", "spelling")
+    if odd := [label for label in labels if fold_case(label.strip()) in MISSING]:
+        what = f"{labels[odd[0]]:,} rows of {where} have the label {quote_text(odd[0])}, which may be a missing value"
+        yield Finding("warning", what, (), "remove these rows, or give the label another name", "missing")
 
 
 def _labels(answers: Iterable[str]) -> Counter[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import harness_hf
 from harness import Finding, ModelRef, Severity, TrainingRow, checker, quote_text
-from harness.internals import Task, chat, fold_case, prompt_text, schema
+from harness.internals import Suite, Task, chat, fold_case, prompt_text, schema
 from harness_checks.damage import compare_endings, find_damage
 from harness_checks.frames import row_messages
 from harness_domain.matching import MatchOptions
@@ -40,7 +40,7 @@ Look = Callable[[TrainingRow], str | None]  # what is wrong with a row
 
 
 @checker(title="training-data-quality")
-def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task]) -> Iterator[Finding]:
+def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task], suite: Suite) -> Iterator[Finding]:
     """Rows that are damaged, duplicated, contradictory or private.
 
     A model learns what the rows say, the accidents too: an empty answer teaches to say nothing, a looping one to
@@ -54,7 +54,8 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task])
     and what other programs do to text: -entities answers with HTML entities, -nan missing values as pandas writes them,
     -cut answers that a column cut at one length, -endings line breaks of CRLF or CR in training or in evaluation alone,
     -quotes typographic quotes where targets have plain ones, -escapes line breaks that were escaped twice,
-    -swapped columns of prompt and answer.
+    -swapped columns of prompt and answer. -turns is a note: chats with several answers of which the user's turns are
+    trained on, too.
     """
     yield from _blank(tasks)
     yield from _punctuated(tasks)
@@ -74,6 +75,7 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task])
             about = row_numbers(row for row, _ in bad) if kind in ("entities", "nan") else {}  # others are of all rows
             yield Finding("warning", f"{count_of_total(len(bad), len(rows))}: {what}", evidence, fix, kind, about)
     yield from compare_endings(rows, tasks)
+    yield from _turns(rows, suite)
     yield from _told(rows, _long, "warning", "long", f"more than {LONG:,} characters", "split or remove them")
 
 
@@ -150,6 +152,22 @@ def _punctuated(tasks: Mapping[str, Task]) -> Iterator[Finding]:
             severity: Severity = "error" if len(equal) >= SPOILT * len(targets) else "warning"
             ids = dict.fromkeys(s.id for s, _ in found)
             yield Finding(severity, line, evidence, fix, "punctuation", {name: [*ids]})
+
+
+def _turns(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding]:
+    """Report how much of chats with several answers is not the assistant's and is learnt nevertheless."""
+    if suite.train is None or suite.train.options.get("assistant_only_loss"):
+        return
+    chats = [row for row in rows if isinstance(row.row.get("messages"), list)]
+    said: dict[bool, int] = defaultdict(int)
+    for message in (m for row in chats for m in row.row["messages"] if isinstance(m, Mapping)):
+        said[message.get("role") == "assistant"] += len(str(message.get("content") or ""))
+    if said[False]:
+        share = said[False] / (said[False] + said[True])
+        what = f"{count_of_total(len(chats), len(rows))} are chats of which all turns are learnt: {share:.0%} of their "
+        what += "text is not the assistant's"
+        fix = "set assistant_only_loss = true, if the chat template has generation markers"
+        yield Finding("note", what, (), fix, "turns", row_numbers(chats))
 
 
 def _roles(row: TrainingRow) -> str | None:

@@ -21,6 +21,7 @@ LOW, HIGH = 5e-5, 1e-3  # of the learning rate: below it a full fine-tuning's, a
 TINY = 0.1  # what random weights of 0.1 M parameters can take, to learn anything in a test
 FULL = 1e-4  # above it training all weights forgets
 BATCH, RANK = 32, 64
+MOST_EPOCHS = 10
 
 
 @checker(title="low-adapter-coverage")
@@ -152,8 +153,9 @@ def unusual_recipe(suite: Suite) -> Iterator[Finding]:
 
     A learning rate of 0 trains nothing. For LoRA a rate below 5e-5 is a full fine-tuning's: it wants about ten times as
     much ("LoRA Without Regret", 2025). One above 1e-3 diverges or forgets. Where all weights are trained, one above
-    1e-4 does; judged answers (DPO, KTO) want a tenth of all that. LoRA also tolerates large batches worse than full
-    fine-tuning, and at ranks above 64 the scale alpha/r starves the update unless use_rslora is set (arXiv:2312.03732).
+    1e-4 does; judged answers (DPO, KTO) want a tenth of all that. More than ten epochs memorise. LoRA also tolerates
+    large batches worse than full fine-tuning, and at ranks above 64 the scale alpha/r starves the update unless
+    use_rslora is set (arXiv:2312.03732).
     """
     if suite.train is None or not suite.trains:
         return
@@ -170,8 +172,12 @@ def unusual_recipe(suite: Suite) -> Iterator[Finding]:
         yield Finding("warning", f"learning_rate is {rate:g}, which makes a training of all weights forget", fix=best)
     elif not (whole or judged) and rate < LOW:
         yield Finding("warning", f"learning_rate is {rate:g}, as in full fine-tuning", fix="use 1e-4 to 5e-4 for LoRA")
-    elif not whole and rate > (TINY if tiny else HIGH):
-        yield Finding("warning", f"learning_rate is {rate:g}, at which LoRA diverges or forgets", fix="1e-4 to 5e-4")
+    elif not whole and rate > (TINY if tiny else HIGH / 10 if judged else HIGH):
+        best = "5e-6 to 5e-5" if judged else "1e-4 to 5e-4"
+        yield Finding("warning", f"learning_rate is {rate:g}, at which LoRA diverges or forgets", fix=best)
+    if (epochs := train.get("num_train_epochs", 0)) > MOST_EPOCHS and train.get("max_steps", -1) <= 0 and not tiny:
+        what = f"num_train_epochs is {epochs:g}: a model memorises rows that it sees so often"
+        yield Finding("warning", what, fix="1 to 5; with validation and patience training stops earlier")
     batch = train.get("per_device_train_batch_size", 2) * train.get("gradient_accumulation_steps", 4)
     if batch > BATCH and not (whole or judged):
         yield Finding(

@@ -199,6 +199,8 @@ def _check_values(recipe: Mapping[str, Any]) -> None:
         package = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(kernel, "torch")
         if find_spec(package) is None:
             raise UsageError(f"attn_implementation: {package} is not installed, which {kernel} needs")
+    if (epochs := recipe["num_train_epochs"]) <= 0 and recipe["max_steps"] <= 0:
+        raise UsageError(f"num_train_epochs: is {epochs:g}, so nothing is trained; set it above 0, or set max_steps")
     if recipe["patience"] < 0:
         raise UsageError(f"patience: is {recipe['patience']}; it must be a number of epochs, or 0 for the last adapter")
     if not 0 <= (share := recipe["validation"]) < 1:
