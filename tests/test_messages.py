@@ -81,3 +81,10 @@ def test_a_share_that_cannot_be_held_out_says_which_could() -> None:
         split_rows([{**row, "group": "one"} for row in rows], 0.2, 0)
     with pytest.raises(UsageError, match=r"asks for 40 of 40 rows, which leaves none to train on"):
         split_rows(rows, 0.999, 0)
+
+
+def test_no_message_installs_this_package_from_an_index() -> None:
+    """The name is not on an index, where anybody could register it: messages and pages name modules, or the clone."""
+    root, kinds = Path(__file__).parents[1], (".py", ".md")
+    files = [p for name in ("harness", "plugins", "docs") for p in (root / name).rglob("*") if p.suffix in kinds]
+    assert [str(p) for p in files if "pip install 'finetune-harness" in p.read_text("utf-8")] == []

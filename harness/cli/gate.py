@@ -114,4 +114,4 @@ def _gate(args: Namespace) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("numpy", "scipy"):
             raise
-        raise UsageError("gate: needs numpy and scipy; pip install 'finetune-harness[gate]'") from None
+        raise UsageError("gate: needs numpy and scipy; pip install numpy scipy") from None

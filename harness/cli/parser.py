@@ -150,7 +150,7 @@ class _CompletionAction(argparse.Action):
         try:
             import shtab
         except ModuleNotFoundError:
-            raise UsageError("--print-completion needs shtab; pip install 'finetune-harness[completion]'") from None
+            raise UsageError("--print-completion needs shtab; pip install shtab") from None
         _complete_files(parser, shtab.FILE)
         print(shtab.complete(parser, str(given[1])))
         parser.exit()

@@ -105,7 +105,7 @@ def _run(args: argparse.Namespace) -> int:
             return run_rows(rows[0], args)
         except ModuleNotFoundError as error:
             raise UsageError(
-                f"{rows[0].path}: {requirements.missing_modules_message([error.name or 'of a plugin'])}"
+                f"{rows[0].path}: {requirements.missing_modules_message([error.name or 'unknown'])}"
             ) from None
     if args.collect_only or len(args.suite) > 1:  # a mistake in the last shows before the first runs
         collections = [prepare_collection(path, options) for path in args.suite]

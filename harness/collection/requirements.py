@@ -1,4 +1,4 @@
-"""The modules that a run needs, looked for before anything is opened or asked, and the extras that bring them."""
+"""The modules that a run needs, looked for before anything is opened, and the packages that bring them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,7 @@ if TYPE_CHECKING:
     from harness.collection.collection import Collection
 
 STATISTICS = ("numpy", "scipy")
-RECOMPUTE = "recompute"  # the extra of the statistics alone, which is part of every other that can gate
-EXTRAS = {
-    **dict.fromkeys(STATISTICS, RECOMPUTE),
-    **{"openai": "api", "anthropic": "judge", "jsonschema": "json", "lm_eval": "lm-eval"},
-    **dict.fromkeys(("cryptography", "securesystemslib"), "sign"),
-}
+PACKAGES = {"lm_eval": "lm-eval", "securesystemslib": "'securesystemslib[crypto]'", "llama_cpp": "llama-cpp-python"}
 
 
 def check_requirements(collection: Collection) -> None:
@@ -30,16 +25,14 @@ def check_requirements(collection: Collection) -> None:
     own = (name for needs, options in used if needs for name in needs(dict(options)))
     needed = list(dict.fromkeys([*STATISTICS, *own]))
     if lacking := [name for name in needed if sys.modules.get(name) is None and find_spec(name) is None]:
-        raise UsageError(f"{collection.suite.path}: {missing_modules_message(lacking, needed)}")
+        raise UsageError(f"{collection.suite.path}: {missing_modules_message(lacking)}")
 
 
-def missing_modules_message(lacking: Sequence[str], needed: Sequence[str] = ()) -> str:
-    """Return which modules are not there, and the installation that brings them with the rest of `needed`."""
-    names = [f'"{name}"' for name in lacking]
-    extras = _extras(lacking) or _extras(needed) or [RECOMPUTE]
-    modules = f"module{'s' if len(names) > 1 else ''} {', '.join(names)}"
-    return f"needs the {modules}; pip install 'finetune-harness[{','.join(extras)}]'"
+def missing_modules_message(lacking: Sequence[str]) -> str:
+    """Return which modules are not there, and the packages to install.
 
-
-def _extras(modules: Sequence[str]) -> list[str]:
-    return sorted({EXTRAS.get(m.partition(".")[0], "hf") for m in modules} - {RECOMPUTE})
+    They are named one by one: this package is not on an index, where another could have its name.
+    """
+    names = ", ".join(f'"{name}"' for name in lacking)
+    packages = dict.fromkeys(PACKAGES.get(top, top) for top in (name.partition(".")[0] for name in lacking))
+    return f"needs the module{'s' if len(lacking) > 1 else ''} {names}; pip install {' '.join(packages)}"

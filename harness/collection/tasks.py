@@ -217,7 +217,7 @@ def _made(context: Context, spec: Eval, rows: Rows, function: Callable[..., Any]
                 able.check_rows(detach_copy(samples), detach_copy(dict(spec.options)), context.suite.path.parent)
                 return samples
         except ModuleNotFoundError as error:
-            context.mistakes.add(spec.where, requirements.missing_modules_message([error.name or "of a plugin"]))
+            context.mistakes.add(spec.where, requirements.missing_modules_message([error.name or "unknown"]))
         except Exception as error:  # the plugin's own code; the line says whose
             context.mistakes.add(
                 spec.where, f'"{spec.use}" failed to check its rows: {plugin_errors.error_location(error) or error}'

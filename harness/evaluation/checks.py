@@ -178,7 +178,7 @@ def _flags(provided: Provided, given: Mapping[str, Any], strange: Callable[[Find
             return [
                 Finding(
                     "note",
-                    f"not run: {requirements.missing_modules_message([error.name or 'of a plugin'])}",
+                    f"not run: {requirements.missing_modules_message([error.name or 'unknown'])}",
                     kind=CRASHED,
                 )
             ]

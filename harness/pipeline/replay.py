@@ -96,7 +96,7 @@ def replay_rows(
         if not found.rows:
             raise UsageError("; ".join(["--replay: no row could be compared", *found.notes]))
     except ModuleNotFoundError as error:
-        raise UsageError(f"--replay needs the module {error.name}; pip install 'finetune-harness[hf]'") from None
+        raise UsageError(f"--replay needs the module {error.name}; pip install datasets transformers") from None
     return found
 
 

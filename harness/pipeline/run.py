@@ -58,18 +58,17 @@ def open_run(path: Path, options: Options) -> RunContext:
 def run_stages(run: RunContext) -> StageStop | None:
     """Run every stage that the collection's items need."""
     # An error finding of the data, or of what will be trained on, is a mistake of the suite.
-    if stop := record_findings(run.record, check_data(run), ExitCode.USAGE) or evaluate_baselines(run):
+    if stop := record_findings(run.record, check_data(run), ExitCode.USAGE):
         return stop
-    if not run.session.wanted_candidates:
-        return None
-    if run.suite.candidate and run.suite.candidate.merged:
-        made, model = run.session.opened.candidate, run.suite.model
-        assert made  # preflight opened it
-        reads = run.collection.plugins.find("loader", model.use).capabilities.reads
-        ref = seal_candidate(ModelRef("merged", made.path, made.digest, options=model.options), reads=reads)
-        stop = run_stage_checks(run, "merged", merged=ref, twin=None) or evaluate_family(run, ref)
+    given = check_given_candidate(run) if run.session.wanted_candidates else None  # a wrong one costs no evaluation
+    if isinstance(given, StageStop):
+        return given
+    if (stop := evaluate_baselines(run)) or not run.session.wanted_candidates:
+        return stop
+    if isinstance(given, ModelRef):
+        stop = evaluate_family(run, given)
     else:
-        trained = run_sweep(run) if run.suite.sweep else train_adapter(run)
+        trained = given or (run_sweep(run) if run.suite.sweep else train_adapter(run))
         if isinstance(trained, StageStop):
             return trained
         run, stop = trained.run, evaluate_trained(trained)
@@ -80,6 +79,19 @@ def run_stages(run: RunContext) -> StageStop | None:
     with run.record.stage("export", f"{len(run.suite.exports)} declared"):
         export_all(run)
     return None
+
+
+def check_given_candidate(run: RunContext) -> ModelRef | Trained | StageStop | None:
+    """Return a candidate that was made elsewhere once it is checked, or None of a suite that trains."""
+    if not (declared := run.suite.candidate):
+        return None
+    if not declared.merged:
+        return train_adapter(run)
+    made, model = run.session.opened.candidate, run.suite.model
+    assert made  # preflight opened it
+    reads = run.collection.plugins.find("loader", model.use).capabilities.reads
+    ref = seal_candidate(ModelRef("merged", made.path, made.digest, options=model.options), reads=reads)
+    return run_stage_checks(run, "merged", merged=ref, twin=None) or ref
 
 
 def evaluate_baselines(run: RunContext) -> StageStop | None:

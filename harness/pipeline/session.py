@@ -175,7 +175,7 @@ def open_collection(collection: Collection, options: Options, checks: Checks) ->
         collection, opened = preflight.run_preflight(collection, options.limit, remembers=options.cache)
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"{collection.suite.path}: {requirements.missing_modules_message([error.name or 'of a plugin'])}"
+            f"{collection.suite.path}: {requirements.missing_modules_message([error.name or 'unknown'])}"
         ) from None
     session, train = Session(collection, opened, options, checks), collection.suite.train
     if not (train and train.drop_leaks and collection.training):

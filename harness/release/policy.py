@@ -275,7 +275,7 @@ def verified_signers(envelope: Envelope, policy: Policy) -> set[str]:
         from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
         from securesystemslib.signer import Signature, SSlibKey
     except ModuleNotFoundError as error:
-        raise UsageError(f"--policy needs the module {error.name}; pip install 'finetune-harness[sign]'") from None
+        raise UsageError(f"--policy needs the module {error.name}; pip install 'securesystemslib[crypto]'") from None
     keys = {k.keyid: SSlibKey(k.keyid, "ed25519", k.scheme, {"public": k.public.lower()}) for k in policy.keys}
     whole = Signed(envelope.payload, PAYLOAD, {})
     by = set()

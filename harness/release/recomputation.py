@@ -95,7 +95,7 @@ def recompute_verdicts(
         try:
             importlib.import_module(module)
         except ModuleNotFoundError:
-            extra = f"the module {module.partition('.')[0]}; pip install 'finetune-harness[recompute]'"
+            extra = f"the module {module.partition('.')[0]}; pip install numpy scipy"
             raise UsageError(f'--recompute, or "recomputed" in a policy, needs {extra}') from None
     recomputed = RecomputationResult(wanted={*named, *(name for name, v in verdicts.items() if v["blocking"])})
     lines = list(read_items(export, manifest))

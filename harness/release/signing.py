@@ -130,5 +130,5 @@ def _signers() -> Any:
         import cryptography  # noqa: F401
         from securesystemslib.signer import CryptoSigner
     except ModuleNotFoundError as error:
-        raise UsageError(f"signing needs the module {error.name}; pip install 'finetune-harness[sign]'") from None
+        raise UsageError(f"signing needs the module {error.name}; pip install 'securesystemslib[crypto]'") from None
     return CryptoSigner

@@ -202,7 +202,7 @@ def _zstd(packed: bytes, where: str) -> bytes:
     try:
         import zstandard
     except ModuleNotFoundError:
-        what = "is compressed with zstd, which needs pip install 'finetune-harness[gate]'"
+        what = "is compressed with zstd, which needs the module zstandard; pip install zstandard"
         raise UsageError(f"{where}: {what}; or inspect log convert --to json") from None
     try:
         with zstandard.ZstdDecompressor().stream_reader(packed) as stream:

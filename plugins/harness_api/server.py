@@ -17,7 +17,7 @@ from harness_api import replies
 from harness_api.options import ApiOptions
 
 T = TypeVar("T")
-MISSING = "loader \"api\": needs the package openai; pip install 'finetune-harness[api]'"
+MISSING = 'loader "api": needs the package openai; pip install openai'
 CHAT, COMPLETIONS, MODELS = "/chat/completions", "/completions", "/models"
 TRIES = 2  # what is wrong at the start is told soon
 SOON = 10.0  # seconds for a list of models

@@ -66,7 +66,7 @@ def _check_gguf(model: Path, options: Mapping[str, Any]) -> None:
     if (model / "config.json").is_file():
         read_llama_config(model)
     if (quantization := options.get("quantization")) in K_QUANTS and find_spec("llama_cpp") is None:
-        how = "pip install 'finetune-harness[llama-cpp]'"
+        how = "pip install llama-cpp-python"
         raise UsageError(f"{quantization} needs llama-cpp-python, which is not installed; {how}")
     if made := options.get("path"):
         from harness_export.writing import check_gguf_types

@@ -38,7 +38,7 @@ STEPS = 2  # quantise and write; read back
 def check_bitsandbytes_options(model: Path, options: Mapping[str, Any]) -> None:
     """Raise UsageError where bitsandbytes is missing, or the model is quantised already."""
     if find_spec("bitsandbytes") is None:
-        raise UsageError("bitsandbytes is not installed; pip install 'finetune-harness[hf]'")
+        raise UsageError("bitsandbytes is not installed; pip install bitsandbytes")
     check_is_merged(model)
 
 

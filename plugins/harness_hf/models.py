@@ -69,7 +69,7 @@ def load_model(
     options |= {"attn_implementation": attention} if attention else {}
     if quantization:
         if importlib.util.find_spec("bitsandbytes") is None:
-            raise UsageError("quantization: bitsandbytes is not installed; pip install 'finetune-harness[hf]'")
+            raise UsageError("quantization: bitsandbytes is not installed; pip install bitsandbytes")
         try:
             bits = transformers.BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": wanted, **quantization})
         except (TypeError, ValueError, AttributeError) as error:

@@ -50,7 +50,7 @@ class Service:
 
     def connect(self) -> http_client.Client:
         """Return a client; raises UsageError without the SDK."""
-        missing = f"needs the package {self.provider}; pip install 'finetune-harness[judge]'"
+        missing = f"needs the package {self.provider}; pip install {self.provider}"
         return http_client.Client(self.provider, self.peer, self.variable, missing)
 
     def redact(self, text: str) -> str:

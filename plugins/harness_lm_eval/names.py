@@ -39,7 +39,7 @@ def tasks_folder() -> Path:
     """Return the folder of lm_eval's tasks, without importing it; raises UsageError when it is not installed."""
     spec = importlib.util.find_spec("lm_eval")
     if spec is None or not spec.submodule_search_locations:
-        raise UsageError("lm_eval is not installed; pip install 'finetune-harness[lm-eval]'")
+        raise UsageError("lm_eval is not installed; pip install lm-eval")
     return Path(next(iter(spec.submodule_search_locations))) / "tasks"
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from harness import UsageError, Worker, WorkerLostError, WorkerServer, is_heartbeat
 from harness.internals import is_secret, shorten_text
 
-INSTALL = "pip install 'finetune-harness[ray]'"
+INSTALL = "pip install ray"
 STORE = 100 << 20  # bytes of shared memory: messages are small
 QUIET = {  # before Ray is imported
     "RAY_USAGE_STATS_ENABLED": "0",

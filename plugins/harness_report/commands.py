@@ -91,7 +91,7 @@ def _report(args: Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name != "jinja2":
             raise
-        hint = "pip install 'finetune-harness[report]', or use --markdown"
+        hint = "pip install jinja2 vl-convert-python, or use --markdown"
         raise UsageError(f"harness report: a page needs jinja2, which is not installed; {hint}") from None
     path = args.o or kept.folder / name
     with reporting_write_errors(path, "; free space, or use -o"):

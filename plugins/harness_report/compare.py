@@ -145,7 +145,7 @@ def _between(now: LoadedRun, before: LoadedRun, evaluation: str, metric: str) ->
     try:
         verdict = decide(gate, gate_metric(now, name), one, other, gate_samples(ours), now.run.alpha, name=now.ours)
     except ModuleNotFoundError as error:
-        hint = f"needs {error.name}, which is not installed; pip install 'finetune-harness[recompute]'"
+        hint = f"needs {error.name}, which is not installed; pip install numpy scipy"
         raise UsageError(f"two runs: the test of {name} {hint}") from None
     if pair.rows and not pair.count(LOST) + pair.count(WON):
         reading = ALIKE

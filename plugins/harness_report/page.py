@@ -28,6 +28,7 @@ from harness_report.gates import (
     shared_axes,
     strip_interval,
 )
+from harness_report.mistakes import mistake_sections
 from harness_report.pairs import LOST, WON
 from harness_report.reading import LoadedRun, previous_run, read_folder, row_answer
 
@@ -75,6 +76,7 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
     through, outcome = summary.waived_and_ignored(run), summary.run_outcome(run)
     rows, note = pairs.browser_data(kept)
     links, stages = bool(rows), configuration.stage_rows(kept)
+    wrong = list(mistake_sections(kept, {e["name"] for e in rows if len(e["rows"]) == e["total"]}))
     problems = run.problem.split("\n") if run.problem else []
     problems += [f"{r.id}: {r.error}" for r in run.results if r.outcome == "error"]
     if run.deselected:
@@ -98,7 +100,8 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
         digests=[(printable(name), digest[:24] + "…") for name, digest in run.digests.items()],
         versions=", ".join(f"{name} {version}" for name, version in run.versions.items()),
         attempts=configuration.attempt_sentences(run), warnings=[shorten_text(w, 500) for w in run.warnings],
-        commands=list(page_commands(kept)), trust=trust_line(run), step=next_step(kept), unchanged=unchanged_note(run),
+        commands=list(page_commands(kept)), trust=trust_line(run), step=next_step(kept), wrong=wrong,
+        unchanged=unchanged_note(run),
         digests_of="rows of every side" if run.is_of_scored_rows else "weights of every subject",
         changes=changed_row_sections(kept, {e["name"] for e in rows}), slices=metrics.slice_charts(kept),
         traded=metrics.tradeoff_of_runs(kept), by_row=metrics.row_charts(kept),

@@ -210,7 +210,7 @@ def _check_values(recipe: Mapping[str, Any]) -> None:
         if name not in REPORTS:
             mistakes.add(f'report_to "{name}"', f"is unknown{did_you_mean(name, REPORTS)}")
         elif find_spec(name) is None:
-            mistakes.add(f'report_to "{name}"', f"is not installed; pip install 'finetune-harness[{name}]'")
+            mistakes.add(f'report_to "{name}"', f"is not installed; pip install {name}")
     mistakes.raise_errors()
 
 

@@ -36,7 +36,7 @@ def _view(args: Namespace) -> int:
         from harness_view.app import make_app, make_server
         from harness_view.runs import Runs
     except ModuleNotFoundError as error:
-        raise UsageError(f"harness view: needs {error.name}; pip install 'finetune-harness[view]'") from None
+        raise UsageError(f"harness view: needs {error.name}; pip install starlette uvicorn jinja2") from None
     if not (runs := Runs(args.reports)).list_runs():
         raise UsageError(f"{args.reports}: contains no run; name the folder of the run folders")
     listening = _listening(args)

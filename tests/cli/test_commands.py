@@ -103,7 +103,7 @@ def test_completion_without_its_library_says_what_to_install(
     """One line and exit 4 where shtab is not there."""
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert main(["--print-completion", "bash"]) == 4
-    assert "finetune-harness[completion]" in capsys.readouterr().err
+    assert "pip install shtab" in capsys.readouterr().err
 
 
 def document(project: Project, *words: str) -> dict[str, object]:

@@ -236,7 +236,7 @@ def test_a_library_that_is_missing_is_named(table: Table, tmp_path: Path) -> Non
         code += f"sys.exit(main({words!r}))"
         env = {"HARNESS_CACHE": str(tmp_path / "cache"), "PATH": ""}
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
-        assert done.returncode == 4 and "pip install 'finetune-harness[" in done.stderr, done
+        assert done.returncode == 4 and "pip install numpy scipy" in done.stderr, done
 
 
 def test_an_option_that_means_nothing_is_refused(gate: Gate, table: Table) -> None:

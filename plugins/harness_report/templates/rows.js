@@ -1,6 +1,6 @@
 "use strict";
 // The row browser: plain functions first, which node tests too, then the page. Texts of others go through textContent.
-const LOST = 0, WON = 1, OTHER = 4, SHOWN = 10;
+const LOST = 0, WON = 1, OTHER = 4, SHOWN = 50;
 const [ID, OUTCOME, SLICE, LINE, PROMPT, TARGET, SAID, SCORES, WHY] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
 const BOTH = 2, NEITHER = 3;
 const KEYS = ["lost", "won", "both", "neither", "other", "wrong"], WRONG = 5; // which is of one model alone
@@ -15,7 +15,7 @@ function parse(hash) {
   const [path, query] = text.split("?");
   const slash = path.indexOf("/");
   const decode = (s) => { try { return decodeURIComponent(s); } catch { return s; } };
-  const state = { name: "", outcome: "", slice: "", text: "", sort: "change", of: "", against: "", row: "" };
+  const state = { name: "", outcome: "", slice: "", text: "", sort: "change", of: "", against: "", expected: null, said: null, row: "" };
   if (slash >= 0) {
     state.name = decode(path.slice(0, slash));
     state.row = decode(path.slice(slash + 1));
@@ -34,6 +34,7 @@ function hashOf(state) {
   if (state.row) return `#${name}/${encodeURIComponent(state.row)}`; // a row is the same whatever it is compared with
   const query = new URLSearchParams();
   for (const key of ["slice", "text", "of", "against"]) if (state[key]) query.set(key, state[key]);
+  for (const key of ["expected", "said"]) if (state[key] !== null) query.set(key, state[key]);
   if (state.sort !== "change") query.set("sort", state.sort);
   const rest = query.toString();
   return `#${name}${state.outcome ? `:${state.outcome}` : ""}${rest ? `?${rest}` : ""}`;
@@ -77,6 +78,8 @@ function filter(e, state) {
     const row = e.rows[i];
     if (outcome === WRONG ? row[SCORES][ours] !== Number(e.lower) : outcome >= 0 && outcomes[i] !== outcome) return false;
     if (state.slice && row[SLICE] !== state.slice) return false;
+    if (state.expected !== null && (row[TARGET] || "").trim() !== state.expected) return false;
+    if (state.said !== null && (row[SAID][ours] || "").trim() !== state.said) return false;
     return wanted.every((w) => e.hay[i].includes(w));
   });
   if (state.sort === "id") {

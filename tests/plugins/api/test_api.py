@@ -343,7 +343,7 @@ def test_options_are_those_of_the_loader() -> None:
 def test_without_the_sdk_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch, fake: Fake) -> None:
     """A missing extra is one line, not a traceback."""
     monkeypatch.setitem(sys.modules, "openai", None)
-    assert "pip install 'finetune-harness[api]'" in refused(lambda: open_(fake))
+    assert "pip install openai" in refused(lambda: open_(fake))
 
 
 @pytest.mark.parametrize(
