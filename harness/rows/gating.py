@@ -90,9 +90,9 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
     Raises UsageError where they cannot be read as one metric of the same rows, or not be compared fairly.
     """
     candidate, base, same = runs["candidate"], runs.get("base"), ""
-    read = [sorted((digest, size) for _, digest, size in run.sources) for run in runs.values()]
+    read = [run.contents for run in runs.values()]
     if base and read[0] and read[0] == read[1] and base.part == candidate.part and base.rows == candidate.rows:
-        same = f"base and candidate are the same file (sha256 {read[0][0][0][:4]}…)"
+        same = f"base and candidate are the same file (sha256 {read[0][0][:4]}…)"
         if comparability.IDENTICAL not in (want.allow or ()):
             raise UsageError(
                 f"{same}; gate the candidate's scores, or {write_option('allow', 'identical')} if that is intended"

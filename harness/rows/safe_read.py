@@ -45,6 +45,7 @@ class SafeFiles:
         self.root = root
         self.below: Path | None = None
         self._read: dict[str, tuple[str, int]] = {}
+        self.contents: dict[str, str] = {}  # sha256 of what was read, decompressed, by path
 
     @property
     def sources(self) -> tuple[tuple[str, str, int], ...]:
@@ -67,7 +68,10 @@ class SafeFiles:
         with _opened(path, WHOLE, self.below) as f:
             data = f.read()
             self._keep(path, f, hashlib.sha256(data).hexdigest(), len(data))
-        return tables.decompress(data, f"{path}", WHOLE)
+        content = tables.decompress(data, f"{path}", WHOLE)
+        if content is not data:
+            self.contents[str(path)] = hashlib.sha256(content).hexdigest()
+        return content
 
     def read_json(self, path: Path) -> Any:
         """Return the JSON that a file is. Raises UsageError, also at keys that stand twice, and at NaN."""

@@ -64,7 +64,8 @@ class RowReader:
             raise UsageError(f"{path}: has no rows")
         if not self.keeps_budget:
             TextBudget(want.texts).spend(found.rows, len(found.rows))
-        return replace(found, sources=files.sources)
+        contents = tuple(sorted(files.contents.get(name, digest) for name, digest, _ in files.sources))
+        return replace(found, sources=files.sources, contents=contents)
 
     def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
         """Return the rows of one task, but for the files that were read."""

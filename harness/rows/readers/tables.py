@@ -85,15 +85,18 @@ def _metric(want: Wanted) -> str:
 
 def _selected(lines: Lines, column: str, value: str, path: Path) -> Lines:
     """Yield the lines of a long table that have a value in a column. Raises UsageError where none has."""
-    seen, found = dict[str, None](), False
-    get = None
+    seen, found, names = dict[str, None](), False, dict[str, None]()
     for number, line in lines:
-        get = get or _getter(column, [line], path)
-        if (own := _text(get(line))) == value:
+        cell = line[column] if column in line else nested_cell(line, column)
+        if cell is not None and _text(cell) == value:
             found = True
             yield number, line
-        elif len(seen) < FIRST:
-            seen[own] = None
+        elif len(seen) < FIRST and cell is not None:
+            seen[_text(cell)] = None
+        elif not found and len(names) < FIRST:
+            names |= dict.fromkeys(map(str, line))
+    if not found and not seen:
+        raise UsageError(f'{path}: has no column "{ask.display_name(column)}"{did_you_mean(column, names)}')
     if not found:
         known = ", ".join(f'"{ask.display_name(one)}"' for one in [*seen][:4])
         what = f'no row has "{ask.display_name(value)}" in "{ask.display_name(column)}"'
@@ -131,22 +134,22 @@ def _getter(column: str, lines: Sequence[ask.Told], path: Path) -> Callable[[ask
     """Return what reads a column, or a dotted path through objects. Raises UsageError where no line has it."""
     if any(column in line for line in lines):
         return lambda line: line.get(column)
-    keys = column.split(".")
-
-    def inner(line: ask.Told) -> Any:
-        value: Any = line
-        for key in keys:
-            if isinstance(value, list) and key.isdecimal():
-                value = value[int(key)] if int(key) < len(value) else None
-            else:
-                value = value.get(key) if isinstance(value, Mapping) else None
-        return value
-
-    if len(keys) == 1 or all(inner(line) is None for line in lines):
+    if "." not in column or all(nested_cell(line, column) is None for line in lines):
         nested = (f"{k}.{i}" for line in lines for k, v in line.items() if isinstance(v, Mapping) for i in v)
         known = dict.fromkeys([*(str(name) for line in lines for name in line), *nested])
         raise UsageError(f'{path}: has no column "{printable(column)}"{did_you_mean(column, known)}')
-    return inner
+    return lambda line: nested_cell(line, column)
+
+
+def nested_cell(line: ask.Told, column: str) -> Any:
+    """Return what lies at the end of a dotted path through objects, and places in lists; None where nothing does."""
+    value: Any = line
+    for key in column.split("."):
+        if isinstance(value, list) and key.isdecimal():
+            value = value[int(key)] if int(key) < len(value) else None
+        else:
+            value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def _made(
