@@ -74,6 +74,8 @@ from harness.reports.events import FILE as EVENTS
 from harness.reports.events import RunProgress as RunProgress
 from harness.reports.events import read_events as read_events
 from harness.reports.markdown import format_run_markdown as format_run_markdown
+from harness.reports.next_step import BUNDLE as BUNDLE
+from harness.reports.next_step import suggest_next_step as suggest_next_step
 from harness.reports.report_json import dumps as dumps
 from harness.reports.report_json import to_json as to_json
 from harness.reports.rows import correctness_metric as correctness_metric
@@ -112,6 +114,7 @@ from harness.workers.protocol import ref_from_json as ref_from_json
 from harness.workers.protocol import ref_to_json as ref_to_json
 
 __all__ = [
+    "BUNDLE",
     "EVENTS",
     "LAYERS",
     "LOCK",
@@ -207,6 +210,7 @@ __all__ = [
     "split_json_lines",
     "statement_bytes",
     "subprocess_call",
+    "suggest_next_step",
     "suggest_option",
     "summary",
     "template_columns",

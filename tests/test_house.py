@@ -279,3 +279,18 @@ def test_rows_are_encoded_in_one_place() -> None:
         return name in ("apply_chat_template", "tokenizer", "processing_class", "batch_encode_plus", "encode_plus")
 
     assert {module for module in modules("harness", "plugins") if any(map(encodes, nodes(module)))} == ENCODING
+
+
+def test_exceptions_end_in_error() -> None:
+    """A class that is raised is called so: `CheckFailedError`, not `CheckFailed`."""
+    bases: dict[str, set[str]] = defaultdict(set)
+    for module in modules("harness", "plugins"):
+        for node in nodes(module):
+            if isinstance(node, ast.ClassDef):
+                bases[node.name] |= {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+    raised = {"Exception", "BaseException"}
+    while more := {
+        name for name, of in bases.items() if name not in raised and any(b in raised or b.endswith("Error") for b in of)
+    }:
+        raised |= more
+    assert {name for name in raised if not name.endswith("Error")} == {"Exception", "BaseException"}

@@ -245,7 +245,7 @@ def run(parser: argparse.ArgumentParser) -> None:
         "harness run suite.toml --set train.learning_rate=1e-4 --select",
     )
     parser.add_argument(
-        "suite", type=Path, metavar="SUITE", nargs="+", help="one suite, or several that share loaded models"
+        "suite", type=Path, metavar="SUITE", nargs="+", help="one or more suites, which share loaded models"
     )
     what = parser.add_argument_group("what to run")
     made = "gate this adapter or model instead of training one; several: the best on the selection rows"

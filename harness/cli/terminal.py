@@ -32,8 +32,9 @@ from harness.records.models import Progress as Sign
 from harness.records.run import ItemResult, Run, Swept, Trial
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.events import RunProgress
+from harness.reports.next_step import suggest_next_step
 from harness.reports.rules import describe_rules
-from harness.reports.summary import sort_worst_first, verdict_sentence, waived_and_ignored
+from harness.reports.summary import describe_exemption, sort_worst_first, verdict_sentence, waived_and_ignored
 from harness.schema import format_toml
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable, shorten_text
@@ -320,6 +321,8 @@ class Summary:
             if (there := Path(run.folder) / REPORT).is_file():
                 self.line(f"report   {short_path(there)}", hang=9)
             self.line(f"run      {short_path(run.folder)}", hang=9)
+            if step := suggest_next_step(run, Path(run.folder)):
+                self.line(f"next     {step.command or step.what}", hang=9)
 
     def print_table(self) -> None:
         """Print every metric with one column a subject."""
@@ -380,22 +383,13 @@ def other_confidence(v: Verdict, alpha: float) -> str:
 
 
 def summarize_outcomes(verdicts: Iterable[Verdict]) -> str:
-    """Return how many verdicts came to what: what holds nothing up is counted apart, with the reason."""
-    counts = Counter((_idle(v), v.outcome) for v in verdicts)
-    order = ("", " (waived)", " (warn)", " (any_of)", " (not what ships)")
-    parts = [f"{n} {o}{why}" for why in order for o in Outcome if (n := counts[why, o])]
+    """Count the verdicts by outcome; those that block nothing are counted apart, with the reason."""
+    counts = Counter((describe_exemption(v), v.outcome) for v in verdicts)
+    order = ("", "waived", "warn", "any_of", "not what ships")
+    parts = [f"{n} {o}" + (f" ({why})" if why else "") for why in order for o in Outcome if (n := counts[why, o])]
     return ", ".join(parts) or "nothing was gated"
 
 
 def _folded(v: Verdict, verbosity: int) -> bool:
     """Return whether a verdict is told in a line without -v: it was measured, and is not about what ships."""
     return verbosity <= 0 and not v.decides and v.estimate is not None and not v.waiver
-
-
-def _idle(v: Verdict) -> str:
-    """Return why a verdict that is no PASS holds nothing up, in brackets, or nothing."""
-    if v.outcome is Outcome.PASS or v.blocks_release:
-        return ""
-    if v.waived:
-        return " (waived)"
-    return " (any_of)" if v.group else " (not what ships)" if v.blocking else " (warn)"

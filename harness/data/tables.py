@@ -70,7 +70,11 @@ def decompress_start(data: bytes, where: str) -> bytes:
         if kind == "gzip":
             return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, CHUNK)
         if kind == "zstd":
-            return _ZstdReader(data, where).read()
+            reader, parts = _ZstdReader(data, where), list[bytes]()
+            with suppress(EOFError):
+                while sum(map(len, parts)) < CHUNK and (part := reader.read()):
+                    parts.append(part)
+            return b"".join(parts)
         return (bz2.BZ2Decompressor() if kind == "bzip2" else lzma.LZMADecompressor()).decompress(data, CHUNK)
     return b""
 

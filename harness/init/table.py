@@ -56,7 +56,7 @@ PAIRS_RECIPE = RECIPE.replace("5e-4", "5e-5").replace("batch_size = 8", "batch_s
 PAIRS_RANDOM = RANDOM.replace("150", "60")
 GAIN = "better_by = 0.0                   # any proven gain; 0.05 requires five points"
 FIT = """better_by = 0.0                   # any proven gain; 0.5 requires half of the base's perplexity
-cap = 5.0                         # nats a token: a row counts at most so much, either way"""
+cap = 5.0                         # nats per token: a row counts at most so much, either way"""
 
 
 class EvaluatorDraft(NamedTuple):
@@ -272,7 +272,7 @@ def _tell(
     (answer, often), *_ = counts["confirm"].most_common(1)
     if len(counts["confirm"]) < 2:
         raise UsageError(
-            f"all {often} rows that would confirm have the label {quote_text(answer)}; add rows with other labels"
+            f"all {often} rows for the final verdict have the label {quote_text(answer)}; add rows with other labels"
         )
     lines = [f"{draft.source}: {rows:,} rows" + "".join(f", {key} {quote_text(value)}" for key, value in how.items())]
     if layout.kind == "columns":

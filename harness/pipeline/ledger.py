@@ -316,7 +316,8 @@ class Ledger:
             with suppress(ValueError, RecursionError):
                 line = json.loads(text)
             if isinstance(line, dict) and line.get("format") != LEDGER_FORMAT:
-                where = f"{self.path}:{number}: has format {line.get('format')}, expected {LEDGER_FORMAT}"
+                what = f"format {line.get('format')}, and this one reads {LEDGER_FORMAT}"
+                where = f"{self.path}:{number}: was written by another version of the harness ({what})"
                 raise UsageError(f"{where}; move the file away: {AGAIN}")
             if not _is_line(line) or _digest({k: v for k, v in line.items() if k != "id"}) != line["id"]:
                 where = f"{self.path}:{number}: was changed or truncated after it was written"

@@ -75,7 +75,7 @@ def evaluate_for_choice(session: Session, by: str, ref: ModelRef, what: str) -> 
     with session.load([ref]) as (_, [subject]):
         result = evaluate(replace(task, samples=task.select), what, subject, None, session.progress)
     if result.missing or not math.isfinite(result.metrics[name]):
-        raise CheckFailedError(f"{by} of {what} is not finite on every row")
+        raise CheckFailedError(f'model "{what}": metric {by} is not a finite number on some selection rows')
     return result
 
 
@@ -143,9 +143,9 @@ def _driver(collection: Collection) -> Gate:
     for gate in collection.suite.gates:
         if gate.blocking and gate.metric and collection.tasks[gate.eval].spec.select:
             return gate
-    what = "several candidates need a blocking gate on an eval with select rows to choose by; add one"
+    what = "several candidates need a blocking gate on an eval with select rows; add one"
     if not any(t.spec.select for t in collection.tasks.values()):
-        what = 'several candidates need an eval with select rows to choose by; add select = "data/select.jsonl" to one'
+        what = 'several candidates need an eval with select rows; add select = "data/select.jsonl" to one'
     raise UsageError(f"{collection.suite.path}: --candidate: {what}, or name one candidate")
 
 

@@ -103,7 +103,7 @@ class Swept(Scaled):
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """A training after a step (from 1): seconds and tokens trained so far, epochs, losses in nats a token.
+    """A training after a step (from 1): seconds and tokens trained so far, epochs, losses in nats per token.
 
     `loss` is of the step's own batch, `validation` of the rows held out, where they were measured after it.
     """

@@ -25,7 +25,7 @@ class Scaled:
 
     @property
     def is_log(self) -> bool:
-        """Whether it is tested as its logarithm: rows hold nats a token, and its differences are shares."""
+        """Whether it is tested as its logarithm: rows hold nats per token, and its differences are shares."""
         return self.scale == "perplexity"
 
     @property

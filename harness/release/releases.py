@@ -137,7 +137,8 @@ def _evidence(suite: Suite, folder: Path, where: str) -> list[dict[str, Any]]:
         raise UsageError(f'{where}: was released by suite "{released}", not by "{suite.name}"')
     if manifest.get("format") != attestation.FORMAT:
         what = f"has evidence of format {manifest.get('format')}, but this harness reads {attestation.FORMAT}"
-        raise UsageError(f"{where}: {what}; move the folder away, and release again with harness waive GATE")
+        how = "export again, and waive the gates against this release (harness waive GATE)"
+        raise UsageError(f"{where}: {what}; move the folder away, {how}")
     listed = {k.removeprefix("model/"): v for k, v in manifest.get("files", {}).items() if k.startswith("model/")}
     try:
         hashes = hash_files(folder / "model", [name for name, _ in walk_files(folder / "model")])

@@ -258,15 +258,17 @@ class _Verification:
             raise ExportRefusedError(f"{MODEL}/ {error}") from None
         if on := manifest.get("adapter"):
             if on["base"] != self.evidence.lock["subjects"]["base"]:
-                raise ExportRefusedError(f"the adapter in {MODEL}/ was evaluated on another base than the suite's")
+                raise ExportRefusedError(
+                    f"the adapter in {MODEL}/ was evaluated on a base that differs from the suite's"
+                )
             digest = digest_value([on["base"], digest, on["quantization"]])
         if digest != manifest["weights"]:
             raise ExportRefusedError(f"the weights in {MODEL}/ differ from the evaluated ones")
         for name, about in manifest["evaluations"].items():
             if about["weights"] != self.evidence.lock["subjects"].get(name.partition("::")[0], about["weights"]):
-                raise ExportRefusedError(f"{name} was evaluated on other weights than the lock has")
+                raise ExportRefusedError(f"{name} was evaluated on weights that differ from those in suite.lock.json")
             if about["rows"] != self.locked.digests.get(name.partition("::")[2], about["rows"]):
-                raise ExportRefusedError(f"{name} was evaluated on other rows than the lock has")
+                raise ExportRefusedError(f"{name} was evaluated on rows that differ from those in suite.lock.json")
 
     # -- 3: gates ----------------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.records import verdict_text
 from harness.records.run import Run
-from harness.records.verdicts import Outcome, Verdict
+from harness.records.verdicts import Verdict
+from harness.reports.next_step import suggest_next_step
 from harness.reports.rows import (
     DisplayRow,
     count_lost_and_won,
@@ -18,7 +19,7 @@ from harness.reports.rows import (
     read_private_evals,
 )
 from harness.reports.rules import describe_rules
-from harness.reports.summary import GLYPHS, sort_worst_first, verdict_sentence, waived_and_ignored
+from harness.reports.summary import GLYPHS, describe_exemption, sort_worst_first, verdict_sentence, waived_and_ignored
 from harness.texts.counts import count_noun
 from harness.texts.escaping import escape_markdown, markdown_code, printable
 from harness.texts.numbers import format_percent
@@ -36,9 +37,7 @@ def format_run_markdown(run: Run, folder: Path | None = None) -> str:
     gates = ["| | gate | candidate | claim | result |", "|---|---|---|---|---|"] if run.verdicts else []
     for v in sort_worst_first(run):
         cells = (v.gate, v.candidate, f"{v.metric} {v.claim}".strip(), verdict_text.format_brief(v))
-        warns = " (any_of)" if v.group else " (warn)"
-        note = " (waived)" if v.waived else " (not what ships)" if v.blocking else warns
-        note = "" if v.outcome is Outcome.PASS or v.blocks_release else note
+        note = f" ({why})" if (why := describe_exemption(v)) else ""
         gates.append(f"| {GLYPHS[v.outcome]} {v.outcome}{note} | " + " | ".join(map(escape_markdown, cells)) + " |")
     if any(v.lower is not None or v.upper is not None for v in run.verdicts):
         gates.append(f"\nEach bound in brackets holds at {format_percent(1 - run.alpha)}, one-sided.")
@@ -51,6 +50,8 @@ def format_run_markdown(run: Run, folder: Path | None = None) -> str:
         "\n".join(f"- {escape_markdown(line)}" for line in _said(run)),
     ]
     text = "".join(f"{part}\n\n" for part in parts if part)
+    if folder and (step := suggest_next_step(run, folder)):
+        text += f"{escape_markdown(step.what)} {markdown_code(step.command) if step.command else ''}".rstrip() + "\n\n"
     for block in _blocks(run, folder) if folder else ():
         if len((text + block).encode()) < LARGEST:
             text += f"{block}\n\n"

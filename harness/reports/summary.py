@@ -87,6 +87,15 @@ def ignored_errors(run: Run) -> list[str]:
     return [f"{code} was ignored, {waiver.summary()}" for code, waiver in run.passed_over.items()]
 
 
+def describe_exemption(v: Verdict) -> str:
+    """Return in words why a verdict that is not PASS blocks nothing; empty if it passed or blocks."""
+    if v.outcome is Outcome.PASS or v.blocks_release:
+        return ""
+    if v.waived:
+        return "waived"
+    return "not what ships" if v.blocking else "any_of" if v.group else "warn"
+
+
 def distance_to_limit(v: Verdict) -> float:
     """Return how far the bound that has to clear the limit is beyond it, in half-widths of the interval.
 

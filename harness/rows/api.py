@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -20,17 +18,8 @@ from harness.rows import arguments, suites, writing
 from harness.rows.records import COLUMNS as NAMES
 from harness.rows.records import SIDES
 from harness.rows.suites import JudgedRows
+from harness.rows.wording import words_for
 
-VALUES = {  # option of the command -> what its value looks like in an error
-    **dict.fromkeys(("worse-by-at-most", "better-by", "min", "max", "cap", "alpha", "repeats"), r"[\d.]+%?"),
-    **dict.fromkeys((*(n.replace("_", "-") for n in (*NAMES, *SIDES)), "cluster", "slice"), "COLUMN"),
-    "metric": r"[^\s;)]+(?<![.,:])",
-    "scale": "proportion|mean|perplexity",
-    "missing": "refuse|wrong",
-    "allow": r"[\w-]+",
-    **dict.fromkeys(("as", "higher", "lower", "only-common"), "(?!)"),
-}
-OPTION = re.compile(rf"--(?P<name>{'|'.join(VALUES)})(?![\w-])(?P<rest> \S+)?")
 CHOICES = {
     "better": (None, "higher", "lower"),
     "scale": (None, "proportion", "mean", "perplexity"),
@@ -88,7 +77,7 @@ def gate_rows(base: Any, candidate: Any = None, **options: Any) -> GateResult:
     if candidate is None and options.get("base_score"):  # a table with a column for each side
         candidate = base
     given = {"base": base, "candidate": candidate} if candidate is not None else {"candidate": base}
-    with _errors_of_arguments():
+    with words_for("python"):
         return _gate(given, Namespace(**options, rows=[*given]))
 
 
@@ -130,29 +119,6 @@ def _check_arguments(args: Namespace) -> None:
     for name in (*NAMES, *SIDES, "metric", "tool"):
         if not isinstance(getattr(args, name), (str, type(None))):
             raise UsageError(f"{name} is {getattr(args, name)!r:.60}; give a name")
-
-
-@contextmanager
-def _errors_of_arguments() -> Iterator[None]:
-    """Name arguments of `harness.gate` in errors, where the command names its options."""
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(*(OPTION.sub(_argument, message) for message in error.messages)) from None
-
-
-def _argument(option: re.Match[str]) -> str:
-    """Return an option of the command as the argument in Python, with its value where one follows."""
-    name, rest = option["name"], option["rest"] or ""
-    if name in ("higher", "lower"):
-        return f'better="{name}"{rest}'
-    if name == "only-common":
-        return f"only_common=True{rest}"
-    name, value = {"as": "tool"}.get(name, name.replace("-", "_")), re.match(rf" ({VALUES[name]})", rest)
-    if value is None:
-        return f"{name}{rest}"
-    written = value[1] if re.fullmatch(r"[\d.]+", value[1]) else f'"{value[1]}"'
-    return f"{name}={written}{rest[value.end() :]}"
 
 
 def _lines(rows: Any, side: str) -> Iterator[Mapping[str, Any]]:

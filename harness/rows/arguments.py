@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 from harness.rows.records import COLUMNS, SIDES
+from harness.rows.wording import FLAGS, write_option
 
 if TYPE_CHECKING:
     from harness.gates.gate import Gate
@@ -16,12 +17,12 @@ OPTIONS = (  # of the command, in the order of its help
     "worse_by_at_most", "better_by", "min", "max", "cap", "range", "alpha", "metric", "tool", "better", "scale",
     *COLUMNS, *SIDES, "repeats", "cluster", "slice", "missing", "allow", "only_common",
 )  # fmt: skip
-FLAGS = {"tool": "as"}  # of arguments that are called otherwise
 CLAIMS = {"worse_by_at_most": "no-worse", "better_by": "better", "min": "at-least", "max": "at-most"}
-NO_CLAIM = """gate: give one claim:
-  --worse-by-at-most 0.02   the candidate is worse than the base by at most that
-  --better-by 0             the candidate is better than the base
-  --min 0.8                 the candidate alone is at least that"""
+EXAMPLES = {  # of claims
+    ("worse_by_at_most", 0.02): "the candidate is worse than the base by at most that",
+    ("better_by", 0): "the candidate is better than the base",
+    ("min", 0.8): "the candidate alone is at least that",
+}
 
 
 def parse_gate(given: Namespace) -> Gate:
@@ -30,18 +31,21 @@ def parse_gate(given: Namespace) -> Gate:
 
     if given.base_score or given.candidate_score:
         if not (given.base_score and given.candidate_score) or given.score:
-            raise UsageError("gate: --base-score and --candidate-score belong together, and replace --score")
+            both = f"{write_option('base_score')} and {write_option('candidate_score')}"
+            raise UsageError(f"gate: {both} belong together, and replace {write_option('score')}")
         if len(given.rows) == 1:
             given.rows = [*given.rows, *given.rows]
     said = [name for name in CLAIMS if getattr(given, name) is not None]
     if len(said) != 1:
-        raise UsageError(*NO_CLAIM.split("\n")) if not said else UsageError("gate: give only one claim")
+        claims = (f"  {write_option(*claim):<25} {meaning}" for claim, meaning in EXAMPLES.items())
+        raise UsageError("gate: give only one claim") if said else UsageError("gate: give one claim:", *claims)
     alone = said[0] in ("min", "max")
     if len(given.rows) > 2 or (len(given.rows) == 1 and not alone):
-        raise UsageError("gate: name BASE and CANDIDATE, or only CANDIDATE with --min or --max")
+        bounds = f"{write_option('min')} or {write_option('max')}"
+        raise UsageError(f"gate: name BASE and CANDIDATE, or only CANDIDATE with {bounds}")
     claim: dict[str, Any] = {said[0]: getattr(given, said[0])}
     if not 0 < given.alpha <= 0.5:
-        raise UsageError(f"--alpha is {given.alpha:g}; it must be more than 0 and at most 0.5")
+        raise UsageError(f"{write_option('alpha')} is {given.alpha:g}; it must be more than 0 and at most 0.5")
     claim |= {"cap": given.cap, "range": None if given.range is None else [float(x) for x in given.range]}
     return Gate(CLAIMS[said[0]], where="gate", versus=None if alone else "base", **claim)
 

@@ -91,7 +91,7 @@ def verify_bundle(folder: Path, args: Namespace, policy: Policy | None) -> int:
 def _verified(folder: Path, args: Namespace, policy: Policy | None) -> dict[str, str]:
     """Return the steps that were passed. Raises ValueError and others at the first that was not."""
     if args.told_as or args.beside or args.summary or args.suite or args.replay is not None:
-        raise ValueError("scored rows are not an export: there is no model to run again or to state anything about")
+        raise ValueError("scored rows are not an export: they have no model that could be replayed or attested")
     manifest = read_json(_read(folder, MANIFEST))
     if manifest.get("format") != FORMAT:
         raise ValueError(f"is not a bundle of this version ({FORMAT})")
@@ -173,7 +173,7 @@ def _read(folder: Path, name: str) -> bytes:
     """Return the bytes of a file, which are read once and never through a link."""
     with open_file(folder / name, below=folder) as f:
         if len(data := f.read(MAX_FILE_BYTES + 1)) > MAX_FILE_BYTES:
-            raise ValueError(f"{name} is too large to be evidence")
+            raise ValueError(f"{name} exceeds the size limit of evidence files")
     return data
 
 

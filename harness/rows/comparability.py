@@ -10,6 +10,7 @@ from typing import Any
 from harness.errors import UsageError, did_you_mean
 from harness.rows.pairing import PairedRows
 from harness.rows.records import RawRows
+from harness.rows.wording import write_option
 from harness.texts.escaping import shorten_text
 
 POINT = ("model", "revision", "adapter", "parameters", "quantisation", "model args")  # what is being compared
@@ -25,7 +26,6 @@ ANSWERS = ("shots", "template", "system", "generation", "dtype", "scorer", "task
 PROMPTS = ("shots", "template", "system")  # that explain why prompts differ
 ADVICE = {
     "judge": "another judge changes the scores without a change of model",
-    "template": "--allow template if that is intended",
 }
 IDENTICAL = "identical"  # both sides are the same bytes
 NAMES = (*UNFAIR, "prompt", "dtype", IDENTICAL)
@@ -71,12 +71,15 @@ def compare_facts(
     settings = {*(_settings(base) if base else ()), *_settings(candidate)}
     allowed = parse_allowed(allow, settings)
     if refused := [n for n in unfair if n not in allowed and not ("generation" in allowed and n in settings)]:
-        hints = {
-            name: ADVICE.get(name, f"rerun one of the runs, or --allow {name.replace(' ', '-').replace('_', '-')}")
-            for name in refused
-        }
+        hints = {name: ADVICE.get(name) or _advise(name) for name in refused}
         raise UsageError(*(f"{unfair[name]}; {hint}" for name, hint in hints.items()))
     return replace(found, allowed=tuple(unfair.values()))
+
+
+def _advise(name: str) -> str:
+    """Return what to do about runs that differ in a setting."""
+    allow = write_option("allow", name.replace(" ", "-").replace("_", "-"))
+    return f"{allow} if that is intended" if name == "template" else f"rerun one of the runs, or {allow}"
 
 
 def _settings(run: RawRows) -> Mapping[str, Any]:
@@ -112,7 +115,7 @@ def _own_judges(base: RawRows | None, candidate: RawRows) -> dict[str, str]:
     for side, run in (("candidate", candidate), *((("base", base),) if base else ())):
         if run.facts.get(SELF):
             what = f"{side} was judged by the model itself ({shorten_text(run.facts[SELF], LONGEST)})"
-            return {"judge": f"{what}; use another judge, or --allow judge if that is intended"}
+            return {"judge": f"{what}; use another judge, or {write_option('allow', 'judge')} if that is intended"}
     return {}
 
 

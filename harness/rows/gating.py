@@ -22,6 +22,7 @@ from harness.rows.comparability import FactDifferences
 from harness.rows.pairing import PairedRows, Rows
 from harness.rows.readers.fields import HIGHER, LOWER, SHARES, are_close
 from harness.rows.records import Better, RawRow, RawRows, Wanted
+from harness.rows.wording import write_option
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable
 
@@ -89,11 +90,13 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
     Raises UsageError where they cannot be read as one metric of the same rows, or not be compared fairly.
     """
     candidate, base, same = runs["candidate"], runs.get("base"), ""
-    read = [sorted((digest, size) for _, digest, size in run.sources) for run in runs.values()]
+    read = [run.contents for run in runs.values()]
     if base and read[0] and read[0] == read[1] and base.part == candidate.part and base.rows == candidate.rows:
-        same = f"base and candidate are the same file (sha256 {read[0][0][0][:4]}…)"
+        same = f"base and candidate are the same file (sha256 {read[0][0][:4]}…)"
         if comparability.IDENTICAL not in (want.allow or ()):
-            raise UsageError(f"{same}; gate the candidate's scores, or --allow identical if that is intended")
+            raise UsageError(
+                f"{same}; gate the candidate's scores, or {write_option('allow', 'identical')} if that is intended"
+            )
     if base and base.tasks != candidate.tasks:
         raise UsageError(_uneven_tasks(base, candidate))
     metric, because = choose_metric([*runs.values()], want)
@@ -101,7 +104,9 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
     fair = comparability.compare_facts(base, candidate, pairs, want.allow or ())
     fair = replace(fair, allowed=(*fair.allowed, *([same] if same else [])))
     if want.missing == "wrong" and worst_value(metric) is None:
-        raise UsageError(f"--missing wrong: {printable(metric.name)} has no worst value for such a row")
+        raise UsageError(
+            f"{write_option('missing', 'wrong')}: {printable(metric.name)} has no worst value for such a row"
+        )
     del candidate, base
     samples = tuple(_samples(pairs))
     rows = {"base": pairs.base, "candidate": pairs.candidate}
@@ -122,7 +127,8 @@ def _uneven_tasks(base: RawRows, candidate: RawRows) -> str:
     theirs, ours = ({*run.tasks} or {run.task} for run in (base, candidate))
     side, lacking = ("candidate", theirs - ours) if theirs - ours else ("base", ours - theirs)
     names = ", ".join(f'"{printable(name)}"' for name in sorted(lacking)[:EXAMPLES])
-    return f"{side}: has no rows of {names}; run the same tasks, or name one with --metric TASK:NAME"
+    say = write_option("metric", "TASK:NAME")
+    return f"{side}: has no rows of {names}; run the same tasks, or name one with {say}"
 
 
 def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
@@ -138,7 +144,7 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     if not want.metric and len(readable) != 1:
         known = ", ".join(f"{printable(n)} ({_mean(first.rows, n):.3g})" for n in readable)
         what = (
-            f"has several metrics, {known}; name one with --metric {printable(readable[0])}"
+            f"has several metrics, {known}; name one with {write_option('metric', printable(readable[0]))}"
             if readable
             else "has no readable metric"
         )
@@ -161,7 +167,8 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     elif is_binary:
         better, because = "higher", "every value is 0 or 1"
     else:
-        say = 'use --higher or --lower (better = "higher" in a suite and in Python)'
+        ways = " or ".join(write_option("better", way) for way in ("higher", "lower"))
+        say = f'use {ways} (better = "higher" in a suite)'
         raise UsageError(f"{printable(name)}: whether higher or lower is better is unknown; {say}")
     metric, ranges = (
         Metric(name, cast("Better", better), cast("Scale", scale)),
@@ -170,7 +177,8 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     if len(ranges) == 1 and not metric.is_share:  # runs that declare two ranges declare none
         metric = replace(metric, range=ranges.pop())
     if metric.is_share and (beyond := [v for v in values if not 0 <= v <= 1]):
-        raise UsageError(f"{printable(name)}: {beyond[0]:g} is not a proportion; divide by 100, or use --scale mean")
+        scale = write_option("scale", "mean")
+        raise UsageError(f"{printable(name)}: {beyond[0]:g} is not a proportion; divide by 100, or use {scale}")
     for run in runs:
         _check_sum(run, metric)
     return metric, because
@@ -187,7 +195,9 @@ def _one(runs: Sequence[RawRows], name: str, what: str) -> str:
     told = {side: str(v) for side, run in sides if (v := getattr(run.metrics[name], what)) is not None}
     if len({*told.values()}) > 1:
         says = ", ".join(f"{side} says {what} = {value}" for side, value in told.items())
-        raise UsageError(f"{printable(name)}: {says}, so they are different metrics; gate another one with --metric")
+        raise UsageError(
+            f"{printable(name)}: {says}, so they are different metrics; gate another one with {write_option('metric')}"
+        )
     return next(iter(told.values()), "")
 
 
@@ -264,7 +274,7 @@ def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> Score
     known = [[row.values[name] for row in own if row.state == "scored" and name in row.values] for own in rows]
     if over := [i for i, (own, n) in enumerate(zip(rows, wanted, strict=True)) if len(own) > n]:
         what = f'"{printable(pairs.names[over[0]])}" has {len(rows[over[0]])} repeats in {side}'
-        raise UsageError(f"--repeats {want.repeats}: {what}; give the number that each row has")
+        raise UsageError(f"{write_option('repeats', want.repeats)}: {what}; give the number that each row has")
     values = [math.fsum(own) / len(own) if own else None for own in known]
     shares = [1 - len(own) / n for own, n in zip(known, wanted, strict=True)]
     if not any(shares):
@@ -278,7 +288,7 @@ def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> Score
     reasons = f" ({', '.join(f'{n} {printable(text)}' for text, n in why.most_common(EXAMPLES))})" if why else ""
     some = ", ".join(f'"{printable(called)}"' for called, *_ in lost[:EXAMPLES])
     whole = " all rows;" if len(lost) == len(rows) else ""
-    says = f"{side}: {told}{reasons},{whole} {some}; rerun them, or --missing wrong"
+    says = f"{side}: {told}{reasons},{whole} {some}; rerun them, or {write_option('missing', 'wrong')}"
     states = Counter(_state(own, name, n) for own, n in zip(rows, wanted, strict=True))
     counts = want.missing == "wrong" and worst_value(metric) is not None and any(v is not None for v in values)
     return ScoreColumn(values, shares, weights, states, counts, says)

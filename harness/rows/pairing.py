@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from harness.errors import UsageError
 from harness.rows.records import RawRow, RawRows
+from harness.rows.wording import write_option
 from harness.texts.escaping import printable
 
 EXAMPLES = 3  # names of rows that an error gives
@@ -86,7 +87,7 @@ def pair_rows(base: RawRows, candidate: RawRows, *, only_common: bool) -> Paired
         theirs, ours = _all(left[known]), _all(right[known])
         if len(ours) != len(theirs) and (_are_copies(ours) or _are_copies(theirs)):
             what = f'question "{_called(theirs[0])}" is in {len(theirs)} rows of base and {len(ours)} of candidate'
-            raise UsageError(f"rows: {what}, which cannot be paired without names; give --id COLUMN")
+            raise UsageError(f"rows: {what}, which cannot be paired without names; give {write_option('id', 'COLUMN')}")
     same = left.keys() == right.keys()
     only_left, only_right = ([] if same else [k for k in a if k not in b] for a, b in ((left, right), (right, left)))
     if (only_left or only_right) and how == "content" and base.columns != candidate.columns:
@@ -112,7 +113,8 @@ def _way(sides: dict[str, Sequence[RawRow]]) -> How:
     for side, rows in sides.items():
         if not _names_mean(rows):
             what = "rows have neither input nor id" if not rows[0].key else "ids of rows are running numbers"
-            raise UsageError(f"{side}: {what}, and positions do not identify rows; give --id COLUMN, or --input COLUMN")
+            ways = ", or ".join(write_option(name, "COLUMN") for name in ("id", "input"))
+            raise UsageError(f"{side}: {what}, and positions do not identify rows; give {ways}")
     return "id"
 
 
@@ -146,7 +148,7 @@ def _grouped(rows: Sequence[RawRow], how: str, named: bool, several: frozenset[s
             what = f'id "{printable(same[0].key)}" occurs twice in {side}' + (
                 f" with scores {values}" if values else ""
             )
-            raise UsageError(f"{what}; name the repeat's column with --repeat, or correct the file")
+            raise UsageError(f"{what}; name the repeat's column with {write_option('repeat')}, or correct the file")
     return found
 
 
@@ -164,7 +166,8 @@ def _uneven(runs: Sequence[RawRows], sides: Sequence[Grouped], only: Sequence[li
         name = printable(next(r.key for r in runs[1].rows if there.get(r.key, r.content) != r.content))
         what = f'"{name}" is another question than base\'s "{name}" on {renamed:,} of {len(sides[1]):,} rows'
         how = "; gate runs with the same questions"
-        how += ", or if the input is a rendered prompt, pair by id: --input none --id COLUMN" if runs[0].columns else ""
+        by_id = f"{write_option('input', 'none')} {write_option('id', 'COLUMN')}"
+        how += f", or if the input is a rendered prompt, pair by id: {by_id}" if runs[0].columns else ""
         return f"candidate: {what}{how}"
     limits = [f" (limit {n})" if (n := run.facts.get("limit", "")) not in ("", "none") else "" for run in runs]
     named = zip(("base", "candidate"), sides, limits, strict=True)
@@ -172,7 +175,7 @@ def _uneven(runs: Sequence[RawRows], sides: Sequence[Grouped], only: Sequence[li
     names = [_called(_all(sides[i][k])[0]) for i in (0, 1) for k in only[i][:EXAMPLES]][:EXAMPLES]
     some = f"only in base {len(only[0]):,}, only in candidate {len(only[1]):,}, for instance "
     said = f"{', '.join(told)}; {some}" + ", ".join(f'"{printable(name)}"' for name in names)
-    return f"{said}; gate only the common rows with --only-common"
+    return f"{said}; gate only the common rows with {write_option('only_common', True)}"
 
 
 def _named(

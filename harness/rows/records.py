@@ -64,7 +64,8 @@ class RawRows:
     """One task of one run, as a tool's files hold it.
 
     `facts` are what fairness compares, by the names in `harness.rows.comparability`; `binding` tells how rows name what
-    answered, `bound` its revision or sha256; `sources` are the files that were read: path as given, sha256, size;
+    answered, `bound` its revision or sha256; `sources` are the files that were read: path as given, sha256, size,
+    `contents` the sha256 of each, decompressed;
     `columns` what a table has of input and target, `part` which rows or
     column of a table with several models these are, `tasks` those of a group.
     """
@@ -79,6 +80,7 @@ class RawRows:
     bound: str = ""
     notes: tuple[str, ...] = ()
     sources: tuple[tuple[str, str, int], ...] = ()
+    contents: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     part: str = ""
     tasks: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ from harness.artifacts.strict_json import read_json
 from harness.data import tables
 from harness.errors import UsageError
 from harness.files import open_file
+from harness.rows.wording import write_option
 from harness.texts.escaping import printable, shorten_text
 
 WHOLE = 1 << 30  # bytes of a file that is read as one text
@@ -44,6 +45,7 @@ class SafeFiles:
         self.root = root
         self.below: Path | None = None
         self._read: dict[str, tuple[str, int]] = {}
+        self.contents: dict[str, str] = {}  # sha256 of what was read, decompressed, by path
 
     @property
     def sources(self) -> tuple[tuple[str, str, int], ...]:
@@ -66,7 +68,10 @@ class SafeFiles:
         with _opened(path, WHOLE, self.below) as f:
             data = f.read()
             self._keep(path, f, hashlib.sha256(data).hexdigest(), len(data))
-        return tables.decompress(data, f"{path}", WHOLE)
+        content = tables.decompress(data, f"{path}", WHOLE)
+        if content is not data:
+            self.contents[str(path)] = hashlib.sha256(content).hexdigest()
+        return content
 
     def read_json(self, path: Path) -> Any:
         """Return the JSON that a file is. Raises UsageError, also at keys that stand twice, and at NaN."""
@@ -162,9 +167,8 @@ def parse_score(value: Any, where: str) -> float | None:
     if value is None or type(value).__name__ in ("NAType", "NaTType"):  # pandas' values that are none
         return None
     what = shorten_text(repr(value) if not isinstance(value, str) else value, 40)
-    raise UsageError(
-        f'{where}: "{what}" is not a number; an empty score is a missing row, which --missing decides about'
-    )
+    missing = f"an empty score is a missing row, which {write_option('missing')} decides about"
+    raise UsageError(f'{where}: "{what}" is not a number; {missing}')
 
 
 def describe_tool_error(error: Any) -> str:

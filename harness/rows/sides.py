@@ -17,6 +17,7 @@ from harness import subprocess_call
 from harness.errors import CheckFailedError, UsageError
 from harness.rows.readers import read_run_rows, split_label
 from harness.rows.records import RawRow, RawRows, Wanted
+from harness.rows.wording import CALLER, Caller
 
 LARGE = 1 << 25  # bytes, from which a process of its own is worth its start
 FILES = 1000  # of a folder, that are looked at for its size
@@ -30,7 +31,7 @@ def read_sides(paths: Sequence[str], wants: Sequence[Wanted]) -> list[RawRows]:
         return [read_run_rows(path, want) for path, want in zip(paths, wants, strict=True)]
     with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
         into = Path(folder, "rows")
-        question = {"path": paths[-1], "want": _plain(wants[-1]), "into": str(into)}
+        question = {"path": paths[-1], "want": _plain(wants[-1]), "into": str(into), "caller": CALLER.get()}
         asked = beside.submit(
             subprocess_call.call_module, "harness.rows.sides", question, f"{paths[-1]}: cannot be read"
         )
@@ -54,9 +55,10 @@ def _plain(want: Wanted) -> dict[str, Any]:
     return {**asdict(want), "texts": None if want.texts is None else sorted(want.texts)}
 
 
-def _answer(path: str, want: dict[str, Any], into: str) -> Mapping[str, Any]:
+def _answer(path: str, want: dict[str, Any], into: str, caller: Caller) -> Mapping[str, Any]:
     """Read the rows of a file into another one, a column a field."""
     gc.disable()
+    CALLER.set(caller)
     texts = want.pop("texts")
     run = read_run_rows(path, Wanted(**want, texts=None if texts is None else frozenset(texts)))
     with Path(into).open("wb") as f:

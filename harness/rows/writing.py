@@ -22,8 +22,11 @@ from harness.records import verdict_text
 from harness.records.run import Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.junit import format_junit
+from harness.reports.next_step import suggest_next_step
 from harness.reports.report_json import dumps, to_json
+from harness.reports.rules import describe_rules
 from harness.reports.run_folder import RunFolder
+from harness.reports.summary import verdict_sentence
 from harness.rows.arguments import describe_invocation
 from harness.rows.bundle import FOLDER, write_bundle
 from harness.rows.gating import EXAMPLES, MAX_ROWS, UNKNOWN, MeasuredRows
@@ -193,9 +196,15 @@ def format_gate(found: JudgedRows, run: Run) -> Iterator[str]:
     yield ""
     for trust in dict.fromkeys(one.conditions[-1] for one in found.measured.values()):
         yield from _wrapped(f"{trust[:1].upper()}{trust[1:]}.")
+    yield from _wrapped(f"{printable(verdict_sentence(run))} · exit {int(run.exit_code)}", "")
     if run.folder:
-        page = Path(run.folder) / "report.html"
-        yield f"report: {page if page.is_file() else run.folder}"
+        folder = Path(run.folder)
+        for line in describe_rules(folder):
+            yield from _wrapped(printable(line), "")
+        page, step = folder / "report.html", suggest_next_step(run, folder)
+        yield f"report  {page if page.is_file() else run.folder}"
+        if step:
+            yield from _wrapped(f"next    {step.command or step.what}", " " * 8)
 
 
 def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:

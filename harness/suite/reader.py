@@ -363,8 +363,8 @@ def _index(here: list[Any], step: str, where: str) -> int:
     if step in names:
         return names.index(step)
     if not re.fullmatch(r"[0-9]{1,9}", step) or int(step) >= len(here):
-        what = f"{schema.format_toml(step)} is not the number of an element of a list of {len(here)}"
-        raise UsageError(f"{where}: {what}, which count from 0{did_you_mean(step, filter(None, names))}")
+        what = f"{schema.format_toml(step)} is not an index of a list of {len(here)} elements; indices start at 0"
+        raise UsageError(f"{where}: {what}{did_you_mean(step, filter(None, names))}")
     return int(step)
 
 

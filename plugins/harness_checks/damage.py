@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from harness import HELD_OUT, Finding, TrainingRow, quote_text
 from harness.internals import Task, prompt_text, schema
 
-MANY, SOME = 0.05, 0.01  # of the rows
+MOST, FIFTH, MANY, SOME = 0.8, 0.2, 0.05, 0.01  # of the rows
 ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,5});")
 MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|html|xml|entit", re.IGNORECASE)
 MISSING = {"nan", "NaN", "<NA>", "NaT"}  # as pandas writes what is not there
 TYPOGRAPHIC, PLAIN = re.compile("[\u2018\u2019\u201c\u201d]"), re.compile("['\"]")
 SHORTEST, CUT, UNEVEN, NEAR = 16, 0.1, 3, 3  # of answers that are cut: characters, share, word counts, lengths below
 WHOLE = re.compile(r"[.!?:;)\]}\"'\u201d`>]\s*$")
+ESCAPED = re.compile(r"""\\n(?![a-z"'`\\])""")
 BREAK = re.compile(r"[\r\n]")
 Bad = Sequence[tuple[TrainingRow, str]]
 
@@ -37,6 +38,10 @@ def find_damage(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Itera
     )
     what = "line breaks are CRLF or CR, which evaluations do not use"
     yield "endings", _find_endings(rows, tasks), what, r"write \n for line breaks, as in the evaluations"
+    what = r"\n stands for a line break as two characters, which evaluations do not have"
+    yield "escapes", _find_escapes(rows, tasks), what, "unescape the text once more"
+    what = "the answer ends with a question mark and the prompt does not, unlike in the evaluations"
+    yield "swapped", _find_swapped(rows, tasks), what, "swap the columns of prompt and answer"
     what = "typographic quotes, but targets of an evaluation that compares punctuation have plain ones"
     yield "quotes", _find_quotes(rows, tasks), what, "use the same quotes in both"
 
@@ -99,6 +104,42 @@ def _find_endings(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad
         return []
     found = [(row, shown) for row in rows if (shown := _show_return(row.prompt, row.answer))]
     return found if len(found) > MANY * len(rows) else []
+
+
+def _find_escapes(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
+    """Return rows with line breaks that were escaped twice and no real ones, where they are many.
+
+    Before a letter it may be LaTeX or a path, before a quotation mark a program.
+    """
+    own = [s for t in tasks.values() if not t.brings_rows for s in t.samples or () if s.input]
+    if not own or any(ESCAPED.search(f"{prompt_text(s.input)}\n{s.target}") for s in own):
+        return []
+    found = []
+    for row in rows:
+        texts = [text for text in (row.prompt.strip(), row.answer.strip()) if not BREAK.search(text)]
+        if hit := next(filter(None, map(ESCAPED.search, texts)), None):
+            found.append((row, repr(hit.string[max(0, hit.start() - 20) : hit.end() + 10])))
+    return found if len(found) > FIFTH * len(rows) else []
+
+
+def _find_swapped(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
+    """Return all rows, where answers end as the prompts of the evaluations do, and prompts do not."""
+    own = [s for t in tasks.values() if not t.brings_rows for s in t.samples or () if s.input and s.targets]
+    pairs = [(prompt_text(s.input), s.targets[0]) for s in own]
+    ours = [(row.prompt, row.answer) for row in rows if row.prompt and row.answer]
+    if min(_share_of_questions(pairs)[0], _share_of_questions(ours)[1]) < MOST:
+        return []
+    if max(_share_of_questions(pairs)[1], _share_of_questions(ours)[0]) > MANY:
+        return []
+    return [(row, f"{quote_text(row.prompt, 30)} → {quote_text(row.answer, 30)}") for row in rows]
+
+
+def _share_of_questions(pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
+    """Return the share of prompts, and of answers, that end with a question mark."""
+    prompts, answers = (
+        sum(pair[i].rstrip().endswith(("?", "？", "؟")) for pair in pairs) / max(1, len(pairs)) for i in (0, 1)
+    )
+    return prompts, answers
 
 
 def _show_return(*texts: str) -> str:

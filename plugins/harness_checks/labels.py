@@ -114,7 +114,8 @@ def shares(rows: list[TrainingRow], tasks: Mapping[str, Task], gates: Sequence[G
         ours = _written(known) or "none of these"
         if known and (others := sum(n for label, n in learnt.items() if label not in found)):
             ours += f", and {others:,} rows with other labels"
-        yield Finding("note", f'"{name}": {_written(found)}; a constant answer scores {top:.2f}; in training {ours}')
+        what = f'"{name}": {_written(found)}; one answer for every row would score {top:.2f}; training data: {ours}'
+        yield Finding("note", what)
         for gate in gates:
             metric = gate.metric.removeprefix(f"{name}.")
             if metric in METRICS[tasks[name].spec.use] and gate.min is not None and gate.min < top < 1:

@@ -54,9 +54,10 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task],
     -punctuation targets of an evaluation that other answers equal once their punctuation is left out, such as two cron
     lines, -3.5 and C++; an error where 5 % of the targets equal another row's,
     and what other programs do to text: -entities answers with HTML entities, -nan missing values as pandas writes them,
-    -cut answers that a column cut at one length, -endings line breaks of CRLF in training or in evaluation alone,
-    -quotes typographic quotes where targets have plain ones. -turns is a note: chats with several answers of which the
-    user's turns are learnt, too. -unused a column such as "instruction" or "context" that varies and is in no prompt.
+    -cut answers that a column cut at one length, -endings line breaks of CRLF or CR in training or in evaluation alone,
+    -quotes typographic quotes where targets have plain ones, -escapes line breaks that were escaped twice,
+    -swapped columns of prompt and answer. -turns is a note: chats with several answers of which the user's turns are
+    trained on, too. -unused a column such as "instruction" or "context" that varies and is in no prompt.
     """
     yield from _blank(tasks)
     yield from _punctuated(tasks)

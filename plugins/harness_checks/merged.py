@@ -35,7 +35,7 @@ from harness_hf import ModelTokenizer
 from harness_lora import find_tensor, read_headers, split_name
 
 WEIGHTS = "adapter_model.safetensors"
-# nats a token; docs/reference/checks.md has what was measured
+# nats per token; docs/reference/checks.md has what was measured
 LIMITS = {"float32": 1e-5, "float16": 3e-4, "bfloat16": 2e-2}
 COMPUTED = 5e-2  # where the arithmetic is in half precision too
 DTYPES = {"F32": "float32", "F64": "float32", "F16": "float16"}
@@ -106,7 +106,7 @@ def differs_from_adapter(
     """A merged model that answers differently from its adapter.
 
     What was evaluated is the adapter on its base; what ships is the merged model. Rounding to half precision costs up
-    to 0.002 nats a token (KL) and some first choices; ten times as much is a merge that went wrong: quantised twice,
+    to 0.002 nats per token (KL) and some first choices; ten times as much is a merge that went wrong: quantised twice,
     another scale, another base (peft#1388, peft#2586). Whether less is too much, the gates decide. Both read the same
     rows, the adapter on the same base as the merge: full, or as a 4-bit load has it. They compute in float32 where they
     fit, because the arithmetic of half precision alone costs 2e-3; a 4-bit base computes as it was trained.

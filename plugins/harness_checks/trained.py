@@ -15,7 +15,7 @@ from harness.internals import is_sealed, weight_files
 
 WEIGHTS = "adapter_model.safetensors"
 NOTE = "harness-adapter.json"
-RISE = 0.02  # nats a token
+RISE = 0.02  # nats per token
 LOST = 0.25  # of the KL between a base and what was trained of it, to what is written of that
 
 
@@ -127,7 +127,12 @@ def saved_otherwise(adapter: ModelRef) -> Iterator[Finding]:
     if odd := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
         lost = sum(name not in found for name in odd)
         what = f"{len(odd)} of {len(wanted)} tensors on disk differ from the trained ones, limit 0"
-        yield Finding("error", f"{what}; {lost} of them are missing", odd, "train again; the saved adapter is damaged")
+        yield Finding(
+            "error",
+            f"{what}; {lost} of the differing tensors are missing in the file",
+            odd,
+            "train again; the saved adapter is damaged",
+        )
 
 
 @checker(title="update-lost-to-rounding")

@@ -147,7 +147,7 @@ def gguf_metadata(folder: Path, llama: Llama) -> Iterator[tuple[str, Any]]:
             yield "tokenizer.ggml.add_eos_token", eos
             break
     else:
-        raise _cannot_say("that adds other tokens than BOS and EOS to a text")
+        raise _cannot_say("that adds tokens other than BOS and EOS to a text")
     if isinstance(tokenizer.chat_template, dict):
         raise _cannot_say("with several chat templates; keep only the evaluated one")
     if tokenizer.chat_template:

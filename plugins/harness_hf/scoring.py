@@ -39,7 +39,7 @@ FEW = 8  # pairs; an average of fewer says little
 
 
 class Agreement(NamedTuple):
-    """KL in nats a token, and the share of first choices that stay the same."""
+    """KL in nats per token, and the share of first choices that stay the same."""
 
     kl: float
     kept: float
@@ -306,7 +306,7 @@ def _gather(logits: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor) ->
 
 
 def kl_and_agreement(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> Agreement:
-    """Return KL(before ‖ after) in nats a token, and the share of first choices kept, of log-probabilities (T, V)."""
+    """Return KL(before ‖ after) in nats per token, and the share of first choices kept, of log-probabilities (T, V)."""
     pairs = list(zip(before, after, strict=True))
     tokens = sum(len(p) for p, _ in pairs)
     kl = sum(float((p.exp() * (p - q)).sum()) for p, q in pairs) / tokens

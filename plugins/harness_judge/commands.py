@@ -24,7 +24,7 @@ def judge(parser: ArgumentParser) -> None:
     )
     one.add_argument("--suite", type=Path, required=True, metavar="SUITE", help="the suite that has the judge")
     one.add_argument("--eval", metavar="NAME", help="the judged eval, if there are several")
-    one.add_argument("--run", type=Path, metavar="RUN", help="run folder that the labels are of")
+    one.add_argument("--run", type=Path, metavar="RUN", help="run folder with the labelled answers")
     one.add_argument("--subject", default="merged", metavar="NAME", help="whose answers in that run (default: merged)")
     one.add_argument("--out", type=Path, metavar="FILE", help="output file (default: LABELS with .calibration.json)")
     help = "list the rows whose verdicts differ or are missing, with reasons"

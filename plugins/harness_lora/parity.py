@@ -41,7 +41,7 @@ from harness_lora.files import Header, read_headers, read_note
 from harness_lora.merge import FolderMerger, as_rows, is_finite, loaded_dtype, merge_threads
 from harness_lora.plan import MergePlan, check_changed, make_plan
 
-KL, MARGIN = 1e-6, 1e-4  # nats a token, and nats between first and second choice: what float32 arithmetic costs
+KL, MARGIN = 1e-6, 1e-4  # nats per token, and nats between first and second choice: what float32 arithmetic costs
 NOISE, TAIL = 4, 8  # in half precision: times the noise that is measured, and deviations of a log-probability
 TRAINED_WINDOWS = 6  # on which the model as it was trained in 4 bits is compared, some 700 tokens
 EXACT = 4_000_000_000  # parameters up to which all is computed in float32

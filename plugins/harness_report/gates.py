@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from urllib.parse import quote, urlencode
 
@@ -22,9 +23,11 @@ from harness_report.formatting import (
     metric_in_words,
     minus,
 )
-from harness_report.pairs import find_lost_slices
-from harness_report.reading import LoadedRun, row_value, subtable
+from harness_report.pairs import LOST, WON, find_lost_slices, pairs_of_evaluation
+from harness_report.reading import LoadedRun, row_slice, row_value, subtable
 from harness_report.svg import BASE, VERDICTS, Axis, Interval, draw_svg, make_axis, strip_spec
+
+MOST_REASONS = 5  # why something may not ship, under the sentence
 
 
 def is_counted_verdict(v: Verdict) -> bool:
@@ -222,15 +225,35 @@ def headline_gates(kept: LoadedRun) -> list[SimpleNamespace]:
     return found
 
 
-def blocking_reasons(kept: LoadedRun, *, links: bool) -> list[SimpleNamespace]:
-    """Return in a line each why something may not ship, the worst first."""
-    return [
+def blocking_reasons(kept: LoadedRun, *, links: bool) -> tuple[list[SimpleNamespace], str]:
+    """Return in a line each the worst reasons why something may not ship, and how many more there are, in words."""
+    held = [v for v in summary.sort_worst_first(kept.run) if v.blocks_release]
+    more = Counter(v.outcome for v in held[MOST_REASONS:])
+    rest = ", ".join(f"{n:,} {outcome}" for outcome, n in more.items())
+    reasons = [
         SimpleNamespace(
             outcome=v.outcome.value, glyph=GLYPHS[v.outcome], name=printable(f"{v.gate} on {v.candidate}"),
             said=printable(verdict_text.format_reason(v)), rows=linked_rows(kept, v, links),
         )
-        for v in summary.sort_worst_first(kept.run) if v.blocks_release
+        for v in held[:MOST_REASONS]
     ]  # fmt: skip
+    return reasons, f"and {count_noun(more.total(), 'more gate')}: {rest}" if more else ""
+
+
+def _slice_link(kept: LoadedRun, v: Verdict, link: str, counts: Mapping[str, int]) -> str:
+    """Return a link to the rows of a gate's slice; "-" where the browser has other rows than the gate counted."""
+    evaluation, _, metric = v.metric.partition(".")
+    slices = v.claim_spec.slices if v.claim_spec else ()
+    if link == "-" or not (slices or v.driver):
+        return link
+    column, _, value = (v.driver or "=".join(slices[0])).partition("=")
+    if v.candidate != kept.ours or column != kept.column(evaluation):
+        return "-"
+    rows = pairs_of_evaluation(kept, evaluation, v.versus or "", metric).rows
+    there = Counter(pair.outcome for pair in rows if row_slice(pair.ours, column) == value)
+    if {"lost": there[LOST], "won": there[WON]} != dict(counts):
+        return "-"
+    return f"{link}{'&' if link else '?'}{urlencode({'slice': value}, quote_via=quote)}"
 
 
 def linked_rows(kept: LoadedRun, v: Verdict, links: bool) -> list[tuple[str, str]]:
@@ -239,6 +262,7 @@ def linked_rows(kept: LoadedRun, v: Verdict, links: bool) -> list[tuple[str, str
     if v.versus:
         counts = {"lost": v.lost_count or len(v.lost), "won": v.won_count or len(v.won)}
         link, to = rows_link(kept, v, links), f"#{quote(evaluation, '')}"
+        link = _slice_link(kept, v, link, counts)
         rows = [(f"{n:,} {word}", "" if link == "-" else f"{to}:{word}{link}") for word, n in counts.items()]
         return rows if any(counts.values()) else []
     wrong = 0

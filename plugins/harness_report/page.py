@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness import Run, write_text
-from harness.internals import count_noun, format_finish_reasons, printable, rules, summary
+from harness.internals import BUNDLE, count_noun, format_finish_reasons, printable, rules, suggest_next_step, summary
 from harness_report import configuration, metrics, pairs, svg
 from harness_report.formatting import GLYPHS, format_confidence, format_seconds, shorten_text
 from harness_report.gates import (
@@ -28,6 +28,7 @@ from harness_report.gates import (
     shared_axes,
     strip_interval,
 )
+from harness_report.mistakes import mistake_sections
 from harness_report.pairs import LOST, WON
 from harness_report.reading import LoadedRun, previous_run, read_folder, row_answer
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 FILE, PACKAGE = "report.html", "harness_report"
-BUNDLE = "gate"  # the folder of the evidence of scored rows
 MOST_GATES = 10  # that are shown where they passed; others unfold
 MOST_CHANGES = 8  # comparisons whose rows are shown
 
@@ -75,7 +75,11 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
     run = kept.run
     through, outcome = summary.waived_and_ignored(run), summary.run_outcome(run)
     rows, note = pairs.browser_data(kept)
+    reasons, more_reasons = blocking_reasons(kept, links=bool(rows))
+    deciding = summary.deciding_verdict(run)
+    rows.sort(key=lambda e: deciding is None or e["name"] != deciding.metric.partition(".")[0])  # it opens at the first
     links, stages = bool(rows), configuration.stage_rows(kept)
+    wrong = list(mistake_sections(kept, {e["name"] for e in rows if len(e["rows"]) == e["total"]}))
     problems = run.problem.split("\n") if run.problem else []
     problems += [f"{r.id}: {r.error}" for r in run.results if r.outcome == "error"]
     if run.deselected:
@@ -85,9 +89,9 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
         through=[printable(c) for c in through],
         lead=[_whole(c) for c in run.warranted],
         rest=[_whole(c) for c in run.conclusions if c not in (*run.warranted, *through)],
-        reasons=blocking_reasons(kept, links=links), problems=[shorten_text(p, 500) for p in problems],
+        reasons=reasons, more_reasons=more_reasons, problems=[shorten_text(p, 500) for p in problems],
         facts=configuration.header_facts(kept),
-        heads=headline_gates(kept), **_gates(kept, links=links), drawn=svg.can_draw(),
+        heads=headline_gates(kept), **_gates(kept, links=links), tally=gate_tally(run), drawn=svg.can_draw(),
         metrics=metrics.metrics_table(kept), sure=format_confidence(run.alpha), min_n=metrics.slice_min_n(kept),
         finish_reasons=[
             (f"{r.subject}::{r.eval}", format_finish_reasons(r.finish_reasons)) for r in run.results if r.finish_reasons
@@ -99,7 +103,8 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
         digests=[(printable(name), digest[:24] + "…") for name, digest in run.digests.items()],
         versions=", ".join(f"{name} {version}" for name, version in run.versions.items()),
         attempts=configuration.attempt_sentences(run), warnings=[shorten_text(w, 500) for w in run.warnings],
-        commands=list(page_commands(kept)), trust=trust_line(run), unchanged=unchanged_note(run),
+        commands=list(page_commands(kept)), trust=trust_line(run), step=next_step(kept), wrong=wrong,
+        unchanged=unchanged_note(run),
         digests_of="rows of every side" if run.is_of_scored_rows else "weights of every subject",
         changes=changed_row_sections(kept, {e["name"] for e in rows}), slices=metrics.slice_charts(kept),
         traded=metrics.tradeoff_of_runs(kept), by_row=metrics.row_charts(kept),
@@ -122,6 +127,12 @@ def page_commands(kept: LoadedRun) -> Iterator[str]:
     yield f"{again:<38}  # seed {run.seed}; unchanged parts are read from the cache"
 
 
+def next_step(kept: LoadedRun) -> SimpleNamespace | None:
+    """Return what follows from the verdicts, with its command."""
+    step = suggest_next_step(kept.run, kept.folder)
+    return SimpleNamespace(what=printable(step.what), command=printable(step.command)) if step else None
+
+
 def trust_line(run: Run) -> str:
     """Return what is not known of rows that another tool scored, or nothing."""
     if not run.is_of_scored_rows:
@@ -142,6 +153,14 @@ def unchanged_note(run: Run) -> str:
 def _whole(said: str) -> str:
     text = printable(said)
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
+
+
+def gate_tally(run: Run) -> list[tuple[str, int]]:
+    """Return how many gates came to what, to be chosen from; nothing where they are seen at one glance."""
+    counts = Counter(v.outcome for v in run.verdicts)
+    if len(run.verdicts) <= MOST_GATES or len(counts) < 2:
+        return []
+    return [("All", len(run.verdicts)), *((o.value, counts[o]) for o in summary.RANKS if counts[o])]
 
 
 def _gates(kept: LoadedRun, *, links: bool) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from harness_sft.sharding import ShardedTrainer
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """An epoch that ended: after which step, the validation loss in nats a token, and what was watched."""
+    """An epoch that ended: after which step, the validation loss in nats per token, and what was watched."""
 
     step: int
     loss: float | None

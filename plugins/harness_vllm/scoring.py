@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness_vllm.engine import VLLM, EngineOutput
 
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
-APART = {"float32": 1e-3}  # nats a token that the two may differ by
+APART = {"float32": 1e-3}  # nats per token that the two may differ by
 ROUGH = 0.1  # in half precision, where a row beside others differs
 SHARED = "It was a bright cold day in April, and the clocks were striking thirteen. "
 ENDS = ("one", "two red", "three more of", "4", "five: the", "six, and", "seven.", "eight and then")

@@ -24,7 +24,9 @@ REPLACED = {  # a phrase that no page may have -> what to write
     "nothing but": "only", "knows of": "knows", "in the place of": "instead of", "for want of": "without",
     "judged by": "judged with", "as they lie": "unchanged", "a line each": "one per line", "a row each": "one per row",
     "likewise": "also", "mend": "fix", "what counts": "name it", "where it is not": "otherwise",
-    "is no": "is not a", "are no": "are not",
+    "is no": "is not a", "are no": "are not", "nats a token": "nats per token", "as you say": "as given",
+    "says of itself": "reports", "leaves open": "does not prove", "cannot be seen": "unknown",
+    "whatever is there": "name it", "in a row of": "in", "that is wanted": "expected",
 }  # fmt: skip
 DENIED = re.compile(rf"(?<!there )\b(?:{'|'.join(map(re.escape, REPLACED))})\b(?!-)", re.IGNORECASE)
 NO_PROSE = re.compile(  # code, output, comments, and tables that a command writes

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-KINDS = 27  # tests in this folder, among which the seconds of FUZZ=300s are shared
+KINDS = 30  # tests in this folder, among which the seconds of FUZZ=300s are shared
 ASKED = os.environ.get("FUZZ", "")
 SECONDS = float(ASKED.removesuffix("s")) / KINDS if ASKED.endswith("s") else None
 FEW = 12

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,16 @@ from tests.fuzz.driving import fuzz, harness
 from tests.helpers.others import asked
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fuzzed rows")]
+
+
+def _database() -> bytes:
+    """Return a database with a table of rows."""
+    made = sqlite3.connect(":memory:")
+    made.execute("create table answers (id text, input text, 'm.s' real, kind text)")
+    made.executemany("insert into answers values (?, ?, ?, ?)", [(f"q-{i}", f"{i}?", i % 2, "a") for i in range(6)])
+    made.commit()
+    return made.serialize()
+
 
 KEPT = Path(__file__).parents[1] / "fixtures" / "rows" / "lm_eval-0.4.13"
 TABLE = "".join(json.dumps(row) + "\n" for row in asked([1] * 20 + [0] * 5))
@@ -28,6 +40,14 @@ OTHERS = {  # files that tools made, and one of their metrics
     "promptfoo-0.123.1/output.json": "success",
     "deepeval-4.3.1/test_run.json": "",
 }
+GROUP = KEPT.with_name("lm_eval_group-0.4.13")
+NESTED: list[Any] = [{"id": f"q-{i}", "input": f"{i}?", "m": {"s": i % 2}, "kind": "ab"[i % 2]} for i in range(6)]
+LAYOUTS: dict[str, Any] = {
+    "list": NESTED, "split": {"columns": [*NESTED[0]], "data": [[*row.values()] for row in NESTED]},
+    "keyed": {"details": {str(i): row for i, row in enumerate(NESTED)}}, "inside": {"note": 1, "samples": NESTED},
+    "lines": "".join(json.dumps(row) + "\n" for row in NESTED).encode(), "database": _database(),
+    "utf-16": ("id;input;m.s;kind\n" + "q-1;1?;90 %;a\nq-2;2?;0,5;b\n").encode("utf-16"),
+}  # fmt: skip
 CSV = "id,input,score\n" + "".join(f"q-{i},What is {i}?,{i % 2}\n" for i in range(25))
 WORDS = st.sampled_from([[], ["--missing", "wrong"], ["--only-common"], ["--scale", "mean"], ["--slice", "continent"]])
 
@@ -76,6 +96,37 @@ def test_tables(name: str, words: list[str], data: Any, runs: Path) -> None:
     """Tables with pieces cut out or put in."""
     (runs / "odd").write_bytes(data.draw(texts((runs / name).read_text("utf-8"), ["NaN", "1e999", "-1", "null", ","])))
     assert harness("gate", name, "odd", "--worse-by-at-most", "0.1", "--out", "out", *words)[0] in (0, 1, 4, 6)
+
+
+@fuzz(st.sampled_from(["samples_capitals_asia*", "results*"]), st.data())
+def test_group(name: str, data: Any, runs: Path) -> None:
+    """A run of several tasks with values of one of its files replaced."""
+    copy = runs / "group"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(GROUP / "candidate", copy)
+    path = next(copy.glob(name))
+    text = path.read_text("utf-8")
+    lines = text.splitlines() if name.startswith("samples") else [text]
+    found = data.draw(structures([json.loads(line) for line in lines], 2))
+    path.write_bytes("\n".join(dumps(row) for row in (found if isinstance(found, list) else [found])).encode(
+        "utf-8", "surrogatepass"))  # fmt: skip
+    words = ("--metric", "acc", "--worse-by-at-most", "0.1", "--out", "out")
+    assert harness("gate", str(GROUP / "base"), "group", *words)[0] in (0, 1, 4, 6)
+
+
+@fuzz(st.sampled_from(sorted(LAYOUTS)), st.sampled_from(["structure", "bytes"]), st.data())
+def test_layouts(name: str, how: str, data: Any, runs: Path) -> None:
+    """Tables of JSON with values replaced, and any table with bytes cut out or put in, compressed or not."""
+    whole = LAYOUTS[name]
+    if how == "structure" and isinstance(whole, (list, dict)):
+        odd = dumps(data.draw(structures(whole))).encode("utf-8", "surrogatepass")
+    else:
+        plain = whole if isinstance(whole, bytes) else dumps(whole).encode()
+        odd = data.draw(texts(plain.decode("latin-1"), ["\0", "{", "]", "\n"]))
+    (runs / "odd").write_bytes(gzip.compress(odd) if data.draw(st.booleans()) else odd)
+    words = ("--score", "m.s", "--worse-by-at-most", "0.1", "--out", "out")
+    assert harness("gate", "base.jsonl", "odd", *words)[0] in (0, 1, 4, 6)
+    assert harness("gate", "odd#kind=a", "odd", *words)[0] in (0, 1, 4, 6)
 
 
 @fuzz(st.sampled_from(sorted(OTHERS)), st.sampled_from(["structure", "bytes"]), st.data())

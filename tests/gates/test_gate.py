@@ -121,7 +121,7 @@ def test_lower_is_better_is_oriented() -> None:
 
 
 def test_perplexity_margins_are_relative() -> None:
-    """Half of the base's perplexity is a fall of log 2 nats a token; a tenth more is no pass at two percent."""
+    """Half of the base's perplexity is a fall of log 2 nats per token; a tenth more is no pass at two percent."""
     theirs = result([2.0 + 0.1 * (i % 3) for i in range(100)], "base", "ppl", weight=10)
     nats = [s.values["ppl"] for s in theirs.scores]
     half = result([v - 0.8 + 0.01 * (i % 2) for i, v in enumerate(nats)], metric="ppl", weight=10)
@@ -235,7 +235,7 @@ def test_relative_margin_of_a_loss_is_above_the_baseline() -> None:
 
 
 def test_relative_margin_of_a_perplexity_is_on_the_log_scale() -> None:
-    """ "2%" and 0.02 are the same claim about a perplexity: log(1.02) nats a token."""
+    """ "2%" and 0.02 are the same claim about a perplexity: log(1.02) nats per token."""
     theirs = result([2.0 + 0.1 * (i % 3) for i in range(100)], "base", "ppl", weight=10)
     ours = result([s.values["ppl"] + 0.001 * (i % 2) for i, s in enumerate(theirs.scores)], metric="ppl", weight=10)
     for margin in ("2%", 0.02):
@@ -832,7 +832,7 @@ def test_documents_that_count_at_most_half_a_nat_are_bounded_by_the_rule_of_thre
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_document_counts_at_most_its_cap_either_way(sign: int) -> None:
-    """One that lost, or won, 40 nats a token counts as one that lost or won half a nat."""
+    """One that lost, or won, 40 nats per token counts as one that lost or won half a nat."""
     claim = gate(metric="e.ppl", versus="base", worse_by_at_most="2%", cap=0.5)
     found = verdict(claim, PPL, *texts(200, {7: sign * 40.0}))
     assert found.estimate == pytest.approx(sign * 0.5 / 200)

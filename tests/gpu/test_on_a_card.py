@@ -16,7 +16,7 @@ from harness_sft import sft
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 PAIRS = [([*range(5, 45), i], [50 + i, 7, 9]) for i in range(16)]
-LIMITS = {"float32": 1e-3, "bfloat16": 0.15, "float16": 0.03}  # nats a token, as the scorer allows on average
+LIMITS = {"float32": 1e-3, "bfloat16": 0.15, "float16": 0.03}  # nats per token, as the scorer allows on average
 
 
 @pytest.mark.parametrize("dtype", LIMITS)

@@ -294,6 +294,12 @@ MUTATIONS: list[Mutation] = [
         lambda lab: lab.check(test=[{**row, "input": row["input"].replace("\n", "\r\n")} for row in EVAL]),
         lambda lab: lab.check(),
     ),
+    _rows("line breaks that were escaped twice", "D11-escapes", lambda _, row: {"prompt": f"{row['prompt'][:-1]}\\n"}),
+    _rows(
+        "columns of prompt and answer that are swapped",
+        "D11-swapped",
+        lambda _, row: {"prompt": f"{row['completion']}\n", "completion": row["prompt"].strip()},
+    ),
     _rows("HTML entities in answers", "D11-entities", lambda i, row: {"completion": f"{row['completion']} &amp; so"}),
     _rows("missing values in answers", "D11-nan", lambda i, row: {"completion": "nan"} if i % 3 == 0 else {}),
     _rows("answers that a column cut", "D11-cut", lambda i, row: {"completion": row["completion"][:32]}, LONG),

@@ -231,9 +231,13 @@ BROKEN: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
     "100,000 deep": (lambda x: ["[" * 100_000, *x], ":1: was changed or truncated after it was written"),
     "another format": (
         lambda x: ['{"format": 2, "look": "a"}', *x],
-        ":1: has format 2, expected 1; move the file away: earlier attempts are then unknown",
+        ":1: was written by another version of the harness (format 2, and this one reads 1); move the file away: "
+        "earlier attempts are then unknown",
     ),
-    "no format": (lambda x: ['{"question": "a", "seen": "b"}'], ":1: has format None, expected 1"),
+    "no format": (
+        lambda x: ['{"question": "a", "seen": "b"}'],
+        ":1: was written by another version of the harness (format None, and this one",
+    ),
 }
 
 

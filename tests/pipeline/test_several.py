@@ -86,14 +86,13 @@ def test_nothing_is_confirmed_where_nothing_can_be_chosen(several: Project) -> N
     outcome = several.run(*given("good", "best"))
     assert (
         outcome.code,
-        ('several candidates need an eval with select rows to choose by; add select = "data/select.jsonl" to one')
-        in outcome.err,
+        ('several candidates need an eval with select rows; add select = "data/select.jsonl" to one') in outcome.err,
     ) == (4, True)
     several.write({"suite.toml": SUITE_SELECT.replace("min = 0.5", 'min = 0.5\nseverity = "warn"')})
     outcome = several.run(*given("good", "best"))
     assert (
         outcome.code,
-        "several candidates need a blocking gate on an eval with select rows to choose by; add one" in outcome.err,
+        "several candidates need a blocking gate on an eval with select rows; add one" in outcome.err,
     ) == (4, True)
     outcome = several.run(*given("good", "best"), "--select")
     assert (

@@ -339,7 +339,7 @@ DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a GGUF file beside other weights": (put("model.gguf", b"GGML1234"), "and other weights; keep only the files of the model that you mean"),  # noqa: E501
     "a baseline of other weights": (
         lambda e: edit_lock(e, lambda lock: lock["subjects"].update(base="0" * 64)),
-        "base::qa was evaluated on other weights than the lock has",
+        "base::qa was evaluated on weights that differ from those in suite.lock.json",
     ),
     "a manifest of the future": (lambda e: reseal(e, format=99), "has format 99"),
     "a root that is another's": (lambda e: reseal(e, root="0" * 64), "the root digest of model/ differs from the manifest's"),  # noqa: E501

@@ -90,7 +90,7 @@ def test_text_that_is_sent_as_it_stands_is_kept_once(suite: Project) -> None:
 
 
 def test_perplexity_is_one(suite: Project) -> None:
-    """A row's perplexity stands under its name, its nats a token beside it; older files are read as they were meant."""
+    """A row's perplexity stands under its name, its nats per token beside it; older files are read too."""
     texts = [{"id": f"t{i}", "text": f"line {i} of text"} for i in range(5)]
     suite.write({"suite.toml": SUITE + TEXTS, "texts.jsonl": texts}).run()
     for row in rows_of(suite, "merged", "fit"):

@@ -167,7 +167,7 @@ def test_repeats_are_one_row(gate: Gate, table: Table) -> None:
         (
             {"score": 41.2},
             [],
-            'is unknown; use --higher or --lower (better = "higher" in a suite and in Python)',
+            'is unknown; use --higher or --lower (better = "higher" in a suite)',
         ),
         (
             {"score": 41.2},

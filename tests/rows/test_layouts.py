@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import random
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -262,6 +263,40 @@ def test_ten_thousand_columns_are_read(gate: Gate, tmp_path: Path) -> None:
     assert "60 pairs, 1 lost, 0 won" in gate(tmp_path / "base.csv", tmp_path / "candidate.csv").out
 
 
+def test_a_first_line_longer_than_what_is_looked_at(tmp_path: Path) -> None:
+    """JSON lines of many kilobytes are known as lines, compressed or not; one line alone is a document."""
+    noise = random.Random(0).randbytes(200_000).hex()
+    rows = [{**ROWS[0], "log": noise}, *ROWS[1:]]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    for name, data in (("a", lines), ("b", gzip.compress(lines)), ("c", lines.decode().encode("utf-16"))):
+        (tmp_path / name).write_bytes(data)
+        assert len(read_run_rows(str(tmp_path / name), Wanted()).rows) == 6, name
+    (tmp_path / "d").write_bytes(json.dumps(_columns(note=noise)).encode())
+    assert len(read_run_rows(str(tmp_path / "d"), Wanted()).rows) == 6
+
+
+def test_logs_with_several_kinds_of_lines_are_long_tables(tmp_path: Path) -> None:
+    """OpenAI's evals log events: those of one type are the rows; OpenCompass writes a row under each key."""
+    events = [{"spec": {"run_id": "r"}}, {"final_report": {"accuracy": 0.5}}]
+    for i in range(4):
+        events.append({"sample_id": f"s.{i}", "type": "sampling", "data": {"prompt": f"Q{i}", "sampled": ["x"]}})
+        events.append({"sample_id": f"s.{i}", "type": "match", "data": {"correct": bool(i % 2), "expected": str(i)}})
+    _write(tmp_path / "events.jsonl", events)
+    want = Wanted(id="sample_id", score="data.correct", target="data.expected")
+    found = read_run_rows(f"{tmp_path}/events.jsonl#type=match", want)
+    assert [row.values["data.correct"] for row in found.rows] == [0, 1, 0, 1] and found.rows[1].target == "1"
+    with pytest.raises(UsageError, match='has no column "kind"'):
+        read_run_rows(f"{tmp_path}/events.jsonl#kind=match", want)
+    keyed = {"accuracy": 50, "details": {str(i): {"pred": "x", "gold": str(i), "correct": i == 1} for i in range(3)}}
+    (tmp_path / "details.json").write_text(json.dumps(keyed), "utf-8")
+    rows = read_run_rows(str(tmp_path / "details.json"), Wanted(score="correct", id="id", target="gold")).rows
+    assert [(row.key, row.target, row.values["correct"]) for row in rows] == [
+        ("0", "0", 0),
+        ("1", "1", 1),
+        ("2", "2", 0),
+    ]
+
+
 def test_formulas_are_results_or_refused(tmp_path: Path) -> None:
     """A workbook whose formulas were never computed has no scores."""
     openpyxl = pytest.importorskip("openpyxl")
@@ -278,7 +313,8 @@ def test_the_same_file_by_two_names_is_one(gate: Gate, tmp_path: Path) -> None:
     path = _write(tmp_path / "a.jsonl", _many())
     (tmp_path / "link.jsonl").symlink_to(path)
     (tmp_path / "copy.jsonl").write_bytes(path.read_bytes())
-    for name in ("link", "copy", "a"):
+    (tmp_path / "packed.jsonl").write_bytes(gzip.compress(path.read_bytes()))
+    for name in ("link", "copy", "a", "packed"):
         assert "are the same file" in gate(path, tmp_path / f"{name}.jsonl").err
 
 

@@ -83,7 +83,7 @@ def test_a_real_pair_of_runs_is_gated(gate: Gate) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), ": has 3 tasks (cap_mc, cap_ppl, cap_rep); name one with --metric TASK:NAME"),
+        ((), ": has 3 tasks (cap_mc, cap_ppl, cap_rep) without a metric in common; name one with --metric TASK:NAME"),
         (("--metric", "cap_mc:brier_score"), '"brier_score" has printed arrays, not numbers'),
         (("--metric", "cap_mc:"), "has several metrics, acc (0.9), acc_norm (0.85); name one with --metric acc"),
         (("--metric", "cap_mc:ac"), 'cap_mc: there is no metric "ac"; did you mean "acc"?'),

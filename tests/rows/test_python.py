@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 import harness
 from harness import Outcome, UsageError
-from harness.rows import api
+from harness.rows import wording
 from tests.helpers.others import asked
 
 Table = Callable[..., Path]
@@ -86,6 +88,13 @@ def test_what_came_of_it_is_no_truth_value(tmp_path: Path) -> None:
             {"min": 0.1},
             '"x" is not a number; an empty score is a missing row, which missing decides about',
         ),
+        (asked(BASE), {"min": 0.1, "alpha": "x"}, "^alpha is 'x'; give a number$"),
+        (asked(BASE), {"min": "0.8"}, "^min is '0.8'; give a number$"),
+        (asked(BASE), {"min": 0.1, "range": 5}, "^range is 5; give the lowest and the highest score"),
+        (asked(BASE), {"min": 0.1, "repeats": "2"}, "^repeats is '2'; give the number of answers per row"),
+        (asked(BASE), {"min": 0.1, "better": "up"}, '^better is \'up\'; give one of "higher", "lower"'),
+        (asked(BASE), {"min": 0.1, "score": 3}, "^score is 3; give a name"),
+        (asked(BASE), {"better_by": "much"}, "^better_by is 'much'; give a number, or a share such as \"2%\""),
         (3, {"min": 0.1}, "is of type int; give a path"),
         ([1, 2], {"min": 0.1}, "is of type list; give a path"),
         ({"a": "x"}, {"min": 0.1}, '"x" is not a number'),
@@ -99,6 +108,29 @@ def test_what_cannot_be_gated_is_told(rows: Any, said: dict[str, Any], why: str)
         harness.gate(rows, **said)
 
 
+def test_values_of_pandas_and_decimals_are_numbers() -> None:
+    """NA is a row without a score, and a Decimal is its number, in frames and in lists alike."""
+    pandas = pytest.importorskip("pandas")
+    scores = [Decimal("0.5"), Decimal("1"), Decimal("0")] * 40
+    rows = [{"id": f"q-{i}", "score": score} for i, score in enumerate(scores)]
+    assert harness.gate(rows, max=0.9, better="lower", scale="proportion").verdict.value == 0.5
+    frame = pandas.DataFrame({"id": [f"q-{i}" for i in range(120)], "score": [1, 0, None] * 40}).astype(
+        {"score": "Int64"}
+    )
+    gated = harness.gate(frame, min=0.1)
+    assert gated.outcome == "ERROR" and "40 rows have no score" in gated.verdict.why
+    assert harness.gate(frame, min=Decimal("0.1"), missing="wrong").outcome == "PASS"
+
+
+def test_one_table_has_both_sides() -> None:
+    """`base_score` and `candidate_score` name columns of one frame or list."""
+    rows = [{**row, "other": row["score"]} for row in asked(BASE)]
+    gated = harness.gate(rows, base_score="score", candidate_score="other", worse_by_at_most=0.1)
+    assert gated.verdict.n == len(rows) and gated.verdict.estimate == 0
+    with pytest.raises(UsageError, match=r"^gate: base_score and candidate_score belong together, and replace score$"):
+        harness.gate(rows, base_score="score", worse_by_at_most=0.1)
+
+
 def test_a_misspelt_argument_is_a_type_error() -> None:
     """Python names the function and the argument; nothing is read."""
     with pytest.raises(TypeError, match=r"^gate\(\) got an unexpected keyword argument 'worse_by_at_mst'"):
@@ -107,15 +139,38 @@ def test_a_misspelt_argument_is_a_type_error() -> None:
         harness.run("suite.toml", limt=3)  # type: ignore[call-arg]
 
 
-def test_errors_of_the_command_name_arguments_in_python() -> None:
-    """Whatever option the rows' messages name is an argument of `harness.gate`, with its value; others are left."""
+def test_messages_write_options_as_the_caller_does() -> None:
+    """No message of the rows has an option of the command by itself, so each caller reads its own spelling."""
     option = re.compile(r"--[a-z][a-z_-]*")
-    texts = [p.read_text("utf-8") for p in (Path(api.__file__).parent).rglob("*.py") if p.name != "commands.py"]
-    named = {found for text in texts for found in option.findall(text)} - OF_OTHERS
-    for name in named:
-        assert "--" not in api.OPTION.sub(api._argument, f"rows: {name} X"), name
-    rewritten = api.OPTION.sub(api._argument, "say --scale mean, --repeats 3: or --allow shots, --only-common")
-    assert rewritten == 'say scale="mean", repeats=3: or allow="shots", only_common=True'
+    texts = {p: p.read_text("utf-8") for p in Path(wording.__file__).parent.rglob("*.py") if p.name != "wording.py"}
+    raised = {
+        found
+        for text in texts.values()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Raise)
+        for found in option.findall(ast.unparse(node))
+    }
+    assert raised - OF_OTHERS == set()
+
+
+OPTIONS = [
+    (("scale", "mean"), "--scale mean", 'scale="mean"'),
+    (("repeats", 3), "--repeats 3", "repeats=3"),
+    (("alpha", 0.05), "--alpha 0.05", "alpha=0.05"),
+    (("allow", "task-version"), "--allow task-version", 'allow="task-version"'),
+    (("only_common", True), "--only-common", "only_common=True"),
+    (("better", "higher"), "--higher", 'better="higher"'),
+    (("tool",), "--as", "tool"),
+    (("base_score",), "--base-score", "base_score"),
+]
+
+
+@pytest.mark.parametrize(("given", "command", "python"), OPTIONS)
+def test_an_option_is_written_for_its_caller(given: tuple[str, object], command: str, python: str) -> None:
+    """A flag for the command, a keyword argument in Python; after the call it is the command's again."""
+    with wording.words_for("python"):
+        assert wording.write_option(*given) == python
+    assert wording.write_option(*given) == command
 
 
 @pytest.mark.slow
@@ -134,10 +189,16 @@ def test_the_fixture_of_pytest_fails_unless_it_is_proven(pytester: pytest.Pytest
         def test_refuted(harness_gate):
             harness_gate(ROWS).at_least(0.9)
 
+        def test_no_claim(harness_gate):
+            harness_gate(BASE, ROWS)
+
         def test_no_rows(harness_gate):
             harness_gate("nowhere.csv").at_least(0.9)
     """)
     done = pytester.runpytest_subprocess("-p", "no:cacheprovider")
-    done.assert_outcomes(passed=1, failed=3)
-    done.stdout.fnmatch_lines(["*INCONCLUSIVE  no-worse*", "*FAIL  at-least*", "*nowhere.csv: cannot be read*"])
-    pytester.runpytest_subprocess("--harness-inconclusive=skip").assert_outcomes(passed=1, failed=2, skipped=1)
+    done.assert_outcomes(passed=2, failed=3, errors=1)
+    unclaimed = "harness_gate(…) without a claim tests nothing; add .worse_by_at_most(…)*"
+    first = ["INCONCLUSIVE no-worse: *", "FAIL at-least: at least 0.9; 0.740*"]  # what summaries of pytest show
+    done.stdout.fnmatch_lines([unclaimed, *first, "*nowhere.csv: cannot be read*"])
+    again = pytester.runpytest_subprocess("--harness-inconclusive=skip")
+    again.assert_outcomes(passed=2, failed=2, errors=1, skipped=1)

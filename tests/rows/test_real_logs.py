@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
-from harness import Gated, UsageError, gate
+from harness import GateResult, UsageError, gate
+from harness.rows.readers import read_run_rows
+from harness.rows.records import Wanted
 
 LOGS = Path(__file__).parent.parent / "fixtures" / "rows"
 GROUP, INSPECT = LOGS / "lm_eval_group-0.4.13", LOGS / "inspect-0.3.285"
@@ -62,7 +64,7 @@ def changes(base: Scores, candidate: Scores) -> tuple[int, int, int]:
     return sum(up > 0 for up in ups), sum(up < 0 for up in ups), len(ups)
 
 
-def agree(gated: Gated, base: Scores, candidate: Scores, limit: float) -> None:
+def agree(gated: GateResult, base: Scores, candidate: Scores, limit: float) -> None:
     """Assert that a verdict on 0/1 rows is what Tango's score test of these makes it."""
     won, lost, n = changes(base, candidate)
     v = gated.verdict
@@ -203,3 +205,25 @@ def test_two_runs_of_deepeval() -> None:
     base, candidate = ({c["name"]: c["metricsData"][0]["score"] for c in cases(s)} for s in ("base", "candidate"))
     agree(gated, base, candidate, -0.1)
     assert gated.outcome == "PASS"
+
+
+def test_of_a_folder_of_inspect_the_newest_log_is_read(tmp_path: Path) -> None:
+    """Of several logs of a task and a model the newest is used, and the verdict says so; of two models one is named."""
+    for name in ("base", "candidate"):
+        (tmp_path / name).mkdir()
+        for old in ("base", "candidate"):
+            log = INSPECT / f"two_scorers_{old}.eval"
+            (tmp_path / name / f"{'z' if old == 'base' else 'a'}.eval").write_bytes(log.read_bytes())
+    gated = gate(INSPECT / "two_scorers_base.eval", tmp_path / "candidate", worse_by_at_most=0.1, metric="match")
+    assert gated.verdict.lost_count and any("the newest, a.eval, is used" in line for line in gated.run.warnings)
+
+
+def test_a_folder_of_inspects_json_logs_is_read(tmp_path: Path) -> None:
+    """Logs that were written as JSON lie in folders, too, and may be compressed."""
+    log = (INSPECT / "json_two_rows.json").read_bytes()
+    for name, data in (("plain", log), ("packed", gzip.compress(log))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ("log.json" if name == "plain" else "log.json.gz")).write_bytes(data)
+        (tmp_path / name / "notes.json").write_text("{}", "utf-8")
+    found = [read_run_rows(str(tmp_path / name), Wanted()).rows for name in ("plain", "packed")]
+    assert len(found[0]) == 2 and [*found[0]] == [*found[1]] and found[0][0].input

@@ -17,6 +17,7 @@ from harness.errors import UsageError
 from harness.rows.comparability import ANSWERS, NAMES, compare_facts
 from harness.rows.pairing import pair_rows
 from harness.rows.readers import read_run_rows
+from harness.rows.readers.fields import collect_facts
 from harness.rows.records import RawRows, Wanted
 from tests.helpers.others import Said
 
@@ -203,3 +204,25 @@ def test_a_ledger_without_a_suffix_has_a_folder_of_its_own(
     said = gate(table("base", rows), table("candidate", [{**row, "score": 1} for row in rows]))
     assert said.code in (0, 6) and (tmp_path / "attempts").is_file(), said.err
     assert [*(tmp_path / "attempts.rows").iterdir()] and digest_value([]) not in said.out
+
+
+def _with_settings(**told: Any) -> RawRows:
+    return replace(read_run_rows(str(BASE), WANTED), facts=collect_facts(generation=told))
+
+
+def test_one_setting_is_allowed_at_a_time() -> None:
+    """`--allow temperature` leaves top_p refused; settings of who asks, such as a timeout, are only printed."""
+    base = _with_settings(temperature=0, top_p=1, timeout=10, max_connections=4)
+    other = _with_settings(temperature=1, top_p=0.9, timeout=20, max_retries=3, max_connections=4)
+    pairs = pair_rows(base, other, only_common=False)
+    with pytest.raises(UsageError) as refused:
+        compare_facts(base, other, pairs, ())
+    assert [m.rpartition("--allow ")[2] for m in refused.value.messages] == ["temperature", "top-p"]
+    with pytest.raises(UsageError, match=r"top p is 1 and 0\.9; rerun one of the runs, or --allow top-p"):
+        compare_facts(base, other, pairs, ["temperature"])
+    for allowed in (["temperature", "top-p"], ["temperature", "top_p"], ["generation"]):
+        found = compare_facts(base, other, pairs, allowed)
+        assert len(found.allowed) == 2
+        assert [line.split(": ")[1].split(" is")[0] for line in found.told] == ["max retries", "timeout"]
+    with pytest.raises(UsageError, match='allow: "temprature" is unknown; did you mean "temperature"'):
+        compare_facts(base, other, pairs, ["temprature"])

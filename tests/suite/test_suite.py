@@ -112,7 +112,7 @@ def test_overrides_reach_tables_and_lists(suite: Project) -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("export.7.to=x", '"7" is not the number of an element of a list of 1'),
+        ("export.7.to=x", '"7" is not an index of a list of 1 elements'),
         ("nonsense", ": write table.key=value, for instance train.learning_rate=1e-4"),
         ("suite.name.deep=1", '"name" is "fake", not a table'),
         ("train.skil=0.5", 'unknown option "skil"'),

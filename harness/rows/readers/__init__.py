@@ -11,6 +11,7 @@ from harness.rows.readers import layouts
 from harness.rows.readers.fields import RowReader
 from harness.rows.records import RawRows, Wanted
 from harness.rows.safe_read import read_head
+from harness.rows.wording import write_option
 
 READERS = {  # name -> module:class; ours are lm_eval's too, and a table is what nobody knows
     "ours": "ours:Ours", "inspect": "inspect:Inspect", "nemo": "nemo:Nemo",
@@ -22,7 +23,7 @@ READERS = {  # name -> module:class; ours are lm_eval's too, and a table is what
 def find_reader(name: str) -> RowReader:
     """Return a reader by its name. Raises UsageError where there is none."""
     if name not in READERS:
-        raise UsageError(f'--as: there is no reader "{name}"{did_you_mean(name, READERS)}')
+        raise UsageError(f'{write_option("tool")}: there is no reader "{name}"{did_you_mean(name, READERS)}')
     module, _, kind = READERS[name].partition(":")
     made: RowReader = getattr(import_module(f"harness.rows.readers.{module}"), kind)()
     return made

@@ -15,6 +15,7 @@ from harness.errors import UsageError, did_you_mean
 from harness.records.samples import Sample
 from harness.rows.records import RawMetric, RawRow, RawRows, Wanted
 from harness.rows.safe_read import SafeFiles, parse_score
+from harness.rows.wording import write_option
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable, shorten_text
 from harness.texts.secrets import redact_options
@@ -63,7 +64,8 @@ class RowReader:
             raise UsageError(f"{path}: has no rows")
         if not self.keeps_budget:
             TextBudget(want.texts).spend(found.rows, len(found.rows))
-        return replace(found, sources=files.sources)
+        contents = tuple(sorted(files.contents.get(name, digest) for name, digest, _ in files.sources))
+        return replace(found, sources=files.sources, contents=contents)
 
     def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
         """Return the rows of one task, but for the files that were read."""
@@ -158,7 +160,7 @@ def row_columns(columns: Told, want: Wanted, where: str) -> dict[str, Any]:
     return found | dict(zip(("cluster", "second_cluster"), map(text, want.cluster), strict=False))
 
 
-SAY = {"task": "--metric TASK:NAME", "prompt": "--metric TASK:NAME", "provider": "#LABEL", "subject": "#SUBJECT"}
+SAY = {"provider": "#LABEL", "subject": "#SUBJECT"}  # how one of several is named; others by the metric
 
 
 def select_one(found: Sequence[str], wanted: str, path: Path, what: str, say: str = "") -> str:
@@ -168,7 +170,10 @@ def select_one(found: Sequence[str], wanted: str, path: Path, what: str, say: st
         return wanted or names[0]
     if wanted:
         raise UsageError(f'{path}: there is no {what} "{display_name(wanted)}"{did_you_mean(wanted, names)}')
-    some, say = ", ".join(map(display_name, names[:8])), printable(say or SAY[what])
+    some, say = (
+        ", ".join(map(display_name, names[:8])),
+        printable(say or SAY.get(what) or write_option("metric", "TASK:NAME")),
+    )
     raise UsageError(f"{path}: has {len(names)} {what}s ({some}); name one with {say}")
 
 

@@ -20,10 +20,11 @@ from typing import Any, Literal
 from harness.errors import UsageError
 from harness.rows.readers import fields as ask
 from harness.rows.records import RawMetric, RawRow, RawRows, State, Wanted
-from harness.rows.safe_read import BOM, NUMBER, WHOLE, SafeFiles, describe_tool_error, parse_json
+from harness.rows.safe_read import BOM, NUMBER, WHOLE, SafeFiles, describe_tool_error, parse_json, read_head
 
 VERSION = 2  # of the format
 WORDS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
+WORDS_OF = ('"version"', '"status"', '"eval"', '"task_id"')  # in the beginning of a log that is JSON
 MEANS = ("accuracy", "mean")  # metrics of Inspect that are the mean of a score
 ATTACHED = "attachment://"  # a text that stands elsewhere in its sample
 
@@ -57,9 +58,11 @@ class _Found:
 class Inspect(ask.RowReader):
     """Logs of Inspect, of a version that is known."""
 
-    name, words, files = "inspect", ('"version"', '"status"', '"eval"', '"task_id"'), ("*.eval",)
+    name, words = "inspect", WORDS_OF
 
     def sniff(self, path: Path, head: bytes) -> bool:
+        if path.is_dir():
+            return bool(_logs(SafeFiles(path)))
         if not head.startswith(b"PK"):
             return super().sniff(path, head)
         try:
@@ -69,10 +72,8 @@ class Inspect(ask.RowReader):
             return path.suffix == ".eval"  # cut, which is said when it is read
 
     def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
-        logs = files.list_files("*.eval") if path.is_dir() else [path]
-        if len(logs) != 1:
-            raise UsageError(f"{path}: contains {len(logs)} runs; name one of its files, such as {logs[-1].name}")
-        header, samples, reductions = _opened(files, logs[0])
+        log, older = _newest(files, path, want) if path.is_dir() else (path, ())
+        header, samples, reductions = _opened(files, log)
         told = header.get("eval")
         if header.get("version") != VERSION or not isinstance(told, dict):
             what = (
@@ -97,10 +98,42 @@ class Inspect(ask.RowReader):
             metrics[name] = RawMetric(unreadable=bad) if bad else metric
         ended, half = sum(row.state == "limit" for row in rows), "partly correct, counted as one half"
         limit = "ended at a limit and scored by Inspect as they were"
-        notes = ask.make_notes((halves, "answer", half), (ended, "sample", limit))
+        notes = (*older, *ask.make_notes((halves, "answer", half), (ended, "sample", limit)))
         tool = f"inspect_ai {told.get('packages', {}).get('inspect_ai', '?')}"
         facts = _facts(told, header.get("plan") or {}, reducers)
         return RawRows(tool, str(told.get("model", "")), task, metrics, rows, facts, notes=notes)
+
+
+def _logs(files: SafeFiles) -> list[Path]:
+    """Return the logs in a folder, packed or as JSON."""
+    plain = [path for pattern in ("*.json", "*.json.*") for path in files.list_files(pattern)]
+    logs = [path for path in plain if all(word.encode() in read_head(path) for word in WORDS_OF)]
+    return [*files.list_files("*.eval"), *logs]
+
+
+def _newest(files: SafeFiles, folder: Path, want: Wanted) -> tuple[Path, tuple[str, ...]]:
+    """Return the newest log of a task and model, and a note on older ones. Raises UsageError."""
+    told = {log: _header(files, log) for log in _logs(files)}
+    task = ask.select_one([str(about.get("task", "")) for about in told.values()], want.task, folder, "task")
+    mine = {log: about for log, about in told.items() if about.get("task", "") == task}
+    models = [str(about.get("model", "")) for about in mine.values()]
+    model = ask.select_one(models, want.label, folder, "model", f"{folder.name}#MODEL")
+    dated = sorted((str(about.get("created", "")), log) for log, about in mine.items() if about.get("model") == model)
+    log = dated[-1][1]
+    note = f"of {len(dated)} logs of {task} in {folder} the newest, {log.name}, is used"
+    return log, (note,) if len(dated) > 1 else ()
+
+
+def _header(files: SafeFiles, log: Path) -> Mapping[str, Any]:
+    """Return what a log says of its evaluation."""
+    if log.suffix == ".eval":
+        members = files.read_zip(log)
+        member = next((members[name] for name in ("header.json", "_journal/start.json") if name in members), None)
+        document = parse_json(member(), f"{log}", constants=True) if member else {}
+    else:
+        document = parse_json(files.read_bytes(log).removeprefix(BOM), f"{log}", constants=True)
+    about = document.get("eval") if isinstance(document, dict) else None
+    return about if isinstance(about, dict) else {}
 
 
 def has_library() -> bool:
@@ -161,7 +194,7 @@ def _read_by_library(files: SafeFiles, log: Path, kind: Literal["eval", "json"],
         why = describe_tool_error(str(error).partition("\n")[0])
         raise UsageError(f"{log}: inspect_ai cannot read it: {why}; write it anew with inspect log convert") from None
     if not found.samples:
-        raise UsageError(f"{log}: holds no samples; they are logged without --no-log-samples")
+        raise UsageError(f"{log}: has no samples; run inspect without --no-log-samples")
     document = found.model_dump(exclude_none=True)  # as it writes them
     places = {name: place for place, name in enumerate(members)}
     samples = document.pop("samples")

@@ -16,7 +16,7 @@ from harness.artifacts.strict_json import DECODER
 from harness.data import reading, tables
 from harness.errors import UsageError
 from harness.files import open_file
-from harness.rows.safe_read import LINE, WHOLE, SafeFiles, parse_json, read_head
+from harness.rows.safe_read import LINE, MAGIC, WHOLE, SafeFiles, parse_json, read_head
 from harness.texts.escaping import printable, shorten_text
 
 Lines = Iterator[tuple[int, Mapping[str, Any]]]
@@ -75,9 +75,12 @@ def read_lines(files: SafeFiles, path: Path, table: str = "") -> Lines:
     if tables.is_binary_table(head):
         return enumerate(tables.iterate_binary_table(files.read_bytes(path), f"{path}", WHOLE), 1)
     text = head.decode(_encoding(head), "replace").lstrip("\ufeff").lstrip()
-    if text[:1] in ("{", "[") and not _is_json_lines(text, path):
-        return _json_lines(_decode(files.read_bytes(path), path), path)
-    return files.read_json_lines(path) if text[:1] == "{" else _csv_lines(files.read_bytes(path), path)
+    if text[:1] in ("{", "[") and not _is_json_lines(text, files, path):
+        return _document_rows(_decode(files.read_bytes(path), path), path)
+    if text[:1] != "{":
+        return _csv_lines(files.read_bytes(path), path)
+    plain = _encoding(head) == "utf-8"
+    return files.read_json_lines(path) if plain else _decoded_lines(_decode(files.read_bytes(path), path), path)
 
 
 def _encoding(head: bytes) -> str:
@@ -95,14 +98,15 @@ def _decode(data: bytes, path: Path) -> str:
         raise UsageError(f'{path}: {what}; save it as "CSV UTF-8", or as UTF-8') from None
 
 
-def _is_json_lines(text: str, path: Path) -> bool:
+def _is_json_lines(text: str, files: SafeFiles, path: Path) -> bool:
     """Return whether a text begins with an object on a line of its own, and something else behind it."""
     first, end, rest = text.partition("\n")
     if not text.startswith("{") or not first.strip("{ \r"):
         return False
     if not end:  # a line that is longer than what was looked at
         with open_file(path, follow=True) as f:
-            return f.readline(LINE).startswith(b"{") and bool(f.read(1))
+            source = io.BytesIO(files.read_bytes(path)) if tables.is_compressed(f.peek(MAGIC)) else f  # type: ignore[attr-defined]
+            return b"{" in source.readline(LINE) and bool(source.read(64).strip())
     try:
         json.loads(first)
     except (ValueError, RecursionError):
@@ -110,7 +114,15 @@ def _is_json_lines(text: str, path: Path) -> bool:
     return bool(rest.strip())
 
 
-def _json_lines(text: str, path: Path) -> Lines:
+def _decoded_lines(text: str, path: Path) -> Lines:
+    """Yield the objects of JSON lines in another encoding than UTF-8."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            where = f"{path} line {number:,}"
+            yield number, _row(parse_json(line, where, "; lines are never skipped"), path, number)
+
+
+def _document_rows(text: str, path: Path) -> Lines:
     """Yield the rows of a JSON document: a list of objects one by one, another layout as a whole."""
     if text.lstrip().startswith("["):
         yield from _array_items(text, path)
@@ -119,11 +131,21 @@ def _json_lines(text: str, path: Path) -> Lines:
     rows = tables.json_rows(found)
     if isinstance(rows, dict):
         held = [v for v in rows.values() if isinstance(v, list) and v and all(isinstance(r, dict) for r in v)]
-        rows = held[0] if len(held) == 1 else rows if {"results", "configs"} <= rows.keys() else [rows]
+        keyed = [v for v in rows.values() if isinstance(v, dict) and len(v) > 1 and all(map(_is_object, v.values()))]
+        if len(held) == 1:
+            rows = held[0]
+        elif not held and len(keyed) == 1 and {"configs"}.isdisjoint(rows):  # a row under each key, as of OpenCompass
+            rows = [{"id": key, **row} for key, row in keyed[0].items()]
+        else:
+            rows = rows if {"results", "configs"} <= rows.keys() else [rows]
     if not isinstance(rows, list):
         lacks = "the results of lm_eval without rows; run it with --log_samples and name its folder"
         raise UsageError(f"{path}: is {lacks if isinstance(rows, dict) else 'a JSON value without rows'}")
     yield from ((number, _row(row, path, number)) for number, row in enumerate(rows, 1))
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def _array_items(text: str, path: Path) -> Lines:

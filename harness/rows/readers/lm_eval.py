@@ -17,6 +17,7 @@ from harness.rows.readers import fields as ask
 from harness.rows.readers import lm_eval_groups
 from harness.rows.records import Better, Binding, RawMetric, RawRow, RawRows, Wanted
 from harness.rows.safe_read import SafeFiles
+from harness.rows.wording import write_option
 
 DATE = r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d+)"
 BRACES, WORD = re.compile(r"\{[{%].*?[}%]\}", re.S), re.compile(r"[A-Za-z_]\w*")  # of a Jinja template
@@ -98,7 +99,8 @@ def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tu
     if not found:
         raise UsageError(f"{task}: has no rows")
     metric = want.metric or next(iter(next(iter(found.values()))[0]["metrics"]), "NAME")
-    name = ask.select_one([*found], want.filter, Path(task), "filter", f"--metric {task}:{metric},{next(iter(found))}")
+    say = write_option("metric", f"{task}:{metric},{next(iter(found))}")
+    name = ask.select_one([*found], want.filter, Path(task), "filter", say)
     return found[name], name
 
 

@@ -15,16 +15,18 @@ from typing import Any
 
 from harness.artifacts.digests import digest_value
 from harness.errors import UsageError
+from harness.records.scales import OnScale
 from harness.rows.readers import fields as ask
 from harness.rows.records import RawMetric, RawRow, RawRows, Wanted
 from harness.rows.safe_read import SafeFiles
+from harness.rows.wording import write_option
 
 ALL = "all tasks"  # of a run whose tasks are in no group, or in several
 DIGITS = 32
 
 
 @dataclass(frozen=True)
-class Group:
+class TaskGroup:
     """Tasks that are judged by their mean: its name, its tasks, and the group's numbers by metric and filter."""
 
     name: str
@@ -32,7 +34,7 @@ class Group:
     numbers: Mapping[str, Any]
 
 
-def find_group(files: SafeFiles, results: Path, tasks: set[str], want: Wanted, path: Path) -> Group | None:
+def find_group(files: SafeFiles, results: Path, tasks: set[str], want: Wanted, path: Path) -> TaskGroup | None:
     """Return the group that is meant: the one that is named, or, of a run with several tasks, what holds them all.
 
     None where a single task is meant. Raises UsageError where tasks of a group that is named have no rows.
@@ -53,8 +55,17 @@ def find_group(files: SafeFiles, results: Path, tasks: set[str], want: Wanted, p
             what = f'group "{ask.display_name(name)}" has no rows of its task "{ask.display_name(lacking[0])}"'
             raise UsageError(f"{path}: {what}; run it with --log_samples")
         if want.task == name or (want.task != ALL and set(leaves) == tasks):
-            return Group(name, tuple(sorted(leaves)), numbers.get(name) or {})
-    return Group(ALL, tuple(sorted(tasks)), {})
+            return TaskGroup(name, tuple(sorted(leaves)), numbers.get(name) or {})
+    keys = [{k for k in numbers.get(task) or {} if "," in k and "_stderr" not in k} for task in tasks]
+    if all(keys) and not set.intersection(*keys):
+        raise UsageError(_choose_one(path, sorted(tasks)))
+    return TaskGroup(ALL, tuple(sorted(tasks)), {})
+
+
+def _choose_one(path: Path, tasks: Sequence[str]) -> str:
+    some = ", ".join(map(ask.display_name, tasks[:8]))
+    what = f"has {len(tasks)} tasks ({some}) without a metric in common"
+    return f"{path}: {what}; name one with {write_option('metric', 'TASK:NAME')}"
 
 
 def _leaves(name: str, children: Mapping[str, Sequence[str]], above: frozenset[str]) -> list[str]:
@@ -65,17 +76,14 @@ def _leaves(name: str, children: Mapping[str, Sequence[str]], above: frozenset[s
     return [*dict.fromkeys(task for part in parts for task in part)]
 
 
-def join_tasks(group: Group, parts: Mapping[str, RawRows], path: Path) -> RawRows:
+def join_tasks(group: TaskGroup, parts: Mapping[str, RawRows], path: Path) -> RawRows:
     """Return the rows of tasks as one run. Raises UsageError where they have no metric in common."""
     runs = [*parts.values()]
     shared = [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
     means = {str(key).partition(",")[0] for key in group.numbers}
     named = [name for name in shared if not means or name in means]
     if not named:
-        raise UsageError(
-            f"{path}: has {len(runs)} tasks ({', '.join(map(ask.display_name, [*parts][:8]))}) without a metric in "
-            "common; name one with --metric TASK:NAME"
-        )
+        raise UsageError(_choose_one(path, [*parts]))
     weights, metrics = {}, {}
     for name in named:
         metrics[name], weights[name] = _metric(group, name, parts, path)
@@ -103,12 +111,14 @@ def _row(
     )  # fmt: skip
 
 
-def _metric(group: Group, name: str, parts: Mapping[str, RawRows], path: Path) -> tuple[RawMetric, Mapping[str, float]]:
+def _metric(
+    group: TaskGroup, name: str, parts: Mapping[str, RawRows], path: Path
+) -> tuple[RawMetric, Mapping[str, float]]:
     """Return what is known of a group's metric, and what a row of each task weighs in it: 1 on average."""
     alike = dict.fromkeys(parts, 1.0)
     each = {task: run.metrics[name] for task, run in parts.items()}
     first = next(iter(each.values()))
-    if any(m.unreadable or m.scale == "perplexity" for m in each.values()):
+    if any(m.unreadable or (m.scale and OnScale(m.scale).is_log) for m in each.values()):
         return RawMetric(unreadable="is not a mean of rows in every task"), alike
     if {m.better for m in each.values()} != {first.better}:
         return RawMetric(unreadable="is better when higher in one task and when lower in another"), alike

@@ -18,6 +18,7 @@ from harness.rows.readers import layouts
 from harness.rows.readers.layouts import Lines
 from harness.rows.records import COLUMNS, UNSET, RawMetric, RawRow, RawRows, State, Wanted
 from harness.rows.safe_read import SafeFiles, describe_tool_error, parse_score
+from harness.rows.wording import write_option
 from harness.texts.escaping import printable
 
 PIECE = 10_000  # rows whose contents are read at a time
@@ -60,8 +61,8 @@ def read_table(path: Path, lines: Lines, want: Wanted) -> RawRows:
         columns = columns or _columns([line for _, line in piece[:FIRST]], want, path)
         if long:
             models |= {_text(line[MODEL]) for _, line in piece if MODEL in line}
-        rows += _made(path, piece, columns, want, shared)
-        budget.spend(rows, len(piece))
+        rows += (made := _made(path, piece, columns, want, shared))
+        budget.spend(rows, len(made))
     if len(models) > 1:
         some = ", ".join(map(ask.display_name, sorted(models)[:4]))
         raise UsageError(f"{path}: has rows of {len(models)} models ({some}); name one as FILE#{MODEL}=NAME")
@@ -84,15 +85,18 @@ def _metric(want: Wanted) -> str:
 
 def _selected(lines: Lines, column: str, value: str, path: Path) -> Lines:
     """Yield the lines of a long table that have a value in a column. Raises UsageError where none has."""
-    seen, found = dict[str, None](), False
-    get = None
+    seen, found, names = dict[str, None](), False, dict[str, None]()
     for number, line in lines:
-        get = get or _getter(column, [line], path)
-        if (own := _text(get(line))) == value:
+        cell = line[column] if column in line else nested_cell(line, column)
+        if cell is not None and _text(cell) == value:
             found = True
             yield number, line
-        elif len(seen) < FIRST:
-            seen[own] = None
+        elif len(seen) < FIRST and cell is not None:
+            seen[_text(cell)] = None
+        elif not found and len(names) < FIRST:
+            names |= dict.fromkeys(map(str, line))
+    if not found and not seen:
+        raise UsageError(f'{path}: has no column "{ask.display_name(column)}"{did_you_mean(column, names)}')
     if not found:
         known = ", ".join(f'"{ask.display_name(one)}"' for one in [*seen][:4])
         what = f'no row has "{ask.display_name(value)}" in "{ask.display_name(column)}"'
@@ -113,12 +117,16 @@ def _columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -> dict[str, s
         known = [*map(str, there)]
         columns = ", ".join(f'"{printable(column)}"' for column in known[:8])
         likely = next((c for c in known if c.lower() in ask.METRICS), "COLUMN")
-        raise UsageError(f'{path}: has no column "score"; name it with --score {printable(likely)} (it has {columns})')
+        raise UsageError(
+            f'{path}: has no column "score"; name it with {write_option("score", printable(likely))} (it has {columns})'
+        )
     for line in lines:
         if isinstance(inner := _getter(found["score"], lines, path)(line), Mapping):
             inside = printable(str(next(iter(inner), "KEY")))
             what = f'"{printable(found["score"])}" is an object; name a value in it'
-            raise UsageError(f"{path}: {what}, such as --score {printable(found['score'])}.{inside}")
+            raise UsageError(
+                f"{path}: {what}, such as {write_option('score', printable(found['score']) + '.' + inside)}"
+            )
     return found
 
 
@@ -126,22 +134,22 @@ def _getter(column: str, lines: Sequence[ask.Told], path: Path) -> Callable[[ask
     """Return what reads a column, or a dotted path through objects. Raises UsageError where no line has it."""
     if any(column in line for line in lines):
         return lambda line: line.get(column)
-    keys = column.split(".")
-
-    def inner(line: ask.Told) -> Any:
-        value: Any = line
-        for key in keys:
-            if isinstance(value, list) and key.isdecimal():
-                value = value[int(key)] if int(key) < len(value) else None
-            else:
-                value = value.get(key) if isinstance(value, Mapping) else None
-        return value
-
-    if len(keys) == 1 or all(inner(line) is None for line in lines):
+    if "." not in column or all(nested_cell(line, column) is None for line in lines):
         nested = (f"{k}.{i}" for line in lines for k, v in line.items() if isinstance(v, Mapping) for i in v)
         known = dict.fromkeys([*(str(name) for line in lines for name in line), *nested])
         raise UsageError(f'{path}: has no column "{printable(column)}"{did_you_mean(column, known)}')
-    return inner
+    return lambda line: nested_cell(line, column)
+
+
+def nested_cell(line: ask.Told, column: str) -> Any:
+    """Return what lies at the end of a dotted path through objects, and places in lists; None where nothing does."""
+    value: Any = line
+    for key in column.split("."):
+        if isinstance(value, list) and key.isdecimal():
+            value = value[int(key)] if int(key) < len(value) else None
+        else:
+            value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def _made(
@@ -169,6 +177,8 @@ def _made(
         parts = tuple((c, _text(_getter(c, [line], path)(line))) for c in slices) if slices else ()
         time = shared.setdefault(("repeat", repeat), len(shared)) if repeat else 0
         content = question_key(text, target) if columns.get("input") else ""
+        if want.texts is not None and content not in want.texts and key not in want.texts:
+            continue  # read again for its texts
         own = shared.setdefault(parts, dict(parts)) if parts else NONE
         clusters = intern(cluster), intern(second)
         found.append(RawRow(
@@ -204,7 +214,8 @@ def parse_table_score(value: Any, where: str) -> float | None:
         if comma and not (len(comma[2]) == 3 and comma[1].strip("0")):  # 1,234 may be more than a thousand
             value = text.replace(",", ".")
     if isinstance(value, Mapping):
-        inside = f"an object; name a value in it, such as --score COLUMN.{printable(str(next(iter(value), 'KEY')))}"
+        path = f"COLUMN.{printable(str(next(iter(value), 'KEY')))}"
+        inside = f"an object; name a value in it, such as {write_option('score', path)}"
         raise UsageError(f"{where}: the score is {inside}")
     return parse_score(value, where)
 

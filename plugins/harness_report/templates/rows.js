@@ -1,6 +1,6 @@
 "use strict";
 // The row browser: plain functions first, which node tests too, then the page. Texts of others go through textContent.
-const LOST = 0, WON = 1, OTHER = 4, SHOWN = 10;
+const LOST = 0, WON = 1, OTHER = 4, SHOWN = 50;
 const [ID, OUTCOME, SLICE, LINE, PROMPT, TARGET, SAID, SCORES, WHY] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
 const BOTH = 2, NEITHER = 3;
 const KEYS = ["lost", "won", "both", "neither", "other", "wrong"], WRONG = 5; // which is of one model alone
@@ -15,7 +15,7 @@ function parse(hash) {
   const [path, query] = text.split("?");
   const slash = path.indexOf("/");
   const decode = (s) => { try { return decodeURIComponent(s); } catch { return s; } };
-  const state = { name: "", outcome: "", slice: "", text: "", sort: "change", of: "", against: "", row: "" };
+  const state = { name: "", outcome: "", slice: "", text: "", sort: "change", of: "", against: "", expected: null, said: null, row: "" };
   if (slash >= 0) {
     state.name = decode(path.slice(0, slash));
     state.row = decode(path.slice(slash + 1));
@@ -34,6 +34,7 @@ function hashOf(state) {
   if (state.row) return `#${name}/${encodeURIComponent(state.row)}`; // a row is the same whatever it is compared with
   const query = new URLSearchParams();
   for (const key of ["slice", "text", "of", "against"]) if (state[key]) query.set(key, state[key]);
+  for (const key of ["expected", "said"]) if (state[key] !== null) query.set(key, state[key]);
   if (state.sort !== "change") query.set("sort", state.sort);
   const rest = query.toString();
   return `#${name}${state.outcome ? `:${state.outcome}` : ""}${rest ? `?${rest}` : ""}`;
@@ -77,6 +78,8 @@ function filter(e, state) {
     const row = e.rows[i];
     if (outcome === WRONG ? row[SCORES][ours] !== Number(e.lower) : outcome >= 0 && outcomes[i] !== outcome) return false;
     if (state.slice && row[SLICE] !== state.slice) return false;
+    if (state.expected !== null && (row[TARGET] || "").trim() !== state.expected) return false;
+    if (state.said !== null && (row[SAID][ours] || "").trim() !== state.said) return false;
     return wanted.every((w) => e.hay[i].includes(w));
   });
   if (state.sort === "id") {
@@ -169,11 +172,11 @@ function page(doc, win, data) {
     tr.tabIndex = -1;
     const cell = (text, name) => { const td = make("td", text, name); td.dir = "auto"; tr.append(td); return td; };
     const outcome = make("td", undefined, KEYS[outcome_]);
-    const fold = make("button", words(e)[outcome_] || "open", "plain");
+    const fold = make("button", words(e)[outcome_] || "view", "plain");
     fold.type = "button";
     fold.dataset.key = `row ${row[ID]}`;
     fold.setAttribute("aria-expanded", String(opened === row[ID]));
-    fold.setAttribute("aria-label", `${words(e)[outcome_] || ""} ${row[ID]}`.trim());
+    fold.setAttribute("aria-label", `${words(e)[outcome_] || "view"} ${row[ID]}`);
     outcome.append(fold);
     tr.append(outcome);
     cell(row[ID], "id slice one");
@@ -240,6 +243,10 @@ function page(doc, win, data) {
     $("slice").replaceChildren(...["", ...slices].map((s) => { const o = make("option", s || "every slice"); o.value = s; return o; }));
     $("slice").value = state.slice;
     $("slice").hidden = !slices.length;
+    const table = $("body").parentNode; // columns that are empty in all rows say nothing
+    table.classList.toggle("noslice", !slices.length);
+    table.classList.toggle("noprompt", !e.rows.some((r) => r[LINE]));
+    table.classList.toggle("alone", t < 0);
     $("sort").value = state.sort;
     for (const [id, side] of [["against", t], ["of", o]]) {
       $(id).replaceChildren(...e.subjects.map((s) => make("option", s)));
@@ -277,6 +284,29 @@ function page(doc, win, data) {
     $("rows").scrollIntoView();
   }
 
+  const tally = $("tally");
+  if (tally) {
+    const gates = [...doc.querySelectorAll("#sec-gates .gates tbody tr")], search = tally.querySelector("input");
+    const show = () => {
+      const outcome = tally.querySelector("[aria-pressed=true]").dataset.outcome;
+      const wanted = search.value.toLowerCase().split(/\s+/).filter((w) => w);
+      for (const tr of gates) {
+        const text = tr.textContent.toLowerCase();
+        tr.hidden = (outcome && !tr.querySelector(`.v.${outcome}`)) || !wanted.every((w) => text.includes(w));
+      }
+      if (outcome || wanted.length) for (const fold of doc.querySelectorAll("#sec-gates > .fold")) fold.open = true;
+    };
+    tally.hidden = false;
+    search.addEventListener("input", show);
+    for (const one of tally.querySelectorAll("button")) one.addEventListener("click", () => {
+      for (const other of tally.querySelectorAll("button")) other.setAttribute("aria-pressed", String(other === one));
+      show();
+    });
+  }
+  for (const button of doc.querySelectorAll(".copy")) {
+    button.hidden = !win.navigator.clipboard;
+    button.addEventListener("click", () => win.navigator.clipboard.writeText(button.previousElementSibling.textContent).then(() => { button.textContent = "Copied"; }, () => {}));
+  }
   $("find").addEventListener("input", (event) => choose({ text: event.target.value }));
   $("slice").addEventListener("change", (event) => choose({ slice: event.target.value }));
   for (const id of ["of", "against"]) $(id).addEventListener("change", (event) => choose({ [id]: event.target.value, outcome: "" }));
@@ -290,6 +320,9 @@ function page(doc, win, data) {
     if (event.key === "o") { const folds = [...doc.querySelectorAll("details")], open = folds.some((f) => !f.open); for (const f of folds) f.open = open; }
     if (event.key === "/") { event.preventDefault(); $("rows").scrollIntoView(); $("find").focus(); }
     if (event.key === "j" || event.key === "k") move(event.key === "j" ? 1 : -1);
+    if (event.key === "n" && !$("next").disabled) turn(1);
+    if (event.key === "p" && !$("previous").disabled) turn(-1);
+    if (event.key === "Escape" && opened) choose({ outcome: state.outcome });
     if (event.key === "Enter" && at >= 0 && event.target.tagName === "TR") toggle(current().rows[found[at]]);
   });
   win.addEventListener("hashchange", go);

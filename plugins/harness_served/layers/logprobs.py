@@ -18,9 +18,9 @@ from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict
 
 TIMES = 4  # the noise; the merge check's own factor
 AGAIN = 2  # conversations that are drawn once more, with the same seed, for a noise of the runtime's own
-SMALL = 0.001  # nats a token of KL that rounding alone may come to, where it goes one way
+SMALL = 0.001  # nats per token of KL that rounding alone may come to, where it goes one way
 LEAST = 64  # tokens, for anything to be said
-FLOOR = 0.003  # nats a token in float32: llama.cpp keeps keys and values in f16,
+FLOOR = 0.003  # nats per token in float32: llama.cpp keeps keys and values in f16,
 DEEP = 64  # and sums them so: beyond so many tokens the error grows as the root of their number
 
 

@@ -60,12 +60,12 @@ def test_shares() -> None:
 
     note, constant = found(WORDS, ["bright", "bright", "bright", "plain"])
     assert note[2].startswith(
-        '"mood": "bright" 75%, "plain" 25%, "dark" 0%; a constant answer scores 0.75; in training'
+        '"mood": "bright" 75%, "plain" 25%, "dark" 0%; one answer for every row would score 0.75; training data:'
     )
     assert constant == ("warning", "constant", 'gate "good": mood.acc above 0.5, where a constant answer scores 0.75')
     mixed = [*WORDS, *map(str, range(60))]  # other answers among them
     assert [(kind, what.rpartition("; ")[2]) for _, kind, what in found(mixed, WORDS)] == [
-        ("", 'in training "bright" 33%, "dark" 33%, "plain" 33%')
+        ("", 'training data: "bright" 33%, "dark" 33%, "plain" 33%')
     ]
     assert found(["dark"], WORDS)[0] == ("warning", "one", 'all 30 rows of the training have the label "dark" 100%')
     assert [kind for _, kind, _ in found(WORDS, ["dark", "dark"])] == ["one", ""]

@@ -17,11 +17,7 @@ PAIRS = [{"prompt": f"Where is {i}?", "chosen": f"in room {i}", "rejected": f"in
 
 
 def training_rows(rows: Sequence[Mapping[str, Any]]) -> list[TrainingRow]:
-    made = []
-    for i, row in enumerate(rows, 1):
-        prompt = row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"]
-        made.append(TrainingRow(i, prompt, {**row}, {**row}))
-    return made
+    return [TrainingRow(i, "x", row, row) for i, row in enumerate(rows, 1)]
 
 
 def kinds(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -57,8 +53,7 @@ def test_rejected_answers_in_chats_and_labels() -> None:
     assert kinds([{**r, "label": False} for r in labelled]) == []
     for completion in ("no", ""):
         unwanted = [{"prompt": r["prompt"], "completion": completion or r["prompt"], "label": False} for r in PAIRS]
-        rows = [TrainingRow(i, r["prompt"], r, r) for i, r in enumerate([*labelled, *unwanted], 1)]
-        assert [f.kind for f in trivial_rejections(rows)] == [("constant" if completion else "echo")]
+        assert kinds([*labelled, *unwanted]) == [("constant" if completion else "echo")]
 
 
 def test_labels_out_of_balance() -> None:

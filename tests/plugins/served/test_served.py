@@ -473,14 +473,14 @@ def test_a_text_that_is_read_otherwise_ends_nothing() -> None:
 
     tokens = SimpleNamespace(
         tokenizer=Tokenizer(),
-        pairs=lambda given: [([1, 5], [6]) for _ in given],
-        prompts=lambda given: [[1, 5, 6] if isinstance(one, str) else [1, 5] for one in given],
+        encode_pairs=lambda given: [([1, 5], [6]) for _ in given],
+        encode_prompts=lambda given: [[1, 5, 6] if isinstance(one, str) else [1, 5] for one in given],
     )
 
     def score(prompt: list[int], said: list[int]) -> Any:
         return SimpleNamespace(ends=torch.tensor([9.0 if [*prompt, *said] == [1, 5, 6] else -9.0]))
 
-    reference = SimpleNamespace(stops={2}, tokens=tokens, score=score)
+    reference = SimpleNamespace(stop_ids={2}, tokens=tokens, score=score)
     runtime = SimpleNamespace(takes_ids=True, complete=lambda *_: RuntimeAnswer("goes on", ended="length"))
     parity: Any = SimpleNamespace(reference=reference, runtime=runtime, prompts=[], answers=[], answers_scored=[])
     assert stops.compare_stops(parity).verdict == DIFFERS

@@ -1,0 +1,58 @@
+"""The command that follows from what a run came to."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.records import verdict_text
+from harness.records.run import Run
+from harness.records.verdicts import Outcome
+from harness.reports.summary import deciding_verdict
+from harness.texts.counts import count_noun
+
+BUNDLE = "gate"  # the folder of the evidence of scored rows
+
+
+class NextStep(NamedTuple):
+    """What to do, and the command that does it; the command is empty where there is none."""
+
+    what: str
+    command: str
+
+
+def suggest_next_step(run: Run, folder: Path) -> NextStep | None:
+    """Return what to do with a run in a folder that ended: verify and promote it, look at its rows, or add rows.
+
+    None of a run that was part of a suite, or came to no verdict.
+    """
+    v = deciding_verdict(run)
+    if v is None or run.part or run.selecting or run.edited:
+        return None
+    shown = Path(*folder.resolve().parts[-2:])
+    if v.outcome is Outcome.PASS or not v.blocks_release:
+        return _after_pass(run, folder, shown)
+    if v.outcome is Outcome.ERROR:
+        return NextStep(f'"{v.gate}" could not be decided: {verdict_text.format_brief(v)}', "")
+    if v.outcome is Outcome.INCONCLUSIVE and (rows := verdict_text.format_sample_size(v)):
+        where = f" of {v.driver}" if v.driver else ""
+        return NextStep(f'Add rows{where}: {rows} for "{v.gate}".', "")
+    if v.lost_count:
+        what = f'Read the {count_noun(v.lost_count, "row")} that "{v.gate}" lost.'
+        return NextStep(what, _command("show", str(shown), "--flips"))
+    return NextStep(f'Read the rows of "{v.gate}".', _command("show", str(shown), "--rows", "--wrong"))
+
+
+def _after_pass(run: Run, folder: Path, shown: Path) -> NextStep | None:
+    exports = [Path(*Path(e.to).parts[-2:]) for e in run.exports if e.written]
+    if exports:
+        verify, promote = (_command(verb, str(exports[0])) for verb in ("verify", "promote"))
+        return NextStep("Verify the export, then make it the release.", f"{verify} && {promote}")
+    if run.is_of_scored_rows and (folder / BUNDLE).is_dir():
+        return NextStep("Anybody can decide these gates again.", _command("verify", str(shown / BUNDLE), "--recompute"))
+    return None
+
+
+def _command(*words: str) -> str:
+    return shlex.join(["harness", *words])

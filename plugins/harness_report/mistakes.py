@@ -1,0 +1,91 @@
+"""The section on wrong answers: what was expected and what was said instead, the commonest first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from types import SimpleNamespace
+from urllib.parse import quote, urlencode
+
+from harness.internals import count_noun, fold_case
+from harness_report.formatting import shorten_text
+from harness_report.pairs import LOST, pairs_of_evaluation
+from harness_report.reading import LoadedRun, Row, row_answer, row_value
+
+MOST_MISTAKES, FEWEST_ROWS = 8, 2  # that are listed of an evaluation; rows that make one worth a line
+LONGEST = 200  # characters of a target that is a label or a short text
+KINDS = {  # of a wrong answer, in the order in which they are told
+    "empty": "empty",
+    "cut": "cut short",
+    "more": "more than the expected",
+    "label": "another label",
+    "other": "another text",
+}
+
+
+def mistake_sections(kept: LoadedRun, browsed: set[str]) -> Iterator[SimpleNamespace]:
+    """Yield, of every evaluation with short targets, its wrong answers by kind and by what was expected and said.
+
+    Evaluations in `browsed` have links to the rows. Private rows are left out.
+    """
+    for evaluation in kept.evals:
+        if kept.is_private(evaluation) or not kept.report(kept.ours, evaluation):
+            continue
+        rows = kept.rows(kept.ours, evaluation)
+        wrong = {key: row for key, row in rows.items() if _is_wrong(kept, evaluation, row)}
+        texts = {key: pair for key, row in wrong.items() if (pair := _texts(row))}
+        answered = any(row_answer(row) for row in rows.values())
+        if len(wrong) < FEWEST_ROWS or len(texts) < len(wrong) or not answered:  # they are scored by something else
+            continue
+        yield _section(kept, evaluation, len(rows), texts, evaluation in browsed)
+
+
+def _section(
+    kept: LoadedRun, evaluation: str, total: int, texts: dict[str, tuple[str, str]], linked: bool
+) -> SimpleNamespace:
+    pairs = pairs_of_evaluation(kept, evaluation)
+    lost = {pair.id for pair in pairs.rows if pair.outcome == LOST}
+    before = Counter(_texts(p.theirs) for p in pairs.rows if _is_wrong(kept, evaluation, p.theirs))
+    labels = {fold_case(str(row["target"])) for row in kept.rows(kept.ours, evaluation).values() if row.get("target")}
+    kinds = Counter(_kind(*pair, labels) for pair in texts.values())
+    told = ", ".join(f"{kinds[kind]:,} {name}" for kind, name in KINDS.items() if kinds[kind])
+    found = []
+    for pair, n in Counter(texts.values()).most_common(MOST_MISTAKES):
+        if n < FEWEST_ROWS:
+            break
+        expected, said = pair
+        ids = [key for key, one in texts.items() if one == pair]
+        query = urlencode({"expected": expected, "said": said}, quote_via=quote)
+        found.append(SimpleNamespace(
+            expected=shorten_text(expected, LONGEST), said=shorten_text(said, LONGEST) or "(empty)",
+            kind=KINDS[_kind(expected, said, labels)], count=n, lost=sum(key in lost for key in ids),
+            before=before[pair], link=f"#{quote(evaluation, '')}:wrong?{query}" if linked else "",
+        ))  # fmt: skip
+    summary = f"{count_noun(len(texts), 'row')} of {total:,} wrong: {told}."
+    return SimpleNamespace(name=evaluation, said=summary, rows=found, theirs=pairs.theirs if pairs.rows else "")
+
+
+def _is_wrong(kept: LoadedRun, evaluation: str, row: Row) -> bool:
+    """Return whether a row has the worst value of a metric of zeros and ones."""
+    metric, _ = kept.against(evaluation)
+    name = f"{evaluation}.{metric}"
+    return kept.scale(name).is_share and row_value(row, metric) == float(kept.is_lower(name))
+
+
+def _texts(row: Row) -> tuple[str, str] | None:
+    """Return what a row expects and what was said, or None where one is not known or the target is long."""
+    target = row.get("target")
+    if not isinstance(target, str) or not target.strip() or len(target) > LONGEST:
+        return None
+    return target.strip(), (row_answer(row) or "").strip()
+
+
+def _kind(expected: str, said: str, labels: set[str]) -> str:
+    wanted, given = fold_case(expected), fold_case(said)
+    if not given:
+        return "empty"
+    if wanted.startswith(given):
+        return "cut"
+    if wanted in given:
+        return "more"
+    return "label" if given in labels else "other"
