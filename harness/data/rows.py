@@ -264,8 +264,10 @@ def _training_row(number: int, named: Row, where: str, columns: Columns, templat
     if not _is_prompt(prompt):
         want = "give text, or messages with role and content"
         raise UsageError(f"{where}: row {number} has {prompt!r:.60} as its input; {want}")
+    if isinstance(value, Mapping):  # what an evaluation of JSON wants
+        value = json.dumps(value, ensure_ascii=False)
     if isinstance(value, list) or not _is_target(value):
-        raise UsageError(f"{where}: row {number} has {value!r:.60} as its target; give text or a number")
+        raise UsageError(f"{where}: row {number} has {value!r:.60} as its target; give text, a number or an object")
     target = str(_target(value))
     if isinstance(prompt, list):
         return {"prompt": prompt, "completion": [{"role": "assistant", "content": target}]}
