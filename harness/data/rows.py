@@ -136,6 +136,8 @@ def to_training_rows(
         if template is not None:
             want = 'a target as well as the template; name its column with columns = { target = "…" }'
         all_of_them = f" ({len(shapeless)} such rows)" if len(shapeless) > 1 else ""
+        foreign = {"conversations", "instruction", "chosen"} & rows[shapeless[0]].keys()
+        want += "; harness init --data writes such rows for this layout" if foreign else ""
         raise UsageError(
             f"{where}: row {shapeless[0]} has the columns {quote_names(rows[shapeless[0]])}{all_of_them}; "
             f"it needs {want}"
