@@ -179,13 +179,18 @@ def _row(found: Any, path: Path, number: int) -> Mapping[str, Any]:
 
 def _csv_lines(data: bytes, path: Path) -> Lines:
     """Yield the lines of a file with a header; all fields are texts, so that "0001" stays what it is."""
-    text = _decode(data, path)
-    mark = reading.TOLD.match(text)
-    separator = reading.detect_separator(text[: reading.SNIFFED])
-    reader = csv.reader(io.StringIO(text[mark.end() if mark else 0 :], newline=""), delimiter=separator, strict=True)
-    del text, data
-    first = 1 + bool(mark)  # line of the header
+    encoding = _encoding(data[:4096])
+    encoding = "utf-8-sig" if encoding == "utf-8" else encoding
+    stream = io.TextIOWrapper(io.BytesIO(data), encoding, newline="")  # never all of it as a text
+    first = 1
     try:
+        head = stream.read(reading.SNIFFED).removeprefix("\ufeff").replace("\r\n", "\n")
+        stream.seek(0)
+        if reading.TOLD.match(head):
+            stream.readline()
+            first = 2  # line of the header
+        separator = reading.detect_separator(head)
+        reader = csv.reader(stream, delimiter=separator, strict=True)
         names = next(reader, [])
         if twice := [name for name, n in Counter(names).items() if n > 1] or names[MAX_COLUMNS:]:
             what = f'the column "{printable(twice[0])}" occurs twice, or there are too many (at most {MAX_COLUMNS:,})'
@@ -198,6 +203,9 @@ def _csv_lines(data: bytes, path: Path) -> Lines:
                 raise UsageError(f"{path} line {number:,}: {what}; check for a missing quote{comma}")
             if fields:
                 yield number, dict(zip(names, fields, strict=True))
+    except UnicodeDecodeError:
+        _decode(data, path)  # which says where
+        raise
     except csv.Error as error:
         raise UsageError(
             f"{path} line {reader.line_num:,}: not valid CSV: {error}; correct it, since lines are never skipped"
