@@ -52,6 +52,7 @@ from harness.gates import agreement as agreement
 from harness.gates import labels as labels
 from harness.gates.decide import decide as decide
 from harness.lazy import attach_lazily as attach_lazily
+from harness.option_names import suggest_option as suggest_option
 from harness.pipeline.replay import ReplayRows as ReplayRows
 from harness.pipeline.replay import draw_replay_rows as draw_replay_rows
 from harness.records import verdict_text as verdict_text
@@ -99,7 +100,6 @@ from harness.texts.escaping import escape_markdown as escape_markdown
 from harness.texts.escaping import printable as printable
 from harness.texts.escaping import shorten_text as shorten_text
 from harness.texts.folding import fold_case as fold_case
-from harness.texts.option_names import suggest_option as suggest_option
 from harness.texts.printing import print_line as print_line
 from harness.texts.secrets import is_secret as is_secret
 from harness.workers.chunks import common_prefix_length as common_prefix_length

@@ -33,7 +33,7 @@ def read_table(cls: type[T], table: Mapping[str, Any], complain: Complain, **giv
     values = {key: value for key, value in given.items() if key in hints}
     options: dict[str, Any] = {}
     wrong: list[tuple[str, str]] = []
-    from harness.texts.option_names import suggest_option  # which help does not need
+    from harness.option_names import suggest_option  # which help does not need
 
     for key, value in table.items():
         if key not in fields and rest:
@@ -143,7 +143,7 @@ def find_signature_error(function: Callable[..., Any], given: Sequence[str], nam
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], complain: Complain) -> None:
     """Report every option of a table that the plugin's callable does not have, has with another type, or lacks."""
-    from harness.texts.option_names import suggest_option
+    from harness.option_names import suggest_option
 
     (known, open_ended), hints = list_options(function), parameter_types(function)
     for key, value in options.items():

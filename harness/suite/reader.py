@@ -17,10 +17,10 @@ from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.files import read_text
 from harness.gates.gate import Gate
 from harness.gates.group import find_member_mistakes, link_groups
+from harness.option_names import suggest_option
 from harness.suite import tables
 from harness.suite.lines import read_toml_lines, reject_deep_keys
 from harness.texts import secrets
-from harness.texts.option_names import suggest_option
 
 TABLES = (
     "suite", "model", "rows", "adapter", "train", "sweep", "candidate", "subject", "eval", "gate", "merge", "export",
