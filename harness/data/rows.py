@@ -149,21 +149,7 @@ def to_training_rows(
             made.append(taken | training_template_arguments(i, row, columns, where, arguments or {}))
     reading.limit_mistakes(mistakes, where)
     mistakes.raise_errors()
-    return [_split_chat(row) for row in made] if made and all(map(_has_one_answer, made)) else made
-
-
-def _has_one_answer(row: Row) -> bool:
-    """Return whether a training row is a chat with one answer of the assistant, at its end."""
-    messages = row.get("messages")
-    if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
-        return False
-    return [i for i, m in enumerate(messages) if m.get("role") == "assistant"] == [len(messages) - 1] != [0]
-
-
-def _split_chat(row: Row) -> Row:
-    """Return a chat as a prompt and a completion, of which trainers learn the completion alone."""
-    messages, others = row["messages"], {name: value for name, value in row.items() if name != "messages"}
-    return {"prompt": messages[:-1], "completion": messages[-1:], **others}
+    return [chat.split_answer(row) for row in made] if made and all(map(chat.has_one_answer, made)) else made
 
 
 def target_as_continuation(prompt: Prompt, target: str) -> str:
@@ -278,8 +264,10 @@ def _training_row(number: int, named: Row, where: str, columns: Columns, templat
     if not _is_prompt(prompt):
         want = "give text, or messages with role and content"
         raise UsageError(f"{where}: row {number} has {prompt!r:.60} as its input; {want}")
+    if isinstance(value, Mapping):  # what an evaluation of JSON wants
+        value = json.dumps(value, ensure_ascii=False)
     if isinstance(value, list) or not _is_target(value):
-        raise UsageError(f"{where}: row {number} has {value!r:.60} as its target; give text or a number")
+        raise UsageError(f"{where}: row {number} has {value!r:.60} as its target; give text, a number or an object")
     target = str(_target(value))
     if isinstance(prompt, list):
         return {"prompt": prompt, "completion": [{"role": "assistant", "content": target}]}

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import product
 from typing import Any
 
 from harness import HELD_OUT, Finding, Sample, TrainingRow, checker, quote_text
-from harness.internals import Suite, Task, choose_shots
-from harness_checks.comparable_rows import (
-    ALONE,
-    ComparableRow,
-    is_unspaced,
-    normalize_text,
-    texts_of_rows,
-    texts_of_samples,
-)
+from harness.internals import Suite, Task, choose_shots, prompt_text
+from harness_checks.frames import MOST, find_frame, system_message
 from harness_checks.lint import row_numbers
+from harness_checks.words import ALONE, count_words, is_unspaced, normalize_text, split_answer, split_words
 
 GRAM = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)
 COVERED = 0.5  # of a row's 13-grams
@@ -30,6 +24,7 @@ SHORT_ANSWER, FEW_ANSWERS = 10, 50  # words of an answer, or different ones, by 
 FEWEST = 8  # shingles: of fewer the index means little
 COMMON = 0.01  # a gram in more rows than this share, and in more than two, is a template's
 GROUPS = 0.5  # of the clusters on both sides: then the split was never by them
+BARE = 3  # words at least of a question that is compared without what stands around all of its kind
 INSIDE, ANCHOR = 5, 4  # words at least of a question that is looked for in longer texts, and of what it is found by
 
 Hits = dict[int, tuple[int, float]]  # evaluated row -> training row, degree
@@ -216,7 +211,7 @@ def _inside(
     often = Counter(text.bare for text in evaluated)
     most = max(3, len(evaluated) / 2)
     split = [text.bare.split() if often[text.bare] <= most else [] for text in evaluated]
-    asked = [i for i, words in enumerate(split) if _length(words) >= INSIDE]
+    asked = [i for i, words in enumerate(split) if count_words(words) >= INSIDE]
     hashes, text = ours.hash_ngrams(ANCHOR)
     theirs, other = _encode([ComparableRow("", "", (), split[i]) for i in asked], vocabulary).hash_ngrams(ANCHOR)
     if not len(hashes) or not len(theirs):
@@ -242,11 +237,6 @@ def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
         parts += [r"[\W_]*" if alone[i - 1] or alone[i] else r"[\W_]+", re.escape(word)]
     before = "" if alone[0] else r"(?<![^\W_])"
     return re.compile(rf"{before}{''.join(parts)}[*_`~ \t]*(?:[.?!:;)\]}}>\"'»”’…|\n\r。」』]|$)")
-
-
-def _length(words: Sequence[str]) -> float:
-    """Return how many words there are, of a language without spaces two characters a word."""
-    return sum(0.5 if ALONE.fullmatch(word) else 1.0 for word in words)
 
 
 def _encode(texts: Sequence[ComparableRow], vocabulary: dict[str, int]) -> HashedWords:
@@ -382,3 +372,60 @@ def tasks_by_data(tasks: Mapping[str, Task]) -> list[list[Task]]:
             whose = about.data or f"{about.use} {sorted(about.options.items())}"
             groups[whose, about.select, about.fewshot_data, repr(about.columns)].append(task)
     return [sorted(group, key=lambda t: -len(t.samples or ())) for group in groups.values()]
+
+
+@dataclass(frozen=True)
+class ComparableRow:
+    """A row as it is compared: how to name it, its keys for equality, its words."""
+
+    name: str
+    sample: str
+    keys: tuple[str, ...]
+    words: Sequence[str] = field(repr=False)
+    asked: int = 0  # of the words, from the first
+    shown: str = ""
+    bare: str = ""  # the question alone, without a frame
+    whole: str = field(default="", repr=False)  # all of the text
+    answer: tuple[str, ...] = ()  # what is wanted, where something is asked
+
+
+def texts_of_rows(rows: Sequence[TrainingRow]) -> list[ComparableRow]:
+    """Return training rows as texts, less the frame that they share."""
+    before, after = find_frame([row.prompt for row in rows if row.prompt])
+    found = []
+    for row in rows:
+        messages = row.row.get("prompt", row.row.get("messages"))
+        own = [m for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
+        parts = [prompt_text([m]) for m in own if m.get("role") not in ("assistant", "system", "developer")]
+        if "text" in row.row:
+            parts = [line for line in row.answer.splitlines() if len(split_words(line)) >= BARE]
+        bare = row.prompt.removeprefix(before).removesuffix(after)
+        one = _text(f"training row {row.number}", str(row.number), row.prompt, row.answer, parts, bare)
+        found.append(replace(one, answer=split_answer(row.answer) if row.prompt else ()))
+    return found
+
+
+def texts_of_samples(samples: Sequence[Sample]) -> list[ComparableRow]:
+    """Return evaluated rows as texts, less the system message and the frame that they share."""
+    systems = Counter(system_message(s.input) for s in samples)
+    fixed = max(systems.values(), default=0) >= MOST * len(samples)  # else it may be what the question is about
+    asked = [prompt_text(s.input[1:] if fixed and system_message(s.input) is not None else s.input) for s in samples]
+    before, after = find_frame([text for text in asked if text])
+    found = []
+    for sample, bare in zip(samples, asked, strict=True):
+        whole, rest = prompt_text(sample.input), str(sample.row.get("text", ""))
+        rest = rest or (sample.target if isinstance(sample.target, str) else " ".join(sample.target[:1]))
+        bare = bare.removeprefix(before).removesuffix(after)
+        one = _text(f'row "{sample.id}"', sample.id, whole, "" if whole else rest, (), bare)
+        found.append(replace(one, answer=split_answer(" ".join(sample.targets[:1])) if whole else ()))
+    return found
+
+
+def _text(name: str, sample: str, asked: str, rest: str, parts: Iterable[str], bare: str) -> ComparableRow:
+    prompt = split_words(asked)
+    words = prompt + split_words(rest)
+    keys = (" ".join(prompt), " ".join(words), *(" ".join(split_words(part)) for part in parts))
+    unique = tuple(key for key in dict.fromkeys(keys) if key)
+    alone = split_words(bare)
+    own, whole = " ".join(alone) if len(alone) >= BARE else "", f"{asked}\n{rest}"
+    return ComparableRow(name, sample, unique, words, len(prompt) or len(words), asked or rest, own, whole)
