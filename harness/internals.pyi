@@ -57,6 +57,10 @@ from harness.pipeline.replay import ReplayRows as ReplayRows
 from harness.pipeline.replay import draw_replay_rows as draw_replay_rows
 from harness.records import verdict_text as verdict_text
 from harness.records.completion import format_finish_reasons as format_finish_reasons
+from harness.records.figures import Figures as Figures
+from harness.records.figures import change_figures as change_figures
+from harness.records.figures import verdict_figures as verdict_figures
+from harness.records.figures import verdict_numbers as numbers_of_verdict
 from harness.records.findings import mark_trained_tokens as marked_text
 from harness.records.findings import prompt_text as prompt_text
 from harness.records.scales import OnScale as OnScale
@@ -126,6 +130,7 @@ __all__ = [
     "Collection",
     "Context",
     "Eval",
+    "Figures",
     "Gguf",
     "Model",
     "OnScale",
@@ -142,6 +147,7 @@ __all__ = [
     "append_line",
     "assign_gpus",
     "attach_lazily",
+    "change_figures",
     "chat",
     "choose_shots",
     "cluster_t",
@@ -180,6 +186,7 @@ __all__ = [
     "memory_error",
     "number_clusters",
     "numbers",
+    "numbers_of_verdict",
     "open_file",
     "print_line",
     "printable",
@@ -217,6 +224,7 @@ __all__ = [
     "template_digest",
     "to_json",
     "try_lock",
+    "verdict_figures",
     "verdict_text",
     "verify_export",
     "weight_files",
