@@ -39,6 +39,7 @@ from harness.data.rows import read_rows as read_rows
 from harness.data.templates import template_columns as template_columns
 from harness.errors import disk_full_error as disk_full_error
 from harness.errors import memory_error as memory_error
+from harness.errors import suggest_option as suggest_option
 from harness.evaluation.baselines import find_weakness as find_weakness
 from harness.files import append_line as append_line
 from harness.files import copy_range as copy_range
@@ -52,11 +53,15 @@ from harness.gates import agreement as agreement
 from harness.gates import labels as labels
 from harness.gates.decide import decide as decide
 from harness.lazy import attach_lazily as attach_lazily
-from harness.option_names import suggest_option as suggest_option
 from harness.pipeline.replay import ReplayRows as ReplayRows
 from harness.pipeline.replay import draw_replay_rows as draw_replay_rows
 from harness.records import verdict_text as verdict_text
 from harness.records.completion import format_finish_reasons as format_finish_reasons
+from harness.records.figures import Figures as Figures
+from harness.records.figures import change_figures as change_figures
+from harness.records.figures import slice_figures as slice_figures
+from harness.records.figures import verdict_figures as verdict_figures
+from harness.records.figures import verdict_numbers as numbers_of_verdict
 from harness.records.findings import mark_trained_tokens as marked_text
 from harness.records.findings import prompt_text as prompt_text
 from harness.records.scales import OnScale as OnScale
@@ -126,6 +131,7 @@ __all__ = [
     "Collection",
     "Context",
     "Eval",
+    "Figures",
     "Gguf",
     "Model",
     "OnScale",
@@ -142,6 +148,7 @@ __all__ = [
     "append_line",
     "assign_gpus",
     "attach_lazily",
+    "change_figures",
     "chat",
     "choose_shots",
     "cluster_t",
@@ -180,6 +187,7 @@ __all__ = [
     "memory_error",
     "number_clusters",
     "numbers",
+    "numbers_of_verdict",
     "open_file",
     "print_line",
     "printable",
@@ -207,6 +215,7 @@ __all__ = [
     "seal_folder",
     "set_command",
     "shorten_text",
+    "slice_figures",
     "split_json_lines",
     "statement_bytes",
     "subprocess_call",
@@ -217,6 +226,7 @@ __all__ = [
     "template_digest",
     "to_json",
     "try_lock",
+    "verdict_figures",
     "verdict_text",
     "verify_export",
     "weight_files",

@@ -73,6 +73,20 @@ def find_media(messages: Sequence[Mapping[str, Any]]) -> str:
     return next((str(part.get("type")) for part in parts if part.get("type") != "text"), "")
 
 
+def has_one_answer(row: Mapping[str, Any]) -> bool:
+    """Return whether a training row is a chat with one answer of the assistant, at its end."""
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
+        return False
+    return [i for i, m in enumerate(messages) if m.get("role") == "assistant"] == [len(messages) - 1] != [0]
+
+
+def split_answer(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a chat as a prompt and a completion, of which trainers learn the completion alone."""
+    messages, others = row["messages"], {name: value for name, value in row.items() if name != "messages"}
+    return {"prompt": messages[:-1], "completion": messages[-1:], **others}
+
+
 def _parsed(value: Any) -> Any:
     """Return what a text says in JSON; what is none as it is."""
     try:

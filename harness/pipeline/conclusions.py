@@ -24,6 +24,7 @@ from harness.gates.outcome import list_changed_rows
 from harness.pipeline.ledger import describe_attempts
 from harness.pipeline.run_context import RunContext
 from harness.records import verdict_text
+from harness.records.figures import change_figures
 from harness.records.metrics import Metric
 from harness.records.run import Change
 from harness.records.samples import Result
@@ -212,9 +213,8 @@ def _words(change: Change, step: str) -> str:
     values, sure = f"{format_metric(c.theirs)} to {format_metric(c.ours)}", False
     if c.estimate is not None and c.lower is not None and c.upper is not None:
         sure = c.lower > 0 or c.upper < 0
-        values += (
-            f", {c.format_test_change(c.estimate)} [{c.format_test_change(c.lower)}, {c.format_test_change(c.upper)}]"
-        )
+        figures = change_figures(c)
+        values = f"{figures.baseline} to {figures.value}, {figures.estimate} {figures.bounds}"
     ours, theirs = c.ours or 0.0, c.theirs or 0.0
     if not c.is_share and (not sure or abs(ours - theirs) <= ROUNDING * abs(theirs)):
         return ""

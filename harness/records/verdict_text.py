@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from harness.records.claim_spec import FEW_CLUSTERS, ClaimSpec, Note
+from harness.records.figures import write_figures
 from harness.records.verdicts import Slice, Verdict
 from harness.texts.counts import count_noun
 from harness.texts.numbers import format_metric, format_p_in_sentence, format_short, typographic_minus
@@ -109,16 +110,17 @@ def _found(about: ClaimSpec | None, told: Told) -> str:
 
 
 def _figures(about: ClaimSpec | None, told: Told) -> str:
+    figures = write_figures(about, told)
+    interval = figures.estimate
     if about is None or about.kind != "difference":
-        return _interval(about, told) + _uncapped(about, told)
-    text = f"{format_short(told['value'])} against {format_short(told['baseline'])}, "
+        interval += "" if told["method"] == "point" else f" {figures.bounds}"
+        return interval + _uncapped(about, told)
     if about.relative and not about.is_log:
         share = told["estimate"] / told["baseline"] if told["baseline"] else math.nan
-        text += f"{format_number(about, told['estimate'])} ({typographic_minus(f'{share:+.1%}')})"
-        if told["method"] != "point":
-            text += f" [{format_number(about, told['lower'])}, {format_number(about, told['upper'])}]"
-    else:
-        text += _interval(about, told)
+        interval += f" ({typographic_minus(f'{share:+.1%}')})"
+    interval += "" if told["method"] == "point" else f" {figures.bounds}"
+    named = f"{figures.estimand} " if figures.estimand else ""
+    text = f"{figures.value} against {figures.baseline}, {named}{interval}"
     won, lost = told["changed"]
     text += _uncapped(about, told)
     return text + (f", {won} won and {lost} lost" if about.is_share and (won or lost) else "")
@@ -130,11 +132,6 @@ def _uncapped(about: ClaimSpec | None, told: Told) -> str:
     beyond = told["beyond"]
     rows = "no row" if not beyond else "1 row" if beyond == 1 else f"{beyond} rows"
     return f", {format_number(about, told['uncapped'])} without the cap ({rows} beyond it)"
-
-
-def _interval(about: ClaimSpec | None, told: Told) -> str:
-    value, low, high = (format_number(about, told[key]) for key in ("estimate", "lower", "upper"))
-    return value if told["method"] == "point" else f"{value} [{low}, {high}]"
 
 
 def format_number(about: ClaimSpec | None, x: float | None) -> str:
@@ -172,6 +169,14 @@ def _rounded_up(rows: int) -> str:
     return f"{-(-rows // step) * step:,}"
 
 
+def _refuted(about: ClaimSpec | None, told: Told) -> str:
+    parts = [
+        f"{one['name']} ({format_number(about, one['estimate'])}, {format_p_in_sentence(one['p'])})"
+        for one in told["slices"]
+    ]
+    return f"but refuted on {' and '.join(parts)} alone"
+
+
 def _alarms(_: ClaimSpec | None, told: Told) -> str:
     few = "a slice" if told["n"] == 1 else f"{told['n']} slices"
     small = f"{few} below {told['min_n']} rows"
@@ -205,6 +210,7 @@ _WRITERS: Mapping[str, Callable[[ClaimSpec | None, Told], str]] = {
     "needed": _needed,
     "slice": lambda about, told: f"{told['name']}: {_found(about, told)}",
     "slices": lambda _, told: f"{told['n']} slices: {', '.join(f'{n} {o}' for o, n in told['outcomes'].items())}",
+    "refuted": _refuted,
     "alarms": _alarms,
     "untestable": lambda _, told: f"{told['n']} too small to decide",
     "none large": lambda _, told: (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 from harness.records import verdict_text
+from harness.records.figures import verdict_figures
 from harness.records.run import ItemResult, Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.texts.escaping import printable
@@ -48,8 +49,8 @@ def format_junit(run: Run) -> str:
 def _numbers(case: ET.Element, verdict: Verdict) -> None:
     names = ("metric", "claim", "outcome", "estimate", "lower", "upper", "threshold", "alpha", "n")
     told = {name: getattr(verdict, name) for name in names} | {"severity": _severity(verdict)}
-    if driver := next((s for s in verdict.slices if s.name == verdict.driver), None):
-        told |= {"slice": driver.name, "n": driver.n}  # whose the estimate is
+    figures = verdict_figures(verdict)
+    told |= {"n": figures.n, "slice": figures.where, "estimand": figures.estimand}  # whose the estimate is
     properties = ET.SubElement(case, "properties")
     for name, value in told.items():
         if value not in (None, ""):

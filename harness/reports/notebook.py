@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from harness.errors import UsageError, did_you_mean
 from harness.records import verdict_text
+from harness.records.figures import NONE, verdict_figures
 from harness.records.run import Run
-from harness.records.verdicts import Outcome
+from harness.records.verdicts import Verdict
 from harness.reports import summary
 from harness.reports.run_folder import prompt_of
 from harness.reports.run_folder import read_rows as read_answers
@@ -19,28 +22,68 @@ from harness.texts.escaping import printable
 
 DRAWS = "harness.notebook"  # entry points: functions of a Run that return HTML to stand under the gates, or nothing
 OWN = ("id", "input", "text", "target")  # columns of a document that stand under names of ours
-COLUMNS = ("candidate", "gate", "outcome", "claim", "estimate", "bounds", "n", "why")
+COLUMNS = ("verdict", "gate", "claim", "values", "estimate and bounds", "rows")
+PAGE = "report.html"
 
 
 def run_html(run: Run) -> str:
     """Return a run's gates as an HTML table, under what it came to."""
-    passed = run.count(Outcome.PASS)
-    said = f"{passed} of {len(run.verdicts)} gates passed" if run.verdicts else "no gate was decided"
-    lines = [f"{run.suite}: {said}, exit {int(run.exit_code)}", *run.conclusions, *(run.problem or "").split("\n")]
-    head, rows = "".join(f"<th>{name}</th>" for name in COLUMNS), ""
-    for v in run.verdicts:
-        # What keeps a verdict from deciding what ships.
-        beside = " (waived)" if v.waived else " (warn)" if not v.blocking else "" if v.decides else " (not what ships)"
-        outcome, claim = f"{summary.GLYPHS[v.outcome]} {v.outcome}{beside}", _text(f"{v.metric} {v.claim}".strip())
-        estimate, lower, upper = (verdict_text.format_number(v.claim_spec, x) for x in (v.estimate, v.lower, v.upper))
-        cells = [_text(v.candidate), _text(v.gate), outcome, claim, estimate, f"[{lower}, {upper}]", str(v.n)]
-        rows += f"<tr>{''.join(f'<td>{cell}</td>' for cell in [*cells, _text(v.why)])}</tr>"
-    table = f"<table><caption>{_text(run.folder)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    told = "".join(f"<p>{_text(line)}</p>" for line in lines if line) + (table if run.verdicts else "")
+    glyph = summary.GLYPHS[summary.run_outcome(run)]
+    lines = [f"{run.suite} · exit {int(run.exit_code)}", *summary.waived_and_ignored(run)]
+    lines += (run.problem or "").split("\n")
+    rest = [line for line in run.conclusions if line not in lines]
+    worst_first = summary.sort_worst_first(run)
+    ships, others = [v for v in worst_first if v.decides], [v for v in worst_first if not v.decides]
+    told = f"<p><b>{glyph} {_text(summary.verdict_sentence(run))}</b></p>"
+    told += "".join(f"<p>{_text(line)}</p>" for line in lines if line)
+    told += "".join(_table(run, verdicts) for verdicts in (ships, others) if verdicts)
+    told += _folded(rest) + _link(run)
     for point in importlib.metadata.entry_points(group=DRAWS):
         with suppress(Exception, SystemExit):  # what fails to draw is left out
             told += str(point.load()(run) or "")
     return told
+
+
+def _table(run: Run, verdicts: Sequence[Verdict]) -> str:
+    """Return gates as a table, under whether they decide what ships."""
+    names = summary.join_names(list(dict.fromkeys(v.candidate for v in verdicts)))
+    title = names if verdicts[0].decides else f"{names}, which does not ship"
+    head, rows = "".join(f"<th>{name}</th>" for name in COLUMNS), ""
+    for v in verdicts:
+        figures, why = verdict_figures(v), summary.describe_exemption(v)
+        outcome = f"{summary.GLYPHS[v.outcome]} {v.outcome}" + (f" ({why})" if why and v.decides else "")
+        values = " against ".join(x for x in (figures.value, figures.baseline) if x != NONE)
+        estimate = f"{figures.estimand} ".lstrip() + figures.estimate
+        estimate += f" {figures.bounds}" if NONE not in (figures.lower, figures.upper) else ""
+        rows_ = f"{figures.n:,}" + (f" in {figures.where}" if figures.where else "")
+        if v.estimate is None:
+            values, estimate = verdict_text.format_brief(v), NONE
+        values = "; ".join(filter(None, [values, verdict_text.format_sample_size(v)]))
+        cells = [outcome, _text(v.gate), _text(f"{v.metric} {v.claim}".strip()), _text(values), estimate, _text(rows_)]
+        rows += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    head = f"<thead><tr>{head}</tr></thead>"
+    return f"<table><caption>{_text(title)}</caption>{head}<tbody>{rows}</tbody></table>"
+
+
+def _folded(lines: Sequence[str]) -> str:
+    """Return what else is said of a run, folded away."""
+    if not lines:
+        return ""
+    return f"<details><summary>Conclusions</summary>{''.join(f'<p>{_text(line)}</p>' for line in lines)}</details>"
+
+
+def _link(run: Run) -> str:
+    """Return a link to the page of a run, or its folder where it has none."""
+    if not run.folder:
+        return ""
+    page = Path(run.folder, PAGE)
+    if not page.is_file():
+        return f"<p>{_text(run.folder)}</p>"
+    try:
+        link = page.resolve().relative_to(Path.cwd()).as_posix()  # which a notebook's server finds
+    except ValueError:
+        link = page.resolve().as_uri()
+    return f'<p><a href="{escape(quote(link, safe="/:"))}">{_text(str(page))}</a></p>'
 
 
 def run_rows(run: Run, evaluation: str) -> list[dict[str, Any]]:

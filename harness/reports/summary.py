@@ -64,13 +64,18 @@ def ungated_losses(run: Run) -> list[Change]:
 
 
 def run_outcome(run: Run) -> Outcome:
-    """Return what a run came to: PASS where something may ship."""
+    """Return what a run came to: PASS where something may ship, ERROR where something was not decided."""
     gates = [v for v in run.verdicts if not v.group]
     if run.edited:
         return Outcome.ERROR
     if gates and _shipping(run, gates)[0]:
         return Outcome.PASS
-    return Outcome.FAIL if run.exit_code == ExitCode.FAILED else Outcome.INCONCLUSIVE
+    if run.exit_code == ExitCode.FAILED:
+        return Outcome.FAIL
+    held = {v.outcome for v in gates if v.blocks_release}
+    if run.problem or (Outcome.ERROR in held and Outcome.FAIL not in held):
+        return Outcome.ERROR
+    return Outcome.INCONCLUSIVE
 
 
 def waived_and_ignored(run: Run) -> list[str]:

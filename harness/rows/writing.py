@@ -19,6 +19,8 @@ from harness.files import reporting_write_errors, write_text
 from harness.pipeline.ledger import describe_attempts
 from harness.plugins import load_plugins
 from harness.records import verdict_text
+from harness.records.claim_spec import ClaimSpec
+from harness.records.figures import Figures, verdict_figures, verdict_numbers
 from harness.records.run import Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.junit import format_junit
@@ -26,7 +28,7 @@ from harness.reports.next_step import suggest_next_step
 from harness.reports.report_json import dumps, to_json
 from harness.reports.rules import describe_rules
 from harness.reports.run_folder import RunFolder
-from harness.reports.summary import verdict_sentence
+from harness.reports.summary import sort_worst_first, verdict_sentence
 from harness.rows.arguments import describe_invocation
 from harness.rows.bundle import FOLDER, write_bundle
 from harness.rows.gating import EXAMPLES, MAX_ROWS, UNKNOWN, MeasuredRows
@@ -42,6 +44,7 @@ from harness.texts.escaping import printable
 from harness.version import __version__
 
 WIDTH = 80
+MOST_GATES = 8  # of more, those that passed are names in one line
 CHANGED = ("id", "metric", "where", "group", "among")  # fields of a gate that are no keys, or stand first
 
 
@@ -186,10 +189,16 @@ def format_gate(found: JudgedRows, run: Run) -> Iterator[str]:
     for line in (*run.conclusions, *(f"warning    {w}" for w in run.warnings)):
         yield from _wrapped(printable(line))
     guards = {gate.id for gate in found.suite.gates if is_guard(gate, found.measured)}
-    for verdict in found.verdicts:
-        if verdict.gate not in guards:
+    claims = [v for v in sort_worst_first(run) if v.gate not in guards]
+    passed = [v for v in claims if v.outcome is Outcome.PASS] if len(claims) > MOST_GATES else []
+    for verdict in claims:
+        if verdict not in passed:
             yield ""
             yield from _verdict(verdict, found)
+    if passed:
+        yield ""
+        names = f"  PASS  {count_noun(len(passed), 'gate')}: {', '.join(printable(v.gate) for v in passed)}"
+        yield from _wrapped(names, " " * 8)
     if guards:
         yield ""
         yield from _task_table([v for v in found.verdicts if v.gate in guards])
@@ -217,59 +226,62 @@ def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
             for row in result.missing[:EXAMPLES]:
                 yield f'{indent}{side} "{printable(row)}" has no score'
         return
-    least = (about.sign > 0) != (v.outcome is Outcome.FAIL)  # of a refuted claim the other bound is beyond the limit
-    bound, side = (v.lower, "at least") if least else (v.upper, "at most")
-    points = about.is_share and v.baseline is not None
-    three = (v.estimate, bound, v.threshold)
-    told = [
-        numbers.typographic_minus(f"{100 * x:+.1f}")
-        if points and x is not None
-        else verdict_text.format_number(about, x)
-        for x in three
-    ]
-    values = (
-        f"{verdict_text.format_number(None, v.baseline)} → {verdict_text.format_number(None, v.value)}   "
-        if v.baseline is not None
-        else ""
-    )
-    unit = " points" if points else ""
+    figures = verdict_figures(v)
     kind = ", approximate risk" if v.risk == "approximate" else ""
-    if about.relative and not about.is_log and v.baseline:
-        shares = ["–" if x is None else numbers.typographic_minus(f"{x / v.baseline:+.1%}") for x in three[:2]]
-        told = [
-            f"{told[0]}{unit} ({shares[0]})",
-            shares[1],
-            numbers.typographic_minus(f"{100 * about.sign * about.threshold:+.3g}%"),
-        ]
-        unit = ""
-    yield from _wrapped(
-        f"{head}{values}{told[0]}{unit}, {side} {told[1]} (limit {told[2]}){kind}{_unknown(v, found)}", indent
-    )
-    changed = f" pairs, {v.lost_count:,} lost, {v.won_count:,} won" if v.baseline is not None else " rows"
+    yield from _wrapped(f"{head}{_numbers(v, about, figures)}{kind}{_unknown(v, found)}", indent)
+    changed = f" pairs, {figures.lost:,} lost, {figures.won:,} won" if v.baseline is not None else " rows"
+    of = f" of {v.n:,}" if figures.where else ""
     p = v.p_fail if v.outcome is Outcome.FAIL else v.p_pass
     chance = "" if p is None else f" · {numbers.format_p_in_sentence(p)}"
     yield from _wrapped(
-        f"{indent}{v.n:,}{changed} · {v.method}, risk {numbers.format_percent(v.alpha or 0)}{chance}", indent
+        f"{indent}{figures.n:,}{of}{changed} · {v.method}, risk {numbers.format_percent(v.alpha or 0)}{chance}", indent
     )
     if v.uncapped is not None:
         yield f"{indent}{verdict_text.format_number(about, v.uncapped)} without the cap"
     for note in v.notes[:-1]:  # the last says what rows are worth, below all verdicts
-        if note.kind not in ("found", "attempt") and not str(note.params.get("text", "")).startswith(UNKNOWN):
+        if note.kind not in ("found", "slice", "attempt") and not str(note.params.get("text", "")).startswith(UNKNOWN):
             yield from _wrapped(f"{indent}{printable(verdict_text.format_notes(about, [note]))}", indent)
-    if v.driver:
+    if v.driver and not v.slices:
         yield from _wrapped(f"{indent}worst: {printable(v.driver)}", indent)
+
+
+def _numbers(v: Verdict, about: ClaimSpec, figures: Figures) -> str:
+    """Return values, estimate, and its bound against the limit, all of the same rows, which a slice's name begins."""
+    least = (about.sign > 0) != (v.outcome is Outcome.FAIL)  # of a refuted claim the other bound is beyond the limit
+    bound, side = (figures.lower, "at least") if least else (figures.upper, "at most")
+    estimate, limit = figures.estimate, figures.limit
+    told = verdict_numbers(v)
+    if about.is_share and v.baseline is not None:
+        one, low, high, limit = figures.points
+        estimate, bound = f"{one} points", low if least else high
+    if about.relative and not about.is_log and (base := told["baseline"]):
+        one, two = told["estimate"], told["lower" if least else "upper"]
+        shares = ["–" if x is None else numbers.typographic_minus(f"{x / base:+.1%}") for x in (one, two)]
+        estimate, bound = f"{estimate} ({shares[0]})", shares[1]
+        limit = numbers.typographic_minus(f"{100 * about.sign * about.threshold:+.3g}%")
+    where = f"{printable(figures.where)}: " if figures.where else ""
+    values = f"{figures.baseline} → {figures.value}   " if told["baseline"] is not None else ""
+    named = f"{figures.estimand} " if figures.estimand else ""
+    return f"{where}{values}{named}{estimate}, {side} {bound} (limit {limit})"
 
 
 def _task_table(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """Yield a row a task: base, candidate, the difference and its interval; the worst first."""
     rows: list[tuple[str, ...]] = [("task", "rows", "base", "candidate", "difference", "")]
     for v in sorted(verdicts, key=lambda v: (v.outcome is not Outcome.FAIL, 1.0 if v.p_fail is None else v.p_fail)):
-        about, known = v.claim_spec, v.claim_spec and v.estimate is not None
-        three = [verdict_text.format_number(about, x) if x is not None else "–" for x in (v.estimate, v.lower, v.upper)]
-        two = [verdict_text.format_number(None, x) if x is not None else "–" for x in (v.baseline, v.value)]
-        difference = f"{three[0]} [{three[1]}, {three[2]}]" if known else "–"
+        about, figures = v.claim_spec, verdict_figures(v)
+        difference = f"{figures.estimate} {figures.bounds}" if about and v.estimate is not None else "–"
         task = printable(about.slices[0][1] if about and about.slices else v.gate)
-        rows.append((task, f"{v.n:,}", *two, difference, v.outcome if v.outcome is Outcome.FAIL else ""))
+        rows.append(
+            (
+                task,
+                f"{figures.n:,}",
+                figures.baseline,
+                figures.value,
+                difference,
+                v.outcome if v.outcome is Outcome.FAIL else "",
+            )
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for name, *cells in rows:
         parts = [cell.rjust(width) for cell, width in zip(cells[:-1], widths[1:], strict=False)]

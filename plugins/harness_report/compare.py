@@ -15,10 +15,18 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from harness import Gate, Outcome, UsageError, Verdict
-from harness.internals import count_noun, decide, escape_markdown, printable, rules, summary
+from harness.internals import (
+    count_noun,
+    decide,
+    escape_markdown,
+    numbers_of_verdict,
+    printable,
+    rules,
+    summary,
+)
 from harness_report.configuration import Setting
-from harness_report.formatting import GLYPHS, format_day, format_value
-from harness_report.gates import claim_text, estimate_text
+from harness_report.formatting import GLYPHS, format_day
+from harness_report.gates import claim_text, estimate_text, figures
 from harness_report.pairs import LOST, WON, Pairs, pair_metric
 from harness_report.reading import LoadedRun, gate_metric, gate_result, gate_samples, question_of_row
 
@@ -193,12 +201,10 @@ def comparison_lines(c: RunComparison) -> str:
     if c.metrics:
         parts += ["", Text(f"{printable(c.now.ours)} on the rows of both runs", "bold")]
     for m in (m for m in c.metrics if m.reading != ALIKE):
-        unit, v = c.now.unit(m.metric), m.verdict
+        said, v = figures(c.now, m.verdict), m.verdict
         rows = f"{count_noun(len(m.pairs.rows), 'row')}, {m.pairs.count(LOST)} lost and {m.pairs.count(WON)} won"
         found = f"{estimate_text(c.now, v)}, {rows}" if v.estimate is not None else printable(v.why)
-        text = Text(
-            f"{printable(m.metric)}  {format_value(v.baseline, unit)}, now {format_value(v.value, unit)}\n{found}"
-        )
+        text = Text(f"{printable(m.metric)}  {said.baseline}, now {said.value}\n{found}")
         parts.append((m.reading, STYLES.get(m.reading, ""), text))
     if alike := [m.metric for m in c.metrics if m.reading == ALIKE]:
         parts.append(f"the same on every row: {printable(', '.join(alike))}")
@@ -229,7 +235,8 @@ def comparison_markdown(c: RunComparison) -> str:
     if c.metrics:
         lines += ["", "| metric | result | before, now | difference | rows |", "|---|---|---|---|---|"]
     for m in c.metrics:
-        values = f"{format_value(m.verdict.baseline)}, {format_value(m.verdict.value)}"
+        said = figures(c.now, m.verdict)
+        values = f"{said.baseline}, {said.value}"
         lines.append(_cells(m.metric, m.reading, values, estimate_text(c.now, m.verdict), f"{len(m.pairs.rows):,}"))
     if c.settings:
         lines += ["", f"| configuration | {before} | {now} |", "|---|---|---|"]
@@ -271,5 +278,8 @@ def _run(kept: LoadedRun) -> dict[str, Any]:
 
 
 def verdict_numbers(v: Verdict) -> dict[str, Any]:
-    keys = ("outcome", "value", "baseline", "estimate", "lower", "upper", "threshold", "n")
-    return {key: getattr(v, key) for key in keys}
+    """Return a verdict's numbers, those of the slice that decides where there are several."""
+    told = numbers_of_verdict(v)
+    about = {"outcome": v.outcome, **{key: told[key] for key in ("value", "baseline", "estimate", "lower", "upper")}}
+    about |= {"threshold": v.threshold, "n": told["n"]}
+    return about | ({"slice": told["where"]} if told["where"] else {})

@@ -13,8 +13,16 @@ from harness import UsageError
 from harness.internals import count_noun, printable, summary
 from harness_report import pairs, svg
 from harness_report.compare import ALIKE, RunComparison, compare_runs
-from harness_report.formatting import GLYPHS, NONE, format_confidence, format_day, format_value, minus
-from harness_report.gates import bounds_text, gate_section, headline_gates, number_writer, shared_axes, strip_interval
+from harness_report.formatting import GLYPHS, NONE, format_confidence, format_day, minus
+from harness_report.gates import (
+    bounds_text,
+    figures,
+    gate_section,
+    headline_gates,
+    number_writer,
+    shared_axes,
+    strip_interval,
+)
 from harness_report.history import MOST, PastRun, run_rows, trend_charts
 from harness_report.metrics import tradeoff_of_runs
 from harness_report.page import FILE, fill_template, folder_name, has_changed_answers, headline_text
@@ -84,11 +92,12 @@ def _gates(c: RunComparison) -> list[SimpleNamespace]:
     """Return the gates that came to other numbers, the other run's hollow and grey in the same strip."""
     axis, found = shared_axes([c.now, c.before]), []
     for b in c.gates:
-        earlier, write = b.before, number_writer(c.now, b.now)
+        earlier = b.before
         parts = [strip_interval(earlier, other=True) if earlier else None, strip_interval(b.now)]
         before = {"before": NONE, "before_bounds": "", "before_outcome": "not evaluated"}
         if earlier:
-            told = write(earlier.estimate), bounds_text(earlier, write), str(earlier.outcome)
+            said = figures(c.now, earlier)
+            told = said.estimate, bounds_text(earlier, said), str(earlier.outcome)
             before = dict(zip(before, told, strict=True))
         found.append(gate_section(c.now, b.now, axis(c.now, b.now), parts, links=False, **before))
     return found
@@ -101,16 +110,16 @@ def _lines(c: RunComparison) -> list[SimpleNamespace]:
     shares = [p for (b, _, _), p in zip(found, parts, strict=True) if p and c.now.scale(b.metric).is_share]
     lines = []
     for (b, v, _), part in zip(found, parts, strict=True):
-        scale, unit, write, svg = c.now.scale(b.metric), c.now.unit(b.metric), number_writer(c.now, v), ""
+        scale, said, svg = c.now.scale(b.metric), figures(c.now, v), ""
         if part is not None:
             side = -1 if c.now.is_lower(b.metric) else 1
-            tick = write if scale.is_log else (lambda x: minus(f"{x:+.3g}") if x else "0")
+            tick = number_writer(c.now, v) if scale.is_log else (lambda x: minus(f"{x:+.3g}") if x else "0")
             on = shares if scale.is_share else [part]
             svg = draw_svg(strip_spec(make_axis(on, 0.0, side, tick, shares=scale.is_log, zero=True), [part]))
         lines.append(SimpleNamespace(
             reading=b.reading, style=CLASSES.get(b.reading, "slice"), metric=b.metric,
-            values=f"{format_value(v.baseline, unit)}, now {format_value(v.value, unit)}",
-            svg=svg, estimate=write(v.estimate), bounds=bounds_text(v, write), method=v.method or printable(v.why),
+            values=f"{said.baseline}, now {said.value}",
+            svg=svg, estimate=said.estimate, bounds=bounds_text(v, said), method=v.method or printable(v.why),
             rows=count_noun(len(b.pairs.rows), "pair"), flips=f"{b.pairs.count(LOST)} lost, {b.pairs.count(WON)} won",
         ))  # fmt: skip
     return lines

@@ -9,7 +9,17 @@ from types import SimpleNamespace
 from urllib.parse import quote, urlencode
 
 from harness import Verdict
-from harness.internals import OnScale, count_noun, numbers, printable, summary, verdict_text
+from harness.internals import (
+    Figures,
+    OnScale,
+    change_figures,
+    count_noun,
+    numbers,
+    printable,
+    summary,
+    verdict_figures,
+    verdict_text,
+)
 from harness_report.formatting import (
     GLYPHS,
     NONE,
@@ -49,6 +59,11 @@ def number_writer(kept: LoadedRun, v: Verdict) -> Callable[[float | None], str]:
     """Return how a number on a verdict's scale is written."""
     scale, unit = verdict_scale(kept, v)
     return lambda x: format_on_scale(x, scale, versus=bool(v.versus), unit=unit)
+
+
+def figures(kept: LoadedRun, v: Verdict) -> Figures:
+    """Return a verdict's numbers as text, in the unit of its metric."""
+    return verdict_figures(v, unit=verdict_scale(kept, v)[1])
 
 
 def tick_writer(kept: LoadedRun, v: Verdict) -> Callable[[float], str]:
@@ -108,7 +123,7 @@ def gate_section(
     kept: LoadedRun, v: Verdict, axis: Axis | None, parts: Sequence[Interval | None], *, links: bool, **before: str
 ) -> SimpleNamespace:
     """Return one gate in the words of the page, with its strip; `before` is of the run that it is compared with."""
-    write, found = number_writer(kept, v), [p for p in parts if p is not None]
+    said, found = figures(kept, v), [p for p in parts if p is not None]
     svg = draw_svg(strip_spec(axis, found)) if axis and found else ""
     if v.waived and v.waiver:
         aside = printable(v.waiver.summary())
@@ -122,14 +137,14 @@ def gate_section(
         rows = "counted"
     elif not v.n:
         rows = NONE
-    elif driver := next((s for s in v.slices if s.name == v.driver), None):
-        rows = f"{printable(driver.name)}, {driver.n:,} of {count_noun(v.n, 'row')}"
+    elif said.where:
+        rows = f"{printable(said.where)}, {said.n:,} of {count_noun(v.n, 'row')}"
     else:
         rows = count_noun(v.n, "row") + (f" in {v.clusters:,} clusters" if v.clusters and v.clusters < v.n else "")
     return SimpleNamespace(
         outcome=v.outcome.value, glyph=GLYPHS[v.outcome], gate=printable(v.gate), candidate=printable(v.candidate),
         claim=escape_text(claim_text(kept, v)), aside=aside, details=_details(v),
-        svg=svg, estimate=write(v.estimate), bounds=bounds_text(v, write), second=_second(kept, v, write),
+        svg=svg, estimate=said.estimate, bounds=bounds_text(v, said), second=_second(kept, v, said),
         rows=rows, changed=linked_rows(kept, v, links), **before,
     )  # fmt: skip
 
@@ -153,27 +168,27 @@ def estimate_text(kept: LoadedRun, v: Verdict | None) -> str:
     """Return a verdict's estimate with its bounds."""
     if v is None or v.estimate is None:
         return NONE
-    write = number_writer(kept, v)
-    return f"{write(v.estimate)} {bounds_text(v, write)}".rstrip()
+    said = figures(kept, v)
+    return f"{said.estimate} {bounds_text(v, said)}".rstrip()
 
 
-def bounds_text(v: Verdict, write: Callable[[float | None], str]) -> str:
+def bounds_text(v: Verdict, said: Figures) -> str:
     """Return a verdict's bounds in brackets; nothing where it was counted."""
     if v.lower is None or v.upper is None or v.lower == v.upper or is_counted_verdict(v):
         return ""
-    return f"[{write(v.lower)}, {write(v.upper)}]"
+    return said.bounds
 
 
-def _second(kept: LoadedRun, v: Verdict, write: Callable[[float | None], str]) -> str:
+def _second(kept: LoadedRun, v: Verdict, said: Figures) -> str:
     """Return the line under an estimate: both values, or the limit, or what would decide it."""
-    unit = kept.unit(v.metric)
     if more := verdict_text.format_sample_size(v):
         return more
     if v.estimate is None:
         return printable(verdict_text.format_brief(v))
     if v.versus:
-        return f"{format_value(v.value, unit)} against {format_value(v.baseline, unit)}"
-    limit = write(v.threshold) if kept.scale(v.metric).is_log or unit == "bytes" else format_limit(v.threshold or 0.0)
+        return f"{said.value} against {said.baseline}" + (f"; {said.estimand}" if said.estimand else "")
+    exact = kept.scale(v.metric).is_log or kept.unit(v.metric) == "bytes"
+    limit = said.limit if exact else format_limit(v.threshold or 0.0)
     return f"limit {limit}"
 
 
@@ -206,19 +221,19 @@ def headline_gates(kept: LoadedRun) -> list[SimpleNamespace]:
         turns.insert(0 if close == "The closest gate" else 1, ("Largest gain: ", gain))
     found = []
     for title, v in turns:
-        write, axis, part = number_writer(kept, v), shared_axes([kept])(kept, v), strip_interval(v)
+        axis, part = shared_axes([kept])(kept, v), strip_interval(v)
         svg = draw_svg(strip_spec(axis, [part])) if axis and part else ""
-        said = escape_text(_said(kept, v, write))
+        said = escape_text(_said(kept, v))
         title += printable(v.gate)
-        found.append(SimpleNamespace(title=title, number=write(v.estimate), said=said, svg=svg, style=""))
+        found.append(SimpleNamespace(title=title, number=figures(kept, v).estimate, said=said, svg=svg, style=""))
     losses, changes = [], []  # the worst that is proven and in no gate first
     for c in summary.ungated_losses(kept.run):
         name = f"{c.eval}.{c.metric}"
-        change, low, high = (format_on_scale(x, c, versus=True) for x in (c.estimate, c.lower, c.upper))
-        values = " to ".join(format_value(x, kept.unit(name)) for x in (c.theirs, c.ours))
+        told = change_figures(c)
         slices = "".join(f", {s}" for s in find_lost_slices(kept, c.eval, c.metric, c.before))
-        changes.append(change)
-        losses.append(f"{metric_in_words(name)} {values}, {change} [{low}, {high}]{slices}")
+        changes.append(told.estimate)
+        values = f"{told.baseline} to {told.value}, {told.estimate} {told.bounds}"
+        losses.append(f"{metric_in_words(name)} {values}{slices}")
     if losses:
         title, said = f"Losses no gate covers: {c.before} to {c.after}", escape_text(f"{'; '.join(losses)}.")
         found.append(SimpleNamespace(title=title, number=changes[0], said=said, svg="", style="INCONCLUSIVE"))
@@ -276,25 +291,28 @@ def linked_rows(kept: LoadedRun, v: Verdict, links: bool) -> list[tuple[str, str
     return [(f"{wrong:,} wrong", f"#{quote(evaluation, '')}:wrong{of}" if told_apart else "")] if wrong else []
 
 
-def _said(kept: LoadedRun, v: Verdict, write: Callable[[float | None], str]) -> str:
+def _said(kept: LoadedRun, v: Verdict) -> str:
     """Return what the driver's number means: what was claimed, and what its bounds say of that."""
     if v.estimate is None or v.threshold is None:
         return v.why
     sure = f"{format_confidence(v.alpha)} one-sided"
     limit = tick_writer(kept, v)(v.threshold)
-    what, unit = f"{metric_in_words(v.metric)} of {v.candidate}", kept.unit(v.metric)
+    told = figures(kept, v)
+    where = f" in {told.where} ({count_noun(told.n, 'row')})" if told.where else ""
+    what = f"{metric_in_words(v.metric)}{where} of {v.candidate}"
     if not v.versus or v.lower is None or v.upper is None:
         side = "at least" if v.claim_spec and v.claim_spec.sign > 0 else "at most"
-        bounds = bounds_text(v, write)
-        told = f", {bounds} with {sure} bounds" if bounds else ""
-        return f"{what}{told}; {side} {limit} is allowed."
-    values = f"{format_value(v.value, unit)} against {format_value(v.baseline, unit)}"
+        bounds = bounds_text(v, told)
+        interval = f", {bounds} with {sure} bounds" if bounds else ""
+        return f"{what}{interval}; {side} {limit} is allowed."
+    named = f"; the number is the {told.estimand}" if told.estimand else ""
+    values = f"{told.value} against {told.baseline}{named}"
     said = f"{what} against {v.versus}, {values}. The limit is {limit}"
     if v.outcome == "INCONCLUSIVE":
         more = "; ".join(
-            filter(None, [f"the {sure} bounds {bounds_text(v, write)} contain it", verdict_text.format_sample_size(v)])
+            filter(None, [f"the {sure} bounds {bounds_text(v, told)} contain it", verdict_text.format_sample_size(v)])
         )
         return f"{said}, and {more}."
     upwards = (v.outcome == "PASS") == (v.claim_spec is None or v.claim_spec.sign > 0)
-    bound, word = (v.lower, "above") if upwards else (v.upper, "below")
-    return f"{said}; with {sure} confidence the difference is {word} {write(bound)}."
+    bound, word = (told.lower, "above") if upwards else (told.upper, "below")
+    return f"{said}; with {sure} confidence the {told.estimand or 'difference'} is {word} {bound}."

@@ -14,6 +14,7 @@ import harness
 from harness.errors import UsageError
 from harness.records.run import Run
 from harness.reports import notebook
+from harness.reports.summary import verdict_sentence
 from harness.testing import ROWS, SUITE, Project
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m"
@@ -25,11 +26,12 @@ def run(suite: Project) -> Run:
 
 
 def test_gates_are_a_table(suite: Project, run: Run) -> None:
-    """A row a verdict, its outcome as a word; what others wrote is text."""
+    """A row a verdict under the page's sentence, what ships first, its outcome as a word; what others wrote is text."""
     page = run._repr_html_()
-    assert page.startswith("<p>fake: 2 of 2 gates passed, exit 0</p>")
-    outcomes = [v.decides for v in run.verdicts]
-    assert re.findall(r"<td>(. PASS[^<]*)</td>", page) == ["✓ PASS" + " (not what ships)" * (not d) for d in outcomes]
+    assert page.startswith(f"<p><b>✓ {verdict_sentence(run)}</b></p><p>fake · exit 0</p>")
+    assert re.findall(r"<caption>(.*?)</caption>", page) == ["merged", "adapter, which does not ship"]
+    assert re.findall(r"<td>(. PASS[^<]*)</td>", page) == ["✓ PASS", "✓ PASS"]
+    assert f"<p>{run.folder}</p>" in page
     run.suite = HOSTILE
     assert "<script>" not in run._repr_html_() and "\x1b" not in run._repr_html_()
 
@@ -39,7 +41,7 @@ def test_what_failed_is_told(suite: Project) -> None:
     """With its reason; a run that gated nothing has no table."""
     suite.write({"suite.toml": SUITE.replace("0.5", "0.99")})
     page = harness.run("suite.toml", plugins=("harness.testing",))._repr_html_()
-    assert "0 of 2 gates passed, exit 1" in page and "✗ FAIL" in page
+    assert "✗ nothing ships: one gate failed" in page and "exit 1" in page and "✗ FAIL" in page
     suite.write({"suite.toml": SUITE.partition("[[gate]]")[0]})
     assert "<table>" not in harness.run("suite.toml", plugins=("harness.testing",))._repr_html_()
 
@@ -103,4 +105,10 @@ def test_others_draw_under_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(
         notebook.importlib.metadata, "entry_points", lambda **f: points if f["group"] == notebook.DRAWS else own(**f)
     )
-    assert run._repr_html_().endswith("</table><svg>fake</svg>")
+    assert run._repr_html_().endswith("</p><svg>fake</svg>")
+
+
+def test_the_page_is_linked(run: Run) -> None:
+    """Where a run has one, by a path that a notebook's server finds."""
+    Path(run.folder, "report.html").write_text("", "utf-8")
+    assert f'<a href="{run.folder}/report.html">' in run._repr_html_()

@@ -114,11 +114,16 @@ def test_losses_that_no_gate_says_are_proven() -> None:
     assert ungated_losses(made(replace(PASSED, versus="adapter"), changes=(lost,))) == []
 
 
+BROKEN = replace(OPEN, outcome=Outcome.ERROR)
 CAME = {
     "PASS": [made(PASSED, WAIVED)],
     "FAIL": [made(FAILED)],
     "INCONCLUSIVE": [made(OPEN, exit_code=6), made(exit_code=5)],
-    "ERROR": [made(PASSED, edited=True)],
+    "ERROR": [
+        made(PASSED, edited=True),
+        made(BROKEN, OPEN, exit_code=6),
+        made(exit_code=5, problem="disk full"),
+    ],
 }
 
 

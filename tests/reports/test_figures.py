@@ -1,0 +1,75 @@
+"""The numbers of a verdict: of the same rows wherever they stand, and value - baseline = estimate as written."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from harness.records.claim_spec import ClaimSpec
+from harness.records.figures import write_figures
+
+WORDS = Path(__file__).parents[1] / "compat/words.jsonl"
+NUMBER = r"[+−]?[\d,]+(?:\.\d+)?"
+DIFFERENCE = re.compile(rf"({NUMBER}) against ({NUMBER}), ({NUMBER})(?!%|[\d.])")
+
+
+def number(text: str) -> Decimal:
+    return Decimal(text.replace("−", "-").replace(",", ""))
+
+
+def test_values_differ_by_the_estimate() -> None:
+    """For every plain difference, of any size and any width of the interval; the exact numbers are near."""
+    luck = random.Random(0)
+    about = ClaimSpec("difference", scale="mean")
+    for _ in range(5000):
+        size = 10 ** luck.uniform(-5, 6)
+        value, baseline, half = size * luck.random(), size * luck.random(), size * 10 ** luck.uniform(-6, 0)
+        change = value - baseline
+        told = {"value": value, "baseline": baseline, "estimate": change, "lower": change - half}
+        found = write_figures(about, {**told, "upper": change + half})
+        assert number(found.value) - number(found.baseline) == number(found.estimate), found
+        assert abs(float(number(found.estimate)) - change) <= half / 2 + 1e-9 * size, found
+        assert found.estimand == ""
+
+
+@pytest.mark.parametrize(
+    ("estimate", "lower", "upper", "written"),
+    [
+        (-0.00014, -0.00093, 0.00065, ("−0.00014", "[−0.00093, +0.00065]")),
+        (-0.04, -0.12, 0.06, ("−0.040", "[−0.120, +0.060]")),
+        (-0.00004, -0.03, 0.03, ("+0.000", "[−0.030, +0.030]")),
+        (0.5, 0.5, 0.5, ("+0.500", "[+0.500, +0.500]")),
+    ],
+)
+def test_digits_follow_the_interval(estimate: float, lower: float, upper: float, written: tuple[str, str]) -> None:
+    """Two digits of its half-width, three after the point at least; no number is minus zero."""
+    told = {"estimate": estimate, "lower": lower, "upper": upper}
+    found = write_figures(ClaimSpec("difference", scale="proportion"), told)
+    assert (found.estimate, found.bounds) == written
+
+
+def test_another_estimate_is_named() -> None:
+    """A capped mean, labels and a perplexity's change are no difference of the two values, and say what they are."""
+    told = {"value": 5.0, "baseline": 3.0, "estimate": 1.2, "lower": 1.0, "upper": 1.4}
+    about = ClaimSpec("difference", scale="mean")
+    assert write_figures(replace(about, cap=2.0), told).estimand == "capped mean difference"
+    assert write_figures(about, {**told, "labelled": 40}).estimand == "difference corrected by labels"
+    assert write_figures(about, told).estimand == "estimated difference"
+    assert write_figures(replace(about, scale="perplexity"), told).estimand == "relative change"
+
+
+def test_every_drawn_verdict_agrees_with_itself() -> None:
+    """In the words of the 2,000 drawn cases each difference that has no name of its own is that of its values."""
+    found = 0
+    for line in WORDS.read_text("utf-8").splitlines():
+        for text in (value for value in json.loads(line).values() if isinstance(value, str)):
+            for value, baseline, estimate in DIFFERENCE.findall(text):
+                assert number(value) - number(baseline) == number(estimate), text
+                found += 1
+    assert found > 100
