@@ -59,6 +59,7 @@ from harness.records import verdict_text as verdict_text
 from harness.records.completion import format_finish_reasons as format_finish_reasons
 from harness.records.figures import Figures as Figures
 from harness.records.figures import change_figures as change_figures
+from harness.records.figures import slice_figures as slice_figures
 from harness.records.figures import verdict_figures as verdict_figures
 from harness.records.figures import verdict_numbers as numbers_of_verdict
 from harness.records.findings import mark_trained_tokens as marked_text
@@ -214,6 +215,7 @@ __all__ = [
     "seal_folder",
     "set_command",
     "shorten_text",
+    "slice_figures",
     "split_json_lines",
     "statement_bytes",
     "subprocess_call",

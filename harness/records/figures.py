@@ -12,7 +12,7 @@ from typing import Any, cast
 from harness.records.claim_spec import ClaimSpec
 from harness.records.run import Change
 from harness.records.scales import Scale
-from harness.records.verdicts import Verdict
+from harness.records.verdicts import Slice, Verdict
 from harness.texts.numbers import SIZES, format_short, typographic_minus
 
 NONE = "–"
@@ -75,6 +75,12 @@ def verdict_numbers(v: Verdict) -> dict[str, Any]:
     if driver is None:
         return found | {"value": v.value, "baseline": v.baseline, "n": v.n}
     return found | {"value": None, "baseline": None, "n": driver.n}
+
+
+def slice_figures(v: Verdict, part: Slice) -> Figures | None:
+    """Return the numbers of one slice of a gate as text, or None where nothing was found of it."""
+    told = next((n.params for n in part.notes if n.kind == "found"), None)
+    return write_figures(v.claim_spec, {**told, "limit": v.threshold}) if told is not None else None
 
 
 def change_figures(change: Change) -> Figures:

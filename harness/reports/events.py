@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from harness.errors import UsageError
 from harness.files import open_file, open_for_writing, split_json_lines, try_lock
@@ -118,11 +118,19 @@ def _open_events(path: Path) -> IO[str]:
 # -- read again ------------------------------------------------------------------------------------
 
 
+class StageTime(NamedTuple):
+    """A stage that began, and how long it took, or has taken so far."""
+
+    name: str
+    seconds: float
+    ended: bool
+
+
 @dataclass(frozen=True)
 class RunProgress:
     """A run as its events tell of it: what was found so far, its stage, the last sign of life, and since when.
 
-    `running` is None where nobody can tell.
+    `running` is None where nobody can tell. `begun` holds when each stage began, `losses` step and training loss.
     """
 
     run: Run
@@ -133,6 +141,38 @@ class RunProgress:
     since: datetime | None = None  # the first sign of this kind, with so many `before` it
     before: int = 0
     ended: bool = False
+    begun: tuple[tuple[str, datetime], ...] = ()
+    losses: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def stages(self) -> list[StageTime]:
+        """Return the stages so far; the last one goes on unless the run ended."""
+        ends = [at for _, at in self.begun[1:]] + [self.heard]
+        pairs = zip(self.begun, ends, strict=True)
+        times = [StageTime(name, (end - at).total_seconds(), True) for (name, at), end in pairs]
+        return [*times[:-1], times[-1]._replace(ended=self.ended)] if times else []
+
+    @property
+    def open_items(self) -> list[tuple[str, str]]:
+        """Return subject and eval of the items without a result."""
+        done = {r.id for r in self.run.results}
+        parts = (item.split("::") for item in self.run.items if item not in done)
+        return [(part[-2], part[-1]) for part in parts if len(part) > 1]
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Return about how long the whole run takes on, or None before an item was measured or while nothing moves.
+
+        An item takes as long as its eval took on another subject, else as the mean item.
+        """
+        known: dict[str, float] = {}
+        for r in self.run.results:
+            known[r.eval] = max(r.seconds, known.get(r.eval, 0.0))
+        if not self.running or not known or (self.progress is not None and self.left is None):
+            return None
+        mean, now = sum(known.values()) / len(known), self.progress.what if self.progress else ""
+        rest = [item for item in self.open_items if "::".join(item) != now]
+        return (self.left or 0.0) + sum(known.get(name, mean) for _, name in rest)
 
     @property
     def left(self) -> float | None:
@@ -188,11 +228,15 @@ def _so_far(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Pa
         told = {key: value for key, value in line.items() if key not in ("format", "event", "at")}
         kind = line["event"]
         if kind == "stage":
-            found = replace(found, stage=str(told["stage"]), progress=None, since=None)
+            at = datetime.fromisoformat(line["at"])
+            begun = (*found.begun, (str(told["stage"]), at))
+            found = replace(found, stage=str(told["stage"]), progress=None, since=None, begun=begun)
         elif kind == "progress":
             facts = dict(told.pop("facts"))  # texts or numbers
             sign, at = replace(from_json(Progress, told, "it"), facts=facts), datetime.fromisoformat(line["at"])
             new = found.progress is None or found.progress.what != sign.what
+            if sign.what == "train" and isinstance(loss := facts.get("loss"), (int, float)):
+                found = replace(found, losses=(*found.losses, (sign.done, float(loss))))
             found = replace(found, progress=sign, **({"since": at, "before": sign.done} if new else {}))
         elif kind == "report":
             run.results.append(from_json(ItemResult, told, "it"))

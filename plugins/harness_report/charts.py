@@ -8,10 +8,11 @@ from typing import Any
 
 from harness_report import svg
 from harness_report.formatting import format_value
-from harness_report.svg import ACCENT, BASE, FAIL, HAIR, INK, MUTED, PAGE, PASS, Chart, label_layer
+from harness_report.svg import ACCENT, BARRED, BASE, FAIL, HAIR, INK, MUTED, PAGE, PASS, Chart, label_layer
 
 WIDTH, HEIGHT = 328, 190  # of a panel, px
 POINTS = 400  # of a series, at most
+LONG = 40  # points of a series, from which on its moving average is drawn
 NEAR = 0.08  # of the width or height, at which the names of two points cover each other
 NINE_OF_TEN = (0.05, 0.25, 0.5, 0.75, 0.95)
 Spec = dict[str, Any]
@@ -42,7 +43,7 @@ def _axis(field: str, title: str | None, **more: Any) -> Spec:
 
 
 def slice_chart(title: str, note: str, rows: Sequence[Spec], *, share: bool, names: Names) -> Chart:
-    """Draw a metric by slice, hollow where it came from: rows of slice, before, value, lower, upper, n, fell."""
+    """Draw a metric by slice, hollow where it came from: rows of slice, before, value, lower, upper, n, few, fell."""
     labels = {"labelLimit": 108, "labelColor": INK, "labelFontSize": 10, "labelPadding": 8}
     lines = {"title": None, "domain": False, "ticks": False, **labels}
     order = [r["slice"] for r in rows]
@@ -54,7 +55,8 @@ def slice_chart(title: str, note: str, rows: Sequence[Spec], *, share: bool, nam
     x = {**_number("value"), "scale": {"domain": ends, "nice": False}, "axis": axis}
     dot: Spec = {"filled": True, "opacity": 1, "size": 42, "strokeWidth": 1.2}
     way = {"condition": {"test": "datum.fell", "value": FAIL}, "value": ACCENT}
-    counts = {"y": y, "x": {"value": WIDTH - 122 - 40 + 34}, "text": {"field": "n"}}
+    grey = {"condition": {"test": "datum.few", "value": MUTED}, "value": INK}
+    counts = {"y": y, "x": {"value": WIDTH - 122 - 40 + 34}, "text": {"field": "n"}, "color": grey}
     layers = [
         _layer("rule", {"y": y, "x": x | {"field": "lower"}, "x2": {"field": "upper"}}, color=HAIR, strokeWidth=7),
         _layer("rule", {"y": y, "x": x | {"field": "before"}, "x2": {"field": "value"}, "color": way}, strokeWidth=1.5),
@@ -88,14 +90,34 @@ def outcome_chart(rows: Sequence[tuple[str, Mapping[str, int]]], note: str) -> C
     return Chart("Paired outcomes", note, spec, ("rows", *words), table)
 
 
-def tradeoff_chart(points: Sequence[Spec], names: Names, limits: tuple[float | None, float | None], note: str) -> Chart:
-    """Draw what models gained against what they kept: rows of name, kept, gained and ours; lines where they must be."""
-    wide = {"zero": False, "padding": 32}
-    x, y = _axis("kept", names[0], grid=False, scale=wide), _axis("gained", None, grid=False, scale=wide)
+def tradeoff_chart(
+    points: Sequence[Spec],
+    names: Names,
+    limits: tuple[float | None, float | None],
+    note: str,
+    lower: tuple[bool, bool] = (False, False),
+) -> Chart:
+    """Draw what models gained against what they kept: rows of name, kept, gained and ours; shaded where none may be.
+
+    `lower` says of which of the two metrics, kept and gained, less is better.
+    """
+    domains = [
+        _padded([*(p[key] for p in points), *([limit] if limit is not None else [])])
+        for key, limit in zip(("kept", "gained"), limits, strict=True)
+    ]
+    x, y = (
+        _axis(key, name, grid=False, scale={"domain": [*end], "nice": False, "zero": False})
+        for key, name, end in zip(("kept", "gained"), names, domains, strict=True)
+    )
     own = {"condition": {"test": "datum.ours", "value": ACCENT}, "value": BASE}
     at = [("x", x, limits[0]), ("y", y, limits[1])]
     lines = [({key: axis}, [{axis["field"]: limit}]) for key, axis, limit in at if limit is not None]
-    layers = [_layer("rule", *line, color=INK, strokeWidth=1) for line in lines]
+    layers = []
+    for (key, axis, limit), (low, high), less in zip(at, domains, lower, strict=True):
+        if limit is not None:  # from the end that is worse up to the limit
+            box = {key: axis, f"{key}2": {"field": "end"}}
+            layers.append(_layer("rect", box, [{axis["field"]: limit, "end": high if less else low}], color=BARRED))
+    layers += [_layer("rule", *line, color=INK, strokeWidth=1) for line in lines]
     layers.append(_layer("point", {"x": x, "y": y, "color": own}, points, filled=True, size=58, opacity=1))
     spans = {key: max(p[key] for p in points) - min(p[key] for p in points) for key in ("kept", "gained")}
     places = list[list[Spec]]()
@@ -111,7 +133,17 @@ def tradeoff_chart(points: Sequence[Spec], names: Names, limits: tuple[float | N
     text = {"x": x, "y": y, "text": {"field": "name"}}
     layers.append(_layer("text", text, labels, dy=-10, align="center", color=INK))
     table = [(p["name"], format_value(p["kept"]), format_value(p["gained"])) for p in points]
-    return Chart("Gain against forgetting", note, _panel(layers, right=44, height=220), ("model", *names), table)
+    return Chart(
+        "Gain against forgetting", note, _panel(layers, left=60, right=44, height=240), ("model", *names), table
+    )
+
+
+def _padded(values: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of an axis: a sixth beyond the values, and no share below 0 or above 1."""
+    low, high = min(values), max(values)
+    beyond = (high - low) / 6 or abs(high) / 6 or 1.0
+    share = low >= 0 and high <= 1
+    return (max(low - beyond, 0.0), min(high + beyond, 1.0)) if share else (low - beyond, high + beyond)
 
 
 def ordered_chart(title: str, note: str, values: Sequence[float], *, what: str, mean: Sequence[float]) -> Chart:
@@ -197,12 +229,17 @@ def length_chart(title: str, note: str, series: Mapping[str, Sequence[int]], our
     return Chart(title, note, spec, ("subject", *(f"{q:.0%}" for q in NINE_OF_TEN)), table)
 
 
-def line_chart(title: str, note: str, lines: Mapping[str, Points], *, marks: Sequence[float] = ()) -> Chart:
-    """Draw series over steps, each named at its line; `marks` are steps at which an epoch ended."""
+def line_chart(
+    title: str, note: str, lines: Mapping[str, Points], *, marks: Sequence[float] = (), unit: str | None = None
+) -> Chart:
+    """Draw series over steps, each named at its line; `marks` are steps at which an epoch ended.
+
+    A long first series is thin, under its moving average.
+    """
     values = [y for points in lines.values() for _, y in points]
     top = max(values, default=1.0) or 1.0
     x = _axis("x", "step", grid=False, scale={"nice": False, "zero": False})
-    y = _axis("y", None, grid=True, scale={"domain": [min(0.0, *values), top], "nice": True})
+    y = _axis("y", unit, grid=True, scale={"domain": [min(0.0, *values), top], "nice": True})
     if top < 0.1:
         y["axis"]["labelExpr"] = f"format(datum.value, '{'~g' if top >= 0.001 else '.1~e'}')"
     layers = [_layer("rule", {"x": _number("x")}, [{"x": at}], color=BASE, strokeDash=[2, 2]) for at in marks]
@@ -211,7 +248,12 @@ def line_chart(title: str, note: str, lines: Mapping[str, Points], *, marks: Seq
         step = max(1, math.ceil(len(points) / POINTS))
         kept = [{"x": a, "y": b} for j, (a, b) in enumerate(points) if j % step == 0 or j == len(points) - 1]
         shape: Spec = {"kind": "line", "strokeWidth": 1.5} if len(kept) > 1 else {"kind": "point", "filled": True}
-        layers.append(_layer(encoding={"x": x, "y": y}, rows=kept, color=BASE if i else ACCENT, opacity=1, **shape))
+        smooth = [] if i else _moving_average(points)
+        faint = 0.35 if smooth else 1
+        layers.append(_layer(encoding={"x": x, "y": y}, rows=kept, color=BASE if i else ACCENT, opacity=faint, **shape))
+        if smooth:
+            mean = [{"x": a, "y": b} for a, b in smooth[::step]]
+            layers.append(_layer("line", {"x": x, "y": y}, mean, color=ACCENT, strokeWidth=2))
         # The first is named after its start, others at their end.
         at = points[-1] if i else points[min(len(points) - 1, len(points) // 16)]
         text: Spec = {"text": name, "baseline": "bottom", "color": MUTED if i else ACCENT}
@@ -221,6 +263,15 @@ def line_chart(title: str, note: str, lines: Mapping[str, Points], *, marks: Seq
     thin = {name: points[:: max(1, math.ceil(len(points) / 10))] for name, points in lines.items()}
     table = [(name, f"{a:g}", f"{b:.4g}") for name, points in thin.items() for a, b in points]
     return Chart(title, note, _panel(layers), ("series", "step", "value"), table)
+
+
+def _moving_average(points: Points) -> list[tuple[float, float]]:
+    """Return the mean of each tenth of a long series that ends at a step; nothing of a short one."""
+    if len(points) < LONG:
+        return []
+    width = len(points) // 10
+    windows = [points[max(0, i - width + 1) : i + 1] for i in range(len(points))]
+    return [(window[-1][0], sum(y for _, y in window) / len(window)) for window in windows]
 
 
 def _quantiles(found: Sequence[Any], at: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)) -> list[tuple[str, Any]]:

@@ -92,7 +92,7 @@ def _series(steps: Sequence[TrainingStep], facts: Mapping[str, Any]) -> Iterator
                 ends[int(epoch)] = step
         marks = list(ends.values()) if len(ends) <= 6 else []
         epochs = "; dashed: end of an epoch" if marks else ""
-        yield charts.line_chart("Loss", f"nats per token{mean}{epochs}", lines, marks=marks)
+        yield charts.line_chart("Loss", f"{mean}{epochs}".removeprefix("; "), lines, marks=marks, unit="nats per token")
     if rate := _of(steps, "learning_rate"):
         yield charts.line_chart("Learning rate", "as used by the optimiser", {"learning rate": rate})
     speed, known = [], [(s.step, s.seconds, s.tokens) for s in steps if s.tokens is not None]

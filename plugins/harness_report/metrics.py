@@ -40,12 +40,15 @@ def metrics_table(kept: LoadedRun) -> SimpleNamespace:
         evaluation, _, metric = name.partition(".")
         found = {r.subject: r.metrics[metric] for r in kept.run.results if r.eval == evaluation and metric in r.metrics}
         was, now, scale = found.get(base), found.get(kept.ours), kept.scale(name)
+        rows = {r.n for r in kept.run.results if r.eval == evaluation and r.subject in (base, kept.ours)}
         if was is None or now is None or not math.isfinite(was + now):
             change = NONE
+        elif len(rows) > 1:
+            change = "other rows"
         elif was == now:
             change = "same"
         elif scale.is_share or not was:
-            change = scale.format_change(now - was)
+            change = scale.format_change(round(now, 3) - round(was, 3))  # of the values as they are written
         else:
             change = minus(f"{now / was - 1:+.1%}")  # of what has no whole a share of the base
         cells = [format_value(found.get(s), kept.unit(name)) for s in subjects]
@@ -82,7 +85,7 @@ def _slices(kept: LoadedRun, mine: ItemResult, other: ItemResult, metric: str, c
         n = int(told.get("n", 0))
         if n and math.isfinite(value + before):
             low, high = bounds.get(label, (value, value))
-            row = {"slice": label[:60] + (" *" if n < least else ""), "n": n, "fell": sign * (value - before) < 0}
+            row = {"slice": label[:60], "n": n, "few": n < least, "fell": sign * (value - before) < 0}
             rows.append(row | {"value": value, "before": before, "lower": low, "upper": high})
     rows = sorted(rows, key=lambda r: (sign * (r["value"] - r["before"]), r["slice"]))[:MOST_SLICES]
     title, names = f"{name} by {column}", (other.subject, kept.ours)
@@ -134,9 +137,12 @@ def tradeoff_of_runs(kept: LoadedRun, past: Sequence[LoadedRun] = ()) -> Chart |
     names = (metric_in_words(loss.metric), metric_in_words(gain.metric))
     ways = ["less" if kept.is_lower(v.metric) else "more" for v in (loss, gain)]
     note = f"{names[1]} up, {ways[1]} is gain; {names[0]} across, {ways[0]} is retention"
-    note += f"; lines: the limits of “{gain.gate}” and “{loss.gate}”"
+    note += f"; shaded: beyond the limit of “{gain.gate}” or of “{loss.gate}”"
+    lower = (kept.is_lower(loss.metric), kept.is_lower(gain.metric))
     return (
-        charts.tradeoff_chart(points, names, (_limit(loss), _limit(gain)), printable(note)) if len(points) > 1 else None
+        charts.tradeoff_chart(points, names, (_limit(loss), _limit(gain)), printable(note), lower)
+        if len(points) > 1
+        else None
     )
 
 

@@ -28,6 +28,7 @@ from harness_report.gates import (
     shared_axes,
     strip_interval,
 )
+from harness_report.heatmap import heat_maps
 from harness_report.mistakes import mistake_sections
 from harness_report.pairs import LOST, WON
 from harness_report.reading import LoadedRun, previous_run, read_folder, row_answer
@@ -91,7 +92,8 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
         rest=[_whole(c) for c in run.conclusions if c not in (*run.warranted, *through)],
         reasons=reasons, more_reasons=more_reasons, problems=[shorten_text(p, 500) for p in problems],
         facts=configuration.header_facts(kept),
-        heads=headline_gates(kept), **_gates(kept, links=links), tally=gate_tally(run), drawn=svg.can_draw(),
+        heads=headline_gates(kept), **_gates(kept, links=links), tally=gate_tally(run),
+        heat=heat_maps(kept), drawn=svg.can_draw(),
         metrics=metrics.metrics_table(kept), sure=format_confidence(run.alpha), min_n=metrics.slice_min_n(kept),
         finish_reasons=[
             (f"{r.subject}::{r.eval}", format_finish_reasons(r.finish_reasons)) for r in run.results if r.finish_reasons
@@ -181,7 +183,7 @@ def _gates(kept: LoadedRun, *, links: bool) -> dict[str, Any]:
         tables.append(SimpleNamespace(said=printable(said), gates=gates))
     first = "Closest to its limit first." if all(v.outcome == "PASS" for v in worst_first) else "Worst first."
     bounds = f"{format_confidence(kept.run.alpha)} one-sided bounds, one to each side."
-    drawn = f"Dot: estimate. Bar: {bounds} Line: the limit; shaded: fails. Dashed: no difference."
+    drawn = f"Dot: estimate. Bar: {bounds} Line: the limit; shaded: fails; right is better. Dashed: no difference."
     note = f"{drawn} One scale per metric." if svg.can_draw() else f"In brackets: {bounds}"
     return {"gates": tables[0].gates, "folded": tables[1:], "gates_note": f"{first} {note}"}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from harness import UsageError
-from harness.internals import (
-    RunProgress,
-    open_file,
-    printable,
-    read_events,
-    reporting_write_errors,
-    summary,
-    verdict_text,
-)
+from harness.internals import open_file, printable, read_events, reporting_write_errors
 from harness_report import comparison, page, reading
 from harness_report import formatting as spelt
 from harness_view.labels import DRAWS, RANDOM, LabelId, LabelQueue, label_queues
+from harness_view.live import live_parts
 from harness_view.runs import REPORT, Runs
 
 OURS = "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"  # the rest is in the page itself
@@ -104,7 +96,7 @@ class Pages:
         if not (folder / REPORT).exists():
             found = read_events(folder)
             watched = found.running is not False
-            return _page("watch.html", found.run.suite, name=folder.name, watched=watched, **_seen(found))
+            return _page("watch.html", found.run.suite, name=folder.name, watched=watched, **live_parts(found))
         try:
             with open_file(folder / page.FILE, below=folder) as f:
                 return _foreign(f.read().decode("utf-8", "replace"))
@@ -186,24 +178,12 @@ def _queue(items: dict[str, dict[str, LabelQueue]], said: dict[str, str]) -> Lab
         raise UsageError("this is not a judged item of this run; go back and choose one") from None
 
 
-def _seen(found: RunProgress) -> dict[str, Any]:
-    """Return what the part of a page needs that changes while a run goes on."""
-    said = printable(found.summary(datetime.now(UTC)))
-    gates = [
-        (str(v.outcome), summary.GLYPHS[v.outcome], v, printable(verdict_text.format_brief(v)))
-        for v in found.run.verdicts
-    ]
-    odd = [printable(f"{r.id}: {r.error}") for r in found.run.results if r.error]
-    odd += [printable(f"{f.code}: {f.what}") for f in found.run.findings if f.severity != "note"]
-    return {"said": said, "gates": gates, "odd": odd}
-
-
 async def _told(folder: Path) -> AsyncIterator[str]:
     """Yield the part that changes whenever it does, and the end."""
     last = ""
     while True:
         found = await run_in_threadpool(read_events, folder)
-        html = page.make_environment("harness_view").get_template("seen.html").render(**_seen(found))
+        html = page.make_environment("harness_view").get_template("seen.html").render(**live_parts(found))
         if html != last:
             yield "".join(f"data: {line}\n" for line in html.splitlines()) + "\n"
         last = html

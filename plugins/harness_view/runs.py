@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 
 from harness import UsageError
-from harness.internals import EVENTS, printable, read_events, rules, summary
+from harness.internals import EVENTS, RunProgress, printable, read_events, rules, summary
 from harness_report import formatting, gates, history, page, reading
 
 REPORT, LOCK = "report.json", "suite.lock.json"
@@ -33,6 +33,8 @@ class RunListEntry:
     exports: tuple[tuple[str, str], ...] = ()  # where to, and the weights
     changed: str = ""
     release: str = ""
+    candidate: str = ""
+    took: str = ""
 
     @property
     def name(self) -> str:
@@ -87,7 +89,7 @@ class Runs:
             if not stamps[0]:
                 live = read_events(folder)
                 line = RunListEntry(
-                    folder, live.run.started, printable(live.run.suite), "INCONCLUSIVE", state=live.state
+                    folder, live.run.started, printable(live.run.suite), "INCONCLUSIVE", state=_state(live)
                 )
                 return stamps, line
             kept = reading.read_folder(folder)
@@ -103,9 +105,21 @@ class Runs:
                 said,
             )
             return stamps, RunListEntry(
-                folder, *about, judged=judged, settings=rules.flatten_rules(kept.rules), exports=weights
-            )
+                folder, *about, judged=judged, settings=rules.flatten_rules(kept.rules), exports=weights,
+                candidate=_candidate(kept), took=formatting.format_seconds(run.seconds),
+            )  # fmt: skip
         except UsageError as error:
             return stamps, RunListEntry(folder, error=printable(str(error)).replace(f"{folder}/", ""))
         except Exception as error:  # a report may be anybody's, and is not the end of the others
             return stamps, RunListEntry(folder, error=printable(f"cannot be read: {type(error).__name__}: {error}"))
+
+
+def _candidate(kept: reading.LoadedRun) -> str:
+    """Return what was gated: the candidate, and of rows that were scored elsewhere the model's name."""
+    model = (kept.run.facts.get(kept.ours) or {}).get("model")
+    return printable(str(model) if model and kept.run.is_of_scored_rows else kept.ours)
+
+
+def _state(live: RunProgress) -> str:
+    """Return how a run without a report stands, and at which stage."""
+    return f"{live.state}: {printable(live.stage)}" if live.stage and not live.ended else live.state

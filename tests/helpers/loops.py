@@ -23,9 +23,15 @@ def speaks(subject, samples, *, max_new_tokens=4):
     for sample, answer in zip(samples, subject.generate([s.input for s in samples], max_new_tokens=max_new_tokens)):
         yield Score(sample.id, {"text": float(bool(answer.strip()))}, answer=answer)
 
+@metric("same", better="higher", scale="proportion")
+def repeats(subject, samples, *, max_new_tokens=3):
+    """Is the answer the target?"""
+    for sample, answer in zip(samples, subject.generate([s.input for s in samples], max_new_tokens=max_new_tokens)):
+        yield Score(sample.id, {"same": float(answer == sample.target)}, answer=answer)
+
 @hookimpl
 def harness_evaluators():
-    return {"likely": likely, "speaks": speaks}
+    return {"likely": likely, "speaks": speaks, "repeats": repeats}
 '''
 SUITE = """
 [suite]
@@ -75,7 +81,11 @@ def write_loop_suite(folder: Path, model: Path, text: str = SUITE, rows: int = 4
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "harnessfile.py").write_text(PLUGIN)
     for name, first in (("old", 0), ("old-select", 1000), ("new", 2000), ("new-select", 3000)):
-        kind = (lambda i: f" no{i * 7 % 89}") if name.startswith("old") else (lambda i: f" it is {i % 7}{i % 7}")
+        kind = (
+            (lambda i: f" {chr(65 + i % 26)}{chr(65 + i * 7 % 23)}Q")
+            if name.startswith("old")
+            else (lambda i: f" it is {i % 7}{i % 7}")
+        )
         lines = [
             json.dumps({"id": f"{name}{i}", "input": f"{name} question {i}?", "target": kind(i)})
             for i in range(first, first + rows)
@@ -83,6 +93,22 @@ def write_loop_suite(folder: Path, model: Path, text: str = SUITE, rows: int = 4
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     path = folder / "suite.toml"
     path.write_text(text.replace("{model}", str(model)))
+    return path
+
+
+def write_forgetting_suite(folder: Path, model: Path) -> Path:
+    """Write a suite whose guard's targets are what the base answers, so that any training far away from it loses."""
+    from harness.records.models import ModelRef
+    from harness_hf import load
+
+    text = SUITE.replace('use = "likely"\ndata = "old.jsonl"', 'use = "repeats"\ndata = "old.jsonl"')
+    path = write_loop_suite(folder, model, text.replace("old.likely", "old.same"), rows=60)
+    with load([ModelRef("base", str(model))], dtype="float32", device="cpu") as [subject]:
+        for name in ("old.jsonl", "old-select.jsonl"):
+            rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+            answers = subject.generate([row["input"] for row in rows], max_new_tokens=3)
+            lines = [json.dumps({**row, "target": str(said)}) for row, said in zip(rows, answers, strict=True)]
+            (folder / name).write_text("\n".join(lines) + "\n")
     return path
 
 
@@ -120,6 +146,7 @@ def make_trainer(
         loaded,
         args=config(**{**own, **options}),
         train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(rows[:2]) if "eval_strategy" in options else None,
         processing_class=AutoTokenizer.from_pretrained(model),
         peft_config=lora,
         callbacks=list(callbacks),

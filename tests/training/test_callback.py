@@ -15,9 +15,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from harness.errors import UsageError  # noqa: E402
+from harness.errors import ExitCode, UsageError  # noqa: E402
 from harness.training import GateCallback  # noqa: E402
-from tests.helpers.loops import SUITE, losses, make_trainer, write_loop_suite  # noqa: E402
+from tests.helpers.loops import SUITE, losses, make_trainer, write_forgetting_suite, write_loop_suite  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning")]  # of names of TrainingArguments
 ROOT = Path(__file__).parents[2]
@@ -108,8 +108,7 @@ def test_base_is_the_model_without_its_adapter(tiny_model: Path, tmp_path: Path)
 @pytest.fixture
 def collapsing(tiny_model: Path, tmp_path: Path) -> Path:
     """Return a suite of which the guard's rows are lost by a training on other texts."""
-    text = SUITE.replace('use = "likely"\ndata = "old.jsonl"', 'use = "likely"\ncut = 6.0\ndata = "old.jsonl"')
-    return write_loop_suite(tmp_path / "suite", tiny_model, text, rows=120)
+    return write_forgetting_suite(tmp_path / "forgetting", tiny_model)
 
 
 COLLAPSE = {"learning_rate": 5e-2, "max_steps": 30, "lr_scheduler_type": "constant"}
@@ -125,7 +124,7 @@ def test_refuted_guard_stops(collapsing: Path, tiny_model: Path, tmp_path: Path,
     assert stopped.state.global_step < 30
     assert stopped.state.global_step % 3 == 0
     assert re.search(r"no-forgetting FAIL .*; stopped, since no-forgetting is refuted", text)
-    assert max(looks(stopped)) == stopped.state.global_step
+    assert max(looks(stopped, "harness/old.same")) == stopped.state.global_step
     whole = make_trainer(
         "sft", tiny_model, tmp_path / "b", callbacks=[GateCallback(collapsing, every_steps=3, stop="")], **COLLAPSE
     )
@@ -141,7 +140,6 @@ def test_best_is_loaded_at_the_end(suite: Path, tiny_model: Path, tmp_path: Path
     options |= {"eval_strategy": "steps", "eval_steps": 1, "learning_rate": 3e-2, "max_steps": 8}
     callback = GateCallback(suite, every_steps=2, stop="")
     trainer = make_trainer("sft", tiny_model, tmp_path / "out", callbacks=[callback], **options)
-    trainer.eval_dataset = trainer.train_dataset.select(range(2))
     trainer.train()
     scores = looks(trainer, "harness/new.nats")
     best = min(scores, key=scores.__getitem__)
@@ -167,7 +165,11 @@ def test_the_printed_command_runs(suite: Path, tiny_model: Path, tmp_path: Path,
 
     make_trainer("sft", tiny_model, tmp_path / "out", callbacks=[GateCallback(suite, every_steps=6)]).train()
     command = capsys.readouterr().err.splitlines()[-1].partition("run: ")[2]
-    assert main([*shlex.split(command)[1:], "--out", str(tmp_path / "reports")]) in (0, 1, 2)
+    assert main([*shlex.split(command)[1:], "--out", str(tmp_path / "reports")]) in (
+        ExitCode.OK,
+        ExitCode.FAILED,
+        ExitCode.INCONCLUSIVE,
+    )
     assert list((tmp_path / "reports").glob("*/report.json"))
 
 
@@ -404,6 +406,7 @@ def test_refused_models(suite: Path, tiny_model: Path, tmp_path: Path, monkeypat
         trainer.train()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own
 def test_wrapped_models(tiny_model: Path) -> None:
     """What DDP or torch.compile wraps is evaluated itself; what is sharded between processes is refused."""
     from transformers import AutoModelForCausalLM
@@ -460,10 +463,10 @@ def run_processes(folder: Path, model: Path, suite: Path, *, looked: bool, steps
     return [json.loads((folder / f"found-{i}.json").read_text()) for i in range(2)], done.stderr
 
 
-def test_two_processes(collapsing: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_two_processes(suite: Path, collapsing: Path, tiny_model: Path, tmp_path: Path) -> None:
     """In two processes the first looks, both stop at the same step, and the losses are those without looks."""
-    plain, _ = run_processes(tmp_path / "plain", tiny_model, collapsing, looked=False)
-    looked, told = run_processes(tmp_path / "looked", tiny_model, collapsing, looked=True)
+    plain, _ = run_processes(tmp_path / "plain", tiny_model, suite, looked=False)
+    looked, told = run_processes(tmp_path / "looked", tiny_model, suite, looked=True)
     assert plain[0]["losses"] == looked[0]["losses"]
     assert looked[0]["best"] == looked[1]["best"]
     assert told.count("harness: step 2, look 1 of 3") == 1

@@ -1,0 +1,94 @@
+"""Gates on the slices of one metric as a table: slices down, claims across, in each cell the verdict's glyph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from harness import Outcome, Verdict
+from harness.internals import printable, slice_figures, summary, verdict_figures
+from harness_report.formatting import GLYPHS, NONE, claim_in_words, metric_in_words
+from harness_report.reading import LoadedRun
+
+FEWEST = 4  # gates on the slices of a metric, below which the list of gates is as clear
+
+
+class Cell(NamedTuple):
+    """What a claim came to on a slice: a word, its glyph, the estimate, and its number of rows."""
+
+    outcome: str
+    glyph: str
+    estimate: str
+    n: int
+
+
+class HeatRow(NamedTuple):
+    """A slice, and a cell for each claim, or None where the claim is not about it."""
+
+    name: str
+    n: int
+    cells: list[Cell | None]
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """The verdicts on the slices of a metric, the worst slice first."""
+
+    title: str
+    column: str
+    claims: list[str]
+    rows: list[HeatRow]
+
+
+def heat_maps(kept: LoadedRun) -> list[HeatMap]:
+    """Return a table for each metric and column of slices that several gates share."""
+    gates: dict[tuple[str, str], list[Verdict]] = {}
+    for v in kept.run.verdicts:
+        if (column := _column(v)) and v.estimate is not None:
+            gates.setdefault((v.metric, column), []).append(v)
+    return [_make_map(metric, column, found) for (metric, column), found in gates.items() if len(found) >= FEWEST]
+
+
+def _column(v: Verdict) -> str:
+    slices = v.claim_spec.slices if v.claim_spec else ()
+    return slices[0][0] if len(slices) == 1 else ""
+
+
+def _make_map(metric: str, column: str, verdicts: Sequence[Verdict]) -> HeatMap:
+    table: dict[str, dict[str, tuple[Outcome, Cell]]] = {}
+    claims: dict[str, None] = {}
+    for v in verdicts:
+        claim = _claim(v, several=len({one.candidate for one in verdicts}) > 1)
+        claims.setdefault(claim)
+        for value, outcome, cell in _cells(v):
+            table.setdefault(value, {})[claim] = outcome, cell
+
+    def place(value: str) -> tuple[int, str]:
+        return min(summary.RANKS[outcome] for outcome, _ in table[value].values()), value
+
+    rows = []
+    for value in sorted(table, key=place):
+        cells = [table[value][claim][1] if claim in table[value] else None for claim in claims]
+        rows.append(HeatRow(printable(value), max(cell.n for cell in cells if cell), cells))
+    return HeatMap(printable(f"{metric_in_words(metric)} by {column}"), printable(column), [*claims], rows)
+
+
+def _claim(v: Verdict, *, several: bool) -> str:
+    """Return a claim in words without its metric and its slice."""
+    about = v.claim_spec
+    said = claim_in_words(replace(v, claim_spec=replace(about, slices=()) if about else None))
+    said = said.removeprefix(f"{metric_in_words(v.metric)}, ")
+    return printable(said + (f", {v.candidate}" if several else ""))
+
+
+def _cells(v: Verdict) -> Iterator[tuple[str, Outcome, Cell]]:
+    """Yield value, outcome and cell of each slice that a gate judged."""
+    for s in v.slices:
+        figures = slice_figures(v, s)
+        estimate = NONE if figures is None else figures.estimate
+        yield s.name.partition("=")[2], s.outcome, Cell(s.outcome.value, GLYPHS[s.outcome], estimate, s.n)
+    if not v.slices and v.claim_spec:
+        (_, value), *_ = v.claim_spec.slices
+        figures = verdict_figures(v)
+        yield value, v.outcome, Cell(v.outcome.value, GLYPHS[v.outcome], figures.estimate, figures.n)

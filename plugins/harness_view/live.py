@@ -1,0 +1,81 @@
+"""A run that goes on as its page shows it: stages, loss, metrics of what was measured, gates, and the time left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+from harness import Verdict
+from harness.internals import RunProgress, numbers, printable, summary, verdict_figures, verdict_text
+from harness_report.formatting import format_seconds
+from harness_report.gates import bounds_text
+
+WIDTH, HEIGHT = 640, 120  # px, of the loss
+POINTS = 320  # of its line, at most
+DONE, RUNNING, OPEN, CUT = ("✓", "done"), ("●", "running"), ("○", "open"), ("?", "cut off")
+
+
+def live_parts(found: RunProgress) -> dict[str, Any]:
+    """Return what the part of a page needs that changes while a run goes on."""
+    odd = [printable(f"{r.id}: {r.error}") for r in found.run.results if r.error]
+    odd += [printable(f"{f.code}: {f.what}") for f in found.run.findings if f.severity != "note"]
+    left = found.seconds_left
+    return {
+        "said": printable(found.summary(datetime.now(UTC))),
+        "left": "" if left is None else f"About {format_seconds(left)} left in all.",
+        "stages": _stages(found),
+        "loss": _loss(found.losses),
+        "metrics": _metrics(found),
+        "gates": [_gate(v) for v in summary.sort_worst_first(found.run)],
+        "odd": odd,
+    }
+
+
+def _stages(found: RunProgress) -> list[SimpleNamespace]:
+    """Return the stages so far with their time, then the subjects that wait."""
+    rail = []
+    for stage in found.stages:
+        glyph, word = DONE if stage.ended else RUNNING if found.running is not False else CUT
+        rail.append(
+            SimpleNamespace(glyph=glyph, word=word, name=printable(stage.name), took=format_seconds(stage.seconds))
+        )
+    begun = {stage.name for stage in found.stages}
+    measured = {r.subject for r in found.run.results}
+    waiting = dict.fromkeys(subject for subject, _ in found.open_items if subject not in begun | measured)
+    glyph, word = OPEN
+    return rail + [SimpleNamespace(glyph=glyph, word=word, name=printable(name), took="") for name in waiting]
+
+
+def _loss(losses: Sequence[tuple[int, float]]) -> SimpleNamespace | None:
+    """Return the training loss as the points of a line, with its ends in words."""
+    if len(losses) < 2:
+        return None
+    kept = [*losses[:: max(1, len(losses) // POINTS)], losses[-1]]
+    first, last, top = kept[0][0], kept[-1][0], max(loss for _, loss in kept) or 1.0
+    places = ((WIDTH * (step - first) / max(1, last - first), HEIGHT * (1 - loss / top)) for step, loss in kept)
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    said = f"Training loss from {losses[0][1]:.3f} at step {first:,} to {losses[-1][1]:.3f} at step {last:,}"
+    return SimpleNamespace(points=points, said=said, top=f"{top:.3g}", width=WIDTH, height=HEIGHT)
+
+
+def _metrics(found: RunProgress) -> SimpleNamespace:
+    """Return each metric with a column a subject, "–" where one has not been measured yet."""
+    done = [r for r in found.run.results if r.outcome == "done"]
+    waiting = [subject for subject, _ in found.open_items]
+    subjects = list(dict.fromkeys([*(r.subject for r in done), *waiting])) if done else []
+    cells = {(r.eval, m, r.subject): numbers.format_metric(x) for r in done for m, x in r.metrics.items()}
+    names = dict.fromkeys((e, m) for e, m, _ in cells)
+    lines = [(printable(f"{e}.{m}"), [cells.get((e, m, s), "–") for s in subjects]) for e, m in names]
+    return SimpleNamespace(subjects=[printable(s) for s in subjects], lines=lines)
+
+
+def _gate(v: Verdict) -> SimpleNamespace:
+    figures = verdict_figures(v)
+    return SimpleNamespace(
+        outcome=str(v.outcome), glyph=summary.GLYPHS[v.outcome], name=printable(v.gate),
+        candidate=printable(v.candidate), claim=printable(f"{v.metric} {v.claim}".strip()),
+        estimate=figures.estimate if v.estimate is not None else "", bounds=bounds_text(v, figures),
+        why=printable(verdict_text.format_brief(v)),
+    )  # fmt: skip
