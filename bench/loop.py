@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,7 +102,7 @@ def first_stops(rng: np.random.Generator, truth: Floats) -> tuple[int | None, in
     return found[0], found[1]
 
 
-@lru_cache(maxsize=None)
+@cache
 def is_refuted(won: int, lost: int, looks: int) -> bool:
     """Return whether a look refutes the guard where so many rows were won and lost against the base."""
     base = [float(i < ROWS - won) for i in range(ROWS)]
