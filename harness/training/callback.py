@@ -84,7 +84,7 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         stop: Literal["refuted", ""] = "refuted",
         keep: Literal["best", ""] = "best",
     ) -> None:
-        if not isinstance(every_steps, int) or every_steps < 1:
+        if type(every_steps) is not int or every_steps < 1:
             raise UsageError(f"GateCallback: every_steps is {every_steps!r}; it must be a whole number, 1 or more")
         if stop not in ("refuted", ""):
             raise UsageError(f'GateCallback: stop is {stop!r}; it must be "refuted" or ""')

@@ -45,6 +45,8 @@ def looks(trainer: Any, name: str = "harness/old.likely") -> dict[int, float]:
         ("dpo", {}),
         ("dpo", {"gradient_checkpointing": True}),
         ("dpo", {"adapter": False, "learning_rate": 1e-4}),
+        ("kto", {}),
+        ("grpo", {}),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value) or "plain",
 )
@@ -61,6 +63,18 @@ def test_losses_are_the_same(kind: str, options: dict[str, Any], suite: Path, ti
     pairs = zip(plain.model.state_dict().items(), looked.model.state_dict().items(), strict=True)
     assert all(one == other and torch.equal(a, b) for (one, a), (other, b) in pairs)
     assert list(looks(looked)) == [2, 4, 6]
+
+
+def test_plain_trainer(suite: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """A `Trainer` of transformers without a tokenizer works as one of TRL does."""
+    from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    args = TrainingArguments(str(tmp_path / "out"), max_steps=3, use_cpu=True, report_to=[], save_strategy="no")
+    ids = [{"input_ids": torch.arange(9), "labels": torch.arange(9)} for _ in range(8)]
+    trainer = Trainer(model, args, train_dataset=ids, callbacks=[GateCallback(suite, every_steps=2)])
+    trainer.train()
+    assert list(looks(trainer)) == [2, 3]
 
 
 def test_model_is_given_back(suite: Path, tiny_model: Path, tmp_path: Path) -> None:
