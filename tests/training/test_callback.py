@@ -397,6 +397,8 @@ def refused_with(suite: Path, text: str, model: Path, folder: Path) -> str:
 
 def test_refused_models(suite: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A base or a tokenizer that is not the suite's, and a second callback, are one line before the first step."""
+    from transformers import EarlyStoppingCallback
+
     from tests.helpers.loops import make_trainer as make
 
     two = [GateCallback(suite), GateCallback(suite)]
@@ -404,6 +406,10 @@ def test_refused_models(suite: Path, tiny_model: Path, tmp_path: Path, monkeypat
     assert 'save_strategy is "best"' in refused(
         tiny_model, tmp_path / "out", suite, save_strategy="best", metric_for_best_model="loss", eval_strategy="no"
     )
+    for both in ([GateCallback(suite), EarlyStoppingCallback()], [EarlyStoppingCallback(), GateCallback(suite)]):
+        options = {"metric_for_best_model": "loss", "eval_strategy": "steps", "load_best_model_at_end": True}
+        options |= {"save_strategy": "steps", "callbacks": both}
+        assert "EarlyStoppingCallback stops by" in refused(tiny_model, tmp_path / "out", suite, **options)
     trainer = make("sft", tiny_model, tmp_path / "out", callbacks=[GateCallback(suite)])
     config = trainer.model.get_base_model().config
     monkeypatch.setattr(config, "num_hidden_layers", 3)
