@@ -101,6 +101,27 @@ def test_model_is_given_back(suite: Path, tiny_model: Path, tmp_path: Path) -> N
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_4bit_base_is_not_repacked(tiny_model: Path) -> None:
+    """A 4-bit model that somebody else loaded keeps its layout, of which training computes its gradients."""
+    pytest.importorskip("bitsandbytes")
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    from harness.records.models import ModelRef
+    from harness_hf import assert_not_repacked, open_live_model
+
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, quantization_config=nf4, device_map="cpu")
+    layers = [module for module in model.modules() if type(module).__name__ == "Linear4bit"]
+    assert layers
+    before = [layer.weight.data.clone() for layer in layers]
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = True  # as on a processor that has it
+    with open_live_model(model, ModelRef("x", str(tiny_model), "d")) as subject:
+        subject.logprobs([("a", " b")])
+    assert_not_repacked(model)
+    assert all(torch.equal(layer.weight.data, data) for layer, data in zip(layers, before, strict=True))
+
+
 def test_base_is_the_model_without_its_adapter(tiny_model: Path, tmp_path: Path) -> None:
     """As its base a model with a trained adapter scores as the folder does; with it, otherwise."""
     from harness.records.models import ModelRef
