@@ -274,9 +274,9 @@ def _slice_link(kept: LoadedRun, v: Verdict, link: str, counts: Mapping[str, int
     """Return a link to the rows of a gate's slice; "-" where the browser has other rows than the gate counted."""
     evaluation, _, metric = v.metric.partition(".")
     slices = v.claim_spec.slices if v.claim_spec else ()
-    if link == "-" or not (slices or v.driver):
+    if link == "-" or not slices:  # a gate on all rows may name its worst slice, and counts all rows
         return link
-    column, _, value = (v.driver or "=".join(slices[0])).partition("=")
+    column, _, value = (v.driver if v.slices else "=".join(slices[0])).partition("=")
     if v.candidate != kept.ours or column != kept.column(evaluation):
         return "-"
     rows = pairs_of_evaluation(kept, evaluation, v.versus or "", metric).rows
