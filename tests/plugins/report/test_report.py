@@ -407,6 +407,7 @@ def test_samples_cut_off_are_told(ran: Path) -> None:
 def test_of_many_rows_all_flips_and_a_sample_are_held(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit a page holds every row won or lost and a seeded sample of the others, and says so."""
     monkeypatch.setattr(pairs, "MOST", 20)
+    monkeypatch.setattr(pairs, "DRAWN", 20)
     changed(ran, "base", "qa", lambda i, row: row.update(exact_match=float(i < 50)))
     changed(ran, "merged", "qa", lambda i, row: row.update(exact_match=float(i < 45)))
     kept = read_folder(ran)
