@@ -20,7 +20,7 @@ from typing import Any
 import griffe
 
 import harness
-from harness import hookspec, testing
+from harness import hookspec, testing, training
 from harness.cli.catalogue import catalogue_data
 from harness.cli.parser import make_parser
 from harness.evaluation.checks import BUILD, STAGES, check_title
@@ -313,6 +313,9 @@ def python_page() -> str:
         lines += ["", f"## {heading}"]
         for name, home in homes.items():
             lines += _member(name, home, "###") if _group_of(home) == heading else []
+    lines += ["", "## `harness.training`", "", prose(inspect.getdoc(training) or "")]
+    for name in training.__all__:
+        lines += _member(name, f"harness.training.callback.{name}", "###")
     return "\n".join(lines) + "\n"
 
 

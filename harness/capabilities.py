@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
@@ -16,7 +17,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 from harness.protocols import Options
 from harness.records.findings import Built
 from harness.records.metrics import Metric
-from harness.records.models import Source
+from harness.records.models import Source, Subject
 from harness.records.samples import Prompt, Sample, Score
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -45,7 +46,8 @@ class LoaderCapabilities(Capabilities):
     """Of `load(refs, *, …)`.
 
     `identity` names all that an answer depends on, `probe` looks at a candidate's folder, and `reads(path)` names the
-    files there that a model is loaded from.
+    files there that a model is loaded from. `live(model, ref, *, base, processing_class)` is a context manager that
+    yields a Subject of a model in memory, which is being trained.
     """
 
     open: Callable[..., Source] | None = None
@@ -53,6 +55,7 @@ class LoaderCapabilities(Capabilities):
     probe: Callable[[str], object] | None = None
     reads: Callable[[Path], Iterable[str]] | None = None
     needs: Callable[[Options], Iterable[str]] | None = None
+    live: Callable[..., AbstractContextManager[Subject]] | None = None
     remote: bool = False  # a candidate's path is a name, not a folder
     piece: int = 1  # times as many requests as others' models are given at once: what serves wants dozens
     lacks: Sequence[str] = ()  # what its subjects cannot that others can: "token_kl", or a base in "4-bit"

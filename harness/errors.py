@@ -153,3 +153,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if close := difflib.get_close_matches(word.lower(), alike, n=1):
         return f'; did you mean "{alike[close[0]]}"?'
     return "; known: " + ", ".join(f'"{k}"' for k in known) if known and len(known) <= 12 else ""
+
+
+def suggest_option(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean "x"?` for an option, or where the name of another tool's is in a suite, or nothing."""
+    from harness.texts.option_names import OPTION_NAMES  # which help does not need
+
+    known = [*known]
+    table, _, key = (meant := OPTION_NAMES.get(word, "")).rpartition(".")
+    if meant and "." in meant and " " not in meant:
+        if key in known:
+            return f'; did you mean "{key}"?'
+        return f'; it is "{key}" in {f"[[{table}]]" if table in ("eval", "gate", "export") else f"[{table}]"}'
+    return f"; {meant}" if meant else did_you_mean(word, known)

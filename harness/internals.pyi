@@ -39,6 +39,7 @@ from harness.data.rows import read_rows as read_rows
 from harness.data.templates import template_columns as template_columns
 from harness.errors import disk_full_error as disk_full_error
 from harness.errors import memory_error as memory_error
+from harness.errors import suggest_option as suggest_option
 from harness.evaluation.baselines import find_weakness as find_weakness
 from harness.files import append_line as append_line
 from harness.files import copy_range as copy_range
@@ -52,7 +53,6 @@ from harness.gates import agreement as agreement
 from harness.gates import labels as labels
 from harness.gates.decide import decide as decide
 from harness.lazy import attach_lazily as attach_lazily
-from harness.option_names import suggest_option as suggest_option
 from harness.pipeline.replay import ReplayRows as ReplayRows
 from harness.pipeline.replay import draw_replay_rows as draw_replay_rows
 from harness.records import verdict_text as verdict_text

@@ -288,6 +288,13 @@ class BaseLoader:
         """Return the names of modules that it imports late."""
         raise NotImplementedError
 
+    @optional
+    def live(
+        self, model: Any, ref: ModelRef, *, base: bool = False, processing_class: Any = None
+    ) -> AbstractContextManager[Subject]:
+        """Yield a Subject of a model in memory that is being trained, or of its base, and restore it afterwards."""
+        raise NotImplementedError
+
 
 class BaseTrainer:
     """Base of a trainer with optional methods; a subclass defines `__call__`.

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from harness.errors import suggest_option
+
 # options that are given by the harness, not by the suite
 INJECTED = {"against", "facts", "flag", "folder", "marking", "processes", "progress", "seed", "shard", "watch"}
 DEEPEST = 100  # tables and lists in each other, in a suite or a row; what goes deeper is no data, and breaks recursion
@@ -33,8 +35,6 @@ def read_table(cls: type[T], table: Mapping[str, Any], complain: Complain, **giv
     values = {key: value for key, value in given.items() if key in hints}
     options: dict[str, Any] = {}
     wrong: list[tuple[str, str]] = []
-    from harness.option_names import suggest_option  # which help does not need
-
     for key, value in table.items():
         if key not in fields and rest:
             options[key] = value
@@ -143,8 +143,6 @@ def find_signature_error(function: Callable[..., Any], given: Sequence[str], nam
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], complain: Complain) -> None:
     """Report every option of a table that the plugin's callable does not have, has with another type, or lacks."""
-    from harness.option_names import suggest_option
-
     (known, open_ended), hints = list_options(function), parameter_types(function)
     for key, value in options.items():
         want = hints.get(key, Any)

@@ -14,6 +14,7 @@ import re
 import shlex
 import subprocess
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,13 @@ def diagnoses(split: str) -> list[Row]:
     """Return the rows of a split; the titles they choose between are stored once, which reads four times faster."""
     titles = [row["title"] for row in ICD10.rows("icd10", "titles")]
     return [{**row, "target": titles[row["gold"]], "choices": titles} for row in ICD10.rows("icd10", split)]
+
+
+def worked_examples() -> list[Row]:
+    """Return the first training row of each of the ten commonest chapters: random ones repeat few chapters."""
+    rows = diagnoses("train")[:2200]
+    common = [gold for gold, _ in Counter(row["gold"] for row in rows).most_common(10)]
+    return [next(row for row in rows if row["gold"] == gold) for gold in common]
 
 
 def preferences(split: str) -> list[Row]:
@@ -280,6 +288,7 @@ READERS: dict[str, Callable[[], list[Row]]] = {
     "icd10:train": lambda: diagnoses("train"),
     "icd10:select": lambda: diagnoses("select"),
     "icd10:confirm": lambda: diagnoses("confirm"),
+    "icd10:shots": worked_examples,
     "icd10-pairs:train": lambda: preferences("train"),
     "icd10-pairs:select": lambda: preferences("select"),
     "icd10-pairs:confirm": lambda: preferences("confirm"),

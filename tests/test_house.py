@@ -17,7 +17,7 @@ from harness import capabilities, hookspec, internals
 
 ROOT = Path(__file__).parent.parent
 PLUGINS = sorted(p.name for p in (ROOT / "plugins").iterdir() if (p / "__init__.py").is_file())
-MOST_LINES, LONGEST, MOST_ANY, TOP_FLOOR = 450, 70, 0.08, 15
+MOST_LINES, LONGEST, MOST_ANY, TOP_FLOOR = 450, 70, 0.08, 16
 DEFAULTS = {
     *("harness/suite/tables.py", "harness/suite/reader.py"),
     "harness/cli/plan_report.py",  # a method's name in words

@@ -45,6 +45,9 @@ def show_rows(args: argparse.Namespace, report: Run, folder: Path) -> None:
     for one in found:
         _heading(screen, one.eval)
         how = f" wrong by {one.metric}" if args.wrong else ""
+        if args.wrong and one.of and not one.tells_right:
+            screen.print_line(f"{one.metric} does not say which rows are wrong; leave out --wrong to see them")
+            continue
         screen.print_line(f"{one.there:,} of {count_noun(one.of, 'row')}{how}{_cut(one.there, args.n)}")
         for row in one.rows[: args.n]:
             _print_row(screen, row)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from harness.plugins import Plugins
     from harness.reports.events import RunProgress
 
+STATISTICS = ("numpy", "scipy")  # modules that come together
 SHOWN = 10  # rows of a gate or an eval
 SHELF = 2  # sets of loaded models that several suites share: a base and a candidate
 WORST = (  # first what kept a suite from being judged, for the others say nothing of it; then what was judged
@@ -104,9 +105,9 @@ def _run(args: argparse.Namespace) -> int:
 
             return run_rows(rows[0], args)
         except ModuleNotFoundError as error:
-            raise UsageError(
-                f"{rows[0].path}: {requirements.missing_modules_message([error.name or 'unknown'])}"
-            ) from None
+            name = error.name or "unknown"
+            lacking = [*STATISTICS] if name.partition(".")[0] in STATISTICS else [name]
+            raise UsageError(f"{rows[0].path}: {requirements.missing_modules_message(lacking)}") from None
     if args.collect_only or len(args.suite) > 1:  # a mistake in the last shows before the first runs
         collections = [prepare_collection(path, options) for path in args.suite]
         if args.collect_only:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from harness import schema
-from harness.collection.collection import Collection, Item, Task, trains_whole
+from harness.collection.collection import NO_SELECT, Collection, Item, Task, trains_whole
 from harness.collection.context import Context, check_tables
 from harness.collection.datasets import DatasetLoader, read_training_rows, warn_of_overlaps
 from harness.collection.tasks import add_shots, make_task
@@ -103,11 +103,8 @@ def _check_selecting(context: Context, tasks: Mapping[str, Task]) -> None:
         if (watched := tasks.get(name)) is None:
             complain(f'watch names "{name}", which is not an eval{did_you_mean(name, tasks)}')
         elif watched.spec.select is None:
-            complain(
-                f'watch: eval "{name}" has no select split, and rows used to choose a '
-                "checkpoint cannot confirm it; add select"
-            )
-        elif watched.compares or watched.marks or watched.uncached:
+            complain(f'watch: eval "{name}" {NO_SELECT}')
+        elif watched.needs_others:
             complain(f'watch: "{name}" needs other models than the one in training; watch another eval')
 
 

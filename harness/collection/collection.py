@@ -19,6 +19,7 @@ from harness.records.models import ThoughtBudget
 from harness.records.samples import Sample
 from harness.suite.tables import Eval, Suite
 
+NO_SELECT = "has no select split, and rows used to choose a checkpoint cannot confirm it; add select"
 COMPARATIVE = "against"  # the parameter by which an evaluator asks for a second loaded subject
 
 
@@ -104,6 +105,11 @@ class Task:
     @property
     def brings_rows(self) -> bool:
         return self.capabilities.rows_for is not None
+
+    @property
+    def needs_others(self) -> bool:
+        """Return whether it needs other models than the one it evaluates, or that one alone on its machine."""
+        return bool(self.compares or self.marks or self.uncached)
 
     @property
     def uncached(self) -> bool:

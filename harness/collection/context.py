@@ -9,7 +9,8 @@ from typing import Any
 
 from harness import capabilities, schema
 from harness.collection.collection import trains_whole
-from harness.data.rows import find_ambiguous_row, find_target_in_template
+from harness.data.ambiguity import find_ambiguous_row
+from harness.data.rows import find_target_in_template
 from harness.data.templates import find_template_error
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.plugins import Plugins

@@ -17,6 +17,7 @@ from typing import Any
 from harness.data import tables
 from harness.errors import Mistakes, UsageError
 from harness.schema import DEEPEST, format_toml, is_deep
+from harness.texts.escaping import shorten_repr
 
 Row = dict[str, Any]
 FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
@@ -32,6 +33,7 @@ SNIFFED = 100_000  # characters of a table, and bytes of its encoding, by which 
 ESCAPE = "; in TOML a \\ in double quotes begins an escape: write / or single quotes"
 UNCLOSED = "; check for a missing closing quote, double the quotes inside a field, or write the rows as .jsonl"
 OBJECTS = re.compile(r"\s*\[\s*\{")  # how a JSON list of objects begins, whatever the file is called
+ROW = re.compile(r"\brow [0-9]+")
 SHOWN = 20  # wrong rows of a source that are told one by one
 
 
@@ -193,7 +195,12 @@ def read_hub(source: str, where: str) -> list[Row]:
 
 
 def limit_mistakes(mistakes: Mistakes, where: str) -> None:
-    """Keep the first mistakes in the rows of one source, and count the others."""
+    """Keep one of mistakes that differ in their row alone, and the first of the others; count the rest."""
+    same = Counter(ROW.sub("row", message) for message in mistakes.messages)
+    first = {ROW.sub("row", message): message for message in reversed(mistakes.messages)}
+    mistakes.messages = [
+        f"{message} ({same[key]:,} such rows)" if same[key] > 1 else message for key, message in [*first.items()][::-1]
+    ]
     if len(mistakes.messages) > SHOWN:
         mistakes.messages[SHOWN:] = [f"{where}: {len(mistakes.messages) - SHOWN} more rows like these"]
 
@@ -223,7 +230,7 @@ def _rows_of(found: Any, path: Path) -> list[Row]:
     if not isinstance(found, list):
         raise UsageError(f"{path}: contains a {type(found).__name__}; it must be a list of objects")
     if (odd := next((i for i, row in enumerate(found) if not isinstance(row, dict)), None)) is not None:
-        raise UsageError(f"{path}: row {odd} is {found[odd]!r:.40}; it must be an object")
+        raise UsageError(f"{path}: row {odd} is {shorten_repr(found[odd], 40)}; it must be an object")
     return found
 
 

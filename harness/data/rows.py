@@ -17,6 +17,7 @@ from harness.data.templates import fill_template, template_columns
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.records.samples import Prompt, Sample
 from harness.texts.counts import count_noun
+from harness.texts.escaping import shorten_repr
 
 Row = dict[str, Any]
 Rows = Sequence[Row]
@@ -136,6 +137,8 @@ def to_training_rows(
         if template is not None:
             want = 'a target as well as the template; name its column with columns = { target = "…" }'
         all_of_them = f" ({len(shapeless)} such rows)" if len(shapeless) > 1 else ""
+        foreign = {"conversations", "instruction", "chosen"} & rows[shapeless[0]].keys()
+        want += "; harness init --data writes such rows for this layout" if foreign else ""
         raise UsageError(
             f"{where}: row {shapeless[0]} has the columns {quote_names(rows[shapeless[0]])}{all_of_them}; "
             f"it needs {want}"
@@ -147,21 +150,7 @@ def to_training_rows(
             made.append(taken | training_template_arguments(i, row, columns, where, arguments or {}))
     reading.limit_mistakes(mistakes, where)
     mistakes.raise_errors()
-    return [_split_chat(row) for row in made] if made and all(map(_has_one_answer, made)) else made
-
-
-def _has_one_answer(row: Row) -> bool:
-    """Return whether a training row is a chat with one answer of the assistant, at its end."""
-    messages = row.get("messages")
-    if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
-        return False
-    return [i for i, m in enumerate(messages) if m.get("role") == "assistant"] == [len(messages) - 1] != [0]
-
-
-def _split_chat(row: Row) -> Row:
-    """Return a chat as a prompt and a completion, of which trainers learn the completion alone."""
-    messages, others = row["messages"], {name: value for name, value in row.items() if name != "messages"}
-    return {"prompt": messages[:-1], "completion": messages[-1:], **others}
+    return [chat.split_answer(row) for row in made] if made and all(map(chat.has_one_answer, made)) else made
 
 
 def target_as_continuation(prompt: Prompt, target: str) -> str:
@@ -209,11 +198,13 @@ def _odd_values(named: Rows, rows: Rows, clusters: Sequence[str], slices: Sequen
     asked += [(c, rows, f'slices "{c}"', lambda v: isinstance(v, bool) or _is_text(v), want) for c in slices]
     for column, of, what, fits, want in asked:
         if odd := [i for i, row in enumerate(of) if column in row and not fits(row[column])]:
-            found = "null" if of[odd[0]][column] is None else f"{of[odd[0]][column]!r:.60}"
+            found = "null" if of[odd[0]][column] is None else f"{shorten_repr(of[odd[0]][column])}"
             yield f"row {odd[0]} has {found} as its {what} ({len(odd)} such rows); {want}"
     for i, row in enumerate(named):
         if not _is_prompt(row.get("input", "")):
-            yield (f"row {i} has {row['input']!r:.60} as its input; give text, or messages with role and content")
+            yield (
+                f"row {i} has {shorten_repr(row['input'])} as its input; give text, or messages with role and content"
+            )
             return
 
 
@@ -270,14 +261,20 @@ def _shape(named: Row, columns: Columns, template: str | None) -> tuple[str, ...
 def _training_row(number: int, named: Row, where: str, columns: Columns, template: str | None) -> Row:
     if (shape := _shape(named, columns, template)) != PAIR:
         if "prompt" in shape and not isinstance(named["prompt"], (str, list)):
-            raise UsageError(f"{where}: row {number} has {named['prompt']!r:.60} as its prompt; give text, or messages")
+            raise UsageError(
+                f"{where}: row {number} has {shorten_repr(named['prompt'])} as its prompt; give text, or messages"
+            )
         return answers_as_continuations({key: "" if named[key] is None else named[key] for key in shape})
     prompt, value = named["input"], named["target"]
     if not _is_prompt(prompt):
         want = "give text, or messages with role and content"
-        raise UsageError(f"{where}: row {number} has {prompt!r:.60} as its input; {want}")
+        raise UsageError(f"{where}: row {number} has {shorten_repr(prompt)} as its input; {want}")
+    if isinstance(value, Mapping):  # what an evaluation of JSON wants
+        value = json.dumps(value, ensure_ascii=False)
     if isinstance(value, list) or not _is_target(value):
-        raise UsageError(f"{where}: row {number} has {value!r:.60} as its target; give text or a number")
+        raise UsageError(
+            f"{where}: row {number} has {shorten_repr(value)} as its target; give text, a number or an object"
+        )
     target = str(_target(value))
     if isinstance(prompt, list):
         return {"prompt": prompt, "completion": [{"role": "assistant", "content": target}]}
@@ -346,46 +343,6 @@ def find_target_in_template(template: str, columns: Columns, rows: Sequence[Mapp
     if column in template_columns(template):
         return f'names "{column}", the column of the target, so the prompt contains its answer; remove it'
     return ""
-
-
-def find_ambiguous_row(
-    rows: Sequence[Mapping[str, Any]], columns: Columns, template: str | None, *, training: bool
-) -> str:
-    """Return which row could be read in two ways that neither `columns` nor a template choose between, or nothing.
-
-    A `text` beside an input and a target is one in training alone: an evaluation never asks it.
-    """
-    if "text" in columns or "messages" in columns:
-        return ""
-    chosen = {*columns, *(["input"] if template else [])}
-    for i, row in enumerate(rows):
-        if what := _either([name for name, value in row.items() if value is not None], chosen, training):
-            return f"row {i} {what}"
-    return ""
-
-
-def _either(there: Sequence[str], chosen: set[str], training: bool) -> str:
-    """Return two readings of a row that has these columns, or nothing."""
-    for ours, names in NAMES.items():
-        found = [name for name in names if name in there]
-        if ours not in chosen and ours not in there and len(found) > 1:
-            return f'has "{found[0]}" and "{found[1]}", either of which could be its {ours}; {_say({ours: found[0]})}'
-    if chosen & NAMES.keys():
-        return ""
-    pair = {ours: next((n for n in (ours, *names) if n in there), "") for ours, names in NAMES.items()}
-    readings = [pair] if all(pair.values()) else []
-    if {"prompt", "completion"}.issubset(there) and {"input", "target"}.intersection(there):
-        readings.append({"input": "prompt", "target": "completion"})
-    readings += [{name: name} for name in ("messages", *(["text"] if training else [])) if name in there]
-    if len(readings) < 2:
-        return ""
-    one, other = (" and ".join(f'"{n}"' for n in reading.values()) for reading in readings[:2])
-    return f"could be read as {one} or as {other}; {_say(readings[0])}, or the other"
-
-
-def _say(columns: Columns) -> str:
-    named = ", ".join(f'{ours} = "{name}"' for ours, name in columns.items())
-    return f"choose with columns = {{ {named} }}"
 
 
 def to_judged_rows(rows: Rows, names: Sequence[str], columns: Columns, where: str, common: Arguments) -> list[Row]:

@@ -236,8 +236,8 @@ def json_rows(value: Any) -> Any:
     """Return the rows of a JSON value in one of the layouts that pandas, W&B, mlflow and data sets write.
 
     These are a list of objects (records), {"columns": [...], "data": [[...]]} (split), {"column": {"0": ...}} and
-    {"column": [...]} (columns), and an object that holds the list under "data", "rows", "examples" or "instances". Any
-    other value is returned as it is.
+    {"column": [...]} (columns), and an object that holds the list under its only key, or under "data", "rows",
+    "examples" or "instances". Any other value is returned as it is.
     """
     if isinstance(value, list):
         inner = [row.get("row") for row in value if isinstance(row, dict) and {"row", "row_idx"} <= row.keys()]
@@ -248,14 +248,17 @@ def json_rows(value: Any) -> Any:
     if isinstance(names, list) and isinstance(data, list) and all(isinstance(row, list) for row in data):
         fits = all(isinstance(n, str) for n in names) and all(len(row) == len(names) for row in data)
         return [dict(zip(names, row, strict=True)) for row in data] if fits else value
-    held = [value[key] for key in WRAPPERS if isinstance(value.get(key), list)]
+    held = [value[key] for key in (value if len(value) == 1 else WRAPPERS) if isinstance(value.get(key), list)]
     if len(held) == 1 and all(isinstance(row, dict) for row in held[0]):
         return json_rows(held[0])
     if all(isinstance(cells, dict) for cells in value.values()):
         keys = dict.fromkeys(key for cells in value.values() for key in cells)
         if all(cells.keys() == keys.keys() for cells in value.values()):
             return [{name: cells[key] for name, cells in value.items()} for key in keys]
-    if all(isinstance(cells, list) for cells in value.values()) and len({len(c) for c in value.values()}) == 1:
+    cells_of = list(value.values())
+    if all(isinstance(cells, list) and not any(isinstance(cell, dict) for cell in cells) for cells in cells_of) and (
+        len({len(cells) for cells in cells_of}) == 1
+    ):
         return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
     return value
 

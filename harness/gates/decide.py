@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -17,6 +17,8 @@ from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample
 from harness.records.verdict_text import add_reason, format_notes
 from harness.records.verdicts import Outcome, Verdict
+from harness.stats.hypothesis_tests import Test, adjust_holm
+from harness.stats.significance import is_significant
 
 SLOW = (
     "point",
@@ -63,6 +65,8 @@ def decide(
     verdict = add_reason(
         verdict, *result_notes(verdict, whole), *told, *repeated_question_notes(case), *autocorrelation_note(whole)
     )
+    if verdict.outcome is Outcome.PASS:
+        verdict = add_reason(verdict, *_refuted_slice_notes(case, verdict, columns))
     return bar_approximate_pass(gate, replace(verdict, driver=_worst_slice(case, blank, verdict, columns)))
 
 
@@ -76,20 +80,40 @@ def _decide_slices(case: GateInput, whole: Hypothesis, blank: Verdict) -> Verdic
 
 def _worst_slice(case: GateInput, blank: Verdict, verdict: Verdict, columns: Sequence[str]) -> str:
     """Return the slice that is worst by its upper bound, where the whole was not proven and the test is quick."""
-    whole = case.gate.slice is None and not case.early and not case.labels
-    if not whole or verdict.outcome is Outcome.PASS or verdict.method in SLOW:
+    if verdict.outcome is Outcome.PASS:
         return ""
     worst: list[tuple[float, str]] = []
+    for name, hypothesis, test in _test_declared_slices(case, verdict, columns):
+        note = Note(
+            "slice", {"name": name, **result_notes(make_verdict(blank, test, hypothesis), hypothesis)[0].params}
+        )
+        worst.append((hypothesis.bounds_minus_margin(test)[1], format_notes(blank.claim_spec, [note])))
+    return min(worst)[1] if worst else ""
+
+
+def _refuted_slice_notes(case: GateInput, verdict: Verdict, columns: Sequence[str]) -> list[Note]:
+    """Return on which declared slices, each by itself, a claim is refuted that was proven of all rows, by Holm."""
+    tested = list(_test_declared_slices(case, verdict, columns))
+    adjusted = adjust_holm([test.p_fail for _, _, test in tested])
+    refuted = [
+        {"name": name, "estimate": test.estimate, "p": p}
+        for (name, _, test), p in zip(tested, adjusted, strict=True)
+        if is_significant(p, case.alpha)
+    ]
+    return [Note("refuted", {"slices": refuted})] if refuted else []
+
+
+def _test_declared_slices(
+    case: GateInput, verdict: Verdict, columns: Sequence[str]
+) -> Iterator[tuple[str, Hypothesis, Test]]:
+    """Yield the slices of an evaluation that are large enough, each with its own test, where that is quick."""
+    if case.gate.slice is not None or case.early or case.labels or verdict.method in SLOW:
+        return
     parts = [replace(case.gate, slice=f"{column}=*").rows_by_slice(case.rows) for column in columns]
     for name, rows in (one for part in parts if len(part) > 1 for one in part.items()):
         hypothesis = make_hypothesis(case, rows)
         few = hypothesis.clusters is not None and len(set(hypothesis.clusters)) < FEW_CLUSTERS
         if len(hypothesis.ours) < case.gate.min_n or few:
             continue
-        with suppress(ValueError):  # a slice of which nothing can be said drives nothing
-            test = run_hypothesis_test(hypothesis, ties=True)
-            note = Note(
-                "slice", {"name": name, **result_notes(make_verdict(blank, test, hypothesis), hypothesis)[0].params}
-            )
-            worst.append((hypothesis.bounds_minus_margin(test)[1], format_notes(blank.claim_spec, [note])))
-    return min(worst)[1] if worst else ""
+        with suppress(ValueError):  # nothing can be said of it
+            yield name, hypothesis, run_hypothesis_test(hypothesis, ties=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from harness import plugin_errors
 from harness.answers import keys
 from harness.artifacts import artifact_cache
 from harness.errors import ExitCode
-from harness.evaluation.evaluate import evaluate
+from harness.evaluation.live import evaluate_live, live_metrics
 from harness.files import cache_dir, read_facts, replace_folder, write_text
 from harness.pipeline.checking import record_findings, run_stage_checks
 from harness.pipeline.measurements import read_measurements
@@ -205,11 +204,7 @@ def _call_trainer(run: RunContext, out: Path) -> StageStop | None:
 
 def _watched(session: Session, subject: Subject) -> dict[str, float]:
     """Measure a model in training on the first select rows of the evals that the suite watches."""
-    train, found = session.suite.train, dict[str, float]()
-    for name in train.watch if train else ():
-        task = session.collection.tasks[name]
-        assert train and task.select  # collection saw to it
-        short = replace(task, samples=task.select[: train.watch_rows])
-        result = evaluate(short, "training", subject, None, lambda _: None)
-        found |= {f"{name}.{m}": math.nan if result.missing else v for m, v in result.metrics.items()}
-    return found
+    train = session.suite.train
+    assert train
+    tasks = [session.collection.tasks[name] for name in train.watch]
+    return live_metrics(evaluate_live(tasks, subject, train.watch_rows))

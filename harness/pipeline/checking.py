@@ -57,13 +57,25 @@ def check_before_training(session: Session, skip: Container[str] = ()) -> tuple[
         except UsageError as error:  # a finding like any other
             built.append((checks.build_failed(error), None))
         else:
-            built.append((checks.run("trainer", built=one) if one else [], one))
+            built.append((checks.run("trainer", built=one) if one else unbuilt_note(session), one))
     # What was found of all trials is told once, and before what was found of some of them which those are.
     told = [flag for flag in built[0][0] if all(flag in others for others, _ in built)]
     for value, (flags, _) in zip(sweep.values if sweep else (), built, strict=False):
         what = f"with {sweep.option} = {format_toml(value)}: " if sweep else ""
         told += [replace(flag, what=what + flag.what) for flag in flags if flag not in told]
     return found + told, built[0][1]
+
+
+def unbuilt_note(session: Session) -> list[Finding]:
+    """Return a note on a trainer whose rows no check of the trainer's stage can look at."""
+    suite, codes = session.suite, [p.name for p in session.checks.checks_of_stage("trainer")]
+    if not codes or suite.train is None or not suite.trains or session.collection.training is None:
+        return []
+    what = f'the trainer "{suite.train.use}" has no build, so {count_noun(len(codes), "check")} of what it trains on '
+    note = Finding(
+        "note", f"{what}did not run: {', '.join(codes)}", (), "declare one with @trainer(build=…)", "unbuilt"
+    )
+    return [session.checks.complete_finding("build", note)]
 
 
 def recall_checks_before_training(run: RunContext) -> list[Finding]:

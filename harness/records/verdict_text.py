@@ -169,6 +169,14 @@ def _rounded_up(rows: int) -> str:
     return f"{-(-rows // step) * step:,}"
 
 
+def _refuted(about: ClaimSpec | None, told: Told) -> str:
+    parts = [
+        f"{one['name']} ({format_number(about, one['estimate'])}, {format_p_in_sentence(one['p'])})"
+        for one in told["slices"]
+    ]
+    return f"but refuted on {' and '.join(parts)} alone"
+
+
 def _alarms(_: ClaimSpec | None, told: Told) -> str:
     few = "a slice" if told["n"] == 1 else f"{told['n']} slices"
     small = f"{few} below {told['min_n']} rows"
@@ -202,6 +210,7 @@ _WRITERS: Mapping[str, Callable[[ClaimSpec | None, Told], str]] = {
     "needed": _needed,
     "slice": lambda about, told: f"{told['name']}: {_found(about, told)}",
     "slices": lambda _, told: f"{told['n']} slices: {', '.join(f'{n} {o}' for o, n in told['outcomes'].items())}",
+    "refuted": _refuted,
     "alarms": _alarms,
     "untestable": lambda _, told: f"{told['n']} too small to decide",
     "none large": lambda _, told: (

@@ -34,7 +34,7 @@ def suggest_next_step(run: Run, folder: Path) -> NextStep | None:
     if v.outcome is Outcome.PASS or not v.blocks_release:
         return _after_pass(run, folder, shown)
     if v.outcome is Outcome.ERROR:
-        return NextStep(f'"{v.gate}" could not be decided: {verdict_text.format_result(v)}', "")
+        return NextStep(f'Read why "{v.gate}" could not be decided.', _command("show", str(shown)))
     if v.outcome is Outcome.INCONCLUSIVE and (rows := verdict_text.format_sample_size(v)):
         where = f" of {v.driver}" if v.slices else ""
         return NextStep(f'Add rows{where}: {rows} for "{v.gate}".', "")

@@ -55,6 +55,7 @@ class RowList:
     rows: list[DisplayRow]
     there: int
     of: int
+    tells_right: bool = True  # whether the metric says of a row that it is right or wrong
 
 
 def read_changed_rows(run: Run, folder: Path, verdict: Verdict) -> list[DisplayRow]:
@@ -100,7 +101,7 @@ def read_all_rows(run: Run, folder: Path, evaluation: str, *, wrong: bool = Fals
         found = _rows(folder, evaluation, metric, [*others, candidate], wanted[:most])
     except (LookupError, TypeError, ValueError, AttributeError):
         raise UsageError(f"{folder}: the rows of {evaluation} cannot be read; run the suite again") from None
-    return RowList(evaluation, metric, found, len(wanted), len(changes))
+    return RowList(evaluation, metric, found, len(wanted), len(changes), any(change for change, _ in changes))
 
 
 def correctness_metric(run: Run, candidate: str, evaluation: str) -> CorrectnessMetric:

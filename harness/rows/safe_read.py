@@ -10,6 +10,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -73,6 +74,17 @@ class SafeFiles:
             self.contents[str(path)] = hashlib.sha256(content).hexdigest()
         return content
 
+    @contextmanager
+    def open_content(self, path: Path) -> Iterator[IO[bytes]]:
+        """Open the content of a file, decompressed, which is read once and to its end; see `read_bytes`."""
+        with _opened(path, LINES, self.below) as f:
+            packed = tables.is_compressed(f.read(MAGIC))
+            f.seek(0)
+            hashed = _HashedReader(f)
+            yield io.BytesIO(self.read_bytes(path)) if packed else io.BufferedReader(hashed, HEAD)
+            if not packed:
+                self._keep(path, f, hashed.digest.hexdigest(), hashed.size)
+
     def read_json(self, path: Path) -> Any:
         """Return the JSON that a file is. Raises UsageError, also at keys that stand twice, and at NaN."""
         return parse_json(self.read_bytes(path).removeprefix(BOM), f"{path}")
@@ -125,6 +137,23 @@ class SafeFiles:
         if there.st_size != size or (told and told != (digest, size)):
             raise UsageError(f"{path}: is still being written; wait until its run has ended")
         self._read[str(path)] = digest, size
+
+
+class _HashedReader(io.RawIOBase):
+    """Reads a file and computes the digest of what was read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.digest, self.size = file, hashlib.sha256(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        self.digest.update(data)
+        self.size += len(data)
+        return len(data)
 
 
 def read_head(path: Path) -> bytes:

@@ -13,11 +13,10 @@ from typing import Any
 from harness import schema
 from harness.artifacts.digests import digest_value
 from harness.data import reading
-from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.errors import Mistakes, UsageError, did_you_mean, suggest_option
 from harness.files import read_text
 from harness.gates.gate import Gate
 from harness.gates.group import find_member_mistakes, link_groups
-from harness.option_names import suggest_option
 from harness.suite import tables
 from harness.suite.lines import read_toml_lines, reject_deep_keys
 from harness.texts import secrets

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness import Finding, Result, Sample, Score, Severity, checker, quote_text
+from harness import Finding, Gate, Result, Sample, Score, Severity, checker, quote_text
 from harness.internals import Suite, Task, find_weakness, fold_case, prompt_text, schema
 from harness_checks.evaluations import has_words
 from harness_domain.matching import MatchOptions
@@ -255,18 +255,23 @@ def format_gains(result: Result, task: Task, reference: Result | None) -> Iterat
 
 
 @checker(title="weak-baseline")
-def weak_baseline(result: Result, task: Task, reference: Result | None, suite: Suite | None) -> Iterator[Finding]:
+def weak_baseline(
+    result: Result, task: Task, reference: Result | None, suite: Suite | None, gates: Sequence[Gate] | None
+) -> Iterator[Finding]:
     """A baseline with worked examples that is weaker than none.
 
     To be better than it proves nothing where it scores less than one answer to all rows, or less than the base without
-    examples (sign test at 5 %): examples that are few, of one kind or of another task can make a small model repeat
-    one of their answers. Whether fine-tuning is warranted then stays open.
+    examples (sign test at 5 %), by the metrics of gates that compare with it, else by the first. Examples that are few,
+    of one kind or of another task can make a small model repeat one of their answers. Whether fine-tuning is warranted
+    then stays open.
     """
     subject = suite.subjects.get(result.subject) if suite else None
     if not subject or not subject.examples or subject.released or not task.metrics or len(result.scores) < ENOUGH:
         return
-    metric = next(iter(task.metrics.values()))
-    if why := find_weakness(task, metric, result, None if subject.use else reference):
-        what = f'"{result.subject}::{result.eval}": the base with {subject.examples} examples in its prompt has '
-        fix = "choose examples of all labels with fewshot_data, or other shots"
-        yield Finding("warning", f"{what}{metric.name} {why}", fix=fix)
+    against = [g for g in gates or () if g.versus == result.subject and g.eval == result.eval]
+    compared = {g.metric_name for g in against} & task.metrics.keys() or {next(iter(task.metrics))}
+    for metric in (metric for name, metric in task.metrics.items() if name in compared):
+        if why := find_weakness(task, metric, result, None if subject.use else reference):
+            what = f'"{result.subject}::{result.eval}": the base with {subject.examples} examples in its prompt has '
+            fix = "choose examples of all labels with fewshot_data, or other shots"
+            yield Finding("warning", f"{what}{metric.name} {why}", fix=fix)

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from harness import Finding, Sample, checker, quote_text
 from harness.internals import Suite, Task
-from harness_checks.leaks import UNSPACED_SHINGLE, is_unspaced, tasks_by_data, texts_of_samples
+from harness_checks.leaks import UNSPACED_SHINGLE, tasks_by_data, texts_of_samples
+from harness_checks.words import is_unspaced
 
 MOST = 2000  # rows of an evaluation that are compared, the first of them
 FRAME = 0.5  # share of rows from which on words are the frame of all, and tell nothing

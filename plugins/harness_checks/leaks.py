@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,9 +11,10 @@ from itertools import product
 from typing import Any
 
 from harness import HELD_OUT, Finding, Sample, TrainingRow, checker, quote_text
-from harness.internals import Suite, Task, choose_shots, fold_case, prompt_text
+from harness.internals import Suite, Task, choose_shots, prompt_text
 from harness_checks.frames import MOST, find_frame, system_message
 from harness_checks.lint import row_numbers
+from harness_checks.words import ALONE, count_words, is_unspaced, normalize_text, split_answer, split_words
 
 GRAM = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)
 COVERED = 0.5  # of a row's 13-grams
@@ -25,13 +25,6 @@ FEWEST = 8  # shingles: of fewer the index means little
 COMMON = 0.01  # a gram in more rows than this share, and in more than two, is a template's
 GROUPS = 0.5  # of the clusters on both sides: then the split was never by them
 BARE = 3  # words at least of a question that is compared without what stands around all of its kind
-# of languages that are written without spaces: Thai to Myanmar, Khmer, kana, Han; each character is a word
-UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-)
-WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")  # an underscore is Markdown's
-ALONE = re.compile(rf"[{UNSPACED}]")
-UNSEEN = dict.fromkeys((0xAD, *range(0x200B, 0x2010), 0x2060, 0xFEFF))  # hyphens and joints that no one sees
 INSIDE, ANCHOR = 5, 4  # words at least of a question that is looked for in longer texts, and of what it is found by
 
 Hits = dict[int, tuple[int, float]]  # evaluated row -> training row, degree
@@ -218,7 +211,7 @@ def _inside(
     often = Counter(text.bare for text in evaluated)
     most = max(3, len(evaluated) / 2)
     split = [text.bare.split() if often[text.bare] <= most else [] for text in evaluated]
-    asked = [i for i, words in enumerate(split) if _length(words) >= INSIDE]
+    asked = [i for i, words in enumerate(split) if count_words(words) >= INSIDE]
     hashes, text = ours.hash_ngrams(ANCHOR)
     theirs, other = _encode([ComparableRow("", "", (), split[i]) for i in asked], vocabulary).hash_ngrams(ANCHOR)
     if not len(hashes) or not len(theirs):
@@ -244,16 +237,6 @@ def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
         parts += [r"[\W_]*" if alone[i - 1] or alone[i] else r"[\W_]+", re.escape(word)]
     before = "" if alone[0] else r"(?<![^\W_])"
     return re.compile(rf"{before}{''.join(parts)}[*_`~ \t]*(?:[.?!:;)\]}}>\"'»”’…|\n\r。」』]|$)")
-
-
-def _length(words: Sequence[str]) -> float:
-    """Return how many words there are, of a language without spaces two characters a word."""
-    return sum(0.5 if ALONE.fullmatch(word) else 1.0 for word in words)
-
-
-def is_unspaced(words: Sequence[str]) -> bool:
-    """Return whether most words are single characters of a language without spaces."""
-    return 2 * sum(ALONE.fullmatch(word) is not None for word in words) > len(words)
 
 
 def _encode(texts: Sequence[ComparableRow], vocabulary: dict[str, int]) -> HashedWords:
@@ -415,10 +398,10 @@ def texts_of_rows(rows: Sequence[TrainingRow]) -> list[ComparableRow]:
         own = [m for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
         parts = [prompt_text([m]) for m in own if m.get("role") not in ("assistant", "system", "developer")]
         if "text" in row.row:
-            parts = [line for line in row.answer.splitlines() if len(_words(line)) >= BARE]
+            parts = [line for line in row.answer.splitlines() if len(split_words(line)) >= BARE]
         bare = row.prompt.removeprefix(before).removesuffix(after)
         one = _text(f"training row {row.number}", str(row.number), row.prompt, row.answer, parts, bare)
-        found.append(replace(one, answer=_answer_words(row.answer) if row.prompt else ()))
+        found.append(replace(one, answer=split_answer(row.answer) if row.prompt else ()))
     return found
 
 
@@ -434,31 +417,15 @@ def texts_of_samples(samples: Sequence[Sample]) -> list[ComparableRow]:
         rest = rest or (sample.target if isinstance(sample.target, str) else " ".join(sample.target[:1]))
         bare = bare.removeprefix(before).removesuffix(after)
         one = _text(f'row "{sample.id}"', sample.id, whole, "" if whole else rest, (), bare)
-        found.append(replace(one, answer=_answer_words(" ".join(sample.targets[:1])) if whole else ()))
+        found.append(replace(one, answer=split_answer(" ".join(sample.targets[:1])) if whole else ()))
     return found
 
 
 def _text(name: str, sample: str, asked: str, rest: str, parts: Iterable[str], bare: str) -> ComparableRow:
-    prompt = _words(asked)
-    words = prompt + _words(rest)
-    keys = (" ".join(prompt), " ".join(words), *(" ".join(_words(part)) for part in parts))
+    prompt = split_words(asked)
+    words = prompt + split_words(rest)
+    keys = (" ".join(prompt), " ".join(words), *(" ".join(split_words(part)) for part in parts))
     unique = tuple(key for key in dict.fromkeys(keys) if key)
-    alone = _words(bare)
+    alone = split_words(bare)
     own, whole = " ".join(alone) if len(alone) >= BARE else "", f"{asked}\n{rest}"
     return ComparableRow(name, sample, unique, words, len(prompt) or len(words), asked or rest, own, whole)
-
-
-def _answer_words(text: str) -> tuple[str, ...]:
-    """Return the words of an answer with their punctuation, but for what ends a sentence; see D11-punctuation."""
-    return tuple(word for part in normalize_text(text).split() if (word := part.strip(".,!?")))
-
-
-def _words(text: str) -> list[str]:
-    return WORD.findall(normalize_text(text))
-
-
-def normalize_text(text: str) -> str:
-    """Return a text without what one cannot see of it: case, forms of characters, invisible ones."""
-    if text.isascii():
-        return text.lower()
-    return unicodedata.normalize("NFKC", fold_case(unicodedata.normalize("NFKC", text.translate(UNSEEN))))

@@ -35,6 +35,8 @@ MATCHERS = ("exact_match", "contains", "token_f1")
 # numbers with a sign, a point or a slash, and names that are others without their signs; 1,000 is what it was
 PUNCTUATED = re.compile(r"[-\u2212]\$?\d[\d.,]*%?|\$?[\d,]*\.\d+%?|\d+,(?!\d{3}$)\d+%?|\d+/\d+|[A-Za-z](\+\+|#)")
 ENDS, SPOILT = ".!?,;:\"' ", 0.05  # what may end a text without another meaning; share of targets that makes an error
+ASKING = {"instruction", "context", "system", "question", "prompt", "query", "premise", "hypothesis", "passage"}
+HALF = 0.5
 LOOP_WORDS, LOOP_TIMES = 30, 6  # the last words of an answer, and how often each stands there on average
 Look = Callable[[TrainingRow], str | None]  # what is wrong with a row
 
@@ -55,7 +57,7 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task],
     -cut answers that a column cut at one length, -endings line breaks of CRLF or CR in training or in evaluation alone,
     -quotes typographic quotes where targets have plain ones, -escapes line breaks that were escaped twice,
     -swapped columns of prompt and answer. -turns is a note: chats with several answers of which the user's turns are
-    trained on, too.
+    trained on, too. -unused a column such as "instruction" or "context" that varies and is in no prompt.
     """
     yield from _blank(tasks)
     yield from _punctuated(tasks)
@@ -76,6 +78,7 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task],
             yield Finding("warning", f"{count_of_total(len(bad), len(rows))}: {what}", evidence, fix, kind, about)
     yield from compare_endings(rows, tasks)
     yield from _turns(rows, suite)
+    yield from _unused(rows)
     yield from _told(rows, _long, "warning", "long", f"more than {LONG:,} characters", "split or remove them")
 
 
@@ -168,6 +171,20 @@ def _turns(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding]:
         what += "text is not the assistant's"
         fix = "set assistant_only_loss = true, if the chat template has generation markers"
         yield Finding("note", what, (), fix, "turns", row_numbers(chats))
+
+
+def _unused(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
+    """Report columns whose name says that they are asked, whose texts vary, and are in no prompt and no answer."""
+    for name in dict.fromkeys(name for row in rows for name in row.raw if name.strip().lower() in ASKING):
+        held = [(str(row.raw[name]).strip(), row) for row in rows if isinstance(row.raw.get(name), str)]
+        held = [(text, row) for text, row in held if text]
+        if len({text for text, _ in held}) < 2 or len(held) < HALF * len(rows):
+            continue
+        lost = [row for text, row in held if text not in f"{row.prompt}\n{row.answer}"]
+        if len(lost) > HALF * len(held):
+            what = f'{count_of_total(len(lost), len(rows))}: the column "{name}" is not in the prompt'
+            fix = f'write it into the prompt with template = "{{{name}}}…", or run harness init --data on the file'
+            yield Finding("warning", what, (), fix, "unused", row_numbers(lost))
 
 
 def _roles(row: TrainingRow) -> str | None:

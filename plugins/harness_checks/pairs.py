@@ -63,17 +63,19 @@ def same_answers(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
 
 @checker(title="length-bias")
 def longer_is_better(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
-    """Chosen answers that are nearly always longer.
+    """Chosen answers that are nearly always longer, or nearly always shorter.
 
     What is common to all pairs is learnt first: where more than 80 % of the chosen answers are longer, that is to write
-    more (arXiv:2403.19159). An evaluation that only sees length cannot tell that from a better answer.
+    more (arXiv:2403.19159), and where they are shorter, to write less (-shorter). An evaluation that only sees length
+    cannot tell that from a better answer.
     """
     pairs = list(_pairs(rows))
-    longer = sum(len(row.answer.strip()) > len(_rejected(row).strip()) for row in pairs)
-    if len(pairs) >= FEWEST and longer > LONGER * len(pairs):
-        what = f"{count_of_total(longer, len(pairs))} ({longer / len(pairs):.0%}): the chosen answer is the longer one"
-        fix = 'balance them, or set loss_type = "sigmoid_norm", which uses the mean per token'
-        yield Finding("warning", what, (), fix)
+    sizes = [(len(row.answer.strip()), len(_rejected(row).strip())) for row in pairs]
+    for kind, count in (("", sum(a > b for a, b in sizes)), ("shorter", sum(a < b for a, b in sizes))):
+        if len(pairs) >= FEWEST and count > LONGER * len(pairs):
+            what = f"{count_of_total(count, len(pairs))} ({count / len(pairs):.0%}): the chosen answer is the "
+            fix = 'balance them, or set loss_type = "sigmoid_norm", which uses the mean per token'
+            yield Finding("warning", f"{what}{kind or 'longer'} one", (), fix, kind)
 
 
 @checker(title="different-prompts")

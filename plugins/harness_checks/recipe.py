@@ -175,7 +175,7 @@ def unusual_recipe(suite: Suite) -> Iterator[Finding]:
     elif not whole and rate > (TINY if tiny else HIGH / 10 if judged else HIGH):
         best = "5e-6 to 5e-5" if judged else "1e-4 to 5e-4"
         yield Finding("warning", f"learning_rate is {rate:g}, at which LoRA diverges or forgets", fix=best)
-    if (epochs := train.get("num_train_epochs", 0)) > MOST_EPOCHS and train.get("max_steps", -1) <= 0 and not tiny:
+    if (epochs := train.get("num_train_epochs", 0)) > MOST_EPOCHS and train.get("max_steps", -1) <= 0:
         what = f"num_train_epochs is {epochs:g}: a model memorises rows that it sees so often"
         yield Finding("warning", what, fix="1 to 5; with validation and patience training stops earlier")
     batch = train.get("per_device_train_batch_size", 2) * train.get("gradient_accumulation_steps", 4)

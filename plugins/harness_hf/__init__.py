@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -114,7 +114,22 @@ def check(path: str) -> None:
     probe.check_folder(path)
 
 
-@loader(open=open_source, identity=identify, probe=check, needs=lambda options: ("torch", "transformers"))
+def open_live_model(
+    model: Any, ref: ModelRef, *, base: bool = False, processing_class: Any = None
+) -> AbstractContextManager[Subject]:
+    """Yield a Subject of a model in memory that is being trained, or of its base, and restore it afterwards."""
+    from harness_hf import live
+
+    return live.open_live_model(model, ref, base=base, processing_class=processing_class)
+
+
+@loader(
+    open=open_source,
+    identity=identify,
+    probe=check,
+    needs=lambda options: ("torch", "transformers"),
+    live=open_live_model,
+)
 @contextmanager
 def load(
     refs: Sequence[ModelRef],

@@ -8,7 +8,7 @@ import math
 import random
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
 from harness import Finding, ModelRef, Progress, TrainingStep, write_text
-from harness_hf import HFSubject, ModelTokenizer, assert_not_repacked
+from harness_hf import assert_not_repacked, open_live_model
 from harness_sft import sharding
 from harness_sft.job import WHOLE, TrainingJob, reporting_full_disk
 from harness_sft.likelihood import choose_loss
@@ -328,20 +328,11 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
 
     def _watched(self) -> dict[str, float]:
         """Measure the model in training, its adapter in it, as the harness measures any."""
-        path, model, watch = self.trainer.job.ref.path, self.trainer.model, self.trainer.job.watch
+        path, watch = self.trainer.job.ref.path, self.trainer.job.watch
         if watch is None:
             return {}
-        self._remember_randomness()
-        model.eval()
-        base = model.get_base_model() if hasattr(model, "peft_config") else model
-        subject = HFSubject(ModelRef("training", path, "training"), path, base, ModelTokenizer.of(path), nullcontext)
-        try:
-            found = watch(subject)
-        finally:
-            subject.scorer.close()
-        model.train()
-        self.restore_randomness()
-        return found
+        with open_live_model(self.trainer.model, ModelRef("training", path, "training")) as subject:
+            return watch(subject)
 
     def tokens_per_second(self) -> float:
         """Return the tokens trained on per second since this call began, without padding."""

@@ -9,7 +9,7 @@ import pytest
 
 from harness.testing import ROWS, SUITE, TRAIN, Project
 
-TEMPLATE = SUITE.replace('slices = ["kind"]', 'template = "say {word}"\ncolumns = { target = "word" }')
+TEMPLATE = SUITE.replace('slices = ["kind"]', 'template = "say {word}"')
 FAKES = ("-p", "harness.testing")
 ALL = SUITE.replace("[adapter]", "[merge]\nbase = ['original']\n\n[adapter]")
 
@@ -72,7 +72,7 @@ def test_an_export_answers_beside_its_base(suite: Project) -> None:
 )
 def test_a_prompt_stands_in_the_template(suite: Project, template: str, given: str, sent: str) -> None:
     """One column takes the text; several take a JSON object, and a text is refused with the columns it needs."""
-    rows = [{"id": i, "word": f"w{i}", "kind": "a"} for i in range(60)]
+    rows = [{"id": i, "word": f"w{i}", "kind": "a", "target": f"t{i}"} for i in range(60)]
     suite.write({"suite.toml": TEMPLATE.replace("say {word}", template), "test.jsonl": rows})
     assert ask(suite, "suite.toml", given)["prompt"] == sent
     if "{kind}" in template:

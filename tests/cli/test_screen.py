@@ -204,11 +204,12 @@ def test_the_last_lines_say_what_was_decided_and_where_things_are(project: Proje
     project.write({"suite.toml": WARN, "test.jsonl": ROWS, "train.jsonl": TRAIN})
     outcome = project.run()
     assert outcome.code == 0
-    *_, rule, sentence, export, folder = outcome.out.splitlines()
+    *_, rule, sentence, export, folder, following = outcome.out.splitlines()
     assert "(warn)" in rule and "exit 0" in rule
     assert sentence.startswith("merged may ship: ")
     assert export.startswith("exported merged to exports/")
     assert folder.split()[0] == "run" and (project.folder / folder.split()[1] / "report.json").is_file()
+    assert following == "next     harness verify exports/fake && harness promote exports/fake"
 
 
 def test_what_did_not_pass_is_told_with_its_threshold(project: Project) -> None:

@@ -166,8 +166,8 @@ def test_null_is_not_trained() -> None:
     assert to_training_rows([{"input": "Q:", "target": None}], {}, "x") == [{"prompt": "Q:", "completion": ""}]
     assert to_training_rows([{"prompt": "a", "completion": None}], {}, "x") == [{"prompt": "a", "completion": ""}]
     assert to_training_rows([{"input": "Q:\n", "target": 4}], {}, "x") == [{"prompt": "Q:\n", "completion": "4"}]
-    for odd in (True, math.nan, ["a"], {"a": 1}):
-        with pytest.raises(UsageError, match=r"row 1 has .* as its target; give text or a number"):
+    for odd in (True, math.nan, ["a"]):
+        with pytest.raises(UsageError, match=r"row 1 has .* as its target; give text, a number or an object"):
             to_training_rows([{"input": "a", "target": "b"}, {"input": "a", "target": odd}], {}, "x")
 
 
@@ -273,3 +273,25 @@ def test_row_of_the_eval_is_never_its_own_example(project: Project) -> None:
 def test_a_target_follows_its_prompt_as_in_training(prompt: Any, target: str, joined: str) -> None:
     """There is one space between two texts, and none where white space parts them already."""
     assert target_as_continuation(prompt, target) == joined
+
+
+def test_an_object_is_trained_as_json() -> None:
+    """What the evaluator `json` wants can be trained: an object is its JSON, as one text."""
+    [row] = to_training_rows([{"input": "a", "target": {"k": "é"}}], {}, "x")
+    assert row == {"prompt": "a", "completion": ' {"k": "é"}'}
+
+
+def test_equal_mistakes_are_one_line_with_a_count() -> None:
+    """Rows that are wrong in the same way are said once."""
+    with pytest.raises(UsageError) as told:
+        to_training_rows([{"input": "a", "target": [1]}] * 30 + [{"input": 5, "target": "b"}], {}, "x")
+    assert [m.partition(": ")[2] for m in told.value.messages] == [
+        "row 0 has [1] as its target; give text, a number or an object (30 such rows)",
+        "row 30 has 5 as its input; give text, or messages with role and content",
+    ]
+
+
+def test_a_value_that_is_cut_says_so() -> None:
+    """A long value in a message ends in an ellipsis."""
+    with pytest.raises(UsageError, match=r"row 0 has \['aaaa.*a… as its target"):
+        to_training_rows([{"input": "a", "target": ["a" * 99]}], {}, "x")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.option_names import OPTION_NAMES
 from harness.pipeline.session import Options, prepare_collection
 from harness.suite.reader import read_suite
+from harness.texts.option_names import OPTION_NAMES
 from tests.docs.blocks import blocks_of
 
 ROOT = Path(__file__).parents[2]

@@ -401,6 +401,22 @@ def test_slice_that_is_missing_is_an_error() -> None:
     assert (found.outcome, found.why) == (Outcome.ERROR, 'slice "kind=z" has no rows')
 
 
+def test_a_pass_names_a_declared_slice_that_is_refuted() -> None:
+    """What is proven of all rows may be refuted on one language by itself; small slices are not looked at."""
+    kinds = ["de"] * 100 + ["en"] * 900 + ["fr"] * 20
+    samples = [Sample(str(i), row={"lang": kind}) for i, kind in enumerate(kinds)]
+    theirs = [*ones(80, 100), *ones(700, 900), *ones(20, 20)]
+    ours = [*ones(60, 100), *ones(740, 900), *ones(0, 20)]
+    claim = gate(versus="base", worse_by_at_most=0.03)
+    before = result(theirs, "base")
+    told = decide(claim, ACC, result(ours), before, samples, 0.05, name="merged", columns=["lang"])
+    assert told.outcome == "PASS"
+    assert "but refuted on lang=de (−0.200, p < 0.0001) alone" in told.why
+    assert "lang=fr" not in told.why
+    alike = decide(claim, ACC, result(theirs), before, samples, 0.05, name="merged", columns=["lang"])
+    assert (alike.outcome, "refuted" in alike.why) == ("PASS", False)
+
+
 def test_failing_comparison_names_its_worst_slice_and_rows() -> None:
     """A gate on everything says which slice of the eval drives its failure, and lists what it lost, worst first."""
     samples = [Sample(str(i), row={"kind": "ab"[i % 2]}) for i in range(400)]

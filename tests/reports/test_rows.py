@@ -113,3 +113,13 @@ def test_score_without_bound_is_no_number(tmp_path: Path) -> None:
     folder.add(result, [Sample("a", row={"text": "t"})], {"ppl": Metric("ppl", "lower", "perplexity")}, {})
     [row] = read_rows(folder.path, "base", "fit").values()
     assert (row["ppl"], row["nats"]) == (None, {"ppl": 1000.0})
+
+
+@pytest.mark.slow
+def test_a_metric_without_right_and_wrong_says_so(suite: Project) -> None:
+    """Of a perplexity no row is wrong, which is said instead of "0 of 3 rows wrong by perplexity"."""
+    texts = [{"text": f"a text {i}"} for i in range(3)]
+    suite.write({"suite.toml": SUITE + TEXTS, "texts.jsonl": texts, "test.jsonl": ROWS}).run()  # type: ignore[dict-item]
+    shown = suite.harness("show", "--rows", "fit", "--wrong")
+    assert "perplexity does not say which rows are wrong; leave out --wrong to see them" in shown.out, shown.out
+    assert "3 of 3 rows" in suite.harness("show", "--rows", "fit").out

@@ -85,7 +85,7 @@ LAYOUTS: dict[str, Callable[[Path], bytes]] = {
     "semicolon": lambda _: _csv(";").encode(),
     "tab": lambda _: _csv("\t").encode(),
     "pipe": lambda _: _csv("|").encode(),
-    "Excel's mark": lambda _: ("sep=;\n" + _csv(";")).encode(),
+    "Excel's mark": lambda _: ("sep=;\r\n" + _csv(";")).encode(),
     "UTF-16": lambda _: _csv("\t").encode("utf-16"),
     "UTF-16 without a mark": lambda _: _csv(",").encode("utf-16-le"),
     "UTF-8 with a mark": lambda _: b"\xef\xbb\xbf" + _csv(",").encode(),

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from harness.errors import suggest_option
 from harness.gates.gate import Gate
-from harness.option_names import OPTION_NAMES, suggest_option
 from harness.plugins import load_plugins
 from harness.schema import list_options
 from harness.suite import tables
 from harness.testing import ROWS, SUITE, TRAIN, Project
+from harness.texts.option_names import OPTION_NAMES
 
 SHOWN: dict[str, tuple[str, str]] = {  # name -> the table that it is written in, and what is said of it
     "lora_rank": ("adapter", 'did you mean "r"?'),

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from harness.artifacts.strict_json import DECODER
 from harness.data import reading, tables
@@ -23,6 +23,8 @@ Lines = Iterator[tuple[int, Mapping[str, Any]]]
 SQLITE = b"SQLite format 3\0"
 SAVED, SPLITS = "state.json", "dataset_dict.json"  # of a folder that `save_to_disk` wrote
 MAX_COLUMNS = 10_000
+CHUNK = 1 << 20  # characters of a JSON list that are read at a time
+SPACE = ("", " ", "\t", "\r", "\n", ",")  # between its items
 MAX_KEYS = 6  # of an object that an error names
 READS = (
     "rows are read from lm_eval (--log_samples), Inspect, NeMo Evaluator, promptfoo, deepeval, Every Eval Ever, runs "
@@ -75,10 +77,12 @@ def read_lines(files: SafeFiles, path: Path, table: str = "") -> Lines:
     if tables.is_binary_table(head):
         return enumerate(tables.iterate_binary_table(files.read_bytes(path), f"{path}", WHOLE), 1)
     text = head.decode(_encoding(head), "replace").lstrip("\ufeff").lstrip()
-    if text[:1] in ("{", "[") and not _is_json_lines(text, files, path):
+    if text[:1] == "[":
+        return _array_items(files, path, _encoding(head))
+    if text[:1] == "{" and not _is_json_lines(text, files, path):
         return _document_rows(_decode(files.read_bytes(path), path), path)
     if text[:1] != "{":
-        return _csv_lines(files.read_bytes(path), path)
+        return _csv_lines(files, path, head)
     plain = _encoding(head) == "utf-8"
     return files.read_json_lines(path) if plain else _decoded_lines(_decode(files.read_bytes(path), path), path)
 
@@ -123,10 +127,7 @@ def _decoded_lines(text: str, path: Path) -> Lines:
 
 
 def _document_rows(text: str, path: Path) -> Lines:
-    """Yield the rows of a JSON document: a list of objects one by one, another layout as a whole."""
-    if text.lstrip().startswith("["):
-        yield from _array_items(text, path)
-        return
+    """Yield the rows of a JSON document that is no list."""
     found = parse_json(text, f"{path}")
     rows = tables.json_rows(found)
     if isinstance(rows, dict):
@@ -148,26 +149,46 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def _array_items(text: str, path: Path) -> Lines:
-    """Yield the objects of a JSON list as they are decoded, so that they are never all in memory."""
-    place, number, end = text.index("[") + 1, 0, len(text)
-    try:
-        while True:
-            while place < end and text[place] in " \t\r\n,":
-                place += 1
-            if text[place : place + 1] == "]" and not text[place + 1 :].strip():
-                return
-            number += 1
-            found, place = DECODER.raw_decode(text, place)
-            if isinstance(found, dict) and {"row", "row_idx"} <= found.keys():  # as the Hub's viewer hands them out
-                found = found["row"]
-            yield number, _row(found, path, number)
-    except RecursionError:
-        why = "it is nested too deeply"
-    except ValueError as error:
-        cut = "the list is cut; wait if the file is still being written" if place >= end - 1 else str(error)
-        why = "a number has thousands of digits" if "digits" in str(error) else shorten_text(cut, 80)
-    raise UsageError(f"{path} row {number:,}: cannot be read; rows are never skipped ({why})")
+def _array_items(files: SafeFiles, path: Path, encoding: str) -> Lines:
+    """Yield the objects of a JSON list as the file is read, so that neither they nor its text are all in memory."""
+    number, place, buffer = 0, 0, ""
+    with files.open_content(path) as content:
+        text = _open_text(content, encoding)
+        try:
+            buffer = text.read(CHUNK).lstrip("\ufeff \t\r\n")[1:]  # behind the bracket
+            while True:
+                while buffer[place : place + 1] in SPACE and (place < len(buffer) or (more := text.read(CHUNK))):
+                    buffer, place = (buffer, place + 1) if place < len(buffer) else (more, 0)
+                if buffer[place : place + 1] == "]" and not (buffer[place + 1 :] + text.read()).strip():
+                    return
+                number += 1
+                found, place, buffer = _decode_next(buffer, place, text)
+                if isinstance(found, dict) and {"row", "row_idx"} <= found.keys():  # as the Hub's viewer gives them
+                    found = found["row"]
+                yield number, _row(found, path, number)
+        except RecursionError:
+            why = "it is nested too deeply"
+        except UnicodeDecodeError:
+            why = "it is not UTF-8"
+        except ValueError as error:
+            cut = "the list is cut; wait if the file is still being written" if place >= len(buffer) - 1 else str(error)
+            why = "a number has thousands of digits" if "digits" in str(error) else shorten_text(cut, 80)
+        raise UsageError(f"{path} row {number:,}: cannot be read; rows are never skipped ({why})")
+
+
+def _decode_next(buffer: str, place: int, text: IO[str]) -> tuple[Any, int, str]:
+    """Return the next value, where it ends, and the text that this is in; reads on until it is complete."""
+    while True:
+        try:
+            return *DECODER.raw_decode(buffer, place), buffer
+        except json.JSONDecodeError:
+            if not (more := text.read(max(CHUNK, len(buffer) - place))):
+                raise
+            buffer, place = buffer[place:] + more, 0
+
+
+def _open_text(content: IO[bytes], encoding: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(content, "utf-8-sig" if encoding == "utf-8" else encoding, newline="")
 
 
 def _row(found: Any, path: Path, number: int) -> Mapping[str, Any]:
@@ -177,14 +198,25 @@ def _row(found: Any, path: Path, number: int) -> Mapping[str, Any]:
     return found
 
 
-def _csv_lines(data: bytes, path: Path) -> Lines:
+def _csv_lines(files: SafeFiles, path: Path, head: bytes) -> Lines:
     """Yield the lines of a file with a header; all fields are texts, so that "0001" stays what it is."""
-    text = _decode(data, path)
-    mark = reading.TOLD.match(text)
-    separator = reading.detect_separator(text[: reading.SNIFFED])
-    reader = csv.reader(io.StringIO(text[mark.end() if mark else 0 :], newline=""), delimiter=separator, strict=True)
-    del text, data
-    first = 1 + bool(mark)  # line of the header
+    encoding = _encoding(head)
+    begins = head.decode(encoding, "ignore").removeprefix("\ufeff").replace("\r\n", "\n")[: reading.SNIFFED]
+    separator, marked = reading.detect_separator(begins), bool(reading.TOLD.match(begins))
+    try:
+        with files.open_content(path) as content:
+            text = _open_text(content, encoding)
+            if marked:
+                text.readline()
+            yield from _csv_fields(text, path, separator, 1 + marked)
+    except UnicodeDecodeError:
+        _decode(files.read_bytes(path), path)  # which says where
+        raise
+
+
+def _csv_fields(text: IO[str], path: Path, separator: str, first: int) -> Lines:
+    """Yield the rows of a CSV text under the names of its header, which is on the line `first`."""
+    reader = csv.reader(text, delimiter=separator, strict=True)
     try:
         names = next(reader, [])
         if twice := [name for name, n in Counter(names).items() if n > 1] or names[MAX_COLUMNS:]:

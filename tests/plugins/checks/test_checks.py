@@ -353,6 +353,14 @@ def test_crashing_check_proves_nothing(suite: Project) -> None:
         assert not (suite.folder / "exports").exists()
 
 
+def test_a_trainer_without_build_is_a_note(suite: Project) -> None:
+    """That the checks of what is trained on did not run is said, with their codes, and counts as nothing."""
+    outcome = suite.write({"harnessfile.py": ""}).harness("check", "suite.toml")
+    assert outcome.code == 0
+    assert 'build-unbuilt: the trainer "fake" has no build, so ' in outcome.out, outcome.out
+    assert "did not run: D1, " in outcome.out
+
+
 def test_unknown_parameter() -> None:
     """A check that asks for what no stage has is refused by name."""
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from harness.errors import did_you_mean
-
 QLORA = 'write use = "qlora" in [adapter]'
 SEED = "suite.seed"
 OPPOSITE = "write completion_only_loss in [train], with the opposite value"
@@ -84,14 +80,3 @@ OPTION_NAMES = {  # the name elsewhere -> TABLE.KEY, or what to write instead
     "stop_sequences": "eval.stop", "stop_strings": "eval.stop", "num_samples": "eval.limit",
     "max_completion_tokens": "eval.max_new_tokens", "metric_name": "gate.metric", "threshold": "gate.min",
 }  # fmt: skip
-
-
-def suggest_option(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean "x"?` for an option, or where the name of another tool's is in a suite, or nothing."""
-    known = [*known]
-    table, _, key = (meant := OPTION_NAMES.get(word, "")).rpartition(".")
-    if meant and "." in meant and " " not in meant:
-        if key in known:
-            return f'; did you mean "{key}"?'
-        return f'; it is "{key}" in {f"[[{table}]]" if table in ("eval", "gate", "export") else f"[{table}]"}'
-    return f"; {meant}" if meant else did_you_mean(word, known)

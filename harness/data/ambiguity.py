@@ -1,0 +1,48 @@
+"""Rows that could be read in two ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.data.rows import NAMES, Columns
+
+
+def find_ambiguous_row(
+    rows: Sequence[Mapping[str, Any]], columns: Columns, template: str | None, *, training: bool
+) -> str:
+    """Return which row could be read in two ways that neither `columns` nor a template choose between, or nothing.
+
+    A `text` beside an input and a target is one in training alone: an evaluation never asks it.
+    """
+    if "text" in columns or "messages" in columns:
+        return ""
+    chosen = {*columns, *(["input"] if template else [])}
+    for i, row in enumerate(rows):
+        if what := _either([name for name, value in row.items() if value is not None], chosen, training):
+            return f"row {i} {what}"
+    return ""
+
+
+def _either(there: Sequence[str], chosen: set[str], training: bool) -> str:
+    """Return two readings of a row that has these columns, or nothing."""
+    for ours, names in NAMES.items():
+        found = [name for name in names if name in there]
+        if ours not in chosen and ours not in there and len(found) > 1:
+            return f'has "{found[0]}" and "{found[1]}", either of which could be its {ours}; {_say({ours: found[0]})}'
+    if chosen & NAMES.keys():
+        return ""
+    pair = {ours: next((n for n in (ours, *names) if n in there), "") for ours, names in NAMES.items()}
+    readings = [pair] if all(pair.values()) else []
+    if {"prompt", "completion"}.issubset(there) and {"input", "target"}.intersection(there):
+        readings.append({"input": "prompt", "target": "completion"})
+    readings += [{name: name} for name in ("messages", *(["text"] if training else [])) if name in there]
+    if len(readings) < 2:
+        return ""
+    one, other = (" and ".join(f'"{n}"' for n in reading.values()) for reading in readings[:2])
+    return f"could be read as {one} or as {other}; {_say(readings[0])}, or the other"
+
+
+def _say(columns: Columns) -> str:
+    named = ", ".join(f'{ours} = "{name}"' for ours, name in columns.items())
+    return f"choose with columns = {{ {named} }}"

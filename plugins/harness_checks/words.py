@@ -1,0 +1,43 @@
+"""The words of a text as leaks and near-copies compare them; of a language without spaces each character is one."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from harness.internals import fold_case
+
+# of languages that are written without spaces: Thai to Myanmar, Khmer, kana, Han; each character is a word
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")  # an underscore is Markdown's
+ALONE = re.compile(rf"[{UNSPACED}]")
+UNSEEN = dict.fromkeys((0xAD, *range(0x200B, 0x2010), 0x2060, 0xFEFF))  # hyphens and joints that no one sees
+
+
+def count_words(words: Sequence[str]) -> float:
+    """Return how many words there are, of a language without spaces two characters a word."""
+    return sum(0.5 if ALONE.fullmatch(word) else 1.0 for word in words)
+
+
+def is_unspaced(words: Sequence[str]) -> bool:
+    """Return whether most words are single characters of a language without spaces."""
+    return 2 * sum(ALONE.fullmatch(word) is not None for word in words) > len(words)
+
+
+def split_answer(text: str) -> tuple[str, ...]:
+    """Return the words of an answer with their punctuation, but for what ends a sentence; see D11-punctuation."""
+    return tuple(word for part in normalize_text(text).split() if (word := part.strip(".,!?")))
+
+
+def split_words(text: str) -> list[str]:
+    return WORD.findall(normalize_text(text))
+
+
+def normalize_text(text: str) -> str:
+    """Return a text without what one cannot see of it: case, forms of characters, invisible ones."""
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFKC", fold_case(unicodedata.normalize("NFKC", text.translate(UNSEEN))))
