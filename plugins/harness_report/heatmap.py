@@ -69,7 +69,7 @@ def _make_map(metric: str, column: str, verdicts: Sequence[Verdict]) -> HeatMap:
 
     rows = []
     for value in sorted(table, key=place):
-        cells = [table[value][claim][1] if claim in table[value] else None for claim in claims]
+        cells = [found[1] if (found := table[value].get(claim)) else None for claim in claims]
         rows.append(HeatRow(printable(value), max(cell.n for cell in cells if cell), cells))
     return HeatMap(printable(f"{metric_in_words(metric)} by {column}"), printable(column), [*claims], rows)
 
