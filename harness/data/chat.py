@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.errors import UsageError
+from harness.texts.escaping import shorten_repr
 
 ARGUMENTS, TOOLS = "chat_template_kwargs", "tools"  # columns of a row; the first is also a key of a suite's tables
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
@@ -50,11 +51,11 @@ def template_arguments(row: Mapping[str, Any], common: Mapping[str, Any], used: 
     found = dict(common)
     own, tools = (_parsed(row.get(name)) if name not in used else None for name in (ARGUMENTS, TOOLS))
     if own is not None and not isinstance(own, Mapping):
-        raise UsageError(f'has {own!r:.60} as its "{ARGUMENTS}"; it must be an object')
+        raise UsageError(f'has {shorten_repr(own)} as its "{ARGUMENTS}"; it must be an object')
     found |= {name: value for name, value in (own or {}).items() if value is not None}
     if tools:
         if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
-            raise UsageError(f'has {tools!r:.60} as its "{TOOLS}"; give a list of objects, or drop the column')
+            raise UsageError(f'has {shorten_repr(tools)} as its "{TOOLS}"; give a list of objects, or drop the column')
         found[TOOLS] = tools
     if refused := [name for name in found if name in OURS]:
         raise UsageError(f'has "{refused[0]}" in {ARGUMENTS}, which the harness sets itself; remove it')

@@ -17,6 +17,7 @@ from typing import Any
 from harness.data import tables
 from harness.errors import Mistakes, UsageError
 from harness.schema import DEEPEST, format_toml, is_deep
+from harness.texts.escaping import shorten_repr
 
 Row = dict[str, Any]
 FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
@@ -229,7 +230,7 @@ def _rows_of(found: Any, path: Path) -> list[Row]:
     if not isinstance(found, list):
         raise UsageError(f"{path}: contains a {type(found).__name__}; it must be a list of objects")
     if (odd := next((i for i, row in enumerate(found) if not isinstance(row, dict)), None)) is not None:
-        raise UsageError(f"{path}: row {odd} is {found[odd]!r:.40}; it must be an object")
+        raise UsageError(f"{path}: row {odd} is {shorten_repr(found[odd], 40)}; it must be an object")
     return found
 
 

@@ -17,6 +17,7 @@ from harness.data.templates import fill_template, template_columns
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.records.samples import Prompt, Sample
 from harness.texts.counts import count_noun
+from harness.texts.escaping import shorten_repr
 
 Row = dict[str, Any]
 Rows = Sequence[Row]
@@ -197,11 +198,13 @@ def _odd_values(named: Rows, rows: Rows, clusters: Sequence[str], slices: Sequen
     asked += [(c, rows, f'slices "{c}"', lambda v: isinstance(v, bool) or _is_text(v), want) for c in slices]
     for column, of, what, fits, want in asked:
         if odd := [i for i, row in enumerate(of) if column in row and not fits(row[column])]:
-            found = "null" if of[odd[0]][column] is None else f"{of[odd[0]][column]!r:.60}"
+            found = "null" if of[odd[0]][column] is None else f"{shorten_repr(of[odd[0]][column])}"
             yield f"row {odd[0]} has {found} as its {what} ({len(odd)} such rows); {want}"
     for i, row in enumerate(named):
         if not _is_prompt(row.get("input", "")):
-            yield (f"row {i} has {row['input']!r:.60} as its input; give text, or messages with role and content")
+            yield (
+                f"row {i} has {shorten_repr(row['input'])} as its input; give text, or messages with role and content"
+            )
             return
 
 
@@ -258,16 +261,20 @@ def _shape(named: Row, columns: Columns, template: str | None) -> tuple[str, ...
 def _training_row(number: int, named: Row, where: str, columns: Columns, template: str | None) -> Row:
     if (shape := _shape(named, columns, template)) != PAIR:
         if "prompt" in shape and not isinstance(named["prompt"], (str, list)):
-            raise UsageError(f"{where}: row {number} has {named['prompt']!r:.60} as its prompt; give text, or messages")
+            raise UsageError(
+                f"{where}: row {number} has {shorten_repr(named['prompt'])} as its prompt; give text, or messages"
+            )
         return answers_as_continuations({key: "" if named[key] is None else named[key] for key in shape})
     prompt, value = named["input"], named["target"]
     if not _is_prompt(prompt):
         want = "give text, or messages with role and content"
-        raise UsageError(f"{where}: row {number} has {prompt!r:.60} as its input; {want}")
+        raise UsageError(f"{where}: row {number} has {shorten_repr(prompt)} as its input; {want}")
     if isinstance(value, Mapping):  # what an evaluation of JSON wants
         value = json.dumps(value, ensure_ascii=False)
     if isinstance(value, list) or not _is_target(value):
-        raise UsageError(f"{where}: row {number} has {value!r:.60} as its target; give text, a number or an object")
+        raise UsageError(
+            f"{where}: row {number} has {shorten_repr(value)} as its target; give text, a number or an object"
+        )
     target = str(_target(value))
     if isinstance(prompt, list):
         return {"prompt": prompt, "completion": [{"role": "assistant", "content": target}]}

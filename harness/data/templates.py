@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.errors import UsageError, did_you_mean
+from harness.texts.escaping import shorten_repr
 
 BRACES = 'write "{{" and "}}" for braces themselves'
 
@@ -42,7 +43,7 @@ def fill_template(template: str, rows: Sequence[Mapping[str, Any]], where: str) 
             )
         values = enumerate(row[name] for row in rows)
         if odd := [i for i, v in values if isinstance(v, bool) or not isinstance(v, (str, int, float)) or v != v]:
-            found = "null" if rows[odd[0]][name] is None else f"{rows[odd[0]][name]!r:.60}"
+            found = "null" if rows[odd[0]][name] is None else f"{shorten_repr(rows[odd[0]][name])}"
             what = (
                 f'template: row {odd[0]} has {found} in column "{name}" ({len(odd)} such rows); give text or a number'
             )

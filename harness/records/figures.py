@@ -19,7 +19,7 @@ NONE = "–"
 DIGITS = 3  # after the point, of numbers below 10 whose interval does not ask for more
 MOST_DIGITS = 12
 HUGE = 1e15  # from here on digits after the point say nothing
-TRIES = 3  # more digits, until the two values differ by the estimate
+TRIES = 1  # more digits, until the two values differ by the estimate
 CLOSE = 1e-9  # of two values' size, up to which their difference is the estimate
 
 

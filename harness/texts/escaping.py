@@ -33,6 +33,12 @@ def shorten_text(text: str, width: int = 400) -> str:
     return line if len(line) <= width else f"{line[: width // 2]} … {line[-width // 2 :]}"
 
 
+def shorten_repr(value: object, width: int = 60) -> str:
+    """Return how Python writes a value, with "…" at its end where it is longer than `width`."""
+    text = repr(value)
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
 def limit_length(text: str) -> str:
     """Return what is printed of a text: an error of others may have millions of characters, and is told in reports."""
     return text if len(text) <= PRINTED else f"{text[:PRINTED]} … and {len(text) - PRINTED:,} characters more"

@@ -43,7 +43,7 @@ def _axis(field: str, title: str | None, **more: Any) -> Spec:
 
 
 def slice_chart(title: str, note: str, rows: Sequence[Spec], *, share: bool, names: Names) -> Chart:
-    """Draw a metric by slice, hollow where it came from: rows of slice, before, value, lower, upper, n, few, fell."""
+    """Draw a metric by slice, hollow where it came from: rows of slice, before, value, lower, upper, n, fell."""
     labels = {"labelLimit": 108, "labelColor": INK, "labelFontSize": 10, "labelPadding": 8}
     lines = {"title": None, "domain": False, "ticks": False, **labels}
     order = [r["slice"] for r in rows]
@@ -55,8 +55,7 @@ def slice_chart(title: str, note: str, rows: Sequence[Spec], *, share: bool, nam
     x = {**_number("value"), "scale": {"domain": ends, "nice": False}, "axis": axis}
     dot: Spec = {"filled": True, "opacity": 1, "size": 42, "strokeWidth": 1.2}
     way = {"condition": {"test": "datum.fell", "value": FAIL}, "value": ACCENT}
-    grey = {"condition": {"test": "datum.few", "value": MUTED}, "value": INK}
-    counts = {"y": y, "x": {"value": WIDTH - 122 - 40 + 34}, "text": {"field": "n"}, "color": grey}
+    counts = {"y": y, "x": {"value": WIDTH - 122 - 40 + 34}, "text": {"field": "n"}}
     layers = [
         _layer("rule", {"y": y, "x": x | {"field": "lower"}, "x2": {"field": "upper"}}, color=HAIR, strokeWidth=7),
         _layer("rule", {"y": y, "x": x | {"field": "before"}, "x2": {"field": "value"}, "color": way}, strokeWidth=1.5),

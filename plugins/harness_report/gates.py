@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from urllib.parse import quote, urlencode
 
@@ -37,6 +38,7 @@ from harness_report.pairs import LOST, WON, find_lost_slices, pairs_of_evaluatio
 from harness_report.reading import LoadedRun, row_slice, row_value, subtable
 from harness_report.svg import BASE, VERDICTS, Axis, Interval, draw_svg, make_axis, strip_spec
 
+TRUST = "rows are taken on trust"  # begins the remark that a page makes under its title
 MOST_REASONS = 5  # why something may not ship, under the sentence
 
 
@@ -184,7 +186,7 @@ def _second(kept: LoadedRun, v: Verdict, said: Figures) -> str:
     if more := verdict_text.format_sample_size(v):
         return more
     if v.estimate is None:
-        return printable(verdict_text.format_brief(v))
+        return printable(verdict_text.format_result(v))
     if v.versus:
         return f"{said.value} against {said.baseline}" + (f"; {said.estimand}" if said.estimand else "")
     exact = kept.scale(v.metric).is_log or kept.unit(v.metric) == "bytes"
@@ -248,20 +250,33 @@ def blocking_reasons(kept: LoadedRun, *, links: bool) -> tuple[list[SimpleNamesp
     reasons = [
         SimpleNamespace(
             outcome=v.outcome.value, glyph=GLYPHS[v.outcome], name=printable(f"{v.gate} on {v.candidate}"),
-            said=printable(verdict_text.format_reason(v)), rows=linked_rows(kept, v, links),
+            said=printable(_reason(v)), rows=linked_rows(kept, v, links),
         )
         for v in held[:MOST_REASONS]
     ]  # fmt: skip
     return reasons, f"and {count_noun(more.total(), 'more gate')}: {rest}" if more else ""
 
 
+def _reason(v: Verdict) -> str:
+    """Return a verdict's claim and reason without what is said of the rows of all gates."""
+    notes = [note for note in v.notes if note.kind != "rows"]
+    return verdict_text.format_reason(replace(v, notes=tuple(notes)) if notes else v)
+
+
+def rows_remarks(kept: LoadedRun) -> list[str]:
+    """Return what is said of the rows of gates that block, each once, without that they are taken on trust."""
+    notes = [n for v in kept.run.verdicts if v.blocks_release for n in v.notes if n.kind == "rows"]
+    texts = dict.fromkeys(str(n.params.get("text", "")) for n in notes)
+    return [printable(f"{text[:1].upper()}{text[1:]}.") for text in texts if text and not text.startswith(TRUST)]
+
+
 def _slice_link(kept: LoadedRun, v: Verdict, link: str, counts: Mapping[str, int]) -> str:
     """Return a link to the rows of a gate's slice; "-" where the browser has other rows than the gate counted."""
     evaluation, _, metric = v.metric.partition(".")
     slices = v.claim_spec.slices if v.claim_spec else ()
-    if link == "-" or not (slices or v.driver):
+    if link == "-" or not slices:  # a gate on all rows may name its worst slice, and counts all rows
         return link
-    column, _, value = (v.driver or "=".join(slices[0])).partition("=")
+    column, _, value = (v.driver if v.slices else "=".join(slices[0])).partition("=")
     if v.candidate != kept.ours or column != kept.column(evaluation):
         return "-"
     rows = pairs_of_evaluation(kept, evaluation, v.versus or "", metric).rows

@@ -78,18 +78,24 @@ def _slices(kept: LoadedRun, mine: ItemResult, other: ItemResult, metric: str, c
     """Draw the slices of a metric by how they changed, the worst first."""
     name = f"{mine.eval}.{metric}"
     share, least, sign = kept.scale(name).is_share, slice_min_n(kept), -1 if kept.is_lower(name) else 1
-    bounds = _bounds(kept, name, column) if share else {}
+    bounds = _bounds(kept, name, column) if share and kept.has_all_rows(mine.eval) else {}
+    most = max(int(told.get("n", 0)) for told in mine.slices[column].values())  # a mark on each row says nothing
     rows: list[dict[str, Any]] = []
     for label, told in mine.slices[column].items():
         value, before = told.get(metric, math.nan), other.slices.get(column, {}).get(label, {}).get(metric, math.nan)
         n = int(told.get("n", 0))
         if n and math.isfinite(value + before):
             low, high = bounds.get(label, (value, value))
-            row = {"slice": label[:60], "n": n, "few": n < least, "fell": sign * (value - before) < 0}
+            row = {
+                "slice": label[:60] + (" *" if 0 < n < least <= most else ""),
+                "n": n,
+                "fell": sign * (value - before) < 0,
+            }
             rows.append(row | {"value": value, "before": before, "lower": low, "upper": high})
     rows = sorted(rows, key=lambda r: (sign * (r["value"] - r["before"]), r["slice"]))[:MOST_SLICES]
     title, names = f"{name} by {column}", (other.subject, kept.ours)
-    return charts.slice_chart(title, " to ".join(names), rows, share=share, names=names) if rows else None
+    note = " to ".join(names) + (f"; every slice has fewer than {least} rows" if most < least else "")
+    return charts.slice_chart(title, note, rows, share=share, names=names) if rows else None
 
 
 def _bounds(kept: LoadedRun, name: str, column: str) -> dict[str, tuple[float, float]]:
@@ -162,7 +168,7 @@ def row_charts(kept: LoadedRun) -> list[Chart]:
     """Return what single rows say: paired outcomes, values, how far probabilities are to be believed, lengths."""
     rows = []
     for evaluation in dict.fromkeys(r.eval for r in kept.run.results if r.subject == kept.ours):
-        if (pairs := pairs_of_evaluation(kept, evaluation)).binary:
+        if kept.has_all_rows(evaluation) and (pairs := pairs_of_evaluation(kept, evaluation)).binary:
             words = {"both right": BOTH, "won": WON, "lost": LOST, "neither": NEITHER}
             counts = {word: pairs.count(outcome) for word, outcome in words.items()}
             rows.append((f"{evaluation} against {pairs.theirs}", counts))
@@ -175,7 +181,7 @@ def row_charts(kept: LoadedRun) -> list[Chart]:
 def _reliable(kept: LoadedRun) -> Iterator[Chart]:
     """Yield a chart of each evaluation whose rows have a probability of the chosen answer: candidate, then baseline."""
     for r in kept.run.results:
-        if r.subject != kept.ours or kept.is_private(r.eval):
+        if r.subject != kept.ours or kept.is_private(r.eval) or not kept.has_all_rows(r.eval):
             continue
         metric, baseline = kept.against(r.eval)
         bins = {name: _bins(kept, name, r.eval, metric) for name in dict.fromkeys((kept.ours, baseline))}
@@ -205,7 +211,7 @@ def _numbers(kept: LoadedRun) -> Iterator[Chart]:
     for r in kept.run.results:
         metric, baseline = kept.against(r.eval)
         name = f"{r.eval}.{metric}"
-        if r.subject != kept.ours or r.n < 3 or not kept.scale(name).is_of_rows:
+        if r.subject != kept.ours or r.n < 3 or not kept.has_all_rows(r.eval) or not kept.scale(name).is_of_rows:
             continue
         pairs, title = pairs_of_evaluation(kept, r.eval), f"{NAMES.get(metric, metric.replace('_', ' '))} by row"
         title = f"log {title}" if kept.scale(name).is_log else title
@@ -234,7 +240,7 @@ def _lengths(kept: LoadedRun) -> Iterator[Chart]:
     """Yield how long the answers are of each evaluation whose answers were written, not chosen."""
     for r in kept.run.results:
         chosen = "choices" in (kept.evals.get(r.eval, {}).get("options") or {})  # their length says nothing
-        if r.subject != kept.ours or kept.is_private(r.eval) or chosen:
+        if r.subject != kept.ours or kept.is_private(r.eval) or chosen or not kept.has_all_rows(r.eval):
             continue
         found: dict[str, list[int]] = {}
         for s in kept.subjects:

@@ -62,6 +62,8 @@ def _section(
             before=before[pair], link=f"#{quote(evaluation, '')}:wrong?{query}" if linked else "",
         ))  # fmt: skip
     summary = f"{count_noun(len(texts), 'row')} of {total:,} wrong: {told}."
+    if not kept.has_all_rows(evaluation):
+        summary = f"{count_noun(len(texts), 'wrong row')} among the {total:,} that were written: {told}."
     return SimpleNamespace(name=evaluation, said=summary, rows=found, theirs=pairs.theirs if pairs.rows else "")
 
 

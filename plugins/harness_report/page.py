@@ -25,6 +25,7 @@ from harness_report.gates import (
     gate_section,
     headline_gates,
     rows_link,
+    rows_remarks,
     shared_axes,
     strip_interval,
 )
@@ -90,7 +91,8 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
         through=[printable(c) for c in through],
         lead=[_whole(c) for c in run.warranted],
         rest=[_whole(c) for c in run.conclusions if c not in (*run.warranted, *through)],
-        reasons=reasons, more_reasons=more_reasons, problems=[shorten_text(p, 500) for p in problems],
+        reasons=reasons, more_reasons=more_reasons, remarks=rows_remarks(kept),
+        problems=[shorten_text(p, 500) for p in problems],
         facts=configuration.header_facts(kept),
         heads=headline_gates(kept), **_gates(kept, links=links), tally=gate_tally(run),
         heat=heat_maps(kept), drawn=svg.can_draw(),

@@ -18,7 +18,8 @@ from harness_report.formatting import CUT, shorten_text
 from harness_report.reading import LoadedRun, Row, Rows, last_prompt_line, row_answer, row_slice, row_value, subtable
 
 MOST = 20_000  # rows of all evaluations that a page holds whole
-SIZE = 14_000_000  # characters of rows that a page holds
+DRAWN = 6_000  # rows of all evaluations that it holds of more
+SIZE, DRAWN_SIZE = 14_000_000, 1_600_000  # characters of rows that a page holds, whole or drawn
 SHARED = 1 / 3  # of two answers must be the same for their differences to be marked
 ROWS, PHONE = (4, 3), (2, 1)  # rows lost and won that are shown of a comparison, and those on a narrow page
 LOST, WON, BOTH, NEITHER, OTHER = range(5)
@@ -140,7 +141,7 @@ def browser_data(kept: LoadedRun) -> tuple[list[dict[str, Any]], str]:
     told = [e for e in names if kept.report(kept.ours, e) and not kept.scale(f"{e}.{kept.against(e)[0]}").is_count]
     found = {e: pairs for e in told for pairs in [pairs_of_evaluation(kept, e)] if kept.rows(kept.ours, e)}
     total = sum(len(kept.rows(kept.ours, e)) for e in found)
-    share = min(1.0, MOST / total) if total else 1.0
+    share = DRAWN / total if total > MOST else 1.0
     chosen: dict[str, list[str]] = {}  # ids, the largest change first
     for e, pairs in found.items():
         every = list(kept.rows(kept.ours, e))
@@ -153,7 +154,8 @@ def browser_data(kept: LoadedRun) -> tuple[list[dict[str, Any]], str]:
             keep = flips | set(drawn.sample(rest, max(0, min(len(rest), int(len(every) * share) - len(flips)))))
             chosen[e] = [i for i in chosen[e] if i in keep]
     rows = sum(map(len, chosen.values()))
-    most = max(120, min(CUT, SIZE // max(1, rows * (3 + len(kept.subjects)))))
+    size = SIZE if share == 1 else DRAWN_SIZE
+    most = max(120, min(CUT, size // max(1, rows * (3 + len(kept.subjects)))))
     note = f"{total:,} rows: all that were won or lost, and a sample of the others, {rows:,} in all."
     return [_evaluation(kept, e, pairs, chosen[e], most) for e, pairs in found.items()], note if share < 1 else ""
 

@@ -52,6 +52,11 @@ class LoadedRun:
         told: dict[str, Mapping[str, Any]] = {str(e["name"]): e for e in _list(self.suite, "evals")}
         return told or {name: {} for name in dict.fromkeys(r.eval for r in self.run.results)}
 
+    def has_all_rows(self, evaluation: str) -> bool:
+        """Return whether the folder holds every row of an evaluation on the candidate, and not a drawn sample."""
+        report = self.report(self.ours, evaluation)
+        return report is not None and len(self.rows(self.ours, evaluation)) >= report.n
+
     def is_private(self, evaluation: str) -> bool:
         """Return whether rows may be shown as digests only: where nothing says that they are public, they are not."""
         return evaluation in self.run.private or bool(self.evals.get(evaluation, {}).get("private", not self.suite))

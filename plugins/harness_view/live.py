@@ -8,7 +8,16 @@ from types import SimpleNamespace
 from typing import Any
 
 from harness import Verdict
-from harness.internals import RunProgress, numbers, printable, summary, verdict_figures, verdict_text
+from harness.internals import (
+    Figures,
+    RunProgress,
+    count_noun,
+    numbers,
+    printable,
+    summary,
+    verdict_figures,
+    verdict_text,
+)
 from harness_report.formatting import format_seconds
 from harness_report.gates import bounds_text
 
@@ -71,11 +80,20 @@ def _metrics(found: RunProgress) -> SimpleNamespace:
     return SimpleNamespace(subjects=[printable(s) for s in subjects], lines=lines)
 
 
+def _why(v: Verdict, figures: Figures) -> str:
+    """Return on which rows a verdict rests, and how many would decide it; why there is none where nothing was found."""
+    if v.estimate is None:
+        return verdict_text.format_brief(v)
+    changed = f"{figures.lost:,} lost, {figures.won:,} won" if v.versus else ""
+    rows = count_noun(figures.n, "row") + (f" of {figures.where}" if figures.where else "")
+    return "; ".join(filter(None, [rows, changed, verdict_text.format_sample_size(v)]))
+
+
 def _gate(v: Verdict) -> SimpleNamespace:
     figures = verdict_figures(v)
     return SimpleNamespace(
         outcome=str(v.outcome), glyph=summary.GLYPHS[v.outcome], name=printable(v.gate),
         candidate=printable(v.candidate), claim=printable(f"{v.metric} {v.claim}".strip()),
         estimate=figures.estimate if v.estimate is not None else "", bounds=bounds_text(v, figures),
-        why=printable(verdict_text.format_brief(v)),
+        why=printable(_why(v, figures)),
     )  # fmt: skip

@@ -73,3 +73,47 @@ def test_vllm_loads_the_tensors_that_ship(tiny_model: Path, tmp_path: Path) -> N
     assert found[: len(shipped)] == [ours(tiny_model)] * len(shipped)
     others = [name for name, tensors in zip(BESIDE, found[len(shipped) :], strict=True) if tensors != ours(tiny_model)]
     assert others == ["consolidated", "stray"]
+
+
+SERVES = """
+import json, sys
+from vllm import LLM, SamplingParams
+
+if __name__ == "__main__":
+    about = {"dtype": "float32", "enforce_eager": True, "max_model_len": 128, "limit_mm_per_prompt": {"image": 0}}
+    llm = LLM(model=sys.argv[1], skip_mm_profiling=True, **about)
+    [answer] = llm.generate(["What colour is the sea?"], SamplingParams(temperature=0, max_tokens=4))
+    print(json.dumps([list(llm.llm_engine.model_config.architectures), len(answer.outputs[0].token_ids)]))
+"""
+
+
+@needs_vllm
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_vllm_serves_a_multimodal_export_as_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text fine-tune of Gemma 3 that was merged and exported is loaded with its vision tower, and answers."""
+    pytest.importorskip("peft")
+    from harness.records.models import ModelRef
+    from harness_export import safetensors
+    from harness_lora import lora
+    from tests.helpers import multimodal
+    from tests.helpers.adapters import make_adapter
+
+    wide = {"head_dim": 64, "hidden_size": 128, "num_attention_heads": 2}  # as vLLM's attention wants it
+    monkeypatch.setattr(multimodal, "TEXT", multimodal.TEXT | wide)
+    base, adapter, merged, out = (tmp_path / name for name in ("base", "adapter", "merged", "export"))
+    made = lora(r=4, lora_dropout=0.0)
+    multimodal.build("Gemma3ForConditionalGeneration", base)
+    make_adapter(base, made, adapter)
+    for folder in (merged, out):
+        folder.mkdir()
+    made.merge(str(base), adapter, merged, variant="original")
+    safetensors(ModelRef("merged", str(merged)), out)
+    env = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+    env |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    script = tmp_path / "serve.py"  # its workers import it again
+    script.write_text(SERVES)
+    command = [str(PYTHON), "-P", str(script), str(out)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=300)
+    told = next(line for line in done.stdout.splitlines() if line.startswith('[["'))
+    assert json.loads(told) == [["Gemma3ForConditionalGeneration"], 4]

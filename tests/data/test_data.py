@@ -289,3 +289,9 @@ def test_equal_mistakes_are_one_line_with_a_count() -> None:
         "row 0 has [1] as its target; give text, a number or an object (30 such rows)",
         "row 30 has 5 as its input; give text, or messages with role and content",
     ]
+
+
+def test_a_value_that_is_cut_says_so() -> None:
+    """A long value in a message ends in an ellipsis."""
+    with pytest.raises(UsageError, match=r"row 0 has \['aaaa.*a… as its target"):
+        to_training_rows([{"input": "a", "target": ["a" * 99]}], {}, "x")

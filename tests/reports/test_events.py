@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from harness.records.models import Progress
 from harness.reports.events import FILE, read_events
 from harness.testing import Project
 
@@ -109,3 +111,24 @@ def test_time_left_is_of_the_pace_so_far(suite: Project) -> None:
             file.flush()
             assert read_events(folder).left == {100: None, 300: 70.0}[done]
     assert read_events(folder).stage == last["stage"]
+
+
+def test_stages_losses_and_open_items(suite: Project) -> None:
+    """What ended, what goes on, and what waits; the loss of each step that was written."""
+    found = read_events(cut(suite, "verdict"))  # that of the merged model, the last one
+    assert [stage.name for stage in found.stages][-1] == "merged"
+    assert [stage.ended for stage in found.stages] == [True] * (len(found.stages) - 1) + [False]
+    assert found.losses == ((1, 1.0), (3, pytest.approx(1 / 3)))
+    assert found.open_items == []
+
+
+def test_the_time_left_in_all_counts_what_waits(suite: Project) -> None:
+    """Each open item takes what its eval took elsewhere; without a pace, or of a run that ended, none is given."""
+    found = read_events(cut(suite, "verdict"))
+    (base, *_) = [replace(r, seconds=40.0) for r in found.run.results]
+    run = replace(found.run, results=[base])
+    assert replace(found, run=run, running=True, progress=None).seconds_left == pytest.approx(80)
+    assert replace(found, run=run, running=False, progress=None).seconds_left is None
+    standing = Progress("train", 3, 10)
+    assert replace(found, run=run, running=True, progress=standing, since=found.heard, before=3).seconds_left is None
+    assert replace(found, run=replace(run, results=[]), running=True, progress=None).seconds_left is None

@@ -72,3 +72,68 @@ def test_a_refuted_claim_ships_nothing_either(project: Project) -> None:
     text = page_of_run(project)
     assert "Nothing is proven of these rows: one gate failed" in text
     assert "Nothing ships" not in text
+
+
+SLICES = """
+[suite]
+name = "slices"
+[rows.base]
+path = "base.csv"
+[rows.candidate]
+path = "cand.csv"
+[[eval]]
+name = "qa"
+use = "rows"
+slices = ["kind"]
+"""
+
+
+def sliced(lost: int) -> str:
+    """Return 300 rows of three kinds, of which the kind b loses some; each answered in words."""
+    lines = ["id,input,target,answer,score,kind"]
+    for i in range(300):
+        right = i % 4 > 0 and not (i % 3 == 1 and i < lost)
+        lines.append(f"q{i},what is {i},w{i},{f'w{i}' if right else 'no'},{int(right)},{'abc'[i % 3]}")
+    return "\n".join(lines) + "\n"
+
+
+def sliced_page(project: Project, gates: dict[str, str]) -> str:
+    """Return the page of a suite with some gates on those rows."""
+    claims = "".join(
+        f'[[gate]]\nid = "{name}"\nmetric = "qa.score"\nversus = "base"\nmin_n = 20\n{claim}\n'
+        for name, claim in gates.items()
+    )
+    project.write({"base.csv": sliced(0), "cand.csv": sliced(90), "slices.toml": SLICES + claims})
+    project.harness("run", "slices.toml")
+    return page_of_run(project)
+
+
+def test_gates_on_slices_are_a_heat_map(project: Project) -> None:
+    """From four on: slices down, the worst first, claims across, and each cell has a glyph beside its number."""
+    margins = {f"m{i}": f'slice = "kind=*"\nworse_by_at_most = {i / 10}' for i in range(1, 5)}
+    page = sliced_page(project, margins)
+    (table,) = re.findall(r'<table class="heat">(.*?)</table>', page, re.DOTALL)
+    assert "score on qa by kind" in table
+    assert re.findall(r'scope="row"[^>]*>(\w+)<', table) == ["b", "a", "c"]
+    assert len(re.findall(r'role="img">[✓✗?!]</span> [+−][\d.]+', table)) == 12
+
+
+def test_fewer_gates_on_slices_are_a_list_alone(project: Project) -> None:
+    """Three gates need no table of their own."""
+    page = sliced_page(project, {f"m{i}": f'slice = "kind=*"\nworse_by_at_most = {i / 10}' for i in range(1, 4)})
+    assert '<table class="heat">' not in page
+
+
+def test_rows_of_a_gate_on_all_rows_are_linked(project: Project) -> None:
+    """Also where the gate names its worst slice, which is not what it counts."""
+    page = sliced_page(project, {"all": "worse_by_at_most = 0.01"})
+    (lost,) = set(re.findall(r'href="(#qa:lost[^"]*)">[\d,]+ lost', page))
+    assert lost == "#qa:lost"
+
+
+def test_remarks_on_the_rows_stand_once(project: Project) -> None:
+    """Under the reasons, and not at the end of each of them."""
+    page = sliced_page(project, {f"m{i}": f"worse_by_at_most = 0.0{i}" for i in range(1, 4)})
+    head = page[page.index("<h1") : page.index('id="sec-gates"')]
+    assert head.count('class="reason"') == 3
+    assert head.count("nknown on both sides") == 1

@@ -62,8 +62,10 @@ def test_every_tool_tells_question_expected_and_answer(tool: str) -> None:
     assert (first.input, first.target, first.answer) == texts
 
 
-def test_lost_rows_are_shown_with_their_texts(gate: Gate, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The written samples, `show` and the page have the question, what is expected, and both answers."""
+def test_lost_rows_are_shown_with_their_texts(
+    gate: Gate, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The written samples, `show`, the comment and the page have the question, what is expected, and both answers."""
     said = gate(*_pair(tmp_path, _rows()))
     assert said.code == 0, said
     folder = next(tmp_path.glob("reports/gate-*Z"))
@@ -76,6 +78,10 @@ def test_lost_rows_are_shown_with_their_texts(gate: Gate, tmp_path: Path, capsys
     assert all(text in shown for text in ("What is 6?", "it is 6", "no idea")), shown
     assert main(["report", str(folder)]) == 0
     assert "no idea" in (folder / "report.html").read_text("utf-8")
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    gate(*_pair(tmp_path, _rows()), "--github")
+    assert all(text in summary.read_text("utf-8") for text in ("What is 6?", "it is 6", "no idea"))
     invocation = json.loads((folder / "report.json").read_text("utf-8"))["invocation"]
     assert invocation["command"] == "harness gate base.jsonl candidate.jsonl --worse-by-at-most 0.02"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import gallery
 from harness.testing import SUITE, TRAIN, Project
 from harness.testing.judge import StubJudge
 from tests.helpers.browser import CHROMIUM, Browser, browser
@@ -35,6 +36,17 @@ ASKED = {
 }
 TOLD = """axe.run(document, %s).then((found) => found.violations.map(
   (v) => [v.tags.includes("best-practice"), `${v.id}: ` + v.nodes.map((n) => n.html.slice(0, 100)).join(" ")]))"""
+FILTERS = """(() => {
+  const find = document.getElementById("find"), times = [];
+  for (const text of ["label 3", "question 5", "about k", "zebra", "", "label", "q9", "question 77", "label 6 about"]) {
+    const before = performance.now();
+    find.value = text;
+    find.dispatchEvent(new Event("input"));
+    document.body.offsetHeight;
+    times.push(performance.now() - before);
+  }
+  return times;
+})()"""
 ROWS = [{"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2]} for i in range(60)]
 JUDGED = """
 [[eval]]
@@ -122,3 +134,24 @@ def test_axe_finds_nothing_on_any_page(run: Path, server: Served, tab: Browser) 
         found[page] = (tab.value("document.title") or "no title", mistakes(tab))
         print(page, found[page])
     assert {page: odd for page, (_, odd) in found.items() if odd} == {}
+
+
+@pytest.mark.parametrize("kind", ["train", "error", "sixty", "live", "compare", "notebook"])
+def test_axe_finds_nothing_on_pages_of_every_kind(tab: Browser, tmp_path: Path, kind: str) -> None:
+    """Those of the gallery that the pages above are not: rows of others, many gates, a live run, a notebook's cell."""
+    with gallery.working_in(tmp_path):
+        page = gallery.KINDS[kind](tmp_path)
+    tab.visit(page.resolve().as_uri())
+    assert mistakes(tab) == []
+
+
+def test_a_hundred_thousand_rows(tab: Browser, tmp_path: Path) -> None:
+    """Two megabytes at most, and a filter takes less than 50 ms, the median of nine."""
+    with gallery.working_in(tmp_path):
+        page = gallery.KINDS["many"](tmp_path).resolve()
+    assert page.stat().st_size <= 2_000_000
+    tab.look(1300)
+    tab.visit(page.as_uri())
+    times = tab.value(FILTERS)
+    assert len(times) == 9
+    assert sorted(times)[4] < 50, times

@@ -121,6 +121,15 @@ def test_what_cannot_be_read_is_a_line_of_the_list(run: Path, server: Served, ca
     assert shown.status == 200 or (shown.status == 400 and shown.body.count("\n") == 0)
 
 
+def test_the_list_has_candidate_duration_and_filter(run: Path, server: Served) -> None:
+    """Beside the suite and the result; the box to filter is there for the script to show."""
+    page = server.ask("/").body
+    (row,) = re.findall(r"<tr><td>.*?</tr>", page, re.DOTALL)
+    assert "<td>merged</td>" in row
+    assert re.search(r'<td class="num">[\d.]+ s</td>', row)
+    assert 'id="filter"' in page
+
+
 def test_a_run_is_watched_as_its_gates_fall(run: Path, server: Served) -> None:
     """Each change is sent when it comes, and the end, when the report is there."""
     (run / "report.json").rename(run.parent / "report.json")
@@ -138,6 +147,8 @@ def test_a_run_is_watched_as_its_gates_fall(run: Path, server: Served) -> None:
         file.writelines(lines[first:])
     thread.join()
     assert "running: " in got[0] or "ended: " in got[0]
+    for part in ("Stages", "Metrics so far", "Gates so far, the worst first", 'aria-label="done">✓</span> preflight'):
+        assert part in shown.body + got[0], part
     assert got[0].count("✓ PASS") >= 2 and got[0].endswith("event: end\ndata:\n\n")
     assert "data-source" not in server.ask(f"/run/{run.name}").body
 
