@@ -17,7 +17,7 @@ FUZZ ?= 300s
 # the tests start hundreds of processes, and each would compile the harness anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test processors quick packaging pages fuzz mutations smoke check fix bench bench-merge bench-verify gpu vllm architectures simulate simulate-long pictures docs release clean
+.PHONY: demo test processors quick packaging pages fuzz mutations smoke check fix bench bench-merge bench-verify gpu vllm architectures simulate simulate-long pictures gallery docs release clean
 
 demo: $(DEMO)
 	$(BIN)/harness run suites/domain.toml
@@ -90,6 +90,11 @@ simulate-long: $(READY)
 RUN ?= $(lastword $(sort $(wildcard reports/domain-*)))
 pictures: $(READY)
 	$(BIN)/python -m bench.pictures $(RUN)
+
+# pictures of the page of every kind of run, of fake models and drawn rows
+TO ?= reports/gallery
+gallery: $(READY)
+	$(BIN)/python -m bench.gallery --to $(TO)
 
 # builds and checks what would be tagged and uploaded, and does neither
 release: $(READY)

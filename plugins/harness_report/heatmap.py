@@ -59,17 +59,17 @@ def _make_map(metric: str, column: str, verdicts: Sequence[Verdict]) -> HeatMap:
     table: dict[str, dict[str, tuple[Outcome, Cell]]] = {}
     claims: dict[str, None] = {}
     for v in verdicts:
-        claim = _claim(v, several=len({one.candidate for one in verdicts}) > 1)
-        claims.setdefault(claim)
+        title = _claim(v, several=len({one.candidate for one in verdicts}) > 1)
+        claims.setdefault(title)
         for value, outcome, cell in _cells(v):
-            table.setdefault(value, {})[claim] = outcome, cell
+            table.setdefault(value, {})[title] = outcome, cell
 
     def place(value: str) -> tuple[int, str]:
         return min(summary.RANKS[outcome] for outcome, _ in table[value].values()), value
 
     rows = []
     for value in sorted(table, key=place):
-        cells = [table[value][claim][1] if claim in table[value] else None for claim in claims]
+        cells = [table[value][title][1] if title in table[value] else None for title in claims]
         rows.append(HeatRow(printable(value), max(cell.n for cell in cells if cell), cells))
     return HeatMap(printable(f"{metric_in_words(metric)} by {column}"), printable(column), [*claims], rows)
 

@@ -18,8 +18,7 @@ from harness.internals import (
     verdict_figures,
     verdict_text,
 )
-from harness_report.formatting import format_seconds
-from harness_report.gates import bounds_text
+from harness_report import formatting, gates
 
 WIDTH, HEIGHT = 640, 120  # px, of the loss
 POINTS = 320  # of its line, at most
@@ -33,7 +32,7 @@ def live_parts(found: RunProgress) -> dict[str, Any]:
     left = found.seconds_left
     return {
         "said": printable(found.summary(datetime.now(UTC))),
-        "left": "" if left is None else f"About {format_seconds(left)} left in all.",
+        "left": "" if left is None else f"About {formatting.format_seconds(left)} left in all.",
         "stages": _stages(found),
         "loss": _loss(found.losses),
         "metrics": _metrics(found),
@@ -47,9 +46,8 @@ def _stages(found: RunProgress) -> list[SimpleNamespace]:
     rail = []
     for stage in found.stages:
         glyph, word = DONE if stage.ended else RUNNING if found.running is not False else CUT
-        rail.append(
-            SimpleNamespace(glyph=glyph, word=word, name=printable(stage.name), took=format_seconds(stage.seconds))
-        )
+        took = formatting.format_seconds(stage.seconds)
+        rail.append(SimpleNamespace(glyph=glyph, word=word, name=printable(stage.name), took=took))
     begun = {stage.name for stage in found.stages}
     measured = {r.subject for r in found.run.results}
     waiting = dict.fromkeys(subject for subject, _ in found.open_items if subject not in begun | measured)
@@ -94,6 +92,6 @@ def _gate(v: Verdict) -> SimpleNamespace:
     return SimpleNamespace(
         outcome=str(v.outcome), glyph=summary.GLYPHS[v.outcome], name=printable(v.gate),
         candidate=printable(v.candidate), claim=printable(f"{v.metric} {v.claim}".strip()),
-        estimate=figures.estimate if v.estimate is not None else "", bounds=bounds_text(v, figures),
+        estimate=figures.estimate if v.estimate is not None else "", bounds=gates.bounds_text(v, figures),
         why=printable(_why(v, figures)),
     )  # fmt: skip
