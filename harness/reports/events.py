@@ -161,7 +161,7 @@ class RunProgress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Return the seconds that the whole run still takes, or None before an item was measured or while nothing moves.
+        """Return the seconds that the whole run still takes; None before an item was measured or while nothing moves.
 
         An item takes as long as its eval took on another subject, else as the mean item.
         """

@@ -47,7 +47,9 @@ def _stages(found: RunProgress) -> list[SimpleNamespace]:
     for stage in found.stages:
         glyph, word = DONE if stage.ended else RUNNING if found.running is not False else CUT
         rail.append(
-            SimpleNamespace(glyph=glyph, word=word, name=printable(stage.name), took=formatting.format_seconds(stage.seconds))
+            SimpleNamespace(
+                glyph=glyph, word=word, name=printable(stage.name), took=formatting.format_seconds(stage.seconds)
+            )
         )
     begun = {stage.name for stage in found.stages}
     measured = {r.subject for r in found.run.results}
