@@ -79,6 +79,7 @@ architectures: $(READY)
 # paired-rows.md
 simulate: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.simulate
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.loop
 
 # every cell on 20,000 runs, printed and not written: an hour and a half
 simulate-long: $(READY)

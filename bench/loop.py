@@ -26,6 +26,7 @@ from harness.training.interim import InterimAnalysis
 ROWS, LOOKS, MARGIN, ALPHA = 450, 20, 0.05, 0.05
 RIGHT, DISCORDANCE = 0.6, 0.2  # of the base's answers, and of rows on which an unharmed model differs
 STICKS = 0.9  # correlation of what a row says from one look to the next
+WORST = 3 * MARGIN - 1e-9  # the loss before which a collapse should be stopped
 SPEEDS = (0.01, 0.02, 0.025, 0.05, 0.1)  # points of accuracy that a collapse loses from look to look
 Floats = np.ndarray
 Walk = Callable[[np.random.Generator], Floats]
@@ -65,14 +66,17 @@ def true_stops(rng: np.random.Generator, runs: int) -> list[str]:
     """Return the table of trainings that collapse after a random look, by how fast."""
     lines = ["## Trainings that collapse", ""]
     lines += [f"Percent of {runs} trainings that were stopped before the true loss was three times the margin,"]
-    lines += ["at that look at the latest, and in all; and the loss at the stop, in the mean.", ""]
+    lines += ["at that look at the latest, and in all; and the loss at the stop, in the mean."]
+    lines += ["Each training loses that much before its last look.", ""]
     lines += ["| points lost per look | before | by then | in all | loss at the stop |", "|---|---|---|---|---|"]
     for speed in SPEEDS:
         before, by_then, losses = 0, 0, list[float]()
         for _ in range(runs):
             truth = _collapse(rng, speed)
+            while truth.max() < WORST:
+                truth = _collapse(rng, speed)
             at, _ = first_stops(rng, truth)
-            third = int(np.argmax(truth >= 3 * MARGIN - 1e-9)) if truth.max() >= 3 * MARGIN - 1e-9 else LOOKS
+            third = int(np.argmax(truth >= WORST))
             before += at is not None and at < third
             by_then += at is not None and at <= third
             losses += [] if at is None else [float(truth[at])]
@@ -122,7 +126,7 @@ def is_refuted(won: int, lost: int, looks: int) -> bool:
 
 def _collapse(rng: np.random.Generator, speed: float) -> Floats:
     """Return a walk around no loss that loses `speed` a look from a random look in the first half on."""
-    start = int(rng.integers(0, LOOKS // 2))
+    start = int(rng.integers(0, min(LOOKS // 2, LOOKS - round(3 * MARGIN / speed))))
     fall = np.maximum(np.arange(LOOKS) - start + rng.random(), 0) * speed
     return np.clip(np.minimum(_walk(rng, 0.005), 0.02) + fall, -DISCORDANCE, RIGHT - 0.02)
 

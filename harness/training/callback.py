@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from transformers import (
+    EarlyStoppingCallback,
     PrinterCallback,
     ProgressCallback,
     TrainerCallback,
@@ -84,7 +85,7 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         stop: Literal["refuted", ""] = "refuted",
         keep: Literal["best", ""] = "best",
     ) -> None:
-        if not isinstance(every_steps, int) or every_steps < 1:
+        if type(every_steps) is not int or every_steps < 1:
             raise UsageError(f"GateCallback: every_steps is {every_steps!r}; it must be a whole number, 1 or more")
         if stop not in ("refuted", ""):
             raise UsageError(f'GateCallback: stop is {stop!r}; it must be "refuted" or ""')
@@ -165,6 +166,9 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         kind = AcceleratorState().distributed_type.name if AcceleratorState._shared_state else "NO"
         if kind in SHARDED:
             raise UsageError(f"GateCallback: {kind} splits the model, and no process can evaluate it alone; use DDP")
+        if self.keep and self._handler and any(isinstance(o, EarlyStoppingCallback) for o in self._handler.callbacks):
+            what = 'EarlyStoppingCallback stops by metric_for_best_model, which keep="best" does not use'
+            raise UsageError(f'GateCallback: {what}; remove it, or set keep=""')
         if self.keep and args.save_strategy == "best":
             what = 'save_strategy is "best", which saves by metric_for_best_model, and keep="best" by the suite'
             raise UsageError(f'GateCallback: {what}; set save_strategy="steps" or "no", or keep=""')

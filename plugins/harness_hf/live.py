@@ -67,8 +67,8 @@ def _mismatch_error(model: Any, causal: Any, path: str, processing_class: Any) -
         if (one := getattr(ours, name, None)) != (other := getattr(theirs, name, None)):
             return f'has {name} {one}, the suite\'s base "{path}" has {other}; name the base in [model] path'
     tokenizer = getattr(processing_class, "tokenizer", processing_class)
-    own = ModelTokenizer.of(path).tokenizer
-    if tokenizer is not None and tokenizer(PROBE)["input_ids"] != own(PROBE)["input_ids"]:
+    own = ModelTokenizer.of(path)
+    if tokenizer is not None and ModelTokenizer(tokenizer).encode_prompts([PROBE]) != own.encode_prompts([PROBE]):
         return (
             f'has another tokenizer than the suite\'s base "{path}"; train with that, or name the base in [model] path'
         )

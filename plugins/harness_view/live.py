@@ -46,11 +46,8 @@ def _stages(found: RunProgress) -> list[SimpleNamespace]:
     rail = []
     for stage in found.stages:
         glyph, word = DONE if stage.ended else RUNNING if found.running is not False else CUT
-        rail.append(
-            SimpleNamespace(
-                glyph=glyph, word=word, name=printable(stage.name), took=formatting.format_seconds(stage.seconds)
-            )
-        )
+        took = formatting.format_seconds(stage.seconds)
+        rail.append(SimpleNamespace(glyph=glyph, word=word, name=printable(stage.name), took=took))
     begun = {stage.name for stage in found.stages}
     measured = {r.subject for r in found.run.results}
     waiting = dict.fromkeys(subject for subject, _ in found.open_items if subject not in begun | measured)

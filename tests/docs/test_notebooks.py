@@ -36,7 +36,7 @@ def test_gate_while_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ca
     """The notebook that gates a training runs from top to bottom, looks, and names what confirms."""
     pytest.importorskip("trl")
     names = run_cells(EXAMPLES / "gate_while_training.ipynb", monkeypatch, tmp_path)
-    assert [look["step"] for look in names["looks"]][0] == 20
+    assert names["looks"][0]["step"] == 20
     assert "run: harness run reports/gate-while-training/suite.toml --candidate" in capsys.readouterr().err
 
 

@@ -117,39 +117,55 @@ def training_rows(count: int = 24) -> list[dict[str, Any]]:
     rows = []
     for i in range(count):
         good, bad = f" it is {i % 7}{i % 7}", f" or {i}"
-        rows.append({"prompt": f"train question {i}?", "completion": good, "chosen": good, "rejected": bad})
+        row = {"prompt": f"train question {i}?", "completion": good, "chosen": good, "rejected": bad}
+        rows.append({**row, "label": i % 2 == 0})
     return rows
 
 
+COLUMNS = {
+    "sft": ("prompt", "completion"),
+    "dpo": ("prompt", "chosen", "rejected"),
+    "kto": ("prompt", "completion", "label"),
+    "grpo": ("prompt",),
+}
+OWN: dict[str, dict[str, Any]] = {
+    "sft": {"max_length": 64},
+    "dpo": {"max_length": 64},
+    "kto": {"max_length": 64},
+    "grpo": {"max_completion_length": 4, "num_generations": 2},
+}
+
+
 def make_trainer(
-    kind: str, model: Path, out: Path, *, adapter: bool = True, callbacks: Any = (), loaded: Any = None, **options: Any
+    kind: str, model: Path, out: Path, *, adapter: bool = True, callbacks: Any = (), **options: Any
 ) -> Any:
-    """Return TRL's SFT or DPO trainer of a tiny model."""
+    """Return a trainer of TRL of a tiny model."""
     import torch
+    import trl
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-    config, made = {"sft": (SFTConfig, SFTTrainer), "dpo": (DPOConfig, DPOTrainer)}[kind]
-    own = {
+    config, made = getattr(trl, f"{kind.upper()}Config"), getattr(trl, f"{kind.upper()}Trainer")
+    given = {
         "output_dir": str(out), "max_steps": 6, "per_device_train_batch_size": 2, "learning_rate": 5e-3, "seed": 3,
         "logging_steps": 1, "report_to": [], "use_cpu": True, "bf16": False, "save_strategy": "no",
-        "disable_tqdm": True, "gradient_checkpointing": False, "max_length": 64,
+        "disable_tqdm": True, "gradient_checkpointing": False,
     }  # fmt: skip
-    wanted = ("prompt", "completion") if kind == "sft" else ("prompt", "chosen", "rejected")
-    rows = [{name: row[name] for name in wanted} for row in training_rows()]
+    rows = [{name: row[name] for name in COLUMNS[kind]} for row in training_rows()]
     torch.manual_seed(0)
-    loaded = loaded or AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     lora = LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear", task_type="CAUSAL_LM") if adapter else None
+    rewards = {"reward_funcs": lambda completions, **_: [float(len(c)) for c in completions]} if kind == "grpo" else {}
     return made(
         loaded,
-        args=config(**{**own, **options}),
+        args=config(**{**given, **OWN[kind], **options}),
         train_dataset=Dataset.from_list(rows),
         eval_dataset=Dataset.from_list(rows[:2]) if "eval_strategy" in options else None,
         processing_class=AutoTokenizer.from_pretrained(model),
         peft_config=lora,
         callbacks=list(callbacks),
+        **rewards,
     )
 
 

@@ -435,7 +435,7 @@ def _spelt(asked: str, test: str, rows: Any = ROWS) -> Mutation:
 
 
 def _shots(text: str) -> dict[str, Any]:
-    return {"shots.jsonl": [{"input": text, "target": "y"}, *FRESH[:2]]}
+    return {"shots.jsonl": [{"input": text, "target": "x"}, *FRESH[:2]]}
 
 
 def _and_eval(text: str) -> list[dict[str, Any]]:
@@ -487,8 +487,8 @@ LABELLED = [
 ]
 judged = partial(data, healthy=PAIRED, train_use="dpo")
 LEAK = {**ROWS[3], "prompt": EVAL[5]["input"].upper()}
-PASSAGE = {"prompt": f"Read this: {PARAGRAPH} Where?\n", "completion": "at the harbour"}
-NEARLY = {"prompt": PARAGRAPH.replace("captain", "skipper") + "\n", "completion": "at sea"}
+PASSAGE = {"prompt": f"Read this: {PARAGRAPH} Where?\n", "completion": "x"}
+NEARLY = {"prompt": PARAGRAPH.replace("captain", "skipper") + "\n", "completion": "x"}
 NEAR_TEST = "please tell me which of the seven old boats by the northern pier still has a sail that a crew can use"
 NEAR_WORDS = NEAR_TEST.replace("northern", "southern")
 SHORT = " ".join(PARAGRAPH.split()[:24])
@@ -806,7 +806,7 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "a row of the test inside a longer question",
         "D10-inside",
-        lambda lab: lab.check([*ROWS, {**LEAK, "prompt": f"Tell me now, {LEAKED}\n"}]),
+        lambda lab: lab.check([*ROWS, {**LEAK, "prompt": f"Tell me now, {LEAKED}\n", "completion": "shelf 2"}]),
         lambda lab: lab.check([*ROWS, {**LEAK, "prompt": f"Tell me now, {LEAKED[:-1]} of the king?\n"}]),
     ),
     Mutation(

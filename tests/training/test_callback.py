@@ -45,6 +45,8 @@ def looks(trainer: Any, name: str = "harness/old.likely") -> dict[int, float]:
         ("dpo", {}),
         ("dpo", {"gradient_checkpointing": True}),
         ("dpo", {"adapter": False, "learning_rate": 1e-4}),
+        ("kto", {}),
+        ("grpo", {}),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value) or "plain",
 )
@@ -61,6 +63,18 @@ def test_losses_are_the_same(kind: str, options: dict[str, Any], suite: Path, ti
     pairs = zip(plain.model.state_dict().items(), looked.model.state_dict().items(), strict=True)
     assert all(one == other and torch.equal(a, b) for (one, a), (other, b) in pairs)
     assert list(looks(looked)) == [2, 4, 6]
+
+
+def test_plain_trainer(suite: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """A `Trainer` of transformers without a tokenizer works as one of TRL does."""
+    from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    args = TrainingArguments(str(tmp_path / "out"), max_steps=3, use_cpu=True, report_to=[], save_strategy="no")
+    ids = [{"input_ids": torch.arange(9), "labels": torch.arange(9)} for _ in range(8)]
+    trainer = Trainer(model, args, train_dataset=ids, callbacks=[GateCallback(suite, every_steps=2)])
+    trainer.train()
+    assert list(looks(trainer)) == [2, 3]
 
 
 def test_model_is_given_back(suite: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -85,6 +99,27 @@ def test_model_is_given_back(suite: Path, tiny_model: Path, tmp_path: Path) -> N
         assert state == ([m.training for m in model.modules()], [p.requires_grad for p in model.parameters()])
         assert model.get_base_model().config.use_cache is False
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_4bit_base_is_not_repacked(tiny_model: Path) -> None:
+    """A 4-bit model that somebody else loaded keeps its layout, of which training computes its gradients."""
+    pytest.importorskip("bitsandbytes")
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    from harness.records.models import ModelRef
+    from harness_hf import assert_not_repacked, open_live_model
+
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, quantization_config=nf4, device_map="cpu")
+    layers = [module for module in model.modules() if type(module).__name__ == "Linear4bit"]
+    assert layers
+    before = [layer.weight.data.clone() for layer in layers]
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = True  # as on a processor that has it
+    with open_live_model(model, ModelRef("x", str(tiny_model), "d")) as subject:
+        subject.logprobs([("a", " b")])
+    assert_not_repacked(model)
+    assert all(torch.equal(layer.weight.data, data) for layer, data in zip(layers, before, strict=True))
 
 
 def test_base_is_the_model_without_its_adapter(tiny_model: Path, tmp_path: Path) -> None:
@@ -383,6 +418,8 @@ def refused_with(suite: Path, text: str, model: Path, folder: Path) -> str:
 
 def test_refused_models(suite: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A base or a tokenizer that is not the suite's, and a second callback, are one line before the first step."""
+    from transformers import EarlyStoppingCallback
+
     from tests.helpers.loops import make_trainer as make
 
     two = [GateCallback(suite), GateCallback(suite)]
@@ -390,6 +427,10 @@ def test_refused_models(suite: Path, tiny_model: Path, tmp_path: Path, monkeypat
     assert 'save_strategy is "best"' in refused(
         tiny_model, tmp_path / "out", suite, save_strategy="best", metric_for_best_model="loss", eval_strategy="no"
     )
+    for both in ([GateCallback(suite), EarlyStoppingCallback()], [EarlyStoppingCallback(), GateCallback(suite)]):
+        options = {"metric_for_best_model": "loss", "eval_strategy": "steps", "load_best_model_at_end": True}
+        options |= {"save_strategy": "steps", "callbacks": both}
+        assert "EarlyStoppingCallback stops by" in refused(tiny_model, tmp_path / "out", suite, **options)
     trainer = make("sft", tiny_model, tmp_path / "out", callbacks=[GateCallback(suite)])
     config = trainer.model.get_base_model().config
     monkeypatch.setattr(config, "num_hidden_layers", 3)
