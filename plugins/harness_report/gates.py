@@ -203,7 +203,8 @@ def _details(v: Verdict) -> list[str]:
             text += f", {numbers.format_p_in_sentence(v.p_fail)} against it" if v.p_fail is not None else ""
             text += f", α = {v.alpha:g}, one-sided" if v.alpha else ""
         found.append(text + (f"; attempt {v.attempt}" if v.attempt else ""))
-    found.append(printable(v.why))
+    notes = [note for note in v.notes if note.kind != "rows"]  # which the page says once
+    found.append(printable(verdict_text.format_notes(v.claim_spec, notes) if notes else v.why))
     if v.driver:
         found.append(f"Deciding or worst slice: {printable(v.driver)}")
     for s in v.slices:
@@ -264,8 +265,8 @@ def _reason(v: Verdict) -> str:
 
 
 def rows_remarks(kept: LoadedRun) -> list[str]:
-    """Return what is said of the rows of gates that block, each once, without that they are taken on trust."""
-    notes = [n for v in kept.run.verdicts if v.blocks_release for n in v.notes if n.kind == "rows"]
+    """Return what is said of the rows of gates, each once, without that they are taken on trust."""
+    notes = [n for v in kept.run.verdicts for n in v.notes if n.kind == "rows"]
     texts = dict.fromkeys(str(n.params.get("text", "")) for n in notes)
     return [printable(f"{text[:1].upper()}{text[1:]}.") for text in texts if text and not text.startswith(TRUST)]
 

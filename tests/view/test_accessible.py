@@ -141,7 +141,10 @@ def test_axe_finds_nothing_on_pages_of_every_kind(tab: Browser, tmp_path: Path, 
     """Those of the gallery that the pages above are not: rows of others, many gates, a live run, a notebook's cell."""
     with gallery.working_in(tmp_path):
         page = gallery.KINDS[kind](tmp_path)
+    tab.look(360)
     tab.visit(page.resolve().as_uri())
+    fits = tab.value("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert fits or kind == "notebook"  # a cell scrolls in its notebook
     assert mistakes(tab) == []
 
 
