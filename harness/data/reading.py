@@ -51,7 +51,7 @@ def read_file(
     if suffix in TABLES:
         return _read_csv(text, path, separator, where)
     if OBJECTS.match(text) or (suffix == ".json" and not _is_json_lines(text)):
-        return _rows_of(tables.json_rows(_parse(text, f"{path}")), path)
+        return _rows_of(tables.extract_json_rows(_parse(text, f"{path}")), path)
     lines = ((n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip())
     return _rows_of([_parse(line, f"{path}:{n}") for n, line in lines], path)
 

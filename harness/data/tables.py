@@ -232,7 +232,7 @@ def _check_columns(names: Sequence[str], where: str) -> None:
         raise UsageError(f'{where}: the column "{twice[0]}" occurs twice; rename one')
 
 
-def json_rows(value: Any) -> Any:
+def extract_json_rows(value: Any) -> Any:
     """Return the rows of a JSON value in one of the layouts that pandas, W&B, mlflow and data sets write.
 
     These are a list of objects (records), {"columns": [...], "data": [[...]]} (split), {"column": {"0": ...}} and
@@ -250,7 +250,7 @@ def json_rows(value: Any) -> Any:
         return [dict(zip(names, row, strict=True)) for row in data] if fits else value
     held = [value[key] for key in (value if len(value) == 1 else WRAPPERS) if isinstance(value.get(key), list)]
     if len(held) == 1 and all(isinstance(row, dict) for row in held[0]):
-        return json_rows(held[0])
+        return extract_json_rows(held[0])
     if all(isinstance(cells, dict) for cells in value.values()):
         keys = dict.fromkeys(key for cells in value.values() for key in cells)
         if all(cells.keys() == keys.keys() for cells in value.values()):

@@ -70,7 +70,7 @@ class Failures(ClaimType):
         (ours, theirs, clusters), name, bad = units, metric.name, 0.0 if metric.better == "higher" else 1.0
         if len(ours) < 2:
             raise ValueError("there is only one row, which proves nothing about others")
-        if gate.cap is None and (odd := find_fraction(name, ours)):
+        if gate.cap is None and (odd := find_fractional_score(name, ours)):
             raise ValueError(f"{odd}; max_failures needs a 0/1 metric")
         failed = _beyond(gate.cap, metric, ours, theirs) if gate.cap else [s.values[name] == bad for s in ours]
         groups = clusters or [s.id for s in ours]
@@ -101,7 +101,7 @@ def _beyond(cap: float, metric: Metric, ours: Sequence[Score], theirs: Sequence[
     return [sign * (o.values[name] - t) > cap for o, t in zip(ours, others, strict=True)]
 
 
-def find_fraction(name: str, scores: Iterable[Score]) -> str:
+def find_fractional_score(name: str, scores: Iterable[Score]) -> str:
     """Return of which row a metric is neither 0 nor 1, and what it is there, or nothing."""
     odd = next((s for s in scores if s.values.get(name, 0) not in (0, 1)), None)
     return f'{name} of row "{odd.id}" is {odd.values[name]:g}' if odd else ""

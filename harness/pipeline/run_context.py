@@ -20,7 +20,7 @@ from harness.errors import RAISES, CheckFailedError, ExitCode, UsageError, Worke
 from harness.evaluation import grading
 from harness.evaluation.evaluate import evaluate, metrics_by_slice, standard_errors
 from harness.files import write_text
-from harness.gates.failures import find_fraction
+from harness.gates.failures import find_fractional_score
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.record import PendingAnswers, Record, StageStop
 from harness.pipeline.session import Session
@@ -202,7 +202,7 @@ class RunContext:
         """Raise UsageError where failures are to be counted of a metric that is not 0 or 1: not only after training."""
         of = (g for g in self.suite.gates if g.eval == result.eval)
         for gate in (g for g in of if g.max_failures is not None and g.cap is None):
-            if odd := find_fraction(gate.metric_name, result.scores):
+            if odd := find_fractional_score(gate.metric_name, result.scores):
                 what = f"max_failures counts rows of a 0/1 metric, but {odd}"
                 raise UsageError(f'gate "{gate.id}": {what}; claim min or max')
 

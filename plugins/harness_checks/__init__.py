@@ -45,5 +45,5 @@ def harness_checks() -> dict[str, Check]:
         "E1": answers.constant_answers, "E2": answers.cut_answers, "E3": answers.empty_answers,
         "E4": answers.cut_prompts, "E5": answers.unread_calls, "E6": answers.another_model,
         "E7": answers.scored_thoughts, "E8": answers.echoed_prompts,
-        "E9": answers.format_gains, "E10": answers.weak_baseline,
+        "E9": answers.gains_in_form_only, "E10": answers.weak_baseline,
     }  # fmt: skip

@@ -224,7 +224,7 @@ def another_model(result: Result, facts: Mapping[str, Mapping[str, Any]]) -> Ite
 
 
 @checker(title="format-gains")
-def format_gains(result: Result, task: Task, reference: Result | None) -> Iterator[Finding]:
+def gains_in_form_only(result: Result, task: Task, reference: Result | None) -> Iterator[Finding]:
     """Gains over the base that are gains in case and punctuation.
 
     exact_match counts "Paris." as wrong where "Paris" is the target, so a fine-tune that only learns to leave out the

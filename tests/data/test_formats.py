@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from harness.data.reading import read_file
-from harness.data.tables import decompress, json_rows
+from harness.data.tables import decompress, extract_json_rows
 from harness.errors import UsageError
 
 ROWS = [{"text": f"row {i}, and a comma", "label": "good" if i % 2 else "bad"} for i in range(6)]
@@ -150,4 +150,4 @@ def test_other_workbooks_are_one_line(tmp_path: Path) -> None:
 )
 def test_other_layouts_stay_as_they_are(value: Any) -> None:
     """What is no table of a known layout is left to the message about it."""
-    assert json_rows(value) == value
+    assert extract_json_rows(value) == value

@@ -129,7 +129,7 @@ def _decoded_lines(text: str, path: Path) -> Lines:
 def _document_rows(text: str, path: Path) -> Lines:
     """Yield the rows of a JSON document that is no list."""
     found = parse_json(text, f"{path}")
-    rows = tables.json_rows(found)
+    rows = tables.extract_json_rows(found)
     if isinstance(rows, dict):
         held = [v for v in rows.values() if isinstance(v, list) and v and all(isinstance(r, dict) for r in v)]
         keyed = [v for v in rows.values() if isinstance(v, dict) and len(v) > 1 and all(map(_is_object, v.values()))]

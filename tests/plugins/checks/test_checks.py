@@ -26,7 +26,7 @@ from harness.records.samples import Result, Sample, Score
 from harness.testing import ROWS as TEST
 from harness.testing import SUITE, TRAIN, Project
 from harness_checks import answers, harness_checks, lint
-from harness_checks.answers import format_gains
+from harness_checks.answers import gains_in_form_only
 from harness_checks.frames import find_frame
 from harness_checks.leaks import leaks
 from harness_checks.pairs import sorted_labels
@@ -269,14 +269,14 @@ def test_gains_in_form_alone_are_told_with_numbers() -> None:
         scores = [Score(str(i), {"exact_match": float(i < right)}, answer=text) for i, text in enumerate(said)]
         return SimpleNamespace(subject=name, eval="qa", scores=scores)
 
-    [flag] = format_gains(result("merged", 60, 0), task, result("base", 20, 38))
+    [flag] = gains_in_form_only(result("merged", 60, 0), task, result("base", 20, 38))
     assert flag.what == (
         '"qa": 38 of the 80 wrong answers of the base are right but for case and punctuation; '
         "with them merged gains +0.020 instead of +0.400"
     )
-    assert not list(format_gains(result("merged", 60, 0), task, result("base", 20, 4)))
-    assert not list(format_gains(result("merged", 20, 38), task, result("base", 20, 38)))
-    assert not list(format_gains(result("base", 20, 38), task, result("base", 20, 38)))
+    assert not list(gains_in_form_only(result("merged", 60, 0), task, result("base", 20, 4)))
+    assert not list(gains_in_form_only(result("merged", 20, 38), task, result("base", 20, 38)))
+    assert not list(gains_in_form_only(result("base", 20, 38), task, result("base", 20, 38)))
 
 
 def test_empty_answers_may_begin_with_a_line_break() -> None:
