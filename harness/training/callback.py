@@ -30,7 +30,7 @@ from harness.errors import UsageError
 from harness.evaluation.live import live_metrics
 from harness.records.verdicts import Outcome, Verdict
 from harness.texts.numbers import format_metric
-from harness.training.interim import InterimAnalysis, Look, count_looks
+from harness.training.interim import InterimAnalysis, Look, Results, count_looks
 from harness.training.live_suite import BASE, LiveSuite, open_live_suite
 
 T = TypeVar("T")
@@ -178,12 +178,7 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
     ) -> tuple[float | None, int | None]:
         """Open the suite and evaluate the base; return the best score so far and its step, of a resumed training."""
         course.suite = suite = open_live_suite(self.suite)
-        how = {"base": True, "processing_class": processing_class}
-        with suite.subject(model, BASE, **how) as subject:
-            moved = state.global_step and not hasattr(model, "peft_config")
-            base = {} if moved else suite.evaluate(subject)
-        if moved:  # all weights were trained for some steps, so the base is not in memory any more
-            base = suite.evaluate_saved_base()
+        base = self._evaluate_base(suite, state, model, processing_class)
         course.base = live_metrics(base)
         course.analysis = analysis = InterimAnalysis(suite.collection.suite, suite.collection.tasks, base, course.looks)
         for name, why in suite.skipped.items():
@@ -197,6 +192,21 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
             if entry["step"] == state.best_global_step and PREFIX + analysis.by in entry
         ]
         return (known[-1], state.best_global_step) if known and known[-1] == state.best_metric else (None, None)
+
+    def _evaluate_base(self, suite: LiveSuite, state: TrainerState, model: Any, processing_class: Any) -> Results:
+        """Return the base's results; raises UsageError where there are none, while nothing is lost yet."""
+        moved = state.global_step and not hasattr(model, "peft_config")
+        try:
+            with suite.subject(model, BASE, base=True, processing_class=processing_class) as subject:
+                if not moved:
+                    return suite.evaluate(subject)
+            # all weights were trained for some steps, so the base is not in memory any more
+            return suite.evaluate_saved_base()
+        except UsageError:
+            raise
+        except Exception as error:  # whatever an evaluator raises
+            what = " ".join(str(error).split())
+            raise UsageError(f"{self.suite}: the base was not evaluated: {type(error).__name__}: {what}") from error
 
     # -- a look ------------------------------------------------------------------------------------
 

@@ -145,8 +145,9 @@ FOUND = Note("found", {
     "alike": False, "effective": None, "method": "cluster t", "factor": 1.0, "changed": [2, 1], "alpha": 0.05,
 })  # fmt: skip
 NEEDED = Note("needed", {"rows": 900, "range": [58, None], "such": False, "close": 20})
-POINT = replace(FOUND, params={**FOUND.params, "estimate": 123_840.0, "clusters": None, "method": "point"})
-CHANGE = replace(FOUND, params={**FOUND.params, "estimate": 0.12, "lower": 0.044, "upper": 0.187})
+POINT = replace(FOUND, params={**FOUND.params, "estimate": 123_840.0, "lower": None, "upper": None, "clusters": None,
+                                "method": "point"})  # fmt: skip
+LESS = replace(FOUND, params={**FOUND.params, "estimate": 0.12, "lower": 0.044, "upper": 0.187})
 BOUND, DIFFERENCE = ClaimSpec("bound", 1, 0.5, scale="proportion"), ClaimSpec("difference", 1, 0.0, scale="proportion")
 UNEVEN = replace(FOUND, params={**FOUND.params, "effective": 81.2})
 REASONS: dict[str, tuple[ClaimSpec, list[Note]]] = {
@@ -154,7 +155,7 @@ REASONS: dict[str, tuple[ClaimSpec, list[Note]]] = {
     (
         "0.620 against 0.500, +0.120 [+0.044, +0.187], 2 won and 1 lost, n=300 in 152 clusters; "
         "at least 58 rows would be needed"
-    ): (DIFFERENCE, [CHANGE, NEEDED]),
+    ): (DIFFERENCE, [LESS, NEEDED]),
     "0.620 [0.544, 0.687], n=300 in 152 clusters, so uneven that the effective number is 81; attempt 2": (
         BOUND,
         [UNEVEN, Note("attempt", {"number": 2})],

@@ -271,7 +271,10 @@ def _opening(name: str, opened: str, use: str = "sft") -> Mutation:
     """Return a mutation of how the template opens an answer, for rows of messages or of judged answers."""
     chats, more = CHAT, dict[str, Any]()
     if use != "sft":
-        chats = [{"prompt": r["messages"][:-1], "chosen": r["messages"][-1:], "rejected": NO} for r in CHAT]
+        chats = [
+            {"prompt": r["messages"][:-1], "chosen": r["messages"][-1:], "rejected": b["rejected"][1:]}
+            for r, b in zip(CHAT, BOTH, strict=True)
+        ]
         more = {"train_use": use}
     if use == "kto":
         chats = [{"prompt": r["prompt"], "completion": r["chosen"], "label": True} for r in chats]

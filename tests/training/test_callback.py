@@ -271,10 +271,7 @@ def test_error_on_the_base(suite: Path, tiny_model: Path, tmp_path: Path) -> Non
     """An evaluator that cannot evaluate the base is a mistake before the first step."""
     path = suite.parent / "harnessfile.py"
     path.write_text(path.read_text().replace('    """Does it say anything?"""', '    raise ValueError("broken")'))
-    trainer = make_trainer("sft", tiny_model, tmp_path / "out", callbacks=[GateCallback(suite)])
-    with pytest.raises(Exception, match="broken"):
-        trainer.train()
-    assert trainer.state.global_step == 0
+    assert refused(tiny_model, tmp_path / "out", suite) == f"{suite}: the base was not evaluated: ValueError: broken"
 
 
 def test_suite_that_trains(tiny_model: Path, tmp_path: Path) -> None:
@@ -445,6 +442,18 @@ def test_refused_models(suite: Path, tiny_model: Path, tmp_path: Path, monkeypat
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(changed))
     with pytest.raises(UsageError, match="has another tokenizer than the suite's base"):
         trainer.train()
+
+
+def test_sharded_trainings(suite: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where accelerate splits the model between processes, nothing is evaluated."""
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    trainer = make_trainer("sft", tiny_model, tmp_path)
+    for kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        monkeypatch.setitem(PartialState._shared_state, "distributed_type", kind)
+        with pytest.raises(UsageError, match=f"{kind.name} splits the model"):
+            GateCallback(suite)._check(trainer.args)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own
