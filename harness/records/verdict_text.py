@@ -110,7 +110,8 @@ def _found(about: ClaimSpec | None, told: Told) -> str:
 
 
 def _figures(about: ClaimSpec | None, told: Told) -> str:
-    figures = write_figures(about, told)
+    exact = {"lower": None, "upper": None} if told["method"] == "point" else {}  # which decide no digit
+    figures = write_figures(about, {**told, **exact})
     interval = figures.estimate
     if about is None or about.kind != "difference":
         interval += "" if told["method"] == "point" else f" {figures.bounds}"
