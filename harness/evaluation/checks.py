@@ -55,7 +55,8 @@ What cannot be prepared cannot be trained on; the line says which rows or which 
 It is found before anything is measured, because the trainer is built without being run."""
 SELECTED = " (select)"  # behind the name of an evaluation: the rows of its select split
 CRASHED = "crashed"  # the kind of a check that could not look
-LARGE = {"built"}  # objects that checks share: a copy of every token for each would take longer than the checks
+# objects that checks share: a copy of every token, or of every gate for each evaluation, would take longer than they do
+LARGE = {"built", "suite", "gates"}
 TITLED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 SHOWN = 5  # lines of evidence that are kept
 
@@ -202,7 +203,7 @@ def make_data_objects(collection: Collection, base: ModelRef, load: Callable[...
     pairs = zip(collection.training or (), collection.origins, strict=True)
     rows = [TrainingRow(i, source, row, raw) for i, (row, (source, raw)) in enumerate(pairs, 1)]
     suite = replace(collection.suite, gates=(), digest=collection.suite.ungated_digest, source=None)
-    about = {"suite": suite, "gates": collection.suite.gates}
+    about = {"suite": detach_copy(suite), "gates": detach_copy(collection.suite.gates)}
     return {**about, "rows": rows, "tasks": collection.tasks, "base": base, "load": load}
 
 

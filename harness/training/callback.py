@@ -29,6 +29,7 @@ from transformers.trainer_callback import CallbackHandler
 from harness.errors import UsageError
 from harness.evaluation.live import live_metrics
 from harness.records.verdicts import Outcome, Verdict
+from harness.texts.escaping import limit_length, printable
 from harness.texts.numbers import format_metric
 from harness.training.interim import InterimAnalysis, Look, Results, count_looks
 from harness.training.live_suite import BASE, LiveSuite, open_live_suite
@@ -327,4 +328,4 @@ def _find_handler(callback: GateCallback) -> CallbackHandler | None:
 
 def _tell(text: str) -> None:
     """Print a line above a progress bar."""
-    tqdm.write(f"harness: {text}", file=sys.stderr)
+    tqdm.write(f"harness: {limit_length(printable(text))}", file=sys.stderr)

@@ -20,6 +20,7 @@ harness/pipeline: ledger lifecycle run_context
 harness/reports: events run_folder
 harness/rows: bundle to_every_eval_ever writing
 harness/texts: printing
+harness/training: callback
 plugins/harness_report: __init__ commands compare svg history page
 plugins/harness_trackers: log
 """  # by the canary below, or in test_secrets (a suite's options), test_trackers and tests/rows
