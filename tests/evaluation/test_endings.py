@@ -139,7 +139,8 @@ def test_a_run_says_how_answers_ended(project: Project) -> None:
     said = (
         '"merged::qa": 12 of 60 answers were truncated at 32 tokens; their exact_match is 1.00, that of the others 0.88'
     )
-    assert f"cut-answers: {said}" in done.out and "raise max_new_tokens to 64 (p99 of complete answers: 2)" in done.out
+    assert f"cut-answers: {said}" in done.out
+    assert "complete answers have at most 2 tokens (p99), so more would not help" in done.out
     assert "check that the model generates a stop token" in done.out
     folder = next(project.folder.glob("reports/*"))
     assert project.harness("report", str(folder)).code == 0
