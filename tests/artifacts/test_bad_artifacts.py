@@ -209,7 +209,7 @@ ADAPTERS: dict[str, tuple[Edit, str]] = {
     "of a list": (put("adapter_config.json", "[]"), "adapter_config.json: is not a JSON object"),
 }
 MERGED: dict[str, tuple[Edit, str]] = {
-    "of another shape": (configure("config.json", hidden_size=32), "its config.json needs [261, 32]"),
+    "of another shape": (configure("config.json", hidden_size=32), "config.json needs [261, 32]"),
     "with NaN": (poison(MODEL, float("nan"), "up_proj"), "are not finite"),
     "with a tensor less": (
         reseat(MODEL, lambda ws: {n: w for n, w in ws.items() if UP not in n}),

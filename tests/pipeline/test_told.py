@@ -139,7 +139,7 @@ def test_rows_are_shown_as_the_model_sees_them(suite: Project, flags: list[str])
         assert [row.number for row in run.shown_rows] == [1, 11, 20]
         assert run.shown_rows[0].segments == (Segment("<user>train 0 say t0"), Segment("<bot> t0", True))
     evidence = json.loads((suite.folder / "exports/fake/evidence/report.json").read_text("utf-8"))
-    assert (evidence["shown"], verify_export(suite.folder / "exports/fake").ok) == ([], True)
+    assert (evidence["shown_rows"], verify_export(suite.folder / "exports/fake").ok) == ([], True)
 
 
 def test_rows_are_shown_as_they_are_cut(suite: Project) -> None:

@@ -453,7 +453,7 @@ def test_shared_prompts_are_counted_once(suite: Project) -> None:
 def test_evaluator_that_refuses_its_rows_is_a_mistake(suite: Project) -> None:
     """What a run would stumble over after loading a model is told here, with exit code 4."""
     suite.write({"test.jsonl": [{**row, "target": "?"} for row in ROWS]})
-    outcome = suite.harness("plan", str(suite.folder / "suite.toml"))
+    outcome = suite.harness("plan", str(suite.folder / "suite.toml"), "--set", "eval.0.ignore_punctuation=true")
     assert outcome.code == 4
     assert 'eval "qa": row "q0": a target has only punctuation; set ignore_punctuation = false' in outcome.err
 

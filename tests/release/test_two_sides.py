@@ -45,7 +45,7 @@ def judged(samples, answers, baseline_answers, *, marking, max_new_tokens: int =
     for sample, answer in zip(samples, answers):
         mark = known.get(keys[sample.id], float(answer == sample.target))
         if marking.responses:
-            marking.responses.keep(keys[sample.id], mark)
+            marking.responses.store(keys[sample.id], mark)
             marking.responses.flush()
         yield Score(sample.id, {"exact": mark}, answer=answer)
 

@@ -323,7 +323,9 @@ def test_error_before_training_is_exit_4(suite: Project) -> None:
     suite.write({"train.jsonl": [*TRAIN, {"input": "why", "target": "BECAUSE"}]})
     outcome = suite.run()
     assert outcome.code == 4
-    assert [(f.code, f.severity, f.what) for f in outcome.report.findings] == [("X1", "error", "row 21 shouts")]
+    (found, unbuilt) = outcome.report.findings  # the fake trainer has no build, which is a note
+    assert (found.code, found.severity, found.what) == ("X1", "error", "row 21 shouts")
+    assert (unbuilt.code, unbuilt.severity) == ("build-unbuilt", "note")
     assert "base::qa" not in outcome.out.partition("summary")[0]
     assert "because X1: row 21 shouts" in outcome.out
     outcome = suite.run("--ignore", "X1")

@@ -488,7 +488,7 @@ def test_missing_bitsandbytes_names_the_extra(tiny_model: Path, monkeypatch: pyt
     from harness_hf.models import load_model
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="pip install 'finetune-harness\\[hf\\]'"):
+    with pytest.raises(UsageError, match="pip install bitsandbytes"):
         load_model(tiny_model, quantization=NF4)
 
 

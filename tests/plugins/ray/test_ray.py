@@ -33,7 +33,7 @@ LOCAL = (
     HERE
     + """
 pool = Pool(RayWorkers("", None), opening, lambda sign: None)
-with pool.loaded() as [subject]:
+with pool.load_models() as [subject]:
     before = subject.generate(prompts)
     stream = subject.stream_generate(prompts)
     first = next(stream)
@@ -68,7 +68,7 @@ nodes.wait_for_nodes()
 pool = Pool(RayWorkers(nodes.address, None), opening, lambda sign: None)
 import harness_ray.cluster
 harness_ray.cluster.PATIENCE = 3.0
-with pool.loaded() as [subject]:
+with pool.load_models() as [subject]:
     while len(pool.alive) < 2 or len(pool._idle) < 2:
         pool._next(None)
     stream = subject.stream_generate(prompts)
