@@ -50,7 +50,7 @@ with pool.load_models() as [subject]:
     nbytes = subject.nbytes
 wrong = Pool(RayWorkers("", None), LoadRequest("fakes", [ref], "", ["harness.testing"]), lambda sign: None)
 try:
-    wrong.open()
+    wrong.start()
 except UsageError as error:
     mistake = str(error)
 print(json.dumps([before, [after[i] for i in range(200)], notes, nbytes, lacking, leaked, mistake, pool.lost]))
