@@ -182,7 +182,7 @@ class Draft:
         judged = PAIRS_RANDOM if tiny else PAIRS_RECIPE
         suite = _filled(
             "suite.toml", data=quote_text(self.source), name=quote_text(self.name),
-            model=quote_text(self.model), how=self.how(), trainer=quote_text("dpo" if pairs else "sft"),
+            model=quote_text(self.model), how=self.how(), trainer='use = "dpo"' if pairs else 'use = "sft"',
             recipe=judged if pairs else RANDOM if tiny else RECIPE, eval=quote_text(self.eval_name),
             select='select = "data/select.jsonl"      # rows to choose by\n' if self.parts["select"] else "",
             use=use, metric=f"{self.eval_name}.{metric}", constant=self._constant_gate(metric),

@@ -10,7 +10,7 @@ from typing import Any
 from harness import Finding, Gate, Result, Sample, Score, Severity, checker, quote_text
 from harness.internals import Suite, Task, find_weakness, fold_case, prompt_text, schema
 from harness_checks.evaluations import has_words
-from harness_domain.matching import MatchOptions
+from harness_domain import MatchOptions
 
 ASKED, REPLIED = ("server", "path"), "models that replied"  # facts of a served model
 ENOUGH = 20  # answers: fewer may be the same by chance

@@ -15,7 +15,7 @@ from harness import Finding, ModelRef, Severity, TrainingRow, checker, quote_tex
 from harness.internals import Suite, Task, chat, fold_case, prompt_text, schema
 from harness_checks.damage import compare_endings, find_damage
 from harness_checks.frames import row_messages
-from harness_domain.matching import MatchOptions
+from harness_domain import MatchOptions
 
 LONG = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
 ROLES = ("system", "developer", "user", "assistant", "tool")

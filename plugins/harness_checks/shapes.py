@@ -15,7 +15,7 @@ def find_mismatched_shapes(folder: Path) -> list[str]:
     """Return the tensors of a folder that no model of its configuration can take, each with both shapes."""
     if not weight_files(folder) or not (folder / "config.json").is_file():
         return []
-    from harness_lora.skeleton import CheckpointLayout, TensorPlace  # imports torch
+    from harness_lora import CheckpointLayout, TensorPlace  # imports torch
 
     with suppress(UsageError):  # the loader says what it refuses
         if getattr(load_config(str(folder)), "quantization_config", None):

@@ -9,6 +9,7 @@ from harness_domain.choices import multiple_choice
 from harness_domain.cost import latency, latency_within, size
 from harness_domain.documents import json
 from harness_domain.library import hf_metric
+from harness_domain.matching import MatchOptions as MatchOptions
 from harness_domain.matching import contains, exact_match, regex, regression, token_f1
 from harness_domain.numbers import numeric
 from harness_domain.tools import tool_calls

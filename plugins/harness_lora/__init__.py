@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_lora.plan import check_base as check_base
     from harness_lora.plan import check_mergeable as check_mergeable
     from harness_lora.plan import make_plan as make_plan
+    from harness_lora.skeleton import CheckpointLayout as CheckpointLayout
+    from harness_lora.skeleton import TensorPlace as TensorPlace
     from harness_lora.targets import list_towers as list_towers
     from harness_lora.targets import restrict_targets as restrict_targets
     from harness_lora.targets import text_linears as text_linears
