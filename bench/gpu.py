@@ -39,7 +39,7 @@ Found = dict[str, Any]
 def doctor(setting: Setting, small: bool) -> Found:
     """Ask what of this machine a run would use."""
     told = json.loads(run([sys.executable, "-m", "harness", "doctor", "--device", setting.device, "--json"], {}))
-    return {"rows": [[line["name"], line["state"], line["said"]] for line in told["lines"]]}
+    return {"rows": [[line["name"], line["state"], line["text"]] for line in told["lines"]]}
 
 
 def tests(setting: Setting, small: bool) -> Found:
