@@ -156,7 +156,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def suggest_option(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean "x"?` for an option, or where the name of another tool's is in a suite, or nothing."""
+    """Return `; did you mean "x"?` for an unknown option, a pointer for another tool's option, or an empty text."""
     from harness.texts.option_names import OPTION_NAMES  # which help does not need
 
     known = [*known]

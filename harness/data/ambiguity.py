@@ -11,7 +11,7 @@ from harness.data.rows import NAMES, Columns
 def find_ambiguous_row(
     rows: Sequence[Mapping[str, Any]], columns: Columns, template: str | None, *, training: bool
 ) -> str:
-    """Return which row could be read in two ways that neither `columns` nor a template choose between, or nothing.
+    """Describe the first row with two readings that `columns` and the template leave open, or return an empty text.
 
     A `text` beside an input and a target is one in training alone: an evaluation never asks it.
     """
@@ -25,7 +25,7 @@ def find_ambiguous_row(
 
 
 def _either(there: Sequence[str], chosen: set[str], training: bool) -> str:
-    """Return two readings of a row that has these columns, or nothing."""
+    """Name the two readings that these columns allow, or return an empty text."""
     for ours, names in NAMES.items():
         found = [name for name in names if name in there]
         if ours not in chosen and ours not in there and len(found) > 1:

@@ -335,7 +335,7 @@ def _size(row: Row) -> int:
 
 
 def find_target_in_template(template: str, columns: Columns, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return why a template writes a row's own target into its prompt, or nothing."""
+    """Explain how a template puts a row's target into its own prompt, or return an empty text."""
     names = [ours for ours in ("target", *NAMES["target"]) if ours in columns]
     column = (
         columns[names[0]] if names else next((n for n in ("target", *NAMES["target"]) if rows and n in rows[0]), "")

@@ -111,7 +111,7 @@ def _placed(run: RunContext) -> RunContext:
             record.warn(f'"{place}": {what}; they will not be exported')
     if options.counts and not options.select:
         run.adjudicator.ledger = Ledger.from_environment(record.warn)
-        run.adjudicator.ledger.read_lines()  # a line that was lost is told before anything is measured
+        run.adjudicator.ledger.read_lines()  # reports a lost line before anything is measured
     run.write_lock()
     return replace(run, session=replace(run.session, responses=open_answer_cache(options, record.warn)))
 

@@ -1,4 +1,4 @@
-"""E1 to E10: answers that look like a score and are none, or of whom nobody knows."""
+"""E1 to E10: answers whose score means nothing, and scores of unknown origin."""
 
 from __future__ import annotations
 

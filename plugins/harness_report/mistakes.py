@@ -14,7 +14,7 @@ from harness_report.reading import LoadedRun, Row, row_answer, row_value
 
 MOST_MISTAKES, FEWEST_ROWS = 8, 2  # that are listed of an evaluation; rows that make one worth a line
 LONGEST = 200  # characters of a target that is a label or a short text
-KINDS = {  # of a wrong answer, in the order in which they are told
+KINDS = {  # of wrong answers, in the order of the page
     "empty": "empty",
     "cut": "cut short",
     "more": "more than the expected",

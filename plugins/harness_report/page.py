@@ -138,7 +138,7 @@ def next_step(kept: LoadedRun) -> SimpleNamespace | None:
 
 
 def trust_line(run: Run) -> str:
-    """Return what is not known of rows that another tool scored, or nothing."""
+    """Return a note on what is unknown about rows that another tool scored, if any."""
     if not run.is_of_scored_rows:
         return ""
     files = [str(told["file 1"]).partition(",")[0] for told in run.facts.values() if "file 1" in told]
