@@ -622,7 +622,7 @@ def test_rows_are_cheap() -> None:
     ):
         decide = partial(verdict, claim, metric, ours, theirs, samples=samples)
         assert decide().outcome is Outcome.PASS
-        assert rounds(decide) < 80
+        assert rounds(decide) < 250  # 25 on a quiet machine
 
 
 def test_better_at_all_of_scores_is_sign_flips() -> None:

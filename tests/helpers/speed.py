@@ -1,4 +1,7 @@
-"""Speeds that a test may hold: a ratio to work that the same process does then, since no two machines are as fast."""
+"""Speeds that a test may hold: a ratio to work that the same process does then, since no two machines are as fast.
+
+A bound is several times what a quiet machine shows: a neighbour slows work on memory more than the additions.
+"""
 
 from __future__ import annotations
 

@@ -498,11 +498,12 @@ def test_frames(text: str, frame: tuple[str, str]) -> None:
 
 @pytest.mark.slow
 def test_leaks_are_found_fast() -> None:
-    """Twenty thousand rows of a hundred words against five hundred take as long as a hundred million additions."""
+    """Twenty thousand rows against five hundred take no time that comparing each with each would take."""
     luck = random.Random(2)
     train, test = texts_of(luck, 20_000, 85), texts_of(luck, 500, 85)
     flags: dict[str, Any] = {}
-    assert rounds(lambda: flags.update(found(train, [*test[:-1], train[77]])), tries=1) < 100
+    # 90 on a quiet machine; ten million pairs of texts would take thousands
+    assert rounds(lambda: flags.update(found(train, [*test[:-1], train[77]])), tries=1) < 500
     assert list(flags) == ["exact"]
 
 
