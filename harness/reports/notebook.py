@@ -62,7 +62,8 @@ def _table(run: Run, verdicts: Sequence[Verdict]) -> str:
         cells = [outcome, _text(v.gate), _text(f"{v.metric} {v.claim}".strip()), _text(values), estimate, _text(rows_)]
         rows += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     head = f"<thead><tr>{head}</tr></thead>"
-    return f"<table><caption>{_text(title)}</caption>{head}<tbody>{rows}</tbody></table>"
+    table = f"<table><caption>{_text(title)}</caption>{head}<tbody>{rows}</tbody></table>"
+    return f'<div style="overflow-x:auto">{table}</div>'
 
 
 def _folded(lines: Sequence[str]) -> str:

@@ -128,7 +128,9 @@ def _decision(run: Run) -> str:
         return f"nothing ships: {why} before a gate was decided" if why else "nothing ships: no gate was decided"
     shipping, why = _shipping(run, gates)
     if not shipping:
-        return f"nothing is proven of these rows: {why}" if run.is_of_scored_rows else f"nothing ships: {why}"
+        refuted = any(v.blocks_release and v.outcome is Outcome.FAIL for v in gates)
+        claim = f"the claim {'does not hold' if refuted else 'is not proven'} on these rows"
+        return f"{claim if run.is_of_scored_rows else 'nothing ships'}: {why}"
     decide, others = [v for v in gates if v.decides], [v for v in gates if not v.decides]
     passed = sum(v.outcome is Outcome.PASS for v in decide)
     left = [v for v in decide if v.outcome is not Outcome.PASS]  # and yet keeps nothing from shipping

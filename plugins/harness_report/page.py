@@ -206,14 +206,20 @@ def changed_row_sections(kept: LoadedRun, browsed: set[str]) -> list[SimpleNames
             continue
         if has_changed_answers(pair := pairs.pairs_of_evaluation(kept, evaluation, v.versus, metric)):
             links = rows_link(kept, v, evaluation in browsed)
-            found[key] = pairs.change_section(kept, printable(v.gate), evaluation, pair, links)
+            title = change_title(v.metric, v.versus, kept.ours)
+            found[key] = pairs.change_section(kept, title, evaluation, pair, links)
     both = [e for e in kept.evals if kept.parent and kept.report(kept.parent, e) and kept.report(kept.ours, e)]
     for evaluation in both:
         if has_changed_answers(pair := pairs.pairs_of_evaluation(kept, evaluation, kept.parent)):
             links = comparison_link(kept, evaluation, kept.parent, kept.ours) if evaluation in browsed else "-"
-            title = printable(f"{evaluation}.{pair.metric}, {kept.parent} against {kept.ours}")
+            title = change_title(f"{evaluation}.{pair.metric}", kept.parent, kept.ours)
             found[evaluation, "", kept.parent] = pairs.change_section(kept, title, evaluation, pair, links)
     return list(found.values())[:MOST_CHANGES]
+
+
+def change_title(metric: str, theirs: str, ours: str) -> str:
+    """Return the title of a table of changed rows: it is of all rows, where a gate may be of a slice."""
+    return printable(f"{metric}, {theirs} to {ours}")
 
 
 def has_changed_answers(pair: pairs.Pairs) -> bool:

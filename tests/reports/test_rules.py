@@ -67,6 +67,7 @@ def test_the_page_says_it_under_its_title(moved: Project) -> None:
         assert made.code == 0, made.err
         text = Path(moved.folder, made.out.strip()).read_text("utf-8").replace("&#34;", '"')
         assert TOLD in text, words
+        assert "Nothing differs" not in text, words
 
 
 def _rules(folder: Path) -> rules.Rules:

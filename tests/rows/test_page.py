@@ -14,6 +14,9 @@ from harness.testing import Project
 pytest.importorskip("jinja2")
 
 
+SIDES = {"base": 0, "cand": 9}  # wrong answers
+
+
 def table(better: int) -> str:
     """Return 200 rows of which 150 are right, and of the last ones `better` more."""
     lines = [f"q{i},{int(i < 150 or i >= 200 - better)}" for i in range(200)]
@@ -54,6 +57,16 @@ def test_what_changed_agrees_with_the_counts(page: str) -> None:
     assert "No comparable row" not in page
 
 
+def test_an_empty_column_of_slices_is_left_out(project: Project) -> None:
+    """Changed rows without a slice have no column for it, and their title names the rows that are counted."""
+    rows = {side: [f"q{i},{int(i >= lost)},answer {i % (3 + lost)}" for i in range(60)] for side, lost in SIDES.items()}
+    project.write({f"{side}.csv": "\n".join(["id,score,answer", *lines]) for side, lines in rows.items()})
+    project.harness("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.02")
+    changed = page_of_run(project).partition('<section id="sec-changed">')[2].partition("</section>")[0]
+    assert "base to candidate: 9 lost, 0 won" in changed
+    assert "Prompt, last turn" in changed and "Slice" not in changed
+
+
 def test_its_commands_run(project: Project, page: str) -> None:
     """The commands at the end verify the bundle and gate the same rows again."""
     (block,) = re.findall(r"run again</h3><pre>(.*?)</pre>", page, re.DOTALL)
@@ -70,7 +83,7 @@ def test_a_refuted_claim_ships_nothing_either(project: Project) -> None:
     outcome = project.harness("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.02")
     assert outcome.code == 1
     text = page_of_run(project)
-    assert "Nothing is proven of these rows: one gate failed" in text
+    assert "The claim does not hold on these rows: one gate failed" in text
     assert "Nothing ships" not in text
 
 
