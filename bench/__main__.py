@@ -22,7 +22,7 @@ from bench.machine import cores, describe
 from bench.page import Machine, Section, name_of, page
 from bench.setting import MODEL, Setting
 
-PARTS = ("choice", "perplexity", "generation", "startup", "training", "packing", "checkpointing", "busy")
+PARTS = ("choice", "perplexity", "generation", "startup", "training", "packing", "checkpointing", "looks", "busy")
 APART = ("vllm", "kernels")  # run by name only: on pages of their own, the first in an environment of its own
 Options = dict[str, dict[str, Any]]  # by part
 Record = dict[str, Any]

@@ -33,6 +33,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "training": {"rounds": 1, "steps": 1, "pairs": 2, "data": "data/colours-train.jsonl"},
     "packing": {"rounds": 1, "documents": 16, "data": "data/colours-train.jsonl"},
     "checkpointing": {"rounds": 1, "steps": 1, "lengths": [64], "data": "data/colours-train.jsonl"},
+    "looks": {"rounds": 1, "steps": 2, "rows_per_look": 4, "data": "data/colours-train.jsonl"},
     "busy": {
         **{"rounds": 1, "hogs": [0, 1], "documents": 1, "answers": 1, "steps": 1},
         "data": "data/colours-train.jsonl",
@@ -50,6 +51,7 @@ TITLES = {
     "training": "Training",
     "packing": "Packing",
     "checkpointing": "Gradient checkpointing",
+    "looks": "Looks at a training",
     "busy": "Beside others",
     "kernels": "Kernels for CPUs",
 }
