@@ -110,6 +110,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "run safety.toml -q --no-cache",
         "keygen release",
         "keygen second",
+        "keygen third",
         "sign exports/domain --key release.key --unrecomputed",
         "sign exports/safety --key release.key --unrecomputed",
         suite=suite_of("domain", DOMAIN, EVALS),
@@ -272,8 +273,12 @@ def test_a_policy_that_is_not_met_is_refused(case: str, once: Path, exports: Pat
 def test_keys_of_a_policy(once: Path, exports: Path) -> None:
     """Who signed, and how many, is named with its key."""
     found = verified(once, exports, "threshold = 2", keys=("release", "second"))
-    assert "is signed by release; the policy requires 2 (threshold)" in found.refused
+    assert "is signed by release; the policy requires 2 (threshold) and awaits second" in found.refused
     assert "is signed by no key of the policy" in verified(once, exports, "", keys=("second",)).refused
+    nobody = verified(once, exports, "threshold = 1", keys=("second", "third"))
+    assert "is signed by no key of the policy; the policy requires 1 (threshold) and awaits 1 of second, third" in (
+        nobody.refused
+    )
     assert verified(once, exports, "threshold = 1", keys=("release", "second")).ok
 
 

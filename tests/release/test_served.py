@@ -192,7 +192,7 @@ def both(folder: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (statement, "is signed by release, but the policy requires 2 (threshold)"),
+        (statement, "is signed by release; the policy requires 2 (threshold) and awaits "),
         (both, ""),
         (
             lambda folder: both(folder, runtime={**RUNTIME, "model": "another"}),
