@@ -257,11 +257,19 @@ def _huge(value: Any) -> bool:
 
 def check_signers(envelopes: Sequence[Envelope], policy: Policy, what: str) -> list[str]:
     """Return the names of the keys that signed a document; raises ExportRefusedError where they are too few."""
-    by = {keyid for envelope in envelopes for keyid in verified_signers(envelope, policy)}
-    names = sorted(k.name or k.keyid[:16] for k in policy.keys if k.keyid in by)
-    if len(names) < policy.threshold:
-        who = ", ".join(names) or "no key of the policy"
-        raise ExportRefusedError(f"{what} is signed by {who}, but the policy requires {policy.threshold} (threshold)")
+    return require_signers({keyid for e in envelopes for keyid in verified_signers(e, policy)}, policy, what)
+
+
+def require_signers(signed: Collection[str], policy: Policy, what: str) -> list[str]:
+    """Return the names of the keys that signed, by their ids; raises ExportRefusedError where they are too few."""
+    by: tuple[list[str], list[str]] = ([], [])
+    for key in policy.keys:
+        by[key.keyid in signed].append(key.name or key.keyid[:16])
+    missing, names = map(sorted, by)
+    if (lacking := policy.threshold - len(names)) > 0:
+        who, of = ", ".join(names) or "no key of the policy", f"{lacking} of " if lacking < len(missing) else ""
+        wants = f"the policy requires {policy.threshold} (threshold) and awaits {of}{', '.join(missing)}"
+        raise ExportRefusedError(f"{what} is signed by {who}; {wants}")
     return names
 
 

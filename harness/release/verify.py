@@ -33,7 +33,7 @@ from harness.artifacts.strict_json import MALFORMED, read_json
 from harness.errors import UsageError
 from harness.release import policy_checks
 from harness.release.lock_reader import LockedSuite, read_lock
-from harness.release.policy import ExportRefusedError, Policy, list_unchecked, verified_signers
+from harness.release.policy import ExportRefusedError, Policy, list_unchecked, require_signers, verified_signers
 from harness.release.served import require_served_statement
 from harness.release.source import find_source_error
 from harness.release.verdict_consistency import find_verdicts_error
@@ -171,14 +171,11 @@ class _Verification:
         signed: dict[bytes, set[str]] = {}
         for envelope in self.envelopes:
             signed.setdefault(envelope.payload, set()).update(verified_signers(envelope, self.policy))
-        names = {k.keyid: k.name or k.keyid[:16] for k in self.policy.keys}
-        for payload, by in signed.items():
-            if len(by) < self.policy.threshold:
-                kind = str(json.loads(payload).get("predicateType"))
-                who = ", ".join(sorted(names[k] for k in by)) or "no key of the policy"
-                wants = f"the policy requires {self.policy.threshold} (threshold)"
-                raise ExportRefusedError(f"claim {kind} is signed by {who}; {wants}")
-        self.verified.signed_by = sorted(names[k] for k in set.intersection(*signed.values()))
+        signers = [
+            set(require_signers(by, self.policy, f"claim {json.loads(payload).get('predicateType')}"))
+            for payload, by in signed.items()
+        ]
+        self.verified.signed_by = sorted(set.intersection(*signers))
         return f"signed by {', '.join(self.verified.signed_by)}"
 
     # -- 2: digests --------------------------------------------------------------------------------
