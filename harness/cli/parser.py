@@ -26,7 +26,7 @@ GROUPS: dict[str, tuple[Build, ...]] = {  # a plugin's command stands at the end
     "start": (init.init, doctor.doctor),
     "run": (run.run, run.check, plan.plan, selftest.selftest, gate.gate),
     "look": (run.show, ask.ask, release.explain),
-    "ship": (release.waive, verify.verify, release.keygen, release.sign, release.promote),
+    "ship": (release.waive, verify.verify, release.keygen, release.sign, release.promote, release.publish),
     "extend": (release.plugins, release.schema, cache.cache),
 }
 EXAMPLES = """examples:

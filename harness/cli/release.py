@@ -1,4 +1,4 @@
-"""`harness waive`, `keygen`, `sign`, `promote`, `schema`, `plugins` and `explain`; light, for the help imports it."""
+"""`harness waive`, `keygen`, `sign`, `promote`, `publish`, `schema`, `plugins`, `explain`: light, for the help."""
 
 from __future__ import annotations
 
@@ -67,6 +67,15 @@ def promote(parser: ArgumentParser) -> None:
     parser.add_argument("--with", action="append", default=[], dest="beside", type=Path, metavar="DIR", help=help)
     parser.add_argument("--back", action="store_true", help="go back to the previous release")
     parser.add_argument("--list", action="store_true", help="print the record of promotions")
+
+
+def publish(parser: ArgumentParser) -> None:
+    """verify an export and upload it to the Hugging Face Hub, without the texts of its rows"""
+    examples = ("harness publish exports/qa team/qa-model", "harness publish exports/qa team/qa-model --to upload")
+    set_command(parser, _publish, *examples)
+    parser.add_argument("export", type=Path, metavar="EXPORT", help="an export directory")
+    parser.add_argument("repo", metavar="OWNER/NAME", help="a model repository; made if it does not exist")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="write what would be uploaded, and upload nothing")
 
 
 def schema(parser: ArgumentParser) -> None:
@@ -157,6 +166,22 @@ def _promote(args: Namespace) -> int:
     print_line(f"released: {found.candidate} of suite {found.suite}, root {found.root}, kept in {folder}")
     for changed in changes:
         print_line(changed)
+    return ExitCode.OK
+
+
+def _publish(args: Namespace) -> int:
+    from harness.release.publish import publish_export
+    from harness.release.verify import verify_export
+
+    found = verify_export(args.export)
+    if not found.ok:
+        args.document = asdict(found)
+        print_line(f"refused: {args.export}: {found.refused}", sys.stderr)
+        return ExitCode.REFUSED
+    where = publish_export(found, args.repo, args.to)
+    args.document = {**asdict(found), "published": where}
+    print_line(f"{'written' if args.to else 'published'}: {where}, root {found.root}")
+    print_line("short answers can be guessed from their digests in evidence/items.jsonl", sys.stderr)
     return ExitCode.OK
 
 

@@ -23,9 +23,7 @@ STRICT = Path("strict")  # the policy of this name is the harness's own; a file 
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from harness.release.policy import ExportRefusedError
-    from harness.release.releases import current_release
-    from harness.release.verify import verify_export
+    from harness.release.publish import restore_export
 
     if (args.export / "items.jsonl").is_file() or args.sources:  # what `harness gate` left, and no export
         from harness.rows.bundle import verify_bundle
@@ -37,15 +35,44 @@ def _verify(args: argparse.Namespace) -> int:
         raise UsageError("--as prints a document of its own; remove --json")
     if args.sign_with and not args.told_as:
         raise UsageError("--sign-with signs the document of --as; add --as, or use harness sign for the export")
+    with restore_export(args.export) as export:
+        return _verify_export(args, export)
+
+
+def _verify_export(args: argparse.Namespace, export: Path) -> int:
+    """Verify an export, and print what was found."""
     policy, demands = _policy(args)
-    named = args.policy.name if args.policy else ""
-    write = _writer(args, policy, named) if args.told_as else None
+    write = _writer(args, policy, args.policy.name if args.policy else "") if args.told_as else None
+    found = _run_steps(args, export, policy)
+    document = write(found) if write else ""
+    where = sys.stderr if write else None
+    if args.json:
+        args.document = asdict(found)
+    else:
+        told = [("demands", line) for line in demands] + [("not checked", line) for line in found.unchecked]
+        told += [*found.steps.items(), *(("note", line) for line in found.notes)]
+        for name, line in told:
+            print_line(f"{name}: {line}", where)
+        if found.ok:
+            print_line(f"verified: {found.candidate} of suite {found.suite}, root {found.root}", where)
+    print(document, end="")
+    if not found.ok:
+        print_line(f"refused: {args.export}: {found.refused}", sys.stderr)
+    return ExitCode.OK if found.ok else ExitCode.REFUSED
+
+
+def _run_steps(args: argparse.Namespace, export: Path, policy: Policy | None) -> VerifiedExport:
+    """Return what every step that was asked for found, in order."""
+    from harness.release.policy import ExportRefusedError
+    from harness.release.releases import current_release
+    from harness.release.verify import verify_export
+
     last = None
     with suppress(UsageError):  # a record that cannot be read is told by `harness promote`
         last = current_release(args.export)
     copy = args.suite if args.replay is None else None  # a replay compares what it asks
     found = verify_export(
-        args.export, policy, recompute=args.recompute, last=last, beside=args.beside, suite=copy, served=args.served
+        export, policy, recompute=args.recompute, last=last, beside=args.beside, suite=copy, served=args.served
     )
     if found.ok and args.replay is not None:
         from harness.pipeline.replay import replay_rows
@@ -64,21 +91,7 @@ def _verify(args: argparse.Namespace) -> int:
             found.steps["summary"] = require_summary(args.summary, found, policy)
         except ExportRefusedError as error:
             found.ok, found.refused = False, f"summary: {error}"
-    document = write(found) if write else ""
-    where = sys.stderr if write else None
-    if args.json:
-        args.document = asdict(found)
-    else:
-        told = [("demands", line) for line in demands] + [("not checked", line) for line in found.unchecked]
-        told += [*found.steps.items(), *(("note", line) for line in found.notes)]
-        for name, line in told:
-            print_line(f"{name}: {line}", where)
-        if found.ok:
-            print_line(f"verified: {found.candidate} of suite {found.suite}, root {found.root}", where)
-    print(document, end="")
-    if not found.ok:
-        print_line(f"refused: {args.export}: {found.refused}", sys.stderr)
-    return ExitCode.OK if found.ok else ExitCode.REFUSED
+    return found
 
 
 def _policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:

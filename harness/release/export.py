@@ -191,8 +191,9 @@ def _write_evidence(
 ) -> None:
     """Write evidence and card, then the manifest over all of it, then the claims over the manifest."""
     evidence, public = work / EVIDENCE, run.sendable()
-    # nor training rows, or this machine's own troubles
+    # nor training rows, texts that a finding quotes, or this machine's own troubles
     public.results, public.shown_rows = [replace(r, traceback=None) for r in public.results], ()
+    public.findings = [replace(f, what=f.title or f.code, evidence=(), rows={}) for f in public.findings]
     verdicts = [run.nameless(v) for v in judged.verdicts if v.candidate == declared.candidate]
     gates = json.loads(dumps([asdict(v) for v in verdicts]))
     rows = evidence_rows(judged.results, collection.tasks, judged.leaks)

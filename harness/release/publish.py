@@ -1,0 +1,147 @@
+"""Put a verified export on the Hugging Face Hub: its model at the top, the card, results and evidence beside it.
+
+A published folder is read back by `restore_export`, so `harness verify` takes a downloaded repository as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.attestation import CARD, EVIDENCE, LOCK, MANIFEST, MODEL, REPORT
+from harness.artifacts.digests import walk_files
+from harness.errors import UsageError
+from harness.release.verified import VerifiedExport
+
+Place = Callable[[Path, Path], None]  # of a file, from and to
+RESULTS = ".eval_results"  # the folder that the Hub reads results from
+HUB_FILES = (".gitattributes", ".git", ".cache", RESULTS, CARD, EVIDENCE)  # of a repository, which are not the model's
+HUB_DATA = re.compile(r"hub:(?P<id>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?:(?P<split>.+)")
+NO_HUB = "publishing needs huggingface_hub; install it, or write a folder with --to FOLDER"
+
+
+def publish_export(found: VerifiedExport, repo: str, to: Path | None) -> str:
+    """Upload a verified export to OWNER/NAME, or write what would be uploaded into a folder; return where it is.
+
+    Raises UsageError on a name that the Hub does not take, a folder that is not empty, and an upload that failed.
+    """
+    hub = _import_hub(repo)
+    if to is not None:
+        if to.exists() and (not to.is_dir() or any(to.iterdir())):
+            raise UsageError(f"--to {to}: is not an empty folder; name another one")
+        write_repository(found, repo, to, hub, _copy)
+        return str(to)
+    with tempfile.TemporaryDirectory() as folder:
+        write_repository(found, repo, Path(folder), hub, _link)
+        try:
+            api = hub.HfApi()
+            url = api.create_repo(repo, exist_ok=True)
+            api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Publish {found.root[:16]}")
+        except (OSError, ValueError) as error:  # what the library and its HTTP client raise
+            why = " ".join(str(error).split())
+            raise UsageError(f"{repo}: was not uploaded: {type(error).__name__}: {why}") from None
+    return str(url)
+
+
+def write_repository(found: VerifiedExport, repo: str, to: Path, hub: Any, place: Place) -> None:
+    """Write what a repository holds, putting files there by `place`: model, card, `.eval_results` and evidence."""
+    export = Path(found.folder)
+    to.mkdir(parents=True, exist_ok=True)
+    for name, _ in walk_files(export / MODEL):
+        if name.partition("/")[0] in HUB_FILES:
+            raise UsageError(f'{export}: "{MODEL}/{name}" would replace a file of the repository; rename it')
+        place(export / MODEL / name, to / name)
+    for name, _ in walk_files(export / EVIDENCE):
+        place(export / EVIDENCE / name, to / EVIDENCE / name)
+    place(export / CARD, to / EVIDENCE / CARD)  # as it was signed
+    card = (export / CARD).read_text("utf-8")
+    card = card.replace('"model"', json.dumps(repo)).replace("vllm serve model", f"vllm serve {repo}")
+    hub.ModelCard(card).data.to_dict()  # raises ValueError on metadata that the Hub would not take
+    (to / CARD).write_text(card, "utf-8")
+    if entries := [hub.EvalResultEntry(**entry) for entry in eval_results(export)]:
+        (to / RESULTS).mkdir()
+        text = json.dumps(hub.eval_result_entries_to_yaml(entries), indent=2)  # which YAML contains
+        (to / RESULTS / "harness.yaml").write_text(text + "\n", "utf-8")
+
+
+def eval_results(export: Path) -> Iterator[dict[str, Any]]:
+    """Yield the candidate's results on data sets of the Hub, by the fields of `EvalResultEntry`."""
+    lock, report = (json.loads((export / EVIDENCE / name).read_text("utf-8")) for name in (LOCK, REPORT))
+    candidate = json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["candidate"]
+    data = {spec["name"]: HUB_DATA.fullmatch(str(spec.get("data"))) for spec in lock["suite"]["evals"]}
+    for result in report["results"]:
+        if result["subject"] == candidate and (source := data.get(result["eval"])):
+            for name, value in result["metrics"].items():
+                yield {
+                    "dataset_id": source["id"],
+                    "task_id": source["config"] or "default",
+                    "value": value,
+                    "date": report["started"],
+                    "notes": f"{result['eval']}.{name}, {result['n']} rows of {source['split']}, finetune-harness",
+                }
+
+
+@contextmanager
+def restore_export(folder: Path) -> Iterator[Path]:
+    """Yield an export as it was gated: the folder itself, or one made of a published folder's files for a while."""
+    if (folder / MODEL).exists() or not (folder / EVIDENCE / CARD).is_file():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(dir=_writable_parent(folder), prefix=".harness-verify-") as made:
+        export = Path(made)
+        for name, _ in _walk_repository(folder):
+            _link((folder / name).resolve(), export / MODEL / name)
+        for path in (folder / EVIDENCE).iterdir():
+            _link(path.resolve(), export / path.name if path.name == CARD else export / EVIDENCE / path.name)
+        yield export
+
+
+def _walk_repository(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the files of the model in a published folder."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name.partition("/")[0] not in HUB_FILES and path.is_file():
+            yield name, path
+
+
+def _writable_parent(folder: Path) -> Path | None:
+    """Return where a link to its files can be made, or None for the usual folder of temporary files."""
+    parent = folder.resolve().parent
+    return parent if os.access(parent, os.W_OK) else None
+
+
+def _link(source: Path, to: Path) -> None:
+    """Put a file at another place, without copying it where the disk allows that."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, to)
+    except OSError:
+        _copy(source, to)
+
+
+def _copy(source: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, to)
+
+
+def _import_hub(repo: str) -> Any:
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils._validators import validate_repo_id
+    except ImportError:
+        raise UsageError(NO_HUB) from None
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UsageError(" ".join(str(error).split())) from None
+    if repo.count("/") != 1:
+        raise UsageError(f'"{repo}" is not a repository of the Hub; write OWNER/NAME')
+    return huggingface_hub
