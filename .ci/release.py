@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -35,8 +36,13 @@ def refusals(version: str) -> Iterator[str]:
     """Yield why a version is not to be released."""
     if dirty := output("git", "status", "--porcelain").splitlines():
         yield f"{dirty[0][2:].strip()} is not as it was committed, one of {len(dirty)}; commit or remove what there is"
-    if output("git", "tag", "--list", f"v{version}"):
+    tagged, tag = output("git", "tag", "--list", f"v{version}"), os.environ.get("TAG", "")  # of the workflow
+    if tag and tag != f"v{version}":
+        yield f"the tag is {tag}, and harness/version.py says {version}"
+    if tagged and not tag:
         yield f"v{version} is tagged already; raise __version__ in harness/version.py"
+    if f"\nversion: {version}\n" not in Path("CITATION.cff").read_text("utf-8"):
+        yield f"CITATION.cff names another version than {version}"
     if not re.search(rf"^## {re.escape(version)} \(\d{{4}}-\d\d-\d\d\)$", changelog(), re.MULTILINE):
         yield f"CHANGELOG.md has no section {version}; towncrier build --version {version} writes it"
     if left := sorted(p.name for p in Path("changelog.d").glob("*") if p.name != "README.md"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
+from harness.version import __version__
 from tests.helpers.git import git
 
 ROOT = Path(__file__).parent.parent
@@ -18,6 +21,7 @@ FILES = {
     "CHANGELOG.md": "# Changes\n\n## 1.2.3 (2026-11-26)\n",
     "changelog.d/README.md": "how\n",
     "README.md": "# a package\n",
+    "CITATION.cff": "cff-version: 1.2.0\nversion: 1.2.3\n",
     ".gitignore": "dist/\n",
     "pyproject.toml": """
 [build-system]
@@ -62,9 +66,10 @@ def repository(folder: Path, changes: dict[str, str | None]) -> Path:
     return folder
 
 
-def release(folder: Path) -> subprocess.CompletedProcess[str]:
+def release(folder: Path, tag: str = "") -> subprocess.CompletedProcess[str]:
     """Run what `make release` runs."""
-    return subprocess.run([sys.executable, ROOT / ".ci/release.py"], cwd=folder, capture_output=True, text=True)
+    command, env = [sys.executable, ROOT / ".ci/release.py"], {**os.environ, "TAG": tag}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +77,7 @@ def release(folder: Path) -> subprocess.CompletedProcess[str]:
     [
         ({"CHANGELOG.md": "## 1.2.2 (2026-11-25)\n"}, "CHANGELOG.md has no section 1.2.3; "),
         ({"CHANGELOG.md": None}, "CHANGELOG.md has no section 1.2.3; "),
+        ({"CITATION.cff": "version: 1.2.2\n"}, "CITATION.cff names another version than 1.2.3"),
         (
             {"changelog.d/+new.added.md": "New.\n"},
             "changelog.d/+new.added.md is not in CHANGELOG.md, one of 1; ",
@@ -102,6 +108,21 @@ def test_release_wants_what_is_committed(tmp_path: Path) -> None:
         "error: README.md is not as it was committed, one of 2; commit or remove what there is",
         "error: v1.2.3 is tagged already; raise __version__ in harness/version.py",
     ]
+
+
+def test_a_workflows_tag_is_the_version(tmp_path: Path) -> None:
+    """The tag that started the release workflow names the version, and another one is refused."""
+    folder = repository(tmp_path, {"CHANGELOG.md": None})
+    git(folder, "tag", "v1.2.3")
+    assert "is tagged already" not in release(folder, "v1.2.3").stderr
+    assert "error: the tag is v1.2.4, and harness/version.py says 1.2.3\n" in release(folder, "v1.2.4").stderr
+
+
+def test_the_citation_is_of_this_version() -> None:
+    """CITATION.cff has the keys that its format requires, and this version."""
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
+    assert cited["version"] == __version__
 
 
 @pytest.mark.slow
