@@ -63,7 +63,7 @@ def _table(run: Run, verdicts: Sequence[Verdict]) -> str:
         rows += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     head = f"<thead><tr>{head}</tr></thead>"
     table = f"<table><caption>{_text(title)}</caption>{head}<tbody>{rows}</tbody></table>"
-    return f'<div style="overflow-x:auto">{table}</div>'
+    return f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="{_text(title)}">{table}</div>'
 
 
 def _folded(lines: Sequence[str]) -> str:

@@ -32,7 +32,7 @@ def test_gates_are_a_table(suite: Project, run: Run) -> None:
     assert re.findall(r"<caption>(.*?)</caption>", page) == ["merged", "adapter, which does not ship"]
     assert re.findall(r"<td>(. PASS[^<]*)</td>", page) == ["✓ PASS", "✓ PASS"]
     assert f"<p>{run.folder}</p>" in page
-    assert page.count('<div style="overflow-x:auto"><table>') == page.count("<table>")  # a narrow cell scrolls
+    assert page.count('<div style="overflow-x:auto"') == page.count("<table>")  # a narrow cell scrolls
     run.suite = HOSTILE
     assert "<script>" not in run._repr_html_() and "\x1b" not in run._repr_html_()
 

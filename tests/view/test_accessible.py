@@ -21,6 +21,7 @@ late("starlette")
 late("uvicorn")
 late("jinja2")
 late("openai")
+EXAMPLES = Path(__file__).parents[2] / "docs/examples/reports"
 FOUND = find_spec("axe_playwright_python")
 pytestmark = [
     pytest.mark.slow,
@@ -143,8 +144,14 @@ def test_axe_finds_nothing_on_pages_of_every_kind(tab: Browser, tmp_path: Path, 
         page = gallery.KINDS[kind](tmp_path)
     tab.look(360)
     tab.visit(page.resolve().as_uri())
-    fits = tab.value("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    assert fits or kind == "notebook"  # a cell scrolls in its notebook
+    assert tab.value("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert mistakes(tab) == []
+
+
+@pytest.mark.parametrize("name", ["domain", "lm-eval"])
+def test_axe_finds_nothing_on_the_pages_of_the_docs(tab: Browser, name: str) -> None:
+    """The reports that the documentation opens: a training of the demo, and rows of lm_eval."""
+    tab.visit((EXAMPLES / f"{name}.html").as_uri())
     assert mistakes(tab) == []
 
 
