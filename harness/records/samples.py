@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -65,6 +65,21 @@ def rows_digest(samples: Iterable[Sample]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """One of several answers to a row: its values by metric, its text, and how it ended."""
+
+    values: Mapping[str, float]
+    answer: str | None = None
+    finish_reason: FinishReason = ""
+    tokens: int | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it ended at a limit, and not by itself."""
+        return self.finish_reason in TRUNCATED
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """What one row got: a number per metric, its weight (1; tokens for a perplexity), the answer, a note.
 
@@ -72,7 +87,8 @@ class Score:
     the metrics in `lost`, proportions of weight 0, there is no value though there should be: a gate takes it for the
     worst where it proves a claim, and for the best where it refutes one. Of one in `partly_lost` the value is that of
     some of its answers, and a share of them, above 0, has none. `details` are for people, and stand in the
-    samples file. How the answer ended, and its tokens, the harness itself hears from the loader and fills in.
+    samples file. How the answer ended, and its tokens, the harness itself hears from the loader and fills in. Of a row
+    with several answers `draws` holds each, and the values are their means.
     """
 
     id: str
@@ -86,6 +102,12 @@ class Score:
     partly_lost: Mapping[str, float] = field(default_factory=dict)
     finish_reason: FinishReason = ""
     tokens: int | None = None
+    draws: tuple[Draw, ...] = ()
+
+    @property
+    def answers(self) -> Sequence[Score | Draw]:
+        """Its draws, or the score itself where it has one answer."""
+        return self.draws or (self,)
 
     @property
     def is_cut(self) -> bool:

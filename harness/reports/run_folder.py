@@ -23,7 +23,7 @@ from harness.errors import UsageError
 from harness.files import open_file, write_text
 from harness.records.metrics import Metric
 from harness.records.run import Run, TrainingStep, is_plain_name
-from harness.records.samples import Result, Sample
+from harness.records.samples import Draw, Result, Sample
 from harness.reports.junit import format_junit
 from harness.reports.report_json import dumps, from_json, read_run, relative_paths, to_json
 from harness.texts.secrets import redact_text
@@ -147,8 +147,8 @@ def make_row(number: int, sample: Sample, score: Any, metrics: Sequence[str]) ->
         "target": sample.target,
         "arguments": {"gen_args_0": {"arg_0": text}},
         **({} if text == prompt and "arguments" not in score.values else {"messages": prompt}),
-        "resps": [[score.answer]],
-        "filtered_resps": [score.answer],
+        "resps": [[one.answer for one in score.answers]],
+        "filtered_resps": [one.answer for one in score.answers],
         "filter": "none",
         "metrics": list(metrics),
         "doc_hash": _hashed(_indented(sample.row)),
@@ -165,6 +165,7 @@ def make_row(number: int, sample: Sample, score: Any, metrics: Sequence[str]) ->
         **({"partly_lost": dict(score.partly_lost)} if score.partly_lost else {}),
         **({"finish_reason": score.finish_reason} if score.finish_reason else {}),
         **({"tokens": score.tokens} if score.tokens is not None else {}),
+        **({"draws": [_draw_to_json(draw) for draw in score.draws]} if score.draws else {}),
         "note": _told(score.note),
         **({"details": {name: _told(value) for name, value in score.details.items()}} if score.details else {}),
     }
@@ -180,6 +181,12 @@ def _indented(row: Mapping[str, Any]) -> str:
 
 def _hashed(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _draw_to_json(draw: Draw) -> dict[str, Any]:
+    """Return what one of several answers got; its text stands under `resps`."""
+    ended = {"finish_reason": draw.finish_reason} if draw.finish_reason else {}
+    return {"values": dict(draw.values), **ended, **({} if draw.tokens is None else {"tokens": draw.tokens})}
 
 
 def prompt_of(row: Mapping[str, Any]) -> Any:
