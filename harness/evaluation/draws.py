@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -30,6 +31,7 @@ class SampledSubject:
         self._rows: dict[str, list[str]] = {}  # ids by prompt
         self._asked = Counter[str]()
         self._draw = 0
+        self._lock = threading.Lock()
 
     def start_draw(self, rows: Sequence[Sample], draw: int) -> None:
         """Begin to answer some rows for the n-th time."""
@@ -42,7 +44,8 @@ class SampledSubject:
         if sampling := self._task.sampling:
             if options.get("sampling"):
                 raise UsageError(f'"{self._task.spec.use}" samples answers by itself; remove temperature')
-            options["sampling"] = replace(sampling, seeds=tuple(map(self._make_seed, prompts)))
+            with self._lock:  # an evaluator may ask from several threads
+                options["sampling"] = replace(sampling, seeds=tuple(map(self._make_seed, prompts)))
         return self._subject.generate(prompts, **options)
 
     def _make_seed(self, prompt: Prompt) -> int:

@@ -5,6 +5,7 @@ multiple choice, library metrics, latency and size.
 from __future__ import annotations
 
 from harness import Evaluator, Marker, hookimpl
+from harness_domain.calls import parse_calls as parse_calls
 from harness_domain.choices import multiple_choice
 from harness_domain.cost import latency, latency_within, size
 from harness_domain.documents import json
