@@ -49,6 +49,7 @@ def require_version() -> None:
 def _load(spec: str, args: str, content: str, said: str) -> Any:
     """Load the one task of a specification; `content` is the digest of its file."""
     from inspect_ai._eval.loader import load_tasks
+    from inspect_ai._util.registry import registry_params
 
     try:
         tasks = load_tasks([spec], json.loads(args))
@@ -58,6 +59,8 @@ def _load(spec: str, args: str, content: str, said: str) -> Any:
         names = ", ".join(f'"{task.name}"' for task in tasks)
         fix = f"it has {names}; name one, as FILE@NAME" if tasks else "there is no such task; check its name"
         raise UsageError(f'task "{said}": {fix}')
+    if unused := sorted(json.loads(args).keys() - registry_params(tasks[0]).keys()):
+        raise UsageError(f'task "{said}": has no argument "{unused[0]}"; remove it from args')
     return tasks[0]
 
 

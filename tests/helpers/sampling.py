@@ -13,6 +13,7 @@ class Sampling(FakeSubject):
         seeds = sampling.seeds if sampling else [0] * len(prompts)
         found = []
         for prompt, seed in zip(prompts, seeds, strict=True):
+            prompt = prompt if isinstance(prompt, str) else prompt[-1]["content"]
             luck = int(hashlib.sha256(f"{prompt} {seed}".encode()).hexdigest()[:8], 16) / 16**8
             text = prompt.split()[-1] if luck < self.skill else f"wrong{seed % 2}"
             found.append(Completion(text, "length" if seed % 4 == 0 else "eos", 1))
