@@ -86,7 +86,7 @@ def _merge(task: Task, scores: Sequence[Score]) -> Score:
     first = scores[0]
     if any((s.weight, s.weights) != (first.weight, first.weights) or s.lost or s.partly_lost for s in scores):
         raise UsageError(f'row "{first.id}": its answers have different weights, or lost values; remove repeats')
-    draws = tuple(Draw(s.values, s.answer, s.finish_reason, s.tokens) for s in scores)
+    draws = tuple(Draw(s.values, s.answer, s.note, s.finish_reason, s.tokens) for s in scores)
     values = {name: [d.values.get(name, math.nan) for d in draws] for name in first.values}
     merged = {name: math.fsum(each) / len(each) for name, each in values.items()}
     for name, each in values.items():

@@ -85,15 +85,9 @@ class Hypothesis:
         def repeat(labels: Labels) -> list[str]:
             return [label for label, n in zip(labels, counts, strict=True) for _ in range(n)]
 
-        name = self.metric.name
-        units = [
-            None if rows is None else [
-                Score(s.id, {name: d.values[name]}, s.weight_of(name)) for s in rows for d in s.draws
-            ]
-            for rows in (self.ours, self.theirs)
-        ]  # fmt: skip
+        sides = [None if rows is None else [a for s in rows for a in s.answers] for rows in (self.ours, self.theirs)]
         self.tested_in = [repeat(c) for c in self.clusterings or [[s.id for s in self.ours]]]
-        self.units = units[0] or [], units[1], min(self.tested_in, key=lambda c: len(set(c)))
+        self.units = sides[0] or [], sides[1], min(self.tested_in, key=lambda c: len(set(c)))
 
     @cached_property
     def has_missing(self) -> bool:

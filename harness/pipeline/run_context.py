@@ -106,7 +106,7 @@ class RunContext:
         self.session.folder.add(result, task.samples, task.metrics, sent)
         asked, remembered = (now - then for now, then in zip(self._tally(subject), before, strict=True))
         missing = f"{len(result.missing)} of {len(task.samples)} rows have no score" if result.missing else None
-        reasons = Counter[str](answer.finish_reason for s in result.scores for answer in s.answers)
+        reasons = Counter[str](answer.finish_reason for answer in result.answers)
         report = ItemResult(
             item.id, item.subject, item.eval, "error" if missing else "done",
             dict(result.metrics), standard_errors(task, result),

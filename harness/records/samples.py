@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from harness.artifacts.digests import digest_value, row_digest
@@ -66,17 +66,13 @@ def rows_digest(samples: Iterable[Sample]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One of several answers to a row: its values by metric, its text, and how it ended."""
+    """One of several answers to a row: its values by metric, its text, a note, and how it ended."""
 
     values: Mapping[str, float]
     answer: str | None = None
+    note: str | None = None
     finish_reason: FinishReason = ""
     tokens: int | None = None
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether it ended at a limit, and not by itself."""
-        return self.finish_reason in TRUNCATED
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +101,12 @@ class Score:
     draws: tuple[Draw, ...] = ()
 
     @property
-    def answers(self) -> Sequence[Score | Draw]:
-        """Its draws, or the score itself where it has one answer."""
-        return self.draws or (self,)
+    def answers(self) -> Sequence[Score]:
+        """Each of its answers as a score of its own."""
+        if not self.draws:
+            return [self]
+        same = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*Draw.__slots__, "draws")}
+        return [Score(**same, **{n: getattr(d, n) for n in Draw.__slots__}) for d in self.draws]
 
     @property
     def is_cut(self) -> bool:
@@ -180,6 +179,11 @@ class Result:
     order: tuple[str, ...] = ()
     caveats: tuple[Caveat, ...] = ()
     labels: tuple[Labels, ...] = ()
+
+    @property
+    def answers(self) -> list[Score]:
+        """The scores, of a row with several answers one for each."""
+        return [answer for score in self.scores for answer in score.answers]
 
     def labels_of(self, metric: str) -> Labels | None:
         return next((found for found in self.labels if found.metric == metric), None)

@@ -32,7 +32,9 @@ NUMBERS: Schema = named_schema(NUMBER)
 TEXTS: Schema = named_schema(TEXT)
 ENDED: Schema = {"enum": list(get_args(FinishReason))}
 DRAWS = list_schema(
-    object_schema({"values": NUMBERS, "finish_reason": ENDED, "tokens": WHOLE}, "finish_reason", "tokens")
+    object_schema(
+        {"values": NUMBERS, "note": TEXT, "finish_reason": ENDED, "tokens": WHOLE}, "note", "finish_reason", "tokens"
+    )
 )
 PLAIN: Mapping[type, Schema] = {
     str: TEXT, int: {"type": "integer"}, float: NUMBER, bool: {"type": "boolean"}, dict: {"type": "object"},

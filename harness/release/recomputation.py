@@ -189,7 +189,7 @@ def score_from_row(row: Mapping[str, Any]) -> Score:
     about["lost"] = tuple(str(name) for name in row.get("lost", ()))
     about["partly_lost"] = numbers(row.get("partly_lost", {}))
     about["draws"] = tuple(
-        Draw(numbers(draw["values"]), None, draw.get("finish_reason", ""), draw.get("tokens"))
+        Draw(numbers(draw["values"]), finish_reason=draw.get("finish_reason", ""), tokens=draw.get("tokens"))
         for draw in row.get("draws", ())
     )
     return Score(str(row["id"]), values, number(row["weight"]), weights=weights, **about)

@@ -185,8 +185,8 @@ def _hashed(text: str) -> str:
 
 def _draw_to_json(draw: Draw) -> dict[str, Any]:
     """Return what one of several answers got; its text stands under `resps`."""
-    ended = {"finish_reason": draw.finish_reason} if draw.finish_reason else {}
-    return {"values": dict(draw.values), **ended, **({} if draw.tokens is None else {"tokens": draw.tokens})}
+    told = {"note": _told(draw.note), "finish_reason": draw.finish_reason or None, "tokens": draw.tokens}
+    return {"values": dict(draw.values), **{name: value for name, value in told.items() if value is not None}}
 
 
 def prompt_of(row: Mapping[str, Any]) -> Any:
