@@ -13,6 +13,7 @@ from harness_domain.library import hf_metric
 from harness_domain.matching import MatchOptions as MatchOptions
 from harness_domain.matching import contains, exact_match, regex, regression, token_f1
 from harness_domain.numbers import numeric
+from harness_domain.tools import require_tools_in_template as require_tools_in_template
 from harness_domain.tools import tool_calls
 
 

@@ -23,7 +23,7 @@ from inspect_ai.tool import ToolCall, ToolChoice, ToolInfo  # noqa: TID253
 
 from harness import Completion, FinishReason, Prompt, Subject, UsageError
 from harness.internals import chat, final_answers
-from harness_domain import parse_calls
+from harness_domain import parse_calls, require_tools_in_template
 from harness_inspect.options import InspectOptions
 
 SILENCE = 0.05  # seconds without a new request, after which those that wait are asked
@@ -53,6 +53,7 @@ class RequestBatcher:
         self.error: Exception | None = None
         self._waiting: list[tuple[Request, asyncio.Future[tuple[str, str]]]] = []
         self._running: asyncio.Task[None] | None = None
+        self._renders_tools = False
 
     async def ask(self, request: Request) -> tuple[str, str]:
         """Return what is said to a request, and all that was generated. Raises what the subject raises."""
@@ -82,6 +83,9 @@ class RequestBatcher:
     ) -> None:
         def generate() -> list[tuple[str, str]]:
             prompts = [request.prompt for request, _ in some]
+            if not self._renders_tools and (offered := [p for p in prompts if _has_tools(p)]):
+                require_tools_in_template(self.subject, offered[0], "")
+                self._renders_tools = True
             return final_answers(self.subject, prompts, thought=self.thought, max_new_tokens=new, stop=stop)
 
         found: list[tuple[str, str]] = []
@@ -155,6 +159,10 @@ def make_prompt(messages: Sequence[ChatMessage], tools: Sequence[ToolInfo]) -> P
         found.append(turn)
     given = [{"type": "function", "function": _tool_to_json(tool)} for tool in tools]
     return chat.join_arguments(found, {chat.TOOLS: given} if given else {})
+
+
+def _has_tools(prompt: Prompt) -> bool:
+    return isinstance(prompt, list) and chat.TOOLS in chat.split_arguments(prompt)[1]
 
 
 def _tool_to_json(tool: ToolInfo) -> dict[str, Any]:

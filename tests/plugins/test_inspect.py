@@ -118,6 +118,18 @@ def test_tools_are_called() -> None:
     assert called[0]["function"]["name"] == "add" and scores["s3"].answer == "the sum: 4"
 
 
+def test_a_template_without_tools_is_refused() -> None:
+    """A model that is not shown the tools can call none, which would look like a bad model."""
+
+    class Blind(Recorder):
+        def render(self, messages: list[dict[str, Any]]) -> str:
+            """Write the last message alone."""
+            return str(messages[-1]["content"])
+
+    with pytest.raises(Exception, match="renders the same text with and without the tools; describe them"):
+        run_task(Blind(), "tools")
+
+
 def test_code_runs_in_the_sandbox_that_is_named() -> None:
     """`local` isolates nothing, so a task runs there only where its eval says so."""
     with pytest.raises(Exception, match='runs in the sandbox "local", which isolates nothing; set sandbox = "local"'):
