@@ -66,6 +66,9 @@ def make_task(context: Context, sources: DatasetLoader, spec: Eval) -> Task | No
     except UsageError as error:
         context.mistakes.messages.extend(f"{spec.where}: {m}" for m in error.messages)
         return None
+    except ModuleNotFoundError as error:
+        complain(requirements.missing_modules_message([error.name or "unknown"]))
+        return None
     except Exception as error:  # the plugin's own code; the line says whose
         complain(f'"{spec.use}" failed to name its metrics: {plugin_errors.error_location(error) or error}')
         return None

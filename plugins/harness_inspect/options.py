@@ -31,7 +31,7 @@ class InspectOptions:
     def __post_init__(self) -> None:
         for name in (*LIMITS, "max_new_tokens"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and value >= 1):
+            if isinstance(value, int) and value < 1:
                 raise UsageError(f"{name} is {value}; it must be 1 or more")
 
     def limits(self, task: Any) -> dict[str, Any]:

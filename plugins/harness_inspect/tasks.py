@@ -37,7 +37,9 @@ def load_task(options: InspectOptions, folder: Path) -> Any:
 
 
 def require_version() -> None:
-    """Raise UsageError at an Inspect that is too old, or of another line."""
+    """Raise UsageError at an Inspect that is too old or too new, ModuleNotFoundError where there is none."""
+    import inspect_ai  # noqa: F401
+
     installed = version("inspect_ai")
     numbers = tuple(int(part) for part in installed.split(".")[:3] if part.isdecimal())
     if not (OLDEST <= numbers < (0, 4)):

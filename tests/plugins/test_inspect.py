@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,14 @@ def test_values_beyond_one_need_their_scale(project: Project) -> None:
 def test_a_target_may_be_a_list() -> None:
     """Any of several targets is right."""
     assert {s.values["exact"] for s in run_task(Recorder(), "several_targets").values()} == {1.0}
+
+
+def test_a_missing_inspect_is_one_line(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Inspect the line says what to install."""
+    monkeypatch.setitem(sys.modules, "inspect_ai", None)
+    done = suite(project, TASK.format(task="one_turn", metric="exact", least=0.5, options=""))
+    assert done.code == 4 and done.err.count("\n") == 1
+    assert 'eval "one_turn": needs the module "inspect_ai"; pip install inspect_ai' in done.err
 
 
 def test_an_old_inspect_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
