@@ -84,6 +84,7 @@ from harness.reports.next_step import suggest_next_step as suggest_next_step
 from harness.reports.report_json import dumps as dumps
 from harness.reports.report_json import to_json as to_json
 from harness.reports.rows import correctness_metric as correctness_metric
+from harness.reports.run_folder import answer_of as answer_of
 from harness.reports.run_folder import find_newest as find_newest
 from harness.reports.run_folder import prompt_of as prompt_of
 from harness.reports.run_folder import read_rows as read_answers
@@ -146,6 +147,7 @@ __all__ = [
     "adjust_holm",
     "agreement",
     "ambiguity_error",
+    "answer_of",
     "append_line",
     "assign_gpus",
     "attach_lazily",

@@ -197,6 +197,12 @@ def prompt_of(row: Mapping[str, Any]) -> Any:
     return asked["gen_args_0"]["arg_0"] if isinstance(asked, Mapping) else asked[0][0]
 
 
+def answer_of(row: Mapping[str, Any]) -> Any:
+    """Return what a row of a samples file was answered; several answers are a line each, with their numbers."""
+    answers = row["resps"][0]
+    return answers[0] if len(answers) == 1 else "\n".join(f"{n}. {text}" for n, text in enumerate(answers, 1))
+
+
 def _told(value: Any) -> Any:
     """Return what an evaluator says of a row, which may quote its options, without secrets."""
     return redact_text(value) if isinstance(value, str) else value

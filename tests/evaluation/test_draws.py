@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -92,6 +93,17 @@ def test_a_row_has_the_numbers_of_its_answers(project: Project) -> None:
     assert 0 < sum(line["exact_match.spread"] > 0 for line in rows(project, "base")) < 60
     item = next(r for r in done.report.results if r.subject == "base")
     assert sum(item.finish_reasons.values()) == item.requests == 240
+
+
+def test_a_person_sees_every_answer(project: Project) -> None:
+    """`harness show --flips` lists the answers of a row, `harness plan` counts them, and a run may stop early."""
+    suite = SAMPLED.replace("repeats = 4", 'repeats = 4\nstop = "early"').replace('slices = ["kind"]', "limit = 40")
+    sampling(project, suite + VERSUS)
+    assert re.search(r"base::qa +40 +160 +0 ", project.harness("plan", "suite.toml").out)
+    assert project.run().code == 0
+    shown = project.harness("show", "--flips", "-n", "1").out
+    assert re.search(r"^base +1\. \w+\n +2\. \w+\n +3\. \w+\n +4\. \w+$", shown, re.MULTILINE), shown
+    assert all(len(line["draws"]) == 4 for line in rows(project, "merged"))
 
 
 def test_more_answers_ask_only_for_those(project: Project) -> None:
