@@ -93,7 +93,10 @@ def _merge(task: Task, scores: Sequence[Score]) -> Score:
         merged |= {metric: value for metric, value in _summaries(task, name, each, draws) if metric in task.metrics}
     worst = max((Completion("", d.finish_reason) for d in draws), key=lambda one: one.rank).finish_reason
     tokens = [d.tokens for d in draws if d.tokens is not None]
-    return replace(first, values=merged, draws=draws, finish_reason=worst, tokens=max(tokens, default=None))
+    details = {name: value for s in reversed(scores) for name, value in s.details.items()}
+    return replace(
+        first, values=merged, draws=draws, details=details, finish_reason=worst, tokens=max(tokens, default=None)
+    )
 
 
 def _summaries(task: Task, name: str, values: Sequence[float], draws: Sequence[Draw]) -> Iterable[tuple[str, float]]:
