@@ -34,9 +34,10 @@ def score_samples(
 ) -> Iterator[Score]:
     """Yield a score for each sample that did not fail, the first with what a reader should know of all."""
     task = load_task(options, folder)
-    ids = {str(sample.id): sample.id for sample in _same_samples(task, samples, options)}
+    _require_same_samples(task, samples, options)
     api = SubjectAPI(subject, options)
-    found = _run(task, api, options, [ids[sample.id] for sample in samples])
+    places = {sample.id: place for place, sample in enumerate(samples)}
+    found = sorted(_run(task, api, options, {*places}), key=lambda one: places[str(one.id)])
     metrics = [metric.name for metric in list_metrics(task, options)]
     scores, failed = list[Score](), dict[str, str]()
     for one in found:
@@ -65,20 +66,21 @@ def _make_score(sample: Any, values: dict[str, float]) -> Score:
     )
 
 
-def _same_samples(task: Any, samples: Sequence[Sample], options: InspectOptions) -> list[Any]:
-    """Return the samples of a task. Raises UsageError where they are others than those that were listed."""
+def _require_same_samples(task: Any, samples: Sequence[Sample], options: InspectOptions) -> None:
+    """Raise UsageError where the samples of a task are others than those that were listed."""
     here = {row["id"]: row for row in list_rows(task)}
     for sample in samples:
         if sample.id not in here or here[sample.id]["input"] != sample.input:
             why = "has other samples than when it was listed; give its shuffle a seed"
             raise UsageError(f'task "{options.task}": {why}')
-    return list(task.dataset)
 
 
-def _run(task: Any, api: SubjectAPI, options: InspectOptions, ids: Sequence[Any]) -> list[Any]:
+def _run(task: Any, api: SubjectAPI, options: InspectOptions, ids: set[str]) -> list[Any]:
     """Let Inspect run some samples, and return them as its log has them. Raises UsageError where it could not."""
     guarded = inspect_ai.task_with(
-        copy(task), scorer=[_guard(name, s) for name, s in zip(scorer_names(task), task.scorer, strict=True)]
+        copy(task),
+        dataset=task.dataset.filter(lambda sample: str(sample.id) in ids),  # eval's sample_id would be a pattern
+        scorer=[_guard(name, s) for name, s in zip(scorer_names(task), task.scorer, strict=True)],
     )
     quiet: dict[str, Any] = {"display": "none", "log_level": "critical", "log_format": "eval", "log_realtime": False}
     quiet |= {"score_display": False, "log_model_api": False, "acp_server": False, "ctl_server": False}
@@ -87,7 +89,6 @@ def _run(task: Any, api: SubjectAPI, options: InspectOptions, ids: Sequence[Any]
             [log] = inspect_ai.eval(
                 guarded,
                 model=Model(api, GenerateConfig()),
-                sample_id=list(ids),
                 epochs=1,
                 fail_on_error=False,
                 max_samples=len(ids),

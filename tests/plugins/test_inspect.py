@@ -286,6 +286,13 @@ def test_values_beyond_one_need_their_scale(project: Project) -> None:
     assert {s.values["points"] for s in run_task(Recorder(), "beyond", scale="mean").values()} == {3.0}
 
 
+def test_ids_are_no_patterns() -> None:
+    """A sample is found by its id, whatever characters it has, and one without gets its number."""
+    scores = run_task(Recorder(), "odd_names")
+    assert [*scores] == [f"[q{i}]*|?" for i in range(4)] + ["5"]
+    assert {s.values["exact"] for s in scores.values()} == {1.0}
+
+
 def test_a_target_may_be_a_list() -> None:
     """Any of several targets is right."""
     assert {s.values["exact"] for s in run_task(Recorder(), "several_targets").values()} == {1.0}

@@ -201,6 +201,14 @@ def downloads() -> Task:
 
 
 @task
+def odd_names() -> Task:
+    """Have ids that look like patterns, and metadata whose names mean something else."""
+    about = {"text": "x", "messages": [], "id": 7, "prompt": None}
+    rows = [s.model_copy(update={"id": f"[{s.id}]*|?", "metadata": about}) for s in ROWS[:4]]
+    return Task(dataset=[*rows, ROWS[5].model_copy(update={"id": None})], scorer=exact())
+
+
+@task
 def unscored() -> Task:
     """Have no scorer."""
     return Task(dataset=ROWS[:2])
