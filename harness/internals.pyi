@@ -89,7 +89,7 @@ from harness.reports.run_folder import find_newest as find_newest
 from harness.reports.run_folder import prompt_of as prompt_of
 from harness.reports.run_folder import read_rows as read_answers
 from harness.reports.run_folder import read_steps as read_steps
-from harness.rows.readers.inspect import parse_scores as parse_inspect_scores
+from harness.rows.readers.inspect import parse_sample_scores as parse_sample_scores
 from harness.rows.to_every_eval_ever import write_every_eval_ever as write_every_eval_ever
 from harness.stats.hypothesis_tests import cluster_t as cluster_t
 from harness.stats.hypothesis_tests import number_clusters as number_clusters
@@ -192,7 +192,7 @@ __all__ = [
     "numbers",
     "numbers_of_verdict",
     "open_file",
-    "parse_inspect_scores",
+    "parse_sample_scores",
     "print_line",
     "printable",
     "probe_gpus",

@@ -23,7 +23,7 @@ from inspect_ai._util.registry import (  # noqa: TID253
 from inspect_ai.model import GenerateConfig, Model  # noqa: TID253
 
 from harness import FinishReason, Sample, Score, Subject, UsageError
-from harness.internals import parse_inspect_scores
+from harness.internals import parse_sample_scores
 from harness_inspect.model import ENDED, SCORING, SubjectAPI
 from harness_inspect.options import InspectOptions
 from harness_inspect.tasks import LONGEST, list_metrics, list_rows, load_task, scorer_names
@@ -140,7 +140,7 @@ def _own_logging() -> Iterator[None]:
 def _read_values(sample: Any, metrics: Sequence[str], options: InspectOptions) -> dict[str, float]:
     """Return the values of a sample, by metric; raises UsageError at one that cannot be judged."""
     given = {name: {"value": score.value} for name, score in (sample.scores or {}).items()}
-    found = {name: number for name, _, number in parse_inspect_scores(given) if name in metrics}
+    found = {name: number for name, _, number in parse_sample_scores(given) if name in metrics}
     for name, number in found.items():
         if isinstance(number, str):
             raise UsageError(f'task "{options.task}": scorer "{name}" {number}')

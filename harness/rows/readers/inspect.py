@@ -42,7 +42,7 @@ class _Found:
     def count(self, key: Any, scores: ask.Told, reducer: str = "") -> dict[str, float]:
         """Count the scores of a sample, and return its numbers; one that is a table has its metrics under its keys."""
         values: dict[str, float] = {}
-        for score, value, number in parse_scores(scores):
+        for score, value, number in parse_sample_scores(scores):
             name = score + reducer
             if isinstance(number, str):
                 self.unreadable.setdefault(name, number)
@@ -240,7 +240,7 @@ class ScoreValue(NamedTuple):
     number: float | str
 
 
-def parse_scores(scores: ask.Told) -> Iterator[ScoreValue]:
+def parse_sample_scores(scores: ask.Told) -> Iterator[ScoreValue]:
     """Yield the values of a sample's scores; one that is a table has several, under its keys."""
     for score, said in scores.items():
         told = said.get("value") if isinstance(said, dict) else None
