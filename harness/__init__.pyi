@@ -94,6 +94,7 @@ from harness.records.run import Swept as Swept
 from harness.records.run import TrainingStep as TrainingStep
 from harness.records.run import Trial as Trial
 from harness.records.samples import Caveat as Caveat
+from harness.records.samples import Draw as Draw
 from harness.records.samples import Labels as Labels
 from harness.records.samples import Prompt as Prompt
 from harness.records.samples import Result as Result
@@ -147,6 +148,7 @@ __all__ = [
     "ClaimUnits",
     "Completion",
     "Distributions",
+    "Draw",
     "EvalTable",
     "Evaluator",
     "Example",

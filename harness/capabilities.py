@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
@@ -98,6 +98,7 @@ class EvaluatorCapabilities(Capabilities):
     marks: str | Callable[..., str] = ""  # "answers" or "pairs", or a function of the options that says which
     asks: Sequence[str] = ()  # methods of a subject that not every loader's has, such as "token_kl"
     uncached: bool = False  # it measures time, and gets models that remember nothing
+    votes: Callable[[str, Options], Hashable] | None = None  # what an answer is a vote for, where several are compared
     json_targets: bool = False  # a target is any JSON value, of which it gets the text
 
 

@@ -84,10 +84,12 @@ from harness.reports.next_step import suggest_next_step as suggest_next_step
 from harness.reports.report_json import dumps as dumps
 from harness.reports.report_json import to_json as to_json
 from harness.reports.rows import correctness_metric as correctness_metric
+from harness.reports.run_folder import answer_of as answer_of
 from harness.reports.run_folder import find_newest as find_newest
 from harness.reports.run_folder import prompt_of as prompt_of
 from harness.reports.run_folder import read_rows as read_answers
 from harness.reports.run_folder import read_steps as read_steps
+from harness.rows.readers.inspect import parse_sample_scores as parse_sample_scores
 from harness.rows.to_every_eval_ever import write_every_eval_ever as write_every_eval_ever
 from harness.stats.hypothesis_tests import cluster_t as cluster_t
 from harness.stats.hypothesis_tests import number_clusters as number_clusters
@@ -145,6 +147,7 @@ __all__ = [
     "adjust_holm",
     "agreement",
     "ambiguity_error",
+    "answer_of",
     "append_line",
     "assign_gpus",
     "attach_lazily",
@@ -189,6 +192,7 @@ __all__ = [
     "numbers",
     "numbers_of_verdict",
     "open_file",
+    "parse_sample_scores",
     "print_line",
     "printable",
     "probe_gpus",

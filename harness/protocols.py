@@ -7,7 +7,7 @@ the callable are the options of its table in a suite; the Protocols leave them o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
@@ -234,6 +234,11 @@ class BaseEvaluator:
     @optional
     def counts(self, metric: str, sample: Sample) -> bool:
         """Return whether a row counts in a metric; a Score of one that does not has weight 0 in it."""
+        raise NotImplementedError
+
+    @optional
+    def votes(self, answer: str, options: Options) -> Hashable:
+        """Return what an answer is a vote for: of several answers to a row, the most frequent is `maj@k`."""
         raise NotImplementedError
 
     @optional

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import astuple
@@ -28,10 +29,11 @@ class RequestCount(NamedTuple):
 
 
 class StageModels:
-    """The models of one stage: loaded together, when the first of them is needed."""
+    """The models of one stage: loaded together, when the first of them is needed. One thread asks at a time."""
 
     def __init__(self, load: Callable[[], AbstractContextManager[list[Subject]]]) -> None:
         self._load, self._open = load, ExitStack()
+        self.lock = threading.RLock()
         self.loaded: Sequence[Subject] = []  # those that are in memory: all, or none
         self.broken: Exception | None = None  # why they cannot be loaded
         self.mended: dict[str, int] = {}  # by name: answers that held half a surrogate pair
@@ -68,7 +70,7 @@ class StageModels:
 
 
 class CachedSubject:
-    """A subject whose answers are looked up by `identity` and request before its model is asked.
+    """A subject whose answers are looked up by `identity` and request before its model is asked, from any thread.
 
     `asked` counts the requests so far, `found` those that were answered before.
     """
@@ -184,7 +186,8 @@ class CachedSubject:
         known = self.responses.find([key], _fact)
         if key in known:
             return known[key]
-        value = getattr(self.loaded, name)
+        with self._models.lock:
+            value = getattr(self.loaded, name)
         if isinstance(value, (int, str)):
             self.responses.store(key, value)
         return value
@@ -204,6 +207,17 @@ class CachedSubject:
         enough: Callable[[T], bool] = lambda _: True,
     ) -> list[T]:
         """Look the keys up, ask for what is missing or not `enough`, each once, and write answers as they come."""
+        with self._models.lock:
+            return self._answer(keys, ask, to_json, from_json, enough)
+
+    def _answer(
+        self,
+        keys: Sequence[bytes],
+        ask: Callable[[Sequence[int]], Stream[T]],
+        to_json: Callable[[T], Any],
+        from_json: Callable[[Any], T],
+        enough: Callable[[T], bool],
+    ) -> list[T]:
         known = {k: answer for k, answer in self.responses.find(keys, from_json).items() if enough(answer)}
         self.asked += len(keys)
         self.found += sum(key in known for key in keys)

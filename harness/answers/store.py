@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,14 @@ MANY = 500  # keys in one query
 
 
 class Responses:
-    """Remembered answers by key: JSON values, each with a checksum of its own; how many were looked for, and found."""
+    """Remembered answers by key: JSON values, each with a checksum of its own; how many were looked for, and found.
+
+    Any thread may use it.
+    """
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
         self.path, self._warn = path, warn
+        self._lock = threading.RLock()
         self._waiting: dict[bytes, str] = {}
         self._written = time.monotonic()
         self._damaged = False
@@ -46,7 +51,10 @@ class Responses:
 
         What is no answer `counts` for none.
         """
-        wanted = list(dict.fromkeys(keys))
+        with self._lock:
+            return self._find(list(dict.fromkeys(keys)), read, counts)
+
+    def _find(self, wanted: Sequence[bytes], read: Callable[[Any], Any], counts: bool) -> dict[bytes, Any]:
         found: dict[bytes, Any] = {}
         for start in range(0, len(wanted), MANY):
             some = wanted[start : start + MANY]
@@ -72,12 +80,17 @@ class Responses:
 
     def store(self, key: bytes, value: Any) -> None:
         """Remember an answer; it is on the disk within half a second of the next one, or after `flush`."""
-        self._waiting[key] = json.dumps(value)  # in ASCII: half a surrogate pair has no other bytes
-        if time.monotonic() - self._written > WRITE_EVERY:
-            self.flush()
+        with self._lock:
+            self._waiting[key] = json.dumps(value)  # in ASCII: half a surrogate pair has no other bytes
+            if time.monotonic() - self._written > WRITE_EVERY:
+                self.flush()
 
     def flush(self) -> None:
         """Write what waits."""
+        with self._lock:
+            self._write()
+
+    def _write(self) -> None:
         rows = [(key, value, _checksum(key, value)) for key, value in self._waiting.items()]
         self._waiting.clear()
         self._written = time.monotonic()
@@ -93,13 +106,14 @@ class Responses:
 
     def close(self) -> None:
         """Write what waits, and close the file."""
-        self.flush()
-        self._disconnect()
+        with self._lock:
+            self._write()
+            self._disconnect()
 
     def _connect(self) -> None:
         """Open the file, and make its table; without it where that cannot be."""
         try:
-            self._db = db = sqlite3.connect(self.path, timeout=PATIENCE)
+            self._db = db = sqlite3.connect(self.path, timeout=PATIENCE, check_same_thread=False)
             if db.execute("PRAGMA user_version").fetchone()[0] > VERSION:
                 self._disconnect()
                 self._warn(

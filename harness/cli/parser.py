@@ -24,7 +24,7 @@ BROUGHT = "harness.commands"  # entry points of commands that installed plugins 
 Build = Callable[[argparse.ArgumentParser], None]  # of a command, whose name is the function's
 GROUPS: dict[str, tuple[Build, ...]] = {  # a plugin's command stands at the end of the group that it sets
     "start": (init.init, doctor.doctor),
-    "run": (run.run, run.check, plan.plan, selftest.selftest, gate.gate),
+    "run": (run.run, run.check, plan.plan, selftest.selftest, selftest.aa, gate.gate),
     "look": (run.show, ask.ask, release.explain),
     "ship": (release.waive, verify.verify, release.keygen, release.sign, release.promote, release.publish),
     "extend": (release.plugins, release.schema, cache.cache),

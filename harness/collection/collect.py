@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from harness import schema
+from harness.collection import draws
 from harness.collection.collection import NO_SELECT, Collection, Item, Task, trains_whole
 from harness.collection.context import Context, check_tables
 from harness.collection.datasets import DatasetLoader, read_training_rows, warn_of_overlaps
@@ -176,6 +177,9 @@ class GateChecks:
 
     def _mistakes_on(self, gate: Gate, task: Task) -> Iterator[str]:
         """Yield what is wrong with a gate on its metric and rows, and warn of what these cannot prove."""
+        if mistakes := [*draws.find_gate_mistakes(gate, task)]:
+            yield from mistakes
+            return
         if (metric := task.metrics.get(gate.metric_name)) is None:
             known = did_you_mean(gate.metric_name, task.metrics)
             yield f'metric is "{gate.metric}"; eval "{gate.eval}" has no metric "{gate.metric_name}"{known}'

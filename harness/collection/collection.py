@@ -15,7 +15,7 @@ from harness.errors import UsageError
 from harness.gates.gate import PARENT, Gate
 from harness.plugins import Plugins
 from harness.records.metrics import ENDINGS, Metric
-from harness.records.models import ThoughtBudget
+from harness.records.models import Sampling, ThoughtBudget
 from harness.records.samples import Sample
 from harness.suite.tables import Eval, Suite
 
@@ -47,6 +47,7 @@ class Task:
     shots: tuple[Sample, ...] = ()
     folder: Path = Path()  # the suite's, for evaluators that ask for it
     select: tuple[Sample, ...] | None = None  # rows to choose by, of an eval that has such a split
+    seed: int = 0  # the suite's, of random numbers
 
     @cached_property
     def capabilities(self) -> capabilities.EvaluatorCapabilities:
@@ -79,6 +80,17 @@ class Task:
             return None
         begin, end = self.spec.options["thought"]
         return ThoughtBudget(begin, end, self.spec.thought_budget)
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How tokens are drawn, but for the seeds; None where answers are greedy."""
+        spec = self.spec
+        return Sampling(spec.temperature, spec.top_p, spec.top_k) if spec.temperature > 0 else None
+
+    @property
+    def repeats(self) -> int:
+        """How many answers each row gets."""
+        return self.spec.repeats or 1
 
     @property
     def endings(self) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from harness import capabilities, plugin_errors, schema
-from harness.collection import requirements
+from harness.collection import draws, requirements
 from harness.collection.collection import Task
 from harness.collection.context import Context
 from harness.collection.datasets import DatasetLoader, describe_overlap
@@ -38,7 +38,8 @@ def make_task(context: Context, sources: DatasetLoader, spec: Eval) -> Task | No
     samples, chosen = _samples(context, sources, spec, function)
     if function is None:
         return None
-    task, suite = Task(spec, function, {}, samples, folder=context.suite.path.parent, select=chosen), context.suite
+    suite = context.suite
+    task = Task(spec, function, {}, samples, folder=suite.path.parent, select=chosen, seed=suite.header.seed)
     parents = (PARENT,) if suite.copies else ()
     beside = (*(context.baselines if task.marks == "pairs" else ("base", *parents)), *context.candidates)
     if task.compares and spec.against not in beside:
@@ -47,6 +48,7 @@ def make_task(context: Context, sources: DatasetLoader, spec: Eval) -> Task | No
         what = f'needs {name}, which the loader "{suite.model.use}" does not provide'
         complain(f'"{spec.use}" {what}; use = "hf" in [model]')
     _check_thought(context, spec, task)
+    _check_loaders(context, spec, task)
     if task.marks and not spec.cluster and samples:
         samples = cluster_by_prompt(samples)
     _tell_repeats(context, spec, samples or ())
@@ -64,13 +66,20 @@ def make_task(context: Context, sources: DatasetLoader, spec: Eval) -> Task | No
     except UsageError as error:
         context.mistakes.messages.extend(f"{spec.where}: {m}" for m in error.messages)
         return None
+    except ModuleNotFoundError as error:
+        complain(requirements.missing_modules_message([error.name or "unknown"]))
+        return None
     except Exception as error:  # the plugin's own code; the line says whose
         complain(f'"{spec.use}" failed to name its metrics: {plugin_errors.error_location(error) or error}')
         return None
     if not metrics:
         complain(f'"{spec.use}" declares no metric; decorate it with @metric')
     task = replace(task, metrics=metrics, samples=samples)
-    return replace(task, metrics=metrics | _endings(context, task)) if task.generates else task
+    for mistake in draws.find_draw_mistakes(task):
+        complain(mistake)
+    if not task.generates:
+        return task
+    return replace(task, metrics=metrics | draws.make_draw_metrics(task) | _endings(context, task))
 
 
 def add_shots(context: Context, sources: DatasetLoader, task: Task) -> Task:
@@ -154,11 +163,19 @@ def _check_thought(context: Context, spec: Eval, task: Task) -> None:
         complain(f"thought_budget is {budget}; it must be 1 or more")
     if not (isinstance(marks, list | tuple) and len(marks) == 2 and all(marks)):
         complain('thought_budget needs the marks around the reasoning; add thought = ["<think>", "</think>"]')
+
+
+def _check_loaders(context: Context, spec: Eval, task: Task) -> None:
+    """Refuse an eval whose answers a loader of the suite cannot give."""
+    complain = context.mistakes_at(spec.where)
     asked = {s.use or context.suite.model.use for s in context.suite.subjects.values() if not s.released}
     for use in sorted({context.suite.model.use, *asked}):
-        if "thought_budget" in _lacks(context, use):
+        lacks = _lacks(context, use)
+        if spec.thought_budget is not None and "thought_budget" in lacks:
             what = f'the loader "{use}" cannot end a model\'s reasoning; remove it, and set reasoning_effort in body'
             complain(f"thought_budget: {what}")
+        if task.sampling and "sampling" in lacks:
+            complain(f'temperature: the loader "{use}" cannot sample answers; remove it')
 
 
 def _lacks(context: Context, use: str) -> tuple[str, ...]:

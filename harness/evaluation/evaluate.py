@@ -13,6 +13,7 @@ from typing import Any, Unpack
 from harness import plugin_errors, schema
 from harness.collection.collection import COMPARATIVE, Task
 from harness.errors import did_you_mean
+from harness.evaluation.draws import SampledSubject, merge_draws
 from harness.records.completion import TRUNCATED, Completion
 from harness.records.copies import copy_record, detach_copy
 from harness.records.metrics import NUMBER
@@ -32,7 +33,6 @@ def evaluate(
     progress: Callable[[Progress], None],
     *,
     enough: Callable[[Result], bool] | None = None,
-    seed: int = 0,
 ) -> Result:
     """Evaluate a subject on a task's rows; `against` goes to evaluators that compare.
 
@@ -42,7 +42,7 @@ def evaluate(
     """
     samples = list(task.samples or ())
     if enough:
-        random.Random(seed).shuffle(samples)  # noqa: S311 -- not for secrets
+        random.Random(task.seed).shuffle(samples)  # noqa: S311 -- not for secrets
     options: dict[str, Any] = detach_copy(dict(task.spec.options))
     if task.comparative:
         options[COMPARATIVE] = against
@@ -51,7 +51,14 @@ def evaluate(
     begun = time.monotonic()
     asked = rows_digest(task.samples or ())
     scores: list[Score] = []
-    heard: Any = FinishReasonRecorder(subject, task.thought_budget)
+    sampled = SampledSubject(subject, task)
+    heard: Any = FinishReasonRecorder(sampled, task.thought_budget)
+
+    def answer(rows: Sequence[Sample], draw: int) -> list[Score]:
+        sampled.start_draw(rows, draw)
+        found = list(iterate_scores(task, task.function(heard, detach_copy(rows), **options), rows))
+        said = dict(zip((s.id for s in rows), heard.pop_completions([s.input for s in rows]), strict=True))
+        return [add_finish_reason(score, said[score.id], task) for score in found]
 
     def result(rows: Sequence[Sample]) -> Result:
         there = {s.id for s in scores}
@@ -65,9 +72,8 @@ def evaluate(
     done = 0
     for end in interim_sizes(len(samples)) if enough else [len(samples)]:
         for rows in split_chunks(samples[done:end], batch_rows(task, subject)):
-            found = list(iterate_scores(task, task.function(heard, detach_copy(rows), **options), rows))
-            said = dict(zip((s.id for s in rows), heard.pop_completions([s.input for s in rows]), strict=True))
-            scores += [add_finish_reason(score, said[score.id], task) for score in found]
+            draws = [answer(rows, draw) for draw in range(task.repeats)]
+            scores += merge_draws(task, rows, draws) if task.repeats > 1 else draws[0]
             done += len(rows)
             progress(Progress(what, done, len(samples)))
         if enough and done < len(samples) and enough(result(samples[:done])):

@@ -15,6 +15,7 @@ from harness import schema
 from harness.answers import reasoning
 from harness.answers.store import Responses
 from harness.collection.collection import Task
+from harness.evaluation.draws import SampledSubject
 from harness.evaluation.evaluate import FinishReasonRecorder, add_finish_reason, batch_rows, iterate_scores
 from harness.gates import labels as by_people
 from harness.records.completion import Completion
@@ -51,9 +52,11 @@ def generate_answers(task: Task, name: str, subject: Subject, progress: Callable
     named, _ = schema.list_options(task.function)
     how = {o: task.spec.options.get(o, named[o].default) for o in ASKED if o in named}
     scores: list[Score] = []
-    asked: Any = FinishReasonRecorder(subject, task.thought_budget)
+    sampled = SampledSubject(subject, task)
+    asked: Any = FinishReasonRecorder(sampled, task.thought_budget)
     for rows in split_chunks(samples, batch_rows(task, subject)):
         progress(Progress(f"{name}::{task.spec.name}", len(scores), len(samples)))
+        sampled.start_draw(rows, 0)
         for s, (said, all_) in zip(
             rows, reasoning.generate_final_answers(asked, [s.input for s in rows], **how), strict=True
         ):

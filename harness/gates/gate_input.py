@@ -200,13 +200,13 @@ def _cut_error(gate: Gate, metric: Metric, rows: Sequence[Sample], sides: Mappin
     """
     most, where = (THOUGHTS, " while reasoning") if gate.cut_at_most is None else (gate.cut_at_most, "")
     for name, scores in sides.items():
-        own = [scores[s.id] for s in rows]
+        own = [(s.id, answer) for s in rows for answer in scores[s.id].answers]
         if gate.cut_at_most is None:
-            cut = {s.id for s in own if s.values.get("thought_cut") == 1}
-        elif untold := [s.id for s in own if not s.finish_reason]:
+            cut = [i for i, answer in own if answer.values.get("thought_cut") == 1]
+        elif untold := [i for i, answer in own if not answer.finish_reason]:
             return f"{name}: the finish reason of {len(untold)} of {len(own)} answers is unknown, {_examples(untold)}"
         else:
-            cut = {s.id for s in own if s.is_cut}
+            cut = [i for i, answer in own if answer.is_cut]
         if len(cut) > most * len(own):
             said = (
                 f"{name}: {len(cut)} of {len(own)} answers were truncated{where}, more than "
@@ -214,9 +214,10 @@ def _cut_error(gate: Gate, metric: Metric, rows: Sequence[Sample], sides: Mappin
             )
             others = next((scores.values() for other, scores in sides.items() if other != name), ())
             sign = 1 if metric.better == "higher" else -1
-            ours, theirs = ({s.id: sign * s.values.get(metric.name, math.nan) for s in side} for side in (own, others))
+            both = (scores.values(), others)
+            ours, theirs = ({s.id: sign * s.values.get(metric.name, math.nan) for s in side} for side in both)
             lost = [i for i, value in ours.items() if value < theirs.get(i, math.nan)]
-            said += f"; {sum(i in cut for i in lost)} of its {len(lost)} losses are among them" if lost else ""
+            said += f"; {len({*cut}.intersection(lost))} of its {len(lost)} losses are among them" if lost else ""
             return f"{said}; raise max_new_tokens"
     return ""
 

@@ -56,6 +56,8 @@ class Hypothesis:
         self.units: Units = self.ours, self.theirs, self.clusters
         if self.gate.estimand != "rows":
             self._average()
+        elif not self.early and not self.gate.kind.has_test and self._are_drawn():
+            self._unfold()
 
     def _average(self) -> None:
         """Have every group count once: as its mean, or by the weights of its rows where clusters cross groups."""
@@ -69,6 +71,23 @@ class Hypothesis:
             make = self._shared
         clusters = min(self.tested_in, key=lambda c: len(set(c)), default=None)
         self.units = make(self.ours), None if self.theirs is None else make(self.theirs), clusters
+
+    def _are_drawn(self) -> bool:
+        """Return whether every row has several values of the metric, as many on both sides."""
+        name, pairs = self.metric.name, zip(self.ours, self.theirs or self.ours, strict=True)
+        drawn = (len(o.draws) == len(t.draws) and all(name in d.values for d in (*o.draws, *t.draws)) for o, t in pairs)
+        return any(s.draws for s in self.ours) and all(drawn)
+
+    def _unfold(self) -> None:
+        """Have every answer tested as it is, in the cluster of its row: their means alone have less power."""
+        counts = [len(s.draws) for s in self.ours]
+
+        def repeat(labels: Labels) -> list[str]:
+            return [label for label, n in zip(labels, counts, strict=True) for _ in range(n)]
+
+        sides = [None if rows is None else [a for s in rows for a in s.answers] for rows in (self.ours, self.theirs)]
+        self.tested_in = [repeat(c) for c in self.clusterings or [[s.id for s in self.ours]]]
+        self.units = sides[0] or [], sides[1], min(self.tested_in, key=lambda c: len(set(c)))
 
     @cached_property
     def has_missing(self) -> bool:

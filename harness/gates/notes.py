@@ -59,7 +59,8 @@ def repeated_question_notes(case: GateInput) -> list[Note]:
 
 def autocorrelation_note(hypothesis: Hypothesis) -> list[Note]:
     """Return that neighbouring rows go together, where they are taken to be independent, or nothing."""
-    if hypothesis.clusters or hypothesis.early or hypothesis.metric.combine or hypothesis.labels is not None:
+    clustered = hypothesis.units[2] or hypothesis.clusters
+    if clustered or hypothesis.early or hypothesis.metric.combine or hypothesis.labels is not None:
         return []
     known = hypothesis.with_missing_as(None) if hypothesis.has_missing else hypothesis
     there = None if known.metric.is_count else lag_one_correlation(row_differences(known, known.gate.cap)[0])

@@ -41,7 +41,10 @@ from harness.workers.loading import load_uncached
 
 NEAR, ROUGH = 1e-3, 0.1  # nats by which a log-probability may differ: of a model in float32, of any other
 # of an eval, beside its options: which rows are asked, and how
-ASKED = ("use", "data", "columns", "template", "limit", "chat_template_kwargs", "thought_budget")
+ASKED = (
+    *("use", "data", "columns", "template", "limit", "chat_template_kwargs", "thought_budget"),
+    *("temperature", "top_p", "top_k", "repeats", "pass_at", "seeds"),
+)
 HASHES = {"doc_hash": "the row", "prompt_hash": "the prompt", "target_hash": "the target", "answer_hash": "the answer"}
 _Said = Mapping[int, Mapping[str, Any]]  # what the evidence says of the rows of one evaluation, by their number
 
@@ -202,7 +205,13 @@ def _collection(notes: list[str], told: _ReplayEvidence, suite: Suite, loaded: P
     collection = collect(replace(suite, **bare), loaded, remote=True)
     for task in collection.tasks.values():
         _check_same(collection, task, told)
-    return collection
+    return replace(collection, tasks={name: _with_endings(task, told) for name, task in collection.tasks.items()})
+
+
+def _with_endings(task: Task, told: _ReplayEvidence) -> Task:
+    """Return a task with the metrics of how answers ended that gates named, of which a replay has none."""
+    named = told.lock["metrics"].get(task.spec.name, {})
+    return replace(task, metrics={**{n: m for n, m in ENDINGS.items() if n in named}, **task.metrics})
 
 
 def _check_same(collection: Collection, task: Task, told: _ReplayEvidence) -> None:

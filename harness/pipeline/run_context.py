@@ -106,6 +106,7 @@ class RunContext:
         self.session.folder.add(result, task.samples, task.metrics, sent)
         asked, remembered = (now - then for now, then in zip(self._tally(subject), before, strict=True))
         missing = f"{len(result.missing)} of {len(task.samples)} rows have no score" if result.missing else None
+        reasons = Counter[str](answer.finish_reason for answer in result.answers)
         report = ItemResult(
             item.id, item.subject, item.eval, "error" if missing else "done",
             dict(result.metrics), standard_errors(task, result),
@@ -115,7 +116,7 @@ class RunContext:
             requests=asked + (earlier.requests if earlier else 0),
             cache_hits=remembered + (earlier.cache_hits if earlier else 0),
             error=missing, caveats=tuple(c.text for c in result.caveats),
-            finish_reasons=dict(found) if any(found := Counter[str](s.finish_reason for s in result.scores)) else {},
+            finish_reasons=dict(reasons) if any(reasons) else {},
         )  # fmt: skip
         self._look_at_answers(item, result)
         record.add(report)
@@ -176,7 +177,7 @@ class RunContext:
             early = task.spec.stop == "early" and item.subject in self.collection.candidates
             decided = partial(self.adjudicator.is_settled, item) if early else None
             asked, progress = self.session.with_examples(item, subject), self.session.progress
-            return evaluate(task, item.subject, asked, against, progress, enough=decided, seed=self.suite.header.seed)
+            return evaluate(task, item.subject, asked, against, progress, enough=decided)
         # Stored answers are marked: alone, or paired with those of another subject.
         other, answered = task.spec.against, answers[item.subject, item.eval].result
         if task.marks != "pairs":

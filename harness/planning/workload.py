@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +16,7 @@ from harness.collection.collection import COMPARATIVE, Collection, Item, Task, s
 from harness.data import chat
 from harness.errors import UsageError
 from harness.evaluation import grading
+from harness.evaluation.draws import SampledSubject
 from harness.evaluation.evaluate import CHUNK
 from harness.pipeline.artifacts import Artifacts
 from harness.pipeline.run_context import RunContext
@@ -257,10 +259,12 @@ def _listen(task: Task, subject: Subject, against: Any, listener: RecordingSubje
         options[COMPARATIVE] = against
     if schema.has_parameter(task.function, "folder"):
         options["folder"] = task.folder
-    for rows in split_chunks(task.samples or (), CHUNK):
+    sampled: Any = SampledSubject(subject, task)
+    for rows, draw in product(split_chunks(task.samples or (), CHUNK), range(task.repeats)):
         before = len(listener.calls)
+        sampled.start_draw(rows, draw)
         try:
-            list(task.function(subject, rows, **options))
+            list(task.function(sampled, rows, **options))
         except Exception as error:
             if len(listener.calls) > before:
                 continue  # it was given answers that no model gave; what it asked first is known

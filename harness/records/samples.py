@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from harness.artifacts.digests import digest_value, row_digest
@@ -65,6 +65,17 @@ def rows_digest(samples: Iterable[Sample]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """One of several answers to a row: its values by metric, its text, a note, and how it ended."""
+
+    values: Mapping[str, float]
+    answer: str | None = None
+    note: str | None = None
+    finish_reason: FinishReason = ""
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """What one row got: a number per metric, its weight (1; tokens for a perplexity), the answer, a note.
 
@@ -72,7 +83,8 @@ class Score:
     the metrics in `lost`, proportions of weight 0, there is no value though there should be: a gate takes it for the
     worst where it proves a claim, and for the best where it refutes one. Of one in `partly_lost` the value is that of
     some of its answers, and a share of them, above 0, has none. `details` are for people, and stand in the
-    samples file. How the answer ended, and its tokens, the harness itself hears from the loader and fills in.
+    samples file. How the answer ended, and its tokens, the harness itself hears from the loader and fills in. Of a row
+    with several answers `draws` holds each, and the values are their means.
     """
 
     id: str
@@ -86,6 +98,15 @@ class Score:
     partly_lost: Mapping[str, float] = field(default_factory=dict)
     finish_reason: FinishReason = ""
     tokens: int | None = None
+    draws: tuple[Draw, ...] = ()
+
+    @property
+    def answers(self) -> Sequence[Score]:
+        """Each of its answers as a score of its own."""
+        if not self.draws:
+            return [self]
+        same = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*Draw.__slots__, "draws")}
+        return [Score(**same, **{n: getattr(d, n) for n in Draw.__slots__}) for d in self.draws]
 
     @property
     def is_cut(self) -> bool:
@@ -158,6 +179,11 @@ class Result:
     order: tuple[str, ...] = ()
     caveats: tuple[Caveat, ...] = ()
     labels: tuple[Labels, ...] = ()
+
+    @property
+    def answers(self) -> list[Score]:
+        """The scores, of a row with several answers one for each."""
+        return [answer for score in self.scores for answer in score.answers]
 
     def labels_of(self, metric: str) -> Labels | None:
         return next((found for found in self.labels if found.metric == metric), None)

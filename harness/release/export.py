@@ -307,4 +307,9 @@ def scores_without_texts(row: Mapping[str, Any]) -> dict[str, Any]:
     told |= {
         key: row[key] for key in ("second_cluster", "lost", "partly_lost", "finish_reason", "tokens") if key in row
     }
+    if "draws" in row:
+        told["draws"] = [
+            {**{k: v for k, v in draw.items() if k != "note"}, "values": json_safe(draw["values"])}
+            for draw in row["draws"]
+        ]
     return {**told, "answer_hash": digest_value(row["resps"]), "values": values}

@@ -31,6 +31,11 @@ RANGE: Schema = {"type": ["array", "null"], "items": NUMBER, "minItems": 2, "max
 NUMBERS: Schema = named_schema(NUMBER)
 TEXTS: Schema = named_schema(TEXT)
 ENDED: Schema = {"enum": list(get_args(FinishReason))}
+DRAWS = list_schema(
+    object_schema(
+        {"values": NUMBERS, "note": TEXT, "finish_reason": ENDED, "tokens": WHOLE}, "note", "finish_reason", "tokens"
+    )
+)
 PLAIN: Mapping[type, Schema] = {
     str: TEXT, int: {"type": "integer"}, float: NUMBER, bool: {"type": "boolean"}, dict: {"type": "object"},
     list: {"type": "array"},
@@ -121,7 +126,7 @@ def _event() -> Schema:
     return {"title": "a line of events.jsonl", "oneOf": lines}
 
 
-OF_SOME_ROWS = ("lost", "partly_lost", "finish_reason", "tokens", "second_cluster")
+OF_SOME_ROWS = ("lost", "partly_lost", "finish_reason", "tokens", "second_cluster", "draws")
 
 
 def _sample() -> Schema:
@@ -134,7 +139,7 @@ def _sample() -> Schema:
         "id": TEXT, "cluster": {"type": ["string", "null"]}, "weight": {"type": "number"}, "weights": NUMBERS,
         "note": {"type": ["string", "null"]}, "details": {"type": "object"}, "nats": NUMBERS, "rendered": TEXT,
         "lost": list_schema(TEXT), "partly_lost": NUMBERS, "finish_reason": ENDED, "tokens": WHOLE,
-        "second_cluster": TEXT,
+        "second_cluster": TEXT, "draws": DRAWS,
     }  # fmt: skip
     optional = ("messages", "key", "details", "nats", "rendered", *OF_SOME_ROWS)
     made = object_schema(keys, *optional)
@@ -187,7 +192,7 @@ def _item() -> Schema:
         "target_hash": DIGEST, "weight": NUMBER, "weights": NUMBERS, "answer_hash": DIGEST, "values": NUMBERS,
         "number": WHOLE, "slices": TEXTS, "key": TEXT, "place": WHOLE, "leak": TEXT,
         "lost": list_schema(TEXT), "partly_lost": NUMBERS, "finish_reason": ENDED, "tokens": WHOLE,
-        "second_cluster": TEXT,
+        "second_cluster": TEXT, "draws": DRAWS,
     }  # fmt: skip
     bare = {"item": TEXT, "number": WHOLE, "row": DIGEST}
     private = {"title": "a row of a private evaluation", **object_schema({"sha256": DIGEST, **bare})}

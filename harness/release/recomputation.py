@@ -24,7 +24,7 @@ from harness.files import open_file
 from harness.gates import contamination
 from harness.gates.decide import decide
 from harness.gates.gate import Gate
-from harness.records.samples import Caveat, Labels, Result, Sample, Score
+from harness.records.samples import Caveat, Draw, Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
 from harness.release.lock_reader import LockedSuite
 from harness.release.verdict_consistency import NEAR, Verdicts
@@ -177,14 +177,21 @@ def score_from_row(row: Mapping[str, Any]) -> Score:
     def number(value: Any) -> float:
         return math.nan if value is None else float(value)
 
-    values, weights = ({str(k): number(v) for k, v in row[key].items()} for key in ("values", "weights"))
+    def numbers(told: Mapping[str, Any]) -> dict[str, float]:
+        return {str(name): number(value) for name, value in told.items()}
+
+    values, weights = numbers(row["values"]), numbers(row["weights"])
     about: dict[str, Any] = {
         "finish_reason": row.get("finish_reason", ""),
         "tokens": row.get("tokens"),
         "answer": row["answer_hash"],
     }
     about["lost"] = tuple(str(name) for name in row.get("lost", ()))
-    about["partly_lost"] = {str(name): number(share) for name, share in row.get("partly_lost", {}).items()}
+    about["partly_lost"] = numbers(row.get("partly_lost", {}))
+    about["draws"] = tuple(
+        Draw(numbers(draw["values"]), finish_reason=draw.get("finish_reason", ""), tokens=draw.get("tokens"))
+        for draw in row.get("draws", ())
+    )
     return Score(str(row["id"]), values, number(row["weight"]), weights=weights, **about)
 
 

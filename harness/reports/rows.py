@@ -14,7 +14,7 @@ from harness.errors import UsageError, did_you_mean
 from harness.files import open_file
 from harness.records.run import ItemResult, Run
 from harness.records.verdicts import Verdict
-from harness.reports.run_folder import iterate_rows, metric_value, prompt_of
+from harness.reports.run_folder import answer_of, iterate_rows, metric_value, prompt_of
 from harness.texts.counts import count_noun
 from harness.texts.numbers import format_metric
 
@@ -177,7 +177,7 @@ def _rows(
 
 def _answer(row: Mapping[str, Any], metric: str) -> str:
     """Return what was answered, or where nothing was the row's numbers, and what was noted of it."""
-    said, note = row["resps"][0][0], f" (note: {row['note']})" if row.get("note") else ""
+    said, note = answer_of(row), f" (note: {row['note']})" if row.get("note") else ""
     if said is not None:
         return _text(said) + note
     told = {name: row.get(name) for name in (metric, *row["metrics"])}

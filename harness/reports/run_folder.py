@@ -23,7 +23,7 @@ from harness.errors import UsageError
 from harness.files import open_file, write_text
 from harness.records.metrics import Metric
 from harness.records.run import Run, TrainingStep, is_plain_name
-from harness.records.samples import Result, Sample
+from harness.records.samples import Draw, Result, Sample
 from harness.reports.junit import format_junit
 from harness.reports.report_json import dumps, from_json, read_run, relative_paths, to_json
 from harness.texts.secrets import redact_text
@@ -147,8 +147,8 @@ def make_row(number: int, sample: Sample, score: Any, metrics: Sequence[str]) ->
         "target": sample.target,
         "arguments": {"gen_args_0": {"arg_0": text}},
         **({} if text == prompt and "arguments" not in score.values else {"messages": prompt}),
-        "resps": [[score.answer]],
-        "filtered_resps": [score.answer],
+        "resps": [[one.answer for one in score.answers]],
+        "filtered_resps": [one.answer for one in score.answers],
         "filter": "none",
         "metrics": list(metrics),
         "doc_hash": _hashed(_indented(sample.row)),
@@ -165,6 +165,7 @@ def make_row(number: int, sample: Sample, score: Any, metrics: Sequence[str]) ->
         **({"partly_lost": dict(score.partly_lost)} if score.partly_lost else {}),
         **({"finish_reason": score.finish_reason} if score.finish_reason else {}),
         **({"tokens": score.tokens} if score.tokens is not None else {}),
+        **({"draws": [_draw_to_json(draw) for draw in score.draws]} if score.draws else {}),
         "note": _told(score.note),
         **({"details": {name: _told(value) for name, value in score.details.items()}} if score.details else {}),
     }
@@ -182,12 +183,24 @@ def _hashed(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def _draw_to_json(draw: Draw) -> dict[str, Any]:
+    """Return what one of several answers got; its text stands under `resps`."""
+    told = {"note": _told(draw.note), "finish_reason": draw.finish_reason or None, "tokens": draw.tokens}
+    return {"values": dict(draw.values), **{name: value for name, value in told.items() if value is not None}}
+
+
 def prompt_of(row: Mapping[str, Any]) -> Any:
     """Return what a row of a samples file asks, a text or a chat; older files have it in lists."""
     if "messages" in row:
         return row["messages"]
     asked = row["arguments"]  # or a metric of this name
     return asked["gen_args_0"]["arg_0"] if isinstance(asked, Mapping) else asked[0][0]
+
+
+def answer_of(row: Mapping[str, Any]) -> Any:
+    """Return what a row of a samples file was answered; several answers are a line each, with their numbers."""
+    answers = row["resps"][0]
+    return answers[0] if len(answers) == 1 else "\n".join(f"{n}. {text}" for n, text in enumerate(answers, 1))
 
 
 def _told(value: Any) -> Any:

@@ -201,6 +201,8 @@ class Eval:
     `chat_template_kwargs` are template arguments of all rows that do not set their own.
     `rows_at_most` are all the rows that there will ever be: looks at more and more of them share one risk.
     `thought_budget` is the most tokens of a thought, which is then closed by force.
+    With a `temperature` above 0 answers are sampled, `repeats` of them a row; `pass_at` names numbers of answers of
+    which the best counts, and `seeds` says whether all models draw with the same random numbers.
     """
 
     name: str
@@ -220,6 +222,12 @@ class Eval:
     against: str = "base"
     rows_at_most: int | None = None
     thought_budget: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repeats: int | None = None  # of `use = "rows"` an option, which says how many answers each row must have
+    pass_at: list[int] = field(default_factory=list)
+    seeds: Literal["shared", "own"] = "shared"
     private: bool = False  # its rows go into no evidence but as digests
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -233,6 +241,9 @@ class Eval:
         if isinstance(self.stop, list):
             object.__setattr__(self, "options", {**self.options, "stop": self.stop})
             object.__setattr__(self, "stop", "end")
+        if self.use == "rows" and self.repeats is not None:
+            object.__setattr__(self, "options", {**self.options, "repeats": self.repeats})
+            object.__setattr__(self, "repeats", None)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ FORM = ("separator", "encoding")
 CLAIMED = (
     *("use", "data", "columns", "cluster", "limit", "stop", "fewshot_data", "against", "options"),
     *("chat_template_kwargs", "template", "rows_at_most", "thought_budget", *FORM),
+    *("temperature", "top_p", "top_k", "repeats", "pass_at", "seeds"),
 )
 NO_RECIPE = ("where", "processes", "shard", "watch", "watch_rows")  # of [train]
 

@@ -27,7 +27,7 @@ def constant_answers(result: Result, task: Task) -> Iterator[Finding]:
     A broken model can look like a bad one, or even like a good one: the argmax of logits that are not numbers is
     always choice 0, whose accuracy is the share of rows where that is right (0.40 where a healthy model had 0.13).
     """
-    answers = Counter(score.answer for score in result.scores if score.answer is not None)
+    answers = Counter(score.answer for score in result.answers if score.answer is not None)
     targets = {str(sample.target) for sample in task.samples or () if sample.target}
     if (n := answers.total()) >= ENOUGH and len(answers) == 1 and len(targets) > 1:
         (answer,) = answers
@@ -53,7 +53,7 @@ def cut_answers(result: Result, task: Task, reference: Result | None) -> Iterato
     (-base).
     """
     yield from _compare_cuts(result, reference)
-    told = [s for s in result.scores if s.finish_reason]
+    told = [s for s in result.answers if s.finish_reason]
     cut, whole = ([s for s in told if s.is_cut == is_cut] for is_cut in (True, False))
     if len(told) < ENOUGH or len(cut) < MANY * len(told):
         return
@@ -70,12 +70,12 @@ def cut_answers(result: Result, task: Task, reference: Result | None) -> Iterato
         fix = f"raise max_new_tokens to {more} (p99 of complete answers: {long})"
     elif ends:
         fix = f"complete answers have at most {long} tokens (p99), so more would not help; {fix}, or set stop"
-    yield Finding("warning", what, fix=fix, rows={result.eval: [s.id for s in cut]})
+    yield Finding("warning", what, fix=fix, rows={result.eval: [*dict.fromkeys(s.id for s in cut)]})
 
 
 def _compare_cuts(result: Result, reference: Result | None) -> Iterator[Finding]:
     """Report a candidate that ends its answers where its base, which scores less for that, does not."""
-    both = [[s for s in one.scores if s.finish_reason] for one in (result, reference) if one is not None]
+    both = [[s for s in one.answers if s.finish_reason] for one in (result, reference) if one is not None]
     if len(both) < 2 or result.subject == "base" or min(map(len, both)) < ENOUGH:
         return
     ours, theirs = (sum(s.is_cut for s in scores) for scores in both)
@@ -95,7 +95,7 @@ def empty_answers(result: Result, reference: Result | None) -> Iterator[Finding]
     They are wrong for another reason than a wrong answer is: a stop string at their beginning, a thought that used up
     all tokens, or a template that the model does not know.
     """
-    n, empty = len(result.scores), _silent(result)
+    n, empty = len(result.answers), _silent(result)
     fewest = min(MANY * n, max(FEW, 2 * len(_silent(reference)))) if reference else MANY * n
     if n < ENOUGH or not empty or len(empty) < fewest:
         return
@@ -104,11 +104,11 @@ def empty_answers(result: Result, reference: Result | None) -> Iterator[Finding]
     what += f"; in {thoughts} the reasoning did not end" if thoughts else ""
     look = "look at the rows with harness show; check whether answers begin with a stop string"
     fix = "raise max_new_tokens" if thoughts else look
-    yield Finding("warning", what, fix=fix, rows={result.eval: [s.id for s in empty]})
+    yield Finding("warning", what, fix=fix, rows={result.eval: [*dict.fromkeys(s.id for s in empty)]})
 
 
 def _silent(result: Result) -> list[Score]:
-    return [s for s in result.scores if s.answer is not None and not s.answer.strip()]
+    return [s for s in result.answers if s.answer is not None and not s.answer.strip()]
 
 
 @checker(title="cut-prompts")
@@ -136,7 +136,7 @@ def unread_calls(result: Result, task: Task) -> Iterator[Finding]:
     well, and "no worse than the base" passes on nothing: an error. It looks at the rows that want a call; where 5 % of
     them have one that cannot be read, which may be a right one in another format, a warning.
     """
-    wanting = [s for s in result.scores if s.weight_of("name")] if task.spec.use == "tool_calls" else []
+    wanting = [s for s in result.answers if s.weight_of("name")] if task.spec.use == "tool_calls" else []
     unread = [s for s in wanting if (s.note or "").startswith("cannot be read")]
     if unread and len(unread) >= MANY * len(wanting):
         what = f'"{result.subject}::{result.eval}": {len(unread)} of {len(wanting)} answers to rows that need a call '
@@ -146,7 +146,7 @@ def unread_calls(result: Result, task: Task) -> Iterator[Finding]:
         fix = (
             "set the format, raise max_new_tokens where answers are truncated, or train on a format that can be parsed"
         )
-        yield Finding(severity, what, rows, fix, rows={result.eval: [s.id for s in unread]})
+        yield Finding(severity, what, rows, fix, rows={result.eval: [*dict.fromkeys(s.id for s in unread)]})
 
 
 @checker(title="scored-thoughts")
@@ -161,7 +161,7 @@ def scored_thoughts(result: Result, task: Task) -> Iterator[Finding]:
     if "thought" not in options or options["thought"]:
         return
     wanted = {s.id for s in task.samples or () if any(THOUGHT.match(t) for t in s.targets)}
-    asked = [s for s in result.scores if s.answer is not None and s.id not in wanted]
+    asked = [s for s in result.answers if s.answer is not None and s.id not in wanted]
     found = [s for s in asked if THOUGHT.match(s.answer or "")]
     if len(found) < max(2, MANY * len(asked)):
         return
@@ -174,7 +174,7 @@ def scored_thoughts(result: Result, task: Task) -> Iterator[Finding]:
     fix = f'thought = ["{mark}", "{end}"], a larger max_new_tokens, and stop = [] where the reasoning has line breaks'
     severity: Severity = "error" if len(found) >= HALF * len(asked) else "warning"
     lines = [f'row "{s.id}": {quote_text(s.answer or "", 60)}' for s in found]
-    yield Finding(severity, what, lines, fix, rows={result.eval: [s.id for s in found]})
+    yield Finding(severity, what, lines, fix, rows={result.eval: [*dict.fromkeys(s.id for s in found)]})
 
 
 @checker(title="echoed-prompts")
@@ -188,7 +188,7 @@ def echoed_prompts(result: Result, task: Task) -> Iterator[Finding]:
     if task.spec.use != "contains":
         return
     samples = {s.id: s for s in task.samples or ()}
-    right = [s for s in result.scores if s.values.get("contains") == 1 and s.id in samples]
+    right = [s for s in result.answers if s.values.get("contains") == 1 and s.id in samples]
     found = [s for s in right if _is_echo(samples[s.id], s.answer or "")]
     if len(right) < FEW or len(found) < HALF * len(right):
         return
@@ -196,7 +196,7 @@ def echoed_prompts(result: Result, task: Task) -> Iterator[Finding]:
     lines = [f'row "{s.id}": {quote_text(s.answer or "", 60)}' for s in found]
     severity: Severity = "warning" if result.subject == "base" else "error"
     fix = 'use = "exact_match", or questions that do not contain their target'
-    yield Finding(severity, what, lines, fix, rows={result.eval: [s.id for s in found]})
+    yield Finding(severity, what, lines, fix, rows={result.eval: [*dict.fromkeys(s.id for s in found)]})
 
 
 def _is_echo(sample: Sample, answer: str) -> bool:
@@ -232,26 +232,26 @@ def gains_in_form_only(result: Result, task: Task, reference: Result | None) -> 
     5 % of the rows on; with them the gain is another.
     """
     given = schema.with_defaults(task.function, task.spec.options) if task.spec.use == "exact_match" else {}
-    if reference is None or result.subject == "base" or not given or len(result.scores) < ENOUGH:
+    if reference is None or result.subject == "base" or not given or len(result.answers) < ENOUGH:
         return
     normal = MatchOptions(ignore_articles=given.get("ignore_articles") is True).normalize
     targets = {s.id: {text for t in s.targets if (text := normal(t))} for s in task.samples or ()}
     strict, loose = list[float](), list[float]()
     for one in (result, reference):
-        right = [s.values.get("exact_match") == 1 for s in one.scores]
-        alike = [normal(s.answer or "") in targets.get(s.id, ()) for s in one.scores]
+        right = [s.values.get("exact_match") == 1 for s in one.answers]
+        alike = [normal(s.answer or "") in targets.get(s.id, ()) for s in one.answers]
         strict.append(sum(right) / max(1, len(right)))
         loose.append(sum(map(max, right, alike)) / max(1, len(right)))
-    wrong = [s for s in reference.scores if s.values.get("exact_match") == 0]
+    wrong = [s for s in reference.answers if s.values.get("exact_match") == 0]
     found = [s for s in wrong if normal(s.answer or "") in targets.get(s.id, ())]
     gain, rest = strict[0] - strict[1], loose[0] - loose[1]
-    if len(found) < max(FEW, MANY * len(reference.scores)) or rest >= gain:
+    if len(found) < max(FEW, MANY * len(reference.answers)) or rest >= gain:
         return
     what = f'"{result.eval}": {len(found)} of the {len(wrong)} wrong answers of the base are right but for case and '
     what += f"punctuation; with them {result.subject} gains {rest:+.3f} instead of {gain:+.3f}"
     lines = [f'row "{s.id}": {quote_text(s.answer or "", 60)}' for s in found]
     fix = "set ignore_case = true and ignore_punctuation = true, unless the form of an answer is what counts"
-    yield Finding("warning", what, lines, fix, rows={result.eval: [s.id for s in found]})
+    yield Finding("warning", what, lines, fix, rows={result.eval: [*dict.fromkeys(s.id for s in found)]})
 
 
 @checker(title="weak-baseline")

@@ -28,15 +28,15 @@ def median_seconds(scores: Sequence[Score]) -> float:
 @metric("seconds", better="lower", scale="other", combine=median_seconds)
 def latency(
     subject: Subject, samples: Sequence[Sample], *, against: Subject,
-    new_tokens: int = 16, repeats: int = 3, batch: int = 1,
+    new_tokens: int = 16, rounds: int = 3, batch: int = 1,
 ) -> Iterator[Score]:  # fmt: skip
     """Time `batch` answers of at most `new_tokens` tokens at a time, in turns with another model in the same process.
 
-    Each row is asked `repeats` times of both, with the `batch` - 1 rows after it, in a changing order, so that a slow
+    Each row is asked `rounds` times of both, with the `batch` - 1 rows after it, in a changing order, so that a slow
     machine slows down both; metrics are of the rows' medians: their ratio, and the median seconds of the whole batch.
-    Raises UsageError when `repeats`, `new_tokens` or `batch` is below 1.
+    Raises UsageError when `rounds`, `new_tokens` or `batch` is below 1.
     """
-    for sample, mine, other in _timed(subject, samples, against, new_tokens, repeats, batch):
+    for sample, mine, other in _timed(subject, samples, against, new_tokens, rounds, batch):
         timed = mine > 0 and other > 0  # no answer takes no time: a clock or a cache is at fault
         values = {"latency_ratio": mine / other if timed else math.nan, "seconds": mine if timed else math.nan}
         yield Score(sample.id, values)
@@ -55,11 +55,11 @@ def latency_within(
 
 
 def _timed(
-    subject: Subject, samples: Sequence[Sample], against: Subject, new_tokens: int, repeats: int, batch: int
+    subject: Subject, samples: Sequence[Sample], against: Subject, new_tokens: int, rounds: int, batch: int
 ) -> Iterator[tuple[Sample, float, float]]:
     """Yield the median seconds of each row, of the model and of the one it is timed against."""
-    if min(repeats, new_tokens, batch) < 1:
-        given = f"repeats is {repeats}, new_tokens is {new_tokens} and batch is {batch}"
+    if min(rounds, new_tokens, batch) < 1:
+        given = f"rounds is {rounds}, new_tokens is {new_tokens} and batch is {batch}"
         raise UsageError(f"latency: {given}; each must be 1 or more")
     if not samples:
         return
@@ -69,7 +69,7 @@ def _timed(
     for sample, rows in zip(samples, together, strict=True):
         ours, theirs = list[float](), list[float]()
         pair = [(subject, ours), (against, theirs)]
-        for turn in range(repeats):
+        for turn in range(rounds):
             for model, seconds in pair if turn % 2 == 0 else reversed(pair):
                 seconds.append(_seconds(model, rows, new_tokens))
         yield sample, median(ours), median(theirs)

@@ -15,7 +15,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Literal
@@ -72,6 +72,13 @@ class ExactMatchOptions(MatchOptions):
     ignore_punctuation: bool = False
 
 
+def _vote(answer: str, options: Mapping[str, Any]) -> str:
+    """Return an answer as it is compared, which is what it votes for."""
+    names = {field.name for field in fields(MatchOptions)}
+    return ExactMatchOptions(**{name: value for name, value in options.items() if name in names}).normalize(answer)
+
+
+@evaluator(votes=_vote)
 @metric("exact_match", better="higher", scale="proportion")
 @schema.accepts_options(ExactMatchOptions)
 def exact_match(subject: Subject, samples: Sequence[Sample], options: ExactMatchOptions) -> Iterator[Score]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import Sample, Score, Subject, UsageError, evaluator, metric
+from harness import Prompt, Sample, Score, Subject, UsageError, evaluator, metric
 from harness.internals import chat
 from harness_domain import values
 from harness_domain.calls import Call, parse_call, parse_calls
@@ -49,7 +49,8 @@ def tool_calls(
     wanted = [_wanted(s, own) for s, (own, _) in zip(samples, tools, strict=True)]
     found = generate_all(subject, samples, max_new_tokens, stop, thought)
     # behind what is asked, which `harness plan` listens to without a model
-    _check_template(subject, next((s for s, (own, _) in zip(samples, tools, strict=True) if own), None))
+    if sample := next((s for s, (own, _) in zip(samples, tools, strict=True) if own), None):
+        require_tools_in_template(subject, sample.input, f'row "{sample.id}": ')
     for sample, (own, texts), calls, (said, details) in zip(samples, tools, wanted, found, strict=True):
         weights = {"name": float(bool(calls)), "arguments": float(bool(calls))}
         about: dict[str, Any] = {"answer": said, "weights": weights, "details": details}
@@ -67,18 +68,18 @@ def tool_calls(
         yield Score(sample.id, _compared(*full, order=order), **about)
 
 
-def _check_template(subject: Subject, sample: Sample | None) -> None:
-    """Raise UsageError where the chat template leaves a row's tools out: a model that sees none can call none."""
-    if sample is None or (render := getattr(subject, "render", None)) is None or not isinstance(sample.input, list):
+def require_tools_in_template(subject: Subject, prompt: Prompt, where: str) -> None:
+    """Raise UsageError where the chat template leaves a prompt's tools out: a model that sees none can call none."""
+    if (render := getattr(subject, "render", None)) is None or not isinstance(prompt, list):
         return
-    messages, given = chat.split_arguments(sample.input)
+    messages, given = chat.split_arguments(prompt)
     try:
         seen = [render(chat.join_arguments(messages, some)) for some in (given, {**given, chat.TOOLS: []})]
     except AttributeError:  # a server renders by itself
         return
     if seen[0] == seen[1]:
         what = "the chat template renders the same text with and without the tools"
-        raise UsageError(f'row "{sample.id}": {what}; describe them in a message, and drop the column')
+        raise UsageError(f"{where}{what}; describe them in a message instead")
 
 
 def _compared(made: Sequence[Call], wanted: Sequence[Call], *, order: bool) -> dict[str, float]:

@@ -5,7 +5,7 @@ A thought under a budget is closed by force, token by token, so that one within 
 
 from __future__ import annotations
 
-import random
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -94,9 +94,11 @@ class AnswerState:
         if self.thinking:
             self.thinking = self.thinking.marks.start_thought(self.prompt)
 
-    def next_uniform(self) -> float:
-        """Return the random number from 0 to 1 of the token that comes next; it depends on seed and place alone."""
-        return random.Random(f"{self.seed} {len(self.ids)}").random()  # noqa: S311 -- not for secrets
+    @property
+    def noise_key(self) -> int:
+        """The 64 bits, by seed and place alone, that the noise of the next token's candidates is hashed from."""
+        digest = hashlib.sha256(f"{self.seed} {len(self.ids)}".encode()).digest()
+        return int.from_bytes(digest[:8], "big", signed=True)
 
     def to_completion(self) -> Completion:
         text = self.ending.cut_text(self.ending.tokens.decode(self.ids))
@@ -113,16 +115,39 @@ def choose_greedily(logits: torch.Tensor, _: Sequence[AnswerState]) -> torch.Ten
 
 
 def draw_tokens(sampling: Sampling, logits: torch.Tensor, answers: Sequence[AnswerState]) -> torch.Tensor:
-    """Draw each row's token with the row's own random numbers: temperature, then top-k, then top-p."""
-    share, token = (logits.float() / sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    """Draw each row's token (B,) from logits (B, V): temperature, then top-k, then top-p, then the Gumbel maximum.
+
+    argmax(logits / T + g) with g = -log(-log u) is a sample of the softmax (Gumbel 1954; Maddison, Tarlow and Minka
+    2014). As u is hashed from seed, place and token, two models that nearly agree draw the same token nearly always:
+    no rank or cumulated sum moves between them.
+    """
+    scaled = logits.double() / sampling.temperature
+    if sampling.top_k or sampling.top_p < 1:
+        scaled = scaled.masked_fill(~_likely_tokens(sampling, scaled), -torch.inf)
+    return scaled.sub_(_log_exponential_noise([a.noise_key for a in answers], scaled)).argmax(-1)
+
+
+def _likely_tokens(sampling: Sampling, scaled: torch.Tensor) -> torch.Tensor:
+    """Return which tokens (B, V) top-k and then top-p keep; the likeliest always stays."""
+    share, token = scaled.softmax(-1).sort(dim=-1, descending=True, stable=True)
     if sampling.top_k:
         share[:, sampling.top_k :] = 0
         share /= share.sum(-1, keepdim=True)
-    share *= share.cumsum(-1) - share < sampling.top_p  # the likeliest always stays
-    edges = share.cumsum(-1)
-    luck = torch.tensor([[answer.next_uniform()] for answer in answers], device=edges.device)
-    place = torch.searchsorted(edges, luck * edges[:, -1:], right=True).clamp(max=edges.shape[-1] - 1)
-    return token.gather(-1, place)[:, 0]
+    kept = (share > 0) & (share.cumsum(-1) - share < sampling.top_p)
+    kept[:, 0] = True
+    return torch.zeros_like(kept).scatter_(-1, token, kept)
+
+
+def _log_exponential_noise(keys: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    """Return log(-log u) (B, V), u uniform: 32 bits of SplitMix64 (Steele, Lea and Flood 2014) at key and token."""
+    rows = torch.tensor(keys, dtype=torch.int64, device=like.device)[:, None]
+    bits = rows + torch.arange(1, like.shape[-1] + 1, device=like.device) * -0x61C8864680B583EB  # wraps around
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        bits ^= (bits >> shift) & ((1 << (64 - shift)) - 1)  # the mask makes the shift a logical one
+        bits *= factor
+    bits ^= (bits >> 31) & ((1 << 33) - 1)
+    uniform = ((bits >> 32) & 0xFFFFFFFF).to(like.dtype).add_(0.5).mul_(2.0**-32)
+    return uniform.log_().neg_().log_()
 
 
 def choose_tokens(logits: torch.Tensor, answers: Sequence[AnswerState], choose: Choose) -> torch.Tensor:

@@ -58,7 +58,9 @@ def identity(ref: ModelRef, options: Anthropic) -> str | None:
     return harness.digest_value([*told, keys.digest_content([AnthropicSubject])]) if options.version else None
 
 
-@harness.loader(open=open_source, identity=identity, needs=lambda options: ("anthropic",), lacks=("thought_budget",))
+@harness.loader(
+    open=open_source, identity=identity, needs=lambda options: ("anthropic",), lacks=("thought_budget", "sampling")
+)
 @schema.accepts_options(Anthropic)
 @contextmanager
 def load(refs: Sequence[ModelRef], options: Anthropic) -> Iterator[list[Subject]]:

@@ -12,7 +12,7 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from harness import ItemResult, Metric, Result, Run, Sample, Score, UsageError, read_run
-from harness.internals import OnScale, correctness_metric, open_file, prompt_of, read_answers, rules
+from harness.internals import OnScale, answer_of, correctness_metric, open_file, prompt_of, read_answers, rules
 
 Row = dict[str, Any]
 Rows = Mapping[str, Row]  # by id
@@ -221,7 +221,10 @@ def question_of_row(row: Row) -> tuple[Any, Any]:
 
 def row_answer(row: Row) -> str | None:
     """Return what a model said to a row, or None where it was only scored."""
-    said = _first(row, "resps")
+    try:
+        said = answer_of(row)
+    except (LookupError, TypeError):
+        return None
     return None if said is None else str(said)
 
 

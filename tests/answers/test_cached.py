@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,29 @@ def test_an_unchanged_request_is_asked_once(world: World) -> None:
     assert world.loads == 1
     assert len(world.model.asked) == 2 + 1 + 1 + 1
     assert (subject.asked, subject.found) == (6, 6)
+
+
+def test_any_thread_may_ask(world: World) -> None:
+    """Requests from eight threads are answered as from one, each once, and the model is loaded and asked by one."""
+    subject, inside, most = world.subject(), list[int](), list[int]()
+    stream = world.model.stream_generate
+
+    def watched(prompts: list[str], **options: Any) -> Iterator[tuple[int, str]]:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        yield from stream(prompts, **options)
+        inside.pop()
+
+    world.model.stream_generate = watched  # type: ignore[method-assign]
+    prompts = [["x" * n for n in range(start, start + 5)] for start in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(subject.generate, prompts))
+    assert found == [[str(len(p)) for p in some] for some in prompts]
+    assert world.loads == 1 and len(world.model.asked) == 20 and max(most) == 1
+    assert (subject.asked, len(subject.pop_sent_prompts(["x"]))) == (80, 1)
+    subject.responses.close()
+    assert world.subject().generate(["x" * 19]) == ["19"] and world.loads == 1 and not world.warnings
 
 
 def test_editing_one_prompt_asks_one_row(world: World) -> None:

@@ -10,12 +10,12 @@ import importlib.util
 import io
 import math
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from harness.errors import UsageError
 from harness.rows.readers import fields as ask
@@ -42,16 +42,14 @@ class _Found:
     def count(self, key: Any, scores: ask.Told, reducer: str = "") -> dict[str, float]:
         """Count the scores of a sample, and return its numbers; one that is a table has its metrics under its keys."""
         values: dict[str, float] = {}
-        for score, said in scores.items():
-            told = said.get("value") if isinstance(said, dict) else None
-            for inner, value in told.items() if isinstance(told, dict) else [("", told)]:
-                name = (f"{score}/{inner}" if inner else score) + reducer
-                if isinstance(number := _number(value), str):
-                    self.unreadable.setdefault(name, number)
-                elif not math.isnan(number):
-                    values[name] = number
-                    self.counted.setdefault(name, {}).setdefault(key, []).append(number)
-                    self.halves += value == "P"
+        for score, value, number in parse_sample_scores(scores):
+            name = score + reducer
+            if isinstance(number, str):
+                self.unreadable.setdefault(name, number)
+            elif not math.isnan(number):
+                values[name] = number
+                self.counted.setdefault(name, {}).setdefault(key, []).append(number)
+                self.halves += value == "P"
         return values
 
 
@@ -232,6 +230,22 @@ def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
         ))  # fmt: skip
     found.rows = ask.flag_positional_keys(found.rows, found.ids)
     return found
+
+
+class ScoreValue(NamedTuple):
+    """One value of a sample: its name, as Inspect has it, and as a number, or why it is none."""
+
+    name: str
+    value: Any
+    number: float | str
+
+
+def parse_sample_scores(scores: ask.Told) -> Iterator[ScoreValue]:
+    """Yield the values of a sample's scores; one that is a table has several, under its keys."""
+    for score, said in scores.items():
+        told = said.get("value") if isinstance(said, dict) else None
+        for inner, value in told.items() if isinstance(told, dict) else [("", told)]:
+            yield ScoreValue(f"{score}/{inner}" if inner else score, value, _number(value))
 
 
 def _number(value: Any) -> float | str:

@@ -267,7 +267,7 @@ def test_gains_in_form_alone_are_told_with_numbers() -> None:
     def result(name: str, right: int, formed: int) -> Any:
         said = [f"w{i}" if i < right else f"W{i}." if i < right + formed else "no" for i in range(100)]
         scores = [Score(str(i), {"exact_match": float(i < right)}, answer=text) for i, text in enumerate(said)]
-        return SimpleNamespace(subject=name, eval="qa", scores=scores)
+        return Result(name, "qa", tuple(scores), {}, name)
 
     [flag] = gains_in_form_only(result("merged", 60, 0), task, result("base", 20, 38))
     assert flag.what == (

@@ -508,7 +508,7 @@ def test_latency_is_a_ratio_of_medians_timed_in_turns(monkeypatch: pytest.Monkey
     monkeypatch.setattr("time.perf_counter", lambda: Slow.now)
     diary: list[str] = []
     slow, fast = Slow(0.02, diary, "slow"), Slow(0.004, diary, "fast")
-    scores = list(latency(slow, [Sample("1", "q"), Sample("2", "r")], against=fast, repeats=3))
+    scores = list(latency(slow, [Sample("1", "q"), Sample("2", "r")], against=fast, rounds=3))
     ratio, seconds = latency.metrics
     assert ratio.value(scores) == pytest.approx(5)
     assert seconds.value(scores) == pytest.approx(0.02)
@@ -539,7 +539,7 @@ def test_latency_of_a_batch() -> None:
     assert [prompts for prompts, *_ in model.calls[1::3]] == [["a", "b"], ["b", "c"], ["c", "a"]]
 
 
-@pytest.mark.parametrize("options", [{"repeats": 0}, {"batch": 0}, {"new_tokens": 0}])
+@pytest.mark.parametrize("options", [{"rounds": 0}, {"batch": 0}, {"new_tokens": 0}])
 def test_latency_wants_at_least_one_of_each(options: dict[str, int]) -> None:
     """No repeat and no row are no timing, told at once."""
     with pytest.raises(UsageError, match="each must be 1 or more"):

@@ -58,7 +58,7 @@ use = "latency"
 data = "text.jsonl"
 limit = 2
 new_tokens = 2
-repeats = 1
+rounds = 1
 [[gate]]
 id = "close"
 metric = "text.perplexity"

@@ -1,0 +1,154 @@
+"""Samples of a task, run by Inspect in this process, and what they scored."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import inspect_ai  # noqa: TID253 -- this module is imported when rows are scored
+from inspect_ai._util.error import PrerequisiteError  # noqa: TID253
+from inspect_ai._util.registry import (  # noqa: TID253
+    registry_info,
+    registry_params,
+    set_registry_info,
+    set_registry_params,
+)
+from inspect_ai.model import GenerateConfig, Model  # noqa: TID253
+
+from harness import FinishReason, Sample, Score, Subject, UsageError
+from harness.internals import parse_sample_scores
+from harness_inspect.model import ENDED, SCORING, SubjectAPI
+from harness_inspect.options import InspectOptions
+from harness_inspect.tasks import LONGEST, list_metrics, list_rows, load_task, scorer_names
+
+
+def score_samples(
+    subject: Subject, samples: Sequence[Sample], options: InspectOptions, folder: Path
+) -> Iterator[Score]:
+    """Yield a score for each sample that did not fail, the first with what a reader should know of all."""
+    task = load_task(options, folder)
+    _require_same_samples(task, samples, options)
+    api = SubjectAPI(subject, options)
+    places = {sample.id: place for place, sample in enumerate(samples)}
+    found = sorted(_run(task, api, options, {*places}), key=lambda one: places[str(one.id)])
+    metrics = [metric.name for metric in list_metrics(task, options)]
+    scores, failed = list[Score](), dict[str, str]()
+    for one in found:
+        if one.error or not (values := _read_values(one, metrics, options)):
+            failed[str(one.id)] = _shorten(one.error.message) if one.error else "no scorer gave it a value"
+        else:
+            scores.append(_make_score(one, values))
+    if failed and not scores:
+        raise UsageError(f'task "{options.task}": all {len(failed)} samples failed: {next(iter(failed.values()))}')
+    told: dict[str, Any] = {"failed": failed} if failed else {}
+    told |= {"ignored": [*api.ignored]} if api.ignored else {}
+    yield from (replace(score, details=told) if told and not i else score for i, score in enumerate(scores))
+
+
+def _make_score(sample: Any, values: dict[str, float]) -> Score:
+    """Return what a sample scored, and how it ended."""
+    output, limit = sample.output, sample.limit
+    reason: FinishReason = ENDED.get(output.stop_reason, "eos") if output.choices else ""
+    return Score(
+        str(sample.id),
+        values,
+        answer=output.completion,
+        note=f"ended at its {limit.type} limit" if limit else None,
+        finish_reason="limit" if limit else reason,
+        tokens=output.usage.output_tokens if output.usage else None,
+    )
+
+
+def _require_same_samples(task: Any, samples: Sequence[Sample], options: InspectOptions) -> None:
+    """Raise UsageError where the samples of a task are others than those that were listed."""
+    here = {row["id"]: row for row in list_rows(task)}
+    for sample in samples:
+        if sample.id not in here or here[sample.id]["input"] != sample.input:
+            why = "has other samples than when it was listed; give its shuffle a seed"
+            raise UsageError(f'task "{options.task}": {why}')
+
+
+def _run(task: Any, api: SubjectAPI, options: InspectOptions, ids: set[str]) -> list[Any]:
+    """Let Inspect run some samples, and return them as its log has them. Raises UsageError where it could not."""
+    guarded = inspect_ai.task_with(
+        copy(task),
+        dataset=task.dataset.filter(lambda sample: str(sample.id) in ids),  # eval's sample_id would be a pattern
+        scorer=[_guard(name, s) for name, s in zip(scorer_names(task), task.scorer, strict=True)],
+    )
+    quiet: dict[str, Any] = {"display": "none", "log_level": "critical", "log_format": "eval", "log_realtime": False}
+    quiet |= {"score_display": False, "log_model_api": False, "acp_server": False, "ctl_server": False}
+    with TemporaryDirectory() as folder, _own_logging():
+        try:
+            [log] = inspect_ai.eval(
+                guarded,
+                model=Model(api, GenerateConfig()),
+                epochs=1,
+                fail_on_error=False,
+                max_samples=len(ids),
+                max_connections=len(ids),  # else Inspect begins with 20 at a time
+                sandbox=options.sandbox or None,
+                log_dir=folder,
+                **options.limits(task),
+                **quiet,
+            )
+            samples = list(log.samples or ())  # which are read from the folder
+        except PrerequisiteError as error:
+            raise UsageError(f'task "{options.task}": {_shorten(str(error))}') from None
+    if log.status == "cancelled":
+        raise KeyboardInterrupt
+    if refused := api.misuse or api.batcher.error:
+        raise refused
+    if log.status != "success":
+        raise UsageError(f'task "{options.task}": {_shorten(log.error.message if log.error else log.status)}')
+    return samples
+
+
+def _guard(name: str, scorer: Any) -> Any:
+    """Return a scorer that may not ask the model under test."""
+
+    async def score(state: Any, target: Any) -> Any:
+        token = SCORING.set(name)
+        try:
+            return await scorer(state, target)
+        finally:
+            SCORING.reset(token)
+
+    set_registry_info(score, registry_info(scorer))
+    set_registry_params(score, registry_params(scorer))
+    return score
+
+
+@contextmanager
+def _own_logging() -> Iterator[None]:
+    """Keep the handlers and the level of this process's log, which Inspect sets anew."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def _read_values(sample: Any, metrics: Sequence[str], options: InspectOptions) -> dict[str, float]:
+    """Return the values of a sample, by metric; raises UsageError at one that cannot be judged."""
+    given = {name: {"value": score.value} for name, score in (sample.scores or {}).items()}
+    found = {name: number for name, _, number in parse_sample_scores(given) if name in metrics}
+    for name, number in found.items():
+        if isinstance(number, str):
+            raise UsageError(f'task "{options.task}": scorer "{name}" {number}')
+        if options.scale == "proportion" and not (0 <= number <= 1 or math.isnan(number)):
+            what = f'scorer "{name}" gave {number:g} to sample "{sample.id}"'
+            raise UsageError(f'task "{options.task}": {what}, which is not between 0 and 1; set scale = "mean"')
+    return {name: float(n) for name, n in found.items() if not math.isnan(float(n))}
+
+
+def _shorten(text: str) -> str:
+    return (text.strip().splitlines() or ["it does not say why"])[-1 if "Traceback" in text else 0][:LONGEST]
