@@ -88,4 +88,4 @@ class Difference(ClaimType):
             return None
         even = f"even if {gate.versus} is worse on every row"
         alike = f"where {gate.versus} is worse on every row"
-        return BestCase(f"better_by = {gate.better_by:g}", (1 + gate.margin) / 2, even, alike, mid_p=not gate.margin)
+        return BestCase(f"better_by = {gate.better_by:g}", (1 + gate.margin) / 2, even, alike)

@@ -36,14 +36,12 @@ class BestCase(NamedTuple):
     """A claim as its key says it, the chance that one row looks perfect although it is just wrong, and what perfect is.
 
     `alike` says the latter of clusters: where some of their rows are imperfect they may prove more than where none is.
-    It may be shown by a mid-p, which is lenient.
     """
 
     claim: str
     chance: float
     perfect: str
     alike: str = "where all rows are perfect"
-    mid_p: bool = False
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,8 @@ class _Estimated:
         needed = test.n * ((z.inv_cdf(1 - self.alpha) + z.inv_cdf(POWER)) * self.error / distance) ** 2
         found = math.ceil(min(needed, MOST_ROWS))
         if found <= 2 * CLOSE * test.n:
-            powers = {"exact binomial": self.binomial, "McNemar exact": self.mcnemar, "McNemar mid-p": self.mcnemar}
-            exact = powers.get(test.method)
+            exact = self.binomial if test.method == "exact binomial" else None
+            exact = self.mcnemar if test.method.startswith("McNemar") else exact
             found = search_rows(partial(exact, truth), start=found) or found if exact else max(found, self.fewest)
         return max(found, test.n + 1 if min(test.p_pass, test.p_fail) > self.alpha else 1)
 

@@ -18,7 +18,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import binom_test, proportion_confint
 
 from bench import dependence_rates
-from harness.stats import cluster_means, hypothesis_tests, mean_tests, ratio, shares, tango
+from harness.stats import cluster_means, hypothesis_tests, mean_tests, power, ratio, shares, tango, unconditional
 from harness.stats.hypothesis_tests import Test
 from tests.helpers.speed import rounds
 
@@ -68,7 +68,7 @@ def test_wilson_is_statsmodels() -> None:
 # ------------------------------------------------------------------ two paired shares
 
 
-@pytest.mark.parametrize(("wins", "losses", "n"), [(6, 16, 161), (12, 2, 50), (5, 0, 20), (9, 9, 40)])
+@pytest.mark.parametrize(("wins", "losses", "n"), [(6, 16, 161), (12, 2, 150), (5, 0, 120), (9, 9, 140)])
 def test_mcnemar_is_statsmodels_exact_test_less_half_of_what_was_seen(wins: int, losses: int, n: int) -> None:
     """At margin 0 the smaller exact p-value is half of the two-sided one; mid-p counts what was seen by half."""
     test = hypothesis_tests.mcnemar(wins, losses, n, ALPHA)
@@ -92,6 +92,37 @@ def test_mid_p_is_taken_where_it_is_wrong_six_times_in_five_at_most(alpha: float
     for n in (*range(2, 40), 60, 100, 250):
         sizes = binom.pmf(np.arange(n + 1), n, np.linspace(0.005, 1, 200)[:, None]) @ wrong[: n + 1]
         assert shares.is_midp_valid(n, alpha) is bool(sizes.max() <= 1.2 * alpha), n
+
+
+@pytest.mark.parametrize("n", [4, 5, 12, 40, 67, 100])
+@pytest.mark.parametrize("alpha", [0.1, 0.05, 0.01])
+def test_mcnemar_on_few_rows_is_never_wrong_more_often_than_alpha(n: int, alpha: float) -> None:
+    """Summed over all tables, whatever share of the rows differs, the unconditional test's size is at most alpha."""
+    few = shares.min_mcnemar_wins(np.arange(n + 1), n, alpha)
+    wrong = binom.sf(few - 1, np.arange(n + 1), 0.5)
+    sizes = binom.pmf(np.arange(n + 1), n, np.linspace(0.0005, 1, 2000)[:, None]) @ wrong
+    assert sizes.max() <= alpha * (1 + 1e-6)
+
+
+def test_mcnemar_on_few_rows_orders_tables_by_what_lloyd_says() -> None:
+    """Each p-value is the largest probability of the tables whose estimated one is as small, by brute force."""
+    n, p = 6, unconditional.tabulate_p(6)
+    tables = [(b, c) for b in range(n + 1) for c in range(n + 1 - b)]
+    score = {(b, c): (b - c) / math.sqrt(max(b + c, 1)) for b, c in tables}
+
+    def chance(chosen: list[tuple[int, int]], shares_that_differ: Sequence[float]) -> np.ndarray:
+        return sum(binom.pmf(b + c, n, shares_that_differ) * binom.pmf(b, b + c, 0.5) for b, c in chosen)
+
+    estimated = {own: chance([t for t in tables if score[t] >= score[own] - 1e-9], [sum(own) / n])[0] for own in tables}
+    for own in tables:
+        extreme = [t for t in tables if estimated[t] <= estimated[own] * (1 + 1e-9)]
+        assert p[own] == pytest.approx(chance(extreme, np.linspace(0, 1, 1001)).max(), abs=2e-5)
+
+
+def test_few_changes_on_few_rows_prove_more_than_given_how_many_they_are() -> None:
+    """On 40 rows of which a tenth differs four wins are proof; the conditional test needs five."""
+    assert hypothesis_tests.mcnemar(4, 0, 40, ALPHA).p_pass <= ALPHA < 0.5**4
+    assert power.pairs_power(0.07, 0.0, 0.1, 40, ALPHA) == pytest.approx(0.413, abs=0.002)  # it was 29.0 %
 
 
 def test_mcnemar_bounds_agree_with_its_verdict() -> None:
