@@ -8,13 +8,15 @@ from functools import partial
 from typing import Any, Literal
 
 from harness.stats import ratio, rule_of_three
-from harness.stats.arrays import Floats, np
+from harness.stats.arrays import Floats, np, optimize
 from harness.stats.ratio import Ratio
 from harness.stats.rule_of_three import Support
 
 Kind = Literal["share", "pairs", "score", "ratio"]
 P = tuple[Floats, Floats]
 SILENT = 0.8  # times alpha: the share of resamples without a cluster that varies, above which they say nothing
+FAR, MEANS = 3.0, 16  # standard errors beyond the estimate up to which means of `unseen_rows_test` go, and how many
+AGAIN = 0.15  # at most so much more of its p-value, for rows that showed a disaster and pass; chosen by simulation
 RESAMPLED_CLUSTERS = 500  # above this the bootstrap adds nothing to the closed form
 
 
@@ -47,6 +49,43 @@ def select_tests(
     else:
         first = MeanTest(partial(ratio.skewed_t, of), partial(ratio.skewed_bounds, of))
     return [first, *_beside(of, alpha, support, near)]
+
+
+def unseen_rows_test(of: Ratio, support: Support) -> MeanTest:
+    """Return what independent rows prove where a disaster may be in the population that none of them showed.
+
+    If a share of the worst possible value brings the mean down from m to the threshold, rows without it come with a
+    chance `unseen_chance`, and with so high a mean with the p-value of `skewed_t` against m. The p-value is the largest
+    product over m, with AGAIN for rows that did show a disaster; it is at most that of the estimate as m.
+    """
+
+    def p(threshold: float) -> P:
+        least = rule_of_three.unseen_p(of.estimate, of.weights, threshold, support)
+        return np.minimum(least[0], most(threshold, 1)), np.minimum(least[1], most(threshold, -1))
+
+    def most(threshold: float, sign: int) -> Floats:
+        end, side = support[sign < 0], int(sign < 0)
+        far = sign * np.maximum(sign * (of.estimate + sign * FAR * of.error - threshold), 0.0)
+        found = np.zeros(of.estimate.shape)
+        for part in np.linspace(0, 1, MEANS):
+            mean = np.clip(threshold + part * far, *support)
+            with np.errstate(all="ignore"):  # where there is nothing to lose NaN is as all of it
+                chance = rule_of_three.unseen_chance(of.weights, 0.0, (mean - threshold) / (mean - end))
+            product = chance * ratio.skewed_t(of, mean)[side] * (1 + AGAIN * (1 - chance))
+            found = np.maximum(found, product)
+        return found
+
+    def bound(alpha: float, sign: int) -> float:
+        end, estimate = support[sign < 0], float(of.estimate)
+
+        def above(threshold: float) -> float:
+            return float(p(threshold)[int(sign < 0)]) - alpha
+
+        if above(end) > 0 or above(estimate) <= 0:
+            return end if above(end) > 0 else estimate
+        return float(optimize.brentq(above, end, estimate, xtol=1e-12))
+
+    return MeanTest(p, lambda alpha: (bound(alpha, 1), bound(alpha, -1)))
 
 
 def has_worst_row(of: Ratio, alpha: float, *, independent: bool) -> bool:
@@ -180,7 +219,7 @@ def make_p_function(
             rule_of_three.unseen_p(of.estimate, of.weights, threshold, known),
         )
         if independent:
-            parts.append(alike)
+            parts.append(unseen_rows_test(of, known).p(threshold) if known else alike)
         found = [np.maximum.reduce([part[i] for part in parts]) for i in (0, 1)]
         if known and has_worst_row(of, alpha, independent=independent):
             some = independent | (of.weights.max(-1) > of.weights.min(-1))
