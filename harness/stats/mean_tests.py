@@ -48,7 +48,8 @@ def select_tests(
         first = MeanTest(lambda t: ratio.pairs_t(of, t, discordance), lambda a: ratio.pairs_bounds(of, a, discordance))
     else:
         first = MeanTest(partial(ratio.skewed_t, of), partial(ratio.skewed_bounds, of))
-    return [first, *_beside(of, alpha, support, near)]
+    variance = discordance - of.estimate**2 if kind == "pairs" else None
+    return [first, *_beside(of, alpha, support, near, variance)]
 
 
 def unseen_rows_test(of: Ratio, support: Support) -> MeanTest:
@@ -122,18 +123,19 @@ def _median(of: Ratio) -> tuple[Floats, Floats]:
     return np.asarray(np.median(value, -1)), np.asarray(value)
 
 
-def _guarded(of: Ratio, least: Any, steep: Any, *, large: bool = False) -> MeanTest:
-    given: dict[str, Any] = {"least": least, "steep": steep, "large": large}
+def _guarded(of: Ratio, least: Any, steep: Any, *, alike: Any = None) -> MeanTest:
+    given: dict[str, Any] = {"least": least, "steep": steep, "alike": alike}
     return MeanTest(lambda t: ratio.guarded_t(of, t, **given), lambda a: ratio.guarded_bounds(of, a, **given))
 
 
-def _beside(of: Ratio, alpha: float, support: Support, near: float | None) -> list[MeanTest]:
+def _beside(of: Ratio, alpha: float, support: Support, near: float | None, variance: Floats | None) -> list[MeanTest]:
     """Return the tests that must agree: whole clusters resampled, or a guarded t where these say nothing.
 
     They do not where clusters are very uneven, where alpha is small, and where so few vary, or such small ones, that
     many resamples hold none of these; then nothing is proven that what was not seen would not allow. Clusters of other
     sizes are guarded beside their resamples, the more the more uneven they are, and the more their size tells of their
-    mean: sizes are drawn as well, and the worst that was seen may happen to one as large as that of a random row.
+    mean: sizes are drawn as well, and the worst that was seen may happen to one as large as that of a random row. Where
+    the `variance` of rows is known, the guard is the weaker the less alike the rows of a cluster are.
     """
     rough = np.broadcast_to(1 - ratio.effective_clusters(of.weights) / of.clusters, of.estimate.shape)
     unequal, uneven = rough > 1e-12, rough > 1 - ratio.EVEN
@@ -146,11 +148,14 @@ def _beside(of: Ratio, alpha: float, support: Support, near: float | None) -> li
     by_number = of.clusters * np.log1p(-np.minimum(share, 1 - 1e-15))
     scarce = np.maximum(by_number, np.where(share < 1, -weight, -np.inf)) > np.log(SILENT * alpha)
     mute = uneven | scarce | (alpha < ratio.FINEST)
-    strength = np.where(mute, 1.0, np.minimum((2 * rough) ** ratio.ROUGH, 1.0))
+    strength, alike = np.where(mute, 1.0, np.minimum((2 * rough) ** ratio.ROUGH, 1.0)), np.ones(of.estimate.shape)
+    if variance is not None:
+        alike = np.where(rough > 1 - ratio.MIXED, 1.0, ratio.bound_correlation(of, np.asarray(variance)))
+        strength = np.where(uneven, alike * strength, strength)
     told = np.abs(_correlation(of.weights, value)) - 1 / np.sqrt(of.clusters)
     strength = np.maximum(strength, np.clip(ratio.TOLD * told, 0.0, ratio.MOST_TOLD))
     least = np.where(uneven, ratio.UNEVEN_LEAST, ratio.FEW_LEAST)
-    guarded = _guarded(of, least * strength, ratio.STEEP * strength, large=True)
+    guarded = _guarded(of, least * strength, ratio.STEEP * strength, alike=alike)
     found = [_where(mute | unequal, guarded), _where(scarce, _unseen(of, support))]
     if of.clusters <= RESAMPLED_CLUSTERS and alpha >= ratio.FINEST and not mute.all():
         draw, p_of = partial(ratio.bootstrap_t, of), partial(ratio.bootstrap_p, of)
