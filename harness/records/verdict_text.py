@@ -155,8 +155,9 @@ def _needed(_: ClaimSpec | None, told: Told) -> str:
     least, most = told["range"]
     unit = "such rows" if told["such"] else "rows"
     if most is None:
-        return f"at least {_rounded_up(least)} {unit} would be needed"
-    return f"about {' to '.join(dict.fromkeys([_rounded_up(least), _rounded_up(most)]))} {unit} would decide it"
+        return f"at least {_rounded_up(least)} {unit} would be needed, probably to {told['likely']}"
+    rows = " to ".join(dict.fromkeys([_rounded_up(least), _rounded_up(most)]))
+    return f"about {rows} {unit} would decide it, probably as {told['likely']}"
 
 
 def _approximate(_: ClaimSpec | None, told: Told) -> str:

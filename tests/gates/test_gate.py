@@ -74,10 +74,10 @@ def test_ceiling(wrong: int, outcome: str) -> None:
 
 
 def test_margin_zero_is_mcnemar_and_counts_flips() -> None:
-    """Better than the baseline on the same rows: McNemar's mid-p, with the rows that changed both ways."""
+    """Better than the baseline on the same rows: McNemar's test, with the rows that changed both ways."""
     ours, theirs = result(ones(60, 100)), result([0.0] * 2 + ones(38, 98), "base")
     found = verdict(gate(versus="base", better_by=0.0), ACC, ours, theirs)
-    assert (found.outcome, found.method) == ("PASS", "McNemar mid-p")
+    assert (found.outcome, found.method) == ("PASS", "McNemar unconditional")
     assert (len(found.won), len(found.lost)) == (22, 0)
 
 
@@ -93,9 +93,9 @@ def test_margin_is_tango_and_few_rows_prove_nothing() -> None:
 @pytest.mark.parametrize(
     ("right", "of", "says"),
     [
-        (168, 200, "; about 270 to 2,500 rows would decide it"),
-        (165, 200, "; at least 470 rows would be needed"),
-        (164, 200, "; at least 580 rows would be needed"),
+        (168, 200, "; about 270 to 2,500 rows would decide it, probably as PASS"),
+        (165, 200, "; at least 470 rows would be needed, probably to PASS"),
+        (164, 200, "; at least 580 rows would be needed, probably to PASS"),
         (161, 200, "; too close to call: more than 20 times these rows would be needed"),
         (9, 11, "; 11 rows are too few to decide: more than 220 would be needed"),
         (160, 200, "; more rows like these would not decide it"),
