@@ -874,7 +874,6 @@ CAPS = {
     ),
 }
 CAPS_ON = {
-    "a range": (ACC, 0.02, 0.5, 'cap: acc is a proportion, so its range is known; remove "cap"'),
     "all rows": (Metric("f1", "higher", "other", combine=lambda s: 0.0), 0.02, 0.5, "computed from all rows at once"),
     "a count": (Metric("bytes", "lower", "count"), 1.0, 5.0, "is a count"),
     "a share of a mean": (LOSS, "2%", 0.5, "write the margin in units, too"),
@@ -900,9 +899,23 @@ def test_caps_that_cut_nothing_are_mistakes(case: str) -> None:
     assert any(told in m for m in claim.find_mistakes())
 
 
+def test_a_cap_on_a_proportion_is_for_differences() -> None:
+    """A share against a number has its range; 20 differences of at most 0.3 prove more than 20 of at most 1."""
+    told = 'cap: acc is a proportion, so its range is known; remove "cap"'
+    assert told in gate(min=0.8, cap=0.5).find_metric_mistakes(ACC)
+    noise = [0.02 * (i % 5 - 2) for i in range(20)]
+    ours, theirs = result([0.7 + x for x in noise]), result([0.7] * 20, "base")
+    claim = gate(versus="base", worse_by_at_most=0.05)
+    assert verdict(claim, ACC, ours, theirs).outcome is Outcome.INCONCLUSIVE
+    assert verdict(replace(claim, cap=0.3), ACC, ours, theirs).outcome is Outcome.PASS
+    better = replace(claim, worse_by_at_most=None, better_by=0.0, cap=0.25)
+    won = verdict(better, ACC, result([1.0] * 10 + [0.9] * 10), theirs)
+    assert (won.outcome, won.estimate, won.uncapped) == (Outcome.PASS, pytest.approx(0.225), pytest.approx(0.25))
+
+
 @pytest.mark.parametrize("case", CAPS_ON)
 def test_caps_that_do_not_suit_the_metric_are_mistakes(case: str) -> None:
-    """A range that is known needs none, and a cap within the margin would decide the claim by itself."""
+    """A cap within the margin would decide the claim by itself."""
     metric, margin, cap, told = CAPS_ON[case]
     claim = gate(metric=f"e.{metric.name}", versus="base", worse_by_at_most=margin, cap=cap)
     assert any(told in m for m in claim.find_metric_mistakes(metric)), claim.find_metric_mistakes(metric)
