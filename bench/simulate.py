@@ -20,7 +20,7 @@ import numpy as np
 from scipy.stats import binom
 from scipy.stats import t as student
 
-from bench import dependence_rates, draws, judge_rates, plan_rates
+from bench import dependence_rates, draws, judge_rates, plan_rates, power_rates
 from bench.draws import CHANGES, MORE_SIZES, NATS, SCORES, SIZES, TOKENS, Data
 from harness.stats import eprocess, mean_tests, multiple_testing, power, ratio, rule_of_three, shares, tango
 from harness.stats import hypothesis_tests as stats
@@ -562,9 +562,9 @@ def capped_means_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
 
 PAGES = {  # a file -> what writes its tables
     "statistics-rows.md": (exact_page, perplexity_page, flips_page, early_page),
-    "statistics-scores.md": (scores_page, estimand_page, combine_page),
+    "statistics-scores.md": (scores_page, power_rates.few_scores_page, estimand_page, combine_page),
     "statistics-shares.md": (shares_page,),
-    "statistics-pairs.md": (pairs_page,),
+    "statistics-pairs.md": (pairs_page, power_rates.mixed_clusters_page, power_rates.advice_page),
     "statistics-sizes.md": (unchanged_page, lost_page),
     "statistics-weights.md": (weights_page, looks_page),
     "statistics-dependence.md": (
