@@ -46,7 +46,7 @@ def test_it_prints_rows_pairs_and_what_could_be_proven(
     assert f"about 0: {math.sqrt(0.12):.3g}" in told
     needed = power.search_rows(lambda n: power.pairs_power(0.0, 0.05, 0.12, round(n), 0.05), start=100)
     assert f"0.05: {needed:,}" in told
-    assert max(map(len, told.splitlines())) <= 80
+    assert max(len(line) for line in told.splitlines() if ".csv" not in line) <= 80
 
 
 def test_it_never_tells_which_side_is_ahead(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
