@@ -16,7 +16,7 @@ Kind = Literal["share", "pairs", "score", "ratio"]
 P = tuple[Floats, Floats]
 SILENT = 0.8  # times alpha: the share of resamples without a cluster that varies, above which they say nothing
 FAR, MEANS = 3.0, 16  # standard errors beyond the estimate up to which means of `unseen_rows_test` go, and how many
-AGAIN = 0.15  # at most so much more of its p-value, for rows that showed a disaster and pass; chosen by simulation
+AGAIN, MOST_AGAIN = 0.003, 0.5  # of its p-value a row more, at most, for rows that showed a disaster; by simulation
 RESAMPLED_CLUSTERS = 500  # above this the bootstrap adds nothing to the closed form
 
 
@@ -57,12 +57,14 @@ def unseen_rows_test(of: Ratio, support: Support) -> MeanTest:
 
     If a share of the worst possible value brings the mean down from m to the threshold, rows without it come with a
     chance `unseen_chance`, and with so high a mean with the p-value of `skewed_t` against m. The p-value is the largest
-    product over m, with AGAIN for rows that did show a disaster; it is at most that of the estimate as m.
+    product over m, with AGAIN for rows that did show a disaster and pass; it is at most that of the estimate as m.
     """
 
     def p(threshold: float) -> P:
         least = rule_of_three.unseen_p(of.estimate, of.weights, threshold, support)
         return np.minimum(least[0], most(threshold, 1)), np.minimum(least[1], most(threshold, -1))
+
+    again = min(AGAIN * of.clusters, MOST_AGAIN)
 
     def most(threshold: float, sign: int) -> Floats:
         end, side = support[sign < 0], int(sign < 0)
@@ -72,7 +74,7 @@ def unseen_rows_test(of: Ratio, support: Support) -> MeanTest:
             mean = np.clip(threshold + part * far, *support)
             with np.errstate(all="ignore"):  # where there is nothing to lose NaN is as all of it
                 chance = rule_of_three.unseen_chance(of.weights, 0.0, (mean - threshold) / (mean - end))
-            product = chance * ratio.skewed_t(of, mean)[side] * (1 + AGAIN * (1 - chance))
+            product = chance * ratio.skewed_t(of, mean)[side] * (1 + again * (1 - chance))
             found = np.maximum(found, product)
         return found
 
