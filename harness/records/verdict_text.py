@@ -113,6 +113,8 @@ def _figures(about: ClaimSpec | None, told: Told) -> str:
     exact = {"lower": None, "upper": None} if told["method"] == "point" else {}  # which decide no digit
     figures = write_figures(about, {**told, **exact})
     interval = figures.estimate
+    if about and about.kind == "losses":
+        return f"{figures.estimand} {interval} {figures.bounds}"
     if about is None or about.kind != "difference":
         interval += "" if told["method"] == "point" else f" {figures.bounds}"
         return interval + _uncapped(about, told)

@@ -80,7 +80,7 @@ def test_rows_of_a_cluster_count_as_one() -> None:
 def test_its_claim_is_written() -> None:
     """The sentence says how much, on how many rows, and against whom."""
     assert GATE.claim() == "worse than base by more than 0.2 on at most 10% of rows"
-    assert "0.033 [0.006, 0.101], n=60" in judge([0.5, 0.21] + [0.0] * 58).why
+    assert "share of rows 0.033 [0.006, 0.101], n=60" in judge([0.5, 0.21] + [0.0] * 58).why
     told = "20 rows cannot prove on_at_most = 0.1, even if no row loses more; at least 29 are needed"
     assert find_unprovable_error(GATE, F1, [Sample(str(i)) for i in range(20)], ALPHA) == told
 
