@@ -229,7 +229,9 @@ class ClaimType:
             claims = '"min", "max", "max_failures", "any_of", or "versus" with "better_by", "worse_by_at_most" or'
             found.append(f'a gate makes one claim; give one: {claims} "on_at_most"')
         elif not self.counts and any(keys.startswith("versus ") for keys in said) != (gate.versus is not None):
-            found.append('"versus" needs "better_by", "worse_by_at_most" or "on_at_most"; these need "versus"')
+            found.append(
+                '"versus" needs "better_by" or "worse_by_at_most", or "on_at_most"; each of them needs "versus"'
+            )
         if any(not math.isfinite(b) for b in (gate.min, gate.max) if b is not None):
             found.append("a bound must be a finite number")
         if gate.cap is not None and not (gate.cap > 0 and math.isfinite(gate.cap)):
