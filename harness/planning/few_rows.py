@@ -13,12 +13,12 @@ FEW = 60  # rows, or clusters, from which on a score in a range of 2 proves a ma
 def describe_few_rows(case: GatePower) -> str:
     """Return what few rows of scores cannot prove against a baseline however good they are, and what could.
 
-    Empty for enough rows, for rows that an earlier run has seen to be 0 or 1, and where a margin has no such limit.
+    Empty for enough rows, for rows that an earlier run has seen to be 0 or 1, and where the margin is large enough.
     """
     gate, low, high = case.gate, *case.gate.row_range(case.metric)
     reach = min(high - low, math.inf if gate.cap is None else gate.cap)
     seen = case.past is not None and case.is_binary
-    if not gate.versus or gate.relative or case.count >= FEW or seen or not math.isfinite(reach):
+    if not gate.versus or gate.relative or case.metric.is_log or case.count >= FEW or seen or not math.isfinite(reach):
         return ""
     share, units = rule_of_three(case.count, case.alpha), "clusters" if case.clustered else "rows"
     least, margin = share * reach, abs(case.gate.kind.oriented(gate, case.metric)[1])
@@ -27,7 +27,7 @@ def describe_few_rows(case: GatePower) -> str:
         least = reach * (1 / (1 - share) - 1)
         what = f"if scores are not 0 or 1, {case.count} {units} prove no gain below about {least:.2g}"
     if margin >= least:
-        return what
+        return ""
     cap = math.floor(100 * margin / share) / 100
     ways = [f"cap = {cap:g}, where no row differs by more"] if 0 < margin < cap < reach else []
     rate = f"worse_by_more_than with on_at_most = {math.ceil(100 * share) / 100:g}, a claim about the share of rows"

@@ -46,8 +46,9 @@ def test_what_the_ways_out_promise_is_true() -> None:
         case(20, replace(GATE, versus=None, worse_by_at_most=None, min=0.8)),
         case(20, replace(GATE, worse_by_at_most="5%")),
         case(20, GATE, Metric("seconds", "lower", "mean")),
+        case(20, replace(GATE, worse_by_at_most=0.2)),
     ],
-    ids=["enough rows", "a number", "a share of the baseline", "no range"],
+    ids=["enough rows", "a number", "a share of the baseline", "no range", "a large margin"],
 )
 def test_nothing_is_told_where_it_is_not_so(made: GatePower) -> None:
     """Of many rows, of one model, and of what has no range."""
