@@ -36,8 +36,15 @@ MORE_SIZES = SIZES | {
 }
 
 
+MIXED_SIZES = {"tenth": "a tenth with 10 rows, the others with one", "lognormal": "lognormal(1, 1)"}
+
+
 def sizes_of(rng: np.random.Generator, kind: str, shape: tuple[int, int]) -> Floats:
-    """Return how many rows each cluster has, see `MORE_SIZES`."""
+    """Return how many rows each cluster has, see `MORE_SIZES` and `MIXED_SIZES`."""
+    if kind == "tenth":
+        return np.broadcast_to(np.repeat([1, 10], [shape[1] - shape[1] // 10, shape[1] // 10]), shape)
+    if kind == "lognormal":
+        return np.maximum(np.round(rng.lognormal(1, 1, shape)), 1).astype(int)
     if kind == "zipf":
         ranks = np.arange(1, shape[1] + 1)
         sizes = np.maximum(1, np.round(6 * shape[1] / (1 / ranks).sum() / ranks))

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.stats import binom
 from scipy.stats import t as student
 
-from bench import dependence_rates, draws, judge_rates, plan_rates
+from bench import dependence_rates, draws, judge_rates, plan_rates, power_rates
 from bench.draws import CHANGES, MORE_SIZES, NATS, SCORES, SIZES, TOKENS, Data
 from harness.stats import eprocess, mean_tests, multiple_testing, power, ratio, rule_of_three, shares, tango
 from harness.stats import hypothesis_tests as stats
@@ -469,7 +469,7 @@ def passes(wins: Floats, losses: Floats, n: int, margin: float, alpha: float) ->
     if margin:
         few = np.array([fewest(n, int(k), margin, alpha) for k in numbers])
     else:
-        few = shares.min_mcnemar_wins(numbers, alpha, mid=shares.is_midp_valid(n, alpha))
+        few = shares.min_mcnemar_wins(numbers, n, alpha)
     return np.asarray(wins >= few[inverse])
 
 
@@ -480,10 +480,11 @@ def exact_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
         for p in (0.5, 0.8, 0.95):
             sizes = binomial_sizes(n, p)
             yield f"| exact binomial | n = {n}, threshold {p} | {sizes[0]:.1f} | {sizes[1]:.1f} |\n"
-    for n in (50, 200, 1000):
+    for n in (20, 40, 50, 100, 200, 1000):
         for d in (0.05, 0.1, 0.2, 0.3):
             size = 100 * power.pairs_power(0.0, 0.0, d, n, ALPHA)
-            yield f"| McNemar, mid-p | n = {n}, discordance {d} | {size:.1f} | {size:.1f} |\n"
+            name = stats.mcnemar(0, 0, n, ALPHA).method
+            yield f"| {name} | n = {n}, discordance {d} | {size:.1f} | {size:.1f} |\n"
     yield "\n| Tango | false pass | false block | normal score instead | power, equal models | normal score's |\n"
     yield "|---|---|---|---|---|---|\n"
     for n in (50, 60, 100, 200, 1000):
@@ -561,9 +562,9 @@ def capped_means_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
 
 PAGES = {  # a file -> what writes its tables
     "statistics-rows.md": (exact_page, perplexity_page, flips_page, early_page),
-    "statistics-scores.md": (scores_page, estimand_page, combine_page),
+    "statistics-scores.md": (scores_page, power_rates.few_scores_page, estimand_page, combine_page),
     "statistics-shares.md": (shares_page,),
-    "statistics-pairs.md": (pairs_page,),
+    "statistics-pairs.md": (pairs_page, power_rates.mixed_clusters_page, power_rates.advice_page),
     "statistics-sizes.md": (unchanged_page, lost_page),
     "statistics-weights.md": (weights_page, looks_page),
     "statistics-dependence.md": (

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
-    pass
+    from argparse import _ArgumentGroup
 
 
 def gate(parser: ArgumentParser) -> None:
     """gate rows that another tool scored: lm_eval's files, a table"""
-    from harness.rows.records import COLUMNS
-
     parser.set_defaults(command=_gate, group="run")
     parser.epilog = """examples:
   harness gate runs/base runs/candidate --worse-by-at-most 0.02
@@ -36,6 +34,27 @@ def gate(parser: ArgumentParser) -> None:
     claim.add_argument(
         "--alpha", type=float, default=0.05, metavar="RISK", help="risk of passing a model at the limit (default: 0.05)"
     )
+    rows = add_rows_options(parser)
+    rows.add_argument(
+        "--slice", action="append", default=[], metavar="COLUMN", help="column of the slices; names the worst"
+    )
+    out = parser.add_argument_group("what to write and print")
+    out.add_argument(
+        "--out", type=Path, default=Path("reports"), metavar="FOLDER", help="folder for run folders (default: reports)"
+    )
+    out.add_argument("--junit-xml", type=Path, metavar="FILE", help="also write JUnit XML to FILE")
+    out.add_argument("--write-suite", type=Path, metavar="FILE", help="write the claim as a suite for harness run")
+    out.add_argument(
+        "--github",
+        action="store_true",
+        help="write GitHub annotations and a step summary (automatic in GitHub Actions)",
+    )
+
+
+def add_rows_options(parser: ArgumentParser) -> _ArgumentGroup:
+    """Add the options that say which rows are read and how, and what is accepted; return the first group."""
+    from harness.rows.records import COLUMNS
+
     rows = parser.add_argument_group("which rows to read, and how")
     rows.add_argument(
         "--metric", default="", metavar="TASK:NAME[,FILTER]", help="task and metric, if a run has several"
@@ -58,9 +77,6 @@ def gate(parser: ArgumentParser) -> None:
     rows.add_argument("--repeats", type=int, default=0, metavar="N", help="number of answers per row")
     shared = 'column whose rows are not independent; twice for two columns, "none" for no column'
     rows.add_argument("--cluster", action="append", metavar="COLUMN", help=shared)
-    rows.add_argument(
-        "--slice", action="append", default=[], metavar="COLUMN", help="column of the slices; names the worst"
-    )
     fair = parser.add_argument_group("what to accept")
     missing = (
         "rows without a score: refuse, or wrong: the worst value to prove the claim, the best to "
@@ -71,17 +87,7 @@ def gate(parser: ArgumentParser) -> None:
         "--allow", default="", metavar="NAMES", help="accept these differences: template,shots,…; identical"
     )
     fair.add_argument("--only-common", action="store_true", help="use only rows that are in both")
-    out = parser.add_argument_group("what to write and print")
-    out.add_argument(
-        "--out", type=Path, default=Path("reports"), metavar="FOLDER", help="folder for run folders (default: reports)"
-    )
-    out.add_argument("--junit-xml", type=Path, metavar="FILE", help="also write JUnit XML to FILE")
-    out.add_argument("--write-suite", type=Path, metavar="FILE", help="write the claim as a suite for harness run")
-    out.add_argument(
-        "--github",
-        action="store_true",
-        help="write GitHub annotations and a step summary (automatic in GitHub Actions)",
-    )
+    return rows
 
 
 HELP = {

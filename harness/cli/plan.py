@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from harness.cli.gate import add_rows_options
 from harness.cli.options import (
     add_candidate_option,
     add_override_option,
@@ -17,10 +18,14 @@ from harness.errors import ExitCode
 
 
 def plan(parser: ArgumentParser) -> None:
-    """forecast a run: what it can prove, and its time and memory"""
-    examples = ("harness plan suite.toml", "harness plan suite.toml --measure", "harness plan suite.toml --limit 200")
+    """forecast a run: what it can prove, and its time and memory; or what two files of scored rows can"""
+    examples = (
+        "harness plan suite.toml", "harness plan suite.toml --measure", "harness plan suite.toml --limit 200",
+        "harness plan base.csv candidate.csv --score correct",
+    )  # fmt: skip
     set_command(parser, _plan, *examples)
-    parser.add_argument("suite", type=Path, metavar="SUITE", help="the suite's .toml file")
+    parser.add_argument("suite", type=Path, metavar="SUITE", help="the suite's .toml file, or the base's scored rows")
+    parser.add_argument("other", nargs="?", metavar="CANDIDATE", help="the candidate's scored rows")
     parser.add_argument("--measure", action="store_true", help="train a few steps to measure time and memory")
     parser.add_argument("--rate", type=float, metavar="TOKENS", help="assume that training processes TOKENS per second")
     parser.add_argument("--limit", type=int, metavar="N", help="assume that every eval has only its first N rows")
@@ -35,9 +40,14 @@ def plan(parser: ArgumentParser) -> None:
     add_candidate_option(parser)
     add_plugin_option(parser)
     add_override_option(parser)
+    add_rows_options(parser)
 
 
 def _plan(args: Namespace) -> int:
+    if args.other is not None or args.base_score:
+        from harness.cli.plan_rows import plan_rows
+
+        return plan_rows(args)
     from harness.cli.terminal import Terminal
     from harness.pipeline.measurements import read_measurements as known_measurements
     from harness.pipeline.run import open_run

@@ -67,6 +67,7 @@ def _gates(forecast: Forecast, terminal: Terminal) -> None:
             size = f"n={one.rows:,}" + (f" in {one.clusters:,} clusters" if one.clusters else "")
             size += f", like {one.effective:,.0f} independent rows" if one.clusters and one.effective else ""
             details.append("; ".join([*([size] if one.rows else []), *one.assumed]))
+            details += [one.few] if one.few else []
             chance = unknown if one.power is None else _share(one.power)
             _entry(terminal, chance, f"{one.gate}: {one.claim}{note}", details)
         if joint := next((together[name] for name in names if name in together), None):

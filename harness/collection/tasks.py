@@ -52,9 +52,8 @@ def make_task(context: Context, sources: DatasetLoader, spec: Eval) -> Task | No
     if task.marks and not spec.cluster and samples:
         samples = cluster_by_prompt(samples)
     _tell_repeats(context, spec, samples or ())
-    if samples and spec.rows_at_most is not None and spec.rows_at_most < len(samples):
-        what = f"rows_at_most is {spec.rows_at_most}, but there are {len(samples)} rows already"
-        complain(f"{what}; give the largest number that there will ever be")
+    if samples and (what := find_rows_at_most_error(spec, len(samples))):
+        complain(what)
     try:
         made = task.capabilities.metrics_for
         given = {"folder": task.folder} if made and schema.has_parameter(made, "folder") else {}
@@ -147,6 +146,14 @@ def _check_eval(context: Context, spec: Eval) -> None:
         complain(f"limit is {spec.limit}; it must be 1 or more")
     if spec.rows_at_most is not None and spec.stop == "early":
         complain('rows_at_most and stop = "early" both spend the risk on interim analyses; remove one of them')
+
+
+def find_rows_at_most_error(spec: Eval, rows: int) -> str:
+    """Return that there are more rows than an evaluation declares for all of its looks, or nothing."""
+    if spec.rows_at_most is None or spec.rows_at_most >= rows:
+        return ""
+    what = f"rows_at_most is {spec.rows_at_most}, but there are {rows} rows already"
+    return f"{what}; give the largest number that there will ever be"
 
 
 def _check_thought(context: Context, spec: Eval, task: Task) -> None:

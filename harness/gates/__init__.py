@@ -5,5 +5,6 @@ from harness.gates.difference import Difference
 from harness.gates.failures import Failures
 from harness.gates.gate import KINDS
 from harness.gates.group import Group
+from harness.gates.loss_rate import LossRate
 
-KINDS += (Bound(), Failures(), Difference(), Group())
+KINDS += (Bound(), Failures(), Difference(), LossRate(), Group())

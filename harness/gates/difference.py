@@ -43,7 +43,7 @@ class Difference(ClaimType):
             found.append(f"{key} is {size:g}; for a perplexity that means {size:.0%}; {what}")
         elif share and shrinks and size >= 1:
             found.append(f"{key} is {size:.0%}, which would leave a {metric.name} of 0 or less; lower it")
-        if gate.cap is None or not gate.cap > 0 or metric.is_share or metric.combine:
+        if gate.cap is None or not gate.cap > 0 or metric.combine:
             return found
         unit = abs(self.oriented(gate, metric)[1])
         if gate.relative and not metric.is_log:
@@ -88,4 +88,4 @@ class Difference(ClaimType):
             return None
         even = f"even if {gate.versus} is worse on every row"
         alike = f"where {gate.versus} is worse on every row"
-        return BestCase(f"better_by = {gate.better_by:g}", (1 + gate.margin) / 2, even, alike, mid_p=not gate.margin)
+        return BestCase(f"better_by = {gate.better_by:g}", (1 + gate.margin) / 2, even, alike)

@@ -36,14 +36,12 @@ class BestCase(NamedTuple):
     """A claim as its key says it, the chance that one row looks perfect although it is just wrong, and what perfect is.
 
     `alike` says the latter of clusters: where some of their rows are imperfect they may prove more than where none is.
-    It may be shown by a mid-p, which is lenient.
     """
 
     claim: str
     chance: float
     perfect: str
     alike: str = "where all rows are perfect"
-    mid_p: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,8 @@ class Gate:
     versus: str | None = None
     better_by: float | str | None = None
     worse_by_at_most: float | str | None = None
+    worse_by_more_than: float | None = None
+    on_at_most: float | None = None
     any_of: list[str] = field(default_factory=list)
     severity: Literal["block", "warn"] = "block"
     alpha: float | None = None
@@ -137,7 +137,7 @@ class Gate:
         """Return the claim as data, about a metric, or about none where there is none."""
         return replace(
             self.kind.claim_spec(self, metric),
-            scale=metric.scale if metric else None,
+            scale=self.kind.restate(self, metric)[1].scale if metric else None,
             slices=tuple((column, value) for column, _, value in (s.partition("=") for s in self.slices)),
             min_n=self.min_n if self.slice else 0,
             alike=self.estimand == "clusters",
@@ -158,6 +158,7 @@ class Gate:
 
         It holds of counts, of labels, and of a mean whose rows have a declared range or a cap.
         """
+        metric = self.kind.restate(self, metric)[1]
         own = self.kind.counts or self.kind.has_test or metric.is_count or metric.is_agreement or metric.labelled
         known = not metric.combine and (self.cap is not None or all(map(math.isfinite, self.row_range(metric))))
         return "exact" if own or known else "approximate"
@@ -225,10 +226,12 @@ class ClaimType:
             found.append(f'metric is "{gate.metric}"; write EVAL.METRIC, for instance "qa.exact_match"')
         said = {keys for kind in KINDS for keys in kind.keys if _is_said(gate, keys.split()[-1])}
         if len(said) != 1:
-            claims = '"min", "max", "max_failures", "any_of", or "versus" with "better_by" or "worse_by_at_most"'
-            found.append(f"a gate makes one claim; give one: {claims}")
+            claims = '"min", "max", "max_failures", "any_of", or "versus" with "better_by", "worse_by_at_most" or'
+            found.append(f'a gate makes one claim; give one: {claims} "on_at_most"')
         elif not self.counts and any(keys.startswith("versus ") for keys in said) != (gate.versus is not None):
-            found.append('"versus" needs "better_by" or "worse_by_at_most"')
+            found.append(
+                '"versus" needs "better_by" or "worse_by_at_most", or "on_at_most"; each of them needs "versus"'
+            )
         if any(not math.isfinite(b) for b in (gate.min, gate.max) if b is not None):
             found.append("a bound must be a finite number")
         if gate.cap is not None and not (gate.cap > 0 and math.isfinite(gate.cap)):
@@ -259,7 +262,7 @@ class ClaimType:
         if gate.cap is not None and (metric.combine or metric.is_count or metric.is_agreement):
             made = "computed from all rows at once" if metric.combine else f"a {metric.scale}"
             found.append(f'cap: {name} is {made}, not a mean over rows; remove "cap"')
-        elif gate.cap is not None and metric.is_share:
+        elif gate.cap is not None and metric.is_share and not gate.versus:
             found.append(f'cap: {name} is a proportion, so its range is known; remove "cap"')
         if gate.decide == "point" and not metric.is_count:
             made = "made of" if metric.combine else f"a {metric.scale} of"
@@ -275,6 +278,16 @@ class ClaimType:
     def claim_spec(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
         """Return the claim as data, without which rows it is about."""
         raise NotImplementedError
+
+    def restate(self, gate: Gate, metric: Metric) -> tuple[Gate, Metric]:
+        """Return the claim as it is tested, and about which metric, where that is another one of the same rows."""
+        return gate, metric
+
+    def score_rows(
+        self, gate: Gate, metric: Metric, ours: Sequence[Score], theirs: Sequence[Score] | None
+    ) -> tuple[Sequence[Score], Sequence[Score] | None]:
+        """Return the rows of candidate and baseline as the restated claim is about them."""
+        return ours, theirs
 
     def oriented(self, gate: Gate, metric: Metric) -> Oriented:
         """Return sign, margin and factor: the claim is that sign · (candidate - factor · baseline) is above the margin.

@@ -23,7 +23,7 @@ class Group(ClaimType):
     keys = ("any_of",)
 
     def find_mistakes(self, gate: Gate) -> list[str]:
-        own = ("metric", "min", "max", "max_failures", "versus", "better_by", "worse_by_at_most", "slice")
+        own = ("metric", "min", "max", "max_failures", "versus", "better_by", "worse_by_at_most", "on_at_most", "slice")
         more = ("decide", "clean_only", "estimand", "cap", "range", "allow_approximate", "cut_at_most")
         stray = [[key for key in keys if getattr(gate, key) != getattr(Gate, key)] for keys in (own, more)]
         told = (*stray[0][:1], *stray[1])

@@ -182,4 +182,6 @@ def make_hypothesis(case: GateInput, rows: Sequence[Sample]) -> Hypothesis:
     """Return the claim of a gate about some of its rows."""
     theirs = [case.baseline[s.id] for s in rows] if case.baseline is not None else None
     labels = cluster_labels(rows, questions=bool(case.repeated.get("rows")))
-    return Hypothesis(case, [case.candidate[s.id] for s in rows], theirs, labels)
+    gate, metric = case.gate.kind.restate(case.gate, case.metric)
+    scored = case.gate.kind.score_rows(case.gate, case.metric, [case.candidate[s.id] for s in rows], theirs)
+    return Hypothesis(replace(case, gate=gate, metric=metric), *scored, labels)

@@ -92,7 +92,7 @@ def _test_of_rows(h: Hypothesis) -> hypothesis_tests.Test:
         if len(set(weights)) > 1:
             raise ValueError("rows have different weights, but a test that may stop early needs equal weights")
         return EProcess(h.margin, h.alpha, h.support, clustered=h.clusters is not None).update(values)
-    plain = h.units[2] is None and h.factor == 1 and len(set(weights)) == 1
+    plain = h.units[2] is None and h.factor == 1 and len(set(weights)) == 1 and h.gate.cap is None
     if plain and _zeros_and_ones(h):
         return _binary(h)
     low, high = min(values), max(values)
@@ -107,9 +107,8 @@ def _test_of_rows(h: Hypothesis) -> hypothesis_tests.Test:
         )
     crossed = len(h.tested_in) > 1
     if h.theirs is not None and h.margin == 0 and h.factor == 1 and len(set(weights)) == 1 and not crossed:
-        ours, theirs, clusters = h.units
-        cand, base = ([h.sign * s.values[h.metric.name] for s in rows] for rows in (ours, theirs or ()))
-        return hypothesis_tests.sign_flip(cand, base, clusters, h.alpha, support=h.support)
+        equal = [0.0] * len(values)
+        return hypothesis_tests.sign_flip(values, equal, h.units[2], h.alpha, support=h.support)
     test = _test_of_mean(h, values, weights)
     if h.factor == 1 or h.support is None or test.method == "t":
         return test

@@ -11,7 +11,6 @@ from harness.gates.gate import Gate
 from harness.records.claim_spec import FEW_CLUSTERS
 from harness.records.metrics import Metric
 from harness.records.samples import Sample
-from harness.stats.shares import LENIENT
 
 Sizes = Mapping[str, tuple[int, int]]  # of every slice: rows, and what is independent among them, rows or clusters
 
@@ -81,7 +80,7 @@ def _slice_error(gate: Gate, metric: Metric, rows: int, units: int, alpha: float
         return ""
     if best.chance >= 1:
         return f"no number of rows can prove {best.claim}{f', {best.perfect}' if gate.versus else ''}"
-    needed = min_rows(best.chance, alpha * (LENIENT if best.mid_p and units == rows else 1.0))
+    needed = min_rows(best.chance, alpha)
     if units >= needed:
         return ""
     if units < rows:

@@ -95,4 +95,5 @@ def add_slice_notes(
 
 def _needed(verdict: Verdict, *, such: bool = False) -> Note:
     told = {"rows": verdict.rows_needed, "range": verdict.rows_range, "such": such, "close": CLOSE, "n": verdict.n}
-    return Note("needed", told)
+    likely = Outcome.PASS if (verdict.p_pass or 0.0) < (verdict.p_fail or 0.0) else Outcome.FAIL
+    return Note("needed", {**told, "likely": str(likely)})

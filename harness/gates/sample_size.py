@@ -8,6 +8,7 @@ from functools import partial
 from statistics import NormalDist
 
 from harness.gates import min_rows
+from harness.gates.paired_rows_needed import predict_rows_range
 from harness.stats.arrays import special
 from harness.stats.hypothesis_tests import T_METHODS, Test
 from harness.stats.power import MOST_ROWS, POWER, pairs_power, search_rows, share_power
@@ -34,7 +35,7 @@ def estimate_sample_size(
 
     From the power of the exact tests, else from the standard error that the bounds imply, growing with rows and with
     clusters alike; never fewer than the exact tests need at all. `discordance` is the share of rows that differ, of
-    paired 0/1 rows.
+    paired 0/1 rows, whose range is that of `predict_rows_range`.
     """
     distance = test.estimate - threshold
     width = test.estimate - test.lower if distance > 0 else test.upper - test.estimate
@@ -50,6 +51,10 @@ def estimate_sample_size(
     rows = case.rows(test.estimate)
     if rows > far:
         return SampleSize(rows)
+    if case.is_paired:
+        wins, losses = (round(test.n * (case.discordance + side * test.estimate) / 2) for side in (1, -1))
+        low, high = predict_rows_range(wins, losses, test.n, threshold, case.sign, alpha, far)
+        return SampleSize(rows, math.ceil(low), math.ceil(high) if math.isfinite(high) else None)
     reach = case.sign * NormalDist().inv_cdf((1 + MIDDLE) / 2) * case.error
     near = test.estimate - reach
     most = case.rows(near) if case.sign * (near - threshold) > 0 else far + 1
@@ -74,8 +79,7 @@ class _Estimated:
         needed = test.n * ((z.inv_cdf(1 - self.alpha) + z.inv_cdf(POWER)) * self.error / distance) ** 2
         found = math.ceil(min(needed, MOST_ROWS))
         if found <= 2 * CLOSE * test.n:
-            powers = {"exact binomial": self.binomial, "McNemar exact": self.mcnemar, "McNemar mid-p": self.mcnemar}
-            exact = powers.get(test.method)
+            exact = self.pairs if self.is_paired else self.binomial if test.method == "exact binomial" else None
             found = search_rows(partial(exact, truth), start=found) or found if exact else max(found, self.fewest)
         return max(found, test.n + 1 if min(test.p_pass, test.p_fail) > self.alpha else 1)
 
@@ -83,9 +87,15 @@ class _Estimated:
         p, p0 = (x if self.sign > 0 else 1 - x for x in (min(max(truth, 0.0), 1.0), self.threshold))
         return share_power(p, p0, int(rows), self.alpha)
 
-    def mcnemar(self, truth: float, rows: float) -> float:
-        difference = min(abs(truth), 1.0)
-        return pairs_power(difference, 0.0, max(self.discordance, difference), int(rows), self.alpha)
+    @property
+    def is_paired(self) -> bool:
+        """Whether it compares two shares on independent rows some of which differ."""
+        return self.test.method.startswith(("McNemar", "Tango")) and self.discordance > 0
+
+    def pairs(self, truth: float, rows: float) -> float:
+        difference, discordance = self.sign * truth, min(max(self.discordance, abs(truth)), 1.0)
+        difference = min(max(difference, -discordance), discordance)
+        return pairs_power(difference, -self.sign * self.threshold, discordance, int(rows), self.alpha)
 
     @property
     def fewest(self) -> int:

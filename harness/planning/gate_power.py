@@ -12,10 +12,13 @@ from harness.gates.clusterings import coarsest_cluster_of_rows
 from harness.gates.gate import Gate
 from harness.gates.min_rows import find_unprovable_error
 from harness.pipeline.ledger import AttemptNumber
-from harness.planning.history import FEWEST, History, run_name
+from harness.planning.few_rows import describe_few_rows
+from harness.planning.history import FEWEST, History, PastRows, run_name
 from harness.planning.power import GatePower
 from harness.records import verdict_text
+from harness.records.metrics import Metric
 from harness.records.run import Run
+from harness.records.samples import Score
 from harness.records.verdicts import Verdict
 from harness.stats import power
 from harness.stats.hypothesis_tests import attempt_alpha
@@ -48,6 +51,7 @@ class Odds:
     proves: str = ""
     needed: int | None = None
     missing: str = ""
+    few: str = ""  # what so few rows of scores cannot prove, and the ways out
     warning: str = ""
     group: str = ""
 
@@ -101,13 +105,16 @@ def _asked(
     if not (large := {name: rows for name, rows in parts.items() if gate.slice is None or len(rows) >= gate.min_n}):
         what = f"no slice has min_n = {gate.min_n} rows, so the gate cannot pass"
         return GateOdds(gate, replace(blank, kind="alarm", rows=sum(map(len, parts.values())), missing=what, power=0.0))
+    restated, metric = gate.kind.restate(gate, metric)
     past, verdict = history.past_rows(gate, candidate), history.verdict(gate, candidate)
+    if past and restated is not gate:
+        past = _score_past(gate, task.metrics[gate.metric_name], past)
     then = gate.rows_by_slice(past.samples) if past else {}
     clusters, cases = tuple(coarsest_cluster_of_rows(every)), list[GatePower]()
     for name, rows in large.items():
         chosen = None if len(rows) == len(every) else tuple(number[s.id] for s in rows)
         own = replace(past, samples=then[name]) if past and len(then.get(name, ())) >= FEWEST else None
-        cases.append(GatePower(gate, metric, clusters, chosen, alpha, own, verdict if len(parts) == 1 else None))
+        cases.append(GatePower(restated, metric, clusters, chosen, alpha, own, verdict if len(parts) == 1 else None))
     worst = min(cases, key=lambda c: -1.0 if c.chance is None else c.chance)
     odds = _told(worst, blank, bool(history.runs))
     if len(cases) > 1:
@@ -115,9 +122,23 @@ def _asked(
         note = f"{len(cases)} slices must all pass; the smallest is {list(large)[cases.index(worst)]}"
         whole = math.prod(known) if len(known) == len(cases) else None
         odds = replace(odds, power=whole, assumed=(note, *odds.assumed))
-    if not find_unprovable_error(gate, metric, samples, gate_alpha(gate, collection.suite)):  # else told at collection
-        odds = replace(odds, warning=find_unprovable_error(gate, metric, samples, alpha) or _doubt(odds))
+    if not find_unprovable_error(
+        gate, task.metrics[gate.metric_name], samples, gate_alpha(gate, collection.suite)
+    ):  # else told at collection
+        odds = replace(
+            odds, warning=find_unprovable_error(gate, task.metrics[gate.metric_name], samples, alpha) or _doubt(odds)
+        )
     return GateOdds(gate, odds, tuple(cases))
+
+
+def _score_past(gate: Gate, metric: Metric, past: PastRows) -> PastRows:
+    """Return the rows of an earlier run as a restated claim is about them, each counting once."""
+    if past.theirs is None:
+        return past
+    ids, sides = [s.id for s in past.samples], [past.ours, past.theirs]
+    ours, theirs = ([Score(i, {metric.name: side[i][0]}, side[i][1]) for i in ids] for side in sides)
+    scored, _ = gate.kind.score_rows(gate, metric, ours, theirs)
+    return replace(past, ours={s.id: (s.values[metric.name], s.weight) for s in scored}, theirs=None)
 
 
 def _risk(
@@ -138,7 +159,7 @@ def _risk(
 
 def _told(case: GatePower, blank: Odds, known: bool) -> Odds:
     """Return how likely a case is to be proven, and what could be; earlier runs may be `known` that do not tell."""
-    blank = replace(blank, rows=case.n, clusters=case.count if case.clustered else None)
+    blank = replace(blank, rows=case.n, clusters=case.count if case.clustered else None, few=describe_few_rows(case))
     if case.chance is None:
         why = f": no earlier run here evaluated it on {FEWEST} rows" if known else " before a first run"
         return replace(blank, missing=f"the variance of {case.metric.name} is unknown{why}")

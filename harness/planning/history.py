@@ -26,10 +26,10 @@ FEWEST = 30  # rows of an earlier run from which on it says more than the defaul
 class PastRows:
     """The rows of an earlier run that a question was put to: as samples, and value and weight by id, of both sides.
 
-    Rows of weight 0 are none of them.
+    Rows of weight 0 are none of them. Without a run they are rows at hand.
     """
 
-    run: Run
+    run: Run | None
     samples: Sequence[Sample]
     ours: Mapping[str, tuple[float, float]]
     theirs: Mapping[str, tuple[float, float]] | None

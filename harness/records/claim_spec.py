@@ -20,7 +20,7 @@ class ClaimSpec(Scaled):
     baseline if `relative`, as it always is of a perplexity. `slices` are pairs of column and value, "*" for each value.
     """
 
-    kind: Literal["bound", "difference", "failures", "group"]
+    kind: Literal["bound", "difference", "failures", "losses", "group"]
     sign: Literal[1, -1] = 1
     threshold: float = 0.0
     relative: bool = False

@@ -113,7 +113,8 @@ def write_figures(about: ClaimSpec | None, told: Mapping[str, Any], *, unit: str
         digits, both = _count_digits(numbers, numbers[:1]), [both[0], None]
         texts = _write_all(numbers, digits, unit, sign)
         values = _write_all(both, digits, unit)
-        return _figures([*texts, *values], _points(numbers, digits, sign), "", rest)
+        named = "share of rows" if about and about.kind == "losses" else ""
+        return _figures([*texts, *values], _points(numbers, digits, sign), named, rest)
     digits, named = _count_digits(numbers, both), _name_estimate(about, told)
     if not named and None not in (*both, numbers[0]):
         size, digits = (_unit(both)[0], 1) if unit == "bytes" else (1, digits)

@@ -113,6 +113,8 @@ def _figures(about: ClaimSpec | None, told: Told) -> str:
     exact = {"lower": None, "upper": None} if told["method"] == "point" else {}  # which decide no digit
     figures = write_figures(about, {**told, **exact})
     interval = figures.estimate
+    if about and about.kind == "losses":
+        return f"{figures.estimand} {interval} {figures.bounds}"
     if about is None or about.kind != "difference":
         interval += "" if told["method"] == "point" else f" {figures.bounds}"
         return interval + _uncapped(about, told)
@@ -155,8 +157,9 @@ def _needed(_: ClaimSpec | None, told: Told) -> str:
     least, most = told["range"]
     unit = "such rows" if told["such"] else "rows"
     if most is None:
-        return f"at least {_rounded_up(least)} {unit} would be needed"
-    return f"about {' to '.join(dict.fromkeys([_rounded_up(least), _rounded_up(most)]))} {unit} would decide it"
+        return f"at least {_rounded_up(least)} {unit} would be needed, probably to {told['likely']}"
+    rows = " to ".join(dict.fromkeys([_rounded_up(least), _rounded_up(most)]))
+    return f"about {rows} {unit} would decide it, probably as {told['likely']}"
 
 
 def _approximate(_: ClaimSpec | None, told: Told) -> str:

@@ -37,7 +37,7 @@ def suggest_next_step(run: Run, folder: Path) -> NextStep | None:
         return NextStep(f'Read why "{v.gate}" could not be decided.', _command("show", str(shown)))
     if v.outcome is Outcome.INCONCLUSIVE and (rows := verdict_text.format_sample_size(v)):
         where = f" of {v.driver}" if v.slices else ""
-        return NextStep(f'Add rows{where}: {rows} for "{v.gate}".', "")
+        return NextStep(f'Add rows{where} for "{v.gate}": {rows}.', "")
     if v.lost_count:
         what = f'Read the {count_noun(v.lost_count, "row")} that "{v.gate}" lost.'
         return NextStep(what, _command("show", str(shown), "--flips"))

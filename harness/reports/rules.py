@@ -17,8 +17,9 @@ from harness.reports.report_json import read_run
 from harness.schema import format_toml
 
 LOCK = "suite.lock.json"
-MORE, LESS = ("min", "better_by"), ("max", "worse_by_at_most", "max_failures", "alpha", "cut_at_most")
-LIMITS = ("min", "max", "better_by", "worse_by_at_most", "max_failures")
+SIZES = ("worse_by_at_most", "worse_by_more_than", "on_at_most", "max_failures")  # of what a gate allows
+MORE, LESS = ("min", "better_by"), ("max", *SIZES, "alpha", "cut_at_most")
+LIMITS = ("min", "max", "better_by", *SIZES)
 DERIVED = ("id", "claim", "blocking", "candidates", "group", "among")  # from the other keys of a gate
 # of a lock: what names, dates or repeats, and what a comparison tells by itself
 LABELS: tuple[str, ...] = ("recorded", "format", "gates", "subjects", "packages", "suite.name", "suite.file")

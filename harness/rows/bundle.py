@@ -25,6 +25,7 @@ from harness.data.pypi import hash_download
 from harness.errors import ExitCode
 from harness.files import open_file, write_text
 from harness.gates.gate import Gate
+from harness.pipeline.ledger import AttemptNumber
 from harness.records.verdicts import Outcome
 from harness.release import policy_checks
 from harness.release.lock_reader import LockedSuite
@@ -38,7 +39,7 @@ from harness.suite.tables import Eval, ScoredRows, Suite, SuiteTable
 from harness.texts.escaping import printable
 from harness.version import __version__
 
-FORMAT, FOLDER = "rows 1", "gate"
+FORMAT, FOLDER = "rows 2", "gate"
 SUITE, ITEMS, VERDICTS, MANIFEST = "suite.json", "items.jsonl", "verdicts.json", "manifest.json"
 WAIVER = "waiver"  # of a verdict, which lies beside the suite and comes out of no row
 BINDINGS = ("none", "named", "claimed")  # what rows tell of what answered, each more than the one before
@@ -66,7 +67,7 @@ def write_bundle(found: JudgedRows, folder: Path) -> None:
     manifest = {
         "format": FORMAT, "path": str(suite.path), "digest": suite.digest,
         "started": found.started.isoformat(timespec="seconds"), "harness": __version__,
-        "attempts": {e: standing.number for (_, e), standing in found.standings.items()},
+        "attempts": {e: [standing.number, *standing.stages] for (_, e), standing in found.standings.items()},
         "runs": [{k: v for k, v in run.items() if k != "rows"} for run in runs],  # these have a file of their own
         "files": {name: hash_download(folder / name) for name in (SUITE, ITEMS, VERDICTS)},
     }  # fmt: skip
@@ -104,7 +105,8 @@ def _verified(folder: Path, args: Namespace, policy: Policy | None) -> dict[str,
     verdicts = read_json(raw[VERDICTS])
     if args.recompute or args.sources or policy:
         suite, runs = _kept(raw, manifest)
-        again = judge_rows(suite, runs=runs, attempts=manifest["attempts"])
+        attempts = {e: AttemptNumber(number, tuple(stages)) for e, (number, *stages) in manifest["attempts"].items()}
+        again = judge_rows(suite, runs=runs, attempts=attempts)
         for one, other in zip(verdicts, json.loads(dumps([asdict(v) for v in again.verdicts])), strict=True):
             if odd := [key for key in one if key != WAIVER and not _alike(one[key], other[key])]:
                 raise ValueError(f'gate "{one["gate"]}": its rows give another {odd[0]}')

@@ -17,6 +17,7 @@ from harness.artifacts.digests import digest_value
 from harness.collection.collect import check_gates
 from harness.collection.collection import Collection, Item, Task
 from harness.collection.context import Context
+from harness.collection.tasks import find_rows_at_most_error
 from harness.errors import UsageError
 from harness.evaluation.evaluate import metrics_by_slice
 from harness.gates.gate import Gate
@@ -113,7 +114,7 @@ def _without_garbage() -> Iterator[None]:
 @_without_garbage()
 def judge_rows(
     suite: Suite, plugins: Plugins | None = None, waivers: Sequence[Waiver] = (), runs: Runs | None = None,
-    attempts: Mapping[str, int] | None = None,
+    attempts: Mapping[str, AttemptNumber] | None = None,
 ) -> JudgedRows:  # fmt: skip
     """Judge the gates of a suite on its rows, or on `runs` of which it was told before which attempts they are.
 
@@ -134,6 +135,9 @@ def judge_rows(
     each = [(spec, found.measured[spec.name]) for spec in suite.evals]
     tasks = {spec.name: RowsTask(spec, evaluator, {m.metric.name: m.metric}, m.samples) for spec, m in each}
     check_gates(context, tasks)
+    for spec, one in each:
+        for what in _looks_mistakes(suite, spec, len(one.samples)):
+            context.mistakes.add(spec.where, what)
     context.mistakes.raise_errors()
     items = tuple(Item(suite.path.name, side, name) for side in (*sides, *ours) for name in tasks)
     collection = Collection(suite, found.plugins, tasks, sides, ours, items)
@@ -142,8 +146,8 @@ def judge_rows(
     adjudicator = RowsAdjudicator(collection, found.waivers, found.started.date(), lacking, ledger)
     for name, one in found.measured.items():
         adjudicator.results |= {(side, name): result for side, result in one.results.items()}
-    for name, number in (attempts or {}).items():
-        adjudicator.standings |= {(side, name): AttemptNumber(number, ()) for side in suite.rows}
+    for name, standing in (attempts or {}).items():
+        adjudicator.standings |= {(side, name): standing for side in suite.rows}
     for item in items:
         verdicts = tuple(_conditioned(v, found.measured) for v in adjudicator.on_evaluation_end(item))
         found.verdicts += verdicts
@@ -221,10 +225,19 @@ def _check_evals(context: Context) -> None:
         context.find_plugin("evaluator", "rows", spec.options, spec.where)
         if spec.use != "rows":
             context.mistakes.add(spec.where, f'use is "{spec.use}", which runs a model; with [rows] it must be "rows"')
-        plain = Eval(spec.name, spec.use, spec.where, cluster=spec.cluster, slices=spec.slices, options=spec.options)
+        plain = Eval(spec.name, spec.use, spec.where, cluster=spec.cluster, slices=spec.slices, options=spec.options,
+                     rows_at_most=spec.rows_at_most)  # fmt: skip
         for key in (f.name for f in fields(Eval) if getattr(spec, f.name) != getattr(plain, f.name)):
             context.mistakes.add(spec.where, f'"{key}" is for rows that a model answers; remove it')
     context.mistakes.raise_errors()
+
+
+def _looks_mistakes(suite: Suite, spec: Eval, rows: int) -> Iterator[str]:
+    """Yield why looks at more and more rows cannot share one risk, where an evaluation declares how many there are."""
+    if what := find_rows_at_most_error(spec, rows):
+        yield what
+    if spec.rows_at_most is not None and "candidate" in suite.rows and not suite.rows["candidate"].weights:
+        yield 'rows_at_most is for looks at one model; name its weights = "sha256:…" in [rows.candidate]'
 
 
 def _conditioned(verdict: Verdict, measured: Mapping[str, MeasuredRows]) -> Verdict:

@@ -42,8 +42,8 @@ def cluster_t(
     must agree, the weaker one counts: the t corrected for skewness or, in clusters, for rows from 0 to 1 and for
     differences of 0/1 rows, Wilson's and Tango's scores on the effective number of rows; and the bootstrap-t of whole
     clusters or, where these are very uneven or alpha is under `ratio.FINEST`, `ratio.guarded_t`. Of independent rows in
-    a known range, a disaster that none of n rows showed is allowed for, too (the rule of three), and the Bayesian
-    bootstrap with a worst row may prove what these cannot. Where nothing varies only the rule of three is left.
+    a known range, a disaster that none of n rows showed is allowed for, too, and the Bayesian bootstrap with a worst
+    row may prove what these cannot. Where nothing varies only the rule of three is left.
     """
     v, w = as_rows(values, weights, support)
     groups, count = as_groups(clusters, len(v))
@@ -59,9 +59,9 @@ def cluster_t(
     else:
         kind = classify_rows(v, w, support, clustered=clusters is not None)
         tests = mean_tests.select_tests(of, kind, alpha, discordance=(v * v).mean(), support=support, near=threshold)
-        parts = [(*test.bounds(alpha), *to_floats(test.p(threshold))) for test in tests]
         if support and clusters is None:
-            parts.append(equal_values_test(mean, weight, threshold, alpha, support))
+            tests.append(mean_tests.unseen_rows_test(of, support))
+        parts = [(*test.bounds(alpha), *to_floats(test.p(threshold))) for test in tests]
     judged = combine_weakest(parts, support)
     if support and of and of.varies() and mean_tests.has_worst_row(of, alpha, independent=clusters is None):
         worst = mean_tests.worst_row_test(

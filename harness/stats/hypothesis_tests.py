@@ -44,7 +44,7 @@ __all__ = (
     "tango",
     "wilson",
 )  # fmt: skip
-VERSION = 1  # raised whenever the same rows come to other numbers
+VERSION = 2  # raised whenever the same rows come to other numbers
 T_METHODS = (
     "t", "cluster t", "crossed t", "ratio estimator", "cluster bootstrap", "crossed bootstrap", "sign flips",
 )  # fmt: skip

@@ -8,13 +8,15 @@ from functools import partial
 from typing import Any, Literal
 
 from harness.stats import ratio, rule_of_three
-from harness.stats.arrays import Floats, np
+from harness.stats.arrays import Floats, np, optimize
 from harness.stats.ratio import Ratio
 from harness.stats.rule_of_three import Support
 
 Kind = Literal["share", "pairs", "score", "ratio"]
 P = tuple[Floats, Floats]
 SILENT = 0.8  # times alpha: the share of resamples without a cluster that varies, above which they say nothing
+FAR, MEANS = 3.0, 16  # standard errors beyond the estimate up to which means of `unseen_rows_test` go, and how many
+AGAIN, MOST_AGAIN = 0.003, 0.5  # of its p-value a row more, at most, for rows that showed a disaster; by simulation
 RESAMPLED_CLUSTERS = 500  # above this the bootstrap adds nothing to the closed form
 
 
@@ -46,7 +48,47 @@ def select_tests(
         first = MeanTest(lambda t: ratio.pairs_t(of, t, discordance), lambda a: ratio.pairs_bounds(of, a, discordance))
     else:
         first = MeanTest(partial(ratio.skewed_t, of), partial(ratio.skewed_bounds, of))
-    return [first, *_beside(of, alpha, support, near)]
+    variance = discordance - of.estimate**2 if kind == "pairs" else None
+    return [first, *_beside(of, alpha, support, near, variance)]
+
+
+def unseen_rows_test(of: Ratio, support: Support) -> MeanTest:
+    """Return what independent rows prove where a disaster may be in the population that none of them showed.
+
+    If a share of the worst possible value brings the mean down from m to the threshold, rows without it come with a
+    chance `unseen_chance`, and with so high a mean with the p-value of `skewed_t` against m. The p-value is the largest
+    product over m, with AGAIN for rows that did show a disaster and pass; it is at most that of the estimate as m.
+    """
+
+    def p(threshold: float) -> P:
+        least = rule_of_three.unseen_p(of.estimate, of.weights, threshold, support)
+        return np.minimum(least[0], most(threshold, 1)), np.minimum(least[1], most(threshold, -1))
+
+    again = min(AGAIN * of.clusters, MOST_AGAIN)
+
+    def most(threshold: float, sign: int) -> Floats:
+        end, side = support[sign < 0], int(sign < 0)
+        far = sign * np.maximum(sign * (of.estimate + sign * FAR * of.error - threshold), 0.0)
+        found = np.zeros(of.estimate.shape)
+        for part in np.linspace(0, 1, MEANS):
+            mean = np.clip(threshold + part * far, *support)
+            with np.errstate(all="ignore"):  # where there is nothing to lose NaN is as all of it
+                chance = rule_of_three.unseen_chance(of.weights, 0.0, (mean - threshold) / (mean - end))
+            product = chance * ratio.skewed_t(of, mean)[side] * (1 + again * (1 - chance))
+            found = np.maximum(found, product)
+        return found
+
+    def bound(alpha: float, sign: int) -> float:
+        end, estimate = support[sign < 0], float(of.estimate)
+
+        def above(threshold: float) -> float:
+            return float(p(threshold)[int(sign < 0)]) - alpha
+
+        if above(end) > 0 or above(estimate) <= 0:
+            return end if above(end) > 0 else estimate
+        return float(optimize.brentq(above, end, estimate, xtol=1e-12))
+
+    return MeanTest(p, lambda alpha: (bound(alpha, 1), bound(alpha, -1)))
 
 
 def has_worst_row(of: Ratio, alpha: float, *, independent: bool) -> bool:
@@ -83,18 +125,19 @@ def _median(of: Ratio) -> tuple[Floats, Floats]:
     return np.asarray(np.median(value, -1)), np.asarray(value)
 
 
-def _guarded(of: Ratio, least: Any, steep: Any, *, large: bool = False) -> MeanTest:
-    given: dict[str, Any] = {"least": least, "steep": steep, "large": large}
+def _guarded(of: Ratio, least: Any, steep: Any, *, alike: Any = None) -> MeanTest:
+    given: dict[str, Any] = {"least": least, "steep": steep, "alike": alike}
     return MeanTest(lambda t: ratio.guarded_t(of, t, **given), lambda a: ratio.guarded_bounds(of, a, **given))
 
 
-def _beside(of: Ratio, alpha: float, support: Support, near: float | None) -> list[MeanTest]:
+def _beside(of: Ratio, alpha: float, support: Support, near: float | None, variance: Floats | None) -> list[MeanTest]:
     """Return the tests that must agree: whole clusters resampled, or a guarded t where these say nothing.
 
     They do not where clusters are very uneven, where alpha is small, and where so few vary, or such small ones, that
     many resamples hold none of these; then nothing is proven that what was not seen would not allow. Clusters of other
     sizes are guarded beside their resamples, the more the more uneven they are, and the more their size tells of their
-    mean: sizes are drawn as well, and the worst that was seen may happen to one as large as that of a random row.
+    mean: sizes are drawn as well, and the worst that was seen may happen to one as large as that of a random row. Where
+    the `variance` of rows is known, the guard is the weaker the less alike the rows of a cluster are.
     """
     rough = np.broadcast_to(1 - ratio.effective_clusters(of.weights) / of.clusters, of.estimate.shape)
     unequal, uneven = rough > 1e-12, rough > 1 - ratio.EVEN
@@ -107,11 +150,14 @@ def _beside(of: Ratio, alpha: float, support: Support, near: float | None) -> li
     by_number = of.clusters * np.log1p(-np.minimum(share, 1 - 1e-15))
     scarce = np.maximum(by_number, np.where(share < 1, -weight, -np.inf)) > np.log(SILENT * alpha)
     mute = uneven | scarce | (alpha < ratio.FINEST)
-    strength = np.where(mute, 1.0, np.minimum((2 * rough) ** ratio.ROUGH, 1.0))
+    strength, alike = np.where(mute, 1.0, np.minimum((2 * rough) ** ratio.ROUGH, 1.0)), np.ones(of.estimate.shape)
+    if variance is not None:
+        alike = np.where(rough > 1 - ratio.MIXED, 1.0, ratio.bound_correlation(of, np.asarray(variance)))
+        strength = np.where(uneven, alike * strength, strength)
     told = np.abs(_correlation(of.weights, value)) - 1 / np.sqrt(of.clusters)
     strength = np.maximum(strength, np.clip(ratio.TOLD * told, 0.0, ratio.MOST_TOLD))
     least = np.where(uneven, ratio.UNEVEN_LEAST, ratio.FEW_LEAST)
-    guarded = _guarded(of, least * strength, ratio.STEEP * strength, large=True)
+    guarded = _guarded(of, least * strength, ratio.STEEP * strength, alike=alike)
     found = [_where(mute | unequal, guarded), _where(scarce, _unseen(of, support))]
     if of.clusters <= RESAMPLED_CLUSTERS and alpha >= ratio.FINEST and not mute.all():
         draw, p_of = partial(ratio.bootstrap_t, of), partial(ratio.bootstrap_p, of)
@@ -180,7 +226,7 @@ def make_p_function(
             rule_of_three.unseen_p(of.estimate, of.weights, threshold, known),
         )
         if independent:
-            parts.append(alike)
+            parts.append(unseen_rows_test(of, known).p(threshold) if known else alike)
         found = [np.maximum.reduce([part[i] for part in parts]) for i in (0, 1)]
         if known and has_worst_row(of, alpha, independent=independent):
             some = independent | (of.weights.max(-1) > of.weights.min(-1))

@@ -59,7 +59,7 @@ def min_wins(changed: Ints, n: int, margin: float, alpha: float) -> Ints:
     power by less than a point.
     """
     if margin == 0:
-        return shares.min_mcnemar_wins(changed, alpha, mid=shares.is_midp_valid(n, alpha))
+        return shares.min_mcnemar_wins(changed, n, alpha)
     wins: Ints = tango.min_tango_wins(changed, n, -margin, NormalDist().inv_cdf(1 - alpha))
     if n > EXACT and len(changed) > FEW:
         return wins

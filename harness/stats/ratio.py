@@ -23,6 +23,7 @@ UNEVEN_LEAST, FEW_LEAST, ROUGH = 1.5, 1.0, 4  # in a known range: of very uneven
 TOLD, MOST_TOLD = 3.0, 1.5  # guard by the correlation of size and mean above that of chance; at most so much of it
 DRAWN = 20.0  # clusters of equal size: uneven ones that count as fewer pass falsely more often where sizes are drawn
 COMBINED = (0.0, 8.0)  # LEAST and STEEP of the jackknife of a metric made from all rows at once
+MIXED = 0.28  # and as fewer than this so uneven that a few rule the mean, whatever their rows are
 EVEN = 0.6  # clusters that count as fewer than this share of their number are very uneven
 FINEST = 4 / (RESAMPLES + 1)  # level below which so many resamples say nothing
 ERROR, NEAR = 1e-3, 4.0  # standard error of a resampled p-value so many of which are between it and alpha
@@ -54,20 +55,24 @@ def estimate_ratio(sums: Floats, weights: Floats) -> Ratio:
     error² = (G-1)/G·Σ(r/(1-h))²/(Σw)² with r = s - w·estimate and h = w/Σw; for clusters of equal weight
     G/(G-1)·Σr²/(Σw)², statsmodels' cluster-robust one. Source: MacKinnon, Nielsen, Webb 2023, Journal of Econometrics
     232:272 (CV3), which recommends it for few or uneven clusters. The skewness is Σr³'s, unbiased for normal data.
-    Clusters are sorted by weight and sum, so that no resample depends on the order in which they came.
+    Clusters are sorted by weight and sum, so that no number depends on the order in which they came.
     """
     count = sums.shape[-1]
     total = weights.sum(-1)
     estimate = sums.sum(-1) / total
     residuals = sums - estimate[..., None] * weights
+    residuals, weights = _sorted(residuals, weights, np.where(_skewness(residuals) < -1e-9, -1.0, 1.0))
     left = residuals / (1 - weights / total[..., None])
     error = np.sqrt((count - 1) / count * (left**2).sum(-1)) / total
+    unbiased = math.sqrt(count * (count - 1)) / (count - 2) if count > 2 else 0.0
+    return Ratio(estimate, error, _skewness(residuals) * unbiased / math.sqrt(count), residuals, weights)
+
+
+def _skewness(residuals: Floats) -> Floats:
+    """Return the skewness (...) of residuals (..., G), 0 where none varies."""
     square = (residuals**2).mean(-1)
     known = square > 0
-    third = (residuals**3).mean(-1) / np.where(known, square, 1.0) ** 1.5
-    unbiased = math.sqrt(count * (count - 1)) / (count - 2) if count > 2 else 0.0
-    skew = np.where(known, third, 0.0) * unbiased / math.sqrt(count)
-    return Ratio(estimate, error, skew, *_sorted(residuals, weights, np.where(third < -1e-9, -1.0, 1.0)))
+    return np.asarray(np.where(known, (residuals**3).mean(-1) / np.where(known, square, 1.0) ** 1.5, 0.0))
 
 
 def _sorted(residuals: Floats, weights: Floats, sign: Floats) -> tuple[Floats, Floats]:
@@ -123,7 +128,7 @@ def skewed_bounds(of: Ratio, alpha: float) -> Bounds:
 
 
 def guarded_t(
-    of: Ratio, threshold: float, least: Any = LEAST, steep: Any = STEEP, *, large: bool = False
+    of: Ratio, threshold: float, least: Any = LEAST, steep: Any = STEEP, *, alike: Any = None
 ) -> tuple[Floats, Floats]:
     """Return p_pass and p_fail of Σs/Σw against a number, where a tail may hide what the clusters do not show.
 
@@ -131,32 +136,35 @@ def guarded_t(
     and Pan and Wall's 2002 degrees of freedom, Statistics in Medicine 21:1429. κ = least + steep·τ/√(n - FEWEST), at
     most MOST, with n = `effective` clusters and τ ≥ 0 the L-skewness of r/√w towards the bad side (Hosking 1990,
     Journal of the Royal Statistical Society B 52:105), which one large row does not rule as it does a skewness. With
-    `large` a cluster is taken to be at least as large as that of a random row, Σw²/Σw, so that what a small one showed
-    may happen to a large one. The constants are chosen by simulation, docs/explanation/statistics.md; we know no
-    publication of it.
+    `alike` a cluster is taken to be at least as large as that of a random row, Σw²/Σw, so that what a small one showed
+    may happen to a large one: wholly where rows of a cluster are alike (1), by as much less as means of more rows vary
+    less where their correlation is below 1. The constants are chosen by simulation, docs/explanation/statistics.md; we
+    know no publication of it.
     """
     p = []
     for sign in (1, -1):
-        estimate, error, df = _guarded(of, sign, least, steep, large)
+        estimate, error, df = _guarded(of, sign, least, steep, alike)
         p.append(special.stdtr(df, -sign * (estimate - threshold) / np.where(error > 0, error, 1.0)))
     return p[0], p[1]
 
 
-def guarded_bounds(of: Ratio, alpha: float, least: Any = LEAST, steep: Any = STEEP, *, large: bool = False) -> Bounds:
+def guarded_bounds(of: Ratio, alpha: float, least: Any = LEAST, steep: Any = STEEP, *, alike: Any = None) -> Bounds:
     """Return the one-sided bounds at alpha each that invert `guarded_t`, of one data set."""
-    (low, below, df_low), (high, above, df_high) = (_guarded(of, sign, least, steep, large) for sign in (1, -1))
+    (low, below, df_low), (high, above, df_high) = (_guarded(of, sign, least, steep, alike) for sign in (1, -1))
     return Bounds(
         float(low + below * special.stdtrit(df_low, alpha)), float(high - above * special.stdtrit(df_high, alpha))
     )
 
 
-def _guarded(of: Ratio, sign: int, least: Any, steep: Any, large: bool) -> tuple[Floats, Floats, Floats]:
+def _guarded(of: Ratio, sign: int, least: Any, steep: Any, alike: Any) -> tuple[Floats, Floats, Floats]:
     """Return estimate, error and degrees of freedom with the cluster that is worst for `sign` counted once more."""
     r, w, total = of.residuals, np.broadcast_to(of.weights, of.residuals.shape), of.weights.sum(-1, keepdims=True)
     tail = np.clip(l_skewness(-sign * r / np.sqrt(w)), 0.0, 1.0)
     more = np.minimum(least + steep * tail / np.sqrt(np.maximum(effective_clusters(w) - FEWEST, 2.0)), MOST)[..., None]
-    sizes = np.maximum(w, (w**2).sum(-1, keepdims=True) / total) if large else w
-    moved = r / w * sizes if large else r
+    sizes, moved = w, r
+    if alike is not None:
+        sizes, q = np.maximum(w, (w**2).sum(-1, keepdims=True) / total), np.asarray(alike)[..., None]
+        moved = r / w * sizes * np.sqrt((q + (1 - q) / sizes) / (q + (1 - q) / w))
     worst = np.argmin(sign * moved, -1, keepdims=True)
     r_worst, w_worst = np.take_along_axis(moved, worst, -1), np.take_along_axis(sizes, worst, -1)
     whole = total + more * w_worst
@@ -184,6 +192,18 @@ def pan_wall(of: Ratio) -> Floats:
 def _degrees(variance: Floats, spread: Floats, count: Any) -> Floats:
     flat = spread <= 1e-12 * variance**2
     return np.asarray(np.where(flat, count - 1, 2 * variance**2 / np.where(flat, 1.0, spread * count / (count - 1))))
+
+
+def bound_correlation(of: Ratio, variance: Floats) -> Floats:
+    """Return an upper bound (...) of the correlation of rows of a cluster, two standard errors above the estimate.
+
+    Of rows with a variance (...) and weight 1: Σr² is variance·((1 - ρ)Σw + ρΣw²) on average.
+    """
+    w, square = np.broadcast_to(of.weights, of.residuals.shape), of.residuals**2 / np.maximum(variance, 1e-9)[..., None]
+    more = np.maximum((w * (w - 1)).sum(-1), 1e-9)
+    found = np.clip((square - w).sum(-1) / more, 0.0, 1.0)
+    apart = square - w - found[..., None] * w * (w - 1)
+    return np.asarray(np.clip((square - w).sum(-1) / more + 2 * np.sqrt((apart**2).sum(-1)) / more, 0.0, 1.0))
 
 
 def effective_clusters(weights: Floats) -> Floats:

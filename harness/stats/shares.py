@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from statistics import NormalDist
 
-from harness.stats import rule_of_three
+from harness.stats import rule_of_three, unconditional
 from harness.stats import tango as score
 from harness.stats.arrays import Ints, distributions, np, special
 from harness.stats.inputs import check_counts, check_level
 from harness.stats.result import Test
 from harness.stats.significance import ROUNDING, is_significant
-from harness.stats.values import Bounds
+from harness.stats.values import Bounds, PValues
 
 LENIENT = 1.2  # times alpha that McNemar's mid-p may be wrong over all rows, so that it is taken
 SMOOTH = 300  # rows that differ, on average, from which on its size is hardly more than alpha
@@ -54,26 +54,36 @@ def wilson(successes: int, n: int, alpha: float) -> Bounds:
 
 
 def mcnemar(wins: int, losses: int, n: int, alpha: float, levels: Sequence[float] = ()) -> Test:
-    """Test that a candidate is right more often than a baseline on the same rows, given the rows that differ.
+    """Test that a candidate is right more often than a baseline on the same rows, by the rows that differ.
 
     `wins` counts rows only the candidate got right, `losses` those only the baseline did. McNemar 1947, Psychometrika
-    12:153, by the mid-p of the binomial (Fagerland, Lydersen, Laake 2013, BMC Medical Research Methodology 13:91) where
-    that holds at alpha and at all other `levels` at which its p-values will be read, see `is_midp_valid`, else by the
-    exact one. Both are conditional: the bounds are Tango's, moved to 0 where they would contradict it.
+    12:153: up to `unconditional.MOST_ROWS` rows the exact unconditional test. Of more, given the number that differ, by
+    the mid-p of the binomial (Fagerland, Lydersen, Laake 2013, BMC Medical Research Methodology 13:91) where that holds
+    at alpha and at all other `levels` at which its p-values will be read, see `is_midp_valid`, else by the exact one.
+    The bounds are Tango's, moved to 0 where they would contradict it.
     """
     check_counts(n, wins, losses)
     check_level(0.0, alpha)
-    wins, losses = int(wins), int(losses)
-    mid = all(is_midp_valid(n, level) for level in {alpha, *levels})
-    p_pass = p_fail = 1.0
-    if wins + losses:
-        p_pass, p_fail = (_tail(k, wins + losses, 0.5) for k in (wins, losses))
-        half = 0.5 * (p_pass + p_fail - 1) if mid else 0.0  # both tails have the chance of just these wins in them
-        p_pass, p_fail = p_pass - half, p_fail - half
+    wins, losses, n = int(wins), int(losses), int(n)
+    if n <= unconditional.MOST_ROWS:
+        kind, table = "unconditional", unconditional.tabulate_p(n)
+        p_pass, p_fail = float(table[wins, losses]), float(table[losses, wins])
+    else:
+        mid = all(is_midp_valid(n, level) for level in {alpha, *levels})
+        kind, (p_pass, p_fail) = "mid-p" if mid else "exact", _conditional_p(wins, losses, mid=mid)
     lower, upper = (score.invert_statistic(wins, losses, n, z) for z in (_quantile(alpha), -_quantile(alpha)))
     lower = max(lower, 0.0) if is_significant(p_pass, alpha) else min(lower, 0.0)
     upper = min(upper, 0.0) if is_significant(p_fail, alpha) else max(upper, 0.0)
-    return Test((wins - losses) / n, lower, upper, p_pass, p_fail, f"McNemar {'mid-p' if mid else 'exact'}", n)
+    return Test((wins - losses) / n, lower, upper, p_pass, p_fail, f"McNemar {kind}", n)
+
+
+def _conditional_p(wins: int, losses: int, *, mid: bool) -> PValues:
+    """Return the p-values of McNemar's test given how many rows differ."""
+    if not wins + losses:
+        return PValues(1.0, 1.0)
+    p_pass, p_fail = (_tail(k, wins + losses, 0.5) for k in (wins, losses))
+    half = 0.5 * (p_pass + p_fail - 1) if mid else 0.0  # both tails have the chance of just these wins in them
+    return PValues(p_pass - half, p_fail - half)
 
 
 @lru_cache(maxsize=256)
@@ -86,12 +96,18 @@ def is_midp_valid(n: int, alpha: float) -> bool:
     smooth = max(SMOOTH, 2 * (_quantile(alpha) / (LENIENT - 1)) ** 2)
     shares = np.unique(np.concatenate([np.geomspace(0.1, 1, 200), np.linspace(0, 1, 200)[1:]])) * min(smooth / n, 1.0)
     changed = np.arange(min(n, math.ceil(smooth + 8 * math.sqrt(smooth))) + 1)
-    wrong = distributions.binom.sf(min_mcnemar_wins(changed, alpha, mid=True) - 1, changed, 0.5)
+    wrong = distributions.binom.sf(_min_conditional_wins(changed, alpha, mid=True) - 1, changed, 0.5)
     return float((distributions.binom.pmf(changed, n, shares[:, None]) @ wrong).max()) <= LENIENT * alpha
 
 
-def min_mcnemar_wins(changed: Ints, alpha: float, *, mid: bool) -> Ints:
-    """Return the fewest wins, (k,), of numbers of changed rows (k,) that McNemar's test proves, or one more than k."""
+def min_mcnemar_wins(changed: Ints, n: int, alpha: float) -> Ints:
+    """Return the fewest wins, (k,), of numbers of changed rows (k,), of n, that prove a difference, or one more."""
+    if n <= unconditional.MOST_ROWS:
+        return unconditional.min_wins(changed, n, alpha)
+    return _min_conditional_wins(changed, alpha, mid=is_midp_valid(n, alpha))
+
+
+def _min_conditional_wins(changed: Ints, alpha: float, *, mid: bool) -> Ints:
     wins = np.asarray(distributions.binom.isf(alpha * (1 + ROUNDING), changed, 0.5), dtype=np.intp) + 1
     if mid:
         tail = distributions.binom.sf(wins - 1, changed, 0.5) + distributions.binom.pmf(wins - 1, changed, 0.5) / 2

@@ -49,7 +49,10 @@ def is_counted_verdict(v: Verdict) -> bool:
 
 def verdict_scale(kept: LoadedRun, v: Verdict) -> tuple[OnScale, str]:
     """Return the scale and unit that a verdict's numbers are written in."""
-    return (OnScale("count"), "count") if is_counted_verdict(v) else (kept.scale(v.metric), kept.unit(v.metric))
+    if is_counted_verdict(v):
+        return OnScale("count"), "count"
+    share = bool(v.versus) and not is_difference(v)
+    return (OnScale("proportion"), "") if share else (kept.scale(v.metric), kept.unit(v.metric))
 
 
 def claim_text(kept: LoadedRun, v: Verdict) -> str:
@@ -57,10 +60,15 @@ def claim_text(kept: LoadedRun, v: Verdict) -> str:
     return claim_in_words(v, verdict_scale(kept, v)[1])
 
 
+def is_difference(v: Verdict) -> bool:
+    """Return whether a verdict's estimate is a change against a baseline, and not a share of rows."""
+    return bool(v.versus) and (v.claim_spec is None or v.claim_spec.kind != "losses")
+
+
 def number_writer(kept: LoadedRun, v: Verdict) -> Callable[[float | None], str]:
     """Return how a number on a verdict's scale is written."""
     scale, unit = verdict_scale(kept, v)
-    return lambda x: format_on_scale(x, scale, versus=bool(v.versus), unit=unit)
+    return lambda x: format_on_scale(x, scale, versus=is_difference(v), unit=unit)
 
 
 def figures(kept: LoadedRun, v: Verdict) -> Figures:
@@ -74,14 +82,14 @@ def tick_writer(kept: LoadedRun, v: Verdict) -> Callable[[float], str]:
 
     def write(x: float) -> str:
         if scale.is_log:
-            if v.versus:
+            if is_difference(v):
                 share = 100 * math.expm1(x)
                 return format_limit(round(share, 1)) + "%" if share < 0 else f"+{share:.4g}%" if share else "0"
             return format_value(math.exp(x))
         if unit == "bytes":
             return format_bytes(x)
         text = f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.4g}"
-        return ("+" if v.versus and x > 0 and x != v.threshold else "") + minus(text)
+        return ("+" if is_difference(v) and x > 0 and x != v.threshold else "") + minus(text)
 
     return write
 
@@ -102,7 +110,7 @@ def shared_axes(kepts: Sequence[LoadedRun], *, by_limit: bool = True) -> Callabl
     parts: dict[tuple[object, ...], list[Interval]] = {}
 
     def key(v: Verdict) -> tuple[object, ...]:
-        return v.metric, v.versus, v.threshold if by_limit else v.gate, is_counted_verdict(v)
+        return v.metric, v.versus, is_difference(v), v.threshold if by_limit else v.gate, is_counted_verdict(v)
 
     for kept in kepts:
         for v in kept.run.verdicts:
@@ -115,8 +123,8 @@ def shared_axes(kepts: Sequence[LoadedRun], *, by_limit: bool = True) -> Callabl
         if v.threshold is None or key(v) not in parts:
             return None
         side = v.claim_spec.sign if v.claim_spec else 1
-        shares = kept.scale(v.metric).is_log and bool(v.versus)
-        return make_axis(parts[key(v)], v.threshold, side, tick_writer(kept, v), shares=shares, zero=bool(v.versus))
+        shares = kept.scale(v.metric).is_log and is_difference(v)
+        return make_axis(parts[key(v)], v.threshold, side, tick_writer(kept, v), shares=shares, zero=is_difference(v))
 
     return axis
 
@@ -187,7 +195,7 @@ def _second(kept: LoadedRun, v: Verdict, said: Figures) -> str:
         return more
     if v.estimate is None:
         return printable(verdict_text.format_result(v))
-    if v.versus:
+    if is_difference(v):
         return f"{said.value} against {said.baseline}" + (f"; {said.estimand}" if said.estimand else "")
     exact = kept.scale(v.metric).is_log or kept.unit(v.metric) == "bytes"
     limit = said.limit if exact else format_limit(v.threshold or 0.0)
@@ -316,7 +324,8 @@ def _said(kept: LoadedRun, v: Verdict) -> str:
     told = figures(kept, v)
     where = f" in {told.where} ({count_noun(told.n, 'row')})" if told.where else ""
     what = f"{metric_in_words(v.metric)}{where} of {v.candidate}"
-    if not v.versus or v.lower is None or v.upper is None:
+    what = f"{told.estimand} that lose more {what}" if told.estimand and not is_difference(v) else what
+    if not is_difference(v) or v.lower is None or v.upper is None:
         side = "at least" if v.claim_spec and v.claim_spec.sign > 0 else "at most"
         bounds = bounds_text(v, told)
         interval = f", {bounds} with {sure} bounds" if bounds else ""

@@ -144,7 +144,7 @@ FOUND = Note("found", {
     "value": 0.62, "baseline": 0.5, "estimate": 0.62, "lower": 0.544, "upper": 0.687, "n": 300, "clusters": 152,
     "alike": False, "effective": None, "method": "cluster t", "factor": 1.0, "changed": [2, 1], "alpha": 0.05,
 })  # fmt: skip
-NEEDED = Note("needed", {"rows": 900, "range": [58, None], "such": False, "close": 20})
+NEEDED = Note("needed", {"rows": 900, "range": [58, None], "such": False, "close": 20, "likely": "PASS"})
 POINT = replace(FOUND, params={**FOUND.params, "estimate": 123_840.0, "lower": None, "upper": None, "clusters": None,
                                 "method": "point"})  # fmt: skip
 LESS = replace(FOUND, params={**FOUND.params, "estimate": 0.12, "lower": 0.044, "upper": 0.187})
@@ -154,7 +154,7 @@ REASONS: dict[str, tuple[ClaimSpec, list[Note]]] = {
     "0.620 [0.544, 0.687], n=300 in 152 clusters": (BOUND, [FOUND]),
     (
         "0.620 against 0.500, +0.120 [+0.044, +0.187], 2 won and 1 lost, n=300 in 152 clusters; "
-        "at least 58 rows would be needed"
+        "at least 58 rows would be needed, probably to PASS"
     ): (DIFFERENCE, [LESS, NEEDED]),
     "0.620 [0.544, 0.687], n=300 in 152 clusters, so uneven that the effective number is 81; attempt 2": (
         BOUND,

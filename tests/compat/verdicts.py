@@ -60,10 +60,15 @@ def draw_case(number: int) -> Drawn:
     luck = random.Random(f"verdicts {number}")
     while True:
         case = _Draw(luck).case()
-        if not any(
-            g.find_mistakes() or (g.metric and g.find_metric_mistakes(case.metrics[g.metric_name])) for g in case.gates
-        ):
+        if not any(_has_mistake(g, case.metrics) for g in case.gates):
             return case
+
+
+def _has_mistake(gate: Gate, metrics: Mapping[str, Metric]) -> bool:
+    """Return whether a gate is no case; a cap of a proportion was none when the cases were first drawn."""
+    metric = metrics.get(gate.metric_name)
+    capped = gate.cap is not None and metric is not None and metric.is_share and not gate.kind.counts
+    return bool(gate.find_mistakes() or capped or (metric is not None and gate.find_metric_mistakes(metric)))
 
 
 class _Draw:

@@ -74,10 +74,10 @@ def test_ceiling(wrong: int, outcome: str) -> None:
 
 
 def test_margin_zero_is_mcnemar_and_counts_flips() -> None:
-    """Better than the baseline on the same rows: McNemar's mid-p, with the rows that changed both ways."""
+    """Better than the baseline on the same rows: McNemar's test, with the rows that changed both ways."""
     ours, theirs = result(ones(60, 100)), result([0.0] * 2 + ones(38, 98), "base")
     found = verdict(gate(versus="base", better_by=0.0), ACC, ours, theirs)
-    assert (found.outcome, found.method) == ("PASS", "McNemar mid-p")
+    assert (found.outcome, found.method) == ("PASS", "McNemar unconditional")
     assert (len(found.won), len(found.lost)) == (22, 0)
 
 
@@ -93,9 +93,9 @@ def test_margin_is_tango_and_few_rows_prove_nothing() -> None:
 @pytest.mark.parametrize(
     ("right", "of", "says"),
     [
-        (168, 200, "; about 270 to 2,500 rows would decide it"),
-        (165, 200, "; at least 470 rows would be needed"),
-        (164, 200, "; at least 580 rows would be needed"),
+        (168, 200, "; about 270 to 2,500 rows would decide it, probably as PASS"),
+        (165, 200, "; at least 470 rows would be needed, probably to PASS"),
+        (164, 200, "; at least 580 rows would be needed, probably to PASS"),
         (161, 200, "; too close to call: more than 20 times these rows would be needed"),
         (9, 11, "; 11 rows are too few to decide: more than 220 would be needed"),
         (160, 200, "; more rows like these would not decide it"),
@@ -874,7 +874,6 @@ CAPS = {
     ),
 }
 CAPS_ON = {
-    "a range": (ACC, 0.02, 0.5, 'cap: acc is a proportion, so its range is known; remove "cap"'),
     "all rows": (Metric("f1", "higher", "other", combine=lambda s: 0.0), 0.02, 0.5, "computed from all rows at once"),
     "a count": (Metric("bytes", "lower", "count"), 1.0, 5.0, "is a count"),
     "a share of a mean": (LOSS, "2%", 0.5, "write the margin in units, too"),
@@ -900,9 +899,23 @@ def test_caps_that_cut_nothing_are_mistakes(case: str) -> None:
     assert any(told in m for m in claim.find_mistakes())
 
 
+def test_a_cap_on_a_proportion_is_for_differences() -> None:
+    """A share against a number has its range; 20 differences of at most 0.3 prove more than 20 of at most 1."""
+    told = 'cap: acc is a proportion, so its range is known; remove "cap"'
+    assert told in gate(min=0.8, cap=0.5).find_metric_mistakes(ACC)
+    noise = [0.02 * (i % 5 - 2) for i in range(20)]
+    ours, theirs = result([0.7 + x for x in noise]), result([0.7] * 20, "base")
+    claim = gate(versus="base", worse_by_at_most=0.05)
+    assert verdict(claim, ACC, ours, theirs).outcome is Outcome.INCONCLUSIVE
+    assert verdict(replace(claim, cap=0.3), ACC, ours, theirs).outcome is Outcome.PASS
+    better = replace(claim, worse_by_at_most=None, better_by=0.0, cap=0.25)
+    won = verdict(better, ACC, result([1.0] * 10 + [0.9] * 10), theirs)
+    assert (won.outcome, won.estimate, won.uncapped) == (Outcome.PASS, pytest.approx(0.225), pytest.approx(0.25))
+
+
 @pytest.mark.parametrize("case", CAPS_ON)
 def test_caps_that_do_not_suit_the_metric_are_mistakes(case: str) -> None:
-    """A range that is known needs none, and a cap within the margin would decide the claim by itself."""
+    """A cap within the margin would decide the claim by itself."""
     metric, margin, cap, told = CAPS_ON[case]
     claim = gate(metric=f"e.{metric.name}", versus="base", worse_by_at_most=margin, cap=cap)
     assert any(told in m for m in claim.find_metric_mistakes(metric)), claim.find_metric_mistakes(metric)

@@ -27,7 +27,7 @@ def run_of(project: Project, text: str, *words: str) -> Path:
         (SUITE, 0.9, "Verify the export, then make it the release.", "harness verify"),
         (SUITE, 0.2, 'Read the rows of "floor".', "harness show"),
         (AGAINST, 0.0, 'that "floor" lost.', "harness show"),
-        (AGAINST, 0.25, "Add rows: ", ""),
+        (AGAINST, 0.25, "Add rows for ", ""),
     ],
     ids=["pass", "fail alone", "fail against", "inconclusive"],
 )  # fmt: skip

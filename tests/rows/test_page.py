@@ -150,3 +150,34 @@ def test_remarks_on_the_rows_stand_once(project: Project) -> None:
     head = page[page.index("<h1") : page.index('id="sec-gates"')]
     assert head.count('class="reason"') == 3
     assert head.count("nknown on both sides") == 1
+
+
+def test_a_share_of_rows_that_lose_compares_no_values(project: Project) -> None:
+    """The page has the claim in words, and the share with its bounds beside the limit."""
+    suite = """
+[suite]
+name = "few"
+
+[rows.base]
+path = "base.csv"
+
+[rows.candidate]
+path = "cand.csv"
+
+[[eval]]
+name = "qa"
+use = "rows"
+
+[[gate]]
+id = "few lose"
+metric = "qa.score"
+versus = "base"
+worse_by_more_than = 0.5
+on_at_most = 0.1
+"""
+    project.write({"base.csv": table(0), "cand.csv": table(10), "suite.toml": suite})
+    assert project.harness("run", "suite.toml").code == 0
+    page = page_of_run(project)
+    assert "worse than base by more than 0.5 on at most 10% of rows" in page
+    assert "share of rows that lose more" in page
+    assert "against –" not in page

@@ -234,3 +234,11 @@ def test_a_bundle_executes_nothing(bundle: Path, tmp_path: Path, capsys: pytest.
     (tmp_path / "harnessfile.py").write_text("raise SystemExit('executed')", "utf-8")
     assert verify(capsys, bundle, "--recompute").code == 0
     assert main(["gate", "base.jsonl", "candidate.jsonl", *CLAIM]) in (1, 6)
+
+
+def test_a_share_of_rows_that_lose_is_told_as_one(run: Callable[..., Said]) -> None:
+    """The terminal says which share loses more, and compares no values."""
+    claim = "worse_by_more_than = 0.5\non_at_most = 0.1"
+    said = run(SUITE.replace("worse_by_at_most = 0.05", claim))
+    assert said.code == 0, said.err
+    assert "PASS  no-worse   share of rows 0.020, at most 0.038 (limit 0.100)" in said.out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -18,7 +18,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import binom_test, proportion_confint
 
 from bench import dependence_rates
-from harness.stats import cluster_means, hypothesis_tests, mean_tests, ratio, shares, tango
+from harness.stats import cluster_means, hypothesis_tests, mean_tests, power, ratio, shares, tango, unconditional
 from harness.stats.hypothesis_tests import Test
 from tests.helpers.speed import rounds
 
@@ -68,7 +68,7 @@ def test_wilson_is_statsmodels() -> None:
 # ------------------------------------------------------------------ two paired shares
 
 
-@pytest.mark.parametrize(("wins", "losses", "n"), [(6, 16, 161), (12, 2, 50), (5, 0, 20), (9, 9, 40)])
+@pytest.mark.parametrize(("wins", "losses", "n"), [(6, 16, 161), (12, 2, 150), (5, 0, 120), (9, 9, 140)])
 def test_mcnemar_is_statsmodels_exact_test_less_half_of_what_was_seen(wins: int, losses: int, n: int) -> None:
     """At margin 0 the smaller exact p-value is half of the two-sided one; mid-p counts what was seen by half."""
     test = hypothesis_tests.mcnemar(wins, losses, n, ALPHA)
@@ -92,6 +92,37 @@ def test_mid_p_is_taken_where_it_is_wrong_six_times_in_five_at_most(alpha: float
     for n in (*range(2, 40), 60, 100, 250):
         sizes = binom.pmf(np.arange(n + 1), n, np.linspace(0.005, 1, 200)[:, None]) @ wrong[: n + 1]
         assert shares.is_midp_valid(n, alpha) is bool(sizes.max() <= 1.2 * alpha), n
+
+
+@pytest.mark.parametrize("n", [4, 5, 12, 40, 67, 100])
+@pytest.mark.parametrize("alpha", [0.1, 0.05, 0.01])
+def test_mcnemar_on_few_rows_is_never_wrong_more_often_than_alpha(n: int, alpha: float) -> None:
+    """Summed over all tables, whatever share of the rows differs, the unconditional test's size is at most alpha."""
+    few = shares.min_mcnemar_wins(np.arange(n + 1), n, alpha)
+    wrong = binom.sf(few - 1, np.arange(n + 1), 0.5)
+    sizes = binom.pmf(np.arange(n + 1), n, np.linspace(0.0005, 1, 2000)[:, None]) @ wrong
+    assert sizes.max() <= alpha * (1 + 1e-6)
+
+
+def test_mcnemar_on_few_rows_orders_tables_by_what_lloyd_says() -> None:
+    """Each p-value is the largest probability of the tables whose estimated one is as small, by brute force."""
+    n, p = 6, unconditional.tabulate_p(6)
+    tables = [(b, c) for b in range(n + 1) for c in range(n + 1 - b)]
+    score = {(b, c): (b - c) / math.sqrt(max(b + c, 1)) for b, c in tables}
+
+    def chance(chosen: list[tuple[int, int]], shares_that_differ: Sequence[float]) -> np.ndarray:
+        return sum(binom.pmf(b + c, n, shares_that_differ) * binom.pmf(b, b + c, 0.5) for b, c in chosen)
+
+    estimated = {own: chance([t for t in tables if score[t] >= score[own] - 1e-9], [sum(own) / n])[0] for own in tables}
+    for own in tables:
+        extreme = [t for t in tables if estimated[t] <= estimated[own] * (1 + 1e-9)]
+        assert p[own] == pytest.approx(chance(extreme, np.linspace(0, 1, 1001)).max(), abs=2e-5)
+
+
+def test_few_changes_on_few_rows_prove_more_than_given_how_many_they_are() -> None:
+    """On 40 rows of which a tenth differs four wins are proof; the conditional test needs five."""
+    assert hypothesis_tests.mcnemar(4, 0, 40, ALPHA).p_pass <= ALPHA < 0.5**4
+    assert power.pairs_power(0.07, 0.0, 0.1, 40, ALPHA) == pytest.approx(0.413, abs=0.002)  # it was 29.0 %
 
 
 def test_mcnemar_bounds_agree_with_its_verdict() -> None:
@@ -424,8 +455,53 @@ def test_a_rare_disaster_that_no_row_showed_is_allowed_for() -> None:
     values = [0.93 + 0.04 * (i % 5) / 4 for i in range(50)]
     known = hypothesis_tests.cluster_t(values, [1.0] * 50, None, 0.9, ALPHA, support=(0.0, 1.0))
     assert not passes(known)
-    assert known.lower == pytest.approx(np.mean(values) * ALPHA ** (1 / 50), abs=2e-3)
+    assert np.mean(values) * ALPHA ** (1 / 50) < known.lower < 0.9  # the rule of three at the estimate, and the claim
     assert passes(hypothesis_tests.cluster_t(values, [1.0] * 50, None, 0.9, ALPHA))  # it cannot know without the range
+
+
+def drawn_rates(draw: Callable[[int], np.ndarray], threshold: float, runs: int = 2000) -> float:
+    """Return how often a gate passes scores from -1 to 1 that are drawn, (runs, rows)."""
+    rows = draw(runs)
+    of = ratio.estimate_ratio(rows, np.ones_like(rows))
+    p = mean_tests.make_p_function(of, "score", ALPHA, independent=True, support=(-1.0, 1.0))(threshold)
+    return float((p[0] <= ALPHA).mean())
+
+
+@pytest.mark.parametrize(("n", "power_of_t", "was"), [(20, 0.77, 0.01), (50, 0.79, 0.34), (100, 0.80, 0.68)])
+def test_scores_on_few_rows_prove_what_disasters_leave_them(n: int, power_of_t: float, was: float) -> None:
+    """Differences N(d, 0.15) against 0: 80 % of what any test could have, from 50 rows on; much more than before."""
+    rng, d = np.random.default_rng(1), 2.5 * 0.15 / math.sqrt(n)
+    most = min(power_of_t, ALPHA / (1 - d / (1 + d)) ** n)
+    found = drawn_rates(lambda runs: np.clip(rng.normal(d, 0.15, (runs, n)), -1, 1), 0.0)
+    assert found > was + 0.02
+    assert n < 50 or found >= 0.8 * most - 0.01
+
+
+@pytest.mark.parametrize(("n", "mean"), [(20, 0.13), (50, 0.05), (100, 0.02)])
+def test_scores_on_few_rows_keep_the_risk_where_disasters_are_rare(n: int, mean: float) -> None:
+    """A share of the worst value brings the mean down to the claim; mostly no row shows it."""
+    rng, share = np.random.default_rng(2), mean / (1 + mean)
+
+    def draw(runs: int) -> np.ndarray:
+        bulk = np.clip(rng.normal(mean, 0.15, (runs, n)), -1, 1)
+        return np.where(rng.random((runs, n)) < share, -1.0, bulk)
+
+    assert drawn_rates(draw, 0.0) <= 0.06
+
+
+def test_pairs_in_mixed_clusters_prove_more_where_rows_of_a_cluster_differ() -> None:
+    """A tenth of 100 clusters with ten rows, the others with one: 42 and not 1 % pass; whole clusters lost do not."""
+    rng, sizes = np.random.default_rng(3), np.repeat([1, 10], [90, 10])
+
+    def passes_of(won: np.ndarray, lost: np.ndarray) -> float:
+        of = ratio.estimate_ratio((won - lost).astype(float), np.broadcast_to(sizes.astype(float), won.shape))
+        changed = (won + lost).sum(-1) / sizes.sum()
+        return float((mean_tests.make_p_function(of, "pairs", ALPHA, discordance=changed)(-0.05)[0] <= ALPHA).mean())
+
+    rows = rng.multinomial(np.broadcast_to(sizes, (1000, 100)), [0.1, 0.1, 0.8])
+    assert passes_of(rows[..., 0], rows[..., 1]) > 0.35
+    whole = rng.random((1000, 100)) < 0.05
+    assert passes_of(0 * sizes, whole * sizes) <= 0.06
 
 
 def test_duplicating_every_row_in_its_cluster_changes_nothing() -> None:

@@ -175,7 +175,7 @@ def test_every_surface_tells_what_the_record_says(ran: Path, project: Project, g
     kept = read_folder(ran)
     found = next(v for v in kept.run.verdicts if v.gate == gate and v.decides)
     notes = [replace(found.notes[0], params={**found.notes[0].params, **figures, "n": 77})]
-    notes.append(Note("needed", {"rows": 900, "range": [1234, 5678], "such": False, "close": 20}))
+    notes.append(Note("needed", {"rows": 900, "range": [1234, 5678], "such": False, "close": 20, "likely": "PASS"}))
     why = verdict_words.format_notes(found.claim_spec, notes)
     planted = held(kept, of=[gate], outcome=Outcome.INCONCLUSIVE, notes=tuple(notes), why=why, n=77, **figures)
     (ran / "report.json").write_text(to_json(planted.run), "utf-8")

@@ -1,0 +1,58 @@
+"""The range of rows that would decide a claim about two models on the same 0/1 rows, as probable as what was seen."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+from harness.stats.arrays import Floats, np
+from harness.stats.power import POWER
+from harness.stats.values import Range
+
+USUAL, SPREAD = 0.03, 0.04  # by how much candidates are taken to be better, before anything was seen, give or take
+WIDE, SURE = 5.0, 0.75  # most that the ends of a range are apart, and how probable the number inside must be, at least
+LOW = 0.1  # chance that fewer rows than the least are needed, where no such range is probable enough
+
+
+def predict_rows_range(wins: int, losses: int, n: int, threshold: float, sign: int, alpha: float, most: int) -> Range:
+    """Return from how many to how many rows decide the claim to the side of the `sign`, in all and more than n.
+
+    The number is that of each difference and discordance that may be the truth, weighted by how probable what was seen
+    makes it, and by USUAL: estimates of few rows are too uncertain to say anything by themselves. The end is infinite
+    where no range within WIDE and `most` is SURE.
+    """
+    rows, weight = _weigh_rows(wins, losses, n, threshold, sign, alpha)
+    order = np.argsort(rows)
+    rows, chance = rows[order], np.zeros(len(rows) + 1)
+    np.cumsum(weight[order], out=chance[1:])
+
+    for wide in np.arange(2.0, WIDE + 1):
+        least = np.geomspace(n + 1, max(most / wide, n + 1), 60)
+        inside = chance[np.searchsorted(rows, np.minimum(least * wide, most), side="right")]
+        inside = inside - chance[np.searchsorted(rows, least)]
+        if inside.max() >= SURE:
+            found = float(least[inside.argmax()])
+            return Range(found, min(found * wide, most))
+    first = min(int(np.searchsorted(chance[1:], LOW)), len(rows) - 1)
+    return Range(float(rows[first]), math.inf)
+
+
+def _weigh_rows(wins: int, losses: int, n: int, threshold: float, sign: int, alpha: float) -> tuple[Floats, Floats]:
+    """Return the rows needed, and how probable they are, (N,) each, of what the truth may be on a side."""
+    changed, estimate = wins + losses, (wins - losses) / n
+    error = math.sqrt(max((changed + 1) / n - estimate**2, 1e-4) / n)
+    about, reach = (changed + 0.5) / n, math.sqrt(changed + 1) / n
+    discordance = np.linspace(max(about - 3 * reach, 0.2 / n), min(about + 4 * reach, 0.999), 25)[:, None]
+    truth = np.linspace(estimate - 4.5 * error, estimate + 4.5 * error, 91)[None, :]
+    discordance, truth = np.broadcast_arrays(discordance, truth)
+    possible = (np.abs(truth) < 0.999 * discordance) & (sign * (truth - threshold) > 0)
+    if not possible.any():
+        return np.array([math.inf]), np.ones(1)
+    d, t = discordance[possible], truth[possible]
+    likely = wins * np.log((d + t) / 2) + losses * np.log((d - t) / 2) + (n - changed) * np.log1p(-d)
+    likely -= ((t - USUAL) / SPREAD) ** 2 / 2
+    weight = np.exp(likely - likely.max())
+    z = NormalDist()
+    null, true = np.maximum(d, abs(threshold)) - threshold**2, d - t**2  # variances of a row's difference
+    needed = (z.inv_cdf(1 - alpha) * np.sqrt(null) + z.inv_cdf(POWER) * np.sqrt(true)) / (t - threshold)
+    return np.maximum(np.ceil(needed**2), n + 1.0), weight / weight.sum()
