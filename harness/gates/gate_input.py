@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.gates.clusterings import count_repeated_questions
-from harness.gates.gate import Gate
+from harness.gates.gate import FEWEST_SEEDS, Gate
 from harness.records.claim_spec import Note
 from harness.records.metrics import Metric
 from harness.records.samples import Labels, Result, Sample, Score
@@ -26,12 +26,13 @@ Slices = dict[str, list[Sample]]
 class GateInput:
     """A gate that can be judged: the scores by id of row, and its rows, all of them and slice by slice.
 
-    With `early` the rows stand in the random order in which they were looked at; `labels` are the metric's.
+    With `early` the rows stand in the random order in which they were looked at; `labels` are the metric's. Of a recipe
+    the `runs` are those of its seeds, else there is the candidate's alone.
     """
 
     gate: Gate
     metric: Metric
-    candidate: dict[str, Score]
+    runs: Sequence[Mapping[str, Score]]
     baseline: dict[str, Score] | None
     rows: list[Sample]
     slices: Slices
@@ -61,13 +62,15 @@ def make_gate_input(
     samples: Sequence[Sample],
     alpha: float,
     without: Collection[str] = (),
+    others: Sequence[Result] = (),
 ) -> GateInput | Unjudgeable:
     """Return what a gate is judged on, or why it cannot be: what is missing, not finite or not paired.
 
-    `without` holds ids of rows that are left out.
+    `without` holds ids of rows that are left out, `others` the results of the other seeds of a recipe.
     """
+    others = others if gate.of == "recipe" else ()
     # a caveat opens no gate; an ERROR comes before an INCONCLUSIVE
-    caveats = [c for r in (candidate, baseline) if r for c in r.caveats if c.blocks(gate.metric_name)]
+    caveats = [c for r in (candidate, baseline, *others) if r for c in r.caveats if c.blocks(gate.metric_name)]
     if caveat := min(caveats, key=lambda c: c.outcome != "ERROR", default=None):
         return Unjudgeable(caveat.text, Outcome.INCONCLUSIVE if caveat.outcome == "INCONCLUSIVE" else Outcome.ERROR)
     kept = [s for s in samples if s.id not in without] if without else list(samples)
@@ -75,26 +78,29 @@ def make_gate_input(
     why = _missing_error(gate, metric, candidate, baseline, slices)
     if why or metric is None or candidate is None:
         return Unjudgeable(why or "there is no result")
+    if gate.of == "recipe" and (why := _runs_error([candidate, *others])):
+        return Unjudgeable(why, digest=candidate.digest)
     labels = candidate.labels_of(metric.name)
-    if gate.versus and baseline and labels and labels.rows and (others := baseline.labels_of(metric.name)):
-        return _labelled_case(gate, replace(metric, labelled=False), candidate, (labels, others), kept, alpha)
+    if gate.versus and baseline and labels and labels.rows and (others_labels := baseline.labels_of(metric.name)):
+        return _labelled_case(gate, replace(metric, labelled=False), candidate, (labels, others_labels), kept, alpha)
     if labels and (gate.slice or gate.estimand != "rows"):
         of = "slices" if gate.slice else f"the mean over {gate.estimand}"
         why = f"the labels that correct {metric.name} cover all rows and cannot correct {of} alone"
         return Unjudgeable(why, digest=candidate.digest)
     rows = _rows(gate, kept, slices, candidate.order)
-    ours, theirs = (None if r is None else {s.id: s for s in r.scores} for r in (candidate, baseline))
-    for result, scores in ((candidate, ours), (baseline, theirs)):
-        if result and scores is not None and (why := _scores_error(result, scores, metric, rows, samples, gate.range)):
+    results = [candidate, *others, *([baseline] if baseline else [])]
+    by_id = [{s.id: s for s in result.scores} for result in results]
+    for result, scores in zip(results, by_id, strict=True):
+        if why := _scores_error(result, scores, metric, rows, samples, gate.range):
             return Unjudgeable(f"{result.subject}: {why}", digest=candidate.digest, n=len(rows))
-    sides = {r.subject: scores for r, scores in ((candidate, ours), (baseline, theirs)) if r and scores is not None}
-    if why := _cut_error(gate, metric, rows, sides):
+    if why := _cut_error(gate, metric, rows, {r.subject: own for r, own in zip(results, by_id, strict=True)}):
         return Unjudgeable(why, Outcome.INCONCLUSIVE, candidate.digest, len(rows))
     early = bool(candidate.order)
     # what counts rows counts all of them, and of rows asked one by one collection refuses repeats
     by_question = not (gate.kind.counts or metric.is_count or metric.is_agreement or early)
     again = count_repeated_questions(rows) if by_question else {}
-    return GateInput(gate, metric, ours or {}, theirs, rows, slices, alpha, candidate.digest, early, labels, again)
+    runs, theirs = by_id[: 1 + len(others)], by_id[-1] if baseline else None
+    return GateInput(gate, metric, runs, theirs, rows, slices, alpha, candidate.digest, early, labels, again)
 
 
 def _labelled_case(
@@ -112,7 +118,7 @@ def _labelled_case(
     if why := _missing_error(gate, metric, candidate, candidate, slices) if not rows or gate.slice else "":
         return Unjudgeable(why, Outcome.INCONCLUSIVE, candidate.digest)
     rows = _rows(gate, rows, slices, ())
-    return GateInput(gate, metric, ours, theirs, rows, slices, alpha, candidate.digest, False, None, {}, len(rows))
+    return GateInput(gate, metric, [ours], theirs, rows, slices, alpha, candidate.digest, False, None, {}, len(rows))
 
 
 def error_verdict(gate: Gate, candidate: str, why: str, alpha: float, metric: Metric | None = None) -> Verdict:
@@ -158,6 +164,18 @@ def _missing_error(
         )
     if candidate.rows and baseline.rows and candidate.rows != baseline.rows:
         return f'baseline "{gate.versus}" and the candidate were evaluated on different rows'
+    return ""
+
+
+def _runs_error(runs: Sequence[Result]) -> str:
+    """Return why runs are not those of a recipe, each with its own weights and on the same rows, or nothing."""
+    if len(runs) < FEWEST_SEEDS:
+        return f"there are {len(runs)} runs of the recipe, and at least {FEWEST_SEEDS} are needed; set [train] seeds"
+    for i, run in enumerate(runs):
+        if twin := next((other.subject for other in runs[:i] if other.digest == run.digest), ""):
+            return f"{twin} and {run.subject} have identical weights, so the trainer does not use its seed"
+        if run.rows and runs[0].rows and run.rows != runs[0].rows:
+            return f"{run.subject} and {runs[0].subject} were evaluated on different rows"
     return ""
 
 

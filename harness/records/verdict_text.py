@@ -74,6 +74,7 @@ def format_conditions(about: ClaimSpec) -> str:
     text += ", at an approximate risk" if about.approximate else ""
     text += f" on {' and '.join(f'{column}={value}' for column, value in about.slices)}" if about.slices else ""
     text += " without leaked rows" if about.clean else ""
+    text += ", for the recipe" if about.recipe else ""
     return text + (
         f", at most {format_limit(about.cut_at_most)} of the answers truncated" if about.cut_at_most is not None else ""
     )
@@ -170,6 +171,13 @@ def _rounded_up(rows: int) -> str:
     return f"{-(-rows // step) * step:,}"
 
 
+def _seeds(_: ClaimSpec | None, told: Told) -> str:
+    low, high, ships = (format_metric(told[key]) for key in ("low", "high", "ships"))
+    text = f"runs of {told['n']} seeds between {low} and {high}, {ships} ships"
+    text += "; seeds vary initialisation, order and held-out rows, not data, hardware or versions"
+    return text + (f"; more {told['more']} would help most" if told["more"] else "")
+
+
 def _refuted(about: ClaimSpec | None, told: Told) -> str:
     parts = [
         f"{one['name']} ({format_number(about, one['estimate'])}, {format_p_in_sentence(one['p'])})"
@@ -212,6 +220,7 @@ _WRITERS: Mapping[str, Callable[[ClaimSpec | None, Told], str]] = {
     "slice": lambda about, told: f"{told['name']}: {_found(about, told)}",
     "slices": lambda _, told: f"{told['n']} slices: {', '.join(f'{n} {o}' for o, n in told['outcomes'].items())}",
     "refuted": _refuted,
+    "seeds": _seeds,
     "alarms": _alarms,
     "untestable": lambda _, told: f"{told['n']} too small to decide",
     "none large": lambda _, told: (

@@ -93,6 +93,7 @@ class Verdict:
     labelled: int = 0  # rows that people labelled on both sides, where these alone decide
     repeated: int = 0  # rows that ask what others ask
     crossed: tuple[int, ...] = ()  # how many clusters of each kind, where rows are in several
+    runs: tuple[float, ...] = ()  # of a recipe: the metric of each seed's run, the first of which ships
     whole: float | None = None
     whole_baseline: float | None = None
     waiver: Waiver | None = None
