@@ -17,7 +17,7 @@ from harness.errors import UsageError, did_you_mean
 from harness.gates import contamination
 from harness.gates.clusterings import cluster_labels, coarsest_clusterings
 from harness.gates.gate import PARENT, Gate
-from harness.gates.group import COUNTED, find_order_mistakes, link_groups
+from harness.gates.group import COUNTED, assign_recipe_gates, find_order_mistakes, link_groups
 from harness.gates.min_rows import Sizes, count_units, find_few_clusters_error, find_unprovable_error
 from harness.plugins import Plugins
 from harness.records.metrics import Metric
@@ -46,7 +46,7 @@ def collect(
         named = {*(e.from_ for e in suite.exports), *(name for g in suite.gates for name in g.on)}
         made = tuple(name for name in parts if name in named) or ("merged",)
     recipe = next((e.from_ for e in suite.exports if e.from_ in made), made[-1] if made else "")  # what ships of it
-    suite, copies = assign_recipe_gates(suite, recipe), suite.copies.values()
+    suite, copies = replace(suite, gates=assign_recipe_gates(suite.gates, recipe)), suite.copies.values()
     runs = {name_of_run(recipe, s): s for s in (suite.train.seeds or [])[1:]} if suite.train and suite.trains else {}
     candidates = tuple(name for one in made for name in (one, *(e.name for e in copies if e.from_ == one)))
     context = Context(suite, plugins, remote, limit, selecting, ("base", *suite.subjects), candidates, made, recipe)
@@ -293,12 +293,6 @@ def _early_mistakes(gate: Gate, metric: Metric, task: Task) -> Iterator[str]:
     }
     for reason in (reason for reason, so in why.items() if so):
         yield f'eval "{gate.eval}" stops early, but {reason}; remove stop = "early"'
-
-
-def assign_recipe_gates(suite: Suite, recipe: str) -> Suite:
-    """Return the suite with its gates of a recipe kept to the candidate that there is of every seed."""
-    own = [replace(g, on=g.on or [recipe]) if g.of == "recipe" and recipe else g for g in suite.gates]
-    return replace(suite, gates=tuple(own))
 
 
 # -- exports that make other weights: which copies there are, and what is wrong with them -------------------------

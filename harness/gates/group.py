@@ -48,6 +48,11 @@ def link_groups(gates: Sequence[Gate]) -> tuple[Gate, ...]:
     )
 
 
+def assign_recipe_gates(gates: Sequence[Gate], recipe: str) -> tuple[Gate, ...]:
+    """Return the gates, those of the recipe kept to the candidate of which there is one for every seed."""
+    return tuple(replace(g, on=[recipe]) if g.of == "recipe" and recipe and not g.on else g for g in gates)
+
+
 def adjust_member_p_values(p_values: Iterable[float | None]) -> list[float]:
     """Return the members' p-values by Holm (1979); one that could not be judged counts as 1."""
     return adjust_holm([1.0 if p is None else p for p in p_values])

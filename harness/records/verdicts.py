@@ -102,6 +102,14 @@ class Verdict:
     notes: tuple[Note, ...] = ()  # what `why` is made of
 
     @property
+    def run_estimates(self) -> list[float]:
+        """The estimates of a recipe's runs, where each alone would stand beside its own."""
+        spec = self.claim_spec
+        if spec is None or self.estimate is None or self.value is None:
+            return []
+        return [self.estimate + spec.to_test_scale(run) - spec.to_test_scale(self.value) for run in self.runs]
+
+    @property
     def waived(self) -> bool:
         """Return whether a waiver in force covers what is not a PASS."""
         return self.waiver is not None and self.outcome is not Outcome.PASS

@@ -91,7 +91,8 @@ def strip_interval(v: Verdict, *, other: bool = False) -> Interval | None:
     if v.estimate is None or not math.isfinite(v.estimate):
         return None
     bounds = (None, None) if is_counted_verdict(v) else (v.lower, v.upper)
-    return Interval(v.estimate, *bounds, BASE if other else VERDICTS[v.outcome], hollow=other)
+    colour = BASE if other else VERDICTS[v.outcome]
+    return Interval(v.estimate, *bounds, colour, hollow=other, runs=tuple(v.run_estimates))
 
 
 def shared_axes(kepts: Sequence[LoadedRun], *, by_limit: bool = True) -> Callable[[LoadedRun, Verdict], Axis | None]:

@@ -237,6 +237,7 @@ def _trend(axis: Axis, track: GateTrack, past: Sequence[PastRun]) -> dict[str, A
             continue
         if part.bar:
             layers.append(rule_layer(VERDICTS[v.outcome], 3, x=x, y=up(part.bar[0]), y2=up(part.bar[1])))
+        layers += [rule_layer(VERDICTS[v.outcome], 1, x=x - 6, x2=x + 6, y=up(run)) for run in part.runs]
         places.append((x, up(part.estimate)))
         colour, same = VERDICTS[v.outcome], v.claim == track.last.claim
         dot = {"color": colour} if same else {"stroke": colour} | HOLLOW
