@@ -48,7 +48,7 @@ def effects(mean: float, spread: float) -> tuple[float, float]:
     return float(norm.ppf(mean) * np.sqrt(1 + scale**2)), scale
 
 
-def binary(
+def scored_rows(
     rng: np.random.Generator, seeds: int, rows: int, rate: float, margin: float, spread: float,
     *, better: float = 0.0, clusters: int = 0, score: bool = False, luck: float = LUCK,
 ) -> Draw:  # fmt: skip
@@ -82,17 +82,17 @@ def binary(
     return draw
 
 
-def proven(data: Drawn, margin: float) -> Floats:
+def is_proven(data: Drawn, margin: float) -> Floats:
     """Return which runs a gate of the recipe passes: that its mean is above the baseline's less a margin."""
     means, each = data.seeds.mean(1) - data.baseline, (data.seeds - data.baseline[:, None]).mean(-1)
     seeds, rate, away = data.seeds.shape[1], data.seeds.mean((1, 2)), each.mean(-1) + margin
     error = each.std(-1, ddof=1) / np.sqrt(seeds)
     left = away**2 - seed_reach(error, seeds, ALPHA, rate, away) ** 2  # of the squared distance, what rows may reach
     hit = (away > 0) & (left > 0)
-    return np.asarray(hit & (row_p(means, data.clusters, each.mean(-1) - np.sqrt(np.maximum(left, 0.0))) <= ALPHA))
+    return np.asarray(hit & (_row_p(means, data.clusters, each.mean(-1) - np.sqrt(np.maximum(left, 0.0))) <= ALPHA))
 
 
-def row_p(values: Floats, clusters: Floats | None, threshold) -> Floats:
+def _row_p(values: Floats, clusters: Floats | None, threshold) -> Floats:
     weights = np.ones(values.shape[-1])
     if clusters is not None:
         count = clusters.max() + 1

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from harness.collection.collection import Collection
 from harness.errors import RAISES, resource_error
 from harness.pipeline.artifacts import merge_adapter, train_adapter
 from harness.pipeline.record import StageStop
@@ -21,14 +22,21 @@ def vary_training(run: RunContext, *, seed: int | None = None, rows: Sequence[in
 
     It has no folder of its own: what its training logs stays beside what it makes.
     """
-    collection = run.collection
+    collection = vary_collection(run.collection, seed=seed, rows=rows)
+    return replace(run, session=replace(run.session, collection=collection, folder=None))
+
+
+def vary_collection(
+    collection: Collection, *, seed: int | None = None, rows: Sequence[int] | None = None
+) -> Collection:
+    """Return a collection that trains with another seed, or on some of its rows, and so makes another recipe."""
     if seed is not None:
         collection = replace(collection, suite=collection.suite.with_seed(seed))
     if rows is not None:
         assert collection.training is not None
         training = tuple(collection.training[i] for i in rows)
         collection = replace(collection, training=training, origins=tuple(collection.origins[i] for i in rows))
-    return replace(run, session=replace(run.session, collection=collection, folder=None))
+    return collection
 
 
 def make_variant(run: RunContext, name: str) -> ModelRef | StageStop:

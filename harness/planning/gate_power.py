@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from harness.gates.min_rows import find_unprovable_error
 from harness.pipeline.ledger import AttemptNumber
 from harness.planning.history import FEWEST, History, run_name
 from harness.planning.power import GatePower
+from harness.planning.recipe_power import SEEDS, SPREADS, TIMES, RecipePower, SeedSpread
 from harness.records import verdict_text
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
@@ -102,12 +103,16 @@ def _asked(
         what = f"no slice has min_n = {gate.min_n} rows, so the gate cannot pass"
         return GateOdds(gate, replace(blank, kind="alarm", rows=sum(map(len, parts.values())), missing=what, power=0.0))
     past, verdict = history.past_rows(gate, candidate), history.verdict(gate, candidate)
+    recipe = gate.of == "recipe"
+    seeds = 1 + len(collection.runs) if recipe else 0
+    apart = history.seed_spread(gate, candidate) if recipe else None
     then = gate.rows_by_slice(past.samples) if past else {}
     clusters, cases = tuple(coarsest_cluster_of_rows(every)), list[GatePower]()
     for name, rows in large.items():
         chosen = None if len(rows) == len(every) else tuple(number[s.id] for s in rows)
         own = replace(past, samples=then[name]) if past and len(then.get(name, ())) >= FEWEST else None
-        cases.append(GatePower(gate, metric, clusters, chosen, alpha, own, verdict if len(parts) == 1 else None))
+        before = verdict if len(parts) == 1 else None
+        cases.append(GatePower(gate, metric, clusters, chosen, alpha, own, before, seeds, apart))
     worst = min(cases, key=lambda c: -1.0 if c.chance is None else c.chance)
     odds = _told(worst, blank, bool(history.runs))
     if len(cases) > 1:
@@ -118,6 +123,21 @@ def _asked(
     if not find_unprovable_error(gate, metric, samples, gate_alpha(gate, collection.suite)):  # else told at collection
         odds = replace(odds, warning=find_unprovable_error(gate, metric, samples, alpha) or _doubt(odds))
     return GateOdds(gate, odds, tuple(cases))
+
+
+def forecast_recipes(gates: Sequence[GateOdds]) -> list[RecipePower]:
+    """Return what more seeds and rows would bring gates of a recipe, for each spread of its runs that may be."""
+    found = []
+    for case in (case for one in gates if one.gate.of == "recipe" for case in one.cases[:1] if case.chance):
+        seeds = tuple(sorted({*SEEDS, case.seeds}))
+        for spread in (case.apart,) if case.apart else map(SeedSpread, SPREADS):
+            own = replace(case.recipe_rows(case.truth), apart=spread)
+            each = [replace(own, seeds=s) for s in seeds]
+            chances = tuple(tuple(one.power(case.truth, case.bound, case.alpha, t) for t in TIMES) for one in each)
+            rows, where = tuple(case.n * t for t in TIMES), case.where if case.apart else "assumed"
+            differ = case.format_spread(spread)
+            found.append(RecipePower(case.gate.id, case.assumed.words, differ, rows, seeds, chances, where))
+    return found
 
 
 def _risk(

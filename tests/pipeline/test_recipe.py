@@ -65,7 +65,7 @@ def test_a_recipe_is_recomputed_from_its_evidence(recipe: Project) -> None:
     items.write_text("".join(f"{x}\n" for x in whole[1].splitlines() if "merged-seed-4" not in x), "utf-8")
     reseal(export)
     outcome = recipe.harness("verify", str(export), "--recompute")
-    assert (outcome.code, 'has no rows of "merged-seed-4::qa"' in outcome.err) == (4, True), outcome.err
+    assert (outcome.code, 'has no rows of "merged-seed-4::qa"' in outcome.err) == (7, True), outcome.err
 
 
 def test_runs_are_reused_and_the_first_is_that_of_a_plain_suite(recipe: Project) -> None:
