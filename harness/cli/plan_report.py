@@ -150,12 +150,12 @@ def _training(forecast: Forecast, terminal: Terminal) -> None:
     tokens = f", about {forecast.training_tokens:,} tokens per epoch" if forecast.training_tokens else ""
     terminal.print_line(f"training: {forecast.training_rows:,} rows{tokens}", "bold")
     if forecast.sweep:
-        least, all_ = forecast.min_trials, forecast.trials
+        least, all_ = forecast.min_trials * forecast.seeds, forecast.trials * forecast.seeds
         most = f"{least} to {all_} trainings" if all_ > least else f"{all_} trainings"
         terminal.print_line(
             f"  sweep of {forecast.sweep}: {most}; the figures are for the first, the others are assumed alike"
         )
-    if forecast.seeds > 1:
+    elif forecast.seeds > 1:
         terminal.print_line(f"  {forecast.seeds} seeds: {forecast.seeds} trainings; the first ships")
     if forecast.memory:
         parts = " + ".join(f"{size / 1e9:,.2f} GB of {name}" for name, size in forecast.memory.items())

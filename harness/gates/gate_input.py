@@ -27,13 +27,13 @@ class GateInput:
     """A gate that can be judged: the scores by id of row, and its rows, all of them and slice by slice.
 
     With `early` the rows stand in the random order in which they were looked at; `labels` are the metric's. Of a recipe
-    the `runs` are those of its seeds, else there is the candidate's alone.
+    the `runs` are those of its seeds, else there is the candidate's alone; so are `baselines`, empty without one.
     """
 
     gate: Gate
     metric: Metric
     runs: Sequence[Mapping[str, Score]]
-    baseline: dict[str, Score] | None
+    baselines: Sequence[Mapping[str, Score]]
     rows: list[Sample]
     slices: Slices
     alpha: float
@@ -63,14 +63,22 @@ def make_gate_input(
     alpha: float,
     without: Collection[str] = (),
     others: Sequence[Result] = (),
+    baseline_others: Sequence[Result] = (),
 ) -> GateInput | Unjudgeable:
     """Return what a gate is judged on, or why it cannot be: what is missing, not finite or not paired.
 
-    `without` holds ids of rows that are left out, `others` the results of the other seeds of a recipe.
+    `without` holds ids of rows that are left out, `others` the results of the other seeds of a recipe, and
+    `baseline_others` those of a baseline that is a recipe with as many.
     """
-    others = others if gate.of == "recipe" else ()
+    others, baseline_others = (others, baseline_others) if gate.of == "recipe" else ((), ())
     # a caveat opens no gate; an ERROR comes before an INCONCLUSIVE
-    caveats = [c for r in (candidate, baseline, *others) if r for c in r.caveats if c.blocks(gate.metric_name)]
+    caveats = [
+        c
+        for r in (candidate, baseline, *others, *baseline_others)
+        if r
+        for c in r.caveats
+        if c.blocks(gate.metric_name)
+    ]
     if caveat := min(caveats, key=lambda c: c.outcome != "ERROR", default=None):
         return Unjudgeable(caveat.text, Outcome.INCONCLUSIVE if caveat.outcome == "INCONCLUSIVE" else Outcome.ERROR)
     kept = [s for s in samples if s.id not in without] if without else list(samples)
@@ -88,7 +96,7 @@ def make_gate_input(
         why = f"the labels that correct {metric.name} cover all rows and cannot correct {of} alone"
         return Unjudgeable(why, digest=candidate.digest)
     rows = _rows(gate, kept, slices, candidate.order)
-    results = [candidate, *others, *([baseline] if baseline else [])]
+    results = [candidate, *others, *([baseline] if baseline else []), *baseline_others]
     by_id = [{s.id: s for s in result.scores} for result in results]
     for result, scores in zip(results, by_id, strict=True):
         if why := _scores_error(result, scores, metric, rows, samples, gate.range):
@@ -99,7 +107,7 @@ def make_gate_input(
     # what counts rows counts all of them, and of rows asked one by one collection refuses repeats
     by_question = not (gate.kind.counts or metric.is_count or metric.is_agreement or early)
     again = count_repeated_questions(rows) if by_question else {}
-    runs, theirs = by_id[: 1 + len(others)], by_id[-1] if baseline else None
+    runs, theirs = by_id[: 1 + len(others)], by_id[1 + len(others) :]
     return GateInput(gate, metric, runs, theirs, rows, slices, alpha, candidate.digest, early, labels, again)
 
 
@@ -118,7 +126,7 @@ def _labelled_case(
     if why := _missing_error(gate, metric, candidate, candidate, slices) if not rows or gate.slice else "":
         return Unjudgeable(why, Outcome.INCONCLUSIVE, candidate.digest)
     rows = _rows(gate, rows, slices, ())
-    return GateInput(gate, metric, [ours], theirs, rows, slices, alpha, candidate.digest, False, None, {}, len(rows))
+    return GateInput(gate, metric, [ours], [theirs], rows, slices, alpha, candidate.digest, False, None, {}, len(rows))
 
 
 def error_verdict(gate: Gate, candidate: str, why: str, alpha: float, metric: Metric | None = None) -> Verdict:

@@ -25,16 +25,18 @@ class Hypothesis:
     """
 
     def __init__(
-        self, case: GateInput, runs: Sequence[Sequence[Score]], theirs: Sequence[Score] | None,
+        self, case: GateInput, runs: Sequence[Sequence[Score]], baselines: Sequence[Sequence[Score]],
         labels: Sequence[Labels],
     ) -> None:  # fmt: skip
         """Leave out rows of weight 0, which say nothing of the metric, unless their value was lost.
 
-        Of several `runs`, those of the seeds of a recipe, the claim is about the mean. `labels` hold the cluster of
+        Of several `runs`, those of the seeds of a recipe, the claim is about the mean; there is one of `baselines` for
+        all of them, one for each, or none. `labels` hold the cluster of
         each row by kind, see `clusterings.cluster_labels`. Of several claims that share the risk, by Holm's method,
         p-values are read at alpha / their number and above.
         """
-        ours = runs[0] if len(runs) == 1 else [average_scores(row, case.metric) for row in zip(*runs, strict=True)]
+        ours, theirs = (_average_runs(several, case.metric) if several else None for several in (runs, baselines))
+        assert ours is not None
         self.case, self.gate, self.metric, self.alpha, self.early = case, case.gate, case.metric, case.alpha, case.early
         self.levels = [case.alpha / i for i in range(1, max(case.gate.among, len(case.slices)) + 1)]
         weightless, name, self.labels = set[int](), case.metric.name, case.labels
@@ -43,7 +45,9 @@ class Hypothesis:
             weightless = {i for i, row in enumerate(rows) if not any(s.weight_of(name) or s.lost for s in row)}
         self.ours, self.theirs, self.kinds, self.weightless = ours, theirs, list(labels), len(weightless)
         # the claim of each run by itself, where there are several
-        self.runs = [Hypothesis(case, [run], theirs, labels) for run in runs] if len(runs) > 1 else []
+        own = [[b] for b in baselines] if len(baselines) > 1 else [baselines] * len(runs)
+        pairs = zip(runs, own, strict=True) if len(runs) > 1 else ()
+        self.runs = [Hypothesis(case, [run], base, labels) for run, base in pairs]
         if weightless:
             keep = [i for i in range(len(ours)) if i not in weightless]
             self.ours, self.kinds = [ours[i] for i in keep], [[kind[i] for i in keep] for kind in labels]
@@ -89,8 +93,9 @@ class Hypothesis:
         pairs = zip(self.ours, self.theirs or self.ours, strict=True)
         keep = [i for i, (s, t) in enumerate(pairs) if best is not None or not (s.lost or t.lost)]
         good = float(bool(best) == (self.sign > 0))
-        runs = [[_settled(run.ours[i], best, good) for i in keep] for run in self.runs or [self]]
-        theirs = None if self.theirs is None else [_settled(self.theirs[i], best, 1 - good) for i in keep]
+        each = self.runs or [self]
+        runs = [[_settled(run.ours[i], best, good) for i in keep] for run in each]
+        theirs = [[_settled(run.theirs[i], best, 1 - good) for i in keep] for run in each if run.theirs is not None]
         return Hypothesis(self.case, runs, theirs, [[kind[i] for i in keep] for kind in self.kinds])
 
     def bounds_minus_margin(self, test: Test) -> Bounds:
@@ -111,7 +116,9 @@ class Hypothesis:
 
     @cached_property
     def baseline(self) -> float | None:
-        """The metric of the baseline on these rows, or of the means of their clusters."""
+        """The metric of the baseline on these rows, or of the means of their clusters; see `value`."""
+        if values := [self.metric.to_test_scale(b) for run in self._known.runs if (b := run.baseline) is not None]:
+            return self.metric.from_test_scale(math.fsum(values) / len(values))
         theirs = self._known.units[1]
         return None if theirs is None else self.metric.value(theirs)
 
@@ -172,9 +179,13 @@ def _settled(score: Score, best: bool | None, value: float) -> Score:
 
 def make_hypothesis(case: GateInput, rows: Sequence[Sample]) -> Hypothesis:
     """Return the claim of a gate about some of its rows."""
-    theirs = [case.baseline[s.id] for s in rows] if case.baseline is not None else None
-    labels = cluster_labels(rows, questions=bool(case.repeated.get("rows")))
-    return Hypothesis(case, [[run[s.id] for s in rows] for run in case.runs], theirs, labels)
+    runs, baselines = ([[run[s.id] for s in rows] for run in several] for several in (case.runs, case.baselines))
+    return Hypothesis(case, runs, baselines, cluster_labels(rows, questions=bool(case.repeated.get("rows"))))
+
+
+def _average_runs(runs: Sequence[Sequence[Score]], metric: Metric) -> Sequence[Score]:
+    """Return what runs scored on average, row by row."""
+    return runs[0] if len(runs) == 1 else [average_scores(row, metric) for row in zip(*runs, strict=True)]
 
 
 def average_scores(runs: Sequence[Score], metric: Metric) -> Score:

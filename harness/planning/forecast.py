@@ -115,7 +115,9 @@ def _stages(
             rows = Workload("adapter", evaluation, len(collection.tasks[evaluation].select or ()))
             once, left = _evaluations("select", [rows], measured, history), [not m.there for m in made]
             few, every, each = sum(left[: sweep.fewest]), sum(left), whole or 0.0  # each as long as the first
+            few, every = few * (1 + len(collection.runs)), every * (1 + len(collection.runs))
             stages.append(Stage("train", each * few, every if whole is None else 0, most=each * every))
+            once = replace(once, seconds=once.seconds * (1 + len(collection.runs)))
             least, most = once.seconds * sweep.fewest, once.seconds * len(left)
             stages.append(Stage("select", least, once.unknown, most=most))
         else:
@@ -125,7 +127,7 @@ def _stages(
         stages.append(_evaluations(name, [a for a in asked if a.subject == name], measured, history))
     if collection.runs:
         of_runs = _evaluations("other seeds", [a for a in asked if a.subject in collection.runs], measured, history)
-        missing = len(collection.runs.keys() - there)
+        missing = 0 if collection.suite.sweep else len(collection.runs.keys() - there)
         unknown = of_runs.unknown + (missing if whole is None else 0)
         stages.append(replace(of_runs, seconds=of_runs.seconds + missing * (whole or 0.0), unknown=unknown))
     return stages

@@ -80,6 +80,7 @@ class Trial:
     reused: bool = False
     parameters: int | None = None
     digest: str = ""
+    runs: tuple[float, ...] = ()  # the metric of each seed, where there are several; `metric` is of their mean
 
 
 @dataclass

@@ -180,7 +180,7 @@ def train(
         progress(Progress("train", step, 3, {"loss": loss}))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.mkdir()
-    write_fake(out, skill + spread * (2 * _luck(f"seed {seed}") - 1))
+    write_fake(out, skill + spread * (2 * _luck(f"{seed} of {skill}") - 1))
     write_steps(out, [TrainingStep(i, float(i), i / 3, loss, 0.1, tokens=10 * i) for i, loss in enumerate(losses, 1)])
     return out
 

@@ -28,6 +28,7 @@ def trained(recipe: Project) -> list[Path]:
     return sorted((recipe.folder / "cache/trained").glob("*/adapter/skill.json"))
 
 
+@pytest.mark.slow
 def test_every_seed_is_trained_and_the_first_ships(recipe: Project) -> None:
     """The gate of the recipe is about the mean of five runs, what is exported is the run of the first seed."""
     outcome = recipe.run()
@@ -48,6 +49,7 @@ def test_every_seed_is_trained_and_the_first_ships(recipe: Project) -> None:
     assert [line["candidate"] for line in ledger(recipe)] == ["adapter", "merged"]
 
 
+@pytest.mark.slow
 def test_a_recipe_is_recomputed_from_its_evidence(recipe: Project) -> None:
     """The rows of every seed are in the evidence; a run that is left out or changed is found."""
     assert recipe.run().code == 0
@@ -68,6 +70,7 @@ def test_a_recipe_is_recomputed_from_its_evidence(recipe: Project) -> None:
     assert (outcome.code, 'has no rows of "merged-seed-4::qa"' in outcome.err) == (7, True), outcome.err
 
 
+@pytest.mark.slow
 def test_runs_are_reused_and_the_first_is_that_of_a_plain_suite(recipe: Project) -> None:
     """A seed is remembered by its recipe with its seed, whatever suite asked for it; one seed more trains one."""
     recipe.run("--no-export")
@@ -97,6 +100,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, error: BaseException, at: int) -> lis
     return asked
 
 
+@pytest.mark.slow
 def test_a_seed_that_fails_is_an_error_of_the_recipe(recipe: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is never left out; the others go on, and the gates of the run that ships are decided."""
     dying(monkeypatch, RuntimeError("loss is NaN"), 3)
@@ -115,6 +119,7 @@ def test_a_seed_that_fails_is_an_error_of_the_recipe(recipe: Project, monkeypatc
     assert len(trained(recipe)) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "code"), [(KeyboardInterrupt(), 2), (OSError(errno.ENOSPC, "No space left on device"), 4)]
 )
@@ -135,6 +140,7 @@ def test_a_killed_seed_and_a_full_disk_end_the_run_and_are_resumed(
     assert len(asked) == 2
 
 
+@pytest.mark.slow
 def test_a_trainer_that_ignores_its_seed_is_an_error(recipe: Project) -> None:
     """Five times the same weights are one run."""
     outcome = recipe.write({"suite.toml": RECIPE.replace("spread = 0.05\n", "")}).run()
@@ -175,6 +181,7 @@ def test_a_gate_of_a_recipe_stands_alone(recipe: Project) -> None:
     assert 'of = "recipe" cannot be part of any_of "either"; claim it in a gate of its own' in outcome.err
 
 
+@pytest.mark.slow
 def test_a_gate_may_require_that_of_the_recipe(recipe: Project) -> None:
     """It waits for the last seed."""
     text = RECIPE.replace("min = 0.5", 'min = 0.5\nrequires = ["recipe"]\non = ["merged"]')
@@ -182,6 +189,7 @@ def test_a_gate_may_require_that_of_the_recipe(recipe: Project) -> None:
     assert (outcome.code, outcome.verdict("floor"), outcome.verdict("recipe")) == (0, "PASS", "PASS")
 
 
+@pytest.mark.slow
 def test_a_candidate_from_elsewhere_has_no_runs(recipe: Project) -> None:
     """A gate of the recipe cannot be judged for weights that somebody else trained."""
     outcome = recipe.run("--candidate", str(recipe.folder / "good"), "--no-export")
@@ -190,6 +198,7 @@ def test_a_candidate_from_elsewhere_has_no_runs(recipe: Project) -> None:
     assert "there are 1 runs of the recipe" in " ".join(outcome.out.split())
 
 
+@pytest.mark.slow
 def test_chosen_items_bring_all_seeds(recipe: Project) -> None:
     """Whoever asks for the model that ships, or for one of the runs, gets what its gate needs."""
     for keyword in ("merged", "seed-3"):
@@ -197,6 +206,7 @@ def test_chosen_items_bring_all_seeds(recipe: Project) -> None:
         assert outcome.verdict("recipe") == "PASS", outcome.out
 
 
+@pytest.mark.slow
 def test_the_page_and_the_history_show_runs(recipe: Project, pages: None) -> None:
     """A thin line for each run stands beside the interval of the recipe."""
     pytest.importorskip("jinja2")
@@ -206,3 +216,35 @@ def test_the_page_and_the_history_show_runs(recipe: Project, pages: None) -> Non
     assert "<th>merged-seed-2" not in page
     told = json.loads(recipe.harness("history", "fake", "--json").out)
     assert len(told["runs"][0]["gates"][-1]["runs"]) == 5
+
+
+SELECT = [{"id": f"s{i}", "input": f"select {i} say s{i}", "target": f"s{i}", "kind": "a"} for i in range(200)]
+SWEEP = '\n[sweep]\n"train.skill" = [0.5, 0.6, 0.9]\nby = "qa.exact_match"\n'
+SWEPT = RECIPE.replace('data = "test.jsonl"\n', 'data = "test.jsonl"\nselect = "select.jsonl"\n') + SWEEP
+
+
+@pytest.mark.slow
+def test_a_sweep_with_seeds_compares_recipes(recipe: Project) -> None:
+    """Each value is trained with every seed; a step of one run that its recipe does not prove is not taken."""
+    recipe.write({"suite.toml": SWEPT, "select.jsonl": SELECT})
+    outcome = recipe.run()
+    assert outcome.code == 0, outcome.out + outcome.err
+    sweep = outcome.report.sweep
+    assert sweep and [t.value for t in sweep.trials] == [0.5, 0.6, 0.9] and sweep.chosen == 0.9
+    assert [len(t.runs) for t in sweep.trials] == [5, 5, 5]
+    assert sweep.trials[0].metric == pytest.approx(sum(sweep.trials[0].runs) / 5)
+    assert len(trained(recipe)) == 15
+    assert len(outcome.report.runs) == 4
+    assert outcome.verdict("recipe") == "PASS"
+
+
+@pytest.mark.slow
+def test_a_sweep_keeps_no_value_that_only_one_run_favours(recipe: Project) -> None:
+    """Where runs lie 20 points apart a gain of 4 is no step, which without seeds it is."""
+    apart = SWEPT.replace("spread = 0.05", "spread = 0.2").replace("[0.5, 0.6, 0.9]", "[0.5, 0.54]")
+    recipe.write({"suite.toml": apart, "select.jsonl": SELECT})
+    sweep = recipe.run("--no-export").report.sweep
+    assert sweep and sweep.chosen == 0.5
+    alone = apart.replace("seeds = [1, 2, 3, 4, 5]\n", "").partition('\n[[gate]]\nid = "recipe"')[0] + SWEEP
+    recipe.write({"suite.toml": alone.replace("[0.5, 0.6, 0.9]", "[0.5, 0.54]")})
+    assert recipe.run("--no-export").report.sweep.chosen == 0.54  # type: ignore[union-attr]

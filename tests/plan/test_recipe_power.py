@@ -38,6 +38,7 @@ def test_spread_is_estimated_without_the_luck_of_rows() -> None:
     assert estimate_spread(values[:1]) is None
 
 
+@pytest.mark.slow
 def test_plan_prints_what_seeds_and_rows_buy(project: Project) -> None:
     """Before a run spreads are assumed, after it they are as its runs lay apart."""
     seeds = 'data = "train.jsonl"\nseeds = [1, 2, 3, 4]\nspread = 0.1\n'
