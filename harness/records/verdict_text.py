@@ -49,6 +49,14 @@ def format_figures(v: Verdict) -> str:
     return format_result(v) if told is None else _figures(v.claim_spec, told)
 
 
+def format_runs(v: Verdict) -> str:
+    """Return how the run that ships compares with the recipe that it is one of."""
+    low, high, ships, mean = map(format_metric, (min(v.runs), max(v.runs), v.runs[0], v.value))
+    return (
+        f"{v.metric}: run 1 of {len(v.runs)} ships with {ships}; the recipe has {mean}, runs between {low} and {high}"
+    )
+
+
 def format_sample_size(v: Verdict) -> str:
     """Return how many rows would decide a verdict, or nothing where rows are not what is missing."""
     return next((format_notes(v.claim_spec, [note]) for note in v.notes if note.kind == "needed"), "")

@@ -45,7 +45,9 @@ def test_every_seed_is_trained_and_the_first_ships(recipe: Project) -> None:
     assert manifest["recipe"]["ships"] == 1 and manifest["recipe"]["chosen"] == "the first seed"
     assert manifest["recipe"]["seeds"]["1"] == manifest["weights"] == run.digests["merged"]
     assert len(set(manifest["recipe"]["seeds"].values())) == 5
-    assert "merged-seed-2" not in outcome.out.partition("= summary =")[2]
+    last = outcome.out.partition("= summary =")[2]
+    assert "merged-seed-2" not in last
+    assert f"qa.exact_match: run 1 of 5 ships with {values[0]:.3f}; the recipe has {verdict.value:.3f}, runs" in last
     assert [line["candidate"] for line in ledger(recipe)] == ["adapter", "merged"]
 
 
