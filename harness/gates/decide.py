@@ -39,16 +39,13 @@ def decide(
     name: str,
     columns: Sequence[str] = (),
     without: Collection[str] = (),
-    others: Sequence[Result] = (),
-    baseline_others: Sequence[Result] = (),
 ) -> Verdict:
     """Apply a gate to the candidate `name` at risk `alpha`; what is missing, not finite or not paired is an ERROR.
 
     `columns` are the eval's slices, of which the worst is named when the claim was not proven; `without` holds ids
-    of rows that are left out (`harness.gates.contamination`); `others` are the results of the other seeds of a recipe,
-    and `baseline_others` those of a baseline that is one.
+    of rows that are left out (`harness.gates.contamination`).
     """
-    case = make_gate_input(gate, metric, candidate, baseline, samples, alpha, without, others, baseline_others)
+    case = make_gate_input(gate, metric, candidate, baseline, samples, alpha, without)
     blank = error_verdict(gate, name, "", alpha, metric)
     if isinstance(case, Unjudgeable):
         return as_error(replace(blank, outcome=case.outcome, n=case.n, digest=case.digest), case.why)

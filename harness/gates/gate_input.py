@@ -62,23 +62,14 @@ def make_gate_input(
     samples: Sequence[Sample],
     alpha: float,
     without: Collection[str] = (),
-    others: Sequence[Result] = (),
-    baseline_others: Sequence[Result] = (),
 ) -> GateInput | Unjudgeable:
     """Return what a gate is judged on, or why it cannot be: what is missing, not finite or not paired.
 
-    `without` holds ids of rows that are left out, `others` the results of the other seeds of a recipe, and
-    `baseline_others` those of a baseline that is a recipe with as many.
+    `without` holds ids of rows that are left out.
     """
-    others, baseline_others = (others, baseline_others) if gate.of == "recipe" else ((), ())
     # a caveat opens no gate; an ERROR comes before an INCONCLUSIVE
-    caveats = [
-        c
-        for r in (candidate, baseline, *others, *baseline_others)
-        if r
-        for c in r.caveats
-        if c.blocks(gate.metric_name)
-    ]
+    runs, baselines = _runs_of(gate, candidate), _runs_of(gate, baseline)
+    caveats = [c for r in (*runs, *baselines) for c in r.caveats if c.blocks(gate.metric_name)]
     if caveat := min(caveats, key=lambda c: c.outcome != "ERROR", default=None):
         return Unjudgeable(caveat.text, Outcome.INCONCLUSIVE if caveat.outcome == "INCONCLUSIVE" else Outcome.ERROR)
     kept = [s for s in samples if s.id not in without] if without else list(samples)
@@ -86,17 +77,17 @@ def make_gate_input(
     why = _missing_error(gate, metric, candidate, baseline, slices)
     if why or metric is None or candidate is None:
         return Unjudgeable(why or "there is no result")
-    if gate.of == "recipe" and (why := _runs_error([candidate, *others])):
+    if gate.of == "recipe" and (why := _runs_error(runs)):
         return Unjudgeable(why, digest=candidate.digest)
     labels = candidate.labels_of(metric.name)
-    if gate.versus and baseline and labels and labels.rows and (others_labels := baseline.labels_of(metric.name)):
-        return _labelled_case(gate, replace(metric, labelled=False), candidate, (labels, others_labels), kept, alpha)
+    if gate.versus and baseline and labels and labels.rows and (others := baseline.labels_of(metric.name)):
+        return _labelled_case(gate, replace(metric, labelled=False), candidate, (labels, others), kept, alpha)
     if labels and (gate.slice or gate.estimand != "rows"):
         of = "slices" if gate.slice else f"the mean over {gate.estimand}"
         why = f"the labels that correct {metric.name} cover all rows and cannot correct {of} alone"
         return Unjudgeable(why, digest=candidate.digest)
     rows = _rows(gate, kept, slices, candidate.order)
-    results = [candidate, *others, *([baseline] if baseline else []), *baseline_others]
+    results = [*runs, *baselines]
     by_id = [{s.id: s for s in result.scores} for result in results]
     for result, scores in zip(results, by_id, strict=True):
         if why := _scores_error(result, scores, metric, rows, samples, gate.range):
@@ -107,8 +98,8 @@ def make_gate_input(
     # what counts rows counts all of them, and of rows asked one by one collection refuses repeats
     by_question = not (gate.kind.counts or metric.is_count or metric.is_agreement or early)
     again = count_repeated_questions(rows) if by_question else {}
-    runs, theirs = by_id[: 1 + len(others)], by_id[1 + len(others) :]
-    return GateInput(gate, metric, runs, theirs, rows, slices, alpha, candidate.digest, early, labels, again)
+    sides = by_id[: len(runs)], by_id[len(runs) :]
+    return GateInput(gate, metric, *sides, rows, slices, alpha, candidate.digest, early, labels, again)
 
 
 def _labelled_case(
@@ -173,6 +164,13 @@ def _missing_error(
     if candidate.rows and baseline.rows and candidate.rows != baseline.rows:
         return f'baseline "{gate.versus}" and the candidate were evaluated on different rows'
     return ""
+
+
+def _runs_of(gate: Gate, result: Result | None) -> list[Result]:
+    """Return the results that a gate judges of one side: of a recipe those of all seeds."""
+    if result is None:
+        return []
+    return [result, *result.other_runs] if gate.of == "recipe" else [result]
 
 
 def _runs_error(runs: Sequence[Result]) -> str:

@@ -174,8 +174,8 @@ class Adjudicator:
         others = {run: self.results.get((run, gate.eval)) for run in self.collection.runs if gate.of == "recipe"}
         if lacking := next((run for run, found in others.items() if found is None), ""):
             return error_verdict(gate, candidate, self.lost_runs.get(lacking, f"{lacking} was not evaluated"), alpha)
+        ours = replace(ours, other_runs=tuple(filter(None, others.values()))) if ours and others else ours
         ask = partial(decide, gate, metric, ours, baseline, samples, alpha, name=candidate, columns=task.spec.slices)
-        ask = partial(ask, others=[found for found in others.values() if found])
         if not gate.clean_only:
             return ask()
         return contamination.decide_without_leaks(

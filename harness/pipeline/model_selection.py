@@ -256,10 +256,10 @@ def _compared(
     values = [_mean_value(metric, results) for results in (ours, best) if results]
     about = {"metric": values[0], "digest": ours[0].digest, **facts}
     about |= {"runs": tuple(r.metrics[metric.name] for r in ours)} if len(ours) > 1 else {}
-    about |= bounds(ask(alone, candidate=ours[0], others=ours[1:], baseline=None), "")
+    candidate, baseline = (replace(r[0], other_runs=tuple(r[1:])) if r else None for r in (ours, best))
+    about |= bounds(ask(alone, candidate=candidate, baseline=None), "")
     if best:
-        pair = {"candidate": ours[0], "others": ours[1:], "baseline": best[0], "baseline_others": best[1:]}
-        said = ask(step, **pair)
+        said = ask(step, candidate=candidate, baseline=baseline)
         change = None if said.estimate is None else metric.from_test_scale(said.estimate, change=True)
         about |= {"change": change, **bounds(said, "change_"), "p": said.p_pass}
         about |= {"better": said.outcome is Outcome.PASS, "why": said.why}

@@ -158,6 +158,7 @@ class Result:
     order: tuple[str, ...] = ()
     caveats: tuple[Caveat, ...] = ()
     labels: tuple[Labels, ...] = ()
+    other_runs: tuple[Result, ...] = ()  # of the recipe with its other seeds, where a gate is about the recipe
 
     def labels_of(self, metric: str) -> Labels | None:
         return next((found for found in self.labels if found.metric == metric), None)

@@ -291,8 +291,9 @@ class _CandidateEvidence:
             metric = replace(metric, combine=getattr(importlib.import_module(module), function))
         ours, alpha = self.results[name, gate.eval], float(self.verdicts[gate.id]["alpha"])
         theirs = self.results[gate.versus, gate.eval] if gate.versus else None
-        others = [self.results[run, gate.eval] for run in self.locked.runs] if gate.of == "recipe" else []
-        ask = partial(decide, gate, metric, ours, theirs, samples, alpha, name=name, others=others)
+        others = [self.results[run, gate.eval] for run in self.locked.runs if gate.of == "recipe"]
+        ours = replace(ours, other_runs=tuple(others))
+        ask = partial(decide, gate, metric, ours, theirs, samples, alpha, name=name)
         if not gate.clean_only:
             return ask()
         return contamination.decide_without_leaks(

@@ -31,7 +31,8 @@ def judge(rights: list[int], *, gate: Gate = GATE, base: int = 100) -> Verdict:
     first, *others = (result(f"seed-{i}", right) for i, right in enumerate(rights))
     samples = [Sample(str(i)) for i in range(N)]
     baseline = result("base", base) if gate.versus else None
-    return decide(gate, ACC, first, baseline, samples, 0.05, name="merged", others=others)
+    first = replace(first, other_runs=tuple(others))
+    return decide(gate, ACC, first, baseline, samples, 0.05, name="merged")
 
 
 def test_a_recipe_whose_runs_agree_is_proven_as_one_run_is() -> None:
@@ -75,7 +76,9 @@ def test_runs_with_the_same_weights_are_an_error() -> None:
     """A trainer that ignores its seed makes one run, however often it is called."""
     runs = [result(name, 120, digest="same") for name in ("merged", "merged-seed-2", "merged-seed-3")]
     samples = [Sample(str(i)) for i in range(N)]
-    verdict = decide(GATE, ACC, runs[0], result("base", 100), samples, 0.05, name="merged", others=runs[1:])
+    verdict = decide(
+        GATE, ACC, replace(runs[0], other_runs=(*runs[1:],)), result("base", 100), samples, 0.05, name="merged"
+    )
     assert verdict.outcome is Outcome.ERROR
     assert verdict.why == "merged and merged-seed-2 have identical weights, so the trainer does not use its seed"
 
@@ -85,9 +88,9 @@ def test_a_row_that_one_run_lost_counts_against_the_claim() -> None:
     runs = [result(f"s{i}", 120) for i in range(5)]
     lost = tuple(replace(s, lost=("acc",), weights={"acc": 0.0}) if int(s.id) < 60 else s for s in runs[2].scores)
     samples = [Sample(str(i)) for i in range(N)]
-    whole = decide(GATE, ACC, runs[0], result("base", 100), samples, 0.05, name="m", others=runs[1:])
+    whole = decide(GATE, ACC, replace(runs[0], other_runs=(*runs[1:],)), result("base", 100), samples, 0.05, name="m")
     runs[2] = replace(runs[2], scores=lost)
-    some = decide(GATE, ACC, runs[0], result("base", 100), samples, 0.05, name="m", others=runs[1:])
+    some = decide(GATE, ACC, replace(runs[0], other_runs=(*runs[1:],)), result("base", 100), samples, 0.05, name="m")
     assert (whole.outcome, some.outcome) == (Outcome.PASS, Outcome.INCONCLUSIVE)
     assert some.lower < whole.lower  # type: ignore[operator]
 
@@ -109,11 +112,25 @@ def test_a_perplexity_is_averaged_in_nats() -> None:
         Result(f"s{k}", "t", tuple(Score(str(i), {"ppl": 1 + k / 10 + i / 100}, 5.0) for i in range(60)), {}, f"d{k}")
         for k in range(3)
     ]
-    verdict = decide(gate, metric, runs[0], None, samples, 0.05, name="m", others=runs[1:])
+    verdict = decide(gate, metric, replace(runs[0], other_runs=(*runs[1:],)), None, samples, 0.05, name="m")
     first, second, third = verdict.runs
     assert verdict.value == pytest.approx(second) == pytest.approx((first * third) ** 0.5)
     other = replace(runs[1], scores=tuple(replace(s, weight=6.0) for s in runs[1].scores))
-    verdict = decide(gate, metric, runs[0], None, samples, 0.05, name="m", others=[other, runs[2]])
+    verdict = decide(
+        gate,
+        metric,
+        replace(
+            runs[0],
+            other_runs=(
+                other,
+                runs[2],
+            ),
+        ),
+        None,
+        samples,
+        0.05,
+        name="m",
+    )
     assert verdict.why == 'row "0" has the weights 5 and 6 in two runs of the recipe'
 
 
