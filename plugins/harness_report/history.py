@@ -136,7 +136,10 @@ def history_lines(suite: str, past: Sequence[PastRun]) -> str:
         glyphs = [(GLYPHS[v.outcome], STYLES[v.outcome]) if v else " " for v in track.verdicts]
         v, line = track.last, sparkline([v.estimate if v else None for v in track.verdicts])
         limit = "" if v.threshold is None else tick_writer(kept, v)(v.threshold)
-        name, estimate = printable(f"{track.gate} on {track.candidate}"), number_writer(kept, v)(v.estimate)
+        name, write = printable(f"{track.gate} on {track.candidate}"), number_writer(kept, v)
+        estimate = write(v.estimate)
+        if v.run_estimates:
+            estimate += f" (runs {write(min(v.run_estimates))} to {write(max(v.run_estimates))})"
         table.add_row(Text(name), Text(line), Text.assemble(*glyphs), Text(estimate), Text(limit))
     first, last = past[0].started, past[-1].started
     head = f"{printable(suite)}: {len(past)} runs, {format_day(first, time=False)} to {format_day(last, time=False)}"

@@ -216,6 +216,7 @@ def test_the_page_and_the_history_show_runs(recipe: Project, pages: None) -> Non
     page = (folder / "report.html").read_text("utf-8")
     assert "runs of 5 seeds between" in page
     assert "<th>merged-seed-2" not in page
+    assert "(runs +0." in recipe.harness("history", "fake").out
     told = json.loads(recipe.harness("history", "fake", "--json").out)
     assert len(told["runs"][0]["gates"][-1]["runs"]) == 5
 
