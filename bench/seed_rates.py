@@ -23,7 +23,7 @@ SURELY, DOUBTED = 20_000, 6.0  # runs of a cell that was over so many percent at
 MARGIN, SEEDS, SPREADS = 0.02, (3, 5, 8), (0.0, 0.01, 0.02, 0.04)
 SHARED, LUCK, ALIKE = 0.6, 0.5, 0.3  # of a row's variance: with the baseline, of the rest a seed's, in a cluster
 PARTS = 4  # of a row that has a score
-COLLAPSED, LOST = 0.1, 0.2  # of seeds, and of their rows
+COLLAPSED, LOST = 0.1, 0.2  # of seeds, and of their right rows
 Floats = np.ndarray
 
 
@@ -86,7 +86,8 @@ def scored_rows(
         theirs = side(runs, number, hard, other + other_scale * rng.standard_normal((runs, number, 1)))
         if collapse:  # the others are better by what keeps the mean
             gone = rng.random((runs, seeds, 1)) < COLLAPSED
-            kept, won = rng.random(ours.shape) >= LOST, rng.random(ours.shape) < COLLAPSED * LOST / (1 - rate)
+            chance = COLLAPSED * LOST * rate / ((1 - COLLAPSED) * (1 - rate))
+            kept, won = rng.random(ours.shape) >= LOST, rng.random(ours.shape) < chance
             ours = np.where(gone, ours * kept, np.maximum(ours, won))
         return Drawn(ours, theirs, label)
 
@@ -164,7 +165,7 @@ def level_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     make = partial(scored_rows, rng, rows=300, rate=0.8, margin=MARGIN, spread=0.01, collapse=True)
     found = [f"{rate_of(make(seeds=s), MARGIN, runs // 2):.1f}" for s in SEEDS]
     alone = rate_of(make(seeds=3), MARGIN, runs // 2, is_proven_by_one_run)
-    what = f"0/1, 300 rows; {COLLAPSED:.0%} of runs collapse by {100 * LOST:.0f} points"
+    what = f"0/1, 300 rows, 80% right; {COLLAPSED:.0%} of runs lose {LOST:.0%} of their right rows"
     yield f"| {what} | 1 | {' | '.join(found)} | {alone:.1f} |\n"
 
 
