@@ -16,6 +16,7 @@ from harness.records.metrics import Metric
 from harness.records.samples import Labels, Result, Sample, Score
 from harness.records.verdict_text import add_reason
 from harness.records.verdicts import Outcome, Verdict
+from harness.texts.counts import count_noun
 
 THOUGHTS = 0.05  # of all answers: more cut thoughts, and a gate that says nothing else of it is not decided
 EXAMPLES = 3  # ids of rows that an error gives as examples
@@ -176,7 +177,8 @@ def _runs_of(gate: Gate, result: Result | None) -> list[Result]:
 def _runs_error(runs: Sequence[Result]) -> str:
     """Return why runs are not those of a recipe, each with its own weights and on the same rows, or nothing."""
     if len(runs) < FEWEST_SEEDS:
-        return f"there are {len(runs)} runs of the recipe, and at least {FEWEST_SEEDS} are needed; set [train] seeds"
+        there = count_noun(len(runs), "run")
+        return f"{there} of the recipe, but at least {FEWEST_SEEDS} are needed; set seeds in [train]"
     for i, run in enumerate(runs):
         if twin := next((other.subject for other in runs[:i] if other.digest == run.digest), ""):
             return f"{twin} and {run.subject} have identical weights, so the trainer does not use its seed"

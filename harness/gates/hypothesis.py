@@ -31,9 +31,9 @@ class Hypothesis:
         """Leave out rows of weight 0, which say nothing of the metric, unless their value was lost.
 
         Of several `runs`, those of the seeds of a recipe, the claim is about the mean; there is one of `baselines` for
-        all of them, one for each, or none. `labels` hold the cluster of
-        each row by kind, see `clusterings.cluster_labels`. Of several claims that share the risk, by Holm's method,
-        p-values are read at alpha / their number and above.
+        all of them, one for each, or none. `labels` hold the cluster of each row by kind, see
+        `clusterings.cluster_labels`. Of several claims that share the risk, by Holm's method, p-values are read at
+        alpha / their number and above.
         """
         ours, theirs = (_average_runs(several, case.metric) if several else None for several in (runs, baselines))
         assert ours is not None

@@ -385,9 +385,9 @@ def _seeds_error(seeds: Sequence[int]) -> str:
     """Return what is wrong with the seeds of a recipe, or nothing."""
     again = next((seed for i, seed in enumerate(seeds) if seed in seeds[:i]), None)
     if again is not None:
-        return f"{again} occurs twice, and equal trainings do not show how runs differ; remove one"
+        return f"{again} occurs twice; remove one"
     if len(seeds) < FEWEST_SEEDS:
-        return f"{len(seeds)} do not show how far runs differ; give at least {FEWEST_SEEDS}"
+        return f"give at least {FEWEST_SEEDS}, since fewer do not show how far runs differ"
     wrong = next((seed for seed in seeds if not 0 <= seed < 2**32), None)
     return "" if wrong is None else f"{wrong} is not from 0 to 2**32 - 1"
 

@@ -155,7 +155,7 @@ def test_a_trainer_that_ignores_its_seed_is_an_error(recipe: Project) -> None:
     [
         ("[1, 2, 3, 4, 5]", "[1, 2, 2, 4]", '"seeds" is [1, 2, 2, 4]; 2 occurs twice'),
         ("[1, 2, 3, 4, 5]", "[0, 0, 1]", "0 occurs twice"),
-        ("[1, 2, 3, 4, 5]", "[1]", "1 do not show how far runs differ; give at least 3"),
+        ("[1, 2, 3, 4, 5]", "[1]", '"seeds" is [1]; give at least 3, since fewer do not show how far runs differ'),
         ("[1, 2, 3, 4, 5]", "[]", "give at least 3"),
         ("[1, 2, 3, 4, 5]", "[1, 2, -3]", "-3 is not from 0 to 2**32 - 1"),
         ("[1, 2, 3, 4, 5]", '[1, 2, "3"]', "it must be a list of integers"),
@@ -197,7 +197,7 @@ def test_a_candidate_from_elsewhere_has_no_runs(recipe: Project) -> None:
     outcome = recipe.run("--candidate", str(recipe.folder / "good"), "--no-export")
     assert outcome.code == 6
     assert outcome.verdict("recipe") == "ERROR"
-    assert "there are 1 runs of the recipe" in " ".join(outcome.out.split())
+    assert "1 run of the recipe, but at least 3 are needed" in " ".join(outcome.out.split())
 
 
 @pytest.mark.slow
