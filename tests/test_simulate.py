@@ -201,3 +201,16 @@ def test_readme_has_the_point_rules_cells() -> None:
     assert "A gate that allows two points ships it 0.9 % of the time" in readme
     equal = [100 * power.pairs_power(0.0, 0.02, d, 200, ALPHA) for d in (0.1, 0.2, 0.3, 0.35, 0.4)]
     assert f"an equal model passes in {min(equal):.0f} to {max(equal):.0f} % of cases" in readme
+
+
+def test_a_page_repeats_the_rates_of_a_sweep() -> None:
+    """The rates that "Choose the rank" tells are those of the simulated table."""
+    simulated = (EXPLANATION / "statistics-seeds.md").read_text("utf-8").partition("## A sweep between")[2]
+    told = (EXPLANATION.parent / "how-to/choose-a-rank.md").read_text("utf-8")
+    rates = {
+        (row[0], row[1]): (row[2], row[4]) for row in re.findall(r"\| (\d+) \| (\d) " + r"\| ([\d.]+) " * 4, simulated)
+    }
+    found = re.findall(r"^\| ([\d,]+) \| (\d) points? \| ([\d.]+) % \| ([\d.]+) % \|$", told, re.MULTILINE)
+    assert len(found) == 4
+    for rows, spread, alone, seeds in found:
+        assert (alone, seeds) == rates[rows.replace(",", ""), spread]
