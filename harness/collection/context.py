@@ -33,6 +33,7 @@ class Context:
     candidates: tuple[str, ...]
     made: tuple[str, ...]  # the candidates that training and merging, or somebody else, make
     recipe: str = ""  # that of them which there is one of for every seed
+    ahead: bool = False  # another trains it, or it is still to come
     mistakes: Mistakes = field(default_factory=Mistakes)
     warnings: list[str] = field(default_factory=list)
 

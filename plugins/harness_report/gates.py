@@ -153,9 +153,12 @@ def gate_section(
 
 
 def rows_link(kept: LoadedRun, v: Verdict, links: bool) -> str:
-    """Return how a link to a gate's rows names the two models; "-" where the browser tells rows by another metric."""
+    """Return how a link to a gate's rows names the two models; "-" where the browser has other rows.
+
+    It tells them by one metric, and by the run that ships.
+    """
     evaluation, _, metric = v.metric.partition(".")
-    if not links or not v.versus or kept.against(evaluation)[0] != metric:
+    if not links or not v.versus or v.runs or kept.against(evaluation)[0] != metric:
         return "-"
     return comparison_link(kept, evaluation, v.versus, v.candidate)
 
