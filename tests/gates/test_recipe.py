@@ -153,3 +153,11 @@ def test_near_one_runs_are_taken_to_differ_more_than_they_did() -> None:
     plain = float(seed_reach(0.01, 5, 0.05, None, 0.04))
     assert float(seed_reach(0.01, 5, 0.05, 0.99, 0.04)) == pytest.approx(plain * 0.0475 / 0.0099)
     assert float(seed_reach(0.01, 5, 0.05, 0.5, 0.04)) == plain
+
+
+def test_a_proof_about_a_recipe_is_none_about_the_weights_that_ship() -> None:
+    """A policy that wants a claim about either is not met by a gate about the other."""
+    run = replace(GATE, of="run")
+    assert GATE.implies(replace(GATE, better_by=0.0), ACC)
+    assert not GATE.implies(run, ACC)
+    assert not run.implies(GATE, ACC)
