@@ -90,6 +90,8 @@ def _keeping_facts(run: RunContext) -> Iterator[None]:
     """Let what is reported of the run's own training and merge be as it was before."""
     found, names = run.record.run, ("training", *map(run.suite.merged, run.suite.merges))
     facts, steps = {name: found.facts[name] for name in names if name in found.facts}, found.training
-    yield
-    found.facts.update(facts)
-    found.training = steps
+    try:
+        yield
+    finally:
+        found.facts.update(facts)
+        found.training = steps
