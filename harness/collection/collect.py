@@ -79,7 +79,7 @@ def collect(
     told = tuple(origins), tuple(context.warnings)
     return Collection(
         suite, plugins, tasks, context.baselines, candidates, items, rows, *told, selecting=selecting, ahead=ahead,
-        recipe=recipe if runs else "", runs=runs,
+        recipe=recipe, runs=runs,
     )  # fmt: skip
 
 

@@ -132,7 +132,7 @@ class Collection:
     selecting: bool = False  # on the select splits: nothing is confirmed, nothing ships
     ahead: bool = False  # only looked at: a suite for candidates stands with one that is still to come
     deselected: tuple[str, ...] = ()
-    recipe: str = ""  # the candidate that is made once for every seed, where there are several
+    recipe: str = ""  # the candidate that is made anew with each seed, and by each variant of the training
     runs: Mapping[str, int] = field(default_factory=dict)  # its other models and their seeds; none of them ships
 
     @cached_property

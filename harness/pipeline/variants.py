@@ -93,5 +93,7 @@ def _keeping_facts(run: RunContext) -> Iterator[None]:
     try:
         yield
     finally:
+        for name in names:
+            found.facts.pop(name, None)
         found.facts.update(facts)
         found.training = steps

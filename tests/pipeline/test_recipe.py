@@ -251,3 +251,21 @@ def test_a_sweep_keeps_no_value_that_only_one_run_favours(recipe: Project) -> No
     alone = apart.replace("seeds = [1, 2, 3, 4, 5]\n", "").partition('\n[[gate]]\nid = "recipe"')[0] + SWEEP
     recipe.write({"suite.toml": alone.replace("[0.5, 0.6, 0.9]", "[0.5, 0.54]")})
     assert recipe.run("--no-export").report.sweep.chosen == 0.54  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_a_variant_is_trained_on_other_rows_and_remembered(recipe: Project) -> None:
+    """Without some rows it is another recipe, with a model of its own; the same rows find it again."""
+    from harness.pipeline.run import Options, open_run
+    from harness.pipeline.variants import make_variant, vary_training
+    from harness.records.models import ModelRef
+
+    plain = SUITE.replace('data = "train.jsonl"\n', 'data = "train.jsonl"\nspread = 0.05\n')
+    recipe.write({"suite.toml": plain})
+    run = open_run(recipe.folder / "suite.toml", Options(plugins=("harness.testing",)))
+    rows = range(2, len(TRAIN))
+    made = [make_variant(vary_training(run, rows=rows, seed=seed), f"variant-{seed}") for seed in (7, 8, 7)]
+    refs = [ref for ref in made if isinstance(ref, ModelRef)]
+    assert [ref.name for ref in refs] == ["variant-7", "variant-8", "variant-7"]
+    assert refs[0].digest == refs[2].digest != refs[1].digest
+    assert len(trained(recipe)) == 2 and "training" not in run.record.run.facts
