@@ -20,7 +20,7 @@ import numpy as np
 from scipy.stats import binom
 from scipy.stats import t as student
 
-from bench import dependence_rates, draws, judge_rates, plan_rates, power_rates
+from bench import dependence_rates, draws, judge_rates, plan_rates, power_rates, seed_rates
 from bench.draws import CHANGES, MORE_SIZES, NATS, SCORES, SIZES, TOKENS, Data
 from harness.stats import eprocess, mean_tests, multiple_testing, power, ratio, rule_of_three, shares, tango
 from harness.stats import hypothesis_tests as stats
@@ -572,6 +572,7 @@ PAGES = {  # a file -> what writes its tables
         dependence_rates.sizes_page,
         dependence_rates.crossed_page,
     ),
+    "statistics-seeds.md": (seed_rates.level_page, seed_rates.power_page, seed_rates.sweep_page),
     "assumptions.md": (forgotten_page,),
     "statistics-risk.md": (means_page, capped_means_page, judge_rates.gap_page),
     "statistics-judge-and-plan.md": (judge_rates.page, plan_page),

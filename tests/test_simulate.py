@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bench import dependence_rates, draws, simulate
+from bench import dependence_rates, draws, seed_rates, simulate
+from harness.gates.decide import decide
+from harness.gates.gate import Gate
+from harness.records.metrics import Metric
+from harness.records.samples import Result, Sample, Score
 from harness.stats import crossed, hypothesis_tests, power, ratio
 
 ALPHA = 0.05
@@ -69,6 +74,28 @@ def test_crossed_runs_are_judged_as_one_gate_is(pairs: bool, monkeypatch: pytest
         clusters = [first.tolist(), second.tolist()]
         test = hypothesis_tests.crossed_t(values.tolist(), [1.0] * 100, clusters, data.truth - 0.03, ALPHA, **about)
         assert (test.p_pass, test.p_fail) == pytest.approx((found[0][run], found[1][run]), abs=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clusters", [0, 20])
+def test_recipes_are_judged_as_one_gate_is(clusters: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of seeds that are drawn pass where a gate of the recipe passes on their rows, of as many resamples."""
+    monkeypatch.setattr(ratio, "NEAR", -1.0)
+    rng, metric = np.random.default_rng(8), Metric("acc", "higher", "proportion")
+    gate = Gate("g", "qa.acc", versus="base", worse_by_at_most=0.05, of="recipe")
+    data = seed_rates.scored_rows(rng, 4, 100, 0.8, 0.05, 0.02, better=0.08, clusters=clusters)(30)
+    clustered = [None if data.clusters is None else str(c) for c in (data.clusters if clusters else range(100))]
+    samples = [Sample(str(i), cluster=c) for i, c in enumerate(clustered)]
+
+    def result(name: str, values: np.ndarray) -> Result:
+        return Result(name, "qa", tuple(Score(str(i), {"acc": float(v)}) for i, v in enumerate(values)), {}, name)
+
+    proven = seed_rates.is_proven(data, 0.05)
+    for run, expected in enumerate(proven):
+        first, *others = (result(f"seed {i}", values) for i, values in enumerate(data.seeds[run]))
+        ours, base = replace(first, other_runs=tuple(others)), result("base", data.baseline[run, 0])
+        assert (decide(gate, metric, ours, base, samples, ALPHA, name="m").outcome == "PASS") == expected
+    assert 5 < proven.sum() < 25
 
 
 def _kept(function: Callable[..., Any], seen: list[np.ndarray]) -> Callable[..., Any]:
@@ -174,3 +201,16 @@ def test_readme_has_the_point_rules_cells() -> None:
     assert "A gate that allows two points ships it 0.9 % of the time" in readme
     equal = [100 * power.pairs_power(0.0, 0.02, d, 200, ALPHA) for d in (0.1, 0.2, 0.3, 0.35, 0.4)]
     assert f"an equal model passes in {min(equal):.0f} to {max(equal):.0f} % of cases" in readme
+
+
+def test_a_page_repeats_the_rates_of_a_sweep() -> None:
+    """The rates that "Choose the rank" tells are those of the simulated table."""
+    simulated = (EXPLANATION / "statistics-seeds.md").read_text("utf-8").partition("## A sweep between")[2]
+    told = (EXPLANATION.parent / "how-to/choose-a-rank.md").read_text("utf-8")
+    rates = {
+        (row[0], row[1]): (row[2], row[4]) for row in re.findall(r"\| (\d+) \| (\d) " + r"\| ([\d.]+) " * 4, simulated)
+    }
+    found = re.findall(r"^\| ([\d,]+) \| (\d) points? \| ([\d.]+) % \| ([\d.]+) % \|$", told, re.MULTILINE)
+    assert len(found) == 4
+    for rows, spread, alone, seeds in found:
+        assert (alone, seeds) == rates[rows.replace(",", ""), spread]

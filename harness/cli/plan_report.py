@@ -32,6 +32,7 @@ def print_forecast(forecast: Forecast, terminal: Terminal) -> None:
     for warning in forecast.warnings:
         terminal.print_line(f"warning: {warning}", "yellow")
     _gates(forecast, terminal)
+    _recipes(forecast, terminal)
     found = forecast.findings
     terminal.console.print()
     terminal.print_line(f"data: {len(found) or 'no'} finding{'s' if len(found) != 1 else ''} of the checks", "bold")
@@ -79,6 +80,19 @@ def _gates(forecast: Forecast, terminal: Terminal) -> None:
                 _entry(
                     terminal, _share(joint.again), "all together, for a model as good as in the last run", (), "bold"
                 )
+
+
+def _recipes(forecast: Forecast, terminal: Terminal) -> None:
+    for one in forecast.recipes:
+        terminal.console.print()
+        terminal.print_line(f'power of "{one.gate}" {one.truth}, by seeds and rows', "bold")
+        terminal.print_line(f"  standard deviation of runs over seeds: {one.spread}, {one.where}", "dim")
+        lines = [[str(seeds), *map(_share, each)] for seeds, each in zip(one.seeds, one.power, strict=True)]
+        terminal.print_columns([["seeds", *(f"{n:,} rows" for n in one.rows)], *lines], indent="  ")
+    if forecast.recipes:
+        once = next((m.total_seconds for m in forecast.measured.values() if m.total_seconds), None)
+        cost = "unknown until measured" if once is None else f"about {format_duration(once)} each"
+        terminal.print_line(f"  a seed is one training more, {cost}")
 
 
 def _entry(terminal: Terminal, number: str, text: str, details: Iterable[str], style: str = "") -> None:
@@ -137,11 +151,13 @@ def _training(forecast: Forecast, terminal: Terminal) -> None:
     tokens = f", about {forecast.training_tokens:,} tokens per epoch" if forecast.training_tokens else ""
     terminal.print_line(f"training: {forecast.training_rows:,} rows{tokens}", "bold")
     if forecast.sweep:
-        least, all_ = forecast.min_trials, forecast.trials
+        least, all_ = forecast.min_trials * forecast.seeds, forecast.trials * forecast.seeds
         most = f"{least} to {all_} trainings" if all_ > least else f"{all_} trainings"
         terminal.print_line(
             f"  sweep of {forecast.sweep}: {most}; the figures are for the first, the others are assumed alike"
         )
+    elif forecast.seeds > 1:
+        terminal.print_line(f"  {forecast.seeds} seeds: {forecast.seeds} trainings; the first ships")
     if forecast.memory:
         parts = " + ".join(f"{size / 1e9:,.2f} GB of {name}" for name, size in forecast.memory.items())
         terminal.print_line(

@@ -326,7 +326,7 @@ class Summary:
 
     def print_table(self) -> None:
         """Print every metric with one column a subject."""
-        done = [r for r in self.run.results if r.outcome != "skipped"]
+        done = [r for r in self.run.results if r.outcome != "skipped" and r.subject not in self.run.runs]
         if not (subjects := list(dict.fromkeys(r.subject for r in done))):
             return
         cells = {(r.eval, m, r.subject): format_metric(v) for r in done for m, v in r.metrics.items()}

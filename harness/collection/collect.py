@@ -5,7 +5,7 @@ No torch, no tokenizer, no network (but for a plugin's own data that is not in t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from harness import schema
@@ -18,11 +18,11 @@ from harness.errors import UsageError, did_you_mean
 from harness.gates import contamination
 from harness.gates.clusterings import cluster_labels, coarsest_clusterings
 from harness.gates.gate import PARENT, Gate
-from harness.gates.group import COUNTED, find_order_mistakes, link_groups
+from harness.gates.group import COUNTED, assign_recipe_gates, find_order_mistakes, link_groups
 from harness.gates.min_rows import Sizes, count_units, find_few_clusters_error, find_unprovable_error
 from harness.plugins import Plugins
 from harness.records.metrics import Metric
-from harness.suite.tables import RELEASES, Export, Suite, find_name_error, gate_alpha, is_reserved
+from harness.suite.tables import RELEASES, Export, Suite, find_name_error, gate_alpha, is_reserved, name_of_run
 
 LARGE = 0.2  # an alpha above which a gate says little
 
@@ -46,9 +46,12 @@ def collect(
     elif ahead:
         named = {*(e.from_ for e in suite.exports), *(name for g in suite.gates for name in g.on)}
         made = tuple(name for name in parts if name in named) or ("merged",)
-    copies = suite.copies.values()
+    recipe = next((e.from_ for e in suite.exports if e.from_ in made), made[-1] if made else "")  # what ships of it
+    suite, copies = replace(suite, gates=assign_recipe_gates(suite.gates, recipe)), suite.copies.values()
+    runs = {name_of_run(recipe, s): s for s in (suite.train.seeds or [])[1:]} if suite.train and suite.trains else {}
     candidates = tuple(name for one in made for name in (one, *(e.name for e in copies if e.from_ == one)))
-    context = Context(suite, plugins, remote, limit, selecting, ("base", *suite.subjects), candidates, made)
+    sides = ("base", *suite.subjects), candidates, made
+    context = Context(suite, plugins, remote, limit, selecting, *sides, recipe, ahead)
     context.warnings.extend(plugins.idle)
     sources = DatasetLoader(context)
     check_tables(context)
@@ -71,11 +74,14 @@ def collect(
         raise UsageError(
             f'{suite.path}: --select: no eval has a select split; add select = "data/select.jsonl" to one [[eval]]'
         )
-    items, rows = tuple(_items(context, tasks, prompted)), None if training is None else tuple(training)
+    claimed = {g.eval for g in suite.gates if g.of == "recipe"}
+    prompted |= {run: [name for name in tasks if name in claimed] for run in runs}
+    items, rows = tuple(_items(context, tasks, prompted, runs)), None if training is None else tuple(training)
     told = tuple(origins), tuple(context.warnings)
     return Collection(
-        suite, plugins, tasks, context.baselines, candidates, items, rows, *told, selecting=selecting, ahead=ahead
-    )
+        suite, plugins, tasks, context.baselines, candidates, items, rows, *told, selecting=selecting, ahead=ahead,
+        recipe=recipe, runs=runs,
+    )  # fmt: skip
 
 
 def _check_selecting(context: Context, tasks: Mapping[str, Task]) -> None:
@@ -172,8 +178,27 @@ class GateChecks:
                 yield (f'{what}, but "{candidate}" is not a converted copy; remove "on", or name copies in it')
         if gate.versus is not None and gate.versus not in (PARENT, *baselines):
             yield f'versus is "{gate.versus}", which is not a baseline{did_you_mean(gate.versus, baselines)}'
+        if gate.of == "recipe":
+            yield from self._recipe_mistakes(gate)
         if task := self.tasks.get(gate.eval):
             yield from self._mistakes_on(gate, task)
+
+    def _recipe_mistakes(self, gate: Gate) -> Iterator[str]:
+        """Yield why a claim about a recipe cannot be judged: it needs runs, each by itself, and one fixed baseline."""
+        train, task, recipe = self.suite.train, self.tasks.get(gate.eval), self.context.recipe
+        if not (train and train.seeds) and not (self.context.ahead and train is None):
+            yield 'of = "recipe" needs runs with several seeds; add seeds = [1, 2, 3, 4, 5] to [train]'
+        baseline = self.suite.subjects.get(gate.versus or "")
+        if baseline and baseline.released:
+            what = f'"{gate.versus}" is itself trained with one seed'
+            yield f'of = "recipe": {what}; compare with a model that is not, or remove "of"'
+        if recipe and gate.on != [recipe]:
+            yield f'of = "recipe" is about {recipe}; remove "on"'
+        if task and (task.compares or task.marks):
+            what = "compares with another model" if task.compares else "is graded when the model is gone"
+            yield f'of = "recipe": "{gate.eval}" {what}; claim a metric that a model has by itself'
+        if task and task.spec.stop == "early":
+            yield f'of = "recipe": the runs of "{gate.eval}" must answer the same rows; remove stop = "early"'
 
     def _mistakes_on(self, gate: Gate, task: Task) -> Iterator[str]:
         """Yield what is wrong with a gate on its metric and rows, and warn of what these cannot prove."""
@@ -354,9 +379,14 @@ def _shot_evals(context: Context, subject: str, tasks: Mapping[str, Task]) -> li
     return [name for name, t in alone.items() if t.samples is None or any(s.target for s in t.samples)]
 
 
-def _items(context: Context, tasks: Mapping[str, Task], prompted: Mapping[str, Sequence[str]]) -> Iterator[Item]:
-    """Yield the items; `prompted` holds the evals of each few-shot subject. What one compares with is there before."""
-    order = [*context.baselines, *context.candidates]
+def _items(
+    context: Context, tasks: Mapping[str, Task], prompted: Mapping[str, Sequence[str]], runs: Iterable[str]
+) -> Iterator[Item]:
+    """Yield the items; `prompted` holds the evals of few-shot subjects and of the other `runs` of a recipe.
+
+    What one compares with is there before.
+    """
+    order = [*context.baselines, *context.candidates, *runs]
     for subject in order:
         for name in prompted.get(subject, tasks):
             task, against = tasks[name], tasks[name].spec.against

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,8 @@ class Collection:
     selecting: bool = False  # on the select splits: nothing is confirmed, nothing ships
     ahead: bool = False  # only looked at: a suite for candidates stands with one that is still to come
     deselected: tuple[str, ...] = ()
+    recipe: str = ""  # the candidate that is made anew with each seed, and by each variant of the training
+    runs: Mapping[str, int] = field(default_factory=dict)  # its other models and their seeds; none of them ships
 
     @cached_property
     def trains_all_weights(self) -> bool:
@@ -194,17 +196,33 @@ class Collection:
     @cached_property
     def evals_by_subject(self) -> dict[str, set[str]]:
         """The evals that are run on each subject."""
-        return {s: {i.eval for i in self.items if i.subject == s} for s in (*self.baselines, *self.candidates)}
+        subjects = (*self.baselines, *self.candidates, *self.runs)
+        return {s: {i.eval for i in self.items if i.subject == s} for s in subjects}
+
+    def needed_items(self, gate: Gate, candidate: str) -> set[tuple[str, str]]:
+        """Return subject and eval of what a gate's verdict on a candidate needs, of the items that were chosen."""
+        needed = {(candidate, name) for name in self.needed_evals(gate) & self.evals_by_subject[candidate]}
+        of_runs = self._recipe_needs[gate.id] if candidate == self.recipe else set()
+        return needed | {(run, name) for run in self.runs for name in of_runs & self.evals_by_subject[run]}
 
     @cached_property
     def _needs(self) -> dict[str, set[str]]:
-        """Return what `evals` does for every gate: each eval is handed on to all that wait for a gate on it."""
+        """The evals that every gate needs of a candidate."""
+        return self._hand_on(g for g in self.suite.gates if g.metric)
+
+    @cached_property
+    def _recipe_needs(self) -> dict[str, set[str]]:
+        """The evals that every gate needs of the other runs of a recipe."""
+        return self._hand_on(g for g in self.suite.gates if g.of == "recipe")
+
+    def _hand_on(self, gates: Iterable[Gate]) -> dict[str, set[str]]:
+        """Return evals by gate: those of the given gates are handed on to all that wait for them."""
         waits: dict[str, list[str]] = {g.id: [] for g in self.suite.gates}
         for g in self.suite.gates:
             for name in (*g.requires, *g.any_of, *((g.group,) if g.group else ())):
                 waits[name].append(g.id)
         found: dict[str, set[str]] = {g.id: set() for g in self.suite.gates}
-        waiting = [(g.id, g.eval) for g in self.suite.gates if g.metric]
+        waiting = [(g.id, g.eval) for g in gates]
         while waiting:
             name, needed = waiting.pop()
             if needed not in found[name]:

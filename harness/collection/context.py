@@ -32,6 +32,8 @@ class Context:
     baselines: tuple[str, ...]
     candidates: tuple[str, ...]
     made: tuple[str, ...]  # the candidates that training and merging, or somebody else, make
+    recipe: str = ""  # that of them which there is one of for every seed
+    ahead: bool = False  # another trains it, or it is still to come
     mistakes: Mistakes = field(default_factory=Mistakes)
     warnings: list[str] = field(default_factory=list)
 
@@ -73,7 +75,7 @@ def check_tables(context: Context) -> None:
         context.find_plugin("adapter", suite.adapter.use, suite.adapter.options, suite.adapter.where)
     if (train := suite.train) and (trainer := context.find_plugin("trainer", train.use, train.options, train.where)):
         _look(context, trainer, train.options, train.where)
-        if what := _processes_error(trainer, train):
+        if what := _processes_error(trainer, train) or _seeds_error(suite, train):
             context.mistakes.add(train.where, what)
     if suite.adapter and trains_whole(replace(suite, candidate=None), context.plugins):  # nothing that can be merged
         if suite.merges not in ((), ("original",)):
@@ -114,6 +116,13 @@ def _processes_error(trainer: Callable[..., Any], train: Train) -> str:
         return f'processes: the trainer "{train.use}" trains in one process; remove it'
     busy = "watch: evaluates in this process, but several processes train; remove watch or processes"
     return busy if train.watch else ""
+
+
+def _seeds_error(suite: Suite, train: Train) -> str:
+    """Return why a recipe cannot be trained once for every seed, or nothing."""
+    if train.seeds and suite.choose:
+        return 'seeds: each run is merged onto the same base, but "choose" in [merge] chooses one; name it in "base"'
+    return ""
 
 
 def _check_sweep(context: Context) -> None:

@@ -32,6 +32,8 @@ def select_items(collection: Collection, keyword: str, last: Path | None) -> Col
     if not chosen:
         why = f'-k "{keyword}"' if keyword else "--lf"
         raise UsageError(f"{why}: matches none of {len(collection.items)} items; --collect-only lists them")
+    of_runs = [replace(i, subject=collection.recipe) for i in collection.items if i.subject in collection.runs]
+    chosen |= {of.id for of in of_runs if any(replace(of, subject=run).id in chosen for run in collection.runs)}
     wanted, candidates = set(chosen), collection.candidates
     for item in (i for i in collection.items if i.id in chosen and i.subject in candidates):
         # what the gates on it need: baselines, and the items of gates they wait for
@@ -39,6 +41,8 @@ def select_items(collection: Collection, keyword: str, last: Path | None) -> Col
         gates = [g for g in collection.gates(item.subject) if g.eval in about]
         found = [replace(item, eval=e) for e in about]
         found += [replace(item, subject=g.versus, eval=g.eval) for g in gates if g.versus]
+        claims = [g for g in gates if g.of == "recipe"]
+        found += [replace(item, subject=run, eval=g.eval) for g in claims for run in collection.runs]
         tasks = [collection.tasks[i.eval] for i in (item, *found) if collection.tasks[i.eval].marks == "pairs"]
         found += [replace(item, subject=t.spec.against, eval=t.spec.name) for t in tasks]
         wanted |= {i.id for i in found}

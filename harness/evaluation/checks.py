@@ -215,7 +215,7 @@ def build_trainer(collection: Collection, base: ModelRef, adapter: Any) -> Built
     if (make := collection.plugins.find("trainer", train.use).capabilities.build) is None:
         return None
     rows, options = detach_copy(list(collection.training)), detach_copy(dict(train.options))
-    built = make(detach_copy(base), adapter, rows, seed=collection.suite.header.seed, **options)
+    built = make(detach_copy(base), adapter, rows, seed=collection.suite.training_seed, **options)
     return plugin_errors.checked_return(make, built, Built, "a harness.Built")  # type: ignore[no-any-return]
 
 

@@ -49,10 +49,14 @@ def decide(
     blank = error_verdict(gate, name, "", alpha, metric)
     if isinstance(case, Unjudgeable):
         return as_error(replace(blank, outcome=case.outcome, n=case.n, digest=case.digest), case.why)
-    whole = make_hypothesis(case, case.rows)
     blank = replace(blank, digest=case.digest, repeated=case.repeated.get("rows", 0))
+    try:
+        whole = make_hypothesis(case, case.rows)
+    except ValueError as error:  # of runs whose rows do not weigh alike
+        return as_error(replace(blank, n=len(case.rows)), str(error))
     blank = replace(blank, value=whole.value, baseline=whole.baseline, n=len(whole.ours), weightless=whole.weightless)
     blank = replace(blank, risk=gate.risk(case.metric), labelled=case.labelled)
+    blank = replace(blank, runs=tuple(run.value for run in whole.runs))
     try:
         if len(case.slices) > 1 or (gate.slice and blank.n < gate.min_n):
             return bar_approximate_pass(

@@ -18,6 +18,7 @@ from harness.stats.result import Test
 from harness.stats.values import Range
 
 PARENT = "parent"  # what a copy that an export makes is compared with: the candidate it was made of
+FEWEST_SEEDS = 3  # runs of a recipe, of which it can be inferred how far others would lie apart
 MIN_N = 60  # rows of a slice from which on it must prove the claim; a smaller one only raises an alarm
 SUMS = 1e-6  # by which an estimate may differ from the values it is made of: rows were summed in another order
 Units = tuple[Sequence[Score], Sequence[Score] | None, Sequence[str] | None]
@@ -76,6 +77,7 @@ class Gate:
     allow_approximate: bool = False  # may block and pass at a risk that is only approximate
     cut_at_most: float | None = None  # the share of answers, of either side, beyond which cut ones keep it undecided
     clean_only: bool = False  # judged without the rows that the contamination check tells of
+    of: Literal["run", "recipe"] = "run"  # what is claimed: of the weights that ship, or of the mean over [train] seeds
     group: str = ""  # the gate that names this one in `any_of`; not a key of the suite
     among: int = 1  # claims that share its risk, of which each may be proven at a part of it; not a key either
 
@@ -123,11 +125,29 @@ class Gate:
         found += [f'slice is "{s}"; write COLUMN=VALUE or COLUMN=*' for s in self.slices if "=" not in s]
         if self.id in (*self.requires, *self.any_of):
             found.append("requires names the gate itself")
+        return [*found, *self._find_recipe_mistakes()]
+
+    def _find_recipe_mistakes(self) -> list[str]:
+        """Return what cannot be claimed of a recipe, which is a mean over rows and seeds."""
+        if self.of != "recipe":
+            return []
+        found = []
+        if self.kind.counts or self.kind.has_test:
+            found.append('of = "recipe" claims a mean over rows and seeds, not a count; claim min, max or versus')
+        if self.group:
+            found.append(f'of = "recipe" cannot be part of any_of "{self.group}"; claim it in a gate of its own')
+        if self.versus == PARENT:
+            found.append(f'of = "recipe": "{PARENT}" is itself trained with one seed; compare with a model that is not')
         return found
 
     def find_metric_mistakes(self, metric: Metric, rows: int | None = None) -> list[str]:
         """Return what is wrong with the claim for a metric of this scale and direction, and so many rows, if known."""
-        return self.kind.find_metric_mistakes(self, metric, rows)
+        found, odd = self.kind.find_metric_mistakes(self, metric, rows), ""
+        if self.of == "recipe" and metric.is_count:
+            odd = "one number about the weights, not a mean over rows"
+        elif self.of == "recipe" and (metric.labelled or metric.is_agreement):
+            odd = "corrected by labels, which hold for the answers of one model"
+        return [*found, f'of = "recipe": {metric.name} is {odd}; remove "of"'] if odd else found
 
     def claim(self) -> str:
         """Return the claim in words."""
@@ -147,6 +167,7 @@ class Gate:
             approximate=self.allow_approximate,
             cut_at_most=self.cut_at_most,
             clean=self.clean_only,
+            recipe=self.of == "recipe",
         )
 
     def row_range(self, metric: Metric) -> Range:
@@ -173,7 +194,7 @@ class Gate:
         Of a part of the rows that must be proven from `min_n` rows on, and of answers of which few enough are cut.
         """
         same = all(
-            getattr(self, key) == getattr(claim, key) for key in ("metric", "versus", "estimand", "cap", "range")
+            getattr(self, key) == getattr(claim, key) for key in ("metric", "versus", "estimand", "cap", "range", "of")
         )
         same = same and (claim.allow_approximate or not self.allow_approximate)
         rows = set(self.slices) == set(claim.slices) and self.clean_only == claim.clean_only

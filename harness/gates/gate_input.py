@@ -10,12 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.gates.clusterings import count_repeated_questions
-from harness.gates.gate import Gate
+from harness.gates.gate import FEWEST_SEEDS, Gate
 from harness.records.claim_spec import Note
 from harness.records.metrics import Metric
 from harness.records.samples import Labels, Result, Sample, Score
 from harness.records.verdict_text import add_reason
 from harness.records.verdicts import Outcome, Verdict
+from harness.texts.counts import count_noun
 
 THOUGHTS = 0.05  # of all answers: more cut thoughts, and a gate that says nothing else of it is not decided
 EXAMPLES = 3  # ids of rows that an error gives as examples
@@ -26,13 +27,14 @@ Slices = dict[str, list[Sample]]
 class GateInput:
     """A gate that can be judged: the scores by id of row, and its rows, all of them and slice by slice.
 
-    With `early` the rows stand in the random order in which they were looked at; `labels` are the metric's.
+    With `early` the rows stand in the random order in which they were looked at; `labels` are the metric's. Of a recipe
+    the `runs` are those of its seeds, else there is the candidate's alone; so are `baselines`, empty without one.
     """
 
     gate: Gate
     metric: Metric
-    candidate: dict[str, Score]
-    baseline: dict[str, Score] | None
+    runs: Sequence[Mapping[str, Score]]
+    baselines: Sequence[Mapping[str, Score]]
     rows: list[Sample]
     slices: Slices
     alpha: float
@@ -67,7 +69,8 @@ def make_gate_input(
     `without` holds ids of rows that are left out.
     """
     # a caveat opens no gate; an ERROR comes before an INCONCLUSIVE
-    caveats = [c for r in (candidate, baseline) if r for c in r.caveats if c.blocks(gate.metric_name)]
+    runs, baselines = _runs_of(gate, candidate), _runs_of(gate, baseline)
+    caveats = [c for r in (*runs, *baselines) for c in r.caveats if c.blocks(gate.metric_name)]
     if caveat := min(caveats, key=lambda c: c.outcome != "ERROR", default=None):
         return Unjudgeable(caveat.text, Outcome.INCONCLUSIVE if caveat.outcome == "INCONCLUSIVE" else Outcome.ERROR)
     kept = [s for s in samples if s.id not in without] if without else list(samples)
@@ -75,6 +78,8 @@ def make_gate_input(
     why = _missing_error(gate, metric, candidate, baseline, slices)
     if why or metric is None or candidate is None:
         return Unjudgeable(why or "there is no result")
+    if gate.of == "recipe" and (why := _runs_error(runs)):
+        return Unjudgeable(why, digest=candidate.digest)
     labels = candidate.labels_of(metric.name)
     if gate.versus and baseline and labels and labels.rows and (others := baseline.labels_of(metric.name)):
         return _labelled_case(gate, replace(metric, labelled=False), candidate, (labels, others), kept, alpha)
@@ -83,18 +88,19 @@ def make_gate_input(
         why = f"the labels that correct {metric.name} cover all rows and cannot correct {of} alone"
         return Unjudgeable(why, digest=candidate.digest)
     rows = _rows(gate, kept, slices, candidate.order)
-    ours, theirs = (None if r is None else {s.id: s for s in r.scores} for r in (candidate, baseline))
-    for result, scores in ((candidate, ours), (baseline, theirs)):
-        if result and scores is not None and (why := _scores_error(result, scores, metric, rows, samples, gate.range)):
+    results = [*runs, *baselines]
+    by_id = [{s.id: s for s in result.scores} for result in results]
+    for result, scores in zip(results, by_id, strict=True):
+        if why := _scores_error(result, scores, metric, rows, samples, gate.range):
             return Unjudgeable(f"{result.subject}: {why}", digest=candidate.digest, n=len(rows))
-    sides = {r.subject: scores for r, scores in ((candidate, ours), (baseline, theirs)) if r and scores is not None}
-    if why := _cut_error(gate, metric, rows, sides):
+    if why := _cut_error(gate, metric, rows, {r.subject: own for r, own in zip(results, by_id, strict=True)}):
         return Unjudgeable(why, Outcome.INCONCLUSIVE, candidate.digest, len(rows))
     early = bool(candidate.order)
     # what counts rows counts all of them, and of rows asked one by one collection refuses repeats
     by_question = not (gate.kind.counts or metric.is_count or metric.is_agreement or early)
     again = count_repeated_questions(rows) if by_question else {}
-    return GateInput(gate, metric, ours or {}, theirs, rows, slices, alpha, candidate.digest, early, labels, again)
+    sides = by_id[: len(runs)], by_id[len(runs) :]
+    return GateInput(gate, metric, *sides, rows, slices, alpha, candidate.digest, early, labels, again)
 
 
 def _labelled_case(
@@ -112,7 +118,7 @@ def _labelled_case(
     if why := _missing_error(gate, metric, candidate, candidate, slices) if not rows or gate.slice else "":
         return Unjudgeable(why, Outcome.INCONCLUSIVE, candidate.digest)
     rows = _rows(gate, rows, slices, ())
-    return GateInput(gate, metric, ours, theirs, rows, slices, alpha, candidate.digest, False, None, {}, len(rows))
+    return GateInput(gate, metric, [ours], [theirs], rows, slices, alpha, candidate.digest, False, None, {}, len(rows))
 
 
 def error_verdict(gate: Gate, candidate: str, why: str, alpha: float, metric: Metric | None = None) -> Verdict:
@@ -158,6 +164,26 @@ def _missing_error(
         )
     if candidate.rows and baseline.rows and candidate.rows != baseline.rows:
         return f'baseline "{gate.versus}" and the candidate were evaluated on different rows'
+    return ""
+
+
+def _runs_of(gate: Gate, result: Result | None) -> list[Result]:
+    """Return the results that a gate judges of one side: of a recipe those of all seeds."""
+    if result is None:
+        return []
+    return [result, *result.other_runs] if gate.of == "recipe" else [result]
+
+
+def _runs_error(runs: Sequence[Result]) -> str:
+    """Return why runs are not those of a recipe, each with its own weights and on the same rows, or nothing."""
+    if len(runs) < FEWEST_SEEDS:
+        there = count_noun(len(runs), "run")
+        return f"{there} of the recipe, but at least {FEWEST_SEEDS} are needed; set seeds in [train]"
+    for i, run in enumerate(runs):
+        if twin := next((other.subject for other in runs[:i] if other.digest == run.digest), ""):
+            return f"{twin} and {run.subject} have identical weights, so the trainer does not use its seed"
+        if run.rows and runs[0].rows and run.rows != runs[0].rows:
+            return f"{run.subject} and {runs[0].subject} were evaluated on different rows"
     return ""
 
 

@@ -24,7 +24,7 @@ class Group(ClaimType):
 
     def find_mistakes(self, gate: Gate) -> list[str]:
         own = ("metric", "min", "max", "max_failures", "versus", "better_by", "worse_by_at_most", "on_at_most", "slice")
-        more = ("decide", "clean_only", "estimand", "cap", "range", "allow_approximate", "cut_at_most")
+        more = ("decide", "clean_only", "estimand", "cap", "range", "allow_approximate", "cut_at_most", "of")
         stray = [[key for key in keys if getattr(gate, key) != getattr(Gate, key)] for keys in (own, more)]
         told = (*stray[0][:1], *stray[1])
         found = [f'"{key}" belongs to the gates that any_of names; move it there' for key in told]
@@ -46,6 +46,11 @@ def link_groups(gates: Sequence[Gate]) -> tuple[Gate, ...]:
         else g
         for g in gates
     )
+
+
+def assign_recipe_gates(gates: Sequence[Gate], recipe: str) -> tuple[Gate, ...]:
+    """Return the gates, those of the recipe kept to the candidate of which there is one for every seed."""
+    return tuple(replace(g, on=[recipe]) if g.of == "recipe" and recipe and not g.on else g for g in gates)
 
 
 def adjust_member_p_values(p_values: Iterable[float | None]) -> list[float]:

@@ -11,6 +11,7 @@ from harness.gates import labels as by_people
 from harness.gates.clusterings import KINDS, Labels, cluster_labels, coarsest_clusterings, is_nested
 from harness.gates.gate import Units
 from harness.gates.gate_input import GateInput
+from harness.records.metrics import Metric
 from harness.records.samples import Sample, Score
 from harness.stats.result import Test
 from harness.stats.values import Bounds, Range
@@ -24,13 +25,18 @@ class Hypothesis:
     """
 
     def __init__(
-        self, case: GateInput, ours: Sequence[Score], theirs: Sequence[Score] | None, labels: Sequence[Labels]
-    ) -> None:
+        self, case: GateInput, runs: Sequence[Sequence[Score]], baselines: Sequence[Sequence[Score]],
+        labels: Sequence[Labels],
+    ) -> None:  # fmt: skip
         """Leave out rows of weight 0, which say nothing of the metric, unless their value was lost.
 
-        `labels` hold the cluster of each row by kind, see `clusterings.cluster_labels`. Of several claims that share
-        the risk, by Holm's method, p-values are read at alpha / their number and above.
+        Of several `runs`, those of the seeds of a recipe, the claim is about the mean; there is one of `baselines` for
+        all of them, one for each, or none. `labels` hold the cluster of each row by kind, see
+        `clusterings.cluster_labels`. Of several claims that share the risk, by Holm's method, p-values are read at
+        alpha / their number and above.
         """
+        ours, theirs = (_average_runs(several, case.metric) if several else None for several in (runs, baselines))
+        assert ours is not None
         self.case, self.gate, self.metric, self.alpha, self.early = case, case.gate, case.metric, case.alpha, case.early
         self.levels = [case.alpha / i for i in range(1, max(case.gate.among, len(case.slices)) + 1)]
         weightless, name, self.labels = set[int](), case.metric.name, case.labels
@@ -38,6 +44,10 @@ class Hypothesis:
             rows = zip(*([ours] if theirs is None else [ours, theirs]), strict=True)
             weightless = {i for i, row in enumerate(rows) if not any(s.weight_of(name) or s.lost for s in row)}
         self.ours, self.theirs, self.kinds, self.weightless = ours, theirs, list(labels), len(weightless)
+        # the claim of each run by itself, where there are several
+        own = [[b] for b in baselines] if len(baselines) > 1 else [baselines] * len(runs)
+        pairs = zip(runs, own, strict=True) if len(runs) > 1 else ()
+        self.runs = [Hypothesis(case, [run], base, labels) for run, base in pairs]
         if weightless:
             keep = [i for i in range(len(ours)) if i not in weightless]
             self.ours, self.kinds = [ours[i] for i in keep], [[kind[i] for i in keep] for kind in labels]
@@ -102,9 +112,10 @@ class Hypothesis:
         pairs = zip(self.ours, self.theirs or self.ours, strict=True)
         keep = [i for i, (s, t) in enumerate(pairs) if best is not None or not (s.lost or t.lost)]
         good = float(bool(best) == (self.sign > 0))
-        ours = [_settled(self.ours[i], best, good) for i in keep]
-        theirs = None if self.theirs is None else [_settled(self.theirs[i], best, 1 - good) for i in keep]
-        return Hypothesis(self.case, ours, theirs, [[kind[i] for i in keep] for kind in self.kinds])
+        each = self.runs or [self]
+        runs = [[_settled(run.ours[i], best, good) for i in keep] for run in each]
+        theirs = [[_settled(run.theirs[i], best, 1 - good) for i in keep] for run in each if run.theirs is not None]
+        return Hypothesis(self.case, runs, theirs, [[kind[i] for i in keep] for kind in self.kinds])
 
     def bounds_minus_margin(self, test: Test) -> Bounds:
         """Return how far the bounds of a test lie beyond the threshold, turned so that less is worse."""
@@ -113,13 +124,20 @@ class Hypothesis:
 
     @cached_property
     def value(self) -> float:
-        """The metric of the candidate on these rows, or of the means of their clusters; corrected where labels are."""
+        """The metric of the candidate on these rows, or of the means of their clusters; corrected where labels are.
+
+        Of a recipe the mean of its runs on the scale of the test.
+        """
+        if values := [self.metric.to_test_scale(run.value) for run in self._known.runs]:
+            return self.metric.from_test_scale(math.fsum(values) / len(values))
         units = self._known.units
         return by_people.value_with_labels(self.metric, units[0], units[2], self.labels)
 
     @cached_property
     def baseline(self) -> float | None:
-        """The metric of the baseline on these rows, or of the means of their clusters."""
+        """The metric of the baseline on these rows, or of the means of their clusters; see `value`."""
+        if values := [self.metric.to_test_scale(b) for run in self._known.runs if (b := run.baseline) is not None]:
+            return self.metric.from_test_scale(math.fsum(values) / len(values))
         theirs = self._known.units[1]
         return None if theirs is None else self.metric.value(theirs)
 
@@ -180,8 +198,36 @@ def _settled(score: Score, best: bool | None, value: float) -> Score:
 
 def make_hypothesis(case: GateInput, rows: Sequence[Sample]) -> Hypothesis:
     """Return the claim of a gate about some of its rows."""
-    theirs = [case.baseline[s.id] for s in rows] if case.baseline is not None else None
+    kind = case.gate.kind
+    runs, baselines = ([[run[s.id] for s in rows] for run in several] for several in (case.runs, case.baselines))
+    each = baselines if len(baselines) > 1 else [*baselines, None][:1] * len(runs)
+    scored = [kind.score_rows(case.gate, case.metric, *pair) for pair in zip(runs, each, strict=True)]
+    theirs = [base for _, base in scored if base is not None][: len(baselines)]
+    gate, metric = kind.restate(case.gate, case.metric)
     labels = cluster_labels(rows, questions=bool(case.repeated.get("rows")))
-    gate, metric = case.gate.kind.restate(case.gate, case.metric)
-    scored = case.gate.kind.score_rows(case.gate, case.metric, [case.candidate[s.id] for s in rows], theirs)
-    return Hypothesis(replace(case, gate=gate, metric=metric), *scored, labels)
+    return Hypothesis(replace(case, gate=gate, metric=metric), [run for run, _ in scored], theirs, labels)
+
+
+def _average_runs(runs: Sequence[Sequence[Score]], metric: Metric) -> Sequence[Score]:
+    """Return what runs scored on average, row by row."""
+    return runs[0] if len(runs) == 1 else [average_scores(row, metric) for row in zip(*runs, strict=True)]
+
+
+def average_scores(runs: Sequence[Score], metric: Metric) -> Score:
+    """Return what runs of a recipe scored on one row on average; a value that one of them lost is lost.
+
+    Raises ValueError where the row has another weight in one of them.
+    """
+    first, name = runs[0], metric.name
+    if lost := [run for run in runs if name in run.lost]:
+        return lost[0]
+    for run in runs[1:]:
+        if not math.isclose(run.weight_of(name), first.weight_of(name), rel_tol=1e-9):
+            here, there = run.weight_of(name), first.weight_of(name)
+            raise ValueError(f'row "{first.id}" has the weights {there:g} and {here:g} in two runs of the recipe')
+    shares = [run.partly_lost[name] for run in runs if name in run.partly_lost]
+    partly = {name: max(shares)} if shares else {}
+    if metric.combine:  # made of all rows of one run
+        return replace(first, partly_lost=partly)
+    mean = math.fsum(run.values[name] for run in runs) / len(runs)
+    return Score(first.id, {name: mean}, first.weight_of(name), partly_lost=partly)

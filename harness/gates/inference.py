@@ -16,6 +16,7 @@ from harness.gates.min_rows import find_one_cluster_error
 from harness.records.samples import Score
 from harness.stats import hypothesis_tests
 from harness.stats.eprocess import EProcess
+from harness.stats.seeds import add_seed_spread
 
 
 def run_hypothesis_test(hypothesis: Hypothesis, *, ties: bool = False) -> hypothesis_tests.Test:
@@ -70,12 +71,25 @@ def _tested(h: Hypothesis, ties: bool) -> hypothesis_tests.Test:
         if h.baseline is not None and h.factor != 1 and h.baseline <= 0:
             what = f"{h.metric.name} of the baseline is {h.baseline:g}"
             raise ValueError(f"{what}, so a share of it is not a margin; write the margin in the metric's units")
-        test = _test_of_rows(h)
+        test = _add_seeds(h, _test_of_rows(h)) if h.runs else _test_of_rows(h)
         if h.gate.estimand != "rows" and test.clusters is None:
             test = replace(test, clusters=test.n)
         if math.isinf(test.lower) and math.isinf(test.upper) and test.p_pass == test.p_fail == 1:
             raise ValueError(f"nothing varies over {rows} rows, so nothing can be inferred from them")
     return test if h.sign > 0 else replace(test, estimate=-test.estimate, lower=-test.upper, upper=-test.lower)
+
+
+def _add_seeds(h: Hypothesis, rows: hypothesis_tests.Test) -> hypothesis_tests.Test:
+    """Widen the test of a recipe's mean over rows by how far the runs of its seeds lie apart."""
+    every = range(len(h.ours))
+    if h.metric.combine:
+        runs = [_statistic(run, every) for run in h.runs]
+    else:
+        pairs = [row_differences(run, h.gate.cap) for run in h.runs]
+        runs = [math.fsum(v * w for v, w in zip(*one, strict=True)) / math.fsum(one[1]) for one in pairs]
+    rate = (h.value if h.sign > 0 else 1 - h.value) if h.metric.is_share and not h.metric.combine else None
+    test = add_seed_spread(rows, runs, h.margin, h.alpha, rate=rate)
+    return replace(test, method=f"{rows.method} and t over {len(runs)} seeds")
 
 
 def _test_of_rows(h: Hypothesis) -> hypothesis_tests.Test:
@@ -191,6 +205,10 @@ def row_differences(h: Hypothesis, cap: float | None) -> tuple[list[float], list
 
     Either counts as at most `cap`. Raises ValueError where a row has another weight in the baseline.
     """
+    if h.runs:
+        found = [row_differences(run, cap) for run in h.runs]
+        values = [math.fsum(row) / len(h.runs) for row in zip(*(values for values, _ in found), strict=True)]
+        return values, found[0][1]
     name = h.metric.name
     for o, t in () if h.theirs is None else zip(h.ours, h.theirs, strict=True):
         here, there = o.weight_of(name), t.weight_of(name)
@@ -227,6 +245,8 @@ def count_capped_rows(h: Hypothesis) -> int:
 def _statistic(h: Hypothesis, rows: Iterable[int]) -> float:
     """Return the oriented claim's quantity, computed on some of the rows, by their numbers."""
     chosen, sides = list(rows), [side for side in (h.ours, h.theirs) if side is not None]
+    if h.runs:
+        return math.fsum(_statistic(run, chosen) for run in h.runs) / len(h.runs)
     values = [h.metric.to_test_scale(h.metric.value([side[i] for i in chosen])) for side in sides]
     return h.sign * (values[0] if h.theirs is None else values[0] - h.factor * values[1])
 

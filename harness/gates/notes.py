@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from statistics import variance
 
 from harness.gates.gate_input import GateInput
 from harness.gates.hypothesis import Hypothesis
@@ -15,6 +16,7 @@ from harness.records.verdict_text import add_reason, format_notes
 from harness.records.verdicts import Outcome, Verdict
 from harness.stats.autocorrelation import lag_one_correlation
 from harness.stats.rule_of_three import rule_of_three
+from harness.stats.seeds import seed_reach
 
 TOGETHER = 0.01  # p-value from which on it is said that neighbouring rows go together
 
@@ -47,9 +49,21 @@ def result_notes(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
         notes.append(Note("unseen", {"share": rule_of_three(count, hypothesis.alpha), "of": of}))
     if verdict.outcome is Outcome.INCONCLUSIVE and hypothesis.labels:
         notes.append(Note("labels", {"rows": not hypothesis.metric.is_agreement}))
-    elif verdict.outcome is Outcome.INCONCLUSIVE:
+    elif verdict.outcome is Outcome.INCONCLUSIVE and not hypothesis.runs:
         notes.append(_needed(verdict))
-    return notes
+    return [*notes, _seeds(verdict, hypothesis)] if hypothesis.runs else notes
+
+
+def _seeds(verdict: Verdict, hypothesis: Hypothesis) -> Note:
+    """Return how far the runs of a recipe lie apart, and whether more of them or of the rows would decide it."""
+    runs, more = [run.value for run in hypothesis.runs], ""
+    bounds = [b for b in (verdict.lower, verdict.upper) if b is not None and math.isfinite(b)]
+    if verdict.outcome is Outcome.INCONCLUSIVE and verdict.estimate is not None and bounds:
+        values = [hypothesis.metric.to_test_scale(value) for value in runs]
+        far = min(abs(verdict.estimate - bound) for bound in bounds)
+        seeds = seed_reach(math.sqrt(variance(values) / len(values)), len(values), hypothesis.alpha, None, 0.0)
+        more = "seeds" if 2 * float(seeds) ** 2 > far**2 else "rows"
+    return Note("seeds", {"n": len(runs), "low": min(runs), "high": max(runs), "ships": runs[0], "more": more})
 
 
 def repeated_question_notes(case: GateInput) -> list[Note]:
@@ -89,7 +103,7 @@ def add_slice_notes(
     notes += [Note("none large", {"min_n": min_n})] if not large and not harm else []
     notes += [note for note in decides if note.kind == "sizes"]
     notes += [_needed(verdict, such=True)] if verdict.rows_needed else []
-    notes += [note for note in decides if note.kind == "unseen"]
+    notes += [note for note in decides if note.kind in ("unseen", "seeds")]
     return add_reason(replace(verdict, slices=tuple(slices)), *notes)
 
 

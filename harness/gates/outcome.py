@@ -55,7 +55,7 @@ def make_verdict(blank: Verdict, test: Test, hypothesis: Hypothesis) -> Verdict:
     found["uncapped"] = estimate_without_cap(hypothesis)
     found["risk"] = "approximate" if has_few_drawn_sizes(test.effective) else blank.risk
     verdict = replace(blank, **found)
-    if outcome is not Outcome.INCONCLUSIVE or hypothesis.labels:  # of which there would have to be more, too
+    if outcome is not Outcome.INCONCLUSIVE or hypothesis.labels or hypothesis.runs:  # more of these would help, too
         return verdict
     discordance = (len(verdict.won) + len(verdict.lost)) / verdict.n
     if (needed := estimate_sample_size(test, hypothesis.threshold, hypothesis.alpha, discordance)) is None:

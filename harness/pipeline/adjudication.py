@@ -39,6 +39,7 @@ class Adjudicator:
         self.results: dict[tuple[str, str], Result] = {}  # by subject and eval
         self.ended: set[tuple[str, str]] = set()
         self.said: dict[tuple[str, str], Verdict] = {}
+        self.lost_runs: dict[str, str] = {}  # runs of a recipe that there are none of, and why
         self.leaks: contamination.Leaks | None = None  # rows by evaluation; None as long as nobody looked
         self.standings: dict[tuple[str, str], AttemptNumber] = {}  # by candidate and eval, once they are in the ledger
         self.provisional_attempts: dict[
@@ -53,18 +54,20 @@ class Adjudicator:
     def on_evaluation_end(self, item: Item) -> tuple[Verdict, ...]:
         """Return the verdicts that can be given now that an evaluation of a candidate ended, well or not."""
         self.ended.add((item.subject, item.eval))
-        if item.subject not in self.collection.candidates:
+        candidate = self.collection.recipe if item.subject in self.collection.runs else item.subject
+        if candidate not in self.collection.candidates:
             return ()
         before, key = len(self.said), (item.subject, item.eval)
         result, task = self.results.get(key), self.collection.tasks[item.eval]
-        if self.ledger is not None and result is not None and counts_as_attempt(task):
+        own = item.subject == candidate  # an attempt of the recipe is that of the model that ships
+        if own and self.ledger is not None and result is not None and counts_as_attempt(task):
             # Which attempt at its rows it is, is written down before anything is said of it.
             look = self.ledger_entry(*key, result)
             with self.ledger.lock():
                 self.standings[key] = self.ledger.number_attempt(look)
                 self.ledger.record(self.standings[key], look, self.collection.suite, *key)
-        for gate in self.collection.gates(item.subject, item.eval):
-            self.decide_if_ready(gate, item.subject)
+        for gate in self.collection.gates(candidate, item.eval):
+            self.decide_if_ready(gate, candidate)
         return self.verdicts[before:]
 
     def ledger_entry(self, candidate: str, name: str, result: Result) -> LedgerEntry:
@@ -79,9 +82,7 @@ class Adjudicator:
             candidate
         ]  # no deselected evaluation is waited for, but one must be there
         own = {self.gates[g].eval for g in gate.any_of} if gate.any_of else {gate.eval}
-        if not own & chosen or any(
-            (candidate, e) not in self.ended for e in self.collection.needed_evals(gate) & chosen
-        ):
+        if not own & chosen or not self.ended.issuperset(self.collection.needed_items(gate, candidate)):
             return
         for name in (*gate.requires, *((gate.group,) if gate.group else ())):
             self.decide_if_ready(self.collection.resolve_gate(self.gates[name], candidate), candidate)
@@ -170,6 +171,10 @@ class Adjudicator:
         baseline = self.results.get((gate.versus, gate.eval)) if gate.versus else None
         samples = task.samples or ()
         metric, ours = task.metrics.get(gate.metric_name), result or self.results.get((candidate, gate.eval))
+        others = {run: self.results.get((run, gate.eval)) for run in self.collection.runs if gate.of == "recipe"}
+        if lacking := next((run for run, found in others.items() if found is None), ""):
+            return error_verdict(gate, candidate, self.lost_runs.get(lacking, f"{lacking} was not evaluated"), alpha)
+        ours = replace(ours, other_runs=tuple(filter(None, others.values()))) if ours and others else ours
         ask = partial(decide, gate, metric, ours, baseline, samples, alpha, name=candidate, columns=task.spec.slices)
         if not gate.clean_only:
             return ask()

@@ -191,7 +191,8 @@ def _call_trainer(run: RunContext, out: Path) -> StageStop | None:
             stops.append(stop)
             raise _WorkerEndedError
 
-    given = supported_keywords(trainer, {"flag": flag}) | {"progress": session.progress, "seed": run.suite.header.seed}
+    given = supported_keywords(trainer, {"flag": flag})
+    given |= {"progress": session.progress, "seed": run.suite.training_seed}
     given |= {"watch": partial(_watched, session)} if table.watch else {}
     with suppress(_WorkerEndedError):
         rows, options = detach_copy(list(training)), detach_copy(dict(table.given))

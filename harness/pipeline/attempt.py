@@ -81,6 +81,8 @@ class AttemptClaims:
         spec = self.collection.tasks[gate.eval].spec
         yield gate.metric_name
         yield {key: value for key, value in asdict(gate).items() if key not in SILENT}
+        train = self.collection.suite.train
+        yield train.seeds if train and gate.of == "recipe" else None  # one seed more is another claim
         yield gate.alpha or self.collection.suite.header.alpha
         yield {key: getattr(spec, key) for key in OF_EVAL}
         # rows that are still to come are known by how many there will be

@@ -78,6 +78,7 @@ def record_conclusions(run: RunContext) -> None:
         *ignored_errors(record.run),
         *left_out,
         *record.choices,
+        *dict.fromkeys(verdict_text.format_runs(v) for v in verdicts if v.runs),
         *filter(None, said),
         *attempts,
     ]

@@ -101,7 +101,7 @@ def measurement_path(session: Session, what: str) -> Path:
         model,
         keys.library_versions(),
         machine,
-        suite.header.seed,
+        suite.training_seed,
     ]
     parts += [collection.plugins.code_digest(), keys.environment_switches()]
     if what == EVALUATION:

@@ -30,6 +30,7 @@ from harness.pipeline.artifacts import Artifacts, Trained, copy_training_logs, t
 from harness.pipeline.record import StageStop
 from harness.pipeline.run_context import RunContext
 from harness.pipeline.session import Options, Session, prepare_collection
+from harness.pipeline.variants import vary_training
 from harness.records.metrics import Metric
 from harness.records.models import ModelRef
 from harness.records.run import Run, Swept, Trial
@@ -37,7 +38,6 @@ from harness.records.samples import Result
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.run_folder import LOGS, read_steps
 from harness.schema import format_toml
-from harness.suite.tables import Sweep
 from harness.texts.numbers import format_metric, format_p_in_sentence
 
 ENDED = (ExitCode.INTERRUPTED, ExitCode.INTERNAL, ExitCode.USAGE)  # after which there is nothing to compare
@@ -183,20 +183,21 @@ def run_sweep(run: RunContext) -> Trained | StageStop:
     alpha = table.alpha or run.suite.header.alpha
     ask = partial(decide, metric=metric, samples=rows, alpha=alpha, name=table.key)
     found.sweep = Swept(table.key, table.by, alpha, len(rows), metric.scale, list(table.values), rule=table.rule)
-    best: tuple[Trained, Result] | None = None
+    best: tuple[Trained, list[Result]] | None = None
+    step = replace(table.step, of="recipe") if run.collection.runs else table.step
     each = zip(table.values, sweep_trials(run.collection), run.session.opened.trials, strict=True)
     for i, (value, collection, adapter) in enumerate(each, 1):
         opened, what = replace(run.session.opened, adapter=adapter), f"{table.key} = {format_toml(value)}"
         run.record.call_hook("harness_stage", stage="sweep", detail=f"{what}, trial {i} of at most {len(table.values)}")
-        made = train_adapter(replace(run, session=replace(run.session, collection=collection, opened=opened)))
-        if isinstance(made, StageStop):
-            return made
-        with run.record.stage("select", f"{table.by} on {len(rows)} rows"):
-            result = evaluate_for_choice(made.run.session, table.by, made.ref, what)
-        trial = _compared(table, metric, ask, result, best[1] if best else None, {"value": value, **_training(made)})
+        one = replace(run, session=replace(run.session, collection=collection, opened=opened))
+        if isinstance(tried := _try_value(one, table.by, what), StageStop):
+            return tried
+        first, results = tried
+        facts = {"value": value, **_training(first)}
+        trial = _compared(table.rule, step, metric, ask, results, best[1] if best else [], facts)
         run.record.add(trial)
         if trial.better:
-            best = made, result
+            best = first, results
         elif table.rule == "step":
             break
     assert best and found.sweep  # there is nothing that the first could fail to be better than
@@ -211,6 +212,22 @@ def run_sweep(run: RunContext) -> Trained | StageStop:
     return best[0]
 
 
+def _try_value(run: RunContext, by: str, what: str) -> tuple[Trained, list[Result]] | StageStop:
+    """Train a trial, with each seed where there are several, and return the first and the results of all."""
+    first, results, runs = None, list[Result](), run.collection.runs.values()
+    rows = len(run.collection.tasks[by.partition(".")[0]].select or ())
+    for seed in (run.suite.training_seed, *runs):
+        made = train_adapter(vary_training(run, seed=seed) if first else run)
+        if isinstance(made, StageStop):
+            return made
+        first = first or made
+        with run.record.stage("select", f"{by} on {rows} rows"):
+            named = f"{what}, seed {seed}" if runs else what
+            results.append(evaluate_for_choice(made.run.session, by, made.ref, named))
+    assert first
+    return first, results
+
+
 def _training(made: Trained) -> dict[str, Any]:
     """Return what a Trial tells of its training; its seconds are kept in its folder for the runs that find it there."""
     note = Artifacts(made.run.session).work / "trial.json"
@@ -221,9 +238,10 @@ def _training(made: Trained) -> dict[str, Any]:
 
 
 def _compared(
-    sweep: Sweep, metric: Metric, ask: Callable[..., Verdict], ours: Result, best: Result | None, facts: dict[str, Any]
-) -> Trial:
-    """Compare a trial with the best before it, if there is one; `facts` go into it."""
+    rule: str, step: Gate, metric: Metric, ask: Callable[..., Verdict], ours: Sequence[Result],
+    best: Sequence[Result], facts: dict[str, Any],
+) -> Trial:  # fmt: skip
+    """Compare a trial with the best before it, if there is one, by the results of all seeds; `facts` go into it."""
 
     def bounds(said: Verdict, prefix: str) -> dict[str, float | None]:
         found: dict[str, float | None] = {}
@@ -234,18 +252,27 @@ def _compared(
 
     # A claim about a trial alone, for its interval; which number it names makes no difference to that.
     claim = {"min" if metric.better == "higher" else "max": 1.0 if metric.is_log else 0.5}
-    alone = replace(sweep.step, versus=None, better_by=None, **claim)  # type: ignore[arg-type]
-    about = {"metric": ours.metrics[metric.name], "digest": ours.digest, **facts}
-    about |= bounds(ask(alone, candidate=ours, baseline=None), "")
-    if best is not None:
-        said = ask(sweep.step, candidate=ours, baseline=best)
+    alone = replace(step, versus=None, better_by=None, **claim)  # type: ignore[arg-type]
+    values = [_mean_value(metric, results) for results in (ours, best) if results]
+    about = {"metric": values[0], "digest": ours[0].digest, **facts}
+    about |= {"runs": tuple(r.metrics[metric.name] for r in ours)} if len(ours) > 1 else {}
+    candidate, baseline = (replace(r[0], other_runs=tuple(r[1:])) if r else None for r in (ours, best))
+    about |= bounds(ask(alone, candidate=candidate, baseline=None), "")
+    if best:
+        said = ask(step, candidate=candidate, baseline=baseline)
         change = None if said.estimate is None else metric.from_test_scale(said.estimate, change=True)
         about |= {"change": change, **bounds(said, "change_"), "p": said.p_pass}
         about |= {"better": said.outcome is Outcome.PASS, "why": said.why}
-        if sweep.rule == "best":
-            both = Contender("before", best.metrics[metric.name]), Contender("this", ours.metrics[metric.name])
+        if rule == "best":
+            both = Contender("before", values[1]), Contender("this", values[0])
             about["better"] = select_best(both, metric) is both[1]
     return Trial(**about)
+
+
+def _mean_value(metric: Metric, results: Sequence[Result]) -> float:
+    """Return the metric of the runs of a recipe, the mean on the scale where it is tested."""
+    values = [metric.to_test_scale(result.metrics[metric.name]) for result in results]
+    return metric.from_test_scale(math.fsum(values) / len(values))
 
 
 def _concluded(swept: Swept) -> Swept:

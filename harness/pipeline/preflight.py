@@ -143,7 +143,7 @@ def recipe_digest(collection: Collection, ready: PreflightResult, versions: Mapp
     used = [find("loader", suite.model.use)]
     base = [ready.source.digest, _content(ready.source), suite.model.use]
     options = schema.with_defaults(used[0].function, suite.model.options)
-    parts: list[Any] = [base, suite.header.seed, dict(versions), keys.environment_switches(), options]
+    parts: list[Any] = [base, suite.training_seed, dict(versions), keys.environment_switches(), options]
     if suite.candidate and suite.candidate.adapter:
         parts.append(keys.digest_folder(suite.resolve(suite.candidate.adapter)))
     for kind, table in (("adapter", suite.adapter), ("trainer", suite.train)):

@@ -22,6 +22,7 @@ from harness.pipeline.model_selection import choose_candidate, choose_variant, r
 from harness.pipeline.record import Record, RunEnding, StageStop
 from harness.pipeline.run_context import RunContext, describe_error, is_fatal
 from harness.pipeline.session import Options, collect_checks, open_collection, prepare_collection
+from harness.pipeline.variants import make_runs
 from harness.records.models import ModelRef, Subject
 from harness.records.run import Run
 from harness.release.conversions import seal_candidate
@@ -71,7 +72,7 @@ def run_stages(run: RunContext) -> StageStop | None:
         trained = given or (run_sweep(run) if run.suite.sweep else train_adapter(run))
         if isinstance(trained, StageStop):
             return trained
-        run, stop = trained.run, evaluate_trained(trained)
+        run, stop = trained.run, evaluate_trained(trained) or evaluate_runs(trained.run)
     if stop:
         return stop
     run.record.ending = RunEnding(compute_exit_code(run))  # what is exported carries the report
@@ -184,6 +185,16 @@ def evaluate_trained(trained: Trained) -> StageStop | None:
         if not suite.choose and (stop := evaluate_family(run, merged)):
             return stop
     return evaluate_family(run, choose_variant(run, refs)) if suite.choose and refs else None
+
+
+def evaluate_runs(run: RunContext) -> StageStop | None:
+    """Train and evaluate a recipe with its other seeds, one after the other, for the gates of the recipe."""
+    for made in make_runs(run):
+        if isinstance(made, StageStop):
+            return made
+        if stop := evaluate_candidate(run, made) or run.stop_on_maxfail():
+            return stop
+    return None
 
 
 def evaluate_family(run: RunContext, ref: ModelRef) -> StageStop | None:

@@ -93,7 +93,7 @@ def main() -> None:
             measure = collection.plugins.find("trainer", suite.train.use).capabilities.measure
             assert measure  # `measurable_methods` names no way to train without
             rows, options = list(collection.training), suite.train.options
-            found = Measured(what, **measure(session.base, adapter, rows, seed=suite.header.seed, **options))
+            found = Measured(what, **measure(session.base, adapter, rows, seed=suite.training_seed, **options))
         peaks = peak_memory()
         peak, device = (peaks["cuda"], "cuda") if peaks["cuda"] else (peaks[""], "cpu")
         load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.collection.collection import Collection
 from harness.pipeline.attempt import AttemptClaims, make_attempt
@@ -11,9 +11,10 @@ from harness.pipeline.checking import recall_checks_before_training
 from harness.pipeline.ledger import Ledger, counts_as_attempt
 from harness.pipeline.measurements import EVALUATION, FULL, Measured, measurable_methods
 from harness.pipeline.run_context import RunContext
-from harness.planning.gate_power import Odds, forecast_gates
+from harness.planning.gate_power import Odds, forecast_gates, forecast_recipes
 from harness.planning.history import History, run_name
 from harness.planning.joint_power import JointPower, forecast_joint_power
+from harness.planning.recipe_power import RecipePower
 from harness.planning.workload import PlannedArtifact, Workload, count_requests, count_training_tokens, list_artifacts
 
 
@@ -55,6 +56,8 @@ class Forecast:
     stages: tuple[Stage, ...] = ()
     findings: tuple[str, ...] = ()  # of the checks before training
     warnings: tuple[str, ...] = ()
+    seeds: int = 1  # trainings of the recipe
+    recipes: tuple[RecipePower, ...] = ()  # what seeds and rows bring gates of the recipe
 
 
 def make_forecast(run: RunContext, measured: Mapping[str, Measured]) -> Forecast:
@@ -89,6 +92,7 @@ def make_forecast(run: RunContext, measured: Mapping[str, Measured]) -> Forecast
         stages=tuple(_stages(collection, asked, made, measured, history)),
         findings=tuple(f"{f.severity} {f.name}: {f.what}" for f in counted),
         warnings=(*run.record.run.warnings, *doubts),
+        seeds=1 + len(collection.runs), recipes=tuple(forecast_recipes(gates)),
     )  # fmt: skip
 
 
@@ -101,6 +105,7 @@ def _stages(
 ) -> list[Stage]:  # fmt: skip
     """Add up what every stage takes: rows as they took before or as they were measured, less what is remembered."""
     there = {m.name for m in made if m.there}
+    whole: float | None = None
     stages = [_evaluations("baselines", [a for a in asked if a.subject in collection.baselines], measured, history)]
     if collection.suite.trains and collection.suite.adapter:
         own = measured.get(FULL if collection.trains_all_weights else collection.suite.adapter.use)
@@ -110,7 +115,9 @@ def _stages(
             rows = Workload("adapter", evaluation, len(collection.tasks[evaluation].select or ()))
             once, left = _evaluations("select", [rows], measured, history), [not m.there for m in made]
             few, every, each = sum(left[: sweep.fewest]), sum(left), whole or 0.0  # each as long as the first
+            few, every = few * (1 + len(collection.runs)), every * (1 + len(collection.runs))
             stages.append(Stage("train", each * few, every if whole is None else 0, most=each * every))
+            once = replace(once, seconds=once.seconds * (1 + len(collection.runs)))
             least, most = once.seconds * sweep.fewest, once.seconds * len(left)
             stages.append(Stage("select", least, once.unknown, most=most))
         else:
@@ -118,6 +125,11 @@ def _stages(
             stages.append(Stage("train", 0.0 if done else whole or 0.0, 0 if done or whole is not None else 1))
     for name in collection.candidates:
         stages.append(_evaluations(name, [a for a in asked if a.subject == name], measured, history))
+    if collection.runs:
+        of_runs = _evaluations("other seeds", [a for a in asked if a.subject in collection.runs], measured, history)
+        missing = 0 if collection.suite.sweep else len(collection.runs.keys() - there)
+        unknown = of_runs.unknown + (missing if whole is None else 0)
+        stages.append(replace(of_runs, seconds=of_runs.seconds + missing * (whole or 0.0), unknown=unknown))
     return stages
 
 

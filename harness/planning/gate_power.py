@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from harness.pipeline.ledger import AttemptNumber
 from harness.planning.few_rows import describe_few_rows
 from harness.planning.history import FEWEST, History, PastRows, run_name
 from harness.planning.power import GatePower
+from harness.planning.recipe_power import SEEDS, SPREADS, TIMES, RecipePower, SeedSpread
 from harness.records import verdict_text
 from harness.records.metrics import Metric
 from harness.records.run import Run
@@ -109,12 +110,16 @@ def _asked(
     past, verdict = history.past_rows(gate, candidate), history.verdict(gate, candidate)
     if past and restated is not gate:
         past = _score_past(gate, task.metrics[gate.metric_name], past)
+    recipe = gate.of == "recipe"
+    seeds = 1 + len(collection.runs) if recipe else 0
+    apart = history.seed_spread(gate, candidate) if recipe else None
     then = gate.rows_by_slice(past.samples) if past else {}
     clusters, cases = tuple(coarsest_cluster_of_rows(every)), list[GatePower]()
     for name, rows in large.items():
         chosen = None if len(rows) == len(every) else tuple(number[s.id] for s in rows)
         own = replace(past, samples=then[name]) if past and len(then.get(name, ())) >= FEWEST else None
-        cases.append(GatePower(restated, metric, clusters, chosen, alpha, own, verdict if len(parts) == 1 else None))
+        before = verdict if len(parts) == 1 else None
+        cases.append(GatePower(restated, metric, clusters, chosen, alpha, own, before, seeds, apart))
     worst = min(cases, key=lambda c: -1.0 if c.chance is None else c.chance)
     odds = _told(worst, blank, bool(history.runs))
     if len(cases) > 1:
@@ -139,6 +144,21 @@ def _score_past(gate: Gate, metric: Metric, past: PastRows) -> PastRows:
     ours, theirs = ([Score(i, {metric.name: side[i][0]}, side[i][1]) for i in ids] for side in sides)
     scored, _ = gate.kind.score_rows(gate, metric, ours, theirs)
     return replace(past, ours={s.id: (s.values[metric.name], s.weight) for s in scored}, theirs=None)
+
+
+def forecast_recipes(gates: Sequence[GateOdds]) -> list[RecipePower]:
+    """Return what more seeds and rows would bring gates of a recipe, for each spread of its runs that may be."""
+    found = []
+    for case in (case for one in gates if one.gate.of == "recipe" for case in one.cases[:1] if case.chance):
+        seeds = tuple(sorted({*SEEDS, case.seeds}))
+        for spread in (case.apart,) if case.apart else map(SeedSpread, SPREADS):
+            own = replace(case.recipe_rows(case.truth), apart=spread)
+            each = [replace(own, seeds=s) for s in seeds]
+            chances = tuple(tuple(one.power(case.truth, case.bound, case.alpha, t) for t in TIMES) for one in each)
+            rows, where = tuple(case.n * t for t in TIMES), case.where if case.apart else "assumed"
+            differ = case.format_spread(spread)
+            found.append(RecipePower(case.gate.id, case.assumed.words, differ, rows, seeds, chances, where))
+    return found
 
 
 def _risk(

@@ -13,11 +13,13 @@ from typing import Any
 from harness.collection.collection import Collection
 from harness.errors import UsageError
 from harness.gates.gate import Gate
+from harness.planning.recipe_power import SeedSpread, estimate_spread
 from harness.records.run import Run
 from harness.records.samples import Sample
 from harness.records.verdicts import Verdict
 from harness.reports.report_json import read_run, relative_paths
 from harness.reports.run_folder import metric_value, read_rows
+from harness.stats.arrays import np
 
 FEWEST = 30  # rows of an earlier run from which on it says more than the defaults
 
@@ -74,6 +76,22 @@ class History:
             return None
         known = all(s.id in side and all(map(math.isfinite, side[s.id])) for s in samples for side in told)
         return PastRows(run, samples, told[0], told[1] if gate.versus else None) if known else None
+
+    def seed_spread(self, gate: Gate, candidate: str) -> SeedSpread | None:
+        """Return how far the runs of a recipe lay apart when its gate was judged; None where that is not known."""
+        found = self.verdict(gate, candidate)
+        if found is None or not found[1].runs:
+            return None
+        run, name = found[1], gate.metric_name
+        try:
+            sides = [self.rows(Path(run.folder), subject, gate.eval) for subject in (candidate, *run.runs)]
+            values = np.array([[metric_value(side[i], name) for i in sides[0]] for side in sides], dtype=np.float64)
+            if gate.versus:
+                base = self.rows(Path(run.folder), gate.versus, gate.eval)
+                values -= np.array([metric_value(base[i], name) for i in sides[0]], dtype=np.float64)
+        except (UsageError, LookupError, TypeError, ValueError, AttributeError):
+            return None
+        return estimate_spread(values) if np.isfinite(values).all() else None
 
     def seconds(self, subject: str, evaluation: str) -> float | None:
         """Return the seconds a row took when it was last evaluated with nothing remembered."""

@@ -90,7 +90,7 @@ class _GatesTogether:
             for case in self.asked[name].cases:
                 if case.cannot_pass:
                     columns[name].append(np.zeros(runs, dtype=bool))
-                elif case.is_binary:
+                elif case.is_binary and not case.seeds:
                     shared.setdefault(case.gate.metric, []).append(case)
                 elif case.drawn:
                     columns[name].append(

@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness.gates.clusterings import coarsest_cluster_of_rows
 from harness.gates.gate import Gate
 from harness.planning.history import PastRows, run_name
+from harness.planning.recipe_power import SPREADS, RecipeRows, SeedSpread
 from harness.planning.resampling import RUNS, BinomialRows, EmpiricalRows, PowerClaim
 from harness.records.metrics import Metric
 from harness.records.run import Run
@@ -53,6 +54,8 @@ class GatePower:
     alpha: float
     past: PastRows | None
     before: tuple[Verdict, Run] | None
+    seeds: int = 0  # of a recipe that the gate is about
+    apart: SeedSpread | None = None  # how far its runs lay apart in the last run
 
     def __post_init__(self) -> None:
         self.sign, margin, self.factor = self.gate.kind.oriented(self.gate, self.metric)
@@ -70,7 +73,7 @@ class GatePower:
         # nothing can be inferred from so few, or the gate may not pass at the risk that its verdict has
         self.cannot_pass = self.n < 2 or self.count == 1 or self.is_barred
         # whether power is drawn; else it is a formula
-        self.drawn = not self.metric.combine and (self.clustered or not self.is_binary)
+        self.drawn = not (self.metric.combine or self.seeds) and (self.clustered or not self.is_binary)
         # of the draws: metrics of one eval share the rows of an earlier run, and nothing else
         self.seed = zlib.crc32((self.gate.metric if self.is_binary else self.gate.eval).encode())
 
@@ -162,19 +165,36 @@ class GatePower:
         return power.design_effect(self.sizes, self.icc) if self.clustered else 1.0
 
     def notes(self) -> list[str]:
+        differ, told = self.format_spread(self.seed_spread), self.where if self.apart else "assumed"
+        seeds = [f"{self.seeds} seeds that differ by {differ}, {told}"] if self.seeds else []
         if not self.is_binary:
-            return [
-                (
-                    f"standard deviation per row {(self.spread or 0.0) * math.sqrt(self.n / self.count):.3g}, "
-                    f"{self.where}"
-                )
-            ]
+            error = (self.spread or 0.0) * math.sqrt(self.n / self.count)
+            return [f"standard deviation per row {error:.3g}, {self.where}", *seeds]
         found = [f"{self.discordance:.1%} of rows differ, {self.where}"] if self.gate.versus else []
         if self.clustered:
             known = self.past_rows is not None and self.past_rows.icc is not None
             where = self.where if known else f"assumed (correlation {ICC:g})"
             found.append(f"clusters cost a factor {self.effect:.2f}, {where}")
-        return found
+        return found + seeds
+
+    @property
+    def seed_spread(self) -> SeedSpread:
+        return self.apart or SeedSpread(SPREADS[0])
+
+    def format_spread(self, apart: SeedSpread) -> str:
+        """Write the standard deviation over seeds, of a proportion in points."""
+        points = f"{100 * apart.spread:.2g}"
+        return f"{points} point{'' if points == '1' else 's'}" if self.metric.is_share else f"{apart.spread:.2g}"
+
+    def recipe_rows(self, truth: float) -> RecipeRows:
+        """Return what the power of a gate of a recipe is made of, if the truth is `truth`."""
+        about: dict[str, Any] = {"count": self.count, "seeds": self.seeds, "apart": self.seed_spread}
+        if not self.is_binary:
+            return RecipeRows((self.spread or 0.0) ** 2, self.count, **about)
+        if self.gate.versus:
+            variance = max(self.min_discordance(truth) - truth**2, 1e-6)
+            return RecipeRows(variance, self.n / self.effect, rate=self.share, paired=True, **about)
+        return RecipeRows(max(truth * (1 - truth), 1e-6), self.n / self.effect, rate=truth, **about)
 
     def oriented(self, value: float) -> float:
         return self.sign * value + self.shift
@@ -190,6 +210,8 @@ class GatePower:
 
     def power(self, truth: float, bound: float, factor: float = 1.0, runs: int = RUNS) -> float:
         """Return how often `factor` times the rows prove that the truth is above the bound."""
+        if self.seeds:
+            return self.recipe_rows(truth).power(truth, bound, self.alpha, factor)
         if self.drawn:
             return float(self.simulate_passes(truth, bound, factor, runs).mean())
         n = round(self.n * factor)
@@ -215,6 +237,8 @@ class GatePower:
 
     def approximate_deviate(self, truth: float, bound: float, factor: float) -> float:
         """Return about what `power` would, as a normal deviate, from a normal error."""
+        if self.seeds:
+            return power.power_to_deviate(self.power(truth, bound, factor))
         spread, rows = self.spread or 0.0, self.count * factor
         if self.is_binary:
             middle = (truth + bound) / 2

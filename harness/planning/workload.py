@@ -21,6 +21,7 @@ from harness.evaluation.evaluate import CHUNK
 from harness.pipeline.artifacts import Artifacts
 from harness.pipeline.run_context import RunContext
 from harness.pipeline.session import Session, open_answer_cache
+from harness.pipeline.variants import vary_collection
 from harness.records.models import Logprob, ModelRef, Source, Subject, split_chunks
 from harness.records.samples import Prompt
 from harness.release import conversions
@@ -132,6 +133,10 @@ def _merged(session: Session) -> list[PlannedArtifact]:
     found = {"merged" if whole else "adapter": places.adapter} if suite.trains else {}
     for variant in () if whole else suite.merges:  # of several, which is the candidate is chosen in the run
         found[f"merged-{variant}" if suite.choose else suite.merged(variant)] = places.merged(variant)
+    for name, seed in session.collection.runs.items():
+        varied = Artifacts(replace(session, collection=vary_collection(session.collection, seed=seed)))
+        own = next((v for v in suite.merges if suite.merged(v) == session.collection.recipe), "")
+        found[name] = varied.merged(own) if own or whole else varied.adapter
     return [PlannedArtifact(name, folder.is_dir(), str(folder)) for name, folder in found.items()]
 
 
@@ -195,8 +200,8 @@ class _Ears:
             folder, quantization = Artifacts(session).adapter, ready.adapter.quantization
             on = replace(base, name="adapter", adapter=folder, quantization=quantization)
             self.refs["adapter"] = seal_candidate(on, base=base.digest), suite.model
-        for name in session.collection.candidates:
-            if name in there and name != "adapter":
+        for name in (*session.collection.candidates, *session.collection.runs):
+            if name in there and not name.startswith("adapter"):
                 self.refs[name] = (
                     seal_candidate(ModelRef(name, str(there[name]), options=suite.model.options)),
                     suite.model,

@@ -34,6 +34,7 @@ class ClaimSpec(Scaled):
     approximate: bool = False  # may pass although its risk is approximate
     cut_at_most: float | None = None
     clean: bool = False  # without rows that leak
+    recipe: bool = False  # of the mean over the seeds of a recipe
 
     def applies_to_row(self, row: Mapping[str, Any]) -> bool:
         """Return whether a row is one of those that the claim is about."""

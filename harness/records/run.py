@@ -80,6 +80,7 @@ class Trial:
     reused: bool = False
     parameters: int | None = None
     digest: str = ""
+    runs: tuple[float, ...] = ()  # the metric of each seed, where there are several; `metric` is of their mean
 
 
 @dataclass
@@ -196,6 +197,7 @@ class Run:
     sweep: Swept | None = None
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)  # of every subject's weights
+    runs: dict[str, int] = field(default_factory=dict)  # seeds of a recipe's models beside the one that ships
     versions: dict[str, str] = field(default_factory=dict)
     stages: dict[str, float] = field(default_factory=dict)  # seconds
     memory: dict[str, int] = field(default_factory=dict)

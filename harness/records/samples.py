@@ -179,6 +179,7 @@ class Result:
     order: tuple[str, ...] = ()
     caveats: tuple[Caveat, ...] = ()
     labels: tuple[Labels, ...] = ()
+    other_runs: tuple[Result, ...] = ()  # of the recipe with its other seeds, where a gate is about the recipe
 
     @property
     def answers(self) -> list[Score]:

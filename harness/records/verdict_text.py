@@ -49,6 +49,14 @@ def format_figures(v: Verdict) -> str:
     return format_result(v) if told is None else _figures(v.claim_spec, told)
 
 
+def format_runs(v: Verdict) -> str:
+    """Return how the run that ships compares with the recipe that it is one of."""
+    low, high, ships, mean = map(format_metric, (min(v.runs), max(v.runs), v.runs[0], v.value))
+    return (
+        f"{v.metric}: run 1 of {len(v.runs)} ships with {ships}; the recipe has {mean}, runs between {low} and {high}"
+    )
+
+
 def format_sample_size(v: Verdict) -> str:
     """Return how many rows would decide a verdict, or nothing where rows are not what is missing."""
     return next((format_notes(v.claim_spec, [note]) for note in v.notes if note.kind == "needed"), "")
@@ -74,6 +82,7 @@ def format_conditions(about: ClaimSpec) -> str:
     text += ", at an approximate risk" if about.approximate else ""
     text += f" on {' and '.join(f'{column}={value}' for column, value in about.slices)}" if about.slices else ""
     text += " without leaked rows" if about.clean else ""
+    text += ", for the recipe" if about.recipe else ""
     return text + (
         f", at most {format_limit(about.cut_at_most)} of the answers truncated" if about.cut_at_most is not None else ""
     )
@@ -173,6 +182,13 @@ def _rounded_up(rows: int) -> str:
     return f"{-(-rows // step) * step:,}"
 
 
+def _seeds(_: ClaimSpec | None, told: Told) -> str:
+    low, high, ships = (format_metric(told[key]) for key in ("low", "high", "ships"))
+    text = f"runs of {told['n']} seeds between {low} and {high}, {ships} ships"
+    text += "; seeds vary initialisation, order and held-out rows, not data, hardware or versions"
+    return text + (f"; more {told['more']} would help most" if told["more"] else "")
+
+
 def _refuted(about: ClaimSpec | None, told: Told) -> str:
     parts = [
         f"{one['name']} ({format_number(about, one['estimate'])}, {format_p_in_sentence(one['p'])})"
@@ -215,6 +231,7 @@ _WRITERS: Mapping[str, Callable[[ClaimSpec | None, Told], str]] = {
     "slice": lambda about, told: f"{told['name']}: {_found(about, told)}",
     "slices": lambda _, told: f"{told['n']} slices: {', '.join(f'{n} {o}' for o, n in told['outcomes'].items())}",
     "refuted": _refuted,
+    "seeds": _seeds,
     "alarms": _alarms,
     "untestable": lambda _, told: f"{told['n']} too small to decide",
     "none large": lambda _, told: (

@@ -93,12 +93,21 @@ class Verdict:
     labelled: int = 0  # rows that people labelled on both sides, where these alone decide
     repeated: int = 0  # rows that ask what others ask
     crossed: tuple[int, ...] = ()  # how many clusters of each kind, where rows are in several
+    runs: tuple[float, ...] = ()  # of a recipe: the metric of each seed's run, the first of which ships
     whole: float | None = None
     whole_baseline: float | None = None
     waiver: Waiver | None = None
     decides: bool = True
     claim_spec: ClaimSpec | None = None  # the claim as data
     notes: tuple[Note, ...] = ()  # what `why` is made of
+
+    @property
+    def run_estimates(self) -> list[float]:
+        """The estimates of a recipe's runs, where each alone would stand beside its own."""
+        spec = self.claim_spec
+        if spec is None or self.estimate is None or self.value is None:
+            return []
+        return [self.estimate + spec.to_test_scale(run) - spec.to_test_scale(self.value) for run in self.runs]
 
     @property
     def waived(self) -> bool:

@@ -224,6 +224,7 @@ def _about(collection: Collection, declared: Export, ref: ModelRef, run: Run) ->
     sides = {(r.eval, r.subject) for r in run.results if r.subject == declared.candidate}
     for verdict in (v for v in run.verdicts if v.candidate == declared.candidate):
         name = verdict.metric.partition(".")[0]
+        sides |= {(name, other) for other in run.runs if verdict.runs}
         sides |= {(name, verdict.versus)} if verdict.versus else set()
         item = next((i for i in collection.items if (i.eval, i.subject) == (name, declared.candidate)), None)
         if item and (collection.tasks[name].compares or collection.tasks[name].marks == "pairs"):
@@ -245,6 +246,10 @@ def _about(collection: Collection, declared: Export, ref: ModelRef, run: Run) ->
         about["adapter"] = {"base": ref.seal.base, "weights": ref.seal.weights, "quantization": ref.quantization}
     if declared.name:
         about["made_of"] = {"candidate": declared.from_, "weights": run.digests[declared.from_]}
+    if run.runs and declared.candidate == collection.recipe:
+        weights = {str(seed): run.digests[name] for name, seed in run.runs.items() if name in run.digests}
+        first = collection.suite.training_seed
+        about["recipe"] = {"ships": first, "chosen": "the first seed", "seeds": {str(first): ref.digest, **weights}}
     if run.sweep:
         about["chosen"] = {run.sweep.key: run.sweep.chosen}
     return about

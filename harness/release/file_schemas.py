@@ -164,10 +164,11 @@ def _manifest() -> Schema:
         "ignored": list_schema(object_schema(dict.fromkeys(("check", "by", "reason", "until"), TEXT))),
         "adapter": object_schema({"base": ANY, "weights": TEXT, "quantization": ANY}),
         "made_of": object_schema({"candidate": TEXT, "weights": TEXT}), "chosen": {"type": "object"}, "root": DIGEST,
+        "recipe": object_schema({"ships": WHOLE, "chosen": TEXT, "seeds": named_schema(TEXT)}),
         "evaluations": named_schema(object_schema(evaluation, "labels")), "files": named_schema(of_file),
         "ledger": object_schema({"ledgers": ids, "heads": ids, "lines": ids, "began": {"type": "boolean"}}),
     }  # fmt: skip
-    optional = ("ignored", "adapter", "made_of", "chosen", "ledger", "invocation")
+    optional = ("ignored", "adapter", "made_of", "chosen", "recipe", "ledger", "invocation")
     return {"title": "evidence/manifest.json", **object_schema(keys, *optional)}
 
 

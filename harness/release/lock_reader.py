@@ -11,7 +11,7 @@ from harness import schema
 from harness.gates.gate import PARENT, Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Score
-from harness.suite.tables import SuiteTable
+from harness.suite.tables import SuiteTable, name_of_run
 
 FORMAT = 1  # of suite.lock.json; raised when an older `verify` would misread
 
@@ -30,6 +30,7 @@ class LockedSuite:
     looks: Mapping[str, Sequence[int]]  # after how many rows evaluations that stop early may stop
     parent: str | None = None  # what the candidate is a copy of
     digests: Mapping[str, str] = field(default_factory=dict)  # of the rows of every evaluation
+    runs: tuple[str, ...] = ()  # the names of a recipe's models beside the one that ships
 
     def metric(self, gate: Gate) -> Metric | None:
         return self.metrics.get(gate.eval, {}).get(gate.metric_name)
@@ -71,7 +72,9 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> LockedSuite:
     evals = {e["name"]: e for e in suite["evals"]}
     looks = {name: tuple(map(int, counts)) for name, counts in lock.get("looks", {}).items()}
     told = {name: str(data["sha256"]) for name, data in lock["data"].items()}
-    return LockedSuite(about, gates, metrics, combines, evals, rows, lock.get("left_out", {}), looks, parent, told)
+    runs = tuple(name_of_run(candidate, int(seed)) for seed in suite.get("train", {}).get("seeds", ())[1:])
+    known_rows = rows, lock.get("left_out", {}), looks
+    return LockedSuite(about, gates, metrics, combines, evals, *known_rows, parent, told, runs)
 
 
 def _read(cls: Any, table: Mapping[str, Any], **given: Any) -> Any:

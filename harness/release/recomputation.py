@@ -256,9 +256,10 @@ class _CandidateEvidence:
         again = json.loads(dumps(asdict(self.decide(gate))))
         if again["outcome"] == Outcome.ERROR != recorded["outcome"]:
             return f"cannot be decided on the rows in the evidence: {again['why']}"
-        for key in (*FLOATS, *BOUNDS):
-            if not _near(recorded[key], again[key], NEAR_BOUND if key in BOUNDS else NEAR):
-                return f"has {key} {recorded[key]}, but the rows give {again[key]}"
+        recorded, again = (_spread_runs(verdict) for verdict in (recorded, again))
+        for key in (*FLOATS, *BOUNDS, *(key for key in {**recorded, **again} if key.startswith("runs "))):
+            if not _near(recorded.get(key), again.get(key), NEAR_BOUND if key in BOUNDS else NEAR):
+                return f"has {key} {recorded.get(key)}, but the rows give {again.get(key)}"
         if key := next((key for key in SAME if recorded[key] != again[key]), ""):
             return f"has a {key} that its rows do not give"
         for one, other in zip(recorded["slices"], again["slices"], strict=False):
@@ -275,7 +276,8 @@ class _CandidateEvidence:
         """Return which rows are not there that the lock has, or are there under other weights, or nothing."""
         name, candidate = gate.eval, self.manifest["candidate"]
         early, there = self.locked.evals[name].get("stop") == "early", self.locked.rows.get(name)
-        for subject in (candidate, *((gate.versus,) if gate.versus else ())):
+        others = self.locked.runs if gate.of == "recipe" else ()
+        for subject in (candidate, *others, *((gate.versus,) if gate.versus else ())):
             if (result := self.results.get((subject, name))) is None:
                 return f'has no rows of "{subject}::{name}" in {ITEMS}'
             fewer = early and subject == candidate
@@ -296,12 +298,19 @@ class _CandidateEvidence:
             metric = replace(metric, combine=getattr(importlib.import_module(module), function))
         ours, alpha = self.results[name, gate.eval], float(self.verdicts[gate.id]["alpha"])
         theirs = self.results[gate.versus, gate.eval] if gate.versus else None
+        others = [self.results[run, gate.eval] for run in self.locked.runs if gate.of == "recipe"]
+        ours = replace(ours, other_runs=tuple(others))
         ask = partial(decide, gate, metric, ours, theirs, samples, alpha, name=name)
         if not gate.clean_only:
             return ask()
         return contamination.decide_without_leaks(
             gate, samples, self.leaks, lambda w: ask(without=w), name=name, alpha=alpha
         )
+
+
+def _spread_runs(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a verdict with the values of a recipe's runs under keys of their own."""
+    return {**verdict, **{f"runs {i}": value for i, value in enumerate(verdict["runs"], 1)}}
 
 
 def _near(one: float | None, other: float | None, relative: float) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from harness import schema
 from harness.artifacts.digests import digest_value
 from harness.gates.gate import PARENT, Gate
-from harness.gates.group import link_groups
+from harness.gates.group import assign_recipe_gates, link_groups
 from harness.suite.tables import SuiteTable
 
 DEFAULTS = json.loads(json.dumps(asdict(Gate(""))))  # of the keys of a gate that a lock leaves out
@@ -64,7 +64,9 @@ def _gate_errors(
     compared = {str(e["name"]) for e in source["eval"] if e.get("against") == PARENT}
     about = {g.id for g in read if g.versus == PARENT or g.eval in compared}  # that only copies can meet
     only = {g.id for g in link_groups(read) if not g.on and (g.id in about or about.intersection(g.any_of))}
+    recipe = next((str(e.get("from", "merged")) for e in source.get("export", [])), "")
     kept = link_groups([replace(g, on=copies) if g.id in only else g for g in link_groups(read)])
+    kept = assign_recipe_gates(kept, recipe)
     made, there = {g.id: json.loads(json.dumps(asdict(g))) for g in kept}, {str(g["id"]): g for g in gates}
     if made.keys() != there.keys() or len(there) < len(gates):
         odd = sorted(made.keys() ^ there.keys())

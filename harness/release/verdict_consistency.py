@@ -219,6 +219,7 @@ class _VerdictCheck:
         if v["baseline"] is not None and not gate.versus:
             yield "has a baseline, but its claim is about a number"
         yield gate.kind.find_inconsistency(gate, self.metric, v)
+        yield self.runs_error()
         if v["slices"] or len(gate.slices) > 1:
             yield self.sliced_error()
             return
@@ -290,6 +291,20 @@ class _VerdictCheck:
         right = side * (at - v["threshold"]) >= -NEAR * max(1.0, abs(at), abs(v["threshold"]))
         return "" if right else f"is {outcome} with {at:g}, which is on the wrong side of {v['threshold']:g}"
 
+    def runs_error(self) -> str:
+        """Return how a recipe's runs differ from the lock's seeds, or from the value that is their mean, or nothing."""
+        runs, v = self.verdict["runs"], self.verdict
+        wanted = 1 + len(self.locked.runs) if self.gate.of == "recipe" else 0
+        if len(runs) != wanted:
+            return (
+                f"has {len(runs)} runs, but the lock has {wanted} seeds" if wanted else "has runs, but claims one model"
+            )
+        if not runs or v["value"] is None or v["slices"]:
+            return ""
+        values = [self.metric.to_test_scale(float(run)) for run in (*runs, v["value"])]
+        mean = math.fsum(values[:-1]) / wanted
+        return "" if _near_sum(mean, values[-1]) else f"has value {v['value']:g}, but its runs do not give that"
+
     def counted(self) -> bool | None:
         """Return whether a count or a budget is met, or None where the claim is about a risk."""
         if not (self.gate.kind.counts or self.metric.is_count):
@@ -318,6 +333,10 @@ class _VerdictCheck:
             proven = self.adjusted[self.gate.id]
         unproven = "" if is_significant(proven, alpha) else f"is {want}, but its p-values do not give that"
         return self.difference_error(want, "its slices give") or unproven
+
+
+def _near_sum(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=NEAR, abs_tol=NEAR)
 
 
 def _near(a: float, b: float) -> bool:

@@ -367,10 +367,10 @@ def worst_rows(of: Ratio, support: tuple[float, float], batch: int = 0) -> Float
     return np.stack([low, high])
 
 
-def worst_mean_p(means: Floats, threshold: float) -> tuple[Floats, Floats]:
-    """Return p_pass and p_fail from `worst_rows`."""
-    (low, high), size = means, means.shape[-1] + 1
-    return (1 + (low <= threshold).sum(-1)) / size, (1 + (high >= threshold).sum(-1)) / size
+def worst_mean_p(means: Floats, threshold: Any) -> tuple[Floats, Floats]:
+    """Return p_pass and p_fail from `worst_rows` against a number, or one of each data set (...)."""
+    (low, high), size, limit = means, means.shape[-1] + 1, np.asarray(threshold)[..., None]
+    return (1 + (low <= limit).sum(-1)) / size, (1 + (high >= limit).sum(-1)) / size
 
 
 def worst_mean_bounds(means: Floats, alpha: float, support: tuple[float, float]) -> Bounds:

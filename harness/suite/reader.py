@@ -15,7 +15,7 @@ from harness.artifacts.digests import digest_value
 from harness.data import reading
 from harness.errors import Mistakes, UsageError, did_you_mean, suggest_option
 from harness.files import read_text
-from harness.gates.gate import Gate
+from harness.gates.gate import FEWEST_SEEDS, Gate
 from harness.gates.group import find_member_mistakes, link_groups
 from harness.suite import tables
 from harness.suite.lines import read_toml_lines, reject_deep_keys
@@ -163,6 +163,8 @@ class _Reader:
             self.tell("suite", "seed", f"seed is {about.seed}; it must be from 0 to 2**32 - 1")
         if train and train.watch_rows < 1:
             self.tell("train", "watch_rows", f"watch_rows is {train.watch_rows}; it must be 1 or more")
+        if train and train.seeds is not None and (what := _seeds_error(train.seeds)):
+            self.tell("train", "seeds", f'"seeds" is {schema.format_toml(train.seeds)}; {what}')
         if train and not train.sources:
             self.tell("train", "data", '"data" is empty; name a source of rows')
         if candidate and train and not self.given:
@@ -377,6 +379,17 @@ def _invalid(path: Path, text: str, error: str) -> str:
     hidden = any(map(secrets.is_secret, re.findall(r"""[\w-]+(?=["']?\s*[=:])""", line)))
     shown = "" if hidden else f": {secrets.redact_text(line)}"
     return f"{path}:{found[2]}: not valid TOML: {found[1]}{shown[: schema.LONGEST]}{hint}"
+
+
+def _seeds_error(seeds: Sequence[int]) -> str:
+    """Return what is wrong with the seeds of a recipe, or nothing."""
+    again = next((seed for i, seed in enumerate(seeds) if seed in seeds[:i]), None)
+    if again is not None:
+        return f"{again} occurs twice; remove one"
+    if len(seeds) < FEWEST_SEEDS:
+        return f"give at least {FEWEST_SEEDS}, since fewer do not show how far runs differ"
+    wrong = next((seed for seed in seeds if not 0 <= seed < 2**32), None)
+    return "" if wrong is None else f"{wrong} is not from 0 to 2**32 - 1"
 
 
 def _order_error(values: Any, *, by_step: bool) -> str:

@@ -67,6 +67,8 @@ class Train:
     `separator` and `encoding` are those of files of text.
     `chat_template_kwargs` are template arguments of all rows that do not set their own.
     `drop_leaks` takes out the rows of which D10 and D11 tell, before anything else is done with them.
+    `seeds` train the same recipe several times, in the place of the suite's seed; what the first makes ships, and the
+    others are for gates of the recipe.
     `processes` train together, "auto" one a GPU, and with `shard` share the weights. Neither is part of the recipe,
     whose batch is that of all of them: they change the order in which a step's gradients are added up, and so the last
     bits alone, as another processor does. An adapter that is there is taken, whoever trained it; its facts tell.
@@ -84,6 +86,7 @@ class Train:
     watch: list[str] = field(default_factory=list)
     watch_rows: int = 64
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] | None = None
     processes: int | Literal["auto"] = 1
     shard: bool = False
     drop_leaks: bool = False
@@ -313,6 +316,16 @@ class Suite:
         """Whether there is something to train: a candidate made elsewhere takes its place."""
         return self.train is not None and self.candidate is None
 
+    @property
+    def training_seed(self) -> int:
+        """The seed of the training whose model ships."""
+        return self.train.seeds[0] if self.train and self.train.seeds else self.header.seed
+
+    def with_seed(self, seed: int) -> Suite:
+        """Return the suite that trains with one seed."""
+        assert self.train
+        return replace(self, train=replace(self.train, seeds=[seed]))
+
     def merged(self, variant: str) -> str:
         """Return the name of the candidate made by merging onto this variant of the base."""
         return "merged" if len(self.merges) == 1 or self.choose else f"merged-{variant}"
@@ -355,7 +368,12 @@ RELEASES = {"released": "last", "anchor": "first"}  # the baselines that are the
 
 def is_reserved(name: str) -> bool:
     """Return whether a name means something by itself, so that no subject or copy can have it."""
-    return name in ("base", "adapter", PARENT) or name.startswith("merged")
+    return name in ("base", "adapter", PARENT) or name.startswith(("merged", "adapter-seed-"))
+
+
+def name_of_run(candidate: str, seed: int) -> str:
+    """Return the name of what a recipe makes with another seed than the first."""
+    return f"{candidate}-seed-{seed}"
 
 
 def find_name_error(name: str) -> str:

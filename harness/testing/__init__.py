@@ -161,8 +161,9 @@ def load(refs: Sequence[ModelRef], *, dtype: str = "auto") -> Iterator[list[Fake
 
 
 def measure(
-    ref: ModelRef, adapter: FakeAdapter | None, rows: Sequence[Any], *, seed: int, skill: float = 0.9
-) -> dict[str, Any]:
+    ref: ModelRef, adapter: FakeAdapter | None, rows: Sequence[Any], *, seed: int, skill: float = 0.9,
+    spread: float = 0.0,
+) -> dict[str, Any]:  # fmt: skip
     """Time three steps that take a third of a second each; an adapter has one parameter, the model ten."""
     took = {"setup": 2.0, "steps": 3, "tokens": 30, "seconds": 1.0, "processor": 1.0}
     return took | {"whole_steps": 30, "whole_tokens": 300, "trainable": 1 if adapter else 10}
@@ -170,15 +171,16 @@ def measure(
 
 @trainer(measure=measure)
 def train(
-    ref: ModelRef, adapter: FakeAdapter, rows: Sequence[Any], out: Path, *, progress: Any, seed: int, skill: float = 0.9
-) -> Path:
-    """Write an adapter of the wanted skill."""
+    ref: ModelRef, adapter: FakeAdapter, rows: Sequence[Any], out: Path, *, progress: Any, seed: int,
+    skill: float = 0.9, spread: float = 0.0,
+) -> Path:  # fmt: skip
+    """Write an adapter of the wanted skill, which is more or less by up to `spread`, as the seed says."""
     losses = [1.0 / (step + 1) for step in range(3)]
     for step, loss in enumerate(losses, 1):
         progress(Progress("train", step, 3, {"loss": loss}))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.mkdir()
-    write_fake(out, skill)
+    write_fake(out, skill + spread * (2 * _luck(f"{seed} of {skill}") - 1))
     write_steps(out, [TrainingStep(i, float(i), i / 3, loss, 0.1, tokens=10 * i) for i, loss in enumerate(losses, 1)])
     return out
 

@@ -100,6 +100,8 @@ def _gate_error(gate: Gate, collection: Collection) -> str:
     """Return why a gate cannot be looked at on a model in training, or an empty text."""
     if not gate.metric:
         return "is a group"
+    if gate.of == "recipe":
+        return "is about the recipe, and not about one training of it"
     task = collection.tasks[gate.eval]
     if not task.spec.select:
         return f'is on eval "{gate.eval}", which {NO_SELECT}'

@@ -281,5 +281,5 @@ def verdict_numbers(v: Verdict) -> dict[str, Any]:
     """Return a verdict's numbers, those of the slice that decides where there are several."""
     told = numbers_of_verdict(v)
     about = {"outcome": v.outcome, **{key: told[key] for key in ("value", "baseline", "estimate", "lower", "upper")}}
-    about |= {"threshold": v.threshold, "n": told["n"]}
+    about |= {"threshold": v.threshold, "n": told["n"]} | ({"runs": list(v.runs)} if v.runs else {})
     return about | ({"slice": told["where"]} if told["where"] else {})

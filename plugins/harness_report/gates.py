@@ -99,7 +99,8 @@ def strip_interval(v: Verdict, *, other: bool = False) -> Interval | None:
     if v.estimate is None or not math.isfinite(v.estimate):
         return None
     bounds = (None, None) if is_counted_verdict(v) else (v.lower, v.upper)
-    return Interval(v.estimate, *bounds, BASE if other else VERDICTS[v.outcome], hollow=other)
+    colour = BASE if other else VERDICTS[v.outcome]
+    return Interval(v.estimate, *bounds, colour, hollow=other, runs=tuple(v.run_estimates))
 
 
 def shared_axes(kepts: Sequence[LoadedRun], *, by_limit: bool = True) -> Callable[[LoadedRun, Verdict], Axis | None]:
@@ -160,9 +161,12 @@ def gate_section(
 
 
 def rows_link(kept: LoadedRun, v: Verdict, links: bool) -> str:
-    """Return how a link to a gate's rows names the two models; "-" where the browser tells rows by another metric."""
+    """Return how a link to a gate's rows names the two models; "-" where the browser has other rows.
+
+    It tells them by one metric, and by the run that ships.
+    """
     evaluation, _, metric = v.metric.partition(".")
-    if not links or not v.versus or kept.against(evaluation)[0] != metric:
+    if not links or not v.versus or v.runs or kept.against(evaluation)[0] != metric:
         return "-"
     return comparison_link(kept, evaluation, v.versus, v.candidate)
 

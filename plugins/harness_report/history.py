@@ -136,7 +136,10 @@ def history_lines(suite: str, past: Sequence[PastRun]) -> str:
         glyphs = [(GLYPHS[v.outcome], STYLES[v.outcome]) if v else " " for v in track.verdicts]
         v, line = track.last, sparkline([v.estimate if v else None for v in track.verdicts])
         limit = "" if v.threshold is None else tick_writer(kept, v)(v.threshold)
-        name, estimate = printable(f"{track.gate} on {track.candidate}"), number_writer(kept, v)(v.estimate)
+        name, write = printable(f"{track.gate} on {track.candidate}"), number_writer(kept, v)
+        estimate = write(v.estimate)
+        if v.run_estimates:
+            estimate += f" (runs {write(min(v.run_estimates))} to {write(max(v.run_estimates))})"
         table.add_row(Text(name), Text(line), Text.assemble(*glyphs), Text(estimate), Text(limit))
     first, last = past[0].started, past[-1].started
     head = f"{printable(suite)}: {len(past)} runs, {format_day(first, time=False)} to {format_day(last, time=False)}"
@@ -237,6 +240,7 @@ def _trend(axis: Axis, track: GateTrack, past: Sequence[PastRun]) -> dict[str, A
             continue
         if part.bar:
             layers.append(rule_layer(VERDICTS[v.outcome], 3, x=x, y=up(part.bar[0]), y2=up(part.bar[1])))
+        layers += [rule_layer(VERDICTS[v.outcome], 1, x=x - 6, x2=x + 6, y=up(run)) for run in part.runs]
         places.append((x, up(part.estimate)))
         colour, same = VERDICTS[v.outcome], v.claim == track.last.claim
         dot = {"color": colour} if same else {"stroke": colour} | HOLLOW

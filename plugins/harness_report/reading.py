@@ -88,8 +88,9 @@ class LoadedRun:
 
     @cached_property
     def subjects(self) -> list[str]:
-        """Everything that was measured, in its order, the base first."""
-        return list(dict.fromkeys(r.subject for r in self.run.results if r.outcome == "done"))
+        """Everything that was measured, in its order, the base first; without what other seeds of the recipe made."""
+        done = (r.subject for r in self.run.results if r.outcome == "done")
+        return [subject for subject in dict.fromkeys(done) if subject not in self.run.runs]
 
     @cached_property
     def ours(self) -> str:

@@ -152,13 +152,17 @@ def page_icon(glyph: str, outcome: str) -> str:
 
 @dataclass(frozen=True)
 class Interval:
-    """What a strip shows: an estimate with its bounds, in one colour, hollow where it is the other run's."""
+    """What a strip shows: an estimate with its bounds, in one colour, hollow where it is the other run's.
+
+    Each of the `runs` of a recipe is a thin line.
+    """
 
     estimate: float
     lower: float | None
     upper: float | None
     colour: str
     hollow: bool = False
+    runs: tuple[float, ...] = ()  # estimates of the runs that it is the mean of
 
     @property
     def bar(self) -> Bar | None:
@@ -203,7 +207,10 @@ def make_axis(
     parts: Iterable[Interval], limit: float, side: int, write: Callable[[float], str], *, shares: bool, zero: bool
 ) -> Axis:
     """Return a scale that holds intervals and the limit, and 0 of a difference unless it is far from both."""
-    ends = [limit, *(x for p in parts for x in (p.estimate, p.lower, p.upper) if x is not None and math.isfinite(x))]
+    ends = [
+        limit,
+        *(x for p in parts for x in (p.estimate, p.lower, p.upper, *p.runs) if x is not None and math.isfinite(x)),
+    ]
     low, high = min(ends), max(ends)
     span = (high - low) or abs(limit) or 1.0
     if zero and not shares and low - span < 0 < high + span:
@@ -240,6 +247,7 @@ def strip_spec(axis: Axis, parts: Sequence[Interval]) -> dict[str, Any]:
         if p.bar:
             ends = [min(max(axis.place(x), EDGE / 2), WIDTH - EDGE / 2) for x in p.bar]
             layers.append(rule_layer(p.colour, 3, x=ends[0], x2=ends[1], y=y))
+        layers += [rule_layer(p.colour, 1, x=axis.place(run), y=y - 7, y2=y + 7) for run in p.runs]
         own = {"fill": PAGE, "stroke": p.colour, "strokeWidth": 1.5, "size": 46} if p.hollow else {"color": p.colour}
         layers.append(mark_layer(DOT | own, x=axis.place(p.estimate), y=y))
     return {"width": WIDTH, "height": HEIGHT, "autosize": "none", "padding": 0, "layer": layers}

@@ -274,8 +274,11 @@ def test_error_on_the_base(suite: Path, tiny_model: Path, tmp_path: Path) -> Non
     assert refused(tiny_model, tmp_path / "out", suite) == f"{suite}: the base was not evaluated: ValueError: broken"
 
 
-def test_suite_that_trains(tiny_model: Path, tmp_path: Path) -> None:
-    """Of a suite that trains, merges and exports only the model, the evals and the gates on the result are used."""
+def test_suite_that_trains(tiny_model: Path, tmp_path: Path, capsys: Any) -> None:
+    """Of a suite that trains, merges and exports only the model, the evals and the gates on the result are used.
+
+    A gate of its recipe is named and left out.
+    """
     more = """
 [adapter]
 use = "lora"
@@ -283,6 +286,13 @@ use = "lora"
 [train]
 use = "sft"
 data = "train.jsonl"
+seeds = [1, 2, 3]
+
+[[gate]]
+id = "recipe"
+metric = "old.likely"
+min = 0.1
+of = "recipe"
 
 [[export]]
 use = "adapter"
@@ -295,6 +305,7 @@ to = "release"
     trainer = make_trainer("sft", tiny_model, tmp_path / "out", callbacks=[GateCallback(path, every_steps=6)])
     trainer.train()
     assert list(looks(trainer)) == [6]
+    assert 'gate "recipe" is about the recipe, and not about one training of it' in capsys.readouterr().err
 
 
 def test_gates_that_cannot_be_looked_at(suite: Path, tiny_model: Path, tmp_path: Path, capsys: Any) -> None:
