@@ -19,6 +19,7 @@ import torch
 
 from harness import UsageError
 from harness_hf import ModelTokenizer, count_parameters, load_model, quiet_loading, resolve_folder
+from harness_served.precision import read_gguf_type
 
 CLIP = 8.0  # nats
 EXACT = 8_000_000_000  # parameters up to which the reference is computed in float32
@@ -47,14 +48,15 @@ class Reference:
         self.folder = resolve_folder(base) if adapter else resolve_folder(str(model))
         files = model if adapter and any(model.glob("tokenizer*")) else self.folder
         self.tokens, self.adapter, self.computed = ModelTokenizer.of(str(files)), adapter, dtype
-        self.gguf = any(model.glob("*.gguf"))
+        self.gguf = read_gguf_type(model)
         if dtype == "auto":
             self.computed = "float32" if count_parameters(self.folder) <= EXACT else "bfloat16"
         with quiet_loading():
             self.model = load_model(self.folder, dtype=self.computed, adapter=model if adapter else None)
         config = self.model.config
         self.context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0)  # tokens, 0: not told
-        self.stored = str(getattr(config, "dtype", "") or "").removeprefix("torch.")  # the kind of numbers in its files
+        dtype = str(getattr(config, "dtype", "") or "").removeprefix("torch.")
+        self.stored = self.gguf or dtype  # the type of most of its weights
         self._models = {"": self.model}
 
     @cached_property
