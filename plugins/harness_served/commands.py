@@ -31,6 +31,7 @@ def parity(parser: ArgumentParser) -> None:
         "harness parity exports/qa --runtime http://localhost:8000/v1",
         "harness parity exports/qa --runtime http://localhost:8000/v1 --layers ids",
         "harness parity exports/qa --runtime http://localhost:8000/v1 --write qa.jsonl",
+        "harness parity exports/qa --runtime http://localhost:8000/v1 --fingerprint",
     )
     set_command(parser, _parity, *examples)
     parser.set_defaults(group="ship")
@@ -84,6 +85,8 @@ def parity(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--name", default="", metavar="TEXT", help="name of the endpoint in the statement (default: sha256 of its host)"
     )
+    fingerprint = "compare 40 probes of the export's fingerprint alone, in seconds and without its weights"
+    parser.add_argument("--fingerprint", action="store_true", help=fingerprint)
     add_connection(parser)
 
 
@@ -111,6 +114,8 @@ def _parity(args: Namespace) -> int:
     from harness.internals import verify_export
     from harness_api import ServerUnavailableError
 
+    if args.fingerprint:
+        return _compare_fingerprint(args)
     if args.sign and not args.write:
         raise UsageError("--sign signs the file of --write; add --write FILE")
     names = parse_layers(args.layers)
@@ -127,6 +132,51 @@ def _parity(args: Namespace) -> int:
     code = measure_parity(args, names, verified, runtimes)
     args.document |= {"export": str(args.export), "root": verified.root}
     return code
+
+
+def _compare_fingerprint(args: Namespace) -> int:
+    """Compare servers with the fingerprint of an export. Raises UsageError."""
+    from harness_api import ServerUnavailableError
+    from harness_served.fingerprint import compare_fingerprint, find_notes, read_export_fingerprint
+    from harness_served.parity import DIFFERS, SAME, missed_replicas
+    from harness_served.statement import clean_data
+
+    if args.layers or args.suite or args.write:
+        raise UsageError("--fingerprint compares probes alone; remove --layers, --suite and --write")
+    _check_arithmetic(args)
+    made, root = read_export_fingerprint(args.export)
+    seed = secrets.randbelow(2**31) if args.seed is None else args.seed
+    how = {"arithmetic": args.arithmetic, "context": args.context, "concurrency": args.concurrency}
+    args.document = {"export": str(args.export), "root": root, "seed": seed, "fingerprint": []}
+    began, found, failure = time.monotonic(), list[str](), None
+    try:
+        for runtime in find_runtimes(args):
+            layer = compare_fingerprint(runtime, made, seed, **how)
+            found.append(layer.verdict)
+            notes = find_notes(runtime, made, runtime.identity())
+            told = {"url": runtime.server.url, **asdict(layer), "requests": runtime.requests, "notes": notes}
+            args.document["fingerprint"].append(clean_data(told, runtime))
+            print_line(f"{layer.verdict:<14} {layer.reason}")
+            for note in notes:
+                print_line(f"note: {note}", sys.stderr)
+            chances = missed_replicas(int(layer.numbers.get("probes", 0)))
+            shares = ", ".join(f"{share:.1%} of {k}" for k, share in chances.items())
+            seconds = time.monotonic() - began
+            print_line(f"{runtime.requests} requests, {seconds:.1f} s; misses one replica: {shares}", sys.stderr)
+    except ServerUnavailableError as error:
+        failure = error
+        print_line(f"error: {error}", sys.stderr)
+    if failure and DIFFERS not in found:
+        return _give_up(args, failure)
+    return ExitCode.FAILED if DIFFERS in found else ExitCode.OK if {*found} == {SAME} else ExitCode.INCONCLUSIVE
+
+
+def _check_arithmetic(args: Namespace) -> None:
+    """Raise UsageError at an arithmetic that is unknown."""
+    from harness_served.precision import ARITHMETICS
+
+    if args.arithmetic not in ("", *ARITHMETICS):
+        raise UsageError(f'--arithmetic "{args.arithmetic}": unknown{did_you_mean(args.arithmetic, ARITHMETICS)}')
 
 
 def find_runtimes(args: Namespace) -> list[Runtime]:
@@ -148,12 +198,11 @@ def measure_parity(
     """
     from harness.internals import MODEL, draw_replay_rows
     from harness_served.parity import Parity, merge_replicas, parity_exit_code
-    from harness_served.precision import ARITHMETICS, find_arithmetic
+    from harness_served.precision import find_arithmetic
     from harness_served.reference import Reference
     from harness_served.statement import write_statement
 
-    if args.arithmetic not in ("", *ARITHMETICS):
-        raise UsageError(f'--arithmetic "{args.arithmetic}": unknown{did_you_mean(args.arithmetic, ARITHMETICS)}')
+    _check_arithmetic(args)
     runtimes = runtimes or find_runtimes(args)
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
     asked = names or [name for name in LAYERS if name != IDENTITY and (args.suite or name != "gates")]
@@ -186,6 +235,7 @@ def measure_parity(
 def _compare(args: Namespace, made: Sequence[Parity], asked: Sequence[str]) -> UsageError | None:
     """Compare, and print each layer and what there is to know beside; return what ended it early."""
     from harness_served.layers import compare_layers
+    from harness_served.parity import missed_replicas
 
     began, failure = time.monotonic(), None
     for number, parity in enumerate(made):
@@ -202,14 +252,14 @@ def _compare(args: Namespace, made: Sequence[Parity], asked: Sequence[str]) -> U
     requests, tokens = (sum(getattr(p.runtime, name) for p in made) for name in ("requests", "tokens"))
     print_line(f"{requests} requests, {tokens} generated tokens, {time.monotonic() - began:.0f} s", sys.stderr)
     if len(made) == 1 and (answers := made[0].compared_answers):
-        shares = ", ".join(f"{share:.1%} of {k}" for k, share in made[0].missed_replicas().items())
+        shares = ", ".join(f"{share:.1%} of {k}" for k, share in missed_replicas(answers).items())
         print_line(f"a wrong replica escapes {answers} answers with a chance of {shares}; use --replica", sys.stderr)
     return failure
 
 
 def _describe(made: Sequence[Parity]) -> dict[str, Any]:
     """Return the document of a comparison: what was found of all, and of each replica."""
-    from harness_served.parity import merge_replicas
+    from harness_served.parity import merge_replicas, missed_replicas
     from harness_served.statement import clean_data
 
     def layers(found: Mapping[str, LayerVerdict], parity: Parity) -> Any:
@@ -221,7 +271,7 @@ def _describe(made: Sequence[Parity]) -> dict[str, Any]:
     document |= {"told": clean_data(first.heard.get("identity", {}), first.runtime)}
     document |= {"requests": requests, "tokens": tokens, "arithmetic": first.arithmetic}
     document |= {"notes": list(dict.fromkeys(note for parity in made for note in parity.notes))}
-    document |= {"longest": first.max_prompt_tokens, "missed_replicas": first.missed_replicas()}
+    document |= {"longest": first.max_prompt_tokens, "missed_replicas": missed_replicas(first.compared_answers)}
     replicas = [{"url": p.runtime.server.url, "layers": layers(p.found, p)} for p in made]
     return document | ({"replicas": replicas} if len(made) > 1 else {})
 

@@ -26,6 +26,7 @@ SAME: Verdict = "same"
 DIFFERS: Verdict = "differs"
 UNPROVEN: Verdict = "not proven"
 UNKNOWN: Verdict = "unknown"
+TIMES = 4  # the noise, that a bound is; the merge check's own factor
 WORST = (DIFFERS, UNKNOWN, UNPROVEN, SAME)
 REPLICAS = (3, 10)  # numbers of replicas for which it is said how likely a wrong one is missed
 ROWS = 8  # prompts of the suite that are looked at, beside the made ones
@@ -153,8 +154,7 @@ class Parity:
 
     def ask_each(self, ask: Callable[[A], R], asked: Sequence[A]) -> list[R]:
         """Return what is answered to each, `concurrency` at a time."""
-        found = http_client.map_concurrent(lambda number, _: ask(asked[number]), len(asked), self.concurrency)
-        return [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
+        return ask_each(ask, asked, self.concurrency)
 
     def ids_of(self, prompt: RenderedConversation, said: RuntimeAnswer) -> list[int]:
         """Return the tokens of an answer to a prompt: as told, else as the export cuts it behind the prompt.
@@ -198,13 +198,20 @@ class Parity:
         """How many answers came on connections of their own, each by a replica that a load balancer chose."""
         return len(self.heard.get("told", ())) + len(self.__dict__.get("answers", ()))
 
-    def missed_replicas(self) -> dict[str, float]:
-        """Return the chance that one wrong replica of so many answered none of them."""
-        return {str(k): (1 - 1 / k) ** self.compared_answers for k in REPLICAS}
-
     def layer_verdict(self, name: str) -> Verdict | None:
         """Return what came of a layer; None where it was not looked at."""
         return self.found[name].verdict if name in self.found else None
+
+
+def ask_each(ask: Callable[[A], R], asked: Sequence[A], concurrency: int) -> list[R]:
+    """Return what is answered to each, so many at a time."""
+    found = http_client.map_concurrent(lambda number, _: ask(asked[number]), len(asked), concurrency)
+    return [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
+
+
+def missed_replicas(answers: int) -> dict[str, float]:
+    """Return the chance that one wrong replica of so many gave none of the answers."""
+    return {str(k): (1 - 1 / k) ** answers for k in REPLICAS}
 
 
 def merge_replicas(made: Sequence[Parity]) -> dict[str, LayerVerdict]:

@@ -6,24 +6,9 @@ What a server reports of itself may make a bound narrower, and never wider.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from math import prod
-from pathlib import Path
-
-from harness.internals import find_gguf, read_gguf
 
 ARITHMETICS = ("float32", "f16", "bf16", "q8")  # from the finest to the coarsest
 FLOAT_BITS = 16  # a float of fewer bits than the export's is arithmetic, and no quantised copy
-
-
-def read_gguf_type(folder: Path) -> str:
-    """Return the type of most of the weights in a folder's GGUF file, "" where there is none."""
-    if (file := find_gguf(folder)) is None:
-        return ""
-    sizes = Counter[str]()
-    for tensor in read_gguf(file).tensors.values():
-        sizes[tensor.type] += prod(tensor.shape)
-    return sizes.most_common(1)[0][0]
 
 
 def count_bits(kind: str) -> int | None:

@@ -50,6 +50,14 @@ class RuntimeAnswer:
     asked: int = 0
 
 
+@dataclass(frozen=True)
+class RuntimeProbe:
+    """What a runtime says comes next: the greatest log-probabilities, and the likeliest token where it tells its id."""
+
+    logprobs: list[float]
+    token: int | None = None
+
+
 class Runtime:
     """A server by what every server of this kind has: answers to messages and texts, and counts of tokens."""
 
@@ -161,6 +169,24 @@ class Runtime:
         """Draw from the base that an adapter stands on; None where it cannot be asked for."""
         return None
 
+    def predict_next(self, message: str, text: str, top: int, seed: int) -> RuntimeProbe | None:
+        """Return what comes next after a message, or a text where there is none; None where that is not told.
+
+        The seed changes nothing of the answer but makes the request a new one for a cache.
+        """
+        how: dict[str, Any] = {"model": self.model, "max_tokens": 1, **GREEDY, "seed": seed}
+        chat = {"messages": [{"role": "user", "content": message}], "logprobs": True, "top_logprobs": top}
+        path, asked = (CHAT, chat) if message else (COMPLETIONS, {"prompt": text, "logprobs": top})
+        try:
+            found: RuntimeProbe | None = self.ask(path, {**how, **asked}, read_probe)
+        except RequestRefusedError as refused:
+            if refused.trouble.status not in (400, 422, *UNKNOWN):
+                raise
+            return None
+        with self._counting:
+            self.tokens += 1
+        return found
+
     def _answered(self, path: str, body: Mapping[str, Any], logs: Mapping[str, Any], read: Any = None) -> RuntimeAnswer:
         """Ask for log-probabilities too, unless such a request was refused before and one without was not."""
         body, read = {**self.asks, **body}, read or read_answer
@@ -219,6 +245,20 @@ def read_stream(events: Any) -> RuntimeAnswer:
     choice: dict[str, Any] = {"message": message, "finish_reason": _join_texts(choices, "finish_reason")}
     choice |= ({"logprobs": {"content": entries}} if entries else {}) | ({"token_ids": ids} if ids else {})
     return read_answer({"choices": [choice], "usage": usage[-1] if usage else None})
+
+
+def read_probe(reply: Any) -> RuntimeProbe | None:
+    """Read the alternatives for the first token of an answer, in the shapes of both endpoints; None where none are."""
+    told = as_object(single_choice(reply).get("logprobs"))
+    entries, listed = told.get("content"), told.get("top_logprobs")
+    if isinstance(entries, list) and entries and isinstance(top := as_object(entries[0]).get("top_logprobs"), list):
+        alternatives = [as_object(one) for one in top]
+        values = finite_logprobs([one.get("logprob") for one in alternatives])
+        token = alternatives[values.index(max(values))].get("id") if values else None
+        return RuntimeProbe(sorted(values, reverse=True), token if type(token) is int else None) if values else None
+    if isinstance(listed, list) and listed and isinstance(listed[0], dict) and listed[0]:
+        return RuntimeProbe(sorted(finite_logprobs(list(listed[0].values())), reverse=True))
+    return None
 
 
 def _join_texts(parts: Sequence[Mapping[str, Any]], name: str) -> str:

@@ -81,7 +81,7 @@ class Runtime:
 
     def say(self, ids: list[int], most: int, how: dict[str, Any]) -> dict[str, Any]:
         """Return tokens, their log-probabilities before any filter, and how it ended."""
-        torch, said, logs = self.torch, [], []
+        torch, said, logs, tops = self.torch, [], [], []
         self.given += 1
         if "short" in self.faults and len(ids) > 64:
             raise ValueError(f"request ({len(ids)} tokens) exceeds the available context size (64 tokens)")
@@ -106,6 +106,7 @@ class Runtime:
             moved = (0.5 if len(said) % 2 else -0.5) if "moved" in self.faults else 0.0
             moved -= 0.5 if "replicas" in self.faults and self.given % 3 == 0 else 0.0
             said.append(token)
+            tops.append(list(zip(*(values.tolist() for values in plain.topk(5)), strict=True)))
             logs.append(min(0.0, float(plain[token]) + moved))
             if token in self.tokens.stop_ids and "stops" not in self.faults:
                 ended = "stop"
@@ -114,7 +115,7 @@ class Runtime:
                 ended = "stop"
                 break
         text = cut_at_stop(self.tokens.decode(said), how.get("stop", ()))
-        return {"ids": said, "logprobs": logs, "ended": ended, "text": text, "how": how}
+        return {"ids": said, "logprobs": logs, "ended": ended, "text": text, "how": how, "tops": tops}
 
     # -- replies ---------------------------------------------------------------------------------------
 
@@ -148,12 +149,19 @@ class Runtime:
         choice |= {"message": {"role": "assistant", "content": said["text"]}} if chat else {"text": said["text"]}
         if body.get("logprobs") and self.dialect != "transformers" and "mute" not in self.faults:
             texts = [self.tokens.tokenizer.decode([i]) for i in said["ids"]]
-            entries = [{"token": t, "logprob": p} for t, p in zip(texts, said["logprobs"], strict=True)]
+            entries: list[dict[str, Any]] = [
+                {"token": t, "logprob": p} for t, p in zip(texts, said["logprobs"], strict=True)
+            ]
+            if body.get("top_logprobs") or body["logprobs"] > 1:
+                for entry, top in zip(entries, said["tops"], strict=True):
+                    entry["top_logprobs"] = [{"id": i, "token": str(i), "logprob": min(0.0, p)} for p, i in top]
             if self.dialect == "llama.cpp":
                 rows = zip(entries, said["ids"], strict=True)
                 entries = [{**e, "id": i} for e, i in rows if BROKEN not in e["token"]]
             if self.dialect == "vllm" and not chat:
-                choice["logprobs"] = {"tokens": texts, "token_logprobs": said["logprobs"], "top_logprobs": None}
+                choice["logprobs"] = {"tokens": texts, "token_logprobs": said["logprobs"]}
+                tops = [{str(i): min(0.0, p) for p, i in top} for top in said["tops"]]
+                choice["logprobs"] |= {"top_logprobs": tops if body["logprobs"] > 1 else None}
             else:
                 choice["logprobs"] = {"content": entries}
         if body.get("return_token_ids"):

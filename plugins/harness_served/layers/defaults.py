@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -86,33 +86,41 @@ def _surprise(
     for prompt, said in zip(prompts, parity.ask_each(draw, range(len(prompts))), strict=True):
         if ids := parity.ids_of(prompt, said):
             heard.append((said, ids, parity.reference.score(prompt.ids, ids)))
-    told, tokens = all(ids is said.ids for said, ids, _ in heard), sum(len(ids) for _, ids, _ in heard)
+    tokens = sum(len(ids) for _, ids, _ in heard)
     greedy = all(max(parity.choice_margins(*answer), default=0.0) < 0.5 for answer in heard)
-    total, variance = (sum(float(getattr(s, name).sum()) for *_, s in heard) for name in ("surprise", "variance"))
-    numbers = {"tokens": float(tokens), "z": total / math.sqrt(variance) if variance else 0.0}
+    numbers = {"tokens": float(tokens), "z": _z(heard)}
     if tokens < LEAST:
         return LayerVerdict(
             UNPROVEN, f"only {tokens} tokens were sampled, at least {LEAST} are needed", "text", numbers
         )
-    z = numbers["z"]
+    z, far = numbers["z"], NormalDist().inv_cdf(1 - alpha / 2)
+    above = _z([answer for answer in heard if answer[1] is answer[0].ids])  # a text may be cut into rarer tokens
     verdict, says = UNPROVEN, f"surprise {z:+.1f} at {tokens} tokens; a weak filter could go unnoticed"
-    if greedy and how:
-        obeys = parity.runtime.logs and told  # as transformers serve does not, which never samples by itself
-        verdict = DIFFERS if obeys or named.get("do_sample") else UNKNOWN
-        says = f"answers greedily, although temperature {how['temperature']:g} was requested ({tokens} tokens)"
-    elif greedy:
+    but = "the requests name temperature 1 and no filter" if how else "the export sets no such option"
+    if greedy and not how:
         verdict = DIFFERS if named.get("do_sample") else SAME
         says = f"answers greedily, and the export has do_sample = {bool(named.get('do_sample'))} ({tokens} tokens)"
+    elif greedy and z >= -far:
+        says = f"the export is so certain of {tokens} tokens that sampling does not show"
+    elif greedy:  # transformers serve never samples by itself, and reports no log-probabilities
+        obeys = any(said.logprobs is not None for said, *_ in heard) or named.get("do_sample")
+        verdict, says = DIFFERS if obeys else UNKNOWN, f"answers greedily ({tokens} tokens), but {but}"
     elif filtered and not how:
         says = f"samples; replies do not show whether the export's {', '.join(filtered)} are applied"
-    elif z < -(far := NormalDist().inv_cdf(1 - alpha / 2)) or (told and z > far):  # text may be cut into rare tokens
-        why = (
-            "filters, or samples at a lower temperature"
-            if z < 0
-            else "samples at a higher temperature, or from another model"
-        )
-        but = "the requests name temperature 1 and no filter" if how else "the export sets no such option"
-        verdict, says = DIFFERS, f"{why}: surprise {z:+.1f} at {tokens} tokens, but {but}"
+    elif z < -far:
+        says = f"filters, or samples at a lower temperature: surprise {z:+.1f} at {tokens} tokens, but {but}"
+        verdict = DIFFERS
+    elif above > far:
+        cause = "samples at a higher temperature, or from another model"
+        verdict, says = DIFFERS, f"{cause}: surprise {above:+.1f} at {tokens} tokens, but {but}"
     elif how:
         verdict = SAME
     return LayerVerdict(verdict, says, "text", numbers)
+
+
+def _z(heard: Sequence[Any]) -> float:
+    """Return by how many standard errors answers are more surprising than the export expects."""
+    total, variance = (
+        sum(float(getattr(scores, name).sum()) for *_, scores in heard) for name in ("surprise", "variance")
+    )
+    return total / math.sqrt(variance) if variance else 0.0

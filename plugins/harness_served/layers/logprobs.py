@@ -14,10 +14,9 @@ from typing import Any
 import torch
 
 from harness_served import DRAWN
-from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity, RenderedConversation
+from harness_served.parity import DIFFERS, SAME, TIMES, UNKNOWN, UNPROVEN, LayerVerdict, Parity, RenderedConversation
 from harness_served.runtime import RuntimeAnswer
 
-TIMES = 4  # the noise; the merge check's own factor
 AGAIN = 2  # conversations that are drawn once more, with the same seed, for a noise of the runtime's own
 SMALL = 0.001  # nats per token of KL that rounding alone may come to, where it goes one way
 LEAST = 64  # tokens, for anything to be said
