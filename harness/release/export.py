@@ -236,7 +236,8 @@ def _write_fingerprint(path: Path, ref: ModelRef, judged: DecisionRecord, facts:
     if judged.fingerprint is None:
         return
     try:
-        made = judged.fingerprint(ref)
+        model = path.parent.parent / MODEL
+        made = judged.fingerprint(replace(ref, adapter=model) if ref.adapter else replace(ref, path=str(model)))
     except (UsageError, MemoryError, RuntimeError, ValueError, OSError) as error:
         facts["fingerprint"] = f"none: {resource_error(error) or ' '.join(str(error).split())}"
         return

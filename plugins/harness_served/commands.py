@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from harness_served.runtime import Runtime
 
 MOST_TOKENS = 16 + 12 * 4 + 8 * (2 * DRAWN + GREEDILY + 40) + DRAWN
-COST = "sends about 110 requests and at most {} tokens to {}{} (layers {})"
+COST = "sends about 80 requests and at most {} tokens to {}{} (layers {})"
 
 
 def parity(parser: ArgumentParser) -> None:

@@ -123,7 +123,9 @@ FAULTS: Mapping[str, Callable[[], Fault]] = {
     "stopchat": lambda: Fault(request=_fields(CHAT, stop=[" ", ".", "e", "\n"])),
     "maxtok-16": lambda: Fault(request=_cap(16)),
     "n-predict-12": lambda: Fault(request=_cap(12)),
-    "clamp-0.6": lambda: Fault(request=_fields(ANSWERS, temperature=lambda t: min(t or 1.0, 0.6)), layer="sampling"),
+    "clamp-0.6": lambda: Fault(
+        request=_fields(ANSWERS, temperature=lambda t: min(1.0 if t is None else t, 0.6)), layer="sampling"
+    ),
     "temp0": lambda: Fault(request=_fields(ANSWERS, temperature=0.0), layer="sampling"),
     "masked": lambda: Fault(request=_texts(_mask), layer="ids"),
     "replies-as-base": lambda: Fault(reply=_rename, layer="identity"),
@@ -141,7 +143,7 @@ FAULTS: Mapping[str, Callable[[], Fault]] = {
     "reversed": lambda: Fault(reply=_content(lambda text: text[::-1])),
     "top-k-1": lambda: Fault(request=_fields(ANSWERS, top_k=1), layer="sampling"),
     "top-k-2": lambda: Fault(request=_fields(ANSWERS, top_k=2), layer="sampling"),
-    "hot-chat": lambda: Fault(request=_fields(CHAT, temperature=lambda t: t and 2.0), layer="sampling"),
+    "hot-chat": lambda: Fault(request=_fields(CHAT, temperature=lambda t: t and 1.5), layer="sampling"),
     "cold-chat": lambda: Fault(request=_fields(CHAT, temperature=lambda t: t and 0.5), layer="sampling"),
     "brackets-masked": lambda: Fault(request=_texts(lambda text: text.replace("@", "(at)")), layer="ids"),
     "stripped": lambda: Fault(request=_texts(str.strip), layer="ids"),
