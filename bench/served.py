@@ -8,6 +8,7 @@ of JSON. llama.cpp's server is that of the package xllamacpp, vLLM is run by VLL
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,18 @@ import torch
 from transformers import GenerationConfig
 
 from bench.setting import Setting
+from harness import ModelRef
 from harness.cli.parser import parse_arguments
 from harness_hf import ModelTokenizer, load_model, quiet_loading
+from harness_hf.fingerprint import make_fingerprint
 from harness_served.commands import measure_parity
 from harness_served.conversations import user_message
+from harness_served.dialects import find_runtime
+from harness_served.fingerprint import compare_fingerprint
 from tests.helpers import llamas
 from tests.helpers.adapters import make_adapter
+from tests.helpers.gateway import FAULTS as BETWEEN
+from tests.helpers.gateway import LONG, gateway
 from tests.helpers.runtimes import teach
 from tests.helpers.servers import UNFILTERED, llama_cpp, serving, transformers, vllm
 
@@ -43,7 +51,7 @@ Edit = Callable[[Path], None]
 def main() -> None:
     """Measure, and keep a line of JSON for each run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("twins", "faults"))
+    parser.add_argument("what", choices=tuple(KINDS))
     parser.add_argument("--runtime", choices=("llama.cpp", "transformers", "vllm"), default="llama.cpp")
     parser.add_argument("--precision", choices=(*DTYPES, "Q8_0"), default="F32")
     parser.add_argument("--adapter", action="store_true")
@@ -54,7 +62,7 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=Path("reports/bench-served.jsonl"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work, args.records.open("a", encoding="utf-8") as out:
-        for record in (twins if args.what == "twins" else faults)(args, Path(work)):
+        for record in KINDS[args.what](args, Path(work)):
             kind = {name: getattr(args, name) for name in ("what", "runtime", "precision", "adapter", "smollm2")}
             print(json.dumps({**kind, **record}), file=out, flush=True)
             told = {name: layer["verdict"] for name, layer in record["layers"].items()}
@@ -320,6 +328,70 @@ def faults(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
         with serving(command, work / "log") as url:
             told = "tuned" if "0.5" in name and args.runtime == "vllm" else ""
             yield {"name": name, **look(args, export.parent, url, name=told, base=base, seed=1)}
+
+
+def between(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
+    """Yield what is found of each fault of a gateway in front of a healthy server, and of the server alone."""
+    model = ending(work / "whole/model", 80)
+    folder = gguf(model, work / "gguf/model", args.precision).parent if args.runtime == "llama.cpp" else model
+    with serving(start(args, model, context=4096), work / "log") as url:
+        name_there = named(args, model) or find_runtime(url).model
+        yield {"name": "healthy", **look(args, folder.parent, url, name=name_there, seed=1)}
+        for name, fault in {**{name: make() for name, make in BETWEEN.items()}, **LONG}.items():
+            if any(part in name for part in args.only.split(",")):
+                with gateway(url, fault=fault) as faulty:
+                    yield {"name": name, **look(args, folder.parent, faulty.url, name=name_there, seed=2)}
+
+
+def named(args: argparse.Namespace, model: Path) -> str:
+    """Return the name under which a server serves a model."""
+    return {"transformers": str(model), "vllm": "small"}.get(args.runtime, "")
+
+
+def ending(folder: Path, steps: int) -> Path:
+    """Write a model that was taught to end long answers, with a context that holds a long prompt."""
+    llamas.build(folder, seed=1, max_position_embeddings=4096, **HEADS)
+    return teach(folder, steps, " That is all there is to say.")
+
+
+def prints(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
+    """Yield what the fingerprint of a merged LoRA says of it, and of what might be served in its place."""
+    base, export, earlier = (ending(work / f"{steps}/model", steps) for steps in (10, 90, 60))
+    half, other = halfway(base, export, work / "half/model"), work / "other/model"
+    shutil.copytree(export, other)
+    template(lambda text: text.replace("<|assistant|>\n", "<|assistant|>"))(other)
+    digest = hashlib.sha256((export / "model.safetensors").read_bytes()).hexdigest()
+    folder = gguf(export, work / "gguf/model", args.precision).parent if args.runtime == "llama.cpp" else export
+    began = time.perf_counter()
+    made = make_fingerprint(ModelRef("tuned", str(folder), digest), base)
+    size = len(json.dumps(made.to_json(), separators=(",", ":")))
+    yield {"name": f"{size} bytes", "seconds": time.perf_counter() - began, "alarms": {}, "layers": {}}
+    served = {"export": export, "base": base, "half": half, "earlier": earlier, "template": other}
+    served["context"] = Path(shutil.copytree(export, work / "context/model"))
+    for name, model in served.items():
+        with serving(start(args, model, context=2048 if name == "context" else 4096), work / "log") as url:
+            for seed in range(args.count if name == "export" else 3):
+                began = time.perf_counter()
+                runtime = find_runtime(url, named(args, model))
+                arithmetic = {"F32": "float32", "BF16": "bf16"}.get(args.precision, "q8")
+                found = compare_fingerprint(runtime, made, seed, arithmetic=arithmetic)
+                took = {"seconds": time.perf_counter() - began, "requests": runtime.requests}
+                alarms = {"fingerprint": found.reason} if found.verdict == "differs" else {}
+                yield {"name": name, "alarms": alarms, "layers": {"fingerprint": asdict(found)}, **took}
+
+
+def halfway(base: Path, tuned: Path, folder: Path) -> Path:
+    """Write the model half of whose change was made."""
+    shutil.copytree(tuned, folder)
+    model, other = (load_model(one, dtype="float32", device="cpu") for one in (folder, base))
+    with torch.no_grad(), quiet_loading():
+        for weight, old in zip(model.parameters(), other.parameters(), strict=True):
+            weight.lerp_(old, 0.5)
+        model.save_pretrained(folder)
+    return folder
+
+
+KINDS = {"twins": twins, "faults": faults, "gateway": between, "fingerprint": prints}
 
 
 if __name__ == "__main__":

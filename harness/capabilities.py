@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 from harness.protocols import Options
 from harness.records.findings import Built
 from harness.records.metrics import Metric
-from harness.records.models import Source, Subject
+from harness.records.models import ModelRef, Source, Subject
 from harness.records.samples import Prompt, Sample, Score
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -46,7 +46,8 @@ class LoaderCapabilities(Capabilities):
     """Of `load(refs, *, …)`.
 
     `identity` names all that an answer depends on, `probe` looks at a candidate's folder, and `reads(path)` names the
-    files there that a model is loaded from. `live(model, ref, *, base, processing_class)` is a context manager that
+    files there that a model is loaded from. `fingerprint(ref, base)` returns a `Fingerprint`, with which a server is
+    compared; `base` is a folder, or None. `live(model, ref, *, base, processing_class)` is a context manager that
     yields a Subject of a model in memory, which is being trained.
     """
 
@@ -55,6 +56,7 @@ class LoaderCapabilities(Capabilities):
     probe: Callable[[str], object] | None = None
     reads: Callable[[Path], Iterable[str]] | None = None
     needs: Callable[[Options], Iterable[str]] | None = None
+    fingerprint: Callable[[ModelRef, Path | None], Any] | None = None
     live: Callable[..., AbstractContextManager[Subject]] | None = None
     remote: bool = False  # a candidate's path is a name, not a folder
     piece: int = 1  # times as many requests as others' models are given at once: what serves wants dozens

@@ -30,6 +30,7 @@ class ExitCode(IntEnum):
     NOTHING_GATED = 5  # nothing was gated, which is never "ok"
     INCONCLUSIVE = 6  # none failed, but one is inconclusive or could not be evaluated
     REFUSED = 7  # `verify` refused
+    UNAVAILABLE = 8  # a server gave no answer: try again
 
 
 class UsageError(Exception):

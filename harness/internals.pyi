@@ -8,9 +8,12 @@ from harness.answers.cache import CachedSubject as CachedSubject
 from harness.answers.cache import StageModels as StageModels
 from harness.answers.reasoning import generate_final_answers as final_answers
 from harness.answers.store import request_key as request_key
+from harness.artifacts import fingerprint as fingerprint
 from harness.artifacts import formats as formats
 from harness.artifacts.artifact_cache import is_sealed as is_sealed
 from harness.artifacts.artifact_cache import seal_folder as seal_folder
+from harness.artifacts.attestation import EVIDENCE as EVIDENCE
+from harness.artifacts.attestation import FINGERPRINT as FINGERPRINT
 from harness.artifacts.attestation import LOCK as LOCK
 from harness.artifacts.attestation import MANIFEST as MANIFEST
 from harness.artifacts.attestation import MODEL as MODEL
@@ -18,10 +21,12 @@ from harness.artifacts.attestation import SERVED as SERVED
 from harness.artifacts.attestation import format_decimal as format_decimal
 from harness.artifacts.attestation import statement_bytes as statement_bytes
 from harness.artifacts.digests import template_digest as template_digest
+from harness.artifacts.fingerprint import Fingerprint as Fingerprint
 from harness.artifacts.gguf import FACTORS as ROPE_FACTORS
 from harness.artifacts.gguf import Gguf as Gguf
 from harness.artifacts.gguf import find_gguf as find_gguf
 from harness.artifacts.gguf import read_gguf as read_gguf
+from harness.artifacts.gguf import read_gguf_type as read_gguf_type
 from harness.artifacts.model_files import ambiguity_error as ambiguity_error
 from harness.artifacts.model_files import weight_files as weight_files
 from harness.artifacts.safetensors import read_safetensors as read_safetensors
@@ -123,6 +128,8 @@ from harness.workers.protocol import ref_to_json as ref_to_json
 __all__ = [
     "BUNDLE",
     "EVENTS",
+    "EVIDENCE",
+    "FINGERPRINT",
     "LAYERS",
     "LOCK",
     "MANIFEST",
@@ -134,6 +141,7 @@ __all__ = [
     "Context",
     "Eval",
     "Figures",
+    "Fingerprint",
     "Gguf",
     "Model",
     "OnScale",
@@ -170,6 +178,7 @@ __all__ = [
     "find_gguf",
     "find_newest",
     "find_weakness",
+    "fingerprint",
     "format_decimal",
     "format_finish_reasons",
     "format_run_markdown",
@@ -202,6 +211,7 @@ __all__ = [
     "read_answers",
     "read_events",
     "read_gguf",
+    "read_gguf_type",
     "read_gpu",
     "read_json",
     "read_rows",

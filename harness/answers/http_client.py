@@ -91,8 +91,10 @@ class ServerConnection:
         return told
 
 
-def http_client(sdk: Any, peer: ServerConnection) -> Any:
+def http_client(sdk: Any, peer: ServerConnection, *, fresh: bool = False) -> Any:
     """Return an HTTP client for an SDK, `openai` or `anthropic`, whose requests go to no other host.
+
+    With `fresh` each request gets a connection of its own, which a load balancer may send to another replica.
 
     A reply that is not read to its end is an APIConnectionError of the SDK, with its Trouble behind it. Of the
     environment it knows the peer's proxy and CERTIFICATES; raises UsageError where they cannot be used.
@@ -101,6 +103,8 @@ def http_client(sdk: Any, peer: ServerConnection) -> Any:
     class Client(sdk.DefaultHttpxClient):  # type: ignore[misc]
         def send(self, request: Any, **options: Any) -> Any:
             options |= {"stream": True, "follow_redirects": False}
+            if fresh:
+                request.headers["Connection"] = "close"
             send = partial(super().send, request, **options)
             try:
                 given = request.extensions.get("timeout", {})
@@ -130,14 +134,19 @@ class Client:
     `variable` holds that key. Raises UsageError where the SDK is `missing`, and as `http_client` does.
     """
 
-    def __init__(self, provider: str, peer: ServerConnection, variable: str, missing: str) -> None:
+    def __init__(
+        self, provider: str, peer: ServerConnection, variable: str, missing: str, *, fresh: bool = False
+    ) -> None:
         try:
             self.sdk: Any = __import__(provider)
         except ModuleNotFoundError:
             raise UsageError(missing) from None
         self.peer, self.variable, self.headers = peer, variable, dict[str, Any]()
         about: dict[str, Any] = {"base_url": peer.url, "api_key": peer.key or "none"}
-        about |= {"max_retries": 0, "http_client": http_client(self.sdk, peer)}  # ours are counted, and can be ended
+        about |= {
+            "max_retries": 0,
+            "http_client": http_client(self.sdk, peer, fresh=fresh),
+        }  # ours are counted, and can be ended
         if provider == "anthropic":
             self.client = self.sdk.Anthropic(**about, open_telemetry=False)
             self.client._custom_headers = {}  # ANTHROPIC_CUSTOM_HEADERS is for a server we do not know
@@ -154,13 +163,18 @@ class Client:
         self.client.close()
 
     def send(self, path: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
-        """Return the JSON that comes for a body, or without one for a GET; raises Trouble."""
+        """Return the JSON that comes for a body, or without one for a GET; a list of events if it streams.
+
+        Raises RequestError.
+        """
         sdk = self.sdk
         connect = sdk.Timeout(timeout, connect=min(CONNECT, timeout))
         how: dict[str, Any] = {"cast_to": object, "options": {"timeout": connect, "headers": self.headers}}
         try:
             reply = self.client.get(path, **how) if body is None else self.client.post(path, body=dict(body), **how)
-            if isinstance(reply, str) and reply.startswith(("data:", "event:")):
+            if isinstance(reply, str) and reply.startswith(("data:", "event:", ":")):
+                if (body or {}).get("stream"):
+                    return self._record_events(str((body or {}).get("model")), reply)
                 raise RequestError(
                     "streams its answers, although streaming was not requested", hint="turn streaming off", charged=True
                 )
@@ -183,6 +197,14 @@ class Client:
             raise RequestError("sent a reply that is not JSON", passing=True, charged=True) from None
         self.peer.record_model(str((body or {}).get("model")), reply)
         return reply
+
+    def _record_events(self, model: str, text: str) -> list[Any]:
+        """Return the events of a stream (server-sent events); raises ValueError at one that is not JSON."""
+        told = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
+        events = [json.loads(line) for line in told if line != "[DONE]"]
+        for event in events[:1]:
+            self.peer.record_model(model, event)
+        return events
 
     def _refusal(self, error: Any) -> RequestError:
         """Return what an HTTP status means: something that may pass, or a mistake."""

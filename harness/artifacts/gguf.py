@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,16 @@ def find_gguf(folder: Path) -> Path | None:
     if files and any(folder.glob("*.safetensors")):
         raise ValueError(f"{folder}: holds a {SUFFIX} file and safetensors; keep only the one that you mean")
     return files[0] if files else None
+
+
+def read_gguf_type(folder: Path) -> str:
+    """Return the type of most of the weights in a folder's GGUF file, "" where there is none."""
+    if (file := find_gguf(folder)) is None:
+        return ""
+    sizes = Counter[str]()
+    for tensor in read_gguf(file).tensors.values():
+        sizes[tensor.type] += math.prod(tensor.shape)
+    return sizes.most_common(1)[0][0]
 
 
 def read_gguf(path: Path) -> Gguf:

@@ -6,9 +6,11 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from harness import plugin_errors
+from harness.artifacts.fingerprint import Fingerprint
 from harness.artifacts.model_files import extra_files
 from harness.collection.collection import Collection
 from harness.collection.output_paths import find_write_error
@@ -22,6 +24,7 @@ from harness.pipeline.record import Record, RunEnding, StageStop
 from harness.pipeline.run_context import RunContext
 from harness.pipeline.session import Options, Session, collect_checks, open_answer_cache, open_collection
 from harness.records.copies import detach_copy
+from harness.records.models import ModelRef
 from harness.records.run import ItemResult, Run
 from harness.release.export import DecisionRecord, export_candidate
 from harness.reports.junit import format_junit
@@ -167,10 +170,21 @@ def export_all(run: RunContext, unreached: str = "") -> None:
         why += filter(None, [record.run.part, record.unmade.get(declared.name)])
         ref = record.candidates.get(declared.candidate)
         ledger = adjudicator.ledger.state().to_json() if adjudicator.ledger else None
-        judged = DecisionRecord(adjudicator.verdicts, adjudicator.results, record.lock, adjudicator.leaks, ledger)
+        judged = DecisionRecord(
+            adjudicator.verdicts, adjudicator.results, record.lock, adjudicator.leaks, ledger, _fingerprint_of(run)
+        )
         shown, place = record.snapshot(), f"export to {declared.to}"
         try:
             record.run.exports.append(export_candidate(run.collection, declared, ref, shown, why, judged))
         finally:
             if place in shown.facts:  # what the exporter told of it
                 record.run.facts[place] = detach_copy(shown.facts[place])
+
+
+def _fingerprint_of(run: RunContext) -> Callable[[ModelRef], Fingerprint] | None:
+    """Return what makes the fingerprint of a candidate, None where the loader of the suite makes none."""
+    loader, base = run.collection.plugins.find("loader", run.suite.model.use), Path(run.session.opened.source.path)
+    if (make := loader.capabilities.fingerprint) is None:
+        return None
+    made: Callable[[ModelRef], Fingerprint] = partial(make, base=base if base.is_dir() else None)
+    return made

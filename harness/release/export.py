@@ -8,14 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness import plugin_errors
 from harness.artifacts import attestation
-from harness.artifacts.attestation import CARD, CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
+from harness.artifacts.attestation import (
+    CARD,
+    CLAIMS,
+    EVIDENCE,
+    FINGERPRINT,
+    GATES,
+    ITEMS,
+    LOCK,
+    MANIFEST,
+    MODEL,
+    REPORT,
+)
 from harness.artifacts.digests import (
     Hashed,
     digest_value,
@@ -26,10 +37,11 @@ from harness.artifacts.digests import (
     walk_files,
     weights_digest_of_files,
 )
+from harness.artifacts.fingerprint import Fingerprint
 from harness.artifacts.formats import LEGAL
 from harness.artifacts.model_files import ADAPTER
 from harness.collection.collection import Collection, Task
-from harness.errors import CheckFailedError, UsageError
+from harness.errors import CheckFailedError, UsageError, resource_error
 from harness.files import replace_folder, write_text
 from harness.gates.contamination import Leaks
 from harness.gates.gate import find_export_obstacles
@@ -57,7 +69,7 @@ class DecisionRecord:
     """What the adjudicator decided, and on what.
 
     `lock` is the suite's as it was written before there was a candidate, `leaks` are the rows that gates with
-    `clean_only` left out, `ledger` is what the ledger of attempts was then.
+    `clean_only` left out, `ledger` is what the ledger of attempts was then. `fingerprint` makes the candidate's.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -65,6 +77,7 @@ class DecisionRecord:
     lock: bytes
     leaks: Leaks | None = None
     ledger: Mapping[str, Any] | None = None
+    fingerprint: Callable[[ModelRef], Fingerprint] | None = None
 
 
 def export_candidate(
@@ -202,6 +215,7 @@ def _write_evidence(
     write_text(evidence / GATES, dumps(gates))
     write_text(evidence / ITEMS, (json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in rows))
     write_text(evidence / REPORT, to_json(public))
+    _write_fingerprint(evidence / FINGERPRINT, ref, judged, run.facts.setdefault(f"export to {declared.to}", {}))
     strange = attestation.third_party_plugins(json.loads(judged.lock))
     write_text(work / CARD, model_card.write_card(collection.suite, declared, ref, run, strange))
     beside = hash_files(work, [name for name, _ in walk_files(work) if not name.startswith(f"{MODEL}/")])
@@ -216,6 +230,19 @@ def _write_evidence(
         attestation.Envelope(s, {}).to_json_line() for s in attestation.make_statements(manifest, judged.lock, gates)
     ]
     write_text(evidence / CLAIMS, "".join(f"{line}\n" for line in lines))
+
+
+def _write_fingerprint(path: Path, ref: ModelRef, judged: DecisionRecord, facts: dict[str, Any]) -> None:
+    """Write the fingerprint; an export whose model cannot be loaded here once more has none, and the facts say why."""
+    if judged.fingerprint is None:
+        return
+    try:
+        model = path.parent.parent / MODEL
+        made = judged.fingerprint(replace(ref, adapter=model) if ref.adapter else replace(ref, path=str(model)))
+    except (UsageError, MemoryError, RuntimeError, ValueError, OSError) as error:
+        facts["fingerprint"] = f"none: {resource_error(error) or ' '.join(str(error).split())}"
+        return
+    write_text(path, json.dumps(made.to_json(), separators=(",", ":")) + "\n")
 
 
 def _about(collection: Collection, declared: Export, ref: ModelRef, run: Run) -> dict[str, Any]:

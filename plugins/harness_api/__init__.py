@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_api.server import COMPLETIONS as COMPLETIONS
     from harness_api.server import RequestRefusedError as RequestRefusedError
     from harness_api.server import Server as Server
+    from harness_api.server import ServerUnavailableError as ServerUnavailableError
     from harness_api.server import find_served_entry as find_served_entry
     from harness_api.subject import APISource
 

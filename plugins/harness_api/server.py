@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from harness import UsageError, did_you_mean
 from harness.internals import http_client
@@ -21,8 +21,17 @@ MISSING = 'loader "api": needs the package openai; pip install openai'
 CHAT, COMPLETIONS, MODELS = "/chat/completions", "/completions", "/models"
 TRIES = 2  # what is wrong at the start is told soon
 SOON = 10.0  # seconds for a list of models
+ADVICE = {  # by the least HTTP status, 0 where there was no reply
+    500: "check its log, and try again",
+    1: "try again later",
+    0: "start it, or correct base_url",
+}
 PROBE = "The capital of France is"
 OUT_OF_ROOM = "output limit was reached"  # a reasoning model's refusal of so short a limit: it understood the rest
+
+
+class ServerUnavailableError(UsageError):
+    """The server gives no answer now, and may later."""
 
 
 class RequestRefusedError(UsageError):
@@ -34,9 +43,11 @@ class RequestRefusedError(UsageError):
 
 
 class Server(http_client.Client):
-    """An OpenAI-compatible server."""
+    """An OpenAI-compatible server; with `fresh` each request gets a connection of its own."""
 
-    def __init__(self, options: ApiOptions) -> None:
+    words: ClassVar[Mapping[str, str]] = {}  # what the options are called where they are not those of a suite
+
+    def __init__(self, options: ApiOptions, *, fresh: bool = False) -> None:
         self.url, self.timeout, self.tries = options.url, options.timeout, options.retries + 1
         root = self.url.removesuffix("/v1")  # vLLM and what imitates it tells tokens beside /v1, not in it
         self.tokens_url = f"{root}/tokenize" if root != self.url else ""
@@ -48,18 +59,18 @@ class Server(http_client.Client):
             wrong = f"the environment variable {variable}, which should hold its API key, is not set; set it"
         if wrong:
             raise UsageError(f'server "{self.url}": {wrong}')
-        super().__init__("openai", http_client.ServerConnection(self.url, key), variable, MISSING)
+        super().__init__("openai", http_client.ServerConnection(self.url, key), variable, MISSING, fresh=fresh)
         self.where = f'server "{self.url}"{self.peer.through}'
 
     def ask(
         self, path: str, body: Mapping[str, Any] | None = None, *, read: Callable[[Any], T], about: str = "",
-        advice: str = "start it, or correct base_url", tries: int | None = None, timeout: float | None = None,
+        advice: str = "", tries: int | None = None, timeout: float | None = None,
         stop: threading.Event = http_client.NEVER,
     ) -> T:  # fmt: skip
         """POST a body, or GET without one; return what `read` makes of the JSON that comes.
 
         Tries again, with pauses that double and those that the server asks for, until `stop` is set. `about` says in
-        an error what the request was. Raises Refused, or UsageError when it gives up.
+        an error what the request was. Raises RequestRefusedError, or ServerUnavailableError when it gives up.
         """
         try:
             return http_client.retry(
@@ -68,12 +79,17 @@ class Server(http_client.Client):
         except http_client.RequestError as trouble:
             what = f"{self.where}: {self.peer.redact(str(trouble), 300)}"
             if not trouble.passing:
-                raise RequestRefusedError(
-                    f"{what}{about}{f'; {trouble.hint}' if trouble.hint else ''}", trouble
-                ) from None
+                hint = f"; {trouble.hint}" if trouble.hint else ""
+                raise RequestRefusedError(self._in_words(f"{what}{about}{hint}"), trouble) from None
             asked = f" and asks to wait {trouble.after:.0f} s" if (trouble.after or 0.0) > http_client.PATIENCE else ""
             after = f"after {trouble.tries} {'try' if trouble.tries == 1 else 'tries'}"
-            raise UsageError(f"{what}{asked}{about}, {after}; {advice}") from None
+            advice = advice or next(text for least, text in ADVICE.items() if trouble.status >= least)
+            raise ServerUnavailableError(self._in_words(f"{what}{asked}{about}, {after}; {advice}")) from None
+
+    def _in_words(self, text: str) -> str:
+        for name, word in self.words.items():
+            text = text.replace(name, word)
+        return text
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,11 @@ from harness_hf.cpu import limit_spinning
 
 if TYPE_CHECKING:  # what is imported when it is asked for
     from harness import Loader, ModelRef, Saboteur, Subject
+    from harness.internals import Fingerprint
     from harness_hf.answers import AnswerState as AnswerState
     from harness_hf.answers import StopCondition as StopCondition
     from harness_hf.answers import ThoughtMarkers as ThoughtMarkers
+    from harness_hf.arithmetic import compute_as_runtime as compute_as_runtime
     from harness_hf.classes import config_of_class as config_of_class
     from harness_hf.classes import find_class as find_class
     from harness_hf.classes import language_model_name as language_model_name
@@ -123,11 +125,19 @@ def open_live_model(
     return live.open_live_model(model, ref, base=base, processing_class=processing_class)
 
 
+def make_fingerprint(ref: ModelRef, base: Path | None) -> Fingerprint:
+    """Compute what a model says next to the probes of a fingerprint."""
+    from harness_hf.fingerprint import make_fingerprint
+
+    return make_fingerprint(ref, base)
+
+
 @loader(
     open=open_source,
     identity=identify,
     probe=check,
     needs=lambda options: ("torch", "transformers"),
+    fingerprint=make_fingerprint,
     live=open_live_model,
 )
 @contextmanager

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import UsageError, did_you_mean
+from harness import ExitCode, UsageError, did_you_mean
 from harness.internals import add_plugin_option, print_line, printable, set_command
 from harness_served import DRAWN, GREEDILY, IDENTITY, LAYERS, WANTED
 
 if TYPE_CHECKING:
     from harness.internals import VerifiedExport
+    from harness_served.parity import LayerVerdict, Parity
+    from harness_served.runtime import Runtime
 
-ARITHMETICS = ("float32", "f16", "bf16", "q8")
+MOST_TOKENS = 16 + 12 * 4 + 8 * (2 * DRAWN + GREEDILY + 40) + DRAWN
 COST = "sends about 80 requests and at most {} tokens to {}{} (layers {})"
 
 
@@ -28,12 +31,14 @@ def parity(parser: ArgumentParser) -> None:
         "harness parity exports/qa --runtime http://localhost:8000/v1",
         "harness parity exports/qa --runtime http://localhost:8000/v1 --layers ids",
         "harness parity exports/qa --runtime http://localhost:8000/v1 --write qa.jsonl",
-        "harness parity --still qa.jsonl --runtime http://localhost:8000/v1",
+        "harness parity exports/qa --runtime http://localhost:8000/v1 --fingerprint",
     )
     set_command(parser, _parity, *examples)
     parser.set_defaults(group="ship")
-    parser.add_argument("export", type=Path, nargs="?", metavar="DIR", help="an export directory")
+    parser.add_argument("export", type=Path, metavar="DIR", help="an export directory")
     parser.add_argument("--runtime", required=True, metavar="URL", help="base URL of the server, with /v1")
+    replica = "base URL of a replica, which is compared by itself, too; repeat it for others"
+    parser.add_argument("--replica", action="append", default=[], metavar="URL", help=replica)
     parser.add_argument("--model", default="", metavar="NAME", help="model name, if it serves several")
     parser.add_argument("--base", default="", metavar="MODEL", help="trusted base of an exported adapter")
     layers = f"layers that must be the same: {', '.join(LAYERS)} (default: {','.join(WANTED)}, and no other may differ)"
@@ -45,12 +50,18 @@ def parity(parser: ArgumentParser) -> None:
         "--rows", type=int, default=200, metavar="N", help="number of the suite's rows to draw (default: 200)"
     )
     add_plugin_option(parser)
-    parser.add_argument("--context", type=int, default=0, metavar="TOKENS", help="make one conversation this long")
+    parser.add_argument(
+        "--context",
+        type=int,
+        default=0,
+        metavar="TOKENS",
+        help="context that the server must have (default: the export's); makes one conversation this long",
+    )
     parser.add_argument(
         "--arithmetic",
         default="",
         metavar="KIND",
-        help="arithmetic of the server: float32, f16, bf16 or q8 (default: as it reports)",
+        help="arithmetic of the server: float32, f16, bf16 or q8 (default: the export's, or a finer one it reports)",
     )
     parser.add_argument(
         "--reference",
@@ -58,13 +69,13 @@ def parity(parser: ArgumentParser) -> None:
         metavar="DTYPE",
         help="dtype of the reference (default: auto, float32 up to 8 B parameters, else bfloat16)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
+    parser.add_argument("--seed", type=int, default=None, metavar="N", help="random seed (default: drawn)")
     parser.add_argument(
         "--alpha",
         type=float,
         default=0.01,
         metavar="RISK",
-        help="risk of a false alarm in layer defaults (default: 0.01)",
+        help="risk of a false alarm in each of the layers defaults and sampling (default: 0.01)",
     )
     parser.add_argument("--api-key-env", default="", metavar="NAME", help="environment variable with the server's key")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write a statement for harness verify --served")
@@ -74,8 +85,20 @@ def parity(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--name", default="", metavar="TEXT", help="name of the endpoint in the statement (default: sha256 of its host)"
     )
-    still = "only check whether the server is unchanged since this statement: identity and 16 tokens"
-    parser.add_argument("--still", type=Path, metavar="FILE", help=still)
+    fingerprint = "compare 40 probes of the export's fingerprint alone, in seconds and without its weights"
+    parser.add_argument("--fingerprint", action="store_true", help=fingerprint)
+    add_connection(parser)
+
+
+def add_connection(parser: ArgumentParser) -> None:
+    """Add the options of how a server is asked."""
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, metavar="SECONDS", help="time for an answer (default: 60)"
+    )
+    retries = "tries after a failed request, with growing pauses (default: 2)"
+    parser.add_argument("--retries", type=int, default=2, metavar="N", help=retries)
+    concurrency = "requests at the same time, so that they are batched (default: 1)"
+    parser.add_argument("--concurrency", type=int, default=1, metavar="N", help=concurrency)
 
 
 def parse_layers(text: str) -> tuple[str, ...]:
@@ -89,87 +112,184 @@ def parse_layers(text: str) -> tuple[str, ...]:
 
 def _parity(args: Namespace) -> int:
     from harness.internals import verify_export
+    from harness_api import ServerUnavailableError
 
-    if args.still:
-        from harness_served.dialects import find_runtime
-        from harness_served.statement import find_changes
-
-        odd = find_changes(args.still, find_runtime(args.runtime, args.model, args.api_key_env))
-        args.document = {"still": not odd, "differs": odd}
-        for line in odd:
-            print_line(f"differs: {line}", sys.stderr)
-        if not odd:
-            print_line(f"unchanged since {args.still}")
-        return 1 if odd else 0
-    if args.export is None:
-        raise UsageError("parity: name an export's folder, or a statement with --still")
+    if args.fingerprint:
+        return _compare_fingerprint(args)
     if args.sign and not args.write:
         raise UsageError("--sign signs the file of --write; add --write FILE")
     names = parse_layers(args.layers)
     if not 0 < args.alpha <= 0.5:
         raise UsageError(f"--alpha is {args.alpha:g}; it must be more than 0 and at most 0.5")
+    try:
+        runtimes = find_runtimes(args)  # a mistake in a URL is reported before a large export is hashed
+    except ServerUnavailableError as error:
+        return _give_up(args, error)
     verified = verify_export(args.export)
     if not verified.ok:
         raise UsageError(f"{args.export}: is not an intact export, so it cannot be compared: {verified.refused}")
     args.base = _base(verified, args.base)
-    found = measure_parity(args, names, verified)
+    code = measure_parity(args, names, verified, runtimes)
     args.document |= {"export": str(args.export), "root": verified.root}
-    return found
+    return code
 
 
-def measure_parity(args: Namespace, names: Sequence[str], export: VerifiedExport | None = None) -> int:
-    """Compare a runtime with the model in a folder, which a statement is about once it is verified."""
-    from harness.internals import MODEL, draw_replay_rows
-    from harness_served.dialects import find_runtime
-    from harness_served.layers import compare_layers
-    from harness_served.parity import Parity, parity_exit_code
-    from harness_served.reference import Reference
-    from harness_served.statement import clean_data, write_statement
+def _compare_fingerprint(args: Namespace) -> int:
+    """Compare servers with the fingerprint of an export. Raises UsageError."""
+    from harness_api import ServerUnavailableError
+    from harness_served.fingerprint import compare_fingerprint, find_notes, read_export_fingerprint
+    from harness_served.parity import DIFFERS, SAME, missed_replicas
+    from harness_served.statement import clean_data
+
+    if args.layers or args.suite or args.write:
+        raise UsageError("--fingerprint compares probes alone; remove --layers, --suite and --write")
+    _check_arithmetic(args)
+    made, root = read_export_fingerprint(args.export)
+    seed = secrets.randbelow(2**31) if args.seed is None else args.seed
+    how = {"arithmetic": args.arithmetic, "context": args.context, "concurrency": args.concurrency}
+    args.document = {"export": str(args.export), "root": root, "seed": seed, "fingerprint": []}
+    began, found, failure = time.monotonic(), list[str](), None
+    try:
+        for runtime in find_runtimes(args):
+            layer = compare_fingerprint(runtime, made, seed, **how)
+            found.append(layer.verdict)
+            notes = find_notes(runtime, made, runtime.identity())
+            told = {"url": runtime.server.url, **asdict(layer), "requests": runtime.requests, "notes": notes}
+            args.document["fingerprint"].append(clean_data(told, runtime))
+            print_line(f"{layer.verdict:<14} {layer.reason}")
+            for note in notes:
+                print_line(f"note: {note}", sys.stderr)
+            chances = missed_replicas(int(layer.numbers.get("probes", 0)))
+            shares = ", ".join(f"{share:.1%} of {k}" for k, share in chances.items())
+            seconds = time.monotonic() - began
+            print_line(f"{runtime.requests} requests, {seconds:.1f} s; misses one replica: {shares}", sys.stderr)
+    except ServerUnavailableError as error:
+        failure = error
+        print_line(f"error: {error}", sys.stderr)
+    if failure and DIFFERS not in found:
+        return _give_up(args, failure)
+    return ExitCode.FAILED if DIFFERS in found else ExitCode.OK if {*found} == {SAME} else ExitCode.INCONCLUSIVE
+
+
+def _check_arithmetic(args: Namespace) -> None:
+    """Raise UsageError at an arithmetic that is unknown."""
+    from harness_served.precision import ARITHMETICS
 
     if args.arithmetic not in ("", *ARITHMETICS):
         raise UsageError(f'--arithmetic "{args.arithmetic}": unknown{did_you_mean(args.arithmetic, ARITHMETICS)}')
-    runtime = find_runtime(args.runtime, args.model, args.api_key_env)
+
+
+def find_runtimes(args: Namespace) -> list[Runtime]:
+    """Return the server, and its replicas. Raises UsageError."""
+    from harness_served.dialects import find_runtime
+
+    if args.concurrency < 1:
+        raise UsageError(f"--concurrency is {args.concurrency}; it must be 1 or more")
+    how = {"timeout": args.timeout, "retries": args.retries}
+    return [find_runtime(url, args.model, args.api_key_env, **how) for url in (args.runtime, *args.replica)]
+
+
+def measure_parity(
+    args: Namespace, names: Sequence[str], export: VerifiedExport | None = None, runtimes: Sequence[Runtime] = ()
+) -> int:
+    """Compare runtimes with the model in a folder, which a statement is about once it is verified.
+
+    What was found before a server gave up is in the document.
+    """
+    from harness.internals import MODEL, draw_replay_rows
+    from harness_served.parity import Parity, merge_replicas, parity_exit_code
+    from harness_served.precision import find_arithmetic
+    from harness_served.reference import Reference
+    from harness_served.statement import write_statement
+
+    _check_arithmetic(args)
+    runtimes = runtimes or find_runtimes(args)
+    seed = secrets.randbelow(2**31) if args.seed is None else args.seed
     asked = names or [name for name in LAYERS if name != IDENTITY and (args.suite or name != "gates")]
-    most = 16 + 12 * 4 + 8 * (DRAWN + GREEDILY + 40) + DRAWN
-    rows = draw_replay_rows(export, args.suite, args.rows, args.seed, args.plugins) if args.suite and export else None
-    print_line(COST.format(most, runtime.name, f", and {rows.rows} rows" if rows else "", ", ".join(asked)), sys.stderr)
+    rows = draw_replay_rows(export, args.suite, args.rows, seed, args.plugins) if args.suite and export else None
+    more = f", and {rows.rows} rows" if rows else ""
+    each = f" and {len(runtimes) - 1} replicas of it" if len(runtimes) > 1 else ""
+    print_line(COST.format(MOST_TOKENS, f"{runtimes[0].name}{each}", more, ", ".join(asked)), sys.stderr)
     reference = Reference(args.export / MODEL, args.base, args.reference)
-    told = runtime.identity()
-    kind = args.arithmetic or _arithmetic_of(str(told.get("model_ftype", "")), reference.stored)
-    made = Parity(runtime, reference, kind, args.seed, args.alpha, args.context, rows)
-    began, started = time.monotonic(), _now()
-    for name, layer in compare_layers(made, asked):
-        print_line(f"{name:<10} {layer.verdict:<14} {layer.reason}")
-    seconds = time.monotonic() - began
-    if export:
+    made, started = list[Parity](), _now()
+    for runtime in runtimes:
+        reported = str(runtime.identity().get("model_ftype") or "")
+        kind = args.arithmetic or find_arithmetic(reference.stored, reported, bool(reference.gguf))
+        how = {"declared": bool(args.arithmetic), "concurrency": args.concurrency, "again": rows}
+        made.append(Parity(runtime, reference, kind, seed, args.alpha, args.context, **how))
+    failure = _compare(args, made, asked)
+    found = merge_replicas(made)
+    wanted = names or (*WANTED, *(("gates",) if rows else ()))
+    if export and not failure:
         export.check_unchanged()
-    if args.write:
+    if args.write and not failure:
         root, name = export.root if export else "", args.export.resolve().name
         write_statement(args.write, args.sign, name, root, made, (started, _now()), args.name)
         print_line(f"written: {args.write}", sys.stderr)
-    for note in made.notes:
+    args.document = _describe(made) | {"seed": seed, "reference": reference.computed}
+    if failure and parity_exit_code(found, ()) != ExitCode.FAILED:
+        return _give_up(args, failure)
+    return parity_exit_code(found, wanted)
+
+
+def _compare(args: Namespace, made: Sequence[Parity], asked: Sequence[str]) -> UsageError | None:
+    """Compare, and print each layer and what there is to know beside; return what ended it early."""
+    from harness_served.layers import compare_layers
+    from harness_served.parity import missed_replicas
+
+    began, failure = time.monotonic(), None
+    for number, parity in enumerate(made):
+        if len(made) > 1:
+            print_line(f"replica {number + 1}: {parity.runtime.server.url}")
+        try:
+            for name, layer in compare_layers(parity, asked):
+                print_line(f"{name:<10} {layer.verdict:<14} {layer.reason}")
+        except UsageError as error:
+            failure = failure or error
+            print_line(f"error: {error}", sys.stderr)
+    for note in dict.fromkeys(note for parity in made for note in parity.notes):
         print_line(f"note: {note}", sys.stderr)
-    print_line(f"{runtime.requests} requests, {runtime.tokens} generated tokens, {seconds:.0f} s", sys.stderr)
-    layers: dict[str, Any] = {name: asdict(layer) for name, layer in made.found.items()}
-    args.document = {"runtime": runtime.name, "model": runtime.model}
-    args.document |= {"told": clean_data(told, runtime), "layers": clean_data(layers, runtime)}
-    args.document |= {"requests": runtime.requests, "tokens": runtime.tokens, "notes": made.notes, "seed": args.seed}
-    args.document |= {"arithmetic": kind, "reference": reference.computed, "longest": made.max_prompt_tokens}
-    return parity_exit_code(made.found, names or (*WANTED, *(("gates",) if rows else ())))
+    requests, tokens = (sum(getattr(p.runtime, name) for p in made) for name in ("requests", "tokens"))
+    print_line(f"{requests} requests, {tokens} generated tokens, {time.monotonic() - began:.0f} s", sys.stderr)
+    if len(made) == 1 and (answers := made[0].compared_answers):
+        shares = ", ".join(f"{share:.1%} of {k}" for k, share in missed_replicas(answers).items())
+        print_line(f"a wrong replica escapes {answers} answers with a chance of {shares}; use --replica", sys.stderr)
+    return failure
+
+
+def _describe(made: Sequence[Parity]) -> dict[str, Any]:
+    """Return the document of a comparison: what was found of all, and of each replica."""
+    from harness_served.parity import merge_replicas, missed_replicas
+    from harness_served.statement import clean_data
+
+    def layers(found: Mapping[str, LayerVerdict], parity: Parity) -> Any:
+        return clean_data({name: asdict(layer) for name, layer in found.items()}, parity.runtime)
+
+    first, found = made[0], merge_replicas(made)
+    requests, tokens = (sum(getattr(p.runtime, name) for p in made) for name in ("requests", "tokens"))
+    document = {"runtime": first.runtime.name, "model": first.runtime.model, "layers": layers(found, first)}
+    document |= {"told": clean_data(first.heard.get("identity", {}), first.runtime)}
+    document |= {"requests": requests, "tokens": tokens, "arithmetic": first.arithmetic}
+    document |= {"notes": list(dict.fromkeys(note for parity in made for note in parity.notes))}
+    document |= {"longest": first.max_prompt_tokens, "missed_replicas": missed_replicas(first.compared_answers)}
+    replicas = [{"url": p.runtime.server.url, "layers": layers(p.found, p)} for p in made]
+    return document | ({"replicas": replicas} if len(made) > 1 else {})
+
+
+def _give_up(args: Namespace, error: UsageError) -> int:
+    """Return the exit code of a server that gives no answer now; raise what another try does not help."""
+    from harness_api import ServerUnavailableError
+
+    if not isinstance(error, ServerUnavailableError):
+        raise error
+    if not hasattr(args, "document"):
+        print_line(f"error: {error}", sys.stderr)
+    args.document = {**getattr(args, "document", {}), "errors": list(error.messages)}
+    return ExitCode.UNAVAILABLE
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _arithmetic_of(told: str, stored: str) -> str:
-    """Return the arithmetic of a runtime that calls the type of its file so, or keeps numbers as they are stored."""
-    told = told.upper()
-    if "F32" in told:
-        return "float32"
-    if told in ("F16", "MOSTLY_F16", "FLOAT16"):
-        return "f16"
-    return "q8" if told and "BF16" not in told else "bf16"
 
 
 def _base(export: VerifiedExport, named: str) -> str:

@@ -1,7 +1,11 @@
-"""What a runtime is asked: conversations made so that each known fault of a template moves their tokens."""
+"""What a runtime is asked: conversations made so that each known fault of a template moves their tokens.
+
+Each has a number of its own that a seed draws, so that no cache has an answer to it.
+"""
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 from harness.internals import chat
@@ -13,6 +17,7 @@ PROSE = (
     "the old library could not wait any longer. It's 1,234.50 euros for the slates alone; Größe und 東京 stood in the "
     "minutes, nobody knew why.\n\n"
 )
+LONG = 14  # times PROSE: more than 3,000 characters, from which some gateways treat a prompt otherwise
 ENDED = (  # questions and whole answers, after which a model should have nothing more to say
     *(("What is the capital of France?", "The capital of France is Paris."), ("Say hello.", "Hello!")),
     *(("What is 2 + 2?", "2 + 2 equals 4."), ("Is water wet? Answer yes or no.", "Yes.")),
@@ -28,21 +33,40 @@ def user_message(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
 
 
-def make_conversations(special: str, longer: str = "") -> list[list[dict[str, Any]]]:
-    """Return the eight conversations; `special` is a special token's text, `longer` makes the last one longer."""
+class Nonces:
+    """Numbers that a seed draws; with digits enough that what masks personal data masks them, too."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)  # noqa: S311 -- no secret
+
+    def number(self, text: str) -> str:
+        """Put a reference number in front of a text."""
+        return f"Ref. {self._random.randrange(10**8, 10**9)}. {text}"
+
+
+def make_conversations(special: str, long: int = LONG, seed: int = 0) -> list[list[dict[str, Any]]]:
+    """Return the eight conversations; `special` is a special token's text, `long` how often the last has the prose."""
+    number = Nonces(seed).number
     return [
-        [user_message("What is the capital of France?")],
-        [{"role": "system", "content": "Answer in one sentence."}, user_message("Why is the sky blue?")],
-        [{"role": "system", "content": ""}, user_message("Name three fruits.")],
-        [user_message("  \n Which month comes after March?  \n")],
+        [user_message(number("What is the capital of France?"))],
+        [{"role": "system", "content": number("Answer in one sentence.")}, user_message("Why is the sky blue?")],
+        [{"role": "system", "content": ""}, user_message(number("Name three fruits."))],
+        [user_message(f"  \n {number('Which month comes after March?')}  \n")],
         [
-            user_message("What are roofs made of?"),
+            user_message(number("What are roofs made of?")),
             {"role": "assistant", "content": "Slate."},
             user_message("And walls?"),
         ],
         chat.join_arguments(
-            [user_message("What is the weather in Paris?")], {chat.TOOLS: [{"type": "function", "function": WEATHER}]}
+            [user_message(number("What is the weather in Paris?"))],
+            {chat.TOOLS: [{"type": "function", "function": WEATHER}]},
         ),
-        [user_message(f"What does {special} mean in this text?")],
-        [user_message(f"{longer or 8 * PROSE}Sum this up in a few words.")],
+        [user_message(number(f"What does {special} mean in this text, which anna.berg@example.org sent?"))],
+        [user_message(number(f"{long * PROSE}Sum this up in a few words."))],
     ]
+
+
+def make_turns(seed: int) -> list[tuple[list[dict[str, str]], str]]:
+    """Return questions and whole answers."""
+    nonces = Nonces(seed + 1)
+    return [([user_message(nonces.number(question))], answer) for question, answer in ENDED]

@@ -20,6 +20,8 @@ from harness_served.runtime import (
 )
 
 TOLD = ("model_alias", "model_path", "model_ftype", "build_info", "bos_token", "eos_token", "total_slots")
+WITH_USAGE = {"stream_options": {"include_usage": True}}  # which a server that knows OpenAI's fields alone refuses
+SOON = 10.0  # seconds, for what a server says of itself
 NO_FILTER = {
     **{"top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0, "presence_penalty": 0.0},
     **{"frequency_penalty": 0.0, "dry_multiplier": 0.0, "xtc_probability": 0.0, "mirostat": 0},
@@ -35,6 +37,7 @@ class LlamaCpp(Runtime):
     kind, name, probe, takes_ids = "llama.cpp", "llama.cpp's server", "/props", True
     hint = "start it without --no-slots and post_sampling_probs"
     ids_by = "text rendered by /apply-template, then /tokenize"
+    streams: ClassVar[Mapping[str, Any]] = WITH_USAGE
     draws: ClassVar[Mapping[str, Any]] = {**NEUTRAL, **NO_FILTER}
 
     @classmethod
@@ -76,6 +79,10 @@ class LlamaCpp(Runtime):
         doubled = ids and ids[:1] == ids[1:2] and text.startswith(str(self.told.get("bos_token")))
         return ids[1:] if ids and doubled else ids or None  # as chat does
 
+    def tokenize(self, text: str) -> list[int] | None:
+        asked = {"content": text, "add_special": False}
+        return token_ids(self.ask(f"{self.root}/tokenize", asked, as_object).get("tokens"))
+
     def complete(self, ids: Sequence[int], text: str, most: int, how: Mapping[str, Any]) -> RuntimeAnswer | None:
         return self._completed(list(ids) or text, most, how)
 
@@ -115,6 +122,7 @@ class Vllm(Runtime):
     hint = "start it without logprobs_mode, and with --enable-lora if it serves an adapter"
     ids_by = "sent with an answer, or by /tokenize"
     asks: ClassVar[Mapping[str, Any]] = {"return_token_ids": True}
+    streams: ClassVar[Mapping[str, Any]] = WITH_USAGE
     draws: ClassVar[Mapping[str, Any]] = {**NEUTRAL, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 
     def identity(self) -> dict[str, Any]:
@@ -146,12 +154,18 @@ class Vllm(Runtime):
             told = {}
         if ids := token_ids(told.get("prompt_token_ids")):
             return ids
-        about = {"model": self.model, "add_generation_prompt": True, chat.ARGUMENTS: {}}
+        about = {"add_generation_prompt": True, chat.ARGUMENTS: {}}
+        return self._tokenized({**about, **message_fields([dict(m) for m in messages])})
+
+    def tokenize(self, text: str) -> list[int] | None:
+        return self._tokenized({"prompt": text, "add_special_tokens": False})
+
+    def _tokenized(self, asked: Mapping[str, Any]) -> list[int] | None:
         try:
-            asked = {**about, **message_fields([dict(m) for m in messages])}
-            return token_ids(self.ask(f"{self.root}/tokenize", asked, as_object).get("tokens"))
+            reply = self.ask(f"{self.root}/tokenize", {"model": self.model, **asked}, as_object)
         except RequestRefusedError:
             return None
+        return token_ids(reply.get("tokens"))
 
     def complete_as_base(self, ids: Sequence[int], text: str, most: int) -> RuntimeAnswer | None:
         parent = super().identity().get("parent")
@@ -166,6 +180,7 @@ class Ollama(Runtime):
 
     kind, name, probe = "ollama", "Ollama", "/api/version"
     hint = "serve the same GGUF with llama.cpp's server, which reports tokens"
+    streams: ClassVar[Mapping[str, Any]] = WITH_USAGE
 
     def identity(self) -> dict[str, Any]:
         listed = self.ask(f"{self.root}/api/tags", None, as_object).get("models")
@@ -177,16 +192,32 @@ class Ollama(Runtime):
         return told | {name: shown.get(name) for name in ("template", "parameters") if name in shown}
 
 
-def find_runtime(url: str, model: str = "", key: str = "") -> Runtime:
+class RuntimeServer(Server):
+    """A server whose errors name the options of `harness parity`; each request gets a connection of its own."""
+
+    words: ClassVar[Mapping[str, str]] = {"base_url": "--runtime", "api_key_env": "--api-key-env"}
+
+
+def find_runtime(url: str, model: str = "", key: str = "", *, timeout: float = 60.0, retries: int = 2) -> Runtime:
     """Return the runtime behind a URL, in the dialect that it speaks, with the model given, or the only one served.
 
     Raises UsageError where none answers, or it is not known which model is meant.
     """
-    server = Server(ApiOptions(base_url=url, api_key_env=key, retries=2))
+    try:
+        options = ApiOptions(base_url=url, api_key_env=key, timeout=timeout, retries=retries)
+    except UsageError as error:
+        said = (message.partition(":") for message in error.messages)
+        raise UsageError(*(f"{RuntimeServer.words.get(n, f'--{n}')}:{why}" for n, _, why in said)) from None
+    server = RuntimeServer(options, fresh=True)
+    return _find_dialect(server, *_find_model(server, model))
+
+
+def _find_model(server: Server, model: str) -> tuple[str, list[str]]:
+    """Return the model given, or the only one served, and all that are. Raises UsageError."""
     if model:
         find_served_entry(server, model)
     try:
-        listed = sorted(server.ask("/models", read=_names, timeout=10.0))
+        listed = sorted(server.ask("/models", read=_names, timeout=min(SOON, server.timeout)))
     except RequestRefusedError:
         if not model:
             raise
@@ -196,15 +227,23 @@ def find_runtime(url: str, model: str = "", key: str = "") -> Runtime:
     name = model or listed[0]
     if (many := listed.count(name)) > 1:
         raise UsageError(f'{server.where}: serves {many} models with the name "{name}"; give them different names')
+    return name, listed
+
+
+def _find_dialect(server: Server, name: str, listed: list[str]) -> Runtime:
     root = server.url.removesuffix("/v1")
+    found = Runtime(server, name, {})
     for dialect in (LlamaCpp, Vllm, Ollama) if root != server.url else ():
         try:
-            told = server.ask(f"{root}{dialect.probe}", read=lambda reply: reply, tries=2, timeout=10.0)
+            soon = min(SOON, server.timeout)
+            told = server.ask(f"{root}{dialect.probe}", read=lambda reply: reply, tries=2, timeout=soon)
         except UsageError:  # refused, a page, or nothing, where only this dialect has something
             continue
         if dialect.matches_probe(told):
-            return dialect(server, name, told)
-    return Runtime(server, name, {})
+            found = dialect(server, name, told)
+            break
+    found.others = [other for other in listed if other != name]
+    return found
 
 
 def _names(reply: Any) -> list[str]:

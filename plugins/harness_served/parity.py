@@ -6,15 +6,15 @@ is possible, so that a template's fault does not hide another.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from harness import UsageError
-from harness.internals import chat
+from harness import Prompt, UsageError
+from harness.internals import chat, http_client
 from harness_served import DRAWN, GREEDILY
-from harness_served.conversations import PROSE, make_conversations
+from harness_served.conversations import LONG, PROSE, make_conversations
 from harness_served.runtime import GREEDY, Runtime, RuntimeAnswer
 
 if TYPE_CHECKING:
@@ -26,9 +26,15 @@ SAME: Verdict = "same"
 DIFFERS: Verdict = "differs"
 UNPROVEN: Verdict = "not proven"
 UNKNOWN: Verdict = "unknown"
-ROWS = 8  # conversations of the suite that are looked at, beside the made ones
+TIMES = 4  # the noise, that a bound is; the merge check's own factor
+WORST = (DIFFERS, UNKNOWN, UNPROVEN, SAME)
+REPLICAS = (3, 10)  # numbers of replicas for which it is said how likely a wrong one is missed
+ROWS = 8  # prompts of the suite that are looked at, beside the made ones
+TURNS = 100  # tokens that a template may put around a conversation
 SECOND = 1000  # added to the seed of a second draw, which an alarm gets that may be by chance
 BROKEN = "\N{REPLACEMENT CHARACTER}"
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,25 @@ class LayerVerdict:
 
 @dataclass(frozen=True)
 class RenderedConversation:
-    """A conversation as the export's template and tokenizer have it."""
+    """A conversation as the export's template and tokenizer have it; a text prompt has no messages."""
 
     messages: Sequence[Mapping[str, Any]]
     text: str
     ids: list[int]
+
+    @property
+    def prompt(self) -> Prompt:
+        """The messages, or the text."""
+        return [dict(m) for m in self.messages] or self.text
+
+
+class GreedyAnswer(NamedTuple):
+    """A greedy answer of the runtime, its tokens, and whether it was streamed."""
+
+    prompt: RenderedConversation
+    said: RuntimeAnswer
+    ids: list[int]
+    streamed: bool = False
 
 
 @dataclass
@@ -60,6 +80,8 @@ class Parity:
     seed: int = 0
     alpha: float = 0.01
     context: int = 0
+    concurrency: int = 1
+    declared: bool = False  # whether the arithmetic was named, and not found
     again: ReplayRows | None = None  # rows of the suite, where one was named
     found: dict[str, LayerVerdict] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -68,39 +90,47 @@ class Parity:
     @cached_property
     def prompts(self) -> list[RenderedConversation]:
         """The conversations that the export's template takes: eight made ones, then more."""
-        tokens, longer = self.reference.tokens, ""
-        if self.context:
-            longer = PROSE * max(1, (self.context - 100) // len(tokens.encode_plain(PROSE)))
-        prompts, refused = self._prompted(make_conversations(str(tokens.tokenizer.eos_token or ""), longer))
+        tokens, limit = self.reference.tokens, self.reference.context - DRAWN
+        room = (self.context or (limit if limit > 0 else 10**9)) - TURNS
+        many = max(1, room // len(tokens.encode_plain(PROSE)))
+        made = make_conversations(
+            str(tokens.tokenizer.eos_token or ""), many if self.context else min(many, LONG), self.seed
+        )
+        prompts, refused = self._prompted(made)
         if not prompts:
             raise UsageError(f"the export rejects every conversation: {refused or 'its context is too short'}")
         return prompts
 
     @cached_property
     def rows(self) -> list[RenderedConversation]:
-        """A few conversations of the suite's rows, for templates fail on what users have."""
+        """A few prompts of the suite's rows, for templates fail on what users have, and weights where it was tuned."""
         tasks, drawn = (self.again.collection.tasks, self.again.drawn) if self.again else ({}, {})
         inputs = [(tasks[name].samples or ())[number].input for name in drawn for number in drawn[name]]
-        return self._prompted([said for said in inputs if isinstance(said, list)][:ROWS])[0]
+        return self._prompted(inputs[:ROWS])[0]
 
-    def _prompted(self, conversations: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[list[RenderedConversation], str]:
+    def _prompted(self, conversations: Sequence[Prompt]) -> tuple[list[RenderedConversation], str]:
         """Return those that the export's template and context take, and why one was not taken."""
         tokens, prompts, refused = self.reference.tokens, list[RenderedConversation](), ""
-        for messages in conversations:
+        for asked in conversations:
             try:
-                text = tokens.render([dict(m) for m in messages])
+                text = asked if isinstance(asked, str) else tokens.render([dict(m) for m in asked])
             except UsageError as error:
                 refused = str(error)
                 continue
-            ids = tokens.encode_prompts([[dict(m) for m in messages]])[0]
+            ids = tokens.encode_prompts([asked])[0]
             if not self.reference.context or len(ids) + DRAWN <= self.reference.context:
-                prompts.append(RenderedConversation(messages, text, ids))
+                prompts.append(RenderedConversation([] if isinstance(asked, str) else asked, text, ids))
         return prompts, refused
+
+    @property
+    def drawn_prompts(self) -> list[RenderedConversation]:
+        """What tokens are drawn after: the made conversations, and the suite's prompts."""
+        return [*(self.prompts if self.runtime.takes_ids else self.plain_prompts), *self.rows]
 
     @property
     def max_prompt_tokens(self) -> int:
         """The tokens of the longest conversation that was compared."""
-        return max(len(p.ids) for p in self.prompts)
+        return max(len(p.ids) for p in [*self.prompts, *self.rows])
 
     @property
     def plain_prompts(self) -> list[RenderedConversation]:
@@ -108,15 +138,23 @@ class Parity:
         return [p for p in self.prompts if chat.TOOLS not in chat.split_arguments(p.messages)[1]]
 
     @cached_property
-    def answers(self) -> list[tuple[RenderedConversation, RuntimeAnswer, list[int]]]:
-        """The runtime's greedy answers by way of its chat, and their tokens."""
-        said = [(prompt, self.runtime.chat(prompt.messages, GREEDILY, GREEDY)) for prompt in self.plain_prompts]
-        return [(prompt, answer, self.ids_of(prompt, answer)) for prompt, answer in said]
+    def answers(self) -> list[GreedyAnswer]:
+        """The runtime's greedy answers as clients get them, the first of which is streamed, too."""
+        prompts = [*self.plain_prompts, *self.rows]
+        said = self.ask_each(lambda p: self.runtime.answer(p.messages, p.text, GREEDILY, GREEDY), prompts)
+        found = [(p, answer, False) for p, answer in zip(prompts, said, strict=True) if answer]
+        if self.plain_prompts and (streamed := self.runtime.stream(prompts[0].messages, GREEDILY, GREEDY)):
+            found.append((prompts[0], streamed, True))
+        return [GreedyAnswer(p, answer, self.ids_of(p, answer), streamed) for p, answer, streamed in found]
 
     @cached_property
     def answers_scored(self) -> list[TokenScores]:
         """What the reference thinks of those answers, at every place."""
-        return [self.reference.score(prompt.ids, ids) for prompt, _, ids in self.answers]
+        return [self.reference.score(answer.prompt.ids, answer.ids) for answer in self.answers]
+
+    def ask_each(self, ask: Callable[[A], R], asked: Sequence[A]) -> list[R]:
+        """Return what is answered to each, `concurrency` at a time."""
+        return ask_each(ask, asked, self.concurrency)
 
     def ids_of(self, prompt: RenderedConversation, said: RuntimeAnswer) -> list[int]:
         """Return the tokens of an answer to a prompt: as told, else as the export cuts it behind the prompt.
@@ -124,15 +162,15 @@ class Parity:
         A text is read up to a broken character, and only where its tokens are as many as is told: llama.cpp leaves out
         parts of a character, a text special tokens.
         """
-        if said.ids and self._whole(said, said.ids):
+        if said.ids and self.are_all(said, said.ids):
             return said.ids
         text, broken, _ = said.text.partition(BROKEN)
-        [(_, ids)] = self.reference.tokens.encode_pairs([([dict(m) for m in prompt.messages], text)])
+        [(_, ids)] = self.reference.tokens.encode_pairs([(prompt.prompt, text)])
         own = [self.decode([i]).strip() for i in ids]
         same = said.texts is None or own == [text.strip() for text in said.texts[: len(own)]]
-        return ids if same and (broken or self._whole(said, ids)) else []
+        return ids if same and (broken or self.are_all(said, ids)) else []
 
-    def _whole(self, said: RuntimeAnswer, ids: list[int]) -> bool:
+    def are_all(self, said: RuntimeAnswer, ids: list[int]) -> bool:
         """Return whether tokens are as many as is told, but for one that ended them."""
         ends = said.ended == "stop" and ids[-1:] not in ([i] for i in self.reference.stop_ids)
         return said.said is None or said.said - len(ids) in (0, int(ends))
@@ -140,7 +178,7 @@ class Parity:
     def covers_answer(self, said: RuntimeAnswer, ids: list[int]) -> bool:
         """Return whether tokens are all that was said, and not those before a broken character, or none for a text."""
         text = BROKEN not in said.text and bool(ids) == bool(said.text)
-        return self._whole(said, ids) and (ids is said.ids or text)
+        return self.are_all(said, ids) and (ids is said.ids or text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text that tokens come to, special ones left out, up to a part of a character."""
@@ -155,9 +193,36 @@ class Parity:
                 return leads[:at]
         return leads
 
+    @property
+    def compared_answers(self) -> int:
+        """How many answers came on connections of their own, each by a replica that a load balancer chose."""
+        return len(self.heard.get("told", ())) + len(self.__dict__.get("answers", ()))
+
     def layer_verdict(self, name: str) -> Verdict | None:
         """Return what came of a layer; None where it was not looked at."""
         return self.found[name].verdict if name in self.found else None
+
+
+def ask_each(ask: Callable[[A], R], asked: Sequence[A], concurrency: int) -> list[R]:
+    """Return what is answered to each, so many at a time."""
+    found = http_client.map_concurrent(lambda number, _: ask(asked[number]), len(asked), concurrency)
+    return [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
+
+
+def missed_replicas(answers: int) -> dict[str, float]:
+    """Return the chance that one wrong replica of so many gave none of the answers."""
+    return {str(k): (1 - 1 / k) ** answers for k in REPLICAS}
+
+
+def merge_replicas(made: Sequence[Parity]) -> dict[str, LayerVerdict]:
+    """Return the worst verdict on each layer, with the replica that it is about."""
+    found: dict[str, LayerVerdict] = {}
+    for number, parity in enumerate(made, 1):
+        for name, layer in parity.found.items():
+            if name not in found or WORST.index(layer.verdict) < WORST.index(found[name].verdict):
+                about = f"replica {number}: " if len(made) > 1 and layer.verdict != SAME else ""
+                found[name] = replace(layer, reason=f"{about}{layer.reason}")
+    return found
 
 
 def parity_exit_code(found: Mapping[str, LayerVerdict], wanted: Collection[str]) -> int:

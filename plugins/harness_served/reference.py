@@ -13,17 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from harness import UsageError
-from harness_hf import ModelTokenizer, count_parameters, load_model, quiet_loading, resolve_folder
+from harness.internals import read_gguf_type
+from harness_hf import ModelTokenizer, compute_as_runtime, count_parameters, load_model, quiet_loading, resolve_folder
 
 CLIP = 8.0  # nats
 EXACT = 8_000_000_000  # parameters up to which the reference is computed in float32
-BLOCK = 32  # of Q8_0, and of what llama.cpp makes of a layer's inputs
-HALF = {"f16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -47,14 +45,15 @@ class Reference:
         self.folder = resolve_folder(base) if adapter else resolve_folder(str(model))
         files = model if adapter and any(model.glob("tokenizer*")) else self.folder
         self.tokens, self.adapter, self.computed = ModelTokenizer.of(str(files)), adapter, dtype
-        self.gguf = any(model.glob("*.gguf"))
+        self.gguf = read_gguf_type(model)
         if dtype == "auto":
             self.computed = "float32" if count_parameters(self.folder) <= EXACT else "bfloat16"
         with quiet_loading():
             self.model = load_model(self.folder, dtype=self.computed, adapter=model if adapter else None)
         config = self.model.config
         self.context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0)  # tokens, 0: not told
-        self.stored = str(getattr(config, "dtype", "") or "").removeprefix("torch.")  # the kind of numbers in its files
+        dtype = str(getattr(config, "dtype", "") or "").removeprefix("torch.")
+        self.stored = self.gguf or dtype  # the type of most of its weights
         self._models = {"": self.model}
 
     @cached_property
@@ -122,25 +121,3 @@ class Reference:
         finally:
             for module, old in zip(found, before, strict=True):
                 module.inv_freq.copy_(old)
-
-
-def compute_as_runtime(model: Any, arithmetic: str) -> Any:
-    """Let a model compute as a runtime does, and return it: in 16 bits, or its layers in 8 as llama.cpp has them.
-
-    That is weights in Q8_0 and inputs of every linear layer rounded to int8, both in blocks of 32; an adapter stays as
-    it is.
-    """
-    if arithmetic in HALF:
-        return model.to(HALF[arithmetic])
-    for name, module in model.named_modules() if arithmetic == "q8" else ():
-        if isinstance(module, torch.nn.Linear) and "lora_" not in name and module.in_features % BLOCK == 0:
-            module.weight.data = _rounded(module.weight.data)
-            module.register_forward_pre_hook(lambda _, inputs: (_rounded(inputs[0]), *inputs[1:]))
-    return model
-
-
-def _rounded(values: Any) -> Any:
-    blocks = values.unflatten(-1, (-1, BLOCK))
-    scale = (blocks.abs().amax(-1, keepdim=True) / 127).half().to(values.dtype)  # which a block keeps in f16
-    codes = torch.where(scale > 0, blocks / scale, torch.zeros_like(blocks)).round().clamp(-127, 127)
-    return (codes * scale).flatten(-2)

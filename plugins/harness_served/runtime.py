@@ -7,8 +7,9 @@ What a server tells of itself is a note: it is compared with what it told before
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from harness import UsageError
@@ -35,6 +36,7 @@ class RuntimeAnswer:
     """What a runtime said: its text, tokens and log-probabilities where it tells them, and how it ended.
 
     `prompt` and `said` are how many tokens the prompt and the answer had, `texts` what each shows, where it tells them.
+    `reasoning` is what it sent beside the content, as a thought, and `asked` the most tokens that were asked for.
     """
 
     text: str
@@ -44,6 +46,16 @@ class RuntimeAnswer:
     prompt: int | None = None
     said: int | None = None
     texts: list[str] | None = None
+    reasoning: str = ""
+    asked: int = 0
+
+
+@dataclass(frozen=True)
+class RuntimeProbe:
+    """What a runtime says comes next: the greatest log-probabilities, and the likeliest token where it tells its id."""
+
+    logprobs: list[float]
+    token: int | None = None
 
 
 class Runtime:
@@ -55,18 +67,22 @@ class Runtime:
     ids_by: ClassVar[str] = "count"
     takes_ids: ClassVar[bool] = False
     asks: ClassVar[Mapping[str, Any]] = {}  # fields of every request for an answer, beside those of OpenAI
+    streams: ClassVar[Mapping[str, Any]] = {}  # fields of a request for a stream
     draws: ClassVar[Mapping[str, Any]] = NEUTRAL  # fields with which nothing is filtered
     probe: ClassVar[str] = ""  # a path beside /v1 that tells this dialect
 
     def __init__(self, server: Server, model: str, told: Mapping[str, Any]) -> None:
         self.server, self.model, self.told = server, model, dict(told)
         self.root = server.url.removesuffix("/v1")
+        self.others: Collection[str] = ()  # models that it serves under other names
         self.requests = self.tokens = 0
+        self._counting = threading.Lock()
         self.texts = self.logs = True  # until it refuses one; until it refuses to be asked for log-probabilities
 
     def ask(self, path: str, body: Mapping[str, Any] | None, read: Any = lambda reply: reply) -> Any:
         """Ask once more, and count it. Raises RequestRefusedError, UsageError."""
-        self.requests += 1
+        with self._counting:
+            self.requests += 1
         return self.server.ask(path, body, read=read)
 
     # -- what it tells ---------------------------------------------------------------------------------
@@ -95,10 +111,15 @@ class Runtime:
         """Return the tokens it makes of messages; None where it does not tell them."""
         return None
 
-    def count(self, messages: Messages) -> int | None:
-        """Return how many tokens it makes of messages, at the cost of one; None where it tells none."""
+    def tokenize(self, text: str) -> list[int] | None:
+        """Return the tokens it makes of a text, with none in front; None where it does not tell them."""
+        return None
+
+    def count(self, messages: Messages, text: str = "") -> int | None:
+        """Return how many tokens it makes of messages, or a text, at the cost of one; None where it tells none."""
         try:
-            return self.chat(messages, 1, GREEDY).prompt
+            said = self.answer(messages, text, 1, GREEDY)
+            return said.prompt if said else None
         except RequestRefusedError as refused:
             if refused.trouble.status not in UNKNOWN:
                 raise
@@ -108,8 +129,27 @@ class Runtime:
 
     def chat(self, messages: Messages, most: int, how: Mapping[str, Any]) -> RuntimeAnswer:
         """Answer messages in at most so many tokens."""
-        body = {"model": self.model, **message_fields([dict(m) for m in messages]), "max_tokens": most, **how}
-        return self._answered(CHAT, body, {"logprobs": True})
+        return self._answered(CHAT, self._chat(messages, most, how), {"logprobs": True})
+
+    def stream(self, messages: Messages, most: int, how: Mapping[str, Any]) -> RuntimeAnswer | None:
+        """Answer messages by a stream; None where it refuses to stream."""
+        body = {**self._chat(messages, most, how), "stream": True, **self.streams}
+        try:
+            said = self._answered(CHAT, body, {"logprobs": True}, read_stream)
+        except RequestRefusedError as refused:
+            if refused.trouble.status not in (400, 422, *UNKNOWN):
+                raise
+            return None
+        told = said if said.said is not None else replace(said, ids=None, logprobs=None, texts=None)
+        return replace(told, asked=most)  # without a count nothing says whether its tokens are all
+
+    def answer(self, messages: Messages, text: str, most: int, how: Mapping[str, Any]) -> RuntimeAnswer | None:
+        """Answer messages, or a text where there are none; None where it takes no text."""
+        said = self.chat(messages, most, how) if messages else self.complete([], text, most, how)
+        return said and replace(said, asked=most)
+
+    def _chat(self, messages: Messages, most: int, how: Mapping[str, Any]) -> dict[str, Any]:
+        return {"model": self.model, **message_fields([dict(m) for m in messages]), "max_tokens": most, **how}
 
     def complete(self, ids: Sequence[int], text: str, most: int, how: Mapping[str, Any]) -> RuntimeAnswer | None:
         """Go on after a prompt, by its ids where that is possible, else by its text; None where it takes neither."""
@@ -129,22 +169,43 @@ class Runtime:
         """Draw from the base that an adapter stands on; None where it cannot be asked for."""
         return None
 
-    def _answered(self, path: str, body: Mapping[str, Any], logs: Mapping[str, Any]) -> RuntimeAnswer:
-        """Ask for log-probabilities too, unless such a request was refused before and one without was not."""
-        body = {**self.asks, **body}
+    def predict_next(self, message: str, text: str, top: int, seed: int) -> RuntimeProbe | None:
+        """Return what comes next after a message, or a text where there is none; None where that is not told.
+
+        The seed changes nothing of the answer but makes the request a new one for a cache.
+        """
+        how: dict[str, Any] = {"model": self.model, "max_tokens": 1, **GREEDY, "seed": seed}
+        chat = {"messages": [{"role": "user", "content": message}], "logprobs": True, "top_logprobs": top}
+        path, asked = (CHAT, chat) if message else (COMPLETIONS, {"prompt": text, "logprobs": top})
         try:
-            return self._said(self.ask(path, {**body, **(logs if self.logs else {})}, read_answer))
+            found: RuntimeProbe | None = self.ask(path, {**how, **asked}, read_probe)
+        except RequestRefusedError as refused:
+            if refused.trouble.status not in (400, 422, *UNKNOWN):
+                raise
+            return None
+        with self._counting:
+            self.tokens += 1
+        return found
+
+    def _answered(self, path: str, body: Mapping[str, Any], logs: Mapping[str, Any], read: Any = None) -> RuntimeAnswer:
+        """Ask for log-probabilities too, unless such a request was refused before and one without was not."""
+        body, read = {**self.asks, **body}, read or read_answer
+        try:
+            return self._said(self.ask(path, {**body, **(logs if self.logs else {})}, read))
         except RequestRefusedError as refused:
             if not self.logs or refused.trouble.status not in (400, 422):
                 raise
-        said = self._said(self.ask(path, body, read_answer))
+        said = self._said(self.ask(path, body, read))
         self.logs = False
         return said
 
     def _said(self, answered: RuntimeAnswer) -> RuntimeAnswer:
         if (key := self.server.peer.key) and key in answered.text:
             raise UsageError(f"{self.server.where}: repeats its API key in an answer; do not use it")
-        self.tokens += answered.said or len(answered.ids or answered.logprobs or ()) or max(1, len(answered.text) // 4)
+        with self._counting:
+            self.tokens += (
+                answered.said or len(answered.ids or answered.logprobs or ()) or max(1, len(answered.text) // 4)
+            )
         return answered
 
 
@@ -153,8 +214,7 @@ def read_answer(reply: Any) -> RuntimeAnswer:
     chosen = single_choice(reply)
     message = as_object(chosen.get("message"))
     text = message.get("content", chosen.get("text"))
-    if not isinstance(text, str) and not message.get("tool_calls"):
-        text = message.get("reasoning_content") or message.get("reasoning")
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
     told, ids = as_object(chosen.get("logprobs")), token_ids(chosen.get("token_ids"))
     logprobs: list[float] | None = None
     texts: list[str] | None = None
@@ -166,7 +226,43 @@ def read_answer(reply: Any) -> RuntimeAnswer:
         logprobs = finite_logprobs(values)
     prompt, said = (token_count(as_object(reply.get("usage")), f"{of}_tokens") for of in ("prompt", "completion"))
     ended = str(chosen.get("finish_reason") or "")
-    return RuntimeAnswer(whole_text(str(text or "")), ids, logprobs, ended, prompt, said, texts)
+    thought = whole_text(reasoning) if isinstance(reasoning, str) else ""
+    return RuntimeAnswer(whole_text(str(text or "")), ids, logprobs, ended, prompt, said, texts, thought)
+
+
+def read_stream(events: Any) -> RuntimeAnswer:
+    """Read an answer from the events of a stream, which come to the reply that would have been sent at once."""
+    if not isinstance(events, list):
+        raise http_client.RequestError("did not stream its answer, although asked to (stream: true)")
+    choices = [single_choice(event) for event in map(as_object, events) if event.get("choices") or event.get("error")]
+    deltas = [as_object(choice.get("delta")) for choice in choices]
+    usage = [event["usage"] for event in map(as_object, events) if event.get("usage")]
+    message = {"content": _join_texts(deltas, "content"), "reasoning_content": _join_texts(deltas, "reasoning_content")}
+    message["reasoning_content"] += _join_texts(deltas, "reasoning")
+    logs = [as_object(choice.get("logprobs")).get("content") for choice in choices]
+    told = [choice.get("token_ids") for choice in choices]
+    ids, entries = ([one for part in parts if isinstance(part, list) for one in part] for parts in (told, logs))
+    choice: dict[str, Any] = {"message": message, "finish_reason": _join_texts(choices, "finish_reason")}
+    choice |= ({"logprobs": {"content": entries}} if entries else {}) | ({"token_ids": ids} if ids else {})
+    return read_answer({"choices": [choice], "usage": usage[-1] if usage else None})
+
+
+def read_probe(reply: Any) -> RuntimeProbe | None:
+    """Read the alternatives for the first token of an answer, in the shapes of both endpoints; None where none are."""
+    told = as_object(single_choice(reply).get("logprobs"))
+    entries, listed = told.get("content"), told.get("top_logprobs")
+    if isinstance(entries, list) and entries and isinstance(top := as_object(entries[0]).get("top_logprobs"), list):
+        alternatives = [as_object(one) for one in top]
+        values = finite_logprobs([one.get("logprob") for one in alternatives])
+        token = alternatives[values.index(max(values))].get("id") if values else None
+        return RuntimeProbe(sorted(values, reverse=True), token if type(token) is int else None) if values else None
+    if isinstance(listed, list) and listed and isinstance(listed[0], dict) and listed[0]:
+        return RuntimeProbe(sorted(finite_logprobs(list(listed[0].values())), reverse=True))
+    return None
+
+
+def _join_texts(parts: Sequence[Mapping[str, Any]], name: str) -> str:
+    return "".join(text for part in parts if isinstance(text := part.get(name), str))
 
 
 def token_count(told: Mapping[str, Any], name: str) -> int | None:

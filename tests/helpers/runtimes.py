@@ -16,6 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from harness.answers.reasoning import cut_at_stop
+
 FIELDS = {"model", "messages", "prompt", "max_tokens", "temperature", "top_p", "seed", "logprobs", "stream", "tools"}
 FIELDS |= {"chat_template_kwargs", "echo"}
 LLAMA = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
@@ -30,7 +32,7 @@ class Runtime:
     Faults: "template" (what is rendered loses its last newline), "bos" (a text gets two), "stops" (goes on), "sampling"
     (drawn with a filter where nothing is said), "usage" (is hidden), "error" (in a reply with 200), "nan" (for a
     log-probability), "swapped" (another file is told of after some replies), "mute" (no log-probabilities), "short" (a
-    context of 64), "moved" (log-probabilities off by half a nat, by turns), "replicas" (every other answer's are),
+    context of 64), "moved" (log-probabilities off by half a nat, by turns), "replicas" (every third answer's are),
     "busy" (every other request is refused for now), "limited" and "gone" (after some replies), "twice" (two models of
     one name), "streams", "cold" (half the temperature where none is named), "unlucky" (so with seeds below 1,000 alone,
     and an adapter a little below its scale: what chance may do to a first draw).
@@ -44,6 +46,8 @@ class Runtime:
     asked: list[str] = field(default_factory=list)
     read: dict[tuple[int, ...], bool] = field(default_factory=dict)  # llama.cpp goes on as a prompt was first read
     url: str = ""
+    given: int = 0  # answers
+    context: int = 512
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -72,15 +76,19 @@ class Runtime:
         ids = self.tokens.encode_prompts([text])[0]
         return [ids[0], *ids] if "bos" in self.faults else ids
 
+    def _tokenized(self, text: str, special: bool) -> list[int]:
+        return self.encode(text) if special else self.tokens._encode([text], special=False)[0]
+
     def say(self, ids: list[int], most: int, how: dict[str, Any]) -> dict[str, Any]:
         """Return tokens, their log-probabilities before any filter, and how it ended."""
-        torch, said, logs = self.torch, [], []
+        torch, said, logs, tops = self.torch, [], [], []
+        self.given += 1
         if "short" in self.faults and len(ids) > 64:
             raise ValueError(f"request ({len(ids)} tokens) exceeds the available context size (64 tokens)")
         defaults = LLAMA if self.dialect == "llama.cpp" and "sampling" in self.faults else {"temperature": 1.0}
         unlucky = "unlucky" in self.faults and int(how.get("seed") or 0) < 1000
         if unlucky or "cold" in self.faults:
-            defaults = {**defaults, "temperature": 0.5}
+            defaults = {**defaults, "temperature": 0.7 if unlucky else 0.5}
         self.scaled(0.995 if unlucky else self.scale)
         how = {**defaults, **how}
         generator = torch.Generator().manual_seed(int(how.get("seed") or 0))
@@ -96,13 +104,18 @@ class Runtime:
                     cut = cut.masked_fill(cut < cut.topk(top).values[-1], -torch.inf) if top > 0 else cut
                 token = int(torch.multinomial(cut.softmax(-1), 1, generator=generator))
             moved = (0.5 if len(said) % 2 else -0.5) if "moved" in self.faults else 0.0
-            moved -= 0.5 if "replicas" in self.faults and len(self.asked) % 2 else 0.0
+            moved -= 0.5 if "replicas" in self.faults and self.given % 3 == 0 else 0.0
             said.append(token)
+            tops.append(list(zip(*(values.tolist() for values in plain.topk(5)), strict=True)))
             logs.append(min(0.0, float(plain[token]) + moved))
             if token in self.tokens.stop_ids and "stops" not in self.faults:
                 ended = "stop"
                 break
-        return {"ids": said, "logprobs": logs, "ended": ended, "text": self.tokens.decode(said), "how": how}
+            if any(stop in self.tokens.decode(said) for stop in how.get("stop", ())):
+                ended = "stop"
+                break
+        text = cut_at_stop(self.tokens.decode(said), how.get("stop", ()))
+        return {"ids": said, "logprobs": logs, "ended": ended, "text": text, "how": how, "tops": tops}
 
     # -- replies ---------------------------------------------------------------------------------------
 
@@ -136,12 +149,19 @@ class Runtime:
         choice |= {"message": {"role": "assistant", "content": said["text"]}} if chat else {"text": said["text"]}
         if body.get("logprobs") and self.dialect != "transformers" and "mute" not in self.faults:
             texts = [self.tokens.tokenizer.decode([i]) for i in said["ids"]]
-            entries = [{"token": t, "logprob": p} for t, p in zip(texts, said["logprobs"], strict=True)]
+            entries: list[dict[str, Any]] = [
+                {"token": t, "logprob": p} for t, p in zip(texts, said["logprobs"], strict=True)
+            ]
+            if body.get("top_logprobs") or body["logprobs"] > 1:
+                for entry, top in zip(entries, said["tops"], strict=True):
+                    entry["top_logprobs"] = [{"id": i, "token": str(i), "logprob": min(0.0, p)} for p, i in top]
             if self.dialect == "llama.cpp":
                 rows = zip(entries, said["ids"], strict=True)
                 entries = [{**e, "id": i} for e, i in rows if BROKEN not in e["token"]]
             if self.dialect == "vllm" and not chat:
-                choice["logprobs"] = {"tokens": texts, "token_logprobs": said["logprobs"], "top_logprobs": None}
+                choice["logprobs"] = {"tokens": texts, "token_logprobs": said["logprobs"]}
+                tops = [{str(i): min(0.0, p) for p, i in top} for top in said["tops"]]
+                choice["logprobs"] |= {"top_logprobs": tops if body["logprobs"] > 1 else None}
             else:
                 choice["logprobs"] = {"content": entries}
         if body.get("return_token_ids"):
@@ -154,7 +174,7 @@ class Runtime:
     def _llama_cpp(self, path: str, body: dict[str, Any]) -> Reply | None:
         if path == "/props":
             changed = "swapped" in self.faults and len(self.asked) > 12
-            settings = {"params": dict(LLAMA), "n_ctx": 64 if "short" in self.faults else 512}
+            settings = {"params": dict(LLAMA), "n_ctx": 64 if "short" in self.faults else self.context}
             told = {"model_path": "other.gguf" if changed else "model.gguf", "model_ftype": "all F32"}
             told |= {"chat_template": self.tokens.tokenizer.chat_template, "build_info": "b9999-abc"}
             told |= {"bos_token": "<s>", "eos_token": "</s>"}
@@ -164,7 +184,7 @@ class Runtime:
         if path == "/apply-template":
             return 200, {"prompt": self.render(body)}
         if path == "/tokenize":
-            return 200, {"tokens": self.encode(body["content"])}
+            return 200, {"tokens": self._tokenized(body["content"], body["add_special"])}
         if path != "/completion":
             return None
         ids = body["prompt"] if isinstance(body["prompt"], list) else self.encode(body["prompt"])
@@ -181,11 +201,12 @@ class Runtime:
         if path == "/version":
             return 200, {"version": "0.32.0"}
         if path == "/tokenize":
-            ids = self.tokens._encode([self.render(body)], special=False)[0]
+            text = body["prompt"] if "prompt" in body else self.render(body)
+            ids = self._tokenized(text, False)
             return 200, {"count": len(ids), "max_model_len": 512, "tokens": ids}
         if path == "/v1/models":
             entry = {"id": "small", "object": "model", "owned_by": "vllm", "root": "/models/small", "parent": None}
-            return 200, {"object": "list", "data": [{**entry, "max_model_len": 512}]}
+            return 200, {"object": "list", "data": [{**entry, "max_model_len": self.context}]}
         if path == "/v1/chat/completions/render":
             disabled = "Scale-out endpoints are disabled. Restart vllm serve with --enable-scale-out to enable them."
             return 403, {"error": {"message": disabled, "type": "PermissionDeniedError", "param": None, "code": 403}}
@@ -209,6 +230,21 @@ class Runtime:
         return (400, {"detail": "prompt must be a string."}) if isinstance(body.get("prompt"), list) else None
 
 
+def stream_events(reply: dict[str, Any], body: dict[str, Any]) -> bytes:
+    """Return the events of a stream that come to a reply: one for each token, an end, and the usage if it was asked."""
+    [choice] = reply["choices"]
+    message, logs = choice["message"], (choice.get("logprobs") or {}).get("content", [])
+    pieces, head = [*(message["content"] or "")], {"model": reply.get("model"), "object": "chat.completion.chunk"}
+    events: list[dict[str, Any]] = [{"delta": {"content": text}} for text in pieces]
+    events += [{"delta": {"reasoning_content": text}} for text in message.get("reasoning_content") or ""]
+    events.append({"delta": {}, "logprobs": {"content": logs}, "token_ids": choice.get("token_ids")})
+    events.append({"delta": {}, "finish_reason": choice["finish_reason"]})
+    whole = [{**head, "choices": [event]} for event in events]
+    if body.get("stream_options"):
+        whole.append({**head, "choices": [], "usage": reply.get("usage")})
+    return "".join(f"data: {line}\n\n" for line in [*map(json.dumps, whole), "[DONE]"]).encode()
+
+
 @contextmanager
 def running(runtime: Runtime) -> Iterator[Runtime]:
     """Serve on a free port of this machine."""
@@ -224,7 +260,11 @@ def running(runtime: Runtime) -> Iterator[Runtime]:
             except ValueError as error:
                 code, reply = 400, {"error": {"message": str(error)}}
             streams = "streams" in getattr(runtime, "faults", ()) and "completions" in self.path
-            data = f"data: {json.dumps(reply)}\n\ndata: [DONE]\n\n".encode() if streams else json.dumps(reply).encode()
+            data = json.dumps(reply).encode()
+            if code == 200 and body.get("stream") and "choices" in reply:
+                streams, data = True, stream_events(reply, body)
+            elif streams:
+                data = f"data: {json.dumps(reply)}\n\ndata: [DONE]\n\n".encode()
             self.send_response(code)
             self.send_header("Content-Type", "text/event-stream" if streams else "application/json")
             self.send_header("Content-Length", str(len(data)))
@@ -256,17 +296,19 @@ def taught(folder: Path, steps: int = 180) -> Path:
     return teach(folder, steps)
 
 
-def teach(folder: Path, steps: int) -> Path:
-    """Teach the model in a folder to end short answers."""
+def teach(folder: Path, steps: int, more: str = "") -> Path:
+    """Teach the model in a folder to end short answers, or such with `more` behind them."""
     import torch
 
     from harness_hf import ModelTokenizer, load_model, quiet_loading
-    from harness_served.conversations import ENDED, user_message
+    from harness_served.conversations import make_turns
 
     tokens, model = ModelTokenizer.of(str(folder)), load_model(folder, dtype="float32", device="cpu")
     stop = tokens.special_token_id("<|end|>")
+    turns = [turn for seed in range(100, 100 + steps // 12 + 1) for turn in make_turns(seed)]
     rows = [
-        (prompt, [*answer, stop]) for prompt, answer in tokens.encode_pairs([([user_message(q)], a) for q, a in ENDED])
+        (prompt, [*answer, stop])
+        for prompt, answer in tokens.encode_pairs([(question, answer + more) for question, answer in turns])
     ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(steps):

@@ -1,20 +1,92 @@
-"""Greedy answers, token by token: another choice counts where the export's own leads beyond what noise may move."""
+"""What clients get of chat, streamed and not: each token is one that the export might choose, the text is what these
+tokens come to, and it ends where the export ends.
+
+Another choice counts where the export's own leads beyond what noise may move.
+"""
 
 from __future__ import annotations
 
+import re
+
 from harness_served.layers.logprobs import FLOOR, DrawnTokens, arithmetic_tolerance
-from harness_served.parity import DIFFERS, SAME, UNPROVEN, LayerVerdict, Parity
+from harness_served.parity import BROKEN, DIFFERS, SAME, UNPROVEN, GreedyAnswer, LayerVerdict, Parity
+from harness_served.runtime import RuntimeAnswer
 
 TAIL = 8  # times the noise of a log-probability, which has heavy tails
+SURE = 2.0  # nats by which the export's stop token must lead, or trail
+THINKS = re.compile(r"(<[^<>]*thin?k[^<>]*>|\[THINK\])\s*$")  # a prompt that begins a thought
+GATEWAY = "check the gateway and the server's filters"
 
 
 def compare_answers(parity: Parity) -> LayerVerdict:
-    """Say whether each token the runtime chose is one that the export might choose."""
+    """Say whether clients get what the export would say."""
     if parity.layer_verdict("ids") == DIFFERS:
         return LayerVerdict(UNPROVEN, "the prompts differ, so the answers cannot be compared")
+    for number, (answer, scored) in enumerate(zip(parity.answers, parity.answers_scored, strict=True)):
+        where = "conversation 0, streamed" if answer.streamed else f"conversation {number}"
+        error = find_text_error(parity, answer) or find_end_error(parity, answer, float(scored.ends[-1]))
+        error = error or (find_stream_error(parity.answers[0].said, answer.said) if answer.streamed else None)
+        if error:
+            return LayerVerdict(DIFFERS, f"{where}: {error}", "text")
+    return _compare_choices(parity)
+
+
+def find_text_error(parity: Parity, answer: GreedyAnswer) -> str | None:
+    """Return how the content differs from the text of the answer's tokens, where all of them are reported."""
+    prompt, said, ids, _ = answer
+    if not ids or ids is not said.ids or not parity.are_all(said, ids):
+        return None
+    tokens = parity.reference.tokens.tokenizer
+    shown = ids[:-1] if ids[-1] in parity.reference.stop_ids else ids
+    whole = tokens.decode(shown, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text, there = (str(one).partition(BROKEN)[0].strip() for one in (whole, said.text))
+    if there == text or (said.reasoning and _is_thought(prompt.text, said, str(tokens.decode(shown)))):
+        return None
+    if said.reasoning and not there:
+        return "its answer is in reasoning_content, and content is empty; check the server's reasoning parser"
+    return f"content is {there!r:.60}, but its tokens are {text!r:.60}; {GATEWAY}"
+
+
+def _is_thought(prompt: str, said: RuntimeAnswer, whole: str) -> bool:
+    """Return whether tokens are reasoning, the markers around it, and content."""
+    before, found, rest = whole.partition(said.reasoning.strip())
+    at = rest.rfind(text) if (text := said.text.strip()) else len(rest)
+    marked = re.search(r"[<\[]", before + rest[: max(at, 0)]) or THINKS.search(prompt)
+    return bool(found and at >= 0 and marked)
+
+
+def find_end_error(parity: Parity, answer: GreedyAnswer, ends: float) -> str | None:
+    """Return how an answer ends where the export goes on; `ends` is by how much its stop token leads there."""
+    said, ids = answer.said, answer.ids
+    tokens = len(said.ids or ()) if said.said is None else said.said  # 0: unknown
+    if said.ended == "length" and said.asked and 0 < tokens < said.asked:
+        return f"ends after {tokens} of {said.asked} tokens by a limit of the server; raise it"
+    if said.ended == "content_filter":
+        return f"a content filter ended it after {tokens} tokens; {GATEWAY}"
+    by_token = bool(ids) and ids[-1] in parity.reference.stop_ids
+    if said.ended == "stop" and not by_token and ends <= -SURE and parity.covers_answer(said, ids):
+        return f"ends after token {len(ids)}, where the export goes on; {GATEWAY} for stop strings"
+    return None
+
+
+def find_stream_error(plain: RuntimeAnswer, streamed: RuntimeAnswer) -> str | None:
+    """Return what a stream lost of the answer that came at once: one part of it, at as many tokens and the same end."""
+    if (plain.said, plain.ended) != (streamed.said, streamed.ended) or len(streamed.text) >= len(plain.text):
+        return None
+    pairs = zip(plain.text, streamed.text, strict=False)
+    same = next((at for at, (a, b) in enumerate(pairs) if a != b), len(streamed.text))
+    if not plain.text.endswith(streamed.text[same:]):
+        return None  # another answer, as rounding may make one
+    lost = plain.text[same : same + len(plain.text) - len(streamed.text)]
+    return f"the stream lost {lost!r:.60}, which the answer has that is not streamed; {GATEWAY}"
+
+
+def _compare_choices(parity: Parity) -> LayerVerdict:
     limit = usual = TAIL * float(parity.heard.get("noise", FLOOR))
     worst, where, tokens = 0.0, "", 0
-    for number, ((prompt, answer, ids), scored) in enumerate(zip(parity.answers, parity.answers_scored, strict=True)):
+    for number, ((prompt, answer, ids, _), scored) in enumerate(
+        zip(parity.answers, parity.answers_scored, strict=True)
+    ):
         leads, bound = parity.choice_margins(answer, ids, scored), usual
         if max(leads, default=0.0) > usual:  # by its own noise, for a long one has more
             bound = max(usual, TAIL * arithmetic_tolerance(parity, [DrawnTokens(prompt, ids, [])], [scored.own]))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
-from harness_served.parity import DIFFERS, SAME, SECOND, UNPROVEN, LayerVerdict, Parity
+from harness_served.parity import DIFFERS, SAME, SECOND, UNKNOWN, UNPROVEN, LayerVerdict, Parity
+from harness_served.runtime import RuntimeAnswer
 
 NEUTRAL: Mapping[str, tuple[float, ...]] = {  # values that change nothing
     **{"temperature": (1.0,), "top_k": (0.0, -1.0), "top_p": (1.0,), "min_p": (0.0,), "typical_p": (1.0,)},
@@ -25,9 +26,7 @@ LEAST = 64
 
 def compare_defaults(parity: Parity) -> LayerVerdict:
     """Compare what is told, or what is drawn."""
-    path = parity.reference.folder / "generation_config.json"
-    found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    named = {key: value for key, value in found.items() if value is not None}
+    named = read_generation_config(parity)
     if (told := parity.runtime.defaults()) is not None:
         apart = [key for key in told if _apart(key, float(told[key]), named)]
         odd = [f"{key} {told[key]:g} instead of the export's {named.get(key, 'none')}" for key in apart]
@@ -38,12 +37,29 @@ def compare_defaults(parity: Parity) -> LayerVerdict:
         return LayerVerdict(SAME, "as in the export's generation_config.json", "told")
     if parity.layer_verdict("ids") == DIFFERS:
         return LayerVerdict(UNPROVEN, "the prompts differ, so sampled tokens cannot be compared")
+    return sample_twice(parity, "defaults", {}, named)
+
+
+def sample_twice(
+    parity: Parity, layer: str, how: Mapping[str, Any], named: Mapping[str, Any], tokens: int = TOKENS
+) -> LayerVerdict:
+    """Say how surprising sampled answers are; an alarm is sampled again, and then both count at the square of alpha.
+
+    `how` are the fields of the requests, beside the seed, `named` what the export says of fields that they leave out.
+    """
     heard: list[Any] = []  # answers, their tokens and scores
-    drawn = _surprise(parity, named, heard, parity.seed, parity.alpha)
+    drawn = _surprise(parity, how, named, heard, parity.seed, parity.alpha, tokens)
     if drawn.verdict == DIFFERS:
-        parity.notes.append(f"defaults: sampled once more, since the first sample {drawn.reason}")
-        drawn = _surprise(parity, named, heard, parity.seed + SECOND, parity.alpha**2)
+        parity.notes.append(f"{layer}: sampled once more, since the first sample {drawn.reason}")
+        drawn = _surprise(parity, how, named, heard, parity.seed + SECOND, parity.alpha**2, tokens)
     return drawn
+
+
+def read_generation_config(parity: Parity) -> dict[str, Any]:
+    """Return what the export says of sampling."""
+    path = parity.reference.folder / "generation_config.json"
+    found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _apart(key: str, told: float, named: Mapping[str, Any]) -> bool:
@@ -51,33 +67,60 @@ def _apart(key: str, told: float, named: Mapping[str, Any]) -> bool:
     return not any(math.isclose(told, one, abs_tol=1e-3) for one in wanted)
 
 
-def _surprise(parity: Parity, named: Mapping[str, Any], heard: list[Any], seed: int, alpha: float) -> LayerVerdict:
-    """Draw with no field of drawing named but the seed, and say how surprising that is, and what was heard before."""
+def _surprise(
+    parity: Parity,
+    how: Mapping[str, Any],
+    named: Mapping[str, Any],
+    heard: list[Any],
+    seed: int,
+    alpha: float,
+    most: int,
+) -> LayerVerdict:
+    """Sample, and say how surprising that is, with what was heard before."""
     filtered = [key for key in NEUTRAL if key in named and _apart(key, float(named[key]), {})]
-    for number, prompt in enumerate(parity.plain_prompts):
-        said = parity.runtime.chat(prompt.messages, TOKENS, {"seed": seed + number})
+    prompts = parity.plain_prompts
+
+    def draw(number: int) -> RuntimeAnswer:
+        return parity.runtime.chat(prompts[number].messages, most, {**how, "seed": seed + number})
+
+    for prompt, said in zip(prompts, parity.ask_each(draw, range(len(prompts))), strict=True):
         if ids := parity.ids_of(prompt, said):
             heard.append((said, ids, parity.reference.score(prompt.ids, ids)))
-    told, tokens = all(ids is said.ids for said, ids, _ in heard), sum(len(ids) for _, ids, _ in heard)
+    tokens = sum(len(ids) for _, ids, _ in heard)
     greedy = all(max(parity.choice_margins(*answer), default=0.0) < 0.5 for answer in heard)
-    total, variance = (sum(float(getattr(s, name).sum()) for *_, s in heard) for name in ("surprise", "variance"))
-    numbers = {"tokens": float(tokens), "z": total / math.sqrt(variance) if variance else 0.0}
+    numbers = {"tokens": float(tokens), "z": _z(heard)}
     if tokens < LEAST:
         return LayerVerdict(
             UNPROVEN, f"only {tokens} tokens were sampled, at least {LEAST} are needed", "text", numbers
         )
-    z = numbers["z"]
+    z, far = numbers["z"], NormalDist().inv_cdf(1 - alpha / 2)
+    above = _z([answer for answer in heard if answer[1] is answer[0].ids])  # a text may be cut into rarer tokens
     verdict, says = UNPROVEN, f"surprise {z:+.1f} at {tokens} tokens; a weak filter could go unnoticed"
-    if greedy:
+    but = "the requests name temperature 1 and no filter" if how else "the export sets no such option"
+    if greedy and not how:
         verdict = DIFFERS if named.get("do_sample") else SAME
         says = f"answers greedily, and the export has do_sample = {bool(named.get('do_sample'))} ({tokens} tokens)"
-    elif filtered:
+    elif greedy and z >= -far:
+        says = f"the export is so certain of {tokens} tokens that sampling does not show"
+    elif greedy:  # transformers serve never samples by itself, and reports no log-probabilities
+        obeys = any(said.logprobs is not None for said, *_ in heard) or named.get("do_sample")
+        verdict, says = DIFFERS if obeys else UNKNOWN, f"answers greedily ({tokens} tokens), but {but}"
+    elif filtered and not how:
         says = f"samples; replies do not show whether the export's {', '.join(filtered)} are applied"
-    elif z < -(far := NormalDist().inv_cdf(1 - alpha / 2)) or (told and z > far):  # text may be cut into rare tokens
-        why = (
-            "filters, or samples at a lower temperature"
-            if z < 0
-            else "samples at a higher temperature, or from another model"
-        )
-        verdict, says = DIFFERS, f"{why}: surprise {z:+.1f} at {tokens} tokens, but the export sets no such option"
+    elif z < -far:
+        says = f"filters, or samples at a lower temperature: surprise {z:+.1f} at {tokens} tokens, but {but}"
+        verdict = DIFFERS
+    elif above > far:
+        cause = "samples at a higher temperature, or from another model"
+        verdict, says = DIFFERS, f"{cause}: surprise {above:+.1f} at {tokens} tokens, but {but}"
+    elif how:
+        verdict = SAME
     return LayerVerdict(verdict, says, "text", numbers)
+
+
+def _z(heard: Sequence[Any]) -> float:
+    """Return by how many standard errors answers are more surprising than the export expects."""
+    total, variance = (
+        sum(float(getattr(scores, name).sum()) for *_, scores in heard) for name in ("surprise", "variance")
+    )
+    return total / math.sqrt(variance) if variance else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from harness_api import RequestRefusedError
@@ -9,7 +10,9 @@ from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict
 from harness_served.runtime import GREEDY, read_context_limit
 
 PLAIN = "The capital of France is"  # a text prompt, which gets a BOS or none
-FIX = "serve it with the export's template: --chat-template model/chat_template.jinja"
+FIX = "if no gateway changes prompts, serve it with the export's template and tokenizer (--chat-template, --tokenizer)"
+WORD = re.compile(r" ?[A-Za-z]+")  # which every tokenizer cuts alike
+MOST_WORDS = 50_000
 
 
 def compare_ids(parity: Parity) -> LayerVerdict:
@@ -17,19 +20,19 @@ def compare_ids(parity: Parity) -> LayerVerdict:
     runtime, seen, unread, prompts = parity.runtime, "count", 0, [*parity.prompts, *parity.rows]
     for number, prompt in enumerate(prompts):
         where, ours = f"conversation {number}", len(prompt.ids)
-        if (theirs := runtime.ids(prompt.messages)) is not None:
+        if (theirs := runtime.ids(prompt.messages) if prompt.messages else None) is not None:
             seen = runtime.ids_by
             if theirs != prompt.ids:
                 return LayerVerdict(DIFFERS, f"{where}, {_first(parity, prompt.ids, theirs)}; {FIX}", seen)
         try:
-            count = runtime.count(prompt.messages)
+            count = runtime.count(prompt.messages, prompt.text)
         except RequestRefusedError as error:
             if (most := read_context_limit(runtime.identity())) is not None and most <= ours:
                 return LayerVerdict(DIFFERS, f"{where} of {ours} tokens was rejected: {error}", seen)
             unread += 1
             parity.notes.append(f"ids: {where} was rejected: {error}")
             continue
-        if count is None and theirs is None:
+        if count is None and theirs is None and prompt.messages:
             return LayerVerdict(
                 UNKNOWN, f"{runtime.name} reports neither tokens nor usage.prompt_tokens; {runtime.hint}"
             )
@@ -44,11 +47,24 @@ def compare_ids(parity: Parity) -> LayerVerdict:
             "add_bos_token of both"
         )
         return LayerVerdict(DIFFERS, says, "count")
+    if other := find_vocabulary_error(parity):
+        return LayerVerdict(DIFFERS, other, seen)
     if unread == len(prompts):
         return LayerVerdict(UNPROVEN, "no conversation was answered")
     what = "the same tokens" if seen != "count" else "same token counts, which could hide two faults"
     many, longest = len(prompts) - unread, max(len(p.ids) for p in prompts)
     return LayerVerdict(SAME, f"{what} in {many} conversations, the longest {longest}", seen)
+
+
+def find_vocabulary_error(parity: Parity) -> str | None:
+    """Return which word of the vocabulary the server gives another token; None where it does not tokenize texts."""
+    tokenizer = parity.reference.tokens.tokenizer
+    words = (text for i in range(len(tokenizer)) if WORD.fullmatch(text := str(tokenizer.decode([i]))))
+    text = "\n".join(list(words)[:MOST_WORDS])
+    theirs, ours = parity.runtime.tokenize(text), parity.reference.tokens.encode_plain(text)
+    if theirs is None or theirs == ours:
+        return None
+    return f"the words of the vocabulary, {_first(parity, ours, theirs)}; serve it with the export's tokenizer"
 
 
 def _first(parity: Parity, ours: Sequence[int], theirs: Sequence[int]) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from harness_served import DRAWN
-from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity, RenderedConversation
+from harness_served.parity import DIFFERS, SAME, TIMES, UNKNOWN, UNPROVEN, LayerVerdict, Parity, RenderedConversation
+from harness_served.runtime import RuntimeAnswer
 
-TIMES = 4  # the noise; the merge check's own factor
 AGAIN = 2  # conversations that are drawn once more, with the same seed, for a noise of the runtime's own
 SMALL = 0.001  # nats per token of KL that rounding alone may come to, where it goes one way
 LEAST = 64  # tokens, for anything to be said
@@ -73,13 +73,15 @@ def draw_from_runtime(
 ) -> Iterator[DrawnTokens]:
     """Yield what the runtime draws after conversations, with nothing filtered; nothing where it tells too little."""
     runtime, seed = parity.runtime, parity.seed if seed is None else seed
-    prompts = parity.prompts if runtime.takes_ids else parity.plain_prompts
-    for number, prompt in enumerate(prompts[: some or None]):
-        how = {**runtime.draws, "seed": seed + number}
+    prompts = parity.drawn_prompts[: some or None]
+
+    def draw(number: int) -> RuntimeAnswer | None:
+        prompt, how = prompts[number], {**runtime.draws, "seed": seed + number}
         if runtime.takes_ids:
-            said = runtime.complete(prompt.ids, prompt.text, most, how)
-        else:
-            said = runtime.chat(prompt.messages, most, how)
+            return runtime.complete(prompt.ids, prompt.text, most, how)
+        return runtime.answer(prompt.messages, prompt.text, most, how)
+
+    for prompt, said in zip(prompts, parity.ask_each(draw, range(len(prompts))), strict=True):
         if said is None or said.logprobs is None:
             continue  # nothing is told, or of this answer nothing, which begins with a part of a character
         ids, told = parity.ids_of(prompt, said), len(said.logprobs)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from harness_served.layers.logprobs import TIMES, DrawnTokens, draw_from_runtime, root_mean_square
-from harness_served.parity import DIFFERS, SAME, SECOND, UNKNOWN, UNPROVEN, LayerVerdict, Parity
+from harness_served.layers.logprobs import DrawnTokens, draw_from_runtime, root_mean_square
+from harness_served.parity import DIFFERS, SAME, SECOND, TIMES, UNKNOWN, UNPROVEN, LayerVerdict, Parity
 
 ALONE = "Once upon a time"  # a text prompt for the base of an adapter, and for nothing else
 SMALLER = 0.9  # the scale whose direction is tried

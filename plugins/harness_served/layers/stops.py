@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from harness_served.conversations import ENDED, user_message
+from harness_served.conversations import make_turns
+from harness_served.layers.answers import SURE, find_end_error
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, LayerVerdict, Parity
 from harness_served.runtime import GREEDY
 
-SURE = 2.0  # nats by which the export's stop token must lead
 FEW, LONG = 4, 96  # tokens that a runtime is asked for; that the export may say for an end of its own
 OWN = 4  # conversations whose answers the export gives itself, where no made one ends
 
@@ -17,7 +17,7 @@ def compare_stops(parity: Parity) -> LayerVerdict:
     if not reference.stop_ids:
         return LayerVerdict(UNPROVEN, "the export has no stop token")
     tokens, went = reference.tokens, list[str]()
-    made = tokens.encode_pairs([([user_message(question)], answer) for question, answer in ENDED])
+    made = tokens.encode_pairs(make_turns(parity.seed))
     sure = [pair for pair in made if reference.score(*pair).ends[-1] >= SURE]
     if not sure:  # after a made answer, so answers of its own
         own = [(prompted.ids, reference.answer(prompted.ids, LONG)) for prompted in parity.prompts[:OWN]]
@@ -48,15 +48,14 @@ def compare_stops(parity: Parity) -> LayerVerdict:
 def _by_answers(parity: Parity) -> LayerVerdict:
     """Look at the runtime's own answers: one that goes on where the export ends, or ends where it goes on."""
     ended, stops = 0, parity.reference.stop_ids
-    for number, ((_, said, ids), scored) in enumerate(zip(parity.answers, parity.answers_scored, strict=True)):
-        where, ends = f"conversation {number}", scored.ends.tolist()
+    for number, (answer, scored) in enumerate(zip(parity.answers, parity.answers_scored, strict=True)):
+        where, ends, said, ids = f"conversation {number}", scored.ends.tolist(), answer.said, answer.ids
         on = next((at for at, lead in enumerate(ends[:-1]) if lead >= SURE and ids[at] not in stops), None)
         if on is not None:
             return LayerVerdict(DIFFERS, f"{where} goes on after token {on}, where the export ends", "text")
-        if said.ended == "stop" and parity.covers_answer(said, ids):
-            if ends[-1] <= -SURE:
-                return LayerVerdict(DIFFERS, f"{where} ends after token {len(ids)}, where the export goes on", "text")
-            ended += 1
+        if error := find_end_error(parity, answer, ends[-1]):
+            return LayerVerdict(DIFFERS, f"{where}: {error}", "text")
+        ended += said.ended == "stop" and parity.covers_answer(said, ids)
     if not ended:
         return LayerVerdict(UNPROVEN, f"none of {len(parity.answers)} answers ended within its limit")
     return LayerVerdict(SAME, f"{ended} of {len(parity.answers)} answers end, each where the export may", "text")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,13 +19,13 @@ from harness.answers.requests import RequestError
 from harness.artifacts.attestation import LOCK, MANIFEST
 from harness.artifacts.stamps import read_stamps
 from harness.cli.parser import parse_arguments
-from harness.errors import UsageError
+from harness.errors import ExitCode, UsageError
 from harness.release.verify import VerifiedExport
 from harness_hf.tiny import build_tiny_model
 from harness_served.commands import _base, measure_parity, parse_layers
 from harness_served.dialects import read_completion
 from harness_served.layers import answers, stops
-from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity, parity_exit_code
+from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, GreedyAnswer, LayerVerdict, Parity, parity_exit_code
 from harness_served.runtime import RuntimeAnswer, read_answer
 from tests.helpers import llamas
 from tests.helpers.adapters import make_adapter
@@ -35,13 +36,38 @@ late("openai")
 KEY = "k3y-of-ours-0123456789"
 DIALECTS = ("llama.cpp", "vllm", "ollama", "transformers")
 HEALTHY = {  # what each dialect lets be seen of a healthy runtime; a draw of its own is never proven unfiltered by text
-    "llama.cpp": {"ids": SAME, "stops": SAME, "defaults": SAME, "logprobs": SAME, "lora": UNKNOWN, "answers": SAME},
-    "vllm": {"ids": SAME, "stops": SAME, "defaults": UNPROVEN, "logprobs": SAME, "lora": UNKNOWN, "answers": SAME},
-    "ollama": {"ids": SAME, "stops": SAME, "defaults": UNPROVEN, "logprobs": SAME, "lora": UNKNOWN, "answers": SAME},
+    "llama.cpp": {
+        "ids": SAME,
+        "stops": SAME,
+        "defaults": SAME,
+        "sampling": SAME,
+        "logprobs": SAME,
+        "lora": UNKNOWN,
+        "answers": SAME,
+    },
+    "vllm": {
+        "ids": SAME,
+        "stops": SAME,
+        "defaults": UNPROVEN,
+        "sampling": SAME,
+        "logprobs": SAME,
+        "lora": UNKNOWN,
+        "answers": SAME,
+    },
+    "ollama": {
+        "ids": SAME,
+        "stops": SAME,
+        "defaults": UNPROVEN,
+        "sampling": SAME,
+        "logprobs": SAME,
+        "lora": UNKNOWN,
+        "answers": SAME,
+    },
     "transformers": {
         "ids": SAME,
         "stops": SAME,
         "defaults": SAME,
+        "sampling": UNKNOWN,
         "logprobs": UNKNOWN,
         "lora": UNKNOWN,
         "answers": SAME,
@@ -63,11 +89,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "PAUSE", 0.01)
 
 
-def look(export: Path, dialect: str, *faults: str, layers: str = "", served: Path | None = None, **how: Any) -> Any:
+def look(
+    export: Path, dialect: str, *faults: str, layers: str = "", served: Path | None = None, more: Any = (), **how: Any
+) -> Any:
     """Compare, and return the exit code and what is told."""
     with running(Runtime(dialect, served or export / "model", frozenset(faults), **how)) as runtime:
         given = ["parity", str(export), "--runtime", runtime.url, "--layers", layers, "--arithmetic", "float32"]
-        args = parse_arguments(given)
+        args = parse_arguments([*given, "--seed", "0", *more])
         code = measure_parity(args, parse_layers(layers))
         return code, args.document
 
@@ -88,7 +116,7 @@ def test_a_healthy_runtime_raises_no_alarm(export: Path, dialect: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [82, 93])
+@pytest.mark.parametrize("seed", [114])
 def test_a_special_token_that_a_text_hides_is_no_alarm(tmp_path: Path, seed: int) -> None:
     """These models say `<pad>` and `<s>` in the middle, which a server leaves out of its text: the rest has moved."""
     build_tiny_model(tmp_path / "model", seed=seed, stops=True)
@@ -207,11 +235,7 @@ def test_a_server_that_hides_usage_tells_no_count(export: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        ("error", "CUDA error"),
         ("nan", "sent a number that is not a log-probability"),
-        ("swapped", "the model changed during the comparison: model_path was 'model.gguf', is 'other.gguf'"),
-        ("gone", "HTTP 503: Loading model, after 3 tries"),
-        ("limited", "HTTP 429: Rate limit reached, after 3 tries"),
         ("twice", 'serves 2 models with the name "small"; give them different names'),
         ("streams", "streams its answers, although streaming was not requested"),
     ],
@@ -221,6 +245,40 @@ def test_a_broken_server_is_one_line(export: Path, fault: str, says: str) -> Non
     with pytest.raises(UsageError, match=says) as caught:
         look(export, "transformers" if fault == "streams" else "llama.cpp", fault, layers="ids,logprobs")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("error", "CUDA error"),
+        ("gone", "HTTP 503: Loading model, after 3 tries; check its log, and try again"),
+        ("limited", "HTTP 429: Rate limit reached, after 3 tries; try again later"),
+    ],
+)
+def test_a_server_that_gives_up_is_to_be_asked_again(export: Path, fault: str, says: str) -> None:
+    """Exit 8 is neither a difference nor a mistake, and what was found until then is in the document."""
+    code, told = look(export, "llama.cpp", fault, layers="ids,logprobs")
+    assert (code, code == ExitCode.UNAVAILABLE) == (8, True)
+    assert says in told["errors"][0]
+    assert "layers" in told
+
+
+@pytest.mark.slow
+def test_what_differed_before_a_server_died_is_kept(export: Path) -> None:
+    """A finding is one, whatever comes after it."""
+    code, told = look(export, "llama.cpp", "template", "gone", layers="ids,logprobs")
+    assert (code, verdicts(told)) == (1, {"ids": DIFFERS})
+    assert "errors" not in told or told["errors"]
+
+
+@pytest.mark.slow
+def test_a_model_that_changes_is_a_finding(export: Path) -> None:
+    """Two models behind one address are no error of the harness: exit 1, with all that was found."""
+    code, told = look(export, "llama.cpp", "swapped", layers="ids,logprobs")
+    assert (code, verdicts(told)) == (1, {"ids": SAME, "logprobs": SAME})
+    says = told["layers"]["identity"]["reason"]
+    assert says.startswith("two models answer behind this address, or it changed: model_path is 'model.gguf' and")
 
 
 def test_no_server_is_one_line(tmp_path: Path) -> None:
@@ -293,7 +351,7 @@ def test_an_adapters_scale_is_seen(export: Path, adapted: Path, scale: float, ve
     with ExitStack() as stack:
         url = stack.enter_context(running(runtime)).url
         given = ["parity", str(adapted), "--runtime", url, "--base", str(export / "model"), "--arithmetic", "float32"]
-        args = parse_arguments(given)
+        args = parse_arguments([*given, "--seed", "0"])
         code = measure_parity(args, ("logprobs", "lora", "answers"))
     found = args.document["layers"]
     assert found["answers"]["verdict"] in {1.0: {SAME}, 0.9: {SAME, DIFFERS}}.get(scale, {DIFFERS})
@@ -305,23 +363,19 @@ def test_an_adapters_scale_is_seen(export: Path, adapted: Path, scale: float, ve
 
 
 @pytest.mark.slow
-def test_a_statement_is_held_against_the_runtime_again(export: Path, tmp_path: Path) -> None:
-    """What was written is still so while the same model answers, and no longer with another."""
-    path, other = tmp_path / "qa.served.jsonl", taught(tmp_path / "other", steps=20)
+def test_a_statement_is_about_the_export_and_hides_the_host(export: Path, tmp_path: Path) -> None:
+    """It has the seed that was drawn, and no address."""
+    path = tmp_path / "qa.served.jsonl"
     with running(Runtime("vllm", export / "model")) as runtime:
         args = parse_arguments(
             ["parity", str(export), "--runtime", runtime.url, "--layers", "ids", "--write", str(path)]
         )
         assert measure_parity(args, ("ids",), verified(export)) == 0
-        assert still(path, runtime.url) == 0
     told = json.loads(path.read_text("utf-8"))
     assert told["subject"] == [{"name": export.name, "digest": {"sha256": "ab" * 32}}]
     assert told["predicate"]["layers"]["ids"]["verdict"] == SAME
+    assert told["predicate"]["seed"] == args.document["seed"] > 0
     assert runtime.url.split("/")[2] not in path.read_text("utf-8")
-    with running(Runtime("vllm", other)) as runtime:
-        assert still(path, runtime.url) == 1
-    with running(Runtime("transformers", export / "model")) as runtime:
-        assert still(path, runtime.url) == 1
 
 
 def verified(export: Path) -> VerifiedExport:
@@ -351,8 +405,6 @@ def test_a_servers_words_are_cleaned_before_they_are_signed(
         given = ["parity", str(export), "--runtime", runtime.url, "--layers", "ids", "--write", str(path), *key]
         args = parse_arguments(given)
         assert measure_parity(args, ("ids",), verified(export)) == 0
-        again = parse_arguments(["parity", "--still", str(path), "--runtime", runtime.url, *key])
-        assert again.command(again) == 0
     text = path.read_text("utf-8") + json.dumps(args.document)
     assert json.loads(path.read_text("utf-8"))["predicate"]["runtime"]["version"].startswith("0.32 ***")
     assert not [secret for secret in (KEY, KEY[4:14], "\\u001b", "hf_aaaa") if secret in text]
@@ -384,11 +436,6 @@ def test_a_base_that_only_the_export_names_is_not_fetched(tmp_path: Path, monkey
         _base(found, "")
 
 
-def still(path: Path, url: str) -> int:
-    args = parse_arguments(["parity", "--still", str(path), "--runtime", url])
-    return int(args.command(args))
-
-
 @pytest.mark.slow
 def test_filters_by_default_are_told(export: Path) -> None:
     """llama.cpp tells with each reply how it drew."""
@@ -409,14 +456,11 @@ def test_an_alarm_by_chance_is_drawn_once_more(export: Path, fault: str, verdict
 
 
 @pytest.mark.slow
-def test_a_second_draw_that_is_short_is_weighed_with_the_first(tmp_path: Path) -> None:
-    """It has 61 tokens after 141 that alarmed: too few alone, and no reason to let a cold runtime go."""
-    with running(Runtime("vllm", taught(tmp_path / "model", 115), frozenset({"cold"}))) as runtime:
-        args = parse_arguments(
-            ["parity", str(tmp_path), "--runtime", runtime.url, "--arithmetic", "float32", "--seed", "40"]
-        )
-        assert measure_parity(args, ("defaults",)) == 1
-    assert args.document["layers"]["defaults"]["numbers"]["tokens"] > 64
+def test_a_second_draw_is_weighed_with_the_first(export: Path) -> None:
+    """What alarmed is not thrown away, so that a second draw may be short."""
+    _, told = look(export, "vllm", "cold", layers="defaults")
+    first = int(re.findall(r"at (\d+) tokens", told["notes"][0])[0])
+    assert told["layers"]["defaults"]["numbers"]["tokens"] > 1.5 * first
 
 
 @pytest.mark.slow
@@ -425,7 +469,7 @@ def test_an_adapters_direction_that_alarms_by_chance_is_drawn_once_more(export: 
     base = export / "model"
     with running(Runtime("llama.cpp", base, frozenset({"unlucky"}), adapter=adapted / "model")) as runtime:
         given = ["parity", str(adapted), "--runtime", runtime.url, "--base", str(base), "--arithmetic", "float32"]
-        args = parse_arguments(given)
+        args = parse_arguments([*given, "--seed", "0"])
         assert measure_parity(args, ("logprobs", "lora")) == 0
     assert args.document["notes"][0].startswith("lora: sampled once more, since the first sample gave")
 
@@ -482,7 +526,9 @@ def test_a_text_that_is_read_otherwise_ends_nothing() -> None:
 
     reference = SimpleNamespace(stop_ids={2}, tokens=tokens, score=score)
     runtime = SimpleNamespace(takes_ids=True, complete=lambda *_: RuntimeAnswer("goes on", ended="length"))
-    parity: Any = SimpleNamespace(reference=reference, runtime=runtime, prompts=[], answers=[], answers_scored=[])
+    parity: Any = SimpleNamespace(
+        reference=reference, runtime=runtime, seed=0, prompts=[], answers=[], answers_scored=[]
+    )
     assert stops.compare_stops(parity).verdict == DIFFERS
     runtime.takes_ids = False
     assert stops.compare_stops(parity).verdict == UNPROVEN
@@ -496,14 +542,15 @@ def test_a_token_that_the_runtimes_arithmetic_prefers_is_no_other(rough: float, 
     def scored(lead: float) -> Any:
         best, own = torch.full((201,), -1.0), torch.full((200,), -1.0)
         own[100] -= lead
-        return SimpleNamespace(own=own, best=best, first=torch.full((201,), 5))
+        return SimpleNamespace(own=own, best=best, first=torch.full((201,), 5), ends=torch.zeros(201))
 
     reference = SimpleNamespace(
-        tokens=SimpleNamespace(tokenizer=SimpleNamespace(decode=str)),
+        tokens=SimpleNamespace(tokenizer=SimpleNamespace(decode=lambda ids, **_: str(ids[0]))),
+        stop_ids=[],
         score=lambda prompt, ids, arithmetic: scored(rough) if arithmetic == "bf16" else None,
     )
     answer = RuntimeAnswer("5", ids=[5] * 200)
-    said = [(SimpleNamespace(ids=[1]), answer, answer.ids)]
+    said = [GreedyAnswer(SimpleNamespace(ids=[1], text=""), answer, answer.ids)]  # type: ignore[arg-type]
     parity = Parity(SimpleNamespace(), reference, "bf16", heard={"noise": 0.1})  # type: ignore[arg-type]
     parity.answers, parity.answers_scored = said, [scored(0.9)]  # type: ignore[assignment]
     assert answers.compare_answers(parity).verdict == verdict

@@ -1,0 +1,32 @@
+"""A model that computes as a runtime does: in 16 bits, or its layers in 8 as llama.cpp has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+BLOCK = 32  # of Q8_0, and of what llama.cpp makes of a layer's inputs
+HALF = {"f16": torch.float16, "bf16": torch.bfloat16}
+
+
+def compute_as_runtime(model: Any, arithmetic: str) -> Any:
+    """Let a model compute as a runtime does, and return it: in 16 bits, or its layers in 8 as llama.cpp has them.
+
+    That is weights in Q8_0 and inputs of every linear layer rounded to int8, both in blocks of 32; an adapter stays as
+    it is.
+    """
+    if arithmetic in HALF:
+        return model.to(HALF[arithmetic])
+    for name, module in model.named_modules() if arithmetic == "q8" else ():
+        if isinstance(module, torch.nn.Linear) and "lora_" not in name and module.in_features % BLOCK == 0:
+            module.weight.data = _rounded(module.weight.data)
+            module.register_forward_pre_hook(lambda _, inputs: (_rounded(inputs[0]), *inputs[1:]))
+    return model
+
+
+def _rounded(values: Any) -> Any:
+    blocks = values.unflatten(-1, (-1, BLOCK))
+    scale = (blocks.abs().amax(-1, keepdim=True) / 127).half().to(values.dtype)  # which a block keeps in f16
+    codes = torch.where(scale > 0, blocks / scale, torch.zeros_like(blocks)).round().clamp(-127, 127)
+    return (codes * scale).flatten(-2)
