@@ -73,7 +73,6 @@ from harness.records.scales import OnScale as OnScale
 from harness.release import LAYERS as LAYERS
 from harness.release.recomputation import score_from_row as score_from_row
 from harness.release.releases import promotion_history as promotions
-from harness.release.served import read_served as read_served
 from harness.release.signing import load_signer as load_signer
 from harness.release.signing import make_envelope as make_envelope
 from harness.release.verified import VerifiedExport as VerifiedExport
@@ -216,7 +215,6 @@ __all__ = [
     "read_json",
     "read_rows",
     "read_safetensors",
-    "read_served",
     "read_suite",
     "ref_from_json",
     "ref_to_json",

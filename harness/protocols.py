@@ -294,6 +294,11 @@ class BaseLoader:
         raise NotImplementedError
 
     @optional
+    def fingerprint(self, ref: ModelRef, base: Path | None) -> Any:
+        """Return a `Fingerprint`, with which a server is compared; `base` is the folder of the base, or None."""
+        raise NotImplementedError
+
+    @optional
     def live(
         self, model: Any, ref: ModelRef, *, base: bool = False, processing_class: Any = None
     ) -> AbstractContextManager[Subject]:

@@ -54,7 +54,7 @@ def test_hook_checks_what_is_committed(suite: Project, monkeypatch: pytest.Monke
 
 FILES = {  # by the schema that GitHub's editors hold them against
     "vendor.github-actions": ["action.yml"],
-    "vendor.github-workflows": [".github/workflows/ci.yml", ".github/workflows/docs.yml"],
+    "vendor.github-workflows": [f".github/workflows/{name}.yml" for name in ("ci", "docs", "release")],
     "vendor.github-issue-forms": [
         f".github/ISSUE_TEMPLATE/{n}.yml" for n in ("crash", "idea", "wrong-refusal", "wrong-verdict")
     ],
