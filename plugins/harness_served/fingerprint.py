@@ -47,7 +47,7 @@ def read_export_fingerprint(export: Path) -> tuple[Fingerprint, str]:
 
 
 @dataclass(frozen=True)
-class ProbeResult:
+class ProbeDifference:
     """How far the answer to a probe is from the export's: log-probabilities, and another likeliest token."""
 
     kind: str
@@ -89,10 +89,10 @@ def draw_probes(made: Fingerprint, seed: int) -> list[Drawn]:
     return drawn
 
 
-def _asker(runtime: Runtime, made: Fingerprint, seed: int, noise: float) -> Callable[[Drawn], ProbeResult | None]:
+def _asker(runtime: Runtime, made: Fingerprint, seed: int, noise: float) -> Callable[[Drawn], ProbeDifference | None]:
     chats, texts = fingerprint.make_chats(made.seed), fingerprint.make_texts(made.seed)
 
-    def ask(drawn: Drawn) -> ProbeResult | None:
+    def ask(drawn: Drawn) -> ProbeDifference | None:
         kind, (number, *probe) = drawn
         message, text = chats[int(number)] if kind == "chat" else "", ""
         if kind == "text":
@@ -102,12 +102,12 @@ def _asker(runtime: Runtime, made: Fingerprint, seed: int, noise: float) -> Call
             return None
         apart = [a - b for a, b in zip(said.logprobs, values, strict=False)]
         sure = values[0] - values[1] > SURE * noise
-        return ProbeResult(kind, apart, sure and said.token not in (None, token))
+        return ProbeDifference(kind, apart, sure and said.token not in (None, token))
 
     return ask
 
 
-def _judge(found: Sequence[ProbeResult], bound: float, kind: str) -> LayerVerdict:
+def _judge(found: Sequence[ProbeDifference], bound: float, kind: str) -> LayerVerdict:
     numbers: dict[str, float] = {"bound": bound, "probes": float(len(found))}
     errors: dict[str, str] = {}
     for name in ("chat", "text"):

@@ -71,8 +71,9 @@ def find_end_error(parity: Parity, answer: GreedyAnswer, ends: float) -> str | N
 
 def find_stream_error(plain: RuntimeAnswer, streamed: RuntimeAnswer) -> str | None:
     """Return what a stream lost of the answer that came at once: one part of it, at as many tokens and the same end."""
-    if (plain.said, plain.ended) != (streamed.said, streamed.ended) or len(streamed.text) >= len(plain.text):
-        return None
+    same_length = (plain.said, plain.ended) == (streamed.said, streamed.ended)
+    if not same_length or len(streamed.text) >= len(plain.text) or BROKEN in plain.text:
+        return None  # llama.cpp streams no part of a character
     pairs = zip(plain.text, streamed.text, strict=False)
     same = next((at for at, (a, b) in enumerate(pairs) if a != b), len(streamed.text))
     if not plain.text.endswith(streamed.text[same:]):

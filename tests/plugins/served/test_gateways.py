@@ -10,7 +10,9 @@ import pytest
 from harness.answers import requests
 from harness.cli.parser import parse_arguments
 from harness_served.commands import measure_parity, parse_layers
+from harness_served.layers.answers import find_stream_error
 from harness_served.parity import DIFFERS, SAME, UNPROVEN
+from harness_served.runtime import RuntimeAnswer
 from tests.helpers import llamas
 from tests.helpers.gateway import FAULTS, LONG, gateway
 from tests.helpers.late import late
@@ -143,3 +145,20 @@ def test_a_shorter_context_than_the_exports_is_seen(export: Path) -> None:
         assert (code, told["layers"]["identity"]["verdict"]) == (1, DIFFERS)
         assert "its context is 960 tokens, but the export's is 1024" in told["layers"]["identity"]["reason"]
         assert look(export, short.url, "ids", "--context", "900")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("plain", "streamed", "lost"),
+    [
+        ("The sky is blue.", "The sky is blue.", None),
+        ("The sky is blue.", "The sky", " is blue."),
+        ("The sky is blue.", "The blue.", "sky is "),
+        ("The sky is blue.", "The sea.", None),
+        ("The \N{REPLACEMENT CHARACTER}F", "The", None),
+    ],
+)
+def test_what_a_stream_lost_is_named(plain: str, streamed: str, lost: str | None) -> None:
+    """Another answer is not a lost part, and neither is a part of a character, which llama.cpp does not stream."""
+    once, events = (RuntimeAnswer(text, ended="length", said=9) for text in (plain, streamed))
+    assert (find_stream_error(once, events) or "").startswith(f"the stream lost {lost!r}" if lost else "")
+    assert (find_stream_error(once, events) is None) == (lost is None)
