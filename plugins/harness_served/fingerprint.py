@@ -70,8 +70,10 @@ def compare_fingerprint(
     found = [one for one in ask_each(_asker(runtime, made, seed, noise), asked, concurrency) if one]
     if runtime.identity() != told:
         return LayerVerdict(DIFFERS, "two models answer behind this address, or it changed; check its replicas", "told")
-    if len(found) < LEAST:
-        says = f"{runtime.name} reports the log-probabilities of {len(found)} of {len(asked)} probes; {runtime.hint}"
+    chats = sum(one.kind == "chat" for one in found)
+    if len(found) < LEAST or (made.chat and chats < LEAST // 2):  # what clients use is not shown by texts
+        says = f"{runtime.name} reports log-probabilities of {len(found)} of {len(asked)} probes, {chats} chats"
+        says += f"; {runtime.hint}"
         return LayerVerdict(UNPROVEN if found else UNKNOWN, says)
     return _judge(found, TIMES * noise, kind)
 
