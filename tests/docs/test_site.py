@@ -28,7 +28,8 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 MOST_LINES = 250
 GENERATED = generated.pages()
-PAGES = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in sorted(DOCS.rglob("*.md"))}
+FILES = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in sorted(DOCS.rglob("*.md"))}
+PAGES = {name: text for name, text in FILES.items() if not name.startswith("examples/release-repository/")}
 WRITTEN = [name for name in PAGES if name not in GENERATED]
 LOADED = re.compile(r'<(?:script|img|link|iframe|source)\b[^>]*?(?:src|href|srcset)="?((?:https?:)?//[^" >]+)')
 
