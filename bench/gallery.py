@@ -24,23 +24,12 @@ from harness.testing import ROWS, SUITE, TRAIN, write_fake
 from harness_report.page import fill_template
 from harness_view.live import live_parts
 from tests.helpers.browser import Browser, browser
+from tests.helpers.rows_suite import make_rows_suite
 
 LOOKS = {"light": (1300, False), "dark": (1300, True), "phone": (360, False)}  # width in px, and whether dark
 TALLEST = 9000  # px of a picture
 LETTERS = "abcdefghijkl"
 HISTORY = 3  # runs of the suite whose history is drawn
-ROWS_SUITE = """
-[suite]
-name = "NAME"
-[rows.base]
-path = "base.csv"
-[rows.candidate]
-path = "cand.csv"
-[[eval]]
-name = "support"
-use = "rows"
-slices = ["topic"]
-"""
 GATE = '[[gate]]\nid = "{id}"\nmetric = "support.score"\nversus = "base"\nworse_by_at_most = {limit}\n{more}\n'
 
 
@@ -260,7 +249,7 @@ def write_rows(place: Path, count: int, worse: float = 0.0, missing: int = 0) ->
 
 def write_suite(place: Path, name: str, gates: Mapping[str, tuple[float, str]]) -> None:
     """Write a suite of rows with gates: each its limit, and other keys."""
-    text = ROWS_SUITE.replace("NAME", name)
+    text = make_rows_suite(name, "support", 'slices = ["topic"]')
     text += "".join(GATE.format(id=id, limit=limit, more=more) for id, (limit, more) in gates.items())
     (place / f"{name}.toml").write_text(text, "utf-8")
 

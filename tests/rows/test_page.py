@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.testing import Project
+from tests.helpers.rows_suite import make_rows_suite
 
 pytest.importorskip("jinja2")
 
@@ -87,18 +88,7 @@ def test_a_refuted_claim_ships_nothing_either(project: Project) -> None:
     assert "Nothing ships" not in text
 
 
-SLICES = """
-[suite]
-name = "slices"
-[rows.base]
-path = "base.csv"
-[rows.candidate]
-path = "cand.csv"
-[[eval]]
-name = "qa"
-use = "rows"
-slices = ["kind"]
-"""
+SLICES = make_rows_suite("slices", "qa", 'slices = ["kind"]')
 
 
 def sliced(lost: int) -> str:
@@ -154,27 +144,8 @@ def test_remarks_on_the_rows_stand_once(project: Project) -> None:
 
 def test_a_share_of_rows_that_lose_compares_no_values(project: Project) -> None:
     """The page has the claim in words, and the share with its bounds beside the limit."""
-    suite = """
-[suite]
-name = "few"
-
-[rows.base]
-path = "base.csv"
-
-[rows.candidate]
-path = "cand.csv"
-
-[[eval]]
-name = "qa"
-use = "rows"
-
-[[gate]]
-id = "few lose"
-metric = "qa.score"
-versus = "base"
-worse_by_more_than = 0.5
-on_at_most = 0.1
-"""
+    gate = 'id = "few lose"\nmetric = "qa.score"\nversus = "base"\nworse_by_more_than = 0.5\non_at_most = 0.1'
+    suite = make_rows_suite("few", "qa") + f"[[gate]]\n{gate}\n"
     project.write({"base.csv": table(0), "cand.csv": table(10), "suite.toml": suite})
     assert project.harness("run", "suite.toml").code == 0
     page = page_of_run(project)

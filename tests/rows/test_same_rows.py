@@ -15,24 +15,13 @@ from harness.records.run import Run
 from harness.reports.junit import format_junit
 from harness.reports.markdown import format_run_markdown
 from harness.testing import Project
+from tests.helpers.rows_suite import make_rows_suite
 
 pytest.importorskip("jinja2")
 NUMBER = r"[+−]?[\d,]*\d(?:\.\d+)?"
 AGAINST = re.compile(rf"({NUMBER}) against ({NUMBER}), ({NUMBER})(?! ?[%\d])")
 ARROW = re.compile(rf"({NUMBER}) → ({NUMBER}) +({NUMBER})( points)?(?! ?%)")
-SUITE = """
-[suite]
-name = "kinds"
-[rows.base]
-path = "base.csv"
-[rows.candidate]
-path = "cand.csv"
-[[eval]]
-name = "qa"
-use = "rows"
-slices = ["kind"]
-cluster = "doc"
-"""
+SUITE = make_rows_suite("kinds", "qa", 'slices = ["kind"]', 'cluster = "doc"')
 GATES = {
     "each": 'slice = "kind=*"\nworse_by_at_most = 0.3\nmin_n = 20',
     "strict": 'slice = "kind=*"\nworse_by_at_most = 0.01\nmin_n = 20',
