@@ -18,7 +18,7 @@ from harness.version import __version__
 EXIT_CODES = (
     "exit codes: 0 every blocking gate passed or is waived, 1 a gate failed, 2 interrupted, 3 "
     "internal error, 4 a mistake in suite, data or command, 5 nothing was gated, 6 inconclusive "
-    "or not evaluated, 7 refused"
+    "or not evaluated, 7 refused, 8 a server gave no answer"
 )
 BROUGHT = "harness.commands"  # entry points of commands that installed plugins bring
 Build = Callable[[argparse.ArgumentParser], None]  # of a command, whose name is the function's
