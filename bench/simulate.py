@@ -564,9 +564,9 @@ PAGES = {  # a file -> what writes its tables
     "statistics-rows.md": (exact_page, perplexity_page, flips_page, early_page),
     "statistics-scores.md": (scores_page, power_rates.few_scores_page, estimand_page, combine_page),
     "statistics-shares.md": (shares_page,),
-    "statistics-pairs.md": (pairs_page, power_rates.mixed_clusters_page, power_rates.advice_page),
+    "statistics-pairs.md": (pairs_page,),
     "statistics-sizes.md": (unchanged_page, lost_page),
-    "statistics-weights.md": (weights_page, looks_page),
+    "statistics-weights.md": (weights_page, looks_page, power_rates.mixed_clusters_page, power_rates.advice_page),
     "statistics-dependence.md": (
         dependence_rates.sampled_page,
         dependence_rates.sizes_page,
