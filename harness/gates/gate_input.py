@@ -238,14 +238,17 @@ def _cut_error(gate: Gate, metric: Metric, rows: Sequence[Sample], sides: Mappin
                 f"{name}: {len(cut)} of {len(own)} answers were truncated{where}, more than "
                 f"the allowed share of {most:g}"
             )
-            others = next((scores.values() for other, scores in sides.items() if other != name), ())
-            sign = 1 if metric.better == "higher" else -1
-            both = (scores.values(), others)
-            ours, theirs = ({s.id: sign * s.values.get(metric.name, math.nan) for s in side} for side in both)
-            lost = [i for i, value in ours.items() if value < theirs.get(i, math.nan)]
+            other = next((scores for who, scores in sides.items() if who != name), dict[str, Score]())
+            lost = [s.id for s in rows if s.id in other and _is_worse(metric, scores[s.id], other[s.id])]
             said += f"; {len({*cut}.intersection(lost))} of its {len(lost)} losses are among them" if lost else ""
             return f"{said}; raise max_new_tokens"
     return ""
+
+
+def _is_worse(metric: Metric, ours: Score, theirs: Score) -> bool:
+    """Return whether a row's value is worse; one that is not known is not."""
+    ours_, theirs_ = (side.values.get(metric.name, math.nan) for side in (ours, theirs))
+    return ours_ < theirs_ if metric.better == "higher" else ours_ > theirs_
 
 
 def _examples(ids: Sequence[str]) -> str:

@@ -238,6 +238,8 @@ def test_a_guard_keeps_a_gate_undecided(project: Project) -> None:
         [verdict] = [v for v in done.report.verdicts if (v.gate, v.candidate) == ("better", "merged")]
         assert verdict.outcome == ("INCONCLUSIVE" if says else "PASS") and says in verdict.why
         assert verdict.claim == "better than base by 0.1, at most 0.05 of the answers truncated"
+    half = telling(project, SUITE + VERSUS + 'slice = "kind=a"\nmin_n = 20\n', base_cut=60).run()
+    assert "of its 21 losses are among them" in next(v.why for v in half.report.verdicts if v.gate == "better")
     telling(project, SUITE + VERSUS + 'severity = "warn"', base_cut=60).run()
     assert "recomputed 2 of 2 gates" in project.harness("verify", "exports/fake", "--recompute").out
     project.write({"suite.toml": SUITE + VERSUS})
