@@ -1,8 +1,9 @@
 """What `harness parity` finds of real servers: healthy twins, which must raise no alarm, and planted faults.
 
 `python -m bench.served twins --runtime llama.cpp --precision Q8_0 --count 30 --first 0`, with `--adapter` as a LoRA on
-a base, with `--smollm2` by SmolLM2-135M; `python -m bench.served faults --runtime vllm`. Each run is a line
-of JSON. llama.cpp's server is that of the package xllamacpp, vLLM is run by VLLM_PYTHON (`make vllm`).
+a base, with `--smollm2` by SmolLM2-135M; `python -m bench.served faults --runtime vllm`; `gateway` puts the
+faults of a gateway in front of a healthy server, `fingerprint` serves other models. Each run is a line of JSON.
+llama.cpp's server is that of the package xllamacpp, vLLM is run by VLLM_PYTHON (`make vllm`).
 """
 
 from __future__ import annotations

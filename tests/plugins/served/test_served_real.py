@@ -11,8 +11,9 @@ import pytest
 from harness.cli.parser import parse_arguments
 from harness_served.commands import measure_parity, parse_layers
 from harness_served.parity import DIFFERS, SAME, UNKNOWN
+from tests.helpers import llamas
 from tests.helpers.late import late
-from tests.helpers.runtimes import taught, teach
+from tests.helpers.runtimes import teach
 from tests.helpers.servers import llama_cpp, serving, transformers
 
 pytestmark = pytest.mark.slow
@@ -21,14 +22,21 @@ late("openai")
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model that ends its answers, as an export has it."""
+    """A folder with a model that ends long answers, as an export has it."""
     folder = tmp_path_factory.mktemp("real")
-    taught(folder / "model")
+    build(folder / "model")
     return folder
 
 
+def build(folder: Path, steps: int = 80) -> Path:
+    """Write a Llama that was taught to end long answers."""
+    model = llamas.build(folder, seed=1, max_position_embeddings=2048, num_attention_heads=2, num_key_value_heads=1)
+    return teach(model, steps, " That is all there is to say.")
+
+
 def look(export: Path, url: str, layers: str) -> tuple[int, dict[str, Any]]:
-    args = parse_arguments(["parity", str(export), "--runtime", url, "--layers", layers, "--arithmetic", "float32"])
+    given = ["parity", str(export), "--runtime", url, "--layers", layers, "--arithmetic", "float32", "--seed", "1"]
+    args = parse_arguments(given)
     code = measure_parity(args, parse_layers(layers))
     return code, {name: layer["verdict"] for name, layer in args.document["layers"].items()}
 
@@ -48,7 +56,7 @@ def test_transformers_serve_with_another_template_and_model_is_seen(export: Path
     """Its template lost a newline, and its weights are of a model that was taught less."""
     pytest.importorskip("fastapi")
     pytest.importorskip("uvicorn")
-    served = taught(tmp_path / "served", steps=20)
+    served = build(tmp_path / "served", steps=40)
     with serving(transformers(served), tmp_path / "log") as url:
         code, found = look(export, url, "ids,answers")
     assert (code, found["ids"], found["answers"]) == (1, SAME, DIFFERS)
@@ -63,9 +71,8 @@ def test_transformers_serve_with_another_template_and_model_is_seen(export: Path
 def test_llama_cpp_is_the_same_and_a_short_context_is_seen(tmp_path: Path) -> None:
     """Of a model it can hold all layers are the same but its own defaults; with a short context `ids` differ."""
     from harness_export.writing import write_gguf as write
-    from tests.helpers import llamas
 
-    folder = teach(llamas.build(tmp_path / "whole" / "model", seed=1, max_position_embeddings=2048), 150)
+    folder = build(tmp_path / "whole" / "model")
     (tmp_path / "gguf" / "model").mkdir(parents=True)
     write(folder, tmp_path / "gguf" / "model", "F32")
     file = tmp_path / "gguf" / "model" / "model.gguf"
