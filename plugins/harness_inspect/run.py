@@ -86,7 +86,7 @@ def _run(task: Any, api: SubjectAPI, options: InspectOptions, ids: set[str]) -> 
     quiet |= {"score_display": False, "log_model_api": False, "acp_server": False, "ctl_server": False}
     with TemporaryDirectory() as folder, _own_logging():
         try:
-            [log] = inspect_ai.eval(
+            logs = inspect_ai.eval(
                 guarded,
                 model=Model(api, GenerateConfig()),
                 epochs=1,
@@ -98,15 +98,16 @@ def _run(task: Any, api: SubjectAPI, options: InspectOptions, ids: set[str]) -> 
                 **options.limits(task),
                 **quiet,
             )
-            samples = list(log.samples or ())  # which are read from the folder
+            samples = [sample for log in logs for sample in log.samples or ()]  # which are read from the folder
         except PrerequisiteError as error:
             raise UsageError(f'task "{options.task}": {_shorten(str(error))}') from None
-    if log.status == "cancelled":
+    if not logs or logs[0].status == "cancelled":  # which Inspect makes of an interrupt
         raise KeyboardInterrupt
     if refused := api.misuse or api.batcher.error:
         raise refused
-    if log.status != "success":
-        raise UsageError(f'task "{options.task}": {_shorten(log.error.message if log.error else log.status)}')
+    if (status := logs[0].status) != "success":
+        fault = logs[0].error
+        raise UsageError(f'task "{options.task}": {_shorten(fault.message if fault else status)}')
     return samples
 
 

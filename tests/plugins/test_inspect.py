@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import shutil
+import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,13 @@ metric = "{task}.{metric}"
 min = {least}
 severity = "warn"
 """
+
+
+@pytest.fixture(autouse=True)
+def no_streams_left() -> Iterator[None]:
+    """Collect the streams that Inspect leaves open here, where their warnings are expected."""
+    yield
+    gc.collect()
 
 
 class Recorder(FakeSubject):
@@ -284,6 +295,18 @@ def test_values_beyond_one_need_their_scale(project: Project) -> None:
     done = suite(project, TASK.format(task="beyond", metric="points", least=0.5, options=""))
     assert 'scorer "points" gave 3 to sample "q0", which is not between 0 and 1; set scale = "mean"' in done.out
     assert {s.values["points"] for s in run_task(Recorder(), "beyond", scale="mean").values()} == {3.0}
+
+
+def test_an_interrupt_ends_the_evaluation() -> None:
+    """Ctrl+C while a sample waits for its answer is an interrupt, and no failure of the evaluator."""
+
+    def interrupt(_: Any) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.5)
+        return "too late"
+
+    with pytest.raises(KeyboardInterrupt):
+        run_task(Recorder(answer=interrupt), "one_turn", args={"n": 1})
 
 
 def test_ids_are_no_patterns() -> None:
