@@ -265,7 +265,7 @@ def test_hostile_exports(case: str, there: Path, project: Project) -> None:
     check(project, ["sign", export, "--key", "release.key"], (4,), outside)
     check(project, ["sign", export, "--key", "release.key", "--unrecomputed"], (4,), outside)
     check(project, ["promote", export, "--policy", "policy.toml"], (4, 7), outside)
-    check(project, ["parity", export, "--runtime", "http://127.0.0.1:9/v1"], (4,), outside)
+    check(project, ["parity", export, "--runtime", "http://127.0.0.1:9/v1"], (4, 8), outside)
     assert not [*there.glob("exports/fake.releases/*/evidence")]
 
 
