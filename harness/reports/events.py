@@ -200,7 +200,7 @@ class RunProgress:
             if self.running
             else f"last event at {self.heard:%Y-%m-%d %H:%M:%S} UTC"
         )
-        way = "" if self.running or self.ended else "; harness run resumes and reuses cached answers"
+        way = "" if self.running or self.ended else "; run it again: it resumes and reuses cached answers"
         return f"{self.state}: {', '.join(filter(None, [*at, done, heard]))}{way}"
 
 

@@ -34,10 +34,10 @@ def suggest_next_step(run: Run, folder: Path) -> NextStep | None:
     if v.outcome is Outcome.PASS or not v.blocks_release:
         return _after_pass(run, folder, shown)
     if v.outcome is Outcome.ERROR:
-        return NextStep(f'Read why "{v.gate}" could not be decided.', _command("show", str(shown)))
+        return NextStep(f'Correct what kept "{v.gate}" from a decision, and run again: {v.why}', "")
     if v.outcome is Outcome.INCONCLUSIVE and (rows := verdict_text.format_sample_size(v)):
         where = f" of {v.driver}" if v.slices else ""
-        return NextStep(f'Add rows{where} for "{v.gate}": {rows}.', "")
+        return NextStep(f'Add rows{where} for "{v.gate}", or choose a wider claim beforehand: in all, {rows}.', "")
     if v.lost_count:
         what = f'Read the {count_noun(v.lost_count, "row")} that "{v.gate}" lost.'
         return NextStep(what, _command("show", str(shown), "--flips"))
@@ -49,9 +49,12 @@ def _after_pass(run: Run, folder: Path, shown: Path) -> NextStep | None:
     if exports:
         verify, promote = (_command(verb, str(exports[0])) for verb in ("verify", "promote"))
         return NextStep("Verify the export, then make it the release.", f"{verify} && {promote}")
-    if run.is_of_scored_rows and (folder / BUNDLE).is_dir():
-        return NextStep("Anybody can decide these gates again.", _command("verify", str(shown / BUNDLE), "--recompute"))
-    return None
+    if not run.is_of_scored_rows:
+        return None
+    if (folder / BUNDLE).is_dir():
+        again = _command("verify", str(shown / BUNDLE), "--recompute")
+        return NextStep("Nothing is left to do here. To let others check the decision:", again)
+    return NextStep("Nothing is left to do here; so many rows are kept in no evidence that others could check.", "")
 
 
 def _command(*words: str) -> str:

@@ -16,6 +16,7 @@ from harness.records.figures import NONE, verdict_figures
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
 from harness.reports import summary
+from harness.reports.next_step import suggest_next_step
 from harness.reports.run_folder import prompt_of
 from harness.reports.run_folder import read_rows as read_answers
 from harness.texts.escaping import printable
@@ -37,6 +38,9 @@ def run_html(run: Run) -> str:
     told = f"<p><b>{glyph} {_text(summary.verdict_sentence(run))}</b></p>"
     told += "".join(f"<p>{_text(line)}</p>" for line in lines if line)
     told += "".join(_table(run, verdicts) for verdicts in (ships, others) if verdicts)
+    told += f"<p>Bounds are one-sided, at {100 * (1 - run.alpha):g}% confidence each.</p>" if run.verdicts else ""
+    step = suggest_next_step(run, Path(run.folder)) if run.folder else None
+    told += f"<p>{_text(step.what)} <code>{_text(step.command)}</code></p>" if step else ""
     told += _folded(rest) + _link(run)
     for point in importlib.metadata.entry_points(group=DRAWS):
         with suppress(Exception, SystemExit):  # what fails to draw is left out

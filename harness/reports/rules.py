@@ -163,10 +163,12 @@ def _waiver_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
 def _would_be(gate: str, now: Run, before: Run) -> Iterator[str]:
     """Yield what a gate would have come to at its earlier limit, by today's bounds at the same level."""
     old = {v.candidate: v for v in before.verdicts if v.gate == gate}
-    for v in (v for v in now.verdicts if v.gate == gate and v.candidate in old):
-        outcome = _outcome_at(v, old[v.candidate].threshold) if v.alpha == old[v.candidate].alpha else None
-        if outcome and outcome is not v.outcome:
-            yield f"with the earlier limit {v.candidate} would be {outcome}"
+    same = [v for v in now.verdicts if v.gate == gate and v.candidate in old and v.alpha == old[v.candidate].alpha]
+    found = {v.candidate: outcome for v in same if (outcome := _outcome_at(v, old[v.candidate].threshold))}
+    moved = {v.candidate for v in same if found.get(v.candidate, v.outcome) is not v.outcome}
+    yield from (f"with the earlier limit {name} would be {found[name]}" for name in found if name in moved)
+    if found and not moved:
+        yield "with the earlier limit the verdict is the same"
 
 
 def _outcome_at(v: Verdict, limit: float | None) -> Outcome | None:

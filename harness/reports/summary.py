@@ -129,14 +129,17 @@ def _decision(run: Run) -> str:
     shipping, why = _shipping(run, gates)
     if not shipping:
         refuted = any(v.blocks_release and v.outcome is Outcome.FAIL for v in gates)
-        claim = f"the claim {'does not hold' if refuted else 'is not proven'} on these rows"
+        one, several = ("does not hold", "do not hold") if refuted else ("is not proven", "are not proven")
+        claim = f"the claim {one}" if run.gates == 1 else f"the claims {several}"
+        claim += " on these rows"
         return f"{claim if run.is_of_scored_rows else 'nothing ships'}: {why}"
     decide, others = [v for v in gates if v.decides], [v for v in gates if not v.decides]
     passed = sum(v.outcome is Outcome.PASS for v in decide)
     left = [v for v in decide if v.outcome is not Outcome.PASS]  # and yet keeps nothing from shipping
     waived, warned = [v for v in left if v.waived], [v for v in left if not v.blocking and not v.waived]
     other = [v for v in left if v not in waived and v not in warned]
-    may = "the claim holds on these rows" if run.is_of_scored_rows else f"{join_names(shipping)} may ship"
+    holds = "the claim holds" if run.gates == 1 else "the claims hold"
+    may = f"{holds} on these rows" if run.is_of_scored_rows else f"{join_names(shipping)} may ship"
     parts = [f"{may}: {passed} of {_count(len(decide), 'gate')} passed"]
     parts += [f"{_number(len(waived))} {'is' if len(waived) == 1 else 'are'} waived"] if waived else []
     parts += _tally(warned, of=("that only warns", "that only warn"))

@@ -25,7 +25,15 @@ from harness_report.gates import (
 )
 from harness_report.history import MOST, PastRun, run_rows, trend_charts
 from harness_report.metrics import tradeoff_of_runs
-from harness_report.page import FILE, fill_template, folder_name, has_changed_answers, headline_text
+from harness_report.page import (
+    FILE,
+    fill_template,
+    folder_name,
+    has_changed_answers,
+    headline_text,
+    next_step,
+    trust_line,
+)
 from harness_report.pairs import LOST, WON
 from harness_report.reading import LoadedRun
 from harness_report.svg import FAIL, OPEN, PASS, Interval, draw_svg, make_axis, strip_spec
@@ -59,6 +67,8 @@ def _page(kept: LoadedRun, c: RunComparison | None, past: Sequence[PastRun]) -> 
         "facts": facts,
         "ours": kept.ours,
         "sure": format_confidence(kept.run.alpha),
+        "trust": trust_line(kept.run),
+        "step": next_step(kept),
     }
     page |= {"compared": c, "past": past, "lead": [], "notes": [], "rules": c.rules if c else []}
     if c:

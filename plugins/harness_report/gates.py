@@ -233,7 +233,7 @@ def headline_gates(kept: LoadedRun) -> list[SimpleNamespace]:
     close = "The closest gate" if driver and driver.outcome == "PASS" else "The deciding gate"
     turns = [(f"{close}: ", driver)] if driver and driver.estimate is not None else []
     if gain and gain is not driver:
-        turns.insert(0 if close == "The closest gate" else 1, ("Largest gain: ", gain))
+        turns.insert(0 if close == "The closest gate" else 1, ("The gate with the largest gain: ", gain))
     found = []
     for title, v in turns:
         axis, part = shared_axes([kept])(kept, v), strip_interval(v)

@@ -48,7 +48,7 @@ def _section(
     before = Counter(_texts(p.theirs) for p in pairs.rows if _is_wrong(kept, evaluation, p.theirs))
     labels = {fold_case(str(row["target"])) for row in kept.rows(kept.ours, evaluation).values() if row.get("target")}
     kinds = Counter(_kind(*pair, labels) for pair in texts.values())
-    told = ", ".join(f"{kinds[kind]:,} {name}" for kind, name in KINDS.items() if kinds[kind])
+    told = ", ".join(f"{name} ({kinds[kind]:,})" for kind, name in KINDS.items() if kinds[kind])
     found = []
     for pair, n in Counter(texts.values()).most_common(MOST_MISTAKES):
         if n < FEWEST_ROWS:
@@ -63,7 +63,7 @@ def _section(
         ))  # fmt: skip
     summary = f"{count_noun(len(texts), 'row')} of {total:,} wrong: {told}."
     if not kept.has_all_rows(evaluation):
-        summary = f"{count_noun(len(texts), 'wrong row')} among the {total:,} that were written: {told}."
+        summary = f"{count_noun(len(texts), 'wrong row')} among the {total:,} rows that are kept here: {told}."
     return SimpleNamespace(name=evaluation, said=summary, rows=found, theirs=pairs.theirs if pairs.rows else "")
 
 

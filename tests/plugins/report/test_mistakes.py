@@ -56,7 +56,7 @@ def page(project: Project) -> str:
 def test_wrong_answers_stand_by_what_was_expected(page: str) -> None:
     """The commonest pair comes first, with how many rows the candidate lost, and how many the base had."""
     section = re.findall(r'id="sec-wrong">(.*?)</section>', page, re.DOTALL)[0]
-    assert "15 rows of 90 wrong: 3 empty, 1 cut short, 11 another label." in html.unescape(section)
+    assert "15 rows of 90 wrong: empty (3), cut short (1), another label (11)." in html.unescape(section)
     cells = [re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", section)]
     assert cells == ["aaa", "bbb", "another label", "11", "9", "2", "bbb", "(empty)", "empty", "3", "3", "0"]
 

@@ -239,7 +239,7 @@ def test_head_has_gain_and_what_no_gate_says(ran: Path) -> None:
     text = head(render_run(replace(kept, run=replace(kept.run, changes=(lost,)))))
     gain = next(v for v in kept.run.verdicts if v.gate == "better" and v.candidate == "merged")
     gained = formatting.format_on_scale(gain.estimate, OnScale("proportion"), versus=True)
-    assert f"Largest gain: better{gained}" in text
+    assert f"The gate with the largest gain: better{gained}" in text
     assert (
         "Losses no gate covers: adapter to merged−0.100exact match on qa 0.900 to 0.800, −0.100 [−0.190, −0.020]"
     ) in text
@@ -550,7 +550,7 @@ def test_two_runs_are_compared_row_by_row(two: tuple[Path, Path], project: Proje
     outcome = project.harness("compare", *map(str, two), "--json")
     found = json.loads(outcome.out)
     (metric,) = [m for m in found["metrics"] if m["metric"] == "qa.exact_match"]
-    assert (metric["lost_count"], metric["won_count"], metric["method"], metric["n"]) == (8, 3, "McNemar mid-p", 60)
+    assert (metric["lost_count"], metric["won_count"], metric["method"], metric["n"]) == (8, 3, "McNemar unconditional", 60)
     assert metric["estimate"] == pytest.approx(-5 / 60) and metric["reading"] == "not significantly different"
     assert {"key": "train.skill", "now": "0.9", "before": "0.5"} in found["settings"]
     text, markdown = (project.harness("compare", *map(str, two), "--format", f).out for f in ("text", "markdown"))
