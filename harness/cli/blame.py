@@ -1,0 +1,89 @@
+"""`harness blame`: which training rows may have made a gate fail, and whether training without them shows it."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cli.options import add_plugin_option, parse_run_options, set_command
+from harness.errors import ExitCode
+from harness.texts.counts import count_noun
+
+if TYPE_CHECKING:
+    from harness.cause.blame import Blame
+    from harness.cli.screen import Screen
+
+SHOWN = 10  # lost rows and groups
+LONGEST = 160  # characters of a text
+NO_CLAIM = "a list to read, no claim"
+
+
+def blame(parser: ArgumentParser) -> None:
+    """name training rows that may have made a gate fail"""
+    examples = ("harness blame reports/qa-… --gate 'no forgetting: capitals'",)
+    set_command(parser, _blame, *examples)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder of a suite that trained")
+    parser.add_argument("--gate", required=True, metavar="ID", help="the gate that did not pass")
+    number = parser.add_mutually_exclusive_group()
+    number.add_argument("--rows", type=int, metavar="N", help="number of suspects (default: 10)")
+    number.add_argument("--share", type=float, metavar="S", help="suspects as a share of the training rows")
+    kinds = "suspect the first of these groups, and not rows: source, group, template, answer"
+    number.add_argument("--by", type=_kinds, default=(), metavar="KIND,…", help=kinds)
+    add_plugin_option(parser)
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    from harness.cause.suspects import KINDS
+
+    kinds = tuple(text.split(","))
+    if odd := [kind for kind in kinds if kind not in KINDS]:
+        raise ArgumentTypeError(f'"{odd[0]}" is not one of {", ".join(KINDS)}')
+    return kinds
+
+
+def _blame(args: Namespace) -> int:
+    from harness.cause.blame import Asked, find_suspects
+    from harness.cli.terminal import Terminal
+
+    terminal = Terminal()
+    try:
+        asked = Asked(args.gate, args.rows, args.share, args.by)
+        found = find_suspects(args.run, asked, replace(parse_run_options(args), listeners=(terminal,)))
+    finally:
+        terminal.clear_progress()
+    args.document = {
+        "run": str(found.folder), "gate": found.verdict.gate, "candidate": found.verdict.candidate, "claim": NO_CLAIM,
+        "choosing": found.rows.choosing, "confirming": len(found.rows.confirming), "trained": found.trained,
+        "lost": [asdict(row) for row in found.rows.lost], "suspects": [asdict(row) for row in found.suspects],
+        "groups": [asdict(group) for group in found.groups],
+    }  # fmt: skip
+    if not args.json:
+        _print_suspects(terminal, found)
+    return ExitCode.OK
+
+
+def _print_suspects(screen: Screen, found: Blame) -> None:
+    """Print the lost rows that choose, the suspects beside them, and groups of training rows."""
+    rows = found.rows
+    lost = f"{len(rows.lost)} of the {count_noun(rows.choosing, 'row')} that choose"
+    screen.print_line(f'gate "{found.verdict.gate}" on {found.verdict.candidate}: {NO_CLAIM}', "bold")
+    screen.print_line(f"lost  {lost}; the other {len(rows.confirming)} were not looked at", "bold")
+    for row in rows.lost[:SHOWN]:
+        screen.print_line(f"  {row.id}  {_brief(row.prompt)}", hang=4)
+        screen.print_line(f"    answered {_brief(row.answer)}, wanted {_brief(row.target)}", hang=4)
+    screen.print_line(f"suspects  {len(found.suspects)} of {count_noun(found.trained, 'training row')}", "bold")
+    for one in found.suspects:
+        told = f"{_brief(one.prompt)} -> {_brief(one.answer)}" if one.prompt else _brief(one.answer)
+        screen.print_line(f"  {one.score:.3f}  {one.source} row {one.number}  {told}", hang=9)
+    screen.print_line("groups  by how far their rows lie above all rows, in standard errors", "bold")
+    for group in found.groups[:SHOWN]:
+        named = f"{group.kind} {_brief(group.value)}  {count_noun(len(group.numbers), 'row')}"
+        screen.print_line(f"  {group.score:5.1f}  {named}", hang=9)
+
+
+def _brief(text: str) -> str:
+    from harness.evaluation.checks import quote_text
+
+    return quote_text(text, LONGEST)
