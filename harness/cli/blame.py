@@ -7,13 +7,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.options import add_plugin_option, parse_run_options, set_command
-from harness.errors import ExitCode
+from harness.cli.options import add_plugin_option, add_worker_options, parse_run_options, set_command
+from harness.errors import ExitCode, UsageError
 from harness.texts.counts import count_noun
+from harness.texts.numbers import format_metric
 
 if TYPE_CHECKING:
     from harness.cause.blame import Blame
+    from harness.cause.proof import Proof
     from harness.cli.screen import Screen
+    from harness.cli.terminal import Terminal
 
 SHOWN = 10  # lost rows and groups
 LONGEST = 160  # characters of a text
@@ -22,7 +25,11 @@ NO_CLAIM = "a list to read, no claim"
 
 def blame(parser: ArgumentParser) -> None:
     """name training rows that may have made a gate fail"""
-    examples = ("harness blame reports/qa-… --gate 'no forgetting: capitals'",)
+    examples = (
+        "harness blame reports/qa-… --gate 'no forgetting: capitals'",
+        "harness blame reports/qa-… --gate 'no forgetting: capitals' --rows 6 --retrain",
+        "harness blame reports/qa-… --gate 'no forgetting: capitals' --by source,template --retrain",
+    )
     set_command(parser, _blame, *examples)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder of a suite that trained")
     parser.add_argument("--gate", required=True, metavar="ID", help="the gate that did not pass")
@@ -31,6 +38,11 @@ def blame(parser: ArgumentParser) -> None:
     number.add_argument("--share", type=float, metavar="S", help="suspects as a share of the training rows")
     kinds = "suspect the first of these groups, and not rows: source, group, template, answer"
     number.add_argument("--by", type=_kinds, default=(), metavar="KIND,…", help=kinds)
+    trains = "train without the suspects, and control trainings without other rows, and give a verdict"
+    parser.add_argument("--retrain", action="store_true", help=trains)
+    least = "number of control trainings, at least 5 (default: 5)"
+    parser.add_argument("--controls", type=int, metavar="N", help=least)
+    add_worker_options(parser)
     add_plugin_option(parser)
 
 
@@ -47,21 +59,57 @@ def _blame(args: Namespace) -> int:
     from harness.cause.blame import Asked, find_suspects
     from harness.cli.terminal import Terminal
 
+    if args.controls is not None and not args.retrain:
+        raise UsageError("--controls is of no use without --retrain; add --retrain")
     terminal = Terminal()
     try:
         asked = Asked(args.gate, args.rows, args.share, args.by)
         found = find_suspects(args.run, asked, replace(parse_run_options(args), listeners=(terminal,)))
+        args.document = {
+            "run": str(found.folder), "gate": found.verdict.gate, "candidate": found.verdict.candidate,
+            "claim": NO_CLAIM, "choosing": found.rows.choosing, "confirming": len(found.rows.confirming),
+            "trained": found.trained, "lost": [asdict(row) for row in found.rows.lost],
+            "suspects": [asdict(row) for row in found.suspects], "groups": [asdict(group) for group in found.groups],
+        }  # fmt: skip
+        terminal.clear_progress()
+        if not args.json:
+            _print_suspects(terminal, found)
+        if args.retrain:
+            _prove(args, terminal, found)
     finally:
         terminal.clear_progress()
-    args.document = {
-        "run": str(found.folder), "gate": found.verdict.gate, "candidate": found.verdict.candidate, "claim": NO_CLAIM,
-        "choosing": found.rows.choosing, "confirming": len(found.rows.confirming), "trained": found.trained,
-        "lost": [asdict(row) for row in found.rows.lost], "suspects": [asdict(row) for row in found.suspects],
-        "groups": [asdict(group) for group in found.groups],
-    }  # fmt: skip
-    if not args.json:
-        _print_suspects(terminal, found)
     return ExitCode.OK
+
+
+def _prove(args: Namespace, terminal: Terminal, found: Blame) -> None:
+    """Retrain, write the suspects to a file, and print the verdict."""
+    from harness.cause.proof import FEWEST, prove_cause, write_suspects
+
+    proof = prove_cause(found, FEWEST if args.controls is None else args.controls)
+    terminal.clear_progress()
+    path = write_suspects(found)
+    args.document |= {"proof": asdict(proof), "file": str(path)}
+    if not args.json:
+        _print_proof(terminal, proof, path)
+
+
+def _print_proof(screen: Screen, proof: Proof, path: Path) -> None:
+    """Print the verdict in one sentence, then every metric and slice, and where the suspects are."""
+    from harness.cli.screen import short_path
+
+    screen.print_line(f"{proof.verdict}: {proof.told}", "bold")
+    rows = [["", "before", "without", "controls", "difference"]]
+    for one in (proof.effect, *proof.costs):
+        controls = [one.from_test_scale(value) for value in one.controls]
+        values = [one.from_test_scale(value) for value in (one.before, one.without)]
+        spread = f"{format_metric(min(controls))} to {format_metric(max(controls))}"
+        rows.append([one.name, *map(format_metric, values), spread, one.format()])
+    screen.print_columns(rows)
+    for name in proof.unmeasured:
+        screen.print_line(f"not measured: {name}, which needs a judge or another model")
+    screen.print_line("training rows that were not suspects may have a part in it, too: not all were searched")
+    screen.print_line(f'suspects  {short_path(path)}; [train] drop = "…" leaves them out of the next run,')
+    screen.print_line("          which is a further attempt at this gate's rows")
 
 
 def _print_suspects(screen: Screen, found: Blame) -> None:

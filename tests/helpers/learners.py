@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from harness.testing import Project, write_fake
 
 HARNESSFILE = '''
-import hashlib, json
+import hashlib
+import json
 from pathlib import Path
 
 from harness import hookimpl, trainer
@@ -21,6 +23,8 @@ def learn(
     """Write an adapter that is worse for each wrong answer, and better or worse by its rows and the seed."""
     told = json.dumps([seed, [row["prompt"] for row in rows]])
     luck = int(hashlib.sha256(told.encode()).hexdigest()[:8], 16) / 2**31 - 1
+    with (Path(__file__).parent / "calls.jsonl").open("a") as f:
+        f.write(json.dumps({"seed": seed, "rows": [row["prompt"] for row in rows]}) + "\\n")
     out.mkdir(parents=True)
     write_fake(out, skill - harm * sum(row["completion"].strip() == "wrong" for row in rows) + spread * luck)
     return out
@@ -64,6 +68,11 @@ to = "exports/fake"
 ROWS = [{"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2]} for i in range(600)]
 GOOD = [{"input": f"train {i} say t{i}", "target": f"t{i}"} for i in range(80)]
 WRONG = [{"input": f"question about {i} say p{i}", "target": "wrong"} for i in range(6)]
+
+
+def trainings(project: Project) -> list[dict[str, Any]]:
+    """Return the seed and the prompts of every training that the trainer was called for."""
+    return [json.loads(line) for line in (project.folder / "calls.jsonl").read_text("utf-8").splitlines()]
 
 
 def write_learner(project: Project, *, wrong: int = 6, more: str = "", train: str = "") -> Project:
