@@ -9,7 +9,7 @@ from typing import NamedTuple
 from harness.stats.arrays import np, special
 
 
-class ControlDifference(NamedTuple):
+class ControlGap(NamedTuple):
     """How far a training lies from the mean of its controls, and one-sided bounds at alpha each."""
 
     estimate: float
@@ -17,7 +17,7 @@ class ControlDifference(NamedTuple):
     upper: float
 
 
-def compare_with_controls(value: float, controls: Sequence[float], rows_error: float, alpha: float) -> ControlDifference:
+def compare_with_controls(value: float, controls: Sequence[float], rows_error: float, alpha: float) -> ControlGap:
     """Return how far a training's metric lies from the mean of at least two control trainings.
 
     The reach over trainings is Student's t of one more draw from where the controls are from, with their spread; that
@@ -27,7 +27,7 @@ def compare_with_controls(value: float, controls: Sequence[float], rows_error: f
     spread = math.sqrt(float(np.var(controls, ddof=1)) * (1 + 1 / k))
     reach = math.hypot(-float(special.stdtrit(k - 1, alpha)) * spread, -float(special.ndtri(alpha)) * rows_error)
     estimate = value - math.fsum(controls) / k
-    return ControlDifference(estimate, estimate - reach, estimate + reach)
+    return ControlGap(estimate, estimate - reach, estimate + reach)
 
 
 def cluster_error(differences: Sequence[float], weights: Sequence[float], clusters: Sequence[str]) -> float:
