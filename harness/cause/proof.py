@@ -69,6 +69,7 @@ class Proof:
     costs: Sequence[Effect]
     variants: Sequence[Variant]
     unmeasured: Sequence[str]
+    reproduced: bool  # whether the run's own training made the weights of the run
 
 
 def prove_cause(found: Blame, controls: int) -> Proof:
@@ -136,7 +137,8 @@ def _prove(found: Blame, variants: Sequence[Variant]) -> Proof:
     passed = sum(one.outcome is Outcome.PASS for one in outcomes[2:])
     verdict = judge(effect, others, outcomes[1].outcome, passed)
     told = describe(verdict, effect, others, len(found.suspects), outcomes[1].outcome, passed)
-    return Proof(verdict, told, outcomes[1].outcome, passed, effect, others, variants, unmeasured)
+    same = refs[0].digest == found.verdict.digest
+    return Proof(verdict, told, outcomes[1].outcome, passed, effect, others, variants, unmeasured, same)
 
 
 def judge(effect: Effect, costs: Sequence[Effect], gate: Outcome, passed: int) -> CauseVerdict:

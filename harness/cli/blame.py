@@ -107,9 +107,12 @@ def _print_proof(screen: Screen, proof: Proof, path: Path) -> None:
     screen.print_columns(rows)
     for name in proof.unmeasured:
         screen.print_line(f"not measured: {name}, which needs a judge or another model")
-    screen.print_line("training rows that were not suspects may have a part in it, too: not all were searched")
-    screen.print_line(f'suspects  {short_path(path)}; [train] drop = "…" leaves them out of the next run,')
-    screen.print_line("          which is a further attempt at this gate's rows")
+    if not proof.reproduced:
+        what = "the same training made other weights than in the run, since its data or its libraries have changed"
+        screen.print_line(f"note: {what}", "yellow")
+    screen.print_line("not every training row was searched: others may have a part in it, too")
+    screen.print_line(f"suspects  {short_path(path)}", hang=10)
+    screen.print_line('next      [train] drop = "…" leaves them out; that run is a further attempt', hang=10)
 
 
 def _print_suspects(screen: Screen, found: Blame) -> None:
@@ -124,7 +127,7 @@ def _print_suspects(screen: Screen, found: Blame) -> None:
     screen.print_line(f"suspects  {len(found.suspects)} of {count_noun(found.trained, 'training row')}", "bold")
     for one in found.suspects:
         told = f"{_brief(one.prompt)} -> {_brief(one.answer)}" if one.prompt else _brief(one.answer)
-        screen.print_line(f"  {one.score:.3f}  {one.source} row {one.number}  {told}", hang=9)
+        screen.print_line(f"  {one.score:.3f}  training row {one.number}, {one.source}  {told}", hang=9)
     screen.print_line("groups  by how far their rows lie above all rows, in standard errors", "bold")
     for group in found.groups[:SHOWN]:
         named = f"{group.kind} {_brief(group.value)}  {count_noun(len(group.numbers), 'row')}"

@@ -55,6 +55,7 @@ def test_a_cause_is_confirmed_by_trainings(project: Project) -> None:
         "without 6 rows the gate holds on 284 rows that did not choose: qa.exact_match +0.2"
     )
     assert "beyond 5 control trainings; no cost of another metric or of a slice is proven" in proof["told"]
+    assert proof["reproduced"] is True
     first, without, *controls = trainings(project)
     assert len(controls) == 5
     assert without["seed"] == first["seed"] and {*first["rows"]} - {*without["rows"]} == PROMPTS
@@ -173,6 +174,17 @@ def test_too_few_controls_are_refused(project: Project, flags: tuple[str, ...], 
     folder = write_learner(project).run("--no-export").report.folder
     outcome = project.harness("blame", folder, "--gate", "no forgetting", *flags)
     assert (outcome.code, why in outcome.err, len(trainings(project))) == (4, True, 1), outcome.err
+
+
+@pytest.mark.slow
+def test_data_that_changed_since_the_run_is_told(project: Project) -> None:
+    """The run's training is another one then, and a person has to know."""
+    folder = write_learner(project).run("--no-export").report.folder
+    project.write({"train.jsonl": GOOD[:39]})
+    outcome = project.harness("blame", folder, "--gate", "no forgetting", "--rows", "6", "--retrain")
+    assert "note: the same training made other weights than in the run" in outcome.out
+    assert "CAUSE CONFIRMED: without 6 rows the gate holds" in outcome.out
+    assert 'next      [train] drop = "…" leaves them out' in outcome.out
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ def test_lost_rows_and_suspects_are_printed_beside_each_other(project: Project) 
     assert (
         out.index("lost  ") < out.index('answered "wrong", wanted "w') < out.index("suspects  10 of 86 training rows")
     )
-    assert "more.jsonl row 61" in out and 'answer "wrong"  6 rows' in out
+    assert "training row 61, more.jsonl" in out and 'answer "wrong"  6 rows' in out
     assert "cause" not in out.lower()
 
 
