@@ -91,6 +91,17 @@ def test_by_suspects_a_whole_group(project: Project) -> None:
     assert {group["kind"] for group in told["groups"]} == {"answer"}
 
 
+def test_options_of_the_run_are_those_of_blame(project: Project) -> None:
+    """What --set changed is changed again; of a gate without a baseline the rows that fail it are lost."""
+    suite = write_learner(project, more='[[gate]]\nid = "floor"\nmetric = "qa.exact_match"\nmin = 0.8\n')
+    folder = suite.run("--no-export", "--set", "train.harm=0.06").report.folder
+    outcome = project.harness("blame", folder, "--gate", "floor", "--rows", "6", "--json")
+    assert outcome.code == 0, outcome.err
+    told = json.loads(outcome.out)
+    assert [row["answer"] for row in told["suspects"] + told["lost"]] == ["wrong"] * (6 + len(told["lost"]))
+    assert len(told["lost"]) > len(told["suspects"])
+
+
 @pytest.mark.parametrize(
     ("flags", "why"),
     [
