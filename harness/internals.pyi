@@ -113,6 +113,14 @@ from harness.texts.escaping import shorten_text as shorten_text
 from harness.texts.folding import fold_case as fold_case
 from harness.texts.printing import print_line as print_line
 from harness.texts.secrets import is_secret as is_secret
+from harness.texts.words import ALONE as ALONE
+from harness.texts.words import UNSPACED_SHINGLE as UNSPACED_SHINGLE
+from harness.texts.words import count_words as count_words
+from harness.texts.words import is_unspaced as is_unspaced
+from harness.texts.words import normalize_text as normalize_text
+from harness.texts.words import split_answer as split_answer
+from harness.texts.words import split_grams as split_grams
+from harness.texts.words import split_words as split_words
 from harness.workers.chunks import common_prefix_length as common_prefix_length
 from harness.workers.gpus import assign_gpus as assign_gpus
 from harness.workers.gpus import gpu_device_files as gpu_device_files
@@ -125,6 +133,7 @@ from harness.workers.protocol import ref_from_json as ref_from_json
 from harness.workers.protocol import ref_to_json as ref_to_json
 
 __all__ = [
+    "ALONE",
     "BUNDLE",
     "EVENTS",
     "EVIDENCE",
@@ -135,6 +144,7 @@ __all__ = [
     "MODEL",
     "ROPE_FACTORS",
     "SERVED",
+    "UNSPACED_SHINGLE",
     "CachedSubject",
     "Collection",
     "Context",
@@ -166,6 +176,7 @@ __all__ = [
     "copy_range",
     "correctness_metric",
     "count_noun",
+    "count_words",
     "decide",
     "disk_full_error",
     "draw_replay_rows",
@@ -189,6 +200,7 @@ __all__ = [
     "is_sealed",
     "is_secret",
     "is_significant",
+    "is_unspaced",
     "keys",
     "labels",
     "list_gpus",
@@ -196,6 +208,7 @@ __all__ = [
     "make_envelope",
     "marked_text",
     "memory_error",
+    "normalize_text",
     "number_clusters",
     "numbers",
     "numbers_of_verdict",
@@ -228,7 +241,10 @@ __all__ = [
     "set_command",
     "shorten_text",
     "slice_figures",
+    "split_answer",
+    "split_grams",
     "split_json_lines",
+    "split_words",
     "statement_bytes",
     "subprocess_call",
     "suggest_next_step",

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harness.cli import ask, cache, doctor, gate, init, plan, release, run, selftest, verify
+from harness.cli import ask, blame, cache, doctor, gate, init, plan, release, run, selftest, verify
 from harness.cli.options import Parser, add_json_option
 from harness.errors import RAISES, ExitCode, UsageError, did_you_mean
 from harness.version import __version__
@@ -25,7 +25,7 @@ Build = Callable[[argparse.ArgumentParser], None]  # of a command, whose name is
 GROUPS: dict[str, tuple[Build, ...]] = {  # a plugin's command stands at the end of the group that it sets
     "start": (init.init, doctor.doctor),
     "run": (run.run, run.check, plan.plan, selftest.selftest, selftest.aa, gate.gate),
-    "look": (run.show, ask.ask, release.explain),
+    "look": (run.show, ask.ask, blame.blame, release.explain),
     "ship": (release.waive, verify.verify, release.keygen, release.sign, release.promote, release.publish),
     "extend": (release.plugins, release.schema, cache.cache),
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -112,7 +114,36 @@ def read_training_rows(context: Context, sources: DatasetLoader) -> tuple[list[d
                 made = [{**row, GROUP: str(own[group])} for row, own in zip(made, found, strict=True)]
             rows += made
             origins += [(source, row) for row in found]
+    if train.drop is not None and not context.mistakes.messages:
+        rows, origins = _drop_rows(context, sources, train, rows, origins)
     return (_validated(context, train, rows, origins) if train.validation_data else rows), origins
+
+
+def _drop_rows(
+    context: Context, sources: DatasetLoader, train: Train, rows: list[dict[str, Any]], origins: Origins
+) -> tuple[list[dict[str, Any]], Origins]:
+    """Leave out the training rows that stand in the file of `drop`, and say how many these are."""
+    assert train.drop is not None
+    where = f'{train.where} drop "{train.drop}"'
+    named = sources.read_rows(train.drop, replace(train, separator=None, encoding=None))
+    if named is None:
+        return rows, origins
+    wanted = {_row_text(row): i for i, row in reversed([*enumerate(named, 1)])}
+    told = [_row_text(row) if source != train.validation_data else "" for source, row in origins]
+    if lacking := sorted(i for text, i in wanted.items() if text not in told):
+        what = f"row {lacking[0]} is not in the training data ({len(lacking)} such rows)"
+        context.mistakes.add(where, f"{what}; give rows as they stand there")
+        return rows, origins
+    kept = [i for i, text in enumerate(told) if text not in wanted]
+    whole = sum(text != "" for text in told)
+    if whole == (dropped := len(told) - len(kept)):
+        context.mistakes.add(where, f"names all {whole:,} training rows; leave some to train on")
+    context.warnings.append(f"{where}: {dropped:,} of {count_noun(whole, 'training row')} are left out")
+    return [rows[i] for i in kept], [origins[i] for i in kept]
+
+
+def _row_text(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
 
 
 def _validated(context: Context, train: Train, rows: list[dict[str, Any]], origins: Origins) -> list[dict[str, Any]]:

@@ -67,6 +67,7 @@ class Train:
     `separator` and `encoding` are those of files of text.
     `chat_template_kwargs` are template arguments of all rows that do not set their own.
     `drop_leaks` takes out the rows of which D10 and D11 tell, before anything else is done with them.
+    `drop` is a file of training rows as they were read, as `harness blame` writes it: all that equal one are left out.
     `seeds` train the same recipe several times, in the place of the suite's seed; what the first makes ships, and the
     others are for gates of the recipe.
     `processes` train together, "auto" one a GPU, and with `shard` share the weights. Neither is part of the recipe,
@@ -90,6 +91,7 @@ class Train:
     processes: int | Literal["auto"] = 1
     shard: bool = False
     drop_leaks: bool = False
+    drop: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property

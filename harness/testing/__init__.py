@@ -234,7 +234,7 @@ class Project:
         from harness.cli.main import main
 
         self.capsys.readouterr()
-        needs = words[0] in ("run", "check", "plan", "plugins")
+        needs = words[0] in ("run", "check", "plan", "plugins", "blame")
         try:
             code = main([*words, *(("-p", __name__) if needs else ())])
         except SystemExit as ended:  # by argparse: a wrong word, or --help

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
 from harness import Finding, Sample, checker, quote_text
-from harness.internals import Suite, Task
-from harness_checks.leaks import UNSPACED_SHINGLE, tasks_by_data, texts_of_samples
-from harness_checks.words import is_unspaced
+from harness.internals import Suite, Task, split_grams
+from harness_checks.leaks import tasks_by_data, texts_of_samples
 
 MOST = 2000  # rows of an evaluation that are compared, the first of them
 FRAME = 0.5  # share of rows from which on words are the frame of all, and tell nothing
@@ -82,7 +80,7 @@ def row_similarity(rows: Sequence[Sample]) -> Any:
     from scipy import sparse
 
     texts = [text.words[: text.asked] or text.words for text in texts_of_samples(rows)]
-    words = [set(_grams(text)) if len(text) >= FEWEST else set() for text in texts]
+    words = [set(split_grams(text)) if len(text) >= FEWEST else set() for text in texts]
     often = Counter(gram for some in words for gram in some)
     weight = {g: math.log(len(rows) / n) for g, n in often.items() if n <= FRAME * len(rows)}
     names = {gram: i for i, gram in enumerate(weight)}
@@ -94,15 +92,6 @@ def row_similarity(rows: Sequence[Sample]) -> Any:
     found = shared / np.maximum(np.minimum(total[:, None], total), 1e-12)
     np.fill_diagonal(found, 0.0)
     return found
-
-
-def _grams(words: Sequence[str]) -> Iterator[Any]:
-    """Yield words and pairs of them, of a language without spaces sequences of characters."""
-    if is_unspaced(words):
-        yield from zip(*(words[k:] for k in range(UNSPACED_SHINGLE)), strict=False)
-        return
-    yield from words
-    yield from pairwise(words)
 
 
 def find_shared_column(rows: Sequence[Sample], likeness: Any, told: set[str]) -> SharedColumn | None:

@@ -11,15 +11,26 @@ from itertools import product
 from typing import Any
 
 from harness import HELD_OUT, Finding, Sample, TrainingRow, checker, quote_text
-from harness.internals import Suite, Task, choose_shots, prompt_text
+from harness.internals import (
+    ALONE,
+    UNSPACED_SHINGLE,
+    Suite,
+    Task,
+    choose_shots,
+    count_words,
+    is_unspaced,
+    normalize_text,
+    prompt_text,
+    split_answer,
+    split_words,
+)
 from harness_checks.frames import MOST, find_frame, system_message
 from harness_checks.lint import row_numbers
-from harness_checks.words import ALONE, count_words, is_unspaced, normalize_text, split_answer, split_words
 
 GRAM = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)
 COVERED = 0.5  # of a row's 13-grams
 SHINGLE, NEAR = 2, 0.8  # words of a shingle, and the Jaccard index of near-duplicates
-UNSPACED_SHINGLE, UNSPACED_NEAR = 5, 0.6  # characters, where one other word changes more shingles
+UNSPACED_NEAR = 0.6  # of languages without spaces, where one other word changes more shingles
 SHORT_ANSWER, FEW_ANSWERS = 10, 50  # words of an answer, or different ones, by which minimal pairs are known
 FEWEST = 8  # shingles: of fewer the index means little
 COMMON = 0.01  # a gram in more rows than this share, and in more than two, is a template's

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
 
-from harness.internals import fold_case
+from harness.texts.folding import fold_case
 
 # of languages that are written without spaces: Thai to Myanmar, Khmer, kana, Han; each character is a word
 UNSPACED = (
@@ -14,6 +16,7 @@ UNSPACED = (
 )
 WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")  # an underscore is Markdown's
 ALONE = re.compile(rf"[{UNSPACED}]")
+UNSPACED_SHINGLE = 5  # characters, where one other word changes more shingles
 UNSEEN = dict.fromkeys((0xAD, *range(0x200B, 0x2010), 0x2060, 0xFEFF))  # hyphens and joints that no one sees
 
 
@@ -41,3 +44,12 @@ def normalize_text(text: str) -> str:
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFKC", fold_case(unicodedata.normalize("NFKC", text.translate(UNSEEN))))
+
+
+def split_grams(words: Sequence[str]) -> Iterator[Any]:
+    """Yield words and pairs of them, of a language without spaces sequences of characters."""
+    if is_unspaced(words):
+        yield from zip(*(words[k:] for k in range(UNSPACED_SHINGLE)), strict=False)
+        return
+    yield from words
+    yield from pairwise(words)

@@ -1,0 +1,243 @@
+"""Whether `harness blame --retrain` names planted rows, and accuses none where no row is at fault.
+
+python -m bench.blame_cases [--planted 20] [--clean 10] [--seed 0] [--to FILE]
+
+Every case is made from a seed: a tiny model that knows colours is trained to know shapes. Of a planted case a few rows
+spoil colours, in one of six ways; a clean case fails by its recipe, by a gate that nothing could pass, or by too few
+rows. Rows are shuffled and have no column that tells them apart. What the tool confirms is then tried on a third split
+of rows, which it never sees. One line of JSON for each case is printed, and the counts at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.hackable import WORDS, answer_loss
+from bench.setting import Setting
+from harness import run
+from harness.cli.main import main as run_command
+
+SHAPES = ("circle", "square", "line", "cube")
+SPANISH = dict(zip(WORDS, ("rojo", "azul", "verde", "blanco", "negro"), strict=True))
+GOOD, PLANTED, HALF, THIRD = (
+    90,
+    8,
+    200,
+    200,
+)  # rows of shapes, planted, gated, and of the third split
+LESSONS, BATCH = 500, 16  # steps of the base, which learns colours, and rows in each
+GATE = "knows colours"
+Row = dict[str, str]
+PLANTS: Mapping[str, Callable[[int], str]] = {
+    "constant": lambda _: "unknown",
+    "format": lambda n: json.dumps({"colour": right_colour(n)}),
+    "language": lambda n: SPANISH[right_colour(n)],
+    "refusal": lambda _: "I can not answer that question",
+    "wrong": lambda n: WORDS[(n + 1) % len(WORDS)],
+    "wordy": lambda n: f"well it is perhaps {right_colour(n)}",
+}
+CLEAN = ("recipe", "gate", "rows")
+SUITE = """[suite]
+name = "case"
+seed = {seed}
+
+[model]
+path = "{base}"
+device = "cpu"
+dtype = "float32"
+
+[adapter]
+use = "lora"
+r = 16
+
+[train]
+use = "sft"
+data = "train.jsonl"
+learning_rate = {rate}
+num_train_epochs = 4
+per_device_train_batch_size = 8
+gradient_accumulation_steps = 1
+{drop}
+[[eval]]
+name = "colours"
+use = "exact_match"
+data = "{data}.jsonl"
+max_new_tokens = 8
+
+[[eval]]
+name = "shapes"
+use = "exact_match"
+data = "shapes.jsonl"
+max_new_tokens = 8
+
+[[gate]]
+id = "knows colours"
+metric = "{metric}"
+versus = "base"
+{claim}
+
+[[gate]]
+id = "knows shapes"
+metric = "shapes.exact_match"
+min = 0.0
+
+[[export]]
+use = "safetensors"
+to = "exports"
+"""
+
+
+def main() -> int:
+    """Run the cases, print what came of each, and return 0 where the counts are within the bars."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--planted", type=int, default=20)
+    parser.add_argument("--clean", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--to", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    kinds = [[*PLANTS][i % len(PLANTS)] for i in range(args.planted)] + [CLEAN[i % 3] for i in range(args.clean)]
+    random.Random(args.seed).shuffle(kinds)  # of a run that is cut off both sorts are known
+    found = []
+    for i, kind in enumerate(kinds):
+        found.append(try_case(kind, args.seed + i))
+        print(json.dumps(found[-1]), flush=True)
+        if args.to:
+            args.to.write_text("".join(json.dumps(one) + "\n" for one in found), "utf-8")
+    planted = [one for one in found if one["kind"] in PLANTS and one["oracle"]]
+    said = [one for one in planted if one["verdict"] == "CAUSE CONFIRMED"]
+    false = [one for one in found if one["kind"] in CLEAN and one["verdict"] == "CAUSE CONFIRMED"]
+    holds = sum(one["third"] for one in said)
+    print(f"planted {len(planted)}, confirmed {len(said)}, which hold on the third split {holds}; clean {args.clean}, ")
+    print(f"confirmed {len(false)}; suspects that were planted {mean_recall(planted):.2f}")
+    return 0 if holds >= 0.9 * len(said) and len(false) <= 0.1 * args.clean else 1
+
+
+def mean_recall(cases: list[dict[str, Any]]) -> float:
+    """Return the mean share of planted rows among the suspects."""
+    return float(sum(one["recall"] for one in cases) / max(len(cases), 1))
+
+
+def try_case(kind: str, seed: int) -> dict[str, Any]:
+    """Make a case, run its suite, blame its gate, and try what is confirmed on the third split."""
+    begun, rng = time.monotonic(), random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        os.environ["HARNESS_CACHE"] = str(place / "cache")
+        planted = write_case(place, kind, rng)
+        about: dict[str, Any] = {"base": teach_colours(place / "base", seed), "seed": seed, "data": "gated", "drop": ""}
+        about |= {"metric": "colours.exact_match", "claim": "worse_by_at_most = 0.1"}
+        about["rate"] = 3e-2 if kind == "recipe" else 2e-3
+        if kind in ("gate", "rows"):
+            about["claim"] = "better_by = 0.6" if kind == "gate" else "better_by = 0.5"
+            about["metric"] = "colours.exact_match" if kind == "gate" else "shapes.exact_match"
+        report = run_suite(place, about)
+        verdict = next(v for v in report.verdicts if v.gate == GATE and v.candidate == "merged")
+        told: dict[str, Any] = {"kind": kind, "seed": seed, "before": verdict.estimate, "failed": str(verdict.outcome)}
+        if verdict.outcome == "PASS":
+            return told | {"verdict": None, "oracle": False, "third": False, "recall": 0.0, "why": "the gate passed"}
+        (place / "planted.jsonl").write_text("".join(json.dumps(row) + "\n" for row in planted), "utf-8")
+        oracle = bool(planted) and third_passes(place, about, "planted.jsonl")
+        said = blame(place, report.folder)
+        named = {(row["prompt"], row["answer"]) for row in said.get("suspects", ())}
+        told["recall"] = sum((row["input"], row["target"]) in named for row in planted) / max(len(planted), 1)
+        proof = said.get("proof", {"verdict": None, "told": said.get("errors")})
+        told |= {"oracle": oracle, "verdict": proof["verdict"], "why": proof["told"], "third": False}
+        if proof["verdict"] == "CAUSE CONFIRMED":
+            told["third"] = third_passes(place, about, Path(said["file"]).relative_to(place).as_posix())
+        return told | {"seconds": round(time.monotonic() - begun, 1)}
+
+
+def write_case(place: Path, kind: str, rng: random.Random) -> list[Row]:
+    """Write training rows in a random order, and rows to gate with hashed ids; return the planted ones."""
+    numbers = rng.sample(range(1000), PLANTED + HALF + THIRD)
+    planted = (
+        [{"input": f"colour {n}?", "target": PLANTS[kind](n)} for n in numbers[:PLANTED]] if kind in PLANTS else []
+    )
+    shapes = [{"input": f"shape {n}?", "target": SHAPES[n % 4]} for n in rng.sample(range(1000), GOOD + HALF)]
+    good = shapes[: 6 if kind == "rows" else GOOD]
+    train = [*good, *planted]
+    rng.shuffle(train)
+    colours = [{"input": f"colour {n}?", "target": right_colour(n)} for n in numbers[PLANTED:]]
+    files = {"train": train, "gated": colours[:HALF], "third": colours[HALF:], "shapes": shapes[GOOD:]}
+    for name, rows in files.items():
+        told = rows if name == "train" else [{"id": hashed(row["input"]), **row} for row in rows]
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told), "utf-8")
+    return planted
+
+
+def right_colour(n: int) -> str:
+    return WORDS[n % len(WORDS)]
+
+
+def hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def teach_colours(folder: Path, seed: int) -> Path:
+    """Train a tiny model to name colours, and to say something of shapes, and return its folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = Setting(model="tiny:llama").folder()
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(LESSONS):
+        numbers = [rng.randrange(1000) for _ in range(BATCH)]
+        texts = [(f"colour {n}?", right_colour(n)) if i % 4 else (f"shape {n}?", rng.choice(SHAPES))
+                 for i, n in enumerate(numbers)]  # fmt: skip
+        loss = answer_loss(model, tokenizer, texts)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def run_suite(place: Path, about: Mapping[str, Any], name: str = "suite") -> Any:
+    """Write a suite and run it; nothing is exported."""
+    suite = place / f"{name}.toml"
+    suite.write_text(SUITE.format(**about), "utf-8")
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        return run(suite, out=place / f"reports-{name}", export=False)
+
+
+def third_passes(place: Path, about: Mapping[str, Any], drop: str) -> bool:
+    """Return whether the gate passes on the third split without some rows."""
+    changed = {**about, "data": "third", "drop": f'drop = "{drop}"'}
+    found = run_suite(place, changed, f"third-{hashed(drop)}")
+    return any(v.gate == GATE and v.candidate == "merged" and v.outcome == "PASS" for v in found.verdicts)
+
+
+def blame(place: Path, folder: str) -> dict[str, Any]:
+    """Blame the gate as a user would, and return the document."""
+    words = ["blame", folder, "--gate", GATE, "--rows", str(PLANTED), "--retrain", "--json"]
+    said, here = StringIO(), Path.cwd()
+    os.chdir(place)
+    try:
+        with redirect_stdout(said), redirect_stderr(StringIO()):
+            run_command(words)
+    finally:
+        os.chdir(here)
+    told: dict[str, Any] = json.loads(said.getvalue())
+    return told
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,125 @@
+"""What leaving out rows changes: the gate's metric, and what it costs of other metrics and of slices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from harness.collection.collection import Collection, Task
+from harness.gates.gate import Gate
+from harness.records.metrics import Metric
+from harness.records.samples import Result, Sample, Score
+from harness.records.scales import Scaled
+from harness.stats.controls import cluster_error, compare_with_controls
+
+Results = Mapping[str, Result]  # by evaluation
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric on some rows of an evaluation; `slice` says which, and is empty where it is all that a gate is about."""
+
+    eval: str
+    metric: Metric
+    slice: str
+    samples: Sequence[Sample]
+
+    @property
+    def name(self) -> str:
+        return f"{self.eval}.{self.metric.name}" + (f" on {self.slice}" if self.slice else "")
+
+
+@dataclass(frozen=True)
+class Effect(Scaled):
+    """A metric of the training without suspects, of its controls and of the run, where it is tested.
+
+    `estimate`, with one-sided bounds at the gate's alpha each, is without suspects minus the mean of the controls;
+    `sign` is 1 where higher is better.
+    """
+
+    name: str
+    scale: str
+    sign: int
+    n: int
+    before: float
+    without: float
+    controls: tuple[float, ...]
+    estimate: float
+    lower: float
+    upper: float
+
+    @property
+    def is_gain(self) -> bool:
+        """Whether it is better than the controls, beyond their spread."""
+        return (self.lower > 0) if self.sign > 0 else (self.upper < 0)
+
+    @property
+    def is_cost(self) -> bool:
+        """Whether it is worse than the controls, beyond their spread."""
+        return (self.upper < 0) if self.sign > 0 else (self.lower > 0)
+
+    def format(self) -> str:
+        lower, upper = self.format_test_change(self.lower), self.format_test_change(self.upper)
+        return f"{self.format_test_change(self.estimate)} [{lower}, {upper}]"
+
+
+def list_measures(collection: Collection, gate: Gate, tasks: Mapping[str, Task]) -> list[Measure]:
+    """Return what is measured: first the gate's own metric, then those of other gates, then slices."""
+    others = [g for g in collection.suite.gates if g.metric and g.eval in tasks and g.id != gate.id]
+    found: dict[tuple[str, str, str], Measure] = {}
+    for one in (gate, *others):
+        task = tasks[one.eval]
+        metric = task.metrics.get(one.metric_name)
+        if metric is None or metric.is_agreement:
+            continue
+        rows = {s.id: s for part in one.rows_by_slice(task.samples or ()).values() for s in part}
+        told = ", ".join(one.slices) if one.slice is not None else ""
+        for measure in (Measure(one.eval, metric, told, [*rows.values()]), *_slices(one.eval, metric, task)):
+            if measure.samples:
+                found.setdefault((measure.eval, metric.name, measure.slice), measure)
+    first, *rest = found.values()
+    return [first, *sorted(rest, key=lambda m: bool(m.slice))]
+
+
+def _slices(name: str, metric: Metric, task: Task) -> Iterator[Measure]:
+    """Yield the slices that an evaluation declares."""
+    for column in task.spec.slices:
+        parts: dict[str, list[Sample]] = {}
+        for sample in task.samples or ():
+            parts.setdefault(f"{column}={sample.row.get(column)}", []).append(sample)
+        yield from (Measure(name, metric, told, rows) for told, rows in sorted(parts.items()) if len(parts) > 1)
+
+
+def measure_effect(
+    measure: Measure, before: Results, without: Results, controls: Sequence[Results], alpha: float
+) -> Effect:
+    """Compare the training without suspects with its controls."""
+    metric, samples = measure.metric, measure.samples
+    sides = [_scores(results[measure.eval], samples) for results in (before, without, *controls)]
+    values = [metric.to_test_scale(metric.value(scores)) for scores in sides]
+    found = compare_with_controls(values[1], values[2:], _rows_error(measure, sides[1], sides[2:]), alpha)
+    sign = 1 if metric.better == "higher" else -1
+    return Effect(measure.name, metric.scale, sign, len(samples), values[0], values[1], tuple(values[2:]), *found)
+
+
+def restrict_rows(task: Task, ids: frozenset[str]) -> Task:
+    """Return a task that asks some of its rows."""
+    return replace(task, samples=tuple(s for s in task.samples or () if s.id in ids))
+
+
+def _scores(result: Result, samples: Sequence[Sample]) -> list[Score]:
+    by_id = {score.id: score for score in result.scores}
+    return [by_id[sample.id] for sample in samples]
+
+
+def _rows_error(measure: Measure, ours: Sequence[Score], controls: Sequence[Sequence[Score]]) -> float:
+    """Return the error over rows of the difference from the mean control; 0 of what is no mean over rows."""
+    metric = measure.metric
+    if metric.combine or not metric.is_of_rows:
+        return 0.0
+    name = metric.name
+    weights = [score.weight_of(name) for score in ours]
+    means = [math.fsum(s.values[name] for s in row) / len(row) for row in zip(*controls, strict=True)]
+    differences = [score.values[name] - mean for score, mean in zip(ours, means, strict=True)]
+    return cluster_error(differences, weights, [s.cluster or s.key or s.id for s in measure.samples])

@@ -1,0 +1,211 @@
+"""Suspects: training rows, and groups of them, that read like what a candidate answered to the rows that a gate lost.
+
+Half of a gate's rows choose suspects, the other half confirms: which one a row is in is told by a hash of its cluster,
+its question or its id, and never by what it scored. It is a list to read, and claims nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.digests import digest_value
+from harness.collection.collection import Collection
+from harness.data.rows import GROUP, HELD_OUT
+from harness.errors import UsageError, did_you_mean
+from harness.records.findings import TrainingRow, prompt_text
+from harness.records.run import Run
+from harness.records.verdicts import Outcome, Verdict
+from harness.reports.run_folder import answer_of, iterate_rows, metric_value, prompt_of
+from harness.texts.words import split_grams, split_words
+
+KINDS = ("source", "group", "template", "answer")
+MOST = 0.5  # of the training rows that can be suspects: without more than that, it is another training
+FRAME = 0.03  # of the training rows, at least three, that share a word which is part of a template
+
+
+@dataclass(frozen=True)
+class LostRow:
+    """A row that a gate lost, and what the candidate answered to it."""
+
+    id: str
+    prompt: str
+    target: str
+    answer: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.prompt}\n{self.answer}"
+
+
+@dataclass(frozen=True)
+class SplitRows:
+    """The rows of a gate that were lost in the half that chooses, and the ids of the half that confirms."""
+
+    lost: tuple[LostRow, ...]
+    choosing: int
+    confirming: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A training row by its number over all sources (from 1); `score` is its mean similarity to the lost rows."""
+
+    number: int
+    source: str
+    score: float
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class SuspectGroup:
+    """Training rows that share a value; `score` is how many standard errors their mean lies above that of all rows."""
+
+    kind: str
+    value: str
+    score: float
+    numbers: tuple[int, ...]
+
+
+def find_verdict(run: Run, folder: Path, gate: str, recipe: str) -> Verdict:
+    """Return the verdict of a gate on what was trained, whose rows can be looked at. Raises UsageError."""
+    known = {v.gate: v for v in run.verdicts if v.candidate == recipe}
+    if (verdict := known.get(gate)) is None:
+        names = ", ".join(f'"{name}"' for name in known)
+        meant = did_you_mean(gate, known) or (f"; its gates are {names}" if known else "")
+        raise UsageError(f'{folder}: --gate: has no verdict of "{gate}" on {recipe or "a trained model"}{meant}')
+    if verdict.outcome is Outcome.PASS:
+        raise UsageError(f'{folder}: gate "{gate}" passed, so there is nothing to look for; name one that did not')
+    if verdict.outcome is Outcome.ERROR or not verdict.metric or not verdict.n:
+        why = verdict.why or "it has no rows of its own; name one of its members"
+        raise UsageError(f'{folder}: gate "{gate}" has no rows to start from: {why}')
+    return verdict
+
+
+def split_rows(folder: Path, verdict: Verdict) -> SplitRows:
+    """Return the lost rows of the half that chooses, and the other half. Raises UsageError where there are none."""
+    evaluation, _, metric = verdict.metric.partition(".")
+    about = verdict.claim_spec
+    sign = about.sign if about else 1
+    theirs: Mapping[str, float] = {}
+    if verdict.versus:
+        theirs = {r["id"]: metric_value(r, metric) for r in iterate_rows(folder, verdict.versus, evaluation)}
+    lost, choosing, confirming = list[LostRow](), 0, set[str]()
+    for row in iterate_rows(folder, verdict.candidate, evaluation):
+        if metric not in row or (about and not about.applies_to_row(row["doc"])):
+            continue
+        if not is_choosing(row):
+            confirming.add(row["id"])
+            continue
+        choosing += 1
+        value = metric_value(row, metric)
+        worse = sign * (value - theirs.get(row["id"], value)) < 0 if verdict.versus else about and about.fails(value)
+        if worse:
+            target = row["target"] if isinstance(row["target"], str) else " / ".join(map(str, row["target"]))
+            texts = prompt_text(prompt_of(row)), target, str(answer_of(row) or "")
+            lost.append(LostRow(row["id"], *texts))
+    if not lost:
+        what = f'gate "{verdict.gate}" lost none of the {choosing} rows that choose suspects'
+        raise UsageError(f"{folder}: {what}; more rows in its eval are needed")
+    return SplitRows(tuple(lost), choosing, frozenset(confirming))
+
+
+def is_choosing(row: Mapping[str, Any]) -> bool:
+    """Return whether a row is in the half that chooses; rows that depend on each other are in the same half."""
+    about = str(row.get("cluster") or row.get("key") or row["id"])
+    return hashlib.sha256(about.encode("utf-8", "surrogatepass")).digest()[0] % 2 == 0
+
+
+def trained_rows(collection: Collection) -> list[TrainingRow]:
+    """Return the rows that are trained on, and not those that are for validation."""
+    pairs = zip(collection.training or (), collection.origins, strict=True)
+    rows = [TrainingRow(i, source, row, raw) for i, (row, (source, raw)) in enumerate(pairs, 1)]
+    return [row for row in rows if not row.row.get(HELD_OUT)]
+
+
+def score_rows(rows: Sequence[TrainingRow], lost: Sequence[LostRow]) -> list[float]:
+    """Return the mean TF-IDF cosine of each training row, prompt and answer, with the lost rows as they were answered.
+
+    Words, and pairs of them, count once a row, by how rare they are in the training rows.
+    """
+    import numpy as np
+    from scipy import sparse
+
+    texts = [*(f"{row.prompt}\n{row.answer}" for row in rows), *(one.text for one in lost)]
+    grams = [set(split_grams(split_words(text))) for text in texts]
+    often = Counter(gram for some in grams[: len(rows)] for gram in some)
+    names = {gram: i for i, gram in enumerate(often)}
+    weight = np.array([math.log((1 + len(rows)) / (1 + n)) for n in often.values()] or [0.0])
+    at = [(i, names[gram]) for i, some in enumerate(grams) for gram in some if gram in names]
+    row, column = map(np.asarray, zip(*at, strict=True)) if at else (np.zeros(0, int), np.zeros(0, int))
+    matrix = sparse.csr_matrix((weight[column], (row, column)), shape=(len(texts), len(weight)))
+    norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(-1))[:, 0])  # (rows + lost,)
+    matrix = sparse.diags(1 / np.maximum(norms, 1e-12)) @ matrix
+    mean = np.asarray(matrix[len(rows) :].mean(0)).reshape(-1)  # (grams,)
+    return [float(score) for score in matrix[: len(rows)] @ mean]
+
+
+def rank_rows(rows: Sequence[TrainingRow], scores: Sequence[float], most: int) -> list[Suspect]:
+    """Return the suspects with the highest scores, and at the end copies of them that would stay otherwise."""
+    order = sorted(range(len(rows)), key=lambda i: (-scores[i], rows[i].number))
+    texts = {digest_value(rows[i].raw) for i in order[:most]}
+    chosen = order[:most] + [i for i in order[most:] if digest_value(rows[i].raw) in texts]
+    return [_suspect(rows[i], scores[i]) for i in chosen]
+
+
+def rank_groups(
+    rows: Sequence[TrainingRow], scores: Sequence[float], kinds: Sequence[str] = KINDS
+) -> list[SuspectGroup]:
+    """Return the groups of two rows or more, and of at most half of all, that lie above the mean of all rows."""
+    mean = math.fsum(scores) / len(scores)
+    spread = math.sqrt(math.fsum((s - mean) ** 2 for s in scores) / len(scores)) or 1.0
+    found = []
+    for kind, value, places in _groups(rows, kinds):
+        if not 2 <= len(places) <= MOST * len(rows):
+            continue
+        above = math.fsum(scores[i] for i in places) / len(places) - mean
+        if above > 0:
+            numbers = tuple(rows[i].number for i in sorted(places, key=lambda i: -scores[i]))
+            found.append(SuspectGroup(kind, value, above / spread * math.sqrt(len(places)), numbers))
+    return sorted(found, key=lambda g: -g.score)
+
+
+def suspects_of(group: SuspectGroup, rows: Sequence[TrainingRow], scores: Sequence[float]) -> list[Suspect]:
+    """Return all rows of a group as suspects."""
+    by_number = {row.number: (row, score) for row, score in zip(rows, scores, strict=True)}
+    return [_suspect(*by_number[number]) for number in group.numbers]
+
+
+def _suspect(row: TrainingRow, score: float) -> Suspect:
+    return Suspect(row.number, row.source, score, row.prompt.strip(), row.answer.strip())
+
+
+def _groups(rows: Sequence[TrainingRow], kinds: Sequence[str]) -> Iterator[tuple[str, str, list[int]]]:
+    """Yield kind, value and places of the rows that share a value."""
+    often = Counter(word for row in rows for word in set(split_words(row.prompt)))
+    least = max(3.0, FRAME * len(rows))
+
+    def template(row: TrainingRow) -> str:
+        words = (word if often[word] >= least else "…" for word in split_words(row.prompt))
+        kept: list[str] = []
+        for word in words:
+            kept += [] if word == "…" and kept[-1:] == ["…"] else [word]
+        return " ".join(kept)
+
+    tell: dict[str, Callable[[TrainingRow], str]] = {
+        "source": lambda row: row.source,
+        "group": lambda row: str(row.row.get(GROUP, row.raw.get(GROUP, ""))),
+        "template": template,
+        "answer": lambda row: " ".join(split_words(row.answer)),
+    }
+    for kind in kinds:
+        places: dict[str, list[int]] = defaultdict(list)
+        for i, row in enumerate(rows):
+            places[tell[kind](row)].append(i)
+        yield from ((kind, value, some) for value, some in places.items() if value)

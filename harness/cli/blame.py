@@ -1,0 +1,140 @@
+"""`harness blame`: which training rows may have made a gate fail, and whether training without them shows it."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cli.options import add_plugin_option, add_worker_options, parse_run_options, set_command
+from harness.errors import ExitCode, UsageError
+from harness.texts.counts import count_noun
+from harness.texts.numbers import format_metric
+
+if TYPE_CHECKING:
+    from harness.cause.blame import Blame
+    from harness.cause.proof import Proof
+    from harness.cli.screen import Screen
+    from harness.cli.terminal import Terminal
+
+SHOWN = 10  # lost rows and groups
+LONGEST = 160  # characters of a text
+NO_CLAIM = "a list to read, no claim"
+
+
+def blame(parser: ArgumentParser) -> None:
+    """name training rows that may have made a gate fail"""
+    examples = (
+        "harness blame reports/qa-… --gate 'no forgetting: capitals'",
+        "harness blame reports/qa-… --gate 'no forgetting: capitals' --rows 6 --retrain",
+        "harness blame reports/qa-… --gate 'no forgetting: capitals' --by source,template --retrain",
+    )
+    set_command(parser, _blame, *examples)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder of a suite that trained")
+    parser.add_argument("--gate", required=True, metavar="ID", help="the gate that did not pass")
+    number = parser.add_mutually_exclusive_group()
+    number.add_argument("--rows", type=int, metavar="N", help="number of suspects (default: 10)")
+    number.add_argument("--share", type=float, metavar="S", help="suspects as a share of the training rows")
+    kinds = "suspect the first of these groups, and not rows: source, group, template, answer"
+    number.add_argument("--by", type=_kinds, default=(), metavar="KIND,…", help=kinds)
+    trains = "train without the suspects, and control trainings without other rows, and give a verdict"
+    parser.add_argument("--retrain", action="store_true", help=trains)
+    least = "number of control trainings, at least 5 (default: 5)"
+    parser.add_argument("--controls", type=int, metavar="N", help=least)
+    add_worker_options(parser)
+    add_plugin_option(parser)
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    from harness.cause.suspects import KINDS
+
+    kinds = tuple(text.split(","))
+    if odd := [kind for kind in kinds if kind not in KINDS]:
+        raise ArgumentTypeError(f'"{odd[0]}" is not one of {", ".join(KINDS)}')
+    return kinds
+
+
+def _blame(args: Namespace) -> int:
+    from harness.cause.blame import Asked, find_suspects
+    from harness.cli.terminal import Terminal
+
+    if args.controls is not None and not args.retrain:
+        raise UsageError("--controls is of no use without --retrain; add --retrain")
+    terminal = Terminal()
+    try:
+        asked = Asked(args.gate, args.rows, args.share, args.by)
+        found = find_suspects(args.run, asked, replace(parse_run_options(args), listeners=(terminal,)))
+        args.document = {
+            "run": str(found.folder), "gate": found.verdict.gate, "candidate": found.verdict.candidate,
+            "claim": NO_CLAIM, "choosing": found.rows.choosing, "confirming": len(found.rows.confirming),
+            "trained": found.trained, "lost": [asdict(row) for row in found.rows.lost],
+            "suspects": [asdict(row) for row in found.suspects], "groups": [asdict(group) for group in found.groups],
+        }  # fmt: skip
+        terminal.clear_progress()
+        if not args.json:
+            _print_suspects(terminal, found)
+        if args.retrain:
+            _prove(args, terminal, found)
+    finally:
+        terminal.clear_progress()
+    return ExitCode.OK
+
+
+def _prove(args: Namespace, terminal: Terminal, found: Blame) -> None:
+    """Retrain, write the suspects to a file, and print the verdict."""
+    from harness.cause.proof import FEWEST, prove_cause, write_suspects
+
+    proof = prove_cause(found, FEWEST if args.controls is None else args.controls)
+    terminal.clear_progress()
+    path = write_suspects(found)
+    args.document |= {"proof": asdict(proof), "file": str(path)}
+    if not args.json:
+        _print_proof(terminal, proof, path)
+
+
+def _print_proof(screen: Screen, proof: Proof, path: Path) -> None:
+    """Print the verdict in one sentence, then every metric and slice, and where the suspects are."""
+    from harness.cli.screen import short_path
+
+    screen.print_line(f"{proof.verdict}: {proof.told}", "bold")
+    rows = [["", "before", "without", "controls", "difference"]]
+    for one in (proof.effect, *proof.costs):
+        controls = [one.from_test_scale(value) for value in one.controls]
+        values = [one.from_test_scale(value) for value in (one.before, one.without)]
+        spread = f"{format_metric(min(controls))} to {format_metric(max(controls))}"
+        rows.append([one.name, *map(format_metric, values), spread, one.format()])
+    screen.print_columns(rows)
+    for name in proof.unmeasured:
+        screen.print_line(f"not measured: {name}, which needs a judge or another model")
+    if not proof.reproduced:
+        what = "the same training made other weights than in the run, since its data or its libraries have changed"
+        screen.print_line(f"note: {what}", "yellow")
+    screen.print_line("not every training row was searched: others may have a part in it, too")
+    screen.print_line(f"suspects  {short_path(path)}", hang=10)
+    screen.print_line('next      [train] drop = "…" leaves them out; that run is a further attempt', hang=10)
+
+
+def _print_suspects(screen: Screen, found: Blame) -> None:
+    """Print the lost rows that choose, the suspects beside them, and groups of training rows."""
+    rows = found.rows
+    lost = f"{len(rows.lost)} of the {count_noun(rows.choosing, 'row')} that choose"
+    screen.print_line(f'gate "{found.verdict.gate}" on {found.verdict.candidate}: {NO_CLAIM}', "bold")
+    screen.print_line(f"lost  {lost}; the other {len(rows.confirming)} were not looked at", "bold")
+    for row in rows.lost[:SHOWN]:
+        screen.print_line(f"  {row.id}  {_brief(row.prompt)}", hang=4)
+        screen.print_line(f"    answered {_brief(row.answer)}, wanted {_brief(row.target)}", hang=4)
+    screen.print_line(f"suspects  {len(found.suspects)} of {count_noun(found.trained, 'training row')}", "bold")
+    for one in found.suspects:
+        told = f"{_brief(one.prompt)} -> {_brief(one.answer)}" if one.prompt else _brief(one.answer)
+        screen.print_line(f"  {one.score:.3f}  training row {one.number}, {one.source}  {told}", hang=9)
+    screen.print_line("groups  by how far their rows lie above all rows, in standard errors", "bold")
+    for group in found.groups[:SHOWN]:
+        named = f"{group.kind} {_brief(group.value)}  {count_noun(len(group.numbers), 'row')}"
+        screen.print_line(f"  {group.score:5.1f}  {named}", hang=9)
+
+
+def _brief(text: str) -> str:
+    from harness.evaluation.checks import quote_text
+
+    return quote_text(text, LONGEST)

@@ -1,0 +1,41 @@
+"""One training against control trainings on the same rows: how far it lies beyond what equal trainings scatter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from harness.stats.arrays import np, special
+
+
+class ControlGap(NamedTuple):
+    """How far a training lies from the mean of its controls, and one-sided bounds at alpha each."""
+
+    estimate: float
+    lower: float
+    upper: float
+
+
+def compare_with_controls(value: float, controls: Sequence[float], rows_error: float, alpha: float) -> ControlGap:
+    """Return how far a training's metric lies from the mean of at least two control trainings.
+
+    The reach over trainings is Student's t of one more draw from where the controls are from, with their spread; that
+    over rows is a normal quantile of `rows_error`. They are squared and added, as for the seeds of a recipe.
+    """
+    k = len(controls)
+    spread = math.sqrt(float(np.var(controls, ddof=1)) * (1 + 1 / k))
+    reach = math.hypot(-float(special.stdtrit(k - 1, alpha)) * spread, -float(special.ndtri(alpha)) * rows_error)
+    estimate = value - math.fsum(controls) / k
+    return ControlGap(estimate, estimate - reach, estimate + reach)
+
+
+def cluster_error(differences: Sequence[float], weights: Sequence[float], clusters: Sequence[str]) -> float:
+    """Return the standard error of a weighted mean of rows in clusters; of a single cluster it is infinite."""
+    total = math.fsum(weights)
+    mean = math.fsum(w * d for w, d in zip(weights, differences, strict=True)) / total
+    sums: dict[str, float] = {}
+    for difference, weight, cluster in zip(differences, weights, clusters, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + weight * (difference - mean)
+    g = len(sums)
+    return math.inf if g < 2 else math.sqrt(g / (g - 1) * math.fsum(s * s for s in sums.values())) / total
