@@ -550,7 +550,12 @@ def test_two_runs_are_compared_row_by_row(two: tuple[Path, Path], project: Proje
     outcome = project.harness("compare", *map(str, two), "--json")
     found = json.loads(outcome.out)
     (metric,) = [m for m in found["metrics"] if m["metric"] == "qa.exact_match"]
-    assert (metric["lost_count"], metric["won_count"], metric["method"], metric["n"]) == (8, 3, "McNemar unconditional", 60)
+    assert (metric["lost_count"], metric["won_count"], metric["method"], metric["n"]) == (
+        8,
+        3,
+        "McNemar unconditional",
+        60,
+    )
     assert metric["estimate"] == pytest.approx(-5 / 60) and metric["reading"] == "not significantly different"
     assert {"key": "train.skill", "now": "0.9", "before": "0.5"} in found["settings"]
     text, markdown = (project.harness("compare", *map(str, two), "--format", f).out for f in ("text", "markdown"))
