@@ -26,6 +26,7 @@ from harness.texts.words import split_grams, split_words
 
 KINDS = ("source", "group", "template", "answer")
 MOST = 0.5  # of the training rows that can be suspects: without more than that, it is another training
+DIGITS = 9  # of a score: rows that differ in their last bits alone are in the order of the data
 FRAME = 0.03  # of the training rows, at least three, that share a word which is part of a template
 
 
@@ -138,7 +139,7 @@ def score_rows(rows: Sequence[TrainingRow], lost: Sequence[LostRow]) -> list[flo
     from scipy import sparse
 
     texts = [*(f"{row.prompt}\n{row.answer}" for row in rows), *(one.text for one in lost)]
-    grams = [set(split_grams(split_words(text))) for text in texts]
+    grams = [dict.fromkeys(split_grams(split_words(text))) for text in texts]  # in an order that no hash decides
     often = Counter(gram for some in grams[: len(rows)] for gram in some)
     names = {gram: i for i, gram in enumerate(often)}
     weight = np.array([math.log((1 + len(rows)) / (1 + n)) for n in often.values()] or [0.0])
@@ -148,7 +149,7 @@ def score_rows(rows: Sequence[TrainingRow], lost: Sequence[LostRow]) -> list[flo
     norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(-1))[:, 0])  # (rows + lost,)
     matrix = sparse.diags(1 / np.maximum(norms, 1e-12)) @ matrix
     mean = np.asarray(matrix[len(rows) :].mean(0)).reshape(-1)  # (grams,)
-    return [float(score) for score in matrix[: len(rows)] @ mean]
+    return [round(float(score), DIGITS) for score in matrix[: len(rows)] @ mean]
 
 
 def rank_rows(rows: Sequence[TrainingRow], scores: Sequence[float], most: int) -> list[Suspect]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -54,6 +57,32 @@ def test_only_half_of_the_rows_choose(project: Project) -> None:
     rows = [{"id": str(i), "cluster": "one", "acc": i % 2} for i in range(9)]
     assert len({is_choosing(row) for row in rows}) == 1
     assert is_choosing({"id": "a", "acc": 0.0}) == is_choosing({"id": "a", "acc": 1.0})
+
+
+SCORED = """
+from harness.cause.suspects import LostRow, score_rows
+from harness.records.findings import TrainingRow
+
+words = "the a of to in is on by it or be at as an we us if so do go up".split()
+rows = []
+for i in range(30):
+    prompt = " ".join(words[(i * 7 + j * (1 + i % 5)) % 21] for j in range(15)) + f" {i}"
+    row = {"prompt": prompt, "completion": "no"}
+    rows.append(TrainingRow(i + 1, "a", row, row))
+print(score_rows(rows, [LostRow("1", " ".join(words), "x", "no")]))
+"""
+
+
+def test_scores_are_the_same_in_every_process() -> None:
+    """To the last bit, whatever hashes of texts are there: the same question must find the trainings it made before."""
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", SCORED], env={**os.environ, "PYTHONHASHSEED": seed}, text=True, check=True,
+            stdout=subprocess.PIPE,
+        ).stdout
+        for seed in "123"
+    }  # fmt: skip
+    assert len(said) == 1
 
 
 def test_copies_of_a_suspect_are_suspects() -> None:
