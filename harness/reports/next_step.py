@@ -34,10 +34,12 @@ def suggest_next_step(run: Run, folder: Path) -> NextStep | None:
     if v.outcome is Outcome.PASS or not v.blocks_release:
         return _after_pass(run, folder, shown)
     if v.outcome is Outcome.ERROR:
-        return NextStep(f'Correct what kept "{v.gate}" from a decision, and run again: {v.why}', "")
+        return NextStep(
+            f'Correct what kept "{v.gate}" from a decision, and run again: {verdict_text.format_brief(v)}', ""
+        )
     if v.outcome is Outcome.INCONCLUSIVE and (rows := verdict_text.format_sample_size(v)):
         where = f" of {v.driver}" if v.slices else ""
-        return NextStep(f'Add rows{where} for "{v.gate}", or choose a wider claim beforehand: in all, {rows}.', "")
+        return NextStep(f'Add rows{where} for "{v.gate}", or choose a wider claim beforehand ({rows}).', "")
     if v.lost_count:
         what = f'Read the {count_noun(v.lost_count, "row")} that "{v.gate}" lost.'
         return NextStep(what, _command("show", str(shown), "--flips"))
