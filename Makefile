@@ -27,7 +27,7 @@ test: $(READY)
 
 # what compares computed numbers, as it is computed with fewer of this processor's instructions
 NUMBERS = tests/compat/test_verdicts.py tests/stats tests/plugins
-NO_NUMBERS = api/test_api judge/test_judge checks/test_labels checks/test_keys sft/test_processes ray/test_ray report/test_report report/test_report_browser test_slips hf/test_sources trackers/test_trackers
+NO_NUMBERS = served/test_gateways served/test_fingerprint served/test_served_real test_inspect api/test_api judge/test_judge checks/test_labels checks/test_keys sft/test_processes ray/test_ray report/test_report report/test_report_browser test_slips hf/test_sources trackers/test_trackers
 processors: $(READY)
 	for cpu in $$($(BIN)/python -m tests.helpers.processor); do \
 	  env $$($(BIN)/python -m tests.helpers.processor $$cpu) $(TESTS) $(NUMBERS) $(NO_NUMBERS:%=--ignore tests/plugins/%.py) || exit 1; \
