@@ -21,7 +21,7 @@ def test_power_is_that_of_drawn_rows_and_seeds(rate: float, spread: float) -> No
     draw = seed_rates.scored_rows(rng, 5, 300, rate, 0.02, spread, better=better)
     data = [draw(250) for _ in range(6)]
     drawn = float(np.mean([seed_rates.is_proven(one, 0.02) for one in data]))
-    rows = data[0].seeds - data[0].baseline[:, None]
+    rows = data[0].seeds - data[0].baseline
     luck = float(np.mean([one.luck for one in map(estimate_spread, rows[:50]) if one]))
     own = RecipeRows(float(rows.var(-1).mean()), 300, 300, 5, SeedSpread(spread, luck), rate, paired=True)
     assert own.power(better - 0.02, -0.02, 0.05) == pytest.approx(drawn, abs=0.076)
