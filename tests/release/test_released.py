@@ -166,7 +166,7 @@ def test_better_than_prompting_is_said(suite: Project) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("skill", "how"), [(0.1, "is proven not to be"), (0.302, "rows would decide it")])
+@pytest.mark.parametrize(("skill", "how"), [(0.1, "is proven not to be"), (0.302, "rows would be needed")])
 def test_prompting_that_suffices_is_said(suite: Project, skill: float, how: str) -> None:
     """Not shown to be better than ten examples: the report says that fine-tuning is not warranted."""
     outcome = prompted(suite, "--set", f"{SKILL}={skill}")
