@@ -22,7 +22,7 @@ from inspect_ai._util.registry import (  # noqa: TID253
 )
 from inspect_ai.model import GenerateConfig, Model  # noqa: TID253
 
-from harness import FinishReason, Sample, Score, Subject, UsageError
+from harness import FinishReason, Metric, Sample, Score, Subject, UsageError
 from harness.internals import parse_sample_scores
 from harness_inspect.model import ENDED, SCORING, SubjectAPI
 from harness_inspect.options import InspectOptions
@@ -66,7 +66,7 @@ def _make_score(sample: Any, values: dict[str, float]) -> Score:
     )
 
 
-def _require_same_samples(task: Any, samples: Sequence[Sample], options: InspectOptions) -> None:
+def _require_same_samples(task: inspect_ai.Task, samples: Sequence[Sample], options: InspectOptions) -> None:
     """Raise UsageError where the samples of a task are others than those that were listed."""
     here = {row["id"]: row for row in list_rows(task)}
     for sample in samples:
@@ -75,7 +75,7 @@ def _require_same_samples(task: Any, samples: Sequence[Sample], options: Inspect
             raise UsageError(f'task "{options.task}": {why}')
 
 
-def _run(task: Any, api: SubjectAPI, options: InspectOptions, ids: set[str]) -> list[Any]:
+def _run(task: inspect_ai.Task, api: SubjectAPI, options: InspectOptions, ids: set[str]) -> list[Any]:
     """Let Inspect run some samples, and return them as its log has them. Raises UsageError where it could not."""
     guarded = inspect_ai.task_with(
         copy(task),
@@ -145,7 +145,7 @@ def _read_values(sample: Any, metrics: Sequence[str], options: InspectOptions) -
     for name, number in found.items():
         if isinstance(number, str):
             raise UsageError(f'task "{options.task}": scorer "{name}" {number}')
-        if options.scale == "proportion" and not (0 <= number <= 1 or math.isnan(number)):
+        if Metric(name, "higher", options.scale).is_share and not (0 <= number <= 1 or math.isnan(number)):
             what = f'scorer "{name}" gave {number:g} to sample "{sample.id}"'
             raise UsageError(f'task "{options.task}": {what}, which is not between 0 and 1; set scale = "mean"')
     return {name: float(n) for name, n in found.items() if not math.isnan(float(n))}

@@ -9,10 +9,13 @@ import shutil
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import Metric, UsageError, did_you_mean
 from harness_inspect.options import InspectOptions
+
+if TYPE_CHECKING:
+    from inspect_ai import Task as InspectTask
 
 OLDEST = (0, 3, 285)
 KEPT = 8  # tasks in memory
@@ -72,7 +75,7 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
-def find_scorer_error(task: Any) -> str:
+def find_scorer_error(task: InspectTask) -> str:
     """Return why the scorers of a task cannot be trusted, as far as they tell without being called."""
     from inspect_ai._util.registry import registry_params, registry_unqualified_name
 
@@ -86,7 +89,7 @@ def find_scorer_error(task: Any) -> str:
     return ""
 
 
-def find_sandbox_error(task: Any, named: str) -> str:
+def find_sandbox_error(task: InspectTask, named: str) -> str:
     """Return why the sandbox of a task cannot be used."""
     specs = [task.sandbox, *(sample.sandbox for sample in task.dataset)]
     wanted = {named} if named else {spec.type for spec in specs if spec}
@@ -97,7 +100,7 @@ def find_sandbox_error(task: Any, named: str) -> str:
     return ""
 
 
-def scorer_names(task: Any) -> list[str]:
+def scorer_names(task: InspectTask) -> list[str]:
     """Return the names of a task's scorers as a log has them: a second one of a name gets a number."""
     from inspect_ai.scorer._scorer import unique_scorer_name
 
@@ -107,7 +110,7 @@ def scorer_names(task: Any) -> list[str]:
     return names
 
 
-def list_metrics(task: Any, options: InspectOptions) -> list[Metric]:
+def list_metrics(task: InspectTask, options: InspectOptions) -> list[Metric]:
     """Return a metric for each score: one a scorer, or one for each key of a scorer that gives several."""
     names = scorer_names(task)
     if options.scorer and options.scorer not in names:
@@ -132,7 +135,7 @@ def _score_keys(name: str, scorer: Any) -> Iterator[str]:
             yield key
 
 
-def list_rows(task: Any) -> list[dict[str, Any]]:
+def list_rows(task: InspectTask) -> list[dict[str, Any]]:
     """Return the samples of a task as rows: a conversation, what is wanted, and the metadata."""
     rows, known = [], set[str]()
     for number, sample in enumerate(task.dataset, 1):

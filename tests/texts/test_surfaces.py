@@ -27,11 +27,12 @@ plugins/harness_trackers: log
 NO_TEXT_OF_OTHERS = """
 harness: files subprocess_call
 harness/artifacts: artifact_cache
+harness/cause: proof
 harness/cli: init plan_report release selftest
 harness/init: table
 harness/pipeline: artifacts model_selection preflight record
 harness/planning: benchmark
-harness/release: export promote signing
+harness/release: export promote publish signing
 harness/suite: waiving
 harness/workers: gpus child protocol
 plugins/harness_checks: batches frames
@@ -43,7 +44,8 @@ plugins/harness_lora: merge
 plugins/harness_served: statement
 plugins/harness_sft: processes train trainer worker
 plugins/harness_view: commands labels
-"""  # numbers, digests, models, names of a suite, what a process says to its own, or what a run's folder holds
+"""  # numbers, digests, models, names of a suite, own training rows, what a process says to its own, or what a
+# run's folder or the card of an export holds
 KEY, HEADER, PASSWORD, TOKEN = "corp-12345678", "team-87654321", "letmein99", "sk-" + "a" * 30
 LEAKS = """
 from harness import Score, hookimpl, metric
