@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from harness.cli.options import add_plugin_option, add_worker_options, parse_run_options, set_command
 from harness.errors import ExitCode, UsageError
 from harness.texts.counts import count_noun
-from harness.texts.numbers import format_metric
 
 if TYPE_CHECKING:
     from harness.cause.blame import Blame
@@ -96,6 +95,7 @@ def _prove(args: Namespace, terminal: Terminal, found: Blame) -> None:
 def _print_proof(screen: Screen, proof: Proof, path: Path) -> None:
     """Print the verdict in one sentence, then every metric and slice, and where the suspects are."""
     from harness.cli.screen import short_path
+    from harness.texts.numbers import format_metric
 
     screen.print_line(f"{proof.verdict}: {proof.told}", "bold")
     rows = [["", "before", "without", "controls", "difference"]]
