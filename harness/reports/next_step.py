@@ -34,9 +34,7 @@ def suggest_next_step(run: Run, folder: Path) -> NextStep | None:
     if v.outcome is Outcome.PASS or not v.blocks_release:
         return _after_pass(run, folder, shown)
     if v.outcome is Outcome.ERROR:
-        return NextStep(
-            f'Correct what kept "{v.gate}" from a decision, and run again: {verdict_text.format_brief(v)}', ""
-        )
+        return NextStep(f'Correct what kept "{v.gate}" from a decision, and run again.', "")
     if v.outcome is Outcome.INCONCLUSIVE and (rows := verdict_text.format_sample_size(v)):
         where = f" of {v.driver}" if v.slices else ""
         return NextStep(f'Add rows{where} for "{v.gate}", or choose a wider claim beforehand ({rows}).', "")
