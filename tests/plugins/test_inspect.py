@@ -305,8 +305,12 @@ def test_an_interrupt_ends_the_evaluation() -> None:
         time.sleep(0.5)
         return "too late"
 
-    with pytest.raises(KeyboardInterrupt):
-        run_task(Recorder(answer=interrupt), "one_turn", args={"n": 1})
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever an earlier test left
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_task(Recorder(answer=interrupt), "one_turn", args={"n": 1})
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_ids_are_no_patterns() -> None:

@@ -41,9 +41,7 @@ def test_what_was_rounded_is_its_parents(type_: str, seed: int, kind: str, size:
     assert 0 < (off / whole) ** 0.5 < ERRORS[type_[:2]]
 
 
-@settings(
-    max_examples=8, deadline=None, derandomize=True
-)  # some seeds, as 2181, hide a code in rounding
+@settings(max_examples=8, deadline=None, derandomize=True)  # some seeds, as 2181, hide a code in rounding
 @given(seed=st.integers(0, 1 << 30), weighed=st.booleans())
 @pytest.mark.parametrize("type_", CODES)
 def test_what_was_not_is_named(type_: str, seed: int, *, weighed: bool) -> None:
