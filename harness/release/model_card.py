@@ -21,6 +21,7 @@ from harness.suite.tables import Export, Suite
 from harness.texts.escaping import escape_controls, escape_markdown, markdown_code
 from harness.texts.secrets import redact_options, redact_text
 
+USE = "## Use\n\n"
 VLLM_RANK = 16  # the largest it serves unless told otherwise
 SCALED = (
     f"\nIt has scaled rotary positions (`{FACTORS}`), which plain transformers does not read "
@@ -79,7 +80,7 @@ def write_card(
         "## Gates\n\n" + "\n".join(_gates(verdicts)),
         "## Waivers\n\n" + "\n".join(waivers) if waivers else "",
         "\n\n".join(escape_markdown(f"{c[0].upper()}{c[1:]}.") for c in run.conclusions),
-        "## Use\n\n" + usage_markdown(ref, run.model),
+        USE + usage_markdown(ref, run.model),
         f"Hot-swapping it beside another adapter on a base in memory took {took:g} ms." if took else "",
         "## Check\n\n```bash\nharness verify .                        # the bytes are the "
         "evaluated ones\nharness verify . --policy policy.toml   # and a key that you trust has "
@@ -151,6 +152,22 @@ def usage_markdown(ref: ModelRef, base: str) -> str:
         if method := _quantised_by(Path(ref.path)):
             load.insert(0, f"# quantised: needs {escape_controls(method)} as well as transformers")
     return "\n".join(["```python", *load, "```", "", "```bash", serve, "```", careful]).rstrip()
+
+
+def load_from_hub(card: str, repo: str) -> str:
+    """Return a card that loads and serves from OWNER/NAME what it loaded from `model`; see `usage_markdown`."""
+    before, heading, use = card.partition(USE)
+    use, check, after = use.partition("\n## ")
+    for pattern, there in (
+        (r'Llama\("model/', f'Llama.from_pretrained("{repo}", "'),
+        (r"llama-server -m ('?)model/", rf"llama-server --hf-repo {repo} --hf-file \1"),
+        (r'\("model"\)', f'("{repo}")'),
+        (r'\(base, "model"\)', f'(base, "{repo}")'),
+        (r"\bvllm serve model$", f"vllm serve {repo}"),
+        (r"\btuned=model$", f"tuned={repo}"),
+    ):
+        use = re.sub(pattern, there, use, flags=re.M)
+    return before + heading + use + check + after
 
 
 def _auto_class(folder: Path) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from harness.artifacts.attestation import CARD, EVIDENCE, LOCK, MANIFEST, MODEL, REPORT
 from harness.artifacts.digests import walk_files
 from harness.errors import UsageError
+from harness.release.model_card import load_from_hub
 from harness.release.verified import VerifiedExport
 
 Place = Callable[[Path, Path], None]  # of a file, from and to
@@ -61,8 +62,7 @@ def write_repository(found: VerifiedExport, repo: str, to: Path, hub: Any, place
     for name, _ in walk_files(export / EVIDENCE):
         place(export / EVIDENCE / name, to / EVIDENCE / name)
     place(export / CARD, to / EVIDENCE / CARD)  # as it was signed
-    card = (export / CARD).read_text("utf-8")
-    card = card.replace('"model"', json.dumps(repo)).replace("vllm serve model", f"vllm serve {repo}")
+    card = load_from_hub((export / CARD).read_text("utf-8"), repo)
     hub.ModelCard(card).data.to_dict()  # raises ValueError on metadata that the Hub would not take
     (to / CARD).write_text(card, "utf-8")
     if entries := [hub.EvalResultEntry(**entry) for entry in eval_results(export)]:

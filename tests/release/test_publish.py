@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
+from harness.release.model_card import load_from_hub
 from harness.release.publish import eval_results
 from harness.testing import Project
 
@@ -46,6 +47,24 @@ def test_a_repository_holds_model_card_and_evidence(passed: Project) -> None:
     assert REPO in card.text and '"model"' not in card.text
     (folder / "config.json").write_text("[]")
     assert (export / "model/config.json").read_text() != "[]"  # it is a copy
+
+
+@pytest.mark.parametrize(
+    ("used", "there"),
+    [
+        ('model = Auto.from_pretrained("model")', f'model = Auto.from_pretrained("{REPO}")'),
+        ('PeftModel.from_pretrained(base, "model")', f'PeftModel.from_pretrained(base, "{REPO}")'),
+        ("vllm serve model", f"vllm serve {REPO}"),
+        ("vllm serve BASE --lora-modules tuned=model", f"vllm serve BASE --lora-modules tuned={REPO}"),
+        ('Llama("model/a b.gguf", n_ctx=0)', f'Llama.from_pretrained("{REPO}", "a b.gguf", n_ctx=0)'),
+        ("llama-server -m 'model/a b.gguf'", f"llama-server --hf-repo {REPO} --hf-file 'a b.gguf'"),
+        ("llama-server -m model/a.gguf", f"llama-server --hf-repo {REPO} --hf-file a.gguf"),
+    ],
+)
+def test_only_the_use_of_a_model_names_the_repository(used: str, there: str) -> None:
+    """Each way to load or serve is of the repository; a suite or a metric named "model" stays itself."""
+    card = 'name: "model"\n\n## Use\n\n{}\n\n## Check\n\n("model") vllm serve model\n'
+    assert load_from_hub(card.format(used), REPO) == card.format(there)
 
 
 def test_a_download_is_verified_as_it_is(passed: Project) -> None:
