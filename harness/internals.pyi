@@ -30,6 +30,7 @@ from harness.artifacts.gguf import read_gguf_type as read_gguf_type
 from harness.artifacts.model_files import ambiguity_error as ambiguity_error
 from harness.artifacts.model_files import weight_files as weight_files
 from harness.artifacts.safetensors import read_safetensors as read_safetensors
+from harness.artifacts.strict_json import MALFORMED as MALFORMED
 from harness.artifacts.strict_json import read_json as read_json
 from harness.cli.options import add_plugin_option as add_plugin_option
 from harness.cli.options import set_command as set_command

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness.artifacts.strict_json import MALFORMED
 from harness.collection.collection import Collection
 from harness.errors import UsageError
 from harness.gates.gate import Gate
@@ -72,7 +73,7 @@ class History:
             samples = [_sample(i, r) for i, r in sides[0].items()]
             samples = [s for s in samples if any(s.id in side and side[s.id][1] for side in told)]
             told = [{s.id: side[s.id] for s in samples if s.id in side} for side in told]
-        except (UsageError, LookupError, TypeError, ValueError, AttributeError):
+        except (UsageError, *MALFORMED):
             return None
         known = all(s.id in side and all(map(math.isfinite, side[s.id])) for s in samples for side in told)
         return PastRows(run, samples, told[0], told[1] if gate.versus else None) if known else None
@@ -89,7 +90,7 @@ class History:
             if gate.versus:
                 base = self.rows(Path(run.folder), gate.versus, gate.eval)
                 values -= np.array([metric_value(base[i], name) for i in sides[0]], dtype=np.float64)
-        except (UsageError, LookupError, TypeError, ValueError, AttributeError):
+        except (UsageError, *MALFORMED):
             return None
         return estimate_spread(values) if np.isfinite(values).all() else None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.artifacts.attestation import LOCK
+from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError, did_you_mean
 from harness.files import open_file
 from harness.records.run import ItemResult, Run
@@ -73,7 +74,7 @@ def read_changed_rows(run: Run, folder: Path, verdict: Verdict) -> list[DisplayR
                 ("failed", i) for i in _failed(verdict, metric, iterate_rows(folder, verdict.candidate, evaluation))
             ]
         return _rows(folder, evaluation, metric, [s for s in (verdict.versus, verdict.candidate) if s], chosen)
-    except (LookupError, TypeError, ValueError, AttributeError):
+    except MALFORMED:
         what = f'its rows differ from those that changed for "{verdict.gate}" on {verdict.candidate}'
         raise UsageError(f"{folder}: {what}; run the suite again") from None
 
@@ -99,7 +100,7 @@ def read_all_rows(run: Run, folder: Path, evaluation: str, *, wrong: bool = Fals
         changes = [(_change(report, metric, value, theirs.get(i)), i) for i, value in ours.items()]
         wanted = sorted((c for c in changes if not wrong or c[0] in ("lost", "wrong")), key=lambda c: ORDER[c[0]])
         found = _rows(folder, evaluation, metric, [*others, candidate], wanted[:most])
-    except (LookupError, TypeError, ValueError, AttributeError):
+    except MALFORMED:
         raise UsageError(f"{folder}: the rows of {evaluation} cannot be read; run the suite again") from None
     return RowList(evaluation, metric, found, len(wanted), len(changes), any(change for change, _ in changes))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.artifacts.attestation import LOCK
 from harness.artifacts.digests import digest_value
-from harness.artifacts.strict_json import read_json
+from harness.artifacts.strict_json import MALFORMED, read_json
 from harness.errors import UsageError
 from harness.files import open_file, reporting_write_errors, write_text
 from harness.records.run import ItemResult, Run
@@ -33,7 +33,7 @@ def write_every_eval_ever(folder: Path, out: Path | None = None) -> list[Path]:
         with open_file(folder / LOCK, below=folder) as f:
             lock = read_json(f.read())
         scales, private = lock["metrics"], {e["name"] for e in lock["suite"]["evals"] if e["private"]}
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, *MALFORMED):
         raise UsageError(f"{folder}: has no readable {LOCK}, which defines the metrics") from None
     reports = [r for r in run.results if r.outcome == "done" and r.n and r.eval not in {*run.private, *private}]
     if not reports:

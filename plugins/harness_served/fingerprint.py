@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import UsageError
-from harness.internals import EVIDENCE, FINGERPRINT, MANIFEST, Fingerprint, fingerprint, read_json
+from harness.internals import EVIDENCE, FINGERPRINT, MALFORMED, MANIFEST, Fingerprint, fingerprint, read_json
 from harness_served.parity import DIFFERS, SAME, TIMES, UNKNOWN, UNPROVEN, LayerVerdict, ask_each
 from harness_served.precision import find_arithmetic
 from harness_served.runtime import Runtime, read_context_limit
@@ -24,7 +24,6 @@ PROBES = 40
 FARTHEST = 0.1  # of the probes, those where the base is farthest; half of the drawn ones are of them
 LEAST = 10  # probes for anything to be said
 SURE = 2 * TIMES  # times the noise by which the likeliest token must lead, for another one to count
-MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 Drawn = tuple[str, Sequence[float]]  # "chat" or "text", and a probe
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness import Sample, Score
+from harness import Sample, Score, UsageError
 from harness.cli.main import main
 from harness.release.export import evidence_row, scores_without_texts
 from harness.reports.run_folder import make_row, prompt_of
@@ -142,3 +142,16 @@ def test_a_perplexity_is_no_mean_of_records(run: Path, tmp_path: Path) -> None:
     records = read_all(log.with_name(log.stem + "_samples.jsonl"))
     assert {record["evaluation_result_id"] for record in records} == {None}
     assert read_run_rows(str(log), Wanted()).metrics["exact_match"].unreadable
+
+
+@pytest.mark.parametrize(
+    "lock",
+    ["[" * 100_000, "[]", '{"metrics": {}, "suite": {"evals": [1]}}', "not JSON"],
+    ids=["nested", "list", "number", "text"],
+)
+def test_a_malformed_lock_is_a_usage_error(lock: str, run: Path, tmp_path: Path) -> None:
+    """Whatever the lock holds instead of metrics, the command ends with one line."""
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/suite.lock.json").write_text(lock, "utf-8")
+    with pytest.raises(UsageError, match="has no readable"):
+        write_every_eval_ever(tmp_path / "run", tmp_path / "eee")
