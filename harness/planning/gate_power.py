@@ -106,10 +106,10 @@ def _asked(
     if not (large := {name: rows for name, rows in parts.items() if gate.slice is None or len(rows) >= gate.min_n}):
         what = f"no slice has min_n = {gate.min_n} rows, so the gate cannot pass"
         return GateOdds(gate, replace(blank, kind="alarm", rows=sum(map(len, parts.values())), missing=what, power=0.0))
-    restated, metric = gate.kind.restate(gate, metric)
+    restated, tested = gate.kind.restate(gate, metric)
     past, verdict = history.past_rows(gate, candidate), history.verdict(gate, candidate)
     if past and restated is not gate:
-        past = _score_past(gate, task.metrics[gate.metric_name], past)
+        past = _score_past(gate, metric, past)
     recipe = gate.of == "recipe"
     seeds = 1 + len(collection.runs) if recipe else 0
     apart = history.seed_spread(gate, candidate) if recipe else None
@@ -119,7 +119,7 @@ def _asked(
         chosen = None if len(rows) == len(every) else tuple(number[s.id] for s in rows)
         own = replace(past, samples=then[name]) if past and len(then.get(name, ())) >= FEWEST else None
         before = verdict if len(parts) == 1 else None
-        cases.append(GatePower(restated, metric, clusters, chosen, alpha, own, before, seeds, apart))
+        cases.append(GatePower(restated, tested, clusters, chosen, alpha, own, before, seeds, apart))
     worst = min(cases, key=lambda c: -1.0 if c.chance is None else c.chance)
     odds = _told(worst, blank, bool(history.runs))
     if len(cases) > 1:
@@ -127,12 +127,8 @@ def _asked(
         note = f"{len(cases)} slices must all pass; the smallest is {list(large)[cases.index(worst)]}"
         whole = math.prod(known) if len(known) == len(cases) else None
         odds = replace(odds, power=whole, assumed=(note, *odds.assumed))
-    if not find_unprovable_error(
-        gate, task.metrics[gate.metric_name], samples, gate_alpha(gate, collection.suite)
-    ):  # else told at collection
-        odds = replace(
-            odds, warning=find_unprovable_error(gate, task.metrics[gate.metric_name], samples, alpha) or _doubt(odds)
-        )
+    if not find_unprovable_error(gate, metric, samples, gate_alpha(gate, collection.suite)):  # else a collection error
+        odds = replace(odds, warning=find_unprovable_error(gate, metric, samples, alpha) or _doubt(odds))
     return GateOdds(gate, odds, tuple(cases))
 
 
