@@ -140,7 +140,7 @@ def find_mistakes(kind: str, function: Callable[..., Any]) -> Iterator[str]:
 
 
 def _wanted(field: Field[Any], value: Any) -> str:
-    """Return what the value of a capability must be, or nothing where it is that."""
+    """Return what the value of a capability must be, or an empty text where it is that."""
     if isinstance(field.default, bool):
         return "" if isinstance(value, bool) else "true or false"
     if isinstance(field.default, int):

@@ -144,7 +144,7 @@ def resource_error(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean "x"?`, or what there is to choose from, or nothing."""
+    """Return `; did you mean "x"?`, or what there is to choose from, or an empty text."""
     known = sorted(known)
     if len(word) > MOST:
         return ""

@@ -71,7 +71,7 @@ def _use(folder: Path) -> None:
 
 
 def _open_to_others(folder: Path) -> str:
-    """Return why somebody else could put an answer into a folder, or nothing: its owner, its mode, what lies in it."""
+    """Return why others could put an answer into a folder, by its owner, mode and content, or an empty text."""
     if not hasattr(os, "geteuid"):  # Windows, where the profile of a user is theirs alone
         return ""
     about = folder.stat()
@@ -99,7 +99,7 @@ def _inside(folder: Path, levels: int) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def _others(about: os.stat_result, *, modes: bool) -> str:
-    """Return who else than this user and root could write, or nothing."""
+    """Return who else than this user and root could write, or an empty text."""
     if about.st_uid not in (os.geteuid(), 0):
         return f"belongs to user {about.st_uid}, who could plant answers there"
     if modes and about.st_mode & stat.S_IWOTH:

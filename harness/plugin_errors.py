@@ -18,7 +18,7 @@ THEIRS: set[str] = set()  # the outermost names of such plugins' modules, of tho
 
 
 def error_location(error: BaseException) -> str:
-    """Return `FILE:LINE: what it raised` where the innermost plugin that did is not the harness's own, or nothing."""
+    """Return `FILE:LINE: what it raised` for the innermost plugin that did, or an empty text for one of ours."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         package = str(frame.f_globals.get("__name__")).partition(".")[0]
         if package in THEIRS and not isinstance(error, (UsageError, CheckFailedError)):

@@ -130,7 +130,7 @@ def has_parameter(function: Callable[..., Any], name: str) -> bool:
 
 
 def find_signature_error(function: Callable[..., Any], given: Sequence[str], names: Sequence[str]) -> str:
-    """Return why a plugin's callable cannot be called with so many arguments and these keywords, or nothing."""
+    """Return why a plugin's callable cannot be called with so many arguments and these keywords, or an empty text."""
     signature = inspect.signature(function)
     options = {*list_options(function)[0], *INJECTED} - {*names}
     asked = [p for n, p in signature.parameters.items() if n not in options]
@@ -166,7 +166,7 @@ def is_deep(value: Any) -> bool:
 
 
 def find_value_error(value: Any) -> str:
-    """Return why a value of a suite is one that no key can have, or nothing: the rest of the harness counts on it.
+    """Return why a value of a suite is one that no key can have, or an empty text; all of the harness relies on it.
 
     Numbers are finite and whole ones fit 64 bits, texts are UTF-8 without NUL, tables do not nest too deeply.
     """

@@ -246,7 +246,7 @@ def is_openai(url: str) -> bool:
 
 
 def find_url_error(url: str) -> str:
-    """Return what is wrong with a URL, or nothing; what cannot be read is not shown, for it may hold a password."""
+    """Return what is wrong with a URL, or an empty text. What cannot be read may be a password: it is not shown."""
     want = 'give a URL such as "http://localhost:8000/v1"'
     try:
         parts = urlsplit(url)
@@ -263,7 +263,7 @@ def find_url_error(url: str) -> str:
 
 
 def find_variable_error(name: str) -> str:
-    """Return what is wrong with the name of a variable for a key, or nothing; one with small letters may be the key."""
+    """Return what is wrong with a key's variable, or an empty text; a name with small letters may be the key."""
     what = (
         "is not the name of an environment variable (capital letters, digits, _); it is not "
         "shown here, since it may be a key"

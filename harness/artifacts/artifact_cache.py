@@ -111,7 +111,7 @@ def _note_of(folder: Path) -> Path:
 
 
 def _folder_error(folder: Path) -> str:
-    """Return how a folder differs from what was made, or nothing: names and sizes first, for these cost nothing."""
+    """Return how a folder differs from what was made, or an empty text; names and sizes come first, which are cheap."""
     if not isinstance(note := read_sealed_json(_note_of(folder), lambda _: None), dict):
         return "the list of its files is missing"
     if folder.is_symlink() or not folder.is_dir():

@@ -107,7 +107,7 @@ def _is_read(name: str, weights: Collection[str], names: Collection[str], *, kno
 
 
 def ambiguity_error(folder: Path, *, tied: bool = False) -> str:
-    """Return why readers would make different models of the very files that a folder is read from, or nothing.
+    """Return why readers would make different models of the very files that a folder is read from, or an empty text.
 
     `tied` is whether the head is the embedding where the configuration does not say, which its class knows. Raises
     ValueError where a weight file is no whole safetensors.

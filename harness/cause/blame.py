@@ -30,7 +30,7 @@ from harness.reports.report_json import read_run
 
 
 @dataclass(frozen=True)
-class Asked:
+class BlameQuestion:
     """What is asked of a run: which gate, and how many rows, or which kinds of groups, are suspects."""
 
     gate: str
@@ -52,7 +52,7 @@ class Blame:
     trained: int
 
 
-def find_suspects(folder: Path, asked: Asked, options: Options) -> Blame:
+def find_suspects(folder: Path, asked: BlameQuestion, options: Options) -> Blame:
     """Name suspects in seconds, by text alone; nothing is loaded or trained. Raises UsageError."""
     report = read_run(folder)
     folder = folder if folder.is_dir() else folder.parent
@@ -89,7 +89,7 @@ def open_again(report: Run, folder: Path, options: Options) -> RunContext:
     return run
 
 
-def _count_suspects(asked: Asked, trained: int) -> int:
+def _count_suspects(asked: BlameQuestion, trained: int) -> int:
     """Return how many rows are suspects. Raises UsageError where that is none, or too many."""
     if asked.share is not None:
         if not 0 < asked.share <= MOST:

@@ -1,7 +1,7 @@
 """Suspects: training rows, and groups of them, that read like what a candidate answered to the rows that a gate lost.
 
-Half of a gate's rows choose suspects, the other half confirms: which one a row is in is told by a hash of its cluster,
-its question or its id, and never by what it scored. It is a list to read, and claims nothing.
+Half of a gate's rows choose suspects, the other half confirms; a hash of a row's cluster, question or id
+puts it into one of them, never its score. It is a list to read, and claims nothing.
 """
 
 from __future__ import annotations

@@ -55,14 +55,14 @@ def _kinds(text: str) -> tuple[str, ...]:
 
 
 def _blame(args: Namespace) -> int:
-    from harness.cause.blame import Asked, find_suspects
+    from harness.cause.blame import BlameQuestion, find_suspects
     from harness.cli.terminal import Terminal
 
     if args.controls is not None and not args.retrain:
         raise UsageError("--controls is of no use without --retrain; add --retrain")
     terminal = Terminal()
     try:
-        asked = Asked(args.gate, args.rows, args.share, args.by)
+        asked = BlameQuestion(args.gate, args.rows, args.share, args.by)
         found = find_suspects(args.run, asked, replace(parse_run_options(args), listeners=(terminal,)))
         args.document = {
             "run": str(found.folder), "gate": found.verdict.gate, "candidate": found.verdict.candidate,

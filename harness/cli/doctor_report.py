@@ -162,7 +162,7 @@ def _version(package: str) -> str:
 
 
 def _asked(python: str, code: str) -> str:
-    """Return the last line that a few words of code print in an interpreter, or nothing."""
+    """Return the last line that a few words of code print in an interpreter, or an empty text."""
     with suppress(OSError, subprocess.SubprocessError, IndexError):
         done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
         return shorten_text(done.stdout.splitlines()[-1])

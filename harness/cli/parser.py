@@ -130,7 +130,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _instead(left: Sequence[str], words: Sequence[str]) -> str:
-    """Return the --set that was meant by an option that is a key of the suite, or nothing."""
+    """Return the --set that was meant by an option that is a key of the suite, or an empty text."""
     from harness.texts.option_names import OPTION_NAMES
 
     name, _, value = left[0].partition("=")

@@ -94,7 +94,7 @@ def format_reasons(verdicts: Sequence[Verdict], *, tests: bool) -> list[str]:
 
 
 def format_interval(lower: float | None, upper: float | None, write: Callable[[float], str]) -> str:
-    """Return an interval in brackets after a space, or nothing where a bound is lacking."""
+    """Return an interval in brackets after a space, or an empty text where a bound is lacking."""
     return "" if lower is None or upper is None else f" [{write(lower)}, {write(upper)}]"
 
 

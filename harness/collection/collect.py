@@ -116,7 +116,7 @@ def _check_selecting(context: Context, tasks: Mapping[str, Task]) -> None:
 
 
 def _chooser_error(by: str, tasks: Mapping[str, Task]) -> str:
-    """Return why no model can be chosen on select rows by an EVAL.METRIC, or nothing."""
+    """Return why no model can be chosen on select rows by an EVAL.METRIC, or an empty text."""
     evaluation, _, metric = by.partition(".")
     if (task := tasks.get(evaluation)) is None:
         return f'no eval "{evaluation}"{did_you_mean(evaluation, tasks)}'

@@ -60,7 +60,7 @@ class Task:
 
     @property
     def marks(self) -> str:
-        """What the evaluator marks when the model is gone: "answers", "pairs" of them, or nothing."""
+        """What the evaluator marks when the model is gone: "answers", "pairs" of them, or an empty text."""
         marks = self.capabilities.marks
         return str(marks(dict(self.spec.options)) if callable(marks) else marks)
 

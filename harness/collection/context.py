@@ -119,7 +119,7 @@ def _processes_error(trainer: Callable[..., Any], train: Train) -> str:
 
 
 def _seeds_error(suite: Suite, train: Train) -> str:
-    """Return why a recipe cannot be trained once for every seed, or nothing."""
+    """Return why a recipe cannot be trained once for every seed, or an empty text."""
     if train.seeds and suite.choose:
         return 'seeds: each run is merged onto the same base, but "choose" in [merge] chooses one; name it in "base"'
     return ""

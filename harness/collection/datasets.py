@@ -57,7 +57,7 @@ class DatasetLoader:
 def describe_overlap(
     clusters: Sequence[str], chosen: Sequence[Mapping[str, Any]], confirm: Sequence[Mapping[str, Any]]
 ) -> str:
-    """Return in words what two splits have in common, rows or clusters, or nothing."""
+    """Return in words what two splits have in common, rows or clusters, or an empty text."""
     kinds: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
         ("are in", lambda row: repr(sorted((k, v) for k, v in row.items() if k != "id")))  # whatever it is called
     ]

@@ -97,7 +97,7 @@ def _resolved(path: Path, where: str, says: str, mistakes: Mistakes) -> Path | N
 
 
 def _meet(one: Path, other: Path) -> str:
-    """Return how two resolved paths meet: one "is", "holds" or "lies in" the other, or nothing.
+    """Return how two resolved paths meet: one "is", "holds" or "lies in" the other, or an empty text.
 
     Case and Unicode form do not count: there are file systems on which they do not.
     """
@@ -110,7 +110,7 @@ def _meet(one: Path, other: Path) -> str:
 
 
 def find_write_error(path: Path) -> str:
-    """Return why a file cannot be written, or nothing; leave nothing behind."""
+    """Return why a file cannot be written, or an empty text; leave nothing behind."""
     try:
         if path.is_dir():
             return "is a folder"

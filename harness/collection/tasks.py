@@ -149,7 +149,7 @@ def _check_eval(context: Context, spec: Eval) -> None:
 
 
 def find_rows_at_most_error(spec: Eval, rows: int) -> str:
-    """Return that there are more rows than an evaluation declares for all of its looks, or nothing."""
+    """Return that there are more rows than an evaluation declares for all of its looks, or an empty text."""
     if spec.rows_at_most is None or spec.rows_at_most >= rows:
         return ""
     what = f"rows_at_most is {spec.rows_at_most}, but there are {rows} rows already"

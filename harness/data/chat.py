@@ -68,7 +68,7 @@ def training_template_arguments(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_media(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Return the type of the first part of a message that is no text, or nothing."""
+    """Return the type of the first part of a message that is no text, or an empty text."""
     contents = (message.get("content") for message in messages)
     parts = (part for content in contents if isinstance(content, list) for part in content)
     return next((str(part.get("type")) for part in parts if part.get("type") != "text"), "")

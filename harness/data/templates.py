@@ -13,7 +13,7 @@ BRACES = 'write "{{" and "}}" for braces themselves'
 
 
 def find_template_error(template: str) -> str:
-    """Return why a text is no template, or nothing.
+    """Return why a text is no template, or an empty text.
 
     Braces hold the name of a column and nothing else: what Python's `str.format` may do beside that is refused.
     """

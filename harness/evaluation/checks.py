@@ -122,7 +122,7 @@ class Checks:
         return found
 
     def find_unknown_row(self, flag: Finding) -> str:
-        """Return which row of an evaluation a finding names that there is not, or nothing."""
+        """Return which row of an evaluation a finding names that there is not, or an empty text."""
         for name, ids in flag.rows.items():
             if task := self.objects.get("tasks", {}).get(name.removesuffix(SELECTED)):
                 known = {s.id for s in (task.select if name.endswith(SELECTED) else task.samples) or ()}
@@ -188,7 +188,7 @@ def _flags(provided: Provided, given: Mapping[str, Any], strange: Callable[[Find
 
 
 def check_title(provided: Provided) -> str:
-    """Return the name that a check declares beside its code, or nothing."""
+    """Return the name that a check declares beside its code, or an empty text."""
     return str(provided.capabilities.title)
 
 

@@ -124,7 +124,7 @@ def decide_without_leaks(
 
 
 def _leaks_error(gate: Gate, samples: Sequence[Sample], without: Collection[str]) -> str:
-    """Return why what is left without the rows that leak cannot be judged, or nothing."""
+    """Return why what is left without the rows that leak cannot be judged, or an empty text."""
     for name, rows in gate.rows_by_slice(samples).items():
         gone = sum(s.id in without for s in rows)
         where, left = f"{name}: " if name else "", len(rows) - gone

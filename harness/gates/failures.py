@@ -85,7 +85,7 @@ class Failures(ClaimType):
         )
 
     def find_inconsistency(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
-        """Return why such a count cannot be, by how many rows there are and by the value, or nothing."""
+        """Return why such a count cannot be, by how many rows there are and by the value, or an empty text."""
         failed, value = verdict["estimate"], verdict["value"]
         if not (0 <= failed <= verdict["n"] and failed == int(failed)):
             return f"it counts {failed:g} failures, but the verdict has {verdict['n']} rows"
@@ -102,6 +102,6 @@ def _beyond(cap: float, metric: Metric, ours: Sequence[Score], theirs: Sequence[
 
 
 def find_fractional_score(name: str, scores: Iterable[Score]) -> str:
-    """Return of which row a metric is neither 0 nor 1, and what it is there, or nothing."""
+    """Return of which row a metric is neither 0 nor 1, and what it is there, or an empty text."""
     odd = next((s for s in scores if s.values.get(name, 0) not in (0, 1)), None)
     return f'{name} of row "{odd.id}" is {odd.values[name]:g}' if odd else ""

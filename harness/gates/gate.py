@@ -334,7 +334,7 @@ class ClaimType:
         return None
 
     def find_inconsistency(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
-        """Return how the estimate differs from the values it is made of, or nothing; with slices it is one slice's."""
+        """Return how the estimate differs from the values it is made of, or an empty text; with slices, one slice's."""
         value, baseline, estimate = verdict["value"], verdict["baseline"], verdict["estimate"]
         if verdict["slices"] or verdict["method"] == "e-process" or gate.cap is not None:
             return ""

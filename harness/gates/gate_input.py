@@ -144,7 +144,7 @@ def _rows(gate: Gate, kept: list[Sample], slices: Slices, order: Sequence[str]) 
 def _missing_error(
     gate: Gate, metric: Metric | None, candidate: Result | None, baseline: Result | None, slices: Slices
 ) -> str:
-    """Return why there is nothing to decide, or nothing to compare with, or nothing."""
+    """Return why there is nothing to decide or to compare with, or an empty text."""
     if candidate is None:
         return f'"{gate.eval}" was not evaluated'
     if metric is None:
@@ -175,7 +175,7 @@ def _runs_of(gate: Gate, result: Result | None) -> list[Result]:
 
 
 def _runs_error(runs: Sequence[Result]) -> str:
-    """Return why runs are not those of a recipe, each with its own weights and on the same rows, or nothing."""
+    """Return why runs are not those of a recipe, each with its own weights and on the same rows, or an empty text."""
     if len(runs) < FEWEST_SEEDS:
         there = count_noun(len(runs), "run")
         return f"{there} of the recipe, but at least {FEWEST_SEEDS} are needed; set seeds in [train]"
@@ -191,7 +191,7 @@ def _scores_error(
     result: Result, scores: dict[str, Score], metric: Metric, rows: Sequence[Sample], samples: Sequence[Sample],
     limits: Sequence[float] | None,
 ) -> str:  # fmt: skip
-    """Return what is wrong with a result's scores of the rows, or nothing."""
+    """Return what is wrong with a result's scores of the rows, or an empty text."""
     if missing := [s.id for s in rows if s.id not in scores]:
         return f"{len(missing)} of {len(rows)} rows have no score, {_examples(missing)}"
     if len(scores) > len(rows) and (strange := list(scores.keys() - {s.id for s in samples})):
@@ -220,7 +220,7 @@ def _scores_error(
 
 
 def _cut_error(gate: Gate, metric: Metric, rows: Sequence[Sample], sides: Mapping[str, dict[str, Score]]) -> str:
-    """Return that a side has too many answers that were cut for its rows to decide anything, or nothing.
+    """Return that a side has too many answers that were cut for its rows to decide anything, or an empty text.
 
     Without `cut_at_most` these are thoughts that did not end, which are never an answer.
     """

@@ -97,7 +97,7 @@ class LossRate(ClaimType):
         return BestCase(claim, 1 - (gate.on_at_most or 0.0), "even if no row loses more", "where no row loses more")
 
     def find_inconsistency(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
-        """Return how the share of rows differs from the estimate, or nothing."""
+        """Return how the share of rows differs from the estimate, or an empty text."""
         value, estimate = verdict["value"], verdict["estimate"]
         if verdict["slices"] or value is None or estimate is None:
             return "" if verdict["slices"] else "lacks its value or its estimate"

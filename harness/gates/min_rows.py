@@ -41,7 +41,7 @@ def find_one_cluster_error(rows: int, *, by_question: bool = False) -> str:
 def find_unprovable_error(
     gate: Gate, metric: Metric, rows: Sequence[Sample] | None, alpha: float, sizes: Sizes | None = None
 ) -> str:
-    """Return why the best of models could not prove a claim on these rows, and what could, or nothing.
+    """Return why the best of models could not prove a claim on these rows, and what could, or an empty text.
 
     The best of models is right on every row where the claim is about a number; where it is about a baseline it
     wins every row, or is its equal where it may be worse. Of rows that were not read yet (None) there may be any
@@ -60,7 +60,7 @@ def find_unprovable_error(
 
 
 def find_few_clusters_error(gate: Gate, metric: Metric, sizes: Sizes) -> str:
-    """Return why a verdict would rest on few clusters, or nothing."""
+    """Return why a verdict would rest on few clusters, or an empty text."""
     if gate.kind.counts or metric.is_count:
         return ""
     for name, (rows, units) in sizes.items():
@@ -71,7 +71,7 @@ def find_few_clusters_error(gate: Gate, metric: Metric, sizes: Sizes) -> str:
 
 
 def _slice_error(gate: Gate, metric: Metric, rows: int, units: int, alpha: float) -> str:
-    """Return why a slice of so many rows, of which `units` are independent, cannot prove the claim, or nothing."""
+    """Return why a slice of `rows`, of which `units` are independent, cannot prove the claim, or an empty text."""
     if rows == 1:
         return "there is only one row, which proves nothing about others"
     if units == 1:

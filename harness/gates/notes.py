@@ -50,7 +50,7 @@ def result_notes(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
     if verdict.outcome is Outcome.INCONCLUSIVE and hypothesis.labels:
         notes.append(Note("labels", {"rows": not hypothesis.metric.is_agreement}))
     elif verdict.outcome is Outcome.INCONCLUSIVE and not hypothesis.runs:
-        notes.append(_needed(verdict))
+        notes.append(_note_rows_needed(verdict))
     return [*notes, _seeds(verdict, hypothesis)] if hypothesis.runs else notes
 
 
@@ -102,12 +102,12 @@ def add_slice_notes(
     notes += [Note("untestable", {"n": untestable})] if untestable else []
     notes += [Note("none large", {"min_n": min_n})] if not large and not harm else []
     notes += [note for note in decides if note.kind == "sizes"]
-    notes += [_needed(verdict, such=True)] if verdict.rows_needed else []
+    notes += [_note_rows_needed(verdict, such=True)] if verdict.rows_needed else []
     notes += [note for note in decides if note.kind in ("unseen", "seeds")]
     return add_reason(replace(verdict, slices=tuple(slices)), *notes)
 
 
-def _needed(verdict: Verdict, *, such: bool = False) -> Note:
+def _note_rows_needed(verdict: Verdict, *, such: bool = False) -> Note:
     told = {"rows": verdict.rows_needed, "range": verdict.rows_range, "such": such, "close": CLOSE, "n": verdict.n}
     likely = Outcome.PASS if (verdict.p_pass or 0.0) < (verdict.p_fail or 0.0) else Outcome.FAIL
     return Note("needed", {**told, "likely": str(likely)})

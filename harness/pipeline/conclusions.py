@@ -207,7 +207,7 @@ def _change(task: Task, metric: Metric, ours: Result, theirs: Result, alpha: flo
 
 
 def _words(change: Change, step: str) -> str:
-    """Return what a step changed of a metric, or nothing: where no row changed, or it is no more than rounding."""
+    """Return what a step changed of a metric, or an empty text where no row changed, or no more than rounding."""
     c, name = change, f"{change.eval}.{change.metric}"
     if not (c.won or c.lost):
         return ""

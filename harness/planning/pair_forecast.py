@@ -15,7 +15,7 @@ from harness.records.metrics import Metric
 from harness.records.samples import Sample, Score
 from harness.stats import power
 
-MARGINS = (0.01, 0.02, 0.05)  # of proportions, for which rows are told
+MARGINS = (0.01, 0.02, 0.05)  # of proportions, for which the rows needed are shown
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ def forecast_pair(
         math.sqrt(math.fsum(d * d for d in differences) / len(kept)), alpha,
         case.describe_provable().removeprefix("a margin of ") if known else "",
         "" if least is None else case.format_value(case.to_metric_units(least)).lstrip("+−"),
-        {m: _needed(case, m) for m in MARGINS} if known and metric.is_share else {}, gate.risk(metric),
+        {m: _find_rows_needed(case, m) for m in MARGINS} if known and metric.is_share else {}, gate.risk(metric),
         describe_few_rows(case),
     )  # fmt: skip
 
 
-def _needed(case: GatePower, margin: float) -> int | None:
+def _find_rows_needed(case: GatePower, margin: float) -> int | None:
     """Return how many rows an equal candidate needs to be proven worse by at most a margin."""
     found = case.search(power.search_rows, lambda n: (0.0, -margin, n / case.n))
     return None if found is None else math.ceil(found)

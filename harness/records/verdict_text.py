@@ -58,12 +58,12 @@ def format_runs(v: Verdict) -> str:
 
 
 def format_sample_size(v: Verdict) -> str:
-    """Return how many rows would decide a verdict, or nothing where rows are not what is missing."""
+    """Return how many rows would decide a verdict, or an empty text where rows are not what is missing."""
     return next((format_notes(v.claim_spec, [note]) for note in v.notes if note.kind == "needed"), "")
 
 
 def format_size_warning(v: Verdict) -> str:
-    """Return that the sizes of clusters tell of the outcome, or nothing."""
+    """Return that the sizes of clusters tell of the outcome, or an empty text."""
     return next((format_notes(v.claim_spec, [note]) for note in v.notes if note.kind == "sizes"), "")
 
 

@@ -144,7 +144,7 @@ def _changed_files(collection: Collection, lock: bytes) -> Iterator[str]:
 
 
 def find_destination_error(to: Path) -> str:
-    """Return why no export can be written to a folder, or nothing; an export of ours that is there is replaced."""
+    """Return why no export can be written to a folder, or an empty text; an export that is there is replaced."""
     if to.is_symlink() or (to.exists() and not to.is_dir()):
         return "which is not a folder"
     if to.is_dir() and any(to.iterdir()) and not (to / EVIDENCE / MANIFEST).is_file():

@@ -200,7 +200,7 @@ def _gates(verdicts: Sequence[Verdict]) -> Iterator[str]:
 
 
 def _quantised_by(folder: Path) -> str:
-    """Return the library that reads a model in fewer bits, as its configuration names it, or nothing."""
+    """Return the library that reads a model in fewer bits, as its configuration names it, or an empty text."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         return str((config.get("quantization_config") or {}).get("quant_method", ""))

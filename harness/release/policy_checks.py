@@ -116,7 +116,7 @@ def _meeting(claim: Gate, locked: LockedSuite, verdicts: Verdicts, candidate: st
 
 
 def _verdict_error(gate: Gate, locked: LockedSuite, verdicts: Verdicts, most: float | None) -> str:
-    """Return why the verdict on a gate that covers a claim is not enough, or nothing; it may risk `most`."""
+    """Return why the verdict on a gate that covers a claim is not enough, or an empty text; it may risk `most`."""
     outcome, risk = verdicts.get(gate.id, {}).get("outcome"), gate.alpha or locked.about.alpha
     if outcome != Outcome.PASS:
         return f'gate "{gate.id}" is {outcome}' if outcome else f'gate "{gate.id}" has no verdict'

@@ -70,7 +70,7 @@ class RecomputationResult:
         return sum(g in self.gates for g in self.wanted) / len(self.wanted) if self.wanted else 0.0
 
     def find_shortfall(self, share: float | None, named: Collection[str]) -> str:
-        """Return why a policy that wants such a share, and all those that it has `named`, refuses it, or nothing."""
+        """Return why a policy that wants such a share and all those `named` refuses it, or an empty text."""
         if share and (lost := sorted(self.unable.keys() & set(named))):
             return (
                 f'"{lost[0]}", which the policy names, was not recomputed, because {self.unable[lost[0]]} (recomputed)'
@@ -133,7 +133,7 @@ def read_items(export: Path, manifest: Mapping[str, Any]) -> Iterator[Mapping[st
 
 
 def _rows_error(lines: Sequence[Mapping[str, Any]], locked: LockedSuite) -> str:
-    """Return of which evaluation the rows are not those of the lock, or differ between subjects, or nothing."""
+    """Return of which evaluation the rows are not those of the lock, or differ between subjects, or an empty text."""
     digests: dict[str, dict[int, str]] = {}
     for row in lines:
         name, number = row["item"].partition("::")[2], row["number"]
@@ -227,7 +227,7 @@ class _CandidateEvidence:
     leaks: Leaks
 
     def unable_error(self, gate: Gate) -> str:
-        """Return why a gate cannot be judged again by anybody who has the evidence alone, or nothing."""
+        """Return why a gate cannot be judged again by anybody who has the evidence alone, or an empty text."""
         name, metric = gate.eval, self.locked.metric(gate)
         combine = self.locked.combines.get(gate.metric)
         if self.verdicts[gate.id]["outcome"] == Outcome.ERROR or metric is None:
@@ -249,7 +249,7 @@ class _CandidateEvidence:
         return ""
 
     def difference_error(self, gate: Gate) -> str:
-        """Decide a gate again, and return in what it differs from the evidence, or nothing."""
+        """Decide a gate again, and return in what it differs from the evidence, or an empty text."""
         if why := self.rows_error(gate):
             return why
         recorded = self.verdicts[gate.id]
@@ -273,7 +273,7 @@ class _CandidateEvidence:
         return "" if same else f"is recorded as {recorded['outcome']}, but its rows give {again['outcome']}"
 
     def rows_error(self, gate: Gate) -> str:
-        """Return which rows are not there that the lock has, or are there under other weights, or nothing."""
+        """Return which rows are not there that the lock has, or are there under other weights, or an empty text."""
         name, candidate = gate.eval, self.manifest["candidate"]
         early, there = self.locked.evals[name].get("stop") == "early", self.locked.rows.get(name)
         others = self.locked.runs if gate.of == "recipe" else ()

@@ -49,7 +49,7 @@ def baseline_folder(suite: Suite, baseline: Baseline) -> Path:
 
 
 def find_release_error(suite: Suite, baseline: Baseline) -> str:
-    """Return that there is no release yet, or nothing.
+    """Return that there is no release yet, or an empty text.
 
     Raises UsageError when the folder that the suite names, or that has a pinned release, is not there.
     """

@@ -113,7 +113,7 @@ def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path
 
 
 def _first(samples: list[Sample], name: str, export: Path) -> str:
-    """Return the first row that the evidence tells otherwise, or nothing."""
+    """Return the first row that the evidence tells otherwise, or an empty text."""
     with io.TextIOWrapper(open_file(export / EVIDENCE / ITEMS, below=export), "utf-8") as f:
         for row in map(json.loads, f):
             if row["item"].partition("::")[2] == name and "number" in row:

@@ -35,7 +35,7 @@ _FLOATS = ("uncapped", "value", "baseline", "estimate", "lower", "upper", "thres
 
 
 def find_verdicts_error(locked: LockedSuite, verdicts: Verdicts) -> str:
-    """Return the first of what verdicts say that does not follow from their numbers and the lock, or nothing."""
+    """Return the first of what verdicts say that does not follow from their numbers and the lock, or an empty text."""
     for name, verdict in verdicts.items():
         if name not in locked.gates:
             return f'gate "{name}" is not in the lock'
@@ -90,7 +90,7 @@ class _VerdictCheck:
         yield self.words_error()
 
     def words_error(self) -> str:
-        """Return how the claim as data, or what is said in words, differs from what it is made of, or nothing."""
+        """Return how the claim as data, or what is said in words, differs from what it is made of, or an empty text."""
         v, metric = self.verdict, self.locked.metric(self.gate)
         about, told = v["claim_spec"], [Note(**note) for note in v["notes"]]
         metrics = (metric, None) if v["outcome"] == Outcome.ERROR else (metric,)  # which may be why it is one
@@ -109,7 +109,7 @@ class _VerdictCheck:
         )
 
     def numbers_error(self) -> str:
-        """Return which number is none, or out of its range, or nothing."""
+        """Return which number is none, or out of its range, or an empty text."""
         v = self.verdict
         for key in (*_FLOATS, "alpha", "p_pass", "p_fail"):
             x = v[key]
@@ -125,7 +125,7 @@ class _VerdictCheck:
         return f"has {odd[0]} {schema.format_toml(counts[odd[0]])}, which is not a count" if odd else ""
 
     def alpha_error(self) -> str:
-        """Return how the risk differs from the gate's, or from the share of it that an attempt has, or nothing."""
+        """Return how the risk differs from the gate's, or from an attempt's share of it, or an empty text."""
         about, v = self.locked.about, self.verdict
         alpha, want = v["alpha"], self.gate.alpha or about.alpha
         attempt = self.verdicts[self.gate.group]["attempt"] if self.gate.group else v["attempt"]
@@ -146,7 +146,7 @@ class _VerdictCheck:
         return "" if _near(alpha, want) else f"was decided at alpha {alpha:g} instead of {want:g}"
 
     def risk_error(self) -> str:
-        """Return how the kind of risk differs from what its gate and metric come to, or nothing."""
+        """Return how the kind of risk differs from what its gate and metric come to, or an empty text."""
         gate, told = self.gate, self.verdict["risk"]
         if not gate.any_of and (self.locked.metric(gate) is None or self.verdict["p_pass"] is None):
             return "" if told in get_args(Risk) else f"has risk {schema.format_toml(told)}, which is unknown"
@@ -240,7 +240,7 @@ class _VerdictCheck:
             yield self.difference_error(want, "its numbers give")
 
     def rows_error(self) -> str:
-        """Return how the rows judged differ from the lock's, or nothing.
+        """Return how the rows judged differ from the lock's, or an empty text.
 
         Early stopping, slices, leaks and weights of 0 make them fewer.
         """
@@ -272,7 +272,7 @@ class _VerdictCheck:
         return self.gate.kind.oriented(self.gate, self.metric)
 
     def sides_error(self) -> str:
-        """Return that the estimate is on the wrong side of the threshold, so neither proven nor refuted, or nothing.
+        """Return that the estimate is on the wrong side of the threshold for its outcome, or an empty text.
 
         A wealth that crossed is never taken back, whatever rows came later: its bound is on the side it crossed.
         """
@@ -292,7 +292,7 @@ class _VerdictCheck:
         return "" if right else f"is {outcome} with {at:g}, which is on the wrong side of {v['threshold']:g}"
 
     def runs_error(self) -> str:
-        """Return how a recipe's runs differ from the lock's seeds, or from the value that is their mean, or nothing."""
+        """Return how a recipe's runs differ from the lock's seeds, or their mean from the value, or an empty text."""
         runs, v = self.verdict["runs"], self.verdict
         wanted = 1 + len(self.locked.runs) if self.gate.of == "recipe" else 0
         if len(runs) != wanted:
@@ -313,7 +313,7 @@ class _VerdictCheck:
         return bool(sign * (v["estimate"] - v["threshold"]) >= -NEAR * max(1.0, abs(v["threshold"])))
 
     def sliced_error(self) -> str:
-        """Return how the outcome differs from what its slices come to, or nothing.
+        """Return how the outcome differs from what its slices come to, or an empty text.
 
         Large ones must prove the claim, and there must be one; none may be refuted.
         """

@@ -40,7 +40,7 @@ def select_tests(
     ("pairs", with the `discordance` of every data set), in any other `support` ("score"), or any others ("ratio").
     """
     if kind == "ratio" or support is None:
-        return [_guarded(of, ratio.LEAST, ratio.STEEP)]
+        return [_make_guarded_t(of, ratio.LEAST, ratio.STEEP)]
     if kind == "share":
         low = support[0]
         first = MeanTest(lambda t: ratio.share_t(of, t, low), lambda a: ratio.share_bounds(of, a, low))
@@ -49,7 +49,7 @@ def select_tests(
     else:
         first = MeanTest(partial(ratio.skewed_t, of), partial(ratio.skewed_bounds, of))
     variance = discordance - of.estimate**2 if kind == "pairs" else None
-    return [first, *_beside(of, alpha, support, near, variance)]
+    return [first, *_choose_second_tests(of, alpha, support, near, variance)]
 
 
 def unseen_rows_test(of: Ratio, support: Support) -> MeanTest:
@@ -125,12 +125,14 @@ def _median(of: Ratio) -> tuple[Floats, Floats]:
     return np.asarray(np.median(value, -1)), np.asarray(value)
 
 
-def _guarded(of: Ratio, least: Any, steep: Any, *, alike: Any = None) -> MeanTest:
+def _make_guarded_t(of: Ratio, least: Any, steep: Any, *, alike: Any = None) -> MeanTest:
     given: dict[str, Any] = {"least": least, "steep": steep, "alike": alike}
     return MeanTest(lambda t: ratio.guarded_t(of, t, **given), lambda a: ratio.guarded_bounds(of, a, **given))
 
 
-def _beside(of: Ratio, alpha: float, support: Support, near: float | None, variance: Floats | None) -> list[MeanTest]:
+def _choose_second_tests(
+    of: Ratio, alpha: float, support: Support, near: float | None, variance: Floats | None
+) -> list[MeanTest]:
     """Return the tests that must agree: whole clusters resampled, or a guarded t where these say nothing.
 
     They do not where clusters are very uneven, where alpha is small, and where so few vary, or such small ones, that
@@ -157,7 +159,7 @@ def _beside(of: Ratio, alpha: float, support: Support, near: float | None, varia
     told = np.abs(_correlation(of.weights, value)) - 1 / np.sqrt(of.clusters)
     strength = np.maximum(strength, np.clip(ratio.TOLD * told, 0.0, ratio.MOST_TOLD))
     least = np.where(uneven, ratio.UNEVEN_LEAST, ratio.FEW_LEAST)
-    guarded = _guarded(of, least * strength, ratio.STEEP * strength, alike=alike)
+    guarded = _make_guarded_t(of, least * strength, ratio.STEEP * strength, alike=alike)
     found = [_where(mute | unequal, guarded), _where(scarce, _unseen(of, support))]
     if of.clusters <= RESAMPLED_CLUSTERS and alpha >= ratio.FINEST and not mute.all():
         draw, p_of = partial(ratio.bootstrap_t, of), partial(ratio.bootstrap_p, of)

@@ -143,20 +143,22 @@ def guarded_t(
     """
     p = []
     for sign in (1, -1):
-        estimate, error, df = _guarded(of, sign, least, steep, alike)
+        estimate, error, df = _weigh_worst_cluster(of, sign, least, steep, alike)
         p.append(special.stdtr(df, -sign * (estimate - threshold) / np.where(error > 0, error, 1.0)))
     return p[0], p[1]
 
 
 def guarded_bounds(of: Ratio, alpha: float, least: Any = LEAST, steep: Any = STEEP, *, alike: Any = None) -> Bounds:
     """Return the one-sided bounds at alpha each that invert `guarded_t`, of one data set."""
-    (low, below, df_low), (high, above, df_high) = (_guarded(of, sign, least, steep, alike) for sign in (1, -1))
+    (low, below, df_low), (high, above, df_high) = (
+        _weigh_worst_cluster(of, sign, least, steep, alike) for sign in (1, -1)
+    )
     return Bounds(
         float(low + below * special.stdtrit(df_low, alpha)), float(high - above * special.stdtrit(df_high, alpha))
     )
 
 
-def _guarded(of: Ratio, sign: int, least: Any, steep: Any, alike: Any) -> tuple[Floats, Floats, Floats]:
+def _weigh_worst_cluster(of: Ratio, sign: int, least: Any, steep: Any, alike: Any) -> tuple[Floats, Floats, Floats]:
     """Return estimate, error and degrees of freedom with the cluster that is worst for `sign` counted once more."""
     r, w, total = of.residuals, np.broadcast_to(of.weights, of.residuals.shape), of.weights.sum(-1, keepdims=True)
     tail = np.clip(l_skewness(-sign * r / np.sqrt(w)), 0.0, 1.0)

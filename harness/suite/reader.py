@@ -382,7 +382,7 @@ def _invalid(path: Path, text: str, error: str) -> str:
 
 
 def _seeds_error(seeds: Sequence[int]) -> str:
-    """Return what is wrong with the seeds of a recipe, or nothing."""
+    """Return what is wrong with the seeds of a recipe, or an empty text."""
     again = next((seed for i, seed in enumerate(seeds) if seed in seeds[:i]), None)
     if again is not None:
         return f"{again} occurs twice; remove one"
@@ -393,7 +393,7 @@ def _seeds_error(seeds: Sequence[int]) -> str:
 
 
 def _order_error(values: Any, *, by_step: bool) -> str:
-    """Return error values cannot be tried one after the other, or nothing."""
+    """Return why values cannot be tried one after the other, or an empty text."""
     if not isinstance(values, list):
         return "write a list of values"
     if len(values) < 2:

@@ -379,7 +379,7 @@ def name_of_run(candidate: str, seed: int) -> str:
 
 
 def find_name_error(name: str) -> str:
-    """Return what keeps a name from being one of a suite, subject, eval or copy, or nothing: files are called by it."""
+    """Return why a suite, subject, eval or copy cannot have a name, or an empty text: files are called by it."""
     if not NAME.fullmatch(name):
         return f'name is {schema.format_toml(name)}; use only letters, digits, "_", "-" and ".", not beginning with "."'
     if len(name.encode()) > LONGEST_NAME:

@@ -35,7 +35,7 @@ NO_RECIPE = ("where", "processes", "shard", "watch", "watch_rows")  # of [train]
 
 
 def find_waiver_error(waiver: Waiver, gate: Gate | None, suite: Suite, today: date) -> str:
-    """Return why a waiver does not count, or nothing when it is in force; without a gate it must be for a check."""
+    """Return why a waiver does not count, or an empty text if it does; without a gate it must be for a check."""
     if gate is None and waiver.claim != IGNORED:
         return "is for a gate that this suite does not have"
     if date.fromisoformat(waiver.until) < today:

@@ -36,7 +36,7 @@ class Gpu(NamedTuple):
     bf16: bool
 
     def find_full_error(self, number: int | str) -> str:
-        """Return that it is full, or nothing."""
+        """Return that it is full, or an empty text."""
         if self.free >= FULL * self.memory:
             return ""
         left = f"{self.free / 1e9:.1f} of {self.memory / 1e9:.1f} GB are free"

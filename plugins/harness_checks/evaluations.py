@@ -223,7 +223,7 @@ def _choices_of(task: Task, sample: Sample) -> tuple[list[str], list[Any]]:
 
 
 def _gold_of(task: Task, sample: Sample) -> str:
-    """Return the right choice as its row says it, or nothing where it is a label."""
+    """Return the right choice as its row says it, or an empty text where it is a label."""
     said = sample.row.get(str(task.spec.options.get("gold", "gold")), sample.target)
     return "" if said in _choices_of(task, sample)[1] else str(said)
 

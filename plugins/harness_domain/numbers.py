@@ -143,7 +143,7 @@ def check_numeric_rows(samples: Sequence[Sample], options: Mapping[str, Any], fo
 def _vote(answer: str, options: Mapping[str, Any]) -> Fraction | None:
     """Return the number that an answer votes for; None is the vote of those without one."""
     read = NumberParser(options.get("units"), options.get("decimal", "."), options.get("fractions", True))
-    return _taken(read.parse(answer), options.get("take", "last"))
+    return _choose_number(read.parse(answer), options.get("take", "last"))
 
 
 @evaluator(check_rows=check_numeric_rows, votes=_vote)
@@ -176,13 +176,13 @@ def numeric(
     within = Fraction(str(tolerance)), Fraction(str(relative))
     for sample, targets, (said, details) in zip(samples, wanted, found, strict=True):
         numbers = read.parse(said)
-        number = _taken(numbers, take)
+        number = _choose_number(numbers, take)
         values = min((_compared(number, t, *within) for t in targets), key=lambda v: v["error"] - v["correct"])
         note = None if number is not None else f"{len(numbers) or 'no'} numbers"
         yield Score(sample.id, values, answer=said, note=note, details=details)
 
 
-def _taken(numbers: Sequence[Fraction], take: str) -> Fraction | None:
+def _choose_number(numbers: Sequence[Fraction], take: str) -> Fraction | None:
     """Return the number of an answer that counts, if one does."""
     return None if not numbers or (take == "only" and len(numbers) > 1) else numbers[0 if take == "first" else -1]
 

@@ -19,7 +19,7 @@ AHEAD = 8  # tokens, that are followed by as many, or by none
 
 
 def find_masking_error(model: PreTrainedModel) -> str:
-    """Return why rows with a mask of their own are not valid for a model, or nothing when they are.
+    """Return why rows with a mask of their own are not valid for a model, or an empty text when they are.
 
     They are where every layer has full attention, takes any mask, and has rotary positions that do not depend on the
     length of what is run.

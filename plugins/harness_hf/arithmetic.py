@@ -20,12 +20,12 @@ def compute_as_runtime(model: Any, arithmetic: str) -> Any:
         return model.to(HALF[arithmetic])
     for name, module in model.named_modules() if arithmetic == "q8" else ():
         if isinstance(module, torch.nn.Linear) and "lora_" not in name and module.in_features % BLOCK == 0:
-            module.weight.data = _rounded(module.weight.data)
-            module.register_forward_pre_hook(lambda _, inputs: (_rounded(inputs[0]), *inputs[1:]))
+            module.weight.data = _round_to_q8(module.weight.data)
+            module.register_forward_pre_hook(lambda _, inputs: (_round_to_q8(inputs[0]), *inputs[1:]))
     return model
 
 
-def _rounded(values: Any) -> Any:
+def _round_to_q8(values: Any) -> Any:
     blocks = values.unflatten(-1, (-1, BLOCK))
     scale = (blocks.abs().amax(-1, keepdim=True) / 127).half().to(values.dtype)  # which a block keeps in f16
     codes = torch.where(scale > 0, blocks / scale, torch.zeros_like(blocks)).round().clamp(-127, 127)

@@ -216,7 +216,7 @@ def keep_4bit_layout(model: transformers.PreTrainedModel) -> None:
 
 
 def find_misread_layer(model: transformers.PreTrainedModel) -> str:
-    """Return the name of a layer on the CPU that bitsandbytes reads wrongly there in 4 bits, or nothing.
+    """Return the name of a layer on the CPU that bitsandbytes reads wrongly there in 4 bits, or an empty text.
 
     0.50.2 decodes rows of an even width that is no multiple of the block with the scales of others, without a word; a
     GPU reads them right.

@@ -14,7 +14,7 @@ LIMITS = {"turn_limit": 100, "time_limit": 3600, "message_limit": None, "token_l
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """The options of an eval; their meanings are told there."""
+    """The options of an eval; docs/reference/options.md explains them."""
 
     task: str
     args: dict[str, Any] | None = None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 OLDEST = (0, 3, 285)
 KEPT = 8  # tasks in memory
 OURS = ("id", "input", "target")  # columns of a row, which metadata of these names does not replace
-LONGEST = 200  # characters of an error of others
+LONGEST = 200  # characters of another library's error
 
 
 def load_task(options: InspectOptions, folder: Path) -> Any:

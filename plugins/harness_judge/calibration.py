@@ -52,7 +52,7 @@ class Calibration:
     seed: int = 17
 
     def find_change(self, judge: dict[str, Any]) -> str:
-        """Return what changed since, or nothing."""
+        """Return what changed since, or an empty text."""
         return " and ".join(f"the {name} changed" for name in judge if judge[name] != self.judge.get(name))
 
     def agreement_labels(self) -> Labels:
@@ -84,7 +84,7 @@ def count_prompts_by_kind(truth: Sequence[float], prompts: Sequence[Any]) -> dic
 
 
 def find_too_few_labels(labels: Labels) -> str:
-    """Return which kind of labels is of too few prompts to tell how the judge errs on it, or nothing."""
+    """Return which kind of labels is of too few prompts to tell how the judge errs on it, or an empty text."""
     few = {name: n for name, n in count_prompts_by_kind(labels.truth, labels.clusters).items() if n < FEWEST}
     return next(
         (f"on only {n} prompts people said that it {name}; at least {FEWEST} are needed" for name, n in few.items()),

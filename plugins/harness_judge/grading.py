@@ -146,7 +146,7 @@ def _calibrated(
 
 
 def _blind(labels: Labels, metric: str, scores: Sequence[Score]) -> str:
-    """Return that labels do not show the judge to tell what people prefer from what they do not, or nothing."""
+    """Return that labels do not show the judge to tell what people prefer from what they do not, or an empty text."""
     if len(some := [s for s in scores if s.weight_of(metric) and math.isfinite(s.values[metric])]) < 2:
         return ""  # of which nothing can be said anyway
     ones, sides = [1.0] * len(some), by_people.label_sides(labels, some)

@@ -209,7 +209,7 @@ RESERVED = frozenset({"rubric", "error_rate", "injection_suspect", "tokens", "us
 
 
 def model_family(model: str) -> str:
-    """Return the family that a model's name tells, or nothing."""
+    """Return the family that a model's name tells, or an empty text."""
     name = model.lower().rsplit("==")[0] if model.startswith("pypi:") else model.lower()
     words = re.findall(r"[a-z]+\d?", name.replace("\\", "/").rsplit("/", 1)[-1])
     for word, known in product(words, sorted(FAMILIES, key=len, reverse=True)):

@@ -27,7 +27,7 @@ OURS = frozenset({"id", "input", "target", "task", "doc_id"})  # columns of a ro
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """The options of an eval; their meanings are told there."""
+    """The options of an eval; docs/reference/options.md explains them."""
 
     task: str
     shots: int | None = None

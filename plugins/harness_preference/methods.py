@@ -75,7 +75,7 @@ def _select(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...], what: s
 
 
 def _kind(prompt: Any, answers: Sequence[Any]) -> str:
-    """Return "text" or "chat", or nothing for what is neither."""
+    """Return "text" or "chat", or an empty text for what is neither."""
     if isinstance(prompt, str) and prompt.strip() and all(isinstance(a, str) and a.strip() for a in answers):
         return "text"
     ends = all(_is_chat(messages) and messages[-1]["role"] == "assistant" for messages in answers)

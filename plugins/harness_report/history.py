@@ -102,7 +102,7 @@ def past_runs(suite: str, folder: Path) -> list[PastRun]:
 
 
 def release_day(released: Mapping[tuple[str, str], str], weights: str, started: str) -> str:
-    """Return the day on which what a run exported was promoted, or nothing."""
+    """Return the day on which what a run exported was promoted, or an empty text."""
     return released.get((weights, started), "")
 
 

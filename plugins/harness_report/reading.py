@@ -203,7 +203,7 @@ def gate_samples(rows: Rows) -> list[Sample]:
 
 
 def row_slice(row: Row, column: str) -> str:
-    """Return a row's value of a column as text, or nothing."""
+    """Return a row's value of a column as text, or an empty text."""
     return str(subtable(row, "doc").get(column, "")) if column else ""
 
 

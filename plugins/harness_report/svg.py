@@ -100,7 +100,7 @@ def _drawer() -> subprocess.Popen[str]:
 
 
 def _asked(spec: str) -> str:
-    """Return the SVG of a spec, or nothing and a warning where there is none."""
+    """Return the SVG of a spec, or an empty text and a warning where there is none."""
     process = _drawer()
     assert process.stdin and process.stdout
     try:

@@ -171,7 +171,7 @@ def check_endings(whole: Any, tokenizer: PreTrainedTokenizerBase, cut: int | Non
 
 
 def mark_error(row: Mapping[str, Any]) -> str:
-    """Return what is wrong with the marks of a row's turns, or nothing."""
+    """Return what is wrong with the marks of a row's turns, or an empty text."""
     for turn in row_turns(row):
         for mark, want in CONTEXT_MARKS.items():
             if turn.get(mark) not in (None, 0, 1):
