@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ TEXTS = [
     "Größe 東京 \N{WAVING HAND SIGN} x²",
     "def f(a):\n\treturn a",
 ]
+
+NATS = 8.0  # by which a speaker's next token is ahead of the others
 
 
 def build(folder: Path, split: str = "smollm", rows: int = 0, seed: int = 3, **config: Any) -> Path:
@@ -47,4 +50,33 @@ def build(folder: Path, split: str = "smollm", rows: int = 0, seed: int = 3, **c
                 torch.nn.init.normal_(weight, 1.0, 0.3)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_speaker(folder: Path, said: list[int]) -> Path:
+    """Let the model in a folder answer with these tokens, each once, and end: built, so that no rounding decides it.
+
+    Attention and MLPs add nothing, and each token's embedding is close to no output's but its successor's.
+    """
+    import torch
+
+    from harness_hf import ModelTokenizer, load_model, quiet_loading
+
+    tokens, model = ModelTokenizer.of(str(folder)), load_model(folder, dtype="float32", device="cpu")
+    [[*_, start]] = tokens.encode_prompts([[{"role": "user", "content": ""}]])
+    chain = [start, *said, tokens.special_token_id(TURN_END)]
+    width = model.config.hidden_size
+    codes = torch.randint(0, 2, (model.config.vocab_size, width), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
+                weight.zero_()
+            elif "norm" in name:
+                weight.fill_(1.0)
+        model.get_input_embeddings().weight.copy_(codes)
+        for token, successor in pairwise(chain):
+            model.get_output_embeddings().weight[successor] = codes[token] * NATS / width
+    model.generation_config.eos_token_id = sorted(tokens.stop_ids)
+    with quiet_loading():
+        model.save_pretrained(folder)
     return folder
