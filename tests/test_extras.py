@@ -7,10 +7,8 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import venv
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import pytest
 
 from harness.testing import ROWS, SUITE, TRAIN, write_fake
 from harness.testing.judge import StubJudge
+from tests.helpers.local_http import LocalHandler, serve_locally
 
 pytestmark = pytest.mark.packaging
 ROOT = Path(__file__).parent.parent
@@ -123,43 +122,25 @@ to = "exports/tiny"
 SECONDS = 900  # for one command; an installation may have to download
 
 
-class Served(BaseHTTPRequestHandler):
+class Served(LocalHandler):
     """A server of two models: "better" knows the prompt's last word, "base" does not."""
 
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.send({"object": "list", "data": [{"id": name} for name in ("base", "better")]})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompt = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
-        text = prompt.split()[-1] if body["model"] == "better" else "wrong"
-        said = {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
-        self.send({"choices": [{**said, "finish_reason": "stop"}]})
-
-    def send(self, body: Any) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None:
-        """Write nothing to the log."""
+    def answer(self, body: bytes) -> None:
+        reply: dict[str, Any] = {"object": "list", "data": [{"id": name} for name in ("base", "better")]}
+        if body:
+            asked = json.loads(body)
+            prompt = asked["messages"][-1]["content"] if "messages" in asked else asked["prompt"]
+            text = prompt.split()[-1] if asked["model"] == "better" else "wrong"
+            said = {"message": {"role": "assistant", "content": text}} if "messages" in asked else {"text": text}
+            reply = {"choices": [{**said, "finish_reason": "stop"}]}
+        self.send(200, json.dumps(reply).encode())
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
     """A server on this machine."""
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Served)
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{http.server_port}/v1"
-    http.shutdown()
-    http.server_close()
-    thread.join()
+    with serve_locally(Served) as address:
+        yield f"{address}/v1"
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -22,6 +20,7 @@ from harness_served.runtime import read_answer
 from tests.fuzz.breaking import VALUES, dumps, structures, texts
 from tests.fuzz.driving import fuzz
 from tests.helpers.late import late
+from tests.helpers.local_http import LocalHandler, serve_locally
 
 late("openai")
 
@@ -79,41 +78,26 @@ class Reply:
     cut: int = 0  # bytes announced that never come
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(LocalHandler):
     """One reply, and the connection is closed."""
+
+    protocol_version = "HTTP/1.0"
 
     reply = Reply()
 
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length") or 0))
+    def answer(self, body: bytes) -> None:
         given = self.reply if self.path == self.reply.path else Reply(body=dumps(KINDS.get(self.path, ERROR)).encode())
-        self.send_response(given.status)
-        headers = {"Content-Type": "application/json", "Content-Length": str(len(given.body) + given.cut)}
-        for name, value in (headers | (given.headers or {})).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(given.body)
-
-    do_GET = do_POST  # noqa: N815 -- http.server's name
-
-    def log_message(self, *_: Any) -> None:
-        """Write nothing to the log."""
+        length = {"Content-Length": str(len(given.body) + given.cut)}
+        self.send(given.status, given.body, **length | (given.headers or {}))
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """A server on this machine that says what `Handler.reply` is."""
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.handle_error = lambda *_: None  # type: ignore[method-assign] # a client that gave up
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,))
-    thread.start()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, serve_locally(Handler, hide_errors=True) as address:
         patch.setattr(requests, "PAUSE", 0.001)
         patch.setattr(requests, "PATIENCE", 0.01)
-        yield f"http://127.0.0.1:{http.server_port}/v1"
-    http.shutdown()
-    http.server_close()
-    thread.join()
+        yield f"{address}/v1"
 
 
 def asked(url: str, endpoint: Any) -> None:

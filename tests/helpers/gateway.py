@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from tests.helpers.local_http import LocalHandler, serve_locally
 from tests.helpers.runtimes import stream_events
 
 Body = dict[str, Any]
@@ -210,36 +210,17 @@ def gateway(*upstream: str, fault: Fault | None = None, cached: bool = False) ->
     """Start a gateway on a free port; a connection is kept by its upstream, as a balancer of connections does."""
     made = Gateway(list(upstream), fault or Fault(), cached)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(LocalHandler):
         def setup(self) -> None:
             with made.lock:
                 self.root = made.upstream[made.connections % len(made.upstream)]
                 made.connections += 1
             super().setup()
 
-        def do_POST(self) -> None:
-            given = self.rfile.read(int(self.headers.get("content-length", 0)))
-            code, kind, data = made.reply(self.root, self.path, json.loads(given) if given else None)
-            self.send_response(code)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+        def answer(self, body: bytes) -> None:
+            code, kind, data = made.reply(self.root, self.path, json.loads(body) if body else None)
+            self.send(code, data, kind)
 
-        do_GET = do_POST  # noqa: N815 -- http.server's name
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.url = f"http://127.0.0.1:{http.server_port}/v1"
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with serve_locally(Handler) as address:
+        made.url = f"{address}/v1"
         yield made
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()

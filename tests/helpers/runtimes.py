@@ -12,11 +12,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from harness.answers.reasoning import cut_at_stop
+from tests.helpers.local_http import LocalHandler, serve_locally
 
 FIELDS = {"model", "messages", "prompt", "max_tokens", "temperature", "top_p", "seed", "logprobs", "stream", "tools"}
 FIELDS |= {"chat_template_kwargs", "echo"}
@@ -249,43 +249,24 @@ def stream_events(reply: dict[str, Any], body: dict[str, Any]) -> bytes:
 def running(runtime: Runtime) -> Iterator[Runtime]:
     """Serve on a free port of this machine."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = 1 << 16
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}")
+    class Handler(LocalHandler):
+        def answer(self, body: bytes) -> None:
+            asked = json.loads(body or b"{}")
             try:
-                code, reply = runtime.reply(self.path, body)
+                code, reply = runtime.reply(self.path, asked)
             except ValueError as error:
                 code, reply = 400, {"error": {"message": str(error)}}
             streams = "streams" in getattr(runtime, "faults", ()) and "completions" in self.path
             data = json.dumps(reply).encode()
-            if code == 200 and body.get("stream") and "choices" in reply:
-                streams, data = True, stream_events(reply, body)
+            if code == 200 and asked.get("stream") and "choices" in reply:
+                streams, data = True, stream_events(reply, asked)
             elif streams:
                 data = f"data: {json.dumps(reply)}\n\ndata: [DONE]\n\n".encode()
-            self.send_response(code)
-            self.send_header("Content-Type", "text/event-stream" if streams else "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.send(code, data, "text/event-stream" if streams else "application/json")
 
-        do_GET = do_POST  # noqa: N815 -- http.server's name
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    runtime.url = f"http://127.0.0.1:{http.server_port}/v1"
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with serve_locally(Handler) as address:
+        runtime.url = f"{address}/v1"
         yield runtime
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
 
 
 def taught(folder: Path, steps: int = 180) -> Path:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from harness_api.replies import read_answer
 from harness_domain.tools import tool_calls
 from harness_hf.tiny import build_tiny_model
 from tests.helpers.late import late
+from tests.helpers.local_http import LocalHandler, serve_locally
 
 LONG = 60  # seconds in which what should not be waited for would end
 
@@ -228,54 +228,33 @@ def fake() -> Iterator[Fake]:
 
 
 def serving(fake: Fake) -> Iterator[Fake]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = 1 << 16  # head and body in one piece: in two, TCP waits 40 ms between them
+    class Handler(LocalHandler):
         extra: dict[str, str] = {}  # noqa: RUF012 -- replaced, never changed
 
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}")
+        def answer(self, body: bytes) -> None:
             with fake.lock:
                 fake.now += 1
                 fake.most = max(fake.most, fake.now)
             try:
                 headers = {k.lower(): v for k, v in self.headers.items()}
                 path = re.sub("^http://[^/]*", "", self.path)  # of a request to a proxy, which we are then
-                self.send(fake.reply(path, body, headers, self))
+                self.send_reply(fake.reply(path, json.loads(body or b"{}"), headers, self))
             finally:
                 with fake.lock:
                     fake.now -= 1
 
-        do_GET = do_POST  # noqa: N815 -- http.server's name
-
-        def send(self, reply: Reply | None) -> None:
+        def send_reply(self, reply: Reply | None) -> None:
             if reply is None:
                 self.close_connection = True
                 return
             code, body = reply
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
-            self.send_response(code)
-            kind = "text/html" if data.startswith(b"<") else "application/json"
-            for name, value in {"Content-Type": kind, "Content-Length": str(len(data)), **self.extra}.items():
-                self.send_header(name, value)
-            self.extra = {}
-            self.end_headers()
-            self.wfile.write(data)
+            extra, self.extra = self.extra, {}
+            self.send(code, data, "text/html" if data.startswith(b"<") else "application/json", **extra)
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.handle_error = lambda *_: None  # type: ignore[method-assign] # a client that gave up
-    fake.url = f"http://127.0.0.1:{http.server_port}/v1"
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with serve_locally(Handler, hide_errors=True) as address:
+        fake.url = f"{address}/v1"
         yield fake
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +17,7 @@ from harness.records.findings import Finding
 from harness.records.run import Run
 from harness.testing import ROWS, SUITE, CommandOutcome, Project
 from harness_trackers.log import COLUMNS, join_name, logged_run
+from tests.helpers.local_http import LocalHandler, serve_locally
 
 REPORTS = """
 import json, os
@@ -119,20 +118,15 @@ def test_tensorboard_gets_the_verdicts(tracked: Project) -> None:
     assert "| better ≥ base? | merged | base | won | q" in texts["flips"]
 
 
-class Collector(BaseHTTPRequestHandler):
+class Collector(LocalHandler):
     """What takes events over OTLP/HTTP and keeps them as they came; or refuses them."""
 
     came: ClassVar[list[Any]] = []
     status = 200
 
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
+    def answer(self, body: bytes) -> None:
         self.came.append((self.path, body))
-        self.send_response(self.status)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None: ...
+        self.send(self.status, b"")
 
 
 @pytest.fixture
@@ -140,12 +134,10 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Collector]]:
     """Return a collector that the environment names."""
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     Collector.came, Collector.status = [], 200
-    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serve_locally(Collector) as address:
         monkeypatch.setenv("OTEL_LOGS_EXPORTER", "otlp")
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
         yield Collector
-        server.shutdown()
 
 
 @pytest.mark.slow
