@@ -36,43 +36,16 @@ from tests.helpers.runtimes import Runtime, running, taught
 late("openai")
 KEY = "k3y-of-ours-0123456789"
 DIALECTS = ("llama.cpp", "vllm", "ollama", "transformers")
-HEALTHY = {  # what each dialect lets be seen of a healthy runtime; a draw of its own is never proven unfiltered by text
-    "llama.cpp": {
-        "ids": SAME,
-        "stops": SAME,
-        "defaults": SAME,
-        "sampling": SAME,
-        "logprobs": SAME,
-        "lora": UNKNOWN,
-        "answers": SAME,
-    },
-    "vllm": {
-        "ids": SAME,
-        "stops": SAME,
-        "defaults": UNPROVEN,
-        "sampling": SAME,
-        "logprobs": SAME,
-        "lora": UNKNOWN,
-        "answers": SAME,
-    },
-    "ollama": {
-        "ids": SAME,
-        "stops": SAME,
-        "defaults": UNPROVEN,
-        "sampling": SAME,
-        "logprobs": SAME,
-        "lora": UNKNOWN,
-        "answers": SAME,
-    },
-    "transformers": {
-        "ids": SAME,
-        "stops": SAME,
-        "defaults": SAME,
-        "sampling": UNKNOWN,
-        "logprobs": UNKNOWN,
-        "lora": UNKNOWN,
-        "answers": SAME,
-    },
+ALL_SEEN = {
+    **dict.fromkeys(("ids", "stops", "defaults", "sampling", "logprobs"), SAME),
+    **{"lora": UNKNOWN, "answers": SAME},
+}
+BY_TEXT = {**ALL_SEEN, "defaults": UNPROVEN}  # a draw of its own is never proven unfiltered by text
+HEALTHY = {  # what each dialect lets be seen of a healthy runtime
+    "llama.cpp": ALL_SEEN,
+    "vllm": BY_TEXT,
+    "ollama": BY_TEXT,
+    "transformers": {**ALL_SEEN, "sampling": UNKNOWN, "logprobs": UNKNOWN},
 }
 
 
