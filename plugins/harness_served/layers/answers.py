@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 
 from harness_served.layers.logprobs import FLOOR, DrawnTokens, arithmetic_tolerance
-from harness_served.parity import BROKEN, DIFFERS, SAME, UNPROVEN, GreedyAnswer, LayerVerdict, Parity
-from harness_served.runtime import RuntimeAnswer
+from harness_served.parity import DIFFERS, SAME, UNPROVEN, GreedyAnswer, LayerVerdict, Parity
+from harness_served.runtime import BROKEN, RuntimeAnswer
 
 TAIL = 12  # times the noise of a log-probability, which has heavy tails: of a healthy Q8_0 a lead was 9.5 times it
 SURE = 2.0  # nats by which the export's stop token must lead, or trail
 THINKS = re.compile(r"(<[^<>]*thin?k[^<>]*>|\[THINK\])\s*$")  # a prompt that begins a thought
 GATEWAY = "check the gateway and the server's filters"
+MOVED = "its answer is in reasoning_content, and content is empty; check the server's reasoning parser"
 
 
 def compare_answers(parity: Parity) -> LayerVerdict:
