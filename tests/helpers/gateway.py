@@ -95,23 +95,37 @@ def _double_system(messages: list[Body]) -> list[Body]:
     return [*(m for m in messages if m["role"] == "system"), *messages]
 
 
-def _swap_replies() -> Callable[[str, Body, Any], Any]:
-    """Return what gives each of two clients that wait at the same time the other's answer."""
-    meeting, waiting = threading.Barrier(2), dict[int, Any]()
+class ReplySwapper:
+    """What gives each of two clients that wait at the same time the other's answer."""
 
-    def edit(path: str, body: Body, reply: Any) -> Any:
+    def __init__(self) -> None:
+        self.turn, self.waiting, self.held, self.given = threading.Condition(), 0, None, None
+
+    def request(self, path: str, body: Body) -> Body:
+        with self.turn:
+            self.waiting += path.endswith(CHAT)
+        return body
+
+    def reply(self, path: str, body: Body, reply: Any) -> Any:
         if not path.endswith(CHAT):
             return reply
-        try:
-            place = meeting.wait(0.3)
-            waiting[place] = reply
-            meeting.wait(1)
-            return waiting[1 - place]
-        except threading.BrokenBarrierError:
-            meeting.reset()
-            return reply
+        with self.turn:
+            self.waiting -= 1
+            if self.held:
+                other, self.held, self.given = self.held, None, reply
+                self.turn.notify()
+                return other
+            if not self.waiting:
+                return reply
+            self.held = reply
+            self.turn.wait_for(lambda: self.given, 60)
+            other, self.held, self.given = self.given or reply, None, None
+            return other
 
-    return edit
+
+def _swap_replies() -> Fault:
+    swapper = ReplySwapper()
+    return Fault(request=swapper.request, reply=swapper.reply, concurrency=2)
 
 
 def _end_by_stop(path: str, body: Body, reply: Any) -> Any:
@@ -189,7 +203,7 @@ FAULTS: Mapping[str, Callable[[], Fault]] = {
     "system-doubled": lambda: Fault(request=_messages(_double_system), layer="ids"),
     "last-chunk-twice": lambda: Fault(stream=lambda events: [*events[:-4], events[-5], *events[-4:]]),
     "always-stop": lambda: Fault(reply=_end_by_stop),
-    "replies-swapped": lambda: Fault(reply=_swap_replies(), concurrency=2),
+    "replies-swapped": _swap_replies,
     "no-logprobs-no-ids": lambda: Fault(reply=_drop("logprobs", "token_ids"), layer=""),
 }
 
