@@ -193,7 +193,8 @@ class Parity:
             told = ids is said.ids
             return SampledAnswer(said, ids, part=bool(broken and not told and (ids or not text)), reported=told)
         parts, pairs = self.reference.part_ids, list(zip(said.ids, said.texts, strict=False))
-        odd = next((at for at, (i, text) in enumerate(pairs) if i in parts or self.decode([i]) != text), len(pairs))
+        own = (i not in parts and self.decode([i]).strip() == text.strip() for i, text in pairs)
+        odd = next((at for at, same in enumerate(own) if not same), len(pairs))
         part = odd == len(pairs) or pairs[odd][0] in parts or BROKEN in pairs[odd][1]
         return SampledAnswer(said, said.ids[:odd], part, reported=True)
 
