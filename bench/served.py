@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from io import StringIO
@@ -143,11 +143,19 @@ def gguf_adapter(base: Path, adapter: Path, file: Path) -> Path:
 
 
 def look(
-    args: argparse.Namespace, export: Path, url: str, *, name: str = "", base: Path | None = None, seed: int = 0
+    args: argparse.Namespace,
+    export: Path,
+    url: str,
+    *,
+    name: str = "",
+    base: Path | None = None,
+    seed: int = 0,
+    more: Sequence[str] = (),
 ) -> Any:
-    """Compare a server with an export, which gets the noise of float32 alone where it is served in that."""
+    """Compare a server with an export, at the noise of float32 where it is served in that, of q8 on a Q8_0 base."""
     words = ["parity", str(export), "--runtime", url, "--model", name, "--base", str(base or ""), "--seed", str(seed)]
-    given = parse_arguments([*words, *(["--arithmetic", "float32"] if args.precision == "F32" else [])])
+    kind = {"F32": "float32", "Q8_0": "q8" if base else ""}.get(args.precision, "")
+    given = parse_arguments([*words, *(["--arithmetic", kind] if kind else []), *more])
     began, busy = time.perf_counter(), time.process_time()
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         code = measure_parity(given, ())
@@ -334,14 +342,18 @@ def faults(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
 def between(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
     """Yield what is found of each fault of a gateway in front of a healthy server, and of the server alone."""
     model = ending(work / "whole/model", 80)
+    if args.runtime == "transformers":  # which samples where this file says so alone
+        config("generation_config.json", do_sample=True, temperature=1.0, top_k=0, top_p=1.0)(model)
     folder = gguf(model, work / "gguf/model", args.precision).parent if args.runtime == "llama.cpp" else model
     with serving(start(args, model, context=4096), work / "log") as url:
         name_there = named(args, model) or find_runtime(url).model
         yield {"name": "healthy", **look(args, folder.parent, url, name=name_there, seed=1)}
         for name, fault in {**{name: make() for name, make in BETWEEN.items()}, **LONG}.items():
             if any(part in name for part in args.only.split(",")):
+                more = ("--concurrency", str(fault.concurrency))
                 with gateway(url, fault=fault) as faulty:
-                    yield {"name": name, **look(args, folder.parent, faulty.url, name=name_there, seed=2)}
+                    found = look(args, folder.parent, faulty.url, name=name_there, seed=2, more=more)
+                    yield {"name": name, **found}
 
 
 def named(args: argparse.Namespace, model: Path) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harness_served.parity import LayerVerdict, Parity
     from harness_served.runtime import Runtime
 
-MOST_TOKENS = 16 + 12 * 4 + 8 * (2 * DRAWN + GREEDILY + 40) + DRAWN
+MOST_TOKENS = 16 + 12 * 4 + 8 * (3 * DRAWN + GREEDILY + 2 * 40) + DRAWN  # some are drawn twice
 COST = "sends about 80 requests and at most {} tokens to {}{} (layers {})"
 
 

@@ -15,7 +15,7 @@ from harness import Prompt, UsageError
 from harness.internals import chat, http_client
 from harness_served import DRAWN, GREEDILY
 from harness_served.conversations import LONG, PROSE, make_conversations
-from harness_served.runtime import GREEDY, Runtime, RuntimeAnswer
+from harness_served.runtime import BROKEN, GREEDY, Runtime, RuntimeAnswer
 
 if TYPE_CHECKING:
     from harness.internals import ReplayRows
@@ -32,7 +32,6 @@ REPLICAS = (3, 10)  # numbers of replicas for which it is said how likely a wron
 ROWS = 8  # prompts of the suite that are looked at, beside the made ones
 TURNS = 100  # tokens that a template may put around a conversation
 SECOND = 1000  # added to the seed of a second draw, which an alarm gets that may be by chance
-BROKEN = "\N{REPLACEMENT CHARACTER}"
 A = TypeVar("A")
 R = TypeVar("R")
 
@@ -68,6 +67,20 @@ class GreedyAnswer(NamedTuple):
     said: RuntimeAnswer
     ids: list[int]
     streamed: bool = False
+
+
+class SampledAnswer(NamedTuple):
+    """A sampled answer, its tokens, whether a part of a character follows them, and whether they were reported."""
+
+    said: RuntimeAnswer
+    ids: list[int]
+    part: bool
+    reported: bool
+
+    @property
+    def outcomes(self) -> int:
+        """The number of tokens of which it is known what was sampled."""
+        return len(self.ids) + self.part
 
 
 @dataclass
@@ -169,6 +182,21 @@ class Parity:
         own = [self.decode([i]).strip() for i in ids]
         same = said.texts is None or own == [text.strip() for text in said.texts[: len(own)]]
         return ids if same and (broken or self.are_all(said, ids)) else []
+
+    def sampled_of(self, prompt: RenderedConversation, said: RuntimeAnswer) -> SampledAnswer:
+        """Return the tokens of an answer up to a part of a character, and whether one follows.
+
+        llama.cpp reports none of these, and what stands next to one under another's number.
+        """
+        if not said.ids or not said.texts or self.are_all(said, said.ids):
+            ids, (text, broken, _) = self.ids_of(prompt, said), said.text.partition(BROKEN)
+            told = ids is said.ids
+            return SampledAnswer(said, ids, part=bool(broken and not told and (ids or not text)), reported=told)
+        parts, pairs = self.reference.part_ids, list(zip(said.ids, said.texts, strict=False))
+        own = (i not in parts and self.decode([i]).strip() == text.strip() for i, text in pairs)
+        odd = next((at for at, same in enumerate(own) if not same), len(pairs))
+        part = odd == len(pairs) or pairs[odd][0] in parts or BROKEN in pairs[odd][1]
+        return SampledAnswer(said, said.ids[:odd], part, reported=True)
 
     def are_all(self, said: RuntimeAnswer, ids: list[int]) -> bool:
         """Return whether tokens are as many as is told, but for one that ended them."""

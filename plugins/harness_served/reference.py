@@ -19,6 +19,7 @@ import torch
 from harness import UsageError
 from harness.internals import read_gguf_type
 from harness_hf import ModelTokenizer, compute_as_runtime, count_parameters, load_model, quiet_loading, resolve_folder
+from harness_served.runtime import BROKEN
 
 CLIP = 8.0  # nats
 EXACT = 8_000_000_000  # parameters up to which the reference is computed in float32
@@ -32,8 +33,9 @@ class TokenScores:
     own: torch.Tensor  # (T,)
     best: torch.Tensor  # (T + 1,)
     first: torch.Tensor  # (T + 1,)
-    surprise: torch.Tensor  # (T,), -log p less the entropy, clipped, less the exact mean of that
-    variance: torch.Tensor  # (T,), of the surprise
+    surprise: torch.Tensor  # (T + 1,), -log p less the entropy, clipped, less the exact mean of that; all parts of
+    # characters are one outcome, and the last place has that outcome's
+    variance: torch.Tensor  # (T + 1,), of the surprise
     ends: torch.Tensor  # (T + 1,), by how much the likeliest stop token leads the likeliest other
 
 
@@ -63,6 +65,12 @@ class Reference:
         named = told if isinstance(told, list) else [] if told is None else [told]
         return sorted({*self.tokens.stop_ids, *named})
 
+    @cached_property
+    def part_ids(self) -> list[int]:
+        """The tokens that are a part of a character, which no text shows."""
+        tokenizer = self.tokens.tokenizer
+        return [i for i in range(len(tokenizer)) if BROKEN in str(tokenizer.decode([i]))]
+
     def score(self, prompt: Sequence[int], said: Sequence[int], arithmetic: str = "") -> TokenScores:
         """Score tokens that were said after a prompt, in float32 or at the runtime's arithmetic."""
         if arithmetic not in self._models:  # one copy at a time
@@ -78,14 +86,23 @@ class Reference:
             logs = logits.float().log_softmax(-1).cpu()  # (T + 1, V)
         chosen = torch.tensor(list(said), dtype=torch.long)[:, None]
         best, first = logs.max(-1)
-        likely, plain = logs[:-1].exp(), -logs[:-1].clamp(min=-1e4)
+        stop = logs[:, self.stop_ids].max(-1).values if self.stop_ids else torch.full_like(best, -torch.inf)
+        others = logs.index_fill(1, torch.tensor(self.stop_ids, dtype=torch.long), -torch.inf).max(-1).values
+        surprise, variance = self._score_surprise(logs, said)
+        return TokenScores(logs[:-1].gather(-1, chosen)[:, 0], best, first, surprise, variance, stop - others)
+
+    def _score_surprise(self, logs: torch.Tensor, said: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the surprise of each token, then that of a part of a character behind them, and their variances."""
+        parts = torch.tensor(self.part_ids, dtype=torch.long)
+        part = logs[:, parts].logsumexp(-1, keepdim=True)
+        logs = torch.cat([logs.index_fill(1, parts, -torch.inf), part], -1)  # (T + 1, V + 1)
+        likely, plain = logs.exp(), -logs.clamp(min=-1e4)
         clipped = (plain - (likely * plain).sum(-1, keepdim=True)).clamp(-CLIP, CLIP)
         mean = (likely * clipped).sum(-1)
         variance = (likely * clipped**2).sum(-1) - mean**2
-        stop = logs[:, self.stop_ids].max(-1).values if self.stop_ids else torch.full_like(best, -torch.inf)
-        others = logs.index_fill(1, torch.tensor(self.stop_ids, dtype=torch.long), -torch.inf).max(-1).values
-        own, surprise = (x.gather(-1, chosen)[:, 0] for x in (logs[:-1], clipped))
-        return TokenScores(own, best, first, surprise - mean, variance, stop - others)
+        chosen = torch.tensor([*said, -1])
+        chosen = torch.where(torch.isin(chosen, parts) | (chosen < 0), logs.shape[1] - 1, chosen)
+        return clipped.gather(-1, chosen[:, None])[:, 0] - mean, variance
 
     def answer(self, prompt: Sequence[int], most: int) -> list[int]:
         """Return the greedy answer to a prompt, its stop token among it where it ends."""

@@ -28,6 +28,7 @@ from harness_api import (
 NEUTRAL = {"temperature": 1.0, "top_p": 1.0}
 GREEDY = {"temperature": 0.0}
 UNKNOWN = (404, 405, 501)  # HTTP's, of what a server has not
+BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a text shows of a part of a character
 Messages = Sequence[Mapping[str, Any]]
 
 

@@ -87,6 +87,53 @@ def _mask(text: str) -> str:
     return re.sub(r"[\w.]+@[\w.]+", "[EMAIL]", re.sub(r"\d{6,}", "[NUMBER]", text))
 
 
+def _trim_middle(text: str) -> str:
+    return text if len(text) <= 1500 else f"{text[:700]}{text[-700:]}"
+
+
+def _double_system(messages: list[Body]) -> list[Body]:
+    return [*(m for m in messages if m["role"] == "system"), *messages]
+
+
+class ReplySwapper:
+    """What gives each of two clients that wait at the same time the other's answer."""
+
+    def __init__(self) -> None:
+        self.turn, self.waiting, self.held, self.given = threading.Condition(), 0, None, None
+
+    def request(self, path: str, body: Body) -> Body:
+        with self.turn:
+            self.waiting += path.endswith(CHAT)
+        return body
+
+    def reply(self, path: str, body: Body, reply: Any) -> Any:
+        if not path.endswith(CHAT):
+            return reply
+        with self.turn:
+            self.waiting -= 1
+            if self.held:
+                other, self.held, self.given = self.held, None, reply
+                self.turn.notify()
+                return other
+            if not self.waiting:
+                return reply
+            self.held = reply
+            self.turn.wait_for(lambda: self.given, 60)
+            other, self.held, self.given = self.given or reply, None, None
+            return other
+
+
+def _swap_replies() -> Fault:
+    swapper = ReplySwapper()
+    return Fault(request=swapper.request, reply=swapper.reply, concurrency=2)
+
+
+def _end_by_stop(path: str, body: Body, reply: Any) -> Any:
+    for choice in reply.get("choices", ()) if path.endswith(CHAT) else ():
+        choice["finish_reason"] = "stop"
+    return reply
+
+
 def _rename(path: str, body: Body, reply: Any) -> Any:
     if path.endswith("/models"):
         return {**reply, "data": [*reply["data"], {"id": "the-base"}]}
@@ -111,6 +158,7 @@ class Fault:
     reply: Callable[[str, Body, Any], Any] = lambda path, body, reply: reply
     stream: Callable[[list[bytes]], list[bytes]] = list
     layer: str = "answers"  # which sees it
+    concurrency: int = 1
 
 
 FAULTS: Mapping[str, Callable[[], Fault]] = {
@@ -152,12 +200,17 @@ FAULTS: Mapping[str, Callable[[], Fault]] = {
     ),
     "last-turn-only": lambda: Fault(request=_messages(lambda m: m[-1:]), layer="ids"),
     "ascii-prompts": lambda: Fault(request=_texts(lambda text: text.encode("ascii", "ignore").decode()), layer="ids"),
+    "system-doubled": lambda: Fault(request=_messages(_double_system), layer="ids"),
+    "last-chunk-twice": lambda: Fault(stream=lambda events: [*events[:-4], events[-5], *events[-4:]]),
+    "always-stop": lambda: Fault(reply=_end_by_stop),
+    "replies-swapped": _swap_replies,
     "no-logprobs-no-ids": lambda: Fault(reply=_drop("logprobs", "token_ids"), layer=""),
 }
 
 
 LONG: Mapping[str, Fault] = {  # of prompts that only a long context holds
     "long-prompts": Fault(request=_messages(_prompted_when_long), layer="ids"),
+    "trimmed-in-the-middle": Fault(request=_texts(_trim_middle), layer="ids"),
     "cut-at-2000-characters": Fault(request=_texts(lambda text: text[:2000]), layer="ids"),
 }
 

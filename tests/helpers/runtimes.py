@@ -2,7 +2,7 @@
 
 Heard: llama.cpp's server (2026-10, out of the wheel xllamacpp), transformers serve 5.24 and vLLM 0.32 (its engine on a
 CPU); Ollama as its documentation has it. A token that is part of a character has no entry among llama.cpp's
-log-probabilities.
+log-probabilities; its chat shows it in the text of the next one.
 """
 
 from __future__ import annotations
@@ -156,8 +156,7 @@ class Runtime:
                 for entry, top in zip(entries, said["tops"], strict=True):
                     entry["top_logprobs"] = [{"id": i, "token": str(i), "logprob": min(0.0, p)} for p, i in top]
             if self.dialect == "llama.cpp":
-                rows = zip(entries, said["ids"], strict=True)
-                entries = [{**e, "id": i} for e, i in rows if BROKEN not in e["token"]]
+                entries = self._without_parts(entries, said["ids"])
             if self.dialect == "vllm" and not chat:
                 choice["logprobs"] = {"tokens": texts, "token_logprobs": said["logprobs"]}
                 tops = [{str(i): min(0.0, p) for p, i in top} for top in said["tops"]]
@@ -170,6 +169,16 @@ class Runtime:
         told = {"prompt_token_ids": ids} if chat and body.get("return_token_ids") else {}
         told |= {} if "usage" in self.faults else {"usage": usage}
         return 200, {"model": "small", "choices": [choice], **told}
+
+    def _without_parts(self, entries: list[dict[str, Any]], ids: list[int]) -> list[dict[str, Any]]:
+        """Return the entries of tokens that end a character, each with the text since the last one."""
+        found, start = [], 0
+        for at, (entry, token) in enumerate(zip(entries, ids, strict=True)):
+            text = self.tokens.tokenizer.decode(ids[start : at + 1])
+            if not text.endswith(BROKEN):
+                found.append({**entry, "id": token, "token": text})
+                start = at + 1
+        return found
 
     def _llama_cpp(self, path: str, body: dict[str, Any]) -> Reply | None:
         if path == "/props":

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 
 from harness_served.layers.logprobs import FLOOR, DrawnTokens, arithmetic_tolerance
-from harness_served.parity import BROKEN, DIFFERS, SAME, UNPROVEN, GreedyAnswer, LayerVerdict, Parity
-from harness_served.runtime import RuntimeAnswer
+from harness_served.parity import DIFFERS, SAME, UNPROVEN, GreedyAnswer, LayerVerdict, Parity
+from harness_served.runtime import BROKEN, RuntimeAnswer
 
 TAIL = 12  # times the noise of a log-probability, which has heavy tails: of a healthy Q8_0 a lead was 9.5 times it
 SURE = 2.0  # nats by which the export's stop token must lead, or trail
 THINKS = re.compile(r"(<[^<>]*thin?k[^<>]*>|\[THINK\])\s*$")  # a prompt that begins a thought
 GATEWAY = "check the gateway and the server's filters"
+MOVED = "its answer is in reasoning_content, and content is empty; check the server's reasoning parser"
 
 
 def compare_answers(parity: Parity) -> LayerVerdict:
@@ -24,7 +25,8 @@ def compare_answers(parity: Parity) -> LayerVerdict:
         return LayerVerdict(UNPROVEN, "the prompts differ, so the answers cannot be compared")
     for number, (answer, scored) in enumerate(zip(parity.answers, parity.answers_scored, strict=True)):
         where = "conversation 0, streamed" if answer.streamed else f"conversation {number}"
-        error = find_text_error(parity, answer) or find_end_error(parity, answer, float(scored.ends[-1]))
+        error = find_text_error(parity, answer) or find_empty_error(parity, answer, int(scored.first[0]))
+        error = error or find_end_error(parity, answer, float(scored.ends[-1]))
         error = error or (find_stream_error(parity.answers[0].said, answer.said) if answer.streamed else None)
         if error:
             return LayerVerdict(DIFFERS, f"{where}: {error}", "text")
@@ -43,8 +45,16 @@ def find_text_error(parity: Parity, answer: GreedyAnswer) -> str | None:
     if there == text or (said.reasoning and _is_thought(prompt.text, said, str(tokens.decode(shown)))):
         return None
     if said.reasoning and not there:
-        return "its answer is in reasoning_content, and content is empty; check the server's reasoning parser"
+        return MOVED
     return f"content is {there!r:.60}, but its tokens are {text!r:.60}; {GATEWAY}"
+
+
+def find_empty_error(parity: Parity, answer: GreedyAnswer, first: int) -> str | None:
+    """Return how an answer is empty, where the export's first token is text and no thought."""
+    said, text = answer.said, parity.decode([first])
+    if said.text.strip() or (said.said or 0) < 2 or not text.strip() or THINKS.search(answer.prompt.text + text):
+        return None
+    return MOVED if said.reasoning else f"content is empty, but {said.said} tokens were generated; {GATEWAY}"
 
 
 def _is_thought(prompt: str, said: RuntimeAnswer, whole: str) -> bool:
@@ -70,16 +80,18 @@ def find_end_error(parity: Parity, answer: GreedyAnswer, ends: float) -> str | N
 
 
 def find_stream_error(plain: RuntimeAnswer, streamed: RuntimeAnswer) -> str | None:
-    """Return what a stream lost of the answer that came at once: one part of it, at as many tokens and the same end."""
-    same_length = (plain.said, plain.ended) == (streamed.said, streamed.ended)
-    if not same_length or len(streamed.text) >= len(plain.text) or BROKEN in plain.text:
+    """Return what a stream lost of the answer that came at once, or added: one part, at as many tokens and one end."""
+    same_length = streamed.said in (None, plain.said) and plain.ended == streamed.ended
+    if not same_length or plain.text == streamed.text or BROKEN in plain.text:
         return None  # llama.cpp streams no part of a character
-    pairs = zip(plain.text, streamed.text, strict=False)
-    same = next((at for at, (a, b) in enumerate(pairs) if a != b), len(streamed.text))
-    if not plain.text.endswith(streamed.text[same:]):
+    short, long = sorted((plain.text, streamed.text), key=len)
+    same = next((at for at, (a, b) in enumerate(zip(short, long, strict=False)) if a != b), len(short))
+    if not long.endswith(short[same:]):
         return None  # another answer, as rounding may make one
-    lost = plain.text[same : same + len(plain.text) - len(streamed.text)]
-    return f"the stream lost {lost!r:.60}, which the answer has that is not streamed; {GATEWAY}"
+    part = long[same : same + len(long) - len(short)]
+    if long is plain.text:
+        return f"the stream lost {part!r:.60}, which the answer has that is not streamed; {GATEWAY}"
+    return f"the stream has {part!r:.60} more than the answer that is not streamed; {GATEWAY}"
 
 
 def _compare_choices(parity: Parity) -> LayerVerdict:

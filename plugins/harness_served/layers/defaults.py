@@ -1,7 +1,8 @@
 """How a runtime draws where a request names nothing, against what the export's generation_config.json says.
 
 Told with each reply, that decides; else text that was drawn so is put before the export: of text drawn at temperature 1
-and unfiltered the sum of surprise less entropy is a martingale with a known variance. An alarm is drawn once more.
+and unfiltered the sum of surprise less entropy is a martingale with a known variance. An alarm is drawn once more, and
+so are too few tokens.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness_served.parity import DIFFERS, SAME, SECOND, UNKNOWN, UNPROVEN, LayerVerdict, Parity
+from harness_served.parity import DIFFERS, SAME, SECOND, UNKNOWN, UNPROVEN, LayerVerdict, Parity, SampledAnswer
 from harness_served.runtime import RuntimeAnswer
+
+if TYPE_CHECKING:
+    from harness_served.reference import TokenScores
 
 NEUTRAL: Mapping[str, tuple[float, ...]] = {  # values that change nothing
     **{"temperature": (1.0,), "top_k": (0.0, -1.0), "top_p": (1.0,), "min_p": (0.0,), "typical_p": (1.0,)},
@@ -22,6 +26,7 @@ NEUTRAL: Mapping[str, tuple[float, ...]] = {  # values that change nothing
 }
 TOKENS = 40  # of each conversation
 LEAST = 64
+Sampled = tuple[SampledAnswer, "TokenScores"]
 
 
 def compare_defaults(parity: Parity) -> LayerVerdict:
@@ -43,14 +48,15 @@ def compare_defaults(parity: Parity) -> LayerVerdict:
 def sample_twice(
     parity: Parity, layer: str, how: Mapping[str, Any], named: Mapping[str, Any], tokens: int = TOKENS
 ) -> LayerVerdict:
-    """Say how surprising sampled answers are; an alarm is sampled again, and then both count at the square of alpha.
+    """Say how surprising sampled answers are; after an alarm or few tokens, both samples count at alpha's square.
 
     `how` are the fields of the requests, beside the seed, `named` what the export says of fields that they leave out.
     """
-    heard: list[Any] = []  # answers, their tokens and scores
+    heard = list[Sampled]()
     drawn = _surprise(parity, how, named, heard, parity.seed, parity.alpha, tokens)
     if drawn.verdict == DIFFERS:
         parity.notes.append(f"{layer}: sampled once more, since the first sample {drawn.reason}")
+    if drawn.verdict == DIFFERS or 0 < drawn.numbers["tokens"] < LEAST:
         drawn = _surprise(parity, how, named, heard, parity.seed + SECOND, parity.alpha**2, tokens)
     return drawn
 
@@ -71,7 +77,7 @@ def _surprise(
     parity: Parity,
     how: Mapping[str, Any],
     named: Mapping[str, Any],
-    heard: list[Any],
+    heard: list[Sampled],
     seed: int,
     alpha: float,
     most: int,
@@ -84,17 +90,19 @@ def _surprise(
         return parity.runtime.chat(prompts[number].messages, most, {**how, "seed": seed + number})
 
     for prompt, said in zip(prompts, parity.ask_each(draw, range(len(prompts))), strict=True):
-        if ids := parity.ids_of(prompt, said):
-            heard.append((said, ids, parity.reference.score(prompt.ids, ids)))
-    tokens = sum(len(ids) for _, ids, _ in heard)
-    greedy = all(max(parity.choice_margins(*answer), default=0.0) < 0.5 for answer in heard)
+        answer = parity.sampled_of(prompt, said)
+        if answer.outcomes:
+            heard.append((answer, parity.reference.score(prompt.ids, answer.ids)))
+    tokens = sum(answer.outcomes for answer, _ in heard)
+    margins = (max(parity.choice_margins(a.said, a.ids, scores), default=0.0) for a, scores in heard)
+    greedy = all(margin < 0.5 for margin in margins)
     numbers = {"tokens": float(tokens), "z": _z(heard)}
     if tokens < LEAST:
         return LayerVerdict(
             UNPROVEN, f"only {tokens} tokens were sampled, at least {LEAST} are needed", "text", numbers
         )
     z, far = numbers["z"], NormalDist().inv_cdf(1 - alpha / 2)
-    above = _z([answer for answer in heard if answer[1] is answer[0].ids])  # a text may be cut into rarer tokens
+    above = _z([pair for pair in heard if pair[0].reported])  # a text may be cut into rarer tokens
     verdict, says = UNPROVEN, f"surprise {z:+.1f} at {tokens} tokens; a weak filter could go unnoticed"
     but = "the requests name temperature 1 and no filter" if how else "the export sets no such option"
     if greedy and not how:
@@ -103,7 +111,7 @@ def _surprise(
     elif greedy and z >= -far:
         says = f"the export is so certain of {tokens} tokens that sampling does not show"
     elif greedy:  # transformers serve never samples by itself, and reports no log-probabilities
-        obeys = any(said.logprobs is not None for said, *_ in heard) or named.get("do_sample")
+        obeys = any(answer.said.logprobs is not None for answer, _ in heard) or named.get("do_sample")
         verdict, says = DIFFERS if obeys else UNKNOWN, f"answers greedily ({tokens} tokens), but {but}"
     elif filtered and not how:
         says = f"samples; replies do not show whether the export's {', '.join(filtered)} are applied"
@@ -118,9 +126,8 @@ def _surprise(
     return LayerVerdict(verdict, says, "text", numbers)
 
 
-def _z(heard: Sequence[Any]) -> float:
+def _z(heard: Sequence[Sampled]) -> float:
     """Return by how many standard errors answers are more surprising than the export expects."""
-    total, variance = (
-        sum(float(getattr(scores, name).sum()) for *_, scores in heard) for name in ("surprise", "variance")
-    )
+    total = sum(float(scores.surprise[: answer.outcomes].sum()) for answer, scores in heard)
+    variance = sum(float(scores.variance[: answer.outcomes].sum()) for answer, scores in heard)
     return total / math.sqrt(variance) if variance else 0.0

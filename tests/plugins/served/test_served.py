@@ -26,7 +26,18 @@ from harness_hf.tiny import build_tiny_model
 from harness_served.commands import _base, measure_parity, parse_layers
 from harness_served.dialects import read_completion
 from harness_served.layers import answers, stops
-from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, GreedyAnswer, LayerVerdict, Parity, parity_exit_code
+from harness_served.parity import (
+    DIFFERS,
+    SAME,
+    UNKNOWN,
+    UNPROVEN,
+    GreedyAnswer,
+    LayerVerdict,
+    Parity,
+    RenderedConversation,
+    parity_exit_code,
+)
+from harness_served.reference import Reference
 from harness_served.runtime import RuntimeAnswer, read_answer
 from tests.helpers import llamas
 from tests.helpers.adapters import make_adapter
@@ -36,43 +47,16 @@ from tests.helpers.runtimes import Runtime, running, taught
 late("openai")
 KEY = "k3y-of-ours-0123456789"
 DIALECTS = ("llama.cpp", "vllm", "ollama", "transformers")
-HEALTHY = {  # what each dialect lets be seen of a healthy runtime; a draw of its own is never proven unfiltered by text
-    "llama.cpp": {
-        "ids": SAME,
-        "stops": SAME,
-        "defaults": SAME,
-        "sampling": SAME,
-        "logprobs": SAME,
-        "lora": UNKNOWN,
-        "answers": SAME,
-    },
-    "vllm": {
-        "ids": SAME,
-        "stops": SAME,
-        "defaults": UNPROVEN,
-        "sampling": SAME,
-        "logprobs": SAME,
-        "lora": UNKNOWN,
-        "answers": SAME,
-    },
-    "ollama": {
-        "ids": SAME,
-        "stops": SAME,
-        "defaults": UNPROVEN,
-        "sampling": SAME,
-        "logprobs": SAME,
-        "lora": UNKNOWN,
-        "answers": SAME,
-    },
-    "transformers": {
-        "ids": SAME,
-        "stops": SAME,
-        "defaults": SAME,
-        "sampling": UNKNOWN,
-        "logprobs": UNKNOWN,
-        "lora": UNKNOWN,
-        "answers": SAME,
-    },
+ALL_SEEN = {
+    **dict.fromkeys(("ids", "stops", "defaults", "sampling", "logprobs"), SAME),
+    **{"lora": UNKNOWN, "answers": SAME},
+}
+BY_TEXT = {**ALL_SEEN, "defaults": UNPROVEN}  # a draw of its own is never proven unfiltered by text
+HEALTHY = {  # what each dialect lets be seen of a healthy runtime
+    "llama.cpp": ALL_SEEN,
+    "vllm": BY_TEXT,
+    "ollama": BY_TEXT,
+    "transformers": {**ALL_SEEN, "sampling": UNKNOWN, "logprobs": UNKNOWN},
 }
 
 
@@ -545,6 +529,27 @@ def test_a_text_that_is_read_otherwise_ends_nothing() -> None:
     assert stops.compare_stops(parity).verdict == DIFFERS
     runtime.takes_ids = False
     assert stops.compare_stops(parity).verdict == UNPROVEN
+
+
+def test_a_part_of_a_character_is_one_outcome(tmp_path: Path) -> None:
+    """What is behind one that llama.cpp's chat left out is not compared, and the part itself counts as sampled."""
+    folder = llamas.build(tmp_path / "model")
+    reference = Reference(folder)
+    tokenizer, prompt = reference.tokens.tokenizer, RenderedConversation([], "H", [0, 7])
+    [h, part, k] = tokenizer.convert_tokens_to_ids(["H", "\N{LATIN CAPITAL LETTER A WITH TILDE}", "k"])
+    parity = Parity(SimpleNamespace(), reference, "float32")  # type: ignore[arg-type]
+    said = RuntimeAnswer("H\ufffdkk", [h, k, k], [-1.0] * 3, "length", said=4, texts=["H", "\ufffdk", "k"])
+    answer = parity.sampled_of(prompt, said)
+    assert (answer.ids, answer.part, answer.reported, answer.outcomes) == ([h], True, True, 2)
+    assert part in reference.part_ids
+    scores = [reference.score(prompt.ids, [token]) for token in range(len(tokenizer))]
+    likely = [math.exp(float(one.own[0])) for one in scores]
+    surprise = [float(one.surprise[0]) for one in scores]
+    assert len({round(surprise[token], 5) for token in reference.part_ids}) == 1
+    assert sum(p * s for p, s in zip(likely, surprise, strict=True)) == pytest.approx(0.0, abs=1e-4)
+    square = sum(p * s * s for p, s in zip(likely, surprise, strict=True))
+    assert square == pytest.approx(float(scores[0].variance[0]), rel=1e-3)
+    assert float(reference.score(prompt.ids, []).surprise[0]) == pytest.approx(surprise[part], abs=1e-4)
 
 
 @pytest.mark.parametrize(("rough", "verdict"), [(0.0, SAME), (1.4, DIFFERS)])
