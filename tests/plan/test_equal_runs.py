@@ -193,3 +193,23 @@ def test_evidence_has_the_share_that_let_a_gate_pass() -> None:
         assert is_shut_by_flips(gate, {"notes": [{"kind": "flips", "params": {"share": share}}]}) is is_shut
     assert is_shut_by_flips(gate, {"notes": []})
     assert not is_shut_by_flips(Gate("g", "qa.exact_match", min=0.5), {"notes": []})
+
+
+def test_plan_takes_what_was_measured(project: Project) -> None:
+    """Rows that differ by chance cost power: their share takes the place of the assumed one where it is larger."""
+    drawn, greedy = SAMPLED.replace("repeats = 2", "") + BETTER, SUITE + BETTER
+
+    def plan() -> str:
+        return " ".join(project.harness("plan", "suite.toml").out.split())
+
+    assert compare(project, drawn, "--runs", "4").code == 0
+    [kept] = json.loads((project.folder / "suite.aa.json").read_text("utf-8"))["evals"].values()
+    [flips] = [one for one in kept["metrics"] if one["metric"] == "qa.exact_match"]
+    # two answers that are right by chance 0.3 differ with probability 0.42
+    assert flips["discordance"] == flips["share"] == pytest.approx(0.42, abs=0.1)
+    share = f"{flips['share']:.1%}"
+    assert f"{share} of rows differ, measured by harness aa ({share} between equal runs)" in plan()
+    assert compare(project, greedy, "--runs", "2").code == 0
+    assert "20.0% of rows differ, assumed (0.0% between equal runs)" in plan()
+    write(project, greedy, ROWS[:-1])
+    assert "20.0% of rows differ, assumed" in plan() and "equal runs" not in plan()
