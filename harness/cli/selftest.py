@@ -73,10 +73,20 @@ def _print_trial(trial: ControlTrial) -> None:
 
 def aa(parser: argparse.ArgumentParser) -> None:
     """compare the base with itself: how often rows and verdicts differ by chance"""
-    set_command(parser, _aa, "harness aa suite.toml", "harness aa suite.toml --runs 4 --limit 100")
+    lines = (
+        "harness aa suite.toml",
+        "harness aa suite.toml --runs 4 --limit 100",
+        "harness aa suite.toml --vary judge",
+    )
+    set_command(parser, _aa, *lines)
     parser.add_argument("suite", type=Path, metavar="SUITE", help="the suite's .toml file")
     parser.add_argument("--runs", type=int, default=8, metavar="N", help="times the base is evaluated (default: 8)")
-    parser.add_argument("--limit", type=int, metavar="N", help="use only the first N rows of every eval")
+    what = "what differs between runs, comma-separated: seed, company (order of rows), judge, dtype, processes "
+    what += "(default: seed, company and judge, where the suite has them)"
+    parser.add_argument("--vary", default="", metavar="SOURCES", help=what)
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="use only the first N rows of every eval; keep no record"
+    )
     add_worker_options(parser)
     add_plugin_option(parser)
     add_override_option(parser)
@@ -84,21 +94,28 @@ def aa(parser: argparse.ArgumentParser) -> None:
 
 def _aa(args: argparse.Namespace) -> int:
     from harness.cli.screen import Screen
-    from harness.planning.equal_runs import compare_equal_runs
+    from harness.planning.equal_runs import SOURCES, compare_equal_runs
 
-    found, screen = compare_equal_runs(args.suite, parse_run_options(args), args.runs), Screen()
-    screen.print_line(f"{found.runs} runs of the base, each with another seed and its rows in another order")
+    vary = [name.strip() for name in args.vary.split(",") if name.strip()]
+    found, screen = compare_equal_runs(args.suite, parse_run_options(args), args.runs, vary), Screen()
+    differ = " and ".join(SOURCES[name] for name in found.sources)
+    screen.print_line(f"{found.runs} runs of the base, each with {differ}")
     for line in found.skipped:
         screen.print_line(f"note: {line}", hang=6)
     for flips in found.rows:
         low, high = min(flips.values), max(flips.values)
         differ = f"{flips.share:.1%} of {flips.rows:,} rows differ" if flips.share else "no row differs"
-        screen.print_line(f"  {flips.metric}  {low:.3f} to {high:.3f}; {differ} between two runs", hang=6)
+        more = f" ({flips.low:.1%} to {flips.high:.1%}), {flips.in_any:.1%} between any" if flips.share else ""
+        screen.print_line(f"  {flips.metric}  {low:.3f} to {high:.3f}; {differ} between two runs{more}", hang=6)
+    if not any(flips.share for flips in found.rows):
+        screen.print_line("this suite is deterministic: no run gave any row another value")
     for gate in found.gates:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in gate.outcomes.items())
         limit = "" if gate.wrong is None else f"; wrong {gate.wrong:.1%} (alpha {gate.alpha:g})"
         limit += "" if gate.at_margin is None else f"; at the margin {gate.at_margin:.1%} pass"
+        limit += f"; another verdict in {gate.flips:.2g} of pairs ({gate.low:.2g} to {gate.high:.2g})"
         word, style = ("clean", "green") if gate.is_within_alpha else ("WRONG", "bold red")
         screen.print_entry(word.ljust(6), style, f"  {gate.gate}: {shares} of {gate.pairs} pairs{limit}", 9)
+    screen.print_line(f"kept in {found.record}" if found.record else "not kept: --limit leaves rows out")
     args.document = asdict(found)
     return found.exit_code

@@ -76,6 +76,7 @@ class Gate:
     range: list[float] | None = None  # the least and the most that a row's value can be; nats of a perplexity
     allow_approximate: bool = False  # may block and pass at a risk that is only approximate
     cut_at_most: float | None = None  # the share of answers, of either side, beyond which cut ones keep it undecided
+    flips_at_most: float | None = None  # the share of equal models beyond which another verdict keeps it undecided
     clean_only: bool = False  # judged without the rows that the contamination check tells of
     of: Literal["run", "recipe"] = "run"  # what is claimed: of the weights that ship, or of the mean over [train] seeds
     group: str = ""  # the gate that names this one in `any_of`; not a key of the suite
@@ -120,6 +121,8 @@ class Gate:
             found.append(f"alpha is {self.alpha}; it must be more than 0 and at most 0.5")
         if self.cut_at_most is not None and not 0 <= self.cut_at_most <= 1:
             found.append(f"cut_at_most is {self.cut_at_most:g}; it must be a share of answers from 0 to 1")
+        if self.flips_at_most is not None and not 0 <= self.flips_at_most <= 1:
+            found.append(f"flips_at_most is {self.flips_at_most:g}; it must be a share of pairs of runs from 0 to 1")
         if self.min_n < 2:
             found.append(f"min_n is {self.min_n}; it must be 2 or more")
         found += [f'slice is "{s}"; write COLUMN=VALUE or COLUMN=*' for s in self.slices if "=" not in s]
@@ -166,6 +169,7 @@ class Gate:
             range=None if self.range is None else (self.range[0], self.range[1]),
             approximate=self.allow_approximate,
             cut_at_most=self.cut_at_most,
+            flips_at_most=self.flips_at_most,
             clean=self.clean_only,
             recipe=self.of == "recipe",
         )
@@ -191,7 +195,8 @@ class Gate:
     def implies(self, claim: Gate, metric: Metric) -> bool:
         """Return whether who proves it has proven a claim, too: on the same rows, judged alike, and at least as strict.
 
-        Of a part of the rows that must be proven from `min_n` rows on, and of answers of which few enough are cut.
+        Of a part of the rows that must be proven from `min_n` rows on, of answers of which few enough are cut, and
+        where equal models get another verdict seldom enough.
         """
         same = all(
             getattr(self, key) == getattr(claim, key) for key in ("metric", "versus", "estimand", "cap", "range", "of")
@@ -199,8 +204,9 @@ class Gate:
         same = same and (claim.allow_approximate or not self.allow_approximate)
         rows = set(self.slices) == set(claim.slices) and self.clean_only == claim.clean_only
         rows = rows and (not claim.slice or self.min_n <= claim.min_n)
-        cut = claim.cut_at_most is None or (self.cut_at_most is not None and self.cut_at_most <= claim.cut_at_most)
-        return same and rows and cut and self.kind is claim.kind and self.kind.implies(self, claim, metric)
+        guards = ((self.cut_at_most, claim.cut_at_most), (self.flips_at_most, claim.flips_at_most))
+        guarded = all(most is None or (own is not None and own <= most) for own, most in guards)
+        return same and rows and guarded and self.kind is claim.kind and self.kind.implies(self, claim, metric)
 
     def applies_to(self, candidate: str) -> bool:
         return not self.on or candidate in self.on

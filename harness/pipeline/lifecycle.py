@@ -16,6 +16,7 @@ from harness.collection.collection import Collection
 from harness.collection.output_paths import find_write_error
 from harness.errors import CheckFailedError, ExitCode, UsageError, disk_full_error, resource_error
 from harness.files import write_text
+from harness.pipeline.aa_record import read_aa_record
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.conclusions import compute_exit_code, record_conclusions
 from harness.pipeline.ledger import Ledger
@@ -55,7 +56,9 @@ def start_run(collection: Collection, options: Options) -> RunContext:
 def make_context(session: Session, record: Record) -> RunContext:
     """Return a run that can begin, or be looked ahead at; no attempt is counted yet."""
     opened, waivers, day = session.opened, record.run.waivers, record.started.date()
-    adjudicator = Adjudicator(session.collection, waivers, day, opened.lacking, None, opened.source.digest)
+    equal_runs = read_aa_record(session.collection, session.base)
+    about = (session.collection, waivers, day, opened.lacking, None, opened.source.digest)
+    adjudicator = Adjudicator(*about, equal_runs)
     return RunContext(session, record, adjudicator)
 
 

@@ -1,7 +1,4 @@
-"""`harness aa`: the base against itself, which shows how often rows and verdicts differ by chance alone.
-
-What varies is the seed of sampled answers, and which rows are answered together. Nothing is remembered.
-"""
+"""`harness aa`: the base against itself, which shows how often rows and verdicts differ by chance alone."""
 
 from __future__ import annotations
 
@@ -13,65 +10,51 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
+from harness import schema
 from harness.answers.cache import uncached
 from harness.collection.collection import Item, Task
-from harness.errors import ExitCode, UsageError
+from harness.errors import ExitCode, UsageError, did_you_mean
+from harness.evaluation import grading
 from harness.evaluation.evaluate import evaluate
+from harness.gates.clusterings import coarsest_cluster_of_rows
 from harness.gates.decide import decide
 from harness.gates.gate import Gate
+from harness.pipeline.aa_record import MeasuredEval, RowFlips, VerdictFlips, digest_claim, write_aa_record
 from harness.pipeline.run import open_run
+from harness.pipeline.run_context import RunContext
 from harness.pipeline.session import Options, Session
 from harness.records.metrics import Metric
+from harness.records.models import ModelRef, Subject
 from harness.records.samples import Result, Score
 from harness.records.verdicts import Outcome
+from harness.stats.shares import binomial
 from harness.suite.tables import gate_alpha
 
 PAIRS = 400  # drawn for each gate
 FEWEST = 2  # runs
-
-
-@dataclass(frozen=True)
-class RowFlips:
-    """A metric of the base over several runs, and the share of rows whose value differs between two of them."""
-
-    metric: str
-    rows: int
-    values: tuple[float, ...]
-    share: float
-
-
-@dataclass(frozen=True)
-class VerdictFlips:
-    """What a gate says of pairs of equal models: the share of each outcome.
-
-    `wrong` is the share of those that its risk `alpha` limits; None of a claim about one model alone. `at_margin` is
-    the share that pass once rows are broken until the loss is the margin, which it limits too.
-    """
-
-    gate: str
-    alpha: float
-    pairs: int
-    outcomes: Mapping[str, float]
-    wrong: float | None
-    at_margin: float | None = None
-
-    @property
-    def is_within_alpha(self) -> bool:
-        """Return whether it is wrong no more often than alpha, to within three standard errors."""
-        return max(self.wrong or 0.0, self.at_margin or 0.0) <= self.alpha + 3 * math.sqrt(
-            self.alpha * (1 - self.alpha) / self.pairs
-        )
+TAIL = 0.025  # of bounds that hold with 95 %
+SOURCES = {  # of variation between runs
+    "seed": "another seed",
+    "company": "its rows in another order",
+    "judge": "its judge asked again",
+    "dtype": "every other one in another dtype",
+    "processes": "every other one in this process alone",
+}
+DEFAULT = ("seed", "company", "judge")  # the others load the model otherwise than the suite says
 
 
 @dataclass(frozen=True)
 class EqualRuns:
-    """How far runs of one model differ: by row, and by gate; `skipped` says what was not run, and why."""
+    """How far runs of one model differ: by row, and by gate; `skipped` says what was not run or varied, and why."""
 
     runs: int
     rows: tuple[RowFlips, ...]
     gates: tuple[VerdictFlips, ...]
     skipped: tuple[str, ...]
+    sources: tuple[str, ...] = ()
+    record: str = ""  # the file that keeps it
 
     @property
     def exit_code(self) -> ExitCode:
@@ -79,89 +62,206 @@ class EqualRuns:
         return ExitCode.OK if all(gate.is_within_alpha for gate in self.gates) else ExitCode.FAILED
 
 
-def compare_equal_runs(path: Path, options: Options, runs: int) -> EqualRuns:
-    """Evaluate the base of a suite several times, and put its gates to pairs of these runs.
+def compare_equal_runs(path: Path, options: Options, runs: int, vary: Sequence[str] = ()) -> EqualRuns:
+    """Evaluate the base of a suite several times, put its gates to pairs of these runs, and keep what was found.
 
-    Raises UsageError on mistakes in the suite, and where no gate is on an evaluation that can be run so.
+    `vary` names SOURCES, by default what the suite can vary of DEFAULT. Raises UsageError on mistakes in the suite,
+    and where no gate is on an evaluation that can be run so.
     """
     if runs < FEWEST:
         raise UsageError(f"--runs is {runs}; it must be {FEWEST} or more")
-    session = open_run(path, replace(options, ahead=True, counts=False, export=False)).session
+    if odd := next((name for name in vary if name not in SOURCES), ""):
+        raise UsageError(f'--vary: "{odd}" is not one of {", ".join(SOURCES)}{did_you_mean(odd, SOURCES)}')
+    run = open_run(path, replace(options, ahead=True, counts=False, export=False))
+    session = run.session
     tasks, skipped = _select_tasks(session)
-    if not tasks:
-        raise UsageError(f"{session.suite.path}: has no gate on an evaluation that can be repeated", *skipped)
-    results = _evaluate(session, tasks, runs)
-    rows = [flips for task in tasks for flips in _row_flips(task, results[task.spec.name])]
-    gates = [
-        _verdict_flips(gate, task, results[gate.eval], gate_alpha(gate, session.suite), session.suite.header.seed)
-        for gate in session.suite.gates
-        for task in tasks
-        if gate.metric and gate.eval == task.spec.name
-    ]
-    return EqualRuns(runs, tuple(rows), tuple(gates), tuple(skipped))
+    sources, constant = _choose_sources(session, tasks, vary)
+    if "judge" not in sources:
+        skipped += [f'"{task.spec.name}" was not run: its judge does not vary' for task in tasks if task.marks]
+        tasks = [task for task in tasks if not task.marks]
+    if not (tasks and sources):
+        what = "nothing varies" if tasks else "has no gate on an evaluation that can be repeated"
+        raise UsageError(f"{session.suite.path}: {what}", *skipped, *constant)
+    results = evaluate_equal_runs(run, tasks, runs, sources)
+    measured = dict(run.adjudicator.equal_runs.current)
+    rows, gates = list[RowFlips](), list[VerdictFlips]()
+    for task in tasks:
+        name, each = task.spec.name, results[task.spec.name]
+        own = [gate for gate in session.suite.gates if gate.metric and gate.eval == name]
+        key = run.adjudicator.equal_runs.make_key(name)
+        told = tuple(_verdict_flips(gate, task, each, session) for gate in own)
+        measured[name] = MeasuredEval(key, runs, tuple(sources), tuple(_row_flips(task, each)), told)
+        rows, gates = [*rows, *measured[name].metrics], [*gates, *told]
+    kept = "" if options.limit else str(write_aa_record(replace(run.adjudicator.equal_runs, measured=measured)))
+    return EqualRuns(runs, tuple(rows), tuple(gates), (*skipped, *constant), tuple(sources), kept)
 
 
 def _select_tasks(session: Session) -> tuple[list[Task], list[str]]:
-    """Return the evaluations with gates that a model can answer alone, and why others are left out."""
+    """Return the evaluations with gates that a model can answer again, and why others are left out."""
     found, skipped = list[Task](), list[str]()
     gated = {gate.eval for gate in session.suite.gates if gate.metric}
     for name, task in session.collection.tasks.items():
-        why = "no gate is on it" if name not in gated else ""
-        why = "it compares or grades answers, or measures time" if task.needs_others else why
+        why = "no gate is on it" if name not in gated else "it measures time" if task.uncached else ""
+        if not why and task.marks == "pairs" and not task.sampling:
+            why = "greedy answers of equal models are equal, which tells nothing of its judge; set temperature"
         skipped += [f'"{name}" was not run: {why}'] if why else []
         found += [] if why else [task]
     return found, skipped
 
 
-def _evaluate(session: Session, tasks: Sequence[Task], runs: int) -> dict[str, list[Result]]:
+def _choose_sources(session: Session, tasks: Sequence[Task], asked: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return what varies between runs, and why the rest of what was asked for does not."""
+    loader = session.collection.plugins.find("loader", session.suite.model.use)
+    has_dtype = "dtype" in schema.list_options(loader.function)[0]
+    constant = {
+        "seed": "" if any(task.sampling for task in tasks) else "greedy answers are equal by construction",
+        "judge": "" if any(task.marks for task in tasks) else "no gate is on answers that a judge grades",
+        "dtype": "" if has_dtype else f'the loader "{loader.name}" has no option dtype',
+        "processes": "" if session.options.on else "there are no workers; add --on local:2",
+    }
+    wanted = [name for name in SOURCES if name in (asked or DEFAULT)]
+    why = {name: constant.get(name, "") for name in wanted}
+    told = [name for name in wanted if why[name] and (name in asked or name == "seed")]
+    return [name for name in wanted if not why[name]], [f"{name} does not vary: {why[name]}" for name in told]
+
+
+def evaluate_equal_runs(
+    run: RunContext, tasks: Sequence[Task], runs: int, sources: Sequence[str]
+) -> dict[str, list[Result]]:
     """Return the results of each run, by evaluation. Raises UsageError where a row has no score."""
-    found: dict[str, list[Result]] = {task.spec.name: [] for task in tasks}
-    with session.load([session.base]) as (_, [subject]):
-        for number in range(runs):
-            for task in tasks:
-                item = Item(session.suite.name, "base", task.spec.name)
-                samples = list(task.samples or ())
-                if number:  # the first is the run that a suite would have
-                    random.Random(number).shuffle(samples)  # noqa: S311 -- not for secrets
-                varied = replace(task, samples=tuple(samples), seed=task.seed + number)
-                asked = session.with_examples(item, uncached(subject))
-                result = evaluate(varied, "base", asked, None, session.progress)
-                if result.missing:
-                    raise UsageError(f"{task.spec.where}: {len(result.missing)} rows have no score in run {number + 1}")
-                found[task.spec.name].append(replace(result, digest=f"run {number + 1}", rows=""))
+    answered: dict[str, dict[int, Result]] = {task.spec.name: {} for task in tasks}
+    for session, base, numbers in _list_loads(run.session, runs, sources):
+        with session.load([base]) as (_, [subject]):
+            for number in numbers:
+                for task in tasks:
+                    answered[task.spec.name][number] = _answer(session, task, subject, number, sources)
+    found: dict[str, list[Result]] = {}
+    for task in tasks:
+        each = [replace(one, rows="") for _, one in sorted(answered[task.spec.name].items())]
+        found[task.spec.name] = (
+            _grade(run, task, each, sources) if task.marks else each
+        )  # a judge may need the model's room
+        for number, result in enumerate(found[task.spec.name], 1):
+            if result.missing:
+                raise UsageError(f"{task.spec.where}: {len(result.missing)} rows have no score in run {number}")
     return found
 
 
+def _list_loads(
+    session: Session, runs: int, sources: Sequence[str]
+) -> Iterator[tuple[Session, ModelRef, Sequence[int]]]:
+    """Yield what loads the base, the base, and its runs; every other run has another dtype, or no other process."""
+    base, every = session.base, range(runs)
+    if not {"dtype", "processes"}.intersection(sources):
+        yield session, base, every
+        return
+    here = replace(session, options=replace(session.options, on="")) if "processes" in sources else session
+    own, other = str(base.options.get("dtype", "auto")), "bfloat16"
+    if "dtype" in sources:
+        own, other = ("float32", other) if own == "auto" else (own, other if own == "float32" else "float32")
+    for place, dtype, numbers in ((session, own, every[::2]), (here, other, every[1::2])):
+        yield place, replace(base, options={**base.options, "dtype": dtype}) if "dtype" in sources else base, numbers
+
+
+def _answer(session: Session, task: Task, subject: Subject, number: int, sources: Sequence[str]) -> Result:
+    """Evaluate the base once more, or let it answer what a judge will grade."""
+    samples, item = list(task.samples or ()), Item(session.suite.name, "base", task.spec.name)
+    if number and "company" in sources:  # the first is the run that a suite would have
+        random.Random(number).shuffle(samples)  # noqa: S311 -- not for secrets
+    drawn = number if "seed" in sources else number % 2 if task.marks == "pairs" else 0  # equal answers tell nothing
+    varied = replace(task, samples=tuple(samples), seed=task.seed + drawn)
+    model = uncached(subject)
+    asked = session.with_examples(item, model)
+    if task.marks:
+        result = grading.generate_answers(varied, "base", asked, session.progress)
+    else:
+        result = evaluate(varied, "base", asked, model if task.comparative else None, session.progress)
+    return replace(result, digest=f"run {number + 1}")
+
+
+def _grade(run: RunContext, task: Task, answered: Sequence[Result], sources: Sequence[str]) -> list[Result]:
+    """Let a judge grade the answers of each run, alone, or beside those of another seed."""
+    marking = run.make_marking(Item(run.suite.path.name, "base", task.spec.name))
+    assert marking.responses is None  # or a judge would not be asked anew
+    if task.marks != "pairs":
+        return [grading.grade_answers(task, one, None, marking) for one in answered]
+    if "seed" in sources:  # each run stands once on either side
+        pairs = [(one, answered[number - 1]) for number, one in enumerate(answered)]
+    else:  # the same pair each time
+        seeds = answered[::2], answered[1::2]
+        pairs = [(seeds[0][n % len(seeds[0])], seeds[1][n % len(seeds[1])]) for n in range(len(answered))]
+    return [grading.grade_answers(task, ours, theirs, marking) for ours, theirs in pairs]
+
+
 def _row_flips(task: Task, results: Sequence[Result]) -> Iterator[RowFlips]:
-    """Yield what each metric of rows comes to over the runs."""
+    """Yield what each metric of rows comes to over the runs; none of what is not known of all rows."""
     for metric in (m for m in task.metrics.values() if m.is_of_rows and not m.combine):
         runs = [{s.id: s.values.get(metric.name, math.nan) for s in result.scores} for result in results]
-        shares = [fmean(one[i] != other[i] for i in one) for one, other in combinations(runs, 2)]
-        values = tuple(result.metrics[metric.name] for result in results)
-        yield RowFlips(f"{task.spec.name}.{metric.name}", len(runs[0]), values, fmean(shares))
+        if not all(math.isfinite(value) for run in runs for value in run.values()):
+            continue
+        pairs = [[one[i] - other[i] for i in one] for one, other in combinations(runs, 2)]
+        share = fmean(difference != 0 for pair in pairs for difference in pair)
+        n = len(runs[0]) * (len(runs) // 2)  # of runs that are in one pair each
+        bounds = binomial(round(share * n), n, 0.5, TAIL)
+        yield RowFlips(
+            f"{task.spec.name}.{metric.name}", len(runs[0]),
+            tuple(result.metrics[metric.name] for result in results),
+            share, bounds.lower, bounds.upper,
+            fmean(len({run[i] for run in runs}) > 1 for i in runs[0]),
+            fmean(difference**2 for pair in pairs for difference in pair),
+        )  # fmt: skip
 
 
-def _verdict_flips(gate: Gate, task: Task, results: Sequence[Result], alpha: float, seed: int) -> VerdictFlips:
+def _verdict_flips(gate: Gate, task: Task, results: Sequence[Result], session: Session) -> VerdictFlips:
     """Judge a gate on pairs of models, whose rows, or clusters of them, are each from another run."""
-    metric = task.metrics[gate.metric_name]
-    pairs = list(_draw_pairs(task, results, seed))
-
-    def judge(pairs: Iterable[tuple[Result, Result]]) -> dict[str, float]:
-        said = Counter(
-            decide(gate, metric, ours, theirs if gate.versus else None, task.samples or (), alpha, name="base").outcome
-            for ours, theirs in pairs
-        )
-        return {str(outcome): said[outcome] / PAIRS for outcome in Outcome if said[outcome]}
-
-    outcomes, wrong, at_margin = judge(pairs), None, None
+    metric, seed, alpha = task.metrics[gate.metric_name], session.suite.header.seed, gate_alpha(gate, session.suite)
+    pairs, verdicts = list(_draw_pairs(task, results, seed)), PairVerdicts(gate, task, alpha)
+    outcomes, wrong, at_margin = verdicts.shares(pairs), None, None
     if gate.versus and not gate.kind.counts:  # equal models are not better, and not worse by more than a margin
         unsound = [name for name, is_wrong in (("PASS", gate.margin >= 0), ("FAIL", gate.margin <= 0)) if is_wrong]
         wrong = max(outcomes.get(name, 0.0) for name in unsound)
         if gate.margin < 0 and not gate.relative and metric.is_share:
             chance = random.Random(seed)  # noqa: S311 -- not for secrets
             broken = ((_break_clusters(task, metric, -gate.margin, ours, chance), theirs) for ours, theirs in pairs)
-            at_margin = judge(broken).get("PASS", 0.0)
-    return VerdictFlips(gate.id, alpha, PAIRS, outcomes, wrong, at_margin)
+            at_margin = verdicts.shares(broken).get("PASS", 0.0)
+    counts = [round(share * PAIRS) for share in outcomes.values()]
+    flips = 1 - sum(n * (n - 1) for n in counts) / (PAIRS * (PAIRS - 1))
+    bounds = binomial(round(flips * PAIRS / 2), PAIRS // 2, 0.5, TAIL)
+    claim = digest_claim(gate, session.collection)
+    return VerdictFlips(gate.id, alpha, PAIRS, outcomes, wrong, at_margin, flips, bounds.lower, bounds.upper, claim)
+
+
+class PairVerdicts:
+    """The verdicts of a gate on pairs of results; what has the same rows but for their order is decided once."""
+
+    def __init__(self, gate: Gate, task: Task, alpha: float) -> None:
+        self.gate, self.task, self.alpha = gate, task, alpha
+        rows = task.samples or ()
+        self._alike = not gate.slice and len({*coarsest_cluster_of_rows(rows)}) == len(rows)  # rows may be exchanged
+        self._known: dict[Any, Outcome] = {}
+
+    def decide(self, ours: Result, theirs: Result) -> Outcome:
+        """Return what the gate says of two models."""
+        metric, against = self.task.metrics[self.gate.metric_name], theirs if self.gate.versus else None
+        sides = [[_row_values(score, metric) for score in one.scores] for one in (ours, against) if one]
+        key = frozenset(Counter(zip(*sides, strict=True)).items())
+        if not self._alike or metric.combine or key not in self._known:
+            rows = self.task.samples or ()
+            said = decide(self.gate, metric, ours, against, rows, self.alpha, name="base")
+            self._known[key] = said.outcome
+        return self._known[key]
+
+    def shares(self, pairs: Iterable[tuple[Result, Result]]) -> Mapping[str, float]:
+        """Return the share of each outcome."""
+        said = Counter(self.decide(ours, theirs) for ours, theirs in pairs)
+        return {str(outcome): said[outcome] / said.total() for outcome in Outcome if said[outcome]}
+
+
+def _row_values(score: Score, metric: Metric) -> tuple[Any, ...]:
+    """Return all of a row that a gate looks at."""
+    name, draws = metric.name, [(draw.values.get(metric.name), draw.finish_reason) for draw in score.draws]
+    about = (score.values.get(name), score.weight_of(name), score.finish_reason, score.values.get("thought_cut"))
+    return (*about, name in score.lost, score.partly_lost.get(name), *sorted(draws, key=repr))
 
 
 def _draw_pairs(task: Task, results: Sequence[Result], seed: int) -> Iterator[tuple[Result, Result]]:

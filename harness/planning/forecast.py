@@ -70,7 +70,7 @@ def make_forecast(run: RunContext, measured: Mapping[str, Measured]) -> Forecast
     # which attempt other weights would be at the rows of every evaluation, by candidate and eval
     claims = AttemptClaims(collection)
     attempts = {key: ledger.number_attempt(make_attempt(claims, *key, "", "", None)) for key in looks}
-    gates = forecast_gates(collection, history, attempts)
+    gates = forecast_gates(collection, history, attempts, run.adjudicator.equal_runs)
     odds = [g.odds for g in gates]
     asked, made = count_requests(run), list_artifacts(session)
     order = ("error", "warning", "note").index  # of what the checks before training find

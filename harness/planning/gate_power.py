@@ -11,6 +11,7 @@ from harness.collection.collection import Collection, Task
 from harness.gates.clusterings import coarsest_cluster_of_rows
 from harness.gates.gate import Gate
 from harness.gates.min_rows import find_unprovable_error
+from harness.pipeline.aa_record import AaRecord
 from harness.pipeline.ledger import AttemptNumber
 from harness.planning.few_rows import describe_few_rows
 from harness.planning.history import FEWEST, History, PastRows, run_name
@@ -68,13 +69,13 @@ class GateOdds:
 
 
 def forecast_gates(
-    collection: Collection, history: History, attempts: Mapping[tuple[str, str], AttemptNumber]
+    collection: Collection, history: History, attempts: Mapping[tuple[str, str], AttemptNumber], equal_runs: AaRecord
 ) -> list[GateOdds]:
     """Return every gate on every candidate with its odds; `attempts` are those to come, by candidate and eval."""
     found = []
     for candidate in collection.candidates:
         gates = collection.gates(candidate)
-        each = {g.id: _asked(collection, g, candidate, history, attempts) for g in gates if not g.any_of}
+        each = {g.id: _asked(collection, g, candidate, history, attempts, equal_runs) for g in gates if not g.any_of}
         for gate in gates:
             one = each.get(gate.id) or GateOdds(gate, _group(gate, candidate, each))
             found.append(replace(one, decides=collection.is_decisive(gate, candidate)))
@@ -87,6 +88,7 @@ def _asked(
     candidate: str,
     history: History,
     attempts: Mapping[tuple[str, str], AttemptNumber],
+    equal_runs: AaRecord,
 ) -> GateOdds:
     task = collection.tasks[gate.eval]
     metric = task.metrics[gate.metric_name]
@@ -114,12 +116,13 @@ def _asked(
     seeds = 1 + len(collection.runs) if recipe else 0
     apart = history.seed_spread(gate, candidate) if recipe else None
     then = gate.rows_by_slice(past.samples) if past else {}
+    noise = equal_runs.find_metric(gate.eval, tested.name) if gate.versus and past is None else None
     clusters, cases = tuple(coarsest_cluster_of_rows(every)), list[GatePower]()
     for name, rows in large.items():
         chosen = None if len(rows) == len(every) else tuple(number[s.id] for s in rows)
         own = replace(past, samples=then[name]) if past and len(then.get(name, ())) >= FEWEST else None
         before = verdict if len(parts) == 1 else None
-        cases.append(GatePower(restated, tested, clusters, chosen, alpha, own, before, seeds, apart))
+        cases.append(GatePower(restated, tested, clusters, chosen, alpha, own, before, seeds, apart, noise))
     worst = min(cases, key=lambda c: -1.0 if c.chance is None else c.chance)
     odds = _told(worst, blank, bool(history.runs))
     if len(cases) > 1:

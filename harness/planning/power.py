@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from harness.gates.clusterings import coarsest_cluster_of_rows
 from harness.gates.gate import Gate
+from harness.pipeline.aa_record import RowFlips
 from harness.planning.history import PastRows, run_name
 from harness.planning.recipe_power import SPREADS, RecipeRows, SeedSpread
 from harness.planning.resampling import RUNS, BinomialRows, EmpiricalRows, PowerClaim
@@ -56,6 +57,7 @@ class GatePower:
     before: tuple[Verdict, Run] | None
     seeds: int = 0  # of a recipe that the gate is about
     apart: SeedSpread | None = None  # how far its runs lay apart in the last run
+    equal_runs: RowFlips | None = None  # of the metric, as `harness aa` measured it on these rows
 
     def __post_init__(self) -> None:
         self.sign, margin, self.factor = self.gate.kind.oriented(self.gate, self.metric)
@@ -150,9 +152,18 @@ class GatePower:
     def discordance(self) -> float:
         """The share of 0/1 rows on which candidate and baseline differ."""
         if self.past_rows is None:
-            return power.DISCORDANCE
+            return self.noise or power.DISCORDANCE
         changed = sum(map(abs, self.past_rows.values)) / len(self.past_rows.values)
         return changed or min(3 / len(self.past_rows.values), power.DISCORDANCE)  # the rule of three
+
+    @property
+    def noise(self) -> float | None:
+        """The discordance of equal models, where it is known and more than is assumed: others differ more than these.
+
+        Of fewer rows that differ by chance nothing follows for a candidate, which changes rows by itself.
+        """
+        known = self.equal_runs.discordance if self.equal_runs and self.past_rows is None else 0.0
+        return known if known > power.DISCORDANCE else None
 
     @cached_property
     def icc(self) -> float:
@@ -170,7 +181,9 @@ class GatePower:
         if not self.is_binary:
             error = (self.spread or 0.0) * math.sqrt(self.n / self.count)
             return [f"standard deviation per row {error:.3g}, {self.where}", *seeds]
-        found = [f"{self.discordance:.1%} of rows differ, {self.where}"] if self.gate.versus else []
+        where = "measured by harness aa" if self.noise else self.where
+        where += f" ({self.equal_runs.share:.1%} between equal runs)" if self.equal_runs and not self.past_rows else ""
+        found = [f"{self.discordance:.1%} of rows differ, {where}"] if self.gate.versus else []
         if self.clustered:
             known = self.past_rows is not None and self.past_rows.icc is not None
             where = self.where if known else f"assumed (correlation {ICC:g})"

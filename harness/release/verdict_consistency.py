@@ -45,6 +45,14 @@ def find_verdicts_error(locked: LockedSuite, verdicts: Verdicts) -> str:
     return ""
 
 
+def is_shut_by_flips(gate: Gate, verdict: Mapping[str, Any]) -> bool:
+    """Return whether `flips_at_most` keeps a gate from passing: equal models differ too often, or nobody measured."""
+    if gate.flips_at_most is None:
+        return False
+    share = next((note["params"].get("share") for note in verdict["notes"] if note["kind"] == "flips"), None)
+    return share is None or share > gate.flips_at_most
+
+
 @dataclass(frozen=True)
 class _VerdictCheck:
     """One verdict, its gate, and the other verdicts on the candidate; an `…_error` is what is wrong, or nothing."""
@@ -165,8 +173,8 @@ class _VerdictCheck:
 
     @property
     def is_barred(self) -> bool:
-        """Whether its gate may not pass at the risk that the verdict has."""
-        return self.gate.forbids_risk(str(self.verdict["risk"]))
+        """Whether its gate may not pass at the risk that the verdict has, or by its guard."""
+        return self.gate.forbids_risk(str(self.verdict["risk"])) or is_shut_by_flips(self.gate, self.verdict)
 
     def risk_of(self, name: str) -> str:
         """Return the risk of a gate by its metric, which the lock knows, or by its uneven clusters."""

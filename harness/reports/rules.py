@@ -18,7 +18,7 @@ from harness.schema import format_toml
 
 LOCK = "suite.lock.json"
 SIZES = ("worse_by_at_most", "worse_by_more_than", "on_at_most", "max_failures")  # of what a gate allows
-MORE, LESS = ("min", "better_by"), ("max", *SIZES, "alpha", "cut_at_most")
+MORE, LESS = ("min", "better_by"), ("max", *SIZES, "alpha", "cut_at_most", "flips_at_most")
 LIMITS = ("min", "max", "better_by", *SIZES)
 DERIVED = ("id", "claim", "blocking", "candidates", "group", "among")  # from the other keys of a gate
 # of a lock: what names, dates or repeats, and what a comparison tells by itself

@@ -13,13 +13,25 @@ import random
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 Mode = Literal[
-    "fair", "always-A", "prefers-longer", "injectable", "flaky", "malformed", "slow", "429", "refuses", "unfit", "cut"
+    "fair",
+    "always-A",
+    "prefers-longer",
+    "injectable",
+    "flaky",
+    "malformed",
+    "slow",
+    "429",
+    "refuses",
+    "unfit",
+    "cut",
+    "noisy",
 ]
 FAULTS = {  # shares of calls, by mode
     "flaky": {"429": 0.10, "500": 0.05, "timeout": 0.02, "malformed": 0.02}, "malformed": {"malformed": 1.0},
@@ -56,6 +68,7 @@ class StubJudge:
     refuses         declines to judge
     unfit           gives a verdict that is none
     cut             ends in the middle, at the tokens it was allowed
+    noisy           tosses a coin each time it compares answers to one of the share `noise` of requests, else is fair
 
     `latency` is of every call, in seconds, `hang` that of a timeout. It declines to judge requests that hold the text
     `declines`. With a `key`, others are refused; `models` are those it serves; `lacks` names fields of a request that
@@ -76,12 +89,14 @@ class StubJudge:
     lacks: tuple[str, ...] = ()
     returned: Any = "stub-judge-2026-01-01"
     moved: str = ""
+    noise: float = 0.3
     seed: int = 0
 
     def __post_init__(self) -> None:
         self.faults = FAULTS.get(self.mode, {}) if self.faults is None else self.faults
         self.latency = self.hang if self.mode == "slow" else self.latency
         self.log, self.busy, self.busiest = list[ServedRequest](), 0, 0
+        self._tosses = Counter[str]()  # by what was compared
         self._lock = threading.Lock()
         self._random = random.Random(self.seed)  # noqa: S311 -- faults, not secrets
         self._server = _StubServer(("127.0.0.1", 0), _Handler)
@@ -130,8 +145,21 @@ class StubJudge:
         verdict = "tie" if ours == theirs else "A" if ours > theirs else "B"
         if self.mode == "injectable" and bool(ORDERS.search(a)) != bool(ORDERS.search(b)):
             verdict = "A" if ORDERS.search(a) else "B"
+        if self.mode == "noisy" and self.is_uncertain(data["request"]):
+            verdict = self.toss(json.dumps([data["request"], a, b]))
         verdict = {"unfit": "neither", "always-A": "A"}.get(self.mode, verdict)
         return {"reason": f"{self.mode}: {data['request'][:40]}", "verdict": verdict}
+
+    def is_uncertain(self, request: str) -> bool:
+        """Return whether a noisy judge tosses a coin over answers to a request."""
+        return _number_of(f"{self.seed} {request}") < self.noise
+
+    def toss(self, compared: str) -> str:
+        """Return A or B, whenever the same is compared anew."""
+        with self._lock:
+            self._tosses[compared] += 1
+            turn = self._tosses[compared]
+        return "A" if _number_of(f"{self.seed} {turn} {compared}") < 0.5 else "B"
 
     def count_concurrent(self, step: int) -> None:
         with self._lock:
@@ -145,6 +173,11 @@ def read_fenced_json(text: str) -> dict[str, str]:
     assert fence == end and fence.startswith("DATA-"), "the fence is broken"
     found: dict[str, str] = json.loads(data)
     return found
+
+
+def _number_of(text: str) -> float:
+    """Return a number from 0 to 1 by a text."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32
 
 
 def word_f1(answer: str, data: Mapping[str, str]) -> float:

@@ -15,10 +15,12 @@ from harness.collection.collection import Collection, Item, Task
 from harness.gates.decide import decide
 from harness.gates.gate import KINDS, BestCase, ClaimType, Gate, Units
 from harness.gates.min_rows import find_unprovable_error
+from harness.pipeline.aa_record import AaRecord
 from harness.planning.gate_power import forecast_gates
 from harness.planning.history import History
 from harness.records.claim_spec import ClaimSpec
 from harness.records.metrics import Metric
+from harness.records.models import ModelRef
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
 from harness.release.lock_reader import LockedSuite
@@ -134,7 +136,7 @@ def test_no_power_is_told_that_is_anothers(tmp_path: Path) -> None:
     plugins: Any = None
     task = Task(spec, test_no_power_is_told_that_is_anothers, {"seconds": SECONDS}, SAMPLES)
     collection = Collection(suite, plugins, {"e": task}, ("base",), ("merged",), (Item("s", "merged", "e"),))
-    (asked,) = forecast_gates(collection, History(tmp_path, collection), {})
+    (asked,) = forecast_gates(collection, History(tmp_path, collection), {}, AaRecord(collection, ModelRef("base", "")))
     assert (asked.odds.power, asked.odds.missing) == (None, "the power of its test is unknown")
 
 

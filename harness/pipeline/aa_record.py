@@ -1,0 +1,165 @@
+"""What `harness aa` measured of a suite, in SUITE.aa.json beside it: gates with `flips_at_most` and `plan` read it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from harness.artifacts.digests import digest_value
+from harness.artifacts.strict_json import MALFORMED, read_json
+from harness.collection.collection import Collection
+from harness.errors import UsageError
+from harness.files import read_text, reporting_write_errors, write_text
+from harness.gates.gate import Gate
+from harness.records.claim_spec import Note
+from harness.records.models import ModelRef
+from harness.records.samples import rows_digest
+from harness.records.verdict_text import add_reason
+from harness.records.verdicts import Outcome, Verdict
+from harness.reports.report_json import dumps, from_json
+from harness.suite.waivers import CLAIMED, claim_digest
+
+BESIDE = ".aa.json"  # behind the name of a suite
+FORMAT = 1
+DIGITS = 16  # hex digits of a measurement's key that evidence names
+
+
+@dataclass(frozen=True)
+class RowFlips:
+    """A metric of the base over several runs, and how many rows get another value between two of them, or in any.
+
+    `low` and `high` are 95 % bounds of the share between two runs, `discordance` is the mean squared difference.
+    """
+
+    metric: str
+    rows: int
+    values: tuple[float, ...]
+    share: float
+    low: float = 0.0
+    high: float = 1.0
+    in_any: float = 0.0
+    discordance: float = 0.0
+
+
+@dataclass(frozen=True)
+class VerdictFlips:
+    """What a gate says of pairs of equal models: the share of each outcome.
+
+    `wrong` is the share of those that its risk `alpha` limits; None of a claim about one model alone. `at_margin` is
+    the share that pass once rows are broken until the loss is the margin, which it limits too. `flips` is the chance
+    that two such pairs get different verdicts, with 95 % bounds, and `claim` the digest of what is claimed.
+    """
+
+    gate: str
+    alpha: float
+    pairs: int
+    outcomes: Mapping[str, float]
+    wrong: float | None
+    at_margin: float | None = None
+    flips: float = 0.0
+    low: float = 0.0
+    high: float = 1.0
+    claim: str = ""
+
+    @property
+    def is_within_alpha(self) -> bool:
+        """Return whether it is wrong no more often than alpha, to within three standard errors."""
+        return max(self.wrong or 0.0, self.at_margin or 0.0) <= self.alpha + 3 * math.sqrt(
+            self.alpha * (1 - self.alpha) / self.pairs
+        )
+
+
+@dataclass(frozen=True)
+class MeasuredEval:
+    """Equal runs of one evaluation: what varied between them, and what came of it; `key` tells rows and options."""
+
+    key: str
+    runs: int
+    sources: tuple[str, ...]
+    metrics: tuple[RowFlips, ...]
+    gates: tuple[VerdictFlips, ...]
+
+
+@dataclass(frozen=True)
+class AaRecord:
+    """The measured evaluations of a suite, for its collection and base as they are now."""
+
+    collection: Collection
+    base: ModelRef
+    measured: Mapping[str, MeasuredEval] = field(default_factory=dict)
+
+    def make_key(self, name: str) -> str:
+        """Return the digest of an evaluation's rows and options, and of the base and how it is loaded."""
+        task, model = self.collection.tasks[name], self.collection.suite.model
+        how = {key: getattr(task.spec, key) for key in CLAIMED}
+        loaded = [model.use, self.base.digest, dict(self.base.options)]
+        return digest_value([rows_digest(task.samples or ()), how, loaded])
+
+    @cached_property
+    def current(self) -> Mapping[str, MeasuredEval]:
+        """The measured evaluations that are still those of the suite."""
+        there = {name: one for name, one in self.measured.items() if name in self.collection.tasks}
+        return {name: one for name, one in there.items() if one.key == self.make_key(name)}
+
+    def find_metric(self, name: str, metric: str) -> RowFlips | None:
+        """Return how a metric differs between equal runs of exactly these rows; None where that is not known."""
+        metrics = self.current[name].metrics if name in self.current else ()
+        return next((flips for flips in metrics if flips.metric == f"{name}.{metric}"), None)
+
+    def guard(self, gate: Gate, verdict: Verdict) -> Verdict:
+        """Return a PASS as INCONCLUSIVE where equal models get another verdict too often, or it is unknown how often.
+
+        One that stands tells the share, so that evidence has it.
+        """
+        if gate.flips_at_most is None or verdict.outcome is not Outcome.PASS:
+            return verdict
+        path, one = self.collection.suite.path, self.current.get(gate.eval)
+        claim = digest_claim(gate, self.collection)
+        found = next((flips for flips in one.gates if flips.claim == claim), None) if one else None
+        if one is None or found is None:
+            changed = f'gate "{gate.id}"' if one else gate.eval if gate.eval in self.measured else ""
+            where = path.name if path.is_absolute() else path.as_posix()
+            note = Note("flips", {"share": None, "changed": changed, "suite": where})
+        else:
+            bounds = {"share": found.flips, "low": found.low, "high": found.high}
+            note = Note("flips", {**bounds, "most": gate.flips_at_most, "key": one.key[:DIGITS]})
+        shut = found is None or found.flips > gate.flips_at_most
+        return add_reason(replace(verdict, outcome=Outcome.INCONCLUSIVE) if shut else verdict, note)
+
+
+def digest_claim(gate: Gate, collection: Collection) -> str:
+    """Return the sha256 of all that a gate claims of a candidate, whichever that is and whatever it decides."""
+    same = replace(gate, flips_at_most=None, on=[], requires=[], severity="block")
+    return claim_digest(same, collection.suite)
+
+
+def record_file(suite: Path) -> Path:
+    """Return the file beside a suite that holds what `harness aa` measured."""
+    return suite.with_name(f"{suite.stem}{BESIDE}")
+
+
+def read_aa_record(collection: Collection, base: ModelRef) -> AaRecord:
+    """Return the record beside a suite, empty where there is none. Raises UsageError where it cannot be read."""
+    path = record_file(collection.suite.path)
+    if not path.is_file():
+        return AaRecord(collection, base)
+    try:
+        data = read_json(read_text(path))
+        if data["format"] != FORMAT:
+            raise ValueError("is of another format")
+        measured = {str(name): from_json(MeasuredEval, one, name) for name, one in data["evals"].items()}
+    except MALFORMED:
+        what = "is not a record of this version's harness aa"
+        raise UsageError(f"{path}: {what}; remove it, and run harness aa {collection.suite.path}") from None
+    return AaRecord(collection, base, measured)
+
+
+def write_aa_record(record: AaRecord) -> Path:
+    """Write a record beside its suite. Raises UsageError where that is impossible."""
+    path = record_file(record.collection.suite.path)
+    with reporting_write_errors(path):
+        write_text(path, dumps({"format": FORMAT, "evals": {n: asdict(one) for n, one in record.measured.items()}}))
+    return path
