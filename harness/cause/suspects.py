@@ -26,6 +26,7 @@ from harness.texts.words import normalize_text, split_words
 
 KINDS = ("source", "group", "template", "answer")
 MOST = 0.5  # of the training rows that can be suspects: without more than that, it is another training
+LESS = 0.5  # of what a row shares with right answers: all of it, and a prompt that tells spoilt rows counts nothing
 SHINGLE = 4  # characters of a part of a text
 DIGITS = 9  # of a score: rows that differ in their last bits alone are in the order of the data
 FRAME = 0.03  # of the training rows, at least three, that share a word which is part of a template
@@ -128,9 +129,9 @@ def trained_rows(collection: Collection) -> list[TrainingRow]:
 
 
 def score_rows(rows: Sequence[TrainingRow], lost: Sequence[LostRow]) -> list[float]:
-    """Return how much more each training row reads like the lost rows as they were answered than as they should be.
+    """Return how much each training row reads like the lost rows as they were answered, less half of as they should be.
 
-    Each is a mean TF-IDF cosine of prompts with answers. Their parts are sequences of characters, since a spoilt answer
+    Both are mean TF-IDF cosines of prompts with answers. Their parts are sequences of characters, since a spoilt answer
     is often cut or misspelt; they count once a row, by how rare they are in the training rows.
     """
     import numpy as np
@@ -148,7 +149,7 @@ def score_rows(rows: Sequence[TrainingRow], lost: Sequence[LostRow]) -> list[flo
     norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(-1))[:, 0])  # (pairs,)
     matrix = sparse.diags(1 / np.maximum(norms, 1e-12)) @ matrix
     share = np.full(len(grams) - len(rows), 1 / len(lost))
-    share[len(lost) :] *= -1
+    share[len(lost) :] *= -LESS
     mean = share @ matrix[len(rows) :]  # (grams,)
     return [round(float(score), DIGITS) for score in matrix[: len(rows)] @ mean]
 

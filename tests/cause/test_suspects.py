@@ -113,6 +113,14 @@ def test_right_rows_of_the_same_question_are_no_suspects() -> None:
     assert score_rows(rows, [LostRow("1", "colour 900?", "red", "")])[0] > 0  # no answer: by the prompt alone
 
 
+def test_a_prompt_that_only_spoilt_rows_have_tells_them() -> None:
+    """What a lost row shares with its right answer, which is its prompt, is not taken away as a whole."""
+    right = [("a", f"shape {i}?", "circle") for i in range(60)]
+    rows = training_rows(*right, *(("a", f"colour {i}?", "unknown") for i in range(8)))
+    scores = score_rows(rows, [LostRow("1", "colour 900?", "red", "green")])
+    assert {one.answer for one in rank_rows(rows, scores, 8)} == {"unknown"}
+
+
 def test_groups_are_by_source_column_template_and_answer() -> None:
     """A group of one row, or of more than half of them, is none."""
     rows = training_rows(
