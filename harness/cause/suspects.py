@@ -22,10 +22,12 @@ from harness.records.findings import TrainingRow, prompt_text
 from harness.records.run import Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.run_folder import answer_of, iterate_rows, metric_value, prompt_of
-from harness.texts.words import split_grams, split_words
+from harness.texts.words import normalize_text, split_words
 
 KINDS = ("source", "group", "template", "answer")
 MOST = 0.5  # of the training rows that can be suspects: without more than that, it is another training
+LESS = 0.5  # of what a row shares with right answers: all of it, and a prompt that tells spoilt rows counts nothing
+SHINGLE = 4  # characters of a part of a text
 DIGITS = 9  # of a score: rows that differ in their last bits alone are in the order of the data
 FRAME = 0.03  # of the training rows, at least three, that share a word which is part of a template
 
@@ -39,10 +41,6 @@ class LostRow:
     target: str
     answer: str
 
-    @property
-    def text(self) -> str:
-        return f"{self.prompt}\n{self.answer}"
-
 
 @dataclass(frozen=True)
 class SplitRows:
@@ -55,7 +53,7 @@ class SplitRows:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A training row by its number over all sources (from 1); `score` is its mean similarity to the lost rows."""
+    """A training row by its number over all sources (from 1); see `score_rows`."""
 
     number: int
     source: str
@@ -131,25 +129,35 @@ def trained_rows(collection: Collection) -> list[TrainingRow]:
 
 
 def score_rows(rows: Sequence[TrainingRow], lost: Sequence[LostRow]) -> list[float]:
-    """Return the mean TF-IDF cosine of each training row, prompt and answer, with the lost rows as they were answered.
+    """Return how much each training row reads like the lost rows as they were answered, less half of as they should be.
 
-    Words, and pairs of them, count once a row, by how rare they are in the training rows.
+    Both are mean TF-IDF cosines of prompts with answers. Their parts are sequences of characters, since a spoilt answer
+    is often cut or misspelt; they count once a row, by how rare they are in the training rows.
     """
     import numpy as np
     from scipy import sparse
 
-    texts = [*(f"{row.prompt}\n{row.answer}" for row in rows), *(one.text for one in lost)]
-    grams = [dict.fromkeys(split_grams(split_words(text))) for text in texts]  # in an order that no hash decides
+    pairs = [(row.prompt, row.answer) for row in rows] + [(one.prompt, one.answer) for one in lost]
+    pairs += [(one.prompt, one.target) for one in lost if one.answer.strip()]  # no answer says nothing of the right one
+    grams = [dict.fromkeys(_split_shingles(*pair)) for pair in pairs]  # in an order that no hash decides
     often = Counter(gram for some in grams[: len(rows)] for gram in some)
     names = {gram: i for i, gram in enumerate(often)}
     weight = np.array([math.log((1 + len(rows)) / (1 + n)) for n in often.values()] or [0.0])
     at = [(i, names[gram]) for i, some in enumerate(grams) for gram in some if gram in names]
     row, column = map(np.asarray, zip(*at, strict=True)) if at else (np.zeros(0, int), np.zeros(0, int))
-    matrix = sparse.csr_matrix((weight[column], (row, column)), shape=(len(texts), len(weight)))
-    norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(-1))[:, 0])  # (rows + lost,)
+    matrix = sparse.csr_matrix((weight[column], (row, column)), shape=(len(grams), len(weight)))
+    norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(-1))[:, 0])  # (pairs,)
     matrix = sparse.diags(1 / np.maximum(norms, 1e-12)) @ matrix
-    mean = np.asarray(matrix[len(rows) :].mean(0)).reshape(-1)  # (grams,)
+    share = np.full(len(grams) - len(rows), 1 / len(lost))
+    share[len(lost) :] *= -LESS
+    mean = share @ matrix[len(rows) :]  # (grams,)
     return [round(float(score), DIGITS) for score in matrix[: len(rows)] @ mean]
+
+
+def _split_shingles(prompt: str, answer: str) -> Iterator[str]:
+    """Yield all sequences of characters of both, with the ends of both marked, so that a short answer has one."""
+    text = "\n".join(["", *(" ".join(normalize_text(part).split()) for part in (prompt, answer)), ""])
+    yield from (text[i : i + SHINGLE] for i in range(max(1, len(text) - SHINGLE + 1)))
 
 
 def rank_rows(rows: Sequence[TrainingRow], scores: Sequence[float], most: int) -> list[Suspect]:

@@ -101,6 +101,26 @@ def test_what_is_rare_counts_more_than_the_frame_of_all() -> None:
     assert score_rows(rows, [LostRow("1", "", "", "")]) == [0.0] * 21
 
 
+def test_right_rows_of_the_same_question_are_no_suspects() -> None:
+    """A cut or misspelt answer still reads like the spoilt rows, and what a right answer reads like counts against."""
+    rows = training_rows(
+        *(("a", f"colour {i}?", "red") for i in range(40)), *(("a", f"colour {i}?", "unknown") for i in range(50, 58)),
+        *(("a", f"shape {i}?", "circle") for i in range(60)),
+    )  # fmt: skip
+    for answer in ("unknown", "unknkn", "unkn"):
+        scores = score_rows(rows, [LostRow("1", "colour 900?", "red", answer), LostRow("2", "colour 77?", "red", "un")])
+        assert {one.answer for one in rank_rows(rows, scores, 8)} == {"unknown"}, answer
+    assert score_rows(rows, [LostRow("1", "colour 900?", "red", "")])[0] > 0  # no answer: by the prompt alone
+
+
+def test_a_prompt_that_only_spoilt_rows_have_tells_them() -> None:
+    """What a lost row shares with its right answer, which is its prompt, is not taken away as a whole."""
+    right = [("a", f"shape {i}?", "circle") for i in range(60)]
+    rows = training_rows(*right, *(("a", f"colour {i}?", "unknown") for i in range(8)))
+    scores = score_rows(rows, [LostRow("1", "colour 900?", "red", "green")])
+    assert {one.answer for one in rank_rows(rows, scores, 8)} == {"unknown"}
+
+
 def test_groups_are_by_source_column_template_and_answer() -> None:
     """A group of one row, or of more than half of them, is none."""
     rows = training_rows(
