@@ -96,7 +96,7 @@ min = 0.0
 [[export]]
 use = "adapter"
 from = "adapter"
-to = "exports"
+to = "exports/case"
 """
 
 

@@ -50,8 +50,8 @@ max_new_tokens = 20
 base_url = "{}"
 """
 DRAWN = [
-    *(f'metric = "qa.exact_match"\nmin = {least}' for least in (0.1, 0.2, 0.3)),
-    *(f'metric = "qa.exact_match"\nversus = "base"\nworse_by_at_most = {most}' for most in (0.15, 0.25)),
+    *(f'metric = "qa.exact_match"\nmin = {least}' for least in (0.1, 0.15, 0.2, 0.25, 0.3)),
+    *(f'metric = "qa.exact_match"\nversus = "base"\nworse_by_at_most = {most}' for most in (0.1, 0.15, 0.2, 0.25)),
 ]
 JUDGED = [f'metric = "qa.win_rate"\nmin = {least}' for least in (0.3, 0.4, 0.42, 0.44)]
 
