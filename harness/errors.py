@@ -89,7 +89,11 @@ def disk_full_error(error: BaseException, folder: Path | None = None) -> str:
 
     Torch does not always say why it could not write: with a folder on that disk, the disk is looked at too.
     """
-    full = [e for e in _causes(error) if getattr(e, "errno", None) in NO_ROOM or any(words in str(e) for words in FULL)]
+    full = [
+        e
+        for e in _iterate_causes(error)
+        if getattr(e, "errno", None) in NO_ROOM or any(words in str(e) for words in FULL)
+    ]
     disk = os.statvfs(folder) if folder and not full else None
     if disk and (disk.f_bavail * disk.f_frsize < SPARE or (disk.f_files and not disk.f_favail)):
         full = [error]
@@ -100,7 +104,7 @@ def disk_full_error(error: BaseException, folder: Path | None = None) -> str:
     return (f'"{where}": ' if where else "") + os.strerror(number)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def _iterate_causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     for _ in range(20):  # a chain may be a ring
         if cause is not None:
@@ -124,7 +128,7 @@ NO_MEMORY = (
 def memory_error(error: BaseException) -> str:
     """Return in a line that memory ran out, where that is what an error is or came of, else nothing."""
     said = ""
-    for cause in _causes(error):
+    for cause in _iterate_causes(error):
         text = str(cause)
         told = isinstance(cause, (RuntimeError, ImportError, OSError)) and any(words in text for words in NO_MEMORY)
         if told or isinstance(cause, MemoryError) or getattr(cause, "errno", None) == errno.ENOMEM:

@@ -48,17 +48,17 @@ def cache_dir() -> Path:
         why = f"cannot be created: {getattr(error, 'strerror', None) or error}; set"
     if why:
         raise UsageError(f'cache "{folder}": {why} HARNESS_CACHE to another folder')
-    _use(folder)
+    _hold_cache(folder)
     return folder
 
 
 def is_sole_user(folder: Path) -> bool:
     """Return whether no other process uses a cache; from here on none can, until this one ends."""
-    _use(folder)
+    _hold_cache(folder)
     return folder in _used and try_lock(_used[folder]) is not False  # a file system without locks cannot tell
 
 
-def _use(folder: Path) -> None:
+def _hold_cache(folder: Path) -> None:
     """Hold a cache until this process ends, so that nobody removes what it reads; waits for whoever does."""
     if folder in _used:
         return
@@ -76,8 +76,8 @@ def _open_to_others(folder: Path) -> str:
         return ""
     about = folder.stat()
     enter = bool(about.st_mode & 0o077)  # where nobody else may, only the owner of what lies there could write to it
-    for path, own in chain([(folder, about)], _inside(folder, LEVELS if enter else 1)):
-        if wrong := _others(own, modes=enter):
+    for path, own in chain([(folder, about)], _iterate_inside(folder, LEVELS if enter else 1)):
+        if wrong := _find_other_writers(own, modes=enter):
             where, way = (
                 "" if path == folder else f'contains "{path.relative_to(folder)}", which ',
                 f"chmod go-w {path}",
@@ -88,17 +88,17 @@ def _open_to_others(folder: Path) -> str:
     return ""
 
 
-def _inside(folder: Path, levels: int) -> Iterator[tuple[Path, os.stat_result]]:
+def _iterate_inside(folder: Path, levels: int) -> Iterator[tuple[Path, os.stat_result]]:
     """Yield what lies in a folder, and in those that lie in it, so many levels deep."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(OSError):  # a link to nothing, or gone
                 yield Path(entry.path), entry.stat()
                 if levels > 1 and entry.is_dir(follow_symlinks=False):
-                    yield from _inside(Path(entry.path), levels - 1)
+                    yield from _iterate_inside(Path(entry.path), levels - 1)
 
 
-def _others(about: os.stat_result, *, modes: bool) -> str:
+def _find_other_writers(about: os.stat_result, *, modes: bool) -> str:
     """Return who else than this user and root could write, or an empty text."""
     if about.st_uid not in (os.geteuid(), 0):
         return f"belongs to user {about.st_uid}, who could plant answers there"
@@ -252,21 +252,21 @@ def replace_folder(final: Path) -> Iterator[Path]:
     when the process is killed; what a killed one left behind is removed by the next. Raises OSError.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(final)
-    work, handle = _claim(final)
+    _sweep_work_folders(final)
+    work, handle = _claim_work_folder(final)
     old = work.with_name(work.name + OLD)
     try:
         yield work
         for here, _, names in os.walk(work):
             for path in (Path(here, name) for name in names):
                 if path.is_file() and not path.is_symlink():
-                    _sync(path)
-            _sync(Path(here))
-        if final.exists() and not _exchange(work, final):
+                    _sync_path(path)
+            _sync_path(Path(here))
+        if final.exists() and not _exchange_folders(work, final):
             final.rename(old)
         if not final.exists():
             work.rename(final)
-        _sync(final.parent)
+        _sync_path(final.parent)
     except BaseException as error:
         if old.exists() and not final.exists():
             old.rename(final)
@@ -280,7 +280,7 @@ def replace_folder(final: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def _claim(final: Path) -> tuple[Path, int]:
+def _claim_work_folder(final: Path) -> tuple[Path, int]:
     """Make a work folder beside `final`, and return it with a handle that holds its lock.
 
     A lock ends with its process, in whichever container or on whichever machine that runs; a process id does not tell.
@@ -297,7 +297,7 @@ def _claim(final: Path) -> tuple[Path, int]:
         os.close(handle)
 
 
-def _sync(path: Path) -> None:
+def _sync_path(path: Path) -> None:
     """Return when a file or a folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -314,7 +314,7 @@ def _sync_handle(handle: int) -> None:
             raise
 
 
-def _exchange(one: Path, other: Path) -> bool:
+def _exchange_folders(one: Path, other: Path) -> bool:
     """Let two folders change places in one step; say whether this system and file system can."""
     import ctypes
 
@@ -323,7 +323,7 @@ def _exchange(one: Path, other: Path) -> bool:
     return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
-def _sweep(final: Path) -> None:
+def _sweep_work_folders(final: Path) -> None:
     """Remove the work folders beside a folder that no process holds any more; bring back what they had moved."""
     mine = re.compile(rf"\.{re.escape(final.name)}\.[0-9a-f]{{16}}({re.escape(OLD)})?")
     left = {p.name.removesuffix(OLD) for p in final.parent.iterdir() if mine.fullmatch(p.name)}

@@ -164,12 +164,12 @@ def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
     plugin_errors.THEIRS |= {n.partition(".")[0] for n in (*(p.module for p in points), *mine, "harnessfile")} - own
     for point in points:
         if point.name not in blocked:
-            _register(manager, point.name, point.load)
+            _register_plugin(manager, point.name, point.load)
     for name in mine:
-        _register(manager, name, partial(importlib.import_module, name))
+        _register_plugin(manager, name, partial(importlib.import_module, name))
     harnessfile = suite.parent / HARNESSFILE if suite else None
     if harnessfile and harnessfile.is_file() and HARNESSFILE not in blocked:
-        _register(manager, str(harnessfile), partial(_import_file, harnessfile))
+        _register_plugin(manager, str(harnessfile), partial(_import_file, harnessfile))
     known, mistakes = [name for name in vars(hookspec) if name.startswith("harness_")], Mistakes()
     for name, plugin in manager.list_name_plugin():  # a hook nobody calls would be a plugin that silently does nothing
         for attribute, hook in vars(plugin).items() if isinstance(plugin, ModuleType) else ():
@@ -185,7 +185,7 @@ def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
     return Plugins(manager, asked)
 
 
-def _register(manager: pluggy.PluginManager, name: str, load: Callable[[], Any]) -> None:
+def _register_plugin(manager: pluggy.PluginManager, name: str, load: Callable[[], Any]) -> None:
     try:
         plugin = load()
     except SyntaxError as error:

@@ -107,7 +107,7 @@ def with_defaults(function: Callable[..., Any], options: Mapping[str, Any]) -> d
 
 def parameter_types(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the types of a callable's parameters; one that only type checkers can resolve is left out."""
-    function = _function_of(function)
+    function = _unwrap_callable(function)
     with suppress(*UNREADABLE):
         return get_type_hints(function)
     found, inner = {}, inspect.unwrap(function)
@@ -118,7 +118,7 @@ def parameter_types(function: Callable[..., Any]) -> dict[str, Any]:
     return found
 
 
-def _function_of(function: Callable[..., Any]) -> Callable[..., Any]:
+def _unwrap_callable(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return `__call__` of an instance, where it is written in Python; anything else as it is."""
     call = getattr(type(function), "__call__", None)  # noqa: B004 - the function itself, not whether there is one
     return call if inspect.isfunction(call) else function

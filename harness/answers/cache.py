@@ -99,7 +99,7 @@ class CachedSubject:
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `Subject`."""
         how = Generate(**options)
-        self._sent.update(map(_spelt, prompts))
+        self._sent.update(map(_format_prompt, prompts))
         budget = how.thought_budget
         asked = (how.max_new_tokens, list(how.stop), how.truncate, *([astuple(budget)] if budget else []))
         drawn = [how.sampling.temperature, how.sampling.top_p, how.sampling.top_k] if how.sampling else None
@@ -125,9 +125,9 @@ class CachedSubject:
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
         """Score each continuation after its prompt; see `Subject`."""
-        self._sent.update(_spelt(prompt) for prompt, _ in pairs)
+        self._sent.update(_format_prompt(prompt) for prompt, _ in pairs)
         ask = partial(self._ask, "logprobs", pairs, {"truncate": True} if truncate else {})
-        return self._answers([self._key("logprob", *pair, truncate) for pair in pairs], ask, astuple, _score)
+        return self._answers([self._key("logprob", *pair, truncate) for pair in pairs], ask, astuple, _parse_score)
 
     def token_kl(self, texts: Sequence[str], against: CachedSubject) -> list[tuple[float, int]]:
         """Compare next-token distributions with another model's; see `Distributions`."""
@@ -140,12 +140,12 @@ class CachedSubject:
                 )
             yield from enumerate(self.loaded.token_kl([texts[i] for i in numbers], against.loaded))
 
-        return self._answers(keys, ask, list, _divergence)
+        return self._answers(keys, ask, list, _parse_divergence)
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Count the tokens of each prompt and continuation together."""
         keys = [self._key("count", *pair) for pair in pairs]
-        return self._answers(keys, partial(self._ask, "count_tokens", pairs, {}), int, _count)
+        return self._answers(keys, partial(self._ask, "count_tokens", pairs, {}), int, _require_count)
 
     def render(self, messages: list[dict[str, str]]) -> str:
         """Write chat messages as the template does, with the answer's turn opened."""
@@ -153,7 +153,7 @@ class CachedSubject:
         def ask(_: Sequence[int]) -> Stream[str]:
             yield 0, self.loaded.render(messages)
 
-        return self._answers([self._key("render", messages)], ask, str, _text)[0]
+        return self._answers([self._key("render", messages)], ask, str, _require_text)[0]
 
     def pop_sent_prompts(self, prompts: Sequence[Prompt], *, as_json: bool = False) -> list[str | None]:
         """Return each prompt as the model got it since the last call; None for what it did not get or nobody knows.
@@ -161,10 +161,10 @@ class CachedSubject:
         No model is loaded for it: messages are rendered by one that is in memory, and remembered. With `as_json` those
         that cannot be rendered are returned as JSON.
         """
-        got = [_spelt(prompt) in self._sent for prompt in prompts]
+        got = [_format_prompt(prompt) in self._sent for prompt in prompts]
         self._sent.clear()
         keys = {i: self._key("render", p) for i, p in enumerate(prompts) if isinstance(p, list) and got[i]}
-        known: dict[bytes, str] = self.responses.find(keys.values(), _text) if keys else {}
+        known: dict[bytes, str] = self.responses.find(keys.values(), _require_text) if keys else {}
         loaded = self._models.loaded[self._number] if keys and self._models.loaded else None
         if render := getattr(loaded, "render", None):
             with suppress(*RAISES):  # what cannot be told is left out
@@ -183,7 +183,7 @@ class CachedSubject:
         if name.startswith("_"):
             raise AttributeError(name)
         key = self._key("fact", name)
-        known = self.responses.find([key], _fact)
+        known = self.responses.find([key], _require_fact)
         if key in known:
             return known[key]
         with self._models.lock:
@@ -236,37 +236,39 @@ class CachedSubject:
         return [known[key] for key in keys]
 
 
-def _spelt(prompt: Prompt) -> str:
+def _format_prompt(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else repr(prompt)
 
 
-def _text(value: Any) -> str:
+def _require_text(value: Any) -> str:
     """Return a remembered answer; this and those below raise TypeError or ValueError where it is of another kind."""
     if not isinstance(value, str):
         raise TypeError("not a text")
     return value
 
 
-def _count(value: Any) -> int:
+def _require_count(value: Any) -> int:
     if type(value) is not int:
         raise TypeError("not a whole number")
     return value
 
 
-def _fact(value: Any) -> int | str:
-    return value if isinstance(value, bool) else _text(value) if isinstance(value, str) else _count(value)
+def _require_fact(value: Any) -> int | str:
+    return (
+        value if isinstance(value, bool) else _require_text(value) if isinstance(value, str) else _require_count(value)
+    )
 
 
-def _score(value: Any) -> Logprob:
+def _parse_score(value: Any) -> Logprob:
     total, tokens, size, greedy = value
     if not isinstance(greedy, bool):
         raise TypeError("not a log-probability")
-    return Logprob(float(total), _count(tokens), _count(size), greedy)
+    return Logprob(float(total), _require_count(tokens), _require_count(size), greedy)
 
 
-def _divergence(value: Any) -> tuple[float, int]:
+def _parse_divergence(value: Any) -> tuple[float, int]:
     total, tokens = value
-    return float(total), _count(tokens)
+    return float(total), _require_count(tokens)
 
 
 def uncached(subject: Subject) -> Subject:

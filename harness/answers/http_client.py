@@ -62,7 +62,7 @@ class ServerConnection:
 
     def __init__(self, url: str, key: str = "") -> None:
         self.url, self.key = url, key
-        self.variable, self.address = _proxy(url)
+        self.variable, self.address = _find_proxy(url)
         parts = urlsplit(self.address)
         self.proxy = f"{parts.netloc.rpartition('@')[2]} ({self.variable})" if self.address else ""
         self.through = f" through the proxy {self.proxy}" if self.proxy else ""
@@ -109,7 +109,7 @@ def http_client(sdk: Any, peer: ServerConnection, *, fresh: bool = False) -> Any
             try:
                 given = request.extensions.get("timeout", {})
                 seconds = sum(given.get(part) or FOREVER for part in ("connect", "read"))
-                return _within(seconds, lambda until: _whole(send(), until, seconds))
+                return _call_with_timeout(seconds, lambda until: _read_whole_response(send(), until, seconds))
             except RequestError as trouble:
                 raise sdk.APIConnectionError(message=str(trouble), request=request) from trouble
 
@@ -119,13 +119,13 @@ def http_client(sdk: Any, peer: ServerConnection, *, fresh: bool = False) -> Any
             except Exception:  # noqa: S110
                 pass
 
-    trusted = _certificates()
+    trusted = _choose_certificates()
     try:
         return Client(proxy=peer.address or None, verify=trusted, trust_env=False)
     except Exception as error:  # each version of the library has its own
         if not peer.address:
             raise
-        raise _unusable(peer.variable, isinstance(error, ImportError)) from None
+        raise _make_proxy_error(peer.variable, isinstance(error, ImportError)) from None
 
 
 class Client:
@@ -294,7 +294,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-def _proxy(url: str) -> tuple[str, str]:
+def _find_proxy(url: str) -> tuple[str, str]:
     """Return the variable that names the proxy for a URL, and its address; two empty texts where none is used."""
     target, found = urlsplit(url), getproxies()
     kind = next((k for k in (target.scheme, "all") if found.get(k)), "")
@@ -315,18 +315,18 @@ def _proxy(url: str) -> tuple[str, str]:
     except ValueError:
         there = False
     if not there:
-        raise _unusable(variable)
+        raise _make_proxy_error(variable)
     return variable, address
 
 
-def _unusable(variable: str, socks: bool = False) -> UsageError:
+def _make_proxy_error(variable: str, socks: bool = False) -> UsageError:
     what = "is not the address of a proxy (not shown here, since it may hold a password); give http://HOST:PORT"
     if socks:
         what = "names a SOCKS proxy, which needs the package socksio; pip install socksio"
     return UsageError(f"{variable}: {what}, or unset the variable")
 
 
-def _certificates() -> ssl.SSLContext | bool:
+def _choose_certificates() -> ssl.SSLContext | bool:
     """Return what the environment trusts; True where it does not say, for the library's own."""
     for variable in CERTIFICATES:
         if place := os.environ.get(variable):
@@ -342,7 +342,7 @@ def _certificates() -> ssl.SSLContext | bool:
     return True
 
 
-def _within(seconds: float, call: Any) -> Any:
+def _call_with_timeout(seconds: float, call: Any) -> Any:
     """Return what a call returns in a thread of its own: an HTTP library bounds the pauses of a server, not their sum.
 
     A server that sends its headers byte by byte keeps the thread, never the caller.
@@ -362,10 +362,10 @@ def _within(seconds: float, call: Any) -> Any:
     except TimeoutError:
         if result.done():  # the call's own
             raise
-        raise _late(seconds) from None
+        raise _make_timeout_error(seconds) from None
 
 
-def _whole(response: Any, until: float, seconds: float) -> Any:
+def _read_whole_response(response: Any, until: float, seconds: float) -> Any:
     """Return a response with its decoded body. Raises Trouble when it is moved, too slow or too large."""
     with closing(response):
         if response.has_redirect_location:
@@ -384,7 +384,7 @@ def _whole(response: Any, until: float, seconds: float) -> Any:
                     charged=True,
                 )
             if time.monotonic() > until:
-                raise _late(seconds)
+                raise _make_timeout_error(seconds)
     return type(response)(
         response.status_code,
         headers=[(name, value) for name, value in response.headers.multi_items() if name.lower() not in HEADERS],
@@ -394,5 +394,5 @@ def _whole(response: Any, until: float, seconds: float) -> Any:
     )
 
 
-def _late(seconds: float) -> RequestError:
+def _make_timeout_error(seconds: float) -> RequestError:
     return RequestError(f"did not complete its answer within {seconds:.3g} s", passing=True, charged=True)

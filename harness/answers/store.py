@@ -68,7 +68,9 @@ class Responses:
                     self._give_up(error)
             for key, value, checksum in rows:
                 try:
-                    if not (isinstance(key, bytes) and isinstance(value, str)) or checksum != _checksum(key, value):
+                    if not (isinstance(key, bytes) and isinstance(value, str)) or checksum != _compute_checksum(
+                        key, value
+                    ):
                         raise ValueError("its checksum does not match")
                     found[key] = read(json.loads(value))
                 except (ValueError, TypeError, LookupError, RecursionError) as error:
@@ -91,7 +93,7 @@ class Responses:
             self._write()
 
     def _write(self) -> None:
-        rows = [(key, value, _checksum(key, value)) for key, value in self._waiting.items()]
+        rows = [(key, value, _compute_checksum(key, value)) for key, value in self._waiting.items()]
         self._waiting.clear()
         self._written = time.monotonic()
         for _ in range(2 if rows else 0):  # again, into a new file, where the first was found to be damaged
@@ -178,5 +180,5 @@ def to_json_value(value: Any) -> Any:
     raise TypeError(f"a request holds a {type(value).__name__}, which cannot be written as JSON")
 
 
-def _checksum(key: bytes, value: str) -> bytes:
+def _compute_checksum(key: bytes, value: str) -> bytes:
     return hashlib.blake2b(key + value.encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -92,7 +92,7 @@ def row_digest(row: Mapping[str, Any]) -> str:
 def file_digest(path: Path) -> str:
     """Return the sha256 of a regular file, 64 hex digits; raises OSError when it is a link or anything else."""
     with open_file(path) as f:
-        return _pass(f, path, None).sha256
+        return _hash_once(f, path, None).sha256
 
 
 def hash_file(path: Path, *, follow: bool = False, whole: bool = True, below: Path | None = None) -> Hashed:
@@ -108,7 +108,7 @@ def hash_file(path: Path, *, follow: bool = False, whole: bool = True, below: Pa
         key = (path.suffix, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
         if (known := _hashed.get(key)) and (known.sha256 or not whole):
             return known
-        hashed = _pass(f, path, _Parts(read_header(f, path)) if path.suffix == ".safetensors" else None, whole)
+        hashed = _hash_once(f, path, _Parts(read_header(f, path)) if path.suffix == ".safetensors" else None, whole)
         if time.time_ns() - max(about.st_mtime_ns, about.st_ctime_ns) > SETTLED:
             _hashed[key] = hashed
         return hashed
@@ -123,7 +123,7 @@ def hash_files(folder: Path, names: Iterable[str]) -> dict[str, Hashed]:
         return dict(zip(names, pool.map(lambda name: hash_file(folder / name, below=folder), names), strict=True))
 
 
-def _pass(f: IO[bytes], path: Path, parts: _Parts | None, whole: bool = True) -> Hashed:
+def _hash_once(f: IO[bytes], path: Path, parts: _Parts | None, whole: bool = True) -> Hashed:
     from concurrent.futures import Future, ThreadPoolExecutor
 
     before, at, number = os.fstat(f.fileno()), 0, 0

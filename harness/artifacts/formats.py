@@ -68,19 +68,19 @@ def shipping_files(model: Path, only: Iterable[str] = ("*",)) -> list[str]:
         if not any(fnmatchcase(path.name, pattern) for pattern in patterns):
             continue
         if path.name == TEMPLATES:
-            _no_way_out(model, path, stat.S_ISDIR)
+            _require_inside(model, path, stat.S_ISDIR)
             found += [p.relative_to(model).as_posix() for p in sorted(path.iterdir()) if p.suffix == ".jinja"]
         elif stat.S_ISDIR(path.lstat().st_mode):
             continue
         elif path.name.startswith(OURS) or not (is_allowed(path) or LIKE_LEGAL.fullmatch(path.name)):
             if path.name.startswith(OURS) or not path.is_symlink():
-                _no_way_out(model, path, stat.S_ISREG)
+                _require_inside(model, path, stat.S_ISREG)
         else:
             found.append(path.name)
     for name in found:
         _check_name(name)
-        _no_way_out(model, model / name, stat.S_ISREG)
-    _no_twins(found)
+        _require_inside(model, model / name, stat.S_ISREG)
+    _require_distinct_names(found)
     others = {*extra_files(model)}
     return [name for name in found if name not in others]
 
@@ -91,15 +91,15 @@ def check_files(model: Path) -> str:
     Raises UnsafeFileError at a file of a format that is not allowed, or not what it says.
     """
     names = [name for name, _ in walk_files(model)]
-    _no_twins(names)
+    _require_distinct_names(names)
     tensors, places = dict[str, set[str]](), dict[tuple[Path, str], str]()  # by file, and file by folder and tensor
     for name in names:
         _check_name(name)
         path = model / name
         if path.suffix == ".safetensors":
-            tensors[name] = set(_head(name, path, read_safetensors).tensors)
+            tensors[name] = set(_read_head(name, path, read_safetensors).tensors)
         elif path.suffix == ".gguf":
-            _head(name, path, read_gguf)
+            _read_head(name, path, read_gguf)
         else:
             _check_text(name, path)
     for file, own in tensors.items():
@@ -138,14 +138,14 @@ def _check_name(name: str) -> None:
         raise UnsafeFileError(f"{name}: files of this type are not allowed; allowed are {', '.join(sorted(SUFFIXES))}")
 
 
-def _no_twins(names: Iterable[str]) -> None:
+def _require_distinct_names(names: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
         if (other := seen.setdefault(name.casefold(), name)) != name:
             raise UnsafeFileError(f'{name}: differs from "{other}" only in upper and lower case; rename one')
 
 
-def _no_way_out(model: Path, path: Path, kind: Callable[[int], bool]) -> None:
+def _require_inside(model: Path, path: Path, kind: Callable[[int], bool]) -> None:
     """Raise UnsafeFileError unless a path is of a kind, in the folder or in the blobs of the Hub cache that it is in.
 
     A download cache is folders of links, `snapshots/REVISION/NAME -> ../../blobs/SHA256`.
@@ -229,8 +229,8 @@ def check_indexes(model: Path, tensors: Mapping[str, Collection[str]] | None = N
     """Raise UnsafeFileError unless every index of shards names files beside it, and exactly their tensors."""
     for path in sorted(model.glob(f"*{INDEX}")):
         if tensors is None:
-            tensors = {p.name: {*_head(p.name, p, read_safetensors).tensors} for p in model.glob("*.safetensors")}
-        index = _json(path.name, path)
+            tensors = {p.name: {*_read_head(p.name, p, read_safetensors).tensors} for p in model.glob("*.safetensors")}
+        index = _read_json_file(path.name, path)
         weight_map = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(weight_map, dict) or not weight_map:
             raise UnsafeFileError(f"{path.name}: has no weight_map")
@@ -280,16 +280,16 @@ def check_candidate(model: Path) -> None:
 def _read_configuration(name: str, path: Path, size: int) -> dict[str, Any]:
     if size > LARGEST_JSON:
         raise UnsafeFileError(f"{name}: has {size} bytes, too many for a configuration")
-    if not isinstance(data := _json(name, path), dict):
+    if not isinstance(data := _read_json_file(name, path), dict):
         raise UnsafeFileError(f"{name}: is not a JSON object")
-    for key, value in _items(_without_words(name.rpartition("/")[2], data)):
+    for key, value in _iterate_items(_drop_word_tables(name.rpartition("/")[2], data)):
         if key == "auto_mapping" and value and not _is_own_class(value):
             raise UnsafeFileError(
                 f'{name}: "{key}" makes a loader run code, and PEFT does not need it here; set it to null'
             )
         if key in FORBIDDEN and value not in (None, False):
             raise UnsafeFileError(f'{name}: "{key}" makes a loader run code; remove it')
-        for _, leaf in _items([value]) if key.endswith("_implementation") else ():
+        for _, leaf in _iterate_items([value]) if key.endswith("_implementation") else ():
             plain = leaf in (None, False) or (isinstance(leaf, str) and IMPLEMENTATION.fullmatch(leaf))
             if not (plain or isinstance(leaf, (dict, list))):
                 raise UnsafeFileError(f'{name}: "{key}" makes a loader download a kernel; remove it')
@@ -300,19 +300,19 @@ def _read_configuration(name: str, path: Path, size: int) -> dict[str, Any]:
     return data
 
 
-def _without_words(name: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+def _drop_word_tables(name: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a configuration without the tables whose keys are words and their numbers, or tensors and their files."""
-    if name == "vocab.json" and _all(data, int):
+    if name == "vocab.json" and _are_all(data, int):
         return {}
-    if name.endswith(INDEX) and _all(data.get("weight_map"), str):
+    if name.endswith(INDEX) and _are_all(data.get("weight_map"), str):
         return {**data, "weight_map": None}
     model = data.get("model")
-    if name == "tokenizer.json" and isinstance(model, dict) and _all(model.get("vocab"), int):
+    if name == "tokenizer.json" and isinstance(model, dict) and _are_all(model.get("vocab"), int):
         return {**data, "model": {**model, "vocab": None}}
     return data
 
 
-def _all(table: Any, kind: type) -> bool:
+def _are_all(table: Any, kind: type) -> bool:
     return isinstance(table, dict) and all(type(value) is kind for value in table.values())
 
 
@@ -326,7 +326,7 @@ def _is_own_class(mapping: Any) -> bool:
     return bool(named and class_) and all(value is None or isinstance(value, bool) for value in rest.values())
 
 
-def _items(data: Any) -> Iterator[tuple[str, Any]]:
+def _iterate_items(data: Any) -> Iterator[tuple[str, Any]]:
     """Yield every key with its value, and what lists hold under an empty one, however deep."""
     todo = [data]
     while todo:
@@ -336,7 +336,7 @@ def _items(data: Any) -> Iterator[tuple[str, Any]]:
         todo += [value for _, value in inner if isinstance(value, (dict, list))]
 
 
-def _head(name: str, path: Path, read: Callable[[Path], T]) -> T:
+def _read_head(name: str, path: Path, read: Callable[[Path], T]) -> T:
     """Return what the head of a weight file says; raises UnsafeFileError where it is not whole."""
     try:
         return read(path)
@@ -344,7 +344,7 @@ def _head(name: str, path: Path, read: Callable[[Path], T]) -> T:
         raise UnsafeFileError(f"{name}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
-def _json(name: str, path: Path) -> Any:
+def _read_json_file(name: str, path: Path) -> Any:
     try:
         with open_file(path, follow=True) as f:
             return read_json(f.read().decode("utf-8"))

@@ -114,7 +114,7 @@ class _Head:
             declared[name] = self.number("I"), shape, self.number("Q")
         if type(alignment) is not int or alignment < 8 or alignment & (alignment - 1):
             raise self.broken(f"its alignment is {alignment}")
-        start = at = _padded(self.file.tell(), alignment)
+        start = at = _align_up(self.file.tell(), alignment)
         found = {}
         for name, (number, shape, offset) in declared.items():
             if number not in TYPES:
@@ -128,7 +128,7 @@ class _Head:
             if begin + size > self.size:
                 raise ValueError(f"{self.path}: is truncated")
             found[name] = Tensor(kind, shape, begin, begin + size)
-            at = _padded(begin + size, alignment)
+            at = _align_up(begin + size, alignment)
         end = max((t.end for t in found.values()), default=start)
         if not found or self.size not in (end, at):
             raise self.broken(f"{self.size - end} bytes belong to no tensor" if found else "no tensor")
@@ -168,5 +168,5 @@ class _Head:
         return ValueError(f"{self.path}: is not a valid GGUF file: {what}")
 
 
-def _padded(at: int, alignment: int) -> int:
+def _align_up(at: int, alignment: int) -> int:
     return at + -at % alignment

@@ -52,7 +52,7 @@ def weight_files(folder: Path) -> list[str]:
         return [ADAPTER_WEIGHTS]
     if SINGLE in there:
         return [SINGLE]
-    named = _named(folder / INDEX)
+    named = _list_shards(folder / INDEX)
     return [name for name in there if name in named] if named else there
 
 
@@ -61,20 +61,20 @@ def has_weights(folder: Path) -> bool:
     return (folder / SINGLE).is_file() or (folder / INDEX).is_file()
 
 
-def _named(index: Path) -> set[str]:
+def _list_shards(index: Path) -> set[str]:
     """Return the files that an index of shards names, or none where it is none."""
-    weight_map = (_object(index) or {}).get("weight_map")
+    weight_map = (_read_object(index) or {}).get("weight_map")
     return {str(file) for file in weight_map.values()} if isinstance(weight_map, dict) else set()
 
 
 def extra_files(folder: Path, names: Iterable[str] | None = None) -> list[str]:
     """Return those of a folder's files, or of some of them, that a reader obeys and that the model is not read from."""
     names = sorted(p.name for p in folder.iterdir()) if names is None else sorted(names)
-    weights, known = weight_files(folder), _is_known(_object(folder / CONFIG) or {})
+    weights, known = weight_files(folder), _is_known(_read_object(folder / CONFIG) or {})
     return [name for name in names if "/" not in name and not _is_read(name, weights, names, known=known)]
 
 
-def _object(path: Path) -> dict[str, Any] | None:
+def _read_object(path: Path) -> dict[str, Any] | None:
     """Return what a file of JSON says, or None where it has no object: who loads it says what is wrong with it."""
     try:
         told: Any = json.loads(path.read_text("utf-8"))
@@ -113,9 +113,9 @@ def ambiguity_error(folder: Path, *, tied: bool = False) -> str:
     ValueError where a weight file is no whole safetensors.
     """
     index, weights = folder / INDEX, weight_files(folder)
-    if SINGLE in weights and (others := _named(index) - {SINGLE}):
+    if SINGLE in weights and (others := _list_shards(index) - {SINGLE}):
         return f"{INDEX}: names {min(others)}, and {SINGLE} exists as well; remove the one that is not the model"
-    if (config := _object(folder / CONFIG)) is None:
+    if (config := _read_object(folder / CONFIG)) is None:
         return ""  # of no model of transformers, or told where it is read
     if (folder / ADAPTER).is_file() and has_weights(folder) and _is_known(config):
         return (
@@ -136,12 +136,12 @@ def ambiguity_error(folder: Path, *, tied: bool = False) -> str:
         for name, entry in about.tensors.items():
             begin, end = (about.start + at for at in entry["data_offsets"])
             tensors[name] = _Tensor(entry["dtype"], tuple(entry["shape"]), file, begin, end)
-    how = _said(config, "quantization_config") or _said(config, "compression_config")
+    how = _get_setting(config, "quantization_config") or _get_setting(config, "compression_config")
     floats = tensors and all(tensor.dtype in FLOATS for tensor in tensors.values())
     if floats and isinstance(how, dict) and how.get("quantization_mode") != "online":
         what = f"says {how.get('quant_method') or 'some method'}, but no tensor is quantised; remove it"
         return f'{CONFIG}: "quantization_config" {what}'
-    said = _said(config, "tie_word_embeddings")
+    said = _get_setting(config, "tie_word_embeddings")
     if said is True or (said is None and tied):
         ends = (HEAD, EMBEDDINGS)
         head, embedding = (next((name for name in sorted(tensors) if name.endswith(end)), None) for end in ends)
@@ -151,7 +151,7 @@ def ambiguity_error(folder: Path, *, tied: bool = False) -> str:
     return ""
 
 
-def _said(config: Mapping[str, Any], key: str) -> Any:
+def _get_setting(config: Mapping[str, Any], key: str) -> Any:
     """Return what a configuration says, or that of its text model."""
     text, said = config.get("text_config"), config.get(key)
     return text.get(key) if said is None and isinstance(text, dict) else said

@@ -45,7 +45,7 @@ def read_header(f: IO[bytes], path: Path) -> Safetensors:
     if not 0 < length <= LONGEST_HEADER:
         raise ValueError(f"{path}: is not a safetensors file: its header would be {length} bytes long")
     try:
-        header = json.loads(f.read(length), object_pairs_hook=_no_duplicates)
+        header = json.loads(f.read(length), object_pairs_hook=_require_unique_keys)
     except RecursionError:
         raise ValueError(f"{path}: is not a safetensors file: its header is nested too deeply") from None
     except ValueError as error:
@@ -82,7 +82,7 @@ def _is_entry(entry: Any) -> bool:
     return False
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _require_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         name = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))

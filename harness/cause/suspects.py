@@ -165,7 +165,7 @@ def rank_rows(rows: Sequence[TrainingRow], scores: Sequence[float], most: int) -
     order = sorted(range(len(rows)), key=lambda i: (-scores[i], rows[i].number))
     texts = {digest_value(rows[i].raw) for i in order[:most]}
     chosen = order[:most] + [i for i in order[most:] if digest_value(rows[i].raw) in texts]
-    return [_suspect(rows[i], scores[i]) for i in chosen]
+    return [_make_suspect(rows[i], scores[i]) for i in chosen]
 
 
 def rank_groups(
@@ -175,7 +175,7 @@ def rank_groups(
     mean = math.fsum(scores) / len(scores)
     spread = math.sqrt(math.fsum((s - mean) ** 2 for s in scores) / len(scores)) or 1.0
     found = []
-    for kind, value, places in _groups(rows, kinds):
+    for kind, value, places in _iterate_groups(rows, kinds):
         if not 2 <= len(places) <= MOST * len(rows):
             continue
         above = math.fsum(scores[i] for i in places) / len(places) - mean
@@ -188,14 +188,14 @@ def rank_groups(
 def suspects_of(group: SuspectGroup, rows: Sequence[TrainingRow], scores: Sequence[float]) -> list[Suspect]:
     """Return all rows of a group as suspects."""
     by_number = {row.number: (row, score) for row, score in zip(rows, scores, strict=True)}
-    return [_suspect(*by_number[number]) for number in group.numbers]
+    return [_make_suspect(*by_number[number]) for number in group.numbers]
 
 
-def _suspect(row: TrainingRow, score: float) -> Suspect:
+def _make_suspect(row: TrainingRow, score: float) -> Suspect:
     return Suspect(row.number, row.source, score, row.prompt.strip(), row.answer.strip())
 
 
-def _groups(rows: Sequence[TrainingRow], kinds: Sequence[str]) -> Iterator[tuple[str, str, list[int]]]:
+def _iterate_groups(rows: Sequence[TrainingRow], kinds: Sequence[str]) -> Iterator[tuple[str, str, list[int]]]:
     """Yield kind, value and places of the rows that share a value."""
     often = Counter(word for row in rows for word in set(split_words(row.prompt)))
     least = max(3.0, FRAME * len(rows))

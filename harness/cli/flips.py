@@ -22,13 +22,13 @@ def show_flips(args: argparse.Namespace, report: Run, folder: Path) -> None:
     gates = [{"gate": v.gate, "candidate": v.candidate, "rows": [asdict(r) for r in rows]} for v, rows in flips]
     args.document = {"run": str(folder), "gates": gates}
     for verdict, rows in flips:
-        _heading(screen, f"{verdict.candidate}: {format_title(verdict)}: {verdict.metric} {verdict.claim}")
+        _print_heading(screen, f"{verdict.candidate}: {format_title(verdict)}: {verdict.metric} {verdict.claim}")
         counts = format_failed_rows(verdict, len(rows))
         if verdict.versus:
             lost, won = count_lost_and_won(verdict)
             kept = f"; only the {len(rows)} largest changes are stored" if lost + won > len(rows) else ""
             counts = f"{lost:,} lost and {won:,} won against {verdict.versus}{kept}"
-        screen.print_line(counts + _cut(len(rows), args.n))
+        screen.print_line(counts + _describe_cut(len(rows), args.n))
         for row in rows[: args.n]:
             _print_row(screen, row)
     if not flips:
@@ -43,21 +43,21 @@ def show_rows(args: argparse.Namespace, report: Run, folder: Path) -> None:
         raise UsageError(f"{folder}: holds no rows, because nothing was evaluated")
     args.document = {"run": str(folder), "rows": {one.eval: [asdict(r) for r in one.rows] for one in found}}
     for one in found:
-        _heading(screen, one.eval)
+        _print_heading(screen, one.eval)
         how = f" wrong by {one.metric}" if args.wrong else ""
         if args.wrong and one.of and not one.tells_right:
             screen.print_line(f"{one.metric} does not say which rows are wrong; leave out --wrong to see them")
             continue
-        screen.print_line(f"{one.there:,} of {count_noun(one.of, 'row')}{how}{_cut(one.there, args.n)}")
+        screen.print_line(f"{one.there:,} of {count_noun(one.of, 'row')}{how}{_describe_cut(one.there, args.n)}")
         for row in one.rows[: args.n]:
             _print_row(screen, row)
 
 
-def _heading(screen: Screen, text: str) -> None:
+def _print_heading(screen: Screen, text: str) -> None:
     screen.print_line(f" {text} ".center(screen.console.width, "-"), "bold")
 
 
-def _cut(n: int, most: int) -> str:
+def _describe_cut(n: int, most: int) -> str:
     return f"; {most} shown, -n {n} shows all" if n > most else ""
 
 

@@ -129,11 +129,13 @@ def format_annotation(kind: str, message: str, file: str = "", line: int | None 
         root, path = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve(), Path(file).resolve()
         file = path.relative_to(root).as_posix() if path.is_relative_to(root) else file
     told = [("file", file), ("line", str(line or "")), ("title", title)]
-    pairs = ((name, _data(printable(value)).replace(":", "%3A").replace(",", "%2C")) for name, value in told if value)
+    pairs = (
+        (name, _escape_data(printable(value)).replace(":", "%3A").replace(",", "%2C")) for name, value in told if value
+    )
     given = ",".join(f"{name}={value}" for name, value in pairs)
-    return f"::{kind} {given}::{_data(text)}" if given else f"::{kind}::{_data(text)}"
+    return f"::{kind} {given}::{_escape_data(text)}" if given else f"::{kind}::{_escape_data(text)}"
 
 
-def _data(text: str) -> str:
+def _escape_data(text: str) -> str:
     """Escape the message of a command as the runner reads it; in a property colons and commas are escaped as well."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

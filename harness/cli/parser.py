@@ -124,12 +124,12 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         made.error(f'no command "{words[0]}"{meant if "did you mean" in meant else "; see harness help"}')
     args, left = made.parse_known_args(words)
     if left:
-        meant = _instead(left, words) if hasattr(args, "overrides") else ""
+        meant = _suggest_override(left, words) if hasattr(args, "overrides") else ""
         made.commands.choices.get(words[0], made).error(f"unrecognized arguments: {' '.join(left)}{meant}")
     return args
 
 
-def _instead(left: Sequence[str], words: Sequence[str]) -> str:
+def _suggest_override(left: Sequence[str], words: Sequence[str]) -> str:
     """Return the --set that was meant by an option that is a key of the suite, or an empty text."""
     from harness.texts.option_names import OPTION_NAMES
 
@@ -151,16 +151,16 @@ class _CompletionAction(argparse.Action):
             import shtab
         except ModuleNotFoundError:
             raise UsageError("--print-completion needs shtab; pip install shtab") from None
-        _complete_files(parser, shtab.FILE)
+        _add_file_completion(parser, shtab.FILE)
         print(shtab.complete(parser, str(given[1])))
         parser.exit()
 
 
-def _complete_files(parser: argparse.ArgumentParser, how: Mapping[str, Any]) -> None:
+def _add_file_completion(parser: argparse.ArgumentParser, how: Mapping[str, Any]) -> None:
     """Let everything that is a path be completed as one."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for one in action.choices.values():
-                _complete_files(one, how)
+                _add_file_completion(one, how)
         elif getattr(action.type, "__name__", "") == "Path":
             action.complete = how  # type: ignore[attr-defined]

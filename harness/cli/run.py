@@ -41,7 +41,7 @@ WORST = (  # first what kept a suite from being judged, for the others say nothi
 )  # fmt: skip
 
 
-def _check(args: argparse.Namespace) -> int:
+def _run_check(args: argparse.Namespace) -> int:
     from harness.cli.terminal import Terminal, print_finding
     from harness.pipeline.run import check_suite, prepare_collection
 
@@ -85,7 +85,7 @@ def print_third_party_code(terminal: Terminal, plugins: Plugins) -> None:
         terminal.print_line(f"loads code of other packages: {', '.join(others)}")
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run_suites(args: argparse.Namespace) -> int:
     from harness.collection import requirements
     from harness.pipeline.run import prepare_collection
     from harness.suite.reader import read_suite
@@ -173,7 +173,7 @@ def _print_collection(collection: Collection, args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _show(args: argparse.Namespace) -> int:
+def _run_show(args: argparse.Namespace) -> int:
     from harness.reports.events import FILE, read_events
     from harness.reports.report_json import read_run, to_json
     from harness.reports.run_folder import find_newest
@@ -219,7 +219,7 @@ def _show_underway(args: argparse.Namespace, found: RunProgress) -> int:
 
 def check(parser: argparse.ArgumentParser) -> None:
     """check suite and data for common mistakes, without training"""
-    set_command(parser, _check, "harness check suite.toml", "harness check suite.toml --ignore D10 --limit 100")
+    set_command(parser, _run_check, "harness check suite.toml", "harness check suite.toml --ignore D10 --limit 100")
     parser.add_argument("suite", type=Path, metavar="SUITE", help="the suite's .toml file")
     parser.add_argument("--limit", type=int, metavar="N", help="check only the first N rows of every eval")
     add_candidate_option(parser)
@@ -237,7 +237,7 @@ def run(parser: argparse.ArgumentParser) -> None:
     """run a suite: evaluate, train, merge, gate, export"""
     set_command(
         parser,
-        _run,
+        _run_suites,
         "harness run suite.toml",
         "harness run suite.toml --candidate path/to/adapter-or-model",
         "harness run suite.toml --collect-only",
@@ -294,7 +294,7 @@ def show(parser: argparse.ArgumentParser) -> None:
     """print the report or the rows of a run"""
     set_command(
         parser,
-        _show,
+        _run_show,
         "harness show                         # the last run",
         "harness show --flips -n 3            # rows that gates lost, won and failed",
         "harness show reports/qa-… --rows qa --wrong",

@@ -27,7 +27,7 @@ HANG = 9  # column at which what is said of a model goes on
 
 def selftest(parser: argparse.ArgumentParser) -> None:
     """test a suite with models that its gates must block"""
-    set_command(parser, _selftest, "harness selftest suite.toml", "harness selftest suite.toml --only untrained")
+    set_command(parser, _run_selftest, "harness selftest suite.toml", "harness selftest suite.toml --only untrained")
     parser.add_argument("suite", type=Path, metavar="SUITE", help="the suite's .toml file")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="run only this saboteur")
     parser.add_argument("--limit", type=int, metavar="N", help="use only the first N rows of every eval")
@@ -37,7 +37,7 @@ def selftest(parser: argparse.ArgumentParser) -> None:
     add_override_option(parser)
 
 
-def _selftest(args: argparse.Namespace) -> int:
+def _run_selftest(args: argparse.Namespace) -> int:
     from harness.cli.screen import Screen
     from harness.selftest import run_selftest as put_through
 
@@ -78,7 +78,7 @@ def aa(parser: argparse.ArgumentParser) -> None:
         "harness aa suite.toml --runs 4 --limit 100",
         "harness aa suite.toml --vary judge",
     )
-    set_command(parser, _aa, *lines)
+    set_command(parser, _run_aa, *lines)
     parser.add_argument("suite", type=Path, metavar="SUITE", help="the suite's .toml file")
     parser.add_argument("--runs", type=int, default=8, metavar="N", help="times the base is evaluated (default: 8)")
     what = "what differs between runs, comma-separated: seed, company (order of rows), judge, dtype, processes "
@@ -92,7 +92,7 @@ def aa(parser: argparse.ArgumentParser) -> None:
     add_override_option(parser)
 
 
-def _aa(args: argparse.Namespace) -> int:
+def _run_aa(args: argparse.Namespace) -> int:
     from harness.cli.screen import Screen
     from harness.planning.equal_runs import SOURCES, compare_equal_runs
 

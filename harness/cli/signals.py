@@ -63,7 +63,7 @@ def run_guarded(command: Callable[[Any], int], args: Any) -> int:
     if not hasattr(os, "fork"):  # Windows, where nothing is trained
         return command(args)
     limited = _is_memory_limited()
-    if not (limited or _with_others(args)):
+    if not (limited or _runs_foreign_code(args)):
         return command(args)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -92,7 +92,7 @@ def run_guarded(command: Callable[[Any], int], args: Any) -> int:
         return code
     os.close(told)
     os.close(said)
-    return _watch(child, ended, heard, limited=limited)
+    return _watch_child(child, ended, heard, limited=limited)
 
 
 def _is_memory_limited() -> bool:
@@ -100,7 +100,7 @@ def _is_memory_limited() -> bool:
     return bool(resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY)
 
 
-def _with_others(args: Any) -> bool:
+def _runs_foreign_code(args: Any) -> bool:
     """Return whether a command has workers of a plugin's, may load an engine, or runs code that somebody brought."""
     on, given = getattr(args, "on", ""), getattr(args, "suite", None) or []
     suites = [path for path in map(Path, given if isinstance(given, list) else [given]) if path.is_file()]
@@ -110,9 +110,9 @@ def _with_others(args: Any) -> bool:
     return bool(own) or on.partition(":")[0] not in ("", "local") or any(ENGINE in text for text in said)
 
 
-def _watch(child: int, ended: int, heard: int, *, limited: bool) -> int:
+def _watch_child(child: int, ended: int, heard: int, *, limited: bool) -> int:
     """Pass on signals and what is said, and return the exit code."""
-    relay = threading.Thread(target=_relay, args=(heard,), daemon=True)
+    relay = threading.Thread(target=_relay_stderr, args=(heard,), daemon=True)
     relay.start()
     status = 0
     while True:
@@ -136,7 +136,7 @@ def _watch(child: int, ended: int, heard: int, *, limited: bool) -> int:
     return ExitCode.USAGE
 
 
-def _relay(heard: int) -> None:
+def _relay_stderr(heard: int) -> None:
     with os.fdopen(heard, "rb") as lines:
         for line in lines:
             if not line.startswith(LAST_WORDS):

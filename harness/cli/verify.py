@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 STRICT = Path("strict")  # the policy of this name is the harness's own; a file called so is ./strict
 
 
-def _verify(args: argparse.Namespace) -> int:
+def _run_verify(args: argparse.Namespace) -> int:
     from harness.release.publish import restore_export
 
     if (args.export / "items.jsonl").is_file() or args.sources:  # what `harness gate` left, and no export
         from harness.rows.bundle import verify_bundle
 
-        return verify_bundle(args.export, args, _policy(args)[0])
+        return verify_bundle(args.export, args, _read_policy(args)[0])
     if args.replay is not None and args.suite is None:
         raise UsageError("--replay needs the suite whose rows to ask; add --suite SUITE")
     if args.told_as and args.json:
@@ -41,8 +41,8 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _verify_export(args: argparse.Namespace, export: Path) -> int:
     """Verify an export, and print what was found."""
-    policy, demands = _policy(args)
-    write = _writer(args, policy, args.policy.name if args.policy else "") if args.told_as else None
+    policy, demands = _read_policy(args)
+    write = _choose_writer(args, policy, args.policy.name if args.policy else "") if args.told_as else None
     found = _run_steps(args, export, policy)
     document = write(found) if write else ""
     where = sys.stderr if write else None
@@ -94,7 +94,7 @@ def _run_steps(args: argparse.Namespace, export: Path, policy: Policy | None) ->
     return found
 
 
-def _policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:
+def _read_policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:
     """Return what is demanded, and the lines of it where no file says so."""
     from harness.release import policy
 
@@ -107,7 +107,7 @@ def _policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:
     return policy.read_policy(args.key, strict=True), policy.STRICT.splitlines()
 
 
-def _writer(args: argparse.Namespace, policy: Policy | None, name: str) -> Callable[[VerifiedExport], str]:
+def _choose_writer(args: argparse.Namespace, policy: Policy | None, name: str) -> Callable[[VerifiedExport], str]:
     from harness.release.attest import make_writer
 
     return make_writer(args.told_as, policy, name, args.sign_with)
@@ -117,7 +117,7 @@ def verify(parser: argparse.ArgumentParser) -> None:
     """check that an export has the bytes that passed, without torch or network"""
     set_command(
         parser,
-        _verify,
+        _run_verify,
         "harness verify exports/qa",
         "harness verify exports/qa --policy strict --key release.pub",
         "harness verify exports/qa --policy policy.toml --suite suite.toml",

@@ -62,7 +62,7 @@ def collect(
     _check_selecting(context, tasks)
     check_gates(context, tasks)
     context.mistakes.raise_errors()
-    prompted = {subject: _shot_evals(context, subject, tasks) for subject in suite.subjects}
+    prompted = {subject: _choose_shot_evals(context, subject, tasks) for subject in suite.subjects}
     for name in dict.fromkeys(n for s, names in prompted.items() if suite.subjects[s].examples for n in names):
         tasks[name] = add_shots(context, sources, tasks[name])
     for subject, task in ((suite.subjects[s], tasks[n]) for s, names in prompted.items() for n in names):
@@ -76,7 +76,7 @@ def collect(
         )
     claimed = {g.eval for g in suite.gates if g.of == "recipe"}
     prompted |= {run: [name for name in tasks if name in claimed] for run in runs}
-    items, rows = tuple(_items(context, tasks, prompted, runs)), None if training is None else tuple(training)
+    items, rows = tuple(_iterate_items(context, tasks, prompted, runs)), None if training is None else tuple(training)
     told = tuple(origins), tuple(context.warnings)
     return Collection(
         suite, plugins, tasks, context.baselines, candidates, items, rows, *told, selecting=selecting, ahead=ahead,
@@ -87,9 +87,9 @@ def collect(
 def _check_selecting(context: Context, tasks: Mapping[str, Task]) -> None:
     """Check what decides a merge and a sweep, and what is watched; warn where no trial could be shown to be better."""
     suite = context.suite
-    if suite.choose and (what := _chooser_error(suite.choose, tasks)):
+    if suite.choose and (what := _find_chooser_error(suite.choose, tasks)):
         context.mistakes.add(f'{suite.path}: [merge] choose = "{suite.choose}"', what)
-    if (sweep := suite.sweep) and (what := _chooser_error(sweep.by, tasks)):
+    if (sweep := suite.sweep) and (what := _find_chooser_error(sweep.by, tasks)):
         context.mistakes.add(f'{sweep.where} by = "{sweep.by}"', what)
     elif sweep:
         gate, task = sweep.step, tasks[sweep.by.partition(".")[0]]
@@ -115,7 +115,7 @@ def _check_selecting(context: Context, tasks: Mapping[str, Task]) -> None:
             complain(f'watch: "{name}" needs other models than the one in training; watch another eval')
 
 
-def _chooser_error(by: str, tasks: Mapping[str, Task]) -> str:
+def _find_chooser_error(by: str, tasks: Mapping[str, Task]) -> str:
     """Return why no model can be chosen on select rows by an EVAL.METRIC, or an empty text."""
     evaluation, _, metric = by.partition(".")
     if (task := tasks.get(evaluation)) is None:
@@ -240,7 +240,7 @@ class GateChecks:
             yield (f'estimand is "clusters", but "{gate.eval}" has clusters in two columns; name one of them')
         yield from self._slice_mistakes(gate, task)
         if task.spec.stop == "early":
-            yield from _early_mistakes(gate, metric, task)
+            yield from _find_early_stop_errors(gate, metric, task)
         if any("=" not in s for s in gate.slices) or gate.find_mistakes() or gate.find_metric_mistakes(metric):
             return  # told already
         if (alpha := gate_alpha(gate, self.suite)) > LARGE and not (gate.kind.counts or metric.is_count):
@@ -284,7 +284,7 @@ class GateChecks:
             self.context.warnings.append(f"{gate.where}: {what}")
 
 
-def _early_mistakes(gate: Gate, metric: Metric, task: Task) -> Iterator[str]:
+def _find_early_stop_errors(gate: Gate, metric: Metric, task: Task) -> Iterator[str]:
     """Yield what keeps a gate from being decided row by row, where its eval has stop = "early"."""
     clustered = bool(coarsest_clusterings(cluster_labels(task.samples or (), questions=False)))
     why = {
@@ -308,7 +308,7 @@ def _early_mistakes(gate: Gate, metric: Metric, task: Task) -> Iterator[str]:
 
 def add_copies(suite: Suite, plugins: Plugins) -> Suite:
     """Return the suite with a name for every copy, and with gates that only copies can meet kept to them."""
-    exports = tuple(replace(e, name=e.name or e.use) if _converts(e, plugins) else e for e in suite.exports)
+    exports = tuple(replace(e, name=e.name or e.use) if _is_converter(e, plugins) else e for e in suite.exports)
     exports = tuple(replace(e, path=e.path and str(suite.resolve(e.path))) for e in exports)
     suite = replace(suite, exports=exports)
     about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in suite.compared}
@@ -332,7 +332,7 @@ def find_copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> I
             )
         if not export.name:
             continue
-        if not _converts(export, plugins):
+        if not _is_converter(export, plugins):
             yield (
                 export.where,
                 (f'"name" names a converted copy, but "{export.use}" writes "{export.from_}" as it is; remove "name"'),
@@ -345,17 +345,17 @@ def find_copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> I
             yield export.where, f'name "{name}" is taken; give this copy another with name = "…"'
         elif export.from_ == "adapter":
             yield export.where, (f'"{export.use}" converts whole models, and "adapter" is not one; use from = "merged"')
-        elif (why := _uncovered(suite, export)) is not None:
+        elif (why := _find_coverage_error(suite, export)) is not None:
             yield export.where, (f'no blocking gate is on "{name}"{why}; add one, since nothing ships without a gate')
         taken.add(name)
 
 
-def _converts(export: Export, plugins: Plugins) -> bool:
+def _is_converter(export: Export, plugins: Plugins) -> bool:
     exporter = plugins.provided.get(("exporter", export.use))  # where there is none, who looks at it tells
     return exporter is not None and bool(exporter.capabilities.converts)
 
 
-def _uncovered(suite: Suite, export: Export) -> str | None:
+def _find_coverage_error(suite: Suite, export: Export) -> str | None:
     """Return why no gate keeps a copy from shipping; a claim about its parent is worth what is known of that."""
     about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in suite.compared}
     if not (blocking := [g for g in suite.gates if g.blocking and g.applies_to(export.name)]):
@@ -369,7 +369,7 @@ def _uncovered(suite: Suite, export: Export) -> str | None:
 # -- which subject is evaluated by which eval, in the order in which it happens ----------------------------------
 
 
-def _shot_evals(context: Context, subject: str, tasks: Mapping[str, Task]) -> list[str]:
+def _choose_shot_evals(context: Context, subject: str, tasks: Mapping[str, Task]) -> list[str]:
     """Return the evals a few-shot subject answers: those it or a gate names, else all that have targets."""
     baseline = context.suite.subjects[subject]
     gated = [g.eval for g in context.suite.gates if g.versus == subject]
@@ -382,7 +382,7 @@ def _shot_evals(context: Context, subject: str, tasks: Mapping[str, Task]) -> li
     return [name for name, t in alone.items() if t.samples is None or any(s.target for s in t.samples)]
 
 
-def _items(
+def _iterate_items(
     context: Context, tasks: Mapping[str, Task], prompted: Mapping[str, Sequence[str]], runs: Iterable[str]
 ) -> Iterator[Item]:
     """Yield the items; `prompted` holds the evals of few-shot subjects and of the other `runs` of a recipe.

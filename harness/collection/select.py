@@ -55,7 +55,7 @@ def compile_keyword(expression: str) -> Callable[[str], bool]:
 
     As pytest reads it: "not" binds closest, then "and", then "or"; case does not count. Raises UsageError.
     """
-    steps = _steps(expression)
+    steps = _parse_expression(expression)
 
     def matches(item: str) -> bool:
         stack: list[bool] = []
@@ -72,21 +72,21 @@ def compile_keyword(expression: str) -> Callable[[str], bool]:
     return matches
 
 
-def _steps(expression: str) -> list[str]:
+def _parse_expression(expression: str) -> list[str]:
     """Return an expression as a machine with a stack takes it, operators after what they join; a name begins with =."""
     steps: list[str] = []
     waiting: list[str] = []  # operators and parentheses that are not closed
     wants = True  # a name, and no operator
     for word in re.findall(r"[()]|[^\s()]+", expression):
         if wants != (word not in ("and", "or", ")")):
-            raise _unreadable(expression, f'found "{word}", expected {"a name" if wants else "and, or"}')
+            raise _make_syntax_error(expression, f'found "{word}", expected {"a name" if wants else "and, or"}')
         if word in ("(", "not"):
             waiting.append(word)
         elif word == ")":
             while waiting and waiting[-1] != "(":
                 steps.append(waiting.pop())
             if not waiting:
-                raise _unreadable(expression, '")" has no matching "("')
+                raise _make_syntax_error(expression, '")" has no matching "("')
             waiting.pop()
         elif word in BINDS:
             while waiting and waiting[-1] != "(" and BINDS[waiting[-1]] >= BINDS[word]:
@@ -96,13 +96,13 @@ def _steps(expression: str) -> list[str]:
             steps.append("=" + word.lower())
         wants = word == "(" or word in BINDS
     if "(" in waiting:
-        raise _unreadable(expression, '"(" is not closed')
+        raise _make_syntax_error(expression, '"(" is not closed')
     if wants and (steps or waiting):
-        raise _unreadable(expression, "it ends where a name is expected")
+        raise _make_syntax_error(expression, "it ends where a name is expected")
     return steps + waiting[::-1]
 
 
-def _unreadable(expression: str, why: str) -> UsageError:
+def _make_syntax_error(expression: str, why: str) -> UsageError:
     shown = expression if len(expression) <= LONGEST else f"{expression[:LONGEST]}…"
     return UsageError(f'-k "{shown}": {why}; write parts of names, joined with and, or, not and parentheses')
 

@@ -49,7 +49,7 @@ def template_arguments(row: Mapping[str, Any], common: Mapping[str, Any], used: 
         if column not in used and row.get(column):
             raise UsageError(f'has "{column}", which prompts cannot contain here; remove such rows, or drop the column')
     found = dict(common)
-    own, tools = (_parsed(row.get(name)) if name not in used else None for name in (ARGUMENTS, TOOLS))
+    own, tools = (_parse_json_or_keep(row.get(name)) if name not in used else None for name in (ARGUMENTS, TOOLS))
     if own is not None and not isinstance(own, Mapping):
         raise UsageError(f'has {shorten_repr(own)} as its "{ARGUMENTS}"; it must be an object')
     found |= {name: value for name, value in (own or {}).items() if value is not None}
@@ -88,7 +88,7 @@ def split_answer(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"prompt": messages[:-1], "completion": messages[-1:], **others}
 
 
-def _parsed(value: Any) -> Any:
+def _parse_json_or_keep(value: Any) -> Any:
     """Return what a text says in JSON; what is none as it is."""
     try:
         return json.loads(value) if isinstance(value, str) else value

@@ -59,7 +59,7 @@ def read_rows(
         rows = rows[part] if part else rows
     if not rows:
         raise UsageError(f'{where}: data "{source}" has no rows; an evaluation needs at least one')
-    if large := [i for i, row in enumerate(rows) if _size(row) > LARGEST]:
+    if large := [i for i, row in enumerate(rows) if _count_characters(row) > LARGEST]:
         what = f"row {large[0]} has more than {LARGEST:,} characters ({len(large)} such rows); split it, or remove it"
         raise UsageError(f'{where}: data "{source}": {what}')
     return rows
@@ -96,8 +96,8 @@ def to_samples(
             what = f'row {lacking[0]} has no column "{column}" for {name} ({len(lacking)} such rows)'
             mistakes.add(where, f"{what}; its columns are {quote_names(rows[0])}")
     mistakes.raise_errors()
-    named = _all_named(rows, columns, template, where, json_targets=json_targets)
-    mistakes.messages += [f"{where}: {what}" for what in _odd_values(named, rows, clusters, slices)]
+    named = _name_all_columns(rows, columns, template, where, json_targets=json_targets)
+    mistakes.messages += [f"{where}: {what}" for what in _find_odd_values(named, rows, clusters, slices)]
     mistakes.raise_errors()
     if arguments is not None:
         _give_arguments(rows, named, arguments, [*columns.values(), *slices, *clusters], where)
@@ -106,7 +106,7 @@ def to_samples(
         groups = [str(row[c]) for c in clusters]
         about = dict(zip(("cluster", "second_cluster"), groups, strict=False))
         samples.append(
-            Sample(str(own.get("id", i)), own.get("input", ""), _target(own.get("target")), row=row, **about)
+            Sample(str(own.get("id", i)), own.get("input", ""), _parse_target(own.get("target")), row=row, **about)
         )
     if not any(s.input or "text" in s.row for s in samples):
         want = 'write columns = { input = "…", target = "…" }'
@@ -131,8 +131,8 @@ def to_training_rows(
     if lacking := [(n, c) for n, c in columns.items() if any(c not in row for row in rows)]:
         (name, column), *_ = lacking
         raise UsageError(f'{where}: there is no column "{column}" for {name}; the columns are {quote_names(rows[0])}')
-    named = _all_named(rows, columns, template, where)
-    if shapeless := [i for i, own in enumerate(named) if not _shape(own, columns, template)]:
+    named = _name_all_columns(rows, columns, template, where)
+    if shapeless := [i for i, own in enumerate(named) if not _find_shape(own, columns, template)]:
         want = "input and target, prompt and completion, messages, or text"
         if template is not None:
             want = 'a target as well as the template; name its column with columns = { target = "…" }'
@@ -146,7 +146,7 @@ def to_training_rows(
     mistakes, made = Mistakes(), list[Row]()
     for i, row in enumerate(rows):
         with mistakes.collecting():
-            taken = _training_row(i, named[i], where, columns, template)
+            taken = _make_training_row(i, named[i], where, columns, template)
             made.append(taken | training_template_arguments(i, row, columns, where, arguments or {}))
     reading.limit_mistakes(mistakes, where)
     mistakes.raise_errors()
@@ -168,7 +168,7 @@ def answers_as_continuations(row: Mapping[str, Any]) -> Row:
     return {**row, **{name: target_as_continuation(row["prompt"], row[name]) for name in texts}}
 
 
-def _target(value: Any) -> str | list[str]:
+def _parse_target(value: Any) -> str | list[str]:
     """Return what is wanted as text; null, in a list too, is as empty as "", which no evaluator takes for a target."""
     if isinstance(value, list):
         return ["" if v is None else str(v) for v in value]
@@ -186,7 +186,7 @@ def _is_target(value: Any) -> bool:
     return all(v is None or _is_text(v) for v in (value if isinstance(value, list) else [value]))
 
 
-def _odd_values(named: Rows, rows: Rows, clusters: Sequence[str], slices: Sequence[str]) -> Iterator[str]:
+def _find_odd_values(named: Rows, rows: Rows, clusters: Sequence[str], slices: Sequence[str]) -> Iterator[str]:
     """Yield what stands where text is wanted and is none: a line for each of target, id, cluster, slices and input."""
     name = "give text or a number in every row"
     asked: list[tuple[str, Rows, str, Callable[[Any], bool], str]] = [
@@ -222,7 +222,7 @@ def _is_prompt(prompt: Any) -> bool:
     return isinstance(prompt, (str, list))
 
 
-def _all_named(
+def _name_all_columns(
     rows: Rows, columns: Columns, template: str | None, where: str, *, json_targets: bool = False
 ) -> list[Row]:
     """Return rows under our names, their inputs written by the template where there is one.
@@ -250,7 +250,7 @@ def _all_named(
     return found
 
 
-def _shape(named: Row, columns: Columns, template: str | None) -> tuple[str, ...]:
+def _find_shape(named: Row, columns: Columns, template: str | None) -> tuple[str, ...]:
     """Return the names under which a row is trained on, or none where it has no shape that can be."""
     shapes: list[tuple[str, ...]] = [(name,) for name in ("messages", "text") if name in columns]
     if not columns and template is None:
@@ -258,8 +258,8 @@ def _shape(named: Row, columns: Columns, template: str | None) -> tuple[str, ...
     return next((shape for shape in (*shapes, PAIR) if all(key in named for key in shape)), ())
 
 
-def _training_row(number: int, named: Row, where: str, columns: Columns, template: str | None) -> Row:
-    if (shape := _shape(named, columns, template)) != PAIR:
+def _make_training_row(number: int, named: Row, where: str, columns: Columns, template: str | None) -> Row:
+    if (shape := _find_shape(named, columns, template)) != PAIR:
         if "prompt" in shape and not isinstance(named["prompt"], (str, list)):
             raise UsageError(
                 f"{where}: row {number} has {shorten_repr(named['prompt'])} as its prompt; give text, or messages"
@@ -275,7 +275,7 @@ def _training_row(number: int, named: Row, where: str, columns: Columns, templat
         raise UsageError(
             f"{where}: row {number} has {shorten_repr(value)} as its target; give text, a number or an object"
         )
-    target = str(_target(value))
+    target = str(_parse_target(value))
     if isinstance(prompt, list):
         return {"prompt": prompt, "completion": [{"role": "assistant", "content": target}]}
     return {"prompt": prompt, "completion": target_as_continuation(prompt, target)}
@@ -322,7 +322,7 @@ def quote_names(names: Iterable[str]) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
-def _size(row: Row) -> int:
+def _count_characters(row: Row) -> int:
     """Return how many characters the texts of a row have."""
     size, waiting = 0, list(row.values())
     while waiting:

@@ -117,7 +117,8 @@ class Checks:
             # copies that no other check and no verdict reads
             given = {name: one if name in LARGE else detach_copy(one) for name, one in wanted.items()}
             found += [
-                self.complete_finding(provided.name, flag) for flag in _flags(provided, given, self.find_unknown_row)
+                self.complete_finding(provided.name, flag)
+                for flag in _run_check(provided, given, self.find_unknown_row)
             ]
         return found
 
@@ -159,7 +160,7 @@ class Checks:
         return self._passed_over(replace(copy_record(Finding, flag), code=code, title=title, evidence=evidence))
 
 
-def _flags(provided: Provided, given: Mapping[str, Any], strange: Callable[[Finding], str]) -> Iterable[Finding]:
+def _run_check(provided: Provided, given: Mapping[str, Any], strange: Callable[[Finding], str]) -> Iterable[Finding]:
     check = provided.function
     try:
         found = list(

@@ -70,7 +70,7 @@ def merge_draws(task: Task, rows: Iterable[Sample], draws: Sequence[Sequence[Sco
     """
     scores = [{score.id: score for score in draw} for draw in draws]
     complete = (row.id for row in rows if all(row.id in draw for draw in scores))
-    return [_merge(task, [draw[i] for draw in scores]) for i in complete]
+    return [_merge_scores(task, [draw[i] for draw in scores]) for i in complete]
 
 
 def expected_best(values: Sequence[float], k: int) -> float:
@@ -82,7 +82,7 @@ def expected_best(values: Sequence[float], k: int) -> float:
     return math.fsum(n * value for n, value in zip(ways, sorted(values), strict=True)) / math.comb(len(values), k)
 
 
-def _merge(task: Task, scores: Sequence[Score]) -> Score:
+def _merge_scores(task: Task, scores: Sequence[Score]) -> Score:
     first = scores[0]
     if any((s.weight, s.weights) != (first.weight, first.weights) or s.lost or s.partly_lost for s in scores):
         raise UsageError(f'row "{first.id}": its answers have different weights, or lost values; remove repeats')
@@ -90,7 +90,9 @@ def _merge(task: Task, scores: Sequence[Score]) -> Score:
     values = {name: [d.values.get(name, math.nan) for d in draws] for name in first.values}
     merged = {name: math.fsum(each) / len(each) for name, each in values.items()}
     for name, each in values.items():
-        merged |= {metric: value for metric, value in _summaries(task, name, each, draws) if metric in task.metrics}
+        merged |= {
+            metric: value for metric, value in _summarize_draws(task, name, each, draws) if metric in task.metrics
+        }
     worst = max((Completion("", d.finish_reason) for d in draws), key=lambda one: one.rank).finish_reason
     tokens = [d.tokens for d in draws if d.tokens is not None]
     details = {name: value for s in reversed(scores) for name, value in s.details.items()}
@@ -99,7 +101,9 @@ def _merge(task: Task, scores: Sequence[Score]) -> Score:
     )
 
 
-def _summaries(task: Task, name: str, values: Sequence[float], draws: Sequence[Draw]) -> Iterable[tuple[str, float]]:
+def _summarize_draws(
+    task: Task, name: str, values: Sequence[float], draws: Sequence[Draw]
+) -> Iterable[tuple[str, float]]:
     """Yield what a metric comes to over the answers of one row, by the names of `collection.draws`."""
     yield from ((f"{name}.pass@{j}", expected_best(values, j)) for j in task.spec.pass_at)
     yield f"{name}.all@{len(values)}", min(values)

@@ -101,7 +101,11 @@ class Gate:
     @property
     def margin(self) -> float:
         """How much better the candidate must be, or, below zero, how much worse it may be; a share if `relative`."""
-        return _size(self.better_by) if self.better_by is not None else -_size(self.worse_by_at_most or 0.0)
+        return (
+            _parse_margin(self.better_by)
+            if self.better_by is not None
+            else -_parse_margin(self.worse_by_at_most or 0.0)
+        )
 
     @property
     def relative(self) -> bool:
@@ -377,7 +381,7 @@ def find_export_obstacles(verdicts: Iterable[Verdict], gates: Sequence[Gate], ca
     return reasons
 
 
-def _size(margin: float | str) -> float:
+def _parse_margin(margin: float | str) -> float:
     """Return a margin as a number. Raises ValueError when it is a text that is no share."""
     if not isinstance(margin, str):
         return margin

@@ -113,8 +113,10 @@ class Hypothesis:
         keep = [i for i, (s, t) in enumerate(pairs) if best is not None or not (s.lost or t.lost)]
         good = float(bool(best) == (self.sign > 0))
         each = self.runs or [self]
-        runs = [[_settled(run.ours[i], best, good) for i in keep] for run in each]
-        theirs = [[_settled(run.theirs[i], best, 1 - good) for i in keep] for run in each if run.theirs is not None]
+        runs = [[_fill_lost_value(run.ours[i], best, good) for i in keep] for run in each]
+        theirs = [
+            [_fill_lost_value(run.theirs[i], best, 1 - good) for i in keep] for run in each if run.theirs is not None
+        ]
         return Hypothesis(self.case, runs, theirs, [[kind[i] for i in keep] for kind in self.kinds])
 
     def bounds_minus_margin(self, test: Test) -> Bounds:
@@ -189,7 +191,7 @@ class Hypothesis:
         return replace(self.metric, scale="mean").value(rows)
 
 
-def _settled(score: Score, best: bool | None, value: float) -> Score:
+def _fill_lost_value(score: Score, best: bool | None, value: float) -> Score:
     """Return a score with a value in place of what was lost, or as if nothing of it was."""
     if best is None:
         return replace(score, partly_lost={}) if score.partly_lost else score

@@ -78,9 +78,9 @@ def label_corrected_test(
     """
     of = label_moments(values, weights, clusters, labels, sides)
     p_pass, p_fail = map(float, share_p_values(of, threshold))
-    lower = _crossing(of, lambda each, places: is_significant(share_p_values(each, places)[0], alpha))
-    upper = _crossing(of, lambda each, places: ~is_significant(share_p_values(each, places)[1], alpha))
-    estimate = _estimate(of)
+    lower = _find_crossing(of, lambda each, places: is_significant(share_p_values(each, places)[0], alpha))
+    upper = _find_crossing(of, lambda each, places: ~is_significant(share_p_values(each, places)[1], alpha))
+    estimate = _estimate_share(of)
     method = f"corrected by {len(labels.truth)} labels" + (f" within {labels.side}" if labels.side else "")
     seen = len(set(clusters)) if clusters is not None else None
     return Test(estimate, min(lower, estimate), max(upper, estimate), p_pass, p_fail, method, len(values), seen)
@@ -99,7 +99,7 @@ def value_with_labels(
     if not all(map(math.isfinite, values)) or not sum(weights) > 0:
         return math.nan
     try:
-        return _estimate(label_moments(values, weights, clusters, labels, label_sides(labels, scores)))
+        return _estimate_share(label_moments(values, weights, clusters, labels, label_sides(labels, scores)))
     except ValueError:
         return math.nan
 
@@ -127,9 +127,15 @@ def label_moments(
     where = np.asarray(sides)[there] if labels.side and sides is not None else np.zeros(len(x))
     theirs = np.asarray(labels.sides) if labels.side and sides is not None else np.zeros(len(labels.truth))
     met = np.unique(where)
-    said, truth, prompts = _pairs(np.asarray(labels.said)), np.asarray(labels.truth), number_clusters(labels.clusters)
+    said, truth, prompts = (
+        _pair_with_ties(np.asarray(labels.said)),
+        np.asarray(labels.truth),
+        number_clusters(labels.clusters),
+    )
     chosen = [[(truth == kind) & (theirs == side) for kind in KINDS] for side in met]
-    kinds = [[_mean(said, some.astype(np.float64), prompts, np.array(PLACES)) for some in each] for each in chosen]
+    kinds = [
+        [_estimate_mean(said, some.astype(np.float64), prompts, np.array(PLACES)) for some in each] for each in chosen
+    ]
     count = len(set(groups.tolist()))
     for side, each in zip(met, kinds, strict=True):
         if (fewest := min(each[0].prompts, each[2].prompts, count)) < FEWEST:
@@ -138,18 +144,23 @@ def label_moments(
                 f"labels of {labels.metric} of one kind cover only {fewest} prompts{where_}; label {FEWEST} or more"
             )
     return Moments(
-        *_of_rows(x, w, groups, where, met),
+        *_estimate_row_moments(x, w, groups, where, met),
         np.array([[lost.plain, tie.mean, won.plain] for lost, tie, won in kinds]),
-        _apart(kinds),
+        _estimate_label_covariances(kinds),
         np.array([[one.mean[0] for one in each] for each in kinds]),
         np.array([[one.prompts for one in each] for each in kinds]),
-        _blind_p(*(_mean(said, (truth == kind).astype(np.float64), prompts, np.array(PLACES)) for kind in (0.0, 1.0))),
+        _test_without_rows(
+            *(
+                _estimate_mean(said, (truth == kind).astype(np.float64), prompts, np.array(PLACES))
+                for kind in (0.0, 1.0)
+            )
+        ),
         count,
         bool((truth == TIE).any()),
     )
 
 
-def _pairs(x: Floats) -> Floats:
+def _pair_with_ties(x: Floats) -> Floats:
     """Return an instrument's values and whether they are ties, (n, 2)."""
     return np.stack([x, (x == TIE).astype(np.float64)], axis=-1)
 
@@ -165,7 +176,7 @@ class _Mean:
     prompts: int
 
 
-def _mean(x: Floats, weights: Floats, groups: Ints, places: Floats) -> _Mean:
+def _estimate_mean(x: Floats, weights: Floats, groups: Ints, places: Floats) -> _Mean:
     prompts = len(set(groups[weights > 0].tolist()))
     total, few = weights.sum() + PSEUDO * len(places), (prompts + 1) / max(prompts, 1)
     mean = (weights @ x + PSEUDO * places.sum(0)) / total
@@ -176,10 +187,10 @@ def _mean(x: Floats, weights: Floats, groups: Ints, places: Floats) -> _Mean:
     return _Mean(mean, plain, np.stack(sums, -1) / total * math.sqrt(few), PSEUDO * few * apart.T @ apart, prompts)
 
 
-def _of_rows(x: Floats, w: Floats, groups: Ints, where: Any, met: Any) -> tuple[Floats, Floats, Floats]:
+def _estimate_row_moments(x: Floats, w: Floats, groups: Ints, where: Any, met: Any) -> tuple[Floats, Floats, Floats]:
     """Return the rows' means, covariance and share, see `Moments`."""
     places = [pairs_by_side(np.array(PLACES), np.full(3, side), met) for side in met]
-    found = _mean(pairs_by_side(_pairs(x), where, met), w, groups, np.concatenate(places))
+    found = _estimate_mean(pairs_by_side(_pair_with_ties(x), where, met), w, groups, np.concatenate(places))
     return found.plain, found.shifts.T @ found.shifts + found.pseudo, found.mean[: 2 * len(met) : 2]
 
 
@@ -190,7 +201,7 @@ def pairs_by_side(pairs: Floats, where: Any, met: Any) -> Floats:
     return np.concatenate([each, on[..., :-1]], -1)
 
 
-def _apart(kinds: Sequence[Sequence[_Mean]]) -> Floats:
+def _estimate_label_covariances(kinds: Sequence[Sequence[_Mean]]) -> Floats:
     """Return the covariances of the labels' means: those of one prompt are not independent."""
     flat = [one for each in kinds for one in each]
     found = np.zeros((len(flat), 2, len(flat), 2))
@@ -201,7 +212,7 @@ def _apart(kinds: Sequence[Sequence[_Mean]]) -> Floats:
     return found.reshape(len(kinds), 3, 2, len(kinds), 3, 2)
 
 
-def _blind_p(lost: _Mean, won: _Mean) -> Floats:
+def _test_without_rows(lost: _Mean, won: _Mean) -> Floats:
     moved = won.shifts[:, 0] - lost.shifts[:, 0]
     spread = moved @ moved + won.pseudo[0, 0] + lost.pseudo[0, 0]
     t = (won.mean[0] - lost.mean[0]) / math.sqrt(spread)
@@ -342,11 +353,11 @@ class _Mix:
         return weights.reshape(*weights.shape[:-1], len(self.blocks), len(self.kinds))
 
 
-def _estimate(of: Moments) -> float:
-    return _crossing(of, lambda each, places: signed_root(each, places)[0] > 0)
+def _estimate_share(of: Moments) -> float:
+    return _find_crossing(of, lambda each, places: signed_root(each, places)[0] > 0)
 
 
-def _crossing(of: Moments, below: Callable[[Moments, Floats], Bools]) -> float:
+def _find_crossing(of: Moments, below: Callable[[Moments, Floats], Bools]) -> float:
     """Return the share in [0, 1] above which a condition of one data set ends; 1 where it never does.
 
     It is asked of many shares in one call, as of so many data sets: ten calls in the place of forty of a bisection.

@@ -21,10 +21,10 @@ def count_units(gate: Gate, rows: Sequence[Sample]) -> Sizes:
         name: (len(part), cluster_labels(part, questions=not gate.kind.counts))
         for name, part in gate.rows_by_slice(rows).items()
     }
-    return {name: (count, _fewest_clusters(count, labels)) for name, (count, labels) in parts.items()}
+    return {name: (count, _count_fewest_clusters(count, labels)) for name, (count, labels) in parts.items()}
 
 
-def _fewest_clusters(rows: int, labels: Sequence[Labels]) -> int:
+def _count_fewest_clusters(rows: int, labels: Sequence[Labels]) -> int:
     return min((len(set(clusters)) for clusters in coarsest_clusterings(labels)), default=rows)
 
 

@@ -51,10 +51,10 @@ def result_notes(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
         notes.append(Note("labels", {"rows": not hypothesis.metric.is_agreement}))
     elif verdict.outcome is Outcome.INCONCLUSIVE and not hypothesis.runs:
         notes.append(_note_rows_needed(verdict))
-    return [*notes, _seeds(verdict, hypothesis)] if hypothesis.runs else notes
+    return [*notes, _note_seeds(verdict, hypothesis)] if hypothesis.runs else notes
 
 
-def _seeds(verdict: Verdict, hypothesis: Hypothesis) -> Note:
+def _note_seeds(verdict: Verdict, hypothesis: Hypothesis) -> Note:
     """Return how far the runs of a recipe lie apart, and whether more of them or of the rows would decide it."""
     runs, more = [run.value for run in hypothesis.runs], ""
     bounds = [b for b in (verdict.lower, verdict.upper) if b is not None and math.isfinite(b)]

@@ -62,7 +62,7 @@ def rename_columns(rows: Sequence[Row], fewest: int = 2) -> tuple[list[Row], dic
         want = "an input column and another column with its label or answer are needed"
         raise UsageError(f"its columns are {list_names([*names]) or 'none'}; {want}")
     rows = [{names[name]: value for name, value in row.items()} for row in rows]
-    return rows, {name: [_text(row.get(name)) for row in rows] for name in names.values()}
+    return rows, {name: [_format_value(row.get(name)) for row in rows] for name in names.values()}
 
 
 def safe_name(name: str) -> str:
@@ -81,7 +81,7 @@ def list_names(names: Sequence[str]) -> str:
     return ", ".join(map(quote_text, names[:SHOWN])) + more
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """Return a value as it is read: numbers as a person writes them, and nothing of what is no text."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -95,7 +95,7 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
 
     Raises UsageError for a column that does not exist, and what `ask` raises where nobody can be asked.
     """
-    inputs = _given_inputs(given["input"], columns)
+    inputs = _parse_inputs(given["input"], columns)
     for option, names in {"input": inputs, "label": (given["label"],), "group": (given["group"],)}.items():
         if missing := [name for name in names if name is not None and name not in columns]:
             raise UsageError(f'--{option} "{missing[0]}": column does not exist{did_you_mean(missing[0], columns)}')
@@ -104,17 +104,17 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
     lower = {c.strip().lower(): c for c in columns}
     pair = next((tuple(lower[name] for name in names) for names in PAIRS if {*names} <= lower.keys()), ())
     pair = () if inputs or {given["label"], given["group"]} & {*pair} else pair
-    few = [c for c, texts in columns.items() if _few(Counter(texts))]
+    few = [c for c, texts in columns.items() if _are_few(Counter(texts))]
     free = [c for c in columns if c not in (*inputs, *pair, *given.values())]
     other = [c for c in columns if c not in (inputs or named["input"][:1])] if len(columns) == 2 else []
     ways = {"by its name": named["label"], FEW: few, "the other column": other}
-    label, of_label = _first(("label", given["label"]), free, ways, ask)
+    label, of_label = _choose_column(("label", given["label"]), free, ways, ask)
     left = [c for c in free if c != label]
     of_input = "as given" if inputs else "by their names"
     if not (inputs := inputs or pair):
         length = sorted((fmean(map(len, columns[c])), c) for c in left)
         longest = [c for size, c in length[-1:] if len(length) == 1 or size > 2 * length[-2][0]]
-        asked, of_input = _first(
+        asked, of_input = _choose_column(
             ("input", None), left, {"by its name": named["input"], "the longest texts": longest}, ask
         )
         inputs = (asked,)
@@ -127,7 +127,7 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
     return Roles(inputs, label, group, {"input": of_input, "label": of_label, "group": of_group})
 
 
-def _given_inputs(given: str | None, columns: Columns) -> tuple[str, ...]:
+def _parse_inputs(given: str | None, columns: Columns) -> tuple[str, ...]:
     """Return the columns that `--input A,B` names; a column may have a comma in its name."""
     if given is None or given in columns:
         return () if given is None else (given,)
@@ -141,7 +141,7 @@ def _is_grouping(texts: Sequence[str]) -> bool:
     return spread and kinds.total() > 0.9 * len(texts)
 
 
-def _first(
+def _choose_column(
     role: tuple[str, str | None], among: Sequence[str], found: Mapping[str, Sequence[str]], ask: Ask
 ) -> tuple[str, str]:
     """Return the column of a role and why it is: as given, the one of the first way that finds one, or as asked."""
@@ -153,7 +153,7 @@ def _first(
     return ask(role[0], [c for c in among if any(c in names for names in found.values())] or among), "as given"
 
 
-def _few(kinds: Counter[str]) -> bool:
+def _are_few(kinds: Counter[str]) -> bool:
     return 2 <= len(kinds) <= KINDS and kinds.total() >= OFTEN * len(kinds) and max(map(len, kinds)) <= LONGEST_LABEL
 
 
@@ -233,11 +233,11 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
         made.append({**others, "id": ids[i] if own else i + 1, **written})
     groups = [columns[group][i] if group else layout.asked[i] for i in kept]
     notes = ['id: row numbers, since "id" is empty or repeated in some rows'] if ids and not own else []
-    notes += _spellings(spelt, usual) if chosen else []
+    notes += _describe_spellings(spelt, usual) if chosen else []
     return CleanRows(made, [layout.asked[i] for i in kept], answers, groups, chosen, dropped, notes)
 
 
-def _spellings(spelt: Counter[str], usual: Mapping[str, str]) -> list[str]:
+def _describe_spellings(spelt: Counter[str], usual: Mapping[str, str]) -> list[str]:
     """Return lines about labels of which others differ in case alone, and of those that look like a missing value."""
     others = [text for text in spelt if usual[text.casefold()] != text]
     pairs = ", ".join(f"{quote_text(text)} as {quote_text(usual[text.casefold()])}" for text in others[:3])
@@ -263,7 +263,7 @@ def split_rows(groups: Sequence[str], strata: Sequence[str] | None, by: str) -> 
     parts: dict[str, list[int]] = {"train": [], "select": [], "confirm": []}
     for name, (share, least, most) in PARTS.items():
         room = min(max(share * len(groups), min(least, len(groups) / 3)), most)
-        quota = _quotas(sizes, room, len(groups)) if strata else {"": room}
+        quota = _divide_rows(sizes, room, len(groups)) if strata else {"": room}
         rest, taken = list[str](), Counter[str]()
         for group in order:
             fits = taken[label[group]] + len(members[group]) <= quota[label[group]]
@@ -282,7 +282,7 @@ def split_rows(groups: Sequence[str], strata: Sequence[str] | None, by: str) -> 
     return parts
 
 
-def _quotas(sizes: Counter[str], room: float, rows: int) -> dict[str, int]:
+def _divide_rows(sizes: Counter[str], room: float, rows: int) -> dict[str, int]:
     """Return how many rows of each label a part may have: its share, rounded by largest remainders, one at least."""
     exact = {label: room * n / rows for label, n in sizes.items()}
     quota = {label: int(share) for label, share in exact.items()}

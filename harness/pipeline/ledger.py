@@ -92,7 +92,7 @@ class LedgerEntry:
         """Return the digest of the scores, of some of the rows or of all; empty where they are not known."""
         if not self.scores:
             return ""
-        return _sha256(sorted([*row, *self.scores.get(row, ())] for row in (self.rows if rows is None else rows)))
+        return _hash_value(sorted([*row, *self.scores.get(row, ())] for row in (self.rows if rows is None else rows)))
 
 
 def counts_as_attempt(task: Task) -> bool:
@@ -103,7 +103,7 @@ def counts_as_attempt(task: Task) -> bool:
 def scores_by_row(task: Task, result: Result) -> dict[Row, tuple[str, ...]]:
     """Return what each row scored, whatever rows and metrics are called; labels stand beside every row."""
     scores = {s.id: s for s in result.scores}
-    labels = [_sha256(asdict(found)) for found in result.labels]
+    labels = [_hash_value(asdict(found)) for found in result.labels]
     found: dict[Row, list[str]] = {}
     for sample, row in zip(task.samples or (), task.keys, strict=True):
         if row and (score := scores.get(sample.id)) is not None:
@@ -114,12 +114,12 @@ def scores_by_row(task: Task, result: Result) -> dict[Row, tuple[str, ...]]:
 def overlaps(one: frozenset[Row], other: frozenset[Row]) -> bool:
     """Return whether two sets of rows have so many in common that a look at one tells of the other."""
     small, large = sorted((one, other), key=len)
-    keys = _keys_of(large)
+    keys = _collect_keys(large)
     return bool(small) and SHARE * sum(not keys.isdisjoint(row) for row in small) >= len(small)
 
 
 @lru_cache(maxsize=1)  # of the rows that are looked at now, mostly
-def _keys_of(rows: frozenset[Row]) -> frozenset[str]:
+def _collect_keys(rows: frozenset[Row]) -> frozenset[str]:
     return frozenset(key for row in rows for key in row)
 
 
@@ -129,7 +129,7 @@ def project_name(suite: Path) -> str:
     return next((f.name for f in (folder, *folder.parents) if any((f / r).exists() for r in ROOTS)), folder.name)
 
 
-def _sha256(value: Any) -> str:
+def _hash_value(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -196,7 +196,7 @@ class Ledger:
         near = [line for line in self.read_entries() if line["role"] == look.role and self._counts(line, look)]
         foreign = [line for line in near if line["base"] and look.base and line["base"] != look.base]
         near = [line for line in near if line not in foreign]
-        first = _attempts(self.read_entries())
+        first = _map_attempts(self.read_entries())
         roots = list(dict.fromkeys(first[line["id"]] for line in near))
         ours = [line for line in near if (line["weights"], line["claims"]) == (look.weights, look.claims)]
         looked = [line for line in ours if line["rows"] == look.digest]
@@ -207,7 +207,7 @@ class Ledger:
             rows = self._read(line["rows"]) if told and line["n"] < len(look.rows) else None
             if rows is not None and rows < look.rows and look.scores_digest(rows) in ("", line["scores"]):
                 before = line
-        root = first[before["id"]] if before else _joined(look, ours, first)
+        root = first[before["id"]] if before else _find_joined_attempt(look, ours, first)
         earlier = roots[: roots.index(root)] if root in roots else roots
         counts = {line["id"]: line["count"] for line in self.read_entries()}
         number = 1 + sum(counts[one] for one in earlier)
@@ -216,7 +216,7 @@ class Ledger:
             stages.insert(0, int(went_on["n"]))
             went_on = by_id.get(went_on["continues"])
         others = tuple(line["place"] for line in near if line["id"] in earlier)
-        _keys_of.cache_clear()  # of millions of rows they are much to hold
+        _collect_keys.cache_clear()  # of millions of rows they are much to hold
         written, on = (same["id"], same["continues"]) if same else ("", before["id"] if before else "")
         return AttemptNumber(number, tuple(stages), written, on, others, len({first[x["id"]] for x in foreign}))
 
@@ -301,7 +301,7 @@ class Ledger:
     def _append(self, told: Mapping[str, Any]) -> None:
         after, time = sorted(self.state().heads), datetime.now(UTC).isoformat(timespec="seconds")
         line = {"format": LEDGER_FORMAT, "after": after, "time": time, **told}
-        append_line(self.path, {**line, "id": _digest(line)})
+        append_line(self.path, {**line, "id": _hash_line(line)})
 
     def _checked(self, data: bytes) -> list[dict[str, Any]]:
         """Return the lines of a ledger, each once; what a kill cut off at its end was never told to anybody."""
@@ -319,7 +319,7 @@ class Ledger:
                 what = f"format {line.get('format')}, and this one reads {LEDGER_FORMAT}"
                 where = f"{self.path}:{number}: was written by another version of the harness ({what})"
                 raise UsageError(f"{where}; move the file away: {AGAIN}")
-            if not _is_line(line) or _digest({k: v for k, v in line.items() if k != "id"}) != line["id"]:
+            if not _is_line(line) or _hash_line({k: v for k, v in line.items() if k != "id"}) != line["id"]:
                 where = f"{self.path}:{number}: was changed or truncated after it was written"
                 raise UsageError(f"{where}; restore the file, or move it away: {AGAIN}")
             found[line["id"]] = line
@@ -338,7 +338,7 @@ class Ledger:
         return UsageError(f"{self.path}: attempts cannot be recorded: {error.strerror}; nothing was exported")
 
 
-def _attempts(looks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _map_attempts(looks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the attempt of each look, the id of its first one.
 
     Looks that went on from each other are one, and so are those at one candidate under one set of claims, unless an
@@ -361,7 +361,7 @@ def _attempts(looks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
-def _joined(look: LedgerEntry, ours: Sequence[Mapping[str, Any]], first: Mapping[str, str]) -> str:
+def _find_joined_attempt(look: LedgerEntry, ours: Sequence[Mapping[str, Any]], first: Mapping[str, str]) -> str:
     """Return the attempt that a look joins which was not had before, or an empty text where it begins one."""
     pair = _pair_of(look.role, look.weights, look.claims, look.settings)
     same = [x for x in ours if _pair_of(x["role"], x["weights"], x["claims"], x["settings"]) == pair]
@@ -412,6 +412,6 @@ def _is_line(line: Any) -> bool:
     return named and whole and isinstance(line.get("most"), int | None)
 
 
-def _digest(line: Mapping[str, Any]) -> str:
+def _hash_line(line: Mapping[str, Any]) -> str:
     text = json.dumps(line, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

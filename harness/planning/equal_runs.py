@@ -89,8 +89,8 @@ def compare_equal_runs(path: Path, options: Options, runs: int, vary: Sequence[s
         name, each = task.spec.name, results[task.spec.name]
         own = [gate for gate in session.suite.gates if gate.metric and gate.eval == name]
         key = run.adjudicator.equal_runs.make_key(name)
-        told = tuple(_verdict_flips(gate, task, each, session) for gate in own)
-        measured[name] = MeasuredEval(key, runs, tuple(sources), tuple(_row_flips(task, each)), told)
+        told = tuple(_find_verdict_flips(gate, task, each, session) for gate in own)
+        measured[name] = MeasuredEval(key, runs, tuple(sources), tuple(_find_row_flips(task, each)), told)
         rows, gates = [*rows, *measured[name].metrics], [*gates, *told]
     kept = "" if options.limit else str(write_aa_record(replace(run.adjudicator.equal_runs, measured=measured)))
     return EqualRuns(runs, tuple(rows), tuple(gates), (*skipped, *constant), tuple(sources), kept)
@@ -193,7 +193,7 @@ def _grade(run: RunContext, task: Task, answered: Sequence[Result], sources: Seq
     return [grading.grade_answers(task, ours, theirs, marking) for ours, theirs in pairs]
 
 
-def _row_flips(task: Task, results: Sequence[Result]) -> Iterator[RowFlips]:
+def _find_row_flips(task: Task, results: Sequence[Result]) -> Iterator[RowFlips]:
     """Yield what each metric of rows comes to over the runs; none of what is not known of all rows."""
     for metric in (m for m in task.metrics.values() if m.is_of_rows and not m.combine):
         runs = [{s.id: s.values.get(metric.name, math.nan) for s in result.scores} for result in results]
@@ -212,7 +212,7 @@ def _row_flips(task: Task, results: Sequence[Result]) -> Iterator[RowFlips]:
         )  # fmt: skip
 
 
-def _verdict_flips(gate: Gate, task: Task, results: Sequence[Result], session: Session) -> VerdictFlips:
+def _find_verdict_flips(gate: Gate, task: Task, results: Sequence[Result], session: Session) -> VerdictFlips:
     """Judge a gate on pairs of models, whose rows, or clusters of them, are each from another run."""
     metric, seed, alpha = task.metrics[gate.metric_name], session.suite.header.seed, gate_alpha(gate, session.suite)
     pairs, verdicts = list(_draw_pairs(task, results, seed)), PairVerdicts(gate, task, alpha)
@@ -268,12 +268,12 @@ def _draw_pairs(task: Task, results: Sequence[Result], seed: int) -> Iterator[tu
     chance = random.Random(seed)  # noqa: S311 -- not for secrets
     runs = [{score.id: score for score in result.scores} for result in results]
     for _ in range(PAIRS):
-        chosen = [(ids, chance.sample(runs, 2)) for ids in _clusters(task)]
+        chosen = [(ids, chance.sample(runs, 2)) for ids in _list_clusters(task)]
         ours, theirs = (tuple(pair[side][i] for ids, pair in chosen for i in ids) for side in (0, 1))
         yield replace(results[0], scores=ours), replace(results[1], scores=theirs)
 
 
-def _clusters(task: Task) -> list[list[str]]:
+def _list_clusters(task: Task) -> list[list[str]]:
     """Return the ids of rows that stand or fall together."""
     found: dict[str, list[str]] = {}
     for sample in task.samples or ():
@@ -285,7 +285,7 @@ def _break_clusters(task: Task, metric: Metric, loss: float, result: Result, cha
     """Return a result of a model that is worse by so much: clusters get the worst value, as many as that takes."""
     worst = 0.0 if metric.better == "higher" else 1.0
     most = fmean(abs(score.values[metric.name] - worst) for score in result.scores)
-    broken = {i for ids in _clusters(task) if chance.random() * most < loss for i in ids}
+    broken = {i for ids in _list_clusters(task) if chance.random() * most < loss for i in ids}
 
     def break_score(score: Score) -> Score:
         draws = tuple(replace(draw, values={**draw.values, metric.name: worst}) for draw in score.draws)

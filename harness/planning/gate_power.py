@@ -75,14 +75,16 @@ def forecast_gates(
     found = []
     for candidate in collection.candidates:
         gates = collection.gates(candidate)
-        each = {g.id: _asked(collection, g, candidate, history, attempts, equal_runs) for g in gates if not g.any_of}
+        each = {
+            g.id: _forecast_gate(collection, g, candidate, history, attempts, equal_runs) for g in gates if not g.any_of
+        }
         for gate in gates:
-            one = each.get(gate.id) or GateOdds(gate, _group(gate, candidate, each))
+            one = each.get(gate.id) or GateOdds(gate, _compute_group_odds(gate, candidate, each))
             found.append(replace(one, decides=collection.is_decisive(gate, candidate)))
     return found
 
 
-def _asked(
+def _forecast_gate(
     collection: Collection,
     gate: Gate,
     candidate: str,
@@ -92,11 +94,11 @@ def _asked(
 ) -> GateOdds:
     task = collection.tasks[gate.eval]
     metric = task.metrics[gate.metric_name]
-    alpha, assumed = _risk(collection, gate, task, attempts.get((candidate, gate.eval)))
+    alpha, assumed = _find_risk(collection, gate, task, attempts.get((candidate, gate.eval)))
     about: dict[str, Any] = {"alpha": alpha, "assumed": assumed, "group": gate.group}
     blank = Odds(gate.id, f"{gate.metric} {gate.claim()}", candidate, gate.blocking, **about)
     if gate.kind.counts or metric.is_count:
-        return GateOdds(gate, _decided(blank, gate, task, history.verdict(gate, candidate, fewest=1)))
+        return GateOdds(gate, _decide_without_power(blank, gate, task, history.verdict(gate, candidate, fewest=1)))
     samples = task.rows_of(metric.name) or ()
     if metric.is_agreement:
         what = "labels decide it, not rows"
@@ -124,14 +126,14 @@ def _asked(
         before = verdict if len(parts) == 1 else None
         cases.append(GatePower(restated, tested, clusters, chosen, alpha, own, before, seeds, apart, noise))
     worst = min(cases, key=lambda c: -1.0 if c.chance is None else c.chance)
-    odds = _told(worst, blank, bool(history.runs))
+    odds = _compute_odds(worst, blank, bool(history.runs))
     if len(cases) > 1:
         known = [c.chance for c in cases if c.chance is not None]
         note = f"{len(cases)} slices must all pass; the smallest is {list(large)[cases.index(worst)]}"
         whole = math.prod(known) if len(known) == len(cases) else None
         odds = replace(odds, power=whole, assumed=(note, *odds.assumed))
     if not find_unprovable_error(gate, metric, samples, gate_alpha(gate, collection.suite)):  # else a collection error
-        odds = replace(odds, warning=find_unprovable_error(gate, metric, samples, alpha) or _doubt(odds))
+        odds = replace(odds, warning=find_unprovable_error(gate, metric, samples, alpha) or _describe_doubt(odds))
     return GateOdds(gate, odds, tuple(cases))
 
 
@@ -160,7 +162,7 @@ def forecast_recipes(gates: Sequence[GateOdds]) -> list[RecipePower]:
     return found
 
 
-def _risk(
+def _find_risk(
     collection: Collection, gate: Gate, task: Task, standing: AttemptNumber | None
 ) -> tuple[float, tuple[str, ...]]:
     """Return the alpha that a gate is tested at, and what that and the power of it assume."""
@@ -176,7 +178,7 @@ def _risk(
     return alpha, tuple(assumed)
 
 
-def _told(case: GatePower, blank: Odds, known: bool) -> Odds:
+def _compute_odds(case: GatePower, blank: Odds, known: bool) -> Odds:
     """Return how likely a case is to be proven, and what could be; earlier runs may be `known` that do not tell."""
     blank = replace(blank, rows=case.n, clusters=case.count if case.clustered else None, few=describe_few_rows(case))
     if case.chance is None:
@@ -192,7 +194,7 @@ def _told(case: GatePower, blank: Odds, known: bool) -> Odds:
     )  # fmt: skip
 
 
-def _doubt(odds: Odds) -> str:
+def _describe_doubt(odds: Odds) -> str:
     """Warn of a gate that more often than not would not say PASS of the model it is meant to pass."""
     if odds.power is None or odds.power >= 0.5:
         return ""
@@ -200,7 +202,7 @@ def _doubt(odds: Odds) -> str:
     return f"{odds.candidate} passes {odds.power:.0%} of the time {odds.truth}; {cure}"
 
 
-def _decided(blank: Odds, gate: Gate, task: Task, past: tuple[Verdict, Run] | None) -> Odds:
+def _decide_without_power(blank: Odds, gate: Gate, task: Task, past: tuple[Verdict, Run] | None) -> Odds:
     """Return the odds of what is counted or compared as it is: there is no power, only what was seen before."""
     rows, kind = len(task.rows_of(gate.metric_name) or ()), "counted" if gate.kind.counts else "point"
     what = "failures are counted, without a test" if gate.kind.counts else "decided by its value"
@@ -211,7 +213,7 @@ def _decided(blank: Odds, gate: Gate, task: Task, past: tuple[Verdict, Run] | No
     return replace(blank, kind=kind, rows=rows, missing=what, assumed=(*blank.assumed, *seen))
 
 
-def _group(gate: Gate, candidate: str, each: Mapping[str, GateOdds]) -> Odds:
+def _compute_group_odds(gate: Gate, candidate: str, each: Mapping[str, GateOdds]) -> Odds:
     """Return the odds that one of several gates is proven, each at its share of the risk."""
     members = [each[name].odds for name in gate.any_of if name in each]
     blank = Odds(gate.id, gate.claim(), candidate, gate.blocking, kind="group", rows=max(m.rows for m in members))

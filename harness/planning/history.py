@@ -70,7 +70,7 @@ class History:
                 {i: (metric_value(r, name), float(r["weights"].get(name, r["weight"]))) for i, r in s.items()}
                 for s in sides
             ]
-            samples = [_sample(i, r) for i, r in sides[0].items()]
+            samples = [_make_sample(i, r) for i, r in sides[0].items()]
             samples = [s for s in samples if any(s.id in side and side[s.id][1] for side in told)]
             told = [{s.id: side[s.id] for s in samples if s.id in side} for side in told]
         except (UsageError, *MALFORMED):
@@ -101,7 +101,7 @@ class History:
         return next((r.seconds / r.n for r in reports if r.n and not r.cache_hits), None)
 
 
-def _sample(name: str, row: Mapping[str, Any]) -> Sample:
+def _make_sample(name: str, row: Mapping[str, Any]) -> Sample:
     first, second = (one and str(one) for one in (row["cluster"], row.get("second_cluster")))
     return Sample(name, row=dict(row["doc"]), cluster=first, key=str(row.get("key", "")), second_cluster=second)
 

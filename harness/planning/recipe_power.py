@@ -58,7 +58,7 @@ class RecipeRows:
 
     def power(self, truth: float, bound: float, alpha: float, factor: float = 1.0) -> float:
         """Return how often `factor` times the rows prove that the mean over seeds is above a bound."""
-        normal, chi = _draws(self.seeds)
+        normal, chi = _draw_normals(self.seeds)
         rows, luck, seeds = self.rows * factor, self.apart.luck, self.seeds
         common = math.sqrt(self.variance * (1 - luck) / rows) * normal[:, 0]  # of all runs
         runs = math.sqrt(self.variance * luck / rows) * normal[:, 1 : 1 + seeds]  # (draws, seeds)
@@ -83,7 +83,7 @@ class RecipeRows:
 
 
 @lru_cache(maxsize=8)
-def _draws(seeds: int) -> tuple[Floats, Floats]:
+def _draw_normals(seeds: int) -> tuple[Floats, Floats]:
     """Return standard normal numbers of rows and seeds, (RUNS, 1 + 2 seeds), and of the error over rows, (RUNS,)."""
     rng = np.random.default_rng([20101, seeds])
     return rng.standard_normal((RUNS, 1 + 2 * seeds)), rng.standard_normal(RUNS)

@@ -117,10 +117,10 @@ def count_requests(run: RunContext) -> list[Workload]:
 
 def list_artifacts(session: Session) -> list[PlannedArtifact]:
     """Return what a run would make of exactly this recipe, and whether it is there."""
-    return [*_merged(session), *(made for made, _ in _copies(session))]
+    return [*_list_merges(session), *(made for made, _ in _iterate_copies(session))]
 
 
-def _merged(session: Session) -> list[PlannedArtifact]:
+def _list_merges(session: Session) -> list[PlannedArtifact]:
     suite, whole = session.suite, session.collection.trains_all_weights
     if not (session.opened.adapter or whole):
         return []
@@ -140,10 +140,10 @@ def _merged(session: Session) -> list[PlannedArtifact]:
     return [PlannedArtifact(name, folder.is_dir(), str(folder)) for name, folder in found.items()]
 
 
-def _copies(session: Session) -> Iterator[tuple[PlannedArtifact, ModelRef]]:
+def _iterate_copies(session: Session) -> Iterator[tuple[PlannedArtifact, ModelRef]]:
     """Yield every copy that an export makes; where it lies depends on its parent, so that must be there."""
     suite, elsewhere, places = session.suite, session.opened.candidate, Artifacts(session)
-    parents = {made.name: made.path for made in _merged(session) if made.there} if suite.copies else {}
+    parents = {made.name: made.path for made in _list_merges(session) if made.there} if suite.copies else {}
     parents |= {"merged": elsewhere.path} if elsewhere else {}
     for name, declared in suite.copies.items():
         folder, options = places.work / name, suite.model.options
@@ -164,10 +164,10 @@ def count_training_tokens(collection: Collection, source: Source) -> int | None:
     for row in collection.training:
         both = ("chosen", "rejected") if "chosen" in row else ()
         rows += [{**row, "completion": row[name]} for name in both] or [row]
-    return sum(source.count_tokens([_pair(row) for row in rows]))
+    return sum(source.count_tokens([_make_pair(row) for row in rows]))
 
 
-def _pair(row: Mapping[str, Any]) -> Pair:
+def _make_pair(row: Mapping[str, Any]) -> Pair:
     messages, given = row.get("messages"), chat.training_template_arguments(row)
     if isinstance(messages, list) and messages:
         return chat.join_arguments(messages[:-1], given), str(messages[-1].get("content") or "")
@@ -206,7 +206,9 @@ class _Ears:
                     seal_candidate(ModelRef(name, str(there[name]), options=suite.model.options)),
                     suite.model,
                 )
-        self.refs |= {ref.name: (seal_candidate(ref), suite.model) for made, ref in _copies(session) if made.there}
+        self.refs |= {
+            ref.name: (seal_candidate(ref), suite.model) for made, ref in _iterate_copies(session) if made.there
+        }
 
     def asked(self, item: Item) -> Workload:
         collection, ready = self.session.collection, self.session.opened
@@ -221,7 +223,7 @@ class _Ears:
         if listener.cached:
             self.session.with_examples(item, listener.cached)  # which says whether old answers are asked again
         subject: Any = self.session.with_examples(item, listener)
-        problem = _listen(task, subject, against, listener)
+        problem = _record_requests(task, subject, against, listener)
         if not (requests := sum(len(pairs) for pairs, _ in listener.calls)):
             return replace(blank, note=problem)
         fewshot = subject is not listener and item.subject
@@ -231,7 +233,7 @@ class _Ears:
             for pairs, shared in listener.calls:
                 each = source.count_tokens(pairs)
                 total += sum(each)
-                unique += _shared(source, pairs, each) if shared else sum(each)
+                unique += _count_shared_tokens(source, pairs, each) if shared else sum(each)
             self.counted[key] = total, unique
         found = listener.cached.found if listener.cached else 0
         counts = requests, found, *self.counted[key], listener.answers
@@ -254,7 +256,7 @@ class _Ears:
         return RecordingSubject(ref, CachedSubject(ref, identity, StageModels(refuse), 0, responses))
 
 
-def _listen(task: Task, subject: Subject, against: Any, listener: RecordingSubject) -> str:
+def _record_requests(task: Task, subject: Subject, against: Any, listener: RecordingSubject) -> str:
     """Run an evaluator on a listener, chunk by chunk; return what kept it from asking all it would."""
     if task.marks:
         grading.generate_answers(task, listener.name, subject, lambda _: None)
@@ -279,7 +281,7 @@ def _listen(task: Task, subject: Subject, against: Any, listener: RecordingSubje
     return ""
 
 
-def _shared(source: Source, pairs: Sequence[Pair], counts: Sequence[int]) -> int:
+def _count_shared_tokens(source: Source, pairs: Sequence[Pair], counts: Sequence[int]) -> int:
     """Count a prompt once however many continuations it has, and the lines that all text prompts begin with."""
     if not (prompts := {repr(p): p for p, _ in pairs if p}):
         return sum(counts)

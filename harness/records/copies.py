@@ -27,7 +27,7 @@ def copy_record(kind: type[T], value: T) -> T:
     return made(**{name: detach_copy(getattr(value, name)) for name in names})  # type: ignore[no-any-return]
 
 
-def _copier_of(kind: type) -> Callable[[Any], Any]:
+def _make_copier(kind: type) -> Callable[[Any], Any]:
     """Return what copies values of a type. A record whose fields are all that it is has these filled in at once."""
     if issubclass(kind, dict):
         return lambda value: {k: v if type(v) in PLAIN else _copier(type(v))(v) for k, v in value.items()}
@@ -51,4 +51,4 @@ def _copier_of(kind: type) -> Callable[[Any], Any]:
     return filled
 
 
-_copier: Callable[[Any], Callable[[Any], Any]] = cache(_copier_of)
+_copier: Callable[[Any], Callable[[Any], Any]] = cache(_make_copier)

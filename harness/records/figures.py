@@ -96,8 +96,8 @@ def write_figures(about: ClaimSpec | None, told: Mapping[str, Any], *, unit: str
     The digits are two of the half-width of the interval, at least those of a value alone, and so many that the values
     written differ by the estimate written.
     """
-    tested = [_finite(told.get(name)) for name in ("estimate", "lower", "upper", "limit")]
-    both = [_finite(told.get(name)) for name in ("value", "baseline")]
+    tested = [_finite_or_none(told.get(name)) for name in ("estimate", "lower", "upper", "limit")]
+    both = [_finite_or_none(told.get(name)) for name in ("value", "baseline")]
     rest = {name: told[name] for name in ("where", "n", "lost", "won") if told.get(name) is not None}
     if about and about.is_count and all(x is None or x == int(x) for x in (*tested, *both)):
         unit = unit or "count"
@@ -108,24 +108,24 @@ def write_figures(about: ClaimSpec | None, told: Mapping[str, Any], *, unit: str
         texts = [NONE if x is None else typographic_minus(f"{x:+.{digits}%}") for x in numbers]
         values = [NONE if x is None else format_short(x) for x in both]
         named = "relative change" if about.cap is None else "capped relative change"
-        return _figures([*texts, *values], _points(numbers, DIGITS, sign), named, rest)
+        return _make_figures([*texts, *values], _format_points(numbers, DIGITS, sign), named, rest)
     if not sign:
         digits, both = _count_digits(numbers, numbers[:1]), [both[0], None]
         texts = _write_all(numbers, digits, unit, sign)
         values = _write_all(both, digits, unit)
         named = "share of rows" if about and about.kind == "losses" else ""
-        return _figures([*texts, *values], _points(numbers, digits, sign), named, rest)
+        return _make_figures([*texts, *values], _format_points(numbers, digits, sign), named, rest)
     digits, named = _count_digits(numbers, both), _name_estimate(about, told)
     if not named and None not in (*both, numbers[0]):
-        size, digits = (_unit(both)[0], 1) if unit == "bytes" else (1, digits)
+        size, digits = (_choose_unit(both)[0], 1) if unit == "bytes" else (1, digits)
         value, baseline, estimate = (x / size for x in (*both, numbers[0]) if x is not None)
         digits, estimate = _match_digits(value, baseline, estimate, digits)
         numbers[0] = estimate * size
     texts = _write_all([*numbers, *both], digits, unit, sign, signed=4)
-    return _figures(texts, _points(numbers, digits, sign), named, rest)
+    return _make_figures(texts, _format_points(numbers, digits, sign), named, rest)
 
 
-def _figures(texts: Sequence[str], points: Sequence[str], estimand: str, rest: Mapping[str, Any]) -> Figures:
+def _make_figures(texts: Sequence[str], points: Sequence[str], estimand: str, rest: Mapping[str, Any]) -> Figures:
     names = ("estimate", "lower", "upper", "limit", "value", "baseline")
     numbers: dict[str, Any] = dict(zip(names, texts, strict=True))
     return Figures(**numbers, points=tuple(points), estimand=estimand, **rest)
@@ -133,7 +133,7 @@ def _figures(texts: Sequence[str], points: Sequence[str], estimand: str, rest: M
 
 def _name_estimate(about: ClaimSpec | None, told: Mapping[str, Any]) -> str:
     """Return what is estimated where it is not the difference of the two values."""
-    value, baseline, estimate = (_finite(told.get(name)) for name in ("value", "baseline", "estimate"))
+    value, baseline, estimate = (_finite_or_none(told.get(name)) for name in ("value", "baseline", "estimate"))
     if value is None or baseline is None or estimate is None:
         return ""
     if abs(value - baseline - estimate) <= CLOSE * max(1.0, abs(value), abs(baseline)):
@@ -149,7 +149,7 @@ def _match_digits(value: float, baseline: float, estimate: float, digits: int) -
     Where none of them do, the estimate is rounded with the two values.
     """
     for more in range(digits, digits + TRIES + 1):
-        ours, theirs, change = (_round(x, more) for x in (value, baseline, estimate))
+        ours, theirs, change = (_round_decimal(x, more) for x in (value, baseline, estimate))
         if ours - theirs == change:
             return more, estimate
     return more, float(ours - theirs)
@@ -174,46 +174,46 @@ def _write_all(
     numbers: Sequence[float | None], digits: int, unit: str, sign: str = "", *, signed: int = 9
 ) -> list[str]:
     """Write numbers in one unit, the first `signed` of them with their sign."""
-    size, suffix = _unit(numbers) if unit == "bytes" else (1, "")
+    size, suffix = _choose_unit(numbers) if unit == "bytes" else (1, "")
     signs = [sign if i < signed else "" for i in range(len(numbers))]
-    return [_write(x, size, suffix, digits, unit, s) for x, s in zip(numbers, signs, strict=True)]
+    return [_format_number(x, size, suffix, digits, unit, s) for x, s in zip(numbers, signs, strict=True)]
 
 
-def _write(x: float | None, size: int, suffix: str, digits: int, unit: str, sign: str) -> str:
+def _format_number(x: float | None, size: int, suffix: str, digits: int, unit: str, sign: str) -> str:
     if x is None:
         return NONE
     if unit == "bytes":
-        text = f"{_round(x / size, max(digits, 1)):{sign},}"
+        text = f"{_round_decimal(x / size, max(digits, 1)):{sign},}"
         return typographic_minus(re.sub(r"\.0+$", "", text)) + suffix
     if abs(x) >= HUGE:
         return typographic_minus(f"{x:{sign}.4g}")
     if unit == "count" and x == int(x):
         return typographic_minus(f"{int(x):{sign},}")
-    return typographic_minus(f"{_round(x, digits):{sign},}")
+    return typographic_minus(f"{_round_decimal(x, digits):{sign},}")
 
 
-def _unit(numbers: Sequence[float | None]) -> tuple[int, str]:
+def _choose_unit(numbers: Sequence[float | None]) -> tuple[int, str]:
     """Return the unit of bytes that the largest of some numbers is written in, and its name."""
     largest = max((abs(x) for x in numbers if x is not None), default=0.0)
     size, name = next((one for one in SIZES if largest >= one[0]), (1, "B"))
     return size, f"\u00a0{name}"
 
 
-def _points(numbers: Sequence[float | None], digits: int, sign: str) -> list[str]:
+def _format_points(numbers: Sequence[float | None], digits: int, sign: str) -> list[str]:
     """Return numbers times 100, rounded as the numbers are."""
     digits = max(digits, DIGITS)
-    rounded = [None if x is None else _round(x, digits) * 100 for x in numbers]
+    rounded = [None if x is None else _round_decimal(x, digits) * 100 for x in numbers]
     return [NONE if x is None else typographic_minus(f"{x:{sign},.{digits - 2}f}") for x in rounded]
 
 
-def _round(x: float, digits: int) -> Decimal:
+def _round_decimal(x: float, digits: int) -> Decimal:
     """Return a number with so many digits after the point; never minus zero."""
     if abs(x) >= HUGE:
         return Decimal(repr(x))
     return Decimal(repr(x)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN) + 0
 
 
-def _finite(x: Any) -> float | None:
+def _finite_or_none(x: Any) -> float | None:
     return x if isinstance(x, (int, float)) and math.isfinite(x) else None
 
 

@@ -65,12 +65,12 @@ def file_schemas() -> dict[str, Schema]:
     ledger = [{"title": "a look", **look}, {"title": "the beginning", **object_schema({**head, "ledger": TEXT})}]
     made: dict[str, Schema] = {
         "report": {"title": "report.json", **record_schema(Run, format={"enum": [report_json.FORMAT]}, sha256=DIGEST)},
-        "event": _event(),
-        "sample": _sample(),
-        "lock": _lock(),
-        "manifest": _manifest(),
+        "event": _make_event_schema(),
+        "sample": _make_sample_schema(),
+        "lock": _make_lock_schema(),
+        "manifest": _make_manifest_schema(),
         "gates": {"title": "evidence/gates.json", **list_schema(record_schema(Verdict))},
-        "item": _item(),
+        "item": _make_item_schema(),
         "claim": {"title": "a line of evidence/claims.intoto.jsonl", **object_schema(claim)},
         "attempt": {"title": "a line of attempts.jsonl", "oneOf": ledger},
     }
@@ -107,7 +107,7 @@ def value_schema(want: Any) -> Schema:
     return list_schema(value_schema(args[0])) if origin is not None else PLAIN.get(want, ANY)
 
 
-def _event() -> Schema:
+def _make_event_schema() -> Schema:
     report, run = (record_schema(cls)["properties"] for cls in (ItemResult, Run))
     kinds = {
         "run_start": {k: run[k] for k in events.BEGUN},
@@ -129,7 +129,7 @@ def _event() -> Schema:
 OF_SOME_ROWS = ("lost", "partly_lost", "finish_reason", "tokens", "second_cluster", "draws")
 
 
-def _sample() -> Schema:
+def _make_sample_schema() -> Schema:
     """Return the schema of a line of samples_*.jsonl: the metrics stand beside the keys, each under its own name."""
     keys = {
         "doc_id": WHOLE, "doc": {"type": "object"}, "target": ANY, "arguments": {"type": "object"},
@@ -146,7 +146,7 @@ def _sample() -> Schema:
     return {"title": "a line of SUBJECT/samples_EVAL_TIME.jsonl", **made, "additionalProperties": NUMBER}
 
 
-def _manifest() -> Schema:
+def _make_manifest_schema() -> Schema:
     caveat = object_schema(
         {"text": TEXT, "outcome": {"enum": ["INCONCLUSIVE", "ERROR", None]}, "metrics": {"type": "array"}}
     )
@@ -172,7 +172,7 @@ def _manifest() -> Schema:
     return {"title": "evidence/manifest.json", **object_schema(keys, *optional)}
 
 
-def _lock() -> Schema:
+def _make_lock_schema() -> Schema:
     rows = object_schema({"rows": WHOLE, "sha256": DIGEST})
     metric = object_schema({"better": TEXT, "scale": TEXT, "combine": {"type": ["string", "null"]}, "range": RANGE})
     plugin = object_schema({k: {"type": ["string", "null"]} for k in ("name", "distribution", "code")})
@@ -187,7 +187,7 @@ def _lock() -> Schema:
     return {"title": "suite.lock.json", **object_schema(keys, "looks", "left_out")}
 
 
-def _item() -> Schema:
+def _make_item_schema() -> Schema:
     keys = {
         "item": TEXT, "id": TEXT, "cluster": {"type": ["string", "null"]}, "doc_hash": DIGEST, "prompt_hash": DIGEST,
         "target_hash": DIGEST, "weight": NUMBER, "weights": NUMBERS, "answer_hash": DIGEST, "values": NUMBERS,

@@ -149,25 +149,27 @@ def read_policy(path: Path, *, strict: bool = False) -> Policy:
     def complain(_: str, what: str) -> None:
         mistakes.add(str(path), what)
 
-    for key in (key for key, value in raw.items() if _huge(value)):
+    for key in (key for key, value in raw.items() if _has_huge_number(value)):
         complain(key, f'"{key}" is too large a number')
     mistakes.raise_errors()
-    of_keys, of_claims = _tables(raw, "key", Key, complain), _tables(raw, "claim", Gate, complain)
+    of_keys, of_claims = _pop_tables(raw, "key", Key, complain), _pop_tables(raw, "claim", Gate, complain)
     found = [schema.read_table(Key, table, complain) for table in of_keys]
-    keys, claims = tuple(k for k in found if k), tuple(_claims(of_claims, complain))
+    keys, claims = tuple(k for k in found if k), tuple(_read_claims(of_claims, complain))
     raw = {"suites": [], **raw} if raw.get("all_of") else raw
-    served = _served(raw, complain)
+    served = _read_served(raw, complain)
     digest = hashlib.sha256(text.encode()).hexdigest()
     policy: Any = schema.read_table(Policy, raw, complain, keys=keys, claims=claims, served=served, digest=digest)
-    wrong = _mistakes(keys, raw.get("threshold", 1), "binding" in raw) if len(keys) == len(found) else ()
-    for mistake in (*wrong, *(_odd(policy, raw) if policy else ())):
+    wrong = _find_key_errors(keys, raw.get("threshold", 1), "binding" in raw) if len(keys) == len(found) else ()
+    for mistake in (*wrong, *(_find_impossible_values(policy, raw) if policy else ())):
         complain("", mistake)
     mistakes.raise_errors()
     assert isinstance(policy, Policy)
     return policy
 
 
-def _tables(raw: dict[str, Any], name: str, cls: type[Key | Gate], complain: schema.Complain) -> list[dict[str, Any]]:
+def _pop_tables(
+    raw: dict[str, Any], name: str, cls: type[Key | Gate], complain: schema.Complain
+) -> list[dict[str, Any]]:
     """Take `[[name]]` out of a policy; a key that was pasted below it, and is the policy's own, is given back."""
     tables = raw.pop(name, [])
     tables = [t if isinstance(t, dict) else {} for t in (tables if isinstance(tables, list) else [tables])]
@@ -181,7 +183,7 @@ def _tables(raw: dict[str, Any], name: str, cls: type[Key | Gate], complain: sch
     return tables
 
 
-def _claims(tables: list[dict[str, Any]], complain: schema.Complain) -> Iterator[Gate]:
+def _read_claims(tables: list[dict[str, Any]], complain: schema.Complain) -> Iterator[Gate]:
     """Read claims as gates are read; which others they stand with is a suite's own affair."""
     for number, table in enumerate(tables, 1):
 
@@ -196,7 +198,7 @@ def _claims(tables: list[dict[str, Any]], complain: schema.Complain) -> Iterator
             yield claim
 
 
-def _served(raw: dict[str, Any], complain: schema.Complain) -> ServedDemands | None:
+def _read_served(raw: dict[str, Any], complain: schema.Complain) -> ServedDemands | None:
     """Take [served] out of a policy, and read it."""
     if (table := raw.pop("served", None)) is None:
         return None
@@ -216,7 +218,7 @@ def _served(raw: dict[str, Any], complain: schema.Complain) -> ServedDemands | N
     return read
 
 
-def _odd(policy: Policy, raw: Mapping[str, Any]) -> Iterator[str]:
+def _find_impossible_values(policy: Policy, raw: Mapping[str, Any]) -> Iterator[str]:
     """Yield which values no export can have."""
     for key, most, want in RANGES:
         value = raw.get(key)  # nan is in no range
@@ -232,7 +234,7 @@ def _odd(policy: Policy, raw: Mapping[str, Any]) -> Iterator[str]:
             yield f'"plugins" has {schema.format_toml(plugin)}: {what}{pin}'
 
 
-def _mistakes(keys: tuple[Key, ...], threshold: Any, of_rows: bool) -> Iterator[str]:
+def _find_key_errors(keys: tuple[Key, ...], threshold: Any, of_rows: bool) -> Iterator[str]:
     """Yield what is wrong with the keys and their threshold; one key under two names would count twice."""
     for key in keys:
         if not re.fullmatch("[0-9a-fA-F]{64}", key.public):
@@ -248,10 +250,10 @@ def _mistakes(keys: tuple[Key, ...], threshold: Any, of_rows: bool) -> Iterator[
         yield f"threshold is {threshold}; it must be 1 to {len(keys)}, the number of keys"
 
 
-def _huge(value: Any) -> bool:
+def _has_huge_number(value: Any) -> bool:
     """Return whether a value holds a whole number that no policy means, and that cannot be written out."""
     if isinstance(value, (list, dict)):
-        return any(_huge(v) for v in (value.values() if isinstance(value, dict) else value))
+        return any(_has_huge_number(v) for v in (value.values() if isinstance(value, dict) else value))
     return isinstance(value, int) and abs(value) >= LONG
 
 

@@ -88,7 +88,7 @@ class _VerdictCheck:
                 yield f'is an any_of with the member "{counts}", {group.COUNTED}'
             p_pass, p_fail = min(self.adjusted.values()), group.group_p_fail(m["p_fail"] for m in members)
             for key, p in (("p_pass", p_pass), ("p_fail", p_fail)):
-                if self.verdict[key] is None or not _near(self.verdict[key], p):
+                if self.verdict[key] is None or not _is_near(self.verdict[key], p):
                     yield f"has {key} {self.verdict[key]}, but its members give {p:g}"
             yield self.difference_error(group.group_outcome({m["outcome"] for m in members}), "its members give")
         elif self.verdict["p_pass"] is None or self.verdict["p_fail"] is None:
@@ -151,7 +151,7 @@ class _VerdictCheck:
                 want = interim_levels([int(n) for n in v["looks"]], int(most), want)[-1]
             except ValueError as error:
                 return f"has impossible interim analyses: {error}"
-        return "" if _near(alpha, want) else f"was decided at alpha {alpha:g} instead of {want:g}"
+        return "" if _is_near(alpha, want) else f"was decided at alpha {alpha:g} instead of {want:g}"
 
     def risk_error(self) -> str:
         """Return how the kind of risk differs from what its gate and metric come to, or an empty text."""
@@ -218,7 +218,7 @@ class _VerdictCheck:
         if self.gate.relative and not self.metric.is_log:  # a share of the baseline, with slices of the driver's
             found = next((n["params"] for n in v["notes"] if n["kind"] in ("found", "slice")), v)
             limit = self.gate.margin * sign * (found["baseline"] or 0.0)
-        if v["threshold"] is None or not _near(v["threshold"], limit):
+        if v["threshold"] is None or not _is_near(v["threshold"], limit):
             yield f"has threshold {v['threshold']}, but its claim is about {limit:g}"
         yield self.sides_error()
         # The estimate is made of the values; with slices it is one slice's.
@@ -311,7 +311,7 @@ class _VerdictCheck:
             return ""
         values = [self.metric.to_test_scale(float(run)) for run in (*runs, v["value"])]
         mean = math.fsum(values[:-1]) / wanted
-        return "" if _near_sum(mean, values[-1]) else f"has value {v['value']:g}, but its runs do not give that"
+        return "" if _is_near_sum(mean, values[-1]) else f"has value {v['value']:g}, but its runs do not give that"
 
     def counted(self) -> bool | None:
         """Return whether a count or a budget is met, or None where the claim is about a risk."""
@@ -343,9 +343,9 @@ class _VerdictCheck:
         return self.difference_error(want, "its slices give") or unproven
 
 
-def _near_sum(a: float, b: float) -> bool:
+def _is_near_sum(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=NEAR, abs_tol=NEAR)
 
 
-def _near(a: float, b: float) -> bool:
+def _is_near(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=NEAR, abs_tol=1e-300)

@@ -213,14 +213,14 @@ def read_events(folder: Path) -> RunProgress:
             lines = [json.loads(line) for line in split_json_lines(file.read()) if line]
         if not lines or any(line["format"] != FORMAT for line in lines):
             raise UsageError(f"{path}: was not written by this version of the harness")
-        return _so_far(lines, None if free is None else not free, folder)
+        return _summarize_progress(lines, None if free is None else not free, folder)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}; name a folder in reports/") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise UsageError(f"{path}: is not a log of events; run the suite again") from None
 
 
-def _so_far(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Path) -> RunProgress:
+def _summarize_progress(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Path) -> RunProgress:
     first, *rest = lines
     run = from_json(Run, {name: first[name] for name in BEGUN}, "it")
     found = RunProgress(replace(run, folder=str(folder)), running, datetime.fromisoformat(lines[-1]["at"]))

@@ -35,20 +35,20 @@ def run_html(run: Run) -> str:
     rest = [line for line in run.conclusions if line not in lines]
     worst_first = summary.sort_worst_first(run)
     ships, others = [v for v in worst_first if v.decides], [v for v in worst_first if not v.decides]
-    told = f"<p><b>{glyph} {_text(summary.verdict_sentence(run))}</b></p>"
-    told += "".join(f"<p>{_text(line)}</p>" for line in lines if line)
-    told += "".join(_table(run, verdicts) for verdicts in (ships, others) if verdicts)
+    told = f"<p><b>{glyph} {_escape_text(summary.verdict_sentence(run))}</b></p>"
+    told += "".join(f"<p>{_escape_text(line)}</p>" for line in lines if line)
+    told += "".join(_format_table(run, verdicts) for verdicts in (ships, others) if verdicts)
     told += f"<p>Bounds are one-sided, at {100 * (1 - run.alpha):g}% confidence each.</p>" if run.verdicts else ""
     step = suggest_next_step(run, Path(run.folder)) if run.folder else None
-    told += f"<p>{_text(step.what)} <code>{_text(step.command)}</code></p>" if step else ""
-    told += _folded(rest) + _link(run)
+    told += f"<p>{_escape_text(step.what)} <code>{_escape_text(step.command)}</code></p>" if step else ""
+    told += _format_folded(rest) + _format_link(run)
     for point in importlib.metadata.entry_points(group=DRAWS):
         with suppress(Exception, SystemExit):  # what fails to draw is left out
             told += str(point.load()(run) or "")
     return told
 
 
-def _table(run: Run, verdicts: Sequence[Verdict]) -> str:
+def _format_table(run: Run, verdicts: Sequence[Verdict]) -> str:
     """Return gates as a table, under whether they decide what ships."""
     names = summary.join_names(list(dict.fromkeys(v.candidate for v in verdicts)))
     title = names if verdicts[0].decides else f"{names}, which does not ship"
@@ -63,32 +63,41 @@ def _table(run: Run, verdicts: Sequence[Verdict]) -> str:
         if v.estimate is None:
             values, estimate = verdict_text.format_brief(v), NONE
         values = "; ".join(filter(None, [values, verdict_text.format_sample_size(v)]))
-        cells = [outcome, _text(v.gate), _text(f"{v.metric} {v.claim}".strip()), _text(values), estimate, _text(rows_)]
+        cells = [
+            outcome,
+            _escape_text(v.gate),
+            _escape_text(f"{v.metric} {v.claim}".strip()),
+            _escape_text(values),
+            estimate,
+            _escape_text(rows_),
+        ]
         rows += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     head = f"<thead><tr>{head}</tr></thead>"
-    table = f"<table><caption>{_text(title)}</caption>{head}<tbody>{rows}</tbody></table>"
-    return f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="{_text(title)}">{table}</div>'
+    table = f"<table><caption>{_escape_text(title)}</caption>{head}<tbody>{rows}</tbody></table>"
+    return f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="{_escape_text(title)}">{table}</div>'
 
 
-def _folded(lines: Sequence[str]) -> str:
+def _format_folded(lines: Sequence[str]) -> str:
     """Return what else is said of a run, folded away."""
     if not lines:
         return ""
-    return f"<details><summary>Conclusions</summary>{''.join(f'<p>{_text(line)}</p>' for line in lines)}</details>"
+    return (
+        f"<details><summary>Conclusions</summary>{''.join(f'<p>{_escape_text(line)}</p>' for line in lines)}</details>"
+    )
 
 
-def _link(run: Run) -> str:
+def _format_link(run: Run) -> str:
     """Return a link to the page of a run, or its folder where it has none."""
     if not run.folder:
         return ""
     page = Path(run.folder, PAGE)
     if not page.is_file():
-        return f"<p>{_text(run.folder)}</p>"
+        return f"<p>{_escape_text(run.folder)}</p>"
     try:
         link = page.resolve().relative_to(Path.cwd()).as_posix()  # which a notebook's server finds
     except ValueError:
         link = page.resolve().as_uri()
-    return f'<p><a href="{escape(quote(link, safe="/:"))}">{_text(str(page))}</a></p>'
+    return f'<p><a href="{escape(quote(link, safe="/:"))}">{_escape_text(str(page))}</a></p>'
 
 
 def run_rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
@@ -125,5 +134,5 @@ def run_frame(run: Run, evaluation: str) -> Any:
     return pandas.DataFrame(run_rows(run, evaluation))
 
 
-def _text(text: str) -> str:
+def _escape_text(text: str) -> str:
     return escape(printable(text))

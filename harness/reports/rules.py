@@ -89,7 +89,7 @@ def read_rules_before(folder: Path) -> Rules | None:
 
 def changed_rules(now: Rules, before: Rules) -> list[RuleChange]:
     """Return what differs between the locks of two runs: what decides first, then all else that a lock holds."""
-    found = [*_gate_changes(now, before), *_alpha_changes(now, before), *_waiver_changes(now, before)]
+    found = [*_gate_changes(now, before), *_find_alpha_changes(now, before), *_find_waiver_changes(now, before)]
     ours, theirs = flatten_lock(now.lock), flatten_lock(before.lock)
     keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
     return found + [RuleChange(key, ours.get(key, UNSET), theirs.get(key, UNSET)) for key in keys]
@@ -98,19 +98,21 @@ def changed_rules(now: Rules, before: Rules) -> list[RuleChange]:
 def flatten_rules(rules: Rules) -> dict[str, str]:
     """Return all that `changed_rules` compares as keys and written values, what decides first."""
     found = {
-        f'gate "{gate["id"]}": {key}': _written(value)
+        f'gate "{gate["id"]}": {key}': _format_value(value)
         for gate in rules.lock.get("gates", ())
         for key, value in gate.items()
         if key not in DERIVED
     }
-    found |= {"alpha": _written(rules.lock["suite"].get("header", {}).get("alpha"))} if rules.lock else {}
+    found |= {"alpha": _format_value(rules.lock["suite"].get("header", {}).get("alpha"))} if rules.lock else {}
     found |= {f'waiver of "{w.gate}"': w.summary() for w in rules.run.waivers}
     return found | flatten_lock(rules.lock)
 
 
 def flatten_lock(lock: Mapping[str, Any]) -> dict[str, str]:
     """Return a lock as dotted keys and written values, without its gates and what only names or dates it."""
-    found = {key: written for key, value in _walk(lock, "") if (written := _written(value)) not in ("", UNSET)}
+    found = {
+        key: written for key, value in _flatten_keys(lock, "") if (written := _format_value(value)) not in ("", UNSET)
+    }
     short = {key: key.replace(".options.", ".", 1) for key in found}
     return {key if short[key] in found else short[key]: written for key, written in found.items()}
 
@@ -142,17 +144,19 @@ def _gate_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
         keys = [k for k in dict.fromkeys([*gate, *old]) if k not in DERIVED and gate.get(k) != old.get(k)]
         for key in keys:
             a, b = gate.get(key), old.get(key)
-            would = tuple(_would_be(name, now.run, before.run)) if keys == [key] and key in LIMITS else ()
-            yield RuleChange(key, _written(a), _written(b), name, _direction(key, a, b), would)
+            would = (
+                tuple(_describe_outcome_before(name, now.run, before.run)) if keys == [key] and key in LIMITS else ()
+            )
+            yield RuleChange(key, _format_value(a), _format_value(b), name, _find_direction(key, a, b), would)
 
 
-def _alpha_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
+def _find_alpha_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
     a, b = (rules.lock["suite"].get("header", {}).get("alpha") for rules in (now, before))
     if a != b:
-        yield RuleChange("alpha", _written(a), _written(b), direction=_direction("alpha", a, b))
+        yield RuleChange("alpha", _format_value(a), _format_value(b), direction=_find_direction("alpha", a, b))
 
 
-def _waiver_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
+def _find_waiver_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
     ours, theirs = ({w.gate: w.summary() for w in rules.run.waivers} for rules in (now, before))
     for name in dict.fromkeys([*ours, *theirs]):
         if ours.get(name) != theirs.get(name):
@@ -160,18 +164,18 @@ def _waiver_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
             yield RuleChange(f'waiver of "{name}"', ours.get(name, UNSET), theirs.get(name, UNSET), "", direction)
 
 
-def _would_be(gate: str, now: Run, before: Run) -> Iterator[str]:
+def _describe_outcome_before(gate: str, now: Run, before: Run) -> Iterator[str]:
     """Yield what a gate would have come to at its earlier limit, by today's bounds at the same level."""
     old = {v.candidate: v for v in before.verdicts if v.gate == gate}
     same = [v for v in now.verdicts if v.gate == gate and v.candidate in old and v.alpha == old[v.candidate].alpha]
-    found = {v.candidate: outcome for v in same if (outcome := _outcome_at(v, old[v.candidate].threshold))}
+    found = {v.candidate: outcome for v in same if (outcome := _decide_at(v, old[v.candidate].threshold))}
     moved = {v.candidate for v in same if found.get(v.candidate, v.outcome) is not v.outcome}
     yield from (f"with the earlier limit {name} would be {found[name]}" for name in found if name in moved)
     if found and not moved:
         yield "with the earlier limit the verdict is the same"
 
 
-def _outcome_at(v: Verdict, limit: float | None) -> Outcome | None:
+def _decide_at(v: Verdict, limit: float | None) -> Outcome | None:
     if limit is None or v.claim_spec is None or v.lower is None or v.upper is None or v.outcome is Outcome.ERROR:
         return None
     better, worse = (
@@ -180,7 +184,7 @@ def _outcome_at(v: Verdict, limit: float | None) -> Outcome | None:
     return Outcome.PASS if better else Outcome.FAIL if worse else Outcome.INCONCLUSIVE
 
 
-def _direction(key: str, now: Any, before: Any) -> Direction:
+def _find_direction(key: str, now: Any, before: Any) -> Direction:
     """Return whether a gate with a changed key is easier to pass, harder, or neither is certain."""
     if key == "severity":
         return "looser" if now == "warn" else "stricter"
@@ -189,40 +193,40 @@ def _direction(key: str, now: Any, before: Any) -> Direction:
     if key in ("requires", "on"):
         gone, new = {*(before or ())} - {*(now or ())}, {*(now or ())} - {*(before or ())}
         return "" if bool(gone) == bool(new) or key == "on" else "looser" if gone else "stricter"
-    a, b = _number(now), _number(before)
+    a, b = _parse_number(now), _parse_number(before)
     if a is None or b is None or type(now) is not type(before) or key not in (*MORE, *LESS):
         return ""
     return "looser" if (a < b) == (key in MORE) else "stricter"
 
 
-def _number(value: Any) -> float | None:
+def _parse_number(value: Any) -> float | None:
     with suppress(TypeError, ValueError):
         return float(value.rstrip("% ")) if isinstance(value, str) else float(value)
     return None
 
 
-def _walk(value: Any, at: str) -> Iterator[tuple[str, Any]]:
+def _flatten_keys(value: Any, at: str) -> Iterator[tuple[str, Any]]:
     """Yield dotted keys and what stands there; a table of a list is known by its name."""
     if at in LABELS:
         return
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _walk(inner, f"{at}.{key}" if at else str(key))
+            yield from _flatten_keys(inner, f"{at}.{key}" if at else str(key))
     elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
         for i, one in enumerate(value):
             name = next((one[key] for key in NAMES if one.get(key)), i)
-            yield from _walk(one, f"{at}.{name}")
+            yield from _flatten_keys(one, f"{at}.{name}")
     else:
         for part in ("suite.", "header.", "evals."):  # as a suite names its keys
             at = at.removeprefix(part)
         yield at, value
 
 
-def _written(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None or value in ([], {}):
         return UNSET
     if isinstance(value, str):
         return value
     if isinstance(value, Sequence):
-        return ", ".join(map(_written, value))
+        return ", ".join(map(_format_value, value))
     return format_toml(value)

@@ -66,23 +66,23 @@ def compare_facts(
     """
     unfair, found = _own_judges(base, candidate), FactDifferences()
     if base:
-        differs, found = _differences(base, candidate, pairs)
+        differs, found = _find_differences(base, candidate, pairs)
         unfair = differs | unfair
-    settings = {*(_settings(base) if base else ()), *_settings(candidate)}
+    settings = {*(_read_settings(base) if base else ()), *_read_settings(candidate)}
     allowed = parse_allowed(allow, settings)
     if refused := [n for n in unfair if n not in allowed and not ("generation" in allowed and n in settings)]:
-        hints = {name: ADVICE.get(name) or _advise(name) for name in refused}
+        hints = {name: ADVICE.get(name) or _suggest_remedy(name) for name in refused}
         raise UsageError(*(f"{unfair[name]}; {hint}" for name, hint in hints.items()))
     return replace(found, allowed=tuple(unfair.values()))
 
 
-def _advise(name: str) -> str:
+def _suggest_remedy(name: str) -> str:
     """Return what to do about runs that differ in a setting."""
     allow = write_option("allow", name.replace(" ", "-").replace("_", "-"))
     return f"{allow} if that is intended" if name == "template" else f"rerun one of the runs, or {allow}"
 
 
-def _settings(run: RawRows) -> Mapping[str, Any]:
+def _read_settings(run: RawRows) -> Mapping[str, Any]:
     """Return the generation settings of a run, by name."""
     return parse_settings(run.facts.get("generation", ""))
 
@@ -96,7 +96,7 @@ def parse_settings(text: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _differing_settings(theirs: str, ours: str) -> dict[str, str]:
+def _find_differing_settings(theirs: str, ours: str) -> dict[str, str]:
     """Return how two tables of generation settings differ, setting by setting; none where one is no table."""
     base, candidate = parse_settings(theirs), parse_settings(ours)
     if (theirs != "{}" and not base) or (ours != "{}" and not candidate):
@@ -119,7 +119,7 @@ def _own_judges(base: RawRows | None, candidate: RawRows) -> dict[str, str]:
     return {}
 
 
-def _differences(base: RawRows, candidate: RawRows, pairs: PairedRows) -> tuple[dict[str, str], FactDifferences]:
+def _find_differences(base: RawRows, candidate: RawRows, pairs: PairedRows) -> tuple[dict[str, str], FactDifferences]:
     """Return what is unfair by its name, and what else differs or is not known."""
     unfair: dict[str, str] = {}
     told = []
@@ -134,7 +134,7 @@ def _differences(base: RawRows, candidate: RawRows, pairs: PairedRows) -> tuple[
                 unfair[name] = line
             else:
                 told.append(line)
-        elif name == "generation" and (differing := _differing_settings(theirs, ours)):
+        elif name == "generation" and (differing := _find_differing_settings(theirs, ours)):
             unfair |= {key: text for key, text in differing.items() if key not in CLIENT}
             told += [text for key, text in differing.items() if key in CLIENT]
         elif name in UNFAIR:

@@ -98,7 +98,7 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
                 f"{same}; gate the candidate's scores, or {write_option('allow', 'identical')} if that is intended"
             )
     if base and base.tasks != candidate.tasks:
-        raise UsageError(_uneven_tasks(base, candidate))
+        raise UsageError(_find_uneven_task(base, candidate))
     metric, because = choose_metric([*runs.values()], want)
     pairs = pairing.pair_rows(base or candidate, candidate, only_common=want.only_common)
     fair = comparability.compare_facts(base, candidate, pairs, want.allow or ())
@@ -108,21 +108,21 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
             f"{write_option('missing', 'wrong')}: {printable(metric.name)} has no worst value for such a row"
         )
     del candidate, base
-    samples = tuple(_samples(pairs))
+    samples = tuple(_make_samples(pairs))
     rows = {"base": pairs.base, "candidate": pairs.candidate}
     few = pairs.count_incomplete(want.repeats)
     notes = [f"{count_noun(few, 'row')} with fewer repeats than the {pairs.usual_repeats} of most"] if few else []
-    columns = {side: _column(side, pairs, metric, want) for side in runs}
+    columns = {side: _make_score_column(side, pairs, metric, want) for side in runs}
     if len(samples) > MAX_ROWS:  # what is needed no more is half of the memory
         for side in rows:
             runs |= {side: replace(runs[side], rows=())} if side in runs else {}
             rows[side].found.clear()
-    results = {side: _result(side, name, runs[side], samples, column, metric) for side, column in columns.items()}
+    results = {side: _make_result(side, name, runs[side], samples, column, metric) for side, column in columns.items()}
     states = {side: column.states for side, column in columns.items()}
     return MeasuredRows(name, want, runs, pairs, metric, because, fair, samples, results, states, notes)
 
 
-def _uneven_tasks(base: RawRows, candidate: RawRows) -> str:
+def _find_uneven_task(base: RawRows, candidate: RawRows) -> str:
     """Return which task only one side has, so that their means are of different tasks."""
     theirs, ours = ({*run.tasks} or {run.task} for run in (base, candidate))
     side, lacking = ("candidate", theirs - ours) if theirs - ours else ("base", ours - theirs)
@@ -142,7 +142,7 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     if want.metric and want.metric not in readable:
         raise UsageError(f'{where}: there is no metric "{want.metric}"{did_you_mean(want.metric, readable)}')
     if not want.metric and len(readable) != 1:
-        known = ", ".join(f"{printable(n)} ({_mean(first.rows, n):.3g})" for n in readable)
+        known = ", ".join(f"{printable(n)} ({_average_rows(first.rows, n):.3g})" for n in readable)
         what = (
             f"has several metrics, {known}; name one with {write_option('metric', printable(readable[0]))}"
             if readable
@@ -157,10 +157,14 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     if odd := [v for v in values if not abs(v) <= LARGEST]:
         raise UsageError(f"{where}: {printable(name)} is {odd[0]:g} on {len(odd):,} rows, which is not a score")
     known, is_binary = name.lower().replace("-", "_"), set(values) <= {0.0, 1.0}
-    scale = want.scale or _one(runs, name, "scale") or ("proportion" if known in SHARES or is_binary else "mean")
+    scale = (
+        want.scale
+        or _require_one_value(runs, name, "scale")
+        or ("proportion" if known in SHARES or is_binary else "mean")
+    )
     if want.better:
         better, because = str(want.better), "as given"
-    elif told := _one(runs, name, "better"):
+    elif told := _require_one_value(runs, name, "better"):
         better, because = told, "according to the file"
     elif known in HIGHER or known in LOWER:
         better, because = "lower" if known in LOWER else "higher", "by its name"
@@ -189,7 +193,7 @@ def row_weight(row: RawRow, name: str) -> float:
     return row.weight * row.lengths.get(name, 1.0)
 
 
-def _one(runs: Sequence[RawRows], name: str, what: str) -> str:
+def _require_one_value(runs: Sequence[RawRows], name: str, what: str) -> str:
     """Return what files tell of a metric, all of them the same. Raises UsageError where they do not."""
     sides = zip(("base", "candidate")[-len(runs) :], runs, strict=True)
     told = {side: str(v) for side, run in sides if (v := getattr(run.metrics[name], what)) is not None}
@@ -213,7 +217,7 @@ def _check_sum(run: RawRows, metric: Metric) -> None:
         raise UsageError(f"{printable(run.task)} {metric.name}: {what}; the file is truncated, or of another run")
 
 
-def _mean(rows: Iterable[RawRow], name: str) -> float:
+def _average_rows(rows: Iterable[RawRow], name: str) -> float:
     values = [v for row in rows if (v := row.values.get(name)) is not None and abs(v) <= LARGEST]
     return math.fsum(values) / len(values) if values else math.nan
 
@@ -223,7 +227,7 @@ def worst_value(metric: Metric) -> float | None:
     return (0.0 if metric.better == "higher" else 1.0) if metric.is_share else None
 
 
-def _samples(pairs: PairedRows) -> list[Sample]:
+def _make_samples(pairs: PairedRows) -> list[Sample]:
     """Return the rows as they are judged. Raises UsageError where the sides tell of other clusters or slices.
 
     Their keys, here and in the ledger of attempts, are what was asked, else their ids, which say less: the same ids
@@ -244,7 +248,7 @@ def _samples(pairs: PairedRows) -> list[Sample]:
     return found
 
 
-def _state(rows: Rows, name: str, wanted: int) -> str:
+def _find_row_state(rows: Rows, name: str, wanted: int) -> str:
     """Return what came of a row: scored, or the worst of what came of its repeats, of which so many are wanted."""
     found = {"unscored" if row.state == "scored" and name not in row.values else row.state for row in rows}
     whole = "scored" if len(rows) >= wanted else "short"
@@ -266,7 +270,7 @@ class ScoreColumn:
     lost: str = ""
 
 
-def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> ScoreColumn:
+def _make_score_column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> ScoreColumn:
     """Return what a side scored. Raises UsageError where a row has more repeats than are demanded."""
     name, wanted = metric.name, pairs.wanted_repeats(side, want.repeats)
     rows, others = (pairs.base, pairs.candidate) if side == "base" else (pairs.candidate, pairs.base)
@@ -280,7 +284,7 @@ def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> Score
     if not any(shares):
         return ScoreColumn(values, shares, weights, {"scored": len(values)})
     each = zip(pairs.names, rows, wanted, shares, strict=True)
-    lost = [(called, own, _state(own, name, n)) for called, own, n, share in each if share]
+    lost = [(called, own, _find_row_state(own, name, n)) for called, own, n, share in each if share]
     told = ", ".join(
         f"{count_noun(n, 'row')} {SAID.get(s, 'have no score')}" for s, n in Counter(s for *_, s in lost).items()
     )
@@ -289,12 +293,12 @@ def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> Score
     some = ", ".join(f'"{printable(called)}"' for called, *_ in lost[:EXAMPLES])
     whole = " all rows;" if len(lost) == len(rows) else ""
     says = f"{side}: {told}{reasons},{whole} {some}; rerun them, or {write_option('missing', 'wrong')}"
-    states = Counter(_state(own, name, n) for own, n in zip(rows, wanted, strict=True))
+    states = Counter(_find_row_state(own, name, n) for own, n in zip(rows, wanted, strict=True))
     counts = want.missing == "wrong" and worst_value(metric) is not None and any(v is not None for v in values)
     return ScoreColumn(values, shares, weights, states, counts, says)
 
 
-def _result(
+def _make_result(
     side: str, name: str, run: RawRows, samples: Sequence[Sample], column: ScoreColumn, metric: Metric
 ) -> Result:
     """Return a run as a result of ours, known by the weights it is said to be of, else by what it scored.

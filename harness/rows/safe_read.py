@@ -66,7 +66,7 @@ class SafeFiles:
 
         Raises UsageError where it cannot be read, is too large, or is being written.
         """
-        with _opened(path, WHOLE, self.below) as f:
+        with _open_bounded(path, WHOLE, self.below) as f:
             data = f.read()
             self._keep(path, f, hashlib.sha256(data).hexdigest(), len(data))
         content = tables.decompress(data, f"{path}", WHOLE)
@@ -77,7 +77,7 @@ class SafeFiles:
     @contextmanager
     def open_content(self, path: Path) -> Iterator[IO[bytes]]:
         """Open the content of a file, decompressed, which is read once and to its end; see `read_bytes`."""
-        with _opened(path, LINES, self.below) as f:
+        with _open_bounded(path, LINES, self.below) as f:
             packed = tables.is_compressed(f.read(MAGIC))
             f.seek(0)
             hashed = _HashedReader(f)
@@ -92,7 +92,7 @@ class SafeFiles:
     def read_json_lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the objects of JSON lines with their numbers, from 1. Raises UsageError at one that cannot be read."""
         digest, size = hashlib.sha256(), 0
-        with _opened(path, LINES, self.below) as f:
+        with _open_bounded(path, LINES, self.below) as f:
             packed = tables.is_compressed(f.read(MAGIC))
             f.seek(0)
             source = io.BytesIO(self.read_bytes(path)) if packed else f
@@ -123,7 +123,7 @@ class SafeFiles:
             raise UsageError(
                 f"{path}: is not a complete zip file: {error}; wait if it is still being written"
             ) from None
-        found: dict[str, Callable[[], bytes]] = {info.filename: partial(_inflated, data, info, path) for info in infos}
+        found: dict[str, Callable[[], bytes]] = {info.filename: partial(_inflate, data, info, path) for info in infos}
         odd = [n for n in found if n.startswith("/") or ".." in n.split("/")]
         odd += [info.filename for info in infos if info.external_attr >> 28 == LINK]
         if odd or len(found) < len(infos) or len(infos) > MEMBERS:
@@ -160,7 +160,7 @@ def read_head(path: Path) -> bytes:
     """Return the first bytes of a file, decompressed, none of a folder. Raises UsageError where there is neither."""
     if path.is_dir():
         return b""
-    with _opened(path, LINES) as f:
+    with _open_bounded(path, LINES) as f:
         return tables.decompress_start(f.read(HEAD), f"{path}")
 
 
@@ -206,14 +206,14 @@ def describe_tool_error(error: Any) -> str:
     return shorten_text(printable(" ".join(str(text).split())), WHY - 4)
 
 
-def _inflated(data: bytes, info: zipfile.ZipInfo, path: Path) -> bytes:
+def _inflate(data: bytes, info: zipfile.ZipInfo, path: Path) -> bytes:
     """Return the bytes of a member of a zip. Raises UsageError where they are not those, or too many."""
     where, start = f'{path}: member "{shorten_text(info.filename, 80)}"', info.header_offset
     try:
         start += 30 + sum(struct.unpack("<HH", data[start + 26 : start + 30]))  # its name, and what else is told there
         packed = data[start : start + info.compress_size]
         if info.compress_type == ZSTD:
-            found = _zstd(packed, where)
+            found = _decompress_zstd(packed, where)
         elif info.compress_type == zipfile.ZIP_DEFLATED:
             found = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, MEMBER + 1)
         else:
@@ -227,7 +227,7 @@ def _inflated(data: bytes, info: zipfile.ZipInfo, path: Path) -> bytes:
     return found
 
 
-def _zstd(packed: bytes, where: str) -> bytes:
+def _decompress_zstd(packed: bytes, where: str) -> bytes:
     try:
         import zstandard
     except ModuleNotFoundError:
@@ -240,7 +240,7 @@ def _zstd(packed: bytes, where: str) -> bytes:
         raise UsageError(f"{where}: cannot be read: {error}") from None
 
 
-def _opened(path: Path, most: int, below: Path | None = None) -> IO[bytes]:
+def _open_bounded(path: Path, most: int, below: Path | None = None) -> IO[bytes]:
     try:
         confined = below is not None and path.is_relative_to(below)
         f = open_file(path, below=below) if confined else open_file(path, follow=True)

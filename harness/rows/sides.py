@@ -31,7 +31,7 @@ def read_sides(paths: Sequence[str], wants: Sequence[Wanted]) -> list[RawRows]:
         return [read_run_rows(path, want) for path, want in zip(paths, wants, strict=True)]
     with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
         into = Path(folder, "rows")
-        question = {"path": paths[-1], "want": _plain(wants[-1]), "into": str(into), "caller": CALLER.get()}
+        question = {"path": paths[-1], "want": _convert_to_json(wants[-1]), "into": str(into), "caller": CALLER.get()}
         asked = beside.submit(
             subprocess_call.call_module, "harness.rows.sides", question, f"{paths[-1]}: cannot be read"
         )
@@ -51,11 +51,11 @@ def read_sides(paths: Sequence[str], wants: Sequence[Wanted]) -> list[RawRows]:
     return [*found, replace(run, rows=rows)]
 
 
-def _plain(want: Wanted) -> dict[str, Any]:
+def _convert_to_json(want: Wanted) -> dict[str, Any]:
     return {**asdict(want), "texts": None if want.texts is None else sorted(want.texts)}
 
 
-def _answer(path: str, want: dict[str, Any], into: str, caller: Caller) -> Mapping[str, Any]:
+def _write_answer(path: str, want: dict[str, Any], into: str, caller: Caller) -> Mapping[str, Any]:
     """Read the rows of a file into another one, a column a field."""
     gc.disable()
     CALLER.set(caller)
@@ -68,4 +68,4 @@ def _answer(path: str, want: dict[str, Any], into: str, caller: Caller) -> Mappi
 
 
 if __name__ == "__main__":
-    subprocess_call.serve_call(_answer)
+    subprocess_call.serve_call(_write_answer)

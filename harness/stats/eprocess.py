@@ -95,8 +95,8 @@ class EProcess:
         sides = np.stack([grid, 1 - grid])[..., None]
         for at in range(len(x) - new, len(x), BLOCK):
             rows = x[at : at + BLOCK]
-            self._logs = self._logs + _steps(np.stack([rows, 1 - rows])[:, None], sides).sum(-1)
-        self._best = np.maximum(self._best, _mixed(self._logs))
+            self._logs = self._logs + _compute_log_steps(np.stack([rows, 1 - rows])[:, None], sides).sum(-1)
+        self._best = np.maximum(self._best, _mix_bets(self._logs))
         below, above = self._best >= math.log(1 / self.alpha)
         # a refuted mean refutes those beyond it, so only an unbroken run from the edge counts
         run, back = (len(grid) if r.all() else int(np.argmin(r)) for r in (below, above[::-1]))
@@ -109,14 +109,14 @@ def log_wealth(x: Floats, m: float) -> Floats:
     K = mean over λ of Π(1 + λ(x - m)), λ = BETS/m: whatever the truth, one of these bets is nearly the best one. Each
     product is a martingale if the mean is m, so their mean is, and exceeds 1/alpha with a chance of at most alpha.
     """
-    return _mixed(np.cumsum(_steps(x, m), -1))
+    return _mix_bets(np.cumsum(_compute_log_steps(x, m), -1))
 
 
-def _steps(x: Floats, m: Any) -> Floats:
+def _compute_log_steps(x: Floats, m: Any) -> Floats:
     """Return log(1 + λ(x - m)) of x (..., rows), (bets, ..., rows)."""
     return np.stack([np.log1p(bet / m * (x - m)) for bet in BETS])
 
 
-def _mixed(logs: Floats) -> Floats:
+def _mix_bets(logs: Floats) -> Floats:
     """Return the log of the mean wealth over the bets: (bets, ...) to (...)."""
     return np.asarray(np.logaddexp.reduce(logs, 0) - math.log(len(BETS)))

@@ -100,7 +100,7 @@ def has_worst_row(of: Ratio, alpha: float, *, independent: bool) -> bool:
 
 def worst_row_test(of: Ratio, support: Support, alpha: float, near: float | None = None) -> MeanTest:
     """Return the Bayesian bootstrap with a worst cluster; of clusters of other sizes it is no surer than `unseen`."""
-    median, unequal = _median(of)[0], np.asarray(of.weights.max(-1) > of.weights.min(-1))
+    median, unequal = _find_median_mean(of)[0], np.asarray(of.weights.max(-1) > of.weights.min(-1))
     draw, p_of = partial(ratio.worst_rows, of, support), ratio.worst_mean_p
     drawn = draw() if near is None else ratio.draw_resamples(draw, partial(p_of, threshold=near), alpha)
 
@@ -119,7 +119,7 @@ def worst_row_test(of: Ratio, support: Support, alpha: float, near: float | None
     return MeanTest(p, bounds)
 
 
-def _median(of: Ratio) -> tuple[Floats, Floats]:
+def _find_median_mean(of: Ratio) -> tuple[Floats, Floats]:
     """Return the median cluster's mean, (...), and the means of all, (..., G)."""
     value = of.estimate[..., None] + of.residuals / of.weights
     return np.asarray(np.median(value, -1)), np.asarray(value)
@@ -145,7 +145,7 @@ def _choose_second_tests(
     unequal, uneven = rough > 1e-12, rough > 1 - ratio.EVEN
     # a resample holds none of k of G clusters with a chance of (1 - k/G)^G; by weight as many vary as would be as large
     # as the cluster of a random row
-    median, value = _median(of)
+    median, value = _find_median_mean(of)
     varies = np.abs(value - median[..., None]) > 1e-12 * np.maximum(np.abs(value), 1.0)
     share = varies.mean(-1)
     weight = (varies * of.weights).sum(-1) * of.weights.sum(-1) / (of.weights**2).sum(-1)
@@ -156,27 +156,27 @@ def _choose_second_tests(
     if variance is not None:
         alike = np.where(rough > 1 - ratio.MIXED, 1.0, ratio.bound_correlation(of, np.asarray(variance)))
         strength = np.where(uneven, alike * strength, strength)
-    told = np.abs(_correlation(of.weights, value)) - 1 / np.sqrt(of.clusters)
+    told = np.abs(_correlate_sizes(of.weights, value)) - 1 / np.sqrt(of.clusters)
     strength = np.maximum(strength, np.clip(ratio.TOLD * told, 0.0, ratio.MOST_TOLD))
     least = np.where(uneven, ratio.UNEVEN_LEAST, ratio.FEW_LEAST)
     guarded = _make_guarded_t(of, least * strength, ratio.STEEP * strength, alike=alike)
-    found = [_where(mute | unequal, guarded), _where(scarce, _unseen(of, support))]
+    found = [_select_test(mute | unequal, guarded), _select_test(scarce, _test_unseen(of, support))]
     if of.clusters <= RESAMPLED_CLUSTERS and alpha >= ratio.FINEST and not mute.all():
         draw, p_of = partial(ratio.bootstrap_t, of), partial(ratio.bootstrap_p, of)
         drawn = draw() if near is None else ratio.draw_resamples(draw, partial(p_of, threshold=near), alpha)
         resampled = MeanTest(partial(ratio.bootstrap_p, of, drawn), partial(ratio.bootstrap_bounds, of, drawn))
-        found.append(_where(~mute, resampled))
+        found.append(_select_test(~mute, resampled))
     return [test for test in found if test]
 
 
-def _correlation(weights: Floats, value: Floats) -> Floats:
+def _correlate_sizes(weights: Floats, value: Floats) -> Floats:
     """Return the correlation (...) of the sizes of clusters with their means, 0 where either does not vary."""
     x, y = weights - weights.mean(-1, keepdims=True), value - value.mean(-1, keepdims=True)
     scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
     return np.asarray((x * y).sum(-1) / np.where(scale > 0, scale, 1.0))
 
 
-def _where(some: Any, test: MeanTest) -> MeanTest | None:
+def _select_test(some: Any, test: MeanTest) -> MeanTest | None:
     """Return a test of some data sets, which asks nothing of the others, or None where there are none."""
 
     def p(threshold: float) -> P:
@@ -186,12 +186,12 @@ def _where(some: Any, test: MeanTest) -> MeanTest | None:
     return test if some.all() else MeanTest(p, test.bounds) if some.any() else None
 
 
-def _unseen(of: Ratio, support: Support) -> MeanTest:
+def _test_unseen(of: Ratio, support: Support) -> MeanTest:
     """Return what the clusters that agree with the median one allow: a disaster that none of them showed.
 
     Of clusters of other sizes what was lost is counted, too, and nothing else is assumed.
     """
-    median, value = (np.clip(x, *support) for x in _median(of))  # of stretched ones some are beyond it
+    median, value = (np.clip(x, *support) for x in _find_median_mean(of))  # of stretched ones some are beyond it
     unequal = np.ptp(of.weights, -1) > 0
     share = of.weights / of.weights.sum(-1, keepdims=True)
     with np.errstate(all="ignore"):

@@ -31,8 +31,8 @@ def add_seed_spread(rows: Test, runs: Sequence[float], threshold: float, alpha: 
     for side, bound, p in ((1, rows.lower, rows.p_pass), (-1, rows.upper, rows.p_fail)):
         own = None if rate is None else rate if side > 0 else 1 - rate
         reach, away = side * (rows.estimate - bound), side * (rows.estimate - threshold)
-        p = max(p, _p(reach, away, error * float(_ratio(own, away)), len(runs), alpha))
-        far = _reach(reach, error, len(runs), alpha, own)
+        p = max(p, _find_p(reach, away, error * float(_compute_spread_ratio(own, away)), len(runs), alpha))
+        far = _compute_reach(reach, error, len(runs), alpha, own)
         far = min(far, away) if is_significant(p, alpha) else max(far, away)
         found.append((rows.estimate - side * far, p))
     (lower, p_pass), (upper, p_fail) = found
@@ -46,10 +46,10 @@ def seed_reach(error: Any, seeds: int, alpha: float, rate: Any, away: Any) -> Fl
     as that of equal steps in log-odds is, and taken at the bound where it is larger there: near 1 runs that
     went well lie closer together than those that did not would.
     """
-    return np.asarray(-special.stdtrit(seeds - 1, alpha) * error * _ratio(rate, away))
+    return np.asarray(-special.stdtrit(seeds - 1, alpha) * error * _compute_spread_ratio(rate, away))
 
 
-def _ratio(rate: Any, away: Any) -> Floats:
+def _compute_spread_ratio(rate: Any, away: Any) -> Floats:
     """Return by how much more runs differ at a proportion `away` below `rate` than there."""
     if rate is None:
         return np.ones(np.shape(away))
@@ -58,7 +58,7 @@ def _ratio(rate: Any, away: Any) -> Floats:
     return np.asarray(np.maximum(there * (1 - there) / here, 1.0))
 
 
-def _reach(rows: float, error: float, seeds: int, alpha: float, rate: float | None) -> float:
+def _compute_reach(rows: float, error: float, seeds: int, alpha: float, rate: float | None) -> float:
     """Return how far a bound lies from the estimate."""
 
     def summed(away: float) -> float:
@@ -74,7 +74,7 @@ def _reach(rows: float, error: float, seeds: int, alpha: float, rate: float | No
     return high
 
 
-def _p(rows: float, away: float, error: float, seeds: int, alpha: float) -> float:
+def _find_p(rows: float, away: float, error: float, seeds: int, alpha: float) -> float:
     """Return the level at which the summed reach of rows and seeds is what the estimate is away from the threshold."""
     if away <= 0 or not math.isfinite(rows):
         return 1.0

@@ -88,7 +88,7 @@ class _Index:
         elif piece == "}":
             self.close()
         elif piece not in ".,":
-            self.key.append(_bare(piece))
+            self.key.append(_unquote_key(piece))
 
     def header(self, piece: str) -> None:
         if piece == "[":
@@ -103,7 +103,7 @@ class _Index:
             self.lines.setdefault((parent, self.count.get(parent, 0), self.key[-1]), self.line)
             self.key = []
         elif piece not in ".]":
-            self.key.append(_bare(piece))
+            self.key.append(_unquote_key(piece))
 
     def value(self, piece: str) -> None:
         if piece in ("[", "{"):
@@ -124,5 +124,5 @@ class _Index:
         self.reads = "value"
 
 
-def _bare(piece: str) -> str:
+def _unquote_key(piece: str) -> str:
     return next(iter(tomllib.loads(f"{piece} = 0"))) if piece[0] in "\"'" else piece

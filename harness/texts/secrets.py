@@ -56,7 +56,7 @@ _known: set[str] = set()
 
 def is_secret(name: str) -> bool:
     """Return whether an option of this name holds a secret, however it is written."""
-    words = _words(name)
+    words = _split_name(name)
     squashed = "".join(words)
     said = ALWAYS.search(squashed) or WORDS.intersection(words) or LAST.search(squashed) or words[-1] == "header"
     return bool(said) and not (words[-1] == "token" and MARKS.intersection(words))
@@ -64,7 +64,7 @@ def is_secret(name: str) -> bool:
 
 def redact_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options as they may be shown: what is secret by its name, at any depth, or looks like it struck out."""
-    return {redact_text(str(name)): _value(str(name), value) for name, value in options.items()}
+    return {redact_text(str(name)): _redact_value(str(name), value) for name, value in options.items()}
 
 
 def redact_text(text: str) -> str:
@@ -81,14 +81,14 @@ def redact_text(text: str) -> str:
 def redact_parts(text: str, values: Iterable[str]) -> str:
     """Return what a server said without parts of the secrets that it was sent, as they are, URL-quoted or in base64."""
     for value in (v for v in values if len(v) >= SHORTEST):
-        size, parts = min(PART, len(value)), _parts(value)
+        size, parts = min(PART, len(value)), _split_parts(value)
         if said := {j for i in range(len(text)) if text[i : i + size] in parts for j in range(i, i + size)}:
             text = re.sub("\0+", "***", "".join("\0" if i in said else c for i, c in enumerate(text)))
     return text
 
 
 @lru_cache
-def _parts(value: str) -> frozenset[str]:
+def _split_parts(value: str) -> frozenset[str]:
     quoted = [quote(value, safe=safe) for safe in ("", "/")]
     spelt = [value, *quoted, *(re.sub("%..", lambda m: m[0].lower(), q) for q in quoted)]
     data, size = value.encode("utf-8", "replace"), min(PART, len(value))
@@ -103,7 +103,7 @@ def register_secrets(data: Any) -> None:
 
     It is struck wherever it turns up from now on.
     """
-    texts = list(_texts(data))
+    texts = list(_iterate_texts(data))
     open_ = "\n".join(redact_text(text) for text, secret in texts if not secret)
     _known.update(text for text, secret in texts if secret and text not in open_ and len(text) >= SHORTEST)
 
@@ -117,55 +117,57 @@ def drop_secret_options(data: Any, name: str = "") -> Any:
 
 def _is_clear(table: str, name: str, value: Any) -> bool:
     """Return whether an option of a suite is secret; not a table of it, a baseline, or a name that also means more."""
-    bare = "".join(_words(name)) in BARE
-    return table not in ("", "subject") and not bare and bool(value) and _strikes(name, value)
+    bare = "".join(_split_name(name)) in BARE
+    return table not in ("", "subject") and not bare and bool(value) and _is_secret(name, value)
 
 
-def _value(name: str, value: Any) -> Any:
+def _redact_value(name: str, value: Any) -> Any:
     if value is None or isinstance(value, bool) or value in ("", [], {}):
         return value
-    if _strikes(name, value):
-        if isinstance(value, Mapping) and _words(name)[-1:] == ["header"]:
-            return {redact_text(str(k)): v if "".join(_words(str(k))) in PLAIN else STRUCK for k, v in value.items()}
+    if _is_secret(name, value):
+        if isinstance(value, Mapping) and _split_name(name)[-1:] == ["header"]:
+            return {
+                redact_text(str(k)): v if "".join(_split_name(str(k))) in PLAIN else STRUCK for k, v in value.items()
+            }
         return STRUCK
     if isinstance(value, Mapping):
         pair = is_secret(str(value.get("name", ""))) and "value" in value  # as in a list of headers or variables
         return redact_options(value) | ({"value": STRUCK} if pair else {})
     if isinstance(value, (list, tuple)):
-        return [_value(name, v) for v in value]
+        return [_redact_value(name, v) for v in value]
     return redact_text(value) if isinstance(value, str) else value
 
 
-def _strikes(name: str, value: Any) -> bool:
+def _is_secret(name: str, value: Any) -> bool:
     """Return whether a value under a name is struck whole."""
-    words = _words(name)
+    words = _split_name(name)
     if words[-1:] == ["env"]:  # it names a variable, unless a key was written there by mistake
         return is_secret("_".join(words[:-1])) and not (isinstance(value, str) and VARIABLE.fullmatch(value))
     if not is_secret(name):
         return False
-    if words[-1] == "token" and not ALWAYS.search("".join(words)) and _counts(value):
+    if words[-1] == "token" and not ALWAYS.search("".join(words)) and _is_number(value):
         return False
     return not (isinstance(value, str) and words == ["token"] and len(value.split()) > 2)  # which is prose
 
 
-def _counts(value: Any) -> bool:
-    return all(map(_counts, value)) if isinstance(value, (list, tuple)) else isinstance(value, (int, float))
+def _is_number(value: Any) -> bool:
+    return all(map(_is_number, value)) if isinstance(value, (list, tuple)) else isinstance(value, (int, float))
 
 
-def _words(name: str) -> list[str]:
+def _split_name(name: str) -> list[str]:
     """Split a name at dashes, underscores and capitals: lower case, without plurals and numbers behind it."""
     words = [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
     return [w[:-1] if w.endswith("s") and not w.endswith("ss") and len(w) > 3 else w for w in words] or [""]
 
 
-def _texts(data: Any, name: str = "", under: bool = False) -> Iterator[tuple[str, bool]]:
+def _iterate_texts(data: Any, name: str = "", under: bool = False) -> Iterator[tuple[str, bool]]:
     """Yield all texts, and of each whether it stands under a name of a secret that does not mean other things too."""
     if isinstance(data, Mapping):
         for key, value in data.items():
-            yield from _texts(value, str(key), under or _is_clear(name, str(key), value))
+            yield from _iterate_texts(value, str(key), under or _is_clear(name, str(key), value))
             yield str(key), False
     elif isinstance(data, (list, tuple)):
         for value in data:
-            yield from _texts(value, name, under)
+            yield from _iterate_texts(value, name, under)
     elif isinstance(data, str):
         yield data, under

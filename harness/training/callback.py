@@ -110,7 +110,7 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         self._handler = _find_handler(self)
         self._check(args)
         self._course = course = Course(count_looks(state.max_steps, self.every_steps))
-        prepared = _on_first(args, lambda: self._prepare(course, state, model, processing_class))
+        prepared = _compute_on_first(args, lambda: self._prepare(course, state, model, processing_class))
         course.best, course.best_step = prepared
         if self.keep:
             course.chosen_by, args.metric_for_best_model = args.metric_for_best_model, None
@@ -132,7 +132,7 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Mark the best checkpoint, also where the trainer saves by no strategy of its own."""
-        if self.keep and self._course and (folder := _checkpoint(args, self._course.best_step)):
+        if self.keep and self._course and (folder := _find_checkpoint(args, self._course.best_step)):
             state.best_model_checkpoint = str(folder)
 
     def on_train_end(
@@ -148,12 +148,12 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
             args.metric_for_best_model = course.chosen_by
         if state.is_world_process_zero:
             if course.failed:
-                _tell(f"{course.failed} of {course.done} looks failed")
-            best = _checkpoint(args, course.best_step) if self.keep else None
+                _print_above_bar(f"{course.failed} of {course.done} looks failed")
+            best = _find_checkpoint(args, course.best_step) if self.keep else None
             where = best or Path(args.output_dir)
             command = f"harness run {shlex.quote(str(self.suite))} --candidate {shlex.quote(str(where))}"
             chosen = f"step {course.best_step} is the best on the select rows; " if best else ""
-            _tell(f"{chosen}nothing is confirmed yet, run: {command}")
+            _print_above_bar(f"{chosen}nothing is confirmed yet, run: {command}")
         self._course = self._handler = None
 
     # -- before the first step ---------------------------------------------------------------------
@@ -183,10 +183,10 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         course.base = live_metrics(base)
         course.analysis = analysis = InterimAnalysis(suite.collection.suite, suite.collection.tasks, base, course.looks)
         for name, why in suite.skipped.items():
-            _tell(f'gate "{name}" {why}, so it is not looked at')
+            _print_above_bar(f'gate "{name}" {why}, so it is not looked at')
         guards = "; ".join(analysis.describe_power()) or "no gate guards what the base can, so nothing stops it"
         looks = f"{course.looks} look{'s' * (course.looks > 1)}, every {self.every_steps} of {state.max_steps} steps"
-        _tell(f"{self.suite}: {looks}; {guards}; {analysis.by} chooses")
+        _print_above_bar(f"{self.suite}: {looks}; {guards}; {analysis.by} chooses")
         known = [
             entry[PREFIX + analysis.by]
             for entry in state.log_history
@@ -216,7 +216,7 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         course = self._course
         assert course
         course.looked_at, course.done = state.global_step, course.done + 1
-        decision = _on_first(args, lambda: self._judge_safely(course, state, model))
+        decision = _compute_on_first(args, lambda: self._judge_safely(course, state, model))
         if decision is None:
             return None
         if decision.best:
@@ -231,7 +231,9 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
             course.failed += 1
             if course.failed == 1:
                 what = " ".join(str(error).split()) or type(error).__name__
-                _tell(f"step {state.global_step}: the look failed: {what}; training goes on, the next is tried")
+                _print_above_bar(
+                    f"step {state.global_step}: the look failed: {what}; training goes on, the next is tried"
+                )
             return None
 
     def _judge(self, course: Course, state: TrainerState, model: Any) -> Decision:
@@ -241,8 +243,8 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         look = course.analysis.look(state.global_step, results, live_metrics(results))
         better = not look.refuted and course.analysis.is_better(look.score, course.best)
         stop = bool(self.stop and look.refuted)
-        _tell(self._line(course, look, best=better and bool(self.keep), stop=stop))
-        return Decision(stop, better and bool(self.keep), look.score, _logs(course.analysis, look))
+        _print_above_bar(self._line(course, look, best=better and bool(self.keep), stop=stop))
+        return Decision(stop, better and bool(self.keep), look.score, _make_logs(course.analysis, look))
 
     def _line(self, course: Course, look: Look, *, best: bool, stop: bool) -> str:
         """Return a look in one line: metrics beside the base's, verdicts, and what follows."""
@@ -252,7 +254,7 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
             for name, value in look.metrics.items()
             if name in {v.metric for v in look.verdicts}
         ]
-        parts += [_verdict_text(course.analysis, verdict) for verdict in look.verdicts]
+        parts += [_describe_verdict(course.analysis, verdict) for verdict in look.verdicts]
         parts += ["the best so far"] if best else []
         parts += [f"stopped, since {', '.join(look.refuted)} is refuted"] if stop else []
         return f"step {look.step}, look {course.done} of {course.looks}: {'; '.join(parts)}"
@@ -272,7 +274,7 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
             handler.callbacks = every
 
 
-def _logs(analysis: InterimAnalysis, look: Look) -> dict[str, float]:
+def _make_logs(analysis: InterimAnalysis, look: Look) -> dict[str, float]:
     """Return what a look adds to the log: metrics and the bounds of each gate, finite numbers only."""
     found = {PREFIX + name: value for name, value in look.metrics.items() if math.isfinite(value)}
     for verdict in look.verdicts:
@@ -280,7 +282,7 @@ def _logs(analysis: InterimAnalysis, look: Look) -> dict[str, float]:
     return found
 
 
-def _verdict_text(analysis: InterimAnalysis, verdict: Verdict) -> str:
+def _describe_verdict(analysis: InterimAnalysis, verdict: Verdict) -> str:
     bounds = analysis.bounds(verdict)
     if verdict.outcome is Outcome.ERROR or "estimate" not in bounds:
         return f"{verdict.gate} {verdict.outcome}: {verdict.why}"
@@ -288,13 +290,13 @@ def _verdict_text(analysis: InterimAnalysis, verdict: Verdict) -> str:
     return f"{verdict.gate} {verdict.outcome} {format_metric(bounds['estimate'])} [{low}, {high}]"
 
 
-def _checkpoint(args: TrainingArguments, step: int | None) -> Path | None:
+def _find_checkpoint(args: TrainingArguments, step: int | None) -> Path | None:
     """Return the folder of the checkpoint of a step, if it is there."""
     folder = Path(args.output_dir) / f"checkpoint-{step}"
     return folder if step is not None and folder.is_dir() else None
 
 
-def _on_first(args: TrainingArguments, compute: Callable[[], T]) -> T:
+def _compute_on_first(args: TrainingArguments, compute: Callable[[], T]) -> T:
     """Compute in the first process, while others wait; return the result, or raise the UsageError, in all of them."""
     if args.world_size == 1:
         return compute()
@@ -326,6 +328,6 @@ def _find_handler(callback: GateCallback) -> CallbackHandler | None:
     return None
 
 
-def _tell(text: str) -> None:
+def _print_above_bar(text: str) -> None:
     """Print a line above a progress bar."""
     tqdm.write(f"harness: {limit_length(printable(text))}", file=sys.stderr)

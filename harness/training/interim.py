@@ -93,7 +93,7 @@ class InterimAnalysis:
         if not plain:
             return f"{gate.id}: {rows} rows"
         alpha, margin = self._alpha(gate) / self.looks, -gate.margin
-        seen = partial(_loss_power, 2 * margin, margin, alpha)
+        seen = partial(_compute_loss_power, 2 * margin, margin, alpha)
         chance = seen(rows)
         loss = f"a loss of {format_metric(2 * margin)} (twice the margin)"
         text = f"{gate.id}: {rows} rows see {loss} in {chance:.0%} of looks"
@@ -123,6 +123,6 @@ class InterimAnalysis:
         return gate_alpha(gate, self.suite)
 
 
-def _loss_power(loss: float, margin: float, alpha: float, rows: int) -> float:
+def _compute_loss_power(loss: float, margin: float, alpha: float, rows: int) -> float:
     """Return how often rows that are 0 or 1 prove a loss to be more than a margin."""
     return power.pairs_power(loss, -margin, max(power.DISCORDANCE, loss), rows, alpha)

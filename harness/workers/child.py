@@ -116,44 +116,44 @@ def main() -> None:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     messages: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(heard, messages), daemon=True).start()
+    threading.Thread(target=_receive_messages, args=(heard, messages), daemon=True).start()
     desk, mouth, busy = WorkerServer(), threading.Lock(), threading.Event()
-    threading.Thread(target=_beat, args=(said, mouth, busy), daemon=True).start()
+    threading.Thread(target=_send_heartbeats, args=(said, mouth, busy), daemon=True).start()
     while True:
         message = messages.get()
         busy.set()
         for reply in desk.replies(message):
-            _say(said, mouth, reply)
+            _send_message(said, mouth, reply)
         busy.clear()
 
 
-def _say(said: IO[bytes], mouth: threading.Lock, message: str) -> None:
+def _send_message(said: IO[bytes], mouth: threading.Lock, message: str) -> None:
     try:
         with mouth:
             protocol.write_message(said, message)
     except OSError:  # nobody reads
-        _end()
+        _exit_now()
 
 
-def _beat(said: IO[bytes], mouth: threading.Lock, busy: threading.Event) -> None:
+def _send_heartbeats(said: IO[bytes], mouth: threading.Lock, busy: threading.Event) -> None:
     """Tell that this process lives, however long the model takes: it computes without the interpreter's lock."""
     while True:
         time.sleep(BEAT)
         busy.wait()
-        _say(said, mouth, protocol.make_heartbeat())
+        _send_message(said, mouth, protocol.make_heartbeat())
 
 
-def _listen(heard: IO[bytes], messages: queue.SimpleQueue[str]) -> None:
+def _receive_messages(heard: IO[bytes], messages: queue.SimpleQueue[str]) -> None:
     """Pass messages on; when there are no more, end."""
     try:
         while (message := protocol.read_message(heard)) is not None:
             messages.put(message)
     except ValueError as error:
         print(error, file=sys.stderr, flush=True)
-    _end()
+    _exit_now()
 
 
-def _end() -> None:
+def _exit_now() -> None:
     """End at once, with all that was started here: the driver is gone, or wants no more."""
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)

@@ -33,8 +33,10 @@ def cut_chunks(method: str, requests: Sequence[Any], options: Mapping[str, Any],
 
     `times` makes pieces so many times as large, as a loader may ask for.
     """
-    texts = [_texts(request) if method == "logprobs" else (said := _text(request), said) for request in requests]
-    answer = _answer(method, options)
+    texts = [
+        _split_pair(request) if method == "logprobs" else (said := _join_prompt(request), said) for request in requests
+    ]
+    answer = _count_answer_tokens(method, options)
     pieces, cost, first, last = list[list[int]](), 0, "", ("", "")
     for i in sorted(range(len(texts)), key=texts.__getitem__):
         prompt, text = texts[i]
@@ -53,7 +55,9 @@ def cut_chunks(method: str, requests: Sequence[Any], options: Mapping[str, Any],
 def chunk_cost(method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> int:
     """Count the characters that requests hold, and those that may be answered."""
     pairs = method in ("logprobs", "count_tokens")
-    return sum(len(_texts(r)[1] if pairs else _text(r)) for r in requests) + len(requests) * _answer(method, options)
+    return sum(len(_split_pair(r)[1] if pairs else _join_prompt(r)) for r in requests) + len(
+        requests
+    ) * _count_answer_tokens(method, options)
 
 
 def chunk_options(method: str, numbers: Sequence[int], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,15 +246,15 @@ def forget_all(*subjects: Any) -> None:
             forget()
 
 
-def _answer(method: str, options: Mapping[str, Any]) -> int:
+def _count_answer_tokens(method: str, options: Mapping[str, Any]) -> int:
     return ANSWER * Generate(**options).max_new_tokens if method == "generate" else 0
 
 
-def _text(prompt: Prompt) -> str:
+def _join_prompt(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else "\n".join(str(m.get("content") or "") for m in prompt)
 
 
-def _texts(pair: tuple[Prompt, str]) -> tuple[str, str]:
+def _split_pair(pair: tuple[Prompt, str]) -> tuple[str, str]:
     """Return the prompt of a pair, or its text where that is whole, and all of it."""
-    prompt = _text(pair[0])
+    prompt = _join_prompt(pair[0])
     return prompt or pair[1], prompt + pair[1]

@@ -121,8 +121,8 @@ def find_dialect(server: Server, model: str, options: ApiOptions) -> Dialect:
     """Return what a server offers for a model; raises UsageError where it does not serve it."""
     entry = find_served_entry(server, model)
     asked, refusals = {**(options.body or {}), "model": model}, list[RequestRefusedError]()
-    chat = _meet(server, Endpoint(CHAT), {**asked, "messages": [{"role": "user", "content": PROBE}]}, refusals)
-    plain = _meet(server, Endpoint(COMPLETIONS), {**asked, "prompt": PROBE}, refusals)
+    chat = _try_endpoint(server, Endpoint(CHAT), {**asked, "messages": [{"role": "user", "content": PROBE}]}, refusals)
+    plain = _try_endpoint(server, Endpoint(COMPLETIONS), {**asked, "prompt": PROBE}, refusals)
     if not chat and not plain:
         if refusals[0].trouble.status not in (404, 405):
             raise refusals[0]
@@ -131,11 +131,11 @@ def find_dialect(server: Server, model: str, options: ApiOptions) -> Dialect:
     if text is None:
         why = server.peer.redact(str(refusals[0].trouble))
         raise UsageError(f'{server.where}: does not answer at "{options.endpoint}", {why}')
-    scoring = _scoring(server, asked, options) if plain else None
+    scoring = _find_scoring(server, asked, options) if plain else None
     if scoring is None and options.logprobs in replies.WAYS:
         raise UsageError(f'{server.where}: does not provide log-probs of prompts by "{options.logprobs}"')
     context = options.context or (told if isinstance(told := entry.get("max_model_len"), int) else None)
-    tokenizes = _tokenizes(server, model)
+    tokenizes = _can_tokenize(server, model)
     facts: dict[str, Any] = {
         "server": server.url,
         "served by": server.peer.redact(str(entry.get("owned_by") or "unknown"), 100),
@@ -154,7 +154,7 @@ def find_dialect(server: Server, model: str, options: ApiOptions) -> Dialect:
 def find_served_entry(server: Server, model: str) -> Mapping[str, Any]:
     """Return what the server's list says of a model; nothing where there is no list. Raises UsageError."""
     try:
-        listed = server.ask(MODELS, read=_entries, tries=TRIES, timeout=min(SOON, server.timeout))
+        listed = server.ask(MODELS, read=_list_models, tries=TRIES, timeout=min(SOON, server.timeout))
     except RequestRefusedError as refused:
         if refused.trouble.status in (404, 405):
             return {}  # not every server has the list; the probes tell
@@ -165,13 +165,13 @@ def find_served_entry(server: Server, model: str) -> Mapping[str, Any]:
     return listed.get(model, {})
 
 
-def _entries(reply: Any) -> dict[str, Mapping[str, Any]]:
+def _list_models(reply: Any) -> dict[str, Mapping[str, Any]]:
     if not isinstance(data := replies.as_object(reply).get("data"), list):
         raise http_client.RequestError("replied to /models without a list of models", passing=True)
     return {str(e["id"]): e for e in data if isinstance(e, dict) and "id" in e}
 
 
-def _meet(
+def _try_endpoint(
     server: Server, endpoint: Endpoint, asked: dict[str, Any], refusals: list[RequestRefusedError]
 ) -> Endpoint | None:
     """Ask for one token, leaving out what is refused; note a refusal that remains."""
@@ -195,7 +195,7 @@ def _meet(
                 return None
 
 
-def _scoring(server: Server, asked: Mapping[str, Any], options: ApiOptions) -> replies.Way | None:
+def _find_scoring(server: Server, asked: Mapping[str, Any], options: ApiOptions) -> replies.Way | None:
     """Find a way in which the server really gives the log-probs of a prompt; some ignore the question."""
     for way in (way for way in replies.WAYS if options.logprobs in (way, "auto")):
         body = {**asked, "prompt": PROBE, **replies.prompt_logprobs_fields(way)}
@@ -208,7 +208,7 @@ def _scoring(server: Server, asked: Mapping[str, Any], options: ApiOptions) -> r
     return None
 
 
-def _tokenizes(server: Server, model: str) -> bool:
+def _can_tokenize(server: Server, model: str) -> bool:
     if not server.tokens_url:
         return False
     try:

@@ -95,8 +95,8 @@ def empty_answers(result: Result, reference: Result | None) -> Iterator[Finding]
     They are wrong for another reason than a wrong answer is: a stop string at their beginning, a thought that used up
     all tokens, or a template that the model does not know.
     """
-    n, empty = len(result.answers), _silent(result)
-    fewest = min(MANY * n, max(FEW, 2 * len(_silent(reference)))) if reference else MANY * n
+    n, empty = len(result.answers), _find_empty_answers(result)
+    fewest = min(MANY * n, max(FEW, 2 * len(_find_empty_answers(reference)))) if reference else MANY * n
     if n < ENOUGH or not empty or len(empty) < fewest:
         return
     thoughts = sum(s.values.get("thought_cut") == 1 for s in empty)
@@ -107,7 +107,7 @@ def empty_answers(result: Result, reference: Result | None) -> Iterator[Finding]
     yield Finding("warning", what, fix=fix, rows={result.eval: [*dict.fromkeys(s.id for s in empty)]})
 
 
-def _silent(result: Result) -> list[Score]:
+def _find_empty_answers(result: Result) -> list[Score]:
     return [s for s in result.answers if s.answer is not None and not s.answer.strip()]
 
 

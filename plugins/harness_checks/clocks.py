@@ -46,13 +46,15 @@ def find_clock(
         ),
     ):
         templates = stop_clock(template), stop_clock(template, moment)
-        if told := [where for where, several in chats.items() if _differ(several, templates, render)]:
+        if told := [where for where, several in chats.items() if _do_renderings_differ(several, templates, render)]:
             what = f"the chat template writes the current {word} into {', '.join(told)}: {what}"
             yield Finding("error" if word == "time" else "warning", what, (), FIX, "clock")
             return
 
 
-def _differ(several: Sequence[tuple[Any, Mapping[str, Any]]], templates: tuple[str, str], render: Render) -> bool:
+def _do_renderings_differ(
+    several: Sequence[tuple[Any, Mapping[str, Any]]], templates: tuple[str, str], render: Render
+) -> bool:
     sample = [(messages, given) for messages, given in several if messages]
     sample = sample[:: max(1, len(sample) // RENDERED)][:RENDERED]
     one, two = templates

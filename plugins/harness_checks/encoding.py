@@ -74,7 +74,7 @@ def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Findi
     found: dict[str, list[tuple[TrainingRow, list[PromptMismatch]]]] = defaultdict(list)
     for row in sample:
         ids = examples[row.number].ids if row.number in examples else ()
-        odd = list(_mismatches(tokens, row.row, ids, stop_clock(built.chat_template)))
+        odd = list(_find_mismatches(tokens, row.row, ids, stop_clock(built.chat_template)))
         for why in dict.fromkeys(one.why for one in odd):
             found[why].append((row, [one for one in odd if one.why == why]))
     causes = {
@@ -85,11 +85,11 @@ def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Findi
     for why, odd_rows in found.items():
         if len(odd_rows) > TOLERATED * len(sample):
             evidence = [f"{name_row(row, rows)}: {odd[0].evidence}" for row, odd in odd_rows]
-            fix = _way_out(why, [one for _, odd in odd_rows for one in odd], odd_rows[0][0])
+            fix = _suggest_remedy(why, [one for _, odd in odd_rows for one in odd], odd_rows[0][0])
             yield Finding("error", f"{len(odd_rows)} of {len(sample)} rows: {causes[why]}", evidence, fix)
 
 
-def _way_out(why: str, odd: Sequence[PromptMismatch], row: TrainingRow) -> str:
+def _suggest_remedy(why: str, odd: Sequence[PromptMismatch], row: TrainingRow) -> str:
     if why == OPENS:
         return FIX_TEMPLATE if any(one.last for one in odd) else LAST_ALONE
     if why == TRAINER:
@@ -98,7 +98,7 @@ def _way_out(why: str, odd: Sequence[PromptMismatch], row: TrainingRow) -> str:
     return MOVE_SPACE if is_text else "strip white space from the beginning of the answers"
 
 
-def _mismatches(
+def _find_mismatches(
     tokens: ModelTokenizer, row: Mapping[str, Any], ids: Sequence[int], template: str | None
 ) -> Iterator[PromptMismatch]:
     """Yield the answers of a training row whose prompt does not begin it."""
@@ -110,15 +110,15 @@ def _mismatches(
                 yield PromptMismatch(SPANS, True, quote_text(row["prompt"][-30:] + "|" + text[:20], 60))
             elif ids and list(ids[: len(context)]) != context:
                 yield PromptMismatch(
-                    TRAINER, True, _parting_tokens(tokens, {"generation opens": context, "trained": ids})
+                    TRAINER, True, _quote_differing_tokens(tokens, {"generation opens": context, "trained": ids})
                 )
         return
     prompt = row["messages"] if "messages" in row else row["prompt"]
     for answer in answers or [[]]:
-        yield from _mismatches_of_turns(tokens, [*prompt, *answer], len(prompt) if answer else 1, row, template)
+        yield from _find_turn_mismatches(tokens, [*prompt, *answer], len(prompt) if answer else 1, row, template)
 
 
-def _mismatches_of_turns(
+def _find_turn_mismatches(
     tokens: ModelTokenizer, turns: Sequence[Any], first: int, row: Mapping[str, Any], template: str | None
 ) -> Iterator[PromptMismatch]:
     """Yield the learnt answers of a conversation, from turn `first` on, whose prompt does not begin it."""
@@ -137,7 +137,7 @@ def _mismatches_of_turns(
         last, begin = at == learnt[-1], len(opened)
         if not whole.startswith(opened):
             texts = {"generation opens": opened, "trained": whole}
-            yield PromptMismatch(OPENS, last, f"message {at + 1}: {_parting_texts(texts)}")
+            yield PromptMismatch(OPENS, last, f"message {at + 1}: {_quote_differing_texts(texts)}")
             continue
         context, natural = tokens.encode_texts([opened, whole], [True, True])
         if natural[: len(context)] != context:
@@ -157,7 +157,7 @@ def scored_otherwise(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Find
     folder = Path(base.path)
     if not any((folder / f"tokenizer{end}.json").is_file() for end in ("", "_config")):
         return
-    own = {name: pairs for name, task in tasks.items() if not task.brings_rows and (pairs := _pairs(task))}
+    own = {name: pairs for name, task in tasks.items() if not task.brings_rows and (pairs := _list_scored_pairs(task))}
     try:
         tokens = ModelTokenizer.of(str(folder)) if own else None
     except UsageError:
@@ -186,7 +186,7 @@ def _compare_encodings(tokens: ModelTokenizer, sample: Sample, text: str) -> Ite
             tokens.split_pairs([(sample.input, text)]),
             tokens.encode_prompts([sample.input]),
         )
-        row = _as_training_row(sample.input, text)
+        row = _make_training_row(sample.input, text)
         trained = encode_training_row(RowEncoder(tokens), row)
         prompt = sample.input if isinstance(sample.input, str) else tokens.render(sample.input)
         whole = prompt + text
@@ -204,10 +204,10 @@ def _compare_encodings(tokens: ModelTokenizer, sample: Sample, text: str) -> Ite
         shown = {"scored": scored, "trained": trained, "generation opens": opened}
         starts = [why for why, part in ((ENDS, text), (TRIMS, text.strip())) if whole.startswith(prompt + part)]
         why = next(iter(starts), OPENS)
-        yield PromptMismatch(why, True, _parting_tokens(tokens, shown))
+        yield PromptMismatch(why, True, _quote_differing_tokens(tokens, shown))
 
 
-def _pairs(task: Task) -> list[tuple[Sample, str]]:
+def _list_scored_pairs(task: Task) -> list[tuple[Sample, str]]:
     """Return a few samples of an evaluation with the answers that it scores, or that are to be generated."""
     asked = [s for s in task.samples or () if s.input]
     samples = asked[:: max(1, len(asked) // SCORED)][:SCORED]
@@ -240,7 +240,7 @@ class Recorder:
         return [Logprob(-1.0, 1, max(1, len(text.encode())), greedy=False) for _, text in pairs]
 
 
-def _as_training_row(prompt: Prompt, answer: str) -> dict[str, Any]:
+def _make_training_row(prompt: Prompt, answer: str) -> dict[str, Any]:
     """Return the row that a training would learn this answer from."""
     if isinstance(prompt, str):
         return {"prompt": prompt, "completion": answer}
@@ -262,13 +262,13 @@ def encode_training_row(encoder: RowEncoder, row: Mapping[str, Any]) -> list[int
     )[0].ids
 
 
-def _parting_texts(texts: Mapping[str, str]) -> str:
+def _quote_differing_texts(texts: Mapping[str, str]) -> str:
     one, two = texts.values()
     start = max(0, encoding.shared_length(one, two) - SHOWN_CHARS)
     return ", ".join(f"{name} {quote_text(text[start : start + 3 * SHOWN_CHARS], 60)}" for name, text in texts.items())
 
 
-def _parting_tokens(tokens: ModelTokenizer, lists: Mapping[str, Sequence[int]]) -> str:
+def _quote_differing_tokens(tokens: ModelTokenizer, lists: Mapping[str, Sequence[int]]) -> str:
     """Return lists of tokens by name, around the place where the first two part."""
     one, two, *_ = lists.values()
     start = max(0, encoding.shared_length(one, two) - SHOWN_TOKENS)

@@ -80,11 +80,16 @@ def _find_conflicts(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
         return {}
     by_prompt: dict[str, list[Sample]] = defaultdict(list)
     for s in samples:
-        choices, _ = _choices_of(task, s)
+        choices, _ = _list_choices(task, s)
         by_prompt[repr((s.input.strip() if isinstance(s.input, str) else s.input, choices))].append(s)
     found = {}
     for same in by_prompt.values():
-        wanted = [{_plain(_gold_of(task, s))} if _choices_of(task, s)[0] else {*map(_plain, s.targets)} for s in same]
+        wanted = [
+            {_normalize_text(_find_right_choice(task, s))}
+            if _list_choices(task, s)[0]
+            else {*map(_normalize_text, s.targets)}
+            for s in same
+        ]
         for s, mine in zip(same[1:], wanted[1:], strict=True):
             nested = any(a in b or b in a for a in mine for b in wanted[0]) and task.spec.use == "contains"
             if mine and wanted[0] and not mine & wanted[0] and not nested:
@@ -111,7 +116,7 @@ def _find_choices(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     """Return rows with two choices that are one but for white space."""
     found = {}
     for s in samples:
-        choices, _ = _choices_of(task, s)
+        choices, _ = _list_choices(task, s)
         first: dict[str, str] = {}
         twins = [c for c in choices if first.setdefault(" ".join(c.split()), c) != c]
         if twins:
@@ -123,15 +128,15 @@ def _find_gold(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     """Return all rows, where the right choices are numbers and never 0, which chance does not explain."""
     numbers, chance = list[int](), 1.0
     for s in samples:
-        choices, _ = _choices_of(task, s)
-        gold = _gold_of(task, s)
+        choices, _ = _list_choices(task, s)
+        gold = _find_right_choice(task, s)
         if not choices or gold in choices or not gold.isdecimal():
             return {}
         numbers.append(int(gold))
         chance *= 1 - 1 / len(choices)
     if not numbers or min(numbers) == 0 or chance > LUCK:
         return {}
-    return {s.id: f"{number} of {len(_choices_of(task, s)[0])}" for s, number in zip(samples, numbers, strict=True)}
+    return {s.id: f"{number} of {len(_list_choices(task, s)[0])}" for s, number in zip(samples, numbers, strict=True)}
 
 
 def _find_echoes(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
@@ -192,7 +197,12 @@ def _find_gates(tasks: Mapping[str, Task], gates: Sequence[Gate], folder: Path) 
             why = f"{gate.metric} is at most {high:g} for any model"
         if gate.max is not None and metric.name == "bits_per_byte" and gate.max >= BITS:
             why = f"a model that guesses each byte has {BITS}"
-        if gate.max is not None and metric.name == "perplexity" and (size := _vocabulary(folder)) and gate.max >= size:
+        if (
+            gate.max is not None
+            and metric.name == "perplexity"
+            and (size := _count_tokens(folder))
+            and gate.max >= size
+        ):
             why = f"a model that guesses evenly among its {size:,} tokens has {size:,}"
         if why:
             limit = f"min = {gate.min:g}" if gate.max is None else f"max = {gate.max:g}"
@@ -202,7 +212,7 @@ def _find_gates(tasks: Mapping[str, Task], gates: Sequence[Gate], folder: Path) 
             )
 
 
-def _vocabulary(folder: Path) -> int:
+def _count_tokens(folder: Path) -> int:
     """Return how many tokens a base has, or 0 of one that is not in the form of transformers."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
@@ -211,7 +221,7 @@ def _vocabulary(folder: Path) -> int:
         return 0
 
 
-def _choices_of(task: Task, sample: Sample) -> tuple[list[str], list[Any]]:
+def _list_choices(task: Task, sample: Sample) -> tuple[list[str], list[Any]]:
     """Return the choices of a row of `multiple_choice` and their labels; nothing of another evaluator's."""
     if task.spec.use != "multiple_choice":
         return [], []
@@ -222,22 +232,22 @@ def _choices_of(task: Task, sample: Sample) -> tuple[list[str], list[Any]]:
     return texts, labels if isinstance(labels, list) else []
 
 
-def _gold_of(task: Task, sample: Sample) -> str:
+def _find_right_choice(task: Task, sample: Sample) -> str:
     """Return the right choice as its row says it, or an empty text where it is a label."""
     said = sample.row.get(str(task.spec.options.get("gold", "gold")), sample.target)
-    return "" if said in _choices_of(task, sample)[1] else str(said)
+    return "" if said in _list_choices(task, sample)[1] else str(said)
 
 
 def _label_of(task: Task, sample: Sample) -> str:
     """Return the right label of a row as a text: that of a choice where its gold is a letter or a number."""
-    if not (choices := _choices_of(task, sample)[0]):
+    if not (choices := _list_choices(task, sample)[0]):
         return str(sample.targets[0]) if sample.targets else ""
-    gold = _gold_of(task, sample)
+    gold = _find_right_choice(task, sample)
     if gold in choices:
         return gold
     index = int(gold) if gold.isdecimal() else ord(gold) - ord("A") if len(gold) == 1 else -1
     return choices[index] if 0 <= index < len(choices) else ""
 
 
-def _plain(text: str) -> str:
+def _normalize_text(text: str) -> str:
     return " ".join(fold_case(re.sub(r"[^\w\s.+\-]", "", text)).split()).rstrip(".")

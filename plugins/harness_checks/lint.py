@@ -59,27 +59,37 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task],
     -swapped columns of prompt and answer. -turns is a note: chats with several answers of which the user's turns are
     trained on, too. -unused a column such as "instruction" or "context" that varies and is in no prompt.
     """
-    yield from _blank(tasks)
-    yield from _punctuated(tasks)
+    yield from _find_blank_fields(tasks)
+    yield from _find_equal_targets(tasks)
     if not rows:
         return
-    yield from _told(rows, _empty, "error", "empty", "no answer to train on", "remove them, or fill in the answer")
-    yield from _told(rows, _roles, "error", "roles", "messages out of order", "alternate user and assistant")
-    yield from _template(rows, base)
-    yield from _doubled(rows)
-    yield from _told(rows, _loop, "warning", "loop", "answers that repeat themselves", "remove them")
-    yield from _special(rows, base)
-    yield from _told(rows, _secret, "warning", "secret", "text that looks like a secret", "remove or replace it")
-    yield from _told(rows, _mojibake, "warning", "mojibake", "text in a wrong encoding", "read the source as UTF-8")
+    yield from _report_rows(
+        rows, _find_empty, "error", "empty", "no answer to train on", "remove them, or fill in the answer"
+    )
+    yield from _report_rows(
+        rows, _find_role_error, "error", "roles", "messages out of order", "alternate user and assistant"
+    )
+    yield from _check_template(rows, base)
+    yield from _find_duplicates(rows)
+    yield from _report_rows(rows, _find_loop, "warning", "loop", "answers that repeat themselves", "remove them")
+    yield from _find_special_tokens(rows, base)
+    yield from _report_rows(
+        rows, _find_secret, "warning", "secret", "text that looks like a secret", "remove or replace it"
+    )
+    yield from _report_rows(
+        rows, _find_mojibake, "warning", "mojibake", "text in a wrong encoding", "read the source as UTF-8"
+    )
     for kind, bad, what, fix in find_damage(rows, tasks):
         if bad:
             evidence = [f"{name_row(row, rows)}: {why}" for row, why in bad]
             about = row_numbers(row for row, _ in bad) if kind in ("entities", "nan") else {}  # others are of all rows
             yield Finding("warning", f"{count_of_total(len(bad), len(rows))}: {what}", evidence, fix, kind, about)
     yield from compare_endings(rows, tasks)
-    yield from _turns(rows, suite)
-    yield from _unused(rows)
-    yield from _told(rows, _long, "warning", "long", f"more than {LONG:,} characters", "split or remove them")
+    yield from _find_unlearned_turns(rows, suite)
+    yield from _find_unused_columns(rows)
+    yield from _report_rows(
+        rows, _find_long_text, "warning", "long", f"more than {LONG:,} characters", "split or remove them"
+    )
 
 
 def name_row(row: TrainingRow, rows: Sequence[TrainingRow]) -> str:
@@ -88,7 +98,7 @@ def name_row(row: TrainingRow, rows: Sequence[TrainingRow]) -> str:
     return f"row {row.number} ({row.source})" if several else f"row {row.number}"
 
 
-def _places(same: Sequence[TrainingRow], rows: Sequence[TrainingRow]) -> str:
+def _name_rows(same: Sequence[TrainingRow], rows: Sequence[TrainingRow]) -> str:
     return " = ".join(name_row(row, rows) for row in same[:3]) + (" = …" if len(same) > 3 else "")
 
 
@@ -101,7 +111,7 @@ def count_of_total(number: int, total: int) -> str:
     return f"{number:,} of {total:,} row{'s' if total != 1 else ''}"
 
 
-def _told(
+def _report_rows(
     rows: Sequence[TrainingRow], look: Look, severity: Severity, kind: str, what: str, fix: str
 ) -> Iterator[Finding]:
     if found := [(row, why) for row in rows if (why := look(row))]:
@@ -110,13 +120,13 @@ def _told(
         yield Finding(severity, f"{count_of_total(len(found), len(rows))}: {what}", evidence, fix, kind, about)
 
 
-def _empty(row: TrainingRow) -> str | None:
+def _find_empty(row: TrainingRow) -> str | None:
     if not (answer := row.answer.strip()) or (answer == "None" and None in row.raw.values()):
         return f"no answer after {quote_text(row.prompt)}" if row.prompt else "no text"
     return None
 
 
-def _blank(tasks: Mapping[str, Task]) -> Iterator[Finding]:
+def _find_blank_fields(tasks: Mapping[str, Task]) -> Iterator[Finding]:
     """Report the rows of an evaluation that lack what others of it have: they count as wrong, whatever is answered."""
     for name, task in tasks.items():
         samples = task.samples or ()
@@ -129,7 +139,7 @@ def _blank(tasks: Mapping[str, Task]) -> Iterator[Finding]:
                 yield Finding("warning", line, evidence, "fill in the value, or remove the rows", "blank", ids)
 
 
-def _punctuated(tasks: Mapping[str, Task]) -> Iterator[Finding]:
+def _find_equal_targets(tasks: Mapping[str, Task]) -> Iterator[Finding]:
     """Report targets that other answers equal once they are normalised: those of other rows, or as 3.5 equals 35."""
     for name, task in tasks.items():
         given = schema.with_defaults(task.function, task.spec.options) if task.spec.use in MATCHERS else {}
@@ -157,7 +167,7 @@ def _punctuated(tasks: Mapping[str, Task]) -> Iterator[Finding]:
             yield Finding(severity, line, evidence, fix, "punctuation", {name: [*ids]})
 
 
-def _turns(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding]:
+def _find_unlearned_turns(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding]:
     """Report how much of chats with several answers is not the assistant's and is learnt nevertheless."""
     if suite.train is None or suite.train.options.get("assistant_only_loss"):
         return
@@ -173,7 +183,7 @@ def _turns(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding]:
         yield Finding("note", what, (), fix, "turns", row_numbers(chats))
 
 
-def _unused(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
+def _find_unused_columns(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     """Report columns whose name says that they are asked, whose texts vary, and are in no prompt and no answer."""
     for name in dict.fromkeys(name for row in rows for name in row.raw if name.strip().lower() in ASKING):
         held = [(str(row.raw[name]).strip(), row) for row in rows if isinstance(row.raw.get(name), str)]
@@ -187,7 +197,7 @@ def _unused(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
             yield Finding("warning", what, (), fix, "unused", row_numbers(lost))
 
 
-def _roles(row: TrainingRow) -> str | None:
+def _find_role_error(row: TrainingRow) -> str | None:
     if (chat := row.row.get("messages")) is None and isinstance(row.row.get("prompt"), list):
         chat = row_messages(row)
     if not isinstance(chat, list):
@@ -211,7 +221,7 @@ def _roles(row: TrainingRow) -> str | None:
     return None if turns[-1:] == ["assistant"] else f"does not end with the assistant: {written}"
 
 
-def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
+def _check_template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
     """Render every chat row as TRL will, so that a refusal has a row number."""
     chats = [row for row in rows if isinstance(row.row.get("messages", row.row.get("prompt")), list)]
     if not chats or not (Path(base.path) / "tokenizer_config.json").is_file():
@@ -230,37 +240,41 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
         return None
 
     what, fix = "the chat template rejects the messages", "write the messages as the template requires"
-    yield from _told(rows, refusal, "error", "template", what, fix)
+    yield from _report_rows(rows, refusal, "error", "template", what, fix)
 
 
-def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
+def _find_duplicates(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     by_prompt: dict[str, dict[str, list[TrainingRow]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        judged = [_plain(row.answer), _plain(prompt_text(row.row.get("rejected", ""))), str(row.row.get("label", ""))]
-        by_prompt[_plain(row.prompt)]["\0".join(judged)].append(row)
+        judged = [
+            _normalize_text(row.answer),
+            _normalize_text(prompt_text(row.row.get("rejected", ""))),
+            str(row.row.get("label", "")),
+        ]
+        by_prompt[_normalize_text(row.prompt)]["\0".join(judged)].append(row)
     if again := [same for answers in by_prompt.values() for same in answers.values() if len(same) > 1]:
         extra = [row for same in again for row in same[1:]]
-        evidence = [f"{_places(same, rows)}: {quote_text(same[0].prompt or same[0].answer)}" for same in again]
+        evidence = [f"{_name_rows(same, rows)}: {quote_text(same[0].prompt or same[0].answer)}" for same in again]
         what = f"{count_of_total(len(extra), len(rows))}: identical to an earlier one"
         yield Finding("warning", what, evidence, "keep one of each", "duplicate", row_numbers(extra))
-    yield from _judged_twice(rows)
+    yield from _find_contradictory_pairs(rows)
     plain = [row for row in rows if not JUDGED & row.row.keys()]  # of judged answers there are several to a prompt
     if torn := [answers for prompt, answers in by_prompt.items() if prompt and plain and len(answers) > 1]:
         evidence = []
         for one, two in ([same[0] for same in answers.values()][:2] for answers in torn):
             pair = " and ".join(quote_text(row.answer.strip(), 40) for row in (one, two))
             said = f"{quote_text(one.prompt, 60)} → {pair}"
-            evidence.append(f"{_places([one, two], rows)}: {said}")
+            evidence.append(f"{_name_rows([one, two], rows)}: {said}")
         meant = len(torn) > len(by_prompt) / 2  # several answers to each prompt are a way to sample
         what = f"{len(torn):,} prompt{'s' if len(torn) > 1 else ''} with several different answers"
         yield Finding("note" if meant else "warning", what, evidence, "keep the right answer", "conflict")
 
 
-def _judged_twice(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
+def _find_contradictory_pairs(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     """Report answers that are preferred in one row and refused in another."""
     first, torn = dict[tuple[str, ...], TrainingRow](), []
     for row in (row for row in rows if JUDGED & row.row.keys()):
-        prompt, one, two = map(_plain, (row.prompt, row.answer, prompt_text(row.row.get("rejected", ""))))
+        prompt, one, two = map(_normalize_text, (row.prompt, row.answer, prompt_text(row.row.get("rejected", ""))))
         wanted = bool(row.row.get("label", True))
         first.setdefault((prompt, one, two, str(wanted)), row)
         against = (prompt, *((two, one, "True") if two else (one, two, str(not wanted))))
@@ -268,24 +282,25 @@ def _judged_twice(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
             torn.append((first[against], row))
     if torn:
         evidence = [
-            f"{_places(pair, rows)}: {quote_text(pair[0].prompt, 60)} → {quote_text(pair[0].answer)}" for pair in torn
+            f"{_name_rows(pair, rows)}: {quote_text(pair[0].prompt, 60)} → {quote_text(pair[0].answer)}"
+            for pair in torn
         ]
         what = f"{count_of_total(len(torn), len(rows))}: an earlier row prefers the other answer"
         yield Finding("warning", what, evidence, "keep the right preference", "conflict")
 
 
-def _plain(text: str) -> str:
+def _normalize_text(text: str) -> str:
     return fold_case(" ".join(text.split()))
 
 
-def _loop(row: TrainingRow) -> str | None:
+def _find_loop(row: TrainingRow) -> str | None:
     words = row.answer.split()[-LOOP_WORDS:]
     if len(words) == LOOP_WORDS and len(set(words)) <= LOOP_WORDS // LOOP_TIMES and any(w.isalpha() for w in words):
         return f"ends in {quote_text(' '.join(words), 60)}"
     return None
 
 
-def _special(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
+def _find_special_tokens(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
     try:
         added = json.loads((Path(base.path) / "tokenizer.json").read_text("utf-8"))["added_tokens"]
         tokens = {token["content"] for token in added if token["special"]}
@@ -301,20 +316,20 @@ def _special(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
         yield Finding("note" if rendered else "warning", what, evidence, fix, "special", about)
 
 
-def _secret(row: TrainingRow) -> str | None:
+def _find_secret(row: TrainingRow) -> str | None:
     if not (hit := SECRET.search(row.prompt) or SECRET.search(row.answer)):
         return None
     name = next(name for name, pattern in SECRETS.items() if re.fullmatch(pattern, hit[0]))
     return f"{name}, {quote_text(hit[0][:6] + '…')}"
 
 
-def _mojibake(row: TrainingRow) -> str | None:
+def _find_mojibake(row: TrainingRow) -> str | None:
     for text in (row.prompt, row.answer):
         if hit := MOJIBAKE.search(text):
             return quote_text(text[max(0, hit.start() - 20) : hit.end() + 20], 60)
     return None
 
 
-def _long(row: TrainingRow) -> str | None:
+def _find_long_text(row: TrainingRow) -> str | None:
     length = len(row.prompt) + len(row.answer)
     return f"{length:,} characters" if length > LONG else None

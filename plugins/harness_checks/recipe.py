@@ -35,7 +35,7 @@ def few_targets(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]
         return
     targets, model = options.get("target_modules"), harness_hf.build_skeleton(base.path)
     linears = {name: model.get_submodule(name) for name in text_linears(model)}
-    adapted, listed = _adapted(model, options), targets if isinstance(targets, list) else []
+    adapted, listed = _find_adapted_modules(model, options), targets if isinstance(targets, list) else []
     if unmatched := [t for t in listed if not any(n.endswith(f".{t}") or n == t for n in adapted)]:
         yield Finding("error", f"target_modules match nothing: {', '.join(unmatched)}", fix="name modules of the base")
     total = sum(m.weight.numel() for m in linears.values())
@@ -130,7 +130,7 @@ def _is_zero(folder: Path, names: set[str], token: int) -> bool:
     return False
 
 
-def _adapted(model: PreTrainedModel, options: Any) -> set[str]:
+def _find_adapted_modules(model: PreTrainedModel, options: Any) -> set[str]:
     """Return the modules that PEFT adapts: its own choice, on the model without weights."""
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel

@@ -33,7 +33,7 @@ def ineffective_recipe(built: Built, suite: Suite) -> Iterator[Finding]:
     steps = _count_steps(built)
     if 0 < steps < LEAST_STEPS:
         yield Finding("warning", f"the training has {steps} steps", fix="raise num_train_epochs or max_steps")
-    elif (rates := _rates(config, steps)) and max(rates) > 0:
+    elif (rates := _compute_rates(config, steps)) and max(rates) > 0:
         high = sum(rate > TENTH * max(rates) for rate in rates)
         if high < HALF * len(rates):
             what = f"learning_rate is above a tenth of its peak in only {high} of {len(rates)} steps"
@@ -88,7 +88,7 @@ def _count_steps(built: Built) -> int:
     return math.ceil(rows / size * getattr(config, "num_train_epochs", 0)) if size else 0
 
 
-def _rates(config: Any, steps: int) -> list[float]:
+def _compute_rates(config: Any, steps: int) -> list[float]:
     """Return the learning rate of every step; nothing where the schedule depends on more than the step."""
     import torch
     from transformers import get_scheduler
@@ -122,13 +122,13 @@ def loss_did_not_fall(adapter: ModelRef) -> Iterator[Finding]:
     part = len(losses) // 4
     first, last = losses[:part], losses[-part:]
     fall = statistics.fmean(first) - statistics.fmean(last)
-    noise = _standard_error(first, last)
+    noise = _compute_standard_error(first, last)
     if fall <= NOISES * noise:
         what = f"the loss fell by {fall:.3g} nats per token from the first to the last quarter of the steps"
         fix = "check whether learning_rate is too low or too high, or whether the base is as good on these rows"
         yield Finding("warning", f"{what}; its noise is {noise:.2g}", (), fix)
 
 
-def _standard_error(first: Sequence[float], last: Sequence[float]) -> float:
+def _compute_standard_error(first: Sequence[float], last: Sequence[float]) -> float:
     """Return the standard error of the difference of two means, the spread of each around its own trend left in."""
     return math.sqrt(statistics.variance(first) / len(first) + statistics.variance(last) / len(last))

@@ -33,7 +33,7 @@ def untrainable_tokens(built: Built, base: ModelRef, suite: Suite) -> Iterator[F
     if beyond := sorted(i for i in used if i >= embeddings):
         fix = "resize the embeddings of the base, or use a base that has these tokens"
         what = f"tokens beyond the base's {embeddings:,} embeddings"
-        yield _finding(built, beyond, what, fix, "beyond")
+        yield _make_finding(built, beyond, what, fix, "beyond")
         return
     options, head = adapter_options(suite), built.model.get_output_embeddings()
     names = weight_names(built.model, head)
@@ -44,11 +44,11 @@ def untrainable_tokens(built: Built, base: ModelRef, suite: Suite) -> Iterator[F
     zeros, equal = _find_rows(Path(base.path), names, tokens)
     fix = f"set {suggest_option(names)} in [adapter], or use tokens that the base knows"
     if mute := sorted(zeros - ModelTokenizer(built.tokenizer).stop_ids):  # D20 reports the ends
-        yield _finding(built, mute, "tokens whose row of the base's output embeddings is zero", fix, "zero")
+        yield _make_finding(built, mute, "tokens whose row of the base's output embeddings is zero", fix, "zero")
     if equal:
         what = "tokens whose row of the base's output embeddings equals another token's"
         pairs = {i: f' = "{built.tokenizer.convert_ids_to_tokens(twin)}"' for i, twin in equal.items()}
-        yield _finding(built, sorted(equal), what, fix, "equal", pairs)
+        yield _make_finding(built, sorted(equal), what, fix, "equal", pairs)
 
 
 @checker(title="adapter-tokenizer-mismatch")
@@ -104,7 +104,7 @@ def _find_opening(built: Built) -> set[int]:
         return set()
 
 
-def _finding(
+def _make_finding(
     built: Built, tokens: Sequence[int], what: str, fix: str, kind: str, notes: dict[int, str] | None = None
 ) -> Finding:
     rows = {i: [e.number for e in built.examples if i in e.ids] for i in tokens[:5]}

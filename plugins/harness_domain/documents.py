@@ -18,7 +18,7 @@ LONGEST = 160  # characters of what is wrong with a value that a note shows
 Matches = Callable[[Any], str]
 
 
-def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
+def _choose_metrics(options: Mapping[str, Any]) -> list[Metric]:
     names = ["parses", *(["valid"] if "schema" in options else [])]
     names += ["fields", "equal"] if options.get("compare", True) else []
     return [Metric(name, "higher", "proportion") for name in names]
@@ -29,11 +29,11 @@ def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: P
     matches = compile_schema(options["schema"], folder) if "schema" in options else None
     if options.get("compare", True):
         for sample in samples:
-            _wanted(sample, matches)
+            _read_target(sample, matches)
 
 
 @evaluator(
-    metrics_for=_metrics_for, check_rows=_check_rows, json_targets=True,
+    metrics_for=_choose_metrics, check_rows=_check_rows, json_targets=True,
     needs=lambda options: ("jsonschema",) if "schema" in options else (),
 )  # fmt: skip
 def json(
@@ -55,20 +55,20 @@ def json(
     """
     matches = compile_schema(schema, folder) if schema is not None else None
     ignore = tuple(values.compose_unicode([*ignore]))
-    wanted = [_comparable(_wanted(s, matches), ignore) if compare else None for s in samples]
+    wanted = [_normalize_value(_read_target(s, matches), ignore) if compare else None for s in samples]
     found = generate_all(subject, samples, max_new_tokens, stop, thought)
     for sample, target, (said, details) in zip(samples, wanted, found, strict=True):
         scores = {"parses": 0.0, **({"valid": 0.0} if matches else {})}
         scores |= {"fields": 0.0, "equal": 0.0} if compare else {}
         try:
-            value = _read(said, find, matches, target)
+            value = _read_answer(said, find, matches, target)
         except ValueError as error:
             yield Score(sample.id, scores, answer=said, note=f"does not parse: {error}", details=details)
             continue
         why = matches(value) if matches else ""
         scores |= {"parses": 1.0, **({"valid": float(not why)} if matches else {})}
         if compare:
-            value = _comparable(value, ignore)
+            value = _normalize_value(value, ignore)
             same, ours, theirs = (
                 values.is_equal_json(value, target),
                 values.flatten_fields(value),
@@ -79,12 +79,12 @@ def json(
         yield Score(sample.id, scores, answer=said, note=why or None, details=details)
 
 
-def _comparable(value: Any, ignore: Sequence[str]) -> Any:
+def _normalize_value(value: Any, ignore: Sequence[str]) -> Any:
     """Return what is compared of a JSON value: in NFC, as `exact_match` compares, without the fields to ignore."""
     return values.drop_fields(values.compose_unicode(value), ignore)
 
 
-def _read(answer: str, find: str, matches: Matches | None, target: Any) -> Any:
+def _read_answer(answer: str, find: str, matches: Matches | None, target: Any) -> Any:
     text = answer.strip().removeprefix(values.BOM).strip()
     if find == "first":
         fits = matches or (lambda _: "" if isinstance(target, list) else "not a list")
@@ -92,7 +92,7 @@ def _read(answer: str, find: str, matches: Matches | None, target: Any) -> Any:
     return values.parse_json(values.remove_fence(text) if find == "fence" else text)
 
 
-def _wanted(sample: Sample, matches: Matches | None) -> Any:
+def _read_target(sample: Sample, matches: Matches | None) -> Any:
     where = f'row "{sample.id}":'
     if not isinstance(sample.target, str) or not sample.target.strip():
         raise UsageError(f"{where} target is missing or empty; map a column to it, or set compare = false")

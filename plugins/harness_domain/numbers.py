@@ -137,16 +137,16 @@ def check_numeric_rows(samples: Sequence[Sample], options: Mapping[str, Any], fo
         if options.get(name, 0) < 0:
             raise UsageError(f"{name} is {options[name]}; it must be 0 or more")
     for sample in samples:
-        _wanted(sample, read)
+        _read_targets(sample, read)
 
 
-def _vote(answer: str, options: Mapping[str, Any]) -> Fraction | None:
+def _make_vote(answer: str, options: Mapping[str, Any]) -> Fraction | None:
     """Return the number that an answer votes for; None is the vote of those without one."""
     read = NumberParser(options.get("units"), options.get("decimal", "."), options.get("fractions", True))
     return _choose_number(read.parse(answer), options.get("take", "last"))
 
 
-@evaluator(check_rows=check_numeric_rows, votes=_vote)
+@evaluator(check_rows=check_numeric_rows, votes=_make_vote)
 @metric("correct", better="higher", scale="proportion")
 @metric("error", better="lower", scale="proportion")
 def numeric(
@@ -171,13 +171,13 @@ def numeric(
     JSON is that number whatever `decimal` says. Raises UsageError on a row whose target is not exactly one number.
     """
     read = NumberParser(units, decimal, fractions)
-    wanted = [_wanted(s, read) for s in samples]
+    wanted = [_read_targets(s, read) for s in samples]
     found = generate_all(subject, samples, max_new_tokens, stop, thought)
     within = Fraction(str(tolerance)), Fraction(str(relative))
     for sample, targets, (said, details) in zip(samples, wanted, found, strict=True):
         numbers = read.parse(said)
         number = _choose_number(numbers, take)
-        values = min((_compared(number, t, *within) for t in targets), key=lambda v: v["error"] - v["correct"])
+        values = min((_compare_numbers(number, t, *within) for t in targets), key=lambda v: v["error"] - v["correct"])
         note = None if number is not None else f"{len(numbers) or 'no'} numbers"
         yield Score(sample.id, values, answer=said, note=note, details=details)
 
@@ -187,7 +187,9 @@ def _choose_number(numbers: Sequence[Fraction], take: str) -> Fraction | None:
     return None if not numbers or (take == "only" and len(numbers) > 1) else numbers[0 if take == "first" else -1]
 
 
-def _compared(number: Fraction | None, target: Fraction, tolerance: Fraction, relative: Fraction) -> dict[str, float]:
+def _compare_numbers(
+    number: Fraction | None, target: Fraction, tolerance: Fraction, relative: Fraction
+) -> dict[str, float]:
     if number is None:
         return {"correct": 0.0, "error": 1.0}
     away, right = abs(number - target), abs(number - target) <= max(tolerance, relative * abs(target))
@@ -195,7 +197,7 @@ def _compared(number: Fraction | None, target: Fraction, tolerance: Fraction, re
     return {"correct": float(right), "error": error}
 
 
-def _wanted(sample: Sample, read: NumberParser) -> list[Fraction]:
+def _read_targets(sample: Sample, read: NumberParser) -> list[Fraction]:
     """Return the numbers of a row's targets; raises UsageError on one that is not exactly one number."""
     found = []
     columns = [v if isinstance(v, list) else [v] for v in sample.row.values()]

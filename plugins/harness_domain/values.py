@@ -55,7 +55,9 @@ def parse_json(text: str) -> Any:
     and whole numbers of thousands of digits.
     """
     try:
-        return _shallow(json.loads(text.strip().removeprefix(BOM), object_pairs_hook=_object, parse_constant=_refuse))
+        return _require_shallow(
+            json.loads(text.strip().removeprefix(BOM), object_pairs_hook=_make_object, parse_constant=_refuse_constant)
+        )
     except RecursionError:
         raise ValueError(DEEP) from None
 
@@ -80,8 +82,10 @@ def parse_first_json(text: str, wanted: Callable[[Any], bool] = lambda value: Tr
 def parse_json_at(text: str, start: int) -> tuple[Any, int]:
     """Return the JSON value that begins at a place in a text, and the place behind it; raises ValueError."""
     try:
-        value, end = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse).raw_decode(text, start)
-        return _shallow(value), end
+        value, end = json.JSONDecoder(object_pairs_hook=_make_object, parse_constant=_refuse_constant).raw_decode(
+            text, start
+        )
+        return _require_shallow(value), end
     except RecursionError:
         raise ValueError(DEEP) from None
 
@@ -113,18 +117,18 @@ def drop_fields(value: Any, paths: Sequence[str], here: str = "") -> Any:
     return {k: drop_fields(v, paths, f"{here}{k}.") for k, v in value.items() if f"{here}{k}" not in paths}
 
 
-def _shallow(value: Any) -> Any:
+def _require_shallow(value: Any) -> Any:
     if schema.is_deep(value):
         raise ValueError(DEEP)
     return value
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found := dict(pairs)) < len(pairs):
         twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
         raise ValueError(f'has the key "{twice}" twice')
     return found
 
 
-def _refuse(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")

@@ -73,7 +73,7 @@ def _check_gguf(model: Path, options: Mapping[str, Any]) -> None:
 
         if quantization:
             raise UsageError('"path" names a GGUF file that is quantised already; remove "quantization"')
-        check_gguf_types(_file(Path(made)))
+        check_gguf_types(_find_gguf_file(Path(made)))
 
 
 @exporter(converts=True, check=_check_gguf)
@@ -88,10 +88,10 @@ def gguf(ref: ModelRef, to: Path, *, quantization: Quantization | None = None, p
 
     if ref.adapter:
         raise UsageError(f'export "gguf" writes merged models, but {ref.name} is an adapter; set from = "merged"')
-    return write_gguf(Path(ref.path), to, quantization or "F16", _file(Path(path)) if path else None)
+    return write_gguf(Path(ref.path), to, quantization or "F16", _find_gguf_file(Path(path)) if path else None)
 
 
-def _file(path: Path) -> Path:
+def _find_gguf_file(path: Path) -> Path:
     """Return the GGUF file that a path names, or that its folder holds; raises UsageError where none is there."""
     try:
         if file := find_gguf(path) if path.is_dir() else path if path.is_file() else None:

@@ -70,7 +70,7 @@ def compare_blocks(name: str, there: Any, blocks: Any, kind: str, *, weighed: bo
         here = dequantize(blocks, ggml)
         if not np.array_equal(here, dequantize(quantize(there, ggml), ggml)):
             raise CheckFailedError(f'"{name}" differs from its parent\'s in {kind}')
-        return _squares(there, here)
+        return _sum_squared_errors(there, here)
     codes, (block, bytes_), found = CODES[kind], GGML_QUANT_SIZES[ggml], np.zeros(2)
     many = max(1, NUMBERS // there.shape[-1])
     for at in range(0, len(there), many):
@@ -102,9 +102,9 @@ def compare_rounding(name: str, there: Any, here: Any, allowed: Any) -> SquaredE
     off = np.abs(here - there)
     if not (off <= allowed).all():  # NaN is not
         raise CheckFailedError(f'"{name}" differs from its parent\'s rounded value by up to {float(off.max()):.3g}')
-    return _squares(there, here)
+    return _sum_squared_errors(there, here)
 
 
-def _squares(there: Any, here: Any) -> SquaredError:
+def _sum_squared_errors(there: Any, here: Any) -> SquaredError:
     off = float(np.square(here - there, dtype=np.float64).sum())
     return SquaredError(off, float(np.square(there, dtype=np.float64).sum()))

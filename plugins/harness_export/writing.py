@@ -60,23 +60,25 @@ def write_gguf(folder: Path, to: Path, quantization: str, path: Path | None = No
     elif quantization in K_QUANTS:
         with tempfile.TemporaryDirectory(dir=to) as work:
             dtypes = {there[tensor].dtype for tensor in names.values()}
-            _write(folder, Path(work) / FILE, min(dtypes) if dtypes in ({"BF16"}, {"F16"}) else "F32", llama, names)
+            _write_gguf(
+                folder, Path(work) / FILE, min(dtypes) if dtypes in ({"BF16"}, {"F16"}) else "F32", llama, names
+            )
             asked = {"source": str(Path(work) / FILE), "to": str(to / FILE), "quantization": quantization}
             subprocess_call.call_module(
                 "harness_export.k_quants", asked, f'export "gguf": {quantization} could not be written'
             )
     else:
-        _write(folder, to / FILE, quantization, llama, names)
+        _write_gguf(folder, to / FILE, quantization, llama, names)
     for licence in sorted(folder.glob("LICEN[CS]E*")) + sorted(folder.glob("NOTICE*")):
         shutil.copyfile(licence, to / licence.name)
-    facts = _check(folder, to, names, llama) | ({"made": "elsewhere"} if path else {})
+    facts = _check_gguf(folder, to, names, llama) | ({"made": "elsewhere"} if path else {})
     (to / CONVERSION_NOTES).write_text(json.dumps({"facts": facts}), "utf-8")
     return to
 
 
-def _write(folder: Path, to: Path, quantization: str, llama: Llama, names: Mapping[str, str]) -> None:
+def _write_gguf(folder: Path, to: Path, quantization: str, llama: Llama, names: Mapping[str, str]) -> None:
     there = read_headers(folder)
-    kinds = {name: _kind(name, there[tensor], quantization) for name, tensor in names.items()}
+    kinds = {name: _choose_tensor_type(name, there[tensor], quantization) for name, tensor in names.items()}
     writer = GGUFWriter(to, "llama")
     writer.add_file_type(int(LlamaFileType["ALL_F32" if quantization == "F32" else f"MOSTLY_{quantization}"]))
     writer.add_quantization_version(2)
@@ -130,7 +132,7 @@ class _Tensors:
         return blocks
 
 
-def _kind(name: str, header: Header, quantization: str) -> GGMLQuantizationType:
+def _choose_tensor_type(name: str, header: Header, quantization: str) -> GGMLQuantizationType:
     if len(header.shape) == 1:
         return GGMLQuantizationType.F32
     kind = GGMLQuantizationType["Q8_0" if name in FINE and quantization.startswith(COARSE) else quantization]
@@ -154,31 +156,33 @@ def check_gguf_types(file: Path) -> Gguf:
     if type(number) is not int or number not in {int(known) for known in LlamaFileType}:
         raise UsageError(f'path: "{file}" has the general.file_type {number}, which llama.cpp does not define')
     said = LlamaFileType(number).name.partition("_")[2]
-    least = _bits(re.sub("_[SML]$", "", said))
+    least = _count_bits(re.sub("_[SML]$", "", said))
     for name, tensor in found.tensors.items():
         if tensor.type not in (*CODES, *EXACT):
             raise UsageError(
                 f'path: "{file}" is labelled {said}, but "{name}" is {tensor.type}, which cannot be compared here'
             )
-        if _bits(tensor.type) < least:  # rows that are no whole blocks of it are in a finer one; llama.cpp sees to it
+        if (
+            _count_bits(tensor.type) < least
+        ):  # rows that are no whole blocks of it are in a finer one; llama.cpp sees to it
             raise UsageError(f'path: "{file}" is labelled {said}, but "{name}" is {tensor.type}, which is coarser')
-        if tensor.type in UNSURE and _weighed(found):
+        if tensor.type in UNSURE and _has_importance(found):
             what = f'quantised with an importance matrix, which cannot be compared; quantise "{name}" without one'
             raise UsageError(f'path: "{file}" holds "{name}" in {tensor.type}, {what}')
     return found
 
 
-def _weighed(found: Gguf) -> bool:
+def _has_importance(found: Gguf) -> bool:
     return any(key.startswith(WEIGHED) for key in found.metadata)
 
 
-def _bits(kind: str) -> float:
+def _count_bits(kind: str) -> float:
     """Return the bits of a number, and no end of them for a type that is no tensor's."""
     found = GGMLQuantizationType.__members__.get(kind)
     return math.inf if found is None else 8 * GGML_QUANT_SIZES[found][1] / GGML_QUANT_SIZES[found][0]
 
 
-def _check(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> dict[str, Any]:
+def _check_gguf(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> dict[str, Any]:
     """Compare a file, and what transformers reads of it, with the model.
 
     Raises CheckFailedError where it is another one.
@@ -195,7 +199,7 @@ def _check(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> di
         raise CheckFailedError(
             f'export "gguf": "{min(odd)}" is not both in the model and in the file that was read back'
         )
-    weighed, wrong, total = _weighed(file), 0.0, 0.0
+    weighed, wrong, total = _has_importance(file), 0.0, 0.0
     with ExitStack() as stack:
         source, read = (_Tensors(stack, headers, llama) for headers in (read_headers(folder), there))
         # Each must be the model's, rounded, and what was read of it, bit for bit, what the gguf package makes of it.

@@ -123,11 +123,11 @@ def draw_tokens(sampling: Sampling, logits: torch.Tensor, answers: Sequence[Answ
     """
     scaled = logits.double() / sampling.temperature
     if sampling.top_k or sampling.top_p < 1:
-        scaled = scaled.masked_fill(~_likely_tokens(sampling, scaled), -torch.inf)
+        scaled = scaled.masked_fill(~_find_likely_tokens(sampling, scaled), -torch.inf)
     return scaled.sub_(_log_exponential_noise([a.noise_key for a in answers], scaled)).argmax(-1)
 
 
-def _likely_tokens(sampling: Sampling, scaled: torch.Tensor) -> torch.Tensor:
+def _find_likely_tokens(sampling: Sampling, scaled: torch.Tensor) -> torch.Tensor:
     """Return which tokens (B, V) top-k and then top-p keep; the likeliest always stays."""
     share, token = scaled.softmax(-1).sort(dim=-1, descending=True, stable=True)
     if sampling.top_k:

@@ -45,7 +45,7 @@ def find_class(path: str | Path, config: Any) -> Any:
     if made is None:
         name = names[0] if names else type(config).__name__
         raise UsageError(f'model "{path}": {name} does not generate text; {ELSEWHERE}')
-    if why := _text_error(made):
+    if why := _find_text_error(made):
         raise UsageError(f'model "{path}": {made.__name__} {why}; {ELSEWHERE}')
     return made
 
@@ -64,7 +64,7 @@ def check_class(folder: Path) -> None:
         write_text(passed, "")
 
 
-def _text_error(made: Any) -> str | None:
+def _find_text_error(made: Any) -> str | None:
     """Return why a class cannot be asked to continue a text, or None."""
     takes = inspect.signature(made.forward).parameters
     if made.main_input_name != "input_ids":

@@ -75,7 +75,7 @@ class RowEncoder:
             return [self._encode_text(prompt, answer) for answer in answers]
         found = [self._encode_turns(prompt, answer, arguments or {}) for answer in answers]
         shortest = min(len(one.prompt) for one in found)
-        return [_cut(one, shortest) for one in found]
+        return [_cut_prompt(one, shortest) for one in found]
 
     def _encode_text(self, prompt: str, answer: str) -> EncodedRow:
         end = self.tokens.tokenizer.eos_token_id
@@ -145,7 +145,7 @@ class RowEncoder:
             return self.tokens.render(chat.join_arguments(some, arguments), opened=False, template=self.template)
 
         text = write(turns)
-        begins = [_begin(turns, at, text, write) for at in range(len(turns))]
+        begins = [_find_turn_start(turns, at, text, write) for at in range(len(turns))]
         for at in (at for at, turn in enumerate(turns) if is_context_turn(turn)):
             ends = begins[at], min((b for b in begins[at + 1 :] if b > begins[at]), default=len(text))
             first, last = (encoding.shared_length(self.tokens.encode_plain(text[:end]), ids) for end in ends)
@@ -164,7 +164,7 @@ def is_context_turn(turn: Mapping[str, Any]) -> bool:
     return any(turn.get(mark) is not None and not turn[mark] for mark in CONTEXT_MARKS)
 
 
-def _begin(turns: Sequence[Mapping[str, Any]], at: int, text: str, write: Callable[..., str]) -> int:
+def _find_turn_start(turns: Sequence[Mapping[str, Any]], at: int, text: str, write: Callable[..., str]) -> int:
     """Return where a turn begins in a text: where the turns before it end, or the text is another for another turn."""
     with suppress(UsageError):  # a template with rules of its own about turns
         before = write(turns[:at]) if at else ""
@@ -174,7 +174,7 @@ def _begin(turns: Sequence[Mapping[str, Any]], at: int, text: str, write: Callab
     return encoding.shared_length(text, write(changed))
 
 
-def _cut(row: EncodedRow, tokens: int) -> EncodedRow:
+def _cut_prompt(row: EncodedRow, tokens: int) -> EncodedRow:
     """Return a row whose prompt ends after so many tokens, where an answer to the same prompt parts from it."""
     ids = row.ids
     return replace(row, prompt=ids[:tokens], answer=ids[tokens:], learnt=[i >= tokens for i in range(len(ids))])

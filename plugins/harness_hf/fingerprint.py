@@ -56,15 +56,17 @@ def make_fingerprint(ref: ModelRef, base: Path | None) -> Fingerprint:
     dtype = "float32" if count_parameters(whole) <= EXACT else "auto"
     with quiet_loading(), torch.inference_mode():
         model = load_model(whole, dtype=dtype, adapter=ref.adapter, quantization=ref.quantization)
-        found = [_predict(model, probes.rows) for probes in (chats, texts)]
+        found = [_predict_next(model, probes.rows) for probes in (chats, texts)]
         far = [torch.zeros(len(one.values)) for one in found]
         if ref.adapter or base:
             other = model if ref.adapter else load_model(resolve_folder(str(base)), dtype=dtype)
             with other.disable_adapter() if ref.adapter else nullcontext():
                 pairs = zip(found, (chats, texts), strict=True)
-                far = [_distance(own, _predict(other, probes.rows, own.ids).values) for own, probes in pairs]
+                far = [
+                    _measure_distance(own, _predict_next(other, probes.rows, own.ids).values) for own, probes in pairs
+                ]
         noise = _measure_noise(model, chats.rows[:NOISY_CHATS] + texts.rows[:NOISY_TEXTS])
-    columns = [list(_tell(p, own, order)) for p, own, order in zip((chats, texts), found, far, strict=True)]
+    columns = [list(_iterate_probes(p, own, order)) for p, own, order in zip((chats, texts), found, far, strict=True)]
     config = model.config
     context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0)
     template = tokens.tokenizer.chat_template
@@ -102,7 +104,7 @@ def _encode_texts(tokens: ModelTokenizer, seed: int) -> _Probes:
     return _Probes(numbers, rows)
 
 
-def _predict(model: Any, rows: Sequence[Row], ids: torch.Tensor | None = None) -> _Predictions:
+def _predict_next(model: Any, rows: Sequence[Row], ids: torch.Tensor | None = None) -> _Predictions:
     """Return the likeliest tokens next to each probe, or those of `ids`, with their log-probabilities."""
     values, tokens = [torch.empty(0, fingerprint.TOP)], [torch.empty(0, fingerprint.TOP, dtype=torch.long)]
     done = 0
@@ -122,21 +124,21 @@ def _predict(model: Any, rows: Sequence[Row], ids: torch.Tensor | None = None) -
     return _Predictions(torch.cat(values), torch.cat(tokens))
 
 
-def _distance(own: _Predictions, other: torch.Tensor) -> torch.Tensor:
+def _measure_distance(own: _Predictions, other: torch.Tensor) -> torch.Tensor:
     """Return how far the base's predictions are, in nats weighted by the model's own probabilities, (P,)."""
     return (own.values.exp() * (own.values - other)).sum(-1)
 
 
 def _measure_noise(model: Any, rows: Sequence[Row]) -> dict[str, float]:
     """Return what each arithmetic costs the greatest log-probabilities, in nats."""
-    exact, noise = _predict(model, rows).values, {"float32": FLOOR}
+    exact, noise = _predict_next(model, rows).values, {"float32": FLOOR}
     for kind in ("f16", "bf16", "q8"):
-        rough = _predict(compute_as_runtime(copy.deepcopy(model), kind), rows).values
+        rough = _predict_next(compute_as_runtime(copy.deepcopy(model), kind), rows).values
         noise[kind] = max(FLOOR, float((rough - exact).pow(2).mean().sqrt()))
     return {kind: round(nats, 6) for kind, nats in noise.items()}
 
 
-def _tell(probes: _Probes, own: _Predictions, far: torch.Tensor) -> Iterator[tuple[int | float, ...]]:
+def _iterate_probes(probes: _Probes, own: _Predictions, far: torch.Tensor) -> Iterator[tuple[int | float, ...]]:
     """Yield the probes, those first where the base is farthest."""
     for at in far.argsort(descending=True, stable=True).tolist():
         yield (*probes.numbers[at], int(own.ids[at, 0]), *(round(v, 4) for v in own.values[at].tolist()))

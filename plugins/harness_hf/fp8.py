@@ -60,15 +60,17 @@ def read_fp8(folder: Path, file: str) -> Iterator[tuple[str, Tensor, Tensor | No
                 continue
             scale = next((f"{name}{end}" for end in SCALES if f"{name}{end}" in files), None)
             if scale is None or weight.ndim != 2:
-                raise _wrong(folder, name, "has no scale" if scale is None else f"has {weight.ndim} dimensions")
+                raise _make_fp8_error(
+                    folder, name, "has no scale" if scale is None else f"has {weight.ndim} dimensions"
+                )
             with safe_open(folder / files[scale], "pt") as other:
                 scales = other.get_tensor(scale).float()
             if not bool((scales.isfinite() & (scales > 0)).all()):
-                raise _wrong(folder, scale, "has a scale that is not above 0")
+                raise _make_fp8_error(folder, scale, "has a scale that is not above 0")
             codes = weight.float()
             if not bool(codes.isfinite().all()):
-                raise _wrong(folder, name, "has NaN")
-            yield name, codes, _spread(scales, codes, folder, scale)
+                raise _make_fp8_error(folder, name, "has NaN")
+            yield name, codes, _expand_scales(scales, codes, folder, scale)
 
 
 def dequantize_folder(folder: Path, to: Path) -> None:
@@ -90,7 +92,7 @@ def dequantize_folder(folder: Path, to: Path) -> None:
     (to / "config.json").write_text(json.dumps({**plain, "dtype": "float32"}, indent=2), "utf-8")
 
 
-def _spread(scales: Tensor, codes: Tensor, folder: Path, name: str) -> Tensor:
+def _expand_scales(scales: Tensor, codes: Tensor, folder: Path, name: str) -> Tensor:
     """Return a scale for each number."""
     if scales.numel() == 1:
         return scales.reshape(1, 1).expand_as(codes)
@@ -105,10 +107,12 @@ def _spread(scales: Tensor, codes: Tensor, folder: Path, name: str) -> Tensor:
             sizes = [said.get("weight_block_size"), *(weights.get("block_structure") for weights in groups)]
             block = next((list(size) for size in sizes if size), [BLOCK, BLOCK])[dimension]
         if math.ceil(size / block) != many:
-            raise _wrong(folder, name, f"has the shape {list(scales.shape)}, for weights of {list(codes.shape)}")
+            raise _make_fp8_error(
+                folder, name, f"has the shape {list(scales.shape)}, for weights of {list(codes.shape)}"
+            )
         scales = scales.repeat_interleave(block, dimension).narrow(dimension, 0, size)
     return scales
 
 
-def _wrong(folder: Path, tensor: str, what: str) -> UsageError:
+def _make_fp8_error(folder: Path, tensor: str, what: str) -> UsageError:
     return UsageError(f'model "{folder}": "{tensor}" {what}; quantise it again')

@@ -58,7 +58,7 @@ def generate_completions(
     UsageError when not even one row fits in memory.
     """
     special = {i for i in map(tokens.special_token_id, how.stop) if i is not None}  # decoded text does not show them
-    ending = StopCondition(tokens, frozenset(tokens.stop_ids | _stops_of(model) | special), tuple(how.stop))
+    ending = StopCondition(tokens, frozenset(tokens.stop_ids | _list_stop_tokens(model) | special), tuple(how.stop))
     seeds = how.drawn.seeds if how.drawn else (None,) * len(prompts)
     marks = ThoughtMarkers.of(tokens, how.thought_budget, how.max_new_tokens) if how.thought_budget else None
     most = marks.max_tokens if marks else how.max_new_tokens
@@ -71,7 +71,7 @@ def generate_completions(
     if how.max_new_tokens <= 0 or not answers:
         yield from ((answer.number, Completion("", "length", 0)) for answer in answers)
         return
-    if (way := _way(model, answers)) is _whole:
+    if (way := _choose_way(model, answers)) is _answer_without_cache:
         tell("its cache does not reproduce a plain forward: answers are generated without a cache")
     for answer in way(model, answers, choose):
         yield answer.number, answer.to_completion()
@@ -81,7 +81,7 @@ Way = Callable[[Any, Sequence[AnswerState], Choose], Iterator[AnswerState]]
 FOUND: WeakKeyDictionary[Any, Way] = WeakKeyDictionary()  # by model
 
 
-def _way(model: PreTrainedModel, answers: Sequence[AnswerState]) -> Way:
+def _choose_way(model: PreTrainedModel, answers: Sequence[AnswerState]) -> Way:
     """Return the fastest way to answer whose logits are a plain forward's, tried once on pieces of two prompts."""
     ending = StopCondition(answers[0].ending.tokens, frozenset(), ())
     prompts = sorted((answer.prompt for answer in answers), key=len)
@@ -89,9 +89,13 @@ def _way(model: PreTrainedModel, answers: Sequence[AnswerState]) -> Way:
     if model not in FOUND:
         pieces = [AnswerState(i, prompt[-length:], new, ending) for i, prompt in enumerate(some)]
         tried: list[Way] = [] if find_masking_error(model) else [answer_in_batches]
-        tried += [_alone] if "cache" in inspect.signature(model.forward).parameters else []
-        FOUND[model] = next((way for way in tried if is_right(model, way, pieces)), _whole)
-    if FOUND[model] is not answer_in_batches or not (shared := _shared(answers)) or model.device.type != "cpu":
+        tried += [_answer_one_by_one] if "cache" in inspect.signature(model.forward).parameters else []
+        FOUND[model] = next((way for way in tried if is_right(model, way, pieces)), _answer_without_cache)
+    if (
+        FOUND[model] is not answer_in_batches
+        or not (shared := _count_shared_prefix(answers))
+        or model.device.type != "cpu"
+    ):
         return FOUND[model]
     from harness_hf.cpu import cascade
 
@@ -113,7 +117,7 @@ def is_right(model: PreTrainedModel, way: Way, answers: Sequence[AnswerState]) -
     try:
         list(way(model, answers, choose))
         with torch.inference_mode():
-            plain = [_plain(model, answer.prompt + answer.ids[:-1]).float() for answer in answers]
+            plain = [_compute_logits(model, answer.prompt + answer.ids[:-1]).float() for answer in answers]
     except CheckFailedError:
         return True  # not finite: told when it answers
     except Exception as error:
@@ -131,11 +135,11 @@ def answer_in_batches(
     model: PreTrainedModel, answers: Sequence[AnswerState], choose: Choose, *, kind: type[Batch] | None = None
 ) -> Iterator[AnswerState]:
     """Answer in batches; when memory runs out, halve them and start the unfinished answers again."""
-    prefix = answers[0].prompt[: _shared(answers)]
+    prefix = answers[0].prompt[: _count_shared_prefix(answers)]
     kind = kind or Batch
     longest = max(len(a.prompt) + a.limit for a in answers) - (0 if kind.copies_prefix else len(prefix))
     size = max(1, min(ROWS, KEPT.get(model.device.type, KEPT["cpu"]) // longest))
-    queue = _longest_first(answers)
+    queue = _sort_longest_first(answers)
     batch = kind(model, prefix, choose, size=size)
     while queue or batch.rows:
         try:
@@ -156,11 +160,11 @@ def answer_in_batches(
             size //= 2
             for answer in batch.rows:
                 answer.restart()
-            queue = _longest_first([*batch.rows, *queue])
+            queue = _sort_longest_first([*batch.rows, *queue])
             batch = kind(model, prefix, choose, size=size)
 
 
-def _shared(answers: Sequence[AnswerState]) -> int:
+def _count_shared_prefix(answers: Sequence[AnswerState]) -> int:
     """Count the tokens that all prompts begin with, 0 where they are not worth sharing."""
     prompts = [answer.prompt for answer in answers]
     shared = common_prefix_length(min(prompts), max(prompts))
@@ -168,11 +172,11 @@ def _shared(answers: Sequence[AnswerState]) -> int:
     return shared if len(answers) > 1 and shared >= WORTH_SHARING else 0
 
 
-def _longest_first(answers: Sequence[AnswerState]) -> deque[AnswerState]:
+def _sort_longest_first(answers: Sequence[AnswerState]) -> deque[AnswerState]:
     return deque(sorted(answers, key=lambda a: -len(a.prompt)))
 
 
-def _alone(model: PreTrainedModel, answers: Sequence[AnswerState], choose: Choose) -> Iterator[AnswerState]:
+def _answer_one_by_one(model: PreTrainedModel, answers: Sequence[AnswerState], choose: Choose) -> Iterator[AnswerState]:
     """Answer one by one with the model's own cache: for models whose layers are not plain attention."""
     takes, switch = inspect.signature(model.forward).parameters, rope_switch_length(model)
     for answer in answers:
@@ -191,22 +195,26 @@ def _alone(model: PreTrainedModel, answers: Sequence[AnswerState], choose: Choos
         yield answer
 
 
-def _whole(model: PreTrainedModel, answers: Sequence[AnswerState], choose: Choose) -> Iterator[AnswerState]:
+def _answer_without_cache(
+    model: PreTrainedModel, answers: Sequence[AnswerState], choose: Choose
+) -> Iterator[AnswerState]:
     """Answer one by one, without a cache: right wherever a plain forward is."""
     for answer in answers:
         with torch.inference_mode():
-            while answer.append(int(choose_tokens(_plain(model, answer.prompt + answer.ids)[None], [answer], choose))):
+            while answer.append(
+                int(choose_tokens(_compute_logits(model, answer.prompt + answer.ids)[None], [answer], choose))
+            ):
                 pass
         yield answer
 
 
-def _plain(model: PreTrainedModel, ids: list[int]) -> Tensor:
+def _compute_logits(model: PreTrainedModel, ids: list[int]) -> Tensor:
     """Return the logits (V) after some tokens."""
     logits: Tensor = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
     return logits
 
 
-def _stops_of(model: PreTrainedModel) -> set[int]:
+def _list_stop_tokens(model: PreTrainedModel) -> set[int]:
     """Return the stop tokens that the model's own configurations name."""
     found: set[int] = set()
     for config in (model.config, getattr(model, "generation_config", None)):

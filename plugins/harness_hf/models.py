@@ -63,7 +63,7 @@ def load_model(
     """
     if threads:
         torch.set_num_threads(threads)
-    place = _placed(device)
+    place = _resolve_device(device)
     wanted = resolve_dtype(dtype, place)
     options: dict[str, Any] = {"dtype": wanted, "local_files_only": True, "trust_remote_code": False}
     options |= {"attn_implementation": attention} if attention else {}
@@ -78,13 +78,13 @@ def load_model(
     stored = _is_quantised(path)
     if device_map or quantization or stored:
         options["device_map"] = device_map or {"": place}
-    model = _from_pretrained(path, options)
+    model = _load_pretrained(path, options)
     if not (device_map or quantization or stored):
         model.to(place)
     keep_4bit_layout(model)
     if wrong := find_misread_layer(model):
         raise UsageError(f'model "{path}": {wrong}; use = "lora", or a GPU')
-    for module in _linear4bit(model).values() if stored else ():
+    for module in _find_linear4bit(model).values() if stored else ():
         module.compute_dtype = wanted  # as where it is quantised while it is loaded; the file names another machine's
     if adapter:
         model = add_adapter(model, adapter)
@@ -102,7 +102,7 @@ def build_skeleton(path: str | Path, dtype: str = "", attention: str | None = No
         return made._from_config(config_of_class(made, config), **options).eval()
 
 
-def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
+def _load_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
     made = find_class(path, load_config(path))
     try:
         how = {**options, "output_loading_info": True, "ignore_mismatched_sizes": True}
@@ -211,7 +211,7 @@ def keep_4bit_layout(model: transformers.PreTrainedModel) -> None:
     On a CPU with AVX512-BF16, Linear4bit's first eval forward rewrites the weight for a faster kernel and leaves
     nothing to tell it apart: gradients, dequantisation and merging are wrong from then on, and nothing is raised.
     """
-    for module in _linear4bit(model).values():
+    for module in _find_linear4bit(model).values():
         module.support_avx512bf16_for_cpu = False
 
 
@@ -221,7 +221,7 @@ def find_misread_layer(model: transformers.PreTrainedModel) -> str:
     0.50.2 decodes rows of an even width that is no multiple of the block with the scales of others, without a word; a
     GPU reads them right.
     """
-    for name, module in _linear4bit(model).items():
+    for name, module in _find_linear4bit(model).items():
         width = module.in_features
         if module.weight.device.type == "cpu" and width % BLOCK and width % 2 == 0:
             return (
@@ -235,7 +235,7 @@ def assert_not_repacked(model: transformers.PreTrainedModel) -> None:
 
     Call it before training, merging or dequantising.
     """
-    for module in _linear4bit(model).values():
+    for module in _find_linear4bit(model).values():
         states = (getattr(module.weight, "quant_state", None), getattr(module, "quant_state", None))
         if any(getattr(state, "packing_format_for_cpu", False) for state in states):
             raise CheckFailedError(
@@ -243,7 +243,7 @@ def assert_not_repacked(model: transformers.PreTrainedModel) -> None:
             )
 
 
-def _linear4bit(model: transformers.PreTrainedModel) -> dict[str, Any]:
+def _find_linear4bit(model: transformers.PreTrainedModel) -> dict[str, Any]:
     loaded = sys.modules.get("bitsandbytes.nn")  # no 4-bit weight without it, and importing it is slow
     return {n: module for n, module in model.named_modules() if isinstance(module, loaded.Linear4bit)} if loaded else {}
 
@@ -265,7 +265,7 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _placed(device: str) -> torch.device:
+def _resolve_device(device: str) -> torch.device:
     """Return the device by name, a GPU with its number; raises UsageError when it is full, too.
 
     What loads in threads of its own takes one without a number for GPU 0, whichever this process has chosen.

@@ -45,12 +45,12 @@ def probe_folder(path: str) -> Mapping[str, Any]:
     from harness_hf.models import format_one_line, quiet_loading
 
     for what, step in (
-        ("config.json is invalid", _configuration),
-        ("generation_config.json is invalid", _generation),
-        ("chat template cannot be rendered", _template),
+        ("config.json is invalid", _find_configuration_error),
+        ("generation_config.json is invalid", _find_generation_error),
+        ("chat template cannot be rendered", _find_template_error),
     ):
         try:
-            with _bounded(), quiet_loading():
+            with _limit_memory(), quiet_loading():
                 problem = step(path)
         except UsageError as error:
             return {"problem": str(error).removeprefix(f'model "{path}": ')}
@@ -61,7 +61,7 @@ def probe_folder(path: str) -> Mapping[str, Any]:
     return {"problem": ""}
 
 
-def _configuration(path: str) -> str:
+def _find_configuration_error(path: str) -> str:
     from transformers import AutoConfig
 
     from harness_hf.models import build_skeleton
@@ -77,7 +77,7 @@ def _configuration(path: str) -> str:
     )
 
 
-def _generation(path: str) -> str:
+def _find_generation_error(path: str) -> str:
     from transformers import GenerationConfig
 
     if (Path(path) / "generation_config.json").is_file():
@@ -85,12 +85,12 @@ def _generation(path: str) -> str:
     return ""
 
 
-def _template(path: str) -> str:
+def _find_template_error(path: str) -> str:
     from harness_hf.models import load_tokenizer
 
     if not (tokenizer := load_tokenizer(path)).chat_template:
         return ""
-    with _in_time():
+    with _limit_time():
         for talk in TALKS:
             for opened in (True, False):
                 text = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=opened)
@@ -100,7 +100,7 @@ def _template(path: str) -> str:
 
 
 @contextmanager
-def _in_time() -> Iterator[None]:
+def _limit_time() -> Iterator[None]:
     def late(*_: object) -> None:
         raise UsageError(f"its chat template takes over {RENDERING} s to render a few words")
 
@@ -109,14 +109,14 @@ def _in_time() -> Iterator[None]:
     used = int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
     try:
         # One step of a template may be endless too, and lets no Python run: then the system ends the process.
-        with _limited(resource.RLIMIT_CPU, used + 2 * RENDERING):
+        with _limit_resource(resource.RLIMIT_CPU, used + 2 * RENDERING):
             yield
     finally:
         signal.alarm(0)
 
 
 @contextmanager
-def _bounded() -> Iterator[None]:
+def _limit_memory() -> Iterator[None]:
     """Bound the memory that a step may take, where the system can."""
     try:
         used = int(Path("/proc/self/statm").read_text("utf-8").split()[0]) * resource.getpagesize()
@@ -124,12 +124,14 @@ def _bounded() -> Iterator[None]:
         yield
         return
     before, _ = resource.getrlimit(resource.RLIMIT_AS)
-    with _limited(resource.RLIMIT_AS, used + ROOM if before == resource.RLIM_INFINITY else min(used + ROOM, before)):
+    with _limit_resource(
+        resource.RLIMIT_AS, used + ROOM if before == resource.RLIM_INFINITY else min(used + ROOM, before)
+    ):
         yield
 
 
 @contextmanager
-def _limited(kind: int, most: int) -> Iterator[None]:
+def _limit_resource(kind: int, most: int) -> Iterator[None]:
     """Limit what this process may take of a resource while a block runs."""
     before = resource.getrlimit(kind)
     resource.setrlimit(kind, (most, before[1]))

@@ -171,7 +171,7 @@ class Scorer:
         if not asked:
             return
         places, tokens = torch.tensor(asked, device=logits.device).T
-        logprobs, greedy = _gather(logits, places, tokens)
+        logprobs, greedy = _gather_logprobs(logits, places, tokens)
         start = 0
         for number, _, targets in row.targets:
             end = start + len(targets)
@@ -239,7 +239,7 @@ class Scorer:
                 context, target = pairs[i]
                 places = torch.arange(len(context) - 1, len(inputs[i]), device=logits.device)
                 found = Scored()
-                found.add(*_gather(logits[k], places, torch.tensor(target, device=logits.device)))
+                found.add(*_gather_logprobs(logits[k], places, torch.tensor(target, device=logits.device)))
                 yield i, found
 
     def probe(self, pairs: Sequence[Pair]) -> None:
@@ -292,7 +292,9 @@ class Scorer:
         )
 
 
-def _gather(logits: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor) -> tuple[list[float], list[bool]]:
+def _gather_logprobs(
+    logits: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor
+) -> tuple[list[float], list[bool]]:
     """Return each token's float32 log-probability at its place in the logits (W, V), and if it is the likeliest."""
     normal, best = [], []
     for rows in iterate_row_slices(logits):

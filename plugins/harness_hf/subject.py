@@ -144,7 +144,7 @@ class HFSubject(TokenizedSubject):
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `stream_generate`."""
-        return _in_order(self.stream_generate(prompts, **options))
+        return _sort_answers(self.stream_generate(prompts, **options))
 
     def stream_generate(
         self, prompts: Sequence[Prompt], **options: Unpack[Generation]
@@ -165,7 +165,7 @@ class HFSubject(TokenizedSubject):
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
         """Score each continuation after its prompt; see `stream_logprobs`."""
-        return _in_order(self.stream_logprobs(pairs, **options))
+        return _sort_answers(self.stream_logprobs(pairs, **options))
 
     def stream_logprobs(
         self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False
@@ -247,7 +247,7 @@ class HFSubject(TokenizedSubject):
             self.add_note(f"prefixes are not shared, so each row is computed separately: {why}")
 
 
-def _in_order(found: Iterator[tuple[int, T]]) -> list[T]:
+def _sort_answers(found: Iterator[tuple[int, T]]) -> list[T]:
     return [answer for _, answer in sorted(found, key=lambda numbered: numbered[0])]
 
 

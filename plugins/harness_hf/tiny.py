@@ -25,7 +25,7 @@ def build_tiny_model(folder: Path, *, seed: int = 0, stops: bool = False) -> Pat
 
     from harness_hf.models import quiet_loading
 
-    tokenizer = _tokenizer()
+    tokenizer = _build_tokenizer()
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "max_position_embeddings": CONTEXT}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False}
@@ -42,7 +42,7 @@ def build_tiny_model(folder: Path, *, seed: int = 0, stops: bool = False) -> Pat
     return folder
 
 
-def _tokenizer() -> Any:
+def _build_tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

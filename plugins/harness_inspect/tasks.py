@@ -33,7 +33,7 @@ def load_task(options: InspectOptions, folder: Path) -> Any:
         if not file.is_file():
             raise UsageError(f'task "{options.task}": there is no file "{file}"')
         spec, content = f"{file}{at}{name}", hashlib.sha256(file.read_bytes()).hexdigest()
-    task = _load(spec, json.dumps(options.args or {}, sort_keys=True, default=str), content, options.task)
+    task = _load_task(spec, json.dumps(options.args or {}, sort_keys=True, default=str), content, options.task)
     if error := find_scorer_error(task) or find_sandbox_error(task, options.sandbox):
         raise UsageError(f'task "{options.task}": {error}')
     return task
@@ -51,7 +51,7 @@ def require_version() -> None:
 
 
 @functools.lru_cache(maxsize=KEPT)
-def _load(spec: str, args: str, content: str, said: str) -> Any:
+def _load_task(spec: str, args: str, content: str, said: str) -> Any:
     """Load the one task of a specification; `content` is the digest of its file."""
     from inspect_ai._eval.loader import load_tasks
     from inspect_ai._util.registry import registry_params
@@ -140,7 +140,7 @@ def list_rows(task: InspectTask) -> list[dict[str, Any]]:
     rows, known = [], set[str]()
     for number, sample in enumerate(task.dataset, 1):
         sample.id = number if sample.id is None else sample.id  # as Inspect counts them
-        row = {"id": str(sample.id), "input": list(_conversation(sample)), "target": sample.target}
+        row = {"id": str(sample.id), "input": list(_iterate_messages(sample)), "target": sample.target}
         if row["id"] in known:
             raise UsageError(f'two samples have the id "{row["id"]}"; give each its own')
         known.add(row["id"])
@@ -149,7 +149,7 @@ def list_rows(task: InspectTask) -> list[dict[str, Any]]:
     return rows
 
 
-def _conversation(sample: Any) -> Iterator[dict[str, str]]:
+def _iterate_messages(sample: Any) -> Iterator[dict[str, str]]:
     if isinstance(sample.input, str):
         yield {"role": "user", "content": sample.input}
         return

@@ -84,7 +84,7 @@ def try_pairs(ask: Ask, cases: Sequence[AnsweredRequest], guideline: str = "") -
             scores[name].append(
                 score_verdict(verdict.parse_pair_verdict(verdict.require_reply(replies.get(i)))[0], first)
             )
-    return [_trial(name, found, 2 * len(cases)) for name, found in scores.items()]
+    return [_make_trial(name, found, 2 * len(cases)) for name, found in scores.items()]
 
 
 def try_checks(ask: Ask, cases: Sequence[AnsweredRequest], parts: Sequence[Mapping[str, str]]) -> list[AdversaryTrial]:
@@ -106,7 +106,7 @@ def try_checks(ask: Ask, cases: Sequence[AnsweredRequest], parts: Sequence[Mappi
     trials = []
     for name in ADVERSARIES:
         both = [(read[name, c], read["", c]) for c in cases if (name, c) in read and ("", c) in read]
-        trials.append(_trial(name, [(a > b) + (a == b) / 2 for a, b in both], len(cases)))
+        trials.append(_make_trial(name, [(a > b) + (a == b) / 2 for a, b in both], len(cases)))
     return trials
 
 
@@ -115,5 +115,5 @@ def score_verdict(said: str, first: bool) -> float:
     return {"A": 1.0, "B": 0.0, "tie": 0.5}[said if first else TURNED[said]]
 
 
-def _trial(name: str, scores: Sequence[float], wanted: int) -> AdversaryTrial:
+def _make_trial(name: str, scores: Sequence[float], wanted: int) -> AdversaryTrial:
     return AdversaryTrial(name, sum(scores) / len(scores) if scores else 0.0, wanted, wanted - len(scores))

@@ -66,7 +66,7 @@ def calibrate_judge(
     if len(chosen) > 1:
         raise UsageError(f"{suite}: several evals have a judge; name one with --eval: " + ", ".join(names))
     options = JudgeOptions(**chosen[0].options)
-    found = _labelled(labels, options, read_answers(run, subject, chosen[0].name) if run else {})
+    found = _read_labelled(labels, options, read_answers(run, subject, chosen[0].name) if run else {})
     responses = Responses(cache_dir() / "responses.sqlite", warn)
     try:
         with closing(judge_client.open_judge_client(options, responses)) as judge:
@@ -78,7 +78,7 @@ def calibrate_judge(
         responses.close()
     if judge.capped:
         raise UsageError(f"{labels}: judging stopped at {judge.capped}; raise it, since calibration needs all labels")
-    made = _compare(
+    made = _compare_labels(
         found, judged, options, judge_client.judge_identity(options, judge.models), str(labels), read.header.seed
     )
     path = out or labels.with_suffix(".calibration.json")
@@ -109,12 +109,12 @@ def calibration_report(made: Calibration) -> list[str]:
     return lines
 
 
-def _labelled(path: Path, options: JudgeOptions, run: Run) -> list[Labelled]:
+def _read_labelled(path: Path, options: JudgeOptions, run: Run) -> list[Labelled]:
     """Read labels, and find their answers; every mistake is told."""
     mistakes, labelled = Mistakes(), list[Labelled]()
     for number, row in enumerate(read_rows(str(path.resolve()), path.parent, lambda source: None, str(path))):
         try:
-            labelled.append(_label(row, options, run))
+            labelled.append(_parse_label(row, options, run))
         except UsageError as error:
             mistakes.add(f"{path}: row {number}", str(error))
     each = Counter((found.id, found.criterion, found.answers if found.criterion else ()) for found in labelled)
@@ -126,7 +126,7 @@ def _labelled(path: Path, options: JudgeOptions, run: Run) -> list[Labelled]:
     return labelled
 
 
-def _label(row: Mapping[str, Any], options: JudgeOptions, run: Run) -> Labelled:
+def _parse_label(row: Mapping[str, Any], options: JudgeOptions, run: Run) -> Labelled:
     pairwise = options.mode == "pairwise"
     if "id" not in row or "label" not in row:
         raise UsageError(f"has only {', '.join(sorted(row))}; {WANT}")
@@ -140,11 +140,11 @@ def _label(row: Mapping[str, Any], options: JudgeOptions, run: Run) -> Labelled:
         criterion = str(row.get("criterion") or (criteria[0] if len(criteria) == 1 else ""))
         if criterion not in criteria:
             raise UsageError(f'criterion is "{criterion}"{did_you_mean(criterion, criteria)}')
-    sample, answers = _answers(row, pairwise, run)
+    sample, answers = _find_answers(row, pairwise, run)
     return Labelled(str(row["id"]), known[said], sample, answers, criterion, said not in ("a", "b"))
 
 
-def _answers(row: Mapping[str, Any], pairwise: bool, run: Run) -> tuple[Sample, tuple[str, ...]]:
+def _find_answers(row: Mapping[str, Any], pairwise: bool, run: Run) -> tuple[Sample, tuple[str, ...]]:
     """Return what was answered: from the row itself, or from the run that it is of."""
     name = str(row["id"])
     if "input" in row:
@@ -165,7 +165,7 @@ def _answers(row: Mapping[str, Any], pairwise: bool, run: Run) -> tuple[Sample, 
     )
 
 
-def _compare(
+def _compare_labels(
     found: Sequence[Labelled], judged: Sequence[JudgedRow], options: JudgeOptions, judge: dict[str, str], where: str,
     seed: int,
 ) -> Calibration:  # fmt: skip
@@ -175,7 +175,7 @@ def _compare(
         first = next(j for j in judged if j.error)
         what = f'{errors} of {len(found)} rows have no verdict, for instance "{first.row.sample.id}": {first.error}'
         raise UsageError(f"{where}: {what}")
-    human, ours = [f.label for f, _ in read], [_said(f, j) for f, j in read]
+    human, ours = [f.label for f, _ in read], [_describe_verdict(f, j) for f, j in read]
     if len(set(human)) < 2:
         raise UsageError(f'{where}: all labels are "{human[0]}"; agreement needs labels of more than one kind')
     prompts = [
@@ -194,7 +194,7 @@ def _compare(
         agreement=sum(h == o for h, o in zip(human, ours, strict=True)) / len(read),
         kappa=math.nan, kappa_lower=math.nan, kappa_upper=math.nan, sensitivity=sensitivity, specificity=specificity,
         made=datetime.now(UTC).isoformat(timespec="seconds"), sided=all(f.sided for f, _ in read),
-        first=_first(read, prompts) if options.mode == "pairwise" else {}, pairs=pairs, differ=differ,
+        first=_share_first(read, prompts) if options.mode == "pairwise" else {}, pairs=pairs, differ=differ,
         labelled=[(f.id, f.criterion, pair_digest(j.row)) for f, j in zip(found, judged, strict=True)],
         rows=[(f.id, pair_digest(j.row)) for f, j in read], seed=seed,
     )  # fmt: skip
@@ -205,7 +205,7 @@ def _compare(
     return replace(made, kappa=test.estimate, kappa_lower=test.lower, kappa_upper=test.upper)
 
 
-def _first(read: Sequence[tuple[Labelled, JudgedRow]], prompts: Sequence[int]) -> dict[str, Share]:
+def _share_first(read: Sequence[tuple[Labelled, JudgedRow]], prompts: Sequence[int]) -> dict[str, Share]:
     """Return the share of verdicts for the answer shown first, of all pairs ("") and by what people said of them."""
     said = [(f.label, first_position_share(j), prompt) for (f, j), prompt in zip(read, prompts, strict=True)]
     found = {"": estimate_share([share for _, share, _ in said], prompts)}
@@ -216,7 +216,7 @@ def _first(read: Sequence[tuple[Labelled, JudgedRow]], prompts: Sequence[int]) -
     return found
 
 
-def _said(found: Labelled, judged: JudgedRow) -> str:
+def _describe_verdict(found: Labelled, judged: JudgedRow) -> str:
     """Return the judge's verdict in the words of the labels."""
     if found.criterion:
         return "met" if judged.values[found.criterion] > 0.5 else "not met"

@@ -17,7 +17,7 @@ RIDGE = 0.1  # of both coefficients: where all rows agree they stay finite, and 
 STEPS = 100
 
 
-def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
+def _choose_metrics(options: Mapping[str, Any]) -> list[Metric]:
     """Return the metrics of a mode; light, since collection calls it."""
     labelled = bool(options.get("calibration")) and not options.get("trust_judge")
     if options.get("mode") == "rubric":
@@ -33,7 +33,7 @@ def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
     return found + ([Metric("kappa", "higher", "agreement")] if options.get("calibration") else [])
 
 
-def _check(options: Mapping[str, Any], folder: Path, judged: str) -> None:
+def _check_options(options: Mapping[str, Any], folder: Path, judged: str) -> None:
     """Raise UsageError, before anything is loaded, where there is no key, no SDK, no model or no calibration."""
     from harness_judge import calibration, judge_client
 
@@ -44,7 +44,7 @@ def _check(options: Mapping[str, Any], folder: Path, judged: str) -> None:
         calibration.read_calibration(folder / chosen.calibration)
 
 
-def _adversaries(options: Mapping[str, Any]) -> dict[str, Callable[[Prompt], str]]:
+def _list_adversaries(options: Mapping[str, Any]) -> dict[str, Callable[[Prompt], str]]:
     """Return answers that deserve nothing, whatever the judge: functions of the request."""
     from harness_judge.adversaries import ADVERSARIES
     from harness_judge.prompts import prompt_as_text
@@ -55,7 +55,7 @@ def _adversaries(options: Mapping[str, Any]) -> dict[str, Callable[[Prompt], str
     return {name: partial(answer, make) for name, make in ADVERSARIES.items()}
 
 
-def _estimate(
+def _describe_cost(
     options: Mapping[str, Any], samples: Sequence[Sample], models: int, answers: Sequence[Callable[[Prompt], str]]
 ) -> str:
     """Return what it takes to judge `models` and known `answers` on all rows, judgments, tokens and dollars at most.
@@ -88,7 +88,7 @@ def _estimate(
 @evaluator(
     marks=lambda options: "answers" if options.get("mode") == "rubric" else "pairs",
     needs=lambda options: tuple(sdk for sdk in ("anthropic", "openai") if options.get("backend") == sdk),
-    metrics_for=_metrics_for, check=_check, adversaries=_adversaries, estimate=_estimate,
+    metrics_for=_choose_metrics, check=_check_options, adversaries=_list_adversaries, estimate=_describe_cost,
 )  # fmt: skip
 @schema.accepts_options(JudgeOptions)
 def judge(

@@ -81,7 +81,7 @@ def task_metrics(leaf: TaskConfig) -> list[TaskMetric]:
         known = ", ".join(f'"{o}"' for o in OUTPUTS)
         raise UsageError(f'{where}: output_type is "{output}"; it must be one of {known}')
     try:
-        found = list(_of_class(leaf) if "class" in config else _declared(config))
+        found = list(_list_class_metrics(leaf) if "class" in config else _list_declared_metrics(config))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         said = f"{type(error).__name__}: {error}"
         raise UsageError(f"{where}: its metrics cannot be read from its YAML: {said}") from None
@@ -90,20 +90,22 @@ def task_metrics(leaf: TaskConfig) -> list[TaskMetric]:
     return found
 
 
-def _declared(config: Config) -> Iterator[TaskMetric]:
+def _list_declared_metrics(config: Config) -> Iterator[TaskMetric]:
     """Yield the metrics a YAML lists, by filter; a metric without a known direction is left out."""
     filters = [f["name"] for f in config.get("filter_list") or ()] or ["none"]
     if (listed := config.get("metric_list")) is None:
-        defaults = _registry().DEFAULT_METRIC_REGISTRY[config.get("output_type", "generate_until")]
+        defaults = _import_registry().DEFAULT_METRIC_REGISTRY[config.get("output_type", "generate_until")]
         listed = [{"metric": metric} for metric in defaults]
     for entry in listed:
         metric = entry["metric"].rpartition(".")[2] if isinstance(entry["metric"], YamlFunction) else entry["metric"]
         known = "higher_is_better" in entry  # its registry raises without the None
-        higher = entry["higher_is_better"] if known else _registry().higher_is_better_registry.get(metric, None)
+        higher = entry["higher_is_better"] if known else _import_registry().higher_is_better_registry.get(metric, None)
         if not isinstance(higher, bool):
             continue
         told = "aggregation" in entry
-        aggregation = entry["aggregation"] if told else _name_of(_registry().metric_agg_registry.get(metric, None))
+        aggregation = (
+            entry["aggregation"] if told else _name_of(_import_registry().metric_agg_registry.get(metric, None))
+        )
         kind = aggregation if aggregation in SCALES else OTHER
         for name in filters:
             ours = metric if len(filters) == 1 else f"{metric}@{name}"
@@ -116,11 +118,11 @@ def _name_of(function: Any) -> str:
 
     if function is np.mean:
         return "mean"
-    known = _registry().aggregation_registry
+    known = _import_registry().aggregation_registry
     return next((name for name in SCALES if known.get(name) is function), OTHER)
 
 
-def _of_class(leaf: TaskConfig) -> Iterator[TaskMetric]:
+def _list_class_metrics(leaf: TaskConfig) -> Iterator[TaskMetric]:
     """Yield the metrics of a task that is a Python class, by asking one that has no data."""
     cls = leaf.config["class"]
     if isinstance(cls, YamlFunction):
@@ -134,7 +136,7 @@ def _of_class(leaf: TaskConfig) -> Iterator[TaskMetric]:
             yield TaskMetric(metric, metric, "none", _name_of(function), "higher" if higher else "lower")
 
 
-def _registry() -> Any:
+def _import_registry() -> Any:
     """Return lm_eval's registry, filled: 0.2 s, where a YAML does not say all by itself."""
     importlib.import_module("lm_eval.api.metrics")
     return importlib.import_module("lm_eval.api.registry")

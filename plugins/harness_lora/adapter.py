@@ -38,7 +38,7 @@ def check_targets(targets: Collection[str] | None, names: Iterable[str], *, opti
     kind = "parameter" if option == "target_parameters" else "module"
     last = {name.rpartition(".")[2] for name in names}
     # A list matches whole names or their ends, a string is a regular expression of the whole name, as in PEFT.
-    for target in sorted(_list(targets)):
+    for target in sorted(_list_names(targets)):
         if not any(matches_target(target, name, expression=False) for name in names):
             mistakes.add(f'{option} "{target}"', f"matches no {kind} of the base{did_you_mean(target, last)}")
     if isinstance(targets, str) and targets != "all-linear" and not any(re.fullmatch(targets, n) for n in names):
@@ -66,7 +66,7 @@ class Lora:
             raise UsageError(f'init_lora_weights "{start}": {PREPARED[start]}')
         if self.quantization and str(start).startswith(ON_FLOATS):
             raise UsageError(f'init_lora_weights "{start}": cannot be computed on a 4-bit base; use lora')
-        if "lm_head" in {name.rpartition(".")[2] for name in _list(self.fields["target_modules"])}:
+        if "lm_head" in {name.rpartition(".")[2] for name in _list_names(self.fields["target_modules"])}:
             why = "TRL computes the loss from this module's weight alone, so an adapter on it would not be trained"
             raise UsageError(f'target_modules "lm_head": {why}; use modules_to_save')
         if isinstance(self.fields["target_modules"], str):
@@ -136,13 +136,13 @@ class Lora:
                 mistakes.add(f'rank_pattern or alpha_pattern "{key}"', "matches no module of the base; remove it")
         mistakes.raise_errors()
         for option in ("modules_to_save", "exclude_modules"):
-            check_targets(_list(self.fields.get(option)), names + stored, option=option)
+            check_targets(_list_names(self.fields.get(option)), names + stored, option=option)
         self._check_ends(Path(base))
         targeted, matrices = self.fields["target_modules"], [n for n in stored if len(there[f"{n}.weight"].shape) > 1]
         for name in matrices if self.fields.get("lora_bias") else ():
             end = name.rpartition(".")[2]
-            wanted = _list(targeted) or [end] * (end not in ("embed_tokens", "lm_head"))
-            if not _list(targeted) and targeted != "all-linear":
+            wanted = _list_names(targeted) or [end] * (end not in ("embed_tokens", "lm_head"))
+            if not _list_names(targeted) and targeted != "all-linear":
                 wanted = [end] * bool(re.fullmatch(str(targeted), name))
             if any(name == w or name.endswith(f".{w}") for w in wanted) and f"{name}.bias" not in there:
                 raise UsageError(f'lora_bias: "{name}" has no bias to merge it into; name other target_modules')
@@ -158,9 +158,9 @@ class Lora:
         from peft.utils.constants import EMBEDDING_LAYER_NAMES
 
         fields, config = self.fields, json.loads((base / "config.json").read_text("utf-8"))
-        chosen = [("target_modules", name) for name in _list(fields["target_modules"])]
+        chosen = [("target_modules", name) for name in _list_names(fields["target_modules"])]
         if not fields.get("ensure_weight_tying"):
-            chosen += [("modules_to_save", name) for name in _list(fields.get("modules_to_save"))]
+            chosen += [("modules_to_save", name) for name in _list_names(fields.get("modules_to_save"))]
         for option, name in chosen:
             if config.get("tie_word_embeddings") and name.rpartition(".")[2] in EMBEDDING_LAYER_NAMES:
                 why = "the base ties its embedding to its head, and only one would be trained"
@@ -246,7 +246,7 @@ class Lora:
         return subprocess_call.call_module("harness_lora.parity", asked, lost, heard=heard)
 
 
-def _list(names: Any) -> list[str]:
+def _list_names(names: Any) -> list[str]:
     return [] if names is None or isinstance(names, str) else list(names)
 
 
@@ -282,13 +282,13 @@ def _check_shapes(base: str, adapter: Path, config: LoraConfig) -> None:
         raise adapter_error(adapter, what)
     made = {split_name(key): header.shape for key, header in theirs.items()}
     for module, part in made:  # what has another name in the base's files than in its model is left to PEFT
-        shape, tensor = _shape_for(made, module, part, config), find_tensor(module, there)
+        shape, tensor = _find_shape(made, module, part, config), find_tensor(module, there)
         if shape is not None and tensor and there[tensor].shape not in (shape, shape[::-1] if part else shape):
             what = f'"{module}" has shape {list(shape)}, but {list(there[tensor].shape)} in the base'
             raise adapter_error(adapter, f"{what}; name the base that it was trained on")
 
 
-def _shape_for(
+def _find_shape(
     made: Mapping[AdapterTensor, tuple[int, ...]], module: str, part: str, config: LoraConfig
 ) -> tuple[int, ...] | None:
     """Return the shape of the base's tensor that a part of an adapter is for, or None where it tells none."""

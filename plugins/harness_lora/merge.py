@@ -236,8 +236,8 @@ def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: LoraConf
         return torch.cat(sums)
     if config.use_bdlora:  # the blocks of a diagonal are saved one below the other
         blocks = config.use_bdlora.nblocks
-        a = _diagonal(a, blocks) if a.shape[1] != weight.shape[1] else a
-        b = _diagonal(b, blocks) if b.shape[1] != a.shape[0] else b
+        a = _make_block_diagonal(a, blocks) if a.shape[1] != weight.shape[1] else a
+        b = _make_block_diagonal(b, blocks) if b.shape[1] != a.shape[0] else b
     r = module_rank(module, config)
     if a.shape[0] != r:
         raise CheckFailedError(f'adapter: "{module}" has rank {a.shape[0]}, but its configuration has {r}')
@@ -249,7 +249,7 @@ def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: LoraConf
     return total
 
 
-def _diagonal(part: torch.Tensor, blocks: int) -> torch.Tensor:
+def _make_block_diagonal(part: torch.Tensor, blocks: int) -> torch.Tensor:
     whole: torch.Tensor = torch.block_diag(*part.chunk(blocks))  # type: ignore[no-untyped-call]
     return whole
 

@@ -119,9 +119,9 @@ class MergeFolders:
                     many = int((~torch.isfinite(new)).sum())
                     what = f'"{name}" is not finite [merge-finite]: {many} of {new.numel()} weights are not'
                     raise CheckFailedError(f"merge: {what}, limit 0; merge again")
-                wrong = _differing(old, new)
+                wrong = _count_differing(old, new)
                 if name in self.plan.must_change or name in self.plan.rounded:
-                    wrong = sum(merge.map_blocks(name, old, partial(_wrong, as_rows(new))))
+                    wrong = sum(merge.map_blocks(name, old, partial(_count_wrong, as_rows(new))))
                 yield name, new.numel(), not torch.equal(old, new), wrong
 
     @contextmanager
@@ -159,7 +159,7 @@ class MergeFolders:
                 place = self.plan.places[name]
                 weight = as_rows(place.select(model.get_parameter(place.parameter).data))
                 with safe_open(self.base_headers[name].file, "pt") as opened:
-                    merge.map_blocks(name, opened.get_tensor(name), partial(_put, weight, shift))
+                    merge.map_blocks(name, opened.get_tensor(name), partial(_write_sum, weight, shift))
         return offload_layers(model, device)
 
 
@@ -169,9 +169,9 @@ def verify_merge(question: MergeFolders) -> dict[str, Any]:
     config = AutoConfig.from_pretrained(question.base, local_files_only=True, trust_remote_code=False)
     longest = getattr(config, "max_position_embeddings", None) or WINDOW
     ids = token_windows(load_tokenizer(question.base), longest=min(WINDOW, longest))
-    kl, margin = _limits(question, ids)
+    kl, margin = _find_limits(question, ids)
     few = ids[:TRAINED_WINDOWS] if question.trained else []
-    tell = _telling(len(ids) * 3 + len(few))
+    tell = _make_progress_reporter(len(ids) * 3 + len(few))
     merged = ModelOutputs.of(partial(question.load, question.merged), ids, question.merged, tell)
     adapted = partial(question.load, question.base, question.adapter, question.quantization)
     theirs = ModelOutputs.of(adapted, ids, question.base if None in merged.ends else "", tell)
@@ -202,7 +202,7 @@ def verify_merge(question: MergeFolders) -> dict[str, Any]:
     return {**facts, "stops": [end is not None for end in merged.ends]}
 
 
-def _telling(of: int) -> Callable[[int], None]:
+def _make_progress_reporter(of: int) -> Callable[[int], None]:
     """Return what is told of windows that were asked, a sign of life."""
     done = 0
 
@@ -214,24 +214,24 @@ def _telling(of: int) -> Callable[[int], None]:
     return tell
 
 
-def _put(weight: torch.Tensor, shift: float, rows: slice, total: torch.Tensor) -> None:
+def _write_sum(weight: torch.Tensor, shift: float, rows: slice, total: torch.Tensor) -> None:
     if shift:  # by which share of itself every weight is moved first, up and down by turns
         turns = (1 - 2 * (torch.arange(total.numel()) % 2)).view(total.shape).to(total.dtype)
         total = total.addcmul(total, turns, value=shift)
     weight[rows] = total
 
 
-def _wrong(merged: torch.Tensor, rows: slice, total: torch.Tensor) -> int:
-    return _differing(total.to(merged.dtype), merged[rows])
+def _count_wrong(merged: torch.Tensor, rows: slice, total: torch.Tensor) -> int:
+    return _count_differing(total.to(merged.dtype), merged[rows])
 
 
-def _differing(one: torch.Tensor, other: torch.Tensor) -> int:
+def _count_differing(one: torch.Tensor, other: torch.Tensor) -> int:
     """Return how many elements differ in a bit; a zero has a sign."""
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
     return int((one.contiguous().flatten().view(bits) != other.contiguous().flatten().view(bits)).sum())
 
 
-def _limits(made: MergeFolders, ids: Sequence[Any]) -> tuple[float, float]:
+def _find_limits(made: MergeFolders, ids: Sequence[Any]) -> tuple[float, float]:
     """Return the greatest KL and margin that arithmetic alone may cost: known in float32, else measured on the rows."""
     dtype = resolve_dtype(made.computed, resolve_device("auto"))
     if dtype == torch.float32:

@@ -50,12 +50,12 @@ def load_reference(ref: ModelRef, adapter: Adapter | None) -> dict[str, Any]:
 
 def select_pairs(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Return prompt, chosen and rejected of each row; raises UsageError, with row numbers, on what is no pair."""
-    return _select(rows, ("prompt", "chosen", "rejected"), "prompt, chosen and rejected")
+    return _select_columns(rows, ("prompt", "chosen", "rejected"), "prompt, chosen and rejected")
 
 
 def select_labelled(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Return prompt, completion and label of each row; raises UsageError, with row numbers, on what is none."""
-    found = _select(rows, ("prompt", "completion", "label"), "prompt and completion")
+    found = _select_columns(rows, ("prompt", "completion", "label"), "prompt and completion")
     if odd := [row["row"] for row in found if row["label"] not in (True, False) or isinstance(row["label"], float)]:
         label = found[odd[0] - 1]["label"]
         raise UsageError(f"{DATA} {name_rows(odd)}: label is {label!r:.40}; it must be true or false")
@@ -66,15 +66,15 @@ def select_labelled(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     return found
 
 
-def _select(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...], what: str) -> list[Row]:
+def _select_columns(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...], what: str) -> list[Row]:
     answers = [name for name in columns if name not in ("prompt", "label")]
-    kinds = [_kind(row.get("prompt"), [row.get(name) for name in answers]) for row in rows]
+    kinds = [_find_kind(row.get("prompt"), [row.get(name) for name in answers]) for row in rows]
     want = f"{what}, either all texts, or all messages that end with an answer of the assistant that is not empty"
     check_shapes(kinds, want)
     return take_columns(rows, columns)
 
 
-def _kind(prompt: Any, answers: Sequence[Any]) -> str:
+def _find_kind(prompt: Any, answers: Sequence[Any]) -> str:
     """Return "text" or "chat", or an empty text for what is neither."""
     if isinstance(prompt, str) and prompt.strip() and all(isinstance(a, str) and a.strip() for a in answers):
         return "text"
@@ -88,10 +88,10 @@ def _is_chat(value: Any) -> bool:
     return all(isinstance(m, Mapping) and "role" in m and (m.get("content") or m.get("tool_calls")) for m in value)
 
 
-def _method(name: str, select: Select) -> Method:
+def _make_method(name: str, select: Select) -> Method:
     checked, preview = (import_later("harness_preference.trainer", f"{kind}{name}") for kind in ("Checked", "Preview"))
     how: dict[str, Any] = {"refused": REFUSED, "fits": check_adapter, "reference": REFERENCE, "beside": load_reference}
     return Method(f"{name}Config", checked, select, preview, **how)
 
 
-METHODS = {"dpo": _method("DPO", select_pairs), "kto": _method("KTO", select_labelled)}
+METHODS = {"dpo": _make_method("DPO", select_pairs), "kto": _make_method("KTO", select_labelled)}

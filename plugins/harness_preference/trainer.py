@@ -51,7 +51,7 @@ def _encode_judged(encoder: RowEncoder, answers: Sequence[str], row: Mapping[str
     return {"prompt_ids": encoded[0].prompt} | {name: one.answer for name, one in zip(answers, encoded, strict=True)}
 
 
-def _without_answer(whole: Any, args: TrainingArguments) -> list[int]:
+def _find_rows_without_answer(whole: Any, args: TrainingArguments) -> list[int]:
     """Return the places of rows of which nothing but the prompt is left once they are cut."""
     if args.max_length is None or getattr(args, "truncation_mode", "keep_start") != "keep_start":
         return []
@@ -71,7 +71,7 @@ class ReferenceModelMixin(CheckedTrainerMixin):
     def _prepare_dataset(self, dataset: Dataset, tokenizer: Any, args: TrainingArguments, name: str) -> Any:
         """Encode the rows whole, count and check them, and drop none."""
         whole = encode_judged(dataset, tokenizer, args, self.answers, compared=getattr(self, "calculate_KL", False))
-        if lost := _without_answer(whole, args):
+        if lost := _find_rows_without_answer(whole, args):
             numbers = [whole[i]["row"] for i in lost]
             how = f"raise max_length (now {args.max_length}) or remove the rows"
             raise UsageError(f"[train] data: {name_rows(numbers)}: no token of an answer is left to train on; {how}")
@@ -121,13 +121,13 @@ class ReferenceModelMixin(CheckedTrainerMixin):
 
     def end_step(self) -> None:
         """Add up the rewards of the batches of a step."""
-        self.remembered["rewards"].append({name: _mean(self.step_rewards, name) for name in KEPT})
+        self.remembered["rewards"].append({name: _average_steps(self.step_rewards, name) for name in KEPT})
         self.step_rewards = []
 
     def extra_facts(self) -> dict[str, Any]:
         """Return the first loss, and the rewards of the last steps."""
         rewards = self.remembered["rewards"]
-        last = {name: _mean(rewards[-LAST:], name) for name in KEPT}
+        last = {name: _average_steps(rewards[-LAST:], name) for name in KEPT}
         told = {f"{name}_reward": last[name] for name in ("chosen", "rejected")}
         told |= {"reward_margin": last["chosen"] - last["rejected"], "reward_accuracy": last["accuracy"]}
         first = [abs(rewards[0][name]) for name in ("chosen", "rejected")]
@@ -168,7 +168,7 @@ class PairsPreview(Trainer):  # type: ignore[misc]
     def _prepare_dataset(self, dataset: Dataset, tokenizer: Any, args: TrainingArguments, name: str) -> Any:
         compared = getattr(self, "calculate_KL", False)
         self.whole = encode_judged(dataset, tokenizer, args, self.answers, compared=compared)
-        lost = {*_without_answer(self.whole, args)}
+        lost = {*_find_rows_without_answer(self.whole, args)}
         return self.whole.select([i for i in range(len(self.whole)) if i not in lost])
 
     def examples(self) -> list[Example]:
@@ -191,7 +191,7 @@ class PreviewKTO(PairsPreview, KTOTrainer):  # type: ignore[misc]
     answers = ALONE
 
 
-def _mean(steps: Sequence[dict[str, float]], name: str) -> float:
+def _average_steps(steps: Sequence[dict[str, float]], name: str) -> float:
     """Return the mean of those that have it; NaN where none has, as a batch of KTO may lack one kind of answers."""
     found = [step[name] for step in steps if math.isfinite(step.get(name, math.nan))]
     return sum(found) / len(found) if found else math.nan

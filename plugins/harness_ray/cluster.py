@@ -142,7 +142,7 @@ def connect_ray(cluster: RayWorkers) -> Any:
     given: dict[str, Any] = {"address": cluster.place} if cluster.place else {"address": "local", **ours}
     before = signal.getsignal(signal.SIGTERM)
     try:
-        with _without_secrets():
+        with _hide_secrets():
             ray.init(**given, log_to_driver=False, logging_level="CRITICAL")
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
         why = f"{type(error).__name__}: {shorten_text(' '.join(str(error).split()), 300)}"
@@ -155,7 +155,7 @@ def connect_ray(cluster: RayWorkers) -> Any:
 
 
 @contextmanager
-def _without_secrets() -> Iterator[None]:
+def _hide_secrets() -> Iterator[None]:
     """Start what is started without the keys in this process' environment, but for Ray's own."""
     names = [name for name in os.environ if is_secret(name) and not name.startswith("RAY_")]
     held = {name: os.environ.pop(name) for name in names}

@@ -114,7 +114,7 @@ def compare_runs(now: LoadedRun, before: LoadedRun) -> RunComparison:
         if report.subject == now.ours and before.report(before.ours, report.eval):
             metric, _ = now.against(report.eval)
             if now.scale(f"{report.eval}.{metric}").is_of_rows:
-                between.append(_between(now, before, report.eval, metric))
+                between.append(_compare_metric(now, before, report.eval, metric))
     order = list(READINGS.values())
     between.sort(key=lambda b: order.index(b.reading) if b.reading in order else len(order))
     changed = rules.changed_rules(now.rules, before.rules) if now.lock and before.lock else []
@@ -141,7 +141,7 @@ def compare_runs(now: LoadedRun, before: LoadedRun) -> RunComparison:
     return RunComparison(now, before, differ, same, between, decisive, settings, notes)
 
 
-def _between(now: LoadedRun, before: LoadedRun, evaluation: str, metric: str) -> MetricComparison:
+def _compare_metric(now: LoadedRun, before: LoadedRun, evaluation: str, metric: str) -> MetricComparison:
     """Put the claim "better than the other run" to the rows that both asked, as a gate with no margin would be."""
     ours, theirs = now.rows(now.ours, evaluation), before.rows(before.ours, evaluation)
     ids = [i for i in ours if i in theirs and question_of_row(ours[i]) == question_of_row(theirs[i])]
@@ -229,7 +229,7 @@ def comparison_markdown(c: RunComparison) -> str:
     for b in c.gates:
         claim = f"{b.now.gate} on {b.now.candidate}: {claim_text(c.now, b.now)}"
         claim += "" if b.now.blocking else " (only warns)"
-        lines.append(_cells(claim, _outcome(c.before, b.before), _outcome(c.now, b.now)))
+        lines.append(_format_row(claim, _describe_outcome(c.before, b.before), _describe_outcome(c.now, b.now)))
     if c.same:
         lines += ["", f"{len(c.same)} gates with the same result."]
     if c.metrics:
@@ -237,18 +237,20 @@ def comparison_markdown(c: RunComparison) -> str:
     for m in c.metrics:
         said = figures(c.now, m.verdict)
         values = f"{said.baseline}, {said.value}"
-        lines.append(_cells(m.metric, m.reading, values, estimate_text(c.now, m.verdict), f"{len(m.pairs.rows):,}"))
+        lines.append(
+            _format_row(m.metric, m.reading, values, estimate_text(c.now, m.verdict), f"{len(m.pairs.rows):,}")
+        )
     if c.settings:
         lines += ["", f"| configuration | {before} | {now} |", "|---|---|---|"]
-        lines += [_cells(s.key, s.before or "", s.value) for s in c.settings]
+        lines += [_format_row(s.key, s.before or "", s.value) for s in c.settings]
     return "\n".join(lines) + "\n"
 
 
-def _cells(*texts: str) -> str:
+def _format_row(*texts: str) -> str:
     return "| " + " | ".join(map(escape_markdown, texts)) + " |"
 
 
-def _outcome(kept: LoadedRun, v: Verdict | None) -> str:
+def _describe_outcome(kept: LoadedRun, v: Verdict | None) -> str:
     return "not evaluated" if v is None else f"{GLYPHS[v.outcome]} {v.outcome} {estimate_text(kept, v)}"
 
 
@@ -266,12 +268,18 @@ def comparison_json(c: RunComparison) -> str:
         found |= {"n": v.n, "won_count": len(won), "lost_count": len(lost), "left_out": m.left}
         metrics.append({**found, "won": won, "lost": lost, "why": v.why})
     settings = [{"key": s.key, "now": s.value, "before": s.before} for s in c.settings]
-    value = {"format": FORMAT, "run": _run(c.now), "against": _run(c.before), "gates": gates, "metrics": metrics}
+    value = {
+        "format": FORMAT,
+        "run": _describe_run(c.now),
+        "against": _describe_run(c.before),
+        "gates": gates,
+        "metrics": metrics,
+    }
     value |= {"rules": c.rules, "settings": settings, "notes": c.notes}
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
-def _run(kept: LoadedRun) -> dict[str, Any]:
+def _describe_run(kept: LoadedRun) -> dict[str, Any]:
     run = kept.run
     about = {"folder": kept.folder.name, "suite": run.suite, "started": run.started, "exit_code": int(run.exit_code)}
     return {**about, "sentence": summary.verdict_sentence(run), "candidate": kept.ours}

@@ -86,11 +86,13 @@ class Chart:
 
 def can_draw() -> bool:
     """Return whether charts can be drawn here, and what draws has not ended."""
-    return find_spec("vl_convert") is not None and not (_drawer.cache_info().currsize and _drawer().poll() is not None)
+    return find_spec("vl_convert") is not None and not (
+        _start_renderer.cache_info().currsize and _start_renderer().poll() is not None
+    )
 
 
 @cache
-def _drawer() -> subprocess.Popen[str]:
+def _start_renderer() -> subprocess.Popen[str]:
     """Begin the process that draws all charts of this one: V8 ends the one that it is in where it gets no memory."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
     command, pipe, no = [sys.executable, "-P", "-c", DRAWER], subprocess.PIPE, subprocess.DEVNULL
@@ -99,9 +101,9 @@ def _drawer() -> subprocess.Popen[str]:
     return process
 
 
-def _asked(spec: str) -> str:
+def _render_spec(spec: str) -> str:
     """Return the SVG of a spec, or an empty text and a warning where there is none."""
-    process = _drawer()
+    process = _start_renderer()
     assert process.stdin and process.stdout
     try:
         process.stdin.write(spec + "\n")
@@ -126,7 +128,7 @@ def draw_svg(spec: Mapping[str, Any], label: str = "") -> str:
         path = cache_dir() / "charts" / f"{name}.svg"
         svg = path.read_text("utf-8")  # so that an unchanged run draws nothing
     except (UsageError, OSError, ValueError, PackageNotFoundError):
-        svg = _asked(json.dumps(_spelt(spec)))  # what XML cannot hold ends the process there
+        svg = _render_spec(json.dumps(_escape_spec(spec)))  # what XML cannot hold ends the process there
         svg = TAG.sub(lambda tag: LONG.sub(r"\1", tag[0]), NOT_DRAWN.sub("", svg))
         if path is not None and svg:
             with suppress(OSError):  # on a full disk the next draws it again
@@ -135,12 +137,12 @@ def draw_svg(spec: Mapping[str, Any], label: str = "") -> str:
     return svg.replace("<svg", f"<svg {named}", 1)
 
 
-def _spelt(spec: Any) -> Any:
+def _escape_spec(spec: Any) -> Any:
     if isinstance(spec, str):
         return escape_text(spec)
     if isinstance(spec, Mapping):
-        return {printable(str(key)): _spelt(value) for key, value in spec.items()}
-    return [_spelt(value) for value in spec] if isinstance(spec, (list, tuple)) else spec
+        return {printable(str(key)): _escape_spec(value) for key, value in spec.items()}
+    return [_escape_spec(value) for value in spec] if isinstance(spec, (list, tuple)) else spec
 
 
 def page_icon(glyph: str, outcome: str) -> str:

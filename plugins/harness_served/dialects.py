@@ -217,7 +217,7 @@ def _find_model(server: Server, model: str) -> tuple[str, list[str]]:
     if model:
         find_served_entry(server, model)
     try:
-        listed = sorted(server.ask("/models", read=_names, timeout=min(SOON, server.timeout)))
+        listed = sorted(server.ask("/models", read=_list_names, timeout=min(SOON, server.timeout)))
     except RequestRefusedError:
         if not model:
             raise
@@ -246,7 +246,7 @@ def _find_dialect(server: Server, name: str, listed: list[str]) -> Runtime:
     return found
 
 
-def _names(reply: Any) -> list[str]:
+def _list_names(reply: Any) -> list[str]:
     data = as_object(reply).get("data")
     if not isinstance(data, list):
         raise http_client.RequestError("replied to /models without a list of models")

@@ -66,7 +66,7 @@ def compare_fingerprint(
     kind = arithmetic or find_arithmetic(made.stored, str(told.get("model_ftype") or ""), made.stored.isupper())
     noise = float(made.noise[kind])
     asked = draw_probes(made, seed)
-    found = [one for one in ask_each(_asker(runtime, made, seed, noise), asked, concurrency) if one]
+    found = [one for one in ask_each(_make_asker(runtime, made, seed, noise), asked, concurrency) if one]
     if runtime.identity() != told:
         return LayerVerdict(DIFFERS, "two models answer behind this address, or it changed; check its replicas", "told")
     chats = sum(one.kind == "chat" for one in found)
@@ -74,7 +74,7 @@ def compare_fingerprint(
         says = f"{runtime.name} reports log-probabilities of {len(found)} of {len(asked)} probes, {chats} chats"
         says += f"; {runtime.hint}"
         return LayerVerdict(UNPROVEN if found else UNKNOWN, says)
-    return _judge(found, TIMES * noise, kind)
+    return _judge_differences(found, TIMES * noise, kind)
 
 
 def draw_probes(made: Fingerprint, seed: int) -> list[Drawn]:
@@ -90,7 +90,9 @@ def draw_probes(made: Fingerprint, seed: int) -> list[Drawn]:
     return drawn
 
 
-def _asker(runtime: Runtime, made: Fingerprint, seed: int, noise: float) -> Callable[[Drawn], ProbeDifference | None]:
+def _make_asker(
+    runtime: Runtime, made: Fingerprint, seed: int, noise: float
+) -> Callable[[Drawn], ProbeDifference | None]:
     chats, texts = fingerprint.make_chats(made.seed), fingerprint.make_texts(made.seed)
 
     def ask(drawn: Drawn) -> ProbeDifference | None:
@@ -108,7 +110,7 @@ def _asker(runtime: Runtime, made: Fingerprint, seed: int, noise: float) -> Call
     return ask
 
 
-def _judge(found: Sequence[ProbeDifference], bound: float, kind: str) -> LayerVerdict:
+def _judge_differences(found: Sequence[ProbeDifference], bound: float, kind: str) -> LayerVerdict:
     numbers: dict[str, float] = {"bound": bound, "probes": float(len(found))}
     errors: dict[str, str] = {}
     for name in ("chat", "text"):

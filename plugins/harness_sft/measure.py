@@ -50,9 +50,9 @@ def measure_training(job: TrainingJob) -> dict[str, Any]:
         with cpu_training(trainer.model):
             trainer.train()
             found: dict[str, Any] = watch.facts(begun)
-            found["extra"] = _validation(trainer, held)
+            found["extra"] = _measure_validation(trainer, held)
             rows = trainer.train_dataset
-            order = sorted(range(len(rows)), key=lambda i: -_size(rows[i]))
+            order = sorted(range(len(rows)), key=lambda i: -_count_row_tokens(rows[i]))
             trainer.train_dataset = rows.select(order[: config.per_device_train_batch_size])
             trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
     return found | {"trainable": facts["trainable_parameters"]}
@@ -85,7 +85,7 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc]
         return timed | spent | {"setup": setup, "whole_steps": whole, "whole_tokens": tokens}
 
 
-def _validation(trainer: CheckedTrainerMixin, held: Sequence[Mapping[str, Any]]) -> float:
+def _measure_validation(trainer: CheckedTrainerMixin, held: Sequence[Mapping[str, Any]]) -> float:
     """Return the seconds that the validations of the training take, one after each epoch."""
     if not held:
         return 0.0
@@ -93,10 +93,10 @@ def _validation(trainer: CheckedTrainerMixin, held: Sequence[Mapping[str, Any]])
     begun = time.monotonic()
     trainer.validate()
     seconds = time.monotonic() - begun
-    share = sum(map(_size, held)) / sum(map(_size, trainer.held_out))
+    share = sum(map(_count_row_tokens, held)) / sum(map(_count_row_tokens, trainer.held_out))
     return float(seconds * share * -(-trainer.state.max_steps // trainer.steps_per_epoch()))
 
 
-def _size(row: Mapping[str, Any]) -> int:
+def _count_row_tokens(row: Mapping[str, Any]) -> int:
     """Return the tokens of a row: of a prompt and its answers, where these are apart."""
     return sum(len(ids) for name, ids in row.items() if name.endswith("input_ids") or name in ANSWERED)

@@ -128,7 +128,7 @@ class RemoteAdapter:
         return get_peft_config(deepcopy(self.told["config"]))
 
 
-def _plain(adapter: Any) -> dict[str, Any]:
+def _convert_to_json(adapter: Any) -> dict[str, Any]:
     """Return an adapter as JSON has it, sets in order."""
     told = {"config": adapter.peft_config().to_dict(), "quantization": adapter.quantization}
     return dict(json.loads(json.dumps(told, default=lambda one: sorted(one) if isinstance(one, set) else str(one))))
@@ -144,8 +144,8 @@ def launch_processes(job: TrainingJob, count: int) -> Path:
     folder = job.out.parent.resolve() / "processes"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    adapter = None if job.adapter is None else _plain(job.adapter)
-    if adapter and _plain(RemoteAdapter(adapter)) != adapter:  # the others would read another one
+    adapter = None if job.adapter is None else _convert_to_json(job.adapter)
+    if adapter and _convert_to_json(RemoteAdapter(adapter)) != adapter:  # the others would read another one
         raise UsageError("[train] processes: the adapter cannot be sent to other processes; train in one")
     told: dict[str, Any] = {"ref": ref_to_json(job.ref), "adapter": adapter, "rows": list(job.rows)}
     told |= {"out": str(job.out.resolve()), "recipe": dict(job.recipe), "seed": job.seed}

@@ -82,11 +82,11 @@ class InitialWeights:
     """The weights of an adapter, or of a whole model, before the first step, each as one exact number: no copy."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.sums = {name: _sum_of_bits(parameter) for name, parameter in _moving(model)}
+        self.sums = {name: _sum_of_bits(parameter) for name, parameter in _iterate_moving_weights(model)}
 
     def find_unmoved(self, model: PreTrainedModel, ranks: Ranks) -> list[str]:
         """Return the weights that are what they were, in all processes."""
-        found = [(n, self.sums.get(n) == _sum_of_bits(p), p) for n, p in _moving(model)]
+        found = [(n, self.sums.get(n) == _sum_of_bits(p), p) for n, p in _iterate_moving_weights(model)]
         # In half precision a first, small step may be lost on a weight that is not zero, so only zeros count there.
         moved = ranks.sum_over_processes(
             *(float(not same or (p.dtype != torch.float32 and bool(p.any()))) for _, same, p in found)
@@ -99,7 +99,7 @@ def all_finite(parameters: list[Any]) -> bool:
     return not parameters or math.isfinite(float(torch.nn.utils.get_total_norm(parameters)))
 
 
-def _moving(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
+def _iterate_moving_weights(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
     """Yield the weights that a first gradient moves: of an adapter not the A of a LoRA, which waits for its B."""
     whole = not hasattr(model, "peft_config")
     for name, parameter in model.named_parameters():

@@ -67,8 +67,8 @@ class HostCheck:
         own = origins == [f"http://{given[0]}"]
         if not own and (origins or request.method not in ("GET", "HEAD")):
             return PlainTextResponse("only the pages of harness view may do this", HTTPStatus.FORBIDDEN)
-        if not _same(request.cookies.get(self.cookie, ""), self.token):
-            if not _same(request.query_params.get("token", ""), self.token):
+        if not _is_same_token(request.cookies.get(self.cookie, ""), self.token):
+            if not _is_same_token(request.query_params.get("token", ""), self.token):
                 return PlainTextResponse("open the address that harness view printed", HTTPStatus.UNAUTHORIZED)
             entered = RedirectResponse("/", HTTPStatus.SEE_OTHER)
             entered.set_cookie(self.cookie, self.token, httponly=True, samesite="strict")
@@ -76,7 +76,7 @@ class HostCheck:
         return None
 
 
-def _same(given: str, token: str) -> bool:
+def _is_same_token(given: str, token: str) -> bool:
     return secrets.compare_digest(given.encode(), token.encode())
 
 
@@ -88,7 +88,7 @@ class Pages:
 
     def list(self, request: Request) -> Response:
         """Every run."""
-        return _page("list.html", "Runs", name=self.runs.folder.resolve().name, runs=self.runs.list_runs())
+        return _render_page("list.html", "Runs", name=self.runs.folder.resolve().name, runs=self.runs.list_runs())
 
     def run(self, request: Request) -> Response:
         """The report as it lies in the folder; of a run without one what it came to so far."""
@@ -96,13 +96,13 @@ class Pages:
         if not (folder / REPORT).exists():
             found = read_events(folder)
             watched = found.running is not False
-            return _page("watch.html", found.run.suite, name=folder.name, watched=watched, **live_parts(found))
+            return _render_page("watch.html", found.run.suite, name=folder.name, watched=watched, **live_parts(found))
         try:
             with open_file(folder / page.FILE, below=folder) as f:
-                return _foreign(f.read().decode("utf-8", "replace"))
+                return _serve_report(f.read().decode("utf-8", "replace"))
         except FileNotFoundError:
             kept = reading.read_folder(folder)
-            return _foreign(page.render_run(kept, reading.previous_run(kept)))
+            return _serve_report(page.render_run(kept, reading.previous_run(kept)))
         except OSError as error:
             raise UsageError(f"{page.FILE}: cannot be shown: {error.strerror}; remove it") from None
 
@@ -110,7 +110,7 @@ class Pages:
         """A run as it goes, for as long as it goes."""
         folder = self._folder(request.path_params["name"])
         await run_in_threadpool(read_events, folder)
-        return StreamingResponse(_told(folder), media_type="text/event-stream")
+        return StreamingResponse(_iterate_live_parts(folder), media_type="text/event-stream")
 
     def compare(self, request: Request) -> Response:
         """Two runs beside each other, the later one first."""
@@ -119,7 +119,7 @@ class Pages:
             raise UsageError(f"{len({*names})} runs are selected; select two")
         runs = [reading.read_folder(self._folder(name)) for name in names]
         before, now = sorted(runs, key=lambda kept: kept.run.started)
-        return _foreign(comparison.render_comparison(now, before, []))
+        return _serve_report(comparison.render_comparison(now, before, []))
 
     def label(self, request: Request) -> Response:
         """The next question, or who is asked."""
@@ -127,8 +127,8 @@ class Pages:
         items = label_queues(self._folder(name))
         given = {"run": name, "items": items, "draws": DRAWS, "by": asked.get("by", "").strip()}
         if not given["by"]:
-            return _page("label.html", "Label", name=name, queue=None, **given)
-        queue = _queue(items, dict(asked))
+            return _render_page("label.html", "Label", name=name, queue=None, **given)
+        queue = _find_queue(items, dict(asked))
         question = queue.next(given["by"])
         given |= {
             "item": asked["item"],
@@ -144,7 +144,7 @@ class Pages:
             }
             given |= {"answers": answers[::-1] if question.is_baseline_first(given["by"]) else answers}
             given |= {"buttons": list((MET if question.criterion else PAIR).items())}
-        return _page("label.html", "Label", name=name, **given)
+        return _render_page("label.html", "Label", name=name, **given)
 
     async def labelled(self, request: Request) -> Response:
         """Write a label, and ask on."""
@@ -158,7 +158,7 @@ class Pages:
         return RedirectResponse(f"/label/{quote(name, safe='')}?{urlencode(again)}", HTTPStatus.SEE_OTHER)
 
     def _write(self, name: str, said: dict[str, str]) -> None:
-        queue, by = _queue(label_queues(self._folder(name)), said), said.get("by", "").strip()
+        queue, by = _find_queue(label_queues(self._folder(name)), said), said.get("by", "").strip()
         question = queue.questions.get(LabelId(said.get("id", ""), said.get("criterion", "")))
         if not by or question is None or said.get("pressed") not in (MET if question.criterion else PAIR):
             raise UsageError("this is not a label of this run; go back and try again")
@@ -171,14 +171,14 @@ class Pages:
         raise HTTPException(HTTPStatus.NOT_FOUND, "there is no such run")
 
 
-def _queue(items: dict[str, dict[str, LabelQueue]], said: dict[str, str]) -> LabelQueue:
+def _find_queue(items: dict[str, dict[str, LabelQueue]], said: dict[str, str]) -> LabelQueue:
     try:
         return items[said["item"]][said.setdefault("drawn", RANDOM)]
     except KeyError:
         raise UsageError("this is not a judged item of this run; go back and choose one") from None
 
 
-async def _told(folder: Path) -> AsyncIterator[str]:
+async def _iterate_live_parts(folder: Path) -> AsyncIterator[str]:
     """Yield the part that changes whenever it does, and the end."""
     last = ""
     while True:
@@ -193,15 +193,15 @@ async def _told(folder: Path) -> AsyncIterator[str]:
         await asyncio.sleep(EVERY)
 
 
-def _page(template: str, title: str, **given: Any) -> Response:
+def _render_page(template: str, title: str, **given: Any) -> Response:
     return HTMLResponse(page.fill_template(template, "harness_view", "view.js", title=printable(title), **given))
 
 
-def _foreign(html: str) -> Response:
+def _serve_report(html: str) -> Response:
     return HTMLResponse(html, headers={"content-security-policy": THEIRS})
 
 
-async def _mistake(request: Request, error: Exception) -> Response:
+async def _answer_mistake(request: Request, error: Exception) -> Response:
     return PlainTextResponse(printable(str(error)), HTTPStatus.BAD_REQUEST)
 
 
@@ -216,7 +216,7 @@ def make_app(runs: Runs, hosts: frozenset[str], token: str) -> ASGIApp:
         Route("/label/{name}", pages.label),
         Route("/label/{name}", pages.labelled, methods=["POST"]),
     ]
-    app = Starlette(routes=routes, exception_handlers={UsageError: _mistake})
+    app = Starlette(routes=routes, exception_handlers={UsageError: _answer_mistake})
     app.router.redirect_slashes = False
     return HostCheck(app, hosts, token)
 

@@ -43,7 +43,7 @@ class VLLM:
         vllm = environment.import_vllm(batch_invariant=flags.batch_invariant)
         self._params = vllm.SamplingParams
         try:
-            self._llm = vllm.LLM(str(folder), **_arguments(dtype, length, flags, share))
+            self._llm = vllm.LLM(str(folder), **_make_arguments(dtype, length, flags, share))
             about, inner = self._llm.llm_engine.vllm_config, self._llm.llm_engine.engine_core.engine_core
             self.block = int(about.cache_config.block_size)
             caches = inner.scheduler.kv_cache_config
@@ -103,7 +103,7 @@ class VLLM:
             raise UsageError(f"[model]: vLLM ran out of memory: {format_one_line(error)}; {what}") from None
 
 
-def _arguments(dtype: torch.dtype, length: int, flags: Flags, share: int) -> dict[str, Any]:
+def _make_arguments(dtype: torch.dtype, length: int, flags: Flags, share: int) -> dict[str, Any]:
     """Return the arguments of `vllm.LLM`; `share` engines are to fit beside each other."""
     ours: dict[str, Any] = {
         "dtype": str(dtype).removeprefix("torch."),

@@ -56,7 +56,7 @@ def check_environment(python: str | None) -> None:
                 f"python: is not set, and vllm is not installed here; set it to an environment with vllm, {HOW}"
             )
         return
-    found, said = _probe(python)
+    found, said = _probe_interpreter(python)
     if lacking := [name for name in WANTED if not found[name]]:
         raise UsageError(f'python "{python}": its environment lacks {", ".join(lacking)}; {HOW}')
     ours = keys.library_versions()[keys.CORE]
@@ -65,7 +65,7 @@ def check_environment(python: str | None) -> None:
 
 
 @cache
-def _probe(python: str) -> tuple[dict[str, bool], list[str]]:
+def _probe_interpreter(python: str) -> tuple[dict[str, bool], list[str]]:
     try:
         safe = {**os.environ, "PYTHONSAFEPATH": "1"}  # nothing is imported from the current folder
         done = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, timeout=120, check=True, env=safe)

@@ -182,7 +182,7 @@ def fold_adapter(base: Path, adapter: Path | None, dtype: torch.dtype, digest: s
             _remove_unheld(left)
         if not place.exists():
             with replace_folder(place) as work:
-                _fold(base, adapter, dtype, work)
+                _fold_adapter(base, adapter, dtype, work)
         handle = os.open(place, os.O_RDONLY)
         try_lock(handle, shared=True)
     try:
@@ -201,7 +201,7 @@ def _remove_unheld(folder: Path) -> None:
         os.close(handle)
 
 
-def _fold(base: Path, adapter: Path, dtype: torch.dtype, work: Path) -> None:
+def _fold_adapter(base: Path, adapter: Path, dtype: torch.dtype, work: Path) -> None:
     try:
         check_mergeable(read_config(adapter), trained=True)
         there, _ = check_base(base)

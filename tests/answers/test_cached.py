@@ -19,7 +19,7 @@ import pytest
 
 from harness import Generate, Sampling
 from harness.answers.cache import CachedSubject, StageModels
-from harness.answers.store import VERSION, Responses, _checksum, request_key
+from harness.answers.store import VERSION, Responses, _compute_checksum, request_key
 from harness.records.models import Logprob, ModelRef
 from harness.testing import Project
 
@@ -267,7 +267,7 @@ def test_a_value_of_another_kind_is_damage(world: World, value: str, kind: str) 
     subject.responses.close()
     with sqlite3.connect(world.path) as db:
         [(key,)] = db.execute("SELECT key FROM responses")
-        db.execute("UPDATE responses SET value = ?, checksum = ?", (value, _checksum(key, value)))
+        db.execute("UPDATE responses SET value = ?, checksum = ?", (value, _compute_checksum(key, value)))
     db.close()
     for turn in range(2):
         subject = world.subject()

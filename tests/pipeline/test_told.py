@@ -174,7 +174,7 @@ def test_peaks_that_cannot_begin_anew_are_told_where_they_rose(monkeypatch: pyte
     """Elsewhere a stage that stayed below the peak before it has none."""
     peaks = iter([100, 100, 100, 100, 100, 300, 300, 300])
     monkeypatch.setattr(record, "PROCESS", tmp_path / "no/such")
-    monkeypatch.setattr(record, "_resident", lambda: next(peaks))
+    monkeypatch.setattr(record, "_read_peak_resident_bytes", lambda: next(peaks))
     measured = MemoryPeaks()
     with measured.stage("calm"):
         pass

@@ -64,26 +64,26 @@ def _read_task(files: SafeFiles, path: Path, newest: tuple[str, str, Path], task
     told = files.read_json(results) if results.is_file() else {}
     if not isinstance(told, dict):
         raise UsageError(f"{results}: is not a results file of lm_eval")
-    lines, name = _of_filter(files.read_json_lines(samples), task, want)
-    tables = {k: _table(told.get(k), task) for k in ("configs", "results", "higher_is_better", "n-samples")}
+    lines, name = _select_filter(files.read_json_lines(samples), task, want)
+    tables = {k: _read_table(told.get(k), task) for k in ("configs", "results", "higher_is_better", "n-samples")}
     counted = tables["n-samples"].get("effective")
     if isinstance(counted, int) and counted != len(lines):
         what = f"has {len(lines):,} rows, but its results file has {counted:,}"
         raise UsageError(f"{samples}: {what}; it is truncated, or of two runs")
     named = dict.fromkeys(m for line in lines for m in line["metrics"])
-    metrics = {m: _metric(m, name, lines, tables) for m in named}
-    rows = _rows(samples, lines, metrics, tables["configs"], want)
-    config = _table(told, "config")
-    model = str(told.get("model_name") or _table(config, "model_args").get("pretrained") or files.root.name)
+    metrics = {m: _read_metric(m, name, lines, tables) for m in named}
+    rows = _make_rows(samples, lines, metrics, tables["configs"], want)
+    config = _read_table(told, "config")
+    model = str(told.get("model_name") or _read_table(config, "model_args").get("pretrained") or files.root.name)
     binding: Binding = "named" if config.get("model_sha") else "none"
     return RawRows(
         f"lm_eval {told.get('lm_eval_version', 'of an unknown version')}", model, task,
-        {m: metric for m, (metric, _) in metrics.items()}, rows, _facts(told, tables["configs"], task, name),
+        {m: metric for m, (metric, _) in metrics.items()}, rows, _collect_facts(told, tables["configs"], task, name),
         binding, str(config.get("model_sha") or ""),
     )  # fmt: skip
 
 
-def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tuple[list[Line], str]:
+def _select_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tuple[list[Line], str]:
     """Return the lines of one filter: a file has a line for each."""
     found: dict[str, list[Line]] = {}
     for number, line in lines:
@@ -104,7 +104,9 @@ def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tu
     return found[name], name
 
 
-def _metric(name: str, filter_: str, lines: Sequence[Line], tables: Mapping[str, ask.Told]) -> tuple[RawMetric, float]:
+def _read_metric(
+    name: str, filter_: str, lines: Sequence[Line], tables: Mapping[str, ask.Told]
+) -> tuple[RawMetric, float]:
     """Return what is known of a metric, and what its rows are multiplied by: by which the tool's own number is made.
 
     A pair of numbers is a log-likelihood and how many units it is of.
@@ -135,13 +137,13 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and 0 < value[1] < math.inf
 
 
-def _rows(
+def _make_rows(
     samples: Path, lines: Sequence[Line], metrics: Mapping[str, tuple[RawMetric, float]], config: ask.Told, want: Wanted
 ) -> list[RawRow]:
     """Return lines as rows. Their place is no name; what was asked is told by the columns of the task's templates."""
     docs = [d if isinstance(d := line["doc"], dict) else {"doc": d} for line in lines]
     name = want.id or ("id" if all("id" in doc for doc in docs) else "")
-    found, asked = [], _asked(config, docs, [line.get("target", "") for line in lines])
+    found, asked = [], _make_samples(config, docs, [line.get("target", "") for line in lines])
     for number, (line, doc, sample) in enumerate(zip(lines, docs, add_question_keys(asked, None), strict=True), 1):
         values, lengths = dict[str, float](), dict[str, float]()
         for metric, (about, factor) in metrics.items():
@@ -155,13 +157,13 @@ def _rows(
         key = str(doc.get(name, "")) if name else str(line.get("doc_id", ""))
         found.append(RawRow(
             key, not name, sample.key, str(line.get("prompt_hash", "")), values, "scored" if values else "unscored",
-            lengths=lengths, input=ask.display_text(sample.input), target=_target(line), answer=_answer(line),
+            lengths=lengths, input=ask.display_text(sample.input), target=_read_target(line), answer=_read_answer(line),
             **ask.row_columns(doc, want, f"{samples} row {number:,}"),
         ))  # fmt: skip
     return found
 
 
-def _choices(line: Line) -> list[str]:
+def _list_choices(line: Line) -> list[str]:
     """Return the continuations that a row was scored on, of which none was generated."""
     sent = line.get("arguments")
     parts = sent.values() if isinstance(sent, dict) else ()
@@ -169,17 +171,17 @@ def _choices(line: Line) -> list[str]:
     return [text.strip() for text in found if isinstance(text, str)] if len(found) == len(parts) else []
 
 
-def _target(line: Line) -> str:
+def _read_target(line: Line) -> str:
     """Return what is wanted, of a choice its text."""
-    target, choices = line.get("target"), _choices(line)
+    target, choices = line.get("target"), _list_choices(line)
     if len(choices) > 1 and str(target).isdecimal() and int(str(target)) < len(choices):
         return choices[int(str(target))]
     return ask.display_text(target)
 
 
-def _answer(line: Line) -> str:
+def _read_answer(line: Line) -> str:
     """Return what the model answered, or the choice that it finds most likely."""
-    answers, choices = line.get("filtered_resps"), _choices(line)
+    answers, choices = line.get("filtered_resps"), _list_choices(line)
     if not isinstance(answers, list) or not answers:
         return ""
     if len(choices) == len(answers) > 1:
@@ -191,7 +193,7 @@ def _answer(line: Line) -> str:
     return ask.display_text(answers[0]) if isinstance(answers[0], str) else ""
 
 
-def _asked(config: ask.Told, docs: Sequence[ask.Told], targets: Sequence[Any]) -> list[Sample]:
+def _make_samples(config: ask.Told, docs: Sequence[ask.Told], targets: Sequence[Any]) -> list[Sample]:
     """Return what rows ask, as rows of ours do: one text, and the lists to choose from.
 
     It stands in the columns that the task's templates name, else in all but a name of the row.
@@ -210,10 +212,10 @@ def _asked(config: ask.Told, docs: Sequence[ask.Told], targets: Sequence[Any]) -
     return found
 
 
-def _facts(told: ask.Told, config: ask.Told, task: str, name: str) -> dict[str, str]:
+def _collect_facts(told: ask.Told, config: ask.Told, task: str, name: str) -> dict[str, str]:
     """Return what fairness compares; a model's path and dtype stand in a task's metadata too, and are no task."""
-    run, args = _table(told, "config"), _table(_table(told, "config"), "model_args")
-    shots = _table(told, "n-shot").get(task, config.get("num_fewshot"))
+    run, args = _read_table(told, "config"), _read_table(_read_table(told, "config"), "model_args")
+    shots = _read_table(told, "n-shot").get(task, config.get("num_fewshot"))
     seed = run.get("fewshot_seed") if shots else None
     system = told.get("system_instruction")
     limit = "none" if (most := run.get("limit")) is None else most
@@ -221,10 +223,10 @@ def _facts(told: ask.Told, config: ask.Told, task: str, name: str) -> dict[str, 
         shots=None if shots is None else f"{shots} shots" + (f", seed {seed}" if seed is not None else ""),
         template=str(told.get("chat_template_sha") or "none")[:16],
         system=digest_value(system)[:16] if system else "none",
-        task_version=str(_table(told, "versions").get(task, "")),
+        task_version=str(_read_table(told, "versions").get(task, "")),
         filter={"name": name, "filters": config.get("filter_list")},
         scorer=[config.get("metric_list"), config.get("output_type")],
-        generation={**_table(config, "generation_kwargs"), **_table(run, "gen_kwargs")},
+        generation={**_read_table(config, "generation_kwargs"), **_read_table(run, "gen_kwargs")},
         epochs=config.get("repeats"), limit=f"{limit:g}" if isinstance(limit, (int, float)) else limit,
         dtype=str(run.get("model_dtype") or args.get("dtype") or "").removeprefix("torch."),
         batch=run.get("batch_size"), device=run.get("device"), backend=run.get("model"),
@@ -233,6 +235,6 @@ def _facts(told: ask.Told, config: ask.Told, task: str, name: str) -> dict[str, 
     )  # fmt: skip
 
 
-def _table(value: Any, key: str) -> ask.Told:
+def _read_table(value: Any, key: str) -> ask.Told:
     found = value.get(key) if isinstance(value, Mapping) else None
     return found if isinstance(found, Mapping) else {}

@@ -50,7 +50,7 @@ def find_group(files: SafeFiles, results: Path, tasks: set[str], want: Wanted, p
     if want.task and want.task not in (*children, ALL):
         return None
     for name in roots:
-        leaves = _leaves(name, children, frozenset())
+        leaves = _list_tasks(name, children, frozenset())
         if lacking := sorted(set(leaves) - tasks) if want.task == name else []:
             what = f'group "{ask.display_name(name)}" has no rows of its task "{ask.display_name(lacking[0])}"'
             raise UsageError(f"{path}: {what}; run it with --log_samples")
@@ -68,11 +68,11 @@ def _choose_one(path: Path, tasks: Sequence[str]) -> str:
     return f"{path}: {what}; name one with {write_option('metric', 'TASK:NAME')}"
 
 
-def _leaves(name: str, children: Mapping[str, Sequence[str]], above: frozenset[str]) -> list[str]:
+def _list_tasks(name: str, children: Mapping[str, Sequence[str]], above: frozenset[str]) -> list[str]:
     """Return the tasks of a group and of the groups in it, each once."""
     if name in above:
         return []
-    parts = [_leaves(one, children, above | {name}) if one in children else [one] for one in children[name]]
+    parts = [_list_tasks(one, children, above | {name}) if one in children else [one] for one in children[name]]
     return [*dict.fromkeys(task for part in parts for task in part)]
 
 
@@ -86,18 +86,18 @@ def join_tasks(group: TaskGroup, parts: Mapping[str, RawRows], path: Path) -> Ra
         raise UsageError(_choose_one(path, [*parts]))
     weights, metrics = {}, {}
     for name in named:
-        metrics[name], weights[name] = _metric(group, name, parts, path)
+        metrics[name], weights[name] = _make_group_metric(group, name, parts, path)
     repeated = Counter(content for run in runs for content in {row.content for row in run.rows})
     rows = [
-        _row(row, task, named, weights, repeated[row.content] > 1)
+        _make_group_row(row, task, named, weights, repeated[row.content] > 1)
         for task, run in parts.items() for row in run.rows
     ]  # fmt: skip
     first = runs[0]
-    facts = {name: _fact(name, parts) for name in dict.fromkeys(name for run in runs for name in run.facts)}
+    facts = {name: _join_fact(name, parts) for name in dict.fromkeys(name for run in runs for name in run.facts)}
     return replace(first, task=group.name, metrics=metrics, rows=rows, facts=facts, tasks=tuple(parts))
 
 
-def _row(
+def _make_group_row(
     row: RawRow, task: str, names: Sequence[str], weights: Mapping[str, Mapping[str, float]], repeated: bool
 ) -> RawRow:
     """Return a row of a task as one of the group; a question that several tasks ask is one of each."""
@@ -111,7 +111,7 @@ def _row(
     )  # fmt: skip
 
 
-def _metric(
+def _make_group_metric(
     group: TaskGroup, name: str, parts: Mapping[str, RawRows], path: Path
 ) -> tuple[RawMetric, Mapping[str, float]]:
     """Return what is known of a group's metric, and what a row of each task weighs in it: 1 on average."""
@@ -139,7 +139,7 @@ def _metric(
     raise UsageError(f"{path} {ask.display_name(group.name)} {ask.display_name(name)}: {what}; it is of another run")
 
 
-def _fact(name: str, parts: Mapping[str, RawRows]) -> str:
+def _join_fact(name: str, parts: Mapping[str, RawRows]) -> str:
     """Return a setting that all tasks share, or what it is in each."""
     each = {task: run.facts.get(name, "") for task, run in parts.items()}
     return next(iter(each.values())) if len({*each.values()}) == 1 else ask.format_setting(each)

@@ -47,7 +47,7 @@ class Table(ask.RowReader):
         column, chosen, value = want.label.partition("=")
         lines = layouts.read_lines(files, path, "" if chosen else want.label)
         if chosen:
-            lines = _selected(lines, column, value, path)
+            lines = _select_lines(lines, column, value, path)
         found = read_table(path, lines, want)
         return replace(found, model=value, part=want.label) if chosen else found
 
@@ -58,10 +58,10 @@ def read_table(path: Path, lines: Lines, want: Wanted) -> RawRows:
     budget = ask.TextBudget(want.texts)
     long = MODEL not in (*want.slices, *want.cluster) and "=" not in want.label
     while piece := list(islice(lines, PIECE)):
-        columns = columns or _columns([line for _, line in piece[:FIRST]], want, path)
+        columns = columns or _find_columns([line for _, line in piece[:FIRST]], want, path)
         if long:
-            models |= {_text(line[MODEL]) for _, line in piece if MODEL in line}
-        rows += (made := _made(path, piece, columns, want, shared))
+            models |= {_format_cell(line[MODEL]) for _, line in piece if MODEL in line}
+        rows += (made := _make_rows(path, piece, columns, want, shared))
         budget.spend(rows, len(made))
     if len(models) > 1:
         some = ", ".join(map(ask.display_name, sorted(models)[:4]))
@@ -74,25 +74,25 @@ def read_table(path: Path, lines: Lines, want: Wanted) -> RawRows:
     part = want.score if want.base_score else ""
     kept = tuple(name for name in ("input", "target") if name in columns)
     return RawRows(
-        "table", path.stem, want.task or path.stem, {_metric(want): RawMetric()}, rows, columns=kept, part=part
+        "table", path.stem, want.task or path.stem, {_name_metric(want): RawMetric()}, rows, columns=kept, part=part
     )
 
 
-def _metric(want: Wanted) -> str:
+def _name_metric(want: Wanted) -> str:
     """Return what a score is called: of a table with a column for each side "score"."""
     return want.metric or ("score" if want.base_score else want.score) or "score"
 
 
-def _selected(lines: Lines, column: str, value: str, path: Path) -> Lines:
+def _select_lines(lines: Lines, column: str, value: str, path: Path) -> Lines:
     """Yield the lines of a long table that have a value in a column. Raises UsageError where none has."""
     seen, found, names = dict[str, None](), False, dict[str, None]()
     for number, line in lines:
         cell = line[column] if column in line else nested_cell(line, column)
-        if cell is not None and _text(cell) == value:
+        if cell is not None and _format_cell(cell) == value:
             found = True
             yield number, line
         elif len(seen) < FIRST and cell is not None:
-            seen[_text(cell)] = None
+            seen[_format_cell(cell)] = None
         elif not found and len(names) < FIRST:
             names |= dict.fromkeys(map(str, line))
     if not found and not seen:
@@ -103,7 +103,7 @@ def _selected(lines: Lines, column: str, value: str, path: Path) -> Lines:
         raise UsageError(f"{path}: {what}{did_you_mean(value, seen)}; it has {known or 'no rows'}")
 
 
-def _columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -> dict[str, str]:
+def _find_columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -> dict[str, str]:
     """Return which column is what, by the first lines. Raises UsageError where one is not there."""
     named = {name: column for name in COLUMNS if (column := getattr(want, name)) not in ("", UNSET)}
     there = dict.fromkeys(chain.from_iterable(lines))
@@ -112,7 +112,7 @@ def _columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -> dict[str, s
         found["score"] = want.metric
     found |= dict(zip(("cluster", "second_cluster"), want.cluster, strict=False))
     for column in (*found.values(), *want.slices):
-        _getter(column, lines, path)
+        _make_getter(column, lines, path)
     if "score" not in found:
         known = [*map(str, there)]
         columns = ", ".join(f'"{printable(column)}"' for column in known[:8])
@@ -121,7 +121,7 @@ def _columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -> dict[str, s
             f'{path}: has no column "score"; name it with {write_option("score", printable(likely))} (it has {columns})'
         )
     for line in lines:
-        if isinstance(inner := _getter(found["score"], lines, path)(line), Mapping):
+        if isinstance(inner := _make_getter(found["score"], lines, path)(line), Mapping):
             inside = printable(str(next(iter(inner), "KEY")))
             what = f'"{printable(found["score"])}" is an object; name a value in it'
             raise UsageError(
@@ -130,7 +130,7 @@ def _columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -> dict[str, s
     return found
 
 
-def _getter(column: str, lines: Sequence[ask.Told], path: Path) -> Callable[[ask.Told], Any]:
+def _make_getter(column: str, lines: Sequence[ask.Told], path: Path) -> Callable[[ask.Told], Any]:
     """Return what reads a column, or a dotted path through objects. Raises UsageError where no line has it."""
     if any(column in line for line in lines):
         return lambda line: line.get(column)
@@ -152,29 +152,29 @@ def nested_cell(line: ask.Told, column: str) -> Any:
     return value
 
 
-def _made(
+def _make_rows(
     path: Path, piece: Sequence[tuple[int, ask.Told]], columns: Mapping[str, str], want: Wanted, shared: dict[Any, Any]
 ) -> list[RawRow]:
     """Return some lines as rows; what many rows have in common they share."""
-    found, metric, slices = list[RawRow](), _metric(want), want.slices
+    found, metric, slices = list[RawRow](), _name_metric(want), want.slices
     names = ("id", "cluster", "second_cluster", "repeat", "input", "target", "answer")
     lines = [line for _, line in piece]
-    cells = [_cells(lines, columns.get(name), path) for name in names]
+    cells = [_iterate_cells(lines, columns.get(name), path) for name in names]
     scores, weights = columns["score"], columns.get("weight")
-    told = _cells(lines, scores, path), _cells(lines, weights, path)
+    told = _iterate_cells(lines, scores, path), _iterate_cells(lines, weights, path)
     errors = ERROR if ERROR not in (*columns.values(), *slices) and any(ERROR in line for line in lines) else ""
     for (line_number, line), score, heavy, *texts in zip(piece, *told, *cells, strict=True):
         if type(score) is not int or score not in (0, 1):  # as most are
             score = parse_table_score(score, f"{path} line {line_number:,}")
-        why = _error(line.get(errors)) if errors else ""
+        why = _format_error(line.get(errors)) if errors else ""
         state: State = "error" if why else "unscored" if score is None else "scored"
         score = score if state == "scored" else None  # an error beside a score of 0 is no answer
         if (values := shared.get(score)) is None:
             values = shared[score] = {} if score is None else {metric: float(score)}
-        key, cluster, second, repeat, text, target, answer = [v if type(v) is str else _text(v) for v in texts]
+        key, cluster, second, repeat, text, target, answer = [v if type(v) is str else _format_cell(v) for v in texts]
         if (weight := parse_score(heavy, f"{path} line {line_number:,}") if weights else 1.0) is None:
             raise UsageError(f"{path} line {line_number:,}: has no weight; write 1, or 0 for a row that must not count")
-        parts = tuple((c, _text(_getter(c, [line], path)(line))) for c in slices) if slices else ()
+        parts = tuple((c, _format_cell(_make_getter(c, [line], path)(line))) for c in slices) if slices else ()
         time = shared.setdefault(("repeat", repeat), len(shared)) if repeat else 0
         content = question_key(text, target) if columns.get("input") else ""
         if want.texts is not None and content not in want.texts and key not in want.texts:
@@ -187,12 +187,12 @@ def _made(
     return found
 
 
-def _cells(lines: Sequence[ask.Told], column: str | None, path: Path) -> Iterator[Any]:
+def _iterate_cells(lines: Sequence[ask.Told], column: str | None, path: Path) -> Iterator[Any]:
     """Return the cells of a column, None for each where it is not read."""
     if column is None:
         return iter([None] * len(lines))
     plain = any(column in line for line in lines)
-    get = (lambda line: line.get(column)) if plain else _getter(column, lines, path) if "." in column else None
+    get = (lambda line: line.get(column)) if plain else _make_getter(column, lines, path) if "." in column else None
     return map(get, lines) if get else iter([None] * len(lines))
 
 
@@ -220,7 +220,7 @@ def parse_table_score(value: Any, where: str) -> float | None:
     return parse_score(value, where)
 
 
-def _error(value: Any) -> str:
+def _format_error(value: Any) -> str:
     """Return what a column says of an error, "" where there was none; a number there is a metric."""
     if value in (None, False, "") or (isinstance(value, (int, float)) and not isinstance(value, bool)):
         return ""
@@ -237,7 +237,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _text(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     """Return a cell as a text: whole floats as pandas makes them without their point, objects as JSON."""
     if value is None or value != value or type(value).__name__ in ask.MISSING:
         return ""

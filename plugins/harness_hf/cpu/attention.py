@@ -39,22 +39,24 @@ def use_tiled_attention() -> AbstractContextManager[None]:
     @lru_cache(1)  # the layers share theirs
     def shown(mask: Tensor) -> Tensor:
         """Return an additive mask (T, L), less the columns of keys before the queries' own, where all see all."""
-        mask = _additive(mask, torch.float32)[0, 0].float()
+        mask = _make_additive_mask(mask, torch.float32)[0, 0].float()
         before = mask.shape[1] - mask.shape[0]
         return mask if mask[:, :before].any() else mask[:, before:].contiguous()
 
     def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
-        plain = query.dtype in TILED and query.is_cpu and not _odd(options)
+        plain = query.dtype in TILED and query.is_cpu and not _has_odd_options(options)
         if not plain or len(query) > 1 or query.shape[2] < LONG:
             return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         scale = options.get("scaling") or query.shape[-1] ** -0.5
         mask = None if attention_mask is None else shown(attention_mask)
-        return _by_tiles(query[0].float(), key[0].float(), value[0].float(), mask, scale).to(query.dtype)[None], None
+        return _attend_by_tiles(query[0].float(), key[0].float(), value[0].float(), mask, scale).to(query.dtype)[
+            None
+        ], None
 
-    return _standing_for_sdpa(attend)
+    return _replace_sdpa(attend)
 
 
-def _by_tiles(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+def _attend_by_tiles(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """Return attention (T, H, D) of queries (H, T, D) to keys and values (G, L, D), of which the last T are their own.
 
     A query sees none after its own, and of the others what an additive mask (T, S) leaves it, which is of the last S
@@ -83,10 +85,10 @@ def _by_tiles(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
 
 def use_document_attention() -> AbstractContextManager[None]:
     """Compute attention of packed rows within their documents, in float32, wherever a model calls PyTorch's own."""
-    documents = lru_cache(1)(_documents)  # the layers share a mask
+    documents = lru_cache(1)(_split_documents)  # the layers share a mask
 
     def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
-        plain = query.dtype in TILED and query.is_cpu and not _odd(options) and not options.get("dropout")
+        plain = query.dtype in TILED and query.is_cpu and not _has_odd_options(options) and not options.get("dropout")
         rows, _, length, _ = query.shape  # each of the rows has its own mask, the same for all heads
         own = attention_mask is not None and attention_mask.shape == (rows, 1, length, length)
         if not (plain and own and attention_mask.dtype == torch.bool and (found := documents(attention_mask))):
@@ -94,10 +96,10 @@ def use_document_attention() -> AbstractContextManager[None]:
         scale = options.get("scaling") or query.shape[-1] ** -0.5
         return PerDocument.apply(query, key, value, found, scale), None  # type: ignore[no-untyped-call]
 
-    return _standing_for_sdpa(attend)
+    return _replace_sdpa(attend)
 
 
-def _documents(mask: Tensor) -> list[DocumentBatch]:
+def _split_documents(mask: Tensor) -> list[DocumentBatch]:
     """Return the documents where a mask (B, 1, T, T) shows a token those before it in its own.
 
     None of them where it is another mask, or the documents are so long that PyTorch's own attention is the better one.
@@ -183,9 +185,9 @@ def attend_to_prefix(prefix: Cache | None) -> AbstractContextManager[None]:
 
     def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
         known = prefix.layers[module.layer_idx]  # type: ignore[union-attr]
-        return _attend(query, key, value, attention_mask, (known.keys, known.values), **options), None
+        return _attend_behind_prefix(query, key, value, attention_mask, (known.keys, known.values), **options), None
 
-    return _standing_for_sdpa(attend)
+    return _replace_sdpa(attend)
 
 
 def can_cascade(model: PreTrainedModel) -> bool:
@@ -200,7 +202,7 @@ def can_tile(model: PreTrainedModel) -> bool:
 
 
 @contextmanager
-def _standing_for_sdpa(attend: Callable[..., Any]) -> Iterator[None]:
+def _replace_sdpa(attend: Callable[..., Any]) -> Iterator[None]:
     before = ALL_ATTENTION_FUNCTIONS["sdpa"]  # of a training, too, in which something is measured
     ALL_ATTENTION_FUNCTIONS["sdpa"] = attend
     try:
@@ -209,18 +211,18 @@ def _standing_for_sdpa(attend: Callable[..., Any]) -> Iterator[None]:
         ALL_ATTENTION_FUNCTIONS["sdpa"] = before
 
 
-def _odd(options: dict[str, Any]) -> bool:
+def _has_odd_options(options: dict[str, Any]) -> bool:
     """Return whether attention has a term of its own, which is not computed here."""
     return any(options.get(name) is not None for name in ("position_bias", "softcap", "s_aux"))
 
 
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+def _make_additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
-def _attend(
+def _attend_behind_prefix(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -233,27 +235,27 @@ def _attend(
 
     query (B, H, T, D) is causal where no mask (B, 1, T, L) says what it sees of its own.
     """
-    if _odd(options):
+    if _has_odd_options(options):
         raise NotImplementedError("attention with a term of its own")
     rows, heads, length, size = query.shape
     groups = key.shape[1]
     asked = query.reshape(rows, groups, -1, size)  # (B, G, H/G * T, D)
     together = asked.transpose(0, 1).reshape(1, groups, -1, size)  # all rows ask the same prefix
-    far, far_sum = _flash(together, *prefix, scale=scaling)
+    far, far_sum = _attend_flash(together, *prefix, scale=scaling)
     far = far.reshape(groups, rows, -1, far.shape[-1]).transpose(0, 1).reshape(rows, heads, length, -1)
     far_sum = far_sum.reshape(groups, rows, -1).transpose(0, 1).reshape(rows, heads, length)
-    mask = None if mask is None else _additive(mask, query.dtype)
+    mask = None if mask is None else _make_additive_mask(mask, query.dtype)
     if length == 1:
-        near, near_sum = _flash(asked, key, value, mask=mask, scale=scaling)
+        near, near_sum = _attend_flash(asked, key, value, mask=mask, scale=scaling)
         near, near_sum = near.reshape(far.shape), near_sum.reshape(far_sum.shape)
     else:
         key, value = (states.repeat_interleave(heads // groups, dim=1) for states in (key, value))
-        near, near_sum = _flash(query, key, value, mask=mask, causal=mask is None, scale=scaling)
+        near, near_sum = _attend_flash(query, key, value, mask=mask, causal=mask is None, scale=scaling)
     share = torch.sigmoid(far_sum - near_sum)[..., None].to(query.dtype)  # the prefix's share of the softmax
     return (near + (far - near) * share).transpose(1, 2).contiguous()
 
 
-def _flash(
+def _attend_flash(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float | None, mask: Tensor | None = None, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return attention (B, H, T, D) and the log-sum-exps (B, H, T) of its scores."""

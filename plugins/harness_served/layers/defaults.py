@@ -33,7 +33,7 @@ def compare_defaults(parity: Parity) -> LayerVerdict:
     """Compare what is told, or what is drawn."""
     named = read_generation_config(parity)
     if (told := parity.runtime.defaults()) is not None:
-        apart = [key for key in told if _apart(key, float(told[key]), named)]
+        apart = [key for key in told if _is_different(key, float(told[key]), named)]
         odd = [f"{key} {told[key]:g} instead of the export's {named.get(key, 'none')}" for key in apart]
         greedy = not named.get("do_sample") and told.get("temperature") == 0
         if odd and not greedy:
@@ -53,11 +53,11 @@ def sample_twice(
     `how` are the fields of the requests, beside the seed, `named` what the export says of fields that they leave out.
     """
     heard = list[Sampled]()
-    drawn = _surprise(parity, how, named, heard, parity.seed, parity.alpha, tokens)
+    drawn = _measure_surprise(parity, how, named, heard, parity.seed, parity.alpha, tokens)
     if drawn.verdict == DIFFERS:
         parity.notes.append(f"{layer}: sampled once more, since the first sample {drawn.reason}")
     if drawn.verdict == DIFFERS or 0 < drawn.numbers["tokens"] < LEAST:
-        drawn = _surprise(parity, how, named, heard, parity.seed + SECOND, parity.alpha**2, tokens)
+        drawn = _measure_surprise(parity, how, named, heard, parity.seed + SECOND, parity.alpha**2, tokens)
     return drawn
 
 
@@ -68,12 +68,12 @@ def read_generation_config(parity: Parity) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _apart(key: str, told: float, named: Mapping[str, Any]) -> bool:
+def _is_different(key: str, told: float, named: Mapping[str, Any]) -> bool:
     wanted = (float(named[key]),) if key in named else NEUTRAL.get(key, (told,))
     return not any(math.isclose(told, one, abs_tol=1e-3) for one in wanted)
 
 
-def _surprise(
+def _measure_surprise(
     parity: Parity,
     how: Mapping[str, Any],
     named: Mapping[str, Any],
@@ -83,7 +83,7 @@ def _surprise(
     most: int,
 ) -> LayerVerdict:
     """Sample, and say how surprising that is, with what was heard before."""
-    filtered = [key for key in NEUTRAL if key in named and _apart(key, float(named[key]), {})]
+    filtered = [key for key in NEUTRAL if key in named and _is_different(key, float(named[key]), {})]
     prompts = parity.plain_prompts
 
     def draw(number: int) -> RuntimeAnswer:
@@ -96,13 +96,13 @@ def _surprise(
     tokens = sum(answer.outcomes for answer, _ in heard)
     margins = (max(parity.choice_margins(a.said, a.ids, scores), default=0.0) for a, scores in heard)
     greedy = all(margin < 0.5 for margin in margins)
-    numbers = {"tokens": float(tokens), "z": _z(heard)}
+    numbers = {"tokens": float(tokens), "z": _compute_z(heard)}
     if tokens < LEAST:
         return LayerVerdict(
             UNPROVEN, f"only {tokens} tokens were sampled, at least {LEAST} are needed", "text", numbers
         )
     z, far = numbers["z"], NormalDist().inv_cdf(1 - alpha / 2)
-    above = _z([pair for pair in heard if pair[0].reported])  # a text may be cut into rarer tokens
+    above = _compute_z([pair for pair in heard if pair[0].reported])  # a text may be cut into rarer tokens
     verdict, says = UNPROVEN, f"surprise {z:+.1f} at {tokens} tokens; a weak filter could go unnoticed"
     but = "the requests name temperature 1 and no filter" if how else "the export sets no such option"
     if greedy and not how:
@@ -126,7 +126,7 @@ def _surprise(
     return LayerVerdict(verdict, says, "text", numbers)
 
 
-def _z(heard: Sequence[Sampled]) -> float:
+def _compute_z(heard: Sequence[Sampled]) -> float:
     """Return by how many standard errors answers are more surprising than the export expects."""
     total = sum(float(scores.surprise[: answer.outcomes].sum()) for answer, scores in heard)
     variance = sum(float(scores.variance[: answer.outcomes].sum()) for answer, scores in heard)

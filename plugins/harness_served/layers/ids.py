@@ -23,7 +23,9 @@ def compare_ids(parity: Parity) -> LayerVerdict:
         if (theirs := runtime.ids(prompt.messages) if prompt.messages else None) is not None:
             seen = runtime.ids_by
             if theirs != prompt.ids:
-                return LayerVerdict(DIFFERS, f"{where}, {_first(parity, prompt.ids, theirs)}; {FIX}", seen)
+                return LayerVerdict(
+                    DIFFERS, f"{where}, {_describe_first_difference(parity, prompt.ids, theirs)}; {FIX}", seen
+                )
         try:
             count = runtime.count(prompt.messages, prompt.text)
         except RequestRefusedError as error:
@@ -64,10 +66,10 @@ def find_vocabulary_error(parity: Parity) -> str | None:
     theirs, ours = parity.runtime.tokenize(text), parity.reference.tokens.encode_plain(text)
     if theirs is None or theirs == ours:
         return None
-    return f"the words of the vocabulary, {_first(parity, ours, theirs)}; serve it with the export's tokenizer"
+    return f"the words of the vocabulary, {_describe_first_difference(parity, ours, theirs)}; serve it with the export's tokenizer"
 
 
-def _first(parity: Parity, ours: Sequence[int], theirs: Sequence[int]) -> str:
+def _describe_first_difference(parity: Parity, ours: Sequence[int], theirs: Sequence[int]) -> str:
     """Say where two lists of tokens part, in the words of the export's tokenizer."""
     at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
     a, b = (str(parity.reference.tokens.tokenizer.decode(ids[at : at + 1])) for ids in (ours, theirs))

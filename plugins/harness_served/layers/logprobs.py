@@ -49,7 +49,7 @@ def compare_logprobs(parity: Parity) -> LayerVerdict:
         return LayerVerdict(
             UNPROVEN, f"only {len(apart)} tokens were sent, at least {LEAST} are needed: its answers are short"
         )
-    own, itself = arithmetic_tolerance(parity, said, ours), _repeated(parity, said)
+    own, itself = arithmetic_tolerance(parity, said, ours), _measure_repetition(parity, said)
     parity.heard["noise"] = max(own, itself)
     limit, found = TIMES * max(own, itself), root_mean_square(apart)
     mean, error = float(apart.mean()), float(apart.std()) / math.sqrt(len(apart))
@@ -105,7 +105,7 @@ def root_mean_square(values: Any) -> float:
     return float(values.pow(2).mean().sqrt())
 
 
-def _repeated(parity: Parity, said: Sequence[DrawnTokens]) -> float:
+def _measure_repetition(parity: Parity, said: Sequence[DrawnTokens]) -> float:
     """Return how far the runtime is from itself, where it draws the same tokens again."""
     again = [
         (one, other)

@@ -23,12 +23,12 @@ def compare_lora(parity: Parity) -> LayerVerdict:
     if "noise" not in parity.heard:
         return LayerVerdict(UNPROVEN, "needs log-probabilities; add the layer logprobs")
     said, bound = parity.heard["told"], TIMES * parity.heard["noise"]
-    slope, error = _direction(parity, said)
+    slope, error = _measure_direction(parity, said)
     if abs(slope) > ERRORS * error and (second := list(draw_from_runtime(parity, seed=parity.seed + SECOND))):
         parity.notes.append(
             f"lora: sampled once more, since the first sample gave {slope:.2f} ± {error:.2f} of the way"
         )
-        slope, error = _direction(parity, second)
+        slope, error = _measure_direction(parity, second)
     if math.isnan(slope):
         return LayerVerdict(UNPROVEN, "the adapter changes none of the answers")
     numbers = {"slope": slope, "error": error}
@@ -55,7 +55,7 @@ def compare_lora(parity: Parity) -> LayerVerdict:
     return LayerVerdict(SAME, says, "told", numbers)
 
 
-def _direction(parity: Parity, said: Sequence[DrawnTokens]) -> tuple[float, float]:
+def _measure_direction(parity: Parity, said: Sequence[DrawnTokens]) -> tuple[float, float]:
     """Return how far the runtime went towards a smaller scale, 1 the whole way, and its error; nan for no way."""
     import torch
 

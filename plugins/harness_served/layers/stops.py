@@ -30,10 +30,10 @@ def compare_stops(parity: Parity) -> LayerVerdict:
         still = [all(reference.score(ids[:-1], ids[-1:]).ends[-1] >= SURE for ids in both) for both in anew]
         ends, texts = ([one for one, kept in zip(many, still, strict=True) if kept] for many in (ends, texts))
         if not texts:
-            return _by_answers(parity)
+            return _compare_ends(parity)
     for ids, text in zip(ends, texts, strict=True):
         if (said := runtime.complete(ids, text, FEW, GREEDY)) is None:
-            return _by_answers(parity)
+            return _compare_ends(parity)
         if said.text.strip() or said.ended == "length":
             went.append(said.text)
     names, many = ", ".join(tokens.tokenizer.convert_ids_to_tokens(reference.stop_ids)), len(ends)
@@ -45,7 +45,7 @@ def compare_stops(parity: Parity) -> LayerVerdict:
     return LayerVerdict(SAME, f"{many} of {many} turns that should end do", "behaviour", {"turns": float(many)})
 
 
-def _by_answers(parity: Parity) -> LayerVerdict:
+def _compare_ends(parity: Parity) -> LayerVerdict:
     """Look at the runtime's own answers: one that goes on where the export ends, or ends where it goes on."""
     ended, stops = 0, parity.reference.stop_ids
     for number, (answer, scored) in enumerate(zip(parity.answers, parity.answers_scored, strict=True)):

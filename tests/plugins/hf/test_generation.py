@@ -108,8 +108,8 @@ def test_a_shared_beginning_kept_once_is_tried(subject: Any, monkeypatch: pytest
     prompts = [EXAMPLES + p for p in PROMPTS]
     right = subject.generate(prompts, max_new_tokens=8)
     assert cascade.RIGHT.pop(subject.model)
-    attend = attention._attend
-    monkeypatch.setattr(attention, "_attend", lambda *a, **k: attend(*a, **k) * 1.05)
+    attend = attention._attend_behind_prefix
+    monkeypatch.setattr(attention, "_attend_behind_prefix", lambda *a, **k: attend(*a, **k) * 1.05)
     assert subject.generate(prompts, max_new_tokens=8) == right
     assert not cascade.RIGHT.pop(subject.model)
 
@@ -320,12 +320,12 @@ def test_a_wrong_cache_is_noticed(subject: Any, monkeypatch: pytest.MonkeyPatch)
             patched.setattr(model, "forward", lambda **kw: forward(**{**kw, "position_ids": None, "cache": None}))
             yield from alone(model, *rest)
 
-    alone = generation._alone
+    alone = generation._answer_one_by_one
     monkeypatch.setattr(generation, "answer_in_batches", broken)
     generation.FOUND.clear()
     assert subject.generate(PROMPTS, max_new_tokens=8) == expected
     assert subject.notes == []
-    monkeypatch.setattr(generation, "_alone", broken)
+    monkeypatch.setattr(generation, "_answer_one_by_one", broken)
     generation.FOUND.clear()
     assert subject.generate(PROMPTS, max_new_tokens=8) == expected
     assert "does not reproduce a plain forward: answers are generated without a cache" in subject.notes[0]
@@ -354,7 +354,7 @@ def test_a_stop_token_that_is_never_said_cuts_every_answer(
     subject: Any, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the limit, or where the context ends; a prompt that was cut tells by how much."""
-    monkeypatch.setattr(generation, "_stops_of", lambda model: set())
+    monkeypatch.setattr(generation, "_list_stop_tokens", lambda model: set())
     monkeypatch.setattr(subject.tokens, "stop_ids", set())
     monkeypatch.setitem(generation.FOUND, subject.model, getattr(generation, way))
     assert {(s.finish_reason, s.tokens, s.lost) for s in subject.generate(PROMPTS[:4], max_new_tokens=5)} == {

@@ -442,8 +442,8 @@ def test_attention_by_tiles_is_tried(subject: Any, monkeypatch: pytest.MonkeyPat
         pytest.skip("no oneDNN for float32 here")
     scorer.probed = False
     scorer.forget()
-    tiles = attention._by_tiles
-    monkeypatch.setattr(attention, "_by_tiles", lambda *a: tiles(*a) * 1.1)
+    tiles = attention._attend_by_tiles
+    monkeypatch.setattr(attention, "_attend_by_tiles", lambda *a: tiles(*a) * 1.1)
     assert [found.total for found in subject.logprobs(pairs)] == pytest.approx([r.total for r in right], abs=1e-4)
     assert not scorer.tiles
     assert scorer.packs

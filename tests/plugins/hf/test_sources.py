@@ -49,8 +49,8 @@ def test_weights_of_equal_size_and_time(how: str, tmp_path: Path, monkeypatch: p
 def test_what_was_just_written_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within a tick of the file system's clock a second change leaves no trace, so what is new is hashed each time."""
     folder, read = write_fake(tmp_path / "m", 0.9), list[Path]()
-    real = digests._pass
-    monkeypatch.setattr(digests, "_pass", lambda f, path, *rest: (read.append(path), real(f, path, *rest))[1])
+    real = digests._hash_once
+    monkeypatch.setattr(digests, "_hash_once", lambda f, path, *rest: (read.append(path), real(f, path, *rest))[1])
     assert sources.folder_digest(folder) == sources.folder_digest(folder)
     assert len(read) == 2
     monkeypatch.setattr(digests, "SETTLED", -(10**12))

@@ -189,14 +189,14 @@ def test_batch_of_other_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 def test_training_gives_its_memory_back(trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once it is written nothing holds the model that was trained, and the GPU's cache is emptied for the next."""
     held: list[weakref.ref[Any]] = []
-    write, emptied = train._write, []
+    write, emptied = train._write_trained, []
 
     def written(trainer: Any, *given: Any) -> None:
         held.extend(map(weakref.ref, (trainer, trainer.model, trainer.optimizer.optimizer)))
         write(trainer, *given)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
-    monkeypatch.setattr(train, "_write", written)
+    monkeypatch.setattr(train, "_write_trained", written)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(None))
     trained(ROWS[:8], num_train_epochs=1)
     assert ([ref() for ref in held], emptied) == ([None] * 3, [None])

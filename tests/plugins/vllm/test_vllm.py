@@ -413,8 +413,8 @@ def test_workers_fold_once_and_the_last_removes_it(
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     make_adapter(tiny_model, lora(), tmp_path / "plain")
     made: list[Path] = []
-    fold = module._fold
-    monkeypatch.setattr(module, "_fold", lambda *given: (made.append(given[-1]), fold(*given)))
+    fold = module._fold_adapter
+    monkeypatch.setattr(module, "_fold_adapter", lambda *given: (made.append(given[-1]), fold(*given)))
     want = (tiny_model, tmp_path / "plain", torch.float32, "d" * 64)
     with module.fold_adapter(*want) as one:
         with module.fold_adapter(*want) as other:
