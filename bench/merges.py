@@ -61,7 +61,7 @@ def main() -> int:
     args = parser.parse_args()
     from harness_lora import divergence
 
-    divergence.token_windows.__defaults__ = (args.tokens, divergence.WINDOW)
+    divergence.token_windows.__defaults__ = (args.tokens, divergence.WINDOW_TOKENS)
     refused = 0
     with tempfile.TemporaryDirectory() as temporary:
         for number, case in enumerate(RANDOM if args.random else RANDOM + TRAINED):

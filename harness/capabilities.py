@@ -22,7 +22,7 @@ from harness.records.samples import Prompt, Sample, Score
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
-CLOSE = 0.8  # how much alike a name and a capability are, for the name to be a misspelt one
+MIN_NAME_SIMILARITY = 0.8  # how much alike a name and a capability are, for the name to be a misspelt one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ def find_mistakes(kind: str, function: Callable[..., Any]) -> Iterator[str]:
         yield str(error)
     known = [f.name for f in fields(KINDS[kind])]
     for name in vars(function) if inspect.isfunction(function) else vars(type(function)):
-        close = difflib.get_close_matches(name, known, n=1, cutoff=CLOSE)
+        close = difflib.get_close_matches(name, known, n=1, cutoff=MIN_NAME_SIMILARITY)
         if close and name not in known and not name.startswith("_"):
             yield f'"{name}" is not a capability; did you mean "{close[0]}"?'
 

@@ -24,11 +24,11 @@ from harness.portable.opening import open_file as open_file
 from harness.portable.opening import open_for_writing as open_for_writing
 
 HARNESSFILE = "harnessfile.py"  # beside a suite: plugins of its own
-CHUNK = 1 << 22  # bytes copied at a time
-USED = "used.lock"  # in the cache folder; held by every process that uses it
+CHUNK_BYTES = 1 << 22  # bytes copied at a time
+USE_LOCK = "used.lock"  # in the cache folder; held by every process that uses it
 _used: dict[Path, int] = {}
 OLD = ".old"
-LEVELS = 2  # of a cache whose owners and modes are looked at: a model in "models", an adapter in "trained"
+CACHE_LEVELS = 2  # of a cache whose owners and modes are looked at: a model in "models", an adapter in "trained"
 
 
 def cache_dir() -> Path:
@@ -66,7 +66,7 @@ def _hold_cache(folder: Path) -> None:
         os.close(handle)
     _used.clear()
     with suppress(OSError):
-        _used[folder] = os.open(folder / USED, os.O_RDWR | os.O_CREAT | NO_LINK, 0o600)
+        _used[folder] = os.open(folder / USE_LOCK, os.O_RDWR | os.O_CREAT | NO_LINK, 0o600)
         lock_file(_used[folder], shared=True)
 
 
@@ -76,7 +76,7 @@ def _open_to_others(folder: Path) -> str:
         return ""
     about = folder.stat()
     enter = bool(about.st_mode & 0o077)  # where nobody else may, only the owner of what lies there could write to it
-    for path, own in chain([(folder, about)], _iterate_inside(folder, LEVELS if enter else 1)):
+    for path, own in chain([(folder, about)], _iterate_inside(folder, CACHE_LEVELS if enter else 1)):
         if wrong := _find_other_writers(own, modes=enter):
             where, way = (
                 "" if path == folder else f'contains "{path.relative_to(folder)}", which ',
@@ -237,7 +237,7 @@ def copy_range(source: IO[bytes], to: IO[bytes], start: int, size: int) -> None:
         start, size = start + done, size - done
     source.seek(start)
     while size:
-        if not (block := source.read(min(CHUNK, size))):
+        if not (block := source.read(min(CHUNK_BYTES, size))):
             raise OSError(errno.EIO, "a file became shorter while it was copied", source.name)
         size -= len(block)
         while block:

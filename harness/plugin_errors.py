@@ -14,14 +14,14 @@ from harness.errors import CheckFailedError, UsageError
 from harness.texts.escaping import shorten_text
 
 T = TypeVar("T")
-THEIRS: set[str] = set()  # the outermost names of such plugins' modules, of those that were loaded
+PLUGIN_MODULES: set[str] = set()  # the outermost names of such plugins' modules, of those that were loaded
 
 
 def error_location(error: BaseException) -> str:
     """Return `FILE:LINE: what it raised` for the innermost plugin that did, or an empty text for one of ours."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         package = str(frame.f_globals.get("__name__")).partition(".")[0]
-        if package in THEIRS and not isinstance(error, (UsageError, CheckFailedError)):
+        if package in PLUGIN_MODULES and not isinstance(error, (UsageError, CheckFailedError)):
             return f"{_shorten_path(frame.f_code.co_filename)}:{line}: {type(error).__name__}: {error}"
         if package.startswith("harness_"):
             return ""

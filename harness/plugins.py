@@ -16,7 +16,7 @@ import pluggy
 
 from harness import capabilities, hookspec, plugin_errors, schema
 from harness.answers import keys
-from harness.errors import RAISES, Mistakes, UsageError, did_you_mean
+from harness.errors import PLUGIN_ERRORS, Mistakes, UsageError, did_you_mean
 from harness.files import HARNESSFILE
 
 CALLS = {  # what the callables of a kind are given beside their options: by position, by name
@@ -112,7 +112,7 @@ class Plugins:
         for kind, hook in HOOKS.items():
             for implementation in getattr(self.manager.hook, hook).get_hookimpls():
                 plugin = implementation.plugin_name
-                theirs = implementation.function.__module__.partition(".")[0] in plugin_errors.THEIRS
+                theirs = implementation.function.__module__.partition(".")[0] in plugin_errors.PLUGIN_MODULES
                 provided = implementation.function()
                 pairs = provided.items() if isinstance(provided, dict) else [("", None)]
                 if not all(isinstance(name, str) and callable(function) for name, function in pairs):
@@ -124,7 +124,7 @@ class Plugins:
                         both = f'"{earlier.plugin}" and "{plugin}"'
                         mistakes.add(where, f"is provided by two plugins, {both}; block one with -p no:NAME")
                     if theirs and not (module := str(getattr(function, "__module__", ""))).startswith("harness."):
-                        plugin_errors.THEIRS.add(module.partition(".")[0])
+                        plugin_errors.PLUGIN_MODULES.add(module.partition(".")[0])
                     found[kind, name] = one = Provided(kind, name, plugin, function)
                     if wrong := list(capabilities.find_mistakes(kind, function)):
                         mistakes.messages.extend(
@@ -161,7 +161,9 @@ def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
     points = sorted(importlib.metadata.entry_points(group=keys.GROUP), key=lambda p: p.name)
     own = {"harness", *_own_packages().values()}
     mine = [name for name in asked if not name.startswith("no:")]
-    plugin_errors.THEIRS |= {n.partition(".")[0] for n in (*(p.module for p in points), *mine, "harnessfile")} - own
+    plugin_errors.PLUGIN_MODULES |= {
+        n.partition(".")[0] for n in (*(p.module for p in points), *mine, "harnessfile")
+    } - own
     for point in points:
         if point.name not in blocked:
             _register_plugin(manager, point.name, point.load)
@@ -190,7 +192,7 @@ def _register_plugin(manager: pluggy.PluginManager, name: str, load: Callable[[]
         plugin = load()
     except SyntaxError as error:
         raise UsageError(f"{error.filename}:{error.lineno}: {error.msg}; the plugin cannot be loaded") from None
-    except RAISES as error:
+    except PLUGIN_ERRORS as error:
         why = plugin_errors.error_location(error) or f"{type(error).__name__}: {error}"
         raise UsageError(f'plugin "{name}": cannot be imported: {why}') from error
     try:

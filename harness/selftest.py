@@ -30,15 +30,15 @@ from harness.records.models import Logprob, ModelRef, Subject
 from harness.records.samples import Prompt, Result
 from harness.records.verdicts import Outcome, Verdict
 
-SWAPS = 400  # runs of two equal models
+DRAWN_SWAPS = 400  # runs of two equal models
 Results = dict[tuple[str, str], Result]  # by subject and eval
-PLANTED = "training rows in the test"
+LEAK_CONTROL = "training rows in the test"
 Disguise = Callable[[Subject], Subject]
 Made = tuple[ModelRef, Disguise | None]  # a control, and what stands before it
 Make = Callable[[ModelRef], Made]  # of the base
-ITSELF = "base itself"
+BASE_CONTROL = "base itself"
 FIX = "claim something that it lacks, for instance to be better than the base"
-FOOLED = "It returns empty answers, and the gates of the evaluation pass it."
+FOOLED_ADVICE = "It returns empty answers, and the gates of the evaluation pass it."
 DISTRUST = "results of this evaluation prove nothing; use another judge, or another metric"
 
 
@@ -138,7 +138,7 @@ def run_selftest(
         collection = replace(collection, suite=replace(collection.suite, gates=gates))
         collection = replace(collection, candidates=(last,), items=items)
         known = [*list_controls(collection, Path(folder)), *list_adversaries(collection)]
-        names = [*(c.name for c in known), PLANTED]
+        names = [*(c.name for c in known), LEAK_CONTROL]
         if odd := [name for name in only if name not in names]:
             raise UsageError(f'there is no saboteur "{odd[0]}"{did_you_mean(odd[0], names)}')
         chosen = [c for c in known if not only or c.name in only]
@@ -153,15 +153,15 @@ def run_selftest(
             trial, results = _try_control(control, options, kept)
             told(trial)
             trials.append(trial)
-            pairs = pairs or (results if not control.eval and control.name != ITSELF else {})
+            pairs = pairs or (results if not control.eval and control.name != BASE_CONTROL else {})
         planted = _plant_training_rows(collection)
-        if planted != collection and (not only or PLANTED in only):
+        if planted != collection and (not only or LEAK_CONTROL in only):
             # The checks, not the gates, see rows that were trained on: no number can tell them.
             begun, gates = time.monotonic(), planted.suite.gates
             found = check_suite(planted, options)[0]
             flags = tuple(f"{f.name}: {f.what}" for f in found if f.stops_run or contamination.is_left_out(f, gates))
             why = "The rows of every eval contain training rows."
-            trials.append(ControlTrial(PLANTED, why, flags, time.monotonic() - begun))
+            trials.append(ControlTrial(LEAK_CONTROL, why, flags, time.monotonic() - begun))
             told(trials[-1])
         return SelfTest(tuple(trials), tuple(_try_equal_models(collection, pairs)))
 
@@ -240,7 +240,9 @@ def _try_equal_models(collection: Collection, results: Results) -> Iterator[Equa
         chance, metric = random.Random(about.seed), task.metrics.get(gate.metric_name)  # noqa: S311 -- no secrets
         clusters = {s.id: s.cluster or s.id for s in task.samples or ()}
         said, there = list[Outcome](), {s.id: s for s in theirs.scores}
-        for _ in range(SWAPS):  # each row's answers, or each cluster's, go to one of two models by the toss of a coin
+        for _ in range(
+            DRAWN_SWAPS
+        ):  # each row's answers, or each cluster's, go to one of two models by the toss of a coin
             heads = {cluster: chance.random() < 0.5 for cluster in dict.fromkeys(clusters.values())}
             pairs = [(s, there[s.id]) if heads[clusters[s.id]] else (there[s.id], s) for s in ours.scores]
             one = replace(ours, scores=tuple(a for a, _ in pairs))
@@ -248,7 +250,7 @@ def _try_equal_models(collection: Collection, results: Results) -> Iterator[Equa
             # Of rows that leak too: this is about the test, and two equal models leak alike.
             said.append(decide(gate, metric, one, other, task.samples or (), alpha, name=candidate).outcome)
         yield EqualModelsTrial(
-            gate.id, said.count(Outcome.FAIL) / SWAPS, said.count(Outcome.PASS) / SWAPS, alpha, SWAPS
+            gate.id, said.count(Outcome.FAIL) / DRAWN_SWAPS, said.count(Outcome.PASS) / DRAWN_SWAPS, alpha, DRAWN_SWAPS
         )
 
 
@@ -258,7 +260,7 @@ def _try_equal_models(collection: Collection, results: Results) -> Iterator[Equa
 def list_controls(collection: Collection, folder: Path) -> list[Control]:
     """Return the base itself, what plugins make of it, and the base behind answers that are spoilt."""
     name, itself = collection.candidates[0], "The base, presented as the candidate."
-    found: dict[str, tuple[str, Make]] = {ITSELF: (itself, lambda base: (replace(base, name=name), None))}
+    found: dict[str, tuple[str, Make]] = {BASE_CONTROL: (itself, lambda base: (replace(base, name=name), None))}
     saboteurs = {p.name: p.function for (kind, _), p in collection.plugins.provided.items() if kind == "saboteur"}
     for label, saboteur in saboteurs.items():
         out = folder / label.replace(" ", "-")
@@ -288,7 +290,7 @@ def list_adversaries(collection: Collection) -> Iterator[Control]:
             for label, answer in answers(dict(task.spec.options)).items():
                 title, worthless = f"{name}: {label}", partial(WorthlessSubject, answer=answer)
                 make = partial(_make_disguised, collection.candidates[0], worthless, f"{title}, not")
-                yield Control(title, FOOLED, alone, make, DISTRUST, name, answer)
+                yield Control(title, FOOLED_ADVICE, alone, make, DISTRUST, name, answer)
 
 
 def _make_sabotaged(

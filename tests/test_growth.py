@@ -26,7 +26,7 @@ from harness.reports.rows import read_all_rows
 from harness.reports.run_folder import RunFolder, iterate_rows, read_rows
 from harness.testing import SUITE, Project
 from harness_report import reading
-from harness_report.history import MOST
+from harness_report.history import MAX_RUNS
 from harness_report.reading import LoadedRun
 
 FEW, TIMES = 4, 4
@@ -199,5 +199,5 @@ def test_a_history_reads_what_it_shows(suite: Project, calls: Counter[str]) -> N
     (place.with_name("odd") / "report.json").write_text('{"suite": "fake", "results": [{"verdicts": [1]}]}', "utf-8")
     calls.clear()
     out = suite.harness("history", "fake").out
-    assert "fake: 61 runs, 1 January 2020 to" in out and calls["read_run"] == MOST
+    assert "fake: 61 runs, 1 January 2020 to" in out and calls["read_run"] == MAX_RUNS
     assert len(json.loads(suite.harness("history", "fake", "--json").out)["runs"]) == 61

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar, Unpack
 
 from harness.answers.store import Responses, request_key
-from harness.errors import RAISES, UsageError
+from harness.errors import PLUGIN_ERRORS, UsageError
 from harness.records.completion import Completion, completion_from_json, completion_to_json
 from harness.records.models import Generate, Generation, Logprob, ModelRef, Subject, stream_answers
 from harness.records.samples import Prompt
@@ -167,7 +167,7 @@ class CachedSubject:
         known: dict[bytes, str] = self.responses.find(keys.values(), _require_text) if keys else {}
         loaded = self._models.loaded[self._number] if keys and self._models.loaded else None
         if render := getattr(loaded, "render", None):
-            with suppress(*RAISES):  # what cannot be told is left out
+            with suppress(*PLUGIN_ERRORS):  # what cannot be told is left out
                 for number, key in keys.items():
                     if key not in known:
                         known[key] = drop_surrogates(str(render(prompts[number])))

@@ -24,8 +24,8 @@ from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from harness.answers.reasoning import cut_at_stop as cut_at_stop
+from harness.answers.requests import MAX_RETRY_AFTER_S as MAX_RETRY_AFTER_S
 from harness.answers.requests import NEVER as NEVER
-from harness.answers.requests import PATIENCE as PATIENCE
 from harness.answers.requests import PAUSE as PAUSE
 from harness.answers.requests import RequestError as RequestError
 from harness.answers.requests import RequestThreads as RequestThreads
@@ -34,15 +34,24 @@ from harness.answers.requests import retry as retry
 from harness.errors import UsageError
 from harness.texts import secrets
 
-CONNECT = 5.0  # seconds
-PASSING = (408, 409, 424, 425, 429)  # and 5xx but 501; 424 is text-generation-inference's "failed while generating"
+CONNECT_TIMEOUT_S = 5.0  # seconds
+RETRIED_STATUS_CODES = (
+    408,
+    409,
+    424,
+    425,
+    429,
+)  # and 5xx but 501; 424 is text-generation-inference's "failed while generating"
 FOR_ALL = (401, 402, 403, 404)  # what is refused once so is refused always
-LARGEST = 64 << 20  # bytes of a reply, decoded: log-probs of a long prompt have some 10 MB
+MAX_REPLY_BYTES = 64 << 20  # bytes of a reply, decoded: log-probs of a long prompt have some 10 MB
 HEADERS = {"content-encoding", "content-length", "transfer-encoding"}  # of the body as it was sent
-FOREVER = 3600.0  # seconds, where an SDK was given no timeout
+DEFAULT_TIMEOUT_S = 3600.0  # seconds, where an SDK was given no timeout
 MACHINE = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version")  # what the SDK tells about us
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")  # the first that is set is taken
-SIGNED = {"models that replied": "model", "system fingerprints": "system_fingerprint"}  # a fact, and a reply's field
+REPLY_FACTS = {
+    "models that replied": "model",
+    "system fingerprints": "system_fingerprint",
+}  # a fact, and a reply's field
 MOST_NAMED = 8  # of each
 
 
@@ -77,14 +86,14 @@ class ServerConnection:
 
     def record_model(self, asked: str, reply: Any) -> None:
         """Note who a reply says wrote it, by the model that was asked for."""
-        for what, field in SIGNED.items() if isinstance(reply, dict) else ():
+        for what, field in REPLY_FACTS.items() if isinstance(reply, dict) else ():
             if isinstance(name := reply.get(field), str) and name:
                 self._wrote.setdefault((asked, what), set()).add(self.redact(name, 100))
 
     def facts(self, asked: str) -> dict[str, Any]:
         """Return the proxy, and by whom replies were written so far where a model was asked for."""
         told: dict[str, Any] = {"proxy": self.proxy} if self.proxy else {}
-        for what in SIGNED:
+        for what in REPLY_FACTS:
             if names := sorted(self._wrote.get((asked, what), ())):
                 more = len(names) - MOST_NAMED
                 told[what] = names[:MOST_NAMED] + ([f"and {more} more"] if more > 0 else [])
@@ -108,7 +117,7 @@ def http_client(sdk: Any, peer: ServerConnection, *, fresh: bool = False) -> Any
             send = partial(super().send, request, **options)
             try:
                 given = request.extensions.get("timeout", {})
-                seconds = sum(given.get(part) or FOREVER for part in ("connect", "read"))
+                seconds = sum(given.get(part) or DEFAULT_TIMEOUT_S for part in ("connect", "read"))
                 return _call_with_timeout(seconds, lambda until: _read_whole_response(send(), until, seconds))
             except RequestError as trouble:
                 raise sdk.APIConnectionError(message=str(trouble), request=request) from trouble
@@ -168,7 +177,7 @@ class Client:
         Raises RequestError.
         """
         sdk = self.sdk
-        connect = sdk.Timeout(timeout, connect=min(CONNECT, timeout))
+        connect = sdk.Timeout(timeout, connect=min(CONNECT_TIMEOUT_S, timeout))
         how: dict[str, Any] = {"cast_to": object, "options": {"timeout": connect, "headers": self.headers}}
         try:
             reply = self.client.get(path, **how) if body is None else self.client.post(path, body=dict(body), **how)
@@ -221,7 +230,7 @@ class Client:
         spent = "insufficient_quota" in json.dumps(body, default=str)  # a 429 that no waiting helps
         return RequestError(
             f"HTTP {status}: {said or 'no reason given'}",
-            passing=not spent and (status in PASSING or (status >= 500 and status != 501)),
+            passing=not spent and (status in RETRIED_STATUS_CODES or (status >= 500 and status != 501)),
             after=retry_after(error.response.headers),
             fatal=spent or status in FOR_ALL,
             status=status,
@@ -378,9 +387,9 @@ def _read_whole_response(response: Any, until: float, seconds: float) -> Any:
         for block in response.iter_bytes():
             blocks.append(block)
             size += len(block)
-            if size > LARGEST:
+            if size > MAX_REPLY_BYTES:
                 raise RequestError(
-                    f"sent a reply of more than {LARGEST >> 20} MiB; check that base_url is a model server",
+                    f"sent a reply of more than {MAX_REPLY_BYTES >> 20} MiB; check that base_url is a model server",
                     charged=True,
                 )
             if time.monotonic() > until:

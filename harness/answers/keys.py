@@ -36,7 +36,7 @@ WEIGHTS = (".safetensors", ".gguf")
 NO_CODE = ("__pycache__", ".git", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv")
 NO_MODEL = (".git", ".cache")  # folders that clones and downloads leave in a model's, at its top
 IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(\w+)[\w.]*[ \t]+import\b|import[ \t]+([^\n#;]+))", re.MULTILINE)
-NAMED = re.compile(r"(?:import_module|__import__)\(\s*[\"'](\w+)")  # an import whose module is a text
+NAMED_IMPORT = re.compile(r"(?:import_module|__import__)\(\s*[\"'](\w+)")  # an import whose module is a text
 SWITCHES = (  # how the names of environment variables begin by which libraries compute otherwise
     "ACCELERATE_", "BNB_", "CUBLAS_", "HARNESS_CPU_KERNELS", "MKL_CBWR", "NVIDIA_TF32", "ONEDNN_", "PEFT_", "PYTORCH_",
     "TORCH", "TRL_",
@@ -191,7 +191,7 @@ def _read_package(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
         listed.append([file.relative_to(path.parent).as_posix(), hashlib.sha256(content).hexdigest()])
         if file.suffix == ".py":
             text = content.decode("utf-8", "replace")
-            imports.update(NAMED.findall(text))
+            imports.update(NAMED_IMPORT.findall(text))
             for one, several in IMPORT.findall(text):
                 parts = (part.split() for part in several.split(","))
                 imports |= {one} if one else {part[0].partition(".")[0] for part in parts if part}

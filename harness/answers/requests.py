@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 A = TypeVar("A")
 R = TypeVar("R")
 PAUSE, LONGEST = 0.5, 30.0  # seconds before the second try, doubled with each, at most
-PATIENCE = 300.0  # seconds a server may ask us to wait
+MAX_RETRY_AFTER_S = 300.0  # seconds a server may ask us to wait
 NEVER = threading.Event()
 
 
@@ -63,7 +63,7 @@ def retry(ask: Callable[[], R], tries: int, stop: threading.Event = NEVER) -> R:
         except RequestError as trouble:
             trouble.tries = number
             pause = trouble.retry_delay(number)
-            if not trouble.passing or number >= tries or pause > PATIENCE or stop.wait(pause):
+            if not trouble.passing or number >= tries or pause > MAX_RETRY_AFTER_S or stop.wait(pause):
                 raise
 
 

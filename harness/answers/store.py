@@ -17,15 +17,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-VERSION = 1  # of the table, in PRAGMA user_version
+TABLE_VERSION = 1  # of the table, in PRAGMA user_version
 PASSING = {  # errors that tell of locks, rights and disks; any other one means that the file is damaged
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH,
     sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_INTERRUPT,
 }  # fmt: skip
-PATIENCE = 5.0  # seconds to wait for another process that writes
+LOCK_TIMEOUT_S = 5.0  # seconds to wait for another process that writes
 WRITE_EVERY = 0.5  # seconds between commits: what a kill can lose, beside the batch in work
-MANY = 500  # keys in one query
+MAX_QUERY_KEYS = 500  # keys in one query
 
 
 class Responses:
@@ -56,8 +56,8 @@ class Responses:
 
     def _find(self, wanted: Sequence[bytes], read: Callable[[Any], Any], counts: bool) -> dict[bytes, Any]:
         found: dict[bytes, Any] = {}
-        for start in range(0, len(wanted), MANY):
-            some = wanted[start : start + MANY]
+        for start in range(0, len(wanted), MAX_QUERY_KEYS):
+            some = wanted[start : start + MAX_QUERY_KEYS]
             marks = ",".join("?" * len(some))
             rows: list[tuple[Any, ...]] = []
             if self._db is not None:
@@ -115,8 +115,8 @@ class Responses:
     def _connect(self) -> None:
         """Open the file, and make its table; without it where that cannot be."""
         try:
-            self._db = db = sqlite3.connect(self.path, timeout=PATIENCE, check_same_thread=False)
-            if db.execute("PRAGMA user_version").fetchone()[0] > VERSION:
+            self._db = db = sqlite3.connect(self.path, timeout=LOCK_TIMEOUT_S, check_same_thread=False)
+            if db.execute("PRAGMA user_version").fetchone()[0] > TABLE_VERSION:
                 self._disconnect()
                 self._warn(
                     f'cache "{self.path}": was written by a newer version of the harness; answers are not cached'
@@ -128,7 +128,7 @@ class Responses:
             table = "responses (key BLOB PRIMARY KEY, value TEXT NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID"
             with db:
                 db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
-                db.execute(f"PRAGMA user_version = {VERSION}")
+                db.execute(f"PRAGMA user_version = {TABLE_VERSION}")
         except Exception as error:
             self._disconnect()
             self._give_up(error)

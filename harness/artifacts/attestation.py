@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-FORMAT = 1  # of evidence/; raised when an older `verify` would misread
+FORMAT_VERSION = 1  # of evidence/; raised when an older `verify` would misread
 LEDGER_FORMAT = 1  # of a line of the ledger of attempts, of which evidence holds the ids
 MODEL, EVIDENCE, CARD = "model", "evidence", "README.md"
 MANIFEST, LOCK, GATES, ITEMS = "manifest.json", "suite.lock.json", "gates.json", "items.jsonl"
 REPORT, CLAIMS, FINGERPRINT = "report.json", "claims.intoto.jsonl", "fingerprint.json"
 UNLISTED = (f"{EVIDENCE}/{MANIFEST}", f"{EVIDENCE}/{CLAIMS}")  # a manifest cannot list itself, nor what names it
-BESIDE = {CARD, *(f"{EVIDENCE}/{name}" for name in (LOCK, GATES, ITEMS, REPORT, FINGERPRINT))}  # the model
+COMPANIONS = {CARD, *(f"{EVIDENCE}/{name}" for name in (LOCK, GATES, ITEMS, REPORT, FINGERPRINT))}  # the model
 
 PAYLOAD = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"

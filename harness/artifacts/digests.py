@@ -20,9 +20,9 @@ from harness.artifacts.safetensors import Safetensors, read_header
 from harness.files import open_file
 
 ROW = ("id", "cluster", "doc_hash", "prompt_hash", "target_hash")  # what tells a row in evidence
-CHUNK = 1 << 20  # bytes hashed at a time
+CHUNK_BYTES = 1 << 20  # bytes hashed at a time
 CANONICAL = json.JSONEncoder(sort_keys=True, default=str, ensure_ascii=False)  # made once: a row has many digests
-SETTLED = 2_000_000_000  # nanoseconds, the coarsest clock of a file system
+CLOCK_RESOLUTION_NS = 2_000_000_000  # nanoseconds, the coarsest clock of a file system
 MOST_THREADS = 4  # that hash files, each one at a time
 WEIGHTS = "tensors 2"  # of the weights digest: raised when the same tensors would have another one
 
@@ -109,7 +109,7 @@ def hash_file(path: Path, *, follow: bool = False, whole: bool = True, below: Pa
         if (known := _hashed.get(key)) and (known.sha256 or not whole):
             return known
         hashed = _hash_once(f, path, _Parts(read_header(f, path)) if path.suffix == ".safetensors" else None, whole)
-        if time.time_ns() - max(about.st_mtime_ns, about.st_ctime_ns) > SETTLED:
+        if time.time_ns() - max(about.st_mtime_ns, about.st_ctime_ns) > CLOCK_RESOLUTION_NS:
             _hashed[key] = hashed
         return hashed
 
@@ -127,7 +127,7 @@ def _hash_once(f: IO[bytes], path: Path, parts: _Parts | None, whole: bool = Tru
     from concurrent.futures import Future, ThreadPoolExecutor
 
     before, at, number = os.fstat(f.fileno()), 0, 0
-    total, buffers = hashlib.sha256(), (bytearray(CHUNK), bytearray(CHUNK))
+    total, buffers = hashlib.sha256(), (bytearray(CHUNK_BYTES), bytearray(CHUNK_BYTES))
     behind: Future[None] | None = None
     f.seek(0)
     with ThreadPoolExecutor(1) as beside:  # which starts no thread before it is given something

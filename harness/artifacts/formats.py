@@ -12,16 +12,16 @@ from typing import Any, TypeVar
 
 from harness.artifacts.digests import template_digest, walk_files
 from harness.artifacts.gguf import read_gguf
-from harness.artifacts.model_files import ADAPTER, OURS, ambiguity_error, extra_files
+from harness.artifacts.model_files import ADAPTER, NOTE_PREFIX, ambiguity_error, extra_files
 from harness.artifacts.safetensors import read_safetensors
 from harness.artifacts.strict_json import read_json
 from harness.files import open_file
 
 SUFFIXES = {".safetensors", ".gguf", ".json", ".jinja", ".txt", ".model", ".md"}
 TEMPLATES = "additional_chat_templates"  # the one folder in a model's folder, of *.jinja alone
-LEGAL = re.compile(r"(LICEN[CS]E|NOTICE|COPYING|USE_POLICY)([_-][A-Za-z0-9_-]+)?(\.md|\.txt)?")
+LEGAL_FILES = re.compile(r"(LICEN[CS]E|NOTICE|COPYING|USE_POLICY)([_-][A-Za-z0-9_-]+)?(\.md|\.txt)?")
 LIKE_LEGAL = re.compile(r"(LICEN[CS]E|NOTICE|COPYING|USE_POLICY)([._-].*)?", re.IGNORECASE)
-PLAIN = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.,+=() -]*[A-Za-z0-9_+=()-])?")
+SAFE_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.,+=() -]*[A-Za-z0-9_+=()-])?")
 DEVICES = re.compile(r"(CON|PRN|AUX|NUL|CONIN|CONOUT|CLOCK|COM\d|LPT\d) *(\..*)?", re.IGNORECASE)  # on Windows
 CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f]")  # that no text has; all other formats but text have one
 MAGIC = ("#!", "MZ", "%PDF", "%!PS", "!<arch>", "{\\rtf")  # of programs and archives that could be all text
@@ -32,9 +32,9 @@ LARGEST_JSON = 256 << 20  # bytes; the largest tokenizers have some 40 MB
 INDEX = ".safetensors.index.json"
 # Keys of configurations that make a library import or fetch code: transformers' auto_map and custom pipelines, its
 # attention switch (CVE-2026-4372), what PEFT passes on to a tokenizer, the class PEFT imports for a base.
-FORBIDDEN = {"auto_map", "trust_remote_code", "custom_pipelines", "custom_generate", "tokenizer_kwargs"}
-FORBIDDEN |= {"_attn_implementation_internal", "_experts_implementation_internal"}
-FORBIDDEN |= {"megatron_config", "use_kernels", "kernel_config", "allow_all_kernels"}
+FORBIDDEN_KEYS = {"auto_map", "trust_remote_code", "custom_pipelines", "custom_generate", "tokenizer_kwargs"}
+FORBIDDEN_KEYS |= {"_attn_implementation_internal", "_experts_implementation_internal"}
+FORBIDDEN_KEYS |= {"megatron_config", "use_kernels", "kernel_config", "allow_all_kernels"}
 OWN_MODULE = re.compile(r"transformers\.models\.[a-z0-9_]+\.modeling_[a-z0-9_]+", re.ASCII)  # that a class may lie in
 T = TypeVar("T")
 IMPLEMENTATION = re.compile(r"[A-Za-z][\w|-]*", re.ASCII)  # the name of one, "paged|sdpa" too; never of a repository
@@ -46,12 +46,12 @@ class UnsafeFileError(ValueError):
 
 def is_allowed(path: Path) -> bool:
     """Return whether a file is, by its name, of a kind that may be deployed."""
-    return path.suffix in SUFFIXES or LEGAL.fullmatch(path.name) is not None
+    return path.suffix in SUFFIXES or LEGAL_FILES.fullmatch(path.name) is not None
 
 
 def is_text_file(name: str) -> bool:
     """Return whether a file is, by its name, for people: a licence, a card, or other text that no loader obeys."""
-    return name.endswith((".md", ".txt")) or LEGAL.fullmatch(name) is not None
+    return name.endswith((".md", ".txt")) or LEGAL_FILES.fullmatch(name) is not None
 
 
 def shipping_files(model: Path, only: Iterable[str] = ("*",)) -> list[str]:
@@ -72,8 +72,8 @@ def shipping_files(model: Path, only: Iterable[str] = ("*",)) -> list[str]:
             found += [p.relative_to(model).as_posix() for p in sorted(path.iterdir()) if p.suffix == ".jinja"]
         elif stat.S_ISDIR(path.lstat().st_mode):
             continue
-        elif path.name.startswith(OURS) or not (is_allowed(path) or LIKE_LEGAL.fullmatch(path.name)):
-            if path.name.startswith(OURS) or not path.is_symlink():
+        elif path.name.startswith(NOTE_PREFIX) or not (is_allowed(path) or LIKE_LEGAL.fullmatch(path.name)):
+            if path.name.startswith(NOTE_PREFIX) or not path.is_symlink():
                 _require_inside(model, path, stat.S_ISREG)
         else:
             found.append(path.name)
@@ -128,7 +128,7 @@ def _check_meaning(model: Path) -> None:
 def _check_name(name: str) -> None:
     """Raise UnsafeFileError unless every system reads a name as the same plain file, of a kind that may be deployed."""
     folder, _, last = name.rpartition("/")
-    if not PLAIN.fullmatch(last) or DEVICES.fullmatch(last):
+    if not SAFE_NAME.fullmatch(last) or DEVICES.fullmatch(last):
         raise UnsafeFileError(
             f"{json.dumps(name)}: is not a portable file name; use ASCII letters, digits and _ . , + = ( ) -"
         )
@@ -287,7 +287,7 @@ def _read_configuration(name: str, path: Path, size: int) -> dict[str, Any]:
             raise UnsafeFileError(
                 f'{name}: "{key}" makes a loader run code, and PEFT does not need it here; set it to null'
             )
-        if key in FORBIDDEN and value not in (None, False):
+        if key in FORBIDDEN_KEYS and value not in (None, False):
             raise UnsafeFileError(f'{name}: "{key}" makes a loader run code; remove it')
         for _, leaf in _iterate_items([value]) if key.endswith("_implementation") else ():
             plain = leaf in (None, False) or (isinstance(leaf, str) and IMPLEMENTATION.fullmatch(leaf))

@@ -20,8 +20,20 @@ from harness.artifacts.model_files import has_weights
 SUFFIX = ".gguf"
 TEMPLATE = "tokenizer.chat_template"
 FACTORS = "rope_freqs.weight"  # the tensor that each rotary frequency is divided by
-VERSIONS = (2, 3)
-FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # of struct
+READ_VERSIONS = (2, 3)
+STRUCT_FORMATS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}  # of struct
 STRING, ARRAY = 8, 9
 LONGEST_NAME = 63  # bytes; ggml keeps a name in 64
 MOST_DIMENSIONS = 4
@@ -85,8 +97,8 @@ def read_gguf(path: Path) -> Gguf:
         head = _Head(path, os.fstat(f.fileno()).st_size, f)
         if f.read(4) != b"GGUF":
             raise head.broken('does not begin with "GGUF"')
-        if (version := head.number("I")) not in VERSIONS:
-            raise head.broken(f"its version is {version}; supported are {' and '.join(map(str, VERSIONS))}")
+        if (version := head.number("I")) not in READ_VERSIONS:
+            raise head.broken(f"its version is {version}; supported are {' and '.join(map(str, READ_VERSIONS))}")
         tensors, pairs = head.number("Q"), head.number("Q")
         metadata: dict[str, Any] = {}
         for _ in range(pairs):
@@ -135,8 +147,8 @@ class _Head:
         return found
 
     def value(self, kind: int) -> Any:
-        if kind in FIXED:
-            return self.number(FIXED[kind])
+        if kind in STRUCT_FORMATS:
+            return self.number(STRUCT_FORMATS[kind])
         if kind == STRING:
             return self.string()
         if kind != ARRAY:
@@ -144,9 +156,9 @@ class _Head:
         kind, count = self.number("I"), self.number("Q")
         if kind == STRING:
             return tuple(self.string() for _ in range(count))
-        if kind not in FIXED:
+        if kind not in STRUCT_FORMATS:
             raise self.broken(f"an array has the unknown element type {kind}")
-        layout = struct.Struct(f"<{FIXED[kind]}")
+        layout = struct.Struct(f"<{STRUCT_FORMATS[kind]}")
         return tuple(x for (x,) in layout.iter_unpack(self.bytes(count * layout.size)))
 
     def number(self, layout: str) -> Any:

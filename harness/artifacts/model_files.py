@@ -20,7 +20,7 @@ from harness.files import open_file
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-OURS = "harness-"  # how the names of notes begin that are kept beside a model, and never shipped
+NOTE_PREFIX = "harness-"  # how the names of notes begin that are kept beside a model, and never shipped
 CONFIGURATIONS = {
     CONFIG, "generation_config.json", TOKENIZER, "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "preprocessor_config.json", "processor_config.json",
@@ -31,14 +31,20 @@ OF_OTHERS = {
     "modules.json", "chat_template.json",
 }  # fmt: skip
 TEMPLATE = "chat_template.jinja"
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".npz", ".onnx")  # weights of other kinds
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".npz", ".onnx")  # weights of other kinds
 # keys that some obey: a draft's verifier, other weights, another configuration, heads of a draft, what MLX quantised
-ELSEWHERE = ("speculators_config", "transformers_weights", "configuration_files", "medusa_num_heads", "quantization")
-DISTRIBUTED = re.compile(r"shard-\d+-model-\d+-of-\d+\.safetensors$")
+OTHER_CONFIGURATIONS = (
+    "speculators_config",
+    "transformers_weights",
+    "configuration_files",
+    "medusa_num_heads",
+    "quantization",
+)
+SHARD_PATTERN = re.compile(r"shard-\d+-model-\d+-of-\d+\.safetensors$")
 FLOATS = {"F64", "F32", "F16", "BF16"}
 HEAD = "lm_head.weight"
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "embeddings.weight")
-CHUNK = 1 << 20  # bytes compared at a time
+CHUNK_BYTES = 1 << 20  # bytes compared at a time
 
 
 def weight_files(folder: Path) -> list[str]:
@@ -89,7 +95,7 @@ def _is_known(config: Mapping[str, Any]) -> bool:
 
 
 def _is_read(name: str, weights: Collection[str], names: Collection[str], *, known: bool) -> bool:
-    if name.startswith(OURS):
+    if name.startswith(NOTE_PREFIX):
         return True  # a note of ours, which nobody else knows
     if name.endswith(".safetensors"):
         return name in weights
@@ -101,7 +107,7 @@ def _is_read(name: str, weights: Collection[str], names: Collection[str], *, kno
         return not (known and TOKENIZER in names)
     if name.endswith(".json"):
         return name in CONFIGURATIONS or not (known or name in OF_OTHERS)
-    if name.endswith(PICKLED):
+    if name.endswith(PICKLE_SUFFIXES):
         return False
     return name == TEMPLATE or not name.endswith(".jinja")  # what is left is text, which nobody obeys
 
@@ -122,10 +128,10 @@ def ambiguity_error(folder: Path, *, tied: bool = False) -> str:
             f"{ADAPTER}: is an adapter in a model's folder, which transformers applies and "
             "other readers ignore; remove it, or merge it"
         )
-    for key in ELSEWHERE:
+    for key in OTHER_CONFIGURATIONS:
         if config.get(key):
             return f'{CONFIG}: "{key}" changes the model for some readers and not for others; remove it'
-    if shard := next((name for name in sorted(p.name for p in folder.iterdir()) if DISTRIBUTED.match(name)), ""):
+    if shard := next((name for name in sorted(p.name for p in folder.iterdir()) if SHARD_PATTERN.match(name)), ""):
         return (
             f"{shard}: is part of a distributed checkpoint, which transformers reads and "
             "other readers ignore; remove it"
@@ -172,7 +178,7 @@ class _Tensor:
             one.seek(self.begin)
             two.seek(other.begin)
             left = self.end - self.begin
-            while left and (data := one.read(min(CHUNK, left))):
+            while left and (data := one.read(min(CHUNK_BYTES, left))):
                 if data != two.read(len(data)):
                     return False
                 left -= len(data)

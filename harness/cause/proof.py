@@ -35,8 +35,8 @@ from harness.records.verdicts import Outcome
 from harness.suite.tables import Model, gate_alpha
 from harness.texts.counts import count_noun
 
-FEWEST = 5  # control trainings, of which fewer hardly show how far equal trainings lie apart
-SEEDS = 2**32
+MIN_CONTROLS = 5  # control trainings, of which fewer hardly show how far equal trainings lie apart
+MAX_SEED = 2**32
 
 
 class CauseVerdict(StrEnum):
@@ -74,9 +74,9 @@ class Proof:
 
 def prove_cause(found: Blame, controls: int) -> Proof:
     """Train and evaluate variants, and give one of four verdicts. Raises UsageError where that cannot be done."""
-    if controls < FEWEST:
-        what = f"fewer than {FEWEST} do not show how far equal trainings lie apart"
-        raise UsageError(f"--controls is {controls}; it must be {FEWEST} or more, since {what}")
+    if controls < MIN_CONTROLS:
+        what = f"fewer than {MIN_CONTROLS} do not show how far equal trainings lie apart"
+        raise UsageError(f"--controls is {controls}; it must be {MIN_CONTROLS} or more, since {what}")
     session, record = found.run.session, found.run.record
     responses = open_answer_cache(session.options, record.warn)
     with closing(responses) if responses else nullcontext():
@@ -102,7 +102,7 @@ def draw_variants(found: Blame, controls: int) -> list[Variant]:
             drawn += rng.sample(there, min(n, len(there)))
         left = sorted({row.number for row in rest} - {*drawn})
         drawn += rng.sample(left, len(suspects) - len(drawn))
-        variants.append(Variant(f"control-{k}", tuple(sorted(drawn)), (own + k) % SEEDS))
+        variants.append(Variant(f"control-{k}", tuple(sorted(drawn)), (own + k) % MAX_SEED))
     return variants
 
 

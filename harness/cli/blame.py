@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from harness.cli.screen import Screen
     from harness.cli.terminal import Terminal
 
-SHOWN = 10  # lost rows and groups
-LONGEST = 160  # characters of a text
+SHOWN_ROWS = 10  # lost rows and groups
+MAX_TEXT_CHARS = 160  # characters of a text
 NO_CLAIM = "a list to read, no claim"
 
 
@@ -82,9 +82,9 @@ def _run_blame(args: Namespace) -> int:
 
 def _report_proof(args: Namespace, terminal: Terminal, found: Blame) -> None:
     """Retrain, write the suspects to a file, and print the verdict."""
-    from harness.cause.proof import FEWEST, prove_cause, write_suspects
+    from harness.cause.proof import MIN_CONTROLS, prove_cause, write_suspects
 
-    proof = prove_cause(found, FEWEST if args.controls is None else args.controls)
+    proof = prove_cause(found, MIN_CONTROLS if args.controls is None else args.controls)
     terminal.clear_progress()
     path = write_suspects(found)
     args.document |= {"proof": asdict(proof), "file": str(path)}
@@ -121,7 +121,7 @@ def _print_suspects(screen: Screen, found: Blame) -> None:
     lost = f"{len(rows.lost)} of the {count_noun(rows.choosing, 'row')} that choose"
     screen.print_line(f'gate "{found.verdict.gate}" on {found.verdict.candidate}: {NO_CLAIM}', "bold")
     screen.print_line(f"lost  {lost}; the other {len(rows.confirming)} were not looked at", "bold")
-    for row in rows.lost[:SHOWN]:
+    for row in rows.lost[:SHOWN_ROWS]:
         screen.print_line(f"  {row.id}  {_shorten_text(row.prompt)}", hang=4)
         screen.print_line(f"    answered {_shorten_text(row.answer)}, wanted {_shorten_text(row.target)}", hang=4)
     screen.print_line(f"suspects  {len(found.suspects)} of {count_noun(found.trained, 'training row')}", "bold")
@@ -131,7 +131,7 @@ def _print_suspects(screen: Screen, found: Blame) -> None:
         )
         screen.print_line(f"  {one.score:.3f}  training row {one.number}, {one.source}  {told}", hang=9)
     screen.print_line("groups  by how far their rows lie above all rows, in standard errors", "bold")
-    for group in found.groups[:SHOWN]:
+    for group in found.groups[:SHOWN_ROWS]:
         named = f"{group.kind} {_shorten_text(group.value)}  {count_noun(len(group.numbers), 'row')}"
         screen.print_line(f"  {group.score:5.1f}  {named}", hang=9)
 
@@ -139,4 +139,4 @@ def _print_suspects(screen: Screen, found: Blame) -> None:
 def _shorten_text(text: str) -> str:
     from harness.evaluation.checks import quote_text
 
-    return quote_text(text, LONGEST)
+    return quote_text(text, MAX_TEXT_CHARS)

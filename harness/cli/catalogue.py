@@ -9,14 +9,14 @@ from typing import Any
 
 from harness.data.reading import FILES
 from harness.data.rows import ALIASES
-from harness.errors import RAISES
+from harness.errors import PLUGIN_ERRORS
 from harness.plugins import Plugins, Provided
 from harness.records.metrics import Metric
 from harness.schema import format_toml, list_options, parameter_types, type_name, with_defaults
 from harness.texts.wrapping import join_paragraphs
 
 Keys = Mapping[str, tuple[Any, Any]]  # type and default, by key
-OTHERS = {"sweep": 'by, alpha, rule, and one option such as "adapter.r"', "merge": "base, choose"}  # read by hand
+OTHER_TABLES = {"sweep": 'by, alpha, rule, and one option such as "adapter.r"', "merge": "base, choose"}  # read by hand
 
 
 def catalogue_lines(told: Mapping[str, Any], whole: bool) -> Iterator[str]:
@@ -39,7 +39,7 @@ def catalogue_lines(told: Mapping[str, Any], whole: bool) -> Iterator[str]:
         yield "id, input, target; or text or messages instead of them"
         for meant in dict.fromkeys(ALIASES.values()):
             yield f"{meant}, also called {' or '.join((name for name, to in ALIASES.items() if to == meant))}"
-    for table, words in OTHERS.items() if whole else ():
+    for table, words in OTHER_TABLES.items() if whole else ():
         yield from (f"table [{table}]", f"    {words}")
     for table, keys in told["tables"].items():
         yield f"table [{table}]"
@@ -88,6 +88,6 @@ def _list_metrics(provided: Provided) -> list[str]:
     if made := provided.capabilities.metrics_for:
         try:
             metrics = made(with_defaults(provided.function, {}))
-        except RAISES:  # without an option there are none
+        except PLUGIN_ERRORS:  # without an option there are none
             return ["as its options determine"]
     return [f"{m.name} ({m.scale}, {m.better} is better)" for m in metrics]

@@ -27,10 +27,10 @@ SIGNS = {FINE: "✓", ODD: "!", FAILS: "✗"}
 PACKAGE = "finetune-harness"
 PYTHONS = ((3, 11), (3, 13))  # the first and the last that its tests run on
 LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets")
-ROOM = 5e9  # bytes in the cache, below which it is told: a model of 1 B and what is trained of it
-PATIENCE = 120.0  # seconds for another interpreter
+MIN_FREE_BYTES = 5e9  # bytes in the cache, below which it is told: a model of 1 B and what is trained of it
+INTERPRETER_TIMEOUT_S = 120.0  # seconds for another interpreter
 BITS = "import bitsandbytes.cextension as c; print(type(c.lib).__name__)"
-INSTALLED = "import importlib.metadata as m; print(m.version('vllm'))"
+VERSION_CODE = "import importlib.metadata as m; print(m.version('vllm'))"
 
 
 class Driver(NamedTuple):
@@ -109,7 +109,7 @@ def _check_libraries(found: GpuProbe, python: str | None) -> Iterator[MachineChe
         fine = "Cuda" in kind or (not found.cards and kind == "BNBNativeLibrary")
         how = "" if fine else "; python -m bitsandbytes explains why, and QLoRA would fail"
         yield MachineCheck("bitsandbytes", FINE if fine else ODD, f"{version}, {kind or 'cannot be imported'}{how}")
-    version, where = _ask_interpreter(python or sys.executable, INSTALLED), f"in {python}" if python else "here"
+    version, where = _ask_interpreter(python or sys.executable, VERSION_CODE), f"in {python}" if python else "here"
     if python and not version:
         yield MachineCheck("vLLM", ODD, f'not in "{python}"; {python} -m pip install vllm {PACKAGE}')
     else:
@@ -122,7 +122,7 @@ def _check_cache() -> MachineCheck:
     except UsageError as error:
         return MachineCheck("cache", FAILS, str(error))
     free = shutil.disk_usage(folder).free
-    how = "" if free >= ROOM else "; free space with harness cache, or set HARNESS_CACHE to another disk"
+    how = "" if free >= MIN_FREE_BYTES else "; free space with harness cache, or set HARNESS_CACHE to another disk"
     return MachineCheck("cache", ODD if how else FINE, f"{folder}, {free / 1e9:.1f} GB free{how}")
 
 
@@ -164,6 +164,8 @@ def _find_version(package: str) -> str:
 def _ask_interpreter(python: str, code: str) -> str:
     """Return the last line that a few words of code print in an interpreter, or an empty text."""
     with suppress(OSError, subprocess.SubprocessError, IndexError):
-        done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
+        done = subprocess.run(
+            [python, "-c", code], capture_output=True, text=True, timeout=INTERPRETER_TIMEOUT_S, check=True
+        )
         return shorten_text(done.stdout.splitlines()[-1])
     return ""

@@ -13,7 +13,7 @@ from harness.reports.rows import DisplayRow, count_lost_and_won, format_failed_r
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable
 
-LONGEST = 600  # characters of a text that is shown
+MAX_TEXT_CHARS = 600  # characters of a text that is shown
 
 
 def show_flips(args: argparse.Namespace, report: Run, folder: Path) -> None:
@@ -66,7 +66,9 @@ def _print_row(screen: Screen, row: DisplayRow) -> None:
     room = max(map(len, labels)) + 2
     texts = (row.prompt, row.id, row.target, *(answer for _, answer in row.answers))
     for number, (label, text) in enumerate(zip(labels, texts, strict=True)):
-        text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+        text = (
+            text if len(text) <= MAX_TEXT_CHARS else f"{text[: MAX_TEXT_CHARS // 2]} … {text[-MAX_TEXT_CHARS // 2 :]}"
+        )
         for i, line in enumerate(printable(text, lines=True).split("\n") if text else ["–"]):
             if number == i == 0:
                 screen.print_entry(label.ljust(room), "bold", line, room)

@@ -22,9 +22,18 @@ from harness.suite.lines import read_gate_lines
 from harness.texts.escaping import escape_markdown, printable
 from harness.texts.secrets import redact_text
 
-MOST = 10  # annotations of a kind that GitHub shows of a step; it drops the others without a word
-LONGEST = 1000  # characters of a message
-TELLING = ("run", "gate", "check", "plan", "selftest", "show", "judge", "verify")  # commands that print texts of models
+MAX_ANNOTATIONS = 10  # annotations of a kind that GitHub shows of a step; it drops the others without a word
+MAX_MESSAGE_CHARS = 1000  # characters of a message
+ANNOTATED_COMMANDS = (
+    "run",
+    "gate",
+    "check",
+    "plan",
+    "selftest",
+    "show",
+    "judge",
+    "verify",
+)  # commands that print texts of models
 PLACE = re.compile(r"([^:\n]+\.toml)(?::(\d+))?: (.*)")  # file, line, what
 
 
@@ -36,7 +45,7 @@ class GithubJob:
 
     def __init__(self, args: Namespace) -> None:
         command = str(getattr(args, "documented", "")).partition(" ")[0]
-        stops, self.gates = command in TELLING, command in ("run", "gate")
+        stops, self.gates = command in ANNOTATED_COMMANDS, command in ("run", "gate")
         with suppress(OSError, ValueError):  # a file no runner reads: our commands would stand in it
             stops = stops and not stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
         self.token = uuid.uuid4().hex if stops else ""
@@ -86,8 +95,8 @@ class GithubJob:
 
 def format_refusal(mistakes: Sequence[str]) -> str:
     """Return as Markdown that a run was refused, and why."""
-    lines = [f"- {escape_markdown(message)[:LONGEST]}" for message in mistakes[:MOST]]
-    lines += [f"- and {len(mistakes) - MOST} more, in the log"] if len(mistakes) > MOST else []
+    lines = [f"- {escape_markdown(message)[:MAX_MESSAGE_CHARS]}" for message in mistakes[:MAX_ANNOTATIONS]]
+    lines += [f"- and {len(mistakes) - MAX_ANNOTATIONS} more, in the log"] if len(mistakes) > MAX_ANNOTATIONS else []
     return "\n".join(["## Refused: there is no verdict, and nothing may ship", "", *lines, ""])
 
 
@@ -114,9 +123,12 @@ def limit_annotations(found: Sequence[str]) -> list[str]:
     kept: list[str] = []
     for kind in ("error", "warning", "notice"):
         mine = [one for one in found if one.startswith((f"::{kind} ", f"::{kind}::"))]
-        if len(mine) > MOST:
-            rest = len(mine) - MOST + 1
-            mine = [*mine[: MOST - 1], format_annotation(kind, f"and {rest} more, in the log and the summary")]
+        if len(mine) > MAX_ANNOTATIONS:
+            rest = len(mine) - MAX_ANNOTATIONS + 1
+            mine = [
+                *mine[: MAX_ANNOTATIONS - 1],
+                format_annotation(kind, f"and {rest} more, in the log and the summary"),
+            ]
         kept += mine
     return kept
 
@@ -124,7 +136,7 @@ def limit_annotations(found: Sequence[str]) -> list[str]:
 def format_annotation(kind: str, message: str, file: str = "", line: int | None = None, title: str = "") -> str:
     """Return a workflow command of one line, whatever its texts are."""
     text = printable(message)
-    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    text = text if len(text) <= MAX_MESSAGE_CHARS else f"{text[:MAX_MESSAGE_CHARS]}…"
     if file:  # from the root of the repository, where it lies in it
         root, path = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve(), Path(file).resolve()
         file = path.relative_to(root).as_posix() if path.is_relative_to(root) else file

@@ -18,7 +18,7 @@ from harness.errors import ExitCode, UsageError, resource_error
 from harness.texts.escaping import printable
 from harness.texts.printing import print_line
 
-FORMAT = 1  # of the documents of --json; raised when what reads an older one would misread it
+FORMAT_VERSION = 1  # of the documents of --json; raised when what reads an older one would misread it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,7 +68,7 @@ def _run_command(args: argparse.Namespace) -> int:
         if wants_json(args):
             from harness.reports.report_json import dumps
 
-            told = {"format": FORMAT, "command": args.documented, "exit_code": int(code)}
+            told = {"format": FORMAT_VERSION, "command": args.documented, "exit_code": int(code)}
             write(dumps({**told, **getattr(args, "document", {}), **({"errors": errors} if errors else {})}))
         return code
 

@@ -11,14 +11,14 @@ from harness.pipeline.measurements import EVALUATION, FULL
 from harness.planning.forecast import Forecast
 from harness.planning.gate_power import Odds
 from harness.planning.joint_power import JointPower
-from harness.stats.power import POWER
+from harness.stats.power import DEFAULT_POWER
 from harness.texts.numbers import format_duration
 
 INDENT = " " * 11
-WIDTH = 80  # columns of what is said of gates
-BUSY = 1.2  # processes that want to run, a processor: above it a measurement says little of an idle machine
+WIDTH_COLUMNS = 80  # columns of what is said of gates
+MAX_LOAD_PER_CPU = 1.2  # processes that want to run, a processor: above it a measurement says little of an idle machine
 NAMES = {FULL: "full fine-tune", "lora": "LoRA", "qlora": "QLoRA", EVALUATION: "evaluation"}
-SHOWN = 8  # findings of the checks
+SHOWN_FINDINGS = 8  # findings of the checks
 
 
 def print_forecast(forecast: Forecast, terminal: Terminal) -> None:
@@ -36,10 +36,10 @@ def print_forecast(forecast: Forecast, terminal: Terminal) -> None:
     found = forecast.findings
     terminal.console.print()
     terminal.print_line(f"data: {len(found) or 'no'} finding{'s' if len(found) != 1 else ''} of the checks", "bold")
-    for line in found[:SHOWN]:
+    for line in found[:SHOWN_FINDINGS]:
         terminal.print_line(f"  {line}")
-    if len(found) > SHOWN:
-        terminal.print_line(f"  and {len(found) - SHOWN} more")
+    if len(found) > SHOWN_FINDINGS:
+        terminal.print_line(f"  and {len(found) - SHOWN_FINDINGS} more")
     if found:
         terminal.print_line(f"  all findings: harness check {forecast.path}", "dim")
     _print_requests(forecast, terminal)
@@ -101,10 +101,10 @@ def _print_recipes(forecast: Forecast, terminal: Terminal) -> None:
 
 def _print_entry(terminal: Terminal, number: str, text: str, details: Iterable[str], style: str = "") -> None:
     """Print a number, what it is of, and below that the details, no wider than WIDTH."""
-    for i, line in enumerate(textwrap.wrap(text, WIDTH - len(INDENT))):
+    for i, line in enumerate(textwrap.wrap(text, WIDTH_COLUMNS - len(INDENT))):
         terminal.print_line(f"  {number:>7}  {line}" if i == 0 else f"{INDENT}{line}", style)
     for detail in details:
-        for line in textwrap.wrap(detail, WIDTH - len(INDENT)):
+        for line in textwrap.wrap(detail, WIDTH_COLUMNS - len(INDENT)):
             terminal.print_line(f"{INDENT}{line}", "dim")
 
 
@@ -118,7 +118,7 @@ def _describe_joint_power(joint: JointPower) -> Iterator[str]:
         sizes = dict.fromkeys(joint.rows.values())
         rows = [f"{n:,} of {', '.join(name for name, m in joint.rows.items() if m == n)}" for n in sizes]
         yield f"80% needs {joint.factor:.2g} times the rows: {'; '.join(rows)}"
-    elif joint.better < POWER:
+    elif joint.better < DEFAULT_POWER:
         yield "no number of rows would make it 80%"
     if joint.costliest and joint.without > joint.better and _format_power(joint.without) != _format_power(joint.better):
         yield f'"{joint.costliest}" costs most: {_format_power(joint.without)} without it'
@@ -185,7 +185,9 @@ def _print_training(forecast: Forecast, terminal: Terminal) -> None:
     for one in forecast.measured.values():
         if one.error:
             terminal.print_line(f"  {NAMES.get(one.what, one.what)}: {one.error}", "yellow")
-    busy = [one for one in forecast.measured.values() if one.load > BUSY and one.device == "cpu" and one.steps]
+    busy = [
+        one for one in forecast.measured.values() if one.load > MAX_LOAD_PER_CPU and one.device == "cpu" and one.steps
+    ]
     for one in busy[:1]:
         idle = f"when idle the training by {NAMES.get(one.what, one.what)} may take {format_duration(one.idle)}"
         terminal.print_line(f"  measured while the machine was busy; {idle}", "yellow")

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from harness.reports.events import RunProgress
 
 STATISTICS = ("numpy", "scipy")  # modules that come together
-SHOWN = 10  # rows of a gate or an eval
-SHELF = 2  # sets of loaded models that several suites share: a base and a candidate
-WORST = (  # first what kept a suite from being judged, for the others say nothing of it; then what was judged
+SHOWN_ROWS = 10  # rows of a gate or an eval
+SHARED_MODEL_SETS = 2  # sets of loaded models that several suites share: a base and a candidate
+EXIT_CODE_ORDER = (  # first what kept a suite from being judged, for the others say nothing of it; then what was judged
     ExitCode.INTERRUPTED, ExitCode.INTERNAL, ExitCode.USAGE, ExitCode.FAILED, ExitCode.INCONCLUSIVE,
     ExitCode.NOTHING_GATED, ExitCode.OK,
 )  # fmt: skip
@@ -127,7 +127,7 @@ def _run_each(args: argparse.Namespace, options: Options) -> int:
     others = [args.job] if args.job else []  # of what watches all runs: a job of GitHub's, a file of events
     several = len(args.suite) > 1
     with ExitStack() as closed:
-        shelf = closed.enter_context(closing(ModelCache(SHELF if several else 0)))
+        shelf = closed.enter_context(closing(ModelCache(SHARED_MODEL_SETS if several else 0)))
         others += [closed.enter_context(closing(Events(args.events)))] if args.events else []
         for path in args.suite:
             try:
@@ -143,7 +143,7 @@ def _run_each(args: argparse.Namespace, options: Options) -> int:
             if codes[-1] is ExitCode.INTERRUPTED:
                 break
     args.document = {"runs": told} if several else {"run": told[0]}
-    return min(codes, key=WORST.index)
+    return min(codes, key=EXIT_CODE_ORDER.index)
 
 
 def _print_collection(collection: Collection, args: argparse.Namespace) -> int:
@@ -307,6 +307,10 @@ def show(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--wrong", action="store_true", help="only rows that the shipping candidate got wrong")
     parser.add_argument(
-        "-n", type=int, default=SHOWN, metavar="N", help=f"number of rows for each gate or eval (default: {SHOWN})"
+        "-n",
+        type=int,
+        default=SHOWN_ROWS,
+        metavar="N",
+        help=f"number of rows for each gate or eval (default: {SHOWN_ROWS})",
     )
     add_verbosity_options(parser)

@@ -14,7 +14,7 @@ from harness.texts.escaping import limit_length, printable
 from harness.texts.printing import is_screen
 from harness.texts.wrapping import wrap_line
 
-SAME = "for the same reason"
+SAME_REASON = "for the same reason"
 
 
 class Screen:
@@ -88,7 +88,7 @@ def format_reasons(verdicts: Sequence[Verdict], *, tests: bool) -> list[str]:
     """Return why each verdict is as it is, a long reason once: gates that no row was put to often share theirs."""
     whys = [v.why if tests else verdict_text.format_brief(v) for v in verdicts]
     return [
-        SAME if why == before and v.estimate is None and len(why) > len(SAME) else why
+        SAME_REASON if why == before and v.estimate is None and len(why) > len(SAME_REASON) else why
         for v, why, before in zip(verdicts, whys, ["", *whys], strict=False)
     ]
 

@@ -22,7 +22,7 @@ from harness.texts.printing import print_line
 if TYPE_CHECKING:
     from harness.selftest import ControlTrial
 
-HANG = 9  # column at which what is said of a model goes on
+INDENT_COLUMNS = 9  # column at which what is said of a model goes on
 
 
 def selftest(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def _run_selftest(args: argparse.Namespace) -> int:
     for equal in found.equals:  # how often a gate blocked and passed two equal models
         rates = f"blocked {equal.blocked:.1%}, passed {equal.passed:.1%} of {equal.swaps} (alpha {equal.alpha:g})"
         word, style = ("clean", "green") if equal.is_within_alpha else ("BLOCKS", "bold red")
-        Screen().print_entry(word.ljust(6), style, f"  {equal.gate}: equal models {rates}", HANG)
+        Screen().print_entry(word.ljust(6), style, f"  {equal.gate}: equal models {rates}", INDENT_COLUMNS)
     tried = [t for t in found.trials if not t.skipped]
     caught, undecided = [t for t in tried if t.caught and not t.undecided], [t for t in tried if t.undecided]
     rest = f", {len(undecided)} not decided" if undecided else ""
@@ -61,14 +61,14 @@ def _print_trial(trial: ControlTrial) -> None:
 
     screen, about = Screen(), f"{trial.name:<32} {format_duration(trial.seconds):>9}"
     if trial.skipped:
-        screen.print_entry("skipped", "dim", f" {about}  {trial.skipped}", HANG)
+        screen.print_entry("skipped", "dim", f" {about}  {trial.skipped}", INDENT_COLUMNS)
     elif trial.undecided:
-        screen.print_entry("unknown", "yellow", f" {about}  {trial.undecided}", HANG)
+        screen.print_entry("unknown", "yellow", f" {about}  {trial.undecided}", INDENT_COLUMNS)
     elif trial.caught:
-        screen.print_entry("caught", "green", f"  {about}  {trial.caught[0]}", HANG)
+        screen.print_entry("caught", "green", f"  {about}  {trial.caught[0]}", INDENT_COLUMNS)
     else:
-        screen.print_entry("SHIPS", "bold red", f"   {about}  {trial.why}", HANG)
-        screen.print_line(f"        no gate blocks it; {trial.fix}", hang=HANG)
+        screen.print_entry("SHIPS", "bold red", f"   {about}  {trial.why}", INDENT_COLUMNS)
+        screen.print_line(f"        no gate blocks it; {trial.fix}", hang=INDENT_COLUMNS)
 
 
 def aa(parser: argparse.ArgumentParser) -> None:

@@ -43,7 +43,7 @@ from harness.texts.numbers import format_bytes, format_duration, format_metric, 
 IGNORED = -100  # the label of a token that is not learnt
 MODEL_FACTS = ("architecture", "parameters", "dtype", "bytes")
 INDENT = " " * 17  # of what is said of a verdict
-NAMED = 5  # rows that a verdict lost, of which there may be many
+MAX_NAMED_ROWS = 5  # rows that a verdict lost, of which there may be many
 QUIET_SECONDS = 30  # between two signs of life where there is no terminal to draw a bar on
 TEMPO_SECONDS = 300  # by whose tempo the time left is told; a step may take a minute
 STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.INCONCLUSIVE: "yellow", Outcome.ERROR: "bold red"}
@@ -215,8 +215,8 @@ class Terminal(Screen):
         if v.driver and not v.slices:
             self.print_line(f"{INDENT}worst slice {v.driver}", style)
         if v.lost and v.outcome is not Outcome.PASS:
-            dots = ["…"] if len(v.lost) > NAMED else []
-            self.print_line(f"{INDENT}lost, worst first: {', '.join([*v.lost[:NAMED], *dots])}", style)
+            dots = ["…"] if len(v.lost) > MAX_NAMED_ROWS else []
+            self.print_line(f"{INDENT}lost, worst first: {', '.join([*v.lost[:MAX_NAMED_ROWS], *dots])}", style)
         if v.waiver:
             self.print_line(f"{INDENT}{v.waiver.summary()}", "yellow")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from harness.release.policy import Policy
     from harness.release.verified import VerifiedExport
 
-STRICT = Path("strict")  # the policy of this name is the harness's own; a file called so is ./strict
+STRICT_NAME = Path("strict")  # the policy of this name is the harness's own; a file called so is ./strict
 
 
 def _run_verify(args: argparse.Namespace) -> int:
@@ -98,13 +98,13 @@ def _read_policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:
     """Return what is demanded, and the lines of it where no file says so."""
     from harness.release import policy
 
-    if args.policy != STRICT:
+    if args.policy != STRICT_NAME:
         if args.key is not None:
             raise UsageError("--key goes with --policy strict; in a policy file write keys as [[key]]")
         return policy.read_policy(args.policy) if args.policy else None, []
     if args.key is None:
         raise UsageError("--policy strict needs a trusted key; add --key FILE, the .pub file of harness keygen")
-    return policy.read_policy(args.key, strict=True), policy.STRICT.splitlines()
+    return policy.read_policy(args.key, strict=True), policy.STRICT_POLICY.splitlines()
 
 
 def _choose_writer(args: argparse.Namespace, policy: Policy | None, name: str) -> Callable[[VerifiedExport], str]:

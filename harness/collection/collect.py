@@ -18,13 +18,13 @@ from harness.errors import UsageError, did_you_mean
 from harness.gates import contamination
 from harness.gates.clusterings import cluster_labels, coarsest_clusterings
 from harness.gates.gate import PARENT, Gate
-from harness.gates.group import COUNTED, assign_recipe_gates, find_order_mistakes, link_groups
+from harness.gates.group import COUNT_REASON, assign_recipe_gates, find_order_mistakes, link_groups
 from harness.gates.min_rows import Sizes, count_units, find_few_clusters_error, find_unprovable_error
 from harness.plugins import Plugins
 from harness.records.metrics import Metric
 from harness.suite.tables import RELEASES, Export, Suite, find_name_error, gate_alpha, is_reserved, name_of_run
 
-LARGE = 0.2  # an alpha above which a gate says little
+LARGE_ALPHA = 0.2  # an alpha above which a gate says little
 
 
 def collect(
@@ -213,7 +213,7 @@ class GateChecks:
             yield (f'"{gate.metric}" is a comparison with {task.spec.against} already; claim min or max')
         yield from gate.find_metric_mistakes(metric, None if task.samples is None else len(task.samples))
         if gate.group and metric.is_count:
-            yield f'is part of any_of "{gate.group}", {COUNTED}'
+            yield f'is part of any_of "{gate.group}", {COUNT_REASON}'
         against, more = ("max", "more") if metric.better == "higher" else ("min", "less")
         if getattr(gate, against) is not None:
             self.context.warnings.append(f'{gate.where}: {against} bounds "{metric.name}", for which {more} is better')
@@ -243,9 +243,9 @@ class GateChecks:
             yield from _find_early_stop_errors(gate, metric, task)
         if any("=" not in s for s in gate.slices) or gate.find_mistakes() or gate.find_metric_mistakes(metric):
             return  # told already
-        if (alpha := gate_alpha(gate, self.suite)) > LARGE and not (gate.kind.counts or metric.is_count):
+        if (alpha := gate_alpha(gate, self.suite)) > LARGE_ALPHA and not (gate.kind.counts or metric.is_count):
             what = f"alpha is {alpha:g}, so {alpha:.0%} of models that just break the claim would pass"
-            self.context.warnings.append(f"{gate.where}: {what}; set {LARGE:g} or less")
+            self.context.warnings.append(f"{gate.where}: {what}; set {LARGE_ALPHA:g} or less")
         if gate.forbids_risk(gate.risk(metric)):
             what = (
                 f'the risk of a mean of {metric.name} is approximate, so the gate cannot pass; declare "range" or "cap"'

@@ -17,7 +17,9 @@ from harness.files import cache_dir
 from harness.schema import format_toml
 from harness.suite.tables import Suite
 
-LONGEST = 150  # bytes of a folder's name, which leave room for what a file system allows beside it: a work folder's
+MAX_NAME_BYTES = (
+    150  # bytes of a folder's name, which leave room for what a file system allows beside it: a work folder's
+)
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ def _resolve_path(path: Path, where: str, says: str, mistakes: Mistakes) -> Path
         why = error.strerror if isinstance(error, OSError) else str(error)
         mistakes.add(where, f"{says} is not a path: {why}; name a folder")
         return None
-    if len(os.fsencode(found.name)) > LONGEST:
-        mistakes.add(where, f"{says} has a name of more than {LONGEST} bytes; choose a shorter one")
+    if len(os.fsencode(found.name)) > MAX_NAME_BYTES:
+        mistakes.add(where, f"{says} has a name of more than {MAX_NAME_BYTES} bytes; choose a shorter one")
         return None
     return found
 
@@ -114,8 +116,8 @@ def find_write_error(path: Path) -> str:
     try:
         if path.is_dir():
             return "is a folder"
-        if len(os.fsencode(path.name)) > LONGEST:
-            return f"has a name of more than {LONGEST} bytes"
+        if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
+            return f"has a name of more than {MAX_NAME_BYTES} bytes"
         with tempfile.TemporaryFile(dir=next(p for p in path.resolve().parents if p.exists())):
             return ""
     except (OSError, RuntimeError, ValueError) as error:

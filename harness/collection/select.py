@@ -11,9 +11,9 @@ from harness.collection.collection import Collection
 from harness.errors import UsageError
 from harness.records.run import ItemResult
 from harness.reports.run_folder import read_last_run
-from harness.schema import LONGEST
+from harness.schema import MAX_VALUE_CHARS
 
-BINDS = {"or": 1, "and": 2, "not": 3}  # operators of `-k`, and how closely
+PRECEDENCE = {"or": 1, "and": 2, "not": 3}  # operators of `-k`, and how closely
 
 
 def select_items(collection: Collection, keyword: str, last: Path | None) -> Collection:
@@ -88,13 +88,13 @@ def _parse_expression(expression: str) -> list[str]:
             if not waiting:
                 raise _make_syntax_error(expression, '")" has no matching "("')
             waiting.pop()
-        elif word in BINDS:
-            while waiting and waiting[-1] != "(" and BINDS[waiting[-1]] >= BINDS[word]:
+        elif word in PRECEDENCE:
+            while waiting and waiting[-1] != "(" and PRECEDENCE[waiting[-1]] >= PRECEDENCE[word]:
                 steps.append(waiting.pop())
             waiting.append(word)
         else:
             steps.append("=" + word.lower())
-        wants = word == "(" or word in BINDS
+        wants = word == "(" or word in PRECEDENCE
     if "(" in waiting:
         raise _make_syntax_error(expression, '"(" is not closed')
     if wants and (steps or waiting):
@@ -103,7 +103,7 @@ def _parse_expression(expression: str) -> list[str]:
 
 
 def _make_syntax_error(expression: str, why: str) -> UsageError:
-    shown = expression if len(expression) <= LONGEST else f"{expression[:LONGEST]}…"
+    shown = expression if len(expression) <= MAX_VALUE_CHARS else f"{expression[:MAX_VALUE_CHARS]}…"
     return UsageError(f'-k "{shown}": {why}; write parts of names, joined with and, or, not and parentheses')
 
 

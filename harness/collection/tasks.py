@@ -25,7 +25,7 @@ from harness.suite.tables import Eval, find_name_error
 
 Rows = list[dict[str, Any]]
 Samples = tuple[Sample, ...]
-THOUGHT = 512  # tokens: where a thought has no budget, it and its answer seldom fit into fewer
+REASONING_TOKENS = 512  # tokens: where a thought has no budget, it and its answer seldom fit into fewer
 
 
 def make_task(context: Context, sources: DatasetLoader, spec: Eval) -> Task | None:
@@ -162,8 +162,9 @@ def _check_thought(context: Context, spec: Eval, task: Task) -> None:
     named, _ = schema.list_options(task.function)
     if budget is None:
         most = spec.options.get("max_new_tokens", named["max_new_tokens"].default) if marks and task.generates else None
-        if isinstance(most, int) and most < THOUGHT:
-            what = f"max_new_tokens = {most} must hold reasoning and answer; set thought_budget, or {THOUGHT} or more"
+        if isinstance(most, int) and most < REASONING_TOKENS:
+            what = f"max_new_tokens = {most} must hold reasoning and answer"
+            what = f"{what}; set thought_budget, or {REASONING_TOKENS} or more"
             context.warnings.append(f"{spec.where}: thought: {what}")
         return
     if budget < 1:

@@ -29,7 +29,8 @@ def _describe_readings(there: Sequence[str], chosen: set[str], training: bool) -
     for ours, names in NAMES.items():
         found = [name for name in names if name in there]
         if ours not in chosen and ours not in there and len(found) > 1:
-            return f'has "{found[0]}" and "{found[1]}", either of which could be its {ours}; {_suggest_columns({ours: found[0]})}'
+            advice = _suggest_columns({ours: found[0]})
+            return f'has "{found[0]}" and "{found[1]}", either of which could be its {ours}; {advice}'
     if chosen & NAMES.keys():
         return ""
     pair = {ours: next((n for n in (ours, *names) if n in there), "") for ours, names in NAMES.items()}

@@ -15,7 +15,7 @@ from harness.texts.escaping import shorten_repr
 
 ARGUMENTS, TOOLS = "chat_template_kwargs", "tools"  # columns of a row; the first is also a key of a suite's tables
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
-OURS = (  # how messages are rendered and tokenised is not a row's to say
+RESERVED_ARGUMENTS = (  # how messages are rendered and tokenised is not a row's to say
     "conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",
     "sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors", "return_dict",
     "return_assistant_tokens_mask", "tokenizer_kwargs", "processor_kwargs",
@@ -57,7 +57,7 @@ def template_arguments(row: Mapping[str, Any], common: Mapping[str, Any], used: 
         if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
             raise UsageError(f'has {shorten_repr(tools)} as its "{TOOLS}"; give a list of objects, or drop the column')
         found[TOOLS] = tools
-    if refused := [name for name in found if name in OURS]:
+    if refused := [name for name in found if name in RESERVED_ARGUMENTS]:
         raise UsageError(f'has "{refused[0]}" in {ARGUMENTS}, which the harness sets itself; remove it')
     return found
 

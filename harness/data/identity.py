@@ -20,8 +20,8 @@ from harness.data.templates import template_columns
 from harness.records.samples import Sample
 from harness.texts.folding import fold_case
 
-DIGITS = 32  # hex digits kept of a sha256: 128 bits, so that two rows of a million never share them
-TELLING = 2  # one in so many values of a column is another one, where a value tells a row by itself
+HEX_DIGITS = 32  # hex digits kept of a sha256: 128 bits, so that two rows of a million never share them
+RARE_DIVISOR = 2  # one in so many values of a column is another one, where a value tells a row by itself
 
 
 def add_question_keys(samples: Sequence[Sample], template: str | None) -> tuple[Sample, ...]:
@@ -31,7 +31,7 @@ def add_question_keys(samples: Sequence[Sample], template: str | None) -> tuple[
         asked, wanted = sorted(_list_question_texts(sample, names)), _list_target_texts(sample)
         lists = {k: v for k, v in sample.row.items() if isinstance(v, (list, dict))}  # choices, tools, a chat
         told = [asked, wanted, _format_canonical(lists) if lists else "{}"]
-        found.append(replace(sample, key=digest_value(told)[:DIGITS] if any(asked) or wanted else ""))
+        found.append(replace(sample, key=digest_value(told)[:HEX_DIGITS] if any(asked) or wanted else ""))
     return tuple(found)
 
 
@@ -40,7 +40,7 @@ def question_key(text: str, target: str) -> str:
     asked, wanted = canonical_text(text), canonical_text(target)
     # as `digest_value` would write it
     told = f"[[{quoted(asked) if text else ''}], [{quoted(wanted) if wanted else ''}], {quoted('{}')}]"
-    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS] if asked or wanted else ""
+    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:HEX_DIGITS] if asked or wanted else ""
 
 
 def question_keys(samples: Sequence[Sample], template: str | None) -> list[tuple[str, ...]]:
@@ -52,13 +52,13 @@ def question_keys(samples: Sequence[Sample], template: str | None) -> list[tuple
     names = template_columns(template) if template else []
     asked = [_list_question_texts(s, names) for s in samples]
     width = max(map(len, asked), default=0)
-    telling = [i for i in range(width) if TELLING * len({a[i] for a in asked if i < len(a)}) >= len(asked)]
+    telling = [i for i in range(width) if RARE_DIVISOR * len({a[i] for a in asked if i < len(a)}) >= len(asked)]
     found: list[tuple[str, ...]] = []
     for sample, own in zip(samples, asked, strict=True):
         parts = [[own[i]] for i in telling if i < len(own) and own[i]] or ([sorted(own)] if any(own) else [])
         wanted = _list_target_texts(sample) or [""]
         here = [(part, target) for part in parts or [[]] for target in wanted if part or target]
-        found.append(tuple(sorted(digest_value([part, target])[:DIGITS] for part, target in here)))
+        found.append(tuple(sorted(digest_value([part, target])[:HEX_DIGITS] for part, target in here)))
     return found
 
 

@@ -16,25 +16,27 @@ from typing import Any
 
 from harness.data import tables
 from harness.errors import Mistakes, UsageError
-from harness.schema import DEEPEST, format_toml, is_deep
+from harness.schema import MAX_DEPTH, format_toml, is_deep
 from harness.texts.escaping import shorten_repr
 
 Row = dict[str, Any]
 FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
-ALSO = (".ndjson", ".feather", ".xlsm")  # other suffixes of these
+OTHER_SUFFIXES = (".ndjson", ".feather", ".xlsm")  # other suffixes of these
 BINARY = {".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow", ".xlsx": "XLSX", ".xlsm": "XLSX"}
 TABLES = {".csv": ",", ".tsv": "\t"}  # and what parts their columns unless a suite says so
 SEPARATORS = (",", ";", "\t", "|")
 WORKBOOKS = (".xls", ".ods", ".numbers")
 ENCODINGS = {b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # by how a file begins
-LONGEST = 300  # characters of what a library says
-TOLD = re.compile(r'"?sep=(.)"?\n')  # Excel's first line
-SNIFFED = 100_000  # characters of a table, and bytes of its encoding, by which they are told
+MAX_MESSAGE_CHARS = 300  # characters of what a library says
+SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\n')  # Excel's first line
+SNIFFED_CHARS = 100_000  # characters of a table, and bytes of its encoding, by which they are told
 ESCAPE = "; in TOML a \\ in double quotes begins an escape: write / or single quotes"
-UNCLOSED = "; check for a missing closing quote, double the quotes inside a field, or write the rows as .jsonl"
+UNCLOSED_QUOTE_ADVICE = (
+    "; check for a missing closing quote, double the quotes inside a field, or write the rows as .jsonl"
+)
 OBJECTS = re.compile(r"\s*\[\s*\{")  # how a JSON list of objects begins, whatever the file is called
 ROW = re.compile(r"\brow [0-9]+")
-SHOWN = 20  # wrong rows of a source that are told one by one
+SHOWN_ERRORS = 20  # wrong rows of a source that are told one by one
 
 
 def read_file(
@@ -77,7 +79,7 @@ def _is_json_lines(text: str) -> bool:
 
 def is_file_name(name: str) -> bool:
     """Return whether a file is of a format that is read, by its name."""
-    return tables.file_suffix(name) in (*FILES, *ALSO)
+    return tables.file_suffix(name) in (*FILES, *OTHER_SUFFIXES)
 
 
 def find_file(folder: Path, source: str, where: str) -> Path:
@@ -139,7 +141,7 @@ def detect_format(path: Path, where: str, separator: str | None, encoding: str |
     if tables.is_binary_table(data) or suffix in BINARY:
         return {}
     encoding = encoding or detect_encoding(data)
-    text = decode_text(data, path, encoding, where)[:SNIFFED]
+    text = decode_text(data, path, encoding, where)[:SNIFFED_CHARS]
     if "\0" in text:
         raise UsageError(f'{where}: {path}: is not text; save it as "CSV UTF-8" and name that file')
     found = {"separator": separator or detect_separator(text)} if suffix in TABLES else {}
@@ -148,7 +150,7 @@ def detect_format(path: Path, where: str, separator: str | None, encoding: str |
 
 def detect_separator(text: str) -> str:
     """Return what parts the columns of a table: where most of its first rows have as many as the header."""
-    if told := TOLD.match(text):
+    if told := SEPARATOR_LINE.match(text):
         return told[1]
 
     def fits(separator: str) -> tuple[float, int]:
@@ -188,7 +190,7 @@ def read_hub(source: str, where: str) -> list[Row]:
     try:
         return _drop_filled_keys([dict(row) for row in load_dataset("/".join(parts), config, split=split or "train")])
     except Exception as error:  # the library raises a dozen kinds; what helps is the name and its last line
-        why = textwrap.shorten(str(error), LONGEST, placeholder=" …")
+        why = textwrap.shorten(str(error), MAX_MESSAGE_CHARS, placeholder=" …")
         raise UsageError(
             f'{where}: data "{source}" cannot be read: {why}; check the name and the network connection'
         ) from None
@@ -201,8 +203,8 @@ def limit_mistakes(mistakes: Mistakes, where: str) -> None:
     mistakes.messages = [
         f"{message} ({same[key]:,} such rows)" if same[key] > 1 else message for key, message in [*first.items()][::-1]
     ]
-    if len(mistakes.messages) > SHOWN:
-        mistakes.messages[SHOWN:] = [f"{where}: {len(mistakes.messages) - SHOWN} more rows like these"]
+    if len(mistakes.messages) > SHOWN_ERRORS:
+        mistakes.messages[SHOWN_ERRORS:] = [f"{where}: {len(mistakes.messages) - SHOWN_ERRORS} more rows like these"]
 
 
 def _parse_line(text: str, place: str) -> Any:
@@ -210,13 +212,13 @@ def _parse_line(text: str, place: str) -> Any:
         found = json.loads(text)
         if "\\ud" in text.lower():  # an escape that may be half of a pair, which no encoding can write
             json.dumps(found, ensure_ascii=False).encode()
-        if text.count("[") + text.count("{") > DEEPEST and is_deep(found):
+        if text.count("[") + text.count("{") > MAX_DEPTH and is_deep(found):
             raise RecursionError
         return found
     except UnicodeEncodeError:
         raise UsageError(f"{place}: contains half a character (a lone surrogate); replace that text") from None
     except RecursionError:
-        raise UsageError(f"{place}: is nested more than {DEEPEST} levels deep; flatten it") from None
+        raise UsageError(f"{place}: is nested more than {MAX_DEPTH} levels deep; flatten it") from None
     except json.JSONDecodeError as error:
         raise UsageError(
             f"{place}: not valid JSON: {error.msg} at column {error.colno}; correct it, or "
@@ -241,7 +243,7 @@ def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[
     """
     if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
         raise UsageError(f"{where}: separator is {format_toml(separator)}; give one character")
-    told = TOLD.match(text)
+    told = SEPARATOR_LINE.match(text)
     parts = separator or (told[1] if told else TABLES[tables.file_suffix(path.name)])
     mistakes, rows, header = Mistakes(), list[Row](), list[str]()
     joined: list[tuple[str, list[str]]] = []  # what is wrong if lines in a field are rows, and how such rows end
@@ -254,7 +256,7 @@ def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[
                 continue
             ends = _find_unclosed_quote(lines, fields, parts, len(header)) if last > first else None
             if ends is not None:
-                joined.append((f"{path}: lines {first} to {last} form one row{UNCLOSED}", ends))
+                joined.append((f"{path}: lines {first} to {last} form one row{UNCLOSED_QUOTE_ADVICE}", ends))
             if len(fields) == len(header):
                 rows.append(dict(zip(header, fields, strict=True)))
             elif ends is None:
@@ -267,7 +269,7 @@ def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[
         ) from None
     known = {row[header[-1]] for row in rows} if joined else set()
     mistakes.messages += [what for what, ends in joined if not ends or known.issuperset(ends)]
-    if len(mistakes.messages) > max(SHOWN, len(rows)):  # one cause
+    if len(mistakes.messages) > max(SHOWN_ERRORS, len(rows)):  # one cause
         mistakes.messages = [f"{mistakes.messages[0]} ({len(mistakes.messages) - 1:,} more rows like this)"]
     limit_mistakes(mistakes, f"{path}")
     mistakes.raise_errors()

@@ -32,7 +32,9 @@ GROUP = "group"
 """The key of a training row that names its group; rows of one group are held out together."""
 HELD_OUT = "held_out"
 """The key of a training row that is for validation only."""
-LARGEST = 10_000_000  # characters of a row: more than any context holds, and minutes for every check that reads it
+MAX_ROW_CHARS = (
+    10_000_000  # characters of a row: more than any context holds, and minutes for every check that reads it
+)
 
 
 def is_remote(source: str) -> bool:
@@ -59,8 +61,9 @@ def read_rows(
         rows = rows[part] if part else rows
     if not rows:
         raise UsageError(f'{where}: data "{source}" has no rows; an evaluation needs at least one')
-    if large := [i for i, row in enumerate(rows) if _count_characters(row) > LARGEST]:
-        what = f"row {large[0]} has more than {LARGEST:,} characters ({len(large)} such rows); split it, or remove it"
+    if large := [i for i, row in enumerate(rows) if _count_characters(row) > MAX_ROW_CHARS]:
+        what = f"row {large[0]} has more than {MAX_ROW_CHARS:,} characters ({len(large)} such rows)"
+        what = f"{what}; split it, or remove it"
         raise UsageError(f'{where}: data "{source}": {what}')
     return rows
 

@@ -20,11 +20,11 @@ from harness.errors import UsageError
 Row = dict[str, Any]
 MAX_BYTES = 1 << 32  # of a file, decompressed
 CHUNK, ZSTD_CHUNK = 1 << 20, 1 << 12  # bytes that are decompressed at a time, and bytes of zstd that are
-COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz")
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
 ZIP, PARQUET, ARROW, STREAM = b"PK\3\4", b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 BATCH_ROWS, MIN_CELL_BYTES = 1024, 16  # rows that are unpacked at a time, and bytes that a cell counts at least
-LONGEST = 300  # characters of a library's message
+MAX_MESSAGE_CHARS = 300  # characters of a library's message
 WRAPPERS = ("data", "rows", "examples", "instances")  # keys of an object under which tools write the rows
 FORMULA = "save the workbook in a spreadsheet program, which stores the results, or save the sheet as CSV"
 
@@ -32,7 +32,7 @@ FORMULA = "save the workbook in a spreadsheet program, which stores the results,
 def file_suffix(name: str) -> str:
     """Return the suffix of a file's name in lower case, without that of its compression."""
     path = PurePath(name.lower())
-    return PurePath(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+    return PurePath(path.stem).suffix if path.suffix in COMPRESSED_SUFFIXES else path.suffix
 
 
 def is_compressed(data: bytes) -> bool:
@@ -266,4 +266,4 @@ def extract_json_rows(value: Any) -> Any:
 
 
 def _shorten_error(error: BaseException) -> str:
-    return textwrap.shorten(str(error), LONGEST, placeholder=" …") or type(error).__name__
+    return textwrap.shorten(str(error), MAX_MESSAGE_CHARS, placeholder=" …") or type(error).__name__

@@ -24,7 +24,7 @@ from harness.records.models import Progress, Subject, split_chunks
 from harness.records.samples import Caveat, Labels, Result, Score, rows_digest
 from harness.texts.escaping import drop_surrogates
 
-ASKED = ("max_new_tokens", "stop", "thought")  # options of a marking evaluator that say how it is answered
+ANSWER_OPTIONS = ("max_new_tokens", "stop", "thought")  # options of a marking evaluator that say how it is answered
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def generate_answers(task: Task, name: str, subject: Subject, progress: Callable
     """Return a subject's answers to a task's rows, as Scores without values."""
     samples, begun = task.samples or (), time.monotonic()
     named, _ = schema.list_options(task.function)
-    how = {o: task.spec.options.get(o, named[o].default) for o in ASKED if o in named}
+    how = {o: task.spec.options.get(o, named[o].default) for o in ANSWER_OPTIONS if o in named}
     scores: list[Score] = []
     sampled = SampledSubject(subject, task)
     asked: Any = FinishReasonRecorder(sampled, task.thought_budget)

@@ -20,7 +20,9 @@ from harness.stats.values import Range
 PARENT = "parent"  # what a copy that an export makes is compared with: the candidate it was made of
 FEWEST_SEEDS = 3  # runs of a recipe, of which it can be inferred how far others would lie apart
 MIN_N = 60  # rows of a slice from which on it must prove the claim; a smaller one only raises an alarm
-SUMS = 1e-6  # by which an estimate may differ from the values it is made of: rows were summed in another order
+RELATIVE_TOLERANCE = (
+    1e-6  # by which an estimate may differ from the values it is made of: rows were summed in another order
+)
 Units = tuple[Sequence[Score], Sequence[Score] | None, Sequence[str] | None]
 """Rows of the candidate, of the baseline if there is one, and the cluster of each row."""
 
@@ -353,7 +355,7 @@ class ClaimType:
         terms = [metric.to_test_scale(value)]
         if baseline is not None:
             terms.append(-metric.to_test_scale(baseline))
-        fits = abs(math.fsum(terms) - estimate) <= SUMS * max(1.0, *map(abs, terms))
+        fits = abs(math.fsum(terms) - estimate) <= RELATIVE_TOLERANCE * max(1.0, *map(abs, terms))
         return "" if fits else f"has the estimate {estimate:g}, but its values give {math.fsum(terms):g}"
 
 

@@ -18,8 +18,10 @@ from harness.records.verdict_text import add_reason
 from harness.records.verdicts import Outcome, Verdict
 from harness.texts.counts import count_noun
 
-THOUGHTS = 0.05  # of all answers: more cut thoughts, and a gate that says nothing else of it is not decided
-EXAMPLES = 3  # ids of rows that an error gives as examples
+MAX_TRUNCATED_REASONING = (
+    0.05  # of all answers: more cut thoughts, and a gate that says nothing else of it is not decided
+)
+MAX_EXAMPLES = 3  # ids of rows that an error gives as examples
 Slices = dict[str, list[Sample]]
 
 
@@ -224,7 +226,7 @@ def _cut_error(gate: Gate, metric: Metric, rows: Sequence[Sample], sides: Mappin
 
     Without `cut_at_most` these are thoughts that did not end, which are never an answer.
     """
-    most, where = (THOUGHTS, " while reasoning") if gate.cut_at_most is None else (gate.cut_at_most, "")
+    most, where = (MAX_TRUNCATED_REASONING, " while reasoning") if gate.cut_at_most is None else (gate.cut_at_most, "")
     for name, scores in sides.items():
         own = [(s.id, answer) for s in rows for answer in scores[s.id].answers]
         if gate.cut_at_most is None:
@@ -254,4 +256,4 @@ def _is_worse(metric: Metric, ours: Score, theirs: Score) -> bool:
 
 
 def _name_examples(ids: Sequence[str]) -> str:
-    return "for instance " + ", ".join(f'"{i}"' for i in ids[:EXAMPLES])
+    return "for instance " + ", ".join(f'"{i}"' for i in ids[:MAX_EXAMPLES])

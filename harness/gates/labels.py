@@ -24,13 +24,13 @@ from harness.stats.inputs import Clusters, number_clusters
 from harness.stats.result import Test
 from harness.stats.significance import is_significant
 
-TIE = 0.5
-KINDS = (0.0, TIE, 1.0)  # what people say: the baseline's or not met, a tie, the candidate's or met
+TIE_VALUE = 0.5
+KINDS = (0.0, TIE_VALUE, 1.0)  # what people say: the baseline's or not met, a tie, the candidate's or met
 PLACES = ((0.0, 0.0), (0.5, 1.0), (1.0, 0.0))  # value of each kind, and whether it is a tie
 PSEUDO = 1 / 3  # of a label with each value, added to each kind's error: few that agree are no proof that all do
-FEWEST = 2  # prompts of a kind on each side, of which an error can be told
-ROUNDS = 3  # in which the labels' covariance follows the mix that fits best
-NEAR = 1e-9
+MIN_PROMPTS = 2  # prompts of a kind on each side, of which an error can be told
+MAX_ROUNDS = 3  # in which the labels' covariance follows the mix that fits best
+TOLERANCE = 1e-9
 PARTS, NARROW = 16, 1e-12  # of an interval in which a bound is looked for, and the width to which it is found
 
 
@@ -138,10 +138,11 @@ def label_moments(
     ]
     count = len(set(groups.tolist()))
     for side, each in zip(met, kinds, strict=True):
-        if (fewest := min(each[0].prompts, each[2].prompts, count)) < FEWEST:
+        if (fewest := min(each[0].prompts, each[2].prompts, count)) < MIN_PROMPTS:
             where_ = f" where {labels.side} is {'' if side else 'not '}above 0" if labels.side else ""
             raise ValueError(
-                f"labels of {labels.metric} of one kind cover only {fewest} prompts{where_}; label {FEWEST} or more"
+                f"labels of {labels.metric} of one kind cover only {fewest} prompts{where_}; "
+                f"label {MIN_PROMPTS} or more"
             )
     return Moments(
         *_estimate_row_moments(x, w, groups, where, met),
@@ -156,13 +157,13 @@ def label_moments(
             )
         ),
         count,
-        bool((truth == TIE).any()),
+        bool((truth == TIE_VALUE).any()),
     )
 
 
 def _pair_with_ties(x: Floats) -> Floats:
     """Return an instrument's values and whether they are ties, (n, 2)."""
-    return np.stack([x, (x == TIE).astype(np.float64)], axis=-1)
+    return np.stack([x, (x == TIE_VALUE).astype(np.float64)], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def _estimate_mean(x: Floats, weights: Floats, groups: Ints, places: Floats) -> 
     moved = weights[:, None] * (x - mean)
     sums = [np.bincount(groups, column, minlength=int(groups.max()) + 1) for column in moved.T]
     apart = (places - mean) / total
-    plain = weights @ x / max(weights.sum(), NEAR)
+    plain = weights @ x / max(weights.sum(), TOLERANCE)
     return _Mean(mean, plain, np.stack(sums, -1) / total * math.sqrt(few), PSEUDO * few * apart.T @ apart, prompts)
 
 
@@ -237,7 +238,7 @@ def signed_root(of: Moments, threshold: float | Floats) -> tuple[Floats, Floats]
     weights = mix.start(threshold)
     rows = mix.of_rows(weights)
     scale = np.ones(())
-    for _ in range(ROUNDS):
+    for _ in range(MAX_ROUNDS):
         inverse = np.asarray(np.linalg.inv(rows + mix.of_labels(weights, scale)))
         square, weights, above = mix.nearest(inverse, threshold)
         scale = mix.grown(weights, inverse, scale)
@@ -303,7 +304,7 @@ class _Mix:
         for size in range(len(limits), len(kinds) + 1):  # of sets (S, size), which have as many values as limits
             chosen = np.array([c for c in combinations(kinds, size) if len(set(self.values[list(c)])) >= len(limits)])
             system = np.zeros((*to.shape[:-1], len(chosen), size + len(limits), size + len(limits)))
-            system[..., :size, :size] = gram[..., chosen[:, :, None], chosen[:, None, :]] + NEAR * np.eye(size)
+            system[..., :size, :size] = gram[..., chosen[:, :, None], chosen[:, None, :]] + TOLERANCE * np.eye(size)
             for i, limit in enumerate(limits, size):
                 system[..., i, :size] = system[..., :size, i] = limit[chosen]
             right = np.zeros(system.shape[:-1])
@@ -315,7 +316,7 @@ class _Mix:
             np.put_along_axis(mix, np.broadcast_to(chosen, solved[..., :size].shape), solved[..., :size], -1)
             off = self.y[..., None, :] - np.einsum("...ld,...sd->...sl", self.design, mix)
             square = np.einsum("...sl,...lm,...sm->...s", off, inverse, off)
-            squares.append(np.where((mix >= -NEAR).all(-1), square, np.inf))
+            squares.append(np.where((mix >= -TOLERANCE).all(-1), square, np.inf))
             mixes.append(np.maximum(mix, 0.0))
             slopes.append(solved[..., -1])
         every, mixed, slope = np.concatenate(squares, -1), np.concatenate(mixes, -2), np.concatenate(slopes, -1)

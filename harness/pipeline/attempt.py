@@ -17,7 +17,17 @@ from harness.gates.gate import Gate
 from harness.pipeline.ledger import LedgerEntry, Role, overlaps, project_name, scores_by_row
 from harness.records.samples import Result
 
-SILENT = ("id", "where", "metric", "group", "among", "on", "requires", "severity", "any_of")  # keys that claim nothing
+NEUTRAL_KEYS = (
+    "id",
+    "where",
+    "metric",
+    "group",
+    "among",
+    "on",
+    "requires",
+    "severity",
+    "any_of",
+)  # keys that claim nothing
 OF_EVAL = ("use", "template", "cluster", "rows_at_most", "against", "fewshot_data", "chat_template_kwargs", "stop")
 
 
@@ -80,7 +90,7 @@ class AttemptClaims:
             return
         spec = self.collection.tasks[gate.eval].spec
         yield gate.metric_name
-        yield {key: value for key, value in asdict(gate).items() if key not in SILENT}
+        yield {key: value for key, value in asdict(gate).items() if key not in NEUTRAL_KEYS}
         train = self.collection.suite.train
         yield train.seeds if train and gate.of == "recipe" else None  # one seed more is another claim
         yield gate.alpha or self.collection.suite.header.alpha

@@ -29,7 +29,7 @@ from harness.texts.counts import count_noun
 from harness.texts.escaping import drop_surrogates
 from harness.workers.loading import load_uncached
 
-LONGEST = 20_000  # characters of a training row that a report shows
+MAX_ROW_CHARS = 20_000  # characters of a training row that a report shows
 
 
 def check_suite(collection: Collection, options: Options) -> tuple[list[Finding], Built | None, Collection]:
@@ -96,7 +96,7 @@ def recall_checks_before_training(run: RunContext) -> list[Finding]:
         examples, shown = built.examples if built else (), list[ShownRow]()
         for example in [examples[i] for i in sorted({0, len(examples) // 2, len(examples) - 1})] if examples else ():
             assert built
-            left, segments = LONGEST, []
+            left, segments = MAX_ROW_CHARS, []
             for learnt, text in built.parts(example):
                 cut = text if len(text) <= left else text[:left] + "…"
                 segments += [Segment(drop_surrogates(cut), learnt)] if left > 0 else []

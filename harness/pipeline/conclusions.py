@@ -33,7 +33,7 @@ from harness.reports.summary import ignored_errors
 from harness.suite.waivers import unneeded_waivers
 from harness.texts.numbers import format_metric
 
-ROUNDING = 0.005  # of a value: what weights that are rounded once change, and no conclusion
+MAX_ROUNDING_SHARE = 0.005  # of a value: what weights that are rounded once change, and no conclusion
 Results = Mapping[tuple[str, str], Result]  # by subject and eval
 
 
@@ -223,7 +223,7 @@ def _describe_change(change: Change, step: str) -> str:
         figures = change_figures(c)
         values = f"{figures.baseline} to {figures.value}, {figures.estimate} {figures.bounds}"
     ours, theirs = c.ours or 0.0, c.theirs or 0.0
-    if not c.is_share and (not sure or abs(ours - theirs) <= ROUNDING * abs(theirs)):
+    if not c.is_share and (not sure or abs(ours - theirs) <= MAX_ROUNDING_SHARE * abs(theirs)):
         return ""
     if not sure:
         rows = f"changed {name} on {c.won + c.lost} rows, {c.lost} lost and {c.won} won"

@@ -39,9 +39,9 @@ from harness.records.verdicts import Verdict
 from harness.suite.tables import Suite
 
 FILE, ELSEWHERE = "attempts.jsonl", "HARNESS_LEDGER"  # in the cache folder, and the only file there that matters
-NAMED = 4  # suites of earlier looks
-DIGITS = 16  # hex digits of a line's digest that evidence tells
-AGAIN = "earlier attempts are then unknown"
+MAX_NAMED_SUITES = 4  # suites of earlier looks
+HEX_DIGITS = 16  # hex digits of a line's digest that evidence tells
+LOST_LEDGER_WARNING = "earlier attempts are then unknown"
 HEAD = ("format", "id", "after", "time")  # what every line has
 TEXTS = (  # that are read again
     "place",
@@ -58,7 +58,7 @@ TEXTS = (  # that are read again
 )
 Role = Literal["adapter", "merged", "conversion"]  # of a candidate: models of one are attempts at the same question
 Row = tuple[str, ...]  # the keys of one row
-SHARE = 10  # rows are met again when one in so many of the smaller set is
+OVERLAP_DIVISOR = 10  # rows are met again when one in so many of the smaller set is
 ROOTS = (".git", "pyproject.toml")  # what lies in the folder of a project
 
 
@@ -115,7 +115,7 @@ def overlaps(one: frozenset[Row], other: frozenset[Row]) -> bool:
     """Return whether two sets of rows have so many in common that a look at one tells of the other."""
     small, large = sorted((one, other), key=len)
     keys = _collect_keys(large)
-    return bool(small) and SHARE * sum(not keys.isdisjoint(row) for row in small) >= len(small)
+    return bool(small) and OVERLAP_DIVISOR * sum(not keys.isdisjoint(row) for row in small) >= len(small)
 
 
 @lru_cache(maxsize=1)  # of the rows that are looked at now, mostly
@@ -157,7 +157,7 @@ class LedgerState:
     def to_json(self) -> dict[str, Any]:
         """Return it as evidence has it."""
         names = {"ledgers": self.ledgers, "heads": self.heads, "lines": self.lines}
-        return {name: sorted(x[:DIGITS] for x in many) for name, many in names.items()} | {"began": self.began}
+        return {name: sorted(x[:HEX_DIGITS] for x in many) for name, many in names.items()} | {"began": self.began}
 
 
 class Ledger:
@@ -318,18 +318,20 @@ class Ledger:
             if isinstance(line, dict) and line.get("format") != LEDGER_FORMAT:
                 what = f"format {line.get('format')}, and this one reads {LEDGER_FORMAT}"
                 where = f"{self.path}:{number}: was written by another version of the harness ({what})"
-                raise UsageError(f"{where}; move the file away: {AGAIN}")
+                raise UsageError(f"{where}; move the file away: {LOST_LEDGER_WARNING}")
             if not _is_line(line) or _hash_line({k: v for k, v in line.items() if k != "id"}) != line["id"]:
                 where = f"{self.path}:{number}: was changed or truncated after it was written"
-                raise UsageError(f"{where}; restore the file, or move it away: {AGAIN}")
+                raise UsageError(f"{where}; restore the file, or move it away: {LOST_LEDGER_WARNING}")
             found[line["id"]] = line
             numbers.setdefault(line["id"], number)
         for line in map(found.__getitem__, numbers):
             if lost := [a for a in line["after"] if a not in found]:
-                where = f"{self.path}:{numbers[line['id']]}: its previous line {lost[0][:DIGITS]} is missing"
-                raise UsageError(f"{where}; restore the file, or move it away: {AGAIN}")
+                where = f"{self.path}:{numbers[line['id']]}: its previous line {lost[0][:HEX_DIGITS]} is missing"
+                raise UsageError(f"{where}; restore the file, or move it away: {LOST_LEDGER_WARNING}")
         if found and not any("ledger" in line for line in found.values()):
-            raise UsageError(f"{self.path}: its first lines are missing; restore the file, or move it away: {AGAIN}")
+            raise UsageError(
+                f"{self.path}: its first lines are missing; restore the file, or move it away: {LOST_LEDGER_WARNING}"
+            )
         if data.endswith(b"\n"):
             self._parsed = data, found
         return list(found.values())
@@ -380,7 +382,9 @@ def describe_attempts(verdicts: Sequence[Verdict], spend: bool, standings: Seque
         most = max(again, key=lambda v: (v.attempt, v.blocking))
         k, alpha = most.attempt, most.alpha or 0.0
         others = max((s.others for s in standings), key=len, default=())
-        told = ", ".join(f"{place} ({n})" if n > 1 else place for place, n in Counter(others).most_common(NAMED))
+        told = ", ".join(
+            f"{place} ({n})" if n > 1 else place for place, n in Counter(others).most_common(MAX_NAMED_SUITES)
+        )
         where = f"; previous: {told}" if told else ""
         if spend:
             said = "so that all attempts together keep the risk"

@@ -40,8 +40,13 @@ from harness.reports.run_folder import LOGS, read_steps
 from harness.schema import format_toml
 from harness.texts.numbers import format_metric, format_p_in_sentence
 
-ENDED = (ExitCode.INTERRUPTED, ExitCode.INTERNAL, ExitCode.USAGE)  # after which there is nothing to compare
-UNTOLD = ("base_model_name_or_path", "auto_mapping", "revision", "inference_mode")  # of no matter to what a LoRA is
+FAILED_EXIT_CODES = (ExitCode.INTERRUPTED, ExitCode.INTERNAL, ExitCode.USAGE)  # after which there is nothing to compare
+NEUTRAL_FIELDS = (
+    "base_model_name_or_path",
+    "auto_mapping",
+    "revision",
+    "inference_mode",
+)  # of no matter to what a LoRA is
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ def choose_candidate(path: Path, options: Options, run_one: Callable[[Path, Opti
     for one, collection in zip(given, collections, strict=True):
         alone = replace(options, candidate=one, candidates=(), select=True, export=False, junit_xml=None)
         runs[one] = run_one(path, alone)
-        if runs[one].exit_code in ENDED:
+        if runs[one].exit_code in FAILED_EXIT_CODES:
             return runs[one]
         found.append(_make_contender(one, runs[one], collection, driver))
     task = collections[0].tasks[driver.eval]
@@ -165,7 +170,7 @@ def _find_identity(folder: Path) -> str:
     try:
         folder = folder.parent if folder.is_file() else folder
         about = json.loads(config.read_text("utf-8")) if config.is_file() else {}
-        return digest_value([weights_digest(folder), {k: v for k, v in about.items() if k not in UNTOLD}])
+        return digest_value([weights_digest(folder), {k: v for k, v in about.items() if k not in NEUTRAL_FIELDS}])
     except (OSError, ValueError, AttributeError):  # a name, or what is told where it is opened
         return str(folder)
 

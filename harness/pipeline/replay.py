@@ -41,7 +41,7 @@ from harness.workers.loading import load_uncached
 
 NEAR, ROUGH = 1e-3, 0.1  # nats by which a log-probability may differ: of a model in float32, of any other
 # of an eval, beside its options: which rows are asked, and how
-ASKED = (
+QUESTION_KEYS = (
     *("use", "data", "columns", "template", "limit", "chat_template_kwargs", "thought_budget"),
     *("temperature", "top_p", "top_k", "repeats", "pass_at", "seeds"),
 )
@@ -218,7 +218,7 @@ def _check_same(collection: Collection, task: Task, told: _ReplayEvidence) -> No
     """Raise UsageError unless an eval and its rows are those of the evidence."""
     locked = {e["name"]: e for e in told.lock["suite"]["evals"]}.get(task.spec.name, {})
     here = json.loads(json.dumps(lock_table(collection.plugins, "evaluator", task.spec), default=str))
-    ours, theirs = ({k: t.get(k) or None for k in ASKED} | t.get("options", {}) for t in (here, locked))
+    ours, theirs = ({k: t.get(k) or None for k in QUESTION_KEYS} | t.get("options", {}) for t in (here, locked))
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
             mine, other = (json.dumps(x.get(key), ensure_ascii=False)[:80] for x in (ours, theirs))

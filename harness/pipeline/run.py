@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.answers.cache import StageModels, uncached
 from harness.collection.collection import Item, Task
-from harness.errors import RAISES, ExitCode, resource_error
+from harness.errors import PLUGIN_ERRORS, ExitCode, resource_error
 from harness.evaluation import grading
 from harness.evaluation.evaluate import evaluate
 from harness.pipeline.artifacts import Trained, make_copy, merge_adapter, train_adapter
@@ -163,7 +163,7 @@ def _rehearse_task(
                 answered = grading.generate_answers(short, "base", subject, session.progress)
             marking = run.make_marking(item, rehearsal=True)
             grading.grade_answers(short, answered, answered if task.marks == "pairs" else None, marking)
-    except RAISES as error:
+    except PLUGIN_ERRORS as error:
         if is_fatal(error, models):
             raise
         run.record_crash(item, error)
@@ -214,7 +214,7 @@ def evaluate_family(run: RunContext, ref: ModelRef) -> StageStop | None:
         try:
             if stop := evaluate_candidate(run, make_copy(run, ref, declared)):
                 return stop
-        except RAISES as error:
+        except PLUGIN_ERRORS as error:
             if resource_error(error):
                 raise
             said, trace = describe_error(error)  # its gates are ERROR, and other candidates go on

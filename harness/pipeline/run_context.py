@@ -16,7 +16,7 @@ from harness.artifacts.attestation import LOCK
 from harness.collection import select
 from harness.collection.collection import Collection, Item
 from harness.data.fewshot import FewShot
-from harness.errors import RAISES, CheckFailedError, ExitCode, UsageError, WorkersGoneError, resource_error
+from harness.errors import PLUGIN_ERRORS, CheckFailedError, ExitCode, UsageError, WorkersGoneError, resource_error
 from harness.evaluation import grading
 from harness.evaluation.evaluate import evaluate, metrics_by_slice, standard_errors
 from harness.files import write_text
@@ -65,7 +65,7 @@ class RunContext:
             answers = grading.generate_answers(
                 task, item.subject, session.with_examples(item, subject), session.progress
             )
-        except RAISES as error:
+        except PLUGIN_ERRORS as error:
             if is_fatal(error, models):
                 raise
             answers = error
@@ -86,7 +86,7 @@ class RunContext:
             result = self._result(item, subject, against)
             if item.subject in self.collection.baselines:
                 self._refuse_fractions(result)
-        except RAISES as error:
+        except PLUGIN_ERRORS as error:
             if is_fatal(error, models):
                 raise
             self._hear(models)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from harness.collection.collection import Collection
-from harness.errors import RAISES, resource_error
+from harness.errors import PLUGIN_ERRORS, resource_error
 from harness.pipeline.artifacts import merge_adapter, train_adapter
 from harness.pipeline.record import StageStop
 from harness.pipeline.run_context import RunContext, describe_error
@@ -67,7 +67,7 @@ def make_runs(run: RunContext) -> Iterator[ModelRef | StageStop]:
         run.record.call_hook("harness_stage", stage="recipe", detail=detail)
         try:
             made = make_variant(vary_training(run, seed=seed), name)
-        except RAISES as error:
+        except PLUGIN_ERRORS as error:
             if resource_error(error):
                 raise
             lose_run(run, name, *describe_error(error))

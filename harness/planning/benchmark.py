@@ -36,7 +36,7 @@ from harness.pipeline.session import Session
 from harness.planning.workload import count_training_tokens
 from harness.workers.loading import load_uncached
 
-ROWS = 16  # of each evaluation that are timed
+TIMED_ROWS = 16  # of each evaluation that are timed
 
 
 def forecast_at_rate(session: Session, rate: float) -> dict[str, Measured]:
@@ -119,7 +119,7 @@ def _measure_evaluations(session: Session) -> Measured:
         for item, task in timed.items():
             asked = session.with_examples(item, subject)
             rows: Sequence[Any] = task.samples or ()
-            for some in (rows[:1], rows[:ROWS]):  # the first row pays for what is set up once
+            for some in (rows[:1], rows[:TIMED_ROWS]):  # the first row pays for what is set up once
                 begun = time.monotonic()
                 short = replace(task, samples=tuple(some))
                 if task.marks:  # what marks is another model, in another place

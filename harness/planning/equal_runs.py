@@ -32,9 +32,9 @@ from harness.records.verdicts import Outcome
 from harness.stats.shares import binomial
 from harness.suite.tables import gate_alpha
 
-PAIRS = 400  # drawn for each gate
-FEWEST = 2  # runs
-TAIL = 0.025  # of bounds that hold with 95 %
+DRAWN_PAIRS = 400  # drawn for each gate
+MIN_RUNS = 2  # runs
+TAIL_RISK = 0.025  # of bounds that hold with 95 %
 SOURCES = {  # of variation between runs
     "seed": "another seed",
     "company": "its rows in another order",
@@ -42,7 +42,7 @@ SOURCES = {  # of variation between runs
     "dtype": "every other one in another dtype",
     "processes": "every other one in this process alone",
 }
-DEFAULT = ("seed", "company", "judge")  # the others load the model otherwise than the suite says
+DEFAULT_SOURCES = ("seed", "company", "judge")  # the others load the model otherwise than the suite says
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def compare_equal_runs(path: Path, options: Options, runs: int, vary: Sequence[s
     `vary` names SOURCES, by default what the suite can vary of DEFAULT. Raises UsageError on mistakes in the suite,
     and where no gate is on an evaluation that can be run so.
     """
-    if runs < FEWEST:
-        raise UsageError(f"--runs is {runs}; it must be {FEWEST} or more")
+    if runs < MIN_RUNS:
+        raise UsageError(f"--runs is {runs}; it must be {MIN_RUNS} or more")
     if odd := next((name for name in vary if name not in SOURCES), ""):
         raise UsageError(f'--vary: "{odd}" is not one of {", ".join(SOURCES)}{did_you_mean(odd, SOURCES)}')
     run = open_run(path, replace(options, ahead=True, counts=False, export=False))
@@ -119,7 +119,7 @@ def _choose_sources(session: Session, tasks: Sequence[Task], asked: Sequence[str
         "dtype": "" if has_dtype else f'the loader "{loader.name}" has no option dtype',
         "processes": "" if session.options.on else "there are no workers; add --on local:2",
     }
-    wanted = [name for name in SOURCES if name in (asked or DEFAULT)]
+    wanted = [name for name in SOURCES if name in (asked or DEFAULT_SOURCES)]
     why = {name: constant.get(name, "") for name in wanted}
     told = [name for name in wanted if why[name] and (name in asked or name == "seed")]
     return [name for name in wanted if not why[name]], [f"{name} does not vary: {why[name]}" for name in told]
@@ -202,7 +202,7 @@ def _find_row_flips(task: Task, results: Sequence[Result]) -> Iterator[RowFlips]
         pairs = [[one[i] - other[i] for i in one] for one, other in combinations(runs, 2)]
         share = fmean(difference != 0 for pair in pairs for difference in pair)
         n = len(runs[0]) * (len(runs) // 2)  # of runs that are in one pair each
-        bounds = binomial(round(share * n), n, 0.5, TAIL)
+        bounds = binomial(round(share * n), n, 0.5, TAIL_RISK)
         yield RowFlips(
             f"{task.spec.name}.{metric.name}", len(runs[0]),
             tuple(result.metrics[metric.name] for result in results),
@@ -224,11 +224,13 @@ def _find_verdict_flips(gate: Gate, task: Task, results: Sequence[Result], sessi
             chance = random.Random(seed)  # noqa: S311 -- not for secrets
             broken = ((_break_clusters(task, metric, -gate.margin, ours, chance), theirs) for ours, theirs in pairs)
             at_margin = verdicts.shares(broken).get("PASS", 0.0)
-    counts = [round(share * PAIRS) for share in outcomes.values()]
-    flips = 1 - sum(n * (n - 1) for n in counts) / (PAIRS * (PAIRS - 1))
-    bounds = binomial(round(flips * PAIRS / 2), PAIRS // 2, 0.5, TAIL)
+    counts = [round(share * DRAWN_PAIRS) for share in outcomes.values()]
+    flips = 1 - sum(n * (n - 1) for n in counts) / (DRAWN_PAIRS * (DRAWN_PAIRS - 1))
+    bounds = binomial(round(flips * DRAWN_PAIRS / 2), DRAWN_PAIRS // 2, 0.5, TAIL_RISK)
     claim = digest_claim(gate, session.collection)
-    return VerdictFlips(gate.id, alpha, PAIRS, outcomes, wrong, at_margin, flips, bounds.lower, bounds.upper, claim)
+    return VerdictFlips(
+        gate.id, alpha, DRAWN_PAIRS, outcomes, wrong, at_margin, flips, bounds.lower, bounds.upper, claim
+    )
 
 
 class PairVerdicts:
@@ -267,7 +269,7 @@ def _row_values(score: Score, metric: Metric) -> tuple[Any, ...]:
 def _draw_pairs(task: Task, results: Sequence[Result], seed: int) -> Iterator[tuple[Result, Result]]:
     chance = random.Random(seed)  # noqa: S311 -- not for secrets
     runs = [{score.id: score for score in result.scores} for result in results]
-    for _ in range(PAIRS):
+    for _ in range(DRAWN_PAIRS):
         chosen = [(ids, chance.sample(runs, 2)) for ids in _list_clusters(task)]
         ours, theirs = (tuple(pair[side][i] for ids, pair in chosen for i in ids) for side in (0, 1))
         yield replace(results[0], scores=ours), replace(results[1], scores=theirs)

@@ -14,9 +14,9 @@ from harness.gates.min_rows import find_unprovable_error
 from harness.pipeline.aa_record import AaRecord
 from harness.pipeline.ledger import AttemptNumber
 from harness.planning.few_rows import describe_few_rows
-from harness.planning.history import FEWEST, History, PastRows, run_name
+from harness.planning.history import MIN_ROWS, History, PastRows, run_name
 from harness.planning.power import GatePower
-from harness.planning.recipe_power import SEEDS, SPREADS, TIMES, RecipePower, SeedSpread
+from harness.planning.recipe_power import ROW_FACTORS, SEED_COUNTS, SPREADS, RecipePower, SeedSpread
 from harness.records import verdict_text
 from harness.records.metrics import Metric
 from harness.records.run import Run
@@ -122,7 +122,7 @@ def _forecast_gate(
     clusters, cases = tuple(coarsest_cluster_of_rows(every)), list[GatePower]()
     for name, rows in large.items():
         chosen = None if len(rows) == len(every) else tuple(number[s.id] for s in rows)
-        own = replace(past, samples=then[name]) if past and len(then.get(name, ())) >= FEWEST else None
+        own = replace(past, samples=then[name]) if past and len(then.get(name, ())) >= MIN_ROWS else None
         before = verdict if len(parts) == 1 else None
         cases.append(GatePower(restated, tested, clusters, chosen, alpha, own, before, seeds, apart, noise))
     worst = min(cases, key=lambda c: -1.0 if c.chance is None else c.chance)
@@ -151,12 +151,14 @@ def forecast_recipes(gates: Sequence[GateOdds]) -> list[RecipePower]:
     """Return what more seeds and rows would bring gates of a recipe, for each spread of its runs that may be."""
     found = []
     for case in (case for one in gates if one.gate.of == "recipe" for case in one.cases[:1] if case.chance):
-        seeds = tuple(sorted({*SEEDS, case.seeds}))
+        seeds = tuple(sorted({*SEED_COUNTS, case.seeds}))
         for spread in (case.apart,) if case.apart else map(SeedSpread, SPREADS):
             own = replace(case.recipe_rows(case.truth), apart=spread)
             each = [replace(own, seeds=s) for s in seeds]
-            chances = tuple(tuple(one.power(case.truth, case.bound, case.alpha, t) for t in TIMES) for one in each)
-            rows, where = tuple(case.n * t for t in TIMES), case.where if case.apart else "assumed"
+            chances = tuple(
+                tuple(one.power(case.truth, case.bound, case.alpha, t) for t in ROW_FACTORS) for one in each
+            )
+            rows, where = tuple(case.n * t for t in ROW_FACTORS), case.where if case.apart else "assumed"
             differ = case.format_spread(spread)
             found.append(RecipePower(case.gate.id, case.assumed.words, differ, rows, seeds, chances, where))
     return found
@@ -182,7 +184,7 @@ def _compute_odds(case: GatePower, blank: Odds, known: bool) -> Odds:
     """Return how likely a case is to be proven, and what could be; earlier runs may be `known` that do not tell."""
     blank = replace(blank, rows=case.n, clusters=case.count if case.clustered else None, few=describe_few_rows(case))
     if case.chance is None:
-        why = f": no earlier run here evaluated it on {FEWEST} rows" if known else " before a first run"
+        why = f": no earlier run here evaluated it on {MIN_ROWS} rows" if known else " before a first run"
         return replace(blank, missing=f"the variance of {case.metric.name} is unknown{why}")
     if case.cannot_pass:
         assumed = [*blank.assumed, *(["its risk is approximate, and the gate blocks"] if case.is_barred else [])]
@@ -198,7 +200,11 @@ def _describe_doubt(odds: Odds) -> str:
     """Warn of a gate that more often than not would not say PASS of the model it is meant to pass."""
     if odds.power is None or odds.power >= 0.5:
         return ""
-    cure = f"{odds.needed:,} rows would make it {power.POWER:.0%}" if odds.needed else "no number of rows would help"
+    cure = (
+        f"{odds.needed:,} rows would make it {power.DEFAULT_POWER:.0%}"
+        if odds.needed
+        else "no number of rows would help"
+    )
     return f"{odds.candidate} passes {odds.power:.0%} of the time {odds.truth}; {cure}"
 
 

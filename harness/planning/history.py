@@ -22,7 +22,7 @@ from harness.reports.report_json import read_run, relative_paths
 from harness.reports.run_folder import metric_value, read_rows
 from harness.stats.arrays import np
 
-FEWEST = 30  # rows of an earlier run from which on it says more than the defaults
+MIN_ROWS = 30  # rows of an earlier run from which on it says more than the defaults
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class History:
                 run = read_run(path)
                 self.runs += [run] if run.model in (suite.model.path, relative_paths(suite.model.path, run)) else []
 
-    def verdict(self, gate: Gate, candidate: str, fewest: int = FEWEST) -> tuple[Verdict, Run] | None:
+    def verdict(self, gate: Gate, candidate: str, fewest: int = MIN_ROWS) -> tuple[Verdict, Run] | None:
         """Return the last verdict on the same question with rows enough to learn from, and its run."""
         asked = (gate.id, candidate, gate.metric, gate.versus, gate.relative)
         for run in self.runs:

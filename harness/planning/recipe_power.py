@@ -12,11 +12,11 @@ from functools import lru_cache
 from harness.stats.arrays import Floats, np, special
 from harness.stats.seeds import seed_reach
 
-RUNS = 20_000
+DRAWN_RUNS = 20_000
 SPREADS = (0.01, 0.02)  # standard deviations over seeds, where no run has shown one
-LUCK = 0.5  # of the variance of a row, what is a seed's own, where no run has shown it
-SEEDS = (3, 5, 8)
-TIMES = (1, 2, 4)  # the rows
+SEED_VARIANCE_SHARE = 0.5  # of the variance of a row, what is a seed's own, where no run has shown it
+SEED_COUNTS = (3, 5, 8)
+ROW_FACTORS = (1, 2, 4)  # the rows
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class SeedSpread:
     """How far runs of a recipe lie apart: the standard deviation over seeds, and the share of `luck` on single rows."""
 
     spread: float
-    luck: float = LUCK
+    luck: float = SEED_VARIANCE_SHARE
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class RecipeRows:
 def _draw_normals(seeds: int) -> tuple[Floats, Floats]:
     """Return standard normal numbers of rows and seeds, (RUNS, 1 + 2 seeds), and of the error over rows, (RUNS,)."""
     rng = np.random.default_rng([20101, seeds])
-    return rng.standard_normal((RUNS, 1 + 2 * seeds)), rng.standard_normal(RUNS)
+    return rng.standard_normal((DRAWN_RUNS, 1 + 2 * seeds)), rng.standard_normal(DRAWN_RUNS)
 
 
 def estimate_spread(values: Floats) -> SeedSpread | None:

@@ -16,9 +16,9 @@ from harness.stats import mean_tests, power, ratio
 from harness.stats.arrays import Bools, Counts, Floats, np
 from harness.stats.significance import is_significant
 
-RUNS = 4000
-BATCH = 100
-LARGEST = 600  # clusters that are drawn; of more, so many, at a distance that makes it as hard
+DRAWN_RUNS = 4000
+BATCH_DRAWS = 100
+MAX_CLUSTERS = 600  # clusters that are drawn; of more, so many, at a distance that makes it as hard
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class BinomialRows:
 
     @lru_cache(maxsize=256)  # noqa: B019 -- kept as long as the process, which asks the same of candidates alike
     def simulate_passes(
-        self, claims: tuple[PowerClaim, ...], seed: int, runs: int = RUNS, factor: float = 1.0
+        self, claims: tuple[PowerClaim, ...], seed: int, runs: int = DRAWN_RUNS, factor: float = 1.0
     ) -> Bools:
         """Return (runs, claims): which of them pass on `factor` times the rows, every claim on the same draws."""
         layout = _RowParts(self.clusters, claims, factor)
@@ -101,7 +101,7 @@ def _find_passing(
 ) -> Bools:
     """Return (runs,): which data sets prove it, by `mean_tests.make_p_function`; BATCH at a time fit the cache."""
     found = []
-    for at in (slice(i, i + BATCH) for i in range(0, len(sums), BATCH)):
+    for at in (slice(i, i + BATCH_DRAWS) for i in range(0, len(sums), BATCH_DRAWS)):
         discordance = None if changed is None else changed[at]
         judged = mean_tests.make_p_function(
             ratio.estimate_ratio(sums[at], weights[at]), alpha=alpha, discordance=discordance, **how
@@ -128,8 +128,8 @@ class _RowParts:
         cluster = parts[:, 0]
         if not self.clustered:
             size = np.maximum(np.rint(size * factor).astype(np.int64), 1)
-        elif (wanted := max(round(count * factor), 2)) != count or count > LARGEST:
-            taken = min(wanted, LARGEST)
+        elif (wanted := max(round(count * factor), 2)) != count or count > MAX_CLUSTERS:
+            taken = min(wanted, MAX_CLUSTERS)
             # by size, so that all sizes are among those taken
             order = np.argsort(np.bincount(cluster, size), kind="stable")
             kept = order[((np.arange(taken) + 0.5) * count / taken).astype(int)]
@@ -189,10 +189,10 @@ class EmpiricalRows:
 
     @lru_cache(maxsize=256)  # noqa: B019
     def simulate_passes(
-        self, truth: float, bound: float, alpha: float, count: int, seed: int, runs: int = RUNS
+        self, truth: float, bound: float, alpha: float, count: int, seed: int, runs: int = DRAWN_RUNS
     ) -> Bools:
         """Return (runs,): on which draws of `count` rows or clusters, with a mean of `truth`, the claim passes."""
-        count, bound = min(count, LARGEST), truth - (truth - bound) * math.sqrt(max(count / LARGEST, 1.0))
+        count, bound = min(count, MAX_CLUSTERS), truth - (truth - bound) * math.sqrt(max(count / MAX_CLUSTERS, 1.0))
         of, weights, mean = self.ratio, self.ratio.weights, float(self.ratio.estimate)
         if self.support is None:
             # drawn from `count` clusters, sums vary less than the clusters themselves do

@@ -17,7 +17,7 @@ from harness.data import chat
 from harness.errors import UsageError
 from harness.evaluation import grading
 from harness.evaluation.draws import SampledSubject
-from harness.evaluation.evaluate import CHUNK
+from harness.evaluation.evaluate import CHUNK_ROWS
 from harness.pipeline.artifacts import Artifacts
 from harness.pipeline.run_context import RunContext
 from harness.pipeline.session import Session, open_answer_cache
@@ -267,7 +267,7 @@ def _record_requests(task: Task, subject: Subject, against: Any, listener: Recor
     if schema.has_parameter(task.function, "folder"):
         options["folder"] = task.folder
     sampled: Any = SampledSubject(subject, task)
-    for rows, draw in product(split_chunks(task.samples or (), CHUNK), range(task.repeats)):
+    for rows, draw in product(split_chunks(task.samples or (), CHUNK_ROWS), range(task.repeats)):
         before = len(listener.calls)
         sampled.start_draw(rows, draw)
         try:

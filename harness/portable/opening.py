@@ -10,7 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-BELOW = {os.open, os.mkdir, os.unlink} <= os.supports_dir_fd  # whether files open below an open folder: not on Windows
+CAN_OPEN_RELATIVE = {
+    os.open,
+    os.mkdir,
+    os.unlink,
+} <= os.supports_dir_fd  # whether files open below an open folder: not on Windows
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 BINARY = getattr(os, "O_BINARY", 0)  # else Windows writes two bytes for the end of a line
@@ -71,7 +75,7 @@ def open_folder(folder: Path, parts: Sequence[str], *, make: bool = False) -> in
 
     None on Windows, which opens no folders; its path was checked for links instead.
     """
-    if not BELOW:
+    if not CAN_OPEN_RELATIVE:
         _check_folder(folder, parts, make=make)
         return None
     at, place = os.open(folder, FOLDER), folder

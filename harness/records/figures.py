@@ -15,12 +15,12 @@ from harness.records.scales import Scale
 from harness.records.verdicts import Slice, Verdict
 from harness.texts.numbers import SIZES, format_short, typographic_minus
 
-NONE = "–"
-DIGITS = 3  # after the point, of numbers below 10 whose interval does not ask for more
+NO_VALUE = "–"
+DECIMAL_DIGITS = 3  # after the point, of numbers below 10 whose interval does not ask for more
 MOST_DIGITS = 12
-HUGE = 1e15  # from here on digits after the point say nothing
-TRIES = 1  # more digits, until the two values differ by the estimate
-CLOSE = 1e-9  # of two values' size, up to which their difference is the estimate
+MAX_DECIMAL_VALUE = 1e15  # from here on digits after the point say nothing
+EXTRA_DIGITS = 1  # more digits, until the two values differ by the estimate
+RELATIVE_TOLERANCE = 1e-9  # of two values' size, up to which their difference is the estimate
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,10 @@ def write_figures(about: ClaimSpec | None, told: Mapping[str, Any], *, unit: str
     numbers = [None if x is None else back(x) for x in tested]
     if about is not None and sign and about.is_log:
         digits = max(1, _count_digits(numbers, [1.0]) - 2)
-        texts = [NONE if x is None else typographic_minus(f"{x:+.{digits}%}") for x in numbers]
-        values = [NONE if x is None else format_short(x) for x in both]
+        texts = [NO_VALUE if x is None else typographic_minus(f"{x:+.{digits}%}") for x in numbers]
+        values = [NO_VALUE if x is None else format_short(x) for x in both]
         named = "relative change" if about.cap is None else "capped relative change"
-        return _make_figures([*texts, *values], _format_points(numbers, DIGITS, sign), named, rest)
+        return _make_figures([*texts, *values], _format_points(numbers, DECIMAL_DIGITS, sign), named, rest)
     if not sign:
         digits, both = _count_digits(numbers, numbers[:1]), [both[0], None]
         texts = _write_all(numbers, digits, unit, sign)
@@ -136,7 +136,7 @@ def _name_estimate(about: ClaimSpec | None, told: Mapping[str, Any]) -> str:
     value, baseline, estimate = (_finite_or_none(told.get(name)) for name in ("value", "baseline", "estimate"))
     if value is None or baseline is None or estimate is None:
         return ""
-    if abs(value - baseline - estimate) <= CLOSE * max(1.0, abs(value), abs(baseline)):
+    if abs(value - baseline - estimate) <= RELATIVE_TOLERANCE * max(1.0, abs(value), abs(baseline)):
         return ""
     if about and about.cap is not None:
         return "capped mean difference"
@@ -148,7 +148,7 @@ def _match_digits(value: float, baseline: float, estimate: float, digits: int) -
 
     Where none of them do, the estimate is rounded with the two values.
     """
-    for more in range(digits, digits + TRIES + 1):
+    for more in range(digits, digits + EXTRA_DIGITS + 1):
         ours, theirs, change = (_round_decimal(x, more) for x in (value, baseline, estimate))
         if ours - theirs == change:
             return more, estimate
@@ -161,11 +161,11 @@ def _count_digits(numbers: Sequence[float | None], values: Sequence[float | None
     `numbers` begin with estimate, lower and upper bound.
     """
     size = max((abs(x) for x in values if x is not None), default=0.0)
-    least = DIGITS if size < 10 else 2 if size < 1000 else 0
+    least = DECIMAL_DIGITS if size < 10 else 2 if size < 1000 else 0
     estimate, lower, upper = numbers[:3]
     half = (upper - lower) / 2 if lower is not None and upper is not None else 0.0
     half = half or abs(estimate or 0.0)
-    if half <= CLOSE * max(size, *(abs(x) for x in numbers[:3] if x is not None), 0.0):
+    if half <= RELATIVE_TOLERANCE * max(size, *(abs(x) for x in numbers[:3] if x is not None), 0.0):
         return least
     return min(max(least, 1 - math.floor(math.log10(half))), MOST_DIGITS)
 
@@ -181,11 +181,11 @@ def _write_all(
 
 def _format_number(x: float | None, size: int, suffix: str, digits: int, unit: str, sign: str) -> str:
     if x is None:
-        return NONE
+        return NO_VALUE
     if unit == "bytes":
         text = f"{_round_decimal(x / size, max(digits, 1)):{sign},}"
         return typographic_minus(re.sub(r"\.0+$", "", text)) + suffix
-    if abs(x) >= HUGE:
+    if abs(x) >= MAX_DECIMAL_VALUE:
         return typographic_minus(f"{x:{sign}.4g}")
     if unit == "count" and x == int(x):
         return typographic_minus(f"{int(x):{sign},}")
@@ -201,14 +201,14 @@ def _choose_unit(numbers: Sequence[float | None]) -> tuple[int, str]:
 
 def _format_points(numbers: Sequence[float | None], digits: int, sign: str) -> list[str]:
     """Return numbers times 100, rounded as the numbers are."""
-    digits = max(digits, DIGITS)
+    digits = max(digits, DECIMAL_DIGITS)
     rounded = [None if x is None else _round_decimal(x, digits) * 100 for x in numbers]
-    return [NONE if x is None else typographic_minus(f"{x:{sign},.{digits - 2}f}") for x in rounded]
+    return [NO_VALUE if x is None else typographic_minus(f"{x:{sign},.{digits - 2}f}") for x in rounded]
 
 
 def _round_decimal(x: float, digits: int) -> Decimal:
     """Return a number with so many digits after the point; never minus zero."""
-    if abs(x) >= HUGE:
+    if abs(x) >= MAX_DECIMAL_VALUE:
         return Decimal(repr(x))
     return Decimal(repr(x)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN) + 0
 

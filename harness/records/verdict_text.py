@@ -14,7 +14,7 @@ from harness.texts.counts import count_noun
 from harness.texts.numbers import format_metric, format_p_in_sentence, format_short, typographic_minus
 
 Told = Mapping[str, Any]
-FEW = 20  # rows: of fewer, how many times as many are needed tells nobody anything
+FEW_ROWS = 20  # rows: of fewer, how many times as many are needed tells nobody anything
 
 
 def add_reason(verdict: Verdict, *notes: Note) -> Verdict:
@@ -161,7 +161,7 @@ def format_number(about: ClaimSpec | None, x: float | None) -> str:
 def _describe_needed_rows(_: ClaimSpec | None, told: Told) -> str:
     if told["rows"] is None:
         return "more rows like these would not decide it"
-    if told["range"] is None and (n := told["n"]) < FEW:
+    if told["range"] is None and (n := told["n"]) < FEW_ROWS:
         return f"{n} rows are too few to decide: more than {told['close'] * n} would be needed"
     if told["range"] is None:
         return f"too close to call: more than {told['close']} times these rows would be needed"

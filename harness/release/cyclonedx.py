@@ -16,7 +16,7 @@ from harness.release.evidence import ReadEvidence, read_evidence
 from harness.release.policy import Policy
 from harness.release.verified import VerifiedExport
 
-MADE = "machine-learning-model"
+MODEL_TYPE = "machine-learning-model"
 SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:finetune-harness")  # of serial numbers
 WEIGHTS = "sha256 of its tensors as digested by the harness, not of a single file"
 ROWS = "sha256 of its rows as digested by the harness, not of a file"
@@ -72,7 +72,7 @@ def _make_model_part(found: VerifiedExport, evidence: ReadEvidence) -> Part:
     lock, manifest = evidence.lock, evidence.manifest
     before = {"base": {"candidate": lock["suite"]["model"]["path"], "weights": lock["subjects"].get("base", "")}}
     before = {"parent": manifest["made_of"]} | before if "made_of" in manifest else before
-    ancestors = [_make_part(MADE, ref, one["candidate"], one["weights"], WEIGHTS) for ref, one in before.items()]
+    ancestors = [_make_part(MODEL_TYPE, ref, one["candidate"], one["weights"], WEIGHTS) for ref, one in before.items()]
     metrics = dict.fromkeys(
         json.dumps(m) for g in evidence.gates for m in _iterate_metrics(g)
     )  # several gates ask the same
@@ -85,7 +85,7 @@ def _make_model_part(found: VerifiedExport, evidence: ReadEvidence) -> Part:
     }
     claims = {"alg": "SHA-256", "content": found.read[CLAIMS]}
     return _make_part(
-        MADE, "model", manifest["name"], found.root, f"{manifest['candidate']}; {TREE}",
+        MODEL_TYPE, "model", manifest["name"], found.root, f"{manifest['candidate']}; {TREE}",
         version=found.root[:16], modelCard=card, pedigree={"ancestors": ancestors},
         externalReferences=[{"type": "attestation", "url": f"{EVIDENCE}/{CLAIMS}", "hashes": [claims]}],
     )  # fmt: skip

@@ -38,7 +38,7 @@ from harness.artifacts.digests import (
     weights_digest_of_files,
 )
 from harness.artifacts.fingerprint import Fingerprint
-from harness.artifacts.formats import LEGAL
+from harness.artifacts.formats import LEGAL_FILES
 from harness.artifacts.model_files import ADAPTER
 from harness.collection.collection import Collection, Task
 from harness.errors import CheckFailedError, UsageError, resource_error
@@ -174,7 +174,9 @@ def _compare_written(declared: Export, ref: ModelRef, model: Path, verdicts: Seq
             how = "differs from the file that was" if name in seal.files else "is not among the files that were"
             raise CheckFailedError(f'{where}: "{name}" {how} gated')
     # What is for people alone may be left out: no program computes anything else without it.
-    if lost := sorted(n for n in seal.files.keys() - written.keys() if not (n.endswith(".md") or LEGAL.fullmatch(n))):
+    if lost := sorted(
+        n for n in seal.files.keys() - written.keys() if not (n.endswith(".md") or LEGAL_FILES.fullmatch(n))
+    ):
         raise CheckFailedError(f'{where}: "{lost[0]}" was gated but not written')
     if template_digest(model) not in (None, seal.template):
         raise CheckFailedError(f"{where}: its chat template differs from the evaluated one")
@@ -261,13 +263,13 @@ def _describe_candidate(collection: Collection, declared: Export, ref: ModelRef,
             sides.add((name, collection.baseline_of(item)))
     of = [r for r in run.results if (r.eval, r.subject) in sides]
     about: dict[str, Any] = {
-        "format": attestation.FORMAT,
+        "format": attestation.FORMAT_VERSION,
         "name": run.suite,
         "candidate": declared.candidate,
         "weights": ref.digest,
         "template": ref.seal.template if ref.seal else None,
         "started": run.started,
-        "statistics": hypothesis_tests.VERSION,
+        "statistics": hypothesis_tests.METHOD_VERSION,
         "answers": {"requests": sum(r.requests for r in of), "cache_hits": sum(r.cache_hits for r in of)},
         "invocation": relative_paths(run.invocation, run),
         "ignored": [{"check": c, "by": w.by, "reason": w.reason, "until": w.until} for c, w in run.passed_over.items()],

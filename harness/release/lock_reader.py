@@ -13,7 +13,7 @@ from harness.records.metrics import Metric
 from harness.records.samples import Score
 from harness.suite.tables import SuiteTable, name_of_run
 
-FORMAT = 1  # of suite.lock.json; raised when an older `verify` would misread
+FORMAT_VERSION = 1  # of suite.lock.json; raised when an older `verify` would misread
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class LockedSuite:
 
 def read_lock(lock: Mapping[str, Any], candidate: str) -> LockedSuite:
     """Read the claims of a lock. Raises ValueError, KeyError or TypeError where it is malformed."""
-    if type(lock["format"]) is not int or lock["format"] != FORMAT:
-        raise ValueError(f"the lock has format {lock['format']!r}, this harness reads {FORMAT}")
+    if type(lock["format"]) is not int or lock["format"] != FORMAT_VERSION:
+        raise ValueError(f"the lock has format {lock['format']!r}, this harness reads {FORMAT_VERSION}")
     suite = lock["suite"]
     parent = next((e["from_"] for e in suite["exports"] if e.get("name") == candidate), None)
     gates: dict[str, Gate] = {}

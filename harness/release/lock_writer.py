@@ -28,7 +28,7 @@ from harness.plugins import Plugins
 from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.samples import rows_digest
-from harness.release.lock_reader import FORMAT
+from harness.release.lock_reader import FORMAT_VERSION
 from harness.stats.eprocess import interim_sizes
 from harness.suite.tables import Suite
 from harness.texts import secrets
@@ -52,7 +52,7 @@ def make_lock(collection: Collection, run: Run, leaks: contamination.Leaks | Non
         several = {name: task.samples, f"{name} (worked examples)": task.shots, f"{name} (select)": task.select}
         data |= {what: {"rows": len(some), "sha256": rows_digest(some)} for what, some in several.items() if some}
     return {
-        "format": FORMAT,
+        "format": FORMAT_VERSION,
         "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
         "suite": {
             "name": suite.name,

@@ -23,7 +23,7 @@ from harness.texts.secrets import redact_options, redact_text
 
 USE = "## Use\n\n"
 VLLM_RANK = 16  # the largest it serves unless told otherwise
-SCALED = (
+SCALED_ROPE_TEXT = (
     f"\nIt has scaled rotary positions (`{FACTORS}`), which plain transformers does not read "
     "from a GGUF file: loaded there it computes something else, so use llama.cpp or the "
     "harness."
@@ -75,7 +75,8 @@ def write_card(
         f"Base: {markdown_code(run.model)}, weights `{run.digests.get('base', '')[:16]}`. "
         f"Licence of the base: {escape_markdown(told_by)}.",
         f"Suite: {markdown_code(suite.path.name)} (`{run.digest[:16]}`), run {run.started} with harness {run.harness}. "
-        f"Candidate: {escape_markdown(declared.candidate)}, weights `{ref.digest[:16]}`{_describe_origin(declared, run)}.",
+        f"Candidate: {escape_markdown(declared.candidate)}, weights `{ref.digest[:16]}`"
+        f"{_describe_origin(declared, run)}.",
         f"Code from outside the harness took part in it: {others}." if others else "",
         "## Gates\n\n" + "\n".join(_describe_gates(verdicts)),
         "## Waivers\n\n" + "\n".join(waivers) if waivers else "",
@@ -140,7 +141,7 @@ def usage_markdown(ref: ModelRef, base: str) -> str:
         ]
         serve = f"llama-server -m {shlex.quote(escape_controls(f'model/{single.name}'))}"
         if FACTORS in read_gguf(single).tensors:
-            careful = SCALED
+            careful = SCALED_ROPE_TEXT
     else:
         load = [
             f"from transformers import {auto}, AutoTokenizer",

@@ -17,9 +17,9 @@ from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.gates.gate import Gate
 from harness.release import LAYERS
 
-LONG = 10**15  # a whole number from here on is refused before anything is done with it
+MAX_INTEGER = 10**15  # a whole number from here on is refused before anything is done with it
 ANY = "*"  # whatever the suite is
-STRICT = """\
+STRICT_POLICY = """\
 suites = ["*"]                # any suite
 threshold = 1                 # signed by a key of --key
 waivers = false               # each blocking gate passed
@@ -106,7 +106,9 @@ class Policy:
         return [self.harness] if isinstance(self.harness, str) else self.harness
 
 
-LOOKED: tuple[tuple[int, str, str, Callable[[Policy], object]], ...] = (  # the line it is told on, what, key, whether
+TYPICAL_MISTAKES: tuple[
+    tuple[int, str, str, Callable[[Policy], object]], ...
+] = (  # the line it is told on, what, key, whether
     (1, "signer", "[[key]]", lambda p: p.keys),
     (2, "suite", "suites", lambda p: p.suites != [ANY]),
     (2, "claims of its gates", "[[claim]]", lambda p: p.claims or all(re.fullmatch(DIGEST, s) for s in p.suites)),
@@ -128,7 +130,7 @@ LOOKED: tuple[tuple[int, str, str, Callable[[Policy], object]], ...] = (  # the 
 def list_unchecked(policy: Policy | None, looked: Collection[str] = ()) -> list[str]:
     """Return what is not looked at under a policy, or without one, each with its key, unless that was `looked` at."""
     lines: dict[int, list[str]] = {}
-    for line, what, key, is_demanded in LOOKED:
+    for line, what, key, is_demanded in TYPICAL_MISTAKES:
         if key not in looked and (policy is None or not is_demanded(policy)):
             lines.setdefault(line, []).append(f"{what} ({key})")
     return [", ".join(left) for left in lines.values()]
@@ -137,7 +139,7 @@ def list_unchecked(policy: Policy | None, looked: Collection[str] = ()) -> list[
 def read_policy(path: Path, *, strict: bool = False) -> Policy:
     """Read a policy, or the policy STRICT for the keys in a .pub file; raises UsageError with all that is wrong."""
     try:
-        text = (STRICT if strict else "") + path.read_text("utf-8")
+        text = (STRICT_POLICY if strict else "") + path.read_text("utf-8")
         raw = tomllib.loads(text)
     except OSError as error:
         way = "name the .pub file that harness keygen wrote" if strict else "name a policy file"
@@ -210,7 +212,7 @@ def _read_served(raw: dict[str, Any], complain: schema.Complain) -> ServedDemand
     for name in read.layers if read else ():
         if name not in LAYERS:
             complain("", f'[served]: layers has "{name}"{did_you_mean(name, LAYERS)}')
-    if read and read.longest is not None and not 0 < read.longest < LONG:
+    if read and read.longest is not None and not 0 < read.longest < MAX_INTEGER:
         complain("", f'[served]: "longest" is {schema.format_toml(read.longest)}; it must be 1 token or more')
     age = read.max_age_days if read else None
     if age is not None and not 0 < age <= RANGES[0][1]:
@@ -254,7 +256,7 @@ def _has_huge_number(value: Any) -> bool:
     """Return whether a value holds a whole number that no policy means, and that cannot be written out."""
     if isinstance(value, (list, dict)):
         return any(_has_huge_number(v) for v in (value.values() if isinstance(value, dict) else value))
-    return isinstance(value, int) and abs(value) >= LONG
+    return isinstance(value, int) and abs(value) >= MAX_INTEGER
 
 
 def check_signers(envelopes: Sequence[Envelope], policy: Policy, what: str) -> list[str]:

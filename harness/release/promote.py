@@ -21,11 +21,11 @@ from harness.errors import UsageError
 from harness.files import append_line, copy_range, hold_exclusively, open_file, replace_folder, reporting_write_errors
 from harness.release.policy import Policy
 from harness.release.releases import RECORD, Promotion, active_releases, current_release, releases_folder
-from harness.release.verified import LARGEST, VerifiedExport
+from harness.release.verified import MAX_FILE_BYTES, VerifiedExport
 from harness.release.verify import verify_export
 from harness.texts.numbers import format_metric
 
-MOST = 5  # changes of a kind that are told
+MAX_CHANGES = 5  # changes of a kind that are told
 Moved = tuple[VerifiedExport, Path | None, list[str]]  # what was found, the copy that is the release now, what changed
 
 
@@ -95,7 +95,7 @@ def _read_folder_evidence(folder: Path | None) -> _Told | None:
     try:
         for name in (MANIFEST, GATES, CLAIMS):
             with open_file(folder / EVIDENCE / name, below=folder) as f:
-                raw[name] = f.read(LARGEST)
+                raw[name] = f.read(MAX_FILE_BYTES)
     except OSError:
         return None
     return _parse_evidence(raw)
@@ -141,7 +141,7 @@ def _describe_changes(before: _Told | None, now: _Told | None) -> list[str]:
     signatures = [f"by {signed[0]}, was by {signed[1]}"] if now.keys != before.keys else []
     told = {"gates": gates, "numbers": numbers, "signatures": signatures}
     for said in told.values():
-        said[MOST:] = [f"and {len(said) - MOST} more"] if len(said) > MOST else []
+        said[MAX_CHANGES:] = [f"and {len(said) - MAX_CHANGES} more"] if len(said) > MAX_CHANGES else []
     return [f"{what}: {'; '.join(said)}" for what, said in told.items() if said]
 
 

@@ -27,7 +27,7 @@ from harness.gates.gate import Gate
 from harness.records.samples import Caveat, Draw, Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
 from harness.release.lock_reader import LockedSuite
-from harness.release.verdict_consistency import NEAR, Verdicts, is_shut_by_flips
+from harness.release.verdict_consistency import RELATIVE_TOLERANCE, Verdicts, is_shut_by_flips
 from harness.reports.report_json import dumps
 from harness.stats import hypothesis_tests
 
@@ -39,14 +39,14 @@ FLOATS = (
 )  # fmt: skip
 BOUNDS = ("lower", "upper")
 NEAR_BOUND = 1e-7  # relative; a bound is where a p-value crosses alpha, and the search magnifies how that was rounded
-SAME = (
+SAME_KEYS = (
     "n", "risk", "labelled", "weightless", "clusters", "crossed", "method", "left_out", "repeated", "digest", "won",
     "lost", "won_count", "lost_count",
 )  # fmt: skip
 Samples = Mapping[str, Sequence[Sample]]  # the rows of items.jsonl, by evaluation: of all subjects together
 Results = Mapping[tuple[str, str], Result]  # and of each
 Leaks = Mapping[str, Mapping[str, str]]
-TINY = 1e-12  # below which numbers are the same whatever their ratio
+ABSOLUTE_TOLERANCE = 1e-12  # below which numbers are the same whatever their ratio
 
 
 @dataclass
@@ -232,10 +232,10 @@ class _CandidateEvidence:
         combine = self.locked.combines.get(gate.metric)
         if self.verdicts[gate.id]["outcome"] == Outcome.ERROR or metric is None:
             return "it was not decided"
-        if self.manifest["statistics"] != hypothesis_tests.VERSION:
+        if self.manifest["statistics"] != hypothesis_tests.METHOD_VERSION:
             return (
                 f"it was decided with statistics version {self.manifest['statistics']}, and this "
-                f"harness has {hypothesis_tests.VERSION}"
+                f"harness has {hypothesis_tests.METHOD_VERSION}"
             )
         if self.locked.evals[name].get("private"):
             return f'the rows of "{name}" are private'
@@ -258,9 +258,9 @@ class _CandidateEvidence:
             return f"cannot be decided on the rows in the evidence: {again['why']}"
         recorded, again = (_spread_runs(verdict) for verdict in (recorded, again))
         for key in (*FLOATS, *BOUNDS, *(key for key in {**recorded, **again} if key.startswith("runs "))):
-            if not _is_near(recorded.get(key), again.get(key), NEAR_BOUND if key in BOUNDS else NEAR):
+            if not _is_near(recorded.get(key), again.get(key), NEAR_BOUND if key in BOUNDS else RELATIVE_TOLERANCE):
                 return f"has {key} {recorded.get(key)}, but the rows give {again.get(key)}"
-        if key := next((key for key in SAME if recorded[key] != again[key]), ""):
+        if key := next((key for key in SAME_KEYS if recorded[key] != again[key]), ""):
             return f"has a {key} that its rows do not give"
         for one, other in zip(recorded["slices"], again["slices"], strict=False):
             same = all(one[key] == other[key] for key in ("name", "n", "outcome", "alarm"))
@@ -317,4 +317,4 @@ def _spread_runs(verdict: Mapping[str, Any]) -> dict[str, Any]:
 def _is_near(one: float | None, other: float | None, relative: float) -> bool:
     if one is None or other is None:
         return one is other
-    return math.isclose(one, other, rel_tol=relative, abs_tol=TINY)
+    return math.isclose(one, other, rel_tol=relative, abs_tol=ABSOLUTE_TOLERANCE)

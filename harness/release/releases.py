@@ -135,8 +135,8 @@ def _read_verdicts(suite: Suite, folder: Path, where: str) -> list[dict[str, Any
     released = report.get("suite") if isinstance(report, dict) else None
     if released != suite.name:
         raise UsageError(f'{where}: was released by suite "{released}", not by "{suite.name}"')
-    if manifest.get("format") != attestation.FORMAT:
-        what = f"has evidence of format {manifest.get('format')}, but this harness reads {attestation.FORMAT}"
+    if manifest.get("format") != attestation.FORMAT_VERSION:
+        what = f"has evidence of format {manifest.get('format')}, but this harness reads {attestation.FORMAT_VERSION}"
         how = "export again, and waive the gates against this release (harness waive GATE)"
         raise UsageError(f"{where}: {what}; move the folder away, {how}")
     listed = {k.removeprefix("model/"): v for k, v in manifest.get("files", {}).items() if k.startswith("model/")}

@@ -27,7 +27,7 @@ from harness.suite.reader import read_suite
 from harness.suite.tables import Eval, Suite
 from harness.texts import secrets
 
-LOCKED = ("claim", "blocking", "candidates", "files")  # of a table in the lock, beside the suite's own keys
+LOCK_KEYS = ("claim", "blocking", "candidates", "files")  # of a table in the lock, beside the suite's own keys
 Tables = Mapping[str, Mapping[str, Any]]  # by what they are called
 MODEL = (Sample("model"),)  # what an evaluation without data asks
 
@@ -78,7 +78,7 @@ def _compare_tables(theirs: Tables, ours: Tables, file: Path, *, defaults: bool 
             continue
         lock, copy = theirs[name], json.loads(dumps(ours[name]))
         for key in copy if defaults else {**lock, **copy}:
-            if key not in LOCKED and lock.get(key) != copy.get(key):
+            if key not in LOCK_KEYS and lock.get(key) != copy.get(key):
                 there, here = (format_toml(one[key]) if key in one else "missing" for one in (lock, copy))
                 yield f"{key} of {name} is {there}, but {here} in {file}"
 

@@ -25,8 +25,8 @@ from harness.stats.hypothesis_tests import attempt_alpha, has_few_drawn_sizes
 from harness.stats.multiple_testing import interim_levels
 from harness.stats.significance import is_significant
 
-NEAR = 1e-9  # relative, by which numbers may differ that are the same in the evidence
-SURE = 0.25  # the largest alpha at which a claim that is proven has its estimate on the right side for certain
+RELATIVE_TOLERANCE = 1e-9  # relative, by which numbers may differ that are the same in the evidence
+MAX_ALPHA = 0.25  # the largest alpha at which a claim that is proven has its estimate on the right side for certain
 COUNTS = ("point", "failures counted")  # methods that take no risk: their p-values are 0 and 1
 Verdicts = Mapping[str, Mapping[str, Any]]  # by the id of their gate
 _BOUNDS = ("estimate", "lower", "upper")  # of a verdict on slices they are those of the one that decides
@@ -85,7 +85,7 @@ class _VerdictCheck:
                 yield f'is an any_of, but its member "{lacking[0]}" has no verdict'
             members = [self.verdicts[m] for m in gate.any_of]
             if counts := next((m["gate"] for m in members if m["method"] in COUNTS), ""):  # before it was refused
-                yield f'is an any_of with the member "{counts}", {group.COUNTED}'
+                yield f'is an any_of with the member "{counts}", {group.COUNT_REASON}'
             p_pass, p_fail = min(self.adjusted.values()), group.group_p_fail(m["p_fail"] for m in members)
             for key, p in (("p_pass", p_pass), ("p_fail", p_fail)):
                 if self.verdict[key] is None or not _is_near(self.verdict[key], p):
@@ -290,13 +290,13 @@ class _VerdictCheck:
             return "was decided as if it could stop early"
         if self.early and not crossed and self.counted() is None:
             return "can stop early, but was decided as if it could not"
-        if outcome == Outcome.INCONCLUSIVE or (not crossed and v["alpha"] > SURE):
+        if outcome == Outcome.INCONCLUSIVE or (not crossed and v["alpha"] > MAX_ALPHA):
             return ""
         side = sign if outcome == Outcome.PASS else -sign
         at = v["estimate"] if not crossed else v["lower"] if side > 0 else v["upper"]
         if at is None:
             return f"is {outcome} without an estimate"
-        right = side * (at - v["threshold"]) >= -NEAR * max(1.0, abs(at), abs(v["threshold"]))
+        right = side * (at - v["threshold"]) >= -RELATIVE_TOLERANCE * max(1.0, abs(at), abs(v["threshold"]))
         return "" if right else f"is {outcome} with {at:g}, which is on the wrong side of {v['threshold']:g}"
 
     def runs_error(self) -> str:
@@ -318,7 +318,7 @@ class _VerdictCheck:
         if not (self.gate.kind.counts or self.metric.is_count):
             return None
         sign, v = self.oriented[0], self.verdict
-        return bool(sign * (v["estimate"] - v["threshold"]) >= -NEAR * max(1.0, abs(v["threshold"])))
+        return bool(sign * (v["estimate"] - v["threshold"]) >= -RELATIVE_TOLERANCE * max(1.0, abs(v["threshold"])))
 
     def sliced_error(self) -> str:
         """Return how the outcome differs from what its slices come to, or an empty text.
@@ -344,8 +344,8 @@ class _VerdictCheck:
 
 
 def _is_near_sum(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=NEAR, abs_tol=NEAR)
+    return math.isclose(a, b, rel_tol=RELATIVE_TOLERANCE, abs_tol=RELATIVE_TOLERANCE)
 
 
 def _is_near(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=NEAR, abs_tol=1e-300)
+    return math.isclose(a, b, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-300)

@@ -24,9 +24,9 @@ from harness.texts.counts import count_noun
 from harness.texts.escaping import escape_markdown, markdown_code, printable
 from harness.texts.numbers import format_percent
 
-FLIPS = 10  # rows that are shown
-LONGEST = 300  # characters of a text in a cell
-LARGEST = 1_000_000  # bytes of it all: GitHub refuses a summary of more than 1 MiB
+MAX_FLIPS = 10  # rows that are shown
+MAX_CELL_CHARS = 300  # characters of a text in a cell
+MAX_SUMMARY_BYTES = 1_000_000  # bytes of it all: GitHub refuses a summary of more than 1 MiB
 
 
 def format_run_markdown(run: Run, folder: Path | None = None) -> str:
@@ -44,7 +44,7 @@ def format_run_markdown(run: Run, folder: Path | None = None) -> str:
     parts = [
         f"## {escape_markdown(verdict_sentence(run))}",
         " · ".join([markdown_code(run.suite), markdown_code(run.model), run.started, f"exit {int(run.exit_code)}"]),
-        *map(escape_markdown, (run.problem or "").splitlines()[:FLIPS]),
+        *map(escape_markdown, (run.problem or "").splitlines()[:MAX_FLIPS]),
         "\n".join(
             f"- **{escape_markdown(line)}**" for line in [*waived_and_ignored(run), *_describe_changed_rules(folder)]
         ),
@@ -55,11 +55,11 @@ def format_run_markdown(run: Run, folder: Path | None = None) -> str:
     if folder and (step := suggest_next_step(run, folder)):
         text += f"{escape_markdown(step.what)} {markdown_code(step.command) if step.command else ''}".rstrip() + "\n\n"
     for block in _list_row_blocks(run, folder) if folder else ():
-        if len((text + block).encode()) < LARGEST:
+        if len((text + block).encode()) < MAX_SUMMARY_BYTES:
             text += f"{block}\n\n"
-    if len(data := text.encode()) <= LARGEST:
+    if len(data := text.encode()) <= MAX_SUMMARY_BYTES:
         return text
-    return data[:LARGEST].decode(errors="ignore").rpartition("\n")[0] + "\n\n… and more, in report.json\n"
+    return data[:MAX_SUMMARY_BYTES].decode(errors="ignore").rpartition("\n")[0] + "\n\n… and more, in report.json\n"
 
 
 def _describe_changed_rules(folder: Path | None) -> list[str]:
@@ -80,7 +80,7 @@ def _describe_conclusions(run: Run) -> Iterator[str]:
 
 def _list_row_blocks(run: Run, folder: Path) -> Iterator[str]:
     """Yield the rows that gates lost, failed and won, the worst gate's first, FLIPS of them in all, none private."""
-    left = FLIPS
+    left = MAX_FLIPS
     for v in sort_worst_first(run):
         try:
             hidden = v.metric.partition(".")[0] in read_private_evals(folder)
@@ -120,6 +120,6 @@ def _format_table_row(tag: str, texts: Sequence[str]) -> str:
 def _format_cell(text: str) -> str:
     """Return a text on one line as HTML that says it: no tag, no entity, no link, no secret of its own."""
     line = printable(text)
-    if len(line) > LONGEST:
-        line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
+    if len(line) > MAX_CELL_CHARS:
+        line = f"{line[: MAX_CELL_CHARS // 2]} … {line[-MAX_CELL_CHARS // 2 :]}"
     return html.escape(line).replace("##[", "##&#91;").replace("://", ":&#47;/")

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from harness.errors import UsageError, did_you_mean
 from harness.records import verdict_text
-from harness.records.figures import NONE, verdict_figures
+from harness.records.figures import NO_VALUE, verdict_figures
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
 from harness.reports import summary
@@ -21,8 +21,10 @@ from harness.reports.run_folder import prompt_of
 from harness.reports.run_folder import read_rows as read_answers
 from harness.texts.escaping import printable
 
-DRAWS = "harness.notebook"  # entry points: functions of a Run that return HTML to stand under the gates, or nothing
-OWN = ("id", "input", "text", "target")  # columns of a document that stand under names of ours
+NOTEBOOK_ENTRY_POINTS = (
+    "harness.notebook"  # entry points: functions of a Run that return HTML to stand under the gates, or nothing
+)
+ROW_COLUMNS = ("id", "input", "text", "target")  # columns of a document that stand under names of ours
 COLUMNS = ("verdict", "gate", "claim", "values", "estimate and bounds", "rows")
 PAGE = "report.html"
 
@@ -42,7 +44,7 @@ def run_html(run: Run) -> str:
     step = suggest_next_step(run, Path(run.folder)) if run.folder else None
     told += f"<p>{_escape_text(step.what)} <code>{_escape_text(step.command)}</code></p>" if step else ""
     told += _format_folded(rest) + _format_link(run)
-    for point in importlib.metadata.entry_points(group=DRAWS):
+    for point in importlib.metadata.entry_points(group=NOTEBOOK_ENTRY_POINTS):
         with suppress(Exception, SystemExit):  # what fails to draw is left out
             told += str(point.load()(run) or "")
     return told
@@ -56,12 +58,12 @@ def _format_table(run: Run, verdicts: Sequence[Verdict]) -> str:
     for v in verdicts:
         figures, why = verdict_figures(v), summary.describe_exemption(v)
         outcome = f"{summary.GLYPHS[v.outcome]} {v.outcome}" + (f" ({why})" if why and v.decides else "")
-        values = " against ".join(x for x in (figures.value, figures.baseline) if x != NONE)
+        values = " against ".join(x for x in (figures.value, figures.baseline) if x != NO_VALUE)
         estimate = f"{figures.estimand} ".lstrip() + figures.estimate
-        estimate += f" {figures.bounds}" if NONE not in (figures.lower, figures.upper) else ""
+        estimate += f" {figures.bounds}" if NO_VALUE not in (figures.lower, figures.upper) else ""
         rows_ = f"{figures.n:,}" + (f" in {figures.where}" if figures.where else "")
         if v.estimate is None:
-            values, estimate = verdict_text.format_brief(v), NONE
+            values, estimate = verdict_text.format_brief(v), NO_VALUE
         values = "; ".join(filter(None, [values, verdict_text.format_sample_size(v)]))
         cells = [
             outcome,
@@ -114,7 +116,7 @@ def run_rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
         for name, row in read_answers(Path(run.folder), subject, evaluation).items():
             try:
                 own = {"id": row["id"], "prompt": prompt_of(row), "target": row["target"], "cluster": row["cluster"]}
-                other = {k: v for k, v in row["doc"].items() if k not in OWN and k not in own}
+                other = {k: v for k, v in row["doc"].items() if k not in ROW_COLUMNS and k not in own}
                 answered = {f"{subject}.answer": row["resps"][0][0]}
                 scored = {f"{subject}.{m}": row.get(m) for m in row["metrics"]}
                 found.setdefault(name, own | other).update(answered | scored)

@@ -25,16 +25,16 @@ from harness.records.run import Run
 from harness.schema import field_hints
 from harness.texts.secrets import redact_options, redact_text
 
-FORMAT = 1  # of report.json; raised when an older reader would misread
+FORMAT_VERSION = 1  # of report.json; raised when an older reader would misread
 END, SUM = "\n}\n", ',\n "sha256": "'  # how it ends, and its last key: the digest of all before it
-CHANGED = "was changed, so its contents are not verified; look at the rows, or harness verify the export"
+CHANGED_TEXT = "was changed, so its contents are not verified; look at the rows, or harness verify the export"
 CONTENT = frozenset({"won", "lost", "won_ids", "lost_ids", "rows", "shown_rows", "items", "deselected"})  # of the data
 
 
 def to_json(run: Run) -> str:
     """Write a run as JSON; what plugins tell is struck as their options are, and no path is absolute."""
     facts = {name: redact_options(told) for name, told in run.facts.items()}
-    text = dumps({"format": FORMAT, **relative_paths(dataclasses.asdict(run) | {"facts": facts}, run)})
+    text = dumps({"format": FORMAT_VERSION, **relative_paths(dataclasses.asdict(run) | {"facts": facts}, run)})
     return f'{text.removesuffix(END)}{SUM}{hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()}"{END}'
 
 
@@ -71,12 +71,12 @@ def read_run(folder: Path) -> Run:
         raise UsageError(f"{path}: {what}; name a folder in reports/") from None
     body, _, told = text.removesuffix(f'"{END}').rpartition(SUM)
     if hashlib.sha256(f"{body}{END}".encode()).hexdigest() != told:  # what a run wrote ends with it
-        found = dataclasses.replace(found, edited=True, warnings=[f"{path.name} {CHANGED}", *found.warnings])
+        found = dataclasses.replace(found, edited=True, warnings=[f"{path.name} {CHANGED_TEXT}", *found.warnings])
     return dataclasses.replace(found, folder=str(path.parent)) if found.folder else found
 
 
 def _is_format(written: Any) -> bool:
-    return type(written) is int and written == FORMAT
+    return type(written) is int and written == FORMAT_VERSION
 
 
 def from_json(want: Any, value: Any, place: str) -> Any:

@@ -20,12 +20,12 @@ LOCK = "suite.lock.json"
 SIZES = ("worse_by_at_most", "worse_by_more_than", "on_at_most", "max_failures")  # of what a gate allows
 MORE, LESS = ("min", "better_by"), ("max", *SIZES, "alpha", "cut_at_most", "flips_at_most")
 LIMITS = ("min", "max", "better_by", *SIZES)
-DERIVED = ("id", "claim", "blocking", "candidates", "group", "among")  # from the other keys of a gate
+DERIVED_KEYS = ("id", "claim", "blocking", "candidates", "group", "among")  # from the other keys of a gate
 # of a lock: what names, dates or repeats, and what a comparison tells by itself
 LABELS: tuple[str, ...] = ("recorded", "format", "gates", "subjects", "packages", "suite.name", "suite.file")
 LABELS += ("suite.digest", "suite.source", "suite.header.name", "suite.header.description", "suite.header.alpha")
 NAMES = ("id", "name", "to")  # keys by which a table of a list is known
-UNSET = "not set"
+UNSET_TEXT = "not set"
 Direction = Literal["looser", "stricter", ""]
 
 
@@ -92,7 +92,7 @@ def changed_rules(now: Rules, before: Rules) -> list[RuleChange]:
     found = [*_gate_changes(now, before), *_find_alpha_changes(now, before), *_find_waiver_changes(now, before)]
     ours, theirs = flatten_lock(now.lock), flatten_lock(before.lock)
     keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
-    return found + [RuleChange(key, ours.get(key, UNSET), theirs.get(key, UNSET)) for key in keys]
+    return found + [RuleChange(key, ours.get(key, UNSET_TEXT), theirs.get(key, UNSET_TEXT)) for key in keys]
 
 
 def flatten_rules(rules: Rules) -> dict[str, str]:
@@ -101,7 +101,7 @@ def flatten_rules(rules: Rules) -> dict[str, str]:
         f'gate "{gate["id"]}": {key}': _format_value(value)
         for gate in rules.lock.get("gates", ())
         for key, value in gate.items()
-        if key not in DERIVED
+        if key not in DERIVED_KEYS
     }
     found |= {"alpha": _format_value(rules.lock["suite"].get("header", {}).get("alpha"))} if rules.lock else {}
     found |= {f'waiver of "{w.gate}"': w.summary() for w in rules.run.waivers}
@@ -111,7 +111,9 @@ def flatten_rules(rules: Rules) -> dict[str, str]:
 def flatten_lock(lock: Mapping[str, Any]) -> dict[str, str]:
     """Return a lock as dotted keys and written values, without its gates and what only names or dates it."""
     found = {
-        key: written for key, value in _flatten_keys(lock, "") if (written := _format_value(value)) not in ("", UNSET)
+        key: written
+        for key, value in _flatten_keys(lock, "")
+        if (written := _format_value(value)) not in ("", UNSET_TEXT)
     }
     short = {key: key.replace(".options.", ".", 1) for key in found}
     return {key if short[key] in found else short[key]: written for key, written in found.items()}
@@ -138,10 +140,10 @@ def _gate_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
         gate, old = ours.get(name), theirs.get(name)
         if gate is None or old is None:
             claim = str((gate or old or {}).get("claim") or "any of several")
-            pair = (claim, UNSET) if gate else (UNSET, claim)
+            pair = (claim, UNSET_TEXT) if gate else (UNSET_TEXT, claim)
             yield RuleChange("claim", *pair, gate=name, direction="stricter" if gate else "looser")
             continue
-        keys = [k for k in dict.fromkeys([*gate, *old]) if k not in DERIVED and gate.get(k) != old.get(k)]
+        keys = [k for k in dict.fromkeys([*gate, *old]) if k not in DERIVED_KEYS and gate.get(k) != old.get(k)]
         for key in keys:
             a, b = gate.get(key), old.get(key)
             would = (
@@ -161,7 +163,9 @@ def _find_waiver_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
     for name in dict.fromkeys([*ours, *theirs]):
         if ours.get(name) != theirs.get(name):
             direction: Direction = "looser" if name not in theirs else "stricter" if name not in ours else ""
-            yield RuleChange(f'waiver of "{name}"', ours.get(name, UNSET), theirs.get(name, UNSET), "", direction)
+            yield RuleChange(
+                f'waiver of "{name}"', ours.get(name, UNSET_TEXT), theirs.get(name, UNSET_TEXT), "", direction
+            )
 
 
 def _describe_outcome_before(gate: str, now: Run, before: Run) -> Iterator[str]:
@@ -224,7 +228,7 @@ def _flatten_keys(value: Any, at: str) -> Iterator[tuple[str, Any]]:
 
 def _format_value(value: Any) -> str:
     if value is None or value in ([], {}):
-        return UNSET
+        return UNSET_TEXT
     if isinstance(value, str):
         return value
     if isinstance(value, Sequence):

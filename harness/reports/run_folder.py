@@ -31,7 +31,7 @@ from harness.texts.secrets import redact_text
 STEPS = "training.jsonl"  # beside an adapter's folder, a step a line
 LOGS = "logs"
 """The folder beside an adapter's in which its trainer logs for people, in whatever form."""
-MOST = 1000  # steps in a report; of a longer training every so many
+MAX_STEPS = 1000  # steps in a report; of a longer training every so many
 
 
 class RunFolder:
@@ -250,5 +250,5 @@ def read_steps(adapter: Path) -> tuple[TrainingStep, ...]:
     except (OSError, ValueError, TypeError, RecursionError):
         return ()
     steps = [step for step in found if isinstance(step, TrainingStep)]
-    every, last = max(1, math.ceil(len(steps) / MOST)), len(steps) - 1
+    every, last = max(1, math.ceil(len(steps) / MAX_STEPS)), len(steps) - 1
     return tuple(s for i, s in enumerate(steps) if not i % every or i == last or s.validation is not None)

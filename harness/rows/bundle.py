@@ -43,13 +43,13 @@ FORMAT, FOLDER = "rows 2", "gate"
 SUITE, ITEMS, VERDICTS, MANIFEST = "suite.json", "items.jsonl", "verdicts.json", "manifest.json"
 WAIVER = "waiver"  # of a verdict, which lies beside the suite and comes out of no row
 BINDINGS = ("none", "named", "claimed")  # what rows tell of what answered, each more than the one before
-TOLD = {  # keys of a policy that a bundle tells of; whatever else one demands refuses it
+POLICY_KEYS = {  # keys of a policy that a bundle tells of; whatever else one demands refuses it
     "suites", "gates", "stages", "max_age_days", "max_attempts", "recomputed", "cached_answers", "waivers", "ignored",
     "data", "harness", "binding", "claims", "digest",
 }  # fmt: skip
 TABLES = {"keys": "[[key]]", "served": "[served]"}  # as they stand in a policy
 MAX_FILE_BYTES = 1 << 30  # of one file: bundles are written of at most 50,000 rows
-NEAR = 1e-9  # by which numbers differ on another processor
+RELATIVE_TOLERANCE = 1e-9  # by which numbers differ on another processor
 
 
 def write_bundle(found: JudgedRows, folder: Path) -> None:
@@ -128,7 +128,7 @@ def _check_policy(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows
             raise ValueError(
                 f'{side} has the binding "{run.binding}", but the policy requires "{policy.binding}" (binding)'
             )
-    for name in (f.name for f in fields(Policy) if f.name not in TOLD):
+    for name in (f.name for f in fields(Policy) if f.name not in POLICY_KEYS):
         if getattr(policy, name) != getattr(Policy([]), name):
             raise ValueError(f"evidence of scored rows lacks what the policy requires ({TABLES.get(name, name)})")
     told = {"candidate": "candidate", "started": manifest["started"], "ignored": []}
@@ -200,7 +200,7 @@ def _read_kept_rows(raw: Mapping[str, bytes], manifest: Mapping[str, Any]) -> tu
 
 def _are_equal(one: Any, other: Any) -> bool:
     if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=NEAR, abs_tol=NEAR)
+        return math.isclose(one, other, rel_tol=RELATIVE_TOLERANCE, abs_tol=RELATIVE_TOLERANCE)
     if isinstance(one, (list, dict)) and type(one) is type(other) and len(one) == len(other):
         return all(_are_equal(one[k], other[k]) for k in (one if isinstance(one, dict) else range(len(one))))
     return bool(one == other)

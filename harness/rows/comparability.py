@@ -14,7 +14,7 @@ from harness.rows.wording import write_option
 from harness.texts.escaping import shorten_text
 
 POINT = ("model", "revision", "adapter", "parameters", "quantisation", "model args")  # what is being compared
-UNFAIR = {  # and how one says it
+UNFAIR_FACTS = {  # and how one says it
     "shots": "few-shot examples differ", "template": "chat templates differ", "system": "system instructions differ",
     "task version": "task versions differ", "filter": "answer filters differ",
     "scorer": "scorers differ", "generation": "generation settings differ", "judge": "judge differs",
@@ -27,14 +27,14 @@ PROMPTS = ("shots", "template", "system")  # that explain why prompts differ
 ADVICE = {
     "judge": "another judge changes the scores without a change of model",
 }
-IDENTICAL = "identical"  # both sides are the same bytes
-NAMES = (*UNFAIR, "prompt", "dtype", IDENTICAL)
+IDENTICAL_TEXT = "identical"  # both sides are the same bytes
+NAMES = (*UNFAIR_FACTS, "prompt", "dtype", IDENTICAL_TEXT)
 CLIENT = {  # settings of who asks, which change no answer
     "batch_size", "cache", "cache_prompt", "max_connections", "max_retries", "max_tasks", "retry_policy", "timeout",
     "attempt_timeout", "adaptive_connections",
 }  # fmt: skip
-LONGEST = 60  # characters of a fact
-SELF = "judged by itself"  # a fact: which scorers have the model under test as their judge
+MAX_FACT_CHARS = 60  # characters of a fact
+SELF_JUDGED_FACT = "judged by itself"  # a fact: which scorers have the model under test as their judge
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,18 @@ def _find_differing_settings(theirs: str, ours: str) -> dict[str, str]:
     for name in sorted({*base, *candidate}):
         if base.get(name) != candidate.get(name):
             each = [json.dumps(side[name]) if name in side else "not set" for side in (base, candidate)]
-            one, two = (shorten_text(value, LONGEST) for value in each)
-            found[name] = f"{UNFAIR['generation']}: {name.replace('_', ' ')} is {one} and {two}"
+            one, two = (shorten_text(value, MAX_FACT_CHARS) for value in each)
+            found[name] = f"{UNFAIR_FACTS['generation']}: {name.replace('_', ' ')} is {one} and {two}"
     return found
 
 
 def _own_judges(base: RawRows | None, candidate: RawRows) -> dict[str, str]:
     """Return that a model graded its own answers, where one did: a lenient one would win on the same answers."""
     for side, run in (("candidate", candidate), *((("base", base),) if base else ())):
-        if run.facts.get(SELF):
-            what = f"{side} was judged by the model itself ({shorten_text(run.facts[SELF], LONGEST)})"
+        if run.facts.get(SELF_JUDGED_FACT):
+            what = (
+                f"{side} was judged by the model itself ({shorten_text(run.facts[SELF_JUDGED_FACT], MAX_FACT_CHARS)})"
+            )
             return {"judge": f"{what}; use another judge, or {write_option('allow', 'judge')} if that is intended"}
     return {}
 
@@ -123,13 +125,13 @@ def _find_differences(base: RawRows, candidate: RawRows, pairs: PairedRows) -> t
     """Return what is unfair by its name, and what else differs or is not known."""
     unfair: dict[str, str] = {}
     told = []
-    for name in sorted({*base.facts, *candidate.facts} - {*POINT, "limit", SELF}):
+    for name in sorted({*base.facts, *candidate.facts} - {*POINT, "limit", SELF_JUDGED_FACT}):
         theirs, ours = base.facts.get(name), candidate.facts.get(name)
         if theirs == ours:
             continue
         if theirs is None or ours is None:
             side, known = ("candidate", ours) if theirs is None else ("base", theirs)
-            line = f"{name} is known only for {side}: {shorten_text(known or '', LONGEST)}"
+            line = f"{name} is known only for {side}: {shorten_text(known or '', MAX_FACT_CHARS)}"
             if name in ANSWERS:
                 unfair[name] = line
             else:
@@ -137,14 +139,16 @@ def _find_differences(base: RawRows, candidate: RawRows, pairs: PairedRows) -> t
         elif name == "generation" and (differing := _find_differing_settings(theirs, ours)):
             unfair |= {key: text for key, text in differing.items() if key not in CLIENT}
             told += [text for key, text in differing.items() if key in CLIENT]
-        elif name in UNFAIR:
-            unfair[name] = f"{UNFAIR[name]}: {shorten_text(theirs, LONGEST)} and {shorten_text(ours, LONGEST)}"
+        elif name in UNFAIR_FACTS:
+            unfair[name] = (
+                f"{UNFAIR_FACTS[name]}: {shorten_text(theirs, MAX_FACT_CHARS)} and {shorten_text(ours, MAX_FACT_CHARS)}"
+            )
         else:
-            told.append(f"{name} {shorten_text(theirs, LONGEST)} / {shorten_text(ours, LONGEST)}")
+            told.append(f"{name} {shorten_text(theirs, MAX_FACT_CHARS)} / {shorten_text(ours, MAX_FACT_CHARS)}")
     if base.tool != candidate.tool:
         told.append(f"tool {base.tool} / {candidate.tool}")
     if "epochs" not in unfair and pairs.repeats[0] != pairs.repeats[1]:
-        unfair["epochs"] = f"{UNFAIR['epochs']}: base has {pairs.repeats[0]}, candidate {pairs.repeats[1]}"
+        unfair["epochs"] = f"{UNFAIR_FACTS['epochs']}: base has {pairs.repeats[0]}, candidate {pairs.repeats[1]}"
     both = ((theirs[0], ours[0]) for theirs, ours in zip(pairs.base, pairs.candidate, strict=True) if theirs and ours)
     if other := sum(bool(one.prompt and two.prompt and one.prompt != two.prompt) for one, two in both):
         first = next((name for name in PROMPTS if name in unfair), "prompt")

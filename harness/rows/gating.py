@@ -20,24 +20,24 @@ from harness.records.scales import Scale
 from harness.rows import comparability, pairing
 from harness.rows.comparability import FactDifferences
 from harness.rows.pairing import PairedRows, Rows
-from harness.rows.readers.fields import HIGHER, LOWER, SHARES, are_close
+from harness.rows.readers.fields import HIGHER_METRICS, LOWER_METRICS, SHARES, are_close
 from harness.rows.records import Better, RawRow, RawRows, Wanted
 from harness.rows.wording import write_option
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable
 
-EXAMPLES = 3  # rows and reasons that are named
-KINDS = 60  # characters of a reason by which errors are counted
-DIGITS = 32  # hex digits of what a row is known by, as in `RawRow.content`
+MAX_EXAMPLES = 3  # rows and reasons that are named
+MAX_REASON_CHARS = 60  # characters of a reason by which errors are counted
+HEX_DIGITS = 32  # hex digits of what a row is known by, as in `RawRow.content`
 MAX_ROWS = 50_000  # rows of an evaluation that are all written, and so held until then
-UNKNOWN = "unknown on both sides: "
+UNKNOWN_PREFIX = "unknown on both sides: "
 TRUST = "rows are taken on trust; no weights were seen"
-NONE: Mapping[str, float] = {}  # one for all scores, of which there may be millions
-SAID = {
+NO_VALUES: Mapping[str, float] = {}  # one for all scores, of which there may be millions
+STATE_TEXTS = {
     "error": "ended in an error", "limit": "ended at a limit", "skipped": "were skipped", "absent": "are missing",
     "short": "have too few repeats",
 }  # fmt: skip
-LARGEST = 1e100  # of a score: sums of such are numbers
+MAX_SCORE = 1e100  # of a score: sums of such are numbers
 STATES = ("scored", "error", "limit", "skipped", "unscored", "absent", "short")
 
 
@@ -60,7 +60,7 @@ class MeasuredRows:
     @property
     def conditions(self) -> list[str]:
         """Under which conditions a verdict on these rows stands, each a part of its reason; the last says its trust."""
-        found = [f"{UNKNOWN}{', '.join(self.differences.unknown)}"] if self.differences.unknown else []
+        found = [f"{UNKNOWN_PREFIX}{', '.join(self.differences.unknown)}"] if self.differences.unknown else []
         found += [f"allowed: {text}" for text in self.differences.allowed]
         if any(self.pairs.dropped):
             one, other = self.pairs.dropped
@@ -93,7 +93,7 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
     read = [run.contents for run in runs.values()]
     if base and read[0] and read[0] == read[1] and base.part == candidate.part and base.rows == candidate.rows:
         same = f"base and candidate are the same file (sha256 {read[0][0][:4]}…)"
-        if comparability.IDENTICAL not in (want.allow or ()):
+        if comparability.IDENTICAL_TEXT not in (want.allow or ()):
             raise UsageError(
                 f"{same}; gate the candidate's scores, or {write_option('allow', 'identical')} if that is intended"
             )
@@ -126,7 +126,7 @@ def _find_uneven_task(base: RawRows, candidate: RawRows) -> str:
     """Return which task only one side has, so that their means are of different tasks."""
     theirs, ours = ({*run.tasks} or {run.task} for run in (base, candidate))
     side, lacking = ("candidate", theirs - ours) if theirs - ours else ("base", ours - theirs)
-    names = ", ".join(f'"{printable(name)}"' for name in sorted(lacking)[:EXAMPLES])
+    names = ", ".join(f'"{printable(name)}"' for name in sorted(lacking)[:MAX_EXAMPLES])
     say = write_option("metric", "TASK:NAME")
     return f"{side}: has no rows of {names}; run the same tasks, or name one with {say}"
 
@@ -152,9 +152,9 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     name = want.metric or readable[0]
     values = [v for run in runs for row in run.rows if (v := row.values.get(name)) is not None]
     for run in runs:
-        if heavy := next((w for row in run.rows if not 0 <= (w := row_weight(row, name)) <= LARGEST), None):
-            raise UsageError(f"{where}: a row has weight {heavy:g}; it must be from 0 to {LARGEST:g}")
-    if odd := [v for v in values if not abs(v) <= LARGEST]:
+        if heavy := next((w for row in run.rows if not 0 <= (w := row_weight(row, name)) <= MAX_SCORE), None):
+            raise UsageError(f"{where}: a row has weight {heavy:g}; it must be from 0 to {MAX_SCORE:g}")
+    if odd := [v for v in values if not abs(v) <= MAX_SCORE]:
         raise UsageError(f"{where}: {printable(name)} is {odd[0]:g} on {len(odd):,} rows, which is not a score")
     known, is_binary = name.lower().replace("-", "_"), set(values) <= {0.0, 1.0}
     scale = (
@@ -166,8 +166,8 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
         better, because = str(want.better), "as given"
     elif told := _require_one_value(runs, name, "better"):
         better, because = told, "according to the file"
-    elif known in HIGHER or known in LOWER:
-        better, because = "lower" if known in LOWER else "higher", "by its name"
+    elif known in HIGHER_METRICS or known in LOWER_METRICS:
+        better, because = "lower" if known in LOWER_METRICS else "higher", "by its name"
     elif is_binary:
         better, because = "higher", "every value is 0 or 1"
     else:
@@ -218,7 +218,7 @@ def _check_sum(run: RawRows, metric: Metric) -> None:
 
 
 def _average_rows(rows: Iterable[RawRow], name: str) -> float:
-    values = [v for row in rows if (v := row.values.get(name)) is not None and abs(v) <= LARGEST]
+    values = [v for row in rows if (v := row.values.get(name)) is not None and abs(v) <= MAX_SCORE]
     return math.fsum(values) / len(values) if values else math.nan
 
 
@@ -236,7 +236,7 @@ def _make_samples(pairs: PairedRows) -> list[Sample]:
     found = []
     for name, theirs, ours in zip(pairs.names, pairs.base, pairs.candidate, strict=True):
         one = (ours or theirs)[0]
-        key = digest_value(["id", name])[:DIGITS] if pairs.how == "id" else one.content
+        key = digest_value(["id", name])[:HEX_DIGITS] if pairs.how == "id" else one.content
         other = theirs[0] if theirs else one
         about = [getattr(one, f) or getattr(other, f) for f in ("cluster", "second_cluster", "slices")]
         if [
@@ -286,11 +286,11 @@ def _make_score_column(side: str, pairs: PairedRows, metric: Metric, want: Wante
     each = zip(pairs.names, rows, wanted, shares, strict=True)
     lost = [(called, own, _find_row_state(own, name, n)) for called, own, n, share in each if share]
     told = ", ".join(
-        f"{count_noun(n, 'row')} {SAID.get(s, 'have no score')}" for s, n in Counter(s for *_, s in lost).items()
+        f"{count_noun(n, 'row')} {STATE_TEXTS.get(s, 'have no score')}" for s, n in Counter(s for *_, s in lost).items()
     )
-    why = Counter(row.why[:KINDS] for _, own, _ in lost for row in own if row.why)
-    reasons = f" ({', '.join(f'{n} {printable(text)}' for text, n in why.most_common(EXAMPLES))})" if why else ""
-    some = ", ".join(f'"{printable(called)}"' for called, *_ in lost[:EXAMPLES])
+    why = Counter(row.why[:MAX_REASON_CHARS] for _, own, _ in lost for row in own if row.why)
+    reasons = f" ({', '.join(f'{n} {printable(text)}' for text, n in why.most_common(MAX_EXAMPLES))})" if why else ""
+    some = ", ".join(f'"{printable(called)}"' for called, *_ in lost[:MAX_EXAMPLES])
     whole = " all rows;" if len(lost) == len(rows) else ""
     says = f"{side}: {told}{reasons},{whole} {some}; rerun them, or {write_option('missing', 'wrong')}"
     states = Counter(_find_row_state(own, name, n) for own, n in zip(rows, wanted, strict=True))
@@ -311,10 +311,10 @@ def _make_result(
         if share and not column.counts:
             missing.append(s.id)
         elif v is None:
-            scores.append(Score(s.id, {metric.name: 0.0}, w, weights={metric.name: 0.0}, details=NONE, lost=lost))
+            scores.append(Score(s.id, {metric.name: 0.0}, w, weights={metric.name: 0.0}, details=NO_VALUES, lost=lost))
         else:
-            part = {metric.name: share} if share else NONE
-            scores.append(Score(s.id, values[v], w, weights=NONE, details=NONE, partly_lost=part))
+            part = {metric.name: share} if share else NO_VALUES
+            scores.append(Score(s.id, values[v], w, weights=NO_VALUES, details=NO_VALUES, partly_lost=part))
     told = zip((s.key for s in samples), map(str, column.values), column.shares, column.weights, strict=True)
     digest = hashlib.sha256(f"{side} {sorted(told)}".encode())
     caveats = (Caveat(column.lost, "ERROR"),) if missing else ()

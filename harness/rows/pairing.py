@@ -12,7 +12,7 @@ from harness.rows.records import RawRow, RawRows
 from harness.rows.wording import write_option
 from harness.texts.escaping import printable
 
-EXAMPLES = 3  # names of rows that an error gives
+MAX_EXAMPLES = 3  # names of rows that an error gives
 How = Literal["content", "id"]
 Rows = tuple[RawRow, ...]  # all that a run has of one row: its repeats, mostly one
 Grouped = dict[str, "RawRow | Rows"]  # by what a row is known by; one alone, as most of millions, without a tuple
@@ -177,7 +177,7 @@ def _describe_uneven_rows(
     limits = [f" (limit {n})" if (n := run.facts.get("limit", "")) not in ("", "none") else "" for run in runs]
     named = zip(("base", "candidate"), sides, limits, strict=True)
     told = [f"{side}: {len(known):,} rows{limit}" for side, known, limit in named]
-    names = [_name_row(_list_repeats(sides[i][k])[0]) for i in (0, 1) for k in only[i][:EXAMPLES]][:EXAMPLES]
+    names = [_name_row(_list_repeats(sides[i][k])[0]) for i in (0, 1) for k in only[i][:MAX_EXAMPLES]][:MAX_EXAMPLES]
     some = f"only in base {len(only[0]):,}, only in candidate {len(only[1]):,}, for instance "
     said = f"{', '.join(told)}; {some}" + ", ".join(f'"{printable(name)}"' for name in names)
     return f"{said}; gate only the common rows with {write_option('only_common', True)}"

@@ -18,7 +18,7 @@ from harness.rows.gating import MAX_ROWS, MeasuredRows
 from harness.rows.records import RawRow
 from harness.rows.suites import JudgedRows, read_runs
 
-DRAWN = 1000  # rows that were neither lost nor won, of those that are too many to be written
+MAX_UNCHANGED_ROWS = 1000  # rows that were neither lost nor won, of those that are too many to be written
 
 
 class WrittenRows(NamedTuple):
@@ -60,10 +60,10 @@ def _choose_rows(one: MeasuredRows) -> list[Sample]:
     if len(values) == 2:
         base, candidate = (values[list(one.results).index(side)] for side in ("base", "candidate"))
         changes = {i: sign * (v - base[i]) for i, v in candidate.items() if i in base and v != base[i]}
-    largest = sorted(changes, key=lambda i: (-abs(changes[i]), i))[: MAX_ROWS - DRAWN]
-    kept = {*largest, *sorted(missing)[:DRAWN]}
+    largest = sorted(changes, key=lambda i: (-abs(changes[i]), i))[: MAX_ROWS - MAX_UNCHANGED_ROWS]
+    kept = {*largest, *sorted(missing)[:MAX_UNCHANGED_ROWS]}
     rest = [s.id for s in one.samples if s.id not in changes and s.id not in missing]
-    kept |= {*random.Random(0).sample(rest, min(DRAWN, len(rest)))}  # noqa: S311 (no secret)
+    kept |= {*random.Random(0).sample(rest, min(MAX_UNCHANGED_ROWS, len(rest)))}  # noqa: S311 (no secret)
     return [s for s in one.samples if s.id in kept]
 
 

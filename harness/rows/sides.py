@@ -19,15 +19,15 @@ from harness.rows.readers import read_run_rows, split_label
 from harness.rows.records import RawRow, RawRows, Wanted
 from harness.rows.wording import CALLER, Caller
 
-LARGE = 1 << 25  # bytes, from which a process of its own is worth its start
-FILES = 1000  # of a folder, that are looked at for its size
+LARGE_FILE_BYTES = 1 << 25  # bytes, from which a process of its own is worth its start
+MAX_FILES = 1000  # of a folder, that are looked at for its size
 
 
 def read_sides(paths: Sequence[str], wants: Sequence[Wanted]) -> list[RawRows]:
     """Read the rows of a base and a candidate, or of one; both at a time where both are large. Raises UsageError."""
     places = [split_label(path)[0] for path in paths] if len(paths) > 1 else []
-    looked = [islice(place.rglob("*"), FILES) if place.is_dir() else [place] for place in places]
-    if min((sum(f.stat().st_size for f in some if f.is_file()) for some in looked), default=0) < LARGE:
+    looked = [islice(place.rglob("*"), MAX_FILES) if place.is_dir() else [place] for place in places]
+    if min((sum(f.stat().st_size for f in some if f.is_file()) for some in looked), default=0) < LARGE_FILE_BYTES:
         return [read_run_rows(path, want) for path, want in zip(paths, wants, strict=True)]
     with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
         into = Path(folder, "rows")

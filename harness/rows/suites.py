@@ -36,7 +36,7 @@ from harness.rows.guards import add_guards, decide_guards
 from harness.rows.readers.fields import TASK
 from harness.rows.readers.layouts import Lines
 from harness.rows.readers.tables import read_table
-from harness.rows.records import UNSET, RawRows, Wanted
+from harness.rows.records import UNSET_COLUMN, RawRows, Wanted
 from harness.rows.sides import read_sides
 from harness.suite.tables import Eval, Model, ScoredRows, Suite, SuiteTable
 
@@ -203,7 +203,7 @@ def wanted_rows(spec: Eval) -> Wanted:
     """Return what an evaluation asks of its rows. Raises UsageError at what is unfair by no name."""
     if len(spec.clusters) > 2 or len({*spec.clusters}) < len(spec.clusters):
         raise UsageError(f"{spec.where}: cluster names {len(spec.clusters)} columns; name one, or two different ones")
-    clusters = tuple(column for column in spec.clusters if column != UNSET)
+    clusters = tuple(column for column in spec.clusters if column != UNSET_COLUMN)
     want = Wanted(**spec.options, cluster=clusters, slices=spec.slices)
     if want.repeats < 0:
         raise UsageError(f"{spec.where}: repeats is {want.repeats}; it must be the number of answers per row")
@@ -212,9 +212,9 @@ def wanted_rows(spec: Eval) -> Wanted:
 
 def _drop_unset(run: RawRows, spec: Eval) -> RawRows:
     """Return a run without what its reader found and the user unset: what rows ask, or their clusters."""
-    if spec.options.get("input") == UNSET:
+    if spec.options.get("input") == UNSET_COLUMN:
         run = replace(run, rows=[replace(row, content="") for row in run.rows])
-    if UNSET in spec.clusters:
+    if UNSET_COLUMN in spec.clusters:
         run = replace(run, rows=[replace(row, cluster="", second_cluster="") for row in run.rows])
     return run
 

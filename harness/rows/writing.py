@@ -31,10 +31,10 @@ from harness.reports.run_folder import RunFolder
 from harness.reports.summary import sort_worst_first, verdict_sentence
 from harness.rows.arguments import describe_invocation
 from harness.rows.bundle import FOLDER, write_bundle
-from harness.rows.gating import EXAMPLES, MAX_ROWS, UNKNOWN, MeasuredRows
+from harness.rows.gating import MAX_EXAMPLES, MAX_ROWS, UNKNOWN_PREFIX, MeasuredRows
 from harness.rows.guards import is_guard
 from harness.rows.readers.fields import TASK
-from harness.rows.row_texts import DRAWN, select_written_rows
+from harness.rows.row_texts import MAX_UNCHANGED_ROWS, select_written_rows
 from harness.rows.suites import JudgedRows, judge_rows
 from harness.suite.tables import Suite
 from harness.suite.waivers import read_waivers
@@ -43,9 +43,9 @@ from harness.texts.counts import count_noun
 from harness.texts.escaping import printable
 from harness.version import __version__
 
-WIDTH = 80
+WIDTH_COLUMNS = 80
 MOST_GATES = 8  # of more, those that passed are names in one line
-CHANGED = ("id", "metric", "where", "group", "among")  # fields of a gate that are no keys, or stand first
+LEADING_FIELDS = ("id", "metric", "where", "group", "among")  # fields of a gate that are no keys, or stand first
 
 
 def run_rows(suite: Suite, args: Namespace) -> int:
@@ -122,7 +122,9 @@ def write_run(found: JudgedRows, run: Run, out: Path) -> None:
             folder.add(result, written.samples, {one.metric.name: one.metric}, {})
         if len(written.samples) < len(one.samples):
             what = f"of {len(one.samples):,} rows {len(written.samples):,} are written"
-            run.warnings.append(f"{name}: {what}: those lost or won, and a drawn sample of {DRAWN:,} others")
+            run.warnings.append(
+                f"{name}: {what}: those lost or won, and a drawn sample of {MAX_UNCHANGED_ROWS:,} others"
+            )
     if all(len(one.samples) <= MAX_ROWS for one in found.measured.values()):
         write_bundle(found, folder.path / FOLDER)
     else:
@@ -141,7 +143,7 @@ def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None
     options |= {"cluster": spec.cluster} if spec.cluster else {}
     slices = [name for name in spec.slices if name != TASK or not one.runs["candidate"].tasks]
     options |= {"slices": slices} if slices else {}
-    claim = {k: v for k, v in asdict(gate).items() if k not in CHANGED and v != asdict(type(gate)("x"))[k]}
+    claim = {k: v for k, v in asdict(gate).items() if k not in LEADING_FIELDS and v != asdict(type(gate)("x"))[k]}
     about = {"name": found.suite.name, "alpha": found.suite.header.alpha}
     tables: list[tuple[str, Mapping[str, Any]]] = [("[suite]", about)]
     tables += ((f"[rows.{side}]", {"path": place}) for side, place in relative.items())
@@ -223,7 +225,7 @@ def _describe_verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
         yield from _wrap_line(f"{head}{verdict_text.format_result(v)}{_describe_unknown_facts(v, found)}", indent)
         one = found.measured.get(v.metric.partition(".")[0])
         for side, result in one.results.items() if one and v.outcome is Outcome.ERROR else ():
-            for row in result.missing[:EXAMPLES]:
+            for row in result.missing[:MAX_EXAMPLES]:
                 yield f'{indent}{side} "{printable(row)}" has no score'
         return
     figures = verdict_figures(v)
@@ -241,7 +243,9 @@ def _describe_verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
     if v.uncapped is not None:
         yield f"{indent}{verdict_text.format_number(about, v.uncapped)} without the cap"
     for note in v.notes[:-1]:  # the last says what rows are worth, below all verdicts
-        if note.kind not in ("found", "slice", "attempt") and not str(note.params.get("text", "")).startswith(UNKNOWN):
+        if note.kind not in ("found", "slice", "attempt") and not str(note.params.get("text", "")).startswith(
+            UNKNOWN_PREFIX
+        ):
             yield from _wrap_line(f"{indent}{printable(verdict_text.format_notes(about, [note]))}", indent)
     if v.driver and not v.slices:
         yield from _wrap_line(f"{indent}worst: {printable(v.driver)}", indent)
@@ -294,8 +298,10 @@ def _format_task_table(verdicts: Sequence[Verdict]) -> Iterator[str]:
 def _describe_unknown_facts(v: Verdict, found: JudgedRows) -> str:
     """Return which facts that change answers neither side tells, as the end of a verdict's first line."""
     one = found.measured.get(v.metric.partition(".")[0])
-    return f"; {UNKNOWN}{', '.join(one.differences.unknown)}" if one and one.differences.unknown else ""
+    return f"; {UNKNOWN_PREFIX}{', '.join(one.differences.unknown)}" if one and one.differences.unknown else ""
 
 
 def _wrap_line(line: str, indent: str = " " * 11) -> list[str]:
-    return textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) or [""]
+    return textwrap.wrap(
+        line, WIDTH_COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    ) or [""]

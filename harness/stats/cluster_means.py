@@ -17,7 +17,7 @@ from harness.stats.result import Judged, Test, combine_weakest, equal_values_tes
 from harness.stats.rule_of_three import Support
 from harness.stats.significance import is_significant
 
-FLIPPED = 16  # up to this many clusters all 2^G signs are tried, above it FLIPS random ones
+MAX_EXACT_CLUSTERS = 16  # up to this many clusters all 2^G signs are tried, above it FLIPS random ones
 FLIPS, UNFLIPPED = 4999, 2e-5  # and the level below which so many would be needed that the t decides alone
 RESAMPLES, MOST_RESAMPLES = 2000, 20_000  # at least, and at most
 Statistic = Callable[[Sequence[int]], float]  # of the numbers of rows, repeated as drawn
@@ -136,7 +136,7 @@ def _share_sign_flips(sums: Floats, alpha: float) -> float:
     """Return the share of sign patterns whose sum is at least the one seen; sums (G,)."""
     sums = np.sort(sums[sums != 0])
     count, size = len(sums), np.abs(sums).sum()
-    if count <= FLIPPED:
+    if count <= MAX_EXACT_CLUSTERS:
         patterns = np.arange(2**count)[:, None] >> np.arange(count) & 1
         return float(((1 - 2 * patterns) @ sums >= sums.sum() - 1e-12 * size).mean())
     rng, least = np.random.default_rng([ratio.SEED, count, 3]), max(FLIPS, math.ceil(4 / alpha))
@@ -221,8 +221,8 @@ def _judge_by_jackknife(of: Ratio, estimate: float, spread: float, threshold: fl
         return estimate - reach, estimate + reach, float(special.stdtr(df, -t)), float(special.stdtr(df, t))
     if not math.isfinite(float(of.error)):
         return -math.inf, math.inf, 1.0, 1.0
-    bounds = ratio.guarded_bounds(of, alpha, *ratio.COMBINED)
-    return (*bounds, *to_floats(ratio.guarded_t(of, threshold, *ratio.COMBINED)))
+    bounds = ratio.guarded_bounds(of, alpha, *ratio.COMBINED_GUARD)
+    return (*bounds, *to_floats(ratio.guarded_t(of, threshold, *ratio.COMBINED_GUARD)))
 
 
 def jackknife_error(statistic: Statistic, clusters: Clusters) -> float:

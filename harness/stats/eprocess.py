@@ -18,8 +18,8 @@ from harness.stats.rule_of_three import Support
 from harness.stats.significance import is_significant
 
 BETS = (0.06, 0.1, 0.16, 0.27, 0.45, 0.75)  # shares of the wealth at risk, for differences from small to clear
-GRID = 500  # means that the confidence sequence tries
-BLOCK = 256  # rows at a time, for memory
+GRID_POINTS = 500  # means that the confidence sequence tries
+BLOCK_ROWS = 256  # rows at a time, for memory
 FIRST_LOOK = 64  # rows
 
 
@@ -91,10 +91,10 @@ class EProcess:
 
     def _sequence(self, x: Floats, new: int) -> tuple[float, float]:
         """Return the means between 0 and 1 that no bet has refuted after any of the updates, as an interval."""
-        grid = np.arange(1, GRID) / GRID
+        grid = np.arange(1, GRID_POINTS) / GRID_POINTS
         sides = np.stack([grid, 1 - grid])[..., None]
-        for at in range(len(x) - new, len(x), BLOCK):
-            rows = x[at : at + BLOCK]
+        for at in range(len(x) - new, len(x), BLOCK_ROWS):
+            rows = x[at : at + BLOCK_ROWS]
             self._logs = self._logs + _compute_log_steps(np.stack([rows, 1 - rows])[:, None], sides).sum(-1)
         self._best = np.maximum(self._best, _mix_bets(self._logs))
         below, above = self._best >= math.log(1 / self.alpha)

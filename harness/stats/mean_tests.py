@@ -14,7 +14,9 @@ from harness.stats.rule_of_three import Support
 
 Kind = Literal["share", "pairs", "score", "ratio"]
 P = tuple[Floats, Floats]
-SILENT = 0.8  # times alpha: the share of resamples without a cluster that varies, above which they say nothing
+MAX_SILENT_SHARE = (
+    0.8  # times alpha: the share of resamples without a cluster that varies, above which they say nothing
+)
 FAR, MEANS = 3.0, 16  # standard errors beyond the estimate up to which means of `unseen_rows_test` go, and how many
 AGAIN, MOST_AGAIN = 0.003, 0.5  # of its p-value a row more, at most, for rows that showed a disaster; by simulation
 RESAMPLED_CLUSTERS = 500  # above this the bootstrap adds nothing to the closed form
@@ -95,7 +97,7 @@ def has_worst_row(of: Ratio, alpha: float, *, independent: bool) -> bool:
     """Return whether `worst_row_test` may prove what `asked` cannot: of rows, and of clusters of other sizes."""
     if of.clusters > RESAMPLED_CLUSTERS:
         return False
-    return independent or (alpha >= ratio.FINEST and bool((of.weights.max(-1) > of.weights.min(-1)).any()))
+    return independent or (alpha >= ratio.MIN_RESAMPLED_LEVEL and bool((of.weights.max(-1) > of.weights.min(-1)).any()))
 
 
 def worst_row_test(of: Ratio, support: Support, alpha: float, near: float | None = None) -> MeanTest:
@@ -142,7 +144,7 @@ def _choose_second_tests(
     the `variance` of rows is known, the guard is the weaker the less alike the rows of a cluster are.
     """
     rough = np.broadcast_to(1 - ratio.effective_clusters(of.weights) / of.clusters, of.estimate.shape)
-    unequal, uneven = rough > 1e-12, rough > 1 - ratio.EVEN
+    unequal, uneven = rough > 1e-12, rough > 1 - ratio.MIN_EVENNESS
     # a resample holds none of k of G clusters with a chance of (1 - k/G)^G; by weight as many vary as would be as large
     # as the cluster of a random row
     median, value = _find_median_mean(of)
@@ -150,18 +152,18 @@ def _choose_second_tests(
     share = varies.mean(-1)
     weight = (varies * of.weights).sum(-1) * of.weights.sum(-1) / (of.weights**2).sum(-1)
     by_number = of.clusters * np.log1p(-np.minimum(share, 1 - 1e-15))
-    scarce = np.maximum(by_number, np.where(share < 1, -weight, -np.inf)) > np.log(SILENT * alpha)
-    mute = uneven | scarce | (alpha < ratio.FINEST)
+    scarce = np.maximum(by_number, np.where(share < 1, -weight, -np.inf)) > np.log(MAX_SILENT_SHARE * alpha)
+    mute = uneven | scarce | (alpha < ratio.MIN_RESAMPLED_LEVEL)
     strength, alike = np.where(mute, 1.0, np.minimum((2 * rough) ** ratio.ROUGH, 1.0)), np.ones(of.estimate.shape)
     if variance is not None:
-        alike = np.where(rough > 1 - ratio.MIXED, 1.0, ratio.bound_correlation(of, np.asarray(variance)))
+        alike = np.where(rough > 1 - ratio.MIN_MIXED_EVENNESS, 1.0, ratio.bound_correlation(of, np.asarray(variance)))
         strength = np.where(uneven, alike * strength, strength)
     told = np.abs(_correlate_sizes(of.weights, value)) - 1 / np.sqrt(of.clusters)
     strength = np.maximum(strength, np.clip(ratio.TOLD * told, 0.0, ratio.MOST_TOLD))
     least = np.where(uneven, ratio.UNEVEN_LEAST, ratio.FEW_LEAST)
     guarded = _make_guarded_t(of, least * strength, ratio.STEEP * strength, alike=alike)
     found = [_select_test(mute | unequal, guarded), _select_test(scarce, _test_unseen(of, support))]
-    if of.clusters <= RESAMPLED_CLUSTERS and alpha >= ratio.FINEST and not mute.all():
+    if of.clusters <= RESAMPLED_CLUSTERS and alpha >= ratio.MIN_RESAMPLED_LEVEL and not mute.all():
         draw, p_of = partial(ratio.bootstrap_t, of), partial(ratio.bootstrap_p, of)
         drawn = draw() if near is None else ratio.draw_resamples(draw, partial(p_of, threshold=near), alpha)
         resampled = MeanTest(partial(ratio.bootstrap_p, of, drawn), partial(ratio.bootstrap_bounds, of, drawn))

@@ -14,9 +14,9 @@ from functools import lru_cache
 from itertools import pairwise
 from statistics import NormalDist
 
-POINTS = 240  # of the density of the estimates that went on
-WIDE = 8.0  # standard deviations
-NEAR = 0.02  # of the rows by which a look must have grown so that the density is followed
+DENSITY_POINTS = 240  # of the density of the estimates that went on
+GRID_DEVIATIONS = 8.0  # standard deviations
+MIN_GROWTH = 0.02  # of the rows by which a look must have grown so that the density is followed
 
 
 def adjust_holm(p_values: Sequence[float]) -> list[float]:
@@ -59,10 +59,13 @@ def _compute_levels(rows: tuple[int, ...], most: int, alpha: float) -> tuple[flo
     for n in rows:
         time, upto = n / most, alpha * n / most
         share, grown = upto - so_far, time - before
-        if not grid or grown < NEAR * time:
+        if not grid or grown < MIN_GROWTH * time:
             level = share  # by Bonferroni's inequality, which costs nothing where hardly any rows came
         else:
-            low, high = grid[0][0], WIDE  # of the bound that those who went on exceed with a probability of the share
+            low, high = (
+                grid[0][0],
+                GRID_DEVIATIONS,
+            )  # of the bound that those who went on exceed with a probability of the share
             root = math.sqrt(grown)
             for _ in range(60):
                 middle = (low + high) / 2
@@ -79,10 +82,10 @@ def _continue_walk(
     grid: Sequence[tuple[float, float]], grown: float, time: float, bound: float
 ) -> list[tuple[float, float]]:
     """Return how probable it is to be at each place below the bound now, by Simpson's rule."""
-    low = -WIDE * math.sqrt(time)
-    step = (bound - low) / POINTS
-    places = [low + i * step for i in range(POINTS + 1)]
-    weights = [step / 3 * (1 if i in (0, POINTS) else 4 if i % 2 else 2) for i in range(POINTS + 1)]
+    low = -GRID_DEVIATIONS * math.sqrt(time)
+    step = (bound - low) / DENSITY_POINTS
+    places = [low + i * step for i in range(DENSITY_POINTS + 1)]
+    weights = [step / 3 * (1 if i in (0, DENSITY_POINTS) else 4 if i % 2 else 2) for i in range(DENSITY_POINTS + 1)]
     before = grid or [(0.0, 1.0)]
     root, pdf = math.sqrt(grown), NormalDist().pdf
     density = [math.fsum(p * pdf((x - u) / root) for u, p in before) / root for x in places]

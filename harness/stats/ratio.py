@@ -21,11 +21,13 @@ SEED = 20101  # of all resamples: fixed, so that a verdict does not change when 
 LEAST, STEEP, FEWEST, MOST = 0.5, 28.0, 12, 12.0  # of `guarded_t`, chosen by simulation
 UNEVEN_LEAST, FEW_LEAST, ROUGH = 1.5, 1.0, 4  # in a known range: of very uneven clusters, of few that vary, of others
 TOLD, MOST_TOLD = 3.0, 1.5  # guard by the correlation of size and mean above that of chance; at most so much of it
-DRAWN = 20.0  # clusters of equal size: uneven ones that count as fewer pass falsely more often where sizes are drawn
-COMBINED = (0.0, 8.0)  # LEAST and STEEP of the jackknife of a metric made from all rows at once
-MIXED = 0.28  # and as fewer than this so uneven that a few rule the mean, whatever their rows are
-EVEN = 0.6  # clusters that count as fewer than this share of their number are very uneven
-FINEST = 4 / (RESAMPLES + 1)  # level below which so many resamples say nothing
+MIN_EFFECTIVE_CLUSTERS = (
+    20.0  # clusters of equal size: uneven ones that count as fewer pass falsely more often where sizes are drawn
+)
+COMBINED_GUARD = (0.0, 8.0)  # LEAST and STEEP of the jackknife of a metric made from all rows at once
+MIN_MIXED_EVENNESS = 0.28  # and as fewer than this so uneven that a few rule the mean, whatever their rows are
+MIN_EVENNESS = 0.6  # clusters that count as fewer than this share of their number are very uneven
+MIN_RESAMPLED_LEVEL = 4 / (RESAMPLES + 1)  # level below which so many resamples say nothing
 ERROR, NEAR = 1e-3, 4.0  # standard error of a resampled p-value so many of which are between it and alpha
 
 
@@ -215,7 +217,7 @@ def effective_clusters(weights: Floats) -> Floats:
 
 def are_uneven(weights: Floats) -> Bools:
     """Return where the clusters count as fewer than EVEN of their number: a few of them rule the mean and its error."""
-    return np.asarray(effective_clusters(weights) < EVEN * weights.shape[-1])
+    return np.asarray(effective_clusters(weights) < MIN_EVENNESS * weights.shape[-1])
 
 
 def has_few_drawn_sizes(counted_as: float | None) -> bool:
@@ -223,7 +225,7 @@ def has_few_drawn_sizes(counted_as: float | None) -> bool:
 
     7.1 % at 30 clusters of lognormal(0.8) size that lose in proportion to it (bench/dependence_rates.py).
     """
-    return counted_as is not None and counted_as < DRAWN
+    return counted_as is not None and counted_as < MIN_EFFECTIVE_CLUSTERS
 
 
 def l_skewness(x: Floats) -> Floats:

@@ -15,7 +15,7 @@ from harness.stats.values import Bounds
 
 Support = tuple[float, float]
 TILTS = (0.02, 60.0, 40)  # of Chernoff's bound: least, most and how many, in units of one over the mean weight
-TOGETHER = 1 << 20  # numbers that are computed in one go
+CHUNK_VALUES = 1 << 20  # numbers that are computed in one go
 
 
 def unseen_p(
@@ -75,7 +75,7 @@ def unseen_chance(weights: Any, lost: Any, share: Any) -> Floats:
 def _iterate_tilts(w: Floats) -> Iterator[tuple[Floats, Floats]]:
     """Yield Chernoff's tilts (T, 1), so many in one go, and their heights (T, n, G) of falling weights (n, G)."""
     tilts = np.geomspace(*TILTS)[:, None]
-    for some in np.array_split(tilts, min(len(tilts), 1 + tilts.size * w.size // TOGETHER)):
+    for some in np.array_split(tilts, min(len(tilts), 1 + tilts.size * w.size // CHUNK_VALUES)):
         yield some, w / -np.expm1(-some[..., None] * w)
 
 

@@ -15,7 +15,7 @@ from harness.stats.arrays import Floats, np, special
 from harness.stats.result import Test
 from harness.stats.significance import is_significant
 
-STEPS = 80  # halvings of an interval in which a bound or a p-value is looked for
+BISECTION_STEPS = 80  # halvings of an interval in which a bound or a p-value is looked for
 
 
 def add_seed_spread(rows: Test, runs: Sequence[float], threshold: float, alpha: float, *, rate: float | None) -> Test:
@@ -68,7 +68,7 @@ def _compute_reach(rows: float, error: float, seeds: int, alpha: float, rate: fl
     if rate is None or not math.isfinite(low):
         return low
     high = summed(max(rate - 0.5, 0.0))  # where the spread is largest
-    for _ in range(STEPS):
+    for _ in range(BISECTION_STEPS):
         away = (low + high) / 2
         low, high = (away, high) if summed(away) > away else (low, away)
     return high
@@ -79,7 +79,7 @@ def _find_p(rows: float, away: float, error: float, seeds: int, alpha: float) ->
     if away <= 0 or not math.isfinite(rows):
         return 1.0
     normal, low, high = rows / -float(special.ndtri(alpha)), 0.0, 0.5
-    for _ in range(STEPS):
+    for _ in range(BISECTION_STEPS):
         level = (low + high) / 2
         far = math.hypot(normal * float(special.ndtri(level)), error * float(special.stdtrit(seeds - 1, level)))
         low, high = (level, high) if far > away else (low, level)

@@ -12,11 +12,11 @@ from harness.stats import tango as score
 from harness.stats.arrays import Ints, distributions, np, special
 from harness.stats.inputs import check_counts, check_level
 from harness.stats.result import Test
-from harness.stats.significance import ROUNDING, is_significant
+from harness.stats.significance import RELATIVE_TOLERANCE, is_significant
 from harness.stats.values import Bounds, PValues
 
-LENIENT = 1.2  # times alpha that McNemar's mid-p may be wrong over all rows, so that it is taken
-SMOOTH = 300  # rows that differ, on average, from which on its size is hardly more than alpha
+MAX_LEVEL_RATIO = 1.2  # times alpha that McNemar's mid-p may be wrong over all rows, so that it is taken
+MIN_SMOOTH_ROWS = 300  # rows that differ, on average, from which on its size is hardly more than alpha
 
 
 def binomial(successes: int, n: int, threshold: float, alpha: float) -> Test:
@@ -98,11 +98,11 @@ def is_midp_valid(n: int, alpha: float) -> bool:
     Summed over the number of rows that differ, for every share of them; from SMOOTH on that number varies so much that
     what is lost on one is won on the next.
     """
-    smooth = max(SMOOTH, 2 * (_normal_quantile(alpha) / (LENIENT - 1)) ** 2)
+    smooth = max(MIN_SMOOTH_ROWS, 2 * (_normal_quantile(alpha) / (MAX_LEVEL_RATIO - 1)) ** 2)
     shares = np.unique(np.concatenate([np.geomspace(0.1, 1, 200), np.linspace(0, 1, 200)[1:]])) * min(smooth / n, 1.0)
     changed = np.arange(min(n, math.ceil(smooth + 8 * math.sqrt(smooth))) + 1)
     wrong = distributions.binom.sf(_find_min_conditional_wins(changed, alpha, mid=True) - 1, changed, 0.5)
-    return float((distributions.binom.pmf(changed, n, shares[:, None]) @ wrong).max()) <= LENIENT * alpha
+    return float((distributions.binom.pmf(changed, n, shares[:, None]) @ wrong).max()) <= MAX_LEVEL_RATIO * alpha
 
 
 def min_mcnemar_wins(changed: Ints, n: int, alpha: float) -> Ints:
@@ -113,7 +113,7 @@ def min_mcnemar_wins(changed: Ints, n: int, alpha: float) -> Ints:
 
 
 def _find_min_conditional_wins(changed: Ints, alpha: float, *, mid: bool) -> Ints:
-    wins = np.asarray(distributions.binom.isf(alpha * (1 + ROUNDING), changed, 0.5), dtype=np.intp) + 1
+    wins = np.asarray(distributions.binom.isf(alpha * (1 + RELATIVE_TOLERANCE), changed, 0.5), dtype=np.intp) + 1
     if mid:
         tail = distributions.binom.sf(wins - 1, changed, 0.5) + distributions.binom.pmf(wins - 1, changed, 0.5) / 2
         wins -= is_significant(tail, alpha)

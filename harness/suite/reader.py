@@ -25,7 +25,7 @@ TABLES = (
     "suite", "model", "rows", "adapter", "train", "sweep", "candidate", "subject", "eval", "gate", "merge", "export",
     "checks",
 )  # fmt: skip
-SWEPT = {"adapter": tables.Use, "train": tables.Train}  # tables of whose options one may be swept
+SWEPT_TABLES = {"adapter": tables.Use, "train": tables.Train}  # tables of whose options one may be swept
 ARRAYS = ("eval", "gate", "export")
 ALPHAS = "it must be more than 0 and at most 0.5"
 
@@ -50,7 +50,9 @@ def read_suite(
             raise UsageError(f"{path}:{line}: [{name}] occurs twice; {instead}") from None
         raise UsageError(_describe_toml_error(path, text, str(error))) from None
     except RecursionError:
-        raise UsageError(f"{path}: nests tables or lists more than {schema.DEEPEST} levels deep; flatten it") from None
+        raise UsageError(
+            f"{path}: nests tables or lists more than {schema.MAX_DEPTH} levels deep; flatten it"
+        ) from None
     except ValueError:  # Python reads no whole number of more than 4,300 digits
         raise UsageError(f"{path}: contains an integer of thousands of digits; write it as text") from None
     sweep: Any = raw.get("sweep")  # whose quoted key "adapter.r" is what TOML reads without quotes: a table in a table
@@ -307,7 +309,11 @@ class _Reader:
             complain("alpha", f'"alpha" is {schema.format_toml(alpha)}; {ALPHAS}')
         options = [(t, o, values) for t, o in table.items() if isinstance(o, dict) for o, values in o.items()]
         for name, option, _ in options:
-            taken = [f.name for f in fields(SWEPT[name]) if f.name != "options"] if name in SWEPT else [option]
+            taken = (
+                [f.name for f in fields(SWEPT_TABLES[name]) if f.name != "options"]
+                if name in SWEPT_TABLES
+                else [option]
+            )
             if option in taken:
                 complain(name, f'"{name}.{option}" cannot be swept; name an option of [adapter] or [train]')
         if len(options) != 1:
@@ -331,14 +337,14 @@ def read_override(override: str) -> tuple[list[str], Any]:
     if not equals or "." not in path:
         raise UsageError(f"{where}: write table.key=value, for instance train.learning_rate=1e-4")
     keys = path.split(".")
-    if len(keys) > schema.DEEPEST + 1:
-        raise UsageError(f"{where}: names a table more than {schema.DEEPEST} levels deep")
+    if len(keys) > schema.MAX_DEPTH + 1:
+        raise UsageError(f"{where}: names a table more than {schema.MAX_DEPTH} levels deep")
     try:
         return keys, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return keys, value  # a bare word is a string
     except RecursionError:
-        raise UsageError(f"{where}: nests tables or lists more than {schema.DEEPEST} levels deep") from None
+        raise UsageError(f"{where}: nests tables or lists more than {schema.MAX_DEPTH} levels deep") from None
     except ValueError:
         raise UsageError(f"{where}: contains an integer of thousands of digits; write it as text") from None
 
@@ -378,7 +384,7 @@ def _describe_toml_error(path: Path, text: str, error: str) -> str:
     hint = hint or ('; TOML is key = "value"' if re.match(r"[\w-]+:", line) else reading.ESCAPE * ("\\" in line))
     hidden = any(map(secrets.is_secret, re.findall(r"""[\w-]+(?=["']?\s*[=:])""", line)))
     shown = "" if hidden else f": {secrets.redact_text(line)}"
-    return f"{path}:{found[2]}: not valid TOML: {found[1]}{shown[: schema.LONGEST]}{hint}"
+    return f"{path}:{found[2]}: not valid TOML: {found[1]}{shown[: schema.MAX_VALUE_CHARS]}{hint}"
 
 
 def _find_seeds_error(seeds: Sequence[int]) -> str:

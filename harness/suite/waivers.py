@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from harness.records.verdicts import Verdict
     from harness.suite.tables import Eval, Suite
 
-BESIDE = ".waivers.jsonl"  # behind the name of a suite
+WAIVERS_SUFFIX = ".waivers.jsonl"  # behind the name of a suite
 # of an eval, beside its name
 FORM = ("separator", "encoding")
-CLAIMED = (
+CLAIM_KEYS = (
     *("use", "data", "columns", "cluster", "limit", "stop", "fewshot_data", "against", "options"),
     *("chat_template_kwargs", "template", "rows_at_most", "thought_budget", *FORM),
     *("temperature", "top_p", "top_k", "repeats", "pass_at", "seeds"),
@@ -73,7 +73,7 @@ def check_digest(code: str, suite: Suite) -> str:
 
 def waivers_file(suite: Path) -> Path:
     """Return the file beside a suite that holds its waivers."""
-    return suite.with_name(f"{suite.stem}{BESIDE}")
+    return suite.with_name(f"{suite.stem}{WAIVERS_SUFFIX}")
 
 
 def read_waivers(suite: Path) -> list[Waiver]:
@@ -112,8 +112,8 @@ def active_check_waivers(waivers: Sequence[Waiver], suite: Suite, today: date) -
 def invalid_waivers(waivers: Sequence[Waiver], suite: Suite, today: date) -> list[str]:
     """Return why each waiver that does not count does not, unless a newer one for the same gate or check does."""
     known, checks = {g.id: g for g in suite.gates}, active_check_waivers(waivers, suite, today)
-    beside = suite.path.parent.glob(f"*{BESIDE}")
-    left = [path for path in beside if not path.with_name(path.name.removesuffix(BESIDE) + ".toml").exists()]
+    beside = suite.path.parent.glob(f"*{WAIVERS_SUFFIX}")
+    left = [path for path in beside if not path.with_name(path.name.removesuffix(WAIVERS_SUFFIX) + ".toml").exists()]
     said = [
         (
             f"{path}: there is no suite of this name, so these waivers do not count; rename the file if "
@@ -155,4 +155,4 @@ def _describe_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
 
 
 def _describe_eval(spec: Eval) -> dict[str, Any]:
-    return {key: getattr(spec, key) for key in CLAIMED}
+    return {key: getattr(spec, key) for key in CLAIM_KEYS}

@@ -36,7 +36,7 @@ from harness.training.live_suite import BASE, LiveSuite, open_live_suite
 
 T = TypeVar("T")
 PREFIX = "harness/"  # of what goes into the trainer's log
-SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")
+SHARDED_BACKENDS = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")
 
 
 @dataclass
@@ -165,7 +165,7 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
             what = f"the trainer has {len(others)} of them"
             raise UsageError(f"GateCallback: {what}; put evals and gates into one suite, and use one")
         kind = AcceleratorState().distributed_type.name if AcceleratorState._shared_state else "NO"
-        if kind in SHARDED:
+        if kind in SHARDED_BACKENDS:
             raise UsageError(f"GateCallback: {kind} splits the model, and no process can evaluate it alone; use DDP")
         if self.keep and self._handler and any(isinstance(o, EarlyStoppingCallback) for o in self._handler.callbacks):
             what = 'EarlyStoppingCallback stops by metric_for_best_model, which keep="best" does not use'

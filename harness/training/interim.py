@@ -97,10 +97,10 @@ class InterimAnalysis:
         chance = seen(rows)
         loss = f"a loss of {format_metric(2 * margin)} (twice the margin)"
         text = f"{gate.id}: {rows} rows see {loss} in {chance:.0%} of looks"
-        if chance >= power.POWER:
+        if chance >= power.DEFAULT_POWER:
             return text
         needed = power.search_rows(seen, rows)
-        return f"{text}; {power.POWER:.0%} needs {needed:,} rows" if needed else text
+        return f"{text}; {power.DEFAULT_POWER:.0%} needs {needed:,} rows" if needed else text
 
     def _is_guard(self, gate: Gate) -> bool:
         metric = self.metric(gate.metric)

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.answers import keys
-from harness.errors import RAISES, UsageError
+from harness.errors import PLUGIN_ERRORS, UsageError
 from harness.plugins import load_plugins
 from harness.records.models import ModelRef, stream_answers
 from harness.workers import protocol
 from harness.workers.chunks import forget_all
 from harness.workers.loading import load_each
 
-OFTEN = 1.0  # seconds between two messages with rows
-BEAT = 0.5  # seconds between two signs of life
+SEND_INTERVAL_S = 1.0  # seconds between two messages with rows
+HEARTBEAT_S = 0.5  # seconds between two signs of life
 
 
 class WorkerServer:
@@ -45,7 +45,7 @@ class WorkerServer:
             if do is None:
                 raise ValueError(f"unknown message {message.get('do')!r}")
             yield protocol.pack_message(do(message))
-        except RAISES as error:
+        except PLUGIN_ERRORS as error:
             yield protocol.pack_message({"error": protocol.error_to_json(error)})
 
     def open(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -89,8 +89,10 @@ class WorkerServer:
             answers = stream_answers(subject, method, [tuple(r) for r in requests] if pairs else requests, options)
         rows, told = list[Any](), time.monotonic()
         for number, answer in answers:
-            rows.append((number, protocol.TOLD[method](answer) if method in protocol.TOLD else answer))
-            if time.monotonic() - told > OFTEN:
+            rows.append(
+                (number, protocol.ANSWER_WRITERS[method](answer) if method in protocol.ANSWER_WRITERS else answer)
+            )
+            if time.monotonic() - told > SEND_INTERVAL_S:
                 yield protocol.make_heartbeat(rows=rows)
                 rows, told = [], time.monotonic()
         yield protocol.pack_message({"rows": rows, "notes": self.notes()})
@@ -138,7 +140,7 @@ def _send_message(said: IO[bytes], mouth: threading.Lock, message: str) -> None:
 def _send_heartbeats(said: IO[bytes], mouth: threading.Lock, busy: threading.Event) -> None:
     """Tell that this process lives, however long the model takes: it computes without the interpreter's lock."""
     while True:
-        time.sleep(BEAT)
+        time.sleep(HEARTBEAT_S)
         busy.wait()
         _send_message(said, mouth, protocol.make_heartbeat())
 

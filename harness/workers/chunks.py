@@ -20,12 +20,12 @@ Numbered = Iterator[tuple[int, Any]]  # answers, each with the number of its req
 Ask = Callable[[int, str, Sequence[Any], Mapping[str, Any]], Numbered]
 Tell = Callable[[Progress], None]
 PREFERRED_BATCH_ROWS = 1 << 14  # rows to hand out at once: pieces for many workers, whatever their number
-COST = 1 << 15  # characters of a piece, what requests share counted once: about 64 rows
+CHUNK_CHARS = 1 << 15  # characters of a piece, what requests share counted once: about 64 rows
 # Times the length of what they begin with that a piece costs at least: for answers it is run again for each piece, for
 # scores a subject may keep it.
 BEGINNINGS = {"generate": 16, "logprobs": 2, "token_kl": 2}
-TRIES = 3  # of a piece, before its row at fault is looked for
-ANSWER = 4  # characters for a token that is generated
+MAX_TRIES = 3  # of a piece, before its row at fault is looked for
+CHARS_PER_TOKEN = 4  # characters for a token that is generated
 
 
 def cut_chunks(method: str, requests: Sequence[Any], options: Mapping[str, Any], times: int = 1) -> list[list[int]]:
@@ -41,7 +41,7 @@ def cut_chunks(method: str, requests: Sequence[Any], options: Mapping[str, Any],
     for i in sorted(range(len(texts)), key=texts.__getitem__):
         prompt, text = texts[i]
         shared = common_prefix_length(first, text)
-        full = cost - shared >= COST * times and cost >= BEGINNINGS[method] * shared
+        full = cost - shared >= CHUNK_CHARS * times and cost >= BEGINNINGS[method] * shared
         if pieces and (prompt == last[0] or not full):
             cost += len(text) - common_prefix_length(last[1], text) + answer
             pieces[-1].append(i)
@@ -105,7 +105,7 @@ class ChunkQueue:
     def mark_failed(self, piece: int) -> list[int]:
         """Note that a piece was not answered; return the row at fault once it is known."""
         self._failed[piece] += 1
-        if piece not in self._halves and self._failed[piece] < TRIES:
+        if piece not in self._halves and self._failed[piece] < MAX_TRIES:
             self.waiting.appendleft(piece)
             return []
         rest = [number for number in self.pieces[piece] if number not in self._given] or self.pieces[piece]
@@ -131,7 +131,9 @@ def describe_culprits(rows: Sequence[Any], why: Exception | None) -> str:
         f'"{shorten_text(" ".join(str(text).split()), 120)}"'  # its beginning and its end: behind examples rows differ
     )
     if why is None:
-        return f"{len(rows)} rows failed {TRIES} times together, but not in halves; the first is {row}; check memory"
+        return (
+            f"{len(rows)} rows failed {MAX_TRIES} times together, but not in halves; the first is {row}; check memory"
+        )
     return f"row {row} always fails: {why}"
 
 
@@ -247,7 +249,7 @@ def forget_all(*subjects: Any) -> None:
 
 
 def _count_answer_tokens(method: str, options: Mapping[str, Any]) -> int:
-    return ANSWER * Generate(**options).max_new_tokens if method == "generate" else 0
+    return CHARS_PER_TOKEN * Generate(**options).max_new_tokens if method == "generate" else 0
 
 
 def _join_prompt(prompt: Prompt) -> str:

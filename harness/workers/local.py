@@ -28,7 +28,7 @@ from harness.workers.protocol import (
 )
 
 LOCAL, KIND, PYTHON = "local", "workers", "python"
-GRACE = 5.0  # seconds that a process has to end by itself
+GRACE_S = 5.0  # seconds that a process has to end by itself
 
 
 class LocalWorkers:
@@ -90,7 +90,7 @@ class ChildWorker:
         except OSError:
             pass  # how it ended says why
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(GRACE)
+            self._process.wait(GRACE_S)
         code, words = self._process.returncode, ""  # and the last that it said
         left = f"exited with code {code}" if code else "it closed its output"
         if code and code < 0:

@@ -34,12 +34,12 @@ from harness.workers.chunks import (
 )
 from harness.workers.protocol import Worker, WorkerLostError, Workers
 
-DEATHS = 3  # of workers in a row that open or load, before it is the model that is at fault
-PATIENCE = 600.0  # seconds that a worker may be silent, unless the user says another number
-LIVES = 6  # times that: for one that lives to load, or to give a row
-HUNG = 10  # times what others took for as much work, if that is longer
-SLOWEST = 20.0  # characters asked and answered a second, before any is known to have been
-TICK = 1.0  # seconds between two looks at the clock
+MAX_WORKER_DEATHS = 3  # of workers in a row that open or load, before it is the model that is at fault
+HEARTBEAT_TIMEOUT_S = 600.0  # seconds that a worker may be silent, unless the user says another number
+PATIENCE_FACTOR = 6  # times that: for one that lives to load, or to give a row
+HANG_FACTOR = 10  # times what others took for as much work, if that is longer
+MIN_CHARS_PER_S = 20.0  # characters asked and answered a second, before any is known to have been
+POLL_INTERVAL_S = 1.0  # seconds between two looks at the clock
 VERSION = keys.library_versions()[keys.CORE]
 
 
@@ -89,7 +89,9 @@ class Pool:
     `identities` are of each model, as the first worker tells them; another's must be the same.
     """
 
-    def __init__(self, workers: Workers, opening: LoadRequest, tell: Tell, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, workers: Workers, opening: LoadRequest, tell: Tell, patience: float = HEARTBEAT_TIMEOUT_S
+    ) -> None:
         self.workers, self.opening, self._tell, self.patience = workers, opening, tell, patience
         self.identities: tuple[str | None, ...] | None = None
         self.notes: list[str] = []
@@ -204,7 +206,7 @@ class Pool:
         if not (self._at or self._kept):
             raise self._gone("no worker is left")
         ready = any(task.owner is owner for task, _ in self._kept)
-        ended, running = wait(self._at, timeout=0 if ready else TICK, return_when=FIRST_COMPLETED)
+        ended, running = wait(self._at, timeout=0 if ready else POLL_INTERVAL_S, return_when=FIRST_COMPLETED)
         self._hear()
         for future in running:
             self._end_if_hung(self._at[future])
@@ -272,10 +274,16 @@ class Pool:
         now = time.monotonic()
         if task.worker.beats and now - task.heard > self.patience:
             task.worker.close(f"it sent no heartbeat for {self.patience:g} s and was stopped; --patience allows more")
-        elif now - task.moved > LIVES * self.patience:  # or what others took, of whom the median is not for each look
+        elif (
+            now - task.moved > PATIENCE_FACTOR * self.patience
+        ):  # or what others took, of whom the median is not for each look
             took = self._took[task.method]
-            others = HUNG * median(took) * task.cost if took else task.cost / SLOWEST * self.patience / PATIENCE
-            if now - task.moved > (most := max(LIVES * self.patience, others)):
+            others = (
+                HANG_FACTOR * median(took) * task.cost
+                if took
+                else task.cost / MIN_CHARS_PER_S * self.patience / HEARTBEAT_TIMEOUT_S
+            )
+            if now - task.moved > (most := max(PATIENCE_FACTOR * self.patience, others)):
                 what = "finished no row" if task.method else "did not finish loading"
                 task.worker.close(
                     f"it sent heartbeats, but {what} within {most:g} s and was stopped; --patience allows more"
@@ -284,8 +292,8 @@ class Pool:
     def _again(self, worker: Worker, why: WorkerLostError, *, loading: bool) -> None:
         """Note a loss, and start a successor."""
         then = "" if loading else ", and its rows were reassigned"
-        if loading and self._failed + 1 >= DEATHS:
-            why = WorkerLostError(f"{DEATHS} workers died while loading the model, the last: {why}")
+        if loading and self._failed + 1 >= MAX_WORKER_DEATHS:
+            why = WorkerLostError(f"{MAX_WORKER_DEATHS} workers died while loading the model, the last: {why}")
         self.lost += 1
         if successor := self._succeed(worker, why, failed=loading, then=then):
             self._load(successor)
@@ -299,7 +307,7 @@ class Pool:
             worker.close()
             self.alive.remove(worker)
             self._failed += failed
-            if self._failed >= DEATHS:
+            if self._failed >= MAX_WORKER_DEATHS:
                 raise self._gone(str(why)) from None
             self.notes.append(f"{protocol.describe_workers(self.workers.said)}: {worker.name} was lost ({why}){then}")
             if (successor := self.workers.restart()) is None:
@@ -317,7 +325,7 @@ class Pool:
         """Refuse a worker of another harness, or whose models answer as others than the first one's; raises Lost."""
         try:
             while not future.done():
-                wait([future], timeout=TICK, return_when=FIRST_COMPLETED)
+                wait([future], timeout=POLL_INTERVAL_S, return_when=FIRST_COMPLETED)
                 self._hear()
                 self._end_if_hung(task)
             reply = protocol.unpack_message(future.result())

@@ -17,10 +17,10 @@ from harness_api import replies
 from harness_api.options import ApiOptions
 
 T = TypeVar("T")
-MISSING = 'loader "api": needs the package openai; pip install openai'
+MISSING_PACKAGE_ERROR = 'loader "api": needs the package openai; pip install openai'
 CHAT, COMPLETIONS, MODELS = "/chat/completions", "/completions", "/models"
-TRIES = 2  # what is wrong at the start is told soon
-SOON = 10.0  # seconds for a list of models
+MAX_TRIES = 2  # what is wrong at the start is told soon
+PROBE_TIMEOUT_S = 10.0  # seconds for a list of models
 ADVICE = {  # by the least HTTP status, 0 where there was no reply
     500: "check its log, and try again",
     1: "try again later",
@@ -59,7 +59,9 @@ class Server(http_client.Client):
             wrong = f"the environment variable {variable}, which should hold its API key, is not set; set it"
         if wrong:
             raise UsageError(f'server "{self.url}": {wrong}')
-        super().__init__("openai", http_client.ServerConnection(self.url, key), variable, MISSING, fresh=fresh)
+        super().__init__(
+            "openai", http_client.ServerConnection(self.url, key), variable, MISSING_PACKAGE_ERROR, fresh=fresh
+        )
         self.where = f'server "{self.url}"{self.peer.through}'
 
     def ask(
@@ -81,7 +83,11 @@ class Server(http_client.Client):
             if not trouble.passing:
                 hint = f"; {trouble.hint}" if trouble.hint else ""
                 raise RequestRefusedError(self._in_words(f"{what}{about}{hint}"), trouble) from None
-            asked = f" and asks to wait {trouble.after:.0f} s" if (trouble.after or 0.0) > http_client.PATIENCE else ""
+            asked = (
+                f" and asks to wait {trouble.after:.0f} s"
+                if (trouble.after or 0.0) > http_client.MAX_RETRY_AFTER_S
+                else ""
+            )
             after = f"after {trouble.tries} {'try' if trouble.tries == 1 else 'tries'}"
             advice = advice or next(text for least, text in ADVICE.items() if trouble.status >= least)
             raise ServerUnavailableError(self._in_words(f"{what}{asked}{about}, {after}; {advice}")) from None
@@ -154,7 +160,7 @@ def find_dialect(server: Server, model: str, options: ApiOptions) -> Dialect:
 def find_served_entry(server: Server, model: str) -> Mapping[str, Any]:
     """Return what the server's list says of a model; nothing where there is no list. Raises UsageError."""
     try:
-        listed = server.ask(MODELS, read=_list_models, tries=TRIES, timeout=min(SOON, server.timeout))
+        listed = server.ask(MODELS, read=_list_models, tries=MAX_TRIES, timeout=min(PROBE_TIMEOUT_S, server.timeout))
     except RequestRefusedError as refused:
         if refused.trouble.status in (404, 405):
             return {}  # not every server has the list; the probes tell
@@ -178,7 +184,7 @@ def _try_endpoint(
     asked = {**asked, "temperature": 0, "stop": ["###"]}
     while True:
         try:
-            server.ask(endpoint.path, endpoint.body(1, asked), read=replies.single_choice, tries=TRIES)
+            server.ask(endpoint.path, endpoint.body(1, asked), read=replies.single_choice, tries=MAX_TRIES)
             return endpoint
         except RequestRefusedError as refused:
             if OUT_OF_ROOM in refused.trouble.said:

@@ -16,9 +16,13 @@ from harness_api.options import ApiOptions
 from harness_api.scoring import Scoring, ServerTokens, message_fields
 from harness_api.server import CHAT, COMPLETIONS, Dialect, Endpoint, RequestRefusedError, Server
 
-STOPS = 4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `cut_at_stop` cuts at the others
+MAX_STOP_STRINGS = (
+    4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `cut_at_stop` cuts at the others
+)
 RANDOM, HOT = "Twenty random words, all different:", 2.0  # a prompt and a temperature that give no text twice
-APART = "answers after messages are tokenised separately: the server gives no text that has the same tokens"
+SEPARATE_TOKENS_NOTE = (
+    "answers after messages are tokenised separately: the server gives no text that has the same tokens"
+)
 HALVES = "answers contain a lone surrogate, which is not a valid character; it is replaced by U+FFFD"
 
 
@@ -100,8 +104,8 @@ class APISubject:
             return scoring.score(*pairs[number], truncate=truncate, stop=ended)
 
         yield from http_client.map_concurrent(ask, len(pairs), self.options.concurrency)
-        if self.tokens and not self.tokens.joins and APART not in self.notes:
-            self.notes.append(APART)
+        if self.tokens and not self.tokens.joins and SEPARATE_TOKENS_NOTE not in self.notes:
+            self.notes.append(SEPARATE_TOKENS_NOTE)
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Count the tokens of each prompt and continuation together; raises UsageError where nobody can."""
@@ -125,7 +129,7 @@ class APISubject:
             drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seeds[0]}
             if sampling.top_k:  # OpenAI does not know it; 0 would have to be said in another way to every server
                 drawn["top_k"] = sampling.top_k
-        asked = {**self.asked, **drawn, **asked, **({"stop": stops[:STOPS]} if stops else {})}
+        asked = {**self.asked, **drawn, **asked, **({"stop": stops[:MAX_STOP_STRINGS]} if stops else {})}
         body, read = endpoint.body(how.max_new_tokens, asked), partial(replies.read_answer, stop=stops)
         text = self.server.ask(endpoint.path, body, read=read, about=about, advice=self.advice, stop=ended)
         if (key := self.server.peer.key) and key in text:

@@ -17,27 +17,29 @@ from harness.internals import chat, marked_text, prompt_text
 from harness_checks.clocks import find_clock, stop_clock
 from harness_checks.encoding import encode_training_row
 from harness_checks.frames import Write, compare_frames, row_messages
-from harness_checks.lint import JUDGED, count_of_total, name_row, row_numbers
+from harness_checks.lint import PREFERENCE_COLUMNS, count_of_total, name_row, row_numbers
 from harness_hf import ModelTokenizer, RowEncoder, context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100  # the label of a token that is not learnt
-BATCHES = 16  # that are collated and looked at
-SAMPLE = 200  # rows whose prompts are encoded once more
-WELL = 0.95  # of the rows must end in a token that stops
-TAIL = 4  # tokens at the end of an answer among which its stop must be: a template may write a line break after it
+IGNORED_LABEL = -100  # the label of a token that is not learnt
+MAX_BATCHES = 16  # that are collated and looked at
+SAMPLE_ROWS = 200  # rows whose prompts are encoded once more
+MIN_STOPPED_SHARE = 0.95  # of the rows must end in a token that stops
+TAIL_TOKENS = (
+    4  # tokens at the end of an answer among which its stop must be: a template may write a line break after it
+)
 FIXTURES = [  # conversations
     [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, turns, strict=False)]
     for turns in (("What is two plus two?",), ("Say hello.", "Hello."), ("One?", "Two.", "Three?", "Four."))
 ]
-RENDERED = 24  # rows of each key, and four times as many messages, that are rendered with and without it
-OBEYED = {"weight", "train"}  # by `sft`: whether a turn is learnt
+RENDERED_ROWS = 24  # rows of each key, and four times as many messages, that are rendered with and without it
+MASK_KEYS = {"weight", "train"}  # by `sft`: whether a turn is learnt
 SPARE = ("id", "name", "tool_call_id")  # which most templates leave out, and nobody misses
-ASKED = re.compile(r"""(?:\.|\[|get\()\s*['"]?([a-z_]+)""")  # for by a template, of messages among others
-EMPTY: tuple[object, ...] = (None, "", [], {})
-OTHER = "remove it, or use a chat template that renders it"
+TEMPLATE_KEYS = re.compile(r"""(?:\.|\[|get\()\s*['"]?([a-z_]+)""")  # for by a template, of messages among others
+EMPTY_VALUES: tuple[object, ...] = (None, "", [], {})
+OTHER_TEMPLATE_ADVICE = "remove it, or use a chat template that renders it"
 SYSTEM = 'put it first among the messages, with the role "system"'
 Key = tuple[str, bool]  # its name, and whether it stands beside the messages
 
@@ -53,9 +55,9 @@ def end_token(built: Built) -> Iterator[Finding]:
     stops = ModelTokenizer(built.tokenizer).stop_ids
     whole = not built.cut or built.keep_end  # or a row as long as the cut has perhaps lost its end
     ends = [d for d in _split_documents(built) if len(d.ids) > 1 and (whole or len(d.ids) < (built.cut or 0))]
-    ends = [d for d in ends if any(label != IGNORED for label in d.labels)]
-    endless = [d for d in ends if not stops.intersection([x for x in d.labels if x != IGNORED][-TAIL:])]
-    if stops and len(endless) > (1 - WELL) * len(ends):
+    ends = [d for d in ends if any(label != IGNORED_LABEL for label in d.labels)]
+    endless = [d for d in ends if not stops.intersection([x for x in d.labels if x != IGNORED_LABEL][-TAIL_TOKENS:])]
+    if stops and len(endless) > (1 - MIN_STOPPED_SHARE) * len(ends):
         evidence = [quote_text(marked_text(built.tokenizer, d.ids[-40:], d.labels[-40:])) for d in endless]
         fix = "use a pad token other than the end-of-sequence token, and rows that end with the latter"
         yield Finding(
@@ -106,7 +108,7 @@ def labels_out_of_place(built: Built) -> Iterator[Finding]:
     for where, found in (("rows", examples), ("rows in the batches", batched)):
         odd = []
         for name, ids, labels in found:
-            pairs = [(a, b) for a, b in zip(ids, labels, strict=False) if b not in (IGNORED, a)]
+            pairs = [(a, b) for a, b in zip(ids, labels, strict=False) if b not in (IGNORED_LABEL, a)]
             if pairs or len(ids) != len(labels):
                 misplaced = " ".join("→".join(built.tokenizer.decode([x]) for x in p) for p in pairs[:8])
                 odd.append(f"{name}: {quote_text(misplaced, 60)}")
@@ -139,7 +141,7 @@ def rows_that_vanish(built: Built) -> Iterator[Finding]:
     if lost := [
         e for e in built.examples if _count_learnt(e.labels) and cut and not _count_learnt(e.labels[built.kept_span])
     ]:
-        begins = [(e, next(i for i, label in enumerate(e.labels) if label != IGNORED)) for e in lost]
+        begins = [(e, next(i for i, label in enumerate(e.labels) if label != IGNORED_LABEL)) for e in lost]
         evidence = [f"row {e.number}: {len(e.ids)} tokens, the answer begins after {at}" for e, at in begins]
         what = f"{count_of_total(len(lost), len(built.examples))}: max_length {cut} cuts off the whole answer"
         yield Finding("error", what, evidence, "raise max_length, or remove the rows")
@@ -257,7 +259,7 @@ def _compare_with_template(built: Built, theirs: Any, rows: Sequence[TrainingRow
     """Compare the tokens of chat rows with what the base's template writes of each row as it was given."""
     examples = {e.number: e for e in reversed(built.examples)}  # of a pair the chosen answer, which comes first
     chats = [row for row in rows if row.number in examples and row_messages(row) and theirs.chat_template]
-    sample, odd = chats[:: max(1, len(chats) // SAMPLE)], []
+    sample, odd = chats[:: max(1, len(chats) // SAMPLE_ROWS)], []
     for row in sample:
         if (
             text := _render_or_none(
@@ -286,8 +288,8 @@ def find_unread(rows: Sequence[TrainingRow], template: str, write: Write) -> Ite
             holders[key].append((row, places))
     for key, held in holders.items():
         marked = [one for one in held if key[0] == "content" and "</" in prompt_text(row_messages(one[0]))] or held
-        sample = marked[:: max(1, len(marked) // RENDERED)][:RENDERED]
-        tried = [(row, at) for row, places in sample for at in places][: 4 * RENDERED]
+        sample = marked[:: max(1, len(marked) // RENDERED_ROWS)][:RENDERED_ROWS]
+        tried = [(row, at) for row, places in sample for at in places][: 4 * RENDERED_ROWS]
         if not (lost := [(row, at) for row, at in tried if not _is_rendered(row, at, key, write)]):
             continue
         learnt = any(_is_learnt(row, at) for row, at in lost)
@@ -295,7 +297,7 @@ def find_unread(rows: Sequence[TrainingRow], template: str, write: Write) -> Ite
         if whole := len(lost) == len(tried) and key[0] != "content":
             what = f'{count_of_total(len(held), len(rows))}: the chat template does not render "{key[0]}"'
             fix = (
-                (SYSTEM if key[0] == "system" else OTHER)
+                (SYSTEM if key[0] == "system" else OTHER_TEMPLATE_ADVICE)
                 if key[1]
                 else _suggest_remedy(*lost[0], key[0], template, write)
             )
@@ -309,10 +311,10 @@ def find_unread(rows: Sequence[TrainingRow], template: str, write: Write) -> Ite
 
 def _find_places(row: TrainingRow) -> dict[Key, list[int]]:
     """Return which messages of a chat row have a key that holds something, of contents the learnt; -1 is beside."""
-    spared = {"role"} if JUDGED & row.row.keys() else {"role"} | OBEYED
+    spared = {"role"} if PREFERENCE_COLUMNS & row.row.keys() else {"role"} | MASK_KEYS
     found: dict[Key, list[int]] = defaultdict(list)
     for at, message in enumerate(row_messages(row)):
-        for key in (key for key, value in message.items() if key not in spared and value not in EMPTY):
+        for key in (key for key, value in message.items() if key not in spared and value not in EMPTY_VALUES):
             if key != "content" or (isinstance(message[key], str) and _is_learnt(row, at)):
                 found[key, False].append(at)
     beside = [
@@ -348,11 +350,11 @@ def _suggest_remedy(row: TrainingRow, at: int, key: str, template: str, write: W
     """Return what to do about a key: to give it the template's own name, where one of those writes its value."""
     messages, given = row_messages(row), chat.training_template_arguments(row.row)
     bare, value = {k: v for k, v in messages[at].items() if k != key}, messages[at][key]
-    for name in sorted(set(ASKED.findall(template)) - bare.keys()) if isinstance(value, str) else ():
+    for name in sorted(set(TEMPLATE_KEYS.findall(template)) - bare.keys()) if isinstance(value, str) else ():
         text = write([*messages[:at], bare | {name: value}, *messages[at + 1 :]], False, given)
         if value.strip() in (text or ""):
             return f'rename it "{name}", which the template renders'
-    return OTHER
+    return OTHER_TEMPLATE_ADVICE
 
 
 @checker(title="cross-document-attention")
@@ -365,7 +367,7 @@ def documents_see_each_other(built: Built) -> Iterator[Finding]:
     """
     import torch
 
-    for batch in built.batches(BATCHES) if built.packing else ():
+    for batch in built.batches(MAX_BATCHES) if built.packing else ():
         sequence = batch["input_ids"][0].tolist()  # whose first document ends where the row does that it is
         rows = (list(e.ids[: built.cut]) for e in built.examples)
         first = next((r for r in rows if 2 < len(r) < len(sequence) - 2 and sequence[: len(r)] == r), None)
@@ -398,7 +400,7 @@ def documents_see_each_other(built: Built) -> Iterator[Finding]:
 def _split_documents(built: Built) -> list[Example]:
     """Cut collated batches into the rows they were made of: by padding, or where positions begin again."""
     found = []
-    for batch in built.batches(BATCHES):
+    for batch in built.batches(MAX_BATCHES):
         ids, labels = batch["input_ids"].tolist(), batch["labels"].tolist()
         masks = batch["attention_mask"].tolist() if "attention_mask" in batch else [[1] * len(row) for row in ids]
         for i, row in enumerate(ids):
@@ -414,7 +416,7 @@ def _split_documents(built: Built) -> list[Example]:
 
 
 def _count_learnt(labels: Sequence[int]) -> int:
-    return sum(label != IGNORED for label in labels[1:])
+    return sum(label != IGNORED_LABEL for label in labels[1:])
 
 
 def _render_or_none(tokenizer: PreTrainedTokenizerBase, messages: Any, template: str, **given: Any) -> str | None:

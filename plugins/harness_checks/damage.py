@@ -12,11 +12,11 @@ from harness.internals import Task, prompt_text, schema
 MOST, FIFTH, MANY, SOME = 0.8, 0.2, 0.05, 0.01  # of the rows
 ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,5});")
 MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|html|xml|entit", re.IGNORECASE)
-MISSING = {"nan", "NaN", "<NA>", "NaT"}  # as pandas writes what is not there
+MISSING_VALUES = {"nan", "NaN", "<NA>", "NaT"}  # as pandas writes what is not there
 TYPOGRAPHIC, PLAIN = re.compile("[\u2018\u2019\u201c\u201d]"), re.compile("['\"]")
 SHORTEST, CUT, UNEVEN, NEAR = 16, 0.1, 3, 3  # of answers that are cut: characters, share, word counts, lengths below
-WHOLE = re.compile(r"[.!?:;)\]}\"'\u201d`>]\s*$")
-ESCAPED = re.compile(r"""\\n(?![a-z"'`\\])""")
+SENTENCE_END = re.compile(r"[.!?:;)\]}\"'\u201d`>]\s*$")
+ESCAPED_NEWLINE = re.compile(r"""\\n(?![a-z"'`\\])""")
 BREAK = re.compile(r"[\r\n]")
 Bad = Sequence[tuple[TrainingRow, str]]
 
@@ -74,7 +74,7 @@ def _is_markup(row: TrainingRow) -> bool:
 
 
 def _find_missing(rows: Sequence[TrainingRow]) -> Bad:
-    found = [(row, quote_text(row.answer.strip())) for row in rows if row.answer.strip() in MISSING]
+    found = [(row, quote_text(row.answer.strip())) for row in rows if row.answer.strip() in MISSING_VALUES]
     return found if len(found) >= max(2, SOME * len(rows)) else []
 
 
@@ -89,7 +89,7 @@ def _find_cuts(rows: Sequence[TrainingRow]) -> Bad:
     at = [row for row in rows if len(row.answer) == longest]
     words = {len(row.answer.split()) for row in at}
     is_edge = sizes[longest] > NEAR * max(sizes[longest - i] for i in range(1, 4))
-    unended = [row for row in at if not WHOLE.search(row.answer)]
+    unended = [row for row in at if not SENTENCE_END.search(row.answer)]
     if longest < SHORTEST or len({row.answer for row in at}) < max(5, CUT * len(rows)):
         return []
     if len(words) < UNEVEN or not is_edge or len(unended) < 0.8 * len(at):
@@ -112,12 +112,12 @@ def _find_escapes(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad
     Before a letter it may be LaTeX or a path, before a quotation mark a program.
     """
     own = [s for t in tasks.values() if not t.brings_rows for s in t.samples or () if s.input]
-    if not own or any(ESCAPED.search(f"{prompt_text(s.input)}\n{s.target}") for s in own):
+    if not own or any(ESCAPED_NEWLINE.search(f"{prompt_text(s.input)}\n{s.target}") for s in own):
         return []
     found = []
     for row in rows:
         texts = [text for text in (row.prompt.strip(), row.answer.strip()) if not BREAK.search(text)]
-        if hit := next(filter(None, map(ESCAPED.search, texts)), None):
+        if hit := next(filter(None, map(ESCAPED_NEWLINE.search, texts)), None):
             found.append((row, repr(hit.string[max(0, hit.start() - 20) : hit.end() + 10])))
     return found if len(found) > FIFTH * len(rows) else []
 

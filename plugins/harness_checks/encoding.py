@@ -27,16 +27,16 @@ from harness_checks.clocks import stop_clock
 from harness_checks.lint import count_of_total, name_row
 from harness_hf import ModelTokenizer, RowEncoder, is_context_turn
 
-SAMPLE = 200  # training rows whose prompts are encoded once more
-TURNS = 4  # answers of a conversation that are looked at, at its start and at its end each
-TOLERATED = 0.01  # of the rows may differ
-SCORED = 32  # rows of an evaluation that are looked at
+SAMPLE_ROWS = 200  # training rows whose prompts are encoded once more
+CHECKED_TURNS = 4  # answers of a conversation that are looked at, at its start and at its end each
+MAX_MISMATCH_SHARE = 0.01  # of the rows may differ
+SCORED_ROWS = 32  # rows of an evaluation that are looked at
 SHOWN_CHARS = 20  # before the place where two texts part
 SHOWN_TOKENS = 4  # before the place where two lists of tokens part
-OPENS = "template"  # it opens an answer otherwise than it writes it
-TRIMS = "white space"  # the template takes it off an answer
+TEMPLATE_KIND = "template"  # it opens an answer otherwise than it writes it
+WHITE_SPACE_KIND = "white space"  # the template takes it off an answer
 SPANS = "prompt's end"  # a token spans it
-ENDS = "answer's end"  # a token spans it
+ANSWER_END_KIND = "answer's end"  # a token spans it
 TRAINER = "trainer"  # it encodes a prompt otherwise
 MOVE_SPACE = "move the white space from the prompt's end to the answer's beginning"
 FIX_TEMPLATE = (
@@ -70,7 +70,7 @@ def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Findi
     tokens = ModelTokenizer(built.tokenizer)
     examples = {e.number: e for e in reversed(built.examples)}  # of a pair the chosen answer, which comes first
     asked = [row for row in rows if "messages" in row.row or row.row.get("prompt")]
-    sample = asked[:: max(1, len(asked) // SAMPLE)]
+    sample = asked[:: max(1, len(asked) // SAMPLE_ROWS)]
     found: dict[str, list[tuple[TrainingRow, list[PromptMismatch]]]] = defaultdict(list)
     for row in sample:
         ids = examples[row.number].ids if row.number in examples else ()
@@ -78,19 +78,19 @@ def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Findi
         for why in dict.fromkeys(one.why for one in odd):
             found[why].append((row, [one for one in odd if one.why == why]))
     causes = {
-        OPENS: "the chat template begins an answer differently from training",
+        TEMPLATE_KIND: "the chat template begins an answer differently from training",
         SPANS: "the tokens of a prompt are not a prefix of those of prompt and answer",
         TRAINER: "the trainer's row does not begin with the prompt's tokens",
     }
     for why, odd_rows in found.items():
-        if len(odd_rows) > TOLERATED * len(sample):
+        if len(odd_rows) > MAX_MISMATCH_SHARE * len(sample):
             evidence = [f"{name_row(row, rows)}: {odd[0].evidence}" for row, odd in odd_rows]
             fix = _suggest_remedy(why, [one for _, odd in odd_rows for one in odd], odd_rows[0][0])
             yield Finding("error", f"{len(odd_rows)} of {len(sample)} rows: {causes[why]}", evidence, fix)
 
 
 def _suggest_remedy(why: str, odd: Sequence[PromptMismatch], row: TrainingRow) -> str:
-    if why == OPENS:
+    if why == TEMPLATE_KIND:
         return FIX_TEMPLATE if any(one.last for one in odd) else LAST_ALONE
     if why == TRAINER:
         return "tokenise the prompt by itself, then the answer"
@@ -129,7 +129,7 @@ def _find_turn_mismatches(
         whole = tokens.render(chat.join_arguments(turns, arguments), opened=False, template=template)
     except UsageError:
         return  # D11-template tells
-    for at in dict.fromkeys([*learnt[:TURNS], *learnt[-TURNS:]]):
+    for at in dict.fromkeys([*learnt[:CHECKED_TURNS], *learnt[-CHECKED_TURNS:]]):
         try:
             opened = tokens.render(chat.join_arguments(turns[:at], arguments), template=template)
         except UsageError:
@@ -137,7 +137,7 @@ def _find_turn_mismatches(
         last, begin = at == learnt[-1], len(opened)
         if not whole.startswith(opened):
             texts = {"generation opens": opened, "trained": whole}
-            yield PromptMismatch(OPENS, last, f"message {at + 1}: {_quote_differing_texts(texts)}")
+            yield PromptMismatch(TEMPLATE_KIND, last, f"message {at + 1}: {_quote_differing_texts(texts)}")
             continue
         context, natural = tokens.encode_texts([opened, whole], [True, True])
         if natural[: len(context)] != context:
@@ -166,9 +166,9 @@ def scored_otherwise(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Find
         assert tokens
         found = [(sample.id, one) for sample, text in pairs for one in _compare_encodings(tokens, sample, text)]
         for why, what, fix, kind in (
-            (OPENS, "are scored on other tokens than the chat template trains on", FIX_TEMPLATE, ""),
-            (TRIMS, "the chat template strips white space from answers, which is scored", TRIM, ""),
-            (ENDS, "are scored on other tokens than trained on", FIX_END, ""),
+            (TEMPLATE_KIND, "are scored on other tokens than the chat template trains on", FIX_TEMPLATE, ""),
+            (WHITE_SPACE_KIND, "the chat template strips white space from answers, which is scored", TRIM, ""),
+            (ANSWER_END_KIND, "are scored on other tokens than trained on", FIX_END, ""),
             (SPANS, "a token spans the end of the prompt", MOVE_SPACE, "seam"),
         ):
             if kind == "" and tasks[name].generates:
@@ -202,15 +202,19 @@ def _compare_encodings(tokens: ModelTokenizer, sample: Sample, text: str) -> Ite
     scored = context + answer.ids
     if opened != context or trained[: len(scored)] != scored:
         shown = {"scored": scored, "trained": trained, "generation opens": opened}
-        starts = [why for why, part in ((ENDS, text), (TRIMS, text.strip())) if whole.startswith(prompt + part)]
-        why = next(iter(starts), OPENS)
+        starts = [
+            why
+            for why, part in ((ANSWER_END_KIND, text), (WHITE_SPACE_KIND, text.strip()))
+            if whole.startswith(prompt + part)
+        ]
+        why = next(iter(starts), TEMPLATE_KIND)
         yield PromptMismatch(why, True, _quote_differing_tokens(tokens, shown))
 
 
 def _list_scored_pairs(task: Task) -> list[tuple[Sample, str]]:
     """Return a few samples of an evaluation with the answers that it scores, or that are to be generated."""
     asked = [s for s in task.samples or () if s.input]
-    samples = asked[:: max(1, len(asked) // SCORED)][:SCORED]
+    samples = asked[:: max(1, len(asked) // SCORED_ROWS)][:SCORED_ROWS]
     if task.generates:
         is_text = not task.capabilities.json_targets  # else it may stand for calls of tools, which the template writes
         wanted = [

@@ -15,14 +15,19 @@ from harness_checks.label_leaks import find_label_leak
 from harness_checks.lint import count_of_total
 from harness_checks.settings import find_weak_settings
 
-WHOLE = ("exact_match", "contains", "numeric", "multiple_choice")  # where one prompt has one right answer
-CASED = ("exact_match", "contains", "token_f1")
-MANY = 0.05  # of the rows
-MOST = 0.8  # of an answer, or of the rows
+ONE_ANSWER_EVALUATORS = (
+    "exact_match",
+    "contains",
+    "numeric",
+    "multiple_choice",
+)  # where one prompt has one right answer
+CASE_EVALUATORS = ("exact_match", "contains", "token_f1")
+MAX_ROW_SHARE = 0.05  # of the rows
+MAX_SHARE = 0.8  # of an answer, or of the rows
 LONG_FRAME = 24  # characters that all answers have in common
 FEWEST, LUCK = 8, 0.01  # answers, and how often the first choice is never right by chance
 LABELS = r"(?:answer|response|output|solution|label|completion|target|antwort|a)"
-BITS = 8  # of a byte that is guessed
+BITS_PER_BYTE = 8  # of a byte that is guessed
 
 
 @checker(title="uninformative-evaluations")
@@ -76,7 +81,7 @@ def uninformative(tasks: Mapping[str, Task], suite: Suite, gates: Sequence[Gate]
 
 def _find_conflicts(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     """Return rows whose prompt stands in another with no target in common."""
-    if task.spec.use not in WHOLE:
+    if task.spec.use not in ONE_ANSWER_EVALUATORS:
         return {}
     by_prompt: dict[str, list[Sample]] = defaultdict(list)
     for s in samples:
@@ -102,7 +107,9 @@ def _find_conflicts(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
 
 def _find_cases(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     """Return rows whose target another row has in another case."""
-    if task.spec.use not in CASED or not schema.with_defaults(task.function, task.spec.options).get("ignore_case"):
+    if task.spec.use not in CASE_EVALUATORS or not schema.with_defaults(task.function, task.spec.options).get(
+        "ignore_case"
+    ):
         return {}
     written: dict[str, str] = {}
     found = {}
@@ -148,7 +155,7 @@ def _find_echoes(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
         prompt = fold_case(prompt_text(s.input))
         if hit := next((t for t in s.targets if t.strip() and has_words(prompt, fold_case(t.strip()))), None):
             found[s.id] = f"{quote_text(hit, 30)} in {quote_text(prompt_text(s.input), 60)}"
-    return found if len(found) >= MANY * len(samples) else {}
+    return found if len(found) >= MAX_ROW_SHARE * len(samples) else {}
 
 
 def has_words(text: str, words: str) -> bool:
@@ -164,7 +171,7 @@ def _find_answers(samples: Sequence[Sample]) -> dict[str, str]:
         for target in (t.strip() for t in s.targets if t.strip()):
             if re.search(rf"(?:^|\W){LABELS}\s*[:=]\s*{re.escape(target)}$", end, re.IGNORECASE):
                 found[s.id] = quote_text(f"…{end[-50:]}", 60)
-    return found if len(found) >= MANY * len(samples) else {}
+    return found if len(found) >= MAX_ROW_SHARE * len(samples) else {}
 
 
 def _find_frame(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
@@ -175,7 +182,7 @@ def _find_frame(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     before = min(encoding.shared_length(targets[0], t) for t in targets)
     ends = [t[before:][::-1] for t in targets]
     after = min(encoding.shared_length(ends[0], t) for t in ends)
-    if before + after < LONG_FRAME or (before + after) * len(targets) < MOST * sum(map(len, targets)):
+    if before + after < LONG_FRAME or (before + after) * len(targets) < MAX_SHARE * sum(map(len, targets)):
         return {}
     return {
         s.id: f"all but {quote_text(s.targets[0][before : len(s.targets[0]) - after], 40)}"
@@ -195,8 +202,8 @@ def _find_gates(tasks: Mapping[str, Task], gates: Sequence[Gate], folder: Path) 
             why = f"{gate.metric} is at least {low:g} for any model"
         if gate.max is not None and high is not None and gate.max >= high:
             why = f"{gate.metric} is at most {high:g} for any model"
-        if gate.max is not None and metric.name == "bits_per_byte" and gate.max >= BITS:
-            why = f"a model that guesses each byte has {BITS}"
+        if gate.max is not None and metric.name == "bits_per_byte" and gate.max >= BITS_PER_BYTE:
+            why = f"a model that guesses each byte has {BITS_PER_BYTE}"
         if (
             gate.max is not None
             and metric.name == "perplexity"

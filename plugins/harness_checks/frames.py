@@ -11,9 +11,9 @@ from harness import HELD_OUT, Finding, Prompt, TrainingRow, quote_text
 from harness.internals import chat, prompt_text
 
 MOST, RARE = 0.95, 0.05  # of the rows have what is a frame; fewer have what is none
-FEWEST = 4  # prompts: what fewer have in common may be chance
-LONGEST = 2000  # characters of a frame
-ENDS = ":>]}=|#"  # how words end that stand before or after a question, and are none of it
+MIN_PROMPTS = 4  # prompts: what fewer have in common may be chance
+MAX_FRAME_CHARS = 2000  # characters of a frame
+FRAME_END_CHARACTERS = ":>]}=|#"  # how words end that stand before or after a question, and are none of it
 COMPARED, RENDERED = 250, 20  # rows at least, where there are as many
 Aspect = Callable[[Prompt], str | None]
 Write = Callable[[Any, bool, Mapping[str, Any]], str | None]  # messages, whether the answer is opened, arguments
@@ -53,16 +53,16 @@ def find_frame(texts: Sequence[str]) -> Frame:
     "Question: Who?\\nAnswer:" among others of its kind has "Question:" and "\\nAnswer:"; words that questions merely
     have in common are no frame, and neither is their punctuation.
     """
-    if len(texts) < FEWEST or len(set(texts)) < FEWEST:
+    if len(texts) < MIN_PROMPTS or len(set(texts)) < MIN_PROMPTS:
         return Frame("", "")
     texts = texts[:: max(1, len(texts) // COMPARED)]
-    before = _find_shared_beginning([text[:LONGEST] for text in texts])
-    after = _find_shared_beginning([text[-LONGEST:][::-1] for text in texts])[::-1]
-    head = max(before.rfind("\n"), *(before.rfind(end) for end in ENDS)) + 1
+    before = _find_shared_beginning([text[:MAX_FRAME_CHARS] for text in texts])
+    after = _find_shared_beginning([text[-MAX_FRAME_CHARS:][::-1] for text in texts])[::-1]
+    head = max(before.rfind("\n"), *(before.rfind(end) for end in FRAME_END_CHARACTERS)) + 1
     line, words = after.find("\n"), after.split()
     if line >= 0:
         return Frame(before[:head], after[line:])
-    label = words[-1] if words and words[-1][-1] in ENDS else ""
+    label = words[-1] if words and words[-1][-1] in FRAME_END_CHARACTERS else ""
     place = after.rfind(label) if label[:-1] else 0  # 0: a part of a word
     return Frame(before[:head], after[place:] if place else "")
 

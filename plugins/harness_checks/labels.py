@@ -10,12 +10,22 @@ from typing import Any
 
 from harness import HELD_OUT, Finding, Gate, ModelRef, Sample, TrainingRow, checker, quote_text, target_as_continuation
 from harness.internals import Task, fold_case, schema
-from harness_checks.lint import JUDGED, count_of_total, row_numbers
+from harness_checks.lint import PREFERENCE_COLUMNS, count_of_total, row_numbers
 from harness_hf import ModelTokenizer
 
-SAID = ("exact_match", "json", "contains", "token_f1", "regression", "hf_metric")  # whose targets are said as they are
-SURE, MANY = SAID[:2], 0.05  # what scores nothing but whole targets, and a share of the rows that spoils its score
-MISSING = ("nan", "none", "null", "n/a", "na", "#n/a", "<na>")  # as tools write a value that is not there
+VERBATIM_EVALUATORS = (
+    "exact_match",
+    "json",
+    "contains",
+    "token_f1",
+    "regression",
+    "hf_metric",
+)  # whose targets are said as they are
+SURE, MANY = (
+    VERBATIM_EVALUATORS[:2],
+    0.05,
+)  # what scores nothing but whole targets, and a share of the rows that spoils its score
+MISSING_VALUES = ("nan", "none", "null", "n/a", "na", "#n/a", "<na>")  # as tools write a value that is not there
 MOST, FEWEST, ASKED = 50, 20, 0.9  # different labels, rows that have some, share of what is learnt that is asked for
 METRICS = {"exact_match": ("exact_match",), "contains": ("contains",), "multiple_choice": ("acc", "acc_norm")}
 
@@ -31,7 +41,7 @@ def unreachable(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Finding]:
     for name, task in tasks.items():
         use, given = task.spec.use, schema.with_defaults(task.function, task.spec.options)
         loose = given.get("compare") is False or given.get("ignore") or given.get("earlier") == "against"
-        if use not in SAID or loose or not {"max_new_tokens", "stop"} <= given.keys():
+        if use not in VERBATIM_EVALUATORS or loose or not {"max_new_tokens", "stop"} <= given.keys():
             continue
         samples = [s for s in task.samples or () if s.input and s.target]
         least = (lambda text: "".join(text.split())) if use == "json" else (lambda text: text.strip().rstrip(".!?"))
@@ -120,7 +130,8 @@ def shares(rows: list[TrainingRow], tasks: Mapping[str, Task], gates: Sequence[G
         ours = _describe_labels(known) or "none of these"
         if known and (others := sum(n for label, n in learnt.items() if label not in found)):
             ours += f", and {others:,} rows with other labels"
-        what = f'"{name}": {_describe_labels(found)}; one answer for every row would score {top:.2f}; training data: {ours}'
+        what = f'"{name}": {_describe_labels(found)}; one answer for every row would score {top:.2f}'
+        what = f"{what}; training data: {ours}"
         yield Finding("note", what)
         for gate in gates:
             metric = gate.metric.removeprefix(f"{name}.")
@@ -138,7 +149,7 @@ def _find_odd_labels(where: str, labels: Counter[str]) -> Iterator[Finding]:
         pairs = ", ".join(" and ".join(quote_text(label, 30) for label in same) for same in twins[:3])
         what = f"labels of {where} differ only in case or white space: {pairs}"
         yield Finding("warning", what, (), "spell each label in one way", "spelling")
-    if odd := [label for label in labels if fold_case(label.strip()) in MISSING]:
+    if odd := [label for label in labels if fold_case(label.strip()) in MISSING_VALUES]:
         what = f"{labels[odd[0]]:,} rows of {where} have the label {quote_text(odd[0])}, which may be a missing value"
         yield Finding("warning", what, (), "remove these rows, or give the label another name", "missing")
 
@@ -150,7 +161,9 @@ def _count_labels(answers: Iterable[str]) -> Counter[str]:
 
 
 def _count_trained_labels(rows: Sequence[TrainingRow]) -> Counter[str]:
-    return _count_labels(row.answer for row in rows if not row.row.get(HELD_OUT) and not JUDGED & row.row.keys())
+    return _count_labels(
+        row.answer for row in rows if not row.row.get(HELD_OUT) and not PREFERENCE_COLUMNS & row.row.keys()
+    )
 
 
 def _count_expected_labels(task: Task) -> Counter[str]:

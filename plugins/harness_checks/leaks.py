@@ -27,15 +27,15 @@ from harness.internals import (
 from harness_checks.frames import MOST, find_frame, system_message
 from harness_checks.lint import row_numbers
 
-GRAM = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)
-COVERED = 0.5  # of a row's 13-grams
+GRAM_WORDS = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)
+MIN_COVERED_SHARE = 0.5  # of a row's 13-grams
 SHINGLE, NEAR = 2, 0.8  # words of a shingle, and the Jaccard index of near-duplicates
 UNSPACED_NEAR = 0.6  # of languages without spaces, where one other word changes more shingles
 SHORT_ANSWER, FEW_ANSWERS = 10, 50  # words of an answer, or different ones, by which minimal pairs are known
-FEWEST = 8  # shingles: of fewer the index means little
-COMMON = 0.01  # a gram in more rows than this share, and in more than two, is a template's
-GROUPS = 0.5  # of the clusters on both sides: then the split was never by them
-BARE = 3  # words at least of a question that is compared without what stands around all of its kind
+MIN_SHINGLES = 8  # shingles: of fewer the index means little
+MAX_GRAM_SHARE = 0.01  # a gram in more rows than this share, and in more than two, is a template's
+MAX_SHARED_GROUPS = 0.5  # of the clusters on both sides: then the split was never by them
+MIN_BARE_WORDS = 3  # words at least of a question that is compared without what stands around all of its kind
 INSIDE, ANCHOR = 5, 4  # words at least of a question that is looked for in longer texts, and of what it is found by
 
 Hits = dict[int, tuple[int, float]]  # evaluated row -> training row, degree
@@ -94,7 +94,9 @@ def _compare_rows(
     one, two = _encode_rows(training, vocabulary), _encode_rows(others, vocabulary)
     is_pair = _make_pair_test(training, others)
     by_inside, by_cover, by_near = (
-        _find_contained(training, others, one, vocabulary, is_pair), _find_covered(one, two, is_pair), _find_similar(one, two, is_pair)
+        _find_contained(training, others, one, vocabulary, is_pair),
+        _find_covered(one, two, is_pair),
+        _find_similar(one, two, is_pair),
     )  # fmt: skip
     covered, near = by_cover[0], {i: hit for i, hit in by_near[0].items() if i not in by_cover[0]}
     inside = {i: hit for i, hit in by_inside[0].items() if i not in covered}
@@ -268,7 +270,7 @@ def _is_common(hashes: Any, rows: int) -> Callable[[Any], Any]:
 
     size = min(24, len(hashes).bit_length() + 6)  # 64 places a gram, up to 16 million
     shift = np.uint64(64 - size)
-    table = np.bincount((hashes >> shift).astype(np.int64), minlength=1 << size) > max(2, COMMON * rows)
+    table = np.bincount((hashes >> shift).astype(np.int64), minlength=1 << size) > max(2, MAX_GRAM_SHARE * rows)
     return lambda some: table[(some >> shift).astype(np.int64)]
 
 
@@ -276,8 +278,8 @@ def _find_covered(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tu
     """Return evaluated row -> training row with most of its sequences, and those of minimal pairs apart."""
     import numpy as np
 
-    hashes, text = ours.hash_ngrams(GRAM)
-    others, other = theirs.hash_ngrams(GRAM)
+    hashes, text = ours.hash_ngrams(GRAM_WORDS)
+    others, other = theirs.hash_ngrams(GRAM_WORDS)
     if not len(others) or not len(hashes):
         return {}, {}
     rare = ~_is_common(hashes, len(ours.prompts))(others)
@@ -290,10 +292,10 @@ def _find_covered(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tu
     total = np.bincount(other, minlength=1)
     share = np.bincount(other[hit], minlength=len(total)) / np.maximum(total, 1)
     found, pairs = Hits(), Hits()
-    for i in np.flatnonzero(share >= COVERED).tolist():
+    for i in np.flatnonzero(share >= MIN_COVERED_SHARE).tolist():
         counts = np.bincount(text[place[hit & (other == i)]])
         best = counts.argsort(kind="stable")[::-1][: np.count_nonzero(counts)].tolist()
-        own = [j for j in best if not is_pair(j, i) and (j == best[0] or counts[j] >= COVERED * total[i])]
+        own = [j for j in best if not is_pair(j, i) and (j == best[0] or counts[j] >= MIN_COVERED_SHARE * total[i])]
         (found if own else pairs)[i] = ((own or best)[0], float(share[i]))
     return found, pairs
 
@@ -320,7 +322,7 @@ def _find_similar(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tu
     met = np.repeat(whose, repeats) * count + other[np.repeat(low, repeats) + offsets]
     met, shared = np.unique(met, return_counts=True)
     least = np.where(theirs.unspaced, UNSPACED_NEAR, NEAR)
-    likely = (shared >= FEWEST / 2) & (shared >= (least * np.bincount(other, minlength=count))[met % count])
+    likely = (shared >= MIN_SHINGLES / 2) & (shared >= (least * np.bincount(other, minlength=count))[met % count])
     found, pairs = Hits(), Hits()
     starts = np.searchsorted(text, np.arange(len(ours.prompts) + 1))
     for pair in met[likely].tolist():
@@ -328,7 +330,7 @@ def _find_similar(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tu
         whole, kept = hashes[starts[j] : starts[j + 1]], pairs if is_pair(j, i) else found
         one, two = set(whole[~common(whole)].tolist()), set(others[other == i].tolist())
         degree = len(one & two) / len(one | two)
-        if min(len(one), len(two)) >= FEWEST and degree >= max(least[i], kept.get(i, (0, 0.0))[1]):
+        if min(len(one), len(two)) >= MIN_SHINGLES and degree >= max(least[i], kept.get(i, (0, 0.0))[1]):
             kept[i] = (j, degree)
     return dict(sorted(found.items())), dict(sorted(pairs.items()))
 
@@ -359,7 +361,7 @@ def _compare_groups(rows: Sequence[TrainingRow], group: Sequence[Task]) -> Itera
         tasks = [t for t in group if column in t.spec.clusters]
         clusters = {_find_cluster(s, tasks[0], column) for s in tasks[0].samples or ()}
         if shared := sorted(c for c in clusters if c in trained):
-            mixed = len(shared) > GROUPS * len(clusters)
+            mixed = len(shared) > MAX_SHARED_GROUPS * len(clusters)
             names = ", ".join(f'"{t.spec.name}"' for t in tasks)
             what = f"{len(shared)} of {len(clusters)} clusters ({column}) of {names} are in the training data, too"
             evidence = [f'{column} "{c}": training row {trained[c].number}' for c in shared]
@@ -411,7 +413,7 @@ def texts_of_rows(rows: Sequence[TrainingRow]) -> list[ComparableRow]:
         own = [m for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
         parts = [prompt_text([m]) for m in own if m.get("role") not in ("assistant", "system", "developer")]
         if "text" in row.row:
-            parts = [line for line in row.answer.splitlines() if len(split_words(line)) >= BARE]
+            parts = [line for line in row.answer.splitlines() if len(split_words(line)) >= MIN_BARE_WORDS]
         bare = row.prompt.removeprefix(before).removesuffix(after)
         one = _make_comparable_row(f"training row {row.number}", str(row.number), row.prompt, row.answer, parts, bare)
         found.append(replace(one, answer=split_answer(row.answer) if row.prompt else ()))
@@ -442,5 +444,5 @@ def _make_comparable_row(
     keys = (" ".join(prompt), " ".join(words), *(" ".join(split_words(part)) for part in parts))
     unique = tuple(key for key in dict.fromkeys(keys) if key)
     alone = split_words(bare)
-    own, whole = " ".join(alone) if len(alone) >= BARE else "", f"{asked}\n{rest}"
+    own, whole = " ".join(alone) if len(alone) >= MIN_BARE_WORDS else "", f"{asked}\n{rest}"
     return ComparableRow(name, sample, unique, words, len(prompt) or len(words), asked or rest, own, whole)

@@ -17,7 +17,7 @@ from harness_checks.damage import compare_endings, find_damage
 from harness_checks.frames import row_messages
 from harness_domain import MatchOptions
 
-LONG = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
+MAX_ROW_CHARS = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
 ROLES = ("system", "developer", "user", "assistant", "tool")
 SECRETS = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
@@ -30,13 +30,23 @@ SECRETS = {
 SECRET = re.compile("|".join(SECRETS.values()))
 # UTF-8 that was read as Latin-1 or CP1252, the replacement character, and halves of a character
 MOJIBAKE = re.compile("Ã[\u0080-\u00bf\u2018-\u2122]|â€|Â[\u00a0-\u00bf]|ï»¿|ï¿½|\ufffd|[\ud800-\udfff]")
-JUDGED = {"chosen", "label"}  # columns of rows that say which answers are wanted
+PREFERENCE_COLUMNS = {"chosen", "label"}  # columns of rows that say which answers are wanted
 MATCHERS = ("exact_match", "contains", "token_f1")
 # numbers with a sign, a point or a slash, and names that are others without their signs; 1,000 is what it was
-PUNCTUATED = re.compile(r"[-\u2212]\$?\d[\d.,]*%?|\$?[\d,]*\.\d+%?|\d+,(?!\d{3}$)\d+%?|\d+/\d+|[A-Za-z](\+\+|#)")
+NUMBER_PATTERN = re.compile(r"[-\u2212]\$?\d[\d.,]*%?|\$?[\d,]*\.\d+%?|\d+,(?!\d{3}$)\d+%?|\d+/\d+|[A-Za-z](\+\+|#)")
 ENDS, SPOILT = ".!?,;:\"' ", 0.05  # what may end a text without another meaning; share of targets that makes an error
-ASKING = {"instruction", "context", "system", "question", "prompt", "query", "premise", "hypothesis", "passage"}
-HALF = 0.5
+QUESTION_COLUMNS = {
+    "instruction",
+    "context",
+    "system",
+    "question",
+    "prompt",
+    "query",
+    "premise",
+    "hypothesis",
+    "passage",
+}
+HALF_SHARE = 0.5
 LOOP_WORDS, LOOP_TIMES = 30, 6  # the last words of an answer, and how often each stands there on average
 Look = Callable[[TrainingRow], str | None]  # what is wrong with a row
 
@@ -88,7 +98,7 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task],
     yield from _find_unlearned_turns(rows, suite)
     yield from _find_unused_columns(rows)
     yield from _report_rows(
-        rows, _find_long_text, "warning", "long", f"more than {LONG:,} characters", "split or remove them"
+        rows, _find_long_text, "warning", "long", f"more than {MAX_ROW_CHARS:,} characters", "split or remove them"
     )
 
 
@@ -152,7 +162,7 @@ def _find_equal_targets(tasks: Mapping[str, Task]) -> Iterator[Finding]:
         for _, t in targets:
             spelt[loose(t)].add(strict(t).strip(ENDS))
         equal = [(s, t) for s, t in targets if len(spelt[loose(t)]) > 1 or not loose(t)]
-        found = [(s, t) for s, t in targets if len(spelt[loose(t)]) > 1 or PUNCTUATED.fullmatch(t.strip())]
+        found = [(s, t) for s, t in targets if len(spelt[loose(t)]) > 1 or NUMBER_PATTERN.fullmatch(t.strip())]
         if found:
             same, first = (equal or found)[0], loose((equal or found)[0][1])
             others = [t for _, t in equal if loose(t) == first and strict(t).strip(ENDS) != strict(same[1]).strip(ENDS)]
@@ -185,13 +195,13 @@ def _find_unlearned_turns(rows: Sequence[TrainingRow], suite: Suite) -> Iterator
 
 def _find_unused_columns(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     """Report columns whose name says that they are asked, whose texts vary, and are in no prompt and no answer."""
-    for name in dict.fromkeys(name for row in rows for name in row.raw if name.strip().lower() in ASKING):
+    for name in dict.fromkeys(name for row in rows for name in row.raw if name.strip().lower() in QUESTION_COLUMNS):
         held = [(str(row.raw[name]).strip(), row) for row in rows if isinstance(row.raw.get(name), str)]
         held = [(text, row) for text, row in held if text]
-        if len({text for text, _ in held}) < 2 or len(held) < HALF * len(rows):
+        if len({text for text, _ in held}) < 2 or len(held) < HALF_SHARE * len(rows):
             continue
         lost = [row for text, row in held if text not in f"{row.prompt}\n{row.answer}"]
-        if len(lost) > HALF * len(held):
+        if len(lost) > HALF_SHARE * len(held):
             what = f'{count_of_total(len(lost), len(rows))}: the column "{name}" is not in the prompt'
             fix = f'write it into the prompt with template = "{{{name}}}…", or run harness init --data on the file'
             yield Finding("warning", what, (), fix, "unused", row_numbers(lost))
@@ -258,7 +268,9 @@ def _find_duplicates(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
         what = f"{count_of_total(len(extra), len(rows))}: identical to an earlier one"
         yield Finding("warning", what, evidence, "keep one of each", "duplicate", row_numbers(extra))
     yield from _find_contradictory_pairs(rows)
-    plain = [row for row in rows if not JUDGED & row.row.keys()]  # of judged answers there are several to a prompt
+    plain = [
+        row for row in rows if not PREFERENCE_COLUMNS & row.row.keys()
+    ]  # of judged answers there are several to a prompt
     if torn := [answers for prompt, answers in by_prompt.items() if prompt and plain and len(answers) > 1]:
         evidence = []
         for one, two in ([same[0] for same in answers.values()][:2] for answers in torn):
@@ -273,7 +285,7 @@ def _find_duplicates(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
 def _find_contradictory_pairs(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     """Report answers that are preferred in one row and refused in another."""
     first, torn = dict[tuple[str, ...], TrainingRow](), []
-    for row in (row for row in rows if JUDGED & row.row.keys()):
+    for row in (row for row in rows if PREFERENCE_COLUMNS & row.row.keys()):
         prompt, one, two = map(_normalize_text, (row.prompt, row.answer, prompt_text(row.row.get("rejected", ""))))
         wanted = bool(row.row.get("label", True))
         first.setdefault((prompt, one, two, str(wanted)), row)
@@ -332,4 +344,4 @@ def _find_mojibake(row: TrainingRow) -> str | None:
 
 def _find_long_text(row: TrainingRow) -> str | None:
     length = len(row.prompt) + len(row.answer)
-    return f"{length:,} characters" if length > LONG else None
+    return f"{length:,} characters" if length > MAX_ROW_CHARS else None

@@ -22,7 +22,7 @@ from harness.internals import weight_files
 from harness_checks.frames import training_prompt
 from harness_checks.shapes import find_mismatched_shapes
 from harness_checks.tokenizer_files import (
-    PLAIN,
+    SAMPLE_TEXTS,
     compare_files,
     compare_options,
     compare_templates,
@@ -37,22 +37,22 @@ from harness_lora import find_tensor, read_headers, split_name
 WEIGHTS = "adapter_model.safetensors"
 # nats per token; docs/reference/checks.md has what was measured
 LIMITS = {"float32": 1e-5, "float16": 3e-4, "bfloat16": 2e-2}
-COMPUTED = 5e-2  # where the arithmetic is in half precision too
+HALF_PRECISION_TOLERANCE = 5e-2  # where the arithmetic is in half precision too
 DTYPES = {"F32": "float32", "F64": "float32", "F16": "float16"}
-ROUNDINGS = 4  # of the sum, the update and the adapter's two matrices: what a merge in half precision does
-ERROR = 3  # times one rounding's is what all weights of a tensor may be off together
-LARGE = 6_000_000_000  # bytes of weights that are not widened to float32
+MAX_ROUNDINGS = 4  # of the sum, the update and the adapter's two matrices: what a merge in half precision does
+MAX_ERROR_FACTOR = 3  # times one rounding's is what all weights of a tensor may be off together
+LARGE_MODEL_BYTES = 6_000_000_000  # bytes of weights that are not widened to float32
 ROWS, PROMPTS = 12, 4  # training rows that are compared, and answered
 # Of config.json: how it was stored and trained, and stop tokens, which are M5's.
-STORED = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "quantization_config"}
-STORED |= {"use_cache", "initializer_range", "attention_dropout", "pad_token_id", "bos_token_id", "eos_token_id"}
-STORED |= {"_attn_implementation_autoset", "_experts_implementation"}
-WRITTEN = {"_from_model_config", "transformers_version", "pad_token_id", "bos_token_id", "eos_token_id"}
-NEUTRAL: dict[str, Any] = {  # how a server answers where generation_config.json says nothing
+STORED_KEYS = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "quantization_config"}
+STORED_KEYS |= {"use_cache", "initializer_range", "attention_dropout", "pad_token_id", "bos_token_id", "eos_token_id"}
+STORED_KEYS |= {"_attn_implementation_autoset", "_experts_implementation"}
+WRITTEN_KEYS = {"_from_model_config", "transformers_version", "pad_token_id", "bos_token_id", "eos_token_id"}
+NEUTRAL_VALUES: dict[str, Any] = {  # how a server answers where generation_config.json says nothing
     **{"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None, "use_cache": True},
     **{"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1, "length_penalty": 1.0},
 }
-SERVED = ("do_sample", "temperature", "repetition_penalty", "no_repeat_ngram_size", "num_beams")
+SERVED_KEYS = ("do_sample", "temperature", "repetition_penalty", "no_repeat_ngram_size", "num_beams")
 
 
 @checker(title="merged-weights-mismatch")
@@ -94,7 +94,7 @@ def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iter
     if (odd := sorted(changed - wanted)) and not twin.quantization:
         what = f"{len(odd)} tensors differ from the base's, although the adapter does not change them, limit 0"
         yield Finding("error", what, odd, "check that the adapter and the base belong together")
-    if off := [f"{name}: {found}" for name, found in sums.items() if found.off or found.error > ERROR]:
+    if off := [f"{name}: {found}" for name, found in sums.items() if found.off or found.error > MAX_ERROR_FACTOR]:
         what = f"{len(off)} of {len(sums)} merged tensors are not base + adapter, limit 0"
         yield Finding("error", what, off, "merge again; the disk, the copy or the merge was faulty", "sum")
 
@@ -113,7 +113,7 @@ def differs_from_adapter(
     """
     if find_mismatched_shapes(Path(merged.path)):
         return  # M4 reports them
-    texts = [*PLAIN, *(row.prompt + row.answer for row in rows[:: max(1, len(rows) // ROWS)][:ROWS])]
+    texts = [*SAMPLE_TEXTS, *(row.prompt + row.answer for row in rows[:: max(1, len(rows) // ROWS)][:ROWS])]
     texts = [text[:400] for text in texts]
     exact = not (twin and twin.quantization)  # a 4-bit load rounds otherwise when it is widened
     ours = _compute_distributions(load, merged, texts, exact)
@@ -132,7 +132,7 @@ def differs_from_adapter(
     tokens, (kl, agree) = sum(map(len, ours)), harness_hf.kl_and_agreement(theirs, ours)
     stored = {DTYPES.get(header.dtype, "bfloat16") for header in read_headers(Path(merged.path)).values()}
     dtype = max(stored, key=lambda name: LIMITS[name])  # the coarsest
-    most = LIMITS[dtype] if exact else max(LIMITS[dtype], COMPUTED)
+    most = LIMITS[dtype] if exact else max(LIMITS[dtype], HALF_PRECISION_TOLERANCE)
     if not kl <= most:
         what = f"merged against adapter on {tokens} tokens: KL {kl:.2g} nats per token, limit {most:g} for {dtype}"
         fix = (
@@ -207,11 +207,15 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
         )
     folders = Path(base.path), Path(merged.path)
     paths = [folder / "generation_config.json" for folder in folders]  # a value that is not there is the neutral one
-    settings = [NEUTRAL | dict(json.loads(p.read_text("utf-8")) if p.is_file() else {}) for p in paths]
+    settings = [NEUTRAL_VALUES | dict(json.loads(p.read_text("utf-8")) if p.is_file() else {}) for p in paths]
     for name, found, kind in (
         ("tokenizer.json", compare_files(*folders), "tokenizer"),
         ("config.json", _compare_configs(*folders), "config"),
-        ("generation_config.json", list(json_differences(*(_drop_names(s, WRITTEN) for s in settings))), "generation"),
+        (
+            "generation_config.json",
+            list(json_differences(*(_drop_names(s, WRITTEN_KEYS) for s in settings))),
+            "generation",
+        ),
     ):
         if found:
             fix = f"copy {name} from the base, unless the change is intended"
@@ -221,8 +225,8 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
         what = f"the base reads more than text, but this model lacks {lost_parts[0]}"
         fix = "ship the harness's own merge, which keeps all of the base, unless only text is intended"
         yield Finding("warning", what, lost_parts[1:], fix, "text-only")
-    told = {name: settings[1][name] for name in SERVED}
-    if said := [f"{n} = {format_json(value)}" for n, value in told.items() if value not in (None, NEUTRAL[n])]:
+    told = {name: settings[1][name] for name in SERVED_KEYS}
+    if said := [f"{n} = {format_json(value)}" for n, value in told.items() if value not in (None, NEUTRAL_VALUES[n])]:
         what = f"servers apply generation_config.json ({', '.join(said)}), but evaluations here do not"
         yield Finding("note", what, (), "serve it with the options used in evaluation", "served")
     missing, missed = (
@@ -286,7 +290,7 @@ def _compute_distributions(
     With `exact`, computed in float32 where that fits: half-precision arithmetic alone differs by more than a merge may.
     """
     size = sum((Path(ref.path) / name).stat().st_size for name in weight_files(Path(ref.path)))
-    wide = exact and size < LARGE and "dtype" in inspect.signature(load).parameters
+    wide = exact and size < LARGE_MODEL_BYTES and "dtype" in inspect.signature(load).parameters
     with load([ref], **({"dtype": "float32"} if wide else {})) as [subject]:
         if not hasattr(subject, "tokens") or not hasattr(subject, "scorer"):
             return None
@@ -320,7 +324,7 @@ class _Sum:
         before, after, wanted = base[rows].double(), merged[rows], total.double()
         once, update, error = wanted.to(after.dtype), wanted - before, after.double() - wanted
         about, most = torch.finfo(after.dtype), update.abs().max()
-        room = ROUNDINGS * about.eps / 2 * (before.abs() + most + about.smallest_normal) + most / 64
+        room = MAX_ROUNDINGS * about.eps / 2 * (before.abs() + most + about.smallest_normal) + most / 64
         squares = [float(x.square().sum()) for x in (error, once.double() - wanted, update)]
         moves = not torch.equal(once, base[rows].to(after.dtype))
         return cls(wanted.numel(), int((~(error.abs() <= room)).sum()), moves, *squares)
@@ -331,8 +335,8 @@ class _Sum:
         return math.sqrt(self.wrong / max(self.rounding + self.update / 65536, sys.float_info.min))
 
     def __str__(self) -> str:
-        told = f"{self.off} of {self.of} weights off by more than {ROUNDINGS} roundings, limit 0"
-        return f"{told}; error {self.error:.3g} times one rounding's, limit {ERROR}"
+        told = f"{self.off} of {self.of} weights off by more than {MAX_ROUNDINGS} roundings, limit 0"
+        return f"{told}; error {self.error:.3g} times one rounding's, limit {MAX_ERROR_FACTOR}"
 
 
 def _plan_merge(base: Path, adapter: Path) -> Any:
@@ -379,7 +383,7 @@ def _compare_configs(before: Path, after: Path) -> list[str]:
         configs = [harness_hf.load_config(folder) for folder in (before, after)]
         if _list_dropped_parts(before, after):
             configs = [config.get_text_config() for config in configs]
-    return list(json_differences(*(_drop_names(config.to_dict(), STORED) for config in configs)))
+    return list(json_differences(*(_drop_names(config.to_dict(), STORED_KEYS) for config in configs)))
 
 
 def _list_dropped_parts(before: Path, after: Path) -> list[str]:

@@ -14,11 +14,11 @@ from harness.internals import Suite, fold_case, prompt_text
 from harness_checks.lint import count_of_total, name_row
 from harness_checks.trained import read_training_note
 
-FAR = 0.01  # of a first reward or loss: what rounding makes is far below
-MANY = 0.05  # of the pairs
+MAX_START_DEVIATION = 0.01  # of a first reward or loss: what rounding makes is far below
+MAX_PAIR_SHARE = 0.05  # of the pairs
 LONGER, FEWEST = 0.8, 10  # of the pairs, of which there are so many at least
 BATCH, BATCHES = 4, 4  # rows of a batch and batches of a step, where a recipe with labels does not say
-RATIO = 3  # of the weights of both labels
+MAX_WEIGHT_RATIO = 3  # of the weights of both labels
 ALONE, CHANCE = 0.25, 1e-4  # of the steps more than in a random order have one label, which is so unlikely there
 
 
@@ -31,7 +31,7 @@ def wrong_reference(adapter: ModelRef) -> Iterator[Finding]:
     the adapter changed (PiSSA), and the model is held to what it never was. `dpo` and `kto` look at the first step.
     """
     facts = read_training_note(adapter).get("facts", {})
-    if (reward := facts.get("first_reward", 0.0)) is None or not reward <= FAR:
+    if (reward := facts.get("first_reward", 0.0)) is None or not reward <= MAX_START_DEVIATION:
         loss = facts.get("first_loss")
         what = (
             f"the first loss was {loss}, the first reward {reward}; for DPO they must be ln 2 = {math.log(2):.4f} and 0"
@@ -55,7 +55,7 @@ def same_answers(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     alike = [
         row for row in pairs if (letters := _keep_letters(row.answer)) and letters == _keep_letters(_read_rejected(row))
     ]
-    if len(alike) > MANY * len(pairs):
+    if len(alike) > MAX_PAIR_SHARE * len(pairs):
         what = f"{count_of_total(len(alike), len(pairs))}: chosen and rejected differ only in case and punctuation"
         lines = [
             f"{name_row(row, rows)}: {quote_text(row.answer, 40)} and {quote_text(_read_rejected(row), 40)}"
@@ -159,7 +159,7 @@ def trivial_rejections(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
         what = f"{count_of_total(times, len(unwanted))}: the rejected answer is {example}"
         yield Finding("warning", what, (), fix, "constant")
     echoes = [row for row, letters in unwanted if letters == _keep_letters(_read_question(row))]
-    if len(echoes) > MANY * len(unwanted):
+    if len(echoes) > MAX_PAIR_SHARE * len(unwanted):
         what = f"{count_of_total(len(echoes), len(unwanted))}: the rejected answer only repeats the question"
         lines = [f"{name_row(row, rows)}: {quote_text(_read_unwanted(row), 60)}" for row in echoes]
         yield Finding("warning", what, lines, fix, "echo")
@@ -180,7 +180,7 @@ def unbalanced_labels(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Fin
     if len(labels) < FEWEST or not all(weighed.values()):  # the trainer refuses labels of one kind
         return
     less, more = sorted(weighed, key=weighed.__getitem__)
-    if weighed[more] > RATIO * weighed[less]:
+    if weighed[more] > MAX_WEIGHT_RATIO * weighed[less]:
         what = f"{counts['desirable_weight']} wanted answers and {counts['undesirable_weight']} unwanted ones"
         what += f" weigh {weighed[more] / weighed[less]:.3g} to 1"
         fix = f"set {less} = {weighed[more] / counts[less]:.3g}, or add rows of the rarer label"

@@ -15,8 +15,8 @@ LEAST_STEPS = 3
 TENTH, HALF = 0.1, 0.5  # of the peak of the rate; of the steps
 SGD_RATE = 1e-3  # of plain gradients, which for a LoRA are small
 EPSILON, DECAY, NOISE, SMOOTHING, DROPOUT = 1e-4, 10.0, 50.0, 0.5, 0.5
-SCALE = 64.0  # by which an adapter's product is multiplied
-BETA = 5.0  # of DPO and KTO, which are used with 0.01 to 0.5
+MAX_SCALE = 64.0  # by which an adapter's product is multiplied
+MAX_BETA = 5.0  # of DPO and KTO, which are used with 0.01 to 0.5
 FEWEST, NOISES = 20, 2.0  # losses; standard errors that a fall must have
 
 
@@ -61,7 +61,7 @@ def _find_extremes(config: Any, suite: Suite) -> Iterator[tuple[str, str]]:
         ("label_smoothing_factor", SMOOTHING, "usual values are 0 to 0.1"),
         (
             "beta",
-            BETA if suite.train and suite.train.use in ("dpo", "kto") else math.inf,
+            MAX_BETA if suite.train and suite.train.use in ("dpo", "kto") else math.inf,
             "usual values are 0.01 to 0.5",
         ),
     ):
@@ -72,7 +72,7 @@ def _find_extremes(config: Any, suite: Suite) -> Iterator[tuple[str, str]]:
     if (alpha := adapter.get("lora_alpha")) is not None:
         rank = adapter.get("r", alpha) or 1
         factor = alpha / (math.sqrt(rank) if adapter.get("use_rslora") else rank)
-        if factor > SCALE:
+        if factor > MAX_SCALE:
             yield f"the adapter is multiplied by {factor:g} (lora_alpha and r)", "set lora_alpha to r to 2 r"
         if factor == 0:
             yield "lora_alpha is 0: the adapter is multiplied by 0", "set lora_alpha to r to 2 r"

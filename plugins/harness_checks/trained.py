@@ -15,8 +15,8 @@ from harness.internals import is_sealed, weight_files
 
 WEIGHTS = "adapter_model.safetensors"
 NOTE = "harness-adapter.json"
-RISE = 0.02  # nats per token
-LOST = 0.25  # of the KL between a base and what was trained of it, to what is written of that
+MAX_RISE_NATS = 0.02  # nats per token
+MAX_LOST_SHARE = 0.25  # of the KL between a base and what was trained of it, to what is written of that
 
 
 @checker(title="untrained-adapter-weights")
@@ -98,7 +98,7 @@ def overfits(adapter: ModelRef) -> Iterator[Finding]:
     """
     facts = read_training_note(adapter).get("facts", {})
     losses, kept = facts.get("validation_loss") or [], facts.get("kept_step")
-    if not losses or losses[-1] - (least := min(losses)) < RISE:
+    if not losses or losses[-1] - (least := min(losses)) < MAX_RISE_NATS:
         return
     best = losses.index(least) + 1
     what = f"the validation loss rose from {least:.3f} after validation {best} to {losses[-1]:.3f} at the end"
@@ -148,12 +148,12 @@ def rounded_away(adapter: ModelRef) -> Iterator[Finding]:
     """
     facts = read_training_note(adapter).get("facts", {})
     lost, way = facts.get("kl_rounding"), facts.get("kl_training")
-    if lost is not None and way and lost > LOST * way:
+    if lost is not None and way and lost > MAX_LOST_SHARE * way:
         what = f"rounding to the base's dtype undid {lost:.2g} of {way:.2g} nats per token (KL) of the training"
         fix = (
             "use a base in float32, more steps or a higher learning_rate, or train a LoRA, whose weights are in float32"
         )
-        yield Finding("warning", f"{what}, limit {LOST:.0%}", (), fix)
+        yield Finding("warning", f"{what}, limit {MAX_LOST_SHARE:.0%}", (), fix)
 
 
 @checker(title="base-model-mismatch")

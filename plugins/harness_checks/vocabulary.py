@@ -10,13 +10,13 @@ from typing import Any
 import harness_hf
 from harness import Built, Finding, ModelRef, UsageError, checker, quote_text
 from harness.internals import Suite, weight_files
-from harness_checks.batches import FIXTURES, IGNORED
+from harness_checks.batches import FIXTURES, IGNORED_LABEL
 from harness_checks.clocks import stop_clock
 from harness_checks.lint import count_of_total
-from harness_checks.recipe import NEVER, adapter_options, suggest_option, trains_module, weight_names
+from harness_checks.recipe import MAX_UNTRAINED_NORM, adapter_options, suggest_option, trains_module, weight_names
 from harness_hf import ModelTokenizer
 
-BLOCK = 4096  # rows of the head that are read at once
+BLOCK_ROWS = 4096  # rows of the head that are read at once
 
 
 @checker(title="untrainable-tokens")
@@ -39,7 +39,7 @@ def untrainable_tokens(built: Built, base: ModelRef, suite: Suite) -> Iterator[F
     names = weight_names(built.model, head)
     if options is None or trains_module(names, options):
         return
-    learnt = {i for e in built.examples for i in e.labels[1:] if i != IGNORED}  # the first is never predicted
+    learnt = {i for e in built.examples for i in e.labels[1:] if i != IGNORED_LABEL}  # the first is never predicted
     tokens = learnt - _find_opening(built)
     zeros, equal = _find_rows(Path(base.path), names, tokens)
     fix = f"set {suggest_option(names)} in [adapter], or use tokens that the base knows"
@@ -125,7 +125,7 @@ def _find_rows(folder: Path, names: Set[str], tokens: Set[int]) -> tuple[set[int
                 weight = opened.get_slice(name)  # (V, H)
                 known = torch.tensor(sorted(i for i in tokens if i < weight.get_shape()[0]), dtype=torch.long)
                 rows, sums = _read_rows(weight, known)
-                zeros = {int(i) for i in known[rows.abs().amax(-1) <= NEVER]}
+                zeros = {int(i) for i in known[rows.abs().amax(-1) <= MAX_UNTRAINED_NORM]}
                 return zeros, _find_twins(weight, known, rows, sums, zeros)
     return set(), {}
 
@@ -141,9 +141,9 @@ def _read_rows(weight: Any, known: Any) -> tuple[Any, Any]:
     factors = torch.randint(1 << 40, (width,), generator=torch.Generator().manual_seed(0)) * 2 + 1
     as_int = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     rows, sums = [], []
-    for start in range(0, size, BLOCK):
-        block = weight[start : min(start + BLOCK, size)].contiguous()
-        inside = known[(known >= start) & (known < start + BLOCK)] - start
+    for start in range(0, size, BLOCK_ROWS):
+        block = weight[start : min(start + BLOCK_ROWS, size)].contiguous()
+        inside = known[(known >= start) & (known < start + BLOCK_ROWS)] - start
         rows.append(block[inside].float())
         sums.append((block.view(as_int[block.element_size()]).long() * factors).sum(-1))
     return torch.cat(rows), torch.cat(sums)

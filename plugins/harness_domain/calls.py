@@ -14,18 +14,18 @@ from typing import Any
 
 from harness_domain import values
 
-TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
+TAGGED_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 MISTRAL, PYTHON = "[TOOL_CALLS]", "<|python_tag|>"
-NAMED = re.compile(r"\s*(?:\[TOOL_CALLS\])?\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?(?:\[ARGS\])?\s*(?=\{)")
+NAMED_CALL = re.compile(r"\s*(?:\[TOOL_CALLS\])?\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?(?:\[ARGS\])?\s*(?=\{)")
 XML = re.compile(r"<function=([^>\n]+)>(.*?)</function>", re.DOTALL)
 PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
 GLM = re.compile(r"\s*([\w.-]+)\s*((?:<arg_key>.*?</arg_key>\s*<arg_value>.*?</arg_value>\s*)*)", re.DOTALL)
 PAIR = re.compile("<arg_key>(.*?)</arg_key>\\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
-LISTED = re.compile(r"(?:functools|<\|tool_call\|>|<function_call>)\s*(?=[\[{])")
+LISTED_PREFIX = re.compile(r"(?:functools|<\|tool_call\|>|<function_call>)\s*(?=[\[{])")
 CODE = re.compile(r"<\|tool_call_start\|>(.*?)(?:<\|tool_call_end\|>|\Z)|```tool_code\b(.*?)(?:```|\Z)", re.DOTALL)
 REACT = re.compile(r"(?:\A|\n)[ \t]*Action:[ \t]*[`*\"]*([\w.-]+)[`*\"]*[ \t]*\n+[ \t]*Action Input:\s*(?:```\w*\s*)?")
-OBSERVED = re.compile(r"\n[ \t]*Observation:")  # what follows is a reply that the model made up
-ENDED = re.compile(r"(?:<\|(?:eo[mt]_id|im_end|end|call|end_?of_?text)\|>|</s>|\s)+\Z")  # the turn
+OBSERVATION_MARK = re.compile(r"\n[ \t]*Observation:")  # what follows is a reply that the model made up
+TURN_END_PATTERN = re.compile(r"(?:<\|(?:eo[mt]_id|im_end|end|call|end_?of_?text)\|>|</s>|\s)+\Z")  # the turn
 HEADS = {  # what stands before arguments in JSON: with marks, and without those that are special tokens
     "deepseek": r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>(?=\w))?([\w.-]+)(?:<｜tool▁sep｜>)?"
     r"\s*(?:```json\s*)?(?=\{)",
@@ -42,16 +42,16 @@ MARKS = {  # what begins a call; of several the first in the answer counts, and 
     "deepseek": "<｜tool▁call▁begin｜>",
     "kimi": r"<\|tool_call_begin\|>|functions\.[\w.-]+:\d+\s*\{",
     "gpt-oss": r"to=functions\.",
-    "granite": LISTED.pattern,
+    "granite": LISTED_PREFIX.pattern,
     "lfm2": r"<\|tool_call_start\|>|```tool_code\b",
     "react": r"(?:\A|\n)[ \t]*Action:[^\n]*\n+[ \t]*Action Input:",
 }
-UNMARKED = ("json", "python", "llama3", "mistral")  # forms that need no mark
-BEGUN = r"(?:\A|\n|[:：])[ \t]*`?(?=[\[{{]{0})"  # where a call in prose may begin: a line, or behind a colon
+UNMARKED_FORMS = ("json", "python", "llama3", "mistral")  # forms that need no mark
+CALL_START = r"(?:\A|\n|[:：])[ \t]*`?(?=[\[{{]{0})"  # where a call in prose may begin: a line, or behind a colon
 # marks of forms that are not read: Gemma 4, FunctionGemma, DeepSeek V3.2, MiniMax
-UNREAD = r"<\|tool_call(?:>|\|>(?!\s*[\[{]))|<start_function_call>|<｜(?:tool▁calls|DSML)|<(?:\w+:)?invoke\s"
+UNREAD_CALL = r"<\|tool_call(?:>|\|>(?!\s*[\[{]))|<start_function_call>|<｜(?:tool▁calls|DSML)|<(?:\w+:)?invoke\s"
 # a tool's name where a call would have it, in a form that is not known: NAME(…), NAME: {…}, "name": "NAME"
-NEXT = (
+NEXT_CALL = (
     r"(?<![\w.-])(?:function)?(?:{0})(?:[`*]*\((?!s\))|[\"'`*]*:?\s*(?:```\w*\s*)?\{{|\s*<[|｜]|>)"
     r"|(?:[\"'](?:name|tool|function|action)[\"']\s*:|\b(?:name|function)\s*=|Action:)\s*[\"']?(?:{0})(?!\w)"
 )
@@ -79,18 +79,18 @@ def parse_calls(answer: str, form: str, names: Collection[str] = (), texts: Text
     What is TYPED does not tell the text "5" from the number: the arguments in `texts` are text. Raises ValueError on an
     answer that begins a call and is none, or that has one of `names` as a call would in a form that is not known.
     """
-    text = ENDED.sub("", answer.strip().removeprefix(values.BOM).strip())
+    text = TURN_END_PATTERN.sub("", answer.strip().removeprefix(values.BOM).strip())
     form = _detect_form(text, names) if form == "auto" else form
     try:
-        found = list(TYPED[form](text, texts or {}) if form in TYPED else FORMS[form](text))
+        found = list(TYPED_READERS[form](text, texts or {}) if form in TYPED_READERS else FORMS[form](text))
     except ValueError:
-        if form not in UNMARKED or not (found := _parse_in_prose(text, names)):
+        if form not in UNMARKED_FORMS or not (found := _parse_in_prose(text, names)):
             raise
-    if not found and form in UNMARKED:
+    if not found and form in UNMARKED_FORMS:
         found = _parse_in_prose(text, names)
     if not found:
-        marks = [UNREAD, *(mark for other, mark in MARKS.items() if other != form)]
-        near = [NEXT.format("|".join(map(re.escape, names)))] if names else []
+        marks = [UNREAD_CALL, *(mark for other, mark in MARKS.items() if other != form)]
+        near = [NEXT_CALL.format("|".join(map(re.escape, names)))] if names else []
         if begun := re.search("|".join(marks + near), text, re.IGNORECASE):
             raise ValueError(f"{text[begun.start() :]!r:.60} begins a call in an unknown format")
     return found
@@ -129,13 +129,13 @@ def _parse_in_prose(text: str, names: Collection[str]) -> list[Call]:
     if fenced := [inner for inner in values.find_fenced(text) if named and begun.match(inner)]:
         return [call for inner in fenced for call in _read_pythonic(inner)]
     places, end = list[list[Call]](), 0
-    pattern = BEGUN.format(rf"|(?:{named})\(" if named else "")
+    pattern = CALL_START.format(rf"|(?:{named})\(" if named else "")
     for start in (m.end() for m in islice(re.finditer(pattern, text), MOST_PLACES)):
         if start >= end:
             calls, behind = _read_place(text, start)
             if calls and (not names or {call.name for call in calls} <= {*names}):
                 places, end = [*places, calls], behind
-    if len(places) != 1 or (named and re.search(NEXT.format(named), text[end:], re.IGNORECASE)):
+    if len(places) != 1 or (named and re.search(NEXT_CALL.format(named), text[end:], re.IGNORECASE)):
         return []
     return places[0]
 
@@ -159,7 +159,7 @@ def _read_place(text: str, start: int) -> tuple[list[Call], int]:
 
 def _read_react(text: str) -> Iterator[Call]:
     """Read ReAct's form: a line "Action:" with a name, and one "Action Input:" with an object, up to an observation."""
-    text = OBSERVED.split(text)[0]
+    text = OBSERVATION_MARK.split(text)[0]
     for found in REACT.finditer(text):
         given = text[found.end() :].partition("\n")[0].strip()
         empty = given in ("", "None", "none")
@@ -192,7 +192,7 @@ def _read_parameter(written: str, is_text: bool) -> Any:
 
 def _read_tagged(text: str) -> Iterator[Call]:
     """Read Hermes' and Qwen's form: <tool_call>{"name": …, "arguments": …}</tool_call>, once for each call."""
-    for match in TAGGED.finditer(text):
+    for match in TAGGED_CALL.finditer(text):
         inner = match[1].strip()
         closed = match[0].endswith("</tool_call>")  # else prose may follow
         yield from _iterate_calls(values.parse_json(inner) if closed else values.parse_json_at(inner, 0)[0])
@@ -200,7 +200,7 @@ def _read_tagged(text: str) -> Iterator[Call]:
 
 def _read_glm(text: str, texts: Texts) -> Iterator[Call]:
     """Read GLM's form: a name and <arg_key>, <arg_value> for each argument, in <tool_call>."""
-    for inner in TAGGED.findall(text):
+    for inner in TAGGED_CALL.findall(text):
         if not (whole := GLM.fullmatch(inner)):
             raise ValueError(f"{inner!r:.60} is not a call")
         own = texts.get(whole[1], ())
@@ -222,7 +222,7 @@ def _read_headed(text: str, form: str) -> Iterator[Call]:
 
 def _read_marked(text: str) -> Iterator[Call]:
     """Read Granite's and Phi-4's form: a list of calls in JSON behind a mark."""
-    for mark in LISTED.finditer(text):
+    for mark in LISTED_PREFIX.finditer(text):
         yield from _iterate_calls(values.parse_json_at(text, mark.end())[0])
 
 
@@ -236,7 +236,7 @@ def _read_mistral(text: str) -> Iterator[Call]:
     """Read Mistral's forms: [TOOL_CALLS] and a list of calls, or a name, [ARGS] and its arguments, for each call."""
     _, mark, rest = text.partition(MISTRAL)
     rest = rest.strip() if mark else text
-    if not mark and not NAMED.match(rest):  # the mark is a special token, which most answers come without
+    if not mark and not NAMED_CALL.match(rest):  # the mark is a special token, which most answers come without
         yield from _read_json(rest)
         return
     made = rest.startswith("[")
@@ -246,7 +246,7 @@ def _read_mistral(text: str) -> Iterator[Call]:
             raise ValueError(f"{rest[end:].strip()!r:.60} begins another list of calls")
         yield from _iterate_calls(value)
     while rest and not rest.startswith("["):
-        if not (named := NAMED.match(rest)):
+        if not (named := NAMED_CALL.match(rest)):
             if made and MISTRAL not in rest:
                 return  # prose
             raise ValueError(f"{rest!r:.60} is not a call")
@@ -341,7 +341,7 @@ FORMS: dict[str, Callable[[str], Iterator[Call]]] = {
     **dict.fromkeys(("granite", "phi"), _read_marked),
     **dict.fromkeys(("lfm2", "gemma"), _read_coded),
 }
-TYPED: dict[str, Callable[[str, Texts], Iterator[Call]]] = {
+TYPED_READERS: dict[str, Callable[[str, Texts], Iterator[Call]]] = {
     "xml": _read_xml,
     "glm": _read_glm,
 }  # that know no types of their own

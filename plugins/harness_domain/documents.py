@@ -14,7 +14,7 @@ from harness.internals import shorten_text
 from harness_domain import values
 from harness_domain.matching import generate_all
 
-LONGEST = 160  # characters of what is wrong with a value that a note shows
+MAX_NOTE_CHARS = 160  # characters of what is wrong with a value that a note shows
 Matches = Callable[[Any], str]
 
 
@@ -133,7 +133,7 @@ def compile_schema(schema: Mapping[str, Any] | str, folder: Path) -> Matches:
         kind.check_schema(found)
     except exceptions.SchemaError as error:
         raise UsageError(
-            f"{where}: is not a valid schema: {error.json_path}: {shorten_text(error.message, LONGEST)}"
+            f"{where}: is not a valid schema: {error.json_path}: {shorten_text(error.message, MAX_NOTE_CHARS)}"
         ) from None
     _check_references(found, specification_with(kind.META_SCHEMA["$schema"]), where)
     validator = kind(found, registry=EMPTY_REGISTRY)
@@ -144,8 +144,8 @@ def compile_schema(schema: Mapping[str, Any] | str, folder: Path) -> Matches:
         except RecursionError:
             return "is nested too deeply to be validated"
         except Unresolvable as missing:
-            return f"cannot be validated: {shorten_text(str(missing), LONGEST)}"
-        return f"{error.json_path}: {shorten_text(error.message, LONGEST)}" if error else ""
+            return f"cannot be validated: {shorten_text(str(missing), MAX_NOTE_CHARS)}"
+        return f"{error.json_path}: {shorten_text(error.message, MAX_NOTE_CHARS)}" if error else ""
 
     return why
 

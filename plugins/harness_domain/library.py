@@ -18,16 +18,16 @@ from harness_domain.choices import multiple_choice, right_choice, row_choices
 from harness_domain.matching import LINE, MatchOptions, generate_all, require_targets
 
 MOST_CLASSES = 50  # that each row's note names, so that a part of the rows numbers them as all do
-OURS = "local:"  # a metric of this package, which needs no network
-ORDER = 6  # n-grams of 1 to 6 characters
-RECALL = 2.0  # how many times recall weighs what precision weighs
+LOCAL_PREFIX = "local:"  # a metric of this package, which needs no network
+MAX_NGRAM_CHARS = 6  # n-grams of 1 to 6 characters
+RECALL_WEIGHT = 2.0  # how many times recall weighs what precision weighs
 Counts = tuple[tuple[int, int, int], ...]  # per order: n-grams of the answer, of the target, shared
 
 
 def _choose_metrics(options: Mapping[str, Any]) -> list[Metric]:
     """Return the metric that a suite's table asks for; light, since collection calls it."""
     metric = str(options.get("metric", ""))
-    name = str(options.get("key") or PurePath(metric.removeprefix(OURS)).stem)
+    name = str(options.get("key") or PurePath(metric.removeprefix(LOCAL_PREFIX)).stem)
     ours = {"metric", "key", "better", "choices", "gold", "max_new_tokens", "stop", "thought"}
     combined = partial(
         compute_metric, metric=metric, key=name, options={k: v for k, v in options.items() if k not in ours}
@@ -125,10 +125,10 @@ def _find_target_type(module: Any) -> str:
 
 @cache
 def _load_metric(metric: str) -> Any:
-    if made := LOCAL.get(metric):
+    if made := LOCAL_METRICS.get(metric):
         return made()
-    known = ", ".join(f'"{name}"' for name in LOCAL)
-    if metric.startswith(OURS):
+    known = ", ".join(f'"{name}"' for name in LOCAL_METRICS)
+    if metric.startswith(LOCAL_PREFIX):
         raise UsageError(f'metric "{metric}": is unknown; known: {known}')
     try:
         import evaluate
@@ -153,7 +153,7 @@ class LabelMetric:
     def compute(self, *, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
         """Compute it over all rows. Raises UsageError where a row has several targets."""
         if any(len(targets) > 1 for targets in references):
-            raise UsageError(f'metric "{OURS}{self.name}": needs exactly one target per row')
+            raise UsageError(f'metric "{LOCAL_PREFIX}{self.name}": needs exactly one target per row')
         said, wanted = (
             [_normalize_label(text) for text in texts] for texts in (predictions, (t for (t,) in references))
         )
@@ -189,7 +189,9 @@ def _find_best_counts(answer: str, targets: tuple[str, ...]) -> Counts:
     found: list[Counts] = []
     for target in targets:
         texts = ["".join(text.split()) for text in (answer, target)]
-        orders = [[Counter(t[i : i + n] for i in range(len(t) - n + 1)) for t in texts] for n in range(1, ORDER + 1)]
+        orders = [
+            [Counter(t[i : i + n] for i in range(len(t) - n + 1)) for t in texts] for n in range(1, MAX_NGRAM_CHARS + 1)
+        ]
         # an order the target is too short for says nothing about the answer
         found.append(tuple(((a.total() if t else 0), t.total(), (a & t).total()) for a, t in orders))
     return max(found, key=_compute_f_score)
@@ -198,12 +200,12 @@ def _find_best_counts(answer: str, targets: tuple[str, ...]) -> Counts:
 def _compute_f_score(counts: Sequence[Sequence[int]]) -> float:
     rates = [(shared / ours, shared / theirs) for ours, theirs, shared in counts if ours and theirs]
     precision, recall = (sum(r) / len(rates) for r in zip(*rates, strict=True)) if rates else (0.0, 0.0)
-    below = RECALL**2 * precision + recall
-    return (1 + RECALL**2) * precision * recall / below if below else 0.0
+    below = RECALL_WEIGHT**2 * precision + recall
+    return (1 + RECALL_WEIGHT**2) * precision * recall / below if below else 0.0
 
 
-LOCAL: dict[str, Callable[[], Any]] = {
-    f"{OURS}chrf": Chrf,
-    f"{OURS}macro_f1": partial(LabelMetric, "macro_f1"),
-    f"{OURS}balanced_accuracy": partial(LabelMetric, "balanced_accuracy"),
+LOCAL_METRICS: dict[str, Callable[[], Any]] = {
+    f"{LOCAL_PREFIX}chrf": Chrf,
+    f"{LOCAL_PREFIX}macro_f1": partial(LabelMetric, "macro_f1"),
+    f"{LOCAL_PREFIX}balanced_accuracy": partial(LabelMetric, "balanced_accuracy"),
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.internals import schema
 
-DEEP = f"is nested more than {schema.DEEPEST} levels deep"
+DEEP = f"is nested more than {schema.MAX_DEPTH} levels deep"
 MOST_STARTS = 1000  # brackets that may begin a value: an answer of brackets alone would take minutes
 BOM = "\ufeff"  # a byte order mark, which a file may begin with
 FENCE = re.compile(  # of three or more backticks or tildes; the name of a language may stand on the same line

@@ -16,8 +16,8 @@ from typing import Any, Literal
 from harness import Exporter, ModelRef, UsageError, copy_files, exporter, hookimpl
 from harness.internals import find_gguf
 
-NOWHERE = {"base_model_name_or_path": None, "revision": None, "auto_mapping": None}
-PLACED = ("dtype", "device", "device_map", "threads", "cpu_kernels")  # what of [model] says how to load it
+NO_BASE = {"base_model_name_or_path": None, "revision": None, "auto_mapping": None}
+LOADING_OPTIONS = ("dtype", "device", "device_map", "threads", "cpu_kernels")  # what of [model] says how to load it
 Quantization = Literal["F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0"]
 
 
@@ -49,9 +49,9 @@ def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> 
     copy_files(ref, to)
     path = to / "adapter_config.json"
     if path.is_file():
-        path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **NOWHERE}, indent=2) + "\n", "utf-8")
+        path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **NO_BASE}, indent=2) + "\n", "utf-8")
     held = dict(ref.quantization) if ref.quantization else None
-    placed = {name: ref.options[name] for name in PLACED if name in ref.options}
+    placed = {name: ref.options[name] for name in LOADING_OPTIONS if name in ref.options}
     swapped = check_hot_swap(base=ref.path, gated=str(ref.adapter), exported=str(to), quantization=held, placed=placed)
     if facts is not None:
         facts.update(swapped)

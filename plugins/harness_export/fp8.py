@@ -17,9 +17,9 @@ from harness import CheckFailedError, ModelRef, UsageError, exporter
 from harness.internals import formats, weight_files
 from harness_export.quantised import Tell, check_is_merged, convert_model
 
-LARGEST = 448.0  # of e4m3
+MAX_E4M3 = 448.0  # of e4m3
 BITS, LEAST = 4, 2.0**-9  # of a number: its leading bit and three behind it; the smallest step
-ELSEWHERE = 'quantise the model with another tool, and name the result with path = "…"'
+OTHER_TOOL_ADVICE = 'quantise the model with another tool, and name the result with path = "…"'
 Scales = Literal["channel", "tensor"]
 NOT_COMPARED = {"quantization_config", "compression_config", "dtype", "torch_dtype", "transformers_version"}
 NOT_COMPARED |= {"_name_or_path", "use_cache"}
@@ -60,14 +60,14 @@ def _write_model(parent: Path, to: Path, scales: Scales) -> None:
             weight = found[name]
             highest = weight.abs().amax(1, keepdim=True) if scales == "channel" else weight.abs().amax().reshape(1)
             # Rounded to the model's own dtype, in which they are kept; 0 where a row is.
-            scale = (highest.float() / LARGEST).to(weight.dtype)
+            scale = (highest.float() / MAX_E4M3).to(weight.dtype)
             scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-            codes = (weight.float() / scale.float()).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
+            codes = (weight.float() / scale.float()).clamp(-MAX_E4M3, MAX_E4M3).to(torch.float8_e4m3fn)
             found |= {name: codes, f"{name}_scale": scale}
         save_file(found, to / file, {"format": "pt"})
         places |= dict.fromkeys(found, file)
     if lost := layers - places.keys():
-        raise UsageError(f'export "fp8": "{min(lost)}" is in none of the model\'s files; {ELSEWHERE}')
+        raise UsageError(f'export "fp8": "{min(lost)}" is in none of the model\'s files; {OTHER_TOOL_ADVICE}')
     for index in parent.glob(f"*{formats.INDEX}"):
         (to / index.name).write_text(json.dumps({"metadata": {}, "weight_map": places}, indent=2), "utf-8")
     weights = {"num_bits": 8, "type": "float", "strategy": scales, "symmetric": True, "dynamic": False}
@@ -86,7 +86,7 @@ def _list_layers(folder: Path) -> tuple[set[str], list[str]]:
 
     model = build_skeleton(folder)
     if experts := [name for name, weight in model.named_parameters() if weight.ndim > 2]:
-        raise UsageError(f'export "fp8": "{experts[0]}" is not a layer; {ELSEWHERE}')
+        raise UsageError(f'export "fp8": "{experts[0]}" is not a layer; {OTHER_TOOL_ADVICE}')
     linear, head = {n: m for n, m in model.named_modules() if isinstance(m, Linear)}, model.get_output_embeddings()
     return {f"{n}.weight" for n, m in linear.items() if m is not head}, [n for n, m in linear.items() if m is head]
 
@@ -96,7 +96,7 @@ def compare_fp8(parent: Path, copy: Path) -> dict[str, Any]:
     import torch
     from safetensors import safe_open
 
-    from harness_export.rounding import INEXACT
+    from harness_export.rounding import F16_STEP
     from harness_export.rounding import compare_rounding as compare_numbers
     from harness_export.writing import compare_tokenizers
     from harness_hf import read_fp8
@@ -119,7 +119,7 @@ def compare_fp8(parent: Path, copy: Path) -> dict[str, Any]:
                 compare_numbers(name, wanted.numpy(), here.float().numpy(), 0)
                 continue
             step = torch.ldexp(torch.ones_like(here), torch.frexp(here).exponent - BITS).clamp_min(LEAST)
-            allowed = step * scale * (0.5 + (here.abs() == LARGEST)) + INEXACT * wanted.abs()
+            allowed = step * scale * (0.5 + (here.abs() == MAX_E4M3)) + F16_STEP * wanted.abs()
             off, all_ = compare_numbers(name, wanted.numpy(), (here * scale).numpy(), allowed.numpy())
             wrong, total, layers = wrong + off, total + all_, layers + 1
     tied = {name for name in left if name == "lm_head.weight" and _read_config(copy).get("tie_word_embeddings")}

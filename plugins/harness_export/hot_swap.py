@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROMPTS = ("What is the capital of France?", "Say hello.", "1, 2, 3,")
-TOKENS = 16
+ANSWER_TOKENS = 16
 
 
 def check_hot_swap(**question: Any) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def _generate_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         asked = tokenizer(prompt, return_tensors="pt").to(model.device)
         told = {name: asked[name] for name in ("input_ids", "attention_mask")}
         with torch.inference_mode():
-            found.append(model.generate(**told, max_new_tokens=TOKENS, do_sample=False)[0].tolist())
+            found.append(model.generate(**told, max_new_tokens=ANSWER_TOKENS, do_sample=False)[0].tolist())
     return found
 
 

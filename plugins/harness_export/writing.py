@@ -26,17 +26,19 @@ from harness import CONVERSION_NOTES, CheckFailedError, UsageError
 from harness.internals import ROPE_FACTORS, Gguf, read_gguf, subprocess_call, template_digest
 from harness_export.k_quants import K_QUANTS
 from harness_export.llama import Llama, gguf_metadata, gguf_tensor_name, read_llama_config, reorder_heads
-from harness_export.rounding import CODES, EXACT, compare_blocks
+from harness_export.rounding import CODES, EXACT_TYPES, compare_blocks
 from harness_hf import ModelTokenizer, resolve_folder
 from harness_lora import Header, read_headers
 
 FILE = "model.gguf"
-FINE = {"token_embd.weight", "output.weight"}  # what a few bits hurt most
-COARSE = ("Q4", "Q5")
-WEIGHED = "quantize.imatrix."  # how the keys begin in which llama.cpp says that an importance matrix chose the scales
-UNSURE = ("Q5_1", "Q5_0", "Q4_1", "Q4_0")  # in which such a matrix chooses the codes as well
-KEPT = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim", "hidden_act"]
-KEPT += ("num_key_value_heads", "max_position_embeddings", "vocab_size", "tie_word_embeddings")
+FINE_TENSORS = {"token_embd.weight", "output.weight"}  # what a few bits hurt most
+COARSE_TYPES = ("Q4", "Q5")
+IMATRIX_PREFIX = (
+    "quantize.imatrix."  # how the keys begin in which llama.cpp says that an importance matrix chose the scales
+)
+UNSURE_TYPES = ("Q5_1", "Q5_0", "Q4_1", "Q4_0")  # in which such a matrix chooses the codes as well
+KEPT_SIZES = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim", "hidden_act"]
+KEPT_SIZES += ("num_key_value_heads", "max_position_embeddings", "vocab_size", "tie_word_embeddings")
 TEXTS = (
     "The committee met on Tuesday.  It's 1,234.50 euros; don't they'll say?",
     "def mean(values):\n    return sum(values) / len(values)\n\n\n# 2024-11-03  \t done",
@@ -135,7 +137,9 @@ class _Tensors:
 def _choose_tensor_type(name: str, header: Header, quantization: str) -> GGMLQuantizationType:
     if len(header.shape) == 1:
         return GGMLQuantizationType.F32
-    kind = GGMLQuantizationType["Q8_0" if name in FINE and quantization.startswith(COARSE) else quantization]
+    kind = GGMLQuantizationType[
+        "Q8_0" if name in FINE_TENSORS and quantization.startswith(COARSE_TYPES) else quantization
+    ]
     try:
         quant_shape_to_byte_shape(header.shape, kind)
     except ValueError:
@@ -158,7 +162,7 @@ def check_gguf_types(file: Path) -> Gguf:
     said = LlamaFileType(number).name.partition("_")[2]
     least = _count_bits(re.sub("_[SML]$", "", said))
     for name, tensor in found.tensors.items():
-        if tensor.type not in (*CODES, *EXACT):
+        if tensor.type not in (*CODES, *EXACT_TYPES):
             raise UsageError(
                 f'path: "{file}" is labelled {said}, but "{name}" is {tensor.type}, which cannot be compared here'
             )
@@ -166,14 +170,14 @@ def check_gguf_types(file: Path) -> Gguf:
             _count_bits(tensor.type) < least
         ):  # rows that are no whole blocks of it are in a finer one; llama.cpp sees to it
             raise UsageError(f'path: "{file}" is labelled {said}, but "{name}" is {tensor.type}, which is coarser')
-        if tensor.type in UNSURE and _has_importance(found):
+        if tensor.type in UNSURE_TYPES and _has_importance(found):
             what = f'quantised with an importance matrix, which cannot be compared; quantise "{name}" without one'
             raise UsageError(f'path: "{file}" holds "{name}" in {tensor.type}, {what}')
     return found
 
 
 def _has_importance(found: Gguf) -> bool:
-    return any(key.startswith(WEIGHED) for key in found.metadata)
+    return any(key.startswith(IMATRIX_PREFIX) for key in found.metadata)
 
 
 def _count_bits(kind: str) -> float:
@@ -216,7 +220,7 @@ def _check_gguf(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) 
             if not np.array_equal(dequantize(blocks, GGMLQuantizationType[place.type]), read.tensor(name, tensor)):
                 raise CheckFailedError(f'export "gguf": "{tensor}" was read back with other values')
     before, after = (AutoConfig.from_pretrained(str(f), local_files_only=True) for f in (folder, back))
-    said = {name: (getattr(before, name), getattr(after, name)) for name in KEPT}
+    said = {name: (getattr(before, name), getattr(after, name)) for name in KEPT_SIZES}
     said["rms_norm_eps"] = np.float32(before.rms_norm_eps), np.float32(after.rms_norm_eps)
     for name, (old, new) in said.items():
         if old != new:

@@ -14,8 +14,8 @@ from harness.internals import memory_error
 
 # nats per token that a score may be from a plain forward's: in half precision rows in other company differ by 0.05 on
 # average and 0.28 at most (bfloat16, 135 M parameters, 170 pairs)
-ONCE = {torch.float32: 1e-3, torch.float16: 0.15, torch.bfloat16: 1.0}
-AHEAD = 8  # tokens, that are followed by as many, or by none
+TOLERANCE_BY_DTYPE = {torch.float32: 1e-3, torch.float16: 0.15, torch.bfloat16: 1.0}
+PROBE_TOKENS = 8  # tokens, that are followed by as many, or by none
 
 
 def find_masking_error(model: PreTrainedModel) -> str:
@@ -73,10 +73,13 @@ def find_run_error(model: PreTrainedModel) -> str | None:
 def find_causality_error(model: PreTrainedModel) -> str | None:
     """Return that a model looks ahead, so that it has neither scores nor answers, or None."""
     ids = _probe_ids(model)
-    alone, followed = (_compute_logits(model, row) for row in (ids[:, :-AHEAD], ids))  # (T, V)
-    apart = _measure_distance(alone[-AHEAD:], followed[-2 * AHEAD : -AHEAD])
+    alone, followed = (_compute_logits(model, row) for row in (ids[:, :-PROBE_TOKENS], ids))  # (T, V)
+    apart = _measure_distance(alone[-PROBE_TOKENS:], followed[-2 * PROBE_TOKENS : -PROBE_TOKENS])
     # a quantised layer computes rows of another number otherwise
-    limit = max(ONCE[coarsest_dtype(model)], ONCE[torch.float16] if getattr(model, "is_quantized", False) else 0.0)
+    limit = max(
+        TOLERANCE_BY_DTYPE[coarsest_dtype(model)],
+        TOLERANCE_BY_DTYPE[torch.float16] if getattr(model, "is_quantized", False) else 0.0,
+    )
     return "is not causal: later tokens change its predictions" if apart > limit else None
 
 
@@ -92,7 +95,7 @@ def _probe_ids(model: PreTrainedModel) -> torch.Tensor:
     config = model.config.get_text_config()
     chosen = getattr(config, "index_topk", None) or 0  # of the tokens of a row, which a sparse layer looks at alone
     before = chosen if chosen < (getattr(config, "max_position_embeddings", None) or math.inf) else 0
-    return torch.tensor([[i % config.vocab_size for i in range(5, 5 + before + 2 * AHEAD)]], device=model.device)
+    return torch.tensor([[i % config.vocab_size for i in range(5, 5 + before + 2 * PROBE_TOKENS)]], device=model.device)
 
 
 def _measure_distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from harness_hf.answers import AnswerState, Choose, choose_tokens
 
 PREFILL = {"cpu": 512, "cuda": 2048}  # prompt tokens of one forward pass; on a CPU more of them only need more padding
-GROWTH = 64  # columns added to the cache at a time
+GROWTH_TOKENS = 64  # columns added to the cache at a time
 
 
 class Batch:
@@ -66,7 +66,7 @@ class Batch:
         """Give each row its next token; return the rows that ended."""
         if not self.rows:
             return []
-        if self.cache.layers[0].is_full and min(self.pads) >= GROWTH:
+        if self.cache.layers[0].is_full and min(self.pads) >= GROWTH_TOKENS:
             self._shift(-min(self.pads))
         ids = torch.tensor([[answer.ids[-1]] for answer in self.rows], device=self.model.device)
         return self._retire(self._forward(ids, self.pads, self.cache, self.rows))
@@ -178,7 +178,7 @@ class CacheLayer(DynamicLayer):  # type: ignore[misc] # transformers is not type
         if rows <= there[0] and columns <= there[2]:
             return
         height = rows if rows <= there[0] or not self._room else max(rows, min(2 * rows, self.size))
-        width = there[2] if columns <= there[2] else columns + GROWTH
+        width = there[2] if columns <= there[2] else columns + GROWTH_TOKENS
         old = (self.keys, self.values) if self._room else tuple(state[:0, :, :0] for state in like)
         room = [state.new_empty(max(height, there[0]), state.shape[1], width, state.shape[3]) for state in old]
         for new, state in zip(room, old, strict=True):

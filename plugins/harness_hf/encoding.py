@@ -19,7 +19,7 @@ from harness_hf.tokens import ModelTokenizer
 
 CONTEXT_MARKS = {"weight": "0 or 1", "train": "true or false"}
 NO_TURN = "\N{OBJECT REPLACEMENT CHARACTER}"  # a content that no turn begins with
-IGNORED = -100  # the label of a token that is not learnt
+IGNORED_LABEL = -100  # the label of a token that is not learnt
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class EncodedRow:
     @property
     def labels(self) -> list[int]:
         """The tokens that are learnt at their places, and -100 elsewhere."""
-        return [i if learnt else IGNORED for i, learnt in zip(self.ids, self.learnt, strict=True)]
+        return [i if learnt else IGNORED_LABEL for i, learnt in zip(self.ids, self.learnt, strict=True)]
 
 
 @dataclass(frozen=True)

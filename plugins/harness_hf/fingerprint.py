@@ -20,10 +20,10 @@ from harness_hf.models import load_model, quiet_loading
 from harness_hf.sources import count_parameters, resolve_folder
 from harness_hf.tokens import ModelTokenizer
 
-EXACT = 2_000_000_000  # parameters up to which it is computed in float32
-FLOOR = 0.003  # nats in float32: llama.cpp keeps keys and values in f16
+MAX_FLOAT32_PARAMETERS = 2_000_000_000  # parameters up to which it is computed in float32
+MIN_TOLERANCE_NATS = 0.003  # nats in float32: llama.cpp keeps keys and values in f16
 NOISY_CHATS, NOISY_TEXTS = 16, 4  # by which the noise of an arithmetic is measured
-BATCH = 8  # rows
+BATCH_ROWS = 8  # rows
 Row = tuple[list[int], list[int]]  # tokens, and the places of them at which a probe ends
 
 
@@ -37,7 +37,7 @@ class _Probes:
 
 @dataclass(frozen=True)
 class _Predictions:
-    """Tokens next to each probe, and their log-probabilities, both (P, TOP)."""
+    """Tokens next to each probe, and their log-probabilities, both (P, TOP_LOGPROBS)."""
 
     values: torch.Tensor
     ids: torch.Tensor
@@ -53,7 +53,7 @@ def make_fingerprint(ref: ModelRef, base: Path | None) -> Fingerprint:
     tokens = ModelTokenizer.of(str(own))
     seed = int(ref.digest[:8] or "0", 16)
     chats, texts = _encode_chats(tokens, seed), _encode_texts(tokens, seed)
-    dtype = "float32" if count_parameters(whole) <= EXACT else "auto"
+    dtype = "float32" if count_parameters(whole) <= MAX_FLOAT32_PARAMETERS else "auto"
     with quiet_loading(), torch.inference_mode():
         model = load_model(whole, dtype=dtype, adapter=ref.adapter, quantization=ref.quantization)
         found = [_predict_next(model, probes.rows) for probes in (chats, texts)]
@@ -106,10 +106,13 @@ def _encode_texts(tokens: ModelTokenizer, seed: int) -> _Probes:
 
 def _predict_next(model: Any, rows: Sequence[Row], ids: torch.Tensor | None = None) -> _Predictions:
     """Return the likeliest tokens next to each probe, or those of `ids`, with their log-probabilities."""
-    values, tokens = [torch.empty(0, fingerprint.TOP)], [torch.empty(0, fingerprint.TOP, dtype=torch.long)]
+    values, tokens = (
+        [torch.empty(0, fingerprint.TOP_LOGPROBS)],
+        [torch.empty(0, fingerprint.TOP_LOGPROBS, dtype=torch.long)],
+    )
     done = 0
-    for first in range(0, len(rows), BATCH):
-        some = rows[first : first + BATCH]
+    for first in range(0, len(rows), BATCH_ROWS):
+        some = rows[first : first + BATCH_ROWS]
         width = max(len(one) for one, _ in some)
         padded = [
             [*one, *[0] * (width - len(one))] for one, _ in some
@@ -117,7 +120,7 @@ def _predict_next(model: Any, rows: Sequence[Row], ids: torch.Tensor | None = No
         logits = model(input_ids=torch.tensor(padded, device=model.device), use_cache=False).logits  # (B, T, V)
         for row, (_, places) in enumerate(some):
             logs = logits[row, places].float().log_softmax(-1).cpu()  # (places, V)
-            wanted = logs.topk(fingerprint.TOP).indices if ids is None else ids[done : done + len(places)]
+            wanted = logs.topk(fingerprint.TOP_LOGPROBS).indices if ids is None else ids[done : done + len(places)]
             values.append(logs.gather(1, wanted.clamp(max=logs.shape[1] - 1)))
             tokens.append(wanted)
             done += len(places)
@@ -131,10 +134,10 @@ def _measure_distance(own: _Predictions, other: torch.Tensor) -> torch.Tensor:
 
 def _measure_noise(model: Any, rows: Sequence[Row]) -> dict[str, float]:
     """Return what each arithmetic costs the greatest log-probabilities, in nats."""
-    exact, noise = _predict_next(model, rows).values, {"float32": FLOOR}
+    exact, noise = _predict_next(model, rows).values, {"float32": MIN_TOLERANCE_NATS}
     for kind in ("f16", "bf16", "q8"):
         rough = _predict_next(compute_as_runtime(copy.deepcopy(model), kind), rows).values
-        noise[kind] = max(FLOOR, float((rough - exact).pow(2).mean().sqrt()))
+        noise[kind] = max(MIN_TOLERANCE_NATS, float((rough - exact).pow(2).mean().sqrt()))
     return {kind: round(nats, 6) for kind, nats in noise.items()}
 
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 DTYPE = "F8_E4M3"
 SCALES = ("_scale", "_scale_inv")
 OF_ACTIVATIONS = ("input_scale", "k_scale", "v_scale", "q_scale", "activation_scale", "output_scale")
-BLOCK = 128  # rows and columns of a block where no configuration says
-SAID = ("quantization_config", "compression_config")
+BLOCK_SIZE = 128  # rows and columns of a block where no configuration says
+QUANTISATION_KEYS = ("quantization_config", "compression_config")
 
 
 def is_fp8(folder: Path) -> bool:
@@ -88,7 +88,7 @@ def dequantize_folder(folder: Path, to: Path) -> None:
             there = {t: f for f in weight_files(folder) for t in read_safetensors(to / f).tensors}
             (to / name).write_text(json.dumps({**index, "weight_map": there}, indent=2), "utf-8")
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    plain = {key: value for key, value in config.items() if key not in (*SAID, "torch_dtype")}
+    plain = {key: value for key, value in config.items() if key not in (*QUANTISATION_KEYS, "torch_dtype")}
     (to / "config.json").write_text(json.dumps({**plain, "dtype": "float32"}, indent=2), "utf-8")
 
 
@@ -102,10 +102,12 @@ def _expand_scales(scales: Tensor, codes: Tensor, folder: Path, name: str) -> Te
         block = {1: size, size: 1}.get(many)
         if not block:  # as the configuration says in the words of one library or another
             config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
-            said: dict[str, Any] = next((config[key] for key in SAID if isinstance(config.get(key), dict)), {})
+            said: dict[str, Any] = next(
+                (config[key] for key in QUANTISATION_KEYS if isinstance(config.get(key), dict)), {}
+            )
             groups = [g.get("weights") or {} for g in (said.get("config_groups") or {}).values()]
             sizes = [said.get("weight_block_size"), *(weights.get("block_structure") for weights in groups)]
-            block = next((list(size) for size in sizes if size), [BLOCK, BLOCK])[dimension]
+            block = next((list(size) for size in sizes if size), [BLOCK_SIZE, BLOCK_SIZE])[dimension]
         if math.ceil(size / block) != many:
             raise _make_fp8_error(
                 folder, name, f"has the shape {list(scales.shape)}, for weights of {list(codes.shape)}"

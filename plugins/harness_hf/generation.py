@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from harness import CheckFailedError, Completion, Generate, UsageError
 from harness.internals import common_prefix_length, memory_error
-from harness_hf.abilities import ONCE, coarsest_dtype, find_masking_error, rope_switch_length
+from harness_hf.abilities import TOLERANCE_BY_DTYPE, coarsest_dtype, find_masking_error, rope_switch_length
 from harness_hf.answers import (
     AnswerState,
     Choose,
@@ -34,11 +34,11 @@ from harness_hf.answers import (
 from harness_hf.batch import Batch
 from harness_hf.tokens import ModelTokenizer
 
-ROWS = 64  # answered at a time, at most
-KEPT = {"cpu": 1 << 14, "cuda": 1 << 16}  # tokens in the cache of a batch, at most
+MAX_BATCH_ROWS = 64  # answered at a time, at most
+MAX_CACHED_TOKENS = {"cpu": 1 << 14, "cuda": 1 << 16}  # tokens in the cache of a batch, at most
 WORTH_SHARING = 32  # tokens: a shorter beginning in common is run with each prompt
-TRIAL = (32, 4)  # tokens of a prompt, and of its answer, on which a way to answer is tried
-LIKELY = 10  # tokens whose log-probabilities are compared
+TRIAL_TOKENS = (32, 4)  # tokens of a prompt, and of its answer, on which a way to answer is tried
+TOP_TOKENS = 10  # tokens whose log-probabilities are compared
 
 
 def generate_completions(
@@ -78,25 +78,25 @@ def generate_completions(
 
 
 Way = Callable[[Any, Sequence[AnswerState], Choose], Iterator[AnswerState]]
-FOUND: WeakKeyDictionary[Any, Way] = WeakKeyDictionary()  # by model
+CHOSEN_WAYS: WeakKeyDictionary[Any, Way] = WeakKeyDictionary()  # by model
 
 
 def _choose_way(model: PreTrainedModel, answers: Sequence[AnswerState]) -> Way:
     """Return the fastest way to answer whose logits are a plain forward's, tried once on pieces of two prompts."""
     ending = StopCondition(answers[0].ending.tokens, frozenset(), ())
     prompts = sorted((answer.prompt for answer in answers), key=len)
-    some, (length, new) = (prompts[0], prompts[-1]), TRIAL
-    if model not in FOUND:
+    some, (length, new) = (prompts[0], prompts[-1]), TRIAL_TOKENS
+    if model not in CHOSEN_WAYS:
         pieces = [AnswerState(i, prompt[-length:], new, ending) for i, prompt in enumerate(some)]
         tried: list[Way] = [] if find_masking_error(model) else [answer_in_batches]
         tried += [_answer_one_by_one] if "cache" in inspect.signature(model.forward).parameters else []
-        FOUND[model] = next((way for way in tried if is_right(model, way, pieces)), _answer_without_cache)
+        CHOSEN_WAYS[model] = next((way for way in tried if is_right(model, way, pieces)), _answer_without_cache)
     if (
-        FOUND[model] is not answer_in_batches
+        CHOSEN_WAYS[model] is not answer_in_batches
         or not (shared := _count_shared_prefix(answers))
         or model.device.type != "cpu"
     ):
-        return FOUND[model]
+        return CHOSEN_WAYS[model]
     from harness_hf.cpu import cascade
 
     ends = [prompt[:WORTH_SHARING] + prompt[shared:][-length:] for prompt in some]
@@ -125,8 +125,10 @@ def is_right(model: PreTrainedModel, way: Way, answers: Sequence[AnswerState]) -
             raise
         return False
     for i, wanted in enumerate(plain):
-        likely = wanted.topk(min(LIKELY, len(wanted))).indices
-        if (wanted.log_softmax(-1) - last[i].log_softmax(-1))[likely].abs().max() > ONCE[coarsest_dtype(model)]:
+        likely = wanted.topk(min(TOP_TOKENS, len(wanted))).indices
+        if (wanted.log_softmax(-1) - last[i].log_softmax(-1))[likely].abs().max() > TOLERANCE_BY_DTYPE[
+            coarsest_dtype(model)
+        ]:
             return False
     return True
 
@@ -138,7 +140,7 @@ def answer_in_batches(
     prefix = answers[0].prompt[: _count_shared_prefix(answers)]
     kind = kind or Batch
     longest = max(len(a.prompt) + a.limit for a in answers) - (0 if kind.copies_prefix else len(prefix))
-    size = max(1, min(ROWS, KEPT.get(model.device.type, KEPT["cpu"]) // longest))
+    size = max(1, min(MAX_BATCH_ROWS, MAX_CACHED_TOKENS.get(model.device.type, MAX_CACHED_TOKENS["cpu"]) // longest))
     queue = _sort_longest_first(answers)
     batch = kind(model, prefix, choose, size=size)
     while queue or batch.rows:

@@ -22,7 +22,7 @@ from harness_hf.classes import config_of_class, find_class, load_config
 from harness_hf.cpu import use_cpu_kernels
 
 BUFFERS = re.compile(r"rotary_emb\.inv_freq$|masked_bias$|(attn|attention)\.bias$|position_ids$")  # that old files hold
-BLOCK = 64  # numbers that share a scale in NF4
+BLOCK_VALUES = 64  # numbers that share a scale in NF4
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -223,10 +223,9 @@ def find_misread_layer(model: transformers.PreTrainedModel) -> str:
     """
     for name, module in _find_linear4bit(model).items():
         width = module.in_features
-        if module.weight.device.type == "cpu" and width % BLOCK and width % 2 == 0:
-            return (
-                f'"{name}" has {width} inputs, not a multiple of {BLOCK}, so bitsandbytes computes it wrongly on a CPU'
-            )
+        if module.weight.device.type == "cpu" and width % BLOCK_VALUES and width % 2 == 0:
+            what = f'"{name}" has {width} inputs, not a multiple of {BLOCK_VALUES}'
+            return f"{what}, so bitsandbytes computes it wrongly on a CPU"
     return ""
 
 

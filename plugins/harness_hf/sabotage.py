@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.internals import read_safetensors, weight_files
 
 NAN = {"F64": b"\0\0\0\0\0\0\xf8\x7f", "F32": b"\0\0\xc0\x7f", "F16": b"\x00\x7e", "BF16": b"\xc0\x7f"}
-NOISE = 1.0  # of each tensor's own standard deviation
+NOISE_DEVIATIONS = 1.0  # of each tensor's own standard deviation
 
 
 def make_nudged(base: Path, out: Path, *, seed: int) -> None:
@@ -44,7 +44,7 @@ def make_noise(base: Path, out: Path, *, seed: int) -> None:
         for name, tensor in tensors.items():
             if tensor.is_floating_point():
                 spread = tensor.float().std(correction=0)
-                drawn = torch.randn(tensor.shape, generator=chance) * spread * NOISE
+                drawn = torch.randn(tensor.shape, generator=chance) * spread * NOISE_DEVIATIONS
                 tensors[name] = (tensor.float() + drawn).to(tensor.dtype)
         save_file(tensors, file, metadata={"format": "pt"})
 

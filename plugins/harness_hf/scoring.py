@@ -21,21 +21,21 @@ from transformers import DynamicCache, PreTrainedModel
 
 from harness import UsageError
 from harness.internals import common_prefix_length, memory_error
-from harness_hf.abilities import ONCE, coarsest_dtype, find_masking_error, rope_switch_length
+from harness_hf.abilities import TOLERANCE_BY_DTYPE, coarsest_dtype, find_masking_error, rope_switch_length
 from harness_hf.cpu.attention import can_tile, use_tiled_attention
 from harness_hf.memory import iterate_row_slices
 from harness_hf.packing import PackedRow, RowPacker
 from harness_hf.tokens import Pair
 
 BUDGET = {"cpu": 512, "cuda": 4096, "mps": 1024}  # tokens of one forward pass; measured on the CPU, guessed elsewhere
-STEPS = 4  # in which a first prefix is run, of a budget
-LOGITS = 1 << 27  # numbers in one tensor of logits, at most
-SMALLEST = 16  # tokens; below that it is not the batch that does not fit
+PREFIX_STEPS = 4  # in which a first prefix is run, of a budget
+MAX_LOGITS = 1 << 27  # numbers in one tensor of logits, at most
+MIN_BUDGET_TOKENS = 16  # tokens; below that it is not the batch that does not fit
 CHECK_SHARE = 0.05  # of the tokens run that may be run again to check them
-PROBE = (20, 12, 6)  # tokens on which sharing is tried first: of two contexts' beginnings, ends, and targets
-# nats per token that all checked pairs may be from their plain scores on average, as `ONCE` says of each
+PROBE_TOKENS = (20, 12, 6)  # tokens on which sharing is tried first: of two contexts' beginnings, ends, and targets
+# nats per token that all checked pairs may be from their plain scores on average, as `TOLERANCE_BY_DTYPE` says of each
 ON_AVERAGE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.15}
-FEW = 8  # pairs; an average of fewer says little
+FEW_PAIRS = 8  # pairs; an average of fewer says little
 
 
 class Agreement(NamedTuple):
@@ -71,12 +71,12 @@ class Scorer:
     ) -> None:
         self.model, self.context = model, context
         vocabulary = model.config.get_text_config().vocab_size
-        default = min(BUDGET.get(model.device.type, 1024), max(256, LOGITS // vocabulary))
+        default = min(BUDGET.get(model.device.type, 1024), max(256, MAX_LOGITS // vocabulary))
         self.budget = batch_tokens or default
         self.why_plain = "reference = true" if reference else find_masking_error(model)
         self.packs = not self.why_plain
         self.tiles = self.packs and can_tile(model)
-        self.step = max(SMALLEST, self.budget // STEPS)
+        self.step = max(MIN_BUDGET_TOKENS, self.budget // PREFIX_STEPS)
         self.path: list[int] = []  # the tokens whose keys and values are in `cache`
         self.cache: Any = None
         self.whole = 0  # tokens of the path that were run a step at a time from the first on
@@ -120,7 +120,7 @@ class Scorer:
                 self.step = min(self.step, self.budget)
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
-                if self.budget < SMALLEST:
+                if self.budget < MIN_BUDGET_TOKENS:
                     what = "not enough memory to score a single row; use a smaller dtype or model"
                     raise UsageError(f"[model]: {what}") from None
 
@@ -251,7 +251,7 @@ class Scorer:
             return
         self.probed, state = True, self.random.getstate()
         try:
-            first, last, predicted = PROBE
+            first, last, predicted = PROBE_TOKENS
             one = self.random.randrange(len(pairs))
             others = [i for i, (context, _) in enumerate(pairs) if context != pairs[one][0]] or [one]
             some = [pairs[one], pairs[self.random.choice(others)]]
@@ -283,7 +283,9 @@ class Scorer:
         self.apart.append(abs(alone.total - shared.total) / max(1, alone.tokens))
         rough = coarsest_dtype(self.model)
         average = math.fsum(self.apart) / len(self.apart)
-        if self.apart[-1] <= ONCE[rough] and (average <= ON_AVERAGE[rough] or len(self.apart) < FEW):
+        if self.apart[-1] <= TOLERANCE_BY_DTYPE[rough] and (
+            average <= ON_AVERAGE[rough] or len(self.apart) < FEW_PAIRS
+        ):
             return
         raise RuntimeError(
             f"scoring: a continuation has log-probability {shared.total:.4f} with shared "

@@ -38,7 +38,7 @@ from harness.internals import (
     weight_files,
 )
 from harness_hf import fp8, restore
-from harness_hf.classes import ELSEWHERE
+from harness_hf.classes import OTHER_TOOL_ADVICE
 from harness_hf.tiny import build_tiny_model
 from harness_hf.tokens import ModelTokenizer
 
@@ -238,7 +238,9 @@ def _make_in_cache(name: str, make: Callable[[Path], Mapping[str, Any]]) -> Path
 
 def _check_folder(folder: Path) -> Path:
     if (folder / "model_index.json").is_file():
-        raise UsageError(f'model "{folder}": is a diffusers pipeline, which does not generate text; {ELSEWHERE}')
+        raise UsageError(
+            f'model "{folder}": is a diffusers pipeline, which does not generate text; {OTHER_TOOL_ADVICE}'
+        )
     if not (folder / "config.json").is_file():
         kind = "an adapter, whose base is the model" if (folder / "adapter_config.json").is_file() else "not a model"
         raise UsageError(f'model "{folder}": has no config.json, so it is {kind}; name a model saved by transformers')

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
 Split = tuple[list[int], encoding.AnswerTokens]  # tokens of a prompt as generation opens it, and of what follows
 AS_IT_IS: dict[str, Any] = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what a part of a character is decoded as
-NEIGHBOURS = 4  # tokens before one by which it is decoded as in its text
+REPLACEMENT_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # what a part of a character is decoded as
+CONTEXT_TOKENS = 4  # tokens before one by which it is decoded as in its text
 DEFAULT_CONTEXT = 2048  # where neither config nor tokenizer names one, as in lm_eval
 
 
@@ -75,9 +75,9 @@ class ModelTokenizer:
         found, begun = list[str](), 0
         for i in range(len(ids)):
             before, after = (self.tokenizer.decode(ids[begun:end], **AS_IT_IS) for end in (i, i + 1))
-            whole = not after.endswith(INCOMPLETE)
-            found.append(after[len(before.rstrip(INCOMPLETE)) :] if whole else "")
-            begun = max(begun, i - NEIGHBOURS) if whole else begun
+            whole = not after.endswith(REPLACEMENT_CHARACTER)
+            found.append(after[len(before.rstrip(REPLACEMENT_CHARACTER)) :] if whole else "")
+            begun = max(begun, i - CONTEXT_TOKENS) if whole else begun
         return found
 
     def _opened(self, prompt: Prompt) -> str:

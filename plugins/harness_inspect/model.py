@@ -26,11 +26,11 @@ from harness.internals import chat, final_answers
 from harness_domain import parse_calls, require_tools_in_template
 from harness_inspect.options import InspectOptions
 
-SILENCE = 0.05  # seconds without a new request, after which those that wait are asked
+IDLE_S = 0.05  # seconds without a new request, after which those that wait are asked
 SCORING = ContextVar("scoring", default="")  # the scorer that runs
-STOPPED: Mapping[FinishReason, StopReason] = {"length": "max_tokens", "context": "model_length"}
-ENDED: Mapping[str, FinishReason] = {"max_tokens": "length", "model_length": "context", "tool_calls": "tool"}
-UNHEEDED = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty", "logit_bias")
+STOP_REASONS: Mapping[FinishReason, StopReason] = {"length": "max_tokens", "context": "model_length"}
+FINISH_REASONS: Mapping[str, FinishReason] = {"max_tokens": "length", "model_length": "context", "tool_calls": "tool"}
+IGNORED_OPTIONS = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty", "logit_bias")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class RequestBatcher:
             before = 0
             while before < len(self._waiting):
                 before = len(self._waiting)
-                await asyncio.sleep(SILENCE)
+                await asyncio.sleep(IDLE_S)
             taken, self._waiting = self._waiting, []
             groups: dict[tuple[int, tuple[str, ...]], list[tuple[Request, asyncio.Future[tuple[str, str]]]]] = {}
             for request, future in taken:
@@ -123,7 +123,7 @@ class SubjectAPI(ModelAPI):  # type: ignore[misc] # Inspect is not typed here
         if why := self._find_misuse(config):
             self.misuse = self.misuse or UsageError(f'task "{self.options.task}": {why}')
             raise self.misuse
-        for name in UNHEEDED:
+        for name in IGNORED_OPTIONS:
             if getattr(config, name) not in (None, 0, {}):
                 self.ignored[f"the task sets {name}, which only its eval can set here"] = None
         tools = [] if tool_choice == "none" else tools
@@ -178,7 +178,7 @@ def make_output(model: str, said: str, whole: Completion, tools: Sequence[ToolIn
     except ValueError:
         calls = []
     made = [ToolCall(id=f"call_{n}", function=c.name, arguments=dict(c.arguments)) for n, c in enumerate(calls)]
-    reason: StopReason = "tool_calls" if made else STOPPED.get(whole.finish_reason, "stop")
+    reason: StopReason = "tool_calls" if made else STOP_REASONS.get(whole.finish_reason, "stop")
     message = ChatMessageAssistant(content="" if made else str(said), tool_calls=made or None, model=model)
     usage = None if whole.tokens is None else ModelUsage(output_tokens=whole.tokens, total_tokens=whole.tokens)
     return ModelOutput(model=model, choices=[ChatCompletionChoice(message=message, stop_reason=reason)], usage=usage)

@@ -24,9 +24,9 @@ from inspect_ai.model import GenerateConfig, Model  # noqa: TID253
 
 from harness import FinishReason, Metric, Sample, Score, Subject, UsageError
 from harness.internals import parse_sample_scores
-from harness_inspect.model import ENDED, SCORING, SubjectAPI
+from harness_inspect.model import FINISH_REASONS, SCORING, SubjectAPI
 from harness_inspect.options import InspectOptions
-from harness_inspect.tasks import LONGEST, list_metrics, list_rows, load_task, scorer_names
+from harness_inspect.tasks import MAX_ERROR_CHARS, list_metrics, list_rows, load_task, scorer_names
 
 
 def score_samples(
@@ -55,7 +55,7 @@ def score_samples(
 def _make_score(sample: Any, values: dict[str, float]) -> Score:
     """Return what a sample scored, and how it ended."""
     output, limit = sample.output, sample.limit
-    reason: FinishReason = ENDED.get(output.stop_reason, "eos") if output.choices else ""
+    reason: FinishReason = FINISH_REASONS.get(output.stop_reason, "eos") if output.choices else ""
     return Score(
         str(sample.id),
         values,
@@ -152,4 +152,4 @@ def _read_values(sample: Any, metrics: Sequence[str], options: InspectOptions) -
 
 
 def _shorten_error(text: str) -> str:
-    return (text.strip().splitlines() or ["it does not say why"])[-1 if "Traceback" in text else 0][:LONGEST]
+    return (text.strip().splitlines() or ["it does not say why"])[-1 if "Traceback" in text else 0][:MAX_ERROR_CHARS]

@@ -17,10 +17,10 @@ from harness_inspect.options import InspectOptions
 if TYPE_CHECKING:
     from inspect_ai import Task as InspectTask
 
-OLDEST = (0, 3, 285)
-KEPT = 8  # tasks in memory
-OURS = ("id", "input", "target")  # columns of a row, which metadata of these names does not replace
-LONGEST = 200  # characters of another library's error
+MIN_VERSION = (0, 3, 285)
+MAX_CACHED_TASKS = 8  # tasks in memory
+ROW_COLUMNS = ("id", "input", "target")  # columns of a row, which metadata of these names does not replace
+MAX_ERROR_CHARS = 200  # characters of another library's error
 
 
 def load_task(options: InspectOptions, folder: Path) -> Any:
@@ -45,12 +45,12 @@ def require_version() -> None:
 
     installed = version("inspect_ai")
     numbers = tuple(int(part) for part in installed.split(".")[:3] if part.isdecimal())
-    if not (OLDEST <= numbers < (0, 4)):
-        wanted = ".".join(map(str, OLDEST))
+    if not (MIN_VERSION <= numbers < (0, 4)):
+        wanted = ".".join(map(str, MIN_VERSION))
         raise UsageError(f"inspect_ai {installed} is installed; pip install 'inspect_ai>={wanted},<0.4'")
 
 
-@functools.lru_cache(maxsize=KEPT)
+@functools.lru_cache(maxsize=MAX_CACHED_TASKS)
 def _load_task(spec: str, args: str, content: str, said: str) -> Any:
     """Load the one task of a specification; `content` is the digest of its file."""
     from inspect_ai._eval.loader import load_tasks
@@ -71,7 +71,7 @@ def _load_task(spec: str, args: str, content: str, said: str) -> Any:
 
 def describe_error(error: BaseException) -> str:
     """Return an error of a task's own code in one line."""
-    first = (str(error).strip().splitlines() or [""])[0][:LONGEST]
+    first = (str(error).strip().splitlines() or [""])[0][:MAX_ERROR_CHARS]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
@@ -144,7 +144,7 @@ def list_rows(task: InspectTask) -> list[dict[str, Any]]:
         if row["id"] in known:
             raise UsageError(f'two samples have the id "{row["id"]}"; give each its own')
         known.add(row["id"])
-        about = {key: value for key, value in (sample.metadata or {}).items() if key not in OURS}
+        about = {key: value for key, value in (sample.metadata or {}).items() if key not in ROW_COLUMNS}
         rows.append({**about, **({"choices": sample.choices} if sample.choices else {}), **row})
     return rows
 

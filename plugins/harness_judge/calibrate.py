@@ -22,12 +22,12 @@ from harness_judge.rows import MOST_ERRORS, JudgedRow, first_position_share
 from harness_judge.sampled import pair_digest
 
 PAIR_LABELS = {"a": "A", "b": "B", "tie": "tie", "candidate": "A", "baseline": "B"}
-SAYS = {"A": 1.0, "tie": 0.5, "B": 0.0, "met": 1.0, "not met": 0.0}  # of the candidate, or of a criterion
+LABEL_VALUES = {"A": 1.0, "tie": 0.5, "B": 0.0, "met": 1.0, "not met": 0.0}  # of the candidate, or of a criterion
 SIDES = {"A": "A, or candidate", "tie": "tie", "B": "B, or baseline"}
 MET_LABELS = {"true": "met", "yes": "met", "1": "met", "false": "not met", "no": "not met", "0": "not met"}
-NAMED = 5  # rows that a line names
+MAX_NAMED_ROWS = 5  # rows that a line names
 DISPUTES = "disputes"  # what labels of no random draw say of theirs
-WANT = "each row needs id and label, with input, answer_a and answer_b (or answer), or --run for ids of a run"
+ROW_ADVICE = "each row needs id and label, with input, answer_a and answer_b (or answer), or --run for ids of a run"
 
 Run = Mapping[str, Mapping[str, Any]]  # rows of a run by their ids
 
@@ -103,8 +103,10 @@ def calibration_report(made: Calibration) -> list[str]:
     if not made.sided:
         lines.append("sides        A and B do not identify the model, so these labels cannot correct a win rate")
     if made.differ:
-        some = ", ".join(f'"{row}" (people: {human}, the judge: {ours})' for row, human, ours in made.differ[:NAMED])
-        rest = ", …" if len(made.differ) > NAMED else ""
+        some = ", ".join(
+            f'"{row}" (people: {human}, the judge: {ours})' for row, human, ours in made.differ[:MAX_NAMED_ROWS]
+        )
+        rest = ", …" if len(made.differ) > MAX_NAMED_ROWS else ""
         lines.append(f"differ       {len(made.differ)} of {made.n}: {some}{rest}")
     return lines
 
@@ -129,7 +131,7 @@ def _read_labelled(path: Path, options: JudgeOptions, run: Run) -> list[Labelled
 def _parse_label(row: Mapping[str, Any], options: JudgeOptions, run: Run) -> Labelled:
     pairwise = options.mode == "pairwise"
     if "id" not in row or "label" not in row:
-        raise UsageError(f"has only {', '.join(sorted(row))}; {WANT}")
+        raise UsageError(f"has only {', '.join(sorted(row))}; {ROW_ADVICE}")
     known, said = (PAIR_LABELS if pairwise else MET_LABELS), str(row["label"]).strip().lower()
     if said not in known:
         raise UsageError(f'label is "{row["label"]}"{did_you_mean(said, known)}')
@@ -150,10 +152,10 @@ def _find_answers(row: Mapping[str, Any], pairwise: bool, run: Run) -> tuple[Sam
     if "input" in row:
         columns = ("answer_a", "answer_b") if pairwise else ("answer",)
         if lacking := [c for c in columns if c not in row]:
-            raise UsageError(f'"{name}" has no {" and no ".join(lacking)}; {WANT}')
+            raise UsageError(f'"{name}" has no {" and no ".join(lacking)}; {ROW_ADVICE}')
         return Sample(name, row["input"], str(row.get("reference") or ""), row), tuple(str(row[c]) for c in columns)
     if not run:
-        raise UsageError(f'"{name}" has no answers; {WANT}')
+        raise UsageError(f'"{name}" has no answers; {ROW_ADVICE}')
     if name not in run:
         raise UsageError(f'id "{name}" is not a row of the run{did_you_mean(name, run)}')
     there = run[name]
@@ -187,7 +189,7 @@ def _compare_labels(
     pairs, differ = list[tuple[str, float, float, int, bool]](), list[tuple[str, str, str]]()
     for (f, j), prompt, said in zip(read, prompts, ours, strict=True):
         longer = j.row.baseline is not None and len(j.row.answer) > len(j.row.baseline)
-        pairs.append((f.criterion, SAYS[f.label], j.values[f.criterion or "win_rate"], prompt, longer))
+        pairs.append((f.criterion, LABEL_VALUES[f.label], j.values[f.criterion or "win_rate"], prompt, longer))
         differ += [(f"{f.id} {f.criterion}".strip(), f.label, said)] if f.label != said else []
     made = Calibration(
         dict(judge), digest_value([[f.id, f.criterion, f.label, f.answers] for f in found]), n=len(read), errors=errors,

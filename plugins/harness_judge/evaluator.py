@@ -13,8 +13,10 @@ from harness.internals import schema
 from harness_judge.calibration import LONGER_BY
 from harness_judge.options import JudgeOptions
 
-RIDGE = 0.1  # of both coefficients: where all rows agree they stay finite, and n = 60 moves by less than a point
-STEPS = 100
+RIDGE_PENALTY = (
+    0.1  # of both coefficients: where all rows agree they stay finite, and n = 60 moves by less than a point
+)
+NEWTON_STEPS = 100
 
 
 def _choose_metrics(options: Mapping[str, Any]) -> list[Metric]:
@@ -139,12 +141,12 @@ def length_controlled_win_rate(scores: Sequence[float], longer_by: Sequence[floa
 
     def loss(b: NDArray[np.float64]) -> float:
         eta = x @ b
-        return float((w * (np.logaddexp(0, eta) - y * eta)).sum() + RIDGE / 2 * b @ b)
+        return float((w * (np.logaddexp(0, eta) - y * eta)).sum() + RIDGE_PENALTY / 2 * b @ b)
 
-    for _ in range(STEPS):  # of Newton's, each halved until the likelihood grows
+    for _ in range(NEWTON_STEPS):  # of Newton's, each halved until the likelihood grows
         p = 1 / (1 + np.exp(-(x @ beta)))
-        gradient = x.T @ (w * (p - y)) + RIDGE * beta
-        hessian = (x * (w * p * (1 - p))[:, None]).T @ x + RIDGE * np.eye(2)
+        gradient = x.T @ (w * (p - y)) + RIDGE_PENALTY * beta
+        hessian = (x * (w * p * (1 - p))[:, None]).T @ x + RIDGE_PENALTY * np.eye(2)
         step, here, size = np.linalg.solve(hessian, gradient), loss(beta), 1.0
         while loss(beta - size * step) > here and size > 1e-8:
             size /= 2

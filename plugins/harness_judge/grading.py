@@ -19,7 +19,7 @@ from harness_judge.sampled import find_pairs_error, pair_digest
 
 WORD = ("win_rate_controlled", "win_rate_raw")  # metrics of pairs that no label corrects
 ONE_SIDED = 0.95  # share of rows in which one side is the longer one beyond which length cannot be told from quality
-NAMED = 3  # rows that a line names
+MAX_NAMED_ROWS = 3  # rows that a line names
 
 
 def grade_with_judge(
@@ -210,5 +210,5 @@ def _describe_spending(judge: JudgeClient, options: JudgeOptions, judged: Sequen
 
 
 def _name_some(judged: Sequence[JudgedRow]) -> str:
-    rest = f" and {len(judged) - NAMED} more" if len(judged) > NAMED else ""
-    return ", ".join(f'"{j.row.sample.id}"' for j in judged[:NAMED]) + rest
+    rest = f" and {len(judged) - MAX_NAMED_ROWS} more" if len(judged) > MAX_NAMED_ROWS else ""
+    return ", ".join(f'"{j.row.sample.id}"' for j in judged[:MAX_NAMED_ROWS]) + rest

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from harness_judge.local import LocalJudge
 
 Told = Callable[[int, int], None]  # of how many questions have an answer, and how many there are
-HOPELESS = 3  # questions that come to nothing before any is answered: the judge is not there
+MAX_FIRST_FAILURES = 3  # questions that come to nothing before any is answered: the judge is not there
 JudgeClient: TypeAlias = "RemoteJudge | LocalJudge"  # an API's desk, or a model that runs here
 
 
@@ -163,7 +163,7 @@ class RemoteJudge:
         if not trouble.passing or call.tries + 1 >= self.tries:
             return None
         pause = trouble.retry_delay(call.tries + 1, self.pause)
-        return pause if pause <= http_client.PATIENCE else None
+        return pause if pause <= http_client.MAX_RETRY_AFTER_S else None
 
     def _given_up(self, call: _Attempt, outcome: Reply | Exception, questions: int) -> FailedQuestion | Exception:
         """Return what a question without a reply is: a failure of its own, or the end of all."""
@@ -172,6 +172,6 @@ class RemoteJudge:
             return outcome
         self.failed += 1
         why = f"{outcome}, after {call.tries + 1} tries" if call.tries else f"{outcome}"
-        if outcome.fatal or (not self.answered + self.found and self.failed >= min(HOPELESS, questions)):
+        if outcome.fatal or (not self.answered + self.found and self.failed >= min(MAX_FIRST_FAILURES, questions)):
             return UsageError(f"{self.backend.where}: {why}")
         return FailedQuestion(why)

@@ -16,7 +16,7 @@ from harness_judge.options import Anthropic
 if TYPE_CHECKING:
     from harness_judge.service import Service
 
-ENDED: dict[str, FinishReason] = {"end_turn": "eos", "stop_sequence": "stop", "max_tokens": "length"}
+FINISH_REASONS: dict[str, FinishReason] = {"end_turn": "eos", "stop_sequence": "stop", "max_tokens": "length"}
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,10 @@ class AnthropicSubject:
         if stop := [s for s in how.stop if s.strip()]:
             asked["stop_sequences"] = stop
         reply, ended = self.at.message(self.client, self.path, asked, self.options.timeout)
-        if ended not in ENDED:
+        if ended not in FINISH_REASONS:
             raise http_client.RequestError(f'it sent no answer, with the stop reason "{ended}"')
         text = http_client.cut_at_stop(reply.text, how.stop)
-        return Completion(text, "stop" if text != reply.text else ENDED[ended], reply.tokens_out)
+        return Completion(text, "stop" if text != reply.text else FINISH_REASONS[ended], reply.tokens_out)
 
 
 def _find_service(path: str, options: Anthropic) -> Service:

@@ -18,9 +18,9 @@ from harness.internals import CachedSubject, StageModels
 from harness_judge.prompts import Question, truncate_text
 from harness_judge.verdict import FailedQuestion, Reply
 
-SHORTEST = 64  # characters of a text below which cutting it further would leave nothing to judge
+MIN_TEXT_CHARS = 64  # characters of a text below which cutting it further would leave nothing to judge
 MARK = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")  # an added token that tells parts of a chat apart, special or not
-BATCH = 32  # questions at a time: a sign of life in between
+BATCH_QUESTIONS = 32  # questions at a time: a sign of life in between
 
 
 class LocalJudge:
@@ -52,9 +52,9 @@ class LocalJudge:
         cached = CachedSubject(self.ref, self._name, models, 0, self.responses) if self.responses else None
         try:
             subject: Any = cached or models[0]
-            for start in range(0, len(questions), BATCH):
+            for start in range(0, len(questions), BATCH_QUESTIONS):
                 self.progress(start, len(questions))
-                yield from enumerate(self._read(subject, questions[start : start + BATCH]), start)
+                yield from enumerate(self._read(subject, questions[start : start + BATCH_QUESTIONS]), start)
             self.asked += len(questions)
             if cached and cached.asked == cached.found:
                 self.found += len(questions)
@@ -109,7 +109,7 @@ class LocalJudge:
         while True:
             one = fits.messages(letter=True), next(iter(fits.labels))  # the question and one of its verdicts
             tokens = int(subject.count_tokens([one])[0])
-            if tokens <= context or most <= SHORTEST:
+            if tokens <= context or most <= MIN_TEXT_CHARS:
                 return fits if tokens <= context else None, tokens
             most //= 2
             fits = replace(question, data={name: truncate_text(text, most) for name, text in question.data.items()})

@@ -120,7 +120,7 @@ class JudgeOptions:
 
     def __post_init__(self) -> None:
         wrong = list[str]()
-        for name, least in LEAST.items():
+        for name, least in MIN_OPTION_VALUES.items():
             if (value := getattr(self, name)) is not None and value < least:
                 wrong.append(f"{name} is {value}; it must be {least} or more")
         for name in ("timeout", "max_usd"):
@@ -201,7 +201,7 @@ class JudgeOptions:
         raise UsageError(f'backend "auto" found no API key; set {wanted}, or name a local model')
 
 
-LEAST = {
+MIN_OPTION_VALUES = {
     "k": 1, "verdict_tokens": 16, "answer_chars": 100, "concurrency": 1, "retries": 0, "adversaries": 0,
     "max_calls": 1, "max_tokens": 1,
 }  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-TURNED = {"A": "B", "B": "A", "tie": "tie"}
+SWAPPED_VERDICTS = {"A": "B", "B": "A", "tie": "tie"}
 
 
 class PairVerdict(NamedTuple):
@@ -53,7 +53,7 @@ def require_reply(outcome: object) -> Reply:
 def parse_pair_verdict(reply: Reply) -> PairVerdict:
     """Return the verdict ("A", "B" or "tie") and the reason; raises NoVerdictError."""
     found = _read_object(reply)
-    if (verdict := found.get("verdict")) not in TURNED:
+    if (verdict := found.get("verdict")) not in SWAPPED_VERDICTS:
         raise NoVerdictError(f"the verdict is {_quote_value(verdict)} instead of A, B or tie")
     return PairVerdict(str(verdict), str(found.get("reason", "")))
 

@@ -19,7 +19,7 @@ SCALES: Mapping[str, Scale] = {  # of those of lm_eval's aggregations that a sum
     **{"perplexity": "perplexity", "weighted_perplexity": "perplexity"},
 }
 MEANS = frozenset({"mean", "nanmean"})  # the mean over a group's documents is the group's, as lm_eval has it
-OTHER = "other"  # every aggregation that needs all documents at once
+OTHER_METRIC = "other"  # every aggregation that needs all documents at once
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _list_declared_metrics(config: Config) -> Iterator[TaskMetric]:
         aggregation = (
             entry["aggregation"] if told else _name_of(_import_registry().metric_agg_registry.get(metric, None))
         )
-        kind = aggregation if aggregation in SCALES else OTHER
+        kind = aggregation if aggregation in SCALES else OTHER_METRIC
         for name in filters:
             ours = metric if len(filters) == 1 else f"{metric}@{name}"
             yield TaskMetric(ours, metric, name, kind, "higher" if higher else "lower")
@@ -119,7 +119,7 @@ def _name_of(function: Any) -> str:
     if function is np.mean:
         return "mean"
     known = _import_registry().aggregation_registry
-    return next((name for name in SCALES if known.get(name) is function), OTHER)
+    return next((name for name in SCALES if known.get(name) is function), OTHER_METRIC)
 
 
 def _list_class_metrics(leaf: TaskConfig) -> Iterator[TaskMetric]:

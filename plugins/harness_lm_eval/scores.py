@@ -16,7 +16,7 @@ from harness_lm_eval.metrics import EvalMetric, TaskMetric
 from harness_lm_eval.tasks import LoadedTask, TaskOptions, blame_task_code, load_tasks
 
 TUPLE = "()"  # marks a list of JSON that was a tuple
-CUT = "prompt cut from the left, tokens: "
+CUT_NOTE = "prompt cut from the left, tokens: "
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _make_score(row: DocumentRow, metrics: Sequence[EvalMetric], cut: Mapping[tu
             values[gauge.name] = math.nan
     weights = {name: weight for name, weight in weights.items() if weight != 1}
     lost = max((cut.get((r.task_name, r.doc_id), 0) for r in row.requests), default=0)
-    note = "a log-probability is not finite" if not finite else f"{CUT}{lost}" if lost else None
+    note = "a log-probability is not finite" if not finite else f"{CUT_NOTE}{lost}" if lost else None
     if any(gauge.scale is None for gauge in metrics):
         known = {"task": row.task.name, "values": kept if finite else None, **({"note": note} if note else {})}
         note = json.dumps(known, ensure_ascii=False)

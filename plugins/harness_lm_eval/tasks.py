@@ -20,9 +20,11 @@ from harness_lm_eval.metrics import EvalMetric, TaskMetric, list_eval_metrics, t
 from harness_lm_eval.names import Config
 
 Doc = dict[str, Any]
-KEPT = 32  # evals whose tasks stay in memory
-SPARE = 8  # examples drawn beyond those wanted, for documents that are examples themselves
-OURS = frozenset({"id", "input", "target", "task", "doc_id"})  # columns of a row; a document's own get "doc." in front
+MAX_CACHED_EVALS = 32  # evals whose tasks stay in memory
+SPARE_SHOTS = 8  # examples drawn beyond those wanted, for documents that are examples themselves
+ROW_COLUMNS = frozenset(
+    {"id", "input", "target", "task", "doc_id"}
+)  # columns of a row; a document's own get "doc." in front
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class FixedShots:
     def sample(self, n: int, eval_doc: Doc | None = None, **_: Any) -> Sequence[Doc]:
         """Return n examples, none of them the document itself."""
         drawn = random.Random(self.seed).sample(self.pool, min(n, len(self.pool)))  # noqa: S311 -- not for secrets
-        spare = random.Random(self.seed + 1).sample(self.pool, min(n + SPARE, len(self.pool)))  # noqa: S311
+        spare = random.Random(self.seed + 1).sample(self.pool, min(n + SPARE_SHOTS, len(self.pool)))  # noqa: S311
         found = [d for d in drawn if d != self.doc]
         found += [d for d in spare if d != self.doc and d not in found][: n - len(found)]
         if len(found) < n:
@@ -147,7 +149,7 @@ class LoadedTask:
         elif not (isinstance(prompt, str) and prompt):
             prompt = "\n".join(map(str, choices)) or target
         fields = doc if isinstance(doc, Mapping) else {"doc": doc}
-        told = {f"doc.{k}" if k in OURS else k: _convert_to_json(v) for k, v in fields.items()}
+        told = {f"doc.{k}" if k in ROW_COLUMNS else k: _convert_to_json(v) for k, v in fields.items()}
         return {**told, "task": self.name, "doc_id": number, "input": prompt, "target": target}
 
 
@@ -175,7 +177,7 @@ def build_tasks(asked: TaskOptions, folder: Path) -> Tasks:
             each.append(LoadedTask(leaf.name, task, docs, tuple(task_metrics(leaf)), sampler, asked, remote))
     rows = sum(len(one.docs) for one in each)
     built = {one.name: replace(one, weight=rows / (len(each) * len(one.docs))) for one in each}
-    while len(_built) >= KEPT:
+    while len(_built) >= MAX_CACHED_EVALS:
         del _built[next(iter(_built))]
     _built[repr(asked), folder] = built, metrics
     return built, metrics

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from harness import Mistakes, Progress, UsageError, did_you_mean
 from harness.internals import schema, subprocess_call, suggest_option
-from harness_lora.fields import FULL, MOVES_BASE, ON_FLOATS, OURS, PREPARED, REFUSED, UNTRAINED, refused_fields
+from harness_lora.fields import (
+    FULL_PRECISION_FIELDS,
+    MOVES_BASE,
+    ON_FLOATS,
+    PREPARED_FIELDS,
+    REFUSED_FIELDS,
+    RESERVED_FIELDS,
+    UNTRAINED_FIELDS,
+    refused_fields,
+)
 from harness_lora.files import (
     WEIGHTS,
     AdapterTensor,
@@ -62,8 +71,8 @@ class Lora:
         from peft.tuners.lora import Linear
 
         self._check_names()
-        if (start := self.fields.get("init_lora_weights", True)) in PREPARED:
-            raise UsageError(f'init_lora_weights "{start}": {PREPARED[start]}')
+        if (start := self.fields.get("init_lora_weights", True)) in PREPARED_FIELDS:
+            raise UsageError(f'init_lora_weights "{start}": {PREPARED_FIELDS[start]}')
         if self.quantization and str(start).startswith(ON_FLOATS):
             raise UsageError(f'init_lora_weights "{start}": cannot be computed on a 4-bit base; use lora')
         if "lm_head" in {name.rpartition(".")[2] for name in _list_names(self.fields["target_modules"])}:
@@ -92,12 +101,12 @@ class Lora:
         hints, mistakes = get_type_hints(LoraConfig), Mistakes()
         hints["init_lora_weights"] = bool | str  # PEFT spells a pattern as a literal
         known = {f.name for f in dataclasses.fields(LoraConfig)}
-        not_done = {**UNTRAINED, **refused_fields(known), **(FULL if self.quantization else {})}
+        not_done = {**UNTRAINED_FIELDS, **refused_fields(known), **(FULL_PRECISION_FIELDS if self.quantization else {})}
         for name, value in self.fields.items():
             # the class of a field that is a configuration of its own, which PEFT makes of a table
             nested: Any = next((arg for arg in get_args(hints.get(name)) if dataclasses.is_dataclass(arg)), None)
-            if name in OURS:
-                mistakes.add(f'option "{name}"', f"cannot be set: {OURS[name]}; remove it")
+            if name in RESERVED_FIELDS:
+                mistakes.add(f'option "{name}"', f"cannot be set: {RESERVED_FIELDS[name]}; remove it")
             elif name not in known:
                 mistakes.add(f'option "{name}"', f"is not a field of PEFT's LoraConfig{suggest_option(name, known)}")
             elif name in not_done:
@@ -179,7 +188,7 @@ class Lora:
         """Raise UsageError when the folder `adapter` holds no adapter, or one that was made for another base."""
         config = read_config(adapter)
         plain = type(config)()
-        for name, why in REFUSED.items():
+        for name, why in REFUSED_FIELDS.items():
             if getattr(config, name) != getattr(plain, name):
                 raise adapter_error(
                     adapter, f'was trained with "{name}", which cannot be evaluated here: {why}; train without it'

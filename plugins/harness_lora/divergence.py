@@ -24,10 +24,10 @@ from harness import CheckFailedError
 from harness_hf import ModelTokenizer, free_memory, iterate_row_slices
 
 SMOKE_TOKENS = 48
-BESIDE = 2**30  # bytes on a GPU for what a model computes, beside its weights
-TOKENS = 2000  # that are predicted in all
-WINDOW = 192  # tokens at most of one text that are read at once
-TOGETHER = 512  # tokens of windows that are read together, with their padding
+GPU_RESERVE_BYTES = 2**30  # bytes on a GPU for what a model computes, beside its weights
+TOTAL_TOKENS = 2000  # that are predicted in all
+WINDOW_TOKENS = 192  # tokens at most of one text that are read at once
+BATCH_TOKENS = 512  # tokens of windows that are read together, with their padding
 LINES = [json.loads(line) for line in Path(__file__).with_name("texts.jsonl").read_bytes().splitlines()]
 CHATS: list[list[dict[str, str]]] = [line for line in LINES if isinstance(line, list)]
 TEXTS: list[str] = [line for line in LINES if isinstance(line, str)]
@@ -100,7 +100,7 @@ def _compute_logprobs(model: Any, ids: Sequence[Any], tell: Callable[[int], None
     """Ask for windows of like lengths together: one pass over the weights, which may lie on the other side of a bus."""
     found, left = dict[int, Any](), sorted(range(len(ids)), key=lambda i: -ids[i].shape[1])
     while left:
-        size = max(1, TOGETHER // ids[left[0]].shape[1])
+        size = max(1, BATCH_TOKENS // ids[left[0]].shape[1])
         batch, left = left[:size], left[size:]
         texts = [ids[i][0] for i in batch]
         logits = model(**_pad_texts(model, texts, "right"), use_cache=False).logits  # (B, T, V)
@@ -148,7 +148,7 @@ def loading_gpu() -> LoadingGpu | None:
 
 def device_for(size: int) -> str:
     """Return where a model of so many bytes is loaded: on the GPU, if its free memory holds it."""
-    return "auto" if (found := loading_gpu()) is None or size + BESIDE < found[1] else "cpu"
+    return "auto" if (found := loading_gpu()) is None or size + GPU_RESERVE_BYTES < found[1] else "cpu"
 
 
 def offload_layers(model: Any, device: str) -> Any:
@@ -160,7 +160,9 @@ def offload_layers(model: Any, device: str) -> Any:
     return cpu_offload(model, found[0], offload_buffers=True, preload_module_classes=whole)
 
 
-def token_windows(tokenizer: PreTrainedTokenizerBase, tokens: int = TOKENS, longest: int = WINDOW) -> list[Any]:
+def token_windows(
+    tokenizer: PreTrainedTokenizerBase, tokens: int = TOTAL_TOKENS, longest: int = WINDOW_TOKENS
+) -> list[Any]:
     """Return ids, each (1, T) with 2 ≤ T ≤ `longest`, that predict `tokens` in all, or fewer if fewer are."""
     told = []  # as the tokenizer's template frames a conversation; as plain text what it refuses, or without one
     for messages in CHATS:

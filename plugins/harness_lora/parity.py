@@ -30,7 +30,7 @@ from harness_hf import keep_decoded, load_model, load_tokenizer, resolve_device,
 from harness_lora.divergence import (
     PROMPTS,
     SMOKE_TOKENS,
-    WINDOW,
+    WINDOW_TOKENS,
     ModelOutputs,
     compare_models,
     device_for,
@@ -44,8 +44,8 @@ from harness_lora.plan import MergePlan, check_changed, make_plan
 KL, MARGIN = 1e-6, 1e-4  # nats per token, and nats between first and second choice: what float32 arithmetic costs
 NOISE, TAIL = 4, 8  # in half precision: times the noise that is measured, and deviations of a log-probability
 TRAINED_WINDOWS = 6  # on which the model as it was trained in 4 bits is compared, some 700 tokens
-EXACT = 4_000_000_000  # parameters up to which all is computed in float32
-OTHERWISE = "ship the adapter, or merge with PEFT and name that folder as [candidate] merged"
+MAX_FLOAT32_PARAMETERS = 4_000_000_000  # parameters up to which all is computed in float32
+MERGE_ADVICE = "ship the adapter, or merge with PEFT and name that folder as [candidate] merged"
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class MergeFolders:
 
     @property
     def computed(self) -> str:
-        return "float32" if self.parameters <= EXACT else "auto"
+        return "float32" if self.parameters <= MAX_FLOAT32_PARAMETERS else "auto"
 
     def load(self, path: str, adapter: str | None = None, quantization: dict[str, Any] | None = None) -> Any:
         """Load a model to be computed in; its 4-bit weights are those of a load in the dtype it was trained in."""
@@ -167,8 +167,8 @@ def verify_merge(question: MergeFolders) -> dict[str, Any]:
     """Compare the merged model with the adapter on the same base; raises CheckFailedError when they are two models."""
     facts = question.compare_tensors()
     config = AutoConfig.from_pretrained(question.base, local_files_only=True, trust_remote_code=False)
-    longest = getattr(config, "max_position_embeddings", None) or WINDOW
-    ids = token_windows(load_tokenizer(question.base), longest=min(WINDOW, longest))
+    longest = getattr(config, "max_position_embeddings", None) or WINDOW_TOKENS
+    ids = token_windows(load_tokenizer(question.base), longest=min(WINDOW_TOKENS, longest))
     kl, margin = _find_limits(question, ids)
     few = ids[:TRAINED_WINDOWS] if question.trained else []
     tell = _make_progress_reporter(len(ids) * 3 + len(few))
@@ -182,7 +182,7 @@ def verify_merge(question: MergeFolders) -> dict[str, Any]:
             "merge: the merged model differs from the adapter on its base [merge-forward]: "
             f"before rounding the KL is {before.kl:.2g} nats per token (limit {kl:.2g}), and "
             f"the first choice changes where the adapter's leads by {before.margin:.2g} nats "
-            f"(limit {margin:.2g}), on {before.tokens} tokens; {OTHERWISE}"
+            f"(limit {margin:.2g}), on {before.tokens} tokens; {MERGE_ADVICE}"
         )
     after = compare_models(unrounded, merged, ids)
     facts |= {"kl": before.kl, "top1": before.top1, "tokens": before.tokens}

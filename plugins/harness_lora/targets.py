@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 ALL = "all-linear"
-UNCALLED = dict.fromkeys(("mamba", "falcon_mamba", "jamba"), ("dt_proj",))  # linears of which only the weight is read
+UNCALLED_MODULES = dict.fromkeys(
+    ("mamba", "falcon_mamba", "jamba"), ("dt_proj",)
+)  # linears of which only the weight is read
 
 
 def restrict_targets(config: LoraConfig, model: Any) -> LoraConfig:
@@ -108,7 +110,7 @@ def _find_unadaptable(config: LoraConfig, model: Any, names: Sequence[str]) -> s
             LoraModel._check_target_module_compatiblity(None, config, model, end)
         except ValueError:
             found.add(end)
-        if end in UNCALLED.get(model.config.model_type, ()):
+        if end in UNCALLED_MODULES.get(model.config.model_type, ()):
             found.add(end)
         if returns_several_tensors(model.get_submodule(name)):
             found.add(end)

@@ -15,7 +15,7 @@ Part = Literal["facts", "instructions", "arithmetic"]
 PARTS: tuple[Part, ...] = ("facts", "instructions", "arithmetic")
 PROBABILITY = "probability"  # the metric of facts that says how sure a model is of them
 Mark = tuple[float, str, str | None, dict[str, float]]  # right, NaN where nothing can be said; answer; note; more
-ANSWERED: dict[str, dict[str, Any]] = {
+GENERATION_OPTIONS: dict[str, dict[str, Any]] = {
     "instructions": {"max_new_tokens": 48},
     "arithmetic": {"max_new_tokens": 6, "stop": ["\n"]},
 }
@@ -91,7 +91,7 @@ def _mark_choices(subject: Subject, rows: Sequence[Sample]) -> Iterator[Mark]:
 
 def _mark_answers(subject: Subject, rows: Sequence[Sample], part: Part) -> Iterator[Mark]:
     """Yield whether an answer keeps its instruction, or is the number."""
-    for sample, answer in zip(rows, subject.generate([s.input for s in rows], **ANSWERED[part]), strict=True):
+    for sample, answer in zip(rows, subject.generate([s.input for s in rows], **GENERATION_OPTIONS[part]), strict=True):
         right = answer.strip() == sample.target
         if part == "instructions":
             right = rules.follows_rule(answer, sample.row["rule"], sample.row["arguments"])

@@ -13,7 +13,7 @@ from typing import Any
 
 FENCE = re.compile(r"(?P<mark>`{3,}+|~{3,}+)\w*\s*(?P<inner>.*?)(?P=mark)", re.DOTALL)
 BULLET = re.compile(r"^\s*[-*•]\s+\S", re.MULTILINE)
-NUMBERED = re.compile(r"^\s*(\d+)[.)]\s+\S", re.MULTILINE)
+NUMBERED_LINE = re.compile(r"^\s*(\d+)[.)]\s+\S", re.MULTILINE)
 
 
 def lower(answer: str) -> bool:
@@ -33,7 +33,7 @@ def bullets(answer: str, count: int) -> bool:
 
 def numbered(answer: str, count: int) -> bool:
     """Return whether the lines that begin with a number are 1, 2, … up to so many."""
-    return [int(n) for n in NUMBERED.findall(answer)] == list(range(1, count + 1))
+    return [int(n) for n in NUMBERED_LINE.findall(answer)] == list(range(1, count + 1))
 
 
 def keys(answer: str, names: Sequence[str]) -> bool:

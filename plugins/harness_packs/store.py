@@ -11,7 +11,7 @@ from typing import Any
 from harness import UsageError, did_you_mean
 
 Row = dict[str, Any]
-HERE = Path(__file__).parent
+PACK_FOLDER = Path(__file__).parent
 SOURCES = {  # name -> sha256 of its file
     "capitals": "e34121a60298e90ad3979df44f398cfe8f4dd6e02059a75a8e32b32e62a12db2",
     "topics": "be6b0261a03cb6f5b72170b36ebfe3afb875d6fb60da4db52af2f7a11e33d64d",
@@ -52,7 +52,7 @@ def read_pack(name: str, pinned: str = "") -> list[Row]:
 
 
 def _read_rows(name: str, digest: str, where: str) -> list[Row]:
-    path = HERE / f"{name}.jsonl"
+    path = PACK_FOLDER / f"{name}.jsonl"
     try:
         content = path.read_bytes()
     except OSError as error:

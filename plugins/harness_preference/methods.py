@@ -13,7 +13,7 @@ from harness_lora import MOVES_BASE
 from harness_sft import Method, Row, Select, base_placement, check_shapes, import_later, name_rows, take_columns
 
 DATA = "[train] data:"
-REFUSED = {
+REFUSED_FIELDS = {
     "sync_ref_model": "the reference is the model before training",
     "ref_model_mixup_alpha": "the reference is the model before training",
     "ref_model_sync_steps": "the reference is the model before training",
@@ -23,7 +23,7 @@ REFUSED = {
     "pad_token": "the tokenizer's own is used",
     "activation_offloading": "it is not tested yet",
 }
-REFERENCE = 4  # bytes a parameter, in float32
+REFERENCE_BYTES = 4  # bytes a parameter, in float32
 
 
 def check_adapter(adapter: Adapter | None) -> None:
@@ -90,7 +90,12 @@ def _is_chat(value: Any) -> bool:
 
 def _make_method(name: str, select: Select) -> Method:
     checked, preview = (import_later("harness_preference.trainer", f"{kind}{name}") for kind in ("Checked", "Preview"))
-    how: dict[str, Any] = {"refused": REFUSED, "fits": check_adapter, "reference": REFERENCE, "beside": load_reference}
+    how: dict[str, Any] = {
+        "refused": REFUSED_FIELDS,
+        "fits": check_adapter,
+        "reference": REFERENCE_BYTES,
+        "beside": load_reference,
+    }
     return Method(f"{name}Config", checked, select, preview, **how)
 
 

@@ -18,12 +18,16 @@ from harness.internals import chat
 from harness_hf import ModelTokenizer, RowEncoder
 from harness_sft import CheckedTrainerMixin, TokenCounts, encode_dataset, name_rows
 
-IGNORED = -100
+IGNORED_LABEL = -100
 PAIR, ALONE = ("chosen_ids", "rejected_ids"), ("completion_ids",)  # the first is what is to be learnt
-COMPARED = "KL_completion_ids"  # of KTO: another row's answer, for its estimate of the divergence
-FAR = 0.01  # a reward at the first step, or the first loss from ln 2: what rounding makes is far below
-KEPT = {"chosen": "rewards/chosen", "rejected": "rewards/rejected", "accuracy": "rewards/accuracies"}  # TRL's metrics
-LAST = 10  # steps whose mean is told
+KL_COLUMN = "KL_completion_ids"  # of KTO: another row's answer, for its estimate of the divergence
+MAX_START_DEVIATION = 0.01  # a reward at the first step, or the first loss from ln 2: what rounding makes is far below
+REWARD_METRICS = {
+    "chosen": "rewards/chosen",
+    "rejected": "rewards/rejected",
+    "accuracy": "rewards/accuracies",
+}  # TRL's metrics
+LAST_STEPS = 10  # steps whose mean is told
 FIX = "the reference must be the model before training: use the same base, and no adapter that changes it"
 
 
@@ -40,7 +44,7 @@ def encode_judged(
         return whole
 
     def rotate(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        return {COMPARED: [*batch["completion_ids"][-1:], *batch["completion_ids"][:-1]]}
+        return {KL_COLUMN: [*batch["completion_ids"][-1:], *batch["completion_ids"][:-1]]}
 
     return whole.map(rotate, batched=True, batch_size=args.per_device_train_batch_size)
 
@@ -111,9 +115,11 @@ class ReferenceModelMixin(CheckedTrainerMixin):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         metrics = self._metrics["train"]
-        before = {key: len(metrics.get(key, ())) for key in KEPT.values()}
+        before = {key: len(metrics.get(key, ())) for key in REWARD_METRICS.values()}
         loss = super().training_step(*args, **kwargs)
-        found = {name: metrics[key][-1] for name, key in KEPT.items() if len(metrics.get(key, ())) > before[key]}
+        found = {
+            name: metrics[key][-1] for name, key in REWARD_METRICS.items() if len(metrics.get(key, ())) > before[key]
+        }
         if not self.state.global_step and self.args.disable_dropout:  # dropout alone makes two answers of one model
             self._look_at_reference(found, float(loss) * self.current_gradient_accumulation_steps)
         self.step_rewards.append(found)
@@ -121,13 +127,13 @@ class ReferenceModelMixin(CheckedTrainerMixin):
 
     def end_step(self) -> None:
         """Add up the rewards of the batches of a step."""
-        self.remembered["rewards"].append({name: _average_steps(self.step_rewards, name) for name in KEPT})
+        self.remembered["rewards"].append({name: _average_steps(self.step_rewards, name) for name in REWARD_METRICS})
         self.step_rewards = []
 
     def extra_facts(self) -> dict[str, Any]:
         """Return the first loss, and the rewards of the last steps."""
         rewards = self.remembered["rewards"]
-        last = {name: _average_steps(rewards[-LAST:], name) for name in KEPT}
+        last = {name: _average_steps(rewards[-LAST_STEPS:], name) for name in REWARD_METRICS}
         told = {f"{name}_reward": last[name] for name in ("chosen", "rejected")}
         told |= {"reward_margin": last["chosen"] - last["rejected"], "reward_accuracy": last["accuracy"]}
         first = [abs(rewards[0][name]) for name in ("chosen", "rejected")]
@@ -140,10 +146,10 @@ class ReferenceModelMixin(CheckedTrainerMixin):
         rewards = [found[name] for name in ("chosen", "rejected") if name in found]
         plain = self.args.loss_type == ["sigmoid"] and not self.aux_loss_enabled and not self.use_weighting
         weight = self.loss_weights[0] if plain else 1.0
-        if plain and abs(loss - weight * math.log(2)) > FAR * weight:
+        if plain and abs(loss - weight * math.log(2)) > MAX_START_DEVIATION * weight:
             want = f"it must be {f'{weight:g} * ' * (weight != 1)}ln 2 = {weight * math.log(2):.4f}"
             what = f"the first loss is {loss:.4f}, but {want}, so the reference is another model"
-        elif max(map(abs, rewards), default=0.0) > FAR:
+        elif max(map(abs, rewards), default=0.0) > MAX_START_DEVIATION:
             said = ", ".join(f"{reward:.3g}" for reward in rewards)
             what = f"the first rewards are {said} instead of 0, so the reference is another model"
         else:
@@ -174,12 +180,12 @@ class PairsPreview(Trainer):  # type: ignore[misc]
     def examples(self) -> list[Example]:
         """Return each answer after its prompt in tokens, before they are cut."""
         rows = ((row["row"], row["prompt_ids"], row[column]) for column in self.answers for row in self.whole)
-        return [Example(number, asked + said, [IGNORED] * len(asked) + said) for number, asked, said in rows]
+        return [Example(number, asked + said, [IGNORED_LABEL] * len(asked) + said) for number, asked, said in rows]
 
     def batch(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Return rows as a batch, their labels written as other trainers have them."""
         batch = self.data_collator(rows)
-        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
+        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED_LABEL)
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
 
 

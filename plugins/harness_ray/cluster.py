@@ -21,16 +21,16 @@ from harness import UsageError, Worker, WorkerLostError, WorkerServer, is_heartb
 from harness.internals import is_secret, shorten_text
 
 INSTALL = "pip install ray"
-STORE = 100 << 20  # bytes of shared memory: messages are small
-QUIET = {  # before Ray is imported
+OBJECT_STORE_BYTES = 100 << 20  # bytes of shared memory: messages are small
+QUIET_ENVIRONMENT = {  # before Ray is imported
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_AUTH_MODE": "token",
 }
-PATIENCE = 20.0  # seconds for what a lost worker had to be free again
+RELEASE_TIMEOUT_S = 20.0  # seconds for what a lost worker had to be free again
 _held: dict[str, int] = {}  # by place: the workers of the stage before
-ANSWERS = 5.0  # seconds for a cluster to take a connection
+CONNECT_TIMEOUT_S = 5.0  # seconds for a cluster to take a connection
 
 
 class RayWorkers:
@@ -57,7 +57,7 @@ class RayWorkers:
         count = self._free(ray, _held.get(self.place, 1)) or int(self.asked)  # a cluster grows when it is asked
         _held[self.place] = count
         if not count:
-            what = f"of {offered.get(self.kind, 0):g} {self.kind}s none became free in {PATIENCE:g} s"
+            what = f"of {offered.get(self.kind, 0):g} {self.kind}s none became free in {RELEASE_TIMEOUT_S:g} s"
             raise UsageError(f'--on "{self.said}": {what}')
         return [self._actor(ray) for _ in range(count)]
 
@@ -71,7 +71,7 @@ class RayWorkers:
 
     def _free(self, ray: Any, wanted: int) -> int:
         """Return how many GPUs or processors are free; what was in use a moment ago may take some seconds to be."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + RELEASE_TIMEOUT_S
         while True:
             count = int(ray.available_resources().get(self.kind, 0)) // self.each
             if count >= wanted or time.monotonic() >= until:
@@ -121,7 +121,7 @@ class RayWorker:
 
 def connect_ray(cluster: RayWorkers) -> Any:
     """Return Ray, connected to a cluster, which stays for the process' later stages; raises UsageError."""
-    for name, value in QUIET.items():
+    for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not cluster.place:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # or Ray would write one into the user's home
@@ -134,11 +134,11 @@ def connect_ray(cluster: RayWorkers) -> Any:
     if cluster.place:
         host, _, port = cluster.place.rpartition(":")
         try:  # Ray itself would try for a minute where nobody listens, and end the process
-            socket.create_connection((host, int(port)), ANSWERS).close()
+            socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
         except (OSError, OverflowError) as error:
             what = f"there is no cluster ({getattr(error, 'strerror', None) or error}); start one with ray start --head"
             raise UsageError(f'--on "{cluster.said}": {what}') from None
-    ours = {"include_dashboard": False, "object_store_memory": STORE, "_node_ip_address": "127.0.0.1"}
+    ours = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "_node_ip_address": "127.0.0.1"}
     given: dict[str, Any] = {"address": cluster.place} if cluster.place else {"address": "local", **ours}
     before = signal.getsignal(signal.SIGTERM)
     try:

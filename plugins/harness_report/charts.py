@@ -11,9 +11,9 @@ from harness_report.formatting import format_value
 from harness_report.svg import ACCENT, BARRED, BASE, FAIL, HAIR, INK, MUTED, PAGE, PASS, Chart, label_layer
 
 WIDTH, HEIGHT = 328, 190  # of a panel, px
-POINTS = 400  # of a series, at most
-LONG = 40  # points of a series, from which on its moving average is drawn
-NEAR = 0.08  # of the width or height, at which the names of two points cover each other
+MAX_POINTS = 400  # of a series, at most
+MIN_AVERAGED_POINTS = 40  # points of a series, from which on its moving average is drawn
+MIN_LABEL_DISTANCE = 0.08  # of the width or height, at which the names of two points cover each other
 NINE_OF_TEN = (0.05, 0.25, 0.5, 0.75, 0.95)
 Spec = dict[str, Any]
 Names = tuple[str, str]
@@ -129,7 +129,11 @@ def tradeoff_chart(
     spans = {key: max(p[key] for p in points) - min(p[key] for p in points) for key in ("kept", "gained")}
     places = list[list[Spec]]()
     for point in points:
-        held = (one for one in places if all(abs(one[0][key] - point[key]) <= NEAR * spans[key] for key in spans))
+        held = (
+            one
+            for one in places
+            if all(abs(one[0][key] - point[key]) <= MIN_LABEL_DISTANCE * spans[key] for key in spans)
+        )
         if (here := next(held, None)) is None:
             places.append(here := [])
         here.append(point)
@@ -156,7 +160,7 @@ def _pad_range(values: Sequence[float]) -> tuple[float, float]:
 def ordered_chart(title: str, note: str, values: Sequence[float], *, what: str, mean: Sequence[float]) -> Chart:
     """Draw the rows' values of a metric in their order, the smallest first, with their mean and its bounds, or none."""
     found = sorted(values)
-    n, step = len(found), max(1, len(found) // POINTS)
+    n, step = len(found), max(1, len(found) // MAX_POINTS)
     points = [{"i": i + 1, "v": v} for i, v in enumerate(found) if i % step == 0 or i == n - 1]
     rungs = [1, *(round(n * k / 3) for k in (1, 2, 3))] if n > 6 else list(range(1, n + 1))
     x = _make_axis("i", what, grid=False, scale={"domain": [1, n], "nice": False}, values=rungs)
@@ -185,7 +189,7 @@ def scatter_chart(title: str, note: str, pairs: Points, names: Names) -> Chart:
     far = most + abs(most) / 4  # one row far out would push all others into a corner
     near = sorted(p for p in pairs if max(p) <= far) or sorted(pairs)
     note += f"; {len(pairs) - len(near)} beyond the chart" if len(near) < len(pairs) else ""
-    chosen = near[:: max(1, len(near) // POINTS)]
+    chosen = near[:: max(1, len(near) // MAX_POINTS)]
     low, top = min(0.0, *(min(p) for p in chosen)), max(0.0, *(max(p) for p in chosen))
     top = top if low < top else 1.0
     steps = svg.round_ticks(low, top, 5)
@@ -261,7 +265,7 @@ def line_chart(
     ]
     names, places = [], {"x": _make_number_field("x"), "y": _make_number_field("y")}
     for i, (name, points) in enumerate(lines.items()):
-        step = max(1, math.ceil(len(points) / POINTS))
+        step = max(1, math.ceil(len(points) / MAX_POINTS))
         kept = [{"x": a, "y": b} for j, (a, b) in enumerate(points) if j % step == 0 or j == len(points) - 1]
         shape: Spec = {"kind": "line", "strokeWidth": 1.5} if len(kept) > 1 else {"kind": "point", "filled": True}
         smooth = [] if i else _average_tenths(points)
@@ -285,7 +289,7 @@ def line_chart(
 
 def _average_tenths(points: Points) -> list[tuple[float, float]]:
     """Return the mean of each tenth of a long series that ends at a step; nothing of a short one."""
-    if len(points) < LONG:
+    if len(points) < MIN_AVERAGED_POINTS:
         return []
     width = len(points) // 10
     windows = [points[max(0, i - width + 1) : i + 1] for i in range(len(points))]

@@ -30,15 +30,15 @@ from harness_report.gates import claim_text, estimate_text, figures
 from harness_report.pairs import LOST, WON, Pairs, pair_metric
 from harness_report.reading import LoadedRun, gate_metric, gate_result, gate_samples, question_of_row
 
-ALIKE = "the same on every row"  # the reading of a metric of which no row changed
-OTHER = "the other run"  # the name of the baseline in a test between two runs
+SAME_TEXT = "the same on every row"  # the reading of a metric of which no row changed
+OTHER_RUN = "the other run"  # the name of the baseline in a test between two runs
 READINGS = {
     Outcome.FAIL: "worse",
     Outcome.INCONCLUSIVE: "not significantly different",
     Outcome.PASS: "better",
 }  # the worst first
-FORMAT = 1  # of the JSON
-INDENT = 16  # columns of a verdict's word, at least
+FORMAT_VERSION = 1  # of the JSON
+INDENT_COLUMNS = 16  # columns of a verdict's word, at least
 STYLES = {"PASS": "green", "FAIL": "red", "ERROR": "red", "INCONCLUSIVE": "yellow", "worse": "red", "better": "green"}
 Line = Table | Text | str | tuple[str, str, Text]  # of a terminal; a tuple is a word, its style, and what it is of
 
@@ -148,7 +148,7 @@ def _compare_metric(now: LoadedRun, before: LoadedRun, evaluation: str, metric: 
     left, name = len(ours.keys() | theirs.keys()) - len(ids), f"{evaluation}.{metric}"
     ours, theirs = {i: ours[i] for i in ids}, {i: theirs[i] for i in ids}
     pair = pair_metric(metric, theirs, ours, (before.ours, now.ours), lower=now.is_lower(name))
-    gate = Gate("between", name, versus=OTHER, better_by=0.0, severity="warn")
+    gate = Gate("between", name, versus=OTHER_RUN, better_by=0.0, severity="warn")
     one, other = (gate_result(k, name, rows) for k, rows in ((now, ours), (before, theirs)))
     try:
         verdict = decide(gate, gate_metric(now, name), one, other, gate_samples(ours), now.run.alpha, name=now.ours)
@@ -156,7 +156,7 @@ def _compare_metric(now: LoadedRun, before: LoadedRun, evaluation: str, metric: 
         hint = f"needs {error.name}, which is not installed; pip install numpy scipy"
         raise UsageError(f"two runs: the test of {name} {hint}") from None
     if pair.rows and not pair.count(LOST) + pair.count(WON):
-        reading = ALIKE
+        reading = SAME_TEXT
     elif now.run.digests.get(now.ours) == before.run.digests.get(before.ours):
         reading = "the same model"
     else:
@@ -169,7 +169,7 @@ def render_lines(*parts: Line) -> str:
     real = Console(highlight=False)
     width = real.width if real.is_terminal else 10_000
     console = Console(file=io.StringIO(), width=width, highlight=False, force_terminal=real.is_terminal)
-    indent = max([INDENT, *(len(part[0]) for part in parts if isinstance(part, tuple))])
+    indent = max([INDENT_COLUMNS, *(len(part[0]) for part in parts if isinstance(part, tuple))])
     for part in parts:
         if isinstance(part, tuple):
             word, style, text = part
@@ -200,13 +200,13 @@ def comparison_lines(c: RunComparison) -> str:
         parts.append(f"{count_noun(len(c.same), 'gate')} with the same result: {', '.join(b.name for b in c.same)}")
     if c.metrics:
         parts += ["", Text(f"{printable(c.now.ours)} on the rows of both runs", "bold")]
-    for m in (m for m in c.metrics if m.reading != ALIKE):
+    for m in (m for m in c.metrics if m.reading != SAME_TEXT):
         said, v = figures(c.now, m.verdict), m.verdict
         rows = f"{count_noun(len(m.pairs.rows), 'row')}, {m.pairs.count(LOST)} lost and {m.pairs.count(WON)} won"
         found = f"{estimate_text(c.now, v)}, {rows}" if v.estimate is not None else printable(v.why)
         text = Text(f"{printable(m.metric)}  {said.baseline}, now {said.value}\n{found}")
         parts.append((m.reading, STYLES.get(m.reading, ""), text))
-    if alike := [m.metric for m in c.metrics if m.reading == ALIKE]:
+    if alike := [m.metric for m in c.metrics if m.reading == SAME_TEXT]:
         parts.append(f"the same on every row: {printable(', '.join(alike))}")
     if c.settings:
         parts += ["", Text("differences in configuration", "bold")]
@@ -269,7 +269,7 @@ def comparison_json(c: RunComparison) -> str:
         metrics.append({**found, "won": won, "lost": lost, "why": v.why})
     settings = [{"key": s.key, "now": s.value, "before": s.before} for s in c.settings]
     value = {
-        "format": FORMAT,
+        "format": FORMAT_VERSION,
         "run": _describe_run(c.now),
         "against": _describe_run(c.before),
         "gates": gates,

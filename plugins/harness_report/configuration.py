@@ -14,7 +14,7 @@ from harness import Run, TrainingStep
 from harness.internals import count_noun, printable
 from harness_report import charts
 from harness_report.formatting import (
-    NONE,
+    NO_VALUE,
     escape_text,
     format_bytes,
     format_day,
@@ -27,7 +27,7 @@ from harness_report.pairs import Part
 from harness_report.reading import LoadedRun, subtable
 from harness_report.svg import Chart
 
-SEEN = 3  # training rows that are shown
+SHOWN_ROWS = 3  # training rows that are shown
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,10 @@ def training_section(kept: LoadedRun) -> SimpleNamespace | None:
     if "spikes" in facts:
         said.append(f"The loss spiked at {len(facts['spikes'])} steps." if facts["spikes"] else "No loss spikes.")
     return SimpleNamespace(
-        said=said, charts=list(_iterate_series(steps, facts)), rows=training_row_parts(kept.run), sweep=_describe_sweep(kept.run),
+        said=said,
+        charts=list(_iterate_series(steps, facts)),
+        rows=training_row_parts(kept.run),
+        sweep=_describe_sweep(kept.run),
         findings=[printable(f"{kind}: {f.name}: {f.what}" + (f"; {f.fix}" if f.fix else "")) for kind, f in kinds],
         missing="" if steps else "This report has only means of the training, not its course.",
     )  # fmt: skip
@@ -74,7 +77,7 @@ def _describe_sweep(run: Run) -> SimpleNamespace | None:
     for t in s.trials:
         change, low, high = (format_on_scale(x, s, versus=True) for x in (t.change, t.change_lower, t.change_upper))
         change += "" if t.change_lower is None or t.change_upper is None else f" [{low}, {high}]"
-        took = NONE if t.seconds is None else format_seconds(t.seconds)
+        took = NO_VALUE if t.seconds is None else format_seconds(t.seconds)
         mark = " ✓ chosen" if s.chosen is not None and t.value == s.chosen else ""
         lines.append([escape_text(text) for text in (f"{t.value}{mark}", format_value(t.metric), change, took)])
     said = f"Tried on {s.rows:,} selection rows, each step tested at α = {s.alpha:g}. {s.why}"
@@ -115,7 +118,7 @@ def _is_number(x: object) -> bool:
 def training_row_parts(run: Run) -> list[list[Part]]:
     """Return training rows as the model saw them, in parts, those that are learnt marked."""
     return [[(shorten_text(s.text, 1200), s.trained) for s in row.segments] for row in run.shown_rows if row.segments][
-        :SEEN
+        :SHOWN_ROWS
     ]
 
 

@@ -23,7 +23,7 @@ from harness.internals import (
 )
 from harness_report.formatting import (
     GLYPHS,
-    NONE,
+    NO_VALUE,
     claim_in_words,
     escape_text,
     format_bytes,
@@ -147,7 +147,7 @@ def gate_section(
     if v.method == "point":
         rows = "counted"
     elif not v.n:
-        rows = NONE
+        rows = NO_VALUE
     elif said.where:
         rows = f"{printable(said.where)}, {said.n:,} of {count_noun(v.n, 'row')}"
     else:
@@ -181,7 +181,7 @@ def comparison_link(kept: LoadedRun, evaluation: str, theirs: str, ours: str) ->
 def estimate_text(kept: LoadedRun, v: Verdict | None) -> str:
     """Return a verdict's estimate with its bounds."""
     if v is None or v.estimate is None:
-        return NONE
+        return NO_VALUE
     said = figures(kept, v)
     return f"{said.estimate} {bounds_text(v, said)}".rstrip()
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from harness import Outcome, Verdict
 from harness.internals import printable, slice_figures, summary, verdict_figures
-from harness_report.formatting import GLYPHS, NONE, claim_in_words, metric_in_words
+from harness_report.formatting import GLYPHS, NO_VALUE, claim_in_words, metric_in_words
 from harness_report.reading import LoadedRun
 
-FEWEST = 4  # gates on the slices of a metric, below which the list of gates is as clear
+MIN_SLICE_GATES = 4  # gates on the slices of a metric, below which the list of gates is as clear
 
 
 class Cell(NamedTuple):
@@ -47,7 +47,9 @@ def heat_maps(kept: LoadedRun) -> list[HeatMap]:
     for v in kept.run.verdicts:
         if (column := _find_slice_column(v)) and v.estimate is not None:
             gates.setdefault((v.metric, column), []).append(v)
-    return [_make_map(metric, column, found) for (metric, column), found in gates.items() if len(found) >= FEWEST]
+    return [
+        _make_map(metric, column, found) for (metric, column), found in gates.items() if len(found) >= MIN_SLICE_GATES
+    ]
 
 
 def _find_slice_column(v: Verdict) -> str:
@@ -86,7 +88,7 @@ def _iterate_cells(v: Verdict) -> Iterator[tuple[str, Outcome, Cell]]:
     """Yield value, outcome and cell of each slice that a gate judged."""
     for s in v.slices:
         figures = slice_figures(v, s)
-        estimate = NONE if figures is None else figures.estimate
+        estimate = NO_VALUE if figures is None else figures.estimate
         yield s.name.partition("=")[2], s.outcome, Cell(s.outcome.value, GLYPHS[s.outcome], estimate, s.n)
     if not v.slices and v.claim_spec:
         (_, value), *_ = v.claim_spec.slices

@@ -11,7 +11,7 @@ from typing import Any
 from harness import Gate, ItemResult, Verdict
 from harness.internals import decide, printable, summary, wilson
 from harness_report import charts
-from harness_report.formatting import NAMES, NONE, format_short_day, format_value, metric_in_words, minus
+from harness_report.formatting import NAMES, NO_VALUE, format_short_day, format_value, metric_in_words, minus
 from harness_report.pairs import BOTH, LOST, NEITHER, WON, pairs_of_evaluation
 from harness_report.reading import (
     LoadedRun,
@@ -26,7 +26,7 @@ from harness_report.reading import (
 )
 from harness_report.svg import Chart
 
-FEWEST = 5  # rows of one probability that are drawn
+MIN_BIN_ROWS = 5  # rows of one probability that are drawn
 MOST_SLICES = 40  # values of a column that are drawn
 
 
@@ -42,7 +42,7 @@ def metrics_table(kept: LoadedRun) -> SimpleNamespace:
         was, now, scale = found.get(base), found.get(kept.ours), kept.scale(name)
         rows = {r.n for r in kept.run.results if r.eval == evaluation and r.subject in (base, kept.ours)}
         if was is None or now is None or not math.isfinite(was + now):
-            change = NONE
+            change = NO_VALUE
         elif len(rows) > 1:
             change = "other rows"
         elif was == now:
@@ -199,7 +199,7 @@ def _bin_rows(kept: LoadedRun, subject: str, evaluation: str, metric: str) -> li
         if isinstance(said, float) and 0 <= said <= 1 and right in (0, 1):
             tenths.setdefault(min(9, int(said * 10)), []).append((said, right))
     found: list[charts.Spec] = []
-    for rows in (tenths[k] for k in sorted(tenths) if len(tenths[k]) >= FEWEST):
+    for rows in (tenths[k] for k in sorted(tenths) if len(tenths[k]) >= MIN_BIN_ROWS):
         n, hits = len(rows), sum(right for _, right in rows)
         low, high = wilson(round(hits), n, kept.run.alpha)
         found.append({"p": sum(said for said, _ in rows) / n, "v": hits / n, "low": low, "high": high, "n": n})

@@ -13,7 +13,7 @@ from harness_report.pairs import LOST, pairs_of_evaluation
 from harness_report.reading import LoadedRun, Row, row_answer, row_value
 
 MOST_MISTAKES, FEWEST_ROWS = 8, 2  # that are listed of an evaluation; rows that make one worth a line
-LONGEST = 200  # characters of a target that is a label or a short text
+MAX_TARGET_CHARS = 200  # characters of a target that is a label or a short text
 KINDS = {  # of wrong answers, in the order of the page
     "empty": "empty",
     "cut": "cut short",
@@ -57,7 +57,7 @@ def _make_section(
         ids = [key for key, one in texts.items() if one == pair]
         query = urlencode({"expected": expected, "said": said}, quote_via=quote)
         found.append(SimpleNamespace(
-            expected=shorten_text(expected, LONGEST), said=shorten_text(said, LONGEST) or "(empty)",
+            expected=shorten_text(expected, MAX_TARGET_CHARS), said=shorten_text(said, MAX_TARGET_CHARS) or "(empty)",
             kind=KINDS[_find_mistake_kind(expected, said, labels)], count=n, lost=sum(key in lost for key in ids),
             before=before[pair], link=f"#{quote(evaluation, '')}:wrong?{query}" if linked else "",
         ))  # fmt: skip
@@ -77,7 +77,7 @@ def _is_wrong(kept: LoadedRun, evaluation: str, row: Row) -> bool:
 def _read_texts(row: Row) -> tuple[str, str] | None:
     """Return what a row expects and what was said, or None where one is not known or the target is long."""
     target = row.get("target")
-    if not isinstance(target, str) or not target.strip() or len(target) > LONGEST:
+    if not isinstance(target, str) or not target.strip() or len(target) > MAX_TARGET_CHARS:
         return None
     return target.strip(), (row_answer(row) or "").strip()
 

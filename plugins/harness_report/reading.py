@@ -16,7 +16,7 @@ from harness.internals import OnScale, answer_of, correctness_metric, open_file,
 
 Row = dict[str, Any]
 Rows = Mapping[str, Row]  # by id
-UNREAD = {"doc_id", "filtered_resps", "filter", "id"}  # of a row, on every page
+UNREAD_KEYS = {"doc_id", "filtered_resps", "filter", "id"}  # of a row, on every page
 
 
 class RowsAgainst(NamedTuple):
@@ -141,7 +141,7 @@ def _keep_row(row: Row, like: Row, columns: set[str]) -> Row:
     """Return what a page reads of a row, without a second copy of what another subject's says too: there are many."""
     doc = subtable(row, "doc")
     row["doc"] = {c: doc[c] for c in columns & doc.keys()}
-    return {intern(k): like[k] if k in like and like[k] == v else v for k, v in row.items() if k not in UNREAD}
+    return {intern(k): like[k] if k in like and like[k] == v else v for k, v in row.items() if k not in UNREAD_KEYS}
 
 
 def read_folder(path: Path) -> LoadedRun:

@@ -52,9 +52,9 @@ for line in sys.stdin:
     print(json.dumps(told), flush=True)
 """
 WIDTH, HEIGHT, EDGE = 256, 39, 12  # px
-APART = 44  # px between two labels
+LABEL_GAP_PX = 44  # px between two labels
 SHARES = (-0.999, -0.998, -0.995, -0.99, -0.98, -0.95, -0.9, -0.8, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 1, 2, 4, 9)
-LONG = re.compile(r"(\.\d\d)\d+")  # digits of a place that no screen shows
+LONG_DECIMALS = re.compile(r"(\.\d\d)\d+")  # digits of a place that no screen shows
 DASHED = {"type": "rule", "color": BASE, "strokeDash": [2, 2]}
 DOT = {"type": "point", "filled": True, "opacity": 1, "size": 58}
 
@@ -129,7 +129,7 @@ def draw_svg(spec: Mapping[str, Any], label: str = "") -> str:
         svg = path.read_text("utf-8")  # so that an unchanged run draws nothing
     except (UsageError, OSError, ValueError, PackageNotFoundError):
         svg = _render_spec(json.dumps(_escape_spec(spec)))  # what XML cannot hold ends the process there
-        svg = TAG.sub(lambda tag: LONG.sub(r"\1", tag[0]), NOT_DRAWN.sub("", svg))
+        svg = TAG.sub(lambda tag: LONG_DECIMALS.sub(r"\1", tag[0]), NOT_DRAWN.sub("", svg))
         if path is not None and svg:
             with suppress(OSError):  # on a full disk the next draws it again
                 write_text(path, svg)
@@ -200,7 +200,7 @@ class Axis:
         kept = {self.limit: self.place(self.limit)}
         for x in sorted((x for x in wanted if self.low <= x <= self.high), key=lambda x: (self.zero and x != 0, x)):
             at = self.place(x)
-            if all(abs(at - other) >= APART for other in kept.values()) and EDGE + 4 <= at <= WIDTH - EDGE - 4:
+            if all(abs(at - other) >= LABEL_GAP_PX for other in kept.values()) and EDGE + 4 <= at <= WIDTH - EDGE - 4:
                 kept[x] = at
         return [*kept][1:]
 

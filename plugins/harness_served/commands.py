@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import ExitCode, UsageError, did_you_mean
 from harness.internals import add_plugin_option, print_line, printable, set_command
-from harness_served import DRAWN, GREEDILY, IDENTITY, LAYERS, WANTED
+from harness_served import DRAWN, GREEDILY, IDENTITY, LAYERS, REQUIRED_LAYERS
 
 if TYPE_CHECKING:
     from harness.internals import VerifiedExport
@@ -41,7 +41,8 @@ def parity(parser: ArgumentParser) -> None:
     parser.add_argument("--replica", action="append", default=[], metavar="URL", help=replica)
     parser.add_argument("--model", default="", metavar="NAME", help="model name, if it serves several")
     parser.add_argument("--base", default="", metavar="MODEL", help="trusted base of an exported adapter")
-    layers = f"layers that must be the same: {', '.join(LAYERS)} (default: {','.join(WANTED)}, and no other may differ)"
+    default = f"{','.join(REQUIRED_LAYERS)}, and no other may differ"
+    layers = f"layers that must be the same: {', '.join(LAYERS)} (default: {default})"
     parser.add_argument("--layers", default="", metavar="NAMES", help=layers)
     parser.add_argument(
         "--suite", type=Path, metavar="SUITE", help="suite that the export passed: compares its rows, too (layer gates)"
@@ -219,7 +220,7 @@ def measure_parity(
         made.append(Parity(runtime, reference, kind, seed, args.alpha, args.context, **how))
     failure = _compare_replicas(args, made, asked)
     found = merge_replicas(made)
-    wanted = names or (*WANTED, *(("gates",) if rows else ()))
+    wanted = names or (*REQUIRED_LAYERS, *(("gates",) if rows else ()))
     if export and not failure:
         export.check_unchanged()
     if args.write and not failure:

@@ -22,7 +22,7 @@ from harness_sft.likelihood import choose_loss
 from harness_sft.rows import as_dataset
 from harness_sft.train import quiet_libraries
 
-LAYERS = 2  # of the skeleton: enough for what is passed on from layer to layer
+SKELETON_LAYERS = 2  # of the skeleton: enough for what is passed on from layer to layer
 
 
 def prepare_training(job: TrainingJob) -> Built:
@@ -77,9 +77,9 @@ def build_small_model(path: str) -> Any:
     """Return a small model of the base's architecture: its vocabulary and classes, few layers, random weights."""
     made = find_class(path, config := load_config(path))
     text = (config := config_of_class(made, config)).get_text_config()
-    if (text.num_hidden_layers or 0) > LAYERS:
-        text.num_hidden_layers = LAYERS
+    if (text.num_hidden_layers or 0) > SKELETON_LAYERS:
+        text.num_hidden_layers = SKELETON_LAYERS
         if getattr(text, "layer_types", None):
-            text.layer_types = text.layer_types[:LAYERS]
+            text.layer_types = text.layer_types[:SKELETON_LAYERS]
     torch.manual_seed(0)  # what is told of it is the same every time
     return made._from_config(config, dtype=torch.float32).eval()

@@ -17,7 +17,7 @@ from harness_sft.ranks import Ranks
 from harness_sft.rows import Row, Select, split_rows
 
 CHECKPOINTS = "checkpoints"  # a folder in that of a training
-WHOLE = "harness-checkpoint.json"  # written last, so its existence means that the checkpoint is whole
+CHECKPOINT_FILE = "harness-checkpoint.json"  # written last, so its existence means that the checkpoint is whole
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class TrainingJob:
 
 def last_whole_checkpoint(folder: Path, stamp: str | None = None) -> Path | None:
     """Return the last checkpoint that was written to its end, of this very training if its stamp is given, or None."""
-    marks = folder.glob(f"checkpoint-*/{WHOLE}")
+    marks = folder.glob(f"checkpoint-*/{CHECKPOINT_FILE}")
     found = [mark.parent for mark in marks if stamp in (None, json.loads(mark.read_text("utf-8"))["stamp"])]
     return max(found, key=_parse_step, default=None)
 

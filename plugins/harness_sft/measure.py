@@ -20,9 +20,11 @@ from harness_sft.train import build_trainer, quiet_libraries
 from harness_sft.trainer import CheckedTrainerMixin
 
 STEPS, SECONDS = 3, 10.0  # timed at least, after a first one that is not
-ANSWERED = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids")
-VALIDATED = 8  # rows that a validation is timed on
-BYTES = 16  # a parameter that is trained in full: itself, its gradient and two moments of Adam, each in float32
+ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids")
+VALIDATION_ROWS = 8  # rows that a validation is timed on
+BYTES_PER_PARAMETER = (
+    16  # a parameter that is trained in full: itself, its gradient and two moments of Adam, each in float32
+)
 
 
 def measure_training(job: TrainingJob) -> dict[str, Any]:
@@ -34,7 +36,10 @@ def measure_training(job: TrainingJob) -> dict[str, Any]:
     check_method(job.adapter)
     device = resolve_device(job.ref.options.get("device", "auto")).type
     if job.adapter is None:  # looked at before a machine is brought down by trying
-        need, free = (BYTES + job.method.reference) * count_parameters(Path(job.ref.path)), free_bytes(device)
+        need, free = (
+            (BYTES_PER_PARAMETER + job.method.reference) * count_parameters(Path(job.ref.path)),
+            free_bytes(device),
+        )
         if free is not None and need > free:
             what = f"needs more than {need / 1e9:,.1f} GB for weights and optimizer"
             raise UsageError(f"{what}, but only {free / 1000000000.0:,.1f} are free")
@@ -89,7 +94,7 @@ def _measure_validation(trainer: CheckedTrainerMixin, held: Sequence[Mapping[str
     """Return the seconds that the validations of the training take, one after each epoch."""
     if not held:
         return 0.0
-    trainer.held_out = list(held[:VALIDATED])
+    trainer.held_out = list(held[:VALIDATION_ROWS])
     begun = time.monotonic()
     trainer.validate()
     seconds = time.monotonic() - begun
@@ -99,4 +104,4 @@ def _measure_validation(trainer: CheckedTrainerMixin, held: Sequence[Mapping[str
 
 def _count_row_tokens(row: Mapping[str, Any]) -> int:
     """Return the tokens of a row: of a prompt and its answers, where these are apart."""
-    return sum(len(ids) for name, ids in row.items() if name.endswith("input_ids") or name in ANSWERED)
+    return sum(len(ids) for name, ids in row.items() if name.endswith("input_ids") or name in ID_COLUMNS)

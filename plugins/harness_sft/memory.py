@@ -18,7 +18,7 @@ from harness_sft.job import TrainingJob, base_placement, check_method
 
 BLOCK, NESTED = 64, 256  # numbers that share a scale in 4 bits, and scales that share one with double quantisation
 MOMENTS = {"adafactor": 0, "sgd": 0}  # bytes a trained number, by the beginning of the optimizer's name; Adam's are 8
-SMALL = 2  # of an optimizer in 8 bits
+BYTES_8BIT = 2  # of an optimizer in 8 bits
 
 
 def estimate_memory(job: TrainingJob) -> dict[str, int]:
@@ -40,7 +40,7 @@ def estimate_memory(job: TrainingJob) -> dict[str, int]:
     frozen = sum(_count_packed_bytes(p, bits) if id(p) in packed else p.nbytes for p in parameters if id(p) in whole)
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     optim = str(job.recipe.get("optim", "adamw_torch"))
-    moments = SMALL if "8bit" in optim else next((n for name, n in MOMENTS.items() if optim.startswith(name)), 8)
+    moments = BYTES_8BIT if "8bit" in optim else next((n for name, n in MOMENTS.items() if optim.startswith(name)), 8)
     found = {"weights": frozen, "trained": (4 + moments + (4 if job.adapter else job.method.reference)) * trained}
     if job.shard:
         count = max(1, len(list_gpus())) if job.processes == "auto" else int(job.processes)

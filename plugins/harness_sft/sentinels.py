@@ -18,11 +18,15 @@ from harness_sft.ranks import Ranks
 from harness_sft.sharding import local_part
 
 FIRST_STEPS = 3  # after which every adapted module must have moved; a warmup makes the first of them a step of zero
-RECENT = 5  # losses whose median is the smoothed one: one or two hard batches are no spike
-WINDOW = 20  # losses before them that it is compared with
+RECENT_LOSSES = 5  # losses whose median is the smoothed one: one or two hard batches are no spike
+WINDOW_LOSSES = 20  # losses before them that it is compared with
 DEVIATIONS, SHARE, NATS = 6.0, 0.25, 0.1  # a spike is above their median by all three
 NORMAL = 1.4826 / math.sqrt(2)  # times the median step from one to the next is the deviation of normal noise
-MOVING = ("lora_B", "lora_embedding_B", "modules_to_save")  # in the names of weights that get a gradient at once
+MOVING_WEIGHTS = (
+    "lora_B",
+    "lora_embedding_B",
+    "modules_to_save",
+)  # in the names of weights that get a gradient at once
 
 
 @dataclass
@@ -46,7 +50,7 @@ class Spikes:
 
     def __init__(self, losses: Iterable[float] = ()) -> None:
         self.found: list[Spike] = []
-        self.before: deque[float] = deque(maxlen=WINDOW)
+        self.before: deque[float] = deque(maxlen=WINDOW_LOSSES)
         self.recent: deque[float] = deque()
         self.step, self.inside = 0, False
         for loss in losses:
@@ -56,12 +60,12 @@ class Spikes:
         """Add the loss of the next step; return the spike that begins with it, if one does."""
         self.step += 1
         self.recent.append(loss)
-        if len(self.recent) < RECENT:
+        if len(self.recent) < RECENT_LOSSES:
             return None
         smoothed, began = median(self.recent), False
-        if len(self.before) == WINDOW and smoothed > self._bar():
+        if len(self.before) == WINDOW_LOSSES and smoothed > self._bar():
             if began := not self.inside:
-                self.found.append(Spike(self.step - RECENT // 2, self.step, smoothed, median(self.before)))
+                self.found.append(Spike(self.step - RECENT_LOSSES // 2, self.step, smoothed, median(self.before)))
             self.found[-1].last, self.found[-1].loss = self.step, max(smoothed, self.found[-1].loss)
             self.inside = True
             self.recent.popleft()
@@ -103,7 +107,7 @@ def _iterate_moving_weights(model: PreTrainedModel) -> Iterator[tuple[str, Any]]
     """Yield the weights that a first gradient moves: of an adapter not the A of a LoRA, which waits for its B."""
     whole = not hasattr(model, "peft_config")
     for name, parameter in model.named_parameters():
-        if (whole or any(part in name for part in MOVING)) and parameter.is_floating_point():
+        if (whole or any(part in name for part in MOVING_WEIGHTS)) and parameter.is_floating_point():
             yield name, local_part(parameter.detach())  # of weights that processes share, each looks at what it holds
 
 

@@ -29,7 +29,7 @@ from harness_hf import use_cpu_kernels
 from harness_sft.ranks import Ranks
 
 STATE = "sharded"  # a folder in a checkpoint
-TRAINED = states.StateDictOptions(ignore_frozen_params=True, strict=False)
+STATE_OPTIONS = states.StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 class ShardedTrainer(Trainer):  # type: ignore[misc]
@@ -67,8 +67,8 @@ class ShardedTrainer(Trainer):  # type: ignore[misc]
             optimizer = self.optimizer.optimizer
             state = _collect_state(self.model, optimizer)
             load_slices(state, checkpoint_id=Path(checkpoint) / STATE)
-            states.set_model_state_dict(self.model, state["model"], options=TRAINED)
-            states.set_optimizer_state_dict(self.model, optimizer, state["optimizer"], options=TRAINED)
+            states.set_model_state_dict(self.model, state["model"], options=STATE_OPTIONS)
+            states.set_optimizer_state_dict(self.model, optimizer, state["optimizer"], options=STATE_OPTIONS)
             self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
 
@@ -170,5 +170,5 @@ def tensor_sha256(tensor: torch.Tensor) -> str:
 
 def _collect_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Return what is trained and the optimizer's state, of each process its slices."""
-    trained = states.get_model_state_dict(model, options=TRAINED)
-    return {"model": trained, "optimizer": states.get_optimizer_state_dict(model, optimizer, options=TRAINED)}
+    trained = states.get_model_state_dict(model, options=STATE_OPTIONS)
+    return {"model": trained, "optimizer": states.get_optimizer_state_dict(model, optimizer, options=STATE_OPTIONS)}

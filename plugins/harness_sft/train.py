@@ -66,7 +66,9 @@ EVENTS = "TENSORBOARD_LOGGING_DIR"  # which transformers reads
 LAST_STEPS = 10  # what the training loss of an adapter is the mean of
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 ROWS, TOKENS = 4, 256  # training rows that are read before and after, and how much of each
-SAME = 1e-6  # nats per token between what was rounded in memory and what is read back, both computed in float32
+TOLERANCE_NATS = (
+    1e-6  # nats per token between what was rounded in memory and what is read back, both computed in float32
+)
 
 
 def train_model(job: TrainingJob) -> Path:
@@ -246,10 +248,10 @@ def write_whole(
         rounded = _compute_distributions(model, rows)
         again = _compute_distributions(reload(work), rows)
         off, _ = harness_hf.kl_and_agreement(rounded, again)
-        if not off <= SAME:
+        if not off <= TOLERANCE_NATS:
             what = "the saved model answers differently from the trained one [saved-parity]"
             why = "transformers did not save or load this architecture completely"
-            raise CheckFailedError(f"training: {what}: KL {off:.2g} nats per token, limit {SAME:g}; {why}")
+            raise CheckFailedError(f"training: {what}: KL {off:.2g} nats per token, limit {TOLERANCE_NATS:g}; {why}")
         lost, kept = harness_hf.kl_and_agreement(before, again)
         facts: dict[str, Any] = {**note["facts"], "kl_rounding": lost, "top1_rounding": kept}
         if set(stored.values()) != {torch.float32}:  # else nothing was rounded

@@ -22,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback, Trai
 from harness import Finding, ModelRef, Progress, TrainingStep, write_text
 from harness_hf import assert_not_repacked, open_live_model
 from harness_sft import sharding
-from harness_sft.job import WHOLE, TrainingJob, reporting_full_disk
+from harness_sft.job import CHECKPOINT_FILE, TrainingJob, reporting_full_disk
 from harness_sft.likelihood import choose_loss
 from harness_sft.ranks import EpochSampler, pad_dataset, raise_finding
 from harness_sft.rows import TokenCounts
@@ -141,7 +141,7 @@ class CheckedTrainerMixin(ShardedTrainer):
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             steps, ends = ([asdict(one) for one in told] for told in (self.watch.steps, self.watch.ends))
             known = {"stamp": self.stamp, "steps": steps, "ends": ends, **self.remembered}
-            write_text(folder / WHOLE, json.dumps(known))
+            write_text(folder / CHECKPOINT_FILE, json.dumps(known))
         if best := self.watch.best():  # others are worse, as a whole checkpoint knows by now
             for path in {*Path(self.args.output_dir).glob("best-*.safetensors")} - {self._best(best.step)}:
                 path.unlink()
@@ -151,7 +151,7 @@ class CheckedTrainerMixin(ShardedTrainer):
         assert_not_repacked(self.model)
         try:
             if checkpoint:
-                known = json.loads((checkpoint / WHOLE).read_text("utf-8"))
+                known = json.loads((checkpoint / CHECKPOINT_FILE).read_text("utf-8"))
                 self.watch.steps = [TrainingStep(**step) for step in known["steps"]]
                 self.watch.ends = [EpochEnd(**end) for end in known["ends"]]
                 self.watch.spikes = Spikes(step.loss or 0.0 for step in self.watch.steps)

@@ -20,7 +20,7 @@ from typing import Any
 
 from harness import Finding, Progress
 from harness.internals import error_to_json, ref_from_json
-from harness_sft.processes import BEAT, EVENTS, JOB, POLL, STOP, STORE, RemoteAdapter
+from harness_sft.processes import EVENTS, HEARTBEAT_S, JOB, POLL_INTERVAL_S, STOP, STORE, RemoteAdapter
 
 PATIENCE = timedelta(days=1)  # what a process waits for the others: how long is too long the parent knows
 
@@ -49,7 +49,7 @@ class EventWriter:
         answer = f"answer-{self.number}-{self.asked}"
         self.tell({"flag": code, "finding": asdict(finding), "answer": answer})
         while not (self.folder / answer).exists():
-            time.sleep(POLL)
+            time.sleep(POLL_INTERVAL_S)
 
 
 def main(folder: Path) -> int:
@@ -100,7 +100,7 @@ def _train_job(desk: EventWriter, job: Mapping[str, Any]) -> None:
 
 def _watch_parent(desk: EventWriter) -> None:
     """Give signs of life while somebody holds the other end of stdin; then end at once, with all started here."""
-    while not select.select([0], [], [], BEAT)[0]:  # nothing is ever written there: what can be read is its end
+    while not select.select([0], [], [], HEARTBEAT_S)[0]:  # nothing is ever written there: what can be read is its end
         with suppress(OSError):  # where there is no room
             desk.tell({})
     if os.getpgrp() == os.getpid():

@@ -22,11 +22,11 @@ from typing import Any
 from harness import Run, UsageError
 from harness.internals import format_run_markdown, numbers, printable, prompt_of, read_answers, summary, to_json
 
-MOST = 1000  # rows of the table of what changed
-LONGEST = 2000  # characters of a text in it
+MAX_ROWS = 1000  # rows of the table of what changed
+MAX_TEXT_CHARS = 2000  # characters of a text in it
 COLUMNS = ("gate", "candidate", "against", "change", "row", "prompt", "target", "before", "after")
 GATE = ("candidate", "gate", "outcome", "blocking", "waived", "claim", "estimate", "lower", "upper", "n", "why")
-STRANGE = re.compile(r"[^\w.\- ]")  # what no name of a metric may hold, in the strictest of the trackers
+FORBIDDEN_CHARACTERS = re.compile(r"[^\w.\- ]")  # what no name of a metric may hold, in the strictest of the trackers
 BATCHES, LENGTH = {"metrics": 1000, "tags": 100}, 5000  # of MLflow, and characters of a tag: what every store takes
 EVENT = "gen_ai.evaluation.result"
 PLACE, SHOWN = "training/verdicts", 100  # of TensorBoard: its folder, and rows that changed, for it draws a table whole
@@ -107,7 +107,7 @@ def logged_run(run: Run) -> LoggedRun:
 
 def join_name(*parts: str) -> str:
     """Return a name that every tracker takes, parts between slashes."""
-    return "/".join(STRANGE.sub("_", part).strip(" .") or "_" for part in parts)
+    return "/".join(FORBIDDEN_CHARACTERS.sub("_", part).strip(" .") or "_" for part in parts)
 
 
 def _list_flips(run: Run, folder: Path) -> list[list[str]]:
@@ -128,9 +128,9 @@ def _list_flips(run: Run, folder: Path) -> list[list[str]]:
                 asked = [t if isinstance(t, str) else json.dumps(t, ensure_ascii=False) for t in both]
                 said = [rows[i]["resps"][0][0] for rows in (theirs, ours)]
                 texts = [printable("" if text is None else str(text), lines=True) for text in (*asked, *said)]
-                cut = [text if len(text) <= LONGEST else text[:LONGEST] + " …" for text in texts]
+                cut = [text if len(text) <= MAX_TEXT_CHARS else text[:MAX_TEXT_CHARS] + " …" for text in texts]
                 found.append([gate, candidate, versus, change, i, *cut])
-    return found[:MOST]
+    return found[:MAX_ROWS]
 
 
 def log_to_mlflow(told: LoggedRun) -> None:

@@ -24,15 +24,17 @@ from harness import UsageError
 from harness.internals import open_file, printable, read_events, reporting_write_errors
 from harness_report import comparison, page, reading
 from harness_report import formatting as spelt
-from harness_view.labels import DRAWS, RANDOM, LabelId, LabelQueue, label_queues
+from harness_view.labels import DRAW_KINDS, RANDOM, LabelId, LabelQueue, label_queues
 from harness_view.live import live_parts
 from harness_view.runs import REPORT, Runs
 
-OURS = "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"  # the rest is in the page itself
-THEIRS = "sandbox allow-scripts; frame-ancestors 'none'"  # a file of a run's folder may be anybody's: no origin of ours
-MOST = 100_000  # bytes of a form
-TEXT = 100_000  # characters of an answer
-EVERY = 1.0  # seconds between two looks at a run
+PAGE_POLICY = "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"  # the rest is in the page itself
+REPORT_POLICY = (
+    "sandbox allow-scripts; frame-ancestors 'none'"  # a file of a run's folder may be anybody's: no origin of ours
+)
+MAX_FORM_BYTES = 100_000  # bytes of a form
+MAX_ANSWER_CHARS = 100_000  # characters of an answer
+REFRESH_INTERVAL_S = 1.0  # seconds between two looks at a run
 PAIR, MET = {"1": "First is better", "2": "Second is better", "0": "A tie"}, {"1": "Met", "2": "Not met"}  # the keys
 
 
@@ -51,7 +53,7 @@ class HostCheck:
         async def safe(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers.setdefault("content-security-policy", OURS)
+                headers.setdefault("content-security-policy", PAGE_POLICY)
                 headers.update({"x-content-type-options": "nosniff", "cache-control": "no-store"})
                 headers.update({"referrer-policy": "same-origin", "cross-origin-resource-policy": "same-origin"})
             await send(message)
@@ -125,7 +127,7 @@ class Pages:
         """The next question, or who is asked."""
         name, asked = request.path_params["name"], request.query_params
         items = label_queues(self._folder(name))
-        given = {"run": name, "items": items, "draws": DRAWS, "by": asked.get("by", "").strip()}
+        given = {"run": name, "items": items, "draws": DRAW_KINDS, "by": asked.get("by", "").strip()}
         if not given["by"]:
             return _render_page("label.html", "Label", name=name, queue=None, **given)
         queue = _find_queue(items, dict(asked))
@@ -137,10 +139,10 @@ class Pages:
             "q": question,
         }
         if question:  # blind: nothing of whose answer it is, or what the judge said
-            answers = [spelt.shorten_text(answer, TEXT) for answer in question.answers]
+            answers = [spelt.shorten_text(answer, MAX_ANSWER_CHARS) for answer in question.answers]
             given |= {
-                "prompt": spelt.shorten_text(question.prompt, TEXT),
-                "reference": spelt.shorten_text(question.reference, TEXT),
+                "prompt": spelt.shorten_text(question.prompt, MAX_ANSWER_CHARS),
+                "reference": spelt.shorten_text(question.reference, MAX_ANSWER_CHARS),
             }
             given |= {"answers": answers[::-1] if question.is_baseline_first(given["by"]) else answers}
             given |= {"buttons": list((MET if question.criterion else PAIR).items())}
@@ -149,7 +151,7 @@ class Pages:
     async def labelled(self, request: Request) -> Response:
         """Write a label, and ask on."""
         size = request.headers.get("content-length", "")
-        if not size.isdecimal() or int(size) > MOST:
+        if not size.isdecimal() or int(size) > MAX_FORM_BYTES:
             raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         said = dict(parse_qsl((await request.body()).decode("utf-8", "replace"), keep_blank_values=True))
         name = request.path_params["name"]
@@ -190,7 +192,7 @@ async def _iterate_live_parts(folder: Path) -> AsyncIterator[str]:
         if found.ended or found.running is False:
             yield "event: end\ndata:\n\n"
             return
-        await asyncio.sleep(EVERY)
+        await asyncio.sleep(REFRESH_INTERVAL_S)
 
 
 def _render_page(template: str, title: str, **given: Any) -> Response:
@@ -198,7 +200,7 @@ def _render_page(template: str, title: str, **given: Any) -> Response:
 
 
 def _serve_report(html: str) -> Response:
-    return HTMLResponse(html, headers={"content-security-policy": THEIRS})
+    return HTMLResponse(html, headers={"content-security-policy": REPORT_POLICY})
 
 
 async def _answer_mistake(request: Request, error: Exception) -> Response:

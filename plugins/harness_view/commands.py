@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness import ExitCode, UsageError
 
-PORT = 8765
+DEFAULT_PORT = 8765
 
 
 def view(parser: ArgumentParser) -> None:
@@ -25,7 +25,11 @@ def view(parser: ArgumentParser) -> None:
     where = "folder of run folders (default: reports)"
     parser.add_argument("reports", type=Path, nargs="?", default=Path("reports"), metavar="REPORTS", help=where)
     parser.add_argument(
-        "--port", type=int, default=PORT, metavar="N", help=f"port, 0 for any free one (default: {PORT})"
+        "--port",
+        type=int,
+        default=DEFAULT_PORT,
+        metavar="N",
+        help=f"port, 0 for any free one (default: {DEFAULT_PORT})",
     )
     host = "another address of this machine, reachable by others (default: 127.0.0.1)"
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)

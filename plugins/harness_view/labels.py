@@ -24,11 +24,11 @@ from harness.internals import (
 )
 from harness_judge import calibrate, calibration, disputes, prompts
 
-RANDOM, DISPUTES, SAYS = "at random", calibrate.DISPUTES, calibrate.SAYS
-DRAWS = (RANDOM, DISPUTES)
-OPEN = 8  # questions that people are asked from at a time
+RANDOM, DISPUTES, SAYS = "at random", calibrate.DISPUTES, calibrate.LABEL_VALUES
+DRAW_KINDS = (RANDOM, DISPUTES)
+OPEN_QUESTIONS = 8  # questions that people are asked from at a time
 PAIR = {"1": ("candidate", "baseline"), "2": ("baseline", "candidate"), "0": ("tie", "tie")}  # as shown, and turned
-MET = {"1": "yes", "2": "no"}
+CRITERION_LABELS = {"1": "yes", "2": "no"}
 TRUTH = {"candidate": SAYS["A"], "baseline": SAYS["B"], "tie": SAYS["tie"], "yes": SAYS["met"], "no": SAYS["not met"]}
 
 
@@ -110,12 +110,12 @@ class LabelQueue:
         done = {_make_key(line) for line in self.read_labels()}
         left = (q for key, q in self.questions.items() if key not in done)
         drawn = sorted(left, key=lambda q: (calibration.label_order_key(self.seed, q.id[0]), q.criterion))
-        return min(drawn[:OPEN], key=lambda q: q.person_digest(by), default=None)
+        return min(drawn[:OPEN_QUESTIONS], key=lambda q: q.person_digest(by), default=None)
 
     def add(self, question: LabelQuestion, pressed: str, by: str) -> None:
         """Write what a person said, with the sides turned back. Raises OSError where it cannot be."""
         turned = question.is_baseline_first(by)
-        label = MET[pressed] if question.criterion else PAIR[pressed][turned]
+        label = CRITERION_LABELS[pressed] if question.criterion else PAIR[pressed][turned]
         answers = question.answers
         seen = {"criterion": question.criterion, "answer": answers[0]} if question.criterion else {}
         seen = seen or {"answer_a": answers[0], "answer_b": answers[1], "first": "baseline" if turned else "candidate"}
@@ -138,7 +138,9 @@ class LabelQueue:
         if self.drawn == DISPUTES:
             return [*found, "These rows were drawn from the disputes, so they cannot calibrate"]
         kinds = calibration.count_prompts_by_kind([truth for _, truth in known], [q.prompt for q, _ in known])
-        more = [f"{calibration.FEWEST - n} that it {name}" for name, n in kinds.items() if n < calibration.FEWEST]
+        more = [
+            f"{calibration.MIN_PROMPTS - n} that it {name}" for name, n in kinds.items() if n < calibration.MIN_PROMPTS
+        ]
         lacking = f"More labels are needed: at least {' and '.join(more)}" if more else ""
         return [*found, lacking or "Enough labels for a calibration; more prove more"]
 

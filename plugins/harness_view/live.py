@@ -21,7 +21,7 @@ from harness.internals import (
 from harness_report import formatting, gates
 
 WIDTH, HEIGHT = 640, 120  # px, of the loss
-POINTS = 320  # of its line, at most
+MAX_POINTS = 320  # of its line, at most
 DONE, RUNNING, OPEN, CUT = ("✓", "done"), ("●", "running"), ("○", "open"), ("?", "cut off")
 
 
@@ -59,7 +59,7 @@ def _draw_loss(losses: Sequence[tuple[int, float]]) -> SimpleNamespace | None:
     """Return the training loss as the points of a line, with its ends in words."""
     if len(losses) < 2:
         return None
-    kept = [*losses[:: max(1, len(losses) // POINTS)], losses[-1]]
+    kept = [*losses[:: max(1, len(losses) // MAX_POINTS)], losses[-1]]
     first, last, top = kept[0][0], kept[-1][0], max(loss for _, loss in kept) or 1.0
     places = ((WIDTH * (step - first) / max(1, last - first), HEIGHT * (1 - loss / top)) for step, loss in kept)
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)

@@ -13,7 +13,7 @@ from harness.internals import EVENTS, RunProgress, printable, read_events, rules
 from harness_report import formatting, gates, history, page, reading
 
 REPORT, LOCK = "report.json", "suite.lock.json"
-NAMED = 6  # keys that differ
+MAX_NAMED_KEYS = 6  # keys that differ
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Runs:
         for line in lines:
             now, before = line.settings, last.get(line.suite, line.settings)
             keys = [k for k in {**now, **before} if now.get(k) != before.get(k)] if now else []
-            changes = "; ".join(printable(f"{k} {now.get(k, 'not set')}") for k in keys[:NAMED])
-            changes += f"; {len(keys) - NAMED} more" if len(keys) > NAMED else ""
+            changes = "; ".join(printable(f"{k} {now.get(k, 'not set')}") for k in keys[:MAX_NAMED_KEYS])
+            changes += f"; {len(keys) - MAX_NAMED_KEYS} more" if len(keys) > MAX_NAMED_KEYS else ""
             releases = (history.release_day(days(to), digest, line.started) for to, digest in line.exports)
             found.append(replace(line, changed=changes, release=next(filter(None, releases), "")))
             last |= {line.suite: now} if now else {}

@@ -16,7 +16,7 @@ from harness_vllm.environment import Flags
 
 # its own are 128, and all there is
 ON_GPU = {"max_num_batched_tokens": 2048}  # each has its logits whole in `prompt_logprobs`, beside what vLLM plans for
-SHARE = 0.8  # of a card, for the same reason
+MEMORY_SHARE = 0.8  # of a card, for the same reason
 ON_CPU = {"block_size": 32, "enforce_eager": True, "kv_cache_memory_bytes": 2 << 30}
 
 
@@ -116,5 +116,5 @@ def _make_arguments(dtype: torch.dtype, length: int, flags: Flags, share: int) -
         "seed": 0,
     }
     if torch.cuda.is_available():
-        ours["gpu_memory_utilization"] = (flags.gpu_memory_utilization or SHARE) / share
+        ours["gpu_memory_utilization"] = (flags.gpu_memory_utilization or MEMORY_SHARE) / share
     return (ON_GPU if torch.cuda.is_available() else ON_CPU) | dict(flags.engine or {}) | ours

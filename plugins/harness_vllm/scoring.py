@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from harness_vllm.engine import VLLM, EngineOutput
 
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
-APART = {"float32": 1e-3}  # nats per token that the two may differ by
-ROUGH = 0.1  # in half precision, where a row beside others differs
-SHARED = "It was a bright cold day in April, and the clocks were striking thirteen. "
-ENDS = ("one", "two red", "three more of", "4", "five: the", "six, and", "seven.", "eight and then")
+TOLERANCE_NATS = {"float32": 1e-3}  # nats per token that the two may differ by
+HALF_TOLERANCE_NATS = 0.1  # in half precision, where a row beside others differs
+SHARED_PROMPT = "It was a bright cold day in April, and the clocks were striking thirteen. "
+TARGET_ENDS = ("one", "two red", "three more of", "4", "five: the", "six, and", "seven.", "eight and then")
 
 
 class NotFiniteError(CheckFailedError):
@@ -76,7 +76,7 @@ def compare_prefix_cache(engine: VLLM, windows: Sequence[Pair], name: str, dtype
         engine.forget()
     for (_, target), one, other in zip(windows, plain, shared, strict=True):
         apart = abs(one.total - other.total) / len(target)
-        if not apart <= APART.get(dtype, ROUGH):
+        if not apart <= TOLERANCE_NATS.get(dtype, HALF_TOLERANCE_NATS):
             what = f"scores differ by {apart:.3g} nats per token when it uses its prefix cache"
             raise UsageError(
                 f'model "{name}": vLLM\'s {what}, so they prove nothing; use = "hf", or another version of vLLM'

@@ -38,7 +38,7 @@ from harness_vllm import environment, scoring
 from harness_vllm.engine import VLLM, EngineAnswer
 from harness_vllm.environment import Flags
 
-DIGITS = 32  # hex digits by which a folder is named
+HEX_DIGITS = 32  # hex digits by which a folder is named
 
 
 class VLLMSubject(TokenizedSubject):
@@ -53,14 +53,15 @@ class VLLMSubject(TokenizedSubject):
         self.dtype = harness_hf.resolve_dtype(flags.dtype, harness_hf.resolve_device("auto"))
         self.stops = sorted(tokens.stop_ids | environment.stop_tokens(base))
         with fold_adapter(base, ref.adapter, self.dtype, ref.digest) as whole:
-            self.engine = VLLM(ref.name, whole, self.dtype, self.context + environment.SPARE, flags, share)
+            self.engine = VLLM(ref.name, whole, self.dtype, self.context + environment.SPARE_TOKENS, flags, share)
         dtype = str(self.dtype).removeprefix("torch.")
         [ids] = tokens.encode_prompts(
-            [scoring.SHARED * 64]
+            [scoring.SHARED_PROMPT * 64]
         )  # a beginning in common, long enough to be read from the cache
         room = min(self.context - 32, 4 * self.engine.block)
         probes = [
-            (ids[: max(1, room - 8 + i)], end[:16]) for i, end in enumerate(tokens.encode_prompts(list(scoring.ENDS)))
+            (ids[: max(1, room - 8 + i)], end[:16])
+            for i, end in enumerate(tokens.encode_prompts(list(scoring.TARGET_ENDS)))
         ]
         try:
             scoring.compare_prefix_cache(self.engine, probes, self.name, dtype)
@@ -176,9 +177,9 @@ def fold_adapter(base: Path, adapter: Path | None, dtype: torch.dtype, digest: s
     if adapter is None:
         yield base
         return
-    place = cache_dir() / "vllm" / digest_value([digest, str(base), str(adapter), str(dtype)])[:DIGITS]
+    place = cache_dir() / "vllm" / digest_value([digest, str(base), str(adapter), str(dtype)])[:HEX_DIGITS]
     with hold_exclusively(place.parent / "folding.lock"):
-        for left in place.parent.glob("[0-9a-f]" * DIGITS):
+        for left in place.parent.glob("[0-9a-f]" * HEX_DIGITS):
             _remove_unheld(left)
         if not place.exists():
             with replace_folder(place) as work:

@@ -134,7 +134,7 @@ def test_a_cluster_that_grows_is_asked_for_gpus(monkeypatch: pytest.MonkeyPatch)
     remote = SimpleNamespace(options=lambda **how: asked.append(how) or SimpleNamespace(remote=object))
     ray = SimpleNamespace(cluster_resources=lambda: there, available_resources=lambda: there, remote=lambda _: remote)
     monkeypatch.setattr("harness_ray.cluster.connect_ray", lambda _: ray)
-    monkeypatch.setattr("harness_ray.cluster.PATIENCE", 0.0)
+    monkeypatch.setattr("harness_ray.cluster.RELEASE_TIMEOUT_S", 0.0)
     for count, workers in ((0, 1), (5, 2)):
         there["GPU"] = count
         assert len(RayWorkers("head:6379?gpus=2", None).start()) == workers

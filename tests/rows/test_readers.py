@@ -186,7 +186,7 @@ def test_inspect_zips_that_lead_astray(library: bool, tmp_path: Path, monkeypatc
         pytest.skip("inspect_ai is not installed")
     monkeypatch.setattr(inspect, "has_library", lambda: library)
     header = SafeFiles(INSPECT).read_zip(INSPECT / "one_error.eval")["header.json"]()
-    monkeypatch.setattr("harness.rows.safe_read.MEMBER", 1 << 20)
+    monkeypatch.setattr("harness.rows.safe_read.MAX_MEMBER_BYTES", 1 << 20)
     bomb = packed(tmp_path / "bomb.eval", {"header.json": header, "samples/a.json": b" " * (1 << 21)})
     assert ": unpacks to more than" in refused(bomb)
     assert "leads out" in refused(packed(tmp_path / "out.eval", {"header.json": header, "../samples/a.json": b"{}"}))

@@ -92,7 +92,7 @@ def test_what_is_secret_by_its_name_is_struck_whatever_it_is(name: str, value: A
     for options in ({name: value}, {"deep": [{name: value}]}):
         told = json.dumps(secrets.redact_options(options))
         assert CANARY not in told and "12345" not in told
-        assert secrets.STRUCK in told
+        assert secrets.REDACTED_TEXT in told
 
 
 @pytest.mark.parametrize("name", OPEN_NAMES)
@@ -105,7 +105,7 @@ def test_numbers_variables_and_plain_headers_are_told() -> None:
     """Counts of tokens, the name of a variable that holds a key, and headers that say nothing are no secrets."""
     open_ = {"max_new_tokens": 64, "batch_tokens": None, "api_key_env": "MY_KEY", "headers": {"Accept": "text/json"}}
     assert secrets.redact_options(open_) == open_
-    assert secrets.redact_options({"api_key_env": CANARY}) == {"api_key_env": secrets.STRUCK}
+    assert secrets.redact_options({"api_key_env": CANARY}) == {"api_key_env": secrets.REDACTED_TEXT}
 
 
 @pytest.mark.parametrize("text", [*TOKENS, PEM, JWT, f"Bearer {'f5' * 12}"])

@@ -9,7 +9,7 @@ from harness.rows.readers import fields as ask
 from harness.rows.records import Better, RawMetric, RawRow, RawRows, Wanted
 from harness.rows.safe_read import SafeFiles, describe_tool_error, parse_score
 
-BESIDE = b'"metricsData"', b'"testPassed"', b'"evalMode"'  # of which one stands beside "testCases"
+CASE_KEYS = b'"metricsData"', b'"testPassed"', b'"evalMode"'  # of which one stands beside "testCases"
 AUTO = "test_case_"  # how deepeval names a case without a name, by its place
 
 
@@ -19,7 +19,7 @@ class Deepeval(ask.RowReader):
     name, words = "deepeval", ('"testCases"',)
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        return super().sniff(path, head) and any(key in head for key in BESIDE)
+        return super().sniff(path, head) and any(key in head for key in CASE_KEYS)
 
     def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
         run = files.read_json(path)

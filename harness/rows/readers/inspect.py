@@ -20,13 +20,13 @@ from typing import Any, Literal, NamedTuple
 from harness.errors import UsageError
 from harness.rows.readers import fields as ask
 from harness.rows.records import RawMetric, RawRow, RawRows, State, Wanted
-from harness.rows.safe_read import BOM, NUMBER, WHOLE, SafeFiles, describe_tool_error, parse_json, read_head
+from harness.rows.safe_read import BOM, MAX_TEXT_BYTES, NUMBER, SafeFiles, describe_tool_error, parse_json, read_head
 
-VERSION = 2  # of the format
+LOG_VERSION = 2  # of the format
 WORDS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 WORDS_OF = ('"version"', '"status"', '"eval"', '"task_id"')  # in the beginning of a log that is JSON
 MEANS = ("accuracy", "mean")  # metrics of Inspect that are the mean of a score
-ATTACHED = "attachment://"  # a text that stands elsewhere in its sample
+ATTACHMENT_PREFIX = "attachment://"  # a text that stands elsewhere in its sample
 
 
 @dataclass
@@ -73,10 +73,9 @@ class Inspect(ask.RowReader):
         log, older = _find_newest_log(files, path, want) if path.is_dir() else (path, ())
         header, samples, reductions = _open_log(files, log)
         told = header.get("eval")
-        if header.get("version") != VERSION or not isinstance(told, dict):
-            what = (
-                f"has version {ask.display_name(header.get('version'))} of Inspect's format, but {VERSION} is supported"
-            )
+        if header.get("version") != LOG_VERSION or not isinstance(told, dict):
+            what = f"has version {ask.display_name(header.get('version'))} of Inspect's format"
+            what = f"{what}, but {LOG_VERSION} is supported"
             raise UsageError(f"{path}: {what}; convert it with inspect log convert")
         if not isinstance(results := header.get("results"), dict):
             why = f'its run ended as "{ask.display_name(header.get("status"))}" before all rows were scored'
@@ -177,7 +176,7 @@ def _check_members(members: Mapping[str, Callable[[], bytes]], log: Path) -> boo
         size += len(data)
         if name.endswith(".json"):
             parse_json(data, f"{log} {name}", constants=True)
-        if size > WHOLE:
+        if size > MAX_TEXT_BYTES:
             return False
     return True
 
@@ -264,7 +263,9 @@ def _resolve_attachments(value: Any, sample: ask.Told) -> Any:
     """Return a text, or messages without what is not of the question, with attachments in their place."""
     if isinstance(value, str):
         attached = sample.get("attachments") or {}
-        return attached.get(value.removeprefix(ATTACHED), value) if value.startswith(ATTACHED) else value
+        return (
+            attached.get(value.removeprefix(ATTACHMENT_PREFIX), value) if value.startswith(ATTACHMENT_PREFIX) else value
+        )
     if isinstance(value, list):
         return [_resolve_attachments(one, sample) for one in value]
     if isinstance(value, dict):

@@ -16,17 +16,17 @@ from harness.artifacts.strict_json import DECODER
 from harness.data import reading, tables
 from harness.errors import UsageError
 from harness.files import open_file
-from harness.rows.safe_read import LINE, MAGIC, WHOLE, SafeFiles, parse_json, read_head
+from harness.rows.safe_read import MAGIC_BYTES, MAX_LINE_BYTES, MAX_TEXT_BYTES, SafeFiles, parse_json, read_head
 from harness.texts.escaping import printable, shorten_text
 
 Lines = Iterator[tuple[int, Mapping[str, Any]]]
 SQLITE = b"SQLite format 3\0"
 SAVED, SPLITS = "state.json", "dataset_dict.json"  # of a folder that `save_to_disk` wrote
 MAX_COLUMNS = 10_000
-CHUNK = 1 << 20  # characters of a JSON list that are read at a time
+CHUNK_CHARS = 1 << 20  # characters of a JSON list that are read at a time
 SPACE = ("", " ", "\t", "\r", "\n", ",")  # between its items
 MAX_KEYS = 6  # of an object that an error names
-READS = (
+FORMATS_ADVICE = (
     "rows are read from lm_eval (--log_samples), Inspect, NeMo Evaluator, promptfoo, deepeval, Every Eval Ever, runs "
     "of this harness, and tables: CSV, JSON, JSON lines, Parquet, Arrow, XLSX, SQLite, save_to_disk"
 )
@@ -59,12 +59,12 @@ def describe_unreadable(path: Path, head: bytes) -> str:
         names = sorted(one.name for one in path.iterdir())
         what = f"is a folder with {', '.join(map(_shorten_name, names[:MAX_KEYS]))}" if names else "is an empty folder"
         lacks = "; lm_eval logs rows with --log_samples" if any(n.startswith("results_") for n in names) else ""
-        return f"{printable(str(path))}: {what}, which contains no rows in a known format{lacks}; {READS}"
+        return f"{printable(str(path))}: {what}, which contains no rows in a known format{lacks}; {FORMATS_ADVICE}"
     start = head.lstrip().lower()
     kind = next((kind for magic, kind in KINDS.items() if start.startswith(magic.lower())), "")
     text = "a text without columns" if b"\0" not in head else "a binary file"
     what = f"looks like {_add_article(kind) if kind else text}" if head.strip() else "is empty"
-    return f"{printable(str(path))}: {what}, which contains no rows in a known format; {READS}"
+    return f"{printable(str(path))}: {what}, which contains no rows in a known format; {FORMATS_ADVICE}"
 
 
 def read_lines(files: SafeFiles, path: Path, table: str = "") -> Lines:
@@ -75,7 +75,7 @@ def read_lines(files: SafeFiles, path: Path, table: str = "") -> Lines:
     if head.startswith(SQLITE):
         return _iterate_sqlite_lines(files.read_bytes(path), path, table)
     if tables.is_binary_table(head):
-        return enumerate(tables.iterate_binary_table(files.read_bytes(path), f"{path}", WHOLE), 1)
+        return enumerate(tables.iterate_binary_table(files.read_bytes(path), f"{path}", MAX_TEXT_BYTES), 1)
     text = head.decode(_detect_encoding(head), "replace").lstrip("\ufeff").lstrip()
     if text[:1] == "[":
         return _iterate_array_items(files, path, _detect_encoding(head))
@@ -113,8 +113,8 @@ def _is_json_lines(text: str, files: SafeFiles, path: Path) -> bool:
         return False
     if not end:  # a line that is longer than what was looked at
         with open_file(path, follow=True) as f:
-            source = io.BytesIO(files.read_bytes(path)) if tables.is_compressed(f.peek(MAGIC)) else f  # type: ignore[attr-defined]
-            return b"{" in source.readline(LINE) and bool(source.read(64).strip())
+            source = io.BytesIO(files.read_bytes(path)) if tables.is_compressed(f.peek(MAGIC_BYTES)) else f  # type: ignore[attr-defined]
+            return b"{" in source.readline(MAX_LINE_BYTES) and bool(source.read(64).strip())
     try:
         json.loads(first)
     except (ValueError, RecursionError):
@@ -159,9 +159,9 @@ def _iterate_array_items(files: SafeFiles, path: Path, encoding: str) -> Lines:
     with files.open_content(path) as content:
         text = _open_text(content, encoding)
         try:
-            buffer = text.read(CHUNK).lstrip("\ufeff \t\r\n")[1:]  # behind the bracket
+            buffer = text.read(CHUNK_CHARS).lstrip("\ufeff \t\r\n")[1:]  # behind the bracket
             while True:
-                while buffer[place : place + 1] in SPACE and (place < len(buffer) or (more := text.read(CHUNK))):
+                while buffer[place : place + 1] in SPACE and (place < len(buffer) or (more := text.read(CHUNK_CHARS))):
                     buffer, place = (buffer, place + 1) if place < len(buffer) else (more, 0)
                 if buffer[place : place + 1] == "]" and not (buffer[place + 1 :] + text.read()).strip():
                     return
@@ -186,7 +186,7 @@ def _decode_next(buffer: str, place: int, text: IO[str]) -> tuple[Any, int, str]
         try:
             return *DECODER.raw_decode(buffer, place), buffer
         except json.JSONDecodeError:
-            if not (more := text.read(max(CHUNK, len(buffer) - place))):
+            if not (more := text.read(max(CHUNK_CHARS, len(buffer) - place))):
                 raise
             buffer, place = buffer[place:] + more, 0
 
@@ -205,8 +205,8 @@ def _require_object(found: Any, path: Path, number: int) -> Mapping[str, Any]:
 def _iterate_csv_lines(files: SafeFiles, path: Path, head: bytes) -> Lines:
     """Yield the lines of a file with a header; all fields are texts, so that "0001" stays what it is."""
     encoding = _detect_encoding(head)
-    begins = head.decode(encoding, "ignore").removeprefix("\ufeff").replace("\r\n", "\n")[: reading.SNIFFED]
-    separator, marked = reading.detect_separator(begins), bool(reading.TOLD.match(begins))
+    begins = head.decode(encoding, "ignore").removeprefix("\ufeff").replace("\r\n", "\n")[: reading.SNIFFED_CHARS]
+    separator, marked = reading.detect_separator(begins), bool(reading.SEPARATOR_LINE.match(begins))
     try:
         with files.open_content(path) as content:
             text = _open_text(content, encoding)
@@ -266,7 +266,7 @@ def _iterate_saved_lines(files: SafeFiles, folder: Path) -> Lines:
     number = 0
     for part in files.read_json(folder / SAVED)["_data_files"]:
         path = folder / Path(part["filename"]).name
-        for row in tables.iterate_binary_table(files.read_bytes(path), f"{path}", WHOLE):
+        for row in tables.iterate_binary_table(files.read_bytes(path), f"{path}", MAX_TEXT_BYTES):
             number += 1
             yield number, row
 

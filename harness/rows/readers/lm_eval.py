@@ -22,7 +22,17 @@ from harness.rows.wording import write_option
 DATE = r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d+)"
 BRACES, WORD = re.compile(r"\{[{%].*?[}%]\}", re.S), re.compile(r"[A-Za-z_]\w*")  # of a Jinja template
 CODE = ("def ", "<function", "functools")  # how lm_eval writes a template that is a function
-OWN = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash"}  # of a row
+ROW_KEYS = {
+    "doc_id",
+    "doc",
+    "target",
+    "arguments",
+    "resps",
+    "filtered_resps",
+    "filter",
+    "metrics",
+    "doc_hash",
+}  # of a row
 Line = dict[str, Any]
 
 
@@ -92,7 +102,7 @@ def _select_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -
             raise UsageError(
                 f"{task}: line {number:,} is not a row of lm_eval; correct it, since lines are never skipped"
             )
-        if odd := OWN.intersection(metrics):
+        if odd := ROW_KEYS.intersection(metrics):
             what = f'metric "{min(odd)}" has the name of a field of the row, which lm_eval overwrote'
             raise UsageError(f"{task}: {what}")
         found.setdefault(str(line.get("filter", "none")), []).append(line)

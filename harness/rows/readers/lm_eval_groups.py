@@ -22,7 +22,7 @@ from harness.rows.safe_read import SafeFiles
 from harness.rows.wording import write_option
 
 ALL = "all tasks"  # of a run whose tasks are in no group, or in several
-DIGITS = 32
+HEX_DIGITS = 32
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _make_group_row(
 ) -> RawRow:
     """Return a row of a task as one of the group; a question that several tasks ask is one of each."""
     values = {name: row.values[name] for name in names if name in row.values}
-    content = digest_value([task, row.content])[:DIGITS] if repeated and row.content else row.content
+    content = digest_value([task, row.content])[:HEX_DIGITS] if repeated and row.content else row.content
     return replace(
         row, key=f"{task}/{row.key}" if row.key else "", content=content, values=values,
         state=row.state if values or row.state != "scored" else "unscored",

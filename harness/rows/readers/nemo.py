@@ -13,7 +13,7 @@ from harness.rows.safe_read import SafeFiles, describe_tool_error, parse_score
 ROWS, BUNDLE = "results.jsonl", "eval-*.json"
 STATES: Mapping[str, State] = {"infra_error": "error", "system": "error", "tool_infra": "error", "graceful": "limit"}
 SCORER = "scorer:"
-UNTOLD = "system prompt and generation settings are not in NeMo's files, so they were not compared"
+UNKNOWN_SETTINGS = "system prompt and generation settings are not in NeMo's files, so they were not compared"
 
 
 class Nemo(ask.RowReader):
@@ -51,7 +51,7 @@ class Nemo(ask.RowReader):
             limit=str(config.get("max_problems") or "none"), url=config.get("base_url"),
         )  # fmt: skip
         failed = sum(row.state != "scored" for row in rows)
-        notes = (UNTOLD, *ask.make_notes((failed, "row", "failed, counted as 0 by NeMo")))
+        notes = (UNKNOWN_SETTINGS, *ask.make_notes((failed, "row", "failed, counted as 0 by NeMo")))
         notes += (f"{len(bundles) - 1:,} older {BUNDLE} were not read",) if len(bundles) > 1 else ()
         tool = f"nemo_evaluator {told.get('sdk_version', '?')}"
         return RawRows(tool, str(config.get("model", "")), name, metrics, rows, facts, notes=notes)

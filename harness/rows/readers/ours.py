@@ -21,8 +21,8 @@ from harness.rows.safe_read import SafeFiles, read_head
 from harness.texts.counts import count_noun
 
 REPORT, ITEMS, EVIDENCE = "report.json", "items.jsonl", "evidence"
-NAMED = re.compile(r"samples_(.+)_\d{4}-\d\d-\d\dT[\d.-]+\.jsonl")
-LARGEST = 700.0  # nats whose exponential a float holds
+SAMPLES_FILE = re.compile(r"samples_(.+)_\d{4}-\d\d-\d\dT[\d.-]+\.jsonl")
+MAX_NATS = 700.0  # nats whose exponential a float holds
 
 
 class Ours(ask.RowReader):
@@ -98,7 +98,7 @@ def _find_items(path: Path) -> Path | None:
 
 
 def _parse_task(path: Path) -> str:
-    return match[1] if (match := NAMED.fullmatch(path.name)) else ""
+    return match[1] if (match := SAMPLES_FILE.fullmatch(path.name)) else ""
 
 
 def _find_samples(path: Path, report: Path, subject: str, task: str) -> Path:
@@ -153,7 +153,7 @@ def _make_metrics(report: ask.Told, rows: list[RawRow], scales: ask.Told, where:
         weight = math.fsum(w for _, w in here)
         ours, told = math.fsum(v * w for v, w in here) / weight if weight else math.nan, report["metrics"].get(name)
         is_log = (
-            told is not None and not ask.are_close(ours, told) and ask.are_close(math.exp(min(ours, LARGEST)), told)
+            told is not None and not ask.are_close(ours, told) and ask.are_close(math.exp(min(ours, MAX_NATS)), told)
         )
         total = told if is_log else ask.check_total(f"{where} {ask.display_name(name)}", ours, told)
         limits = scales.get(name, {}).get("range")

@@ -11,10 +11,10 @@ from harness.rows.readers import fields as ask
 from harness.rows.records import RawMetric, RawRow, RawRows, State, Wanted
 from harness.rows.safe_read import SafeFiles, describe_tool_error
 
-VERSION = 3  # of the format
-ERROR = 2  # failureReason: no answer came; 1 is an assertion that failed, 0 none
+FORMAT_VERSION = 3  # of the format
+ERROR_CODE = 2  # failureReason: no answer came; 1 is an assertion that failed, 0 none
 SUCCESS = "success"
-BROKE = (  # what promptfoo says of an assertion that itself failed; nothing else tells it from one that did not hold
+FAILURE_PREFIXES = (  # of an assertion that itself failed; nothing else tells it from one that did not hold
     "Custom function threw error", "Invalid regex pattern:", "Scoring function error:", "Python code execution failed",
     "Ruby code execution failed", "Webhook error", "Error executing",
 )  # fmt: skip
@@ -30,9 +30,9 @@ class Promptfoo(ask.RowReader):
 
     def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
         document = files.read_json(path)
-        if (results := document["results"]).get("version") != VERSION:
+        if (results := document["results"]).get("version") != FORMAT_VERSION:
             version = ask.display_name(results.get("version"))
-            what = f"has version {version} of promptfoo's format, but {VERSION} is supported"
+            what = f"has version {version} of promptfoo's format, but {FORMAT_VERSION} is supported"
             raise UsageError(f"{path}: {what}; export it again with a newer promptfoo")
         prompts = results["prompts"]
         provider = ask.select_one([p["provider"] for p in prompts], want.label, path, "provider")
@@ -86,11 +86,11 @@ def _list_expected(case: ask.Told) -> list[str]:
 def _find_state(test: ask.Told) -> tuple[State, str]:
     """Return how a test ended: an assertion that failed is a score, one that broke is none."""
     graded = test.get("gradingResult") or {}
-    if test.get("failureReason") == ERROR or not graded:
+    if test.get("failureReason") == ERROR_CODE or not graded:
         return "error", describe_tool_error(test.get("error") or "no answer")
     parts = graded.get("componentResults") or []
     for one in (graded, *parts):
-        if ask.nested_value(one, "metadata", "graderError") or str(one.get("reason", "")).startswith(BROKE):
+        if ask.nested_value(one, "metadata", "graderError") or str(one.get("reason", "")).startswith(FAILURE_PREFIXES):
             return "error", describe_tool_error(one.get("reason"))
     return ("scored", "") if parts else ("unscored", describe_tool_error(graded.get("reason")))
 

@@ -16,23 +16,23 @@ from harness.errors import UsageError, did_you_mean
 from harness.rows.readers import fields as ask
 from harness.rows.readers import layouts
 from harness.rows.readers.layouts import Lines
-from harness.rows.records import COLUMNS, UNSET, RawMetric, RawRow, RawRows, State, Wanted
+from harness.rows.records import COLUMNS, UNSET_COLUMN, RawMetric, RawRow, RawRows, State, Wanted
 from harness.rows.safe_read import SafeFiles, describe_tool_error, parse_score
 from harness.rows.wording import write_option
 from harness.texts.escaping import printable
 
-PIECE = 10_000  # rows whose contents are read at a time
-FIRST = 100  # rows by which the columns of a table are known
+PIECE_ROWS = 10_000  # rows whose contents are read at a time
+HEAD_ROWS = 100  # rows by which the columns of a table are known
 DEFAULTS = ("id", "score", "input", "target", "answer")  # columns that are read where a table has them
 ERROR, MODEL = "error", "model"  # columns that say that a row has no score, and whose row it is in a long table
 WORDS = {  # of right and wrong
     **dict.fromkeys(("c", "correct", "pass", "passed", "right", "true", "y", "yes", "✓", "✔"), 1.0),
     **dict.fromkeys(("i", "incorrect", "fail", "failed", "wrong", "false", "n", "no", "✗", "✘"), 0.0),
 }
-EMPTY = ("", "-", "n/a", "na", "<na>", "nan", "null", "none")
+MISSING_VALUES = ("", "-", "n/a", "na", "<na>", "nan", "null", "none")
 DECIMAL_COMMA, PERCENT = re.compile(r"[+-]?(\d*),(\d+)"), re.compile(r"([+-]?[\d.,]+)\s?%")
 FLOAT_ID = re.compile(r"\d+\.0+")
-NONE: ask.Told = {}
+NO_VALUES: ask.Told = {}
 
 
 class Table(ask.RowReader):
@@ -57,8 +57,8 @@ def read_table(path: Path, lines: Lines, want: Wanted) -> RawRows:
     rows, shared, columns, models = list[RawRow](), dict[Any, Any](), dict[str, str](), set[str]()
     budget = ask.TextBudget(want.texts)
     long = MODEL not in (*want.slices, *want.cluster) and "=" not in want.label
-    while piece := list(islice(lines, PIECE)):
-        columns = columns or _find_columns([line for _, line in piece[:FIRST]], want, path)
+    while piece := list(islice(lines, PIECE_ROWS)):
+        columns = columns or _find_columns([line for _, line in piece[:HEAD_ROWS]], want, path)
         if long:
             models |= {_format_cell(line[MODEL]) for _, line in piece if MODEL in line}
         rows += (made := _make_rows(path, piece, columns, want, shared))
@@ -91,9 +91,9 @@ def _select_lines(lines: Lines, column: str, value: str, path: Path) -> Lines:
         if cell is not None and _format_cell(cell) == value:
             found = True
             yield number, line
-        elif len(seen) < FIRST and cell is not None:
+        elif len(seen) < HEAD_ROWS and cell is not None:
             seen[_format_cell(cell)] = None
-        elif not found and len(names) < FIRST:
+        elif not found and len(names) < HEAD_ROWS:
             names |= dict.fromkeys(map(str, line))
     if not found and not seen:
         raise UsageError(f'{path}: has no column "{ask.display_name(column)}"{did_you_mean(column, names)}')
@@ -105,9 +105,9 @@ def _select_lines(lines: Lines, column: str, value: str, path: Path) -> Lines:
 
 def _find_columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -> dict[str, str]:
     """Return which column is what, by the first lines. Raises UsageError where one is not there."""
-    named = {name: column for name in COLUMNS if (column := getattr(want, name)) not in ("", UNSET)}
+    named = {name: column for name in COLUMNS if (column := getattr(want, name)) not in ("", UNSET_COLUMN)}
     there = dict.fromkeys(chain.from_iterable(lines))
-    found = {name: name for name in DEFAULTS if name in there and getattr(want, name) != UNSET} | named
+    found = {name: name for name in DEFAULTS if name in there and getattr(want, name) != UNSET_COLUMN} | named
     if want.metric and not want.score:
         found["score"] = want.metric
     found |= dict(zip(("cluster", "second_cluster"), want.cluster, strict=False))
@@ -179,10 +179,10 @@ def _make_rows(
         content = question_key(text, target) if columns.get("input") else ""
         if want.texts is not None and content not in want.texts and key not in want.texts:
             continue  # read again for its texts
-        own = shared.setdefault(parts, dict(parts)) if parts else NONE
+        own = shared.setdefault(parts, dict(parts)) if parts else NO_VALUES
         clusters = intern(cluster), intern(second)
         found.append(RawRow(
-            key, False, content, "", values, state, why, time, weight, *clusters, own, NONE, text, target, answer
+            key, False, content, "", values, state, why, time, weight, *clusters, own, NO_VALUES, text, target, answer
         ))  # fmt: skip
     return found
 
@@ -205,7 +205,7 @@ def parse_table_score(value: Any, where: str) -> float | None:
         text = value.strip()
         if (word := text.lower()) in WORDS:
             return WORDS[word]
-        if word in EMPTY:
+        if word in MISSING_VALUES:
             return None
         if percent := PERCENT.fullmatch(text):
             share = parse_table_score(percent[1], where)
@@ -224,7 +224,7 @@ def _format_error(value: Any) -> str:
     """Return what a column says of an error, "" where there was none; a number there is a metric."""
     if value in (None, False, "") or (isinstance(value, (int, float)) and not isinstance(value, bool)):
         return ""
-    if isinstance(value, str) and (value.strip().lower() in (*EMPTY, "false", "no") or _is_number(value)):
+    if isinstance(value, str) and (value.strip().lower() in (*MISSING_VALUES, "false", "no") or _is_number(value)):
         return ""
     return describe_tool_error(value) if value else ""
 
@@ -239,7 +239,7 @@ def _is_number(text: str) -> bool:
 
 def _format_cell(value: Any) -> str:
     """Return a cell as a text: whole floats as pandas makes them without their point, objects as JSON."""
-    if value is None or value != value or type(value).__name__ in ask.MISSING:
+    if value is None or value != value or type(value).__name__ in ask.MISSING_TYPES:
         return ""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))

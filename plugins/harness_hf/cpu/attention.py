@@ -26,11 +26,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from harness_hf.cpu.linear import is_onednn_available, multiply
 from harness_hf.cpu.switch import uses_cpu_kernels
 
-TILE = 1 << 18  # scores of one tile: a megabyte
+TILE_SCORES = 1 << 18  # scores of one tile: a megabyte
 TILED = (torch.float32, torch.bfloat16)  # both in float32, which is the faster for products as small as these
-SHORT = 128  # tokens, the mean of a token's document: of longer ones the scores, which are kept, are too many
-LONG = 8  # queries; for fewer of them PyTorch's own attention is as fast
-PADDED = 2  # times the scores of documents by themselves, at most, are those of some that are computed together
+MAX_SHORT_TOKENS = (
+    128  # tokens, the mean of a token's document: of longer ones the scores, which are kept, are too many
+)
+MIN_TILED_QUERIES = 8  # queries; for fewer of them PyTorch's own attention is as fast
+MAX_PADDING_RATIO = (
+    2  # times the scores of documents by themselves, at most, are those of some that are computed together
+)
 
 
 def use_tiled_attention() -> AbstractContextManager[None]:
@@ -45,7 +49,7 @@ def use_tiled_attention() -> AbstractContextManager[None]:
 
     def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
         plain = query.dtype in TILED and query.is_cpu and not _has_odd_options(options)
-        if not plain or len(query) > 1 or query.shape[2] < LONG:
+        if not plain or len(query) > 1 or query.shape[2] < MIN_TILED_QUERIES:
             return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         scale = options.get("scaling") or query.shape[-1] ** -0.5
         mask = None if attention_mask is None else shown(attention_mask)
@@ -65,7 +69,7 @@ def _attend_by_tiles(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
     heads, length, width = query.shape
     groups, there = key.shape[:2]
     each, before = heads // groups, there - length
-    size = max(16, TILE // (there * each))
+    size = max(16, TILE_SCORES // (there * each))
     if mask is None:
         mask = query.new_full((length, length), float("-inf")).triu_(1)
     first = there - mask.shape[-1]  # all see the keys before it
@@ -112,12 +116,12 @@ def _split_documents(mask: Tensor) -> list[DocumentBatch]:
         return []
     begins = [*(first == place).flatten().nonzero()[:, 0].tolist(), rows * length]
     sizes = [end - begin for begin, end in pairwise(begins)]
-    if sum(n * n for n in sizes) > SHORT * rows * length:
+    if sum(n * n for n in sizes) > MAX_SHORT_TOKENS * rows * length:
         return []
     alike: list[list[int]] = []
     for size in sizes:
         together = [*(alike or [[]])[-1], size]
-        if len(together) * max(together) ** 2 <= PADDED * sum(n * n for n in together):
+        if len(together) * max(together) ** 2 <= MAX_PADDING_RATIO * sum(n * n for n in together):
             alike[-1:] = [together]
         else:
             alike.append([size])

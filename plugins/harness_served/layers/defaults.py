@@ -13,19 +13,28 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-from harness_served.parity import DIFFERS, SAME, SECOND, UNKNOWN, UNPROVEN, LayerVerdict, Parity, SampledAnswer
+from harness_served.parity import (
+    DIFFERS,
+    SAME,
+    SECOND_SEED_OFFSET,
+    UNKNOWN,
+    UNPROVEN,
+    LayerVerdict,
+    Parity,
+    SampledAnswer,
+)
 from harness_served.runtime import RuntimeAnswer
 
 if TYPE_CHECKING:
     from harness_served.reference import TokenScores
 
-NEUTRAL: Mapping[str, tuple[float, ...]] = {  # values that change nothing
+NEUTRAL_VALUES: Mapping[str, tuple[float, ...]] = {  # values that change nothing
     **{"temperature": (1.0,), "top_k": (0.0, -1.0), "top_p": (1.0,), "min_p": (0.0,), "typical_p": (1.0,)},
     **{"repetition_penalty": (1.0,), "presence_penalty": (0.0,), "frequency_penalty": (0.0,)},
     **{"dry_multiplier": (0.0,), "xtc_probability": (0.0,)},
 }
-TOKENS = 40  # of each conversation
-LEAST = 64
+TOKENS_PER_CONVERSATION = 40  # of each conversation
+MIN_TOKENS = 64
 Sampled = tuple[SampledAnswer, "TokenScores"]
 
 
@@ -46,7 +55,7 @@ def compare_defaults(parity: Parity) -> LayerVerdict:
 
 
 def sample_twice(
-    parity: Parity, layer: str, how: Mapping[str, Any], named: Mapping[str, Any], tokens: int = TOKENS
+    parity: Parity, layer: str, how: Mapping[str, Any], named: Mapping[str, Any], tokens: int = TOKENS_PER_CONVERSATION
 ) -> LayerVerdict:
     """Say how surprising sampled answers are; after an alarm or few tokens, both samples count at alpha's square.
 
@@ -56,8 +65,8 @@ def sample_twice(
     drawn = _measure_surprise(parity, how, named, heard, parity.seed, parity.alpha, tokens)
     if drawn.verdict == DIFFERS:
         parity.notes.append(f"{layer}: sampled once more, since the first sample {drawn.reason}")
-    if drawn.verdict == DIFFERS or 0 < drawn.numbers["tokens"] < LEAST:
-        drawn = _measure_surprise(parity, how, named, heard, parity.seed + SECOND, parity.alpha**2, tokens)
+    if drawn.verdict == DIFFERS or 0 < drawn.numbers["tokens"] < MIN_TOKENS:
+        drawn = _measure_surprise(parity, how, named, heard, parity.seed + SECOND_SEED_OFFSET, parity.alpha**2, tokens)
     return drawn
 
 
@@ -69,7 +78,7 @@ def read_generation_config(parity: Parity) -> dict[str, Any]:
 
 
 def _is_different(key: str, told: float, named: Mapping[str, Any]) -> bool:
-    wanted = (float(named[key]),) if key in named else NEUTRAL.get(key, (told,))
+    wanted = (float(named[key]),) if key in named else NEUTRAL_VALUES.get(key, (told,))
     return not any(math.isclose(told, one, abs_tol=1e-3) for one in wanted)
 
 
@@ -83,7 +92,7 @@ def _measure_surprise(
     most: int,
 ) -> LayerVerdict:
     """Sample, and say how surprising that is, with what was heard before."""
-    filtered = [key for key in NEUTRAL if key in named and _is_different(key, float(named[key]), {})]
+    filtered = [key for key in NEUTRAL_VALUES if key in named and _is_different(key, float(named[key]), {})]
     prompts = parity.plain_prompts
 
     def draw(number: int) -> RuntimeAnswer:
@@ -97,9 +106,9 @@ def _measure_surprise(
     margins = (max(parity.choice_margins(a.said, a.ids, scores), default=0.0) for a, scores in heard)
     greedy = all(margin < 0.5 for margin in margins)
     numbers = {"tokens": float(tokens), "z": _compute_z(heard)}
-    if tokens < LEAST:
+    if tokens < MIN_TOKENS:
         return LayerVerdict(
-            UNPROVEN, f"only {tokens} tokens were sampled, at least {LEAST} are needed", "text", numbers
+            UNPROVEN, f"only {tokens} tokens were sampled, at least {MIN_TOKENS} are needed", "text", numbers
         )
     z, far = numbers["z"], NormalDist().inv_cdf(1 - alpha / 2)
     above = _compute_z([pair for pair in heard if pair[0].reported])  # a text may be cut into rarer tokens

@@ -12,9 +12,14 @@ from harness.internals import ReplayRows, decide, score_from_row
 from harness_api import load
 from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity
 
-WORSE = 0.03  # of a proportion, and a share of what else is measured, where no gate of the suite says how much
+DEFAULT_MARGIN = 0.03  # of a proportion, and a share of what else is measured, where no gate of the suite says how much
 VERSUS = "evidence"
-TOLD = {"worse": "lost_count", "better": "won_count", "rows": "n", **{n: n for n in ("estimate", "lower", "upper")}}
+CHANGE_COUNTS = {
+    "worse": "lost_count",
+    "better": "won_count",
+    "rows": "n",
+    **{n: n for n in ("estimate", "lower", "upper")},
+}
 
 
 def compare_gates(parity: Parity) -> LayerVerdict:
@@ -39,7 +44,7 @@ def compare_gates(parity: Parity) -> LayerVerdict:
     ]
     if not verdicts:
         return LayerVerdict(UNKNOWN, unheard)
-    told = ((f"{v.metric} {key}", getattr(v, name)) for v in verdicts for key, name in TOLD.items())
+    told = ((f"{v.metric} {key}", getattr(v, name)) for v in verdicts for key, name in CHANGE_COUNTS.items())
     numbers = {key: float(value) for key, value in told if value is not None}
     for outcome, layer in ((Outcome.FAIL, DIFFERS), (Outcome.ERROR, UNPROVEN), (Outcome.INCONCLUSIVE, UNPROVEN)):
         if (worst := next((v for v in verdicts if v.outcome is outcome), None)) is not None:
@@ -60,7 +65,13 @@ def _iterate_claims(asked: ReplayRows) -> Iterator[Gate]:
     for name, gates in margins.items():
         own = [g for g in gates if g.worse_by_at_most is not None]
         share = asked.collection.tasks[gates[0].eval].metrics[gates[0].metric_name].is_share
-        margin = max(own, key=lambda g: g.margin).worse_by_at_most if own else WORSE if share else f"{WORSE:.0%}"
+        margin = (
+            max(own, key=lambda g: g.margin).worse_by_at_most
+            if own
+            else DEFAULT_MARGIN
+            if share
+            else f"{DEFAULT_MARGIN:.0%}"
+        )
         yield Gate(name, metric=name, versus=VERSUS, worse_by_at_most=margin, allow_approximate=True)
 
 

@@ -9,7 +9,7 @@ from harness_api import RequestRefusedError
 from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity
 from harness_served.runtime import GREEDY, read_context_limit
 
-PLAIN = "The capital of France is"  # a text prompt, which gets a BOS or none
+TEXT_PROMPT = "The capital of France is"  # a text prompt, which gets a BOS or none
 FIX = "if no gateway changes prompts, serve it with the export's template and tokenizer (--chat-template, --tokenizer)"
 WORD = re.compile(r" ?[A-Za-z]+")  # which every tokenizer cuts alike
 MOST_WORDS = 50_000
@@ -41,8 +41,8 @@ def compare_ids(parity: Parity) -> LayerVerdict:
         if count is not None and count != ours:
             says = f"{where}: {count} tokens, but {ours} by the export ({count - ours:+d}); {FIX}"
             return LayerVerdict(DIFFERS, says, "count")
-    said = runtime.complete([], PLAIN, 1, GREEDY)  # a text, which has more where a BOS is put in front of another
-    count, ours = said.prompt if said else None, len(parity.reference.tokens.encode_prompts([PLAIN])[0])
+    said = runtime.complete([], TEXT_PROMPT, 1, GREEDY)  # a text, which has more where a BOS is put in front of another
+    count, ours = said.prompt if said else None, len(parity.reference.tokens.encode_prompts([TEXT_PROMPT])[0])
     if count is not None and count != ours:
         says = (
             f"a text prompt has {count} tokens, but {ours} by the export ({count - ours:+d}); check "
@@ -66,7 +66,8 @@ def find_vocabulary_error(parity: Parity) -> str | None:
     theirs, ours = parity.runtime.tokenize(text), parity.reference.tokens.encode_plain(text)
     if theirs is None or theirs == ours:
         return None
-    return f"the words of the vocabulary, {_describe_first_difference(parity, ours, theirs)}; serve it with the export's tokenizer"
+    difference = _describe_first_difference(parity, ours, theirs)
+    return f"the words of the vocabulary, {difference}; serve it with the export's tokenizer"
 
 
 def _describe_first_difference(parity: Parity, ours: Sequence[int], theirs: Sequence[int]) -> str:

@@ -67,7 +67,7 @@ def test_results_and_gradients_are_pytorch_s(lengths: Lengths, heads: int, group
         mask_of([[12]]) & (torch.arange(12) >= 4),  # padding on the left, which sees nothing
         mask_of([[12]]) & (torch.arange(12) < 8),  # and on the right
         mask_of([[6, 6]]) | (torch.arange(12) < 2),  # a beginning that all share
-        mask_of([[2 * attention.SHORT, 4]]),  # long documents
+        mask_of([[2 * attention.MAX_SHORT_TOKENS, 4]]),  # long documents
     ],
 )
 def test_other_masks_are_left_to_pytorch(mask: torch.Tensor) -> None:

@@ -412,7 +412,7 @@ def test_attention_by_tiles(masked: bool, before: int, monkeypatch: pytest.Monke
 
     if not attention.is_onednn_available():
         pytest.skip("no oneDNN for float32 here")
-    monkeypatch.setattr(attention, "TILE", 40 * 130)
+    monkeypatch.setattr(attention, "TILE_SCORES", 40 * 130)
     torch.manual_seed(2)
     heads, groups, length, size = 6, 2, 61, 16
     query = torch.randn(1, heads, length, size)

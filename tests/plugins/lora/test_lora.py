@@ -197,7 +197,7 @@ def test_dequantized_weights(dtype: str, options: dict[str, Any], tiny_model: Pa
 @pytest.mark.parametrize("block", [1, 1000, 1 << 18])
 def test_merge_rounds_once(block: int, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Onto a bfloat16 base, the sum is made in float64 and rounded once, in whatever blocks, and by several threads."""
-    monkeypatch.setattr("harness_lora.merge.BLOCK", block)
+    monkeypatch.setattr("harness_lora.merge.BLOCK_VALUES", block)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     base = tmp_path / "base"
@@ -481,7 +481,7 @@ def test_mistake_of_the_merge_itself_is_found(
         parity.verify_merge(question)
 
 
-@pytest.mark.parametrize("free", [divergence.BESIDE // 2, 64 * divergence.BESIDE])
+@pytest.mark.parametrize("free", [divergence.GPU_RESERVE_BYTES // 2, 64 * divergence.GPU_RESERVE_BYTES])
 @pytest.mark.parametrize("computed", ["float32", "bfloat16"])
 @pytest.mark.parametrize("dora", [False, True])
 def test_merge_is_verified_on_a_gpu_that_does_not_hold_it(
@@ -515,7 +515,10 @@ def test_merge_is_verified_on_a_gpu_that_does_not_hold_it(
     assert parity.verify_merge(question) == whole
     # In half precision two more tell how large noise is.
     models = 3 if computed == "float32" else 5
-    assert (len(loaded), offloaded) == (models, [["LlamaDecoderLayer"]] * (models if free < divergence.BESIDE else 0))
+    assert (len(loaded), offloaded) == (
+        models,
+        [["LlamaDecoderLayer"]] * (models if free < divergence.GPU_RESERVE_BYTES else 0),
+    )
 
 
 def test_update_that_rounds_away_in_one_tensor_is_no_mistake(tiny_model: Path, tmp_path: Path) -> None:

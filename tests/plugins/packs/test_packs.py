@@ -163,8 +163,8 @@ def test_mistakes_are_told_at_collection(project: Project, more: str, what: str)
 def test_a_changed_file_is_refused(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that are not those of the version are refused in one line, of a pack and of a source."""
     for name in ("general-v1", "capitals"):
-        (project.folder / f"{name}.jsonl").write_bytes((store.HERE / f"{name}.jsonl").read_bytes() + b"{}\n")
-    monkeypatch.setattr(store, "HERE", project.folder)
+        (project.folder / f"{name}.jsonl").write_bytes((store.PACK_FOLDER / f"{name}.jsonl").read_bytes() + b"{}\n")
+    monkeypatch.setattr(store, "PACK_FOLDER", project.folder)
     project.write({"suite.toml": EVAL})
     done = project.run("--collect-only")
     assert (done.code, done.err.count("\n")) == (4, 1)

@@ -406,8 +406,8 @@ def test_samples_cut_off_are_told(ran: Path) -> None:
 
 def test_of_many_rows_all_flips_and_a_sample_are_held(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit a page holds every row won or lost and a seeded sample of the others, and says so."""
-    monkeypatch.setattr(pairs, "MOST", 20)
-    monkeypatch.setattr(pairs, "DRAWN", 20)
+    monkeypatch.setattr(pairs, "MAX_WHOLE_ROWS", 20)
+    monkeypatch.setattr(pairs, "DRAWN_ROWS", 20)
     changed(ran, "base", "qa", lambda i, row: row.update(exact_match=float(i < 50)))
     changed(ran, "merged", "qa", lambda i, row: row.update(exact_match=float(i < 45)))
     kept = read_folder(ran)
@@ -723,7 +723,7 @@ def test_strips_keep_their_labels_apart() -> None:
         part = svg.Interval((low + high) / 2, low, high, svg.PASS)
         axis = svg.make_axis([part], limit, 1, formatting.format_limit, shares=False, zero=False)
         places = sorted(axis.place(x) for x in (*axis.ticks(), limit))
-        assert all(b - a >= svg.APART for a, b in pairwise(places))
+        assert all(b - a >= svg.LABEL_GAP_PX for a, b in pairwise(places))
         assert axis.place(limit) == svg.WIDTH / 2  # of every strip: they can be compared
         assert all(0 <= axis.place(x) <= svg.WIDTH for x in (low, high, limit))
 

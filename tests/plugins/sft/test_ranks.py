@@ -193,5 +193,5 @@ def test_the_clock_stops_with_this_process(monkeypatch: pytest.MonkeyPatch) -> N
     pace.step(more=False)
     pace.idle = processes.HUNG
     assert pace.find_warning()[1] is False
-    pace.idle = processes.ENDS
+    pace.idle = processes.START_TIMEOUT_S
     assert pace.find_warning()[1] is True

@@ -693,7 +693,7 @@ def test_a_frozen_head_gives_what_trl_gives(dtype: torch.dtype, biased: bool, mo
 
     from harness_hf.cpu import head
 
-    monkeypatch.setattr(head, "LOGITS", 5 * 97)
+    monkeypatch.setattr(head, "MAX_LOGITS", 5 * 97)
     draw = torch.Generator().manual_seed(3)
     hidden, weight = torch.randn(23, 16, generator=draw).to(dtype), torch.randn(97, 16, generator=draw).to(dtype)
     bias = torch.randn(97, generator=draw).to(dtype) if biased else None

@@ -49,7 +49,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The fake, as the `vllm` that is installed here."""
     put(tmp_path / "site")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    for name in {*environment.QUIET, *environment.ENGINE, "HF_HUB_DISABLE_TELEMETRY"}:
+    for name in {*environment.QUIET_ENVIRONMENT, *environment.ENGINE, "HF_HUB_DISABLE_TELEMETRY"}:
         monkeypatch.setenv(name, os.environ.get(name, ""))  # to be put back
     for name in environment.PLACES:
         monkeypatch.setenv(name, str(tmp_path))
