@@ -41,24 +41,24 @@ def cache_dir() -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         why = "" if os.access(folder, os.R_OK | os.W_OK | os.X_OK) else "is not writable by this user; set"
-        why = why or _open_to_others(folder)
+        why = why or _find_shared_access_error(folder)
     except FileExistsError:
         why = f"is {'a broken link' if folder.is_symlink() else 'not a folder'}; remove it, or set"
     except (OSError, ValueError) as error:
         why = f"cannot be created: {getattr(error, 'strerror', None) or error}; set"
     if why:
         raise UsageError(f'cache "{folder}": {why} HARNESS_CACHE to another folder')
-    _hold_cache(folder)
+    _lock_cache_until_exit(folder)
     return folder
 
 
 def is_sole_user(folder: Path) -> bool:
     """Return whether no other process uses a cache; from here on none can, until this one ends."""
-    _hold_cache(folder)
+    _lock_cache_until_exit(folder)
     return folder in _used and try_lock(_used[folder]) is not False  # a file system without locks cannot tell
 
 
-def _hold_cache(folder: Path) -> None:
+def _lock_cache_until_exit(folder: Path) -> None:
     """Hold a cache until this process ends, so that nobody removes what it reads; waits for whoever does."""
     if folder in _used:
         return
@@ -70,14 +70,14 @@ def _hold_cache(folder: Path) -> None:
         lock_file(_used[folder], shared=True)
 
 
-def _open_to_others(folder: Path) -> str:
+def _find_shared_access_error(folder: Path) -> str:
     """Return why others could put an answer into a folder, by its owner, mode and content, or an empty text."""
     if not hasattr(os, "geteuid"):  # Windows, where the profile of a user is theirs alone
         return ""
     about = folder.stat()
     enter = bool(about.st_mode & 0o077)  # where nobody else may, only the owner of what lies there could write to it
-    for path, own in chain([(folder, about)], _iterate_inside(folder, CACHE_LEVELS if enter else 1)):
-        if wrong := _find_other_writers(own, modes=enter):
+    for path, own in chain([(folder, about)], _iterate_folder_stats(folder, CACHE_LEVELS if enter else 1)):
+        if wrong := _find_foreign_writer_error(own, modes=enter):
             where, way = (
                 "" if path == folder else f'contains "{path.relative_to(folder)}", which ',
                 f"chmod go-w {path}",
@@ -88,17 +88,17 @@ def _open_to_others(folder: Path) -> str:
     return ""
 
 
-def _iterate_inside(folder: Path, levels: int) -> Iterator[tuple[Path, os.stat_result]]:
+def _iterate_folder_stats(folder: Path, levels: int) -> Iterator[tuple[Path, os.stat_result]]:
     """Yield what lies in a folder, and in those that lie in it, so many levels deep."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(OSError):  # a link to nothing, or gone
                 yield Path(entry.path), entry.stat()
                 if levels > 1 and entry.is_dir(follow_symlinks=False):
-                    yield from _iterate_inside(Path(entry.path), levels - 1)
+                    yield from _iterate_folder_stats(Path(entry.path), levels - 1)
 
 
-def _find_other_writers(about: os.stat_result, *, modes: bool) -> str:
+def _find_foreign_writer_error(about: os.stat_result, *, modes: bool) -> str:
     """Return who else than this user and root could write, or an empty text."""
     if about.st_uid not in (os.geteuid(), 0):
         return f"belongs to user {about.st_uid}, who could plant answers there"
@@ -252,8 +252,8 @@ def replace_folder(final: Path) -> Iterator[Path]:
     when the process is killed; what a killed one left behind is removed by the next. Raises OSError.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    _sweep_work_folders(final)
-    work, handle = _claim_work_folder(final)
+    _remove_abandoned_work_folders(final)
+    work, handle = _make_locked_work_folder(final)
     old = work.with_name(work.name + OLD)
     try:
         yield work
@@ -280,7 +280,7 @@ def replace_folder(final: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def _claim_work_folder(final: Path) -> tuple[Path, int]:
+def _make_locked_work_folder(final: Path) -> tuple[Path, int]:
     """Make a work folder beside `final`, and return it with a handle that holds its lock.
 
     A lock ends with its process, in whichever container or on whichever machine that runs; a process id does not tell.
@@ -323,7 +323,7 @@ def _exchange_folders(one: Path, other: Path) -> bool:
     return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
-def _sweep_work_folders(final: Path) -> None:
+def _remove_abandoned_work_folders(final: Path) -> None:
     """Remove the work folders beside a folder that no process holds any more; bring back what they had moved."""
     mine = re.compile(rf"\.{re.escape(final.name)}\.[0-9a-f]{{16}}({re.escape(OLD)})?")
     left = {p.name.removesuffix(OLD) for p in final.parent.iterdir() if mine.fullmatch(p.name)}

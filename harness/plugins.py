@@ -62,7 +62,7 @@ class Plugins:
         self.hook = manager.hook
         idle = [name for name, plugin in manager.list_name_plugin() if not manager.get_hookcallers(plugin)]
         self.idle = [f'plugin "{name}" has no hooks; is @hookimpl missing?' for name in idle]
-        self.provided = self._gather()
+        self.provided = self._collect_provided_functions()
         self._codes: dict[tuple[tuple[str, str], ...], str] = {}
 
     def find(self, kind: str, name: str) -> Provided:
@@ -88,11 +88,11 @@ class Plugins:
 
     def is_own(self, provided: Provided) -> bool:
         """Return whether a callable is of a plugin that was installed with the harness itself."""
-        return provided.function.__module__.partition(".")[0] == _own_packages().get(provided.plugin)
+        return provided.function.__module__.partition(".")[0] == _map_own_plugins_to_packages().get(provided.plugin)
 
     def third_party_names(self) -> list[str]:
         """Return the names of the plugins that did not come with the harness, and whose code a suite runs."""
-        found, own = self.manager.list_name_plugin(), _own_packages()
+        found, own = self.manager.list_name_plugin(), _map_own_plugins_to_packages()
         named = [(name, getattr(plugin, "__name__", type(plugin).__module__)) for name, plugin in found]
         return [name for name, module in named if module.partition(".")[0] not in ("harness", own.get(name))]
 
@@ -106,7 +106,7 @@ class Plugins:
             self._codes[key] = keys.digest_code([*plugins, *readers, *(p.function for p in asked)])
         return self._codes[key]
 
-    def _gather(self) -> dict[tuple[str, str], Provided]:
+    def _collect_provided_functions(self) -> dict[tuple[str, str], Provided]:
         mistakes = Mistakes()
         found: dict[tuple[str, str], Provided] = {}
         for kind, hook in HOOKS.items():
@@ -140,7 +140,7 @@ class Plugins:
         return found
 
 
-def _own_packages() -> dict[str, str]:
+def _map_own_plugins_to_packages() -> dict[str, str]:
     """Return the package of each plugin by its name, of those that were installed with the harness itself."""
     try:
         points = importlib.metadata.distribution(keys.DISTRIBUTION).entry_points
@@ -159,7 +159,7 @@ def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
     manager.add_hookspecs(hookspec)
     blocked = {name.removeprefix("no:") for name in asked if name.startswith("no:")}
     points = sorted(importlib.metadata.entry_points(group=keys.GROUP), key=lambda p: p.name)
-    own = {"harness", *_own_packages().values()}
+    own = {"harness", *_map_own_plugins_to_packages().values()}
     mine = [name for name in asked if not name.startswith("no:")]
     plugin_errors.PLUGIN_MODULES |= {
         n.partition(".")[0] for n in (*(p.module for p in points), *mine, "harnessfile")
@@ -171,7 +171,7 @@ def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
         _register_plugin(manager, name, partial(importlib.import_module, name))
     harnessfile = suite.parent / HARNESSFILE if suite else None
     if harnessfile and harnessfile.is_file() and HARNESSFILE not in blocked:
-        _register_plugin(manager, str(harnessfile), partial(_import_file, harnessfile))
+        _register_plugin(manager, str(harnessfile), partial(_import_harnessfile, harnessfile))
     known, mistakes = [name for name in vars(hookspec) if name.startswith("harness_")], Mistakes()
     for name, plugin in manager.list_name_plugin():  # a hook nobody calls would be a plugin that silently does nothing
         for attribute, hook in vars(plugin).items() if isinstance(plugin, ModuleType) else ():
@@ -203,7 +203,7 @@ def _register_plugin(manager: pluggy.PluginManager, name: str, load: Callable[[]
         raise UsageError(f'plugin "{name}": {" ".join(str(error).split())}') from None
 
 
-def _import_file(path: Path) -> ModuleType:
+def _import_harnessfile(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("harnessfile", path)
     assert spec and spec.loader  # a .py file always has both
     module = importlib.util.module_from_spec(spec)

@@ -150,7 +150,7 @@ def run_selftest(
                 said(f"{task.spec.where}: {cost}")
         trials, pairs, kept = list[ControlTrial](), Results(), dict[str, dict[str, Any]]()
         for control in chosen:
-            trial, results = _try_control(control, options, kept)
+            trial, results = _run_control_through_gates(control, options, kept)
             told(trial)
             trials.append(trial)
             pairs = pairs or (results if not control.eval and control.name != BASE_CONTROL else {})
@@ -163,7 +163,7 @@ def run_selftest(
             why = "The rows of every eval contain training rows."
             trials.append(ControlTrial(LEAK_CONTROL, why, flags, time.monotonic() - begun))
             told(trials[-1])
-        return SelfTest(tuple(trials), tuple(_try_equal_models(collection, pairs)))
+        return SelfTest(tuple(trials), tuple(_iterate_equal_model_trials(collection, pairs)))
 
 
 def _plant_training_rows(collection: Collection) -> Collection:
@@ -180,7 +180,9 @@ def _plant_training_rows(collection: Collection) -> Collection:
     return replace(collection, tasks=tasks)
 
 
-def _try_control(control: Control, options: Options, kept: dict[str, dict[str, Any]]) -> tuple[ControlTrial, Results]:
+def _run_control_through_gates(
+    control: Control, options: Options, kept: dict[str, dict[str, Any]]
+) -> tuple[ControlTrial, Results]:
     """Put a control through the gates of its collection; return the results too where every evaluation has one."""
     blank = ControlTrial(control.name, control.why, fix=control.fix)
     execution = start_run(control.collection, options)
@@ -190,7 +192,7 @@ def _try_control(control: Control, options: Options, kept: dict[str, dict[str, A
     except ControlNotPossibleError as error:
         detach_listeners(execution)
         return replace(blank, skipped=str(error)), {}
-    run, adjudicator = run_to_end(execution, partial(_run_stages, ref, disguise)), execution.adjudicator
+    run, adjudicator = run_to_end(execution, partial(_run_control_stages, ref, disguise)), execution.adjudicator
     collection, candidate = control.collection, control.collection.candidates[0]
     reached = any(r.subject == candidate and r.outcome != "skipped" for r in run.results)
     failed = [r.error for r in run.results if r.error and r.outcome == "error"]
@@ -205,7 +207,7 @@ def _try_control(control: Control, options: Options, kept: dict[str, dict[str, A
     return replace(blank, caught=caught, seconds=run.seconds, undecided=undecided), results
 
 
-def _run_stages(ref: ModelRef, disguise: Disguise | None, run: RunContext) -> StageStop | None:
+def _run_control_stages(ref: ModelRef, disguise: Disguise | None, run: RunContext) -> StageStop | None:
     """Run the stages of a run that decide, on a control in the candidate's place; only its gates are tested."""
     if any(g.clean_only for g in run.suite.gates):
         check_data(run)
@@ -229,7 +231,7 @@ def _describe_undecided(verdicts: Sequence[Verdict], collection: Collection, can
     return ended[0].why if ended and back and all(v.gate in open_ for v in back) else ""
 
 
-def _try_equal_models(collection: Collection, results: Results) -> Iterator[EqualModelsTrial]:
+def _iterate_equal_model_trials(collection: Collection, results: Results) -> Iterator[EqualModelsTrial]:
     """Decide each gate that equal models keep on a baseline and a control whose rows were swapped at random."""
     candidate, about = collection.candidates[0], collection.suite.header
     for gate in collection.gates(candidate):
@@ -264,9 +266,9 @@ def list_controls(collection: Collection, folder: Path) -> list[Control]:
     saboteurs = {p.name: p.function for (kind, _), p in collection.plugins.provided.items() if kind == "saboteur"}
     for label, saboteur in saboteurs.items():
         out = folder / label.replace(" ", "-")
-        found[label] = (_read_first_line(saboteur), partial(_make_sabotaged, collection, label, saboteur, out))
+        found[label] = (_get_docstring_first_line(saboteur), partial(_make_sabotaged, collection, label, saboteur, out))
     for label, disguise in {"shuffled answers": ShuffledSubject, "constant answer": ConstantSubject}.items():
-        found[label] = (_read_first_line(disguise), partial(_make_disguised, name, disguise, "disguised"))
+        found[label] = (_get_docstring_first_line(disguise), partial(_make_disguised, name, disguise, "disguised"))
     return [Control(label, why, collection, make) for label, (why, make) in found.items()]
 
 
@@ -315,7 +317,7 @@ def _make_disguised(name: str, disguise: Disguise, told: str, base: ModelRef) ->
     return replace(base, name=name, digest=f"{told} {base.digest}"), disguise
 
 
-def _read_first_line(thing: Any) -> str:
+def _get_docstring_first_line(thing: Any) -> str:
     return (thing.__doc__ or "").strip().partition("\n")[0]
 
 

@@ -58,7 +58,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(owner, name, counted)
 
     for owner, name in (
-        (copies, "detach_copy"), (Adjudicator, "decide_if_ready"), (json, "loads"), (rows_module, "_answer"),
+        (copies, "detach_copy"), (Adjudicator, "decide_if_ready"), (json, "loads"), (rows_module, "_format_answer"),
         (reading, "read_run"),
     ):  # fmt: skip
         count(owner, name)
@@ -155,7 +155,7 @@ def test_three_rows_are_three_answers(tmp_path: Path, calls: Counter[str]) -> No
     listed = read_all_rows(run, folder, "qa", wrong=True, most=3)
     found, there, of = listed.rows, listed.there, listed.of
     assert ([row.change for row in found], there, of) == (["lost"] * 3, 1333, 4000)
-    assert calls["_answer"] == 3 * len(run.results)
+    assert calls["_format_answer"] == 3 * len(run.results)
     most, whole = (peak(lambda n=n: read_all_rows(run, folder, "qa", most=n)) for n in (3, None))
     assert most < peak(lambda: list(iterate_rows(folder, "base", "qa"))) / 4 < whole
 

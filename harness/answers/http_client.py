@@ -118,7 +118,7 @@ def http_client(sdk: Any, peer: ServerConnection, *, fresh: bool = False) -> Any
             try:
                 given = request.extensions.get("timeout", {})
                 seconds = sum(given.get(part) or DEFAULT_TIMEOUT_S for part in ("connect", "read"))
-                return _call_with_timeout(seconds, lambda until: _read_whole_response(send(), until, seconds))
+                return _call_with_timeout(seconds, lambda until: _read_response_within_limits(send(), until, seconds))
             except RequestError as trouble:
                 raise sdk.APIConnectionError(message=str(trouble), request=request) from trouble
 
@@ -128,7 +128,7 @@ def http_client(sdk: Any, peer: ServerConnection, *, fresh: bool = False) -> Any
             except Exception:  # noqa: S110
                 pass
 
-    trusted = _choose_certificates()
+    trusted = _make_ssl_context_from_env()
     try:
         return Client(proxy=peer.address or None, verify=trusted, trust_env=False)
     except Exception as error:  # each version of the library has its own
@@ -183,7 +183,7 @@ class Client:
             reply = self.client.get(path, **how) if body is None else self.client.post(path, body=dict(body), **how)
             if isinstance(reply, str) and reply.startswith(("data:", "event:", ":")):
                 if (body or {}).get("stream"):
-                    return self._record_events(str((body or {}).get("model")), reply)
+                    return self._parse_sse_events(str((body or {}).get("model")), reply)
                 raise RequestError(
                     "streams its answers, although streaming was not requested", hint="turn streaming off", charged=True
                 )
@@ -201,13 +201,13 @@ class Client:
             why = self.peer.redact(str(error.__cause__ or error))
             raise RequestError(f"the connection failed ({why})", passing=True, charged=sent) from None
         except sdk.APIStatusError as error:
-            raise self._refusal(error) from None
+            raise self._make_status_error(error) from None
         except (ValueError, RecursionError):
             raise RequestError("sent a reply that is not JSON", passing=True, charged=True) from None
         self.peer.record_model(str((body or {}).get("model")), reply)
         return reply
 
-    def _record_events(self, model: str, text: str) -> list[Any]:
+    def _parse_sse_events(self, model: str, text: str) -> list[Any]:
         """Return the events of a stream (server-sent events); raises ValueError at one that is not JSON."""
         told = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
         events = [json.loads(line) for line in told if line != "[DONE]"]
@@ -215,7 +215,7 @@ class Client:
             self.peer.record_model(model, event)
         return events
 
-    def _refusal(self, error: Any) -> RequestError:
+    def _make_status_error(self, error: Any) -> RequestError:
         """Return what an HTTP status means: something that may pass, or a mistake."""
         status, body = int(error.status_code), error.body
         if status == 401:  # what servers say here may show parts of a key
@@ -335,7 +335,7 @@ def _make_proxy_error(variable: str, socks: bool = False) -> UsageError:
     return UsageError(f"{variable}: {what}, or unset the variable")
 
 
-def _choose_certificates() -> ssl.SSLContext | bool:
+def _make_ssl_context_from_env() -> ssl.SSLContext | bool:
     """Return what the environment trusts; True where it does not say, for the library's own."""
     for variable in CERTIFICATES:
         if place := os.environ.get(variable):
@@ -374,7 +374,7 @@ def _call_with_timeout(seconds: float, call: Any) -> Any:
         raise _make_timeout_error(seconds) from None
 
 
-def _read_whole_response(response: Any, until: float, seconds: float) -> Any:
+def _read_response_within_limits(response: Any, until: float, seconds: float) -> Any:
     """Return a response with its decoded body. Raises Trouble when it is moved, too slow or too large."""
     with closing(response):
         if response.has_redirect_location:

@@ -77,7 +77,7 @@ class RequestThreads(Generic[A, R]):
 
     def __enter__(self) -> RequestThreads[A, R]:
         for _ in range(self.size):
-            threading.Thread(target=self._work, daemon=True).start()
+            threading.Thread(target=self._process_request_queue, daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -98,7 +98,7 @@ class RequestThreads(Generic[A, R]):
         self.running -= 1
         return ended
 
-    def _work(self) -> None:
+    def _process_request_queue(self) -> None:
         while (item := self._todo.get()) is not None:
             name, asked = item
             try:

@@ -52,9 +52,11 @@ class Responses:
         What is no answer `counts` for none.
         """
         with self._lock:
-            return self._find(list(dict.fromkeys(keys)), read, counts)
+            return self._find_cached_values(list(dict.fromkeys(keys)), read, counts)
 
-    def _find(self, wanted: Sequence[bytes], read: Callable[[Any], Any], counts: bool) -> dict[bytes, Any]:
+    def _find_cached_values(
+        self, wanted: Sequence[bytes], read: Callable[[Any], Any], counts: bool
+    ) -> dict[bytes, Any]:
         found: dict[bytes, Any] = {}
         for start in range(0, len(wanted), MAX_QUERY_KEYS):
             some = wanted[start : start + MAX_QUERY_KEYS]
@@ -65,7 +67,7 @@ class Responses:
                 try:
                     rows = self._db.execute(query, some).fetchall()
                 except Exception as error:
-                    self._give_up(error)
+                    self._handle_database_error(error)
             for key, value, checksum in rows:
                 try:
                     if not (isinstance(key, bytes) and isinstance(value, str)) or checksum != _compute_checksum(
@@ -74,7 +76,7 @@ class Responses:
                         raise ValueError("its checksum does not match")
                     found[key] = read(json.loads(value))
                 except (ValueError, TypeError, LookupError, RecursionError) as error:
-                    self._set_aside(f"a row of it cannot be read ({error})")
+                    self._replace_damaged_file(f"a row of it cannot be read ({error})")
                     break
         if counts:
             self.asked, self.found = self.asked + len(wanted), self.found + len(found)
@@ -104,7 +106,7 @@ class Responses:
                     self._db.executemany("INSERT OR REPLACE INTO responses VALUES (?, ?, ?)", rows)
                 return
             except Exception as error:
-                self._give_up(error)
+                self._handle_database_error(error)
 
     def close(self) -> None:
         """Write what waits, and close the file."""
@@ -131,9 +133,9 @@ class Responses:
                 db.execute(f"PRAGMA user_version = {TABLE_VERSION}")
         except Exception as error:
             self._disconnect()
-            self._give_up(error)
+            self._handle_database_error(error)
 
-    def _give_up(self, error: Exception) -> None:
+    def _handle_database_error(self, error: Exception) -> None:
         """Disconnect where the error passes, set a damaged file aside, and raise any other error again."""
         code = getattr(error, "sqlite_errorcode", None)
         if isinstance(error, sqlite3.ProgrammingError) or not isinstance(error, (sqlite3.Error, ValueError)):
@@ -142,7 +144,7 @@ class Responses:
             self._disconnect()
             self._warn(f'cache "{self.path}": {error}; answers are not cached from here on')
         else:
-            self._set_aside(" ".join(str(error).split()))
+            self._replace_damaged_file(" ".join(str(error).split()))
 
     def _disconnect(self) -> None:
         if self._db is not None:
@@ -150,7 +152,7 @@ class Responses:
                 self._db.close()
         self._db = None
 
-    def _set_aside(self, why: str) -> None:
+    def _replace_damaged_file(self, why: str) -> None:
         """Rename a damaged file, warn, and start a new one; the second time go on without."""
         self._disconnect()
         aside = self.path.with_suffix(f".damaged-{time.time_ns()}")

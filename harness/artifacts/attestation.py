@@ -88,12 +88,12 @@ def make_statements(manifest: bytes, lock: bytes, gates: Sequence[Mapping[str, A
         **({"chosen": chosen} if "chosen" in told else {}),
         "gates": {gate: {**said, **numbers[gate]} for gate, said in words.items()},
     }
-    provenance = _describe_provenance(told, locked, lock)
+    provenance = _make_provenance_predicate(told, locked, lock)
     told_of = {TEST_RESULT: test_result, RELEASE: release, PROVENANCE: provenance}
     return [statement_bytes(kind, subject, predicate) for kind, predicate in told_of.items()]
 
 
-def _describe_provenance(told: Mapping[str, Any], locked: Mapping[str, Any], lock: bytes) -> dict[str, Any]:
+def _make_provenance_predicate(told: Mapping[str, Any], locked: Mapping[str, Any], lock: bytes) -> dict[str, Any]:
     """Return how a run was called, and on what; the lock, which it points to, has every option and package."""
     suite = locked["suite"]
     models = {key.partition("::")[0]: about["weights"] for key, about in told["evaluations"].items()}

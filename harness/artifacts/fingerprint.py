@@ -51,12 +51,12 @@ class Fingerprint:
 
 def make_chats(seed: int) -> list[str]:
     """Return the messages of the chats."""
-    return _make_texts(random.Random(f"chat {seed}"), CHATS, CHAT_WORDS)  # noqa: S311 -- no secret
+    return _make_random_texts(random.Random(f"chat {seed}"), CHATS, CHAT_WORDS)  # noqa: S311 -- no secret
 
 
 def make_texts(seed: int) -> list[str]:
     """Return the texts, of which probes are beginnings."""
-    return _make_texts(random.Random(f"text {seed}"), TEXTS, TEXT_WORDS)  # noqa: S311 -- no secret
+    return _make_random_texts(random.Random(f"text {seed}"), TEXTS, TEXT_WORDS)  # noqa: S311 -- no secret
 
 
 def first_words(text: str, words: int) -> str:
@@ -79,6 +79,6 @@ def read_fingerprint(data: bytes) -> Fingerprint:
     return found
 
 
-def _make_texts(chance: random.Random, count: int, words: int) -> list[str]:
+def _make_random_texts(chance: random.Random, count: int, words: int) -> list[str]:
     known = COMMON.split()
     return [" ".join(chance.choice(known) for _ in range(words)) for _ in range(count)]

@@ -69,18 +69,18 @@ def has_weights(folder: Path) -> bool:
 
 def _list_shards(index: Path) -> set[str]:
     """Return the files that an index of shards names, or none where it is none."""
-    weight_map = (_read_object(index) or {}).get("weight_map")
+    weight_map = (_read_json_object_or_none(index) or {}).get("weight_map")
     return {str(file) for file in weight_map.values()} if isinstance(weight_map, dict) else set()
 
 
 def extra_files(folder: Path, names: Iterable[str] | None = None) -> list[str]:
     """Return those of a folder's files, or of some of them, that a reader obeys and that the model is not read from."""
     names = sorted(p.name for p in folder.iterdir()) if names is None else sorted(names)
-    weights, known = weight_files(folder), _is_known(_read_object(folder / CONFIG) or {})
-    return [name for name in names if "/" not in name and not _is_read(name, weights, names, known=known)]
+    weights, known = weight_files(folder), _is_transformers_config(_read_json_object_or_none(folder / CONFIG) or {})
+    return [name for name in names if "/" not in name and not _is_read_by_loader(name, weights, names, known=known)]
 
 
-def _read_object(path: Path) -> dict[str, Any] | None:
+def _read_json_object_or_none(path: Path) -> dict[str, Any] | None:
     """Return what a file of JSON says, or None where it has no object: who loads it says what is wrong with it."""
     try:
         told: Any = json.loads(path.read_text("utf-8"))
@@ -89,12 +89,12 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     return told if isinstance(told, dict) else None
 
 
-def _is_known(config: Mapping[str, Any]) -> bool:
+def _is_transformers_config(config: Mapping[str, Any]) -> bool:
     """Return whether a configuration is one that transformers reads, and not some other loader's own."""
     return bool(config.keys() & {"model_type", "architectures"})
 
 
-def _is_read(name: str, weights: Collection[str], names: Collection[str], *, known: bool) -> bool:
+def _is_read_by_loader(name: str, weights: Collection[str], names: Collection[str], *, known: bool) -> bool:
     if name.startswith(NOTE_PREFIX):
         return True  # a note of ours, which nobody else knows
     if name.endswith(".safetensors"):
@@ -121,9 +121,9 @@ def ambiguity_error(folder: Path, *, tied: bool = False) -> str:
     index, weights = folder / INDEX, weight_files(folder)
     if SINGLE in weights and (others := _list_shards(index) - {SINGLE}):
         return f"{INDEX}: names {min(others)}, and {SINGLE} exists as well; remove the one that is not the model"
-    if (config := _read_object(folder / CONFIG)) is None:
+    if (config := _read_json_object_or_none(folder / CONFIG)) is None:
         return ""  # of no model of transformers, or told where it is read
-    if (folder / ADAPTER).is_file() and has_weights(folder) and _is_known(config):
+    if (folder / ADAPTER).is_file() and has_weights(folder) and _is_transformers_config(config):
         return (
             f"{ADAPTER}: is an adapter in a model's folder, which transformers applies and "
             "other readers ignore; remove it, or merge it"
@@ -142,12 +142,14 @@ def ambiguity_error(folder: Path, *, tied: bool = False) -> str:
         for name, entry in about.tensors.items():
             begin, end = (about.start + at for at in entry["data_offsets"])
             tensors[name] = _Tensor(entry["dtype"], tuple(entry["shape"]), file, begin, end)
-    how = _get_setting(config, "quantization_config") or _get_setting(config, "compression_config")
+    how = _get_setting_with_text_fallback(config, "quantization_config") or _get_setting_with_text_fallback(
+        config, "compression_config"
+    )
     floats = tensors and all(tensor.dtype in FLOATS for tensor in tensors.values())
     if floats and isinstance(how, dict) and how.get("quantization_mode") != "online":
         what = f"says {how.get('quant_method') or 'some method'}, but no tensor is quantised; remove it"
         return f'{CONFIG}: "quantization_config" {what}'
-    said = _get_setting(config, "tie_word_embeddings")
+    said = _get_setting_with_text_fallback(config, "tie_word_embeddings")
     if said is True or (said is None and tied):
         ends = (HEAD, EMBEDDINGS)
         head, embedding = (next((name for name in sorted(tensors) if name.endswith(end)), None) for end in ends)
@@ -157,7 +159,7 @@ def ambiguity_error(folder: Path, *, tied: bool = False) -> str:
     return ""
 
 
-def _get_setting(config: Mapping[str, Any], key: str) -> Any:
+def _get_setting_with_text_fallback(config: Mapping[str, Any], key: str) -> Any:
     """Return what a configuration says, or that of its text model."""
     text, said = config.get("text_config"), config.get(key)
     return text.get(key) if said is None and isinstance(text, dict) else said

@@ -59,7 +59,7 @@ def find_suspects(folder: Path, asked: BlameQuestion, options: Options) -> Blame
     run = open_again(report, folder, options)
     verdict = find_verdict(report, folder, asked.gate, run.collection.recipe)
     split, rows = split_rows(folder, verdict), trained_rows(run.collection)
-    most, scores = _count_suspects(asked, len(rows)), score_rows(rows, split.lost)
+    most, scores = _resolve_suspect_count(asked, len(rows)), score_rows(rows, split.lost)
     groups = rank_groups(rows, scores, asked.by) if asked.by else rank_groups(rows, scores)
     if asked.by and not groups:
         raise UsageError(f"--by {','.join(asked.by)}: no group of at most half of the training rows reads like them")
@@ -89,7 +89,7 @@ def open_again(report: Run, folder: Path, options: Options) -> RunContext:
     return run
 
 
-def _count_suspects(asked: BlameQuestion, trained: int) -> int:
+def _resolve_suspect_count(asked: BlameQuestion, trained: int) -> int:
     """Return how many rows are suspects. Raises UsageError where that is none, or too many."""
     if asked.share is not None:
         if not 0 < asked.share <= MAX_SUSPECT_SHARE:

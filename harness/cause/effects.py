@@ -75,14 +75,17 @@ def list_measures(collection: Collection, gate: Gate, tasks: Mapping[str, Task])
             continue
         rows = {s.id: s for part in one.rows_by_slice(task.samples or ()).values() for s in part}
         told = ", ".join(one.slices) if one.slice is not None else ""
-        for measure in (Measure(one.eval, metric, told, [*rows.values()]), *_iterate_slices(one.eval, metric, task)):
+        for measure in (
+            Measure(one.eval, metric, told, [*rows.values()]),
+            *_iterate_slice_measures(one.eval, metric, task),
+        ):
             if measure.samples:
                 found.setdefault((measure.eval, metric.name, measure.slice), measure)
     first, *rest = found.values()
     return [first, *sorted(rest, key=lambda m: bool(m.slice))]
 
 
-def _iterate_slices(name: str, metric: Metric, task: Task) -> Iterator[Measure]:
+def _iterate_slice_measures(name: str, metric: Metric, task: Task) -> Iterator[Measure]:
     """Yield the slices that an evaluation declares."""
     for column in task.spec.slices:
         parts: dict[str, list[Sample]] = {}
@@ -98,7 +101,9 @@ def measure_effect(
     metric, samples = measure.metric, measure.samples
     sides = [_select_scores(results[measure.eval], samples) for results in (before, without, *controls)]
     values = [metric.to_test_scale(metric.value(scores)) for scores in sides]
-    found = compare_with_controls(values[1], values[2:], _estimate_rows_error(measure, sides[1], sides[2:]), alpha)
+    found = compare_with_controls(
+        values[1], values[2:], _estimate_row_standard_error(measure, sides[1], sides[2:]), alpha
+    )
     sign = 1 if metric.better == "higher" else -1
     return Effect(measure.name, metric.scale, sign, len(samples), values[0], values[1], tuple(values[2:]), *found)
 
@@ -113,7 +118,7 @@ def _select_scores(result: Result, samples: Sequence[Sample]) -> list[Score]:
     return [by_id[sample.id] for sample in samples]
 
 
-def _estimate_rows_error(measure: Measure, ours: Sequence[Score], controls: Sequence[Sequence[Score]]) -> float:
+def _estimate_row_standard_error(measure: Measure, ours: Sequence[Score], controls: Sequence[Sequence[Score]]) -> float:
     """Return the error over rows of the difference from the mean control; 0 of what is no mean over rows."""
     metric = measure.metric
     if metric.combine or not metric.is_of_rows:

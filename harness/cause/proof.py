@@ -81,7 +81,7 @@ def prove_cause(found: Blame, controls: int) -> Proof:
     responses = open_answer_cache(session.options, record.warn)
     with closing(responses) if responses else nullcontext():
         run = replace(found.run, session=replace(session, responses=responses))
-        return _judge_variants(replace(found, run=run), draw_variants(found, controls))
+        return _train_and_judge_variants(replace(found, run=run), draw_variants(found, controls))
 
 
 def draw_variants(found: Blame, controls: int) -> list[Variant]:
@@ -116,9 +116,9 @@ def write_suspects(found: Blame) -> Path:
     return path
 
 
-def _judge_variants(found: Blame, variants: Sequence[Variant]) -> Proof:
+def _train_and_judge_variants(found: Blame, variants: Sequence[Variant]) -> Proof:
     run, gate = found.run, next(g for g in found.run.suite.gates if g.id == found.verdict.gate)
-    tasks, unmeasured = _select_tasks(found, gate)
+    tasks, unmeasured = _select_confirming_tasks(found, gate)
     baseline = _evaluate_baseline(run, gate, tasks[gate.eval])
     refs = [_train_variant(run, variant) for variant in (Variant("as-it-was", (), run.suite.training_seed), *variants)]
     if len({ref.digest for ref in refs}) < len(refs):
@@ -169,7 +169,7 @@ def describe(
     return f"{told}, the least favourable is {least.name} {least.format()}"
 
 
-def _select_tasks(found: Blame, gate: Gate) -> tuple[dict[str, Task], list[str]]:
+def _select_confirming_tasks(found: Blame, gate: Gate) -> tuple[dict[str, Task], list[str]]:
     """Return the evals to measure, of the gate's own its confirming rows, and the names of those that cannot be."""
     collection = found.run.collection
     names = dict.fromkeys([gate.eval, *(g.eval for g in collection.suite.gates if g.metric)])

@@ -177,7 +177,7 @@ def rank_groups(
     mean = math.fsum(scores) / len(scores)
     spread = math.sqrt(math.fsum((s - mean) ** 2 for s in scores) / len(scores)) or 1.0
     found = []
-    for kind, value, places in _iterate_groups(rows, kinds):
+    for kind, value, places in _iterate_groups_by_kind(rows, kinds):
         if not 2 <= len(places) <= MAX_SUSPECT_SHARE * len(rows):
             continue
         above = math.fsum(scores[i] for i in places) / len(places) - mean
@@ -197,7 +197,7 @@ def _make_suspect(row: TrainingRow, score: float) -> Suspect:
     return Suspect(row.number, row.source, score, row.prompt.strip(), row.answer.strip())
 
 
-def _iterate_groups(rows: Sequence[TrainingRow], kinds: Sequence[str]) -> Iterator[tuple[str, str, list[int]]]:
+def _iterate_groups_by_kind(rows: Sequence[TrainingRow], kinds: Sequence[str]) -> Iterator[tuple[str, str, list[int]]]:
     """Yield kind, value and places of the rows that share a value."""
     often = Counter(word for row in rows for word in set(split_words(row.prompt)))
     least = max(3.0, FRAME_SHARE * len(rows))

@@ -74,13 +74,13 @@ def _run_blame(args: Namespace) -> int:
         if not args.json:
             _print_suspects(terminal, found)
         if args.retrain:
-            _report_proof(args, terminal, found)
+            _retrain_and_print_proof(args, terminal, found)
     finally:
         terminal.clear_progress()
     return ExitCode.OK
 
 
-def _report_proof(args: Namespace, terminal: Terminal, found: Blame) -> None:
+def _retrain_and_print_proof(args: Namespace, terminal: Terminal, found: Blame) -> None:
     """Retrain, write the suspects to a file, and print the verdict."""
     from harness.cause.proof import MIN_CONTROLS, prove_cause, write_suspects
 
@@ -122,21 +122,25 @@ def _print_suspects(screen: Screen, found: Blame) -> None:
     screen.print_line(f'gate "{found.verdict.gate}" on {found.verdict.candidate}: {NO_CLAIM}', "bold")
     screen.print_line(f"lost  {lost}; the other {len(rows.confirming)} were not looked at", "bold")
     for row in rows.lost[:SHOWN_ROWS]:
-        screen.print_line(f"  {row.id}  {_shorten_text(row.prompt)}", hang=4)
-        screen.print_line(f"    answered {_shorten_text(row.answer)}, wanted {_shorten_text(row.target)}", hang=4)
+        screen.print_line(f"  {row.id}  {_quote_short_text(row.prompt)}", hang=4)
+        screen.print_line(
+            f"    answered {_quote_short_text(row.answer)}, wanted {_quote_short_text(row.target)}", hang=4
+        )
     screen.print_line(f"suspects  {len(found.suspects)} of {count_noun(found.trained, 'training row')}", "bold")
     for one in found.suspects:
         told = (
-            f"{_shorten_text(one.prompt)} -> {_shorten_text(one.answer)}" if one.prompt else _shorten_text(one.answer)
+            f"{_quote_short_text(one.prompt)} -> {_quote_short_text(one.answer)}"
+            if one.prompt
+            else _quote_short_text(one.answer)
         )
         screen.print_line(f"  {one.score:.3f}  training row {one.number}, {one.source}  {told}", hang=9)
     screen.print_line("groups  by how far their rows lie above all rows, in standard errors", "bold")
     for group in found.groups[:SHOWN_ROWS]:
-        named = f"{group.kind} {_shorten_text(group.value)}  {count_noun(len(group.numbers), 'row')}"
+        named = f"{group.kind} {_quote_short_text(group.value)}  {count_noun(len(group.numbers), 'row')}"
         screen.print_line(f"  {group.score:5.1f}  {named}", hang=9)
 
 
-def _shorten_text(text: str) -> str:
+def _quote_short_text(text: str) -> str:
     from harness.evaluation.checks import quote_text
 
     return quote_text(text, MAX_TEXT_CHARS)

@@ -27,7 +27,9 @@ def catalogue_lines(told: Mapping[str, Any], whole: bool) -> Iterator[str]:
         yield from (f"    {line}".rstrip() for line in lines if p["about"])
         if whole and p["options"]:
             yield f"    options: {', '.join(p['options'])}{' …' if p['open_ended'] else ''}"
-        yield from (f"    {name}: {_describe_key(**option)}" for name, option in p["options"].items() if not whole)
+        yield from (
+            f"    {name}: {_describe_type_and_default(**option)}" for name, option in p["options"].items() if not whole
+        )
         if p["open_ended"] and not whole:
             yield "    … and the options of the library behind it"
         if p["metrics"]:
@@ -45,7 +47,7 @@ def catalogue_lines(told: Mapping[str, Any], whole: bool) -> Iterator[str]:
         yield f"table [{table}]"
         if whole:
             yield f"    {', '.join(keys)}"
-        yield from (f"    {key}: {_describe_key(**about)}" for key, about in keys.items() if not whole)
+        yield from (f"    {key}: {_describe_type_and_default(**about)}" for key, about in keys.items() if not whole)
 
 
 def catalogue_data(
@@ -55,11 +57,13 @@ def catalogue_data(
     found, sources = [], list[str]()
     for p in chosen:
         (named, open_ended), hints = list_options(p.function), parameter_types(p.function)
-        options = {n: {"type": type_name(hints.get(n, Any)), **_describe_default(o.default)} for n, o in named.items()}
+        options = {
+            n: {"type": type_name(hints.get(n, Any)), **_make_default_entry(o.default)} for n, o in named.items()
+        }
         told = {"kind": p.kind, "name": p.name, "plugin": p.plugin, "about": inspect.getdoc(p.function) or ""}
-        found.append({**told, "options": options, "open_ended": open_ended, "metrics": list(_list_metrics(p))})
+        found.append({**told, "options": options, "open_ended": open_ended, "metrics": list(_describe_metrics(p))})
     keys = {
-        t: {k: {"type": type_name(w), **_describe_default(d)} for k, (w, d) in ks.items()} for t, ks in tables.items()
+        t: {k: {"type": type_name(w), **_make_default_entry(d)} for k, (w, d) in ks.items()} for t, ks in tables.items()
     }
     if whole:  # what may stand after `data =`
         sources = [f"a file: {', '.join(FILES)}", "hub:NAME[/CONFIG]:SPLIT, a data set of the Hub"]
@@ -69,18 +73,18 @@ def catalogue_data(
     return {"plugins": found, "tables": keys, "data": sources}
 
 
-def _describe_key(type: str, default: Any = None, required: bool = False) -> str:
+def _describe_type_and_default(type: str, default: Any = None, required: bool = False) -> str:
     if required:
         return f"{type}, required"
     return f"{type}, optional" if default is None else f"{type}, default {format_toml(default)}"
 
 
-def _describe_default(value: Any) -> dict[str, Any]:
+def _make_default_entry(value: Any) -> dict[str, Any]:
     nothing = value is dataclasses.MISSING or value is inspect.Parameter.empty
     return {"required": True} if nothing else {"default": value}
 
 
-def _list_metrics(provided: Provided) -> list[str]:
+def _describe_metrics(provided: Provided) -> list[str]:
     """Return an evaluator's metrics in words, as they are with the defaults of its options."""
     if provided.kind != "evaluator":
         return []

@@ -61,7 +61,7 @@ def examine_machine(device: str = "auto", on: str = "", python: str | None = Non
         found = probe_gpus_of(python)
     except UsageError as error:
         return [*lines, MachineCheck("PyTorch", FAILS, str(error))]
-    lines += [*_check_torch(found, device), *_check_libraries(found, python)]
+    lines += [*_iterate_torch_and_gpu_checks(found, device), *_iterate_library_checks(found, python)]
     if on:
         try:
             parse_workers(on, load_plugins(None, []), {"python": python} if python else {})
@@ -69,7 +69,7 @@ def examine_machine(device: str = "auto", on: str = "", python: str | None = Non
             lines.append(MachineCheck("workers", FAILS, str(error)))
         else:
             lines.append(MachineCheck("workers", FINE, on))
-    lines += [_check_cache(), *_check_versions()]
+    lines += [_check_cache(), *_iterate_version_checks()]
     cores, load = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 0.0
     with suppress(OSError, AttributeError):
         load = os.getloadavg()[0]
@@ -78,7 +78,7 @@ def examine_machine(device: str = "auto", on: str = "", python: str | None = Non
     return [*lines, MachineCheck("load", ODD if busy else FINE, f"{load:.1f} on {cores} cores{how}")]
 
 
-def _check_torch(found: GpuProbe, device: str) -> Iterator[MachineCheck]:
+def _iterate_torch_and_gpu_checks(found: GpuProbe, device: str) -> Iterator[MachineCheck]:
     """Yield what the driver says and what PyTorch sees; why a run would refuse the device is in the run's own words."""
     if found.torch:
         yield MachineCheck("PyTorch", FINE, f"{found.torch}, built for {'GPUs' if found.built else 'CPUs'}")
@@ -102,7 +102,7 @@ def _check_torch(found: GpuProbe, device: str) -> Iterator[MachineCheck]:
         yield MachineCheck("device", FINE, f"the CPU: {found.no_gpu_reason() or 'GPUs are hidden'}")
 
 
-def _check_libraries(found: GpuProbe, python: str | None) -> Iterator[MachineCheck]:
+def _iterate_library_checks(found: GpuProbe, python: str | None) -> Iterator[MachineCheck]:
     """Yield whether bitsandbytes can be loaded here, and where vLLM is."""
     if not python and (version := _find_version("bitsandbytes")):
         kind = _ask_interpreter(sys.executable, BITS)
@@ -126,7 +126,7 @@ def _check_cache() -> MachineCheck:
     return MachineCheck("cache", ODD if how else FINE, f"{folder}, {free / 1e9:.1f} GB free{how}")
 
 
-def _check_versions() -> Iterator[MachineCheck]:
+def _iterate_version_checks() -> Iterator[MachineCheck]:
     """Yield whether what is installed is what the tests ran with."""
     with suppress(ImportError, metadata.PackageNotFoundError):
         from packaging.requirements import Requirement

@@ -28,7 +28,7 @@ def show_flips(args: argparse.Namespace, report: Run, folder: Path) -> None:
             lost, won = count_lost_and_won(verdict)
             kept = f"; only the {len(rows)} largest changes are stored" if lost + won > len(rows) else ""
             counts = f"{lost:,} lost and {won:,} won against {verdict.versus}{kept}"
-        screen.print_line(counts + _describe_cut(len(rows), args.n))
+        screen.print_line(counts + _describe_hidden_rows(len(rows), args.n))
         for row in rows[: args.n]:
             _print_row(screen, row)
     if not flips:
@@ -48,7 +48,9 @@ def show_rows(args: argparse.Namespace, report: Run, folder: Path) -> None:
         if args.wrong and one.of and not one.tells_right:
             screen.print_line(f"{one.metric} does not say which rows are wrong; leave out --wrong to see them")
             continue
-        screen.print_line(f"{one.there:,} of {count_noun(one.of, 'row')}{how}{_describe_cut(one.there, args.n)}")
+        screen.print_line(
+            f"{one.there:,} of {count_noun(one.of, 'row')}{how}{_describe_hidden_rows(one.there, args.n)}"
+        )
         for row in one.rows[: args.n]:
             _print_row(screen, row)
 
@@ -57,7 +59,7 @@ def _print_heading(screen: Screen, text: str) -> None:
     screen.print_line(f" {text} ".center(screen.console.width, "-"), "bold")
 
 
-def _describe_cut(n: int, most: int) -> str:
+def _describe_hidden_rows(n: int, most: int) -> str:
     return f"; {most} shown, -n {n} shows all" if n > most else ""
 
 

@@ -65,13 +65,13 @@ class GithubJob:
     @hookimpl
     def harness_run_finish(self, run: Run) -> None:
         self.of_runs += list_annotations(run, read_gate_lines(Path(run.path)))
-        self._append(
+        self._append_to_runner_file(
             "GITHUB_STEP_SUMMARY", redact_text(format_run_markdown(run, Path(run.folder) if run.folder else None))
         )
         if run.folder:  # for the steps that follow, which need not look for it
-            self._append("GITHUB_OUTPUT", f"folder={printable(run.folder)}\n")
+            self._append_to_runner_file("GITHUB_OUTPUT", f"folder={printable(run.folder)}\n")
 
-    def _append(self, variable: str, text: str) -> None:
+    def _append_to_runner_file(self, variable: str, text: str) -> None:
         """Append to a file of the runner's; one that cannot be written changes no verdict."""
         try:
             if path := os.environ.get(variable):
@@ -89,7 +89,7 @@ class GithubJob:
             file, line, what = place.groups() if place else ("", None, message)
             found.append(format_annotation("error", what, file, int(line) if line else None))
         if self.gates and mistakes:
-            self._append("GITHUB_STEP_SUMMARY", format_refusal(mistakes))
+            self._append_to_runner_file("GITHUB_STEP_SUMMARY", format_refusal(mistakes))
         self.annotations = [*limit_annotations(found), *self.of_runs]
 
 
@@ -142,12 +142,16 @@ def format_annotation(kind: str, message: str, file: str = "", line: int | None 
         file = path.relative_to(root).as_posix() if path.is_relative_to(root) else file
     told = [("file", file), ("line", str(line or "")), ("title", title)]
     pairs = (
-        (name, _escape_data(printable(value)).replace(":", "%3A").replace(",", "%2C")) for name, value in told if value
+        (name, _escape_command_message(printable(value)).replace(":", "%3A").replace(",", "%2C"))
+        for name, value in told
+        if value
     )
     given = ",".join(f"{name}={value}" for name, value in pairs)
-    return f"::{kind} {given}::{_escape_data(text)}" if given else f"::{kind}::{_escape_data(text)}"
+    return (
+        f"::{kind} {given}::{_escape_command_message(text)}" if given else f"::{kind}::{_escape_command_message(text)}"
+    )
 
 
-def _escape_data(text: str) -> str:
+def _escape_command_message(text: str) -> str:
     """Escape the message of a command as the runner reads it; in a property colons and commas are escaped as well."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

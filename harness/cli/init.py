@@ -27,7 +27,7 @@ def _run_init(args: argparse.Namespace) -> int:
     import shlex
 
     if args.plugin is not None:
-        return _init_plugin(args)
+        return _write_plugin_package(args)
     from harness.files import write_text
     from harness.init import table
     from harness.plugins import load_plugins
@@ -62,7 +62,7 @@ def _run_init(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _init_plugin(args: argparse.Namespace) -> int:
+def _write_plugin_package(args: argparse.Namespace) -> int:
     """Write a package with a plugin, its test and its entry point, into a folder of its name."""
     import shlex
 

@@ -31,7 +31,7 @@ def print_forecast(forecast: Forecast, terminal: Terminal) -> None:
     terminal.print_line(f"known  {known or 'no earlier run was found, so defaults are assumed'}")
     for warning in forecast.warnings:
         terminal.print_line(f"warning: {warning}", "yellow")
-    _print_gates(forecast, terminal)
+    _print_gate_power(forecast, terminal)
     _print_recipes(forecast, terminal)
     found = forecast.findings
     terminal.console.print()
@@ -44,10 +44,10 @@ def print_forecast(forecast: Forecast, terminal: Terminal) -> None:
         terminal.print_line(f"  all findings: harness check {forecast.path}", "dim")
     _print_requests(forecast, terminal)
     _print_training(forecast, terminal)
-    _print_time(forecast, terminal)
+    _print_duration_forecast(forecast, terminal)
 
 
-def _print_gates(forecast: Forecast, terminal: Terminal) -> None:
+def _print_gate_power(forecast: Forecast, terminal: Terminal) -> None:
     together = {j.candidate: j for j in forecast.joint}
     alike: dict[tuple[Odds, ...], tuple[list[str], list[Odds]]] = {}  # candidates about which the same is to be said
     for candidate in dict.fromkeys(o.candidate for o in forecast.odds):
@@ -70,14 +70,16 @@ def _print_gates(forecast: Forecast, terminal: Terminal) -> None:
             details.append("; ".join([*([size] if one.rows else []), *one.assumed]))
             details += [one.few] if one.few else []
             chance = unknown if one.power is None else _format_power(one.power)
-            _print_entry(terminal, chance, f"{one.gate}: {one.claim}{note}", details)
+            _print_number_and_details(terminal, chance, f"{one.gate}: {one.claim}{note}", details)
         if joint := next((together[name] for name in names if name in together), None):
             gates = f"these {joint.gates} gates" if joint.gates > 1 else "this gate"
             model = f"a model {joint.points:g} points better than required" if joint.points else "a model"
             ships = f"{model} ships {_format_power(joint.better)} of the time with {gates}"
-            _print_entry(terminal, _format_power(joint.better), ships, _describe_joint_power(joint), "bold")
+            _print_number_and_details(
+                terminal, _format_power(joint.better), ships, _iterate_joint_power_lines(joint), "bold"
+            )
             if joint.again is not None:
-                _print_entry(
+                _print_number_and_details(
                     terminal,
                     _format_power(joint.again),
                     "all together, for a model as good as in the last run",
@@ -99,7 +101,9 @@ def _print_recipes(forecast: Forecast, terminal: Terminal) -> None:
         terminal.print_line(f"  a seed is one training more, {cost}")
 
 
-def _print_entry(terminal: Terminal, number: str, text: str, details: Iterable[str], style: str = "") -> None:
+def _print_number_and_details(
+    terminal: Terminal, number: str, text: str, details: Iterable[str], style: str = ""
+) -> None:
     """Print a number, what it is of, and below that the details, no wider than WIDTH."""
     for i, line in enumerate(textwrap.wrap(text, WIDTH_COLUMNS - len(INDENT))):
         terminal.print_line(f"  {number:>7}  {line}" if i == 0 else f"{INDENT}{line}", style)
@@ -113,7 +117,7 @@ def _format_power(power: float) -> str:
     return ">99%" if power >= 0.995 else "<1%" if 0 < power < 0.005 else f"{power:.0%}"
 
 
-def _describe_joint_power(joint: JointPower) -> Iterator[str]:
+def _iterate_joint_power_lines(joint: JointPower) -> Iterator[str]:
     if joint.factor and joint.rows:
         sizes = dict.fromkeys(joint.rows.values())
         rows = [f"{n:,} of {', '.join(name for name, m in joint.rows.items() if m == n)}" for n in sizes]
@@ -193,7 +197,7 @@ def _print_training(forecast: Forecast, terminal: Terminal) -> None:
         terminal.print_line(f"  measured while the machine was busy; {idle}", "yellow")
 
 
-def _print_time(forecast: Forecast, terminal: Terminal) -> None:
+def _print_duration_forecast(forecast: Forecast, terminal: Terminal) -> None:
     if not any(stage.seconds for stage in forecast.stages):
         return
     parts = []

@@ -112,10 +112,10 @@ def _run_suites(args: argparse.Namespace) -> int:
         collections = [prepare_collection(path, options) for path in args.suite]
         if args.collect_only:
             return max(_print_collection(collection, args) for collection in collections)
-    return _run_each(args, options)
+    return _run_suites_in_turn(args, options)
 
 
-def _run_each(args: argparse.Namespace, options: Options) -> int:
+def _run_suites_in_turn(args: argparse.Namespace, options: Options) -> int:
     """Run suites one after the other, which share loaded models; return the worst exit code."""
     from harness.cli.terminal import Terminal
     from harness.pipeline.run import run_suite
@@ -188,7 +188,7 @@ def _run_show(args: argparse.Namespace) -> int:
     if place.is_dir() and not (place / "report.json").exists():
         if asks:
             raise UsageError(f"{place}: has no rows until its run has ended; use harness show {place}")
-        return _show_underway(args, read_events(place))
+        return _show_unfinished_run(args, read_events(place))
     report = read_run(place)
     folder = place if place.is_dir() else place.parent
     if asks:
@@ -204,7 +204,7 @@ def _run_show(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _show_underway(args: argparse.Namespace, found: RunProgress) -> int:
+def _show_unfinished_run(args: argparse.Namespace, found: RunProgress) -> int:
     """Print what a run that has no report yet, or was cut off, came to so far."""
     progress, run = found.progress, found.run
     told = {"suite": run.suite, "state": found.state, "stage": found.stage, "heard": found.heard.isoformat()}

@@ -56,14 +56,14 @@ class Screen:
         """Print rows in columns as wide as they need, never cut: what is too wide is continued in a second table."""
         rows = [[printable(cell) for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for number, chosen in enumerate(self._blocks(widths, len(indent))):
+        for number, chosen in enumerate(self._iterate_column_blocks(widths, len(indent))):
             if number:
                 self.print_line("")
             for row in rows:
                 first, *rest = (row[i].rjust(widths[i]) if i else row[i].ljust(widths[i]) for i in chosen)
                 self.console.print(unmarked((indent + "  ".join([first, *rest])).rstrip()))
 
-    def _blocks(self, widths: Sequence[int], indent: int) -> Iterator[list[int]]:
+    def _iterate_column_blocks(self, widths: Sequence[int], indent: int) -> Iterator[list[int]]:
         """Yield which columns stand side by side: the first, and as many of the others as there is room for."""
         block, taken = [0], indent + widths[0]
         for i, width in enumerate(widths[1:], 1):

@@ -94,7 +94,7 @@ def run_guarded(command: Callable[[Any], int], args: Any) -> int:
         return code
     os.close(told)
     os.close(said)
-    return _watch_child(child, ended, heard, limited=limited)
+    return _forward_signals_until_exit(child, ended, heard, limited=limited)
 
 
 def _is_memory_limited() -> bool:
@@ -112,7 +112,7 @@ def _runs_foreign_code(args: Any) -> bool:
     return bool(own) or on.partition(":")[0] not in ("", "local") or any(ENGINE in text for text in said)
 
 
-def _watch_child(child: int, ended: int, heard: int, *, limited: bool) -> int:
+def _forward_signals_until_exit(child: int, ended: int, heard: int, *, limited: bool) -> int:
     """Pass on signals and what is said, and return the exit code."""
     relay = threading.Thread(target=_relay_stderr, args=(heard,), daemon=True)
     relay.start()

@@ -202,7 +202,7 @@ class Terminal(Screen):
     def print_verdict(self, v: Verdict, why: str) -> None:
         claim = f"{format_title(v)}: {v.metric} {v.claim}".replace(":  ", ": ")
         self.print_entry("    " + f"{v.outcome:<12}", STYLES[v.outcome], f" {claim}", len(INDENT))
-        if _is_folded(v, self.verbosity):
+        if _is_shown_in_one_line(v, self.verbosity):
             return
         style = "dim" if v.outcome is Outcome.PASS else ""
         self.print_line(f"{INDENT}{why}{other_confidence(v, self.alpha)}", style, len(INDENT))
@@ -292,7 +292,7 @@ class Summary:
     def print_not_passed(self) -> None:
         """Print what did not pass, with what was claimed, and why."""
         open_ = [v for v in sort_worst_first(self.run) if v.outcome is not Outcome.PASS]
-        left = [v for v in open_ if not _is_folded(v, self.verbosity)]
+        left = [v for v in open_ if not _is_shown_in_one_line(v, self.verbosity)]
         if self.verbosity < 0 and any(v.lower is not None or v.upper is not None for v in left):
             self.line(bounds_legend(self.run.alpha))
         for v, why in zip(left, format_reasons(left, tests=self.verbosity > 0), strict=True):
@@ -390,6 +390,6 @@ def summarize_outcomes(verdicts: Iterable[Verdict]) -> str:
     return ", ".join(parts) or "nothing was gated"
 
 
-def _is_folded(v: Verdict, verbosity: int) -> bool:
+def _is_shown_in_one_line(v: Verdict, verbosity: int) -> bool:
     """Return whether a verdict is told in a line without -v: it was measured, and is not about what ships."""
     return verbosity <= 0 and not v.decides and v.estimate is not None and not v.waiver

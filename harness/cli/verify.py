@@ -36,14 +36,14 @@ def _run_verify(args: argparse.Namespace) -> int:
     if args.sign_with and not args.told_as:
         raise UsageError("--sign-with signs the document of --as; add --as, or use harness sign for the export")
     with restore_export(args.export) as export:
-        return _verify_export(args, export)
+        return _verify_and_print_export(args, export)
 
 
-def _verify_export(args: argparse.Namespace, export: Path) -> int:
+def _verify_and_print_export(args: argparse.Namespace, export: Path) -> int:
     """Verify an export, and print what was found."""
     policy, demands = _read_policy(args)
-    write = _choose_writer(args, policy, args.policy.name if args.policy else "") if args.told_as else None
-    found = _run_steps(args, export, policy)
+    write = _make_document_writer(args, policy, args.policy.name if args.policy else "") if args.told_as else None
+    found = _run_verification_steps(args, export, policy)
     document = write(found) if write else ""
     where = sys.stderr if write else None
     if args.json:
@@ -61,7 +61,7 @@ def _verify_export(args: argparse.Namespace, export: Path) -> int:
     return ExitCode.OK if found.ok else ExitCode.REFUSED
 
 
-def _run_steps(args: argparse.Namespace, export: Path, policy: Policy | None) -> VerifiedExport:
+def _run_verification_steps(args: argparse.Namespace, export: Path, policy: Policy | None) -> VerifiedExport:
     """Return what every step that was asked for found, in order."""
     from harness.release.policy import ExportRefusedError
     from harness.release.releases import current_release
@@ -107,7 +107,9 @@ def _read_policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:
     return policy.read_policy(args.key, strict=True), policy.STRICT_POLICY.splitlines()
 
 
-def _choose_writer(args: argparse.Namespace, policy: Policy | None, name: str) -> Callable[[VerifiedExport], str]:
+def _make_document_writer(
+    args: argparse.Namespace, policy: Policy | None, name: str
+) -> Callable[[VerifiedExport], str]:
     from harness.release.attest import make_writer
 
     return make_writer(args.told_as, policy, name, args.sign_with)

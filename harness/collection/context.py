@@ -74,7 +74,7 @@ def check_tables(context: Context) -> None:
     if suite.adapter:
         context.find_plugin("adapter", suite.adapter.use, suite.adapter.options, suite.adapter.where)
     if (train := suite.train) and (trainer := context.find_plugin("trainer", train.use, train.options, train.where)):
-        _probe_trainer(context, trainer, train.options, train.where)
+        _check_extra_trainer_options(context, trainer, train.options, train.where)
         if what := _find_processes_error(trainer, train) or _find_seeds_error(suite, train):
             context.mistakes.add(train.where, what)
     if suite.adapter and trains_whole(replace(suite, candidate=None), context.plugins):  # nothing that can be merged
@@ -95,7 +95,9 @@ def check_tables(context: Context) -> None:
     _check_sweep(context)
 
 
-def _probe_trainer(context: Context, trainer: Callable[..., Any], options: Mapping[str, Any], where: str) -> None:
+def _check_extra_trainer_options(
+    context: Context, trainer: Callable[..., Any], options: Mapping[str, Any], where: str
+) -> None:
     """Let a trainer look at its options without its library, at those that its signature does not name."""
     look, known = capabilities.TrainerCapabilities.of(trainer).look, schema.list_options(trainer)[0]
     if look:
@@ -141,4 +143,4 @@ def _check_sweep(context: Context) -> None:
             f"{table.where}: {m.removeprefix(own)}" for m in found.messages if m.startswith(own)
         ]
         if kind == "trainer":
-            _probe_trainer(context, function, {sweep.option: value}, table.where)
+            _check_extra_trainer_options(context, function, {sweep.option: value}, table.where)

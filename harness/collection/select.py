@@ -55,7 +55,7 @@ def compile_keyword(expression: str) -> Callable[[str], bool]:
 
     As pytest reads it: "not" binds closest, then "and", then "or"; case does not count. Raises UsageError.
     """
-    steps = _parse_expression(expression)
+    steps = _parse_expression_to_postfix(expression)
 
     def matches(item: str) -> bool:
         stack: list[bool] = []
@@ -72,7 +72,7 @@ def compile_keyword(expression: str) -> Callable[[str], bool]:
     return matches
 
 
-def _parse_expression(expression: str) -> list[str]:
+def _parse_expression_to_postfix(expression: str) -> list[str]:
     """Return an expression as a machine with a stack takes it, operators after what they join; a name begins with =."""
     steps: list[str] = []
     waiting: list[str] = []  # operators and parentheses that are not closed

@@ -19,12 +19,14 @@ def find_ambiguous_row(
         return ""
     chosen = {*columns, *(["input"] if template else [])}
     for i, row in enumerate(rows):
-        if what := _describe_readings([name for name, value in row.items() if value is not None], chosen, training):
+        if what := _describe_ambiguous_readings(
+            [name for name, value in row.items() if value is not None], chosen, training
+        ):
             return f"row {i} {what}"
     return ""
 
 
-def _describe_readings(there: Sequence[str], chosen: set[str], training: bool) -> str:
+def _describe_ambiguous_readings(there: Sequence[str], chosen: set[str], training: bool) -> str:
     """Name the two readings that these columns allow, or return an empty text."""
     for ours, names in NAMES.items():
         found = [name for name in names if name in there]

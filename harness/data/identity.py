@@ -92,12 +92,12 @@ def _list_target_texts(sample: Sample) -> list[str]:
 
 
 def _format_canonical(value: Any) -> str:
-    return json.dumps(_canonicalize(value), sort_keys=True, default=str, ensure_ascii=False)
+    return json.dumps(_canonicalize_texts(value), sort_keys=True, default=str, ensure_ascii=False)
 
 
-def _canonicalize(value: Any) -> Any:
+def _canonicalize_texts(value: Any) -> Any:
     if isinstance(value, str):
         return canonical_text(value)
     if isinstance(value, Mapping):
-        return {str(k): _canonicalize(v) for k, v in value.items()}
-    return [_canonicalize(v) for v in value] if isinstance(value, (list, tuple)) else value
+        return {str(k): _canonicalize_texts(v) for k, v in value.items()}
+    return [_canonicalize_texts(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -46,16 +46,16 @@ def read_file(
     path = find_file(folder, source, where)
     data = read_bytes(path, where)
     if tables.is_binary_table(data):
-        return _drop_filled_keys(tables.read_binary_table(data, f"{path}"))
+        return _drop_null_filled_keys(tables.read_binary_table(data, f"{path}"))
     if (suffix := tables.file_suffix(path.name)) in BINARY:
         raise UsageError(f"{path}: is not valid {BINARY[suffix]}; check its name, or copy the file again")
     text = decode_text(data, path, encoding, where)
     if suffix in TABLES:
-        return _read_csv(text, path, separator, where)
+        return _parse_csv(text, path, separator, where)
     if OBJECTS.match(text) or (suffix == ".json" and not _is_json_lines(text)):
-        return _require_rows(tables.extract_json_rows(_parse_line(text, f"{path}")), path)
+        return _require_list_of_objects(tables.extract_json_rows(_parse_json_line(text, f"{path}")), path)
     lines = ((n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip())
-    return _require_rows([_parse_line(line, f"{path}:{n}") for n, line in lines], path)
+    return _require_list_of_objects([_parse_json_line(line, f"{path}:{n}") for n, line in lines], path)
 
 
 def read_bytes(path: Path, where: str) -> bytes:
@@ -188,7 +188,9 @@ def read_hub(source: str, where: str) -> list[Row]:
     parts = name.split("/")
     config = parts.pop() if len(parts) > 2 else None
     try:
-        return _drop_filled_keys([dict(row) for row in load_dataset("/".join(parts), config, split=split or "train")])
+        return _drop_null_filled_keys(
+            [dict(row) for row in load_dataset("/".join(parts), config, split=split or "train")]
+        )
     except Exception as error:  # the library raises a dozen kinds; what helps is the name and its last line
         why = textwrap.shorten(str(error), MAX_MESSAGE_CHARS, placeholder=" …")
         raise UsageError(
@@ -207,7 +209,7 @@ def limit_mistakes(mistakes: Mistakes, where: str) -> None:
         mistakes.messages[SHOWN_ERRORS:] = [f"{where}: {len(mistakes.messages) - SHOWN_ERRORS} more rows like these"]
 
 
-def _parse_line(text: str, place: str) -> Any:
+def _parse_json_line(text: str, place: str) -> Any:
     try:
         found = json.loads(text)
         if "\\ud" in text.lower():  # an escape that may be half of a pair, which no encoding can write
@@ -228,7 +230,7 @@ def _parse_line(text: str, place: str) -> Any:
         raise UsageError(f"{place}: contains an integer of thousands of digits; write it as text") from None
 
 
-def _require_rows(found: Any, path: Path) -> list[Row]:
+def _require_list_of_objects(found: Any, path: Path) -> list[Row]:
     if not isinstance(found, list):
         raise UsageError(f"{path}: contains a {type(found).__name__}; it must be a list of objects")
     if (odd := next((i for i, row in enumerate(found) if not isinstance(row, dict)), None)) is not None:
@@ -236,7 +238,7 @@ def _require_rows(found: Any, path: Path) -> list[Row]:
     return found
 
 
-def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[Row]:
+def _parse_csv(text: str, path: Path, separator: str | None, where: str) -> list[Row]:
     """Return the rows of a CSV file under its header's names; every row has as many fields as the header.
 
     A first line `sep=;`, which Excel writes and reads, is no row and names the separator.
@@ -249,12 +251,14 @@ def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[
     joined: list[tuple[str, list[str]]] = []  # what is wrong if lines in a field are rows, and how such rows end
     last = 0
     try:
-        for first, last, lines, fields in _iterate_records(text[told.end() if told else 0 :], parts, 1 + bool(told)):
+        for first, last, lines, fields in _iterate_csv_records(
+            text[told.end() if told else 0 :], parts, 1 + bool(told)
+        ):
             if not header:
                 header = fields
-                _check_header(header, f"{path}:{last}")
+                _require_valid_csv_header(header, f"{path}:{last}")
                 continue
-            ends = _find_unclosed_quote(lines, fields, parts, len(header)) if last > first else None
+            ends = _find_unclosed_quote_endings(lines, fields, parts, len(header)) if last > first else None
             if ends is not None:
                 joined.append((f"{path}: lines {first} to {last} form one row{UNCLOSED_QUOTE_ADVICE}", ends))
             if len(fields) == len(header):
@@ -276,7 +280,7 @@ def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[
     return rows
 
 
-def _iterate_records(text: str, separator: str, first: int) -> Iterator[tuple[int, int, list[str], list[str]]]:
+def _iterate_csv_records(text: str, separator: str, first: int) -> Iterator[tuple[int, int, list[str], list[str]]]:
     """Yield the number of the first and the last line of each row that is not empty, these lines, and its fields."""
     lines: list[str] = []
 
@@ -292,7 +296,7 @@ def _iterate_records(text: str, separator: str, first: int) -> Iterator[tuple[in
         lines.clear()
 
 
-def _check_header(header: list[str], place: str) -> None:
+def _require_valid_csv_header(header: list[str], place: str) -> None:
     if twice := [name for name, n in Counter(header).items() if n > 1]:
         raise UsageError(f'{place}: the column "{twice[0]}" occurs twice in the header; rename one')
     if len(header) == 1 and (other := next((one for one in SEPARATORS if one in header[0]), "")):
@@ -300,7 +304,7 @@ def _check_header(header: list[str], place: str) -> None:
         raise UsageError(f"{place}: the header is a single column, {format_toml(header[0])}; {instead}")
 
 
-def _find_unclosed_quote(lines: list[str], fields: list[str], separator: str, columns: int) -> list[str] | None:
+def _find_unclosed_quote_endings(lines: list[str], fields: list[str], separator: str, columns: int) -> list[str] | None:
     """Return how lines in a field end that a quote which is not closed made of rows, or None where it is text.
 
     That is certain, and how they end tells nothing, where text follows the closing quote, or the file ends before it.
@@ -320,7 +324,7 @@ def separator_name(separator: str) -> str:
     return {",": "comma", ";": "semicolon", "\t": "tab"}.get(separator, f'"{separator}"')
 
 
-def _drop_filled_keys(rows: list[Row]) -> list[Row]:
+def _drop_null_filled_keys(rows: list[Row]) -> list[Row]:
     """Take the keys off that a table gave objects in a row because others have them: null, but for a `content`."""
 
     def inner(value: Any) -> Any:

@@ -154,7 +154,7 @@ def iterate_binary_table(data: bytes, where: str, limit: int = MAX_BYTES) -> Ite
             size += max(batch.nbytes, MIN_CELL_BYTES * batch.num_rows * batch.num_columns)  # of nulls, which take none
             if size > limit:
                 raise UsageError(f"{where}: unpacks to more than {limit:,} bytes; remove columns or rows")
-            _check_columns(batch.schema.names, where)
+            _require_unique_columns(batch.schema.names, where)
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 yield from batch.slice(start, BATCH_ROWS).to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError, IndexError) as error:
@@ -216,20 +216,20 @@ def _read_sheet_rows(sheet: Any, formulas: Any, where: str) -> list[Row]:
             names = ["" if cell is None else str(cell).strip() for cell in cells[:last]]
             if "" in names:
                 raise UsageError(f"{where}: column {names.index('') + 1} has no name in row {number}; write one there")
-            _check_columns(names, where)
+            _require_unique_columns(names, where)
             continue
         if any(cell is not None for cell in cells[len(names) :]):
             raise UsageError(f"{where}: row {number} has more cells than row 1 has names; name every column")
         padded = (*cells, *[None] * len(names))[: len(names)]
-        rows.append({name: _convert_cell(value) for name, value in zip(names, padded, strict=True)})
+        rows.append({name: _convert_cell_date_to_iso(value) for name, value in zip(names, padded, strict=True)})
     return rows
 
 
-def _convert_cell(value: Any) -> Any:
+def _convert_cell_date_to_iso(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else value
 
 
-def _check_columns(names: Sequence[str], where: str) -> None:
+def _require_unique_columns(names: Sequence[str], where: str) -> None:
     if twice := [name for name, n in Counter(names).items() if n > 1]:
         raise UsageError(f'{where}: the column "{twice[0]}" occurs twice; rename one')
 

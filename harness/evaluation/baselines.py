@@ -34,7 +34,7 @@ def find_weakness(task: Task, metric: Metric, baseline: Result, base: Result | N
     sign = 1 if metric.better == "higher" else -1
     gains = [sign * (value - theirs[i]) for i, value in ours.items() if i in theirs]
     lost, won = sum(gain < 0 for gain in gains), sum(gain > 0 for gain in gains)
-    if lost > won and _sign_test(won, lost) <= BASELINE_RISK:
+    if lost > won and _compute_sign_test_p(won, lost) <= BASELINE_RISK:
         return f"{value:.3f}, less than the base without examples ({base.metrics.get(metric.name, math.nan):.3f})"
     return ""
 
@@ -51,6 +51,6 @@ def find_constant_answer(samples: Sequence[Sample], task: Task) -> tuple[str, fl
     return answer, often / len(samples)
 
 
-def _sign_test(won: int, lost: int) -> float:
+def _compute_sign_test_p(won: int, lost: int) -> float:
     """Return how often as many rows are lost by chance, if either is as likely (exact binomial)."""
     return float(sum(math.comb(won + lost, k) for k in range(lost, won + lost + 1)) / 2 ** (won + lost))

@@ -118,7 +118,7 @@ class Checks:
             given = {name: one if name in LARGE else detach_copy(one) for name, one in wanted.items()}
             found += [
                 self.complete_finding(provided.name, flag)
-                for flag in _run_check(provided, given, self.find_unknown_row)
+                for flag in _run_check_catching_crashes(provided, given, self.find_unknown_row)
             ]
         return found
 
@@ -134,13 +134,13 @@ class Checks:
     def load_or_run(self, path: Path, look: Callable[[], list[Finding]], warn: Callable[[str], None]) -> list[Finding]:
         """Return what is remembered in a file, else look and remember it, unless a check crashed."""
         if (known := artifact_cache.read_sealed_json(path, warn)) is not None:
-            return [self._passed_over(Finding(**told)) for told in known]
+            return [self._apply_ignores_and_waivers(Finding(**told)) for told in known]
         found = look()
         if not any(flag.kind == CRASH_KIND for flag in found):
             artifact_cache.write_sealed_json(path, [asdict(flag) for flag in found])
         return found
 
-    def _passed_over(self, flag: Finding) -> Finding:
+    def _apply_ignores_and_waivers(self, flag: Finding) -> Finding:
         """Return a finding with why it does not count, if so: by suite or command, or an error by its waiver alone."""
         reason = next((self.ignored[name] for name in flag.names if name in self.ignored), None)
         waivers = (self.waived[name] for name in flag.names if name in self.waived)
@@ -157,10 +157,14 @@ class Checks:
         more = len(flag.evidence) - SHOWN_LINES
         evidence = (*flag.evidence[:SHOWN_LINES], *([f"and {more} more"] if more > 0 else []))
         title = self.titles.get(check, "")
-        return self._passed_over(replace(copy_record(Finding, flag), code=code, title=title, evidence=evidence))
+        return self._apply_ignores_and_waivers(
+            replace(copy_record(Finding, flag), code=code, title=title, evidence=evidence)
+        )
 
 
-def _run_check(provided: Provided, given: Mapping[str, Any], strange: Callable[[Finding], str]) -> Iterable[Finding]:
+def _run_check_catching_crashes(
+    provided: Provided, given: Mapping[str, Any], strange: Callable[[Finding], str]
+) -> Iterable[Finding]:
     check = provided.function
     try:
         found = list(

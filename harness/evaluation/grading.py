@@ -74,9 +74,11 @@ def grade_answers(task: Task, answered: Result, baseline: Result | None, marking
     scored already, and whatever the evaluator raises.
     """
     samples, begun = task.samples or (), time.monotonic()
-    theirs = _order_answers(task, baseline) if baseline else None
+    theirs = _list_answers_in_row_order(task, baseline) if baseline else None
     options = detach_copy(dict(task.spec.options))
-    marked = task.function(detach_copy(samples), _order_answers(task, answered), theirs, marking=marking, **options)
+    marked = task.function(
+        detach_copy(samples), _list_answers_in_row_order(task, answered), theirs, marking=marking, **options
+    )
     scores: dict[str, Score] = {}
     caveats: list[Caveat] = []
     labels: list[Labels] = []
@@ -110,7 +112,7 @@ def grade_answers(task: Task, answered: Result, baseline: Result | None, marking
     )
 
 
-def _order_answers(task: Task, result: Result) -> Sequence[str]:
+def _list_answers_in_row_order(task: Task, result: Result) -> Sequence[str]:
     """Return the answers in the order of the rows."""
     given: dict[str, Any] = {s.id: s.answer for s in result.scores}
     return [given[s.id] for s in task.samples or ()]

@@ -35,7 +35,7 @@ def kappa_test(labels: Labels, threshold: float, alpha: float) -> Test:
         raise ValueError("all labels of people and judge are the same; agreement needs labels of more than one kind")
     p_pass, p_fail = (float(p) for p in kappa_p(tables, threshold))
     method = f"kappa of {len(labels.truth)} labels"
-    return Test(value, *_find_kappa_bounds(tables, alpha), p_pass, p_fail, method, len(labels.truth), count)
+    return Test(value, *_compute_kappa_bounds(tables, alpha), p_pass, p_fail, method, len(labels.truth), count)
 
 
 def confusion_tables(labels: Labels) -> Floats:
@@ -49,12 +49,12 @@ def confusion_tables(labels: Labels) -> Floats:
 
 def kappa_and_chance(tables: Floats) -> tuple[Floats, Floats]:
     """Return Cohen's kappa of all clusters together, and the agreement that chance gives; tables (G, 3, 3)."""
-    return _jackknife_counts(tables)[0].whole
+    return _make_leave_one_out_counts(tables)[0].whole
 
 
 def kappa_p(tables: Floats, threshold: float) -> tuple[Floats, Floats]:
     """Return p_pass and p_fail of kappa against a number; 1 where nothing can be said."""
-    of, fewer = _jackknife_counts(tables)
+    of, fewer = _make_leave_one_out_counts(tables)
     value, chance = of.whole
     df, limit = of.count - 1, np.arctanh(max(threshold, NEAR_ONE - 1))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -68,9 +68,9 @@ def kappa_p(tables: Floats, threshold: float) -> tuple[Floats, Floats]:
     return np.nan_to_num(p_pass, nan=1.0), np.nan_to_num(p_fail, nan=1.0)
 
 
-def _find_kappa_bounds(tables: Floats, alpha: float) -> tuple[float, float]:
+def _compute_kappa_bounds(tables: Floats, alpha: float) -> tuple[float, float]:
     """Return the one-sided bounds at alpha each that invert `kappa_p`, of one data set."""
-    of, fewer = _jackknife_counts(tables)
+    of, fewer = _make_leave_one_out_counts(tables)
     value, chance = (float(x) for x in of.whole)
     if value == 1:
         return max(1 - (1 - alpha ** (1 / of.count)) / (1 - chance), -1.0), 1.0
@@ -113,7 +113,7 @@ class _LabelCounts:
         return np.asarray(np.log((2 - share) / share) / 2)
 
 
-def _jackknife_counts(tables: Floats) -> tuple[_LabelCounts, _LabelCounts]:
+def _make_leave_one_out_counts(tables: Floats) -> tuple[_LabelCounts, _LabelCounts]:
     """Return the counts of all clusters together, and those without each of them, (..., G)."""
     each = np.einsum("...ii->...", tables), tables.sum(-1), tables.sum(-2)
     alike, people, judged = each[0].sum(-1), each[1].sum(-2), each[2].sum(-2)

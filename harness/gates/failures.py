@@ -73,7 +73,7 @@ class Failures(ClaimType):
         if gate.cap is None and (odd := find_fractional_score(name, ours)):
             raise ValueError(f"{odd}; max_failures needs a 0/1 metric")
         failed = (
-            _find_rows_beyond_cap(gate.cap, metric, ours, theirs) if gate.cap else [s.values[name] == bad for s in ours]
+            _flag_rows_beyond_cap(gate.cap, metric, ours, theirs) if gate.cap else [s.values[name] == bad for s in ours]
         )
         groups = clusters or [s.id for s in ours]
         count = len(set(groups))
@@ -96,7 +96,7 @@ class Failures(ClaimType):
         return f"it counts no failures, but its value is {value}" if odd else ""
 
 
-def _find_rows_beyond_cap(
+def _flag_rows_beyond_cap(
     cap: float, metric: Metric, ours: Sequence[Score], theirs: Sequence[Score] | None
 ) -> list[bool]:
     """Return which rows are worse by more than a cap: than the baseline's, or by themselves."""

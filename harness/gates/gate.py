@@ -250,14 +250,14 @@ class ClaimType:
 
     def matches(self, gate: Gate) -> bool:
         """Return whether a gate is of this kind."""
-        return any(_is_said(gate, key) for keys in self.keys for key in keys.split())
+        return any(_is_option_given(gate, key) for keys in self.keys for key in keys.split())
 
     def find_mistakes(self, gate: Gate) -> list[str]:
         """Return what is wrong with the claim, whatever its metric."""
         found = []
         if not (gate.eval and gate.metric_name):
             found.append(f'metric is "{gate.metric}"; write EVAL.METRIC, for instance "qa.exact_match"')
-        said = {keys for kind in KINDS for keys in kind.keys if _is_said(gate, keys.split()[-1])}
+        said = {keys for kind in KINDS for keys in kind.keys if _is_option_given(gate, keys.split()[-1])}
         if len(said) != 1:
             claims = '"min", "max", "max_failures", "any_of", or "versus" with "better_by", "worse_by_at_most" or'
             found.append(f'a gate makes one claim; give one: {claims} "on_at_most"')
@@ -362,7 +362,7 @@ class ClaimType:
 KINDS: list[ClaimType] = []  # `harness.gates` fills it
 
 
-def _is_said(gate: Gate, key: str) -> bool:
+def _is_option_given(gate: Gate, key: str) -> bool:
     return getattr(gate, key) not in (None, [])
 
 

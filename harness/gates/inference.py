@@ -37,7 +37,7 @@ def run_slice_tests(whole: Hypothesis, slices: Mapping[str, Hypothesis]) -> dict
 
     Raises ValueError when no row of the whole changed, a slice that must prove the claim cannot be tested, or none can.
     """
-    _check_ties(whole)
+    _require_changed_rows_or_range(whole)
     gate = whole.gate
     tested: dict[str, hypothesis_tests.Test] = {}
     for name, hypothesis in slices.items():
@@ -67,11 +67,11 @@ def _test_hypothesis(h: Hypothesis, ties: bool) -> hypothesis_tests.Test:
         if h.clusters and len(set(h.clusters)) == 1:
             raise ValueError(find_one_cluster_error(rows, by_question=len(set(h.kinds[-1])) == 1))
         if not (ties and h.support):
-            _check_ties(h)
+            _require_changed_rows_or_range(h)
         if h.baseline is not None and h.factor != 1 and h.baseline <= 0:
             what = f"{h.metric.name} of the baseline is {h.baseline:g}"
             raise ValueError(f"{what}, so a share of it is not a margin; write the margin in the metric's units")
-        test = _add_seeds(h, _test_of_rows(h)) if h.runs else _test_of_rows(h)
+        test = _add_seed_spread_to_test(h, _test_mean_or_statistic(h)) if h.runs else _test_mean_or_statistic(h)
         if h.gate.estimand != "rows" and test.clusters is None:
             test = replace(test, clusters=test.n)
         if math.isinf(test.lower) and math.isinf(test.upper) and test.p_pass == test.p_fail == 1:
@@ -79,7 +79,7 @@ def _test_hypothesis(h: Hypothesis, ties: bool) -> hypothesis_tests.Test:
     return test if h.sign > 0 else replace(test, estimate=-test.estimate, lower=-test.upper, upper=-test.lower)
 
 
-def _add_seeds(h: Hypothesis, rows: hypothesis_tests.Test) -> hypothesis_tests.Test:
+def _add_seed_spread_to_test(h: Hypothesis, rows: hypothesis_tests.Test) -> hypothesis_tests.Test:
     """Widen the test of a recipe's mean over rows by how far the runs of its seeds lie apart."""
     every = range(len(h.ours))
     if h.metric.combine:
@@ -92,7 +92,7 @@ def _add_seeds(h: Hypothesis, rows: hypothesis_tests.Test) -> hypothesis_tests.T
     return replace(test, method=f"{rows.method} and t over {len(runs)} seeds")
 
 
-def _test_of_rows(h: Hypothesis) -> hypothesis_tests.Test:
+def _test_mean_or_statistic(h: Hypothesis) -> hypothesis_tests.Test:
     """Return the test of a mean, or of a metric made from all rows at once."""
     if h.metric.combine and not h.early:
         if len(h.clusterings) > 1:
@@ -109,13 +109,13 @@ def _test_of_rows(h: Hypothesis) -> hypothesis_tests.Test:
             raise ValueError("rows have different weights, but a test that may stop early needs equal weights")
         return EProcess(h.margin, h.alpha, h.support, clustered=h.clusters is not None).update(values)
     plain = h.units[2] is None and h.factor == 1 and len(set(weights)) == 1 and h.gate.cap is None
-    if plain and _is_binary(h):
+    if plain and _has_only_binary_values(h):
         return _test_binary(h)
     low, high = min(values), max(values)
     # Of a 0/1 metric it is possible that rows all say the same, of any other it is a broken one; that no score changed
-    # is possible too, and allowed where it can prove something, see `_check_ties`.
+    # is possible too, and allowed where it can prove something, see `_require_changed_rows_or_range`.
     unchanged = h.theirs is not None and low == high == 0 and h.support
-    if not unchanged and high - low <= 1e-12 * max(abs(low), abs(high)) and not _is_binary(h):
+    if not unchanged and high - low <= 1e-12 * max(abs(low), abs(high)) and not _has_only_binary_values(h):
         what = "has the same value" if h.theirs is None else "differs from the baseline by the same amount"
         raise ValueError(
             f"every row {what}, {h.sign * values[0]:g}; without variation nothing can be "
@@ -125,19 +125,19 @@ def _test_of_rows(h: Hypothesis) -> hypothesis_tests.Test:
     if h.theirs is not None and h.margin == 0 and h.factor == 1 and len(set(weights)) == 1 and not crossed:
         equal = [0.0] * len(values)
         return hypothesis_tests.sign_flip(values, equal, h.units[2], h.alpha, support=h.support)
-    test = _test_of_mean(h, values, weights)
+    test = _run_cluster_t_test(h, values, weights)
     if h.factor == 1 or h.support is None or test.method == "t":
         return test
     # A claim about a share of the baseline allows for what no row or cluster showed, by the rule of three: it varies
     # with the baseline, whatever the candidate, so that where few rows change a t is sure too soon; of independent rows
     # `cluster_means.cluster_t` allows for that itself. The weaker test counts.
-    rule = _test_of_mean(h, [test.estimate] * len(weights), weights)
+    rule = _run_cluster_t_test(h, [test.estimate] * len(weights), weights)
     lower, upper = min(test.lower, rule.lower), max(test.upper, rule.upper)
     p_pass, p_fail = max(test.p_pass, rule.p_pass), max(test.p_fail, rule.p_fail)
     return replace(test, lower=lower, upper=upper, p_pass=p_pass, p_fail=p_fail)
 
 
-def _test_of_mean(h: Hypothesis, values: list[float], weights: list[float]) -> hypothesis_tests.Test:
+def _run_cluster_t_test(h: Hypothesis, values: list[float], weights: list[float]) -> hypothesis_tests.Test:
     if len(h.tested_in) > 1:
         return hypothesis_tests.crossed_t(values, weights, h.tested_in, h.margin, h.alpha, support=h.support)
     return hypothesis_tests.cluster_t(values, weights, h.units[2], h.margin, h.alpha, support=h.support)
@@ -178,7 +178,7 @@ def _test_labelled(h: Hypothesis) -> hypothesis_tests.Test:
     return test if h.sign > 0 else replace(test, p_pass=test.p_fail, p_fail=test.p_pass)
 
 
-def _check_ties(h: Hypothesis) -> None:
+def _require_changed_rows_or_range(h: Hypothesis) -> None:
     """Raise ValueError where no row changed against the baseline, unless that can prove that few others would.
 
     That takes a margin, and a known range of what another row could lose.
@@ -253,7 +253,7 @@ def _compute_statistic(h: Hypothesis, rows: Iterable[int]) -> float:
     return h.sign * (values[0] if h.theirs is None else values[0] - h.factor * values[1])
 
 
-def _is_binary(h: Hypothesis) -> bool:
+def _has_only_binary_values(h: Hypothesis) -> bool:
     """Return whether every value is 0 or 1, of a proportion."""
     if not h.metric.is_share:
         return False

@@ -78,8 +78,8 @@ def label_corrected_test(
     """
     of = label_moments(values, weights, clusters, labels, sides)
     p_pass, p_fail = map(float, share_p_values(of, threshold))
-    lower = _find_crossing(of, lambda each, places: is_significant(share_p_values(each, places)[0], alpha))
-    upper = _find_crossing(of, lambda each, places: ~is_significant(share_p_values(each, places)[1], alpha))
+    lower = _search_share_crossing(of, lambda each, places: is_significant(share_p_values(each, places)[0], alpha))
+    upper = _search_share_crossing(of, lambda each, places: ~is_significant(share_p_values(each, places)[1], alpha))
     estimate = _estimate_share(of)
     method = f"corrected by {len(labels.truth)} labels" + (f" within {labels.side}" if labels.side else "")
     seen = len(set(clusters)) if clusters is not None else None
@@ -128,13 +128,14 @@ def label_moments(
     theirs = np.asarray(labels.sides) if labels.side and sides is not None else np.zeros(len(labels.truth))
     met = np.unique(where)
     said, truth, prompts = (
-        _pair_with_ties(np.asarray(labels.said)),
+        _stack_values_and_ties(np.asarray(labels.said)),
         np.asarray(labels.truth),
         number_clusters(labels.clusters),
     )
     chosen = [[(truth == kind) & (theirs == side) for kind in KINDS] for side in met]
     kinds = [
-        [_estimate_mean(said, some.astype(np.float64), prompts, np.array(PLACES)) for some in each] for each in chosen
+        [_estimate_smoothed_mean(said, some.astype(np.float64), prompts, np.array(PLACES)) for some in each]
+        for each in chosen
     ]
     count = len(set(groups.tolist()))
     for side, each in zip(met, kinds, strict=True):
@@ -150,9 +151,9 @@ def label_moments(
         _estimate_label_covariances(kinds),
         np.array([[one.mean[0] for one in each] for each in kinds]),
         np.array([[one.prompts for one in each] for each in kinds]),
-        _test_without_rows(
+        _compute_label_only_p(
             *(
-                _estimate_mean(said, (truth == kind).astype(np.float64), prompts, np.array(PLACES))
+                _estimate_smoothed_mean(said, (truth == kind).astype(np.float64), prompts, np.array(PLACES))
                 for kind in (0.0, 1.0)
             )
         ),
@@ -161,7 +162,7 @@ def label_moments(
     )
 
 
-def _pair_with_ties(x: Floats) -> Floats:
+def _stack_values_and_ties(x: Floats) -> Floats:
     """Return an instrument's values and whether they are ties, (n, 2)."""
     return np.stack([x, (x == TIE_VALUE).astype(np.float64)], axis=-1)
 
@@ -177,7 +178,7 @@ class _Mean:
     prompts: int
 
 
-def _estimate_mean(x: Floats, weights: Floats, groups: Ints, places: Floats) -> _Mean:
+def _estimate_smoothed_mean(x: Floats, weights: Floats, groups: Ints, places: Floats) -> _Mean:
     prompts = len(set(groups[weights > 0].tolist()))
     total, few = weights.sum() + PSEUDO * len(places), (prompts + 1) / max(prompts, 1)
     mean = (weights @ x + PSEUDO * places.sum(0)) / total
@@ -191,7 +192,9 @@ def _estimate_mean(x: Floats, weights: Floats, groups: Ints, places: Floats) -> 
 def _estimate_row_moments(x: Floats, w: Floats, groups: Ints, where: Any, met: Any) -> tuple[Floats, Floats, Floats]:
     """Return the rows' means, covariance and share, see `Moments`."""
     places = [pairs_by_side(np.array(PLACES), np.full(3, side), met) for side in met]
-    found = _estimate_mean(pairs_by_side(_pair_with_ties(x), where, met), w, groups, np.concatenate(places))
+    found = _estimate_smoothed_mean(
+        pairs_by_side(_stack_values_and_ties(x), where, met), w, groups, np.concatenate(places)
+    )
     return found.plain, found.shifts.T @ found.shifts + found.pseudo, found.mean[: 2 * len(met) : 2]
 
 
@@ -213,7 +216,7 @@ def _estimate_label_covariances(kinds: Sequence[Sequence[_Mean]]) -> Floats:
     return found.reshape(len(kinds), 3, 2, len(kinds), 3, 2)
 
 
-def _test_without_rows(lost: _Mean, won: _Mean) -> Floats:
+def _compute_label_only_p(lost: _Mean, won: _Mean) -> Floats:
     moved = won.shifts[:, 0] - lost.shifts[:, 0]
     spread = moved @ moved + won.pseudo[0, 0] + lost.pseudo[0, 0]
     t = (won.mean[0] - lost.mean[0]) / math.sqrt(spread)
@@ -284,7 +287,7 @@ class _Mix:
 
     def of_labels(self, weights: Floats, scale: Floats) -> Floats:
         """Return the covariance (L, L) of a mix's labels, each kind's error (Z, K) `scale` times what was seen."""
-        by, full = self._by_kind(weights) * scale, np.zeros_like(self.rows_cov)
+        by, full = self._reshape_weights_by_kind(weights) * scale, np.zeros_like(self.rows_cov)
         labels = np.einsum("...zh,...zhiygj,...yg->...ziyj", by, self.kinds_cov, by)
         size = self.blocks[-1].stop
         full[..., :size, :size] = labels.reshape(*labels.shape[:-4], size, size)
@@ -326,22 +329,22 @@ class _Mix:
 
     def grown(self, weights: Floats, inverse: Floats, scale: Floats) -> Floats:
         """Return how much larger each kind's error (Z, K) is where its mean is the one that fits a mix best."""
-        by, inner, own = self._towards(weights, inverse)[1:]
+        by, inner, own = self._compute_scaled_residuals(weights, inverse)[1:]
         at = self.means + by * scale**2 * np.einsum("...zhj,...zj->...zh", own[..., 0, :], inner)
         at, near = np.clip(at, 0.0, 1.0), self.near
         return np.asarray(np.sqrt(np.maximum(at * (1 - at) / (near * (1 - near)), 1.0)))
 
-    def _towards(self, weights: Floats, inverse: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    def _compute_scaled_residuals(self, weights: Floats, inverse: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Return the distance of the rows from a mix over its covariance (L,), by side, and weights and errors."""
         off = self.y - (self.design * weights[..., None, :]).sum(-1)
         towards = np.einsum("...lm,...m->...l", inverse, off)
-        by, size = self._by_kind(weights), self.blocks[-1].stop
+        by, size = self._reshape_weights_by_kind(weights), self.blocks[-1].stop
         inner = towards[..., :size].reshape(*by.shape[:-1], self.width)
         return towards, by, inner, np.einsum("...zhizhj->...zhij", self.kinds_cov)
 
     def df(self, weights: Floats, inverse: Floats, rows: Floats, scale: Floats) -> Floats:
         """Return the degrees of freedom of a mix's distance."""
-        towards, by, inner, own = self._towards(weights, inverse)
+        towards, by, inner, own = self._compute_scaled_residuals(weights, inverse)
         by = by * scale
         parts = by**2 * np.einsum("...zi,...zhij,...zj->...zh", inner, own, inner)
         of_rows = np.einsum("...l,...lm,...m->...", towards, rows, towards)
@@ -350,15 +353,15 @@ class _Mix:
         of_labels = ((parts / total[..., None, None]) ** 2 / freedom).sum((-1, -2))
         return np.asarray(1 / np.maximum((of_rows / total) ** 2 / (self.of.count - 1) + of_labels, 1e-12))
 
-    def _by_kind(self, weights: Floats) -> Floats:
+    def _reshape_weights_by_kind(self, weights: Floats) -> Floats:
         return weights.reshape(*weights.shape[:-1], len(self.blocks), len(self.kinds))
 
 
 def _estimate_share(of: Moments) -> float:
-    return _find_crossing(of, lambda each, places: signed_root(each, places)[0] > 0)
+    return _search_share_crossing(of, lambda each, places: signed_root(each, places)[0] > 0)
 
 
-def _find_crossing(of: Moments, below: Callable[[Moments, Floats], Bools]) -> float:
+def _search_share_crossing(of: Moments, below: Callable[[Moments, Floats], Bools]) -> float:
     """Return the share in [0, 1] above which a condition of one data set ends; 1 where it never does.
 
     It is asked of many shares in one call, as of so many data sets: ten calls in the place of forty of a bisection.

@@ -50,11 +50,11 @@ def result_notes(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
     if verdict.outcome is Outcome.INCONCLUSIVE and hypothesis.labels:
         notes.append(Note("labels", {"rows": not hypothesis.metric.is_agreement}))
     elif verdict.outcome is Outcome.INCONCLUSIVE and not hypothesis.runs:
-        notes.append(_note_rows_needed(verdict))
-    return [*notes, _note_seeds(verdict, hypothesis)] if hypothesis.runs else notes
+        notes.append(_make_rows_needed_note(verdict))
+    return [*notes, _make_seeds_note(verdict, hypothesis)] if hypothesis.runs else notes
 
 
-def _note_seeds(verdict: Verdict, hypothesis: Hypothesis) -> Note:
+def _make_seeds_note(verdict: Verdict, hypothesis: Hypothesis) -> Note:
     """Return how far the runs of a recipe lie apart, and whether more of them or of the rows would decide it."""
     runs, more = [run.value for run in hypothesis.runs], ""
     bounds = [b for b in (verdict.lower, verdict.upper) if b is not None and math.isfinite(b)]
@@ -102,12 +102,12 @@ def add_slice_notes(
     notes += [Note("untestable", {"n": untestable})] if untestable else []
     notes += [Note("none large", {"min_n": min_n})] if not large and not harm else []
     notes += [note for note in decides if note.kind == "sizes"]
-    notes += [_note_rows_needed(verdict, such=True)] if verdict.rows_needed else []
+    notes += [_make_rows_needed_note(verdict, such=True)] if verdict.rows_needed else []
     notes += [note for note in decides if note.kind in ("unseen", "seeds")]
     return add_reason(replace(verdict, slices=tuple(slices)), *notes)
 
 
-def _note_rows_needed(verdict: Verdict, *, such: bool = False) -> Note:
+def _make_rows_needed_note(verdict: Verdict, *, such: bool = False) -> Note:
     told = {
         "rows": verdict.rows_needed,
         "range": verdict.rows_range,

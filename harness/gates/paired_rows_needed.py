@@ -21,7 +21,7 @@ def predict_rows_range(wins: int, losses: int, n: int, threshold: float, sign: i
     makes it, and by USUAL: estimates of few rows are too uncertain to say anything by themselves. The end is infinite
     where no range within WIDE and `most` is SURE.
     """
-    rows, weight = _weigh_rows(wins, losses, n, threshold, sign, alpha)
+    rows, weight = _compute_needed_rows_posterior(wins, losses, n, threshold, sign, alpha)
     order = np.argsort(rows)
     rows, chance = rows[order], np.zeros(len(rows) + 1)
     np.cumsum(weight[order], out=chance[1:])
@@ -37,7 +37,9 @@ def predict_rows_range(wins: int, losses: int, n: int, threshold: float, sign: i
     return Range(float(rows[first]), math.inf)
 
 
-def _weigh_rows(wins: int, losses: int, n: int, threshold: float, sign: int, alpha: float) -> tuple[Floats, Floats]:
+def _compute_needed_rows_posterior(
+    wins: int, losses: int, n: int, threshold: float, sign: int, alpha: float
+) -> tuple[Floats, Floats]:
     """Return the rows needed, and how probable they are, (N,) each, of what the truth may be on a side."""
     changed, estimate = wins + losses, (wins - losses) / n
     error = math.sqrt(max((changed + 1) / n - estimate**2, 1e-4) / n)

@@ -104,17 +104,17 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
     lower = {c.strip().lower(): c for c in columns}
     pair = next((tuple(lower[name] for name in names) for names in PAIRS if {*names} <= lower.keys()), ())
     pair = () if inputs or {given["label"], given["group"]} & {*pair} else pair
-    few = [c for c, texts in columns.items() if _are_few(Counter(texts))]
+    few = [c for c, texts in columns.items() if _has_few_repeated_labels(Counter(texts))]
     free = [c for c in columns if c not in (*inputs, *pair, *given.values())]
     other = [c for c in columns if c not in (inputs or named["input"][:1])] if len(columns) == 2 else []
     ways = {"by its name": named["label"], FEW: few, "the other column": other}
-    label, of_label = _choose_column(("label", given["label"]), free, ways, ask)
+    label, of_label = _choose_or_ask_column(("label", given["label"]), free, ways, ask)
     left = [c for c in free if c != label]
     of_input = "as given" if inputs else "by their names"
     if not (inputs := inputs or pair):
         length = sorted((fmean(map(len, columns[c])), c) for c in left)
         longest = [c for size, c in length[-1:] if len(length) == 1 or size > 2 * length[-2][0]]
-        asked, of_input = _choose_column(
+        asked, of_input = _choose_or_ask_column(
             ("input", None), left, {"by its name": named["input"], "the longest texts": longest}, ask
         )
         inputs = (asked,)
@@ -122,7 +122,7 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
         raise UsageError("--input, --label and --group must name three different columns")
     group, of_group = given["group"], "as given"
     for name in [*inputs[: len(pair)], *(c for c in named["group"] if c in left and c not in inputs)]:
-        if given["group"] is None and _is_grouping(columns[name]):
+        if given["group"] is None and _is_group_column(columns[name]):
             group, of_group = name, "by its name, and its values repeat"
     return Roles(inputs, label, group, {"input": of_input, "label": of_label, "group": of_group})
 
@@ -134,14 +134,14 @@ def _parse_inputs(given: str | None, columns: Columns) -> tuple[str, ...]:
     return tuple(safe_name(name) for name in given.split(","))
 
 
-def _is_grouping(texts: Sequence[str]) -> bool:
+def _is_group_column(texts: Sequence[str]) -> bool:
     """Return whether values repeat as those of a group do: often, but none in a tenth of the rows."""
     kinds = Counter(text for text in texts if text)
     spread = 5 * GROUPS <= len(kinds) <= 0.9 * kinds.total() and max(kinds.values()) < 0.1 * kinds.total()
     return spread and kinds.total() > 0.9 * len(texts)
 
 
-def _choose_column(
+def _choose_or_ask_column(
     role: tuple[str, str | None], among: Sequence[str], found: Mapping[str, Sequence[str]], ask: Ask
 ) -> tuple[str, str]:
     """Return the column of a role and why it is: as given, the one of the first way that finds one, or as asked."""
@@ -153,7 +153,7 @@ def _choose_column(
     return ask(role[0], [c for c in among if any(c in names for names in found.values())] or among), "as given"
 
 
-def _are_few(kinds: Counter[str]) -> bool:
+def _has_few_repeated_labels(kinds: Counter[str]) -> bool:
     return 2 <= len(kinds) <= KINDS and kinds.total() >= OFTEN * len(kinds) and max(map(len, kinds)) <= LONGEST_LABEL
 
 
@@ -263,7 +263,7 @@ def split_rows(groups: Sequence[str], strata: Sequence[str] | None, by: str) -> 
     parts: dict[str, list[int]] = {"train": [], "select": [], "confirm": []}
     for name, (share, least, most) in PARTS.items():
         room = min(max(share * len(groups), min(least, len(groups) / 3)), most)
-        quota = _divide_rows(sizes, room, len(groups)) if strata else {"": room}
+        quota = _compute_label_quotas(sizes, room, len(groups)) if strata else {"": room}
         rest, taken = list[str](), Counter[str]()
         for group in order:
             fits = taken[label[group]] + len(members[group]) <= quota[label[group]]
@@ -282,7 +282,7 @@ def split_rows(groups: Sequence[str], strata: Sequence[str] | None, by: str) -> 
     return parts
 
 
-def _divide_rows(sizes: Counter[str], room: float, rows: int) -> dict[str, int]:
+def _compute_label_quotas(sizes: Counter[str], room: float, rows: int) -> dict[str, int]:
     """Return how many rows of each label a part may have: its share, rounded by largest remainders, one at least."""
     exact = {label: room * n / rows for label, n in sizes.items()}
     quota = {label: int(share) for label, share in exact.items()}

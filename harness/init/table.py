@@ -83,8 +83,8 @@ def make_suite_files(args: argparse.Namespace) -> tuple[dict[str, str], dict[str
         )
         if taken > LARGE_TABLE_BYTES:
             print_line(f"looking for near-duplicates among {sum(map(len, draft.parts.values())):,} rows", sys.stderr)
-        draft, near = _drop_overlaps(draft)
-        told = _report_draft(draft, how, len(rows), dropped + near, [*varied, *cleaned.notes])
+        draft, near = _drop_near_duplicates(draft)
+        told = _print_draft_report(draft, how, len(rows), dropped + near, [*varied, *cleaned.notes])
     except UsageError as error:
         raise UsageError(*(f"{args.data}: {message}" for message in error.messages)) from None
     return draft.files(), told
@@ -144,11 +144,11 @@ class Draft:
 
     @property
     def name(self) -> str:
-        return _make_name(Path(self.source).name.partition(".")[0])
+        return _sanitize_name(Path(self.source).name.partition(".")[0])
 
     @property
     def eval_name(self) -> str:
-        return "preference" if self.layout.kind == "preference" else _make_name(self.roles.label or "answer")
+        return "preference" if self.layout.kind == "preference" else _sanitize_name(self.roles.label or "answer")
 
     def labels(self, part: str) -> Counter[str]:
         """Return how often each label stands in a part."""
@@ -187,14 +187,14 @@ class Draft:
             model=quote_text(self.model), how=self.how(), trainer='use = "dpo"' if pairs else 'use = "sft"',
             recipe=judged if pairs else RANDOM if tiny else RECIPE, eval=quote_text(self.eval_name),
             select='select = "data/select.jsonl"      # rows to choose by\n' if self.parts["select"] else "",
-            use=use, metric=f"{self.eval_name}.{metric}", constant=self._constant_gate(metric),
+            use=use, metric=f"{self.eval_name}.{metric}", constant=self._format_constant_answer_gate(metric),
             margin=FIT if metric == "perplexity" else GAIN, to=quote_text(f"exports/{self.name}"),
         )  # fmt: skip
         write = json.JSONEncoder(ensure_ascii=False, default=str).encode
         lines = {part: "".join(f"{write(row)}\n" for row in rows) for part, rows in self.parts.items()}
         return {"suite.toml": suite, **{f"data/{part}.jsonl": text for part, text in lines.items() if text}}
 
-    def _constant_gate(self, metric: str) -> str:
+    def _format_constant_answer_gate(self, metric: str) -> str:
         """Return a gate against one answer to every row, for metrics of which that answer's score is its share."""
         if metric in ("token_f1", "perplexity", "preferred"):
             return ""
@@ -221,7 +221,7 @@ def _choose_free_evaluator(answers: Sequence[str]) -> EvaluatorDraft:
     return EvaluatorDraft(metric, f'use = "{use}"\n{lines}', kind)
 
 
-def _make_name(text: str) -> str:
+def _sanitize_name(text: str) -> str:
     return re.sub(r"[^\w-]", "_", text)[:24]  # at most 96 bytes
 
 
@@ -229,7 +229,7 @@ def _fill_template(file: str, /, **values: str) -> str:
     return Template((TEMPLATES / file).read_text("utf-8")).substitute(values)
 
 
-def _drop_overlaps(draft: Draft) -> tuple[Draft, Counter[str]]:
+def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str]]:
     """Return a draft without the rows to train on and to choose by that D10 finds in another part, and how many."""
     from harness.evaluation.checks import CRASH_KIND, make_data_objects
     from harness.pipeline.session import TRAINING_SOURCES, Options, collect_checks, prepare_collection
@@ -269,7 +269,7 @@ def _drop_overlaps(draft: Draft) -> tuple[Draft, Counter[str]]:
     return replace(draft, parts=parts), left
 
 
-def _report_draft(
+def _print_draft_report(
     draft: Draft, how: Mapping[str, str], rows: int, dropped: Counter[str], notes: Sequence[str]
 ) -> dict[str, Any]:
     """Say what was found, left out and split, and return it as data; raises UsageError where a part has one label."""
@@ -296,7 +296,9 @@ def _report_draft(
         lines.append(f"answers: {kind}, by {metric}")
     lines += [*notes, *(f"left out: {n:,} {why}" for why, n in dropped.items() if n)]
     lines += [_describe_part(part, labels, bool(draft.choices)) for part, labels in counts.items()]
-    lines += _describe_baselines(counts, bool(draft.choices)) if draft._constant_gate(metric) else []
+    lines += (
+        _describe_majority_baseline(counts, bool(draft.choices)) if draft._format_constant_answer_gate(metric) else []
+    )
     for line in lines:
         print_line(line, sys.stderr)
     told = {"how": how, "layout": layout.name or "table", "choices": list(draft.choices)}
@@ -311,7 +313,7 @@ def _describe_part(part: str, labels: Counter[str], choices: bool) -> str:
     return f"{part}: {labels.total():,} rows{shares}"
 
 
-def _describe_baselines(counts: Mapping[str, Counter[str]], choices: bool) -> list[str]:
+def _describe_majority_baseline(counts: Mapping[str, Counter[str]], choices: bool) -> list[str]:
     """Return the score of the majority class, labels that a part lacks, and whether any model could beat it."""
     confirm = counts["confirm"]
     (answer, often), *_ = confirm.most_common(1)

@@ -93,7 +93,7 @@ def train_adapter(run: RunContext) -> Trained | StageStop:
         assert table and rows is not None
         again, anew = "reusing the adapter of this recipe", f"{table.use}, {count_noun(len(rows), 'row')}"
         with (
-            _hold_work_folder(run, folder) as whole,
+            _lock_and_check_artifact(run, folder) as whole,
             run.record.stage("train", again if whole else anew + _describe_expected_time(run)),
         ):
             if not whole and (stop := _call_trainer(run, folder)):
@@ -121,7 +121,7 @@ def merge_adapter(run: RunContext, adapter: ModelRef, variant: str) -> ModelRef 
     assert adapter.adapter and made and variant in MERGES
     out, onto = Artifacts(run.session).merged(variant), f"onto the {variant} base"
     again = f"reusing the merge {onto}"
-    with _hold_work_folder(run, out) as whole, run.record.stage("merge", again if whole else onto):
+    with _lock_and_check_artifact(run, out) as whole, run.record.stage("merge", again if whole else onto):
         if not whole:
             told = {"progress": run.session.progress}
             with replace_folder(out) as folder:
@@ -146,7 +146,7 @@ def make_copy(run: RunContext, parent: ModelRef, declared: Export) -> ModelRef:
     exporter = run.collection.plugins.find("exporter", declared.use).function
     with run.record.stage("copy", f"{declared.name} of {parent.name}"):
         out = Artifacts(run.session).copy(declared, parent)
-        with _hold_work_folder(run, out):
+        with _lock_and_check_artifact(run, out):
             ref = conversions.make_copy(declared, parent, exporter, out, run.session.progress)
         run.record.run.facts[declared.name] = read_facts(out / conversions.NOTE)
         return ref
@@ -167,7 +167,7 @@ def copy_training_logs(run: RunContext, logs: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _hold_work_folder(run: RunContext, out: Path) -> Iterator[bool]:
+def _lock_and_check_artifact(run: RunContext, out: Path) -> Iterator[bool]:
     """Hold the work folder against other runs; yield whether a folder in it is there, as it was made."""
     with artifact_cache.lock_work_folder(
         out.parent, lambda line: run.session.progress(Progress("waiting", 0, 0, remark=line))

@@ -86,7 +86,7 @@ def recall_checks_before_training(run: RunContext) -> list[Finding]:
     """
     record, checks = run.record, run.session.checks
     note, gated = (
-        _find_record(run.session, "before training", gates=bool(checks.gated("trainer"))),
+        _make_findings_cache_path(run.session, "before training", gates=bool(checks.gated("trainer"))),
         checks.gated("data"),
     )
     rows = note and note.with_name(f"{note.stem}-rows.json")
@@ -140,7 +140,7 @@ def run_stage_checks(run: RunContext, stage: str, **objects: Any) -> StageStop |
     with run.record.stage("checks", f"{len(codes)} on {objects[stage].name}"):
         ask = partial(session.checks.run, stage, **_make_data_objects(session), **objects)
         models = {name: ref and keys.describe_model(ref) for name, ref in objects.items()}
-        note = _find_record(session, stage, models, gates=bool(session.checks.gated(stage)))
+        note = _make_findings_cache_path(session, stage, models, gates=bool(session.checks.gated(stage)))
         found = session.checks.load_or_run(note, ask, run.record.warn) if note else ask()
         # What was made elsewhere and is broken is a mistake of the command; what was trained here has failed.
         return record_findings(run.record, found, ExitCode.USAGE if run.suite.candidate else ExitCode.FAILED)
@@ -172,7 +172,7 @@ def _rank_finding(order: Sequence[str], one: Finding) -> int:
     return order.index(code) if code in order else len(order)
 
 
-def _find_record(session: Session, *what: Any, gates: bool) -> Path | None:
+def _make_findings_cache_path(session: Session, *what: Any, gates: bool) -> Path | None:
     """Return the file for what is found of exactly this collection, these models and this code, if any is kept."""
     if not session.options.cache:
         return None

@@ -100,14 +100,18 @@ def write_conclusions(collection: Collection, results: Results, verdicts: Sequen
             better = {g.id for g in collection.suite.gates if g.versus == name and g.better_by is not None}
             if not (claims := [v for v in verdicts if v.candidate == candidate and v.gate in better]):
                 attempt = max((v.attempt for v in verdicts if v.candidate == candidate), default=0)
-                claims = _compare_baselines(collection, results, candidate, name, collection.suite.header.risk(attempt))
+                claims = _compare_candidate_with_baseline(
+                    collection, results, candidate, name, collection.suite.header.risk(attempt)
+                )
             if claims:
-                weak = _find_weak_claims(collection, results, name, claims)
-                found.append(_word_conclusion(candidate, collection.suite.subjects[name].examples, claims, weak))
+                weak = _map_metrics_to_weakness(collection, results, name, claims)
+                found.append(
+                    _format_fine_tuning_conclusion(candidate, collection.suite.subjects[name].examples, claims, weak)
+                )
     return found
 
 
-def _find_weak_claims(
+def _map_metrics_to_weakness(
     collection: Collection, results: Results, baseline: str, claims: Sequence[Verdict]
 ) -> dict[str, str]:
     """Return why the baseline of a proven claim proves nothing, by the claim's metric."""
@@ -121,7 +125,7 @@ def _find_weak_claims(
     return weak
 
 
-def _compare_baselines(
+def _compare_candidate_with_baseline(
     collection: Collection, results: Results, candidate: str, baseline: str, alpha: float
 ) -> list[Verdict]:
     """Ask of each eval that both answered, by its first metric, what a gate would have asked; it gates nothing.
@@ -142,7 +146,9 @@ def _compare_baselines(
     ]
 
 
-def _word_conclusion(candidate: str, examples: int, claims: Sequence[Verdict], weak: Mapping[str, str]) -> str:
+def _format_fine_tuning_conclusion(
+    candidate: str, examples: int, claims: Sequence[Verdict], weak: Mapping[str, str]
+) -> str:
     proven = [v for v in claims if v.outcome is Outcome.PASS and v.metric not in weak]
     better = f"better than the base with {examples} examples in its prompt"
     if weak and not proven:

@@ -68,7 +68,7 @@ def run_to_end(run: RunContext, stages: Callable[[RunContext], StageStop | None]
     Raises UsageError where nothing can be written.
     """
     try:
-        run = _place_run(run)
+        run = _make_run_folder_with_lock(run)
         try:
             stop = stages(run) or StageStop()
             ending = RunEnding(compute_exit_code(run) if stop.code is None else stop.code, stop.why)
@@ -98,7 +98,7 @@ def detach_listeners(run: RunContext) -> None:
     run.collection.plugins.manager.unregister(run.record.events)
 
 
-def _place_run(run: RunContext) -> RunContext:
+def _make_run_folder_with_lock(run: RunContext) -> RunContext:
     """Make the run's folder with the lock in it, and open the answers and attempts of earlier runs."""
     options, suite, record, opened = run.session.options, run.suite, run.record, run.session.opened
     folder, found = RunFolder(options.out, suite.name, record.started), record.run
@@ -179,7 +179,7 @@ def export_all(run: RunContext, unreached: str = "") -> None:
             record.lock,
             adjudicator.leaks,
             ledger,
-            _choose_fingerprint_maker(run),
+            _find_fingerprint_function(run),
         )
         shown, place = record.snapshot(), f"export to {declared.to}"
         try:
@@ -189,7 +189,7 @@ def export_all(run: RunContext, unreached: str = "") -> None:
                 record.run.facts[place] = detach_copy(shown.facts[place])
 
 
-def _choose_fingerprint_maker(run: RunContext) -> Callable[[ModelRef], Fingerprint] | None:
+def _find_fingerprint_function(run: RunContext) -> Callable[[ModelRef], Fingerprint] | None:
     """Return what makes the fingerprint of a candidate, None where the loader of the suite makes none."""
     loader, base = run.collection.plugins.find("loader", run.suite.model.use), Path(run.session.opened.source.path)
     if (make := loader.capabilities.fingerprint) is None:

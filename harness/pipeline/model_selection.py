@@ -117,7 +117,7 @@ def choose_candidate(path: Path, options: Options, run_one: Callable[[Path, Opti
         )
     given, seen = options.candidates, dict[str, str]()
     for one in given:
-        if (same := seen.get(identity := _find_identity(Path(one)))) is not None:
+        if (same := seen.get(identity := _compute_candidate_identity(Path(one)))) is not None:
             raise UsageError(f"--candidate {format_toml(one)}: has the same weights as {format_toml(same)}; remove one")
         seen[identity] = one
     collections = [
@@ -164,7 +164,7 @@ def _make_contender(given: str, run: Run, collection: Collection, driver: Gate) 
     return Contender(given, value, sum(passed), len(passed))
 
 
-def _find_identity(folder: Path) -> str:
+def _compute_candidate_identity(folder: Path) -> str:
     """Return what two candidates have in common that are one: weights, and for an adapter how they are applied."""
     config = folder / "adapter_config.json"
     try:
@@ -195,11 +195,11 @@ def run_sweep(run: RunContext) -> Trained | StageStop:
         opened, what = replace(run.session.opened, adapter=adapter), f"{table.key} = {format_toml(value)}"
         run.record.call_hook("harness_stage", stage="sweep", detail=f"{what}, trial {i} of at most {len(table.values)}")
         one = replace(run, session=replace(run.session, collection=collection, opened=opened))
-        if isinstance(tried := _try_value(one, table.by, what), StageStop):
+        if isinstance(tried := _train_and_evaluate_trial(one, table.by, what), StageStop):
             return tried
         first, results = tried
-        facts = {"value": value, **_describe_training(first)}
-        trial = _compare_contenders(table.rule, step, metric, ask, results, best[1] if best else [], facts)
+        facts = {"value": value, **_make_training_facts(first)}
+        trial = _compare_trial_with_best(table.rule, step, metric, ask, results, best[1] if best else [], facts)
         run.record.add(trial)
         if trial.better:
             best = first, results
@@ -217,7 +217,7 @@ def run_sweep(run: RunContext) -> Trained | StageStop:
     return best[0]
 
 
-def _try_value(run: RunContext, by: str, what: str) -> tuple[Trained, list[Result]] | StageStop:
+def _train_and_evaluate_trial(run: RunContext, by: str, what: str) -> tuple[Trained, list[Result]] | StageStop:
     """Train a trial, with each seed where there are several, and return the first and the results of all."""
     first, results, runs = None, list[Result](), run.collection.runs.values()
     rows = len(run.collection.tasks[by.partition(".")[0]].select or ())
@@ -233,7 +233,7 @@ def _try_value(run: RunContext, by: str, what: str) -> tuple[Trained, list[Resul
     return first, results
 
 
-def _describe_training(made: Trained) -> dict[str, Any]:
+def _make_training_facts(made: Trained) -> dict[str, Any]:
     """Return what a Trial tells of its training; its seconds are kept in its folder for the runs that find it there."""
     note = Artifacts(made.run.session).work / "trial.json"
     if not (reused := "reused" in made.facts):
@@ -242,7 +242,7 @@ def _describe_training(made: Trained) -> dict[str, Any]:
     return {"reused": reused, "seconds": known.get("seconds"), "parameters": made.facts.get("trainable_parameters")}
 
 
-def _compare_contenders(
+def _compare_trial_with_best(
     rule: str, step: Gate, metric: Metric, ask: Callable[..., Verdict], ours: Sequence[Result],
     best: Sequence[Result], facts: dict[str, Any],
 ) -> Trial:  # fmt: skip
@@ -258,7 +258,7 @@ def _compare_contenders(
     # A claim about a trial alone, for its interval; which number it names makes no difference to that.
     claim = {"min" if metric.better == "higher" else "max": 1.0 if metric.is_log else 0.5}
     alone = replace(step, versus=None, better_by=None, **claim)  # type: ignore[arg-type]
-    values = [_average_metric(metric, results) for results in (ours, best) if results]
+    values = [_average_metric_over_seeds(metric, results) for results in (ours, best) if results]
     about = {"metric": values[0], "digest": ours[0].digest, **facts}
     about |= {"runs": tuple(r.metrics[metric.name] for r in ours)} if len(ours) > 1 else {}
     candidate, baseline = (replace(r[0], other_runs=tuple(r[1:])) if r else None for r in (ours, best))
@@ -274,7 +274,7 @@ def _compare_contenders(
     return Trial(**about)
 
 
-def _average_metric(metric: Metric, results: Sequence[Result]) -> float:
+def _average_metric_over_seeds(metric: Metric, results: Sequence[Result]) -> float:
     """Return the metric of the runs of a recipe, the mean on the scale where it is tested."""
     values = [metric.to_test_scale(result.metrics[metric.name]) for result in results]
     return metric.from_test_scale(math.fsum(values) / len(values))

@@ -174,13 +174,13 @@ class MemoryPeaks:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Measure a stage; what is measured twice under a name has the higher peak."""
-        self._take()
+        self._record_and_reset_peaks()
         self._open.append({})
         before = None if _reset_peaks() else _read_peak_resident_bytes()
         try:
             yield
         finally:
-            self._take()
+            self._record_and_reset_peaks()
             found = self._open.pop()
             if before is not None and found.get("", 0) <= before:
                 found.pop("", None)
@@ -188,7 +188,7 @@ class MemoryPeaks:
                 key = f"{name} ({where})" if where else name
                 self.peaks[key] = max(peak, self.peaks.get(key, 0))
 
-    def _take(self) -> None:
+    def _record_and_reset_peaks(self) -> None:
         """Add the peaks since they last began to every stage that is open, and let them begin anew."""
         now = peak_memory()
         for peaks in self._open:

@@ -44,7 +44,7 @@ def make_variant(run: RunContext, name: str) -> ModelRef | StageStop:
 
     Nothing that is reported of the run's own training changes.
     """
-    with _keep_facts(run):
+    with _restore_training_facts(run):
         trained = train_adapter(run)
         if isinstance(trained, StageStop):
             return trained
@@ -86,7 +86,7 @@ def lose_run(run: RunContext, name: str, why: str, trace: str | None = None) -> 
 
 
 @contextmanager
-def _keep_facts(run: RunContext) -> Iterator[None]:
+def _restore_training_facts(run: RunContext) -> Iterator[None]:
     """Let what is reported of the run's own training and merge be as it was before."""
     found, names = run.record.run, ("training", *map(run.suite.merged, run.suite.merges))
     facts, steps = {name: found.facts[name] for name in names if name in found.facts}, found.training

@@ -85,7 +85,7 @@ def main() -> None:
     what, collection, suite = asked["what"], session.collection, session.suite
     try:
         if what == EVALUATION:
-            found = _measure_evaluations(session)
+            found = _time_evaluations(session)
         else:
             assert suite.train and suite.adapter and collection.training is not None
             make = None if what == FULL else collection.plugins.find("adapter", what).function
@@ -103,7 +103,7 @@ def main() -> None:
     write_text(Path(asked["out"]), json.dumps(asdict(found)))
 
 
-def _measure_evaluations(session: Session) -> Measured:
+def _time_evaluations(session: Session) -> Measured:
     """Time some rows of every evaluation on the base, and with worked examples where it is asked so."""
     suite, collection, seconds = session.suite, session.collection, dict[str, float]()
     timed: dict[Item, Task] = {}  # the base's own, those with examples, and the candidates'

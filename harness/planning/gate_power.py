@@ -94,11 +94,11 @@ def _forecast_gate(
 ) -> GateOdds:
     task = collection.tasks[gate.eval]
     metric = task.metrics[gate.metric_name]
-    alpha, assumed = _find_risk(collection, gate, task, attempts.get((candidate, gate.eval)))
+    alpha, assumed = _find_tested_alpha(collection, gate, task, attempts.get((candidate, gate.eval)))
     about: dict[str, Any] = {"alpha": alpha, "assumed": assumed, "group": gate.group}
     blank = Odds(gate.id, f"{gate.metric} {gate.claim()}", candidate, gate.blocking, **about)
     if gate.kind.counts or metric.is_count:
-        return GateOdds(gate, _decide_without_power(blank, gate, task, history.verdict(gate, candidate, fewest=1)))
+        return GateOdds(gate, _make_odds_without_power(blank, gate, task, history.verdict(gate, candidate, fewest=1)))
     samples = task.rows_of(metric.name) or ()
     if metric.is_agreement:
         what = "labels decide it, not rows"
@@ -113,7 +113,7 @@ def _forecast_gate(
     restated, tested = gate.kind.restate(gate, metric)
     past, verdict = history.past_rows(gate, candidate), history.verdict(gate, candidate)
     if past and restated is not gate:
-        past = _score_past(gate, metric, past)
+        past = _rescore_past_rows(gate, metric, past)
     recipe = gate.of == "recipe"
     seeds = 1 + len(collection.runs) if recipe else 0
     apart = history.seed_spread(gate, candidate) if recipe else None
@@ -133,11 +133,11 @@ def _forecast_gate(
         whole = math.prod(known) if len(known) == len(cases) else None
         odds = replace(odds, power=whole, assumed=(note, *odds.assumed))
     if not find_unprovable_error(gate, metric, samples, gate_alpha(gate, collection.suite)):  # else a collection error
-        odds = replace(odds, warning=find_unprovable_error(gate, metric, samples, alpha) or _describe_doubt(odds))
+        odds = replace(odds, warning=find_unprovable_error(gate, metric, samples, alpha) or _describe_low_power(odds))
     return GateOdds(gate, odds, tuple(cases))
 
 
-def _score_past(gate: Gate, metric: Metric, past: PastRows) -> PastRows:
+def _rescore_past_rows(gate: Gate, metric: Metric, past: PastRows) -> PastRows:
     """Return the rows of an earlier run as a restated claim is about them, each counting once."""
     if past.theirs is None:
         return past
@@ -164,7 +164,7 @@ def forecast_recipes(gates: Sequence[GateOdds]) -> list[RecipePower]:
     return found
 
 
-def _find_risk(
+def _find_tested_alpha(
     collection: Collection, gate: Gate, task: Task, standing: AttemptNumber | None
 ) -> tuple[float, tuple[str, ...]]:
     """Return the alpha that a gate is tested at, and what that and the power of it assume."""
@@ -196,7 +196,7 @@ def _compute_odds(case: GatePower, blank: Odds, known: bool) -> Odds:
     )  # fmt: skip
 
 
-def _describe_doubt(odds: Odds) -> str:
+def _describe_low_power(odds: Odds) -> str:
     """Warn of a gate that more often than not would not say PASS of the model it is meant to pass."""
     if odds.power is None or odds.power >= 0.5:
         return ""
@@ -208,7 +208,7 @@ def _describe_doubt(odds: Odds) -> str:
     return f"{odds.candidate} passes {odds.power:.0%} of the time {odds.truth}; {cure}"
 
 
-def _decide_without_power(blank: Odds, gate: Gate, task: Task, past: tuple[Verdict, Run] | None) -> Odds:
+def _make_odds_without_power(blank: Odds, gate: Gate, task: Task, past: tuple[Verdict, Run] | None) -> Odds:
     """Return the odds of what is counted or compared as it is: there is no power, only what was seen before."""
     rows, kind = len(task.rows_of(gate.metric_name) or ()), "counted" if gate.kind.counts else "point"
     what = "failures are counted, without a test" if gate.kind.counts else "decided by its value"

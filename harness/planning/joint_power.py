@@ -61,9 +61,13 @@ class _GatesTogether:
         self.unknown = tuple(a.gate.id for a in holding if a.odds.power is None)
 
     def joint(self, candidate: str) -> JointPower:
-        chance = _share_passed(passed := self.passed(better=True))
+        chance = _compute_share_passing_all(passed := self.passed(better=True))
         cases = [case for name in self.blocking for case in self.cases(name)]
-        again = _share_passed(self.passed(better=False)) if any(c.estimate is not None for c in cases) else None
+        again = (
+            _compute_share_passing_all(self.passed(better=False))
+            if any(c.estimate is not None for c in cases)
+            else None
+        )
         points = 100 * ASSUMED_GAIN if any(c.is_binary and c.gate.worse_by_at_most is None for c in cases) else 0.0
         found = JointPower(candidate, len(self.blocking), chance, again, points, unknown=self.unknown)
         if any(c.gate.worse_by_at_most is not None for c in cases):
@@ -71,7 +75,7 @@ class _GatesTogether:
         if any(not c.is_binary and c.gate.worse_by_at_most is None for c in cases):
             found = replace(found, assumed=(*found.assumed, "it is as in the last run where rows have no such scale"))
         if len(self.blocking) > 1:
-            left = [_share_passed(np.delete(passed, i, axis=1)) for i in range(passed.shape[1])]
+            left = [_compute_share_passing_all(np.delete(passed, i, axis=1)) for i in range(passed.shape[1])]
             worst = max(range(len(left)), key=left.__getitem__)
             found = replace(found, costliest=self.blocking[worst], without=left[worst])
         if chance < power.DEFAULT_POWER and (factor := self.factor()):
@@ -103,7 +107,7 @@ class _GatesTogether:
                     rng = np.random.default_rng(zlib.crc32(case.gate.id.encode()))
                     columns[name].append(np.asarray(rng.random(runs) < chance))
         for cases in shared.values():
-            for case, column in zip(cases, _judge_together(cases, better, factor, runs).T, strict=True):
+            for case, column in zip(cases, _simulate_joint_passes(cases, better, factor, runs).T, strict=True):
                 columns[case.gate.id].append(column)
         passed = {name: np.all(some, axis=0) if some else np.zeros(runs, dtype=bool) for name, some in columns.items()}
         for name, a in self.asked.items():
@@ -122,7 +126,7 @@ class _GatesTogether:
         return power.search_with_correction(
             lambda at: power.search_power(at, 1.0, MAX_ROWS_FACTOR),
             lambda x: power.power_to_deviate(math.prod(self.about(name, x) for name in self.blocking)),
-            lambda x: _share_passed(self.passed(better=True, factor=x, runs=SEARCH_DRAWS)),
+            lambda x: _compute_share_passing_all(self.passed(better=True, factor=x, runs=SEARCH_DRAWS)),
             steps=3,
         )
 
@@ -141,11 +145,11 @@ class _GatesTogether:
         return [case for member in self.asked[name].gate.any_of or [name] for case in self.asked[member].cases]
 
 
-def _share_passed(passed: Bools) -> float:
+def _compute_share_passing_all(passed: Bools) -> float:
     return float(passed.all(axis=1).mean())
 
 
-def _judge_together(cases: Sequence[GatePower], better: bool, factor: float, runs: int) -> Bools:
+def _simulate_joint_passes(cases: Sequence[GatePower], better: bool, factor: float, runs: int) -> Bools:
     """Return (runs, cases): gates on one metric of 0/1 rows, judged on the same rows of the candidate."""
     truths = [(case, case.better if better else case.previous_estimate) for case in cases]
     alone = [t for case, t in truths if not case.gate.versus]

@@ -62,7 +62,7 @@ class RecipeRows:
         rows, luck, seeds = self.rows * factor, self.apart.luck, self.seeds
         common = math.sqrt(self.variance * (1 - luck) / rows) * normal[:, 0]  # of all runs
         runs = math.sqrt(self.variance * luck / rows) * normal[:, 1 : 1 + seeds]  # (draws, seeds)
-        runs = runs + self.apart.spread * self._standard_effects(normal[:, 1 + seeds :])
+        runs = runs + self.apart.spread * self._standardize_seed_effects(normal[:, 1 + seeds :])
         away, error = truth - bound + common + runs.mean(-1), runs.std(-1, ddof=1) / math.sqrt(self.seeds)
         df = max(round(self.count * factor) - 1, 1)
         reach = -float(special.stdtrit(df, alpha)) * math.sqrt(self.variance * (1 - luck + luck / self.seeds) / rows)
@@ -73,7 +73,7 @@ class RecipeRows:
         far = seed_reach(error, seeds, alpha, rate, away)
         return float(((away > 0) & (away**2 >= (reach * spread) ** 2 + far**2)).mean())
 
-    def _standard_effects(self, normal: Floats) -> Floats:
+    def _standardize_seed_effects(self, normal: Floats) -> Floats:
         """Return effects of seeds with mean 0 and variance 1: of a proportion those that are normal in log-odds."""
         if self.rate is None or not 0 < self.rate < 1 or not self.apart.spread:
             return normal

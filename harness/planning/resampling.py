@@ -92,11 +92,13 @@ class BinomialRows:
         won, lost, weight = (np.add.reduceat(x, starts, axis=-1) for x in (won, lost, size))
         sums, weights = (won - lost).astype(float), np.broadcast_to(weight.astype(float), won.shape)
         if claim.against is None:
-            return _find_passing(sums, weights, bound, claim.alpha, kind="share")
-        return _find_passing(sums, weights, bound, claim.alpha, (won + lost).sum(-1) / weight.sum(), kind="pairs")
+            return _flag_significant_runs(sums, weights, bound, claim.alpha, kind="share")
+        return _flag_significant_runs(
+            sums, weights, bound, claim.alpha, (won + lost).sum(-1) / weight.sum(), kind="pairs"
+        )
 
 
-def _find_passing(
+def _flag_significant_runs(
     sums: Floats, weights: Floats, bound: float, alpha: float, changed: Floats | None = None, **how: Any
 ) -> Bools:
     """Return (runs,): which data sets prove it, by `mean_tests.make_p_function`; BATCH at a time fit the cache."""
@@ -204,12 +206,14 @@ class EmpiricalRows:
         drawn = np.random.default_rng(seed).integers(0, of.clusters, (runs, count))
         sums, weights = sums[drawn], weights[drawn]
         if self.support is None:
-            return _find_passing(sums, weights, bound, alpha, kind="ratio")
+            return _flag_significant_runs(sums, weights, bound, alpha, kind="ratio")
         low, high = self.support
         inside = min(max(bound, low + 1e-9 * (high - low)), high - 1e-9 * (high - low))
         independent = self.clusters is None
         kind = "share" if not independent and len(set(self.weights)) == 1 and high - low == 1 else "score"
-        return _find_passing(sums, weights, inside, alpha, kind=kind, support=self.support, independent=independent)
+        return _flag_significant_runs(
+            sums, weights, inside, alpha, kind=kind, support=self.support, independent=independent
+        )
 
     @cached_property
     def ratio(self) -> ratio.Ratio:

@@ -75,19 +75,21 @@ class RecordingSubject:
         """Note the prompts; what is not remembered is answered with an empty text."""
         self.calls.append(([(p, "") for p in prompts], False))
         self.answers += max_new_tokens * len(prompts)
-        return self._remembered([""] * len(prompts), "generate", prompts, max_new_tokens=max_new_tokens, **options)
+        return self._find_cached_or_unknown(
+            [""] * len(prompts), "generate", prompts, max_new_tokens=max_new_tokens, **options
+        )
 
     def logprobs(self, pairs: Sequence[Pair], **options: Any) -> list[Logprob]:
         """Note the pairs; what is not remembered gets one nat."""
         self.calls.append((list(pairs), True))
         unknown = [Logprob(-1.0, 1, max(1, len(c.encode())), False) for _, c in pairs]
-        return self._remembered(unknown, "logprobs", pairs, **options)
+        return self._find_cached_or_unknown(unknown, "logprobs", pairs, **options)
 
     def token_kl(self, texts: Sequence[str], against: RecordingSubject) -> list[tuple[float, int]]:
         """Note the texts; what is not remembered differs by nothing."""
         self.calls.append(([("", text) for text in texts], False))
         unknown = [(0.0, 1)] * len(texts)
-        return self._remembered(unknown, "token_kl", texts, against.cached) if against.cached else unknown
+        return self._find_cached_or_unknown(unknown, "token_kl", texts, against.cached) if against.cached else unknown
 
     def __getattr__(self, name: str) -> Any:
         """Look facts such as `nbytes` up; no model is loaded for them."""
@@ -97,7 +99,7 @@ class RecordingSubject:
             raise NeedsModelError(name)
         return getattr(self.cached, name)
 
-    def _remembered(self, unknown: list[Any], method: str, *arguments: Any, **options: Any) -> list[Any]:
+    def _find_cached_or_unknown(self, unknown: list[Any], method: str, *arguments: Any, **options: Any) -> list[Any]:
         try:
             return getattr(self.cached, method)(*arguments, **options) if self.cached else unknown
         except NeedsModelError:
@@ -117,10 +119,10 @@ def count_requests(run: RunContext) -> list[Workload]:
 
 def list_artifacts(session: Session) -> list[PlannedArtifact]:
     """Return what a run would make of exactly this recipe, and whether it is there."""
-    return [*_list_merges(session), *(made for made, _ in _iterate_copies(session))]
+    return [*_list_planned_artifacts(session), *(made for made, _ in _iterate_copies(session))]
 
 
-def _list_merges(session: Session) -> list[PlannedArtifact]:
+def _list_planned_artifacts(session: Session) -> list[PlannedArtifact]:
     suite, whole = session.suite, session.collection.trains_all_weights
     if not (session.opened.adapter or whole):
         return []
@@ -143,7 +145,7 @@ def _list_merges(session: Session) -> list[PlannedArtifact]:
 def _iterate_copies(session: Session) -> Iterator[tuple[PlannedArtifact, ModelRef]]:
     """Yield every copy that an export makes; where it lies depends on its parent, so that must be there."""
     suite, elsewhere, places = session.suite, session.opened.candidate, Artifacts(session)
-    parents = {made.name: made.path for made in _list_merges(session) if made.there} if suite.copies else {}
+    parents = {made.name: made.path for made in _list_planned_artifacts(session) if made.there} if suite.copies else {}
     parents |= {"merged": elsewhere.path} if elsewhere else {}
     for name, declared in suite.copies.items():
         folder, options = places.work / name, suite.model.options
@@ -164,10 +166,10 @@ def count_training_tokens(collection: Collection, source: Source) -> int | None:
     for row in collection.training:
         both = ("chosen", "rejected") if "chosen" in row else ()
         rows += [{**row, "completion": row[name]} for name in both] or [row]
-    return sum(source.count_tokens([_make_pair(row) for row in rows]))
+    return sum(source.count_tokens([_make_prompt_answer_pair(row) for row in rows]))
 
 
-def _make_pair(row: Mapping[str, Any]) -> Pair:
+def _make_prompt_answer_pair(row: Mapping[str, Any]) -> Pair:
     messages, given = row.get("messages"), chat.training_template_arguments(row)
     if isinstance(messages, list) and messages:
         return chat.join_arguments(messages[:-1], given), str(messages[-1].get("content") or "")
@@ -233,7 +235,7 @@ class _Ears:
             for pairs, shared in listener.calls:
                 each = source.count_tokens(pairs)
                 total += sum(each)
-                unique += _count_shared_tokens(source, pairs, each) if shared else sum(each)
+                unique += _count_tokens_without_repeats(source, pairs, each) if shared else sum(each)
             self.counted[key] = total, unique
         found = listener.cached.found if listener.cached else 0
         counts = requests, found, *self.counted[key], listener.answers
@@ -281,7 +283,7 @@ def _record_requests(task: Task, subject: Subject, against: Any, listener: Recor
     return ""
 
 
-def _count_shared_tokens(source: Source, pairs: Sequence[Pair], counts: Sequence[int]) -> int:
+def _count_tokens_without_repeats(source: Source, pairs: Sequence[Pair], counts: Sequence[int]) -> int:
     """Count a prompt once however many continuations it has, and the lines that all text prompts begin with."""
     if not (prompts := {repr(p): p for p, _ in pairs if p}):
         return sum(counts)

@@ -10,14 +10,14 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 
-def _import_optional(name: str) -> Any:
+def _import_module_or_none(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
         return None
 
 
-_fcntl, _msvcrt = _import_optional("fcntl"), _import_optional("msvcrt")
+_fcntl, _msvcrt = _import_module_or_none("fcntl"), _import_module_or_none("msvcrt")
 LOCKED_BYTE = 0x7FFFFFF0  # behind every byte that is written: Windows lets nobody else read a locked one
 RETRY_SECONDS = 0.05
 

@@ -26,7 +26,7 @@ def open_file(path: Path, *, follow: bool = False, below: Path | None = None) ->
     With `below`, a folder that the path begins with, no part of the path behind it may be a link either.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | BINARY
-    handle = os.open(path, flags) if follow else _open_below(below or path.parent, path, flags)
+    handle = os.open(path, flags) if follow else _open_below_without_links(below or path.parent, path, flags)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.EINVAL, f"{path} is not a file", str(path))
@@ -45,10 +45,10 @@ def open_for_writing(path: Path, flags: int, *, below: Path | None = None) -> in
     """
     if below is None and path.parts[:2] in (("/", "dev"), ("/", "proc")):
         return os.open(path, flags)
-    return _open_below(below or path.parent, path, flags | os.O_CREAT | BINARY)
+    return _open_below_without_links(below or path.parent, path, flags | os.O_CREAT | BINARY)
 
 
-def _open_below(folder: Path, path: Path, flags: int) -> int:
+def _open_below_without_links(folder: Path, path: Path, flags: int) -> int:
     """Open what lies below a folder, through no link but those of the folder's own path; raises OSError."""
     *folders, name = path.relative_to(folder).parts or ("",)
     at = open_folder(folder, folders)
@@ -59,7 +59,7 @@ def _open_below(folder: Path, path: Path, flags: int) -> int:
     except ValueError:  # a NUL
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path)) from None
     except OSError as error:
-        raise _link_error(error, path) from None
+        raise _make_path_error(error, path) from None
     finally:
         close_folder(at)
 
@@ -76,7 +76,7 @@ def open_folder(folder: Path, parts: Sequence[str], *, make: bool = False) -> in
     None on Windows, which opens no folders; its path was checked for links instead.
     """
     if not CAN_OPEN_RELATIVE:
-        _check_folder(folder, parts, make=make)
+        _require_folder_without_links(folder, parts, make=make)
         return None
     at, place = os.open(folder, FOLDER), folder
     for part in parts:
@@ -91,14 +91,14 @@ def open_folder(folder: Path, parts: Sequence[str], *, make: bool = False) -> in
         except ValueError:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(place)) from None
         except OSError as error:
-            raise _link_error(error, place) from None
+            raise _make_path_error(error, place) from None
         finally:
             os.close(at)
         at = inner
     return at
 
 
-def _check_folder(folder: Path, parts: Sequence[str], *, make: bool) -> None:
+def _require_folder_without_links(folder: Path, parts: Sequence[str], *, make: bool) -> None:
     """Raise OSError where a folder below another is not there, or lies behind a link."""
     place = folder
     for part in parts:
@@ -113,7 +113,7 @@ def _check_folder(folder: Path, parts: Sequence[str], *, make: bool) -> None:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
 
 
-def _link_error(error: OSError, path: Path) -> OSError:
+def _make_path_error(error: OSError, path: Path) -> OSError:
     """Return an error with its path, which says of a link that it is one."""
     if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
         return OSError(errno.ELOOP, "it is a link", str(path))

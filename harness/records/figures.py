@@ -101,28 +101,28 @@ def write_figures(about: ClaimSpec | None, told: Mapping[str, Any], *, unit: str
     rest = {name: told[name] for name in ("where", "n", "lost", "won") if told.get(name) is not None}
     if about and about.is_count and all(x is None or x == int(x) for x in (*tested, *both)):
         unit = unit or "count"
-    back, sign = _scale_back(about), "+" if about and about.kind == "difference" else ""
+    back, sign = _make_test_scale_inverse(about), "+" if about and about.kind == "difference" else ""
     numbers = [None if x is None else back(x) for x in tested]
     if about is not None and sign and about.is_log:
-        digits = max(1, _count_digits(numbers, [1.0]) - 2)
+        digits = max(1, _choose_decimal_digits(numbers, [1.0]) - 2)
         texts = [NO_VALUE if x is None else typographic_minus(f"{x:+.{digits}%}") for x in numbers]
         values = [NO_VALUE if x is None else format_short(x) for x in both]
         named = "relative change" if about.cap is None else "capped relative change"
-        return _make_figures([*texts, *values], _format_points(numbers, DECIMAL_DIGITS, sign), named, rest)
+        return _make_figures([*texts, *values], _format_percentage_points(numbers, DECIMAL_DIGITS, sign), named, rest)
     if not sign:
-        digits, both = _count_digits(numbers, numbers[:1]), [both[0], None]
-        texts = _write_all(numbers, digits, unit, sign)
-        values = _write_all(both, digits, unit)
+        digits, both = _choose_decimal_digits(numbers, numbers[:1]), [both[0], None]
+        texts = _format_numbers_in_one_unit(numbers, digits, unit, sign)
+        values = _format_numbers_in_one_unit(both, digits, unit)
         named = "share of rows" if about and about.kind == "losses" else ""
-        return _make_figures([*texts, *values], _format_points(numbers, digits, sign), named, rest)
-    digits, named = _count_digits(numbers, both), _name_estimate(about, told)
+        return _make_figures([*texts, *values], _format_percentage_points(numbers, digits, sign), named, rest)
+    digits, named = _choose_decimal_digits(numbers, both), _name_estimate(about, told)
     if not named and None not in (*both, numbers[0]):
         size, digits = (_choose_unit(both)[0], 1) if unit == "bytes" else (1, digits)
         value, baseline, estimate = (x / size for x in (*both, numbers[0]) if x is not None)
-        digits, estimate = _match_digits(value, baseline, estimate, digits)
+        digits, estimate = _find_consistent_digits(value, baseline, estimate, digits)
         numbers[0] = estimate * size
-    texts = _write_all([*numbers, *both], digits, unit, sign, signed=4)
-    return _make_figures(texts, _format_points(numbers, digits, sign), named, rest)
+    texts = _format_numbers_in_one_unit([*numbers, *both], digits, unit, sign, signed=4)
+    return _make_figures(texts, _format_percentage_points(numbers, digits, sign), named, rest)
 
 
 def _make_figures(texts: Sequence[str], points: Sequence[str], estimand: str, rest: Mapping[str, Any]) -> Figures:
@@ -143,7 +143,7 @@ def _name_estimate(about: ClaimSpec | None, told: Mapping[str, Any]) -> str:
     return "difference corrected by labels" if told.get("labelled") else "estimated difference"
 
 
-def _match_digits(value: float, baseline: float, estimate: float, digits: int) -> tuple[int, float]:
+def _find_consistent_digits(value: float, baseline: float, estimate: float, digits: int) -> tuple[int, float]:
     """Return the fewest digits, from `digits` on, with which the values written differ by the estimate written.
 
     Where none of them do, the estimate is rounded with the two values.
@@ -155,7 +155,7 @@ def _match_digits(value: float, baseline: float, estimate: float, digits: int) -
     return more, float(ours - theirs)
 
 
-def _count_digits(numbers: Sequence[float | None], values: Sequence[float | None]) -> int:
+def _choose_decimal_digits(numbers: Sequence[float | None], values: Sequence[float | None]) -> int:
     """Return the digits that show two of half an interval, or of an estimate without one; at least those of values.
 
     `numbers` begin with estimate, lower and upper bound.
@@ -170,7 +170,7 @@ def _count_digits(numbers: Sequence[float | None], values: Sequence[float | None
     return min(max(least, 1 - math.floor(math.log10(half))), MOST_DIGITS)
 
 
-def _write_all(
+def _format_numbers_in_one_unit(
     numbers: Sequence[float | None], digits: int, unit: str, sign: str = "", *, signed: int = 9
 ) -> list[str]:
     """Write numbers in one unit, the first `signed` of them with their sign."""
@@ -199,7 +199,7 @@ def _choose_unit(numbers: Sequence[float | None]) -> tuple[int, str]:
     return size, f"\u00a0{name}"
 
 
-def _format_points(numbers: Sequence[float | None], digits: int, sign: str) -> list[str]:
+def _format_percentage_points(numbers: Sequence[float | None], digits: int, sign: str) -> list[str]:
     """Return numbers times 100, rounded as the numbers are."""
     digits = max(digits, DECIMAL_DIGITS)
     rounded = [None if x is None else _round_decimal(x, digits) * 100 for x in numbers]
@@ -217,7 +217,7 @@ def _finite_or_none(x: Any) -> float | None:
     return x if isinstance(x, (int, float)) and math.isfinite(x) else None
 
 
-def _scale_back(about: ClaimSpec | None) -> Callable[[float], float]:
+def _make_test_scale_inverse(about: ClaimSpec | None) -> Callable[[float], float]:
     """Return how a number on the claim's test scale becomes a value, or a change of one."""
     if about is None:
         return float

@@ -199,13 +199,13 @@ def _describe_refuted_slices(about: ClaimSpec | None, told: Told) -> str:
     return f"but refuted on {' and '.join(parts)} alone"
 
 
-def _describe_alarms(_: ClaimSpec | None, told: Told) -> str:
+def _describe_small_slices(_: ClaimSpec | None, told: Told) -> str:
     few = "a slice" if told["n"] == 1 else f"{told['n']} slices"
     small = f"{few} below {told['min_n']} rows"
     return f"{small}: {'harm in ' + ', '.join(told['harm']) if told['harm'] else 'no significant harm'}"
 
 
-def _describe_group(_: ClaimSpec | None, told: Told) -> str:
+def _describe_group_outcome(_: ClaimSpec | None, told: Told) -> str:
     proven = " and ".join(f'"{name}"' for name in told["proven"])
     return f"{proven or 'none'} of {told['of']} proven, {format_p_in_sentence(told['p'])} by Holm"
 
@@ -245,7 +245,7 @@ _WRITERS: Mapping[str, Callable[[ClaimSpec | None, Told], str]] = {
     "slices": lambda _, told: f"{told['n']} slices: {', '.join(f'{n} {o}' for o, n in told['outcomes'].items())}",
     "refuted": _describe_refuted_slices,
     "seeds": _describe_seeds,
-    "alarms": _describe_alarms,
+    "alarms": _describe_small_slices,
     "untestable": lambda _, told: f"{told['n']} too small to decide",
     "none large": lambda _, told: (
         f"no slice has {told['min_n']} rows (min_n), so nothing is proven; add rows, or lower min_n"
@@ -262,7 +262,7 @@ _WRITERS: Mapping[str, Callable[[ClaimSpec | None, Told], str]] = {
     "no leak": lambda _, told: f"none of {told['of']} rows is leaked",
     "leaks": _describe_leaks,
     "holm": lambda _, told: f"one of {told['of']} claims, {format_p_in_sentence(told['p'])} by Holm",
-    "group": _describe_group,
+    "group": _describe_group_outcome,
     "member": lambda _, told: f'"{told["gate"]}" is ERROR: {told["why"]}',
     "attempt": lambda _, told: f"attempt {told['number']}",
     "look": lambda _, told: (

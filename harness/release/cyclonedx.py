@@ -63,7 +63,7 @@ def write_bom(found: VerifiedExport, evidence: ReadEvidence) -> str:
         "metadata": {"timestamp": manifest["started"], "tools": {"components": [tool]}, "component": model},
         "components": parts,
         "dependencies": [{"ref": "model", "dependsOn": [part["bom-ref"] for part in data]}],
-        "declarations": _make_declarations(evidence),
+        "declarations": _make_passed_gate_declarations(evidence),
     }
     return json.dumps(made, indent=1) + "\n"
 
@@ -74,7 +74,7 @@ def _make_model_part(found: VerifiedExport, evidence: ReadEvidence) -> Part:
     before = {"parent": manifest["made_of"]} | before if "made_of" in manifest else before
     ancestors = [_make_part(MODEL_TYPE, ref, one["candidate"], one["weights"], WEIGHTS) for ref, one in before.items()]
     metrics = dict.fromkeys(
-        json.dumps(m) for g in evidence.gates for m in _iterate_metrics(g)
+        json.dumps(m) for g in evidence.gates for m in _iterate_gate_metrics(g)
     )  # several gates ask the same
     failed = [f'gate "{g["gate"]}" is {g["outcome"]}: {g["why"]}' for g in evidence.gates if g["outcome"] != "PASS"]
     card = {
@@ -91,30 +91,38 @@ def _make_model_part(found: VerifiedExport, evidence: ReadEvidence) -> Part:
     )  # fmt: skip
 
 
-def _iterate_metrics(gate: Mapping[str, Any]) -> Iterator[Part]:
+def _iterate_gate_metrics(gate: Mapping[str, Any]) -> Iterator[Part]:
     """Yield the numbers of a gate: the metric, what it changed from the baseline, and the bounds on each slice.
 
     Bounds are one-sided, at the gate's risk each.
     """
-    value, versus, name = _format_number(gate, "value"), gate["versus"], gate["metric"]
-    bounds = {"confidenceInterval": found} if (found := _format_bounds(gate)) else {}
+    value, versus, name = _format_decimal_or_empty(gate, "value"), gate["versus"], gate["metric"]
+    bounds = {"confidenceInterval": found} if (found := _make_confidence_interval(gate)) else {}
     of = {"slice": gate["driver"]} if gate["driver"] else {}  # whose numbers are the gate's
     if value:
         yield {"type": name, "value": value, **of, **({} if versus else bounds)}
     if versus and bounds:
-        yield {"type": f"{name}, change from {versus}", "value": _format_number(gate, "estimate"), **of, **bounds}
+        yield {
+            "type": f"{name}, change from {versus}",
+            "value": _format_decimal_or_empty(gate, "estimate"),
+            **of,
+            **bounds,
+        }
     for one in gate["slices"]:
-        if found := _format_bounds(one):
+        if found := _make_confidence_interval(one):
             told = f"{name}, change from {versus}" if versus else name
             yield {"type": told, "slice": one["name"], "confidenceInterval": found}
 
 
-def _format_bounds(told: Mapping[str, Any]) -> dict[str, str]:
-    found = {"lowerBound": _format_number(told, "lower"), "upperBound": _format_number(told, "upper")}
+def _make_confidence_interval(told: Mapping[str, Any]) -> dict[str, str]:
+    found = {
+        "lowerBound": _format_decimal_or_empty(told, "lower"),
+        "upperBound": _format_decimal_or_empty(told, "upper"),
+    }
     return {key: number for key, number in found.items() if number}
 
 
-def _format_number(told: Mapping[str, Any], key: str) -> str:
+def _format_decimal_or_empty(told: Mapping[str, Any], key: str) -> str:
     return "" if told[key] is None else format_decimal(told[key])
 
 
@@ -127,7 +135,7 @@ def _make_part(kind: str, ref: str, name: str, sha256: str = "", says: str = "",
     return {"type": kind, "bom-ref": ref, "name": name, **({"description": says} if says else {}), **hashed, **more}
 
 
-def _make_declarations(evidence: ReadEvidence) -> Part:
+def _make_passed_gate_declarations(evidence: ReadEvidence) -> Part:
     """Return what is claimed of the model: the gates that passed, as gates.json has them."""
     file = f"{EVIDENCE}/{GATES}"
     claims = [

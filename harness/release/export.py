@@ -88,7 +88,7 @@ def export_candidate(
     `why` holds reasons beyond the gates. Raises UsageError when the target is taken or the disk is full,
     CheckFailedError when what was written is not what was gated.
     """
-    reasons = [*why, *([run.problem] if run.problem else []), *_find_changed_files(collection, judged.lock)]
+    reasons = [*why, *([run.problem] if run.problem else []), *_iterate_changed_eval_files(collection, judged.lock)]
     if ref is None:
         reasons += [] if reasons else [f"{declared.candidate} does not exist"]
     else:
@@ -120,7 +120,7 @@ def export_candidate(
                     raise plugin_errors.plugin_error(
                         exporter, f" wrote no files into its output folder, and returned {made}"
                     )
-            written = _compare_written(declared, ref, model, judged.verdicts)
+            written = _hash_and_verify_written_files(declared, ref, model, judged.verdicts)
             _write_evidence(collection, declared, ref, run, work, written, judged)
         if anchored:
             keep_first_release(to)
@@ -131,7 +131,7 @@ def export_candidate(
     return Exported(declared.use, declared.candidate, str(to), True, digest=ref.digest, bytes=size)
 
 
-def _find_changed_files(collection: Collection, lock: bytes) -> Iterator[str]:
+def _iterate_changed_eval_files(collection: Collection, lock: bytes) -> Iterator[str]:
     """Yield which files that options of evals name are no longer those of the lock, which evaluators read later."""
     for spec in json.loads(lock)["suite"]["evals"]:
         for name, digest in spec.get("files", {}).items():
@@ -152,7 +152,9 @@ def find_destination_error(to: Path) -> str:
     return "" if is_writable(to.parent) else "which is not writable"
 
 
-def _compare_written(declared: Export, ref: ModelRef, model: Path, verdicts: Sequence[Verdict]) -> Written:
+def _hash_and_verify_written_files(
+    declared: Export, ref: ModelRef, model: Path, verdicts: Sequence[Verdict]
+) -> Written:
     """Compare what was written, tensor by tensor and file by file, with what the folder held when it was opened.
 
     Returns the digests of what was written. The folder itself may have changed since, so it is not asked.
@@ -170,7 +172,7 @@ def _compare_written(declared: Export, ref: ModelRef, model: Path, verdicts: Seq
     if {v.digest for v in verdicts if v.candidate == ref.name and v.digest} != {ref.digest}:
         raise CheckFailedError(f"{where}: the gates were decided on other weights than these")
     for name, hashed in written.items():
-        if hashed.sha256 != seal.files.get(name) and not _is_same_but_base(name, ref, model):
+        if hashed.sha256 != seal.files.get(name) and not _is_adapter_config_same_but_base(name, ref, model):
             how = "differs from the file that was" if name in seal.files else "is not among the files that were"
             raise CheckFailedError(f'{where}: "{name}" {how} gated')
     # What is for people alone may be left out: no program computes anything else without it.
@@ -183,7 +185,7 @@ def _compare_written(declared: Export, ref: ModelRef, model: Path, verdicts: Seq
     return written
 
 
-def _is_same_but_base(name: str, ref: ModelRef, model: Path) -> bool:
+def _is_adapter_config_same_but_base(name: str, ref: ModelRef, model: Path) -> bool:
     """Return whether an adapter's configuration differs from the sealed one only in where its base lay."""
     if name != ADAPTER or ref.adapter is None or ref.seal is None:
         return False
@@ -224,7 +226,7 @@ def _write_evidence(
     whole = {**beside, **{f"{MODEL}/{name}": hashed for name, hashed in written.items()}}
     files = {name: {"size": whole[name].size, "sha256": whole[name].sha256} for name in sorted(whole)}
     root = root_digest({name: hashed.sha256 for name, hashed in written.items()})
-    about = _describe_candidate(collection, declared, ref, run) | {
+    about = _make_candidate_manifest(collection, declared, ref, run) | {
         "root": root,
         "evaluations": evidence_evaluations(judged.results),
     }
@@ -250,7 +252,7 @@ def _write_fingerprint(path: Path, ref: ModelRef, judged: DecisionRecord, facts:
     write_text(path, json.dumps(made.to_json(), separators=(",", ":")) + "\n")
 
 
-def _describe_candidate(collection: Collection, declared: Export, ref: ModelRef, run: Run) -> dict[str, Any]:
+def _make_candidate_manifest(collection: Collection, declared: Export, ref: ModelRef, run: Run) -> dict[str, Any]:
     """Return what a manifest says of the candidate and of how it was judged."""
     # Verdicts rest on what it was asked, and whatever it is compared with: a claim about both has two sides.
     sides = {(r.eval, r.subject) for r in run.results if r.subject == declared.candidate}

@@ -45,7 +45,7 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> LockedSuite:
     gates: dict[str, Gate] = {}
     for table in lock["gates"]:
         own = {k: v for k, v in table.items() if k not in ("claim", "blocking", "candidates")}
-        gate: Gate = _read_record(Gate, own, where="")
+        gate: Gate = _make_record_from_table(Gate, own, where="")
         if mistakes := gate.find_mistakes():
             raise ValueError(f'gate "{gate.id}": {mistakes[0]}')
         derived = (gate.claim(), gate.blocking, gate.applies_to(candidate))
@@ -57,7 +57,7 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> LockedSuite:
     if stray := [n for g in gates.values() for n in (*g.requires, *g.any_of) if n not in gates]:
         raise ValueError(f'gate "{stray[0]}" is referenced but missing')
     gates = {i: replace(g, among=len(gates[g.group].any_of) if g.group in gates else 1) for i, g in gates.items()}
-    about: SuiteTable = _read_record(SuiteTable, suite["header"])
+    about: SuiteTable = _make_record_from_table(SuiteTable, suite["header"])
     if not 0 < about.alpha <= 0.5:
         raise ValueError(f"alpha is {about.alpha}; it must be more than 0 and at most 0.5")
     tables = {(e, m): table for e, metrics in lock["metrics"].items() for m, table in metrics.items()}
@@ -65,7 +65,9 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> LockedSuite:
     for (name, metric), table in tables.items():
         combine = _raise_uncomputable if table["combine"] else None
         limits = table.get("range")
-        known = None if limits is None else (_read_limit(limits[0], -math.inf), _read_limit(limits[1], math.inf))
+        known = (
+            None if limits is None else (_parse_range_end(limits[0], -math.inf), _parse_range_end(limits[1], math.inf))
+        )
         metrics.setdefault(name, {})[metric] = Metric(metric, table["better"], table["scale"], combine, range=known)
     combines = {f"{e}.{m}": str(t["combine"]) for (e, m), t in tables.items() if t["combine"]}
     rows = {name: int(data["rows"]) for name, data in lock["data"].items()}
@@ -77,14 +79,14 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> LockedSuite:
     return LockedSuite(about, gates, metrics, combines, evals, *known_rows, parent, told, runs)
 
 
-def _read_record(cls: Any, table: Mapping[str, Any], **given: Any) -> Any:
+def _make_record_from_table(cls: Any, table: Mapping[str, Any], **given: Any) -> Any:
     wrong: list[str] = []
     if (record := schema.read_table(cls, table, lambda _, mistake: wrong.append(mistake), **given)) is None:
         raise ValueError(wrong[0])
     return record
 
 
-def _read_limit(end: Any, infinite: float) -> float:
+def _parse_range_end(end: Any, infinite: float) -> float:
     """Return an end of a range, which JSON has as null where it is infinite."""
     return infinite if end is None else float(end)
 

@@ -64,21 +64,21 @@ def write_card(
         "library_name": "peft" if ref.adapter else "llama.cpp" if find_gguf(Path(ref.path)) else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["finetune-harness"],
-        "model-index": [{"name": suite.name, "results": list(_list_results(suite, declared, run))}],
+        "model-index": [{"name": suite.name, "results": list(_iterate_model_index_results(suite, declared, run))}],
     }
     if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", run.model):
         front["base_model"] = run.model.partition("@")[0]
     parts = [
-        "---\n" + "".join(f"{key}: {_format_yaml(value)}\n" for key, value in front.items()) + "---",
+        "---\n" + "".join(f"{key}: {_format_yaml_as_json(value)}\n" for key, value in front.items()) + "---",
         f"# {escape_markdown(suite.name)}",
         "\n".join(map(escape_markdown, suite.header.description.split("\n"))).strip(),
         f"Base: {markdown_code(run.model)}, weights `{run.digests.get('base', '')[:16]}`. "
         f"Licence of the base: {escape_markdown(told_by)}.",
         f"Suite: {markdown_code(suite.path.name)} (`{run.digest[:16]}`), run {run.started} with harness {run.harness}. "
         f"Candidate: {escape_markdown(declared.candidate)}, weights `{ref.digest[:16]}`"
-        f"{_describe_origin(declared, run)}.",
+        f"{_describe_copy_origin(declared, run)}.",
         f"Code from outside the harness took part in it: {others}." if others else "",
-        "## Gates\n\n" + "\n".join(_describe_gates(verdicts)),
+        "## Gates\n\n" + "\n".join(_iterate_gate_table_lines(verdicts)),
         "## Waivers\n\n" + "\n".join(waivers) if waivers else "",
         "\n\n".join(escape_markdown(f"{c[0].upper()}{c[1:]}.") for c in run.conclusions),
         USE + usage_markdown(ref, run.model),
@@ -96,7 +96,7 @@ def _describe_plugin(plugin: Mapping[str, Any]) -> str:
     return f"{plugin['name']} ({', '.join(about)})"
 
 
-def _format_yaml(value: Any) -> str:
+def _format_yaml_as_json(value: Any) -> str:
     """Write a value as JSON, what YAML takes for the end of a line spelt out as both of them do."""
     return escape_controls(json.dumps(value, ensure_ascii=False))
 
@@ -136,7 +136,8 @@ def usage_markdown(ref: ModelRef, base: str) -> str:
         load = [
             "from llama_cpp import Llama",
             "",
-            f"model = Llama({_format_yaml(f'model/{single.name}')}, n_ctx=0)  # its own context and chat template",
+            f"model = Llama({_format_yaml_as_json(f'model/{single.name}')}, n_ctx=0)"
+            "  # its own context and chat template",
             'model.create_chat_completion([{"role": "user", "content": "…"}])',
         ]
         serve = f"llama-server -m {shlex.quote(escape_controls(f'model/{single.name}'))}"
@@ -180,7 +181,7 @@ def _choose_auto_class(folder: Path) -> str:
     return "AutoModelForImageTextToText" if "text_config" in beside and more else "AutoModelForCausalLM"
 
 
-def _list_results(suite: Suite, declared: Export, run: Run) -> Iterator[dict[str, Any]]:
+def _iterate_model_index_results(suite: Suite, declared: Export, run: Run) -> Iterator[dict[str, Any]]:
     data = {e.name: e.data or e.use for e in suite.evals}
     for report in run.results:
         if report.subject == declared.candidate and report.outcome == "done":
@@ -192,7 +193,7 @@ def _list_results(suite: Suite, declared: Export, run: Run) -> Iterator[dict[str
             }
 
 
-def _describe_gates(verdicts: Sequence[Verdict]) -> Iterator[str]:
+def _iterate_gate_table_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
     yield "| gate | claim | verdict | measured |"
     yield "|---|---|---|---|"
     for v in verdicts:
@@ -209,7 +210,7 @@ def _find_quantisation_library(folder: Path) -> str:
         return ""
 
 
-def _describe_origin(declared: Export, run: Run) -> str:
+def _describe_copy_origin(declared: Export, run: Run) -> str:
     """Return what a copy was made of, and how far it is from it where its exporter measured that."""
     if not declared.name:
         return ""

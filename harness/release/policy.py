@@ -156,13 +156,13 @@ def read_policy(path: Path, *, strict: bool = False) -> Policy:
     mistakes.raise_errors()
     of_keys, of_claims = _pop_tables(raw, "key", Key, complain), _pop_tables(raw, "claim", Gate, complain)
     found = [schema.read_table(Key, table, complain) for table in of_keys]
-    keys, claims = tuple(k for k in found if k), tuple(_read_claims(of_claims, complain))
+    keys, claims = tuple(k for k in found if k), tuple(_iterate_claim_gates(of_claims, complain))
     raw = {"suites": [], **raw} if raw.get("all_of") else raw
-    served = _read_served(raw, complain)
+    served = _pop_served_demands(raw, complain)
     digest = hashlib.sha256(text.encode()).hexdigest()
     policy: Any = schema.read_table(Policy, raw, complain, keys=keys, claims=claims, served=served, digest=digest)
-    wrong = _find_key_errors(keys, raw.get("threshold", 1), "binding" in raw) if len(keys) == len(found) else ()
-    for mistake in (*wrong, *(_find_impossible_values(policy, raw) if policy else ())):
+    wrong = _iterate_key_errors(keys, raw.get("threshold", 1), "binding" in raw) if len(keys) == len(found) else ()
+    for mistake in (*wrong, *(_iterate_impossible_values(policy, raw) if policy else ())):
         complain("", mistake)
     mistakes.raise_errors()
     assert isinstance(policy, Policy)
@@ -185,7 +185,7 @@ def _pop_tables(
     return tables
 
 
-def _read_claims(tables: list[dict[str, Any]], complain: schema.Complain) -> Iterator[Gate]:
+def _iterate_claim_gates(tables: list[dict[str, Any]], complain: schema.Complain) -> Iterator[Gate]:
     """Read claims as gates are read; which others they stand with is a suite's own affair."""
     for number, table in enumerate(tables, 1):
 
@@ -200,7 +200,7 @@ def _read_claims(tables: list[dict[str, Any]], complain: schema.Complain) -> Ite
             yield claim
 
 
-def _read_served(raw: dict[str, Any], complain: schema.Complain) -> ServedDemands | None:
+def _pop_served_demands(raw: dict[str, Any], complain: schema.Complain) -> ServedDemands | None:
     """Take [served] out of a policy, and read it."""
     if (table := raw.pop("served", None)) is None:
         return None
@@ -220,7 +220,7 @@ def _read_served(raw: dict[str, Any], complain: schema.Complain) -> ServedDemand
     return read
 
 
-def _find_impossible_values(policy: Policy, raw: Mapping[str, Any]) -> Iterator[str]:
+def _iterate_impossible_values(policy: Policy, raw: Mapping[str, Any]) -> Iterator[str]:
     """Yield which values no export can have."""
     for key, most, want in RANGES:
         value = raw.get(key)  # nan is in no range
@@ -236,7 +236,7 @@ def _find_impossible_values(policy: Policy, raw: Mapping[str, Any]) -> Iterator[
             yield f'"plugins" has {schema.format_toml(plugin)}: {what}{pin}'
 
 
-def _find_key_errors(keys: tuple[Key, ...], threshold: Any, of_rows: bool) -> Iterator[str]:
+def _iterate_key_errors(keys: tuple[Key, ...], threshold: Any, of_rows: bool) -> Iterator[str]:
     """Yield what is wrong with the keys and their threshold; one key under two names would count twice."""
     for key in keys:
         if not re.fullmatch("[0-9a-fA-F]{64}", key.public):

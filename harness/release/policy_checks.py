@@ -46,7 +46,7 @@ def find_refusals(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str
         if (there := lock["data"].get(name, {}).get("sha256", digest)) != digest:
             yield f'the rows of "{name}" have digest {there[:16]}, but the policy requires {digest[:16]} (data)'
     if policy.plugins is not None:
-        yield from _find_unlisted_plugins(policy.plugins, lock["plugins"])
+        yield from _iterate_unlisted_plugin_errors(policy.plugins, lock["plugins"])
 
 
 def is_listed_suite(suite: Mapping[str, Any], wanted: Collection[str]) -> bool:
@@ -54,7 +54,7 @@ def is_listed_suite(suite: Mapping[str, Any], wanted: Collection[str]) -> bool:
     return ANY in wanted or suite["name"] in wanted or suite["digest"] in wanted
 
 
-def _find_unlisted_plugins(wanted: Sequence[str], plugins: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _iterate_unlisted_plugin_errors(wanted: Sequence[str], plugins: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield the plugins whose code is not listed; a name is a label."""
     codes = {one.rpartition("sha256:")[2] for one in wanted}
     for plugin in plugins:

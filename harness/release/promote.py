@@ -43,11 +43,11 @@ def promote_export(export: Path, policy: Policy | None = None, beside: Sequence[
     with _lock_export(export):
         before, anew = (
             _read_folder_evidence(current_release(export)),
-            _is_newer(_parse_evidence(found.raw), _read_folder_evidence(to)),
+            _is_newer_evidence(_parse_evidence(found.raw), _read_folder_evidence(to)),
         )
         if anew:
             with reporting_write_errors(to, "; nothing was promoted"), replace_folder(to) as work:
-                shutil.copytree(export, work, symlinks=True, dirs_exist_ok=True, copy_function=_copy_file)
+                shutil.copytree(export, work, symlinks=True, dirs_exist_ok=True, copy_function=_copy_to_new_file)
                 copied = verify_export(work, policy, last=current_release(export), beside=beside)
                 if not copied.ok or copied.root != found.root:
                     why = copied.refused or "another model"
@@ -112,7 +112,7 @@ def _parse_evidence(raw: Mapping[str, bytes]) -> _Told | None:
         return None
 
 
-def _is_newer(one: _Told | None, kept: _Told | None) -> bool:
+def _is_newer_evidence(one: _Told | None, kept: _Told | None) -> bool:
     """Return whether evidence takes the place of what is kept: of a later run, or of the same with a signature more."""
     if one is None or kept is None:
         return kept is None
@@ -176,7 +176,7 @@ def _record_promotion(export: Path, found: VerifiedExport, back: bool) -> None:
         append_line(record, asdict(line))
 
 
-def _copy_file(source: str, to: str) -> str:
+def _copy_to_new_file(source: str, to: str) -> str:
     with open_file(Path(source)) as f, Path(to).open("xb", buffering=0) as g:
         copy_range(f, g, 0, os.fstat(f.fileno()).st_size)
     return to

@@ -29,18 +29,18 @@ def find_source_error(suite: Mapping[str, Any], gates: Sequence[Mapping[str, Any
     for name in ("suite", "eval", "gate"):
         if not isinstance(source.get(name, []), (list, dict)):
             return f"the suite's table {name} is malformed"
-    return next(_find_table_errors(source, suite, gates), "")
+    return next(_iterate_table_errors(source, suite, gates), "")
 
 
-def _find_table_errors(
+def _iterate_table_errors(
     source: Mapping[str, Any], suite: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
-    yield from _find_suite_errors(source, suite)
-    yield from _gate_errors(source, suite, gates)
-    yield from _find_eval_errors(source, suite)
+    yield from _iterate_header_errors(source, suite)
+    yield from _iterate_gate_errors(source, suite, gates)
+    yield from _iterate_eval_errors(source, suite)
 
 
-def _find_suite_errors(source: Mapping[str, Any], suite: Mapping[str, Any]) -> Iterator[str]:
+def _iterate_header_errors(source: Mapping[str, Any], suite: Mapping[str, Any]) -> Iterator[str]:
     about = suite["header"]
     if source["suite"]["name"] != suite["name"]:
         yield (f'the suite is named "{suite["name"]}", but "{source["suite"]["name"]}" in the tables of its digest')
@@ -51,7 +51,7 @@ def _find_suite_errors(source: Mapping[str, Any], suite: Mapping[str, Any]) -> I
             yield f"{field.name} of the suite differs from the tables of its digest"
 
 
-def _gate_errors(
+def _iterate_gate_errors(
     source: Mapping[str, Any], suite: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
     wrong, read = list[str](), list[Gate]()
@@ -91,7 +91,7 @@ def _list_copies(source: Mapping[str, Any], suite: Mapping[str, Any]) -> list[st
     return [str(e["name"]) for e in theirs if e.get("name")]
 
 
-def _find_eval_errors(source: Mapping[str, Any], suite: Mapping[str, Any]) -> Iterator[str]:
+def _iterate_eval_errors(source: Mapping[str, Any], suite: Mapping[str, Any]) -> Iterator[str]:
     there = {str(e["name"]): e for e in suite["evals"]}
     for table in source["eval"]:
         if (name := str(table["name"])) not in there:

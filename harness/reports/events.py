@@ -223,14 +223,14 @@ def read_events(folder: Path) -> RunProgress:
             lines = [json.loads(line) for line in split_json_lines(file.read()) if line]
         if not lines or any(line["format"] != FORMAT_VERSION for line in lines):
             raise UsageError(f"{path}: was not written by this version of the harness")
-        return _summarize_progress(lines, None if free is None else not free, folder)
+        return _make_progress_from_events(lines, None if free is None else not free, folder)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}; name a folder in reports/") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise UsageError(f"{path}: is not a log of events; run the suite again") from None
 
 
-def _summarize_progress(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Path) -> RunProgress:
+def _make_progress_from_events(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Path) -> RunProgress:
     first, *rest = lines
     run = from_json(Run, {name: first[name] for name in START_KEYS}, "it")
     found = RunProgress(replace(run, folder=str(folder)), running, datetime.fromisoformat(lines[-1]["at"]))

@@ -28,7 +28,7 @@ def format_junit(run: Run) -> str:
             seconds = report.seconds / len(cases)
             case = ET.SubElement(suite, "testcase", classname=run.suite, name=name, time=f"{seconds:.3f}")
             if verdict:
-                _add_numbers(case, verdict)
+                _add_verdict_properties(case, verdict)
             _add_outcome(case, report, verdict)
             if verdict and not verdict.blocking:
                 ET.SubElement(case, "system-out").text = f"severity: {_describe_severity(verdict)}"
@@ -46,7 +46,7 @@ def format_junit(run: Run) -> str:
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"
 
 
-def _add_numbers(case: ET.Element, verdict: Verdict) -> None:
+def _add_verdict_properties(case: ET.Element, verdict: Verdict) -> None:
     names = ("metric", "claim", "outcome", "estimate", "lower", "upper", "threshold", "alpha", "n")
     told = {name: getattr(verdict, name) for name in names} | {"severity": _describe_severity(verdict)}
     figures = verdict_figures(verdict)

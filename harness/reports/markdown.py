@@ -49,12 +49,12 @@ def format_run_markdown(run: Run, folder: Path | None = None) -> str:
             f"- **{escape_markdown(line)}**" for line in [*waived_and_ignored(run), *_describe_changed_rules(folder)]
         ),
         "\n".join(gates),
-        "\n".join(f"- {escape_markdown(line)}" for line in _describe_conclusions(run)),
+        "\n".join(f"- {escape_markdown(line)}" for line in _iterate_conclusion_lines(run)),
     ]
     text = "".join(f"{part}\n\n" for part in parts if part)
     if folder and (step := suggest_next_step(run, folder)):
         text += f"{escape_markdown(step.what)} {markdown_code(step.command) if step.command else ''}".rstrip() + "\n\n"
-    for block in _list_row_blocks(run, folder) if folder else ():
+    for block in _iterate_changed_row_blocks(run, folder) if folder else ():
         if len((text + block).encode()) < MAX_SUMMARY_BYTES:
             text += f"{block}\n\n"
     if len(data := text.encode()) <= MAX_SUMMARY_BYTES:
@@ -66,7 +66,7 @@ def _describe_changed_rules(folder: Path | None) -> list[str]:
     return describe_rules(folder) if folder else []
 
 
-def _describe_conclusions(run: Run) -> Iterator[str]:
+def _iterate_conclusion_lines(run: Run) -> Iterator[str]:
     """Yield what follows from the verdicts, what checks found, and what was written or not."""
     yield from run.warnings[:1] if run.edited else ()
     yield from (c for c in run.conclusions if c not in waived_and_ignored(run))
@@ -78,7 +78,7 @@ def _describe_conclusions(run: Run) -> Iterator[str]:
         yield done if e.written else f"not exported: {e.candidate}" + ("" if held else f": {'; '.join(e.reasons)}")
 
 
-def _list_row_blocks(run: Run, folder: Path) -> Iterator[str]:
+def _iterate_changed_row_blocks(run: Run, folder: Path) -> Iterator[str]:
     """Yield the rows that gates lost, failed and won, the worst gate's first, FLIPS of them in all, none private."""
     left = MAX_FLIPS
     for v in sort_worst_first(run):
@@ -88,11 +88,11 @@ def _list_row_blocks(run: Run, folder: Path) -> Iterator[str]:
         except UsageError:
             rows = []
         if rows:
-            yield _format_details(v, rows, rows[:left])
+            yield _format_rows_as_html_details(v, rows, rows[:left])
             left -= len(rows[:left])
 
 
-def _format_details(v: Verdict, rows: Sequence[DisplayRow], chosen: Sequence[DisplayRow]) -> str:
+def _format_rows_as_html_details(v: Verdict, rows: Sequence[DisplayRow], chosen: Sequence[DisplayRow]) -> str:
     """Return a block of HTML that unfolds: it has no empty line, which would end it, and in it nothing is Markdown."""
     if v.versus:
         lost, won = count_lost_and_won(v)
@@ -102,22 +102,22 @@ def _format_details(v: Verdict, rows: Sequence[DisplayRow], chosen: Sequence[Dis
     title = f"{v.gate} on {v.candidate}: {what}" + (f", {len(chosen)} of them here" if count > len(chosen) else "")
     names = dict.fromkeys(subject for row in chosen for subject, _ in row.answers)
     lines = [
-        f"<details><summary>{_format_cell(title)}</summary><table>",
-        _format_table_row("th", ["", "row", "prompt", "target", *names]),
+        f"<details><summary>{_escape_cell_as_html(title)}</summary><table>",
+        _format_html_table_row("th", ["", "row", "prompt", "target", *names]),
     ]
     for row in chosen:
         answers = dict(row.answers)
         texts = [row.id, row.prompt, row.target, *(answers.get(name, "") for name in names)]
-        lines.append(_format_table_row("td", [row.change, *texts]))
+        lines.append(_format_html_table_row("td", [row.change, *texts]))
     return "\n".join([*lines, "</table></details>"])
 
 
-def _format_table_row(tag: str, texts: Sequence[str]) -> str:
-    cells = (f"<code>{_format_cell(text)}</code>" if text else "" for text in texts)
+def _format_html_table_row(tag: str, texts: Sequence[str]) -> str:
+    cells = (f"<code>{_escape_cell_as_html(text)}</code>" if text else "" for text in texts)
     return f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in cells)}</tr>"
 
 
-def _format_cell(text: str) -> str:
+def _escape_cell_as_html(text: str) -> str:
     """Return a text on one line as HTML that says it: no tag, no entity, no link, no secret of its own."""
     line = printable(text)
     if len(line) > MAX_CELL_CHARS:

@@ -37,20 +37,20 @@ def run_html(run: Run) -> str:
     rest = [line for line in run.conclusions if line not in lines]
     worst_first = summary.sort_worst_first(run)
     ships, others = [v for v in worst_first if v.decides], [v for v in worst_first if not v.decides]
-    told = f"<p><b>{glyph} {_escape_text(summary.verdict_sentence(run))}</b></p>"
-    told += "".join(f"<p>{_escape_text(line)}</p>" for line in lines if line)
-    told += "".join(_format_table(run, verdicts) for verdicts in (ships, others) if verdicts)
+    told = f"<p><b>{glyph} {_escape_html_text(summary.verdict_sentence(run))}</b></p>"
+    told += "".join(f"<p>{_escape_html_text(line)}</p>" for line in lines if line)
+    told += "".join(_format_html_gate_table(run, verdicts) for verdicts in (ships, others) if verdicts)
     told += f"<p>Bounds are one-sided, at {100 * (1 - run.alpha):g}% confidence each.</p>" if run.verdicts else ""
     step = suggest_next_step(run, Path(run.folder)) if run.folder else None
-    told += f"<p>{_escape_text(step.what)} <code>{_escape_text(step.command)}</code></p>" if step else ""
-    told += _format_folded(rest) + _format_link(run)
+    told += f"<p>{_escape_html_text(step.what)} <code>{_escape_html_text(step.command)}</code></p>" if step else ""
+    told += _format_html_conclusions(rest) + _format_html_page_link(run)
     for point in importlib.metadata.entry_points(group=NOTEBOOK_ENTRY_POINTS):
         with suppress(Exception, SystemExit):  # what fails to draw is left out
             told += str(point.load()(run) or "")
     return told
 
 
-def _format_table(run: Run, verdicts: Sequence[Verdict]) -> str:
+def _format_html_gate_table(run: Run, verdicts: Sequence[Verdict]) -> str:
     """Return gates as a table, under whether they decide what ships."""
     names = summary.join_names(list(dict.fromkeys(v.candidate for v in verdicts)))
     title = names if verdicts[0].decides else f"{names}, which does not ship"
@@ -67,39 +67,40 @@ def _format_table(run: Run, verdicts: Sequence[Verdict]) -> str:
         values = "; ".join(filter(None, [values, verdict_text.format_sample_size(v)]))
         cells = [
             outcome,
-            _escape_text(v.gate),
-            _escape_text(f"{v.metric} {v.claim}".strip()),
-            _escape_text(values),
+            _escape_html_text(v.gate),
+            _escape_html_text(f"{v.metric} {v.claim}".strip()),
+            _escape_html_text(values),
             estimate,
-            _escape_text(rows_),
+            _escape_html_text(rows_),
         ]
         rows += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     head = f"<thead><tr>{head}</tr></thead>"
-    table = f"<table><caption>{_escape_text(title)}</caption>{head}<tbody>{rows}</tbody></table>"
-    return f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="{_escape_text(title)}">{table}</div>'
-
-
-def _format_folded(lines: Sequence[str]) -> str:
-    """Return what else is said of a run, folded away."""
-    if not lines:
-        return ""
+    table = f"<table><caption>{_escape_html_text(title)}</caption>{head}<tbody>{rows}</tbody></table>"
     return (
-        f"<details><summary>Conclusions</summary>{''.join(f'<p>{_escape_text(line)}</p>' for line in lines)}</details>"
+        f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="{_escape_html_text(title)}">{table}</div>'
     )
 
 
-def _format_link(run: Run) -> str:
+def _format_html_conclusions(lines: Sequence[str]) -> str:
+    """Return what else is said of a run, folded away."""
+    if not lines:
+        return ""
+    paragraphs = "".join(f"<p>{_escape_html_text(line)}</p>" for line in lines)
+    return f"<details><summary>Conclusions</summary>{paragraphs}</details>"
+
+
+def _format_html_page_link(run: Run) -> str:
     """Return a link to the page of a run, or its folder where it has none."""
     if not run.folder:
         return ""
     page = Path(run.folder, PAGE)
     if not page.is_file():
-        return f"<p>{_escape_text(run.folder)}</p>"
+        return f"<p>{_escape_html_text(run.folder)}</p>"
     try:
         link = page.resolve().relative_to(Path.cwd()).as_posix()  # which a notebook's server finds
     except ValueError:
         link = page.resolve().as_uri()
-    return f'<p><a href="{escape(quote(link, safe="/:"))}">{_escape_text(str(page))}</a></p>'
+    return f'<p><a href="{escape(quote(link, safe="/:"))}">{_escape_html_text(str(page))}</a></p>'
 
 
 def run_rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
@@ -136,5 +137,5 @@ def run_frame(run: Run, evaluation: str) -> Any:
     return pandas.DataFrame(run_rows(run, evaluation))
 
 
-def _escape_text(text: str) -> str:
+def _escape_html_text(text: str) -> str:
     return escape(printable(text))

@@ -52,12 +52,12 @@ def read_run(folder: Path) -> Run:
     try:
         with open_file(path, follow=path is folder, below=path.parent) as f:  # a file that is named may be a link
             text = f.read().decode("utf-8")
-        data = json.loads(text, parse_int=_parse_int)
+        data = json.loads(text, parse_int=_parse_bounded_int)
     except (OSError, ValueError, RecursionError) as error:
         where = path if folder.exists() else folder
         why = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise UsageError(f"{where}: the report cannot be read: {why}; name a folder in reports/") from None
-    if not isinstance(data, dict) or not _is_format(data.pop("format", None)):
+    if not isinstance(data, dict) or not _is_current_format_version(data.pop("format", None)):
         raise UsageError(
             f"{path}: was not written by this version of the harness; read it with the version that wrote it"
         )
@@ -75,7 +75,7 @@ def read_run(folder: Path) -> Run:
     return dataclasses.replace(found, folder=str(path.parent)) if found.folder else found
 
 
-def _is_format(written: Any) -> bool:
+def _is_current_format_version(written: Any) -> bool:
     return type(written) is int and written == FORMAT_VERSION
 
 
@@ -106,7 +106,7 @@ def from_json(want: Any, value: Any, place: str) -> Any:
     raise TypeError(f"{place} is {json.dumps(value):.40}")
 
 
-def _parse_int(digits: str) -> int:
+def _parse_bounded_int(digits: str) -> int:
     """Return a whole number; raises ValueError where it is none that anything was counted to."""
     if len(digits) > 19:
         raise ValueError(f"holds a number of {len(digits)} digits")
@@ -144,7 +144,7 @@ def relative_paths(value: Any, run: Run) -> Any:
     for place, name in places.items():
         names |= {str(p): name for p in (place, place.resolve()) if len(p.parts) > 1}
     if not names:
-        return _replace_texts(value, lambda text: text)
+        return _replace_paths_in_texts(value, lambda text: text)
     longest = sorted(names, key=len, reverse=True)
     # Not in the middle of another path; a name goes on with letters, digits, dots and dashes.
     pattern = re.compile(rf"(?:(?<![\w/.~-])|(?<=://))({'|'.join(map(re.escape, longest))})(/|(?![\w.-]))")
@@ -153,12 +153,12 @@ def relative_paths(value: Any, run: Run) -> Any:
         name = names[found[1]]
         return f"{name}{found[2]}" if name else "" if found[2] else "."
 
-    return _replace_texts(value, lambda text: pattern.sub(one, text))
+    return _replace_paths_in_texts(value, lambda text: pattern.sub(one, text))
 
 
-def _replace_texts(value: Any, replace: Callable[[str], str]) -> Any:
+def _replace_paths_in_texts(value: Any, replace: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return replace(value) if "/" in value or "\\" in value else value
     if isinstance(value, Mapping):
-        return {k: v if k in CONTENT else _replace_texts(v, replace) for k, v in value.items()}
-    return [_replace_texts(v, replace) for v in value] if isinstance(value, (list, tuple)) else value
+        return {k: v if k in CONTENT else _replace_paths_in_texts(v, replace) for k, v in value.items()}
+    return [_replace_paths_in_texts(v, replace) for v in value] if isinstance(value, (list, tuple)) else value

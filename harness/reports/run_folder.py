@@ -151,7 +151,7 @@ def make_row(number: int, sample: Sample, score: Any, metrics: Sequence[str]) ->
         "filtered_resps": [one.answer for one in score.answers],
         "filter": "none",
         "metrics": list(metrics),
-        "doc_hash": _hash_text(_format_indented(sample.row)),
+        "doc_hash": _hash_text(_format_row_as_indented_json(sample.row)),
         "prompt_hash": _hash_text(text),
         "target_hash": _hash_text(str(sample.target)),
         **score.values,
@@ -166,16 +166,16 @@ def make_row(number: int, sample: Sample, score: Any, metrics: Sequence[str]) ->
         **({"finish_reason": score.finish_reason} if score.finish_reason else {}),
         **({"tokens": score.tokens} if score.tokens is not None else {}),
         **({"draws": [_draw_to_json(draw) for draw in score.draws]} if score.draws else {}),
-        "note": _redact_details(score.note),
+        "note": _redact_if_text(score.note),
         **(
-            {"details": {name: _redact_details(value) for name, value in score.details.items()}}
+            {"details": {name: _redact_if_text(value) for name, value in score.details.items()}}
             if score.details
             else {}
         ),
     }
 
 
-def _format_indented(row: Mapping[str, Any]) -> str:
+def _format_row_as_indented_json(row: Mapping[str, Any]) -> str:
     """Return a row as JSON with an indent, of which lm-evaluation-harness makes its hash; Python's is slow."""
     write = partial(json.dumps, default=str, ensure_ascii=False)
     if any(isinstance(value, (dict, list, tuple)) for value in row.values()) or not row:
@@ -189,7 +189,7 @@ def _hash_text(text: str) -> str:
 
 def _draw_to_json(draw: Draw) -> dict[str, Any]:
     """Return what one of several answers got; its text stands under `resps`."""
-    told = {"note": _redact_details(draw.note), "finish_reason": draw.finish_reason or None, "tokens": draw.tokens}
+    told = {"note": _redact_if_text(draw.note), "finish_reason": draw.finish_reason or None, "tokens": draw.tokens}
     return {"values": dict(draw.values), **{name: value for name, value in told.items() if value is not None}}
 
 
@@ -207,7 +207,7 @@ def answer_of(row: Mapping[str, Any]) -> Any:
     return answers[0] if len(answers) == 1 else "\n".join(f"{n}. {text}" for n, text in enumerate(answers, 1))
 
 
-def _redact_details(value: Any) -> Any:
+def _redact_if_text(value: Any) -> Any:
     """Return what an evaluator says of a row, which may quote its options, without secrets."""
     return redact_text(value) if isinstance(value, str) else value
 

@@ -83,7 +83,7 @@ def gate_rows(base: Any, candidate: Any = None, **options: Any) -> GateResult:
 
 def _gate_rows(given: Mapping[str, Any], args: Namespace) -> GateResult:
     """Gate rows by side, as the command would by `args`."""
-    _check_arguments(args)
+    _require_valid_arguments(args)
     args.slice, allowed = ([v] if isinstance(v, str) else [*v] for v in (args.slice, args.allow))
     args.allow = ",".join(allowed)
     args.cluster = args.cluster if args.cluster is None or isinstance(args.cluster, str) else [*args.cluster]
@@ -98,7 +98,7 @@ def _gate_rows(given: Mapping[str, Any], args: Namespace) -> GateResult:
     return GateResult(suites.judge_rows(suite, runs=suites.read_runs(suite, lines)))
 
 
-def _check_arguments(args: Namespace) -> None:
+def _require_valid_arguments(args: Namespace) -> None:
     """Raise UsageError at an argument of another type than the command's options have."""
     for name in ("min", "max", "cap", "alpha", "worse_by_at_most", "better_by"):
         value, share = getattr(args, name), name in ("worse_by_at_most", "better_by")
@@ -125,7 +125,7 @@ def _iterate_lines(rows: Any, side: str) -> Iterator[Mapping[str, Any]]:
     """Yield rows of whatever holds them as the lines of a table. Raises UsageError where that is none."""
     names = getattr(rows, "column_names", None) or getattr(rows, "columns", None)
     if isinstance(rows, Mapping):
-        yield from ({"id": str(name), "score": _convert_number(score)} for name, score in rows.items())
+        yield from ({"id": str(name), "score": _convert_numpy_scalar(score)} for name, score in rows.items())
     elif names is not None:
         columns = []
         for column in (rows[name] for name in names):
@@ -133,13 +133,13 @@ def _iterate_lines(rows: Any, side: str) -> Iterator[Mapping[str, Any]]:
             columns.append(list(getattr(column, how)()) if how else list(column))
         yield from (dict(zip(map(str, names), row, strict=True)) for row in zip(*columns, strict=True))
     elif isinstance(rows, (list, tuple)) and all(isinstance(row, Mapping) for row in rows):
-        yield from ({name: _convert_number(value) for name, value in row.items()} for row in rows)
+        yield from ({name: _convert_numpy_scalar(value) for name, value in row.items()} for row in rows)
     else:
         raise UsageError(
             f"{side}: is of type {type(rows).__name__}; give a path, dicts, names with scores, or a data frame"
         )
 
 
-def _convert_number(value: Any) -> Any:
+def _convert_numpy_scalar(value: Any) -> Any:
     """Return a number of NumPy as Python's."""
     return value.item() if hasattr(value, "item") and not hasattr(value, "__len__") else value

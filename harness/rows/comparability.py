@@ -64,11 +64,11 @@ def compare_facts(
 
     Raises UsageError with everything that is unfair and not allowed.
     """
-    unfair, found = _own_judges(base, candidate), FactDifferences()
+    unfair, found = _find_self_judging_error(base, candidate), FactDifferences()
     if base:
-        differs, found = _find_differences(base, candidate, pairs)
+        differs, found = _find_fact_differences(base, candidate, pairs)
         unfair = differs | unfair
-    settings = {*(_read_settings(base) if base else ()), *_read_settings(candidate)}
+    settings = {*(_parse_generation_settings(base) if base else ()), *_parse_generation_settings(candidate)}
     allowed = parse_allowed(allow, settings)
     if refused := [n for n in unfair if n not in allowed and not ("generation" in allowed and n in settings)]:
         hints = {name: ADVICE.get(name) or _suggest_remedy(name) for name in refused}
@@ -82,7 +82,7 @@ def _suggest_remedy(name: str) -> str:
     return f"{allow} if that is intended" if name == "template" else f"rerun one of the runs, or {allow}"
 
 
-def _read_settings(run: RawRows) -> Mapping[str, Any]:
+def _parse_generation_settings(run: RawRows) -> Mapping[str, Any]:
     """Return the generation settings of a run, by name."""
     return parse_settings(run.facts.get("generation", ""))
 
@@ -110,7 +110,7 @@ def _find_differing_settings(theirs: str, ours: str) -> dict[str, str]:
     return found
 
 
-def _own_judges(base: RawRows | None, candidate: RawRows) -> dict[str, str]:
+def _find_self_judging_error(base: RawRows | None, candidate: RawRows) -> dict[str, str]:
     """Return that a model graded its own answers, where one did: a lenient one would win on the same answers."""
     for side, run in (("candidate", candidate), *((("base", base),) if base else ())):
         if run.facts.get(SELF_JUDGED_FACT):
@@ -121,7 +121,9 @@ def _own_judges(base: RawRows | None, candidate: RawRows) -> dict[str, str]:
     return {}
 
 
-def _find_differences(base: RawRows, candidate: RawRows, pairs: PairedRows) -> tuple[dict[str, str], FactDifferences]:
+def _find_fact_differences(
+    base: RawRows, candidate: RawRows, pairs: PairedRows
+) -> tuple[dict[str, str], FactDifferences]:
     """Return what is unfair by its name, and what else differs or is not known."""
     unfair: dict[str, str] = {}
     told = []

@@ -98,7 +98,7 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
                 f"{same}; gate the candidate's scores, or {write_option('allow', 'identical')} if that is intended"
             )
     if base and base.tasks != candidate.tasks:
-        raise UsageError(_find_uneven_task(base, candidate))
+        raise UsageError(_find_one_sided_task_error(base, candidate))
     metric, because = choose_metric([*runs.values()], want)
     pairs = pairing.pair_rows(base or candidate, candidate, only_common=want.only_common)
     fair = comparability.compare_facts(base, candidate, pairs, want.allow or ())
@@ -108,7 +108,7 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
             f"{write_option('missing', 'wrong')}: {printable(metric.name)} has no worst value for such a row"
         )
     del candidate, base
-    samples = tuple(_make_samples(pairs))
+    samples = tuple(_make_paired_samples(pairs))
     rows = {"base": pairs.base, "candidate": pairs.candidate}
     few = pairs.count_incomplete(want.repeats)
     notes = [f"{count_noun(few, 'row')} with fewer repeats than the {pairs.usual_repeats} of most"] if few else []
@@ -122,7 +122,7 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
     return MeasuredRows(name, want, runs, pairs, metric, because, fair, samples, results, states, notes)
 
 
-def _find_uneven_task(base: RawRows, candidate: RawRows) -> str:
+def _find_one_sided_task_error(base: RawRows, candidate: RawRows) -> str:
     """Return which task only one side has, so that their means are of different tasks."""
     theirs, ours = ({*run.tasks} or {run.task} for run in (base, candidate))
     side, lacking = ("candidate", theirs - ours) if theirs - ours else ("base", ours - theirs)
@@ -159,12 +159,12 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     known, is_binary = name.lower().replace("-", "_"), set(values) <= {0.0, 1.0}
     scale = (
         want.scale
-        or _require_one_value(runs, name, "scale")
+        or _require_same_metric_value(runs, name, "scale")
         or ("proportion" if known in SHARES or is_binary else "mean")
     )
     if want.better:
         better, because = str(want.better), "as given"
-    elif told := _require_one_value(runs, name, "better"):
+    elif told := _require_same_metric_value(runs, name, "better"):
         better, because = told, "according to the file"
     elif known in HIGHER_METRICS or known in LOWER_METRICS:
         better, because = "lower" if known in LOWER_METRICS else "higher", "by its name"
@@ -184,7 +184,7 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
         scale = write_option("scale", "mean")
         raise UsageError(f"{printable(name)}: {beyond[0]:g} is not a proportion; divide by 100, or use {scale}")
     for run in runs:
-        _check_sum(run, metric)
+        _require_rows_match_total(run, metric)
     return metric, because
 
 
@@ -193,7 +193,7 @@ def row_weight(row: RawRow, name: str) -> float:
     return row.weight * row.lengths.get(name, 1.0)
 
 
-def _require_one_value(runs: Sequence[RawRows], name: str, what: str) -> str:
+def _require_same_metric_value(runs: Sequence[RawRows], name: str, what: str) -> str:
     """Return what files tell of a metric, all of them the same. Raises UsageError where they do not."""
     sides = zip(("base", "candidate")[-len(runs) :], runs, strict=True)
     told = {side: str(v) for side, run in sides if (v := getattr(run.metrics[name], what)) is not None}
@@ -205,7 +205,7 @@ def _require_one_value(runs: Sequence[RawRows], name: str, what: str) -> str:
     return next(iter(told.values()), "")
 
 
-def _check_sum(run: RawRows, metric: Metric) -> None:
+def _require_rows_match_total(run: RawRows, metric: Metric) -> None:
     """Raise UsageError where a tool's own number over its scored rows is not what these rows make."""
     if (total := run.metrics[metric.name].total) is None:
         return
@@ -227,7 +227,7 @@ def worst_value(metric: Metric) -> float | None:
     return (0.0 if metric.better == "higher" else 1.0) if metric.is_share else None
 
 
-def _make_samples(pairs: PairedRows) -> list[Sample]:
+def _make_paired_samples(pairs: PairedRows) -> list[Sample]:
     """Return the rows as they are judged. Raises UsageError where the sides tell of other clusters or slices.
 
     Their keys, here and in the ledger of attempts, are what was asked, else their ids, which say less: the same ids

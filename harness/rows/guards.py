@@ -56,11 +56,11 @@ def decide_guards(
     }:
         own = [v for v in verdicts if v.gate in guards and v.metric == family[0] and v.gate.startswith(family[1])]
         adjusted = adjust_holm([1.0 if v.p_fail is None else v.p_fail for v in own])
-        decided |= {v.gate: _decide_guard(v, p, len(own)) for v, p in zip(own, adjusted, strict=True)}
+        decided |= {v.gate: _apply_holm_to_guard(v, p, len(own)) for v, p in zip(own, adjusted, strict=True)}
     return [decided.get(v.gate, v) for v in verdicts]
 
 
-def _decide_guard(verdict: Verdict, p: float, count: int) -> Verdict:
+def _apply_holm_to_guard(verdict: Verdict, p: float, count: int) -> Verdict:
     refuted = verdict.alpha is not None and p <= verdict.alpha
     outcome = Outcome.FAIL if refuted else verdict.outcome
     if outcome is Outcome.FAIL and not refuted:

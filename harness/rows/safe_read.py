@@ -68,7 +68,7 @@ class SafeFiles:
         """
         with _open_bounded(path, MAX_TEXT_BYTES, self.below) as f:
             data = f.read()
-            self._keep(path, f, hashlib.sha256(data).hexdigest(), len(data))
+            self._record_digest_if_unchanged(path, f, hashlib.sha256(data).hexdigest(), len(data))
         content = tables.decompress(data, f"{path}", MAX_TEXT_BYTES)
         if content is not data:
             self.contents[str(path)] = hashlib.sha256(content).hexdigest()
@@ -83,7 +83,7 @@ class SafeFiles:
             hashed = _HashedReader(f)
             yield io.BytesIO(self.read_bytes(path)) if packed else io.BufferedReader(hashed, HEAD_BYTES)
             if not packed:
-                self._keep(path, f, hashed.digest.hexdigest(), hashed.size)
+                self._record_digest_if_unchanged(path, f, hashed.digest.hexdigest(), hashed.size)
 
     def read_json(self, path: Path) -> Any:
         """Return the JSON that a file is. Raises UsageError, also at keys that stand twice, and at NaN."""
@@ -112,7 +112,7 @@ class SafeFiles:
                         )
                     yield number, row
             if not packed:
-                self._keep(path, f, digest.hexdigest(), size)
+                self._record_digest_if_unchanged(path, f, digest.hexdigest(), size)
 
     def read_zip(self, path: Path) -> dict[str, Callable[[], bytes]]:
         """Return what reads each member of a zip, by name. Raises UsageError at names that lead out or stand twice."""
@@ -123,7 +123,9 @@ class SafeFiles:
             raise UsageError(
                 f"{path}: is not a complete zip file: {error}; wait if it is still being written"
             ) from None
-        found: dict[str, Callable[[], bytes]] = {info.filename: partial(_inflate, data, info, path) for info in infos}
+        found: dict[str, Callable[[], bytes]] = {
+            info.filename: partial(_inflate_zip_member, data, info, path) for info in infos
+        }
         odd = [n for n in found if n.startswith("/") or ".." in n.split("/")]
         odd += [info.filename for info in infos if info.external_attr >> 28 == LINK]
         if odd or len(found) < len(infos) or len(infos) > MAX_MEMBERS:
@@ -131,7 +133,7 @@ class SafeFiles:
             raise UsageError(f"{path}: {out or 'has members with the same name, or too many'}")
         return found
 
-    def _keep(self, path: Path, f: IO[bytes], digest: str, size: int) -> None:
+    def _record_digest_if_unchanged(self, path: Path, f: IO[bytes], digest: str, size: int) -> None:
         """Note what was read. Raises UsageError where the file changed meanwhile."""
         there, told = os.fstat(f.fileno()), self._read.get(str(path))
         if there.st_size != size or (told and told != (digest, size)):
@@ -206,7 +208,7 @@ def describe_tool_error(error: Any) -> str:
     return shorten_text(printable(" ".join(str(text).split())), MAX_MESSAGE_CHARS - 4)
 
 
-def _inflate(data: bytes, info: zipfile.ZipInfo, path: Path) -> bytes:
+def _inflate_zip_member(data: bytes, info: zipfile.ZipInfo, path: Path) -> bytes:
     """Return the bytes of a member of a zip. Raises UsageError where they are not those, or too many."""
     where, start = f'{path}: member "{shorten_text(info.filename, 80)}"', info.header_offset
     try:

@@ -55,7 +55,7 @@ def _convert_to_json(want: Wanted) -> dict[str, Any]:
     return {**asdict(want), "texts": None if want.texts is None else sorted(want.texts)}
 
 
-def _write_answer(path: str, want: dict[str, Any], into: str, caller: Caller) -> Mapping[str, Any]:
+def _read_rows_into_pickle(path: str, want: dict[str, Any], into: str, caller: Caller) -> Mapping[str, Any]:
     """Read the rows of a file into another one, a column a field."""
     gc.disable()
     CALLER.set(caller)
@@ -68,4 +68,4 @@ def _write_answer(path: str, want: dict[str, Any], into: str, caller: Caller) ->
 
 
 if __name__ == "__main__":
-    subprocess_call.serve_call(_write_answer)
+    subprocess_call.serve_call(_read_rows_into_pickle)

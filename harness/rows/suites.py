@@ -124,7 +124,7 @@ def judge_rows(
     found = JudgedRows(suite, datetime.now(UTC), plugins or load_plugins(None), [*waivers])
     sides, ours = (("base",) if "base" in suite.rows else ()), ("candidate",)
     context = Context(suite, found.plugins, False, None, False, sides, ours, ours, warnings=found.warnings)
-    _check_evals(context)
+    _require_rows_only_evals(context)
     there = read_runs(suite) if runs is None else runs
     found.measured = {spec.name: measure_rows(spec.name, there[spec.name], wanted_rows(spec)) for spec in suite.evals}
     names = {f"{name}.?": f"{name}.{one.metric.name}" for name, one in found.measured.items()}
@@ -136,7 +136,7 @@ def judge_rows(
     tasks = {spec.name: RowsTask(spec, evaluator, {m.metric.name: m.metric}, m.samples) for spec, m in each}
     check_gates(context, tasks)
     for spec, one in each:
-        for what in _find_looks_errors(suite, spec, len(one.samples)):
+        for what in _iterate_interim_look_errors(suite, spec, len(one.samples)):
             context.mistakes.add(spec.where, what)
     context.mistakes.raise_errors()
     items = tuple(Item(suite.path.name, side, name) for side in (*sides, *ours) for name in tasks)
@@ -192,7 +192,7 @@ def read_runs(
         runs |= {side: read_table(Path(side), held[side], wants[side]) for side in paths if side in held}
         found[spec.name] = {}
         for side in paths:
-            one, run = suite.rows[side], _drop_unset(runs[side], spec)
+            one, run = suite.rows[side], _clear_unset_columns(runs[side], spec)
             if one.weights and not re.fullmatch("sha256:[0-9a-f]{64}", one.weights):
                 raise UsageError(f'{one.where}: weights is "{one.weights[:80]}"; write "sha256:" and 64 hex digits')
             found[spec.name][side] = replace(run, binding="claimed", bound=one.weights) if one.weights else run
@@ -210,7 +210,7 @@ def wanted_rows(spec: Eval) -> Wanted:
     return want
 
 
-def _drop_unset(run: RawRows, spec: Eval) -> RawRows:
+def _clear_unset_columns(run: RawRows, spec: Eval) -> RawRows:
     """Return a run without what its reader found and the user unset: what rows ask, or their clusters."""
     if spec.options.get("input") == UNSET_COLUMN:
         run = replace(run, rows=[replace(row, content="") for row in run.rows])
@@ -219,7 +219,7 @@ def _drop_unset(run: RawRows, spec: Eval) -> RawRows:
     return run
 
 
-def _check_evals(context: Context) -> None:
+def _require_rows_only_evals(context: Context) -> None:
     """Raise UsageError where an evaluation asks for what only a model could give, or says what no option may be."""
     for spec in context.suite.evals:
         context.find_plugin("evaluator", "rows", spec.options, spec.where)
@@ -232,7 +232,7 @@ def _check_evals(context: Context) -> None:
     context.mistakes.raise_errors()
 
 
-def _find_looks_errors(suite: Suite, spec: Eval, rows: int) -> Iterator[str]:
+def _iterate_interim_look_errors(suite: Suite, spec: Eval, rows: int) -> Iterator[str]:
     """Yield why looks at more and more rows cannot share one risk, where an evaluation declares how many there are."""
     if what := find_rows_at_most_error(spec, rows):
         yield what

@@ -196,14 +196,14 @@ def format_gate(found: JudgedRows, run: Run) -> Iterator[str]:
     for verdict in claims:
         if verdict not in passed:
             yield ""
-            yield from _describe_verdict(verdict, found)
+            yield from _iterate_verdict_lines(verdict, found)
     if passed:
         yield ""
         names = f"  PASS  {count_noun(len(passed), 'gate')}: {', '.join(printable(v.gate) for v in passed)}"
         yield from _wrap_line(names, " " * 8)
     if guards:
         yield ""
-        yield from _format_task_table([v for v in found.verdicts if v.gate in guards])
+        yield from _iterate_task_table_lines([v for v in found.verdicts if v.gate in guards])
     yield ""
     for trust in dict.fromkeys(one.conditions[-1] for one in found.measured.values()):
         yield from _wrap_line(f"{trust[:1].upper()}{trust[1:]}.")
@@ -218,7 +218,7 @@ def format_gate(found: JudgedRows, run: Run) -> Iterator[str]:
             yield from _wrap_line(f"next    {step.command or step.what}", " " * 8)
 
 
-def _describe_verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
+def _iterate_verdict_lines(v: Verdict, found: JudgedRows) -> Iterator[str]:
     """Yield a verdict: the estimate and its bound against the limit, then what these rest on."""
     about, head, indent = v.claim_spec, f"  {v.outcome}  {v.gate}   ", " " * (len(v.outcome) + 4)
     if about is None or v.estimate is None or v.outcome is Outcome.ERROR:
@@ -231,7 +231,7 @@ def _describe_verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
     figures = verdict_figures(v)
     kind = ", approximate risk" if v.risk == "approximate" else ""
     yield from _wrap_line(
-        f"{head}{_describe_numbers(v, about, figures)}{kind}{_describe_unknown_facts(v, found)}", indent
+        f"{head}{_describe_estimate_and_bound(v, about, figures)}{kind}{_describe_unknown_facts(v, found)}", indent
     )
     changed = f" pairs, {figures.lost:,} lost, {figures.won:,} won" if v.baseline is not None else " rows"
     of = f" of {v.n:,}" if figures.where else ""
@@ -251,7 +251,7 @@ def _describe_verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
         yield from _wrap_line(f"{indent}worst: {printable(v.driver)}", indent)
 
 
-def _describe_numbers(v: Verdict, about: ClaimSpec, figures: Figures) -> str:
+def _describe_estimate_and_bound(v: Verdict, about: ClaimSpec, figures: Figures) -> str:
     """Return values, estimate, and its bound against the limit, all of the same rows, which a slice's name begins."""
     least = (about.sign > 0) != (v.outcome is Outcome.FAIL)  # of a refuted claim the other bound is beyond the limit
     bound, side = (figures.lower, "at least") if least else (figures.upper, "at most")
@@ -271,7 +271,7 @@ def _describe_numbers(v: Verdict, about: ClaimSpec, figures: Figures) -> str:
     return f"{where}{values}{named}{estimate}, {side} {bound} (limit {limit})"
 
 
-def _format_task_table(verdicts: Sequence[Verdict]) -> Iterator[str]:
+def _iterate_task_table_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """Yield a row a task: base, candidate, the difference and its interval; the worst first."""
     rows: list[tuple[str, ...]] = [("task", "rows", "base", "candidate", "difference", "")]
     for v in sorted(verdicts, key=lambda v: (v.outcome is not Outcome.FAIL, 1.0 if v.p_fail is None else v.p_fail)):

@@ -102,7 +102,7 @@ def has_worst_row(of: Ratio, alpha: float, *, independent: bool) -> bool:
 
 def worst_row_test(of: Ratio, support: Support, alpha: float, near: float | None = None) -> MeanTest:
     """Return the Bayesian bootstrap with a worst cluster; of clusters of other sizes it is no surer than `unseen`."""
-    median, unequal = _find_median_mean(of)[0], np.asarray(of.weights.max(-1) > of.weights.min(-1))
+    median, unequal = _compute_median_cluster_mean(of)[0], np.asarray(of.weights.max(-1) > of.weights.min(-1))
     draw, p_of = partial(ratio.worst_rows, of, support), ratio.worst_mean_p
     drawn = draw() if near is None else ratio.draw_resamples(draw, partial(p_of, threshold=near), alpha)
 
@@ -121,7 +121,7 @@ def worst_row_test(of: Ratio, support: Support, alpha: float, near: float | None
     return MeanTest(p, bounds)
 
 
-def _find_median_mean(of: Ratio) -> tuple[Floats, Floats]:
+def _compute_median_cluster_mean(of: Ratio) -> tuple[Floats, Floats]:
     """Return the median cluster's mean, (...), and the means of all, (..., G)."""
     value = of.estimate[..., None] + of.residuals / of.weights
     return np.asarray(np.median(value, -1)), np.asarray(value)
@@ -147,7 +147,7 @@ def _choose_second_tests(
     unequal, uneven = rough > 1e-12, rough > 1 - ratio.MIN_EVENNESS
     # a resample holds none of k of G clusters with a chance of (1 - k/G)^G; by weight as many vary as would be as large
     # as the cluster of a random row
-    median, value = _find_median_mean(of)
+    median, value = _compute_median_cluster_mean(of)
     varies = np.abs(value - median[..., None]) > 1e-12 * np.maximum(np.abs(value), 1.0)
     share = varies.mean(-1)
     weight = (varies * of.weights).sum(-1) * of.weights.sum(-1) / (of.weights**2).sum(-1)
@@ -162,12 +162,15 @@ def _choose_second_tests(
     strength = np.maximum(strength, np.clip(ratio.TOLD * told, 0.0, ratio.MOST_TOLD))
     least = np.where(uneven, ratio.UNEVEN_LEAST, ratio.FEW_LEAST)
     guarded = _make_guarded_t(of, least * strength, ratio.STEEP * strength, alike=alike)
-    found = [_select_test(mute | unequal, guarded), _select_test(scarce, _test_unseen(of, support))]
+    found = [
+        _restrict_test_to_data_sets(mute | unequal, guarded),
+        _restrict_test_to_data_sets(scarce, _make_unseen_loss_test(of, support)),
+    ]
     if of.clusters <= RESAMPLED_CLUSTERS and alpha >= ratio.MIN_RESAMPLED_LEVEL and not mute.all():
         draw, p_of = partial(ratio.bootstrap_t, of), partial(ratio.bootstrap_p, of)
         drawn = draw() if near is None else ratio.draw_resamples(draw, partial(p_of, threshold=near), alpha)
         resampled = MeanTest(partial(ratio.bootstrap_p, of, drawn), partial(ratio.bootstrap_bounds, of, drawn))
-        found.append(_select_test(~mute, resampled))
+        found.append(_restrict_test_to_data_sets(~mute, resampled))
     return [test for test in found if test]
 
 
@@ -178,7 +181,7 @@ def _correlate_sizes(weights: Floats, value: Floats) -> Floats:
     return np.asarray((x * y).sum(-1) / np.where(scale > 0, scale, 1.0))
 
 
-def _select_test(some: Any, test: MeanTest) -> MeanTest | None:
+def _restrict_test_to_data_sets(some: Any, test: MeanTest) -> MeanTest | None:
     """Return a test of some data sets, which asks nothing of the others, or None where there are none."""
 
     def p(threshold: float) -> P:
@@ -188,12 +191,14 @@ def _select_test(some: Any, test: MeanTest) -> MeanTest | None:
     return test if some.all() else MeanTest(p, test.bounds) if some.any() else None
 
 
-def _test_unseen(of: Ratio, support: Support) -> MeanTest:
+def _make_unseen_loss_test(of: Ratio, support: Support) -> MeanTest:
     """Return what the clusters that agree with the median one allow: a disaster that none of them showed.
 
     Of clusters of other sizes what was lost is counted, too, and nothing else is assumed.
     """
-    median, value = (np.clip(x, *support) for x in _find_median_mean(of))  # of stretched ones some are beyond it
+    median, value = (
+        np.clip(x, *support) for x in _compute_median_cluster_mean(of)
+    )  # of stretched ones some are beyond it
     unequal = np.ptp(of.weights, -1) > 0
     share = of.weights / of.weights.sum(-1, keepdims=True)
     with np.errstate(all="ignore"):

@@ -48,11 +48,11 @@ def interim_levels(rows: Sequence[int], most: int, alpha: float) -> list[float]:
     """
     if not rows or rows[0] < 1 or rows[-1] > most or any(b <= a for a, b in pairwise(rows)):
         raise ValueError(f"sizes of interim analyses must increase, to at most {most} rows; got {list(rows)}")
-    return list(_compute_levels(tuple(rows), most, alpha))
+    return list(_compute_spending_levels(tuple(rows), most, alpha))
 
 
 @lru_cache(maxsize=64)
-def _compute_levels(rows: tuple[int, ...], most: int, alpha: float) -> tuple[float, ...]:
+def _compute_spending_levels(rows: tuple[int, ...], most: int, alpha: float) -> tuple[float, ...]:
     normal, found = NormalDist(), list[float]()
     before, so_far = 0.0, 0.0
     grid: list[tuple[float, float]] = []  # places of the sum of what was seen, and how probable those that went on are
@@ -74,11 +74,11 @@ def _compute_levels(rows: tuple[int, ...], most: int, alpha: float) -> tuple[flo
             level = 1 - normal.cdf(high / math.sqrt(time))
         found.append(level)
         bound = normal.inv_cdf(1 - level) * math.sqrt(time)
-        grid, before, so_far = _continue_walk(grid, grown, time, bound), time, upto
+        grid, before, so_far = _advance_walk_density(grid, grown, time, bound), time, upto
     return tuple(found)
 
 
-def _continue_walk(
+def _advance_walk_density(
     grid: Sequence[tuple[float, float]], grown: float, time: float, bound: float
 ) -> list[tuple[float, float]]:
     """Return how probable it is to be at each place below the bound now, by Simpson's rule."""

@@ -63,11 +63,13 @@ def min_wins(changed: Ints, n: int, margin: float, alpha: float) -> Ints:
     wins: Ints = tango.min_tango_wins(changed, n, -margin, NormalDist().inv_cdf(1 - alpha))
     if n > EXACT and len(changed) > FEW:
         return wins
-    return np.array([_find_exact_wins(int(k), int(w), n, margin, alpha) for k, w in zip(changed, wins, strict=True)])
+    return np.array(
+        [_find_min_exact_wins(int(k), int(w), n, margin, alpha) for k, w in zip(changed, wins, strict=True)]
+    )
 
 
 @lru_cache(maxsize=20_000)
-def _find_exact_wins(changed: int, wins: int, n: int, margin: float, alpha: float) -> int:
+def _find_min_exact_wins(changed: int, wins: int, n: int, margin: float, alpha: float) -> int:
     """Return the fewest wins that prove it by Tango's exact distribution, from those by the normal one."""
 
     def proves(w: int) -> bool:

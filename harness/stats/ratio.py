@@ -63,7 +63,9 @@ def estimate_ratio(sums: Floats, weights: Floats) -> Ratio:
     total = weights.sum(-1)
     estimate = sums.sum(-1) / total
     residuals = sums - estimate[..., None] * weights
-    residuals, weights = _sort_residuals(residuals, weights, np.where(_compute_skewness(residuals) < -1e-9, -1.0, 1.0))
+    residuals, weights = _sort_residuals_by_weight(
+        residuals, weights, np.where(_compute_skewness(residuals) < -1e-9, -1.0, 1.0)
+    )
     left = residuals / (1 - weights / total[..., None])
     error = np.sqrt((count - 1) / count * (left**2).sum(-1)) / total
     unbiased = math.sqrt(count * (count - 1)) / (count - 2) if count > 2 else 0.0
@@ -77,7 +79,7 @@ def _compute_skewness(residuals: Floats) -> Floats:
     return np.asarray(np.where(known, (residuals**3).mean(-1) / np.where(known, square, 1.0) ** 1.5, 0.0))
 
 
-def _sort_residuals(residuals: Floats, weights: Floats, sign: Floats) -> tuple[Floats, Floats]:
+def _sort_residuals_by_weight(residuals: Floats, weights: Floats, sign: Floats) -> tuple[Floats, Floats]:
     """Return residuals and weights (..., G) by weight, and by residual, those of a sign (...) the other way round."""
     if (weights == weights.flat[0]).all():
         return sign[..., None] * np.sort(sign[..., None] * residuals, -1), weights
@@ -145,7 +147,7 @@ def guarded_t(
     """
     p = []
     for sign in (1, -1):
-        estimate, error, df = _weigh_worst_cluster(of, sign, least, steep, alike)
+        estimate, error, df = _estimate_with_worst_repeated(of, sign, least, steep, alike)
         p.append(special.stdtr(df, -sign * (estimate - threshold) / np.where(error > 0, error, 1.0)))
     return p[0], p[1]
 
@@ -153,14 +155,16 @@ def guarded_t(
 def guarded_bounds(of: Ratio, alpha: float, least: Any = LEAST, steep: Any = STEEP, *, alike: Any = None) -> Bounds:
     """Return the one-sided bounds at alpha each that invert `guarded_t`, of one data set."""
     (low, below, df_low), (high, above, df_high) = (
-        _weigh_worst_cluster(of, sign, least, steep, alike) for sign in (1, -1)
+        _estimate_with_worst_repeated(of, sign, least, steep, alike) for sign in (1, -1)
     )
     return Bounds(
         float(low + below * special.stdtrit(df_low, alpha)), float(high - above * special.stdtrit(df_high, alpha))
     )
 
 
-def _weigh_worst_cluster(of: Ratio, sign: int, least: Any, steep: Any, alike: Any) -> tuple[Floats, Floats, Floats]:
+def _estimate_with_worst_repeated(
+    of: Ratio, sign: int, least: Any, steep: Any, alike: Any
+) -> tuple[Floats, Floats, Floats]:
     """Return estimate, error and degrees of freedom with the cluster that is worst for `sign` counted once more."""
     r, w, total = of.residuals, np.broadcast_to(of.weights, of.residuals.shape), of.weights.sum(-1, keepdims=True)
     tail = np.clip(l_skewness(-sign * r / np.sqrt(w)), 0.0, 1.0)
@@ -179,7 +183,7 @@ def _weigh_worst_cluster(of: Ratio, sign: int, least: Any, steep: Any, alike: An
     variance = square.sum(-1, keepdims=True) + more * again
     error = np.sqrt((count - 1) / count * variance) / whole
     spread = ((square - variance / count) ** 2).sum(-1, keepdims=True) + more * (again - variance / count) ** 2
-    df = np.minimum(_compute_degrees(variance, spread, count), count - 1)
+    df = np.minimum(_compute_degrees_of_freedom(variance, spread, count), count - 1)
     return of.estimate + shift[..., 0], error[..., 0], df[..., 0]
 
 
@@ -190,10 +194,10 @@ def pan_wall(of: Ratio) -> Floats:
     """
     square = (of.residuals / (1 - of.weights / of.weights.sum(-1, keepdims=True))) ** 2
     spread = ((square - square.mean(-1, keepdims=True)) ** 2).sum(-1)
-    return np.clip(_compute_degrees(square.sum(-1), spread, np.float64(of.clusters)), 1e-3, of.clusters - 1)
+    return np.clip(_compute_degrees_of_freedom(square.sum(-1), spread, np.float64(of.clusters)), 1e-3, of.clusters - 1)
 
 
-def _compute_degrees(variance: Floats, spread: Floats, count: Any) -> Floats:
+def _compute_degrees_of_freedom(variance: Floats, spread: Floats, count: Any) -> Floats:
     flat = spread <= 1e-12 * variance**2
     return np.asarray(np.where(flat, count - 1, 2 * variance**2 / np.where(flat, 1.0, spread * count / (count - 1))))
 
@@ -250,7 +254,7 @@ def share_t(of: Ratio, threshold: float, low: float = 0.0) -> tuple[Floats, Floa
     Student's t(G - 1) for the normal quantile. n* is Korn and Graubard's 1998, Survey Methodology 24:193; Wilson's
     score on it Franco, Little, Louis, Slud 2019, Journal of Survey Statistics and Methodology 7:334.
     """
-    p0, (p, n) = threshold - low, _find_effective_share(of, low)
+    p0, (p, n) = threshold - low, _compute_effective_share_rows(of, low)
     spread = math.sqrt(max(p0 * (1 - p0), 0.0))
     with np.errstate(divide="ignore"):
         z = (p - p0) * np.sqrt(n) / spread if spread else np.copysign(np.inf, p - p0)
@@ -259,13 +263,13 @@ def share_t(of: Ratio, threshold: float, low: float = 0.0) -> tuple[Floats, Floa
 
 def share_bounds(of: Ratio, alpha: float, low: float = 0.0) -> Bounds:
     """Return the one-sided bounds at alpha each that invert `share_t`, of one data set."""
-    p, n = (float(x) for x in _find_effective_share(of, low))
+    p, n = (float(x) for x in _compute_effective_share_rows(of, low))
     square = float(special.stdtrit(of.clusters - 1, alpha)) ** 2 / n
     centre, reach = p + square / 2, math.sqrt(square * (p * (1 - p) + square / 4))
     return Bounds(low + (centre - reach) / (1 + square), low + (centre + reach) / (1 + square))
 
 
-def _find_effective_share(of: Ratio, low: float) -> tuple[Floats, Floats]:
+def _compute_effective_share_rows(of: Ratio, low: float) -> tuple[Floats, Floats]:
     """Return the share, and how many independent rows have the same error."""
     p = of.estimate - low
     return p, p * (1 - p) / np.where(of.error > 0, of.error, 1.0) ** 2
@@ -278,18 +282,18 @@ def pairs_t(of: Ratio, threshold: float, discordance: Any) -> tuple[Floats, Floa
     Student's t with `pan_wall`'s degrees of freedom for the normal distribution, since few clusters hold all rows that
     differ; `share_t`'s idea, of which we know no publication.
     """
-    z, df = tango.score_statistic(*_find_effective_pairs(of, discordance), threshold), pan_wall(of)
+    z, df = tango.score_statistic(*_compute_effective_pair_counts(of, discordance), threshold), pan_wall(of)
     return special.stdtr(df, -z), special.stdtr(df, z)
 
 
 def pairs_bounds(of: Ratio, alpha: float, discordance: float) -> Bounds:
     """Return the one-sided bounds at alpha each that invert `pairs_t`, of one data set."""
-    wins, losses, n = (float(x) for x in _find_effective_pairs(of, discordance))
+    wins, losses, n = (float(x) for x in _compute_effective_pair_counts(of, discordance))
     reach = -float(special.stdtrit(pan_wall(of), alpha))
     return Bounds(tango.invert_statistic(wins, losses, n, reach), tango.invert_statistic(wins, losses, n, -reach))
 
 
-def _find_effective_pairs(of: Ratio, discordance: Any) -> tuple[Floats, Floats, Floats]:
+def _compute_effective_pair_counts(of: Ratio, discordance: Any) -> tuple[Floats, Floats, Floats]:
     """Return how many independent rows won, lost, and all in all have the same difference and error."""
     variance = np.maximum(discordance - of.estimate**2, 1e-12)
     n = variance / np.where(of.error > 0, of.error, 1.0) ** 2
@@ -305,7 +309,7 @@ def bootstrap_t(of: Ratio, batch: int = 0) -> Floats:
     Cameron, Gelbach, Miller 2008, Review of Economics and Statistics 90:414.
     """
     count = of.clusters
-    drawn = _draw_clusters(count) if not batch else _draw_more_clusters(count, batch)
+    drawn = _draw_cached_cluster_counts(count) if not batch else _draw_cluster_counts_of_batch(count, batch)
     r, w = of.residuals, of.weights
     one = float(w.flat[0])
     alike = one.is_integer() and bool((w == one).all())  # sums of whole numbers are exact in any order
@@ -396,14 +400,14 @@ def worst_row_draws(count: int, batch: int = 0) -> Floats:
 
 
 @lru_cache(maxsize=4)
-def _draw_clusters(count: int) -> Floats:
+def _draw_cached_cluster_counts(count: int) -> Floats:
     """Return how often each of `count` clusters is drawn, (count, RESAMPLES)."""
-    drawn = _draw_more_clusters(count, 0)
+    drawn = _draw_cluster_counts_of_batch(count, 0)
     drawn.setflags(write=False)
     return drawn
 
 
-def _draw_more_clusters(count: int, batch: int) -> Floats:
+def _draw_cluster_counts_of_batch(count: int, batch: int) -> Floats:
     """Return the same of a batch, of which all but the first have one more: so many and one are round."""
     rng = np.random.default_rng(_make_seed(count, 2, batch))
     drawn: Floats = rng.multinomial(count, [1 / count] * count, size=RESAMPLES + bool(batch)).T.astype(np.float64)

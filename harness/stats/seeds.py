@@ -31,8 +31,10 @@ def add_seed_spread(rows: Test, runs: Sequence[float], threshold: float, alpha: 
     for side, bound, p in ((1, rows.lower, rows.p_pass), (-1, rows.upper, rows.p_fail)):
         own = None if rate is None else rate if side > 0 else 1 - rate
         reach, away = side * (rows.estimate - bound), side * (rows.estimate - threshold)
-        p = max(p, _find_p(reach, away, error * float(_compute_spread_ratio(own, away)), len(runs), alpha))
-        far = _compute_reach(reach, error, len(runs), alpha, own)
+        p = max(
+            p, _solve_p_by_bisection(reach, away, error * float(_compute_spread_ratio(own, away)), len(runs), alpha)
+        )
+        far = _compute_bound_distance(reach, error, len(runs), alpha, own)
         far = min(far, away) if is_significant(p, alpha) else max(far, away)
         found.append((rows.estimate - side * far, p))
     (lower, p_pass), (upper, p_fail) = found
@@ -58,7 +60,7 @@ def _compute_spread_ratio(rate: Any, away: Any) -> Floats:
     return np.asarray(np.maximum(there * (1 - there) / here, 1.0))
 
 
-def _compute_reach(rows: float, error: float, seeds: int, alpha: float, rate: float | None) -> float:
+def _compute_bound_distance(rows: float, error: float, seeds: int, alpha: float, rate: float | None) -> float:
     """Return how far a bound lies from the estimate."""
 
     def summed(away: float) -> float:
@@ -74,7 +76,7 @@ def _compute_reach(rows: float, error: float, seeds: int, alpha: float, rate: fl
     return high
 
 
-def _find_p(rows: float, away: float, error: float, seeds: int, alpha: float) -> float:
+def _solve_p_by_bisection(rows: float, away: float, error: float, seeds: int, alpha: float) -> float:
     """Return the level at which the summed reach of rows and seeds is what the estimate is away from the threshold."""
     if away <= 0 or not math.isfinite(rows):
         return 1.0

@@ -50,7 +50,7 @@ def wilson(successes: int, n: int, alpha: float) -> Bounds:
     """
     check_counts(n, successes)
     check_level(0.0, alpha)
-    p, z = successes / n, _normal_quantile(alpha)
+    p, z = successes / n, _compute_upper_normal_quantile(alpha)
     centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     return Bounds(max((centre - spread) / scale, 0.0), min((centre + spread) / scale, 1.0))
@@ -73,16 +73,17 @@ def mcnemar(wins: int, losses: int, n: int, alpha: float, levels: Sequence[float
         p_pass, p_fail = float(table[wins, losses]), float(table[losses, wins])
     else:
         mid = all(is_midp_valid(n, level) for level in {alpha, *levels})
-        kind, (p_pass, p_fail) = "mid-p" if mid else "exact", _test_conditionally(wins, losses, mid=mid)
+        kind, (p_pass, p_fail) = "mid-p" if mid else "exact", _compute_mcnemar_p_values(wins, losses, mid=mid)
     lower, upper = (
-        score.invert_statistic(wins, losses, n, z) for z in (_normal_quantile(alpha), -_normal_quantile(alpha))
+        score.invert_statistic(wins, losses, n, z)
+        for z in (_compute_upper_normal_quantile(alpha), -_compute_upper_normal_quantile(alpha))
     )
     lower = max(lower, 0.0) if is_significant(p_pass, alpha) else min(lower, 0.0)
     upper = min(upper, 0.0) if is_significant(p_fail, alpha) else max(upper, 0.0)
     return Test((wins - losses) / n, lower, upper, p_pass, p_fail, f"McNemar {kind}", n)
 
 
-def _test_conditionally(wins: int, losses: int, *, mid: bool) -> PValues:
+def _compute_mcnemar_p_values(wins: int, losses: int, *, mid: bool) -> PValues:
     """Return the p-values of McNemar's test given how many rows differ."""
     if not wins + losses:
         return PValues(1.0, 1.0)
@@ -98,7 +99,7 @@ def is_midp_valid(n: int, alpha: float) -> bool:
     Summed over the number of rows that differ, for every share of them; from SMOOTH on that number varies so much that
     what is lost on one is won on the next.
     """
-    smooth = max(MIN_SMOOTH_ROWS, 2 * (_normal_quantile(alpha) / (MAX_LEVEL_RATIO - 1)) ** 2)
+    smooth = max(MIN_SMOOTH_ROWS, 2 * (_compute_upper_normal_quantile(alpha) / (MAX_LEVEL_RATIO - 1)) ** 2)
     shares = np.unique(np.concatenate([np.geomspace(0.1, 1, 200), np.linspace(0, 1, 200)[1:]])) * min(smooth / n, 1.0)
     changed = np.arange(min(n, math.ceil(smooth + 8 * math.sqrt(smooth))) + 1)
     wrong = distributions.binom.sf(_find_min_conditional_wins(changed, alpha, mid=True) - 1, changed, 0.5)
@@ -144,5 +145,5 @@ def tango(wins: int, losses: int, n: int, margin: float, alpha: float) -> Test:
     return Test((b - c) / n, lower, upper, p_pass, p_fail, "Tango score", n)
 
 
-def _normal_quantile(alpha: float) -> float:
+def _compute_upper_normal_quantile(alpha: float) -> float:
     return NormalDist().inv_cdf(1 - alpha)

@@ -22,7 +22,7 @@ def tabulate_p(n: int) -> Floats:
     """
     changed = np.repeat(np.arange(n + 1), np.arange(1, n + 2))  # (tables,), by changes and then by wins
     wins = np.concatenate([np.arange(k + 1) for k in range(n + 1)])
-    estimated = _estimate_p(n, changed, wins)
+    estimated = _compute_unconditional_p(n, changed, wins)
     order = np.argsort(estimated, kind="stable")
     changed, wins, estimated = changed[order], wins[order], estimated[order]
     last = np.searchsorted(estimated, estimated * (1 + RELATIVE_TOLERANCE), side="right") - 1  # of those that tie
@@ -38,7 +38,7 @@ def tabulate_p(n: int) -> Floats:
     return found
 
 
-def _estimate_p(n: int, changed: Ints, wins: Ints) -> Floats:
+def _compute_unconditional_p(n: int, changed: Ints, wins: Ints) -> Floats:
     """Return how probable a statistic as high is if rows differ as often as they did, (tables,)."""
     score = (2 * wins - changed) / np.sqrt(np.maximum(changed, 1))
     p = np.zeros(len(changed))

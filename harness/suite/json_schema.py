@@ -37,15 +37,15 @@ def suite_schema(plugins: Plugins) -> Schema:
     # a baseline: the base, a release, or with `use` a model of its own
     base, other = (
         {**_make_table_schema(tables.Baseline), "not": {"required": ["use"]}},
-        _make_use_schema(plugins, "loader", tables.Baseline),
+        _make_plugin_table_schema(plugins, "loader", tables.Baseline),
     )
     swept: Schema = {"type": "array", "minItems": 2}
     made = {
         "suite": _make_table_schema(tables.SuiteTable),
-        "model": _make_use_schema(plugins, "loader", tables.Model),
+        "model": _make_plugin_table_schema(plugins, "loader", tables.Model),
         "rows": {**named_schema(_make_table_schema(tables.ScoredRows)), "required": ["candidate"]},
-        "adapter": _make_use_schema(plugins, "adapter", tables.Use),
-        "train": _make_use_schema(plugins, "trainer", tables.Train),
+        "adapter": _make_plugin_table_schema(plugins, "adapter", tables.Use),
+        "train": _make_plugin_table_schema(plugins, "trainer", tables.Train),
         "sweep": {
             "type": "object",
             "description": "An option of [adapter] or [train] with the values it is tried with, and what decides.",
@@ -62,7 +62,7 @@ def suite_schema(plugins: Plugins) -> Schema:
             "oneOf": [{"required": ["adapter"]}, {"required": ["merged"]}],
         },
         "subject": named_schema({**other, "anyOf": [base, *other["anyOf"]]}),
-        "eval": list_schema(_make_use_schema(plugins, "evaluator", tables.Eval), minItems=1),
+        "eval": list_schema(_make_plugin_table_schema(plugins, "evaluator", tables.Eval), minItems=1),
         "gate": list_schema(
             {**_make_table_schema(Gate), "oneOf": [{"required": keys.split()} for kind in KINDS for keys in kind.keys]}
         ),
@@ -75,7 +75,7 @@ def suite_schema(plugins: Plugins) -> Schema:
             },
             "additionalProperties": False,
         },
-        "export": list_schema(_make_use_schema(plugins, "exporter", tables.Export)),
+        "export": list_schema(_make_plugin_table_schema(plugins, "exporter", tables.Export)),
         "checks": _make_table_schema(tables.Ignored),
     }
     whole: Schema = {"$schema": DRAFT, "title": "A suite of finetune-harness", "type": "object", "properties": made}
@@ -97,12 +97,12 @@ def _make_table_schema(cls: type) -> Schema:
     keys = table_keys(cls)
     optional = [name for name, (_, default) in keys.items() if default is not dataclasses.MISSING]
     return {
-        "description": _read_first_line(cls),
+        "description": _get_docstring_first_line(cls),
         **object_schema({name: _make_key_schema(*key) for name, key in keys.items()}, *optional),
     }
 
 
-def _make_use_schema(plugins: Plugins, kind: str, cls: type) -> Schema:
+def _make_plugin_table_schema(plugins: Plugins, kind: str, cls: type) -> Schema:
     """Return the schema of a table that says `use`: one for each plugin's callable, with its options."""
     own = _make_table_schema(cls)
     chosen = [p for (k, _), p in sorted(plugins.provided.items()) if k == kind]
@@ -116,7 +116,7 @@ def _make_use_schema(plugins: Plugins, kind: str, cls: type) -> Schema:
         use = {**own["properties"]["use"], "enum": [provided.name]}
         required = {*own.get("required", ()), *(n for n, p in named.items() if p.default is p.empty)}
         required |= {"use"} if use.get("default") != provided.name else set()
-        about = {"title": provided.name, "description": _read_first_line(provided.function), "type": "object"}
+        about = {"title": provided.name, "description": _get_docstring_first_line(provided.function), "type": "object"}
         made = {**about, "properties": {**options, **own["properties"], "use": use}, "additionalProperties": open_ended}
         branches.append({**made, "required": sorted(required)} if required else made)
     return {"description": description, "anyOf": branches}
@@ -163,6 +163,6 @@ def _make_type_schema(want: Any) -> Schema:
     return {"type": NAMES[want]} if isinstance(want, type) and want in NAMES else {}
 
 
-def _read_first_line(thing: Any) -> str:
+def _get_docstring_first_line(thing: Any) -> str:
     """Return the first line of what a class or a callable says of itself."""
     return (inspect.getdoc(thing) or "").partition("\n")[0]

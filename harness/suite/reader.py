@@ -321,7 +321,7 @@ class _Reader:
             complain("", f'sweeps {names or "nothing"}; name one option, for instance "adapter.r" = [8, 16, 32]')
             return None
         [(name, option, values)] = options
-        if problem := _order_error(values, by_step=rule == "step"):
+        if problem := _find_sweep_values_error(values, by_step=rule == "step"):
             complain(name, f'"{name}.{option}" is {schema.format_toml(values)}, {problem}')
         if len(self.mistakes.messages) > mistakes_before:
             return None
@@ -398,7 +398,7 @@ def _find_seeds_error(seeds: Sequence[int]) -> str:
     return "" if wrong is None else f"{wrong} is not from 0 to 2**32 - 1"
 
 
-def _order_error(values: Any, *, by_step: bool) -> str:
+def _find_sweep_values_error(values: Any, *, by_step: bool) -> str:
     """Return why values cannot be tried one after the other, or an empty text."""
     if not isinstance(values, list):
         return "write a list of values"

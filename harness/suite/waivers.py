@@ -60,7 +60,7 @@ def claim_digest(gate: Gate, suite: Suite) -> str:
     That is every key of the gate, the suite's alpha where it has none, the eval and the baseline it names, and the
     claims of its members.
     """
-    return digest_value(_describe_claim(gate, suite))
+    return digest_value(_make_claim_identity(gate, suite))
 
 
 def check_digest(code: str, suite: Suite) -> str:
@@ -68,7 +68,7 @@ def check_digest(code: str, suite: Suite) -> str:
     tables = {"model": suite.model, "adapter": suite.adapter, "train": suite.train}
     keys = {name: dataclasses.asdict(table).items() if table else () for name, table in tables.items()}
     told = {n: {k: v for k, v in some if k not in NO_RECIPE and (v or k not in FORM)} for n, some in keys.items()}
-    return digest_value({"check": code, **told, "evals": [[e.name, _describe_eval(e)] for e in suite.evals]})
+    return digest_value({"check": code, **told, "evals": [[e.name, _make_eval_identity(e)] for e in suite.evals]})
 
 
 def waivers_file(suite: Path) -> Path:
@@ -138,7 +138,7 @@ def unneeded_waivers(waivers: Sequence[Waiver], verdicts: Sequence[Verdict], fla
     return [f'the waiver of {by} for "{gate}" was not needed' for by, gate in unique]
 
 
-def _describe_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
+def _make_claim_identity(gate: Gate, suite: Suite) -> dict[str, Any]:
     keys = {f.name: getattr(gate, f.name) for f in dataclasses.fields(gate) if f.name not in ("id", "where", "among")}
     if set(gate.on) == set(suite.copies):  # as collection fills it in where copies are compared with their parents
         keys["on"] = []
@@ -148,11 +148,11 @@ def _describe_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
     return {
         **keys,
         "alpha": gate.alpha or suite.header.alpha,
-        "eval": spec and _describe_eval(spec),
+        "eval": spec and _make_eval_identity(spec),
         "baseline": dataclasses.asdict(dataclasses.replace(baseline, where="")) if baseline else None,
-        "members": [[name, _describe_claim(named[name], suite)] for name in gate.any_of if name in named],
+        "members": [[name, _make_claim_identity(named[name], suite)] for name in gate.any_of if name in named],
     }
 
 
-def _describe_eval(spec: Eval) -> dict[str, Any]:
+def _make_eval_identity(spec: Eval) -> dict[str, Any]:
     return {key: getattr(spec, key) for key in CLAIM_KEYS}

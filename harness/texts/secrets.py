@@ -83,14 +83,14 @@ def redact_text(text: str) -> str:
 def redact_parts(text: str, values: Iterable[str]) -> str:
     """Return what a server said without parts of the secrets that it was sent, as they are, URL-quoted or in base64."""
     for value in (v for v in values if len(v) >= MIN_SECRET_CHARS):
-        size, parts = min(MIN_PART_CHARS, len(value)), _split_parts(value)
+        size, parts = min(MIN_PART_CHARS, len(value)), _list_encoded_substrings(value)
         if said := {j for i in range(len(text)) if text[i : i + size] in parts for j in range(i, i + size)}:
             text = re.sub("\0+", "***", "".join("\0" if i in said else c for i, c in enumerate(text)))
     return text
 
 
 @lru_cache
-def _split_parts(value: str) -> frozenset[str]:
+def _list_encoded_substrings(value: str) -> frozenset[str]:
     quoted = [quote(value, safe=safe) for safe in ("", "/")]
     spelt = [value, *quoted, *(re.sub("%..", lambda m: m[0].lower(), q) for q in quoted)]
     data, size = value.encode("utf-8", "replace"), min(MIN_PART_CHARS, len(value))
@@ -105,7 +105,7 @@ def register_secrets(data: Any) -> None:
 
     It is struck wherever it turns up from now on.
     """
-    texts = list(_iterate_texts(data))
+    texts = list(_iterate_texts_and_secrecy(data))
     open_ = "\n".join(redact_text(text) for text, secret in texts if not secret)
     _known.update(text for text, secret in texts if secret and text not in open_ and len(text) >= MIN_SECRET_CHARS)
 
@@ -114,21 +114,22 @@ def drop_secret_options(data: Any, name: str = "") -> Any:
     """Return the tables of a suite without the options that are secret by a name that means nothing else."""
     if isinstance(data, Mapping):
         return {
-            k: REDACTED_TEXT if _is_clear(name, str(k), v) else drop_secret_options(v, str(k)) for k, v in data.items()
+            k: REDACTED_TEXT if _is_unambiguous_secret(name, str(k), v) else drop_secret_options(v, str(k))
+            for k, v in data.items()
         }
     return [drop_secret_options(v, name) for v in data] if isinstance(data, (list, tuple)) else data
 
 
-def _is_clear(table: str, name: str, value: Any) -> bool:
+def _is_unambiguous_secret(table: str, name: str, value: Any) -> bool:
     """Return whether an option of a suite is secret; not a table of it, a baseline, or a name that also means more."""
     bare = "".join(_split_name(name)) in AMBIGUOUS_NAMES
-    return table not in ("", "subject") and not bare and bool(value) and _is_secret(name, value)
+    return table not in ("", "subject") and not bare and bool(value) and _is_secret_value(name, value)
 
 
 def _redact_value(name: str, value: Any) -> Any:
     if value is None or isinstance(value, bool) or value in ("", [], {}):
         return value
-    if _is_secret(name, value):
+    if _is_secret_value(name, value):
         if isinstance(value, Mapping) and _split_name(name)[-1:] == ["header"]:
             return {
                 redact_text(str(k)): v if "".join(_split_name(str(k))) in PUBLIC_HEADERS else REDACTED_TEXT
@@ -143,20 +144,22 @@ def _redact_value(name: str, value: Any) -> Any:
     return redact_text(value) if isinstance(value, str) else value
 
 
-def _is_secret(name: str, value: Any) -> bool:
+def _is_secret_value(name: str, value: Any) -> bool:
     """Return whether a value under a name is struck whole."""
     words = _split_name(name)
     if words[-1:] == ["env"]:  # it names a variable, unless a key was written there by mistake
         return is_secret("_".join(words[:-1])) and not (isinstance(value, str) and VARIABLE.fullmatch(value))
     if not is_secret(name):
         return False
-    if words[-1] == "token" and not SECRET_NAMES.search("".join(words)) and _is_number(value):
+    if words[-1] == "token" and not SECRET_NAMES.search("".join(words)) and _is_number_or_numbers(value):
         return False
     return not (isinstance(value, str) and words == ["token"] and len(value.split()) > 2)  # which is prose
 
 
-def _is_number(value: Any) -> bool:
-    return all(map(_is_number, value)) if isinstance(value, (list, tuple)) else isinstance(value, (int, float))
+def _is_number_or_numbers(value: Any) -> bool:
+    return (
+        all(map(_is_number_or_numbers, value)) if isinstance(value, (list, tuple)) else isinstance(value, (int, float))
+    )
 
 
 def _split_name(name: str) -> list[str]:
@@ -165,14 +168,16 @@ def _split_name(name: str) -> list[str]:
     return [w[:-1] if w.endswith("s") and not w.endswith("ss") and len(w) > 3 else w for w in words] or [""]
 
 
-def _iterate_texts(data: Any, name: str = "", under: bool = False) -> Iterator[tuple[str, bool]]:
+def _iterate_texts_and_secrecy(data: Any, name: str = "", under: bool = False) -> Iterator[tuple[str, bool]]:
     """Yield all texts, and of each whether it stands under a name of a secret that does not mean other things too."""
     if isinstance(data, Mapping):
         for key, value in data.items():
-            yield from _iterate_texts(value, str(key), under or _is_clear(name, str(key), value))
+            yield from _iterate_texts_and_secrecy(
+                value, str(key), under or _is_unambiguous_secret(name, str(key), value)
+            )
             yield str(key), False
     elif isinstance(data, (list, tuple)):
         for value in data:
-            yield from _iterate_texts(value, name, under)
+            yield from _iterate_texts_and_secrecy(value, name, under)
     elif isinstance(data, str):
         yield data, under

@@ -107,10 +107,12 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """Check everything, evaluate the base, and say what the looks can see."""
-        self._handler = _find_handler(self)
+        self._handler = _find_handler_in_call_stack(self)
         self._check(args)
         self._course = course = Course(count_looks(state.max_steps, self.every_steps))
-        prepared = _compute_on_first(args, lambda: self._prepare(course, state, model, processing_class))
+        prepared = _compute_on_first_process(
+            args, lambda: self._open_suite_and_evaluate_base(course, state, model, processing_class)
+        )
         course.best, course.best_step = prepared
         if self.keep:
             course.chosen_by, args.metric_for_best_model = args.metric_for_best_model, None
@@ -174,7 +176,7 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
             what = 'save_strategy is "best", which saves by metric_for_best_model, and keep="best" by the suite'
             raise UsageError(f'GateCallback: {what}; set save_strategy="steps" or "no", or keep=""')
 
-    def _prepare(
+    def _open_suite_and_evaluate_base(
         self, course: Course, state: TrainerState, model: Any, processing_class: Any
     ) -> tuple[float | None, int | None]:
         """Open the suite and evaluate the base; return the best score so far and its step, of a resumed training."""
@@ -216,15 +218,15 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         course = self._course
         assert course
         course.looked_at, course.done = state.global_step, course.done + 1
-        decision = _compute_on_first(args, lambda: self._judge_safely(course, state, model))
+        decision = _compute_on_first_process(args, lambda: self._judge_or_report_error(course, state, model))
         if decision is None:
             return None
         if decision.best:
             course.best, course.best_step = decision.score, state.global_step
-        self._log(args, state, decision.logs)
+        self._log_without_progress_bar(args, state, decision.logs)
         return decision
 
-    def _judge_safely(self, course: Course, state: TrainerState, model: Any) -> Decision | None:
+    def _judge_or_report_error(self, course: Course, state: TrainerState, model: Any) -> Decision | None:
         try:
             return self._judge(course, state, model)
         except Exception as error:  # whatever an evaluator raises, the training is worth more
@@ -243,10 +245,10 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         look = course.analysis.look(state.global_step, results, live_metrics(results))
         better = not look.refuted and course.analysis.is_better(look.score, course.best)
         stop = bool(self.stop and look.refuted)
-        _print_above_bar(self._line(course, look, best=better and bool(self.keep), stop=stop))
+        _print_above_bar(self._format_look_line(course, look, best=better and bool(self.keep), stop=stop))
         return Decision(stop, better and bool(self.keep), look.score, _make_logs(course.analysis, look))
 
-    def _line(self, course: Course, look: Look, *, best: bool, stop: bool) -> str:
+    def _format_look_line(self, course: Course, look: Look, *, best: bool, stop: bool) -> str:
         """Return a look in one line: metrics beside the base's, verdicts, and what follows."""
         assert course.analysis
         parts = [
@@ -259,7 +261,7 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         parts += [f"stopped, since {', '.join(look.refuted)} is refuted"] if stop else []
         return f"step {look.step}, look {course.done} of {course.looks}: {'; '.join(parts)}"
 
-    def _log(self, args: TrainingArguments, state: TrainerState, logs: dict[str, float]) -> None:
+    def _log_without_progress_bar(self, args: TrainingArguments, state: TrainerState, logs: dict[str, float]) -> None:
         """Add numbers to the trainer's log and to what reports it, but not to its progress bar."""
         if not state.is_world_process_zero:
             return
@@ -296,7 +298,7 @@ def _find_checkpoint(args: TrainingArguments, step: int | None) -> Path | None:
     return folder if step is not None and folder.is_dir() else None
 
 
-def _compute_on_first(args: TrainingArguments, compute: Callable[[], T]) -> T:
+def _compute_on_first_process(args: TrainingArguments, compute: Callable[[], T]) -> T:
     """Compute in the first process, while others wait; return the result, or raise the UsageError, in all of them."""
     if args.world_size == 1:
         return compute()
@@ -314,7 +316,7 @@ def _compute_on_first(args: TrainingArguments, compute: Callable[[], T]) -> T:
     return box[0]  # type: ignore[no-any-return]
 
 
-def _find_handler(callback: GateCallback) -> CallbackHandler | None:
+def _find_handler_in_call_stack(callback: GateCallback) -> CallbackHandler | None:
     """Return what calls the callbacks of a trainer, whose others report the log.
 
     A callback is not given its trainer, and what a trainer logs is reported by callbacks, so this looks for who calls.

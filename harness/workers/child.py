@@ -31,7 +31,7 @@ class WorkerServer:
     def __init__(self) -> None:
         self._refs: list[ModelRef] = []
         self._loader: Any = None
-        self._loaded = ExitStack()  # until the process ends
+        self._load_or_retry_after_freeing = ExitStack()  # until the process ends
         self._subjects: Sequence[Any] = ()
 
     def replies(self, text: str) -> Iterator[str]:
@@ -64,7 +64,7 @@ class WorkerServer:
         """Load the models into memory."""
         if self._loader is None:
             raise ValueError("no models were loaded")
-        self._subjects = self._loaded.enter_context(load_each(self._loader, self._refs))
+        self._subjects = self._load_or_retry_after_freeing.enter_context(load_each(self._loader, self._refs))
         return {"digests": [subject.digest for subject in self._subjects], "notes": self.notes()}
 
     def ask(self, message: dict[str, Any]) -> Iterator[str]:
@@ -134,7 +134,7 @@ def _send_message(said: IO[bytes], mouth: threading.Lock, message: str) -> None:
         with mouth:
             protocol.write_message(said, message)
     except OSError:  # nobody reads
-        _exit_now()
+        _kill_process_group_and_exit()
 
 
 def _send_heartbeats(said: IO[bytes], mouth: threading.Lock, busy: threading.Event) -> None:
@@ -152,10 +152,10 @@ def _receive_messages(heard: IO[bytes], messages: queue.SimpleQueue[str]) -> Non
             messages.put(message)
     except ValueError as error:
         print(error, file=sys.stderr, flush=True)
-    _exit_now()
+    _kill_process_group_and_exit()
 
 
-def _exit_now() -> None:
+def _kill_process_group_and_exit() -> None:
     """End at once, with all that was started here: the driver is gone, or wants no more."""
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)

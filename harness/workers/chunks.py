@@ -34,9 +34,10 @@ def cut_chunks(method: str, requests: Sequence[Any], options: Mapping[str, Any],
     `times` makes pieces so many times as large, as a loader may ask for.
     """
     texts = [
-        _split_pair(request) if method == "logprobs" else (said := _join_prompt(request), said) for request in requests
+        _make_prefix_and_whole_text(request) if method == "logprobs" else (said := _join_prompt(request), said)
+        for request in requests
     ]
-    answer = _count_answer_tokens(method, options)
+    answer = _estimate_answer_chars(method, options)
     pieces, cost, first, last = list[list[int]](), 0, "", ("", "")
     for i in sorted(range(len(texts)), key=texts.__getitem__):
         prompt, text = texts[i]
@@ -55,9 +56,9 @@ def cut_chunks(method: str, requests: Sequence[Any], options: Mapping[str, Any],
 def chunk_cost(method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> int:
     """Count the characters that requests hold, and those that may be answered."""
     pairs = method in ("logprobs", "count_tokens")
-    return sum(len(_split_pair(r)[1] if pairs else _join_prompt(r)) for r in requests) + len(
+    return sum(len(_make_prefix_and_whole_text(r)[1] if pairs else _join_prompt(r)) for r in requests) + len(
         requests
-    ) * _count_answer_tokens(method, options)
+    ) * _estimate_answer_chars(method, options)
 
 
 def chunk_options(method: str, numbers: Sequence[int], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,7 +143,7 @@ class StreamingSubject:
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `Subject`."""
-        return self._all("generate", prompts, options)
+        return self._answer_all_in_order("generate", prompts, options)
 
     def stream_generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> Iterator[tuple[int, str]]:
         """Yield (number of the prompt, answer) as answers come."""
@@ -150,7 +151,7 @@ class StreamingSubject:
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
         """Score each continuation after its prompt; see `Subject`."""
-        return self._all("logprobs", pairs, options)
+        return self._answer_all_in_order("logprobs", pairs, options)
 
     def stream_logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> Iterator[tuple[int, Logprob]]:
         """Yield (number of the pair, score) as scores come."""
@@ -159,7 +160,7 @@ class StreamingSubject:
     def _stream(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Numbered:
         raise NotImplementedError
 
-    def _all(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    def _answer_all_in_order(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
         found = dict(self._stream(method, requests, options))
         return [found[i] for i in range(len(requests))]
 
@@ -180,7 +181,7 @@ class ChunkedSubject(StreamingSubject):
             raise AttributeError(name)
         found = getattr(self.subject, name)
         if name == "token_kl":
-            return lambda texts, against: self._all(name, texts, {"against": against.subject})
+            return lambda texts, against: self._answer_all_in_order(name, texts, {"against": against.subject})
         return found
 
     def _stream(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Numbered:
@@ -219,22 +220,22 @@ class PooledSubject(StreamingSubject):
 
     def token_kl(self, texts: Sequence[str], against: PooledSubject) -> list[tuple[float, int]]:
         """Compare next-token distributions with those of another model of the same workers."""
-        return self._all("token_kl", texts, {"against": against.number})
+        return self._answer_all_in_order("token_kl", texts, {"against": against.number})
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Count the tokens of each prompt and continuation together."""
-        return self._all("count_tokens", pairs, {})
+        return self._answer_all_in_order("count_tokens", pairs, {})
 
     def render(self, messages: list[dict[str, str]]) -> str:
         """Write chat messages as the template does, with the answer's turn opened."""
-        return str(self._all("render", [messages], {})[0])
+        return str(self._answer_all_in_order("render", [messages], {})[0])
 
     def __getattr__(self, name: str) -> Any:
         """Ask a worker for a fact, such as `nbytes`."""
         if name.startswith(("_", "stream_")):
             raise AttributeError(name)
         with suppress(TypeError):
-            return self._all("fact", [name], {})[0]
+            return self._answer_all_in_order("fact", [name], {})[0]
         raise AttributeError(name)
 
     def _stream(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Numbered:
@@ -248,7 +249,7 @@ def forget_all(*subjects: Any) -> None:
             forget()
 
 
-def _count_answer_tokens(method: str, options: Mapping[str, Any]) -> int:
+def _estimate_answer_chars(method: str, options: Mapping[str, Any]) -> int:
     return CHARS_PER_TOKEN * Generate(**options).max_new_tokens if method == "generate" else 0
 
 
@@ -256,7 +257,7 @@ def _join_prompt(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else "\n".join(str(m.get("content") or "") for m in prompt)
 
 
-def _split_pair(pair: tuple[Prompt, str]) -> tuple[str, str]:
+def _make_prefix_and_whole_text(pair: tuple[Prompt, str]) -> tuple[str, str]:
     """Return the prompt of a pair, or its text where that is whole, and all of it."""
     prompt = _join_prompt(pair[0])
     return prompt or pair[1], prompt + pair[1]

@@ -147,11 +147,13 @@ def assign_gpus(who: str, count: int, python: str | None = None, each: int = 0) 
 
 def probe_gpus_of(python: str | None = None, device: str | None = None) -> GpuProbe:
     """Return what a process of an interpreter sees, with one device or all of this one's; raises UsageError."""
-    return _probe_with(python or sys.executable, tuple(sorted(worker_environment(device, ours=python is None).items())))
+    return _probe_gpus_in_interpreter(
+        python or sys.executable, tuple(sorted(worker_environment(device, ours=python is None).items()))
+    )
 
 
 @cache
-def _probe_with(python: str, told: tuple[tuple[str, str], ...]) -> GpuProbe:
+def _probe_gpus_in_interpreter(python: str, told: tuple[tuple[str, str], ...]) -> GpuProbe:
     command = [python, "-m", "harness.workers.gpus"]
     try:
         done = subprocess.run(

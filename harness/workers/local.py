@@ -75,9 +75,9 @@ class ChildWorker:
 
     def send(self, message: str, hear: Callable[[str], None] = lambda _: None) -> Future[str]:
         """Give a message; its future holds the reply, or raises Lost."""
-        return self._thread.submit(self._exchange, message, hear)
+        return self._thread.submit(self._send_and_await_reply, message, hear)
 
-    def _exchange(self, message: str, hear: Callable[[str], None]) -> str:
+    def _send_and_await_reply(self, message: str, hear: Callable[[str], None]) -> str:
         assert self._process.stdin and self._process.stdout
         try:
             write_message(self._process.stdin, message)

@@ -112,13 +112,13 @@ class Pool:
         if not self.alive:
             self.alive = self.workers.start()
             try:
-                for worker, task, future in [(w, *self._begin(w, self.opening.message())) for w in self.alive]:
+                for worker, task, future in [(w, *self._start_errand(w, self.opening.message())) for w in self.alive]:
                     try:
                         self._check(worker, task, future)
                     except WorkerLostError as lost:
-                        self._succeed(worker, lost)
+                        self._start_successor(worker, lost)
                 if not self.alive:
-                    raise self._gone("no worker is left")
+                    raise self._make_workers_gone_error("no worker is left")
             except BaseException:
                 self.close()
                 raise
@@ -131,7 +131,7 @@ class Pool:
         try:
             self.start()
             for worker in self.alive:
-                self._load(worker)
+                self._start_loading(worker)
             while not self._idle:
                 self._next(None)
             yield list(self.subjects)
@@ -171,7 +171,7 @@ class Pool:
                 why = came if isinstance(came, (WorkerLostError, _WrongReplyError)) else None
                 if came is None or why:
                     if fault := work.mark_failed(task.piece) if why else work.mark_answered(task.piece):
-                        raise self._gone(describe_culprits([requests[i] for i in fault], why))
+                        raise self._make_workers_gone_error(describe_culprits([requests[i] for i in fault], why))
                 elif isinstance(came, Exception):
                     raise came
                 elif rows := work.take_rows(task.piece, came):
@@ -190,12 +190,12 @@ class Pool:
     def _send(self, message: str, task: _Errand) -> Future[str]:
         return task.worker.send(message, lambda said: self._said.put((task, said)))
 
-    def _begin(self, worker: Worker, message: str) -> tuple[_Errand, Future[str]]:
+    def _start_errand(self, worker: Worker, message: str) -> tuple[_Errand, Future[str]]:
         task = _Errand(worker, now := time.monotonic(), now)
         return task, self._send(message, task)
 
-    def _load(self, worker: Worker) -> None:
-        task, loaded = self._begin(worker, protocol.pack_message({"do": "load"}))
+    def _start_loading(self, worker: Worker) -> None:
+        task, loaded = self._start_errand(worker, protocol.pack_message({"do": "load"}))
         self._at[loaded] = task
 
     def _next(self, owner: object) -> tuple[_Errand, Any] | None:
@@ -204,15 +204,15 @@ class Pool:
         Lost workers are replaced here, and who has loaded is free.
         """
         if not (self._at or self._kept):
-            raise self._gone("no worker is left")
+            raise self._make_workers_gone_error("no worker is left")
         ready = any(task.owner is owner for task, _ in self._kept)
         ended, running = wait(self._at, timeout=0 if ready else POLL_INTERVAL_S, return_when=FIRST_COMPLETED)
-        self._hear()
+        self._process_partial_messages()
         for future in running:
             self._end_if_hung(self._at[future])
         for future in ended:
             task = self._at.pop(future)
-            came = self._reply(future, task)
+            came = self._parse_final_reply(future, task)
             if isinstance(came, WorkerLostError):
                 self._again(task.worker, came, loading=not task.method)
             else:
@@ -227,7 +227,7 @@ class Pool:
         self._kept = [(task, came) for task, came in self._kept if task.owner is not None]
         return None
 
-    def _hear(self) -> None:
+    def _process_partial_messages(self) -> None:
         """Take the signs that came: who gives them lives, and rows are somebody's."""
         while not self._said.empty():
             task, said = self._said.get()
@@ -237,7 +237,7 @@ class Pool:
                     self._kept.append((task, protocol.read_rows(task.method, told, task.wanted)))
                     task.moved = task.heard
 
-    def _reply(self, future: Future[str], task: _Errand) -> list[tuple[int, Any]] | Exception:
+    def _parse_final_reply(self, future: Future[str], task: _Errand) -> list[tuple[int, Any]] | Exception:
         """Return the last rows as what they must be, or the error that came instead of them."""
         try:
             reply = protocol.unpack_message(future.result())
@@ -295,10 +295,12 @@ class Pool:
         if loading and self._failed + 1 >= MAX_WORKER_DEATHS:
             why = WorkerLostError(f"{MAX_WORKER_DEATHS} workers died while loading the model, the last: {why}")
         self.lost += 1
-        if successor := self._succeed(worker, why, failed=loading, then=then):
-            self._load(successor)
+        if successor := self._start_successor(worker, why, failed=loading, then=then):
+            self._start_loading(successor)
 
-    def _succeed(self, worker: Worker, why: WorkerLostError, *, failed: bool = True, then: str = "") -> Worker | None:
+    def _start_successor(
+        self, worker: Worker, why: WorkerLostError, *, failed: bool = True, then: str = ""
+    ) -> Worker | None:
         """Put another in a worker's place, or in that of one that does not open either, as where a machine goes away.
 
         None where there is none to be had; raises WorkersGone after three.
@@ -308,14 +310,14 @@ class Pool:
             self.alive.remove(worker)
             self._failed += failed
             if self._failed >= MAX_WORKER_DEATHS:
-                raise self._gone(str(why)) from None
+                raise self._make_workers_gone_error(str(why)) from None
             self.notes.append(f"{protocol.describe_workers(self.workers.said)}: {worker.name} was lost ({why}){then}")
             if (successor := self.workers.restart()) is None:
                 return None
             worker, failed, then = successor, True, ""
             self.alive.append(worker)
             try:
-                self._check(worker, *self._begin(worker, self.opening.message()))
+                self._check(worker, *self._start_errand(worker, self.opening.message()))
             except WorkerLostError as lost:
                 why = lost
             else:
@@ -326,7 +328,7 @@ class Pool:
         try:
             while not future.done():
                 wait([future], timeout=POLL_INTERVAL_S, return_when=FIRST_COMPLETED)
-                self._hear()
+                self._process_partial_messages()
                 self._end_if_hung(task)
             reply = protocol.unpack_message(future.result())
         except (WorkerLostError, ValueError) as why:
@@ -334,11 +336,11 @@ class Pool:
         about = found if isinstance(found := reply.get("about"), dict) else {}
         if "error" in reply:
             error = protocol.error_from_json(reply["error"])
-            raise self._gone(f"{worker.name}: {error}") from error
+            raise self._make_workers_gone_error(f"{worker.name}: {error}") from error
         if (about.get("protocol"), about.get("harness")) != (protocol.PROTOCOL, VERSION):
             theirs = f"harness {about.get('harness')} (protocol {about.get('protocol')})"
             what = f"{theirs}, but this is {VERSION} ({protocol.PROTOCOL})"
-            raise self._gone(f"{worker.name} has {what}; install the same version there")
+            raise self._make_workers_gone_error(f"{worker.name} has {what}; install the same version there")
         told = tuple(given) if isinstance(given := reply.get("identity"), list) else ()
         if len(told) != len(self.opening.refs) or not all(one is None or isinstance(one, str) for one in told):
             raise WorkerLostError(f"{worker.name} does not report the identity of its models")
@@ -353,7 +355,7 @@ class Pool:
             what = "; ".join(f"{n} {now.get(n)} against {before.get(n)}" for n in changed)
             what = what or 'the same versions, so check machine, weights, code and the meaning of "auto"'
             identity = f'identity {str(two[0])[:16]} of model "{name}", but others have {str(two[1])[:16]}'
-            raise self._gone(f"{worker.name} has {identity}: {what}")
+            raise self._make_workers_gone_error(f"{worker.name} has {identity}: {what}")
 
-    def _gone(self, why: str) -> WorkersGoneError:
+    def _make_workers_gone_error(self, why: str) -> WorkersGoneError:
         return WorkersGoneError(f"{protocol.describe_workers(self.workers.said)}: {why}")

@@ -123,7 +123,7 @@ def read_rows(method: str, told: Any, wanted: set[int]) -> list[tuple[int, Any]]
     """
     if not isinstance(told, list):
         raise TypeError("its rows are not a list")
-    rows = [(_require_count(number), ANSWER_READERS[method](value)) for number, value in told]
+    rows = [(_require_non_negative_int(number), ANSWER_READERS[method](value)) for number, value in told]
     numbers = {number for number, _ in rows}
     if len(numbers) < len(rows) or not numbers <= wanted:
         raise ValueError("it sent a row that was not requested, or sent one twice")
@@ -131,36 +131,36 @@ def read_rows(method: str, told: Any, wanted: set[int]) -> list[tuple[int, Any]]
     return rows
 
 
-def _require_kind(value: Any, kinds: tuple[type, ...], what: str) -> Any:
+def _require_exact_type(value: Any, kinds: tuple[type, ...], what: str) -> Any:
     """Return a value of one of these very types, for JSON's true is no number; raises TypeError at any other."""
     if type(value) not in kinds:
         raise TypeError(what)
     return value
 
 
-def _require_count(value: Any) -> int:
+def _require_non_negative_int(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise TypeError("an answer is not an integer from 0 on")
     return value
 
 
-def _parse_score(value: Any) -> Logprob:
+def _parse_logprob(value: Any) -> Logprob:
     total, tokens, size, greedy = value
     if not _require_number(total) <= ROUNDING_NATS:  # nor is NaN
         raise ValueError(f"an answer has the log-probability {total}, which is above 0")
-    greedy = _require_kind(greedy, (bool,), "an answer is not true or false")
-    return Logprob(_require_number(total), _require_count(tokens), _require_count(size), greedy)
+    greedy = _require_exact_type(greedy, (bool,), "an answer is not true or false")
+    return Logprob(_require_number(total), _require_non_negative_int(tokens), _require_non_negative_int(size), greedy)
 
 
 def _parse_divergence(value: Any) -> tuple[float, int]:
     total, tokens = value
     if not _require_number(total) >= -ROUNDING_NATS:
         raise ValueError(f"an answer has the divergence {total}, which is below 0")
-    return _require_number(total), _require_count(tokens)
+    return _require_number(total), _require_non_negative_int(tokens)
 
 
 def _require_number(value: Any) -> float:
-    return float(_require_kind(value, (int, float), "an answer is not a number"))
+    return float(_require_exact_type(value, (int, float), "an answer is not a number"))
 
 
 ANSWER_WRITERS: dict[str, Callable[[Any], Any]] = {
@@ -169,11 +169,11 @@ ANSWER_WRITERS: dict[str, Callable[[Any], Any]] = {
 }  # the others are JSON already
 ANSWER_READERS: dict[str, Callable[[Any], Any]] = {
     "generate": completion.completion_from_json,
-    "logprobs": _parse_score,
+    "logprobs": _parse_logprob,
     "token_kl": _parse_divergence,
-    "count_tokens": _require_count,
-    "render": lambda value: _require_kind(value, (str,), "an answer is not a text"),
-    "fact": lambda value: _require_kind(
+    "count_tokens": _require_non_negative_int,
+    "render": lambda value: _require_exact_type(value, (str,), "an answer is not a text"),
+    "fact": lambda value: _require_exact_type(
         value, (str, int, float, bool, type(None)), "a fact is neither a text nor a number"
     ),
 }

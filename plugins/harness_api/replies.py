@@ -42,7 +42,7 @@ def read_answer(reply: Any, stop: Sequence[str] = ()) -> Completion:
     chosen = single_choice(reply)
     message = as_object(chosen.get("message"))
     text, ended = message.get("content", chosen.get("text")), chosen.get("finish_reason")
-    called = _format_calls(message)
+    called = _format_tool_calls_as_tags(message)
     text = text or "" if called and (text is None or isinstance(text, str)) else text
     if ended == "content_filter":
         raise http_client.RequestError(
@@ -73,7 +73,7 @@ def read_answer(reply: Any, stop: Sequence[str] = ()) -> Completion:
     return Completion(said + called, how, tokens, thought or 0)
 
 
-def _format_calls(message: Mapping[str, Any]) -> str:
+def _format_tool_calls_as_tags(message: Mapping[str, Any]) -> str:
     """Return the calls of tools that a server's parser took out of an answer, as `tool_calls` reads them."""
     listed = message.get("tool_calls")
     calls = [call.get("function") for call in listed if isinstance(call, dict)] if isinstance(listed, list) else []
@@ -112,9 +112,9 @@ def read_positions(reply: Any, way: Way) -> list[Position]:
     chosen = single_choice(reply)
     try:
         return (
-            _read_prompt_logprobs(chosen["prompt_logprobs"])
+            _parse_vllm_prompt_logprobs(chosen["prompt_logprobs"])
             if way == "prompt_logprobs"
-            else _read_echo(chosen["logprobs"])
+            else _parse_echoed_logprobs(chosen["logprobs"])
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise http_client.RequestError(f'sent log-probs in another format than that of "{way}"') from None
@@ -176,7 +176,7 @@ def spelling_positions(found: Sequence[Position], text: str) -> Sequence[Positio
     return None
 
 
-def _read_prompt_logprobs(entries: Sequence[Mapping[str, Mapping[str, Any]] | None]) -> list[Position]:
+def _parse_vllm_prompt_logprobs(entries: Sequence[Mapping[str, Mapping[str, Any]] | None]) -> list[Position]:
     """Read vLLM's `prompt_logprobs = 0`: for every token one entry, its own; the first has none."""
     found = [Position(None, None, False)]
     if entries[0] is not None:
@@ -187,7 +187,7 @@ def _read_prompt_logprobs(entries: Sequence[Mapping[str, Mapping[str, Any]] | No
     return found
 
 
-def _read_echo(logprobs: Mapping[str, Any]) -> list[Position]:
+def _parse_echoed_logprobs(logprobs: Mapping[str, Any]) -> list[Position]:
     """Read the legacy shape: parallel lists, and per place the likeliest tokens with their log-probs."""
     found = list[Position]()
     for text, value, top in zip(logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True):

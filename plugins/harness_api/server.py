@@ -82,7 +82,7 @@ class Server(http_client.Client):
             what = f"{self.where}: {self.peer.redact(str(trouble), 300)}"
             if not trouble.passing:
                 hint = f"; {trouble.hint}" if trouble.hint else ""
-                raise RequestRefusedError(self._in_words(f"{what}{about}{hint}"), trouble) from None
+                raise RequestRefusedError(self._replace_names_with_words(f"{what}{about}{hint}"), trouble) from None
             asked = (
                 f" and asks to wait {trouble.after:.0f} s"
                 if (trouble.after or 0.0) > http_client.MAX_RETRY_AFTER_S
@@ -90,9 +90,11 @@ class Server(http_client.Client):
             )
             after = f"after {trouble.tries} {'try' if trouble.tries == 1 else 'tries'}"
             advice = advice or next(text for least, text in ADVICE.items() if trouble.status >= least)
-            raise ServerUnavailableError(self._in_words(f"{what}{asked}{about}, {after}; {advice}")) from None
+            raise ServerUnavailableError(
+                self._replace_names_with_words(f"{what}{asked}{about}, {after}; {advice}")
+            ) from None
 
-    def _in_words(self, text: str) -> str:
+    def _replace_names_with_words(self, text: str) -> str:
         for name, word in self.words.items():
             text = text.replace(name, word)
         return text
@@ -127,8 +129,10 @@ def find_dialect(server: Server, model: str, options: ApiOptions) -> Dialect:
     """Return what a server offers for a model; raises UsageError where it does not serve it."""
     entry = find_served_entry(server, model)
     asked, refusals = {**(options.body or {}), "model": model}, list[RequestRefusedError]()
-    chat = _try_endpoint(server, Endpoint(CHAT), {**asked, "messages": [{"role": "user", "content": PROBE}]}, refusals)
-    plain = _try_endpoint(server, Endpoint(COMPLETIONS), {**asked, "prompt": PROBE}, refusals)
+    chat = _negotiate_endpoint(
+        server, Endpoint(CHAT), {**asked, "messages": [{"role": "user", "content": PROBE}]}, refusals
+    )
+    plain = _negotiate_endpoint(server, Endpoint(COMPLETIONS), {**asked, "prompt": PROBE}, refusals)
     if not chat and not plain:
         if refusals[0].trouble.status not in (404, 405):
             raise refusals[0]
@@ -137,7 +141,7 @@ def find_dialect(server: Server, model: str, options: ApiOptions) -> Dialect:
     if text is None:
         why = server.peer.redact(str(refusals[0].trouble))
         raise UsageError(f'{server.where}: does not answer at "{options.endpoint}", {why}')
-    scoring = _find_scoring(server, asked, options) if plain else None
+    scoring = _probe_prompt_logprobs_way(server, asked, options) if plain else None
     if scoring is None and options.logprobs in replies.WAYS:
         raise UsageError(f'{server.where}: does not provide log-probs of prompts by "{options.logprobs}"')
     context = options.context or (told if isinstance(told := entry.get("max_model_len"), int) else None)
@@ -160,7 +164,9 @@ def find_dialect(server: Server, model: str, options: ApiOptions) -> Dialect:
 def find_served_entry(server: Server, model: str) -> Mapping[str, Any]:
     """Return what the server's list says of a model; nothing where there is no list. Raises UsageError."""
     try:
-        listed = server.ask(MODELS, read=_list_models, tries=MAX_TRIES, timeout=min(PROBE_TIMEOUT_S, server.timeout))
+        listed = server.ask(
+            MODELS, read=_parse_models_by_id, tries=MAX_TRIES, timeout=min(PROBE_TIMEOUT_S, server.timeout)
+        )
     except RequestRefusedError as refused:
         if refused.trouble.status in (404, 405):
             return {}  # not every server has the list; the probes tell
@@ -171,13 +177,13 @@ def find_served_entry(server: Server, model: str) -> Mapping[str, Any]:
     return listed.get(model, {})
 
 
-def _list_models(reply: Any) -> dict[str, Mapping[str, Any]]:
+def _parse_models_by_id(reply: Any) -> dict[str, Mapping[str, Any]]:
     if not isinstance(data := replies.as_object(reply).get("data"), list):
         raise http_client.RequestError("replied to /models without a list of models", passing=True)
     return {str(e["id"]): e for e in data if isinstance(e, dict) and "id" in e}
 
 
-def _try_endpoint(
+def _negotiate_endpoint(
     server: Server, endpoint: Endpoint, asked: dict[str, Any], refusals: list[RequestRefusedError]
 ) -> Endpoint | None:
     """Ask for one token, leaving out what is refused; note a refusal that remains."""
@@ -201,7 +207,7 @@ def _try_endpoint(
                 return None
 
 
-def _find_scoring(server: Server, asked: Mapping[str, Any], options: ApiOptions) -> replies.Way | None:
+def _probe_prompt_logprobs_way(server: Server, asked: Mapping[str, Any], options: ApiOptions) -> replies.Way | None:
     """Find a way in which the server really gives the log-probs of a prompt; some ignore the question."""
     for way in (way for way in replies.WAYS if options.logprobs in (way, "auto")):
         body = {**asked, "prompt": PROBE, **replies.prompt_logprobs_fields(way)}

@@ -80,7 +80,7 @@ class APISubject:
             yield from ((i, Completion("", "length", 0)) for i in range(len(prompts)))
             return
         if how.drawn:
-            self._check_drawing(how.drawn, len(prompts))
+            self._require_working_temperature(how.drawn, len(prompts))
 
         def ask(number: int, ended: threading.Event) -> str:
             return self._answer(prompts[number], how.for_prompts([number]) if how.drawn else how, ended)
@@ -123,7 +123,7 @@ class APISubject:
         if how.truncate and self.tokens and self.context is not None and self.dialect.text.path == COMPLETIONS:
             room, ids = max(1, self.context - how.max_new_tokens), self.tokens.encode_prompt(prompt, ended)
             sent = prompt if len(ids) <= room else ids[-room:]
-        endpoint, asked = self._addressed(sent)
+        endpoint, asked = self._select_endpoint_and_fields(sent)
         drawn: dict[str, Any] = {"temperature": 0}
         if sampling := how.drawn:
             drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seeds[0]}
@@ -139,11 +139,11 @@ class APISubject:
             return Completion(mended, **vars(text))
         return text
 
-    def _check_drawing(self, sampling: Sampling, prompts: int) -> None:
+    def _require_working_temperature(self, sampling: Sampling, prompts: int) -> None:
         """Refuse to sample from a server that ignores temperature: every draw would be the same greedy answer."""
         if len(sampling.seeds) != prompts:
             raise UsageError(f"sampling: has {len(sampling.seeds)} seeds for {prompts} prompts")
-        endpoint, asked = self._addressed(RANDOM)
+        endpoint, asked = self._select_endpoint_and_fields(RANDOM)
         if self._draws or "temperature" in endpoint.without:
             return
         how, texts = {**self.asked, **asked, "temperature": HOT}, set[str]()
@@ -163,7 +163,7 @@ class APISubject:
             raise UsageError(f"{self.server.where}: {what}")
         self._draws = True
 
-    def _addressed(self, prompt: Any) -> tuple[Endpoint, dict[str, Any]]:
+    def _select_endpoint_and_fields(self, prompt: Any) -> tuple[Endpoint, dict[str, Any]]:
         """Return where a prompt goes, and the fields that carry it."""
         messages = isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int))
         endpoint = self.dialect.chat if messages else self.dialect.text

@@ -52,7 +52,7 @@ def cut_answers(result: Result, task: Task, reference: Result | None) -> Iterato
     two models may be one of their lengths: certainly where most of the base's were cut, and none of a candidate's
     (-base).
     """
-    yield from _compare_cuts(result, reference)
+    yield from _check_base_only_truncation(result, reference)
     told = [s for s in result.answers if s.finish_reason]
     cut, whole = ([s for s in told if s.is_cut == is_cut] for is_cut in (True, False))
     if len(told) < MIN_ANSWERS or len(cut) < MANY * len(told):
@@ -73,7 +73,7 @@ def cut_answers(result: Result, task: Task, reference: Result | None) -> Iterato
     yield Finding("warning", what, fix=fix, rows={result.eval: [*dict.fromkeys(s.id for s in cut)]})
 
 
-def _compare_cuts(result: Result, reference: Result | None) -> Iterator[Finding]:
+def _check_base_only_truncation(result: Result, reference: Result | None) -> Iterator[Finding]:
     """Report a candidate that ends its answers where its base, which scores less for that, does not."""
     both = [[s for s in one.answers if s.finish_reason] for one in (result, reference) if one is not None]
     if len(both) < 2 or result.subject == "base" or min(map(len, both)) < MIN_ANSWERS:
@@ -189,7 +189,7 @@ def echoed_prompts(result: Result, task: Task) -> Iterator[Finding]:
         return
     samples = {s.id: s for s in task.samples or ()}
     right = [s for s in result.answers if s.values.get("contains") == 1 and s.id in samples]
-    found = [s for s in right if _is_echo(samples[s.id], s.answer or "")]
+    found = [s for s in right if _is_prompt_echo_without_target(samples[s.id], s.answer or "")]
     if len(right) < FEW or len(found) < HALF_SHARE * len(right):
         return
     what = f'"{result.subject}::{result.eval}": {len(found)} of {len(right)} correct answers only repeat the prompt'
@@ -199,7 +199,7 @@ def echoed_prompts(result: Result, task: Task) -> Iterator[Finding]:
     yield Finding(severity, what, lines, fix, rows={result.eval: [*dict.fromkeys(s.id for s in found)]})
 
 
-def _is_echo(sample: Sample, answer: str) -> bool:
+def _is_prompt_echo_without_target(sample: Sample, answer: str) -> bool:
     """Return whether an answer has its prompt inside, and a target nowhere else."""
     last = sample.input if isinstance(sample.input, str) else prompt_text(sample.input[-1:])
     prompt, said = (fold_case(" ".join(text.split())) for text in (last, answer))

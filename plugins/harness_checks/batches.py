@@ -54,7 +54,9 @@ def end_token(built: Built) -> Iterator[Finding]:
     """
     stops = ModelTokenizer(built.tokenizer).stop_ids
     whole = not built.cut or built.keep_end  # or a row as long as the cut has perhaps lost its end
-    ends = [d for d in _split_documents(built) if len(d.ids) > 1 and (whole or len(d.ids) < (built.cut or 0))]
+    ends = [
+        d for d in _split_batches_into_examples(built) if len(d.ids) > 1 and (whole or len(d.ids) < (built.cut or 0))
+    ]
     ends = [d for d in ends if any(label != IGNORED_LABEL for label in d.labels)]
     endless = [d for d in ends if not stops.intersection([x for x in d.labels if x != IGNORED_LABEL][-TAIL_TOKENS:])]
     if stops and len(endless) > (1 - MIN_STOPPED_SHARE) * len(ends):
@@ -88,7 +90,7 @@ def nothing_supervised(built: Built) -> Iterator[Finding]:
     An assistant mask of zeros, or a completion that the tokenizer swallowed: such a row costs time and teaches
     nothing, and if all are so the loss is 0 or NaN (trl#3781, trl#4201).
     """
-    if empty := [e for e in built.examples if not _count_learnt(e.labels)]:
+    if empty := [e for e in built.examples if not _count_learnt_labels(e.labels)]:
         evidence = [f"row {e.number}: {quote_text(marked_text(built.tokenizer, e.ids, e.labels))}" for e in empty]
         what = f"{count_of_total(len(empty), len(built.examples))}: no token is trained on"
         yield Finding(
@@ -104,7 +106,7 @@ def labels_out_of_place(built: Built) -> Iterator[Finding]:
     by one beforehand teach to say the token after the next, and the loss falls all the same.
     """
     examples = [(f"row {e.number}", e.ids, e.labels) for e in built.examples]
-    batched = [("in a batch", d.ids, d.labels) for d in _split_documents(built)]
+    batched = [("in a batch", d.ids, d.labels) for d in _split_batches_into_examples(built)]
     for where, found in (("rows", examples), ("rows in the batches", batched)):
         odd = []
         for name, ids, labels in found:
@@ -139,7 +141,9 @@ def rows_that_vanish(built: Built) -> Iterator[Finding]:
     """
     cut = built.cut
     if lost := [
-        e for e in built.examples if _count_learnt(e.labels) and cut and not _count_learnt(e.labels[built.kept_span])
+        e
+        for e in built.examples
+        if _count_learnt_labels(e.labels) and cut and not _count_learnt_labels(e.labels[built.kept_span])
     ]:
         begins = [(e, next(i for i, label in enumerate(e.labels) if label != IGNORED_LABEL)) for e in lost]
         evidence = [f"row {e.number}: {len(e.ids)} tokens, the answer begins after {at}" for e, at in begins]
@@ -159,7 +163,7 @@ def cut_rows(built: Built) -> Iterator[Finding]:
     the model's context (-context): beyond it positions are learnt that no evaluation and no server asks for, and a
     model that learns its positions has none there.
     """
-    yield from _check_context(built)
+    yield from _check_rows_fit_context(built)
     cut = built.cut or 0
     if long := sorted((e for e in built.examples if 0 < cut < len(e.ids)), key=lambda e: -len(e.ids)):
         share, decode = len(long) / len(built.examples), built.tokenizer.decode
@@ -172,7 +176,7 @@ def cut_rows(built: Built) -> Iterator[Finding]:
         yield Finding(level, what, evidence, f"max_length = {len(long[0].ids)} keeps all")
 
 
-def _check_context(built: Built) -> Iterator[Finding]:
+def _check_rows_fit_context(built: Built) -> Iterator[Finding]:
     """Report rows that are longer than the context of the base even once they are cut."""
     context = context_length(built.model.config.to_dict())
     sizes = {e.number: min(len(e.ids), built.cut or len(e.ids)) for e in built.examples}
@@ -230,7 +234,9 @@ def other_template(
     if theirs.chat_template:
         clock = list(find_clock(rows, tasks, theirs.chat_template, render))
     yield from clock
-    yield from _compare_with_template(built, theirs, rows) if "error" not in {one.severity for one in clock} else ()
+    yield from (
+        _check_rows_match_base_template(built, theirs, rows) if "error" not in {one.severity for one in clock} else ()
+    )
     if built.chat_template and theirs.chat_template:
         for messages in FIXTURES:
             one = _render_or_none(built.tokenizer, messages, stop_clock(built.chat_template))
@@ -255,7 +261,7 @@ def other_template(
         yield from find_unread([row for row in rows if row_messages(row)], str(theirs.chat_template), write)
 
 
-def _compare_with_template(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -> Iterator[Finding]:
+def _check_rows_match_base_template(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     """Compare the tokens of chat rows with what the base's template writes of each row as it was given."""
     examples = {e.number: e for e in reversed(built.examples)}  # of a pair the chosen answer, which comes first
     chats = [row for row in rows if row.number in examples and row_messages(row) and theirs.chat_template]
@@ -284,22 +290,22 @@ def find_unread(rows: Sequence[TrainingRow], template: str, write: Write) -> Ite
     """Yield the keys of chat rows that `write` does not read, and the answers of which it leaves out a part."""
     holders: dict[Key, list[tuple[TrainingRow, list[int]]]] = defaultdict(list)
     for row in rows:
-        for key, places in _find_places(row).items():
+        for key, places in _find_message_indexes_by_key(row).items():
             holders[key].append((row, places))
     for key, held in holders.items():
         marked = [one for one in held if key[0] == "content" and "</" in prompt_text(row_messages(one[0]))] or held
         sample = marked[:: max(1, len(marked) // RENDERED_ROWS)][:RENDERED_ROWS]
         tried = [(row, at) for row, places in sample for at in places][: 4 * RENDERED_ROWS]
-        if not (lost := [(row, at) for row, at in tried if not _is_rendered(row, at, key, write)]):
+        if not (lost := [(row, at) for row, at in tried if not _is_key_rendered(row, at, key, write)]):
             continue
-        learnt = any(_is_learnt(row, at) for row, at in lost)
+        learnt = any(_is_learnt_message(row, at) for row, at in lost)
         how: Severity = "warning" if learnt else "note"  # as thoughts are left out of a prompt
         if whole := len(lost) == len(tried) and key[0] != "content":
             what = f'{count_of_total(len(held), len(rows))}: the chat template does not render "{key[0]}"'
             fix = (
                 (SYSTEM if key[0] == "system" else OTHER_TEMPLATE_ADVICE)
                 if key[1]
-                else _suggest_remedy(*lost[0], key[0], template, write)
+                else _suggest_unrendered_key_remedy(*lost[0], key[0], template, write)
             )
             how = "note" if key[0] in SPARE else "error" if key[0] == "tool_calls" and learnt else "warning"
         else:
@@ -309,13 +315,13 @@ def find_unread(rows: Sequence[TrainingRow], template: str, write: Write) -> Ite
         yield Finding(how, what, evidence, fix, "keys", row_numbers(row for row, _ in (held if whole else lost)))
 
 
-def _find_places(row: TrainingRow) -> dict[Key, list[int]]:
+def _find_message_indexes_by_key(row: TrainingRow) -> dict[Key, list[int]]:
     """Return which messages of a chat row have a key that holds something, of contents the learnt; -1 is beside."""
     spared = {"role"} if PREFERENCE_COLUMNS & row.row.keys() else {"role"} | MASK_KEYS
     found: dict[Key, list[int]] = defaultdict(list)
     for at, message in enumerate(row_messages(row)):
         for key in (key for key, value in message.items() if key not in spared and value not in EMPTY_VALUES):
-            if key != "content" or (isinstance(message[key], str) and _is_learnt(row, at)):
+            if key != "content" or (isinstance(message[key], str) and _is_learnt_message(row, at)):
                 found[key, False].append(at)
     beside = [
         *chat.training_template_arguments(row.row),
@@ -324,12 +330,12 @@ def _find_places(row: TrainingRow) -> dict[Key, list[int]]:
     return found | {(key, True): [-1] for key in beside}
 
 
-def _is_learnt(row: TrainingRow, at: int) -> bool:
+def _is_learnt_message(row: TrainingRow, at: int) -> bool:
     asked = 0 if "messages" in row.row else len(row.row["prompt"])
     return at >= asked and row_messages(row)[at].get("role") == "assistant"
 
 
-def _is_rendered(row: TrainingRow, at: int, key: Key, write: Write) -> bool:
+def _is_key_rendered(row: TrainingRow, at: int, key: Key, write: Write) -> bool:
     """Return whether a row is written otherwise without a key; an answer, whether all but its white space is."""
     messages, given = row_messages(row), chat.training_template_arguments(row.row)
     if key == ("system", True):
@@ -346,7 +352,7 @@ def _is_rendered(row: TrainingRow, at: int, key: Key, write: Write) -> bool:
     return write([*messages[:at], bare, *messages[at + 1 :]], False, given) != text
 
 
-def _suggest_remedy(row: TrainingRow, at: int, key: str, template: str, write: Write) -> str:
+def _suggest_unrendered_key_remedy(row: TrainingRow, at: int, key: str, template: str, write: Write) -> str:
     """Return what to do about a key: to give it the template's own name, where one of those writes its value."""
     messages, given = row_messages(row), chat.training_template_arguments(row.row)
     bare, value = {k: v for k, v in messages[at].items() if k != key}, messages[at][key]
@@ -397,7 +403,7 @@ def documents_see_each_other(built: Built) -> Iterator[Finding]:
         return
 
 
-def _split_documents(built: Built) -> list[Example]:
+def _split_batches_into_examples(built: Built) -> list[Example]:
     """Cut collated batches into the rows they were made of: by padding, or where positions begin again."""
     found = []
     for batch in built.batches(MAX_BATCHES):
@@ -415,7 +421,7 @@ def _split_documents(built: Built) -> list[Example]:
     return found
 
 
-def _count_learnt(labels: Sequence[int]) -> int:
+def _count_learnt_labels(labels: Sequence[int]) -> int:
     return sum(label != IGNORED_LABEL for label in labels[1:])
 
 

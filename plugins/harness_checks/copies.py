@@ -46,10 +46,10 @@ def near_copies(tasks: Mapping[str, Task], suite: Suite) -> Iterator[Finding]:
         likeness = row_similarity(rows)
         copies = [i for i, most in enumerate(likeness.max(-1).tolist()) if most >= MIN_SIMILARITY]
         if len(copies) >= MIN_COPY_SHARE * len(rows):
-            yield _make_finding(loose, rows, likeness, copies, suite.header.alpha)
+            yield _make_near_copies_finding(loose, rows, likeness, copies, suite.header.alpha)
 
 
-def _make_finding(
+def _make_near_copies_finding(
     tasks: Sequence[Task], rows: Sequence[Sample], likeness: Any, copies: Sequence[int], alpha: float
 ) -> Finding:
     names = ", ".join(f'"{task.spec.name}"' for task in tasks)
@@ -57,7 +57,7 @@ def _make_finding(
     evidence = [f'row "{rows[i].id}" ~ row "{rows[j].id}": {quote_text(str(rows[i].question), 60)}' for i, j in pairs]
     what = f"{len(copies)} of {len(rows)} rows of {names} are near-copies of another row"
     ids = {task.spec.name: [rows[i].id for i in copies] for task in tasks}
-    if (alike := find_shared_column(rows, likeness, _list_known_columns(tasks))) is None:
+    if (alike := find_shared_column(rows, likeness, _list_input_and_target_columns(tasks))) is None:
         fix = "no column identifies what the copies share; add one to the data, and name it with cluster"
         return Finding("warning", f"{what}, and no column identifies their groups", evidence, fix, "", ids)
     rate = passing_rate(alike.groups, alpha)
@@ -68,7 +68,7 @@ def _make_finding(
     return Finding("warning", what, evidence, fix, "", ids)
 
 
-def _list_known_columns(tasks: Sequence[Task]) -> set[str]:
+def _list_input_and_target_columns(tasks: Sequence[Task]) -> set[str]:
     """Return the columns that are asked or wanted, and so make no groups."""
     named = {str(name) for task in tasks for name in task.spec.columns.values()}
     return named | {"input", "target", "text", "messages", "answer", "label", "gold", "choices"}

@@ -74,7 +74,7 @@ def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Findi
     found: dict[str, list[tuple[TrainingRow, list[PromptMismatch]]]] = defaultdict(list)
     for row in sample:
         ids = examples[row.number].ids if row.number in examples else ()
-        odd = list(_find_mismatches(tokens, row.row, ids, stop_clock(built.chat_template)))
+        odd = list(_iterate_prompt_mismatches(tokens, row.row, ids, stop_clock(built.chat_template)))
         for why in dict.fromkeys(one.why for one in odd):
             found[why].append((row, [one for one in odd if one.why == why]))
     causes = {
@@ -85,11 +85,11 @@ def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Findi
     for why, odd_rows in found.items():
         if len(odd_rows) > MAX_MISMATCH_SHARE * len(sample):
             evidence = [f"{name_row(row, rows)}: {odd[0].evidence}" for row, odd in odd_rows]
-            fix = _suggest_remedy(why, [one for _, odd in odd_rows for one in odd], odd_rows[0][0])
+            fix = _suggest_mismatch_remedy(why, [one for _, odd in odd_rows for one in odd], odd_rows[0][0])
             yield Finding("error", f"{len(odd_rows)} of {len(sample)} rows: {causes[why]}", evidence, fix)
 
 
-def _suggest_remedy(why: str, odd: Sequence[PromptMismatch], row: TrainingRow) -> str:
+def _suggest_mismatch_remedy(why: str, odd: Sequence[PromptMismatch], row: TrainingRow) -> str:
     if why == TEMPLATE_KIND:
         return FIX_TEMPLATE if any(one.last for one in odd) else LAST_ALONE
     if why == TRAINER:
@@ -98,7 +98,7 @@ def _suggest_remedy(why: str, odd: Sequence[PromptMismatch], row: TrainingRow) -
     return MOVE_SPACE if is_text else "strip white space from the beginning of the answers"
 
 
-def _find_mismatches(
+def _iterate_prompt_mismatches(
     tokens: ModelTokenizer, row: Mapping[str, Any], ids: Sequence[int], template: str | None
 ) -> Iterator[PromptMismatch]:
     """Yield the answers of a training row whose prompt does not begin it."""
@@ -110,15 +110,17 @@ def _find_mismatches(
                 yield PromptMismatch(SPANS, True, quote_text(row["prompt"][-30:] + "|" + text[:20], 60))
             elif ids and list(ids[: len(context)]) != context:
                 yield PromptMismatch(
-                    TRAINER, True, _quote_differing_tokens(tokens, {"generation opens": context, "trained": ids})
+                    TRAINER,
+                    True,
+                    _quote_tokens_where_they_differ(tokens, {"generation opens": context, "trained": ids}),
                 )
         return
     prompt = row["messages"] if "messages" in row else row["prompt"]
     for answer in answers or [[]]:
-        yield from _find_turn_mismatches(tokens, [*prompt, *answer], len(prompt) if answer else 1, row, template)
+        yield from _iterate_turn_mismatches(tokens, [*prompt, *answer], len(prompt) if answer else 1, row, template)
 
 
-def _find_turn_mismatches(
+def _iterate_turn_mismatches(
     tokens: ModelTokenizer, turns: Sequence[Any], first: int, row: Mapping[str, Any], template: str | None
 ) -> Iterator[PromptMismatch]:
     """Yield the learnt answers of a conversation, from turn `first` on, whose prompt does not begin it."""
@@ -137,7 +139,7 @@ def _find_turn_mismatches(
         last, begin = at == learnt[-1], len(opened)
         if not whole.startswith(opened):
             texts = {"generation opens": opened, "trained": whole}
-            yield PromptMismatch(TEMPLATE_KIND, last, f"message {at + 1}: {_quote_differing_texts(texts)}")
+            yield PromptMismatch(TEMPLATE_KIND, last, f"message {at + 1}: {_quote_texts_where_they_differ(texts)}")
             continue
         context, natural = tokens.encode_texts([opened, whole], [True, True])
         if natural[: len(context)] != context:
@@ -157,14 +159,18 @@ def scored_otherwise(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Find
     folder = Path(base.path)
     if not any((folder / f"tokenizer{end}.json").is_file() for end in ("", "_config")):
         return
-    own = {name: pairs for name, task in tasks.items() if not task.brings_rows and (pairs := _list_scored_pairs(task))}
+    own = {
+        name: pairs for name, task in tasks.items() if not task.brings_rows and (pairs := _sample_scored_answers(task))
+    }
     try:
         tokens = ModelTokenizer.of(str(folder)) if own else None
     except UsageError:
         return  # the loader says so, of a model that it reads with it
     for name, pairs in own.items():
         assert tokens
-        found = [(sample.id, one) for sample, text in pairs for one in _compare_encodings(tokens, sample, text)]
+        found = [
+            (sample.id, one) for sample, text in pairs for one in _iterate_scoring_mismatches(tokens, sample, text)
+        ]
         for why, what, fix, kind in (
             (TEMPLATE_KIND, "are scored on other tokens than the chat template trains on", FIX_TEMPLATE, ""),
             (WHITE_SPACE_KIND, "the chat template strips white space from answers, which is scored", TRIM, ""),
@@ -179,7 +185,7 @@ def scored_otherwise(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Find
                 yield Finding(level, f'"{name}": {rows}: {what}', [*lines.values()][::-1], fix, kind, {name: [*lines]})
 
 
-def _compare_encodings(tokens: ModelTokenizer, sample: Sample, text: str) -> Iterator[PromptMismatch]:
+def _iterate_scoring_mismatches(tokens: ModelTokenizer, sample: Sample, text: str) -> Iterator[PromptMismatch]:
     """Yield how an answer is scored otherwise than it would be trained on, or that a token spans its beginning."""
     try:
         [(context, answer)], [opened] = (
@@ -208,10 +214,10 @@ def _compare_encodings(tokens: ModelTokenizer, sample: Sample, text: str) -> Ite
             if whole.startswith(prompt + part)
         ]
         why = next(iter(starts), TEMPLATE_KIND)
-        yield PromptMismatch(why, True, _quote_differing_tokens(tokens, shown))
+        yield PromptMismatch(why, True, _quote_tokens_where_they_differ(tokens, shown))
 
 
-def _list_scored_pairs(task: Task) -> list[tuple[Sample, str]]:
+def _sample_scored_answers(task: Task) -> list[tuple[Sample, str]]:
     """Return a few samples of an evaluation with the answers that it scores, or that are to be generated."""
     asked = [s for s in task.samples or () if s.input]
     samples = asked[:: max(1, len(asked) // SCORED_ROWS)][:SCORED_ROWS]
@@ -266,13 +272,13 @@ def encode_training_row(encoder: RowEncoder, row: Mapping[str, Any]) -> list[int
     )[0].ids
 
 
-def _quote_differing_texts(texts: Mapping[str, str]) -> str:
+def _quote_texts_where_they_differ(texts: Mapping[str, str]) -> str:
     one, two = texts.values()
     start = max(0, encoding.shared_length(one, two) - SHOWN_CHARS)
     return ", ".join(f"{name} {quote_text(text[start : start + 3 * SHOWN_CHARS], 60)}" for name, text in texts.items())
 
 
-def _quote_differing_tokens(tokens: ModelTokenizer, lists: Mapping[str, Sequence[int]]) -> str:
+def _quote_tokens_where_they_differ(tokens: ModelTokenizer, lists: Mapping[str, Sequence[int]]) -> str:
     """Return lists of tokens by name, around the place where the first two part."""
     one, two, *_ = lists.values()
     start = max(0, encoding.shared_length(one, two) - SHOWN_TOKENS)

@@ -41,10 +41,14 @@ def compare_frames(rows: Sequence[TrainingRow], tasks: Mapping[str, Any], write:
         theirs = {n: found for n, found in alike.items() if found}
         if ours and theirs:
             if is_chat:
-                yield from _report_aspect("system", "system message", system_message, ours, theirs)
-                flags = list(_report_aspect("arguments", "template arguments", _format_arguments, ours, theirs))
-                yield from flags if flags and _do_arguments_matter(rows, theirs, write) else ()
-            yield from _report_frames(ours, theirs)
+                yield from _check_aspect_matches_evaluations("system", "system message", system_message, ours, theirs)
+                flags = list(
+                    _check_aspect_matches_evaluations(
+                        "arguments", "template arguments", _format_template_arguments, ours, theirs
+                    )
+                )
+                yield from flags if flags and _do_arguments_change_prompts(rows, theirs, write) else ()
+            yield from _check_question_frames_match(ours, theirs)
 
 
 def find_frame(texts: Sequence[str]) -> Frame:
@@ -56,8 +60,8 @@ def find_frame(texts: Sequence[str]) -> Frame:
     if len(texts) < MIN_PROMPTS or len(set(texts)) < MIN_PROMPTS:
         return Frame("", "")
     texts = texts[:: max(1, len(texts) // COMPARED)]
-    before = _find_shared_beginning([text[:MAX_FRAME_CHARS] for text in texts])
-    after = _find_shared_beginning([text[-MAX_FRAME_CHARS:][::-1] for text in texts])[::-1]
+    before = _find_most_common_prefix([text[:MAX_FRAME_CHARS] for text in texts])
+    after = _find_most_common_prefix([text[-MAX_FRAME_CHARS:][::-1] for text in texts])[::-1]
     head = max(before.rfind("\n"), *(before.rfind(end) for end in FRAME_END_CHARACTERS)) + 1
     line, words = after.find("\n"), after.split()
     if line >= 0:
@@ -88,13 +92,13 @@ def training_prompt(row: TrainingRow) -> Prompt:
     return chat.join_arguments(good, chat.training_template_arguments(row.row)) if len(good) == len(prompt) else ""
 
 
-def _format_arguments(prompt: Prompt) -> str | None:
+def _format_template_arguments(prompt: Prompt) -> str | None:
     given = chat.split_arguments(prompt)[1] if isinstance(prompt, list) else {}
     given |= {chat.TOOLS: "…"} if chat.TOOLS in given else {}  # which tools there are is a part of the question
     return json.dumps(given, sort_keys=True, default=str) if given else None
 
 
-def _report_aspect(
+def _check_aspect_matches_evaluations(
     kind: str, what: str, of: Aspect, trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]
 ) -> Iterator[Finding]:
     """Yield a flag where no evaluation has what training has: the value, or where values vary, one at all."""
@@ -112,13 +116,15 @@ def _report_aspect(
     yield Finding("warning", line, (), "use the form in which the model will be used in both", kind)
 
 
-def _do_arguments_matter(rows: Sequence[TrainingRow], asked: Mapping[str, Sequence[Prompt]], write: Write) -> bool:
+def _do_arguments_change_prompts(
+    rows: Sequence[TrainingRow], asked: Mapping[str, Sequence[Prompt]], write: Write
+) -> bool:
     """Return whether a training row, asked with the arguments of an evaluation, is no beginning of what is trained on.
 
     Arguments may differ and the text be the same: a template may write an empty thought into every answer.
     """
     given = {
-        _format_arguments(p): chat.split_arguments(p)[1]
+        _format_template_arguments(p): chat.split_arguments(p)[1]
         for several in asked.values()
         for p in several
         if isinstance(p, list)
@@ -142,12 +148,15 @@ def row_messages(row: TrainingRow) -> list[Any]:
     return [*asked, *(answered if isinstance(answered, list) else [])] if isinstance(asked, list) else []
 
 
-def _report_frames(trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]) -> Iterator[Finding]:
+def _check_question_frames_match(trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]) -> Iterator[Finding]:
     """Yield a flag where what stands around the questions of one side stands around none of the other's."""
     ours = [last_question(p) for p in trained]
     frame, theirs = find_frame(ours), {name: [last_question(p) for p in prompts] for name, prompts in asked.items()}
     frames = {name: find_frame(texts) for name, texts in theirs.items()}
-    if all(_do_texts_lack(texts, frame) or _do_texts_lack(ours, frames[name]) for name, texts in theirs.items()):
+    if all(
+        _do_most_texts_lack_frame(texts, frame) or _do_most_texts_lack_frame(ours, frames[name])
+        for name, texts in theirs.items()
+    ):
         one, other = (f"{quote_text(a, 40)} and {quote_text(b, 40)}" for a, b in (frame, next(iter(frames.values()))))
         line = f"questions are between {one} in training, but between {other} in evaluation"
         yield Finding(
@@ -159,13 +168,13 @@ def _report_frames(trained: Sequence[Prompt], asked: Mapping[str, Sequence[Promp
         )
 
 
-def _do_texts_lack(texts: Sequence[str], frame: tuple[str, str]) -> bool:
+def _do_most_texts_lack_frame(texts: Sequence[str], frame: tuple[str, str]) -> bool:
     """Return whether next to none of some texts has a frame, or one half of it."""
     halves = [text.startswith(frame[0]) for text in texts], [text.endswith(frame[1]) for text in texts]
     return any(sum(half) < RARE * len(texts) for half in halves)
 
 
-def _find_shared_beginning(texts: Sequence[str]) -> str:
+def _find_most_common_prefix(texts: Sequence[str]) -> str:
     """Return the longest beginning that nearly all texts have."""
     found, left = "", list(texts)
     while left:

@@ -31,7 +31,7 @@ def find_label_leak(
     for column in template_columns(task.spec.template) if task.spec.template else []:
         values = [str(s.row.get(column, "")).strip() for s in rows]
         wanted = [targets[s.id].strip() for s in rows]
-        if _does_column_tell(values, wanted):
+        if _does_column_predict_labels(values, wanted):
             lines = {
                 s.id: f"{quote_text(v, 30)} → {quote_text(t, 30)}" for s, v, t in zip(rows, values, wanted, strict=True)
             }
@@ -49,7 +49,7 @@ def find_label_leak(
     return ("warning", "the label is in its own prompt", found) if len(found) >= MIN_AGREEMENT * len(rows) else None
 
 
-def _does_column_tell(values: Sequence[str], wanted: Sequence[str]) -> bool:
+def _does_column_predict_labels(values: Sequence[str], wanted: Sequence[str]) -> bool:
     """Return whether few values of a column tell the labels of nearly all rows."""
     by_value: dict[str, Counter[str]] = defaultdict(Counter)
     for value, label in zip(values, wanted, strict=True):

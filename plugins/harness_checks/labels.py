@@ -49,7 +49,9 @@ def unreachable(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Finding]:
         stops, most = [stop for stop in given["stop"] if stop], given["max_new_tokens"]
         inside = {s.id: next((x for x in stops if all(x in text for text in texts)), None) for s, texts in rows}
         stopped = {i: f"contains the stop string {json.dumps(stop)}" for i, stop in inside.items() if stop}
-        sizes = _count_target_tokens([(s, texts) for s, texts in rows if s.id not in stopped], most, Path(base.path))
+        sizes = _find_targets_over_token_limit(
+            [(s, texts) for s, texts in rows if s.id not in stopped], most, Path(base.path)
+        )
         long = {i: f"takes {size} tokens of max_new_tokens = {most}" for i, size in sizes.items()}
         for kind, why, fix in (("stop", stopped, "stop = []"), ("long", long, "raise max_new_tokens")):
             if why:
@@ -62,7 +64,7 @@ def unreachable(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Finding]:
                 yield Finding("error" if spoilt else "warning", what, lines, fix, kind, {name: [*why]})
 
 
-def _count_target_tokens(rows: list[tuple[Sample, list[str]]], most: int, folder: Path) -> dict[str, int]:
+def _find_targets_over_token_limit(rows: list[tuple[Sample, list[str]]], most: int, folder: Path) -> dict[str, int]:
     """Return the tokens of the shortest target of each row, where they are more than an answer may have."""
     pairs = [(s, text) for s, texts in rows if min(len(t.encode()) for t in texts) > most for text in texts]
     if not pairs or not (folder / "tokenizer_config.json").is_file():
@@ -122,7 +124,7 @@ def shares(rows: list[TrainingRow], tasks: Mapping[str, Task], gates: Sequence[G
             yield Finding(
                 "warning", what, (), "shuffle the rows first: they may be sorted by label and then sliced", "one"
             )
-        yield from _find_odd_labels(where, +found)
+        yield from _check_label_spelling(where, +found)
     said = Counter(row.answer.strip() for row in rows if not row.row.get(HELD_OUT))
     for name, found in labels.items():
         top = found.most_common(1)[0][1] / found.total()
@@ -140,7 +142,7 @@ def shares(rows: list[TrainingRow], tasks: Mapping[str, Task], gates: Sequence[G
                 yield Finding("warning", what, (), "raise min, or compare with the base (versus)", "constant")
 
 
-def _find_odd_labels(where: str, labels: Counter[str]) -> Iterator[Finding]:
+def _check_label_spelling(where: str, labels: Counter[str]) -> Iterator[Finding]:
     """Yield labels that others only spell in another way, and those that are written for a missing value."""
     spelt: dict[str, list[str]] = {}
     for label, _ in labels.most_common():
@@ -154,14 +156,14 @@ def _find_odd_labels(where: str, labels: Counter[str]) -> Iterator[Finding]:
         yield Finding("warning", what, (), "remove these rows, or give the label another name", "missing")
 
 
-def _count_labels(answers: Iterable[str]) -> Counter[str]:
+def _count_if_few_labels(answers: Iterable[str]) -> Counter[str]:
     """Return how often each label stands there; nothing where the answers are none."""
     found = Counter(text for answer in answers if (text := answer.strip()))
     return found if found.total() >= FEWEST and len(found) <= min(MOST, found.total() / 2) else Counter()
 
 
 def _count_trained_labels(rows: Sequence[TrainingRow]) -> Counter[str]:
-    return _count_labels(
+    return _count_if_few_labels(
         row.answer for row in rows if not row.row.get(HELD_OUT) and not PREFERENCE_COLUMNS & row.row.keys()
     )
 
@@ -172,13 +174,13 @@ def _count_expected_labels(task: Task) -> Counter[str]:
     if task.brings_rows or about.use not in METRICS:
         return Counter()
     if about.use != "multiple_choice":
-        return _count_labels(target for s in samples for target in s.targets[:1])
+        return _count_if_few_labels(target for s in samples for target in s.targets[:1])
     given, gold = (about.options.get(name, name) for name in ("choices", "gold"))
     every: list[Any] = [given if isinstance(given, list) else s.row.get(given) for s in samples]
     if not all(isinstance(some, list) and {*some} == {*every[0]} for some in every):
         return Counter()
     said = [(str(s.row.get(gold, s.target)), some) for s, some in zip(samples, every, strict=True)]
-    found = _count_labels(some[int(a)] if a.isdecimal() and a not in some else a for a, some in said)
+    found = _count_if_few_labels(some[int(a)] if a.isdecimal() and a not in some else a for a, some in said)
     return Counter({**dict.fromkeys(every[0], 0), **found}) if found else found
 
 

@@ -63,22 +63,22 @@ def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> I
         chosen = () if group[0].select == group[0].samples else group[0].select  # --select evaluates those
         evaluated, selected = (texts_of_samples(some or ()) for some in (group[0].samples, chosen))
         for asked, split in ((evaluated, ""), (selected, "the select split of ")):
-            yield from _compare_rows("training data", training, group, asked, split)
-            yield from _compare_rows("validation data", held_out, group, asked, split)
-        yield from _compare_rows("select split", selected, group, evaluated)
-        yield from _compare_groups(rows, group)
+            yield from _check_overlap("training data", training, group, asked, split)
+            yield from _check_overlap("validation data", held_out, group, asked, split)
+        yield from _check_overlap("select split", selected, group, evaluated)
+        yield from _check_clusters_in_training(rows, group)
         most = max((s.shots or 0 for s in suite.subjects.values()), default=0)
         if group[0].shots and most and group[0].spec.fewshot_data:
             shots = choose_shots(group[0].shots, most, suite.header.seed)
-            yield from _compare_rows("few-shot examples", texts_of_samples(shots), group, evaluated)
+            yield from _check_overlap("few-shot examples", texts_of_samples(shots), group, evaluated)
     for chosen_by, confirmed in product(tasks_by_data(tasks), repeat=2):
         words = zip(("select", "confirm"), (chosen_by, confirmed), strict=True)
         if all(any(word in f"{t.spec.name} {t.spec.data}" for t in group) for word, group in words):
             ours, theirs = (texts_of_samples(group[0].samples or ()) for group in (chosen_by, confirmed))
-            yield from _compare_rows(f'data of "{chosen_by[0].spec.name}"', ours, confirmed, theirs)
+            yield from _check_overlap(f'data of "{chosen_by[0].spec.name}"', ours, confirmed, theirs)
 
 
-def _compare_rows(
+def _check_overlap(
     source: str,
     training: Sequence[ComparableRow],
     group: Sequence[Task],
@@ -88,15 +88,15 @@ def _compare_rows(
     if not training or not evaluated:
         return
     names = ", ".join(f'"{t.spec.name}"' for t in group)
-    exact = _find_exact(training, evaluated)
+    exact = _match_rows_by_exact_key(training, evaluated)
     rest = [i for i in range(len(evaluated)) if i not in exact]
     others, vocabulary = [evaluated[i] for i in rest], dict[str, int]()
-    one, two = _encode_rows(training, vocabulary), _encode_rows(others, vocabulary)
-    is_pair = _make_pair_test(training, others)
+    one, two = _hash_row_words(training, vocabulary), _hash_row_words(others, vocabulary)
+    is_pair = _make_minimal_pair_test(training, others)
     by_inside, by_cover, by_near = (
-        _find_contained(training, others, one, vocabulary, is_pair),
-        _find_covered(one, two, is_pair),
-        _find_similar(one, two, is_pair),
+        _match_rows_containing_questions(training, others, one, vocabulary, is_pair),
+        _match_rows_by_ngram_coverage(one, two, is_pair),
+        _match_rows_by_jaccard(one, two, is_pair),
     )  # fmt: skip
     covered, near = by_cover[0], {i: hit for i, hit in by_near[0].items() if i not in by_cover[0]}
     inside = {i: hit for i, hit in by_inside[0].items() if i not in covered}
@@ -132,7 +132,7 @@ def _compare_rows(
             yield Finding(severity, line, evidence, "" if kind == "pair" else fix, kind, flagged)
 
 
-def _make_pair_test(training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow]) -> IsPair:
+def _make_minimal_pair_test(training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow]) -> IsPair:
     """Return a test whether two rows, alike but not equal, want answers that differ, both short or of few."""
     few = len({row.answer for row in evaluated}) <= min(FEW_ANSWERS, len(evaluated) / 2)
 
@@ -140,17 +140,17 @@ def _make_pair_test(training: Sequence[ComparableRow], evaluated: Sequence[Compa
         ours, theirs = training[j].answer, evaluated[i].answer
         if not ours or not theirs or not (few or max(len(ours), len(theirs)) <= SHORT_ANSWER):
             return False
-        return not (_contains_words(ours, theirs) or _contains_words(theirs, ours))
+        return not (_contains_word_sequence(ours, theirs) or _contains_word_sequence(theirs, ours))
 
     return is_pair
 
 
-def _contains_words(whole: Sequence[str], part: Sequence[str]) -> bool:
+def _contains_word_sequence(whole: Sequence[str], part: Sequence[str]) -> bool:
     """Return whether words stand in others, one after the other."""
     return any(whole[k : k + len(part)] == part for k in range(len(whole) - len(part) + 1))
 
 
-def _find_exact(training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow]) -> dict[int, int]:
+def _match_rows_by_exact_key(training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow]) -> dict[int, int]:
     """Return evaluated row -> training row, where one has a key of the other, or its bare question."""
     backwards = list(enumerate(training))[::-1]  # so that of several rows with a key the first is kept
     seen = {key: j for j, text in backwards for key in text.keys}
@@ -205,7 +205,7 @@ class HashedWords:
         return hashes[inside], text[inside]
 
 
-def _find_contained(
+def _match_rows_containing_questions(
     training: Sequence[ComparableRow],
     evaluated: Sequence[ComparableRow],
     ours: HashedWords,
@@ -226,23 +226,24 @@ def _find_contained(
     split = [text.bare.split() if often[text.bare] <= most else [] for text in evaluated]
     asked = [i for i, words in enumerate(split) if count_words(words) >= INSIDE]
     hashes, text = ours.hash_ngrams(ANCHOR)
-    theirs, other = _encode_rows([ComparableRow("", "", (), split[i]) for i in asked], vocabulary).hash_ngrams(ANCHOR)
+    questions = [ComparableRow("", "", (), split[i]) for i in asked]
+    theirs, other = _hash_row_words(questions, vocabulary).hash_ngrams(ANCHOR)
     if not len(hashes) or not len(theirs):
         return {}, {}
-    hashes, text = _sort_grams(hashes, text, np.isin(hashes, theirs))
+    hashes, text = _select_grams_sorted_by_hash(hashes, text, np.isin(hashes, theirs))
     low, high = np.searchsorted(hashes, theirs, "left"), np.searchsorted(hashes, theirs, "right")
     starts = np.searchsorted(other, np.arange(len(asked) + 1))
     found, pairs = Hits(), Hits()
     for number, i in enumerate(asked):
         rarest = starts[number] + np.argmin((high - low)[starts[number] : starts[number + 1]])
         for j in dict.fromkeys(text[low[rarest] : high[rarest]].tolist()):
-            if i not in found and _compile_pattern(tuple(split[i])).search(normalize_text(training[j].whole)):
+            if i not in found and _compile_word_pattern(tuple(split[i])).search(normalize_text(training[j].whole)):
                 (pairs if is_pair(j, i) else found)[i] = (j, 1.0)
     return found, pairs
 
 
 @lru_cache(maxsize=1)
-def _compile_pattern(words: tuple[str, ...]) -> re.Pattern[str]:
+def _compile_word_pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     """Return what finds words one after the other, the last before the end of a sentence, a quotation or a line."""
     alone = [ALONE.fullmatch(word) is not None for word in words]
     parts = [re.escape(words[0])]
@@ -252,7 +253,7 @@ def _compile_pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"{before}{''.join(parts)}[*_`~ \t]*(?:[.?!:;)\]}}>\"'»”’…|\n\r。」』]|$)")
 
 
-def _encode_rows(texts: Sequence[ComparableRow], vocabulary: dict[str, int]) -> HashedWords:
+def _hash_row_words(texts: Sequence[ComparableRow], vocabulary: dict[str, int]) -> HashedWords:
     import numpy as np
 
     numbers = [vocabulary.setdefault(word, len(vocabulary)) for text in texts for word in text.words]
@@ -264,7 +265,7 @@ def _encode_rows(texts: Sequence[ComparableRow], vocabulary: dict[str, int]) -> 
     return HashedWords(mixed, starts, np.array([text.asked for text in texts], dtype=np.int64), unspaced)
 
 
-def _is_common(hashes: Any, rows: int) -> Callable[[Any], Any]:
+def _make_common_gram_test(hashes: Any, rows: int) -> Callable[[Any], Any]:
     """Return a test whether grams are a template's: counted in a table by their first bits, where few collide."""
     import numpy as np
 
@@ -274,7 +275,7 @@ def _is_common(hashes: Any, rows: int) -> Callable[[Any], Any]:
     return lambda some: table[(some >> shift).astype(np.int64)]
 
 
-def _find_covered(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tuple[Hits, Hits]:
+def _match_rows_by_ngram_coverage(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tuple[Hits, Hits]:
     """Return evaluated row -> training row with most of its sequences, and those of minimal pairs apart."""
     import numpy as np
 
@@ -282,9 +283,9 @@ def _find_covered(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tu
     others, other = theirs.hash_ngrams(GRAM_WORDS)
     if not len(others) or not len(hashes):
         return {}, {}
-    rare = ~_is_common(hashes, len(ours.prompts))(others)
+    rare = ~_make_common_gram_test(hashes, len(ours.prompts))(others)
     others, other = others[rare], other[rare]
-    hashes, text = _sort_grams(hashes, text, np.isin(hashes, others))
+    hashes, text = _select_grams_sorted_by_hash(hashes, text, np.isin(hashes, others))
     if not len(hashes):
         return {}, {}
     place = np.minimum(np.searchsorted(hashes, others), len(hashes) - 1)
@@ -300,7 +301,7 @@ def _find_covered(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tu
     return found, pairs
 
 
-def _find_similar(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tuple[Hits, Hits]:
+def _match_rows_by_jaccard(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tuple[Hits, Hits]:
     """Return the most similar training row of every row that has one, by the Jaccard index of their shingles.
 
     The second are minimal pairs.
@@ -311,10 +312,10 @@ def _find_similar(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tu
     others, other = theirs.shingles()
     if not len(hashes) or not len(others):
         return {}, {}
-    common = _is_common(hashes, len(ours.prompts))
-    others, other = _deduplicate_grams(others, other, ~common(others))
-    mine, whose = _deduplicate_grams(hashes, text, np.isin(hashes, others))
-    others, other = _sort_grams(others, other)
+    common = _make_common_gram_test(hashes, len(ours.prompts))
+    others, other = _select_distinct_grams_per_text(others, other, ~common(others))
+    mine, whose = _select_distinct_grams_per_text(hashes, text, np.isin(hashes, others))
+    others, other = _select_grams_sorted_by_hash(others, other)
     low, high = np.searchsorted(others, mine, "left"), np.searchsorted(others, mine, "right")
     repeats = high - low  # a training gram meets every evaluated row that has it
     offsets = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
@@ -335,13 +336,13 @@ def _find_similar(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tu
     return dict(sorted(found.items())), dict(sorted(pairs.items()))
 
 
-def _sort_grams(hashes: Any, text: Any, wanted: Any = slice(None)) -> tuple[Any, Any]:
+def _select_grams_sorted_by_hash(hashes: Any, text: Any, wanted: Any = slice(None)) -> tuple[Any, Any]:
     """Return the wanted grams, sorted by their hash."""
     order = hashes[wanted].argsort(kind="stable")
     return hashes[wanted][order], text[wanted][order]
 
 
-def _deduplicate_grams(hashes: Any, text: Any, wanted: Any) -> tuple[Any, Any]:
+def _select_distinct_grams_per_text(hashes: Any, text: Any, wanted: Any) -> tuple[Any, Any]:
     """Return the wanted grams, each once a text."""
     import numpy as np
 
@@ -353,13 +354,13 @@ def _deduplicate_grams(hashes: Any, text: Any, wanted: Any) -> tuple[Any, Any]:
     return hashes[first], text[first]
 
 
-def _compare_groups(rows: Sequence[TrainingRow], group: Sequence[Task]) -> Iterator[Finding]:
+def _check_clusters_in_training(rows: Sequence[TrainingRow], group: Sequence[Task]) -> Iterator[Finding]:
     """Compare the clusters of an evaluation with the same column of the training rows."""
     for column in dict.fromkeys(column for t in group for column in t.spec.clusters):
         there = [(str(row.raw[column]), row) for row in rows if row.raw.get(column) is not None]
         trained = dict(there[::-1])  # of several rows the first
         tasks = [t for t in group if column in t.spec.clusters]
-        clusters = {_find_cluster(s, tasks[0], column) for s in tasks[0].samples or ()}
+        clusters = {_find_row_cluster(s, tasks[0], column) for s in tasks[0].samples or ()}
         if shared := sorted(c for c in clusters if c in trained):
             mixed = len(shared) > MAX_SHARED_GROUPS * len(clusters)
             names = ", ".join(f'"{t.spec.name}"' for t in tasks)
@@ -367,13 +368,14 @@ def _compare_groups(rows: Sequence[TrainingRow], group: Sequence[Task]) -> Itera
             evidence = [f'{column} "{c}": training row {trained[c].number}' for c in shared]
             fix = f"split by {column}, so that the evaluation measures unseen clusters"
             ids = {
-                t.spec.name: [s.id for s in t.samples or () if _find_cluster(s, t, column) in trained] for t in tasks
+                t.spec.name: [s.id for s in t.samples or () if _find_row_cluster(s, t, column) in trained]
+                for t in tasks
             }
             ids |= row_numbers(row for cluster, row in there if cluster in shared)
             yield Finding("note" if mixed else "warning", what, evidence, fix, "group", ids)
 
 
-def _find_cluster(sample: Sample, task: Task, column: str) -> str | None:
+def _find_row_cluster(sample: Sample, task: Task, column: str) -> str | None:
     """Return the cluster of a row by one of the columns of its evaluation."""
     return sample.cluster if task.spec.clusters[0] == column else sample.second_cluster
 

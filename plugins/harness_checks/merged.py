@@ -79,13 +79,13 @@ def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iter
             after = new.get_tensor(name)
             if not torch.equal(old.get_tensor(name).to(after.dtype), after):
                 changed.add(name)
-    if plan := _plan_merge(Path(base.path), twin.adapter):
+    if plan := _plan_merge_or_none(Path(base.path), twin.adapter):
         wanted = plan.must_change
     else:  # what has the names of what the adapter adapts
         adapted = read_headers(twin.adapter, WEIGHTS)
         wanted = set(filter(None, (find_tensor(split_name(key)[0], there) for key in adapted)))
     whole = frozenset(plan.replaced if twin.quantization else plan.must_change) if plan else frozenset()
-    sums = _sum_tensors(plan, Path(base.path), Path(merged.path), whole)
+    sums = _sum_merge_errors_by_tensor(plan, Path(base.path), Path(merged.path), whole)
     if missing := sorted(name for name in wanted - changed if name not in sums or sums[name].moves):
         what = (
             f"{len(missing)} of {len(wanted)} adapted tensors are unchanged from the base in the merged model, limit 0"
@@ -116,14 +116,14 @@ def differs_from_adapter(
     texts = [*SAMPLE_TEXTS, *(row.prompt + row.answer for row in rows[:: max(1, len(rows) // ROWS)][:ROWS])]
     texts = [text[:400] for text in texts]
     exact = not (twin and twin.quantization)  # a 4-bit load rounds otherwise when it is widened
-    ours = _compute_distributions(load, merged, texts, exact)
+    ours = _compute_token_log_probs(load, merged, texts, exact)
     if ours is None:
         return
     if not all(row.isfinite().all() for row in ours):
         what = "logits of the merged model are not finite"
         yield Finding("error", what, (), "train again with a lower learning_rate", "finite")
         return
-    theirs = _compute_distributions(load, twin, texts, exact) if twin else None
+    theirs = _compute_token_log_probs(load, twin, texts, exact) if twin else None
     if theirs is None:
         return
     if any(p.shape != q.shape for p, q in zip(theirs, ours, strict=True)):
@@ -210,10 +210,10 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
     settings = [NEUTRAL_VALUES | dict(json.loads(p.read_text("utf-8")) if p.is_file() else {}) for p in paths]
     for name, found, kind in (
         ("tokenizer.json", compare_files(*folders), "tokenizer"),
-        ("config.json", _compare_configs(*folders), "config"),
+        ("config.json", _list_config_differences(*folders), "config"),
         (
             "generation_config.json",
-            list(json_differences(*(_drop_names(s, WRITTEN_KEYS) for s in settings))),
+            list(json_differences(*(_drop_keys_recursively(s, WRITTEN_KEYS) for s in settings))),
             "generation",
         ),
     ):
@@ -221,7 +221,7 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
             fix = f"copy {name} from the base, unless the change is intended"
             how: Severity = "warning" if kind == "generation" else "error"  # which nothing here obeys
             yield Finding(how, f"{name} differs from the base's", found, fix, kind)
-    if lost_parts := _list_dropped_parts(*folders):
+    if lost_parts := _list_dropped_modality_configs(*folders):
         what = f"the base reads more than text, but this model lacks {lost_parts[0]}"
         fix = "ship the harness's own merge, which keeps all of the base, unless only text is intended"
         yield Finding("warning", what, lost_parts[1:], fix, "text-only")
@@ -250,7 +250,7 @@ def never_stops(
     """
     if not (Path(base.path) / "config.json").is_file() or not (Path(base.path) / "tokenizer_config.json").is_file():
         return
-    before, after = _read_stop_tokens(Path(base.path)), _read_stop_tokens(Path(merged.path))
+    before, after = _read_eos_token_ids(Path(base.path)), _read_eos_token_ids(Path(merged.path))
     tokens = ModelTokenizer.of(merged.path)
     wanted = set(before)
     if any(isinstance(row.row.get("messages", row.row.get("prompt")), list) for row in rows):
@@ -282,7 +282,7 @@ def _count_embeddings(folder: Path) -> int:
         return int(harness_hf.build_skeleton(folder).get_input_embeddings().weight.shape[0])
 
 
-def _compute_distributions(
+def _compute_token_log_probs(
     load: Callable[..., Any], ref: ModelRef, texts: Sequence[str], exact: bool
 ) -> list[Any] | None:
     """Return log-probabilities of every place of every text; None from a subject that is no such model.
@@ -339,7 +339,7 @@ class _Sum:
         return f"{told}; error {self.error:.3g} times one rounding's, limit {MAX_ERROR_FACTOR}"
 
 
-def _plan_merge(base: Path, adapter: Path) -> Any:
+def _plan_merge_or_none(base: Path, adapter: Path) -> Any:
     """Return what a merge of an adapter does to each tensor, or None for one of a kind that is not merged here."""
     try:
         return harness_lora.make_plan(base, adapter, read_headers(base), None)
@@ -347,7 +347,7 @@ def _plan_merge(base: Path, adapter: Path) -> Any:
         return None
 
 
-def _sum_tensors(plan: Any, base: Path, merged: Path, names: Set[str]) -> dict[str, _Sum]:
+def _sum_merge_errors_by_tensor(plan: Any, base: Path, merged: Path, names: Set[str]) -> dict[str, _Sum]:
     """Add these of the adapted tensors up once more."""
     import torch
     from safetensors import safe_open
@@ -365,7 +365,7 @@ def _sum_tensors(plan: Any, base: Path, merged: Path, names: Set[str]) -> dict[s
     return found
 
 
-def _read_stop_tokens(folder: Path) -> set[int]:
+def _read_eos_token_ids(folder: Path) -> set[int]:
     """Return the tokens at which a server stops: generation_config.json's, and config.json's only without one."""
     for name in ("generation_config.json", "config.json"):
         try:
@@ -377,16 +377,16 @@ def _read_stop_tokens(folder: Path) -> set[int]:
     return set()
 
 
-def _compare_configs(before: Path, after: Path) -> list[str]:
+def _list_config_differences(before: Path, after: Path) -> list[str]:
     """Return how two config.json differ as transformers reads them; of a model of text alone, about the text."""
     with harness_hf.quiet_loading():
         configs = [harness_hf.load_config(folder) for folder in (before, after)]
-        if _list_dropped_parts(before, after):
+        if _list_dropped_modality_configs(before, after):
             configs = [config.get_text_config() for config in configs]
-    return list(json_differences(*(_drop_names(config.to_dict(), STORED_KEYS) for config in configs)))
+    return list(json_differences(*(_drop_keys_recursively(config.to_dict(), STORED_KEYS) for config in configs)))
 
 
-def _list_dropped_parts(before: Path, after: Path) -> list[str]:
+def _list_dropped_modality_configs(before: Path, after: Path) -> list[str]:
     """Return the parts beside the text of a base that a model of text alone has not, such as "vision_config"."""
     with harness_hf.quiet_loading():
         one, two = (harness_hf.load_config(folder) for folder in (before, after))
@@ -395,8 +395,8 @@ def _list_dropped_parts(before: Path, after: Path) -> list[str]:
     return [name for name in one.sub_configs if name != "text_config" and getattr(one, name, None) is not None]
 
 
-def _drop_names(value: Any, names: set[str]) -> Any:
+def _drop_keys_recursively(value: Any, names: set[str]) -> Any:
     """Leave names out of a dictionary, and of those in it."""
     if not isinstance(value, Mapping):
         return value
-    return {str(key): _drop_names(part, names) for key, part in value.items() if key not in names}
+    return {str(key): _drop_keys_recursively(part, names) for key, part in value.items() if key not in names}

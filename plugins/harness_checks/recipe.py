@@ -85,7 +85,7 @@ def untrained_ends(built: Built, base: ModelRef, suite: Suite) -> Iterator[Findi
         return
     learnt = [[x for x in e.labels if x != IGNORED_LABEL][-TAIL_TOKENS:] for e in built.examples]
     ends = {x for last in learnt for x in last} & ModelTokenizer(built.tokenizer).stop_ids
-    if zeros := [i for i in sorted(ends) if _is_zero(Path(base.path), names, i)]:
+    if zeros := [i for i in sorted(ends) if _is_token_row_zero(Path(base.path), names, i)]:
         marks = ", ".join(f'"{built.tokenizer.convert_ids_to_tokens(i)}"' for i in zeros)
         what = f"rows end with {marks}, which the base cannot generate: its row of the output embeddings is zero"
         yield Finding(
@@ -118,7 +118,7 @@ def adapter_options(suite: Suite) -> Mapping[str, Any] | None:
     return suite.adapter.options if suite.adapter.use != "none" else None
 
 
-def _is_zero(folder: Path, names: set[str], token: int) -> bool:
+def _is_token_row_zero(folder: Path, names: set[str], token: int) -> bool:
     """Return whether the row of a token is zeros in the first of some tensors that a folder's files have."""
     from safetensors import safe_open
 

@@ -33,19 +33,19 @@ def ineffective_recipe(built: Built, suite: Suite) -> Iterator[Finding]:
     steps = _count_steps(built)
     if 0 < steps < LEAST_STEPS:
         yield Finding("warning", f"the training has {steps} steps", fix="raise num_train_epochs or max_steps")
-    elif (rates := _compute_rates(config, steps)) and max(rates) > 0:
+    elif (rates := _compute_learning_rate_schedule(config, steps)) and max(rates) > 0:
         high = sum(rate > TENTH * max(rates) for rate in rates)
         if high < HALF * len(rates):
             what = f"learning_rate is above a tenth of its peak in only {high} of {len(rates)} steps"
             yield Finding("warning", what, (), "change lr_scheduler_type or lr_scheduler_kwargs")
-    for what, fix in _find_extremes(config, suite):
+    for what, fix in _iterate_extreme_options(config, suite):
         yield Finding("warning", what, (), fix)
     beta = getattr(config, "beta", None)
     if suite.train and suite.train.use in ("dpo", "kto") and beta == 0:
         yield Finding("error", "beta is 0: the loss has no gradient", (), "start with 0.1")
 
 
-def _find_extremes(config: Any, suite: Suite) -> Iterator[tuple[str, str]]:
+def _iterate_extreme_options(config: Any, suite: Suite) -> Iterator[tuple[str, str]]:
     """Yield options that are far from what works, and what works."""
     adapter: Mapping[str, Any] = suite.adapter.options if suite.adapter else {}
     rate, name = getattr(config, "learning_rate", 0.0), str(getattr(config, "optim", "")).rpartition(".")[2].lower()
@@ -88,7 +88,7 @@ def _count_steps(built: Built) -> int:
     return math.ceil(rows / size * getattr(config, "num_train_epochs", 0)) if size else 0
 
 
-def _compute_rates(config: Any, steps: int) -> list[float]:
+def _compute_learning_rate_schedule(config: Any, steps: int) -> list[float]:
     """Return the learning rate of every step; nothing where the schedule depends on more than the step."""
     import torch
     from transformers import get_scheduler

@@ -29,7 +29,9 @@ def did_not_move(adapter: ModelRef) -> Iterator[Finding]:
     """
     if adapter.adapter is None:
         return  # M2 compares a whole model with its base
-    matrices = {name: t for name, t in _iterate_tensors(adapter) if "lora_B" in name or "lora_embedding_B" in name}
+    matrices = {
+        name: t for name, t in _iterate_trained_tensors(adapter) if "lora_B" in name or "lora_embedding_B" in name
+    }
     if still := [name for name, tensor in matrices.items() if not tensor.any()]:
         what = f"{len(still)} of {len(matrices)} adapted modules did not change: their lora_B is zero"
         yield Finding(
@@ -49,7 +51,7 @@ def not_finite(adapter: ModelRef) -> Iterator[Finding]:
     """
     import torch
 
-    for name, tensor in _iterate_tensors(adapter):
+    for name, tensor in _iterate_trained_tensors(adapter):
         if bad := int((~torch.isfinite(tensor)).sum()):
             what = f'"{name}": {bad} of {tensor.numel()} weights are not finite'
             yield Finding("error", what, (), "lower learning_rate, or look for damaged rows")
@@ -123,7 +125,8 @@ def saved_otherwise(adapter: ModelRef) -> Iterator[Finding]:
     import torch
 
     bits = (
-        (name, tensor.contiguous().view(-1).view(torch.uint8).numpy()) for name, tensor in _iterate_tensors(adapter)
+        (name, tensor.contiguous().view(-1).view(torch.uint8).numpy())
+        for name, tensor in _iterate_trained_tensors(adapter)
     )
     found = {name: hashlib.sha256(data).hexdigest() for name, data in bits}
     if odd := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
@@ -177,7 +180,7 @@ def another_base(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
         yield Finding("note", told)
 
 
-def _iterate_tensors(adapter: ModelRef) -> Iterator[tuple[str, Any]]:
+def _iterate_trained_tensors(adapter: ModelRef) -> Iterator[tuple[str, Any]]:
     """Yield the tensors of an adapter, or of a whole model, one at a time."""
     from safetensors import safe_open
 

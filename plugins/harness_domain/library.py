@@ -24,7 +24,7 @@ RECALL_WEIGHT = 2.0  # how many times recall weighs what precision weighs
 Counts = tuple[tuple[int, int, int], ...]  # per order: n-grams of the answer, of the target, shared
 
 
-def _choose_metrics(options: Mapping[str, Any]) -> list[Metric]:
+def _make_evaluate_metric(options: Mapping[str, Any]) -> list[Metric]:
     """Return the metric that a suite's table asks for; light, since collection calls it."""
     metric = str(options.get("metric", ""))
     name = str(options.get("key") or PurePath(metric.removeprefix(LOCAL_PREFIX)).stem)
@@ -35,7 +35,7 @@ def _choose_metrics(options: Mapping[str, Any]) -> list[Metric]:
     return [Metric(name, options.get("better", "higher"), "other", combined)]
 
 
-@evaluator(metrics_for=_choose_metrics, needs=lambda options: ("evaluate",))
+@evaluator(metrics_for=_make_evaluate_metric, needs=lambda options: ("evaluate",))
 def hf_metric(
     subject: Subject, samples: Sequence[Sample], *,
     metric: str, key: str | None = None, better: Literal["higher", "lower"] = "higher",
@@ -53,7 +53,7 @@ def hf_metric(
     rows drawn, in a bootstrap), and over `labels` where that option names them. Raises UsageError when it cannot be
     loaded, and on a row without a target.
     """
-    module = _load_metric(metric)  # before anything slow
+    module = _load_local_or_evaluate_metric(metric)  # before anything slow
     found: Iterator[tuple[str | None, dict[str, Any]]]
     if choices is None:
         wanted = [require_targets(s) for s in samples]
@@ -64,7 +64,11 @@ def hf_metric(
         scores = multiple_choice(subject, samples, choices=choices, gold=gold)
         found = ((score.answer, dict(score.details)) for score in scores)
     classes = sorted({t.strip() for some in wanted for t in some})
-    known = {"classes": classes} if _find_target_type(module).startswith("int") and len(classes) <= MOST_CLASSES else {}
+    known = (
+        {"classes": classes}
+        if _find_single_target_dtype(module).startswith("int") and len(classes) <= MOST_CLASSES
+        else {}
+    )
     for sample, targets, (said, details) in zip(samples, wanted, found, strict=True):
         note = json.dumps({"targets": targets, **known}, ensure_ascii=False)
         yield Score(sample.id, {}, answer=said, note=note, details=details)
@@ -76,13 +80,13 @@ def compute_metric(scores: Sequence[Score], *, metric: str, key: str, options: M
     NaN when a row has no answer, and when the metric refuses them, such as words where it wants numbers. Raises
     UsageError when it fails on the options, and when its result has no number under `key`.
     """
-    module, answers = _load_metric(metric), [s.answer for s in scores if s.answer is not None]
+    module, answers = _load_local_or_evaluate_metric(metric), [s.answer for s in scores if s.answer is not None]
     if len(answers) < len(scores):
         return math.nan
     notes = [json.loads(s.note or "{}") for s in scores]
     classes = {c for note in notes for c in note.get("classes", ())}
     try:
-        inputs = _make_inputs(module, metric, answers, [note["targets"] for note in notes], classes)
+        inputs = _convert_to_metric_inputs(module, metric, answers, [note["targets"] for note in notes], classes)
         result = module.compute(**inputs, **options)
     except ValueError:
         return math.nan
@@ -94,11 +98,11 @@ def compute_metric(scores: Sequence[Score], *, metric: str, key: str, options: M
     return float(result[key])
 
 
-def _make_inputs(
+def _convert_to_metric_inputs(
     module: Any, metric: str, answers: list[str], targets: list[list[str]], classes: set[str]
 ) -> dict[str, list[Any]]:
     """Shape answers and targets as the metric declares them: texts, lists of texts, class numbers or numbers."""
-    if not (kind := _find_target_type(module)):
+    if not (kind := _find_single_target_dtype(module)):
         return {"predictions": answers, "references": targets}
     if any(len(t) > 1 for t in targets):
         raise UsageError(f'metric "{metric}": needs exactly one target per row; use another metric, or one target')
@@ -115,7 +119,7 @@ def _make_inputs(
     return {"predictions": answers, "references": single}
 
 
-def _find_target_type(module: Any) -> str:
+def _find_single_target_dtype(module: Any) -> str:
     """Return the type of target that a metric declares, nothing where a row has several."""
     if isinstance(module, (Chrf, LabelMetric)):
         return ""
@@ -124,7 +128,7 @@ def _find_target_type(module: Any) -> str:
 
 
 @cache
-def _load_metric(metric: str) -> Any:
+def _load_local_or_evaluate_metric(metric: str) -> Any:
     if made := LOCAL_METRICS.get(metric):
         return made()
     known = ", ".join(f'"{name}"' for name in LOCAL_METRICS)
@@ -178,13 +182,13 @@ class Chrf:
 
     def compute(self, *, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
         """Compute it without the library's Arrow table: 15 ms a call, and a bootstrap makes thousands."""
-        rows = [_find_best_counts(a, tuple(several)) for a, several in zip(predictions, references, strict=True)]
+        rows = [_find_best_ngram_counts(a, tuple(several)) for a, several in zip(predictions, references, strict=True)]
         orders = [[sum(column) for column in zip(*order, strict=True)] for order in zip(*rows, strict=True)]
-        return {"chrf": 100 * _compute_f_score(orders)}
+        return {"chrf": 100 * _compute_chrf_score(orders)}
 
 
 @lru_cache(maxsize=1 << 16)  # a bootstrap asks for the same rows thousands of times
-def _find_best_counts(answer: str, targets: tuple[str, ...]) -> Counts:
+def _find_best_ngram_counts(answer: str, targets: tuple[str, ...]) -> Counts:
     """Return the counts of an answer and of the target that it fits best."""
     found: list[Counts] = []
     for target in targets:
@@ -194,10 +198,10 @@ def _find_best_counts(answer: str, targets: tuple[str, ...]) -> Counts:
         ]
         # an order the target is too short for says nothing about the answer
         found.append(tuple(((a.total() if t else 0), t.total(), (a & t).total()) for a, t in orders))
-    return max(found, key=_compute_f_score)
+    return max(found, key=_compute_chrf_score)
 
 
-def _compute_f_score(counts: Sequence[Sequence[int]]) -> float:
+def _compute_chrf_score(counts: Sequence[Sequence[int]]) -> float:
     rates = [(shared / ours, shared / theirs) for ours, theirs, shared in counts if ours and theirs]
     precision, recall = (sum(r) / len(rates) for r in zip(*rates, strict=True)) if rates else (0.0, 0.0)
     below = RECALL_WEIGHT**2 * precision + recall

@@ -104,9 +104,11 @@ class NumberParser:
         text = SPACED_GROUPS.sub(lambda m: m[0].replace(" ", "'"), text)
         text = self.other.sub(lambda m: m[0].translate({ord("."): ",", ord(","): "."}), text)
         text = DECIMAL_POINT.sub(r"\1,", text) if self.decimal == "," else text
-        return [number for number in map(self._number, self.pattern.finditer(text)) if number is not None]
+        return [
+            number for number in map(self._convert_match_to_fraction, self.pattern.finditer(text)) if number is not None
+        ]
 
-    def _number(self, match: re.Match[str]) -> Fraction | None:
+    def _convert_match_to_fraction(self, match: re.Match[str]) -> Fraction | None:
         part, over = match.group("part", "over")
         if (
             len(match[0]) > MAX_NUMBER_CHARS
@@ -149,16 +151,16 @@ def check_numeric_rows(samples: Sequence[Sample], options: Mapping[str, Any], fo
         if options.get(name, 0) < 0:
             raise UsageError(f"{name} is {options[name]}; it must be 0 or more")
     for sample in samples:
-        _read_targets(sample, read)
+        _parse_target_numbers(sample, read)
 
 
-def _make_vote(answer: str, options: Mapping[str, Any]) -> Fraction | None:
+def _parse_voted_number(answer: str, options: Mapping[str, Any]) -> Fraction | None:
     """Return the number that an answer votes for; None is the vote of those without one."""
     read = NumberParser(options.get("units"), options.get("decimal", "."), options.get("fractions", True))
-    return _choose_number(read.parse(answer), options.get("take", "last"))
+    return _select_number_by_position(read.parse(answer), options.get("take", "last"))
 
 
-@evaluator(check_rows=check_numeric_rows, votes=_make_vote)
+@evaluator(check_rows=check_numeric_rows, votes=_parse_voted_number)
 @metric("correct", better="higher", scale="proportion")
 @metric("error", better="lower", scale="proportion")
 def numeric(
@@ -183,23 +185,25 @@ def numeric(
     JSON is that number whatever `decimal` says. Raises UsageError on a row whose target is not exactly one number.
     """
     read = NumberParser(units, decimal, fractions)
-    wanted = [_read_targets(s, read) for s in samples]
+    wanted = [_parse_target_numbers(s, read) for s in samples]
     found = generate_all(subject, samples, max_new_tokens, stop, thought)
     within = Fraction(str(tolerance)), Fraction(str(relative))
     for sample, targets, (said, details) in zip(samples, wanted, found, strict=True):
         numbers = read.parse(said)
-        number = _choose_number(numbers, take)
-        values = min((_compare_numbers(number, t, *within) for t in targets), key=lambda v: v["error"] - v["correct"])
+        number = _select_number_by_position(numbers, take)
+        values = min(
+            (_compute_number_metrics(number, t, *within) for t in targets), key=lambda v: v["error"] - v["correct"]
+        )
         note = None if number is not None else f"{len(numbers) or 'no'} numbers"
         yield Score(sample.id, values, answer=said, note=note, details=details)
 
 
-def _choose_number(numbers: Sequence[Fraction], take: str) -> Fraction | None:
+def _select_number_by_position(numbers: Sequence[Fraction], take: str) -> Fraction | None:
     """Return the number of an answer that counts, if one does."""
     return None if not numbers or (take == "only" and len(numbers) > 1) else numbers[0 if take == "first" else -1]
 
 
-def _compare_numbers(
+def _compute_number_metrics(
     number: Fraction | None, target: Fraction, tolerance: Fraction, relative: Fraction
 ) -> dict[str, float]:
     if number is None:
@@ -209,7 +213,7 @@ def _compare_numbers(
     return {"correct": float(right), "error": error}
 
 
-def _read_targets(sample: Sample, read: NumberParser) -> list[Fraction]:
+def _parse_target_numbers(sample: Sample, read: NumberParser) -> list[Fraction]:
     """Return the numbers of a row's targets; raises UsageError on one that is not exactly one number."""
     found = []
     columns = [v if isinstance(v, list) else [v] for v in sample.row.values()]

@@ -56,7 +56,11 @@ def parse_json(text: str) -> Any:
     """
     try:
         return _require_shallow(
-            json.loads(text.strip().removeprefix(BOM), object_pairs_hook=_make_object, parse_constant=_refuse_constant)
+            json.loads(
+                text.strip().removeprefix(BOM),
+                object_pairs_hook=_make_object_with_unique_keys,
+                parse_constant=_reject_nan_and_infinity,
+            )
         )
     except RecursionError:
         raise ValueError(DEEP) from None
@@ -82,9 +86,9 @@ def parse_first_json(text: str, wanted: Callable[[Any], bool] = lambda value: Tr
 def parse_json_at(text: str, start: int) -> tuple[Any, int]:
     """Return the JSON value that begins at a place in a text, and the place behind it; raises ValueError."""
     try:
-        value, end = json.JSONDecoder(object_pairs_hook=_make_object, parse_constant=_refuse_constant).raw_decode(
-            text, start
-        )
+        value, end = json.JSONDecoder(
+            object_pairs_hook=_make_object_with_unique_keys, parse_constant=_reject_nan_and_infinity
+        ).raw_decode(text, start)
         return _require_shallow(value), end
     except RecursionError:
         raise ValueError(DEEP) from None
@@ -123,12 +127,12 @@ def _require_shallow(value: Any) -> Any:
     return value
 
 
-def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _make_object_with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found := dict(pairs)) < len(pairs):
         twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
         raise ValueError(f'has the key "{twice}" twice')
     return found
 
 
-def _refuse_constant(name: str) -> None:
+def _reject_nan_and_infinity(name: str) -> None:
     raise ValueError(f"{name} is not JSON")

@@ -58,7 +58,7 @@ def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> 
     return to
 
 
-def _check_gguf(model: Path, options: Mapping[str, Any]) -> None:
+def _require_gguf_exportable(model: Path, options: Mapping[str, Any]) -> None:
     """Raise UsageError when a model like the one in a folder cannot be written as GGUF, or `path` is no file of it."""
     from harness_export.k_quants import K_QUANTS
     from harness_export.llama import read_llama_config
@@ -73,10 +73,10 @@ def _check_gguf(model: Path, options: Mapping[str, Any]) -> None:
 
         if quantization:
             raise UsageError('"path" names a GGUF file that is quantised already; remove "quantization"')
-        check_gguf_types(_find_gguf_file(Path(made)))
+        check_gguf_types(_require_gguf_file(Path(made)))
 
 
-@exporter(converts=True, check=_check_gguf)
+@exporter(converts=True, check=_require_gguf_exportable)
 def gguf(ref: ModelRef, to: Path, *, quantization: Quantization | None = None, path: str | None = None) -> Path:
     """Write model.gguf for llama.cpp, from a merged Llama, or take the one at `path`; read it back and compare.
 
@@ -88,10 +88,10 @@ def gguf(ref: ModelRef, to: Path, *, quantization: Quantization | None = None, p
 
     if ref.adapter:
         raise UsageError(f'export "gguf" writes merged models, but {ref.name} is an adapter; set from = "merged"')
-    return write_gguf(Path(ref.path), to, quantization or "F16", _find_gguf_file(Path(path)) if path else None)
+    return write_gguf(Path(ref.path), to, quantization or "F16", _require_gguf_file(Path(path)) if path else None)
 
 
-def _find_gguf_file(path: Path) -> Path:
+def _require_gguf_file(path: Path) -> Path:
     """Return the GGUF file that a path names, or that its folder holds; raises UsageError where none is there."""
     try:
         if file := find_gguf(path) if path.is_dir() else path if path.is_file() else None:

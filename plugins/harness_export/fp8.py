@@ -44,15 +44,15 @@ def fp8(ref: ModelRef, to: Path, *, progress: Tell, scales: Scales = "channel", 
     parent, made = Path(ref.path), Path(path) if path else None
     check_fp8_options(parent, {"path": path} if path else {})
     return convert_model(
-        "fp8", ref, to, progress, partial(_write_model, parent, to, scales), partial(compare_fp8, parent, to), made
+        "fp8", ref, to, progress, partial(_write_fp8_model, parent, to, scales), partial(compare_fp8, parent, to), made
     )
 
 
-def _write_model(parent: Path, to: Path, scales: Scales) -> None:
+def _write_fp8_model(parent: Path, to: Path, scales: Scales) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    layers, ignored = _list_layers(parent)
+    layers, ignored = _list_fp8_weights_and_ignored(parent)
     places: dict[str, str] = {}
     for file in weight_files(parent):
         found = load_file(parent / file)
@@ -78,7 +78,7 @@ def _write_model(parent: Path, to: Path, scales: Scales) -> None:
     (to / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
-def _list_layers(folder: Path) -> tuple[set[str], list[str]]:
+def _list_fp8_weights_and_ignored(folder: Path) -> tuple[set[str], list[str]]:
     """Return the weights of linear layers, and the names of those that stay as they are."""
     from torch.nn import Linear
 
@@ -122,10 +122,14 @@ def compare_fp8(parent: Path, copy: Path) -> dict[str, Any]:
             allowed = step * scale * (0.5 + (here.abs() == MAX_E4M3)) + F16_STEP * wanted.abs()
             off, all_ = compare_numbers(name, wanted.numpy(), (here * scale).numpy(), allowed.numpy())
             wrong, total, layers = wrong + off, total + all_, layers + 1
-    tied = {name for name in left if name == "lm_head.weight" and _read_config(copy).get("tie_word_embeddings")}
+    tied = {
+        name for name in left if name == "lm_head.weight" and _read_transformers_config(copy).get("tie_word_embeddings")
+    }
     if left - tied:
         raise CheckFailedError(f'"{min(left)}" is only in the parent model')
-    ours, theirs = ({k: v for k, v in _read_config(f).items() if k not in NOT_COMPARED} for f in (copy, parent))
+    ours, theirs = (
+        {k: v for k, v in _read_transformers_config(f).items() if k not in NOT_COMPARED} for f in (copy, parent)
+    )
     if odd := sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)):
         raise CheckFailedError(
             f"config.json: {odd[0]} is {ours.get(odd[0])}, but {theirs.get(odd[0])} in the parent model"
@@ -134,7 +138,7 @@ def compare_fp8(parent: Path, copy: Path) -> dict[str, Any]:
     return {"relative_error": round(math.sqrt(wrong / max(total, 1e-300)), 6), "layers": layers}
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_transformers_config(folder: Path) -> dict[str, Any]:
     from transformers import AutoConfig
 
     return dict(AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False).to_dict())

@@ -33,16 +33,16 @@ def swap_adapters(
     tokenizer = load_tokenizer(base)
     model = load_model(base, quantization=quantization, **placed)
     model = add_adapter(model, Path(gated), "gated").eval()
-    before = _generate_answers(model, tokenizer)
+    before = _generate_greedy_token_ids(model, tokenizer)
     begun = time.perf_counter()
     add_adapter(model, Path(exported), "exported").set_adapter("exported")
     took = time.perf_counter() - begun
-    if _generate_answers(model.eval(), tokenizer) != before:
+    if _generate_greedy_token_ids(model.eval(), tokenizer) != before:
         raise CheckFailedError("export: after a hot swap the exported adapter answers differently from the gated one")
     return {"swap_in_ms": round(1000 * took, 1)}
 
 
-def _generate_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def _generate_greedy_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     import torch
 
     found = []

@@ -55,7 +55,7 @@ def nf4(ref: ModelRef, to: Path, *, progress: Tell, double_quant: bool = True) -
     `double_quant` keeps the blocks' scales in 8 bits. Needs bitsandbytes, here and where it is loaded.
     """
     settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": double_quant}
-    return _quantise_model("nf4", ref, to, settings, progress)
+    return _quantise_and_verify_model("nf4", ref, to, settings, progress)
 
 
 @exporter(converts=True, check=check_bitsandbytes_options)
@@ -65,10 +65,12 @@ def int8(ref: ModelRef, to: Path, *, progress: Tell, threshold: float = 6.0) -> 
     Columns of the input with a value beyond `threshold` are computed in 16 bits; 0 computes none so. Needs
     bitsandbytes, here and where it is loaded.
     """
-    return _quantise_model("int8", ref, to, {"load_in_8bit": True, "llm_int8_threshold": threshold}, progress)
+    return _quantise_and_verify_model(
+        "int8", ref, to, {"load_in_8bit": True, "llm_int8_threshold": threshold}, progress
+    )
 
 
-def _quantise_model(kind: str, ref: ModelRef, to: Path, settings: Mapping[str, Any], progress: Tell) -> Path:
+def _quantise_and_verify_model(kind: str, ref: ModelRef, to: Path, settings: Mapping[str, Any], progress: Tell) -> Path:
     asked, lost = {"parent": ref.path, "copy": str(to)}, "the written model could not be read back"
     check_bitsandbytes_options(Path(ref.path), {})
     compared = partial(subprocess_call.call_module, "harness_export.quantised", asked, lost)
@@ -126,7 +128,7 @@ def compare_quantized(parent: Path, copy: Path) -> dict[str, Any]:
     dtype: Any = config.get("dtype") or config.get("torch_dtype") or "float32"
     with load(refs, dtype=dtype, device="cpu") as [ours, theirs]:
         wrong, total, layers = 0.0, 0.0, 0
-        for name, there, here, allowed in _iterate_pairs(theirs.model, ours.model):  # type: ignore[attr-defined]
+        for name, there, here, allowed in _iterate_weights_with_tolerances(theirs.model, ours.model):  # type: ignore[attr-defined]
             off = (here - there).abs()
             if not bool((off <= allowed).all()):  # NaN is not
                 raise CheckFailedError(f'"{name}" differs from its parent\'s rounded value by {float(off.max()):.3g}')
@@ -143,7 +145,7 @@ def compare_quantized(parent: Path, copy: Path) -> dict[str, Any]:
     return {"kl": round(kl, 6), "relative_error": round(math.sqrt(wrong / total), 6), "layers": layers}
 
 
-def _iterate_pairs(parent: Any, copy: Any) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+def _iterate_weights_with_tolerances(parent: Any, copy: Any) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
     """Yield name, the parent's numbers, the copy's, and how far each may be off; in float32."""
     import torch
     from bitsandbytes.functional import dequantize_4bit

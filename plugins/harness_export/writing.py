@@ -73,7 +73,7 @@ def write_gguf(folder: Path, to: Path, quantization: str, path: Path | None = No
         _write_gguf(folder, to / FILE, quantization, llama, names)
     for licence in sorted(folder.glob("LICEN[CS]E*")) + sorted(folder.glob("NOTICE*")):
         shutil.copyfile(licence, to / licence.name)
-    facts = _check_gguf(folder, to, names, llama) | ({"made": "elsewhere"} if path else {})
+    facts = _verify_gguf_round_trip(folder, to, names, llama) | ({"made": "elsewhere"} if path else {})
     (to / CONVERSION_NOTES).write_text(json.dumps({"facts": facts}), "utf-8")
     return to
 
@@ -160,33 +160,33 @@ def check_gguf_types(file: Path) -> Gguf:
     if type(number) is not int or number not in {int(known) for known in LlamaFileType}:
         raise UsageError(f'path: "{file}" has the general.file_type {number}, which llama.cpp does not define')
     said = LlamaFileType(number).name.partition("_")[2]
-    least = _count_bits(re.sub("_[SML]$", "", said))
+    least = _count_bits_per_weight(re.sub("_[SML]$", "", said))
     for name, tensor in found.tensors.items():
         if tensor.type not in (*CODES, *EXACT_TYPES):
             raise UsageError(
                 f'path: "{file}" is labelled {said}, but "{name}" is {tensor.type}, which cannot be compared here'
             )
         if (
-            _count_bits(tensor.type) < least
+            _count_bits_per_weight(tensor.type) < least
         ):  # rows that are no whole blocks of it are in a finer one; llama.cpp sees to it
             raise UsageError(f'path: "{file}" is labelled {said}, but "{name}" is {tensor.type}, which is coarser')
-        if tensor.type in UNSURE_TYPES and _has_importance(found):
+        if tensor.type in UNSURE_TYPES and _has_importance_matrix(found):
             what = f'quantised with an importance matrix, which cannot be compared; quantise "{name}" without one'
             raise UsageError(f'path: "{file}" holds "{name}" in {tensor.type}, {what}')
     return found
 
 
-def _has_importance(found: Gguf) -> bool:
+def _has_importance_matrix(found: Gguf) -> bool:
     return any(key.startswith(IMATRIX_PREFIX) for key in found.metadata)
 
 
-def _count_bits(kind: str) -> float:
+def _count_bits_per_weight(kind: str) -> float:
     """Return the bits of a number, and no end of them for a type that is no tensor's."""
     found = GGMLQuantizationType.__members__.get(kind)
     return math.inf if found is None else 8 * GGML_QUANT_SIZES[found][1] / GGML_QUANT_SIZES[found][0]
 
 
-def _check_gguf(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> dict[str, Any]:
+def _verify_gguf_round_trip(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> dict[str, Any]:
     """Compare a file, and what transformers reads of it, with the model.
 
     Raises CheckFailedError where it is another one.
@@ -203,7 +203,7 @@ def _check_gguf(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) 
         raise CheckFailedError(
             f'export "gguf": "{min(odd)}" is not both in the model and in the file that was read back'
         )
-    weighed, wrong, total = _has_importance(file), 0.0, 0.0
+    weighed, wrong, total = _has_importance_matrix(file), 0.0, 0.0
     with ExitStack() as stack:
         source, read = (_Tensors(stack, headers, llama) for headers in (read_headers(folder), there))
         # Each must be the model's, rounded, and what was read of it, bit for bit, what the gguf package makes of it.

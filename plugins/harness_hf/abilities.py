@@ -61,7 +61,7 @@ def _list_rope_settings(model: PreTrainedModel) -> list[dict[str, Any]]:
 def find_run_error(model: PreTrainedModel) -> str | None:
     """Return why a model cannot be asked at all: it does not run on tokens alone, or predicts something else."""
     try:
-        wide = _compute_logits(model, _probe_ids(model)).shape[-1]
+        wide = _compute_logits(model, _make_probe_ids(model)).shape[-1]
     except Exception as error:
         if memory_error(error):
             raise
@@ -72,9 +72,9 @@ def find_run_error(model: PreTrainedModel) -> str | None:
 
 def find_causality_error(model: PreTrainedModel) -> str | None:
     """Return that a model looks ahead, so that it has neither scores nor answers, or None."""
-    ids = _probe_ids(model)
+    ids = _make_probe_ids(model)
     alone, followed = (_compute_logits(model, row) for row in (ids[:, :-PROBE_TOKENS], ids))  # (T, V)
-    apart = _measure_distance(alone[-PROBE_TOKENS:], followed[-2 * PROBE_TOKENS : -PROBE_TOKENS])
+    apart = _measure_max_logprob_difference(alone[-PROBE_TOKENS:], followed[-2 * PROBE_TOKENS : -PROBE_TOKENS])
     # a quantised layer computes rows of another number otherwise
     limit = max(
         TOLERANCE_BY_DTYPE[coarsest_dtype(model)],
@@ -90,7 +90,7 @@ def _compute_logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def _probe_ids(model: PreTrainedModel) -> torch.Tensor:
+def _make_probe_ids(model: PreTrainedModel) -> torch.Tensor:
     """Return a row (1, T) of tokens, longer by far than what a sparse layer chooses among."""
     config = model.config.get_text_config()
     chosen = getattr(config, "index_topk", None) or 0  # of the tokens of a row, which a sparse layer looks at alone
@@ -98,7 +98,7 @@ def _probe_ids(model: PreTrainedModel) -> torch.Tensor:
     return torch.tensor([[i % config.vocab_size for i in range(5, 5 + before + 2 * PROBE_TOKENS)]], device=model.device)
 
 
-def _measure_distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def _measure_max_logprob_difference(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Return how far apart two models' log-probabilities (T, V) of the first one's choices are, at most."""
     one, other = one.float(), other.float()
     return (one.log_softmax(-1) - other.log_softmax(-1)).abs().gather(-1, one.topk(1).indices).max()

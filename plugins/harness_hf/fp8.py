@@ -70,7 +70,7 @@ def read_fp8(folder: Path, file: str) -> Iterator[tuple[str, Tensor, Tensor | No
             codes = weight.float()
             if not bool(codes.isfinite().all()):
                 raise _make_fp8_error(folder, name, "has NaN")
-            yield name, codes, _expand_scales(scales, codes, folder, scale)
+            yield name, codes, _broadcast_scales_to_weights(scales, codes, folder, scale)
 
 
 def dequantize_folder(folder: Path, to: Path) -> None:
@@ -92,7 +92,7 @@ def dequantize_folder(folder: Path, to: Path) -> None:
     (to / "config.json").write_text(json.dumps({**plain, "dtype": "float32"}, indent=2), "utf-8")
 
 
-def _expand_scales(scales: Tensor, codes: Tensor, folder: Path, name: str) -> Tensor:
+def _broadcast_scales_to_weights(scales: Tensor, codes: Tensor, folder: Path, name: str) -> Tensor:
     """Return a scale for each number."""
     if scales.numel() == 1:
         return scales.reshape(1, 1).expand_as(codes)

@@ -71,7 +71,7 @@ def generate_completions(
     if how.max_new_tokens <= 0 or not answers:
         yield from ((answer.number, Completion("", "length", 0)) for answer in answers)
         return
-    if (way := _choose_way(model, answers)) is _answer_without_cache:
+    if (way := _choose_verified_generation_way(model, answers)) is _answer_without_cache:
         tell("its cache does not reproduce a plain forward: answers are generated without a cache")
     for answer in way(model, answers, choose):
         yield answer.number, answer.to_completion()
@@ -81,7 +81,7 @@ Way = Callable[[Any, Sequence[AnswerState], Choose], Iterator[AnswerState]]
 CHOSEN_WAYS: WeakKeyDictionary[Any, Way] = WeakKeyDictionary()  # by model
 
 
-def _choose_way(model: PreTrainedModel, answers: Sequence[AnswerState]) -> Way:
+def _choose_verified_generation_way(model: PreTrainedModel, answers: Sequence[AnswerState]) -> Way:
     """Return the fastest way to answer whose logits are a plain forward's, tried once on pieces of two prompts."""
     ending = StopCondition(answers[0].ending.tokens, frozenset(), ())
     prompts = sorted((answer.prompt for answer in answers), key=len)
@@ -93,7 +93,7 @@ def _choose_way(model: PreTrainedModel, answers: Sequence[AnswerState]) -> Way:
         CHOSEN_WAYS[model] = next((way for way in tried if is_right(model, way, pieces)), _answer_without_cache)
     if (
         CHOSEN_WAYS[model] is not answer_in_batches
-        or not (shared := _count_shared_prefix(answers))
+        or not (shared := _count_worthwhile_prefix_tokens(answers))
         or model.device.type != "cpu"
     ):
         return CHOSEN_WAYS[model]
@@ -117,7 +117,7 @@ def is_right(model: PreTrainedModel, way: Way, answers: Sequence[AnswerState]) -
     try:
         list(way(model, answers, choose))
         with torch.inference_mode():
-            plain = [_compute_logits(model, answer.prompt + answer.ids[:-1]).float() for answer in answers]
+            plain = [_compute_next_logits(model, answer.prompt + answer.ids[:-1]).float() for answer in answers]
     except CheckFailedError:
         return True  # not finite: told when it answers
     except Exception as error:
@@ -137,7 +137,7 @@ def answer_in_batches(
     model: PreTrainedModel, answers: Sequence[AnswerState], choose: Choose, *, kind: type[Batch] | None = None
 ) -> Iterator[AnswerState]:
     """Answer in batches; when memory runs out, halve them and start the unfinished answers again."""
-    prefix = answers[0].prompt[: _count_shared_prefix(answers)]
+    prefix = answers[0].prompt[: _count_worthwhile_prefix_tokens(answers)]
     kind = kind or Batch
     longest = max(len(a.prompt) + a.limit for a in answers) - (0 if kind.copies_prefix else len(prefix))
     size = max(1, min(MAX_BATCH_ROWS, MAX_CACHED_TOKENS.get(model.device.type, MAX_CACHED_TOKENS["cpu"]) // longest))
@@ -166,7 +166,7 @@ def answer_in_batches(
             batch = kind(model, prefix, choose, size=size)
 
 
-def _count_shared_prefix(answers: Sequence[AnswerState]) -> int:
+def _count_worthwhile_prefix_tokens(answers: Sequence[AnswerState]) -> int:
     """Count the tokens that all prompts begin with, 0 where they are not worth sharing."""
     prompts = [answer.prompt for answer in answers]
     shared = common_prefix_length(min(prompts), max(prompts))
@@ -204,13 +204,13 @@ def _answer_without_cache(
     for answer in answers:
         with torch.inference_mode():
             while answer.append(
-                int(choose_tokens(_compute_logits(model, answer.prompt + answer.ids)[None], [answer], choose))
+                int(choose_tokens(_compute_next_logits(model, answer.prompt + answer.ids)[None], [answer], choose))
             ):
                 pass
         yield answer
 
 
-def _compute_logits(model: PreTrainedModel, ids: list[int]) -> Tensor:
+def _compute_next_logits(model: PreTrainedModel, ids: list[int]) -> Tensor:
     """Return the logits (V) after some tokens."""
     logits: Tensor = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
     return logits

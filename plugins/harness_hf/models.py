@@ -63,7 +63,7 @@ def load_model(
     """
     if threads:
         torch.set_num_threads(threads)
-    place = _resolve_device(device)
+    place = _require_device_with_free_memory(device)
     wanted = resolve_dtype(dtype, place)
     options: dict[str, Any] = {"dtype": wanted, "local_files_only": True, "trust_remote_code": False}
     options |= {"attn_implementation": attention} if attention else {}
@@ -75,7 +75,7 @@ def load_model(
         except (TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"quantization: {format_one_line(error)}") from None
         options["quantization_config"] = bits
-    stored = _is_quantised(path)
+    stored = _has_quantization_config(path)
     if device_map or quantization or stored:
         options["device_map"] = device_map or {"": place}
     model = _load_pretrained(path, options)
@@ -125,7 +125,7 @@ def _load_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
     # What a model does not use another reader might; known buffers apart. One with more parts than text is loaded
     # without them, and its files name it by another class.
     left = sorted(name for name in found["unexpected_keys"] if not BUFFERS.search(name))
-    if left and type(model).__name__ in (model.config.architectures or ()) and not _is_quantised(path):
+    if left and type(model).__name__ in (model.config.architectures or ()) and not _has_quantization_config(path):
         what = f'"{left[0]}" is in its files, but the model does not use it'
         raise UsageError(f'model "{path}": {what}, so other programs may load another model; remove it from the files')
     text = model.config.get_text_config()
@@ -134,7 +134,7 @@ def _load_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
     return model
 
 
-def _is_quantised(path: str | Path) -> bool:
+def _has_quantization_config(path: str | Path) -> bool:
     try:
         config = json.loads((Path(path) / "config.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -264,7 +264,7 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _resolve_device(device: str) -> torch.device:
+def _require_device_with_free_memory(device: str) -> torch.device:
     """Return the device by name, a GPU with its number; raises UsageError when it is full, too.
 
     What loads in threads of its own takes one without a number for GPU 0, whichever this process has chosen.

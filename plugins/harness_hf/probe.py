@@ -48,8 +48,8 @@ def probe_folder(path: str) -> Mapping[str, Any]:
     from harness_hf.models import format_one_line, quiet_loading
 
     for what, step in (
-        ("config.json is invalid", _find_configuration_error),
-        ("generation_config.json is invalid", _find_generation_error),
+        ("config.json is invalid", _find_config_size_error),
+        ("generation_config.json is invalid", _find_generation_config_error),
         ("chat template cannot be rendered", _find_template_error),
     ):
         try:
@@ -64,7 +64,7 @@ def probe_folder(path: str) -> Mapping[str, Any]:
     return {"problem": ""}
 
 
-def _find_configuration_error(path: str) -> str:
+def _find_config_size_error(path: str) -> str:
     from transformers import AutoConfig
 
     from harness_hf.models import build_skeleton
@@ -82,7 +82,7 @@ def _find_configuration_error(path: str) -> str:
     )
 
 
-def _find_generation_error(path: str) -> str:
+def _find_generation_config_error(path: str) -> str:
     from transformers import GenerationConfig
 
     if (Path(path) / "generation_config.json").is_file():
@@ -95,7 +95,7 @@ def _find_template_error(path: str) -> str:
 
     if not (tokenizer := load_tokenizer(path)).chat_template:
         return ""
-    with _limit_time():
+    with _limit_rendering_time():
         for talk in PROBE_CHATS:
             for opened in (True, False):
                 text = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=opened)
@@ -105,7 +105,7 @@ def _find_template_error(path: str) -> str:
 
 
 @contextmanager
-def _limit_time() -> Iterator[None]:
+def _limit_rendering_time() -> Iterator[None]:
     def late(*_: object) -> None:
         raise UsageError(f"its chat template takes over {RENDER_TIMEOUT_S} s to render a few words")
 

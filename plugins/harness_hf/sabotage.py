@@ -15,7 +15,7 @@ NOISE_DEVIATIONS = 1.0  # of each tensor's own standard deviation
 def make_nudged(base: Path, out: Path, *, seed: int) -> None:
     """The base with the last bit of one weight turned: other bytes, the same model."""
     _copy_model(base, out)
-    file, _, start = next(_iterate_tensor_places(out))
+    file, _, start = next(_iterate_float_tensor_offsets(out))
     with file.open("r+b") as f:
         f.seek(start)
         byte = f.read(1)
@@ -26,7 +26,7 @@ def make_nudged(base: Path, out: Path, *, seed: int) -> None:
 def make_nan(base: Path, out: Path, *, seed: int) -> None:
     """The base with a weight of every tensor that is not a number."""
     _copy_model(base, out)
-    for file, dtype, start in list(_iterate_tensor_places(out)):
+    for file, dtype, start in list(_iterate_float_tensor_offsets(out)):
         with file.open("r+b") as f:
             f.seek(start)
             f.write(NAN[dtype])
@@ -55,7 +55,7 @@ def _copy_model(base: Path, out: Path) -> None:
             shutil.copyfile(path, out / path.name)
 
 
-def _iterate_tensor_places(folder: Path) -> Iterator[tuple[Path, str, int]]:
+def _iterate_float_tensor_offsets(folder: Path) -> Iterator[tuple[Path, str, int]]:
     """Yield file, dtype and first byte of every tensor of floating-point numbers."""
     for file in (folder / name for name in weight_files(folder)):
         about = read_safetensors(file)

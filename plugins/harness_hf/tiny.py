@@ -25,7 +25,7 @@ def build_tiny_model(folder: Path, *, seed: int = 0, stops: bool = False) -> Pat
 
     from harness_hf.models import quiet_loading
 
-    tokenizer = _build_tokenizer()
+    tokenizer = _build_byte_tokenizer()
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     sizes = {
         "hidden_size": 64,
@@ -47,7 +47,7 @@ def build_tiny_model(folder: Path, *, seed: int = 0, stops: bool = False) -> Pat
     return folder
 
 
-def _build_tokenizer() -> Any:
+def _build_byte_tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

@@ -62,10 +62,10 @@ class RequestBatcher:
         future: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
         if self._running is None or self._running.done():  # in a context that no sample's limits belong to
-            self._running = asyncio.create_task(self._answer_all(), context=Context())
+            self._running = asyncio.create_task(self._answer_waiting_requests(), context=Context())
         return await future
 
-    async def _answer_all(self) -> None:
+    async def _answer_waiting_requests(self) -> None:
         while self._waiting:
             before = 0
             while before < len(self._waiting):
@@ -120,7 +120,7 @@ class SubjectAPI(ModelAPI):  # type: ignore[misc] # Inspect is not typed here
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
         """Answer a conversation. Raises UsageError where no answer of the model may be used, or could be."""
-        if why := self._find_misuse(config):
+        if why := self._find_misuse_error(config):
             self.misuse = self.misuse or UsageError(f'task "{self.options.task}": {why}')
             raise self.misuse
         for name in IGNORED_OPTIONS:
@@ -133,7 +133,7 @@ class SubjectAPI(ModelAPI):  # type: ignore[misc] # Inspect is not typed here
         said, whole = await self.batcher.ask(request)
         return make_output(self.model_name, said, Completion.of(whole), tools)
 
-    def _find_misuse(self, config: GenerateConfig) -> str:
+    def _find_misuse_error(self, config: GenerateConfig) -> str:
         if scorer := SCORING.get():
             return f'scorer "{scorer}" asks the model to grade its own answers; give it another model'
         if (config.num_choices or 1) > 1 or config.logprobs:
@@ -157,7 +157,7 @@ def make_prompt(messages: Sequence[ChatMessage], tools: Sequence[ToolInfo]) -> P
             turn |= {"name": message.function} if message.function else {}
             turn |= {"content": message.error.message} if message.error else {}
         found.append(turn)
-    given = [{"type": "function", "function": _tool_to_json(tool)} for tool in tools]
+    given = [{"type": "function", "function": _convert_tool_to_json(tool)} for tool in tools]
     return chat.join_arguments(found, {chat.TOOLS: given} if given else {})
 
 
@@ -165,7 +165,7 @@ def _has_tools(prompt: Prompt) -> bool:
     return isinstance(prompt, list) and chat.TOOLS in chat.split_arguments(prompt)[1]
 
 
-def _tool_to_json(tool: ToolInfo) -> dict[str, Any]:
+def _convert_tool_to_json(tool: ToolInfo) -> dict[str, Any]:
     parameters = tool.parameters.model_dump(exclude_none=True)
     return {"name": tool.name, "description": tool.description, "parameters": parameters}
 

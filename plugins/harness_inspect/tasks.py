@@ -33,7 +33,7 @@ def load_task(options: InspectOptions, folder: Path) -> Any:
         if not file.is_file():
             raise UsageError(f'task "{options.task}": there is no file "{file}"')
         spec, content = f"{file}{at}{name}", hashlib.sha256(file.read_bytes()).hexdigest()
-    task = _load_task(spec, json.dumps(options.args or {}, sort_keys=True, default=str), content, options.task)
+    task = _load_single_task(spec, json.dumps(options.args or {}, sort_keys=True, default=str), content, options.task)
     if error := find_scorer_error(task) or find_sandbox_error(task, options.sandbox):
         raise UsageError(f'task "{options.task}": {error}')
     return task
@@ -51,7 +51,7 @@ def require_version() -> None:
 
 
 @functools.lru_cache(maxsize=MAX_CACHED_TASKS)
-def _load_task(spec: str, args: str, content: str, said: str) -> Any:
+def _load_single_task(spec: str, args: str, content: str, said: str) -> Any:
     """Load the one task of a specification; `content` is the digest of its file."""
     from inspect_ai._eval.loader import load_tasks
     from inspect_ai._util.registry import registry_params
@@ -118,12 +118,12 @@ def list_metrics(task: InspectTask, options: InspectOptions) -> list[Metric]:
     found = []
     for name, scorer in zip(names, task.scorer, strict=True):
         if options.scorer in ("", name):
-            keys = list(_score_keys(name, scorer))
+            keys = list(_iterate_declared_score_keys(name, scorer))
             found += [f"{name}/{key}" for key in keys] or [name]
     return [Metric(name, "higher", options.scale) for name in found]
 
 
-def _score_keys(name: str, scorer: Any) -> Iterator[str]:
+def _iterate_declared_score_keys(name: str, scorer: Any) -> Iterator[str]:
     """Yield the keys of a scorer whose value is a table, by the metrics that it declares."""
     from inspect_ai.scorer._scorer import scorer_metrics
 

@@ -66,7 +66,7 @@ def calibrate_judge(
     if len(chosen) > 1:
         raise UsageError(f"{suite}: several evals have a judge; name one with --eval: " + ", ".join(names))
     options = JudgeOptions(**chosen[0].options)
-    found = _read_labelled(labels, options, read_answers(run, subject, chosen[0].name) if run else {})
+    found = _read_labels_with_answers(labels, options, read_answers(run, subject, chosen[0].name) if run else {})
     responses = Responses(cache_dir() / "responses.sqlite", warn)
     try:
         with closing(judge_client.open_judge_client(options, responses)) as judge:
@@ -78,7 +78,7 @@ def calibrate_judge(
         responses.close()
     if judge.capped:
         raise UsageError(f"{labels}: judging stopped at {judge.capped}; raise it, since calibration needs all labels")
-    made = _compare_labels(
+    made = _compute_calibration(
         found, judged, options, judge_client.judge_identity(options, judge.models), str(labels), read.header.seed
     )
     path = out or labels.with_suffix(".calibration.json")
@@ -111,7 +111,7 @@ def calibration_report(made: Calibration) -> list[str]:
     return lines
 
 
-def _read_labelled(path: Path, options: JudgeOptions, run: Run) -> list[Labelled]:
+def _read_labels_with_answers(path: Path, options: JudgeOptions, run: Run) -> list[Labelled]:
     """Read labels, and find their answers; every mistake is told."""
     mistakes, labelled = Mistakes(), list[Labelled]()
     for number, row in enumerate(read_rows(str(path.resolve()), path.parent, lambda source: None, str(path))):
@@ -142,11 +142,11 @@ def _parse_label(row: Mapping[str, Any], options: JudgeOptions, run: Run) -> Lab
         criterion = str(row.get("criterion") or (criteria[0] if len(criteria) == 1 else ""))
         if criterion not in criteria:
             raise UsageError(f'criterion is "{criterion}"{did_you_mean(criterion, criteria)}')
-    sample, answers = _find_answers(row, pairwise, run)
+    sample, answers = _find_labelled_answers(row, pairwise, run)
     return Labelled(str(row["id"]), known[said], sample, answers, criterion, said not in ("a", "b"))
 
 
-def _find_answers(row: Mapping[str, Any], pairwise: bool, run: Run) -> tuple[Sample, tuple[str, ...]]:
+def _find_labelled_answers(row: Mapping[str, Any], pairwise: bool, run: Run) -> tuple[Sample, tuple[str, ...]]:
     """Return what was answered: from the row itself, or from the run that it is of."""
     name = str(row["id"])
     if "input" in row:
@@ -167,7 +167,7 @@ def _find_answers(row: Mapping[str, Any], pairwise: bool, run: Run) -> tuple[Sam
     )
 
 
-def _compare_labels(
+def _compute_calibration(
     found: Sequence[Labelled], judged: Sequence[JudgedRow], options: JudgeOptions, judge: dict[str, str], where: str,
     seed: int,
 ) -> Calibration:  # fmt: skip
@@ -177,7 +177,7 @@ def _compare_labels(
         first = next(j for j in judged if j.error)
         what = f'{errors} of {len(found)} rows have no verdict, for instance "{first.row.sample.id}": {first.error}'
         raise UsageError(f"{where}: {what}")
-    human, ours = [f.label for f, _ in read], [_describe_verdict(f, j) for f, j in read]
+    human, ours = [f.label for f, _ in read], [_format_verdict_as_label(f, j) for f, j in read]
     if len(set(human)) < 2:
         raise UsageError(f'{where}: all labels are "{human[0]}"; agreement needs labels of more than one kind')
     prompts = [
@@ -196,7 +196,8 @@ def _compare_labels(
         agreement=sum(h == o for h, o in zip(human, ours, strict=True)) / len(read),
         kappa=math.nan, kappa_lower=math.nan, kappa_upper=math.nan, sensitivity=sensitivity, specificity=specificity,
         made=datetime.now(UTC).isoformat(timespec="seconds"), sided=all(f.sided for f, _ in read),
-        first=_share_first(read, prompts) if options.mode == "pairwise" else {}, pairs=pairs, differ=differ,
+        first=_compute_first_position_shares(read, prompts) if options.mode == "pairwise" else {},
+        pairs=pairs, differ=differ,
         labelled=[(f.id, f.criterion, pair_digest(j.row)) for f, j in zip(found, judged, strict=True)],
         rows=[(f.id, pair_digest(j.row)) for f, j in read], seed=seed,
     )  # fmt: skip
@@ -207,7 +208,9 @@ def _compare_labels(
     return replace(made, kappa=test.estimate, kappa_lower=test.lower, kappa_upper=test.upper)
 
 
-def _share_first(read: Sequence[tuple[Labelled, JudgedRow]], prompts: Sequence[int]) -> dict[str, Share]:
+def _compute_first_position_shares(
+    read: Sequence[tuple[Labelled, JudgedRow]], prompts: Sequence[int]
+) -> dict[str, Share]:
     """Return the share of verdicts for the answer shown first, of all pairs ("") and by what people said of them."""
     said = [(f.label, first_position_share(j), prompt) for (f, j), prompt in zip(read, prompts, strict=True)]
     found = {"": estimate_share([share for _, share, _ in said], prompts)}
@@ -218,7 +221,7 @@ def _share_first(read: Sequence[tuple[Labelled, JudgedRow]], prompts: Sequence[i
     return found
 
 
-def _describe_verdict(found: Labelled, judged: JudgedRow) -> str:
+def _format_verdict_as_label(found: Labelled, judged: JudgedRow) -> str:
     """Return the judge's verdict in the words of the labels."""
     if found.criterion:
         return "met" if judged.values[found.criterion] > 0.5 else "not met"

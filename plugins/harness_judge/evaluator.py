@@ -19,7 +19,7 @@ RIDGE_PENALTY = (
 NEWTON_STEPS = 100
 
 
-def _choose_metrics(options: Mapping[str, Any]) -> list[Metric]:
+def _make_metrics_of_mode(options: Mapping[str, Any]) -> list[Metric]:
     """Return the metrics of a mode; light, since collection calls it."""
     labelled = bool(options.get("calibration")) and not options.get("trust_judge")
     if options.get("mode") == "rubric":
@@ -35,7 +35,7 @@ def _choose_metrics(options: Mapping[str, Any]) -> list[Metric]:
     return found + ([Metric("kappa", "higher", "agreement")] if options.get("calibration") else [])
 
 
-def _check_options(options: Mapping[str, Any], folder: Path, judged: str) -> None:
+def _require_usable_judge(options: Mapping[str, Any], folder: Path, judged: str) -> None:
     """Raise UsageError, before anything is loaded, where there is no key, no SDK, no model or no calibration."""
     from harness_judge import calibration, judge_client
 
@@ -46,7 +46,7 @@ def _check_options(options: Mapping[str, Any], folder: Path, judged: str) -> Non
         calibration.read_calibration(folder / chosen.calibration)
 
 
-def _list_adversaries(options: Mapping[str, Any]) -> dict[str, Callable[[Prompt], str]]:
+def _make_worthless_answer_functions(options: Mapping[str, Any]) -> dict[str, Callable[[Prompt], str]]:
     """Return answers that deserve nothing, whatever the judge: functions of the request."""
     from harness_judge.adversaries import ADVERSARIES
     from harness_judge.prompts import prompt_as_text
@@ -57,7 +57,7 @@ def _list_adversaries(options: Mapping[str, Any]) -> dict[str, Callable[[Prompt]
     return {name: partial(answer, make) for name, make in ADVERSARIES.items()}
 
 
-def _describe_cost(
+def _describe_maximum_judging_cost(
     options: Mapping[str, Any], samples: Sequence[Sample], models: int, answers: Sequence[Callable[[Prompt], str]]
 ) -> str:
     """Return what it takes to judge `models` and known `answers` on all rows, judgments, tokens and dollars at most.
@@ -90,7 +90,8 @@ def _describe_cost(
 @evaluator(
     marks=lambda options: "answers" if options.get("mode") == "rubric" else "pairs",
     needs=lambda options: tuple(sdk for sdk in ("anthropic", "openai") if options.get("backend") == sdk),
-    metrics_for=_choose_metrics, check=_check_options, adversaries=_list_adversaries, estimate=_describe_cost,
+    metrics_for=_make_metrics_of_mode, check=_require_usable_judge, adversaries=_make_worthless_answer_functions,
+    estimate=_describe_maximum_judging_cost,
 )  # fmt: skip
 @schema.accepts_options(JudgeOptions)
 def judge(

@@ -89,7 +89,7 @@ class Question:
 def pair_question(request: str, a: str, b: str, reference: str, guideline: str, k: int = 0) -> Question:
     """Ask which of two answers is better."""
     data = {"request": request, **({"reference": reference} if reference else {}), "answer_A": a, "answer_B": b}
-    schema = _make_object_schema(
+    schema = _make_closed_object_schema(
         {"reason": {"type": "string"}, "verdict": {"type": "string", "enum": ["A", "B", "tie"]}}
     )
     instruction = PAIR.format(guideline=guideline, reference=REFERENCE if reference else "")
@@ -100,12 +100,12 @@ def pair_question(request: str, a: str, b: str, reference: str, guideline: str, 
 def criteria_question(request: str, answer: str, reference: str, criteria: Mapping[str, str], k: int = 0) -> Question:
     """Ask which criteria an answer meets; one that is read by log-probs can be asked for one criterion at a time."""
     data = {"request": request, **({"reference": reference} if reference else {}), "answer": answer}
-    one = _make_object_schema({"reason": {"type": "string"}, "met": {"type": "boolean"}})
+    one = _make_closed_object_schema({"reason": {"type": "string"}, "met": {"type": "boolean"}})
     named = "\n".join(f"- {name}: {text}" for name, text in criteria.items())
     instruction = CHECK.format(criteria=named, reference=REFERENCE if reference else "")
     labels = {word: {name: {"met": met} for name in criteria} for word, met in (("yes", True), ("no", False))}
     return Question(
-        data, instruction, CHECK_JSON, CHECK_WORD, _make_object_schema(dict.fromkeys(criteria, one)), labels, k
+        data, instruction, CHECK_JSON, CHECK_WORD, _make_closed_object_schema(dict.fromkeys(criteria, one)), labels, k
     )
 
 
@@ -153,5 +153,5 @@ def prompts_digest() -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _make_object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
+def _make_closed_object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": dict(properties), "required": [*properties], "additionalProperties": False}

@@ -32,10 +32,10 @@ def find_pairs_error(made: Calibration, judged: Sequence[JudgedRow], criterion: 
             f'for instance "{others[0]}"'
         )
         return f"{what}; label answers of this candidate and this baseline"
-    return _order_error(made.seed, here, pairs)
+    return _find_random_order_error(made.seed, here, pairs)
 
 
-def _order_error(seed: int, labelled: set[str], rows: Iterable[str]) -> str | None:
+def _find_random_order_error(seed: int, labelled: set[str], rows: Iterable[str]) -> str | None:
     """Return which row was left out of the random sample, or None."""
     order = sorted(rows, key=lambda row: label_order_key(seed, row))
     if left := [row for row in order[: len(labelled)] if row not in labelled]:

@@ -65,10 +65,12 @@ def score_rows(subject: Subject, samples: Sequence[Sample], asked: TaskOptions, 
                         one.task.apply_filters()
                 finally:
                     one.task._instances = None
-            return [_make_score(row, metrics, lm.cut) for row in rows]
+            return [_compute_document_score(row, metrics, lm.cut) for row in rows]
 
 
-def _make_score(row: DocumentRow, metrics: Sequence[EvalMetric], cut: Mapping[tuple[str, int], int]) -> Score:
+def _compute_document_score(
+    row: DocumentRow, metrics: Sequence[EvalMetric], cut: Mapping[tuple[str, int], int]
+) -> Score:
     measures = {m.name: m for m in row.task.measures}
     scored = [answer for r in row.requests if r.request_type != "generate_until" for answer in r.resps]
     finite = all(math.isfinite(answer[0] if isinstance(answer, tuple) else answer) for answer in scored)
@@ -85,7 +87,7 @@ def _make_score(row: DocumentRow, metrics: Sequence[EvalMetric], cut: Mapping[tu
             where = f'{row.where}: metric "{measure.metric}"'
             kept |= {gauge.name: to_json(result[measure.metric], where)} if measure.metric in result else {}
         elif finite:
-            values[gauge.name], weight = _compute_value(row, measure, result)
+            values[gauge.name], weight = _compute_value_and_weight(row, measure, result)
             weights[gauge.name] = weight * (row.task.weight if gauge.alike else 1.0)
         else:
             values[gauge.name] = math.nan
@@ -111,7 +113,7 @@ def _make_score(row: DocumentRow, metrics: Sequence[EvalMetric], cut: Mapping[tu
     return Score(row.sample.id, values, answer=answer, **about)
 
 
-def _compute_value(row: DocumentRow, measure: TaskMetric, result: Mapping[str, Any]) -> tuple[float, float]:
+def _compute_value_and_weight(row: DocumentRow, measure: TaskMetric, result: Mapping[str, Any]) -> tuple[float, float]:
     """Return a row's value on its metric's scale, and its weight; a document that has none of it weighs nothing."""
     found = result.get(measure.metric)
     if found is None:
@@ -137,7 +139,7 @@ def aggregate_metric(scores: Sequence[Score], *, name: str, alike: bool, asked: 
     served, _ = load_tasks(asked, folder)
     items: dict[str, list[Any]] = {}
     for one in scores:
-        known = _read_note(one.note or "")
+        known = _parse_note(one.note or "")
         if (values := known["values"]) is None:
             return math.nan
         items.setdefault(known["task"], []).extend([values[name]] if name in values else [])
@@ -154,7 +156,7 @@ def aggregate_metric(scores: Sequence[Score], *, name: str, alike: bool, asked: 
 
 
 @lru_cache(maxsize=1 << 16)  # a bootstrap asks for the same rows thousands of times
-def _read_note(note: str) -> Mapping[str, Any]:
+def _parse_note(note: str) -> Mapping[str, Any]:
     return {key: from_json(value) for key, value in json.loads(note).items()}
 
 

@@ -143,7 +143,7 @@ class LoadedTask:
         """
         task, doc = self.task, deepcopy(self.docs[number])
         choices = task.doc_to_choice(doc) if task.config.doc_to_choice is not None else []
-        prompt, target = task.doc_to_text(doc), _format_target(task.doc_to_target(doc), choices)
+        prompt, target = task.doc_to_text(doc), _format_target_or_choice(task.doc_to_target(doc), choices)
         if task.OUTPUT_TYPE == "loglikelihood_rolling":
             prompt, target = target, ""
         elif not (isinstance(prompt, str) and prompt):
@@ -165,14 +165,14 @@ def load_tasks(asked: TaskOptions, folder: Path) -> Tasks:
 def build_tasks(asked: TaskOptions, folder: Path) -> Tasks:
     """Build the tasks behind the options as their files are now; raises UsageError, one line."""
     with hub.quiet_libraries(), hub.seed_globally():
-        found = find_tasks(asked.task, folder, asked.include_path, _read_yaml)
+        found = find_tasks(asked.task, folder, asked.include_path, _read_yaml_with_functions)
         metrics = tuple(list_eval_metrics(found))
         made = [_build_task(leaf, asked) for leaf in found.leaves]
         each = []
         for leaf, task in zip(found.leaves, made, strict=True):
             if not (docs := list(islice(task.eval_docs, asked.docs))):
                 raise UsageError(f'task "{leaf.name}": has no documents')
-            sampler = _replace_sampler(task, fixed=asked.fixed_shots, seed=asked.shots_seed)
+            sampler = _replace_fewshot_sampler(task, fixed=asked.fixed_shots, seed=asked.shots_seed)
             remote = hub.needs_hub(leaf.config)
             each.append(LoadedTask(leaf.name, task, docs, tuple(task_metrics(leaf)), sampler, asked, remote))
     rows = sum(len(one.docs) for one in each)
@@ -206,7 +206,9 @@ def _build_task(leaf: TaskConfig, asked: TaskOptions) -> Any:
 
     config = dict(leaf.config)
     if options := config.get("dataset_kwargs"):  # files beside the YAML, which lm_eval looks for where it runs
-        named = {k: _resolve_paths(options[k], leaf.folder) for k in ("data_files", "data_dir") if k in options}
+        named = {
+            k: _resolve_existing_paths(options[k], leaf.folder) for k in ("data_files", "data_dir") if k in options
+        }
         config["dataset_kwargs"] = {**options, **named}
     with hub.allow_network(hub.needs_hub(config)) as barred:
         try:
@@ -227,7 +229,7 @@ def _build_task(leaf: TaskConfig, asked: TaskOptions) -> Any:
     return task
 
 
-def _replace_sampler(task: Any, *, fixed: bool, seed: int) -> FixedShots | SampledShots | None:
+def _replace_fewshot_sampler(task: Any, *, fixed: bool, seed: int) -> FixedShots | SampledShots | None:
     """Put a sampler into a task of lm_eval that has one, and return it; one with an order of its own keeps it."""
     from lm_eval.api.samplers import ContextSampler
 
@@ -254,16 +256,16 @@ def _describe_build_error(leaf: TaskConfig, error: Exception, barred: str) -> st
     return f"{where}: its data {data} is not on this machine, and {barred}; {hint}"
 
 
-def _resolve_paths(value: Any, folder: Path) -> Any:
+def _resolve_existing_paths(value: Any, folder: Path) -> Any:
     if isinstance(value, str):
         beside = "://" not in value and glob(value, root_dir=folder, recursive=True)  # noqa: PTH207 -- any pattern
         return str(folder / value) if beside else value
     if isinstance(value, list):
-        return [_resolve_paths(v, folder) for v in value]
-    return {k: _resolve_paths(v, folder) for k, v in value.items()} if isinstance(value, Mapping) else value
+        return [_resolve_existing_paths(v, folder) for v in value]
+    return {k: _resolve_existing_paths(v, folder) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
-def _read_yaml(path: Path) -> Config:
+def _read_yaml_with_functions(path: Path) -> Config:
     """Read a YAML as lm_eval does, the functions it names imported."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -271,9 +273,9 @@ def _read_yaml(path: Path) -> Config:
         return dict(load_yaml(path, resolve_func=True))
 
 
-def _format_target(target: Any, choices: list[str]) -> str | list[str]:
+def _format_target_or_choice(target: Any, choices: list[str]) -> str | list[str]:
     if isinstance(target, (list, tuple)):
-        return [str(_format_target(t, choices)) for t in target]
+        return [str(_format_target_or_choice(t, choices)) for t in target]
     return str(choices[target]) if isinstance(target, int) and 0 <= target < len(choices) else str(target)
 
 

@@ -84,7 +84,7 @@ class MergeFolders:
             what = f'"{odd[0]}" is missing, new, or has another shape or dtype than in the base [merge-tensors]'
             raise CheckFailedError(f"merge: {what}, {len(odd)} of {len(one)} tensors in all, limit 0; merge again")
         changed, off = set[str](), dict[str, tuple[int, int]]()
-        for name, old, new, wrong in self._tensors():
+        for name, old, new, wrong in self._iterate_tensor_differences():
             changed |= {name} if new else set()
             off |= {name: (wrong, old)} if wrong else {}
         check_changed(changed, self.plan)
@@ -104,12 +104,12 @@ class MergeFolders:
             )
         return {"tensors": len(self.base_headers), "changed": len(changed)}
 
-    def _tensors(self) -> Iterator[tuple[str, int, bool, int]]:
+    def _iterate_tensor_differences(self) -> Iterator[tuple[str, int, bool, int]]:
         """Yield each tensor's name, its size, whether it is other than in the base, and how many weights are wrong."""
         opened: dict[Path, Any] = {}
         for header in (*self.base_headers.values(), *self.merged_headers.values()):
             opened.setdefault(header.file, safe_open(header.file, "pt"))
-        with self._merge() as merge:
+        with self._open_folder_merger() as merge:
             for number, name in enumerate(self.base_headers, 1):
                 subprocess_call.report_progress("merged against adapter, tensors", number, len(self.base_headers))
                 old, new = (
@@ -119,13 +119,13 @@ class MergeFolders:
                     many = int((~torch.isfinite(new)).sum())
                     what = f'"{name}" is not finite [merge-finite]: {many} of {new.numel()} weights are not'
                     raise CheckFailedError(f"merge: {what}, limit 0; merge again")
-                wrong = _count_differing(old, new)
+                wrong = _count_bitwise_differences(old, new)
                 if name in self.plan.must_change or name in self.plan.rounded:
-                    wrong = sum(merge.map_blocks(name, old, partial(_count_wrong, as_rows(new))))
+                    wrong = sum(merge.map_blocks(name, old, partial(_count_wrongly_merged_weights, as_rows(new))))
                 yield name, new.numel(), not torch.equal(old, new), wrong
 
     @contextmanager
-    def _merge(self) -> Iterator[Any]:
+    def _open_folder_merger(self) -> Iterator[Any]:
         """Yield a merge as the one that is looked at was made."""
         with merge_threads() as pool:
             yield FolderMerger(self.plan, self.quantization, loaded_dtype(read_note(Path(self.adapter))), pool)
@@ -154,12 +154,12 @@ class MergeFolders:
         """Load the base with the sums in the place of its weights, rounded to the dtype that is computed in alone."""
         device = self.device()
         model = load_model(self.base, dtype=self.computed, device=device)
-        with self._merge() as merge:
+        with self._open_folder_merger() as merge:
             for name in self.plan.must_change | self.plan.rounded:
                 place = self.plan.places[name]
                 weight = as_rows(place.select(model.get_parameter(place.parameter).data))
                 with safe_open(self.base_headers[name].file, "pt") as opened:
-                    merge.map_blocks(name, opened.get_tensor(name), partial(_write_sum, weight, shift))
+                    merge.map_blocks(name, opened.get_tensor(name), partial(_write_shifted_rows, weight, shift))
         return offload_layers(model, device)
 
 
@@ -169,7 +169,7 @@ def verify_merge(question: MergeFolders) -> dict[str, Any]:
     config = AutoConfig.from_pretrained(question.base, local_files_only=True, trust_remote_code=False)
     longest = getattr(config, "max_position_embeddings", None) or WINDOW_TOKENS
     ids = token_windows(load_tokenizer(question.base), longest=min(WINDOW_TOKENS, longest))
-    kl, margin = _find_limits(question, ids)
+    kl, margin = _compute_kl_and_margin_limits(question, ids)
     few = ids[:TRAINED_WINDOWS] if question.trained else []
     tell = _make_progress_reporter(len(ids) * 3 + len(few))
     merged = ModelOutputs.of(partial(question.load, question.merged), ids, question.merged, tell)
@@ -192,7 +192,7 @@ def verify_merge(question: MergeFolders) -> dict[str, Any]:
     facts |= {"kl_rounding": after.kl, "top1_rounding": after.top1, "dtype": dtype}
     facts |= {"nll_adapter": before.nll[0], "nll_merged": after.nll[1]}
     if theirs.ends:
-        _check_ends(merged.stops, theirs.ends, merged.ends)
+        _require_adapter_stop_tokens_kept(merged.stops, theirs.ends, merged.ends)
     if question.trained:
         trained = ModelOutputs.of(
             partial(question.load, question.base, question.adapter, question.trained), few, tell=tell
@@ -214,24 +214,24 @@ def _make_progress_reporter(of: int) -> Callable[[int], None]:
     return tell
 
 
-def _write_sum(weight: torch.Tensor, shift: float, rows: slice, total: torch.Tensor) -> None:
+def _write_shifted_rows(weight: torch.Tensor, shift: float, rows: slice, total: torch.Tensor) -> None:
     if shift:  # by which share of itself every weight is moved first, up and down by turns
         turns = (1 - 2 * (torch.arange(total.numel()) % 2)).view(total.shape).to(total.dtype)
         total = total.addcmul(total, turns, value=shift)
     weight[rows] = total
 
 
-def _count_wrong(merged: torch.Tensor, rows: slice, total: torch.Tensor) -> int:
-    return _count_differing(total.to(merged.dtype), merged[rows])
+def _count_wrongly_merged_weights(merged: torch.Tensor, rows: slice, total: torch.Tensor) -> int:
+    return _count_bitwise_differences(total.to(merged.dtype), merged[rows])
 
 
-def _count_differing(one: torch.Tensor, other: torch.Tensor) -> int:
+def _count_bitwise_differences(one: torch.Tensor, other: torch.Tensor) -> int:
     """Return how many elements differ in a bit; a zero has a sign."""
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
     return int((one.contiguous().flatten().view(bits) != other.contiguous().flatten().view(bits)).sum())
 
 
-def _find_limits(made: MergeFolders, ids: Sequence[Any]) -> tuple[float, float]:
+def _compute_kl_and_margin_limits(made: MergeFolders, ids: Sequence[Any]) -> tuple[float, float]:
     """Return the greatest KL and margin that arithmetic alone may cost: known in float32, else measured on the rows."""
     dtype = resolve_dtype(made.computed, resolve_device("auto"))
     if dtype == torch.float32:
@@ -243,7 +243,9 @@ def _find_limits(made: MergeFolders, ids: Sequence[Any]) -> tuple[float, float]:
     return kl, max(MARGIN, TAIL * math.sqrt(2 * kl))
 
 
-def _check_ends(stops: set[int | None], adapter: Sequence[int | None], ours: Sequence[int | None]) -> None:
+def _require_adapter_stop_tokens_kept(
+    stops: set[int | None], adapter: Sequence[int | None], ours: Sequence[int | None]
+) -> None:
     """Raise CheckFailedError if the adapter's answers end at a token that no longer stops the merged model."""
     for prompt, end, our in zip(PROMPTS, adapter, ours, strict=True):
         if our is None and end is not None and end not in stops:  # one that rounding made longer is for the gates

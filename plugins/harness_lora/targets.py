@@ -27,7 +27,7 @@ def restrict_targets(config: LoraConfig, model: Any) -> LoraConfig:
     left_out, given = [], config.exclude_modules
     if part := language_model_name(model):
         left_out.append(rf"(?!{re.escape(part)}\.).*")
-    if config.target_modules == ALL and (ends := _find_unadaptable(config, model, text_linears(model))):
+    if config.target_modules == ALL and (ends := _find_unadaptable_module_names(config, model, text_linears(model))):
         left_out.append(rf"(.*\.)?({'|'.join(sorted(ends))})")
     if left_out and given:
         left_out.append(given if isinstance(given, str) else rf"(.*\.)?({'|'.join(map(re.escape, given))})")
@@ -56,10 +56,12 @@ def check_adaptable(config: LoraConfig, model: Any) -> None:
     given = [targets] if isinstance(targets, str) else sorted(targets)
     names = [name for name, _ in model.named_modules()]
     matched = [n for n in names if any(matches_target(t, n, expression=isinstance(targets, str)) for t in given)]
-    if refused := _find_unadaptable(config, model, matched):
+    if refused := _find_unadaptable_module_names(config, model, matched):
         ends = {name.rpartition(".")[2] for name in matched} - refused
         linears = text_linears(model)
-        ends = ends or {name.rpartition(".")[2] for name in linears} - _find_unadaptable(config, model, linears)
+        ends = ends or {name.rpartition(".")[2] for name in linears} - _find_unadaptable_module_names(
+            config, model, linears
+        )
         what = f'cannot be adapted on a base of type "{model.config.model_type}"'
         listed = ", ".join(f'"{end}"' for end in sorted(ends))
         raise UsageError(f'target_modules "{min(refused)}": {what}; set target_modules = [{listed}]')
@@ -96,7 +98,7 @@ def list_towers(model: Any) -> list[str]:
     return [name for name, module in beside if any(True for _ in module.parameters())]
 
 
-def _find_unadaptable(config: LoraConfig, model: Any, names: Sequence[str]) -> set[str]:
+def _find_unadaptable_module_names(config: LoraConfig, model: Any, names: Sequence[str]) -> set[str]:
     """Return the last names of modules that PEFT refuses, as Mamba's out_proj, or adapts without effect.
 
     Without effect is what returns more than a tensor, and what is never called, as Mamba's dt_proj.

@@ -38,12 +38,12 @@ def numbered(answer: str, count: int) -> bool:
 
 def keys(answer: str, names: Sequence[str]) -> bool:
     """Return whether the answer is a JSON object with exactly these keys."""
-    return isinstance(found := _parse_object(answer), dict) and sorted(found) == sorted(names)
+    return isinstance(found := _parse_json_or_none(answer), dict) and sorted(found) == sorted(names)
 
 
 def equals(answer: str, value: Mapping[str, Any]) -> bool:
     """Return whether the answer is this JSON object."""
-    return bool(_parse_object(answer) == value)
+    return bool(_parse_json_or_none(answer) == value)
 
 
 def starts(answer: str, word: str) -> bool:
@@ -97,7 +97,7 @@ def follows_rule(answer: str, rule: str, arguments: Mapping[str, Any]) -> bool:
     return RULES[rule](answer.strip(), **arguments)
 
 
-def _parse_object(answer: str) -> Any:
+def _parse_json_or_none(answer: str) -> Any:
     """Return the JSON value that an answer is, in a fence or not, or None."""
     fenced = FENCE.fullmatch(answer.strip())
     try:

@@ -32,7 +32,7 @@ def read_builtin(path: str) -> list[Row] | None:
         return [row for row in read_pack("general-v1") if row["part"] == "facts" and row["kind"] != "capitals"]
     if name not in SOURCES:
         raise UsageError(f'data "{path}": is unknown{did_you_mean(name, [*SOURCES, FACTS])}')
-    return _read_rows(name, SOURCES[name], f'data "{path}"')
+    return _read_rows_matching_digest(name, SOURCES[name], f'data "{path}"')
 
 
 def read_pack(name: str, pinned: str = "") -> list[Row]:
@@ -48,10 +48,10 @@ def read_pack(name: str, pinned: str = "") -> list[Row]:
     if not PACKS[name].startswith(pinned):
         what = f'pack "{name}": has the digest {PACKS[name][: max(12, len(pinned))]}, but the suite pins {pinned}'
         raise UsageError(f"{what}; its rows differ from those evaluated before, so pin the new digest")
-    return _read_rows(name, PACKS[name], f'pack "{name}"')
+    return _read_rows_matching_digest(name, PACKS[name], f'pack "{name}"')
 
 
-def _read_rows(name: str, digest: str, where: str) -> list[Row]:
+def _read_rows_matching_digest(name: str, digest: str, where: str) -> list[Row]:
     path = PACK_FOLDER / f"{name}.jsonl"
     try:
         content = path.read_bytes()

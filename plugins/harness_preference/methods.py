@@ -50,12 +50,12 @@ def load_reference(ref: ModelRef, adapter: Adapter | None) -> dict[str, Any]:
 
 def select_pairs(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Return prompt, chosen and rejected of each row; raises UsageError, with row numbers, on what is no pair."""
-    return _select_columns(rows, ("prompt", "chosen", "rejected"), "prompt, chosen and rejected")
+    return _select_columns_of_one_kind(rows, ("prompt", "chosen", "rejected"), "prompt, chosen and rejected")
 
 
 def select_labelled(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Return prompt, completion and label of each row; raises UsageError, with row numbers, on what is none."""
-    found = _select_columns(rows, ("prompt", "completion", "label"), "prompt and completion")
+    found = _select_columns_of_one_kind(rows, ("prompt", "completion", "label"), "prompt and completion")
     if odd := [row["row"] for row in found if row["label"] not in (True, False) or isinstance(row["label"], float)]:
         label = found[odd[0] - 1]["label"]
         raise UsageError(f"{DATA} {name_rows(odd)}: label is {label!r:.40}; it must be true or false")
@@ -66,23 +66,23 @@ def select_labelled(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     return found
 
 
-def _select_columns(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...], what: str) -> list[Row]:
+def _select_columns_of_one_kind(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...], what: str) -> list[Row]:
     answers = [name for name in columns if name not in ("prompt", "label")]
-    kinds = [_find_kind(row.get("prompt"), [row.get(name) for name in answers]) for row in rows]
+    kinds = [_detect_text_or_chat(row.get("prompt"), [row.get(name) for name in answers]) for row in rows]
     want = f"{what}, either all texts, or all messages that end with an answer of the assistant that is not empty"
     check_shapes(kinds, want)
     return take_columns(rows, columns)
 
 
-def _find_kind(prompt: Any, answers: Sequence[Any]) -> str:
+def _detect_text_or_chat(prompt: Any, answers: Sequence[Any]) -> str:
     """Return "text" or "chat", or an empty text for what is neither."""
     if isinstance(prompt, str) and prompt.strip() and all(isinstance(a, str) and a.strip() for a in answers):
         return "text"
-    ends = all(_is_chat(messages) and messages[-1]["role"] == "assistant" for messages in answers)
-    return "chat" if _is_chat(prompt) and ends else ""
+    ends = all(_is_list_of_messages(messages) and messages[-1]["role"] == "assistant" for messages in answers)
+    return "chat" if _is_list_of_messages(prompt) and ends else ""
 
 
-def _is_chat(value: Any) -> bool:
+def _is_list_of_messages(value: Any) -> bool:
     if not isinstance(value, list) or not value:
         return False
     return all(isinstance(m, Mapping) and "role" in m and (m.get("content") or m.get("tool_calls")) for m in value)

@@ -39,7 +39,7 @@ def encode_judged(
     With `compared` a row has the answer of the one before it in its batch as well (KTO's estimate of the divergence).
     """
     encoder = RowEncoder(ModelTokenizer(tokenizer))
-    whole = encode_dataset(dataset, partial(_encode_judged, encoder, answers), args.dataset_num_proc)
+    whole = encode_dataset(dataset, partial(_encode_prompt_and_answers, encoder, answers), args.dataset_num_proc)
     if not compared:
         return whole
 
@@ -49,8 +49,10 @@ def encode_judged(
     return whole.map(rotate, batched=True, batch_size=args.per_device_train_batch_size)
 
 
-def _encode_judged(encoder: RowEncoder, answers: Sequence[str], row: Mapping[str, Any]) -> dict[str, list[int]]:
-    texts = [row[name.removesuffix("_ids")] for name in answers]
+def _encode_prompt_and_answers(
+    encoder: RowEncoder, answers: Sequence[str], row: Mapping[str, Any]
+) -> dict[str, list[int]]:
+    texts = [row[name.removesuffix("_make_ids_tensor")] for name in answers]
     encoded = encoder.encode_answers(row["prompt"], texts, chat.training_template_arguments(row))
     return {"prompt_ids": encoded[0].prompt} | {name: one.answer for name, one in zip(answers, encoded, strict=True)}
 
@@ -121,19 +123,21 @@ class ReferenceModelMixin(CheckedTrainerMixin):
             name: metrics[key][-1] for name, key in REWARD_METRICS.items() if len(metrics.get(key, ())) > before[key]
         }
         if not self.state.global_step and self.args.disable_dropout:  # dropout alone makes two answers of one model
-            self._look_at_reference(found, float(loss) * self.current_gradient_accumulation_steps)
+            self._flag_reference_mismatch(found, float(loss) * self.current_gradient_accumulation_steps)
         self.step_rewards.append(found)
         return loss
 
     def end_step(self) -> None:
         """Add up the rewards of the batches of a step."""
-        self.remembered["rewards"].append({name: _average_steps(self.step_rewards, name) for name in REWARD_METRICS})
+        self.remembered["rewards"].append(
+            {name: _average_finite_metric(self.step_rewards, name) for name in REWARD_METRICS}
+        )
         self.step_rewards = []
 
     def extra_facts(self) -> dict[str, Any]:
         """Return the first loss, and the rewards of the last steps."""
         rewards = self.remembered["rewards"]
-        last = {name: _average_steps(rewards[-LAST_STEPS:], name) for name in REWARD_METRICS}
+        last = {name: _average_finite_metric(rewards[-LAST_STEPS:], name) for name in REWARD_METRICS}
         told = {f"{name}_reward": last[name] for name in ("chosen", "rejected")}
         told |= {"reward_margin": last["chosen"] - last["rejected"], "reward_accuracy": last["accuracy"]}
         first = [abs(rewards[0][name]) for name in ("chosen", "rejected")]
@@ -141,7 +145,7 @@ class ReferenceModelMixin(CheckedTrainerMixin):
         told["first_loss"] = self.watch.steps[0].loss or 0.0
         return super().extra_facts() | {name: value for name, value in told.items() if math.isfinite(value)}
 
-    def _look_at_reference(self, found: dict[str, float], loss: float) -> None:
+    def _flag_reference_mismatch(self, found: dict[str, float], loss: float) -> None:
         """Report a reference that is another model than the one whose training begins."""
         rewards = [found[name] for name in ("chosen", "rejected") if name in found]
         plain = self.args.loss_type == ["sigmoid"] and not self.aux_loss_enabled and not self.use_weighting
@@ -197,7 +201,7 @@ class PreviewKTO(PairsPreview, KTOTrainer):  # type: ignore[misc]
     answers = ALONE
 
 
-def _average_steps(steps: Sequence[dict[str, float]], name: str) -> float:
+def _average_finite_metric(steps: Sequence[dict[str, float]], name: str) -> float:
     """Return the mean of those that have it; NaN where none has, as a batch of KTO may lack one kind of answers."""
     found = [step[name] for step in steps if math.isfinite(step.get(name, math.nan))]
     return sum(found) / len(found) if found else math.nan

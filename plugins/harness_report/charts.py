@@ -20,7 +20,7 @@ Names = tuple[str, str]
 Points = Sequence[tuple[float, float]]
 
 
-def _make_panel(
+def _make_fixed_padding_spec(
     layers: Sequence[Spec], left: int = 44, right: int = 14, height: int = HEIGHT, bottom: int = 40
 ) -> Spec:
     """Return a spec of fixed padding, so that plots beside each other line up."""
@@ -67,7 +67,7 @@ def slice_chart(title: str, note: str, rows: Sequence[Spec], *, share: bool, nam
         _make_layer("point", {"y": y, "x": x, "fill": way, "stroke": way}, **dot),
         _make_layer("text", counts, align="right", fontSize=10),
     ]
-    spec = _make_panel(layers, left=122, right=40, height=14 * len(rows) + 34, bottom=22) | {
+    spec = _make_fixed_padding_spec(layers, left=122, right=40, height=14 * len(rows) + 34, bottom=22) | {
         "data": {"values": list(rows)}
     }
     table = [(r["slice"], format_value(r["before"]), format_value(r["value"]), f"{r['n']}") for r in rows]
@@ -107,7 +107,7 @@ def tradeoff_chart(
     `lower` says of which of the two metrics, kept and gained, less is better.
     """
     domains = [
-        _pad_range([*(p[key] for p in points), *([limit] if limit is not None else [])])
+        _compute_padded_axis_range([*(p[key] for p in points), *([limit] if limit is not None else [])])
         for key, limit in zip(("kept", "gained"), limits, strict=True)
     ]
     x, y = (
@@ -145,11 +145,15 @@ def tradeoff_chart(
     layers.append(_make_layer("text", text, labels, dy=-10, align="center", color=INK))
     table = [(p["name"], format_value(p["kept"]), format_value(p["gained"])) for p in points]
     return Chart(
-        "Gain against forgetting", note, _make_panel(layers, left=60, right=44, height=240), ("model", *names), table
+        "Gain against forgetting",
+        note,
+        _make_fixed_padding_spec(layers, left=60, right=44, height=240),
+        ("model", *names),
+        table,
     )
 
 
-def _pad_range(values: Sequence[float]) -> tuple[float, float]:
+def _compute_padded_axis_range(values: Sequence[float]) -> tuple[float, float]:
     """Return the ends of an axis: a sixth beyond the values, and no share below 0 or above 1."""
     low, high = min(values), max(values)
     beyond = (high - low) / 6 or abs(high) / 6 or 1.0
@@ -176,9 +180,9 @@ def ordered_chart(title: str, note: str, values: Sequence[float], *, what: str, 
     return Chart(
         title,
         note,
-        _make_panel(layers),
+        _make_fixed_padding_spec(layers),
         ("quantile", "value"),
-        [(k, format_value(v)) for k, v in _choose_quantiles(found)],
+        [(k, format_value(v)) for k, v in _select_quantiles_of_sorted(found)],
     )
 
 
@@ -202,9 +206,9 @@ def scatter_chart(title: str, note: str, pairs: Points, names: Names) -> Chart:
     ends, points = [{"b": low, "c": low}, {"b": top, "c": top}], [{"b": b, "c": c} for b, c in chosen]
     line = _make_layer("line", places, ends, color=INK, strokeWidth=1)
     dots = _make_layer("point", places, points, filled=True, size=24, color=ACCENT, opacity=0.55, strokeWidth=0)
-    sides = [_choose_quantiles(sorted(p[i] for p in pairs)) for i in (0, 1)]
+    sides = [_select_quantiles_of_sorted(sorted(p[i] for p in pairs)) for i in (0, 1)]
     table = [(name, format_value(one), format_value(other)) for (name, one), (_, other) in zip(*sides, strict=True)]
-    return Chart(title, note, _make_panel([line, dots]), ("quantile", *names), table)
+    return Chart(title, note, _make_fixed_padding_spec([line, dots]), ("quantile", *names), table)
 
 
 def reliability_chart(title: str, note: str, series: Mapping[str, Sequence[Spec]]) -> Chart:
@@ -224,14 +228,14 @@ def reliability_chart(title: str, note: str, series: Mapping[str, Sequence[Spec]
             layers.append(_make_layer("rule", ends, rows, color=colour, strokeWidth=1.5))
         layers.append(_make_layer("point", places, rows, filled=True, size=42, color=colour, opacity=1))
     table = [(name, f"{b['p']:.2f}", f"{b['v']:.2f}", str(b["n"])) for name, rows in series.items() for b in rows]
-    return Chart(title, note, _make_panel(layers), ("subject", "probability", "right", "rows"), table)
+    return Chart(title, note, _make_fixed_padding_spec(layers), ("subject", "probability", "right", "rows"), table)
 
 
 def length_chart(title: str, note: str, series: Mapping[str, Sequence[int]], ours: str) -> Chart:
     """Draw how long the subjects' answers are, in characters, as quartiles, with nine answers of ten."""
     rows = []
     for name, values in series.items():
-        found = [v for _, v in _choose_quantiles(sorted(values), NINE_OF_TEN)]
+        found = [v for _, v in _select_quantiles_of_sorted(sorted(values), NINE_OF_TEN)]
         rows.append({"s": name, "ours": name == ours, **dict(zip("abmcd", found, strict=True))})
     axis = {"title": None, "domain": False, "ticks": False, "labelLimit": 100, "labelColor": INK}
     y = {"field": "s", "type": "nominal", "sort": list(series), "axis": axis}
@@ -242,7 +246,7 @@ def length_chart(title: str, note: str, series: Mapping[str, Sequence[int]], our
         _make_layer("rule", {**own, "x": _make_number_field("b"), "x2": {"field": "c"}}, strokeWidth=7),
         _make_layer("tick", {**own, "x": _make_number_field("m")}, thickness=2, height=15, opacity=1),
     ]
-    spec = _make_panel(layers, left=104, height=26 * len(rows) + 48) | {"data": {"values": rows}}
+    spec = _make_fixed_padding_spec(layers, left=104, height=26 * len(rows) + 48) | {"data": {"values": rows}}
     table = [(r["s"], *(f"{r[k]:,}" for k in "abmcd")) for r in rows]
     return Chart(title, note, spec, ("subject", *(f"{q:.0%}" for q in NINE_OF_TEN)), table)
 
@@ -268,7 +272,7 @@ def line_chart(
         step = max(1, math.ceil(len(points) / MAX_POINTS))
         kept = [{"x": a, "y": b} for j, (a, b) in enumerate(points) if j % step == 0 or j == len(points) - 1]
         shape: Spec = {"kind": "line", "strokeWidth": 1.5} if len(kept) > 1 else {"kind": "point", "filled": True}
-        smooth = [] if i else _average_tenths(points)
+        smooth = [] if i else _compute_moving_average(points)
         faint = 0.35 if smooth else 1
         layers.append(
             _make_layer(encoding={"x": x, "y": y}, rows=kept, color=BASE if i else ACCENT, opacity=faint, **shape)
@@ -284,10 +288,10 @@ def line_chart(
     layers += names if len(lines) > 1 else []
     thin = {name: points[:: max(1, math.ceil(len(points) / 10))] for name, points in lines.items()}
     table = [(name, f"{a:g}", f"{b:.4g}") for name, points in thin.items() for a, b in points]
-    return Chart(title, note, _make_panel(layers), ("series", "step", "value"), table)
+    return Chart(title, note, _make_fixed_padding_spec(layers), ("series", "step", "value"), table)
 
 
-def _average_tenths(points: Points) -> list[tuple[float, float]]:
+def _compute_moving_average(points: Points) -> list[tuple[float, float]]:
     """Return the mean of each tenth of a long series that ends at a step; nothing of a short one."""
     if len(points) < MIN_AVERAGED_POINTS:
         return []
@@ -296,5 +300,7 @@ def _average_tenths(points: Points) -> list[tuple[float, float]]:
     return [(window[-1][0], sum(y for _, y in window) / len(window)) for window in windows]
 
 
-def _choose_quantiles(found: Sequence[Any], at: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)) -> list[tuple[str, Any]]:
+def _select_quantiles_of_sorted(
+    found: Sequence[Any], at: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)
+) -> list[tuple[str, Any]]:
     return [(f"{q:.0%}", found[round(q * (len(found) - 1))]) for q in at]

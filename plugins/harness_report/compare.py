@@ -114,7 +114,7 @@ def compare_runs(now: LoadedRun, before: LoadedRun) -> RunComparison:
         if report.subject == now.ours and before.report(before.ours, report.eval):
             metric, _ = now.against(report.eval)
             if now.scale(f"{report.eval}.{metric}").is_of_rows:
-                between.append(_compare_metric(now, before, report.eval, metric))
+                between.append(_test_metric_on_common_rows(now, before, report.eval, metric))
     order = list(READINGS.values())
     between.sort(key=lambda b: order.index(b.reading) if b.reading in order else len(order))
     changed = rules.changed_rules(now.rules, before.rules) if now.lock and before.lock else []
@@ -141,7 +141,7 @@ def compare_runs(now: LoadedRun, before: LoadedRun) -> RunComparison:
     return RunComparison(now, before, differ, same, between, decisive, settings, notes)
 
 
-def _compare_metric(now: LoadedRun, before: LoadedRun, evaluation: str, metric: str) -> MetricComparison:
+def _test_metric_on_common_rows(now: LoadedRun, before: LoadedRun, evaluation: str, metric: str) -> MetricComparison:
     """Put the claim "better than the other run" to the rows that both asked, as a gate with no margin would be."""
     ours, theirs = now.rows(now.ours, evaluation), before.rows(before.ours, evaluation)
     ids = [i for i in ours if i in theirs and question_of_row(ours[i]) == question_of_row(theirs[i])]
@@ -229,7 +229,11 @@ def comparison_markdown(c: RunComparison) -> str:
     for b in c.gates:
         claim = f"{b.now.gate} on {b.now.candidate}: {claim_text(c.now, b.now)}"
         claim += "" if b.now.blocking else " (only warns)"
-        lines.append(_format_row(claim, _describe_outcome(c.before, b.before), _describe_outcome(c.now, b.now)))
+        lines.append(
+            _format_markdown_row(
+                claim, _format_outcome_and_estimate(c.before, b.before), _format_outcome_and_estimate(c.now, b.now)
+            )
+        )
     if c.same:
         lines += ["", f"{len(c.same)} gates with the same result."]
     if c.metrics:
@@ -238,19 +242,19 @@ def comparison_markdown(c: RunComparison) -> str:
         said = figures(c.now, m.verdict)
         values = f"{said.baseline}, {said.value}"
         lines.append(
-            _format_row(m.metric, m.reading, values, estimate_text(c.now, m.verdict), f"{len(m.pairs.rows):,}")
+            _format_markdown_row(m.metric, m.reading, values, estimate_text(c.now, m.verdict), f"{len(m.pairs.rows):,}")
         )
     if c.settings:
         lines += ["", f"| configuration | {before} | {now} |", "|---|---|---|"]
-        lines += [_format_row(s.key, s.before or "", s.value) for s in c.settings]
+        lines += [_format_markdown_row(s.key, s.before or "", s.value) for s in c.settings]
     return "\n".join(lines) + "\n"
 
 
-def _format_row(*texts: str) -> str:
+def _format_markdown_row(*texts: str) -> str:
     return "| " + " | ".join(map(escape_markdown, texts)) + " |"
 
 
-def _describe_outcome(kept: LoadedRun, v: Verdict | None) -> str:
+def _format_outcome_and_estimate(kept: LoadedRun, v: Verdict | None) -> str:
     return "not evaluated" if v is None else f"{GLYPHS[v.outcome]} {v.outcome} {estimate_text(kept, v)}"
 
 
@@ -270,8 +274,8 @@ def comparison_json(c: RunComparison) -> str:
     settings = [{"key": s.key, "now": s.value, "before": s.before} for s in c.settings]
     value = {
         "format": FORMAT_VERSION,
-        "run": _describe_run(c.now),
-        "against": _describe_run(c.before),
+        "run": _make_run_summary_json(c.now),
+        "against": _make_run_summary_json(c.before),
         "gates": gates,
         "metrics": metrics,
     }
@@ -279,7 +283,7 @@ def comparison_json(c: RunComparison) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
-def _describe_run(kept: LoadedRun) -> dict[str, Any]:
+def _make_run_summary_json(kept: LoadedRun) -> dict[str, Any]:
     run = kept.run
     about = {"folder": kept.folder.name, "suite": run.suite, "started": run.started, "exit_code": int(run.exit_code)}
     return {**about, "sentence": summary.verdict_sentence(run), "candidate": kept.ours}

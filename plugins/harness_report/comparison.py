@@ -49,14 +49,14 @@ def render_comparison(kept: LoadedRun, other: LoadedRun | None, past: Sequence[P
     """
     if other is None and not past:
         raise UsageError(f'harness report: the folder has no run of suite "{kept.run.suite}"; name another --history')
-    page = _make_page(kept, compare_runs(kept, other) if other else None, past)
+    page = _make_comparison_page_values(kept, compare_runs(kept, other) if other else None, past)
     name = folder_name(kept) + (f" against {folder_name(other)}" if other else "")
     return fill_template(
         "beside.html", p=page, title=f"{page.glyph} {printable(kept.run.suite)}: {page.sentence}", name=name
     )
 
 
-def _make_page(kept: LoadedRun, c: RunComparison | None, past: Sequence[PastRun]) -> SimpleNamespace:
+def _make_comparison_page_values(kept: LoadedRun, c: RunComparison | None, past: Sequence[PastRun]) -> SimpleNamespace:
     outcome, facts = summary.run_outcome(kept.run), []
     for name, one in [("This run", kept)] + ([("Against", c.before)] if c else []):
         said = printable(summary.verdict_sentence(one.run))
@@ -80,8 +80,8 @@ def _make_page(kept: LoadedRun, c: RunComparison | None, past: Sequence[PastRun]
         came = [f"{summary.join_names(by[r])} {'is' if len(by[r]) == 1 else 'are'} {r}" for r in CLASSES if by[r]]
         page |= {"lead": [f"Against {theirs}: {'; '.join(came)}."] if came else [], "notes": c.notes, "same": same}
         page |= {
-            "gates": _list_changed_gates(c),
-            "lines": _list_changed_metrics(c),
+            "gates": _make_changed_gate_sections(c),
+            "lines": _make_changed_metric_lines(c),
             "alike": summary.join_names(by[SAME_TEXT]),
             "labels": c.labels,
         }
@@ -103,7 +103,7 @@ def _make_page(kept: LoadedRun, c: RunComparison | None, past: Sequence[PastRun]
     return SimpleNamespace(**page, drawn=svg.can_draw())  # which is known when all is drawn
 
 
-def _list_changed_gates(c: RunComparison) -> list[SimpleNamespace]:
+def _make_changed_gate_sections(c: RunComparison) -> list[SimpleNamespace]:
     """Return the gates that came to other numbers, the other run's hollow and grey in the same strip."""
     axis, found = shared_axes([c.now, c.before]), []
     for b in c.gates:
@@ -118,7 +118,7 @@ def _list_changed_gates(c: RunComparison) -> list[SimpleNamespace]:
     return found
 
 
-def _list_changed_metrics(c: RunComparison) -> list[SimpleNamespace]:
+def _make_changed_metric_lines(c: RunComparison) -> list[SimpleNamespace]:
     """Return the metrics that changed, or that could not be compared; shares of rows are on one scale."""
     found = [(b, b.verdict, COLOURS.get(b.reading, OPEN)) for b in c.metrics if b.reading != SAME_TEXT]
     parts = [None if v.estimate is None else Interval(v.estimate, v.lower, v.upper, colour) for _, v, colour in found]

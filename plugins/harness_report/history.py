@@ -131,7 +131,7 @@ def sparkline(values: Sequence[float | None]) -> str:
 
 def history_lines(suite: str, past: Sequence[PastRun]) -> str:
     """Return the history of a suite as lines for a terminal: a gate a line, the last runs from left to right."""
-    table, kept = _make_table("gate", "estimates", "verdicts", "last", "limit"), past[-1].kept
+    table, kept = _make_borderless_table("gate", "estimates", "verdicts", "last", "limit"), past[-1].kept
     for track in gate_tracks(past[-MAX_RUNS:]):
         glyphs = [(GLYPHS[v.outcome], STYLES[v.outcome]) if v else " " for v in track.verdicts]
         v, line = track.last, sparkline([v.estimate if v else None for v in track.verdicts])
@@ -143,13 +143,13 @@ def history_lines(suite: str, past: Sequence[PastRun]) -> str:
         table.add_row(Text(name), Text(line), Text.assemble(*glyphs), Text(estimate), Text(limit))
     first, last = past[0].started, past[-1].started
     head = f"{printable(suite)}: {len(past)} runs, {format_day(first, time=False)} to {format_day(last, time=False)}"
-    runs = _make_table("run", "when", "result", "deciding gate", "changes")
+    runs = _make_borderless_table("run", "when", "result", "deciding gate", "changes")
     for one in run_rows(past):
         runs.add_row(*map(Text, (one.folder, one.when, one.said, one.driver, one.changed)))
     return render_lines(head, "", table, "", runs)
 
 
-def _make_table(*columns: str) -> Table:
+def _make_borderless_table(*columns: str) -> Table:
     return Table(*(Column(name, overflow="fold") for name in columns), box=None, padding=(0, 2, 0, 0), pad_edge=False)
 
 
@@ -194,7 +194,7 @@ def trend_charts(past: Sequence[PastRun]) -> list[SimpleNamespace]:
         v, scale = track.last, axis(kept, track.last)
         if track.candidate != kept.ours or scale is None:
             continue
-        spec = _make_trend(scale, track, shown_)
+        spec = _make_gate_trend_spec(scale, track, shown_)
         judged = [(p, w) for p, w in zip(shown_, track.verdicts, strict=True) if w is not None]
         rows = [(format_day(p.run.started), str(w.outcome), number_writer(p.kept, w)(w.estimate)) for p, w in judged]
         chart = Chart(printable(track.gate), spelt(claim_text(kept, v)), spec, ("run", "verdict", "estimate"), rows)
@@ -202,7 +202,7 @@ def trend_charts(past: Sequence[PastRun]) -> list[SimpleNamespace]:
     return found
 
 
-def _make_trend(axis: Axis, track: GateTrack, past: Sequence[PastRun]) -> dict[str, Any]:
+def _make_gate_trend_spec(axis: Axis, track: GateTrack, past: Sequence[PastRun]) -> dict[str, Any]:
     """Return the spec of one gate over the runs: a dot and a bar a run, what the limit of that run forbids shaded.
 
     The dot is hollow where the claim was another than the last run's.

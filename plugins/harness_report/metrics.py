@@ -65,7 +65,7 @@ def slice_charts(kept: LoadedRun) -> list[Chart]:
         metric, baseline = kept.against(mine.eval)
         for theirs in dict.fromkeys(filter(None, (baseline, kept.parent))):
             if (other := kept.report(theirs, mine.eval)) and theirs != kept.ours:
-                found += [_draw_slices(kept, mine, other, metric, column) for column in mine.slices]
+                found += [_make_slice_change_chart(kept, mine, other, metric, column) for column in mine.slices]
     return [chart for chart in found if chart]
 
 
@@ -74,11 +74,13 @@ def slice_min_n(kept: LoadedRun) -> int:
     return max((g["min_n"] for g in kept.lock.get("gates", ()) if g.get("min_n")), default=Gate.min_n)
 
 
-def _draw_slices(kept: LoadedRun, mine: ItemResult, other: ItemResult, metric: str, column: str) -> Chart | None:
+def _make_slice_change_chart(
+    kept: LoadedRun, mine: ItemResult, other: ItemResult, metric: str, column: str
+) -> Chart | None:
     """Draw the slices of a metric by how they changed, the worst first."""
     name = f"{mine.eval}.{metric}"
     share, least, sign = kept.scale(name).is_share, slice_min_n(kept), -1 if kept.is_lower(name) else 1
-    bounds = _find_slice_bounds(kept, name, column) if share and kept.has_all_rows(mine.eval) else {}
+    bounds = _compute_slice_confidence_bounds(kept, name, column) if share and kept.has_all_rows(mine.eval) else {}
     most = max(int(told.get("n", 0)) for told in mine.slices[column].values())  # a mark on each row says nothing
     rows: list[dict[str, Any]] = []
     for label, told in mine.slices[column].items():
@@ -98,7 +100,7 @@ def _draw_slices(kept: LoadedRun, mine: ItemResult, other: ItemResult, metric: s
     return charts.slice_chart(title, note, rows, share=share, names=names) if rows else None
 
 
-def _find_slice_bounds(kept: LoadedRun, name: str, column: str) -> dict[str, tuple[float, float]]:
+def _compute_slice_confidence_bounds(kept: LoadedRun, name: str, column: str) -> dict[str, tuple[float, float]]:
     """Return the bounds of each slice's share: over clusters as a gate's where rows have them, else Wilson's."""
     evaluation, _, metric = name.partition(".")
     parts: dict[str, dict[str, Row]] = {}
@@ -146,13 +148,15 @@ def tradeoff_of_runs(kept: LoadedRun, past: Sequence[LoadedRun] = ()) -> Chart |
     note += f"; shaded: beyond the limit of “{gain.gate}” or of “{loss.gate}”"
     lower = (kept.is_lower(loss.metric), kept.is_lower(gain.metric))
     return (
-        charts.tradeoff_chart(points, names, (_find_limit(loss), _find_limit(gain)), printable(note), lower)
+        charts.tradeoff_chart(
+            points, names, (_compute_passing_limit(loss), _compute_passing_limit(gain)), printable(note), lower
+        )
         if len(points) > 1
         else None
     )
 
 
-def _find_limit(v: Verdict) -> float | None:
+def _compute_passing_limit(v: Verdict) -> float | None:
     """Return from which value on a comparison's claim holds, if that is one number."""
     if (
         v.claim_spec is None
@@ -175,23 +179,30 @@ def row_charts(kept: LoadedRun) -> list[Chart]:
     paired = (
         [charts.outcome_chart(rows, f"rows that {kept.ours} lost and won against its gate's baseline")] if rows else []
     )
-    return [*paired, *_draw_numbers(kept), *_draw_reliability(kept), *_draw_lengths(kept)]
+    return [
+        *paired,
+        *_iterate_row_value_charts(kept),
+        *_iterate_reliability_charts(kept),
+        *_iterate_answer_length_charts(kept),
+    ]
 
 
-def _draw_reliability(kept: LoadedRun) -> Iterator[Chart]:
+def _iterate_reliability_charts(kept: LoadedRun) -> Iterator[Chart]:
     """Yield a chart of each evaluation whose rows have a probability of the chosen answer: candidate, then baseline."""
     for r in kept.run.results:
         if r.subject != kept.ours or kept.is_private(r.eval) or not kept.has_all_rows(r.eval):
             continue
         metric, baseline = kept.against(r.eval)
-        bins = {name: _bin_rows(kept, name, r.eval, metric) for name in dict.fromkeys((kept.ours, baseline))}
+        bins = {
+            name: _bin_rows_by_probability(kept, name, r.eval, metric) for name in dict.fromkeys((kept.ours, baseline))
+        }
         if len(bins[kept.ours]) > 1:
             note = "share of correct rows by confidence; on the line the model is well calibrated"
             note += f"; grey: {baseline}" if bins.get(baseline) and baseline != kept.ours else ""
             yield charts.reliability_chart(f"Reliability of {r.eval}", note, {name: b for name, b in bins.items() if b})
 
 
-def _bin_rows(kept: LoadedRun, subject: str, evaluation: str, metric: str) -> list[charts.Spec]:
+def _bin_rows_by_probability(kept: LoadedRun, subject: str, evaluation: str, metric: str) -> list[charts.Spec]:
     """Return the rows by the probability of their chosen answers, in tenths; bins of few rows are left out."""
     tenths: dict[int, list[tuple[float, float]]] = {}
     for row in kept.rows(subject, evaluation).values() if kept.report(subject, evaluation) else ():
@@ -206,7 +217,7 @@ def _bin_rows(kept: LoadedRun, subject: str, evaluation: str, metric: str) -> li
     return found
 
 
-def _draw_numbers(kept: LoadedRun) -> Iterator[Chart]:
+def _iterate_row_value_charts(kept: LoadedRun) -> Iterator[Chart]:
     """Yield a chart of each evaluation whose rows are numbers: against the baseline where it has one."""
     for r in kept.run.results:
         metric, baseline = kept.against(r.eval)
@@ -236,7 +247,7 @@ def _draw_numbers(kept: LoadedRun) -> Iterator[Chart]:
                 )
 
 
-def _draw_lengths(kept: LoadedRun) -> Iterator[Chart]:
+def _iterate_answer_length_charts(kept: LoadedRun) -> Iterator[Chart]:
     """Yield how long the answers are of each evaluation whose answers were written, not chosen."""
     for r in kept.run.results:
         chosen = "choices" in (kept.evals.get(r.eval, {}).get("options") or {})  # their length says nothing

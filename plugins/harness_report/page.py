@@ -89,12 +89,12 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
     return SimpleNamespace(
         sentence=headline_text(run), glyph=GLYPHS[outcome], outcome=outcome.value,
         through=[printable(c) for c in through],
-        lead=[_make_sentence(c) for c in run.warranted],
-        rest=[_make_sentence(c) for c in run.conclusions if c not in (*run.warranted, *through)],
+        lead=[_format_as_sentence(c) for c in run.warranted],
+        rest=[_format_as_sentence(c) for c in run.conclusions if c not in (*run.warranted, *through)],
         reasons=reasons, more_reasons=more_reasons, remarks=rows_remarks(kept),
         problems=[shorten_text(p, 500) for p in problems],
         facts=configuration.header_facts(kept),
-        heads=headline_gates(kept), **_describe_gates(kept, links=links), tally=gate_tally(run),
+        heads=headline_gates(kept), **_make_gate_sections(kept, links=links), tally=gate_tally(run),
         heat=heat_maps(kept), drawn=svg.can_draw(),
         metrics=metrics.metrics_table(kept), sure=format_confidence(run.alpha), min_n=metrics.slice_min_n(kept),
         finish_reasons=[
@@ -154,7 +154,7 @@ def unchanged_note(run: Run) -> str:
     return f"{lost:,} lost and {won:,} won; the folder holds no answers to show."
 
 
-def _make_sentence(said: str) -> str:
+def _format_as_sentence(said: str) -> str:
     text = printable(said)
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
 
@@ -167,7 +167,7 @@ def gate_tally(run: Run) -> list[tuple[str, int]]:
     return [("All", len(run.verdicts)), *((o.value, counts[o]) for o in summary.RANKS if counts[o])]
 
 
-def _describe_gates(kept: LoadedRun, *, links: bool) -> dict[str, Any]:
+def _make_gate_sections(kept: LoadedRun, *, links: bool) -> dict[str, Any]:
     """Return gates, a note, and what unfolds: those of very many that passed, and those that decide nothing."""
     worst_first, axis = summary.sort_worst_first(kept.run), shared_axes([kept])
     decide, aside = [v for v in worst_first if v.decides], [v for v in worst_first if not v.decides]

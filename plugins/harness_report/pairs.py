@@ -158,11 +158,11 @@ def browser_data(kept: LoadedRun) -> tuple[list[dict[str, Any]], str]:
     most = max(120, min(MAX_TEXT_CHARS, size // max(1, rows * (3 + len(kept.subjects)))))
     note = f"{total:,} rows: all that were won or lost, and a sample of the others, {rows:,} in all."
     return [
-        _describe_evaluation(kept, e, pairs, chosen[e], most) for e, pairs in found.items()
+        _make_evaluation_json(kept, e, pairs, chosen[e], most) for e, pairs in found.items()
     ], note if share < 1 else ""
 
 
-def _describe_evaluation(
+def _make_evaluation_json(
     kept: LoadedRun, evaluation: str, pairs: Pairs, ids: Sequence[str], most: int
 ) -> dict[str, Any]:
     """Return one evaluation as the script reads it; of a private one digests instead of texts."""
@@ -176,7 +176,7 @@ def _describe_evaluation(
     for i in ids:
         row, pair = rows[kept.ours][i], outcomes.get(i)
         outcome, answered = pair.outcome if pair else OTHER, [rows[s].get(i, {}) for s in there]
-        scores = [_read_score(one, pairs.metric) for one in answered]
+        scores = [_round_finite_score(one, pairs.metric) for one in answered]
         if private:
             digests = [str(row.get(f"{k}_hash", ""))[:16] for k in ("doc", "prompt", "target")]
             lines.append([digests[0], outcome, "", *(f"sha256 {d}" for d in digests), [None] * len(there), scores])
@@ -186,7 +186,7 @@ def _describe_evaluation(
         target = " | ".join(map(str, target)) if isinstance(target, list) else str(target)
         texts = [shorten_text(last_prompt_line(row)[:200], most), asked, shorten_text(target, most)]
         said = [None if (text := row_answer(one)) is None else shorten_text(text, most) for one in answered]
-        why = [_list_reasons(one, pairs.metric, min(most, 600)) for one in answered]
+        why = [_list_scoring_reasons(one, pairs.metric, min(most, 600)) for one in answered]
         why = why if any(why) else []
         lines.append(
             [shorten_text(i, 200), outcome, shorten_text(row_slice(row, column), 80), *texts, said, scores, why]
@@ -199,17 +199,19 @@ def _describe_evaluation(
     }  # fmt: skip
 
 
-def _list_reasons(row: Row, metric: str, most: int) -> list[tuple[str, str]]:
+def _list_scoring_reasons(row: Row, metric: str, most: int) -> list[tuple[str, str]]:
     """Return what says why an answer counts as it does: its note, what the evaluator tells, and its other metrics."""
     told = {"note": row.get("note"), **subtable(row, "details")}
     said = {key: reading.as_text(value) for key, value in told.items() if value not in (None, "", [], {})}
     found = [(shorten_text(key, 80), shorten_text(text, most)) for key, text in said.items()]
     names: object = row.get("metrics")
-    others = ((m, _read_score(row, m)) for m in map(str, names if isinstance(names, list) else ()) if m != metric)
+    others = (
+        (m, _round_finite_score(row, m)) for m in map(str, names if isinstance(names, list) else ()) if m != metric
+    )
     return found + [(shorten_text(m, 80), f"{x:g}") for m, x in others if x is not None]
 
 
-def _read_score(row: Row, metric: str) -> float | None:
+def _round_finite_score(row: Row, metric: str) -> float | None:
     value = row_value(row, metric)
     return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")
 
@@ -232,7 +234,8 @@ def change_section(kept: LoadedRun, title: str, evaluation: str, pairs: Pairs, l
                 outcome=OUTCOMES[p.outcome], link=f"#{quote(evaluation, '')}/{quote(p.id, '')}",
                 prompt=shorten_text(last_prompt_line(p.ours), 200),
                 slice=shorten_text(row_slice(p.ours, kept.column(evaluation)), 80),
-                theirs=one, ours=other, marks=(_format_score(p.theirs, pairs), _format_score(p.ours, pairs)),
+                theirs=one, ours=other,
+                marks=(_format_right_or_score(p.theirs, pairs), _format_right_or_score(p.ours, pairs)),
                 fold=i >= narrow,
             ))  # fmt: skip
     return SimpleNamespace(
@@ -242,7 +245,7 @@ def change_section(kept: LoadedRun, title: str, evaluation: str, pairs: Pairs, l
     )  # fmt: skip
 
 
-def _format_score(row: Row, pairs: Pairs) -> str:
+def _format_right_or_score(row: Row, pairs: Pairs) -> str:
     if (value := row_value(row, pairs.metric)) is None:
         return ""
     return ("right" if value else "wrong") if pairs.binary else f"{value:.3g}"

@@ -101,7 +101,7 @@ def _start_renderer() -> subprocess.Popen[str]:
     return process
 
 
-def _render_spec(spec: str) -> str:
+def _render_svg_or_warn(spec: str) -> str:
     """Return the SVG of a spec, or an empty text and a warning where there is none."""
     process = _start_renderer()
     assert process.stdin and process.stdout
@@ -128,7 +128,7 @@ def draw_svg(spec: Mapping[str, Any], label: str = "") -> str:
         path = cache_dir() / "charts" / f"{name}.svg"
         svg = path.read_text("utf-8")  # so that an unchanged run draws nothing
     except (UsageError, OSError, ValueError, PackageNotFoundError):
-        svg = _render_spec(json.dumps(_escape_spec(spec)))  # what XML cannot hold ends the process there
+        svg = _render_svg_or_warn(json.dumps(_escape_spec(spec)))  # what XML cannot hold ends the process there
         svg = TAG.sub(lambda tag: LONG_DECIMALS.sub(r"\1", tag[0]), NOT_DRAWN.sub("", svg))
         if path is not None and svg:
             with suppress(OSError):  # on a full disk the next draws it again

@@ -37,7 +37,7 @@ def prepare_training(job: TrainingJob) -> Built:
         kept, _ = job.split()
         tokenizer = load_tokenizer(job.ref.path)
         if getattr(config, "assistant_only_loss", False) and not config.chat_template_path:
-            _check_markers(tokenizer)
+            _require_assistant_markers(tokenizer)
         # What a training draws later must not depend on whether the checks ran.
         with torch.random.fork_rng(devices=[]):
             model = build_small_model(job.ref.path)
@@ -63,7 +63,7 @@ def prepare_training(job: TrainingJob) -> Built:
     return Built(tokenizer, preview.examples(), left, config.max_length, *about)
 
 
-def _check_markers(tokenizer: PreTrainedTokenizerBase) -> None:
+def _require_assistant_markers(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise UsageError where nobody says which tokens of a chat are the assistant's: neither the template nor TRL."""
     try:
         get_training_chat_template(tokenizer)

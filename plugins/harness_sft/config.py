@@ -134,8 +134,8 @@ def build_config(
     import trl
 
     config = getattr(trl, name)
-    _check_names(recipe, config, {**RESERVED_FIELDS, **(refused or {})})
-    _check_values(recipe)
+    _require_valid_trainer_options(recipe, config, {**RESERVED_FIELDS, **(refused or {})})
+    _require_usable_recipe_values(recipe)
     options = {**recipe, "report_to": recipe["report_to"] or []}
     for ours in ("attn_implementation", "validation", "patience"):
         del options[ours]
@@ -167,7 +167,7 @@ def build_config(
     return made
 
 
-def _check_names(recipe: Mapping[str, Any], config: type[Any], refused: Mapping[str, str]) -> None:
+def _require_valid_trainer_options(recipe: Mapping[str, Any], config: type[Any], refused: Mapping[str, str]) -> None:
     hints = get_type_hints(config)
     if config.__name__ == "DPOConfig":
         hints["loss_type"] = str | list[str]  # one of them need not be in a list
@@ -198,14 +198,14 @@ def _check_names(recipe: Mapping[str, Any], config: type[Any], refused: Mapping[
     mistakes.raise_errors()
 
 
-def _check_values(recipe: Mapping[str, Any]) -> None:
+def _require_usable_recipe_values(recipe: Mapping[str, Any]) -> None:
     """Refuse kernels and reports that are not here, before a model is loaded, and numbers that mean nothing."""
     if recipe.get("use_liger_kernel"):
-        _check_gpu("use_liger_kernel: its kernels are")
+        _require_gpu_for_kernels("use_liger_kernel: its kernels are")
         if find_spec("liger_kernel") is None:
             raise UsageError("use_liger_kernel: is not installed; pip install liger-kernel")
     if (kernel := recipe["attn_implementation"]) not in (None, "eager", "sdpa"):
-        _check_gpu(f"attn_implementation: {kernel} is")
+        _require_gpu_for_kernels(f"attn_implementation: {kernel} is")
         package = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(kernel, "torch")
         if find_spec(package) is None:
             raise UsageError(f"attn_implementation: {package} is not installed, which {kernel} needs")
@@ -226,7 +226,7 @@ def _check_values(recipe: Mapping[str, Any]) -> None:
     mistakes.raise_errors()
 
 
-def _check_gpu(kernels: str) -> None:
+def _require_gpu_for_kernels(kernels: str) -> None:
     import torch
 
     if not torch.cuda.is_available():

@@ -59,7 +59,7 @@ def logprob_mismatch(model: Any, batch: Mapping[str, Any], dtype: torch.dtype | 
     They are those of supervised tokens of one row, without dropout. It is infinite where TRL's way raises, and 0 where
     the model's own forward does or gives what is not finite, which is another fault. No randomness is spent.
     """
-    given, labels = _select_window(batch)
+    given, labels = _select_supervised_window(batch)
     mask, targets = labels[:, 1:] != IGNORED_LABEL, labels[:, 1:]
     training = [module for module in model.modules() if module.training]
 
@@ -117,7 +117,7 @@ def use_own_logits(model: Any) -> None:
     model.forward = MethodType(forward, model)
 
 
-def _select_window(batch: Mapping[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
+def _select_supervised_window(batch: Mapping[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
     """Return a few tokens around the first supervised one of a batch, as the model gets them, and their labels."""
     ids = batch["input_ids"]
     labels = batch["labels"] if "labels" in batch else ids.masked_fill(batch["completion_mask"] == 0, IGNORED_LABEL)

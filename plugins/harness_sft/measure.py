@@ -55,7 +55,7 @@ def measure_training(job: TrainingJob) -> dict[str, Any]:
         with cpu_training(trainer.model):
             trainer.train()
             found: dict[str, Any] = watch.facts(begun)
-            found["extra"] = _measure_validation(trainer, held)
+            found["extra"] = _estimate_validation_seconds(trainer, held)
             rows = trainer.train_dataset
             order = sorted(range(len(rows)), key=lambda i: -_count_row_tokens(rows[i]))
             trainer.train_dataset = rows.select(order[: config.per_device_train_batch_size])
@@ -90,7 +90,7 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc]
         return timed | spent | {"setup": setup, "whole_steps": whole, "whole_tokens": tokens}
 
 
-def _measure_validation(trainer: CheckedTrainerMixin, held: Sequence[Mapping[str, Any]]) -> float:
+def _estimate_validation_seconds(trainer: CheckedTrainerMixin, held: Sequence[Mapping[str, Any]]) -> float:
     """Return the seconds that the validations of the training take, one after each epoch."""
     if not held:
         return 0.0

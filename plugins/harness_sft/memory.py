@@ -37,7 +37,9 @@ def estimate_memory(job: TrainingJob) -> dict[str, int]:
         except (ValueError, TypeError, IndexError, RuntimeError) as error:
             raise UsageError(f"[adapter] does not fit the base: {' '.join(str(error).split())}") from None
     parameters = list(model.parameters())
-    frozen = sum(_count_packed_bytes(p, bits) if id(p) in packed else p.nbytes for p in parameters if id(p) in whole)
+    frozen = sum(
+        _count_4bit_weight_bytes(p, bits) if id(p) in packed else p.nbytes for p in parameters if id(p) in whole
+    )
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     optim = str(job.recipe.get("optim", "adamw_torch"))
     moments = BYTES_8BIT if "8bit" in optim else next((n for name, n in MOMENTS.items() if optim.startswith(name)), 8)
@@ -66,7 +68,7 @@ def check_memory(job: TrainingJob) -> None:
         raise UsageError(f"{has} {card.total_memory / 1e9:,.1f}; {how}")
 
 
-def _count_packed_bytes(parameter: torch.Tensor, bits: Any) -> int:
+def _count_4bit_weight_bytes(parameter: torch.Tensor, bits: Any) -> int:
     """Return the bytes of a weight in 4 bits with its scales, which double quantisation holds in a byte each."""
     scales = math.ceil(parameter.numel() / BLOCK)
     nested = bits.get("bnb_4bit_use_double_quant")

@@ -130,7 +130,7 @@ class RemoteAdapter:
         return get_peft_config(deepcopy(self.told["config"]))
 
 
-def _convert_to_json(adapter: Any) -> dict[str, Any]:
+def _convert_adapter_to_json(adapter: Any) -> dict[str, Any]:
     """Return an adapter as JSON has it, sets in order."""
     told = {"config": adapter.peft_config().to_dict(), "quantization": adapter.quantization}
     return dict(json.loads(json.dumps(told, default=lambda one: sorted(one) if isinstance(one, set) else str(one))))
@@ -146,8 +146,8 @@ def launch_processes(job: TrainingJob, count: int) -> Path:
     folder = job.out.parent.resolve() / "processes"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    adapter = None if job.adapter is None else _convert_to_json(job.adapter)
-    if adapter and _convert_to_json(RemoteAdapter(adapter)) != adapter:  # the others would read another one
+    adapter = None if job.adapter is None else _convert_adapter_to_json(job.adapter)
+    if adapter and _convert_adapter_to_json(RemoteAdapter(adapter)) != adapter:  # the others would read another one
         raise UsageError("[train] processes: the adapter cannot be sent to other processes; train in one")
     told: dict[str, Any] = {"ref": ref_to_json(job.ref), "adapter": adapter, "rows": list(job.rows)}
     told |= {"out": str(job.out.resolve()), "recipe": dict(job.recipe), "seed": job.seed}
@@ -186,7 +186,7 @@ class TrainingProcesses:
         """Pass on what is told until the processes have ended; raise what made one of them end early."""
         with (self.folder / EVENTS).open(encoding="utf-8") as stream:
             try:
-                self._hear(stream)
+                self._read_events_until_end(stream)
             except KeyboardInterrupt:
                 if self.pace.took:  # before that there is nothing to save
                     (self.folder / STOP).touch()
@@ -194,7 +194,7 @@ class TrainingProcesses:
                     self.until = time.monotonic() + max(
                         GRACE_S, 0.0 if self.pace.told else 2 * self.pace.median_seconds()
                     )
-                    self._hear(stream)
+                    self._read_events_until_end(stream)
                 raise
         if self.done and not self.errors:
             return
@@ -212,20 +212,20 @@ class TrainingProcesses:
             raise UsageError(f"{full}; free space and {self._again()}")
         raise error
 
-    def _hear(self, stream: IO[str]) -> None:
+    def _read_events_until_end(self, stream: IO[str]) -> None:
         """Read whole lines, and those that are left, until the processes have ended, or one has told an error."""
         begun, last = "", False
         while not last:
-            last = not self._more()
+            last = not self._poll_still_running()
             while part := stream.readline():
                 begun += part
                 if begun.endswith("\n"):
-                    self._take(begun)
+                    self._handle_event_line(begun)
                     begun = ""
             if not last:
                 time.sleep(POLL_INTERVAL_S)
 
-    def _more(self) -> bool:
+    def _poll_still_running(self) -> bool:
         codes = [process.poll() for process in self.processes]
         killed = [(number, -code) for number, code in enumerate(codes) if code is not None and code < 0]
         if killed and not (self.lost or any(error["kind"] in RAISED_ERRORS for error in self.errors)):
@@ -235,7 +235,7 @@ class TrainingProcesses:
         if self.stopping and not (self.folder / STOP).exists():  # all have heard it, and save
             self.stopping, self.until = False, float("inf")
         if any(codes):  # the others wait for it
-            self._end_soon()
+            self._limit_remaining_time()
         said, hung = self.pace.find_warning()
         if hung and not self.done:
             raise UsageError(f"{said}; {self._again()}")
@@ -243,13 +243,13 @@ class TrainingProcesses:
             self.progress(replace(self.last, remark=said))
         return None in codes and not hung and time.monotonic() < self.until
 
-    def _end_soon(self) -> None:
+    def _limit_remaining_time(self) -> None:
         self.until = min(self.until, time.monotonic() + ERROR_GRACE_S)
 
     def _again(self) -> str:
         return resume_hint(self.folder.parent)
 
-    def _take(self, line: str) -> None:
+    def _handle_event_line(self, line: str) -> None:
         event: dict[str, Any] = {}
         with suppress(ValueError):  # a blank, or the half that a full disk took
             event = json.loads(line)
@@ -269,12 +269,12 @@ class TrainingProcesses:
                 self.flag(event["flag"], Finding(**event["finding"]))
             (self.folder / event["answer"]).touch()
         elif "error" in event:
-            self._more()  # which sees whom a signal ended before
+            self._poll_still_running()  # which sees whom a signal ended before
             self.errors.append(event["error"])
         self.interrupted = self.interrupted or "interrupted" in event
         self.done = self.done or "done" in event
         if self.errors:
-            self._end_soon()
+            self._limit_remaining_time()
 
     def close(self) -> None:
         """End all processes that have not ended, and what they started; a kill ends one that is stopped, too."""

@@ -63,7 +63,7 @@ class Spikes:
         if len(self.recent) < RECENT_LOSSES:
             return None
         smoothed, began = median(self.recent), False
-        if len(self.before) == WINDOW_LOSSES and smoothed > self._bar():
+        if len(self.before) == WINDOW_LOSSES and smoothed > self._compute_spike_threshold():
             if began := not self.inside:
                 self.found.append(Spike(self.step - RECENT_LOSSES // 2, self.step, smoothed, median(self.before)))
             self.found[-1].last, self.found[-1].loss = self.step, max(smoothed, self.found[-1].loss)
@@ -74,7 +74,7 @@ class Spikes:
             self.before.append(self.recent.popleft())
         return self.found[-1] if began else None
 
-    def _bar(self) -> float:
+    def _compute_spike_threshold(self) -> float:
         middle = median(self.before)
         levels = [math.log(loss + NATS) for loss in self.before]
         deviation = NORMAL * median(abs(b - a) for a, b in pairwise(levels))
@@ -86,11 +86,11 @@ class InitialWeights:
     """The weights of an adapter, or of a whole model, before the first step, each as one exact number: no copy."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.sums = {name: _sum_of_bits(parameter) for name, parameter in _iterate_moving_weights(model)}
+        self.sums = {name: _sum_bits_as_integers(parameter) for name, parameter in _iterate_moving_weights(model)}
 
     def find_unmoved(self, model: PreTrainedModel, ranks: Ranks) -> list[str]:
         """Return the weights that are what they were, in all processes."""
-        found = [(n, self.sums.get(n) == _sum_of_bits(p), p) for n, p in _iterate_moving_weights(model)]
+        found = [(n, self.sums.get(n) == _sum_bits_as_integers(p), p) for n, p in _iterate_moving_weights(model)]
         # In half precision a first, small step may be lost on a weight that is not zero, so only zeros count there.
         moved = ranks.sum_over_processes(
             *(float(not same or (p.dtype != torch.float32 and bool(p.any()))) for _, same, p in found)
@@ -111,7 +111,7 @@ def _iterate_moving_weights(model: PreTrainedModel) -> Iterator[tuple[str, Any]]
             yield name, local_part(parameter.detach())  # of weights that processes share, each looks at what it holds
 
 
-def _sum_of_bits(tensor: Any) -> int:
+def _sum_bits_as_integers(tensor: Any) -> int:
     """Return the sum of a tensor's bits as integers: a change of the last place of one weight changes it."""
     width = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     return int(tensor.contiguous().view(width).sum(dtype=torch.int64))

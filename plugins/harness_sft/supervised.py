@@ -32,7 +32,7 @@ class Preview(SFTTrainer):  # type: ignore[misc]
     ) -> Any:
         how = {"completion_only": self.completion_only_loss, "assistant_only": args.assistant_only_loss}
         encoder = RowEncoder(ModelTokenizer(tokenizer), self.chat_template, **how)
-        whole = encode_dataset(dataset, partial(_encode_row, encoder), args.dataset_num_proc)
+        whole = encode_dataset(dataset, partial(_encode_ids_and_labels, encoder), args.dataset_num_proc)
         text = isinstance(dataset[0].get("completion", dataset[0].get("text")), str)
         self.check_rows(whole, args, packing, name, text=text)
         return super()._prepare_dataset(whole, tokenizer, args, packing, formatting, name)
@@ -54,7 +54,7 @@ class Preview(SFTTrainer):  # type: ignore[misc]
         return batch
 
 
-def _encode_row(encoder: RowEncoder, row: Mapping[str, Any]) -> dict[str, list[int]]:
+def _encode_ids_and_labels(encoder: RowEncoder, row: Mapping[str, Any]) -> dict[str, list[int]]:
     encoded = encoder.encode(row)
     return {"input_ids": encoded.ids, "labels": encoded.labels}
 

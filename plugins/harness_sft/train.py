@@ -89,7 +89,7 @@ def train_model(job: TrainingJob) -> Path:
     config.gradient_accumulation_steps //= ranks.count
     rows = job.split()
     stamp = _digest_job(job)
-    with harness_hf.quiet_loading(), quiet_libraries(), _redirect_logs(job.out.parent / TRAINING_LOGS):
+    with harness_hf.quiet_loading(), quiet_libraries(), _redirect_tensorboard_events(job.out.parent / TRAINING_LOGS):
         checkpoint = last_whole_checkpoint(checkpoints, stamp)
         ranks.wait()
         if checkpoint is None and ranks.first:
@@ -128,7 +128,7 @@ def build_trainer(
     model = _add_adapter(base, adapter, config.seed) if adapter else base
     trainable, total = model.get_nb_trainable_parameters() if adapter else (base.num_parameters(),) * 2
     told = {"trainable": trainable, "parameters": total, "base MB": round(size / 1e6, 1)}
-    job.progress(Progress("train", 0, 0, told, _describe_targets(base) if adapter else ""))
+    job.progress(Progress("train", 0, 0, told, _describe_adapted_tower(base) if adapter else ""))
     try:
         given: dict[str, Any] = {"job": job, "stamp": stamp, "args": config, **job.method.beside(ref, adapter)}
         given |= {"held_out": as_dataset(held_out) if held_out else None, "train_dataset": as_dataset(kept)}
@@ -141,7 +141,7 @@ def build_trainer(
     return trainer, {"trainable_parameters": trainable, "total_parameters": total, "base_bytes": size}
 
 
-def _describe_targets(base: PreTrainedModel) -> str:
+def _describe_adapted_tower(base: PreTrainedModel) -> str:
     """Return which part of a base with towers is adapted; an empty text of one that reads text alone."""
     beside = ", ".join(list_towers(base))
     return f"adapts {harness_hf.language_model_name(base)}, which processes text; unchanged: {beside}" if beside else ""
@@ -233,20 +233,20 @@ def write_whole(
         model = load_model(base, dtype="float32", device="cpu", cpu_kernels=uses_cpu_kernels(model))
         model.load_state_dict(gathered, strict=False)  # a tied weight has one name of two
     there, names = check_base(base)
-    stored = _find_dtypes(model, {name: header.dtype for name, header in there.items()})
+    stored = _find_stored_dtypes(model, {name: header.dtype for name, header in there.items()})
     rows = [torch.tensor([ids[:TOKENS]], device=model.device) for ids in trainer.sample_token_ids(ROWS)]
-    before = _compute_distributions(model, rows)
+    before = _compute_row_log_probs(model, rows)
     reload = partial(load_model, dtype="float32", device=model.device.type, cpu_kernels=uses_cpu_kernels(model))
     with replace_folder(out) as work:
         model.generation_config = GenerationConfig()  # the base's is copied, and transformers refuses some of them
-        _cast_weights(model, stored)
+        _cast_parameters(model, stored)
         model.save_pretrained(work)
         for name in ("config.json", "generation_config.json"):
             (work / name).unlink(missing_ok=True)
         copy_rest(base, names, work)
-        _cast_weights(model, dict.fromkeys(stored, torch.float32))
-        rounded = _compute_distributions(model, rows)
-        again = _compute_distributions(reload(work), rows)
+        _cast_parameters(model, dict.fromkeys(stored, torch.float32))
+        rounded = _compute_row_log_probs(model, rows)
+        again = _compute_row_log_probs(reload(work), rows)
         off, _ = harness_hf.kl_and_agreement(rounded, again)
         if not off <= TOLERANCE_NATS:
             what = "the saved model answers differently from the trained one [saved-parity]"
@@ -255,13 +255,13 @@ def write_whole(
         lost, kept = harness_hf.kl_and_agreement(before, again)
         facts: dict[str, Any] = {**note["facts"], "kl_rounding": lost, "top1_rounding": kept}
         if set(stored.values()) != {torch.float32}:  # else nothing was rounded
-            start = _compute_distributions(reload(base), rows)
+            start = _compute_row_log_probs(reload(base), rows)
             facts["kl_training"], _ = harness_hf.kl_and_agreement(before, start)
         write_text(work / ADAPTER_NOTE, json.dumps({**note, "facts": facts}, indent=2) + "\n")
         seal_folder(work, out)
 
 
-def _find_dtypes(model: PreTrainedModel, there: Mapping[str, str]) -> dict[str, torch.dtype]:
+def _find_stored_dtypes(model: PreTrainedModel, there: Mapping[str, str]) -> dict[str, torch.dtype]:
     """Return each parameter's dtype in a base's files, or the commonest there; what is no half is kept in float32."""
     known = {"BF16": torch.bfloat16, "F16": torch.float16}
     [(commonest, _)] = Counter(there.values()).most_common(1)
@@ -269,13 +269,13 @@ def _find_dtypes(model: PreTrainedModel, there: Mapping[str, str]) -> dict[str, 
     return {name: known.get(dtype, torch.float32) for name, dtype in found.items()}
 
 
-def _cast_weights(model: PreTrainedModel, dtypes: Mapping[str, torch.dtype]) -> None:
+def _cast_parameters(model: PreTrainedModel, dtypes: Mapping[str, torch.dtype]) -> None:
     """Bring weights to their dtypes, and no buffers: angles of rotary positions are not stored, and never rounded."""
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(dtypes[name])
 
 
-def _compute_distributions(model: PreTrainedModel, rows: list[Any]) -> list[Any]:
+def _compute_row_log_probs(model: PreTrainedModel, rows: list[Any]) -> list[Any]:
     """Return log-probabilities (tokens, vocabulary) of each row."""
     with torch.inference_mode():
         return [model(ids, use_cache=False).logits[0].float().log_softmax(-1).cpu() for ids in rows]
@@ -328,7 +328,7 @@ def _digest_job(job: TrainingJob) -> str:
 
 
 @contextmanager
-def _redirect_logs(folder: Path) -> Iterator[None]:
+def _redirect_tensorboard_events(folder: Path) -> Iterator[None]:
     """Make TensorBoard's events go to a folder, unless the user named another."""
     given = os.environ.get(EVENTS)
     os.environ[EVENTS] = given or str(folder)

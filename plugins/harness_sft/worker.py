@@ -55,9 +55,9 @@ class EventWriter:
 def main(folder: Path) -> int:
     """Train what the job says, together with the others, and tell how it ended."""
     desk = EventWriter(folder)
-    threading.Thread(target=_watch_parent, args=(desk,), daemon=True).start()
+    threading.Thread(target=_kill_group_when_parent_ends, args=(desk,), daemon=True).start()
     try:
-        _train_job(desk, json.loads((folder / JOB).read_text("utf-8")))
+        _run_distributed_training(desk, json.loads((folder / JOB).read_text("utf-8")))
     except KeyboardInterrupt:
         desk.tell({"interrupted": True})
         return 0  # as wished: another may still be writing
@@ -69,7 +69,7 @@ def main(folder: Path) -> int:
     return 0
 
 
-def _train_job(desk: EventWriter, job: Mapping[str, Any]) -> None:
+def _run_distributed_training(desk: EventWriter, job: Mapping[str, Any]) -> None:
     import torch
     import torch.distributed as dist
 
@@ -98,7 +98,7 @@ def _train_job(desk: EventWriter, job: Mapping[str, Any]) -> None:
     dist.destroy_process_group()
 
 
-def _watch_parent(desk: EventWriter) -> None:
+def _kill_group_when_parent_ends(desk: EventWriter) -> None:
     """Give signs of life while somebody holds the other end of stdin; then end at once, with all started here."""
     while not select.select([0], [], [], HEARTBEAT_S)[0]:  # nothing is ever written there: what can be read is its end
         with suppress(OSError):  # where there is no room

@@ -101,7 +101,7 @@ def logged_run(run: Run) -> LoggedRun:
                 metrics[join_name("gate", v.candidate, v.gate, key)] = float(x)
     report = to_json(run.sendable()) if run.private else (folder / "report.json").read_text("utf-8")
     return LoggedRun(
-        run.suite, about, metrics, gates, _list_flips(run, folder), report, folder, format_run_markdown(run)
+        run.suite, about, metrics, gates, _list_changed_answers(run, folder), report, folder, format_run_markdown(run)
     )
 
 
@@ -110,7 +110,7 @@ def join_name(*parts: str) -> str:
     return "/".join(FORBIDDEN_CHARACTERS.sub("_", part).strip(" .") or "_" for part in parts)
 
 
-def _list_flips(run: Run, folder: Path) -> list[list[str]]:
+def _list_changed_answers(run: Run, folder: Path) -> list[list[str]]:
     """Return the rows that changed, with both answers: of gates, then of merging; those of private evals by no name."""
     steps = [(v.gate, v.metric.partition(".")[0], v.candidate, v.versus, v.lost, v.won) for v in run.verdicts]
     steps += [(f"{c.eval}.{c.metric}", c.eval, c.after, c.before, c.lost_ids, c.won_ids) for c in run.changes]
@@ -194,9 +194,9 @@ def log_to_tensorboard(told: LoggedRun) -> None:
 
     texts = {
         "verdict": told.note,
-        "gates": _format_table(*told.tables["gates"]) if told.gates else "no gate",
-        "flips": _format_table(COLUMNS, told.flips[:SHOWN]),
-        "about": _format_table(("what", "is"), list(told.about.items())),
+        "gates": _format_markdown_table(*told.tables["gates"]) if told.gates else "no gate",
+        "flips": _format_markdown_table(COLUMNS, told.flips[:SHOWN]),
+        "about": _format_markdown_table(("what", "is"), list(told.about.items())),
         "report.json": f"in `{told.folder.name}/report.json`",
     }
     values = [Summary.Value(tag=name, simple_value=value) for name, value in told.metrics.items()]
@@ -236,7 +236,7 @@ def log_to_otel(run: Run) -> None:
         raise UsageError("the collector of OTEL_EXPORTER_OTLP_ENDPOINT did not accept them")
 
 
-def _format_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def _format_markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return a table in Markdown, in which a cell is text and no more."""
     lines = []
     for line in (columns, ["---"] * len(columns), *rows):

@@ -90,47 +90,51 @@ class Pages:
 
     def list(self, request: Request) -> Response:
         """Every run."""
-        return _render_page("list.html", "Runs", name=self.runs.folder.resolve().name, runs=self.runs.list_runs())
+        return _render_html_response(
+            "list.html", "Runs", name=self.runs.folder.resolve().name, runs=self.runs.list_runs()
+        )
 
     def run(self, request: Request) -> Response:
         """The report as it lies in the folder; of a run without one what it came to so far."""
-        folder = self._folder(request.path_params["name"])
+        folder = self._require_run_folder(request.path_params["name"])
         if not (folder / REPORT).exists():
             found = read_events(folder)
             watched = found.running is not False
-            return _render_page("watch.html", found.run.suite, name=folder.name, watched=watched, **live_parts(found))
+            return _render_html_response(
+                "watch.html", found.run.suite, name=folder.name, watched=watched, **live_parts(found)
+            )
         try:
             with open_file(folder / page.FILE, below=folder) as f:
-                return _serve_report(f.read().decode("utf-8", "replace"))
+                return _make_report_response(f.read().decode("utf-8", "replace"))
         except FileNotFoundError:
             kept = reading.read_folder(folder)
-            return _serve_report(page.render_run(kept, reading.previous_run(kept)))
+            return _make_report_response(page.render_run(kept, reading.previous_run(kept)))
         except OSError as error:
             raise UsageError(f"{page.FILE}: cannot be shown: {error.strerror}; remove it") from None
 
     async def events(self, request: Request) -> Response:
         """A run as it goes, for as long as it goes."""
-        folder = self._folder(request.path_params["name"])
+        folder = self._require_run_folder(request.path_params["name"])
         await run_in_threadpool(read_events, folder)
-        return StreamingResponse(_iterate_live_parts(folder), media_type="text/event-stream")
+        return StreamingResponse(_iterate_server_sent_events(folder), media_type="text/event-stream")
 
     def compare(self, request: Request) -> Response:
         """Two runs beside each other, the later one first."""
         names = request.query_params.getlist("run")
         if len({*names}) != 2:
             raise UsageError(f"{len({*names})} runs are selected; select two")
-        runs = [reading.read_folder(self._folder(name)) for name in names]
+        runs = [reading.read_folder(self._require_run_folder(name)) for name in names]
         before, now = sorted(runs, key=lambda kept: kept.run.started)
-        return _serve_report(comparison.render_comparison(now, before, []))
+        return _make_report_response(comparison.render_comparison(now, before, []))
 
     def label(self, request: Request) -> Response:
         """The next question, or who is asked."""
         name, asked = request.path_params["name"], request.query_params
-        items = label_queues(self._folder(name))
+        items = label_queues(self._require_run_folder(name))
         given = {"run": name, "items": items, "draws": DRAW_KINDS, "by": asked.get("by", "").strip()}
         if not given["by"]:
-            return _render_page("label.html", "Label", name=name, queue=None, **given)
-        queue = _find_queue(items, dict(asked))
+            return _render_html_response("label.html", "Label", name=name, queue=None, **given)
+        queue = _require_label_queue(items, dict(asked))
         question = queue.next(given["by"])
         given |= {
             "item": asked["item"],
@@ -146,7 +150,7 @@ class Pages:
             }
             given |= {"answers": answers[::-1] if question.is_baseline_first(given["by"]) else answers}
             given |= {"buttons": list((MET if question.criterion else PAIR).items())}
-        return _render_page("label.html", "Label", name=name, **given)
+        return _render_html_response("label.html", "Label", name=name, **given)
 
     async def labelled(self, request: Request) -> Response:
         """Write a label, and ask on."""
@@ -160,27 +164,27 @@ class Pages:
         return RedirectResponse(f"/label/{quote(name, safe='')}?{urlencode(again)}", HTTPStatus.SEE_OTHER)
 
     def _write(self, name: str, said: dict[str, str]) -> None:
-        queue, by = _find_queue(label_queues(self._folder(name)), said), said.get("by", "").strip()
+        queue, by = _require_label_queue(label_queues(self._require_run_folder(name)), said), said.get("by", "").strip()
         question = queue.questions.get(LabelId(said.get("id", ""), said.get("criterion", "")))
         if not by or question is None or said.get("pressed") not in (MET if question.criterion else PAIR):
             raise UsageError("this is not a label of this run; go back and try again")
         with reporting_write_errors(queue.path, "; free space and try again"):
             queue.add(question, said["pressed"], by)
 
-    def _folder(self, name: str) -> Path:
+    def _require_run_folder(self, name: str) -> Path:
         if folder := self.runs.run_folders().get(name):
             return folder
         raise HTTPException(HTTPStatus.NOT_FOUND, "there is no such run")
 
 
-def _find_queue(items: dict[str, dict[str, LabelQueue]], said: dict[str, str]) -> LabelQueue:
+def _require_label_queue(items: dict[str, dict[str, LabelQueue]], said: dict[str, str]) -> LabelQueue:
     try:
         return items[said["item"]][said.setdefault("drawn", RANDOM)]
     except KeyError:
         raise UsageError("this is not a judged item of this run; go back and choose one") from None
 
 
-async def _iterate_live_parts(folder: Path) -> AsyncIterator[str]:
+async def _iterate_server_sent_events(folder: Path) -> AsyncIterator[str]:
     """Yield the part that changes whenever it does, and the end."""
     last = ""
     while True:
@@ -195,15 +199,15 @@ async def _iterate_live_parts(folder: Path) -> AsyncIterator[str]:
         await asyncio.sleep(REFRESH_INTERVAL_S)
 
 
-def _render_page(template: str, title: str, **given: Any) -> Response:
+def _render_html_response(template: str, title: str, **given: Any) -> Response:
     return HTMLResponse(page.fill_template(template, "harness_view", "view.js", title=printable(title), **given))
 
 
-def _serve_report(html: str) -> Response:
+def _make_report_response(html: str) -> Response:
     return HTMLResponse(html, headers={"content-security-policy": REPORT_POLICY})
 
 
-async def _answer_mistake(request: Request, error: Exception) -> Response:
+async def _make_bad_request_response(request: Request, error: Exception) -> Response:
     return PlainTextResponse(printable(str(error)), HTTPStatus.BAD_REQUEST)
 
 
@@ -218,7 +222,7 @@ def make_app(runs: Runs, hosts: frozenset[str], token: str) -> ASGIApp:
         Route("/label/{name}", pages.label),
         Route("/label/{name}", pages.labelled, methods=["POST"]),
     ]
-    app = Starlette(routes=routes, exception_handlers={UsageError: _answer_mistake})
+    app = Starlette(routes=routes, exception_handlers={UsageError: _make_bad_request_response})
     app.router.redirect_slashes = False
     return HostCheck(app, hosts, token)
 

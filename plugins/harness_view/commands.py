@@ -18,7 +18,7 @@ DEFAULT_PORT = 8765
 
 def view(parser: ArgumentParser) -> None:
     """watch, list and compare runs, and label a judge's rows, in a browser"""
-    parser.set_defaults(command=_run_view, group="look")
+    parser.set_defaults(command=_run_view_server, group="look")
     parser.epilog = """examples:
   harness view
   harness view reports --host 10.0.0.7"""
@@ -35,7 +35,7 @@ def view(parser: ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
 
 
-def _run_view(args: Namespace) -> int:
+def _run_view_server(args: Namespace) -> int:
     try:
         from harness_view.app import make_app, make_server
         from harness_view.runs import Runs
@@ -43,7 +43,7 @@ def _run_view(args: Namespace) -> int:
         raise UsageError(f"harness view: needs {error.name}; pip install starlette uvicorn jinja2") from None
     if not (runs := Runs(args.reports)).list_runs():
         raise UsageError(f"{args.reports}: contains no run; name the folder of the run folders")
-    listening = _open_socket(args)
+    listening = _open_listening_socket(args)
     host, port = listening.getsockname()[:2]
     name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     hosts = {name, f"localhost:{port}"} if ipaddress.ip_address(host).is_loopback else {name}
@@ -55,7 +55,7 @@ def _run_view(args: Namespace) -> int:
     return ExitCode.OK
 
 
-def _open_socket(args: Namespace) -> socket.socket:
+def _open_listening_socket(args: Namespace) -> socket.socket:
     try:
         address = ipaddress.ip_address(args.host)
     except ValueError:

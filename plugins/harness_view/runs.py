@@ -89,7 +89,11 @@ class Runs:
             if not stamps[0]:
                 live = read_events(folder)
                 line = RunListEntry(
-                    folder, live.run.started, printable(live.run.suite), "INCONCLUSIVE", state=_describe_state(live)
+                    folder,
+                    live.run.started,
+                    printable(live.run.suite),
+                    "INCONCLUSIVE",
+                    state=_format_unfinished_run_state(live),
                 )
                 return stamps, line
             kept = reading.read_folder(folder)
@@ -106,7 +110,7 @@ class Runs:
             )
             return stamps, RunListEntry(
                 folder, *about, judged=judged, settings=rules.flatten_rules(kept.rules), exports=weights,
-                candidate=_name_candidate(kept), took=formatting.format_seconds(run.seconds),
+                candidate=_name_candidate_or_scored_model(kept), took=formatting.format_seconds(run.seconds),
             )  # fmt: skip
         except UsageError as error:
             return stamps, RunListEntry(folder, error=printable(str(error)).replace(f"{folder}/", ""))
@@ -114,12 +118,12 @@ class Runs:
             return stamps, RunListEntry(folder, error=printable(f"cannot be read: {type(error).__name__}: {error}"))
 
 
-def _name_candidate(kept: reading.LoadedRun) -> str:
+def _name_candidate_or_scored_model(kept: reading.LoadedRun) -> str:
     """Return what was gated: the candidate, and of rows that were scored elsewhere the model's name."""
     model = (kept.run.facts.get(kept.ours) or {}).get("model")
     return printable(str(model) if model and kept.run.is_of_scored_rows else kept.ours)
 
 
-def _describe_state(live: RunProgress) -> str:
+def _format_unfinished_run_state(live: RunProgress) -> str:
     """Return how a run without a report stands, and at which stage."""
     return f"{live.state}: {printable(live.stage)}" if live.stage and not live.ended else live.state

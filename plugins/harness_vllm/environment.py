@@ -64,7 +64,7 @@ def check_environment(python: str | None) -> None:
                 f"{INSTALL_ADVICE}"
             )
         return
-    found, said = _probe_interpreter(python)
+    found, said = _probe_python_modules(python)
     if lacking := [name for name in REQUIRED_MODULES if not found[name]]:
         raise UsageError(f'python "{python}": its environment lacks {", ".join(lacking)}; {INSTALL_ADVICE}')
     ours = keys.library_versions()[keys.CORE]
@@ -75,7 +75,7 @@ def check_environment(python: str | None) -> None:
 
 
 @cache
-def _probe_interpreter(python: str) -> tuple[dict[str, bool], list[str]]:
+def _probe_python_modules(python: str) -> tuple[dict[str, bool], list[str]]:
     try:
         safe = {**os.environ, "PYTHONSAFEPATH": "1"}  # nothing is imported from the current folder
         done = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, timeout=120, check=True, env=safe)

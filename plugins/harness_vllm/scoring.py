@@ -48,18 +48,18 @@ def score_windows(engine: VLLM, windows: Sequence[Pair], *, reads: bool = True) 
     distinct = sorted(set(keyed))
     long = [pair for pair in distinct if reads and len(pair[0]) > engine.block]  # no other finds a block to read
     found: dict[Any, ScoredWindow] = {}
-    for wave in [long[:1], *_split_waves(engine, long[1:])] if long else ():
+    for wave in [long[:1], *_iterate_waves_fitting_cache(engine, long[1:])] if long else ():
         for pair, output in zip(wave, engine.score([[*c, *t] for c, t in wave], reads=True), strict=True):
-            if _is_whole(output, pair):
-                found[pair] = _sum_window(output, pair)
-    for wave in _split_waves(engine, [pair for pair in distinct if pair not in found]):
+            if _is_target_uncached(output, pair):
+                found[pair] = _sum_target_logprobs(output, pair)
+    for wave in _iterate_waves_fitting_cache(engine, [pair for pair in distinct if pair not in found]):
         for pair, output in zip(wave, engine.score([[*c, *t] for c, t in wave], reads=False), strict=True):
-            if not _is_whole(output, pair):
+            if not _is_target_uncached(output, pair):
                 had = output.num_cached_tokens
                 raise CheckFailedError(
                     f"vllm: read {had} tokens from its prefix cache despite a request not to; scores are stale"
                 )
-            found[pair] = _sum_window(output, pair)
+            found[pair] = _sum_target_logprobs(output, pair)
     return [found[pair] for pair in keyed]
 
 
@@ -83,12 +83,12 @@ def compare_prefix_cache(engine: VLLM, windows: Sequence[Pair], name: str, dtype
             )
 
 
-def _is_whole(output: EngineOutput, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> bool:
+def _is_target_uncached(output: EngineOutput, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> bool:
     """Return whether every row of a target was computed for it."""
     return output.num_cached_tokens is not None and output.num_cached_tokens <= len(pair[0]) - 1
 
 
-def _sum_window(output: EngineOutput, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> ScoredWindow:
+def _sum_target_logprobs(output: EngineOutput, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> ScoredWindow:
     context, target = pair
     rows = (output.prompt_logprobs or ())[len(context) :]
     if len(rows) != len(target) or not all(row and token in row for row, token in zip(rows, target, strict=True)):
@@ -100,7 +100,7 @@ def _sum_window(output: EngineOutput, pair: tuple[tuple[int, ...], tuple[int, ..
     return ScoredWindow(total, all(each.rank == 1 for each in given))
 
 
-def _split_waves(engine: VLLM, pairs: Sequence[Any]) -> Iterator[list[Any]]:
+def _iterate_waves_fitting_cache(engine: VLLM, pairs: Sequence[Any]) -> Iterator[list[Any]]:
     """Cut pairs into those that the cache holds at once, so that none is put back and begun again."""
     wave, room = list[Any](), 0
     for pair in pairs:

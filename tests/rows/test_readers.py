@@ -175,7 +175,7 @@ def test_inspect_logs_of_an_older_format_are_read_by_its_library(tmp_path: Path)
 def test_a_large_inspect_log_is_read_sample_by_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its library has all samples in memory at once, so it reads none that are larger than a file may be."""
     monkeypatch.setattr(inspect, "_read_by_library", None)
-    monkeypatch.setattr(inspect, "WHOLE", 100)
+    monkeypatch.setattr(inspect, "MAX_TEXT_BYTES", 100)
     assert rows_of(INSPECT / "one_error.eval").rows
 
 

@@ -81,12 +81,12 @@ class Inspect(ask.RowReader):
             why = f'its run ended as "{ask.display_name(header.get("status"))}" before all rows were scored'
             raise UsageError(f"{path}: {why}; run it again, since some rows prove nothing about the others")
         task = ask.select_one([str(told.get("task", ""))], want.task, path, "task")
-        found = _read_rows(samples, want, f"{path}")
+        found = _parse_sample_rows(samples, want, f"{path}")
         _require_all_samples(told, found, results, path)
         halves = found.halves  # of the samples alone
         reducers = sorted({str(r["reducer"]) for r in reductions if r.get("reducer") not in (None, "mean")})
         rows = _make_reduced_rows(found, reductions, f"{path}") if reducers else found.rows
-        totals = _read_totals(results, found.counted)
+        totals = _map_scores_to_reported_means(results, found.counted)
         lacks = "has no number on any row" if found.counted else ""  # else all failed, which is missing and no mistake
         metrics = {n: RawMetric(unreadable=found.unreadable.get(n, lacks)) for n in {**totals, **found.unreadable}}
         for name, by_id in found.counted.items():
@@ -150,7 +150,7 @@ def _open_log(files: SafeFiles, log: Path) -> _Log:
         members = files.read_zip(log)
         if "header.json" not in members:
             raise UsageError(f"{log}: its run has not ended; wait for it, or run it again")
-        if has_library() and _check_members(members, log):
+        if has_library() and _has_valid_small_members(members, log):
             return _read_by_library(files, log, "eval", [*members])
         document = read(members["header.json"](), f"{log} header.json")
         names = [n for n in members if n.startswith("samples/") and n.endswith(".json")]
@@ -168,7 +168,7 @@ def _open_log(files: SafeFiles, log: Path) -> _Log:
     return document, samples, reductions
 
 
-def _check_members(members: Mapping[str, Callable[[], bytes]], log: Path) -> bool:
+def _has_valid_small_members(members: Mapping[str, Callable[[], bytes]], log: Path) -> bool:
     """Return whether a log is small enough to be in memory at once. Raises UsageError at a member that is odd."""
     size = 0
     for name, inflate in members.items():
@@ -199,7 +199,7 @@ def _read_by_library(files: SafeFiles, log: Path, kind: Literal["eval", "json"],
     return document, samples, document.get("reductions") or []
 
 
-def _read_rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
+def _parse_sample_rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
     found = _Found()
     for sample in samples:
         key, here = sample.get("id"), f'{where} sample "{ask.display_name(sample.get("id"))}"'
@@ -284,7 +284,7 @@ def _require_all_samples(told: ask.Told, found: _Found, results: ask.Told, path:
         raise UsageError(f"{path}: has {len(there):,} of its run's {asked:,} samples; run it again")
 
 
-def _read_totals(results: ask.Told, known: ask.Told) -> dict[str, Any]:
+def _map_scores_to_reported_means(results: ask.Told, known: ask.Told) -> dict[str, Any]:
     """Return what Inspect says of each score over all samples, by our names; None where that is no mean."""
     found: dict[str, Any] = {}
     for score in results.get("scores") or []:
@@ -317,7 +317,7 @@ def _make_reduced_rows(found: _Found, reductions: Iterable[ask.Told], where: str
     return [*rows.values()]
 
 
-def _own_scorers(told: ask.Told) -> str | None:
+def _find_self_grading_scorers(told: ask.Told) -> str | None:
     """Return the scorers that ask the model under test how good its answers are, as Inspect does by default."""
     model, roles, found = told.get("model"), told.get("model_roles") or {}, []
     for scorer in told.get("scorers") or []:
@@ -337,7 +337,7 @@ def _collect_facts(told: ask.Told, plan: ask.Told, reducers: list[str]) -> dict[
         task_version=str(told.get("task_version", "")),
         template=[[s.get("solver"), s.get("params")] for s in plan.get("steps") or []],
         scorer=[[s.get("name"), s.get("options"), s.get("metrics")] for s in told.get("scorers") or []],
-        generation=generation, judge=roles, judged_by_itself=_own_scorers(told),
+        generation=generation, judge=roles, judged_by_itself=_find_self_grading_scorers(told),
         limit=str(config.get("limit") or "none"),
         epochs=" ".join([str(config.get("epochs") or 1), *reducers]),
         task_args=told.get("task_args"), model=told.get("model"), model_args=told.get("model_args"),

@@ -70,7 +70,7 @@ def describe_unreadable(path: Path, head: bytes) -> str:
 def read_lines(files: SafeFiles, path: Path, table: str = "") -> Lines:
     """Yield the rows of a table with their numbers. Raises UsageError with the place of what cannot be read."""
     if path.is_dir():
-        return _iterate_saved_lines(files, path)
+        return _iterate_saved_dataset_rows(files, path)
     head = read_head(path)
     if head.startswith(SQLITE):
         return _iterate_sqlite_lines(files.read_bytes(path), path, table)
@@ -78,7 +78,7 @@ def read_lines(files: SafeFiles, path: Path, table: str = "") -> Lines:
         return enumerate(tables.iterate_binary_table(files.read_bytes(path), f"{path}", MAX_TEXT_BYTES), 1)
     text = head.decode(_detect_encoding(head), "replace").lstrip("\ufeff").lstrip()
     if text[:1] == "[":
-        return _iterate_array_items(files, path, _detect_encoding(head))
+        return _iterate_streamed_json_array(files, path, _detect_encoding(head))
     if text[:1] == "{" and not _is_json_lines(text, files, path):
         return _iterate_document_rows(_decode_text(files.read_bytes(path), path), path)
     if text[:1] != "{":
@@ -87,7 +87,7 @@ def read_lines(files: SafeFiles, path: Path, table: str = "") -> Lines:
     return (
         files.read_json_lines(path)
         if plain
-        else _iterate_decoded_lines(_decode_text(files.read_bytes(path), path), path)
+        else _iterate_decoded_json_lines(_decode_text(files.read_bytes(path), path), path)
     )
 
 
@@ -122,7 +122,7 @@ def _is_json_lines(text: str, files: SafeFiles, path: Path) -> bool:
     return bool(rest.strip())
 
 
-def _iterate_decoded_lines(text: str, path: Path) -> Lines:
+def _iterate_decoded_json_lines(text: str, path: Path) -> Lines:
     """Yield the objects of JSON lines in another encoding than UTF-8."""
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -153,7 +153,7 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def _iterate_array_items(files: SafeFiles, path: Path, encoding: str) -> Lines:
+def _iterate_streamed_json_array(files: SafeFiles, path: Path, encoding: str) -> Lines:
     """Yield the objects of a JSON list as the file is read, so that neither they nor its text are all in memory."""
     number, place, buffer = 0, 0, ""
     with files.open_content(path) as content:
@@ -166,7 +166,7 @@ def _iterate_array_items(files: SafeFiles, path: Path, encoding: str) -> Lines:
                 if buffer[place : place + 1] == "]" and not (buffer[place + 1 :] + text.read()).strip():
                     return
                 number += 1
-                found, place, buffer = _decode_next(buffer, place, text)
+                found, place, buffer = _decode_next_json_value(buffer, place, text)
                 if isinstance(found, dict) and {"row", "row_idx"} <= found.keys():  # as the Hub's viewer gives them
                     found = found["row"]
                 yield number, _require_object(found, path, number)
@@ -180,7 +180,7 @@ def _iterate_array_items(files: SafeFiles, path: Path, encoding: str) -> Lines:
         raise UsageError(f"{path} row {number:,}: cannot be read; rows are never skipped ({why})")
 
 
-def _decode_next(buffer: str, place: int, text: IO[str]) -> tuple[Any, int, str]:
+def _decode_next_json_value(buffer: str, place: int, text: IO[str]) -> tuple[Any, int, str]:
     """Return the next value, where it ends, and the text that this is in; reads on until it is complete."""
     while True:
         try:
@@ -212,13 +212,13 @@ def _iterate_csv_lines(files: SafeFiles, path: Path, head: bytes) -> Lines:
             text = _open_text(content, encoding)
             if marked:
                 text.readline()
-            yield from _iterate_csv_fields(text, path, separator, 1 + marked)
+            yield from _iterate_csv_rows(text, path, separator, 1 + marked)
     except UnicodeDecodeError:
         _decode_text(files.read_bytes(path), path)  # which says where
         raise
 
 
-def _iterate_csv_fields(text: IO[str], path: Path, separator: str, first: int) -> Lines:
+def _iterate_csv_rows(text: IO[str], path: Path, separator: str, first: int) -> Lines:
     """Yield the rows of a CSV text under the names of its header, which is on the line `first`."""
     reader = csv.reader(text, delimiter=separator, strict=True)
     try:
@@ -258,7 +258,7 @@ def _iterate_sqlite_lines(data: bytes, path: Path, table: str) -> Lines:
             raise UsageError(f"{path}: not valid SQLite: {shorten_text(str(error), 80)}; copy the file again") from None
 
 
-def _iterate_saved_lines(files: SafeFiles, folder: Path) -> Lines:
+def _iterate_saved_dataset_rows(files: SafeFiles, folder: Path) -> Lines:
     """Yield the rows of a folder that `save_to_disk` of datasets wrote."""
     if not (folder / SAVED).is_file():
         splits = ", ".join(map(_shorten_name, files.read_json(folder / SPLITS)["splits"]))

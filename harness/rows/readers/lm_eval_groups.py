@@ -58,11 +58,11 @@ def find_group(files: SafeFiles, results: Path, tasks: set[str], want: Wanted, p
             return TaskGroup(name, tuple(sorted(leaves)), numbers.get(name) or {})
     keys = [{k for k in numbers.get(task) or {} if "," in k and "_stderr" not in k} for task in tasks]
     if all(keys) and not set.intersection(*keys):
-        raise UsageError(_choose_one(path, sorted(tasks)))
+        raise UsageError(_describe_no_common_metric(path, sorted(tasks)))
     return TaskGroup(ALL, tuple(sorted(tasks)), {})
 
 
-def _choose_one(path: Path, tasks: Sequence[str]) -> str:
+def _describe_no_common_metric(path: Path, tasks: Sequence[str]) -> str:
     some = ", ".join(map(ask.display_name, tasks[:8]))
     what = f"has {len(tasks)} tasks ({some}) without a metric in common"
     return f"{path}: {what}; name one with {write_option('metric', 'TASK:NAME')}"
@@ -83,7 +83,7 @@ def join_tasks(group: TaskGroup, parts: Mapping[str, RawRows], path: Path) -> Ra
     means = {str(key).partition(",")[0] for key in group.numbers}
     named = [name for name in shared if not means or name in means]
     if not named:
-        raise UsageError(_choose_one(path, [*parts]))
+        raise UsageError(_describe_no_common_metric(path, [*parts]))
     weights, metrics = {}, {}
     for name in named:
         metrics[name], weights[name] = _make_group_metric(group, name, parts, path)
@@ -93,7 +93,9 @@ def join_tasks(group: TaskGroup, parts: Mapping[str, RawRows], path: Path) -> Ra
         for task, run in parts.items() for row in run.rows
     ]  # fmt: skip
     first = runs[0]
-    facts = {name: _join_fact(name, parts) for name in dict.fromkeys(name for run in runs for name in run.facts)}
+    facts = {
+        name: _join_fact_of_tasks(name, parts) for name in dict.fromkeys(name for run in runs for name in run.facts)
+    }
     return replace(first, task=group.name, metrics=metrics, rows=rows, facts=facts, tasks=tuple(parts))
 
 
@@ -139,7 +141,7 @@ def _make_group_metric(
     raise UsageError(f"{path} {ask.display_name(group.name)} {ask.display_name(name)}: {what}; it is of another run")
 
 
-def _join_fact(name: str, parts: Mapping[str, RawRows]) -> str:
+def _join_fact_of_tasks(name: str, parts: Mapping[str, RawRows]) -> str:
     """Return a setting that all tasks share, or what it is in each."""
     each = {task: run.facts.get(name, "") for task, run in parts.items()}
     return next(iter(each.values())) if len({*each.values()}) == 1 else ask.format_setting(each)

@@ -51,7 +51,7 @@ class Ours(ask.RowReader):
         label = folder.name if items is None and folder != place.parent else want.label
         subject = ask.select_one([r["subject"] for r in reports], label, path, "subject")
         mine = [r for r in reports if r["subject"] == subject]
-        task = ask.select_one([r["eval"] for r in mine], want.task or _parse_task(path), path, "task")
+        task = ask.select_one([r["eval"] for r in mine], want.task or _parse_task_of_file_name(path), path, "task")
         report = next(r for r in mine if r["eval"] == task)
         if report["outcome"] != "done":
             why = ask.display_name(report["error"])
@@ -75,7 +75,8 @@ class Ours(ask.RowReader):
             task, {}
         )
         return RawRows(
-            f"finetune-harness {run['harness']}", subject, task, _make_metrics(report, rows, scales, f"{path}"), rows,
+            f"finetune-harness {run['harness']}", subject, task,
+            _make_verified_metrics(report, rows, scales, f"{path}"), rows,
             ask.collect_facts(
                 scorer=spec.get("use"), template=spec.get("template"), generation=spec.get("options"),
                 limit="none" if report["of"] in (0, report["n"]) else str(report["n"]), model=run.get("model"),
@@ -97,13 +98,13 @@ def _find_items(path: Path) -> Path | None:
     return next((p for p in (path, path / ITEMS, path / EVIDENCE / ITEMS) if p.name == ITEMS and p.is_file()), None)
 
 
-def _parse_task(path: Path) -> str:
+def _parse_task_of_file_name(path: Path) -> str:
     return match[1] if (match := SAMPLES_FILE.fullmatch(path.name)) else ""
 
 
 def _find_samples(path: Path, report: Path, subject: str, task: str) -> Path:
     found = [path] if path.is_file() else sorted((report.parent / subject).glob("samples_*.jsonl"))
-    found = [one for one in found if _parse_task(one) == task]
+    found = [one for one in found if _parse_task_of_file_name(one) == task]
     if len(found) != 1:
         what = f"{count_noun(len(found), 'file')} of rows of {ask.display_name(task)} on {ask.display_name(subject)}"
         raise UsageError(f"{path}: has {what}; name the folder of a run")
@@ -140,7 +141,7 @@ def _make_row(line: ask.Told, want: Wanted, where: str) -> RawRow:
     )  # fmt: skip
 
 
-def _make_metrics(report: ask.Told, rows: list[RawRow], scales: ask.Told, where: str) -> dict[str, RawMetric]:
+def _make_verified_metrics(report: ask.Told, rows: list[RawRow], scales: ask.Told, where: str) -> dict[str, RawMetric]:
     """Return metrics. Raises UsageError where the report's numbers are not those of its rows."""
     found = {}
     for name, better in report["better"].items():
@@ -157,11 +158,11 @@ def _make_metrics(report: ask.Told, rows: list[RawRow], scales: ask.Told, where:
         )
         total = told if is_log else ask.check_total(f"{where} {ask.display_name(name)}", ours, told)
         limits = scales.get(name, {}).get("range")
-        ends = limits and (_read_range_end(limits[0], -math.inf), _read_range_end(limits[1], math.inf))
+        ends = limits and (_parse_range_end(limits[0], -math.inf), _parse_range_end(limits[1], math.inf))
         found[name] = RawMetric(cast("Better", better), "perplexity" if is_log else scale, total, ends)
     return found
 
 
-def _read_range_end(told: float | None, infinite: float) -> float:
+def _parse_range_end(told: float | None, infinite: float) -> float:
     """Return an end of a range; JSON has null where it is infinite."""
     return infinite if told is None else float(told)

@@ -41,7 +41,7 @@ class Promptfoo(ask.RowReader):
         place = labels.index(task)
         mine = [row for row in results["results"] if row["promptIdx"] == place]
         rows = _make_rows(mine, want, f"{path}")
-        metrics = _make_metrics(mine, rows, prompts[place].get("metrics") or {}, f"{path}") if rows else {}
+        metrics = _make_verified_metrics(mine, rows, prompts[place].get("metrics") or {}, f"{path}") if rows else {}
         named = [p for p in ask.nested_value(document, "config", "providers") or [] if isinstance(p, dict)]
         own = [p.get("config") or {} for p in named if provider in (p.get("label"), p.get("id"))]
         facts = ask.collect_facts(
@@ -95,7 +95,7 @@ def _find_state(test: ask.Told) -> tuple[State, str]:
     return ("scored", "") if parts else ("unscored", describe_tool_error(graded.get("reason")))
 
 
-def _make_metrics(
+def _make_verified_metrics(
     tests: Sequence[ask.Told], rows: Sequence[RawRow], told: ask.Told, where: str
 ) -> dict[str, RawMetric]:
     """Return metrics. Raises UsageError where promptfoo's own counts, of all tests, are not those of the tests."""

@@ -47,7 +47,7 @@ class Table(ask.RowReader):
         column, chosen, value = want.label.partition("=")
         lines = layouts.read_lines(files, path, "" if chosen else want.label)
         if chosen:
-            lines = _select_lines(lines, column, value, path)
+            lines = _iterate_matching_lines(lines, column, value, path)
         found = read_table(path, lines, want)
         return replace(found, model=value, part=want.label) if chosen else found
 
@@ -58,9 +58,9 @@ def read_table(path: Path, lines: Lines, want: Wanted) -> RawRows:
     budget = ask.TextBudget(want.texts)
     long = MODEL not in (*want.slices, *want.cluster) and "=" not in want.label
     while piece := list(islice(lines, PIECE_ROWS)):
-        columns = columns or _find_columns([line for _, line in piece[:HEAD_ROWS]], want, path)
+        columns = columns or _map_roles_to_columns([line for _, line in piece[:HEAD_ROWS]], want, path)
         if long:
-            models |= {_format_cell(line[MODEL]) for _, line in piece if MODEL in line}
+            models |= {_format_cell_as_text(line[MODEL]) for _, line in piece if MODEL in line}
         rows += (made := _make_rows(path, piece, columns, want, shared))
         budget.spend(rows, len(made))
     if len(models) > 1:
@@ -74,25 +74,31 @@ def read_table(path: Path, lines: Lines, want: Wanted) -> RawRows:
     part = want.score if want.base_score else ""
     kept = tuple(name for name in ("input", "target") if name in columns)
     return RawRows(
-        "table", path.stem, want.task or path.stem, {_name_metric(want): RawMetric()}, rows, columns=kept, part=part
+        "table",
+        path.stem,
+        want.task or path.stem,
+        {_choose_metric_name(want): RawMetric()},
+        rows,
+        columns=kept,
+        part=part,
     )
 
 
-def _name_metric(want: Wanted) -> str:
+def _choose_metric_name(want: Wanted) -> str:
     """Return what a score is called: of a table with a column for each side "score"."""
     return want.metric or ("score" if want.base_score else want.score) or "score"
 
 
-def _select_lines(lines: Lines, column: str, value: str, path: Path) -> Lines:
+def _iterate_matching_lines(lines: Lines, column: str, value: str, path: Path) -> Lines:
     """Yield the lines of a long table that have a value in a column. Raises UsageError where none has."""
     seen, found, names = dict[str, None](), False, dict[str, None]()
     for number, line in lines:
         cell = line[column] if column in line else nested_cell(line, column)
-        if cell is not None and _format_cell(cell) == value:
+        if cell is not None and _format_cell_as_text(cell) == value:
             found = True
             yield number, line
         elif len(seen) < HEAD_ROWS and cell is not None:
-            seen[_format_cell(cell)] = None
+            seen[_format_cell_as_text(cell)] = None
         elif not found and len(names) < HEAD_ROWS:
             names |= dict.fromkeys(map(str, line))
     if not found and not seen:
@@ -103,7 +109,7 @@ def _select_lines(lines: Lines, column: str, value: str, path: Path) -> Lines:
         raise UsageError(f"{path}: {what}{did_you_mean(value, seen)}; it has {known or 'no rows'}")
 
 
-def _find_columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -> dict[str, str]:
+def _map_roles_to_columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -> dict[str, str]:
     """Return which column is what, by the first lines. Raises UsageError where one is not there."""
     named = {name: column for name in COLUMNS if (column := getattr(want, name)) not in ("", UNSET_COLUMN)}
     there = dict.fromkeys(chain.from_iterable(lines))
@@ -156,7 +162,7 @@ def _make_rows(
     path: Path, piece: Sequence[tuple[int, ask.Told]], columns: Mapping[str, str], want: Wanted, shared: dict[Any, Any]
 ) -> list[RawRow]:
     """Return some lines as rows; what many rows have in common they share."""
-    found, metric, slices = list[RawRow](), _name_metric(want), want.slices
+    found, metric, slices = list[RawRow](), _choose_metric_name(want), want.slices
     names = ("id", "cluster", "second_cluster", "repeat", "input", "target", "answer")
     lines = [line for _, line in piece]
     cells = [_iterate_cells(lines, columns.get(name), path) for name in names]
@@ -171,10 +177,12 @@ def _make_rows(
         score = score if state == "scored" else None  # an error beside a score of 0 is no answer
         if (values := shared.get(score)) is None:
             values = shared[score] = {} if score is None else {metric: float(score)}
-        key, cluster, second, repeat, text, target, answer = [v if type(v) is str else _format_cell(v) for v in texts]
+        key, cluster, second, repeat, text, target, answer = [
+            v if type(v) is str else _format_cell_as_text(v) for v in texts
+        ]
         if (weight := parse_score(heavy, f"{path} line {line_number:,}") if weights else 1.0) is None:
             raise UsageError(f"{path} line {line_number:,}: has no weight; write 1, or 0 for a row that must not count")
-        parts = tuple((c, _format_cell(_make_getter(c, [line], path)(line))) for c in slices) if slices else ()
+        parts = tuple((c, _format_cell_as_text(_make_getter(c, [line], path)(line))) for c in slices) if slices else ()
         time = shared.setdefault(("repeat", repeat), len(shared)) if repeat else 0
         content = question_key(text, target) if columns.get("input") else ""
         if want.texts is not None and content not in want.texts and key not in want.texts:
@@ -224,12 +232,14 @@ def _format_error(value: Any) -> str:
     """Return what a column says of an error, "" where there was none; a number there is a metric."""
     if value in (None, False, "") or (isinstance(value, (int, float)) and not isinstance(value, bool)):
         return ""
-    if isinstance(value, str) and (value.strip().lower() in (*MISSING_VALUES, "false", "no") or _is_number(value)):
+    if isinstance(value, str) and (
+        value.strip().lower() in (*MISSING_VALUES, "false", "no") or _is_numeric_text(value)
+    ):
         return ""
     return describe_tool_error(value) if value else ""
 
 
-def _is_number(text: str) -> bool:
+def _is_numeric_text(text: str) -> bool:
     try:
         float(text)
     except ValueError:
@@ -237,7 +247,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _format_cell(value: Any) -> str:
+def _format_cell_as_text(value: Any) -> str:
     """Return a cell as a text: whole floats as pandas makes them without their point, objects as JSON."""
     if value is None or value != value or type(value).__name__ in ask.MISSING_TYPES:
         return ""

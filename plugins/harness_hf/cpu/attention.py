@@ -48,7 +48,7 @@ def use_tiled_attention() -> AbstractContextManager[None]:
         return mask if mask[:, :before].any() else mask[:, before:].contiguous()
 
     def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
-        plain = query.dtype in TILED and query.is_cpu and not _has_odd_options(options)
+        plain = query.dtype in TILED and query.is_cpu and not _has_unsupported_attention_terms(options)
         if not plain or len(query) > 1 or query.shape[2] < MIN_TILED_QUERIES:
             return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         scale = options.get("scaling") or query.shape[-1] ** -0.5
@@ -57,7 +57,7 @@ def use_tiled_attention() -> AbstractContextManager[None]:
             None
         ], None
 
-    return _replace_sdpa(attend)
+    return _replace_sdpa_temporarily(attend)
 
 
 def _attend_by_tiles(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -89,10 +89,15 @@ def _attend_by_tiles(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
 
 def use_document_attention() -> AbstractContextManager[None]:
     """Compute attention of packed rows within their documents, in float32, wherever a model calls PyTorch's own."""
-    documents = lru_cache(1)(_split_documents)  # the layers share a mask
+    documents = lru_cache(1)(_find_document_batches_in_mask)  # the layers share a mask
 
     def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
-        plain = query.dtype in TILED and query.is_cpu and not _has_odd_options(options) and not options.get("dropout")
+        plain = (
+            query.dtype in TILED
+            and query.is_cpu
+            and not _has_unsupported_attention_terms(options)
+            and not options.get("dropout")
+        )
         rows, _, length, _ = query.shape  # each of the rows has its own mask, the same for all heads
         own = attention_mask is not None and attention_mask.shape == (rows, 1, length, length)
         if not (plain and own and attention_mask.dtype == torch.bool and (found := documents(attention_mask))):
@@ -100,10 +105,10 @@ def use_document_attention() -> AbstractContextManager[None]:
         scale = options.get("scaling") or query.shape[-1] ** -0.5
         return PerDocument.apply(query, key, value, found, scale), None  # type: ignore[no-untyped-call]
 
-    return _replace_sdpa(attend)
+    return _replace_sdpa_temporarily(attend)
 
 
-def _split_documents(mask: Tensor) -> list[DocumentBatch]:
+def _find_document_batches_in_mask(mask: Tensor) -> list[DocumentBatch]:
     """Return the documents where a mask (B, 1, T, T) shows a token those before it in its own.
 
     None of them where it is another mask, or the documents are so long that PyTorch's own attention is the better one.
@@ -189,9 +194,11 @@ def attend_to_prefix(prefix: Cache | None) -> AbstractContextManager[None]:
 
     def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
         known = prefix.layers[module.layer_idx]  # type: ignore[union-attr]
-        return _attend_behind_prefix(query, key, value, attention_mask, (known.keys, known.values), **options), None
+        return _attend_with_shared_prefix(
+            query, key, value, attention_mask, (known.keys, known.values), **options
+        ), None
 
-    return _replace_sdpa(attend)
+    return _replace_sdpa_temporarily(attend)
 
 
 def can_cascade(model: PreTrainedModel) -> bool:
@@ -206,7 +213,7 @@ def can_tile(model: PreTrainedModel) -> bool:
 
 
 @contextmanager
-def _replace_sdpa(attend: Callable[..., Any]) -> Iterator[None]:
+def _replace_sdpa_temporarily(attend: Callable[..., Any]) -> Iterator[None]:
     before = ALL_ATTENTION_FUNCTIONS["sdpa"]  # of a training, too, in which something is measured
     ALL_ATTENTION_FUNCTIONS["sdpa"] = attend
     try:
@@ -215,7 +222,7 @@ def _replace_sdpa(attend: Callable[..., Any]) -> Iterator[None]:
         ALL_ATTENTION_FUNCTIONS["sdpa"] = before
 
 
-def _has_odd_options(options: dict[str, Any]) -> bool:
+def _has_unsupported_attention_terms(options: dict[str, Any]) -> bool:
     """Return whether attention has a term of its own, which is not computed here."""
     return any(options.get(name) is not None for name in ("position_bias", "softcap", "s_aux"))
 
@@ -226,7 +233,7 @@ def _make_additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
-def _attend_behind_prefix(
+def _attend_with_shared_prefix(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -239,27 +246,27 @@ def _attend_behind_prefix(
 
     query (B, H, T, D) is causal where no mask (B, 1, T, L) says what it sees of its own.
     """
-    if _has_odd_options(options):
+    if _has_unsupported_attention_terms(options):
         raise NotImplementedError("attention with a term of its own")
     rows, heads, length, size = query.shape
     groups = key.shape[1]
     asked = query.reshape(rows, groups, -1, size)  # (B, G, H/G * T, D)
     together = asked.transpose(0, 1).reshape(1, groups, -1, size)  # all rows ask the same prefix
-    far, far_sum = _attend_flash(together, *prefix, scale=scaling)
+    far, far_sum = _attend_flash_with_logsumexp(together, *prefix, scale=scaling)
     far = far.reshape(groups, rows, -1, far.shape[-1]).transpose(0, 1).reshape(rows, heads, length, -1)
     far_sum = far_sum.reshape(groups, rows, -1).transpose(0, 1).reshape(rows, heads, length)
     mask = None if mask is None else _make_additive_mask(mask, query.dtype)
     if length == 1:
-        near, near_sum = _attend_flash(asked, key, value, mask=mask, scale=scaling)
+        near, near_sum = _attend_flash_with_logsumexp(asked, key, value, mask=mask, scale=scaling)
         near, near_sum = near.reshape(far.shape), near_sum.reshape(far_sum.shape)
     else:
         key, value = (states.repeat_interleave(heads // groups, dim=1) for states in (key, value))
-        near, near_sum = _attend_flash(query, key, value, mask=mask, causal=mask is None, scale=scaling)
+        near, near_sum = _attend_flash_with_logsumexp(query, key, value, mask=mask, causal=mask is None, scale=scaling)
     share = torch.sigmoid(far_sum - near_sum)[..., None].to(query.dtype)  # the prefix's share of the softmax
     return (near + (far - near) * share).transpose(1, 2).contiguous()
 
 
-def _attend_flash(
+def _attend_flash_with_logsumexp(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float | None, mask: Tensor | None = None, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return attention (B, H, T, D) and the log-sum-exps (B, H, T) of its scores."""

@@ -71,12 +71,12 @@ class FrozenLinearFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Any) -> Tensor:
         ctx.layer = layer
-        return fast_linear(x, _load_weight(layer, x), layer.bias)
+        return fast_linear(x, _decode_frozen_weight(layer, x), layer.bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return fast_linear(grad, _load_weight(ctx.layer, grad).t()), None
+        return fast_linear(grad, _decode_frozen_weight(ctx.layer, grad).t()), None
 
 
 class LoraLinearFunction(torch.autograd.Function):
@@ -96,7 +96,7 @@ class LoraLinearFunction(torch.autograd.Function):
         inner = _scale_in_place(fast_linear(x.to(a.dtype), a), early)  # (N, R)
         ctx.save_for_backward(x, inner, a, b)
         ctx.layer, ctx.scales = layer, (early, late)
-        done = fast_linear(x, _load_weight(layer, x), layer.bias)  # (N, O)
+        done = fast_linear(x, _decode_frozen_weight(layer, x), layer.bias)  # (N, O)
         if a.dtype != torch.float32:
             return done.addmm_(inner, b.t(), alpha=late)
         more = _scale_in_place(multiply(inner, b), late)
@@ -112,7 +112,7 @@ class LoraLinearFunction(torch.autograd.Function):
         to_inner = _scale_in_place(fast_linear(wide, b.t()), early)  # (N, R)
         to_x = to_a = to_b = None
         if ctx.needs_input_grad[0]:  # (N, I)
-            to_x = fast_linear(grad, _load_weight(ctx.layer, grad).t())
+            to_x = fast_linear(grad, _decode_frozen_weight(ctx.layer, grad).t())
             if a.dtype == torch.float32:
                 to_x += multiply(to_inner, a.t()).to(x.dtype)
             else:
@@ -130,7 +130,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
-        if not x.dtype == weight.dtype == torch.float32 or not weight.is_cpu or not _is_plain_input(x):
+        if not x.dtype == weight.dtype == torch.float32 or not weight.is_cpu or not _is_plain_cpu_input(x):
             return super().forward(x)
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
             done: Tensor = LinearFunction.apply(_flatten_rows(x), weight, bias)  # type: ignore[no-untyped-call]
@@ -151,7 +151,7 @@ def use_onednn(model: nn.Module) -> None:
         elif quantised and type(module) is quantised.Linear4bit and module.weight.is_cpu:
             module.__class__ = _make_linear4bit()
         elif name := kinds.get(type(module)):
-            module.__class__ = _make_low_rank(name)
+            module.__class__ = _make_lora_layer_class(name)
 
 
 def keep_decoded(model: nn.Module, part: int = 4, width: int = 4) -> None:
@@ -176,7 +176,7 @@ def _make_linear4bit() -> type[nn.Module]:
         keeps, decoded = False, None  # see `keep_decoded`
 
         def forward(self, x: Tensor) -> Any:
-            if not (_is_frozen(self, x.dtype) and _is_plain_input(x)):
+            if not (_is_frozen_cpu_layer(self, x.dtype) and _is_plain_cpu_input(x)):
                 return super().forward(x)
             return FrozenLinearFunction.apply(_flatten_rows(x), self).view(*x.shape[:-1], -1)  # type: ignore[no-untyped-call]
 
@@ -184,7 +184,7 @@ def _make_linear4bit() -> type[nn.Module]:
 
 
 @cache
-def _make_low_rank(name: str) -> type[nn.Module]:
+def _make_lora_layer_class(name: str) -> type[nn.Module]:
     """Return one of PEFT's layers that computes as it does, in fewer steps where it can."""
     from peft.tuners import lora
 
@@ -213,10 +213,10 @@ def _find_only_adapter(layer: Any, x: Tensor) -> str | None:
     plain = type(a) is type(b) is Linear and b.bias is None and isinstance(left_out, nn.Identity)
     plain = plain and not (base._forward_hooks or base._forward_pre_hooks or "forward" in vars(base))
     whole = a.weight.dtype == b.weight.dtype == torch.float32 and a.weight.is_cpu and b.weight.is_cpu
-    return str(names[0]) if plain and whole and _is_frozen(base, x.dtype) and _is_plain_input(x) else None
+    return str(names[0]) if plain and whole and _is_frozen_cpu_layer(base, x.dtype) and _is_plain_cpu_input(x) else None
 
 
-def _is_frozen(layer: Any, dtype: torch.dtype) -> bool:
+def _is_frozen_cpu_layer(layer: Any, dtype: torch.dtype) -> bool:
     """Return whether a layer learns nothing, computes in a dtype as it is, on the CPU."""
     weight, bias = layer.weight, layer.bias
     if not (type(layer) is nn.Linear or type(layer).__module__ == __name__) or not weight.is_cpu:
@@ -230,7 +230,7 @@ def _is_frozen(layer: Any, dtype: torch.dtype) -> bool:
     return computes == dtype and not learns
 
 
-def _load_weight(layer: Any, like: Tensor) -> Tensor:
+def _decode_frozen_weight(layer: Any, like: Tensor) -> Tensor:
     """Return the weight (O, I) of a frozen layer as it multiplies by it, of 4 bits decoded."""
     weight: Tensor = layer.weight
     if (state := getattr(weight, "quant_state", None)) is None:
@@ -254,6 +254,6 @@ def _flatten_rows(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
-def _is_plain_input(x: Tensor) -> bool:
+def _is_plain_cpu_input(x: Tensor) -> bool:
     """Return whether activations are on the CPU, some, and nothing casts them."""
     return x.is_cpu and x.numel() > 0 and not torch.is_autocast_enabled("cpu")

@@ -108,8 +108,8 @@ def test_a_shared_beginning_kept_once_is_tried(subject: Any, monkeypatch: pytest
     prompts = [EXAMPLES + p for p in PROMPTS]
     right = subject.generate(prompts, max_new_tokens=8)
     assert cascade.VERIFIED_MODELS.pop(subject.model)
-    attend = attention._attend_behind_prefix
-    monkeypatch.setattr(attention, "_attend_behind_prefix", lambda *a, **k: attend(*a, **k) * 1.05)
+    attend = attention._attend_with_shared_prefix
+    monkeypatch.setattr(attention, "_attend_with_shared_prefix", lambda *a, **k: attend(*a, **k) * 1.05)
     assert subject.generate(prompts, max_new_tokens=8) == right
     assert not cascade.VERIFIED_MODELS.pop(subject.model)
 
@@ -349,7 +349,7 @@ def test_answers_tell_how_they_ended(subject: Any) -> None:
     assert subject.generate(["a"], max_new_tokens=0)[0].finish_reason == "length"
 
 
-@pytest.mark.parametrize("way", ["answer_in_batches", "_alone", "_whole"])
+@pytest.mark.parametrize("way", ["answer_in_batches", "_answer_one_by_one", "_answer_without_cache"])
 def test_a_stop_token_that_is_never_said_cuts_every_answer(
     subject: Any, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -270,7 +270,9 @@ def test_what_is_kept_of_earlier_requests_changes_no_bit(tiny_model: Path) -> No
 
 def test_a_wrong_fast_path_is_noticed(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """When sharing is not valid for a model, it is given up, and told; found out later, the call fails."""
-    monkeypatch.setattr(subject.scorer, "_mask", lambda row: None)  # every token then sees its neighbours' too
+    monkeypatch.setattr(
+        subject.scorer, "_make_prefix_tree_mask", lambda row: None
+    )  # every token then sees its neighbours' too
     assert_parity(subject, few_shot())
     assert "a continuation has log-probability" in subject.notes[0] and "with shared prefixes, but" in subject.notes[0]
     subject.scorer.packs, subject.scorer.run = True, 10**6  # enough of them that some are checked

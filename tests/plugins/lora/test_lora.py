@@ -623,8 +623,8 @@ def test_merged_model_that_does_not_stop_is_found(
     generation.write_text(json.dumps({**known, "eos_token_id": sorted(stops)}), "utf-8")
     merge(base, lora(), tmp_path, "original")
     question = parity.MergeFolders(str(base), str(made), str(tmp_path / "merged"))
-    asked, ends = [], divergence._find_ends
-    monkeypatch.setattr(divergence, "_find_ends", lambda *given: asked.append(given[1]) or ends(*given))
+    asked, ends = [], divergence._find_answer_stop_tokens
+    monkeypatch.setattr(divergence, "_find_answer_stop_tokens", lambda *given: asked.append(given[1]) or ends(*given))
     assert parity.verify_merge(question)["stops"] == [True, True]
     assert asked == [question.merged]
     (tmp_path / "merged/generation_config.json").write_text(json.dumps(known), "utf-8")

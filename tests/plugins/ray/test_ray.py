@@ -40,7 +40,7 @@ with pool.load_models() as [subject]:
     import ray
     keys = ray.remote(num_cpus=0)(lambda: [name for name in os.environ if "API_KEY" in name])
     leaked = ray.get(keys.remote())
-    ray.kill(pool.alive[0]._actor)
+    ray.kill(pool.alive[0]._start_worker_actor)
     after = dict([first, *stream])
     try:
         subject.lore

@@ -670,7 +670,7 @@ def test_words_that_differ_are_marked_where_answers_are_alike() -> None:
 def test_series_rows_and_memory_are_shown_where_they_were_kept(ran: Path) -> None:
     """Newer reports keep steps, rows as they were seen and memory; with anything else under these keys it is none."""
     steps = [TrainingStep(s, s / 2, s / 4, 1 / s, 1e-4, tokens=100 * s) for s in range(1, 9)]
-    charts = list(configuration._iterate_series(steps, {}))
+    charts = list(configuration._iterate_training_charts(steps, {}))
     assert [c.title for c in charts] == ["Loss", "Learning rate", "Tokens per second"]
     assert {v for _, _, v in charts[2].table} == {"200"}
     parts = [{"text": "Say: ", "trained": False}, {"text": "yes", "trained": True}]
