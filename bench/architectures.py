@@ -215,9 +215,9 @@ def build(name: str, folder: Path, **more: Any) -> None:
     import transformers
 
     from harness_hf.models import quiet_loading
-    from harness_hf.tiny import _tokenizer
+    from harness_hf.tiny import _build_byte_tokenizer
 
-    tokenizer = _tokenizer()
+    tokenizer = _build_byte_tokenizer()
     made = getattr(transformers, name)
     config = made.config_class(**_small(made.config_class, len(tokenizer)) | NAMED.get(name, {}) | more)
     with torch.device("meta"):

@@ -161,9 +161,9 @@ def llama(size: str, device: str) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from harness_hf.tiny import _tokenizer
+    from harness_hf.tiny import _build_byte_tokenizer
 
-    folder, tokenizer = WORK / f"llama-{size}", _tokenizer()
+    folder, tokenizer = WORK / f"llama-{size}", _build_byte_tokenizer()
     if not (folder / "config.json").is_file():
         shutil.rmtree(folder, ignore_errors=True)
         heads, keys = HEADS[size]

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import stdtr
 
 from harness.gates import agreement, labels
-from harness_judge.calibration import FEWEST
+from harness_judge.calibration import MIN_PROMPTS
 
 ALPHA = 0.05
 ROWS = 300
@@ -84,13 +84,13 @@ def p_values(rows: Pairs, given: Pairs, threshold: float) -> tuple[Floats, Float
     found = np.ones((2, len(rows.said)))
     met = np.unique(rows.sides)
     for ties in (False, True):
-        runs = np.flatnonzero((given.people == labels.TIE).any(-1) == ties)
+        runs = np.flatnonzero((given.people == labels.TIE_VALUE).any(-1) == ties)
         if len(runs):
             found[:, runs] = labels.share_p_values(moments(_some(rows, runs), _some(given, runs), met, ties), threshold)
     kinds = [(given.people == kind) for kind in (0, 1)]
     on = given.sides[..., None] == met
-    alone = np.min([(kind[..., None] & on).sum(1).min(-1) for kind in kinds], 0) < labels.FEWEST
-    few = alone | (np.min([kind.sum(-1) for kind in kinds], 0) < FEWEST)  # which correct nothing
+    alone = np.min([(kind[..., None] & on).sum(1).min(-1) for kind in kinds], 0) < labels.MIN_PROMPTS
+    few = alone | (np.min([kind.sum(-1) for kind in kinds], 0) < MIN_PROMPTS)  # which correct nothing
     return np.where(few, 1.0, found[0]), np.where(few, 1.0, found[1])
 
 
@@ -110,7 +110,7 @@ def moments(rows: Pairs, given: Pairs, met: Floats, ties: bool) -> labels.Moment
         for h, kind in enumerate(labels.KINDS):
             chosen = ((given.people == kind) & (given.sides == side)).astype(float)
             mean, raw, apart[:, z, h, :, z, h] = _moments(_pairs(given.said), chosen, np.array(labels.PLACES))
-            kinds[:, z, h] = mean if kind == labels.TIE else raw
+            kinds[:, z, h] = mean if kind == labels.TIE_VALUE else raw
             around[:, z, h] = mean[:, 0]
             prompts.append(chosen.sum(-1))
     told = [(given.people == kind).astype(float) for kind in (0, 1)]
@@ -124,7 +124,7 @@ def moments(rows: Pairs, given: Pairs, met: Floats, ties: bool) -> labels.Moment
 
 
 def _pairs(said: Floats) -> Floats:
-    return np.stack([said, (said == labels.TIE).astype(float)], -1)
+    return np.stack([said, (said == labels.TIE_VALUE).astype(float)], -1)
 
 
 def _moments(x: Floats, chosen: Floats, places: Floats) -> tuple[Floats, Floats, Floats]:
@@ -136,7 +136,7 @@ def _moments(x: Floats, chosen: Floats, places: Floats) -> tuple[Floats, Floats,
     mean = (plain + labels.PSEUDO * places.sum(0)) / total[:, None]
     square = counted.transpose(0, 2, 1) @ x + labels.PSEUDO * places.T @ places
     cov = square / total[:, None, None] - mean[:, :, None] * mean[:, None, :]
-    return mean, plain / np.maximum(count, labels.NEAR)[:, None], cov * (many / total)[:, None, None]
+    return mean, plain / np.maximum(count, labels.TOLERANCE)[:, None], cov * (many / total)[:, None, None]
 
 
 def rates(

@@ -61,7 +61,7 @@ def main() -> int:
     args = parser.parse_args()
     from harness_lora import divergence
 
-    divergence.token_windows.__defaults__ = (args.tokens, divergence.WINDOW)
+    divergence.token_windows.__defaults__ = (args.tokens, divergence.WINDOW_TOKENS)
     refused = 0
     with tempfile.TemporaryDirectory() as temporary:
         for number, case in enumerate(RANDOM if args.random else RANDOM + TRAINED):
@@ -109,12 +109,12 @@ def measure(case: Case, work: Path, seed: int) -> bool:
 def _against(
     base: Path, adapter: Path, folder: Path, theirs: ModelOutputs, ours: ModelOutputs, ids: Sequence[Any]
 ) -> str:
-    from harness_checks.merged import _plan, _sums
+    from harness_checks.merged import _plan_merge_or_none, _sum_merge_errors_by_tensor
     from harness_lora.divergence import compare_models
 
     found = compare_models(theirs, ours, ids)
-    plan = _plan(base, adapter)
-    sums = _sums(plan, base, folder, plan.must_change).values()
+    plan = _plan_merge_or_none(base, adapter)
+    sums = _sum_merge_errors_by_tensor(plan, base, folder, plan.must_change).values()
     error, off = max(s.error for s in sums), sum(s.off for s in sums)
     return f"kl {found.kl:.2e} top1 {found.top1:.4f} tokens {found.tokens}  error {error:.3g} off {off}"
 

@@ -22,7 +22,7 @@ from harness.records.samples import Prompt, Sample, Score
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
-CLOSE = 0.8  # how much alike a name and a capability are, for the name to be a misspelt one
+MIN_NAME_SIMILARITY = 0.8  # how much alike a name and a capability are, for the name to be a misspelt one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Capabilities:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if want := _wanted(field, getattr(self, field.name)):
+            if want := _find_capability_type_error(field, getattr(self, field.name)):
                 raise TypeError(f"{field.name} is {getattr(self, field.name)!r}; it must be {want}")
 
     @classmethod
@@ -134,12 +134,12 @@ def find_mistakes(kind: str, function: Callable[..., Any]) -> Iterator[str]:
         yield str(error)
     known = [f.name for f in fields(KINDS[kind])]
     for name in vars(function) if inspect.isfunction(function) else vars(type(function)):
-        close = difflib.get_close_matches(name, known, n=1, cutoff=CLOSE)
+        close = difflib.get_close_matches(name, known, n=1, cutoff=MIN_NAME_SIMILARITY)
         if close and name not in known and not name.startswith("_"):
             yield f'"{name}" is not a capability; did you mean "{close[0]}"?'
 
 
-def _wanted(field: Field[Any], value: Any) -> str:
+def _find_capability_type_error(field: Field[Any], value: Any) -> str:
     """Return what the value of a capability must be, or an empty text where it is that."""
     if isinstance(field.default, bool):
         return "" if isinstance(value, bool) else "true or false"
@@ -154,7 +154,7 @@ def _wanted(field: Field[Any], value: Any) -> str:
     return "" if callable(value) or value in ("", "answers", "pairs") else '"answers", "pairs" or a function'
 
 
-def _declares(kind: Callable[P, Capabilities], name: str) -> Callable[P, Callable[[F], F]]:
+def _make_capability_decorator(kind: Callable[P, Capabilities], name: str) -> Callable[P, Callable[[F], F]]:
     """Return the decorator of a kind; it raises TypeError at a capability that there is not."""
 
     def declare(*args: P.args, **given: P.kwargs) -> Callable[[F], F]:
@@ -173,15 +173,15 @@ def _declares(kind: Callable[P, Capabilities], name: str) -> Callable[P, Callabl
     return declare
 
 
-loader = _declares(LoaderCapabilities, "loader")
+loader = _make_capability_decorator(LoaderCapabilities, "loader")
 """Declare what a loader can do beyond being called."""
-adapter = _declares(AdapterCapabilities, "adapter")
+adapter = _make_capability_decorator(AdapterCapabilities, "adapter")
 """Declare what an adapter can do beyond being called."""
-trainer = _declares(TrainerCapabilities, "trainer")
+trainer = _make_capability_decorator(TrainerCapabilities, "trainer")
 """Declare what a trainer can do beyond being called."""
-evaluator = _declares(EvaluatorCapabilities, "evaluator")
+evaluator = _make_capability_decorator(EvaluatorCapabilities, "evaluator")
 """Declare what an evaluator can do beyond being called."""
-exporter = _declares(ExporterCapabilities, "exporter")
+exporter = _make_capability_decorator(ExporterCapabilities, "exporter")
 """Declare what an exporter can do beyond being called."""
-checker = _declares(CheckCapabilities, "checker")
+checker = _make_capability_decorator(CheckCapabilities, "checker")
 """Declare what a check can do beyond being called."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from harness.texts.escaping import escape_controls
 
-MOST = 300  # names that a misspelt one is compared with, and characters of it
+MAX_COMPARED_NAMES = 300  # names that a misspelt one is compared with, and characters of it
 
 
 class ExitCode(IntEnum):
@@ -49,7 +49,10 @@ class CheckFailedError(RuntimeError):
     """Something is wrong with the model, not with the suite: training diverged, a merge changed nothing."""
 
 
-RAISES = (Exception, SystemExit)  # what plugin code may raise: a sys.exit() ends what it was called for, not the run
+PLUGIN_ERRORS = (
+    Exception,
+    SystemExit,
+)  # what plugin code may raise: a sys.exit() ends what it was called for, not the run
 
 
 class Mistakes:
@@ -75,13 +78,13 @@ class Mistakes:
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-FULL = (  # in the words of libraries that keep no number
+DISK_FULL_TEXTS = (  # in the words of libraries that keep no number
     "No space left on device",  # safetensors, the Hub's client
     "(os error 27)",  # Rust's, where a file may grow no larger
     "PytorchStreamWriter failed writing file",
     ". unexpected pos ",  # torch's inline_container.cc
 )
-SPARE = 1 << 20  # bytes: a disk with less is full
+MIN_FREE_BYTES = 1 << 20  # bytes: a disk with less is full
 
 
 def disk_full_error(error: BaseException, folder: Path | None = None) -> str:
@@ -89,9 +92,13 @@ def disk_full_error(error: BaseException, folder: Path | None = None) -> str:
 
     Torch does not always say why it could not write: with a folder on that disk, the disk is looked at too.
     """
-    full = [e for e in _causes(error) if getattr(e, "errno", None) in NO_ROOM or any(words in str(e) for words in FULL)]
+    full = [
+        e
+        for e in _iterate_causes(error)
+        if getattr(e, "errno", None) in NO_ROOM or any(words in str(e) for words in DISK_FULL_TEXTS)
+    ]
     disk = os.statvfs(folder) if folder and not full else None
-    if disk and (disk.f_bavail * disk.f_frsize < SPARE or (disk.f_files and not disk.f_favail)):
+    if disk and (disk.f_bavail * disk.f_frsize < MIN_FREE_BYTES or (disk.f_files and not disk.f_favail)):
         full = [error]
     if not full or isinstance(error, (UsageError, CheckFailedError)):  # which have a line of their own
         return ""
@@ -100,7 +107,7 @@ def disk_full_error(error: BaseException, folder: Path | None = None) -> str:
     return (f'"{where}": ' if where else "") + os.strerror(number)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def _iterate_causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     for _ in range(20):  # a chain may be a ring
         if cause is not None:
@@ -124,7 +131,7 @@ NO_MEMORY = (
 def memory_error(error: BaseException) -> str:
     """Return in a line that memory ran out, where that is what an error is or came of, else nothing."""
     said = ""
-    for cause in _causes(error):
+    for cause in _iterate_causes(error):
         text = str(cause)
         told = isinstance(cause, (RuntimeError, ImportError, OSError)) and any(words in text for words in NO_MEMORY)
         if told or isinstance(cause, MemoryError) or getattr(cause, "errno", None) == errno.ENOMEM:
@@ -146,10 +153,14 @@ def resource_error(error: BaseException) -> str:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean "x"?`, or what there is to choose from, or an empty text."""
     known = sorted(known)
-    if len(word) > MOST:
+    if len(word) > MAX_COMPARED_NAMES:
         return ""
-    if len(known) > MOST:  # to compare each mistake with all of so many would take longer than to look it up
-        known = [k for k in known if k[:1].lower() == word[:1].lower() and abs(len(k) - len(word)) <= 2][:MOST]
+    if (
+        len(known) > MAX_COMPARED_NAMES
+    ):  # to compare each mistake with all of so many would take longer than to look it up
+        known = [k for k in known if k[:1].lower() == word[:1].lower() and abs(len(k) - len(word)) <= 2][
+            :MAX_COMPARED_NAMES
+        ]
     alike = {k.lower(): k for k in known}
     if close := difflib.get_close_matches(word.lower(), alike, n=1):
         return f'; did you mean "{alike[close[0]]}"?'

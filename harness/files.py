@@ -24,11 +24,11 @@ from harness.portable.opening import open_file as open_file
 from harness.portable.opening import open_for_writing as open_for_writing
 
 HARNESSFILE = "harnessfile.py"  # beside a suite: plugins of its own
-CHUNK = 1 << 22  # bytes copied at a time
-USED = "used.lock"  # in the cache folder; held by every process that uses it
+CHUNK_BYTES = 1 << 22  # bytes copied at a time
+USE_LOCK = "used.lock"  # in the cache folder; held by every process that uses it
 _used: dict[Path, int] = {}
 OLD = ".old"
-LEVELS = 2  # of a cache whose owners and modes are looked at: a model in "models", an adapter in "trained"
+CACHE_LEVELS = 2  # of a cache whose owners and modes are looked at: a model in "models", an adapter in "trained"
 
 
 def cache_dir() -> Path:
@@ -41,24 +41,24 @@ def cache_dir() -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         why = "" if os.access(folder, os.R_OK | os.W_OK | os.X_OK) else "is not writable by this user; set"
-        why = why or _open_to_others(folder)
+        why = why or _find_shared_access_error(folder)
     except FileExistsError:
         why = f"is {'a broken link' if folder.is_symlink() else 'not a folder'}; remove it, or set"
     except (OSError, ValueError) as error:
         why = f"cannot be created: {getattr(error, 'strerror', None) or error}; set"
     if why:
         raise UsageError(f'cache "{folder}": {why} HARNESS_CACHE to another folder')
-    _use(folder)
+    _lock_cache_until_exit(folder)
     return folder
 
 
 def is_sole_user(folder: Path) -> bool:
     """Return whether no other process uses a cache; from here on none can, until this one ends."""
-    _use(folder)
+    _lock_cache_until_exit(folder)
     return folder in _used and try_lock(_used[folder]) is not False  # a file system without locks cannot tell
 
 
-def _use(folder: Path) -> None:
+def _lock_cache_until_exit(folder: Path) -> None:
     """Hold a cache until this process ends, so that nobody removes what it reads; waits for whoever does."""
     if folder in _used:
         return
@@ -66,18 +66,18 @@ def _use(folder: Path) -> None:
         os.close(handle)
     _used.clear()
     with suppress(OSError):
-        _used[folder] = os.open(folder / USED, os.O_RDWR | os.O_CREAT | NO_LINK, 0o600)
+        _used[folder] = os.open(folder / USE_LOCK, os.O_RDWR | os.O_CREAT | NO_LINK, 0o600)
         lock_file(_used[folder], shared=True)
 
 
-def _open_to_others(folder: Path) -> str:
+def _find_shared_access_error(folder: Path) -> str:
     """Return why others could put an answer into a folder, by its owner, mode and content, or an empty text."""
     if not hasattr(os, "geteuid"):  # Windows, where the profile of a user is theirs alone
         return ""
     about = folder.stat()
     enter = bool(about.st_mode & 0o077)  # where nobody else may, only the owner of what lies there could write to it
-    for path, own in chain([(folder, about)], _inside(folder, LEVELS if enter else 1)):
-        if wrong := _others(own, modes=enter):
+    for path, own in chain([(folder, about)], _iterate_folder_stats(folder, CACHE_LEVELS if enter else 1)):
+        if wrong := _find_foreign_writer_error(own, modes=enter):
             where, way = (
                 "" if path == folder else f'contains "{path.relative_to(folder)}", which ',
                 f"chmod go-w {path}",
@@ -88,17 +88,17 @@ def _open_to_others(folder: Path) -> str:
     return ""
 
 
-def _inside(folder: Path, levels: int) -> Iterator[tuple[Path, os.stat_result]]:
+def _iterate_folder_stats(folder: Path, levels: int) -> Iterator[tuple[Path, os.stat_result]]:
     """Yield what lies in a folder, and in those that lie in it, so many levels deep."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(OSError):  # a link to nothing, or gone
                 yield Path(entry.path), entry.stat()
                 if levels > 1 and entry.is_dir(follow_symlinks=False):
-                    yield from _inside(Path(entry.path), levels - 1)
+                    yield from _iterate_folder_stats(Path(entry.path), levels - 1)
 
 
-def _others(about: os.stat_result, *, modes: bool) -> str:
+def _find_foreign_writer_error(about: os.stat_result, *, modes: bool) -> str:
     """Return who else than this user and root could write, or an empty text."""
     if about.st_uid not in (os.geteuid(), 0):
         return f"belongs to user {about.st_uid}, who could plant answers there"
@@ -237,7 +237,7 @@ def copy_range(source: IO[bytes], to: IO[bytes], start: int, size: int) -> None:
         start, size = start + done, size - done
     source.seek(start)
     while size:
-        if not (block := source.read(min(CHUNK, size))):
+        if not (block := source.read(min(CHUNK_BYTES, size))):
             raise OSError(errno.EIO, "a file became shorter while it was copied", source.name)
         size -= len(block)
         while block:
@@ -252,21 +252,21 @@ def replace_folder(final: Path) -> Iterator[Path]:
     when the process is killed; what a killed one left behind is removed by the next. Raises OSError.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(final)
-    work, handle = _claim(final)
+    _remove_abandoned_work_folders(final)
+    work, handle = _make_locked_work_folder(final)
     old = work.with_name(work.name + OLD)
     try:
         yield work
         for here, _, names in os.walk(work):
             for path in (Path(here, name) for name in names):
                 if path.is_file() and not path.is_symlink():
-                    _sync(path)
-            _sync(Path(here))
-        if final.exists() and not _exchange(work, final):
+                    _sync_path(path)
+            _sync_path(Path(here))
+        if final.exists() and not _exchange_folders(work, final):
             final.rename(old)
         if not final.exists():
             work.rename(final)
-        _sync(final.parent)
+        _sync_path(final.parent)
     except BaseException as error:
         if old.exists() and not final.exists():
             old.rename(final)
@@ -280,7 +280,7 @@ def replace_folder(final: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def _claim(final: Path) -> tuple[Path, int]:
+def _make_locked_work_folder(final: Path) -> tuple[Path, int]:
     """Make a work folder beside `final`, and return it with a handle that holds its lock.
 
     A lock ends with its process, in whichever container or on whichever machine that runs; a process id does not tell.
@@ -297,7 +297,7 @@ def _claim(final: Path) -> tuple[Path, int]:
         os.close(handle)
 
 
-def _sync(path: Path) -> None:
+def _sync_path(path: Path) -> None:
     """Return when a file or a folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -314,7 +314,7 @@ def _sync_handle(handle: int) -> None:
             raise
 
 
-def _exchange(one: Path, other: Path) -> bool:
+def _exchange_folders(one: Path, other: Path) -> bool:
     """Let two folders change places in one step; say whether this system and file system can."""
     import ctypes
 
@@ -323,7 +323,7 @@ def _exchange(one: Path, other: Path) -> bool:
     return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
-def _sweep(final: Path) -> None:
+def _remove_abandoned_work_folders(final: Path) -> None:
     """Remove the work folders beside a folder that no process holds any more; bring back what they had moved."""
     mine = re.compile(rf"\.{re.escape(final.name)}\.[0-9a-f]{{16}}({re.escape(OLD)})?")
     left = {p.name.removesuffix(OLD) for p in final.parent.iterdir() if mine.fullmatch(p.name)}

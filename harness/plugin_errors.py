@@ -14,15 +14,15 @@ from harness.errors import CheckFailedError, UsageError
 from harness.texts.escaping import shorten_text
 
 T = TypeVar("T")
-THEIRS: set[str] = set()  # the outermost names of such plugins' modules, of those that were loaded
+PLUGIN_MODULES: set[str] = set()  # the outermost names of such plugins' modules, of those that were loaded
 
 
 def error_location(error: BaseException) -> str:
     """Return `FILE:LINE: what it raised` for the innermost plugin that did, or an empty text for one of ours."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         package = str(frame.f_globals.get("__name__")).partition(".")[0]
-        if package in THEIRS and not isinstance(error, (UsageError, CheckFailedError)):
-            return f"{_short(frame.f_code.co_filename)}:{line}: {type(error).__name__}: {error}"
+        if package in PLUGIN_MODULES and not isinstance(error, (UsageError, CheckFailedError)):
+            return f"{_shorten_path(frame.f_code.co_filename)}:{line}: {type(error).__name__}: {error}"
         if package.startswith("harness_"):
             return ""
     return ""
@@ -36,7 +36,7 @@ def plugin_error(function: Callable[..., Any], what: str, made: Any = None) -> U
     name = getattr(inner, "__qualname__", type(inner).__qualname__)
     code = getattr(inner, "__code__", getattr(getattr(inner, "__call__", None), "__code__", None))  # noqa: B004
     line = getattr(getattr(made, "gi_frame", None), "f_lineno", code and code.co_firstlineno)
-    return UsageError(f"{_short(code.co_filename)}:{line}: {name}{what}" if code else f"{name}{what}")
+    return UsageError(f"{_shorten_path(code.co_filename)}:{line}: {name}{what}" if code else f"{name}{what}")
 
 
 @contextmanager
@@ -66,6 +66,6 @@ def checked_items(function: Callable[..., Any], values: Any, kind: Any, want: st
         yield value
 
 
-def _short(file: str) -> str:
+def _shorten_path(file: str) -> str:
     """Return a file as a person would name it from here."""
     return os.path.relpath(file) if Path(file).is_relative_to(Path.cwd()) else file

@@ -16,7 +16,7 @@ import pluggy
 
 from harness import capabilities, hookspec, plugin_errors, schema
 from harness.answers import keys
-from harness.errors import RAISES, Mistakes, UsageError, did_you_mean
+from harness.errors import PLUGIN_ERRORS, Mistakes, UsageError, did_you_mean
 from harness.files import HARNESSFILE
 
 CALLS = {  # what the callables of a kind are given beside their options: by position, by name
@@ -62,7 +62,7 @@ class Plugins:
         self.hook = manager.hook
         idle = [name for name, plugin in manager.list_name_plugin() if not manager.get_hookcallers(plugin)]
         self.idle = [f'plugin "{name}" has no hooks; is @hookimpl missing?' for name in idle]
-        self.provided = self._gather()
+        self.provided = self._collect_provided_functions()
         self._codes: dict[tuple[tuple[str, str], ...], str] = {}
 
     def find(self, kind: str, name: str) -> Provided:
@@ -88,11 +88,11 @@ class Plugins:
 
     def is_own(self, provided: Provided) -> bool:
         """Return whether a callable is of a plugin that was installed with the harness itself."""
-        return provided.function.__module__.partition(".")[0] == _own_packages().get(provided.plugin)
+        return provided.function.__module__.partition(".")[0] == _map_own_plugins_to_packages().get(provided.plugin)
 
     def third_party_names(self) -> list[str]:
         """Return the names of the plugins that did not come with the harness, and whose code a suite runs."""
-        found, own = self.manager.list_name_plugin(), _own_packages()
+        found, own = self.manager.list_name_plugin(), _map_own_plugins_to_packages()
         named = [(name, getattr(plugin, "__name__", type(plugin).__module__)) for name, plugin in found]
         return [name for name, module in named if module.partition(".")[0] not in ("harness", own.get(name))]
 
@@ -106,13 +106,13 @@ class Plugins:
             self._codes[key] = keys.digest_code([*plugins, *readers, *(p.function for p in asked)])
         return self._codes[key]
 
-    def _gather(self) -> dict[tuple[str, str], Provided]:
+    def _collect_provided_functions(self) -> dict[tuple[str, str], Provided]:
         mistakes = Mistakes()
         found: dict[tuple[str, str], Provided] = {}
         for kind, hook in HOOKS.items():
             for implementation in getattr(self.manager.hook, hook).get_hookimpls():
                 plugin = implementation.plugin_name
-                theirs = implementation.function.__module__.partition(".")[0] in plugin_errors.THEIRS
+                theirs = implementation.function.__module__.partition(".")[0] in plugin_errors.PLUGIN_MODULES
                 provided = implementation.function()
                 pairs = provided.items() if isinstance(provided, dict) else [("", None)]
                 if not all(isinstance(name, str) and callable(function) for name, function in pairs):
@@ -124,7 +124,7 @@ class Plugins:
                         both = f'"{earlier.plugin}" and "{plugin}"'
                         mistakes.add(where, f"is provided by two plugins, {both}; block one with -p no:NAME")
                     if theirs and not (module := str(getattr(function, "__module__", ""))).startswith("harness."):
-                        plugin_errors.THEIRS.add(module.partition(".")[0])
+                        plugin_errors.PLUGIN_MODULES.add(module.partition(".")[0])
                     found[kind, name] = one = Provided(kind, name, plugin, function)
                     if wrong := list(capabilities.find_mistakes(kind, function)):
                         mistakes.messages.extend(
@@ -140,7 +140,7 @@ class Plugins:
         return found
 
 
-def _own_packages() -> dict[str, str]:
+def _map_own_plugins_to_packages() -> dict[str, str]:
     """Return the package of each plugin by its name, of those that were installed with the harness itself."""
     try:
         points = importlib.metadata.distribution(keys.DISTRIBUTION).entry_points
@@ -159,17 +159,19 @@ def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
     manager.add_hookspecs(hookspec)
     blocked = {name.removeprefix("no:") for name in asked if name.startswith("no:")}
     points = sorted(importlib.metadata.entry_points(group=keys.GROUP), key=lambda p: p.name)
-    own = {"harness", *_own_packages().values()}
+    own = {"harness", *_map_own_plugins_to_packages().values()}
     mine = [name for name in asked if not name.startswith("no:")]
-    plugin_errors.THEIRS |= {n.partition(".")[0] for n in (*(p.module for p in points), *mine, "harnessfile")} - own
+    plugin_errors.PLUGIN_MODULES |= {
+        n.partition(".")[0] for n in (*(p.module for p in points), *mine, "harnessfile")
+    } - own
     for point in points:
         if point.name not in blocked:
-            _register(manager, point.name, point.load)
+            _register_plugin(manager, point.name, point.load)
     for name in mine:
-        _register(manager, name, partial(importlib.import_module, name))
+        _register_plugin(manager, name, partial(importlib.import_module, name))
     harnessfile = suite.parent / HARNESSFILE if suite else None
     if harnessfile and harnessfile.is_file() and HARNESSFILE not in blocked:
-        _register(manager, str(harnessfile), partial(_import_file, harnessfile))
+        _register_plugin(manager, str(harnessfile), partial(_import_harnessfile, harnessfile))
     known, mistakes = [name for name in vars(hookspec) if name.startswith("harness_")], Mistakes()
     for name, plugin in manager.list_name_plugin():  # a hook nobody calls would be a plugin that silently does nothing
         for attribute, hook in vars(plugin).items() if isinstance(plugin, ModuleType) else ():
@@ -185,12 +187,12 @@ def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
     return Plugins(manager, asked)
 
 
-def _register(manager: pluggy.PluginManager, name: str, load: Callable[[], Any]) -> None:
+def _register_plugin(manager: pluggy.PluginManager, name: str, load: Callable[[], Any]) -> None:
     try:
         plugin = load()
     except SyntaxError as error:
         raise UsageError(f"{error.filename}:{error.lineno}: {error.msg}; the plugin cannot be loaded") from None
-    except RAISES as error:
+    except PLUGIN_ERRORS as error:
         why = plugin_errors.error_location(error) or f"{type(error).__name__}: {error}"
         raise UsageError(f'plugin "{name}": cannot be imported: {why}') from error
     try:
@@ -201,7 +203,7 @@ def _register(manager: pluggy.PluginManager, name: str, load: Callable[[], Any])
         raise UsageError(f'plugin "{name}": {" ".join(str(error).split())}') from None
 
 
-def _import_file(path: Path) -> ModuleType:
+def _import_harnessfile(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("harnessfile", path)
     assert spec and spec.loader  # a .py file always has both
     module = importlib.util.module_from_spec(spec)

@@ -15,11 +15,29 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from harness.errors import suggest_option
 
 # options that are given by the harness, not by the suite
-INJECTED = {"against", "facts", "flag", "folder", "marking", "processes", "progress", "seed", "shard", "watch"}
-DEEPEST = 100  # tables and lists in each other, in a suite or a row; what goes deeper is no data, and breaks recursion
-LARGEST = 2**63 - 1  # a whole number of TOML
-LONGEST = 200  # characters of a value that an error shows
-UNREADABLE = (NameError, AttributeError, SyntaxError, TypeError)  # what an annotation may raise that is not for us
+INJECTED_PARAMETERS = {
+    "against",
+    "facts",
+    "flag",
+    "folder",
+    "marking",
+    "processes",
+    "progress",
+    "seed",
+    "shard",
+    "watch",
+}
+MAX_DEPTH = (
+    100  # tables and lists in each other, in a suite or a row; what goes deeper is no data, and breaks recursion
+)
+MAX_INTEGER = 2**63 - 1  # a whole number of TOML
+MAX_VALUE_CHARS = 200  # characters of a value that an error shows
+ANNOTATION_ERRORS = (
+    NameError,
+    AttributeError,
+    SyntaxError,
+    TypeError,
+)  # what an annotation may raise that is not for us
 Complain = Callable[[str, str], None]  # (key, what is wrong)
 T = TypeVar("T")
 
@@ -95,7 +113,7 @@ def accepts_options(cls: type[Any]) -> Callable[[Callable[..., T]], Callable[...
 def list_options(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
     """Return the options of a plugin's callable by name, and whether it passes others through to a library."""
     parameters = inspect.signature(function).parameters.values()
-    named = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in INJECTED}
+    named = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in INJECTED_PARAMETERS}
     return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
@@ -107,18 +125,18 @@ def with_defaults(function: Callable[..., Any], options: Mapping[str, Any]) -> d
 
 def parameter_types(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the types of a callable's parameters; one that only type checkers can resolve is left out."""
-    function = _function_of(function)
-    with suppress(*UNREADABLE):
+    function = _unwrap_callable(function)
+    with suppress(*ANNOTATION_ERRORS):
         return get_type_hints(function)
     found, inner = {}, inspect.unwrap(function)
     for name, want in inspect.get_annotations(function).items():
-        with suppress(*UNREADABLE):
+        with suppress(*ANNOTATION_ERRORS):
             one = types.SimpleNamespace(__annotations__={name: want})
             found[name] = get_type_hints(one, dict(getattr(inner, "__globals__", {})))[name]
     return found
 
 
-def _function_of(function: Callable[..., Any]) -> Callable[..., Any]:
+def _unwrap_callable(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return `__call__` of an instance, where it is written in Python; anything else as it is."""
     call = getattr(type(function), "__call__", None)  # noqa: B004 - the function itself, not whether there is one
     return call if inspect.isfunction(call) else function
@@ -132,7 +150,7 @@ def has_parameter(function: Callable[..., Any], name: str) -> bool:
 def find_signature_error(function: Callable[..., Any], given: Sequence[str], names: Sequence[str]) -> str:
     """Return why a plugin's callable cannot be called with so many arguments and these keywords, or an empty text."""
     signature = inspect.signature(function)
-    options = {*list_options(function)[0], *INJECTED} - {*names}
+    options = {*list_options(function)[0], *INJECTED_PARAMETERS} - {*names}
     asked = [p for n, p in signature.parameters.items() if n not in options]
     try:
         inspect.Signature(asked).bind(*given, **dict.fromkeys(names))
@@ -158,7 +176,7 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], comp
 def is_deep(value: Any) -> bool:
     """Return whether tables and lists lie in each other more than DEEPEST deep."""
     level = [value]
-    for _ in range(DEEPEST + 1):
+    for _ in range(MAX_DEPTH + 1):
         outer = (o.values() if isinstance(o, dict) else o for o in level if isinstance(o, (dict, list)))
         if not (level := [inner for values in outer for inner in values]):
             return False
@@ -171,7 +189,7 @@ def find_value_error(value: Any) -> str:
     Numbers are finite and whole ones fit 64 bits, texts are UTF-8 without NUL, tables do not nest too deeply.
     """
     if is_deep(value):
-        return f"nests tables or lists more than {DEEPEST} levels deep"
+        return f"nests tables or lists more than {MAX_DEPTH} levels deep"
     waiting = [value]
     while waiting:
         here = waiting.pop()
@@ -181,7 +199,7 @@ def find_value_error(value: Any) -> str:
             waiting += here
         elif isinstance(here, float) and not math.isfinite(here):
             return f"is {here}; it must be a finite number"
-        elif isinstance(here, int) and abs(here) > LARGEST:
+        elif isinstance(here, int) and abs(here) > MAX_INTEGER:
             return f"is {format_toml(here)}; it must be an integer of 64 bits"
         elif isinstance(here, str) and ("\0" in here or here != here.encode("utf-8", "ignore").decode()):
             return "contains an invalid character (NUL, or a lone surrogate)"
@@ -228,7 +246,7 @@ def format_toml(value: Any) -> str:
     """Write a value as TOML would, its end left out when it is long."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int) and abs(value) > LARGEST:
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:
         return f"a number of {value.bit_length() * 3 // 10} digits"  # Python writes none of more than 4,300
     text = f'"{value}"' if isinstance(value, str) else repr(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}…"

@@ -30,15 +30,15 @@ from harness.records.models import Logprob, ModelRef, Subject
 from harness.records.samples import Prompt, Result
 from harness.records.verdicts import Outcome, Verdict
 
-SWAPS = 400  # runs of two equal models
+DRAWN_SWAPS = 400  # runs of two equal models
 Results = dict[tuple[str, str], Result]  # by subject and eval
-PLANTED = "training rows in the test"
+LEAK_CONTROL = "training rows in the test"
 Disguise = Callable[[Subject], Subject]
 Made = tuple[ModelRef, Disguise | None]  # a control, and what stands before it
 Make = Callable[[ModelRef], Made]  # of the base
-ITSELF = "base itself"
+BASE_CONTROL = "base itself"
 FIX = "claim something that it lacks, for instance to be better than the base"
-FOOLED = "It returns empty answers, and the gates of the evaluation pass it."
+FOOLED_ADVICE = "It returns empty answers, and the gates of the evaluation pass it."
 DISTRUST = "results of this evaluation prove nothing; use another judge, or another metric"
 
 
@@ -138,7 +138,7 @@ def run_selftest(
         collection = replace(collection, suite=replace(collection.suite, gates=gates))
         collection = replace(collection, candidates=(last,), items=items)
         known = [*list_controls(collection, Path(folder)), *list_adversaries(collection)]
-        names = [*(c.name for c in known), PLANTED]
+        names = [*(c.name for c in known), LEAK_CONTROL]
         if odd := [name for name in only if name not in names]:
             raise UsageError(f'there is no saboteur "{odd[0]}"{did_you_mean(odd[0], names)}')
         chosen = [c for c in known if not only or c.name in only]
@@ -150,23 +150,23 @@ def run_selftest(
                 said(f"{task.spec.where}: {cost}")
         trials, pairs, kept = list[ControlTrial](), Results(), dict[str, dict[str, Any]]()
         for control in chosen:
-            trial, results = _trial(control, options, kept)
+            trial, results = _run_control_through_gates(control, options, kept)
             told(trial)
             trials.append(trial)
-            pairs = pairs or (results if not control.eval and control.name != ITSELF else {})
-        planted = _planted(collection)
-        if planted != collection and (not only or PLANTED in only):
+            pairs = pairs or (results if not control.eval and control.name != BASE_CONTROL else {})
+        planted = _plant_training_rows(collection)
+        if planted != collection and (not only or LEAK_CONTROL in only):
             # The checks, not the gates, see rows that were trained on: no number can tell them.
             begun, gates = time.monotonic(), planted.suite.gates
             found = check_suite(planted, options)[0]
             flags = tuple(f"{f.name}: {f.what}" for f in found if f.stops_run or contamination.is_left_out(f, gates))
             why = "The rows of every eval contain training rows."
-            trials.append(ControlTrial(PLANTED, why, flags, time.monotonic() - begun))
+            trials.append(ControlTrial(LEAK_CONTROL, why, flags, time.monotonic() - begun))
             told(trials[-1])
-        return SelfTest(tuple(trials), tuple(_equals(collection, pairs)))
+        return SelfTest(tuple(trials), tuple(_iterate_equal_model_trials(collection, pairs)))
 
 
-def _planted(collection: Collection) -> Collection:
+def _plant_training_rows(collection: Collection) -> Collection:
     """Put training rows with a text prompt in the place of the last tenth of the rows of every eval that prompts."""
     known = [row for row in collection.training or () if isinstance(row.get("prompt"), str)]
     tasks = dict(collection.tasks)
@@ -180,7 +180,9 @@ def _planted(collection: Collection) -> Collection:
     return replace(collection, tasks=tasks)
 
 
-def _trial(control: Control, options: Options, kept: dict[str, dict[str, Any]]) -> tuple[ControlTrial, Results]:
+def _run_control_through_gates(
+    control: Control, options: Options, kept: dict[str, dict[str, Any]]
+) -> tuple[ControlTrial, Results]:
     """Put a control through the gates of its collection; return the results too where every evaluation has one."""
     blank = ControlTrial(control.name, control.why, fix=control.fix)
     execution = start_run(control.collection, options)
@@ -190,7 +192,7 @@ def _trial(control: Control, options: Options, kept: dict[str, dict[str, Any]]) 
     except ControlNotPossibleError as error:
         detach_listeners(execution)
         return replace(blank, skipped=str(error)), {}
-    run, adjudicator = run_to_end(execution, partial(_stages, ref, disguise)), execution.adjudicator
+    run, adjudicator = run_to_end(execution, partial(_run_control_stages, ref, disguise)), execution.adjudicator
     collection, candidate = control.collection, control.collection.candidates[0]
     reached = any(r.subject == candidate and r.outcome != "skipped" for r in run.results)
     failed = [r.error for r in run.results if r.error and r.outcome == "error"]
@@ -200,12 +202,12 @@ def _trial(control: Control, options: Options, kept: dict[str, dict[str, Any]]) 
         *([run.problem] if run.problem else []),
         *find_export_obstacles(adjudicator.verdicts, collection.suite.gates, candidate),
     )
-    undecided = "" if run.problem else _undecided(adjudicator.verdicts, collection, candidate)
+    undecided = "" if run.problem else _describe_undecided(adjudicator.verdicts, collection, candidate)
     results = adjudicator.results if all(r.outcome == "done" for r in run.results) else {}
     return replace(blank, caught=caught, seconds=run.seconds, undecided=undecided), results
 
 
-def _stages(ref: ModelRef, disguise: Disguise | None, run: RunContext) -> StageStop | None:
+def _run_control_stages(ref: ModelRef, disguise: Disguise | None, run: RunContext) -> StageStop | None:
     """Run the stages of a run that decide, on a control in the candidate's place; only its gates are tested."""
     if any(g.clean_only for g in run.suite.gates):
         check_data(run)
@@ -217,7 +219,7 @@ def _stages(ref: ModelRef, disguise: Disguise | None, run: RunContext) -> StageS
     return evaluate_candidate(run, ref, disguise) if ref.name in run.session.wanted_candidates else None
 
 
-def _undecided(verdicts: Sequence[Verdict], collection: Collection, candidate: str) -> str:
+def _describe_undecided(verdicts: Sequence[Verdict], collection: Collection, candidate: str) -> str:
     """Return what ended an evaluation before its gates saw any row, where nothing else kept a candidate back."""
     said = [v for v in verdicts if v.candidate == candidate]
     ended = [v for v in said if v.outcome is Outcome.INCONCLUSIVE and v.value is None and v.metric]
@@ -229,7 +231,7 @@ def _undecided(verdicts: Sequence[Verdict], collection: Collection, candidate: s
     return ended[0].why if ended and back and all(v.gate in open_ for v in back) else ""
 
 
-def _equals(collection: Collection, results: Results) -> Iterator[EqualModelsTrial]:
+def _iterate_equal_model_trials(collection: Collection, results: Results) -> Iterator[EqualModelsTrial]:
     """Decide each gate that equal models keep on a baseline and a control whose rows were swapped at random."""
     candidate, about = collection.candidates[0], collection.suite.header
     for gate in collection.gates(candidate):
@@ -240,7 +242,9 @@ def _equals(collection: Collection, results: Results) -> Iterator[EqualModelsTri
         chance, metric = random.Random(about.seed), task.metrics.get(gate.metric_name)  # noqa: S311 -- no secrets
         clusters = {s.id: s.cluster or s.id for s in task.samples or ()}
         said, there = list[Outcome](), {s.id: s for s in theirs.scores}
-        for _ in range(SWAPS):  # each row's answers, or each cluster's, go to one of two models by the toss of a coin
+        for _ in range(
+            DRAWN_SWAPS
+        ):  # each row's answers, or each cluster's, go to one of two models by the toss of a coin
             heads = {cluster: chance.random() < 0.5 for cluster in dict.fromkeys(clusters.values())}
             pairs = [(s, there[s.id]) if heads[clusters[s.id]] else (there[s.id], s) for s in ours.scores]
             one = replace(ours, scores=tuple(a for a, _ in pairs))
@@ -248,7 +252,7 @@ def _equals(collection: Collection, results: Results) -> Iterator[EqualModelsTri
             # Of rows that leak too: this is about the test, and two equal models leak alike.
             said.append(decide(gate, metric, one, other, task.samples or (), alpha, name=candidate).outcome)
         yield EqualModelsTrial(
-            gate.id, said.count(Outcome.FAIL) / SWAPS, said.count(Outcome.PASS) / SWAPS, alpha, SWAPS
+            gate.id, said.count(Outcome.FAIL) / DRAWN_SWAPS, said.count(Outcome.PASS) / DRAWN_SWAPS, alpha, DRAWN_SWAPS
         )
 
 
@@ -258,13 +262,13 @@ def _equals(collection: Collection, results: Results) -> Iterator[EqualModelsTri
 def list_controls(collection: Collection, folder: Path) -> list[Control]:
     """Return the base itself, what plugins make of it, and the base behind answers that are spoilt."""
     name, itself = collection.candidates[0], "The base, presented as the candidate."
-    found: dict[str, tuple[str, Make]] = {ITSELF: (itself, lambda base: (replace(base, name=name), None))}
+    found: dict[str, tuple[str, Make]] = {BASE_CONTROL: (itself, lambda base: (replace(base, name=name), None))}
     saboteurs = {p.name: p.function for (kind, _), p in collection.plugins.provided.items() if kind == "saboteur"}
     for label, saboteur in saboteurs.items():
         out = folder / label.replace(" ", "-")
-        found[label] = (_first_line(saboteur), partial(_sabotaged, collection, label, saboteur, out))
+        found[label] = (_get_docstring_first_line(saboteur), partial(_make_sabotaged, collection, label, saboteur, out))
     for label, disguise in {"shuffled answers": ShuffledSubject, "constant answer": ConstantSubject}.items():
-        found[label] = (_first_line(disguise), partial(_disguised, name, disguise, "disguised"))
+        found[label] = (_get_docstring_first_line(disguise), partial(_make_disguised, name, disguise, "disguised"))
     return [Control(label, why, collection, make) for label, (why, make) in found.items()]
 
 
@@ -287,11 +291,13 @@ def list_adversaries(collection: Collection) -> Iterator[Control]:
         if any(g.blocking for g in alone.gates(collection.candidates[0])):
             for label, answer in answers(dict(task.spec.options)).items():
                 title, worthless = f"{name}: {label}", partial(WorthlessSubject, answer=answer)
-                make = partial(_disguised, collection.candidates[0], worthless, f"{title}, not")
-                yield Control(title, FOOLED, alone, make, DISTRUST, name, answer)
+                make = partial(_make_disguised, collection.candidates[0], worthless, f"{title}, not")
+                yield Control(title, FOOLED_ADVICE, alone, make, DISTRUST, name, answer)
 
 
-def _sabotaged(collection: Collection, label: str, saboteur: Callable[..., Any], out: Path, base: ModelRef) -> Made:
+def _make_sabotaged(
+    collection: Collection, label: str, saboteur: Callable[..., Any], out: Path, base: ModelRef
+) -> Made:
     out.mkdir()
     before = weights_digest(Path(base.path))
     try:
@@ -306,12 +312,12 @@ def _sabotaged(collection: Collection, label: str, saboteur: Callable[..., Any],
     return replace(base, name=name, path=str(out), digest=weights_digest(out)), None
 
 
-def _disguised(name: str, disguise: Disguise, told: str, base: ModelRef) -> tuple[ModelRef, Disguise]:
+def _make_disguised(name: str, disguise: Disguise, told: str, base: ModelRef) -> tuple[ModelRef, Disguise]:
     """Return the base under a name and a digest of its own: what stands before it makes it another model."""
     return replace(base, name=name, digest=f"{told} {base.digest}"), disguise
 
 
-def _first_line(thing: Any) -> str:
+def _get_docstring_first_line(thing: Any) -> str:
     return (thing.__doc__ or "").strip().partition("\n")[0]
 
 

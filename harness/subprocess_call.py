@@ -17,7 +17,7 @@ from harness.errors import CheckFailedError, UsageError
 
 SIGN = "progress: "  # begins a line that is no answer yet
 Heard = Callable[[str, int, int], None]  # what, done and total
-QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+QUIET_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
 def call_module(
@@ -29,7 +29,7 @@ def call_module(
     that it tells; and UsageError, which begins with `lost`, when it comes to no answer, in `seconds` where they are
     given.
     """
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **QUIET}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **QUIET_ENVIRONMENT}
     last, ends = "", time.monotonic() + (seconds or threading.TIMEOUT_MAX)
     with tempfile.TemporaryFile("w+") as asked, tempfile.TemporaryFile("w+", errors="replace") as errors:
         asked.write(json.dumps(question))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness import UsageError, adapter, capabilities, checker, exporter, trainer
-from harness.cli.parser import BROUGHT
+from harness.cli.parser import COMMAND_ENTRY_POINTS
 from harness.plugins import load_plugins
 from harness.testing import SUITE as PASSES
 from harness.testing import Project
@@ -148,7 +148,9 @@ def greeting(parser: Any) -> None:
 def points(monkeypatch: pytest.MonkeyPatch) -> list[Point]:
     """The entry points of installed plugins' commands."""
     found: list[Point] = []
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found if group == BROUGHT else [])
+    monkeypatch.setattr(
+        importlib.metadata, "entry_points", lambda group: found if group == COMMAND_ENTRY_POINTS else []
+    )
     return found
 
 

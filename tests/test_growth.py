@@ -26,7 +26,7 @@ from harness.reports.rows import read_all_rows
 from harness.reports.run_folder import RunFolder, iterate_rows, read_rows
 from harness.testing import SUITE, Project
 from harness_report import reading
-from harness_report.history import MOST
+from harness_report.history import MAX_RUNS
 from harness_report.reading import LoadedRun
 
 FEW, TIMES = 4, 4
@@ -58,7 +58,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(owner, name, counted)
 
     for owner, name in (
-        (copies, "detach_copy"), (Adjudicator, "decide_if_ready"), (json, "loads"), (rows_module, "_answer"),
+        (copies, "detach_copy"), (Adjudicator, "decide_if_ready"), (json, "loads"), (rows_module, "_format_answer"),
         (reading, "read_run"),
     ):  # fmt: skip
         count(owner, name)
@@ -155,7 +155,7 @@ def test_three_rows_are_three_answers(tmp_path: Path, calls: Counter[str]) -> No
     listed = read_all_rows(run, folder, "qa", wrong=True, most=3)
     found, there, of = listed.rows, listed.there, listed.of
     assert ([row.change for row in found], there, of) == (["lost"] * 3, 1333, 4000)
-    assert calls["_answer"] == 3 * len(run.results)
+    assert calls["_format_answer"] == 3 * len(run.results)
     most, whole = (peak(lambda n=n: read_all_rows(run, folder, "qa", most=n)) for n in (3, None))
     assert most < peak(lambda: list(iterate_rows(folder, "base", "qa"))) / 4 < whole
 
@@ -199,5 +199,5 @@ def test_a_history_reads_what_it_shows(suite: Project, calls: Counter[str]) -> N
     (place.with_name("odd") / "report.json").write_text('{"suite": "fake", "results": [{"verdicts": [1]}]}', "utf-8")
     calls.clear()
     out = suite.harness("history", "fake").out
-    assert "fake: 61 runs, 1 January 2020 to" in out and calls["read_run"] == MOST
+    assert "fake: 61 runs, 1 January 2020 to" in out and calls["read_run"] == MAX_RUNS
     assert len(json.loads(suite.harness("history", "fake", "--json").out)["runs"]) == 61

@@ -15,7 +15,7 @@ import pytest
 
 from harness.artifacts.attestation import EVIDENCE, ITEMS, MODEL
 from harness.artifacts.digests import digest_value, weights_digest
-from harness.pipeline.replay import _difference
+from harness.pipeline.replay import _find_row_difference
 from harness.records.samples import Sample, Score
 from harness.release.export import evidence_row, scores_without_texts
 from harness.testing import ROWS, SUITE, CommandOutcome, Project, write_fake
@@ -217,11 +217,11 @@ def test_log_probabilities_are_near(away: float, near: float, told: str) -> None
     hashes = {"doc_hash": "d", "prompt_hash": "p", "target_hash": "t", "id": "a", "cluster": None, "weight": 4.0}
     row = {**hashes, "weights": {}, "metrics": ["nats"], "nats": 2.25, "resps": [[None]]}
     said = {**hashes, "weights": {}, "answer_hash": digest_value([[None]]), "values": {"nats": 2.25 + away}}
-    found = _difference(said, row, near)
+    found = _find_row_difference(said, row, near)
     assert found is not None
     assert found.partition(" ")[0] == told
     answered = {**row, "resps": [["x"]]}
-    assert _difference({**said, "answer_hash": digest_value([["x"]])}, answered, near) != ""
+    assert _find_row_difference({**said, "answer_hash": digest_value([["x"]])}, answered, near) != ""
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -234,8 +234,8 @@ def test_evidence_that_does_not_tell_endings_is_replayed(older: bool) -> None:
     for answer, differs in (("x", False), ("y", True)):
         score = Score("a", told, answer=answer, finish_reason="eos", tokens=3)
         row = evidence_row(0, sample, score, ["right", "thought_cut"])
-        assert bool(_difference({"sha256": digest_value(kept)}, row, 0.1)) == differs
-        assert bool(_difference(scores_without_texts(kept), row, 0.1)) == differs
+        assert bool(_find_row_difference({"sha256": digest_value(kept)}, row, 0.1)) == differs
+        assert bool(_find_row_difference(scores_without_texts(kept), row, 0.1)) == differs
 
 
 @pytest.mark.slow

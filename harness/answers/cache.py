@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar, Unpack
 
 from harness.answers.store import Responses, request_key
-from harness.errors import RAISES, UsageError
+from harness.errors import PLUGIN_ERRORS, UsageError
 from harness.records.completion import Completion, completion_from_json, completion_to_json
 from harness.records.models import Generate, Generation, Logprob, ModelRef, Subject, stream_answers
 from harness.records.samples import Prompt
@@ -32,7 +32,7 @@ class StageModels:
     """The models of one stage: loaded together, when the first of them is needed. One thread asks at a time."""
 
     def __init__(self, load: Callable[[], AbstractContextManager[list[Subject]]]) -> None:
-        self._load, self._open = load, ExitStack()
+        self._start_loading, self._open = load, ExitStack()
         self.lock = threading.RLock()
         self.loaded: Sequence[Subject] = []  # those that are in memory: all, or none
         self.broken: Exception | None = None  # why they cannot be loaded
@@ -41,7 +41,7 @@ class StageModels:
     def __getitem__(self, number: int) -> Subject:
         if not self.loaded:
             try:
-                self.loaded = self._open.enter_context(self._load())
+                self.loaded = self._open.enter_context(self._start_loading())
             except Exception as error:
                 self.broken = error
                 raise
@@ -86,20 +86,20 @@ class CachedSubject:
     ) -> None:
         self.name, self.digest, self.preferred_batch_rows = ref.name, ref.digest, preferred_batch_rows
         self.identity, self.responses = f"{identity} {ref.digest}", responses  # a loader may forget the weights
-        self._models, self._number = models, number
+        self._models, self._convert_match_to_fraction = models, number
         self.asked = self.found = 0
         self.wants_endings = False  # whether an answer of which nobody knows how it ended is asked again, once
-        self._sent: set[str] = set()  # prompts, since they were last told
+        self._map_rows_to_sent_prompts: set[str] = set()  # prompts, since they were last told
 
     @property
     def loaded(self) -> Any:
         """The model itself, in memory."""
-        return self._models[self._number]
+        return self._models[self._convert_match_to_fraction]
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `Subject`."""
         how = Generate(**options)
-        self._sent.update(map(_spelt, prompts))
+        self._map_rows_to_sent_prompts.update(map(_stringify_prompt, prompts))
         budget = how.thought_budget
         asked = (how.max_new_tokens, list(how.stop), how.truncate, *([astuple(budget)] if budget else []))
         drawn = [how.sampling.temperature, how.sampling.top_p, how.sampling.top_k] if how.sampling else None
@@ -115,7 +115,7 @@ class CachedSubject:
                     answer = Completion(mended, **vars(answer)) if isinstance(answer, Completion) else mended
                 yield number, Completion.of(answer) if self.wants_endings else answer
 
-        return self._answers(
+        return self._find_or_request_answers(
             keys,
             ask,
             completion_to_json,
@@ -125,9 +125,11 @@ class CachedSubject:
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
         """Score each continuation after its prompt; see `Subject`."""
-        self._sent.update(_spelt(prompt) for prompt, _ in pairs)
+        self._map_rows_to_sent_prompts.update(_stringify_prompt(prompt) for prompt, _ in pairs)
         ask = partial(self._ask, "logprobs", pairs, {"truncate": True} if truncate else {})
-        return self._answers([self._key("logprob", *pair, truncate) for pair in pairs], ask, astuple, _score)
+        return self._find_or_request_answers(
+            [self._key("logprob", *pair, truncate) for pair in pairs], ask, astuple, _parse_logprob
+        )
 
     def token_kl(self, texts: Sequence[str], against: CachedSubject) -> list[tuple[float, int]]:
         """Compare next-token distributions with another model's; see `Distributions`."""
@@ -140,12 +142,12 @@ class CachedSubject:
                 )
             yield from enumerate(self.loaded.token_kl([texts[i] for i in numbers], against.loaded))
 
-        return self._answers(keys, ask, list, _divergence)
+        return self._find_or_request_answers(keys, ask, list, _parse_divergence)
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Count the tokens of each prompt and continuation together."""
         keys = [self._key("count", *pair) for pair in pairs]
-        return self._answers(keys, partial(self._ask, "count_tokens", pairs, {}), int, _count)
+        return self._find_or_request_answers(keys, partial(self._ask, "count_tokens", pairs, {}), int, _require_int)
 
     def render(self, messages: list[dict[str, str]]) -> str:
         """Write chat messages as the template does, with the answer's turn opened."""
@@ -153,7 +155,7 @@ class CachedSubject:
         def ask(_: Sequence[int]) -> Stream[str]:
             yield 0, self.loaded.render(messages)
 
-        return self._answers([self._key("render", messages)], ask, str, _text)[0]
+        return self._find_or_request_answers([self._key("render", messages)], ask, str, _require_text)[0]
 
     def pop_sent_prompts(self, prompts: Sequence[Prompt], *, as_json: bool = False) -> list[str | None]:
         """Return each prompt as the model got it since the last call; None for what it did not get or nobody knows.
@@ -161,13 +163,13 @@ class CachedSubject:
         No model is loaded for it: messages are rendered by one that is in memory, and remembered. With `as_json` those
         that cannot be rendered are returned as JSON.
         """
-        got = [_spelt(prompt) in self._sent for prompt in prompts]
-        self._sent.clear()
+        got = [_stringify_prompt(prompt) in self._map_rows_to_sent_prompts for prompt in prompts]
+        self._map_rows_to_sent_prompts.clear()
         keys = {i: self._key("render", p) for i, p in enumerate(prompts) if isinstance(p, list) and got[i]}
-        known: dict[bytes, str] = self.responses.find(keys.values(), _text) if keys else {}
-        loaded = self._models.loaded[self._number] if keys and self._models.loaded else None
+        known: dict[bytes, str] = self.responses.find(keys.values(), _require_text) if keys else {}
+        loaded = self._models.loaded[self._convert_match_to_fraction] if keys and self._models.loaded else None
         if render := getattr(loaded, "render", None):
-            with suppress(*RAISES):  # what cannot be told is left out
+            with suppress(*PLUGIN_ERRORS):  # what cannot be told is left out
                 for number, key in keys.items():
                     if key not in known:
                         known[key] = drop_surrogates(str(render(prompts[number])))
@@ -183,7 +185,7 @@ class CachedSubject:
         if name.startswith("_"):
             raise AttributeError(name)
         key = self._key("fact", name)
-        known = self.responses.find([key], _fact)
+        known = self.responses.find([key], _require_bool_int_or_str)
         if key in known:
             return known[key]
         with self._models.lock:
@@ -198,7 +200,7 @@ class CachedSubject:
     def _key(self, kind: str, *request: Any) -> bytes:
         return request_key(self.identity, kind, *request)
 
-    def _answers(
+    def _find_or_request_answers(
         self,
         keys: Sequence[bytes],
         ask: Callable[[Sequence[int]], Stream[T]],
@@ -236,37 +238,37 @@ class CachedSubject:
         return [known[key] for key in keys]
 
 
-def _spelt(prompt: Prompt) -> str:
+def _stringify_prompt(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else repr(prompt)
 
 
-def _text(value: Any) -> str:
+def _require_text(value: Any) -> str:
     """Return a remembered answer; this and those below raise TypeError or ValueError where it is of another kind."""
     if not isinstance(value, str):
         raise TypeError("not a text")
     return value
 
 
-def _count(value: Any) -> int:
+def _require_int(value: Any) -> int:
     if type(value) is not int:
         raise TypeError("not a whole number")
     return value
 
 
-def _fact(value: Any) -> int | str:
-    return value if isinstance(value, bool) else _text(value) if isinstance(value, str) else _count(value)
+def _require_bool_int_or_str(value: Any) -> int | str:
+    return value if isinstance(value, bool) else _require_text(value) if isinstance(value, str) else _require_int(value)
 
 
-def _score(value: Any) -> Logprob:
+def _parse_logprob(value: Any) -> Logprob:
     total, tokens, size, greedy = value
     if not isinstance(greedy, bool):
         raise TypeError("not a log-probability")
-    return Logprob(float(total), _count(tokens), _count(size), greedy)
+    return Logprob(float(total), _require_int(tokens), _require_int(size), greedy)
 
 
-def _divergence(value: Any) -> tuple[float, int]:
+def _parse_divergence(value: Any) -> tuple[float, int]:
     total, tokens = value
-    return float(total), _count(tokens)
+    return float(total), _require_int(tokens)
 
 
 def uncached(subject: Subject) -> Subject:

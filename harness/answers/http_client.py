@@ -24,8 +24,8 @@ from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from harness.answers.reasoning import cut_at_stop as cut_at_stop
+from harness.answers.requests import MAX_RETRY_AFTER_S as MAX_RETRY_AFTER_S
 from harness.answers.requests import NEVER as NEVER
-from harness.answers.requests import PATIENCE as PATIENCE
 from harness.answers.requests import PAUSE as PAUSE
 from harness.answers.requests import RequestError as RequestError
 from harness.answers.requests import RequestThreads as RequestThreads
@@ -34,15 +34,24 @@ from harness.answers.requests import retry as retry
 from harness.errors import UsageError
 from harness.texts import secrets
 
-CONNECT = 5.0  # seconds
-PASSING = (408, 409, 424, 425, 429)  # and 5xx but 501; 424 is text-generation-inference's "failed while generating"
+CONNECT_TIMEOUT_S = 5.0  # seconds
+RETRIED_STATUS_CODES = (
+    408,
+    409,
+    424,
+    425,
+    429,
+)  # and 5xx but 501; 424 is text-generation-inference's "failed while generating"
 FOR_ALL = (401, 402, 403, 404)  # what is refused once so is refused always
-LARGEST = 64 << 20  # bytes of a reply, decoded: log-probs of a long prompt have some 10 MB
+MAX_REPLY_BYTES = 64 << 20  # bytes of a reply, decoded: log-probs of a long prompt have some 10 MB
 HEADERS = {"content-encoding", "content-length", "transfer-encoding"}  # of the body as it was sent
-FOREVER = 3600.0  # seconds, where an SDK was given no timeout
+DEFAULT_TIMEOUT_S = 3600.0  # seconds, where an SDK was given no timeout
 MACHINE = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version")  # what the SDK tells about us
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")  # the first that is set is taken
-SIGNED = {"models that replied": "model", "system fingerprints": "system_fingerprint"}  # a fact, and a reply's field
+REPLY_FACTS = {
+    "models that replied": "model",
+    "system fingerprints": "system_fingerprint",
+}  # a fact, and a reply's field
 MOST_NAMED = 8  # of each
 
 
@@ -62,7 +71,7 @@ class ServerConnection:
 
     def __init__(self, url: str, key: str = "") -> None:
         self.url, self.key = url, key
-        self.variable, self.address = _proxy(url)
+        self.variable, self.address = _find_proxy(url)
         parts = urlsplit(self.address)
         self.proxy = f"{parts.netloc.rpartition('@')[2]} ({self.variable})" if self.address else ""
         self.through = f" through the proxy {self.proxy}" if self.proxy else ""
@@ -77,14 +86,14 @@ class ServerConnection:
 
     def record_model(self, asked: str, reply: Any) -> None:
         """Note who a reply says wrote it, by the model that was asked for."""
-        for what, field in SIGNED.items() if isinstance(reply, dict) else ():
+        for what, field in REPLY_FACTS.items() if isinstance(reply, dict) else ():
             if isinstance(name := reply.get(field), str) and name:
                 self._wrote.setdefault((asked, what), set()).add(self.redact(name, 100))
 
     def facts(self, asked: str) -> dict[str, Any]:
         """Return the proxy, and by whom replies were written so far where a model was asked for."""
         told: dict[str, Any] = {"proxy": self.proxy} if self.proxy else {}
-        for what in SIGNED:
+        for what in REPLY_FACTS:
             if names := sorted(self._wrote.get((asked, what), ())):
                 more = len(names) - MOST_NAMED
                 told[what] = names[:MOST_NAMED] + ([f"and {more} more"] if more > 0 else [])
@@ -108,8 +117,8 @@ def http_client(sdk: Any, peer: ServerConnection, *, fresh: bool = False) -> Any
             send = partial(super().send, request, **options)
             try:
                 given = request.extensions.get("timeout", {})
-                seconds = sum(given.get(part) or FOREVER for part in ("connect", "read"))
-                return _within(seconds, lambda until: _whole(send(), until, seconds))
+                seconds = sum(given.get(part) or DEFAULT_TIMEOUT_S for part in ("connect", "read"))
+                return _call_with_timeout(seconds, lambda until: _read_response_within_limits(send(), until, seconds))
             except RequestError as trouble:
                 raise sdk.APIConnectionError(message=str(trouble), request=request) from trouble
 
@@ -119,13 +128,13 @@ def http_client(sdk: Any, peer: ServerConnection, *, fresh: bool = False) -> Any
             except Exception:  # noqa: S110
                 pass
 
-    trusted = _certificates()
+    trusted = _make_ssl_context_from_env()
     try:
         return Client(proxy=peer.address or None, verify=trusted, trust_env=False)
     except Exception as error:  # each version of the library has its own
         if not peer.address:
             raise
-        raise _unusable(peer.variable, isinstance(error, ImportError)) from None
+        raise _make_proxy_error(peer.variable, isinstance(error, ImportError)) from None
 
 
 class Client:
@@ -168,13 +177,13 @@ class Client:
         Raises RequestError.
         """
         sdk = self.sdk
-        connect = sdk.Timeout(timeout, connect=min(CONNECT, timeout))
+        connect = sdk.Timeout(timeout, connect=min(CONNECT_TIMEOUT_S, timeout))
         how: dict[str, Any] = {"cast_to": object, "options": {"timeout": connect, "headers": self.headers}}
         try:
             reply = self.client.get(path, **how) if body is None else self.client.post(path, body=dict(body), **how)
             if isinstance(reply, str) and reply.startswith(("data:", "event:", ":")):
                 if (body or {}).get("stream"):
-                    return self._record_events(str((body or {}).get("model")), reply)
+                    return self._parse_sse_events(str((body or {}).get("model")), reply)
                 raise RequestError(
                     "streams its answers, although streaming was not requested", hint="turn streaming off", charged=True
                 )
@@ -192,13 +201,13 @@ class Client:
             why = self.peer.redact(str(error.__cause__ or error))
             raise RequestError(f"the connection failed ({why})", passing=True, charged=sent) from None
         except sdk.APIStatusError as error:
-            raise self._refusal(error) from None
+            raise self._make_status_error(error) from None
         except (ValueError, RecursionError):
             raise RequestError("sent a reply that is not JSON", passing=True, charged=True) from None
         self.peer.record_model(str((body or {}).get("model")), reply)
         return reply
 
-    def _record_events(self, model: str, text: str) -> list[Any]:
+    def _parse_sse_events(self, model: str, text: str) -> list[Any]:
         """Return the events of a stream (server-sent events); raises ValueError at one that is not JSON."""
         told = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
         events = [json.loads(line) for line in told if line != "[DONE]"]
@@ -206,7 +215,7 @@ class Client:
             self.peer.record_model(model, event)
         return events
 
-    def _refusal(self, error: Any) -> RequestError:
+    def _make_status_error(self, error: Any) -> RequestError:
         """Return what an HTTP status means: something that may pass, or a mistake."""
         status, body = int(error.status_code), error.body
         if status == 401:  # what servers say here may show parts of a key
@@ -221,7 +230,7 @@ class Client:
         spent = "insufficient_quota" in json.dumps(body, default=str)  # a 429 that no waiting helps
         return RequestError(
             f"HTTP {status}: {said or 'no reason given'}",
-            passing=not spent and (status in PASSING or (status >= 500 and status != 501)),
+            passing=not spent and (status in RETRIED_STATUS_CODES or (status >= 500 and status != 501)),
             after=retry_after(error.response.headers),
             fatal=spent or status in FOR_ALL,
             status=status,
@@ -294,7 +303,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-def _proxy(url: str) -> tuple[str, str]:
+def _find_proxy(url: str) -> tuple[str, str]:
     """Return the variable that names the proxy for a URL, and its address; two empty texts where none is used."""
     target, found = urlsplit(url), getproxies()
     kind = next((k for k in (target.scheme, "all") if found.get(k)), "")
@@ -315,18 +324,18 @@ def _proxy(url: str) -> tuple[str, str]:
     except ValueError:
         there = False
     if not there:
-        raise _unusable(variable)
+        raise _make_proxy_error(variable)
     return variable, address
 
 
-def _unusable(variable: str, socks: bool = False) -> UsageError:
+def _make_proxy_error(variable: str, socks: bool = False) -> UsageError:
     what = "is not the address of a proxy (not shown here, since it may hold a password); give http://HOST:PORT"
     if socks:
         what = "names a SOCKS proxy, which needs the package socksio; pip install socksio"
     return UsageError(f"{variable}: {what}, or unset the variable")
 
 
-def _certificates() -> ssl.SSLContext | bool:
+def _make_ssl_context_from_env() -> ssl.SSLContext | bool:
     """Return what the environment trusts; True where it does not say, for the library's own."""
     for variable in CERTIFICATES:
         if place := os.environ.get(variable):
@@ -342,7 +351,7 @@ def _certificates() -> ssl.SSLContext | bool:
     return True
 
 
-def _within(seconds: float, call: Any) -> Any:
+def _call_with_timeout(seconds: float, call: Any) -> Any:
     """Return what a call returns in a thread of its own: an HTTP library bounds the pauses of a server, not their sum.
 
     A server that sends its headers byte by byte keeps the thread, never the caller.
@@ -362,10 +371,10 @@ def _within(seconds: float, call: Any) -> Any:
     except TimeoutError:
         if result.done():  # the call's own
             raise
-        raise _late(seconds) from None
+        raise _make_timeout_error(seconds) from None
 
 
-def _whole(response: Any, until: float, seconds: float) -> Any:
+def _read_response_within_limits(response: Any, until: float, seconds: float) -> Any:
     """Return a response with its decoded body. Raises Trouble when it is moved, too slow or too large."""
     with closing(response):
         if response.has_redirect_location:
@@ -378,13 +387,13 @@ def _whole(response: Any, until: float, seconds: float) -> Any:
         for block in response.iter_bytes():
             blocks.append(block)
             size += len(block)
-            if size > LARGEST:
+            if size > MAX_REPLY_BYTES:
                 raise RequestError(
-                    f"sent a reply of more than {LARGEST >> 20} MiB; check that base_url is a model server",
+                    f"sent a reply of more than {MAX_REPLY_BYTES >> 20} MiB; check that base_url is a model server",
                     charged=True,
                 )
             if time.monotonic() > until:
-                raise _late(seconds)
+                raise _make_timeout_error(seconds)
     return type(response)(
         response.status_code,
         headers=[(name, value) for name, value in response.headers.multi_items() if name.lower() not in HEADERS],
@@ -394,5 +403,5 @@ def _whole(response: Any, until: float, seconds: float) -> Any:
     )
 
 
-def _late(seconds: float) -> RequestError:
+def _make_timeout_error(seconds: float) -> RequestError:
     return RequestError(f"did not complete its answer within {seconds:.3g} s", passing=True, charged=True)

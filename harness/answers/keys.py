@@ -36,7 +36,7 @@ WEIGHTS = (".safetensors", ".gguf")
 NO_CODE = ("__pycache__", ".git", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv")
 NO_MODEL = (".git", ".cache")  # folders that clones and downloads leave in a model's, at its top
 IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(\w+)[\w.]*[ \t]+import\b|import[ \t]+([^\n#;]+))", re.MULTILINE)
-NAMED = re.compile(r"(?:import_module|__import__)\(\s*[\"'](\w+)")  # an import whose module is a text
+NAMED_IMPORT = re.compile(r"(?:import_module|__import__)\(\s*[\"'](\w+)")  # an import whose module is a text
 SWITCHES = (  # how the names of environment variables begin by which libraries compute otherwise
     "ACCELERATE_", "BNB_", "CUBLAS_", "HARNESS_CPU_KERNELS", "MKL_CBWR", "NVIDIA_TF32", "ONEDNN_", "PEFT_", "PYTORCH_",
     "TORCH", "TRL_",
@@ -55,7 +55,9 @@ _UNKNOWN = uuid.uuid4().hex  # stands for code that cannot be read: what it make
 
 def library_versions() -> dict[str, str]:
     """Return the versions of what a run depends on."""
-    return {CORE: sys.modules[CORE].__version__} | {n: version for n in LIBRARIES if (version := _version(n))}
+    return {CORE: sys.modules[CORE].__version__} | {
+        n: version for n in LIBRARIES if (version := _find_distribution_version(n))
+    }
 
 
 def environment_switches() -> dict[str, str]:
@@ -73,7 +75,7 @@ def digest_folder(folder: Path, weights: str | None = None) -> str:
     """
     try:
         files: dict[str, Path] = {}
-        for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        for place, folders, names in os.walk(folder, onerror=_raise_error, followlinks=True):
             left_out = NO_MODEL if Path(place) == folder else ()
             folders[:] = sorted(name for name in folders if name not in left_out)
             paths = (Path(place, name) for name in sorted(names))
@@ -95,7 +97,7 @@ def describe_model(ref: ModelRef) -> list[Any]:
     return [asdict(ref), *(digest_folder(folder, digest) for folder, digest in folders if folder and folder.is_dir())]
 
 
-def _raise(error: OSError) -> None:
+def _raise_error(error: OSError) -> None:
     raise error
 
 
@@ -126,24 +128,26 @@ class _Code:
         self.versions: dict[str, str | None] = {}
         self.seen = {CORE}
         for one in [*([sys.modules[CORE]] if core else []), *objects]:
-            module = _module_of(one)  # or the name of one that there is none of
-            top = module if isinstance(module, str) else _top(module).__name__
-            file = None if isinstance(module, str) else getattr(_top(module), "__file__", None)
+            module = _find_defining_module(one)  # or the name of one that there is none of
+            top = module if isinstance(module, str) else _find_outermost_package(module).__name__
+            file = None if isinstance(module, str) else getattr(_find_outermost_package(module), "__file__", None)
             self.seen.add(top)
             if top in sys.stdlib_module_names and top != "__main__":
                 continue
             if file is None or not Path(file).is_file():
                 self.content[top] = _UNKNOWN
             else:
-                self._content(top, Path(file))
+                self._add_module_digest(top, Path(file))
 
-    def _content(self, name: str, file: Path) -> None:
+    def _add_module_digest(self, name: str, file: Path) -> None:
         package = file.name.startswith("__init__.")
-        digest, imports, words = (_package_once if name in _points() else _package)(file.parent if package else file)
+        digest, imports, words = (
+            _package_once if name in _map_modules_to_distributions() else _digest_code_and_find_imports
+        )(file.parent if package else file)
         label = name if package else file.name
         self.content[label] = sorted({*self.content.get(label, ()), digest})  # two may have one name
-        if name in _points():
-            self.versions[f"distribution of {name}"] = _points()[name]
+        if name in _map_modules_to_distributions():
+            self.versions[f"distribution of {name}"] = _map_modules_to_distributions()[name]
         # what lies beside a module and is named in it counts too, however it is loaded
         for path in () if package or _is_installed(file) else sorted(file.parent.iterdir()):
             if path.name in NO_CODE or path == file or str(path) in self.seen or path.stem not in words:
@@ -151,35 +155,35 @@ class _Code:
             folder = path.is_dir() and any(path.glob("*.py"))
             if folder or (path.suffix == ".py" and path.is_file()):
                 self.seen.add(str(path))
-                self._content(path.name, path / "__init__.py" if folder else path)
+                self._add_module_digest(path.name, path / "__init__.py" if folder else path)
         for other in imports:
-            self._imported(other)
+            self._add_imported_module(other)
 
-    def _imported(self, name: str) -> None:
+    def _add_imported_module(self, name: str) -> None:
         if name in self.seen or name in sys.stdlib_module_names:
             return
         self.seen.add(name)
         if name in _INSTALLED:
-            self.versions[name] = _version(name)
+            self.versions[name] = _find_distribution_version(name)
             return
-        spec = _spec(name)
+        spec = _find_spec_or_none(name)
         places = list(spec.submodule_search_locations or ()) if spec else []
         file = Path(spec.origin) if spec and spec.origin else None
         if spec is None:
             self.versions[name] = None
-        elif (name in _points() and file) or (file and not _is_installed(file)):
-            self._content(name, file)
+        elif (name in _map_modules_to_distributions() and file) or (file and not _is_installed(file)):
+            self._add_module_digest(name, file)
         elif file is None and places and not _is_installed(Path(places[0])):
-            self.content[name] = [_package(Path(place))[0] for place in places]
+            self.content[name] = [_digest_code_and_find_imports(Path(place))[0] for place in places]
         else:
             _INSTALLED.add(name)
-            self.versions[name] = _version(name)
+            self.versions[name] = _find_distribution_version(name)
 
 
-def _package(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
+def _digest_code_and_find_imports(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
     """Return the sha256 of a file, or of all files of a folder; the modules that they import; the words of a file."""
     files = [] if path.is_dir() else [path]
-    for place, folders, names in os.walk(path, onerror=_raise) if path.is_dir() else ():
+    for place, folders, names in os.walk(path, onerror=_raise_error) if path.is_dir() else ():
         folders[:] = sorted(name for name in folders if name not in NO_CODE)
         files += [Path(place, name) for name in sorted(names) if not name.endswith((".pyc", ".pyo"))]
     listed, imports = [], set[str]()
@@ -189,7 +193,7 @@ def _package(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
         listed.append([file.relative_to(path.parent).as_posix(), hashlib.sha256(content).hexdigest()])
         if file.suffix == ".py":
             text = content.decode("utf-8", "replace")
-            imports.update(NAMED.findall(text))
+            imports.update(NAMED_IMPORT.findall(text))
             for one, several in IMPORT.findall(text):
                 parts = (part.split() for part in several.split(","))
                 imports |= {one} if one else {part[0].partition(".")[0] for part in parts if part}
@@ -198,10 +202,10 @@ def _package(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
 
 
 # What is imported once in a process and does not change while it runs: the harness, installed plugins.
-_package_once = functools.cache(_package)
+_package_once = functools.cache(_digest_code_and_find_imports)
 
 
-def _module_of(value: Any) -> ModuleType | str:
+def _find_defining_module(value: Any) -> ModuleType | str:
     """Return the module that an object's code is in, or its name where there is none."""
     while isinstance(value, functools.partial) or inspect.ismethod(value):
         value = value.func if isinstance(value, functools.partial) else value.__func__
@@ -213,21 +217,21 @@ def _module_of(value: Any) -> ModuleType | str:
     return sys.modules.get(name, name)
 
 
-def _top(module: ModuleType) -> ModuleType:
+def _find_outermost_package(module: ModuleType) -> ModuleType:
     """Return the outermost package of a module that has a file of its own, or the module itself."""
     parts = module.__name__.split(".")
     packages = (sys.modules.get(".".join(parts[:n])) for n in range(1, len(parts)))
     return next((p for p in packages if p is not None and getattr(p, "__file__", None)), module)
 
 
-def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
+def _find_spec_or_none(name: str) -> importlib.machinery.ModuleSpec | None:
     with suppress(ImportError, ValueError, AttributeError):
         return importlib.util.find_spec(name)
     return None
 
 
 @functools.cache
-def _points() -> dict[str, str | None]:
+def _map_modules_to_distributions() -> dict[str, str | None]:
     """Return the top-level modules of the harness and of its installed plugins, with the distribution of each."""
     points = list(importlib.metadata.entry_points(group=GROUP))
     told = {id(dist): f"{dist.name} {dist.version}" for dist in {id(p.dist): p.dist for p in points if p.dist}.values()}
@@ -239,11 +243,11 @@ def _is_installed(file: Path) -> bool:
 
 
 @functools.cache
-def _version(name: str) -> str | None:
+def _find_distribution_version(name: str) -> str | None:
     """Return the version of a distribution, by its own name or by that of a module that it brings."""
     with suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(name)
-    spec = _spec(name)
+    spec = _find_spec_or_none(name)
     if spec is None or spec.origin is None:
         return None
     place = Path(spec.origin).parent.parent if spec.submodule_search_locations else Path(spec.origin).parent

@@ -26,11 +26,14 @@ def generate_final_answers(
     if len(thought) != 2 or not all(thought):
         raise UsageError(f'thought: is {list(thought)}; give two marks, for instance ["<think>", "</think>"]')
     generated = subject.generate(prompts, **replace(how, stop=()).keywords)
-    said = [_said(subject, prompt, text, *thought) for prompt, text in zip(prompts, generated, strict=True)]
+    said = [
+        _extract_text_after_reasoning(subject, prompt, text, *thought)
+        for prompt, text in zip(prompts, generated, strict=True)
+    ]
     return [(cut_at_stop(text, how.stop), whole) for text, whole in zip(said, generated, strict=True)]
 
 
-def _said(subject: Any, prompt: Prompt, text: str, begin: str, end: str) -> str:
+def _extract_text_after_reasoning(subject: Any, prompt: Prompt, text: str, begin: str, end: str) -> str:
     """Return what is said behind a thought; nothing where it never ends, be it that the prompt began it."""
     if end in text:
         return text.rpartition(end)[2].lstrip()

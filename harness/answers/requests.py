@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 A = TypeVar("A")
 R = TypeVar("R")
 PAUSE, LONGEST = 0.5, 30.0  # seconds before the second try, doubled with each, at most
-PATIENCE = 300.0  # seconds a server may ask us to wait
+MAX_RETRY_AFTER_S = 300.0  # seconds a server may ask us to wait
 NEVER = threading.Event()
 
 
@@ -63,7 +63,7 @@ def retry(ask: Callable[[], R], tries: int, stop: threading.Event = NEVER) -> R:
         except RequestError as trouble:
             trouble.tries = number
             pause = trouble.retry_delay(number)
-            if not trouble.passing or number >= tries or pause > PATIENCE or stop.wait(pause):
+            if not trouble.passing or number >= tries or pause > MAX_RETRY_AFTER_S or stop.wait(pause):
                 raise
 
 
@@ -77,7 +77,7 @@ class RequestThreads(Generic[A, R]):
 
     def __enter__(self) -> RequestThreads[A, R]:
         for _ in range(self.size):
-            threading.Thread(target=self._work, daemon=True).start()
+            threading.Thread(target=self._process_request_queue, daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -98,7 +98,7 @@ class RequestThreads(Generic[A, R]):
         self.running -= 1
         return ended
 
-    def _work(self) -> None:
+    def _process_request_queue(self) -> None:
         while (item := self._todo.get()) is not None:
             name, asked = item
             try:

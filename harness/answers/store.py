@@ -17,15 +17,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-VERSION = 1  # of the table, in PRAGMA user_version
+TABLE_VERSION = 1  # of the table, in PRAGMA user_version
 PASSING = {  # errors that tell of locks, rights and disks; any other one means that the file is damaged
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH,
     sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_INTERRUPT,
 }  # fmt: skip
-PATIENCE = 5.0  # seconds to wait for another process that writes
+LOCK_TIMEOUT_S = 5.0  # seconds to wait for another process that writes
 WRITE_EVERY = 0.5  # seconds between commits: what a kill can lose, beside the batch in work
-MANY = 500  # keys in one query
+MAX_QUERY_KEYS = 500  # keys in one query
 
 
 class Responses:
@@ -52,12 +52,14 @@ class Responses:
         What is no answer `counts` for none.
         """
         with self._lock:
-            return self._find(list(dict.fromkeys(keys)), read, counts)
+            return self._find_cached_values(list(dict.fromkeys(keys)), read, counts)
 
-    def _find(self, wanted: Sequence[bytes], read: Callable[[Any], Any], counts: bool) -> dict[bytes, Any]:
+    def _find_cached_values(
+        self, wanted: Sequence[bytes], read: Callable[[Any], Any], counts: bool
+    ) -> dict[bytes, Any]:
         found: dict[bytes, Any] = {}
-        for start in range(0, len(wanted), MANY):
-            some = wanted[start : start + MANY]
+        for start in range(0, len(wanted), MAX_QUERY_KEYS):
+            some = wanted[start : start + MAX_QUERY_KEYS]
             marks = ",".join("?" * len(some))
             rows: list[tuple[Any, ...]] = []
             if self._db is not None:
@@ -65,14 +67,16 @@ class Responses:
                 try:
                     rows = self._db.execute(query, some).fetchall()
                 except Exception as error:
-                    self._give_up(error)
+                    self._handle_database_error(error)
             for key, value, checksum in rows:
                 try:
-                    if not (isinstance(key, bytes) and isinstance(value, str)) or checksum != _checksum(key, value):
+                    if not (isinstance(key, bytes) and isinstance(value, str)) or checksum != _compute_checksum(
+                        key, value
+                    ):
                         raise ValueError("its checksum does not match")
                     found[key] = read(json.loads(value))
                 except (ValueError, TypeError, LookupError, RecursionError) as error:
-                    self._set_aside(f"a row of it cannot be read ({error})")
+                    self._replace_damaged_file(f"a row of it cannot be read ({error})")
                     break
         if counts:
             self.asked, self.found = self.asked + len(wanted), self.found + len(found)
@@ -91,7 +95,7 @@ class Responses:
             self._write()
 
     def _write(self) -> None:
-        rows = [(key, value, _checksum(key, value)) for key, value in self._waiting.items()]
+        rows = [(key, value, _compute_checksum(key, value)) for key, value in self._waiting.items()]
         self._waiting.clear()
         self._written = time.monotonic()
         for _ in range(2 if rows else 0):  # again, into a new file, where the first was found to be damaged
@@ -102,7 +106,7 @@ class Responses:
                     self._db.executemany("INSERT OR REPLACE INTO responses VALUES (?, ?, ?)", rows)
                 return
             except Exception as error:
-                self._give_up(error)
+                self._handle_database_error(error)
 
     def close(self) -> None:
         """Write what waits, and close the file."""
@@ -113,8 +117,8 @@ class Responses:
     def _connect(self) -> None:
         """Open the file, and make its table; without it where that cannot be."""
         try:
-            self._db = db = sqlite3.connect(self.path, timeout=PATIENCE, check_same_thread=False)
-            if db.execute("PRAGMA user_version").fetchone()[0] > VERSION:
+            self._db = db = sqlite3.connect(self.path, timeout=LOCK_TIMEOUT_S, check_same_thread=False)
+            if db.execute("PRAGMA user_version").fetchone()[0] > TABLE_VERSION:
                 self._disconnect()
                 self._warn(
                     f'cache "{self.path}": was written by a newer version of the harness; answers are not cached'
@@ -126,12 +130,12 @@ class Responses:
             table = "responses (key BLOB PRIMARY KEY, value TEXT NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID"
             with db:
                 db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
-                db.execute(f"PRAGMA user_version = {VERSION}")
+                db.execute(f"PRAGMA user_version = {TABLE_VERSION}")
         except Exception as error:
             self._disconnect()
-            self._give_up(error)
+            self._handle_database_error(error)
 
-    def _give_up(self, error: Exception) -> None:
+    def _handle_database_error(self, error: Exception) -> None:
         """Disconnect where the error passes, set a damaged file aside, and raise any other error again."""
         code = getattr(error, "sqlite_errorcode", None)
         if isinstance(error, sqlite3.ProgrammingError) or not isinstance(error, (sqlite3.Error, ValueError)):
@@ -140,7 +144,7 @@ class Responses:
             self._disconnect()
             self._warn(f'cache "{self.path}": {error}; answers are not cached from here on')
         else:
-            self._set_aside(" ".join(str(error).split()))
+            self._replace_damaged_file(" ".join(str(error).split()))
 
     def _disconnect(self) -> None:
         if self._db is not None:
@@ -148,7 +152,7 @@ class Responses:
                 self._db.close()
         self._db = None
 
-    def _set_aside(self, why: str) -> None:
+    def _replace_damaged_file(self, why: str) -> None:
         """Rename a damaged file, warn, and start a new one; the second time go on without."""
         self._disconnect()
         aside = self.path.with_suffix(f".damaged-{time.time_ns()}")
@@ -178,5 +182,5 @@ def to_json_value(value: Any) -> Any:
     raise TypeError(f"a request holds a {type(value).__name__}, which cannot be written as JSON")
 
 
-def _checksum(key: bytes, value: str) -> bytes:
+def _compute_checksum(key: bytes, value: str) -> bytes:
     return hashlib.blake2b(key + value.encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -57,20 +57,20 @@ def is_intact(folder: Path, warn: Warn) -> bool:
     """Return whether a made folder is there and as it was made; set it aside if it is there and is not."""
     if not os.path.lexists(folder):
         return False
-    if why := _folder_error(folder):
+    if why := _find_integrity_error(folder):
         set_aside(folder, why, warn)
-        _note_of(folder).unlink(missing_ok=True)
+        _make_note_path(folder).unlink(missing_ok=True)
     return not why
 
 
 def is_sealed(folder: Path) -> bool:
     """Return whether there is a note on a folder."""
-    return _note_of(folder).is_file()
+    return _make_note_path(folder).is_file()
 
 
 def seal_folder(folder: Path, final: Path | None = None) -> None:
     """Write down what a folder holds that is, or will be, in its place at `final`; the last step of making it."""
-    write_sealed_json(_note_of(final or folder), file_digests(folder))
+    write_sealed_json(_make_note_path(final or folder), file_digests(folder))
 
 
 def write_sealed_json(path: Path, value: Any) -> None:
@@ -106,13 +106,13 @@ def set_aside(path: Path, why: str, warn: Warn) -> None:
     warn(f'cache "{path}": {why}; it was renamed to "{aside.name}", and is created again')
 
 
-def _note_of(folder: Path) -> Path:
+def _make_note_path(folder: Path) -> Path:
     return folder.parent / NOTES / f"{folder.name}.json"
 
 
-def _folder_error(folder: Path) -> str:
+def _find_integrity_error(folder: Path) -> str:
     """Return how a folder differs from what was made, or an empty text; names and sizes come first, which are cheap."""
-    if not isinstance(note := read_sealed_json(_note_of(folder), lambda _: None), dict):
+    if not isinstance(note := read_sealed_json(_make_note_path(folder), lambda _: None), dict):
         return "the list of its files is missing"
     if folder.is_symlink() or not folder.is_dir():
         return "it is not a folder"
@@ -152,14 +152,14 @@ class Entry:
 def list_entries(cache: Path) -> list[Entry]:
     """Return what is in a cache and could be removed, the longest unused first; never the ledger of attempts."""
     answers = [p for p in (cache / f"{ANSWERS}{tail}" for tail in ("", "-wal", "-shm")) if p.exists()]
-    found = [_entry("answers", answers)]
-    found += [_entry("damaged", [p]) for p in cache.glob(f"{Path(ANSWERS).stem}.damaged-*")]
+    found = [_make_entry("answers", answers)]
+    found += [_make_entry("damaged", [p]) for p in cache.glob(f"{Path(ANSWERS).stem}.damaged-*")]
     for kind in KINDS:
         folder = cache / kind
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.name != NOTES and path.suffix != ".lock":
                 note = folder / NOTES / f"{path.name}.json"
-                found.append(_entry(kind, [p for p in (path, note, folder / f"{path.name}.lock") if p.exists()]))
+                found.append(_make_entry(kind, [p for p in (path, note, folder / f"{path.name}.lock") if p.exists()]))
     return sorted((e for e in found if e), key=lambda e: e.used)
 
 
@@ -187,7 +187,7 @@ def remove_entries(cache: Path, gone: Sequence[Entry]) -> None:
                 raise UsageError(f'cache "{path}": cannot be removed: {error.strerror}') from None
 
 
-def _entry(kind: str, paths: Sequence[Path]) -> Entry | None:
+def _make_entry(kind: str, paths: Sequence[Path]) -> Entry | None:
     size, used = 0, 0.0
     for path in paths:
         inside = path.is_dir() and not path.is_symlink()

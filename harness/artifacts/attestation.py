@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-FORMAT = 1  # of evidence/; raised when an older `verify` would misread
+FORMAT_VERSION = 1  # of evidence/; raised when an older `verify` would misread
 LEDGER_FORMAT = 1  # of a line of the ledger of attempts, of which evidence holds the ids
 MODEL, EVIDENCE, CARD = "model", "evidence", "README.md"
 MANIFEST, LOCK, GATES, ITEMS = "manifest.json", "suite.lock.json", "gates.json", "items.jsonl"
 REPORT, CLAIMS, FINGERPRINT = "report.json", "claims.intoto.jsonl", "fingerprint.json"
 UNLISTED = (f"{EVIDENCE}/{MANIFEST}", f"{EVIDENCE}/{CLAIMS}")  # a manifest cannot list itself, nor what names it
-BESIDE = {CARD, *(f"{EVIDENCE}/{name}" for name in (LOCK, GATES, ITEMS, REPORT, FINGERPRINT))}  # the model
+COMPANIONS = {CARD, *(f"{EVIDENCE}/{name}" for name in (LOCK, GATES, ITEMS, REPORT, FINGERPRINT))}  # the model
 
 PAYLOAD = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -88,12 +88,12 @@ def make_statements(manifest: bytes, lock: bytes, gates: Sequence[Mapping[str, A
         **({"chosen": chosen} if "chosen" in told else {}),
         "gates": {gate: {**said, **numbers[gate]} for gate, said in words.items()},
     }
-    provenance = _provenance(told, locked, lock)
+    provenance = _make_provenance_predicate(told, locked, lock)
     told_of = {TEST_RESULT: test_result, RELEASE: release, PROVENANCE: provenance}
     return [statement_bytes(kind, subject, predicate) for kind, predicate in told_of.items()]
 
 
-def _provenance(told: Mapping[str, Any], locked: Mapping[str, Any], lock: bytes) -> dict[str, Any]:
+def _make_provenance_predicate(told: Mapping[str, Any], locked: Mapping[str, Any], lock: bytes) -> dict[str, Any]:
     """Return how a run was called, and on what; the lock, which it points to, has every option and package."""
     suite = locked["suite"]
     models = {key.partition("::")[0]: about["weights"] for key, about in told["evaluations"].items()}

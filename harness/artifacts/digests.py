@@ -20,9 +20,9 @@ from harness.artifacts.safetensors import Safetensors, read_header
 from harness.files import open_file
 
 ROW = ("id", "cluster", "doc_hash", "prompt_hash", "target_hash")  # what tells a row in evidence
-CHUNK = 1 << 20  # bytes hashed at a time
+CHUNK_BYTES = 1 << 20  # bytes hashed at a time
 CANONICAL = json.JSONEncoder(sort_keys=True, default=str, ensure_ascii=False)  # made once: a row has many digests
-SETTLED = 2_000_000_000  # nanoseconds, the coarsest clock of a file system
+CLOCK_RESOLUTION_NS = 2_000_000_000  # nanoseconds, the coarsest clock of a file system
 MOST_THREADS = 4  # that hash files, each one at a time
 WEIGHTS = "tensors 2"  # of the weights digest: raised when the same tensors would have another one
 
@@ -92,7 +92,7 @@ def row_digest(row: Mapping[str, Any]) -> str:
 def file_digest(path: Path) -> str:
     """Return the sha256 of a regular file, 64 hex digits; raises OSError when it is a link or anything else."""
     with open_file(path) as f:
-        return _pass(f, path, None).sha256
+        return _hash_once(f, path, None).sha256
 
 
 def hash_file(path: Path, *, follow: bool = False, whole: bool = True, below: Path | None = None) -> Hashed:
@@ -108,8 +108,8 @@ def hash_file(path: Path, *, follow: bool = False, whole: bool = True, below: Pa
         key = (path.suffix, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
         if (known := _hashed.get(key)) and (known.sha256 or not whole):
             return known
-        hashed = _pass(f, path, _Parts(read_header(f, path)) if path.suffix == ".safetensors" else None, whole)
-        if time.time_ns() - max(about.st_mtime_ns, about.st_ctime_ns) > SETTLED:
+        hashed = _hash_once(f, path, _Parts(read_header(f, path)) if path.suffix == ".safetensors" else None, whole)
+        if time.time_ns() - max(about.st_mtime_ns, about.st_ctime_ns) > CLOCK_RESOLUTION_NS:
             _hashed[key] = hashed
         return hashed
 
@@ -123,11 +123,11 @@ def hash_files(folder: Path, names: Iterable[str]) -> dict[str, Hashed]:
         return dict(zip(names, pool.map(lambda name: hash_file(folder / name, below=folder), names), strict=True))
 
 
-def _pass(f: IO[bytes], path: Path, parts: _Parts | None, whole: bool = True) -> Hashed:
+def _hash_once(f: IO[bytes], path: Path, parts: _Parts | None, whole: bool = True) -> Hashed:
     from concurrent.futures import Future, ThreadPoolExecutor
 
     before, at, number = os.fstat(f.fileno()), 0, 0
-    total, buffers = hashlib.sha256(), (bytearray(CHUNK), bytearray(CHUNK))
+    total, buffers = hashlib.sha256(), (bytearray(CHUNK_BYTES), bytearray(CHUNK_BYTES))
     behind: Future[None] | None = None
     f.seek(0)
     with ThreadPoolExecutor(1) as beside:  # which starts no thread before it is given something

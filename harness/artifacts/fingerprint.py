@@ -14,8 +14,8 @@ from typing import Any
 
 from harness.artifacts.strict_json import read_json
 
-FORMAT = 1
-TOP = 5  # log-probabilities of a probe
+FORMAT_VERSION = 1
+TOP_LOGPROBS = 5  # log-probabilities of a probe
 CHATS, CHAT_WORDS = 80, 10
 TEXTS, TEXT_WORDS = 60, 32
 COMMON = """
@@ -46,17 +46,17 @@ class Fingerprint:
     noise: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, **asdict(self)}
+        return {"format": FORMAT_VERSION, **asdict(self)}
 
 
 def make_chats(seed: int) -> list[str]:
     """Return the messages of the chats."""
-    return _make_texts(random.Random(f"chat {seed}"), CHATS, CHAT_WORDS)  # noqa: S311 -- no secret
+    return _make_random_texts(random.Random(f"chat {seed}"), CHATS, CHAT_WORDS)  # noqa: S311 -- no secret
 
 
 def make_texts(seed: int) -> list[str]:
     """Return the texts, of which probes are beginnings."""
-    return _make_texts(random.Random(f"text {seed}"), TEXTS, TEXT_WORDS)  # noqa: S311 -- no secret
+    return _make_random_texts(random.Random(f"text {seed}"), TEXTS, TEXT_WORDS)  # noqa: S311 -- no secret
 
 
 def first_words(text: str, words: int) -> str:
@@ -67,18 +67,18 @@ def first_words(text: str, words: int) -> str:
 def read_fingerprint(data: bytes) -> Fingerprint:
     """Read a fingerprint; raises one of `strict_json.MALFORMED`."""
     told = read_json(data)
-    if told.pop("format") != FORMAT:
+    if told.pop("format") != FORMAT_VERSION:
         raise ValueError("its format is another; export again")
     found = Fingerprint(**told)
     for kind, size in ((found.chat, 1), (found.text, 2)):
         for probe in kind:
             *numbers, _ = (int(n) for n in probe[: size + 1])
-            if len([float(v) for v in probe[size + 1 :]]) != TOP or not 0 <= numbers[0] < max(CHATS, TEXTS):
+            if len([float(v) for v in probe[size + 1 :]]) != TOP_LOGPROBS or not 0 <= numbers[0] < max(CHATS, TEXTS):
                 raise ValueError(f"a probe is {probe!s:.60}")
     {str(k): float(v) for k, v in found.noise.items()}, int(found.seed), int(found.context), str(found.stored)
     return found
 
 
-def _make_texts(chance: random.Random, count: int, words: int) -> list[str]:
+def _make_random_texts(chance: random.Random, count: int, words: int) -> list[str]:
     known = COMMON.split()
     return [" ".join(chance.choice(known) for _ in range(words)) for _ in range(count)]

@@ -12,16 +12,16 @@ from typing import Any, TypeVar
 
 from harness.artifacts.digests import template_digest, walk_files
 from harness.artifacts.gguf import read_gguf
-from harness.artifacts.model_files import ADAPTER, OURS, ambiguity_error, extra_files
+from harness.artifacts.model_files import ADAPTER, NOTE_PREFIX, ambiguity_error, extra_files
 from harness.artifacts.safetensors import read_safetensors
 from harness.artifacts.strict_json import read_json
 from harness.files import open_file
 
 SUFFIXES = {".safetensors", ".gguf", ".json", ".jinja", ".txt", ".model", ".md"}
 TEMPLATES = "additional_chat_templates"  # the one folder in a model's folder, of *.jinja alone
-LEGAL = re.compile(r"(LICEN[CS]E|NOTICE|COPYING|USE_POLICY)([_-][A-Za-z0-9_-]+)?(\.md|\.txt)?")
+LEGAL_FILES = re.compile(r"(LICEN[CS]E|NOTICE|COPYING|USE_POLICY)([_-][A-Za-z0-9_-]+)?(\.md|\.txt)?")
 LIKE_LEGAL = re.compile(r"(LICEN[CS]E|NOTICE|COPYING|USE_POLICY)([._-].*)?", re.IGNORECASE)
-PLAIN = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.,+=() -]*[A-Za-z0-9_+=()-])?")
+SAFE_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.,+=() -]*[A-Za-z0-9_+=()-])?")
 DEVICES = re.compile(r"(CON|PRN|AUX|NUL|CONIN|CONOUT|CLOCK|COM\d|LPT\d) *(\..*)?", re.IGNORECASE)  # on Windows
 CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f]")  # that no text has; all other formats but text have one
 MAGIC = ("#!", "MZ", "%PDF", "%!PS", "!<arch>", "{\\rtf")  # of programs and archives that could be all text
@@ -32,9 +32,9 @@ LARGEST_JSON = 256 << 20  # bytes; the largest tokenizers have some 40 MB
 INDEX = ".safetensors.index.json"
 # Keys of configurations that make a library import or fetch code: transformers' auto_map and custom pipelines, its
 # attention switch (CVE-2026-4372), what PEFT passes on to a tokenizer, the class PEFT imports for a base.
-FORBIDDEN = {"auto_map", "trust_remote_code", "custom_pipelines", "custom_generate", "tokenizer_kwargs"}
-FORBIDDEN |= {"_attn_implementation_internal", "_experts_implementation_internal"}
-FORBIDDEN |= {"megatron_config", "use_kernels", "kernel_config", "allow_all_kernels"}
+FORBIDDEN_KEYS = {"auto_map", "trust_remote_code", "custom_pipelines", "custom_generate", "tokenizer_kwargs"}
+FORBIDDEN_KEYS |= {"_attn_implementation_internal", "_experts_implementation_internal"}
+FORBIDDEN_KEYS |= {"megatron_config", "use_kernels", "kernel_config", "allow_all_kernels"}
 OWN_MODULE = re.compile(r"transformers\.models\.[a-z0-9_]+\.modeling_[a-z0-9_]+", re.ASCII)  # that a class may lie in
 T = TypeVar("T")
 IMPLEMENTATION = re.compile(r"[A-Za-z][\w|-]*", re.ASCII)  # the name of one, "paged|sdpa" too; never of a repository
@@ -46,12 +46,12 @@ class UnsafeFileError(ValueError):
 
 def is_allowed(path: Path) -> bool:
     """Return whether a file is, by its name, of a kind that may be deployed."""
-    return path.suffix in SUFFIXES or LEGAL.fullmatch(path.name) is not None
+    return path.suffix in SUFFIXES or LEGAL_FILES.fullmatch(path.name) is not None
 
 
 def is_text_file(name: str) -> bool:
     """Return whether a file is, by its name, for people: a licence, a card, or other text that no loader obeys."""
-    return name.endswith((".md", ".txt")) or LEGAL.fullmatch(name) is not None
+    return name.endswith((".md", ".txt")) or LEGAL_FILES.fullmatch(name) is not None
 
 
 def shipping_files(model: Path, only: Iterable[str] = ("*",)) -> list[str]:
@@ -68,19 +68,19 @@ def shipping_files(model: Path, only: Iterable[str] = ("*",)) -> list[str]:
         if not any(fnmatchcase(path.name, pattern) for pattern in patterns):
             continue
         if path.name == TEMPLATES:
-            _no_way_out(model, path, stat.S_ISDIR)
+            _require_path_in_model(model, path, stat.S_ISDIR)
             found += [p.relative_to(model).as_posix() for p in sorted(path.iterdir()) if p.suffix == ".jinja"]
         elif stat.S_ISDIR(path.lstat().st_mode):
             continue
-        elif path.name.startswith(OURS) or not (is_allowed(path) or LIKE_LEGAL.fullmatch(path.name)):
-            if path.name.startswith(OURS) or not path.is_symlink():
-                _no_way_out(model, path, stat.S_ISREG)
+        elif path.name.startswith(NOTE_PREFIX) or not (is_allowed(path) or LIKE_LEGAL.fullmatch(path.name)):
+            if path.name.startswith(NOTE_PREFIX) or not path.is_symlink():
+                _require_path_in_model(model, path, stat.S_ISREG)
         else:
             found.append(path.name)
     for name in found:
-        _check_name(name)
-        _no_way_out(model, model / name, stat.S_ISREG)
-    _no_twins(found)
+        _require_safe_file_name(name)
+        _require_path_in_model(model, model / name, stat.S_ISREG)
+    _require_case_distinct_names(found)
     others = {*extra_files(model)}
     return [name for name in found if name not in others]
 
@@ -91,17 +91,17 @@ def check_files(model: Path) -> str:
     Raises UnsafeFileError at a file of a format that is not allowed, or not what it says.
     """
     names = [name for name, _ in walk_files(model)]
-    _no_twins(names)
+    _require_case_distinct_names(names)
     tensors, places = dict[str, set[str]](), dict[tuple[Path, str], str]()  # by file, and file by folder and tensor
     for name in names:
-        _check_name(name)
+        _require_safe_file_name(name)
         path = model / name
         if path.suffix == ".safetensors":
-            tensors[name] = set(_head(name, path, read_safetensors).tensors)
+            tensors[name] = set(_read_weight_header(name, path, read_safetensors).tensors)
         elif path.suffix == ".gguf":
-            _head(name, path, read_gguf)
+            _read_weight_header(name, path, read_gguf)
         else:
-            _check_text(name, path)
+            _require_plain_text_file(name, path)
     for file, own in tensors.items():
         for tensor in own:
             if (other := places.setdefault((Path(file).parent, tensor), file)) != file:
@@ -111,11 +111,11 @@ def check_files(model: Path) -> str:
         raise UnsafeFileError(
             f"{others[0]}: holds weights that the harness does not read and another reader would; remove it"
         )
-    _check_meaning(model)
+    _require_unambiguous_model(model)
     return f"{len(names)} files"
 
 
-def _check_meaning(model: Path) -> None:
+def _require_unambiguous_model(model: Path) -> None:
     """Raise UnsafeFileError where two readers would make two models of a folder."""
     try:
         why = ambiguity_error(model)
@@ -125,10 +125,10 @@ def _check_meaning(model: Path) -> None:
         raise UnsafeFileError(why)
 
 
-def _check_name(name: str) -> None:
+def _require_safe_file_name(name: str) -> None:
     """Raise UnsafeFileError unless every system reads a name as the same plain file, of a kind that may be deployed."""
     folder, _, last = name.rpartition("/")
-    if not PLAIN.fullmatch(last) or DEVICES.fullmatch(last):
+    if not SAFE_NAME.fullmatch(last) or DEVICES.fullmatch(last):
         raise UnsafeFileError(
             f"{json.dumps(name)}: is not a portable file name; use ASCII letters, digits and _ . , + = ( ) -"
         )
@@ -138,14 +138,14 @@ def _check_name(name: str) -> None:
         raise UnsafeFileError(f"{name}: files of this type are not allowed; allowed are {', '.join(sorted(SUFFIXES))}")
 
 
-def _no_twins(names: Iterable[str]) -> None:
+def _require_case_distinct_names(names: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
         if (other := seen.setdefault(name.casefold(), name)) != name:
             raise UnsafeFileError(f'{name}: differs from "{other}" only in upper and lower case; rename one')
 
 
-def _no_way_out(model: Path, path: Path, kind: Callable[[int], bool]) -> None:
+def _require_path_in_model(model: Path, path: Path, kind: Callable[[int], bool]) -> None:
     """Raise UnsafeFileError unless a path is of a kind, in the folder or in the blobs of the Hub cache that it is in.
 
     A download cache is folders of links, `snapshots/REVISION/NAME -> ../../blobs/SHA256`.
@@ -159,7 +159,7 @@ def _no_way_out(model: Path, path: Path, kind: Callable[[int], bool]) -> None:
         raise UnsafeFileError(f"{json.dumps(name)}: is not a {'folder' if kind is stat.S_ISDIR else 'file'}")
 
 
-def _check_text(name: str, path: Path) -> None:
+def _require_plain_text_file(name: str, path: Path) -> None:
     """Raise UnsafeFileError unless a file is text in UTF-8 without control characters, or a SentencePiece model."""
     with open_file(path, follow=True) as f:
         data = f.read(LARGEST_JSON + 1)
@@ -172,7 +172,7 @@ def _check_text(name: str, path: Path) -> None:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise UnsafeFileError(f"{odd}; not valid UTF-8") from None
-    if CONTROLS.search(text) or text.startswith(MAGIC) or _is_pickle(data):
+    if CONTROLS.search(text) or text.startswith(MAGIC) or _is_executable_pickle(data):
         raise UnsafeFileError(odd)
     at = re.compile(r"[\s\ufeff]*").match(text).end()  # type: ignore[union-attr]  # it matches nothing, too
     while text.startswith("<!--", at) and (end := text.find("-->", at)) > 0:  # a comment of HTML
@@ -203,7 +203,7 @@ def is_sentencepiece(data: bytes) -> bool:
     return at == len(data) and pieces > 0
 
 
-def _is_pickle(data: bytes) -> bool:
+def _is_executable_pickle(data: bytes) -> bool:
     """Return whether a pickle begins here that calls something, be it cut short; one of protocol 0 is plain text."""
     import pickletools
 
@@ -229,8 +229,10 @@ def check_indexes(model: Path, tensors: Mapping[str, Collection[str]] | None = N
     """Raise UnsafeFileError unless every index of shards names files beside it, and exactly their tensors."""
     for path in sorted(model.glob(f"*{INDEX}")):
         if tensors is None:
-            tensors = {p.name: {*_head(p.name, p, read_safetensors).tensors} for p in model.glob("*.safetensors")}
-        index = _json(path.name, path)
+            tensors = {
+                p.name: {*_read_weight_header(p.name, p, read_safetensors).tensors} for p in model.glob("*.safetensors")
+            }
+        index = _read_json_file(path.name, path)
         weight_map = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(weight_map, dict) or not weight_map:
             raise UnsafeFileError(f"{path.name}: has no weight_map")
@@ -248,7 +250,7 @@ def check_configuration(model: Path) -> str:
     """Return what was looked at; raises UnsafeFileError at a configuration that would have code or weights fetched."""
     sizes = {name: size for name, size in walk_files(model) if name.endswith(".json")}
     for name, size in sizes.items():
-        data = _read_configuration(name, model / name, size)
+        data = _read_safe_configuration(name, model / name, size)
         if name.rpartition("/")[2] == ADAPTER and data.get("base_model_name_or_path"):
             raise UnsafeFileError(
                 f"{name}: names a base model to download; remove the name, since whoever "
@@ -265,31 +267,31 @@ def check_candidate(model: Path) -> None:
     names = shipping_files(model)
     for name in names:
         if name.endswith(".json"):
-            _read_configuration(name, model / name, (model / name).stat().st_size)
+            _read_safe_configuration(name, model / name, (model / name).stat().st_size)
     for name in names:
         if not name.endswith((".safetensors", ".gguf")):  # whose loader says what is wrong with them
-            _check_text(name, model / name)
+            _require_plain_text_file(name, model / name)
     check_indexes(model)
-    _check_meaning(model)
+    _require_unambiguous_model(model)
     try:
         template_digest(model)
     except ValueError as error:
         raise UnsafeFileError(str(error)) from None
 
 
-def _read_configuration(name: str, path: Path, size: int) -> dict[str, Any]:
+def _read_safe_configuration(name: str, path: Path, size: int) -> dict[str, Any]:
     if size > LARGEST_JSON:
         raise UnsafeFileError(f"{name}: has {size} bytes, too many for a configuration")
-    if not isinstance(data := _json(name, path), dict):
+    if not isinstance(data := _read_json_file(name, path), dict):
         raise UnsafeFileError(f"{name}: is not a JSON object")
-    for key, value in _items(_without_words(name.rpartition("/")[2], data)):
-        if key == "auto_mapping" and value and not _is_own_class(value):
+    for key, value in _iterate_nested_items(_drop_vocab_and_weight_map(name.rpartition("/")[2], data)):
+        if key == "auto_mapping" and value and not _is_transformers_auto_mapping(value):
             raise UnsafeFileError(
                 f'{name}: "{key}" makes a loader run code, and PEFT does not need it here; set it to null'
             )
-        if key in FORBIDDEN and value not in (None, False):
+        if key in FORBIDDEN_KEYS and value not in (None, False):
             raise UnsafeFileError(f'{name}: "{key}" makes a loader run code; remove it')
-        for _, leaf in _items([value]) if key.endswith("_implementation") else ():
+        for _, leaf in _iterate_nested_items([value]) if key.endswith("_implementation") else ():
             plain = leaf in (None, False) or (isinstance(leaf, str) and IMPLEMENTATION.fullmatch(leaf))
             if not (plain or isinstance(leaf, (dict, list))):
                 raise UnsafeFileError(f'{name}: "{key}" makes a loader download a kernel; remove it')
@@ -300,23 +302,23 @@ def _read_configuration(name: str, path: Path, size: int) -> dict[str, Any]:
     return data
 
 
-def _without_words(name: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+def _drop_vocab_and_weight_map(name: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a configuration without the tables whose keys are words and their numbers, or tensors and their files."""
-    if name == "vocab.json" and _all(data, int):
+    if name == "vocab.json" and _has_only_values_of_type(data, int):
         return {}
-    if name.endswith(INDEX) and _all(data.get("weight_map"), str):
+    if name.endswith(INDEX) and _has_only_values_of_type(data.get("weight_map"), str):
         return {**data, "weight_map": None}
     model = data.get("model")
-    if name == "tokenizer.json" and isinstance(model, dict) and _all(model.get("vocab"), int):
+    if name == "tokenizer.json" and isinstance(model, dict) and _has_only_values_of_type(model.get("vocab"), int):
         return {**data, "model": {**model, "vocab": None}}
     return data
 
 
-def _all(table: Any, kind: type) -> bool:
+def _has_only_values_of_type(table: Any, kind: type) -> bool:
     return isinstance(table, dict) and all(type(value) is kind for value in table.values())
 
 
-def _is_own_class(mapping: Any) -> bool:
+def _is_transformers_auto_mapping(mapping: Any) -> bool:
     """Return whether PEFT's mapping names a class of transformers' own models, as it writes without a task type."""
     if not isinstance(mapping, dict):
         return False
@@ -326,7 +328,7 @@ def _is_own_class(mapping: Any) -> bool:
     return bool(named and class_) and all(value is None or isinstance(value, bool) for value in rest.values())
 
 
-def _items(data: Any) -> Iterator[tuple[str, Any]]:
+def _iterate_nested_items(data: Any) -> Iterator[tuple[str, Any]]:
     """Yield every key with its value, and what lists hold under an empty one, however deep."""
     todo = [data]
     while todo:
@@ -336,7 +338,7 @@ def _items(data: Any) -> Iterator[tuple[str, Any]]:
         todo += [value for _, value in inner if isinstance(value, (dict, list))]
 
 
-def _head(name: str, path: Path, read: Callable[[Path], T]) -> T:
+def _read_weight_header(name: str, path: Path, read: Callable[[Path], T]) -> T:
     """Return what the head of a weight file says; raises UnsafeFileError where it is not whole."""
     try:
         return read(path)
@@ -344,7 +346,7 @@ def _head(name: str, path: Path, read: Callable[[Path], T]) -> T:
         raise UnsafeFileError(f"{name}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
-def _json(name: str, path: Path) -> Any:
+def _read_json_file(name: str, path: Path) -> Any:
     try:
         with open_file(path, follow=True) as f:
             return read_json(f.read().decode("utf-8"))

@@ -20,8 +20,20 @@ from harness.artifacts.model_files import has_weights
 SUFFIX = ".gguf"
 TEMPLATE = "tokenizer.chat_template"
 FACTORS = "rope_freqs.weight"  # the tensor that each rotary frequency is divided by
-VERSIONS = (2, 3)
-FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # of struct
+READ_VERSIONS = (2, 3)
+STRUCT_FORMATS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}  # of struct
 STRING, ARRAY = 8, 9
 LONGEST_NAME = 63  # bytes; ggml keeps a name in 64
 MOST_DIMENSIONS = 4
@@ -85,8 +97,8 @@ def read_gguf(path: Path) -> Gguf:
         head = _Head(path, os.fstat(f.fileno()).st_size, f)
         if f.read(4) != b"GGUF":
             raise head.broken('does not begin with "GGUF"')
-        if (version := head.number("I")) not in VERSIONS:
-            raise head.broken(f"its version is {version}; supported are {' and '.join(map(str, VERSIONS))}")
+        if (version := head.number("I")) not in READ_VERSIONS:
+            raise head.broken(f"its version is {version}; supported are {' and '.join(map(str, READ_VERSIONS))}")
         tensors, pairs = head.number("Q"), head.number("Q")
         metadata: dict[str, Any] = {}
         for _ in range(pairs):
@@ -114,7 +126,7 @@ class _Head:
             declared[name] = self.number("I"), shape, self.number("Q")
         if type(alignment) is not int or alignment < 8 or alignment & (alignment - 1):
             raise self.broken(f"its alignment is {alignment}")
-        start = at = _padded(self.file.tell(), alignment)
+        start = at = _align_up(self.file.tell(), alignment)
         found = {}
         for name, (number, shape, offset) in declared.items():
             if number not in TYPES:
@@ -128,15 +140,15 @@ class _Head:
             if begin + size > self.size:
                 raise ValueError(f"{self.path}: is truncated")
             found[name] = Tensor(kind, shape, begin, begin + size)
-            at = _padded(begin + size, alignment)
+            at = _align_up(begin + size, alignment)
         end = max((t.end for t in found.values()), default=start)
         if not found or self.size not in (end, at):
             raise self.broken(f"{self.size - end} bytes belong to no tensor" if found else "no tensor")
         return found
 
     def value(self, kind: int) -> Any:
-        if kind in FIXED:
-            return self.number(FIXED[kind])
+        if kind in STRUCT_FORMATS:
+            return self.number(STRUCT_FORMATS[kind])
         if kind == STRING:
             return self.string()
         if kind != ARRAY:
@@ -144,9 +156,9 @@ class _Head:
         kind, count = self.number("I"), self.number("Q")
         if kind == STRING:
             return tuple(self.string() for _ in range(count))
-        if kind not in FIXED:
+        if kind not in STRUCT_FORMATS:
             raise self.broken(f"an array has the unknown element type {kind}")
-        layout = struct.Struct(f"<{FIXED[kind]}")
+        layout = struct.Struct(f"<{STRUCT_FORMATS[kind]}")
         return tuple(x for (x,) in layout.iter_unpack(self.bytes(count * layout.size)))
 
     def number(self, layout: str) -> Any:
@@ -168,5 +180,5 @@ class _Head:
         return ValueError(f"{self.path}: is not a valid GGUF file: {what}")
 
 
-def _padded(at: int, alignment: int) -> int:
+def _align_up(at: int, alignment: int) -> int:
     return at + -at % alignment

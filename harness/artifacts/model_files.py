@@ -20,7 +20,7 @@ from harness.files import open_file
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-OURS = "harness-"  # how the names of notes begin that are kept beside a model, and never shipped
+NOTE_PREFIX = "harness-"  # how the names of notes begin that are kept beside a model, and never shipped
 CONFIGURATIONS = {
     CONFIG, "generation_config.json", TOKENIZER, "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "preprocessor_config.json", "processor_config.json",
@@ -31,14 +31,20 @@ OF_OTHERS = {
     "modules.json", "chat_template.json",
 }  # fmt: skip
 TEMPLATE = "chat_template.jinja"
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".npz", ".onnx")  # weights of other kinds
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".npz", ".onnx")  # weights of other kinds
 # keys that some obey: a draft's verifier, other weights, another configuration, heads of a draft, what MLX quantised
-ELSEWHERE = ("speculators_config", "transformers_weights", "configuration_files", "medusa_num_heads", "quantization")
-DISTRIBUTED = re.compile(r"shard-\d+-model-\d+-of-\d+\.safetensors$")
+OTHER_CONFIGURATIONS = (
+    "speculators_config",
+    "transformers_weights",
+    "configuration_files",
+    "medusa_num_heads",
+    "quantization",
+)
+SHARD_PATTERN = re.compile(r"shard-\d+-model-\d+-of-\d+\.safetensors$")
 FLOATS = {"F64", "F32", "F16", "BF16"}
 HEAD = "lm_head.weight"
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "embeddings.weight")
-CHUNK = 1 << 20  # bytes compared at a time
+CHUNK_BYTES = 1 << 20  # bytes compared at a time
 
 
 def weight_files(folder: Path) -> list[str]:
@@ -52,7 +58,7 @@ def weight_files(folder: Path) -> list[str]:
         return [ADAPTER_WEIGHTS]
     if SINGLE in there:
         return [SINGLE]
-    named = _named(folder / INDEX)
+    named = _list_shards(folder / INDEX)
     return [name for name in there if name in named] if named else there
 
 
@@ -61,20 +67,20 @@ def has_weights(folder: Path) -> bool:
     return (folder / SINGLE).is_file() or (folder / INDEX).is_file()
 
 
-def _named(index: Path) -> set[str]:
+def _list_shards(index: Path) -> set[str]:
     """Return the files that an index of shards names, or none where it is none."""
-    weight_map = (_object(index) or {}).get("weight_map")
+    weight_map = (_read_json_object_or_none(index) or {}).get("weight_map")
     return {str(file) for file in weight_map.values()} if isinstance(weight_map, dict) else set()
 
 
 def extra_files(folder: Path, names: Iterable[str] | None = None) -> list[str]:
     """Return those of a folder's files, or of some of them, that a reader obeys and that the model is not read from."""
     names = sorted(p.name for p in folder.iterdir()) if names is None else sorted(names)
-    weights, known = weight_files(folder), _is_known(_object(folder / CONFIG) or {})
-    return [name for name in names if "/" not in name and not _is_read(name, weights, names, known=known)]
+    weights, known = weight_files(folder), _is_transformers_config(_read_json_object_or_none(folder / CONFIG) or {})
+    return [name for name in names if "/" not in name and not _is_read_by_loader(name, weights, names, known=known)]
 
 
-def _object(path: Path) -> dict[str, Any] | None:
+def _read_json_object_or_none(path: Path) -> dict[str, Any] | None:
     """Return what a file of JSON says, or None where it has no object: who loads it says what is wrong with it."""
     try:
         told: Any = json.loads(path.read_text("utf-8"))
@@ -83,13 +89,13 @@ def _object(path: Path) -> dict[str, Any] | None:
     return told if isinstance(told, dict) else None
 
 
-def _is_known(config: Mapping[str, Any]) -> bool:
+def _is_transformers_config(config: Mapping[str, Any]) -> bool:
     """Return whether a configuration is one that transformers reads, and not some other loader's own."""
     return bool(config.keys() & {"model_type", "architectures"})
 
 
-def _is_read(name: str, weights: Collection[str], names: Collection[str], *, known: bool) -> bool:
-    if name.startswith(OURS):
+def _is_read_by_loader(name: str, weights: Collection[str], names: Collection[str], *, known: bool) -> bool:
+    if name.startswith(NOTE_PREFIX):
         return True  # a note of ours, which nobody else knows
     if name.endswith(".safetensors"):
         return name in weights
@@ -101,7 +107,7 @@ def _is_read(name: str, weights: Collection[str], names: Collection[str], *, kno
         return not (known and TOKENIZER in names)
     if name.endswith(".json"):
         return name in CONFIGURATIONS or not (known or name in OF_OTHERS)
-    if name.endswith(PICKLED):
+    if name.endswith(PICKLE_SUFFIXES):
         return False
     return name == TEMPLATE or not name.endswith(".jinja")  # what is left is text, which nobody obeys
 
@@ -113,19 +119,19 @@ def ambiguity_error(folder: Path, *, tied: bool = False) -> str:
     ValueError where a weight file is no whole safetensors.
     """
     index, weights = folder / INDEX, weight_files(folder)
-    if SINGLE in weights and (others := _named(index) - {SINGLE}):
+    if SINGLE in weights and (others := _list_shards(index) - {SINGLE}):
         return f"{INDEX}: names {min(others)}, and {SINGLE} exists as well; remove the one that is not the model"
-    if (config := _object(folder / CONFIG)) is None:
+    if (config := _read_json_object_or_none(folder / CONFIG)) is None:
         return ""  # of no model of transformers, or told where it is read
-    if (folder / ADAPTER).is_file() and has_weights(folder) and _is_known(config):
+    if (folder / ADAPTER).is_file() and has_weights(folder) and _is_transformers_config(config):
         return (
             f"{ADAPTER}: is an adapter in a model's folder, which transformers applies and "
             "other readers ignore; remove it, or merge it"
         )
-    for key in ELSEWHERE:
+    for key in OTHER_CONFIGURATIONS:
         if config.get(key):
             return f'{CONFIG}: "{key}" changes the model for some readers and not for others; remove it'
-    if shard := next((name for name in sorted(p.name for p in folder.iterdir()) if DISTRIBUTED.match(name)), ""):
+    if shard := next((name for name in sorted(p.name for p in folder.iterdir()) if SHARD_PATTERN.match(name)), ""):
         return (
             f"{shard}: is part of a distributed checkpoint, which transformers reads and "
             "other readers ignore; remove it"
@@ -136,12 +142,14 @@ def ambiguity_error(folder: Path, *, tied: bool = False) -> str:
         for name, entry in about.tensors.items():
             begin, end = (about.start + at for at in entry["data_offsets"])
             tensors[name] = _Tensor(entry["dtype"], tuple(entry["shape"]), file, begin, end)
-    how = _said(config, "quantization_config") or _said(config, "compression_config")
+    how = _get_setting_with_text_fallback(config, "quantization_config") or _get_setting_with_text_fallback(
+        config, "compression_config"
+    )
     floats = tensors and all(tensor.dtype in FLOATS for tensor in tensors.values())
     if floats and isinstance(how, dict) and how.get("quantization_mode") != "online":
         what = f"says {how.get('quant_method') or 'some method'}, but no tensor is quantised; remove it"
         return f'{CONFIG}: "quantization_config" {what}'
-    said = _said(config, "tie_word_embeddings")
+    said = _get_setting_with_text_fallback(config, "tie_word_embeddings")
     if said is True or (said is None and tied):
         ends = (HEAD, EMBEDDINGS)
         head, embedding = (next((name for name in sorted(tensors) if name.endswith(end)), None) for end in ends)
@@ -151,7 +159,7 @@ def ambiguity_error(folder: Path, *, tied: bool = False) -> str:
     return ""
 
 
-def _said(config: Mapping[str, Any], key: str) -> Any:
+def _get_setting_with_text_fallback(config: Mapping[str, Any], key: str) -> Any:
     """Return what a configuration says, or that of its text model."""
     text, said = config.get("text_config"), config.get(key)
     return text.get(key) if said is None and isinstance(text, dict) else said
@@ -172,7 +180,7 @@ class _Tensor:
             one.seek(self.begin)
             two.seek(other.begin)
             left = self.end - self.begin
-            while left and (data := one.read(min(CHUNK, left))):
+            while left and (data := one.read(min(CHUNK_BYTES, left))):
                 if data != two.read(len(data)):
                     return False
                 left -= len(data)

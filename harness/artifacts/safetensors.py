@@ -45,7 +45,7 @@ def read_header(f: IO[bytes], path: Path) -> Safetensors:
     if not 0 < length <= LONGEST_HEADER:
         raise ValueError(f"{path}: is not a safetensors file: its header would be {length} bytes long")
     try:
-        header = json.loads(f.read(length), object_pairs_hook=_no_duplicates)
+        header = json.loads(f.read(length), object_pairs_hook=_require_unique_keys)
     except RecursionError:
         raise ValueError(f"{path}: is not a safetensors file: its header is nested too deeply") from None
     except ValueError as error:
@@ -56,7 +56,7 @@ def read_header(f: IO[bytes], path: Path) -> Safetensors:
         raise ValueError(f"{path}: is not a safetensors file: its header is malformed")
     placed = []
     for name, entry in header.items():
-        if not _is_entry(entry):
+        if not _is_valid_tensor_entry(entry):
             raise ValueError(f'{path}: tensor "{name}" is malformed')
         begin, end = entry["data_offsets"]
         bits = math.prod(entry["shape"]) * BITS[entry["dtype"]]
@@ -75,14 +75,14 @@ def read_header(f: IO[bytes], path: Path) -> Safetensors:
     return Safetensors(8 + length, header, metadata)
 
 
-def _is_entry(entry: Any) -> bool:
+def _is_valid_tensor_entry(entry: Any) -> bool:
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [_, _] as offsets} if len(entry) == 3:
             return dtype in BITS and all(type(x) is int and 0 <= x < 1 << 63 for x in (*shape, *offsets))
     return False
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _require_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         name = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))

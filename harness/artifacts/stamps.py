@@ -13,10 +13,10 @@ def read_stamps(folder: Path) -> Stamps:
 
     A swap that is undone within one tick of the kernel's clock, a few milliseconds, is not seen.
     """
-    found = {".": _stamp(folder.stat())}
-    for place, folders, names in os.walk(folder, onerror=_raise):
+    found = {".": _make_stamp(folder.stat())}
+    for place, folders, names in os.walk(folder, onerror=_raise_error):
         paths = [Path(place, name) for name in (*folders, *names)]
-        found |= {str(path.relative_to(folder)): _stamp(path.lstat()) for path in paths}
+        found |= {str(path.relative_to(folder)): _make_stamp(path.lstat()) for path in paths}
     return found
 
 
@@ -26,9 +26,9 @@ def find_change(before: Stamps, now: Stamps) -> str:
     return next((path for path in paths if before.get(path) != now.get(path)), "")
 
 
-def _stamp(about: os.stat_result) -> tuple[int, ...]:
+def _make_stamp(about: os.stat_result) -> tuple[int, ...]:
     return about.st_dev, about.st_ino, about.st_mode, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
-def _raise(error: OSError) -> None:
+def _raise_error(error: OSError) -> None:
     raise error

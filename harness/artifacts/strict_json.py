@@ -22,7 +22,7 @@ def reject_constant(name: str) -> None:
     raise ValueError(f"it holds {name}, which is not a JSON number")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _require_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object of JSON; raise at two values under one key, of which Python takes the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -31,5 +31,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=reject_constant)  # one for millions of lines
-_WITH_CONSTANTS = json.JSONDecoder(object_pairs_hook=_once)
+DECODER = json.JSONDecoder(
+    object_pairs_hook=_require_unique_keys, parse_constant=reject_constant
+)  # one for millions of lines
+_WITH_CONSTANTS = json.JSONDecoder(object_pairs_hook=_require_unique_keys)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cause.suspects import (
-    MOST,
+    MAX_SUSPECT_SHARE,
     SplitRows,
     Suspect,
     SuspectGroup,
@@ -59,7 +59,7 @@ def find_suspects(folder: Path, asked: BlameQuestion, options: Options) -> Blame
     run = open_again(report, folder, options)
     verdict = find_verdict(report, folder, asked.gate, run.collection.recipe)
     split, rows = split_rows(folder, verdict), trained_rows(run.collection)
-    most, scores = _count_suspects(asked, len(rows)), score_rows(rows, split.lost)
+    most, scores = _resolve_suspect_count(asked, len(rows)), score_rows(rows, split.lost)
     groups = rank_groups(rows, scores, asked.by) if asked.by else rank_groups(rows, scores)
     if asked.by and not groups:
         raise UsageError(f"--by {','.join(asked.by)}: no group of at most half of the training rows reads like them")
@@ -89,13 +89,13 @@ def open_again(report: Run, folder: Path, options: Options) -> RunContext:
     return run
 
 
-def _count_suspects(asked: BlameQuestion, trained: int) -> int:
+def _resolve_suspect_count(asked: BlameQuestion, trained: int) -> int:
     """Return how many rows are suspects. Raises UsageError where that is none, or too many."""
     if asked.share is not None:
-        if not 0 < asked.share <= MOST:
-            raise UsageError(f"--share is {asked.share:g}; it must be above 0 and at most {MOST:g}")
+        if not 0 < asked.share <= MAX_SUSPECT_SHARE:
+            raise UsageError(f"--share is {asked.share:g}; it must be above 0 and at most {MAX_SUSPECT_SHARE:g}")
         return max(1, round(asked.share * trained))
-    rows = min(10, int(MOST * trained)) if asked.rows is None else asked.rows
-    if not 1 <= rows <= MOST * trained:
+    rows = min(10, int(MAX_SUSPECT_SHARE * trained)) if asked.rows is None else asked.rows
+    if not 1 <= rows <= MAX_SUSPECT_SHARE * trained:
         raise UsageError(f"--rows is {rows}; it must be from 1 to half of the {trained} training rows")
     return rows

@@ -75,14 +75,17 @@ def list_measures(collection: Collection, gate: Gate, tasks: Mapping[str, Task])
             continue
         rows = {s.id: s for part in one.rows_by_slice(task.samples or ()).values() for s in part}
         told = ", ".join(one.slices) if one.slice is not None else ""
-        for measure in (Measure(one.eval, metric, told, [*rows.values()]), *_slices(one.eval, metric, task)):
+        for measure in (
+            Measure(one.eval, metric, told, [*rows.values()]),
+            *_iterate_slice_measures(one.eval, metric, task),
+        ):
             if measure.samples:
                 found.setdefault((measure.eval, metric.name, measure.slice), measure)
     first, *rest = found.values()
     return [first, *sorted(rest, key=lambda m: bool(m.slice))]
 
 
-def _slices(name: str, metric: Metric, task: Task) -> Iterator[Measure]:
+def _iterate_slice_measures(name: str, metric: Metric, task: Task) -> Iterator[Measure]:
     """Yield the slices that an evaluation declares."""
     for column in task.spec.slices:
         parts: dict[str, list[Sample]] = {}
@@ -96,9 +99,11 @@ def measure_effect(
 ) -> Effect:
     """Compare the training without suspects with its controls."""
     metric, samples = measure.metric, measure.samples
-    sides = [_scores(results[measure.eval], samples) for results in (before, without, *controls)]
+    sides = [_select_scores(results[measure.eval], samples) for results in (before, without, *controls)]
     values = [metric.to_test_scale(metric.value(scores)) for scores in sides]
-    found = compare_with_controls(values[1], values[2:], _rows_error(measure, sides[1], sides[2:]), alpha)
+    found = compare_with_controls(
+        values[1], values[2:], _estimate_row_standard_error(measure, sides[1], sides[2:]), alpha
+    )
     sign = 1 if metric.better == "higher" else -1
     return Effect(measure.name, metric.scale, sign, len(samples), values[0], values[1], tuple(values[2:]), *found)
 
@@ -108,12 +113,12 @@ def restrict_rows(task: Task, ids: frozenset[str]) -> Task:
     return replace(task, samples=tuple(s for s in task.samples or () if s.id in ids))
 
 
-def _scores(result: Result, samples: Sequence[Sample]) -> list[Score]:
+def _select_scores(result: Result, samples: Sequence[Sample]) -> list[Score]:
     by_id = {score.id: score for score in result.scores}
     return [by_id[sample.id] for sample in samples]
 
 
-def _rows_error(measure: Measure, ours: Sequence[Score], controls: Sequence[Sequence[Score]]) -> float:
+def _estimate_row_standard_error(measure: Measure, ours: Sequence[Score], controls: Sequence[Sequence[Score]]) -> float:
     """Return the error over rows of the difference from the mean control; 0 of what is no mean over rows."""
     metric = measure.metric
     if metric.combine or not metric.is_of_rows:

@@ -35,8 +35,8 @@ from harness.records.verdicts import Outcome
 from harness.suite.tables import Model, gate_alpha
 from harness.texts.counts import count_noun
 
-FEWEST = 5  # control trainings, of which fewer hardly show how far equal trainings lie apart
-SEEDS = 2**32
+MIN_CONTROLS = 5  # control trainings, of which fewer hardly show how far equal trainings lie apart
+MAX_SEED = 2**32
 
 
 class CauseVerdict(StrEnum):
@@ -74,14 +74,14 @@ class Proof:
 
 def prove_cause(found: Blame, controls: int) -> Proof:
     """Train and evaluate variants, and give one of four verdicts. Raises UsageError where that cannot be done."""
-    if controls < FEWEST:
-        what = f"fewer than {FEWEST} do not show how far equal trainings lie apart"
-        raise UsageError(f"--controls is {controls}; it must be {FEWEST} or more, since {what}")
+    if controls < MIN_CONTROLS:
+        what = f"fewer than {MIN_CONTROLS} do not show how far equal trainings lie apart"
+        raise UsageError(f"--controls is {controls}; it must be {MIN_CONTROLS} or more, since {what}")
     session, record = found.run.session, found.run.record
     responses = open_answer_cache(session.options, record.warn)
     with closing(responses) if responses else nullcontext():
         run = replace(found.run, session=replace(session, responses=responses))
-        return _prove(replace(found, run=run), draw_variants(found, controls))
+        return _train_and_judge_variants(replace(found, run=run), draw_variants(found, controls))
 
 
 def draw_variants(found: Blame, controls: int) -> list[Variant]:
@@ -102,7 +102,7 @@ def draw_variants(found: Blame, controls: int) -> list[Variant]:
             drawn += rng.sample(there, min(n, len(there)))
         left = sorted({row.number for row in rest} - {*drawn})
         drawn += rng.sample(left, len(suspects) - len(drawn))
-        variants.append(Variant(f"control-{k}", tuple(sorted(drawn)), (own + k) % SEEDS))
+        variants.append(Variant(f"control-{k}", tuple(sorted(drawn)), (own + k) % MAX_SEED))
     return variants
 
 
@@ -116,14 +116,14 @@ def write_suspects(found: Blame) -> Path:
     return path
 
 
-def _prove(found: Blame, variants: Sequence[Variant]) -> Proof:
+def _train_and_judge_variants(found: Blame, variants: Sequence[Variant]) -> Proof:
     run, gate = found.run, next(g for g in found.run.suite.gates if g.id == found.verdict.gate)
-    tasks, unmeasured = _tasks(found, gate)
+    tasks, unmeasured = _select_confirming_tasks(found, gate)
     baseline = _evaluate_baseline(run, gate, tasks[gate.eval])
-    refs = [_train(run, variant) for variant in (Variant("as-it-was", (), run.suite.training_seed), *variants)]
+    refs = [_train_variant(run, variant) for variant in (Variant("as-it-was", (), run.suite.training_seed), *variants)]
     if len({ref.digest for ref in refs}) < len(refs):
         raise CheckFailedError("trainings on other rows made identical weights, so the trainer does not use its rows")
-    results = [_evaluate(run, ref, tasks) for ref in refs]
+    results = [_evaluate_variant(run, ref, tasks) for ref in refs]
     alpha, task = gate_alpha(gate, run.suite), tasks[gate.eval]
     metric, single = task.metrics[gate.metric_name], replace(run.collection.resolve_gate(gate, refs[0].name), of="run")
     outcomes = [
@@ -169,7 +169,7 @@ def describe(
     return f"{told}, the least favourable is {least.name} {least.format()}"
 
 
-def _tasks(found: Blame, gate: Gate) -> tuple[dict[str, Task], list[str]]:
+def _select_confirming_tasks(found: Blame, gate: Gate) -> tuple[dict[str, Task], list[str]]:
     """Return the evals to measure, of the gate's own its confirming rows, and the names of those that cannot be."""
     collection = found.run.collection
     names = dict.fromkeys([gate.eval, *(g.eval for g in collection.suite.gates if g.metric)])
@@ -182,7 +182,7 @@ def _tasks(found: Blame, gate: Gate) -> tuple[dict[str, Task], list[str]]:
     return {**there, gate.eval: own}, [name for name in names if name not in there]
 
 
-def _train(run: RunContext, variant: Variant) -> ModelRef:
+def _train_variant(run: RunContext, variant: Variant) -> ModelRef:
     left_out, there = {*variant.left_out}, run.collection.training or ()
     rows = [i for i in range(len(there)) if i + 1 not in left_out]
     made = make_variant(vary_training(run, rows=rows, seed=variant.seed), variant.name)
@@ -191,7 +191,7 @@ def _train(run: RunContext, variant: Variant) -> ModelRef:
     return made
 
 
-def _evaluate(run: RunContext, ref: ModelRef, tasks: dict[str, Task], model: Model | None = None) -> Results:
+def _evaluate_variant(run: RunContext, ref: ModelRef, tasks: dict[str, Task], model: Model | None = None) -> Results:
     """Evaluate a model on the rows of tasks. Raises CheckFailedError where a row has no score."""
     session, found = run.session, {}
     run.record.call_hook("harness_stage", stage="confirm", detail=ref.name)
@@ -213,5 +213,5 @@ def _evaluate_baseline(run: RunContext, gate: Gate, task: Task) -> Result | None
         raise UsageError(f'--retrain: gate "{gate.id}" compares with "{name}", which cannot be evaluated by itself')
     if name in session.opened.others or name in session.opened.releases:
         model = run.suite.subjects[name].model if name in session.opened.others else None
-        return _evaluate(run, session.baseline(name), {gate.eval: task}, model)[gate.eval]
-    return _evaluate(run, replace(session.base, name=name), {gate.eval: task})[gate.eval]
+        return _evaluate_variant(run, session.baseline(name), {gate.eval: task}, model)[gate.eval]
+    return _evaluate_variant(run, replace(session.base, name=name), {gate.eval: task})[gate.eval]

@@ -25,11 +25,13 @@ from harness.reports.run_folder import answer_of, iterate_rows, metric_value, pr
 from harness.texts.words import normalize_text, split_words
 
 KINDS = ("source", "group", "template", "answer")
-MOST = 0.5  # of the training rows that can be suspects: without more than that, it is another training
-LESS = 0.5  # of what a row shares with right answers: all of it, and a prompt that tells spoilt rows counts nothing
-SHINGLE = 4  # characters of a part of a text
-DIGITS = 9  # of a score: rows that differ in their last bits alone are in the order of the data
-FRAME = 0.03  # of the training rows, at least three, that share a word which is part of a template
+MAX_SUSPECT_SHARE = 0.5  # of the training rows that can be suspects: without more than that, it is another training
+RIGHT_ANSWER_WEIGHT = (
+    0.5  # of what a row shares with right answers: all of it, and a prompt that tells spoilt rows counts nothing
+)
+SHINGLE_CHARS = 4  # characters of a part of a text
+SCORE_DIGITS = 9  # of a score: rows that differ in their last bits alone are in the order of the data
+FRAME_SHARE = 0.03  # of the training rows, at least three, that share a word which is part of a template
 
 
 @dataclass(frozen=True)
@@ -149,15 +151,15 @@ def score_rows(rows: Sequence[TrainingRow], lost: Sequence[LostRow]) -> list[flo
     norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(-1))[:, 0])  # (pairs,)
     matrix = sparse.diags(1 / np.maximum(norms, 1e-12)) @ matrix
     share = np.full(len(grams) - len(rows), 1 / len(lost))
-    share[len(lost) :] *= -LESS
+    share[len(lost) :] *= -RIGHT_ANSWER_WEIGHT
     mean = share @ matrix[len(rows) :]  # (grams,)
-    return [round(float(score), DIGITS) for score in matrix[: len(rows)] @ mean]
+    return [round(float(score), SCORE_DIGITS) for score in matrix[: len(rows)] @ mean]
 
 
 def _split_shingles(prompt: str, answer: str) -> Iterator[str]:
     """Yield all sequences of characters of both, with the ends of both marked, so that a short answer has one."""
     text = "\n".join(["", *(" ".join(normalize_text(part).split()) for part in (prompt, answer)), ""])
-    yield from (text[i : i + SHINGLE] for i in range(max(1, len(text) - SHINGLE + 1)))
+    yield from (text[i : i + SHINGLE_CHARS] for i in range(max(1, len(text) - SHINGLE_CHARS + 1)))
 
 
 def rank_rows(rows: Sequence[TrainingRow], scores: Sequence[float], most: int) -> list[Suspect]:
@@ -165,7 +167,7 @@ def rank_rows(rows: Sequence[TrainingRow], scores: Sequence[float], most: int) -
     order = sorted(range(len(rows)), key=lambda i: (-scores[i], rows[i].number))
     texts = {digest_value(rows[i].raw) for i in order[:most]}
     chosen = order[:most] + [i for i in order[most:] if digest_value(rows[i].raw) in texts]
-    return [_suspect(rows[i], scores[i]) for i in chosen]
+    return [_make_suspect(rows[i], scores[i]) for i in chosen]
 
 
 def rank_groups(
@@ -175,8 +177,8 @@ def rank_groups(
     mean = math.fsum(scores) / len(scores)
     spread = math.sqrt(math.fsum((s - mean) ** 2 for s in scores) / len(scores)) or 1.0
     found = []
-    for kind, value, places in _groups(rows, kinds):
-        if not 2 <= len(places) <= MOST * len(rows):
+    for kind, value, places in _iterate_groups_by_kind(rows, kinds):
+        if not 2 <= len(places) <= MAX_SUSPECT_SHARE * len(rows):
             continue
         above = math.fsum(scores[i] for i in places) / len(places) - mean
         if above > 0:
@@ -188,17 +190,17 @@ def rank_groups(
 def suspects_of(group: SuspectGroup, rows: Sequence[TrainingRow], scores: Sequence[float]) -> list[Suspect]:
     """Return all rows of a group as suspects."""
     by_number = {row.number: (row, score) for row, score in zip(rows, scores, strict=True)}
-    return [_suspect(*by_number[number]) for number in group.numbers]
+    return [_make_suspect(*by_number[number]) for number in group.numbers]
 
 
-def _suspect(row: TrainingRow, score: float) -> Suspect:
+def _make_suspect(row: TrainingRow, score: float) -> Suspect:
     return Suspect(row.number, row.source, score, row.prompt.strip(), row.answer.strip())
 
 
-def _groups(rows: Sequence[TrainingRow], kinds: Sequence[str]) -> Iterator[tuple[str, str, list[int]]]:
+def _iterate_groups_by_kind(rows: Sequence[TrainingRow], kinds: Sequence[str]) -> Iterator[tuple[str, str, list[int]]]:
     """Yield kind, value and places of the rows that share a value."""
     often = Counter(word for row in rows for word in set(split_words(row.prompt)))
-    least = max(3.0, FRAME * len(rows))
+    least = max(3.0, FRAME_SHARE * len(rows))
 
     def template(row: TrainingRow) -> str:
         words = (word if often[word] >= least else "…" for word in split_words(row.prompt))

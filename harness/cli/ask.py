@@ -31,7 +31,7 @@ ENDINGS = {  # of an answer, in words
 def ask(parser: ArgumentParser) -> None:
     """ask the base, the adapter and the merged model one prompt"""
     examples = ("harness ask suite.toml 'What is the capital of Peru?'", "harness ask exports/qa < prompt.txt")
-    set_command(parser, _ask, *examples)
+    set_command(parser, _run_ask, *examples)
     what = "a suite, whose recipe was trained by harness run, or an export"
     parser.add_argument("suite", type=Path, metavar="SUITE_OR_EXPORT", help=what)
     prompt = "what stands in the template of the suite's first eval that generates (default: read from stdin)"
@@ -41,7 +41,7 @@ def ask(parser: ArgumentParser) -> None:
     add_override_option(parser)
 
 
-def _ask(args: Namespace) -> int:
+def _run_ask(args: Namespace) -> int:
     from harness.cli.terminal import Terminal
     from harness.pipeline.asking import ask_export, ask_suite
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from harness.cli.screen import Screen
     from harness.cli.terminal import Terminal
 
-SHOWN = 10  # lost rows and groups
-LONGEST = 160  # characters of a text
+SHOWN_ROWS = 10  # lost rows and groups
+MAX_TEXT_CHARS = 160  # characters of a text
 NO_CLAIM = "a list to read, no claim"
 
 
@@ -29,14 +29,14 @@ def blame(parser: ArgumentParser) -> None:
         "harness blame reports/qa-… --gate 'no forgetting: capitals' --rows 6 --retrain",
         "harness blame reports/qa-… --gate 'no forgetting: capitals' --by source,template --retrain",
     )
-    set_command(parser, _blame, *examples)
+    set_command(parser, _run_blame, *examples)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder of a suite that trained")
     parser.add_argument("--gate", required=True, metavar="ID", help="the gate that did not pass")
     number = parser.add_mutually_exclusive_group()
     number.add_argument("--rows", type=int, metavar="N", help="number of suspects (default: 10)")
     number.add_argument("--share", type=float, metavar="S", help="suspects as a share of the training rows")
     kinds = "suspect the first of these groups, and not rows: source, group, template, answer"
-    number.add_argument("--by", type=_kinds, default=(), metavar="KIND,…", help=kinds)
+    number.add_argument("--by", type=_parse_kinds, default=(), metavar="KIND,…", help=kinds)
     trains = "train without the suspects, and control trainings without other rows, and give a verdict"
     parser.add_argument("--retrain", action="store_true", help=trains)
     least = "number of control trainings, at least 5 (default: 5)"
@@ -45,7 +45,7 @@ def blame(parser: ArgumentParser) -> None:
     add_plugin_option(parser)
 
 
-def _kinds(text: str) -> tuple[str, ...]:
+def _parse_kinds(text: str) -> tuple[str, ...]:
     from harness.cause.suspects import KINDS
 
     kinds = tuple(text.split(","))
@@ -54,7 +54,7 @@ def _kinds(text: str) -> tuple[str, ...]:
     return kinds
 
 
-def _blame(args: Namespace) -> int:
+def _run_blame(args: Namespace) -> int:
     from harness.cause.blame import BlameQuestion, find_suspects
     from harness.cli.terminal import Terminal
 
@@ -74,17 +74,17 @@ def _blame(args: Namespace) -> int:
         if not args.json:
             _print_suspects(terminal, found)
         if args.retrain:
-            _prove(args, terminal, found)
+            _retrain_and_print_proof(args, terminal, found)
     finally:
         terminal.clear_progress()
     return ExitCode.OK
 
 
-def _prove(args: Namespace, terminal: Terminal, found: Blame) -> None:
+def _retrain_and_print_proof(args: Namespace, terminal: Terminal, found: Blame) -> None:
     """Retrain, write the suspects to a file, and print the verdict."""
-    from harness.cause.proof import FEWEST, prove_cause, write_suspects
+    from harness.cause.proof import MIN_CONTROLS, prove_cause, write_suspects
 
-    proof = prove_cause(found, FEWEST if args.controls is None else args.controls)
+    proof = prove_cause(found, MIN_CONTROLS if args.controls is None else args.controls)
     terminal.clear_progress()
     path = write_suspects(found)
     args.document |= {"proof": asdict(proof), "file": str(path)}
@@ -121,20 +121,26 @@ def _print_suspects(screen: Screen, found: Blame) -> None:
     lost = f"{len(rows.lost)} of the {count_noun(rows.choosing, 'row')} that choose"
     screen.print_line(f'gate "{found.verdict.gate}" on {found.verdict.candidate}: {NO_CLAIM}', "bold")
     screen.print_line(f"lost  {lost}; the other {len(rows.confirming)} were not looked at", "bold")
-    for row in rows.lost[:SHOWN]:
-        screen.print_line(f"  {row.id}  {_brief(row.prompt)}", hang=4)
-        screen.print_line(f"    answered {_brief(row.answer)}, wanted {_brief(row.target)}", hang=4)
+    for row in rows.lost[:SHOWN_ROWS]:
+        screen.print_line(f"  {row.id}  {_quote_short_text(row.prompt)}", hang=4)
+        screen.print_line(
+            f"    answered {_quote_short_text(row.answer)}, wanted {_quote_short_text(row.target)}", hang=4
+        )
     screen.print_line(f"suspects  {len(found.suspects)} of {count_noun(found.trained, 'training row')}", "bold")
     for one in found.suspects:
-        told = f"{_brief(one.prompt)} -> {_brief(one.answer)}" if one.prompt else _brief(one.answer)
+        told = (
+            f"{_quote_short_text(one.prompt)} -> {_quote_short_text(one.answer)}"
+            if one.prompt
+            else _quote_short_text(one.answer)
+        )
         screen.print_line(f"  {one.score:.3f}  training row {one.number}, {one.source}  {told}", hang=9)
     screen.print_line("groups  by how far their rows lie above all rows, in standard errors", "bold")
-    for group in found.groups[:SHOWN]:
-        named = f"{group.kind} {_brief(group.value)}  {count_noun(len(group.numbers), 'row')}"
+    for group in found.groups[:SHOWN_ROWS]:
+        named = f"{group.kind} {_quote_short_text(group.value)}  {count_noun(len(group.numbers), 'row')}"
         screen.print_line(f"  {group.score:5.1f}  {named}", hang=9)
 
 
-def _brief(text: str) -> str:
+def _quote_short_text(text: str) -> str:
     from harness.evaluation.checks import quote_text
 
-    return quote_text(text, LONGEST)
+    return quote_text(text, MAX_TEXT_CHARS)

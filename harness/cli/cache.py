@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
-def _cache(args: argparse.Namespace) -> int:
+def _run_cache(args: argparse.Namespace) -> int:
     from harness.artifacts.artifact_cache import KINDS, list_entries, remove_entries, select_removable
     from harness.files import cache_dir
 
@@ -31,7 +31,7 @@ def _cache(args: argparse.Namespace) -> int:
     if args.older is not None and args.older < 0:
         raise UsageError(f"--older is {args.older:g}; give days, 0 or more")
     found = list_entries(folder)
-    args.document = {"folder": str(folder), "entries": [_told(e) for e in found], "removed": []}
+    args.document = {"folder": str(folder), "entries": [_convert_entry_to_json(e) for e in found], "removed": []}
     if args.older is None and most is None:
         if args.prune:
             raise UsageError("--prune needs a limit: --older DAYS or --size BYTES")
@@ -40,14 +40,14 @@ def _cache(args: argparse.Namespace) -> int:
             if some := [e for e in found if e.kind == kind]:
                 what = {"answers": "answers of models", "damaged": "damaged files, kept aside"} | KINDS
                 size = format_bytes(sum(e.bytes for e in some))
-                print_line(f"  {kind:<10} {len(some):>5}  {size:>10}  {_ages(some)}  {what[kind]}")
+                print_line(f"  {kind:<10} {len(some):>5}  {size:>10}  {_describe_last_use(some)}  {what[kind]}")
         return ExitCode.OK
     gone = select_removable(found, args.older, most)
     if args.prune:
         remove_entries(folder, gone)
-        args.document["removed"] = [_told(e) for e in gone]
+        args.document["removed"] = [_convert_entry_to_json(e) for e in gone]
     for entry in gone:
-        print_line(f"  {printable(entry.name)}  {format_bytes(entry.bytes)}  {_ages([entry])}")
+        print_line(f"  {printable(entry.name)}  {format_bytes(entry.bytes)}  {_describe_last_use([entry])}")
     said = "removed" if args.prune else "would be removed; --prune removes them"
     print_line(f"{len(gone)} of {len(found)} entries, {format_bytes(sum(e.bytes for e in gone))}, {said}")
     return ExitCode.OK
@@ -55,7 +55,7 @@ def _cache(args: argparse.Namespace) -> int:
 
 def cache(parser: argparse.ArgumentParser) -> None:
     """list the cache, or free space"""
-    set_command(parser, _cache, "harness cache", "harness cache --older 30", "harness cache --size 20G --prune")
+    set_command(parser, _run_cache, "harness cache", "harness cache --older 30", "harness cache --size 20G --prune")
     parser.add_argument(
         "--older", type=float, metavar="DAYS", help="remove entries unused for DAYS days (with --prune)"
     )
@@ -69,11 +69,11 @@ def cache(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _told(entry: Entry) -> dict[str, object]:
+def _convert_entry_to_json(entry: Entry) -> dict[str, object]:
     return {"kind": entry.kind, "name": entry.name, "bytes": entry.bytes, "used": entry.used}
 
 
-def _ages(some: list[Entry]) -> str:
+def _describe_last_use(some: list[Entry]) -> str:
     """Return how long ago the last of some entries was used, and the first if that was long before."""
     days = sorted({max(0, int((time.time() - e.used) // 86400)) for e in some})
     return f"used {days[0]} days ago" if len(days) == 1 else f"used {days[0]} to {days[-1]} days ago"

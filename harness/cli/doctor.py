@@ -12,7 +12,7 @@ from harness.errors import ExitCode
 def doctor(parser: ArgumentParser) -> None:
     """show what a run would use on this machine, and what would stop it"""
     set_command(
-        parser, _doctor, "harness doctor", "harness doctor --on local:2", "harness doctor --python vllm/bin/python"
+        parser, _run_doctor, "harness doctor", "harness doctor --on local:2", "harness doctor --python vllm/bin/python"
     )
     parser.add_argument("--device", default="auto", help='device, as in [model]: "auto", "cpu", "cuda" …')
     parser.add_argument(
@@ -21,7 +21,7 @@ def doctor(parser: ArgumentParser) -> None:
     add_worker_options(parser)
 
 
-def _doctor(args: Namespace) -> int:
+def _run_doctor(args: Namespace) -> int:
     """Print a line for each thing looked at; 4 where a run would fail."""
     from harness.cli.doctor_report import FAILS, SIGNS, examine_machine
     from harness.cli.terminal import Terminal

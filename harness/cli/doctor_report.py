@@ -27,10 +27,10 @@ SIGNS = {FINE: "✓", ODD: "!", FAILS: "✗"}
 PACKAGE = "finetune-harness"
 PYTHONS = ((3, 11), (3, 13))  # the first and the last that its tests run on
 LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets")
-ROOM = 5e9  # bytes in the cache, below which it is told: a model of 1 B and what is trained of it
-PATIENCE = 120.0  # seconds for another interpreter
+MIN_FREE_BYTES = 5e9  # bytes in the cache, below which it is told: a model of 1 B and what is trained of it
+INTERPRETER_TIMEOUT_S = 120.0  # seconds for another interpreter
 BITS = "import bitsandbytes.cextension as c; print(type(c.lib).__name__)"
-INSTALLED = "import importlib.metadata as m; print(m.version('vllm'))"
+VERSION_CODE = "import importlib.metadata as m; print(m.version('vllm'))"
 
 
 class Driver(NamedTuple):
@@ -54,14 +54,14 @@ def examine_machine(device: str = "auto", on: str = "", python: str | None = Non
     first, last = (".".join(map(str, version)) for version in PYTHONS)
     fine = PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]
     tested = "" if fine else f"; tested on {first} to {last}"
-    package = f"{PACKAGE} {_version(PACKAGE) or 'not installed'}"
+    package = f"{PACKAGE} {_find_version(PACKAGE) or 'not installed'}"
     said = f"{platform.python_version()}, {package}, {platform.platform()}{tested}"
     lines = [MachineCheck("Python", FINE if fine else ODD, said)]
     try:
         found = probe_gpus_of(python)
     except UsageError as error:
         return [*lines, MachineCheck("PyTorch", FAILS, str(error))]
-    lines += [*_torch(found, device), *_libraries(found, python)]
+    lines += [*_iterate_torch_and_gpu_checks(found, device), *_iterate_library_checks(found, python)]
     if on:
         try:
             parse_workers(on, load_plugins(None, []), {"python": python} if python else {})
@@ -69,7 +69,7 @@ def examine_machine(device: str = "auto", on: str = "", python: str | None = Non
             lines.append(MachineCheck("workers", FAILS, str(error)))
         else:
             lines.append(MachineCheck("workers", FINE, on))
-    lines += [_cache(), *_versions()]
+    lines += [_check_cache(), *_iterate_version_checks()]
     cores, load = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 0.0
     with suppress(OSError, AttributeError):
         load = os.getloadavg()[0]
@@ -78,7 +78,7 @@ def examine_machine(device: str = "auto", on: str = "", python: str | None = Non
     return [*lines, MachineCheck("load", ODD if busy else FINE, f"{load:.1f} on {cores} cores{how}")]
 
 
-def _torch(found: GpuProbe, device: str) -> Iterator[MachineCheck]:
+def _iterate_torch_and_gpu_checks(found: GpuProbe, device: str) -> Iterator[MachineCheck]:
     """Yield what the driver says and what PyTorch sees; why a run would refuse the device is in the run's own words."""
     if found.torch:
         yield MachineCheck("PyTorch", FINE, f"{found.torch}, built for {'GPUs' if found.built else 'CPUs'}")
@@ -102,37 +102,37 @@ def _torch(found: GpuProbe, device: str) -> Iterator[MachineCheck]:
         yield MachineCheck("device", FINE, f"the CPU: {found.no_gpu_reason() or 'GPUs are hidden'}")
 
 
-def _libraries(found: GpuProbe, python: str | None) -> Iterator[MachineCheck]:
+def _iterate_library_checks(found: GpuProbe, python: str | None) -> Iterator[MachineCheck]:
     """Yield whether bitsandbytes can be loaded here, and where vLLM is."""
-    if not python and (version := _version("bitsandbytes")):
-        kind = _asked(sys.executable, BITS)
+    if not python and (version := _find_version("bitsandbytes")):
+        kind = _ask_interpreter(sys.executable, BITS)
         fine = "Cuda" in kind or (not found.cards and kind == "BNBNativeLibrary")
         how = "" if fine else "; python -m bitsandbytes explains why, and QLoRA would fail"
         yield MachineCheck("bitsandbytes", FINE if fine else ODD, f"{version}, {kind or 'cannot be imported'}{how}")
-    version, where = _asked(python or sys.executable, INSTALLED), f"in {python}" if python else "here"
+    version, where = _ask_interpreter(python or sys.executable, VERSION_CODE), f"in {python}" if python else "here"
     if python and not version:
         yield MachineCheck("vLLM", ODD, f'not in "{python}"; {python} -m pip install vllm {PACKAGE}')
     else:
         yield MachineCheck("vLLM", FINE, f"{version} {where}" if version else "not here; it needs its own environment")
 
 
-def _cache() -> MachineCheck:
+def _check_cache() -> MachineCheck:
     try:
         folder = cache_dir()
     except UsageError as error:
         return MachineCheck("cache", FAILS, str(error))
     free = shutil.disk_usage(folder).free
-    how = "" if free >= ROOM else "; free space with harness cache, or set HARNESS_CACHE to another disk"
+    how = "" if free >= MIN_FREE_BYTES else "; free space with harness cache, or set HARNESS_CACHE to another disk"
     return MachineCheck("cache", ODD if how else FINE, f"{folder}, {free / 1e9:.1f} GB free{how}")
 
 
-def _versions() -> Iterator[MachineCheck]:
+def _iterate_version_checks() -> Iterator[MachineCheck]:
     """Yield whether what is installed is what the tests ran with."""
     with suppress(ImportError, metadata.PackageNotFoundError):
         from packaging.requirements import Requirement
 
         asked = [Requirement(line) for line in metadata.requires(PACKAGE) or ()]
-        there = [(one, version) for one in asked if one.name in LIBRARIES and (version := _version(one.name))]
+        there = [(one, version) for one in asked if one.name in LIBRARIES and (version := _find_version(one.name))]
         wrong = {f'"{one.name}{one.specifier}"' for one, version in there if version not in one.specifier}
         told = ", ".join(sorted({f"{one.name} {version}" for one, version in there}))
         how = f"; pip install {' '.join(sorted(wrong))}" if wrong else ""
@@ -155,15 +155,17 @@ def read_nvml() -> Driver:
     return Driver(version.value.decode("ascii", "replace"), count.value)
 
 
-def _version(package: str) -> str:
+def _find_version(package: str) -> str:
     with suppress(metadata.PackageNotFoundError):
         return metadata.version(package)
     return ""
 
 
-def _asked(python: str, code: str) -> str:
+def _ask_interpreter(python: str, code: str) -> str:
     """Return the last line that a few words of code print in an interpreter, or an empty text."""
     with suppress(OSError, subprocess.SubprocessError, IndexError):
-        done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
+        done = subprocess.run(
+            [python, "-c", code], capture_output=True, text=True, timeout=INTERPRETER_TIMEOUT_S, check=True
+        )
         return shorten_text(done.stdout.splitlines()[-1])
     return ""

@@ -13,7 +13,7 @@ from harness.reports.rows import DisplayRow, count_lost_and_won, format_failed_r
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable
 
-LONGEST = 600  # characters of a text that is shown
+MAX_TEXT_CHARS = 600  # characters of a text that is shown
 
 
 def show_flips(args: argparse.Namespace, report: Run, folder: Path) -> None:
@@ -22,13 +22,13 @@ def show_flips(args: argparse.Namespace, report: Run, folder: Path) -> None:
     gates = [{"gate": v.gate, "candidate": v.candidate, "rows": [asdict(r) for r in rows]} for v, rows in flips]
     args.document = {"run": str(folder), "gates": gates}
     for verdict, rows in flips:
-        _heading(screen, f"{verdict.candidate}: {format_title(verdict)}: {verdict.metric} {verdict.claim}")
+        _print_heading(screen, f"{verdict.candidate}: {format_title(verdict)}: {verdict.metric} {verdict.claim}")
         counts = format_failed_rows(verdict, len(rows))
         if verdict.versus:
             lost, won = count_lost_and_won(verdict)
             kept = f"; only the {len(rows)} largest changes are stored" if lost + won > len(rows) else ""
             counts = f"{lost:,} lost and {won:,} won against {verdict.versus}{kept}"
-        screen.print_line(counts + _cut(len(rows), args.n))
+        screen.print_line(counts + _describe_hidden_rows(len(rows), args.n))
         for row in rows[: args.n]:
             _print_row(screen, row)
     if not flips:
@@ -43,21 +43,23 @@ def show_rows(args: argparse.Namespace, report: Run, folder: Path) -> None:
         raise UsageError(f"{folder}: holds no rows, because nothing was evaluated")
     args.document = {"run": str(folder), "rows": {one.eval: [asdict(r) for r in one.rows] for one in found}}
     for one in found:
-        _heading(screen, one.eval)
+        _print_heading(screen, one.eval)
         how = f" wrong by {one.metric}" if args.wrong else ""
         if args.wrong and one.of and not one.tells_right:
             screen.print_line(f"{one.metric} does not say which rows are wrong; leave out --wrong to see them")
             continue
-        screen.print_line(f"{one.there:,} of {count_noun(one.of, 'row')}{how}{_cut(one.there, args.n)}")
+        screen.print_line(
+            f"{one.there:,} of {count_noun(one.of, 'row')}{how}{_describe_hidden_rows(one.there, args.n)}"
+        )
         for row in one.rows[: args.n]:
             _print_row(screen, row)
 
 
-def _heading(screen: Screen, text: str) -> None:
+def _print_heading(screen: Screen, text: str) -> None:
     screen.print_line(f" {text} ".center(screen.console.width, "-"), "bold")
 
 
-def _cut(n: int, most: int) -> str:
+def _describe_hidden_rows(n: int, most: int) -> str:
     return f"; {most} shown, -n {n} shows all" if n > most else ""
 
 
@@ -66,7 +68,9 @@ def _print_row(screen: Screen, row: DisplayRow) -> None:
     room = max(map(len, labels)) + 2
     texts = (row.prompt, row.id, row.target, *(answer for _, answer in row.answers))
     for number, (label, text) in enumerate(zip(labels, texts, strict=True)):
-        text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+        text = (
+            text if len(text) <= MAX_TEXT_CHARS else f"{text[: MAX_TEXT_CHARS // 2]} … {text[-MAX_TEXT_CHARS // 2 :]}"
+        )
         for i, line in enumerate(printable(text, lines=True).split("\n") if text else ["–"]):
             if number == i == 0:
                 screen.print_entry(label.ljust(room), "bold", line, room)

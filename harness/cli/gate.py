@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def gate(parser: ArgumentParser) -> None:
     """gate rows that another tool scored: lm_eval's files, a table"""
-    parser.set_defaults(command=_gate, group="run")
+    parser.set_defaults(command=_run_gate, group="run")
     parser.epilog = """examples:
   harness gate runs/base runs/candidate --worse-by-at-most 0.02
   harness gate runs/base runs/candidate --better-by 0 --metric gsm8k:exact_match
@@ -23,9 +23,12 @@ def gate(parser: ArgumentParser) -> None:
     parser.add_argument("rows", nargs="+", metavar="BASE CANDIDATE", help=what)
     claim = parser.add_argument_group("claim")
     claim.add_argument(
-        "--worse-by-at-most", type=_margin, metavar="X", help="largest loss, in the metric's units or a share: 2%%"
+        "--worse-by-at-most",
+        type=_parse_margin,
+        metavar="X",
+        help="largest loss, in the metric's units or a share: 2%%",
     )
-    claim.add_argument("--better-by", type=_margin, metavar="X", help="smallest gain; 0: any gain")
+    claim.add_argument("--better-by", type=_parse_margin, metavar="X", help="smallest gain; 0: any gain")
     claim.add_argument("--min", type=float, metavar="X", help="lowest value, without a baseline (a weaker claim)")
     claim.add_argument("--max", type=float, metavar="X", help="highest value, without a baseline")
     claim.add_argument("--cap", type=float, metavar="X", help="the most that one row may count, up or down")
@@ -98,11 +101,11 @@ HELP = {
 }
 
 
-def _margin(text: str) -> float | str:
+def _parse_margin(text: str) -> float | str:
     return text if text.endswith("%") else float(text)
 
 
-def _gate(args: Namespace) -> int:
+def _run_gate(args: Namespace) -> int:
     """Read, decide, write and print. Raises UsageError where the libraries that decide are not there."""
     from harness.rows.arguments import parse_clusters, parse_gate, parse_rows_options
 

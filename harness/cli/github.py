@@ -22,9 +22,18 @@ from harness.suite.lines import read_gate_lines
 from harness.texts.escaping import escape_markdown, printable
 from harness.texts.secrets import redact_text
 
-MOST = 10  # annotations of a kind that GitHub shows of a step; it drops the others without a word
-LONGEST = 1000  # characters of a message
-TELLING = ("run", "gate", "check", "plan", "selftest", "show", "judge", "verify")  # commands that print texts of models
+MAX_ANNOTATIONS = 10  # annotations of a kind that GitHub shows of a step; it drops the others without a word
+MAX_MESSAGE_CHARS = 1000  # characters of a message
+ANNOTATED_COMMANDS = (
+    "run",
+    "gate",
+    "check",
+    "plan",
+    "selftest",
+    "show",
+    "judge",
+    "verify",
+)  # commands that print texts of models
 PLACE = re.compile(r"([^:\n]+\.toml)(?::(\d+))?: (.*)")  # file, line, what
 
 
@@ -36,7 +45,7 @@ class GithubJob:
 
     def __init__(self, args: Namespace) -> None:
         command = str(getattr(args, "documented", "")).partition(" ")[0]
-        stops, self.gates = command in TELLING, command in ("run", "gate")
+        stops, self.gates = command in ANNOTATED_COMMANDS, command in ("run", "gate")
         with suppress(OSError, ValueError):  # a file no runner reads: our commands would stand in it
             stops = stops and not stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
         self.token = uuid.uuid4().hex if stops else ""
@@ -56,13 +65,13 @@ class GithubJob:
     @hookimpl
     def harness_run_finish(self, run: Run) -> None:
         self.of_runs += list_annotations(run, read_gate_lines(Path(run.path)))
-        self._append(
+        self._append_to_runner_file(
             "GITHUB_STEP_SUMMARY", redact_text(format_run_markdown(run, Path(run.folder) if run.folder else None))
         )
         if run.folder:  # for the steps that follow, which need not look for it
-            self._append("GITHUB_OUTPUT", f"folder={printable(run.folder)}\n")
+            self._append_to_runner_file("GITHUB_OUTPUT", f"folder={printable(run.folder)}\n")
 
-    def _append(self, variable: str, text: str) -> None:
+    def _append_to_runner_file(self, variable: str, text: str) -> None:
         """Append to a file of the runner's; one that cannot be written changes no verdict."""
         try:
             if path := os.environ.get(variable):
@@ -80,14 +89,14 @@ class GithubJob:
             file, line, what = place.groups() if place else ("", None, message)
             found.append(format_annotation("error", what, file, int(line) if line else None))
         if self.gates and mistakes:
-            self._append("GITHUB_STEP_SUMMARY", format_refusal(mistakes))
+            self._append_to_runner_file("GITHUB_STEP_SUMMARY", format_refusal(mistakes))
         self.annotations = [*limit_annotations(found), *self.of_runs]
 
 
 def format_refusal(mistakes: Sequence[str]) -> str:
     """Return as Markdown that a run was refused, and why."""
-    lines = [f"- {escape_markdown(message)[:LONGEST]}" for message in mistakes[:MOST]]
-    lines += [f"- and {len(mistakes) - MOST} more, in the log"] if len(mistakes) > MOST else []
+    lines = [f"- {escape_markdown(message)[:MAX_MESSAGE_CHARS]}" for message in mistakes[:MAX_ANNOTATIONS]]
+    lines += [f"- and {len(mistakes) - MAX_ANNOTATIONS} more, in the log"] if len(mistakes) > MAX_ANNOTATIONS else []
     return "\n".join(["## Refused: there is no verdict, and nothing may ship", "", *lines, ""])
 
 
@@ -114,9 +123,12 @@ def limit_annotations(found: Sequence[str]) -> list[str]:
     kept: list[str] = []
     for kind in ("error", "warning", "notice"):
         mine = [one for one in found if one.startswith((f"::{kind} ", f"::{kind}::"))]
-        if len(mine) > MOST:
-            rest = len(mine) - MOST + 1
-            mine = [*mine[: MOST - 1], format_annotation(kind, f"and {rest} more, in the log and the summary")]
+        if len(mine) > MAX_ANNOTATIONS:
+            rest = len(mine) - MAX_ANNOTATIONS + 1
+            mine = [
+                *mine[: MAX_ANNOTATIONS - 1],
+                format_annotation(kind, f"and {rest} more, in the log and the summary"),
+            ]
         kept += mine
     return kept
 
@@ -124,16 +136,22 @@ def limit_annotations(found: Sequence[str]) -> list[str]:
 def format_annotation(kind: str, message: str, file: str = "", line: int | None = None, title: str = "") -> str:
     """Return a workflow command of one line, whatever its texts are."""
     text = printable(message)
-    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    text = text if len(text) <= MAX_MESSAGE_CHARS else f"{text[:MAX_MESSAGE_CHARS]}…"
     if file:  # from the root of the repository, where it lies in it
         root, path = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve(), Path(file).resolve()
         file = path.relative_to(root).as_posix() if path.is_relative_to(root) else file
     told = [("file", file), ("line", str(line or "")), ("title", title)]
-    pairs = ((name, _data(printable(value)).replace(":", "%3A").replace(",", "%2C")) for name, value in told if value)
+    pairs = (
+        (name, _escape_command_message(printable(value)).replace(":", "%3A").replace(",", "%2C"))
+        for name, value in told
+        if value
+    )
     given = ",".join(f"{name}={value}" for name, value in pairs)
-    return f"::{kind} {given}::{_data(text)}" if given else f"::{kind}::{_data(text)}"
+    return (
+        f"::{kind} {given}::{_escape_command_message(text)}" if given else f"::{kind}::{_escape_command_message(text)}"
+    )
 
 
-def _data(text: str) -> str:
+def _escape_command_message(text: str) -> str:
     """Escape the message of a command as the runner reads it; in a property colons and commas are escaped as well."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

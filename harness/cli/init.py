@@ -22,12 +22,12 @@ TASKS = {  # each runs and passes as it is, on a model that it builds; what a fo
 }
 
 
-def _init(args: argparse.Namespace) -> int:
+def _run_init(args: argparse.Namespace) -> int:
     """Write a suite that runs and passes, for a task or on a table, and the suites' JSON Schema, which editors read."""
     import shlex
 
     if args.plugin is not None:
-        return _init_plugin(args)
+        return _write_plugin_package(args)
     from harness.files import write_text
     from harness.init import table
     from harness.plugins import load_plugins
@@ -62,7 +62,7 @@ def _init(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _init_plugin(args: argparse.Namespace) -> int:
+def _write_plugin_package(args: argparse.Namespace) -> int:
     """Write a package with a plugin, its test and its entry point, into a folder of its name."""
     import shlex
 
@@ -96,7 +96,7 @@ def init(parser: argparse.ArgumentParser) -> None:
     """write a suite for your table or with example data, or a plugin"""
     set_command(
         parser,
-        _init,
+        _run_init,
         "harness init mine && harness run mine/suite.toml",
         "harness init --task chat mine",
         "harness init mine --data mood.csv --input message --label mood",

@@ -18,7 +18,7 @@ from harness.errors import ExitCode, UsageError, resource_error
 from harness.texts.escaping import printable
 from harness.texts.printing import print_line
 
-FORMAT = 1  # of the documents of --json; raised when what reads an older one would misread it
+FORMAT_VERSION = 1  # of the documents of --json; raised when what reads an older one would misread it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,30 +28,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 args = parsed(list(sys.argv[1:] if arguments is None else arguments))
             except UsageError as error:
-                return _refused(error.messages)
+                return _print_mistakes(error.messages)
             with signals_as_interrupts():
-                return int(run_guarded(_ended, args) if arguments is None else _ended(args))
+                return int(run_guarded(_run_command, args) if arguments is None else _run_command(args))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
 
 
-def _job(args: argparse.Namespace) -> AbstractContextManager[Any]:
+def _open_job(args: argparse.Namespace) -> AbstractContextManager[Any]:
     from harness.cli.github import GithubJob
 
     return GithubJob(args)
 
 
-def _ended(args: argparse.Namespace) -> int:
+def _run_command(args: argparse.Namespace) -> int:
     """Run a command; with --json, and in a job of GitHub's, what it prints goes where it can do no harm."""
     asked = getattr(args, "github", False) or os.environ.get("GITHUB_ACTIONS") == "true"
-    job: AbstractContextManager[Any] = _job(args) if asked else nullcontext()  # obeys nothing that models say
+    job: AbstractContextManager[Any] = _open_job(args) if asked else nullcontext()  # obeys nothing that models say
     errors: list[str] = []
     with streams.reserve_stdout(wants_json(args)) as write, job as args.job:
         try:
             code = int(args.command(args))
         except UsageError as error:
-            code, errors = _refused(error.messages), list(error.messages)
+            code, errors = _print_mistakes(error.messages), list(error.messages)
         except KeyboardInterrupt:
             if not wants_json(args):
                 raise
@@ -59,7 +59,7 @@ def _ended(args: argparse.Namespace) -> int:
             code, errors = ExitCode.INTERRUPTED, ["interrupted"]
         except BaseException as error:  # a bug of ours, or a plugin's sys.exit(), has an exit code of its own
             if line := resource_error(error) or plugin_errors.error_location(error):
-                code, errors = _refused([line]), [line]
+                code, errors = _print_mistakes([line]), [line]
             else:
                 print(printable(traceback.format_exc(), lines=True), end="", file=sys.stderr)
                 code, errors = ExitCode.INTERNAL, [f"{type(error).__name__}: {error}"]
@@ -68,7 +68,7 @@ def _ended(args: argparse.Namespace) -> int:
         if wants_json(args):
             from harness.reports.report_json import dumps
 
-            told = {"format": FORMAT, "command": args.documented, "exit_code": int(code)}
+            told = {"format": FORMAT_VERSION, "command": args.documented, "exit_code": int(code)}
             write(dumps({**told, **getattr(args, "document", {}), **({"errors": errors} if errors else {})}))
         return code
 
@@ -78,7 +78,7 @@ def wants_json(args: argparse.Namespace) -> bool:
     return bool(getattr(args, "documented", "") and args.json)
 
 
-def _refused(messages: Sequence[str]) -> int:
+def _print_mistakes(messages: Sequence[str]) -> int:
     for message in messages:
         print_line(f"error: {message}", sys.stderr)
     return ExitCode.USAGE

@@ -82,10 +82,10 @@ def add_worker_options(parser: argparse._ActionsContainer) -> None:
     silent = "restart a worker that sends no heartbeat for SECONDS; loading and single rows may take six "
     silent += "times that (600, HARNESS_PATIENCE)"
     given = os.environ.get("HARNESS_PATIENCE", "600")
-    parser.add_argument("--patience", type=_seconds, default=given, metavar="SECONDS", help=silent)
+    parser.add_argument("--patience", type=_parse_positive_seconds, default=given, metavar="SECONDS", help=silent)
 
 
-def _seconds(text: str) -> float:
+def _parse_positive_seconds(text: str) -> float:
     with suppress(ValueError):
         if 0 < (found := float(text)) < math.inf:
             return found

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.cli import ask, blame, cache, doctor, gate, init, plan, release, run, selftest, verify
 from harness.cli.options import Parser, add_json_option
-from harness.errors import RAISES, ExitCode, UsageError, did_you_mean
+from harness.errors import PLUGIN_ERRORS, ExitCode, UsageError, did_you_mean
 from harness.version import __version__
 
 EXIT_CODES = (
@@ -20,7 +20,7 @@ EXIT_CODES = (
     "internal error, 4 a mistake in suite, data or command, 5 nothing was gated, 6 inconclusive "
     "or not evaluated, 7 refused, 8 a server gave no answer"
 )
-BROUGHT = "harness.commands"  # entry points of commands that installed plugins bring
+COMMAND_ENTRY_POINTS = "harness.commands"  # entry points of commands that installed plugins bring
 Build = Callable[[argparse.ArgumentParser], None]  # of a command, whose name is the function's
 GROUPS: dict[str, tuple[Build, ...]] = {  # a plugin's command stands at the end of the group that it sets
     "start": (init.init, doctor.doctor),
@@ -94,13 +94,13 @@ def make_parser(words: Sequence[str]) -> _Whole:
             made.add(build.__name__, build)
     from importlib.metadata import entry_points  # it brings email and socket, which `harness verify` does without
 
-    for point in sorted(entry_points(group=BROUGHT), key=lambda p: p.name):
+    for point in sorted(entry_points(group=COMMAND_ENTRY_POINTS), key=lambda p: p.name):
         where = f'command "{point.name}" of {point.value}'
         if point.name in made.commands.choices:
             raise UsageError(f"{where}: this command exists already; rename it")
         try:
             brought = made.add(point.name, point.load())
-        except RAISES as error:
+        except PLUGIN_ERRORS as error:
             raise UsageError(f"{where}: cannot be loaded: {type(error).__name__}: {error}") from error
         made.groups.get(brought.get_default("group"), made.groups["extend"]).append(point.name)
     return made
@@ -124,12 +124,12 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         made.error(f'no command "{words[0]}"{meant if "did you mean" in meant else "; see harness help"}')
     args, left = made.parse_known_args(words)
     if left:
-        meant = _instead(left, words) if hasattr(args, "overrides") else ""
+        meant = _suggest_override(left, words) if hasattr(args, "overrides") else ""
         made.commands.choices.get(words[0], made).error(f"unrecognized arguments: {' '.join(left)}{meant}")
     return args
 
 
-def _instead(left: Sequence[str], words: Sequence[str]) -> str:
+def _suggest_override(left: Sequence[str], words: Sequence[str]) -> str:
     """Return the --set that was meant by an option that is a key of the suite, or an empty text."""
     from harness.texts.option_names import OPTION_NAMES
 
@@ -151,16 +151,16 @@ class _CompletionAction(argparse.Action):
             import shtab
         except ModuleNotFoundError:
             raise UsageError("--print-completion needs shtab; pip install shtab") from None
-        _complete_files(parser, shtab.FILE)
+        _add_file_completion(parser, shtab.FILE)
         print(shtab.complete(parser, str(given[1])))
         parser.exit()
 
 
-def _complete_files(parser: argparse.ArgumentParser, how: Mapping[str, Any]) -> None:
+def _add_file_completion(parser: argparse.ArgumentParser, how: Mapping[str, Any]) -> None:
     """Let everything that is a path be completed as one."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for one in action.choices.values():
-                _complete_files(one, how)
+                _add_file_completion(one, how)
         elif getattr(action.type, "__name__", "") == "Path":
             action.complete = how  # type: ignore[attr-defined]

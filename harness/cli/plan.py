@@ -23,7 +23,7 @@ def plan(parser: ArgumentParser) -> None:
         "harness plan suite.toml", "harness plan suite.toml --measure", "harness plan suite.toml --limit 200",
         "harness plan base.csv candidate.csv --score correct",
     )  # fmt: skip
-    set_command(parser, _plan, *examples)
+    set_command(parser, _run_plan, *examples)
     parser.add_argument("suite", type=Path, metavar="SUITE", help="the suite's .toml file, or the base's scored rows")
     parser.add_argument("other", nargs="?", metavar="CANDIDATE", help="the candidate's scored rows")
     parser.add_argument("--measure", action="store_true", help="train a few steps to measure time and memory")
@@ -43,7 +43,7 @@ def plan(parser: ArgumentParser) -> None:
     add_rows_options(parser)
 
 
-def _plan(args: Namespace) -> int:
+def _run_plan(args: Namespace) -> int:
     if args.other is not None or args.base_score:
         from harness.cli.plan_rows import plan_rows
 

@@ -11,14 +11,14 @@ from harness.pipeline.measurements import EVALUATION, FULL
 from harness.planning.forecast import Forecast
 from harness.planning.gate_power import Odds
 from harness.planning.joint_power import JointPower
-from harness.stats.power import POWER
+from harness.stats.power import DEFAULT_POWER
 from harness.texts.numbers import format_duration
 
 INDENT = " " * 11
-WIDTH = 80  # columns of what is said of gates
-BUSY = 1.2  # processes that want to run, a processor: above it a measurement says little of an idle machine
+WIDTH_COLUMNS = 80  # columns of what is said of gates
+MAX_LOAD_PER_CPU = 1.2  # processes that want to run, a processor: above it a measurement says little of an idle machine
 NAMES = {FULL: "full fine-tune", "lora": "LoRA", "qlora": "QLoRA", EVALUATION: "evaluation"}
-SHOWN = 8  # findings of the checks
+SHOWN_FINDINGS = 8  # findings of the checks
 
 
 def print_forecast(forecast: Forecast, terminal: Terminal) -> None:
@@ -31,23 +31,23 @@ def print_forecast(forecast: Forecast, terminal: Terminal) -> None:
     terminal.print_line(f"known  {known or 'no earlier run was found, so defaults are assumed'}")
     for warning in forecast.warnings:
         terminal.print_line(f"warning: {warning}", "yellow")
-    _gates(forecast, terminal)
-    _recipes(forecast, terminal)
+    _print_gate_power(forecast, terminal)
+    _print_recipes(forecast, terminal)
     found = forecast.findings
     terminal.console.print()
     terminal.print_line(f"data: {len(found) or 'no'} finding{'s' if len(found) != 1 else ''} of the checks", "bold")
-    for line in found[:SHOWN]:
+    for line in found[:SHOWN_FINDINGS]:
         terminal.print_line(f"  {line}")
-    if len(found) > SHOWN:
-        terminal.print_line(f"  and {len(found) - SHOWN} more")
+    if len(found) > SHOWN_FINDINGS:
+        terminal.print_line(f"  and {len(found) - SHOWN_FINDINGS} more")
     if found:
         terminal.print_line(f"  all findings: harness check {forecast.path}", "dim")
-    _requests(forecast, terminal)
-    _training(forecast, terminal)
-    _time(forecast, terminal)
+    _print_requests(forecast, terminal)
+    _print_training(forecast, terminal)
+    _print_duration_forecast(forecast, terminal)
 
 
-def _gates(forecast: Forecast, terminal: Terminal) -> None:
+def _print_gate_power(forecast: Forecast, terminal: Terminal) -> None:
     together = {j.candidate: j for j in forecast.joint}
     alike: dict[tuple[Odds, ...], tuple[list[str], list[Odds]]] = {}  # candidates about which the same is to be said
     for candidate in dict.fromkeys(o.candidate for o in forecast.odds):
@@ -69,25 +69,31 @@ def _gates(forecast: Forecast, terminal: Terminal) -> None:
             size += f", like {one.effective:,.0f} independent rows" if one.clusters and one.effective else ""
             details.append("; ".join([*([size] if one.rows else []), *one.assumed]))
             details += [one.few] if one.few else []
-            chance = unknown if one.power is None else _share(one.power)
-            _entry(terminal, chance, f"{one.gate}: {one.claim}{note}", details)
+            chance = unknown if one.power is None else _format_power(one.power)
+            _print_number_and_details(terminal, chance, f"{one.gate}: {one.claim}{note}", details)
         if joint := next((together[name] for name in names if name in together), None):
             gates = f"these {joint.gates} gates" if joint.gates > 1 else "this gate"
             model = f"a model {joint.points:g} points better than required" if joint.points else "a model"
-            ships = f"{model} ships {_share(joint.better)} of the time with {gates}"
-            _entry(terminal, _share(joint.better), ships, _joint(joint), "bold")
+            ships = f"{model} ships {_format_power(joint.better)} of the time with {gates}"
+            _print_number_and_details(
+                terminal, _format_power(joint.better), ships, _iterate_joint_power_lines(joint), "bold"
+            )
             if joint.again is not None:
-                _entry(
-                    terminal, _share(joint.again), "all together, for a model as good as in the last run", (), "bold"
+                _print_number_and_details(
+                    terminal,
+                    _format_power(joint.again),
+                    "all together, for a model as good as in the last run",
+                    (),
+                    "bold",
                 )
 
 
-def _recipes(forecast: Forecast, terminal: Terminal) -> None:
+def _print_recipes(forecast: Forecast, terminal: Terminal) -> None:
     for one in forecast.recipes:
         terminal.console.print()
         terminal.print_line(f'power of "{one.gate}" {one.truth}, by seeds and rows', "bold")
         terminal.print_line(f"  standard deviation of runs over seeds: {one.spread}, {one.where}", "dim")
-        lines = [[str(seeds), *map(_share, each)] for seeds, each in zip(one.seeds, one.power, strict=True)]
+        lines = [[str(seeds), *map(_format_power, each)] for seeds, each in zip(one.seeds, one.power, strict=True)]
         terminal.print_columns([["seeds", *(f"{n:,} rows" for n in one.rows)], *lines], indent="  ")
     if forecast.recipes:
         once = next((m.total_seconds for m in forecast.measured.values() if m.total_seconds), None)
@@ -95,36 +101,38 @@ def _recipes(forecast: Forecast, terminal: Terminal) -> None:
         terminal.print_line(f"  a seed is one training more, {cost}")
 
 
-def _entry(terminal: Terminal, number: str, text: str, details: Iterable[str], style: str = "") -> None:
+def _print_number_and_details(
+    terminal: Terminal, number: str, text: str, details: Iterable[str], style: str = ""
+) -> None:
     """Print a number, what it is of, and below that the details, no wider than WIDTH."""
-    for i, line in enumerate(textwrap.wrap(text, WIDTH - len(INDENT))):
+    for i, line in enumerate(textwrap.wrap(text, WIDTH_COLUMNS - len(INDENT))):
         terminal.print_line(f"  {number:>7}  {line}" if i == 0 else f"{INDENT}{line}", style)
     for detail in details:
-        for line in textwrap.wrap(detail, WIDTH - len(INDENT)):
+        for line in textwrap.wrap(detail, WIDTH_COLUMNS - len(INDENT)):
             terminal.print_line(f"{INDENT}{line}", "dim")
 
 
-def _share(power: float) -> str:
+def _format_power(power: float) -> str:
     """Write a power; never as certain what is not."""
     return ">99%" if power >= 0.995 else "<1%" if 0 < power < 0.005 else f"{power:.0%}"
 
 
-def _joint(joint: JointPower) -> Iterator[str]:
+def _iterate_joint_power_lines(joint: JointPower) -> Iterator[str]:
     if joint.factor and joint.rows:
         sizes = dict.fromkeys(joint.rows.values())
         rows = [f"{n:,} of {', '.join(name for name, m in joint.rows.items() if m == n)}" for n in sizes]
         yield f"80% needs {joint.factor:.2g} times the rows: {'; '.join(rows)}"
-    elif joint.better < POWER:
+    elif joint.better < DEFAULT_POWER:
         yield "no number of rows would make it 80%"
-    if joint.costliest and joint.without > joint.better and _share(joint.without) != _share(joint.better):
-        yield f'"{joint.costliest}" costs most: {_share(joint.without)} without it'
+    if joint.costliest and joint.without > joint.better and _format_power(joint.without) != _format_power(joint.better):
+        yield f'"{joint.costliest}" costs most: {_format_power(joint.without)} without it'
     if joint.assumed:
         yield "; ".join(joint.assumed)
     if joint.unknown:
         yield "not included: " + ", ".join(f'"{name}"' for name in joint.unknown)
 
 
-def _requests(forecast: Forecast, terminal: Terminal) -> None:
+def _print_requests(forecast: Forecast, terminal: Terminal) -> None:
     terminal.console.print()
     terminal.print_line("requests: how many, and how many of them are cached", "bold")
     rows = [["evaluation", "rows", "requests", "cached", "tokens", "computed", "answers"]]
@@ -144,7 +152,7 @@ def _requests(forecast: Forecast, terminal: Terminal) -> None:
         terminal.print_line(f"  {made.name}: {f'exists, {made.path}' if made.there else 'to be created'}")
 
 
-def _training(forecast: Forecast, terminal: Terminal) -> None:
+def _print_training(forecast: Forecast, terminal: Terminal) -> None:
     if not forecast.training_rows and EVALUATION not in forecast.measured:
         return
     terminal.console.print()
@@ -181,13 +189,15 @@ def _training(forecast: Forecast, terminal: Terminal) -> None:
     for one in forecast.measured.values():
         if one.error:
             terminal.print_line(f"  {NAMES.get(one.what, one.what)}: {one.error}", "yellow")
-    busy = [one for one in forecast.measured.values() if one.load > BUSY and one.device == "cpu" and one.steps]
+    busy = [
+        one for one in forecast.measured.values() if one.load > MAX_LOAD_PER_CPU and one.device == "cpu" and one.steps
+    ]
     for one in busy[:1]:
         idle = f"when idle the training by {NAMES.get(one.what, one.what)} may take {format_duration(one.idle)}"
         terminal.print_line(f"  measured while the machine was busy; {idle}", "yellow")
 
 
-def _time(forecast: Forecast, terminal: Terminal) -> None:
+def _print_duration_forecast(forecast: Forecast, terminal: Terminal) -> None:
     if not any(stage.seconds for stage in forecast.stages):
         return
     parts = []

@@ -38,7 +38,7 @@ def plan_rows(args: Namespace) -> int:
         return ExitCode.OK
     terminal = Terminal()
     terminal.print_rule(f"harness plan: {paths['base']} and {paths['candidate']}")
-    for line in _describe(forecast, f"{found.metric.better} is better, {found.metric_reason}"):
+    for line in _iterate_forecast_lines(forecast, f"{found.metric.better} is better, {found.metric_reason}"):
         for part in textwrap.wrap(line, WIDTH, subsequent_indent=INDENT):
             terminal.print_line(part)
     claim = shlex.join(["harness", "gate", *dict.fromkeys(paths.values()), "--worse-by-at-most", "X"])
@@ -47,7 +47,7 @@ def plan_rows(args: Namespace) -> int:
     return ExitCode.OK
 
 
-def _describe(one: PairForecast, why: str) -> Iterator[str]:
+def _iterate_forecast_lines(one: PairForecast, why: str) -> Iterator[str]:
     """Yield the lines of a forecast."""
     where = f" in {count_noun(one.clusters, 'cluster')}" if one.clusters else ""
     yield f"rows: {one.rows:,} pairs{where}, {one.metric} ({why})"

@@ -25,7 +25,7 @@ def waive(parser: ArgumentParser) -> None:
     """waive a gate's failure or a check's error until a date"""
     set_command(
         parser,
-        _waive,
+        _run_waive,
         'harness waive "no forgetting" --reason "ticket 12" --until 2027-01-31',
         'harness waive D10-exact --suite qa.toml --reason "#13" --until 2027-01-31',
     )
@@ -44,13 +44,13 @@ def waive(parser: ArgumentParser) -> None:
 
 def keygen(parser: ArgumentParser) -> None:
     """create a key pair to sign exports"""
-    set_command(parser, _keygen, "harness keygen keys/release && cat keys/release.pub >> policy.toml")
+    set_command(parser, _run_keygen, "harness keygen keys/release && cat keys/release.pub >> policy.toml")
     parser.add_argument("name", type=Path, metavar="NAME", help="writes NAME.key and NAME.pub")
 
 
 def sign(parser: ArgumentParser) -> None:
     """sign the claims of an export"""
-    set_command(parser, _sign, "harness sign exports/qa --key keys/release.key")
+    set_command(parser, _run_sign, "harness sign exports/qa --key keys/release.key")
     parser.add_argument("export", type=Path, metavar="DIR", help="an export directory")
     parser.add_argument("--key", type=Path, required=True, metavar="FILE", help=".key file of harness keygen")
     unable = "also sign if some gates cannot be recomputed from their rows"
@@ -60,7 +60,7 @@ def sign(parser: ArgumentParser) -> None:
 def promote(parser: ArgumentParser) -> None:
     """make an export the release that later runs are compared with"""
     examples = ("harness promote exports/qa", "harness promote exports/qa --list", "harness promote exports/qa --back")
-    set_command(parser, _promote, *examples)
+    set_command(parser, _run_promote, *examples)
     parser.add_argument("export", type=Path, metavar="DIR", help="an export directory")
     parser.add_argument("--policy", type=Path, metavar="FILE", help="policy file, as for verify")
     help = "evidence of another suite, as for verify"
@@ -72,7 +72,7 @@ def promote(parser: ArgumentParser) -> None:
 def publish(parser: ArgumentParser) -> None:
     """verify an export and upload it to the Hugging Face Hub, without the texts of its rows"""
     examples = ("harness publish exports/qa team/qa-model", "harness publish exports/qa team/qa-model --to upload")
-    set_command(parser, _publish, *examples)
+    set_command(parser, _run_publish, *examples)
     parser.add_argument("export", type=Path, metavar="EXPORT", help="an export directory")
     parser.add_argument("repo", metavar="OWNER/NAME", help="a model repository; made if it does not exist")
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="write what would be uploaded, and upload nothing")
@@ -84,7 +84,7 @@ def schema(parser: ArgumentParser) -> None:
         "harness schema suite.toml > suite.schema.json",
         "harness schema --of report > report.schema.json",
     )
-    set_command(parser, _schema, *examples)
+    set_command(parser, _run_schema, *examples)
     parser.add_argument("suite", type=Path, nargs="?", metavar="SUITE", help="suite whose harnessfile to load")
     files = "report, event, sample, lock, manifest, gates, item, claim or attempt"
     parser.add_argument("--of", metavar="FILE", help=f"schema of a file that a run or an export writes: {files}")
@@ -98,21 +98,21 @@ def plugins(parser: ArgumentParser) -> None:
         "harness plugins multiple_choice      # an evaluator: its options and metrics",
         "harness plugins train                # the keys of [train]",
     )
-    set_command(parser, _plugins, *examples)
+    set_command(parser, _run_plugins, *examples)
     parser.add_argument("name", nargs="?", metavar="NAME", help="only this plugin, name or table of a suite")
     add_harnessfile_options(parser)
 
 
 def explain(parser: ArgumentParser) -> None:
     """explain a check; without a code, list all checks"""
-    set_command(parser, _explain, "harness explain", "harness explain d10", "harness explain train-test-leak")
+    set_command(parser, _run_explain, "harness explain", "harness explain d10", "harness explain train-test-leak")
     parser.add_argument(
         "code", nargs="?", metavar="CODE", help="code or title of a check, as printed with its findings"
     )
     add_harnessfile_options(parser)
 
 
-def _waive(args: Namespace) -> int:
+def _run_waive(args: Namespace) -> int:
     from harness.suite.waiving import append_waiver as add
 
     path, made = add(args.gate, args.reason, args.until, args.suite, args.by, args.plugins)
@@ -121,7 +121,7 @@ def _waive(args: Namespace) -> int:
     return ExitCode.OK
 
 
-def _keygen(args: Namespace) -> int:
+def _run_keygen(args: Namespace) -> int:
     from harness.release.signing import generate_key
 
     private, public = generate_key(args.name)
@@ -132,7 +132,7 @@ def _keygen(args: Namespace) -> int:
     return ExitCode.OK
 
 
-def _sign(args: Namespace) -> int:
+def _run_sign(args: Namespace) -> int:
     from harness.release.signing import sign_export
 
     key, root = sign_export(args.export, args.key, unrecomputed=args.unrecomputed)
@@ -141,7 +141,7 @@ def _sign(args: Namespace) -> int:
     return ExitCode.OK
 
 
-def _promote(args: Namespace) -> int:
+def _run_promote(args: Namespace) -> int:
     from harness.release.policy import read_policy
     from harness.release.promote import promote_export, roll_back
     from harness.release.releases import promotion_history
@@ -169,7 +169,7 @@ def _promote(args: Namespace) -> int:
     return ExitCode.OK
 
 
-def _publish(args: Namespace) -> int:
+def _run_publish(args: Namespace) -> int:
     from harness.release.publish import publish_export
     from harness.release.verify import verify_export
 
@@ -185,7 +185,7 @@ def _publish(args: Namespace) -> int:
     return ExitCode.OK
 
 
-def _schema(args: Namespace) -> int:
+def _run_schema(args: Namespace) -> int:
     if args.of:
         from harness.release.file_schemas import file_schemas
 
@@ -196,14 +196,14 @@ def _schema(args: Namespace) -> int:
     else:
         from harness.suite.json_schema import suite_schema
 
-        made = suite_schema(_loaded(args))
+        made = suite_schema(_load_plugins(args))
     args.document = {"schema": made}
     if not args.json:
         print(json.dumps(made, indent=1, ensure_ascii=False))
     return ExitCode.OK
 
 
-def _loaded(args: Namespace) -> Plugins:
+def _load_plugins(args: Namespace) -> Plugins:
     """Load plugins and the harnessfile beside a suite, or here. Raises UsageError where neither of the two is there."""
     from harness.files import HARNESSFILE
     from harness.plugins import load_plugins
@@ -214,11 +214,11 @@ def _loaded(args: Namespace) -> Plugins:
     return load_plugins(suite, args.plugins)
 
 
-def _plugins(args: Namespace) -> int:
+def _run_plugins(args: Namespace) -> int:
     from harness.cli.catalogue import catalogue_data, catalogue_lines
     from harness.suite.json_schema import TABLES, table_keys
 
-    found = _loaded(args)
+    found = _load_plugins(args)
     chosen = [p for p in found.provided.values() if args.name in (None, p.name, p.plugin)]
     numbered = {p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)] for p in chosen}
     chosen.sort(key=lambda p: (ORDER.index(p.kind), numbered[p]))
@@ -233,11 +233,11 @@ def _plugins(args: Namespace) -> int:
     return ExitCode.OK
 
 
-def _explain(args: Namespace) -> int:
+def _run_explain(args: Namespace) -> int:
     from harness.evaluation.checks import BUILD, check_title
     from harness.texts.wrapping import join_paragraphs
 
-    found = {n: p for (kind, n), p in _loaded(args).provided.items() if kind == "check"}
+    found = {n: p for (kind, n), p in _load_plugins(args).provided.items() if kind == "check"}
     texts = {"build": BUILD} | {name: inspect.getdoc(p.function) or "" for name, p in found.items()}
     titles = {name: title for name, p in found.items() if (title := check_title(p))}
     names = [*texts]

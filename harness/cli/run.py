@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from harness.reports.events import RunProgress
 
 STATISTICS = ("numpy", "scipy")  # modules that come together
-SHOWN = 10  # rows of a gate or an eval
-SHELF = 2  # sets of loaded models that several suites share: a base and a candidate
-WORST = (  # first what kept a suite from being judged, for the others say nothing of it; then what was judged
+SHOWN_ROWS = 10  # rows of a gate or an eval
+SHARED_MODEL_SETS = 2  # sets of loaded models that several suites share: a base and a candidate
+EXIT_CODE_ORDER = (  # first what kept a suite from being judged, for the others say nothing of it; then what was judged
     ExitCode.INTERRUPTED, ExitCode.INTERNAL, ExitCode.USAGE, ExitCode.FAILED, ExitCode.INCONCLUSIVE,
     ExitCode.NOTHING_GATED, ExitCode.OK,
 )  # fmt: skip
 
 
-def _check(args: argparse.Namespace) -> int:
+def _run_check(args: argparse.Namespace) -> int:
     from harness.cli.terminal import Terminal, print_finding
     from harness.pipeline.run import check_suite, prepare_collection
 
@@ -85,7 +85,7 @@ def print_third_party_code(terminal: Terminal, plugins: Plugins) -> None:
         terminal.print_line(f"loads code of other packages: {', '.join(others)}")
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run_suites(args: argparse.Namespace) -> int:
     from harness.collection import requirements
     from harness.pipeline.run import prepare_collection
     from harness.suite.reader import read_suite
@@ -112,10 +112,10 @@ def _run(args: argparse.Namespace) -> int:
         collections = [prepare_collection(path, options) for path in args.suite]
         if args.collect_only:
             return max(_print_collection(collection, args) for collection in collections)
-    return _run_each(args, options)
+    return _run_suites_in_turn(args, options)
 
 
-def _run_each(args: argparse.Namespace, options: Options) -> int:
+def _run_suites_in_turn(args: argparse.Namespace, options: Options) -> int:
     """Run suites one after the other, which share loaded models; return the worst exit code."""
     from harness.cli.terminal import Terminal
     from harness.pipeline.run import run_suite
@@ -127,7 +127,7 @@ def _run_each(args: argparse.Namespace, options: Options) -> int:
     others = [args.job] if args.job else []  # of what watches all runs: a job of GitHub's, a file of events
     several = len(args.suite) > 1
     with ExitStack() as closed:
-        shelf = closed.enter_context(closing(ModelCache(SHELF if several else 0)))
+        shelf = closed.enter_context(closing(ModelCache(SHARED_MODEL_SETS if several else 0)))
         others += [closed.enter_context(closing(Events(args.events)))] if args.events else []
         for path in args.suite:
             try:
@@ -143,7 +143,7 @@ def _run_each(args: argparse.Namespace, options: Options) -> int:
             if codes[-1] is ExitCode.INTERRUPTED:
                 break
     args.document = {"runs": told} if several else {"run": told[0]}
-    return min(codes, key=WORST.index)
+    return min(codes, key=EXIT_CODE_ORDER.index)
 
 
 def _print_collection(collection: Collection, args: argparse.Namespace) -> int:
@@ -173,7 +173,7 @@ def _print_collection(collection: Collection, args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _show(args: argparse.Namespace) -> int:
+def _run_show(args: argparse.Namespace) -> int:
     from harness.reports.events import FILE, read_events
     from harness.reports.report_json import read_run, to_json
     from harness.reports.run_folder import find_newest
@@ -188,7 +188,7 @@ def _show(args: argparse.Namespace) -> int:
     if place.is_dir() and not (place / "report.json").exists():
         if asks:
             raise UsageError(f"{place}: has no rows until its run has ended; use harness show {place}")
-        return _show_underway(args, read_events(place))
+        return _show_unfinished_run(args, read_events(place))
     report = read_run(place)
     folder = place if place.is_dir() else place.parent
     if asks:
@@ -204,7 +204,7 @@ def _show(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _show_underway(args: argparse.Namespace, found: RunProgress) -> int:
+def _show_unfinished_run(args: argparse.Namespace, found: RunProgress) -> int:
     """Print what a run that has no report yet, or was cut off, came to so far."""
     progress, run = found.progress, found.run
     told = {"suite": run.suite, "state": found.state, "stage": found.stage, "heard": found.heard.isoformat()}
@@ -219,7 +219,7 @@ def _show_underway(args: argparse.Namespace, found: RunProgress) -> int:
 
 def check(parser: argparse.ArgumentParser) -> None:
     """check suite and data for common mistakes, without training"""
-    set_command(parser, _check, "harness check suite.toml", "harness check suite.toml --ignore D10 --limit 100")
+    set_command(parser, _run_check, "harness check suite.toml", "harness check suite.toml --ignore D10 --limit 100")
     parser.add_argument("suite", type=Path, metavar="SUITE", help="the suite's .toml file")
     parser.add_argument("--limit", type=int, metavar="N", help="check only the first N rows of every eval")
     add_candidate_option(parser)
@@ -237,7 +237,7 @@ def run(parser: argparse.ArgumentParser) -> None:
     """run a suite: evaluate, train, merge, gate, export"""
     set_command(
         parser,
-        _run,
+        _run_suites,
         "harness run suite.toml",
         "harness run suite.toml --candidate path/to/adapter-or-model",
         "harness run suite.toml --collect-only",
@@ -294,7 +294,7 @@ def show(parser: argparse.ArgumentParser) -> None:
     """print the report or the rows of a run"""
     set_command(
         parser,
-        _show,
+        _run_show,
         "harness show                         # the last run",
         "harness show --flips -n 3            # rows that gates lost, won and failed",
         "harness show reports/qa-… --rows qa --wrong",
@@ -307,6 +307,10 @@ def show(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--wrong", action="store_true", help="only rows that the shipping candidate got wrong")
     parser.add_argument(
-        "-n", type=int, default=SHOWN, metavar="N", help=f"number of rows for each gate or eval (default: {SHOWN})"
+        "-n",
+        type=int,
+        default=SHOWN_ROWS,
+        metavar="N",
+        help=f"number of rows for each gate or eval (default: {SHOWN_ROWS})",
     )
     add_verbosity_options(parser)

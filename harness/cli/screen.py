@@ -14,7 +14,7 @@ from harness.texts.escaping import limit_length, printable
 from harness.texts.printing import is_screen
 from harness.texts.wrapping import wrap_line
 
-SAME = "for the same reason"
+SAME_REASON = "for the same reason"
 
 
 class Screen:
@@ -56,14 +56,14 @@ class Screen:
         """Print rows in columns as wide as they need, never cut: what is too wide is continued in a second table."""
         rows = [[printable(cell) for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for number, chosen in enumerate(self._blocks(widths, len(indent))):
+        for number, chosen in enumerate(self._iterate_column_blocks(widths, len(indent))):
             if number:
                 self.print_line("")
             for row in rows:
                 first, *rest = (row[i].rjust(widths[i]) if i else row[i].ljust(widths[i]) for i in chosen)
                 self.console.print(unmarked((indent + "  ".join([first, *rest])).rstrip()))
 
-    def _blocks(self, widths: Sequence[int], indent: int) -> Iterator[list[int]]:
+    def _iterate_column_blocks(self, widths: Sequence[int], indent: int) -> Iterator[list[int]]:
         """Yield which columns stand side by side: the first, and as many of the others as there is room for."""
         block, taken = [0], indent + widths[0]
         for i, width in enumerate(widths[1:], 1):
@@ -88,7 +88,7 @@ def format_reasons(verdicts: Sequence[Verdict], *, tests: bool) -> list[str]:
     """Return why each verdict is as it is, a long reason once: gates that no row was put to often share theirs."""
     whys = [v.why if tests else verdict_text.format_brief(v) for v in verdicts]
     return [
-        SAME if why == before and v.estimate is None and len(why) > len(SAME) else why
+        SAME_REASON if why == before and v.estimate is None and len(why) > len(SAME_REASON) else why
         for v, why, before in zip(verdicts, whys, ["", *whys], strict=False)
     ]
 

@@ -22,12 +22,12 @@ from harness.texts.printing import print_line
 if TYPE_CHECKING:
     from harness.selftest import ControlTrial
 
-HANG = 9  # column at which what is said of a model goes on
+INDENT_COLUMNS = 9  # column at which what is said of a model goes on
 
 
 def selftest(parser: argparse.ArgumentParser) -> None:
     """test a suite with models that its gates must block"""
-    set_command(parser, _selftest, "harness selftest suite.toml", "harness selftest suite.toml --only untrained")
+    set_command(parser, _run_selftest, "harness selftest suite.toml", "harness selftest suite.toml --only untrained")
     parser.add_argument("suite", type=Path, metavar="SUITE", help="the suite's .toml file")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="run only this saboteur")
     parser.add_argument("--limit", type=int, metavar="N", help="use only the first N rows of every eval")
@@ -37,7 +37,7 @@ def selftest(parser: argparse.ArgumentParser) -> None:
     add_override_option(parser)
 
 
-def _selftest(args: argparse.Namespace) -> int:
+def _run_selftest(args: argparse.Namespace) -> int:
     from harness.cli.screen import Screen
     from harness.selftest import run_selftest as put_through
 
@@ -46,7 +46,7 @@ def _selftest(args: argparse.Namespace) -> int:
     for equal in found.equals:  # how often a gate blocked and passed two equal models
         rates = f"blocked {equal.blocked:.1%}, passed {equal.passed:.1%} of {equal.swaps} (alpha {equal.alpha:g})"
         word, style = ("clean", "green") if equal.is_within_alpha else ("BLOCKS", "bold red")
-        Screen().print_entry(word.ljust(6), style, f"  {equal.gate}: equal models {rates}", HANG)
+        Screen().print_entry(word.ljust(6), style, f"  {equal.gate}: equal models {rates}", INDENT_COLUMNS)
     tried = [t for t in found.trials if not t.skipped]
     caught, undecided = [t for t in tried if t.caught and not t.undecided], [t for t in tried if t.undecided]
     rest = f", {len(undecided)} not decided" if undecided else ""
@@ -61,14 +61,14 @@ def _print_trial(trial: ControlTrial) -> None:
 
     screen, about = Screen(), f"{trial.name:<32} {format_duration(trial.seconds):>9}"
     if trial.skipped:
-        screen.print_entry("skipped", "dim", f" {about}  {trial.skipped}", HANG)
+        screen.print_entry("skipped", "dim", f" {about}  {trial.skipped}", INDENT_COLUMNS)
     elif trial.undecided:
-        screen.print_entry("unknown", "yellow", f" {about}  {trial.undecided}", HANG)
+        screen.print_entry("unknown", "yellow", f" {about}  {trial.undecided}", INDENT_COLUMNS)
     elif trial.caught:
-        screen.print_entry("caught", "green", f"  {about}  {trial.caught[0]}", HANG)
+        screen.print_entry("caught", "green", f"  {about}  {trial.caught[0]}", INDENT_COLUMNS)
     else:
-        screen.print_entry("SHIPS", "bold red", f"   {about}  {trial.why}", HANG)
-        screen.print_line(f"        no gate blocks it; {trial.fix}", hang=HANG)
+        screen.print_entry("SHIPS", "bold red", f"   {about}  {trial.why}", INDENT_COLUMNS)
+        screen.print_line(f"        no gate blocks it; {trial.fix}", hang=INDENT_COLUMNS)
 
 
 def aa(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +78,7 @@ def aa(parser: argparse.ArgumentParser) -> None:
         "harness aa suite.toml --runs 4 --limit 100",
         "harness aa suite.toml --vary judge",
     )
-    set_command(parser, _aa, *lines)
+    set_command(parser, _run_aa, *lines)
     parser.add_argument("suite", type=Path, metavar="SUITE", help="the suite's .toml file")
     parser.add_argument("--runs", type=int, default=8, metavar="N", help="times the base is evaluated (default: 8)")
     what = "what differs between runs, comma-separated: seed, company (order of rows), judge, dtype, processes "
@@ -92,7 +92,7 @@ def aa(parser: argparse.ArgumentParser) -> None:
     add_override_option(parser)
 
 
-def _aa(args: argparse.Namespace) -> int:
+def _run_aa(args: argparse.Namespace) -> int:
     from harness.cli.screen import Screen
     from harness.planning.equal_runs import SOURCES, compare_equal_runs
 

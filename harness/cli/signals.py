@@ -26,24 +26,26 @@ from harness.files import HARNESSFILE
 # What C libraries print before they call exit(1) or abort(): told in our line instead.
 LAST_WORDS = (b"OpenBLAS", b"libgomp", b"OMP:", b"terminate called", b"  what():", b"memory allocation of")
 LAST_LINE = f"error: out of memory; {MEMORY_ADVICE}\n".encode()  # made before memory is short
-OTHERWISE = "this is not a verdict; run again, finished work is kept"
-WATCHED = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD") if hasattr(signal, name)}
+CRASH_ADVICE = "this is not a verdict; run again, finished work is kept"
+WATCHED_SIGNALS = {
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD") if hasattr(signal, name)
+}
 ENGINE = "vllm"  # a loader whose native code is in the process that loads
-TWICE = 1.0  # seconds in which a second is the same wish: sent to the group, and passed on by who watches
-ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+REPEAT_WINDOW_S = 1.0  # seconds in which a second is the same wish: sent to the group, and passed on by who watches
+ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @contextmanager
 def signals_as_interrupts() -> Iterator[None]:
     """Raise KeyboardInterrupt at SIGTERM and SIGHUP, unless somebody ignores them (nohup) or handles them already."""
     mine = threading.current_thread() is threading.main_thread()
-    caught = [s for s in ENDING if mine and signal.getsignal(s) is signal.SIG_DFL]
-    last = -TWICE
+    caught = [s for s in ENDING_SIGNALS if mine and signal.getsignal(s) is signal.SIG_DFL]
+    last = -REPEAT_WINDOW_S
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal last
         before, last = last, time.monotonic()
-        if last - before >= TWICE:
+        if last - before >= REPEAT_WINDOW_S:
             raise KeyboardInterrupt(signal.Signals(number).name)
 
     for number in caught:
@@ -63,13 +65,13 @@ def run_guarded(command: Callable[[Any], int], args: Any) -> int:
     if not hasattr(os, "fork"):  # Windows, where nothing is trained
         return command(args)
     limited = _is_memory_limited()
-    if not (limited or _with_others(args)):
+    if not (limited or _runs_foreign_code(args)):
         return command(args)
     sys.stdout.flush()
     sys.stderr.flush()
     ended, told = os.pipe()
     heard, said = os.pipe()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED_SIGNALS)
     child = os.fork()
     if child == 0:
         if limited:
@@ -92,7 +94,7 @@ def run_guarded(command: Callable[[Any], int], args: Any) -> int:
         return code
     os.close(told)
     os.close(said)
-    return _watch(child, ended, heard, limited=limited)
+    return _forward_signals_until_exit(child, ended, heard, limited=limited)
 
 
 def _is_memory_limited() -> bool:
@@ -100,7 +102,7 @@ def _is_memory_limited() -> bool:
     return bool(resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY)
 
 
-def _with_others(args: Any) -> bool:
+def _runs_foreign_code(args: Any) -> bool:
     """Return whether a command has workers of a plugin's, may load an engine, or runs code that somebody brought."""
     on, given = getattr(args, "on", ""), getattr(args, "suite", None) or []
     suites = [path for path in map(Path, given if isinstance(given, list) else [given]) if path.is_file()]
@@ -110,13 +112,13 @@ def _with_others(args: Any) -> bool:
     return bool(own) or on.partition(":")[0] not in ("", "local") or any(ENGINE in text for text in said)
 
 
-def _watch(child: int, ended: int, heard: int, *, limited: bool) -> int:
+def _forward_signals_until_exit(child: int, ended: int, heard: int, *, limited: bool) -> int:
     """Pass on signals and what is said, and return the exit code."""
-    relay = threading.Thread(target=_relay, args=(heard,), daemon=True)
+    relay = threading.Thread(target=_relay_stderr, args=(heard,), daemon=True)
     relay.start()
     status = 0
     while True:
-        came = signal.sigwaitinfo(WATCHED)
+        came = signal.sigwaitinfo(WATCHED_SIGNALS)
         if came.si_signo == signal.SIGCHLD:
             gone, status = os.waitpid(child, os.WNOHANG)
             if gone:
@@ -131,12 +133,12 @@ def _watch(child: int, ended: int, heard: int, *, limited: bool) -> int:
     if first:
         return code
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
-    why, advice = ("out of memory: ", MEMORY_ADVICE) if limited else ("", OTHERWISE)
+    why, advice = ("out of memory: ", MEMORY_ADVICE) if limited else ("", CRASH_ADVICE)
     print(f"error: {why}a library ended the process {how}; {advice}", file=sys.stderr)
     return ExitCode.USAGE
 
 
-def _relay(heard: int) -> None:
+def _relay_stderr(heard: int) -> None:
     with os.fdopen(heard, "rb") as lines:
         for line in lines:
             if not line.startswith(LAST_WORDS):

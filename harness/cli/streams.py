@@ -19,14 +19,14 @@ class ClosedPipeStream:
 
     def write(self, text: str) -> int:
         """Write a text, or nothing where nobody reads; return its length."""
-        self._try(lambda: self._stream.write(text))
+        self._call_ignoring_broken_pipe(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
         """Write what waits."""
-        self._try(self._stream.flush)
+        self._call_ignoring_broken_pipe(self._stream.flush)
 
-    def _try(self, call: Any) -> None:
+    def _call_ignoring_broken_pipe(self, call: Any) -> None:
         try:
             call()
         except BrokenPipeError:

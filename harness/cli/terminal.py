@@ -43,7 +43,7 @@ from harness.texts.numbers import format_bytes, format_duration, format_metric, 
 IGNORED = -100  # the label of a token that is not learnt
 MODEL_FACTS = ("architecture", "parameters", "dtype", "bytes")
 INDENT = " " * 17  # of what is said of a verdict
-NAMED = 5  # rows that a verdict lost, of which there may be many
+MAX_NAMED_ROWS = 5  # rows that a verdict lost, of which there may be many
 QUIET_SECONDS = 30  # between two signs of life where there is no terminal to draw a bar on
 TEMPO_SECONDS = 300  # by whose tempo the time left is told; a step may take a minute
 STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.INCONCLUSIVE: "yellow", Outcome.ERROR: "bold red"}
@@ -202,7 +202,7 @@ class Terminal(Screen):
     def print_verdict(self, v: Verdict, why: str) -> None:
         claim = f"{format_title(v)}: {v.metric} {v.claim}".replace(":  ", ": ")
         self.print_entry("    " + f"{v.outcome:<12}", STYLES[v.outcome], f" {claim}", len(INDENT))
-        if _folded(v, self.verbosity):
+        if _is_shown_in_one_line(v, self.verbosity):
             return
         style = "dim" if v.outcome is Outcome.PASS else ""
         self.print_line(f"{INDENT}{why}{other_confidence(v, self.alpha)}", style, len(INDENT))
@@ -215,8 +215,8 @@ class Terminal(Screen):
         if v.driver and not v.slices:
             self.print_line(f"{INDENT}worst slice {v.driver}", style)
         if v.lost and v.outcome is not Outcome.PASS:
-            dots = ["…"] if len(v.lost) > NAMED else []
-            self.print_line(f"{INDENT}lost, worst first: {', '.join([*v.lost[:NAMED], *dots])}", style)
+            dots = ["…"] if len(v.lost) > MAX_NAMED_ROWS else []
+            self.print_line(f"{INDENT}lost, worst first: {', '.join([*v.lost[:MAX_NAMED_ROWS], *dots])}", style)
         if v.waiver:
             self.print_line(f"{INDENT}{v.waiver.summary()}", "yellow")
 
@@ -292,7 +292,7 @@ class Summary:
     def print_not_passed(self) -> None:
         """Print what did not pass, with what was claimed, and why."""
         open_ = [v for v in sort_worst_first(self.run) if v.outcome is not Outcome.PASS]
-        left = [v for v in open_ if not _folded(v, self.verbosity)]
+        left = [v for v in open_ if not _is_shown_in_one_line(v, self.verbosity)]
         if self.verbosity < 0 and any(v.lower is not None or v.upper is not None for v in left):
             self.line(bounds_legend(self.run.alpha))
         for v, why in zip(left, format_reasons(left, tests=self.verbosity > 0), strict=True):
@@ -390,6 +390,6 @@ def summarize_outcomes(verdicts: Iterable[Verdict]) -> str:
     return ", ".join(parts) or "nothing was gated"
 
 
-def _folded(v: Verdict, verbosity: int) -> bool:
+def _is_shown_in_one_line(v: Verdict, verbosity: int) -> bool:
     """Return whether a verdict is told in a line without -v: it was measured, and is not about what ships."""
     return verbosity <= 0 and not v.decides and v.estimate is not None and not v.waiver

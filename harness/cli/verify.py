@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from harness.release.policy import Policy
     from harness.release.verified import VerifiedExport
 
-STRICT = Path("strict")  # the policy of this name is the harness's own; a file called so is ./strict
+STRICT_NAME = Path("strict")  # the policy of this name is the harness's own; a file called so is ./strict
 
 
-def _verify(args: argparse.Namespace) -> int:
+def _run_verify(args: argparse.Namespace) -> int:
     from harness.release.publish import restore_export
 
     if (args.export / "items.jsonl").is_file() or args.sources:  # what `harness gate` left, and no export
         from harness.rows.bundle import verify_bundle
 
-        return verify_bundle(args.export, args, _policy(args)[0])
+        return verify_bundle(args.export, args, _read_policy(args)[0])
     if args.replay is not None and args.suite is None:
         raise UsageError("--replay needs the suite whose rows to ask; add --suite SUITE")
     if args.told_as and args.json:
@@ -36,14 +36,14 @@ def _verify(args: argparse.Namespace) -> int:
     if args.sign_with and not args.told_as:
         raise UsageError("--sign-with signs the document of --as; add --as, or use harness sign for the export")
     with restore_export(args.export) as export:
-        return _verify_export(args, export)
+        return _verify_and_print_export(args, export)
 
 
-def _verify_export(args: argparse.Namespace, export: Path) -> int:
+def _verify_and_print_export(args: argparse.Namespace, export: Path) -> int:
     """Verify an export, and print what was found."""
-    policy, demands = _policy(args)
-    write = _writer(args, policy, args.policy.name if args.policy else "") if args.told_as else None
-    found = _run_steps(args, export, policy)
+    policy, demands = _read_policy(args)
+    write = _make_document_writer(args, policy, args.policy.name if args.policy else "") if args.told_as else None
+    found = _run_verification_steps(args, export, policy)
     document = write(found) if write else ""
     where = sys.stderr if write else None
     if args.json:
@@ -61,7 +61,7 @@ def _verify_export(args: argparse.Namespace, export: Path) -> int:
     return ExitCode.OK if found.ok else ExitCode.REFUSED
 
 
-def _run_steps(args: argparse.Namespace, export: Path, policy: Policy | None) -> VerifiedExport:
+def _run_verification_steps(args: argparse.Namespace, export: Path, policy: Policy | None) -> VerifiedExport:
     """Return what every step that was asked for found, in order."""
     from harness.release.policy import ExportRefusedError
     from harness.release.releases import current_release
@@ -94,20 +94,22 @@ def _run_steps(args: argparse.Namespace, export: Path, policy: Policy | None) ->
     return found
 
 
-def _policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:
+def _read_policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:
     """Return what is demanded, and the lines of it where no file says so."""
     from harness.release import policy
 
-    if args.policy != STRICT:
+    if args.policy != STRICT_NAME:
         if args.key is not None:
             raise UsageError("--key goes with --policy strict; in a policy file write keys as [[key]]")
         return policy.read_policy(args.policy) if args.policy else None, []
     if args.key is None:
         raise UsageError("--policy strict needs a trusted key; add --key FILE, the .pub file of harness keygen")
-    return policy.read_policy(args.key, strict=True), policy.STRICT.splitlines()
+    return policy.read_policy(args.key, strict=True), policy.STRICT_POLICY.splitlines()
 
 
-def _writer(args: argparse.Namespace, policy: Policy | None, name: str) -> Callable[[VerifiedExport], str]:
+def _make_document_writer(
+    args: argparse.Namespace, policy: Policy | None, name: str
+) -> Callable[[VerifiedExport], str]:
     from harness.release.attest import make_writer
 
     return make_writer(args.told_as, policy, name, args.sign_with)
@@ -117,7 +119,7 @@ def verify(parser: argparse.ArgumentParser) -> None:
     """check that an export has the bytes that passed, without torch or network"""
     set_command(
         parser,
-        _verify,
+        _run_verify,
         "harness verify exports/qa",
         "harness verify exports/qa --policy strict --key release.pub",
         "harness verify exports/qa --policy policy.toml --suite suite.toml",

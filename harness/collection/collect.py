@@ -18,13 +18,13 @@ from harness.errors import UsageError, did_you_mean
 from harness.gates import contamination
 from harness.gates.clusterings import cluster_labels, coarsest_clusterings
 from harness.gates.gate import PARENT, Gate
-from harness.gates.group import COUNTED, assign_recipe_gates, find_order_mistakes, link_groups
+from harness.gates.group import COUNT_REASON, assign_recipe_gates, find_order_mistakes, link_groups
 from harness.gates.min_rows import Sizes, count_units, find_few_clusters_error, find_unprovable_error
 from harness.plugins import Plugins
 from harness.records.metrics import Metric
 from harness.suite.tables import RELEASES, Export, Suite, find_name_error, gate_alpha, is_reserved, name_of_run
 
-LARGE = 0.2  # an alpha above which a gate says little
+LARGE_ALPHA = 0.2  # an alpha above which a gate says little
 
 
 def collect(
@@ -59,10 +59,10 @@ def collect(
     tasks = {t.spec.name: t for spec in suite.evals if (t := make_task(context, sources, spec))}
     if not context.mistakes.messages:
         warn_of_overlaps(context, sources)
-    _check_selecting(context, tasks)
+    _check_sweep_merge_and_watch(context, tasks)
     check_gates(context, tasks)
     context.mistakes.raise_errors()
-    prompted = {subject: _shot_evals(context, subject, tasks) for subject in suite.subjects}
+    prompted = {subject: _select_few_shot_evals(context, subject, tasks) for subject in suite.subjects}
     for name in dict.fromkeys(n for s, names in prompted.items() if suite.subjects[s].examples for n in names):
         tasks[name] = add_shots(context, sources, tasks[name])
     for subject, task in ((suite.subjects[s], tasks[n]) for s, names in prompted.items() for n in names):
@@ -76,7 +76,10 @@ def collect(
         )
     claimed = {g.eval for g in suite.gates if g.of == "recipe"}
     prompted |= {run: [name for name in tasks if name in claimed] for run in runs}
-    items, rows = tuple(_items(context, tasks, prompted, runs)), None if training is None else tuple(training)
+    items, rows = (
+        tuple(_iterate_evaluation_items(context, tasks, prompted, runs)),
+        None if training is None else tuple(training),
+    )
     told = tuple(origins), tuple(context.warnings)
     return Collection(
         suite, plugins, tasks, context.baselines, candidates, items, rows, *told, selecting=selecting, ahead=ahead,
@@ -84,12 +87,12 @@ def collect(
     )  # fmt: skip
 
 
-def _check_selecting(context: Context, tasks: Mapping[str, Task]) -> None:
+def _check_sweep_merge_and_watch(context: Context, tasks: Mapping[str, Task]) -> None:
     """Check what decides a merge and a sweep, and what is watched; warn where no trial could be shown to be better."""
     suite = context.suite
-    if suite.choose and (what := _chooser_error(suite.choose, tasks)):
+    if suite.choose and (what := _find_chooser_error(suite.choose, tasks)):
         context.mistakes.add(f'{suite.path}: [merge] choose = "{suite.choose}"', what)
-    if (sweep := suite.sweep) and (what := _chooser_error(sweep.by, tasks)):
+    if (sweep := suite.sweep) and (what := _find_chooser_error(sweep.by, tasks)):
         context.mistakes.add(f'{sweep.where} by = "{sweep.by}"', what)
     elif sweep:
         gate, task = sweep.step, tasks[sweep.by.partition(".")[0]]
@@ -115,7 +118,7 @@ def _check_selecting(context: Context, tasks: Mapping[str, Task]) -> None:
             complain(f'watch: "{name}" needs other models than the one in training; watch another eval')
 
 
-def _chooser_error(by: str, tasks: Mapping[str, Task]) -> str:
+def _find_chooser_error(by: str, tasks: Mapping[str, Task]) -> str:
     """Return why no model can be chosen on select rows by an EVAL.METRIC, or an empty text."""
     evaluation, _, metric = by.partition(".")
     if (task := tasks.get(evaluation)) is None:
@@ -179,11 +182,11 @@ class GateChecks:
         if gate.versus is not None and gate.versus not in (PARENT, *baselines):
             yield f'versus is "{gate.versus}", which is not a baseline{did_you_mean(gate.versus, baselines)}'
         if gate.of == "recipe":
-            yield from self._recipe_mistakes(gate)
+            yield from self._iterate_recipe_mistakes(gate)
         if task := self.tasks.get(gate.eval):
-            yield from self._mistakes_on(gate, task)
+            yield from self._iterate_metric_mistakes(gate, task)
 
-    def _recipe_mistakes(self, gate: Gate) -> Iterator[str]:
+    def _iterate_recipe_mistakes(self, gate: Gate) -> Iterator[str]:
         """Yield why a claim about a recipe cannot be judged: it needs runs, each by itself, and one fixed baseline."""
         train, task, recipe = self.suite.train, self.tasks.get(gate.eval), self.context.recipe
         if not (train and train.seeds) and not (self.context.ahead and train is None):
@@ -200,7 +203,7 @@ class GateChecks:
         if task and task.spec.stop == "early":
             yield f'of = "recipe": the runs of "{gate.eval}" must answer the same rows; remove stop = "early"'
 
-    def _mistakes_on(self, gate: Gate, task: Task) -> Iterator[str]:
+    def _iterate_metric_mistakes(self, gate: Gate, task: Task) -> Iterator[str]:
         """Yield what is wrong with a gate on its metric and rows, and warn of what these cannot prove."""
         if mistakes := [*draws.find_gate_mistakes(gate, task)]:
             yield from mistakes
@@ -213,7 +216,7 @@ class GateChecks:
             yield (f'"{gate.metric}" is a comparison with {task.spec.against} already; claim min or max')
         yield from gate.find_metric_mistakes(metric, None if task.samples is None else len(task.samples))
         if gate.group and metric.is_count:
-            yield f'is part of any_of "{gate.group}", {COUNTED}'
+            yield f'is part of any_of "{gate.group}", {COUNT_REASON}'
         against, more = ("max", "more") if metric.better == "higher" else ("min", "less")
         if getattr(gate, against) is not None:
             self.context.warnings.append(f'{gate.where}: {against} bounds "{metric.name}", for which {more} is better')
@@ -238,25 +241,25 @@ class GateChecks:
             yield (f'estimand is "clusters", but "{gate.eval}" has none; name their column with "cluster"')
         elif gate.estimand == "clusters" and len(task.spec.clusters) > 1:
             yield (f'estimand is "clusters", but "{gate.eval}" has clusters in two columns; name one of them')
-        yield from self._slice_mistakes(gate, task)
+        yield from self._iterate_slice_mistakes(gate, task)
         if task.spec.stop == "early":
-            yield from _early_mistakes(gate, metric, task)
+            yield from _iterate_early_stop_errors(gate, metric, task)
         if any("=" not in s for s in gate.slices) or gate.find_mistakes() or gate.find_metric_mistakes(metric):
             return  # told already
-        if (alpha := gate_alpha(gate, self.suite)) > LARGE and not (gate.kind.counts or metric.is_count):
+        if (alpha := gate_alpha(gate, self.suite)) > LARGE_ALPHA and not (gate.kind.counts or metric.is_count):
             what = f"alpha is {alpha:g}, so {alpha:.0%} of models that just break the claim would pass"
-            self.context.warnings.append(f"{gate.where}: {what}; set {LARGE:g} or less")
+            self.context.warnings.append(f"{gate.where}: {what}; set {LARGE_ALPHA:g} or less")
         if gate.forbids_risk(gate.risk(metric)):
             what = (
                 f'the risk of a mean of {metric.name} is approximate, so the gate cannot pass; declare "range" or "cap"'
             )
             self.context.warnings.append(f"{gate.where}: {what}, or write allow_approximate = true")
-        sizes = self._sizes(gate, task)
+        sizes = self._count_slice_sizes(gate, task)
         why = find_unprovable_error(gate, metric, task.rows_of(metric.name), gate_alpha(gate, self.suite), sizes)
         if why := why or find_few_clusters_error(gate, metric, sizes):
             self.context.warnings.append(f"{gate.where}: {why}")
 
-    def _sizes(self, gate: Gate, task: Task) -> Sizes:
+    def _count_slice_sizes(self, gate: Gate, task: Task) -> Sizes:
         """Return the sizes of a gate's slices, which are counted once for all gates on the same."""
         rows = task.rows_of(gate.metric_name) or ()
         some = gate.metric_name if len(rows) < len(task.samples or ()) else ""
@@ -265,7 +268,7 @@ class GateChecks:
             self._counted[key] = count_units(gate, rows)
         return self._counted[key]
 
-    def _slice_mistakes(self, gate: Gate, task: Task) -> Iterator[str]:
+    def _iterate_slice_mistakes(self, gate: Gate, task: Task) -> Iterator[str]:
         """Yield which slices that a gate declares are no columns or values of its rows; warn where all are small."""
         declared = [s for s in gate.slices if "=" in s]
         for column in dict.fromkeys(s.partition("=")[0] for s in declared):
@@ -275,7 +278,7 @@ class GateChecks:
                 return
         if task.samples is None or not declared or len(declared) < len(gate.slices):
             return
-        parts = self._sizes(gate, task)
+        parts = self._count_slice_sizes(gate, task)
         for name in (name for name, (rows, _) in parts.items() if not rows):
             column, _, value = name.partition("=")
             yield f'slice "{name}" has no rows{did_you_mean(value, {str(s.row.get(column)) for s in task.samples})}'
@@ -284,7 +287,7 @@ class GateChecks:
             self.context.warnings.append(f"{gate.where}: {what}")
 
 
-def _early_mistakes(gate: Gate, metric: Metric, task: Task) -> Iterator[str]:
+def _iterate_early_stop_errors(gate: Gate, metric: Metric, task: Task) -> Iterator[str]:
     """Yield what keeps a gate from being decided row by row, where its eval has stop = "early"."""
     clustered = bool(coarsest_clusterings(cluster_labels(task.samples or (), questions=False)))
     why = {
@@ -308,7 +311,7 @@ def _early_mistakes(gate: Gate, metric: Metric, task: Task) -> Iterator[str]:
 
 def add_copies(suite: Suite, plugins: Plugins) -> Suite:
     """Return the suite with a name for every copy, and with gates that only copies can meet kept to them."""
-    exports = tuple(replace(e, name=e.name or e.use) if _converts(e, plugins) else e for e in suite.exports)
+    exports = tuple(replace(e, name=e.name or e.use) if _is_converting_export(e, plugins) else e for e in suite.exports)
     exports = tuple(replace(e, path=e.path and str(suite.resolve(e.path))) for e in exports)
     suite = replace(suite, exports=exports)
     about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in suite.compared}
@@ -332,7 +335,7 @@ def find_copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> I
             )
         if not export.name:
             continue
-        if not _converts(export, plugins):
+        if not _is_converting_export(export, plugins):
             yield (
                 export.where,
                 (f'"name" names a converted copy, but "{export.use}" writes "{export.from_}" as it is; remove "name"'),
@@ -345,17 +348,17 @@ def find_copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> I
             yield export.where, f'name "{name}" is taken; give this copy another with name = "…"'
         elif export.from_ == "adapter":
             yield export.where, (f'"{export.use}" converts whole models, and "adapter" is not one; use from = "merged"')
-        elif (why := _uncovered(suite, export)) is not None:
+        elif (why := _find_ungated_copy_error(suite, export)) is not None:
             yield export.where, (f'no blocking gate is on "{name}"{why}; add one, since nothing ships without a gate')
         taken.add(name)
 
 
-def _converts(export: Export, plugins: Plugins) -> bool:
+def _is_converting_export(export: Export, plugins: Plugins) -> bool:
     exporter = plugins.provided.get(("exporter", export.use))  # where there is none, who looks at it tells
     return exporter is not None and bool(exporter.capabilities.converts)
 
 
-def _uncovered(suite: Suite, export: Export) -> str | None:
+def _find_ungated_copy_error(suite: Suite, export: Export) -> str | None:
     """Return why no gate keeps a copy from shipping; a claim about its parent is worth what is known of that."""
     about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in suite.compared}
     if not (blocking := [g for g in suite.gates if g.blocking and g.applies_to(export.name)]):
@@ -369,7 +372,7 @@ def _uncovered(suite: Suite, export: Export) -> str | None:
 # -- which subject is evaluated by which eval, in the order in which it happens ----------------------------------
 
 
-def _shot_evals(context: Context, subject: str, tasks: Mapping[str, Task]) -> list[str]:
+def _select_few_shot_evals(context: Context, subject: str, tasks: Mapping[str, Task]) -> list[str]:
     """Return the evals a few-shot subject answers: those it or a gate names, else all that have targets."""
     baseline = context.suite.subjects[subject]
     gated = [g.eval for g in context.suite.gates if g.versus == subject]
@@ -382,7 +385,7 @@ def _shot_evals(context: Context, subject: str, tasks: Mapping[str, Task]) -> li
     return [name for name, t in alone.items() if t.samples is None or any(s.target for s in t.samples)]
 
 
-def _items(
+def _iterate_evaluation_items(
     context: Context, tasks: Mapping[str, Task], prompted: Mapping[str, Sequence[str]], runs: Iterable[str]
 ) -> Iterator[Item]:
     """Yield the items; `prompted` holds the evals of few-shot subjects and of the other `runs` of a recipe.

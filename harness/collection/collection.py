@@ -191,7 +191,7 @@ class Collection:
 
     def needed_evals(self, gate: Gate) -> set[str]:
         """Return the evals a gate's verdict needs: its own, and those of the gates it requires or stands with."""
-        return self._needs[gate.id]
+        return self._needed_evals_by_gate[gate.id]
 
     @cached_property
     def evals_by_subject(self) -> dict[str, set[str]]:
@@ -202,20 +202,20 @@ class Collection:
     def needed_items(self, gate: Gate, candidate: str) -> set[tuple[str, str]]:
         """Return subject and eval of what a gate's verdict on a candidate needs, of the items that were chosen."""
         needed = {(candidate, name) for name in self.needed_evals(gate) & self.evals_by_subject[candidate]}
-        of_runs = self._recipe_needs[gate.id] if candidate == self.recipe else set()
+        of_runs = self._recipe_evals_by_gate[gate.id] if candidate == self.recipe else set()
         return needed | {(run, name) for run in self.runs for name in of_runs & self.evals_by_subject[run]}
 
     @cached_property
-    def _needs(self) -> dict[str, set[str]]:
+    def _needed_evals_by_gate(self) -> dict[str, set[str]]:
         """The evals that every gate needs of a candidate."""
-        return self._hand_on(g for g in self.suite.gates if g.metric)
+        return self._propagate_evals_to_dependents(g for g in self.suite.gates if g.metric)
 
     @cached_property
-    def _recipe_needs(self) -> dict[str, set[str]]:
+    def _recipe_evals_by_gate(self) -> dict[str, set[str]]:
         """The evals that every gate needs of the other runs of a recipe."""
-        return self._hand_on(g for g in self.suite.gates if g.of == "recipe")
+        return self._propagate_evals_to_dependents(g for g in self.suite.gates if g.of == "recipe")
 
-    def _hand_on(self, gates: Iterable[Gate]) -> dict[str, set[str]]:
+    def _propagate_evals_to_dependents(self, gates: Iterable[Gate]) -> dict[str, set[str]]:
         """Return evals by gate: those of the given gates are handed on to all that wait for them."""
         waits: dict[str, list[str]] = {g.id: [] for g in self.suite.gates}
         for g in self.suite.gates:

@@ -74,8 +74,8 @@ def check_tables(context: Context) -> None:
     if suite.adapter:
         context.find_plugin("adapter", suite.adapter.use, suite.adapter.options, suite.adapter.where)
     if (train := suite.train) and (trainer := context.find_plugin("trainer", train.use, train.options, train.where)):
-        _look(context, trainer, train.options, train.where)
-        if what := _processes_error(trainer, train) or _seeds_error(suite, train):
+        _check_extra_trainer_options(context, trainer, train.options, train.where)
+        if what := _find_processes_error(trainer, train) or _find_seeds_error(suite, train):
             context.mistakes.add(train.where, what)
     if suite.adapter and trains_whole(replace(suite, candidate=None), context.plugins):  # nothing that can be merged
         if suite.merges not in ((), ("original",)):
@@ -95,7 +95,9 @@ def check_tables(context: Context) -> None:
     _check_sweep(context)
 
 
-def _look(context: Context, trainer: Callable[..., Any], options: Mapping[str, Any], where: str) -> None:
+def _check_extra_trainer_options(
+    context: Context, trainer: Callable[..., Any], options: Mapping[str, Any], where: str
+) -> None:
     """Let a trainer look at its options without its library, at those that its signature does not name."""
     look, known = capabilities.TrainerCapabilities.of(trainer).look, schema.list_options(trainer)[0]
     if look:
@@ -103,7 +105,7 @@ def _look(context: Context, trainer: Callable[..., Any], options: Mapping[str, A
             look(**detach_copy({name: value for name, value in options.items() if name not in known}))
 
 
-def _processes_error(trainer: Callable[..., Any], train: Train) -> str:
+def _find_processes_error(trainer: Callable[..., Any], train: Train) -> str:
     """Return why several processes cannot be had: the trainer knows but one, or something can only be done in one."""
     if train.processes != "auto" and train.processes < 1:
         return f'processes is {train.processes}; give a number of processes, or "auto"'
@@ -118,7 +120,7 @@ def _processes_error(trainer: Callable[..., Any], train: Train) -> str:
     return busy if train.watch else ""
 
 
-def _seeds_error(suite: Suite, train: Train) -> str:
+def _find_seeds_error(suite: Suite, train: Train) -> str:
     """Return why a recipe cannot be trained once for every seed, or an empty text."""
     if train.seeds and suite.choose:
         return 'seeds: each run is merged onto the same base, but "choose" in [merge] chooses one; name it in "base"'
@@ -141,4 +143,4 @@ def _check_sweep(context: Context) -> None:
             f"{table.where}: {m.removeprefix(own)}" for m in found.messages if m.startswith(own)
         ]
         if kind == "trainer":
-            _look(context, function, {sweep.option: value}, table.where)
+            _check_extra_trainer_options(context, function, {sweep.option: value}, table.where)

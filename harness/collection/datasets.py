@@ -63,7 +63,7 @@ def describe_overlap(
     ]
     for column in clusters:
         if all(row.get(column) is not None for row in (*chosen, *confirm)):
-            kinds.append((f'share their "{column}" with', partial(_text_in, column)))
+            kinds.append((f'share their "{column}" with', partial(_get_column_as_text, column)))
     for how, of in kinds:
         known = {of(row) for row in confirm}
         if both := [i for i, row in enumerate(chosen) if of(row) in known]:
@@ -71,7 +71,7 @@ def describe_overlap(
     return ""
 
 
-def _text_in(column: str, row: Mapping[str, Any]) -> str:
+def _get_column_as_text(column: str, row: Mapping[str, Any]) -> str:
     return str(row[column])
 
 
@@ -115,11 +115,11 @@ def read_training_rows(context: Context, sources: DatasetLoader) -> tuple[list[d
             rows += made
             origins += [(source, row) for row in found]
     if train.drop is not None and not context.mistakes.messages:
-        rows, origins = _drop_rows(context, sources, train, rows, origins)
-    return (_validated(context, train, rows, origins) if train.validation_data else rows), origins
+        rows, origins = _drop_named_training_rows(context, sources, train, rows, origins)
+    return (_mark_validation_rows(context, train, rows, origins) if train.validation_data else rows), origins
 
 
-def _drop_rows(
+def _drop_named_training_rows(
     context: Context, sources: DatasetLoader, train: Train, rows: list[dict[str, Any]], origins: Origins
 ) -> tuple[list[dict[str, Any]], Origins]:
     """Leave out the training rows that stand in the file of `drop`, and say how many these are."""
@@ -128,8 +128,8 @@ def _drop_rows(
     named = sources.read_rows(train.drop, replace(train, separator=None, encoding=None))
     if named is None:
         return rows, origins
-    wanted = {_row_text(row): i for i, row in reversed([*enumerate(named, 1)])}
-    told = [_row_text(row) if source != train.validation_data else "" for source, row in origins]
+    wanted = {_format_row_as_json(row): i for i, row in reversed([*enumerate(named, 1)])}
+    told = [_format_row_as_json(row) if source != train.validation_data else "" for source, row in origins]
     if lacking := sorted(i for text, i in wanted.items() if text not in told):
         what = f"row {lacking[0]} is not in the training data ({len(lacking)} such rows)"
         context.mistakes.add(where, f"{what}; give rows as they stand there")
@@ -142,11 +142,13 @@ def _drop_rows(
     return [rows[i] for i in kept], [origins[i] for i in kept]
 
 
-def _row_text(row: Mapping[str, Any]) -> str:
+def _format_row_as_json(row: Mapping[str, Any]) -> str:
     return json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
 
 
-def _validated(context: Context, train: Train, rows: list[dict[str, Any]], origins: Origins) -> list[dict[str, Any]]:
+def _mark_validation_rows(
+    context: Context, train: Train, rows: list[dict[str, Any]], origins: Origins
+) -> list[dict[str, Any]]:
     """Mark the rows of `validation_data`, once it is sure that they are not trained on."""
     complain = context.mistakes_at(train.where)
     if train.options.get("validation"):

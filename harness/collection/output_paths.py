@@ -17,7 +17,9 @@ from harness.files import cache_dir
 from harness.schema import format_toml
 from harness.suite.tables import Suite
 
-LONGEST = 150  # bytes of a folder's name, which leave room for what a file system allows beside it: a work folder's
+MAX_NAME_BYTES = (
+    150  # bytes of a folder's name, which leave room for what a file system allows beside it: a work folder's
+)
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,19 @@ def check_output_paths(suite: Suite, out: Path, junit_xml: Path | None) -> None:
         says, name = f"to is {format_toml(export.to)}, which", f"the export {format_toml(export.to)}"
         if export.to.startswith("~"):
             mistakes.add(export.where, f"{says} is not expanded to your home folder; write the path in full")
-        elif path := _resolved(Path(export.to), export.where, says, mistakes):
+        elif path := _resolve_path_or_report(Path(export.to), export.where, says, mistakes):
             written.append(_NamedPath(export.where, says, name, path))
     for name, path in ((f"--out {format_toml(str(out))}", out), ("the cache folder", cache_dir())):
-        if found := _resolved(path, name, "it", mistakes):
+        if found := _resolve_path_or_report(path, name, "it", mistakes):
             written.append(_NamedPath(name, "it", name, found))
     for one, other in combinations(written, 2):
-        if how := _meet(one.path, other.path):
+        if how := _find_path_relation(one.path, other.path):
             mistakes.add(one.where, f"{one.says} {how} {other.name}; give each a folder of its own")
     for place in written[: len(suite.exports)]:
-        for read in _read(suite):
-            if (how := _meet(place.path, read.path)) in ("is", "holds") or (how and read.where == "model"):
+        for read in _iterate_input_paths(suite):
+            if (how := _find_path_relation(place.path, read.path)) in ("is", "holds") or (
+                how and read.where == "model"
+            ):
                 mistakes.add(place.where, f"{place.says} {how} {read.name}; export to another folder")
     if junit_xml is not None and (why := find_write_error(junit_xml)):
         mistakes.add(f"--junit-xml {format_toml(str(junit_xml))}", f"{why}; name a file that can be written")
@@ -64,7 +68,7 @@ def check_candidate(suite: Suite) -> None:
         raise UsageError(f"{declared.where}: {what}")
 
 
-def _read(suite: Suite) -> Iterator[_NamedPath]:
+def _iterate_input_paths(suite: Suite) -> Iterator[_NamedPath]:
     """Yield what a run reads: folders of models, in which nothing may be written, and files."""
     declared = suite.candidate
     for model in (suite.model.path, *(s.path for s in suite.subjects.values() if s.use and s.path)):
@@ -82,7 +86,7 @@ def _read(suite: Suite) -> Iterator[_NamedPath]:
     yield _NamedPath("data", "", f'the suite "{suite.path}"', suite.path.resolve())
 
 
-def _resolved(path: Path, where: str, says: str, mistakes: Mistakes) -> Path | None:
+def _resolve_path_or_report(path: Path, where: str, says: str, mistakes: Mistakes) -> Path | None:
     try:
         found = path.resolve()
         found.exists()
@@ -90,13 +94,13 @@ def _resolved(path: Path, where: str, says: str, mistakes: Mistakes) -> Path | N
         why = error.strerror if isinstance(error, OSError) else str(error)
         mistakes.add(where, f"{says} is not a path: {why}; name a folder")
         return None
-    if len(os.fsencode(found.name)) > LONGEST:
-        mistakes.add(where, f"{says} has a name of more than {LONGEST} bytes; choose a shorter one")
+    if len(os.fsencode(found.name)) > MAX_NAME_BYTES:
+        mistakes.add(where, f"{says} has a name of more than {MAX_NAME_BYTES} bytes; choose a shorter one")
         return None
     return found
 
 
-def _meet(one: Path, other: Path) -> str:
+def _find_path_relation(one: Path, other: Path) -> str:
     """Return how two resolved paths meet: one "is", "holds" or "lies in" the other, or an empty text.
 
     Case and Unicode form do not count: there are file systems on which they do not.
@@ -114,8 +118,8 @@ def find_write_error(path: Path) -> str:
     try:
         if path.is_dir():
             return "is a folder"
-        if len(os.fsencode(path.name)) > LONGEST:
-            return f"has a name of more than {LONGEST} bytes"
+        if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
+            return f"has a name of more than {MAX_NAME_BYTES} bytes"
         with tempfile.TemporaryFile(dir=next(p for p in path.resolve().parents if p.exists())):
             return ""
     except (OSError, RuntimeError, ValueError) as error:

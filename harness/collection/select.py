@@ -11,9 +11,9 @@ from harness.collection.collection import Collection
 from harness.errors import UsageError
 from harness.records.run import ItemResult
 from harness.reports.run_folder import read_last_run
-from harness.schema import LONGEST
+from harness.schema import MAX_VALUE_CHARS
 
-BINDS = {"or": 1, "and": 2, "not": 3}  # operators of `-k`, and how closely
+PRECEDENCE = {"or": 1, "and": 2, "not": 3}  # operators of `-k`, and how closely
 
 
 def select_items(collection: Collection, keyword: str, last: Path | None) -> Collection:
@@ -55,7 +55,7 @@ def compile_keyword(expression: str) -> Callable[[str], bool]:
 
     As pytest reads it: "not" binds closest, then "and", then "or"; case does not count. Raises UsageError.
     """
-    steps = _steps(expression)
+    steps = _parse_expression_to_postfix(expression)
 
     def matches(item: str) -> bool:
         stack: list[bool] = []
@@ -72,38 +72,38 @@ def compile_keyword(expression: str) -> Callable[[str], bool]:
     return matches
 
 
-def _steps(expression: str) -> list[str]:
+def _parse_expression_to_postfix(expression: str) -> list[str]:
     """Return an expression as a machine with a stack takes it, operators after what they join; a name begins with =."""
     steps: list[str] = []
     waiting: list[str] = []  # operators and parentheses that are not closed
     wants = True  # a name, and no operator
     for word in re.findall(r"[()]|[^\s()]+", expression):
         if wants != (word not in ("and", "or", ")")):
-            raise _unreadable(expression, f'found "{word}", expected {"a name" if wants else "and, or"}')
+            raise _make_syntax_error(expression, f'found "{word}", expected {"a name" if wants else "and, or"}')
         if word in ("(", "not"):
             waiting.append(word)
         elif word == ")":
             while waiting and waiting[-1] != "(":
                 steps.append(waiting.pop())
             if not waiting:
-                raise _unreadable(expression, '")" has no matching "("')
+                raise _make_syntax_error(expression, '")" has no matching "("')
             waiting.pop()
-        elif word in BINDS:
-            while waiting and waiting[-1] != "(" and BINDS[waiting[-1]] >= BINDS[word]:
+        elif word in PRECEDENCE:
+            while waiting and waiting[-1] != "(" and PRECEDENCE[waiting[-1]] >= PRECEDENCE[word]:
                 steps.append(waiting.pop())
             waiting.append(word)
         else:
             steps.append("=" + word.lower())
-        wants = word == "(" or word in BINDS
+        wants = word == "(" or word in PRECEDENCE
     if "(" in waiting:
-        raise _unreadable(expression, '"(" is not closed')
+        raise _make_syntax_error(expression, '"(" is not closed')
     if wants and (steps or waiting):
-        raise _unreadable(expression, "it ends where a name is expected")
+        raise _make_syntax_error(expression, "it ends where a name is expected")
     return steps + waiting[::-1]
 
 
-def _unreadable(expression: str, why: str) -> UsageError:
-    shown = expression if len(expression) <= LONGEST else f"{expression[:LONGEST]}…"
+def _make_syntax_error(expression: str, why: str) -> UsageError:
+    shown = expression if len(expression) <= MAX_VALUE_CHARS else f"{expression[:MAX_VALUE_CHARS]}…"
     return UsageError(f'-k "{shown}": {why}; write parts of names, joined with and, or, not and parentheses')
 
 

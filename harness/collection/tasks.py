@@ -25,7 +25,7 @@ from harness.suite.tables import Eval, find_name_error
 
 Rows = list[dict[str, Any]]
 Samples = tuple[Sample, ...]
-THOUGHT = 512  # tokens: where a thought has no budget, it and its answer seldom fit into fewer
+REASONING_TOKENS = 512  # tokens: where a thought has no budget, it and its answer seldom fit into fewer
 
 
 def make_task(context: Context, sources: DatasetLoader, spec: Eval) -> Task | None:
@@ -35,7 +35,7 @@ def make_task(context: Context, sources: DatasetLoader, spec: Eval) -> Task | No
         context.mistakes_at(spec.where),
         context.find_plugin("evaluator", spec.use, spec.options, spec.where),
     )
-    samples, chosen = _samples(context, sources, spec, function)
+    samples, chosen = _load_eval_and_select_samples(context, sources, spec, function)
     if function is None:
         return None
     suite = context.suite
@@ -44,14 +44,14 @@ def make_task(context: Context, sources: DatasetLoader, spec: Eval) -> Task | No
     beside = (*(context.baselines if task.marks == "pairs" else ("base", *parents)), *context.candidates)
     if task.compares and spec.against not in beside:
         complain(f'against is "{spec.against}", which is not a model of the suite{did_you_mean(spec.against, beside)}')
-    for name in sorted({*task.capabilities.asks} & {*_lacks(context, suite.model.use)}):
+    for name in sorted({*task.capabilities.asks} & {*_list_unsupported_features(context, suite.model.use)}):
         what = f'needs {name}, which the loader "{suite.model.use}" does not provide'
         complain(f'"{spec.use}" {what}; use = "hf" in [model]')
-    _check_thought(context, spec, task)
+    _check_reasoning_budget(context, spec, task)
     _check_loaders(context, spec, task)
     if task.marks and not spec.cluster and samples:
         samples = cluster_by_prompt(samples)
-    _tell_repeats(context, spec, samples or ())
+    _warn_of_repeated_questions(context, spec, samples or ())
     if samples and (what := find_rows_at_most_error(spec, len(samples))):
         complain(what)
     try:
@@ -78,7 +78,7 @@ def make_task(context: Context, sources: DatasetLoader, spec: Eval) -> Task | No
         complain(mistake)
     if not task.generates:
         return task
-    return replace(task, metrics=metrics | draws.make_draw_metrics(task) | _endings(context, task))
+    return replace(task, metrics=metrics | draws.make_draw_metrics(task) | _select_finish_metrics(context, task))
 
 
 def add_shots(context: Context, sources: DatasetLoader, task: Task) -> Task:
@@ -96,16 +96,16 @@ def add_shots(context: Context, sources: DatasetLoader, task: Task) -> Task:
     with context.mistakes.collecting():
         how: dict[str, Any] = {"columns": columns, "template": template, "json_targets": task.capabilities.json_targets}
         pool = to_samples(rows, spec.where, cluster=None, slices=(), **how)
-        own = {_asked(s) for s in task.samples}
+        own = {_make_prompt_key(s) for s in task.samples}
         usable = (s for s in pool if s.input and s.target and all(s.target))
-        shots = tuple(s for s in usable if _asked(s) not in own)
+        shots = tuple(s for s in usable if _make_prompt_key(s) not in own)
         if error := find_form_error([s.input for s in task.samples], shots):
             context.mistakes.add(spec.where, f'"{source}": {error}')
         return replace(task, shots=shots)
     return task
 
 
-def _tell_repeats(context: Context, spec: Eval, samples: Samples) -> None:
+def _warn_of_repeated_questions(context: Context, spec: Eval, samples: Samples) -> None:
     """Warn of rows that ask what others ask: they are no new evidence."""
     rows, distinct = (len(x) for x in ([s.key for s in samples if s.key], {s.key for s in samples if s.key}))
     if distinct == rows:
@@ -119,14 +119,14 @@ def _tell_repeats(context: Context, spec: Eval, samples: Samples) -> None:
 
 def cluster_by_prompt(samples: Samples) -> Samples:
     """Return samples with those of one prompt in a cluster: several answers to it are not independent."""
-    prompts = [_asked(s) for s in samples]
+    prompts = [_make_prompt_key(s) for s in samples]
     first = {prompt: s.id for prompt, s in reversed(list(zip(prompts, samples, strict=True)))}
     if len(first) == len(samples):
         return samples
     return tuple(replace(s, cluster=first[prompt]) for prompt, s in zip(prompts, samples, strict=True))
 
 
-def _endings(context: Context, task: Task) -> dict[str, Metric]:
+def _select_finish_metrics(context: Context, task: Task) -> dict[str, Metric]:
     """Return the metrics of how answers ended that an eval has: those that gates name, and of thoughts always."""
     thinks = {"thought_cut": task.spec.options.get("thought"), "forced": task.spec.thought_budget is not None}
     named = {g.metric_name for g in context.suite.gates if g.metric and g.eval == task.spec.name} - {*thinks}
@@ -156,14 +156,15 @@ def find_rows_at_most_error(spec: Eval, rows: int) -> str:
     return f"{what}; give the largest number that there will ever be"
 
 
-def _check_thought(context: Context, spec: Eval, task: Task) -> None:
+def _check_reasoning_budget(context: Context, spec: Eval, task: Task) -> None:
     """Refuse a budget that nothing can keep; warn of a thought that has to share a few tokens with its answer."""
     marks, budget, complain = spec.options.get("thought"), spec.thought_budget, context.mistakes_at(spec.where)
     named, _ = schema.list_options(task.function)
     if budget is None:
         most = spec.options.get("max_new_tokens", named["max_new_tokens"].default) if marks and task.generates else None
-        if isinstance(most, int) and most < THOUGHT:
-            what = f"max_new_tokens = {most} must hold reasoning and answer; set thought_budget, or {THOUGHT} or more"
+        if isinstance(most, int) and most < REASONING_TOKENS:
+            what = f"max_new_tokens = {most} must hold reasoning and answer"
+            what = f"{what}; set thought_budget, or {REASONING_TOKENS} or more"
             context.warnings.append(f"{spec.where}: thought: {what}")
         return
     if budget < 1:
@@ -177,7 +178,7 @@ def _check_loaders(context: Context, spec: Eval, task: Task) -> None:
     complain = context.mistakes_at(spec.where)
     asked = {s.use or context.suite.model.use for s in context.suite.subjects.values() if not s.released}
     for use in sorted({context.suite.model.use, *asked}):
-        lacks = _lacks(context, use)
+        lacks = _list_unsupported_features(context, use)
         if spec.thought_budget is not None and "thought_budget" in lacks:
             what = f'the loader "{use}" cannot end a model\'s reasoning; remove it, and set reasoning_effort in body'
             complain(f"thought_budget: {what}")
@@ -185,13 +186,13 @@ def _check_loaders(context: Context, spec: Eval, task: Task) -> None:
             complain(f'temperature: the loader "{use}" cannot sample answers; remove it')
 
 
-def _lacks(context: Context, use: str) -> tuple[str, ...]:
+def _list_unsupported_features(context: Context, use: str) -> tuple[str, ...]:
     """Return what the models of a loader cannot, as it says; nothing of one that there is none of."""
     loader = context.plugins.provided.get(("loader", use))
     return loader.capabilities.lacks if loader else ()
 
 
-def _samples(
+def _load_eval_and_select_samples(
     context: Context, sources: DatasetLoader, spec: Eval, function: Callable[..., Any] | None
 ) -> tuple[Samples | None, Samples | None]:
     """Return the samples of an eval and those of its select split, each None where there are none, or none yet."""
@@ -215,12 +216,14 @@ def _samples(
         other = sources.read_rows(spec.select, spec)
         if other is not None and rows is not None and (both := describe_overlap(spec.clusters, other, rows)):
             complain(f'select "{spec.select}": {both}; rows used to choose a candidate cannot confirm it')
-        chosen = _made(context, spec, other, function) or None if other is not None else None
+        chosen = _make_checked_samples(context, spec, other, function) or None if other is not None else None
         rows = other if context.selecting else rows
-    return (None if rows is None else _made(context, spec, rows, function)), chosen
+    return (None if rows is None else _make_checked_samples(context, spec, rows, function)), chosen
 
 
-def _made(context: Context, spec: Eval, rows: Rows, function: Callable[..., Any] | None) -> Samples | None:
+def _make_checked_samples(
+    context: Context, spec: Eval, rows: Rows, function: Callable[..., Any] | None
+) -> Samples | None:
     """Return rows as samples, which its evaluator accepts; None where they are wrong."""
     rows = rows[: spec.limit or None][: context.limit or None]
     able = capabilities.EvaluatorCapabilities.of(function) if function else capabilities.EvaluatorCapabilities()
@@ -249,6 +252,6 @@ def _made(context: Context, spec: Eval, rows: Rows, function: Callable[..., Any]
     return None
 
 
-def _asked(sample: Sample) -> str:
+def _make_prompt_key(sample: Sample) -> str:
     """Return what tells a prompt from others, whatever arguments it is rendered with."""
     return repr(chat.split_arguments(sample.input)[0] if isinstance(sample.input, list) else sample.input)

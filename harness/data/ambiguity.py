@@ -19,17 +19,20 @@ def find_ambiguous_row(
         return ""
     chosen = {*columns, *(["input"] if template else [])}
     for i, row in enumerate(rows):
-        if what := _either([name for name, value in row.items() if value is not None], chosen, training):
+        if what := _describe_ambiguous_readings(
+            [name for name, value in row.items() if value is not None], chosen, training
+        ):
             return f"row {i} {what}"
     return ""
 
 
-def _either(there: Sequence[str], chosen: set[str], training: bool) -> str:
+def _describe_ambiguous_readings(there: Sequence[str], chosen: set[str], training: bool) -> str:
     """Name the two readings that these columns allow, or return an empty text."""
     for ours, names in NAMES.items():
         found = [name for name in names if name in there]
         if ours not in chosen and ours not in there and len(found) > 1:
-            return f'has "{found[0]}" and "{found[1]}", either of which could be its {ours}; {_say({ours: found[0]})}'
+            advice = _suggest_columns({ours: found[0]})
+            return f'has "{found[0]}" and "{found[1]}", either of which could be its {ours}; {advice}'
     if chosen & NAMES.keys():
         return ""
     pair = {ours: next((n for n in (ours, *names) if n in there), "") for ours, names in NAMES.items()}
@@ -40,9 +43,9 @@ def _either(there: Sequence[str], chosen: set[str], training: bool) -> str:
     if len(readings) < 2:
         return ""
     one, other = (" and ".join(f'"{n}"' for n in reading.values()) for reading in readings[:2])
-    return f"could be read as {one} or as {other}; {_say(readings[0])}, or the other"
+    return f"could be read as {one} or as {other}; {_suggest_columns(readings[0])}, or the other"
 
 
-def _say(columns: Columns) -> str:
+def _suggest_columns(columns: Columns) -> str:
     named = ", ".join(f'{ours} = "{name}"' for ours, name in columns.items())
     return f"choose with columns = {{ {named} }}"

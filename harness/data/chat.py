@@ -15,7 +15,7 @@ from harness.texts.escaping import shorten_repr
 
 ARGUMENTS, TOOLS = "chat_template_kwargs", "tools"  # columns of a row; the first is also a key of a suite's tables
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
-OURS = (  # how messages are rendered and tokenised is not a row's to say
+RESERVED_ARGUMENTS = (  # how messages are rendered and tokenised is not a row's to say
     "conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",
     "sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors", "return_dict",
     "return_assistant_tokens_mask", "tokenizer_kwargs", "processor_kwargs",
@@ -49,7 +49,7 @@ def template_arguments(row: Mapping[str, Any], common: Mapping[str, Any], used: 
         if column not in used and row.get(column):
             raise UsageError(f'has "{column}", which prompts cannot contain here; remove such rows, or drop the column')
     found = dict(common)
-    own, tools = (_parsed(row.get(name)) if name not in used else None for name in (ARGUMENTS, TOOLS))
+    own, tools = (_parse_json_or_keep(row.get(name)) if name not in used else None for name in (ARGUMENTS, TOOLS))
     if own is not None and not isinstance(own, Mapping):
         raise UsageError(f'has {shorten_repr(own)} as its "{ARGUMENTS}"; it must be an object')
     found |= {name: value for name, value in (own or {}).items() if value is not None}
@@ -57,7 +57,7 @@ def template_arguments(row: Mapping[str, Any], common: Mapping[str, Any], used: 
         if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
             raise UsageError(f'has {shorten_repr(tools)} as its "{TOOLS}"; give a list of objects, or drop the column')
         found[TOOLS] = tools
-    if refused := [name for name in found if name in OURS]:
+    if refused := [name for name in found if name in RESERVED_ARGUMENTS]:
         raise UsageError(f'has "{refused[0]}" in {ARGUMENTS}, which the harness sets itself; remove it')
     return found
 
@@ -88,7 +88,7 @@ def split_answer(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"prompt": messages[:-1], "completion": messages[-1:], **others}
 
 
-def _parsed(value: Any) -> Any:
+def _parse_json_or_keep(value: Any) -> Any:
     """Return what a text says in JSON; what is none as it is."""
     try:
         return json.loads(value) if isinstance(value, str) else value

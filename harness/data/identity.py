@@ -20,18 +20,18 @@ from harness.data.templates import template_columns
 from harness.records.samples import Sample
 from harness.texts.folding import fold_case
 
-DIGITS = 32  # hex digits kept of a sha256: 128 bits, so that two rows of a million never share them
-TELLING = 2  # one in so many values of a column is another one, where a value tells a row by itself
+HEX_DIGITS = 32  # hex digits kept of a sha256: 128 bits, so that two rows of a million never share them
+RARE_DIVISOR = 2  # one in so many values of a column is another one, where a value tells a row by itself
 
 
 def add_question_keys(samples: Sequence[Sample], template: str | None) -> tuple[Sample, ...]:
     """Return samples with what tells the question of each from all others: what is asked, wanted and chosen from."""
     names, found = template_columns(template) if template else [], list[Sample]()
     for sample in samples:
-        asked, wanted = sorted(_asked(sample, names)), _wanted(sample)
+        asked, wanted = sorted(_list_question_texts(sample, names)), _list_target_texts(sample)
         lists = {k: v for k, v in sample.row.items() if isinstance(v, (list, dict))}  # choices, tools, a chat
-        told = [asked, wanted, _plain(lists) if lists else "{}"]
-        found.append(replace(sample, key=digest_value(told)[:DIGITS] if any(asked) or wanted else ""))
+        told = [asked, wanted, _format_canonical(lists) if lists else "{}"]
+        found.append(replace(sample, key=digest_value(told)[:HEX_DIGITS] if any(asked) or wanted else ""))
     return tuple(found)
 
 
@@ -40,7 +40,7 @@ def question_key(text: str, target: str) -> str:
     asked, wanted = canonical_text(text), canonical_text(target)
     # as `digest_value` would write it
     told = f"[[{quoted(asked) if text else ''}], [{quoted(wanted) if wanted else ''}], {quoted('{}')}]"
-    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS] if asked or wanted else ""
+    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:HEX_DIGITS] if asked or wanted else ""
 
 
 def question_keys(samples: Sequence[Sample], template: str | None) -> list[tuple[str, ...]]:
@@ -50,15 +50,15 @@ def question_keys(samples: Sequence[Sample], template: str | None) -> list[tuple
     template which reads fewer or more of them asks the same; what is no row of data, such as the model, has none.
     """
     names = template_columns(template) if template else []
-    asked = [_asked(s, names) for s in samples]
+    asked = [_list_question_texts(s, names) for s in samples]
     width = max(map(len, asked), default=0)
-    telling = [i for i in range(width) if TELLING * len({a[i] for a in asked if i < len(a)}) >= len(asked)]
+    telling = [i for i in range(width) if RARE_DIVISOR * len({a[i] for a in asked if i < len(a)}) >= len(asked)]
     found: list[tuple[str, ...]] = []
     for sample, own in zip(samples, asked, strict=True):
         parts = [[own[i]] for i in telling if i < len(own) and own[i]] or ([sorted(own)] if any(own) else [])
-        wanted = _wanted(sample) or [""]
+        wanted = _list_target_texts(sample) or [""]
         here = [(part, target) for part in parts or [[]] for target in wanted if part or target]
-        found.append(tuple(sorted(digest_value([part, target])[:DIGITS] for part, target in here)))
+        found.append(tuple(sorted(digest_value([part, target])[:HEX_DIGITS] for part, target in here)))
     return found
 
 
@@ -71,7 +71,7 @@ def canonical_text(text: Any) -> str:
     return " ".join("".join(c for c in folded if unicodedata.category(c) != "Cf").split())
 
 
-def _asked(sample: Sample, names: Sequence[str]) -> list[str]:
+def _list_question_texts(sample: Sample, names: Sequence[str]) -> list[str]:
     """Return what is asked, column by column: of a chat all that is said but by the system."""
     if names:
         return [canonical_text(sample.row.get(name, "")) for name in names]
@@ -80,24 +80,24 @@ def _asked(sample: Sample, names: Sequence[str]) -> list[str]:
         if isinstance(text, str):
             return [canonical_text(text)]
         rest = {k: v for k, v in sample.row.items() if k != "id"}
-        return [_plain(rest)] if rest else []
+        return [_format_canonical(rest)] if rest else []
     said = [m for m in chat.split_arguments(sample.input)[0] if m.get("role") != "system"]
     if len(said) == 1 and isinstance(said[0].get("content"), str):  # what a text would say
         return [canonical_text(said[0]["content"])]
-    return [_plain(said)] if said else []
+    return [_format_canonical(said)] if said else []
 
 
-def _wanted(sample: Sample) -> list[str]:
+def _list_target_texts(sample: Sample) -> list[str]:
     return sorted({text for t in sample.targets if (text := canonical_text(t))})
 
 
-def _plain(value: Any) -> str:
-    return json.dumps(_canonical(value), sort_keys=True, default=str, ensure_ascii=False)
+def _format_canonical(value: Any) -> str:
+    return json.dumps(_canonicalize_texts(value), sort_keys=True, default=str, ensure_ascii=False)
 
 
-def _canonical(value: Any) -> Any:
+def _canonicalize_texts(value: Any) -> Any:
     if isinstance(value, str):
         return canonical_text(value)
     if isinstance(value, Mapping):
-        return {str(k): _canonical(v) for k, v in value.items()}
-    return [_canonical(v) for v in value] if isinstance(value, (list, tuple)) else value
+        return {str(k): _canonicalize_texts(v) for k, v in value.items()}
+    return [_canonicalize_texts(v) for v in value] if isinstance(value, (list, tuple)) else value

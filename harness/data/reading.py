@@ -16,25 +16,27 @@ from typing import Any
 
 from harness.data import tables
 from harness.errors import Mistakes, UsageError
-from harness.schema import DEEPEST, format_toml, is_deep
+from harness.schema import MAX_DEPTH, format_toml, is_deep
 from harness.texts.escaping import shorten_repr
 
 Row = dict[str, Any]
 FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
-ALSO = (".ndjson", ".feather", ".xlsm")  # other suffixes of these
+OTHER_SUFFIXES = (".ndjson", ".feather", ".xlsm")  # other suffixes of these
 BINARY = {".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow", ".xlsx": "XLSX", ".xlsm": "XLSX"}
 TABLES = {".csv": ",", ".tsv": "\t"}  # and what parts their columns unless a suite says so
 SEPARATORS = (",", ";", "\t", "|")
 WORKBOOKS = (".xls", ".ods", ".numbers")
 ENCODINGS = {b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # by how a file begins
-LONGEST = 300  # characters of what a library says
-TOLD = re.compile(r'"?sep=(.)"?\n')  # Excel's first line
-SNIFFED = 100_000  # characters of a table, and bytes of its encoding, by which they are told
+MAX_MESSAGE_CHARS = 300  # characters of what a library says
+SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\n')  # Excel's first line
+SNIFFED_CHARS = 100_000  # characters of a table, and bytes of its encoding, by which they are told
 ESCAPE = "; in TOML a \\ in double quotes begins an escape: write / or single quotes"
-UNCLOSED = "; check for a missing closing quote, double the quotes inside a field, or write the rows as .jsonl"
+UNCLOSED_QUOTE_ADVICE = (
+    "; check for a missing closing quote, double the quotes inside a field, or write the rows as .jsonl"
+)
 OBJECTS = re.compile(r"\s*\[\s*\{")  # how a JSON list of objects begins, whatever the file is called
 ROW = re.compile(r"\brow [0-9]+")
-SHOWN = 20  # wrong rows of a source that are told one by one
+SHOWN_ERRORS = 20  # wrong rows of a source that are told one by one
 
 
 def read_file(
@@ -44,16 +46,16 @@ def read_file(
     path = find_file(folder, source, where)
     data = read_bytes(path, where)
     if tables.is_binary_table(data):
-        return _bare(tables.read_binary_table(data, f"{path}"))
+        return _drop_null_filled_keys(tables.read_binary_table(data, f"{path}"))
     if (suffix := tables.file_suffix(path.name)) in BINARY:
         raise UsageError(f"{path}: is not valid {BINARY[suffix]}; check its name, or copy the file again")
     text = decode_text(data, path, encoding, where)
     if suffix in TABLES:
-        return _read_csv(text, path, separator, where)
+        return _parse_csv(text, path, separator, where)
     if OBJECTS.match(text) or (suffix == ".json" and not _is_json_lines(text)):
-        return _rows_of(tables.extract_json_rows(_parse(text, f"{path}")), path)
+        return _require_list_of_objects(tables.extract_json_rows(_parse_json_line(text, f"{path}")), path)
     lines = ((n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip())
-    return _rows_of([_parse(line, f"{path}:{n}") for n, line in lines], path)
+    return _require_list_of_objects([_parse_json_line(line, f"{path}:{n}") for n, line in lines], path)
 
 
 def read_bytes(path: Path, where: str) -> bytes:
@@ -77,7 +79,7 @@ def _is_json_lines(text: str) -> bool:
 
 def is_file_name(name: str) -> bool:
     """Return whether a file is of a format that is read, by its name."""
-    return tables.file_suffix(name) in (*FILES, *ALSO)
+    return tables.file_suffix(name) in (*FILES, *OTHER_SUFFIXES)
 
 
 def find_file(folder: Path, source: str, where: str) -> Path:
@@ -139,7 +141,7 @@ def detect_format(path: Path, where: str, separator: str | None, encoding: str |
     if tables.is_binary_table(data) or suffix in BINARY:
         return {}
     encoding = encoding or detect_encoding(data)
-    text = decode_text(data, path, encoding, where)[:SNIFFED]
+    text = decode_text(data, path, encoding, where)[:SNIFFED_CHARS]
     if "\0" in text:
         raise UsageError(f'{where}: {path}: is not text; save it as "CSV UTF-8" and name that file')
     found = {"separator": separator or detect_separator(text)} if suffix in TABLES else {}
@@ -148,7 +150,7 @@ def detect_format(path: Path, where: str, separator: str | None, encoding: str |
 
 def detect_separator(text: str) -> str:
     """Return what parts the columns of a table: where most of its first rows have as many as the header."""
-    if told := TOLD.match(text):
+    if told := SEPARATOR_LINE.match(text):
         return told[1]
 
     def fits(separator: str) -> tuple[float, int]:
@@ -186,9 +188,11 @@ def read_hub(source: str, where: str) -> list[Row]:
     parts = name.split("/")
     config = parts.pop() if len(parts) > 2 else None
     try:
-        return _bare([dict(row) for row in load_dataset("/".join(parts), config, split=split or "train")])
+        return _drop_null_filled_keys(
+            [dict(row) for row in load_dataset("/".join(parts), config, split=split or "train")]
+        )
     except Exception as error:  # the library raises a dozen kinds; what helps is the name and its last line
-        why = textwrap.shorten(str(error), LONGEST, placeholder=" …")
+        why = textwrap.shorten(str(error), MAX_MESSAGE_CHARS, placeholder=" …")
         raise UsageError(
             f'{where}: data "{source}" cannot be read: {why}; check the name and the network connection'
         ) from None
@@ -201,22 +205,22 @@ def limit_mistakes(mistakes: Mistakes, where: str) -> None:
     mistakes.messages = [
         f"{message} ({same[key]:,} such rows)" if same[key] > 1 else message for key, message in [*first.items()][::-1]
     ]
-    if len(mistakes.messages) > SHOWN:
-        mistakes.messages[SHOWN:] = [f"{where}: {len(mistakes.messages) - SHOWN} more rows like these"]
+    if len(mistakes.messages) > SHOWN_ERRORS:
+        mistakes.messages[SHOWN_ERRORS:] = [f"{where}: {len(mistakes.messages) - SHOWN_ERRORS} more rows like these"]
 
 
-def _parse(text: str, place: str) -> Any:
+def _parse_json_line(text: str, place: str) -> Any:
     try:
         found = json.loads(text)
         if "\\ud" in text.lower():  # an escape that may be half of a pair, which no encoding can write
             json.dumps(found, ensure_ascii=False).encode()
-        if text.count("[") + text.count("{") > DEEPEST and is_deep(found):
+        if text.count("[") + text.count("{") > MAX_DEPTH and is_deep(found):
             raise RecursionError
         return found
     except UnicodeEncodeError:
         raise UsageError(f"{place}: contains half a character (a lone surrogate); replace that text") from None
     except RecursionError:
-        raise UsageError(f"{place}: is nested more than {DEEPEST} levels deep; flatten it") from None
+        raise UsageError(f"{place}: is nested more than {MAX_DEPTH} levels deep; flatten it") from None
     except json.JSONDecodeError as error:
         raise UsageError(
             f"{place}: not valid JSON: {error.msg} at column {error.colno}; correct it, or "
@@ -226,7 +230,7 @@ def _parse(text: str, place: str) -> Any:
         raise UsageError(f"{place}: contains an integer of thousands of digits; write it as text") from None
 
 
-def _rows_of(found: Any, path: Path) -> list[Row]:
+def _require_list_of_objects(found: Any, path: Path) -> list[Row]:
     if not isinstance(found, list):
         raise UsageError(f"{path}: contains a {type(found).__name__}; it must be a list of objects")
     if (odd := next((i for i, row in enumerate(found) if not isinstance(row, dict)), None)) is not None:
@@ -234,27 +238,29 @@ def _rows_of(found: Any, path: Path) -> list[Row]:
     return found
 
 
-def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[Row]:
+def _parse_csv(text: str, path: Path, separator: str | None, where: str) -> list[Row]:
     """Return the rows of a CSV file under its header's names; every row has as many fields as the header.
 
     A first line `sep=;`, which Excel writes and reads, is no row and names the separator.
     """
     if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
         raise UsageError(f"{where}: separator is {format_toml(separator)}; give one character")
-    told = TOLD.match(text)
+    told = SEPARATOR_LINE.match(text)
     parts = separator or (told[1] if told else TABLES[tables.file_suffix(path.name)])
     mistakes, rows, header = Mistakes(), list[Row](), list[str]()
     joined: list[tuple[str, list[str]]] = []  # what is wrong if lines in a field are rows, and how such rows end
     last = 0
     try:
-        for first, last, lines, fields in _records(text[told.end() if told else 0 :], parts, 1 + bool(told)):
+        for first, last, lines, fields in _iterate_csv_records(
+            text[told.end() if told else 0 :], parts, 1 + bool(told)
+        ):
             if not header:
                 header = fields
-                _check_header(header, f"{path}:{last}")
+                _require_valid_csv_header(header, f"{path}:{last}")
                 continue
-            ends = _swallowed(lines, fields, parts, len(header)) if last > first else None
+            ends = _find_unclosed_quote_endings(lines, fields, parts, len(header)) if last > first else None
             if ends is not None:
-                joined.append((f"{path}: lines {first} to {last} form one row{UNCLOSED}", ends))
+                joined.append((f"{path}: lines {first} to {last} form one row{UNCLOSED_QUOTE_ADVICE}", ends))
             if len(fields) == len(header):
                 rows.append(dict(zip(header, fields, strict=True)))
             elif ends is None:
@@ -267,14 +273,14 @@ def _read_csv(text: str, path: Path, separator: str | None, where: str) -> list[
         ) from None
     known = {row[header[-1]] for row in rows} if joined else set()
     mistakes.messages += [what for what, ends in joined if not ends or known.issuperset(ends)]
-    if len(mistakes.messages) > max(SHOWN, len(rows)):  # one cause
+    if len(mistakes.messages) > max(SHOWN_ERRORS, len(rows)):  # one cause
         mistakes.messages = [f"{mistakes.messages[0]} ({len(mistakes.messages) - 1:,} more rows like this)"]
     limit_mistakes(mistakes, f"{path}")
     mistakes.raise_errors()
     return rows
 
 
-def _records(text: str, separator: str, first: int) -> Iterator[tuple[int, int, list[str], list[str]]]:
+def _iterate_csv_records(text: str, separator: str, first: int) -> Iterator[tuple[int, int, list[str], list[str]]]:
     """Yield the number of the first and the last line of each row that is not empty, these lines, and its fields."""
     lines: list[str] = []
 
@@ -290,7 +296,7 @@ def _records(text: str, separator: str, first: int) -> Iterator[tuple[int, int, 
         lines.clear()
 
 
-def _check_header(header: list[str], place: str) -> None:
+def _require_valid_csv_header(header: list[str], place: str) -> None:
     if twice := [name for name, n in Counter(header).items() if n > 1]:
         raise UsageError(f'{place}: the column "{twice[0]}" occurs twice in the header; rename one')
     if len(header) == 1 and (other := next((one for one in SEPARATORS if one in header[0]), "")):
@@ -298,7 +304,7 @@ def _check_header(header: list[str], place: str) -> None:
         raise UsageError(f"{place}: the header is a single column, {format_toml(header[0])}; {instead}")
 
 
-def _swallowed(lines: list[str], fields: list[str], separator: str, columns: int) -> list[str] | None:
+def _find_unclosed_quote_endings(lines: list[str], fields: list[str], separator: str, columns: int) -> list[str] | None:
     """Return how lines in a field end that a quote which is not closed made of rows, or None where it is text.
 
     That is certain, and how they end tells nothing, where text follows the closing quote, or the file ends before it.
@@ -318,7 +324,7 @@ def separator_name(separator: str) -> str:
     return {",": "comma", ";": "semicolon", "\t": "tab"}.get(separator, f'"{separator}"')
 
 
-def _bare(rows: list[Row]) -> list[Row]:
+def _drop_null_filled_keys(rows: list[Row]) -> list[Row]:
     """Take the keys off that a table gave objects in a row because others have them: null, but for a `content`."""
 
     def inner(value: Any) -> Any:

@@ -32,7 +32,9 @@ GROUP = "group"
 """The key of a training row that names its group; rows of one group are held out together."""
 HELD_OUT = "held_out"
 """The key of a training row that is for validation only."""
-LARGEST = 10_000_000  # characters of a row: more than any context holds, and minutes for every check that reads it
+MAX_ROW_CHARS = (
+    10_000_000  # characters of a row: more than any context holds, and minutes for every check that reads it
+)
 
 
 def is_remote(source: str) -> bool:
@@ -59,8 +61,9 @@ def read_rows(
         rows = rows[part] if part else rows
     if not rows:
         raise UsageError(f'{where}: data "{source}" has no rows; an evaluation needs at least one')
-    if large := [i for i, row in enumerate(rows) if _size(row) > LARGEST]:
-        what = f"row {large[0]} has more than {LARGEST:,} characters ({len(large)} such rows); split it, or remove it"
+    if large := [i for i, row in enumerate(rows) if _count_characters(row) > MAX_ROW_CHARS]:
+        what = f"row {large[0]} has more than {MAX_ROW_CHARS:,} characters ({len(large)} such rows)"
+        what = f"{what}; split it, or remove it"
         raise UsageError(f'{where}: data "{source}": {what}')
     return rows
 
@@ -96,17 +99,23 @@ def to_samples(
             what = f'row {lacking[0]} has no column "{column}" for {name} ({len(lacking)} such rows)'
             mistakes.add(where, f"{what}; its columns are {quote_names(rows[0])}")
     mistakes.raise_errors()
-    named = _all_named(rows, columns, template, where, json_targets=json_targets)
-    mistakes.messages += [f"{where}: {what}" for what in _odd_values(named, rows, clusters, slices)]
+    named = _map_rows_to_known_columns(rows, columns, template, where, json_targets=json_targets)
+    mistakes.messages += [f"{where}: {what}" for what in _iterate_column_type_errors(named, rows, clusters, slices)]
     mistakes.raise_errors()
     if arguments is not None:
-        _give_arguments(rows, named, arguments, [*columns.values(), *slices, *clusters], where)
+        _add_template_arguments(rows, named, arguments, [*columns.values(), *slices, *clusters], where)
     samples = []
     for i, (row, own) in enumerate(zip(rows, named, strict=True)):
         groups = [str(row[c]) for c in clusters]
         about = dict(zip(("cluster", "second_cluster"), groups, strict=False))
         samples.append(
-            Sample(str(own.get("id", i)), own.get("input", ""), _target(own.get("target")), row=row, **about)
+            Sample(
+                str(own.get("id", i)),
+                own.get("input", ""),
+                _convert_target_to_text(own.get("target")),
+                row=row,
+                **about,
+            )
         )
     if not any(s.input or "text" in s.row for s in samples):
         want = 'write columns = { input = "…", target = "…" }'
@@ -131,8 +140,8 @@ def to_training_rows(
     if lacking := [(n, c) for n, c in columns.items() if any(c not in row for row in rows)]:
         (name, column), *_ = lacking
         raise UsageError(f'{where}: there is no column "{column}" for {name}; the columns are {quote_names(rows[0])}')
-    named = _all_named(rows, columns, template, where)
-    if shapeless := [i for i, own in enumerate(named) if not _shape(own, columns, template)]:
+    named = _map_rows_to_known_columns(rows, columns, template, where)
+    if shapeless := [i for i, own in enumerate(named) if not _find_training_keys(own, columns, template)]:
         want = "input and target, prompt and completion, messages, or text"
         if template is not None:
             want = 'a target as well as the template; name its column with columns = { target = "…" }'
@@ -146,7 +155,7 @@ def to_training_rows(
     mistakes, made = Mistakes(), list[Row]()
     for i, row in enumerate(rows):
         with mistakes.collecting():
-            taken = _training_row(i, named[i], where, columns, template)
+            taken = _make_training_row(i, named[i], where, columns, template)
             made.append(taken | training_template_arguments(i, row, columns, where, arguments or {}))
     reading.limit_mistakes(mistakes, where)
     mistakes.raise_errors()
@@ -168,14 +177,14 @@ def answers_as_continuations(row: Mapping[str, Any]) -> Row:
     return {**row, **{name: target_as_continuation(row["prompt"], row[name]) for name in texts}}
 
 
-def _target(value: Any) -> str | list[str]:
+def _convert_target_to_text(value: Any) -> str | list[str]:
     """Return what is wanted as text; null, in a list too, is as empty as "", which no evaluator takes for a target."""
     if isinstance(value, list):
         return ["" if v is None else str(v) for v in value]
     return "" if value is None else str(value)
 
 
-def _is_text(value: Any) -> bool:
+def _is_text_or_number(value: Any) -> bool:
     """Return whether a value is text or a number that can be written as text: not null, NaN, true or a list."""
     if isinstance(value, float):
         return math.isfinite(value)
@@ -183,19 +192,21 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_target(value: Any) -> bool:
-    return all(v is None or _is_text(v) for v in (value if isinstance(value, list) else [value]))
+    return all(v is None or _is_text_or_number(v) for v in (value if isinstance(value, list) else [value]))
 
 
-def _odd_values(named: Rows, rows: Rows, clusters: Sequence[str], slices: Sequence[str]) -> Iterator[str]:
+def _iterate_column_type_errors(
+    named: Rows, rows: Rows, clusters: Sequence[str], slices: Sequence[str]
+) -> Iterator[str]:
     """Yield what stands where text is wanted and is none: a line for each of target, id, cluster, slices and input."""
     name = "give text or a number in every row"
     asked: list[tuple[str, Rows, str, Callable[[Any], bool], str]] = [
         ("target", named, "target", _is_target, "give text or a number, or a list of these"),
-        ("id", named, "id", lambda v: _is_text(v) and v != "", name),
+        ("id", named, "id", lambda v: _is_text_or_number(v) and v != "", name),
     ]
-    asked += [(c, rows, "cluster", lambda v: _is_text(v) and v != "", name) for c in clusters]
+    asked += [(c, rows, "cluster", lambda v: _is_text_or_number(v) and v != "", name) for c in clusters]
     want = "give text, a number, true or false in every row"
-    asked += [(c, rows, f'slices "{c}"', lambda v: isinstance(v, bool) or _is_text(v), want) for c in slices]
+    asked += [(c, rows, f'slices "{c}"', lambda v: isinstance(v, bool) or _is_text_or_number(v), want) for c in slices]
     for column, of, what, fits, want in asked:
         if odd := [i for i, row in enumerate(of) if column in row and not fits(row[column])]:
             found = "null" if of[odd[0]][column] is None else f"{shorten_repr(of[odd[0]][column])}"
@@ -222,7 +233,7 @@ def _is_prompt(prompt: Any) -> bool:
     return isinstance(prompt, (str, list))
 
 
-def _all_named(
+def _map_rows_to_known_columns(
     rows: Rows, columns: Columns, template: str | None, where: str, *, json_targets: bool = False
 ) -> list[Row]:
     """Return rows under our names, their inputs written by the template where there is one.
@@ -250,7 +261,7 @@ def _all_named(
     return found
 
 
-def _shape(named: Row, columns: Columns, template: str | None) -> tuple[str, ...]:
+def _find_training_keys(named: Row, columns: Columns, template: str | None) -> tuple[str, ...]:
     """Return the names under which a row is trained on, or none where it has no shape that can be."""
     shapes: list[tuple[str, ...]] = [(name,) for name in ("messages", "text") if name in columns]
     if not columns and template is None:
@@ -258,8 +269,8 @@ def _shape(named: Row, columns: Columns, template: str | None) -> tuple[str, ...
     return next((shape for shape in (*shapes, PAIR) if all(key in named for key in shape)), ())
 
 
-def _training_row(number: int, named: Row, where: str, columns: Columns, template: str | None) -> Row:
-    if (shape := _shape(named, columns, template)) != PAIR:
+def _make_training_row(number: int, named: Row, where: str, columns: Columns, template: str | None) -> Row:
+    if (shape := _find_training_keys(named, columns, template)) != PAIR:
         if "prompt" in shape and not isinstance(named["prompt"], (str, list)):
             raise UsageError(
                 f"{where}: row {number} has {shorten_repr(named['prompt'])} as its prompt; give text, or messages"
@@ -275,7 +286,7 @@ def _training_row(number: int, named: Row, where: str, columns: Columns, templat
         raise UsageError(
             f"{where}: row {number} has {shorten_repr(value)} as its target; give text, a number or an object"
         )
-    target = str(_target(value))
+    target = str(_convert_target_to_text(value))
     if isinstance(prompt, list):
         return {"prompt": prompt, "completion": [{"role": "assistant", "content": target}]}
     return {"prompt": prompt, "completion": target_as_continuation(prompt, target)}
@@ -289,7 +300,7 @@ def training_template_arguments(number: int, row: Row, columns: Columns, where: 
         if found and not said:
             raise UsageError(f"has {quote_names(found)} {NO_CHAT}")
         messages = [m for v in said for m in v if isinstance(m, Mapping)]
-        _refuse_inner(messages)
+        _require_no_inner_arguments(messages)
         if kind := chat.find_media(messages):
             raise UsageError(f'has a part of type "{kind}" in its messages, but only text is trained on; remove it')
     except UsageError as error:
@@ -298,13 +309,13 @@ def training_template_arguments(number: int, row: Row, columns: Columns, where: 
     return tools | ({chat.ARGUMENTS: found} if found else {})
 
 
-def _give_arguments(rows: Rows, named: Rows, arguments: Arguments, used: Sequence[str], where: str) -> None:
+def _add_template_arguments(rows: Rows, named: Rows, arguments: Arguments, used: Sequence[str], where: str) -> None:
     """Give the inputs of rows their template arguments; raises UsageError for a text, which no template writes."""
     for i, (row, own) in enumerate(zip(rows, named, strict=True)):
         try:
             prompt, given = own.get("input", ""), chat.template_arguments(row, arguments, used)
             if isinstance(prompt, list):
-                _refuse_inner(prompt)
+                _require_no_inner_arguments(prompt)
                 own["input"] = chat.join_arguments(prompt, given)
             elif given:
                 raise UsageError(f"has {quote_names(given)} {NO_CHAT}")
@@ -312,7 +323,7 @@ def _give_arguments(rows: Rows, named: Rows, arguments: Arguments, used: Sequenc
             raise UsageError(f"{where}: row {i} {error}") from None
 
 
-def _refuse_inner(messages: Sequence[Mapping[str, Any]]) -> None:
+def _require_no_inner_arguments(messages: Sequence[Mapping[str, Any]]) -> None:
     if any(chat.ARGUMENTS in message for message in messages):
         raise UsageError(f'has "{chat.ARGUMENTS}" in a message; move it beside the messages')
 
@@ -322,7 +333,7 @@ def quote_names(names: Iterable[str]) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
-def _size(row: Row) -> int:
+def _count_characters(row: Row) -> int:
     """Return how many characters the texts of a row have."""
     size, waiting = 0, list(row.values())
     while waiting:
@@ -392,16 +403,20 @@ def split_preference_pair(row: Mapping[str, Any]) -> Row:
     The answers begin where the two part. Where they part in what is asked, the rejected one stays whole.
     """
     prompt, one, two = row.get("prompt"), row["chosen"], row["rejected"]
-    if not (isinstance(one, list) and isinstance(two, list) and one) or _is_answer(one):  # nothing is asked
+    if not (isinstance(one, list) and isinstance(two, list) and one) or _has_leading_assistant_message(
+        one
+    ):  # nothing is asked
         return {}
     last = min(len(one), len(two)) - 1
     same = next((i for i in range(last) if one[i] != two[i]), max(last, 0))
     if isinstance(prompt, list) and prompt != one[: len(prompt)]:
         return {}
-    if not (_is_answer(one[same : same + 1]) and _is_answer(two[same : same + 1])):
+    if not (
+        _has_leading_assistant_message(one[same : same + 1]) and _has_leading_assistant_message(two[same : same + 1])
+    ):
         return {"prompt": one[:-1], "chosen": one[-1:], "rejected": two}
     return {"prompt": one[:same], "chosen": one[same:], "rejected": two[same:]}
 
 
-def _is_answer(messages: Sequence[Any]) -> bool:
+def _has_leading_assistant_message(messages: Sequence[Any]) -> bool:
     return bool(messages) and isinstance(messages[0], Mapping) and messages[0].get("role") == "assistant"

@@ -20,11 +20,11 @@ from harness.errors import UsageError
 Row = dict[str, Any]
 MAX_BYTES = 1 << 32  # of a file, decompressed
 CHUNK, ZSTD_CHUNK = 1 << 20, 1 << 12  # bytes that are decompressed at a time, and bytes of zstd that are
-COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz")
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
 ZIP, PARQUET, ARROW, STREAM = b"PK\3\4", b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 BATCH_ROWS, MIN_CELL_BYTES = 1024, 16  # rows that are unpacked at a time, and bytes that a cell counts at least
-LONGEST = 300  # characters of a library's message
+MAX_MESSAGE_CHARS = 300  # characters of a library's message
 WRAPPERS = ("data", "rows", "examples", "instances")  # keys of an object under which tools write the rows
 FORMULA = "save the workbook in a spreadsheet program, which stores the results, or save the sheet as CSV"
 
@@ -32,7 +32,7 @@ FORMULA = "save the workbook in a spreadsheet program, which stores the results,
 def file_suffix(name: str) -> str:
     """Return the suffix of a file's name in lower case, without that of its compression."""
     path = PurePath(name.lower())
-    return PurePath(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+    return PurePath(path.stem).suffix if path.suffix in COMPRESSED_SUFFIXES else path.suffix
 
 
 def is_compressed(data: bytes) -> bool:
@@ -57,7 +57,7 @@ def decompress(data: bytes, where: str, limit: int = MAX_BYTES) -> bytes:
                     raise UsageError(f"{where}: unpacks to more than {limit:,} bytes; split the file")
                 parts.append(part)
     except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise UsageError(f"{where}: is not complete {kind}: {_shorten(error)}; copy the file again") from None
+        raise UsageError(f"{where}: is not complete {kind}: {_shorten_error(error)}; copy the file again") from None
     return b"".join(parts)
 
 
@@ -154,11 +154,11 @@ def iterate_binary_table(data: bytes, where: str, limit: int = MAX_BYTES) -> Ite
             size += max(batch.nbytes, MIN_CELL_BYTES * batch.num_rows * batch.num_columns)  # of nulls, which take none
             if size > limit:
                 raise UsageError(f"{where}: unpacks to more than {limit:,} bytes; remove columns or rows")
-            _check_columns(batch.schema.names, where)
+            _require_unique_columns(batch.schema.names, where)
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 yield from batch.slice(start, BATCH_ROWS).to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError, IndexError) as error:
-        raise UsageError(f"{where}: not valid {kind}: {_shorten(error)}; copy the file again") from None
+        raise UsageError(f"{where}: not valid {kind}: {_shorten_error(error)}; copy the file again") from None
 
 
 def read_workbook(data: bytes, where: str, limit: int = MAX_BYTES) -> list[Row]:
@@ -182,29 +182,31 @@ def read_workbook(data: bytes, where: str, limit: int = MAX_BYTES) -> list[Row]:
         values, formulas = (
             openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=only) for only in (True, False)
         )
-        filled = [name for name in values.sheetnames if next(_filled_rows(values[name]), None)]
+        filled = [name for name in values.sheetnames if next(_iterate_filled_rows(values[name]), None)]
         if len(filled) > 1:
             sheets = ", ".join(f'"{name}"' for name in filled)
             raise UsageError(f"{where}: has several sheets with rows ({sheets}); save the one you need as CSV UTF-8")
         if not filled:
             return []
-        return _sheet_rows(values[filled[0]], formulas[filled[0]], where)
+        return _read_sheet_rows(values[filled[0]], formulas[filled[0]], where)
     except (zipfile.BadZipFile, InvalidFileException, zlib.error, EOFError, OSError) as error:
-        raise UsageError(f"{where}: is not a complete workbook: {_shorten(error)}; copy the file again") from None
+        raise UsageError(f"{where}: is not a complete workbook: {_shorten_error(error)}; copy the file again") from None
     except (KeyError, ValueError, TypeError, AttributeError, SyntaxError) as error:  # of openpyxl, at odd XML
-        raise UsageError(f"{where}: the workbook cannot be read: {_shorten(error)}; save the sheet as CSV") from None
+        raise UsageError(
+            f"{where}: the workbook cannot be read: {_shorten_error(error)}; save the sheet as CSV"
+        ) from None
 
 
-def _filled_rows(sheet: Any) -> Iterator[tuple[int, tuple[Any, ...]]]:
+def _iterate_filled_rows(sheet: Any) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Yield the number and the cells of each row of a sheet that is not empty."""
     for number, cells in enumerate(sheet.iter_rows(values_only=True) if hasattr(sheet, "iter_rows") else (), 1):
         if any(cell is not None for cell in cells):
             yield number, cells
 
 
-def _sheet_rows(sheet: Any, formulas: Any, where: str) -> list[Row]:
-    rows, names, written = list[Row](), list[str](), dict(_filled_rows(formulas))
-    for number, cells in _filled_rows(sheet):
+def _read_sheet_rows(sheet: Any, formulas: Any, where: str) -> list[Row]:
+    rows, names, written = list[Row](), list[str](), dict(_iterate_filled_rows(formulas))
+    for number, cells in _iterate_filled_rows(sheet):
         for column, source in enumerate(written.get(number, ())):
             if isinstance(source, str) and source.startswith("=") and (len(cells) <= column or cells[column] is None):
                 what = f'has the formula "{source[:40]}" without its result'
@@ -214,20 +216,20 @@ def _sheet_rows(sheet: Any, formulas: Any, where: str) -> list[Row]:
             names = ["" if cell is None else str(cell).strip() for cell in cells[:last]]
             if "" in names:
                 raise UsageError(f"{where}: column {names.index('') + 1} has no name in row {number}; write one there")
-            _check_columns(names, where)
+            _require_unique_columns(names, where)
             continue
         if any(cell is not None for cell in cells[len(names) :]):
             raise UsageError(f"{where}: row {number} has more cells than row 1 has names; name every column")
         padded = (*cells, *[None] * len(names))[: len(names)]
-        rows.append({name: _cell(value) for name, value in zip(names, padded, strict=True)})
+        rows.append({name: _convert_cell_date_to_iso(value) for name, value in zip(names, padded, strict=True)})
     return rows
 
 
-def _cell(value: Any) -> Any:
+def _convert_cell_date_to_iso(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else value
 
 
-def _check_columns(names: Sequence[str], where: str) -> None:
+def _require_unique_columns(names: Sequence[str], where: str) -> None:
     if twice := [name for name, n in Counter(names).items() if n > 1]:
         raise UsageError(f'{where}: the column "{twice[0]}" occurs twice; rename one')
 
@@ -263,5 +265,5 @@ def extract_json_rows(value: Any) -> Any:
     return value
 
 
-def _shorten(error: BaseException) -> str:
-    return textwrap.shorten(str(error), LONGEST, placeholder=" …") or type(error).__name__
+def _shorten_error(error: BaseException) -> str:
+    return textwrap.shorten(str(error), MAX_MESSAGE_CHARS, placeholder=" …") or type(error).__name__

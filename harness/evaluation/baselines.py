@@ -11,9 +11,12 @@ from harness.evaluation.checks import quote_text
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample
 
-CHOSEN = ("exact_match", "multiple_choice")  # evaluators of which a constant answer scores its share of the rows
+CONSTANT_ANSWER_EVALUATORS = (
+    "exact_match",
+    "multiple_choice",
+)  # evaluators of which a constant answer scores its share of the rows
 MOST_LABELS = 50
-RISK = 0.05  # of calling a baseline weaker than the base where both are alike
+BASELINE_RISK = 0.05  # of calling a baseline weaker than the base where both are alike
 
 
 def find_weakness(task: Task, metric: Metric, baseline: Result, base: Result | None) -> str:
@@ -23,7 +26,7 @@ def find_weakness(task: Task, metric: Metric, baseline: Result, base: Result | N
     """
     value, ids = baseline.metrics.get(metric.name, math.nan), {s.id for s in baseline.scores}
     answer, share = find_constant_answer([s for s in task.samples or () if s.id in ids], task)
-    if task.spec.use in CHOSEN and metric.is_share and value < share:
+    if task.spec.use in CONSTANT_ANSWER_EVALUATORS and metric.is_share and value < share:
         return f"{value:.3f}, less than the constant answer {quote_text(answer, 40)} ({share:.3f})"
     if base is None or metric.is_count or metric.combine:
         return ""
@@ -31,7 +34,7 @@ def find_weakness(task: Task, metric: Metric, baseline: Result, base: Result | N
     sign = 1 if metric.better == "higher" else -1
     gains = [sign * (value - theirs[i]) for i, value in ours.items() if i in theirs]
     lost, won = sum(gain < 0 for gain in gains), sum(gain > 0 for gain in gains)
-    if lost > won and _sign_test(won, lost) <= RISK:
+    if lost > won and _compute_sign_test_p(won, lost) <= BASELINE_RISK:
         return f"{value:.3f}, less than the base without examples ({base.metrics.get(metric.name, math.nan):.3f})"
     return ""
 
@@ -48,6 +51,6 @@ def find_constant_answer(samples: Sequence[Sample], task: Task) -> tuple[str, fl
     return answer, often / len(samples)
 
 
-def _sign_test(won: int, lost: int) -> float:
+def _compute_sign_test_p(won: int, lost: int) -> float:
     """Return how often as many rows are lost by chance, if either is as likely (exact binomial)."""
     return float(sum(math.comb(won + lost, k) for k in range(lost, won + lost + 1)) / 2 ** (won + lost))

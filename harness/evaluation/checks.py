@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from harness import plugin_errors
 from harness.artifacts import artifact_cache
 from harness.collection import requirements
-from harness.errors import RAISES, CheckFailedError, Mistakes, UsageError, did_you_mean
+from harness.errors import PLUGIN_ERRORS, CheckFailedError, Mistakes, UsageError, did_you_mean
 from harness.records.copies import copy_record, detach_copy
 from harness.records.findings import Built, Finding, TrainingRow
 from harness.records.models import ModelRef, Progress
@@ -53,12 +53,12 @@ BUILD = """The trainer rejects the rows or its options.
 
 What cannot be prepared cannot be trained on; the line says which rows or which option.
 It is found before anything is measured, because the trainer is built without being run."""
-SELECTED = " (select)"  # behind the name of an evaluation: the rows of its select split
-CRASHED = "crashed"  # the kind of a check that could not look
+SELECT_SUFFIX = " (select)"  # behind the name of an evaluation: the rows of its select split
+CRASH_KIND = "crashed"  # the kind of a check that could not look
 # objects that checks share: a copy of every token, or of every gate for each evaluation, would take longer than they do
 LARGE = {"built", "suite", "gates"}
 TITLED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-SHOWN = 5  # lines of evidence that are kept
+SHOWN_LINES = 5  # lines of evidence that are kept
 
 
 class Checks:
@@ -117,15 +117,16 @@ class Checks:
             # copies that no other check and no verdict reads
             given = {name: one if name in LARGE else detach_copy(one) for name, one in wanted.items()}
             found += [
-                self.complete_finding(provided.name, flag) for flag in _flags(provided, given, self.find_unknown_row)
+                self.complete_finding(provided.name, flag)
+                for flag in _run_check_catching_crashes(provided, given, self.find_unknown_row)
             ]
         return found
 
     def find_unknown_row(self, flag: Finding) -> str:
         """Return which row of an evaluation a finding names that there is not, or an empty text."""
         for name, ids in flag.rows.items():
-            if task := self.objects.get("tasks", {}).get(name.removesuffix(SELECTED)):
-                known = {s.id for s in (task.select if name.endswith(SELECTED) else task.samples) or ()}
+            if task := self.objects.get("tasks", {}).get(name.removesuffix(SELECT_SUFFIX)):
+                known = {s.id for s in (task.select if name.endswith(SELECT_SUFFIX) else task.samples) or ()}
                 if odd := next((i for i in ids if i not in known), None):
                     return f' names row "{odd}" of "{name}", which does not exist'
         return ""
@@ -133,13 +134,13 @@ class Checks:
     def load_or_run(self, path: Path, look: Callable[[], list[Finding]], warn: Callable[[str], None]) -> list[Finding]:
         """Return what is remembered in a file, else look and remember it, unless a check crashed."""
         if (known := artifact_cache.read_sealed_json(path, warn)) is not None:
-            return [self._passed_over(Finding(**told)) for told in known]
+            return [self._apply_ignores_and_waivers(Finding(**told)) for told in known]
         found = look()
-        if not any(flag.kind == CRASHED for flag in found):
+        if not any(flag.kind == CRASH_KIND for flag in found):
             artifact_cache.write_sealed_json(path, [asdict(flag) for flag in found])
         return found
 
-    def _passed_over(self, flag: Finding) -> Finding:
+    def _apply_ignores_and_waivers(self, flag: Finding) -> Finding:
         """Return a finding with why it does not count, if so: by suite or command, or an error by its waiver alone."""
         reason = next((self.ignored[name] for name in flag.names if name in self.ignored), None)
         waivers = (self.waived[name] for name in flag.names if name in self.waived)
@@ -153,13 +154,17 @@ class Checks:
     def complete_finding(self, check: str, flag: Finding) -> Finding:
         """Return a finding with its code and title, and with reason and waiver if it is ignored."""
         code = f"{check}-{flag.kind}" if flag.kind else check
-        more = len(flag.evidence) - SHOWN
-        evidence = (*flag.evidence[:SHOWN], *([f"and {more} more"] if more > 0 else []))
+        more = len(flag.evidence) - SHOWN_LINES
+        evidence = (*flag.evidence[:SHOWN_LINES], *([f"and {more} more"] if more > 0 else []))
         title = self.titles.get(check, "")
-        return self._passed_over(replace(copy_record(Finding, flag), code=code, title=title, evidence=evidence))
+        return self._apply_ignores_and_waivers(
+            replace(copy_record(Finding, flag), code=code, title=title, evidence=evidence)
+        )
 
 
-def _flags(provided: Provided, given: Mapping[str, Any], strange: Callable[[Finding], str]) -> Iterable[Finding]:
+def _run_check_catching_crashes(
+    provided: Provided, given: Mapping[str, Any], strange: Callable[[Finding], str]
+) -> Iterable[Finding]:
     check = provided.function
     try:
         found = list(
@@ -170,21 +175,25 @@ def _flags(provided: Provided, given: Mapping[str, Any], strange: Callable[[Find
         return found
     except (CheckFailedError, UsageError) as error:
         return [Finding("error", str(error).replace("\n", "; "))]
-    except RAISES as error:  # a check that crashes has proved nothing, and must not look as if it had
+    except PLUGIN_ERRORS as error:  # a check that crashes has proved nothing, and must not look as if it had
         if theirs := plugin_errors.error_location(error):  # it may be the one that would have stopped the run
             return [
-                Finding("error", f"the check itself crashed: {theirs}", fix="fix its code, or ignore it", kind=CRASHED)
+                Finding(
+                    "error", f"the check itself crashed: {theirs}", fix="fix its code, or ignore it", kind=CRASH_KIND
+                )
             ]
         if isinstance(error, ModuleNotFoundError):
             return [
                 Finding(
                     "note",
                     f"not run: {requirements.missing_modules_message([error.name or 'unknown'])}",
-                    kind=CRASHED,
+                    kind=CRASH_KIND,
                 )
             ]
         why = f"{type(error).__name__}: {textwrap.shorten(str(error), 300, placeholder=' …')}"
-        return [Finding("warning", f"the check itself crashed: {why}", fix="report it, with the suite", kind=CRASHED)]
+        return [
+            Finding("warning", f"the check itself crashed: {why}", fix="report it, with the suite", kind=CRASH_KIND)
+        ]
 
 
 def check_title(provided: Provided) -> str:

@@ -28,16 +28,16 @@ class SampledSubject:
 
     def __init__(self, subject: Subject, task: Task) -> None:
         self._subject, self._task = subject, task
-        self._rows: dict[str, list[str]] = {}  # ids by prompt
+        self._select_rows_of_gate: dict[str, list[str]] = {}  # ids by prompt
         self._asked = Counter[str]()
         self._draw = 0
         self._lock = threading.Lock()
 
     def start_draw(self, rows: Sequence[Sample], draw: int) -> None:
         """Begin to answer some rows for the n-th time."""
-        self._rows, self._asked, self._draw = {}, Counter(), draw
+        self._select_rows_of_gate, self._asked, self._draw = {}, Counter(), draw
         for row in rows:
-            self._rows.setdefault(repr(row.input), []).append(row.id)
+            self._select_rows_of_gate.setdefault(repr(row.input), []).append(row.id)
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `Subject`. Raises UsageError where the evaluator samples by itself."""
@@ -51,7 +51,7 @@ class SampledSubject:
     def _make_seed(self, prompt: Prompt) -> int:
         """Return 32 bits by the suite's seed, row and draw; of a prompt that is no row's, by its text and turn."""
         key = repr(prompt)
-        ids, turn = self._rows.get(key, [key]), self._asked[key]
+        ids, turn = self._select_rows_of_gate.get(key, [key]), self._asked[key]
         self._asked[key] += 1
         own = [self._subject.name] if self._task.spec.seeds == "own" else []
         what = [self._task.seed, ids[turn % len(ids)], turn // len(ids), self._draw, *own]
@@ -70,7 +70,7 @@ def merge_draws(task: Task, rows: Iterable[Sample], draws: Sequence[Sequence[Sco
     """
     scores = [{score.id: score for score in draw} for draw in draws]
     complete = (row.id for row in rows if all(row.id in draw for draw in scores))
-    return [_merge(task, [draw[i] for draw in scores]) for i in complete]
+    return [_merge_draws_of_row(task, [draw[i] for draw in scores]) for i in complete]
 
 
 def expected_best(values: Sequence[float], k: int) -> float:
@@ -82,7 +82,7 @@ def expected_best(values: Sequence[float], k: int) -> float:
     return math.fsum(n * value for n, value in zip(ways, sorted(values), strict=True)) / math.comb(len(values), k)
 
 
-def _merge(task: Task, scores: Sequence[Score]) -> Score:
+def _merge_draws_of_row(task: Task, scores: Sequence[Score]) -> Score:
     first = scores[0]
     if any((s.weight, s.weights) != (first.weight, first.weights) or s.lost or s.partly_lost for s in scores):
         raise UsageError(f'row "{first.id}": its answers have different weights, or lost values; remove repeats')
@@ -90,7 +90,9 @@ def _merge(task: Task, scores: Sequence[Score]) -> Score:
     values = {name: [d.values.get(name, math.nan) for d in draws] for name in first.values}
     merged = {name: math.fsum(each) / len(each) for name, each in values.items()}
     for name, each in values.items():
-        merged |= {metric: value for metric, value in _summaries(task, name, each, draws) if metric in task.metrics}
+        merged |= {
+            metric: value for metric, value in _iterate_draw_metrics(task, name, each, draws) if metric in task.metrics
+        }
     worst = max((Completion("", d.finish_reason) for d in draws), key=lambda one: one.rank).finish_reason
     tokens = [d.tokens for d in draws if d.tokens is not None]
     details = {name: value for s in reversed(scores) for name, value in s.details.items()}
@@ -99,7 +101,9 @@ def _merge(task: Task, scores: Sequence[Score]) -> Score:
     )
 
 
-def _summaries(task: Task, name: str, values: Sequence[float], draws: Sequence[Draw]) -> Iterable[tuple[str, float]]:
+def _iterate_draw_metrics(
+    task: Task, name: str, values: Sequence[float], draws: Sequence[Draw]
+) -> Iterable[tuple[str, float]]:
     """Yield what a metric comes to over the answers of one row, by the names of `collection.draws`."""
     yield from ((f"{name}.pass@{j}", expected_best(values, j)) for j in task.spec.pass_at)
     yield f"{name}.all@{len(values)}", min(values)

@@ -22,7 +22,7 @@ from harness.records.samples import Prompt, Result, Sample, Score, rows_digest
 from harness.stats.eprocess import interim_sizes
 from harness.texts.escaping import drop_surrogates
 
-CHUNK = 64  # rows given to an evaluator at once, where its subject says nothing: a sign of life in between
+CHUNK_ROWS = 64  # rows given to an evaluator at once, where its subject says nothing: a sign of life in between
 
 
 def evaluate(
@@ -83,7 +83,7 @@ def evaluate(
 
 def batch_rows(task: Task, subject: Subject) -> int:
     """Return how many rows to hand out at once; what is timed is asked a few at a time."""
-    return CHUNK if task.uncached else getattr(subject, "preferred_batch_rows", None) or CHUNK
+    return CHUNK_ROWS if task.uncached else getattr(subject, "preferred_batch_rows", None) or CHUNK_ROWS
 
 
 def validate_score(score: Score) -> Score:

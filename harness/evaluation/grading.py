@@ -24,7 +24,7 @@ from harness.records.models import Progress, Subject, split_chunks
 from harness.records.samples import Caveat, Labels, Result, Score, rows_digest
 from harness.texts.escaping import drop_surrogates
 
-ASKED = ("max_new_tokens", "stop", "thought")  # options of a marking evaluator that say how it is answered
+ANSWER_OPTIONS = ("max_new_tokens", "stop", "thought")  # options of a marking evaluator that say how it is answered
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def generate_answers(task: Task, name: str, subject: Subject, progress: Callable
     """Return a subject's answers to a task's rows, as Scores without values."""
     samples, begun = task.samples or (), time.monotonic()
     named, _ = schema.list_options(task.function)
-    how = {o: task.spec.options.get(o, named[o].default) for o in ASKED if o in named}
+    how = {o: task.spec.options.get(o, named[o].default) for o in ANSWER_OPTIONS if o in named}
     scores: list[Score] = []
     sampled = SampledSubject(subject, task)
     asked: Any = FinishReasonRecorder(sampled, task.thought_budget)
@@ -74,9 +74,11 @@ def grade_answers(task: Task, answered: Result, baseline: Result | None, marking
     scored already, and whatever the evaluator raises.
     """
     samples, begun = task.samples or (), time.monotonic()
-    theirs = _answers(task, baseline) if baseline else None
+    theirs = _list_answers_in_row_order(task, baseline) if baseline else None
     options = detach_copy(dict(task.spec.options))
-    marked = task.function(detach_copy(samples), _answers(task, answered), theirs, marking=marking, **options)
+    marked = task.function(
+        detach_copy(samples), _list_answers_in_row_order(task, answered), theirs, marking=marking, **options
+    )
     scores: dict[str, Score] = {}
     caveats: list[Caveat] = []
     labels: list[Labels] = []
@@ -110,7 +112,7 @@ def grade_answers(task: Task, answered: Result, baseline: Result | None, marking
     )
 
 
-def _answers(task: Task, result: Result) -> Sequence[str]:
+def _list_answers_in_row_order(task: Task, result: Result) -> Sequence[str]:
     """Return the answers in the order of the rows."""
     given: dict[str, Any] = {s.id: s.answer for s in result.scores}
     return [given[s.id] for s in task.samples or ()]

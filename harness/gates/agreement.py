@@ -35,7 +35,7 @@ def kappa_test(labels: Labels, threshold: float, alpha: float) -> Test:
         raise ValueError("all labels of people and judge are the same; agreement needs labels of more than one kind")
     p_pass, p_fail = (float(p) for p in kappa_p(tables, threshold))
     method = f"kappa of {len(labels.truth)} labels"
-    return Test(value, *_kappa_bounds(tables, alpha), p_pass, p_fail, method, len(labels.truth), count)
+    return Test(value, *_compute_kappa_bounds(tables, alpha), p_pass, p_fail, method, len(labels.truth), count)
 
 
 def confusion_tables(labels: Labels) -> Floats:
@@ -49,31 +49,35 @@ def confusion_tables(labels: Labels) -> Floats:
 
 def kappa_and_chance(tables: Floats) -> tuple[Floats, Floats]:
     """Return Cohen's kappa of all clusters together, and the agreement that chance gives; tables (G, 3, 3)."""
-    return _jackknife(tables)[0].whole
+    return _make_leave_one_out_counts(tables)[0].whole
 
 
 def kappa_p(tables: Floats, threshold: float) -> tuple[Floats, Floats]:
     """Return p_pass and p_fail of kappa against a number; 1 where nothing can be said."""
-    of, fewer = _jackknife(tables)
+    of, fewer = _make_leave_one_out_counts(tables)
     value, chance = of.whole
     df, limit = of.count - 1, np.arctanh(max(threshold, NEAR_ONE - 1))
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = (of.artanh() - limit) / _error(fewer.artanh())
+        t = (of.artanh() - limit) / _estimate_jackknife_error(fewer.artanh())
         none = (1 - (1 - threshold) * (1 - chance)) ** of.count
         p_pass = np.where(value == 1, none, special.stdtr(df, -t))
-        p_fail = np.maximum(special.stdtr(df, t), special.stdtr(df, (value - threshold) / _error(fewer.whole[0])))
+        p_fail = np.maximum(
+            special.stdtr(df, t), special.stdtr(df, (value - threshold) / _estimate_jackknife_error(fewer.whole[0]))
+        )
     p_fail = np.where(value >= threshold, 1.0, p_fail)
     return np.nan_to_num(p_pass, nan=1.0), np.nan_to_num(p_fail, nan=1.0)
 
 
-def _kappa_bounds(tables: Floats, alpha: float) -> tuple[float, float]:
+def _compute_kappa_bounds(tables: Floats, alpha: float) -> tuple[float, float]:
     """Return the one-sided bounds at alpha each that invert `kappa_p`, of one data set."""
-    of, fewer = _jackknife(tables)
+    of, fewer = _make_leave_one_out_counts(tables)
     value, chance = (float(x) for x in of.whole)
     if value == 1:
         return max(1 - (1 - alpha ** (1 / of.count)) / (1 - chance), -1.0), 1.0
     with np.errstate(divide="ignore", invalid="ignore"):
-        place, error, plain = map(float, (of.artanh(), _error(fewer.artanh()), _error(fewer.whole[0])))
+        place, error, plain = map(
+            float, (of.artanh(), _estimate_jackknife_error(fewer.artanh()), _estimate_jackknife_error(fewer.whole[0]))
+        )
     if not math.isfinite(error + plain):
         return -1.0, 1.0
     reach = -float(special.stdtrit(of.count - 1, alpha))
@@ -109,7 +113,7 @@ class _LabelCounts:
         return np.asarray(np.log((2 - share) / share) / 2)
 
 
-def _jackknife(tables: Floats) -> tuple[_LabelCounts, _LabelCounts]:
+def _make_leave_one_out_counts(tables: Floats) -> tuple[_LabelCounts, _LabelCounts]:
     """Return the counts of all clusters together, and those without each of them, (..., G)."""
     each = np.einsum("...ii->...", tables), tables.sum(-1), tables.sum(-2)
     alike, people, judged = each[0].sum(-1), each[1].sum(-2), each[2].sum(-2)
@@ -118,7 +122,7 @@ def _jackknife(tables: Floats) -> tuple[_LabelCounts, _LabelCounts]:
     return _LabelCounts(count, alike, people, judged), _LabelCounts(count - 1, *rest)
 
 
-def _error(without: Floats) -> Floats:
+def _estimate_jackknife_error(without: Floats) -> Floats:
     """Return the jackknife's standard error of a number, from what it is without each cluster, (..., G)."""
     count, apart = without.shape[-1], without - without.mean(-1, keepdims=True)
     return np.asarray(np.sqrt((count - 1) / count * (apart**2).sum(-1)))

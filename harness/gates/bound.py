@@ -29,7 +29,7 @@ class Bound(ClaimType):
                 found.append(f"{key} is {bound:g}, but {name} is a count")
             if metric.is_agreement and not -1 <= bound < 1:
                 found.append(f"{key} is {bound:g}, but {name} is an agreement, from -1 to 1")
-        return [*found, *super().find_metric_mistakes(gate, metric, rows), *_trivial(gate, metric)]
+        return [*found, *super().find_metric_mistakes(gate, metric, rows), *_iterate_trivial_bound_errors(gate, metric)]
 
     def claim_text(self, gate: Gate) -> str:
         return f"at most {format_limit(gate.max)}" if gate.min is None else f"at least {format_limit(gate.min)}"
@@ -54,7 +54,7 @@ class Bound(ClaimType):
         )
 
 
-def _trivial(gate: Gate, metric: Metric) -> Iterator[str]:
+def _iterate_trivial_bound_errors(gate: Gate, metric: Metric) -> Iterator[str]:
     """Yield why a cap or a range leaves nothing to prove, or nothing that could be proven."""
     if not metric.is_of_rows or metric.is_share or metric.combine:
         return

@@ -101,7 +101,7 @@ def decide_without_leaks(
     without = frozenset(i for i in rows if i in leaking)
     counts = Counter(leaking[i] for i in without)
     codes = {code: counts[code] for code in KINDS if counts[code]}
-    if why := _leaks_error(gate, samples, without):
+    if why := _find_too_many_leaks_error(gate, samples, without):
         said = ", ".join(f"{code} {n}" for code, n in codes.items())
         return replace(error_verdict(gate, name, f"{why} ({said})", alpha), left_out=len(without))
     whole = ask(())
@@ -123,7 +123,7 @@ def decide_without_leaks(
     return add_reason(clean, Note("leaks", about))
 
 
-def _leaks_error(gate: Gate, samples: Sequence[Sample], without: Collection[str]) -> str:
+def _find_too_many_leaks_error(gate: Gate, samples: Sequence[Sample], without: Collection[str]) -> str:
     """Return why what is left without the rows that leak cannot be judged, or an empty text."""
     for name, rows in gate.rows_by_slice(samples).items():
         gone = sum(s.id in without for s in rows)

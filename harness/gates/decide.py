@@ -70,8 +70,8 @@ def decide(
         verdict, *result_notes(verdict, whole), *told, *repeated_question_notes(case), *autocorrelation_note(whole)
     )
     if verdict.outcome is Outcome.PASS:
-        verdict = add_reason(verdict, *_refuted_slice_notes(case, verdict, columns))
-    return bar_approximate_pass(gate, replace(verdict, driver=_worst_slice(case, blank, verdict, columns)))
+        verdict = add_reason(verdict, *_make_refuted_slices_note(case, verdict, columns))
+    return bar_approximate_pass(gate, replace(verdict, driver=_describe_worst_slice(case, blank, verdict, columns)))
 
 
 def _decide_slices(case: GateInput, whole: Hypothesis, blank: Verdict) -> Verdict:
@@ -82,12 +82,12 @@ def _decide_slices(case: GateInput, whole: Hypothesis, blank: Verdict) -> Verdic
     return add_slice_notes(verdict, parts, hypotheses, len(hypotheses) - len(tested), case.gate.min_n)
 
 
-def _worst_slice(case: GateInput, blank: Verdict, verdict: Verdict, columns: Sequence[str]) -> str:
+def _describe_worst_slice(case: GateInput, blank: Verdict, verdict: Verdict, columns: Sequence[str]) -> str:
     """Return the slice that is worst by its upper bound, where the whole was not proven and the test is quick."""
     if verdict.outcome is Outcome.PASS:
         return ""
     worst: list[tuple[float, str]] = []
-    for name, hypothesis, test in _test_declared_slices(case, verdict, columns):
+    for name, hypothesis, test in _iterate_slice_tests(case, verdict, columns):
         note = Note(
             "slice", {"name": name, **result_notes(make_verdict(blank, test, hypothesis), hypothesis)[0].params}
         )
@@ -95,9 +95,9 @@ def _worst_slice(case: GateInput, blank: Verdict, verdict: Verdict, columns: Seq
     return min(worst)[1] if worst else ""
 
 
-def _refuted_slice_notes(case: GateInput, verdict: Verdict, columns: Sequence[str]) -> list[Note]:
+def _make_refuted_slices_note(case: GateInput, verdict: Verdict, columns: Sequence[str]) -> list[Note]:
     """Return on which declared slices, each by itself, a claim is refuted that was proven of all rows, by Holm."""
-    tested = list(_test_declared_slices(case, verdict, columns))
+    tested = list(_iterate_slice_tests(case, verdict, columns))
     adjusted = adjust_holm([test.p_fail for _, _, test in tested])
     refuted = [
         {"name": name, "estimate": test.estimate, "p": p}
@@ -107,7 +107,7 @@ def _refuted_slice_notes(case: GateInput, verdict: Verdict, columns: Sequence[st
     return [Note("refuted", {"slices": refuted})] if refuted else []
 
 
-def _test_declared_slices(
+def _iterate_slice_tests(
     case: GateInput, verdict: Verdict, columns: Sequence[str]
 ) -> Iterator[tuple[str, Hypothesis, Test]]:
     """Yield the slices of an evaluation that are large enough, each with its own test, where that is quick."""

@@ -72,7 +72,9 @@ class Failures(ClaimType):
             raise ValueError("there is only one row, which proves nothing about others")
         if gate.cap is None and (odd := find_fractional_score(name, ours)):
             raise ValueError(f"{odd}; max_failures needs a 0/1 metric")
-        failed = _beyond(gate.cap, metric, ours, theirs) if gate.cap else [s.values[name] == bad for s in ours]
+        failed = (
+            _flag_rows_beyond_cap(gate.cap, metric, ours, theirs) if gate.cap else [s.values[name] == bad for s in ours]
+        )
         groups = clusters or [s.id for s in ours]
         count = len(set(groups))
         if count == 1:
@@ -94,7 +96,9 @@ class Failures(ClaimType):
         return f"it counts no failures, but its value is {value}" if odd else ""
 
 
-def _beyond(cap: float, metric: Metric, ours: Sequence[Score], theirs: Sequence[Score] | None) -> list[bool]:
+def _flag_rows_beyond_cap(
+    cap: float, metric: Metric, ours: Sequence[Score], theirs: Sequence[Score] | None
+) -> list[bool]:
     """Return which rows are worse by more than a cap: than the baseline's, or by themselves."""
     sign, name = 1 if metric.better == "lower" else -1, metric.name
     others = [0.0] * len(ours) if theirs is None else [t.values[name] for t in theirs]

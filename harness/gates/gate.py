@@ -20,7 +20,9 @@ from harness.stats.values import Range
 PARENT = "parent"  # what a copy that an export makes is compared with: the candidate it was made of
 FEWEST_SEEDS = 3  # runs of a recipe, of which it can be inferred how far others would lie apart
 MIN_N = 60  # rows of a slice from which on it must prove the claim; a smaller one only raises an alarm
-SUMS = 1e-6  # by which an estimate may differ from the values it is made of: rows were summed in another order
+RELATIVE_TOLERANCE = (
+    1e-6  # by which an estimate may differ from the values it is made of: rows were summed in another order
+)
 Units = tuple[Sequence[Score], Sequence[Score] | None, Sequence[str] | None]
 """Rows of the candidate, of the baseline if there is one, and the cluster of each row."""
 
@@ -101,7 +103,11 @@ class Gate:
     @property
     def margin(self) -> float:
         """How much better the candidate must be, or, below zero, how much worse it may be; a share if `relative`."""
-        return _size(self.better_by) if self.better_by is not None else -_size(self.worse_by_at_most or 0.0)
+        return (
+            _parse_margin(self.better_by)
+            if self.better_by is not None
+            else -_parse_margin(self.worse_by_at_most or 0.0)
+        )
 
     @property
     def relative(self) -> bool:
@@ -244,14 +250,14 @@ class ClaimType:
 
     def matches(self, gate: Gate) -> bool:
         """Return whether a gate is of this kind."""
-        return any(_is_said(gate, key) for keys in self.keys for key in keys.split())
+        return any(_is_option_given(gate, key) for keys in self.keys for key in keys.split())
 
     def find_mistakes(self, gate: Gate) -> list[str]:
         """Return what is wrong with the claim, whatever its metric."""
         found = []
         if not (gate.eval and gate.metric_name):
             found.append(f'metric is "{gate.metric}"; write EVAL.METRIC, for instance "qa.exact_match"')
-        said = {keys for kind in KINDS for keys in kind.keys if _is_said(gate, keys.split()[-1])}
+        said = {keys for kind in KINDS for keys in kind.keys if _is_option_given(gate, keys.split()[-1])}
         if len(said) != 1:
             claims = '"min", "max", "max_failures", "any_of", or "versus" with "better_by", "worse_by_at_most" or'
             found.append(f'a gate makes one claim; give one: {claims} "on_at_most"')
@@ -349,14 +355,14 @@ class ClaimType:
         terms = [metric.to_test_scale(value)]
         if baseline is not None:
             terms.append(-metric.to_test_scale(baseline))
-        fits = abs(math.fsum(terms) - estimate) <= SUMS * max(1.0, *map(abs, terms))
+        fits = abs(math.fsum(terms) - estimate) <= RELATIVE_TOLERANCE * max(1.0, *map(abs, terms))
         return "" if fits else f"has the estimate {estimate:g}, but its values give {math.fsum(terms):g}"
 
 
 KINDS: list[ClaimType] = []  # `harness.gates` fills it
 
 
-def _is_said(gate: Gate, key: str) -> bool:
+def _is_option_given(gate: Gate, key: str) -> bool:
     return getattr(gate, key) not in (None, [])
 
 
@@ -377,7 +383,7 @@ def find_export_obstacles(verdicts: Iterable[Verdict], gates: Sequence[Gate], ca
     return reasons
 
 
-def _size(margin: float | str) -> float:
+def _parse_margin(margin: float | str) -> float:
     """Return a margin as a number. Raises ValueError when it is a text that is no share."""
     if not isinstance(margin, str):
         return margin

@@ -18,8 +18,10 @@ from harness.records.verdict_text import add_reason
 from harness.records.verdicts import Outcome, Verdict
 from harness.texts.counts import count_noun
 
-THOUGHTS = 0.05  # of all answers: more cut thoughts, and a gate that says nothing else of it is not decided
-EXAMPLES = 3  # ids of rows that an error gives as examples
+MAX_TRUNCATED_REASONING = (
+    0.05  # of all answers: more cut thoughts, and a gate that says nothing else of it is not decided
+)
+MAX_EXAMPLES = 3  # ids of rows that an error gives as examples
 Slices = dict[str, list[Sample]]
 
 
@@ -69,31 +71,35 @@ def make_gate_input(
     `without` holds ids of rows that are left out.
     """
     # a caveat opens no gate; an ERROR comes before an INCONCLUSIVE
-    runs, baselines = _runs_of(gate, candidate), _runs_of(gate, baseline)
+    runs, baselines = _list_judged_results(gate, candidate), _list_judged_results(gate, baseline)
     caveats = [c for r in (*runs, *baselines) for c in r.caveats if c.blocks(gate.metric_name)]
     if caveat := min(caveats, key=lambda c: c.outcome != "ERROR", default=None):
         return Unjudgeable(caveat.text, Outcome.INCONCLUSIVE if caveat.outcome == "INCONCLUSIVE" else Outcome.ERROR)
     kept = [s for s in samples if s.id not in without] if without else list(samples)
     slices = gate.rows_by_slice(kept)
-    why = _missing_error(gate, metric, candidate, baseline, slices)
+    why = _find_missing_input_error(gate, metric, candidate, baseline, slices)
     if why or metric is None or candidate is None:
         return Unjudgeable(why or "there is no result")
-    if gate.of == "recipe" and (why := _runs_error(runs)):
+    if gate.of == "recipe" and (why := _find_recipe_runs_error(runs)):
         return Unjudgeable(why, digest=candidate.digest)
     labels = candidate.labels_of(metric.name)
     if gate.versus and baseline and labels and labels.rows and (others := baseline.labels_of(metric.name)):
-        return _labelled_case(gate, replace(metric, labelled=False), candidate, (labels, others), kept, alpha)
+        return _make_labelled_gate_input(
+            gate, replace(metric, labelled=False), candidate, (labels, others), kept, alpha
+        )
     if labels and (gate.slice or gate.estimand != "rows"):
         of = "slices" if gate.slice else f"the mean over {gate.estimand}"
         why = f"the labels that correct {metric.name} cover all rows and cannot correct {of} alone"
         return Unjudgeable(why, digest=candidate.digest)
-    rows = _rows(gate, kept, slices, candidate.order)
+    rows = _select_gated_rows(gate, kept, slices, candidate.order)
     results = [*runs, *baselines]
     by_id = [{s.id: s for s in result.scores} for result in results]
     for result, scores in zip(results, by_id, strict=True):
-        if why := _scores_error(result, scores, metric, rows, samples, gate.range):
+        if why := _find_scores_error(result, scores, metric, rows, samples, gate.range):
             return Unjudgeable(f"{result.subject}: {why}", digest=candidate.digest, n=len(rows))
-    if why := _cut_error(gate, metric, rows, {r.subject: own for r, own in zip(results, by_id, strict=True)}):
+    if why := _find_truncation_error(
+        gate, metric, rows, {r.subject: own for r, own in zip(results, by_id, strict=True)}
+    ):
         return Unjudgeable(why, Outcome.INCONCLUSIVE, candidate.digest, len(rows))
     early = bool(candidate.order)
     # what counts rows counts all of them, and of rows asked one by one collection refuses repeats
@@ -103,7 +109,7 @@ def make_gate_input(
     return GateInput(gate, metric, *sides, rows, slices, alpha, candidate.digest, early, labels, again)
 
 
-def _labelled_case(
+def _make_labelled_gate_input(
     gate: Gate, metric: Metric, candidate: Result, labels: tuple[Labels, Labels], kept: Sequence[Sample], alpha: float
 ) -> GateInput | Unjudgeable:
     """Return a comparison of what people said of both sides: of the rows that were labelled on both, and no others.
@@ -115,9 +121,9 @@ def _labelled_case(
     )
     rows = [s for s in kept if s.id in ours and s.id in theirs]
     slices = gate.rows_by_slice(rows)
-    if why := _missing_error(gate, metric, candidate, candidate, slices) if not rows or gate.slice else "":
+    if why := _find_missing_input_error(gate, metric, candidate, candidate, slices) if not rows or gate.slice else "":
         return Unjudgeable(why, Outcome.INCONCLUSIVE, candidate.digest)
-    rows = _rows(gate, rows, slices, ())
+    rows = _select_gated_rows(gate, rows, slices, ())
     return GateInput(gate, metric, [ours], [theirs], rows, slices, alpha, candidate.digest, False, None, {}, len(rows))
 
 
@@ -133,7 +139,7 @@ def as_error(verdict: Verdict, why: str) -> Verdict:
     return add_reason(verdict, Note("error", {"text": why}))
 
 
-def _rows(gate: Gate, kept: list[Sample], slices: Slices, order: Sequence[str]) -> list[Sample]:
+def _select_gated_rows(gate: Gate, kept: list[Sample], slices: Slices, order: Sequence[str]) -> list[Sample]:
     """Return the rows that the gate is about, each once; in the order they were looked at, where there is one."""
     if order:
         by_id = {s.id: s for s in kept}
@@ -141,7 +147,7 @@ def _rows(gate: Gate, kept: list[Sample], slices: Slices, order: Sequence[str]) 
     return list({s.id: s for rows in slices.values() for s in rows}.values()) if gate.slice else kept
 
 
-def _missing_error(
+def _find_missing_input_error(
     gate: Gate, metric: Metric | None, candidate: Result | None, baseline: Result | None, slices: Slices
 ) -> str:
     """Return why there is nothing to decide or to compare with, or an empty text."""
@@ -167,14 +173,14 @@ def _missing_error(
     return ""
 
 
-def _runs_of(gate: Gate, result: Result | None) -> list[Result]:
+def _list_judged_results(gate: Gate, result: Result | None) -> list[Result]:
     """Return the results that a gate judges of one side: of a recipe those of all seeds."""
     if result is None:
         return []
     return [result, *result.other_runs] if gate.of == "recipe" else [result]
 
 
-def _runs_error(runs: Sequence[Result]) -> str:
+def _find_recipe_runs_error(runs: Sequence[Result]) -> str:
     """Return why runs are not those of a recipe, each with its own weights and on the same rows, or an empty text."""
     if len(runs) < FEWEST_SEEDS:
         there = count_noun(len(runs), "run")
@@ -187,15 +193,15 @@ def _runs_error(runs: Sequence[Result]) -> str:
     return ""
 
 
-def _scores_error(
+def _find_scores_error(
     result: Result, scores: dict[str, Score], metric: Metric, rows: Sequence[Sample], samples: Sequence[Sample],
     limits: Sequence[float] | None,
 ) -> str:  # fmt: skip
     """Return what is wrong with a result's scores of the rows, or an empty text."""
     if missing := [s.id for s in rows if s.id not in scores]:
-        return f"{len(missing)} of {len(rows)} rows have no score, {_examples(missing)}"
+        return f"{len(missing)} of {len(rows)} rows have no score, {_format_example_ids(missing)}"
     if len(scores) > len(rows) and (strange := list(scores.keys() - {s.id for s in samples})):
-        return f"the result has {len(strange)} rows that are not in the evaluation, {_examples(strange)}"
+        return f"the result has {len(strange)} rows that are not in the evaluation, {_format_example_ids(strange)}"
     if len(scores) < len(result.scores):
         return "a row was scored twice"
     if metric.is_agreement:
@@ -205,32 +211,35 @@ def _scores_error(
     if metric.combine:
         return "" if math.isfinite(metric.value(judged)) else f"{name} is not a finite number"
     if lacking := [s.id for s in judged if name not in s.values]:
-        return f'{len(lacking)} rows have no "{name}", {_examples(lacking)}'
+        return f'{len(lacking)} rows have no "{name}", {_format_example_ids(lacking)}'
     if odd := [s.id for s in judged if not (math.isfinite(s.values[name]) and math.isfinite(s.weight_of(name)))]:
-        return f"{name} is not a finite number on {len(odd)} rows, {_examples(odd)}"
+        return f"{name} is not a finite number on {len(odd)} rows, {_format_example_ids(odd)}"
     weights = [s.weight_of(name) for s in judged]
     if math.fsum(weights) <= 0 or min(weights) < 0:
         return f"the weights of {name} do not sum to more than zero"
     if metric.is_share and (beyond := [s.id for s in judged if not 0 <= s.values[name] <= 1]):
-        return f"{name} is a proportion, but not between 0 and 1 on {len(beyond)} rows, {_examples(beyond)}"
+        return f"{name} is a proportion, but not between 0 and 1 on {len(beyond)} rows, {_format_example_ids(beyond)}"
     low, high = limits or metric.row_range
     if beyond := [s.id for s in judged if not low <= s.values[name] <= high]:
-        return f"{name} is outside its range {low:g} to {high:g} on {len(beyond)} rows, {_examples(beyond)}"
+        return f"{name} is outside its range {low:g} to {high:g} on {len(beyond)} rows, {_format_example_ids(beyond)}"
     return ""
 
 
-def _cut_error(gate: Gate, metric: Metric, rows: Sequence[Sample], sides: Mapping[str, dict[str, Score]]) -> str:
+def _find_truncation_error(
+    gate: Gate, metric: Metric, rows: Sequence[Sample], sides: Mapping[str, dict[str, Score]]
+) -> str:
     """Return that a side has too many answers that were cut for its rows to decide anything, or an empty text.
 
     Without `cut_at_most` these are thoughts that did not end, which are never an answer.
     """
-    most, where = (THOUGHTS, " while reasoning") if gate.cut_at_most is None else (gate.cut_at_most, "")
+    most, where = (MAX_TRUNCATED_REASONING, " while reasoning") if gate.cut_at_most is None else (gate.cut_at_most, "")
     for name, scores in sides.items():
         own = [(s.id, answer) for s in rows for answer in scores[s.id].answers]
         if gate.cut_at_most is None:
             cut = [i for i, answer in own if answer.values.get("thought_cut") == 1]
         elif untold := [i for i, answer in own if not answer.finish_reason]:
-            return f"{name}: the finish reason of {len(untold)} of {len(own)} answers is unknown, {_examples(untold)}"
+            examples = _format_example_ids(untold)
+            return f"{name}: the finish reason of {len(untold)} of {len(own)} answers is unknown, {examples}"
         else:
             cut = [i for i, answer in own if answer.is_cut]
         if len(cut) > most * len(own):
@@ -251,5 +260,5 @@ def _is_worse(metric: Metric, ours: Score, theirs: Score) -> bool:
     return ours_ < theirs_ if metric.better == "higher" else ours_ > theirs_
 
 
-def _examples(ids: Sequence[str]) -> str:
-    return "for instance " + ", ".join(f'"{i}"' for i in ids[:EXAMPLES])
+def _format_example_ids(ids: Sequence[str]) -> str:
+    return "for instance " + ", ".join(f'"{i}"' for i in ids[:MAX_EXAMPLES])

@@ -14,7 +14,7 @@ from harness.records.metrics import Metric
 from harness.records.verdicts import Outcome
 from harness.stats.multiple_testing import adjust_holm
 
-COUNTED = "which counts failures and has no risk that an any_of could share; claim it in a gate of its own"
+COUNT_REASON = "which counts failures and has no risk that an any_of could share; claim it in a gate of its own"
 
 
 class Group(ClaimType):
@@ -91,7 +91,7 @@ def find_member_mistakes(gates: Sequence[Gate]) -> Iterator[tuple[Gate, str]]:
                     (f'any_of names "{member.id}", which has its own "alpha"; remove it, since the group shares one'),
                 )
             if member.kind.counts:
-                yield gate, f'any_of names "{member.id}", {COUNTED}'
+                yield gate, f'any_of names "{member.id}", {COUNT_REASON}'
             if named[member.id] > 1:
                 yield gate, f'any_of names "{member.id}", which is in another any_of already'
 

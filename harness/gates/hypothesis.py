@@ -65,30 +65,30 @@ class Hypothesis:
         self.tested_in = self.clusterings
         self.units: Units = self.ours, self.theirs, self.clusters
         if self.gate.estimand != "rows":
-            self._average()
-        elif not self.early and not self.gate.kind.has_test and self._are_drawn():
-            self._unfold()
+            self._weight_groups_equally()
+        elif not self.early and not self.gate.kind.has_test and self._has_draws_on_both_sides():
+            self._expand_draws_to_units()
 
-    def _average(self) -> None:
+    def _weight_groups_equally(self) -> None:
         """Have every group count once: as its mean, or by the weights of its rows where clusters cross groups."""
         outer = [c for c in self.clusterings if not is_nested(c, self.groups)]
         if all(is_nested(self.groups, c) for c in outer):
             first = {group: i for i, group in reversed([*enumerate(self.groups)])}
             members = [first[group] for group in dict.fromkeys(self.groups)]
             self.tested_in = coarsest_clusterings([[c[i] for i in members] for c in outer])
-            make = self._means
+            make = self._make_group_mean_rows
         else:
-            make = self._shared
+            make = self._normalize_group_weights
         clusters = min(self.tested_in, key=lambda c: len(set(c)), default=None)
         self.units = make(self.ours), None if self.theirs is None else make(self.theirs), clusters
 
-    def _are_drawn(self) -> bool:
+    def _has_draws_on_both_sides(self) -> bool:
         """Return whether every row has several values of the metric, as many on both sides."""
         name, pairs = self.metric.name, zip(self.ours, self.theirs or self.ours, strict=True)
         drawn = (len(o.draws) == len(t.draws) and all(name in d.values for d in (*o.draws, *t.draws)) for o, t in pairs)
         return any(s.draws for s in self.ours) and all(drawn)
 
-    def _unfold(self) -> None:
+    def _expand_draws_to_units(self) -> None:
         """Have every answer tested as it is, in the cluster of its row: their means alone have less power."""
         counts = [len(s.draws) for s in self.ours]
 
@@ -113,8 +113,10 @@ class Hypothesis:
         keep = [i for i, (s, t) in enumerate(pairs) if best is not None or not (s.lost or t.lost)]
         good = float(bool(best) == (self.sign > 0))
         each = self.runs or [self]
-        runs = [[_settled(run.ours[i], best, good) for i in keep] for run in each]
-        theirs = [[_settled(run.theirs[i], best, 1 - good) for i in keep] for run in each if run.theirs is not None]
+        runs = [[_fill_lost_value(run.ours[i], best, good) for i in keep] for run in each]
+        theirs = [
+            [_fill_lost_value(run.theirs[i], best, 1 - good) for i in keep] for run in each if run.theirs is not None
+        ]
         return Hypothesis(self.case, runs, theirs, [[kind[i] for i in keep] for kind in self.kinds])
 
     def bounds_minus_margin(self, test: Test) -> Bounds:
@@ -128,21 +130,25 @@ class Hypothesis:
 
         Of a recipe the mean of its runs on the scale of the test.
         """
-        if values := [self.metric.to_test_scale(run.value) for run in self._known.runs]:
+        if values := [self.metric.to_test_scale(run.value) for run in self._hypothesis_on_known_rows.runs]:
             return self.metric.from_test_scale(math.fsum(values) / len(values))
-        units = self._known.units
+        units = self._hypothesis_on_known_rows.units
         return by_people.value_with_labels(self.metric, units[0], units[2], self.labels)
 
     @cached_property
     def baseline(self) -> float | None:
         """The metric of the baseline on these rows, or of the means of their clusters; see `value`."""
-        if values := [self.metric.to_test_scale(b) for run in self._known.runs if (b := run.baseline) is not None]:
+        if values := [
+            self.metric.to_test_scale(b)
+            for run in self._hypothesis_on_known_rows.runs
+            if (b := run.baseline) is not None
+        ]:
             return self.metric.from_test_scale(math.fsum(values) / len(values))
-        theirs = self._known.units[1]
+        theirs = self._hypothesis_on_known_rows.units[1]
         return None if theirs is None else self.metric.value(theirs)
 
     @cached_property
-    def _known(self) -> Hypothesis:
+    def _hypothesis_on_known_rows(self) -> Hypothesis:
         """The same on the rows whose value is known on both sides, which are those that the estimate is of."""
         return self.with_missing_as(None) if self.has_missing else self
 
@@ -165,17 +171,20 @@ class Hypothesis:
         if self.metric.combine or self.metric.is_count or self.gate.kind.counts or self.gate.cap is not None:
             return None
         results = [rows for rows in (self.ours, self.theirs) if rows is not None]
-        means = [self._mean(rows if self.gate.estimand != "rows" else self._means(rows)) for rows in results]
+        means = [
+            self._compute_weighted_mean(rows if self.gate.estimand != "rows" else self._make_group_mean_rows(rows))
+            for rows in results
+        ]
         return means[0] - self.factor * means[1] if len(means) > 1 else means[0]
 
-    def _means(self, rows: Sequence[Score]) -> list[Score]:
+    def _make_group_mean_rows(self, rows: Sequence[Score]) -> list[Score]:
         """Return the weighted mean of each cluster as a row of its own, all of them alike."""
         members: dict[str, list[Score]] = {}
         for group, score in zip(self.groups, rows, strict=True):
             members.setdefault(group, []).append(score)
-        return [Score(group, {self.metric.name: self._mean(own)}) for group, own in members.items()]
+        return [Score(group, {self.metric.name: self._compute_weighted_mean(own)}) for group, own in members.items()]
 
-    def _shared(self, rows: Sequence[Score]) -> list[Score]:
+    def _normalize_group_weights(self, rows: Sequence[Score]) -> list[Score]:
         """Return rows with weights of which those of each group sum to 1."""
         total: dict[str, float] = {}
         for group, score in zip(self.groups, rows, strict=True):
@@ -185,11 +194,11 @@ class Hypothesis:
             replace(s, weights={}, weight=s.weight_of(self.metric.name) / (total[group] or 1.0)) for group, s in pairs
         ]
 
-    def _mean(self, rows: Sequence[Score]) -> float:
+    def _compute_weighted_mean(self, rows: Sequence[Score]) -> float:
         return replace(self.metric, scale="mean").value(rows)
 
 
-def _settled(score: Score, best: bool | None, value: float) -> Score:
+def _fill_lost_value(score: Score, best: bool | None, value: float) -> Score:
     """Return a score with a value in place of what was lost, or as if nothing of it was."""
     if best is None:
         return replace(score, partly_lost={}) if score.partly_lost else score

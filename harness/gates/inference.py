@@ -25,9 +25,9 @@ def run_hypothesis_test(hypothesis: Hypothesis, *, ties: bool = False) -> hypoth
     Raises ValueError when it cannot be tested, or when nothing varies.
     """
     if not hypothesis.has_missing:
-        return _tested(hypothesis, ties)
+        return _test_hypothesis(hypothesis, ties)
     # lost values count against whatever is claimed: the worst of them to prove it, and so on
-    worst, best, known = (_tested(hypothesis.with_missing_as(best), ties) for best in (False, True, None))
+    worst, best, known = (_test_hypothesis(hypothesis.with_missing_as(best), ties) for best in (False, True, None))
     low, high = (worst, best) if hypothesis.sign > 0 else (best, worst)
     return replace(worst, estimate=known.estimate, lower=low.lower, upper=high.upper, p_fail=best.p_fail)
 
@@ -37,7 +37,7 @@ def run_slice_tests(whole: Hypothesis, slices: Mapping[str, Hypothesis]) -> dict
 
     Raises ValueError when no row of the whole changed, a slice that must prove the claim cannot be tested, or none can.
     """
-    _check_ties(whole)
+    _require_changed_rows_or_range(whole)
     gate = whole.gate
     tested: dict[str, hypothesis_tests.Test] = {}
     for name, hypothesis in slices.items():
@@ -52,12 +52,12 @@ def run_slice_tests(whole: Hypothesis, slices: Mapping[str, Hypothesis]) -> dict
     return tested
 
 
-def _tested(h: Hypothesis, ties: bool) -> hypothesis_tests.Test:
+def _test_hypothesis(h: Hypothesis, ties: bool) -> hypothesis_tests.Test:
     if h.labels is not None or h.metric.labelled or h.metric.is_agreement:
-        return _labelled(h)
+        return _test_labelled(h)
     test = h.gate.kind.test(h.gate, h.metric, h.units, h.alpha)
     if test is None and h.metric.is_count:
-        test = hypothesis_tests.compare_exact_value(_statistic(h, range(len(h.ours))), h.margin, len(h.ours))
+        test = hypothesis_tests.compare_exact_value(_compute_statistic(h, range(len(h.ours))), h.margin, len(h.ours))
     elif test is None:
         rows = len(h.ours)
         if rows < 2:
@@ -67,11 +67,11 @@ def _tested(h: Hypothesis, ties: bool) -> hypothesis_tests.Test:
         if h.clusters and len(set(h.clusters)) == 1:
             raise ValueError(find_one_cluster_error(rows, by_question=len(set(h.kinds[-1])) == 1))
         if not (ties and h.support):
-            _check_ties(h)
+            _require_changed_rows_or_range(h)
         if h.baseline is not None and h.factor != 1 and h.baseline <= 0:
             what = f"{h.metric.name} of the baseline is {h.baseline:g}"
             raise ValueError(f"{what}, so a share of it is not a margin; write the margin in the metric's units")
-        test = _add_seeds(h, _test_of_rows(h)) if h.runs else _test_of_rows(h)
+        test = _add_seed_spread_to_test(h, _test_mean_or_statistic(h)) if h.runs else _test_mean_or_statistic(h)
         if h.gate.estimand != "rows" and test.clusters is None:
             test = replace(test, clusters=test.n)
         if math.isinf(test.lower) and math.isinf(test.upper) and test.p_pass == test.p_fail == 1:
@@ -79,11 +79,11 @@ def _tested(h: Hypothesis, ties: bool) -> hypothesis_tests.Test:
     return test if h.sign > 0 else replace(test, estimate=-test.estimate, lower=-test.upper, upper=-test.lower)
 
 
-def _add_seeds(h: Hypothesis, rows: hypothesis_tests.Test) -> hypothesis_tests.Test:
+def _add_seed_spread_to_test(h: Hypothesis, rows: hypothesis_tests.Test) -> hypothesis_tests.Test:
     """Widen the test of a recipe's mean over rows by how far the runs of its seeds lie apart."""
     every = range(len(h.ours))
     if h.metric.combine:
-        runs = [_statistic(run, every) for run in h.runs]
+        runs = [_compute_statistic(run, every) for run in h.runs]
     else:
         pairs = [row_differences(run, h.gate.cap) for run in h.runs]
         runs = [math.fsum(v * w for v, w in zip(*one, strict=True)) / math.fsum(one[1]) for one in pairs]
@@ -92,28 +92,30 @@ def _add_seeds(h: Hypothesis, rows: hypothesis_tests.Test) -> hypothesis_tests.T
     return replace(test, method=f"{rows.method} and t over {len(runs)} seeds")
 
 
-def _test_of_rows(h: Hypothesis) -> hypothesis_tests.Test:
+def _test_mean_or_statistic(h: Hypothesis) -> hypothesis_tests.Test:
     """Return the test of a mean, or of a metric made from all rows at once."""
     if h.metric.combine and not h.early:
         if len(h.clusterings) > 1:
             return hypothesis_tests.crossed_bootstrap(
-                partial(_statistic, h), h.clusterings, h.margin, h.alpha, support=h.support
+                partial(_compute_statistic, h), h.clusterings, h.margin, h.alpha, support=h.support
             )
         units = h.clusters or [s.id for s in h.ours]
-        return hypothesis_tests.cluster_bootstrap(partial(_statistic, h), units, h.margin, h.alpha, support=h.support)
+        return hypothesis_tests.cluster_bootstrap(
+            partial(_compute_statistic, h), units, h.margin, h.alpha, support=h.support
+        )
     values, weights = row_differences(h, h.gate.cap)
     if h.early:  # looked at one after the other
         if len(set(weights)) > 1:
             raise ValueError("rows have different weights, but a test that may stop early needs equal weights")
         return EProcess(h.margin, h.alpha, h.support, clustered=h.clusters is not None).update(values)
     plain = h.units[2] is None and h.factor == 1 and len(set(weights)) == 1 and h.gate.cap is None
-    if plain and _zeros_and_ones(h):
-        return _binary(h)
+    if plain and _has_only_binary_values(h):
+        return _test_binary(h)
     low, high = min(values), max(values)
     # Of a 0/1 metric it is possible that rows all say the same, of any other it is a broken one; that no score changed
-    # is possible too, and allowed where it can prove something, see `_check_ties`.
+    # is possible too, and allowed where it can prove something, see `_require_changed_rows_or_range`.
     unchanged = h.theirs is not None and low == high == 0 and h.support
-    if not unchanged and high - low <= 1e-12 * max(abs(low), abs(high)) and not _zeros_and_ones(h):
+    if not unchanged and high - low <= 1e-12 * max(abs(low), abs(high)) and not _has_only_binary_values(h):
         what = "has the same value" if h.theirs is None else "differs from the baseline by the same amount"
         raise ValueError(
             f"every row {what}, {h.sign * values[0]:g}; without variation nothing can be "
@@ -123,25 +125,25 @@ def _test_of_rows(h: Hypothesis) -> hypothesis_tests.Test:
     if h.theirs is not None and h.margin == 0 and h.factor == 1 and len(set(weights)) == 1 and not crossed:
         equal = [0.0] * len(values)
         return hypothesis_tests.sign_flip(values, equal, h.units[2], h.alpha, support=h.support)
-    test = _test_of_mean(h, values, weights)
+    test = _run_cluster_t_test(h, values, weights)
     if h.factor == 1 or h.support is None or test.method == "t":
         return test
     # A claim about a share of the baseline allows for what no row or cluster showed, by the rule of three: it varies
     # with the baseline, whatever the candidate, so that where few rows change a t is sure too soon; of independent rows
     # `cluster_means.cluster_t` allows for that itself. The weaker test counts.
-    rule = _test_of_mean(h, [test.estimate] * len(weights), weights)
+    rule = _run_cluster_t_test(h, [test.estimate] * len(weights), weights)
     lower, upper = min(test.lower, rule.lower), max(test.upper, rule.upper)
     p_pass, p_fail = max(test.p_pass, rule.p_pass), max(test.p_fail, rule.p_fail)
     return replace(test, lower=lower, upper=upper, p_pass=p_pass, p_fail=p_fail)
 
 
-def _test_of_mean(h: Hypothesis, values: list[float], weights: list[float]) -> hypothesis_tests.Test:
+def _run_cluster_t_test(h: Hypothesis, values: list[float], weights: list[float]) -> hypothesis_tests.Test:
     if len(h.tested_in) > 1:
         return hypothesis_tests.crossed_t(values, weights, h.tested_in, h.margin, h.alpha, support=h.support)
     return hypothesis_tests.cluster_t(values, weights, h.units[2], h.margin, h.alpha, support=h.support)
 
 
-def _binary(h: Hypothesis) -> hypothesis_tests.Test:
+def _test_binary(h: Hypothesis) -> hypothesis_tests.Test:
     """Test independent 0/1 rows: a share against a number, or two shares of the same rows."""
     (ours, theirs, _), name = h.units, h.metric.name
     n = len(ours)
@@ -158,7 +160,7 @@ def _binary(h: Hypothesis) -> hypothesis_tests.Test:
     return hypothesis_tests.tango(wins, losses, n, -h.margin, h.alpha)
 
 
-def _labelled(h: Hypothesis) -> hypothesis_tests.Test:
+def _test_labelled(h: Hypothesis) -> hypothesis_tests.Test:
     """Test what people's labels make of the rows, or how far instrument and people agree on them."""
     if h.labels is None:
         raise ValueError(f"there are no labels that correct {h.metric.name}")
@@ -176,7 +178,7 @@ def _labelled(h: Hypothesis) -> hypothesis_tests.Test:
     return test if h.sign > 0 else replace(test, p_pass=test.p_fail, p_fail=test.p_pass)
 
 
-def _check_ties(h: Hypothesis) -> None:
+def _require_changed_rows_or_range(h: Hypothesis) -> None:
     """Raise ValueError where no row changed against the baseline, unless that can prove that few others would.
 
     That takes a margin, and a known range of what another row could lose.
@@ -242,16 +244,16 @@ def count_capped_rows(h: Hypothesis) -> int:
     return sum(abs(x) > h.gate.cap for x in row_differences(h, None)[0])
 
 
-def _statistic(h: Hypothesis, rows: Iterable[int]) -> float:
+def _compute_statistic(h: Hypothesis, rows: Iterable[int]) -> float:
     """Return the oriented claim's quantity, computed on some of the rows, by their numbers."""
     chosen, sides = list(rows), [side for side in (h.ours, h.theirs) if side is not None]
     if h.runs:
-        return math.fsum(_statistic(run, chosen) for run in h.runs) / len(h.runs)
+        return math.fsum(_compute_statistic(run, chosen) for run in h.runs) / len(h.runs)
     values = [h.metric.to_test_scale(h.metric.value([side[i] for i in chosen])) for side in sides]
     return h.sign * (values[0] if h.theirs is None else values[0] - h.factor * values[1])
 
 
-def _zeros_and_ones(h: Hypothesis) -> bool:
+def _has_only_binary_values(h: Hypothesis) -> bool:
     """Return whether every value is 0 or 1, of a proportion."""
     if not h.metric.is_share:
         return False

@@ -24,13 +24,13 @@ from harness.stats.inputs import Clusters, number_clusters
 from harness.stats.result import Test
 from harness.stats.significance import is_significant
 
-TIE = 0.5
-KINDS = (0.0, TIE, 1.0)  # what people say: the baseline's or not met, a tie, the candidate's or met
+TIE_VALUE = 0.5
+KINDS = (0.0, TIE_VALUE, 1.0)  # what people say: the baseline's or not met, a tie, the candidate's or met
 PLACES = ((0.0, 0.0), (0.5, 1.0), (1.0, 0.0))  # value of each kind, and whether it is a tie
 PSEUDO = 1 / 3  # of a label with each value, added to each kind's error: few that agree are no proof that all do
-FEWEST = 2  # prompts of a kind on each side, of which an error can be told
-ROUNDS = 3  # in which the labels' covariance follows the mix that fits best
-NEAR = 1e-9
+MIN_PROMPTS = 2  # prompts of a kind on each side, of which an error can be told
+MAX_ROUNDS = 3  # in which the labels' covariance follows the mix that fits best
+TOLERANCE = 1e-9
 PARTS, NARROW = 16, 1e-12  # of an interval in which a bound is looked for, and the width to which it is found
 
 
@@ -78,9 +78,9 @@ def label_corrected_test(
     """
     of = label_moments(values, weights, clusters, labels, sides)
     p_pass, p_fail = map(float, share_p_values(of, threshold))
-    lower = _crossing(of, lambda each, places: is_significant(share_p_values(each, places)[0], alpha))
-    upper = _crossing(of, lambda each, places: ~is_significant(share_p_values(each, places)[1], alpha))
-    estimate = _estimate(of)
+    lower = _search_share_crossing(of, lambda each, places: is_significant(share_p_values(each, places)[0], alpha))
+    upper = _search_share_crossing(of, lambda each, places: ~is_significant(share_p_values(each, places)[1], alpha))
+    estimate = _estimate_share(of)
     method = f"corrected by {len(labels.truth)} labels" + (f" within {labels.side}" if labels.side else "")
     seen = len(set(clusters)) if clusters is not None else None
     return Test(estimate, min(lower, estimate), max(upper, estimate), p_pass, p_fail, method, len(values), seen)
@@ -99,7 +99,7 @@ def value_with_labels(
     if not all(map(math.isfinite, values)) or not sum(weights) > 0:
         return math.nan
     try:
-        return _estimate(label_moments(values, weights, clusters, labels, label_sides(labels, scores)))
+        return _estimate_share(label_moments(values, weights, clusters, labels, label_sides(labels, scores)))
     except ValueError:
         return math.nan
 
@@ -127,31 +127,44 @@ def label_moments(
     where = np.asarray(sides)[there] if labels.side and sides is not None else np.zeros(len(x))
     theirs = np.asarray(labels.sides) if labels.side and sides is not None else np.zeros(len(labels.truth))
     met = np.unique(where)
-    said, truth, prompts = _pairs(np.asarray(labels.said)), np.asarray(labels.truth), number_clusters(labels.clusters)
+    said, truth, prompts = (
+        _stack_values_and_ties(np.asarray(labels.said)),
+        np.asarray(labels.truth),
+        number_clusters(labels.clusters),
+    )
     chosen = [[(truth == kind) & (theirs == side) for kind in KINDS] for side in met]
-    kinds = [[_mean(said, some.astype(np.float64), prompts, np.array(PLACES)) for some in each] for each in chosen]
+    kinds = [
+        [_estimate_smoothed_mean(said, some.astype(np.float64), prompts, np.array(PLACES)) for some in each]
+        for each in chosen
+    ]
     count = len(set(groups.tolist()))
     for side, each in zip(met, kinds, strict=True):
-        if (fewest := min(each[0].prompts, each[2].prompts, count)) < FEWEST:
+        if (fewest := min(each[0].prompts, each[2].prompts, count)) < MIN_PROMPTS:
             where_ = f" where {labels.side} is {'' if side else 'not '}above 0" if labels.side else ""
             raise ValueError(
-                f"labels of {labels.metric} of one kind cover only {fewest} prompts{where_}; label {FEWEST} or more"
+                f"labels of {labels.metric} of one kind cover only {fewest} prompts{where_}; "
+                f"label {MIN_PROMPTS} or more"
             )
     return Moments(
-        *_of_rows(x, w, groups, where, met),
+        *_estimate_row_moments(x, w, groups, where, met),
         np.array([[lost.plain, tie.mean, won.plain] for lost, tie, won in kinds]),
-        _apart(kinds),
+        _estimate_label_covariances(kinds),
         np.array([[one.mean[0] for one in each] for each in kinds]),
         np.array([[one.prompts for one in each] for each in kinds]),
-        _blind_p(*(_mean(said, (truth == kind).astype(np.float64), prompts, np.array(PLACES)) for kind in (0.0, 1.0))),
+        _compute_label_only_p(
+            *(
+                _estimate_smoothed_mean(said, (truth == kind).astype(np.float64), prompts, np.array(PLACES))
+                for kind in (0.0, 1.0)
+            )
+        ),
         count,
-        bool((truth == TIE).any()),
+        bool((truth == TIE_VALUE).any()),
     )
 
 
-def _pairs(x: Floats) -> Floats:
+def _stack_values_and_ties(x: Floats) -> Floats:
     """Return an instrument's values and whether they are ties, (n, 2)."""
-    return np.stack([x, (x == TIE).astype(np.float64)], axis=-1)
+    return np.stack([x, (x == TIE_VALUE).astype(np.float64)], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -165,21 +178,23 @@ class _Mean:
     prompts: int
 
 
-def _mean(x: Floats, weights: Floats, groups: Ints, places: Floats) -> _Mean:
+def _estimate_smoothed_mean(x: Floats, weights: Floats, groups: Ints, places: Floats) -> _Mean:
     prompts = len(set(groups[weights > 0].tolist()))
     total, few = weights.sum() + PSEUDO * len(places), (prompts + 1) / max(prompts, 1)
     mean = (weights @ x + PSEUDO * places.sum(0)) / total
     moved = weights[:, None] * (x - mean)
     sums = [np.bincount(groups, column, minlength=int(groups.max()) + 1) for column in moved.T]
     apart = (places - mean) / total
-    plain = weights @ x / max(weights.sum(), NEAR)
+    plain = weights @ x / max(weights.sum(), TOLERANCE)
     return _Mean(mean, plain, np.stack(sums, -1) / total * math.sqrt(few), PSEUDO * few * apart.T @ apart, prompts)
 
 
-def _of_rows(x: Floats, w: Floats, groups: Ints, where: Any, met: Any) -> tuple[Floats, Floats, Floats]:
+def _estimate_row_moments(x: Floats, w: Floats, groups: Ints, where: Any, met: Any) -> tuple[Floats, Floats, Floats]:
     """Return the rows' means, covariance and share, see `Moments`."""
     places = [pairs_by_side(np.array(PLACES), np.full(3, side), met) for side in met]
-    found = _mean(pairs_by_side(_pairs(x), where, met), w, groups, np.concatenate(places))
+    found = _estimate_smoothed_mean(
+        pairs_by_side(_stack_values_and_ties(x), where, met), w, groups, np.concatenate(places)
+    )
     return found.plain, found.shifts.T @ found.shifts + found.pseudo, found.mean[: 2 * len(met) : 2]
 
 
@@ -190,7 +205,7 @@ def pairs_by_side(pairs: Floats, where: Any, met: Any) -> Floats:
     return np.concatenate([each, on[..., :-1]], -1)
 
 
-def _apart(kinds: Sequence[Sequence[_Mean]]) -> Floats:
+def _estimate_label_covariances(kinds: Sequence[Sequence[_Mean]]) -> Floats:
     """Return the covariances of the labels' means: those of one prompt are not independent."""
     flat = [one for each in kinds for one in each]
     found = np.zeros((len(flat), 2, len(flat), 2))
@@ -201,7 +216,7 @@ def _apart(kinds: Sequence[Sequence[_Mean]]) -> Floats:
     return found.reshape(len(kinds), 3, 2, len(kinds), 3, 2)
 
 
-def _blind_p(lost: _Mean, won: _Mean) -> Floats:
+def _compute_label_only_p(lost: _Mean, won: _Mean) -> Floats:
     moved = won.shifts[:, 0] - lost.shifts[:, 0]
     spread = moved @ moved + won.pseudo[0, 0] + lost.pseudo[0, 0]
     t = (won.mean[0] - lost.mean[0]) / math.sqrt(spread)
@@ -226,7 +241,7 @@ def signed_root(of: Moments, threshold: float | Floats) -> tuple[Floats, Floats]
     weights = mix.start(threshold)
     rows = mix.of_rows(weights)
     scale = np.ones(())
-    for _ in range(ROUNDS):
+    for _ in range(MAX_ROUNDS):
         inverse = np.asarray(np.linalg.inv(rows + mix.of_labels(weights, scale)))
         square, weights, above = mix.nearest(inverse, threshold)
         scale = mix.grown(weights, inverse, scale)
@@ -272,7 +287,7 @@ class _Mix:
 
     def of_labels(self, weights: Floats, scale: Floats) -> Floats:
         """Return the covariance (L, L) of a mix's labels, each kind's error (Z, K) `scale` times what was seen."""
-        by, full = self._by_kind(weights) * scale, np.zeros_like(self.rows_cov)
+        by, full = self._reshape_weights_by_kind(weights) * scale, np.zeros_like(self.rows_cov)
         labels = np.einsum("...zh,...zhiygj,...yg->...ziyj", by, self.kinds_cov, by)
         size = self.blocks[-1].stop
         full[..., :size, :size] = labels.reshape(*labels.shape[:-4], size, size)
@@ -292,7 +307,7 @@ class _Mix:
         for size in range(len(limits), len(kinds) + 1):  # of sets (S, size), which have as many values as limits
             chosen = np.array([c for c in combinations(kinds, size) if len(set(self.values[list(c)])) >= len(limits)])
             system = np.zeros((*to.shape[:-1], len(chosen), size + len(limits), size + len(limits)))
-            system[..., :size, :size] = gram[..., chosen[:, :, None], chosen[:, None, :]] + NEAR * np.eye(size)
+            system[..., :size, :size] = gram[..., chosen[:, :, None], chosen[:, None, :]] + TOLERANCE * np.eye(size)
             for i, limit in enumerate(limits, size):
                 system[..., i, :size] = system[..., :size, i] = limit[chosen]
             right = np.zeros(system.shape[:-1])
@@ -304,7 +319,7 @@ class _Mix:
             np.put_along_axis(mix, np.broadcast_to(chosen, solved[..., :size].shape), solved[..., :size], -1)
             off = self.y[..., None, :] - np.einsum("...ld,...sd->...sl", self.design, mix)
             square = np.einsum("...sl,...lm,...sm->...s", off, inverse, off)
-            squares.append(np.where((mix >= -NEAR).all(-1), square, np.inf))
+            squares.append(np.where((mix >= -TOLERANCE).all(-1), square, np.inf))
             mixes.append(np.maximum(mix, 0.0))
             slopes.append(solved[..., -1])
         every, mixed, slope = np.concatenate(squares, -1), np.concatenate(mixes, -2), np.concatenate(slopes, -1)
@@ -314,22 +329,22 @@ class _Mix:
 
     def grown(self, weights: Floats, inverse: Floats, scale: Floats) -> Floats:
         """Return how much larger each kind's error (Z, K) is where its mean is the one that fits a mix best."""
-        by, inner, own = self._towards(weights, inverse)[1:]
+        by, inner, own = self._compute_scaled_residuals(weights, inverse)[1:]
         at = self.means + by * scale**2 * np.einsum("...zhj,...zj->...zh", own[..., 0, :], inner)
         at, near = np.clip(at, 0.0, 1.0), self.near
         return np.asarray(np.sqrt(np.maximum(at * (1 - at) / (near * (1 - near)), 1.0)))
 
-    def _towards(self, weights: Floats, inverse: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    def _compute_scaled_residuals(self, weights: Floats, inverse: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Return the distance of the rows from a mix over its covariance (L,), by side, and weights and errors."""
         off = self.y - (self.design * weights[..., None, :]).sum(-1)
         towards = np.einsum("...lm,...m->...l", inverse, off)
-        by, size = self._by_kind(weights), self.blocks[-1].stop
+        by, size = self._reshape_weights_by_kind(weights), self.blocks[-1].stop
         inner = towards[..., :size].reshape(*by.shape[:-1], self.width)
         return towards, by, inner, np.einsum("...zhizhj->...zhij", self.kinds_cov)
 
     def df(self, weights: Floats, inverse: Floats, rows: Floats, scale: Floats) -> Floats:
         """Return the degrees of freedom of a mix's distance."""
-        towards, by, inner, own = self._towards(weights, inverse)
+        towards, by, inner, own = self._compute_scaled_residuals(weights, inverse)
         by = by * scale
         parts = by**2 * np.einsum("...zi,...zhij,...zj->...zh", inner, own, inner)
         of_rows = np.einsum("...l,...lm,...m->...", towards, rows, towards)
@@ -338,15 +353,15 @@ class _Mix:
         of_labels = ((parts / total[..., None, None]) ** 2 / freedom).sum((-1, -2))
         return np.asarray(1 / np.maximum((of_rows / total) ** 2 / (self.of.count - 1) + of_labels, 1e-12))
 
-    def _by_kind(self, weights: Floats) -> Floats:
+    def _reshape_weights_by_kind(self, weights: Floats) -> Floats:
         return weights.reshape(*weights.shape[:-1], len(self.blocks), len(self.kinds))
 
 
-def _estimate(of: Moments) -> float:
-    return _crossing(of, lambda each, places: signed_root(each, places)[0] > 0)
+def _estimate_share(of: Moments) -> float:
+    return _search_share_crossing(of, lambda each, places: signed_root(each, places)[0] > 0)
 
 
-def _crossing(of: Moments, below: Callable[[Moments, Floats], Bools]) -> float:
+def _search_share_crossing(of: Moments, below: Callable[[Moments, Floats], Bools]) -> float:
     """Return the share in [0, 1] above which a condition of one data set ends; 1 where it never does.
 
     It is asked of many shares in one call, as of so many data sets: ten calls in the place of forty of a bisection.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.gates.gate import SUMS, BestCase, ClaimType, Gate, Oriented
+from harness.gates.gate import RELATIVE_TOLERANCE, BestCase, ClaimType, Gate, Oriented
 from harness.records.claim_spec import ClaimSpec
 from harness.records.metrics import Metric
 from harness.records.samples import Score
@@ -101,5 +101,5 @@ class LossRate(ClaimType):
         value, estimate = verdict["value"], verdict["estimate"]
         if verdict["slices"] or value is None or estimate is None:
             return "" if verdict["slices"] else "lacks its value or its estimate"
-        fits = abs(value - estimate) <= SUMS
+        fits = abs(value - estimate) <= RELATIVE_TOLERANCE
         return "" if fits else f"has the estimate {estimate:g}, but its value is {value:g}"

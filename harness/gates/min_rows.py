@@ -21,10 +21,10 @@ def count_units(gate: Gate, rows: Sequence[Sample]) -> Sizes:
         name: (len(part), cluster_labels(part, questions=not gate.kind.counts))
         for name, part in gate.rows_by_slice(rows).items()
     }
-    return {name: (count, _fewest_clusters(count, labels)) for name, (count, labels) in parts.items()}
+    return {name: (count, _count_fewest_clusters(count, labels)) for name, (count, labels) in parts.items()}
 
 
-def _fewest_clusters(rows: int, labels: Sequence[Labels]) -> int:
+def _count_fewest_clusters(rows: int, labels: Sequence[Labels]) -> int:
     return min((len(set(clusters)) for clusters in coarsest_clusterings(labels)), default=rows)
 
 
@@ -54,7 +54,7 @@ def find_unprovable_error(
         sizes = {"": (sys.maxsize, sys.maxsize)}
     for name, (count, units) in (sizes or count_units(gate, rows or ())).items():
         small = gate.slice is not None and count < gate.min_n  # an alarm, which has nothing to prove
-        if count and not small and (why := _slice_error(gate, metric, count, units, alpha)):
+        if count and not small and (why := _find_unprovable_slice_error(gate, metric, count, units, alpha)):
             return f"{name}: {why}" if name else why
     return ""
 
@@ -70,7 +70,7 @@ def find_few_clusters_error(gate: Gate, metric: Metric, sizes: Sizes) -> str:
     return ""
 
 
-def _slice_error(gate: Gate, metric: Metric, rows: int, units: int, alpha: float) -> str:
+def _find_unprovable_slice_error(gate: Gate, metric: Metric, rows: int, units: int, alpha: float) -> str:
     """Return why a slice of `rows`, of which `units` are independent, cannot prove the claim, or an empty text."""
     if rows == 1:
         return "there is only one row, which proves nothing about others"

@@ -10,7 +10,7 @@ from statistics import variance
 from harness.gates.gate_input import GateInput
 from harness.gates.hypothesis import Hypothesis
 from harness.gates.inference import count_capped_rows, row_differences
-from harness.gates.sample_size import CLOSE
+from harness.gates.sample_size import MAX_ROWS_FACTOR
 from harness.records.claim_spec import Note
 from harness.records.verdict_text import add_reason, format_notes
 from harness.records.verdicts import Outcome, Verdict
@@ -18,7 +18,7 @@ from harness.stats.autocorrelation import lag_one_correlation
 from harness.stats.rule_of_three import rule_of_three
 from harness.stats.seeds import seed_reach
 
-TOGETHER = 0.01  # p-value from which on it is said that neighbouring rows go together
+MAX_P = 0.01  # p-value from which on it is said that neighbouring rows go together
 
 
 def result_notes(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
@@ -50,11 +50,11 @@ def result_notes(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
     if verdict.outcome is Outcome.INCONCLUSIVE and hypothesis.labels:
         notes.append(Note("labels", {"rows": not hypothesis.metric.is_agreement}))
     elif verdict.outcome is Outcome.INCONCLUSIVE and not hypothesis.runs:
-        notes.append(_note_rows_needed(verdict))
-    return [*notes, _seeds(verdict, hypothesis)] if hypothesis.runs else notes
+        notes.append(_make_rows_needed_note(verdict))
+    return [*notes, _make_seeds_note(verdict, hypothesis)] if hypothesis.runs else notes
 
 
-def _seeds(verdict: Verdict, hypothesis: Hypothesis) -> Note:
+def _make_seeds_note(verdict: Verdict, hypothesis: Hypothesis) -> Note:
     """Return how far the runs of a recipe lie apart, and whether more of them or of the rows would decide it."""
     runs, more = [run.value for run in hypothesis.runs], ""
     bounds = [b for b in (verdict.lower, verdict.upper) if b is not None and math.isfinite(b)]
@@ -78,7 +78,7 @@ def autocorrelation_note(hypothesis: Hypothesis) -> list[Note]:
         return []
     known = hypothesis.with_missing_as(None) if hypothesis.has_missing else hypothesis
     there = None if known.metric.is_count else lag_one_correlation(row_differences(known, known.gate.cap)[0])
-    if there is None or there[1] > TOGETHER:
+    if there is None or there[1] > MAX_P:
         return []
     return [Note("neighbours", {"correlation": there[0], "p": there[1]})]
 
@@ -102,12 +102,18 @@ def add_slice_notes(
     notes += [Note("untestable", {"n": untestable})] if untestable else []
     notes += [Note("none large", {"min_n": min_n})] if not large and not harm else []
     notes += [note for note in decides if note.kind == "sizes"]
-    notes += [_note_rows_needed(verdict, such=True)] if verdict.rows_needed else []
+    notes += [_make_rows_needed_note(verdict, such=True)] if verdict.rows_needed else []
     notes += [note for note in decides if note.kind in ("unseen", "seeds")]
     return add_reason(replace(verdict, slices=tuple(slices)), *notes)
 
 
-def _note_rows_needed(verdict: Verdict, *, such: bool = False) -> Note:
-    told = {"rows": verdict.rows_needed, "range": verdict.rows_range, "such": such, "close": CLOSE, "n": verdict.n}
+def _make_rows_needed_note(verdict: Verdict, *, such: bool = False) -> Note:
+    told = {
+        "rows": verdict.rows_needed,
+        "range": verdict.rows_range,
+        "such": such,
+        "close": MAX_ROWS_FACTOR,
+        "n": verdict.n,
+    }
     likely = Outcome.PASS if (verdict.p_pass or 0.0) < (verdict.p_fail or 0.0) else Outcome.FAIL
     return Note("needed", {**told, "likely": str(likely)})

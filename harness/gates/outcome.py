@@ -17,7 +17,7 @@ from harness.records.verdicts import Outcome, Slice, Verdict
 from harness.stats.hypothesis_tests import Test, adjust_holm, has_few_drawn_sizes
 from harness.stats.significance import is_significant
 
-SHOWN = 20  # rows with the largest changes that are kept of a metric which changes on every row
+SHOWN_CHANGES = 20  # rows with the largest changes that are kept of a metric which changes on every row
 
 
 def decide_outcome(p_pass: float, p_fail: float, alpha: float) -> Outcome:
@@ -115,7 +115,7 @@ def list_changed_rows(h: Hypothesis) -> Changed:
     pairs = () if h.theirs is None or h.metric.combine else zip(h.ours, h.theirs, strict=True)
     known = [(o, t) for o, t in pairs if name not in o.lost and name not in t.lost]
     change = [(h.sign * (o.values[name] - t.values[name]) * o.weight_of(name), o.id) for o, t in known]
-    kept = None if h.metric.is_share else SHOWN
+    kept = None if h.metric.is_share else SHOWN_CHANGES
     won = [i for _, i in sorted((c for c in change if c[0] > 0), key=lambda c: -c[0])]
     lost = [i for _, i in sorted((c for c in change if c[0] < 0), key=lambda c: c[0])]
     return {"won": tuple(won[:kept]), "lost": tuple(lost[:kept]), "won_count": len(won), "lost_count": len(lost)}

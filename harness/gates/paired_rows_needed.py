@@ -6,12 +6,12 @@ import math
 from statistics import NormalDist
 
 from harness.stats.arrays import Floats, np
-from harness.stats.power import POWER
+from harness.stats.power import DEFAULT_POWER
 from harness.stats.values import Range
 
 USUAL, SPREAD = 0.03, 0.04  # by how much candidates are taken to be better, before anything was seen, give or take
 WIDE, SURE = 5.0, 0.75  # most that the ends of a range are apart, and how probable the number inside must be, at least
-LOW = 0.1  # chance that fewer rows than the least are needed, where no such range is probable enough
+LOW_CHANCE = 0.1  # chance that fewer rows than the least are needed, where no such range is probable enough
 
 
 def predict_rows_range(wins: int, losses: int, n: int, threshold: float, sign: int, alpha: float, most: int) -> Range:
@@ -21,7 +21,7 @@ def predict_rows_range(wins: int, losses: int, n: int, threshold: float, sign: i
     makes it, and by USUAL: estimates of few rows are too uncertain to say anything by themselves. The end is infinite
     where no range within WIDE and `most` is SURE.
     """
-    rows, weight = _weigh_rows(wins, losses, n, threshold, sign, alpha)
+    rows, weight = _compute_needed_rows_posterior(wins, losses, n, threshold, sign, alpha)
     order = np.argsort(rows)
     rows, chance = rows[order], np.zeros(len(rows) + 1)
     np.cumsum(weight[order], out=chance[1:])
@@ -33,11 +33,13 @@ def predict_rows_range(wins: int, losses: int, n: int, threshold: float, sign: i
         if inside.max() >= SURE:
             found = float(least[inside.argmax()])
             return Range(found, min(found * wide, most))
-    first = min(int(np.searchsorted(chance[1:], LOW)), len(rows) - 1)
+    first = min(int(np.searchsorted(chance[1:], LOW_CHANCE)), len(rows) - 1)
     return Range(float(rows[first]), math.inf)
 
 
-def _weigh_rows(wins: int, losses: int, n: int, threshold: float, sign: int, alpha: float) -> tuple[Floats, Floats]:
+def _compute_needed_rows_posterior(
+    wins: int, losses: int, n: int, threshold: float, sign: int, alpha: float
+) -> tuple[Floats, Floats]:
     """Return the rows needed, and how probable they are, (N,) each, of what the truth may be on a side."""
     changed, estimate = wins + losses, (wins - losses) / n
     error = math.sqrt(max((changed + 1) / n - estimate**2, 1e-4) / n)
@@ -54,5 +56,5 @@ def _weigh_rows(wins: int, losses: int, n: int, threshold: float, sign: int, alp
     weight = np.exp(likely - likely.max())
     z = NormalDist()
     null, true = np.maximum(d, abs(threshold)) - threshold**2, d - t**2  # variances of a row's difference
-    needed = (z.inv_cdf(1 - alpha) * np.sqrt(null) + z.inv_cdf(POWER) * np.sqrt(true)) / (t - threshold)
+    needed = (z.inv_cdf(1 - alpha) * np.sqrt(null) + z.inv_cdf(DEFAULT_POWER) * np.sqrt(true)) / (t - threshold)
     return np.maximum(np.ceil(needed**2), n + 1.0), weight / weight.sum()

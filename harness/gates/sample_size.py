@@ -11,10 +11,10 @@ from harness.gates import min_rows
 from harness.gates.paired_rows_needed import predict_rows_range
 from harness.stats.arrays import special
 from harness.stats.hypothesis_tests import T_METHODS, Test
-from harness.stats.power import MOST_ROWS, POWER, pairs_power, search_rows, share_power
+from harness.stats.power import DEFAULT_POWER, MOST_ROWS, pairs_power, search_rows, share_power
 
-CLOSE = 20  # times the rows at hand, beyond which a claim is too close to call
-MIDDLE = 0.5  # chance of the interval of the truth, at whose ends rows are needed that make the range
+MAX_ROWS_FACTOR = 20  # times the rows at hand, beyond which a claim is too close to call
+MIDDLE_CHANCE = 0.5  # chance of the interval of the truth, at whose ends rows are needed that make the range
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def estimate_sample_size(
     if not quantile:
         return None  # at alpha 0.5 bounds are the estimate, and tell no error
     case = _Estimated(test, threshold, alpha, 1 if distance > 0 else -1, width / quantile, discordance or 0.0)
-    far = CLOSE * test.n
+    far = MAX_ROWS_FACTOR * test.n
     rows = case.rows(test.estimate)
     if rows > far:
         return SampleSize(rows)
@@ -55,7 +55,7 @@ def estimate_sample_size(
         wins, losses = (round(test.n * (case.discordance + side * test.estimate) / 2) for side in (1, -1))
         low, high = predict_rows_range(wins, losses, test.n, threshold, case.sign, alpha, far)
         return SampleSize(rows, math.ceil(low), math.ceil(high) if math.isfinite(high) else None)
-    reach = case.sign * NormalDist().inv_cdf((1 + MIDDLE) / 2) * case.error
+    reach = case.sign * NormalDist().inv_cdf((1 + MIDDLE_CHANCE) / 2) * case.error
     near = test.estimate - reach
     most = case.rows(near) if case.sign * (near - threshold) > 0 else far + 1
     return SampleSize(rows, case.rows(test.estimate + reach), most if most <= far else None)
@@ -76,9 +76,9 @@ class _Estimated:
         """Return how many rows decide the claim if this is the truth; roughly, where they are too many by far."""
         z, test = NormalDist(), self.test
         distance = abs(truth - self.threshold)
-        needed = test.n * ((z.inv_cdf(1 - self.alpha) + z.inv_cdf(POWER)) * self.error / distance) ** 2
+        needed = test.n * ((z.inv_cdf(1 - self.alpha) + z.inv_cdf(DEFAULT_POWER)) * self.error / distance) ** 2
         found = math.ceil(min(needed, MOST_ROWS))
-        if found <= 2 * CLOSE * test.n:
+        if found <= 2 * MAX_ROWS_FACTOR * test.n:
             exact = self.pairs if self.is_paired else self.binomial if test.method == "exact binomial" else None
             found = search_rows(partial(exact, truth), start=found) or found if exact else max(found, self.fewest)
         return max(found, test.n + 1 if min(test.p_pass, test.p_fail) > self.alpha else 1)

@@ -24,11 +24,11 @@ NAMES = {  # of columns, in small letters, by what they are taken for
     "label": "label labels target answer category class intent topic mood sentiment output completion response",
     "group": "group user author customer article document doc conversation thread session speaker patient case",
 }
-SHOWN = 10  # names of columns in a line
+SHOWN_COLUMNS = 10  # names of columns in a line
 KINDS, OFTEN = 40, 5  # different answers that can be chosen from, and rows that each has on average
 LONGEST_LABEL = 60  # characters of a label
 FEWEST, LEAST, GROUPS = 60, 20, 10  # rows that can be cut into three, those of a part, and groups that can confirm
-EMPTY = ("", "nan", "null", "n/a", "#n/a", "<na>")  # as tools write missing values
+MISSING_VALUES = ("", "nan", "null", "n/a", "#n/a", "<na>")  # as tools write missing values
 PAIRS = (  # columns that are inputs together
     ("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence_a", "sentence_b"), ("text1", "text2"),
     ("text_a", "text_b"), ("question1", "question2"), ("question", "sentence"), ("context", "question"),
@@ -36,7 +36,7 @@ PAIRS = (  # columns that are inputs together
     ("query", "passage"), ("query", "document"),
 )  # fmt: skip
 RESERVED = ("choices", "gold", "tools", "chat_template_kwargs")  # columns that mean something else in a suite
-MOST = 200_000  # rows to train on; more make every look at them take minutes
+MAX_TRAINING_ROWS = 200_000  # rows to train on; more make every look at them take minutes
 PARTS = {"confirm": (0.2, 200, 5000), "select": (0.1, 0, 1000)}  # share, at least (a third at most), at most
 FEW = "by its few distinct values"
 NUMBER = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)?")
@@ -62,7 +62,7 @@ def rename_columns(rows: Sequence[Row], fewest: int = 2) -> tuple[list[Row], dic
         want = "an input column and another column with its label or answer are needed"
         raise UsageError(f"its columns are {list_names([*names]) or 'none'}; {want}")
     rows = [{names[name]: value for name, value in row.items()} for row in rows]
-    return rows, {name: [_text(row.get(name)) for row in rows] for name in names.values()}
+    return rows, {name: [_format_value(row.get(name)) for row in rows] for name in names.values()}
 
 
 def safe_name(name: str) -> str:
@@ -77,11 +77,11 @@ def quote_text(text: str) -> str:
 
 def list_names(names: Sequence[str]) -> str:
     """Return names in quotes, the first ten and the number of the others."""
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(map(quote_text, names[:SHOWN])) + more
+    more = f" and {len(names) - SHOWN_COLUMNS:,} more" if len(names) > SHOWN_COLUMNS else ""
+    return ", ".join(map(quote_text, names[:SHOWN_COLUMNS])) + more
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """Return a value as it is read: numbers as a person writes them, and nothing of what is no text."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -95,7 +95,7 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
 
     Raises UsageError for a column that does not exist, and what `ask` raises where nobody can be asked.
     """
-    inputs = _given_inputs(given["input"], columns)
+    inputs = _parse_inputs(given["input"], columns)
     for option, names in {"input": inputs, "label": (given["label"],), "group": (given["group"],)}.items():
         if missing := [name for name in names if name is not None and name not in columns]:
             raise UsageError(f'--{option} "{missing[0]}": column does not exist{did_you_mean(missing[0], columns)}')
@@ -104,17 +104,17 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
     lower = {c.strip().lower(): c for c in columns}
     pair = next((tuple(lower[name] for name in names) for names in PAIRS if {*names} <= lower.keys()), ())
     pair = () if inputs or {given["label"], given["group"]} & {*pair} else pair
-    few = [c for c, texts in columns.items() if _few(Counter(texts))]
+    few = [c for c, texts in columns.items() if _has_few_repeated_labels(Counter(texts))]
     free = [c for c in columns if c not in (*inputs, *pair, *given.values())]
     other = [c for c in columns if c not in (inputs or named["input"][:1])] if len(columns) == 2 else []
     ways = {"by its name": named["label"], FEW: few, "the other column": other}
-    label, of_label = _first(("label", given["label"]), free, ways, ask)
+    label, of_label = _choose_or_ask_column(("label", given["label"]), free, ways, ask)
     left = [c for c in free if c != label]
     of_input = "as given" if inputs else "by their names"
     if not (inputs := inputs or pair):
         length = sorted((fmean(map(len, columns[c])), c) for c in left)
         longest = [c for size, c in length[-1:] if len(length) == 1 or size > 2 * length[-2][0]]
-        asked, of_input = _first(
+        asked, of_input = _choose_or_ask_column(
             ("input", None), left, {"by its name": named["input"], "the longest texts": longest}, ask
         )
         inputs = (asked,)
@@ -122,26 +122,26 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
         raise UsageError("--input, --label and --group must name three different columns")
     group, of_group = given["group"], "as given"
     for name in [*inputs[: len(pair)], *(c for c in named["group"] if c in left and c not in inputs)]:
-        if given["group"] is None and _is_grouping(columns[name]):
+        if given["group"] is None and _is_group_column(columns[name]):
             group, of_group = name, "by its name, and its values repeat"
     return Roles(inputs, label, group, {"input": of_input, "label": of_label, "group": of_group})
 
 
-def _given_inputs(given: str | None, columns: Columns) -> tuple[str, ...]:
+def _parse_inputs(given: str | None, columns: Columns) -> tuple[str, ...]:
     """Return the columns that `--input A,B` names; a column may have a comma in its name."""
     if given is None or given in columns:
         return () if given is None else (given,)
     return tuple(safe_name(name) for name in given.split(","))
 
 
-def _is_grouping(texts: Sequence[str]) -> bool:
+def _is_group_column(texts: Sequence[str]) -> bool:
     """Return whether values repeat as those of a group do: often, but none in a tenth of the rows."""
     kinds = Counter(text for text in texts if text)
     spread = 5 * GROUPS <= len(kinds) <= 0.9 * kinds.total() and max(kinds.values()) < 0.1 * kinds.total()
     return spread and kinds.total() > 0.9 * len(texts)
 
 
-def _first(
+def _choose_or_ask_column(
     role: tuple[str, str | None], among: Sequence[str], found: Mapping[str, Sequence[str]], ask: Ask
 ) -> tuple[str, str]:
     """Return the column of a role and why it is: as given, the one of the first way that finds one, or as asked."""
@@ -153,7 +153,7 @@ def _first(
     return ask(role[0], [c for c in among if any(c in names for names in found.values())] or among), "as given"
 
 
-def _few(kinds: Counter[str]) -> bool:
+def _has_few_repeated_labels(kinds: Counter[str]) -> bool:
     return 2 <= len(kinds) <= KINDS and kinds.total() >= OFTEN * len(kinds) and max(map(len, kinds)) <= LONGEST_LABEL
 
 
@@ -188,7 +188,7 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
     Without labels the answers are free. A row gets its number, from 1, as its id, unless it has one of its own.
     Raises UsageError where nothing can be learnt.
     """
-    spelt = Counter(text for text in layout.answers if text.lower() not in EMPTY)
+    spelt = Counter(text for text in layout.answers if text.lower() not in MISSING_VALUES)
     usual = {text.casefold(): text for text, _ in reversed(spelt.most_common())}
     kinds = Counter(usual[text.casefold()] for text in spelt.elements())
     if len(kinds) < 2:
@@ -210,9 +210,9 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
         same = f"{key}\n{canonical_text(answer)}" if pairs else key
         if i in layout.refused:
             dropped[layout.refused[i]] += 1
-        elif not key or answer.lower() in EMPTY or (group and not columns[group][i]):
+        elif not key or answer.lower() in MISSING_VALUES or (group and not columns[group][i]):
             dropped["without an input, a label or a group"] += 1
-        elif chosen and len(meant[key] - {*EMPTY}) > 1:
+        elif chosen and len(meant[key] - {*MISSING_VALUES}) > 1:
             dropped["whose input also occurs with another label"] += 1
         elif same in seen:
             dropped["that repeat the question of an earlier row"] += 1
@@ -233,11 +233,11 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
         made.append({**others, "id": ids[i] if own else i + 1, **written})
     groups = [columns[group][i] if group else layout.asked[i] for i in kept]
     notes = ['id: row numbers, since "id" is empty or repeated in some rows'] if ids and not own else []
-    notes += _spellings(spelt, usual) if chosen else []
+    notes += _describe_spellings(spelt, usual) if chosen else []
     return CleanRows(made, [layout.asked[i] for i in kept], answers, groups, chosen, dropped, notes)
 
 
-def _spellings(spelt: Counter[str], usual: Mapping[str, str]) -> list[str]:
+def _describe_spellings(spelt: Counter[str], usual: Mapping[str, str]) -> list[str]:
     """Return lines about labels of which others differ in case alone, and of those that look like a missing value."""
     others = [text for text in spelt if usual[text.casefold()] != text]
     pairs = ", ".join(f"{quote_text(text)} as {quote_text(usual[text.casefold()])}" for text in others[:3])
@@ -263,7 +263,7 @@ def split_rows(groups: Sequence[str], strata: Sequence[str] | None, by: str) -> 
     parts: dict[str, list[int]] = {"train": [], "select": [], "confirm": []}
     for name, (share, least, most) in PARTS.items():
         room = min(max(share * len(groups), min(least, len(groups) / 3)), most)
-        quota = _quotas(sizes, room, len(groups)) if strata else {"": room}
+        quota = _compute_label_quotas(sizes, room, len(groups)) if strata else {"": room}
         rest, taken = list[str](), Counter[str]()
         for group in order:
             fits = taken[label[group]] + len(members[group]) <= quota[label[group]]
@@ -271,7 +271,7 @@ def split_rows(groups: Sequence[str], strata: Sequence[str] | None, by: str) -> 
             taken[label[group]] += len(members[group]) if fits else 0
             rest += [] if fits else [group]
         order = rest
-    parts["train"] = [i for group in order for i in members[group]][:MOST]
+    parts["train"] = [i for group in order for i in members[group]][:MAX_TRAINING_ROWS]
     confirmed = {canonical_text(groups[i]) for i in parts["confirm"]}
     if len(confirmed) < GROUPS or min(len(parts["confirm"]), len(parts["train"])) < LEAST:
         what = (
@@ -282,7 +282,7 @@ def split_rows(groups: Sequence[str], strata: Sequence[str] | None, by: str) -> 
     return parts
 
 
-def _quotas(sizes: Counter[str], room: float, rows: int) -> dict[str, int]:
+def _compute_label_quotas(sizes: Counter[str], room: float, rows: int) -> dict[str, int]:
     """Return how many rows of each label a part may have: its share, rounded by largest remainders, one at least."""
     exact = {label: room * n / rows for label, n in sizes.items()}
     quota = {label: int(share) for label, share in exact.items()}

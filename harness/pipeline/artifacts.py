@@ -35,7 +35,7 @@ from harness.texts.counts import count_noun
 from harness.texts.numbers import format_duration
 
 FACTS = "harness-adapter.json"  # in an adapter's folder: what its trainer noted
-MERGED = "harness-merge.json"  # how a merged model compares with its adapter
+MERGE_FILE = "harness-merge.json"  # how a merged model compares with its adapter
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,10 @@ def train_adapter(run: RunContext) -> Trained | StageStop:
         table, rows, found = run.suite.train, run.collection.training, run.record.run
         assert table and rows is not None
         again, anew = "reusing the adapter of this recipe", f"{table.use}, {count_noun(len(rows), 'row')}"
-        with _making(run, folder) as whole, run.record.stage("train", again if whole else anew + _expected(run)):
+        with (
+            _lock_and_check_artifact(run, folder) as whole,
+            run.record.stage("train", again if whole else anew + _describe_expected_time(run)),
+        ):
             if not whole and (stop := _call_trainer(run, folder)):
                 return stop
             if not whole and not artifact_cache.is_sealed(folder):
@@ -118,7 +121,7 @@ def merge_adapter(run: RunContext, adapter: ModelRef, variant: str) -> ModelRef 
     assert adapter.adapter and made and variant in MERGES
     out, onto = Artifacts(run.session).merged(variant), f"onto the {variant} base"
     again = f"reusing the merge {onto}"
-    with _making(run, out) as whole, run.record.stage("merge", again if whole else onto):
+    with _lock_and_check_artifact(run, out) as whole, run.record.stage("merge", again if whole else onto):
         if not whole:
             told = {"progress": run.session.progress}
             with replace_folder(out) as folder:
@@ -129,9 +132,9 @@ def merge_adapter(run: RunContext, adapter: ModelRef, variant: str) -> ModelRef 
                     facts = verify(
                         adapter.path, adapter.adapter, folder, variant=variant, **supported_keywords(verify, told)
                     )
-                    write_text(folder / MERGED, dumps({"facts": facts}))
+                    write_text(folder / MERGE_FILE, dumps({"facts": facts}))
                 artifact_cache.seal_folder(folder, out)
-        if facts := read_facts(out / MERGED):
+        if facts := read_facts(out / MERGE_FILE):
             run.record.run.facts[name] = facts
         merged = seal_candidate(ModelRef(name, str(out), options=adapter.options))
     twin = replace(adapter, quantization=None) if variant == "original" else adapter
@@ -143,7 +146,7 @@ def make_copy(run: RunContext, parent: ModelRef, declared: Export) -> ModelRef:
     exporter = run.collection.plugins.find("exporter", declared.use).function
     with run.record.stage("copy", f"{declared.name} of {parent.name}"):
         out = Artifacts(run.session).copy(declared, parent)
-        with _making(run, out):
+        with _lock_and_check_artifact(run, out):
             ref = conversions.make_copy(declared, parent, exporter, out, run.session.progress)
         run.record.run.facts[declared.name] = read_facts(out / conversions.NOTE)
         return ref
@@ -164,7 +167,7 @@ def copy_training_logs(run: RunContext, logs: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _making(run: RunContext, out: Path) -> Iterator[bool]:
+def _lock_and_check_artifact(run: RunContext, out: Path) -> Iterator[bool]:
     """Hold the work folder against other runs; yield whether a folder in it is there, as it was made."""
     with artifact_cache.lock_work_folder(
         out.parent, lambda line: run.session.progress(Progress("waiting", 0, 0, remark=line))
@@ -172,7 +175,7 @@ def _making(run: RunContext, out: Path) -> Iterator[bool]:
         yield artifact_cache.is_intact(out, run.record.warn)
 
 
-def _expected(run: RunContext) -> str:
+def _describe_expected_time(run: RunContext) -> str:
     """Return how long the training takes where somebody had `harness plan` measure it."""
     own = "full" if run.collection.trains_all_weights else run.suite.adapter and run.suite.adapter.use
     seconds = [one.total_seconds for one in read_measurements(run.session, own or "").values() if one.total_seconds]
@@ -193,7 +196,7 @@ def _call_trainer(run: RunContext, out: Path) -> StageStop | None:
 
     given = supported_keywords(trainer, {"flag": flag})
     given |= {"progress": session.progress, "seed": run.suite.training_seed}
-    given |= {"watch": partial(_watched, session)} if table.watch else {}
+    given |= {"watch": partial(_measure_watched, session)} if table.watch else {}
     with suppress(_WorkerEndedError):
         rows, options = detach_copy(list(training)), detach_copy(dict(table.given))
         made = trainer(detach_copy(session.base), session.opened.adapter, rows, out, **given, **options)
@@ -203,7 +206,7 @@ def _call_trainer(run: RunContext, out: Path) -> StageStop | None:
     return stops[0] if stops else None
 
 
-def _watched(session: Session, subject: Subject) -> dict[str, float]:
+def _measure_watched(session: Session, subject: Subject) -> dict[str, float]:
     """Measure a model in training on the first select rows of the evals that the suite watches."""
     train = session.suite.train
     assert train

@@ -30,7 +30,7 @@ from harness.suite.tables import Eval
 from harness.workers.loading import load_uncached
 
 OF_THE_BASE = ("sha256", "revision")  # options of [model] that no other model has
-UNTRAINED = "this recipe has no trained adapter yet; harness run trains it"
+UNTRAINED_ERROR = "this recipe has no trained adapter yet; harness run trains it"
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,12 @@ def ask_suite(path: Path, prompt: str, options: Options) -> Answers:
     Raises UsageError as preflight does, and where the prompt does not have the form of the suite's first evaluation.
     """
     session = open_run(path, replace(options, ahead=True)).session
-    task = _first_generating([*session.collection.tasks.values()])
+    task = _find_generating_task([*session.collection.tasks.values()])
     rows = [s.input for s in task.samples or ()] if task else []
     evaluation = task.spec if task else None
-    found = Answers(make_question(evaluation, prompt, rows, _generation(task)))
-    found.notes += _frame_notes(found.question, [row for row in rows if isinstance(row, str)])
-    refs = _made_models(session, found.notes)
+    found = Answers(make_question(evaluation, prompt, rows, _make_greedy_generation(task)))
+    found.notes += _iterate_missing_affix_notes(found.question, [row for row in rows if isinstance(row, str)])
+    refs = _iterate_existing_candidates(session, found.notes)
     for ref in [session.base, *refs]:
         with session.load([ref]) as (_, [subject]):
             found.replies.append(ask_subject(subject, ref.name, found.question))
@@ -100,7 +100,7 @@ def ask_export(folder: Path, prompt: str, plugins: Sequence[str] = ()) -> Answer
     own = {name: value for name, value in suite.model.options.items() if name not in OF_THE_BASE}
     spec = next((e for e in suite.evals if _can_generate(loaded.find("evaluator", e.use).function)), None)
     task = Task(spec, loaded.find("evaluator", spec.use).function, {}, None) if spec else None
-    found = Answers(make_question(spec, prompt, [], _generation(task)))
+    found = Answers(make_question(spec, prompt, [], _make_greedy_generation(task)))
     model, opening = folder / MODEL, loaded.find("loader", use).capabilities.open
     adapter = model if (model / "adapter_config.json").is_file() else None
     if opening is None:
@@ -127,7 +127,7 @@ def make_question(evaluation: Eval | None, prompt: str, rows: Sequence[Prompt], 
         return EvalPrompt("", prompt, how)
     arguments: Arguments = evaluation.chat_template_kwargs
     if evaluation.template is not None:
-        row = _template_row(evaluation, prompt)
+        row = _parse_template_row(evaluation, prompt)
         about: dict[str, Any] = {"columns": {}, "cluster": None, "slices": ()}
         [sample] = to_samples([row], evaluation.where, template=evaluation.template, **about)
         return EvalPrompt(evaluation.name, sample.input, how)
@@ -150,7 +150,7 @@ def ask_subject(subject: Subject, name: str, question: EvalPrompt) -> ModelReply
     return ModelReply(name, str(text), sent, reason, tokens, time.monotonic() - begun)
 
 
-def _frame_notes(question: EvalPrompt, rows: Sequence[str]) -> Iterator[str]:
+def _iterate_missing_affix_notes(question: EvalPrompt, rows: Sequence[str]) -> Iterator[str]:
     """Yield what all rows of an evaluation begin or end with, and this prompt does not."""
     prompt = question.prompt
     if not isinstance(prompt, str) or len(rows) < 2:
@@ -163,7 +163,7 @@ def _frame_notes(question: EvalPrompt, rows: Sequence[str]) -> Iterator[str]:
             yield f"the rows of {question.evaluation} {verb} with {quote_text(part, 60)}, but this prompt does not"
 
 
-def _template_row(evaluation: Eval, prompt: str) -> dict[str, Any]:
+def _parse_template_row(evaluation: Eval, prompt: str) -> dict[str, Any]:
     names = template_columns(evaluation.template or "")
     if len(names) == 1:
         return {names[0]: prompt}
@@ -181,11 +181,11 @@ def _can_generate(function: Any) -> bool:
     return "max_new_tokens" in schema.list_options(function)[0]
 
 
-def _first_generating(tasks: Sequence[Task]) -> Task | None:
+def _find_generating_task(tasks: Sequence[Task]) -> Task | None:
     return next((task for task in tasks if task.generates), None)
 
 
-def _generation(task: Task | None) -> Generate:
+def _make_greedy_generation(task: Task | None) -> Generate:
     """Return how an evaluation lets its rows be answered; greedily, whatever it samples."""
     if task is None:
         return Generate()
@@ -198,7 +198,7 @@ def _generation(task: Task | None) -> Generate:
     )
 
 
-def _made_models(session: Session, notes: list[str]) -> Iterator[ModelRef]:
+def _iterate_existing_candidates(session: Session, notes: list[str]) -> Iterator[ModelRef]:
     """Yield the candidates that are there: brought by the suite, or trained and merged by this recipe."""
     suite, made, base = session.suite, session.opened.adapter, session.base
     if suite.candidate and suite.candidate.merged:
@@ -210,8 +210,8 @@ def _made_models(session: Session, notes: list[str]) -> Iterator[ModelRef]:
     if suite.sweep:
         notes.append("a suite with a [sweep] has an adapter for each value; name one with --candidate")
         return
-    if not _is_there(suite.candidate is not None, places.adapter, notes):
-        notes.append(UNTRAINED)
+    if not _is_artifact_available(suite.candidate is not None, places.adapter, notes):
+        notes.append(UNTRAINED_ERROR)
         return
     if session.collection.trains_all_weights:
         yield ModelRef("merged", str(places.adapter), options=base.options)
@@ -219,9 +219,9 @@ def _made_models(session: Session, notes: list[str]) -> Iterator[ModelRef]:
     if made:
         yield replace(base, name="adapter", digest="", adapter=places.adapter, quantization=made.quantization)
     for variant in suite.merges:
-        if _is_there(False, places.merged(variant), notes):
+        if _is_artifact_available(False, places.merged(variant), notes):
             yield ModelRef(suite.merged(variant), str(places.merged(variant)), options=base.options)
 
 
-def _is_there(given: bool, folder: Path, notes: list[str]) -> bool:
+def _is_artifact_available(given: bool, folder: Path, notes: list[str]) -> bool:
     return folder.is_dir() if given else artifact_cache.is_intact(folder, notes.append)

@@ -17,7 +17,17 @@ from harness.gates.gate import Gate
 from harness.pipeline.ledger import LedgerEntry, Role, overlaps, project_name, scores_by_row
 from harness.records.samples import Result
 
-SILENT = ("id", "where", "metric", "group", "among", "on", "requires", "severity", "any_of")  # keys that claim nothing
+NEUTRAL_KEYS = (
+    "id",
+    "where",
+    "metric",
+    "group",
+    "among",
+    "on",
+    "requires",
+    "severity",
+    "any_of",
+)  # keys that claim nothing
 OF_EVAL = ("use", "template", "cluster", "rows_at_most", "against", "fewshot_data", "chat_template_kwargs", "stop")
 
 
@@ -61,26 +71,28 @@ class AttemptClaims:
     def claims_of(self, candidate: str, name: str) -> Claimed:
         """Return what is claimed of a candidate on the questions that an evaluation asks."""
         peers = self.overlapping_evals[name]
-        gates = [g for g in self.collection.gates(candidate) if g.blocking and self._evals(g) & peers]
-        said = sorted(digest_value(list(self._claim(gate))) for gate in gates)
+        gates = [g for g in self.collection.gates(candidate) if g.blocking and self._list_gated_evals(g) & peers]
+        said = sorted(digest_value(list(self._iterate_claim_parts(gate))) for gate in gates)
         about = {"claims": said, "seed": self.collection.suite.header.seed}
-        settings = sorted(digest_value(self._measure(peer)) for peer in peers)
+        settings = sorted(digest_value(self._make_eval_settings_key(peer)) for peer in peers)
         count = max([1, *(len(gate.any_of) for gate in gates)])
-        return Claimed(digest_value(about), digest_value(settings), digest_value(self._measure(name)), count)
+        return Claimed(
+            digest_value(about), digest_value(settings), digest_value(self._make_eval_settings_key(name)), count
+        )
 
-    def _evals(self, gate: Gate) -> set[str]:
+    def _list_gated_evals(self, gate: Gate) -> set[str]:
         """Return the evaluations that a gate is about: its own, or its members'."""
         return {g.eval for g in self.collection.suite.gates if g.id in (gate.any_of or [gate.id])}
 
-    def _claim(self, gate: Gate) -> Iterator[Any]:
+    def _iterate_claim_parts(self, gate: Gate) -> Iterator[Any]:
         """Yield what a gate claims, whatever it and its evaluation are called; of an `any_of` what its members do."""
         if gate.any_of:
             by_id = {g.id: g for g in self.collection.suite.gates}
-            yield sorted(digest_value(list(self._claim(by_id[name]))) for name in gate.any_of)
+            yield sorted(digest_value(list(self._iterate_claim_parts(by_id[name]))) for name in gate.any_of)
             return
         spec = self.collection.tasks[gate.eval].spec
         yield gate.metric_name
-        yield {key: value for key, value in asdict(gate).items() if key not in SILENT}
+        yield {key: value for key, value in asdict(gate).items() if key not in NEUTRAL_KEYS}
         train = self.collection.suite.train
         yield train.seeds if train and gate.of == "recipe" else None  # one seed more is another claim
         yield gate.alpha or self.collection.suite.header.alpha
@@ -90,7 +102,7 @@ class AttemptClaims:
         baseline = self.collection.suite.subjects.get(gate.versus or "")
         yield None if baseline is None else {k: v for k, v in asdict(baseline).items() if k != "where"}
 
-    def _measure(self, name: str) -> Any:
+    def _make_eval_settings_key(self, name: str) -> Any:
         """Return how an evaluation is set, whatever it is called."""
         spec = self.collection.tasks[name].spec
         return [self.entries[name].digest, {key: getattr(spec, key) for key in OF_EVAL}, dict(spec.options)]

@@ -29,7 +29,7 @@ from harness.texts.counts import count_noun
 from harness.texts.escaping import drop_surrogates
 from harness.workers.loading import load_uncached
 
-LONGEST = 20_000  # characters of a training row that a report shows
+MAX_ROW_CHARS = 20_000  # characters of a training row that a report shows
 
 
 def check_suite(collection: Collection, options: Options) -> tuple[list[Finding], Built | None, Collection]:
@@ -48,7 +48,7 @@ def check_before_training(session: Session, skip: Container[str] = ()) -> tuple[
     """
     suite, sweep = session.suite, session.suite.sweep
     only = [p.name for p in session.checks.checks_of_stage("data") if p.name not in skip]
-    found = contamination.soften_findings(session.checks.run("data", only, **_data(session)), suite.gates)
+    found = contamination.soften_findings(session.checks.run("data", only, **_make_data_objects(session)), suite.gates)
     checks, built = session.checks, list[tuple[list[Finding], Built | None]]()
     for trial, adapter in zip(sweep_trials(session.collection), session.opened.trials, strict=True):
         session.progress(Progress("training rows", 0, 1, {"now": "as the trainer prepares them"}))
@@ -85,7 +85,10 @@ def recall_checks_before_training(run: RunContext) -> list[Finding]:
     The record gets the first, the middle and the last row that the trainer was built with, as the model sees them.
     """
     record, checks = run.record, run.session.checks
-    note, gated = _note(run.session, "before training", gates=bool(checks.gated("trainer"))), checks.gated("data")
+    note, gated = (
+        _make_findings_cache_path(run.session, "before training", gates=bool(checks.gated("trainer"))),
+        checks.gated("data"),
+    )
     rows = note and note.with_name(f"{note.stem}-rows.json")
 
     def look() -> list[Finding]:
@@ -93,7 +96,7 @@ def recall_checks_before_training(run: RunContext) -> list[Finding]:
         examples, shown = built.examples if built else (), list[ShownRow]()
         for example in [examples[i] for i in sorted({0, len(examples) // 2, len(examples) - 1})] if examples else ():
             assert built
-            left, segments = LONGEST, []
+            left, segments = MAX_ROW_CHARS, []
             for learnt, text in built.parts(example):
                 cut = text if len(text) <= left else text[:left] + "…"
                 segments += [Segment(drop_surrogates(cut), learnt)] if left > 0 else []
@@ -107,8 +110,10 @@ def recall_checks_before_training(run: RunContext) -> list[Finding]:
     found = checks.load_or_run(note, look, record.warn) if note else look()
     if gated:
         order = [p.name for stage in ("data", "trainer") for p in checks.checks_of_stage(stage)]
-        fresh = contamination.soften_findings(checks.run("data", gated, **_data(run.session)), run.suite.gates)
-        found = sorted([*found, *fresh], key=lambda one: _place(order, one))
+        fresh = contamination.soften_findings(
+            checks.run("data", gated, **_make_data_objects(run.session)), run.suite.gates
+        )
+        found = sorted([*found, *fresh], key=lambda one: _rank_finding(order, one))
     if rows and not record.run.shown_rows:
         record.run.shown_rows = from_json(
             tuple[ShownRow, ...], artifact_cache.read_sealed_json(rows, record.warn) or [], "it"
@@ -133,9 +138,9 @@ def run_stage_checks(run: RunContext, stage: str, **objects: Any) -> StageStop |
     if not codes:
         return None
     with run.record.stage("checks", f"{len(codes)} on {objects[stage].name}"):
-        ask = partial(session.checks.run, stage, **_data(session), **objects)
+        ask = partial(session.checks.run, stage, **_make_data_objects(session), **objects)
         models = {name: ref and keys.describe_model(ref) for name, ref in objects.items()}
-        note = _note(session, stage, models, gates=bool(session.checks.gated(stage)))
+        note = _make_findings_cache_path(session, stage, models, gates=bool(session.checks.gated(stage)))
         found = session.checks.load_or_run(note, ask, run.record.warn) if note else ask()
         # What was made elsewhere and is broken is a mistake of the command; what was trained here has failed.
         return record_findings(run.record, found, ExitCode.USAGE if run.suite.candidate else ExitCode.FAILED)
@@ -153,7 +158,7 @@ def record_findings(record: Record, found: Sequence[Finding], code: ExitCode) ->
     )
 
 
-def _data(session: Session) -> dict[str, Any]:
+def _make_data_objects(session: Session) -> dict[str, Any]:
     model, plugins = session.suite.model, session.collection.plugins
     load: Callable[..., Any] = partial(plugins.find("loader", model.use).function, **model.options)
     if "python" in model.options:  # of another environment, in a worker there
@@ -161,13 +166,13 @@ def _data(session: Session) -> dict[str, Any]:
     return check.make_data_objects(session.collection, session.base, load)
 
 
-def _place(order: Sequence[str], one: Finding) -> int:
+def _rank_finding(order: Sequence[str], one: Finding) -> int:
     """Return where the check of a finding stands among all; what no check told, such as the trainer, comes last."""
     code = one.code.partition("-")[0]
     return order.index(code) if code in order else len(order)
 
 
-def _note(session: Session, *what: Any, gates: bool) -> Path | None:
+def _make_findings_cache_path(session: Session, *what: Any, gates: bool) -> Path | None:
     """Return the file for what is found of exactly this collection, these models and this code, if any is kept."""
     if not session.options.cache:
         return None

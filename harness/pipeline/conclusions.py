@@ -33,7 +33,7 @@ from harness.reports.summary import ignored_errors
 from harness.suite.waivers import unneeded_waivers
 from harness.texts.numbers import format_metric
 
-ROUNDING = 0.005  # of a value: what weights that are rounded once change, and no conclusion
+MAX_ROUNDING_SHARE = 0.005  # of a value: what weights that are rounded once change, and no conclusion
 Results = Mapping[tuple[str, str], Result]  # by subject and eval
 
 
@@ -70,7 +70,9 @@ def record_conclusions(run: RunContext) -> None:
     said = [*record.run.warranted]
     for c in (c for c in record.run.changes if f"{c.eval}.{c.metric}" in named):
         merging = "merging" if c.after == "merged" else f"the merge {c.after}"
-        said.append(_words(c, f"making {c.after} of {c.before}" if c.after in collection.suite.copies else merging))
+        said.append(
+            _describe_change(c, f"making {c.after} of {c.before}" if c.after in collection.suite.copies else merging)
+        )
     attempts += unneeded_waivers(record.run.waivers, verdicts, record.run.findings)
     blocked = ", ".join(name for name in collection.plugins.asked if name.startswith("no:"))
     left_out = [f"plugins were blocked in this run: -p {blocked}"] if blocked else []
@@ -98,14 +100,20 @@ def write_conclusions(collection: Collection, results: Results, verdicts: Sequen
             better = {g.id for g in collection.suite.gates if g.versus == name and g.better_by is not None}
             if not (claims := [v for v in verdicts if v.candidate == candidate and v.gate in better]):
                 attempt = max((v.attempt for v in verdicts if v.candidate == candidate), default=0)
-                claims = _compared(collection, results, candidate, name, collection.suite.header.risk(attempt))
+                claims = _compare_candidate_with_baseline(
+                    collection, results, candidate, name, collection.suite.header.risk(attempt)
+                )
             if claims:
-                weak = _weak_claims(collection, results, name, claims)
-                found.append(_said(candidate, collection.suite.subjects[name].examples, claims, weak))
+                weak = _map_metrics_to_weakness(collection, results, name, claims)
+                found.append(
+                    _format_fine_tuning_conclusion(candidate, collection.suite.subjects[name].examples, claims, weak)
+                )
     return found
 
 
-def _weak_claims(collection: Collection, results: Results, baseline: str, claims: Sequence[Verdict]) -> dict[str, str]:
+def _map_metrics_to_weakness(
+    collection: Collection, results: Results, baseline: str, claims: Sequence[Verdict]
+) -> dict[str, str]:
     """Return why the baseline of a proven claim proves nothing, by the claim's metric."""
     weak: dict[str, str] = {}
     for verdict in claims:
@@ -117,7 +125,9 @@ def _weak_claims(collection: Collection, results: Results, baseline: str, claims
     return weak
 
 
-def _compared(collection: Collection, results: Results, candidate: str, baseline: str, alpha: float) -> list[Verdict]:
+def _compare_candidate_with_baseline(
+    collection: Collection, results: Results, candidate: str, baseline: str, alpha: float
+) -> list[Verdict]:
     """Ask of each eval that both answered, by its first metric, what a gate would have asked; it gates nothing.
 
     One that is proven is enough for the words, so all of them share alpha by Holm's method.
@@ -136,7 +146,9 @@ def _compared(collection: Collection, results: Results, candidate: str, baseline
     ]
 
 
-def _said(candidate: str, examples: int, claims: Sequence[Verdict], weak: Mapping[str, str]) -> str:
+def _format_fine_tuning_conclusion(
+    candidate: str, examples: int, claims: Sequence[Verdict], weak: Mapping[str, str]
+) -> str:
     proven = [v for v in claims if v.outcome is Outcome.PASS and v.metric not in weak]
     better = f"better than the base with {examples} examples in its prompt"
     if weak and not proven:
@@ -171,12 +183,12 @@ def measure_changes(collection: Collection, results: Results) -> list[Change]:
             ours, theirs = results.get((after, name)), results.get((parents[after], name))
             if ours and theirs and not task.uncached:
                 metrics = [m for m in task.metrics.values() if m.is_of_rows and not (m.combine or m.labelled)]
-                changes = (_change(task, m, ours, theirs, collection.suite.header.alpha) for m in metrics)
+                changes = (_compare_results(task, m, ours, theirs, collection.suite.header.alpha) for m in metrics)
                 found += [change for change in changes if change]
     return found
 
 
-def _change(task: Task, metric: Metric, ours: Result, theirs: Result, alpha: float) -> Change | None:
+def _compare_results(task: Task, metric: Metric, ours: Result, theirs: Result, alpha: float) -> Change | None:
     """Compare two results as a gate with margin 0 would; None where they cannot be compared.
 
     Of rows that were looked at one after the other, until a gate was decided, nothing more is inferred.
@@ -206,7 +218,7 @@ def _change(task: Task, metric: Metric, ours: Result, theirs: Result, alpha: flo
     return replace(found, estimate=test.estimate, lower=test.lower, upper=test.upper)
 
 
-def _words(change: Change, step: str) -> str:
+def _describe_change(change: Change, step: str) -> str:
     """Return what a step changed of a metric, or an empty text where no row changed, or no more than rounding."""
     c, name = change, f"{change.eval}.{change.metric}"
     if not (c.won or c.lost):
@@ -217,7 +229,7 @@ def _words(change: Change, step: str) -> str:
         figures = change_figures(c)
         values = f"{figures.baseline} to {figures.value}, {figures.estimate} {figures.bounds}"
     ours, theirs = c.ours or 0.0, c.theirs or 0.0
-    if not c.is_share and (not sure or abs(ours - theirs) <= ROUNDING * abs(theirs)):
+    if not c.is_share and (not sure or abs(ours - theirs) <= MAX_ROUNDING_SHARE * abs(theirs)):
         return ""
     if not sure:
         rows = f"changed {name} on {c.won + c.lost} rows, {c.lost} lost and {c.won} won"

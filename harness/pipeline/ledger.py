@@ -39,9 +39,9 @@ from harness.records.verdicts import Verdict
 from harness.suite.tables import Suite
 
 FILE, ELSEWHERE = "attempts.jsonl", "HARNESS_LEDGER"  # in the cache folder, and the only file there that matters
-NAMED = 4  # suites of earlier looks
-DIGITS = 16  # hex digits of a line's digest that evidence tells
-AGAIN = "earlier attempts are then unknown"
+MAX_NAMED_SUITES = 4  # suites of earlier looks
+HEX_DIGITS = 16  # hex digits of a line's digest that evidence tells
+LOST_LEDGER_WARNING = "earlier attempts are then unknown"
 HEAD = ("format", "id", "after", "time")  # what every line has
 TEXTS = (  # that are read again
     "place",
@@ -58,7 +58,7 @@ TEXTS = (  # that are read again
 )
 Role = Literal["adapter", "merged", "conversion"]  # of a candidate: models of one are attempts at the same question
 Row = tuple[str, ...]  # the keys of one row
-SHARE = 10  # rows are met again when one in so many of the smaller set is
+OVERLAP_DIVISOR = 10  # rows are met again when one in so many of the smaller set is
 ROOTS = (".git", "pyproject.toml")  # what lies in the folder of a project
 
 
@@ -92,7 +92,7 @@ class LedgerEntry:
         """Return the digest of the scores, of some of the rows or of all; empty where they are not known."""
         if not self.scores:
             return ""
-        return _sha256(sorted([*row, *self.scores.get(row, ())] for row in (self.rows if rows is None else rows)))
+        return _hash_value(sorted([*row, *self.scores.get(row, ())] for row in (self.rows if rows is None else rows)))
 
 
 def counts_as_attempt(task: Task) -> bool:
@@ -103,7 +103,7 @@ def counts_as_attempt(task: Task) -> bool:
 def scores_by_row(task: Task, result: Result) -> dict[Row, tuple[str, ...]]:
     """Return what each row scored, whatever rows and metrics are called; labels stand beside every row."""
     scores = {s.id: s for s in result.scores}
-    labels = [_sha256(asdict(found)) for found in result.labels]
+    labels = [_hash_value(asdict(found)) for found in result.labels]
     found: dict[Row, list[str]] = {}
     for sample, row in zip(task.samples or (), task.keys, strict=True):
         if row and (score := scores.get(sample.id)) is not None:
@@ -114,12 +114,12 @@ def scores_by_row(task: Task, result: Result) -> dict[Row, tuple[str, ...]]:
 def overlaps(one: frozenset[Row], other: frozenset[Row]) -> bool:
     """Return whether two sets of rows have so many in common that a look at one tells of the other."""
     small, large = sorted((one, other), key=len)
-    keys = _keys_of(large)
-    return bool(small) and SHARE * sum(not keys.isdisjoint(row) for row in small) >= len(small)
+    keys = _flatten_row_keys(large)
+    return bool(small) and OVERLAP_DIVISOR * sum(not keys.isdisjoint(row) for row in small) >= len(small)
 
 
 @lru_cache(maxsize=1)  # of the rows that are looked at now, mostly
-def _keys_of(rows: frozenset[Row]) -> frozenset[str]:
+def _flatten_row_keys(rows: frozenset[Row]) -> frozenset[str]:
     return frozenset(key for row in rows for key in row)
 
 
@@ -129,7 +129,7 @@ def project_name(suite: Path) -> str:
     return next((f.name for f in (folder, *folder.parents) if any((f / r).exists() for r in ROOTS)), folder.name)
 
 
-def _sha256(value: Any) -> str:
+def _hash_value(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -157,7 +157,7 @@ class LedgerState:
     def to_json(self) -> dict[str, Any]:
         """Return it as evidence has it."""
         names = {"ledgers": self.ledgers, "heads": self.heads, "lines": self.lines}
-        return {name: sorted(x[:DIGITS] for x in many) for name, many in names.items()} | {"began": self.began}
+        return {name: sorted(x[:HEX_DIGITS] for x in many) for name, many in names.items()} | {"began": self.began}
 
 
 class Ledger:
@@ -166,7 +166,7 @@ class Ledger:
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
         self.path, self.warn = path, warn
         self.empty = not path.exists() or not path.stat().st_size  # as it was found
-        self._known: tuple[tuple[int, int], list[dict[str, Any]]] = ((-1, 0), [])
+        self._hypothesis_on_known_rows: tuple[tuple[int, int], list[dict[str, Any]]] = ((-1, 0), [])
         self._parsed: tuple[bytes, dict[str, dict[str, Any]]] = (b"", {})  # whole lines of it, and what they say by id
         self._met: dict[tuple[str, str], bool] = {}
 
@@ -183,7 +183,7 @@ class Ledger:
             try:
                 held.enter_context(hold_exclusively(self.path))
             except OSError as error:
-                raise self._unwritable(error) from None
+                raise self._make_write_error(error) from None
             yield
 
     def number_attempt(self, look: LedgerEntry) -> AttemptNumber:
@@ -193,10 +193,12 @@ class Ledger:
         claims. Weights that were looked at on some of the rows, and scored the same there, go on where more rows were
         declared.
         """
-        near = [line for line in self.read_entries() if line["role"] == look.role and self._counts(line, look)]
+        near = [
+            line for line in self.read_entries() if line["role"] == look.role and self._is_look_at_same_rows(line, look)
+        ]
         foreign = [line for line in near if line["base"] and look.base and line["base"] != look.base]
         near = [line for line in near if line not in foreign]
-        first = _attempts(self.read_entries())
+        first = _map_looks_to_attempts(self.read_entries())
         roots = list(dict.fromkeys(first[line["id"]] for line in near))
         ours = [line for line in near if (line["weights"], line["claims"]) == (look.weights, look.claims)]
         looked = [line for line in ours if line["rows"] == look.digest]
@@ -207,7 +209,7 @@ class Ledger:
             rows = self._read(line["rows"]) if told and line["n"] < len(look.rows) else None
             if rows is not None and rows < look.rows and look.scores_digest(rows) in ("", line["scores"]):
                 before = line
-        root = first[before["id"]] if before else _joined(look, ours, first)
+        root = first[before["id"]] if before else _find_joined_attempt(look, ours, first)
         earlier = roots[: roots.index(root)] if root in roots else roots
         counts = {line["id"]: line["count"] for line in self.read_entries()}
         number = 1 + sum(counts[one] for one in earlier)
@@ -216,7 +218,7 @@ class Ledger:
             stages.insert(0, int(went_on["n"]))
             went_on = by_id.get(went_on["continues"])
         others = tuple(line["place"] for line in near if line["id"] in earlier)
-        _keys_of.cache_clear()  # of millions of rows they are much to hold
+        _flatten_row_keys.cache_clear()  # of millions of rows they are much to hold
         written, on = (same["id"], same["continues"]) if same else ("", before["id"] if before else "")
         return AttemptNumber(number, tuple(stages), written, on, others, len({first[x["id"]] for x in foreign}))
 
@@ -235,12 +237,12 @@ class Ledger:
         }  # fmt: skip
         try:
             if not self.read_lines():
-                self._append({"ledger": uuid.uuid4().hex})
-            if self._whole(look.digest) is None:
+                self._append_ledger_line({"ledger": uuid.uuid4().hex})
+            if self._read_intact_rows_bytes(look.digest) is None:
                 write_text(self.rows_file(look.digest), look.text)
-            self._append(told)
+            self._append_ledger_line(told)
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise self._make_write_error(error) from None
 
     def state(self) -> LedgerState:
         """Return what the ledger is now."""
@@ -257,13 +259,16 @@ class Ledger:
         """Return what was written. Raises UsageError where a line was lost or changed, or is of another format."""
         try:
             about = self.path.stat()
-            if self._known[0] != (about.st_size, about.st_mtime_ns):
-                self._known = (about.st_size, about.st_mtime_ns), self._checked(self.path.read_bytes())
+            if self._hypothesis_on_known_rows[0] != (about.st_size, about.st_mtime_ns):
+                self._hypothesis_on_known_rows = (
+                    (about.st_size, about.st_mtime_ns),
+                    self._parse_and_verify_lines(self.path.read_bytes()),
+                )
         except FileNotFoundError:
             return []
         except OSError as error:
             raise UsageError(f"{self.path}: attempts cannot be read: {error.strerror}") from None
-        return self._known[1]
+        return self._hypothesis_on_known_rows[1]
 
     def rows_file(self, rows: str) -> Path:
         """Return the file that holds a set of rows."""
@@ -272,7 +277,7 @@ class Ledger:
 
     # -- which looks count -------------------------------------------------------------------------
 
-    def _counts(self, line: Mapping[str, Any], look: LedgerEntry) -> bool:
+    def _is_look_at_same_rows(self, line: Mapping[str, Any], look: LedgerEntry) -> bool:
         """Return whether an earlier look was at enough of these rows; of those that all have, in the same project."""
         pair = line["rows"], look.digest
         if line["rows"] == look.digest:  # which need not be read
@@ -286,10 +291,10 @@ class Ledger:
         return self._met[pair] and (not look.project or line["project"] in ("", look.project))
 
     def _read(self, rows: str) -> frozenset[Row] | None:
-        data = self._whole(rows)
+        data = self._read_intact_rows_bytes(rows)
         return None if data is None else frozenset(tuple(line.split()) for line in data.decode().splitlines())
 
-    def _whole(self, rows: str) -> bytes | None:
+    def _read_intact_rows_bytes(self, rows: str) -> bytes | None:
         """Return what the file of a set of rows holds, or None where it is not there or not what it was."""
         with suppress(OSError):
             data = self.rows_file(rows).read_bytes()
@@ -298,12 +303,12 @@ class Ledger:
 
     # -- lines -------------------------------------------------------------------------------------
 
-    def _append(self, told: Mapping[str, Any]) -> None:
+    def _append_ledger_line(self, told: Mapping[str, Any]) -> None:
         after, time = sorted(self.state().heads), datetime.now(UTC).isoformat(timespec="seconds")
         line = {"format": LEDGER_FORMAT, "after": after, "time": time, **told}
-        append_line(self.path, {**line, "id": _digest(line)})
+        append_line(self.path, {**line, "id": _hash_line(line)})
 
-    def _checked(self, data: bytes) -> list[dict[str, Any]]:
+    def _parse_and_verify_lines(self, data: bytes) -> list[dict[str, Any]]:
         """Return the lines of a ledger, each once; what a kill cut off at its end was never told to anybody."""
         # A run of many evals looks after each of them: only what was added since is parsed.
         begins = self._parsed[0] if data.startswith(self._parsed[0]) else b""
@@ -318,27 +323,32 @@ class Ledger:
             if isinstance(line, dict) and line.get("format") != LEDGER_FORMAT:
                 what = f"format {line.get('format')}, and this one reads {LEDGER_FORMAT}"
                 where = f"{self.path}:{number}: was written by another version of the harness ({what})"
-                raise UsageError(f"{where}; move the file away: {AGAIN}")
-            if not _is_line(line) or _digest({k: v for k, v in line.items() if k != "id"}) != line["id"]:
+                raise UsageError(f"{where}; move the file away: {LOST_LEDGER_WARNING}")
+            if (
+                not _is_valid_ledger_line(line)
+                or _hash_line({k: v for k, v in line.items() if k != "id"}) != line["id"]
+            ):
                 where = f"{self.path}:{number}: was changed or truncated after it was written"
-                raise UsageError(f"{where}; restore the file, or move it away: {AGAIN}")
+                raise UsageError(f"{where}; restore the file, or move it away: {LOST_LEDGER_WARNING}")
             found[line["id"]] = line
             numbers.setdefault(line["id"], number)
         for line in map(found.__getitem__, numbers):
             if lost := [a for a in line["after"] if a not in found]:
-                where = f"{self.path}:{numbers[line['id']]}: its previous line {lost[0][:DIGITS]} is missing"
-                raise UsageError(f"{where}; restore the file, or move it away: {AGAIN}")
+                where = f"{self.path}:{numbers[line['id']]}: its previous line {lost[0][:HEX_DIGITS]} is missing"
+                raise UsageError(f"{where}; restore the file, or move it away: {LOST_LEDGER_WARNING}")
         if found and not any("ledger" in line for line in found.values()):
-            raise UsageError(f"{self.path}: its first lines are missing; restore the file, or move it away: {AGAIN}")
+            raise UsageError(
+                f"{self.path}: its first lines are missing; restore the file, or move it away: {LOST_LEDGER_WARNING}"
+            )
         if data.endswith(b"\n"):
             self._parsed = data, found
         return list(found.values())
 
-    def _unwritable(self, error: OSError) -> UsageError:
+    def _make_write_error(self, error: OSError) -> UsageError:
         return UsageError(f"{self.path}: attempts cannot be recorded: {error.strerror}; nothing was exported")
 
 
-def _attempts(looks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _map_looks_to_attempts(looks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the attempt of each look, the id of its first one.
 
     Looks that went on from each other are one, and so are those at one candidate under one set of claims, unless an
@@ -348,7 +358,7 @@ def _attempts(looks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     pairs: dict[tuple[str, ...], str] = {}
     scored: dict[tuple[str, ...], dict[str, str]] = {}
     for line in looks:
-        id_, pair = line["id"], _pair_of(line["role"], line["weights"], line["claims"], line["settings"])
+        id_, pair = line["id"], _make_attempt_key(line["role"], line["weights"], line["claims"], line["settings"])
         if line["continues"] in found:
             found[id_] = found[line["continues"]]
         elif not line["claims"]:
@@ -361,15 +371,15 @@ def _attempts(looks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
-def _joined(look: LedgerEntry, ours: Sequence[Mapping[str, Any]], first: Mapping[str, str]) -> str:
+def _find_joined_attempt(look: LedgerEntry, ours: Sequence[Mapping[str, Any]], first: Mapping[str, str]) -> str:
     """Return the attempt that a look joins which was not had before, or an empty text where it begins one."""
-    pair = _pair_of(look.role, look.weights, look.claims, look.settings)
-    same = [x for x in ours if _pair_of(x["role"], x["weights"], x["claims"], x["settings"]) == pair]
+    pair = _make_attempt_key(look.role, look.weights, look.claims, look.settings)
+    same = [x for x in ours if _make_attempt_key(x["role"], x["weights"], x["claims"], x["settings"]) == pair]
     repeated = any(line["measure"] == look.measure for line in same)
     return first[same[-1]["id"]] if look.claims and same and not repeated else ""
 
 
-def _pair_of(role: str, weights: str, claims: str, settings: str) -> tuple[str, ...]:
+def _make_attempt_key(role: str, weights: str, claims: str, settings: str) -> tuple[str, ...]:
     return role, weights, claims, settings
 
 
@@ -380,7 +390,9 @@ def describe_attempts(verdicts: Sequence[Verdict], spend: bool, standings: Seque
         most = max(again, key=lambda v: (v.attempt, v.blocking))
         k, alpha = most.attempt, most.alpha or 0.0
         others = max((s.others for s in standings), key=len, default=())
-        told = ", ".join(f"{place} ({n})" if n > 1 else place for place, n in Counter(others).most_common(NAMED))
+        told = ", ".join(
+            f"{place} ({n})" if n > 1 else place for place, n in Counter(others).most_common(MAX_NAMED_SUITES)
+        )
         where = f"; previous: {told}" if told else ""
         if spend:
             said = "so that all attempts together keep the risk"
@@ -398,7 +410,7 @@ def describe_attempts(verdicts: Sequence[Verdict], spend: bool, standings: Seque
     return found
 
 
-def _is_line(line: Any) -> bool:
+def _is_valid_ledger_line(line: Any) -> bool:
     """Return whether a value is a line of a ledger: its beginning, or a look."""
     if not isinstance(line, dict) or not all(key in line for key in HEAD) or not isinstance(line["after"], list):
         return False
@@ -412,6 +424,6 @@ def _is_line(line: Any) -> bool:
     return named and whole and isinstance(line.get("most"), int | None)
 
 
-def _digest(line: Mapping[str, Any]) -> str:
+def _hash_line(line: Mapping[str, Any]) -> str:
     text = json.dumps(line, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

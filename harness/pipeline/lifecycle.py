@@ -68,7 +68,7 @@ def run_to_end(run: RunContext, stages: Callable[[RunContext], StageStop | None]
     Raises UsageError where nothing can be written.
     """
     try:
-        run = _placed(run)
+        run = _make_run_folder_with_lock(run)
         try:
             stop = stages(run) or StageStop()
             ending = RunEnding(compute_exit_code(run) if stop.code is None else stop.code, stop.why)
@@ -87,7 +87,7 @@ def run_to_end(run: RunContext, stages: Callable[[RunContext], StageStop | None]
                 code = ExitCode.USAGE if theirs else ExitCode.INTERNAL
                 ending = RunEnding(code, theirs or f"{type(error).__name__}: {error}", trace)
         run.record.ending = ending
-        return _finish(run)
+        return _finish_run(run)
     finally:
         detach_listeners(run)
 
@@ -98,7 +98,7 @@ def detach_listeners(run: RunContext) -> None:
     run.collection.plugins.manager.unregister(run.record.events)
 
 
-def _placed(run: RunContext) -> RunContext:
+def _make_run_folder_with_lock(run: RunContext) -> RunContext:
     """Make the run's folder with the lock in it, and open the answers and attempts of earlier runs."""
     options, suite, record, opened = run.session.options, run.suite, run.record, run.session.opened
     folder, found = RunFolder(options.out, suite.name, record.started), record.run
@@ -122,7 +122,7 @@ def _placed(run: RunContext) -> RunContext:
     return replace(run, session=replace(run.session, responses=open_answer_cache(options, record.warn)))
 
 
-def _finish(run: RunContext) -> Run:
+def _finish_run(run: RunContext) -> Run:
     """Write the report of a run that ended, and tell those that watch."""
     session, record = run.session, run.record
     assert session.folder
@@ -174,7 +174,12 @@ def export_all(run: RunContext, unreached: str = "") -> None:
         ref = record.candidates.get(declared.candidate)
         ledger = adjudicator.ledger.state().to_json() if adjudicator.ledger else None
         judged = DecisionRecord(
-            adjudicator.verdicts, adjudicator.results, record.lock, adjudicator.leaks, ledger, _fingerprint_of(run)
+            adjudicator.verdicts,
+            adjudicator.results,
+            record.lock,
+            adjudicator.leaks,
+            ledger,
+            _find_fingerprint_function(run),
         )
         shown, place = record.snapshot(), f"export to {declared.to}"
         try:
@@ -184,7 +189,7 @@ def export_all(run: RunContext, unreached: str = "") -> None:
                 record.run.facts[place] = detach_copy(shown.facts[place])
 
 
-def _fingerprint_of(run: RunContext) -> Callable[[ModelRef], Fingerprint] | None:
+def _find_fingerprint_function(run: RunContext) -> Callable[[ModelRef], Fingerprint] | None:
     """Return what makes the fingerprint of a candidate, None where the loader of the suite makes none."""
     loader, base = run.collection.plugins.find("loader", run.suite.model.use), Path(run.session.opened.source.path)
     if (make := loader.capabilities.fingerprint) is None:

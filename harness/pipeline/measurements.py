@@ -19,7 +19,7 @@ from harness.pipeline.session import Session
 from harness.records.samples import rows_digest
 
 FULL, EVALUATION = "full", "evaluation"
-FORMAT = 1
+FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def measurement_path(session: Session, what: str) -> Path:
     model = identify(base, **suite.model.options) if identify else None
     machine = [thread_count(), os.environ.get("OMP_NUM_THREADS", "")]
     parts: list[Any] = [
-        FORMAT,
+        FORMAT_VERSION,
         what,
         keys.describe_model(base),
         model,

@@ -40,8 +40,13 @@ from harness.reports.run_folder import LOGS, read_steps
 from harness.schema import format_toml
 from harness.texts.numbers import format_metric, format_p_in_sentence
 
-ENDED = (ExitCode.INTERRUPTED, ExitCode.INTERNAL, ExitCode.USAGE)  # after which there is nothing to compare
-UNTOLD = ("base_model_name_or_path", "auto_mapping", "revision", "inference_mode")  # of no matter to what a LoRA is
+FAILED_EXIT_CODES = (ExitCode.INTERRUPTED, ExitCode.INTERNAL, ExitCode.USAGE)  # after which there is nothing to compare
+NEUTRAL_FIELDS = (
+    "base_model_name_or_path",
+    "auto_mapping",
+    "revision",
+    "inference_mode",
+)  # of no matter to what a LoRA is
 
 
 @dataclass(frozen=True)
@@ -112,20 +117,20 @@ def choose_candidate(path: Path, options: Options, run_one: Callable[[Path, Opti
         )
     given, seen = options.candidates, dict[str, str]()
     for one in given:
-        if (same := seen.get(identity := _identity(Path(one)))) is not None:
+        if (same := seen.get(identity := _compute_candidate_identity(Path(one)))) is not None:
             raise UsageError(f"--candidate {format_toml(one)}: has the same weights as {format_toml(same)}; remove one")
         seen[identity] = one
     collections = [
         prepare_collection(path, replace(options, candidate=one, candidates=(), listeners=())) for one in given
     ]
-    driver = _driver(collections[0])
+    driver = _find_deciding_gate(collections[0])
     found, runs = list[Contender](), dict[str, Run]()
     for one, collection in zip(given, collections, strict=True):
         alone = replace(options, candidate=one, candidates=(), select=True, export=False, junit_xml=None)
         runs[one] = run_one(path, alone)
-        if runs[one].exit_code in ENDED:
+        if runs[one].exit_code in FAILED_EXIT_CODES:
             return runs[one]
-        found.append(_measured(one, runs[one], collection, driver))
+        found.append(_make_contender(one, runs[one], collection, driver))
     task = collections[0].tasks[driver.eval]
     best = select_best(found, task.metrics[driver.metric_name])
     if math.isnan(best.value):
@@ -138,7 +143,7 @@ def choose_candidate(path: Path, options: Options, run_one: Callable[[Path, Opti
     return best.name, (f"{why} ({len(task.select or ())} rows): {told}; only it was evaluated on the rows that confirm")
 
 
-def _driver(collection: Collection) -> Gate:
+def _find_deciding_gate(collection: Collection) -> Gate:
     """Return the first blocking gate on rows to select by, whose metric decides among equals."""
     for gate in collection.suite.gates:
         if gate.blocking and gate.metric and collection.tasks[gate.eval].spec.select:
@@ -149,7 +154,7 @@ def _driver(collection: Collection) -> Gate:
     raise UsageError(f"{collection.suite.path}: --candidate: {what}, or name one candidate")
 
 
-def _measured(given: str, run: Run, collection: Collection, driver: Gate) -> Contender:
+def _make_contender(given: str, run: Run, collection: Collection, driver: Gate) -> Contender:
     """Return what a run on select rows says of what would ship."""
     made = [c for c in collection.candidates if c not in collection.suite.copies]
     subject = next((e.from_ for e in collection.suite.exports if e.from_ in collection.candidates), "") or made[-1]
@@ -159,13 +164,13 @@ def _measured(given: str, run: Run, collection: Collection, driver: Gate) -> Con
     return Contender(given, value, sum(passed), len(passed))
 
 
-def _identity(folder: Path) -> str:
+def _compute_candidate_identity(folder: Path) -> str:
     """Return what two candidates have in common that are one: weights, and for an adapter how they are applied."""
     config = folder / "adapter_config.json"
     try:
         folder = folder.parent if folder.is_file() else folder
         about = json.loads(config.read_text("utf-8")) if config.is_file() else {}
-        return digest_value([weights_digest(folder), {k: v for k, v in about.items() if k not in UNTOLD}])
+        return digest_value([weights_digest(folder), {k: v for k, v in about.items() if k not in NEUTRAL_FIELDS}])
     except (OSError, ValueError, AttributeError):  # a name, or what is told where it is opened
         return str(folder)
 
@@ -190,11 +195,11 @@ def run_sweep(run: RunContext) -> Trained | StageStop:
         opened, what = replace(run.session.opened, adapter=adapter), f"{table.key} = {format_toml(value)}"
         run.record.call_hook("harness_stage", stage="sweep", detail=f"{what}, trial {i} of at most {len(table.values)}")
         one = replace(run, session=replace(run.session, collection=collection, opened=opened))
-        if isinstance(tried := _try_value(one, table.by, what), StageStop):
+        if isinstance(tried := _train_and_evaluate_trial(one, table.by, what), StageStop):
             return tried
         first, results = tried
-        facts = {"value": value, **_training(first)}
-        trial = _compared(table.rule, step, metric, ask, results, best[1] if best else [], facts)
+        facts = {"value": value, **_make_training_facts(first)}
+        trial = _compare_trial_with_best(table.rule, step, metric, ask, results, best[1] if best else [], facts)
         run.record.add(trial)
         if trial.better:
             best = first, results
@@ -204,7 +209,7 @@ def run_sweep(run: RunContext) -> Trained | StageStop:
     place = Artifacts(best[0].run.session)
     found.facts["training"] = {**best[0].facts, **copy_training_logs(run, place.work / LOGS)}
     found.training = read_steps(place.adapter) or found.training
-    found.sweep = swept = _concluded(found.sweep)
+    found.sweep = swept = _conclude_sweep(found.sweep)
     left = ", ".join(map(format_toml, swept.values[len(swept.trials) :]))
     chosen = f"{swept.key} = {format_toml(swept.chosen)} was chosen"
     text = f"{chosen} by {swept.by} on {swept.rows} selection rows: {swept.why}"
@@ -212,7 +217,7 @@ def run_sweep(run: RunContext) -> Trained | StageStop:
     return best[0]
 
 
-def _try_value(run: RunContext, by: str, what: str) -> tuple[Trained, list[Result]] | StageStop:
+def _train_and_evaluate_trial(run: RunContext, by: str, what: str) -> tuple[Trained, list[Result]] | StageStop:
     """Train a trial, with each seed where there are several, and return the first and the results of all."""
     first, results, runs = None, list[Result](), run.collection.runs.values()
     rows = len(run.collection.tasks[by.partition(".")[0]].select or ())
@@ -228,7 +233,7 @@ def _try_value(run: RunContext, by: str, what: str) -> tuple[Trained, list[Resul
     return first, results
 
 
-def _training(made: Trained) -> dict[str, Any]:
+def _make_training_facts(made: Trained) -> dict[str, Any]:
     """Return what a Trial tells of its training; its seconds are kept in its folder for the runs that find it there."""
     note = Artifacts(made.run.session).work / "trial.json"
     if not (reused := "reused" in made.facts):
@@ -237,7 +242,7 @@ def _training(made: Trained) -> dict[str, Any]:
     return {"reused": reused, "seconds": known.get("seconds"), "parameters": made.facts.get("trainable_parameters")}
 
 
-def _compared(
+def _compare_trial_with_best(
     rule: str, step: Gate, metric: Metric, ask: Callable[..., Verdict], ours: Sequence[Result],
     best: Sequence[Result], facts: dict[str, Any],
 ) -> Trial:  # fmt: skip
@@ -253,7 +258,7 @@ def _compared(
     # A claim about a trial alone, for its interval; which number it names makes no difference to that.
     claim = {"min" if metric.better == "higher" else "max": 1.0 if metric.is_log else 0.5}
     alone = replace(step, versus=None, better_by=None, **claim)  # type: ignore[arg-type]
-    values = [_mean_value(metric, results) for results in (ours, best) if results]
+    values = [_average_metric_over_seeds(metric, results) for results in (ours, best) if results]
     about = {"metric": values[0], "digest": ours[0].digest, **facts}
     about |= {"runs": tuple(r.metrics[metric.name] for r in ours)} if len(ours) > 1 else {}
     candidate, baseline = (replace(r[0], other_runs=tuple(r[1:])) if r else None for r in (ours, best))
@@ -269,13 +274,13 @@ def _compared(
     return Trial(**about)
 
 
-def _mean_value(metric: Metric, results: Sequence[Result]) -> float:
+def _average_metric_over_seeds(metric: Metric, results: Sequence[Result]) -> float:
     """Return the metric of the runs of a recipe, the mean on the scale where it is tested."""
     values = [metric.to_test_scale(result.metrics[metric.name]) for result in results]
     return metric.from_test_scale(math.fsum(values) / len(values))
 
 
-def _concluded(swept: Swept) -> Swept:
+def _conclude_sweep(swept: Swept) -> Swept:
     """Return a sweep with the value that was chosen and why, once there is no trial to come."""
     last, steps = swept.trials[-1], [t.value for t in swept.trials if t.better]
     if swept.rule == "best":

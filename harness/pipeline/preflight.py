@@ -66,8 +66,8 @@ def run_preflight(
     passed = cache_dir() / "preflight" / digest_value(looked)
     known = remembers and passed.exists()
     has = "adapter" in collection.candidates and bool(suite.train or suite.candidate)
-    made = [_adapter(t, source, mistakes, known) if has else None for t in sweep_trials(collection)]
-    candidate = _candidate(collection, source, made[0], mistakes)
+    made = [_make_checked_adapter(t, source, mistakes, known) if has else None for t in sweep_trials(collection)]
+    candidate = _open_and_check_candidate(collection, source, made[0], mistakes)
     releases, lacking = dict[str, ModelRef](), dict[str, str]()  # baselines that were released, or are not there yet
     for name, baseline in suite.subjects.items():
         with mistakes.collecting(f"{baseline.where}:"):
@@ -93,7 +93,7 @@ def run_preflight(
             with mistakes.collecting(table.where):
                 checks(**table.given, **supported_keywords(checks, beside))
     if not known:
-        _lengths(collection, source, mistakes)
+        _check_prompt_lengths(collection, source, mistakes)
     mistakes.raise_errors()
     if not known:
         write_text(passed, "")
@@ -102,12 +102,12 @@ def run_preflight(
 
 def open_model(collection: Collection, model: Model) -> Source:
     try:
-        return _open(collection, model.use, model.path, model.options)
+        return _open_source(collection, model.use, model.path, model.options)
     except UsageError as error:
         raise UsageError(*(f"{model.where} {m}" for m in error.messages)) from None
 
 
-def _open(collection: Collection, use: str, path: str, options: Mapping[str, Any]) -> Source:
+def _open_source(collection: Collection, use: str, path: str, options: Mapping[str, Any]) -> Source:
     if (opening := collection.plugins.find("loader", use).capabilities.open) is None:
         raise UsageError(f'use: the loader "{use}" has no open function; declare one with @loader(open=…)')
     source: Source = opening(path, **options)
@@ -124,7 +124,7 @@ def collection_digest(collection: Collection, source: Source, *, gates: bool) ->
 
     Without `gates` their claims are left out: a margin that is edited changes nothing that was looked at.
     """
-    where = [source.digest, source.path, source.context, _content(source)]
+    where = [source.digest, source.path, source.context, _digest_model_folder(source)]
     whole = collection.suite.digest if gates else collection.suite.ungated_digest
     metrics = [
         (g.id, g.metric, g.clean_only) for g in collection.suite.gates
@@ -141,7 +141,7 @@ def recipe_digest(collection: Collection, ready: PreflightResult, versions: Mapp
     """
     suite, find = collection.suite, collection.plugins.find
     used = [find("loader", suite.model.use)]
-    base = [ready.source.digest, _content(ready.source), suite.model.use]
+    base = [ready.source.digest, _digest_model_folder(ready.source), suite.model.use]
     options = schema.with_defaults(used[0].function, suite.model.options)
     parts: list[Any] = [base, suite.training_seed, dict(versions), keys.environment_switches(), options]
     if suite.candidate and suite.candidate.adapter:
@@ -155,13 +155,13 @@ def recipe_digest(collection: Collection, ready: PreflightResult, versions: Mapp
     return digest_value([*parts, collection.training, collection.plugins.code_digest(*used)])
 
 
-def _content(source: Source) -> str | None:
+def _digest_model_folder(source: Source) -> str | None:
     """Return one sha256 for all that lies in a model's folder; None for a model that is served."""
     folder = Path(source.path)
     return keys.digest_folder(folder, source.digest) if folder.is_dir() else None
 
 
-def _adapter(collection: Collection, source: Source, mistakes: Mistakes, known: bool) -> Adapter | None:
+def _make_checked_adapter(collection: Collection, source: Source, mistakes: Mistakes, known: bool) -> Adapter | None:
     """Make the adapter, and check all of it that needs no model."""
     table, use = collection.suite.adapter, collection.suite.model.use
     with mistakes.collecting(table.where if table else str(collection.suite.path)):
@@ -193,7 +193,9 @@ def make_adapter(collection: Collection) -> Adapter:
     return made
 
 
-def _candidate(collection: Collection, source: Source, adapter: Adapter | None, mistakes: Mistakes) -> Source | None:
+def _open_and_check_candidate(
+    collection: Collection, source: Source, adapter: Adapter | None, mistakes: Mistakes
+) -> Source | None:
     """Check a candidate made elsewhere: its adapter fits the base and can be merged, or its merged model opens."""
     suite, declared, opened = collection.suite, collection.suite.candidate, None
     if declared is None:
@@ -204,13 +206,13 @@ def _candidate(collection: Collection, source: Source, adapter: Adapter | None, 
             # What a server serves has a name, not a folder.
             path = declared.merged if loader.remote else str(suite.resolve(declared.merged))
             if not loader.remote:
-                _check_safe(Path(path), declared.where)
+                _require_safe_model_files(Path(path), declared.where)
             opened = open_folder(collection, path)
             if loader.probe:
                 loader.probe(opened.path)
         elif adapter and declared.adapter:
             folder = suite.resolve(declared.adapter)
-            _check_safe(folder, declared.where)
+            _require_safe_model_files(folder, declared.where)
             adapter.check_fits(source.path, source.digest, folder)
             for variant in suite.merges:
                 adapter.check_merge(
@@ -224,7 +226,7 @@ def supported_keywords(function: Callable[..., Any], known: Mapping[str, Any]) -
     return {name: value for name, value in known.items() if schema.has_parameter(function, name)}
 
 
-def _check_safe(folder: Path, where: str) -> None:
+def _require_safe_model_files(folder: Path, where: str) -> None:
     """Raise UsageError where `verify` would not accept an export of this folder, before anything of it is loaded."""
     try:
         formats.check_candidate(folder)
@@ -237,10 +239,10 @@ def _check_safe(folder: Path, where: str) -> None:
 def open_folder(collection: Collection, path: str) -> Source:
     """Open a model that was made of the suite's."""
     options = {k: v for k, v in collection.suite.model.options.items() if k not in ("sha256", "revision")}
-    return _open(collection, collection.suite.model.use, path, options)
+    return _open_source(collection, collection.suite.model.use, path, options)
 
 
-def _lengths(collection: Collection, source: Source, mistakes: Mistakes) -> None:
+def _check_prompt_lengths(collection: Collection, source: Source, mistakes: Mistakes) -> None:
     """Report the rows that do not fit into the model's context with their worked examples and answer."""
     if source.context is None:
         return
@@ -251,7 +253,7 @@ def _lengths(collection: Collection, source: Source, mistakes: Mistakes) -> None
             continue
         asked = {i.subject for i in collection.items if i.eval == task.spec.name}
         shots = [s.examples for name, s in collection.suite.subjects.items() if not s.use and name in asked]
-        pairs = _pairs(task, max(shots, default=0), collection.suite.header.seed)
+        pairs = _list_longest_pairs(task, max(shots, default=0), collection.suite.header.seed)
         # What is generated at most; a target is then not part of the prompt's length.
         option = schema.list_options(task.function)[0].get("max_new_tokens")
         answer = int(task.spec.options.get("max_new_tokens", option.default)) if option else 0
@@ -267,7 +269,7 @@ def _lengths(collection: Collection, source: Source, mistakes: Mistakes) -> None
             mistakes.add(task.spec.where, f"{what}; at most {room}")
 
 
-def _pairs(task: Task, shots: int, seed: int) -> list[tuple[str, tuple[Any, str]]]:
+def _list_longest_pairs(task: Task, shots: int, seed: int) -> list[tuple[str, tuple[Any, str]]]:
     """Return (row id, (prompt, longest continuation)) of every row that prompts; a whole text is scored in windows."""
     examples = fewshot.choose_examples(task.shots, shots, seed)
     found = []

@@ -174,13 +174,13 @@ class MemoryPeaks:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Measure a stage; what is measured twice under a name has the higher peak."""
-        self._take()
+        self._record_and_reset_peaks()
         self._open.append({})
-        before = None if _begin() else _resident()
+        before = None if _reset_peaks() else _read_peak_resident_bytes()
         try:
             yield
         finally:
-            self._take()
+            self._record_and_reset_peaks()
             found = self._open.pop()
             if before is not None and found.get("", 0) <= before:
                 found.pop("", None)
@@ -188,24 +188,24 @@ class MemoryPeaks:
                 key = f"{name} ({where})" if where else name
                 self.peaks[key] = max(peak, self.peaks.get(key, 0))
 
-    def _take(self) -> None:
+    def _record_and_reset_peaks(self) -> None:
         """Add the peaks since they last began to every stage that is open, and let them begin anew."""
         now = peak_memory()
         for peaks in self._open:
             peaks |= {where: max(peak, peaks.get(where, 0)) for where, peak in now.items() if peak}
-        _begin()
+        _reset_peaks()
 
 
 def peak_memory() -> dict[str, int]:
     """Return the most bytes held since the peak began: by this process, and by PyTorch of all GPUs together."""
-    torch = _torch_on_gpus()
+    torch = _find_torch_on_gpus()
     cuda = sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count())) if torch else 0
-    return {"": _resident(), "cuda": int(cuda)}
+    return {"": _read_peak_resident_bytes(), "cuda": int(cuda)}
 
 
-def _begin() -> bool:
+def _reset_peaks() -> bool:
     """Let the peaks begin anew; return whether the process' does."""
-    if torch := _torch_on_gpus():
+    if torch := _find_torch_on_gpus():
         for i in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(i)
     try:
@@ -215,7 +215,7 @@ def _begin() -> bool:
     return True
 
 
-def _resident() -> int:
+def _read_peak_resident_bytes() -> int:
     """Return the most bytes that the process held in memory at once since the peak began; 0 where nobody knows."""
     try:
         lines = (PROCESS / "status").read_text("utf-8").splitlines()
@@ -229,7 +229,7 @@ def _resident() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _torch_on_gpus() -> ModuleType | None:
+def _find_torch_on_gpus() -> ModuleType | None:
     """Return PyTorch where it is imported and computes on a GPU; it is imported for no such question."""
     torch = sys.modules.get("torch")
     return torch if torch and torch.cuda.is_available() and torch.cuda.is_initialized() else None

@@ -41,7 +41,7 @@ from harness.workers.loading import load_uncached
 
 NEAR, ROUGH = 1e-3, 0.1  # nats by which a log-probability may differ: of a model in float32, of any other
 # of an eval, beside its options: which rows are asked, and how
-ASKED = (
+QUESTION_KEYS = (
     *("use", "data", "columns", "template", "limit", "chat_template_kwargs", "thought_budget"),
     *("temperature", "top_p", "top_k", "repeats", "pass_at", "seeds"),
 )
@@ -88,13 +88,13 @@ def replay_rows(
     try:
         asked = draw_replay_rows(export, suite, rows, found.seed, plugins)
         collection, told, model = asked.collection, asked.told, asked.collection.suite.model
-        found.notes += [*asked.notes, *_circumstances(collection, told)]
-        ref = _ref(collection, Path(export.folder) / MODEL, told)
+        found.notes += [*asked.notes, *_iterate_environment_changes(collection, told)]
+        ref = _make_shipped_model_ref(collection, Path(export.folder) / MODEL, told)
         if ref.digest != told.weights:
             found.differs = f"{MODEL}/ holds weights {ref.digest[:16]}, but the evidence is about {told.weights[:16]}"
             return found
         with load_uncached(collection.plugins, suite, model.use, [ref], model.options) as [subject]:
-            _compare(found, asked, subject)
+            _compare_rows_with_evidence(found, asked, subject)
         export.check_unchanged()
         if not found.rows:
             raise UsageError("; ".join(["--replay: no row could be compared", *found.notes]))
@@ -141,7 +141,7 @@ def draw_replay_rows(
             kept.setdefault(name, []).append(row)
     told = _ReplayEvidence(candidate, manifest["weights"], lock, kept)
     table, loaded = read_suite(suite, candidate=str(folder / MODEL)), load_plugins(suite, plugins)
-    collection = _collection(notes, told, table, loaded)
+    collection = _collect_replayable_evals(notes, told, table, loaded)
     known = dict[str, _Said]()
     for name, task in collection.tasks.items():
         said, samples = told.rows[name], task.samples or ()
@@ -158,7 +158,7 @@ def draw_replay_rows(
     return ReplayRows(collection, told, known, there, table.gates, notes)
 
 
-def _compare(found: Replayed, asked: ReplayRows, subject: Any) -> None:
+def _compare_rows_with_evidence(found: Replayed, asked: ReplayRows, subject: Any) -> None:
     different, blind = [], 0
     tolerance = NEAR if asked.collection.suite.model.options.get("dtype") == "float32" else ROUGH
     for name, numbers in asked.drawn.items():
@@ -167,7 +167,7 @@ def _compare(found: Replayed, asked: ReplayRows, subject: Any) -> None:
         for number in numbers:
             said, sample = asked.known[name][number], samples[number]
             row = evidence_row(number, sample, scores.get(sample.id, Score(sample.id, {})), list(result.metrics))
-            why = _difference(said, row, tolerance)
+            why = _find_row_difference(said, row, tolerance)
             if why is None:
                 blind += 1
                 continue
@@ -187,7 +187,7 @@ def _compare(found: Replayed, asked: ReplayRows, subject: Any) -> None:
 # -- what is asked ---------------------------------------------------------------------------------
 
 
-def _collection(notes: list[str], told: _ReplayEvidence, suite: Suite, loaded: Plugins) -> Collection:
+def _collect_replayable_evals(notes: list[str], told: _ReplayEvidence, suite: Suite, loaded: Plugins) -> Collection:
     """Collect those evaluations of the suite that the candidate has rows of and can answer alone."""
     if lost := sorted(told.rows.keys() - {e.name for e in suite.evals}):
         hint = "which the export passed; name the suite that it passed"
@@ -204,21 +204,21 @@ def _collection(notes: list[str], told: _ReplayEvidence, suite: Suite, loaded: P
     bare |= {"merges": (), "exports": (), "evals": tuple(evals)}
     collection = collect(replace(suite, **bare), loaded, remote=True)
     for task in collection.tasks.values():
-        _check_same(collection, task, told)
-    return replace(collection, tasks={name: _with_endings(task, told) for name, task in collection.tasks.items()})
+        _require_same_eval_as_evidence(collection, task, told)
+    return replace(collection, tasks={name: _add_finish_metrics(task, told) for name, task in collection.tasks.items()})
 
 
-def _with_endings(task: Task, told: _ReplayEvidence) -> Task:
+def _add_finish_metrics(task: Task, told: _ReplayEvidence) -> Task:
     """Return a task with the metrics of how answers ended that gates named, of which a replay has none."""
     named = told.lock["metrics"].get(task.spec.name, {})
     return replace(task, metrics={**{n: m for n, m in ENDINGS.items() if n in named}, **task.metrics})
 
 
-def _check_same(collection: Collection, task: Task, told: _ReplayEvidence) -> None:
+def _require_same_eval_as_evidence(collection: Collection, task: Task, told: _ReplayEvidence) -> None:
     """Raise UsageError unless an eval and its rows are those of the evidence."""
     locked = {e["name"]: e for e in told.lock["suite"]["evals"]}.get(task.spec.name, {})
     here = json.loads(json.dumps(lock_table(collection.plugins, "evaluator", task.spec), default=str))
-    ours, theirs = ({k: t.get(k) or None for k in ASKED} | t.get("options", {}) for t in (here, locked))
+    ours, theirs = ({k: t.get(k) or None for k in QUESTION_KEYS} | t.get("options", {}) for t in (here, locked))
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
             mine, other = (json.dumps(x.get(key), ensure_ascii=False)[:80] for x in (ours, theirs))
@@ -235,7 +235,7 @@ def _check_same(collection: Collection, task: Task, told: _ReplayEvidence) -> No
     raise UsageError(f'{task.spec.where}: data "{task.spec.data}" {why}; nothing was replayed')
 
 
-def _circumstances(collection: Collection, told: _ReplayEvidence) -> Iterator[str]:
+def _iterate_environment_changes(collection: Collection, told: _ReplayEvidence) -> Iterator[str]:
     """Yield what is otherwise here than it was when the model was judged: it may explain a difference."""
     there, model = told.lock["suite"]["model"], lock_table(collection.plugins, "loader", collection.suite.model)
     options = {"use": (model["use"], there["use"])}
@@ -253,7 +253,7 @@ def _circumstances(collection: Collection, told: _ReplayEvidence) -> Iterator[st
             yield f'replay: the code of plugin "{plugin["name"]}" differs from that in the evidence'
 
 
-def _ref(collection: Collection, model: Path, told: _ReplayEvidence) -> ModelRef:
+def _make_shipped_model_ref(collection: Collection, model: Path, told: _ReplayEvidence) -> ModelRef:
     """Return the model in an export's model/, an adapter on the very base it was judged on."""
 
     def base() -> Source:
@@ -269,7 +269,7 @@ def _ref(collection: Collection, model: Path, told: _ReplayEvidence) -> ModelRef
 # -- what is compared ------------------------------------------------------------------------------
 
 
-def _difference(said: Mapping[str, Any], row: Mapping[str, Any], tolerance: float) -> str | None:
+def _find_row_difference(said: Mapping[str, Any], row: Mapping[str, Any], tolerance: float) -> str | None:
     """Return how a row differs from the evidence, or an empty text; None where that cannot be known."""
     ours = scores_without_texts(row)
     rough = row["resps"] == [[None]] and any(v is not None and v != round(v) for v in ours["values"].values())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.answers.cache import StageModels, uncached
 from harness.collection.collection import Item, Task
-from harness.errors import RAISES, ExitCode, resource_error
+from harness.errors import PLUGIN_ERRORS, ExitCode, resource_error
 from harness.evaluation import grading
 from harness.evaluation.evaluate import evaluate
 from harness.pipeline.artifacts import Trained, make_copy, merge_adapter, train_adapter
@@ -109,23 +109,25 @@ def evaluate_baselines(run: RunContext) -> StageStop | None:
     session, others = run.session, {*run.session.opened.others, *run.session.opened.releases}
     with run.record.stage("baselines", ", ".join(dict.fromkeys(i.subject for i in items))):
         for task in (t for t in rehearsed if t.marks):
-            if stop := _rehearse(run, task):
+            if stop := _rehearse_task(run, task):
                 return stop
         with session.load([session.base]) as (models, [subject]):
             for task in (t for t in rehearsed if t.comparative):
-                if stop := _rehearse(run, task, models, subject):
+                if stop := _rehearse_task(run, task, models, subject):
                     return stop
-            if stop := _evaluate(run, [i for i in items if i.subject not in others], models, subject):
+            if stop := _evaluate_baselines(run, [i for i in items if i.subject not in others], models, subject):
                 return stop
         for name in dict.fromkeys(i.subject for i in items if i.subject in others):
             model = run.suite.subjects[name].model if name in session.opened.others else None
             with session.load([session.baseline(name)], model) as (models, [subject]):
-                if stop := _evaluate(run, [i for i in items if i.subject == name], models, subject):
+                if stop := _evaluate_baselines(run, [i for i in items if i.subject == name], models, subject):
                     return stop
-        return _evaluate(run, [i for i in items if collection.tasks[i.eval].marks == "answers"], models, None)
+        return _evaluate_baselines(run, [i for i in items if collection.tasks[i.eval].marks == "answers"], models, None)
 
 
-def _evaluate(run: RunContext, items: Sequence[Item], models: StageModels, subject: Subject | None) -> StageStop | None:
+def _evaluate_baselines(
+    run: RunContext, items: Sequence[Item], models: StageModels, subject: Subject | None
+) -> StageStop | None:
     """Evaluate baselines; answers that are to be marked wait until there is no subject."""
     for item in items:
         marks = run.collection.tasks[item.eval].marks
@@ -142,7 +144,7 @@ def _evaluate(run: RunContext, items: Sequence[Item], models: StageModels, subje
     return None
 
 
-def _rehearse(
+def _rehearse_task(
     run: RunContext, task: Task, models: StageModels | None = None, subject: Subject | None = None
 ) -> StageStop | None:
     """Put two rows of the base beside itself, so that a crash, or a judge that is not there, comes before training.
@@ -161,7 +163,7 @@ def _rehearse(
                 answered = grading.generate_answers(short, "base", subject, session.progress)
             marking = run.make_marking(item, rehearsal=True)
             grading.grade_answers(short, answered, answered if task.marks == "pairs" else None, marking)
-    except RAISES as error:
+    except PLUGIN_ERRORS as error:
         if is_fatal(error, models):
             raise
         run.record_crash(item, error)
@@ -212,7 +214,7 @@ def evaluate_family(run: RunContext, ref: ModelRef) -> StageStop | None:
         try:
             if stop := evaluate_candidate(run, make_copy(run, ref, declared)):
                 return stop
-        except RAISES as error:
+        except PLUGIN_ERRORS as error:
             if resource_error(error):
                 raise
             said, trace = describe_error(error)  # its gates are ERROR, and other candidates go on

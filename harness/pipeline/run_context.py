@@ -16,7 +16,7 @@ from harness.artifacts.attestation import LOCK
 from harness.collection import select
 from harness.collection.collection import Collection, Item
 from harness.data.fewshot import FewShot
-from harness.errors import RAISES, CheckFailedError, ExitCode, UsageError, WorkersGoneError, resource_error
+from harness.errors import PLUGIN_ERRORS, CheckFailedError, ExitCode, UsageError, WorkersGoneError, resource_error
 from harness.evaluation import grading
 from harness.evaluation.evaluate import evaluate, metrics_by_slice, standard_errors
 from harness.files import write_text
@@ -65,13 +65,15 @@ class RunContext:
             answers = grading.generate_answers(
                 task, item.subject, session.with_examples(item, subject), session.progress
             )
-        except RAISES as error:
+        except PLUGIN_ERRORS as error:
             if is_fatal(error, models):
                 raise
             answers = error
-        self._hear(models)
+        self._collect_model_notes_and_facts(models)
         asked, found = (now - then for now, then in zip(count_requests(subject), before, strict=True))
-        self.record.answers[item.subject, item.eval] = PendingAnswers(answers, asked, found, self._sent(item, subject))
+        self.record.answers[item.subject, item.eval] = PendingAnswers(
+            answers, asked, found, self._map_rows_to_sent_prompts(item, subject)
+        )
 
     def evaluate(
         self, item: Item, models: StageModels, subject: Subject | None = None, against: Subject | None = None
@@ -81,17 +83,17 @@ class RunContext:
         What an evaluator raises is its report's error; what every evaluation of these models would raise goes on.
         """
         task, record = self.collection.tasks[item.eval], self.record
-        begun, before = time.monotonic(), self._tally(subject)
+        begun, before = time.monotonic(), self._count_requests_and_hits(subject)
         try:
-            result = self._result(item, subject, against)
+            result = self._evaluate_or_grade_item(item, subject, against)
             if item.subject in self.collection.baselines:
-                self._refuse_fractions(result)
-        except RAISES as error:
+                self._require_zero_one_scores(result)
+        except PLUGIN_ERRORS as error:
             if is_fatal(error, models):
                 raise
-            self._hear(models)
+            self._collect_model_notes_and_facts(models)
             return self.record_crash(item, error, time.monotonic() - begun)
-        self._hear(models)
+        self._collect_model_notes_and_facts(models)
         self.adjudicator.results[item.subject, item.eval] = result
         earlier = record.answers.get((item.subject, item.eval))  # what is asked now is asked of a judge
         assert task.samples is not None and self.session.folder  # preflight read what was remote
@@ -102,9 +104,11 @@ class RunContext:
             else ()
         ):
             record.warn(f"{item.subject}::{item.eval}: {line}")
-        sent = earlier.sent if earlier else self._sent(item, subject) if subject else {}
+        sent = earlier.sent if earlier else self._map_rows_to_sent_prompts(item, subject) if subject else {}
         self.session.folder.add(result, task.samples, task.metrics, sent)
-        asked, remembered = (now - then for now, then in zip(self._tally(subject), before, strict=True))
+        asked, remembered = (
+            now - then for now, then in zip(self._count_requests_and_hits(subject), before, strict=True)
+        )
         missing = f"{len(result.missing)} of {len(task.samples)} rows have no score" if result.missing else None
         reasons = Counter[str](answer.finish_reason for answer in result.answers)
         report = ItemResult(
@@ -118,7 +122,7 @@ class RunContext:
             error=missing, caveats=tuple(c.text for c in result.caveats),
             finish_reasons=dict(reasons) if any(reasons) else {},
         )  # fmt: skip
-        self._look_at_answers(item, result)
+        self._run_result_checks(item, result)
         record.add(report)
         return report
 
@@ -163,13 +167,13 @@ class RunContext:
         kept = self.session.kept.setdefault(item.eval, {})
         return grading.Marking(what, *place, self.session.responses, self.session.progress, rehearsal, kept)
 
-    def _tally(self, subject: Subject | None) -> tuple[int, int]:
+    def _count_requests_and_hits(self, subject: Subject | None) -> tuple[int, int]:
         """Return how much was asked of a subject, or of those who mark, and how much of it was remembered."""
         if subject is not None or self.session.responses is None:
             return count_requests(subject)
         return self.session.responses.asked, self.session.responses.found
 
-    def _result(self, item: Item, subject: Subject | None, against: Subject | None) -> Result:
+    def _evaluate_or_grade_item(self, item: Item, subject: Subject | None, against: Subject | None) -> Result:
         task, answers = self.collection.tasks[item.eval], self.record.answers
         if subject is not None and not task.marks:
             if task.uncached:
@@ -199,7 +203,7 @@ class RunContext:
             else grading.grade_answers(task, answered, baseline, self.make_marking(item))
         )
 
-    def _refuse_fractions(self, result: Result) -> None:
+    def _require_zero_one_scores(self, result: Result) -> None:
         """Raise UsageError where failures are to be counted of a metric that is not 0 or 1: not only after training."""
         of = (g for g in self.suite.gates if g.eval == result.eval)
         for gate in (g for g in of if g.max_failures is not None and g.cap is None):
@@ -207,7 +211,7 @@ class RunContext:
                 what = f"max_failures counts rows of a 0/1 metric, but {odd}"
                 raise UsageError(f'gate "{gate.id}": {what}; claim min or max')
 
-    def _hear(self, models: StageModels) -> None:
+    def _collect_model_notes_and_facts(self, models: StageModels) -> None:
         """Take what loaded models have to say, and add what they came to know while they answered to their facts."""
         facts = self.record.run.facts
         self.record.run.warnings += models.notes()
@@ -216,7 +220,7 @@ class RunContext:
             if isinstance(told := getattr(subject, "facts", None), Mapping) and told:
                 facts[place] = {**facts.get(place, {}), **told}
 
-    def _sent(self, item: Item, subject: Subject) -> dict[str, str]:
+    def _map_rows_to_sent_prompts(self, item: Item, subject: Subject) -> dict[str, str]:
         """Return the prompts of an item as its subject got them, by row, where it can tell."""
         if not isinstance(subject, CachedSubject):
             return {}
@@ -226,7 +230,7 @@ class RunContext:
         told = asked.pop_sent_prompts([s.input for s in rows])
         return {s.id: text for s, text in zip(rows, told, strict=True) if text is not None}
 
-    def _look_at_answers(self, item: Item, result: Result) -> None:
+    def _run_result_checks(self, item: Item, result: Result) -> None:
         """Run the checks of results; an odd baseline is nothing to stop for, and one warning is told once."""
         task, reference = self.collection.tasks[item.eval], self.adjudicator.results.get(("base", item.eval))
         facts = self.record.run.facts

@@ -33,9 +33,9 @@ from harness.texts import secrets
 from harness.workers.loading import LoaderSettings, load_models
 from harness.workers.local import parse_workers
 
-CLEANED = ("D10", "D11")  # checks of training rows, and the names under which they tell of these
-TRAINED = ("training data", "validation data")
-ASIDE = {"out", "patience", "junit_xml", "listeners"}  # options of which no verdict depends
+CLEANING_CHECKS = ("D10", "D11")  # checks of training rows, and the names under which they tell of these
+TRAINING_SOURCES = ("training data", "validation data")
+NEUTRAL_OPTIONS = {"out", "patience", "junit_xml", "listeners"}  # options of which no verdict depends
 Loading = AbstractContextManager[tuple[StageModels, list[Subject]]]
 FLAGS = {"overrides": "--set", "keyword": "-k", "last_failed": "--lf", "plugins": "-p"}  # that have another name
 
@@ -67,7 +67,7 @@ class Options:
 
     def to_json(self) -> dict[str, Any]:
         """Return what was asked beside the suite, by flag, without secrets and what decides nothing."""
-        given = {f.name: getattr(self, f.name) for f in fields(self) if f.compare and f.name not in ASIDE}
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.compare and f.name not in NEUTRAL_OPTIONS}
         asked = {name: value for name, value in given.items() if value != getattr(Options, name)}
         overrides = []
         for override in self.overrides:
@@ -185,9 +185,11 @@ def open_collection(collection: Collection, options: Options, checks: Checks) ->
     while rows:
         training, origins = zip(*rows, strict=True)
         collection = replace(collection, training=training, origins=origins)
-        found = checks.run("data", CLEANED, **make_data_objects(collection, session.base, lambda: None))
+        found = checks.run("data", CLEANING_CHECKS, **make_data_objects(collection, session.base, lambda: None))
         flags = [flag for flag in found if flag.severity != "note" and flag.ignored is None]
-        odd = {int(i): flag.code for flag in reversed(flags) for name in TRAINED for i in flag.rows.get(name, ())}
+        odd = {
+            int(i): flag.code for flag in reversed(flags) for name in TRAINING_SOURCES for i in flag.rows.get(name, ())
+        }
         taken.update(odd.values())
         rows = [row for i, row in enumerate(rows, 1) if i not in odd]
         if not odd:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from harness.collection.collection import Collection
-from harness.errors import RAISES, resource_error
+from harness.errors import PLUGIN_ERRORS, resource_error
 from harness.pipeline.artifacts import merge_adapter, train_adapter
 from harness.pipeline.record import StageStop
 from harness.pipeline.run_context import RunContext, describe_error
@@ -44,7 +44,7 @@ def make_variant(run: RunContext, name: str) -> ModelRef | StageStop:
 
     Nothing that is reported of the run's own training changes.
     """
-    with _keeping_facts(run):
+    with _restore_training_facts(run):
         trained = train_adapter(run)
         if isinstance(trained, StageStop):
             return trained
@@ -67,7 +67,7 @@ def make_runs(run: RunContext) -> Iterator[ModelRef | StageStop]:
         run.record.call_hook("harness_stage", stage="recipe", detail=detail)
         try:
             made = make_variant(vary_training(run, seed=seed), name)
-        except RAISES as error:
+        except PLUGIN_ERRORS as error:
             if resource_error(error):
                 raise
             lose_run(run, name, *describe_error(error))
@@ -86,7 +86,7 @@ def lose_run(run: RunContext, name: str, why: str, trace: str | None = None) -> 
 
 
 @contextmanager
-def _keeping_facts(run: RunContext) -> Iterator[None]:
+def _restore_training_facts(run: RunContext) -> Iterator[None]:
     """Let what is reported of the run's own training and merge be as it was before."""
     found, names = run.record.run, ("training", *map(run.suite.merged, run.suite.merges))
     facts, steps = {name: found.facts[name] for name in names if name in found.facts}, found.training

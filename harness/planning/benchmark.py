@@ -36,7 +36,7 @@ from harness.pipeline.session import Session
 from harness.planning.workload import count_training_tokens
 from harness.workers.loading import load_uncached
 
-ROWS = 16  # of each evaluation that are timed
+TIMED_ROWS = 16  # of each evaluation that are timed
 
 
 def forecast_at_rate(session: Session, rate: float) -> dict[str, Measured]:
@@ -85,7 +85,7 @@ def main() -> None:
     what, collection, suite = asked["what"], session.collection, session.suite
     try:
         if what == EVALUATION:
-            found = _evaluation(session)
+            found = _time_evaluations(session)
         else:
             assert suite.train and suite.adapter and collection.training is not None
             make = None if what == FULL else collection.plugins.find("adapter", what).function
@@ -103,7 +103,7 @@ def main() -> None:
     write_text(Path(asked["out"]), json.dumps(asdict(found)))
 
 
-def _evaluation(session: Session) -> Measured:
+def _time_evaluations(session: Session) -> Measured:
     """Time some rows of every evaluation on the base, and with worked examples where it is asked so."""
     suite, collection, seconds = session.suite, session.collection, dict[str, float]()
     timed: dict[Item, Task] = {}  # the base's own, those with examples, and the candidates'
@@ -119,7 +119,7 @@ def _evaluation(session: Session) -> Measured:
         for item, task in timed.items():
             asked = session.with_examples(item, subject)
             rows: Sequence[Any] = task.samples or ()
-            for some in (rows[:1], rows[:ROWS]):  # the first row pays for what is set up once
+            for some in (rows[:1], rows[:TIMED_ROWS]):  # the first row pays for what is set up once
                 begun = time.monotonic()
                 short = replace(task, samples=tuple(some))
                 if task.marks:  # what marks is another model, in another place

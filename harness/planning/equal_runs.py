@@ -32,9 +32,9 @@ from harness.records.verdicts import Outcome
 from harness.stats.shares import binomial
 from harness.suite.tables import gate_alpha
 
-PAIRS = 400  # drawn for each gate
-FEWEST = 2  # runs
-TAIL = 0.025  # of bounds that hold with 95 %
+DRAWN_PAIRS = 400  # drawn for each gate
+MIN_RUNS = 2  # runs
+TAIL_RISK = 0.025  # of bounds that hold with 95 %
 SOURCES = {  # of variation between runs
     "seed": "another seed",
     "company": "its rows in another order",
@@ -42,7 +42,7 @@ SOURCES = {  # of variation between runs
     "dtype": "every other one in another dtype",
     "processes": "every other one in this process alone",
 }
-DEFAULT = ("seed", "company", "judge")  # the others load the model otherwise than the suite says
+DEFAULT_SOURCES = ("seed", "company", "judge")  # the others load the model otherwise than the suite says
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,13 @@ def compare_equal_runs(path: Path, options: Options, runs: int, vary: Sequence[s
     `vary` names SOURCES, by default what the suite can vary of DEFAULT. Raises UsageError on mistakes in the suite,
     and where no gate is on an evaluation that can be run so.
     """
-    if runs < FEWEST:
-        raise UsageError(f"--runs is {runs}; it must be {FEWEST} or more")
+    if runs < MIN_RUNS:
+        raise UsageError(f"--runs is {runs}; it must be {MIN_RUNS} or more")
     if odd := next((name for name in vary if name not in SOURCES), ""):
         raise UsageError(f'--vary: "{odd}" is not one of {", ".join(SOURCES)}{did_you_mean(odd, SOURCES)}')
     run = open_run(path, replace(options, ahead=True, counts=False, export=False))
     session = run.session
-    tasks, skipped = _select_tasks(session)
+    tasks, skipped = _select_gated_solo_tasks(session)
     sources, constant = _choose_sources(session, tasks, vary)
     if "judge" not in sources:
         skipped += [f'"{task.spec.name}" was not run: its judge does not vary' for task in tasks if task.marks]
@@ -89,14 +89,14 @@ def compare_equal_runs(path: Path, options: Options, runs: int, vary: Sequence[s
         name, each = task.spec.name, results[task.spec.name]
         own = [gate for gate in session.suite.gates if gate.metric and gate.eval == name]
         key = run.adjudicator.equal_runs.make_key(name)
-        told = tuple(_verdict_flips(gate, task, each, session) for gate in own)
-        measured[name] = MeasuredEval(key, runs, tuple(sources), tuple(_row_flips(task, each)), told)
+        told = tuple(_simulate_verdict_flips(gate, task, each, session) for gate in own)
+        measured[name] = MeasuredEval(key, runs, tuple(sources), tuple(_iterate_row_flips(task, each)), told)
         rows, gates = [*rows, *measured[name].metrics], [*gates, *told]
     kept = "" if options.limit else str(write_aa_record(replace(run.adjudicator.equal_runs, measured=measured)))
     return EqualRuns(runs, tuple(rows), tuple(gates), (*skipped, *constant), tuple(sources), kept)
 
 
-def _select_tasks(session: Session) -> tuple[list[Task], list[str]]:
+def _select_gated_solo_tasks(session: Session) -> tuple[list[Task], list[str]]:
     """Return the evaluations with gates that a model can answer again, and why others are left out."""
     found, skipped = list[Task](), list[str]()
     gated = {gate.eval for gate in session.suite.gates if gate.metric}
@@ -119,7 +119,7 @@ def _choose_sources(session: Session, tasks: Sequence[Task], asked: Sequence[str
         "dtype": "" if has_dtype else f'the loader "{loader.name}" has no option dtype',
         "processes": "" if session.options.on else "there are no workers; add --on local:2",
     }
-    wanted = [name for name in SOURCES if name in (asked or DEFAULT)]
+    wanted = [name for name in SOURCES if name in (asked or DEFAULT_SOURCES)]
     why = {name: constant.get(name, "") for name in wanted}
     told = [name for name in wanted if why[name] and (name in asked or name == "seed")]
     return [name for name in wanted if not why[name]], [f"{name} does not vary: {why[name]}" for name in told]
@@ -193,7 +193,7 @@ def _grade(run: RunContext, task: Task, answered: Sequence[Result], sources: Seq
     return [grading.grade_answers(task, ours, theirs, marking) for ours, theirs in pairs]
 
 
-def _row_flips(task: Task, results: Sequence[Result]) -> Iterator[RowFlips]:
+def _iterate_row_flips(task: Task, results: Sequence[Result]) -> Iterator[RowFlips]:
     """Yield what each metric of rows comes to over the runs; none of what is not known of all rows."""
     for metric in (m for m in task.metrics.values() if m.is_of_rows and not m.combine):
         runs = [{s.id: s.values.get(metric.name, math.nan) for s in result.scores} for result in results]
@@ -202,7 +202,7 @@ def _row_flips(task: Task, results: Sequence[Result]) -> Iterator[RowFlips]:
         pairs = [[one[i] - other[i] for i in one] for one, other in combinations(runs, 2)]
         share = fmean(difference != 0 for pair in pairs for difference in pair)
         n = len(runs[0]) * (len(runs) // 2)  # of runs that are in one pair each
-        bounds = binomial(round(share * n), n, 0.5, TAIL)
+        bounds = binomial(round(share * n), n, 0.5, TAIL_RISK)
         yield RowFlips(
             f"{task.spec.name}.{metric.name}", len(runs[0]),
             tuple(result.metrics[metric.name] for result in results),
@@ -212,23 +212,27 @@ def _row_flips(task: Task, results: Sequence[Result]) -> Iterator[RowFlips]:
         )  # fmt: skip
 
 
-def _verdict_flips(gate: Gate, task: Task, results: Sequence[Result], session: Session) -> VerdictFlips:
+def _simulate_verdict_flips(gate: Gate, task: Task, results: Sequence[Result], session: Session) -> VerdictFlips:
     """Judge a gate on pairs of models, whose rows, or clusters of them, are each from another run."""
     metric, seed, alpha = task.metrics[gate.metric_name], session.suite.header.seed, gate_alpha(gate, session.suite)
-    pairs, verdicts = list(_draw_pairs(task, results, seed)), PairVerdicts(gate, task, alpha)
+    pairs, verdicts = list(_iterate_resampled_pairs(task, results, seed)), PairVerdicts(gate, task, alpha)
     outcomes, wrong, at_margin = verdicts.shares(pairs), None, None
     if gate.versus and not gate.kind.counts:  # equal models are not better, and not worse by more than a margin
         unsound = [name for name, is_wrong in (("PASS", gate.margin >= 0), ("FAIL", gate.margin <= 0)) if is_wrong]
         wrong = max(outcomes.get(name, 0.0) for name in unsound)
         if gate.margin < 0 and not gate.relative and metric.is_share:
             chance = random.Random(seed)  # noqa: S311 -- not for secrets
-            broken = ((_break_clusters(task, metric, -gate.margin, ours, chance), theirs) for ours, theirs in pairs)
+            broken = (
+                (_worsen_random_clusters(task, metric, -gate.margin, ours, chance), theirs) for ours, theirs in pairs
+            )
             at_margin = verdicts.shares(broken).get("PASS", 0.0)
-    counts = [round(share * PAIRS) for share in outcomes.values()]
-    flips = 1 - sum(n * (n - 1) for n in counts) / (PAIRS * (PAIRS - 1))
-    bounds = binomial(round(flips * PAIRS / 2), PAIRS // 2, 0.5, TAIL)
+    counts = [round(share * DRAWN_PAIRS) for share in outcomes.values()]
+    flips = 1 - sum(n * (n - 1) for n in counts) / (DRAWN_PAIRS * (DRAWN_PAIRS - 1))
+    bounds = binomial(round(flips * DRAWN_PAIRS / 2), DRAWN_PAIRS // 2, 0.5, TAIL_RISK)
     claim = digest_claim(gate, session.collection)
-    return VerdictFlips(gate.id, alpha, PAIRS, outcomes, wrong, at_margin, flips, bounds.lower, bounds.upper, claim)
+    return VerdictFlips(
+        gate.id, alpha, DRAWN_PAIRS, outcomes, wrong, at_margin, flips, bounds.lower, bounds.upper, claim
+    )
 
 
 class PairVerdicts:
@@ -238,18 +242,18 @@ class PairVerdicts:
         self.gate, self.task, self.alpha = gate, task, alpha
         rows = task.samples or ()
         self._alike = not gate.slice and len({*coarsest_cluster_of_rows(rows)}) == len(rows)  # rows may be exchanged
-        self._known: dict[Any, Outcome] = {}
+        self._hypothesis_on_known_rows: dict[Any, Outcome] = {}
 
     def decide(self, ours: Result, theirs: Result) -> Outcome:
         """Return what the gate says of two models."""
         metric, against = self.task.metrics[self.gate.metric_name], theirs if self.gate.versus else None
         sides = [[_row_values(score, metric) for score in one.scores] for one in (ours, against) if one]
         key = frozenset(Counter(zip(*sides, strict=True)).items())
-        if not self._alike or metric.combine or key not in self._known:
+        if not self._alike or metric.combine or key not in self._hypothesis_on_known_rows:
             rows = self.task.samples or ()
             said = decide(self.gate, metric, ours, against, rows, self.alpha, name="base")
-            self._known[key] = said.outcome
-        return self._known[key]
+            self._hypothesis_on_known_rows[key] = said.outcome
+        return self._hypothesis_on_known_rows[key]
 
     def shares(self, pairs: Iterable[tuple[Result, Result]]) -> Mapping[str, float]:
         """Return the share of each outcome."""
@@ -264,16 +268,16 @@ def _row_values(score: Score, metric: Metric) -> tuple[Any, ...]:
     return (*about, name in score.lost, score.partly_lost.get(name), *sorted(draws, key=repr))
 
 
-def _draw_pairs(task: Task, results: Sequence[Result], seed: int) -> Iterator[tuple[Result, Result]]:
+def _iterate_resampled_pairs(task: Task, results: Sequence[Result], seed: int) -> Iterator[tuple[Result, Result]]:
     chance = random.Random(seed)  # noqa: S311 -- not for secrets
     runs = [{score.id: score for score in result.scores} for result in results]
-    for _ in range(PAIRS):
-        chosen = [(ids, chance.sample(runs, 2)) for ids in _clusters(task)]
+    for _ in range(DRAWN_PAIRS):
+        chosen = [(ids, chance.sample(runs, 2)) for ids in _list_clusters(task)]
         ours, theirs = (tuple(pair[side][i] for ids, pair in chosen for i in ids) for side in (0, 1))
         yield replace(results[0], scores=ours), replace(results[1], scores=theirs)
 
 
-def _clusters(task: Task) -> list[list[str]]:
+def _list_clusters(task: Task) -> list[list[str]]:
     """Return the ids of rows that stand or fall together."""
     found: dict[str, list[str]] = {}
     for sample in task.samples or ():
@@ -281,11 +285,11 @@ def _clusters(task: Task) -> list[list[str]]:
     return list(found.values())
 
 
-def _break_clusters(task: Task, metric: Metric, loss: float, result: Result, chance: random.Random) -> Result:
+def _worsen_random_clusters(task: Task, metric: Metric, loss: float, result: Result, chance: random.Random) -> Result:
     """Return a result of a model that is worse by so much: clusters get the worst value, as many as that takes."""
     worst = 0.0 if metric.better == "higher" else 1.0
     most = fmean(abs(score.values[metric.name] - worst) for score in result.scores)
-    broken = {i for ids in _clusters(task) if chance.random() * most < loss for i in ids}
+    broken = {i for ids in _list_clusters(task) if chance.random() * most < loss for i in ids}
 
     def break_score(score: Score) -> Score:
         draws = tuple(replace(draw, values={**draw.values, metric.name: worst}) for draw in score.draws)

@@ -7,7 +7,7 @@ import math
 from harness.planning.power import GatePower
 from harness.stats.rule_of_three import rule_of_three
 
-FEW = 60  # rows, or clusters, from which on a score in a range of 2 proves a margin of five points
+FEW_ROWS = 60  # rows, or clusters, from which on a score in a range of 2 proves a margin of five points
 
 
 def describe_few_rows(case: GatePower) -> str:
@@ -18,7 +18,14 @@ def describe_few_rows(case: GatePower) -> str:
     gate, low, high = case.gate, *case.gate.row_range(case.metric)
     reach = min(high - low, math.inf if gate.cap is None else gate.cap)
     seen = case.past is not None and case.is_binary
-    if not gate.versus or gate.relative or case.metric.is_log or case.count >= FEW or seen or not math.isfinite(reach):
+    if (
+        not gate.versus
+        or gate.relative
+        or case.metric.is_log
+        or case.count >= FEW_ROWS
+        or seen
+        or not math.isfinite(reach)
+    ):
         return ""
     share, units = rule_of_three(case.count, case.alpha), "clusters" if case.clustered else "rows"
     least, margin = share * reach, abs(case.gate.kind.oriented(gate, case.metric)[1])

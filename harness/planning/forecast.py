@@ -89,14 +89,14 @@ def make_forecast(run: RunContext, measured: Mapping[str, Measured]) -> Forecast
         training_rows=len(collection.training or ()),
         training_tokens=count_training_tokens(collection, session.opened.source),
         methods=tuple(measurable_methods(collection)), measured=dict(measured), memory=memory,
-        stages=tuple(_stages(collection, asked, made, measured, history)),
+        stages=tuple(_forecast_stages(collection, asked, made, measured, history)),
         findings=tuple(f"{f.severity} {f.name}: {f.what}" for f in counted),
         warnings=(*run.record.run.warnings, *doubts),
         seeds=1 + len(collection.runs), recipes=tuple(forecast_recipes(gates)),
     )  # fmt: skip
 
 
-def _stages(
+def _forecast_stages(
     collection: Collection,
     asked: Sequence[Workload],
     made: Sequence[PlannedArtifact],
@@ -106,14 +106,16 @@ def _stages(
     """Add up what every stage takes: rows as they took before or as they were measured, less what is remembered."""
     there = {m.name for m in made if m.there}
     whole: float | None = None
-    stages = [_evaluations("baselines", [a for a in asked if a.subject in collection.baselines], measured, history)]
+    stages = [
+        _forecast_evaluations("baselines", [a for a in asked if a.subject in collection.baselines], measured, history)
+    ]
     if collection.suite.trains and collection.suite.adapter:
         own = measured.get(FULL if collection.trains_all_weights else collection.suite.adapter.use)
         whole = own.total_seconds if own else None
         if sweep := collection.suite.sweep:
             evaluation = sweep.by.partition(".")[0]
             rows = Workload("adapter", evaluation, len(collection.tasks[evaluation].select or ()))
-            once, left = _evaluations("select", [rows], measured, history), [not m.there for m in made]
+            once, left = _forecast_evaluations("select", [rows], measured, history), [not m.there for m in made]
             few, every, each = sum(left[: sweep.fewest]), sum(left), whole or 0.0  # each as long as the first
             few, every = few * (1 + len(collection.runs)), every * (1 + len(collection.runs))
             stages.append(Stage("train", each * few, every if whole is None else 0, most=each * every))
@@ -124,16 +126,20 @@ def _stages(
             done = ("merged" if collection.trains_all_weights else "adapter") in there
             stages.append(Stage("train", 0.0 if done else whole or 0.0, 0 if done or whole is not None else 1))
     for name in collection.candidates:
-        stages.append(_evaluations(name, [a for a in asked if a.subject == name], measured, history))
+        stages.append(_forecast_evaluations(name, [a for a in asked if a.subject == name], measured, history))
     if collection.runs:
-        of_runs = _evaluations("other seeds", [a for a in asked if a.subject in collection.runs], measured, history)
+        of_runs = _forecast_evaluations(
+            "other seeds", [a for a in asked if a.subject in collection.runs], measured, history
+        )
         missing = 0 if collection.suite.sweep else len(collection.runs.keys() - there)
         unknown = of_runs.unknown + (missing if whole is None else 0)
         stages.append(replace(of_runs, seconds=of_runs.seconds + missing * (whole or 0.0), unknown=unknown))
     return stages
 
 
-def _evaluations(name: str, asked: Sequence[Workload], measured: Mapping[str, Measured], history: History) -> Stage:
+def _forecast_evaluations(
+    name: str, asked: Sequence[Workload], measured: Mapping[str, Measured], history: History
+) -> Stage:
     seconds, unknown = 0.0, 0
     rows = measured[EVALUATION].rows if EVALUATION in measured else {}
     for one in asked:

@@ -14,9 +14,9 @@ from harness.gates.min_rows import find_unprovable_error
 from harness.pipeline.aa_record import AaRecord
 from harness.pipeline.ledger import AttemptNumber
 from harness.planning.few_rows import describe_few_rows
-from harness.planning.history import FEWEST, History, PastRows, run_name
+from harness.planning.history import MIN_ROWS, History, PastRows, run_name
 from harness.planning.power import GatePower
-from harness.planning.recipe_power import SEEDS, SPREADS, TIMES, RecipePower, SeedSpread
+from harness.planning.recipe_power import ROW_FACTORS, SEED_COUNTS, SPREADS, RecipePower, SeedSpread
 from harness.records import verdict_text
 from harness.records.metrics import Metric
 from harness.records.run import Run
@@ -75,14 +75,16 @@ def forecast_gates(
     found = []
     for candidate in collection.candidates:
         gates = collection.gates(candidate)
-        each = {g.id: _asked(collection, g, candidate, history, attempts, equal_runs) for g in gates if not g.any_of}
+        each = {
+            g.id: _forecast_gate(collection, g, candidate, history, attempts, equal_runs) for g in gates if not g.any_of
+        }
         for gate in gates:
-            one = each.get(gate.id) or GateOdds(gate, _group(gate, candidate, each))
+            one = each.get(gate.id) or GateOdds(gate, _compute_group_odds(gate, candidate, each))
             found.append(replace(one, decides=collection.is_decisive(gate, candidate)))
     return found
 
 
-def _asked(
+def _forecast_gate(
     collection: Collection,
     gate: Gate,
     candidate: str,
@@ -92,11 +94,11 @@ def _asked(
 ) -> GateOdds:
     task = collection.tasks[gate.eval]
     metric = task.metrics[gate.metric_name]
-    alpha, assumed = _risk(collection, gate, task, attempts.get((candidate, gate.eval)))
+    alpha, assumed = _find_tested_alpha(collection, gate, task, attempts.get((candidate, gate.eval)))
     about: dict[str, Any] = {"alpha": alpha, "assumed": assumed, "group": gate.group}
     blank = Odds(gate.id, f"{gate.metric} {gate.claim()}", candidate, gate.blocking, **about)
     if gate.kind.counts or metric.is_count:
-        return GateOdds(gate, _decided(blank, gate, task, history.verdict(gate, candidate, fewest=1)))
+        return GateOdds(gate, _make_odds_without_power(blank, gate, task, history.verdict(gate, candidate, fewest=1)))
     samples = task.rows_of(metric.name) or ()
     if metric.is_agreement:
         what = "labels decide it, not rows"
@@ -111,7 +113,7 @@ def _asked(
     restated, tested = gate.kind.restate(gate, metric)
     past, verdict = history.past_rows(gate, candidate), history.verdict(gate, candidate)
     if past and restated is not gate:
-        past = _score_past(gate, metric, past)
+        past = _rescore_past_rows(gate, metric, past)
     recipe = gate.of == "recipe"
     seeds = 1 + len(collection.runs) if recipe else 0
     apart = history.seed_spread(gate, candidate) if recipe else None
@@ -120,22 +122,22 @@ def _asked(
     clusters, cases = tuple(coarsest_cluster_of_rows(every)), list[GatePower]()
     for name, rows in large.items():
         chosen = None if len(rows) == len(every) else tuple(number[s.id] for s in rows)
-        own = replace(past, samples=then[name]) if past and len(then.get(name, ())) >= FEWEST else None
+        own = replace(past, samples=then[name]) if past and len(then.get(name, ())) >= MIN_ROWS else None
         before = verdict if len(parts) == 1 else None
         cases.append(GatePower(restated, tested, clusters, chosen, alpha, own, before, seeds, apart, noise))
     worst = min(cases, key=lambda c: -1.0 if c.chance is None else c.chance)
-    odds = _told(worst, blank, bool(history.runs))
+    odds = _compute_odds(worst, blank, bool(history.runs))
     if len(cases) > 1:
         known = [c.chance for c in cases if c.chance is not None]
         note = f"{len(cases)} slices must all pass; the smallest is {list(large)[cases.index(worst)]}"
         whole = math.prod(known) if len(known) == len(cases) else None
         odds = replace(odds, power=whole, assumed=(note, *odds.assumed))
     if not find_unprovable_error(gate, metric, samples, gate_alpha(gate, collection.suite)):  # else a collection error
-        odds = replace(odds, warning=find_unprovable_error(gate, metric, samples, alpha) or _doubt(odds))
+        odds = replace(odds, warning=find_unprovable_error(gate, metric, samples, alpha) or _describe_low_power(odds))
     return GateOdds(gate, odds, tuple(cases))
 
 
-def _score_past(gate: Gate, metric: Metric, past: PastRows) -> PastRows:
+def _rescore_past_rows(gate: Gate, metric: Metric, past: PastRows) -> PastRows:
     """Return the rows of an earlier run as a restated claim is about them, each counting once."""
     if past.theirs is None:
         return past
@@ -149,18 +151,20 @@ def forecast_recipes(gates: Sequence[GateOdds]) -> list[RecipePower]:
     """Return what more seeds and rows would bring gates of a recipe, for each spread of its runs that may be."""
     found = []
     for case in (case for one in gates if one.gate.of == "recipe" for case in one.cases[:1] if case.chance):
-        seeds = tuple(sorted({*SEEDS, case.seeds}))
+        seeds = tuple(sorted({*SEED_COUNTS, case.seeds}))
         for spread in (case.apart,) if case.apart else map(SeedSpread, SPREADS):
             own = replace(case.recipe_rows(case.truth), apart=spread)
             each = [replace(own, seeds=s) for s in seeds]
-            chances = tuple(tuple(one.power(case.truth, case.bound, case.alpha, t) for t in TIMES) for one in each)
-            rows, where = tuple(case.n * t for t in TIMES), case.where if case.apart else "assumed"
+            chances = tuple(
+                tuple(one.power(case.truth, case.bound, case.alpha, t) for t in ROW_FACTORS) for one in each
+            )
+            rows, where = tuple(case.n * t for t in ROW_FACTORS), case.where if case.apart else "assumed"
             differ = case.format_spread(spread)
             found.append(RecipePower(case.gate.id, case.assumed.words, differ, rows, seeds, chances, where))
     return found
 
 
-def _risk(
+def _find_tested_alpha(
     collection: Collection, gate: Gate, task: Task, standing: AttemptNumber | None
 ) -> tuple[float, tuple[str, ...]]:
     """Return the alpha that a gate is tested at, and what that and the power of it assume."""
@@ -176,11 +180,11 @@ def _risk(
     return alpha, tuple(assumed)
 
 
-def _told(case: GatePower, blank: Odds, known: bool) -> Odds:
+def _compute_odds(case: GatePower, blank: Odds, known: bool) -> Odds:
     """Return how likely a case is to be proven, and what could be; earlier runs may be `known` that do not tell."""
     blank = replace(blank, rows=case.n, clusters=case.count if case.clustered else None, few=describe_few_rows(case))
     if case.chance is None:
-        why = f": no earlier run here evaluated it on {FEWEST} rows" if known else " before a first run"
+        why = f": no earlier run here evaluated it on {MIN_ROWS} rows" if known else " before a first run"
         return replace(blank, missing=f"the variance of {case.metric.name} is unknown{why}")
     if case.cannot_pass:
         assumed = [*blank.assumed, *(["its risk is approximate, and the gate blocks"] if case.is_barred else [])]
@@ -192,15 +196,19 @@ def _told(case: GatePower, blank: Odds, known: bool) -> Odds:
     )  # fmt: skip
 
 
-def _doubt(odds: Odds) -> str:
+def _describe_low_power(odds: Odds) -> str:
     """Warn of a gate that more often than not would not say PASS of the model it is meant to pass."""
     if odds.power is None or odds.power >= 0.5:
         return ""
-    cure = f"{odds.needed:,} rows would make it {power.POWER:.0%}" if odds.needed else "no number of rows would help"
+    cure = (
+        f"{odds.needed:,} rows would make it {power.DEFAULT_POWER:.0%}"
+        if odds.needed
+        else "no number of rows would help"
+    )
     return f"{odds.candidate} passes {odds.power:.0%} of the time {odds.truth}; {cure}"
 
 
-def _decided(blank: Odds, gate: Gate, task: Task, past: tuple[Verdict, Run] | None) -> Odds:
+def _make_odds_without_power(blank: Odds, gate: Gate, task: Task, past: tuple[Verdict, Run] | None) -> Odds:
     """Return the odds of what is counted or compared as it is: there is no power, only what was seen before."""
     rows, kind = len(task.rows_of(gate.metric_name) or ()), "counted" if gate.kind.counts else "point"
     what = "failures are counted, without a test" if gate.kind.counts else "decided by its value"
@@ -211,7 +219,7 @@ def _decided(blank: Odds, gate: Gate, task: Task, past: tuple[Verdict, Run] | No
     return replace(blank, kind=kind, rows=rows, missing=what, assumed=(*blank.assumed, *seen))
 
 
-def _group(gate: Gate, candidate: str, each: Mapping[str, GateOdds]) -> Odds:
+def _compute_group_odds(gate: Gate, candidate: str, each: Mapping[str, GateOdds]) -> Odds:
     """Return the odds that one of several gates is proven, each at its share of the risk."""
     members = [each[name].odds for name in gate.any_of if name in each]
     blank = Odds(gate.id, gate.claim(), candidate, gate.blocking, kind="group", rows=max(m.rows for m in members))

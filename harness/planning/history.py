@@ -22,7 +22,7 @@ from harness.reports.report_json import read_run, relative_paths
 from harness.reports.run_folder import metric_value, read_rows
 from harness.stats.arrays import np
 
-FEWEST = 30  # rows of an earlier run from which on it says more than the defaults
+MIN_ROWS = 30  # rows of an earlier run from which on it says more than the defaults
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class History:
                 run = read_run(path)
                 self.runs += [run] if run.model in (suite.model.path, relative_paths(suite.model.path, run)) else []
 
-    def verdict(self, gate: Gate, candidate: str, fewest: int = FEWEST) -> tuple[Verdict, Run] | None:
+    def verdict(self, gate: Gate, candidate: str, fewest: int = MIN_ROWS) -> tuple[Verdict, Run] | None:
         """Return the last verdict on the same question with rows enough to learn from, and its run."""
         asked = (gate.id, candidate, gate.metric, gate.versus, gate.relative)
         for run in self.runs:
@@ -70,7 +70,7 @@ class History:
                 {i: (metric_value(r, name), float(r["weights"].get(name, r["weight"]))) for i, r in s.items()}
                 for s in sides
             ]
-            samples = [_sample(i, r) for i, r in sides[0].items()]
+            samples = [_make_sample(i, r) for i, r in sides[0].items()]
             samples = [s for s in samples if any(s.id in side and side[s.id][1] for side in told)]
             told = [{s.id: side[s.id] for s in samples if s.id in side} for side in told]
         except (UsageError, *MALFORMED):
@@ -101,7 +101,7 @@ class History:
         return next((r.seconds / r.n for r in reports if r.n and not r.cache_hits), None)
 
 
-def _sample(name: str, row: Mapping[str, Any]) -> Sample:
+def _make_sample(name: str, row: Mapping[str, Any]) -> Sample:
     first, second = (one and str(one) for one in (row["cluster"], row.get("second_cluster")))
     return Sample(name, row=dict(row["doc"]), cluster=first, key=str(row.get("key", "")), second_cluster=second)
 

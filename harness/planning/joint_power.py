@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from harness.planning.gate_power import GateOdds
-from harness.planning.power import BETTER, GatePower
+from harness.planning.power import ASSUMED_GAIN, GatePower
 from harness.planning.resampling import BinomialRows, PowerClaim
 from harness.stats import power
 from harness.stats.arrays import Bools, np
 
-RUNS = 2000
-SEARCHED = 1000  # draws of every size at which rows are searched for
-MOST = 1000.0  # times the rows; what would need more is not a matter of rows
+DRAWN_RUNS = 2000
+SEARCH_DRAWS = 1000  # draws of every size at which rows are searched for
+MAX_ROWS_FACTOR = 1000.0  # times the rows; what would need more is not a matter of rows
 
 
 @dataclass(frozen=True)
@@ -61,25 +61,29 @@ class _GatesTogether:
         self.unknown = tuple(a.gate.id for a in holding if a.odds.power is None)
 
     def joint(self, candidate: str) -> JointPower:
-        chance = _share(passed := self.passed(better=True))
+        chance = _compute_share_passing_all(passed := self.passed(better=True))
         cases = [case for name in self.blocking for case in self.cases(name)]
-        again = _share(self.passed(better=False)) if any(c.estimate is not None for c in cases) else None
-        points = 100 * BETTER if any(c.is_binary and c.gate.worse_by_at_most is None for c in cases) else 0.0
+        again = (
+            _compute_share_passing_all(self.passed(better=False))
+            if any(c.estimate is not None for c in cases)
+            else None
+        )
+        points = 100 * ASSUMED_GAIN if any(c.is_binary and c.gate.worse_by_at_most is None for c in cases) else 0.0
         found = JointPower(candidate, len(self.blocking), chance, again, points, unknown=self.unknown)
         if any(c.gate.worse_by_at_most is not None for c in cases):
             found = replace(found, assumed=("gates that allow a loss assume a model equal to its baseline",))
         if any(not c.is_binary and c.gate.worse_by_at_most is None for c in cases):
             found = replace(found, assumed=(*found.assumed, "it is as in the last run where rows have no such scale"))
         if len(self.blocking) > 1:
-            left = [_share(np.delete(passed, i, axis=1)) for i in range(passed.shape[1])]
+            left = [_compute_share_passing_all(np.delete(passed, i, axis=1)) for i in range(passed.shape[1])]
             worst = max(range(len(left)), key=left.__getitem__)
             found = replace(found, costliest=self.blocking[worst], without=left[worst])
-        if chance < power.POWER and (factor := self.factor()):
+        if chance < power.DEFAULT_POWER and (factor := self.factor()):
             evals = {c.gate.eval: len(c.clusters) for c in cases}
             found = replace(found, factor=factor, rows={name: math.ceil(n * factor) for name, n in evals.items()})
         return found
 
-    def passed(self, *, better: bool, factor: float = 1.0, runs: int = RUNS) -> Bools:
+    def passed(self, *, better: bool, factor: float = 1.0, runs: int = DRAWN_RUNS) -> Bools:
         """Return (runs, blocking gates): which of them passes on which draw of the rows.
 
         Evals are independent; so are the metrics of one, unless they are drawn from the rows of an earlier run.
@@ -103,7 +107,7 @@ class _GatesTogether:
                     rng = np.random.default_rng(zlib.crc32(case.gate.id.encode()))
                     columns[name].append(np.asarray(rng.random(runs) < chance))
         for cases in shared.values():
-            for case, column in zip(cases, _together(cases, better, factor, runs).T, strict=True):
+            for case, column in zip(cases, _simulate_joint_passes(cases, better, factor, runs).T, strict=True):
                 columns[case.gate.id].append(column)
         passed = {name: np.all(some, axis=0) if some else np.zeros(runs, dtype=bool) for name, some in columns.items()}
         for name, a in self.asked.items():
@@ -120,9 +124,9 @@ class _GatesTogether:
         if any(not self.cases(name) for name in self.blocking):
             return None
         return power.search_with_correction(
-            lambda at: power.search_power(at, 1.0, MOST),
+            lambda at: power.search_power(at, 1.0, MAX_ROWS_FACTOR),
             lambda x: power.power_to_deviate(math.prod(self.about(name, x) for name in self.blocking)),
-            lambda x: _share(self.passed(better=True, factor=x, runs=SEARCHED)),
+            lambda x: _compute_share_passing_all(self.passed(better=True, factor=x, runs=SEARCH_DRAWS)),
             steps=3,
         )
 
@@ -141,11 +145,11 @@ class _GatesTogether:
         return [case for member in self.asked[name].gate.any_of or [name] for case in self.asked[member].cases]
 
 
-def _share(passed: Bools) -> float:
+def _compute_share_passing_all(passed: Bools) -> float:
     return float(passed.all(axis=1).mean())
 
 
-def _together(cases: Sequence[GatePower], better: bool, factor: float, runs: int) -> Bools:
+def _simulate_joint_passes(cases: Sequence[GatePower], better: bool, factor: float, runs: int) -> Bools:
     """Return (runs, cases): gates on one metric of 0/1 rows, judged on the same rows of the candidate."""
     truths = [(case, case.better if better else case.previous_estimate) for case in cases]
     alone = [t for case, t in truths if not case.gate.versus]

@@ -18,7 +18,7 @@ from harness.gates.gate import Gate
 from harness.pipeline.aa_record import RowFlips
 from harness.planning.history import PastRows, run_name
 from harness.planning.recipe_power import SPREADS, RecipeRows, SeedSpread
-from harness.planning.resampling import RUNS, BinomialRows, EmpiricalRows, PowerClaim
+from harness.planning.resampling import DRAWN_RUNS, BinomialRows, EmpiricalRows, PowerClaim
 from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
@@ -26,10 +26,10 @@ from harness.stats import power, ratio
 from harness.stats.arrays import Bools, distributions, np
 from harness.texts.numbers import typographic_minus
 
-ICC = 0.2  # correlation of rows in one cluster, where no run has shown it
-BETTER = 0.03  # by how much a model is taken to be better than a gate on 0/1 rows asks, for all gates together
-MOST = 100_000  # rows; what would need more is not a matter of rows
-SEARCHED = 1000  # draws where power is searched for
+ASSUMED_ICC = 0.2  # correlation of rows in one cluster, where no run has shown it
+ASSUMED_GAIN = 0.03  # by how much a model is taken to be better than a gate on 0/1 rows asks, for all gates together
+MAX_ROWS = 100_000  # rows; what would need more is not a matter of rows
+SEARCH_DRAWS = 1000  # draws where power is searched for
 Find = Callable[[Callable[[float], float]], float | None]
 
 
@@ -168,7 +168,7 @@ class GatePower:
     @cached_property
     def icc(self) -> float:
         known = self.past_rows.icc if self.past_rows else None
-        return ICC if known is None else known
+        return ASSUMED_ICC if known is None else known
 
     @property
     def effect(self) -> float:
@@ -186,7 +186,7 @@ class GatePower:
         found = [f"{self.discordance:.1%} of rows differ, {where}"] if self.gate.versus else []
         if self.clustered:
             known = self.past_rows is not None and self.past_rows.icc is not None
-            where = self.where if known else f"assumed (correlation {ICC:g})"
+            where = self.where if known else f"assumed (correlation {ASSUMED_ICC:g})"
             found.append(f"clusters cost a factor {self.effect:.2f}, {where}")
         return found + seeds
 
@@ -221,7 +221,7 @@ class GatePower:
 
     # -- power -------------------------------------------------------------------------------------
 
-    def power(self, truth: float, bound: float, factor: float = 1.0, runs: int = RUNS) -> float:
+    def power(self, truth: float, bound: float, factor: float = 1.0, runs: int = DRAWN_RUNS) -> float:
         """Return how often `factor` times the rows prove that the truth is above the bound."""
         if self.seeds:
             return self.recipe_rows(truth).power(truth, bound, self.alpha, factor)
@@ -264,7 +264,7 @@ class GatePower:
         if not self.drawn:
             return find(lambda x: self.power(*place(x)))
         return power.search_with_correction(
-            find, lambda x: self.approximate_deviate(*place(x)), lambda x: self.power(*place(x), SEARCHED)
+            find, lambda x: self.approximate_deviate(*place(x)), lambda x: self.power(*place(x), SEARCH_DRAWS)
         )
 
     # -- what follows ------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ class GatePower:
         where that says nothing, one as the last."""
         if not self.is_binary or self.gate.worse_by_at_most is not None:
             return self.truth
-        return min(self.bound + BETTER, 1.0)
+        return min(self.bound + ASSUMED_GAIN, 1.0)
 
     @property
     def previous_estimate(self) -> float:
@@ -347,7 +347,7 @@ class GatePower:
         if self.truth == self.minimum_detectable:
             return self.n  # by definition
         found = self.search(power.search_rows, lambda n: (self.truth, self.bound, n / self.n))
-        return int(found) if found is not None and found <= MOST else None
+        return int(found) if found is not None and found <= MAX_ROWS else None
 
     def to_metric_units(self, truth: float) -> float:
         return self.sign * (truth - self.shift)

@@ -12,11 +12,11 @@ from functools import lru_cache
 from harness.stats.arrays import Floats, np, special
 from harness.stats.seeds import seed_reach
 
-RUNS = 20_000
+DRAWN_RUNS = 20_000
 SPREADS = (0.01, 0.02)  # standard deviations over seeds, where no run has shown one
-LUCK = 0.5  # of the variance of a row, what is a seed's own, where no run has shown it
-SEEDS = (3, 5, 8)
-TIMES = (1, 2, 4)  # the rows
+SEED_VARIANCE_SHARE = 0.5  # of the variance of a row, what is a seed's own, where no run has shown it
+SEED_COUNTS = (3, 5, 8)
+ROW_FACTORS = (1, 2, 4)  # the rows
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class SeedSpread:
     """How far runs of a recipe lie apart: the standard deviation over seeds, and the share of `luck` on single rows."""
 
     spread: float
-    luck: float = LUCK
+    luck: float = SEED_VARIANCE_SHARE
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class RecipeRows:
 
     def power(self, truth: float, bound: float, alpha: float, factor: float = 1.0) -> float:
         """Return how often `factor` times the rows prove that the mean over seeds is above a bound."""
-        normal, chi = _draws(self.seeds)
+        normal, chi = _draw_normals(self.seeds)
         rows, luck, seeds = self.rows * factor, self.apart.luck, self.seeds
         common = math.sqrt(self.variance * (1 - luck) / rows) * normal[:, 0]  # of all runs
         runs = math.sqrt(self.variance * luck / rows) * normal[:, 1 : 1 + seeds]  # (draws, seeds)
-        runs = runs + self.apart.spread * self._standard_effects(normal[:, 1 + seeds :])
+        runs = runs + self.apart.spread * self._standardize_seed_effects(normal[:, 1 + seeds :])
         away, error = truth - bound + common + runs.mean(-1), runs.std(-1, ddof=1) / math.sqrt(self.seeds)
         df = max(round(self.count * factor) - 1, 1)
         reach = -float(special.stdtrit(df, alpha)) * math.sqrt(self.variance * (1 - luck + luck / self.seeds) / rows)
@@ -73,7 +73,7 @@ class RecipeRows:
         far = seed_reach(error, seeds, alpha, rate, away)
         return float(((away > 0) & (away**2 >= (reach * spread) ** 2 + far**2)).mean())
 
-    def _standard_effects(self, normal: Floats) -> Floats:
+    def _standardize_seed_effects(self, normal: Floats) -> Floats:
         """Return effects of seeds with mean 0 and variance 1: of a proportion those that are normal in log-odds."""
         if self.rate is None or not 0 < self.rate < 1 or not self.apart.spread:
             return normal
@@ -83,10 +83,10 @@ class RecipeRows:
 
 
 @lru_cache(maxsize=8)
-def _draws(seeds: int) -> tuple[Floats, Floats]:
+def _draw_normals(seeds: int) -> tuple[Floats, Floats]:
     """Return standard normal numbers of rows and seeds, (RUNS, 1 + 2 seeds), and of the error over rows, (RUNS,)."""
     rng = np.random.default_rng([20101, seeds])
-    return rng.standard_normal((RUNS, 1 + 2 * seeds)), rng.standard_normal(RUNS)
+    return rng.standard_normal((DRAWN_RUNS, 1 + 2 * seeds)), rng.standard_normal(DRAWN_RUNS)
 
 
 def estimate_spread(values: Floats) -> SeedSpread | None:

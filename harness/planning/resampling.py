@@ -16,9 +16,9 @@ from harness.stats import mean_tests, power, ratio
 from harness.stats.arrays import Bools, Counts, Floats, np
 from harness.stats.significance import is_significant
 
-RUNS = 4000
-BATCH = 100
-LARGEST = 600  # clusters that are drawn; of more, so many, at a distance that makes it as hard
+DRAWN_RUNS = 4000
+BATCH_DRAWS = 100
+MAX_CLUSTERS = 600  # clusters that are drawn; of more, so many, at a distance that makes it as hard
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class BinomialRows:
 
     @lru_cache(maxsize=256)  # noqa: B019 -- kept as long as the process, which asks the same of candidates alike
     def simulate_passes(
-        self, claims: tuple[PowerClaim, ...], seed: int, runs: int = RUNS, factor: float = 1.0
+        self, claims: tuple[PowerClaim, ...], seed: int, runs: int = DRAWN_RUNS, factor: float = 1.0
     ) -> Bools:
         """Return (runs, claims): which of them pass on `factor` times the rows, every claim on the same draws."""
         layout = _RowParts(self.clusters, claims, factor)
@@ -92,16 +92,18 @@ class BinomialRows:
         won, lost, weight = (np.add.reduceat(x, starts, axis=-1) for x in (won, lost, size))
         sums, weights = (won - lost).astype(float), np.broadcast_to(weight.astype(float), won.shape)
         if claim.against is None:
-            return _passing(sums, weights, bound, claim.alpha, kind="share")
-        return _passing(sums, weights, bound, claim.alpha, (won + lost).sum(-1) / weight.sum(), kind="pairs")
+            return _flag_significant_runs(sums, weights, bound, claim.alpha, kind="share")
+        return _flag_significant_runs(
+            sums, weights, bound, claim.alpha, (won + lost).sum(-1) / weight.sum(), kind="pairs"
+        )
 
 
-def _passing(
+def _flag_significant_runs(
     sums: Floats, weights: Floats, bound: float, alpha: float, changed: Floats | None = None, **how: Any
 ) -> Bools:
     """Return (runs,): which data sets prove it, by `mean_tests.make_p_function`; BATCH at a time fit the cache."""
     found = []
-    for at in (slice(i, i + BATCH) for i in range(0, len(sums), BATCH)):
+    for at in (slice(i, i + BATCH_DRAWS) for i in range(0, len(sums), BATCH_DRAWS)):
         discordance = None if changed is None else changed[at]
         judged = mean_tests.make_p_function(
             ratio.estimate_ratio(sums[at], weights[at]), alpha=alpha, discordance=discordance, **how
@@ -128,8 +130,8 @@ class _RowParts:
         cluster = parts[:, 0]
         if not self.clustered:
             size = np.maximum(np.rint(size * factor).astype(np.int64), 1)
-        elif (wanted := max(round(count * factor), 2)) != count or count > LARGEST:
-            taken = min(wanted, LARGEST)
+        elif (wanted := max(round(count * factor), 2)) != count or count > MAX_CLUSTERS:
+            taken = min(wanted, MAX_CLUSTERS)
             # by size, so that all sizes are among those taken
             order = np.argsort(np.bincount(cluster, size), kind="stable")
             kept = order[((np.arange(taken) + 0.5) * count / taken).astype(int)]
@@ -189,10 +191,10 @@ class EmpiricalRows:
 
     @lru_cache(maxsize=256)  # noqa: B019
     def simulate_passes(
-        self, truth: float, bound: float, alpha: float, count: int, seed: int, runs: int = RUNS
+        self, truth: float, bound: float, alpha: float, count: int, seed: int, runs: int = DRAWN_RUNS
     ) -> Bools:
         """Return (runs,): on which draws of `count` rows or clusters, with a mean of `truth`, the claim passes."""
-        count, bound = min(count, LARGEST), truth - (truth - bound) * math.sqrt(max(count / LARGEST, 1.0))
+        count, bound = min(count, MAX_CLUSTERS), truth - (truth - bound) * math.sqrt(max(count / MAX_CLUSTERS, 1.0))
         of, weights, mean = self.ratio, self.ratio.weights, float(self.ratio.estimate)
         if self.support is None:
             # drawn from `count` clusters, sums vary less than the clusters themselves do
@@ -204,12 +206,14 @@ class EmpiricalRows:
         drawn = np.random.default_rng(seed).integers(0, of.clusters, (runs, count))
         sums, weights = sums[drawn], weights[drawn]
         if self.support is None:
-            return _passing(sums, weights, bound, alpha, kind="ratio")
+            return _flag_significant_runs(sums, weights, bound, alpha, kind="ratio")
         low, high = self.support
         inside = min(max(bound, low + 1e-9 * (high - low)), high - 1e-9 * (high - low))
         independent = self.clusters is None
         kind = "share" if not independent and len(set(self.weights)) == 1 and high - low == 1 else "score"
-        return _passing(sums, weights, inside, alpha, kind=kind, support=self.support, independent=independent)
+        return _flag_significant_runs(
+            sums, weights, inside, alpha, kind=kind, support=self.support, independent=independent
+        )
 
     @cached_property
     def ratio(self) -> ratio.Ratio:

@@ -17,7 +17,7 @@ from harness.data import chat
 from harness.errors import UsageError
 from harness.evaluation import grading
 from harness.evaluation.draws import SampledSubject
-from harness.evaluation.evaluate import CHUNK
+from harness.evaluation.evaluate import CHUNK_ROWS
 from harness.pipeline.artifacts import Artifacts
 from harness.pipeline.run_context import RunContext
 from harness.pipeline.session import Session, open_answer_cache
@@ -75,19 +75,21 @@ class RecordingSubject:
         """Note the prompts; what is not remembered is answered with an empty text."""
         self.calls.append(([(p, "") for p in prompts], False))
         self.answers += max_new_tokens * len(prompts)
-        return self._remembered([""] * len(prompts), "generate", prompts, max_new_tokens=max_new_tokens, **options)
+        return self._find_cached_or_unknown(
+            [""] * len(prompts), "generate", prompts, max_new_tokens=max_new_tokens, **options
+        )
 
     def logprobs(self, pairs: Sequence[Pair], **options: Any) -> list[Logprob]:
         """Note the pairs; what is not remembered gets one nat."""
         self.calls.append((list(pairs), True))
         unknown = [Logprob(-1.0, 1, max(1, len(c.encode())), False) for _, c in pairs]
-        return self._remembered(unknown, "logprobs", pairs, **options)
+        return self._find_cached_or_unknown(unknown, "logprobs", pairs, **options)
 
     def token_kl(self, texts: Sequence[str], against: RecordingSubject) -> list[tuple[float, int]]:
         """Note the texts; what is not remembered differs by nothing."""
         self.calls.append(([("", text) for text in texts], False))
         unknown = [(0.0, 1)] * len(texts)
-        return self._remembered(unknown, "token_kl", texts, against.cached) if against.cached else unknown
+        return self._find_cached_or_unknown(unknown, "token_kl", texts, against.cached) if against.cached else unknown
 
     def __getattr__(self, name: str) -> Any:
         """Look facts such as `nbytes` up; no model is loaded for them."""
@@ -97,7 +99,7 @@ class RecordingSubject:
             raise NeedsModelError(name)
         return getattr(self.cached, name)
 
-    def _remembered(self, unknown: list[Any], method: str, *arguments: Any, **options: Any) -> list[Any]:
+    def _find_cached_or_unknown(self, unknown: list[Any], method: str, *arguments: Any, **options: Any) -> list[Any]:
         try:
             return getattr(self.cached, method)(*arguments, **options) if self.cached else unknown
         except NeedsModelError:
@@ -117,10 +119,10 @@ def count_requests(run: RunContext) -> list[Workload]:
 
 def list_artifacts(session: Session) -> list[PlannedArtifact]:
     """Return what a run would make of exactly this recipe, and whether it is there."""
-    return [*_merged(session), *(made for made, _ in _copies(session))]
+    return [*_list_planned_artifacts(session), *(made for made, _ in _iterate_copies(session))]
 
 
-def _merged(session: Session) -> list[PlannedArtifact]:
+def _list_planned_artifacts(session: Session) -> list[PlannedArtifact]:
     suite, whole = session.suite, session.collection.trains_all_weights
     if not (session.opened.adapter or whole):
         return []
@@ -140,10 +142,10 @@ def _merged(session: Session) -> list[PlannedArtifact]:
     return [PlannedArtifact(name, folder.is_dir(), str(folder)) for name, folder in found.items()]
 
 
-def _copies(session: Session) -> Iterator[tuple[PlannedArtifact, ModelRef]]:
+def _iterate_copies(session: Session) -> Iterator[tuple[PlannedArtifact, ModelRef]]:
     """Yield every copy that an export makes; where it lies depends on its parent, so that must be there."""
     suite, elsewhere, places = session.suite, session.opened.candidate, Artifacts(session)
-    parents = {made.name: made.path for made in _merged(session) if made.there} if suite.copies else {}
+    parents = {made.name: made.path for made in _list_planned_artifacts(session) if made.there} if suite.copies else {}
     parents |= {"merged": elsewhere.path} if elsewhere else {}
     for name, declared in suite.copies.items():
         folder, options = places.work / name, suite.model.options
@@ -164,10 +166,10 @@ def count_training_tokens(collection: Collection, source: Source) -> int | None:
     for row in collection.training:
         both = ("chosen", "rejected") if "chosen" in row else ()
         rows += [{**row, "completion": row[name]} for name in both] or [row]
-    return sum(source.count_tokens([_pair(row) for row in rows]))
+    return sum(source.count_tokens([_make_prompt_answer_pair(row) for row in rows]))
 
 
-def _pair(row: Mapping[str, Any]) -> Pair:
+def _make_prompt_answer_pair(row: Mapping[str, Any]) -> Pair:
     messages, given = row.get("messages"), chat.training_template_arguments(row)
     if isinstance(messages, list) and messages:
         return chat.join_arguments(messages[:-1], given), str(messages[-1].get("content") or "")
@@ -206,7 +208,9 @@ class _Ears:
                     seal_candidate(ModelRef(name, str(there[name]), options=suite.model.options)),
                     suite.model,
                 )
-        self.refs |= {ref.name: (seal_candidate(ref), suite.model) for made, ref in _copies(session) if made.there}
+        self.refs |= {
+            ref.name: (seal_candidate(ref), suite.model) for made, ref in _iterate_copies(session) if made.there
+        }
 
     def asked(self, item: Item) -> Workload:
         collection, ready = self.session.collection, self.session.opened
@@ -221,7 +225,7 @@ class _Ears:
         if listener.cached:
             self.session.with_examples(item, listener.cached)  # which says whether old answers are asked again
         subject: Any = self.session.with_examples(item, listener)
-        problem = _listen(task, subject, against, listener)
+        problem = _record_requests(task, subject, against, listener)
         if not (requests := sum(len(pairs) for pairs, _ in listener.calls)):
             return replace(blank, note=problem)
         fewshot = subject is not listener and item.subject
@@ -231,7 +235,7 @@ class _Ears:
             for pairs, shared in listener.calls:
                 each = source.count_tokens(pairs)
                 total += sum(each)
-                unique += _shared(source, pairs, each) if shared else sum(each)
+                unique += _count_tokens_without_repeats(source, pairs, each) if shared else sum(each)
             self.counted[key] = total, unique
         found = listener.cached.found if listener.cached else 0
         counts = requests, found, *self.counted[key], listener.answers
@@ -254,7 +258,7 @@ class _Ears:
         return RecordingSubject(ref, CachedSubject(ref, identity, StageModels(refuse), 0, responses))
 
 
-def _listen(task: Task, subject: Subject, against: Any, listener: RecordingSubject) -> str:
+def _record_requests(task: Task, subject: Subject, against: Any, listener: RecordingSubject) -> str:
     """Run an evaluator on a listener, chunk by chunk; return what kept it from asking all it would."""
     if task.marks:
         grading.generate_answers(task, listener.name, subject, lambda _: None)
@@ -265,7 +269,7 @@ def _listen(task: Task, subject: Subject, against: Any, listener: RecordingSubje
     if schema.has_parameter(task.function, "folder"):
         options["folder"] = task.folder
     sampled: Any = SampledSubject(subject, task)
-    for rows, draw in product(split_chunks(task.samples or (), CHUNK), range(task.repeats)):
+    for rows, draw in product(split_chunks(task.samples or (), CHUNK_ROWS), range(task.repeats)):
         before = len(listener.calls)
         sampled.start_draw(rows, draw)
         try:
@@ -279,7 +283,7 @@ def _listen(task: Task, subject: Subject, against: Any, listener: RecordingSubje
     return ""
 
 
-def _shared(source: Source, pairs: Sequence[Pair], counts: Sequence[int]) -> int:
+def _count_tokens_without_repeats(source: Source, pairs: Sequence[Pair], counts: Sequence[int]) -> int:
     """Count a prompt once however many continuations it has, and the lines that all text prompts begin with."""
     if not (prompts := {repr(p): p for p, _ in pairs if p}):
         return sum(counts)

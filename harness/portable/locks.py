@@ -10,14 +10,14 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 
-def _load(name: str) -> Any:
+def _import_module_or_none(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
         return None
 
 
-_fcntl, _msvcrt = _load("fcntl"), _load("msvcrt")
+_fcntl, _msvcrt = _import_module_or_none("fcntl"), _import_module_or_none("msvcrt")
 LOCKED_BYTE = 0x7FFFFFF0  # behind every byte that is written: Windows lets nobody else read a locked one
 RETRY_SECONDS = 0.05
 
@@ -55,13 +55,13 @@ def unlock_file(handle: int) -> None:
         if _fcntl:
             _fcntl.flock(handle, _fcntl.LOCK_UN)
         elif _msvcrt:
-            with _at_locked_byte(handle):
+            with _seek_locked_byte(handle):
                 _msvcrt.locking(handle, _msvcrt.LK_UNLCK, 1)
 
 
 def _try_lock_byte(handle: int, *, shared: bool) -> bool | None:
     try:
-        with _at_locked_byte(handle):
+        with _seek_locked_byte(handle):
             _msvcrt.locking(handle, _msvcrt.LK_NBLCK, 1)
             if shared:  # nobody has it alone, and others may look, too
                 _msvcrt.locking(handle, _msvcrt.LK_UNLCK, 1)
@@ -73,7 +73,7 @@ def _try_lock_byte(handle: int, *, shared: bool) -> bool | None:
 
 
 @contextmanager
-def _at_locked_byte(handle: int) -> Iterator[None]:
+def _seek_locked_byte(handle: int) -> Iterator[None]:
     """Move to the byte that is locked, and back."""
     place = os.lseek(handle, 0, os.SEEK_CUR)
     os.lseek(handle, LOCKED_BYTE, os.SEEK_SET)

@@ -10,7 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-BELOW = {os.open, os.mkdir, os.unlink} <= os.supports_dir_fd  # whether files open below an open folder: not on Windows
+CAN_OPEN_RELATIVE = {
+    os.open,
+    os.mkdir,
+    os.unlink,
+} <= os.supports_dir_fd  # whether files open below an open folder: not on Windows
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 BINARY = getattr(os, "O_BINARY", 0)  # else Windows writes two bytes for the end of a line
@@ -22,7 +26,7 @@ def open_file(path: Path, *, follow: bool = False, below: Path | None = None) ->
     With `below`, a folder that the path begins with, no part of the path behind it may be a link either.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | BINARY
-    handle = os.open(path, flags) if follow else _open_below(below or path.parent, path, flags)
+    handle = os.open(path, flags) if follow else _open_below_without_links(below or path.parent, path, flags)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.EINVAL, f"{path} is not a file", str(path))
@@ -41,10 +45,10 @@ def open_for_writing(path: Path, flags: int, *, below: Path | None = None) -> in
     """
     if below is None and path.parts[:2] in (("/", "dev"), ("/", "proc")):
         return os.open(path, flags)
-    return _open_below(below or path.parent, path, flags | os.O_CREAT | BINARY)
+    return _open_below_without_links(below or path.parent, path, flags | os.O_CREAT | BINARY)
 
 
-def _open_below(folder: Path, path: Path, flags: int) -> int:
+def _open_below_without_links(folder: Path, path: Path, flags: int) -> int:
     """Open what lies below a folder, through no link but those of the folder's own path; raises OSError."""
     *folders, name = path.relative_to(folder).parts or ("",)
     at = open_folder(folder, folders)
@@ -55,7 +59,7 @@ def _open_below(folder: Path, path: Path, flags: int) -> int:
     except ValueError:  # a NUL
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path)) from None
     except OSError as error:
-        raise _link_error(error, path) from None
+        raise _make_path_error(error, path) from None
     finally:
         close_folder(at)
 
@@ -71,8 +75,8 @@ def open_folder(folder: Path, parts: Sequence[str], *, make: bool = False) -> in
 
     None on Windows, which opens no folders; its path was checked for links instead.
     """
-    if not BELOW:
-        _check_folder(folder, parts, make=make)
+    if not CAN_OPEN_RELATIVE:
+        _require_folder_without_links(folder, parts, make=make)
         return None
     at, place = os.open(folder, FOLDER), folder
     for part in parts:
@@ -87,14 +91,14 @@ def open_folder(folder: Path, parts: Sequence[str], *, make: bool = False) -> in
         except ValueError:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(place)) from None
         except OSError as error:
-            raise _link_error(error, place) from None
+            raise _make_path_error(error, place) from None
         finally:
             os.close(at)
         at = inner
     return at
 
 
-def _check_folder(folder: Path, parts: Sequence[str], *, make: bool) -> None:
+def _require_folder_without_links(folder: Path, parts: Sequence[str], *, make: bool) -> None:
     """Raise OSError where a folder below another is not there, or lies behind a link."""
     place = folder
     for part in parts:
@@ -109,7 +113,7 @@ def _check_folder(folder: Path, parts: Sequence[str], *, make: bool) -> None:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
 
 
-def _link_error(error: OSError, path: Path) -> OSError:
+def _make_path_error(error: OSError, path: Path) -> OSError:
     """Return an error with its path, which says of a link that it is one."""
     if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
         return OSError(errno.ELOOP, "it is a link", str(path))

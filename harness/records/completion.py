@@ -9,7 +9,7 @@ FinishReason = Literal["eos", "stop", "length", "context", "tool", "limit", ""]
 """At a stop token, a stop string, `max_new_tokens`, the end of the context, a call of a tool, the limit of somebody
 else; nothing where the loader does not tell."""
 TRUNCATED = ("length", "context", "limit")
-WORST = ("eos", "stop", "tool", "", "limit", "context", "length")
+FINISH_REASON_ORDER = ("eos", "stop", "tool", "", "limit", "context", "length")
 WORDS = {"eos": "ended", "stop": "stop", "tool": "tool", **dict.fromkeys(TRUNCATED, "truncated"), "": "unknown"}
 
 
@@ -39,7 +39,7 @@ class Completion(str):
     @property
     def rank(self) -> int:
         """Of several answers to one prompt the one with the largest counts: the worst."""
-        return WORST.index(self.finish_reason)
+        return FINISH_REASON_ORDER.index(self.finish_reason)
 
     @classmethod
     def of(cls, answer: str) -> Completion:

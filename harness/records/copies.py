@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-PLAIN = {type(None), bool, int, float, str}
+IMMUTABLE_TYPES = {type(None), bool, int, float, str}
 
 
 def detach_copy(value: T) -> T:
@@ -17,7 +17,7 @@ def detach_copy(value: T) -> T:
     What is neither (texts, numbers, functions, loaded models) is shared. Of a subclass of dict, list, tuple or set a
     plain one is made, whose methods are the built-in ones.
     """
-    return value if type(value) in PLAIN else _copier(type(value))(value)
+    return value if type(value) in IMMUTABLE_TYPES else _copier(type(value))(value)
 
 
 def copy_record(kind: type[T], value: T) -> T:
@@ -27,13 +27,13 @@ def copy_record(kind: type[T], value: T) -> T:
     return made(**{name: detach_copy(getattr(value, name)) for name in names})  # type: ignore[no-any-return]
 
 
-def _copier_of(kind: type) -> Callable[[Any], Any]:
+def _make_copier(kind: type) -> Callable[[Any], Any]:
     """Return what copies values of a type. A record whose fields are all that it is has these filled in at once."""
     if issubclass(kind, dict):
-        return lambda value: {k: v if type(v) in PLAIN else _copier(type(v))(v) for k, v in value.items()}
+        return lambda value: {k: v if type(v) in IMMUTABLE_TYPES else _copier(type(v))(v) for k, v in value.items()}
     for made in (tuple, list, frozenset, set):
         if issubclass(kind, made):
-            return lambda value: made([v if type(v) in PLAIN else _copier(type(v))(v) for v in value])
+            return lambda value: made([v if type(v) in IMMUTABLE_TYPES else _copier(type(v))(v) for v in value])
     if not is_dataclass(kind):
         return lambda value: value
     names = tuple(f.name for f in fields(kind) if f.init)
@@ -45,10 +45,10 @@ def _copier_of(kind: type) -> Callable[[Any], Any]:
         copy = object.__new__(kind)
         for name in names:
             held = getattr(value, name)
-            put(copy, name, held if type(held) in PLAIN else _copier(type(held))(held))
+            put(copy, name, held if type(held) in IMMUTABLE_TYPES else _copier(type(held))(held))
         return copy
 
     return filled
 
 
-_copier: Callable[[Any], Callable[[Any], Any]] = cache(_copier_of)
+_copier: Callable[[Any], Callable[[Any], Any]] = cache(_make_copier)

@@ -15,12 +15,12 @@ from harness.records.scales import Scale
 from harness.records.verdicts import Slice, Verdict
 from harness.texts.numbers import SIZES, format_short, typographic_minus
 
-NONE = "–"
-DIGITS = 3  # after the point, of numbers below 10 whose interval does not ask for more
+NO_VALUE = "–"
+DECIMAL_DIGITS = 3  # after the point, of numbers below 10 whose interval does not ask for more
 MOST_DIGITS = 12
-HUGE = 1e15  # from here on digits after the point say nothing
-TRIES = 1  # more digits, until the two values differ by the estimate
-CLOSE = 1e-9  # of two values' size, up to which their difference is the estimate
+MAX_DECIMAL_VALUE = 1e15  # from here on digits after the point say nothing
+EXTRA_DIGITS = 1  # more digits, until the two values differ by the estimate
+RELATIVE_TOLERANCE = 1e-9  # of two values' size, up to which their difference is the estimate
 
 
 @dataclass(frozen=True)
@@ -96,36 +96,36 @@ def write_figures(about: ClaimSpec | None, told: Mapping[str, Any], *, unit: str
     The digits are two of the half-width of the interval, at least those of a value alone, and so many that the values
     written differ by the estimate written.
     """
-    tested = [_finite(told.get(name)) for name in ("estimate", "lower", "upper", "limit")]
-    both = [_finite(told.get(name)) for name in ("value", "baseline")]
+    tested = [_finite_or_none(told.get(name)) for name in ("estimate", "lower", "upper", "limit")]
+    both = [_finite_or_none(told.get(name)) for name in ("value", "baseline")]
     rest = {name: told[name] for name in ("where", "n", "lost", "won") if told.get(name) is not None}
     if about and about.is_count and all(x is None or x == int(x) for x in (*tested, *both)):
         unit = unit or "count"
-    back, sign = _scale_back(about), "+" if about and about.kind == "difference" else ""
+    back, sign = _make_test_scale_inverse(about), "+" if about and about.kind == "difference" else ""
     numbers = [None if x is None else back(x) for x in tested]
     if about is not None and sign and about.is_log:
-        digits = max(1, _count_digits(numbers, [1.0]) - 2)
-        texts = [NONE if x is None else typographic_minus(f"{x:+.{digits}%}") for x in numbers]
-        values = [NONE if x is None else format_short(x) for x in both]
+        digits = max(1, _choose_decimal_digits(numbers, [1.0]) - 2)
+        texts = [NO_VALUE if x is None else typographic_minus(f"{x:+.{digits}%}") for x in numbers]
+        values = [NO_VALUE if x is None else format_short(x) for x in both]
         named = "relative change" if about.cap is None else "capped relative change"
-        return _figures([*texts, *values], _points(numbers, DIGITS, sign), named, rest)
+        return _make_figures([*texts, *values], _format_percentage_points(numbers, DECIMAL_DIGITS, sign), named, rest)
     if not sign:
-        digits, both = _count_digits(numbers, numbers[:1]), [both[0], None]
-        texts = _write_all(numbers, digits, unit, sign)
-        values = _write_all(both, digits, unit)
+        digits, both = _choose_decimal_digits(numbers, numbers[:1]), [both[0], None]
+        texts = _format_numbers_in_one_unit(numbers, digits, unit, sign)
+        values = _format_numbers_in_one_unit(both, digits, unit)
         named = "share of rows" if about and about.kind == "losses" else ""
-        return _figures([*texts, *values], _points(numbers, digits, sign), named, rest)
-    digits, named = _count_digits(numbers, both), _name_estimate(about, told)
+        return _make_figures([*texts, *values], _format_percentage_points(numbers, digits, sign), named, rest)
+    digits, named = _choose_decimal_digits(numbers, both), _name_estimate(about, told)
     if not named and None not in (*both, numbers[0]):
-        size, digits = (_unit(both)[0], 1) if unit == "bytes" else (1, digits)
+        size, digits = (_choose_unit(both)[0], 1) if unit == "bytes" else (1, digits)
         value, baseline, estimate = (x / size for x in (*both, numbers[0]) if x is not None)
-        digits, estimate = _match_digits(value, baseline, estimate, digits)
+        digits, estimate = _find_consistent_digits(value, baseline, estimate, digits)
         numbers[0] = estimate * size
-    texts = _write_all([*numbers, *both], digits, unit, sign, signed=4)
-    return _figures(texts, _points(numbers, digits, sign), named, rest)
+    texts = _format_numbers_in_one_unit([*numbers, *both], digits, unit, sign, signed=4)
+    return _make_figures(texts, _format_percentage_points(numbers, digits, sign), named, rest)
 
 
-def _figures(texts: Sequence[str], points: Sequence[str], estimand: str, rest: Mapping[str, Any]) -> Figures:
+def _make_figures(texts: Sequence[str], points: Sequence[str], estimand: str, rest: Mapping[str, Any]) -> Figures:
     names = ("estimate", "lower", "upper", "limit", "value", "baseline")
     numbers: dict[str, Any] = dict(zip(names, texts, strict=True))
     return Figures(**numbers, points=tuple(points), estimand=estimand, **rest)
@@ -133,91 +133,91 @@ def _figures(texts: Sequence[str], points: Sequence[str], estimand: str, rest: M
 
 def _name_estimate(about: ClaimSpec | None, told: Mapping[str, Any]) -> str:
     """Return what is estimated where it is not the difference of the two values."""
-    value, baseline, estimate = (_finite(told.get(name)) for name in ("value", "baseline", "estimate"))
+    value, baseline, estimate = (_finite_or_none(told.get(name)) for name in ("value", "baseline", "estimate"))
     if value is None or baseline is None or estimate is None:
         return ""
-    if abs(value - baseline - estimate) <= CLOSE * max(1.0, abs(value), abs(baseline)):
+    if abs(value - baseline - estimate) <= RELATIVE_TOLERANCE * max(1.0, abs(value), abs(baseline)):
         return ""
     if about and about.cap is not None:
         return "capped mean difference"
     return "difference corrected by labels" if told.get("labelled") else "estimated difference"
 
 
-def _match_digits(value: float, baseline: float, estimate: float, digits: int) -> tuple[int, float]:
+def _find_consistent_digits(value: float, baseline: float, estimate: float, digits: int) -> tuple[int, float]:
     """Return the fewest digits, from `digits` on, with which the values written differ by the estimate written.
 
     Where none of them do, the estimate is rounded with the two values.
     """
-    for more in range(digits, digits + TRIES + 1):
-        ours, theirs, change = (_round(x, more) for x in (value, baseline, estimate))
+    for more in range(digits, digits + EXTRA_DIGITS + 1):
+        ours, theirs, change = (_round_decimal(x, more) for x in (value, baseline, estimate))
         if ours - theirs == change:
             return more, estimate
     return more, float(ours - theirs)
 
 
-def _count_digits(numbers: Sequence[float | None], values: Sequence[float | None]) -> int:
+def _choose_decimal_digits(numbers: Sequence[float | None], values: Sequence[float | None]) -> int:
     """Return the digits that show two of half an interval, or of an estimate without one; at least those of values.
 
     `numbers` begin with estimate, lower and upper bound.
     """
     size = max((abs(x) for x in values if x is not None), default=0.0)
-    least = DIGITS if size < 10 else 2 if size < 1000 else 0
+    least = DECIMAL_DIGITS if size < 10 else 2 if size < 1000 else 0
     estimate, lower, upper = numbers[:3]
     half = (upper - lower) / 2 if lower is not None and upper is not None else 0.0
     half = half or abs(estimate or 0.0)
-    if half <= CLOSE * max(size, *(abs(x) for x in numbers[:3] if x is not None), 0.0):
+    if half <= RELATIVE_TOLERANCE * max(size, *(abs(x) for x in numbers[:3] if x is not None), 0.0):
         return least
     return min(max(least, 1 - math.floor(math.log10(half))), MOST_DIGITS)
 
 
-def _write_all(
+def _format_numbers_in_one_unit(
     numbers: Sequence[float | None], digits: int, unit: str, sign: str = "", *, signed: int = 9
 ) -> list[str]:
     """Write numbers in one unit, the first `signed` of them with their sign."""
-    size, suffix = _unit(numbers) if unit == "bytes" else (1, "")
+    size, suffix = _choose_unit(numbers) if unit == "bytes" else (1, "")
     signs = [sign if i < signed else "" for i in range(len(numbers))]
-    return [_write(x, size, suffix, digits, unit, s) for x, s in zip(numbers, signs, strict=True)]
+    return [_format_number(x, size, suffix, digits, unit, s) for x, s in zip(numbers, signs, strict=True)]
 
 
-def _write(x: float | None, size: int, suffix: str, digits: int, unit: str, sign: str) -> str:
+def _format_number(x: float | None, size: int, suffix: str, digits: int, unit: str, sign: str) -> str:
     if x is None:
-        return NONE
+        return NO_VALUE
     if unit == "bytes":
-        text = f"{_round(x / size, max(digits, 1)):{sign},}"
+        text = f"{_round_decimal(x / size, max(digits, 1)):{sign},}"
         return typographic_minus(re.sub(r"\.0+$", "", text)) + suffix
-    if abs(x) >= HUGE:
+    if abs(x) >= MAX_DECIMAL_VALUE:
         return typographic_minus(f"{x:{sign}.4g}")
     if unit == "count" and x == int(x):
         return typographic_minus(f"{int(x):{sign},}")
-    return typographic_minus(f"{_round(x, digits):{sign},}")
+    return typographic_minus(f"{_round_decimal(x, digits):{sign},}")
 
 
-def _unit(numbers: Sequence[float | None]) -> tuple[int, str]:
+def _choose_unit(numbers: Sequence[float | None]) -> tuple[int, str]:
     """Return the unit of bytes that the largest of some numbers is written in, and its name."""
     largest = max((abs(x) for x in numbers if x is not None), default=0.0)
     size, name = next((one for one in SIZES if largest >= one[0]), (1, "B"))
     return size, f"\u00a0{name}"
 
 
-def _points(numbers: Sequence[float | None], digits: int, sign: str) -> list[str]:
+def _format_percentage_points(numbers: Sequence[float | None], digits: int, sign: str) -> list[str]:
     """Return numbers times 100, rounded as the numbers are."""
-    digits = max(digits, DIGITS)
-    rounded = [None if x is None else _round(x, digits) * 100 for x in numbers]
-    return [NONE if x is None else typographic_minus(f"{x:{sign},.{digits - 2}f}") for x in rounded]
+    digits = max(digits, DECIMAL_DIGITS)
+    rounded = [None if x is None else _round_decimal(x, digits) * 100 for x in numbers]
+    return [NO_VALUE if x is None else typographic_minus(f"{x:{sign},.{digits - 2}f}") for x in rounded]
 
 
-def _round(x: float, digits: int) -> Decimal:
+def _round_decimal(x: float, digits: int) -> Decimal:
     """Return a number with so many digits after the point; never minus zero."""
-    if abs(x) >= HUGE:
+    if abs(x) >= MAX_DECIMAL_VALUE:
         return Decimal(repr(x))
     return Decimal(repr(x)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN) + 0
 
 
-def _finite(x: Any) -> float | None:
+def _finite_or_none(x: Any) -> float | None:
     return x if isinstance(x, (int, float)) and math.isfinite(x) else None
 
 
-def _scale_back(about: ClaimSpec | None) -> Callable[[float], float]:
+def _make_test_scale_inverse(about: ClaimSpec | None) -> Callable[[float], float]:
     """Return how a number on the claim's test scale becomes a value, or a change of one."""
     if about is None:
         return float

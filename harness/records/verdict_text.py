@@ -14,7 +14,7 @@ from harness.texts.counts import count_noun
 from harness.texts.numbers import format_metric, format_p_in_sentence, format_short, typographic_minus
 
 Told = Mapping[str, Any]
-FEW = 20  # rows: of fewer, how many times as many are needed tells nobody anything
+FEW_ROWS = 20  # rows: of fewer, how many times as many are needed tells nobody anything
 
 
 def add_reason(verdict: Verdict, *notes: Note) -> Verdict:
@@ -46,7 +46,7 @@ def format_result(v: Verdict) -> str:
 def format_figures(v: Verdict) -> str:
     """Return what was found without the rows that it rests on."""
     told = next((n.params for n in v.notes if n.kind in ("found", "slice")), None)
-    return format_result(v) if told is None else _figures(v.claim_spec, told)
+    return format_result(v) if told is None else _describe_figures(v.claim_spec, told)
 
 
 def format_runs(v: Verdict) -> str:
@@ -100,13 +100,13 @@ def format_limit(x: float | str | None) -> str:
 # -- what was found ------------------------------------------------------------------------------------
 
 
-def _found(about: ClaimSpec | None, told: Told) -> str:
+def _describe_result(about: ClaimSpec | None, told: Told) -> str:
     if about and about.kind == "failures":
         failed, n = int(told["estimate"]), told["n"]
         text = f"{failed or 'no'} {'row' if failed <= 1 else 'rows'} of {n} failed"
         unit = f"clusters have one, n={n} in {told['clusters']} clusters" if told["clusters"] else "rows do"
         return f"{text}; at {1 - told['alpha']:.0%} confidence at most {told['upper']:.2%} of such {unit}"
-    text = _figures(about, told)
+    text = _describe_figures(about, told)
     if told["method"] == "point":
         return text
     where = ""
@@ -120,7 +120,7 @@ def _found(about: ClaimSpec | None, told: Told) -> str:
     return f"{text}, approximate risk" if told.get("risk") == "approximate" else text
 
 
-def _figures(about: ClaimSpec | None, told: Told) -> str:
+def _describe_figures(about: ClaimSpec | None, told: Told) -> str:
     exact = {"lower": None, "upper": None} if told["method"] == "point" else {}  # which decide no digit
     figures = write_figures(about, {**told, **exact})
     interval = figures.estimate
@@ -128,7 +128,7 @@ def _figures(about: ClaimSpec | None, told: Told) -> str:
         return f"{figures.estimand} {interval} {figures.bounds}"
     if about is None or about.kind != "difference":
         interval += "" if told["method"] == "point" else f" {figures.bounds}"
-        return interval + _uncapped(about, told)
+        return interval + _describe_uncapped(about, told)
     if about.relative and not about.is_log:
         share = told["estimate"] / told["baseline"] if told["baseline"] else math.nan
         interval += f" ({typographic_minus(f'{share:+.1%}')})"
@@ -136,11 +136,11 @@ def _figures(about: ClaimSpec | None, told: Told) -> str:
     named = f"{figures.estimand} " if figures.estimand else ""
     text = f"{figures.value} against {figures.baseline}, {named}{interval}"
     won, lost = told["changed"]
-    text += _uncapped(about, told)
+    text += _describe_uncapped(about, told)
     return text + (f", {won} won and {lost} lost" if about.is_share and (won or lost) else "")
 
 
-def _uncapped(about: ClaimSpec | None, told: Told) -> str:
+def _describe_uncapped(about: ClaimSpec | None, told: Told) -> str:
     if told.get("uncapped") is None:
         return ""
     beyond = told["beyond"]
@@ -158,40 +158,40 @@ def format_number(about: ClaimSpec | None, x: float | None) -> str:
 # -- what is said beside it ----------------------------------------------------------------------------
 
 
-def _needed(_: ClaimSpec | None, told: Told) -> str:
+def _describe_needed_rows(_: ClaimSpec | None, told: Told) -> str:
     if told["rows"] is None:
         return "more rows like these would not decide it"
-    if told["range"] is None and (n := told["n"]) < FEW:
+    if told["range"] is None and (n := told["n"]) < FEW_ROWS:
         return f"{n} rows are too few to decide: more than {told['close'] * n} would be needed"
     if told["range"] is None:
         return f"too close to call: more than {told['close']} times these rows would be needed"
     least, most = told["range"]
     unit = "such rows" if told["such"] else "rows"
     if most is None:
-        return f"at least {_rounded_up(least)} {unit} would be needed, probably to {told['likely']}"
-    rows = " to ".join(dict.fromkeys([_rounded_up(least), _rounded_up(most)]))
+        return f"at least {_round_up_rows(least)} {unit} would be needed, probably to {told['likely']}"
+    rows = " to ".join(dict.fromkeys([_round_up_rows(least), _round_up_rows(most)]))
     return f"about {rows} {unit} would decide it, probably as {told['likely']}"
 
 
-def _approximate(_: ClaimSpec | None, told: Told) -> str:
+def _describe_approximate_risk(_: ClaimSpec | None, told: Told) -> str:
     ways = 'declare "range" or "cap"' if told["mean"] else "claim a share of rows instead"
     ways = "it has few clusters of very uneven sizes; add clusters" if told["clusters"] else ways
     return f"its risk is approximate, and the gate blocks: {ways}, or write allow_approximate = true"
 
 
-def _rounded_up(rows: int) -> str:
+def _round_up_rows(rows: int) -> str:
     step = 10 ** max(len(str(rows)) - 2, 0)  # two significant digits
     return f"{-(-rows // step) * step:,}"
 
 
-def _seeds(_: ClaimSpec | None, told: Told) -> str:
+def _describe_seeds(_: ClaimSpec | None, told: Told) -> str:
     low, high, ships = (format_metric(told[key]) for key in ("low", "high", "ships"))
     text = f"runs of {told['n']} seeds between {low} and {high}, {ships} ships"
     text += "; seeds vary initialisation, order and held-out rows, not data, hardware or versions"
     return text + (f"; more {told['more']} would help most" if told["more"] else "")
 
 
-def _refuted(about: ClaimSpec | None, told: Told) -> str:
+def _describe_refuted_slices(about: ClaimSpec | None, told: Told) -> str:
     parts = [
         f"{one['name']} ({format_number(about, one['estimate'])}, {format_p_in_sentence(one['p'])})"
         for one in told["slices"]
@@ -199,18 +199,18 @@ def _refuted(about: ClaimSpec | None, told: Told) -> str:
     return f"but refuted on {' and '.join(parts)} alone"
 
 
-def _alarms(_: ClaimSpec | None, told: Told) -> str:
+def _describe_small_slices(_: ClaimSpec | None, told: Told) -> str:
     few = "a slice" if told["n"] == 1 else f"{told['n']} slices"
     small = f"{few} below {told['min_n']} rows"
     return f"{small}: {'harm in ' + ', '.join(told['harm']) if told['harm'] else 'no significant harm'}"
 
 
-def _group(_: ClaimSpec | None, told: Told) -> str:
+def _describe_group_outcome(_: ClaimSpec | None, told: Told) -> str:
     proven = " and ".join(f'"{name}"' for name in told["proven"])
     return f"{proven or 'none'} of {told['of']} proven, {format_p_in_sentence(told['p'])} by Holm"
 
 
-def _leaks(_: ClaimSpec | None, told: Told) -> str:
+def _describe_leaks(_: ClaimSpec | None, told: Told) -> str:
     codes = ", ".join(f"{code} {n}" for code, n in told["codes"].items())
     values = " against ".join(map(format_metric, told["values"]))
     text = f"{told['gone']} of {told['of']} rows are leaked and left out ({codes})"
@@ -231,21 +231,21 @@ def _flips(_: ClaimSpec | None, told: Told) -> str:
 
 _WRITERS: Mapping[str, Callable[[ClaimSpec | None, Told], str]] = {
     "error": lambda _, told: str(told["text"]),
-    "found": _found,
+    "found": _describe_result,
     "sizes": lambda about, told: (
         f"cluster size is related to the outcome: the mean over {told['of']} is {format_number(about, told['mean'])}"
     ),
     "weightless": lambda _, told: f"{told['rows']} rows have weight 0 and do not count",
     "unseen": lambda _, told: f"up to {told['share']:.1%} of all {told['of']} could be arbitrarily bad",
-    "approximate": _approximate,
+    "approximate": _describe_approximate_risk,
     "labelled": lambda _, told: f"only the {told['rows']} of {told['of']} rows with labels decide",
     "labels": lambda _, told: "more labels would decide it" + (", or more rows" if told["rows"] else ""),
-    "needed": _needed,
-    "slice": lambda about, told: f"{told['name']}: {_found(about, told)}",
+    "needed": _describe_needed_rows,
+    "slice": lambda about, told: f"{told['name']}: {_describe_result(about, told)}",
     "slices": lambda _, told: f"{told['n']} slices: {', '.join(f'{n} {o}' for o, n in told['outcomes'].items())}",
-    "refuted": _refuted,
-    "seeds": _seeds,
-    "alarms": _alarms,
+    "refuted": _describe_refuted_slices,
+    "seeds": _describe_seeds,
+    "alarms": _describe_small_slices,
     "untestable": lambda _, told: f"{told['n']} too small to decide",
     "none large": lambda _, told: (
         f"no slice has {told['min_n']} rows (min_n), so nothing is proven; add rows, or lower min_n"
@@ -260,9 +260,9 @@ _WRITERS: Mapping[str, Callable[[ClaimSpec | None, Told], str]] = {
         "check whether a cluster column is missing"
     ),
     "no leak": lambda _, told: f"none of {told['of']} rows is leaked",
-    "leaks": _leaks,
+    "leaks": _describe_leaks,
     "holm": lambda _, told: f"one of {told['of']} claims, {format_p_in_sentence(told['p'])} by Holm",
-    "group": _group,
+    "group": _describe_group_outcome,
     "member": lambda _, told: f'"{told["gate"]}" is ERROR: {told["why"]}',
     "attempt": lambda _, told: f"attempt {told['number']}",
     "look": lambda _, told: (

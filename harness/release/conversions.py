@@ -24,14 +24,14 @@ from harness.artifacts.digests import (
     weights_digest,
     weights_digest_of_files,
 )
-from harness.artifacts.model_files import OURS
+from harness.artifacts.model_files import NOTE_PREFIX
 from harness.errors import CheckFailedError, UsageError
 from harness.files import replace_folder
 from harness.records.copies import detach_copy
 from harness.records.models import ModelRef, Seal
 from harness.suite.tables import Export
 
-NOTE = f"{OURS}copy.json"
+NOTE = f"{NOTE_PREFIX}copy.json"
 """The file in which an exporter writes facts for the report, as JSON: {"facts": {…}}. It is not shipped."""
 
 

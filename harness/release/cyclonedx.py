@@ -16,7 +16,7 @@ from harness.release.evidence import ReadEvidence, read_evidence
 from harness.release.policy import Policy
 from harness.release.verified import VerifiedExport
 
-MADE = "machine-learning-model"
+MODEL_TYPE = "machine-learning-model"
 SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:finetune-harness")  # of serial numbers
 WEIGHTS = "sha256 of its tensors as digested by the harness, not of a single file"
 ROWS = "sha256 of its rows as digested by the harness, not of a file"
@@ -35,22 +35,26 @@ def write_bom(found: VerifiedExport, evidence: ReadEvidence) -> str:
     """Return the bill of materials as JSON, the same for the same evidence and notes."""
     lock, manifest = evidence.lock, evidence.manifest
     data = [
-        _part("data", f"rows:{name}", name, rows["sha256"], f"{rows['rows']} rows; {ROWS}", data=[{"type": "dataset"}])
+        _make_part(
+            "data", f"rows:{name}", name, rows["sha256"], f"{rows['rows']} rows; {ROWS}", data=[{"type": "dataset"}]
+        )
         for name, rows in lock["data"].items()
     ]
-    files = [_part("file", name, name, sha) for name, sha in evidence.files.items()]
+    files = [_make_part("file", name, name, sha) for name, sha in evidence.files.items()]
     plugins = []
     for number, one in enumerate(lock["plugins"]):
         name, version, *changed = [*(one["distribution"] or "").split(" ", 2), ""][:3]
         whole = bool(name) and not "".join(changed)  # else its code is not that of the package
-        about = {"group": name, "version": version, "purl": _library("", name, version)["purl"]} if whole else {}
+        about = (
+            {"group": name, "version": version, "purl": _make_library_part("", name, version)["purl"]} if whole else {}
+        )
         label = f", of {one['distribution']}" if name and not whole else ""
         says = f"a plugin{label}; sha256 of its code"
-        plugins.append(_part("library", f"plugin:{number}", one["name"], one["code"], says, **about))
-    packages = [_library(f"package:{n}", n, v) for n, v in lock["packages"].items() if n != keys.CORE]
+        plugins.append(_make_part("library", f"plugin:{number}", one["name"], one["code"], says, **about))
+    packages = [_make_library_part(f"package:{n}", n, v) for n, v in lock["packages"].items() if n != keys.CORE]
     parts = [*data, *plugins, *packages, *(f for f in files if not f["name"].startswith(f"{MODEL}/"))]
     tool = {"type": "application", "name": "finetune-harness", "version": lock["harness"]}
-    model = _model(found, evidence) | {"components": [f for f in files if f["name"].startswith(f"{MODEL}/")]}
+    model = _make_model_part(found, evidence) | {"components": [f for f in files if f["name"].startswith(f"{MODEL}/")]}
     made = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
@@ -59,17 +63,19 @@ def write_bom(found: VerifiedExport, evidence: ReadEvidence) -> str:
         "metadata": {"timestamp": manifest["started"], "tools": {"components": [tool]}, "component": model},
         "components": parts,
         "dependencies": [{"ref": "model", "dependsOn": [part["bom-ref"] for part in data]}],
-        "declarations": _declarations(evidence),
+        "declarations": _make_passed_gate_declarations(evidence),
     }
     return json.dumps(made, indent=1) + "\n"
 
 
-def _model(found: VerifiedExport, evidence: ReadEvidence) -> Part:
+def _make_model_part(found: VerifiedExport, evidence: ReadEvidence) -> Part:
     lock, manifest = evidence.lock, evidence.manifest
     before = {"base": {"candidate": lock["suite"]["model"]["path"], "weights": lock["subjects"].get("base", "")}}
     before = {"parent": manifest["made_of"]} | before if "made_of" in manifest else before
-    ancestors = [_part(MADE, ref, one["candidate"], one["weights"], WEIGHTS) for ref, one in before.items()]
-    metrics = dict.fromkeys(json.dumps(m) for g in evidence.gates for m in _metrics(g))  # several gates ask the same
+    ancestors = [_make_part(MODEL_TYPE, ref, one["candidate"], one["weights"], WEIGHTS) for ref, one in before.items()]
+    metrics = dict.fromkeys(
+        json.dumps(m) for g in evidence.gates for m in _iterate_gate_metrics(g)
+    )  # several gates ask the same
     failed = [f'gate "{g["gate"]}" is {g["outcome"]}: {g["why"]}' for g in evidence.gates if g["outcome"] != "PASS"]
     card = {
         "modelParameters": {"task": "text-generation", "datasets": [{"ref": f"rows:{name}"} for name in lock["data"]]},
@@ -78,50 +84,58 @@ def _model(found: VerifiedExport, evidence: ReadEvidence) -> Part:
         "properties": [{"name": "finetune-harness:weights", "value": manifest["weights"]}],
     }
     claims = {"alg": "SHA-256", "content": found.read[CLAIMS]}
-    return _part(
-        MADE, "model", manifest["name"], found.root, f"{manifest['candidate']}; {TREE}",
+    return _make_part(
+        MODEL_TYPE, "model", manifest["name"], found.root, f"{manifest['candidate']}; {TREE}",
         version=found.root[:16], modelCard=card, pedigree={"ancestors": ancestors},
         externalReferences=[{"type": "attestation", "url": f"{EVIDENCE}/{CLAIMS}", "hashes": [claims]}],
     )  # fmt: skip
 
 
-def _metrics(gate: Mapping[str, Any]) -> Iterator[Part]:
+def _iterate_gate_metrics(gate: Mapping[str, Any]) -> Iterator[Part]:
     """Yield the numbers of a gate: the metric, what it changed from the baseline, and the bounds on each slice.
 
     Bounds are one-sided, at the gate's risk each.
     """
-    value, versus, name = _number(gate, "value"), gate["versus"], gate["metric"]
-    bounds = {"confidenceInterval": found} if (found := _bounds(gate)) else {}
+    value, versus, name = _format_decimal_or_empty(gate, "value"), gate["versus"], gate["metric"]
+    bounds = {"confidenceInterval": found} if (found := _make_confidence_interval(gate)) else {}
     of = {"slice": gate["driver"]} if gate["driver"] else {}  # whose numbers are the gate's
     if value:
         yield {"type": name, "value": value, **of, **({} if versus else bounds)}
     if versus and bounds:
-        yield {"type": f"{name}, change from {versus}", "value": _number(gate, "estimate"), **of, **bounds}
+        yield {
+            "type": f"{name}, change from {versus}",
+            "value": _format_decimal_or_empty(gate, "estimate"),
+            **of,
+            **bounds,
+        }
     for one in gate["slices"]:
-        if found := _bounds(one):
+        if found := _make_confidence_interval(one):
             told = f"{name}, change from {versus}" if versus else name
             yield {"type": told, "slice": one["name"], "confidenceInterval": found}
 
 
-def _bounds(told: Mapping[str, Any]) -> dict[str, str]:
-    found = {"lowerBound": _number(told, "lower"), "upperBound": _number(told, "upper")}
+def _make_confidence_interval(told: Mapping[str, Any]) -> dict[str, str]:
+    found = {
+        "lowerBound": _format_decimal_or_empty(told, "lower"),
+        "upperBound": _format_decimal_or_empty(told, "upper"),
+    }
     return {key: number for key, number in found.items() if number}
 
 
-def _number(told: Mapping[str, Any], key: str) -> str:
+def _format_decimal_or_empty(told: Mapping[str, Any], key: str) -> str:
     return "" if told[key] is None else format_decimal(told[key])
 
 
-def _library(ref: str, name: str, version: str) -> Part:
-    return _part("library", ref, name, version=version, purl=f"pkg:pypi/{quote(name.lower())}@{quote(version)}")
+def _make_library_part(ref: str, name: str, version: str) -> Part:
+    return _make_part("library", ref, name, version=version, purl=f"pkg:pypi/{quote(name.lower())}@{quote(version)}")
 
 
-def _part(kind: str, ref: str, name: str, sha256: str = "", says: str = "", **more: Any) -> Part:
+def _make_part(kind: str, ref: str, name: str, sha256: str = "", says: str = "", **more: Any) -> Part:
     hashed = {"hashes": [{"alg": "SHA-256", "content": sha256}]} if sha256 else {}
     return {"type": kind, "bom-ref": ref, "name": name, **({"description": says} if says else {}), **hashed, **more}
 
 
-def _declarations(evidence: ReadEvidence) -> Part:
+def _make_passed_gate_declarations(evidence: ReadEvidence) -> Part:
     """Return what is claimed of the model: the gates that passed, as gates.json has them."""
     file = f"{EVIDENCE}/{GATES}"
     claims = [

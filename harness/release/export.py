@@ -38,7 +38,7 @@ from harness.artifacts.digests import (
     weights_digest_of_files,
 )
 from harness.artifacts.fingerprint import Fingerprint
-from harness.artifacts.formats import LEGAL
+from harness.artifacts.formats import LEGAL_FILES
 from harness.artifacts.model_files import ADAPTER
 from harness.collection.collection import Collection, Task
 from harness.errors import CheckFailedError, UsageError, resource_error
@@ -88,7 +88,7 @@ def export_candidate(
     `why` holds reasons beyond the gates. Raises UsageError when the target is taken or the disk is full,
     CheckFailedError when what was written is not what was gated.
     """
-    reasons = [*why, *([run.problem] if run.problem else []), *_changed_files(collection, judged.lock)]
+    reasons = [*why, *([run.problem] if run.problem else []), *_iterate_changed_eval_files(collection, judged.lock)]
     if ref is None:
         reasons += [] if reasons else [f"{declared.candidate} does not exist"]
     else:
@@ -120,7 +120,7 @@ def export_candidate(
                     raise plugin_errors.plugin_error(
                         exporter, f" wrote no files into its output folder, and returned {made}"
                     )
-            written = _compare(declared, ref, model, judged.verdicts)
+            written = _hash_and_verify_written_files(declared, ref, model, judged.verdicts)
             _write_evidence(collection, declared, ref, run, work, written, judged)
         if anchored:
             keep_first_release(to)
@@ -131,7 +131,7 @@ def export_candidate(
     return Exported(declared.use, declared.candidate, str(to), True, digest=ref.digest, bytes=size)
 
 
-def _changed_files(collection: Collection, lock: bytes) -> Iterator[str]:
+def _iterate_changed_eval_files(collection: Collection, lock: bytes) -> Iterator[str]:
     """Yield which files that options of evals name are no longer those of the lock, which evaluators read later."""
     for spec in json.loads(lock)["suite"]["evals"]:
         for name, digest in spec.get("files", {}).items():
@@ -152,7 +152,9 @@ def find_destination_error(to: Path) -> str:
     return "" if is_writable(to.parent) else "which is not writable"
 
 
-def _compare(declared: Export, ref: ModelRef, model: Path, verdicts: Sequence[Verdict]) -> Written:
+def _hash_and_verify_written_files(
+    declared: Export, ref: ModelRef, model: Path, verdicts: Sequence[Verdict]
+) -> Written:
     """Compare what was written, tensor by tensor and file by file, with what the folder held when it was opened.
 
     Returns the digests of what was written. The folder itself may have changed since, so it is not asked.
@@ -170,18 +172,20 @@ def _compare(declared: Export, ref: ModelRef, model: Path, verdicts: Sequence[Ve
     if {v.digest for v in verdicts if v.candidate == ref.name and v.digest} != {ref.digest}:
         raise CheckFailedError(f"{where}: the gates were decided on other weights than these")
     for name, hashed in written.items():
-        if hashed.sha256 != seal.files.get(name) and not _same_but_place(name, ref, model):
+        if hashed.sha256 != seal.files.get(name) and not _is_adapter_config_same_but_base(name, ref, model):
             how = "differs from the file that was" if name in seal.files else "is not among the files that were"
             raise CheckFailedError(f'{where}: "{name}" {how} gated')
     # What is for people alone may be left out: no program computes anything else without it.
-    if lost := sorted(n for n in seal.files.keys() - written.keys() if not (n.endswith(".md") or LEGAL.fullmatch(n))):
+    if lost := sorted(
+        n for n in seal.files.keys() - written.keys() if not (n.endswith(".md") or LEGAL_FILES.fullmatch(n))
+    ):
         raise CheckFailedError(f'{where}: "{lost[0]}" was gated but not written')
     if template_digest(model) not in (None, seal.template):
         raise CheckFailedError(f"{where}: its chat template differs from the evaluated one")
     return written
 
 
-def _same_but_place(name: str, ref: ModelRef, model: Path) -> bool:
+def _is_adapter_config_same_but_base(name: str, ref: ModelRef, model: Path) -> bool:
     """Return whether an adapter's configuration differs from the sealed one only in where its base lay."""
     if name != ADAPTER or ref.adapter is None or ref.seal is None:
         return False
@@ -222,7 +226,10 @@ def _write_evidence(
     whole = {**beside, **{f"{MODEL}/{name}": hashed for name, hashed in written.items()}}
     files = {name: {"size": whole[name].size, "sha256": whole[name].sha256} for name in sorted(whole)}
     root = root_digest({name: hashed.sha256 for name, hashed in written.items()})
-    about = _about(collection, declared, ref, run) | {"root": root, "evaluations": evidence_evaluations(judged.results)}
+    about = _make_candidate_manifest(collection, declared, ref, run) | {
+        "root": root,
+        "evaluations": evidence_evaluations(judged.results),
+    }
     about |= {"ledger": judged.ledger} if judged.ledger else {}
     manifest = dumps({**about, "files": files}).encode()
     (evidence / MANIFEST).write_bytes(manifest)
@@ -245,7 +252,7 @@ def _write_fingerprint(path: Path, ref: ModelRef, judged: DecisionRecord, facts:
     write_text(path, json.dumps(made.to_json(), separators=(",", ":")) + "\n")
 
 
-def _about(collection: Collection, declared: Export, ref: ModelRef, run: Run) -> dict[str, Any]:
+def _make_candidate_manifest(collection: Collection, declared: Export, ref: ModelRef, run: Run) -> dict[str, Any]:
     """Return what a manifest says of the candidate and of how it was judged."""
     # Verdicts rest on what it was asked, and whatever it is compared with: a claim about both has two sides.
     sides = {(r.eval, r.subject) for r in run.results if r.subject == declared.candidate}
@@ -258,13 +265,13 @@ def _about(collection: Collection, declared: Export, ref: ModelRef, run: Run) ->
             sides.add((name, collection.baseline_of(item)))
     of = [r for r in run.results if (r.eval, r.subject) in sides]
     about: dict[str, Any] = {
-        "format": attestation.FORMAT,
+        "format": attestation.FORMAT_VERSION,
         "name": run.suite,
         "candidate": declared.candidate,
         "weights": ref.digest,
         "template": ref.seal.template if ref.seal else None,
         "started": run.started,
-        "statistics": hypothesis_tests.VERSION,
+        "statistics": hypothesis_tests.METHOD_VERSION,
         "answers": {"requests": sum(r.requests for r in of), "cache_hits": sum(r.cache_hits for r in of)},
         "invocation": relative_paths(run.invocation, run),
         "ignored": [{"check": c, "by": w.by, "reason": w.reason, "until": w.until} for c, w in run.passed_over.items()],

@@ -23,20 +23,23 @@ from harness.reports import events, report_json
 from harness.suite.json_schema import DRAFT, Schema, list_schema, named_schema, object_schema
 
 TEXT: Schema = {"type": "string"}
-WHOLE: Schema = {"type": "integer", "minimum": 0}
+COUNT_SCHEMA: Schema = {"type": "integer", "minimum": 0}
 NUMBER: Schema = {"type": ["number", "null"]}  # null for one that is not finite, of which JSON has none
 ANY: Schema = {}
 DIGEST: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 RANGE: Schema = {"type": ["array", "null"], "items": NUMBER, "minItems": 2, "maxItems": 2}  # of a row's value
 NUMBERS: Schema = named_schema(NUMBER)
 TEXTS: Schema = named_schema(TEXT)
-ENDED: Schema = {"enum": list(get_args(FinishReason))}
-DRAWS = list_schema(
+FINISH_REASON_SCHEMA: Schema = {"enum": list(get_args(FinishReason))}
+DRAWS_SCHEMA = list_schema(
     object_schema(
-        {"values": NUMBERS, "note": TEXT, "finish_reason": ENDED, "tokens": WHOLE}, "note", "finish_reason", "tokens"
+        {"values": NUMBERS, "note": TEXT, "finish_reason": FINISH_REASON_SCHEMA, "tokens": COUNT_SCHEMA},
+        "note",
+        "finish_reason",
+        "tokens",
     )
 )
-PLAIN: Mapping[type, Schema] = {
+TYPE_SCHEMAS: Mapping[type, Schema] = {
     str: TEXT, int: {"type": "integer"}, float: NUMBER, bool: {"type": "boolean"}, dict: {"type": "object"},
     list: {"type": "array"},
 }  # fmt: skip
@@ -55,22 +58,25 @@ def file_schemas() -> dict[str, Schema]:
     keys = dict.fromkeys(("place", "suite", "suite_digest", "candidate", "eval", "role", "weights", "base"), TEXT)
     keys |= dict.fromkeys(("project", "claims", "settings", "measure"), TEXT)
     keys |= {
-        "attempt": WHOLE,
-        "count": WHOLE,
+        "attempt": COUNT_SCHEMA,
+        "count": COUNT_SCHEMA,
         "rows": DIGEST,
-        "n": WHOLE,
+        "n": COUNT_SCHEMA,
         "scores": TEXT,
     }
     look = object_schema({**head, **keys, "most": {"type": ["integer", "null"]}, "continues": TEXT})
     ledger = [{"title": "a look", **look}, {"title": "the beginning", **object_schema({**head, "ledger": TEXT})}]
     made: dict[str, Schema] = {
-        "report": {"title": "report.json", **record_schema(Run, format={"enum": [report_json.FORMAT]}, sha256=DIGEST)},
-        "event": _event(),
-        "sample": _sample(),
-        "lock": _lock(),
-        "manifest": _manifest(),
+        "report": {
+            "title": "report.json",
+            **record_schema(Run, format={"enum": [report_json.FORMAT_VERSION]}, sha256=DIGEST),
+        },
+        "event": _make_event_schema(),
+        "sample": _make_sample_schema(),
+        "lock": _make_lock_schema(),
+        "manifest": _make_manifest_schema(),
         "gates": {"title": "evidence/gates.json", **list_schema(record_schema(Verdict))},
-        "item": _item(),
+        "item": _make_item_schema(),
         "claim": {"title": "a line of evidence/claims.intoto.jsonl", **object_schema(claim)},
         "attempt": {"title": "a line of attempts.jsonl", "oneOf": ledger},
     }
@@ -104,13 +110,13 @@ def value_schema(want: Any) -> Schema:
             "minItems": len(args),
             "maxItems": len(args),
         }
-    return list_schema(value_schema(args[0])) if origin is not None else PLAIN.get(want, ANY)
+    return list_schema(value_schema(args[0])) if origin is not None else TYPE_SCHEMAS.get(want, ANY)
 
 
-def _event() -> Schema:
+def _make_event_schema() -> Schema:
     report, run = (record_schema(cls)["properties"] for cls in (ItemResult, Run))
     kinds = {
-        "run_start": {k: run[k] for k in events.BEGUN},
+        "run_start": {k: run[k] for k in events.START_KEYS},
         "stage": {"stage": TEXT, "detail": TEXT},
         "progress": record_schema(Progress)["properties"],
         "report": {k: v for k, v in report.items() if k not in ("verdicts", "traceback")},
@@ -119,7 +125,7 @@ def _event() -> Schema:
         "trial": record_schema(Trial)["properties"],
         "run_finish": {k: run[k] for k in ("exit_code", "problem", "conclusions", "folder", "seconds")},
     }
-    head = {"format": {"enum": [events.FORMAT]}, "at": TEXT}
+    head = {"format": {"enum": [events.FORMAT_VERSION]}, "at": TEXT}
     lines = [
         {"title": kind, **object_schema({**head, "event": {"enum": [kind]}, **keys})} for kind, keys in kinds.items()
     ]
@@ -129,24 +135,25 @@ def _event() -> Schema:
 OF_SOME_ROWS = ("lost", "partly_lost", "finish_reason", "tokens", "second_cluster", "draws")
 
 
-def _sample() -> Schema:
+def _make_sample_schema() -> Schema:
     """Return the schema of a line of samples_*.jsonl: the metrics stand beside the keys, each under its own name."""
     keys = {
-        "doc_id": WHOLE, "doc": {"type": "object"}, "target": ANY, "arguments": {"type": "object"},
+        "doc_id": COUNT_SCHEMA, "doc": {"type": "object"}, "target": ANY, "arguments": {"type": "object"},
         "messages": {"type": "array"}, "key": TEXT,
         "resps": {"type": "array"}, "filtered_resps": {"type": "array"}, "filter": TEXT,
         "metrics": list_schema(TEXT), "doc_hash": DIGEST, "prompt_hash": DIGEST, "target_hash": DIGEST,
         "id": TEXT, "cluster": {"type": ["string", "null"]}, "weight": {"type": "number"}, "weights": NUMBERS,
         "note": {"type": ["string", "null"]}, "details": {"type": "object"}, "nats": NUMBERS, "rendered": TEXT,
-        "lost": list_schema(TEXT), "partly_lost": NUMBERS, "finish_reason": ENDED, "tokens": WHOLE,
-        "second_cluster": TEXT, "draws": DRAWS,
+        "lost": list_schema(TEXT), "partly_lost": NUMBERS, "finish_reason": FINISH_REASON_SCHEMA,
+        "tokens": COUNT_SCHEMA,
+        "second_cluster": TEXT, "draws": DRAWS_SCHEMA,
     }  # fmt: skip
     optional = ("messages", "key", "details", "nats", "rendered", *OF_SOME_ROWS)
     made = object_schema(keys, *optional)
     return {"title": "a line of SUBJECT/samples_EVAL_TIME.jsonl", **made, "additionalProperties": NUMBER}
 
 
-def _manifest() -> Schema:
+def _make_manifest_schema() -> Schema:
     caveat = object_schema(
         {"text": TEXT, "outcome": {"enum": ["INCONCLUSIVE", "ERROR", None]}, "metrics": {"type": "array"}}
     )
@@ -156,15 +163,16 @@ def _manifest() -> Schema:
         "caveats": list_schema(caveat),
         "labels": list_schema(record_schema(Labels)),
     }
-    of_file, ids = object_schema({"size": WHOLE, "sha256": DIGEST}), list_schema(TEXT)
+    of_file, ids = object_schema({"size": COUNT_SCHEMA, "sha256": DIGEST}), list_schema(TEXT)
     keys = {
-        "format": {"enum": [attestation.FORMAT]}, "name": TEXT, "candidate": TEXT, "weights": TEXT,
+        "format": {"enum": [attestation.FORMAT_VERSION]}, "name": TEXT, "candidate": TEXT, "weights": TEXT,
         "template": {"type": ["string", "null"]}, "started": TEXT, "statistics": ANY,
-        "answers": object_schema({"requests": WHOLE, "cache_hits": WHOLE}), "invocation": {"type": "object"},
+        "answers": object_schema({"requests": COUNT_SCHEMA, "cache_hits": COUNT_SCHEMA}),
+        "invocation": {"type": "object"},
         "ignored": list_schema(object_schema(dict.fromkeys(("check", "by", "reason", "until"), TEXT))),
         "adapter": object_schema({"base": ANY, "weights": TEXT, "quantization": ANY}),
         "made_of": object_schema({"candidate": TEXT, "weights": TEXT}), "chosen": {"type": "object"}, "root": DIGEST,
-        "recipe": object_schema({"ships": WHOLE, "chosen": TEXT, "seeds": named_schema(TEXT)}),
+        "recipe": object_schema({"ships": COUNT_SCHEMA, "chosen": TEXT, "seeds": named_schema(TEXT)}),
         "evaluations": named_schema(object_schema(evaluation, "labels")), "files": named_schema(of_file),
         "ledger": object_schema({"ledgers": ids, "heads": ids, "lines": ids, "began": {"type": "boolean"}}),
     }  # fmt: skip
@@ -172,30 +180,31 @@ def _manifest() -> Schema:
     return {"title": "evidence/manifest.json", **object_schema(keys, *optional)}
 
 
-def _lock() -> Schema:
-    rows = object_schema({"rows": WHOLE, "sha256": DIGEST})
+def _make_lock_schema() -> Schema:
+    rows = object_schema({"rows": COUNT_SCHEMA, "sha256": DIGEST})
     metric = object_schema({"better": TEXT, "scale": TEXT, "combine": {"type": ["string", "null"]}, "range": RANGE})
     plugin = object_schema({k: {"type": ["string", "null"]} for k in ("name", "distribution", "code")})
     keys = {
-        "format": {"enum": [lock_reader.FORMAT]}, "recorded": TEXT, "suite": {"type": "object"},
+        "format": {"enum": [lock_reader.FORMAT_VERSION]}, "recorded": TEXT, "suite": {"type": "object"},
         "gates": list_schema({"type": "object"}), "subjects": TEXTS,
         "metrics": named_schema(named_schema(metric)), "data": named_schema(rows),
-        "looks": named_schema(list_schema(WHOLE)),
-        "left_out": named_schema(object_schema({"rows": WHOLE, "of": WHOLE, "sha256": DIGEST})),
+        "looks": named_schema(list_schema(COUNT_SCHEMA)),
+        "left_out": named_schema(object_schema({"rows": COUNT_SCHEMA, "of": COUNT_SCHEMA, "sha256": DIGEST})),
         "harness": TEXT, "plugins": list_schema(plugin), "python": TEXT, "packages": TEXTS,
     }  # fmt: skip
     return {"title": "suite.lock.json", **object_schema(keys, "looks", "left_out")}
 
 
-def _item() -> Schema:
+def _make_item_schema() -> Schema:
     keys = {
         "item": TEXT, "id": TEXT, "cluster": {"type": ["string", "null"]}, "doc_hash": DIGEST, "prompt_hash": DIGEST,
         "target_hash": DIGEST, "weight": NUMBER, "weights": NUMBERS, "answer_hash": DIGEST, "values": NUMBERS,
-        "number": WHOLE, "slices": TEXTS, "key": TEXT, "place": WHOLE, "leak": TEXT,
-        "lost": list_schema(TEXT), "partly_lost": NUMBERS, "finish_reason": ENDED, "tokens": WHOLE,
-        "second_cluster": TEXT, "draws": DRAWS,
+        "number": COUNT_SCHEMA, "slices": TEXTS, "key": TEXT, "place": COUNT_SCHEMA, "leak": TEXT,
+        "lost": list_schema(TEXT), "partly_lost": NUMBERS, "finish_reason": FINISH_REASON_SCHEMA,
+        "tokens": COUNT_SCHEMA,
+        "second_cluster": TEXT, "draws": DRAWS_SCHEMA,
     }  # fmt: skip
-    bare = {"item": TEXT, "number": WHOLE, "row": DIGEST}
+    bare = {"item": TEXT, "number": COUNT_SCHEMA, "row": DIGEST}
     private = {"title": "a row of a private evaluation", **object_schema({"sha256": DIGEST, **bare})}
     unasked = {"title": "a row that was not evaluated, since its evaluation stopped early", **object_schema(bare)}
     row = {"title": "a row", **object_schema(keys, "place", "leak", *OF_SOME_ROWS)}

@@ -13,7 +13,7 @@ from harness.records.metrics import Metric
 from harness.records.samples import Score
 from harness.suite.tables import SuiteTable, name_of_run
 
-FORMAT = 1  # of suite.lock.json; raised when an older `verify` would misread
+FORMAT_VERSION = 1  # of suite.lock.json; raised when an older `verify` would misread
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class LockedSuite:
 
 def read_lock(lock: Mapping[str, Any], candidate: str) -> LockedSuite:
     """Read the claims of a lock. Raises ValueError, KeyError or TypeError where it is malformed."""
-    if type(lock["format"]) is not int or lock["format"] != FORMAT:
-        raise ValueError(f"the lock has format {lock['format']!r}, this harness reads {FORMAT}")
+    if type(lock["format"]) is not int or lock["format"] != FORMAT_VERSION:
+        raise ValueError(f"the lock has format {lock['format']!r}, this harness reads {FORMAT_VERSION}")
     suite = lock["suite"]
     parent = next((e["from_"] for e in suite["exports"] if e.get("name") == candidate), None)
     gates: dict[str, Gate] = {}
     for table in lock["gates"]:
         own = {k: v for k, v in table.items() if k not in ("claim", "blocking", "candidates")}
-        gate: Gate = _read(Gate, own, where="")
+        gate: Gate = _make_record_from_table(Gate, own, where="")
         if mistakes := gate.find_mistakes():
             raise ValueError(f'gate "{gate.id}": {mistakes[0]}')
         derived = (gate.claim(), gate.blocking, gate.applies_to(candidate))
@@ -57,15 +57,17 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> LockedSuite:
     if stray := [n for g in gates.values() for n in (*g.requires, *g.any_of) if n not in gates]:
         raise ValueError(f'gate "{stray[0]}" is referenced but missing')
     gates = {i: replace(g, among=len(gates[g.group].any_of) if g.group in gates else 1) for i, g in gates.items()}
-    about: SuiteTable = _read(SuiteTable, suite["header"])
+    about: SuiteTable = _make_record_from_table(SuiteTable, suite["header"])
     if not 0 < about.alpha <= 0.5:
         raise ValueError(f"alpha is {about.alpha}; it must be more than 0 and at most 0.5")
     tables = {(e, m): table for e, metrics in lock["metrics"].items() for m, table in metrics.items()}
     metrics: dict[str, dict[str, Metric]] = {}
     for (name, metric), table in tables.items():
-        combine = _elsewhere if table["combine"] else None
+        combine = _raise_uncomputable if table["combine"] else None
         limits = table.get("range")
-        known = None if limits is None else (_limit(limits[0], -math.inf), _limit(limits[1], math.inf))
+        known = (
+            None if limits is None else (_parse_range_end(limits[0], -math.inf), _parse_range_end(limits[1], math.inf))
+        )
         metrics.setdefault(name, {})[metric] = Metric(metric, table["better"], table["scale"], combine, range=known)
     combines = {f"{e}.{m}": str(t["combine"]) for (e, m), t in tables.items() if t["combine"]}
     rows = {name: int(data["rows"]) for name, data in lock["data"].items()}
@@ -77,17 +79,17 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> LockedSuite:
     return LockedSuite(about, gates, metrics, combines, evals, *known_rows, parent, told, runs)
 
 
-def _read(cls: Any, table: Mapping[str, Any], **given: Any) -> Any:
+def _make_record_from_table(cls: Any, table: Mapping[str, Any], **given: Any) -> Any:
     wrong: list[str] = []
     if (record := schema.read_table(cls, table, lambda _, mistake: wrong.append(mistake), **given)) is None:
         raise ValueError(wrong[0])
     return record
 
 
-def _limit(end: Any, infinite: float) -> float:
+def _parse_range_end(end: Any, infinite: float) -> float:
     """Return an end of a range, which JSON has as null where it is infinite."""
     return infinite if end is None else float(end)
 
 
-def _elsewhere(scores: Sequence[Score]) -> float:
+def _raise_uncomputable(scores: Sequence[Score]) -> float:
     raise ValueError(f"a metric of {len(scores)} rows is computed by code that is not in the evidence")

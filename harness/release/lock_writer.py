@@ -28,7 +28,7 @@ from harness.plugins import Plugins
 from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.samples import rows_digest
-from harness.release.lock_reader import FORMAT
+from harness.release.lock_reader import FORMAT_VERSION
 from harness.stats.eprocess import interim_sizes
 from harness.suite.tables import Suite
 from harness.texts import secrets
@@ -52,18 +52,20 @@ def make_lock(collection: Collection, run: Run, leaks: contamination.Leaks | Non
         several = {name: task.samples, f"{name} (worked examples)": task.shots, f"{name} (select)": task.select}
         data |= {what: {"rows": len(some), "sha256": rows_digest(some)} for what, some in several.items() if some}
     return {
-        "format": FORMAT,
+        "format": FORMAT_VERSION,
         "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
         "suite": {
             "name": suite.name,
             "file": suite.path.name,
             "digest": suite.digest,
-            **_source(suite),
-            **_tables(collection),
+            **_make_source_entry(suite),
+            **_make_suite_tables(collection),
         },
         "gates": [{**own_keys(g), "claim": g.claim(), "blocking": g.blocking, "candidates": on} for g, on in gates],
         "subjects": dict(run.digests),
-        "metrics": {n: {m.name: _metric(m) for m in t.metrics.values()} for n, t in collection.tasks.items()},
+        "metrics": {
+            n: {m.name: _convert_metric_to_json(m) for m in t.metrics.values()} for n, t in collection.tasks.items()
+        },
         "data": data,
         **({"looks": stops} if stops else {}),
         **({"left_out": left_out} if left_out else {}),
@@ -74,12 +76,12 @@ def make_lock(collection: Collection, run: Run, leaks: contamination.Leaks | Non
     }
 
 
-def _source(suite: Suite) -> dict[str, Any]:
+def _make_source_entry(suite: Suite) -> dict[str, Any]:
     """Return a suite's digest, and the tables that it is made of, so that whoever has the lock can make it again."""
     return {"digest": suite.digest} | ({} if suite.source is None else {"source": suite.source})
 
 
-def _tables(collection: Collection) -> dict[str, Any]:
+def _make_suite_tables(collection: Collection) -> dict[str, Any]:
     """Return the suite's tables with the defaults of every plugin's options filled in."""
     suite, use = collection.suite, partial(lock_table, collection.plugins)
     about = own_keys(suite.header)
@@ -108,7 +110,7 @@ def lock_table(plugins: Plugins, kind: str, table: Any) -> dict[str, Any]:
     return {**own_keys(table), "options": secrets.redact_options(options)}
 
 
-def _metric(metric: Metric) -> dict[str, Any]:
+def _convert_metric_to_json(metric: Metric) -> dict[str, Any]:
     """Return a metric's direction, scale, range, and MODULE:NAME of the code that makes it of all rows."""
     inner = getattr(metric.combine, "func", metric.combine)  # the function that a `partial` calls
     name = getattr(inner, "__qualname__", type(inner).__qualname__)
@@ -132,10 +134,10 @@ def describe_plugins(plugins: Plugins) -> Iterator[dict[str, str | None]]:
         if plugin is not None and (id(plugin) in modules or top not in tops):  # an object of these has their code
             content = keys.digest_content([plugin])  # of the whole package: which module of it is a plugin counts, too
             code = content if top == place else digest_value([place, content])
-            yield {"name": Path(name).name, "distribution": _label(top), "code": code}
+            yield {"name": Path(name).name, "distribution": _find_distribution_label(top), "code": code}
 
 
-def _label(module: str) -> str | None:
+def _find_distribution_label(module: str) -> str | None:
     """Return the distribution that declares a module, marked where the code is not what was installed.
 
     Whoever runs the harness can write it, so nothing but people may read it.
@@ -154,11 +156,11 @@ def _label(module: str) -> str | None:
     there = Path(file).resolve().is_relative_to(Path(unquote(root)).resolve())
     if there and editable:
         return f"{dist.name} {dist.version} (editable)"
-    whole = there and _is_as_installed(dist, module)
+    whole = there and _is_unchanged_since_install(dist, module)
     return f"{dist.name} {dist.version}{'' if whole else ' (not as installed)'}"
 
 
-def _is_as_installed(dist: importlib.metadata.Distribution, module: str) -> bool:
+def _is_unchanged_since_install(dist: importlib.metadata.Distribution, module: str) -> bool:
     """Return whether the files of a module are those that its distribution recorded."""
     listed = [f for f in dist.files or () if f.parts[0] in (module, f"{module}.py") and f.hash]
     found = (hashlib.new(f.hash.mode, f.read_binary()).digest() for f in listed if f.hash)

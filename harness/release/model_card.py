@@ -23,7 +23,7 @@ from harness.texts.secrets import redact_options, redact_text
 
 USE = "## Use\n\n"
 VLLM_RANK = 16  # the largest it serves unless told otherwise
-SCALED = (
+SCALED_ROPE_TEXT = (
     f"\nIt has scaled rotary positions (`{FACTORS}`), which plain transformers does not read "
     "from a GGUF file: loaded there it computes something else, so use llama.cpp or the "
     "harness."
@@ -56,7 +56,7 @@ def write_card(
         f"- **{escape_markdown(check)}** (ignored): {escape_markdown(w.summary())}"
         for check, w in run.passed_over.items()
     ]
-    others = ", ".join(markdown_code(_plugin(p)) for p in strange)
+    others = ", ".join(markdown_code(_describe_plugin(p)) for p in strange)
     took = run.facts.get(f"export to {declared.to}", {}).get("swap_in_ms")
     licence, told_by = find_base_licence(Path(ref.path), run.facts.get("model", {}))
     front = {
@@ -64,20 +64,21 @@ def write_card(
         "library_name": "peft" if ref.adapter else "llama.cpp" if find_gguf(Path(ref.path)) else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["finetune-harness"],
-        "model-index": [{"name": suite.name, "results": list(_results(suite, declared, run))}],
+        "model-index": [{"name": suite.name, "results": list(_iterate_model_index_results(suite, declared, run))}],
     }
     if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", run.model):
         front["base_model"] = run.model.partition("@")[0]
     parts = [
-        "---\n" + "".join(f"{key}: {_yaml(value)}\n" for key, value in front.items()) + "---",
+        "---\n" + "".join(f"{key}: {_format_yaml_as_json(value)}\n" for key, value in front.items()) + "---",
         f"# {escape_markdown(suite.name)}",
         "\n".join(map(escape_markdown, suite.header.description.split("\n"))).strip(),
         f"Base: {markdown_code(run.model)}, weights `{run.digests.get('base', '')[:16]}`. "
         f"Licence of the base: {escape_markdown(told_by)}.",
         f"Suite: {markdown_code(suite.path.name)} (`{run.digest[:16]}`), run {run.started} with harness {run.harness}. "
-        f"Candidate: {escape_markdown(declared.candidate)}, weights `{ref.digest[:16]}`{_made_of(declared, run)}.",
+        f"Candidate: {escape_markdown(declared.candidate)}, weights `{ref.digest[:16]}`"
+        f"{_describe_copy_origin(declared, run)}.",
         f"Code from outside the harness took part in it: {others}." if others else "",
-        "## Gates\n\n" + "\n".join(_gates(verdicts)),
+        "## Gates\n\n" + "\n".join(_iterate_gate_table_lines(verdicts)),
         "## Waivers\n\n" + "\n".join(waivers) if waivers else "",
         "\n\n".join(escape_markdown(f"{c[0].upper()}{c[1:]}.") for c in run.conclusions),
         USE + usage_markdown(ref, run.model),
@@ -89,13 +90,13 @@ def write_card(
     return redact_text("\n\n".join(part for part in parts if part)) + "\n"
 
 
-def _plugin(plugin: Mapping[str, Any]) -> str:
+def _describe_plugin(plugin: Mapping[str, Any]) -> str:
     """Return a plugin's name, its label and the digest of its code."""
     about = [*filter(None, [plugin["distribution"]]), f"sha256:{str(plugin['code'])[:16]}"]
     return f"{plugin['name']} ({', '.join(about)})"
 
 
-def _yaml(value: Any) -> str:
+def _format_yaml_as_json(value: Any) -> str:
     """Write a value as JSON, what YAML takes for the end of a line spelt out as both of them do."""
     return escape_controls(json.dumps(value, ensure_ascii=False))
 
@@ -117,7 +118,7 @@ def find_base_licence(folder: Path, facts: Mapping[str, Any]) -> BaseLicence:
 
 def usage_markdown(ref: ModelRef, base: str) -> str:
     """Return how to load and how to serve what was exported, as Markdown."""
-    careful, auto = "", _auto_class(Path(ref.path))
+    careful, auto = "", _choose_auto_class(Path(ref.path))
     if ref.adapter:
         load = [
             "from peft import PeftModel",
@@ -135,12 +136,13 @@ def usage_markdown(ref: ModelRef, base: str) -> str:
         load = [
             "from llama_cpp import Llama",
             "",
-            f"model = Llama({_yaml(f'model/{single.name}')}, n_ctx=0)  # its own context and chat template",
+            f"model = Llama({_format_yaml_as_json(f'model/{single.name}')}, n_ctx=0)"
+            "  # its own context and chat template",
             'model.create_chat_completion([{"role": "user", "content": "…"}])',
         ]
         serve = f"llama-server -m {shlex.quote(escape_controls(f'model/{single.name}'))}"
         if FACTORS in read_gguf(single).tensors:
-            careful = SCALED
+            careful = SCALED_ROPE_TEXT
     else:
         load = [
             f"from transformers import {auto}, AutoTokenizer",
@@ -149,7 +151,7 @@ def usage_markdown(ref: ModelRef, base: str) -> str:
             'tokenizer = AutoTokenizer.from_pretrained("model")',
         ]
         serve = "vllm serve model"
-        if method := _quantised_by(Path(ref.path)):
+        if method := _find_quantisation_library(Path(ref.path)):
             load.insert(0, f"# quantised: needs {escape_controls(method)} as well as transformers")
     return "\n".join(["```python", *load, "```", "", "```bash", serve, "```", careful]).rstrip()
 
@@ -170,7 +172,7 @@ def load_from_hub(card: str, repo: str) -> str:
     return before + heading + use + check + after
 
 
-def _auto_class(folder: Path) -> str:
+def _choose_auto_class(folder: Path) -> str:
     """Return the class of transformers that loads all of a model: another one where it reads more than text."""
     config = folder / "config.json"
     told = json.loads(config.read_text("utf-8")) if config.is_file() else {}
@@ -179,7 +181,7 @@ def _auto_class(folder: Path) -> str:
     return "AutoModelForImageTextToText" if "text_config" in beside and more else "AutoModelForCausalLM"
 
 
-def _results(suite: Suite, declared: Export, run: Run) -> Iterator[dict[str, Any]]:
+def _iterate_model_index_results(suite: Suite, declared: Export, run: Run) -> Iterator[dict[str, Any]]:
     data = {e.name: e.data or e.use for e in suite.evals}
     for report in run.results:
         if report.subject == declared.candidate and report.outcome == "done":
@@ -191,7 +193,7 @@ def _results(suite: Suite, declared: Export, run: Run) -> Iterator[dict[str, Any
             }
 
 
-def _gates(verdicts: Sequence[Verdict]) -> Iterator[str]:
+def _iterate_gate_table_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
     yield "| gate | claim | verdict | measured |"
     yield "|---|---|---|---|"
     for v in verdicts:
@@ -199,7 +201,7 @@ def _gates(verdicts: Sequence[Verdict]) -> Iterator[str]:
         yield "| " + " | ".join(map(escape_markdown, (v.gate, f"{v.metric} {v.claim}", said, v.why))) + " |"
 
 
-def _quantised_by(folder: Path) -> str:
+def _find_quantisation_library(folder: Path) -> str:
     """Return the library that reads a model in fewer bits, as its configuration names it, or an empty text."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
@@ -208,7 +210,7 @@ def _quantised_by(folder: Path) -> str:
         return ""
 
 
-def _made_of(declared: Export, run: Run) -> str:
+def _describe_copy_origin(declared: Export, run: Run) -> str:
     """Return what a copy was made of, and how far it is from it where its exporter measured that."""
     if not declared.name:
         return ""

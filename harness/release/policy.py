@@ -17,9 +17,9 @@ from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.gates.gate import Gate
 from harness.release import LAYERS
 
-LONG = 10**15  # a whole number from here on is refused before anything is done with it
+MAX_INTEGER = 10**15  # a whole number from here on is refused before anything is done with it
 ANY = "*"  # whatever the suite is
-STRICT = """\
+STRICT_POLICY = """\
 suites = ["*"]                # any suite
 threshold = 1                 # signed by a key of --key
 waivers = false               # each blocking gate passed
@@ -106,7 +106,9 @@ class Policy:
         return [self.harness] if isinstance(self.harness, str) else self.harness
 
 
-LOOKED: tuple[tuple[int, str, str, Callable[[Policy], object]], ...] = (  # the line it is told on, what, key, whether
+TYPICAL_MISTAKES: tuple[
+    tuple[int, str, str, Callable[[Policy], object]], ...
+] = (  # the line it is told on, what, key, whether
     (1, "signer", "[[key]]", lambda p: p.keys),
     (2, "suite", "suites", lambda p: p.suites != [ANY]),
     (2, "claims of its gates", "[[claim]]", lambda p: p.claims or all(re.fullmatch(DIGEST, s) for s in p.suites)),
@@ -128,7 +130,7 @@ LOOKED: tuple[tuple[int, str, str, Callable[[Policy], object]], ...] = (  # the 
 def list_unchecked(policy: Policy | None, looked: Collection[str] = ()) -> list[str]:
     """Return what is not looked at under a policy, or without one, each with its key, unless that was `looked` at."""
     lines: dict[int, list[str]] = {}
-    for line, what, key, is_demanded in LOOKED:
+    for line, what, key, is_demanded in TYPICAL_MISTAKES:
         if key not in looked and (policy is None or not is_demanded(policy)):
             lines.setdefault(line, []).append(f"{what} ({key})")
     return [", ".join(left) for left in lines.values()]
@@ -137,7 +139,7 @@ def list_unchecked(policy: Policy | None, looked: Collection[str] = ()) -> list[
 def read_policy(path: Path, *, strict: bool = False) -> Policy:
     """Read a policy, or the policy STRICT for the keys in a .pub file; raises UsageError with all that is wrong."""
     try:
-        text = (STRICT if strict else "") + path.read_text("utf-8")
+        text = (STRICT_POLICY if strict else "") + path.read_text("utf-8")
         raw = tomllib.loads(text)
     except OSError as error:
         way = "name the .pub file that harness keygen wrote" if strict else "name a policy file"
@@ -149,25 +151,27 @@ def read_policy(path: Path, *, strict: bool = False) -> Policy:
     def complain(_: str, what: str) -> None:
         mistakes.add(str(path), what)
 
-    for key in (key for key, value in raw.items() if _huge(value)):
+    for key in (key for key, value in raw.items() if _has_huge_number(value)):
         complain(key, f'"{key}" is too large a number')
     mistakes.raise_errors()
-    of_keys, of_claims = _tables(raw, "key", Key, complain), _tables(raw, "claim", Gate, complain)
+    of_keys, of_claims = _pop_tables(raw, "key", Key, complain), _pop_tables(raw, "claim", Gate, complain)
     found = [schema.read_table(Key, table, complain) for table in of_keys]
-    keys, claims = tuple(k for k in found if k), tuple(_claims(of_claims, complain))
+    keys, claims = tuple(k for k in found if k), tuple(_iterate_claim_gates(of_claims, complain))
     raw = {"suites": [], **raw} if raw.get("all_of") else raw
-    served = _served(raw, complain)
+    served = _pop_served_demands(raw, complain)
     digest = hashlib.sha256(text.encode()).hexdigest()
     policy: Any = schema.read_table(Policy, raw, complain, keys=keys, claims=claims, served=served, digest=digest)
-    wrong = _mistakes(keys, raw.get("threshold", 1), "binding" in raw) if len(keys) == len(found) else ()
-    for mistake in (*wrong, *(_odd(policy, raw) if policy else ())):
+    wrong = _iterate_key_errors(keys, raw.get("threshold", 1), "binding" in raw) if len(keys) == len(found) else ()
+    for mistake in (*wrong, *(_iterate_impossible_values(policy, raw) if policy else ())):
         complain("", mistake)
     mistakes.raise_errors()
     assert isinstance(policy, Policy)
     return policy
 
 
-def _tables(raw: dict[str, Any], name: str, cls: type[Key | Gate], complain: schema.Complain) -> list[dict[str, Any]]:
+def _pop_tables(
+    raw: dict[str, Any], name: str, cls: type[Key | Gate], complain: schema.Complain
+) -> list[dict[str, Any]]:
     """Take `[[name]]` out of a policy; a key that was pasted below it, and is the policy's own, is given back."""
     tables = raw.pop(name, [])
     tables = [t if isinstance(t, dict) else {} for t in (tables if isinstance(tables, list) else [tables])]
@@ -181,7 +185,7 @@ def _tables(raw: dict[str, Any], name: str, cls: type[Key | Gate], complain: sch
     return tables
 
 
-def _claims(tables: list[dict[str, Any]], complain: schema.Complain) -> Iterator[Gate]:
+def _iterate_claim_gates(tables: list[dict[str, Any]], complain: schema.Complain) -> Iterator[Gate]:
     """Read claims as gates are read; which others they stand with is a suite's own affair."""
     for number, table in enumerate(tables, 1):
 
@@ -196,7 +200,7 @@ def _claims(tables: list[dict[str, Any]], complain: schema.Complain) -> Iterator
             yield claim
 
 
-def _served(raw: dict[str, Any], complain: schema.Complain) -> ServedDemands | None:
+def _pop_served_demands(raw: dict[str, Any], complain: schema.Complain) -> ServedDemands | None:
     """Take [served] out of a policy, and read it."""
     if (table := raw.pop("served", None)) is None:
         return None
@@ -208,7 +212,7 @@ def _served(raw: dict[str, Any], complain: schema.Complain) -> ServedDemands | N
     for name in read.layers if read else ():
         if name not in LAYERS:
             complain("", f'[served]: layers has "{name}"{did_you_mean(name, LAYERS)}')
-    if read and read.longest is not None and not 0 < read.longest < LONG:
+    if read and read.longest is not None and not 0 < read.longest < MAX_INTEGER:
         complain("", f'[served]: "longest" is {schema.format_toml(read.longest)}; it must be 1 token or more')
     age = read.max_age_days if read else None
     if age is not None and not 0 < age <= RANGES[0][1]:
@@ -216,7 +220,7 @@ def _served(raw: dict[str, Any], complain: schema.Complain) -> ServedDemands | N
     return read
 
 
-def _odd(policy: Policy, raw: Mapping[str, Any]) -> Iterator[str]:
+def _iterate_impossible_values(policy: Policy, raw: Mapping[str, Any]) -> Iterator[str]:
     """Yield which values no export can have."""
     for key, most, want in RANGES:
         value = raw.get(key)  # nan is in no range
@@ -232,7 +236,7 @@ def _odd(policy: Policy, raw: Mapping[str, Any]) -> Iterator[str]:
             yield f'"plugins" has {schema.format_toml(plugin)}: {what}{pin}'
 
 
-def _mistakes(keys: tuple[Key, ...], threshold: Any, of_rows: bool) -> Iterator[str]:
+def _iterate_key_errors(keys: tuple[Key, ...], threshold: Any, of_rows: bool) -> Iterator[str]:
     """Yield what is wrong with the keys and their threshold; one key under two names would count twice."""
     for key in keys:
         if not re.fullmatch("[0-9a-fA-F]{64}", key.public):
@@ -248,11 +252,11 @@ def _mistakes(keys: tuple[Key, ...], threshold: Any, of_rows: bool) -> Iterator[
         yield f"threshold is {threshold}; it must be 1 to {len(keys)}, the number of keys"
 
 
-def _huge(value: Any) -> bool:
+def _has_huge_number(value: Any) -> bool:
     """Return whether a value holds a whole number that no policy means, and that cannot be written out."""
     if isinstance(value, (list, dict)):
-        return any(_huge(v) for v in (value.values() if isinstance(value, dict) else value))
-    return isinstance(value, int) and abs(value) >= LONG
+        return any(_has_huge_number(v) for v in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, int) and abs(value) >= MAX_INTEGER
 
 
 def check_signers(envelopes: Sequence[Envelope], policy: Policy, what: str) -> list[str]:

@@ -46,7 +46,7 @@ def find_refusals(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str
         if (there := lock["data"].get(name, {}).get("sha256", digest)) != digest:
             yield f'the rows of "{name}" have digest {there[:16]}, but the policy requires {digest[:16]} (data)'
     if policy.plugins is not None:
-        yield from _plugins(policy.plugins, lock["plugins"])
+        yield from _iterate_unlisted_plugin_errors(policy.plugins, lock["plugins"])
 
 
 def is_listed_suite(suite: Mapping[str, Any], wanted: Collection[str]) -> bool:
@@ -54,7 +54,7 @@ def is_listed_suite(suite: Mapping[str, Any], wanted: Collection[str]) -> bool:
     return ANY in wanted or suite["name"] in wanted or suite["digest"] in wanted
 
 
-def _plugins(wanted: Sequence[str], plugins: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _iterate_unlisted_plugin_errors(wanted: Sequence[str], plugins: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield the plugins whose code is not listed; a name is a label."""
     codes = {one.rpartition("sha256:")[2] for one in wanted}
     for plugin in plugins:
@@ -83,7 +83,7 @@ def match_policy(
     for name in (name for name in policy.data if name not in lock["data"]):
         lacking[f"data {name}"] = f'the lock has no rows of "{name}"{did_you_mean(name, lock["data"])} (data)'
     for number, claim in enumerate(policy.claims):
-        gate, why = _meeting(claim, locked, verdicts, candidate)
+        gate, why = _find_covering_gate(claim, locked, verdicts, candidate)
         if gate:
             gates.add(gate)
         else:
@@ -91,7 +91,7 @@ def match_policy(
     return PolicyMatch(lacking, frozenset(gates))
 
 
-def _meeting(claim: Gate, locked: LockedSuite, verdicts: Verdicts, candidate: str) -> tuple[str, str]:
+def _find_covering_gate(claim: Gate, locked: LockedSuite, verdicts: Verdicts, candidate: str) -> tuple[str, str]:
     """Return the gate that meets a claim, or nothing and why none does.
 
     It keeps the candidate from shipping, or where the claim says "warn" is about it.
@@ -106,7 +106,9 @@ def _meeting(claim: Gate, locked: LockedSuite, verdicts: Verdicts, candidate: st
     named = replace(claim, versus=locked.parent) if claim.versus == PARENT and locked.parent else claim
     covers = [g for g in gates if g.implies(named, metric)]
     most = claim.alpha or SuiteTable.alpha
-    whys = [_verdict_error(g, locked, verdicts, None if metric.is_count or g.kind.counts else most) for g in covers]
+    whys = [
+        _find_verdict_error(g, locked, verdicts, None if metric.is_count or g.kind.counts else most) for g in covers
+    ]
     if "" in whys:
         return covers[whys.index("")].id, ""
     if whys:
@@ -115,7 +117,7 @@ def _meeting(claim: Gate, locked: LockedSuite, verdicts: Verdicts, candidate: st
     return "", f"no blocking gate implies it; {told}" if told else "no blocking gate is on this metric"
 
 
-def _verdict_error(gate: Gate, locked: LockedSuite, verdicts: Verdicts, most: float | None) -> str:
+def _find_verdict_error(gate: Gate, locked: LockedSuite, verdicts: Verdicts, most: float | None) -> str:
     """Return why the verdict on a gate that covers a claim is not enough, or an empty text; it may risk `most`."""
     outcome, risk = verdicts.get(gate.id, {}).get("outcome"), gate.alpha or locked.about.alpha
     if outcome != Outcome.PASS:

@@ -21,11 +21,11 @@ from harness.errors import UsageError
 from harness.files import append_line, copy_range, hold_exclusively, open_file, replace_folder, reporting_write_errors
 from harness.release.policy import Policy
 from harness.release.releases import RECORD, Promotion, active_releases, current_release, releases_folder
-from harness.release.verified import LARGEST, VerifiedExport
+from harness.release.verified import MAX_FILE_BYTES, VerifiedExport
 from harness.release.verify import verify_export
 from harness.texts.numbers import format_metric
 
-MOST = 5  # changes of a kind that are told
+MAX_CHANGES = 5  # changes of a kind that are told
 Moved = tuple[VerifiedExport, Path | None, list[str]]  # what was found, the copy that is the release now, what changed
 
 
@@ -40,11 +40,14 @@ def promote_export(export: Path, policy: Policy | None = None, beside: Sequence[
     if not found.ok:
         return found, None, []
     to = releases_folder(export) / found.root[:16]
-    with _alone(export):
-        before, anew = _told(current_release(export)), _is_newer(_told_in(found.raw), _told(to))
+    with _lock_export(export):
+        before, anew = (
+            _read_folder_evidence(current_release(export)),
+            _is_newer_evidence(_parse_evidence(found.raw), _read_folder_evidence(to)),
+        )
         if anew:
             with reporting_write_errors(to, "; nothing was promoted"), replace_folder(to) as work:
-                shutil.copytree(export, work, symlinks=True, dirs_exist_ok=True, copy_function=_copy)
+                shutil.copytree(export, work, symlinks=True, dirs_exist_ok=True, copy_function=_copy_to_new_file)
                 copied = verify_export(work, policy, last=current_release(export), beside=beside)
                 if not copied.ok or copied.root != found.root:
                     why = copied.refused or "another model"
@@ -54,8 +57,8 @@ def promote_export(export: Path, policy: Policy | None = None, beside: Sequence[
             raise UsageError(f"{to}: differs from the verified root {found.root[:16]}; remove it and promote again")
         released = active_releases(export)
         if kept.ok and (anew or not released or released[-1].root != found.root):
-            _record(export, kept, back=False)
-    return kept, to, _changes(before, _told_in(kept.raw))
+            _record_promotion(export, kept, back=False)
+    return kept, to, _describe_changes(before, _parse_evidence(kept.raw))
 
 
 def roll_back(export: Path, policy: Policy | None = None, beside: Sequence[Path] = ()) -> Moved:
@@ -63,13 +66,16 @@ def roll_back(export: Path, policy: Policy | None = None, beside: Sequence[Path]
 
     Returns what `promote` does. Raises UsageError when there is none.
     """
-    _before(export)
-    with _alone(export):
-        before, to = _told(current_release(export)), releases_folder(export) / _before(export).root[:16]
+    _find_previous_release(export)
+    with _lock_export(export):
+        before, to = (
+            _read_folder_evidence(current_release(export)),
+            releases_folder(export) / _find_previous_release(export).root[:16],
+        )
         found = verify_export(to, policy, beside=beside)
         if found.ok:
-            _record(export, found, back=True)
-    return found, to, _changes(before, _told_in(found.raw))
+            _record_promotion(export, found, back=True)
+    return found, to, _describe_changes(before, _parse_evidence(found.raw))
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class _Told:
     keys: frozenset[str]
 
 
-def _told(folder: Path | None) -> _Told | None:
+def _read_folder_evidence(folder: Path | None) -> _Told | None:
     """Return what the evidence in a folder says, or None where there is none that can be read."""
     if folder is None:
         return None
@@ -89,13 +95,13 @@ def _told(folder: Path | None) -> _Told | None:
     try:
         for name in (MANIFEST, GATES, CLAIMS):
             with open_file(folder / EVIDENCE / name, below=folder) as f:
-                raw[name] = f.read(LARGEST)
+                raw[name] = f.read(MAX_FILE_BYTES)
     except OSError:
         return None
-    return _told_in(raw)
+    return _parse_evidence(raw)
 
 
-def _told_in(raw: Mapping[str, bytes]) -> _Told | None:
+def _parse_evidence(raw: Mapping[str, bytes]) -> _Told | None:
     """Return what evidence says by the bytes of its files, or None where that cannot be read."""
     try:
         manifest, gates = (read_json(raw[name]) for name in (MANIFEST, GATES))
@@ -106,7 +112,7 @@ def _told_in(raw: Mapping[str, bytes]) -> _Told | None:
         return None
 
 
-def _is_newer(one: _Told | None, kept: _Told | None) -> bool:
+def _is_newer_evidence(one: _Told | None, kept: _Told | None) -> bool:
     """Return whether evidence takes the place of what is kept: of a later run, or of the same with a signature more."""
     if one is None or kept is None:
         return kept is None
@@ -115,7 +121,7 @@ def _is_newer(one: _Told | None, kept: _Told | None) -> bool:
     return datetime.fromisoformat(one.manifest["started"]) > datetime.fromisoformat(kept.manifest["started"])
 
 
-def _changes(before: _Told | None, now: _Told | None) -> list[str]:
+def _describe_changes(before: _Told | None, now: _Told | None) -> list[str]:
     """Return what changed since the last release: of gates, numbers and signatures, a line each."""
     if before is None or now is None:
         return []
@@ -135,11 +141,11 @@ def _changes(before: _Told | None, now: _Told | None) -> list[str]:
     signatures = [f"by {signed[0]}, was by {signed[1]}"] if now.keys != before.keys else []
     told = {"gates": gates, "numbers": numbers, "signatures": signatures}
     for said in told.values():
-        said[MOST:] = [f"and {len(said) - MOST} more"] if len(said) > MOST else []
+        said[MAX_CHANGES:] = [f"and {len(said) - MAX_CHANGES} more"] if len(said) > MAX_CHANGES else []
     return [f"{what}: {'; '.join(said)}" for what, said in told.items() if said]
 
 
-def _before(export: Path) -> Promotion:
+def _find_previous_release(export: Path) -> Promotion:
     """Return the last release with other bytes than the present one; raises UsageError when there is none."""
     released = active_releases(export)
     if not (others := [line for line in released if line.root != released[-1].root]):
@@ -148,7 +154,7 @@ def _before(export: Path) -> Promotion:
 
 
 @contextmanager
-def _alone(export: Path) -> Iterator[None]:
+def _lock_export(export: Path) -> Iterator[None]:
     """Lock an export against other promotions; raises UsageError where its record cannot be written."""
     record = releases_folder(export) / RECORD
     with ExitStack() as held:
@@ -157,7 +163,7 @@ def _alone(export: Path) -> Iterator[None]:
         yield
 
 
-def _record(export: Path, found: VerifiedExport, back: bool) -> None:
+def _record_promotion(export: Path, found: VerifiedExport, back: bool) -> None:
     manifest = read_json(found.raw[MANIFEST])
     try:
         user = getpass.getuser()
@@ -170,7 +176,7 @@ def _record(export: Path, found: VerifiedExport, back: bool) -> None:
         append_line(record, asdict(line))
 
 
-def _copy(source: str, to: str) -> str:
+def _copy_to_new_file(source: str, to: str) -> str:
     with open_file(Path(source)) as f, Path(to).open("xb", buffering=0) as g:
         copy_range(f, g, 0, os.fstat(f.fileno()).st_size)
     return to

@@ -33,14 +33,14 @@ def publish_export(found: VerifiedExport, repo: str, to: Path | None) -> str:
 
     Raises UsageError on a name that the Hub does not take, a folder that is not empty, and an upload that failed.
     """
-    hub = _import_hub(repo)
+    hub = _import_hub_and_check_repo(repo)
     if to is not None:
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise UsageError(f"--to {to}: is not an empty folder; name another one")
-        write_repository(found, repo, to, hub, _copy)
+        write_repository(found, repo, to, hub, _copy_file)
         return str(to)
     with tempfile.TemporaryDirectory() as folder:
-        write_repository(found, repo, Path(folder), hub, _link)
+        write_repository(found, repo, Path(folder), hub, _link_or_copy_file)
         try:
             api = hub.HfApi()
             url = api.create_repo(repo, exist_ok=True)
@@ -94,16 +94,18 @@ def restore_export(folder: Path) -> Iterator[Path]:
     if (folder / MODEL).exists() or not (folder / EVIDENCE / CARD).is_file():
         yield folder
         return
-    with tempfile.TemporaryDirectory(dir=_writable_parent(folder), prefix=".harness-verify-") as made:
+    with tempfile.TemporaryDirectory(dir=_find_writable_parent(folder), prefix=".harness-verify-") as made:
         export = Path(made)
-        for name, _ in _walk_repository(folder):
-            _link((folder / name).resolve(), export / MODEL / name)
+        for name, _ in _iterate_published_files(folder):
+            _link_or_copy_file((folder / name).resolve(), export / MODEL / name)
         for path in (folder / EVIDENCE).iterdir():
-            _link(path.resolve(), export / path.name if path.name == CARD else export / EVIDENCE / path.name)
+            _link_or_copy_file(
+                path.resolve(), export / path.name if path.name == CARD else export / EVIDENCE / path.name
+            )
         yield export
 
 
-def _walk_repository(folder: Path) -> Iterator[tuple[str, Path]]:
+def _iterate_published_files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the files of the model in a published folder."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -111,27 +113,27 @@ def _walk_repository(folder: Path) -> Iterator[tuple[str, Path]]:
             yield name, path
 
 
-def _writable_parent(folder: Path) -> Path | None:
+def _find_writable_parent(folder: Path) -> Path | None:
     """Return where a link to its files can be made, or None for the usual folder of temporary files."""
     parent = folder.resolve().parent
     return parent if os.access(parent, os.W_OK) else None
 
 
-def _link(source: Path, to: Path) -> None:
+def _link_or_copy_file(source: Path, to: Path) -> None:
     """Put a file at another place, without copying it where the disk allows that."""
     to.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, to)
     except OSError:
-        _copy(source, to)
+        _copy_file(source, to)
 
 
-def _copy(source: Path, to: Path) -> None:
+def _copy_file(source: Path, to: Path) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, to)
 
 
-def _import_hub(repo: str) -> Any:
+def _import_hub_and_check_repo(repo: str) -> Any:
     try:
         import huggingface_hub
         from huggingface_hub.errors import HFValidationError

@@ -27,7 +27,7 @@ from harness.gates.gate import Gate
 from harness.records.samples import Caveat, Draw, Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
 from harness.release.lock_reader import LockedSuite
-from harness.release.verdict_consistency import NEAR, Verdicts, is_shut_by_flips
+from harness.release.verdict_consistency import RELATIVE_TOLERANCE, Verdicts, is_shut_by_flips
 from harness.reports.report_json import dumps
 from harness.stats import hypothesis_tests
 
@@ -39,14 +39,14 @@ FLOATS = (
 )  # fmt: skip
 BOUNDS = ("lower", "upper")
 NEAR_BOUND = 1e-7  # relative; a bound is where a p-value crosses alpha, and the search magnifies how that was rounded
-SAME = (
+SAME_KEYS = (
     "n", "risk", "labelled", "weightless", "clusters", "crossed", "method", "left_out", "repeated", "digest", "won",
     "lost", "won_count", "lost_count",
 )  # fmt: skip
 Samples = Mapping[str, Sequence[Sample]]  # the rows of items.jsonl, by evaluation: of all subjects together
 Results = Mapping[tuple[str, str], Result]  # and of each
 Leaks = Mapping[str, Mapping[str, str]]
-TINY = 1e-12  # below which numbers are the same whatever their ratio
+ABSOLUTE_TOLERANCE = 1e-12  # below which numbers are the same whatever their ratio
 
 
 @dataclass
@@ -99,7 +99,7 @@ def recompute_verdicts(
             raise UsageError(f'--recompute, or "recomputed" in a policy, needs {extra}') from None
     recomputed = RecomputationResult(wanted={*named, *(name for name, v in verdicts.items() if v["blocking"])})
     lines = list(read_items(export, manifest))
-    case = _CandidateEvidence(locked, manifest, verdicts, *_read(lines, manifest))
+    case = _CandidateEvidence(locked, manifest, verdicts, *_parse_evidence_rows(lines, manifest))
     for gate in (g for g in locked.gates.values() if g.id in verdicts and not g.any_of):
         if why := case.unable_error(gate):
             recomputed.unable[gate.id] = why
@@ -114,7 +114,7 @@ def recompute_verdicts(
             recomputed.unable[gate.id] = f'its member "{left}" was not'
         else:
             recomputed.gates.append(gate.id)
-    recomputed.differs = _rows_error(lines, locked)
+    recomputed.differs = _find_rows_digest_error(lines, locked)
     return recomputed
 
 
@@ -132,7 +132,7 @@ def read_items(export: Path, manifest: Mapping[str, Any]) -> Iterator[Mapping[st
         raise ValueError(f"{ITEMS} changed while it was read")
 
 
-def _rows_error(lines: Sequence[Mapping[str, Any]], locked: LockedSuite) -> str:
+def _find_rows_digest_error(lines: Sequence[Mapping[str, Any]], locked: LockedSuite) -> str:
     """Return of which evaluation the rows are not those of the lock, or differ between subjects, or an empty text."""
     digests: dict[str, dict[int, str]] = {}
     for row in lines:
@@ -146,7 +146,9 @@ def _rows_error(lines: Sequence[Mapping[str, Any]], locked: LockedSuite) -> str:
     return ""
 
 
-def _read(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> tuple[Samples, Results, Leaks]:
+def _parse_evidence_rows(
+    lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]
+) -> tuple[Samples, Results, Leaks]:
     """Return the rows as they were judged. Raises ValueError when two lines differ about one row."""
     samples: dict[str, dict[int, Sample]] = {}
     leaks: dict[str, dict[str, str]] = {}
@@ -163,7 +165,10 @@ def _read(lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> tu
         if "leak" in row:
             leaks.setdefault(name, {})[row["id"]] = row["leak"]
         rows.setdefault((subject, name), []).append((number, row.get("place", -1), score))
-    results = {key: _result(key, placed, manifest["evaluations"]["::".join(key)]) for key, placed in rows.items()}
+    results = {
+        key: _make_result_in_judged_order(key, placed, manifest["evaluations"]["::".join(key)])
+        for key, placed in rows.items()
+    }
     ordered = {name: [by_number[i] for i in sorted(by_number)] for name, by_number in samples.items()}
     for name, some in ordered.items():
         if len({s.id for s in some}) < len(some):
@@ -195,7 +200,9 @@ def score_from_row(row: Mapping[str, Any]) -> Score:
     return Score(str(row["id"]), values, number(row["weight"]), weights=weights, **about)
 
 
-def _result(key: tuple[str, str], rows: list[tuple[int, int, Score]], about: Mapping[str, Any]) -> Result:
+def _make_result_in_judged_order(
+    key: tuple[str, str], rows: list[tuple[int, int, Score]], about: Mapping[str, Any]
+) -> Result:
     """Return a result whose rows stand as they were judged: in the data's order, or in the one they were asked in."""
     numbers = sorted(number for number, _, _ in rows)
     if len(set(numbers)) < len(numbers):
@@ -232,10 +239,10 @@ class _CandidateEvidence:
         combine = self.locked.combines.get(gate.metric)
         if self.verdicts[gate.id]["outcome"] == Outcome.ERROR or metric is None:
             return "it was not decided"
-        if self.manifest["statistics"] != hypothesis_tests.VERSION:
+        if self.manifest["statistics"] != hypothesis_tests.METHOD_VERSION:
             return (
                 f"it was decided with statistics version {self.manifest['statistics']}, and this "
-                f"harness has {hypothesis_tests.VERSION}"
+                f"harness has {hypothesis_tests.METHOD_VERSION}"
             )
         if self.locked.evals[name].get("private"):
             return f'the rows of "{name}" are private'
@@ -256,15 +263,17 @@ class _CandidateEvidence:
         again = json.loads(dumps(asdict(self.decide(gate))))
         if again["outcome"] == Outcome.ERROR != recorded["outcome"]:
             return f"cannot be decided on the rows in the evidence: {again['why']}"
-        recorded, again = (_spread_runs(verdict) for verdict in (recorded, again))
+        recorded, again = (_flatten_run_values(verdict) for verdict in (recorded, again))
         for key in (*FLOATS, *BOUNDS, *(key for key in {**recorded, **again} if key.startswith("runs "))):
-            if not _near(recorded.get(key), again.get(key), NEAR_BOUND if key in BOUNDS else NEAR):
+            if not _is_near_or_both_none(
+                recorded.get(key), again.get(key), NEAR_BOUND if key in BOUNDS else RELATIVE_TOLERANCE
+            ):
                 return f"has {key} {recorded.get(key)}, but the rows give {again.get(key)}"
-        if key := next((key for key in SAME if recorded[key] != again[key]), ""):
+        if key := next((key for key in SAME_KEYS if recorded[key] != again[key]), ""):
             return f"has a {key} that its rows do not give"
         for one, other in zip(recorded["slices"], again["slices"], strict=False):
             same = all(one[key] == other[key] for key in ("name", "n", "outcome", "alarm"))
-            if not (same and all(_near(one[key], other[key], NEAR_BOUND) for key in BOUNDS)):
+            if not (same and all(_is_near_or_both_none(one[key], other[key], NEAR_BOUND) for key in BOUNDS)):
                 return f'has results for slice "{one["name"]}" that its rows do not give'
         if len(recorded["slices"]) != len(again["slices"]):
             return "has other slices than its rows"
@@ -309,12 +318,12 @@ class _CandidateEvidence:
         )
 
 
-def _spread_runs(verdict: Mapping[str, Any]) -> dict[str, Any]:
+def _flatten_run_values(verdict: Mapping[str, Any]) -> dict[str, Any]:
     """Return a verdict with the values of a recipe's runs under keys of their own."""
     return {**verdict, **{f"runs {i}": value for i, value in enumerate(verdict["runs"], 1)}}
 
 
-def _near(one: float | None, other: float | None, relative: float) -> bool:
+def _is_near_or_both_none(one: float | None, other: float | None, relative: float) -> bool:
     if one is None or other is None:
         return one is other
-    return math.isclose(one, other, rel_tol=relative, abs_tol=TINY)
+    return math.isclose(one, other, rel_tol=relative, abs_tol=ABSOLUTE_TOLERANCE)

@@ -71,7 +71,7 @@ def open_release(
     baseline = suite.subjects[name]
     folder = baseline_folder(suite, baseline)
     where = f'{baseline.where}: release "{folder}"'
-    gates = _evidence(suite, folder, where)
+    gates = _read_release_verdicts(suite, folder, where)
 
     def reader() -> Adapter:
         if adapter is None:
@@ -116,10 +116,10 @@ def keep_first_release(to: Path) -> None:
     if anchor.exists() or not (to / "evidence").is_dir():
         return
     with replace_folder(anchor) as work:
-        shutil.copytree(to, work, symlinks=True, dirs_exist_ok=True, copy_function=_link)
+        shutil.copytree(to, work, symlinks=True, dirs_exist_ok=True, copy_function=_link_or_copy)
 
 
-def _evidence(suite: Suite, folder: Path, where: str) -> list[dict[str, Any]]:
+def _read_release_verdicts(suite: Suite, folder: Path, where: str) -> list[dict[str, Any]]:
     """Return the verdicts a release was made on, once its files and its suite are the right ones."""
     read: dict[str, Any] = {}
     for name in ("manifest.json", "report.json", "gates.json"):
@@ -135,8 +135,8 @@ def _evidence(suite: Suite, folder: Path, where: str) -> list[dict[str, Any]]:
     released = report.get("suite") if isinstance(report, dict) else None
     if released != suite.name:
         raise UsageError(f'{where}: was released by suite "{released}", not by "{suite.name}"')
-    if manifest.get("format") != attestation.FORMAT:
-        what = f"has evidence of format {manifest.get('format')}, but this harness reads {attestation.FORMAT}"
+    if manifest.get("format") != attestation.FORMAT_VERSION:
+        what = f"has evidence of format {manifest.get('format')}, but this harness reads {attestation.FORMAT_VERSION}"
         how = "export again, and waive the gates against this release (harness waive GATE)"
         raise UsageError(f"{where}: {what}; move the folder away, {how}")
     listed = {k.removeprefix("model/"): v for k, v in manifest.get("files", {}).items() if k.startswith("model/")}
@@ -155,7 +155,7 @@ def _evidence(suite: Suite, folder: Path, where: str) -> list[dict[str, Any]]:
     return list(gates)
 
 
-def _link(source: str, to: str) -> None:
+def _link_or_copy(source: str, to: str) -> None:
     try:
         os.link(source, to)
     except OSError:  # another file system, or one without links
@@ -192,17 +192,17 @@ def promotion_history(export: Path) -> list[Promotion]:
     path, where = releases_folder(export) / RECORD, f"{releases_folder(export) / RECORD}"
     found = []
     try:
-        for number, line in enumerate(_lines(path), 1):
+        for number, line in enumerate(_read_lines_if_exists(path), 1):
             where = f"{path}:{number}"
-            found += [_promotion(json.loads(line))] if line.strip() else []
+            found += [_parse_promotion(json.loads(line))] if line.strip() else []
     except (OSError, TypeError, ValueError, RecursionError) as error:
         why = " ".join(str(error).split())
         raise UsageError(f"{where}: cannot be read: {why}; only harness promote may write it") from None
-    _standing(found, path)
+    _list_standing_releases(found, path)
     return found
 
 
-def _lines(path: Path) -> list[bytes]:
+def _read_lines_if_exists(path: Path) -> list[bytes]:
     if not path.exists():
         return []
     with open_file(path) as f:
@@ -211,7 +211,7 @@ def _lines(path: Path) -> list[bytes]:
 
 def active_releases(export: Path) -> list[Promotion]:
     """Return the releases of an export that stand, the present one last."""
-    return _standing(promotion_history(export), releases_folder(export) / RECORD)
+    return _list_standing_releases(promotion_history(export), releases_folder(export) / RECORD)
 
 
 def releases_folder(export: Path) -> Path:
@@ -220,7 +220,7 @@ def releases_folder(export: Path) -> Path:
     return export.with_name(export.name + SUFFIX)
 
 
-def _standing(lines: Sequence[Promotion], record: Path) -> list[Promotion]:
+def _list_standing_releases(lines: Sequence[Promotion], record: Path) -> list[Promotion]:
     """Return the releases that stand: each promotion adds one, each way back ends at one that stood before."""
     found: list[Promotion] = []
     for line in lines:
@@ -237,7 +237,7 @@ def _standing(lines: Sequence[Promotion], record: Path) -> list[Promotion]:
     return found
 
 
-def _promotion(line: Any) -> Promotion:
+def _parse_promotion(line: Any) -> Promotion:
     """Return a line of the record; raises TypeError or ValueError when it is none."""
     if not isinstance(line, dict):
         raise TypeError("is not an object")

@@ -57,7 +57,7 @@ def read_served(path: Path) -> list[ServedStatement]:
     try:
         text = path.read_text("utf-8")
         envelopes = [Envelope(text.encode(), {})] if "_type" in text[:200] else read_envelopes(text)
-        return [_read_statement(envelope) for envelope in envelopes]
+        return [_parse_served_statement(envelope) for envelope in envelopes]
     except OSError as error:
         raise UsageError(
             f"{path}: cannot be read: {error.strerror}; name a file that harness parity --write wrote"
@@ -67,7 +67,7 @@ def read_served(path: Path) -> list[ServedStatement]:
         raise UsageError(f"{path}: is not a statement of harness parity: {type(error).__name__}: {why}") from None
 
 
-def _read_statement(envelope: Envelope) -> ServedStatement:
+def _parse_served_statement(envelope: Envelope) -> ServedStatement:
     statement = read_json(envelope.payload)
     if (statement["_type"], statement["predicateType"]) != (STATEMENT, SERVED):
         raise ValueError(f"its predicate is {statement['predicateType']}")
@@ -92,7 +92,7 @@ def require_served_statement(path: Path | None, root: str, policy: Policy | None
         raise ExportRefusedError("the policy requires a statement of harness parity ([served]); add --served FILE")
     found = read_served(path)
     for one in found:
-        _check_statement(one, path, root, policy, now)
+        _require_acceptable_statement(one, path, root, policy, now)
     if len({(one.endpoint, one.model, str(one.predicate["runtime"]["kind"])) for one in found}) > 1:
         raise ExportRefusedError(f"{path} has statements about several endpoints; name a file about one")
     by = check_signers([one.envelope for one in found], policy, str(path)) if policy else []
@@ -105,7 +105,9 @@ def require_served_statement(path: Path | None, root: str, policy: Policy | None
     return printable(f"{name} answered as the export on {ended}: {same}; {about}; {who}")
 
 
-def _check_statement(one: ServedStatement, path: Path, root: str, policy: Policy | None, now: datetime) -> None:
+def _require_acceptable_statement(
+    one: ServedStatement, path: Path, root: str, policy: Policy | None, now: datetime
+) -> None:
     """Raise ExportRefusedError at a statement of another export, of the future, or that says less than is demanded."""
     if one.root != root:
         raise ExportRefusedError(f"{path} is about root {one.root[:16]}, but this export has {root[:16]}")
@@ -123,7 +125,7 @@ def _check_statement(one: ServedStatement, path: Path, root: str, policy: Policy
                 raise ExportRefusedError(printable(f"{why} ([served] {demand.name})"))
 
 
-def _layers_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
+def _find_layers_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
     for name in wanted.layers:
         layer = one.predicate["layers"].get(name, {"verdict": "not checked", "seen": ""})
         if layer["verdict"] != SAME:
@@ -133,7 +135,7 @@ def _layers_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> 
     return ""
 
 
-def _age_error(_: ServedStatement, wanted: ServedDemands, age: timedelta) -> str:
+def _find_age_error(_: ServedStatement, wanted: ServedDemands, age: timedelta) -> str:
     assert wanted.max_age_days is not None
     too_old = age > timedelta(days=wanted.max_age_days)
     return (
@@ -141,14 +143,14 @@ def _age_error(_: ServedStatement, wanted: ServedDemands, age: timedelta) -> str
     )
 
 
-def _runtimes_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
+def _find_runtimes_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
     runtime = one.predicate["runtime"]
     there = f"{runtime['kind']} {runtime.get('version') or 'of unknown version'}"
-    taken = any(_is_one(runtime, spec) for spec in wanted.runtimes)
+    taken = any(_is_matching_runtime(runtime, spec) for spec in wanted.runtimes)
     return "" if taken else f"{there} answered, but the policy requires {' or '.join(wanted.runtimes)}"
 
 
-def _endpoint_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
+def _find_endpoint_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
     """Return that another endpoint answered: one is its name, or HOST:PORT where the statement has its sha256."""
     listed = [wanted.endpoint] if isinstance(wanted.endpoint, str) else wanted.endpoint or []
     hashes = {f"sha256:{hashlib.sha256(name.encode()).hexdigest()}" for name in listed}
@@ -158,36 +160,40 @@ def _endpoint_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -
     )
 
 
-def _word_error(name: Literal["model", "arithmetic"], one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
+def _find_unlisted_value_error(
+    name: Literal["model", "arithmetic"], one: ServedStatement, wanted: ServedDemands, _: timedelta
+) -> str:
     listed, there = getattr(wanted, name), getattr(one, name)
     listed = [listed] if isinstance(listed, str) else listed
     return "" if there and there in listed else f'{name} is "{there}", but the policy requires {" or ".join(listed)}'
 
 
-def _longest_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
+def _find_conversation_length_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
     assert wanted.longest is not None
     there = f"the longest conversation has {one.longest} tokens"
     return "" if one.longest >= wanted.longest else f"{there}, but the policy requires {wanted.longest}"
 
 
 CHECKS: Mapping[str, Callable[[ServedStatement, ServedDemands, timedelta], str]] = {
-    "layers": _layers_error,
-    "runtimes": _runtimes_error,
+    "layers": _find_layers_error,
+    "runtimes": _find_runtimes_error,
     "by_count": lambda *_: "",  # a leave, of which "layers" makes use
-    "max_age_days": _age_error,
-    "endpoint": _endpoint_error,
-    "model": partial(_word_error, "model"),
-    "arithmetic": partial(_word_error, "arithmetic"),
-    "longest": _longest_error,
+    "max_age_days": _find_age_error,
+    "endpoint": _find_endpoint_error,
+    "model": partial(_find_unlisted_value_error, "model"),
+    "arithmetic": partial(_find_unlisted_value_error, "arithmetic"),
+    "longest": _find_conversation_length_error,
 }
 
 
-def _is_one(runtime: Mapping[str, Any], spec: str) -> bool:
+def _is_matching_runtime(runtime: Mapping[str, Any], spec: str) -> bool:
     """Return whether a runtime is NAME, or NAME>=VERSION and says its version."""
     kind, _, least = spec.partition(">=")
     told = str(runtime.get("version") or "")
-    return kind.strip() == runtime["kind"] and (not least or (bool(told) and _numbers(told) >= _numbers(least)))
+    return kind.strip() == runtime["kind"] and (
+        not least or (bool(told) and _parse_version(told) >= _parse_version(least))
+    )
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def _parse_version(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version))

@@ -33,7 +33,7 @@ def generate_key(name: Path) -> tuple[Path, Path]:
 
     Raises UsageError when one is there or cannot be written.
     """
-    signer = _signers().generate_ed25519()
+    signer = _import_signer().generate_ed25519()
     public = signer.public_key
     private, told = (name.with_name(name.name + suffix) for suffix in (".key", ".pub"))
     for path in (private, told):
@@ -102,12 +102,12 @@ def load_signer(key: Path, option: str = "--key") -> Any:
 
     if not isinstance(private, Ed25519PrivateKey):
         raise UsageError(f"{option} {key}: is not an Ed25519 key; create one with harness keygen")
-    return _signers()(private)
+    return _import_signer()(private)
 
 
 def read_private_key(key: Path, option: str) -> Any:
     """Read a private key, which nobody else may read. Raises UsageError."""
-    _signers()
+    _import_signer()
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
@@ -125,7 +125,7 @@ def read_private_key(key: Path, option: str) -> Any:
     return private
 
 
-def _signers() -> Any:
+def _import_signer() -> Any:
     try:
         import cryptography  # noqa: F401
         from securesystemslib.signer import CryptoSigner

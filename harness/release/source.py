@@ -29,18 +29,18 @@ def find_source_error(suite: Mapping[str, Any], gates: Sequence[Mapping[str, Any
     for name in ("suite", "eval", "gate"):
         if not isinstance(source.get(name, []), (list, dict)):
             return f"the suite's table {name} is malformed"
-    return next(_table_errors(source, suite, gates), "")
+    return next(_iterate_table_errors(source, suite, gates), "")
 
 
-def _table_errors(
+def _iterate_table_errors(
     source: Mapping[str, Any], suite: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
-    yield from _about_errors(source, suite)
-    yield from _gate_errors(source, suite, gates)
-    yield from _eval_errors(source, suite)
+    yield from _iterate_header_errors(source, suite)
+    yield from _iterate_gate_errors(source, suite, gates)
+    yield from _iterate_eval_errors(source, suite)
 
 
-def _about_errors(source: Mapping[str, Any], suite: Mapping[str, Any]) -> Iterator[str]:
+def _iterate_header_errors(source: Mapping[str, Any], suite: Mapping[str, Any]) -> Iterator[str]:
     about = suite["header"]
     if source["suite"]["name"] != suite["name"]:
         yield (f'the suite is named "{suite["name"]}", but "{source["suite"]["name"]}" in the tables of its digest')
@@ -51,7 +51,7 @@ def _about_errors(source: Mapping[str, Any], suite: Mapping[str, Any]) -> Iterat
             yield f"{field.name} of the suite differs from the tables of its digest"
 
 
-def _gate_errors(
+def _iterate_gate_errors(
     source: Mapping[str, Any], suite: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
     wrong, read = list[str](), list[Gate]()
@@ -60,7 +60,7 @@ def _gate_errors(
         read += [gate] if gate else []
     if wrong:
         raise ValueError(wrong[0])
-    copies = _copies(source, suite)
+    copies = _list_copies(source, suite)
     compared = {str(e["name"]) for e in source["eval"] if e.get("against") == PARENT}
     about = {g.id for g in read if g.versus == PARENT or g.eval in compared}  # that only copies can meet
     only = {g.id for g in link_groups(read) if not g.on and (g.id in about or about.intersection(g.any_of))}
@@ -80,7 +80,7 @@ def _gate_errors(
                 yield (f'{key} of gate "{name}" is {json.dumps(value)}, but {json.dumps(given)} in the suite\'s digest')
 
 
-def _copies(source: Mapping[str, Any], suite: Mapping[str, Any]) -> list[str]:
+def _list_copies(source: Mapping[str, Any], suite: Mapping[str, Any]) -> list[str]:
     """Return the names of the copies that exports make; raises ValueError where the suite's exports are others."""
     ours, theirs = source.get("export", []), suite.get("exports", [])
     if len(ours) != len(theirs):
@@ -91,7 +91,7 @@ def _copies(source: Mapping[str, Any], suite: Mapping[str, Any]) -> list[str]:
     return [str(e["name"]) for e in theirs if e.get("name")]
 
 
-def _eval_errors(source: Mapping[str, Any], suite: Mapping[str, Any]) -> Iterator[str]:
+def _iterate_eval_errors(source: Mapping[str, Any], suite: Mapping[str, Any]) -> Iterator[str]:
     there = {str(e["name"]): e for e in suite["evals"]}
     for table in source["eval"]:
         if (name := str(table["name"])) not in there:

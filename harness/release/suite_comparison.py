@@ -27,7 +27,7 @@ from harness.suite.reader import read_suite
 from harness.suite.tables import Eval, Suite
 from harness.texts import secrets
 
-LOCKED = ("claim", "blocking", "candidates", "files")  # of a table in the lock, beside the suite's own keys
+LOCK_KEYS = ("claim", "blocking", "candidates", "files")  # of a table in the lock, beside the suite's own keys
 Tables = Mapping[str, Mapping[str, Any]]  # by what they are called
 MODEL = (Sample("model"),)  # what an evaluation without data asks
 
@@ -50,7 +50,7 @@ def compare_suite(file: Path, export: Path, lock: Mapping[str, Any]) -> SuiteCom
     if suite.digest != locked["digest"]:
         found.differences.append(f"its digest is {locked['digest'][:16]}, but that of {file} is {suite.digest[:16]}")
         ours = {f'gate "{g.id}"': own_keys(g) for g in suite.gates}
-        found.differences += _tables({f'gate "{g["id"]}"': g for g in lock["gates"]}, ours, file)
+        found.differences += _iterate_table_differences({f'gate "{g["id"]}"': g for g in lock["gates"]}, ours, file)
         evals = {f'eval "{e.name}"': {**own_keys(e), **secrets.redact_options(dict(e.options))} for e in suite.evals}
         given = {e.name: e.options for e in suite.evals}  # an option may be called as a key is, such as stop
         theirs = {
@@ -61,16 +61,16 @@ def compare_suite(file: Path, export: Path, lock: Mapping[str, Any]) -> SuiteCom
             }
             for e in locked["evals"]
         }
-        found.differences += _tables(theirs, evals, file, defaults=True)
+        found.differences += _iterate_table_differences(theirs, evals, file, defaults=True)
     for spec in suite.evals:
         if spec.name in lock["data"]:
-            _compare_rows(found, suite, spec, export, lock)
+            _compare_eval_rows_with_lock(found, suite, spec, export, lock)
     if beside := sorted(lock["data"].keys() - {e.name for e in suite.evals}):
         found.notes.append(f"not compared: {', '.join(beside)}")
     return found
 
 
-def _tables(theirs: Tables, ours: Tables, file: Path, *, defaults: bool = False) -> Iterator[str]:
+def _iterate_table_differences(theirs: Tables, ours: Tables, file: Path, *, defaults: bool = False) -> Iterator[str]:
     """Yield how tables of the lock differ from those of a suite, of which a lock may have keys with `defaults` more."""
     for name in dict.fromkeys((*theirs, *ours)):
         if name not in ours or name not in theirs:
@@ -78,12 +78,14 @@ def _tables(theirs: Tables, ours: Tables, file: Path, *, defaults: bool = False)
             continue
         lock, copy = theirs[name], json.loads(dumps(ours[name]))
         for key in copy if defaults else {**lock, **copy}:
-            if key not in LOCKED and lock.get(key) != copy.get(key):
+            if key not in LOCK_KEYS and lock.get(key) != copy.get(key):
                 there, here = (format_toml(one[key]) if key in one else "missing" for one in (lock, copy))
                 yield f"{key} of {name} is {there}, but {here} in {file}"
 
 
-def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path, lock: Mapping[str, Any]) -> None:
+def _compare_eval_rows_with_lock(
+    found: SuiteComparison, suite: Suite, spec: Eval, export: Path, lock: Mapping[str, Any]
+) -> None:
     """Add to what is the same, what differs, or what cannot be read here. Raises UsageError where rows are wrong."""
     digest = lock["data"][spec.name]["sha256"]
     if spec.data is None:
@@ -108,11 +110,15 @@ def _compare_rows(found: SuiteComparison, suite: Suite, spec: Eval, export: Path
         found.same.append(spec.name)
         return
     there, here = lock["data"][spec.name]["rows"], readings[0]
-    which = f"{there} rows, but {len(here)} in the copy" if there != len(here) else _first(here, spec.name, export)
+    which = (
+        f"{there} rows, but {len(here)} in the copy"
+        if there != len(here)
+        else _find_first_difference(here, spec.name, export)
+    )
     found.differences.append(f'rows of "{spec.name}" differ from those of {spec.data}{f": {which}" if which else ""}')
 
 
-def _first(samples: list[Sample], name: str, export: Path) -> str:
+def _find_first_difference(samples: list[Sample], name: str, export: Path) -> str:
     """Return the first row that the evidence tells otherwise, or an empty text."""
     with io.TextIOWrapper(open_file(export / EVIDENCE / ITEMS, below=export), "utf-8") as f:
         for row in map(json.loads, f):

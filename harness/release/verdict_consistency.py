@@ -25,8 +25,8 @@ from harness.stats.hypothesis_tests import attempt_alpha, has_few_drawn_sizes
 from harness.stats.multiple_testing import interim_levels
 from harness.stats.significance import is_significant
 
-NEAR = 1e-9  # relative, by which numbers may differ that are the same in the evidence
-SURE = 0.25  # the largest alpha at which a claim that is proven has its estimate on the right side for certain
+RELATIVE_TOLERANCE = 1e-9  # relative, by which numbers may differ that are the same in the evidence
+MAX_ALPHA = 0.25  # the largest alpha at which a claim that is proven has its estimate on the right side for certain
 COUNTS = ("point", "failures counted")  # methods that take no risk: their p-values are 0 and 1
 Verdicts = Mapping[str, Mapping[str, Any]]  # by the id of their gate
 _BOUNDS = ("estimate", "lower", "upper")  # of a verdict on slices they are those of the one that decides
@@ -85,10 +85,10 @@ class _VerdictCheck:
                 yield f'is an any_of, but its member "{lacking[0]}" has no verdict'
             members = [self.verdicts[m] for m in gate.any_of]
             if counts := next((m["gate"] for m in members if m["method"] in COUNTS), ""):  # before it was refused
-                yield f'is an any_of with the member "{counts}", {group.COUNTED}'
+                yield f'is an any_of with the member "{counts}", {group.COUNT_REASON}'
             p_pass, p_fail = min(self.adjusted.values()), group.group_p_fail(m["p_fail"] for m in members)
             for key, p in (("p_pass", p_pass), ("p_fail", p_fail)):
-                if self.verdict[key] is None or not _near(self.verdict[key], p):
+                if self.verdict[key] is None or not _is_near(self.verdict[key], p):
                     yield f"has {key} {self.verdict[key]}, but its members give {p:g}"
             yield self.difference_error(group.group_outcome({m["outcome"] for m in members}), "its members give")
         elif self.verdict["p_pass"] is None or self.verdict["p_fail"] is None:
@@ -151,7 +151,7 @@ class _VerdictCheck:
                 want = interim_levels([int(n) for n in v["looks"]], int(most), want)[-1]
             except ValueError as error:
                 return f"has impossible interim analyses: {error}"
-        return "" if _near(alpha, want) else f"was decided at alpha {alpha:g} instead of {want:g}"
+        return "" if _is_near(alpha, want) else f"was decided at alpha {alpha:g} instead of {want:g}"
 
     def risk_error(self) -> str:
         """Return how the kind of risk differs from what its gate and metric come to, or an empty text."""
@@ -218,7 +218,7 @@ class _VerdictCheck:
         if self.gate.relative and not self.metric.is_log:  # a share of the baseline, with slices of the driver's
             found = next((n["params"] for n in v["notes"] if n["kind"] in ("found", "slice")), v)
             limit = self.gate.margin * sign * (found["baseline"] or 0.0)
-        if v["threshold"] is None or not _near(v["threshold"], limit):
+        if v["threshold"] is None or not _is_near(v["threshold"], limit):
             yield f"has threshold {v['threshold']}, but its claim is about {limit:g}"
         yield self.sides_error()
         # The estimate is made of the values; with slices it is one slice's.
@@ -290,13 +290,13 @@ class _VerdictCheck:
             return "was decided as if it could stop early"
         if self.early and not crossed and self.counted() is None:
             return "can stop early, but was decided as if it could not"
-        if outcome == Outcome.INCONCLUSIVE or (not crossed and v["alpha"] > SURE):
+        if outcome == Outcome.INCONCLUSIVE or (not crossed and v["alpha"] > MAX_ALPHA):
             return ""
         side = sign if outcome == Outcome.PASS else -sign
         at = v["estimate"] if not crossed else v["lower"] if side > 0 else v["upper"]
         if at is None:
             return f"is {outcome} without an estimate"
-        right = side * (at - v["threshold"]) >= -NEAR * max(1.0, abs(at), abs(v["threshold"]))
+        right = side * (at - v["threshold"]) >= -RELATIVE_TOLERANCE * max(1.0, abs(at), abs(v["threshold"]))
         return "" if right else f"is {outcome} with {at:g}, which is on the wrong side of {v['threshold']:g}"
 
     def runs_error(self) -> str:
@@ -311,14 +311,14 @@ class _VerdictCheck:
             return ""
         values = [self.metric.to_test_scale(float(run)) for run in (*runs, v["value"])]
         mean = math.fsum(values[:-1]) / wanted
-        return "" if _near_sum(mean, values[-1]) else f"has value {v['value']:g}, but its runs do not give that"
+        return "" if _is_near_sum(mean, values[-1]) else f"has value {v['value']:g}, but its runs do not give that"
 
     def counted(self) -> bool | None:
         """Return whether a count or a budget is met, or None where the claim is about a risk."""
         if not (self.gate.kind.counts or self.metric.is_count):
             return None
         sign, v = self.oriented[0], self.verdict
-        return bool(sign * (v["estimate"] - v["threshold"]) >= -NEAR * max(1.0, abs(v["threshold"])))
+        return bool(sign * (v["estimate"] - v["threshold"]) >= -RELATIVE_TOLERANCE * max(1.0, abs(v["threshold"])))
 
     def sliced_error(self) -> str:
         """Return how the outcome differs from what its slices come to, or an empty text.
@@ -343,9 +343,9 @@ class _VerdictCheck:
         return self.difference_error(want, "its slices give") or unproven
 
 
-def _near_sum(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=NEAR, abs_tol=NEAR)
+def _is_near_sum(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=RELATIVE_TOLERANCE, abs_tol=RELATIVE_TOLERANCE)
 
 
-def _near(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=NEAR, abs_tol=1e-300)
+def _is_near(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-300)

@@ -12,7 +12,7 @@ from harness.errors import UsageError
 from harness.files import open_file
 from harness.release.policy import ExportRefusedError
 
-LARGEST = 64 << 20  # bytes of a file of the evidence that is read as a whole
+MAX_FILE_BYTES = 64 << 20  # bytes of a file of the evidence that is read as a whole
 
 
 @dataclass
@@ -57,10 +57,10 @@ def read_evidence_file(export: Path, name: str) -> bytes:
     """Read a small file of the evidence, never through a link."""
     try:
         with open_file(export / EVIDENCE / name, below=export) as f:
-            data = f.read(LARGEST + 1)
+            data = f.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         why = "is missing" if error.errno == errno.ENOENT else f"cannot be read: {error.strerror}"
         raise ExportRefusedError(f'"{EVIDENCE}/{name}" {why}') from None
-    if len(data) > LARGEST:
+    if len(data) > MAX_FILE_BYTES:
         raise ExportRefusedError(f'"{EVIDENCE}/{name}" is too large to be evidence')
     return data

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts import attestation, formats
-from harness.artifacts.attestation import BESIDE, CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL, UNLISTED, Envelope
+from harness.artifacts.attestation import CLAIMS, COMPANIONS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL, UNLISTED, Envelope
 from harness.artifacts.digests import (
     Hashed,
     digest_value,
@@ -40,7 +40,7 @@ from harness.release.verdict_consistency import find_verdicts_error
 from harness.release.verified import VerifiedExport, read_evidence_file
 from harness.texts.counts import count_noun
 
-UNSIGNED = "no policy: bytes match the evidence, but the evidence is not authenticated"
+UNSIGNED_TEXT = "no policy: bytes match the evidence, but the evidence is not authenticated"
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class _Verification:
     def signatures(self) -> str:
         """Return who signed. Raises ExportRefusedError at a wrong signature, or too few for the policy."""
         if self.policy is None:
-            self.verified.notes.append(UNSIGNED)
+            self.verified.notes.append(UNSIGNED_TEXT)
             return "not checked: no policy"
         signed: dict[bytes, set[str]] = {}
         for envelope in self.envelopes:
@@ -186,8 +186,8 @@ class _Verification:
         Raises ExportRefusedError unless files are the manifest's, and claims are about it.
         """
         manifest = self.evidence.manifest
-        if type(manifest["format"]) is not int or manifest["format"] != attestation.FORMAT:
-            reads = f"this harness reads {attestation.FORMAT}; export again"
+        if type(manifest["format"]) is not int or manifest["format"] != attestation.FORMAT_VERSION:
+            reads = f"this harness reads {attestation.FORMAT_VERSION}; export again"
             raise ExportRefusedError(f"{MANIFEST} has format {manifest['format']!r}, {reads}")
         listed: Mapping[str, Mapping[str, Any]] = manifest["files"]
         seen: dict[str, str] = {}
@@ -198,7 +198,7 @@ class _Verification:
                 raise ExportRefusedError(f"{json.dumps(name)} in the manifest is not a plain relative name")
             if (other := seen.setdefault(name.casefold(), name)) != name:
                 raise ExportRefusedError(f'"{name}" and "{other}" differ only in upper and lower case')
-        if stray := sorted(name for name in listed if not name.startswith(f"{MODEL}/") and name not in BESIDE):
+        if stray := sorted(name for name in listed if not name.startswith(f"{MODEL}/") and name not in COMPANIONS):
             raise ExportRefusedError(f'"{stray[0]}" is not a file of an export')
         self.compare(listed)
         for name in (LOCK, GATES):
@@ -407,7 +407,7 @@ class _Verification:
                 raise ExportRefusedError(f"{other.folder}: {other.verified.refused}")
             if other.model != self.model:
                 raise ExportRefusedError(f"{other.folder} holds another model, root {other.verified.root[:16]}")
-            self.verified.notes += [f"{other.folder}: {note}" for note in other.verified.notes if note != UNSIGNED]
+            self.verified.notes += [f"{other.folder}: {note}" for note in other.verified.notes if note != UNSIGNED_TEXT]
         every = [self, *self.others]
         for wanted in self.policy.all_of if self.policy else ():
             if not any(policy_checks.is_listed_suite(check.evidence.lock["suite"], [wanted]) for check in every):

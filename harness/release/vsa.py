@@ -90,7 +90,7 @@ def require_summary(path: Path, found: VerifiedExport, policy: Policy | None) ->
     try:
         text = path.read_text("utf-8")
         envelopes = [Envelope(text.encode(), {})] if "_type" in text[:200] else read_envelopes(text)
-        said = [_read_summary(envelope) for envelope in envelopes]
+        said = [_parse_summary(envelope) for envelope in envelopes]
     except OSError as error:
         raise UsageError(f"--summary {path}: cannot be read: {error.strerror}") from None
     except MALFORMED as error:
@@ -110,7 +110,7 @@ def require_summary(path: Path, found: VerifiedExport, policy: Policy | None) ->
     return f"{said[0][2]}, signed by {', '.join(check_signers(envelopes, policy, str(path)))}"
 
 
-def _read_summary(envelope: Envelope) -> tuple[str, str, str, str]:
+def _parse_summary(envelope: Envelope) -> tuple[str, str, str, str]:
     """Return the root of a summary, its result, what it says in a line, and its policy."""
     statement = read_json(envelope.payload)
     told = statement["predicate"]

@@ -23,10 +23,10 @@ from harness.reports.report_json import from_json, json_safe, relative_paths
 from harness.texts.counts import count_noun
 from harness.texts.numbers import format_duration
 
-FORMAT = 1  # of a line; raised when a reader of an older one would misread it
+FORMAT_VERSION = 1  # of a line; raised when a reader of an older one would misread it
 FILE = "events.jsonl"  # in a run's folder
-EVERY = 1.0  # seconds between two signs of life of one kind that are written
-BEGUN = ("suite", "path", "digest", "seed", "alpha", "model", "started", "harness", "items", "gates", "shipping")
+PROGRESS_INTERVAL_S = 1.0  # seconds between two signs of life of one kind that are written
+START_KEYS = ("suite", "path", "digest", "seed", "alpha", "model", "started", "harness", "items", "gates", "shipping")
 
 
 class Events:
@@ -54,7 +54,7 @@ class Events:
 
     @hookimpl
     def harness_run_start(self, run: Run) -> None:
-        self.write("run_start", run, **{name: getattr(run, name) for name in BEGUN})
+        self.write("run_start", run, **{name: getattr(run, name) for name in START_KEYS})
 
     @hookimpl
     def harness_stage(self, run: Run, stage: str, detail: str) -> None:
@@ -63,7 +63,12 @@ class Events:
     @hookimpl
     def harness_progress(self, progress: Progress) -> None:
         what, at = self.last
-        if progress.what != what or progress.remark or progress.done >= progress.total or time.monotonic() - at > EVERY:
+        if (
+            progress.what != what
+            or progress.remark
+            or progress.done >= progress.total
+            or time.monotonic() - at > PROGRESS_INTERVAL_S
+        ):
             self.last = progress.what, time.monotonic()
             self.write("progress", **asdict(progress))
 
@@ -90,7 +95,12 @@ class Events:
     def write(self, event: str, run: Run | None = None, **told: Any) -> None:
         """Write a line without secrets, and in a run's folder without places of this machine."""
         self.run = run or self.run
-        line = {"format": FORMAT, "event": event, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), **told}
+        line = {
+            "format": FORMAT_VERSION,
+            "event": event,
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            **told,
+        }
         if self.path is None and self.run:
             line = relative_paths(line, self.run)
         self.waiting.append(json.dumps(json_safe(line), ensure_ascii=False, default=str, allow_nan=False) + "\n")
@@ -211,18 +221,18 @@ def read_events(folder: Path) -> RunProgress:
         with open_file(path, below=folder) as file:
             free = try_lock(file.fileno(), shared=True)  # None where its file system knows no locks
             lines = [json.loads(line) for line in split_json_lines(file.read()) if line]
-        if not lines or any(line["format"] != FORMAT for line in lines):
+        if not lines or any(line["format"] != FORMAT_VERSION for line in lines):
             raise UsageError(f"{path}: was not written by this version of the harness")
-        return _so_far(lines, None if free is None else not free, folder)
+        return _make_progress_from_events(lines, None if free is None else not free, folder)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}; name a folder in reports/") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise UsageError(f"{path}: is not a log of events; run the suite again") from None
 
 
-def _so_far(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Path) -> RunProgress:
+def _make_progress_from_events(lines: Sequence[Mapping[str, Any]], running: bool | None, folder: Path) -> RunProgress:
     first, *rest = lines
-    run = from_json(Run, {name: first[name] for name in BEGUN}, "it")
+    run = from_json(Run, {name: first[name] for name in START_KEYS}, "it")
     found = RunProgress(replace(run, folder=str(folder)), running, datetime.fromisoformat(lines[-1]["at"]))
     for line in rest:
         told = {key: value for key, value in line.items() if key not in ("format", "event", "at")}

@@ -28,10 +28,10 @@ def format_junit(run: Run) -> str:
             seconds = report.seconds / len(cases)
             case = ET.SubElement(suite, "testcase", classname=run.suite, name=name, time=f"{seconds:.3f}")
             if verdict:
-                _numbers(case, verdict)
-            _junit_outcome(case, report, verdict)
+                _add_verdict_properties(case, verdict)
+            _add_outcome(case, report, verdict)
             if verdict and not verdict.blocking:
-                ET.SubElement(case, "system-out").text = f"severity: {_severity(verdict)}"
+                ET.SubElement(case, "system-out").text = f"severity: {_describe_severity(verdict)}"
     if run.problem:
         case = ET.SubElement(suite, "testcase", classname=run.suite, name="run", time="0")
         ET.SubElement(case, "error", message=run.problem)
@@ -46,9 +46,9 @@ def format_junit(run: Run) -> str:
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"
 
 
-def _numbers(case: ET.Element, verdict: Verdict) -> None:
+def _add_verdict_properties(case: ET.Element, verdict: Verdict) -> None:
     names = ("metric", "claim", "outcome", "estimate", "lower", "upper", "threshold", "alpha", "n")
-    told = {name: getattr(verdict, name) for name in names} | {"severity": _severity(verdict)}
+    told = {name: getattr(verdict, name) for name in names} | {"severity": _describe_severity(verdict)}
     figures = verdict_figures(verdict)
     told |= {"n": figures.n, "slice": figures.where, "estimand": figures.estimand}  # whose the estimate is
     properties = ET.SubElement(case, "properties")
@@ -58,11 +58,11 @@ def _numbers(case: ET.Element, verdict: Verdict) -> None:
             ET.SubElement(properties, "property", name=name, value=text)
 
 
-def _severity(verdict: Verdict) -> str:
+def _describe_severity(verdict: Verdict) -> str:
     return "block" if verdict.blocking else "any_of" if verdict.group else "warn"
 
 
-def _junit_outcome(case: ET.Element, report: ItemResult, verdict: Verdict | None) -> None:
+def _add_outcome(case: ET.Element, report: ItemResult, verdict: Verdict | None) -> None:
     """Add what came of a case; what holds nothing up is skipped, so that no CI is red for a run that ships."""
     if verdict is None:
         if report.outcome != "done":
@@ -74,7 +74,7 @@ def _junit_outcome(case: ET.Element, report: ItemResult, verdict: Verdict | None
     if verdict.waiver:
         ET.SubElement(case, "skipped", message=f"{outcome}, {verdict.waiver.summary()} ({why})")
     elif not verdict.blocking:
-        ET.SubElement(case, "skipped", message=f"{outcome}, severity {_severity(verdict)} ({why})")
+        ET.SubElement(case, "skipped", message=f"{outcome}, severity {_describe_severity(verdict)} ({why})")
     elif not verdict.decides:
         ET.SubElement(case, "skipped", message=f"{outcome}, not what ships ({why})")
     elif outcome is Outcome.FAIL:

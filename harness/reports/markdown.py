@@ -24,9 +24,9 @@ from harness.texts.counts import count_noun
 from harness.texts.escaping import escape_markdown, markdown_code, printable
 from harness.texts.numbers import format_percent
 
-FLIPS = 10  # rows that are shown
-LONGEST = 300  # characters of a text in a cell
-LARGEST = 1_000_000  # bytes of it all: GitHub refuses a summary of more than 1 MiB
+MAX_FLIPS = 10  # rows that are shown
+MAX_CELL_CHARS = 300  # characters of a text in a cell
+MAX_SUMMARY_BYTES = 1_000_000  # bytes of it all: GitHub refuses a summary of more than 1 MiB
 
 
 def format_run_markdown(run: Run, folder: Path | None = None) -> str:
@@ -44,27 +44,29 @@ def format_run_markdown(run: Run, folder: Path | None = None) -> str:
     parts = [
         f"## {escape_markdown(verdict_sentence(run))}",
         " · ".join([markdown_code(run.suite), markdown_code(run.model), run.started, f"exit {int(run.exit_code)}"]),
-        *map(escape_markdown, (run.problem or "").splitlines()[:FLIPS]),
-        "\n".join(f"- **{escape_markdown(line)}**" for line in [*waived_and_ignored(run), *_changed_rules(folder)]),
+        *map(escape_markdown, (run.problem or "").splitlines()[:MAX_FLIPS]),
+        "\n".join(
+            f"- **{escape_markdown(line)}**" for line in [*waived_and_ignored(run), *_describe_changed_rules(folder)]
+        ),
         "\n".join(gates),
-        "\n".join(f"- {escape_markdown(line)}" for line in _said(run)),
+        "\n".join(f"- {escape_markdown(line)}" for line in _iterate_conclusion_lines(run)),
     ]
     text = "".join(f"{part}\n\n" for part in parts if part)
     if folder and (step := suggest_next_step(run, folder)):
         text += f"{escape_markdown(step.what)} {markdown_code(step.command) if step.command else ''}".rstrip() + "\n\n"
-    for block in _blocks(run, folder) if folder else ():
-        if len((text + block).encode()) < LARGEST:
+    for block in _iterate_changed_row_blocks(run, folder) if folder else ():
+        if len((text + block).encode()) < MAX_SUMMARY_BYTES:
             text += f"{block}\n\n"
-    if len(data := text.encode()) <= LARGEST:
+    if len(data := text.encode()) <= MAX_SUMMARY_BYTES:
         return text
-    return data[:LARGEST].decode(errors="ignore").rpartition("\n")[0] + "\n\n… and more, in report.json\n"
+    return data[:MAX_SUMMARY_BYTES].decode(errors="ignore").rpartition("\n")[0] + "\n\n… and more, in report.json\n"
 
 
-def _changed_rules(folder: Path | None) -> list[str]:
+def _describe_changed_rules(folder: Path | None) -> list[str]:
     return describe_rules(folder) if folder else []
 
 
-def _said(run: Run) -> Iterator[str]:
+def _iterate_conclusion_lines(run: Run) -> Iterator[str]:
     """Yield what follows from the verdicts, what checks found, and what was written or not."""
     yield from run.warnings[:1] if run.edited else ()
     yield from (c for c in run.conclusions if c not in waived_and_ignored(run))
@@ -76,9 +78,9 @@ def _said(run: Run) -> Iterator[str]:
         yield done if e.written else f"not exported: {e.candidate}" + ("" if held else f": {'; '.join(e.reasons)}")
 
 
-def _blocks(run: Run, folder: Path) -> Iterator[str]:
+def _iterate_changed_row_blocks(run: Run, folder: Path) -> Iterator[str]:
     """Yield the rows that gates lost, failed and won, the worst gate's first, FLIPS of them in all, none private."""
-    left = FLIPS
+    left = MAX_FLIPS
     for v in sort_worst_first(run):
         try:
             hidden = v.metric.partition(".")[0] in read_private_evals(folder)
@@ -86,11 +88,11 @@ def _blocks(run: Run, folder: Path) -> Iterator[str]:
         except UsageError:
             rows = []
         if rows:
-            yield _details(v, rows, rows[:left])
+            yield _format_rows_as_html_details(v, rows, rows[:left])
             left -= len(rows[:left])
 
 
-def _details(v: Verdict, rows: Sequence[DisplayRow], chosen: Sequence[DisplayRow]) -> str:
+def _format_rows_as_html_details(v: Verdict, rows: Sequence[DisplayRow], chosen: Sequence[DisplayRow]) -> str:
     """Return a block of HTML that unfolds: it has no empty line, which would end it, and in it nothing is Markdown."""
     if v.versus:
         lost, won = count_lost_and_won(v)
@@ -99,22 +101,25 @@ def _details(v: Verdict, rows: Sequence[DisplayRow], chosen: Sequence[DisplayRow
         count, what = len(rows), format_failed_rows(v, len(rows))
     title = f"{v.gate} on {v.candidate}: {what}" + (f", {len(chosen)} of them here" if count > len(chosen) else "")
     names = dict.fromkeys(subject for row in chosen for subject, _ in row.answers)
-    lines = [f"<details><summary>{_cell(title)}</summary><table>", _line("th", ["", "row", "prompt", "target", *names])]
+    lines = [
+        f"<details><summary>{_escape_cell_as_html(title)}</summary><table>",
+        _format_html_table_row("th", ["", "row", "prompt", "target", *names]),
+    ]
     for row in chosen:
         answers = dict(row.answers)
         texts = [row.id, row.prompt, row.target, *(answers.get(name, "") for name in names)]
-        lines.append(_line("td", [row.change, *texts]))
+        lines.append(_format_html_table_row("td", [row.change, *texts]))
     return "\n".join([*lines, "</table></details>"])
 
 
-def _line(tag: str, texts: Sequence[str]) -> str:
-    cells = (f"<code>{_cell(text)}</code>" if text else "" for text in texts)
+def _format_html_table_row(tag: str, texts: Sequence[str]) -> str:
+    cells = (f"<code>{_escape_cell_as_html(text)}</code>" if text else "" for text in texts)
     return f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in cells)}</tr>"
 
 
-def _cell(text: str) -> str:
+def _escape_cell_as_html(text: str) -> str:
     """Return a text on one line as HTML that says it: no tag, no entity, no link, no secret of its own."""
     line = printable(text)
-    if len(line) > LONGEST:
-        line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
+    if len(line) > MAX_CELL_CHARS:
+        line = f"{line[: MAX_CELL_CHARS // 2]} … {line[-MAX_CELL_CHARS // 2 :]}"
     return html.escape(line).replace("##[", "##&#91;").replace("://", ":&#47;/")

@@ -32,7 +32,7 @@ def suggest_next_step(run: Run, folder: Path) -> NextStep | None:
         return None
     shown = Path(*folder.resolve().parts[-2:])
     if v.outcome is Outcome.PASS or not v.blocks_release:
-        return _after_pass(run, folder, shown)
+        return _suggest_after_pass(run, folder, shown)
     if v.outcome is Outcome.ERROR:
         return NextStep(f'Correct what kept "{v.gate}" from a decision, and run again.', "")
     if v.outcome is Outcome.INCONCLUSIVE and (rows := verdict_text.format_sample_size(v)):
@@ -40,22 +40,22 @@ def suggest_next_step(run: Run, folder: Path) -> NextStep | None:
         return NextStep(f'Add rows{where} for "{v.gate}", or choose a wider claim beforehand ({rows}).', "")
     if v.lost_count:
         what = f'Read the {count_noun(v.lost_count, "row")} that "{v.gate}" lost.'
-        return NextStep(what, _command("show", str(shown), "--flips"))
-    return NextStep(f'Read the rows of "{v.gate}".', _command("show", str(shown), "--rows", "--wrong"))
+        return NextStep(what, _format_harness_command("show", str(shown), "--flips"))
+    return NextStep(f'Read the rows of "{v.gate}".', _format_harness_command("show", str(shown), "--rows", "--wrong"))
 
 
-def _after_pass(run: Run, folder: Path, shown: Path) -> NextStep | None:
+def _suggest_after_pass(run: Run, folder: Path, shown: Path) -> NextStep | None:
     exports = [Path(*Path(e.to).parts[-2:]) for e in run.exports if e.written]
     if exports:
-        verify, promote = (_command(verb, str(exports[0])) for verb in ("verify", "promote"))
+        verify, promote = (_format_harness_command(verb, str(exports[0])) for verb in ("verify", "promote"))
         return NextStep("Verify the export, then make it the release.", f"{verify} && {promote}")
     if not run.is_of_scored_rows:
         return None
     if (folder / BUNDLE).is_dir():
-        again = _command("verify", str(shown / BUNDLE), "--recompute")
+        again = _format_harness_command("verify", str(shown / BUNDLE), "--recompute")
         return NextStep("Nothing is left to do here. To let others check the decision:", again)
     return NextStep("Nothing is left to do here; so many rows are kept in no evidence that others could check.", "")
 
 
-def _command(*words: str) -> str:
+def _format_harness_command(*words: str) -> str:
     return shlex.join(["harness", *words])

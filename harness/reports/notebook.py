@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from harness.errors import UsageError, did_you_mean
 from harness.records import verdict_text
-from harness.records.figures import NONE, verdict_figures
+from harness.records.figures import NO_VALUE, verdict_figures
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
 from harness.reports import summary
@@ -21,8 +21,10 @@ from harness.reports.run_folder import prompt_of
 from harness.reports.run_folder import read_rows as read_answers
 from harness.texts.escaping import printable
 
-DRAWS = "harness.notebook"  # entry points: functions of a Run that return HTML to stand under the gates, or nothing
-OWN = ("id", "input", "text", "target")  # columns of a document that stand under names of ours
+NOTEBOOK_ENTRY_POINTS = (
+    "harness.notebook"  # entry points: functions of a Run that return HTML to stand under the gates, or nothing
+)
+ROW_COLUMNS = ("id", "input", "text", "target")  # columns of a document that stand under names of ours
 COLUMNS = ("verdict", "gate", "claim", "values", "estimate and bounds", "rows")
 PAGE = "report.html"
 
@@ -35,20 +37,20 @@ def run_html(run: Run) -> str:
     rest = [line for line in run.conclusions if line not in lines]
     worst_first = summary.sort_worst_first(run)
     ships, others = [v for v in worst_first if v.decides], [v for v in worst_first if not v.decides]
-    told = f"<p><b>{glyph} {_text(summary.verdict_sentence(run))}</b></p>"
-    told += "".join(f"<p>{_text(line)}</p>" for line in lines if line)
-    told += "".join(_table(run, verdicts) for verdicts in (ships, others) if verdicts)
+    told = f"<p><b>{glyph} {_escape_html_text(summary.verdict_sentence(run))}</b></p>"
+    told += "".join(f"<p>{_escape_html_text(line)}</p>" for line in lines if line)
+    told += "".join(_format_html_gate_table(run, verdicts) for verdicts in (ships, others) if verdicts)
     told += f"<p>Bounds are one-sided, at {100 * (1 - run.alpha):g}% confidence each.</p>" if run.verdicts else ""
     step = suggest_next_step(run, Path(run.folder)) if run.folder else None
-    told += f"<p>{_text(step.what)} <code>{_text(step.command)}</code></p>" if step else ""
-    told += _folded(rest) + _link(run)
-    for point in importlib.metadata.entry_points(group=DRAWS):
+    told += f"<p>{_escape_html_text(step.what)} <code>{_escape_html_text(step.command)}</code></p>" if step else ""
+    told += _format_html_conclusions(rest) + _format_html_page_link(run)
+    for point in importlib.metadata.entry_points(group=NOTEBOOK_ENTRY_POINTS):
         with suppress(Exception, SystemExit):  # what fails to draw is left out
             told += str(point.load()(run) or "")
     return told
 
 
-def _table(run: Run, verdicts: Sequence[Verdict]) -> str:
+def _format_html_gate_table(run: Run, verdicts: Sequence[Verdict]) -> str:
     """Return gates as a table, under whether they decide what ships."""
     names = summary.join_names(list(dict.fromkeys(v.candidate for v in verdicts)))
     title = names if verdicts[0].decides else f"{names}, which does not ship"
@@ -56,39 +58,49 @@ def _table(run: Run, verdicts: Sequence[Verdict]) -> str:
     for v in verdicts:
         figures, why = verdict_figures(v), summary.describe_exemption(v)
         outcome = f"{summary.GLYPHS[v.outcome]} {v.outcome}" + (f" ({why})" if why and v.decides else "")
-        values = " against ".join(x for x in (figures.value, figures.baseline) if x != NONE)
+        values = " against ".join(x for x in (figures.value, figures.baseline) if x != NO_VALUE)
         estimate = f"{figures.estimand} ".lstrip() + figures.estimate
-        estimate += f" {figures.bounds}" if NONE not in (figures.lower, figures.upper) else ""
+        estimate += f" {figures.bounds}" if NO_VALUE not in (figures.lower, figures.upper) else ""
         rows_ = f"{figures.n:,}" + (f" in {figures.where}" if figures.where else "")
         if v.estimate is None:
-            values, estimate = verdict_text.format_brief(v), NONE
+            values, estimate = verdict_text.format_brief(v), NO_VALUE
         values = "; ".join(filter(None, [values, verdict_text.format_sample_size(v)]))
-        cells = [outcome, _text(v.gate), _text(f"{v.metric} {v.claim}".strip()), _text(values), estimate, _text(rows_)]
+        cells = [
+            outcome,
+            _escape_html_text(v.gate),
+            _escape_html_text(f"{v.metric} {v.claim}".strip()),
+            _escape_html_text(values),
+            estimate,
+            _escape_html_text(rows_),
+        ]
         rows += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     head = f"<thead><tr>{head}</tr></thead>"
-    table = f"<table><caption>{_text(title)}</caption>{head}<tbody>{rows}</tbody></table>"
-    return f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="{_text(title)}">{table}</div>'
+    table = f"<table><caption>{_escape_html_text(title)}</caption>{head}<tbody>{rows}</tbody></table>"
+    return (
+        f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="{_escape_html_text(title)}">{table}</div>'
+    )
 
 
-def _folded(lines: Sequence[str]) -> str:
+def _format_html_conclusions(lines: Sequence[str]) -> str:
     """Return what else is said of a run, folded away."""
     if not lines:
         return ""
-    return f"<details><summary>Conclusions</summary>{''.join(f'<p>{_text(line)}</p>' for line in lines)}</details>"
+    paragraphs = "".join(f"<p>{_escape_html_text(line)}</p>" for line in lines)
+    return f"<details><summary>Conclusions</summary>{paragraphs}</details>"
 
 
-def _link(run: Run) -> str:
+def _format_html_page_link(run: Run) -> str:
     """Return a link to the page of a run, or its folder where it has none."""
     if not run.folder:
         return ""
     page = Path(run.folder, PAGE)
     if not page.is_file():
-        return f"<p>{_text(run.folder)}</p>"
+        return f"<p>{_escape_html_text(run.folder)}</p>"
     try:
         link = page.resolve().relative_to(Path.cwd()).as_posix()  # which a notebook's server finds
     except ValueError:
         link = page.resolve().as_uri()
-    return f'<p><a href="{escape(quote(link, safe="/:"))}">{_text(str(page))}</a></p>'
+    return f'<p><a href="{escape(quote(link, safe="/:"))}">{_escape_html_text(str(page))}</a></p>'
 
 
 def run_rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
@@ -105,7 +117,7 @@ def run_rows(run: Run, evaluation: str) -> list[dict[str, Any]]:
         for name, row in read_answers(Path(run.folder), subject, evaluation).items():
             try:
                 own = {"id": row["id"], "prompt": prompt_of(row), "target": row["target"], "cluster": row["cluster"]}
-                other = {k: v for k, v in row["doc"].items() if k not in OWN and k not in own}
+                other = {k: v for k, v in row["doc"].items() if k not in ROW_COLUMNS and k not in own}
                 answered = {f"{subject}.answer": row["resps"][0][0]}
                 scored = {f"{subject}.{m}": row.get(m) for m in row["metrics"]}
                 found.setdefault(name, own | other).update(answered | scored)
@@ -125,5 +137,5 @@ def run_frame(run: Run, evaluation: str) -> Any:
     return pandas.DataFrame(run_rows(run, evaluation))
 
 
-def _text(text: str) -> str:
+def _escape_html_text(text: str) -> str:
     return escape(printable(text))

@@ -25,16 +25,16 @@ from harness.records.run import Run
 from harness.schema import field_hints
 from harness.texts.secrets import redact_options, redact_text
 
-FORMAT = 1  # of report.json; raised when an older reader would misread
+FORMAT_VERSION = 1  # of report.json; raised when an older reader would misread
 END, SUM = "\n}\n", ',\n "sha256": "'  # how it ends, and its last key: the digest of all before it
-CHANGED = "was changed, so its contents are not verified; look at the rows, or harness verify the export"
+CHANGED_TEXT = "was changed, so its contents are not verified; look at the rows, or harness verify the export"
 CONTENT = frozenset({"won", "lost", "won_ids", "lost_ids", "rows", "shown_rows", "items", "deselected"})  # of the data
 
 
 def to_json(run: Run) -> str:
     """Write a run as JSON; what plugins tell is struck as their options are, and no path is absolute."""
     facts = {name: redact_options(told) for name, told in run.facts.items()}
-    text = dumps({"format": FORMAT, **relative_paths(dataclasses.asdict(run) | {"facts": facts}, run)})
+    text = dumps({"format": FORMAT_VERSION, **relative_paths(dataclasses.asdict(run) | {"facts": facts}, run)})
     return f'{text.removesuffix(END)}{SUM}{hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()}"{END}'
 
 
@@ -52,12 +52,12 @@ def read_run(folder: Path) -> Run:
     try:
         with open_file(path, follow=path is folder, below=path.parent) as f:  # a file that is named may be a link
             text = f.read().decode("utf-8")
-        data = json.loads(text, parse_int=_int)
+        data = json.loads(text, parse_int=_parse_bounded_int)
     except (OSError, ValueError, RecursionError) as error:
         where = path if folder.exists() else folder
         why = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise UsageError(f"{where}: the report cannot be read: {why}; name a folder in reports/") from None
-    if not isinstance(data, dict) or not _is_format(data.pop("format", None)):
+    if not isinstance(data, dict) or not _is_current_format_version(data.pop("format", None)):
         raise UsageError(
             f"{path}: was not written by this version of the harness; read it with the version that wrote it"
         )
@@ -71,12 +71,12 @@ def read_run(folder: Path) -> Run:
         raise UsageError(f"{path}: {what}; name a folder in reports/") from None
     body, _, told = text.removesuffix(f'"{END}').rpartition(SUM)
     if hashlib.sha256(f"{body}{END}".encode()).hexdigest() != told:  # what a run wrote ends with it
-        found = dataclasses.replace(found, edited=True, warnings=[f"{path.name} {CHANGED}", *found.warnings])
+        found = dataclasses.replace(found, edited=True, warnings=[f"{path.name} {CHANGED_TEXT}", *found.warnings])
     return dataclasses.replace(found, folder=str(path.parent)) if found.folder else found
 
 
-def _is_format(written: Any) -> bool:
-    return type(written) is int and written == FORMAT
+def _is_current_format_version(written: Any) -> bool:
+    return type(written) is int and written == FORMAT_VERSION
 
 
 def from_json(want: Any, value: Any, place: str) -> Any:
@@ -106,7 +106,7 @@ def from_json(want: Any, value: Any, place: str) -> Any:
     raise TypeError(f"{place} is {json.dumps(value):.40}")
 
 
-def _int(digits: str) -> int:
+def _parse_bounded_int(digits: str) -> int:
     """Return a whole number; raises ValueError where it is none that anything was counted to."""
     if len(digits) > 19:
         raise ValueError(f"holds a number of {len(digits)} digits")
@@ -144,7 +144,7 @@ def relative_paths(value: Any, run: Run) -> Any:
     for place, name in places.items():
         names |= {str(p): name for p in (place, place.resolve()) if len(p.parts) > 1}
     if not names:
-        return _placed(value, lambda text: text)
+        return _replace_paths_in_texts(value, lambda text: text)
     longest = sorted(names, key=len, reverse=True)
     # Not in the middle of another path; a name goes on with letters, digits, dots and dashes.
     pattern = re.compile(rf"(?:(?<![\w/.~-])|(?<=://))({'|'.join(map(re.escape, longest))})(/|(?![\w.-]))")
@@ -153,12 +153,12 @@ def relative_paths(value: Any, run: Run) -> Any:
         name = names[found[1]]
         return f"{name}{found[2]}" if name else "" if found[2] else "."
 
-    return _placed(value, lambda text: pattern.sub(one, text))
+    return _replace_paths_in_texts(value, lambda text: pattern.sub(one, text))
 
 
-def _placed(value: Any, replace: Callable[[str], str]) -> Any:
+def _replace_paths_in_texts(value: Any, replace: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return replace(value) if "/" in value or "\\" in value else value
     if isinstance(value, Mapping):
-        return {k: v if k in CONTENT else _placed(v, replace) for k, v in value.items()}
-    return [_placed(v, replace) for v in value] if isinstance(value, (list, tuple)) else value
+        return {k: v if k in CONTENT else _replace_paths_in_texts(v, replace) for k, v in value.items()}
+    return [_replace_paths_in_texts(v, replace) for v in value] if isinstance(value, (list, tuple)) else value

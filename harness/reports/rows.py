@@ -71,9 +71,12 @@ def read_changed_rows(run: Run, folder: Path, verdict: Verdict) -> list[DisplayR
         chosen = [("lost", i) for i in verdict.lost] + [("won", i) for i in verdict.won]
         if not verdict.versus:
             chosen = [
-                ("failed", i) for i in _failed(verdict, metric, iterate_rows(folder, verdict.candidate, evaluation))
+                ("failed", i)
+                for i in _list_failed_row_ids(verdict, metric, iterate_rows(folder, verdict.candidate, evaluation))
             ]
-        return _rows(folder, evaluation, metric, [s for s in (verdict.versus, verdict.candidate) if s], chosen)
+        return _read_display_rows(
+            folder, evaluation, metric, [s for s in (verdict.versus, verdict.candidate) if s], chosen
+        )
     except MALFORMED:
         what = f'its rows differ from those that changed for "{verdict.gate}" on {verdict.candidate}'
         raise UsageError(f"{folder}: {what}; run the suite again") from None
@@ -97,9 +100,9 @@ def read_all_rows(run: Run, folder: Path, evaluation: str, *, wrong: bool = Fals
     try:
         theirs = {row["id"]: row.get(metric) for s in before for row in iterate_rows(folder, s, evaluation)}
         ours = {row["id"]: row.get(metric) for row in iterate_rows(folder, candidate, evaluation)}
-        changes = [(_change(report, metric, value, theirs.get(i)), i) for i, value in ours.items()]
+        changes = [(_classify_row_change(report, metric, value, theirs.get(i)), i) for i, value in ours.items()]
         wanted = sorted((c for c in changes if not wrong or c[0] in ("lost", "wrong")), key=lambda c: ORDER[c[0]])
-        found = _rows(folder, evaluation, metric, [*others, candidate], wanted[:most])
+        found = _read_display_rows(folder, evaluation, metric, [*others, candidate], wanted[:most])
     except MALFORMED:
         raise UsageError(f"{folder}: the rows of {evaluation} cannot be read; run the suite again") from None
     return RowList(evaluation, metric, found, len(wanted), len(changes), any(change for change, _ in changes))
@@ -144,7 +147,7 @@ def format_failed_rows(verdict: Verdict, failed: int) -> str:
     )
 
 
-def _failed(verdict: Verdict, metric: str, ours: Iterable[Mapping[str, Any]]) -> list[str]:
+def _list_failed_row_ids(verdict: Verdict, metric: str, ours: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the ids of the rows on the wrong side of a claim about a number, the worst first."""
     if (about := verdict.claim_spec) is None:
         return []  # which way its claim is cannot be told
@@ -152,7 +155,7 @@ def _failed(verdict: Verdict, metric: str, ours: Iterable[Mapping[str, Any]]) ->
     return sorted((i for i, value in values.items() if about.fails(value)), key=lambda i: about.sign * values[i])
 
 
-def _change(report: ItemResult, metric: str, mine: Any, other: Any) -> str:
+def _classify_row_change(report: ItemResult, metric: str, mine: Any, other: Any) -> str:
     """Return what became of a row that is right or wrong; of other numbers nothing can be said."""
     best = 1.0 if report.better.get(metric) == "higher" else 0.0
     if mine not in (0.0, 1.0):
@@ -162,7 +165,7 @@ def _change(report: ItemResult, metric: str, mine: Any, other: Any) -> str:
     return "lost" if other == best else "wrong"
 
 
-def _rows(
+def _read_display_rows(
     folder: Path, evaluation: str, metric: str, subjects: Sequence[str], chosen: Sequence[tuple[str, str]]
 ) -> list[DisplayRow]:
     """Return rows, given by what became of them and their ids, with what each subject answered, the candidate last."""
@@ -171,21 +174,21 @@ def _rows(
         about: dict[str, tuple[str, str]] = {}
         asked = (row for row in iterate_rows(folder, subject, evaluation) if row["id"] in ids)
         for row in islice(asked, len(ids)):
-            answers.setdefault(row["id"], []).append((subject, _answer(row, metric)))
-            about[row["id"]] = _text(prompt_of(row)), _text(row["target"])
+            answers.setdefault(row["id"], []).append((subject, _format_answer(row, metric)))
+            about[row["id"]] = _format_text_or_last_turn(prompt_of(row)), _format_text_or_last_turn(row["target"])
     return [DisplayRow(change, i, *about[i], tuple(answers[i])) for change, i in chosen]
 
 
-def _answer(row: Mapping[str, Any], metric: str) -> str:
+def _format_answer(row: Mapping[str, Any], metric: str) -> str:
     """Return what was answered, or where nothing was the row's numbers, and what was noted of it."""
     said, note = answer_of(row), f" (note: {row['note']})" if row.get("note") else ""
     if said is not None:
-        return _text(said) + note
+        return _format_text_or_last_turn(said) + note
     told = {name: row.get(name) for name in (metric, *row["metrics"])}
     return ", ".join(f"{name} {format_metric(x)}" for name, x in told.items() if isinstance(x, (int, float))) + note
 
 
-def _text(value: Any) -> str:
+def _format_text_or_last_turn(value: Any) -> str:
     """Return a prompt, a target or an answer as text: of a chat its last turn."""
     if isinstance(value, Sequence) and not isinstance(value, str) and value and isinstance(value[-1], Mapping):
         value = value[-1].get("content") or ""

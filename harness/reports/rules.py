@@ -20,12 +20,12 @@ LOCK = "suite.lock.json"
 SIZES = ("worse_by_at_most", "worse_by_more_than", "on_at_most", "max_failures")  # of what a gate allows
 MORE, LESS = ("min", "better_by"), ("max", *SIZES, "alpha", "cut_at_most", "flips_at_most")
 LIMITS = ("min", "max", "better_by", *SIZES)
-DERIVED = ("id", "claim", "blocking", "candidates", "group", "among")  # from the other keys of a gate
+DERIVED_KEYS = ("id", "claim", "blocking", "candidates", "group", "among")  # from the other keys of a gate
 # of a lock: what names, dates or repeats, and what a comparison tells by itself
 LABELS: tuple[str, ...] = ("recorded", "format", "gates", "subjects", "packages", "suite.name", "suite.file")
 LABELS += ("suite.digest", "suite.source", "suite.header.name", "suite.header.description", "suite.header.alpha")
 NAMES = ("id", "name", "to")  # keys by which a table of a list is known
-UNSET = "not set"
+UNSET_TEXT = "not set"
 Direction = Literal["looser", "stricter", ""]
 
 
@@ -82,35 +82,43 @@ def read_rules_before(folder: Path) -> Rules | None:
     there = (path.parent for path in folder.resolve().parent.glob(f"{own.run.suite}-*T*Z*/report.json"))
     for other in sorted((f for f in there if f.name < folder.resolve().name), key=lambda f: f.name, reverse=True):
         found = read_rules(other)
-        if found and found.run.suite == own.run.suite and _is_comparable(own, found):
+        if found and found.run.suite == own.run.suite and _has_model_or_shared_digests(own, found):
             return found
     return None
 
 
 def changed_rules(now: Rules, before: Rules) -> list[RuleChange]:
     """Return what differs between the locks of two runs: what decides first, then all else that a lock holds."""
-    found = [*_gate_changes(now, before), *_alpha_changes(now, before), *_waiver_changes(now, before)]
+    found = [
+        *_iterate_gate_changes(now, before),
+        *_iterate_alpha_changes(now, before),
+        *_iterate_waiver_changes(now, before),
+    ]
     ours, theirs = flatten_lock(now.lock), flatten_lock(before.lock)
     keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
-    return found + [RuleChange(key, ours.get(key, UNSET), theirs.get(key, UNSET)) for key in keys]
+    return found + [RuleChange(key, ours.get(key, UNSET_TEXT), theirs.get(key, UNSET_TEXT)) for key in keys]
 
 
 def flatten_rules(rules: Rules) -> dict[str, str]:
     """Return all that `changed_rules` compares as keys and written values, what decides first."""
     found = {
-        f'gate "{gate["id"]}": {key}': _written(value)
+        f'gate "{gate["id"]}": {key}': _format_rule_value(value)
         for gate in rules.lock.get("gates", ())
         for key, value in gate.items()
-        if key not in DERIVED
+        if key not in DERIVED_KEYS
     }
-    found |= {"alpha": _written(rules.lock["suite"].get("header", {}).get("alpha"))} if rules.lock else {}
+    found |= {"alpha": _format_rule_value(rules.lock["suite"].get("header", {}).get("alpha"))} if rules.lock else {}
     found |= {f'waiver of "{w.gate}"': w.summary() for w in rules.run.waivers}
     return found | flatten_lock(rules.lock)
 
 
 def flatten_lock(lock: Mapping[str, Any]) -> dict[str, str]:
     """Return a lock as dotted keys and written values, without its gates and what only names or dates it."""
-    found = {key: written for key, value in _walk(lock, "") if (written := _written(value)) not in ("", UNSET)}
+    found = {
+        key: written
+        for key, value in _iterate_dotted_keys(lock, "")
+        if (written := _format_rule_value(value)) not in ("", UNSET_TEXT)
+    }
     short = {key: key.replace(".options.", ".", 1) for key in found}
     return {key if short[key] in found else short[key]: written for key, written in found.items()}
 
@@ -124,54 +132,66 @@ def describe_rules(folder: Path) -> list[str]:
     return [f"rules changed since {before.folder.name}: {lines[0]}", *lines[1:]] if lines else []
 
 
-def _is_comparable(one: Rules, other: Rules) -> bool:
+def _has_model_or_shared_digests(one: Rules, other: Rules) -> bool:
     if one.lock["suite"].get("model", {}).get("use"):
         return True
     return bool(one.run.digests.items() & other.run.digests.items())
 
 
-def _gate_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
+def _iterate_gate_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
     ours, theirs = ({str(g["id"]): g for g in rules.lock.get("gates", ())} for rules in (now, before))
     for name in dict.fromkeys([*ours, *theirs]):
         gate, old = ours.get(name), theirs.get(name)
         if gate is None or old is None:
             claim = str((gate or old or {}).get("claim") or "any of several")
-            pair = (claim, UNSET) if gate else (UNSET, claim)
+            pair = (claim, UNSET_TEXT) if gate else (UNSET_TEXT, claim)
             yield RuleChange("claim", *pair, gate=name, direction="stricter" if gate else "looser")
             continue
-        keys = [k for k in dict.fromkeys([*gate, *old]) if k not in DERIVED and gate.get(k) != old.get(k)]
+        keys = [k for k in dict.fromkeys([*gate, *old]) if k not in DERIVED_KEYS and gate.get(k) != old.get(k)]
         for key in keys:
             a, b = gate.get(key), old.get(key)
-            would = tuple(_would_be(name, now.run, before.run)) if keys == [key] and key in LIMITS else ()
-            yield RuleChange(key, _written(a), _written(b), name, _direction(key, a, b), would)
+            would = (
+                tuple(_iterate_earlier_limit_notes(name, now.run, before.run))
+                if keys == [key] and key in LIMITS
+                else ()
+            )
+            yield RuleChange(
+                key, _format_rule_value(a), _format_rule_value(b), name, _find_strictness_direction(key, a, b), would
+            )
 
 
-def _alpha_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
+def _iterate_alpha_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
     a, b = (rules.lock["suite"].get("header", {}).get("alpha") for rules in (now, before))
     if a != b:
-        yield RuleChange("alpha", _written(a), _written(b), direction=_direction("alpha", a, b))
+        yield RuleChange(
+            "alpha", _format_rule_value(a), _format_rule_value(b), direction=_find_strictness_direction("alpha", a, b)
+        )
 
 
-def _waiver_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
+def _iterate_waiver_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
     ours, theirs = ({w.gate: w.summary() for w in rules.run.waivers} for rules in (now, before))
     for name in dict.fromkeys([*ours, *theirs]):
         if ours.get(name) != theirs.get(name):
             direction: Direction = "looser" if name not in theirs else "stricter" if name not in ours else ""
-            yield RuleChange(f'waiver of "{name}"', ours.get(name, UNSET), theirs.get(name, UNSET), "", direction)
+            yield RuleChange(
+                f'waiver of "{name}"', ours.get(name, UNSET_TEXT), theirs.get(name, UNSET_TEXT), "", direction
+            )
 
 
-def _would_be(gate: str, now: Run, before: Run) -> Iterator[str]:
+def _iterate_earlier_limit_notes(gate: str, now: Run, before: Run) -> Iterator[str]:
     """Yield what a gate would have come to at its earlier limit, by today's bounds at the same level."""
     old = {v.candidate: v for v in before.verdicts if v.gate == gate}
     same = [v for v in now.verdicts if v.gate == gate and v.candidate in old and v.alpha == old[v.candidate].alpha]
-    found = {v.candidate: outcome for v in same if (outcome := _outcome_at(v, old[v.candidate].threshold))}
+    found = {
+        v.candidate: outcome for v in same if (outcome := _decide_by_bounds_at_limit(v, old[v.candidate].threshold))
+    }
     moved = {v.candidate for v in same if found.get(v.candidate, v.outcome) is not v.outcome}
     yield from (f"with the earlier limit {name} would be {found[name]}" for name in found if name in moved)
     if found and not moved:
         yield "with the earlier limit the verdict is the same"
 
 
-def _outcome_at(v: Verdict, limit: float | None) -> Outcome | None:
+def _decide_by_bounds_at_limit(v: Verdict, limit: float | None) -> Outcome | None:
     if limit is None or v.claim_spec is None or v.lower is None or v.upper is None or v.outcome is Outcome.ERROR:
         return None
     better, worse = (
@@ -180,7 +200,7 @@ def _outcome_at(v: Verdict, limit: float | None) -> Outcome | None:
     return Outcome.PASS if better else Outcome.FAIL if worse else Outcome.INCONCLUSIVE
 
 
-def _direction(key: str, now: Any, before: Any) -> Direction:
+def _find_strictness_direction(key: str, now: Any, before: Any) -> Direction:
     """Return whether a gate with a changed key is easier to pass, harder, or neither is certain."""
     if key == "severity":
         return "looser" if now == "warn" else "stricter"
@@ -189,40 +209,40 @@ def _direction(key: str, now: Any, before: Any) -> Direction:
     if key in ("requires", "on"):
         gone, new = {*(before or ())} - {*(now or ())}, {*(now or ())} - {*(before or ())}
         return "" if bool(gone) == bool(new) or key == "on" else "looser" if gone else "stricter"
-    a, b = _number(now), _number(before)
+    a, b = _parse_number_or_percent(now), _parse_number_or_percent(before)
     if a is None or b is None or type(now) is not type(before) or key not in (*MORE, *LESS):
         return ""
     return "looser" if (a < b) == (key in MORE) else "stricter"
 
 
-def _number(value: Any) -> float | None:
+def _parse_number_or_percent(value: Any) -> float | None:
     with suppress(TypeError, ValueError):
         return float(value.rstrip("% ")) if isinstance(value, str) else float(value)
     return None
 
 
-def _walk(value: Any, at: str) -> Iterator[tuple[str, Any]]:
+def _iterate_dotted_keys(value: Any, at: str) -> Iterator[tuple[str, Any]]:
     """Yield dotted keys and what stands there; a table of a list is known by its name."""
     if at in LABELS:
         return
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _walk(inner, f"{at}.{key}" if at else str(key))
+            yield from _iterate_dotted_keys(inner, f"{at}.{key}" if at else str(key))
     elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
         for i, one in enumerate(value):
             name = next((one[key] for key in NAMES if one.get(key)), i)
-            yield from _walk(one, f"{at}.{name}")
+            yield from _iterate_dotted_keys(one, f"{at}.{name}")
     else:
         for part in ("suite.", "header.", "evals."):  # as a suite names its keys
             at = at.removeprefix(part)
         yield at, value
 
 
-def _written(value: Any) -> str:
+def _format_rule_value(value: Any) -> str:
     if value is None or value in ([], {}):
-        return UNSET
+        return UNSET_TEXT
     if isinstance(value, str):
         return value
     if isinstance(value, Sequence):
-        return ", ".join(map(_written, value))
+        return ", ".join(map(_format_rule_value, value))
     return format_toml(value)

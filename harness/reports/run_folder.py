@@ -31,7 +31,7 @@ from harness.texts.secrets import redact_text
 STEPS = "training.jsonl"  # beside an adapter's folder, a step a line
 LOGS = "logs"
 """The folder beside an adapter's in which its trainer logs for people, in whatever form."""
-MOST = 1000  # steps in a report; of a longer training every so many
+MAX_STEPS = 1000  # steps in a report; of a longer training every so many
 
 
 class RunFolder:
@@ -62,7 +62,7 @@ class RunFolder:
             row, text = make_row(number, sample, rows[sample.id], names), sent.get(sample.id, sample.input)
             # A perplexity is held as nats per unit of weight, and these are told as `nats`.
             nats = {name: row[name] for name in logs if name in rows[sample.id].values}
-            row |= {**{name: _exp(value) for name, value in nats.items()}, "nats": nats} if nats else {}
+            row |= {**{name: _exp_or_none(value) for name, value in nats.items()}, "nats": nats} if nats else {}
             row |= {} if text == sample.input else {"rendered": text}
             return json.dumps(row, ensure_ascii=False, default=str) + "\n"
 
@@ -151,9 +151,9 @@ def make_row(number: int, sample: Sample, score: Any, metrics: Sequence[str]) ->
         "filtered_resps": [one.answer for one in score.answers],
         "filter": "none",
         "metrics": list(metrics),
-        "doc_hash": _hashed(_indented(sample.row)),
-        "prompt_hash": _hashed(text),
-        "target_hash": _hashed(str(sample.target)),
+        "doc_hash": _hash_text(_format_row_as_indented_json(sample.row)),
+        "prompt_hash": _hash_text(text),
+        "target_hash": _hash_text(str(sample.target)),
         **score.values,
         "id": sample.id,
         **({"key": sample.key} if sample.key else {}),
@@ -166,12 +166,16 @@ def make_row(number: int, sample: Sample, score: Any, metrics: Sequence[str]) ->
         **({"finish_reason": score.finish_reason} if score.finish_reason else {}),
         **({"tokens": score.tokens} if score.tokens is not None else {}),
         **({"draws": [_draw_to_json(draw) for draw in score.draws]} if score.draws else {}),
-        "note": _told(score.note),
-        **({"details": {name: _told(value) for name, value in score.details.items()}} if score.details else {}),
+        "note": _redact_if_text(score.note),
+        **(
+            {"details": {name: _redact_if_text(value) for name, value in score.details.items()}}
+            if score.details
+            else {}
+        ),
     }
 
 
-def _indented(row: Mapping[str, Any]) -> str:
+def _format_row_as_indented_json(row: Mapping[str, Any]) -> str:
     """Return a row as JSON with an indent, of which lm-evaluation-harness makes its hash; Python's is slow."""
     write = partial(json.dumps, default=str, ensure_ascii=False)
     if any(isinstance(value, (dict, list, tuple)) for value in row.values()) or not row:
@@ -179,13 +183,13 @@ def _indented(row: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(f"  {write(str(k))}: {write(v)}" for k, v in row.items()) + "\n}"
 
 
-def _hashed(text: str) -> str:
+def _hash_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _draw_to_json(draw: Draw) -> dict[str, Any]:
     """Return what one of several answers got; its text stands under `resps`."""
-    told = {"note": _told(draw.note), "finish_reason": draw.finish_reason or None, "tokens": draw.tokens}
+    told = {"note": _redact_if_text(draw.note), "finish_reason": draw.finish_reason or None, "tokens": draw.tokens}
     return {"values": dict(draw.values), **{name: value for name, value in told.items() if value is not None}}
 
 
@@ -203,7 +207,7 @@ def answer_of(row: Mapping[str, Any]) -> Any:
     return answers[0] if len(answers) == 1 else "\n".join(f"{n}. {text}" for n, text in enumerate(answers, 1))
 
 
-def _told(value: Any) -> Any:
+def _redact_if_text(value: Any) -> Any:
     """Return what an evaluator says of a row, which may quote its options, without secrets."""
     return redact_text(value) if isinstance(value, str) else value
 
@@ -213,7 +217,7 @@ def metric_value(row: Mapping[str, Any], metric: str) -> float:
     return float(row.get("nats", {}).get(metric, row[metric]))
 
 
-def _exp(nats: float) -> float | None:
+def _exp_or_none(nats: float) -> float | None:
     try:
         return math.exp(nats)
     except OverflowError:
@@ -246,5 +250,5 @@ def read_steps(adapter: Path) -> tuple[TrainingStep, ...]:
     except (OSError, ValueError, TypeError, RecursionError):
         return ()
     steps = [step for step in found if isinstance(step, TrainingStep)]
-    every, last = max(1, math.ceil(len(steps) / MOST)), len(steps) - 1
+    every, last = max(1, math.ceil(len(steps) / MAX_STEPS)), len(steps) - 1
     return tuple(s for i, s in enumerate(steps) if not i % every or i == last or s.validation is not None)

@@ -68,7 +68,7 @@ def run_outcome(run: Run) -> Outcome:
     gates = [v for v in run.verdicts if not v.group]
     if run.edited:
         return Outcome.ERROR
-    if gates and _shipping(run, gates)[0]:
+    if gates and _list_shippable_candidates(run, gates)[0]:
         return Outcome.PASS
     if run.exit_code == ExitCode.FAILED:
         return Outcome.FAIL
@@ -117,16 +117,16 @@ def distance_to_limit(v: Verdict) -> float:
 
 def verdict_sentence(run: Run) -> str:
     """Return what may ship and why not, such as "nothing ships: one gate failed, one is not proven"."""
-    return f"not verified, the report was changed: {_decision(run)}" if run.edited else _decision(run)
+    return f"not verified, the report was changed: {_describe_decision(run)}" if run.edited else _describe_decision(run)
 
 
-def _decision(run: Run) -> str:
+def _describe_decision(run: Run) -> str:
     if not (gates := [v for v in run.verdicts if not v.group]):
         why = (
             "the run ended early" if run.problem else "a check failed" if any(f.stops_run for f in run.findings) else ""
         )
         return f"nothing ships: {why} before a gate was decided" if why else "nothing ships: no gate was decided"
-    shipping, why = _shipping(run, gates)
+    shipping, why = _list_shippable_candidates(run, gates)
     if not shipping:
         refuted = any(v.blocks_release and v.outcome is Outcome.FAIL for v in gates)
         one, several = ("does not hold", "do not hold") if refuted else ("is not proven", "are not proven")
@@ -140,23 +140,25 @@ def _decision(run: Run) -> str:
     other = [v for v in left if v not in waived and v not in warned]
     holds = "the claim holds" if run.gates == 1 else "the claims hold"
     may = f"{holds} on these rows" if run.is_of_scored_rows else f"{join_names(shipping)} may ship"
-    parts = [f"{may}: {passed} of {_count(len(decide), 'gate')} passed"]
-    parts += [f"{_number(len(waived))} {'is' if len(waived) == 1 else 'are'} waived"] if waived else []
-    parts += _tally(warned, of=("that only warns", "that only warn"))
+    parts = [f"{may}: {passed} of {_format_count(len(decide), 'gate')} passed"]
+    parts += [f"{_spell_number(len(waived))} {'is' if len(waived) == 1 else 'are'} waived"] if waived else []
+    parts += _describe_outcome_counts(warned, of=("that only warns", "that only warn"))
     parts += (
-        [f"{join_names(sorted({v.candidate for v in other}))} may not: {', '.join(_tally(other))}"] if other else []
+        [f"{join_names(sorted({v.candidate for v in other}))} may not: {', '.join(_describe_outcome_counts(other))}"]
+        if other
+        else []
     )
     if ignoring := len(run.passed_over):
-        parts.append(f"{_count(ignoring, 'failed check', words=True)} {'is' if ignoring == 1 else 'are'} waived")
+        parts.append(f"{_format_count(ignoring, 'failed check', words=True)} {'is' if ignoring == 1 else 'are'} waived")
     text = ", ".join(parts)
     if others:
-        rest = ", ".join(_tally([v for v in others if v.outcome is not Outcome.PASS]))
-        text += f"; {_number(len(others))} more on {join_names(sorted({v.candidate for v in others}))}"
+        rest = ", ".join(_describe_outcome_counts([v for v in others if v.outcome is not Outcome.PASS]))
+        text += f"; {_spell_number(len(others))} more on {join_names(sorted({v.candidate for v in others}))}"
         text += f", of which {rest}" if rest else ""
     return text
 
 
-def _shipping(run: Run, gates: Sequence[Verdict]) -> tuple[list[str], str]:
+def _list_shippable_candidates(run: Run, gates: Sequence[Verdict]) -> tuple[list[str], str]:
     """Return the candidates that may ship, or why there are none."""
     held = [v for v in gates if v.blocks_release]
     declared = [e.candidate for e in run.exports] or [v.candidate for v in gates if v.blocking and v.decides]
@@ -164,24 +166,28 @@ def _shipping(run: Run, gates: Sequence[Verdict]) -> tuple[list[str], str]:
     free = [c for c in dict.fromkeys(declared) if not any(v.candidate == c for v in held)]
     findings = [f for f in run.findings if f.stops_run]
     if run.problem:
-        return [], ", ".join([*_tally(held), "the run ended early"])
+        return [], ", ".join([*_describe_outcome_counts(held), "the run ended early"])
     if run.selecting:
         return [], "a run on selection splits confirms nothing"
     if run.part:
-        return [], ", ".join([*_tally(held), run.part])
+        return [], ", ".join([*_describe_outcome_counts(held), run.part])
     if findings:
-        return [], ", ".join([*_tally(held), f"{_count(len(findings), 'check', words=True)} failed"])
+        return [], ", ".join(
+            [*_describe_outcome_counts(held), f"{_format_count(len(findings), 'check', words=True)} failed"]
+        )
     if len(run.verdicts) < run.gates:
-        return [], ", ".join([*_tally(held), f"{run.gates - len(run.verdicts)} of {run.gates} gates were not decided"])
+        return [], ", ".join(
+            [*_describe_outcome_counts(held), f"{run.gates - len(run.verdicts)} of {run.gates} gates were not decided"]
+        )
     refused = {e.candidate: e.reasons[0] for e in run.exports if not e.written and e.reasons not in ((), NOT_ASKED)}
     if run.exit_code == 0:
         return [c for c in free if c not in refused], next(
             iter(refused.values()), "no blocking gate is on the shipping candidate"
         )
-    return list(dict.fromkeys(written)), ", ".join(_tally(held)) or "something was not evaluated"
+    return list(dict.fromkeys(written)), ", ".join(_describe_outcome_counts(held)) or "something was not evaluated"
 
 
-def _tally(verdicts: Sequence[Verdict], *, of: tuple[str, str] = ("", "")) -> list[str]:
+def _describe_outcome_counts(verdicts: Sequence[Verdict], *, of: tuple[str, str] = ("", "")) -> list[str]:
     """Return how many failed, could not be judged and are not proven; `of` is said of one of them, and of several.
 
     Without it the first has the noun.
@@ -191,7 +197,7 @@ def _tally(verdicts: Sequence[Verdict], *, of: tuple[str, str] = ("", "")) -> li
         if n := sum(v.outcome is outcome for v in verdicts):
             what = WORDS.get(outcome) or ("is not proven" if n == 1 else "are not proven")
             which = of[n > 1]
-            many = f"{_number(n)} {which}".rstrip() if which or found else _count(n, "gate", words=True)
+            many = f"{_spell_number(n)} {which}".rstrip() if which or found else _format_count(n, "gate", words=True)
             found.append(f"{many} {what}")
     return found
 
@@ -201,9 +207,9 @@ def join_names(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def _number(n: int) -> str:
+def _spell_number(n: int) -> str:
     return NUMBERS[n] if n < len(NUMBERS) else f"{n:,}"
 
 
-def _count(n: int, noun: str, *, words: bool = False) -> str:
-    return f"{_number(n) if words else n} {noun}{'' if n == 1 else 's'}"
+def _format_count(n: int, noun: str, *, words: bool = False) -> str:
+    return f"{_spell_number(n) if words else n} {noun}{'' if n == 1 else 's'}"

@@ -78,12 +78,12 @@ def gate_rows(base: Any, candidate: Any = None, **options: Any) -> GateResult:
         candidate = base
     given = {"base": base, "candidate": candidate} if candidate is not None else {"candidate": base}
     with words_for("python"):
-        return _gate(given, Namespace(**options, rows=[*given]))
+        return _gate_rows(given, Namespace(**options, rows=[*given]))
 
 
-def _gate(given: Mapping[str, Any], args: Namespace) -> GateResult:
+def _gate_rows(given: Mapping[str, Any], args: Namespace) -> GateResult:
     """Gate rows by side, as the command would by `args`."""
-    _check_arguments(args)
+    _require_valid_arguments(args)
     args.slice, allowed = ([v] if isinstance(v, str) else [*v] for v in (args.slice, args.allow))
     args.allow = ",".join(allowed)
     args.cluster = args.cluster if args.cluster is None or isinstance(args.cluster, str) else [*args.cluster]
@@ -94,11 +94,11 @@ def _gate(given: Mapping[str, Any], args: Namespace) -> GateResult:
     paths = {side: f"{side} in Python" if side in held else str(Path(rows).absolute()) for side, rows in given.items()}
     about = {"cluster": arguments.parse_clusters(args.cluster), "slices": args.slice}
     suite = suites.make_rows_suite(arguments.parse_gate(args), paths, options, args.alpha, **about)
-    lines = {side: enumerate(_lines(rows, side), 1) for side, rows in held.items()}
+    lines = {side: enumerate(_iterate_lines(rows, side), 1) for side, rows in held.items()}
     return GateResult(suites.judge_rows(suite, runs=suites.read_runs(suite, lines)))
 
 
-def _check_arguments(args: Namespace) -> None:
+def _require_valid_arguments(args: Namespace) -> None:
     """Raise UsageError at an argument of another type than the command's options have."""
     for name in ("min", "max", "cap", "alpha", "worse_by_at_most", "better_by"):
         value, share = getattr(args, name), name in ("worse_by_at_most", "better_by")
@@ -121,11 +121,11 @@ def _check_arguments(args: Namespace) -> None:
             raise UsageError(f"{name} is {getattr(args, name)!r:.60}; give a name")
 
 
-def _lines(rows: Any, side: str) -> Iterator[Mapping[str, Any]]:
+def _iterate_lines(rows: Any, side: str) -> Iterator[Mapping[str, Any]]:
     """Yield rows of whatever holds them as the lines of a table. Raises UsageError where that is none."""
     names = getattr(rows, "column_names", None) or getattr(rows, "columns", None)
     if isinstance(rows, Mapping):
-        yield from ({"id": str(name), "score": _plain(score)} for name, score in rows.items())
+        yield from ({"id": str(name), "score": _convert_numpy_scalar(score)} for name, score in rows.items())
     elif names is not None:
         columns = []
         for column in (rows[name] for name in names):
@@ -133,13 +133,13 @@ def _lines(rows: Any, side: str) -> Iterator[Mapping[str, Any]]:
             columns.append(list(getattr(column, how)()) if how else list(column))
         yield from (dict(zip(map(str, names), row, strict=True)) for row in zip(*columns, strict=True))
     elif isinstance(rows, (list, tuple)) and all(isinstance(row, Mapping) for row in rows):
-        yield from ({name: _plain(value) for name, value in row.items()} for row in rows)
+        yield from ({name: _convert_numpy_scalar(value) for name, value in row.items()} for row in rows)
     else:
         raise UsageError(
             f"{side}: is of type {type(rows).__name__}; give a path, dicts, names with scores, or a data frame"
         )
 
 
-def _plain(value: Any) -> Any:
+def _convert_numpy_scalar(value: Any) -> Any:
     """Return a number of NumPy as Python's."""
     return value.item() if hasattr(value, "item") and not hasattr(value, "__len__") else value

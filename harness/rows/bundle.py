@@ -43,13 +43,13 @@ FORMAT, FOLDER = "rows 2", "gate"
 SUITE, ITEMS, VERDICTS, MANIFEST = "suite.json", "items.jsonl", "verdicts.json", "manifest.json"
 WAIVER = "waiver"  # of a verdict, which lies beside the suite and comes out of no row
 BINDINGS = ("none", "named", "claimed")  # what rows tell of what answered, each more than the one before
-TOLD = {  # keys of a policy that a bundle tells of; whatever else one demands refuses it
+POLICY_KEYS = {  # keys of a policy that a bundle tells of; whatever else one demands refuses it
     "suites", "gates", "stages", "max_age_days", "max_attempts", "recomputed", "cached_answers", "waivers", "ignored",
     "data", "harness", "binding", "claims", "digest",
 }  # fmt: skip
 TABLES = {"keys": "[[key]]", "served": "[served]"}  # as they stand in a policy
 MAX_FILE_BYTES = 1 << 30  # of one file: bundles are written of at most 50,000 rows
-NEAR = 1e-9  # by which numbers differ on another processor
+RELATIVE_TOLERANCE = 1e-9  # by which numbers differ on another processor
 
 
 def write_bundle(found: JudgedRows, folder: Path) -> None:
@@ -77,7 +77,7 @@ def write_bundle(found: JudgedRows, folder: Path) -> None:
 def verify_bundle(folder: Path, args: Namespace, policy: Policy | None) -> int:
     """Say whether a bundle is what was written, and its verdicts what its rows, or the sources again, come to."""
     try:
-        steps = _verified(folder, args, policy)
+        steps = _run_verification_steps(folder, args, policy)
         code, refused = ExitCode.OK, ""
     except Exception as error:  # of evidence that somebody made whatever is raised is a refusal
         steps, code, refused = {}, ExitCode.REFUSED, printable(str(error) or type(error).__name__)
@@ -89,14 +89,14 @@ def verify_bundle(folder: Path, args: Namespace, policy: Policy | None) -> int:
     return code
 
 
-def _verified(folder: Path, args: Namespace, policy: Policy | None) -> dict[str, str]:
+def _run_verification_steps(folder: Path, args: Namespace, policy: Policy | None) -> dict[str, str]:
     """Return the steps that were passed. Raises ValueError and others at the first that was not."""
     if args.told_as or args.beside or args.summary or args.suite or args.replay is not None:
         raise ValueError("scored rows are not an export: they have no model that could be replayed or attested")
-    manifest = read_json(_read(folder, MANIFEST))
+    manifest = read_json(_read_bounded_bytes(folder, MANIFEST))
     if manifest.get("format") != FORMAT:
         raise ValueError(f"is not a bundle of this version ({FORMAT})")
-    told, raw = manifest["files"], {name: _read(folder, name) for name in (SUITE, ITEMS, VERDICTS)}
+    told, raw = manifest["files"], {name: _read_bounded_bytes(folder, name) for name in (SUITE, ITEMS, VERDICTS)}
     there = {name: hashlib.sha256(data).hexdigest() for name, data in raw.items()}
     if odd := next((name for name in {**there, **told} if told.get(name) != there.get(name)), ""):
         raise ValueError(f"{odd} differs from the written file")
@@ -104,22 +104,22 @@ def _verified(folder: Path, args: Namespace, policy: Policy | None) -> dict[str,
     steps = {"files": f"{len(told)} as written", "binding": ", ".join(sorted(bound))}
     verdicts = read_json(raw[VERDICTS])
     if args.recompute or args.sources or policy:
-        suite, runs = _kept(raw, manifest)
+        suite, runs = _parse_suite_and_rows(raw, manifest)
         attempts = {e: AttemptNumber(number, tuple(stages)) for e, (number, *stages) in manifest["attempts"].items()}
         again = judge_rows(suite, runs=runs, attempts=attempts)
         for one, other in zip(verdicts, json.loads(dumps([asdict(v) for v in again.verdicts])), strict=True):
-            if odd := [key for key in one if key != WAIVER and not _alike(one[key], other[key])]:
+            if odd := [key for key in one if key != WAIVER and not _is_equal_with_tolerance(one[key], other[key])]:
                 raise ValueError(f'gate "{one["gate"]}": its rows give another {odd[0]}')
         steps["recompute"] = f"recomputed {len(verdicts)} of {len(verdicts)} gates"
         if policy:
-            steps["policy"] = _allowed(policy, manifest, again)
+            steps["policy"] = _require_policy_met(policy, manifest, again)
         if args.sources:
-            steps["sources"] = _same_sources(suite, runs, args.sources)
+            steps["sources"] = _require_same_source_rows(suite, runs, args.sources)
     steps["verdicts"] = ", ".join(f"{v['outcome']} {v['gate']}" for v in verdicts)
     return steps
 
 
-def _allowed(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> str:
+def _require_policy_met(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> str:
     """Return what a policy took. Raises ValueError at the first demand that rows do not meet, or tell nothing of."""
     if policy.binding is None:
         raise ValueError("scored rows are taken on trust, but the policy allows none (binding)")
@@ -128,7 +128,7 @@ def _allowed(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> 
             raise ValueError(
                 f'{side} has the binding "{run.binding}", but the policy requires "{policy.binding}" (binding)'
             )
-    for name in (f.name for f in fields(Policy) if f.name not in TOLD):
+    for name in (f.name for f in fields(Policy) if f.name not in POLICY_KEYS):
         if getattr(policy, name) != getattr(Policy([]), name):
             raise ValueError(f"evidence of scored rows lacks what the policy requires ({TABLES.get(name, name)})")
     told = {"candidate": "candidate", "started": manifest["started"], "ignored": []}
@@ -157,7 +157,7 @@ def _allowed(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> 
     return f'binding is at least "{policy.binding}"'
 
 
-def _same_sources(suite: Suite, runs: Runs, paths: list[str]) -> str:
+def _require_same_source_rows(suite: Suite, runs: Runs, paths: list[str]) -> str:
     """Return how many rows were read again and are the same. Raises ValueError where they are not."""
     given = zip(("base", "candidate")[-len(paths) :], paths, strict=True)
     scored = {side: replace(suite.rows[side], path=str(Path(path).absolute())) for side, path in given}
@@ -171,7 +171,7 @@ def _same_sources(suite: Suite, runs: Runs, paths: list[str]) -> str:
     return f"{count:,} rows read again, identical"
 
 
-def _read(folder: Path, name: str) -> bytes:
+def _read_bounded_bytes(folder: Path, name: str) -> bytes:
     """Return the bytes of a file, which are read once and never through a link."""
     with open_file(folder / name, below=folder) as f:
         if len(data := f.read(MAX_FILE_BYTES + 1)) > MAX_FILE_BYTES:
@@ -179,7 +179,7 @@ def _read(folder: Path, name: str) -> bytes:
     return data
 
 
-def _kept(raw: Mapping[str, bytes], manifest: Mapping[str, Any]) -> tuple[Suite, Runs]:
+def _parse_suite_and_rows(raw: Mapping[str, bytes], manifest: Mapping[str, Any]) -> tuple[Suite, Runs]:
     told = read_json(raw[SUITE])
     evals = tuple(made_of(Eval, e, "eval") for e in told["evals"])
     gates = tuple(made_of(Gate, g, "gate") for g in told["gates"])
@@ -198,9 +198,11 @@ def _kept(raw: Mapping[str, bytes], manifest: Mapping[str, Any]) -> tuple[Suite,
     return suite, found
 
 
-def _alike(one: Any, other: Any) -> bool:
+def _is_equal_with_tolerance(one: Any, other: Any) -> bool:
     if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=NEAR, abs_tol=NEAR)
+        return math.isclose(one, other, rel_tol=RELATIVE_TOLERANCE, abs_tol=RELATIVE_TOLERANCE)
     if isinstance(one, (list, dict)) and type(one) is type(other) and len(one) == len(other):
-        return all(_alike(one[k], other[k]) for k in (one if isinstance(one, dict) else range(len(one))))
+        return all(
+            _is_equal_with_tolerance(one[k], other[k]) for k in (one if isinstance(one, dict) else range(len(one)))
+        )
     return bool(one == other)

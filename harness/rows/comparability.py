@@ -14,7 +14,7 @@ from harness.rows.wording import write_option
 from harness.texts.escaping import shorten_text
 
 POINT = ("model", "revision", "adapter", "parameters", "quantisation", "model args")  # what is being compared
-UNFAIR = {  # and how one says it
+UNFAIR_FACTS = {  # and how one says it
     "shots": "few-shot examples differ", "template": "chat templates differ", "system": "system instructions differ",
     "task version": "task versions differ", "filter": "answer filters differ",
     "scorer": "scorers differ", "generation": "generation settings differ", "judge": "judge differs",
@@ -27,14 +27,14 @@ PROMPTS = ("shots", "template", "system")  # that explain why prompts differ
 ADVICE = {
     "judge": "another judge changes the scores without a change of model",
 }
-IDENTICAL = "identical"  # both sides are the same bytes
-NAMES = (*UNFAIR, "prompt", "dtype", IDENTICAL)
+IDENTICAL_TEXT = "identical"  # both sides are the same bytes
+NAMES = (*UNFAIR_FACTS, "prompt", "dtype", IDENTICAL_TEXT)
 CLIENT = {  # settings of who asks, which change no answer
     "batch_size", "cache", "cache_prompt", "max_connections", "max_retries", "max_tasks", "retry_policy", "timeout",
     "attempt_timeout", "adaptive_connections",
 }  # fmt: skip
-LONGEST = 60  # characters of a fact
-SELF = "judged by itself"  # a fact: which scorers have the model under test as their judge
+MAX_FACT_CHARS = 60  # characters of a fact
+SELF_JUDGED_FACT = "judged by itself"  # a fact: which scorers have the model under test as their judge
 
 
 @dataclass(frozen=True)
@@ -64,25 +64,25 @@ def compare_facts(
 
     Raises UsageError with everything that is unfair and not allowed.
     """
-    unfair, found = _own_judges(base, candidate), FactDifferences()
+    unfair, found = _find_self_judging_error(base, candidate), FactDifferences()
     if base:
-        differs, found = _differences(base, candidate, pairs)
+        differs, found = _find_fact_differences(base, candidate, pairs)
         unfair = differs | unfair
-    settings = {*(_settings(base) if base else ()), *_settings(candidate)}
+    settings = {*(_parse_generation_settings(base) if base else ()), *_parse_generation_settings(candidate)}
     allowed = parse_allowed(allow, settings)
     if refused := [n for n in unfair if n not in allowed and not ("generation" in allowed and n in settings)]:
-        hints = {name: ADVICE.get(name) or _advise(name) for name in refused}
+        hints = {name: ADVICE.get(name) or _suggest_remedy(name) for name in refused}
         raise UsageError(*(f"{unfair[name]}; {hint}" for name, hint in hints.items()))
     return replace(found, allowed=tuple(unfair.values()))
 
 
-def _advise(name: str) -> str:
+def _suggest_remedy(name: str) -> str:
     """Return what to do about runs that differ in a setting."""
     allow = write_option("allow", name.replace(" ", "-").replace("_", "-"))
     return f"{allow} if that is intended" if name == "template" else f"rerun one of the runs, or {allow}"
 
 
-def _settings(run: RawRows) -> Mapping[str, Any]:
+def _parse_generation_settings(run: RawRows) -> Mapping[str, Any]:
     """Return the generation settings of a run, by name."""
     return parse_settings(run.facts.get("generation", ""))
 
@@ -96,7 +96,7 @@ def parse_settings(text: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _differing_settings(theirs: str, ours: str) -> dict[str, str]:
+def _find_differing_settings(theirs: str, ours: str) -> dict[str, str]:
     """Return how two tables of generation settings differ, setting by setting; none where one is no table."""
     base, candidate = parse_settings(theirs), parse_settings(ours)
     if (theirs != "{}" and not base) or (ours != "{}" and not candidate):
@@ -105,46 +105,52 @@ def _differing_settings(theirs: str, ours: str) -> dict[str, str]:
     for name in sorted({*base, *candidate}):
         if base.get(name) != candidate.get(name):
             each = [json.dumps(side[name]) if name in side else "not set" for side in (base, candidate)]
-            one, two = (shorten_text(value, LONGEST) for value in each)
-            found[name] = f"{UNFAIR['generation']}: {name.replace('_', ' ')} is {one} and {two}"
+            one, two = (shorten_text(value, MAX_FACT_CHARS) for value in each)
+            found[name] = f"{UNFAIR_FACTS['generation']}: {name.replace('_', ' ')} is {one} and {two}"
     return found
 
 
-def _own_judges(base: RawRows | None, candidate: RawRows) -> dict[str, str]:
+def _find_self_judging_error(base: RawRows | None, candidate: RawRows) -> dict[str, str]:
     """Return that a model graded its own answers, where one did: a lenient one would win on the same answers."""
     for side, run in (("candidate", candidate), *((("base", base),) if base else ())):
-        if run.facts.get(SELF):
-            what = f"{side} was judged by the model itself ({shorten_text(run.facts[SELF], LONGEST)})"
+        if run.facts.get(SELF_JUDGED_FACT):
+            what = (
+                f"{side} was judged by the model itself ({shorten_text(run.facts[SELF_JUDGED_FACT], MAX_FACT_CHARS)})"
+            )
             return {"judge": f"{what}; use another judge, or {write_option('allow', 'judge')} if that is intended"}
     return {}
 
 
-def _differences(base: RawRows, candidate: RawRows, pairs: PairedRows) -> tuple[dict[str, str], FactDifferences]:
+def _find_fact_differences(
+    base: RawRows, candidate: RawRows, pairs: PairedRows
+) -> tuple[dict[str, str], FactDifferences]:
     """Return what is unfair by its name, and what else differs or is not known."""
     unfair: dict[str, str] = {}
     told = []
-    for name in sorted({*base.facts, *candidate.facts} - {*POINT, "limit", SELF}):
+    for name in sorted({*base.facts, *candidate.facts} - {*POINT, "limit", SELF_JUDGED_FACT}):
         theirs, ours = base.facts.get(name), candidate.facts.get(name)
         if theirs == ours:
             continue
         if theirs is None or ours is None:
             side, known = ("candidate", ours) if theirs is None else ("base", theirs)
-            line = f"{name} is known only for {side}: {shorten_text(known or '', LONGEST)}"
+            line = f"{name} is known only for {side}: {shorten_text(known or '', MAX_FACT_CHARS)}"
             if name in ANSWERS:
                 unfair[name] = line
             else:
                 told.append(line)
-        elif name == "generation" and (differing := _differing_settings(theirs, ours)):
+        elif name == "generation" and (differing := _find_differing_settings(theirs, ours)):
             unfair |= {key: text for key, text in differing.items() if key not in CLIENT}
             told += [text for key, text in differing.items() if key in CLIENT]
-        elif name in UNFAIR:
-            unfair[name] = f"{UNFAIR[name]}: {shorten_text(theirs, LONGEST)} and {shorten_text(ours, LONGEST)}"
+        elif name in UNFAIR_FACTS:
+            unfair[name] = (
+                f"{UNFAIR_FACTS[name]}: {shorten_text(theirs, MAX_FACT_CHARS)} and {shorten_text(ours, MAX_FACT_CHARS)}"
+            )
         else:
-            told.append(f"{name} {shorten_text(theirs, LONGEST)} / {shorten_text(ours, LONGEST)}")
+            told.append(f"{name} {shorten_text(theirs, MAX_FACT_CHARS)} / {shorten_text(ours, MAX_FACT_CHARS)}")
     if base.tool != candidate.tool:
         told.append(f"tool {base.tool} / {candidate.tool}")
     if "epochs" not in unfair and pairs.repeats[0] != pairs.repeats[1]:
-        unfair["epochs"] = f"{UNFAIR['epochs']}: base has {pairs.repeats[0]}, candidate {pairs.repeats[1]}"
+        unfair["epochs"] = f"{UNFAIR_FACTS['epochs']}: base has {pairs.repeats[0]}, candidate {pairs.repeats[1]}"
     both = ((theirs[0], ours[0]) for theirs, ours in zip(pairs.base, pairs.candidate, strict=True) if theirs and ours)
     if other := sum(bool(one.prompt and two.prompt and one.prompt != two.prompt) for one, two in both):
         first = next((name for name in PROMPTS if name in unfair), "prompt")

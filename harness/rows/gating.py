@@ -20,24 +20,24 @@ from harness.records.scales import Scale
 from harness.rows import comparability, pairing
 from harness.rows.comparability import FactDifferences
 from harness.rows.pairing import PairedRows, Rows
-from harness.rows.readers.fields import HIGHER, LOWER, SHARES, are_close
+from harness.rows.readers.fields import HIGHER_METRICS, LOWER_METRICS, SHARES, are_close
 from harness.rows.records import Better, RawRow, RawRows, Wanted
 from harness.rows.wording import write_option
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable
 
-EXAMPLES = 3  # rows and reasons that are named
-KINDS = 60  # characters of a reason by which errors are counted
-DIGITS = 32  # hex digits of what a row is known by, as in `RawRow.content`
+MAX_EXAMPLES = 3  # rows and reasons that are named
+MAX_REASON_CHARS = 60  # characters of a reason by which errors are counted
+HEX_DIGITS = 32  # hex digits of what a row is known by, as in `RawRow.content`
 MAX_ROWS = 50_000  # rows of an evaluation that are all written, and so held until then
-UNKNOWN = "unknown on both sides: "
+UNKNOWN_PREFIX = "unknown on both sides: "
 TRUST = "rows are taken on trust; no weights were seen"
-NONE: Mapping[str, float] = {}  # one for all scores, of which there may be millions
-SAID = {
+NO_VALUES: Mapping[str, float] = {}  # one for all scores, of which there may be millions
+STATE_TEXTS = {
     "error": "ended in an error", "limit": "ended at a limit", "skipped": "were skipped", "absent": "are missing",
     "short": "have too few repeats",
 }  # fmt: skip
-LARGEST = 1e100  # of a score: sums of such are numbers
+MAX_SCORE = 1e100  # of a score: sums of such are numbers
 STATES = ("scored", "error", "limit", "skipped", "unscored", "absent", "short")
 
 
@@ -60,7 +60,7 @@ class MeasuredRows:
     @property
     def conditions(self) -> list[str]:
         """Under which conditions a verdict on these rows stands, each a part of its reason; the last says its trust."""
-        found = [f"{UNKNOWN}{', '.join(self.differences.unknown)}"] if self.differences.unknown else []
+        found = [f"{UNKNOWN_PREFIX}{', '.join(self.differences.unknown)}"] if self.differences.unknown else []
         found += [f"allowed: {text}" for text in self.differences.allowed]
         if any(self.pairs.dropped):
             one, other = self.pairs.dropped
@@ -93,12 +93,12 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
     read = [run.contents for run in runs.values()]
     if base and read[0] and read[0] == read[1] and base.part == candidate.part and base.rows == candidate.rows:
         same = f"base and candidate are the same file (sha256 {read[0][0][:4]}…)"
-        if comparability.IDENTICAL not in (want.allow or ()):
+        if comparability.IDENTICAL_TEXT not in (want.allow or ()):
             raise UsageError(
                 f"{same}; gate the candidate's scores, or {write_option('allow', 'identical')} if that is intended"
             )
     if base and base.tasks != candidate.tasks:
-        raise UsageError(_uneven_tasks(base, candidate))
+        raise UsageError(_find_one_sided_task_error(base, candidate))
     metric, because = choose_metric([*runs.values()], want)
     pairs = pairing.pair_rows(base or candidate, candidate, only_common=want.only_common)
     fair = comparability.compare_facts(base, candidate, pairs, want.allow or ())
@@ -108,25 +108,25 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
             f"{write_option('missing', 'wrong')}: {printable(metric.name)} has no worst value for such a row"
         )
     del candidate, base
-    samples = tuple(_samples(pairs))
+    samples = tuple(_make_paired_samples(pairs))
     rows = {"base": pairs.base, "candidate": pairs.candidate}
     few = pairs.count_incomplete(want.repeats)
     notes = [f"{count_noun(few, 'row')} with fewer repeats than the {pairs.usual_repeats} of most"] if few else []
-    columns = {side: _column(side, pairs, metric, want) for side in runs}
+    columns = {side: _make_score_column(side, pairs, metric, want) for side in runs}
     if len(samples) > MAX_ROWS:  # what is needed no more is half of the memory
         for side in rows:
             runs |= {side: replace(runs[side], rows=())} if side in runs else {}
             rows[side].found.clear()
-    results = {side: _result(side, name, runs[side], samples, column, metric) for side, column in columns.items()}
+    results = {side: _make_result(side, name, runs[side], samples, column, metric) for side, column in columns.items()}
     states = {side: column.states for side, column in columns.items()}
     return MeasuredRows(name, want, runs, pairs, metric, because, fair, samples, results, states, notes)
 
 
-def _uneven_tasks(base: RawRows, candidate: RawRows) -> str:
+def _find_one_sided_task_error(base: RawRows, candidate: RawRows) -> str:
     """Return which task only one side has, so that their means are of different tasks."""
     theirs, ours = ({*run.tasks} or {run.task} for run in (base, candidate))
     side, lacking = ("candidate", theirs - ours) if theirs - ours else ("base", ours - theirs)
-    names = ", ".join(f'"{printable(name)}"' for name in sorted(lacking)[:EXAMPLES])
+    names = ", ".join(f'"{printable(name)}"' for name in sorted(lacking)[:MAX_EXAMPLES])
     say = write_option("metric", "TASK:NAME")
     return f"{side}: has no rows of {names}; run the same tasks, or name one with {say}"
 
@@ -142,7 +142,7 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     if want.metric and want.metric not in readable:
         raise UsageError(f'{where}: there is no metric "{want.metric}"{did_you_mean(want.metric, readable)}')
     if not want.metric and len(readable) != 1:
-        known = ", ".join(f"{printable(n)} ({_mean(first.rows, n):.3g})" for n in readable)
+        known = ", ".join(f"{printable(n)} ({_average_rows(first.rows, n):.3g})" for n in readable)
         what = (
             f"has several metrics, {known}; name one with {write_option('metric', printable(readable[0]))}"
             if readable
@@ -152,18 +152,22 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     name = want.metric or readable[0]
     values = [v for run in runs for row in run.rows if (v := row.values.get(name)) is not None]
     for run in runs:
-        if heavy := next((w for row in run.rows if not 0 <= (w := row_weight(row, name)) <= LARGEST), None):
-            raise UsageError(f"{where}: a row has weight {heavy:g}; it must be from 0 to {LARGEST:g}")
-    if odd := [v for v in values if not abs(v) <= LARGEST]:
+        if heavy := next((w for row in run.rows if not 0 <= (w := row_weight(row, name)) <= MAX_SCORE), None):
+            raise UsageError(f"{where}: a row has weight {heavy:g}; it must be from 0 to {MAX_SCORE:g}")
+    if odd := [v for v in values if not abs(v) <= MAX_SCORE]:
         raise UsageError(f"{where}: {printable(name)} is {odd[0]:g} on {len(odd):,} rows, which is not a score")
     known, is_binary = name.lower().replace("-", "_"), set(values) <= {0.0, 1.0}
-    scale = want.scale or _one(runs, name, "scale") or ("proportion" if known in SHARES or is_binary else "mean")
+    scale = (
+        want.scale
+        or _require_same_metric_value(runs, name, "scale")
+        or ("proportion" if known in SHARES or is_binary else "mean")
+    )
     if want.better:
         better, because = str(want.better), "as given"
-    elif told := _one(runs, name, "better"):
+    elif told := _require_same_metric_value(runs, name, "better"):
         better, because = told, "according to the file"
-    elif known in HIGHER or known in LOWER:
-        better, because = "lower" if known in LOWER else "higher", "by its name"
+    elif known in HIGHER_METRICS or known in LOWER_METRICS:
+        better, because = "lower" if known in LOWER_METRICS else "higher", "by its name"
     elif is_binary:
         better, because = "higher", "every value is 0 or 1"
     else:
@@ -180,7 +184,7 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
         scale = write_option("scale", "mean")
         raise UsageError(f"{printable(name)}: {beyond[0]:g} is not a proportion; divide by 100, or use {scale}")
     for run in runs:
-        _check_sum(run, metric)
+        _require_rows_match_total(run, metric)
     return metric, because
 
 
@@ -189,7 +193,7 @@ def row_weight(row: RawRow, name: str) -> float:
     return row.weight * row.lengths.get(name, 1.0)
 
 
-def _one(runs: Sequence[RawRows], name: str, what: str) -> str:
+def _require_same_metric_value(runs: Sequence[RawRows], name: str, what: str) -> str:
     """Return what files tell of a metric, all of them the same. Raises UsageError where they do not."""
     sides = zip(("base", "candidate")[-len(runs) :], runs, strict=True)
     told = {side: str(v) for side, run in sides if (v := getattr(run.metrics[name], what)) is not None}
@@ -201,7 +205,7 @@ def _one(runs: Sequence[RawRows], name: str, what: str) -> str:
     return next(iter(told.values()), "")
 
 
-def _check_sum(run: RawRows, metric: Metric) -> None:
+def _require_rows_match_total(run: RawRows, metric: Metric) -> None:
     """Raise UsageError where a tool's own number over its scored rows is not what these rows make."""
     if (total := run.metrics[metric.name].total) is None:
         return
@@ -213,8 +217,8 @@ def _check_sum(run: RawRows, metric: Metric) -> None:
         raise UsageError(f"{printable(run.task)} {metric.name}: {what}; the file is truncated, or of another run")
 
 
-def _mean(rows: Iterable[RawRow], name: str) -> float:
-    values = [v for row in rows if (v := row.values.get(name)) is not None and abs(v) <= LARGEST]
+def _average_rows(rows: Iterable[RawRow], name: str) -> float:
+    values = [v for row in rows if (v := row.values.get(name)) is not None and abs(v) <= MAX_SCORE]
     return math.fsum(values) / len(values) if values else math.nan
 
 
@@ -223,7 +227,7 @@ def worst_value(metric: Metric) -> float | None:
     return (0.0 if metric.better == "higher" else 1.0) if metric.is_share else None
 
 
-def _samples(pairs: PairedRows) -> list[Sample]:
+def _make_paired_samples(pairs: PairedRows) -> list[Sample]:
     """Return the rows as they are judged. Raises UsageError where the sides tell of other clusters or slices.
 
     Their keys, here and in the ledger of attempts, are what was asked, else their ids, which say less: the same ids
@@ -232,7 +236,7 @@ def _samples(pairs: PairedRows) -> list[Sample]:
     found = []
     for name, theirs, ours in zip(pairs.names, pairs.base, pairs.candidate, strict=True):
         one = (ours or theirs)[0]
-        key = digest_value(["id", name])[:DIGITS] if pairs.how == "id" else one.content
+        key = digest_value(["id", name])[:HEX_DIGITS] if pairs.how == "id" else one.content
         other = theirs[0] if theirs else one
         about = [getattr(one, f) or getattr(other, f) for f in ("cluster", "second_cluster", "slices")]
         if [
@@ -244,7 +248,7 @@ def _samples(pairs: PairedRows) -> list[Sample]:
     return found
 
 
-def _state(rows: Rows, name: str, wanted: int) -> str:
+def _find_row_state(rows: Rows, name: str, wanted: int) -> str:
     """Return what came of a row: scored, or the worst of what came of its repeats, of which so many are wanted."""
     found = {"unscored" if row.state == "scored" and name not in row.values else row.state for row in rows}
     whole = "scored" if len(rows) >= wanted else "short"
@@ -266,7 +270,7 @@ class ScoreColumn:
     lost: str = ""
 
 
-def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> ScoreColumn:
+def _make_score_column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> ScoreColumn:
     """Return what a side scored. Raises UsageError where a row has more repeats than are demanded."""
     name, wanted = metric.name, pairs.wanted_repeats(side, want.repeats)
     rows, others = (pairs.base, pairs.candidate) if side == "base" else (pairs.candidate, pairs.base)
@@ -280,21 +284,21 @@ def _column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> Score
     if not any(shares):
         return ScoreColumn(values, shares, weights, {"scored": len(values)})
     each = zip(pairs.names, rows, wanted, shares, strict=True)
-    lost = [(called, own, _state(own, name, n)) for called, own, n, share in each if share]
+    lost = [(called, own, _find_row_state(own, name, n)) for called, own, n, share in each if share]
     told = ", ".join(
-        f"{count_noun(n, 'row')} {SAID.get(s, 'have no score')}" for s, n in Counter(s for *_, s in lost).items()
+        f"{count_noun(n, 'row')} {STATE_TEXTS.get(s, 'have no score')}" for s, n in Counter(s for *_, s in lost).items()
     )
-    why = Counter(row.why[:KINDS] for _, own, _ in lost for row in own if row.why)
-    reasons = f" ({', '.join(f'{n} {printable(text)}' for text, n in why.most_common(EXAMPLES))})" if why else ""
-    some = ", ".join(f'"{printable(called)}"' for called, *_ in lost[:EXAMPLES])
+    why = Counter(row.why[:MAX_REASON_CHARS] for _, own, _ in lost for row in own if row.why)
+    reasons = f" ({', '.join(f'{n} {printable(text)}' for text, n in why.most_common(MAX_EXAMPLES))})" if why else ""
+    some = ", ".join(f'"{printable(called)}"' for called, *_ in lost[:MAX_EXAMPLES])
     whole = " all rows;" if len(lost) == len(rows) else ""
     says = f"{side}: {told}{reasons},{whole} {some}; rerun them, or {write_option('missing', 'wrong')}"
-    states = Counter(_state(own, name, n) for own, n in zip(rows, wanted, strict=True))
+    states = Counter(_find_row_state(own, name, n) for own, n in zip(rows, wanted, strict=True))
     counts = want.missing == "wrong" and worst_value(metric) is not None and any(v is not None for v in values)
     return ScoreColumn(values, shares, weights, states, counts, says)
 
 
-def _result(
+def _make_result(
     side: str, name: str, run: RawRows, samples: Sequence[Sample], column: ScoreColumn, metric: Metric
 ) -> Result:
     """Return a run as a result of ours, known by the weights it is said to be of, else by what it scored.
@@ -307,10 +311,10 @@ def _result(
         if share and not column.counts:
             missing.append(s.id)
         elif v is None:
-            scores.append(Score(s.id, {metric.name: 0.0}, w, weights={metric.name: 0.0}, details=NONE, lost=lost))
+            scores.append(Score(s.id, {metric.name: 0.0}, w, weights={metric.name: 0.0}, details=NO_VALUES, lost=lost))
         else:
-            part = {metric.name: share} if share else NONE
-            scores.append(Score(s.id, values[v], w, weights=NONE, details=NONE, partly_lost=part))
+            part = {metric.name: share} if share else NO_VALUES
+            scores.append(Score(s.id, values[v], w, weights=NO_VALUES, details=NO_VALUES, partly_lost=part))
     told = zip((s.key for s in samples), map(str, column.values), column.shares, column.weights, strict=True)
     digest = hashlib.sha256(f"{side} {sorted(told)}".encode())
     caveats = (Caveat(column.lost, "ERROR"),) if missing else ()

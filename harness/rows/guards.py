@@ -30,7 +30,7 @@ def add_guards(gates: Sequence[Gate], measured: Mapping[str, MeasuredRows]) -> t
             guard = replace(gate, severity="warn", min_n=2, requires=[])
             if gate.better_by is not None:  # on the mean; a task must not be worse
                 guard = replace(guard, better_by=None, worse_by_at_most=0.0)
-            found += [replace(guard, id=_name(gate.id, task), slice=f"{TASK}={task}") for task in tasks]
+            found += [replace(guard, id=_name_guard(gate.id, task), slice=f"{TASK}={task}") for task in tasks]
     return tuple(found)
 
 
@@ -38,10 +38,10 @@ def is_guard(gate: Gate, measured: Mapping[str, MeasuredRows]) -> bool:
     """Return whether a gate is the guard of a task."""
     tasks = measured[gate.eval].runs["candidate"].tasks if gate.eval in measured else ()
     task = gate.slice.partition("=")[2] if isinstance(gate.slice, str) else ""
-    return task in tasks and gate.severity == "warn" and gate.id.endswith(_name("", task))
+    return task in tasks and gate.severity == "warn" and gate.id.endswith(_name_guard("", task))
 
 
-def _name(gate: str, task: str) -> str:
+def _name_guard(gate: str, task: str) -> str:
     return f"{gate} on {task}"
 
 
@@ -51,14 +51,16 @@ def decide_guards(
     """Return the verdicts, of which a guard is a FAIL that blocks where Holm refutes it, and else blocks nothing."""
     guards = {gate.id: gate for gate in gates if is_guard(gate, measured)}
     decided: dict[str, Verdict] = {}
-    for family in {(g.metric, g.id.removesuffix(_name("", g.slices[0].partition("=")[2]))) for g in guards.values()}:
+    for family in {
+        (g.metric, g.id.removesuffix(_name_guard("", g.slices[0].partition("=")[2]))) for g in guards.values()
+    }:
         own = [v for v in verdicts if v.gate in guards and v.metric == family[0] and v.gate.startswith(family[1])]
         adjusted = adjust_holm([1.0 if v.p_fail is None else v.p_fail for v in own])
-        decided |= {v.gate: _decide(v, p, len(own)) for v, p in zip(own, adjusted, strict=True)}
+        decided |= {v.gate: _apply_holm_to_guard(v, p, len(own)) for v, p in zip(own, adjusted, strict=True)}
     return [decided.get(v.gate, v) for v in verdicts]
 
 
-def _decide(verdict: Verdict, p: float, count: int) -> Verdict:
+def _apply_holm_to_guard(verdict: Verdict, p: float, count: int) -> Verdict:
     refuted = verdict.alpha is not None and p <= verdict.alpha
     outcome = Outcome.FAIL if refuted else verdict.outcome
     if outcome is Outcome.FAIL and not refuted:

@@ -12,7 +12,7 @@ from harness.rows.records import RawRow, RawRows
 from harness.rows.wording import write_option
 from harness.texts.escaping import printable
 
-EXAMPLES = 3  # names of rows that an error gives
+MAX_EXAMPLES = 3  # names of rows that an error gives
 How = Literal["content", "id"]
 Rows = tuple[RawRow, ...]  # all that a run has of one row: its repeats, mostly one
 Grouped = dict[str, "RawRow | Rows"]  # by what a row is known by; one alone, as most of millions, without a tuple
@@ -25,13 +25,13 @@ class SideRows(Sequence[Rows]):
         self.found = found
 
     def __getitem__(self, i: Any) -> Any:
-        return _all(self.found[i])
+        return _list_repeats(self.found[i])
 
     def __len__(self) -> int:
         return len(self.found)
 
     def __iter__(self) -> Iterator[Rows]:
-        return map(_all, self.found)
+        return map(_list_repeats, self.found)
 
 
 @dataclass(frozen=True)
@@ -74,36 +74,39 @@ class PairedRows:
 def pair_rows(base: RawRows, candidate: RawRows, *, only_common: bool) -> PairedRows:
     """Pair the rows of two runs. Raises UsageError where they cannot be, or one has rows that the other has not."""
     sides = {"base": base.rows, "candidate": candidate.rows}
-    how = _way(sides)
-    named = _names_mean(base.rows) and _names_mean(candidate.rows)
-    several = _several(sides.values()) if how == "content" and named else frozenset[str]()
-    left, right = (_grouped(rows, how, named, several, side) for side, rows in sides.items())
+    how = _choose_pairing(sides)
+    named = _has_only_named_rows(base.rows) and _has_only_named_rows(candidate.rows)
+    several = _find_contents_of_several_names(sides.values()) if how == "content" and named else frozenset[str]()
+    left, right = (_group_rows_by_identity(rows, how, named, several, side) for side, rows in sides.items())
     renamed, together = 0, zip(base.rows, candidate.rows, strict=False)
     if how == "content" and any(one.key != other.key or one.content != other.content for one, other in together):
         there = {row.key: row.content for row in base.rows if row.key}
         renamed = len({row.key for row in candidate.rows if there.get(row.key, row.content) != row.content})
         del there  # of millions
     for known in left.keys() & right.keys() if len(left) < len(base.rows) or len(right) < len(candidate.rows) else ():
-        theirs, ours = _all(left[known]), _all(right[known])
-        if len(ours) != len(theirs) and (_are_copies(ours) or _are_copies(theirs)):
-            what = f'question "{_called(theirs[0])}" is in {len(theirs)} rows of base and {len(ours)} of candidate'
+        theirs, ours = _list_repeats(left[known]), _list_repeats(right[known])
+        if len(ours) != len(theirs) and (_has_equal_repeat_numbers(ours) or _has_equal_repeat_numbers(theirs)):
+            what = f'question "{_name_row(theirs[0])}" is in {len(theirs)} rows of base and {len(ours)} of candidate'
             raise UsageError(f"rows: {what}, which cannot be paired without names; give {write_option('id', 'COLUMN')}")
     same = left.keys() == right.keys()
     only_left, only_right = ([] if same else [k for k in a if k not in b] for a, b in ((left, right), (right, left)))
     if (only_left or only_right) and how == "content" and base.columns != candidate.columns:
-        raise UsageError(_uneven_columns(base, candidate))
+        raise UsageError(_find_one_sided_column_error(base, candidate))
     if (only_left or only_right) and not only_common:
-        raise UsageError(_uneven((base, candidate), (left, right), (only_left, only_right), renamed))
+        raise UsageError(_describe_unpaired_rows((base, candidate), (left, right), (only_left, only_right), renamed))
     # What one side has and could not score is missing, and never left out.
-    lost = [k for k in only_left if _is_lost(_all(left[k]))], [k for k in only_right if _is_lost(_all(right[k]))]
+    lost = (
+        [k for k in only_left if _has_unscored_row(_list_repeats(left[k]))],
+        [k for k in only_right if _has_unscored_row(_list_repeats(right[k]))],
+    )
     kept = [*left] if same else [*(k for k in left if k in right), *lost[0], *lost[1]]
     if not kept:
         raise UsageError("rows: base and candidate have no row in common; check that both answered the same questions")
     dropped = len(only_left) - len(lost[0]), len(only_right) - len(lost[1])
-    return _named(how, kept, left, right, dropped, renamed)
+    return _pair_rows(how, kept, left, right, dropped, renamed)
 
 
-def _way(sides: dict[str, Sequence[RawRow]]) -> How:
+def _choose_pairing(sides: dict[str, Sequence[RawRow]]) -> How:
     """Return by what rows are paired. Raises UsageError where nothing tells them."""
     for side, rows in sides.items():
         if not rows:
@@ -111,18 +114,18 @@ def _way(sides: dict[str, Sequence[RawRow]]) -> How:
     if all(row.content for rows in sides.values() for row in rows):
         return "content"
     for side, rows in sides.items():
-        if not _names_mean(rows):
+        if not _has_only_named_rows(rows):
             what = "rows have neither input nor id" if not rows[0].key else "ids of rows are running numbers"
             ways = ", or ".join(write_option(name, "COLUMN") for name in ("id", "input"))
             raise UsageError(f"{side}: {what}, and positions do not identify rows; give {ways}")
     return "id"
 
 
-def _names_mean(rows: Sequence[RawRow]) -> bool:
+def _has_only_named_rows(rows: Sequence[RawRow]) -> bool:
     return not any(row.numbered or not row.key for row in rows)
 
 
-def _several(sides: Iterable[Sequence[RawRow]]) -> frozenset[str]:
+def _find_contents_of_several_names(sides: Iterable[Sequence[RawRow]]) -> frozenset[str]:
     """Return the contents that rows of several names share: there alone a name tells, and else it may change."""
     found = set[str]()
     for rows in sides:
@@ -132,7 +135,9 @@ def _several(sides: Iterable[Sequence[RawRow]]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _grouped(rows: Sequence[RawRow], how: str, named: bool, several: frozenset[str], side: str) -> Grouped:
+def _group_rows_by_identity(
+    rows: Sequence[RawRow], how: str, named: bool, several: frozenset[str], side: str
+) -> Grouped:
     """Return rows by what they are known by, with all repeats of each. Raises UsageError at a row that stands twice."""
     found: Grouped = {row.key: row for row in rows} if how == "id" else {row.content: row for row in rows}
     if len(found) == len(rows) and not several:  # as of most, and quicker of millions
@@ -141,9 +146,9 @@ def _grouped(rows: Sequence[RawRow], how: str, named: bool, several: frozenset[s
     for row in rows:
         known = row.key if how == "id" else f"{row.content} {row.key}" if row.content in several else row.content
         if (before := found.setdefault(known, row)) is not row:
-            found[known] = (*_all(before), row)
+            found[known] = (*_list_repeats(before), row)
     for same in found.values() if named else ():
-        if isinstance(same, tuple) and _are_copies(same):
+        if isinstance(same, tuple) and _has_equal_repeat_numbers(same):
             values = " and ".join(dict.fromkeys(f"{v:g}" for row in same for v in row.values.values()))
             what = f'id "{printable(same[0].key)}" occurs twice in {side}' + (
                 f" with scores {values}" if values else ""
@@ -152,7 +157,7 @@ def _grouped(rows: Sequence[RawRow], how: str, named: bool, several: frozenset[s
     return found
 
 
-def _uneven_columns(base: RawRows, candidate: RawRows) -> str:
+def _find_one_sided_column_error(base: RawRows, candidate: RawRows) -> str:
     """Return which column only one side has, so that no question is the same on both."""
     side, other = ("candidate", "base") if len(candidate.columns) < len(base.columns) else ("base", "candidate")
     has, lacks = (base, candidate) if side == "candidate" else (candidate, base)
@@ -160,7 +165,9 @@ def _uneven_columns(base: RawRows, candidate: RawRows) -> str:
     return f'{side}: has no column "{column}", which {other} has; add it, or use --{column} none for both'
 
 
-def _uneven(runs: Sequence[RawRows], sides: Sequence[Grouped], only: Sequence[list[str]], renamed: int) -> str:
+def _describe_unpaired_rows(
+    runs: Sequence[RawRows], sides: Sequence[Grouped], only: Sequence[list[str]], renamed: int
+) -> str:
     if renamed and len(only[0]) == len(sides[0]):
         there = {row.key: row.content for row in runs[0].rows}
         name = printable(next(r.key for r in runs[1].rows if there.get(r.key, r.content) != r.content))
@@ -172,26 +179,26 @@ def _uneven(runs: Sequence[RawRows], sides: Sequence[Grouped], only: Sequence[li
     limits = [f" (limit {n})" if (n := run.facts.get("limit", "")) not in ("", "none") else "" for run in runs]
     named = zip(("base", "candidate"), sides, limits, strict=True)
     told = [f"{side}: {len(known):,} rows{limit}" for side, known, limit in named]
-    names = [_called(_all(sides[i][k])[0]) for i in (0, 1) for k in only[i][:EXAMPLES]][:EXAMPLES]
+    names = [_name_row(_list_repeats(sides[i][k])[0]) for i in (0, 1) for k in only[i][:MAX_EXAMPLES]][:MAX_EXAMPLES]
     some = f"only in base {len(only[0]):,}, only in candidate {len(only[1]):,}, for instance "
     said = f"{', '.join(told)}; {some}" + ", ".join(f'"{printable(name)}"' for name in names)
     return f"{said}; gate only the common rows with {write_option('only_common', True)}"
 
 
-def _named(
+def _pair_rows(
     how: How, kept: list[str], left: Grouped, right: Grouped, dropped: tuple[int, int], renamed: int
 ) -> PairedRows:
     """Return pairs in the order of the base's file; copies are told apart by a number."""
-    names = [_called(_all(left.get(k) or right[k])[0]) for k in kept]
+    names = [_name_row(_list_repeats(left.get(k) or right[k])[0]) for k in kept]
     base, candidate = [left.get(k, ()) for k in kept], [right.get(k, ()) for k in kept]
     if len({*names}) == len(names) and tuple not in {*map(type, base), *map(type, candidate)}:
         return PairedRows(how, names, SideRows(base), SideRows(candidate), dropped, renamed)
     taken, names, base, candidate = Counter(names), [], [], []
     for known in kept:
-        theirs, ours = _all(left.get(known)), _all(right.get(known))
-        called = _called((theirs or ours)[0])
+        theirs, ours = _list_repeats(left.get(known)), _list_repeats(right.get(known))
+        called = _name_row((theirs or ours)[0])
         called = called if taken[called] == 1 else f"{called}#{known[:8]}"
-        if not (_are_copies(theirs) or _are_copies(ours)):
+        if not (_has_equal_repeat_numbers(theirs) or _has_equal_repeat_numbers(ours)):
             names.append(called)
             base.append(left.get(known, ()))
             candidate.append(right.get(known, ()))
@@ -199,28 +206,28 @@ def _named(
         # Which copy is which nobody knows; judged as one question, their sum is the same however they are paired.
         for number in range(max(len(theirs), len(ours))):
             names.append(f"{called}~{number}")
-            base.append(_sorted(theirs)[number : number + 1])
-            candidate.append(_sorted(ours)[number : number + 1])
+            base.append(_sort_rows_by_state_and_value(theirs)[number : number + 1])
+            candidate.append(_sort_rows_by_state_and_value(ours)[number : number + 1])
     sides = SideRows(base), SideRows(candidate)
     return PairedRows(how, names, *sides, dropped, renamed, (max(map(len, sides[0])), max(map(len, sides[1]))))
 
 
-def _all(found: RawRow | Rows | None) -> Rows:
+def _list_repeats(found: RawRow | Rows | None) -> Rows:
     return () if found is None else found if isinstance(found, tuple) else (found,)
 
 
-def _are_copies(rows: Rows) -> bool:
+def _has_equal_repeat_numbers(rows: Rows) -> bool:
     """Return whether rows that are known by the same are no repeats of one."""
     return len(rows) > 1 and len({row.repeat for row in rows}) < len(rows)
 
 
-def _sorted(rows: Rows) -> Rows:
+def _sort_rows_by_state_and_value(rows: Rows) -> Rows:
     return tuple(sorted(rows, key=lambda row: (row.state, sorted(row.values.items()))))
 
 
-def _is_lost(rows: Rows) -> bool:
+def _has_unscored_row(rows: Rows) -> bool:
     return any(row.state != "scored" or not row.values for row in rows)
 
 
-def _called(row: RawRow) -> str:
+def _name_row(row: RawRow) -> str:
     return row.key or row.content[:12]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-UNSET = "none"  # in the place of a column that is there and is not to be read
+UNSET_COLUMN = "none"  # in the place of a column that is there and is not to be read
 COLUMNS = ("id", "score", "input", "target", "answer", "weight", "repeat")  # of a table, which a user names
 SIDES = ("base_score", "candidate_score")  # columns of the scores of each side, in one table
 State = Literal["scored", "error", "limit", "skipped", "unscored"]

@@ -18,7 +18,7 @@ from harness.rows.gating import MAX_ROWS, MeasuredRows
 from harness.rows.records import RawRow
 from harness.rows.suites import JudgedRows, read_runs
 
-DRAWN = 1000  # rows that were neither lost nor won, of those that are too many to be written
+MAX_UNCHANGED_ROWS = 1000  # rows that were neither lost nor won, of those that are too many to be written
 
 
 class WrittenRows(NamedTuple):
@@ -33,8 +33,8 @@ def select_written_rows(found: JudgedRows, name: str) -> WrittenRows:
     one = found.measured[name]
     if len(one.samples) <= MAX_ROWS:
         each = zip(one.samples, one.pairs.base, one.pairs.candidate, strict=True)
-        return _with_texts(one, [(sample, {"base": base, "candidate": own}) for sample, base, own in each])
-    samples = _choose(one)
+        return _make_rows_with_texts(one, [(sample, {"base": base, "candidate": own}) for sample, base, own in each])
+    samples = _select_changed_and_sampled_rows(one)
     wanted = frozenset({sample.id for sample in samples} | {sample.key for sample in samples})
     runs = read_runs(found.suite, texts=wanted, only=name)[name] if _can_read_again(found) else {}
     known: dict[str, dict[str, tuple[RawRow, ...]]] = {}
@@ -42,7 +42,7 @@ def select_written_rows(found: JudgedRows, name: str) -> WrittenRows:
         for row in run.rows:
             if row.input or row.answer:
                 known.setdefault(row.content or row.key, {}).setdefault(side, (row,))
-    return _with_texts(one, [(s, known.get(s.key) or known.get(s.id) or {}) for s in samples])
+    return _make_rows_with_texts(one, [(s, known.get(s.key) or known.get(s.id) or {}) for s in samples])
 
 
 def _can_read_again(found: JudgedRows) -> bool:
@@ -51,7 +51,7 @@ def _can_read_again(found: JudgedRows) -> bool:
     return all(Path(path).exists() or Path(path.rpartition("#")[0]).is_file() for path in paths)
 
 
-def _choose(one: MeasuredRows) -> list[Sample]:
+def _select_changed_and_sampled_rows(one: MeasuredRows) -> list[Sample]:
     """Return the rows that were lost or won, the largest change first where they are too many, and a drawn sample."""
     name, sign = one.metric.name, 1 if one.metric.better == "higher" else -1
     values = [{s.id: s.values[name] for s in result.scores} for result in one.results.values()]
@@ -60,14 +60,14 @@ def _choose(one: MeasuredRows) -> list[Sample]:
     if len(values) == 2:
         base, candidate = (values[list(one.results).index(side)] for side in ("base", "candidate"))
         changes = {i: sign * (v - base[i]) for i, v in candidate.items() if i in base and v != base[i]}
-    largest = sorted(changes, key=lambda i: (-abs(changes[i]), i))[: MAX_ROWS - DRAWN]
-    kept = {*largest, *sorted(missing)[:DRAWN]}
+    largest = sorted(changes, key=lambda i: (-abs(changes[i]), i))[: MAX_ROWS - MAX_UNCHANGED_ROWS]
+    kept = {*largest, *sorted(missing)[:MAX_UNCHANGED_ROWS]}
     rest = [s.id for s in one.samples if s.id not in changes and s.id not in missing]
-    kept |= {*random.Random(0).sample(rest, min(DRAWN, len(rest)))}  # noqa: S311 (no secret)
+    kept |= {*random.Random(0).sample(rest, min(MAX_UNCHANGED_ROWS, len(rest)))}  # noqa: S311 (no secret)
     return [s for s in one.samples if s.id in kept]
 
 
-def _with_texts(
+def _make_rows_with_texts(
     one: MeasuredRows, rows: Sequence[tuple[Sample, Mapping[str, Sequence[RawRow]]]]
 ) -> WrittenRows:  # fmt: skip
     samples, answers = list[Sample](), {side: dict[str, str]() for side in one.results}

@@ -23,16 +23,16 @@ from harness.files import open_file
 from harness.rows.wording import write_option
 from harness.texts.escaping import printable, shorten_text
 
-WHOLE = 1 << 30  # bytes of a file that is read as one text
-LINES = 1 << 36  # of one that is read line by line
-LINE = 1 << 26  # of a line
-MEMBER = 1 << 28  # of a member of a zip, inflated
-MEMBERS = 1 << 20  # members of a zip
+MAX_TEXT_BYTES = 1 << 30  # bytes of a file that is read as one text
+MAX_STREAM_BYTES = 1 << 36  # of one that is read line by line
+MAX_LINE_BYTES = 1 << 26  # of a line
+MAX_MEMBER_BYTES = 1 << 28  # of a member of a zip, inflated
+MAX_MEMBERS = 1 << 20  # members of a zip
 LINK, ZSTD = 0xA, 93  # a member that is a link, by its mode; how it is packed
 BOM = b"\xef\xbb\xbf"
-HEAD = 1 << 16  # bytes by which a file is known
-MAGIC = 8  # bytes by which a compressed one is
-WHY = 200  # characters of what a tool says of an error
+HEAD_BYTES = 1 << 16  # bytes by which a file is known
+MAGIC_BYTES = 8  # bytes by which a compressed one is
+MAX_MESSAGE_CHARS = 200  # characters of what a tool says of an error
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -66,10 +66,10 @@ class SafeFiles:
 
         Raises UsageError where it cannot be read, is too large, or is being written.
         """
-        with _opened(path, WHOLE, self.below) as f:
+        with _open_bounded(path, MAX_TEXT_BYTES, self.below) as f:
             data = f.read()
-            self._keep(path, f, hashlib.sha256(data).hexdigest(), len(data))
-        content = tables.decompress(data, f"{path}", WHOLE)
+            self._record_digest_if_unchanged(path, f, hashlib.sha256(data).hexdigest(), len(data))
+        content = tables.decompress(data, f"{path}", MAX_TEXT_BYTES)
         if content is not data:
             self.contents[str(path)] = hashlib.sha256(content).hexdigest()
         return content
@@ -77,13 +77,13 @@ class SafeFiles:
     @contextmanager
     def open_content(self, path: Path) -> Iterator[IO[bytes]]:
         """Open the content of a file, decompressed, which is read once and to its end; see `read_bytes`."""
-        with _opened(path, LINES, self.below) as f:
-            packed = tables.is_compressed(f.read(MAGIC))
+        with _open_bounded(path, MAX_STREAM_BYTES, self.below) as f:
+            packed = tables.is_compressed(f.read(MAGIC_BYTES))
             f.seek(0)
             hashed = _HashedReader(f)
-            yield io.BytesIO(self.read_bytes(path)) if packed else io.BufferedReader(hashed, HEAD)
+            yield io.BytesIO(self.read_bytes(path)) if packed else io.BufferedReader(hashed, HEAD_BYTES)
             if not packed:
-                self._keep(path, f, hashed.digest.hexdigest(), hashed.size)
+                self._record_digest_if_unchanged(path, f, hashed.digest.hexdigest(), hashed.size)
 
     def read_json(self, path: Path) -> Any:
         """Return the JSON that a file is. Raises UsageError, also at keys that stand twice, and at NaN."""
@@ -92,16 +92,16 @@ class SafeFiles:
     def read_json_lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the objects of JSON lines with their numbers, from 1. Raises UsageError at one that cannot be read."""
         digest, size = hashlib.sha256(), 0
-        with _opened(path, LINES, self.below) as f:
-            packed = tables.is_compressed(f.read(MAGIC))
+        with _open_bounded(path, MAX_STREAM_BYTES, self.below) as f:
+            packed = tables.is_compressed(f.read(MAGIC_BYTES))
             f.seek(0)
             source = io.BytesIO(self.read_bytes(path)) if packed else f
-            for number, line in enumerate(iter(partial(source.readline, LINE + 1), b""), 1):
+            for number, line in enumerate(iter(partial(source.readline, MAX_LINE_BYTES + 1), b""), 1):
                 if not packed:
                     digest.update(line)
                     size += len(line)
-                if len(line) > LINE:
-                    what = f"has more than {LINE:,} bytes; check that it is a file of JSON lines"
+                if len(line) > MAX_LINE_BYTES:
+                    what = f"has more than {MAX_LINE_BYTES:,} bytes; check that it is a file of JSON lines"
                     raise UsageError(f"{path} line {number:,}: {what}")
                 text = line.removeprefix(BOM) if number == 1 else line
                 if not text.isspace() and text:
@@ -112,7 +112,7 @@ class SafeFiles:
                         )
                     yield number, row
             if not packed:
-                self._keep(path, f, digest.hexdigest(), size)
+                self._record_digest_if_unchanged(path, f, digest.hexdigest(), size)
 
     def read_zip(self, path: Path) -> dict[str, Callable[[], bytes]]:
         """Return what reads each member of a zip, by name. Raises UsageError at names that lead out or stand twice."""
@@ -123,15 +123,17 @@ class SafeFiles:
             raise UsageError(
                 f"{path}: is not a complete zip file: {error}; wait if it is still being written"
             ) from None
-        found: dict[str, Callable[[], bytes]] = {info.filename: partial(_inflated, data, info, path) for info in infos}
+        found: dict[str, Callable[[], bytes]] = {
+            info.filename: partial(_inflate_zip_member, data, info, path) for info in infos
+        }
         odd = [n for n in found if n.startswith("/") or ".." in n.split("/")]
         odd += [info.filename for info in infos if info.external_attr >> 28 == LINK]
-        if odd or len(found) < len(infos) or len(infos) > MEMBERS:
+        if odd or len(found) < len(infos) or len(infos) > MAX_MEMBERS:
             out = f'has a member "{shorten_text(odd[0], 80)}" that leads out of it' if odd else ""
             raise UsageError(f"{path}: {out or 'has members with the same name, or too many'}")
         return found
 
-    def _keep(self, path: Path, f: IO[bytes], digest: str, size: int) -> None:
+    def _record_digest_if_unchanged(self, path: Path, f: IO[bytes], digest: str, size: int) -> None:
         """Note what was read. Raises UsageError where the file changed meanwhile."""
         there, told = os.fstat(f.fileno()), self._read.get(str(path))
         if there.st_size != size or (told and told != (digest, size)):
@@ -160,8 +162,8 @@ def read_head(path: Path) -> bytes:
     """Return the first bytes of a file, decompressed, none of a folder. Raises UsageError where there is neither."""
     if path.is_dir():
         return b""
-    with _opened(path, LINES) as f:
-        return tables.decompress_start(f.read(HEAD), f"{path}")
+    with _open_bounded(path, MAX_STREAM_BYTES) as f:
+        return tables.decompress_start(f.read(HEAD_BYTES), f"{path}")
 
 
 def parse_json(text: bytes | str, where: str, hint: str = "", *, constants: bool = False) -> Any:
@@ -203,31 +205,31 @@ def parse_score(value: Any, where: str) -> float | None:
 def describe_tool_error(error: Any) -> str:
     """Return what a tool says of an error as one line of a report, without secrets; of a table its message."""
     text = error.get("message") or error if isinstance(error, dict) else error
-    return shorten_text(printable(" ".join(str(text).split())), WHY - 4)
+    return shorten_text(printable(" ".join(str(text).split())), MAX_MESSAGE_CHARS - 4)
 
 
-def _inflated(data: bytes, info: zipfile.ZipInfo, path: Path) -> bytes:
+def _inflate_zip_member(data: bytes, info: zipfile.ZipInfo, path: Path) -> bytes:
     """Return the bytes of a member of a zip. Raises UsageError where they are not those, or too many."""
     where, start = f'{path}: member "{shorten_text(info.filename, 80)}"', info.header_offset
     try:
         start += 30 + sum(struct.unpack("<HH", data[start + 26 : start + 30]))  # its name, and what else is told there
         packed = data[start : start + info.compress_size]
         if info.compress_type == ZSTD:
-            found = _zstd(packed, where)
+            found = _decompress_zstd(packed, where)
         elif info.compress_type == zipfile.ZIP_DEFLATED:
-            found = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, MEMBER + 1)
+            found = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, MAX_MEMBER_BYTES + 1)
         else:
             found = packed
     except (struct.error, zlib.error) as error:
         raise UsageError(f"{where}: cannot be read: {error}") from None
-    if len(found) > MEMBER:
-        raise UsageError(f"{where}: unpacks to more than {MEMBER:,} bytes")
+    if len(found) > MAX_MEMBER_BYTES:
+        raise UsageError(f"{where}: unpacks to more than {MAX_MEMBER_BYTES:,} bytes")
     if len(found) != info.file_size or zlib.crc32(found) != info.CRC:
         raise UsageError(f"{where}: differs from what its zip says; wait if it is still being written")
     return found
 
 
-def _zstd(packed: bytes, where: str) -> bytes:
+def _decompress_zstd(packed: bytes, where: str) -> bytes:
     try:
         import zstandard
     except ModuleNotFoundError:
@@ -235,12 +237,12 @@ def _zstd(packed: bytes, where: str) -> bytes:
         raise UsageError(f"{where}: {what}; or inspect log convert --to json") from None
     try:
         with zstandard.ZstdDecompressor().stream_reader(packed) as stream:
-            return bytes(stream.read(MEMBER + 1))
+            return bytes(stream.read(MAX_MEMBER_BYTES + 1))
     except zstandard.ZstdError as error:
         raise UsageError(f"{where}: cannot be read: {error}") from None
 
 
-def _opened(path: Path, most: int, below: Path | None = None) -> IO[bytes]:
+def _open_bounded(path: Path, most: int, below: Path | None = None) -> IO[bytes]:
     try:
         confined = below is not None and path.is_relative_to(below)
         f = open_file(path, below=below) if confined else open_file(path, follow=True)

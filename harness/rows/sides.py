@@ -19,19 +19,19 @@ from harness.rows.readers import read_run_rows, split_label
 from harness.rows.records import RawRow, RawRows, Wanted
 from harness.rows.wording import CALLER, Caller
 
-LARGE = 1 << 25  # bytes, from which a process of its own is worth its start
-FILES = 1000  # of a folder, that are looked at for its size
+LARGE_FILE_BYTES = 1 << 25  # bytes, from which a process of its own is worth its start
+MAX_FILES = 1000  # of a folder, that are looked at for its size
 
 
 def read_sides(paths: Sequence[str], wants: Sequence[Wanted]) -> list[RawRows]:
     """Read the rows of a base and a candidate, or of one; both at a time where both are large. Raises UsageError."""
     places = [split_label(path)[0] for path in paths] if len(paths) > 1 else []
-    looked = [islice(place.rglob("*"), FILES) if place.is_dir() else [place] for place in places]
-    if min((sum(f.stat().st_size for f in some if f.is_file()) for some in looked), default=0) < LARGE:
+    looked = [islice(place.rglob("*"), MAX_FILES) if place.is_dir() else [place] for place in places]
+    if min((sum(f.stat().st_size for f in some if f.is_file()) for some in looked), default=0) < LARGE_FILE_BYTES:
         return [read_run_rows(path, want) for path, want in zip(paths, wants, strict=True)]
     with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
         into = Path(folder, "rows")
-        question = {"path": paths[-1], "want": _plain(wants[-1]), "into": str(into), "caller": CALLER.get()}
+        question = {"path": paths[-1], "want": _convert_to_json(wants[-1]), "into": str(into), "caller": CALLER.get()}
         asked = beside.submit(
             subprocess_call.call_module, "harness.rows.sides", question, f"{paths[-1]}: cannot be read"
         )
@@ -51,11 +51,11 @@ def read_sides(paths: Sequence[str], wants: Sequence[Wanted]) -> list[RawRows]:
     return [*found, replace(run, rows=rows)]
 
 
-def _plain(want: Wanted) -> dict[str, Any]:
+def _convert_to_json(want: Wanted) -> dict[str, Any]:
     return {**asdict(want), "texts": None if want.texts is None else sorted(want.texts)}
 
 
-def _answer(path: str, want: dict[str, Any], into: str, caller: Caller) -> Mapping[str, Any]:
+def _read_rows_into_pickle(path: str, want: dict[str, Any], into: str, caller: Caller) -> Mapping[str, Any]:
     """Read the rows of a file into another one, a column a field."""
     gc.disable()
     CALLER.set(caller)
@@ -68,4 +68,4 @@ def _answer(path: str, want: dict[str, Any], into: str, caller: Caller) -> Mappi
 
 
 if __name__ == "__main__":
-    subprocess_call.serve_call(_answer)
+    subprocess_call.serve_call(_read_rows_into_pickle)

@@ -36,7 +36,7 @@ from harness.rows.guards import add_guards, decide_guards
 from harness.rows.readers.fields import TASK
 from harness.rows.readers.layouts import Lines
 from harness.rows.readers.tables import read_table
-from harness.rows.records import UNSET, RawRows, Wanted
+from harness.rows.records import UNSET_COLUMN, RawRows, Wanted
 from harness.rows.sides import read_sides
 from harness.suite.tables import Eval, Model, ScoredRows, Suite, SuiteTable
 
@@ -100,7 +100,7 @@ def rows_suite(
 
 
 @contextmanager
-def _without_garbage() -> Iterator[None]:
+def _pause_garbage_collection() -> Iterator[None]:
     """Look for no garbage: while very many rows are held, that takes half of the time, and finds none."""
     enabled = gc.isenabled()
     gc.disable()
@@ -111,7 +111,7 @@ def _without_garbage() -> Iterator[None]:
             gc.enable()
 
 
-@_without_garbage()
+@_pause_garbage_collection()
 def judge_rows(
     suite: Suite, plugins: Plugins | None = None, waivers: Sequence[Waiver] = (), runs: Runs | None = None,
     attempts: Mapping[str, AttemptNumber] | None = None,
@@ -124,19 +124,19 @@ def judge_rows(
     found = JudgedRows(suite, datetime.now(UTC), plugins or load_plugins(None), [*waivers])
     sides, ours = (("base",) if "base" in suite.rows else ()), ("candidate",)
     context = Context(suite, found.plugins, False, None, False, sides, ours, ours, warnings=found.warnings)
-    _check_evals(context)
+    _require_rows_only_evals(context)
     there = read_runs(suite) if runs is None else runs
     found.measured = {spec.name: measure_rows(spec.name, there[spec.name], wanted_rows(spec)) for spec in suite.evals}
     names = {f"{name}.?": f"{name}.{one.metric.name}" for name, one in found.measured.items()}
     gates = [replace(gate, metric=names.get(gate.metric, gate.metric)) for gate in suite.gates]
-    evals = tuple(_with_tasks(spec, found.measured[spec.name]) for spec in suite.evals)
+    evals = tuple(_add_task_slices(spec, found.measured[spec.name]) for spec in suite.evals)
     found.suite = suite = replace(suite, evals=evals, gates=add_guards(gates, found.measured))
     context = replace(context, suite=replace(suite, gates=tuple(gates)))  # guards need not prove anything
     each = [(spec, found.measured[spec.name]) for spec in suite.evals]
     tasks = {spec.name: RowsTask(spec, evaluator, {m.metric.name: m.metric}, m.samples) for spec, m in each}
     check_gates(context, tasks)
     for spec, one in each:
-        for what in _looks_mistakes(suite, spec, len(one.samples)):
+        for what in _iterate_interim_look_errors(suite, spec, len(one.samples)):
             context.mistakes.add(spec.where, what)
     context.mistakes.raise_errors()
     items = tuple(Item(suite.path.name, side, name) for side in (*sides, *ours) for name in tasks)
@@ -149,7 +149,7 @@ def judge_rows(
     for name, standing in (attempts or {}).items():
         adjudicator.standings |= {(side, name): standing for side in suite.rows}
     for item in items:
-        verdicts = tuple(_conditioned(v, found.measured) for v in adjudicator.on_evaluation_end(item))
+        verdicts = tuple(_add_conditions(v, found.measured) for v in adjudicator.on_evaluation_end(item))
         found.verdicts += verdicts
         one = found.measured[item.eval]
         result, metric = one.results[item.subject], one.metric
@@ -167,13 +167,13 @@ def judge_rows(
     return found
 
 
-def _with_tasks(spec: Eval, one: MeasuredRows) -> Eval:
+def _add_task_slices(spec: Eval, one: MeasuredRows) -> Eval:
     """Return an evaluation of several tasks with these as slices."""
     named = one.runs["candidate"].tasks and TASK not in spec.slices
     return replace(spec, slices=[*spec.slices, TASK]) if named else spec
 
 
-@_without_garbage()
+@_pause_garbage_collection()
 def read_runs(
     suite: Suite, held: Mapping[str, Lines] = MappingProxyType({}), *, texts: frozenset[str] | None = None,
     only: str = "",
@@ -192,7 +192,7 @@ def read_runs(
         runs |= {side: read_table(Path(side), held[side], wants[side]) for side in paths if side in held}
         found[spec.name] = {}
         for side in paths:
-            one, run = suite.rows[side], _without_unset(runs[side], spec)
+            one, run = suite.rows[side], _clear_unset_columns(runs[side], spec)
             if one.weights and not re.fullmatch("sha256:[0-9a-f]{64}", one.weights):
                 raise UsageError(f'{one.where}: weights is "{one.weights[:80]}"; write "sha256:" and 64 hex digits')
             found[spec.name][side] = replace(run, binding="claimed", bound=one.weights) if one.weights else run
@@ -203,23 +203,23 @@ def wanted_rows(spec: Eval) -> Wanted:
     """Return what an evaluation asks of its rows. Raises UsageError at what is unfair by no name."""
     if len(spec.clusters) > 2 or len({*spec.clusters}) < len(spec.clusters):
         raise UsageError(f"{spec.where}: cluster names {len(spec.clusters)} columns; name one, or two different ones")
-    clusters = tuple(column for column in spec.clusters if column != UNSET)
+    clusters = tuple(column for column in spec.clusters if column != UNSET_COLUMN)
     want = Wanted(**spec.options, cluster=clusters, slices=spec.slices)
     if want.repeats < 0:
         raise UsageError(f"{spec.where}: repeats is {want.repeats}; it must be the number of answers per row")
     return want
 
 
-def _without_unset(run: RawRows, spec: Eval) -> RawRows:
+def _clear_unset_columns(run: RawRows, spec: Eval) -> RawRows:
     """Return a run without what its reader found and the user unset: what rows ask, or their clusters."""
-    if spec.options.get("input") == UNSET:
+    if spec.options.get("input") == UNSET_COLUMN:
         run = replace(run, rows=[replace(row, content="") for row in run.rows])
-    if UNSET in spec.clusters:
+    if UNSET_COLUMN in spec.clusters:
         run = replace(run, rows=[replace(row, cluster="", second_cluster="") for row in run.rows])
     return run
 
 
-def _check_evals(context: Context) -> None:
+def _require_rows_only_evals(context: Context) -> None:
     """Raise UsageError where an evaluation asks for what only a model could give, or says what no option may be."""
     for spec in context.suite.evals:
         context.find_plugin("evaluator", "rows", spec.options, spec.where)
@@ -232,7 +232,7 @@ def _check_evals(context: Context) -> None:
     context.mistakes.raise_errors()
 
 
-def _looks_mistakes(suite: Suite, spec: Eval, rows: int) -> Iterator[str]:
+def _iterate_interim_look_errors(suite: Suite, spec: Eval, rows: int) -> Iterator[str]:
     """Yield why looks at more and more rows cannot share one risk, where an evaluation declares how many there are."""
     if what := find_rows_at_most_error(spec, rows):
         yield what
@@ -240,6 +240,6 @@ def _looks_mistakes(suite: Suite, spec: Eval, rows: int) -> Iterator[str]:
         yield 'rows_at_most is for looks at one model; name its weights = "sha256:…" in [rows.candidate]'
 
 
-def _conditioned(verdict: Verdict, measured: Mapping[str, MeasuredRows]) -> Verdict:
+def _add_conditions(verdict: Verdict, measured: Mapping[str, MeasuredRows]) -> Verdict:
     one = measured.get(verdict.metric.partition(".")[0]) or next(iter(measured.values()))
     return verdict_text.add_reason(verdict, *(Note("rows", {"text": text}) for text in one.conditions))

@@ -40,12 +40,16 @@ def write_every_eval_ever(folder: Path, out: Path | None = None) -> list[Path]:
         raise UsageError(f"{folder}: has no rows to publish: it has no evaluation, or only private ones")
     with reporting_write_errors(out):
         below.mkdir(parents=True, exist_ok=True)
-        return [_write_one(run, report, scales.get(report.eval, {}), folder, out, below) for report in reports]
+        return [
+            _write_log_and_samples(run, report, scales.get(report.eval, {}), folder, out, below) for report in reports
+        ]
 
 
-def _write_one(run: Run, report: ItemResult, scales: Mapping[str, Any], folder: Path, out: Path, below: Path) -> Path:
-    owner, model = _name(run.suite), _name(report.subject)
-    place = f"data/{_name(report.eval)}/{owner}/{model}"
+def _write_log_and_samples(
+    run: Run, report: ItemResult, scales: Mapping[str, Any], folder: Path, out: Path, below: Path
+) -> Path:
+    owner, model = _sanitize_name(run.suite), _sanitize_name(report.subject)
+    place = f"data/{_sanitize_name(report.eval)}/{owner}/{model}"
     digest = digest_value([run.digest, run.started, run.digests, report.id])
     named = str(uuid.UUID(digest[:32], version=4))  # the same run has the same name
     rows = list(read_answers(folder, report.subject, report.eval).values())
@@ -53,11 +57,11 @@ def _write_one(run: Run, report: ItemResult, scales: Mapping[str, Any], folder: 
     weighed = {m for row in rows for m in ours if m in row and row["weights"].get(m, row["weight"]) != 1}
     plain = [m for m in ours if OnScale(scales[m]["scale"]).is_mean and m not in weighed]
     time = str(datetime.fromisoformat(run.started).timestamp())
-    about = {"schema_version": SCHEMA, "evaluation_id": f"{_name(report.eval)}/{owner}_{model}/{time}"}
+    about = {"schema_version": SCHEMA, "evaluation_id": f"{_sanitize_name(report.eval)}/{owner}_{model}/{time}"}
     lines = [
         json.dumps(redact_options(line), ensure_ascii=False) + "\n"
         for row in rows
-        for line in _lines(row, report, plain)
+        for line in _iterate_sample_records(row, report, plain)
     ]
     samples = "".join(json.dumps(about)[:-1] + f', "model_id": "{owner}/{model}", ' + line[1:] for line in lines)
     log = about | {
@@ -72,7 +76,7 @@ def _write_one(run: Run, report: ItemResult, scales: Mapping[str, Any], folder: 
                 "deployment_type": "unknown", "model_availability": "unknown",
             },
         },
-        "evaluation_results": [_result(run, report, metric, scales[metric]) for metric in ours],
+        "evaluation_results": [_make_result(run, report, metric, scales[metric]) for metric in ours],
         "detailed_evaluation_results": {
             "format": "jsonl", "file_path": f"{place}/{named}_samples.jsonl", "hash_algorithm": "sha256",
             "checksum": hashlib.sha256(samples.encode("utf-8", "backslashreplace")).hexdigest(),
@@ -86,7 +90,7 @@ def _write_one(run: Run, report: ItemResult, scales: Mapping[str, Any], folder: 
     return out / place / f"{named}.json"
 
 
-def _result(run: Run, report: ItemResult, metric: str, about: Mapping[str, Any]) -> dict[str, Any]:
+def _make_result(run: Run, report: ItemResult, metric: str, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is said of a metric over all rows, and what gates decided on it."""
     bounds = {"metric_unit": "proportion", "score_type": "continuous", "min_score": 0.0, "max_score": 1.0}
     uncertainty: dict[str, Any] = {"num_samples": report.n}
@@ -106,7 +110,7 @@ def _result(run: Run, report: ItemResult, metric: str, about: Mapping[str, Any])
     }  # fmt: skip
 
 
-def _lines(row: Mapping[str, Any], report: ItemResult, metrics: list[str]) -> Iterator[dict[str, Any]]:
+def _iterate_sample_records(row: Mapping[str, Any], report: ItemResult, metrics: list[str]) -> Iterator[dict[str, Any]]:
     """Yield a record for each metric that a row has a number of, one without a result where it has none."""
     asked, answer = prompt_of(row), row["resps"][0][0]
     raw = asked if isinstance(asked, str) else json.dumps(asked, ensure_ascii=False)
@@ -126,5 +130,5 @@ def _lines(row: Mapping[str, Any], report: ItemResult, metrics: list[str]) -> It
         yield {**one, "evaluation_result_id": metric, "evaluation": {"score": score, "is_correct": score == 1.0}}
 
 
-def _name(text: str) -> str:
+def _sanitize_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "_", text) or "_"

@@ -31,10 +31,10 @@ from harness.reports.run_folder import RunFolder
 from harness.reports.summary import sort_worst_first, verdict_sentence
 from harness.rows.arguments import describe_invocation
 from harness.rows.bundle import FOLDER, write_bundle
-from harness.rows.gating import EXAMPLES, MAX_ROWS, UNKNOWN, MeasuredRows
+from harness.rows.gating import MAX_EXAMPLES, MAX_ROWS, UNKNOWN_PREFIX, MeasuredRows
 from harness.rows.guards import is_guard
 from harness.rows.readers.fields import TASK
-from harness.rows.row_texts import DRAWN, select_written_rows
+from harness.rows.row_texts import MAX_UNCHANGED_ROWS, select_written_rows
 from harness.rows.suites import JudgedRows, judge_rows
 from harness.suite.tables import Suite
 from harness.suite.waivers import read_waivers
@@ -43,9 +43,9 @@ from harness.texts.counts import count_noun
 from harness.texts.escaping import printable
 from harness.version import __version__
 
-WIDTH = 80
+WIDTH_COLUMNS = 80
 MOST_GATES = 8  # of more, those that passed are names in one line
-CHANGED = ("id", "metric", "where", "group", "among")  # fields of a gate that are no keys, or stand first
+LEADING_FIELDS = ("id", "metric", "where", "group", "among")  # fields of a gate that are no keys, or stand first
 
 
 def run_rows(suite: Suite, args: Namespace) -> int:
@@ -122,7 +122,9 @@ def write_run(found: JudgedRows, run: Run, out: Path) -> None:
             folder.add(result, written.samples, {one.metric.name: one.metric}, {})
         if len(written.samples) < len(one.samples):
             what = f"of {len(one.samples):,} rows {len(written.samples):,} are written"
-            run.warnings.append(f"{name}: {what}: those lost or won, and a drawn sample of {DRAWN:,} others")
+            run.warnings.append(
+                f"{name}: {what}: those lost or won, and a drawn sample of {MAX_UNCHANGED_ROWS:,} others"
+            )
     if all(len(one.samples) <= MAX_ROWS for one in found.measured.values()):
         write_bundle(found, folder.path / FOLDER)
     else:
@@ -141,7 +143,7 @@ def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None
     options |= {"cluster": spec.cluster} if spec.cluster else {}
     slices = [name for name in spec.slices if name != TASK or not one.runs["candidate"].tasks]
     options |= {"slices": slices} if slices else {}
-    claim = {k: v for k, v in asdict(gate).items() if k not in CHANGED and v != asdict(type(gate)("x"))[k]}
+    claim = {k: v for k, v in asdict(gate).items() if k not in LEADING_FIELDS and v != asdict(type(gate)("x"))[k]}
     about = {"name": found.suite.name, "alpha": found.suite.header.alpha}
     tables: list[tuple[str, Mapping[str, Any]]] = [("[suite]", about)]
     tables += ((f"[rows.{side}]", {"path": place}) for side, place in relative.items())
@@ -185,67 +187,71 @@ def format_gate(found: JudgedRows, run: Run) -> Iterator[str]:
     runs = {side: one for measured in found.measured.values() for side, one in measured.runs.items()}
     for side, one in runs.items():
         settings = [one.tool, *(one.facts[k] for k in ("backend", "dtype") if k in one.facts), one.model]
-        yield from _wrapped(f"{side:<10} {printable(' · '.join(settings))}")
+        yield from _wrap_line(f"{side:<10} {printable(' · '.join(settings))}")
     for line in (*run.conclusions, *(f"warning    {w}" for w in run.warnings)):
-        yield from _wrapped(printable(line))
+        yield from _wrap_line(printable(line))
     guards = {gate.id for gate in found.suite.gates if is_guard(gate, found.measured)}
     claims = [v for v in sort_worst_first(run) if v.gate not in guards]
     passed = [v for v in claims if v.outcome is Outcome.PASS] if len(claims) > MOST_GATES else []
     for verdict in claims:
         if verdict not in passed:
             yield ""
-            yield from _verdict(verdict, found)
+            yield from _iterate_verdict_lines(verdict, found)
     if passed:
         yield ""
         names = f"  PASS  {count_noun(len(passed), 'gate')}: {', '.join(printable(v.gate) for v in passed)}"
-        yield from _wrapped(names, " " * 8)
+        yield from _wrap_line(names, " " * 8)
     if guards:
         yield ""
-        yield from _task_table([v for v in found.verdicts if v.gate in guards])
+        yield from _iterate_task_table_lines([v for v in found.verdicts if v.gate in guards])
     yield ""
     for trust in dict.fromkeys(one.conditions[-1] for one in found.measured.values()):
-        yield from _wrapped(f"{trust[:1].upper()}{trust[1:]}.")
-    yield from _wrapped(f"{printable(verdict_sentence(run))} · exit {int(run.exit_code)}", "")
+        yield from _wrap_line(f"{trust[:1].upper()}{trust[1:]}.")
+    yield from _wrap_line(f"{printable(verdict_sentence(run))} · exit {int(run.exit_code)}", "")
     if run.folder:
         folder = Path(run.folder)
         for line in describe_rules(folder):
-            yield from _wrapped(printable(line), "")
+            yield from _wrap_line(printable(line), "")
         page, step = folder / "report.html", suggest_next_step(run, folder)
         yield f"report  {page if page.is_file() else run.folder}"
         if step:
-            yield from _wrapped(f"next    {step.command or step.what}", " " * 8)
+            yield from _wrap_line(f"next    {step.command or step.what}", " " * 8)
 
 
-def _verdict(v: Verdict, found: JudgedRows) -> Iterator[str]:
+def _iterate_verdict_lines(v: Verdict, found: JudgedRows) -> Iterator[str]:
     """Yield a verdict: the estimate and its bound against the limit, then what these rest on."""
     about, head, indent = v.claim_spec, f"  {v.outcome}  {v.gate}   ", " " * (len(v.outcome) + 4)
     if about is None or v.estimate is None or v.outcome is Outcome.ERROR:
-        yield from _wrapped(f"{head}{verdict_text.format_result(v)}{_unknown(v, found)}", indent)
+        yield from _wrap_line(f"{head}{verdict_text.format_result(v)}{_describe_unknown_facts(v, found)}", indent)
         one = found.measured.get(v.metric.partition(".")[0])
         for side, result in one.results.items() if one and v.outcome is Outcome.ERROR else ():
-            for row in result.missing[:EXAMPLES]:
+            for row in result.missing[:MAX_EXAMPLES]:
                 yield f'{indent}{side} "{printable(row)}" has no score'
         return
     figures = verdict_figures(v)
     kind = ", approximate risk" if v.risk == "approximate" else ""
-    yield from _wrapped(f"{head}{_numbers(v, about, figures)}{kind}{_unknown(v, found)}", indent)
+    yield from _wrap_line(
+        f"{head}{_describe_estimate_and_bound(v, about, figures)}{kind}{_describe_unknown_facts(v, found)}", indent
+    )
     changed = f" pairs, {figures.lost:,} lost, {figures.won:,} won" if v.baseline is not None else " rows"
     of = f" of {v.n:,}" if figures.where else ""
     p = v.p_fail if v.outcome is Outcome.FAIL else v.p_pass
     chance = "" if p is None else f" · {numbers.format_p_in_sentence(p)}"
-    yield from _wrapped(
+    yield from _wrap_line(
         f"{indent}{figures.n:,}{of}{changed} · {v.method}, risk {numbers.format_percent(v.alpha or 0)}{chance}", indent
     )
     if v.uncapped is not None:
         yield f"{indent}{verdict_text.format_number(about, v.uncapped)} without the cap"
     for note in v.notes[:-1]:  # the last says what rows are worth, below all verdicts
-        if note.kind not in ("found", "slice", "attempt") and not str(note.params.get("text", "")).startswith(UNKNOWN):
-            yield from _wrapped(f"{indent}{printable(verdict_text.format_notes(about, [note]))}", indent)
+        if note.kind not in ("found", "slice", "attempt") and not str(note.params.get("text", "")).startswith(
+            UNKNOWN_PREFIX
+        ):
+            yield from _wrap_line(f"{indent}{printable(verdict_text.format_notes(about, [note]))}", indent)
     if v.driver and not v.slices:
-        yield from _wrapped(f"{indent}worst: {printable(v.driver)}", indent)
+        yield from _wrap_line(f"{indent}worst: {printable(v.driver)}", indent)
 
 
-def _numbers(v: Verdict, about: ClaimSpec, figures: Figures) -> str:
+def _describe_estimate_and_bound(v: Verdict, about: ClaimSpec, figures: Figures) -> str:
     """Return values, estimate, and its bound against the limit, all of the same rows, which a slice's name begins."""
     least = (about.sign > 0) != (v.outcome is Outcome.FAIL)  # of a refuted claim the other bound is beyond the limit
     bound, side = (figures.lower, "at least") if least else (figures.upper, "at most")
@@ -265,7 +271,7 @@ def _numbers(v: Verdict, about: ClaimSpec, figures: Figures) -> str:
     return f"{where}{values}{named}{estimate}, {side} {bound} (limit {limit})"
 
 
-def _task_table(verdicts: Sequence[Verdict]) -> Iterator[str]:
+def _iterate_task_table_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """Yield a row a task: base, candidate, the difference and its interval; the worst first."""
     rows: list[tuple[str, ...]] = [("task", "rows", "base", "candidate", "difference", "")]
     for v in sorted(verdicts, key=lambda v: (v.outcome is not Outcome.FAIL, 1.0 if v.p_fail is None else v.p_fail)):
@@ -289,11 +295,13 @@ def _task_table(verdicts: Sequence[Verdict]) -> Iterator[str]:
     yield f"  A task fails where Holm refutes its claim among {len(verdicts)}; else it blocks nothing."
 
 
-def _unknown(v: Verdict, found: JudgedRows) -> str:
+def _describe_unknown_facts(v: Verdict, found: JudgedRows) -> str:
     """Return which facts that change answers neither side tells, as the end of a verdict's first line."""
     one = found.measured.get(v.metric.partition(".")[0])
-    return f"; {UNKNOWN}{', '.join(one.differences.unknown)}" if one and one.differences.unknown else ""
+    return f"; {UNKNOWN_PREFIX}{', '.join(one.differences.unknown)}" if one and one.differences.unknown else ""
 
 
-def _wrapped(line: str, indent: str = " " * 11) -> list[str]:
-    return textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) or [""]
+def _wrap_line(line: str, indent: str = " " * 11) -> list[str]:
+    return textwrap.wrap(
+        line, WIDTH_COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    ) or [""]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from harness.stats.arrays import np
 
 FEWEST, MOST = 20, 5_000  # rows: of fewer nothing is said, of more the normal distribution is asked
-ORDERS = 999  # of the rows, drawn at random
+RANDOM_ORDERS = 999  # of the rows, drawn at random
 SEED = 20102
 
 
@@ -36,7 +36,7 @@ def lag_one_correlation(values: Sequence[float]) -> Autocorrelation | None:
     if n > MOST:
         return Autocorrelation(seen / size, NormalDist().cdf(-(seen / size * n + 1) / math.sqrt(n)))
     rng, above = np.random.default_rng([SEED, n]), 0
-    for _ in range(ORDERS):
+    for _ in range(RANDOM_ORDERS):
         other = rng.permutation(x)
         above += float(other[:-1] @ other[1:]) >= seen - 1e-12 * size
-    return Autocorrelation(seen / size, (1 + above) / (ORDERS + 1))
+    return Autocorrelation(seen / size, (1 + above) / (RANDOM_ORDERS + 1))

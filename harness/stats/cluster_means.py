@@ -17,7 +17,7 @@ from harness.stats.result import Judged, Test, combine_weakest, equal_values_tes
 from harness.stats.rule_of_three import Support
 from harness.stats.significance import is_significant
 
-FLIPPED = 16  # up to this many clusters all 2^G signs are tried, above it FLIPS random ones
+MAX_EXACT_CLUSTERS = 16  # up to this many clusters all 2^G signs are tried, above it FLIPS random ones
 FLIPS, UNFLIPPED = 4999, 2e-5  # and the level below which so many would be needed that the t decides alone
 RESAMPLES, MOST_RESAMPLES = 2000, 20_000  # at least, and at most
 Statistic = Callable[[Sequence[int]], float]  # of the numbers of rows, repeated as drawn
@@ -126,17 +126,20 @@ def sign_flip(
     if count > RESAMPLED_CLUSTERS or alpha < UNFLIPPED:
         return test
     sums = np.bincount(groups, np.subtract(cand_values, base_values), minlength=count).astype(np.float64)
-    p_pass, p_fail = max(test.p_pass, _flips(sums, alpha)), max(test.p_fail, _flips(-sums, alpha))
+    p_pass, p_fail = (
+        max(test.p_pass, _compute_sign_flip_p(sums, alpha)),
+        max(test.p_fail, _compute_sign_flip_p(-sums, alpha)),
+    )
     lower = test.lower if is_significant(p_pass, alpha) else min(test.lower, 0.0)
     upper = test.upper if is_significant(p_fail, alpha) else max(test.upper, 0.0)
     return replace(test, lower=lower, upper=upper, p_pass=p_pass, p_fail=p_fail, method="sign flips")
 
 
-def _flips(sums: Floats, alpha: float) -> float:
+def _compute_sign_flip_p(sums: Floats, alpha: float) -> float:
     """Return the share of sign patterns whose sum is at least the one seen; sums (G,)."""
     sums = np.sort(sums[sums != 0])
     count, size = len(sums), np.abs(sums).sum()
-    if count <= FLIPPED:
+    if count <= MAX_EXACT_CLUSTERS:
         patterns = np.arange(2**count)[:, None] >> np.arange(count) & 1
         return float(((1 - 2 * patterns) @ sums >= sums.sum() - 1e-12 * size).mean())
     rng, least = np.random.default_rng([ratio.SEED, count, 3]), max(FLIPS, math.ceil(4 / alpha))
@@ -175,9 +178,9 @@ def cluster_bootstrap(
     tail = float(special.ndtr(math.sqrt(count / max(count - 1, 1)) * special.stdtrit(max(count - 1, 1), alpha)))
     most = min(max(RESAMPLES, math.ceil(100 / alpha)), MOST_RESAMPLES)
     resamples = most if 4 / most > tail else max(RESAMPLES, math.ceil(4 / tail))
-    without = _without_each(statistic, rows)
-    jackknife = _pseudo_values(np.array(without), estimate) if count > 1 else None
-    rows, stretch = _sorted(statistic, rows, without, estimate), 1.0
+    without = _compute_leave_one_out_values(statistic, rows)
+    jackknife = _make_pseudo_value_ratio(np.array(without), estimate) if count > 1 else None
+    rows, stretch = _sort_clusters_by_size(statistic, rows, without, estimate), 1.0
     if error is not None and jackknife is not None and jackknife.varies() and math.isfinite(float(jackknife.error)):
         stretch, jackknife = error / float(jackknife.error), ratio.stretch_residuals(jackknife, np.asarray(error**2))
     rng = np.random.default_rng([ratio.SEED, count, 4])
@@ -191,7 +194,7 @@ def cluster_bootstrap(
         if count == 1 or (drawn == estimate).all():
             return np.ones(()), np.ones(())
         sides = (drawn, threshold), (-drawn, -threshold)
-        up, down = (np.asarray(_expanded_p(*side, count)) for side in sides)
+        up, down = (np.asarray(_compute_expanded_percentile_p(*side, count)) for side in sides)
         return up, down
 
     drawn = ratio.draw_resamples(draw, expanded_p, alpha)
@@ -204,13 +207,17 @@ def cluster_bootstrap(
     ):
         judged = equal_values_test(estimate, np.ones(count), threshold, alpha, support)
     else:
-        lower, upper = _expanded_bound(drawn, tail), -_expanded_bound(-drawn, tail)
+        lower, upper = _compute_expanded_lower_bound(drawn, tail), -_compute_expanded_lower_bound(-drawn, tail)
         expanded = lower, upper, *to_floats(expanded_p(drawn))
-        judged = combine_weakest([expanded, _jackknifed(jackknife, estimate, spread, threshold, alpha)], None)
+        judged = combine_weakest(
+            [expanded, _compute_jackknife_bounds_and_p(jackknife, estimate, spread, threshold, alpha)], None
+        )
     return Test(estimate, *judged, "cluster bootstrap", len(groups), count)
 
 
-def _jackknifed(of: Ratio, estimate: float, spread: float, threshold: float, alpha: float) -> Judged:
+def _compute_jackknife_bounds_and_p(
+    of: Ratio, estimate: float, spread: float, threshold: float, alpha: float
+) -> Judged:
     """Return what the jackknife's pseudo-values show, nothing where their error cannot be had.
 
     Of a median, whose middle rows tie, leaving one out tells nothing: there it is a t with the resamples' error.
@@ -221,8 +228,8 @@ def _jackknifed(of: Ratio, estimate: float, spread: float, threshold: float, alp
         return estimate - reach, estimate + reach, float(special.stdtr(df, -t)), float(special.stdtr(df, t))
     if not math.isfinite(float(of.error)):
         return -math.inf, math.inf, 1.0, 1.0
-    bounds = ratio.guarded_bounds(of, alpha, *ratio.COMBINED)
-    return (*bounds, *to_floats(ratio.guarded_t(of, threshold, *ratio.COMBINED)))
+    bounds = ratio.guarded_bounds(of, alpha, *ratio.COMBINED_GUARD)
+    return (*bounds, *to_floats(ratio.guarded_t(of, threshold, *ratio.COMBINED_GUARD)))
 
 
 def jackknife_error(statistic: Statistic, clusters: Clusters) -> float:
@@ -231,17 +238,23 @@ def jackknife_error(statistic: Statistic, clusters: Clusters) -> float:
     rows = [np.flatnonzero(groups == g).tolist() for g in range(count)]
     if count < 2:
         return math.inf
-    return float(_pseudo_values(np.array(_without_each(statistic, rows)), statistic(range(len(groups)))).error)
+    return float(
+        _make_pseudo_value_ratio(
+            np.array(_compute_leave_one_out_values(statistic, rows)), statistic(range(len(groups)))
+        ).error
+    )
 
 
-def _without_each(statistic: Statistic, rows: list[list[int]]) -> list[float]:
+def _compute_leave_one_out_values(statistic: Statistic, rows: list[list[int]]) -> list[float]:
     """Return a statistic without each cluster's rows, NaN of the only one."""
     if len(rows) == 1:
         return [math.nan]
     return [statistic([row for own in rows if own is not left for row in own]) for left in rows]
 
 
-def _sorted(statistic: Statistic, rows: list[list[int]], without: Sequence[float], estimate: float) -> list[list[int]]:
+def _sort_clusters_by_size(
+    statistic: Statistic, rows: list[list[int]], without: Sequence[float], estimate: float
+) -> list[list[int]]:
     """Return clusters by size and by what they are, and not by their names, which so choose no resample."""
 
     def alone(own: list[int]) -> float:
@@ -255,7 +268,7 @@ def _sorted(statistic: Statistic, rows: list[list[int]], without: Sequence[float
     return [rows[i] for i in sorted(range(len(rows)), key=known.__getitem__)]
 
 
-def _expanded_p(drawn: Floats, threshold: float, count: int) -> float:
+def _compute_expanded_percentile_p(drawn: Floats, threshold: float, count: int) -> float:
     """Return the level at which the lower expanded percentile bound reaches the threshold; drawn (resamples,)."""
     against = int((~(np.isfinite(drawn) & (drawn > threshold))).sum())
     z = -float(special.ndtri((1 + against) / (len(drawn) + 1)))
@@ -264,8 +277,8 @@ def _expanded_p(drawn: Floats, threshold: float, count: int) -> float:
     return float(special.stdtr(count - 1, -z * math.sqrt((count - 1) / count)))
 
 
-def _expanded_bound(drawn: Floats, tail: float) -> float:
-    """Return the lower bound that inverts `_expanded_p`: an order statistic, or beyond them a normal quantile."""
+def _compute_expanded_lower_bound(drawn: Floats, tail: float) -> float:
+    """Return the lower bound that inverts `_compute_expanded_percentile_p`, an order statistic or a normal quantile."""
     allowed = math.floor(tail * (len(drawn) + 1) + 1e-9) - 1
     low = np.sort(np.where(np.isfinite(drawn), drawn, -math.inf))
     if allowed >= 0:
@@ -273,7 +286,7 @@ def _expanded_bound(drawn: Floats, tail: float) -> float:
     return float(min(low[0], low.mean() + special.ndtri(tail) * low.std())) if math.isfinite(low[0]) else -math.inf
 
 
-def _pseudo_values(without: Floats, estimate: float) -> Ratio:
+def _make_pseudo_value_ratio(without: Floats, estimate: float) -> Ratio:
     """Return the jackknife's pseudo-values as a mean of clusters, (G,), of infinite error when one cannot be had."""
     count = len(without)
     r = (count - 1) * (estimate - np.where(np.isfinite(without), without, estimate))

@@ -19,7 +19,9 @@ from harness.stats.ratio import Ratio
 from harness.stats.result import Judged, Test, combine_weakest, equal_values_test, to_floats
 from harness.stats.rule_of_three import Support
 
-CROWDED = 0.01  # sum of the squared shares of rows in clusters of several, above which a kind is tested by itself
+MIN_SHARED_WEIGHT = (
+    0.01  # sum of the squared shares of rows in clusters of several, above which a kind is tested by itself
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def decisive_means(kinds: Sequence[CrossedMean], rows_error: Floats) -> list[Rat
     """Return the means that are tested: in the fewest clusters with the error of all kinds, in crowded ones as is."""
     variance, fewest = crossed_variance(kinds, rows_error**2), min(one.of.clusters for one in kinds)
     found = [ratio.stretch_residuals(one.of, variance) for one in kinds if one.of.clusters == fewest]
-    return found + [one.of for one in kinds if one.of.clusters > fewest and one.crowding > CROWDED]
+    return found + [one.of for one in kinds if one.of.clusters > fewest and one.crowding > MIN_SHARED_WEIGHT]
 
 
 def crossed_bootstrap(

@@ -18,8 +18,8 @@ from harness.stats.rule_of_three import Support
 from harness.stats.significance import is_significant
 
 BETS = (0.06, 0.1, 0.16, 0.27, 0.45, 0.75)  # shares of the wealth at risk, for differences from small to clear
-GRID = 500  # means that the confidence sequence tries
-BLOCK = 256  # rows at a time, for memory
+GRID_POINTS = 500  # means that the confidence sequence tries
+BLOCK_ROWS = 256  # rows at a time, for memory
 FIRST_LOOK = 64  # rows
 
 
@@ -57,9 +57,9 @@ class EProcess:
         if not 0 < alpha <= 0.5:
             raise ValueError(f"alpha is {alpha}; it must be more than 0 and at most 0.5")
         self.threshold, self.alpha, self.support = threshold, alpha, support
-        self._rows: list[float] = []
+        self._select_rows_of_gate: list[float] = []
         self._logs: Floats = np.zeros(())  # log wealth against each mean of the grid, now
-        self._best: Floats = np.full((), -math.inf)  # and the highest it has been
+        self._make_best_weights_path: Floats = np.full((), -math.inf)  # and the highest it has been
 
     def update(self, values: Iterable[float]) -> Test:
         """Add the next rows, in their order, and return the test of all so far; a crossing is never taken back.
@@ -73,31 +73,31 @@ class EProcess:
             raise ValueError(
                 f"a row's value is {odd[0]:g}, outside the metric's range {self.support[0]:g} to {self.support[1]:g}"
             )
-        self._rows += values
-        if not self._rows:
+        self._select_rows_of_gate += values
+        if not self._select_rows_of_gate:
             raise ValueError("there are no rows; a test needs at least one")
-        x = (np.asarray(self._rows, dtype=np.float64) - low) / (high - low)
+        x = (np.asarray(self._select_rows_of_gate, dtype=np.float64) - low) / (high - low)
         m = (self.threshold - low) / (high - low)
         up, down, limit = log_wealth(x, m), log_wealth(1 - x, 1 - m), math.log(1 / self.alpha)
         first = [int((w >= limit).argmax()) if (w >= limit).any() else len(w) for w in (up, down)]
         if first[0] != first[1]:  # once one side has crossed, the other is what it was then
             up, down = up[: first[1] + 1], down[: first[0] + 1]
         p_pass, p_fail = (min(1.0, math.exp(-float(w.max()))) for w in (up, down))
-        lower, upper = (low + (high - low) * b for b in self._sequence(x, len(values)))
+        lower, upper = (low + (high - low) * b for b in self._update_confidence_sequence(x, len(values)))
         lower = max(lower, self.threshold) if is_significant(p_pass, self.alpha) else min(lower, self.threshold)
         upper = min(upper, self.threshold) if is_significant(p_fail, self.alpha) else max(upper, self.threshold)
-        n = len(self._rows)
-        return Test(math.fsum(self._rows) / n, lower, upper, p_pass, p_fail, "e-process", n)
+        n = len(self._select_rows_of_gate)
+        return Test(math.fsum(self._select_rows_of_gate) / n, lower, upper, p_pass, p_fail, "e-process", n)
 
-    def _sequence(self, x: Floats, new: int) -> tuple[float, float]:
+    def _update_confidence_sequence(self, x: Floats, new: int) -> tuple[float, float]:
         """Return the means between 0 and 1 that no bet has refuted after any of the updates, as an interval."""
-        grid = np.arange(1, GRID) / GRID
+        grid = np.arange(1, GRID_POINTS) / GRID_POINTS
         sides = np.stack([grid, 1 - grid])[..., None]
-        for at in range(len(x) - new, len(x), BLOCK):
-            rows = x[at : at + BLOCK]
-            self._logs = self._logs + _steps(np.stack([rows, 1 - rows])[:, None], sides).sum(-1)
-        self._best = np.maximum(self._best, _mixed(self._logs))
-        below, above = self._best >= math.log(1 / self.alpha)
+        for at in range(len(x) - new, len(x), BLOCK_ROWS):
+            rows = x[at : at + BLOCK_ROWS]
+            self._logs = self._logs + _compute_log_bet_returns(np.stack([rows, 1 - rows])[:, None], sides).sum(-1)
+        self._make_best_weights_path = np.maximum(self._make_best_weights_path, _compute_log_mean_wealth(self._logs))
+        below, above = self._make_best_weights_path >= math.log(1 / self.alpha)
         # a refuted mean refutes those beyond it, so only an unbroken run from the edge counts
         run, back = (len(grid) if r.all() else int(np.argmin(r)) for r in (below, above[::-1]))
         return (float(grid[run - 1]) if run else 0.0), (float(grid[len(grid) - back]) if back else 1.0)
@@ -109,14 +109,14 @@ def log_wealth(x: Floats, m: float) -> Floats:
     K = mean over λ of Π(1 + λ(x - m)), λ = BETS/m: whatever the truth, one of these bets is nearly the best one. Each
     product is a martingale if the mean is m, so their mean is, and exceeds 1/alpha with a chance of at most alpha.
     """
-    return _mixed(np.cumsum(_steps(x, m), -1))
+    return _compute_log_mean_wealth(np.cumsum(_compute_log_bet_returns(x, m), -1))
 
 
-def _steps(x: Floats, m: Any) -> Floats:
+def _compute_log_bet_returns(x: Floats, m: Any) -> Floats:
     """Return log(1 + λ(x - m)) of x (..., rows), (bets, ..., rows)."""
     return np.stack([np.log1p(bet / m * (x - m)) for bet in BETS])
 
 
-def _mixed(logs: Floats) -> Floats:
+def _compute_log_mean_wealth(logs: Floats) -> Floats:
     """Return the log of the mean wealth over the bets: (bets, ...) to (...)."""
     return np.asarray(np.logaddexp.reduce(logs, 0) - math.log(len(BETS)))

@@ -25,8 +25,8 @@ from harness.stats.result import Test
 from harness.stats.shares import binomial, mcnemar, tango, wilson
 
 __all__ = (
+    "METHOD_VERSION",
     "T_METHODS",
-    "VERSION",
     "Test",
     "adjust_holm",
     "attempt_alpha",
@@ -44,7 +44,7 @@ __all__ = (
     "tango",
     "wilson",
 )  # fmt: skip
-VERSION = 2  # raised whenever the same rows come to other numbers
+METHOD_VERSION = 2  # raised whenever the same rows come to other numbers
 T_METHODS = (
     "t", "cluster t", "crossed t", "ratio estimator", "cluster bootstrap", "crossed bootstrap", "sign flips",
 )  # fmt: skip

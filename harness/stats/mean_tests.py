@@ -14,7 +14,9 @@ from harness.stats.rule_of_three import Support
 
 Kind = Literal["share", "pairs", "score", "ratio"]
 P = tuple[Floats, Floats]
-SILENT = 0.8  # times alpha: the share of resamples without a cluster that varies, above which they say nothing
+MAX_SILENT_SHARE = (
+    0.8  # times alpha: the share of resamples without a cluster that varies, above which they say nothing
+)
 FAR, MEANS = 3.0, 16  # standard errors beyond the estimate up to which means of `unseen_rows_test` go, and how many
 AGAIN, MOST_AGAIN = 0.003, 0.5  # of its p-value a row more, at most, for rows that showed a disaster; by simulation
 RESAMPLED_CLUSTERS = 500  # above this the bootstrap adds nothing to the closed form
@@ -95,12 +97,12 @@ def has_worst_row(of: Ratio, alpha: float, *, independent: bool) -> bool:
     """Return whether `worst_row_test` may prove what `asked` cannot: of rows, and of clusters of other sizes."""
     if of.clusters > RESAMPLED_CLUSTERS:
         return False
-    return independent or (alpha >= ratio.FINEST and bool((of.weights.max(-1) > of.weights.min(-1)).any()))
+    return independent or (alpha >= ratio.MIN_RESAMPLED_LEVEL and bool((of.weights.max(-1) > of.weights.min(-1)).any()))
 
 
 def worst_row_test(of: Ratio, support: Support, alpha: float, near: float | None = None) -> MeanTest:
     """Return the Bayesian bootstrap with a worst cluster; of clusters of other sizes it is no surer than `unseen`."""
-    median, unequal = _median(of)[0], np.asarray(of.weights.max(-1) > of.weights.min(-1))
+    median, unequal = _compute_median_cluster_mean(of)[0], np.asarray(of.weights.max(-1) > of.weights.min(-1))
     draw, p_of = partial(ratio.worst_rows, of, support), ratio.worst_mean_p
     drawn = draw() if near is None else ratio.draw_resamples(draw, partial(p_of, threshold=near), alpha)
 
@@ -119,7 +121,7 @@ def worst_row_test(of: Ratio, support: Support, alpha: float, near: float | None
     return MeanTest(p, bounds)
 
 
-def _median(of: Ratio) -> tuple[Floats, Floats]:
+def _compute_median_cluster_mean(of: Ratio) -> tuple[Floats, Floats]:
     """Return the median cluster's mean, (...), and the means of all, (..., G)."""
     value = of.estimate[..., None] + of.residuals / of.weights
     return np.asarray(np.median(value, -1)), np.asarray(value)
@@ -142,41 +144,44 @@ def _choose_second_tests(
     the `variance` of rows is known, the guard is the weaker the less alike the rows of a cluster are.
     """
     rough = np.broadcast_to(1 - ratio.effective_clusters(of.weights) / of.clusters, of.estimate.shape)
-    unequal, uneven = rough > 1e-12, rough > 1 - ratio.EVEN
+    unequal, uneven = rough > 1e-12, rough > 1 - ratio.MIN_EVENNESS
     # a resample holds none of k of G clusters with a chance of (1 - k/G)^G; by weight as many vary as would be as large
     # as the cluster of a random row
-    median, value = _median(of)
+    median, value = _compute_median_cluster_mean(of)
     varies = np.abs(value - median[..., None]) > 1e-12 * np.maximum(np.abs(value), 1.0)
     share = varies.mean(-1)
     weight = (varies * of.weights).sum(-1) * of.weights.sum(-1) / (of.weights**2).sum(-1)
     by_number = of.clusters * np.log1p(-np.minimum(share, 1 - 1e-15))
-    scarce = np.maximum(by_number, np.where(share < 1, -weight, -np.inf)) > np.log(SILENT * alpha)
-    mute = uneven | scarce | (alpha < ratio.FINEST)
+    scarce = np.maximum(by_number, np.where(share < 1, -weight, -np.inf)) > np.log(MAX_SILENT_SHARE * alpha)
+    mute = uneven | scarce | (alpha < ratio.MIN_RESAMPLED_LEVEL)
     strength, alike = np.where(mute, 1.0, np.minimum((2 * rough) ** ratio.ROUGH, 1.0)), np.ones(of.estimate.shape)
     if variance is not None:
-        alike = np.where(rough > 1 - ratio.MIXED, 1.0, ratio.bound_correlation(of, np.asarray(variance)))
+        alike = np.where(rough > 1 - ratio.MIN_MIXED_EVENNESS, 1.0, ratio.bound_correlation(of, np.asarray(variance)))
         strength = np.where(uneven, alike * strength, strength)
-    told = np.abs(_correlation(of.weights, value)) - 1 / np.sqrt(of.clusters)
+    told = np.abs(_correlate_sizes(of.weights, value)) - 1 / np.sqrt(of.clusters)
     strength = np.maximum(strength, np.clip(ratio.TOLD * told, 0.0, ratio.MOST_TOLD))
     least = np.where(uneven, ratio.UNEVEN_LEAST, ratio.FEW_LEAST)
     guarded = _make_guarded_t(of, least * strength, ratio.STEEP * strength, alike=alike)
-    found = [_where(mute | unequal, guarded), _where(scarce, _unseen(of, support))]
-    if of.clusters <= RESAMPLED_CLUSTERS and alpha >= ratio.FINEST and not mute.all():
+    found = [
+        _restrict_test_to_data_sets(mute | unequal, guarded),
+        _restrict_test_to_data_sets(scarce, _make_unseen_loss_test(of, support)),
+    ]
+    if of.clusters <= RESAMPLED_CLUSTERS and alpha >= ratio.MIN_RESAMPLED_LEVEL and not mute.all():
         draw, p_of = partial(ratio.bootstrap_t, of), partial(ratio.bootstrap_p, of)
         drawn = draw() if near is None else ratio.draw_resamples(draw, partial(p_of, threshold=near), alpha)
         resampled = MeanTest(partial(ratio.bootstrap_p, of, drawn), partial(ratio.bootstrap_bounds, of, drawn))
-        found.append(_where(~mute, resampled))
+        found.append(_restrict_test_to_data_sets(~mute, resampled))
     return [test for test in found if test]
 
 
-def _correlation(weights: Floats, value: Floats) -> Floats:
+def _correlate_sizes(weights: Floats, value: Floats) -> Floats:
     """Return the correlation (...) of the sizes of clusters with their means, 0 where either does not vary."""
     x, y = weights - weights.mean(-1, keepdims=True), value - value.mean(-1, keepdims=True)
     scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
     return np.asarray((x * y).sum(-1) / np.where(scale > 0, scale, 1.0))
 
 
-def _where(some: Any, test: MeanTest) -> MeanTest | None:
+def _restrict_test_to_data_sets(some: Any, test: MeanTest) -> MeanTest | None:
     """Return a test of some data sets, which asks nothing of the others, or None where there are none."""
 
     def p(threshold: float) -> P:
@@ -186,12 +191,14 @@ def _where(some: Any, test: MeanTest) -> MeanTest | None:
     return test if some.all() else MeanTest(p, test.bounds) if some.any() else None
 
 
-def _unseen(of: Ratio, support: Support) -> MeanTest:
+def _make_unseen_loss_test(of: Ratio, support: Support) -> MeanTest:
     """Return what the clusters that agree with the median one allow: a disaster that none of them showed.
 
     Of clusters of other sizes what was lost is counted, too, and nothing else is assumed.
     """
-    median, value = (np.clip(x, *support) for x in _median(of))  # of stretched ones some are beyond it
+    median, value = (
+        np.clip(x, *support) for x in _compute_median_cluster_mean(of)
+    )  # of stretched ones some are beyond it
     unequal = np.ptp(of.weights, -1) > 0
     share = of.weights / of.weights.sum(-1, keepdims=True)
     with np.errstate(all="ignore"):

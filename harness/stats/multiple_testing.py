@@ -14,9 +14,9 @@ from functools import lru_cache
 from itertools import pairwise
 from statistics import NormalDist
 
-POINTS = 240  # of the density of the estimates that went on
-WIDE = 8.0  # standard deviations
-NEAR = 0.02  # of the rows by which a look must have grown so that the density is followed
+DENSITY_POINTS = 240  # of the density of the estimates that went on
+GRID_DEVIATIONS = 8.0  # standard deviations
+MIN_GROWTH = 0.02  # of the rows by which a look must have grown so that the density is followed
 
 
 def adjust_holm(p_values: Sequence[float]) -> list[float]:
@@ -48,21 +48,24 @@ def interim_levels(rows: Sequence[int], most: int, alpha: float) -> list[float]:
     """
     if not rows or rows[0] < 1 or rows[-1] > most or any(b <= a for a, b in pairwise(rows)):
         raise ValueError(f"sizes of interim analyses must increase, to at most {most} rows; got {list(rows)}")
-    return list(_levels(tuple(rows), most, alpha))
+    return list(_compute_spending_levels(tuple(rows), most, alpha))
 
 
 @lru_cache(maxsize=64)
-def _levels(rows: tuple[int, ...], most: int, alpha: float) -> tuple[float, ...]:
+def _compute_spending_levels(rows: tuple[int, ...], most: int, alpha: float) -> tuple[float, ...]:
     normal, found = NormalDist(), list[float]()
     before, so_far = 0.0, 0.0
     grid: list[tuple[float, float]] = []  # places of the sum of what was seen, and how probable those that went on are
     for n in rows:
         time, upto = n / most, alpha * n / most
         share, grown = upto - so_far, time - before
-        if not grid or grown < NEAR * time:
+        if not grid or grown < MIN_GROWTH * time:
             level = share  # by Bonferroni's inequality, which costs nothing where hardly any rows came
         else:
-            low, high = grid[0][0], WIDE  # of the bound that those who went on exceed with a probability of the share
+            low, high = (
+                grid[0][0],
+                GRID_DEVIATIONS,
+            )  # of the bound that those who went on exceed with a probability of the share
             root = math.sqrt(grown)
             for _ in range(60):
                 middle = (low + high) / 2
@@ -71,16 +74,18 @@ def _levels(rows: tuple[int, ...], most: int, alpha: float) -> tuple[float, ...]
             level = 1 - normal.cdf(high / math.sqrt(time))
         found.append(level)
         bound = normal.inv_cdf(1 - level) * math.sqrt(time)
-        grid, before, so_far = _went_on(grid, grown, time, bound), time, upto
+        grid, before, so_far = _advance_walk_density(grid, grown, time, bound), time, upto
     return tuple(found)
 
 
-def _went_on(grid: Sequence[tuple[float, float]], grown: float, time: float, bound: float) -> list[tuple[float, float]]:
+def _advance_walk_density(
+    grid: Sequence[tuple[float, float]], grown: float, time: float, bound: float
+) -> list[tuple[float, float]]:
     """Return how probable it is to be at each place below the bound now, by Simpson's rule."""
-    low = -WIDE * math.sqrt(time)
-    step = (bound - low) / POINTS
-    places = [low + i * step for i in range(POINTS + 1)]
-    weights = [step / 3 * (1 if i in (0, POINTS) else 4 if i % 2 else 2) for i in range(POINTS + 1)]
+    low = -GRID_DEVIATIONS * math.sqrt(time)
+    step = (bound - low) / DENSITY_POINTS
+    places = [low + i * step for i in range(DENSITY_POINTS + 1)]
+    weights = [step / 3 * (1 if i in (0, DENSITY_POINTS) else 4 if i % 2 else 2) for i in range(DENSITY_POINTS + 1)]
     before = grid or [(0.0, 1.0)]
     root, pdf = math.sqrt(grown), NormalDist().pdf
     density = [math.fsum(p * pdf((x - u) / root) for u, p in before) / root for x in places]

@@ -17,7 +17,7 @@ from harness.stats.arrays import Ints, distributions, np
 from harness.stats.significance import is_significant
 
 DISCORDANCE = 0.2  # share of rows on which two models differ, where nothing better is known
-POWER = 0.8
+DEFAULT_POWER = 0.8
 MOST_ROWS = 10_000_000
 EXACT, FEW = 100, 60  # rows, and numbers of changed ones, of Tango's score up to which its exact distribution is asked
 
@@ -63,11 +63,13 @@ def min_wins(changed: Ints, n: int, margin: float, alpha: float) -> Ints:
     wins: Ints = tango.min_tango_wins(changed, n, -margin, NormalDist().inv_cdf(1 - alpha))
     if n > EXACT and len(changed) > FEW:
         return wins
-    return np.array([_exact(int(k), int(w), n, margin, alpha) for k, w in zip(changed, wins, strict=True)])
+    return np.array(
+        [_find_min_exact_wins(int(k), int(w), n, margin, alpha) for k, w in zip(changed, wins, strict=True)]
+    )
 
 
 @lru_cache(maxsize=20_000)
-def _exact(changed: int, wins: int, n: int, margin: float, alpha: float) -> int:
+def _find_min_exact_wins(changed: int, wins: int, n: int, margin: float, alpha: float) -> int:
     """Return the fewest wins that prove it by Tango's exact distribution, from those by the normal one."""
 
     def proves(w: int) -> bool:
@@ -103,12 +105,12 @@ def design_effect(sizes: Sequence[int], icc: float) -> float:
 
 def search_power(power: Callable[[float], float], least: float, most: float) -> float | None:
     """Return where a growing power becomes POWER, to 1e-5 of `most`; None when that is not enough."""
-    if power(most) < POWER:
+    if power(most) < DEFAULT_POWER:
         return None
     low, high = least, most
     while high - low > 1e-5 * most:
         middle = (low + high) / 2
-        low, high = (low, middle) if power(middle) >= POWER else (middle, high)
+        low, high = (low, middle) if power(middle) >= DEFAULT_POWER else (middle, high)
     return high
 
 
@@ -116,16 +118,16 @@ def search_rows(power: Callable[[float], float], start: int = 2) -> int | None:
     """Return the fewest rows whose power is POWER, where it grows with rows, searched from `start`; None
     above MOST_ROWS."""
     high = max(start, 2)
-    while power(high) < POWER:
+    while power(high) < DEFAULT_POWER:
         high *= 2
         if high > MOST_ROWS:
             return None
     low = high // 2
-    while low > 1 and power(low) >= POWER:
+    while low > 1 and power(low) >= DEFAULT_POWER:
         high, low = low, low // 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if power(middle) >= POWER else (middle, high)
+        low, high = (low, middle) if power(middle) >= DEFAULT_POWER else (middle, high)
     return high
 
 

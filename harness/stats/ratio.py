@@ -21,11 +21,13 @@ SEED = 20101  # of all resamples: fixed, so that a verdict does not change when 
 LEAST, STEEP, FEWEST, MOST = 0.5, 28.0, 12, 12.0  # of `guarded_t`, chosen by simulation
 UNEVEN_LEAST, FEW_LEAST, ROUGH = 1.5, 1.0, 4  # in a known range: of very uneven clusters, of few that vary, of others
 TOLD, MOST_TOLD = 3.0, 1.5  # guard by the correlation of size and mean above that of chance; at most so much of it
-DRAWN = 20.0  # clusters of equal size: uneven ones that count as fewer pass falsely more often where sizes are drawn
-COMBINED = (0.0, 8.0)  # LEAST and STEEP of the jackknife of a metric made from all rows at once
-MIXED = 0.28  # and as fewer than this so uneven that a few rule the mean, whatever their rows are
-EVEN = 0.6  # clusters that count as fewer than this share of their number are very uneven
-FINEST = 4 / (RESAMPLES + 1)  # level below which so many resamples say nothing
+MIN_EFFECTIVE_CLUSTERS = (
+    20.0  # clusters of equal size: uneven ones that count as fewer pass falsely more often where sizes are drawn
+)
+COMBINED_GUARD = (0.0, 8.0)  # LEAST and STEEP of the jackknife of a metric made from all rows at once
+MIN_MIXED_EVENNESS = 0.28  # and as fewer than this so uneven that a few rule the mean, whatever their rows are
+MIN_EVENNESS = 0.6  # clusters that count as fewer than this share of their number are very uneven
+MIN_RESAMPLED_LEVEL = 4 / (RESAMPLES + 1)  # level below which so many resamples say nothing
 ERROR, NEAR = 1e-3, 4.0  # standard error of a resampled p-value so many of which are between it and alpha
 
 
@@ -61,21 +63,23 @@ def estimate_ratio(sums: Floats, weights: Floats) -> Ratio:
     total = weights.sum(-1)
     estimate = sums.sum(-1) / total
     residuals = sums - estimate[..., None] * weights
-    residuals, weights = _sorted(residuals, weights, np.where(_skewness(residuals) < -1e-9, -1.0, 1.0))
+    residuals, weights = _sort_residuals_by_weight(
+        residuals, weights, np.where(_compute_skewness(residuals) < -1e-9, -1.0, 1.0)
+    )
     left = residuals / (1 - weights / total[..., None])
     error = np.sqrt((count - 1) / count * (left**2).sum(-1)) / total
     unbiased = math.sqrt(count * (count - 1)) / (count - 2) if count > 2 else 0.0
-    return Ratio(estimate, error, _skewness(residuals) * unbiased / math.sqrt(count), residuals, weights)
+    return Ratio(estimate, error, _compute_skewness(residuals) * unbiased / math.sqrt(count), residuals, weights)
 
 
-def _skewness(residuals: Floats) -> Floats:
+def _compute_skewness(residuals: Floats) -> Floats:
     """Return the skewness (...) of residuals (..., G), 0 where none varies."""
     square = (residuals**2).mean(-1)
     known = square > 0
     return np.asarray(np.where(known, (residuals**3).mean(-1) / np.where(known, square, 1.0) ** 1.5, 0.0))
 
 
-def _sorted(residuals: Floats, weights: Floats, sign: Floats) -> tuple[Floats, Floats]:
+def _sort_residuals_by_weight(residuals: Floats, weights: Floats, sign: Floats) -> tuple[Floats, Floats]:
     """Return residuals and weights (..., G) by weight, and by residual, those of a sign (...) the other way round."""
     if (weights == weights.flat[0]).all():
         return sign[..., None] * np.sort(sign[..., None] * residuals, -1), weights
@@ -143,7 +147,7 @@ def guarded_t(
     """
     p = []
     for sign in (1, -1):
-        estimate, error, df = _weigh_worst_cluster(of, sign, least, steep, alike)
+        estimate, error, df = _estimate_with_worst_repeated(of, sign, least, steep, alike)
         p.append(special.stdtr(df, -sign * (estimate - threshold) / np.where(error > 0, error, 1.0)))
     return p[0], p[1]
 
@@ -151,14 +155,16 @@ def guarded_t(
 def guarded_bounds(of: Ratio, alpha: float, least: Any = LEAST, steep: Any = STEEP, *, alike: Any = None) -> Bounds:
     """Return the one-sided bounds at alpha each that invert `guarded_t`, of one data set."""
     (low, below, df_low), (high, above, df_high) = (
-        _weigh_worst_cluster(of, sign, least, steep, alike) for sign in (1, -1)
+        _estimate_with_worst_repeated(of, sign, least, steep, alike) for sign in (1, -1)
     )
     return Bounds(
         float(low + below * special.stdtrit(df_low, alpha)), float(high - above * special.stdtrit(df_high, alpha))
     )
 
 
-def _weigh_worst_cluster(of: Ratio, sign: int, least: Any, steep: Any, alike: Any) -> tuple[Floats, Floats, Floats]:
+def _estimate_with_worst_repeated(
+    of: Ratio, sign: int, least: Any, steep: Any, alike: Any
+) -> tuple[Floats, Floats, Floats]:
     """Return estimate, error and degrees of freedom with the cluster that is worst for `sign` counted once more."""
     r, w, total = of.residuals, np.broadcast_to(of.weights, of.residuals.shape), of.weights.sum(-1, keepdims=True)
     tail = np.clip(l_skewness(-sign * r / np.sqrt(w)), 0.0, 1.0)
@@ -177,7 +183,7 @@ def _weigh_worst_cluster(of: Ratio, sign: int, least: Any, steep: Any, alike: An
     variance = square.sum(-1, keepdims=True) + more * again
     error = np.sqrt((count - 1) / count * variance) / whole
     spread = ((square - variance / count) ** 2).sum(-1, keepdims=True) + more * (again - variance / count) ** 2
-    df = np.minimum(_degrees(variance, spread, count), count - 1)
+    df = np.minimum(_compute_degrees_of_freedom(variance, spread, count), count - 1)
     return of.estimate + shift[..., 0], error[..., 0], df[..., 0]
 
 
@@ -188,10 +194,10 @@ def pan_wall(of: Ratio) -> Floats:
     """
     square = (of.residuals / (1 - of.weights / of.weights.sum(-1, keepdims=True))) ** 2
     spread = ((square - square.mean(-1, keepdims=True)) ** 2).sum(-1)
-    return np.clip(_degrees(square.sum(-1), spread, np.float64(of.clusters)), 1e-3, of.clusters - 1)
+    return np.clip(_compute_degrees_of_freedom(square.sum(-1), spread, np.float64(of.clusters)), 1e-3, of.clusters - 1)
 
 
-def _degrees(variance: Floats, spread: Floats, count: Any) -> Floats:
+def _compute_degrees_of_freedom(variance: Floats, spread: Floats, count: Any) -> Floats:
     flat = spread <= 1e-12 * variance**2
     return np.asarray(np.where(flat, count - 1, 2 * variance**2 / np.where(flat, 1.0, spread * count / (count - 1))))
 
@@ -215,7 +221,7 @@ def effective_clusters(weights: Floats) -> Floats:
 
 def are_uneven(weights: Floats) -> Bools:
     """Return where the clusters count as fewer than EVEN of their number: a few of them rule the mean and its error."""
-    return np.asarray(effective_clusters(weights) < EVEN * weights.shape[-1])
+    return np.asarray(effective_clusters(weights) < MIN_EVENNESS * weights.shape[-1])
 
 
 def has_few_drawn_sizes(counted_as: float | None) -> bool:
@@ -223,7 +229,7 @@ def has_few_drawn_sizes(counted_as: float | None) -> bool:
 
     7.1 % at 30 clusters of lognormal(0.8) size that lose in proportion to it (bench/dependence_rates.py).
     """
-    return counted_as is not None and counted_as < DRAWN
+    return counted_as is not None and counted_as < MIN_EFFECTIVE_CLUSTERS
 
 
 def l_skewness(x: Floats) -> Floats:
@@ -248,7 +254,7 @@ def share_t(of: Ratio, threshold: float, low: float = 0.0) -> tuple[Floats, Floa
     Student's t(G - 1) for the normal quantile. n* is Korn and Graubard's 1998, Survey Methodology 24:193; Wilson's
     score on it Franco, Little, Louis, Slud 2019, Journal of Survey Statistics and Methodology 7:334.
     """
-    p0, (p, n) = threshold - low, _effective(of, low)
+    p0, (p, n) = threshold - low, _compute_effective_share_rows(of, low)
     spread = math.sqrt(max(p0 * (1 - p0), 0.0))
     with np.errstate(divide="ignore"):
         z = (p - p0) * np.sqrt(n) / spread if spread else np.copysign(np.inf, p - p0)
@@ -257,13 +263,13 @@ def share_t(of: Ratio, threshold: float, low: float = 0.0) -> tuple[Floats, Floa
 
 def share_bounds(of: Ratio, alpha: float, low: float = 0.0) -> Bounds:
     """Return the one-sided bounds at alpha each that invert `share_t`, of one data set."""
-    p, n = (float(x) for x in _effective(of, low))
+    p, n = (float(x) for x in _compute_effective_share_rows(of, low))
     square = float(special.stdtrit(of.clusters - 1, alpha)) ** 2 / n
     centre, reach = p + square / 2, math.sqrt(square * (p * (1 - p) + square / 4))
     return Bounds(low + (centre - reach) / (1 + square), low + (centre + reach) / (1 + square))
 
 
-def _effective(of: Ratio, low: float) -> tuple[Floats, Floats]:
+def _compute_effective_share_rows(of: Ratio, low: float) -> tuple[Floats, Floats]:
     """Return the share, and how many independent rows have the same error."""
     p = of.estimate - low
     return p, p * (1 - p) / np.where(of.error > 0, of.error, 1.0) ** 2
@@ -276,18 +282,18 @@ def pairs_t(of: Ratio, threshold: float, discordance: Any) -> tuple[Floats, Floa
     Student's t with `pan_wall`'s degrees of freedom for the normal distribution, since few clusters hold all rows that
     differ; `share_t`'s idea, of which we know no publication.
     """
-    z, df = tango.score_statistic(*_effective_pairs(of, discordance), threshold), pan_wall(of)
+    z, df = tango.score_statistic(*_compute_effective_pair_counts(of, discordance), threshold), pan_wall(of)
     return special.stdtr(df, -z), special.stdtr(df, z)
 
 
 def pairs_bounds(of: Ratio, alpha: float, discordance: float) -> Bounds:
     """Return the one-sided bounds at alpha each that invert `pairs_t`, of one data set."""
-    wins, losses, n = (float(x) for x in _effective_pairs(of, discordance))
+    wins, losses, n = (float(x) for x in _compute_effective_pair_counts(of, discordance))
     reach = -float(special.stdtrit(pan_wall(of), alpha))
     return Bounds(tango.invert_statistic(wins, losses, n, reach), tango.invert_statistic(wins, losses, n, -reach))
 
 
-def _effective_pairs(of: Ratio, discordance: Any) -> tuple[Floats, Floats, Floats]:
+def _compute_effective_pair_counts(of: Ratio, discordance: Any) -> tuple[Floats, Floats, Floats]:
     """Return how many independent rows won, lost, and all in all have the same difference and error."""
     variance = np.maximum(discordance - of.estimate**2, 1e-12)
     n = variance / np.where(of.error > 0, of.error, 1.0) ** 2
@@ -303,7 +309,7 @@ def bootstrap_t(of: Ratio, batch: int = 0) -> Floats:
     Cameron, Gelbach, Miller 2008, Review of Economics and Statistics 90:414.
     """
     count = of.clusters
-    drawn = _draws(count) if not batch else _more_draws(count, batch)
+    drawn = _draw_cached_cluster_counts(count) if not batch else _draw_cluster_counts_of_batch(count, batch)
     r, w = of.residuals, of.weights
     one = float(w.flat[0])
     alike = one.is_integer() and bool((w == one).all())  # sums of whole numbers are exact in any order
@@ -387,26 +393,26 @@ def worst_mean_bounds(means: Floats, alpha: float, support: tuple[float, float])
 @lru_cache(maxsize=4)
 def worst_row_draws(count: int, batch: int = 0) -> Floats:
     """Return weights of the worst cluster and of `count`, uniform on those that sum to 1: (count + 1, RESAMPLES)."""
-    drawn = np.random.default_rng(_seed(count, 1, batch)).exponential(size=(count + 1, RESAMPLES + bool(batch)))
+    drawn = np.random.default_rng(_make_seed(count, 1, batch)).exponential(size=(count + 1, RESAMPLES + bool(batch)))
     weights: Floats = drawn / drawn.sum(0)
     weights.setflags(write=False)
     return weights
 
 
 @lru_cache(maxsize=4)
-def _draws(count: int) -> Floats:
+def _draw_cached_cluster_counts(count: int) -> Floats:
     """Return how often each of `count` clusters is drawn, (count, RESAMPLES)."""
-    drawn = _more_draws(count, 0)
+    drawn = _draw_cluster_counts_of_batch(count, 0)
     drawn.setflags(write=False)
     return drawn
 
 
-def _more_draws(count: int, batch: int) -> Floats:
+def _draw_cluster_counts_of_batch(count: int, batch: int) -> Floats:
     """Return the same of a batch, of which all but the first have one more: so many and one are round."""
-    rng = np.random.default_rng(_seed(count, 2, batch))
+    rng = np.random.default_rng(_make_seed(count, 2, batch))
     drawn: Floats = rng.multinomial(count, [1 / count] * count, size=RESAMPLES + bool(batch)).T.astype(np.float64)
     return drawn
 
 
-def _seed(count: int, use: int, batch: int) -> list[int]:
+def _make_seed(count: int, use: int, batch: int) -> list[int]:
     return [SEED, count, use, *([batch] if batch else [])]

@@ -15,7 +15,7 @@ from harness.stats.values import Bounds
 
 Support = tuple[float, float]
 TILTS = (0.02, 60.0, 40)  # of Chernoff's bound: least, most and how many, in units of one over the mean weight
-TOGETHER = 1 << 20  # numbers that are computed in one go
+CHUNK_VALUES = 1 << 20  # numbers that are computed in one go
 
 
 def unseen_p(
@@ -41,8 +41,8 @@ def unseen_bounds(
 ) -> Bounds:
     """Return the one-sided bounds at alpha each that invert `p`, of one data set."""
     low, high = support
-    least = _largest(weights, lost[0], alpha)
-    most = _largest(weights, lost[1], alpha) if lost[1] != lost[0] else least
+    least = _find_largest_lost_share(weights, lost[0], alpha)
+    most = _find_largest_lost_share(weights, lost[1], alpha) if lost[1] != lost[0] else least
     return Bounds(value - (value - low) * least, value + (high - value) * most)
 
 
@@ -65,21 +65,23 @@ def unseen_chance(weights: Any, lost: Any, share: Any) -> Floats:
         found[asked] = (1 - share) ** count
         return found
     w = -np.sort(-w, -1) / w.mean(-1, keepdims=True)
-    best = np.where(lost > 0, 0.0, np.minimum(_filled(w, count * share), 0.0))
-    for some, heights in _tilted(w) if lost.any() else ():
-        best = np.minimum(best, (some * count * lost + _filled(heights, count * share)).min(0, initial=0.0))
+    best = np.where(lost > 0, 0.0, np.minimum(_compute_max_log_level_ratio(w, count * share), 0.0))
+    for some, heights in _iterate_tilts(w) if lost.any() else ():
+        best = np.minimum(
+            best, (some * count * lost + _compute_max_log_level_ratio(heights, count * share)).min(0, initial=0.0)
+        )
     found[asked] = np.where(lost < share, np.exp(best), 1.0)
     return found
 
 
-def _tilted(w: Floats) -> Iterator[tuple[Floats, Floats]]:
+def _iterate_tilts(w: Floats) -> Iterator[tuple[Floats, Floats]]:
     """Yield Chernoff's tilts (T, 1), so many in one go, and their heights (T, n, G) of falling weights (n, G)."""
     tilts = np.geomspace(*TILTS)[:, None]
-    for some in np.array_split(tilts, min(len(tilts), 1 + tilts.size * w.size // TOGETHER)):
+    for some in np.array_split(tilts, min(len(tilts), 1 + tilts.size * w.size // CHUNK_VALUES)):
         yield some, w / -np.expm1(-some[..., None] * w)
 
 
-def _filled(heights: Floats, need: Floats) -> Floats:
+def _compute_max_log_level_ratio(heights: Floats, need: Floats) -> Floats:
     """Return the log of the largest Π(level / height) over heights above a level, which they exceed by `need` in all.
 
     `heights` (..., n, G) fall, `need` (n,).
@@ -91,7 +93,7 @@ def _filled(heights: Floats, need: Floats) -> Floats:
     return np.asarray((last[..., 0] + 1) * np.log(np.maximum(level, 1e-300)) - logs)
 
 
-def _largest(weights: Floats, lost: float, alpha: float) -> float:
+def _find_largest_lost_share(weights: Floats, lost: float, alpha: float) -> float:
     """Return the largest share that may be lost on average where so little was, at alpha: `chance` solved for it."""
     if not lost and (weights == weights[0]).all():
         return rule_of_three(len(weights), alpha)
@@ -99,13 +101,16 @@ def _largest(weights: Floats, lost: float, alpha: float) -> float:
         return 1.0
     w, count = (-np.sort(-weights) / weights.mean())[None], len(weights)
     if not lost:
-        return _need(w, np.log([[alpha]])) / count
-    need = min(_need(heights[:, 0], math.log(alpha) - some * count * lost) for some, heights in _tilted(w))
+        return _find_least_need_for_log(w, np.log([[alpha]])) / count
+    need = min(
+        _find_least_need_for_log(heights[:, 0], math.log(alpha) - some * count * lost)
+        for some, heights in _iterate_tilts(w)
+    )
     return min(max(lost, need / count), 1.0)
 
 
-def _need(heights: Floats, log: Floats) -> float:
-    """Return the least `need` with which `_filled` of falling heights (T, G) comes to a log (T, 1) below zero."""
+def _find_least_need_for_log(heights: Floats, log: Floats) -> float:
+    """Return the least `need` at which `_compute_max_log_level_ratio` of heights (T, G) is a log (T, 1) below 0."""
     sizes, logs = np.arange(1, heights.shape[-1] + 1), np.cumsum(np.log(heights), -1)
     level = np.exp((log + logs) / sizes)  # of so many filled ones
     last = (heights > level).sum(-1, keepdims=True) - 1

@@ -15,7 +15,7 @@ from harness.stats.arrays import Floats, np, special
 from harness.stats.result import Test
 from harness.stats.significance import is_significant
 
-STEPS = 80  # halvings of an interval in which a bound or a p-value is looked for
+BISECTION_STEPS = 80  # halvings of an interval in which a bound or a p-value is looked for
 
 
 def add_seed_spread(rows: Test, runs: Sequence[float], threshold: float, alpha: float, *, rate: float | None) -> Test:
@@ -31,8 +31,10 @@ def add_seed_spread(rows: Test, runs: Sequence[float], threshold: float, alpha: 
     for side, bound, p in ((1, rows.lower, rows.p_pass), (-1, rows.upper, rows.p_fail)):
         own = None if rate is None else rate if side > 0 else 1 - rate
         reach, away = side * (rows.estimate - bound), side * (rows.estimate - threshold)
-        p = max(p, _p(reach, away, error * float(_ratio(own, away)), len(runs), alpha))
-        far = _reach(reach, error, len(runs), alpha, own)
+        p = max(
+            p, _solve_p_by_bisection(reach, away, error * float(_compute_spread_ratio(own, away)), len(runs), alpha)
+        )
+        far = _compute_bound_distance(reach, error, len(runs), alpha, own)
         far = min(far, away) if is_significant(p, alpha) else max(far, away)
         found.append((rows.estimate - side * far, p))
     (lower, p_pass), (upper, p_fail) = found
@@ -46,10 +48,10 @@ def seed_reach(error: Any, seeds: int, alpha: float, rate: Any, away: Any) -> Fl
     as that of equal steps in log-odds is, and taken at the bound where it is larger there: near 1 runs that
     went well lie closer together than those that did not would.
     """
-    return np.asarray(-special.stdtrit(seeds - 1, alpha) * error * _ratio(rate, away))
+    return np.asarray(-special.stdtrit(seeds - 1, alpha) * error * _compute_spread_ratio(rate, away))
 
 
-def _ratio(rate: Any, away: Any) -> Floats:
+def _compute_spread_ratio(rate: Any, away: Any) -> Floats:
     """Return by how much more runs differ at a proportion `away` below `rate` than there."""
     if rate is None:
         return np.ones(np.shape(away))
@@ -58,7 +60,7 @@ def _ratio(rate: Any, away: Any) -> Floats:
     return np.asarray(np.maximum(there * (1 - there) / here, 1.0))
 
 
-def _reach(rows: float, error: float, seeds: int, alpha: float, rate: float | None) -> float:
+def _compute_bound_distance(rows: float, error: float, seeds: int, alpha: float, rate: float | None) -> float:
     """Return how far a bound lies from the estimate."""
 
     def summed(away: float) -> float:
@@ -68,18 +70,18 @@ def _reach(rows: float, error: float, seeds: int, alpha: float, rate: float | No
     if rate is None or not math.isfinite(low):
         return low
     high = summed(max(rate - 0.5, 0.0))  # where the spread is largest
-    for _ in range(STEPS):
+    for _ in range(BISECTION_STEPS):
         away = (low + high) / 2
         low, high = (away, high) if summed(away) > away else (low, away)
     return high
 
 
-def _p(rows: float, away: float, error: float, seeds: int, alpha: float) -> float:
+def _solve_p_by_bisection(rows: float, away: float, error: float, seeds: int, alpha: float) -> float:
     """Return the level at which the summed reach of rows and seeds is what the estimate is away from the threshold."""
     if away <= 0 or not math.isfinite(rows):
         return 1.0
     normal, low, high = rows / -float(special.ndtri(alpha)), 0.0, 0.5
-    for _ in range(STEPS):
+    for _ in range(BISECTION_STEPS):
         level = (low + high) / 2
         far = math.hypot(normal * float(special.ndtri(level)), error * float(special.stdtrit(seeds - 1, level)))
         low, high = (level, high) if far > away else (low, level)

@@ -12,11 +12,11 @@ from harness.stats import tango as score
 from harness.stats.arrays import Ints, distributions, np, special
 from harness.stats.inputs import check_counts, check_level
 from harness.stats.result import Test
-from harness.stats.significance import ROUNDING, is_significant
+from harness.stats.significance import RELATIVE_TOLERANCE, is_significant
 from harness.stats.values import Bounds, PValues
 
-LENIENT = 1.2  # times alpha that McNemar's mid-p may be wrong over all rows, so that it is taken
-SMOOTH = 300  # rows that differ, on average, from which on its size is hardly more than alpha
+MAX_LEVEL_RATIO = 1.2  # times alpha that McNemar's mid-p may be wrong over all rows, so that it is taken
+MIN_SMOOTH_ROWS = 300  # rows that differ, on average, from which on its size is hardly more than alpha
 
 
 def binomial(successes: int, n: int, threshold: float, alpha: float) -> Test:
@@ -31,11 +31,14 @@ def binomial(successes: int, n: int, threshold: float, alpha: float) -> Test:
     successes, n = int(successes), int(n)  # sums of 0.0 and 1.0 arrive as floats
     lower = float(special.betaincinv(successes, n - successes + 1, alpha)) if successes else 0.0
     upper = float(special.betaincinv(successes + 1, n - successes, 1 - alpha)) if successes < n else 1.0
-    p_pass, p_fail = _tail(successes, n, threshold), _tail(n - successes, n, 1 - threshold)
+    p_pass, p_fail = (
+        _compute_binomial_tail(successes, n, threshold),
+        _compute_binomial_tail(n - successes, n, 1 - threshold),
+    )
     return Test(successes / n, lower, upper, p_pass, p_fail, "exact binomial", n)
 
 
-def _tail(successes: int, n: int, p: float) -> float:
+def _compute_binomial_tail(successes: int, n: int, p: float) -> float:
     """Return the chance of so many successes or more of n, each of chance p, as the incomplete beta function."""
     return float(special.betainc(successes, n - successes + 1, p)) if successes else 1.0
 
@@ -47,7 +50,7 @@ def wilson(successes: int, n: int, alpha: float) -> Bounds:
     """
     check_counts(n, successes)
     check_level(0.0, alpha)
-    p, z = successes / n, _quantile(alpha)
+    p, z = successes / n, _compute_upper_normal_quantile(alpha)
     centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     return Bounds(max((centre - spread) / scale, 0.0), min((centre + spread) / scale, 1.0))
@@ -70,18 +73,21 @@ def mcnemar(wins: int, losses: int, n: int, alpha: float, levels: Sequence[float
         p_pass, p_fail = float(table[wins, losses]), float(table[losses, wins])
     else:
         mid = all(is_midp_valid(n, level) for level in {alpha, *levels})
-        kind, (p_pass, p_fail) = "mid-p" if mid else "exact", _conditional_p(wins, losses, mid=mid)
-    lower, upper = (score.invert_statistic(wins, losses, n, z) for z in (_quantile(alpha), -_quantile(alpha)))
+        kind, (p_pass, p_fail) = "mid-p" if mid else "exact", _compute_mcnemar_p_values(wins, losses, mid=mid)
+    lower, upper = (
+        score.invert_statistic(wins, losses, n, z)
+        for z in (_compute_upper_normal_quantile(alpha), -_compute_upper_normal_quantile(alpha))
+    )
     lower = max(lower, 0.0) if is_significant(p_pass, alpha) else min(lower, 0.0)
     upper = min(upper, 0.0) if is_significant(p_fail, alpha) else max(upper, 0.0)
     return Test((wins - losses) / n, lower, upper, p_pass, p_fail, f"McNemar {kind}", n)
 
 
-def _conditional_p(wins: int, losses: int, *, mid: bool) -> PValues:
+def _compute_mcnemar_p_values(wins: int, losses: int, *, mid: bool) -> PValues:
     """Return the p-values of McNemar's test given how many rows differ."""
     if not wins + losses:
         return PValues(1.0, 1.0)
-    p_pass, p_fail = (_tail(k, wins + losses, 0.5) for k in (wins, losses))
+    p_pass, p_fail = (_compute_binomial_tail(k, wins + losses, 0.5) for k in (wins, losses))
     half = 0.5 * (p_pass + p_fail - 1) if mid else 0.0  # both tails have the chance of just these wins in them
     return PValues(p_pass - half, p_fail - half)
 
@@ -93,22 +99,22 @@ def is_midp_valid(n: int, alpha: float) -> bool:
     Summed over the number of rows that differ, for every share of them; from SMOOTH on that number varies so much that
     what is lost on one is won on the next.
     """
-    smooth = max(SMOOTH, 2 * (_quantile(alpha) / (LENIENT - 1)) ** 2)
+    smooth = max(MIN_SMOOTH_ROWS, 2 * (_compute_upper_normal_quantile(alpha) / (MAX_LEVEL_RATIO - 1)) ** 2)
     shares = np.unique(np.concatenate([np.geomspace(0.1, 1, 200), np.linspace(0, 1, 200)[1:]])) * min(smooth / n, 1.0)
     changed = np.arange(min(n, math.ceil(smooth + 8 * math.sqrt(smooth))) + 1)
-    wrong = distributions.binom.sf(_min_conditional_wins(changed, alpha, mid=True) - 1, changed, 0.5)
-    return float((distributions.binom.pmf(changed, n, shares[:, None]) @ wrong).max()) <= LENIENT * alpha
+    wrong = distributions.binom.sf(_find_min_conditional_wins(changed, alpha, mid=True) - 1, changed, 0.5)
+    return float((distributions.binom.pmf(changed, n, shares[:, None]) @ wrong).max()) <= MAX_LEVEL_RATIO * alpha
 
 
 def min_mcnemar_wins(changed: Ints, n: int, alpha: float) -> Ints:
     """Return the fewest wins, (k,), of numbers of changed rows (k,), of n, that prove a difference, or one more."""
     if n <= unconditional.MOST_ROWS:
         return unconditional.min_wins(changed, n, alpha)
-    return _min_conditional_wins(changed, alpha, mid=is_midp_valid(n, alpha))
+    return _find_min_conditional_wins(changed, alpha, mid=is_midp_valid(n, alpha))
 
 
-def _min_conditional_wins(changed: Ints, alpha: float, *, mid: bool) -> Ints:
-    wins = np.asarray(distributions.binom.isf(alpha * (1 + ROUNDING), changed, 0.5), dtype=np.intp) + 1
+def _find_min_conditional_wins(changed: Ints, alpha: float, *, mid: bool) -> Ints:
+    wins = np.asarray(distributions.binom.isf(alpha * (1 + RELATIVE_TOLERANCE), changed, 0.5), dtype=np.intp) + 1
     if mid:
         tail = distributions.binom.sf(wins - 1, changed, 0.5) + distributions.binom.pmf(wins - 1, changed, 0.5) / 2
         wins -= is_significant(tail, alpha)
@@ -139,5 +145,5 @@ def tango(wins: int, losses: int, n: int, margin: float, alpha: float) -> Test:
     return Test((b - c) / n, lower, upper, p_pass, p_fail, "Tango score", n)
 
 
-def _quantile(alpha: float) -> float:
+def _compute_upper_normal_quantile(alpha: float) -> float:
     return NormalDist().inv_cdf(1 - alpha)

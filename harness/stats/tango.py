@@ -30,8 +30,8 @@ def exact_p(b: int, c: int, n: int, d0: float) -> PValues:
     ways = special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
     chance = np.exp(ways + special.xlogy(k, changed) + special.xlogy(n - k, max(1 - changed, 0.0)))
     share, seen = min((q + d0) / changed, 1.0) if changed else 0.5, float(score_statistic(b, c, n, d0))
-    high = chance @ _at_least(min_tango_wins(k, n, d0, seen - 1e-9), k, share)
-    low = chance @ (1 - _at_least(min_tango_wins(k, n, d0, seen + 1e-9), k, share))
+    high = chance @ _compute_binomial_tail(min_tango_wins(k, n, d0, seen - 1e-9), k, share)
+    low = chance @ (1 - _compute_binomial_tail(min_tango_wins(k, n, d0, seen + 1e-9), k, share))
     return PValues(min(float(high), 1.0), min(float(low), 1.0))
 
 
@@ -45,7 +45,7 @@ def min_tango_wins(k: Any, n: int, d0: float, z: float) -> Any:
     return low
 
 
-def _at_least(wins: Any, k: Any, share: float) -> Any:
+def _compute_binomial_tail(wins: Any, k: Any, share: float) -> Any:
     """Return the chance of so many wins or more, (k,), of k changed rows (k,) of which each is one with a chance."""
     inside = np.clip(wins, 1, np.maximum(k, 1))
     return np.where(wins <= 0, 1.0, np.where(wins > k, 0.0, special.betainc(inside, k - inside + 1, share)))

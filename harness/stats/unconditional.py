@@ -6,10 +6,10 @@ import math
 from functools import lru_cache
 
 from harness.stats.arrays import Floats, Ints, distributions, np, special
-from harness.stats.significance import ROUNDING
+from harness.stats.significance import RELATIVE_TOLERANCE
 
 MOST_ROWS = 100  # above it the mid-p is as powerful, and its size hardly more than alpha
-SHARES = 400  # of rows that differ, at which the p-value is taken to be largest
+SHARE_POINTS = 400  # of rows that differ, at which the p-value is taken to be largest
 
 
 @lru_cache(maxsize=128)
@@ -22,14 +22,14 @@ def tabulate_p(n: int) -> Floats:
     """
     changed = np.repeat(np.arange(n + 1), np.arange(1, n + 2))  # (tables,), by changes and then by wins
     wins = np.concatenate([np.arange(k + 1) for k in range(n + 1)])
-    estimated = _estimate_p(n, changed, wins)
+    estimated = _compute_unconditional_p(n, changed, wins)
     order = np.argsort(estimated, kind="stable")
     changed, wins, estimated = changed[order], wins[order], estimated[order]
-    last = np.searchsorted(estimated, estimated * (1 + ROUNDING), side="right") - 1  # of those that tie
+    last = np.searchsorted(estimated, estimated * (1 + RELATIVE_TOLERANCE), side="right") - 1  # of those that tie
     ways = special.gammaln(n + 1) - special.gammaln(n - changed + 1)
     ways = ways - special.gammaln(wins + 1) - special.gammaln(changed - wins + 1) - changed * math.log(2)
     p = np.zeros(len(order))
-    for share in np.sin(np.linspace(0, math.pi / 2, SHARES)) ** 2:
+    for share in np.sin(np.linspace(0, math.pi / 2, SHARE_POINTS)) ** 2:
         chance = np.exp(ways + special.xlogy(changed, share) + special.xlogy(n - changed, 1 - share))
         np.maximum(p, np.cumsum(chance)[last], out=p)
     found: Floats = np.full((n + 1, n + 1), np.nan)
@@ -38,7 +38,7 @@ def tabulate_p(n: int) -> Floats:
     return found
 
 
-def _estimate_p(n: int, changed: Ints, wins: Ints) -> Floats:
+def _compute_unconditional_p(n: int, changed: Ints, wins: Ints) -> Floats:
     """Return how probable a statistic as high is if rows differ as often as they did, (tables,)."""
     score = (2 * wins - changed) / np.sqrt(np.maximum(changed, 1))
     p = np.zeros(len(changed))
@@ -54,5 +54,5 @@ def _estimate_p(n: int, changed: Ints, wins: Ints) -> Floats:
 
 def min_wins(changed: Ints, n: int, alpha: float) -> Ints:
     """Return the fewest wins, (k,), of numbers of changed rows (k,), of n, with a p-value of alpha; or one more."""
-    significant = tabulate_p(n) <= alpha * (1 + ROUNDING)  # the more wins of k, the smaller the p-value
+    significant = tabulate_p(n) <= alpha * (1 + RELATIVE_TOLERANCE)  # the more wins of k, the smaller the p-value
     return np.array([k + 1 - significant[np.arange(k + 1), k - np.arange(k + 1)].sum() for k in changed], dtype=np.intp)

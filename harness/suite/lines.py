@@ -11,7 +11,7 @@ from typing import Any, Literal
 from harness import schema
 
 Lines = Mapping[tuple[str, int, str], int]  # (table, number of its element, key) -> line; the key "" is the table
-MENTIONED = 4  # parts of a dotted key that have a line of their own
+MAX_KEY_PARTS = 4  # parts of a dotted key that have a line of their own
 PIECE = re.compile(
     r'"""(?:\\.|[^\\])*?"{3,5}|"(?:\\.|[^"\\])*"'  # a text over several lines, a text
     r"|'''.*?'{3,5}|'[^']*'"
@@ -28,7 +28,7 @@ def reject_deep_keys(text: str) -> None:
             dots += 1
         elif piece in "\n=,[]{}":
             dots = 0
-        if dots > schema.DEEPEST:
+        if dots > schema.MAX_DEPTH:
             raise RecursionError
 
 
@@ -79,7 +79,7 @@ class _Index:
             self.reads, self.array = "header", False
         elif piece == "=":
             name, number = self.at
-            for part in self.key[:MENTIONED]:
+            for part in self.key[:MAX_KEY_PARTS]:
                 for key in (part, part.partition(".")[0]):  # "adapter.r" in quotes is an option of [adapter]
                     self.lines.setdefault((name, number, key), self.line)
                 name, number = f"{name}.{part}" if name else part, 0
@@ -88,7 +88,7 @@ class _Index:
         elif piece == "}":
             self.close()
         elif piece not in ".,":
-            self.key.append(_bare(piece))
+            self.key.append(_unquote_key(piece))
 
     def header(self, piece: str) -> None:
         if piece == "[":
@@ -103,7 +103,7 @@ class _Index:
             self.lines.setdefault((parent, self.count.get(parent, 0), self.key[-1]), self.line)
             self.key = []
         elif piece not in ".]":
-            self.key.append(_bare(piece))
+            self.key.append(_unquote_key(piece))
 
     def value(self, piece: str) -> None:
         if piece in ("[", "{"):
@@ -124,5 +124,5 @@ class _Index:
         self.reads = "value"
 
 
-def _bare(piece: str) -> str:
+def _unquote_key(piece: str) -> str:
     return next(iter(tomllib.loads(f"{piece} = 0"))) if piece[0] in "\"'" else piece

@@ -25,7 +25,7 @@ TABLES = (
     "suite", "model", "rows", "adapter", "train", "sweep", "candidate", "subject", "eval", "gate", "merge", "export",
     "checks",
 )  # fmt: skip
-SWEPT = {"adapter": tables.Use, "train": tables.Train}  # tables of whose options one may be swept
+SWEPT_TABLES = {"adapter": tables.Use, "train": tables.Train}  # tables of whose options one may be swept
 ARRAYS = ("eval", "gate", "export")
 ALPHAS = "it must be more than 0 and at most 0.5"
 
@@ -48,9 +48,11 @@ def read_suite(
             name, line = found.groups()
             instead = f"write [[{name}]] for each" if name in ARRAYS else "remove one of them"
             raise UsageError(f"{path}:{line}: [{name}] occurs twice; {instead}") from None
-        raise UsageError(_invalid(path, text, str(error))) from None
+        raise UsageError(_describe_toml_error(path, text, str(error))) from None
     except RecursionError:
-        raise UsageError(f"{path}: nests tables or lists more than {schema.DEEPEST} levels deep; flatten it") from None
+        raise UsageError(
+            f"{path}: nests tables or lists more than {schema.MAX_DEPTH} levels deep; flatten it"
+        ) from None
     except ValueError:  # Python reads no whole number of more than 4,300 digits
         raise UsageError(f"{path}: contains an integer of thousands of digits; write it as text") from None
     sweep: Any = raw.get("sweep")  # whose quoted key "adapter.r" is what TOML reads without quotes: a table in a table
@@ -61,10 +63,10 @@ def read_suite(
     mistakes = Mistakes()
     for override in overrides:
         with mistakes.collecting():
-            _override(raw, override)
+            _apply_override(raw, override)
     mistakes.raise_errors()
     if candidate is not None:
-        raw["candidate"] = _candidate(candidate) if isinstance(candidate, str) else dict(candidate)
+        raw["candidate"] = _parse_candidate(candidate) if isinstance(candidate, str) else dict(candidate)
     secrets.register_secrets(raw)
     return _Reader(path, text, raw, given=candidate is not None).suite()
 
@@ -163,7 +165,7 @@ class _Reader:
             self.tell("suite", "seed", f"seed is {about.seed}; it must be from 0 to 2**32 - 1")
         if train and train.watch_rows < 1:
             self.tell("train", "watch_rows", f"watch_rows is {train.watch_rows}; it must be 1 or more")
-        if train and train.seeds is not None and (what := _seeds_error(train.seeds)):
+        if train and train.seeds is not None and (what := _find_seeds_error(train.seeds)):
             self.tell("train", "seeds", f'"seeds" is {schema.format_toml(train.seeds)}; {what}')
         if train and not train.sources:
             self.tell("train", "data", '"data" is empty; name a source of rows')
@@ -307,7 +309,11 @@ class _Reader:
             complain("alpha", f'"alpha" is {schema.format_toml(alpha)}; {ALPHAS}')
         options = [(t, o, values) for t, o in table.items() if isinstance(o, dict) for o, values in o.items()]
         for name, option, _ in options:
-            taken = [f.name for f in fields(SWEPT[name]) if f.name != "options"] if name in SWEPT else [option]
+            taken = (
+                [f.name for f in fields(SWEPT_TABLES[name]) if f.name != "options"]
+                if name in SWEPT_TABLES
+                else [option]
+            )
             if option in taken:
                 complain(name, f'"{name}.{option}" cannot be swept; name an option of [adapter] or [train]')
         if len(options) != 1:
@@ -315,7 +321,7 @@ class _Reader:
             complain("", f'sweeps {names or "nothing"}; name one option, for instance "adapter.r" = [8, 16, 32]')
             return None
         [(name, option, values)] = options
-        if problem := _order_error(values, by_step=rule == "step"):
+        if problem := _find_sweep_values_error(values, by_step=rule == "step"):
             complain(name, f'"{name}.{option}" is {schema.format_toml(values)}, {problem}')
         if len(self.mistakes.messages) > mistakes_before:
             return None
@@ -331,34 +337,34 @@ def read_override(override: str) -> tuple[list[str], Any]:
     if not equals or "." not in path:
         raise UsageError(f"{where}: write table.key=value, for instance train.learning_rate=1e-4")
     keys = path.split(".")
-    if len(keys) > schema.DEEPEST + 1:
-        raise UsageError(f"{where}: names a table more than {schema.DEEPEST} levels deep")
+    if len(keys) > schema.MAX_DEPTH + 1:
+        raise UsageError(f"{where}: names a table more than {schema.MAX_DEPTH} levels deep")
     try:
         return keys, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return keys, value  # a bare word is a string
     except RecursionError:
-        raise UsageError(f"{where}: nests tables or lists more than {schema.DEEPEST} levels deep") from None
+        raise UsageError(f"{where}: nests tables or lists more than {schema.MAX_DEPTH} levels deep") from None
     except ValueError:
         raise UsageError(f"{where}: contains an integer of thousands of digits; write it as text") from None
 
 
-def _override(raw: dict[str, Any], override: str) -> None:
+def _apply_override(raw: dict[str, Any], override: str) -> None:
     """Apply one `--set table.key=value`; elements of lists by name or index."""
     (*parents, last), parsed = read_override(override)
     where = f"--set {schema.format_toml(override)}"
     here: Any = raw
     for step in parents:
-        here = here[_index(here, step, where)] if isinstance(here, list) else here.setdefault(step, {})
+        here = here[_find_index(here, step, where)] if isinstance(here, list) else here.setdefault(step, {})
         if not isinstance(here, (dict, list)):
             raise UsageError(f"{where}: {schema.format_toml(step)} is {schema.format_toml(here)}, not a table")
     if isinstance(here, list):
-        here[_index(here, last, where)] = parsed
+        here[_find_index(here, last, where)] = parsed
     else:
         here[last] = parsed
 
 
-def _index(here: list[Any], step: str, where: str) -> int:
+def _find_index(here: list[Any], step: str, where: str) -> int:
     """Return the place in a list that is named: by number, or as an eval by its `name` and a gate by its `id`."""
     names = [str(t.get("name", t.get("id", t.get("to")))) if isinstance(t, dict) else "" for t in here]
     if step in names:
@@ -369,7 +375,7 @@ def _index(here: list[Any], step: str, where: str) -> int:
     return int(step)
 
 
-def _invalid(path: Path, text: str, error: str) -> str:
+def _describe_toml_error(path: Path, text: str, error: str) -> str:
     """Return a mistake in TOML with the line it is in, less what may be a secret, and what is often meant."""
     if not (found := re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", error)):
         return f"{path}: not valid TOML: {error}"
@@ -378,10 +384,10 @@ def _invalid(path: Path, text: str, error: str) -> str:
     hint = hint or ('; TOML is key = "value"' if re.match(r"[\w-]+:", line) else reading.ESCAPE * ("\\" in line))
     hidden = any(map(secrets.is_secret, re.findall(r"""[\w-]+(?=["']?\s*[=:])""", line)))
     shown = "" if hidden else f": {secrets.redact_text(line)}"
-    return f"{path}:{found[2]}: not valid TOML: {found[1]}{shown[: schema.LONGEST]}{hint}"
+    return f"{path}:{found[2]}: not valid TOML: {found[1]}{shown[: schema.MAX_VALUE_CHARS]}{hint}"
 
 
-def _seeds_error(seeds: Sequence[int]) -> str:
+def _find_seeds_error(seeds: Sequence[int]) -> str:
     """Return what is wrong with the seeds of a recipe, or an empty text."""
     again = next((seed for i, seed in enumerate(seeds) if seed in seeds[:i]), None)
     if again is not None:
@@ -392,7 +398,7 @@ def _seeds_error(seeds: Sequence[int]) -> str:
     return "" if wrong is None else f"{wrong} is not from 0 to 2**32 - 1"
 
 
-def _order_error(values: Any, *, by_step: bool) -> str:
+def _find_sweep_values_error(values: Any, *, by_step: bool) -> str:
     """Return why values cannot be tried one after the other, or an empty text."""
     if not isinstance(values, list):
         return "write a list of values"
@@ -406,7 +412,7 @@ def _order_error(values: Any, *, by_step: bool) -> str:
     return ""
 
 
-def _candidate(given: str) -> dict[str, str]:
+def _parse_candidate(given: str) -> dict[str, str]:
     """Return the table of a candidate that came with the command; what is no path may be the name of a served model."""
     try:
         path = Path(given)

@@ -364,7 +364,7 @@ class Suite:
 
 
 LONGEST_NAME = 100  # bytes, which leaves room for what is put around it in the name of a file
-TAKEN = ("report.json", "junit.xml", LOCK)  # what else stands in a run folder
+RESERVED_FILES = ("report.json", "junit.xml", LOCK)  # what else stands in a run folder
 RELEASES = {"released": "last", "anchor": "first"}  # the baselines that are there without a table, and their `from`
 
 
@@ -384,7 +384,7 @@ def find_name_error(name: str) -> str:
         return f'name is {schema.format_toml(name)}; use only letters, digits, "_", "-" and ".", not beginning with "."'
     if len(name.encode()) > LONGEST_NAME:
         return f"name is {schema.format_toml(name)}, which is longer than {LONGEST_NAME} bytes; shorten it"
-    if name.lower() in TAKEN:
+    if name.lower() in RESERVED_FILES:
         return f'name is "{name}", which is the name of a file in the run folder; choose another'
     return ""
 

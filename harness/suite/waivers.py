@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from harness.records.verdicts import Verdict
     from harness.suite.tables import Eval, Suite
 
-BESIDE = ".waivers.jsonl"  # behind the name of a suite
+WAIVERS_SUFFIX = ".waivers.jsonl"  # behind the name of a suite
 # of an eval, beside its name
 FORM = ("separator", "encoding")
-CLAIMED = (
+CLAIM_KEYS = (
     *("use", "data", "columns", "cluster", "limit", "stop", "fewshot_data", "against", "options"),
     *("chat_template_kwargs", "template", "rows_at_most", "thought_budget", *FORM),
     *("temperature", "top_p", "top_k", "repeats", "pass_at", "seeds"),
@@ -60,7 +60,7 @@ def claim_digest(gate: Gate, suite: Suite) -> str:
     That is every key of the gate, the suite's alpha where it has none, the eval and the baseline it names, and the
     claims of its members.
     """
-    return digest_value(_whole_claim(gate, suite))
+    return digest_value(_make_claim_identity(gate, suite))
 
 
 def check_digest(code: str, suite: Suite) -> str:
@@ -68,12 +68,12 @@ def check_digest(code: str, suite: Suite) -> str:
     tables = {"model": suite.model, "adapter": suite.adapter, "train": suite.train}
     keys = {name: dataclasses.asdict(table).items() if table else () for name, table in tables.items()}
     told = {n: {k: v for k, v in some if k not in NO_RECIPE and (v or k not in FORM)} for n, some in keys.items()}
-    return digest_value({"check": code, **told, "evals": [[e.name, _of_eval(e)] for e in suite.evals]})
+    return digest_value({"check": code, **told, "evals": [[e.name, _make_eval_identity(e)] for e in suite.evals]})
 
 
 def waivers_file(suite: Path) -> Path:
     """Return the file beside a suite that holds its waivers."""
-    return suite.with_name(f"{suite.stem}{BESIDE}")
+    return suite.with_name(f"{suite.stem}{WAIVERS_SUFFIX}")
 
 
 def read_waivers(suite: Path) -> list[Waiver]:
@@ -112,8 +112,8 @@ def active_check_waivers(waivers: Sequence[Waiver], suite: Suite, today: date) -
 def invalid_waivers(waivers: Sequence[Waiver], suite: Suite, today: date) -> list[str]:
     """Return why each waiver that does not count does not, unless a newer one for the same gate or check does."""
     known, checks = {g.id: g for g in suite.gates}, active_check_waivers(waivers, suite, today)
-    beside = suite.path.parent.glob(f"*{BESIDE}")
-    left = [path for path in beside if not path.with_name(path.name.removesuffix(BESIDE) + ".toml").exists()]
+    beside = suite.path.parent.glob(f"*{WAIVERS_SUFFIX}")
+    left = [path for path in beside if not path.with_name(path.name.removesuffix(WAIVERS_SUFFIX) + ".toml").exists()]
     said = [
         (
             f"{path}: there is no suite of this name, so these waivers do not count; rename the file if "
@@ -138,7 +138,7 @@ def unneeded_waivers(waivers: Sequence[Waiver], verdicts: Sequence[Verdict], fla
     return [f'the waiver of {by} for "{gate}" was not needed' for by, gate in unique]
 
 
-def _whole_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
+def _make_claim_identity(gate: Gate, suite: Suite) -> dict[str, Any]:
     keys = {f.name: getattr(gate, f.name) for f in dataclasses.fields(gate) if f.name not in ("id", "where", "among")}
     if set(gate.on) == set(suite.copies):  # as collection fills it in where copies are compared with their parents
         keys["on"] = []
@@ -148,11 +148,11 @@ def _whole_claim(gate: Gate, suite: Suite) -> dict[str, Any]:
     return {
         **keys,
         "alpha": gate.alpha or suite.header.alpha,
-        "eval": spec and _of_eval(spec),
+        "eval": spec and _make_eval_identity(spec),
         "baseline": dataclasses.asdict(dataclasses.replace(baseline, where="")) if baseline else None,
-        "members": [[name, _whole_claim(named[name], suite)] for name in gate.any_of if name in named],
+        "members": [[name, _make_claim_identity(named[name], suite)] for name in gate.any_of if name in named],
     }
 
 
-def _of_eval(spec: Eval) -> dict[str, Any]:
-    return {key: getattr(spec, key) for key in CLAIMED}
+def _make_eval_identity(spec: Eval) -> dict[str, Any]:
+    return {key: getattr(spec, key) for key in CLAIM_KEYS}

@@ -28,12 +28,12 @@ def append_waiver(
     and perhaps `plugins`. Raises UsageError when there is no such gate or check, when a gate does not block, or when
     reason, name or date will not do.
     """
-    found = _find(gate, suite, plugins)
+    found = _read_suite_with_gate(gate, suite, plugins)
     today = datetime.now(UTC).date()
-    why = _line("--reason", reason, "give the reason for the waiver")
+    why = _require_one_line_text("--reason", reason, "give the reason for the waiver")
     with suppress(OSError, KeyError):  # a container's user may have no name
         by = getpass.getuser() if by is None else by
-    name = _line("--by", by or "", "give the name of the responsible person")
+    name = _require_one_line_text("--by", by or "", "give the name of the responsible person")
     try:
         last = date.fromisoformat(until)
     except ValueError:
@@ -53,7 +53,7 @@ def append_waiver(
     return path, made
 
 
-def _line(option: str, text: str, instead: str) -> str:
+def _require_one_line_text(option: str, text: str, instead: str) -> str:
     """Return a text on one line; raises UsageError when it is empty or cannot be written."""
     if not (line := " ".join(text.split())):
         raise UsageError(f"{option}: is empty; {instead}")
@@ -64,7 +64,7 @@ def _line(option: str, text: str, instead: str) -> str:
     return line
 
 
-def _find(gate: str, suite: Path | None, plugins: Sequence[str]) -> Suite:
+def _read_suite_with_gate(gate: str, suite: Path | None, plugins: Sequence[str]) -> Suite:
     if suite is not None:
         found = read_suite(suite)
         ids = [g.id for g in found.gates]

@@ -76,14 +76,14 @@ class FakeSubject:
 
     def generate(self, prompts: Sequence[Prompt], **_: Any) -> list[str]:
         """Answer with the last word of the prompt, or with "wrong"."""
-        return [_words(p)[-1] if _luck(p) < self.skill else "wrong" for p in prompts]
+        return [_split_words(p)[-1] if _map_prompt_to_fraction(p) < self.skill else "wrong" for p in prompts]
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **_: Any) -> list[Logprob]:
         """Score a continuation: one nat a word where the model is right, two where it is wrong."""
         found = []
         for prompt, text in pairs:
-            right = text.strip() == _words(prompt)[-1] if prompt else True
-            nats = 1.0 if right and _luck(prompt or text) < self.skill else 2.0
+            right = text.strip() == _split_words(prompt)[-1] if prompt else True
+            nats = 1.0 if right and _map_prompt_to_fraction(prompt or text) < self.skill else 2.0
             words = max(1, len(text.split()))
             found.append(Logprob(-nats * words, words, len(text.encode()), greedy=right))
         return found
@@ -104,7 +104,7 @@ class FakeSource:
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Count words."""
-        return [len(_words(p)) + len(c.split()) for p, c in pairs]
+        return [len(_split_words(p)) + len(c.split()) for p, c in pairs]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class FakeAdapter:
 
     def merge(self, base: str, adapter: Path, out: Path, *, variant: str) -> None:
         """Write a fake model with the adapter's skill, less what the merge loses."""
-        write_fake(out, _skill(adapter) - self.loses)
+        write_fake(out, _read_skill(adapter) - self.loses)
 
 
 def open_source(path: str, *, dtype: str = "auto") -> FakeSource:
@@ -157,7 +157,7 @@ def identity(ref: ModelRef, *, dtype: str = "auto") -> str:
 @contextmanager
 def load(refs: Sequence[ModelRef], *, dtype: str = "auto") -> Iterator[list[FakeSubject]]:
     """Load fake models."""
-    yield [FakeSubject(r.name, _skill(r.adapter or Path(r.path)), r.digest) for r in refs]
+    yield [FakeSubject(r.name, _read_skill(r.adapter or Path(r.path)), r.digest) for r in refs]
 
 
 def measure(
@@ -180,7 +180,7 @@ def train(
         progress(Progress("train", step, 3, {"loss": loss}))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.mkdir()
-    write_fake(out, skill + spread * (2 * _luck(f"{seed} of {skill}") - 1))
+    write_fake(out, skill + spread * (2 * _map_prompt_to_fraction(f"{seed} of {skill}") - 1))
     write_steps(out, [TrainingStep(i, float(i), i / 3, loss, 0.1, tokens=10 * i) for i, loss in enumerate(losses, 1)])
     return out
 
@@ -268,7 +268,7 @@ class CommandOutcome:
         return next(v.outcome for v in self.report.verdicts if v.gate == gate and v.candidate == candidate)
 
 
-def _as_fixture(function: Any) -> Any:
+def _make_pytest_fixture(function: Any) -> Any:
     """Return a fixture of pytest, or the function where pytest is not installed: the fakes do not need it."""
     try:
         import pytest
@@ -277,7 +277,7 @@ def _as_fixture(function: Any) -> Any:
     return pytest.fixture(function)
 
 
-@_as_fixture
+@_make_pytest_fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Project:
     """A project in a temporary folder with a cache of its own and two fake models: base (0.3) and good (0.95)."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
@@ -290,18 +290,18 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return Project(tmp_path, capsys)
 
 
-def _skill(folder: Path) -> float:
+def _read_skill(folder: Path) -> float:
     return float(json.loads((folder / "skill.json").read_text("utf-8"))["skill"])
 
 
-def _words(prompt: Prompt) -> list[str]:
+def _split_words(prompt: Prompt) -> list[str]:
     text = prompt if isinstance(prompt, str) else " ".join(str(m.get("content") or "") for m in prompt)
     return text.split() or [""]
 
 
-def _luck(prompt: Prompt) -> float:
+def _map_prompt_to_fraction(prompt: Prompt) -> float:
     """Return a number from 0 to 1 that depends on the prompt's last line alone."""
-    last = " ".join(_words(prompt)[-3:])
+    last = " ".join(_split_words(prompt)[-3:])
     return int(hashlib.sha256(last.encode()).hexdigest()[:8], 16) / 2**32
 
 

@@ -6,9 +6,9 @@ import re
 
 from harness.texts.secrets import redact_text
 
-PRINTED = 10_000  # characters of a line
+MAX_LINE_CHARS = 10_000  # characters of a line
 HALF = re.compile("[\ud800-\udfff]")
-INLINE = re.compile(r"([\\`*\[\]|~])")
+INLINE_MARKUP = re.compile(r"([\\`*\[\]|~])")
 BLOCK = re.compile(r"^(\s*)(?:([#+=-])|(\d+)([.)]))")
 
 
@@ -41,7 +41,11 @@ def shorten_repr(value: object, width: int = 60) -> str:
 
 def limit_length(text: str) -> str:
     """Return what is printed of a text: an error of others may have millions of characters, and is told in reports."""
-    return text if len(text) <= PRINTED else f"{text[:PRINTED]} … and {len(text) - PRINTED:,} characters more"
+    return (
+        text
+        if len(text) <= MAX_LINE_CHARS
+        else f"{text[:MAX_LINE_CHARS]} … and {len(text) - MAX_LINE_CHARS:,} characters more"
+    )
 
 
 def drop_surrogates(text: str) -> str:
@@ -53,7 +57,7 @@ def escape_markdown(text: str) -> str:
     """Return one line of Markdown that says a text, and is no HTML, link, table cell or heading of its own."""
     line = " ".join(printable(" ".join(text.split())).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    line = INLINE.sub(r"\\\1", line).replace("://", ":&#47;/")
+    line = INLINE_MARKUP.sub(r"\\\1", line).replace("://", ":&#47;/")
     return BLOCK.sub(lambda m: f"{m[1]}\\{m[2]}" if m[2] else f"{m[1]}{m[3]}\\{m[4]}", line)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-LEAST = 1e-4  # p-value that is written by its digits
+MIN_PRINTED_P = 1e-4  # p-value that is written by its digits
 SIZES = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
@@ -35,12 +35,12 @@ def format_short(x: float | None) -> str:
 
 def format_p(p: float) -> str:
     """Write a p-value in a column; one below 0.0001 by that alone, as it is exact no further and never 0."""
-    return "< 0.0001" if p < LEAST else f"{p:.2g}"
+    return "< 0.0001" if p < MIN_PRINTED_P else f"{p:.2g}"
 
 
 def format_p_in_sentence(p: float) -> str:
     """Write a p-value in a sentence: p = 0.012, p < 0.0001."""
-    return f"p {'' if p < LEAST else '= '}{format_p(p)}"
+    return f"p {'' if p < MIN_PRINTED_P else '= '}{format_p(p)}"
 
 
 def format_bytes(n: float) -> str:

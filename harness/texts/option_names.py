@@ -4,7 +4,7 @@ from __future__ import annotations
 
 QLORA = 'write use = "qlora" in [adapter]'
 SEED = "suite.seed"
-OPPOSITE = "write completion_only_loss in [train], with the opposite value"
+OPPOSITE_OPTION_ADVICE = "write completion_only_loss in [train], with the opposite value"
 OPTION_NAMES = {  # the name elsewhere -> TABLE.KEY, or what to write instead
     # models
     "base_model": "model.path", "model_name": "model.path", "model_name_or_path": "model.path",
@@ -44,7 +44,7 @@ OPTION_NAMES = {  # the name elsewhere -> TABLE.KEY, or what to write instead
     "max_seq_len": "train.max_length", "max_len": "train.max_length", "model_max_length": "train.max_length",
     "max_sequence_length": "train.max_length", "seq_length": "train.max_length", "block_size": "train.max_length",
     "sample_packing": "train.packing", "pad_to_sequence_len": "leave it out",
-    "train_on_inputs": OPPOSITE, "train_on_prompt": OPPOSITE,
+    "train_on_inputs": OPPOSITE_OPTION_ADVICE, "train_on_prompt": OPPOSITE_OPTION_ADVICE,
     "train_on_responses_only": "train.assistant_only_loss", "roles_to_train": "train.assistant_only_loss",
     "preprocessing_num_workers": "train.dataset_num_proc", "dataset_processes": "train.dataset_num_proc",
     "group_by_length": "train.train_sampling_strategy",

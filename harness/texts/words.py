@@ -11,13 +11,15 @@ from typing import Any
 from harness.texts.folding import fold_case
 
 # of languages that are written without spaces: Thai to Myanmar, Khmer, kana, Han; each character is a word
-UNSPACED = (
+UNSPACED_SCRIPTS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")  # an underscore is Markdown's
-ALONE = re.compile(rf"[{UNSPACED}]")
+WORD = re.compile(rf"[{UNSPACED_SCRIPTS}]|[^\W_{UNSPACED_SCRIPTS}]+")  # an underscore is Markdown's
+ALONE = re.compile(rf"[{UNSPACED_SCRIPTS}]")
 UNSPACED_SHINGLE = 5  # characters, where one other word changes more shingles
-UNSEEN = dict.fromkeys((0xAD, *range(0x200B, 0x2010), 0x2060, 0xFEFF))  # hyphens and joints that no one sees
+INVISIBLE_CHARACTERS = dict.fromkeys(
+    (0xAD, *range(0x200B, 0x2010), 0x2060, 0xFEFF)
+)  # hyphens and joints that no one sees
 
 
 def count_words(words: Sequence[str]) -> float:
@@ -43,7 +45,7 @@ def normalize_text(text: str) -> str:
     """Return a text without what one cannot see of it: case, forms of characters, invisible ones."""
     if text.isascii():
         return text.lower()
-    return unicodedata.normalize("NFKC", fold_case(unicodedata.normalize("NFKC", text.translate(UNSEEN))))
+    return unicodedata.normalize("NFKC", fold_case(unicodedata.normalize("NFKC", text.translate(INVISIBLE_CHARACTERS))))
 
 
 def split_grams(words: Sequence[str]) -> Iterator[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-NARROWEST = 40  # columns below which lines are left to the terminal
+MIN_COLUMNS = 40  # columns below which lines are left to the terminal
 
 
 def wrap_line(text: str, width: int | None, hang: int | None = None) -> list[str]:
@@ -12,7 +12,7 @@ def wrap_line(text: str, width: int | None, hang: int | None = None) -> list[str
 
     What goes on stands at column `hang`, or two right of where the line begins. Without a width it is one part.
     """
-    if width is None or width < NARROWEST or len(text) <= width:
+    if width is None or width < MIN_COLUMNS or len(text) <= width:
         return [text]
     rest = " " * (len(text) - len(text.lstrip()) + 2 if hang is None else hang)
     return textwrap.wrap(text, width, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False) or [text]

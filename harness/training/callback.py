@@ -36,7 +36,7 @@ from harness.training.live_suite import BASE, LiveSuite, open_live_suite
 
 T = TypeVar("T")
 PREFIX = "harness/"  # of what goes into the trainer's log
-SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")
+SHARDED_BACKENDS = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")
 
 
 @dataclass
@@ -107,10 +107,12 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """Check everything, evaluate the base, and say what the looks can see."""
-        self._handler = _find_handler(self)
+        self._handler = _find_handler_in_call_stack(self)
         self._check(args)
         self._course = course = Course(count_looks(state.max_steps, self.every_steps))
-        prepared = _on_first(args, lambda: self._prepare(course, state, model, processing_class))
+        prepared = _compute_on_first_process(
+            args, lambda: self._open_suite_and_evaluate_base(course, state, model, processing_class)
+        )
         course.best, course.best_step = prepared
         if self.keep:
             course.chosen_by, args.metric_for_best_model = args.metric_for_best_model, None
@@ -132,7 +134,7 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Mark the best checkpoint, also where the trainer saves by no strategy of its own."""
-        if self.keep and self._course and (folder := _checkpoint(args, self._course.best_step)):
+        if self.keep and self._course and (folder := _find_checkpoint(args, self._course.best_step)):
             state.best_model_checkpoint = str(folder)
 
     def on_train_end(
@@ -148,12 +150,12 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
             args.metric_for_best_model = course.chosen_by
         if state.is_world_process_zero:
             if course.failed:
-                _tell(f"{course.failed} of {course.done} looks failed")
-            best = _checkpoint(args, course.best_step) if self.keep else None
+                _print_above_bar(f"{course.failed} of {course.done} looks failed")
+            best = _find_checkpoint(args, course.best_step) if self.keep else None
             where = best or Path(args.output_dir)
             command = f"harness run {shlex.quote(str(self.suite))} --candidate {shlex.quote(str(where))}"
             chosen = f"step {course.best_step} is the best on the select rows; " if best else ""
-            _tell(f"{chosen}nothing is confirmed yet, run: {command}")
+            _print_above_bar(f"{chosen}nothing is confirmed yet, run: {command}")
         self._course = self._handler = None
 
     # -- before the first step ---------------------------------------------------------------------
@@ -165,7 +167,7 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
             what = f"the trainer has {len(others)} of them"
             raise UsageError(f"GateCallback: {what}; put evals and gates into one suite, and use one")
         kind = AcceleratorState().distributed_type.name if AcceleratorState._shared_state else "NO"
-        if kind in SHARDED:
+        if kind in SHARDED_BACKENDS:
             raise UsageError(f"GateCallback: {kind} splits the model, and no process can evaluate it alone; use DDP")
         if self.keep and self._handler and any(isinstance(o, EarlyStoppingCallback) for o in self._handler.callbacks):
             what = 'EarlyStoppingCallback stops by metric_for_best_model, which keep="best" does not use'
@@ -174,7 +176,7 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
             what = 'save_strategy is "best", which saves by metric_for_best_model, and keep="best" by the suite'
             raise UsageError(f'GateCallback: {what}; set save_strategy="steps" or "no", or keep=""')
 
-    def _prepare(
+    def _open_suite_and_evaluate_base(
         self, course: Course, state: TrainerState, model: Any, processing_class: Any
     ) -> tuple[float | None, int | None]:
         """Open the suite and evaluate the base; return the best score so far and its step, of a resumed training."""
@@ -183,10 +185,10 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         course.base = live_metrics(base)
         course.analysis = analysis = InterimAnalysis(suite.collection.suite, suite.collection.tasks, base, course.looks)
         for name, why in suite.skipped.items():
-            _tell(f'gate "{name}" {why}, so it is not looked at')
+            _print_above_bar(f'gate "{name}" {why}, so it is not looked at')
         guards = "; ".join(analysis.describe_power()) or "no gate guards what the base can, so nothing stops it"
         looks = f"{course.looks} look{'s' * (course.looks > 1)}, every {self.every_steps} of {state.max_steps} steps"
-        _tell(f"{self.suite}: {looks}; {guards}; {analysis.by} chooses")
+        _print_above_bar(f"{self.suite}: {looks}; {guards}; {analysis.by} chooses")
         known = [
             entry[PREFIX + analysis.by]
             for entry in state.log_history
@@ -216,22 +218,24 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         course = self._course
         assert course
         course.looked_at, course.done = state.global_step, course.done + 1
-        decision = _on_first(args, lambda: self._judge_safely(course, state, model))
+        decision = _compute_on_first_process(args, lambda: self._judge_or_report_error(course, state, model))
         if decision is None:
             return None
         if decision.best:
             course.best, course.best_step = decision.score, state.global_step
-        self._log(args, state, decision.logs)
+        self._log_without_progress_bar(args, state, decision.logs)
         return decision
 
-    def _judge_safely(self, course: Course, state: TrainerState, model: Any) -> Decision | None:
+    def _judge_or_report_error(self, course: Course, state: TrainerState, model: Any) -> Decision | None:
         try:
             return self._judge(course, state, model)
         except Exception as error:  # whatever an evaluator raises, the training is worth more
             course.failed += 1
             if course.failed == 1:
                 what = " ".join(str(error).split()) or type(error).__name__
-                _tell(f"step {state.global_step}: the look failed: {what}; training goes on, the next is tried")
+                _print_above_bar(
+                    f"step {state.global_step}: the look failed: {what}; training goes on, the next is tried"
+                )
             return None
 
     def _judge(self, course: Course, state: TrainerState, model: Any) -> Decision:
@@ -241,10 +245,10 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         look = course.analysis.look(state.global_step, results, live_metrics(results))
         better = not look.refuted and course.analysis.is_better(look.score, course.best)
         stop = bool(self.stop and look.refuted)
-        _tell(self._line(course, look, best=better and bool(self.keep), stop=stop))
-        return Decision(stop, better and bool(self.keep), look.score, _logs(course.analysis, look))
+        _print_above_bar(self._format_look_line(course, look, best=better and bool(self.keep), stop=stop))
+        return Decision(stop, better and bool(self.keep), look.score, _make_logs(course.analysis, look))
 
-    def _line(self, course: Course, look: Look, *, best: bool, stop: bool) -> str:
+    def _format_look_line(self, course: Course, look: Look, *, best: bool, stop: bool) -> str:
         """Return a look in one line: metrics beside the base's, verdicts, and what follows."""
         assert course.analysis
         parts = [
@@ -252,12 +256,12 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
             for name, value in look.metrics.items()
             if name in {v.metric for v in look.verdicts}
         ]
-        parts += [_verdict_text(course.analysis, verdict) for verdict in look.verdicts]
+        parts += [_describe_verdict(course.analysis, verdict) for verdict in look.verdicts]
         parts += ["the best so far"] if best else []
         parts += [f"stopped, since {', '.join(look.refuted)} is refuted"] if stop else []
         return f"step {look.step}, look {course.done} of {course.looks}: {'; '.join(parts)}"
 
-    def _log(self, args: TrainingArguments, state: TrainerState, logs: dict[str, float]) -> None:
+    def _log_without_progress_bar(self, args: TrainingArguments, state: TrainerState, logs: dict[str, float]) -> None:
         """Add numbers to the trainer's log and to what reports it, but not to its progress bar."""
         if not state.is_world_process_zero:
             return
@@ -272,7 +276,7 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
             handler.callbacks = every
 
 
-def _logs(analysis: InterimAnalysis, look: Look) -> dict[str, float]:
+def _make_logs(analysis: InterimAnalysis, look: Look) -> dict[str, float]:
     """Return what a look adds to the log: metrics and the bounds of each gate, finite numbers only."""
     found = {PREFIX + name: value for name, value in look.metrics.items() if math.isfinite(value)}
     for verdict in look.verdicts:
@@ -280,7 +284,7 @@ def _logs(analysis: InterimAnalysis, look: Look) -> dict[str, float]:
     return found
 
 
-def _verdict_text(analysis: InterimAnalysis, verdict: Verdict) -> str:
+def _describe_verdict(analysis: InterimAnalysis, verdict: Verdict) -> str:
     bounds = analysis.bounds(verdict)
     if verdict.outcome is Outcome.ERROR or "estimate" not in bounds:
         return f"{verdict.gate} {verdict.outcome}: {verdict.why}"
@@ -288,13 +292,13 @@ def _verdict_text(analysis: InterimAnalysis, verdict: Verdict) -> str:
     return f"{verdict.gate} {verdict.outcome} {format_metric(bounds['estimate'])} [{low}, {high}]"
 
 
-def _checkpoint(args: TrainingArguments, step: int | None) -> Path | None:
+def _find_checkpoint(args: TrainingArguments, step: int | None) -> Path | None:
     """Return the folder of the checkpoint of a step, if it is there."""
     folder = Path(args.output_dir) / f"checkpoint-{step}"
     return folder if step is not None and folder.is_dir() else None
 
 
-def _on_first(args: TrainingArguments, compute: Callable[[], T]) -> T:
+def _compute_on_first_process(args: TrainingArguments, compute: Callable[[], T]) -> T:
     """Compute in the first process, while others wait; return the result, or raise the UsageError, in all of them."""
     if args.world_size == 1:
         return compute()
@@ -312,7 +316,7 @@ def _on_first(args: TrainingArguments, compute: Callable[[], T]) -> T:
     return box[0]  # type: ignore[no-any-return]
 
 
-def _find_handler(callback: GateCallback) -> CallbackHandler | None:
+def _find_handler_in_call_stack(callback: GateCallback) -> CallbackHandler | None:
     """Return what calls the callbacks of a trainer, whose others report the log.
 
     A callback is not given its trainer, and what a trainer logs is reported by callbacks, so this looks for who calls.
@@ -326,6 +330,6 @@ def _find_handler(callback: GateCallback) -> CallbackHandler | None:
     return None
 
 
-def _tell(text: str) -> None:
+def _print_above_bar(text: str) -> None:
     """Print a line above a progress bar."""
     tqdm.write(f"harness: {limit_length(printable(text))}", file=sys.stderr)

@@ -62,7 +62,9 @@ class InterimAnalysis:
 
     def look(self, step: int, results: Results, metrics: Mapping[str, float]) -> Look:
         """Decide every gate on the results of the model after a step, each at its share of the risk."""
-        verdicts = tuple(self._decide(gate, results, self._alpha(gate) / self.looks) for gate in self.suite.gates)
+        verdicts = tuple(
+            self._decide_gate(gate, results, self._find_gate_alpha(gate) / self.looks) for gate in self.suite.gates
+        )
         guards = {gate.id for gate in self.guards}
         refuted = tuple(v.gate for v in verdicts if v.gate in guards and v.outcome is Outcome.FAIL)
         return Look(step, verdicts, dict(metrics), metrics[self.by], refuted)
@@ -85,22 +87,22 @@ class InterimAnalysis:
 
     def describe_power(self) -> list[str]:
         """Return, for each guard, how often a look sees a loss of twice its margin, and the rows for 80 %."""
-        return [self._describe(gate) for gate in self.guards]
+        return [self._describe_gate_power(gate) for gate in self.guards]
 
-    def _describe(self, gate: Gate) -> str:
-        metric, rows = self.metric(gate.metric), len(self._rows(gate))
+    def _describe_gate_power(self, gate: Gate) -> str:
+        metric, rows = self.metric(gate.metric), len(self._select_rows_of_gate(gate))
         plain = metric.is_share and gate.versus and not gate.relative and not gate.slice and gate.margin
         if not plain:
             return f"{gate.id}: {rows} rows"
-        alpha, margin = self._alpha(gate) / self.looks, -gate.margin
-        seen = partial(_loss_power, 2 * margin, margin, alpha)
+        alpha, margin = self._find_gate_alpha(gate) / self.looks, -gate.margin
+        seen = partial(_compute_loss_power, 2 * margin, margin, alpha)
         chance = seen(rows)
         loss = f"a loss of {format_metric(2 * margin)} (twice the margin)"
         text = f"{gate.id}: {rows} rows see {loss} in {chance:.0%} of looks"
-        if chance >= power.POWER:
+        if chance >= power.DEFAULT_POWER:
             return text
         needed = power.search_rows(seen, rows)
-        return f"{text}; {power.POWER:.0%} needs {needed:,} rows" if needed else text
+        return f"{text}; {power.DEFAULT_POWER:.0%} needs {needed:,} rows" if needed else text
 
     def _is_guard(self, gate: Gate) -> bool:
         metric = self.metric(gate.metric)
@@ -109,20 +111,20 @@ class InterimAnalysis:
             return False
         if gate.versus:
             return gate.worse_by_at_most is not None
-        return self._decide(gate, self.base, self._alpha(gate)).outcome is Outcome.PASS
+        return self._decide_gate(gate, self.base, self._find_gate_alpha(gate)).outcome is Outcome.PASS
 
-    def _decide(self, gate: Gate, results: Results, alpha: float) -> Verdict:
+    def _decide_gate(self, gate: Gate, results: Results, alpha: float) -> Verdict:
         base = self.base[gate.eval] if gate.versus else None
         metric = self.metric(gate.metric)
-        return decide(gate, metric, results[gate.eval], base, self._rows(gate), alpha, name="training")
+        return decide(gate, metric, results[gate.eval], base, self._select_rows_of_gate(gate), alpha, name="training")
 
-    def _rows(self, gate: Gate) -> Sequence[Sample]:
+    def _select_rows_of_gate(self, gate: Gate) -> Sequence[Sample]:
         return self.tasks[gate.eval].rows_of(gate.metric_name, select=True) or ()
 
-    def _alpha(self, gate: Gate) -> float:
+    def _find_gate_alpha(self, gate: Gate) -> float:
         return gate_alpha(gate, self.suite)
 
 
-def _loss_power(loss: float, margin: float, alpha: float, rows: int) -> float:
+def _compute_loss_power(loss: float, margin: float, alpha: float, rows: int) -> float:
     """Return how often rows that are 0 or 1 prove a loss to be more than a margin."""
     return power.pairs_power(loss, -margin, max(power.DISCORDANCE, loss), rows, alpha)

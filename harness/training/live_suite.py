@@ -82,7 +82,7 @@ def open_live_suite(path: Path) -> LiveSuite:
     tasks = {name: t for name, t in whole.tasks.items() if t.spec.select and not t.needs_others}
     made = [name for name in whole.candidates if name not in suite.copies]
     asked = {gate.id: gate for name in made for gate in whole.gates(name)}
-    skipped = {name: why for name, gate in asked.items() if (why := _gate_error(gate, whole))}
+    skipped = {name: why for name, gate in asked.items() if (why := _find_live_gate_error(gate, whole))}
     if len(skipped) == len(asked):
         why = "; ".join(f'gate "{name}" {why}' for name, why in skipped.items()) or "there is no gate"
         raise UsageError(f"{path}: no gate can be looked at in training: {why}")
@@ -96,7 +96,7 @@ def open_live_suite(path: Path) -> LiveSuite:
     return LiveSuite(open_collection(collection, options, collect_checks(collection, options)), live, skipped)
 
 
-def _gate_error(gate: Gate, collection: Collection) -> str:
+def _find_live_gate_error(gate: Gate, collection: Collection) -> str:
     """Return why a gate cannot be looked at on a model in training, or an empty text."""
     if not gate.metric:
         return "is a group"

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.answers import keys
-from harness.errors import RAISES, UsageError
+from harness.errors import PLUGIN_ERRORS, UsageError
 from harness.plugins import load_plugins
 from harness.records.models import ModelRef, stream_answers
 from harness.workers import protocol
 from harness.workers.chunks import forget_all
 from harness.workers.loading import load_each
 
-OFTEN = 1.0  # seconds between two messages with rows
-BEAT = 0.5  # seconds between two signs of life
+SEND_INTERVAL_S = 1.0  # seconds between two messages with rows
+HEARTBEAT_S = 0.5  # seconds between two signs of life
 
 
 class WorkerServer:
@@ -31,7 +31,7 @@ class WorkerServer:
     def __init__(self) -> None:
         self._refs: list[ModelRef] = []
         self._loader: Any = None
-        self._loaded = ExitStack()  # until the process ends
+        self._load_or_retry_after_freeing = ExitStack()  # until the process ends
         self._subjects: Sequence[Any] = ()
 
     def replies(self, text: str) -> Iterator[str]:
@@ -45,7 +45,7 @@ class WorkerServer:
             if do is None:
                 raise ValueError(f"unknown message {message.get('do')!r}")
             yield protocol.pack_message(do(message))
-        except RAISES as error:
+        except PLUGIN_ERRORS as error:
             yield protocol.pack_message({"error": protocol.error_to_json(error)})
 
     def open(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class WorkerServer:
         """Load the models into memory."""
         if self._loader is None:
             raise ValueError("no models were loaded")
-        self._subjects = self._loaded.enter_context(load_each(self._loader, self._refs))
+        self._subjects = self._load_or_retry_after_freeing.enter_context(load_each(self._loader, self._refs))
         return {"digests": [subject.digest for subject in self._subjects], "notes": self.notes()}
 
     def ask(self, message: dict[str, Any]) -> Iterator[str]:
@@ -89,8 +89,10 @@ class WorkerServer:
             answers = stream_answers(subject, method, [tuple(r) for r in requests] if pairs else requests, options)
         rows, told = list[Any](), time.monotonic()
         for number, answer in answers:
-            rows.append((number, protocol.TOLD[method](answer) if method in protocol.TOLD else answer))
-            if time.monotonic() - told > OFTEN:
+            rows.append(
+                (number, protocol.ANSWER_WRITERS[method](answer) if method in protocol.ANSWER_WRITERS else answer)
+            )
+            if time.monotonic() - told > SEND_INTERVAL_S:
                 yield protocol.make_heartbeat(rows=rows)
                 rows, told = [], time.monotonic()
         yield protocol.pack_message({"rows": rows, "notes": self.notes()})
@@ -116,44 +118,44 @@ def main() -> None:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     messages: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(heard, messages), daemon=True).start()
+    threading.Thread(target=_receive_messages, args=(heard, messages), daemon=True).start()
     desk, mouth, busy = WorkerServer(), threading.Lock(), threading.Event()
-    threading.Thread(target=_beat, args=(said, mouth, busy), daemon=True).start()
+    threading.Thread(target=_send_heartbeats, args=(said, mouth, busy), daemon=True).start()
     while True:
         message = messages.get()
         busy.set()
         for reply in desk.replies(message):
-            _say(said, mouth, reply)
+            _send_message(said, mouth, reply)
         busy.clear()
 
 
-def _say(said: IO[bytes], mouth: threading.Lock, message: str) -> None:
+def _send_message(said: IO[bytes], mouth: threading.Lock, message: str) -> None:
     try:
         with mouth:
             protocol.write_message(said, message)
     except OSError:  # nobody reads
-        _end()
+        _kill_process_group_and_exit()
 
 
-def _beat(said: IO[bytes], mouth: threading.Lock, busy: threading.Event) -> None:
+def _send_heartbeats(said: IO[bytes], mouth: threading.Lock, busy: threading.Event) -> None:
     """Tell that this process lives, however long the model takes: it computes without the interpreter's lock."""
     while True:
-        time.sleep(BEAT)
+        time.sleep(HEARTBEAT_S)
         busy.wait()
-        _say(said, mouth, protocol.make_heartbeat())
+        _send_message(said, mouth, protocol.make_heartbeat())
 
 
-def _listen(heard: IO[bytes], messages: queue.SimpleQueue[str]) -> None:
+def _receive_messages(heard: IO[bytes], messages: queue.SimpleQueue[str]) -> None:
     """Pass messages on; when there are no more, end."""
     try:
         while (message := protocol.read_message(heard)) is not None:
             messages.put(message)
     except ValueError as error:
         print(error, file=sys.stderr, flush=True)
-    _end()
+    _kill_process_group_and_exit()
 
 
-def _end() -> None:
+def _kill_process_group_and_exit() -> None:
     """End at once, with all that was started here: the driver is gone, or wants no more."""
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)

@@ -20,12 +20,12 @@ Numbered = Iterator[tuple[int, Any]]  # answers, each with the number of its req
 Ask = Callable[[int, str, Sequence[Any], Mapping[str, Any]], Numbered]
 Tell = Callable[[Progress], None]
 PREFERRED_BATCH_ROWS = 1 << 14  # rows to hand out at once: pieces for many workers, whatever their number
-COST = 1 << 15  # characters of a piece, what requests share counted once: about 64 rows
+CHUNK_CHARS = 1 << 15  # characters of a piece, what requests share counted once: about 64 rows
 # Times the length of what they begin with that a piece costs at least: for answers it is run again for each piece, for
 # scores a subject may keep it.
 BEGINNINGS = {"generate": 16, "logprobs": 2, "token_kl": 2}
-TRIES = 3  # of a piece, before its row at fault is looked for
-ANSWER = 4  # characters for a token that is generated
+MAX_TRIES = 3  # of a piece, before its row at fault is looked for
+CHARS_PER_TOKEN = 4  # characters for a token that is generated
 
 
 def cut_chunks(method: str, requests: Sequence[Any], options: Mapping[str, Any], times: int = 1) -> list[list[int]]:
@@ -33,13 +33,16 @@ def cut_chunks(method: str, requests: Sequence[Any], options: Mapping[str, Any],
 
     `times` makes pieces so many times as large, as a loader may ask for.
     """
-    texts = [_texts(request) if method == "logprobs" else (said := _text(request), said) for request in requests]
-    answer = _answer(method, options)
+    texts = [
+        _make_prefix_and_whole_text(request) if method == "logprobs" else (said := _join_prompt(request), said)
+        for request in requests
+    ]
+    answer = _estimate_answer_chars(method, options)
     pieces, cost, first, last = list[list[int]](), 0, "", ("", "")
     for i in sorted(range(len(texts)), key=texts.__getitem__):
         prompt, text = texts[i]
         shared = common_prefix_length(first, text)
-        full = cost - shared >= COST * times and cost >= BEGINNINGS[method] * shared
+        full = cost - shared >= CHUNK_CHARS * times and cost >= BEGINNINGS[method] * shared
         if pieces and (prompt == last[0] or not full):
             cost += len(text) - common_prefix_length(last[1], text) + answer
             pieces[-1].append(i)
@@ -53,7 +56,9 @@ def cut_chunks(method: str, requests: Sequence[Any], options: Mapping[str, Any],
 def chunk_cost(method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> int:
     """Count the characters that requests hold, and those that may be answered."""
     pairs = method in ("logprobs", "count_tokens")
-    return sum(len(_texts(r)[1] if pairs else _text(r)) for r in requests) + len(requests) * _answer(method, options)
+    return sum(len(_make_prefix_and_whole_text(r)[1] if pairs else _join_prompt(r)) for r in requests) + len(
+        requests
+    ) * _estimate_answer_chars(method, options)
 
 
 def chunk_options(method: str, numbers: Sequence[int], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,7 +106,7 @@ class ChunkQueue:
     def mark_failed(self, piece: int) -> list[int]:
         """Note that a piece was not answered; return the row at fault once it is known."""
         self._failed[piece] += 1
-        if piece not in self._halves and self._failed[piece] < TRIES:
+        if piece not in self._halves and self._failed[piece] < MAX_TRIES:
             self.waiting.appendleft(piece)
             return []
         rest = [number for number in self.pieces[piece] if number not in self._given] or self.pieces[piece]
@@ -127,7 +132,9 @@ def describe_culprits(rows: Sequence[Any], why: Exception | None) -> str:
         f'"{shorten_text(" ".join(str(text).split()), 120)}"'  # its beginning and its end: behind examples rows differ
     )
     if why is None:
-        return f"{len(rows)} rows failed {TRIES} times together, but not in halves; the first is {row}; check memory"
+        return (
+            f"{len(rows)} rows failed {MAX_TRIES} times together, but not in halves; the first is {row}; check memory"
+        )
     return f"row {row} always fails: {why}"
 
 
@@ -136,7 +143,7 @@ class StreamingSubject:
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `Subject`."""
-        return self._all("generate", prompts, options)
+        return self._answer_all_in_order("generate", prompts, options)
 
     def stream_generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> Iterator[tuple[int, str]]:
         """Yield (number of the prompt, answer) as answers come."""
@@ -144,7 +151,7 @@ class StreamingSubject:
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
         """Score each continuation after its prompt; see `Subject`."""
-        return self._all("logprobs", pairs, options)
+        return self._answer_all_in_order("logprobs", pairs, options)
 
     def stream_logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> Iterator[tuple[int, Logprob]]:
         """Yield (number of the pair, score) as scores come."""
@@ -153,7 +160,7 @@ class StreamingSubject:
     def _stream(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Numbered:
         raise NotImplementedError
 
-    def _all(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    def _answer_all_in_order(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
         found = dict(self._stream(method, requests, options))
         return [found[i] for i in range(len(requests))]
 
@@ -174,7 +181,7 @@ class ChunkedSubject(StreamingSubject):
             raise AttributeError(name)
         found = getattr(self.subject, name)
         if name == "token_kl":
-            return lambda texts, against: self._all(name, texts, {"against": against.subject})
+            return lambda texts, against: self._answer_all_in_order(name, texts, {"against": against.subject})
         return found
 
     def _stream(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Numbered:
@@ -213,22 +220,22 @@ class PooledSubject(StreamingSubject):
 
     def token_kl(self, texts: Sequence[str], against: PooledSubject) -> list[tuple[float, int]]:
         """Compare next-token distributions with those of another model of the same workers."""
-        return self._all("token_kl", texts, {"against": against.number})
+        return self._answer_all_in_order("token_kl", texts, {"against": against.number})
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Count the tokens of each prompt and continuation together."""
-        return self._all("count_tokens", pairs, {})
+        return self._answer_all_in_order("count_tokens", pairs, {})
 
     def render(self, messages: list[dict[str, str]]) -> str:
         """Write chat messages as the template does, with the answer's turn opened."""
-        return str(self._all("render", [messages], {})[0])
+        return str(self._answer_all_in_order("render", [messages], {})[0])
 
     def __getattr__(self, name: str) -> Any:
         """Ask a worker for a fact, such as `nbytes`."""
         if name.startswith(("_", "stream_")):
             raise AttributeError(name)
         with suppress(TypeError):
-            return self._all("fact", [name], {})[0]
+            return self._answer_all_in_order("fact", [name], {})[0]
         raise AttributeError(name)
 
     def _stream(self, method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> Numbered:
@@ -242,15 +249,15 @@ def forget_all(*subjects: Any) -> None:
             forget()
 
 
-def _answer(method: str, options: Mapping[str, Any]) -> int:
-    return ANSWER * Generate(**options).max_new_tokens if method == "generate" else 0
+def _estimate_answer_chars(method: str, options: Mapping[str, Any]) -> int:
+    return CHARS_PER_TOKEN * Generate(**options).max_new_tokens if method == "generate" else 0
 
 
-def _text(prompt: Prompt) -> str:
+def _join_prompt(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else "\n".join(str(m.get("content") or "") for m in prompt)
 
 
-def _texts(pair: tuple[Prompt, str]) -> tuple[str, str]:
+def _make_prefix_and_whole_text(pair: tuple[Prompt, str]) -> tuple[str, str]:
     """Return the prompt of a pair, or its text where that is whole, and all of it."""
-    prompt = _text(pair[0])
+    prompt = _join_prompt(pair[0])
     return prompt or pair[1], prompt + pair[1]

@@ -21,10 +21,10 @@ from harness.texts import secrets
 from harness.texts.escaping import shorten_text
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-VISIBLE = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")  # ROCm reads both, the first of them first
+VISIBLE_DEVICES_VARIABLES = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")  # ROCm reads both, the first of them first
 NODES = ("/dev/nvidia[0-9]*", "/dev/nvmap", "/dev/dxg", "/dev/kfd")  # a driver's: NVIDIA, Jetson, WSL2, ROCm
-PATIENCE = 120.0  # seconds for a driver to answer
-FULL = 0.05  # of a card: less free memory than that, and nothing loads
+DRIVER_TIMEOUT_S = 120.0  # seconds for a driver to answer
+MIN_FREE_SHARE = 0.05  # of a card: less free memory than that, and nothing loads
 
 
 class Gpu(NamedTuple):
@@ -37,7 +37,7 @@ class Gpu(NamedTuple):
 
     def find_full_error(self, number: int | str) -> str:
         """Return that it is full, or an empty text."""
-        if self.free >= FULL * self.memory:
+        if self.free >= MIN_FREE_SHARE * self.memory:
             return ""
         left = f"{self.free / 1e9:.1f} of {self.memory / 1e9:.1f} GB are free"
         return f"GPU {number} is full: {left}; end the process that uses it (see nvidia-smi), or hide the GPU"
@@ -79,7 +79,7 @@ def gpu_device_files() -> list[str]:
 
 def visible_gpus() -> tuple[str, list[str] | None]:
     """Return the variable that chooses GPUs, and what it names; None where it is not set."""
-    variable = next((name for name in VISIBLE if name in os.environ), VISIBLE[-1])
+    variable = next((name for name in VISIBLE_DEVICES_VARIABLES if name in os.environ), VISIBLE_DEVICES_VARIABLES[-1])
     if variable not in os.environ:
         return variable, None
     return variable, [name for name in os.environ[variable].split(",") if name.strip() not in ("", "-1")]
@@ -147,18 +147,24 @@ def assign_gpus(who: str, count: int, python: str | None = None, each: int = 0) 
 
 def probe_gpus_of(python: str | None = None, device: str | None = None) -> GpuProbe:
     """Return what a process of an interpreter sees, with one device or all of this one's; raises UsageError."""
-    return _seen(python or sys.executable, tuple(sorted(worker_environment(device, ours=python is None).items())))
+    return _probe_gpus_in_interpreter(
+        python or sys.executable, tuple(sorted(worker_environment(device, ours=python is None).items()))
+    )
 
 
 @cache
-def _seen(python: str, told: tuple[tuple[str, str], ...]) -> GpuProbe:
+def _probe_gpus_in_interpreter(python: str, told: tuple[tuple[str, str], ...]) -> GpuProbe:
     command = [python, "-m", "harness.workers.gpus"]
     try:
-        done = subprocess.run(command, env=dict(told), capture_output=True, text=True, timeout=PATIENCE, check=False)
+        done = subprocess.run(
+            command, env=dict(told), capture_output=True, text=True, timeout=DRIVER_TIMEOUT_S, check=False
+        )
     except OSError as error:
         raise UsageError(f'python "{python}": {error.strerror}; name the interpreter of an environment') from None
     except subprocess.TimeoutExpired:
-        raise UsageError(f"the GPU driver did not answer for {PATIENCE:g} s; check it with nvidia-smi") from None
+        raise UsageError(
+            f"the GPU driver did not answer for {DRIVER_TIMEOUT_S:g} s; check it with nvidia-smi"
+        ) from None
     with suppress(ValueError, TypeError):
         version, built, why, found = json.loads(done.stdout.splitlines()[-1] if done.stdout else "")
         return GpuProbe(version, built, why, tuple(Gpu(*one) for one in found))

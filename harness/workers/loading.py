@@ -70,18 +70,18 @@ class ModelCache:
     @contextmanager
     def borrow(self, key: str, load: Callable[[], Loaded]) -> Iterator[list[Subject]]:
         """Yield the models of a key, loaded unless they are here; where memory runs out others make room for them."""
-        stack, subjects = self._held.pop(key) if key in self._held else self._loaded(load)
+        stack, subjects = self._held.pop(key) if key in self._held else self._load_or_retry_after_freeing(load)
         try:
             yield subjects
         finally:
             self._held[key] = stack, subjects
-            self._keep(self._most)
+            self._evict_oldest_models(self._most)
 
     def close(self) -> None:
         """Free all."""
-        self._keep(0)
+        self._evict_oldest_models(0)
 
-    def _loaded(self, load: Callable[[], Loaded]) -> tuple[ExitStack, list[Subject]]:
+    def _load_or_retry_after_freeing(self, load: Callable[[], Loaded]) -> tuple[ExitStack, list[Subject]]:
         stack = ExitStack()
         try:
             return stack, stack.enter_context(load())
@@ -91,7 +91,7 @@ class ModelCache:
         self.close()
         return stack, stack.enter_context(load())
 
-    def _keep(self, most: int) -> None:
+    def _evict_oldest_models(self, most: int) -> None:
         for key in list(self._held)[: max(0, len(self._held) - most)]:
             stack, subjects = self._held.pop(key)
             del subjects

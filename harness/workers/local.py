@@ -28,7 +28,7 @@ from harness.workers.protocol import (
 )
 
 LOCAL, KIND, PYTHON = "local", "workers", "python"
-GRACE = 5.0  # seconds that a process has to end by itself
+GRACE_S = 5.0  # seconds that a process has to end by itself
 
 
 class LocalWorkers:
@@ -75,9 +75,9 @@ class ChildWorker:
 
     def send(self, message: str, hear: Callable[[str], None] = lambda _: None) -> Future[str]:
         """Give a message; its future holds the reply, or raises Lost."""
-        return self._thread.submit(self._exchange, message, hear)
+        return self._thread.submit(self._send_and_await_reply, message, hear)
 
-    def _exchange(self, message: str, hear: Callable[[str], None]) -> str:
+    def _send_and_await_reply(self, message: str, hear: Callable[[str], None]) -> str:
         assert self._process.stdin and self._process.stdout
         try:
             write_message(self._process.stdin, message)
@@ -90,7 +90,7 @@ class ChildWorker:
         except OSError:
             pass  # how it ended says why
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(GRACE)
+            self._process.wait(GRACE_S)
         code, words = self._process.returncode, ""  # and the last that it said
         left = f"exited with code {code}" if code else "it closed its output"
         if code and code < 0:

@@ -34,12 +34,12 @@ from harness.workers.chunks import (
 )
 from harness.workers.protocol import Worker, WorkerLostError, Workers
 
-DEATHS = 3  # of workers in a row that open or load, before it is the model that is at fault
-PATIENCE = 600.0  # seconds that a worker may be silent, unless the user says another number
-LIVES = 6  # times that: for one that lives to load, or to give a row
-HUNG = 10  # times what others took for as much work, if that is longer
-SLOWEST = 20.0  # characters asked and answered a second, before any is known to have been
-TICK = 1.0  # seconds between two looks at the clock
+MAX_WORKER_DEATHS = 3  # of workers in a row that open or load, before it is the model that is at fault
+HEARTBEAT_TIMEOUT_S = 600.0  # seconds that a worker may be silent, unless the user says another number
+PATIENCE_FACTOR = 6  # times that: for one that lives to load, or to give a row
+HANG_FACTOR = 10  # times what others took for as much work, if that is longer
+MIN_CHARS_PER_S = 20.0  # characters asked and answered a second, before any is known to have been
+POLL_INTERVAL_S = 1.0  # seconds between two looks at the clock
 VERSION = keys.library_versions()[keys.CORE]
 
 
@@ -89,7 +89,9 @@ class Pool:
     `identities` are of each model, as the first worker tells them; another's must be the same.
     """
 
-    def __init__(self, workers: Workers, opening: LoadRequest, tell: Tell, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, workers: Workers, opening: LoadRequest, tell: Tell, patience: float = HEARTBEAT_TIMEOUT_S
+    ) -> None:
         self.workers, self.opening, self._tell, self.patience = workers, opening, tell, patience
         self.identities: tuple[str | None, ...] | None = None
         self.notes: list[str] = []
@@ -110,13 +112,13 @@ class Pool:
         if not self.alive:
             self.alive = self.workers.start()
             try:
-                for worker, task, future in [(w, *self._begin(w, self.opening.message())) for w in self.alive]:
+                for worker, task, future in [(w, *self._start_errand(w, self.opening.message())) for w in self.alive]:
                     try:
                         self._check(worker, task, future)
                     except WorkerLostError as lost:
-                        self._succeed(worker, lost)
+                        self._start_successor(worker, lost)
                 if not self.alive:
-                    raise self._gone("no worker is left")
+                    raise self._make_workers_gone_error("no worker is left")
             except BaseException:
                 self.close()
                 raise
@@ -129,7 +131,7 @@ class Pool:
         try:
             self.start()
             for worker in self.alive:
-                self._load(worker)
+                self._start_loading(worker)
             while not self._idle:
                 self._next(None)
             yield list(self.subjects)
@@ -169,7 +171,7 @@ class Pool:
                 why = came if isinstance(came, (WorkerLostError, _WrongReplyError)) else None
                 if came is None or why:
                     if fault := work.mark_failed(task.piece) if why else work.mark_answered(task.piece):
-                        raise self._gone(describe_culprits([requests[i] for i in fault], why))
+                        raise self._make_workers_gone_error(describe_culprits([requests[i] for i in fault], why))
                 elif isinstance(came, Exception):
                     raise came
                 elif rows := work.take_rows(task.piece, came):
@@ -188,12 +190,12 @@ class Pool:
     def _send(self, message: str, task: _Errand) -> Future[str]:
         return task.worker.send(message, lambda said: self._said.put((task, said)))
 
-    def _begin(self, worker: Worker, message: str) -> tuple[_Errand, Future[str]]:
+    def _start_errand(self, worker: Worker, message: str) -> tuple[_Errand, Future[str]]:
         task = _Errand(worker, now := time.monotonic(), now)
         return task, self._send(message, task)
 
-    def _load(self, worker: Worker) -> None:
-        task, loaded = self._begin(worker, protocol.pack_message({"do": "load"}))
+    def _start_loading(self, worker: Worker) -> None:
+        task, loaded = self._start_errand(worker, protocol.pack_message({"do": "load"}))
         self._at[loaded] = task
 
     def _next(self, owner: object) -> tuple[_Errand, Any] | None:
@@ -202,15 +204,15 @@ class Pool:
         Lost workers are replaced here, and who has loaded is free.
         """
         if not (self._at or self._kept):
-            raise self._gone("no worker is left")
+            raise self._make_workers_gone_error("no worker is left")
         ready = any(task.owner is owner for task, _ in self._kept)
-        ended, running = wait(self._at, timeout=0 if ready else TICK, return_when=FIRST_COMPLETED)
-        self._hear()
+        ended, running = wait(self._at, timeout=0 if ready else POLL_INTERVAL_S, return_when=FIRST_COMPLETED)
+        self._process_partial_messages()
         for future in running:
             self._end_if_hung(self._at[future])
         for future in ended:
             task = self._at.pop(future)
-            came = self._reply(future, task)
+            came = self._parse_final_reply(future, task)
             if isinstance(came, WorkerLostError):
                 self._again(task.worker, came, loading=not task.method)
             else:
@@ -225,7 +227,7 @@ class Pool:
         self._kept = [(task, came) for task, came in self._kept if task.owner is not None]
         return None
 
-    def _hear(self) -> None:
+    def _process_partial_messages(self) -> None:
         """Take the signs that came: who gives them lives, and rows are somebody's."""
         while not self._said.empty():
             task, said = self._said.get()
@@ -235,7 +237,7 @@ class Pool:
                     self._kept.append((task, protocol.read_rows(task.method, told, task.wanted)))
                     task.moved = task.heard
 
-    def _reply(self, future: Future[str], task: _Errand) -> list[tuple[int, Any]] | Exception:
+    def _parse_final_reply(self, future: Future[str], task: _Errand) -> list[tuple[int, Any]] | Exception:
         """Return the last rows as what they must be, or the error that came instead of them."""
         try:
             reply = protocol.unpack_message(future.result())
@@ -272,10 +274,16 @@ class Pool:
         now = time.monotonic()
         if task.worker.beats and now - task.heard > self.patience:
             task.worker.close(f"it sent no heartbeat for {self.patience:g} s and was stopped; --patience allows more")
-        elif now - task.moved > LIVES * self.patience:  # or what others took, of whom the median is not for each look
+        elif (
+            now - task.moved > PATIENCE_FACTOR * self.patience
+        ):  # or what others took, of whom the median is not for each look
             took = self._took[task.method]
-            others = HUNG * median(took) * task.cost if took else task.cost / SLOWEST * self.patience / PATIENCE
-            if now - task.moved > (most := max(LIVES * self.patience, others)):
+            others = (
+                HANG_FACTOR * median(took) * task.cost
+                if took
+                else task.cost / MIN_CHARS_PER_S * self.patience / HEARTBEAT_TIMEOUT_S
+            )
+            if now - task.moved > (most := max(PATIENCE_FACTOR * self.patience, others)):
                 what = "finished no row" if task.method else "did not finish loading"
                 task.worker.close(
                     f"it sent heartbeats, but {what} within {most:g} s and was stopped; --patience allows more"
@@ -284,13 +292,15 @@ class Pool:
     def _again(self, worker: Worker, why: WorkerLostError, *, loading: bool) -> None:
         """Note a loss, and start a successor."""
         then = "" if loading else ", and its rows were reassigned"
-        if loading and self._failed + 1 >= DEATHS:
-            why = WorkerLostError(f"{DEATHS} workers died while loading the model, the last: {why}")
+        if loading and self._failed + 1 >= MAX_WORKER_DEATHS:
+            why = WorkerLostError(f"{MAX_WORKER_DEATHS} workers died while loading the model, the last: {why}")
         self.lost += 1
-        if successor := self._succeed(worker, why, failed=loading, then=then):
-            self._load(successor)
+        if successor := self._start_successor(worker, why, failed=loading, then=then):
+            self._start_loading(successor)
 
-    def _succeed(self, worker: Worker, why: WorkerLostError, *, failed: bool = True, then: str = "") -> Worker | None:
+    def _start_successor(
+        self, worker: Worker, why: WorkerLostError, *, failed: bool = True, then: str = ""
+    ) -> Worker | None:
         """Put another in a worker's place, or in that of one that does not open either, as where a machine goes away.
 
         None where there is none to be had; raises WorkersGone after three.
@@ -299,15 +309,15 @@ class Pool:
             worker.close()
             self.alive.remove(worker)
             self._failed += failed
-            if self._failed >= DEATHS:
-                raise self._gone(str(why)) from None
+            if self._failed >= MAX_WORKER_DEATHS:
+                raise self._make_workers_gone_error(str(why)) from None
             self.notes.append(f"{protocol.describe_workers(self.workers.said)}: {worker.name} was lost ({why}){then}")
             if (successor := self.workers.restart()) is None:
                 return None
             worker, failed, then = successor, True, ""
             self.alive.append(worker)
             try:
-                self._check(worker, *self._begin(worker, self.opening.message()))
+                self._check(worker, *self._start_errand(worker, self.opening.message()))
             except WorkerLostError as lost:
                 why = lost
             else:
@@ -317,8 +327,8 @@ class Pool:
         """Refuse a worker of another harness, or whose models answer as others than the first one's; raises Lost."""
         try:
             while not future.done():
-                wait([future], timeout=TICK, return_when=FIRST_COMPLETED)
-                self._hear()
+                wait([future], timeout=POLL_INTERVAL_S, return_when=FIRST_COMPLETED)
+                self._process_partial_messages()
                 self._end_if_hung(task)
             reply = protocol.unpack_message(future.result())
         except (WorkerLostError, ValueError) as why:
@@ -326,11 +336,11 @@ class Pool:
         about = found if isinstance(found := reply.get("about"), dict) else {}
         if "error" in reply:
             error = protocol.error_from_json(reply["error"])
-            raise self._gone(f"{worker.name}: {error}") from error
+            raise self._make_workers_gone_error(f"{worker.name}: {error}") from error
         if (about.get("protocol"), about.get("harness")) != (protocol.PROTOCOL, VERSION):
             theirs = f"harness {about.get('harness')} (protocol {about.get('protocol')})"
             what = f"{theirs}, but this is {VERSION} ({protocol.PROTOCOL})"
-            raise self._gone(f"{worker.name} has {what}; install the same version there")
+            raise self._make_workers_gone_error(f"{worker.name} has {what}; install the same version there")
         told = tuple(given) if isinstance(given := reply.get("identity"), list) else ()
         if len(told) != len(self.opening.refs) or not all(one is None or isinstance(one, str) for one in told):
             raise WorkerLostError(f"{worker.name} does not report the identity of its models")
@@ -345,7 +355,7 @@ class Pool:
             what = "; ".join(f"{n} {now.get(n)} against {before.get(n)}" for n in changed)
             what = what or 'the same versions, so check machine, weights, code and the meaning of "auto"'
             identity = f'identity {str(two[0])[:16]} of model "{name}", but others have {str(two[1])[:16]}'
-            raise self._gone(f"{worker.name} has {identity}: {what}")
+            raise self._make_workers_gone_error(f"{worker.name} has {identity}: {what}")
 
-    def _gone(self, why: str) -> WorkersGoneError:
+    def _make_workers_gone_error(self, why: str) -> WorkersGoneError:
         return WorkersGoneError(f"{protocol.describe_workers(self.workers.said)}: {why}")

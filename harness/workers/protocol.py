@@ -23,11 +23,11 @@ from harness.records import completion
 from harness.records.models import Logprob, ModelRef, Sampling, Seal, ThoughtBudget
 
 PROTOCOL = 3  # of the messages; a worker of another one is refused
-LARGEST = 1 << 28  # bytes of a message
+MAX_MESSAGE_BYTES = 1 << 28  # bytes of a message
 LENGTH = struct.Struct(">Q")
-ROUNDED = 1e-3  # nats by which a sum of roundings may be on the wrong side of 0
+ROUNDING_NATS = 1e-3  # nats by which a sum of roundings may be on the wrong side of 0
 METHODS = ("generate", "logprobs", "token_kl", "count_tokens", "render", "fact")
-RAISED: dict[str, type[Exception]] = {  # what a worker's error may become here; all others are RuntimeErrors
+ERROR_TYPES: dict[str, type[Exception]] = {  # what a worker's error may become here; all others are RuntimeErrors
     e.__name__: e for e in (ValueError, TypeError, KeyError, MemoryError, OSError, ArithmeticError, AttributeError)
 }
 
@@ -47,7 +47,7 @@ def read_message(stream: IO[bytes]) -> str | None:
     """Read a message, or None where there is none to come; raises ValueError at what is none."""
     if not (head := stream.read(LENGTH.size)):
         return None
-    if len(head) < LENGTH.size or (size := LENGTH.unpack(head)[0]) > LARGEST:
+    if len(head) < LENGTH.size or (size := LENGTH.unpack(head)[0]) > MAX_MESSAGE_BYTES:
         raise ValueError(f"invalid message: {head!r}")
     data = stream.read(size)
     if len(data) < size:
@@ -123,7 +123,7 @@ def read_rows(method: str, told: Any, wanted: set[int]) -> list[tuple[int, Any]]
     """
     if not isinstance(told, list):
         raise TypeError("its rows are not a list")
-    rows = [(_count(number), READ[method](value)) for number, value in told]
+    rows = [(_require_non_negative_int(number), ANSWER_READERS[method](value)) for number, value in told]
     numbers = {number for number, _ in rows}
     if len(numbers) < len(rows) or not numbers <= wanted:
         raise ValueError("it sent a row that was not requested, or sent one twice")
@@ -131,49 +131,51 @@ def read_rows(method: str, told: Any, wanted: set[int]) -> list[tuple[int, Any]]
     return rows
 
 
-def _held(value: Any, kinds: tuple[type, ...], what: str) -> Any:
+def _require_exact_type(value: Any, kinds: tuple[type, ...], what: str) -> Any:
     """Return a value of one of these very types, for JSON's true is no number; raises TypeError at any other."""
     if type(value) not in kinds:
         raise TypeError(what)
     return value
 
 
-def _count(value: Any) -> int:
+def _require_non_negative_int(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise TypeError("an answer is not an integer from 0 on")
     return value
 
 
-def _score(value: Any) -> Logprob:
+def _parse_logprob(value: Any) -> Logprob:
     total, tokens, size, greedy = value
-    if not _number(total) <= ROUNDED:  # nor is NaN
+    if not _require_number(total) <= ROUNDING_NATS:  # nor is NaN
         raise ValueError(f"an answer has the log-probability {total}, which is above 0")
-    greedy = _held(greedy, (bool,), "an answer is not true or false")
-    return Logprob(_number(total), _count(tokens), _count(size), greedy)
+    greedy = _require_exact_type(greedy, (bool,), "an answer is not true or false")
+    return Logprob(_require_number(total), _require_non_negative_int(tokens), _require_non_negative_int(size), greedy)
 
 
-def _divergence(value: Any) -> tuple[float, int]:
+def _parse_divergence(value: Any) -> tuple[float, int]:
     total, tokens = value
-    if not _number(total) >= -ROUNDED:
+    if not _require_number(total) >= -ROUNDING_NATS:
         raise ValueError(f"an answer has the divergence {total}, which is below 0")
-    return _number(total), _count(tokens)
+    return _require_number(total), _require_non_negative_int(tokens)
 
 
-def _number(value: Any) -> float:
-    return float(_held(value, (int, float), "an answer is not a number"))
+def _require_number(value: Any) -> float:
+    return float(_require_exact_type(value, (int, float), "an answer is not a number"))
 
 
-TOLD: dict[str, Callable[[Any], Any]] = {
+ANSWER_WRITERS: dict[str, Callable[[Any], Any]] = {
     "logprobs": astuple,
     "generate": completion.completion_to_json,
 }  # the others are JSON already
-READ: dict[str, Callable[[Any], Any]] = {
+ANSWER_READERS: dict[str, Callable[[Any], Any]] = {
     "generate": completion.completion_from_json,
-    "logprobs": _score,
-    "token_kl": _divergence,
-    "count_tokens": _count,
-    "render": lambda value: _held(value, (str,), "an answer is not a text"),
-    "fact": lambda value: _held(value, (str, int, float, bool, type(None)), "a fact is neither a text nor a number"),
+    "logprobs": _parse_logprob,
+    "token_kl": _parse_divergence,
+    "count_tokens": _require_non_negative_int,
+    "render": lambda value: _require_exact_type(value, (str,), "an answer is not a text"),
+    "fact": lambda value: _require_exact_type(
+        value, (str, int, float, bool, type(None)), "a fact is neither a text nor a number"
+    ),
 }
 
 
@@ -201,7 +203,7 @@ def error_from_json(told: Any) -> Exception:
         return CheckFailedError(messages[0])
     if kind == "OSError" and isinstance(told.get("errno"), int):
         return OSError(told["errno"], messages[0], *([told["file"]] if isinstance(told.get("file"), str) else []))
-    said = messages[0] if kind in (*RAISED, "RuntimeError") else f"{kind}: {messages[0]}"
-    error = RAISED.get(kind, RuntimeError)(said)
+    said = messages[0] if kind in (*ERROR_TYPES, "RuntimeError") else f"{kind}: {messages[0]}"
+    error = ERROR_TYPES.get(kind, RuntimeError)(said)
     error.add_note(f"in a worker:\n{told.get('trace')}")
     return error

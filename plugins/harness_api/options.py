@@ -9,7 +9,7 @@ from typing import Any, Literal
 from harness import Mistakes, digest_value
 
 OPENAI = "https://api.openai.com/v1"
-OURS = frozenset({  # fields of a request that the harness decides
+RESERVED_FIELDS = frozenset({  # fields of a request that the harness decides
     "model", "prompt", "messages", "stream", "n", "best_of", "echo", "logprobs", "prompt_logprobs", "max_tokens",
     "max_completion_tokens", "temperature", "top_p", "seed", "stop",
 })  # fmt: skip
@@ -45,7 +45,7 @@ class ApiOptions:
                 mistakes.add(name, f"is {value}; it must be {least} or more")
         if not self.timeout > 0:
             mistakes.add("timeout", f"is {self.timeout:g}; it must be a number of seconds above 0")
-        for name in sorted(OURS & set(self.body or ())):
+        for name in sorted(RESERVED_FIELDS & set(self.body or ())):
             mistakes.add("body", f'"{name}" is set by the harness; remove it')
         mistakes.raise_errors()
 

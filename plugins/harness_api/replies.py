@@ -12,15 +12,15 @@ from harness import CheckFailedError, Completion, FinishReason, Logprob
 from harness.internals import http_client
 
 STRINGS = ("stop_reason", "matched_stop")  # where vLLM and SGLang tell the stop string
-ENDED: dict[Any, FinishReason] = {
+FINISH_REASONS: dict[Any, FinishReason] = {
     None: "", "stop": "eos", "length": "length", "tool_calls": "tool", "function_call": "tool",
     "eos_token": "eos", "stop_sequence": "stop",  # text-generation-inference's
 }  # fmt: skip
-MORE = 'raise max_new_tokens, or reduce reasoning through body, such as { reasoning_effort = "low" }'
+MORE_TOKENS_ADVICE = 'raise max_new_tokens, or reduce reasoning through body, such as { reasoning_effort = "low" }'
 Way = Literal["prompt_logprobs", "echo"]
-ROUNDING = 1e-4  # nats above 0 that an engine's arithmetic may give a token which is certain
+ROUNDING_NATS = 1e-4  # nats above 0 that an engine's arithmetic may give a token which is certain
 WAYS: tuple[Way, ...] = ("prompt_logprobs", "echo")
-BROKEN = "\N{REPLACEMENT CHARACTER}"  # a token that is part of a character, decoded by itself
+REPLACEMENT_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # a token that is part of a character, decoded by itself
 
 
 def single_choice(reply: Any) -> Mapping[str, Any]:
@@ -42,7 +42,7 @@ def read_answer(reply: Any, stop: Sequence[str] = ()) -> Completion:
     chosen = single_choice(reply)
     message = as_object(chosen.get("message"))
     text, ended = message.get("content", chosen.get("text")), chosen.get("finish_reason")
-    called = _calls(message)
+    called = _format_tool_calls_as_tags(message)
     text = text or "" if called and (text is None or isinstance(text, str)) else text
     if ended == "content_filter":
         raise http_client.RequestError(
@@ -55,25 +55,25 @@ def read_answer(reply: Any, stop: Sequence[str] = ()) -> Completion:
     used_up = f"answered only with hidden reasoning (finish_reason {ended!r})"
     if not isinstance(text, str):
         if reasoned:
-            raise http_client.RequestError(used_up, hint=MORE)
+            raise http_client.RequestError(used_up, hint=MORE_TOKENS_ADVICE)
         if message.get("refusal"):
             raise http_client.RequestError("the model refused to answer", hint="remove the row")
         raise http_client.RequestError(
             f"sent a {type(text).__name__} as text (finish_reason {ended!r}) instead of a string"
         )
-    if not isinstance(ended, (str, type(None))) or ended not in ENDED:
+    if not isinstance(ended, (str, type(None))) or ended not in FINISH_REASONS:
         raise http_client.RequestError(f'sent the finish_reason "{ended}" instead of "stop" or "length"')
     if not text and not called and ended == "length" and reasoned:
-        raise http_client.RequestError(used_up, hint=MORE)
-    if not text and not called and ENDED[ended] == "tool":
+        raise http_client.RequestError(used_up, hint=MORE_TOKENS_ADVICE)
+    if not text and not called and FINISH_REASONS[ended] == "tool":
         raise http_client.RequestError(f"sent neither text nor a tool call (finish_reason {ended!r})")
-    said, how = http_client.cut_at_stop(text, stop), "tool" if called and ended == "stop" else ENDED[ended]
+    said, how = http_client.cut_at_stop(text, stop), "tool" if called and ended == "stop" else FINISH_REASONS[ended]
     if said != text or (ended == "stop" and any(isinstance(chosen.get(key), str) for key in STRINGS)):
         how = "stop"
     return Completion(said + called, how, tokens, thought or 0)
 
 
-def _calls(message: Mapping[str, Any]) -> str:
+def _format_tool_calls_as_tags(message: Mapping[str, Any]) -> str:
     """Return the calls of tools that a server's parser took out of an answer, as `tool_calls` reads them."""
     listed = message.get("tool_calls")
     calls = [call.get("function") for call in listed if isinstance(call, dict)] if isinstance(listed, list) else []
@@ -111,7 +111,11 @@ def read_positions(reply: Any, way: Way) -> list[Position]:
     """Read the positions of a reply; after an echo the generated token is among them. Raises Trouble."""
     chosen = single_choice(reply)
     try:
-        return _prompt(chosen["prompt_logprobs"]) if way == "prompt_logprobs" else _echo(chosen["logprobs"])
+        return (
+            _parse_vllm_prompt_logprobs(chosen["prompt_logprobs"])
+            if way == "prompt_logprobs"
+            else _parse_echoed_logprobs(chosen["logprobs"])
+        )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise http_client.RequestError(f'sent log-probs in another format than that of "{way}"') from None
 
@@ -135,7 +139,7 @@ def read_text(reply: Any) -> str:
 def sum_logprobs(scored: Sequence[Position], nbytes: int) -> Logprob:
     """Add up positions. Raises CheckFailedError where one has no log-probability: none, not finite, or above 0."""
     logprobs = [math.nan if p.logprob is None else p.logprob for p in scored]
-    if odd := [v for v in logprobs if not (math.isfinite(v) and v <= ROUNDING)]:
+    if odd := [v for v in logprobs if not (math.isfinite(v) and v <= ROUNDING_NATS)]:
         what = f"the server sent a number that is not a log-probability (finite and at most 0): {odd[:8]}"
         raise CheckFailedError(f"log-probs: {what}; check the served model, which may be broken")
     return Logprob(math.fsum(logprobs), len(scored), nbytes, all(p.greedy for p in scored))
@@ -151,7 +155,7 @@ def continuation_positions(found: Sequence[Position], continuation: str) -> Sequ
         spelt = (found[start].text or "") + spelt
         if len(spelt) >= len(continuation):
             beside = [p.text for p in found[max(0, start - 1) : start + 1] if p.text is not None]
-            whole = all(text and BROKEN not in text for text in beside)
+            whole = all(text and REPLACEMENT_CHARACTER not in text for text in beside)
             return found[start:] if spelt == continuation and whole else None
     return None
 
@@ -172,7 +176,7 @@ def spelling_positions(found: Sequence[Position], text: str) -> Sequence[Positio
     return None
 
 
-def _prompt(entries: Sequence[Mapping[str, Mapping[str, Any]] | None]) -> list[Position]:
+def _parse_vllm_prompt_logprobs(entries: Sequence[Mapping[str, Mapping[str, Any]] | None]) -> list[Position]:
     """Read vLLM's `prompt_logprobs = 0`: for every token one entry, its own; the first has none."""
     found = [Position(None, None, False)]
     if entries[0] is not None:
@@ -183,7 +187,7 @@ def _prompt(entries: Sequence[Mapping[str, Mapping[str, Any]] | None]) -> list[P
     return found
 
 
-def _echo(logprobs: Mapping[str, Any]) -> list[Position]:
+def _parse_echoed_logprobs(logprobs: Mapping[str, Any]) -> list[Position]:
     """Read the legacy shape: parallel lists, and per place the likeliest tokens with their log-probs."""
     found = list[Position]()
     for text, value, top in zip(logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True):

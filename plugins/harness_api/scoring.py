@@ -46,7 +46,11 @@ class Scoring:
             if not isinstance(prompt, str):
                 what = "does not provide tokens, so continuations of messages cannot be scored; use text prompts"
                 raise UsageError(f"{self.server.where}: {what}")
-            return self._by_text(prompt, text, stop, as_lm_eval=truncate) if text else Logprob(0.0, 0, 0, True)
+            return (
+                self._score_continuation_by_text(prompt, text, stop, as_lm_eval=truncate)
+                if text
+                else Logprob(0.0, 0, 0, True)
+            )
         context, target = self.tokens.encode_pair(prompt, text, stop, as_lm_eval=truncate)
         size, room = len(context) + len(target), self.room
         if room is None or size <= room:
@@ -62,11 +66,11 @@ class Scoring:
         else:
             what = f"a row has {size} tokens, but there is room for {room}"
             raise UsageError(f"{self.server.where}: {what}; shorten the row ending {text[-40:]!r}")
-        found = [p for window in windows for p in self._window(window, text, stop)]
+        found = [p for window in windows for p in self._request_continuation_positions(window, text, stop)]
         whole = bool(prompt or self.tokens.prefix)  # else the text's first token is given, and counts in nothing
-        return replies.sum_logprobs(found, len(text.encode()) if whole else self._bytes(found, text))
+        return replies.sum_logprobs(found, len(text.encode()) if whole else self._count_scored_bytes(found, text))
 
-    def _window(self, pair: Pair, text: str, stop: threading.Event) -> Sequence[Position]:
+    def _request_continuation_positions(self, pair: Pair, text: str, stop: threading.Event) -> Sequence[Position]:
         ids = pair[0] + pair[1]
 
         def read(reply: Any) -> Sequence[Position]:
@@ -77,7 +81,9 @@ class Scoring:
 
         return self._ask(ids, read, text, stop) if pair[1] else []
 
-    def _by_text(self, prompt: str, text: str, stop: threading.Event, *, as_lm_eval: bool) -> Logprob:
+    def _score_continuation_by_text(
+        self, prompt: str, text: str, stop: threading.Event, *, as_lm_eval: bool
+    ) -> Logprob:
         """Score where the texts of the tokens spell the continuation exactly; never guess where it begins."""
         whole = prompt + text
         continuation = whole[len(prompt.rstrip()) :] if as_lm_eval else text
@@ -97,14 +103,14 @@ class Scoring:
             return scored
 
         found = self._ask(whole, read, text, stop)
-        return replies.sum_logprobs(found, len(text.encode()) if prompt else self._bytes(found, text))
+        return replies.sum_logprobs(found, len(text.encode()) if prompt else self._count_scored_bytes(found, text))
 
     def _ask(self, prompt: str | list[int], read: Any, text: str, stop: threading.Event) -> Sequence[Position]:
         how: dict[str, Any] = {"about": f" (the text ending {text[-40:]!r})", "advice": self.advice, "stop": stop}
         found: Sequence[Position] = self.server.ask(COMPLETIONS, {**self.asked, "prompt": prompt}, read=read, **how)
         return found
 
-    def _bytes(self, found: Sequence[Position], text: str) -> int:
+    def _count_scored_bytes(self, found: Sequence[Position], text: str) -> int:
         """Return the bytes of a whole text that are scored: all, or those after its first token."""
         spelt = "".join(p.text or "" for p in found)
         if not text.endswith(spelt):
@@ -118,7 +124,9 @@ class ServerTokens:
 
     def __init__(self, server: Server, model: str, prefix: str = "") -> None:
         self.server, self.model, self._prefix = server, model, prefix
-        self._known: dict[str, list[int]] = {}  # contexts that many continuations share are asked for once
+        self._hypothesis_on_known_rows: dict[
+            str, list[int]
+        ] = {}  # contexts that many continuations share are asked for once
         self._texts: dict[str, str | None] = {}  # and so are the texts of rendered messages
         self.joins = True  # whether the server gave the text of all messages that an answer was to follow
 
@@ -139,12 +147,14 @@ class ServerTokens:
     def encode_prompt(self, prompt: Prompt, stop: threading.Event = http_client.NEVER) -> list[int]:
         """Return a prompt's tokens: text after BOS unless it brings its own, messages through the chat template."""
         key = repr(prompt)
-        if key not in self._known:
+        if key not in self._hypothesis_on_known_rows:
             if isinstance(prompt, str):
-                self._known[key] = self._fronted(self.encode_plain(prompt, stop))
+                self._hypothesis_on_known_rows[key] = self._prepend_missing_leading_ids(self.encode_plain(prompt, stop))
             else:
-                self._known[key] = self._ask(stop, **message_fields(prompt), add_generation_prompt=True)
-        return self._known[key]
+                self._hypothesis_on_known_rows[key] = self._ask(
+                    stop, **message_fields(prompt), add_generation_prompt=True
+                )
+        return self._hypothesis_on_known_rows[key]
 
     def encode_pair(
         self, prompt: Prompt, text: str, stop: threading.Event = http_client.NEVER, *, as_lm_eval: bool = False
@@ -159,19 +169,19 @@ class ServerTokens:
         the server's BOS too.
         """
         if prompt == "":
-            ids = self._fronted(self.encode_plain(text, stop))
+            ids = self._prepend_missing_leading_ids(self.encode_plain(text, stop))
             if self.prefix and (as_lm_eval or ids[: len(self.prefix)] != self.prefix):
                 return self.prefix, ids
             given = len(self.prefix) or 1
             return ids[:given], ids[given:]
         alone = partial(self.encode_plain, text, stop)
         if not isinstance(prompt, str):
-            context, opened = self.encode_prompt(prompt, stop), self._rendered(prompt, stop)
+            context, opened = self.encode_prompt(prompt, stop), self._render_if_tokens_match(prompt, stop)
             whole = self.encode_plain(opened + text, stop) if opened is not None else []
             return context, encoding.cut_answer(context, whole, alone).ids
         start = prompt.rstrip() if as_lm_eval else prompt
         context = self.encode_prompt(start, stop) if start else self.prefix
-        whole = self._fronted(self.encode_plain(prompt + text, stop))
+        whole = self._prepend_missing_leading_ids(self.encode_plain(prompt + text, stop))
         if not context:
             raise UsageError(f"{self.server.where}: a prompt is empty and no BOS precedes it; set prefix")
         if not as_lm_eval:
@@ -179,7 +189,7 @@ class ServerTokens:
         beyond = len(whole) <= len(context)
         return context, self.encode_plain((prompt + text)[len(start) :], stop) if beyond else whole[len(context) :]
 
-    def _rendered(self, messages: list[dict[str, str]], stop: threading.Event) -> str | None:
+    def _render_if_tokens_match(self, messages: list[dict[str, str]], stop: threading.Event) -> str | None:
         """Return messages as the server's template writes them, or None where its tokens do not come from that text."""
         key = repr(messages)
         if key not in self._texts:
@@ -200,7 +210,7 @@ class ServerTokens:
             sizes[number] = sum(map(len, pair))
         return sizes
 
-    def _fronted(self, ids: list[int]) -> list[int]:
+    def _prepend_missing_leading_ids(self, ids: list[int]) -> list[int]:
         return ids if self.leading_ids and ids[: len(self.leading_ids)] == self.leading_ids else self.leading_ids + ids
 
     def _ask(self, stop: threading.Event = http_client.NEVER, **asked: Any) -> list[int]:

@@ -17,10 +17,10 @@ from harness_api import replies
 from harness_api.options import ApiOptions
 
 T = TypeVar("T")
-MISSING = 'loader "api": needs the package openai; pip install openai'
+MISSING_PACKAGE_ERROR = 'loader "api": needs the package openai; pip install openai'
 CHAT, COMPLETIONS, MODELS = "/chat/completions", "/completions", "/models"
-TRIES = 2  # what is wrong at the start is told soon
-SOON = 10.0  # seconds for a list of models
+MAX_TRIES = 2  # what is wrong at the start is told soon
+PROBE_TIMEOUT_S = 10.0  # seconds for a list of models
 ADVICE = {  # by the least HTTP status, 0 where there was no reply
     500: "check its log, and try again",
     1: "try again later",
@@ -59,7 +59,9 @@ class Server(http_client.Client):
             wrong = f"the environment variable {variable}, which should hold its API key, is not set; set it"
         if wrong:
             raise UsageError(f'server "{self.url}": {wrong}')
-        super().__init__("openai", http_client.ServerConnection(self.url, key), variable, MISSING, fresh=fresh)
+        super().__init__(
+            "openai", http_client.ServerConnection(self.url, key), variable, MISSING_PACKAGE_ERROR, fresh=fresh
+        )
         self.where = f'server "{self.url}"{self.peer.through}'
 
     def ask(
@@ -80,13 +82,19 @@ class Server(http_client.Client):
             what = f"{self.where}: {self.peer.redact(str(trouble), 300)}"
             if not trouble.passing:
                 hint = f"; {trouble.hint}" if trouble.hint else ""
-                raise RequestRefusedError(self._in_words(f"{what}{about}{hint}"), trouble) from None
-            asked = f" and asks to wait {trouble.after:.0f} s" if (trouble.after or 0.0) > http_client.PATIENCE else ""
+                raise RequestRefusedError(self._replace_names_with_words(f"{what}{about}{hint}"), trouble) from None
+            asked = (
+                f" and asks to wait {trouble.after:.0f} s"
+                if (trouble.after or 0.0) > http_client.MAX_RETRY_AFTER_S
+                else ""
+            )
             after = f"after {trouble.tries} {'try' if trouble.tries == 1 else 'tries'}"
             advice = advice or next(text for least, text in ADVICE.items() if trouble.status >= least)
-            raise ServerUnavailableError(self._in_words(f"{what}{asked}{about}, {after}; {advice}")) from None
+            raise ServerUnavailableError(
+                self._replace_names_with_words(f"{what}{asked}{about}, {after}; {advice}")
+            ) from None
 
-    def _in_words(self, text: str) -> str:
+    def _replace_names_with_words(self, text: str) -> str:
         for name, word in self.words.items():
             text = text.replace(name, word)
         return text
@@ -121,8 +129,10 @@ def find_dialect(server: Server, model: str, options: ApiOptions) -> Dialect:
     """Return what a server offers for a model; raises UsageError where it does not serve it."""
     entry = find_served_entry(server, model)
     asked, refusals = {**(options.body or {}), "model": model}, list[RequestRefusedError]()
-    chat = _meet(server, Endpoint(CHAT), {**asked, "messages": [{"role": "user", "content": PROBE}]}, refusals)
-    plain = _meet(server, Endpoint(COMPLETIONS), {**asked, "prompt": PROBE}, refusals)
+    chat = _negotiate_endpoint(
+        server, Endpoint(CHAT), {**asked, "messages": [{"role": "user", "content": PROBE}]}, refusals
+    )
+    plain = _negotiate_endpoint(server, Endpoint(COMPLETIONS), {**asked, "prompt": PROBE}, refusals)
     if not chat and not plain:
         if refusals[0].trouble.status not in (404, 405):
             raise refusals[0]
@@ -131,11 +141,11 @@ def find_dialect(server: Server, model: str, options: ApiOptions) -> Dialect:
     if text is None:
         why = server.peer.redact(str(refusals[0].trouble))
         raise UsageError(f'{server.where}: does not answer at "{options.endpoint}", {why}')
-    scoring = _scoring(server, asked, options) if plain else None
+    scoring = _probe_prompt_logprobs_way(server, asked, options) if plain else None
     if scoring is None and options.logprobs in replies.WAYS:
         raise UsageError(f'{server.where}: does not provide log-probs of prompts by "{options.logprobs}"')
     context = options.context or (told if isinstance(told := entry.get("max_model_len"), int) else None)
-    tokenizes = _tokenizes(server, model)
+    tokenizes = _can_tokenize(server, model)
     facts: dict[str, Any] = {
         "server": server.url,
         "served by": server.peer.redact(str(entry.get("owned_by") or "unknown"), 100),
@@ -154,7 +164,9 @@ def find_dialect(server: Server, model: str, options: ApiOptions) -> Dialect:
 def find_served_entry(server: Server, model: str) -> Mapping[str, Any]:
     """Return what the server's list says of a model; nothing where there is no list. Raises UsageError."""
     try:
-        listed = server.ask(MODELS, read=_entries, tries=TRIES, timeout=min(SOON, server.timeout))
+        listed = server.ask(
+            MODELS, read=_parse_models_by_id, tries=MAX_TRIES, timeout=min(PROBE_TIMEOUT_S, server.timeout)
+        )
     except RequestRefusedError as refused:
         if refused.trouble.status in (404, 405):
             return {}  # not every server has the list; the probes tell
@@ -165,20 +177,20 @@ def find_served_entry(server: Server, model: str) -> Mapping[str, Any]:
     return listed.get(model, {})
 
 
-def _entries(reply: Any) -> dict[str, Mapping[str, Any]]:
+def _parse_models_by_id(reply: Any) -> dict[str, Mapping[str, Any]]:
     if not isinstance(data := replies.as_object(reply).get("data"), list):
         raise http_client.RequestError("replied to /models without a list of models", passing=True)
     return {str(e["id"]): e for e in data if isinstance(e, dict) and "id" in e}
 
 
-def _meet(
+def _negotiate_endpoint(
     server: Server, endpoint: Endpoint, asked: dict[str, Any], refusals: list[RequestRefusedError]
 ) -> Endpoint | None:
     """Ask for one token, leaving out what is refused; note a refusal that remains."""
     asked = {**asked, "temperature": 0, "stop": ["###"]}
     while True:
         try:
-            server.ask(endpoint.path, endpoint.body(1, asked), read=replies.single_choice, tries=TRIES)
+            server.ask(endpoint.path, endpoint.body(1, asked), read=replies.single_choice, tries=MAX_TRIES)
             return endpoint
         except RequestRefusedError as refused:
             if OUT_OF_ROOM in refused.trouble.said:
@@ -195,7 +207,7 @@ def _meet(
                 return None
 
 
-def _scoring(server: Server, asked: Mapping[str, Any], options: ApiOptions) -> replies.Way | None:
+def _probe_prompt_logprobs_way(server: Server, asked: Mapping[str, Any], options: ApiOptions) -> replies.Way | None:
     """Find a way in which the server really gives the log-probs of a prompt; some ignore the question."""
     for way in (way for way in replies.WAYS if options.logprobs in (way, "auto")):
         body = {**asked, "prompt": PROBE, **replies.prompt_logprobs_fields(way)}
@@ -208,7 +220,7 @@ def _scoring(server: Server, asked: Mapping[str, Any], options: ApiOptions) -> r
     return None
 
 
-def _tokenizes(server: Server, model: str) -> bool:
+def _can_tokenize(server: Server, model: str) -> bool:
     if not server.tokens_url:
         return False
     try:

@@ -16,9 +16,13 @@ from harness_api.options import ApiOptions
 from harness_api.scoring import Scoring, ServerTokens, message_fields
 from harness_api.server import CHAT, COMPLETIONS, Dialect, Endpoint, RequestRefusedError, Server
 
-STOPS = 4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `cut_at_stop` cuts at the others
+MAX_STOP_STRINGS = (
+    4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `cut_at_stop` cuts at the others
+)
 RANDOM, HOT = "Twenty random words, all different:", 2.0  # a prompt and a temperature that give no text twice
-APART = "answers after messages are tokenised separately: the server gives no text that has the same tokens"
+SEPARATE_TOKENS_NOTE = (
+    "answers after messages are tokenised separately: the server gives no text that has the same tokens"
+)
 HALVES = "answers contain a lone surrogate, which is not a valid character; it is replaced by U+FFFD"
 
 
@@ -76,7 +80,7 @@ class APISubject:
             yield from ((i, Completion("", "length", 0)) for i in range(len(prompts)))
             return
         if how.drawn:
-            self._check_drawing(how.drawn, len(prompts))
+            self._require_working_temperature(how.drawn, len(prompts))
 
         def ask(number: int, ended: threading.Event) -> str:
             return self._answer(prompts[number], how.for_prompts([number]) if how.drawn else how, ended)
@@ -100,8 +104,8 @@ class APISubject:
             return scoring.score(*pairs[number], truncate=truncate, stop=ended)
 
         yield from http_client.map_concurrent(ask, len(pairs), self.options.concurrency)
-        if self.tokens and not self.tokens.joins and APART not in self.notes:
-            self.notes.append(APART)
+        if self.tokens and not self.tokens.joins and SEPARATE_TOKENS_NOTE not in self.notes:
+            self.notes.append(SEPARATE_TOKENS_NOTE)
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Count the tokens of each prompt and continuation together; raises UsageError where nobody can."""
@@ -119,13 +123,13 @@ class APISubject:
         if how.truncate and self.tokens and self.context is not None and self.dialect.text.path == COMPLETIONS:
             room, ids = max(1, self.context - how.max_new_tokens), self.tokens.encode_prompt(prompt, ended)
             sent = prompt if len(ids) <= room else ids[-room:]
-        endpoint, asked = self._addressed(sent)
+        endpoint, asked = self._select_endpoint_and_fields(sent)
         drawn: dict[str, Any] = {"temperature": 0}
         if sampling := how.drawn:
             drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seeds[0]}
             if sampling.top_k:  # OpenAI does not know it; 0 would have to be said in another way to every server
                 drawn["top_k"] = sampling.top_k
-        asked = {**self.asked, **drawn, **asked, **({"stop": stops[:STOPS]} if stops else {})}
+        asked = {**self.asked, **drawn, **asked, **({"stop": stops[:MAX_STOP_STRINGS]} if stops else {})}
         body, read = endpoint.body(how.max_new_tokens, asked), partial(replies.read_answer, stop=stops)
         text = self.server.ask(endpoint.path, body, read=read, about=about, advice=self.advice, stop=ended)
         if (key := self.server.peer.key) and key in text:
@@ -135,11 +139,11 @@ class APISubject:
             return Completion(mended, **vars(text))
         return text
 
-    def _check_drawing(self, sampling: Sampling, prompts: int) -> None:
+    def _require_working_temperature(self, sampling: Sampling, prompts: int) -> None:
         """Refuse to sample from a server that ignores temperature: every draw would be the same greedy answer."""
         if len(sampling.seeds) != prompts:
             raise UsageError(f"sampling: has {len(sampling.seeds)} seeds for {prompts} prompts")
-        endpoint, asked = self._addressed(RANDOM)
+        endpoint, asked = self._select_endpoint_and_fields(RANDOM)
         if self._draws or "temperature" in endpoint.without:
             return
         how, texts = {**self.asked, **asked, "temperature": HOT}, set[str]()
@@ -159,7 +163,7 @@ class APISubject:
             raise UsageError(f"{self.server.where}: {what}")
         self._draws = True
 
-    def _addressed(self, prompt: Any) -> tuple[Endpoint, dict[str, Any]]:
+    def _select_endpoint_and_fields(self, prompt: Any) -> tuple[Endpoint, dict[str, Any]]:
         """Return where a prompt goes, and the fields that carry it."""
         messages = isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int))
         endpoint = self.dialect.chat if messages else self.dialect.text

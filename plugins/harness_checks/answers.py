@@ -13,10 +13,10 @@ from harness_checks.evaluations import has_words
 from harness_domain import MatchOptions
 
 ASKED, REPLIED = ("server", "path"), "models that replied"  # facts of a served model
-ENOUGH = 20  # answers: fewer may be the same by chance
-LOST = re.compile("prompt cut from the left, tokens: ([0-9]+)")  # in the notes of lm_eval's rows
+MIN_ANSWERS = 20  # answers: fewer may be the same by chance
+CUT_PROMPT_NOTE = re.compile("prompt cut from the left, tokens: ([0-9]+)")  # in the notes of lm_eval's rows
 THOUGHT = re.compile(r"\s*(<(?:think|thinking|thought|thoughts|reasoning)>|\[THINK\])", re.IGNORECASE)
-HALF = 0.5
+HALF_SHARE = 0.5
 MANY, FEW = 0.05, 5  # share of answers, and number of them, from which on they are told of
 
 
@@ -29,7 +29,7 @@ def constant_answers(result: Result, task: Task) -> Iterator[Finding]:
     """
     answers = Counter(score.answer for score in result.answers if score.answer is not None)
     targets = {str(sample.target) for sample in task.samples or () if sample.target}
-    if (n := answers.total()) >= ENOUGH and len(answers) == 1 and len(targets) > 1:
+    if (n := answers.total()) >= MIN_ANSWERS and len(answers) == 1 and len(targets) > 1:
         (answer,) = answers
         what = f'{result.subject} gives one answer to all {n} rows of "{result.eval}"'
         rows = [f"there are {len(targets)} different targets; the answer is {quote_text(answer or '')}"]
@@ -52,10 +52,10 @@ def cut_answers(result: Result, task: Task, reference: Result | None) -> Iterato
     two models may be one of their lengths: certainly where most of the base's were cut, and none of a candidate's
     (-base).
     """
-    yield from _compare_cuts(result, reference)
+    yield from _check_base_only_truncation(result, reference)
     told = [s for s in result.answers if s.finish_reason]
     cut, whole = ([s for s in told if s.is_cut == is_cut] for is_cut in (True, False))
-    if len(told) < ENOUGH or len(cut) < MANY * len(told):
+    if len(told) < MIN_ANSWERS or len(cut) < MANY * len(told):
         return
     limit = schema.with_defaults(task.function, task.spec.options).get("max_new_tokens")
     what = f'"{result.subject}::{result.eval}": {len(cut)} of {len(told)} answers were truncated'
@@ -73,13 +73,13 @@ def cut_answers(result: Result, task: Task, reference: Result | None) -> Iterato
     yield Finding("warning", what, fix=fix, rows={result.eval: [*dict.fromkeys(s.id for s in cut)]})
 
 
-def _compare_cuts(result: Result, reference: Result | None) -> Iterator[Finding]:
+def _check_base_only_truncation(result: Result, reference: Result | None) -> Iterator[Finding]:
     """Report a candidate that ends its answers where its base, which scores less for that, does not."""
     both = [[s for s in one.answers if s.finish_reason] for one in (result, reference) if one is not None]
-    if len(both) < 2 or result.subject == "base" or min(map(len, both)) < ENOUGH:
+    if len(both) < 2 or result.subject == "base" or min(map(len, both)) < MIN_ANSWERS:
         return
     ours, theirs = (sum(s.is_cut for s in scores) for scores in both)
-    if ours < MANY * len(both[0]) and theirs >= HALF * len(both[1]):
+    if ours < MANY * len(both[0]) and theirs >= HALF_SHARE * len(both[1]):
         what = (
             f'"{result.eval}": {theirs} of {len(both[1])} answers of the base were truncated, {ours} '
             f"of {result.subject}"
@@ -95,9 +95,9 @@ def empty_answers(result: Result, reference: Result | None) -> Iterator[Finding]
     They are wrong for another reason than a wrong answer is: a stop string at their beginning, a thought that used up
     all tokens, or a template that the model does not know.
     """
-    n, empty = len(result.answers), _silent(result)
-    fewest = min(MANY * n, max(FEW, 2 * len(_silent(reference)))) if reference else MANY * n
-    if n < ENOUGH or not empty or len(empty) < fewest:
+    n, empty = len(result.answers), _find_empty_answers(result)
+    fewest = min(MANY * n, max(FEW, 2 * len(_find_empty_answers(reference)))) if reference else MANY * n
+    if n < MIN_ANSWERS or not empty or len(empty) < fewest:
         return
     thoughts = sum(s.values.get("thought_cut") == 1 for s in empty)
     what = f'"{result.subject}::{result.eval}": {len(empty)} of {n} answers are empty'
@@ -107,7 +107,7 @@ def empty_answers(result: Result, reference: Result | None) -> Iterator[Finding]
     yield Finding("warning", what, fix=fix, rows={result.eval: [*dict.fromkeys(s.id for s in empty)]})
 
 
-def _silent(result: Result) -> list[Score]:
+def _find_empty_answers(result: Result) -> list[Score]:
     return [s for s in result.answers if s.answer is not None and not s.answer.strip()]
 
 
@@ -118,7 +118,7 @@ def cut_prompts(result: Result) -> Iterator[Finding]:
     lm_eval's rows do where they are longer than the context: the instruction and the first examples are gone, and the
     model answers a question that nobody asked.
     """
-    if lost := [int(found[1]) for s in result.scores if (found := LOST.search(s.note or ""))]:
+    if lost := [int(found[1]) for s in result.scores if (found := CUT_PROMPT_NOTE.search(s.note or ""))]:
         span = f"{min(lost):,} to {max(lost):,}" if len(lost) > 1 else f"{lost[0]:,}"
         what = (
             f'"{result.subject}::{result.eval}": {len(lost)} of {len(result.scores)} prompts were '
@@ -172,7 +172,7 @@ def scored_thoughts(result: Result, task: Task) -> Iterator[Finding]:
         "the reasoning is scored"
     )
     fix = f'thought = ["{mark}", "{end}"], a larger max_new_tokens, and stop = [] where the reasoning has line breaks'
-    severity: Severity = "error" if len(found) >= HALF * len(asked) else "warning"
+    severity: Severity = "error" if len(found) >= HALF_SHARE * len(asked) else "warning"
     lines = [f'row "{s.id}": {quote_text(s.answer or "", 60)}' for s in found]
     yield Finding(severity, what, lines, fix, rows={result.eval: [*dict.fromkeys(s.id for s in found)]})
 
@@ -189,8 +189,8 @@ def echoed_prompts(result: Result, task: Task) -> Iterator[Finding]:
         return
     samples = {s.id: s for s in task.samples or ()}
     right = [s for s in result.answers if s.values.get("contains") == 1 and s.id in samples]
-    found = [s for s in right if _is_echo(samples[s.id], s.answer or "")]
-    if len(right) < FEW or len(found) < HALF * len(right):
+    found = [s for s in right if _is_prompt_echo_without_target(samples[s.id], s.answer or "")]
+    if len(right) < FEW or len(found) < HALF_SHARE * len(right):
         return
     what = f'"{result.subject}::{result.eval}": {len(found)} of {len(right)} correct answers only repeat the prompt'
     lines = [f'row "{s.id}": {quote_text(s.answer or "", 60)}' for s in found]
@@ -199,7 +199,7 @@ def echoed_prompts(result: Result, task: Task) -> Iterator[Finding]:
     yield Finding(severity, what, lines, fix, rows={result.eval: [*dict.fromkeys(s.id for s in found)]})
 
 
-def _is_echo(sample: Sample, answer: str) -> bool:
+def _is_prompt_echo_without_target(sample: Sample, answer: str) -> bool:
     """Return whether an answer has its prompt inside, and a target nowhere else."""
     last = sample.input if isinstance(sample.input, str) else prompt_text(sample.input[-1:])
     prompt, said = (fold_case(" ".join(text.split())) for text in (last, answer))
@@ -232,7 +232,7 @@ def gains_in_form_only(result: Result, task: Task, reference: Result | None) -> 
     5 % of the rows on; with them the gain is another.
     """
     given = schema.with_defaults(task.function, task.spec.options) if task.spec.use == "exact_match" else {}
-    if reference is None or result.subject == "base" or not given or len(result.answers) < ENOUGH:
+    if reference is None or result.subject == "base" or not given or len(result.answers) < MIN_ANSWERS:
         return
     normal = MatchOptions(ignore_articles=given.get("ignore_articles") is True).normalize
     targets = {s.id: {text for t in s.targets if (text := normal(t))} for s in task.samples or ()}
@@ -266,7 +266,7 @@ def weak_baseline(
     then stays open.
     """
     subject = suite.subjects.get(result.subject) if suite else None
-    if not subject or not subject.examples or subject.released or not task.metrics or len(result.scores) < ENOUGH:
+    if not subject or not subject.examples or subject.released or not task.metrics or len(result.scores) < MIN_ANSWERS:
         return
     against = [g for g in gates or () if g.versus == result.subject and g.eval == result.eval]
     compared = {g.metric_name for g in against} & task.metrics.keys() or {next(iter(task.metrics))}

@@ -17,27 +17,29 @@ from harness.internals import chat, marked_text, prompt_text
 from harness_checks.clocks import find_clock, stop_clock
 from harness_checks.encoding import encode_training_row
 from harness_checks.frames import Write, compare_frames, row_messages
-from harness_checks.lint import JUDGED, count_of_total, name_row, row_numbers
+from harness_checks.lint import PREFERENCE_COLUMNS, count_of_total, name_row, row_numbers
 from harness_hf import ModelTokenizer, RowEncoder, context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100  # the label of a token that is not learnt
-BATCHES = 16  # that are collated and looked at
-SAMPLE = 200  # rows whose prompts are encoded once more
-WELL = 0.95  # of the rows must end in a token that stops
-TAIL = 4  # tokens at the end of an answer among which its stop must be: a template may write a line break after it
+IGNORED_LABEL = -100  # the label of a token that is not learnt
+MAX_BATCHES = 16  # that are collated and looked at
+SAMPLE_ROWS = 200  # rows whose prompts are encoded once more
+MIN_STOPPED_SHARE = 0.95  # of the rows must end in a token that stops
+TAIL_TOKENS = (
+    4  # tokens at the end of an answer among which its stop must be: a template may write a line break after it
+)
 FIXTURES = [  # conversations
     [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, turns, strict=False)]
     for turns in (("What is two plus two?",), ("Say hello.", "Hello."), ("One?", "Two.", "Three?", "Four."))
 ]
-RENDERED = 24  # rows of each key, and four times as many messages, that are rendered with and without it
-OBEYED = {"weight", "train"}  # by `sft`: whether a turn is learnt
+RENDERED_ROWS = 24  # rows of each key, and four times as many messages, that are rendered with and without it
+MASK_KEYS = {"weight", "train"}  # by `sft`: whether a turn is learnt
 SPARE = ("id", "name", "tool_call_id")  # which most templates leave out, and nobody misses
-ASKED = re.compile(r"""(?:\.|\[|get\()\s*['"]?([a-z_]+)""")  # for by a template, of messages among others
-EMPTY: tuple[object, ...] = (None, "", [], {})
-OTHER = "remove it, or use a chat template that renders it"
+TEMPLATE_KEYS = re.compile(r"""(?:\.|\[|get\()\s*['"]?([a-z_]+)""")  # for by a template, of messages among others
+EMPTY_VALUES: tuple[object, ...] = (None, "", [], {})
+OTHER_TEMPLATE_ADVICE = "remove it, or use a chat template that renders it"
 SYSTEM = 'put it first among the messages, with the role "system"'
 Key = tuple[str, bool]  # its name, and whether it stands beside the messages
 
@@ -52,10 +54,12 @@ def end_token(built: Built) -> Iterator[Finding]:
     """
     stops = ModelTokenizer(built.tokenizer).stop_ids
     whole = not built.cut or built.keep_end  # or a row as long as the cut has perhaps lost its end
-    ends = [d for d in _documents(built) if len(d.ids) > 1 and (whole or len(d.ids) < (built.cut or 0))]
-    ends = [d for d in ends if any(label != IGNORED for label in d.labels)]
-    endless = [d for d in ends if not stops.intersection([x for x in d.labels if x != IGNORED][-TAIL:])]
-    if stops and len(endless) > (1 - WELL) * len(ends):
+    ends = [
+        d for d in _split_batches_into_examples(built) if len(d.ids) > 1 and (whole or len(d.ids) < (built.cut or 0))
+    ]
+    ends = [d for d in ends if any(label != IGNORED_LABEL for label in d.labels)]
+    endless = [d for d in ends if not stops.intersection([x for x in d.labels if x != IGNORED_LABEL][-TAIL_TOKENS:])]
+    if stops and len(endless) > (1 - MIN_STOPPED_SHARE) * len(ends):
         evidence = [quote_text(marked_text(built.tokenizer, d.ids[-40:], d.labels[-40:])) for d in endless]
         fix = "use a pad token other than the end-of-sequence token, and rows that end with the latter"
         yield Finding(
@@ -86,7 +90,7 @@ def nothing_supervised(built: Built) -> Iterator[Finding]:
     An assistant mask of zeros, or a completion that the tokenizer swallowed: such a row costs time and teaches
     nothing, and if all are so the loss is 0 or NaN (trl#3781, trl#4201).
     """
-    if empty := [e for e in built.examples if not _learnt(e.labels)]:
+    if empty := [e for e in built.examples if not _count_learnt_labels(e.labels)]:
         evidence = [f"row {e.number}: {quote_text(marked_text(built.tokenizer, e.ids, e.labels))}" for e in empty]
         what = f"{count_of_total(len(empty), len(built.examples))}: no token is trained on"
         yield Finding(
@@ -102,11 +106,11 @@ def labels_out_of_place(built: Built) -> Iterator[Finding]:
     by one beforehand teach to say the token after the next, and the loss falls all the same.
     """
     examples = [(f"row {e.number}", e.ids, e.labels) for e in built.examples]
-    batched = [("in a batch", d.ids, d.labels) for d in _documents(built)]
+    batched = [("in a batch", d.ids, d.labels) for d in _split_batches_into_examples(built)]
     for where, found in (("rows", examples), ("rows in the batches", batched)):
         odd = []
         for name, ids, labels in found:
-            pairs = [(a, b) for a, b in zip(ids, labels, strict=False) if b not in (IGNORED, a)]
+            pairs = [(a, b) for a, b in zip(ids, labels, strict=False) if b not in (IGNORED_LABEL, a)]
             if pairs or len(ids) != len(labels):
                 misplaced = " ".join("→".join(built.tokenizer.decode([x]) for x in p) for p in pairs[:8])
                 odd.append(f"{name}: {quote_text(misplaced, 60)}")
@@ -136,8 +140,12 @@ def rows_that_vanish(built: Built) -> Iterator[Finding]:
     (trl#6668, trl#6025).
     """
     cut = built.cut
-    if lost := [e for e in built.examples if _learnt(e.labels) and cut and not _learnt(e.labels[built.kept_span])]:
-        begins = [(e, next(i for i, label in enumerate(e.labels) if label != IGNORED)) for e in lost]
+    if lost := [
+        e
+        for e in built.examples
+        if _count_learnt_labels(e.labels) and cut and not _count_learnt_labels(e.labels[built.kept_span])
+    ]:
+        begins = [(e, next(i for i, label in enumerate(e.labels) if label != IGNORED_LABEL)) for e in lost]
         evidence = [f"row {e.number}: {len(e.ids)} tokens, the answer begins after {at}" for e, at in begins]
         what = f"{count_of_total(len(lost), len(built.examples))}: max_length {cut} cuts off the whole answer"
         yield Finding("error", what, evidence, "raise max_length, or remove the rows")
@@ -155,7 +163,7 @@ def cut_rows(built: Built) -> Iterator[Finding]:
     the model's context (-context): beyond it positions are learnt that no evaluation and no server asks for, and a
     model that learns its positions has none there.
     """
-    yield from _beyond_context(built)
+    yield from _check_rows_fit_context(built)
     cut = built.cut or 0
     if long := sorted((e for e in built.examples if 0 < cut < len(e.ids)), key=lambda e: -len(e.ids)):
         share, decode = len(long) / len(built.examples), built.tokenizer.decode
@@ -168,7 +176,7 @@ def cut_rows(built: Built) -> Iterator[Finding]:
         yield Finding(level, what, evidence, f"max_length = {len(long[0].ids)} keeps all")
 
 
-def _beyond_context(built: Built) -> Iterator[Finding]:
+def _check_rows_fit_context(built: Built) -> Iterator[Finding]:
     """Report rows that are longer than the context of the base even once they are cut."""
     context = context_length(built.model.config.to_dict())
     sizes = {e.number: min(len(e.ids), built.cut or len(e.ids)) for e in built.examples}
@@ -217,20 +225,22 @@ def other_template(
     theirs = harness_hf.load_tokenizer(base.path)
 
     def write(messages: Any, opened: bool, given: Mapping[str, Any]) -> str | None:
-        return _render(theirs, messages, template, add_generation_prompt=opened, **given)
+        return _render_or_none(theirs, messages, template, add_generation_prompt=opened, **given)
 
     def render(messages: Any, template: str, given: Mapping[str, Any]) -> str | None:
-        return _render(theirs, messages, template, **given)
+        return _render_or_none(theirs, messages, template, **given)
 
     template, clock = stop_clock(theirs.chat_template), list[Finding]()
     if theirs.chat_template:
         clock = list(find_clock(rows, tasks, theirs.chat_template, render))
     yield from clock
-    yield from _written_otherwise(built, theirs, rows) if "error" not in {one.severity for one in clock} else ()
+    yield from (
+        _check_rows_match_base_template(built, theirs, rows) if "error" not in {one.severity for one in clock} else ()
+    )
     if built.chat_template and theirs.chat_template:
         for messages in FIXTURES:
-            one = _render(built.tokenizer, messages, stop_clock(built.chat_template))
-            two = _render(theirs, messages, template)
+            one = _render_or_none(built.tokenizer, messages, stop_clock(built.chat_template))
+            two = _render_or_none(theirs, messages, template)
             if one is not None and two is not None and one != two:
                 evidence = [f"training: {quote_text(one)}", f"the base: {quote_text(two)}"]
                 fix = "use one template for both: copy the training's into the base's folder"
@@ -251,14 +261,14 @@ def other_template(
         yield from find_unread([row for row in rows if row_messages(row)], str(theirs.chat_template), write)
 
 
-def _written_otherwise(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -> Iterator[Finding]:
+def _check_rows_match_base_template(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     """Compare the tokens of chat rows with what the base's template writes of each row as it was given."""
     examples = {e.number: e for e in reversed(built.examples)}  # of a pair the chosen answer, which comes first
     chats = [row for row in rows if row.number in examples and row_messages(row) and theirs.chat_template]
-    sample, odd = chats[:: max(1, len(chats) // SAMPLE)], []
+    sample, odd = chats[:: max(1, len(chats) // SAMPLE_ROWS)], []
     for row in sample:
         if (
-            text := _render(
+            text := _render_or_none(
                 theirs, row_messages(row), theirs.chat_template, **chat.training_template_arguments(row.row)
             )
         ) is None:
@@ -280,19 +290,23 @@ def find_unread(rows: Sequence[TrainingRow], template: str, write: Write) -> Ite
     """Yield the keys of chat rows that `write` does not read, and the answers of which it leaves out a part."""
     holders: dict[Key, list[tuple[TrainingRow, list[int]]]] = defaultdict(list)
     for row in rows:
-        for key, places in _places(row).items():
+        for key, places in _find_message_indexes_by_key(row).items():
             holders[key].append((row, places))
     for key, held in holders.items():
         marked = [one for one in held if key[0] == "content" and "</" in prompt_text(row_messages(one[0]))] or held
-        sample = marked[:: max(1, len(marked) // RENDERED)][:RENDERED]
-        tried = [(row, at) for row, places in sample for at in places][: 4 * RENDERED]
-        if not (lost := [(row, at) for row, at in tried if not _written(row, at, key, write)]):
+        sample = marked[:: max(1, len(marked) // RENDERED_ROWS)][:RENDERED_ROWS]
+        tried = [(row, at) for row, places in sample for at in places][: 4 * RENDERED_ROWS]
+        if not (lost := [(row, at) for row, at in tried if not _is_key_rendered(row, at, key, write)]):
             continue
-        learnt = any(_is_learnt(row, at) for row, at in lost)
+        learnt = any(_is_learnt_message(row, at) for row, at in lost)
         how: Severity = "warning" if learnt else "note"  # as thoughts are left out of a prompt
         if whole := len(lost) == len(tried) and key[0] != "content":
             what = f'{count_of_total(len(held), len(rows))}: the chat template does not render "{key[0]}"'
-            fix = (SYSTEM if key[0] == "system" else OTHER) if key[1] else _way_out(*lost[0], key[0], template, write)
+            fix = (
+                (SYSTEM if key[0] == "system" else OTHER_TEMPLATE_ADVICE)
+                if key[1]
+                else _suggest_unrendered_key_remedy(*lost[0], key[0], template, write)
+            )
             how = "note" if key[0] in SPARE else "error" if key[0] == "tool_calls" and learnt else "warning"
         else:
             what = f'the chat template omits "{key[0]}", or a part of it, in {len(lost)} of {len(tried)} messages'
@@ -301,13 +315,13 @@ def find_unread(rows: Sequence[TrainingRow], template: str, write: Write) -> Ite
         yield Finding(how, what, evidence, fix, "keys", row_numbers(row for row, _ in (held if whole else lost)))
 
 
-def _places(row: TrainingRow) -> dict[Key, list[int]]:
+def _find_message_indexes_by_key(row: TrainingRow) -> dict[Key, list[int]]:
     """Return which messages of a chat row have a key that holds something, of contents the learnt; -1 is beside."""
-    spared = {"role"} if JUDGED & row.row.keys() else {"role"} | OBEYED
+    spared = {"role"} if PREFERENCE_COLUMNS & row.row.keys() else {"role"} | MASK_KEYS
     found: dict[Key, list[int]] = defaultdict(list)
     for at, message in enumerate(row_messages(row)):
-        for key in (key for key, value in message.items() if key not in spared and value not in EMPTY):
-            if key != "content" or (isinstance(message[key], str) and _is_learnt(row, at)):
+        for key in (key for key, value in message.items() if key not in spared and value not in EMPTY_VALUES):
+            if key != "content" or (isinstance(message[key], str) and _is_learnt_message(row, at)):
                 found[key, False].append(at)
     beside = [
         *chat.training_template_arguments(row.row),
@@ -316,12 +330,12 @@ def _places(row: TrainingRow) -> dict[Key, list[int]]:
     return found | {(key, True): [-1] for key in beside}
 
 
-def _is_learnt(row: TrainingRow, at: int) -> bool:
+def _is_learnt_message(row: TrainingRow, at: int) -> bool:
     asked = 0 if "messages" in row.row else len(row.row["prompt"])
     return at >= asked and row_messages(row)[at].get("role") == "assistant"
 
 
-def _written(row: TrainingRow, at: int, key: Key, write: Write) -> bool:
+def _is_key_rendered(row: TrainingRow, at: int, key: Key, write: Write) -> bool:
     """Return whether a row is written otherwise without a key; an answer, whether all but its white space is."""
     messages, given = row_messages(row), chat.training_template_arguments(row.row)
     if key == ("system", True):
@@ -338,15 +352,15 @@ def _written(row: TrainingRow, at: int, key: Key, write: Write) -> bool:
     return write([*messages[:at], bare, *messages[at + 1 :]], False, given) != text
 
 
-def _way_out(row: TrainingRow, at: int, key: str, template: str, write: Write) -> str:
+def _suggest_unrendered_key_remedy(row: TrainingRow, at: int, key: str, template: str, write: Write) -> str:
     """Return what to do about a key: to give it the template's own name, where one of those writes its value."""
     messages, given = row_messages(row), chat.training_template_arguments(row.row)
     bare, value = {k: v for k, v in messages[at].items() if k != key}, messages[at][key]
-    for name in sorted(set(ASKED.findall(template)) - bare.keys()) if isinstance(value, str) else ():
+    for name in sorted(set(TEMPLATE_KEYS.findall(template)) - bare.keys()) if isinstance(value, str) else ():
         text = write([*messages[:at], bare | {name: value}, *messages[at + 1 :]], False, given)
         if value.strip() in (text or ""):
             return f'rename it "{name}", which the template renders'
-    return OTHER
+    return OTHER_TEMPLATE_ADVICE
 
 
 @checker(title="cross-document-attention")
@@ -359,7 +373,7 @@ def documents_see_each_other(built: Built) -> Iterator[Finding]:
     """
     import torch
 
-    for batch in built.batches(BATCHES) if built.packing else ():
+    for batch in built.batches(MAX_BATCHES) if built.packing else ():
         sequence = batch["input_ids"][0].tolist()  # whose first document ends where the row does that it is
         rows = (list(e.ids[: built.cut]) for e in built.examples)
         first = next((r for r in rows if 2 < len(r) < len(sequence) - 2 and sequence[: len(r)] == r), None)
@@ -389,10 +403,10 @@ def documents_see_each_other(built: Built) -> Iterator[Finding]:
         return
 
 
-def _documents(built: Built) -> list[Example]:
+def _split_batches_into_examples(built: Built) -> list[Example]:
     """Cut collated batches into the rows they were made of: by padding, or where positions begin again."""
     found = []
-    for batch in built.batches(BATCHES):
+    for batch in built.batches(MAX_BATCHES):
         ids, labels = batch["input_ids"].tolist(), batch["labels"].tolist()
         masks = batch["attention_mask"].tolist() if "attention_mask" in batch else [[1] * len(row) for row in ids]
         for i, row in enumerate(ids):
@@ -407,11 +421,11 @@ def _documents(built: Built) -> list[Example]:
     return found
 
 
-def _learnt(labels: Sequence[int]) -> int:
-    return sum(label != IGNORED for label in labels[1:])
+def _count_learnt_labels(labels: Sequence[int]) -> int:
+    return sum(label != IGNORED_LABEL for label in labels[1:])
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: Any, template: str, **given: Any) -> str | None:
+def _render_or_none(tokenizer: PreTrainedTokenizerBase, messages: Any, template: str, **given: Any) -> str | None:
     try:
         return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **given))
     except Exception:  # a template with rules of its own about turns

@@ -14,7 +14,7 @@ from harness_checks.frames import RENDERED, row_messages
 
 CLOCK = re.compile(r"""strftime_now\(\s*(?P<quote>['"])(?P<form>.*?)(?P=quote)\s*\)""")
 NOON = datetime(2024, 2, 14, 12, 0, 0)
-LATER = NOON + timedelta(hours=1, minutes=1, seconds=1)
+LATER_TIME = NOON + timedelta(hours=1, minutes=1, seconds=1)
 ANOTHER_DAY = NOON + timedelta(days=401)
 FIX = "set the date in chat_template_kwargs of all rows if the template reads one, else write a fixed one into it"
 Render = Callable[[Any, str, Mapping[str, Any]], str | None]  # messages, template, arguments
@@ -38,7 +38,7 @@ def find_clock(
         inputs = [] if task.brings_rows else [s.input for s in task.samples or () if isinstance(s.input, list)]
         chats[f'"{name}"'] = [chat.split_arguments(messages) for messages in inputs]
     for word, moment, what in (
-        ("time", LATER, "every prompt is another one, in training, evaluation and use"),
+        ("time", LATER_TIME, "every prompt is another one, in training, evaluation and use"),
         (
             "date",
             ANOTHER_DAY,
@@ -46,13 +46,15 @@ def find_clock(
         ),
     ):
         templates = stop_clock(template), stop_clock(template, moment)
-        if told := [where for where, several in chats.items() if _differ(several, templates, render)]:
+        if told := [where for where, several in chats.items() if _do_renderings_differ(several, templates, render)]:
             what = f"the chat template writes the current {word} into {', '.join(told)}: {what}"
             yield Finding("error" if word == "time" else "warning", what, (), FIX, "clock")
             return
 
 
-def _differ(several: Sequence[tuple[Any, Mapping[str, Any]]], templates: tuple[str, str], render: Render) -> bool:
+def _do_renderings_differ(
+    several: Sequence[tuple[Any, Mapping[str, Any]]], templates: tuple[str, str], render: Render
+) -> bool:
     sample = [(messages, given) for messages, given in several if messages]
     sample = sample[:: max(1, len(sample) // RENDERED)][:RENDERED]
     one, two = templates

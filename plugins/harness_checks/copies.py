@@ -12,14 +12,14 @@ from harness import Finding, Sample, checker, quote_text
 from harness.internals import Suite, Task, split_grams
 from harness_checks.leaks import tasks_by_data, texts_of_samples
 
-MOST = 2000  # rows of an evaluation that are compared, the first of them
-FRAME = 0.5  # share of rows from which on words are the frame of all, and tell nothing
-ALIKE = 0.5  # of the rarer words of the shorter of two rows, weighted by how rare they are
-SHARE = 0.3  # of rows that must have a near-copy
-WITHIN = 0.3  # how alike on average rows of one value are, and
-APART = 1.5  # times as alike as any two rows are those of one value of a column that explains it
+MAX_ROWS = 2000  # rows of an evaluation that are compared, the first of them
+FRAME_SHARE = 0.5  # share of rows from which on words are the frame of all, and tell nothing
+MIN_SIMILARITY = 0.5  # of the rarer words of the shorter of two rows, weighted by how rare they are
+MIN_COPY_SHARE = 0.3  # of rows that must have a near-copy
+MIN_GROUP_SIMILARITY = 0.3  # how alike on average rows of one value are, and
+MIN_SIMILARITY_RATIO = 1.5  # times as alike as any two rows are those of one value of a column that explains it
 FEW, FEWEST = 20, 8  # rows, and words of one, below which nothing is said
-SHOWN = 5  # pairs that are shown
+SHOWN_PAIRS = 5  # pairs that are shown
 
 
 class SharedColumn(NamedTuple):
@@ -39,25 +39,25 @@ def near_copies(tasks: Mapping[str, Task], suite: Suite) -> Iterator[Finding]:
     Nothing is clustered by it: whether rows depend on each other you know, and say with `cluster`.
     """
     for group in tasks_by_data(tasks):
-        rows = list(group[0].samples or ())[:MOST]
+        rows = list(group[0].samples or ())[:MAX_ROWS]
         loose = [task for task in group if task.spec.cluster is None]
         if not loose or len(rows) < FEW:
             continue
         likeness = row_similarity(rows)
-        copies = [i for i, most in enumerate(likeness.max(-1).tolist()) if most >= ALIKE]
-        if len(copies) >= SHARE * len(rows):
-            yield _finding(loose, rows, likeness, copies, suite.header.alpha)
+        copies = [i for i, most in enumerate(likeness.max(-1).tolist()) if most >= MIN_SIMILARITY]
+        if len(copies) >= MIN_COPY_SHARE * len(rows):
+            yield _make_near_copies_finding(loose, rows, likeness, copies, suite.header.alpha)
 
 
-def _finding(
+def _make_near_copies_finding(
     tasks: Sequence[Task], rows: Sequence[Sample], likeness: Any, copies: Sequence[int], alpha: float
 ) -> Finding:
     names = ", ".join(f'"{task.spec.name}"' for task in tasks)
-    pairs = [(i, int(likeness[i].argmax())) for i in copies[:SHOWN]]
+    pairs = [(i, int(likeness[i].argmax())) for i in copies[:SHOWN_PAIRS]]
     evidence = [f'row "{rows[i].id}" ~ row "{rows[j].id}": {quote_text(str(rows[i].question), 60)}' for i, j in pairs]
     what = f"{len(copies)} of {len(rows)} rows of {names} are near-copies of another row"
     ids = {task.spec.name: [rows[i].id for i in copies] for task in tasks}
-    if (alike := find_shared_column(rows, likeness, _told(tasks))) is None:
+    if (alike := find_shared_column(rows, likeness, _list_input_and_target_columns(tasks))) is None:
         fix = "no column identifies what the copies share; add one to the data, and name it with cluster"
         return Finding("warning", f"{what}, and no column identifies their groups", evidence, fix, "", ids)
     rate = passing_rate(alike.groups, alpha)
@@ -68,7 +68,7 @@ def _finding(
     return Finding("warning", what, evidence, fix, "", ids)
 
 
-def _told(tasks: Sequence[Task]) -> set[str]:
+def _list_input_and_target_columns(tasks: Sequence[Task]) -> set[str]:
     """Return the columns that are asked or wanted, and so make no groups."""
     named = {str(name) for task in tasks for name in task.spec.columns.values()}
     return named | {"input", "target", "text", "messages", "answer", "label", "gold", "choices"}
@@ -82,7 +82,7 @@ def row_similarity(rows: Sequence[Sample]) -> Any:
     texts = [text.words[: text.asked] or text.words for text in texts_of_samples(rows)]
     words = [set(split_grams(text)) if len(text) >= FEWEST else set() for text in texts]
     often = Counter(gram for some in words for gram in some)
-    weight = {g: math.log(len(rows) / n) for g, n in often.items() if n <= FRAME * len(rows)}
+    weight = {g: math.log(len(rows) / n) for g, n in often.items() if n <= FRAME_SHARE * len(rows)}
     names = {gram: i for i, gram in enumerate(weight)}
     at = [(i, names[gram], math.sqrt(weight[gram])) for i, some in enumerate(words) for gram in some if gram in names]
     row, column, value = zip(*at, strict=True) if at else ((), (), ())
@@ -108,7 +108,7 @@ def find_shared_column(rows: Sequence[Sample], likeness: Any, told: set[str]) ->
             continue
         pairs = sum(len(group) * (len(group) - 1) for group in several)
         within = sum(float(likeness[np.ix_(group, group)].sum()) for group in several) / pairs
-        if within >= max(WITHIN, APART * float(likeness.mean())):
+        if within >= max(MIN_GROUP_SIMILARITY, MIN_SIMILARITY_RATIO * float(likeness.mean())):
             found.append((within, SharedColumn(name, tuple(len(group) for group in places.values()))))
     return max(found, key=lambda one: one[0])[1] if found else None
 

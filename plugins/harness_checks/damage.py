@@ -12,38 +12,48 @@ from harness.internals import Task, prompt_text, schema
 MOST, FIFTH, MANY, SOME = 0.8, 0.2, 0.05, 0.01  # of the rows
 ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,5});")
 MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|html|xml|entit", re.IGNORECASE)
-MISSING = {"nan", "NaN", "<NA>", "NaT"}  # as pandas writes what is not there
+MISSING_VALUES = {"nan", "NaN", "<NA>", "NaT"}  # as pandas writes what is not there
 TYPOGRAPHIC, PLAIN = re.compile("[\u2018\u2019\u201c\u201d]"), re.compile("['\"]")
 SHORTEST, CUT, UNEVEN, NEAR = 16, 0.1, 3, 3  # of answers that are cut: characters, share, word counts, lengths below
-WHOLE = re.compile(r"[.!?:;)\]}\"'\u201d`>]\s*$")
-ESCAPED = re.compile(r"""\\n(?![a-z"'`\\])""")
+SENTENCE_END = re.compile(r"[.!?:;)\]}\"'\u201d`>]\s*$")
+ESCAPED_NEWLINE = re.compile(r"""\\n(?![a-z"'`\\])""")
 BREAK = re.compile(r"[\r\n]")
 Bad = Sequence[tuple[TrainingRow, str]]
 
 
 def find_damage(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[tuple[str, Bad, str, str]]:
     """Yield a kind, rows with what is wrong with each, what that is, and a way out."""
-    yield "entities", _find_entities(rows), "HTML entities in answers", "unescape them, for instance with html.unescape"
+    yield (
+        "entities",
+        _find_rows_with_html_entities(rows),
+        "HTML entities in answers",
+        "unescape them, for instance with html.unescape",
+    )
     yield (
         "nan",
-        _find_missing(rows),
+        _find_missing_value_answers(rows),
         "the answer is a missing value as written by pandas",
         "remove these rows, or fill in the answer",
     )
     yield (
         "cut",
-        _find_cuts(rows),
+        _find_length_truncated_answers(rows),
         "answers end at the same length, most of them within a sentence",
         "read the answers in full",
     )
     what = "line breaks are CRLF or CR, which evaluations do not use"
-    yield "endings", _find_endings(rows, tasks), what, r"write \n for line breaks, as in the evaluations"
+    yield (
+        "endings",
+        _find_rows_with_carriage_returns(rows, tasks),
+        what,
+        r"write \n for line breaks, as in the evaluations",
+    )
     what = r"\n stands for a line break as two characters, which evaluations do not have"
-    yield "escapes", _find_escapes(rows, tasks), what, "unescape the text once more"
+    yield "escapes", _find_rows_with_escaped_newlines(rows, tasks), what, "unescape the text once more"
     what = "the answer ends with a question mark and the prompt does not, unlike in the evaluations"
-    yield "swapped", _find_swapped(rows, tasks), what, "swap the columns of prompt and answer"
+    yield "swapped", _find_swapped_prompts_and_answers(rows, tasks), what, "swap the columns of prompt and answer"
     what = "typographic quotes, but targets of an evaluation that compares punctuation have plain ones"
-    yield "quotes", _find_quotes(rows, tasks), what, "use the same quotes in both"
+    yield "quotes", _find_typographic_quote_answers(rows, tasks), what, "use the same quotes in both"
 
 
 def compare_endings(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[Finding]:
@@ -55,7 +65,9 @@ def compare_endings(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> I
     for name, task in tasks.items():
         samples = [] if task.brings_rows else [s for s in task.samples or () if s.input]
         if found := {
-            s.id: shown for s in samples if (shown := _show_return(prompt_text(s.input), str(s.target or "")))
+            s.id: shown
+            for s in samples
+            if (shown := _quote_around_carriage_return(prompt_text(s.input), str(s.target or "")))
         }:
             what = f'{len(found)} of {len(samples)} rows of "{name}": line breaks are CRLF or CR, unlike in training'
             lines = [f'row "{i}": {shown}' for i, shown in found.items()]
@@ -64,21 +76,21 @@ def compare_endings(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> I
                 yield Finding("warning", what, lines, fix, "endings", {name: [*found]})
 
 
-def _find_entities(rows: Sequence[TrainingRow]) -> Bad:
-    found = [(r, quote_text(hit[0])) for r in rows if (hit := ENTITY.search(r.answer)) and not _is_markup(r)]
+def _find_rows_with_html_entities(rows: Sequence[TrainingRow]) -> Bad:
+    found = [(r, quote_text(hit[0])) for r in rows if (hit := ENTITY.search(r.answer)) and not _has_markup(r)]
     return found if len(found) >= max(2, SOME * len(rows)) else []
 
 
-def _is_markup(row: TrainingRow) -> bool:
+def _has_markup(row: TrainingRow) -> bool:
     return bool(MARKUP.search(row.prompt) or MARKUP.search(row.answer))
 
 
-def _find_missing(rows: Sequence[TrainingRow]) -> Bad:
-    found = [(row, quote_text(row.answer.strip())) for row in rows if row.answer.strip() in MISSING]
+def _find_missing_value_answers(rows: Sequence[TrainingRow]) -> Bad:
+    found = [(row, quote_text(row.answer.strip())) for row in rows if row.answer.strip() in MISSING_VALUES]
     return found if len(found) >= max(2, SOME * len(rows)) else []
 
 
-def _find_cuts(rows: Sequence[TrainingRow]) -> Bad:
+def _find_length_truncated_answers(rows: Sequence[TrainingRow]) -> Bad:
     """Return rows whose answers all end at the greatest length, if that is no length of whole answers.
 
     Labels, hashes and sentences of one form are as long as each other too; they have as many words, or an end.
@@ -89,7 +101,7 @@ def _find_cuts(rows: Sequence[TrainingRow]) -> Bad:
     at = [row for row in rows if len(row.answer) == longest]
     words = {len(row.answer.split()) for row in at}
     is_edge = sizes[longest] > NEAR * max(sizes[longest - i] for i in range(1, 4))
-    unended = [row for row in at if not WHOLE.search(row.answer)]
+    unended = [row for row in at if not SENTENCE_END.search(row.answer)]
     if longest < SHORTEST or len({row.answer for row in at}) < max(5, CUT * len(rows)):
         return []
     if len(words) < UNEVEN or not is_edge or len(unended) < 0.8 * len(at):
@@ -97,44 +109,44 @@ def _find_cuts(rows: Sequence[TrainingRow]) -> Bad:
     return [(row, f"{longest} characters: {quote_text('…' + row.answer[-30:])}") for row in at]
 
 
-def _find_endings(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
+def _find_rows_with_carriage_returns(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
     own = [s for t in tasks.values() if not t.brings_rows for s in t.samples or () if s.input]
     returns = sum("\r" in f"{prompt_text(s.input)}{s.target}" for s in own)
     if not own or returns > MANY * len(own):
         return []
-    found = [(row, shown) for row in rows if (shown := _show_return(row.prompt, row.answer))]
+    found = [(row, shown) for row in rows if (shown := _quote_around_carriage_return(row.prompt, row.answer))]
     return found if len(found) > MANY * len(rows) else []
 
 
-def _find_escapes(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
+def _find_rows_with_escaped_newlines(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
     """Return rows with line breaks that were escaped twice and no real ones, where they are many.
 
     Before a letter it may be LaTeX or a path, before a quotation mark a program.
     """
     own = [s for t in tasks.values() if not t.brings_rows for s in t.samples or () if s.input]
-    if not own or any(ESCAPED.search(f"{prompt_text(s.input)}\n{s.target}") for s in own):
+    if not own or any(ESCAPED_NEWLINE.search(f"{prompt_text(s.input)}\n{s.target}") for s in own):
         return []
     found = []
     for row in rows:
         texts = [text for text in (row.prompt.strip(), row.answer.strip()) if not BREAK.search(text)]
-        if hit := next(filter(None, map(ESCAPED.search, texts)), None):
+        if hit := next(filter(None, map(ESCAPED_NEWLINE.search, texts)), None):
             found.append((row, repr(hit.string[max(0, hit.start() - 20) : hit.end() + 10])))
     return found if len(found) > FIFTH * len(rows) else []
 
 
-def _find_swapped(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
+def _find_swapped_prompts_and_answers(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
     """Return all rows, where answers end as the prompts of the evaluations do, and prompts do not."""
     own = [s for t in tasks.values() if not t.brings_rows for s in t.samples or () if s.input and s.targets]
     pairs = [(prompt_text(s.input), s.targets[0]) for s in own]
     ours = [(row.prompt, row.answer) for row in rows if row.prompt and row.answer]
-    if min(_share_of_questions(pairs)[0], _share_of_questions(ours)[1]) < MOST:
+    if min(_compute_question_mark_shares(pairs)[0], _compute_question_mark_shares(ours)[1]) < MOST:
         return []
-    if max(_share_of_questions(pairs)[1], _share_of_questions(ours)[0]) > MANY:
+    if max(_compute_question_mark_shares(pairs)[1], _compute_question_mark_shares(ours)[0]) > MANY:
         return []
     return [(row, f"{quote_text(row.prompt, 30)} → {quote_text(row.answer, 30)}") for row in rows]
 
 
-def _share_of_questions(pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
+def _compute_question_mark_shares(pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
     """Return the share of prompts, and of answers, that end with a question mark."""
     prompts, answers = (
         sum(pair[i].rstrip().endswith(("?", "？", "؟")) for pair in pairs) / max(1, len(pairs)) for i in (0, 1)
@@ -142,13 +154,13 @@ def _share_of_questions(pairs: Sequence[tuple[str, str]]) -> tuple[float, float]
     return prompts, answers
 
 
-def _show_return(*texts: str) -> str:
+def _quote_around_carriage_return(*texts: str) -> str:
     """Return what is around the first carriage return in texts, or an empty text."""
     hit = next(((text, at) for text in texts if (at := text.find("\r")) >= 0), None)
     return repr(hit[0][max(0, hit[1] - 20) : hit[1] + 12]) if hit else ""
 
 
-def _find_quotes(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
+def _find_typographic_quote_answers(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
     targets = list[str]()
     for task in tasks.values():
         given = schema.with_defaults(task.function, task.spec.options)

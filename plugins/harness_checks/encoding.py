@@ -27,16 +27,16 @@ from harness_checks.clocks import stop_clock
 from harness_checks.lint import count_of_total, name_row
 from harness_hf import ModelTokenizer, RowEncoder, is_context_turn
 
-SAMPLE = 200  # training rows whose prompts are encoded once more
-TURNS = 4  # answers of a conversation that are looked at, at its start and at its end each
-TOLERATED = 0.01  # of the rows may differ
-SCORED = 32  # rows of an evaluation that are looked at
+SAMPLE_ROWS = 200  # training rows whose prompts are encoded once more
+CHECKED_TURNS = 4  # answers of a conversation that are looked at, at its start and at its end each
+MAX_MISMATCH_SHARE = 0.01  # of the rows may differ
+SCORED_ROWS = 32  # rows of an evaluation that are looked at
 SHOWN_CHARS = 20  # before the place where two texts part
 SHOWN_TOKENS = 4  # before the place where two lists of tokens part
-OPENS = "template"  # it opens an answer otherwise than it writes it
-TRIMS = "white space"  # the template takes it off an answer
+TEMPLATE_KIND = "template"  # it opens an answer otherwise than it writes it
+WHITE_SPACE_KIND = "white space"  # the template takes it off an answer
 SPANS = "prompt's end"  # a token spans it
-ENDS = "answer's end"  # a token spans it
+ANSWER_END_KIND = "answer's end"  # a token spans it
 TRAINER = "trainer"  # it encodes a prompt otherwise
 MOVE_SPACE = "move the white space from the prompt's end to the answer's beginning"
 FIX_TEMPLATE = (
@@ -70,27 +70,27 @@ def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Findi
     tokens = ModelTokenizer(built.tokenizer)
     examples = {e.number: e for e in reversed(built.examples)}  # of a pair the chosen answer, which comes first
     asked = [row for row in rows if "messages" in row.row or row.row.get("prompt")]
-    sample = asked[:: max(1, len(asked) // SAMPLE)]
+    sample = asked[:: max(1, len(asked) // SAMPLE_ROWS)]
     found: dict[str, list[tuple[TrainingRow, list[PromptMismatch]]]] = defaultdict(list)
     for row in sample:
         ids = examples[row.number].ids if row.number in examples else ()
-        odd = list(_mismatches(tokens, row.row, ids, stop_clock(built.chat_template)))
+        odd = list(_iterate_prompt_mismatches(tokens, row.row, ids, stop_clock(built.chat_template)))
         for why in dict.fromkeys(one.why for one in odd):
             found[why].append((row, [one for one in odd if one.why == why]))
     causes = {
-        OPENS: "the chat template begins an answer differently from training",
+        TEMPLATE_KIND: "the chat template begins an answer differently from training",
         SPANS: "the tokens of a prompt are not a prefix of those of prompt and answer",
         TRAINER: "the trainer's row does not begin with the prompt's tokens",
     }
     for why, odd_rows in found.items():
-        if len(odd_rows) > TOLERATED * len(sample):
+        if len(odd_rows) > MAX_MISMATCH_SHARE * len(sample):
             evidence = [f"{name_row(row, rows)}: {odd[0].evidence}" for row, odd in odd_rows]
-            fix = _way_out(why, [one for _, odd in odd_rows for one in odd], odd_rows[0][0])
+            fix = _suggest_mismatch_remedy(why, [one for _, odd in odd_rows for one in odd], odd_rows[0][0])
             yield Finding("error", f"{len(odd_rows)} of {len(sample)} rows: {causes[why]}", evidence, fix)
 
 
-def _way_out(why: str, odd: Sequence[PromptMismatch], row: TrainingRow) -> str:
-    if why == OPENS:
+def _suggest_mismatch_remedy(why: str, odd: Sequence[PromptMismatch], row: TrainingRow) -> str:
+    if why == TEMPLATE_KIND:
         return FIX_TEMPLATE if any(one.last for one in odd) else LAST_ALONE
     if why == TRAINER:
         return "tokenise the prompt by itself, then the answer"
@@ -98,7 +98,7 @@ def _way_out(why: str, odd: Sequence[PromptMismatch], row: TrainingRow) -> str:
     return MOVE_SPACE if is_text else "strip white space from the beginning of the answers"
 
 
-def _mismatches(
+def _iterate_prompt_mismatches(
     tokens: ModelTokenizer, row: Mapping[str, Any], ids: Sequence[int], template: str | None
 ) -> Iterator[PromptMismatch]:
     """Yield the answers of a training row whose prompt does not begin it."""
@@ -110,15 +110,17 @@ def _mismatches(
                 yield PromptMismatch(SPANS, True, quote_text(row["prompt"][-30:] + "|" + text[:20], 60))
             elif ids and list(ids[: len(context)]) != context:
                 yield PromptMismatch(
-                    TRAINER, True, _parting_tokens(tokens, {"generation opens": context, "trained": ids})
+                    TRAINER,
+                    True,
+                    _quote_tokens_where_they_differ(tokens, {"generation opens": context, "trained": ids}),
                 )
         return
     prompt = row["messages"] if "messages" in row else row["prompt"]
     for answer in answers or [[]]:
-        yield from _mismatches_of_turns(tokens, [*prompt, *answer], len(prompt) if answer else 1, row, template)
+        yield from _iterate_turn_mismatches(tokens, [*prompt, *answer], len(prompt) if answer else 1, row, template)
 
 
-def _mismatches_of_turns(
+def _iterate_turn_mismatches(
     tokens: ModelTokenizer, turns: Sequence[Any], first: int, row: Mapping[str, Any], template: str | None
 ) -> Iterator[PromptMismatch]:
     """Yield the learnt answers of a conversation, from turn `first` on, whose prompt does not begin it."""
@@ -129,7 +131,7 @@ def _mismatches_of_turns(
         whole = tokens.render(chat.join_arguments(turns, arguments), opened=False, template=template)
     except UsageError:
         return  # D11-template tells
-    for at in dict.fromkeys([*learnt[:TURNS], *learnt[-TURNS:]]):
+    for at in dict.fromkeys([*learnt[:CHECKED_TURNS], *learnt[-CHECKED_TURNS:]]):
         try:
             opened = tokens.render(chat.join_arguments(turns[:at], arguments), template=template)
         except UsageError:
@@ -137,7 +139,7 @@ def _mismatches_of_turns(
         last, begin = at == learnt[-1], len(opened)
         if not whole.startswith(opened):
             texts = {"generation opens": opened, "trained": whole}
-            yield PromptMismatch(OPENS, last, f"message {at + 1}: {_parting_texts(texts)}")
+            yield PromptMismatch(TEMPLATE_KIND, last, f"message {at + 1}: {_quote_texts_where_they_differ(texts)}")
             continue
         context, natural = tokens.encode_texts([opened, whole], [True, True])
         if natural[: len(context)] != context:
@@ -157,18 +159,22 @@ def scored_otherwise(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Find
     folder = Path(base.path)
     if not any((folder / f"tokenizer{end}.json").is_file() for end in ("", "_config")):
         return
-    own = {name: pairs for name, task in tasks.items() if not task.brings_rows and (pairs := _pairs(task))}
+    own = {
+        name: pairs for name, task in tasks.items() if not task.brings_rows and (pairs := _sample_scored_answers(task))
+    }
     try:
         tokens = ModelTokenizer.of(str(folder)) if own else None
     except UsageError:
         return  # the loader says so, of a model that it reads with it
     for name, pairs in own.items():
         assert tokens
-        found = [(sample.id, one) for sample, text in pairs for one in _compare_encodings(tokens, sample, text)]
+        found = [
+            (sample.id, one) for sample, text in pairs for one in _iterate_scoring_mismatches(tokens, sample, text)
+        ]
         for why, what, fix, kind in (
-            (OPENS, "are scored on other tokens than the chat template trains on", FIX_TEMPLATE, ""),
-            (TRIMS, "the chat template strips white space from answers, which is scored", TRIM, ""),
-            (ENDS, "are scored on other tokens than trained on", FIX_END, ""),
+            (TEMPLATE_KIND, "are scored on other tokens than the chat template trains on", FIX_TEMPLATE, ""),
+            (WHITE_SPACE_KIND, "the chat template strips white space from answers, which is scored", TRIM, ""),
+            (ANSWER_END_KIND, "are scored on other tokens than trained on", FIX_END, ""),
             (SPANS, "a token spans the end of the prompt", MOVE_SPACE, "seam"),
         ):
             if kind == "" and tasks[name].generates:
@@ -179,14 +185,14 @@ def scored_otherwise(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Find
                 yield Finding(level, f'"{name}": {rows}: {what}', [*lines.values()][::-1], fix, kind, {name: [*lines]})
 
 
-def _compare_encodings(tokens: ModelTokenizer, sample: Sample, text: str) -> Iterator[PromptMismatch]:
+def _iterate_scoring_mismatches(tokens: ModelTokenizer, sample: Sample, text: str) -> Iterator[PromptMismatch]:
     """Yield how an answer is scored otherwise than it would be trained on, or that a token spans its beginning."""
     try:
         [(context, answer)], [opened] = (
             tokens.split_pairs([(sample.input, text)]),
             tokens.encode_prompts([sample.input]),
         )
-        row = _as_training_row(sample.input, text)
+        row = _make_training_row(sample.input, text)
         trained = encode_training_row(RowEncoder(tokens), row)
         prompt = sample.input if isinstance(sample.input, str) else tokens.render(sample.input)
         whole = prompt + text
@@ -202,15 +208,19 @@ def _compare_encodings(tokens: ModelTokenizer, sample: Sample, text: str) -> Ite
     scored = context + answer.ids
     if opened != context or trained[: len(scored)] != scored:
         shown = {"scored": scored, "trained": trained, "generation opens": opened}
-        starts = [why for why, part in ((ENDS, text), (TRIMS, text.strip())) if whole.startswith(prompt + part)]
-        why = next(iter(starts), OPENS)
-        yield PromptMismatch(why, True, _parting_tokens(tokens, shown))
+        starts = [
+            why
+            for why, part in ((ANSWER_END_KIND, text), (WHITE_SPACE_KIND, text.strip()))
+            if whole.startswith(prompt + part)
+        ]
+        why = next(iter(starts), TEMPLATE_KIND)
+        yield PromptMismatch(why, True, _quote_tokens_where_they_differ(tokens, shown))
 
 
-def _pairs(task: Task) -> list[tuple[Sample, str]]:
+def _sample_scored_answers(task: Task) -> list[tuple[Sample, str]]:
     """Return a few samples of an evaluation with the answers that it scores, or that are to be generated."""
     asked = [s for s in task.samples or () if s.input]
-    samples = asked[:: max(1, len(asked) // SCORED)][:SCORED]
+    samples = asked[:: max(1, len(asked) // SCORED_ROWS)][:SCORED_ROWS]
     if task.generates:
         is_text = not task.capabilities.json_targets  # else it may stand for calls of tools, which the template writes
         wanted = [
@@ -240,7 +250,7 @@ class Recorder:
         return [Logprob(-1.0, 1, max(1, len(text.encode())), greedy=False) for _, text in pairs]
 
 
-def _as_training_row(prompt: Prompt, answer: str) -> dict[str, Any]:
+def _make_training_row(prompt: Prompt, answer: str) -> dict[str, Any]:
     """Return the row that a training would learn this answer from."""
     if isinstance(prompt, str):
         return {"prompt": prompt, "completion": answer}
@@ -262,13 +272,13 @@ def encode_training_row(encoder: RowEncoder, row: Mapping[str, Any]) -> list[int
     )[0].ids
 
 
-def _parting_texts(texts: Mapping[str, str]) -> str:
+def _quote_texts_where_they_differ(texts: Mapping[str, str]) -> str:
     one, two = texts.values()
     start = max(0, encoding.shared_length(one, two) - SHOWN_CHARS)
     return ", ".join(f"{name} {quote_text(text[start : start + 3 * SHOWN_CHARS], 60)}" for name, text in texts.items())
 
 
-def _parting_tokens(tokens: ModelTokenizer, lists: Mapping[str, Sequence[int]]) -> str:
+def _quote_tokens_where_they_differ(tokens: ModelTokenizer, lists: Mapping[str, Sequence[int]]) -> str:
     """Return lists of tokens by name, around the place where the first two part."""
     one, two, *_ = lists.values()
     start = max(0, encoding.shared_length(one, two) - SHOWN_TOKENS)

@@ -15,14 +15,19 @@ from harness_checks.label_leaks import find_label_leak
 from harness_checks.lint import count_of_total
 from harness_checks.settings import find_weak_settings
 
-WHOLE = ("exact_match", "contains", "numeric", "multiple_choice")  # where one prompt has one right answer
-CASED = ("exact_match", "contains", "token_f1")
-MANY = 0.05  # of the rows
-MOST = 0.8  # of an answer, or of the rows
+ONE_ANSWER_EVALUATORS = (
+    "exact_match",
+    "contains",
+    "numeric",
+    "multiple_choice",
+)  # where one prompt has one right answer
+CASE_EVALUATORS = ("exact_match", "contains", "token_f1")
+MAX_ROW_SHARE = 0.05  # of the rows
+MAX_SHARE = 0.8  # of an answer, or of the rows
 LONG_FRAME = 24  # characters that all answers have in common
 FEWEST, LUCK = 8, 0.01  # answers, and how often the first choice is never right by chance
 LABELS = r"(?:answer|response|output|solution|label|completion|target|antwort|a)"
-BITS = 8  # of a byte that is guessed
+BITS_PER_BYTE = 8  # of a byte that is guessed
 
 
 @checker(title="uninformative-evaluations")
@@ -46,17 +51,27 @@ def uninformative(tasks: Mapping[str, Task], suite: Suite, gates: Sequence[Gate]
             ("conflict", _find_conflicts(task, samples), "the same prompt has another target", "keep the right target"),
             (
                 "case",
-                _find_cases(task, samples),
+                _find_targets_differing_in_case(task, samples),
                 "targets differ in case, which is ignored",
                 "set ignore_case = false",
             ),
             ("choices", _find_choices(task, samples), "choices differ only in white space", "make them different"),
             ("gold", _find_gold(task, samples), "the first choice is never right", "number the choices from 0"),
-            ("echo", _find_echoes(task, samples), "the target is contained in the prompt", 'use = "exact_match"'),
-            ("answer", _find_answers(samples), "the prompt ends with its answer", "remove it from the prompt"),
+            (
+                "echo",
+                _find_targets_in_prompts(task, samples),
+                "the target is contained in the prompt",
+                'use = "exact_match"',
+            ),
+            (
+                "answer",
+                _find_labelled_answers_in_prompts(samples),
+                "the prompt ends with its answer",
+                "remove it from the prompt",
+            ),
             (
                 "frame",
-                _find_frame(task, samples),
+                _find_mostly_shared_targets(task, samples),
                 "the scored text is nearly the same in all rows",
                 "score only the answer",
             ),
@@ -65,26 +80,31 @@ def uninformative(tasks: Mapping[str, Task], suite: Suite, gates: Sequence[Gate]
                 lines = [f'row "{i}": {line}' for i, line in rows.items()]
                 line = f'{count_of_total(len(rows), len(samples))} of "{name}": {what}'
                 yield Finding("warning", line, lines, fix, kind, {name: [*rows]})
-        if leak := find_label_leak(task, samples, {s.id: _label_of(task, s) for s in samples}, has_words):
+        if leak := find_label_leak(task, samples, {s.id: _resolve_gold_to_text(task, s) for s in samples}, has_words):
             severity, what, rows = leak
             line = f'{count_of_total(len(rows), len(samples))} of "{name}": {what}'
             fix = "remove it from the prompt, unless it is known when the model is used"
             yield Finding(severity, line, [f'row "{i}": {x}' for i, x in rows.items()], fix, "label", {name: [*rows]})
-    yield from _find_gates(tasks, gates, Path(base.path))
+    yield from _check_gates_can_fail(tasks, gates, Path(base.path))
     yield from find_weak_settings(tasks, suite, gates)
 
 
 def _find_conflicts(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     """Return rows whose prompt stands in another with no target in common."""
-    if task.spec.use not in WHOLE:
+    if task.spec.use not in ONE_ANSWER_EVALUATORS:
         return {}
     by_prompt: dict[str, list[Sample]] = defaultdict(list)
     for s in samples:
-        choices, _ = _choices_of(task, s)
+        choices, _ = _parse_choices_and_labels(task, s)
         by_prompt[repr((s.input.strip() if isinstance(s.input, str) else s.input, choices))].append(s)
     found = {}
     for same in by_prompt.values():
-        wanted = [{_plain(_gold_of(task, s))} if _choices_of(task, s)[0] else {*map(_plain, s.targets)} for s in same]
+        wanted = [
+            {_normalize_case_and_punctuation(_read_gold_unless_label(task, s))}
+            if _parse_choices_and_labels(task, s)[0]
+            else {*map(_normalize_case_and_punctuation, s.targets)}
+            for s in same
+        ]
         for s, mine in zip(same[1:], wanted[1:], strict=True):
             nested = any(a in b or b in a for a in mine for b in wanted[0]) and task.spec.use == "contains"
             if mine and wanted[0] and not mine & wanted[0] and not nested:
@@ -95,9 +115,11 @@ def _find_conflicts(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     return found
 
 
-def _find_cases(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
+def _find_targets_differing_in_case(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     """Return rows whose target another row has in another case."""
-    if task.spec.use not in CASED or not schema.with_defaults(task.function, task.spec.options).get("ignore_case"):
+    if task.spec.use not in CASE_EVALUATORS or not schema.with_defaults(task.function, task.spec.options).get(
+        "ignore_case"
+    ):
         return {}
     written: dict[str, str] = {}
     found = {}
@@ -111,7 +133,7 @@ def _find_choices(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     """Return rows with two choices that are one but for white space."""
     found = {}
     for s in samples:
-        choices, _ = _choices_of(task, s)
+        choices, _ = _parse_choices_and_labels(task, s)
         first: dict[str, str] = {}
         twins = [c for c in choices if first.setdefault(" ".join(c.split()), c) != c]
         if twins:
@@ -123,18 +145,21 @@ def _find_gold(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     """Return all rows, where the right choices are numbers and never 0, which chance does not explain."""
     numbers, chance = list[int](), 1.0
     for s in samples:
-        choices, _ = _choices_of(task, s)
-        gold = _gold_of(task, s)
+        choices, _ = _parse_choices_and_labels(task, s)
+        gold = _read_gold_unless_label(task, s)
         if not choices or gold in choices or not gold.isdecimal():
             return {}
         numbers.append(int(gold))
         chance *= 1 - 1 / len(choices)
     if not numbers or min(numbers) == 0 or chance > LUCK:
         return {}
-    return {s.id: f"{number} of {len(_choices_of(task, s)[0])}" for s, number in zip(samples, numbers, strict=True)}
+    return {
+        s.id: f"{number} of {len(_parse_choices_and_labels(task, s)[0])}"
+        for s, number in zip(samples, numbers, strict=True)
+    }
 
 
-def _find_echoes(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
+def _find_targets_in_prompts(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     """Return rows of `contains` whose prompt has the target, as whole words; where they are few, none."""
     if task.spec.use != "contains":
         return {}
@@ -143,7 +168,7 @@ def _find_echoes(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
         prompt = fold_case(prompt_text(s.input))
         if hit := next((t for t in s.targets if t.strip() and has_words(prompt, fold_case(t.strip()))), None):
             found[s.id] = f"{quote_text(hit, 30)} in {quote_text(prompt_text(s.input), 60)}"
-    return found if len(found) >= MANY * len(samples) else {}
+    return found if len(found) >= MAX_ROW_SHARE * len(samples) else {}
 
 
 def has_words(text: str, words: str) -> bool:
@@ -151,7 +176,7 @@ def has_words(text: str, words: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
 
 
-def _find_answers(samples: Sequence[Sample]) -> dict[str, str]:
+def _find_labelled_answers_in_prompts(samples: Sequence[Sample]) -> dict[str, str]:
     """Return rows whose prompt ends with a label of an answer and the target; where they are few, none."""
     found = {}
     for s in samples:
@@ -159,10 +184,10 @@ def _find_answers(samples: Sequence[Sample]) -> dict[str, str]:
         for target in (t.strip() for t in s.targets if t.strip()):
             if re.search(rf"(?:^|\W){LABELS}\s*[:=]\s*{re.escape(target)}$", end, re.IGNORECASE):
                 found[s.id] = quote_text(f"…{end[-50:]}", 60)
-    return found if len(found) >= MANY * len(samples) else {}
+    return found if len(found) >= MAX_ROW_SHARE * len(samples) else {}
 
 
-def _find_frame(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
+def _find_mostly_shared_targets(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     """Return all rows, where the targets that a perplexity scores share most of their text."""
     targets = [s.targets[0] for s in samples if s.targets]
     if task.spec.use != "perplexity" or task.spec.options.get("of") != "completion" or len({*targets}) < FEWEST:
@@ -170,7 +195,7 @@ def _find_frame(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     before = min(encoding.shared_length(targets[0], t) for t in targets)
     ends = [t[before:][::-1] for t in targets]
     after = min(encoding.shared_length(ends[0], t) for t in ends)
-    if before + after < LONG_FRAME or (before + after) * len(targets) < MOST * sum(map(len, targets)):
+    if before + after < LONG_FRAME or (before + after) * len(targets) < MAX_SHARE * sum(map(len, targets)):
         return {}
     return {
         s.id: f"all but {quote_text(s.targets[0][before : len(s.targets[0]) - after], 40)}"
@@ -179,7 +204,7 @@ def _find_frame(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     }
 
 
-def _find_gates(tasks: Mapping[str, Task], gates: Sequence[Gate], folder: Path) -> Iterator[Finding]:
+def _check_gates_can_fail(tasks: Mapping[str, Task], gates: Sequence[Gate], folder: Path) -> Iterator[Finding]:
     """Yield gates whose limit is kept whatever a model answers, or by one that guesses evenly."""
     for gate in gates:
         task = tasks.get(gate.eval)
@@ -190,9 +215,14 @@ def _find_gates(tasks: Mapping[str, Task], gates: Sequence[Gate], folder: Path) 
             why = f"{gate.metric} is at least {low:g} for any model"
         if gate.max is not None and high is not None and gate.max >= high:
             why = f"{gate.metric} is at most {high:g} for any model"
-        if gate.max is not None and metric.name == "bits_per_byte" and gate.max >= BITS:
-            why = f"a model that guesses each byte has {BITS}"
-        if gate.max is not None and metric.name == "perplexity" and (size := _vocabulary(folder)) and gate.max >= size:
+        if gate.max is not None and metric.name == "bits_per_byte" and gate.max >= BITS_PER_BYTE:
+            why = f"a model that guesses each byte has {BITS_PER_BYTE}"
+        if (
+            gate.max is not None
+            and metric.name == "perplexity"
+            and (size := _read_vocabulary_size(folder))
+            and gate.max >= size
+        ):
             why = f"a model that guesses evenly among its {size:,} tokens has {size:,}"
         if why:
             limit = f"min = {gate.min:g}" if gate.max is None else f"max = {gate.max:g}"
@@ -202,7 +232,7 @@ def _find_gates(tasks: Mapping[str, Task], gates: Sequence[Gate], folder: Path) 
             )
 
 
-def _vocabulary(folder: Path) -> int:
+def _read_vocabulary_size(folder: Path) -> int:
     """Return how many tokens a base has, or 0 of one that is not in the form of transformers."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
@@ -211,7 +241,7 @@ def _vocabulary(folder: Path) -> int:
         return 0
 
 
-def _choices_of(task: Task, sample: Sample) -> tuple[list[str], list[Any]]:
+def _parse_choices_and_labels(task: Task, sample: Sample) -> tuple[list[str], list[Any]]:
     """Return the choices of a row of `multiple_choice` and their labels; nothing of another evaluator's."""
     if task.spec.use != "multiple_choice":
         return [], []
@@ -222,22 +252,22 @@ def _choices_of(task: Task, sample: Sample) -> tuple[list[str], list[Any]]:
     return texts, labels if isinstance(labels, list) else []
 
 
-def _gold_of(task: Task, sample: Sample) -> str:
+def _read_gold_unless_label(task: Task, sample: Sample) -> str:
     """Return the right choice as its row says it, or an empty text where it is a label."""
     said = sample.row.get(str(task.spec.options.get("gold", "gold")), sample.target)
-    return "" if said in _choices_of(task, sample)[1] else str(said)
+    return "" if said in _parse_choices_and_labels(task, sample)[1] else str(said)
 
 
-def _label_of(task: Task, sample: Sample) -> str:
+def _resolve_gold_to_text(task: Task, sample: Sample) -> str:
     """Return the right label of a row as a text: that of a choice where its gold is a letter or a number."""
-    if not (choices := _choices_of(task, sample)[0]):
+    if not (choices := _parse_choices_and_labels(task, sample)[0]):
         return str(sample.targets[0]) if sample.targets else ""
-    gold = _gold_of(task, sample)
+    gold = _read_gold_unless_label(task, sample)
     if gold in choices:
         return gold
     index = int(gold) if gold.isdecimal() else ord(gold) - ord("A") if len(gold) == 1 else -1
     return choices[index] if 0 <= index < len(choices) else ""
 
 
-def _plain(text: str) -> str:
+def _normalize_case_and_punctuation(text: str) -> str:
     return " ".join(fold_case(re.sub(r"[^\w\s.+\-]", "", text)).split()).rstrip(".")

@@ -11,9 +11,9 @@ from harness import HELD_OUT, Finding, Prompt, TrainingRow, quote_text
 from harness.internals import chat, prompt_text
 
 MOST, RARE = 0.95, 0.05  # of the rows have what is a frame; fewer have what is none
-FEWEST = 4  # prompts: what fewer have in common may be chance
-LONGEST = 2000  # characters of a frame
-ENDS = ":>]}=|#"  # how words end that stand before or after a question, and are none of it
+MIN_PROMPTS = 4  # prompts: what fewer have in common may be chance
+MAX_FRAME_CHARS = 2000  # characters of a frame
+FRAME_END_CHARACTERS = ":>]}=|#"  # how words end that stand before or after a question, and are none of it
 COMPARED, RENDERED = 250, 20  # rows at least, where there are as many
 Aspect = Callable[[Prompt], str | None]
 Write = Callable[[Any, bool, Mapping[str, Any]], str | None]  # messages, whether the answer is opened, arguments
@@ -41,10 +41,14 @@ def compare_frames(rows: Sequence[TrainingRow], tasks: Mapping[str, Any], write:
         theirs = {n: found for n, found in alike.items() if found}
         if ours and theirs:
             if is_chat:
-                yield from _told("system", "system message", system_message, ours, theirs)
-                flags = list(_told("arguments", "template arguments", _arguments, ours, theirs))
-                yield from flags if flags and _matter(rows, theirs, write) else ()
-            yield from _framed(ours, theirs)
+                yield from _check_aspect_matches_evaluations("system", "system message", system_message, ours, theirs)
+                flags = list(
+                    _check_aspect_matches_evaluations(
+                        "arguments", "template arguments", _format_template_arguments, ours, theirs
+                    )
+                )
+                yield from flags if flags and _do_arguments_change_prompts(rows, theirs, write) else ()
+            yield from _check_question_frames_match(ours, theirs)
 
 
 def find_frame(texts: Sequence[str]) -> Frame:
@@ -53,16 +57,16 @@ def find_frame(texts: Sequence[str]) -> Frame:
     "Question: Who?\\nAnswer:" among others of its kind has "Question:" and "\\nAnswer:"; words that questions merely
     have in common are no frame, and neither is their punctuation.
     """
-    if len(texts) < FEWEST or len(set(texts)) < FEWEST:
+    if len(texts) < MIN_PROMPTS or len(set(texts)) < MIN_PROMPTS:
         return Frame("", "")
     texts = texts[:: max(1, len(texts) // COMPARED)]
-    before = _shared([text[:LONGEST] for text in texts])
-    after = _shared([text[-LONGEST:][::-1] for text in texts])[::-1]
-    head = max(before.rfind("\n"), *(before.rfind(end) for end in ENDS)) + 1
+    before = _find_most_common_prefix([text[:MAX_FRAME_CHARS] for text in texts])
+    after = _find_most_common_prefix([text[-MAX_FRAME_CHARS:][::-1] for text in texts])[::-1]
+    head = max(before.rfind("\n"), *(before.rfind(end) for end in FRAME_END_CHARACTERS)) + 1
     line, words = after.find("\n"), after.split()
     if line >= 0:
         return Frame(before[:head], after[line:])
-    label = words[-1] if words and words[-1][-1] in ENDS else ""
+    label = words[-1] if words and words[-1][-1] in FRAME_END_CHARACTERS else ""
     place = after.rfind(label) if label[:-1] else 0  # 0: a part of a word
     return Frame(before[:head], after[place:] if place else "")
 
@@ -88,13 +92,13 @@ def training_prompt(row: TrainingRow) -> Prompt:
     return chat.join_arguments(good, chat.training_template_arguments(row.row)) if len(good) == len(prompt) else ""
 
 
-def _arguments(prompt: Prompt) -> str | None:
+def _format_template_arguments(prompt: Prompt) -> str | None:
     given = chat.split_arguments(prompt)[1] if isinstance(prompt, list) else {}
     given |= {chat.TOOLS: "…"} if chat.TOOLS in given else {}  # which tools there are is a part of the question
     return json.dumps(given, sort_keys=True, default=str) if given else None
 
 
-def _told(
+def _check_aspect_matches_evaluations(
     kind: str, what: str, of: Aspect, trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]
 ) -> Iterator[Finding]:
     """Yield a flag where no evaluation has what training has: the value, or where values vary, one at all."""
@@ -112,13 +116,18 @@ def _told(
     yield Finding("warning", line, (), "use the form in which the model will be used in both", kind)
 
 
-def _matter(rows: Sequence[TrainingRow], asked: Mapping[str, Sequence[Prompt]], write: Write) -> bool:
+def _do_arguments_change_prompts(
+    rows: Sequence[TrainingRow], asked: Mapping[str, Sequence[Prompt]], write: Write
+) -> bool:
     """Return whether a training row, asked with the arguments of an evaluation, is no beginning of what is trained on.
 
     Arguments may differ and the text be the same: a template may write an empty thought into every answer.
     """
     given = {
-        _arguments(p): chat.split_arguments(p)[1] for several in asked.values() for p in several if isinstance(p, list)
+        _format_template_arguments(p): chat.split_arguments(p)[1]
+        for several in asked.values()
+        for p in several
+        if isinstance(p, list)
     }
     chats = [row for row in rows if row_messages(row)]
     for row in chats[:: max(1, len(chats) // RENDERED)]:
@@ -139,12 +148,15 @@ def row_messages(row: TrainingRow) -> list[Any]:
     return [*asked, *(answered if isinstance(answered, list) else [])] if isinstance(asked, list) else []
 
 
-def _framed(trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]) -> Iterator[Finding]:
+def _check_question_frames_match(trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]) -> Iterator[Finding]:
     """Yield a flag where what stands around the questions of one side stands around none of the other's."""
     ours = [last_question(p) for p in trained]
     frame, theirs = find_frame(ours), {name: [last_question(p) for p in prompts] for name, prompts in asked.items()}
     frames = {name: find_frame(texts) for name, texts in theirs.items()}
-    if all(_lacks(texts, frame) or _lacks(ours, frames[name]) for name, texts in theirs.items()):
+    if all(
+        _do_most_texts_lack_frame(texts, frame) or _do_most_texts_lack_frame(ours, frames[name])
+        for name, texts in theirs.items()
+    ):
         one, other = (f"{quote_text(a, 40)} and {quote_text(b, 40)}" for a, b in (frame, next(iter(frames.values()))))
         line = f"questions are between {one} in training, but between {other} in evaluation"
         yield Finding(
@@ -156,13 +168,13 @@ def _framed(trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]) ->
         )
 
 
-def _lacks(texts: Sequence[str], frame: tuple[str, str]) -> bool:
+def _do_most_texts_lack_frame(texts: Sequence[str], frame: tuple[str, str]) -> bool:
     """Return whether next to none of some texts has a frame, or one half of it."""
     halves = [text.startswith(frame[0]) for text in texts], [text.endswith(frame[1]) for text in texts]
     return any(sum(half) < RARE * len(texts) for half in halves)
 
 
-def _shared(texts: Sequence[str]) -> str:
+def _find_most_common_prefix(texts: Sequence[str]) -> str:
     """Return the longest beginning that nearly all texts have."""
     found, left = "", list(texts)
     while left:

@@ -9,8 +9,8 @@ from harness import Sample, Severity, quote_text
 from harness.internals import Task, prompt_text, template_columns
 
 FEWEST, MOST_LABELS = 20, 50  # rows, and different labels
-SURE = 0.95  # of the rows in which the prompt gives the label away
-USUAL = 0.9  # share of the commonest label, above which nothing can be said
+MIN_AGREEMENT = 0.95  # of the rows in which the prompt gives the label away
+MAX_MAJORITY_SHARE = 0.9  # share of the commonest label, above which nothing can be said
 HasWords = Callable[[str, str], bool]
 
 
@@ -26,16 +26,18 @@ def find_label_leak(
     labels = Counter(targets[s.id].strip().casefold() for s in rows)
     if len(rows) < FEWEST or not 2 <= len(labels) <= min(MOST_LABELS, len(rows) / 2):
         return None
-    if max(labels.values()) > USUAL * len(rows):
+    if max(labels.values()) > MAX_MAJORITY_SHARE * len(rows):
         return None
     for column in template_columns(task.spec.template) if task.spec.template else []:
         values = [str(s.row.get(column, "")).strip() for s in rows]
         wanted = [targets[s.id].strip() for s in rows]
-        if _agrees(values, wanted):
+        if _does_column_predict_labels(values, wanted):
             lines = {
                 s.id: f"{quote_text(v, 30)} → {quote_text(t, 30)}" for s, v, t in zip(rows, values, wanted, strict=True)
             }
-            equal = sum(v.casefold() == t.casefold() for v, t in zip(values, wanted, strict=True)) >= SURE * len(rows)
+            equal = sum(
+                v.casefold() == t.casefold() for v, t in zip(values, wanted, strict=True)
+            ) >= MIN_AGREEMENT * len(rows)
             how = "contains the label" if equal else "determines the label"
             return "error" if equal else "warning", f'the column "{column}" of the template {how}', lines
     found = {}
@@ -44,14 +46,14 @@ def find_label_leak(
         inside = [label for label in labels if has_words(prompt, label)]
         if inside == [targets[s.id].strip().casefold()]:
             found[s.id] = f"{quote_text(targets[s.id].strip(), 30)} in {quote_text(prompt_text(s.input), 60)}"
-    return ("warning", "the label is in its own prompt", found) if len(found) >= SURE * len(rows) else None
+    return ("warning", "the label is in its own prompt", found) if len(found) >= MIN_AGREEMENT * len(rows) else None
 
 
-def _agrees(values: Sequence[str], wanted: Sequence[str]) -> bool:
+def _does_column_predict_labels(values: Sequence[str], wanted: Sequence[str]) -> bool:
     """Return whether few values of a column tell the labels of nearly all rows."""
     by_value: dict[str, Counter[str]] = defaultdict(Counter)
     for value, label in zip(values, wanted, strict=True):
         by_value[value.casefold()][label.casefold()] += 1
     if not 2 <= len(by_value) <= min(MOST_LABELS, len(values) / 4):
         return False
-    return sum(max(counts.values()) for counts in by_value.values()) >= SURE * len(values)
+    return sum(max(counts.values()) for counts in by_value.values()) >= MIN_AGREEMENT * len(values)

@@ -10,12 +10,22 @@ from typing import Any
 
 from harness import HELD_OUT, Finding, Gate, ModelRef, Sample, TrainingRow, checker, quote_text, target_as_continuation
 from harness.internals import Task, fold_case, schema
-from harness_checks.lint import JUDGED, count_of_total, row_numbers
+from harness_checks.lint import PREFERENCE_COLUMNS, count_of_total, row_numbers
 from harness_hf import ModelTokenizer
 
-SAID = ("exact_match", "json", "contains", "token_f1", "regression", "hf_metric")  # whose targets are said as they are
-SURE, MANY = SAID[:2], 0.05  # what scores nothing but whole targets, and a share of the rows that spoils its score
-MISSING = ("nan", "none", "null", "n/a", "na", "#n/a", "<na>")  # as tools write a value that is not there
+VERBATIM_EVALUATORS = (
+    "exact_match",
+    "json",
+    "contains",
+    "token_f1",
+    "regression",
+    "hf_metric",
+)  # whose targets are said as they are
+SURE, MANY = (
+    VERBATIM_EVALUATORS[:2],
+    0.05,
+)  # what scores nothing but whole targets, and a share of the rows that spoils its score
+MISSING_VALUES = ("nan", "none", "null", "n/a", "na", "#n/a", "<na>")  # as tools write a value that is not there
 MOST, FEWEST, ASKED = 50, 20, 0.9  # different labels, rows that have some, share of what is learnt that is asked for
 METRICS = {"exact_match": ("exact_match",), "contains": ("contains",), "multiple_choice": ("acc", "acc_norm")}
 
@@ -31,7 +41,7 @@ def unreachable(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Finding]:
     for name, task in tasks.items():
         use, given = task.spec.use, schema.with_defaults(task.function, task.spec.options)
         loose = given.get("compare") is False or given.get("ignore") or given.get("earlier") == "against"
-        if use not in SAID or loose or not {"max_new_tokens", "stop"} <= given.keys():
+        if use not in VERBATIM_EVALUATORS or loose or not {"max_new_tokens", "stop"} <= given.keys():
             continue
         samples = [s for s in task.samples or () if s.input and s.target]
         least = (lambda text: "".join(text.split())) if use == "json" else (lambda text: text.strip().rstrip(".!?"))
@@ -39,7 +49,9 @@ def unreachable(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Finding]:
         stops, most = [stop for stop in given["stop"] if stop], given["max_new_tokens"]
         inside = {s.id: next((x for x in stops if all(x in text for text in texts)), None) for s, texts in rows}
         stopped = {i: f"contains the stop string {json.dumps(stop)}" for i, stop in inside.items() if stop}
-        sizes = _sizes([(s, texts) for s, texts in rows if s.id not in stopped], most, Path(base.path))
+        sizes = _find_targets_over_token_limit(
+            [(s, texts) for s, texts in rows if s.id not in stopped], most, Path(base.path)
+        )
         long = {i: f"takes {size} tokens of max_new_tokens = {most}" for i, size in sizes.items()}
         for kind, why, fix in (("stop", stopped, "stop = []"), ("long", long, "raise max_new_tokens")):
             if why:
@@ -52,7 +64,7 @@ def unreachable(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Finding]:
                 yield Finding("error" if spoilt else "warning", what, lines, fix, kind, {name: [*why]})
 
 
-def _sizes(rows: list[tuple[Sample, list[str]]], most: int, folder: Path) -> dict[str, int]:
+def _find_targets_over_token_limit(rows: list[tuple[Sample, list[str]]], most: int, folder: Path) -> dict[str, int]:
     """Return the tokens of the shortest target of each row, where they are more than an answer may have."""
     pairs = [(s, text) for s, texts in rows if min(len(t.encode()) for t in texts) > most for text in texts]
     if not pairs or not (folder / "tokenizer_config.json").is_file():
@@ -74,7 +86,10 @@ def unasked(rows: list[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[Find
     which there are 50 different ones at most, each twice on average; what is asked for may be a part of one. An error
     where none is asked for, a warning below 90 %; silent where an evaluation of other data wants these answers.
     """
-    learnt, labels = _learnt(rows), {name: found for name, task in tasks.items() if (found := _asked(task))}
+    learnt, labels = (
+        _count_trained_labels(rows),
+        {name: found for name, task in tasks.items() if (found := _count_expected_labels(task))},
+    )
     own = [t for t in tasks.values() if not t.brings_rows and t.spec.data not in {tasks[n].spec.data for n in labels}]
     every = [set(map(fold_case, found)) for found in labels.values()]
     every += [{fold_case(target.strip()) for s in t.samples or () for target in s.targets} for t in own]
@@ -83,8 +98,8 @@ def unasked(rows: list[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[Find
     if learnt and labels and (share := sum(learnt[a] for a in asked) / learnt.total()) < ASKED:
         lost = [row for row in rows if (a := row.answer.strip()) in learnt and a not in asked]
         what = f"{len(lost):,} of {len(rows):,} training rows have labels that no evaluation has: "
-        what += _written(Counter(row.answer.strip() for row in lost))
-        evidence = [f'"{name}" has {_written(found)}' for name, found in labels.items()]
+        what += _describe_labels(Counter(row.answer.strip() for row in lost))
+        evidence = [f'"{name}" has {_describe_labels(found)}' for name, found in labels.items()]
         yield Finding(
             "warning" if share else "error", what, evidence, "spell labels the same in both", rows=row_numbers(lost)
         )
@@ -99,22 +114,26 @@ def shares(rows: list[TrainingRow], tasks: Mapping[str, Task], gates: Sequence[G
     proves nothing (-constant). Labels that differ in case or white space alone are one to a reader and two to a scorer
     (-spelling), and "nan" or "None" may be a value that was missing (-missing). The shares themselves are a note.
     """
-    learnt, labels = _learnt(rows), {name: found for name, task in tasks.items() if (found := _asked(task))}
+    learnt, labels = (
+        _count_trained_labels(rows),
+        {name: found for name, task in tasks.items() if (found := _count_expected_labels(task))},
+    )
     for where, found in (("the training", learnt), *((f'"{name}"', found) for name, found in labels.items())):
         if len(+found) == 1:
-            what = f"all {found.total():,} rows of {where} have the label {_written(+found)}"
+            what = f"all {found.total():,} rows of {where} have the label {_describe_labels(+found)}"
             yield Finding(
                 "warning", what, (), "shuffle the rows first: they may be sorted by label and then sliced", "one"
             )
-        yield from _odd_labels(where, +found)
+        yield from _check_label_spelling(where, +found)
     said = Counter(row.answer.strip() for row in rows if not row.row.get(HELD_OUT))
     for name, found in labels.items():
         top = found.most_common(1)[0][1] / found.total()
         known = Counter({label: said[label] for label in found if label in said})
-        ours = _written(known) or "none of these"
+        ours = _describe_labels(known) or "none of these"
         if known and (others := sum(n for label, n in learnt.items() if label not in found)):
             ours += f", and {others:,} rows with other labels"
-        what = f'"{name}": {_written(found)}; one answer for every row would score {top:.2f}; training data: {ours}'
+        what = f'"{name}": {_describe_labels(found)}; one answer for every row would score {top:.2f}'
+        what = f"{what}; training data: {ours}"
         yield Finding("note", what)
         for gate in gates:
             metric = gate.metric.removeprefix(f"{name}.")
@@ -123,7 +142,7 @@ def shares(rows: list[TrainingRow], tasks: Mapping[str, Task], gates: Sequence[G
                 yield Finding("warning", what, (), "raise min, or compare with the base (versus)", "constant")
 
 
-def _odd_labels(where: str, labels: Counter[str]) -> Iterator[Finding]:
+def _check_label_spelling(where: str, labels: Counter[str]) -> Iterator[Finding]:
     """Yield labels that others only spell in another way, and those that are written for a missing value."""
     spelt: dict[str, list[str]] = {}
     for label, _ in labels.most_common():
@@ -132,38 +151,40 @@ def _odd_labels(where: str, labels: Counter[str]) -> Iterator[Finding]:
         pairs = ", ".join(" and ".join(quote_text(label, 30) for label in same) for same in twins[:3])
         what = f"labels of {where} differ only in case or white space: {pairs}"
         yield Finding("warning", what, (), "spell each label in one way", "spelling")
-    if odd := [label for label in labels if fold_case(label.strip()) in MISSING]:
+    if odd := [label for label in labels if fold_case(label.strip()) in MISSING_VALUES]:
         what = f"{labels[odd[0]]:,} rows of {where} have the label {quote_text(odd[0])}, which may be a missing value"
         yield Finding("warning", what, (), "remove these rows, or give the label another name", "missing")
 
 
-def _labels(answers: Iterable[str]) -> Counter[str]:
+def _count_if_few_labels(answers: Iterable[str]) -> Counter[str]:
     """Return how often each label stands there; nothing where the answers are none."""
     found = Counter(text for answer in answers if (text := answer.strip()))
     return found if found.total() >= FEWEST and len(found) <= min(MOST, found.total() / 2) else Counter()
 
 
-def _learnt(rows: Sequence[TrainingRow]) -> Counter[str]:
-    return _labels(row.answer for row in rows if not row.row.get(HELD_OUT) and not JUDGED & row.row.keys())
+def _count_trained_labels(rows: Sequence[TrainingRow]) -> Counter[str]:
+    return _count_if_few_labels(
+        row.answer for row in rows if not row.row.get(HELD_OUT) and not PREFERENCE_COLUMNS & row.row.keys()
+    )
 
 
-def _asked(task: Task) -> Counter[str]:
+def _count_expected_labels(task: Task) -> Counter[str]:
     """Return how often each label is right, 0 for one that is only chosen from; nothing where there are no labels."""
     samples, about = task.samples or (), task.spec
     if task.brings_rows or about.use not in METRICS:
         return Counter()
     if about.use != "multiple_choice":
-        return _labels(target for s in samples for target in s.targets[:1])
+        return _count_if_few_labels(target for s in samples for target in s.targets[:1])
     given, gold = (about.options.get(name, name) for name in ("choices", "gold"))
     every: list[Any] = [given if isinstance(given, list) else s.row.get(given) for s in samples]
     if not all(isinstance(some, list) and {*some} == {*every[0]} for some in every):
         return Counter()
     said = [(str(s.row.get(gold, s.target)), some) for s, some in zip(samples, every, strict=True)]
-    found = _labels(some[int(a)] if a.isdecimal() and a not in some else a for a, some in said)
+    found = _count_if_few_labels(some[int(a)] if a.isdecimal() and a not in some else a for a, some in said)
     return Counter({**dict.fromkeys(every[0], 0), **found}) if found else found
 
 
-def _written(labels: Counter[str]) -> str:
+def _describe_labels(labels: Counter[str]) -> str:
     """Write the commonest labels with their shares."""
     first = [f"{quote_text(label, 30)} {n / labels.total():.0%}" for label, n in labels.most_common(4)]
     return ", ".join(first) + (f" and {len(labels) - 4} more" if len(labels) > 4 else "")

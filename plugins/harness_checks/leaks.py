@@ -27,15 +27,15 @@ from harness.internals import (
 from harness_checks.frames import MOST, find_frame, system_message
 from harness_checks.lint import row_numbers
 
-GRAM = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)
-COVERED = 0.5  # of a row's 13-grams
+GRAM_WORDS = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)
+MIN_COVERED_SHARE = 0.5  # of a row's 13-grams
 SHINGLE, NEAR = 2, 0.8  # words of a shingle, and the Jaccard index of near-duplicates
 UNSPACED_NEAR = 0.6  # of languages without spaces, where one other word changes more shingles
 SHORT_ANSWER, FEW_ANSWERS = 10, 50  # words of an answer, or different ones, by which minimal pairs are known
-FEWEST = 8  # shingles: of fewer the index means little
-COMMON = 0.01  # a gram in more rows than this share, and in more than two, is a template's
-GROUPS = 0.5  # of the clusters on both sides: then the split was never by them
-BARE = 3  # words at least of a question that is compared without what stands around all of its kind
+MIN_SHINGLES = 8  # shingles: of fewer the index means little
+MAX_GRAM_SHARE = 0.01  # a gram in more rows than this share, and in more than two, is a template's
+MAX_SHARED_GROUPS = 0.5  # of the clusters on both sides: then the split was never by them
+MIN_BARE_WORDS = 3  # words at least of a question that is compared without what stands around all of its kind
 INSIDE, ANCHOR = 5, 4  # words at least of a question that is looked for in longer texts, and of what it is found by
 
 Hits = dict[int, tuple[int, float]]  # evaluated row -> training row, degree
@@ -63,22 +63,22 @@ def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> I
         chosen = () if group[0].select == group[0].samples else group[0].select  # --select evaluates those
         evaluated, selected = (texts_of_samples(some or ()) for some in (group[0].samples, chosen))
         for asked, split in ((evaluated, ""), (selected, "the select split of ")):
-            yield from _compare("training data", training, group, asked, split)
-            yield from _compare("validation data", held_out, group, asked, split)
-        yield from _compare("select split", selected, group, evaluated)
-        yield from _groups(rows, group)
+            yield from _check_overlap("training data", training, group, asked, split)
+            yield from _check_overlap("validation data", held_out, group, asked, split)
+        yield from _check_overlap("select split", selected, group, evaluated)
+        yield from _check_clusters_in_training(rows, group)
         most = max((s.shots or 0 for s in suite.subjects.values()), default=0)
         if group[0].shots and most and group[0].spec.fewshot_data:
             shots = choose_shots(group[0].shots, most, suite.header.seed)
-            yield from _compare("few-shot examples", texts_of_samples(shots), group, evaluated)
+            yield from _check_overlap("few-shot examples", texts_of_samples(shots), group, evaluated)
     for chosen_by, confirmed in product(tasks_by_data(tasks), repeat=2):
         words = zip(("select", "confirm"), (chosen_by, confirmed), strict=True)
         if all(any(word in f"{t.spec.name} {t.spec.data}" for t in group) for word, group in words):
             ours, theirs = (texts_of_samples(group[0].samples or ()) for group in (chosen_by, confirmed))
-            yield from _compare(f'data of "{chosen_by[0].spec.name}"', ours, confirmed, theirs)
+            yield from _check_overlap(f'data of "{chosen_by[0].spec.name}"', ours, confirmed, theirs)
 
 
-def _compare(
+def _check_overlap(
     source: str,
     training: Sequence[ComparableRow],
     group: Sequence[Task],
@@ -88,13 +88,15 @@ def _compare(
     if not training or not evaluated:
         return
     names = ", ".join(f'"{t.spec.name}"' for t in group)
-    exact = _exact(training, evaluated)
+    exact = _match_rows_by_exact_key(training, evaluated)
     rest = [i for i in range(len(evaluated)) if i not in exact]
     others, vocabulary = [evaluated[i] for i in rest], dict[str, int]()
-    one, two = _encode(training, vocabulary), _encode(others, vocabulary)
-    is_pair = _make_pair_test(training, others)
+    one, two = _hash_row_words(training, vocabulary), _hash_row_words(others, vocabulary)
+    is_pair = _make_minimal_pair_test(training, others)
     by_inside, by_cover, by_near = (
-        _inside(training, others, one, vocabulary, is_pair), _covered(one, two, is_pair), _near(one, two, is_pair)
+        _match_rows_containing_questions(training, others, one, vocabulary, is_pair),
+        _match_rows_by_ngram_coverage(one, two, is_pair),
+        _match_rows_by_jaccard(one, two, is_pair),
     )  # fmt: skip
     covered, near = by_cover[0], {i: hit for i, hit in by_near[0].items() if i not in by_cover[0]}
     inside = {i: hit for i, hit in by_inside[0].items() if i not in covered}
@@ -130,7 +132,7 @@ def _compare(
             yield Finding(severity, line, evidence, "" if kind == "pair" else fix, kind, flagged)
 
 
-def _make_pair_test(training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow]) -> IsPair:
+def _make_minimal_pair_test(training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow]) -> IsPair:
     """Return a test whether two rows, alike but not equal, want answers that differ, both short or of few."""
     few = len({row.answer for row in evaluated}) <= min(FEW_ANSWERS, len(evaluated) / 2)
 
@@ -138,17 +140,17 @@ def _make_pair_test(training: Sequence[ComparableRow], evaluated: Sequence[Compa
         ours, theirs = training[j].answer, evaluated[i].answer
         if not ours or not theirs or not (few or max(len(ours), len(theirs)) <= SHORT_ANSWER):
             return False
-        return not (_holds_words(ours, theirs) or _holds_words(theirs, ours))
+        return not (_contains_word_sequence(ours, theirs) or _contains_word_sequence(theirs, ours))
 
     return is_pair
 
 
-def _holds_words(whole: Sequence[str], part: Sequence[str]) -> bool:
+def _contains_word_sequence(whole: Sequence[str], part: Sequence[str]) -> bool:
     """Return whether words stand in others, one after the other."""
     return any(whole[k : k + len(part)] == part for k in range(len(whole) - len(part) + 1))
 
 
-def _exact(training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow]) -> dict[int, int]:
+def _match_rows_by_exact_key(training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow]) -> dict[int, int]:
     """Return evaluated row -> training row, where one has a key of the other, or its bare question."""
     backwards = list(enumerate(training))[::-1]  # so that of several rows with a key the first is kept
     seen = {key: j for j, text in backwards for key in text.keys}
@@ -203,7 +205,7 @@ class HashedWords:
         return hashes[inside], text[inside]
 
 
-def _inside(
+def _match_rows_containing_questions(
     training: Sequence[ComparableRow],
     evaluated: Sequence[ComparableRow],
     ours: HashedWords,
@@ -224,23 +226,24 @@ def _inside(
     split = [text.bare.split() if often[text.bare] <= most else [] for text in evaluated]
     asked = [i for i, words in enumerate(split) if count_words(words) >= INSIDE]
     hashes, text = ours.hash_ngrams(ANCHOR)
-    theirs, other = _encode([ComparableRow("", "", (), split[i]) for i in asked], vocabulary).hash_ngrams(ANCHOR)
+    questions = [ComparableRow("", "", (), split[i]) for i in asked]
+    theirs, other = _hash_row_words(questions, vocabulary).hash_ngrams(ANCHOR)
     if not len(hashes) or not len(theirs):
         return {}, {}
-    hashes, text = _in_order(hashes, text, np.isin(hashes, theirs))
+    hashes, text = _select_grams_sorted_by_hash(hashes, text, np.isin(hashes, theirs))
     low, high = np.searchsorted(hashes, theirs, "left"), np.searchsorted(hashes, theirs, "right")
     starts = np.searchsorted(other, np.arange(len(asked) + 1))
     found, pairs = Hits(), Hits()
     for number, i in enumerate(asked):
         rarest = starts[number] + np.argmin((high - low)[starts[number] : starts[number + 1]])
         for j in dict.fromkeys(text[low[rarest] : high[rarest]].tolist()):
-            if i not in found and _pattern(tuple(split[i])).search(normalize_text(training[j].whole)):
+            if i not in found and _compile_word_pattern(tuple(split[i])).search(normalize_text(training[j].whole)):
                 (pairs if is_pair(j, i) else found)[i] = (j, 1.0)
     return found, pairs
 
 
 @lru_cache(maxsize=1)
-def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
+def _compile_word_pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     """Return what finds words one after the other, the last before the end of a sentence, a quotation or a line."""
     alone = [ALONE.fullmatch(word) is not None for word in words]
     parts = [re.escape(words[0])]
@@ -250,7 +253,7 @@ def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"{before}{''.join(parts)}[*_`~ \t]*(?:[.?!:;)\]}}>\"'»”’…|\n\r。」』]|$)")
 
 
-def _encode(texts: Sequence[ComparableRow], vocabulary: dict[str, int]) -> HashedWords:
+def _hash_row_words(texts: Sequence[ComparableRow], vocabulary: dict[str, int]) -> HashedWords:
     import numpy as np
 
     numbers = [vocabulary.setdefault(word, len(vocabulary)) for text in texts for word in text.words]
@@ -262,27 +265,27 @@ def _encode(texts: Sequence[ComparableRow], vocabulary: dict[str, int]) -> Hashe
     return HashedWords(mixed, starts, np.array([text.asked for text in texts], dtype=np.int64), unspaced)
 
 
-def _is_common(hashes: Any, rows: int) -> Callable[[Any], Any]:
+def _make_common_gram_test(hashes: Any, rows: int) -> Callable[[Any], Any]:
     """Return a test whether grams are a template's: counted in a table by their first bits, where few collide."""
     import numpy as np
 
     size = min(24, len(hashes).bit_length() + 6)  # 64 places a gram, up to 16 million
     shift = np.uint64(64 - size)
-    table = np.bincount((hashes >> shift).astype(np.int64), minlength=1 << size) > max(2, COMMON * rows)
+    table = np.bincount((hashes >> shift).astype(np.int64), minlength=1 << size) > max(2, MAX_GRAM_SHARE * rows)
     return lambda some: table[(some >> shift).astype(np.int64)]
 
 
-def _covered(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tuple[Hits, Hits]:
+def _match_rows_by_ngram_coverage(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tuple[Hits, Hits]:
     """Return evaluated row -> training row with most of its sequences, and those of minimal pairs apart."""
     import numpy as np
 
-    hashes, text = ours.hash_ngrams(GRAM)
-    others, other = theirs.hash_ngrams(GRAM)
+    hashes, text = ours.hash_ngrams(GRAM_WORDS)
+    others, other = theirs.hash_ngrams(GRAM_WORDS)
     if not len(others) or not len(hashes):
         return {}, {}
-    rare = ~_is_common(hashes, len(ours.prompts))(others)
+    rare = ~_make_common_gram_test(hashes, len(ours.prompts))(others)
     others, other = others[rare], other[rare]
-    hashes, text = _in_order(hashes, text, np.isin(hashes, others))
+    hashes, text = _select_grams_sorted_by_hash(hashes, text, np.isin(hashes, others))
     if not len(hashes):
         return {}, {}
     place = np.minimum(np.searchsorted(hashes, others), len(hashes) - 1)
@@ -290,15 +293,15 @@ def _covered(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tuple[H
     total = np.bincount(other, minlength=1)
     share = np.bincount(other[hit], minlength=len(total)) / np.maximum(total, 1)
     found, pairs = Hits(), Hits()
-    for i in np.flatnonzero(share >= COVERED).tolist():
+    for i in np.flatnonzero(share >= MIN_COVERED_SHARE).tolist():
         counts = np.bincount(text[place[hit & (other == i)]])
         best = counts.argsort(kind="stable")[::-1][: np.count_nonzero(counts)].tolist()
-        own = [j for j in best if not is_pair(j, i) and (j == best[0] or counts[j] >= COVERED * total[i])]
+        own = [j for j in best if not is_pair(j, i) and (j == best[0] or counts[j] >= MIN_COVERED_SHARE * total[i])]
         (found if own else pairs)[i] = ((own or best)[0], float(share[i]))
     return found, pairs
 
 
-def _near(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tuple[Hits, Hits]:
+def _match_rows_by_jaccard(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tuple[Hits, Hits]:
     """Return the most similar training row of every row that has one, by the Jaccard index of their shingles.
 
     The second are minimal pairs.
@@ -309,10 +312,10 @@ def _near(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tuple[Hits
     others, other = theirs.shingles()
     if not len(hashes) or not len(others):
         return {}, {}
-    common = _is_common(hashes, len(ours.prompts))
-    others, other = _distinct(others, other, ~common(others))
-    mine, whose = _distinct(hashes, text, np.isin(hashes, others))
-    others, other = _in_order(others, other)
+    common = _make_common_gram_test(hashes, len(ours.prompts))
+    others, other = _select_distinct_grams_per_text(others, other, ~common(others))
+    mine, whose = _select_distinct_grams_per_text(hashes, text, np.isin(hashes, others))
+    others, other = _select_grams_sorted_by_hash(others, other)
     low, high = np.searchsorted(others, mine, "left"), np.searchsorted(others, mine, "right")
     repeats = high - low  # a training gram meets every evaluated row that has it
     offsets = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
@@ -320,7 +323,7 @@ def _near(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tuple[Hits
     met = np.repeat(whose, repeats) * count + other[np.repeat(low, repeats) + offsets]
     met, shared = np.unique(met, return_counts=True)
     least = np.where(theirs.unspaced, UNSPACED_NEAR, NEAR)
-    likely = (shared >= FEWEST / 2) & (shared >= (least * np.bincount(other, minlength=count))[met % count])
+    likely = (shared >= MIN_SHINGLES / 2) & (shared >= (least * np.bincount(other, minlength=count))[met % count])
     found, pairs = Hits(), Hits()
     starts = np.searchsorted(text, np.arange(len(ours.prompts) + 1))
     for pair in met[likely].tolist():
@@ -328,18 +331,18 @@ def _near(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tuple[Hits
         whole, kept = hashes[starts[j] : starts[j + 1]], pairs if is_pair(j, i) else found
         one, two = set(whole[~common(whole)].tolist()), set(others[other == i].tolist())
         degree = len(one & two) / len(one | two)
-        if min(len(one), len(two)) >= FEWEST and degree >= max(least[i], kept.get(i, (0, 0.0))[1]):
+        if min(len(one), len(two)) >= MIN_SHINGLES and degree >= max(least[i], kept.get(i, (0, 0.0))[1]):
             kept[i] = (j, degree)
     return dict(sorted(found.items())), dict(sorted(pairs.items()))
 
 
-def _in_order(hashes: Any, text: Any, wanted: Any = slice(None)) -> tuple[Any, Any]:
+def _select_grams_sorted_by_hash(hashes: Any, text: Any, wanted: Any = slice(None)) -> tuple[Any, Any]:
     """Return the wanted grams, sorted by their hash."""
     order = hashes[wanted].argsort(kind="stable")
     return hashes[wanted][order], text[wanted][order]
 
 
-def _distinct(hashes: Any, text: Any, wanted: Any) -> tuple[Any, Any]:
+def _select_distinct_grams_per_text(hashes: Any, text: Any, wanted: Any) -> tuple[Any, Any]:
     """Return the wanted grams, each once a text."""
     import numpy as np
 
@@ -351,25 +354,28 @@ def _distinct(hashes: Any, text: Any, wanted: Any) -> tuple[Any, Any]:
     return hashes[first], text[first]
 
 
-def _groups(rows: Sequence[TrainingRow], group: Sequence[Task]) -> Iterator[Finding]:
+def _check_clusters_in_training(rows: Sequence[TrainingRow], group: Sequence[Task]) -> Iterator[Finding]:
     """Compare the clusters of an evaluation with the same column of the training rows."""
     for column in dict.fromkeys(column for t in group for column in t.spec.clusters):
         there = [(str(row.raw[column]), row) for row in rows if row.raw.get(column) is not None]
         trained = dict(there[::-1])  # of several rows the first
         tasks = [t for t in group if column in t.spec.clusters]
-        clusters = {_cluster(s, tasks[0], column) for s in tasks[0].samples or ()}
+        clusters = {_find_row_cluster(s, tasks[0], column) for s in tasks[0].samples or ()}
         if shared := sorted(c for c in clusters if c in trained):
-            mixed = len(shared) > GROUPS * len(clusters)
+            mixed = len(shared) > MAX_SHARED_GROUPS * len(clusters)
             names = ", ".join(f'"{t.spec.name}"' for t in tasks)
             what = f"{len(shared)} of {len(clusters)} clusters ({column}) of {names} are in the training data, too"
             evidence = [f'{column} "{c}": training row {trained[c].number}' for c in shared]
             fix = f"split by {column}, so that the evaluation measures unseen clusters"
-            ids = {t.spec.name: [s.id for s in t.samples or () if _cluster(s, t, column) in trained] for t in tasks}
+            ids = {
+                t.spec.name: [s.id for s in t.samples or () if _find_row_cluster(s, t, column) in trained]
+                for t in tasks
+            }
             ids |= row_numbers(row for cluster, row in there if cluster in shared)
             yield Finding("note" if mixed else "warning", what, evidence, fix, "group", ids)
 
 
-def _cluster(sample: Sample, task: Task, column: str) -> str | None:
+def _find_row_cluster(sample: Sample, task: Task, column: str) -> str | None:
     """Return the cluster of a row by one of the columns of its evaluation."""
     return sample.cluster if task.spec.clusters[0] == column else sample.second_cluster
 
@@ -409,9 +415,9 @@ def texts_of_rows(rows: Sequence[TrainingRow]) -> list[ComparableRow]:
         own = [m for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
         parts = [prompt_text([m]) for m in own if m.get("role") not in ("assistant", "system", "developer")]
         if "text" in row.row:
-            parts = [line for line in row.answer.splitlines() if len(split_words(line)) >= BARE]
+            parts = [line for line in row.answer.splitlines() if len(split_words(line)) >= MIN_BARE_WORDS]
         bare = row.prompt.removeprefix(before).removesuffix(after)
-        one = _text(f"training row {row.number}", str(row.number), row.prompt, row.answer, parts, bare)
+        one = _make_comparable_row(f"training row {row.number}", str(row.number), row.prompt, row.answer, parts, bare)
         found.append(replace(one, answer=split_answer(row.answer) if row.prompt else ()))
     return found
 
@@ -427,16 +433,18 @@ def texts_of_samples(samples: Sequence[Sample]) -> list[ComparableRow]:
         whole, rest = prompt_text(sample.input), str(sample.row.get("text", ""))
         rest = rest or (sample.target if isinstance(sample.target, str) else " ".join(sample.target[:1]))
         bare = bare.removeprefix(before).removesuffix(after)
-        one = _text(f'row "{sample.id}"', sample.id, whole, "" if whole else rest, (), bare)
+        one = _make_comparable_row(f'row "{sample.id}"', sample.id, whole, "" if whole else rest, (), bare)
         found.append(replace(one, answer=split_answer(" ".join(sample.targets[:1])) if whole else ()))
     return found
 
 
-def _text(name: str, sample: str, asked: str, rest: str, parts: Iterable[str], bare: str) -> ComparableRow:
+def _make_comparable_row(
+    name: str, sample: str, asked: str, rest: str, parts: Iterable[str], bare: str
+) -> ComparableRow:
     prompt = split_words(asked)
     words = prompt + split_words(rest)
     keys = (" ".join(prompt), " ".join(words), *(" ".join(split_words(part)) for part in parts))
     unique = tuple(key for key in dict.fromkeys(keys) if key)
     alone = split_words(bare)
-    own, whole = " ".join(alone) if len(alone) >= BARE else "", f"{asked}\n{rest}"
+    own, whole = " ".join(alone) if len(alone) >= MIN_BARE_WORDS else "", f"{asked}\n{rest}"
     return ComparableRow(name, sample, unique, words, len(prompt) or len(words), asked or rest, own, whole)

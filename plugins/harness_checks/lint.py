@@ -17,7 +17,7 @@ from harness_checks.damage import compare_endings, find_damage
 from harness_checks.frames import row_messages
 from harness_domain import MatchOptions
 
-LONG = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
+MAX_ROW_CHARS = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
 ROLES = ("system", "developer", "user", "assistant", "tool")
 SECRETS = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
@@ -30,13 +30,23 @@ SECRETS = {
 SECRET = re.compile("|".join(SECRETS.values()))
 # UTF-8 that was read as Latin-1 or CP1252, the replacement character, and halves of a character
 MOJIBAKE = re.compile("Ã[\u0080-\u00bf\u2018-\u2122]|â€|Â[\u00a0-\u00bf]|ï»¿|ï¿½|\ufffd|[\ud800-\udfff]")
-JUDGED = {"chosen", "label"}  # columns of rows that say which answers are wanted
+PREFERENCE_COLUMNS = {"chosen", "label"}  # columns of rows that say which answers are wanted
 MATCHERS = ("exact_match", "contains", "token_f1")
 # numbers with a sign, a point or a slash, and names that are others without their signs; 1,000 is what it was
-PUNCTUATED = re.compile(r"[-\u2212]\$?\d[\d.,]*%?|\$?[\d,]*\.\d+%?|\d+,(?!\d{3}$)\d+%?|\d+/\d+|[A-Za-z](\+\+|#)")
+NUMBER_PATTERN = re.compile(r"[-\u2212]\$?\d[\d.,]*%?|\$?[\d,]*\.\d+%?|\d+,(?!\d{3}$)\d+%?|\d+/\d+|[A-Za-z](\+\+|#)")
 ENDS, SPOILT = ".!?,;:\"' ", 0.05  # what may end a text without another meaning; share of targets that makes an error
-ASKING = {"instruction", "context", "system", "question", "prompt", "query", "premise", "hypothesis", "passage"}
-HALF = 0.5
+QUESTION_COLUMNS = {
+    "instruction",
+    "context",
+    "system",
+    "question",
+    "prompt",
+    "query",
+    "premise",
+    "hypothesis",
+    "passage",
+}
+HALF_SHARE = 0.5
 LOOP_WORDS, LOOP_TIMES = 30, 6  # the last words of an answer, and how often each stands there on average
 Look = Callable[[TrainingRow], str | None]  # what is wrong with a row
 
@@ -59,27 +69,44 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task],
     -swapped columns of prompt and answer. -turns is a note: chats with several answers of which the user's turns are
     trained on, too. -unused a column such as "instruction" or "context" that varies and is in no prompt.
     """
-    yield from _blank(tasks)
-    yield from _punctuated(tasks)
+    yield from _check_blank_evaluation_fields(tasks)
+    yield from _check_targets_equal_normalized(tasks)
     if not rows:
         return
-    yield from _told(rows, _empty, "error", "empty", "no answer to train on", "remove them, or fill in the answer")
-    yield from _told(rows, _roles, "error", "roles", "messages out of order", "alternate user and assistant")
-    yield from _template(rows, base)
-    yield from _doubled(rows)
-    yield from _told(rows, _loop, "warning", "loop", "answers that repeat themselves", "remove them")
-    yield from _special(rows, base)
-    yield from _told(rows, _secret, "warning", "secret", "text that looks like a secret", "remove or replace it")
-    yield from _told(rows, _mojibake, "warning", "mojibake", "text in a wrong encoding", "read the source as UTF-8")
+    yield from _check_each_row(
+        rows, _find_empty_answer_error, "error", "empty", "no answer to train on", "remove them, or fill in the answer"
+    )
+    yield from _check_each_row(
+        rows, _find_message_role_error, "error", "roles", "messages out of order", "alternate user and assistant"
+    )
+    yield from _check_rows_render_in_template(rows, base)
+    yield from _check_duplicates_and_conflicts(rows)
+    yield from _check_each_row(
+        rows, _find_repetitive_ending, "warning", "loop", "answers that repeat themselves", "remove them"
+    )
+    yield from _check_special_tokens_in_rows(rows, base)
+    yield from _check_each_row(
+        rows, _find_secret_error, "warning", "secret", "text that looks like a secret", "remove or replace it"
+    )
+    yield from _check_each_row(
+        rows, _quote_mojibake, "warning", "mojibake", "text in a wrong encoding", "read the source as UTF-8"
+    )
     for kind, bad, what, fix in find_damage(rows, tasks):
         if bad:
             evidence = [f"{name_row(row, rows)}: {why}" for row, why in bad]
             about = row_numbers(row for row, _ in bad) if kind in ("entities", "nan") else {}  # others are of all rows
             yield Finding("warning", f"{count_of_total(len(bad), len(rows))}: {what}", evidence, fix, kind, about)
     yield from compare_endings(rows, tasks)
-    yield from _turns(rows, suite)
-    yield from _unused(rows)
-    yield from _told(rows, _long, "warning", "long", f"more than {LONG:,} characters", "split or remove them")
+    yield from _check_learnt_user_turns(rows, suite)
+    yield from _check_unused_question_columns(rows)
+    yield from _check_each_row(
+        rows,
+        _describe_excessive_length,
+        "warning",
+        "long",
+        f"more than {MAX_ROW_CHARS:,} characters",
+        "split or remove them",
+    )
 
 
 def name_row(row: TrainingRow, rows: Sequence[TrainingRow]) -> str:
@@ -88,7 +115,7 @@ def name_row(row: TrainingRow, rows: Sequence[TrainingRow]) -> str:
     return f"row {row.number} ({row.source})" if several else f"row {row.number}"
 
 
-def _places(same: Sequence[TrainingRow], rows: Sequence[TrainingRow]) -> str:
+def _format_equal_row_names(same: Sequence[TrainingRow], rows: Sequence[TrainingRow]) -> str:
     return " = ".join(name_row(row, rows) for row in same[:3]) + (" = …" if len(same) > 3 else "")
 
 
@@ -101,7 +128,7 @@ def count_of_total(number: int, total: int) -> str:
     return f"{number:,} of {total:,} row{'s' if total != 1 else ''}"
 
 
-def _told(
+def _check_each_row(
     rows: Sequence[TrainingRow], look: Look, severity: Severity, kind: str, what: str, fix: str
 ) -> Iterator[Finding]:
     if found := [(row, why) for row in rows if (why := look(row))]:
@@ -110,13 +137,13 @@ def _told(
         yield Finding(severity, f"{count_of_total(len(found), len(rows))}: {what}", evidence, fix, kind, about)
 
 
-def _empty(row: TrainingRow) -> str | None:
+def _find_empty_answer_error(row: TrainingRow) -> str | None:
     if not (answer := row.answer.strip()) or (answer == "None" and None in row.raw.values()):
         return f"no answer after {quote_text(row.prompt)}" if row.prompt else "no text"
     return None
 
 
-def _blank(tasks: Mapping[str, Task]) -> Iterator[Finding]:
+def _check_blank_evaluation_fields(tasks: Mapping[str, Task]) -> Iterator[Finding]:
     """Report the rows of an evaluation that lack what others of it have: they count as wrong, whatever is answered."""
     for name, task in tasks.items():
         samples = task.samples or ()
@@ -129,7 +156,7 @@ def _blank(tasks: Mapping[str, Task]) -> Iterator[Finding]:
                 yield Finding("warning", line, evidence, "fill in the value, or remove the rows", "blank", ids)
 
 
-def _punctuated(tasks: Mapping[str, Task]) -> Iterator[Finding]:
+def _check_targets_equal_normalized(tasks: Mapping[str, Task]) -> Iterator[Finding]:
     """Report targets that other answers equal once they are normalised: those of other rows, or as 3.5 equals 35."""
     for name, task in tasks.items():
         given = schema.with_defaults(task.function, task.spec.options) if task.spec.use in MATCHERS else {}
@@ -142,7 +169,7 @@ def _punctuated(tasks: Mapping[str, Task]) -> Iterator[Finding]:
         for _, t in targets:
             spelt[loose(t)].add(strict(t).strip(ENDS))
         equal = [(s, t) for s, t in targets if len(spelt[loose(t)]) > 1 or not loose(t)]
-        found = [(s, t) for s, t in targets if len(spelt[loose(t)]) > 1 or PUNCTUATED.fullmatch(t.strip())]
+        found = [(s, t) for s, t in targets if len(spelt[loose(t)]) > 1 or NUMBER_PATTERN.fullmatch(t.strip())]
         if found:
             same, first = (equal or found)[0], loose((equal or found)[0][1])
             others = [t for _, t in equal if loose(t) == first and strict(t).strip(ENDS) != strict(same[1]).strip(ENDS)]
@@ -157,7 +184,7 @@ def _punctuated(tasks: Mapping[str, Task]) -> Iterator[Finding]:
             yield Finding(severity, line, evidence, fix, "punctuation", {name: [*ids]})
 
 
-def _turns(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding]:
+def _check_learnt_user_turns(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding]:
     """Report how much of chats with several answers is not the assistant's and is learnt nevertheless."""
     if suite.train is None or suite.train.options.get("assistant_only_loss"):
         return
@@ -173,21 +200,21 @@ def _turns(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding]:
         yield Finding("note", what, (), fix, "turns", row_numbers(chats))
 
 
-def _unused(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
+def _check_unused_question_columns(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     """Report columns whose name says that they are asked, whose texts vary, and are in no prompt and no answer."""
-    for name in dict.fromkeys(name for row in rows for name in row.raw if name.strip().lower() in ASKING):
+    for name in dict.fromkeys(name for row in rows for name in row.raw if name.strip().lower() in QUESTION_COLUMNS):
         held = [(str(row.raw[name]).strip(), row) for row in rows if isinstance(row.raw.get(name), str)]
         held = [(text, row) for text, row in held if text]
-        if len({text for text, _ in held}) < 2 or len(held) < HALF * len(rows):
+        if len({text for text, _ in held}) < 2 or len(held) < HALF_SHARE * len(rows):
             continue
         lost = [row for text, row in held if text not in f"{row.prompt}\n{row.answer}"]
-        if len(lost) > HALF * len(held):
+        if len(lost) > HALF_SHARE * len(held):
             what = f'{count_of_total(len(lost), len(rows))}: the column "{name}" is not in the prompt'
             fix = f'write it into the prompt with template = "{{{name}}}…", or run harness init --data on the file'
             yield Finding("warning", what, (), fix, "unused", row_numbers(lost))
 
 
-def _roles(row: TrainingRow) -> str | None:
+def _find_message_role_error(row: TrainingRow) -> str | None:
     if (chat := row.row.get("messages")) is None and isinstance(row.row.get("prompt"), list):
         chat = row_messages(row)
     if not isinstance(chat, list):
@@ -211,7 +238,7 @@ def _roles(row: TrainingRow) -> str | None:
     return None if turns[-1:] == ["assistant"] else f"does not end with the assistant: {written}"
 
 
-def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
+def _check_rows_render_in_template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
     """Render every chat row as TRL will, so that a refusal has a row number."""
     chats = [row for row in rows if isinstance(row.row.get("messages", row.row.get("prompt")), list)]
     if not chats or not (Path(base.path) / "tokenizer_config.json").is_file():
@@ -230,37 +257,47 @@ def _template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
         return None
 
     what, fix = "the chat template rejects the messages", "write the messages as the template requires"
-    yield from _told(rows, refusal, "error", "template", what, fix)
+    yield from _check_each_row(rows, refusal, "error", "template", what, fix)
 
 
-def _doubled(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
+def _check_duplicates_and_conflicts(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     by_prompt: dict[str, dict[str, list[TrainingRow]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        judged = [_plain(row.answer), _plain(prompt_text(row.row.get("rejected", ""))), str(row.row.get("label", ""))]
-        by_prompt[_plain(row.prompt)]["\0".join(judged)].append(row)
+        judged = [
+            _fold_case_and_spaces(row.answer),
+            _fold_case_and_spaces(prompt_text(row.row.get("rejected", ""))),
+            str(row.row.get("label", "")),
+        ]
+        by_prompt[_fold_case_and_spaces(row.prompt)]["\0".join(judged)].append(row)
     if again := [same for answers in by_prompt.values() for same in answers.values() if len(same) > 1]:
         extra = [row for same in again for row in same[1:]]
-        evidence = [f"{_places(same, rows)}: {quote_text(same[0].prompt or same[0].answer)}" for same in again]
+        evidence = [
+            f"{_format_equal_row_names(same, rows)}: {quote_text(same[0].prompt or same[0].answer)}" for same in again
+        ]
         what = f"{count_of_total(len(extra), len(rows))}: identical to an earlier one"
         yield Finding("warning", what, evidence, "keep one of each", "duplicate", row_numbers(extra))
-    yield from _judged_twice(rows)
-    plain = [row for row in rows if not JUDGED & row.row.keys()]  # of judged answers there are several to a prompt
+    yield from _check_contradictory_preferences(rows)
+    plain = [
+        row for row in rows if not PREFERENCE_COLUMNS & row.row.keys()
+    ]  # of judged answers there are several to a prompt
     if torn := [answers for prompt, answers in by_prompt.items() if prompt and plain and len(answers) > 1]:
         evidence = []
         for one, two in ([same[0] for same in answers.values()][:2] for answers in torn):
             pair = " and ".join(quote_text(row.answer.strip(), 40) for row in (one, two))
             said = f"{quote_text(one.prompt, 60)} → {pair}"
-            evidence.append(f"{_places([one, two], rows)}: {said}")
+            evidence.append(f"{_format_equal_row_names([one, two], rows)}: {said}")
         meant = len(torn) > len(by_prompt) / 2  # several answers to each prompt are a way to sample
         what = f"{len(torn):,} prompt{'s' if len(torn) > 1 else ''} with several different answers"
         yield Finding("note" if meant else "warning", what, evidence, "keep the right answer", "conflict")
 
 
-def _judged_twice(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
+def _check_contradictory_preferences(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     """Report answers that are preferred in one row and refused in another."""
     first, torn = dict[tuple[str, ...], TrainingRow](), []
-    for row in (row for row in rows if JUDGED & row.row.keys()):
-        prompt, one, two = map(_plain, (row.prompt, row.answer, prompt_text(row.row.get("rejected", ""))))
+    for row in (row for row in rows if PREFERENCE_COLUMNS & row.row.keys()):
+        prompt, one, two = map(
+            _fold_case_and_spaces, (row.prompt, row.answer, prompt_text(row.row.get("rejected", "")))
+        )
         wanted = bool(row.row.get("label", True))
         first.setdefault((prompt, one, two, str(wanted)), row)
         against = (prompt, *((two, one, "True") if two else (one, two, str(not wanted))))
@@ -268,24 +305,25 @@ def _judged_twice(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
             torn.append((first[against], row))
     if torn:
         evidence = [
-            f"{_places(pair, rows)}: {quote_text(pair[0].prompt, 60)} → {quote_text(pair[0].answer)}" for pair in torn
+            f"{_format_equal_row_names(pair, rows)}: {quote_text(pair[0].prompt, 60)} → {quote_text(pair[0].answer)}"
+            for pair in torn
         ]
         what = f"{count_of_total(len(torn), len(rows))}: an earlier row prefers the other answer"
         yield Finding("warning", what, evidence, "keep the right preference", "conflict")
 
 
-def _plain(text: str) -> str:
+def _fold_case_and_spaces(text: str) -> str:
     return fold_case(" ".join(text.split()))
 
 
-def _loop(row: TrainingRow) -> str | None:
+def _find_repetitive_ending(row: TrainingRow) -> str | None:
     words = row.answer.split()[-LOOP_WORDS:]
     if len(words) == LOOP_WORDS and len(set(words)) <= LOOP_WORDS // LOOP_TIMES and any(w.isalpha() for w in words):
         return f"ends in {quote_text(' '.join(words), 60)}"
     return None
 
 
-def _special(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
+def _check_special_tokens_in_rows(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
     try:
         added = json.loads((Path(base.path) / "tokenizer.json").read_text("utf-8"))["added_tokens"]
         tokens = {token["content"] for token in added if token["special"]}
@@ -301,20 +339,20 @@ def _special(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
         yield Finding("note" if rendered else "warning", what, evidence, fix, "special", about)
 
 
-def _secret(row: TrainingRow) -> str | None:
+def _find_secret_error(row: TrainingRow) -> str | None:
     if not (hit := SECRET.search(row.prompt) or SECRET.search(row.answer)):
         return None
     name = next(name for name, pattern in SECRETS.items() if re.fullmatch(pattern, hit[0]))
     return f"{name}, {quote_text(hit[0][:6] + '…')}"
 
 
-def _mojibake(row: TrainingRow) -> str | None:
+def _quote_mojibake(row: TrainingRow) -> str | None:
     for text in (row.prompt, row.answer):
         if hit := MOJIBAKE.search(text):
             return quote_text(text[max(0, hit.start() - 20) : hit.end() + 20], 60)
     return None
 
 
-def _long(row: TrainingRow) -> str | None:
+def _describe_excessive_length(row: TrainingRow) -> str | None:
     length = len(row.prompt) + len(row.answer)
-    return f"{length:,} characters" if length > LONG else None
+    return f"{length:,} characters" if length > MAX_ROW_CHARS else None

@@ -22,7 +22,7 @@ from harness.internals import weight_files
 from harness_checks.frames import training_prompt
 from harness_checks.shapes import find_mismatched_shapes
 from harness_checks.tokenizer_files import (
-    PLAIN,
+    SAMPLE_TEXTS,
     compare_files,
     compare_options,
     compare_templates,
@@ -37,22 +37,22 @@ from harness_lora import find_tensor, read_headers, split_name
 WEIGHTS = "adapter_model.safetensors"
 # nats per token; docs/reference/checks.md has what was measured
 LIMITS = {"float32": 1e-5, "float16": 3e-4, "bfloat16": 2e-2}
-COMPUTED = 5e-2  # where the arithmetic is in half precision too
+HALF_PRECISION_TOLERANCE = 5e-2  # where the arithmetic is in half precision too
 DTYPES = {"F32": "float32", "F64": "float32", "F16": "float16"}
-ROUNDINGS = 4  # of the sum, the update and the adapter's two matrices: what a merge in half precision does
-ERROR = 3  # times one rounding's is what all weights of a tensor may be off together
-LARGE = 6_000_000_000  # bytes of weights that are not widened to float32
+MAX_ROUNDINGS = 4  # of the sum, the update and the adapter's two matrices: what a merge in half precision does
+MAX_ERROR_FACTOR = 3  # times one rounding's is what all weights of a tensor may be off together
+LARGE_MODEL_BYTES = 6_000_000_000  # bytes of weights that are not widened to float32
 ROWS, PROMPTS = 12, 4  # training rows that are compared, and answered
 # Of config.json: how it was stored and trained, and stop tokens, which are M5's.
-STORED = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "quantization_config"}
-STORED |= {"use_cache", "initializer_range", "attention_dropout", "pad_token_id", "bos_token_id", "eos_token_id"}
-STORED |= {"_attn_implementation_autoset", "_experts_implementation"}
-WRITTEN = {"_from_model_config", "transformers_version", "pad_token_id", "bos_token_id", "eos_token_id"}
-NEUTRAL: dict[str, Any] = {  # how a server answers where generation_config.json says nothing
+STORED_KEYS = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "quantization_config"}
+STORED_KEYS |= {"use_cache", "initializer_range", "attention_dropout", "pad_token_id", "bos_token_id", "eos_token_id"}
+STORED_KEYS |= {"_attn_implementation_autoset", "_experts_implementation"}
+WRITTEN_KEYS = {"_from_model_config", "transformers_version", "pad_token_id", "bos_token_id", "eos_token_id"}
+NEUTRAL_VALUES: dict[str, Any] = {  # how a server answers where generation_config.json says nothing
     **{"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None, "use_cache": True},
     **{"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1, "length_penalty": 1.0},
 }
-SERVED = ("do_sample", "temperature", "repetition_penalty", "no_repeat_ngram_size", "num_beams")
+SERVED_KEYS = ("do_sample", "temperature", "repetition_penalty", "no_repeat_ngram_size", "num_beams")
 
 
 @checker(title="merged-weights-mismatch")
@@ -79,13 +79,13 @@ def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iter
             after = new.get_tensor(name)
             if not torch.equal(old.get_tensor(name).to(after.dtype), after):
                 changed.add(name)
-    if plan := _plan(Path(base.path), twin.adapter):
+    if plan := _plan_merge_or_none(Path(base.path), twin.adapter):
         wanted = plan.must_change
     else:  # what has the names of what the adapter adapts
         adapted = read_headers(twin.adapter, WEIGHTS)
         wanted = set(filter(None, (find_tensor(split_name(key)[0], there) for key in adapted)))
     whole = frozenset(plan.replaced if twin.quantization else plan.must_change) if plan else frozenset()
-    sums = _sums(plan, Path(base.path), Path(merged.path), whole)
+    sums = _sum_merge_errors_by_tensor(plan, Path(base.path), Path(merged.path), whole)
     if missing := sorted(name for name in wanted - changed if name not in sums or sums[name].moves):
         what = (
             f"{len(missing)} of {len(wanted)} adapted tensors are unchanged from the base in the merged model, limit 0"
@@ -94,7 +94,7 @@ def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iter
     if (odd := sorted(changed - wanted)) and not twin.quantization:
         what = f"{len(odd)} tensors differ from the base's, although the adapter does not change them, limit 0"
         yield Finding("error", what, odd, "check that the adapter and the base belong together")
-    if off := [f"{name}: {found}" for name, found in sums.items() if found.off or found.error > ERROR]:
+    if off := [f"{name}: {found}" for name, found in sums.items() if found.off or found.error > MAX_ERROR_FACTOR]:
         what = f"{len(off)} of {len(sums)} merged tensors are not base + adapter, limit 0"
         yield Finding("error", what, off, "merge again; the disk, the copy or the merge was faulty", "sum")
 
@@ -113,17 +113,17 @@ def differs_from_adapter(
     """
     if find_mismatched_shapes(Path(merged.path)):
         return  # M4 reports them
-    texts = [*PLAIN, *(row.prompt + row.answer for row in rows[:: max(1, len(rows) // ROWS)][:ROWS])]
+    texts = [*SAMPLE_TEXTS, *(row.prompt + row.answer for row in rows[:: max(1, len(rows) // ROWS)][:ROWS])]
     texts = [text[:400] for text in texts]
     exact = not (twin and twin.quantization)  # a 4-bit load rounds otherwise when it is widened
-    ours = _distributions(load, merged, texts, exact)
+    ours = _compute_token_log_probs(load, merged, texts, exact)
     if ours is None:
         return
     if not all(row.isfinite().all() for row in ours):
         what = "logits of the merged model are not finite"
         yield Finding("error", what, (), "train again with a lower learning_rate", "finite")
         return
-    theirs = _distributions(load, twin, texts, exact) if twin else None
+    theirs = _compute_token_log_probs(load, twin, texts, exact) if twin else None
     if theirs is None:
         return
     if any(p.shape != q.shape for p, q in zip(theirs, ours, strict=True)):
@@ -132,7 +132,7 @@ def differs_from_adapter(
     tokens, (kl, agree) = sum(map(len, ours)), harness_hf.kl_and_agreement(theirs, ours)
     stored = {DTYPES.get(header.dtype, "bfloat16") for header in read_headers(Path(merged.path)).values()}
     dtype = max(stored, key=lambda name: LIMITS[name])  # the coarsest
-    most = LIMITS[dtype] if exact else max(LIMITS[dtype], COMPUTED)
+    most = LIMITS[dtype] if exact else max(LIMITS[dtype], HALF_PRECISION_TOLERANCE)
     if not kl <= most:
         what = f"merged against adapter on {tokens} tokens: KL {kl:.2g} nats per token, limit {most:g} for {dtype}"
         fix = (
@@ -207,25 +207,31 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
         )
     folders = Path(base.path), Path(merged.path)
     paths = [folder / "generation_config.json" for folder in folders]  # a value that is not there is the neutral one
-    settings = [NEUTRAL | dict(json.loads(p.read_text("utf-8")) if p.is_file() else {}) for p in paths]
+    settings = [NEUTRAL_VALUES | dict(json.loads(p.read_text("utf-8")) if p.is_file() else {}) for p in paths]
     for name, found, kind in (
         ("tokenizer.json", compare_files(*folders), "tokenizer"),
-        ("config.json", _configs(*folders), "config"),
-        ("generation_config.json", list(json_differences(*(_without(s, WRITTEN) for s in settings))), "generation"),
+        ("config.json", _list_config_differences(*folders), "config"),
+        (
+            "generation_config.json",
+            list(json_differences(*(_drop_keys_recursively(s, WRITTEN_KEYS) for s in settings))),
+            "generation",
+        ),
     ):
         if found:
             fix = f"copy {name} from the base, unless the change is intended"
             how: Severity = "warning" if kind == "generation" else "error"  # which nothing here obeys
             yield Finding(how, f"{name} differs from the base's", found, fix, kind)
-    if lost_parts := _left_out(*folders):
+    if lost_parts := _list_dropped_modality_configs(*folders):
         what = f"the base reads more than text, but this model lacks {lost_parts[0]}"
         fix = "ship the harness's own merge, which keeps all of the base, unless only text is intended"
         yield Finding("warning", what, lost_parts[1:], fix, "text-only")
-    told = {name: settings[1][name] for name in SERVED}
-    if said := [f"{n} = {format_json(value)}" for n, value in told.items() if value not in (None, NEUTRAL[n])]:
+    told = {name: settings[1][name] for name in SERVED_KEYS}
+    if said := [f"{n} = {format_json(value)}" for n, value in told.items() if value not in (None, NEUTRAL_VALUES[n])]:
         what = f"servers apply generation_config.json ({', '.join(said)}), but evaluations here do not"
         yield Finding("note", what, (), "serve it with the options used in evaluation", "served")
-    missing, missed = (len(t) - _embeddings(folder) for t, folder in zip((after, before), folders[::-1], strict=True))
+    missing, missed = (
+        len(t) - _count_embeddings(folder) for t, folder in zip((after, before), folders[::-1], strict=True)
+    )
     if missing > max(0, missed):  # some bases have tokens of pictures that their embeddings lack
         what = f"there are {len(after) - missing} embeddings for {len(after)} tokens"
         yield Finding("error", what, (), "resize the embeddings before training", "embeddings")
@@ -244,7 +250,7 @@ def never_stops(
     """
     if not (Path(base.path) / "config.json").is_file() or not (Path(base.path) / "tokenizer_config.json").is_file():
         return
-    before, after = _stops(Path(base.path)), _stops(Path(merged.path))
+    before, after = _read_eos_token_ids(Path(base.path)), _read_eos_token_ids(Path(merged.path))
     tokens = ModelTokenizer.of(merged.path)
     wanted = set(before)
     if any(isinstance(row.row.get("messages", row.row.get("prompt")), list) for row in rows):
@@ -270,19 +276,21 @@ def never_stops(
             )
 
 
-def _embeddings(folder: Path) -> int:
+def _count_embeddings(folder: Path) -> int:
     """Return how many tokens a model has embeddings for."""
     with harness_hf.quiet_loading():
         return int(harness_hf.build_skeleton(folder).get_input_embeddings().weight.shape[0])
 
 
-def _distributions(load: Callable[..., Any], ref: ModelRef, texts: Sequence[str], exact: bool) -> list[Any] | None:
+def _compute_token_log_probs(
+    load: Callable[..., Any], ref: ModelRef, texts: Sequence[str], exact: bool
+) -> list[Any] | None:
     """Return log-probabilities of every place of every text; None from a subject that is no such model.
 
     With `exact`, computed in float32 where that fits: half-precision arithmetic alone differs by more than a merge may.
     """
     size = sum((Path(ref.path) / name).stat().st_size for name in weight_files(Path(ref.path)))
-    wide = exact and size < LARGE and "dtype" in inspect.signature(load).parameters
+    wide = exact and size < LARGE_MODEL_BYTES and "dtype" in inspect.signature(load).parameters
     with load([ref], **({"dtype": "float32"} if wide else {})) as [subject]:
         if not hasattr(subject, "tokens") or not hasattr(subject, "scorer"):
             return None
@@ -316,7 +324,7 @@ class _Sum:
         before, after, wanted = base[rows].double(), merged[rows], total.double()
         once, update, error = wanted.to(after.dtype), wanted - before, after.double() - wanted
         about, most = torch.finfo(after.dtype), update.abs().max()
-        room = ROUNDINGS * about.eps / 2 * (before.abs() + most + about.smallest_normal) + most / 64
+        room = MAX_ROUNDINGS * about.eps / 2 * (before.abs() + most + about.smallest_normal) + most / 64
         squares = [float(x.square().sum()) for x in (error, once.double() - wanted, update)]
         moves = not torch.equal(once, base[rows].to(after.dtype))
         return cls(wanted.numel(), int((~(error.abs() <= room)).sum()), moves, *squares)
@@ -327,11 +335,11 @@ class _Sum:
         return math.sqrt(self.wrong / max(self.rounding + self.update / 65536, sys.float_info.min))
 
     def __str__(self) -> str:
-        told = f"{self.off} of {self.of} weights off by more than {ROUNDINGS} roundings, limit 0"
-        return f"{told}; error {self.error:.3g} times one rounding's, limit {ERROR}"
+        told = f"{self.off} of {self.of} weights off by more than {MAX_ROUNDINGS} roundings, limit 0"
+        return f"{told}; error {self.error:.3g} times one rounding's, limit {MAX_ERROR_FACTOR}"
 
 
-def _plan(base: Path, adapter: Path) -> Any:
+def _plan_merge_or_none(base: Path, adapter: Path) -> Any:
     """Return what a merge of an adapter does to each tensor, or None for one of a kind that is not merged here."""
     try:
         return harness_lora.make_plan(base, adapter, read_headers(base), None)
@@ -339,7 +347,7 @@ def _plan(base: Path, adapter: Path) -> Any:
         return None
 
 
-def _sums(plan: Any, base: Path, merged: Path, names: Set[str]) -> dict[str, _Sum]:
+def _sum_merge_errors_by_tensor(plan: Any, base: Path, merged: Path, names: Set[str]) -> dict[str, _Sum]:
     """Add these of the adapted tensors up once more."""
     import torch
     from safetensors import safe_open
@@ -357,7 +365,7 @@ def _sums(plan: Any, base: Path, merged: Path, names: Set[str]) -> dict[str, _Su
     return found
 
 
-def _stops(folder: Path) -> set[int]:
+def _read_eos_token_ids(folder: Path) -> set[int]:
     """Return the tokens at which a server stops: generation_config.json's, and config.json's only without one."""
     for name in ("generation_config.json", "config.json"):
         try:
@@ -369,16 +377,16 @@ def _stops(folder: Path) -> set[int]:
     return set()
 
 
-def _configs(before: Path, after: Path) -> list[str]:
+def _list_config_differences(before: Path, after: Path) -> list[str]:
     """Return how two config.json differ as transformers reads them; of a model of text alone, about the text."""
     with harness_hf.quiet_loading():
         configs = [harness_hf.load_config(folder) for folder in (before, after)]
-        if _left_out(before, after):
+        if _list_dropped_modality_configs(before, after):
             configs = [config.get_text_config() for config in configs]
-    return list(json_differences(*(_without(config.to_dict(), STORED) for config in configs)))
+    return list(json_differences(*(_drop_keys_recursively(config.to_dict(), STORED_KEYS) for config in configs)))
 
 
-def _left_out(before: Path, after: Path) -> list[str]:
+def _list_dropped_modality_configs(before: Path, after: Path) -> list[str]:
     """Return the parts beside the text of a base that a model of text alone has not, such as "vision_config"."""
     with harness_hf.quiet_loading():
         one, two = (harness_hf.load_config(folder) for folder in (before, after))
@@ -387,8 +395,8 @@ def _left_out(before: Path, after: Path) -> list[str]:
     return [name for name in one.sub_configs if name != "text_config" and getattr(one, name, None) is not None]
 
 
-def _without(value: Any, names: set[str]) -> Any:
+def _drop_keys_recursively(value: Any, names: set[str]) -> Any:
     """Leave names out of a dictionary, and of those in it."""
     if not isinstance(value, Mapping):
         return value
-    return {str(key): _without(part, names) for key, part in value.items() if key not in names}
+    return {str(key): _drop_keys_recursively(part, names) for key, part in value.items() if key not in names}

@@ -14,11 +14,11 @@ from harness.internals import Suite, fold_case, prompt_text
 from harness_checks.lint import count_of_total, name_row
 from harness_checks.trained import read_training_note
 
-FAR = 0.01  # of a first reward or loss: what rounding makes is far below
-MANY = 0.05  # of the pairs
+MAX_START_DEVIATION = 0.01  # of a first reward or loss: what rounding makes is far below
+MAX_PAIR_SHARE = 0.05  # of the pairs
 LONGER, FEWEST = 0.8, 10  # of the pairs, of which there are so many at least
 BATCH, BATCHES = 4, 4  # rows of a batch and batches of a step, where a recipe with labels does not say
-RATIO = 3  # of the weights of both labels
+MAX_WEIGHT_RATIO = 3  # of the weights of both labels
 ALONE, CHANCE = 0.25, 1e-4  # of the steps more than in a random order have one label, which is so unlikely there
 
 
@@ -31,7 +31,7 @@ def wrong_reference(adapter: ModelRef) -> Iterator[Finding]:
     the adapter changed (PiSSA), and the model is held to what it never was. `dpo` and `kto` look at the first step.
     """
     facts = read_training_note(adapter).get("facts", {})
-    if (reward := facts.get("first_reward", 0.0)) is None or not reward <= FAR:
+    if (reward := facts.get("first_reward", 0.0)) is None or not reward <= MAX_START_DEVIATION:
         loss = facts.get("first_loss")
         what = (
             f"the first loss was {loss}, the first reward {reward}; for DPO they must be ln 2 = {math.log(2):.4f} and 0"
@@ -46,17 +46,25 @@ def same_answers(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     Their loss is ln 2 whatever the model does, so they teach nothing, and they hide in a mean. Where the two differ in
     case and punctuation alone (-case), they teach how to write and not what.
     """
-    if same := [row for row in _pairs(rows) if row.answer.split() == _rejected(row).split()]:
+    if same := [
+        row for row in _iterate_preference_rows(rows) if row.answer.split() == _extract_rejected_text(row).split()
+    ]:
         what = f"{count_of_total(len(same), len(rows))}: chosen and rejected are equal"
         yield Finding(
             "error", what, [f"{name_row(row, rows)}: {quote_text(row.answer, 60)}" for row in same], "remove them"
         )
-    pairs = [row for row in _pairs(rows) if row not in same]
-    alike = [row for row in pairs if (letters := _letters(row.answer)) and letters == _letters(_rejected(row))]
-    if len(alike) > MANY * len(pairs):
+    pairs = [row for row in _iterate_preference_rows(rows) if row not in same]
+    alike = [
+        row
+        for row in pairs
+        if (letters := _keep_folded_letters_and_digits(row.answer))
+        and letters == _keep_folded_letters_and_digits(_extract_rejected_text(row))
+    ]
+    if len(alike) > MAX_PAIR_SHARE * len(pairs):
         what = f"{count_of_total(len(alike), len(pairs))}: chosen and rejected differ only in case and punctuation"
         lines = [
-            f"{name_row(row, rows)}: {quote_text(row.answer, 40)} and {quote_text(_rejected(row), 40)}" for row in alike
+            f"{name_row(row, rows)}: {quote_text(row.answer, 40)} and {quote_text(_extract_rejected_text(row), 40)}"
+            for row in alike
         ]
         yield Finding("warning", what, lines, "remove them, unless this is what the pairs should teach", "case")
 
@@ -69,8 +77,8 @@ def longer_is_better(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     more (arXiv:2403.19159), and where they are shorter, to write less (-shorter). An evaluation that only sees length
     cannot tell that from a better answer.
     """
-    pairs = list(_pairs(rows))
-    sizes = [(len(row.answer.strip()), len(_rejected(row).strip())) for row in pairs]
+    pairs = list(_iterate_preference_rows(rows))
+    sizes = [(len(row.answer.strip()), len(_extract_rejected_text(row).strip())) for row in pairs]
     for kind, count in (("", sum(a > b for a, b in sizes)), ("shorter", sum(a < b for a, b in sizes))):
         if len(pairs) >= FEWEST and count > LONGER * len(pairs):
             what = f"{count_of_total(count, len(pairs))} ({count / len(pairs):.0%}): the chosen answer is the "
@@ -85,13 +93,14 @@ def other_questions(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     Two conversations that part before the answer are no pair: the model would learn which question is the likelier.
     """
     odd = []
-    for row in _pairs(rows):
+    for row in _iterate_preference_rows(rows):
         answers = [a for a in (row.row["chosen"], row.row["rejected"]) if isinstance(a, list) and a]
         firsts = [a[0] for a in answers if isinstance(a[0], Mapping)]  # of messages that should answer
         odd += [row] if any(first.get("role", "assistant") != "assistant" for first in firsts) else []
     if odd:
         evidence = [
-            f"{name_row(row, rows)}: {quote_text(row.prompt, 40)} and {quote_text(_rejected(row), 40)}" for row in odd
+            f"{name_row(row, rows)}: {quote_text(row.prompt, 40)} and {quote_text(_extract_rejected_text(row), 40)}"
+            for row in odd
         ]
         what = f"{count_of_total(len(odd), len(rows))}: chosen and rejected answer different prompts"
         yield Finding("error", what, evidence, "pair answers to the same messages")
@@ -142,20 +151,28 @@ def trivial_rejections(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     pairs teach to avoid that text. Where 5 % of them only repeat the question (-echo), they teach not to repeat it. In
     both cases the loss falls, and nothing is learnt of what makes an answer better.
     """
-    unwanted = [(row, _letters(text)) for row in rows if not row.row.get(HELD_OUT) and (text := _unwanted(row))]
+    unwanted = [
+        (row, _keep_folded_letters_and_digits(text))
+        for row in rows
+        if not row.row.get(HELD_OUT) and (text := _select_unwanted_answer(row))
+    ]
     unwanted = [(row, letters) for row, letters in unwanted if letters]
     if len(unwanted) < FEWEST:
         return
     fix = "use wrong answers that the model itself gives"
     [(commonest, times)] = Counter(letters for _, letters in unwanted).most_common(1)
     if times > LONGER * len(unwanted):
-        example = quote_text(next(_unwanted(row) for row, letters in unwanted if letters == commonest), 60)
+        example = quote_text(
+            next(_select_unwanted_answer(row) for row, letters in unwanted if letters == commonest), 60
+        )
         what = f"{count_of_total(times, len(unwanted))}: the rejected answer is {example}"
         yield Finding("warning", what, (), fix, "constant")
-    echoes = [row for row, letters in unwanted if letters == _letters(_question(row))]
-    if len(echoes) > MANY * len(unwanted):
+    echoes = [
+        row for row, letters in unwanted if letters == _keep_folded_letters_and_digits(_select_last_prompt_message(row))
+    ]
+    if len(echoes) > MAX_PAIR_SHARE * len(unwanted):
         what = f"{count_of_total(len(echoes), len(unwanted))}: the rejected answer only repeats the question"
-        lines = [f"{name_row(row, rows)}: {quote_text(_unwanted(row), 60)}" for row in echoes]
+        lines = [f"{name_row(row, rows)}: {quote_text(_select_unwanted_answer(row), 60)}" for row in echoes]
         yield Finding("warning", what, lines, fix, "echo")
 
 
@@ -174,33 +191,33 @@ def unbalanced_labels(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Fin
     if len(labels) < FEWEST or not all(weighed.values()):  # the trainer refuses labels of one kind
         return
     less, more = sorted(weighed, key=weighed.__getitem__)
-    if weighed[more] > RATIO * weighed[less]:
+    if weighed[more] > MAX_WEIGHT_RATIO * weighed[less]:
         what = f"{counts['desirable_weight']} wanted answers and {counts['undesirable_weight']} unwanted ones"
         what += f" weigh {weighed[more] / weighed[less]:.3g} to 1"
         fix = f"set {less} = {weighed[more] / counts[less]:.3g}, or add rows of the rarer label"
         yield Finding("warning", what, (), fix)
 
 
-def _unwanted(row: TrainingRow) -> str:
+def _select_unwanted_answer(row: TrainingRow) -> str:
     """Return the answer of a row that should not be given: of a pair, or one that is labelled so; or an empty text."""
     if "rejected" in row.row and "chosen" in row.row:
-        return _rejected(row)
+        return _extract_rejected_text(row)
     return row.answer if "label" in row.row and not row.row["label"] else ""
 
 
-def _question(row: TrainingRow) -> str:
+def _select_last_prompt_message(row: TrainingRow) -> str:
     prompt = row.row.get("prompt", "")
     return prompt_text(prompt[-1:]) if isinstance(prompt, list) else row.prompt
 
 
-def _letters(text: str) -> str:
+def _keep_folded_letters_and_digits(text: str) -> str:
     """Return the letters and digits of a text, without case."""
     return re.sub(r"[\W_]", "", fold_case(unicodedata.normalize("NFC", text)))
 
 
-def _pairs(rows: Sequence[TrainingRow]) -> Iterator[TrainingRow]:
+def _iterate_preference_rows(rows: Sequence[TrainingRow]) -> Iterator[TrainingRow]:
     return (row for row in rows if "chosen" in row.row and "rejected" in row.row)
 
 
-def _rejected(row: TrainingRow) -> str:
+def _extract_rejected_text(row: TrainingRow) -> str:
     return prompt_text(row.row["rejected"])

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import harness_hf
 from harness import Built, Finding, ModelRef, checker
 from harness.internals import Suite, weight_files
-from harness_checks.batches import IGNORED, TAIL
+from harness_checks.batches import IGNORED_LABEL, TAIL_TOKENS
 from harness_hf import ModelTokenizer
 from harness_lora import read_config, restrict_targets, text_linears
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-NEVER = 1e-16  # in a row of the head that was never trained; those of reserved tokens are zeros
+MAX_UNTRAINED_NORM = 1e-16  # in a row of the head that was never trained; those of reserved tokens are zeros
 LOW, HIGH = 5e-5, 1e-3  # of the learning rate: below it a full fine-tuning's, above it a LoRA diverges
-TINY = 0.1  # what random weights of 0.1 M parameters can take, to learn anything in a test
-FULL = 1e-4  # above it training all weights forgets
+MAX_TINY_RATE = 0.1  # what random weights of 0.1 M parameters can take, to learn anything in a test
+MAX_FULL_RATE = 1e-4  # above it training all weights forgets
 BATCH, RANK = 32, 64
 MOST_EPOCHS = 10
 
@@ -35,7 +35,7 @@ def few_targets(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]
         return
     targets, model = options.get("target_modules"), harness_hf.build_skeleton(base.path)
     linears = {name: model.get_submodule(name) for name in text_linears(model)}
-    adapted, listed = _adapted(model, options), targets if isinstance(targets, list) else []
+    adapted, listed = _find_adapted_modules(model, options), targets if isinstance(targets, list) else []
     if unmatched := [t for t in listed if not any(n.endswith(f".{t}") or n == t for n in adapted)]:
         yield Finding("error", f"target_modules match nothing: {', '.join(unmatched)}", fix="name modules of the base")
     total = sum(m.weight.numel() for m in linears.values())
@@ -83,9 +83,9 @@ def untrained_ends(built: Built, base: ModelRef, suite: Suite) -> Iterator[Findi
     names = weight_names(built.model, head)
     if options is None or trains_module(names, options):
         return
-    learnt = [[x for x in e.labels if x != IGNORED][-TAIL:] for e in built.examples]
+    learnt = [[x for x in e.labels if x != IGNORED_LABEL][-TAIL_TOKENS:] for e in built.examples]
     ends = {x for last in learnt for x in last} & ModelTokenizer(built.tokenizer).stop_ids
-    if zeros := [i for i in sorted(ends) if _is_zero(Path(base.path), names, i)]:
+    if zeros := [i for i in sorted(ends) if _is_token_row_zero(Path(base.path), names, i)]:
         marks = ", ".join(f'"{built.tokenizer.convert_ids_to_tokens(i)}"' for i in zeros)
         what = f"rows end with {marks}, which the base cannot generate: its row of the output embeddings is zero"
         yield Finding(
@@ -118,7 +118,7 @@ def adapter_options(suite: Suite) -> Mapping[str, Any] | None:
     return suite.adapter.options if suite.adapter.use != "none" else None
 
 
-def _is_zero(folder: Path, names: set[str], token: int) -> bool:
+def _is_token_row_zero(folder: Path, names: set[str], token: int) -> bool:
     """Return whether the row of a token is zeros in the first of some tensors that a folder's files have."""
     from safetensors import safe_open
 
@@ -126,11 +126,11 @@ def _is_zero(folder: Path, names: set[str], token: int) -> bool:
         with safe_open(folder / file, "pt") as opened:
             if name := next((n for n in opened.keys() if n in names), None):  # noqa: SIM118 -- no mapping
                 rows = opened.get_slice(name)
-                return token < rows.get_shape()[0] and bool(rows[token : token + 1].abs().max() <= NEVER)
+                return token < rows.get_shape()[0] and bool(rows[token : token + 1].abs().max() <= MAX_UNTRAINED_NORM)
     return False
 
 
-def _adapted(model: PreTrainedModel, options: Any) -> set[str]:
+def _find_adapted_modules(model: PreTrainedModel, options: Any) -> set[str]:
     """Return the modules that PEFT adapts: its own choice, on the model without weights."""
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
@@ -168,11 +168,11 @@ def unusual_recipe(suite: Suite) -> Iterator[Finding]:
             yield Finding("warning", "learning_rate is the default, which is for adapters", fix=best)
     elif rate <= 0:
         yield Finding("error", f"learning_rate is {rate}: nothing is trained", fix="start with 2e-4")
-    elif whole and rate > (FULL / 10 if judged else FULL) and not tiny:
+    elif whole and rate > (MAX_FULL_RATE / 10 if judged else MAX_FULL_RATE) and not tiny:
         yield Finding("warning", f"learning_rate is {rate:g}, which makes a training of all weights forget", fix=best)
     elif not (whole or judged) and rate < LOW:
         yield Finding("warning", f"learning_rate is {rate:g}, as in full fine-tuning", fix="use 1e-4 to 5e-4 for LoRA")
-    elif not whole and rate > (TINY if tiny else HIGH / 10 if judged else HIGH):
+    elif not whole and rate > (MAX_TINY_RATE if tiny else HIGH / 10 if judged else HIGH):
         best = "5e-6 to 5e-5" if judged else "1e-4 to 5e-4"
         yield Finding("warning", f"learning_rate is {rate:g}, at which LoRA diverges or forgets", fix=best)
     if (epochs := train.get("num_train_epochs", 0)) > MOST_EPOCHS and train.get("max_steps", -1) <= 0:

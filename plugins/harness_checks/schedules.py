@@ -15,8 +15,8 @@ LEAST_STEPS = 3
 TENTH, HALF = 0.1, 0.5  # of the peak of the rate; of the steps
 SGD_RATE = 1e-3  # of plain gradients, which for a LoRA are small
 EPSILON, DECAY, NOISE, SMOOTHING, DROPOUT = 1e-4, 10.0, 50.0, 0.5, 0.5
-SCALE = 64.0  # by which an adapter's product is multiplied
-BETA = 5.0  # of DPO and KTO, which are used with 0.01 to 0.5
+MAX_SCALE = 64.0  # by which an adapter's product is multiplied
+MAX_BETA = 5.0  # of DPO and KTO, which are used with 0.01 to 0.5
 FEWEST, NOISES = 20, 2.0  # losses; standard errors that a fall must have
 
 
@@ -33,19 +33,19 @@ def ineffective_recipe(built: Built, suite: Suite) -> Iterator[Finding]:
     steps = _count_steps(built)
     if 0 < steps < LEAST_STEPS:
         yield Finding("warning", f"the training has {steps} steps", fix="raise num_train_epochs or max_steps")
-    elif (rates := _rates(config, steps)) and max(rates) > 0:
+    elif (rates := _compute_learning_rate_schedule(config, steps)) and max(rates) > 0:
         high = sum(rate > TENTH * max(rates) for rate in rates)
         if high < HALF * len(rates):
             what = f"learning_rate is above a tenth of its peak in only {high} of {len(rates)} steps"
             yield Finding("warning", what, (), "change lr_scheduler_type or lr_scheduler_kwargs")
-    for what, fix in _find_extremes(config, suite):
+    for what, fix in _iterate_extreme_options(config, suite):
         yield Finding("warning", what, (), fix)
     beta = getattr(config, "beta", None)
     if suite.train and suite.train.use in ("dpo", "kto") and beta == 0:
         yield Finding("error", "beta is 0: the loss has no gradient", (), "start with 0.1")
 
 
-def _find_extremes(config: Any, suite: Suite) -> Iterator[tuple[str, str]]:
+def _iterate_extreme_options(config: Any, suite: Suite) -> Iterator[tuple[str, str]]:
     """Yield options that are far from what works, and what works."""
     adapter: Mapping[str, Any] = suite.adapter.options if suite.adapter else {}
     rate, name = getattr(config, "learning_rate", 0.0), str(getattr(config, "optim", "")).rpartition(".")[2].lower()
@@ -61,7 +61,7 @@ def _find_extremes(config: Any, suite: Suite) -> Iterator[tuple[str, str]]:
         ("label_smoothing_factor", SMOOTHING, "usual values are 0 to 0.1"),
         (
             "beta",
-            BETA if suite.train and suite.train.use in ("dpo", "kto") else math.inf,
+            MAX_BETA if suite.train and suite.train.use in ("dpo", "kto") else math.inf,
             "usual values are 0.01 to 0.5",
         ),
     ):
@@ -72,7 +72,7 @@ def _find_extremes(config: Any, suite: Suite) -> Iterator[tuple[str, str]]:
     if (alpha := adapter.get("lora_alpha")) is not None:
         rank = adapter.get("r", alpha) or 1
         factor = alpha / (math.sqrt(rank) if adapter.get("use_rslora") else rank)
-        if factor > SCALE:
+        if factor > MAX_SCALE:
             yield f"the adapter is multiplied by {factor:g} (lora_alpha and r)", "set lora_alpha to r to 2 r"
         if factor == 0:
             yield "lora_alpha is 0: the adapter is multiplied by 0", "set lora_alpha to r to 2 r"
@@ -88,7 +88,7 @@ def _count_steps(built: Built) -> int:
     return math.ceil(rows / size * getattr(config, "num_train_epochs", 0)) if size else 0
 
 
-def _rates(config: Any, steps: int) -> list[float]:
+def _compute_learning_rate_schedule(config: Any, steps: int) -> list[float]:
     """Return the learning rate of every step; nothing where the schedule depends on more than the step."""
     import torch
     from transformers import get_scheduler
@@ -122,13 +122,13 @@ def loss_did_not_fall(adapter: ModelRef) -> Iterator[Finding]:
     part = len(losses) // 4
     first, last = losses[:part], losses[-part:]
     fall = statistics.fmean(first) - statistics.fmean(last)
-    noise = _standard_error(first, last)
+    noise = _compute_standard_error(first, last)
     if fall <= NOISES * noise:
         what = f"the loss fell by {fall:.3g} nats per token from the first to the last quarter of the steps"
         fix = "check whether learning_rate is too low or too high, or whether the base is as good on these rows"
         yield Finding("warning", f"{what}; its noise is {noise:.2g}", (), fix)
 
 
-def _standard_error(first: Sequence[float], last: Sequence[float]) -> float:
+def _compute_standard_error(first: Sequence[float], last: Sequence[float]) -> float:
     """Return the standard error of the difference of two means, the spread of each around its own trend left in."""
     return math.sqrt(statistics.variance(first) / len(first) + statistics.variance(last) / len(last))

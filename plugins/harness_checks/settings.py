@@ -21,7 +21,7 @@ def find_weak_settings(tasks: Mapping[str, Task], suite: Suite, gates: Sequence[
             what = f'"{name}" has limit = {limit}, so its gates judge {limit} rows'
             yield Finding("warning", what, (), "remove limit once the suite works", "limit")
         pattern = str(task.spec.options.get("pattern", "")) if task.spec.use == "regex" else ""
-        if pattern and _matches_nothing(pattern):
+        if pattern and _does_pattern_match_empty_text(pattern):
             what = f'"{name}": the pattern {pattern!r} matches an empty answer, so every answer is right'
             yield Finding("warning", what, (), "write a pattern that a wrong answer does not match", "pattern")
     if (alpha := suite.header.alpha) > HIGH_RISK and gates:
@@ -32,7 +32,7 @@ def find_weak_settings(tasks: Mapping[str, Task], suite: Suite, gates: Sequence[
         yield Finding("warning", what, (), 'remove severity = "warn" from the gates that must hold', "blocking")
 
 
-def _matches_nothing(pattern: str) -> bool:
+def _does_pattern_match_empty_text(pattern: str) -> bool:
     try:
         return re.search(pattern, "") is not None
     except re.error:  # which the evaluator refuses

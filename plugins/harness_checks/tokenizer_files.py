@@ -15,8 +15,8 @@ from harness import Finding, UsageError, quote_text
 from harness_checks.clocks import stop_clock
 from harness_hf import ModelTokenizer, context_length
 
-TOLD = 5  # differences of a kind that are told
-PLAIN = (
+SHOWN_DIFFERENCES = 5  # differences of a kind that are told
+SAMPLE_TEXTS = (
     "The quick brown fox jumps over the lazy dog, and the dog does not mind at all.",
     "In 1969 the first people walked on the moon; they came home four days later.",
     'def add(a, b):\n    """Return the sum."""\n    return a + b\n',
@@ -24,11 +24,40 @@ PLAIN = (
 CUTS = ("model_max_length", "truncation_side")
 # Of a tokenizer's options: which files they are from and who reads them, padding, which every caller sets anew, and
 # what is compared as tokens, texts or a template.
-COMPARED = {"name_or_path", "vocab_file", "merges_file", "tokenizer_file", "special_tokens_map_file", "tokenizer_class"}
-COMPARED |= {"backend", "is_local", "local_files_only", "processor_class", "auto_map", "trust_remote_code", "use_fast"}
-COMPARED |= {"padding", "padding_side", "pad_token", "pad_token_type_id", "pad_to_multiple_of", "stride", "max_length"}
-COMPARED |= {"added_tokens_decoder", "extra_special_tokens", "additional_special_tokens", "chat_template", "truncation"}
-COMPARED |= {
+IGNORED_KEYS = {
+    "name_or_path",
+    "vocab_file",
+    "merges_file",
+    "tokenizer_file",
+    "special_tokens_map_file",
+    "tokenizer_class",
+}
+IGNORED_KEYS |= {
+    "backend",
+    "is_local",
+    "local_files_only",
+    "processor_class",
+    "auto_map",
+    "trust_remote_code",
+    "use_fast",
+}
+IGNORED_KEYS |= {
+    "padding",
+    "padding_side",
+    "pad_token",
+    "pad_token_type_id",
+    "pad_to_multiple_of",
+    "stride",
+    "max_length",
+}
+IGNORED_KEYS |= {
+    "added_tokens_decoder",
+    "extra_special_tokens",
+    "additional_special_tokens",
+    "chat_template",
+    "truncation",
+}
+IGNORED_KEYS |= {
     "bos_token",
     "eos_token",
     "unk_token",
@@ -38,8 +67,8 @@ COMPARED |= {
     "model_input_names",
     "legacy",
 }
-COMPARED |= {"truncation_strategy", "mistral_format", "from_slow", "model_specific_special_tokens", "_commit_hash"}
-CALLED = ("truncation", "padding")  # of tokenizer.json: every caller sets them anew
+IGNORED_KEYS |= {"truncation_strategy", "mistral_format", "from_slow", "model_specific_special_tokens", "_commit_hash"}
+CALLER_KEYS = ("truncation", "padding")  # of tokenizer.json: every caller sets them anew
 
 
 def sample_texts(tokenizer: Any) -> list[str]:
@@ -47,10 +76,10 @@ def sample_texts(tokenizer: Any) -> list[str]:
     special = " ".join(f"{token}word" for token in sorted({t.content for t in tokenizer.added_tokens_decoder.values()}))
     chats = []
     with suppress(UsageError):  # without a template, or with one that has rules of its own about turns
-        turns = [{"role": "user", "content": PLAIN[0]}, {"role": "assistant", "content": PLAIN[1]}]
+        turns = [{"role": "user", "content": SAMPLE_TEXTS[0]}, {"role": "assistant", "content": SAMPLE_TEXTS[1]}]
         template = stop_clock(tokenizer.chat_template)
         chats.append(ModelTokenizer(tokenizer).render(turns, opened=False, template=template))
-    return [*PLAIN, special, *chats]
+    return [*SAMPLE_TEXTS, special, *chats]
 
 
 def compare_options(before: Any, after: Any, *lengths: int) -> Iterator[Finding]:
@@ -58,7 +87,7 @@ def compare_options(before: Any, after: Any, *lengths: int) -> Iterator[Finding]
 
     `lengths` are the tokens after which texts are cut.
     """
-    names = sorted((before.init_kwargs.keys() | after.init_kwargs.keys()) - COMPARED - {*CUTS})
+    names = sorted((before.init_kwargs.keys() | after.init_kwargs.keys()) - IGNORED_KEYS - {*CUTS})
     options = [{n: t.init_kwargs.get(n, getattr(t, n, None)) or None for n in names} for t in (before, after)]
     sides = [getattr(t, "truncation_side", "right") for t in (before, after)]
     if odd := list(json_differences(options[0], options[1])):
@@ -88,7 +117,7 @@ def compare_files(before: Path, after: Path) -> list[str]:
 
     # as the library writes them, so that only what they do is compared
     texts = [Tokenizer.from_file(str(folder / "tokenizer.json")).to_str() for folder in (before, after)]
-    one, two = ({k: v for k, v in json.loads(text).items() if k not in CALLED} for text in texts)
+    one, two = ({k: v for k, v in json.loads(text).items() if k not in CALLER_KEYS} for text in texts)
     found = []
     for part in ("vocab", "merges"):
         old: dict[str, Any] = {}
@@ -100,7 +129,9 @@ def compare_files(before: Path, after: Path) -> list[str]:
                 entries = {entry: place for place, entry in enumerate(texts)}
             members.update(entries)
         if changed := [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]:
-            examples = [f"{quote_text(key)} {old.get(key)} → {new.get(key)}" for key in sorted(changed)[:TOLD]]
+            examples = [
+                f"{quote_text(key)} {old.get(key)} → {new.get(key)}" for key in sorted(changed)[:SHOWN_DIFFERENCES]
+            ]
             found.append(f"{part}: {len(changed)} differ: {', '.join(examples)}")
     return found + list(json_differences(one, two))
 
@@ -109,7 +140,7 @@ def compare_templates(before: Any, after: Any) -> list[str]:
     """Return the lines in which two chat templates differ; a template is a text, or several by name."""
     one, two = (json.dumps(t, indent=0) if isinstance(t, Mapping) else t or "" for t in (before, after))
     lines = list(unified_diff(one.splitlines(True), two.splitlines(True), n=0, lineterm=""))[2:]
-    return [quote_text(line) for line in lines if not line.startswith("@@")][:TOLD]
+    return [quote_text(line) for line in lines if not line.startswith("@@")][:SHOWN_DIFFERENCES]
 
 
 def json_differences(one: Any, two: Any, where: str = "") -> Iterator[str]:

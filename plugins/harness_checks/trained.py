@@ -15,8 +15,8 @@ from harness.internals import is_sealed, weight_files
 
 WEIGHTS = "adapter_model.safetensors"
 NOTE = "harness-adapter.json"
-RISE = 0.02  # nats per token
-LOST = 0.25  # of the KL between a base and what was trained of it, to what is written of that
+MAX_RISE_NATS = 0.02  # nats per token
+MAX_LOST_SHARE = 0.25  # of the KL between a base and what was trained of it, to what is written of that
 
 
 @checker(title="untrained-adapter-weights")
@@ -29,7 +29,9 @@ def did_not_move(adapter: ModelRef) -> Iterator[Finding]:
     """
     if adapter.adapter is None:
         return  # M2 compares a whole model with its base
-    matrices = {name: t for name, t in _tensors(adapter) if "lora_B" in name or "lora_embedding_B" in name}
+    matrices = {
+        name: t for name, t in _iterate_trained_tensors(adapter) if "lora_B" in name or "lora_embedding_B" in name
+    }
     if still := [name for name, tensor in matrices.items() if not tensor.any()]:
         what = f"{len(still)} of {len(matrices)} adapted modules did not change: their lora_B is zero"
         yield Finding(
@@ -49,7 +51,7 @@ def not_finite(adapter: ModelRef) -> Iterator[Finding]:
     """
     import torch
 
-    for name, tensor in _tensors(adapter):
+    for name, tensor in _iterate_trained_tensors(adapter):
         if bad := int((~torch.isfinite(tensor)).sum()):
             what = f'"{name}": {bad} of {tensor.numel()} weights are not finite'
             yield Finding("error", what, (), "lower learning_rate, or look for damaged rows")
@@ -98,7 +100,7 @@ def overfits(adapter: ModelRef) -> Iterator[Finding]:
     """
     facts = read_training_note(adapter).get("facts", {})
     losses, kept = facts.get("validation_loss") or [], facts.get("kept_step")
-    if not losses or losses[-1] - (least := min(losses)) < RISE:
+    if not losses or losses[-1] - (least := min(losses)) < MAX_RISE_NATS:
         return
     best = losses.index(least) + 1
     what = f"the validation loss rose from {least:.3f} after validation {best} to {losses[-1]:.3f} at the end"
@@ -122,7 +124,10 @@ def saved_otherwise(adapter: ModelRef) -> Iterator[Finding]:
         return  # a whole model was read back where it was written
     import torch
 
-    bits = ((name, tensor.contiguous().view(-1).view(torch.uint8).numpy()) for name, tensor in _tensors(adapter))
+    bits = (
+        (name, tensor.contiguous().view(-1).view(torch.uint8).numpy())
+        for name, tensor in _iterate_trained_tensors(adapter)
+    )
     found = {name: hashlib.sha256(data).hexdigest() for name, data in bits}
     if odd := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
         lost = sum(name not in found for name in odd)
@@ -146,12 +151,12 @@ def rounded_away(adapter: ModelRef) -> Iterator[Finding]:
     """
     facts = read_training_note(adapter).get("facts", {})
     lost, way = facts.get("kl_rounding"), facts.get("kl_training")
-    if lost is not None and way and lost > LOST * way:
+    if lost is not None and way and lost > MAX_LOST_SHARE * way:
         what = f"rounding to the base's dtype undid {lost:.2g} of {way:.2g} nats per token (KL) of the training"
         fix = (
             "use a base in float32, more steps or a higher learning_rate, or train a LoRA, whose weights are in float32"
         )
-        yield Finding("warning", f"{what}, limit {LOST:.0%}", (), fix)
+        yield Finding("warning", f"{what}, limit {MAX_LOST_SHARE:.0%}", (), fix)
 
 
 @checker(title="base-model-mismatch")
@@ -175,7 +180,7 @@ def another_base(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
         yield Finding("note", told)
 
 
-def _tensors(adapter: ModelRef) -> Iterator[tuple[str, Any]]:
+def _iterate_trained_tensors(adapter: ModelRef) -> Iterator[tuple[str, Any]]:
     """Yield the tensors of an adapter, or of a whole model, one at a time."""
     from safetensors import safe_open
 

@@ -10,13 +10,13 @@ from typing import Any
 import harness_hf
 from harness import Built, Finding, ModelRef, UsageError, checker, quote_text
 from harness.internals import Suite, weight_files
-from harness_checks.batches import FIXTURES, IGNORED
+from harness_checks.batches import FIXTURES, IGNORED_LABEL
 from harness_checks.clocks import stop_clock
 from harness_checks.lint import count_of_total
-from harness_checks.recipe import NEVER, adapter_options, suggest_option, trains_module, weight_names
+from harness_checks.recipe import MAX_UNTRAINED_NORM, adapter_options, suggest_option, trains_module, weight_names
 from harness_hf import ModelTokenizer
 
-BLOCK = 4096  # rows of the head that are read at once
+BLOCK_ROWS = 4096  # rows of the head that are read at once
 
 
 @checker(title="untrainable-tokens")
@@ -33,22 +33,22 @@ def untrainable_tokens(built: Built, base: ModelRef, suite: Suite) -> Iterator[F
     if beyond := sorted(i for i in used if i >= embeddings):
         fix = "resize the embeddings of the base, or use a base that has these tokens"
         what = f"tokens beyond the base's {embeddings:,} embeddings"
-        yield _finding(built, beyond, what, fix, "beyond")
+        yield _make_token_finding(built, beyond, what, fix, "beyond")
         return
     options, head = adapter_options(suite), built.model.get_output_embeddings()
     names = weight_names(built.model, head)
     if options is None or trains_module(names, options):
         return
-    learnt = {i for e in built.examples for i in e.labels[1:] if i != IGNORED}  # the first is never predicted
-    tokens = learnt - _find_opening(built)
-    zeros, equal = _find_rows(Path(base.path), names, tokens)
+    learnt = {i for e in built.examples for i in e.labels[1:] if i != IGNORED_LABEL}  # the first is never predicted
+    tokens = learnt - _find_answer_opening_tokens(built)
+    zeros, equal = _find_zero_and_twin_rows(Path(base.path), names, tokens)
     fix = f"set {suggest_option(names)} in [adapter], or use tokens that the base knows"
     if mute := sorted(zeros - ModelTokenizer(built.tokenizer).stop_ids):  # D20 reports the ends
-        yield _finding(built, mute, "tokens whose row of the base's output embeddings is zero", fix, "zero")
+        yield _make_token_finding(built, mute, "tokens whose row of the base's output embeddings is zero", fix, "zero")
     if equal:
         what = "tokens whose row of the base's output embeddings equals another token's"
         pairs = {i: f' = "{built.tokenizer.convert_ids_to_tokens(twin)}"' for i, twin in equal.items()}
-        yield _finding(built, sorted(equal), what, fix, "equal", pairs)
+        yield _make_token_finding(built, sorted(equal), what, fix, "equal", pairs)
 
 
 @checker(title="adapter-tokenizer-mismatch")
@@ -79,14 +79,16 @@ def other_tokenizer(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
             yield Finding("error", what, evidence, fix, "vocabulary")
     text = theirs.chat_template if theirs else template.read_text("utf-8") if template.is_file() else None
     if text and text != ours.chat_template:
-        pairs = zip(_write_chats(ours, ours.chat_template), _write_chats(ours, text), strict=True)
+        pairs = zip(
+            _iterate_rendered_fixtures(ours, ours.chat_template), _iterate_rendered_fixtures(ours, text), strict=True
+        )
         if odd := [f"base {quote_text(one)}, adapter {quote_text(two)}" for one, two in pairs if one != two]:
             what = f'"{folder.name}" has another chat template than its base "{base.path}", which is the one that ships'
             fix = "evaluate it on a base with that template, or remove the template from the adapter's folder"
             yield Finding("error", what, odd, fix, "template")
 
 
-def _write_chats(tokenizer: Any, template: str | None) -> Iterator[str]:
+def _iterate_rendered_fixtures(tokenizer: Any, template: str | None) -> Iterator[str]:
     """Yield conversations as a template writes them, or what it says against them."""
     for turns in ([{"role": "system", "content": "Be brief."}, *FIXTURES[0]], *FIXTURES):
         for is_opened in (True, False):
@@ -96,7 +98,7 @@ def _write_chats(tokenizer: Any, template: str | None) -> Iterator[str]:
                 yield f"rejected: {error}"
 
 
-def _find_opening(built: Built) -> set[int]:
+def _find_answer_opening_tokens(built: Built) -> set[int]:
     """Return the tokens with which a chat template opens an answer, which no model need say."""
     try:
         return set(ModelTokenizer(built.tokenizer).encode_prompts([[{"role": "user", "content": "?"}]])[0])
@@ -104,7 +106,7 @@ def _find_opening(built: Built) -> set[int]:
         return set()
 
 
-def _finding(
+def _make_token_finding(
     built: Built, tokens: Sequence[int], what: str, fix: str, kind: str, notes: dict[int, str] | None = None
 ) -> Finding:
     rows = {i: [e.number for e in built.examples if i in e.ids] for i in tokens[:5]}
@@ -114,7 +116,7 @@ def _finding(
     return Finding("error", f"{count_of_total(total, len(built.examples))}: {what}", evidence, fix, kind)
 
 
-def _find_rows(folder: Path, names: Set[str], tokens: Set[int]) -> tuple[set[int], dict[int, int]]:
+def _find_zero_and_twin_rows(folder: Path, names: Set[str], tokens: Set[int]) -> tuple[set[int], dict[int, int]]:
     """Return which tokens have a row of zeros, and which have the row of another token, in a weight of a folder."""
     import torch
     from safetensors import safe_open
@@ -124,13 +126,13 @@ def _find_rows(folder: Path, names: Set[str], tokens: Set[int]) -> tuple[set[int
             if name := next((n for n in opened.keys() if n in names), None):  # noqa: SIM118 -- no mapping
                 weight = opened.get_slice(name)  # (V, H)
                 known = torch.tensor(sorted(i for i in tokens if i < weight.get_shape()[0]), dtype=torch.long)
-                rows, sums = _read_rows(weight, known)
-                zeros = {int(i) for i in known[rows.abs().amax(-1) <= NEVER]}
-                return zeros, _find_twins(weight, known, rows, sums, zeros)
+                rows, sums = _read_rows_and_bit_sums(weight, known)
+                zeros = {int(i) for i in known[rows.abs().amax(-1) <= MAX_UNTRAINED_NORM]}
+                return zeros, _find_tokens_with_equal_rows(weight, known, rows, sums, zeros)
     return set(), {}
 
 
-def _read_rows(weight: Any, known: Any) -> tuple[Any, Any]:
+def _read_rows_and_bit_sums(weight: Any, known: Any) -> tuple[Any, Any]:
     """Return some rows of a weight as float32, and a sum over the bits of every row, which equal rows have in common.
 
     Shapes: (K, H) and (V,), for a weight of (V, H) and K tokens.
@@ -141,15 +143,15 @@ def _read_rows(weight: Any, known: Any) -> tuple[Any, Any]:
     factors = torch.randint(1 << 40, (width,), generator=torch.Generator().manual_seed(0)) * 2 + 1
     as_int = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     rows, sums = [], []
-    for start in range(0, size, BLOCK):
-        block = weight[start : min(start + BLOCK, size)].contiguous()
-        inside = known[(known >= start) & (known < start + BLOCK)] - start
+    for start in range(0, size, BLOCK_ROWS):
+        block = weight[start : min(start + BLOCK_ROWS, size)].contiguous()
+        inside = known[(known >= start) & (known < start + BLOCK_ROWS)] - start
         rows.append(block[inside].float())
         sums.append((block.view(as_int[block.element_size()]).long() * factors).sum(-1))
     return torch.cat(rows), torch.cat(sums)
 
 
-def _find_twins(weight: Any, known: Any, rows: Any, sums: Any, zeros: Set[int]) -> dict[int, int]:
+def _find_tokens_with_equal_rows(weight: Any, known: Any, rows: Any, sums: Any, zeros: Set[int]) -> dict[int, int]:
     """Return for each token whose row another token has as well which that is; rows of zeros apart."""
     order = sums.argsort(stable=True)
     places = {int(i): place for place, i in enumerate(order.tolist())}

@@ -14,18 +14,18 @@ from typing import Any
 
 from harness_domain import values
 
-TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
+TAGGED_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 MISTRAL, PYTHON = "[TOOL_CALLS]", "<|python_tag|>"
-NAMED = re.compile(r"\s*(?:\[TOOL_CALLS\])?\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?(?:\[ARGS\])?\s*(?=\{)")
+NAMED_CALL = re.compile(r"\s*(?:\[TOOL_CALLS\])?\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?(?:\[ARGS\])?\s*(?=\{)")
 XML = re.compile(r"<function=([^>\n]+)>(.*?)</function>", re.DOTALL)
 PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
 GLM = re.compile(r"\s*([\w.-]+)\s*((?:<arg_key>.*?</arg_key>\s*<arg_value>.*?</arg_value>\s*)*)", re.DOTALL)
 PAIR = re.compile("<arg_key>(.*?)</arg_key>\\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
-LISTED = re.compile(r"(?:functools|<\|tool_call\|>|<function_call>)\s*(?=[\[{])")
+LISTED_PREFIX = re.compile(r"(?:functools|<\|tool_call\|>|<function_call>)\s*(?=[\[{])")
 CODE = re.compile(r"<\|tool_call_start\|>(.*?)(?:<\|tool_call_end\|>|\Z)|```tool_code\b(.*?)(?:```|\Z)", re.DOTALL)
 REACT = re.compile(r"(?:\A|\n)[ \t]*Action:[ \t]*[`*\"]*([\w.-]+)[`*\"]*[ \t]*\n+[ \t]*Action Input:\s*(?:```\w*\s*)?")
-OBSERVED = re.compile(r"\n[ \t]*Observation:")  # what follows is a reply that the model made up
-ENDED = re.compile(r"(?:<\|(?:eo[mt]_id|im_end|end|call|end_?of_?text)\|>|</s>|\s)+\Z")  # the turn
+OBSERVATION_MARK = re.compile(r"\n[ \t]*Observation:")  # what follows is a reply that the model made up
+TURN_END_PATTERN = re.compile(r"(?:<\|(?:eo[mt]_id|im_end|end|call|end_?of_?text)\|>|</s>|\s)+\Z")  # the turn
 HEADS = {  # what stands before arguments in JSON: with marks, and without those that are special tokens
     "deepseek": r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>(?=\w))?([\w.-]+)(?:<｜tool▁sep｜>)?"
     r"\s*(?:```json\s*)?(?=\{)",
@@ -42,16 +42,16 @@ MARKS = {  # what begins a call; of several the first in the answer counts, and 
     "deepseek": "<｜tool▁call▁begin｜>",
     "kimi": r"<\|tool_call_begin\|>|functions\.[\w.-]+:\d+\s*\{",
     "gpt-oss": r"to=functions\.",
-    "granite": LISTED.pattern,
+    "granite": LISTED_PREFIX.pattern,
     "lfm2": r"<\|tool_call_start\|>|```tool_code\b",
     "react": r"(?:\A|\n)[ \t]*Action:[^\n]*\n+[ \t]*Action Input:",
 }
-UNMARKED = ("json", "python", "llama3", "mistral")  # forms that need no mark
-BEGUN = r"(?:\A|\n|[:：])[ \t]*`?(?=[\[{{]{0})"  # where a call in prose may begin: a line, or behind a colon
+UNMARKED_FORMS = ("json", "python", "llama3", "mistral")  # forms that need no mark
+CALL_START = r"(?:\A|\n|[:：])[ \t]*`?(?=[\[{{]{0})"  # where a call in prose may begin: a line, or behind a colon
 # marks of forms that are not read: Gemma 4, FunctionGemma, DeepSeek V3.2, MiniMax
-UNREAD = r"<\|tool_call(?:>|\|>(?!\s*[\[{]))|<start_function_call>|<｜(?:tool▁calls|DSML)|<(?:\w+:)?invoke\s"
+UNREAD_CALL = r"<\|tool_call(?:>|\|>(?!\s*[\[{]))|<start_function_call>|<｜(?:tool▁calls|DSML)|<(?:\w+:)?invoke\s"
 # a tool's name where a call would have it, in a form that is not known: NAME(…), NAME: {…}, "name": "NAME"
-NEXT = (
+NEXT_CALL = (
     r"(?<![\w.-])(?:function)?(?:{0})(?:[`*]*\((?!s\))|[\"'`*]*:?\s*(?:```\w*\s*)?\{{|\s*<[|｜]|>)"
     r"|(?:[\"'](?:name|tool|function|action)[\"']\s*:|\b(?:name|function)\s*=|Action:)\s*[\"']?(?:{0})(?!\w)"
 )
@@ -79,18 +79,18 @@ def parse_calls(answer: str, form: str, names: Collection[str] = (), texts: Text
     What is TYPED does not tell the text "5" from the number: the arguments in `texts` are text. Raises ValueError on an
     answer that begins a call and is none, or that has one of `names` as a call would in a form that is not known.
     """
-    text = ENDED.sub("", answer.strip().removeprefix(values.BOM).strip())
-    form = _form_of(text, names) if form == "auto" else form
+    text = TURN_END_PATTERN.sub("", answer.strip().removeprefix(values.BOM).strip())
+    form = _detect_tool_call_form(text, names) if form == "auto" else form
     try:
-        found = list(TYPED[form](text, texts or {}) if form in TYPED else FORMS[form](text))
+        found = list(TYPED_READERS[form](text, texts or {}) if form in TYPED_READERS else FORMS[form](text))
     except ValueError:
-        if form not in UNMARKED or not (found := _parse_in_prose(text, names)):
+        if form not in UNMARKED_FORMS or not (found := _parse_calls_in_prose(text, names)):
             raise
-    if not found and form in UNMARKED:
-        found = _parse_in_prose(text, names)
+    if not found and form in UNMARKED_FORMS:
+        found = _parse_calls_in_prose(text, names)
     if not found:
-        marks = [UNREAD, *(mark for other, mark in MARKS.items() if other != form)]
-        near = [NEXT.format("|".join(map(re.escape, names)))] if names else []
+        marks = [UNREAD_CALL, *(mark for other, mark in MARKS.items() if other != form)]
+        near = [NEXT_CALL.format("|".join(map(re.escape, names)))] if names else []
         if begun := re.search("|".join(marks + near), text, re.IGNORECASE):
             raise ValueError(f"{text[begun.start() :]!r:.60} begins a call in an unknown format")
     return found
@@ -113,7 +113,7 @@ def parse_call(value: Any) -> Call:
     return Call(inner["name"], given)
 
 
-def _form_of(text: str, names: Collection[str]) -> str:
+def _detect_tool_call_form(text: str, names: Collection[str]) -> str:
     if begun := {form: found.start() for form, mark in MARKS.items() if (found := re.search(mark, text))}:
         return min(begun, key=begun.__getitem__)
     named = re.match(r"(?:```\w*\s*)?(\[?)\s*([\w.-]+)(?=(\()|\s*(?:\[ARGS\]\s*)?\{)", text)
@@ -122,51 +122,51 @@ def _form_of(text: str, names: Collection[str]) -> str:
     return "json"
 
 
-def _parse_in_prose(text: str, names: Collection[str]) -> list[Call]:
+def _parse_calls_in_prose(text: str, names: Collection[str]) -> list[Call]:
     """Return the calls of known tools that stand in one place of a text, or in its fences; of several places none."""
     named = "|".join(map(re.escape, names))
     begun = re.compile(rf"\s*\[?\s*(?:{named})\(")
     if fenced := [inner for inner in values.find_fenced(text) if named and begun.match(inner)]:
-        return [call for inner in fenced for call in _pythonic(inner)]
+        return [call for inner in fenced for call in _parse_python_calls(inner)]
     places, end = list[list[Call]](), 0
-    pattern = BEGUN.format(rf"|(?:{named})\(" if named else "")
+    pattern = CALL_START.format(rf"|(?:{named})\(" if named else "")
     for start in (m.end() for m in islice(re.finditer(pattern, text), MOST_PLACES)):
         if start >= end:
-            calls, behind = _read_place(text, start)
+            calls, behind = _parse_calls_at(text, start)
             if calls and (not names or {call.name for call in calls} <= {*names}):
                 places, end = [*places, calls], behind
-    if len(places) != 1 or (named and re.search(NEXT.format(named), text[end:], re.IGNORECASE)):
+    if len(places) != 1 or (named and re.search(NEXT_CALL.format(named), text[end:], re.IGNORECASE)):
         return []
     return places[0]
 
 
-def _read_place(text: str, start: int) -> tuple[list[Call], int]:
+def _parse_calls_at(text: str, start: int) -> tuple[list[Call], int]:
     """Return the calls that begin at a place of a text, and the place behind them: JSON, or whole lines of Python."""
     calls, end = list[Call](), start
     with suppress(ValueError):
         while text[end : end + 1] in ("{", "["):
             value, end = values.parse_json_at(text, end)
-            calls += _listed(value, strict=False)
+            calls += _iterate_calls_in_json(value, strict=False)
             end += len(text) - end - len(text[end:].lstrip(" \t\r\n;,"))
     if calls:
         return calls, end
     lines = [m.start() for m in re.finditer(r"(?<=[)\]`])[ \t]*(?:\n|\Z)", text[start:])][:MOST_PLACES]
     for size in reversed(lines):
         with suppress(ValueError):
-            return list(_pythonic(text[start : start + size].rstrip("`"))), start + size
+            return list(_parse_python_calls(text[start : start + size].rstrip("`"))), start + size
     return [], start
 
 
-def _react(text: str) -> Iterator[Call]:
+def _parse_react_calls(text: str) -> Iterator[Call]:
     """Read ReAct's form: a line "Action:" with a name, and one "Action Input:" with an object, up to an observation."""
-    text = OBSERVED.split(text)[0]
+    text = OBSERVATION_MARK.split(text)[0]
     for found in REACT.finditer(text):
         given = text[found.end() :].partition("\n")[0].strip()
         empty = given in ("", "None", "none")
         yield parse_call({"name": found[1], "arguments": {} if empty else values.parse_json_at(text, found.end())[0]})
 
 
-def _xml(text: str, texts: Texts) -> Iterator[Call]:
+def _parse_qwen_xml_calls(text: str, texts: Texts) -> Iterator[Call]:
     """Read Qwen's newer form: <function=NAME>, a <parameter=KEY> for each argument, </function>, for each call."""
     if len(whole := list(XML.finditer(text))) < text.count("<function="):
         raise ValueError(f"{text[text.rindex('<function=') :]!r:.60} has no </function>")
@@ -179,10 +179,10 @@ def _xml(text: str, texts: Texts) -> Iterator[Call]:
             raise ValueError(f"{left!r:.60} is not a parameter")
         if len(dict(found)) < len(found):
             raise ValueError(f'a parameter of "{name}" occurs twice')
-        yield Call(name, {key: _read(value, key in texts.get(name, ())) for key, value in found})
+        yield Call(name, {key: _parse_parameter_value(value, key in texts.get(name, ())) for key, value in found})
 
 
-def _read(written: str, is_text: bool) -> Any:
+def _parse_parameter_value(written: str, is_text: bool) -> Any:
     """Return what stands between the tags of a parameter: text where that is wanted, else JSON where it is some."""
     try:
         return written if is_text else values.parse_json(written)
@@ -190,24 +190,27 @@ def _read(written: str, is_text: bool) -> Any:
         return CONSTANTS.get(written.strip(), written)
 
 
-def _tagged(text: str) -> Iterator[Call]:
+def _parse_tagged_json_calls(text: str) -> Iterator[Call]:
     """Read Hermes' and Qwen's form: <tool_call>{"name": …, "arguments": …}</tool_call>, once for each call."""
-    for match in TAGGED.finditer(text):
+    for match in TAGGED_CALL.finditer(text):
         inner = match[1].strip()
         closed = match[0].endswith("</tool_call>")  # else prose may follow
-        yield from _listed(values.parse_json(inner) if closed else values.parse_json_at(inner, 0)[0])
+        yield from _iterate_calls_in_json(values.parse_json(inner) if closed else values.parse_json_at(inner, 0)[0])
 
 
-def _glm(text: str, texts: Texts) -> Iterator[Call]:
+def _parse_glm_calls(text: str, texts: Texts) -> Iterator[Call]:
     """Read GLM's form: a name and <arg_key>, <arg_value> for each argument, in <tool_call>."""
-    for inner in TAGGED.findall(text):
+    for inner in TAGGED_CALL.findall(text):
         if not (whole := GLM.fullmatch(inner)):
             raise ValueError(f"{inner!r:.60} is not a call")
         own = texts.get(whole[1], ())
-        yield Call(whole[1], {key.strip(): _read(value, key.strip() in own) for key, value in PAIR.findall(whole[2])})
+        yield Call(
+            whole[1],
+            {key.strip(): _parse_parameter_value(value, key.strip() in own) for key, value in PAIR.findall(whole[2])},
+        )
 
 
-def _headed(text: str, form: str) -> Iterator[Call]:
+def _parse_calls_after_name_headers(text: str, form: str) -> Iterator[Call]:
     """Read a form in which a head with the name stands before the arguments in JSON: DeepSeek, Kimi, gpt-oss."""
     made = end = 0
     while found := re.compile(HEADS[form]).search(text, end):
@@ -218,33 +221,37 @@ def _headed(text: str, form: str) -> Iterator[Call]:
         raise ValueError(f"{begun[-1]!r:.60} is not a call")
 
 
-def _marked(text: str) -> Iterator[Call]:
+def _parse_marked_call_lists(text: str) -> Iterator[Call]:
     """Read Granite's and Phi-4's form: a list of calls in JSON behind a mark."""
-    for mark in LISTED.finditer(text):
-        yield from _listed(values.parse_json_at(text, mark.end())[0])
+    for mark in LISTED_PREFIX.finditer(text):
+        yield from _iterate_calls_in_json(values.parse_json_at(text, mark.end())[0])
 
 
-def _coded(text: str) -> Iterator[Call]:
+def _parse_marked_python_calls(text: str) -> Iterator[Call]:
     """Read LFM2's and Gemma 3's form: Python calls, or those in JSON, between marks."""
     for code in ((m[1] or m[2] or "").strip() for m in CODE.finditer(text)):
-        yield from _listed(values.parse_json(code)) if re.match(r"\[?\s*\{", code) else _pythonic(code)
+        yield from (
+            _iterate_calls_in_json(values.parse_json(code))
+            if re.match(r"\[?\s*\{", code)
+            else _parse_python_calls(code)
+        )
 
 
-def _mistral(text: str) -> Iterator[Call]:
+def _parse_mistral_calls(text: str) -> Iterator[Call]:
     """Read Mistral's forms: [TOOL_CALLS] and a list of calls, or a name, [ARGS] and its arguments, for each call."""
     _, mark, rest = text.partition(MISTRAL)
     rest = rest.strip() if mark else text
-    if not mark and not NAMED.match(rest):  # the mark is a special token, which most answers come without
-        yield from _plain(rest)
+    if not mark and not NAMED_CALL.match(rest):  # the mark is a special token, which most answers come without
+        yield from _parse_json_calls(rest)
         return
     made = rest.startswith("[")
     if made:
         value, end = values.parse_json_at(rest, 0)
         if MISTRAL in rest[end:]:
             raise ValueError(f"{rest[end:].strip()!r:.60} begins another list of calls")
-        yield from _listed(value)
+        yield from _iterate_calls_in_json(value)
     while rest and not rest.startswith("["):
-        if not (named := NAMED.match(rest)):
+        if not (named := NAMED_CALL.match(rest)):
             if made and MISTRAL not in rest:
                 return  # prose
             raise ValueError(f"{rest!r:.60} is not a call")
@@ -254,23 +261,23 @@ def _mistral(text: str) -> Iterator[Call]:
         rest = rest[end:].removeprefix("</s>").strip().removeprefix(MISTRAL).strip()
 
 
-def _llama(text: str) -> Iterator[Call]:
+def _parse_llama3_calls(text: str) -> Iterator[Call]:
     """Read Llama 3's form: {"name": …, "parameters": …}, several parted by ";", behind the Python tag or without it."""
     said, tag, rest = text.partition(PYTHON)
     rest = (rest if tag else said).strip()
     if not rest.startswith("{"):
-        yield from _pythonic(rest) if tag else ()  # the tag promises a call
+        yield from _parse_python_calls(rest) if tag else ()  # the tag promises a call
         return
     while rest:
         value, end = values.parse_json_at(rest, 0)
-        yield from _listed(value, strict=bool(tag))
+        yield from _iterate_calls_in_json(value, strict=bool(tag))
         rest = rest[end:].strip()
         if tag and not rest.startswith((";", "{", PYTHON)):
             return  # prose
         rest = rest.removeprefix(";").removeprefix(PYTHON).strip()
 
 
-def _plain(text: str) -> Iterator[Call]:
+def _parse_json_calls(text: str) -> Iterator[Call]:
     """Read an answer that is JSON, in a fence or not: one call, a list of them, or {"tool_calls": […]}."""
     fenced = [] if text[:1] in ("{", "[") else values.find_fenced(text)
     for inner in map(str.strip, fenced or [text]):
@@ -280,18 +287,18 @@ def _plain(text: str) -> Iterator[Call]:
             value = values.parse_json(inner)
         except ValueError:
             if inner.startswith("{") and re.search(r"\}\s*;?\s*\{", inner):
-                yield from _llama(inner)
+                yield from _parse_llama3_calls(inner)
             elif re.match(r'[\[{\s]*"(?:name|function|tool_calls)"', inner):
                 raise
             continue  # text that begins with a bracket
-        yield from _listed(value, strict=False)
+        yield from _iterate_calls_in_json(value, strict=False)
 
 
-def _pythonic(text: str) -> Iterator[Call]:
+def _parse_python_calls(text: str) -> Iterator[Call]:
     """Read Python calls with literal keywords, in a list or not, printed or not: [get_weather(city="Oslo"), now()]."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of escapes in a model's texts
-            found = [getattr(one, "value", None) for one in _parsed(values.remove_fence(text).strip())]
+            found = [getattr(one, "value", None) for one in _parse_python_statements(values.remove_fence(text).strip())]
         for one in [one for some in found for one in (some.elts if isinstance(some, ast.List) else [some])]:
             printed = isinstance(one, ast.Call) and ast.unparse(one.func) == "print" and len(one.args) == 1
             call = one.args[0] if isinstance(one, ast.Call) and printed else one
@@ -308,7 +315,7 @@ class _Constants(ast.NodeTransformer):
         return ast.Constant(CONSTANTS[node.id]) if node.id in CONSTANTS else node
 
 
-def _parsed(text: str) -> list[ast.stmt]:
+def _parse_python_statements(text: str) -> list[ast.stmt]:
     """Return the statements of a text, or the list that it begins with: LFM2 goes on in words, and breaks texts."""
     ends = (m.end() for m in islice(re.finditer(r"\]", text), MOST_ENDS) if text.startswith("["))
     for part in (text[:end] for end in (*ends, len(text))):
@@ -318,7 +325,7 @@ def _parsed(text: str) -> list[ast.stmt]:
     return ast.parse(text).body
 
 
-def _listed(value: Any, *, strict: bool = True) -> Iterator[Call]:
+def _iterate_calls_in_json(value: Any, *, strict: bool = True) -> Iterator[Call]:
     """Yield the calls of a JSON value; unless `strict`, JSON that names nothing is an answer and no call."""
     if isinstance(value, Mapping) and isinstance(value.get("tool_calls"), list):
         value = value["tool_calls"]
@@ -329,14 +336,17 @@ def _listed(value: Any, *, strict: bool = True) -> Iterator[Call]:
 
 
 FORMS: dict[str, Callable[[str], Iterator[Call]]] = {
-    "hermes": _tagged,
-    "mistral": _mistral,
-    "llama3": _llama,
-    "python": _pythonic,
-    "json": _plain,
-    "react": _react,
-    **{form: partial(_headed, form=form) for form in HEADS},
-    **dict.fromkeys(("granite", "phi"), _marked),
-    **dict.fromkeys(("lfm2", "gemma"), _coded),
+    "hermes": _parse_tagged_json_calls,
+    "mistral": _parse_mistral_calls,
+    "llama3": _parse_llama3_calls,
+    "python": _parse_python_calls,
+    "json": _parse_json_calls,
+    "react": _parse_react_calls,
+    **{form: partial(_parse_calls_after_name_headers, form=form) for form in HEADS},
+    **dict.fromkeys(("granite", "phi"), _parse_marked_call_lists),
+    **dict.fromkeys(("lfm2", "gemma"), _parse_marked_python_calls),
 }
-TYPED: dict[str, Callable[[str, Texts], Iterator[Call]]] = {"xml": _xml, "glm": _glm}  # that know no types of their own
+TYPED_READERS: dict[str, Callable[[str, Texts], Iterator[Call]]] = {
+    "xml": _parse_qwen_xml_calls,
+    "glm": _parse_glm_calls,
+}  # that know no types of their own

@@ -13,7 +13,7 @@ from typing import Any
 from harness import Sample, Score, Subject, UsageError, evaluator, metric, target_as_continuation
 
 
-def _check(options: Mapping[str, Any], folder: Path, model: str) -> None:
+def _require_distinct_choices(options: Mapping[str, Any], folder: Path, model: str) -> None:
     """Raise UsageError on a list of choices between which nobody could choose."""
     given = options.get("choices")
     if isinstance(given, list) and (len(given) < 2 or not all(given) or len(set(given)) < len(given)):
@@ -22,9 +22,9 @@ def _check(options: Mapping[str, Any], folder: Path, model: str) -> None:
         raise UsageError(f"choices {what}; give two or more texts, all different and not empty")
 
 
-def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
+def _require_valid_choices_and_gold(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
     """Raise UsageError on a row whose choices are none, or of which none is right."""
-    _check(options, folder, "")
+    _require_distinct_choices(options, folder, "")
     choices, gold = options.get("choices", "choices"), options.get("gold", "gold")
     for sample in samples:
         right_choice(sample, gold, *row_choices(sample, choices))
@@ -32,7 +32,7 @@ def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: P
 
 @metric("acc", better="higher", scale="proportion")
 @metric("acc_norm", better="higher", scale="proportion")
-@evaluator(check=_check, check_rows=_check_rows)
+@evaluator(check=_require_distinct_choices, check_rows=_require_valid_choices_and_gold)
 def multiple_choice(
     subject: Subject, samples: Sequence[Sample], *,
     choices: str | list[str] = "choices", gold: str = "gold", delimiter: str | None = None,
@@ -69,7 +69,7 @@ def multiple_choice(
 def row_choices(sample: Sample, column: str | list[str]) -> tuple[list[str], list[str]]:
     """Return a row's choices, and the labels that they come with, if they do."""
     if isinstance(column, list):
-        return column, []  # `_check` has looked at it
+        return column, []  # `_require_distinct_choices` has looked at it
     given = sample.row.get(column)
     found, labels = (given.get("text"), given.get("label", [])) if isinstance(given, dict) else (given, [])
     where = f'row "{sample.id}": column "{column}"'

@@ -36,7 +36,7 @@ def latency(
     machine slows down both; metrics are of the rows' medians: their ratio, and the median seconds of the whole batch.
     Raises UsageError when `rounds`, `new_tokens` or `batch` is below 1.
     """
-    for sample, mine, other in _timed(subject, samples, against, new_tokens, rounds, batch):
+    for sample, mine, other in _iterate_median_latencies(subject, samples, against, new_tokens, rounds, batch):
         timed = mine > 0 and other > 0  # no answer takes no time: a clock or a cache is at fault
         values = {"latency_ratio": mine / other if timed else math.nan, "seconds": mine if timed else math.nan}
         yield Score(sample.id, values)
@@ -50,11 +50,11 @@ def latency_within(
     """Tell whether each request is answered within `ms` milliseconds, more than 0: `min = 0.95` claims a quantile."""
     if not 0 < ms < math.inf:
         raise UsageError(f"latency_within: ms is {ms:g}; it must be more than 0")
-    for sample, mine, _ in _timed(subject, samples, against, new_tokens, 1, 1):
+    for sample, mine, _ in _iterate_median_latencies(subject, samples, against, new_tokens, 1, 1):
         yield Score(sample.id, {"within": float(1000 * mine < ms) if mine > 0 else math.nan})
 
 
-def _timed(
+def _iterate_median_latencies(
     subject: Subject, samples: Sequence[Sample], against: Subject, new_tokens: int, rounds: int, batch: int
 ) -> Iterator[tuple[Sample, float, float]]:
     """Yield the median seconds of each row, of the model and of the one it is timed against."""
@@ -65,17 +65,17 @@ def _timed(
         return
     together = [[samples[(i + k) % len(samples)] for k in range(batch)] for i in range(len(samples))]
     for model in (subject, against):  # the first answer pays for what is set up once
-        _seconds(model, together[0], new_tokens)
+        _time_generation(model, together[0], new_tokens)
     for sample, rows in zip(samples, together, strict=True):
         ours, theirs = list[float](), list[float]()
         pair = [(subject, ours), (against, theirs)]
         for turn in range(rounds):
             for model, seconds in pair if turn % 2 == 0 else reversed(pair):
-                seconds.append(_seconds(model, rows, new_tokens))
+                seconds.append(_time_generation(model, rows, new_tokens))
         yield sample, median(ours), median(theirs)
 
 
-def _seconds(model: Subject, rows: Sequence[Sample], new_tokens: int) -> float:
+def _time_generation(model: Subject, rows: Sequence[Sample], new_tokens: int) -> float:
     start = time.perf_counter()
     model.generate([row.input for row in rows], max_new_tokens=new_tokens)
     return time.perf_counter() - start

@@ -14,26 +14,26 @@ from harness.internals import shorten_text
 from harness_domain import values
 from harness_domain.matching import generate_all
 
-LONGEST = 160  # characters of what is wrong with a value that a note shows
+MAX_NOTE_CHARS = 160  # characters of what is wrong with a value that a note shows
 Matches = Callable[[Any], str]
 
 
-def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
+def _make_document_metrics(options: Mapping[str, Any]) -> list[Metric]:
     names = ["parses", *(["valid"] if "schema" in options else [])]
     names += ["fields", "equal"] if options.get("compare", True) else []
     return [Metric(name, "higher", "proportion") for name in names]
 
 
-def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
+def _require_valid_schema_and_targets(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
     """Raise UsageError on a schema that is none, and on targets that are no JSON or do not match it."""
     matches = compile_schema(options["schema"], folder) if "schema" in options else None
     if options.get("compare", True):
         for sample in samples:
-            _wanted(sample, matches)
+            _parse_json_target(sample, matches)
 
 
 @evaluator(
-    metrics_for=_metrics_for, check_rows=_check_rows, json_targets=True,
+    metrics_for=_make_document_metrics, check_rows=_require_valid_schema_and_targets, json_targets=True,
     needs=lambda options: ("jsonschema",) if "schema" in options else (),
 )  # fmt: skip
 def json(
@@ -55,20 +55,22 @@ def json(
     """
     matches = compile_schema(schema, folder) if schema is not None else None
     ignore = tuple(values.compose_unicode([*ignore]))
-    wanted = [_comparable(_wanted(s, matches), ignore) if compare else None for s in samples]
+    wanted = [
+        _compose_nfc_and_drop_fields(_parse_json_target(s, matches), ignore) if compare else None for s in samples
+    ]
     found = generate_all(subject, samples, max_new_tokens, stop, thought)
     for sample, target, (said, details) in zip(samples, wanted, found, strict=True):
         scores = {"parses": 0.0, **({"valid": 0.0} if matches else {})}
         scores |= {"fields": 0.0, "equal": 0.0} if compare else {}
         try:
-            value = _read(said, find, matches, target)
+            value = _parse_json_answer(said, find, matches, target)
         except ValueError as error:
             yield Score(sample.id, scores, answer=said, note=f"does not parse: {error}", details=details)
             continue
         why = matches(value) if matches else ""
         scores |= {"parses": 1.0, **({"valid": float(not why)} if matches else {})}
         if compare:
-            value = _comparable(value, ignore)
+            value = _compose_nfc_and_drop_fields(value, ignore)
             same, ours, theirs = (
                 values.is_equal_json(value, target),
                 values.flatten_fields(value),
@@ -79,12 +81,12 @@ def json(
         yield Score(sample.id, scores, answer=said, note=why or None, details=details)
 
 
-def _comparable(value: Any, ignore: Sequence[str]) -> Any:
+def _compose_nfc_and_drop_fields(value: Any, ignore: Sequence[str]) -> Any:
     """Return what is compared of a JSON value: in NFC, as `exact_match` compares, without the fields to ignore."""
     return values.drop_fields(values.compose_unicode(value), ignore)
 
 
-def _read(answer: str, find: str, matches: Matches | None, target: Any) -> Any:
+def _parse_json_answer(answer: str, find: str, matches: Matches | None, target: Any) -> Any:
     text = answer.strip().removeprefix(values.BOM).strip()
     if find == "first":
         fits = matches or (lambda _: "" if isinstance(target, list) else "not a list")
@@ -92,7 +94,7 @@ def _read(answer: str, find: str, matches: Matches | None, target: Any) -> Any:
     return values.parse_json(values.remove_fence(text) if find == "fence" else text)
 
 
-def _wanted(sample: Sample, matches: Matches | None) -> Any:
+def _parse_json_target(sample: Sample, matches: Matches | None) -> Any:
     where = f'row "{sample.id}":'
     if not isinstance(sample.target, str) or not sample.target.strip():
         raise UsageError(f"{where} target is missing or empty; map a column to it, or set compare = false")
@@ -133,9 +135,9 @@ def compile_schema(schema: Mapping[str, Any] | str, folder: Path) -> Matches:
         kind.check_schema(found)
     except exceptions.SchemaError as error:
         raise UsageError(
-            f"{where}: is not a valid schema: {error.json_path}: {shorten_text(error.message, LONGEST)}"
+            f"{where}: is not a valid schema: {error.json_path}: {shorten_text(error.message, MAX_NOTE_CHARS)}"
         ) from None
-    _check_references(found, specification_with(kind.META_SCHEMA["$schema"]), where)
+    _require_resolvable_references(found, specification_with(kind.META_SCHEMA["$schema"]), where)
     validator = kind(found, registry=EMPTY_REGISTRY)
 
     def why(value: Any) -> str:
@@ -144,13 +146,13 @@ def compile_schema(schema: Mapping[str, Any] | str, folder: Path) -> Matches:
         except RecursionError:
             return "is nested too deeply to be validated"
         except Unresolvable as missing:
-            return f"cannot be validated: {shorten_text(str(missing), LONGEST)}"
-        return f"{error.json_path}: {shorten_text(error.message, LONGEST)}" if error else ""
+            return f"cannot be validated: {shorten_text(str(missing), MAX_NOTE_CHARS)}"
+        return f"{error.json_path}: {shorten_text(error.message, MAX_NOTE_CHARS)}" if error else ""
 
     return why
 
 
-def _check_references(schema: Mapping[str, Any], specification: Any, where: str) -> None:
+def _require_resolvable_references(schema: Mapping[str, Any], specification: Any, where: str) -> None:
     """Raise UsageError where a reference leads out of the schema, or nowhere."""
     from jsonschema_specifications import REGISTRY
     from referencing import Resource

@@ -18,16 +18,16 @@ from harness_domain.choices import multiple_choice, right_choice, row_choices
 from harness_domain.matching import LINE, MatchOptions, generate_all, require_targets
 
 MOST_CLASSES = 50  # that each row's note names, so that a part of the rows numbers them as all do
-OURS = "local:"  # a metric of this package, which needs no network
-ORDER = 6  # n-grams of 1 to 6 characters
-RECALL = 2.0  # how many times recall weighs what precision weighs
+LOCAL_PREFIX = "local:"  # a metric of this package, which needs no network
+MAX_NGRAM_CHARS = 6  # n-grams of 1 to 6 characters
+RECALL_WEIGHT = 2.0  # how many times recall weighs what precision weighs
 Counts = tuple[tuple[int, int, int], ...]  # per order: n-grams of the answer, of the target, shared
 
 
-def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
+def _make_evaluate_metric(options: Mapping[str, Any]) -> list[Metric]:
     """Return the metric that a suite's table asks for; light, since collection calls it."""
     metric = str(options.get("metric", ""))
-    name = str(options.get("key") or PurePath(metric.removeprefix(OURS)).stem)
+    name = str(options.get("key") or PurePath(metric.removeprefix(LOCAL_PREFIX)).stem)
     ours = {"metric", "key", "better", "choices", "gold", "max_new_tokens", "stop", "thought"}
     combined = partial(
         compute_metric, metric=metric, key=name, options={k: v for k, v in options.items() if k not in ours}
@@ -35,7 +35,7 @@ def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
     return [Metric(name, options.get("better", "higher"), "other", combined)]
 
 
-@evaluator(metrics_for=_metrics_for, needs=lambda options: ("evaluate",))
+@evaluator(metrics_for=_make_evaluate_metric, needs=lambda options: ("evaluate",))
 def hf_metric(
     subject: Subject, samples: Sequence[Sample], *,
     metric: str, key: str | None = None, better: Literal["higher", "lower"] = "higher",
@@ -53,7 +53,7 @@ def hf_metric(
     rows drawn, in a bootstrap), and over `labels` where that option names them. Raises UsageError when it cannot be
     loaded, and on a row without a target.
     """
-    module = _load(metric)  # before anything slow
+    module = _load_local_or_evaluate_metric(metric)  # before anything slow
     found: Iterator[tuple[str | None, dict[str, Any]]]
     if choices is None:
         wanted = [require_targets(s) for s in samples]
@@ -64,7 +64,11 @@ def hf_metric(
         scores = multiple_choice(subject, samples, choices=choices, gold=gold)
         found = ((score.answer, dict(score.details)) for score in scores)
     classes = sorted({t.strip() for some in wanted for t in some})
-    known = {"classes": classes} if _kind(module).startswith("int") and len(classes) <= MOST_CLASSES else {}
+    known = (
+        {"classes": classes}
+        if _find_single_target_dtype(module).startswith("int") and len(classes) <= MOST_CLASSES
+        else {}
+    )
     for sample, targets, (said, details) in zip(samples, wanted, found, strict=True):
         note = json.dumps({"targets": targets, **known}, ensure_ascii=False)
         yield Score(sample.id, {}, answer=said, note=note, details=details)
@@ -76,13 +80,13 @@ def compute_metric(scores: Sequence[Score], *, metric: str, key: str, options: M
     NaN when a row has no answer, and when the metric refuses them, such as words where it wants numbers. Raises
     UsageError when it fails on the options, and when its result has no number under `key`.
     """
-    module, answers = _load(metric), [s.answer for s in scores if s.answer is not None]
+    module, answers = _load_local_or_evaluate_metric(metric), [s.answer for s in scores if s.answer is not None]
     if len(answers) < len(scores):
         return math.nan
     notes = [json.loads(s.note or "{}") for s in scores]
     classes = {c for note in notes for c in note.get("classes", ())}
     try:
-        inputs = _inputs(module, metric, answers, [note["targets"] for note in notes], classes)
+        inputs = _convert_to_metric_inputs(module, metric, answers, [note["targets"] for note in notes], classes)
         result = module.compute(**inputs, **options)
     except ValueError:
         return math.nan
@@ -94,11 +98,11 @@ def compute_metric(scores: Sequence[Score], *, metric: str, key: str, options: M
     return float(result[key])
 
 
-def _inputs(
+def _convert_to_metric_inputs(
     module: Any, metric: str, answers: list[str], targets: list[list[str]], classes: set[str]
 ) -> dict[str, list[Any]]:
     """Shape answers and targets as the metric declares them: texts, lists of texts, class numbers or numbers."""
-    if not (kind := _kind(module)):
+    if not (kind := _find_single_target_dtype(module)):
         return {"predictions": answers, "references": targets}
     if any(len(t) > 1 for t in targets):
         raise UsageError(f'metric "{metric}": needs exactly one target per row; use another metric, or one target')
@@ -115,7 +119,7 @@ def _inputs(
     return {"predictions": answers, "references": single}
 
 
-def _kind(module: Any) -> str:
+def _find_single_target_dtype(module: Any) -> str:
     """Return the type of target that a metric declares, nothing where a row has several."""
     if isinstance(module, (Chrf, LabelMetric)):
         return ""
@@ -124,11 +128,11 @@ def _kind(module: Any) -> str:
 
 
 @cache
-def _load(metric: str) -> Any:
-    if made := LOCAL.get(metric):
+def _load_local_or_evaluate_metric(metric: str) -> Any:
+    if made := LOCAL_METRICS.get(metric):
         return made()
-    known = ", ".join(f'"{name}"' for name in LOCAL)
-    if metric.startswith(OURS):
+    known = ", ".join(f'"{name}"' for name in LOCAL_METRICS)
+    if metric.startswith(LOCAL_PREFIX):
         raise UsageError(f'metric "{metric}": is unknown; known: {known}')
     try:
         import evaluate
@@ -153,8 +157,10 @@ class LabelMetric:
     def compute(self, *, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
         """Compute it over all rows. Raises UsageError where a row has several targets."""
         if any(len(targets) > 1 for targets in references):
-            raise UsageError(f'metric "{OURS}{self.name}": needs exactly one target per row')
-        said, wanted = ([_label(text) for text in texts] for texts in (predictions, (t for (t,) in references)))
+            raise UsageError(f'metric "{LOCAL_PREFIX}{self.name}": needs exactly one target per row')
+        said, wanted = (
+            [_normalize_label(text) for text in texts] for texts in (predictions, (t for (t,) in references))
+        )
         right = Counter(a for a, b in zip(said, wanted, strict=True) if a == b)
         given, there = Counter(said), Counter(wanted)
         f1 = self.name == "macro_f1"
@@ -163,7 +169,7 @@ class LabelMetric:
 
 
 @lru_cache(maxsize=1 << 16)  # a bootstrap asks for the same rows thousands of times
-def _label(text: str) -> str:
+def _normalize_label(text: str) -> str:
     return MatchOptions(ignore_case=False, ignore_punctuation=False).normalize(text)
 
 
@@ -176,32 +182,34 @@ class Chrf:
 
     def compute(self, *, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
         """Compute it without the library's Arrow table: 15 ms a call, and a bootstrap makes thousands."""
-        rows = [_best_counts(a, tuple(several)) for a, several in zip(predictions, references, strict=True)]
+        rows = [_find_best_ngram_counts(a, tuple(several)) for a, several in zip(predictions, references, strict=True)]
         orders = [[sum(column) for column in zip(*order, strict=True)] for order in zip(*rows, strict=True)]
-        return {"chrf": 100 * _f_score(orders)}
+        return {"chrf": 100 * _compute_chrf_score(orders)}
 
 
 @lru_cache(maxsize=1 << 16)  # a bootstrap asks for the same rows thousands of times
-def _best_counts(answer: str, targets: tuple[str, ...]) -> Counts:
+def _find_best_ngram_counts(answer: str, targets: tuple[str, ...]) -> Counts:
     """Return the counts of an answer and of the target that it fits best."""
     found: list[Counts] = []
     for target in targets:
         texts = ["".join(text.split()) for text in (answer, target)]
-        orders = [[Counter(t[i : i + n] for i in range(len(t) - n + 1)) for t in texts] for n in range(1, ORDER + 1)]
+        orders = [
+            [Counter(t[i : i + n] for i in range(len(t) - n + 1)) for t in texts] for n in range(1, MAX_NGRAM_CHARS + 1)
+        ]
         # an order the target is too short for says nothing about the answer
         found.append(tuple(((a.total() if t else 0), t.total(), (a & t).total()) for a, t in orders))
-    return max(found, key=_f_score)
+    return max(found, key=_compute_chrf_score)
 
 
-def _f_score(counts: Sequence[Sequence[int]]) -> float:
+def _compute_chrf_score(counts: Sequence[Sequence[int]]) -> float:
     rates = [(shared / ours, shared / theirs) for ours, theirs, shared in counts if ours and theirs]
     precision, recall = (sum(r) / len(rates) for r in zip(*rates, strict=True)) if rates else (0.0, 0.0)
-    below = RECALL**2 * precision + recall
-    return (1 + RECALL**2) * precision * recall / below if below else 0.0
+    below = RECALL_WEIGHT**2 * precision + recall
+    return (1 + RECALL_WEIGHT**2) * precision * recall / below if below else 0.0
 
 
-LOCAL: dict[str, Callable[[], Any]] = {
-    f"{OURS}chrf": Chrf,
-    f"{OURS}macro_f1": partial(LabelMetric, "macro_f1"),
-    f"{OURS}balanced_accuracy": partial(LabelMetric, "balanced_accuracy"),
+LOCAL_METRICS: dict[str, Callable[[], Any]] = {
+    f"{LOCAL_PREFIX}chrf": Chrf,
+    f"{LOCAL_PREFIX}macro_f1": partial(LabelMetric, "macro_f1"),
+    f"{LOCAL_PREFIX}balanced_accuracy": partial(LabelMetric, "balanced_accuracy"),
 }

@@ -50,7 +50,9 @@ class MatchOptions:
             return lambda answer: max(compare(self.normalize(answer), target) for target in targets)
 
         matches = [matcher(s) for s in samples]  # rows that cannot be scored are told before anything slow
-        return _scores(name, matches, subject, samples, self.max_new_tokens, self.stop, self.thought)
+        return _generate_and_match_answers(
+            name, matches, subject, samples, self.max_new_tokens, self.stop, self.thought
+        )
 
     def normalize(self, text: str) -> str:
         """Return a text as it is compared."""
@@ -72,13 +74,13 @@ class ExactMatchOptions(MatchOptions):
     ignore_punctuation: bool = False
 
 
-def _vote(answer: str, options: Mapping[str, Any]) -> str:
+def _normalize_vote(answer: str, options: Mapping[str, Any]) -> str:
     """Return an answer as it is compared, which is what it votes for."""
     names = {field.name for field in fields(MatchOptions)}
     return ExactMatchOptions(**{name: value for name, value in options.items() if name in names}).normalize(answer)
 
 
-@evaluator(votes=_vote)
+@evaluator(votes=_normalize_vote)
 @metric("exact_match", better="higher", scale="proportion")
 @schema.accepts_options(ExactMatchOptions)
 def exact_match(subject: Subject, samples: Sequence[Sample], options: ExactMatchOptions) -> Iterator[Score]:
@@ -133,10 +135,10 @@ def regex(
     except re.error as error:
         raise UsageError(f'regex: pattern "{pattern}" is not a valid expression: {error}') from None
     matches = [lambda answer: float(wanted.search(answer.strip()) is not None)] * len(samples)
-    return _scores("regex", matches, subject, samples, max_new_tokens, stop, thought)
+    return _generate_and_match_answers("regex", matches, subject, samples, max_new_tokens, stop, thought)
 
 
-def _scores(
+def _generate_and_match_answers(
     name: str, matches: Sequence[Callable[[str], float]], subject: Subject, samples: Sequence[Sample], *asked: Any
 ) -> Iterator[Score]:
     for sample, match, (said, details) in zip(samples, matches, generate_all(subject, samples, *asked), strict=True):
@@ -159,14 +161,17 @@ def require_targets(sample: Sample) -> list[str]:
     return targets
 
 
-def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
+def _require_single_earlier_answers(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
     """Raise UsageError on a row without an earlier answer, where rows are to have them."""
     if options.get("earlier") != "against":
         for sample in samples:
-            _earlier(sample)
+            _require_single_target(sample)
 
 
-@evaluator(marks=lambda options: "pairs" if options.get("earlier") == "against" else "answers", check_rows=_check_rows)
+@evaluator(
+    marks=lambda options: "pairs" if options.get("earlier") == "against" else "answers",
+    check_rows=_require_single_earlier_answers,
+)
 @metric("same", better="higher", scale="proportion")
 @metric("similar", better="higher", scale="proportion")
 def regression(
@@ -183,7 +188,7 @@ def regression(
     UsageError on a row without exactly one target, where targets are compared.
     """
     normal = MatchOptions(ignore_case=ignore_case, ignore_punctuation=ignore_punctuation).normalize
-    before = [_earlier(s) for s in samples] if earlier == "target" else baseline or ()
+    before = [_require_single_target(s) for s in samples] if earlier == "target" else baseline or ()
     for sample, said, then in zip(samples, answers, before, strict=True):
         ours, theirs = normal(said), normal(then)
         similar = SequenceMatcher(None, ours.split(), theirs.split(), autojunk=False).ratio()
@@ -191,7 +196,7 @@ def regression(
         yield Score(sample.id, values, answer=said, details={"earlier": then})
 
 
-def _earlier(sample: Sample) -> str:
+def _require_single_target(sample: Sample) -> str:
     if len(targets := require_targets(sample)) > 1:
         raise UsageError(f'row "{sample.id}": has {len(targets)} targets; give the one answer that must not change')
     return targets[0]

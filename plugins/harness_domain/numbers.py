@@ -12,11 +12,13 @@ from typing import Any, Literal
 from harness import Sample, Score, Subject, UsageError, evaluator, metric
 from harness_domain.matching import generate_all, require_targets
 
-LONGEST = 300  # characters of a number, and its exponent of ten: beyond it exact arithmetic would take all memory
+MAX_NUMBER_CHARS = (
+    300  # characters of a number, and its exponent of ten: beyond it exact arithmetic would take all memory
+)
 COINS = "$€£¥₹"
 SCALES = {"k": 3, "thousand": 3, "tausend": 3, "lakh": 5, "m": 6, "mio": 6, "million": 6, "millionen": 6, "crore": 7}
 SCALES |= {"b": 9, "bn": 9, "mrd": 9, "billion": 9, "milliard": 9, "milliarde": 9, "milliarden": 9, "trillion": 12}
-WRITTEN = {  # how a text is made plain before it is read, in this order
+MARKUP_REPLACEMENTS = {  # how a text is made plain before it is read, in this order
     r"\\(?:text|math)[a-z]*\s?\{([^{}]*)\}": r"\1",
     "(?<=[0-9])(?:[\u00a0\u202f\u2007\u2009]|\\\\[,;: ]|\\{,\\})(?=[0-9]{3})": "'",  # NFKC makes plain spaces of them
     r"\\[,;:! ]|(?<=[0-9])~(?=[^\W\d_])": " ",
@@ -28,7 +30,7 @@ WRITTEN = {  # how a text is made plain before it is read, in this order
     r"\\(?:times|cdot)(?![a-z])\s?|[·⋅](?=\s?10)": "×",
     r"(?<=[0-9])\s?(?:±|\+/-|\\pm)\s?[0-9.,]*[0-9]": "",
 }
-PLAIN = {  # and after Unicode's NFKC
+REPLACEMENTS = {  # and after Unicode's NFKC
     "\u2212": "-",
     "\u2044": "/",
     rf"(?<![0-9)%°])(?<![0-9)%°]\s)[\u2010\u2012-\u2015](?=\.?[0-9]|[{COINS}])": "-",  # a dash that is no range's
@@ -39,14 +41,18 @@ PLAIN = {  # and after Unicode's NFKC
     r"|(?![0-9]{1,3}(?:\.[0-9]{3})+(?![0-9.]))[0-9]+(?:\.[0-9]+){2,})(?![0-9])": ";",
     r"(?<![\w.×*])(?<![×x*]\s)10\s?(?=\^|\*\*)": "1×10",  # "10^6", with nothing before it to multiply
 }
-SPACED = re.compile(r"(?<![\w.,])(?<![0-9]\s)[1-9][0-9]{0,2}(?: [0-9]{3})+(?!\s?[0-9])")  # "1 000 000", and not "1 2 3"
+SPACED_GROUPS = re.compile(
+    r"(?<![\w.,])(?<![0-9]\s)[1-9][0-9]{0,2}(?: [0-9]{3})+(?!\s?[0-9])"
+)  # "1 000 000", and not "1 2 3"
 LATEX = re.compile(r"\\[cdt]?frac" + 2 * r"\s*(?:\{\s*([-−–]?)\s*([0-9][0-9.,]*)\s*\}|([0-9]))")
 # what can only be written with the other mark: 1.234.567 and 1.234,56 under a decimal point
-OTHER = r"(?<![\w.,])[1-9][0-9]{0,2}(?:(?:[POINT][0-9]{3})+[GROUP][0-9]+|(?:[POINT][0-9]{3}){2,})(?![0-9]|[.,][0-9])"
+OTHER_GROUPING = (
+    r"(?<![\w.,])[1-9][0-9]{0,2}(?:(?:[POINT][0-9]{3})+[GROUP][0-9]+|(?:[POINT][0-9]{3}){2,})(?![0-9]|[.,][0-9])"
+)
 POINT = re.compile(r"(?<![0-9])0?\.[0-9]|\.(?![0-9]{3}(?![0-9]))[0-9]")  # under a decimal comma: one of no thousands
 # under a decimal comma: a point that can only be a decimal one
-POINTED = re.compile(r"(?<![\w.,])(0|[0-9]+(?=\.(?![0-9]{3}(?![0-9]))))\.(?=[0-9]+(?![0-9]|[.,][0-9]))")
-ATTACHED = re.compile(rf"[^\W\d_]|\s?[%‰°{COINS}]")  # what makes a number one of a unit, at its end
+DECIMAL_POINT = re.compile(r"(?<![\w.,])(0|[0-9]+(?=\.(?![0-9]{3}(?![0-9]))))\.(?=[0-9]+(?![0-9]|[.,][0-9]))")
+UNIT_PATTERN = re.compile(rf"[^\W\d_]|\s?[%‰°{COINS}]")  # what makes a number one of a unit, at its end
 NUMBER = r"""
     (?P<sign>(?<![\w)])(?:[-+](?!\s)|(?<![0-9)]\s)[-+]\s))?  (?:(?P<coin>[COINS])\s?(?P<inner>[-+])?)?
     (?<![\w./])
@@ -70,7 +76,9 @@ class NumberParser:
         if units is not None and (not units or not all(units.values())):
             raise UsageError("units: give names with factors other than 0, such as { km = 1, m = 0.001 }")
         self.units = None if units is None else {unit: Fraction(str(by)) for unit, by in units.items()}
-        self.other = re.compile(OTHER.replace("POINT", decimal).replace("GROUP", "," if decimal == "." else "."))
+        self.other = re.compile(
+            OTHER_GROUPING.replace("POINT", decimal).replace("GROUP", "," if decimal == "." else ".")
+        )
         words = "|".join(word for word in SCALES if len(word) > 1 and word not in (units or ()))
         text = NUMBER.replace("COINS", COINS).replace("POINT", decimal).replace("GROUP", "," if decimal == "." else ".")
         text = text.replace("WORDS", words).replace("LETTER", "(?!)" if "k" in (units or ()) else "k")
@@ -88,19 +96,25 @@ class NumberParser:
             return f"{'-' if bool(minus) != bool(other) else ''}{above or digit}/{over or last}"
 
         text = write_ascii_digits(text, self.decimal)
-        for pattern, by in WRITTEN.items():
+        for pattern, by in MARKUP_REPLACEMENTS.items():
             text = re.sub(pattern, by, text)
         text = unicodedata.normalize("NFKC", LATEX.sub(divided, text))
-        for pattern, by in PLAIN.items():
+        for pattern, by in REPLACEMENTS.items():
             text = re.sub(pattern, by, text)
-        text = SPACED.sub(lambda m: m[0].replace(" ", "'"), text)
+        text = SPACED_GROUPS.sub(lambda m: m[0].replace(" ", "'"), text)
         text = self.other.sub(lambda m: m[0].translate({ord("."): ",", ord(","): "."}), text)
-        text = POINTED.sub(r"\1,", text) if self.decimal == "," else text
-        return [number for number in map(self._number, self.pattern.finditer(text)) if number is not None]
+        text = DECIMAL_POINT.sub(r"\1,", text) if self.decimal == "," else text
+        return [
+            number for number in map(self._convert_match_to_fraction, self.pattern.finditer(text)) if number is not None
+        ]
 
-    def _number(self, match: re.Match[str]) -> Fraction | None:
+    def _convert_match_to_fraction(self, match: re.Match[str]) -> Fraction | None:
         part, over = match.group("part", "over")
-        if len(match[0]) > LONGEST or abs(power := int(match["power"] or 0)) > LONGEST or (over and not int(over)):
+        if (
+            len(match[0]) > MAX_NUMBER_CHARS
+            or abs(power := int(match["power"] or 0)) > MAX_NUMBER_CHARS
+            or (over and not int(over))
+        ):
             return None
         digits = "".join(c for c in match["plain"] if c.isdecimal() or c == self.decimal).replace(self.decimal, ".")
         number = Fraction(f"0{digits}") * Fraction(10) ** power
@@ -114,7 +128,7 @@ class NumberParser:
             return number
         if self.behind and (unit := self.behind.match(match.string, match.end())):
             return number * self.units[unit[1]]
-        if not match["coin"] and ATTACHED.match(match.string, match.end()):
+        if not match["coin"] and UNIT_PATTERN.match(match.string, match.end()):
             return None
         factor = self.units.get(match["coin"] or "")
         return None if factor is None else number * factor
@@ -137,16 +151,16 @@ def check_numeric_rows(samples: Sequence[Sample], options: Mapping[str, Any], fo
         if options.get(name, 0) < 0:
             raise UsageError(f"{name} is {options[name]}; it must be 0 or more")
     for sample in samples:
-        _wanted(sample, read)
+        _parse_target_numbers(sample, read)
 
 
-def _vote(answer: str, options: Mapping[str, Any]) -> Fraction | None:
+def _parse_voted_number(answer: str, options: Mapping[str, Any]) -> Fraction | None:
     """Return the number that an answer votes for; None is the vote of those without one."""
     read = NumberParser(options.get("units"), options.get("decimal", "."), options.get("fractions", True))
-    return _choose_number(read.parse(answer), options.get("take", "last"))
+    return _select_number_by_position(read.parse(answer), options.get("take", "last"))
 
 
-@evaluator(check_rows=check_numeric_rows, votes=_vote)
+@evaluator(check_rows=check_numeric_rows, votes=_parse_voted_number)
 @metric("correct", better="higher", scale="proportion")
 @metric("error", better="lower", scale="proportion")
 def numeric(
@@ -171,23 +185,27 @@ def numeric(
     JSON is that number whatever `decimal` says. Raises UsageError on a row whose target is not exactly one number.
     """
     read = NumberParser(units, decimal, fractions)
-    wanted = [_wanted(s, read) for s in samples]
+    wanted = [_parse_target_numbers(s, read) for s in samples]
     found = generate_all(subject, samples, max_new_tokens, stop, thought)
     within = Fraction(str(tolerance)), Fraction(str(relative))
     for sample, targets, (said, details) in zip(samples, wanted, found, strict=True):
         numbers = read.parse(said)
-        number = _choose_number(numbers, take)
-        values = min((_compared(number, t, *within) for t in targets), key=lambda v: v["error"] - v["correct"])
+        number = _select_number_by_position(numbers, take)
+        values = min(
+            (_compute_number_metrics(number, t, *within) for t in targets), key=lambda v: v["error"] - v["correct"]
+        )
         note = None if number is not None else f"{len(numbers) or 'no'} numbers"
         yield Score(sample.id, values, answer=said, note=note, details=details)
 
 
-def _choose_number(numbers: Sequence[Fraction], take: str) -> Fraction | None:
+def _select_number_by_position(numbers: Sequence[Fraction], take: str) -> Fraction | None:
     """Return the number of an answer that counts, if one does."""
     return None if not numbers or (take == "only" and len(numbers) > 1) else numbers[0 if take == "first" else -1]
 
 
-def _compared(number: Fraction | None, target: Fraction, tolerance: Fraction, relative: Fraction) -> dict[str, float]:
+def _compute_number_metrics(
+    number: Fraction | None, target: Fraction, tolerance: Fraction, relative: Fraction
+) -> dict[str, float]:
     if number is None:
         return {"correct": 0.0, "error": 1.0}
     away, right = abs(number - target), abs(number - target) <= max(tolerance, relative * abs(target))
@@ -195,7 +213,7 @@ def _compared(number: Fraction | None, target: Fraction, tolerance: Fraction, re
     return {"correct": float(right), "error": error}
 
 
-def _wanted(sample: Sample, read: NumberParser) -> list[Fraction]:
+def _parse_target_numbers(sample: Sample, read: NumberParser) -> list[Fraction]:
     """Return the numbers of a row's targets; raises UsageError on one that is not exactly one number."""
     found = []
     columns = [v if isinstance(v, list) else [v] for v in sample.row.values()]

@@ -18,13 +18,13 @@ Format = Literal[
 ]  # fmt: skip
 
 
-def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
+def _require_valid_tools_and_targets(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
     """Raise UsageError on tools that are none and on targets that are no calls of them."""
     for sample in samples:
-        _wanted(sample, _tools(sample)[0])
+        _parse_target_calls(sample, _parse_defaults_and_text_keys(sample)[0])
 
 
-@evaluator(check_rows=_check_rows, json_targets=True)
+@evaluator(check_rows=_require_valid_tools_and_targets, json_targets=True)
 @metric("call", better="higher", scale="proportion")
 @metric("name", better="higher", scale="proportion")
 @metric("arguments", better="higher", scale="proportion")
@@ -45,8 +45,8 @@ def tool_calls(
     wrong in all of these, and the row's note says why. Raises UsageError on a row whose tools or calls are none, and
     where the template leaves tools out.
     """
-    tools = [_tools(s) for s in samples]
-    wanted = [_wanted(s, own) for s, (own, _) in zip(samples, tools, strict=True)]
+    tools = [_parse_defaults_and_text_keys(s) for s in samples]
+    wanted = [_parse_target_calls(s, own) for s, (own, _) in zip(samples, tools, strict=True)]
     found = generate_all(subject, samples, max_new_tokens, stop, thought)
     # behind what is asked, which `harness plan` listens to without a model
     if sample := next((s for s, (own, _) in zip(samples, tools, strict=True) if own), None):
@@ -65,7 +65,7 @@ def tool_calls(
             given = [(c.name, {**own.get(c.name, {}), **c.arguments}) for c in some]
             kept = [(name, {k: v for k, v in args.items() if k not in ignore}) for name, args in given]
             full.append([Call(name, values.compose_unicode(args)) for name, args in kept])
-        yield Score(sample.id, _compared(*full, order=order), **about)
+        yield Score(sample.id, _compute_call_metrics(*full, order=order), **about)
 
 
 def require_tools_in_template(subject: Subject, prompt: Prompt, where: str) -> None:
@@ -82,13 +82,13 @@ def require_tools_in_template(subject: Subject, prompt: Prompt, where: str) -> N
         raise UsageError(f"{where}{what}; describe them in a message instead")
 
 
-def _compared(made: Sequence[Call], wanted: Sequence[Call], *, order: bool) -> dict[str, float]:
+def _compute_call_metrics(made: Sequence[Call], wanted: Sequence[Call], *, order: bool) -> dict[str, float]:
     names = [[c.name for c in some] for some in (made, wanted)]
     named = names[0] == names[1] if order else sorted(names[0]) == sorted(names[1])
-    hits, left = sum(map(_same, made, wanted)), list(made)
+    hits, left = sum(map(_is_same_call, made, wanted)), list(made)
     if not order:  # equality is transitive, so the first that fits will do
         for call in wanted:
-            if (place := next((i for i, one in enumerate(left) if _same(one, call)), None)) is not None:
+            if (place := next((i for i, one in enumerate(left) if _is_same_call(one, call)), None)) is not None:
                 del left[place]
         hits = len(made) - len(left)
     return {
@@ -99,11 +99,11 @@ def _compared(made: Sequence[Call], wanted: Sequence[Call], *, order: bool) -> d
     }
 
 
-def _same(one: Call, other: Call) -> bool:
+def _is_same_call(one: Call, other: Call) -> bool:
     return one.name == other.name and values.is_equal_json(one.arguments, other.arguments)
 
 
-def _tools(sample: Sample) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
+def _parse_defaults_and_text_keys(sample: Sample) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
     """Return the defaults of the arguments of a row's tools, and the arguments that are text by their schema.
 
     Both by the tools' names; raises UsageError on what is none.
@@ -121,11 +121,11 @@ def _tools(sample: Sample) -> tuple[dict[str, dict[str, Any]], dict[str, list[st
         if (name := own["name"]) in defaults:
             raise UsageError(f'row "{sample.id}": two tools have the name "{name}"')
         defaults[name] = {n: p["default"] for n, p in named.items() if isinstance(p, Mapping) and "default" in p}
-        texts[name] = [key for key, p in named.items() if _is_text(p)]
+        texts[name] = [key for key, p in named.items() if _is_text_only_schema(p)]
     return defaults, texts
 
 
-def _is_text(schema: Any) -> bool:
+def _is_text_only_schema(schema: Any) -> bool:
     """Return whether a schema allows nothing but texts, by its type, else by the values that it lists."""
     if not isinstance(schema, Mapping):
         return False
@@ -135,7 +135,7 @@ def _is_text(schema: Any) -> bool:
     return isinstance(listed, list) and all(isinstance(value, str) for value in listed)
 
 
-def _wanted(sample: Sample, tools: Mapping[str, Any]) -> list[Call]:
+def _parse_target_calls(sample: Sample, tools: Mapping[str, Any]) -> list[Call]:
     """Return the calls that a row wants; raises UsageError where its target is none, or of a tool that is not there."""
     messages = sample.row.get("messages")
     last: Any = messages[-1] if isinstance(messages, list) and messages else None

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.internals import schema
 
-DEEP = f"is nested more than {schema.DEEPEST} levels deep"
+DEEP = f"is nested more than {schema.MAX_DEPTH} levels deep"
 MOST_STARTS = 1000  # brackets that may begin a value: an answer of brackets alone would take minutes
 BOM = "\ufeff"  # a byte order mark, which a file may begin with
 FENCE = re.compile(  # of three or more backticks or tildes; the name of a language may stand on the same line
@@ -55,7 +55,13 @@ def parse_json(text: str) -> Any:
     and whole numbers of thousands of digits.
     """
     try:
-        return _shallow(json.loads(text.strip().removeprefix(BOM), object_pairs_hook=_object, parse_constant=_refuse))
+        return _require_shallow(
+            json.loads(
+                text.strip().removeprefix(BOM),
+                object_pairs_hook=_make_object_with_unique_keys,
+                parse_constant=_reject_nan_and_infinity,
+            )
+        )
     except RecursionError:
         raise ValueError(DEEP) from None
 
@@ -80,8 +86,10 @@ def parse_first_json(text: str, wanted: Callable[[Any], bool] = lambda value: Tr
 def parse_json_at(text: str, start: int) -> tuple[Any, int]:
     """Return the JSON value that begins at a place in a text, and the place behind it; raises ValueError."""
     try:
-        value, end = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse).raw_decode(text, start)
-        return _shallow(value), end
+        value, end = json.JSONDecoder(
+            object_pairs_hook=_make_object_with_unique_keys, parse_constant=_reject_nan_and_infinity
+        ).raw_decode(text, start)
+        return _require_shallow(value), end
     except RecursionError:
         raise ValueError(DEEP) from None
 
@@ -113,18 +121,18 @@ def drop_fields(value: Any, paths: Sequence[str], here: str = "") -> Any:
     return {k: drop_fields(v, paths, f"{here}{k}.") for k, v in value.items() if f"{here}{k}" not in paths}
 
 
-def _shallow(value: Any) -> Any:
+def _require_shallow(value: Any) -> Any:
     if schema.is_deep(value):
         raise ValueError(DEEP)
     return value
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _make_object_with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found := dict(pairs)) < len(pairs):
         twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
         raise ValueError(f'has the key "{twice}" twice')
     return found
 
 
-def _refuse(name: str) -> None:
+def _reject_nan_and_infinity(name: str) -> None:
     raise ValueError(f"{name} is not JSON")

@@ -16,8 +16,8 @@ from typing import Any, Literal
 from harness import Exporter, ModelRef, UsageError, copy_files, exporter, hookimpl
 from harness.internals import find_gguf
 
-NOWHERE = {"base_model_name_or_path": None, "revision": None, "auto_mapping": None}
-PLACED = ("dtype", "device", "device_map", "threads", "cpu_kernels")  # what of [model] says how to load it
+NO_BASE = {"base_model_name_or_path": None, "revision": None, "auto_mapping": None}
+LOADING_OPTIONS = ("dtype", "device", "device_map", "threads", "cpu_kernels")  # what of [model] says how to load it
 Quantization = Literal["F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0"]
 
 
@@ -49,16 +49,16 @@ def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> 
     copy_files(ref, to)
     path = to / "adapter_config.json"
     if path.is_file():
-        path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **NOWHERE}, indent=2) + "\n", "utf-8")
+        path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **NO_BASE}, indent=2) + "\n", "utf-8")
     held = dict(ref.quantization) if ref.quantization else None
-    placed = {name: ref.options[name] for name in PLACED if name in ref.options}
+    placed = {name: ref.options[name] for name in LOADING_OPTIONS if name in ref.options}
     swapped = check_hot_swap(base=ref.path, gated=str(ref.adapter), exported=str(to), quantization=held, placed=placed)
     if facts is not None:
         facts.update(swapped)
     return to
 
 
-def _check_gguf(model: Path, options: Mapping[str, Any]) -> None:
+def _require_gguf_exportable(model: Path, options: Mapping[str, Any]) -> None:
     """Raise UsageError when a model like the one in a folder cannot be written as GGUF, or `path` is no file of it."""
     from harness_export.k_quants import K_QUANTS
     from harness_export.llama import read_llama_config
@@ -73,10 +73,10 @@ def _check_gguf(model: Path, options: Mapping[str, Any]) -> None:
 
         if quantization:
             raise UsageError('"path" names a GGUF file that is quantised already; remove "quantization"')
-        check_gguf_types(_file(Path(made)))
+        check_gguf_types(_require_gguf_file(Path(made)))
 
 
-@exporter(converts=True, check=_check_gguf)
+@exporter(converts=True, check=_require_gguf_exportable)
 def gguf(ref: ModelRef, to: Path, *, quantization: Quantization | None = None, path: str | None = None) -> Path:
     """Write model.gguf for llama.cpp, from a merged Llama, or take the one at `path`; read it back and compare.
 
@@ -88,10 +88,10 @@ def gguf(ref: ModelRef, to: Path, *, quantization: Quantization | None = None, p
 
     if ref.adapter:
         raise UsageError(f'export "gguf" writes merged models, but {ref.name} is an adapter; set from = "merged"')
-    return write_gguf(Path(ref.path), to, quantization or "F16", _file(Path(path)) if path else None)
+    return write_gguf(Path(ref.path), to, quantization or "F16", _require_gguf_file(Path(path)) if path else None)
 
 
-def _file(path: Path) -> Path:
+def _require_gguf_file(path: Path) -> Path:
     """Return the GGUF file that a path names, or that its folder holds; raises UsageError where none is there."""
     try:
         if file := find_gguf(path) if path.is_dir() else path if path.is_file() else None:

@@ -17,9 +17,9 @@ from harness import CheckFailedError, ModelRef, UsageError, exporter
 from harness.internals import formats, weight_files
 from harness_export.quantised import Tell, check_is_merged, convert_model
 
-LARGEST = 448.0  # of e4m3
+MAX_E4M3 = 448.0  # of e4m3
 BITS, LEAST = 4, 2.0**-9  # of a number: its leading bit and three behind it; the smallest step
-ELSEWHERE = 'quantise the model with another tool, and name the result with path = "…"'
+OTHER_TOOL_ADVICE = 'quantise the model with another tool, and name the result with path = "…"'
 Scales = Literal["channel", "tensor"]
 NOT_COMPARED = {"quantization_config", "compression_config", "dtype", "torch_dtype", "transformers_version"}
 NOT_COMPARED |= {"_name_or_path", "use_cache"}
@@ -44,15 +44,15 @@ def fp8(ref: ModelRef, to: Path, *, progress: Tell, scales: Scales = "channel", 
     parent, made = Path(ref.path), Path(path) if path else None
     check_fp8_options(parent, {"path": path} if path else {})
     return convert_model(
-        "fp8", ref, to, progress, partial(_write, parent, to, scales), partial(compare_fp8, parent, to), made
+        "fp8", ref, to, progress, partial(_write_fp8_model, parent, to, scales), partial(compare_fp8, parent, to), made
     )
 
 
-def _write(parent: Path, to: Path, scales: Scales) -> None:
+def _write_fp8_model(parent: Path, to: Path, scales: Scales) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    layers, ignored = _layers(parent)
+    layers, ignored = _list_fp8_weights_and_ignored(parent)
     places: dict[str, str] = {}
     for file in weight_files(parent):
         found = load_file(parent / file)
@@ -60,14 +60,14 @@ def _write(parent: Path, to: Path, scales: Scales) -> None:
             weight = found[name]
             highest = weight.abs().amax(1, keepdim=True) if scales == "channel" else weight.abs().amax().reshape(1)
             # Rounded to the model's own dtype, in which they are kept; 0 where a row is.
-            scale = (highest.float() / LARGEST).to(weight.dtype)
+            scale = (highest.float() / MAX_E4M3).to(weight.dtype)
             scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-            codes = (weight.float() / scale.float()).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
+            codes = (weight.float() / scale.float()).clamp(-MAX_E4M3, MAX_E4M3).to(torch.float8_e4m3fn)
             found |= {name: codes, f"{name}_scale": scale}
         save_file(found, to / file, {"format": "pt"})
         places |= dict.fromkeys(found, file)
     if lost := layers - places.keys():
-        raise UsageError(f'export "fp8": "{min(lost)}" is in none of the model\'s files; {ELSEWHERE}')
+        raise UsageError(f'export "fp8": "{min(lost)}" is in none of the model\'s files; {OTHER_TOOL_ADVICE}')
     for index in parent.glob(f"*{formats.INDEX}"):
         (to / index.name).write_text(json.dumps({"metadata": {}, "weight_map": places}, indent=2), "utf-8")
     weights = {"num_bits": 8, "type": "float", "strategy": scales, "symmetric": True, "dynamic": False}
@@ -78,7 +78,7 @@ def _write(parent: Path, to: Path, scales: Scales) -> None:
     (to / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
-def _layers(folder: Path) -> tuple[set[str], list[str]]:
+def _list_fp8_weights_and_ignored(folder: Path) -> tuple[set[str], list[str]]:
     """Return the weights of linear layers, and the names of those that stay as they are."""
     from torch.nn import Linear
 
@@ -86,7 +86,7 @@ def _layers(folder: Path) -> tuple[set[str], list[str]]:
 
     model = build_skeleton(folder)
     if experts := [name for name, weight in model.named_parameters() if weight.ndim > 2]:
-        raise UsageError(f'export "fp8": "{experts[0]}" is not a layer; {ELSEWHERE}')
+        raise UsageError(f'export "fp8": "{experts[0]}" is not a layer; {OTHER_TOOL_ADVICE}')
     linear, head = {n: m for n, m in model.named_modules() if isinstance(m, Linear)}, model.get_output_embeddings()
     return {f"{n}.weight" for n, m in linear.items() if m is not head}, [n for n, m in linear.items() if m is head]
 
@@ -96,7 +96,7 @@ def compare_fp8(parent: Path, copy: Path) -> dict[str, Any]:
     import torch
     from safetensors import safe_open
 
-    from harness_export.rounding import INEXACT
+    from harness_export.rounding import F16_STEP
     from harness_export.rounding import compare_rounding as compare_numbers
     from harness_export.writing import compare_tokenizers
     from harness_hf import read_fp8
@@ -119,13 +119,17 @@ def compare_fp8(parent: Path, copy: Path) -> dict[str, Any]:
                 compare_numbers(name, wanted.numpy(), here.float().numpy(), 0)
                 continue
             step = torch.ldexp(torch.ones_like(here), torch.frexp(here).exponent - BITS).clamp_min(LEAST)
-            allowed = step * scale * (0.5 + (here.abs() == LARGEST)) + INEXACT * wanted.abs()
+            allowed = step * scale * (0.5 + (here.abs() == MAX_E4M3)) + F16_STEP * wanted.abs()
             off, all_ = compare_numbers(name, wanted.numpy(), (here * scale).numpy(), allowed.numpy())
             wrong, total, layers = wrong + off, total + all_, layers + 1
-    tied = {name for name in left if name == "lm_head.weight" and _config(copy).get("tie_word_embeddings")}
+    tied = {
+        name for name in left if name == "lm_head.weight" and _read_transformers_config(copy).get("tie_word_embeddings")
+    }
     if left - tied:
         raise CheckFailedError(f'"{min(left)}" is only in the parent model')
-    ours, theirs = ({k: v for k, v in _config(f).items() if k not in NOT_COMPARED} for f in (copy, parent))
+    ours, theirs = (
+        {k: v for k, v in _read_transformers_config(f).items() if k not in NOT_COMPARED} for f in (copy, parent)
+    )
     if odd := sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)):
         raise CheckFailedError(
             f"config.json: {odd[0]} is {ours.get(odd[0])}, but {theirs.get(odd[0])} in the parent model"
@@ -134,7 +138,7 @@ def compare_fp8(parent: Path, copy: Path) -> dict[str, Any]:
     return {"relative_error": round(math.sqrt(wrong / max(total, 1e-300)), 6), "layers": layers}
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _read_transformers_config(folder: Path) -> dict[str, Any]:
     from transformers import AutoConfig
 
     return dict(AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False).to_dict())

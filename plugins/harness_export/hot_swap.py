@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROMPTS = ("What is the capital of France?", "Say hello.", "1, 2, 3,")
-TOKENS = 16
+ANSWER_TOKENS = 16
 
 
 def check_hot_swap(**question: Any) -> dict[str, Any]:
@@ -33,16 +33,16 @@ def swap_adapters(
     tokenizer = load_tokenizer(base)
     model = load_model(base, quantization=quantization, **placed)
     model = add_adapter(model, Path(gated), "gated").eval()
-    before = _answers(model, tokenizer)
+    before = _generate_greedy_token_ids(model, tokenizer)
     begun = time.perf_counter()
     add_adapter(model, Path(exported), "exported").set_adapter("exported")
     took = time.perf_counter() - begun
-    if _answers(model.eval(), tokenizer) != before:
+    if _generate_greedy_token_ids(model.eval(), tokenizer) != before:
         raise CheckFailedError("export: after a hot swap the exported adapter answers differently from the gated one")
     return {"swap_in_ms": round(1000 * took, 1)}
 
 
-def _answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def _generate_greedy_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     import torch
 
     found = []
@@ -50,7 +50,7 @@ def _answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
         asked = tokenizer(prompt, return_tensors="pt").to(model.device)
         told = {name: asked[name] for name in ("input_ids", "attention_mask")}
         with torch.inference_mode():
-            found.append(model.generate(**told, max_new_tokens=TOKENS, do_sample=False)[0].tolist())
+            found.append(model.generate(**told, max_new_tokens=ANSWER_TOKENS, do_sample=False)[0].tolist())
     return found
 
 

@@ -70,14 +70,14 @@ def read_llama_config(folder: Path) -> Llama:
     config = json.loads((folder / "config.json").read_text("utf-8"))
     made = ", ".join(config.get("architectures") or ["none named"])
     if made != ARCHITECTURE:
-        raise _refused(f"the architecture {made}, and only {ARCHITECTURE} is supported")
+        raise _make_unsupported_model_error(f"the architecture {made}, and only {ARCHITECTURE} is supported")
     odd = [name for name in ("attention_bias", "mlp_bias", "quantization_config") if config.get(name)]
     if odd or config.get("hidden_act", "silu") != "silu":
-        raise _refused(f"{', '.join(odd) or 'another activation than silu'} in its config.json")
+        raise _make_unsupported_model_error(f"{', '.join(odd) or 'another activation than silu'} in its config.json")
     rope = config.get("rope_parameters") or {**(config.get("rope_scaling") or {}), "rope_theta": config["rope_theta"]}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "llama3") or rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise _refused(f'rotary positions of the type "{kind}"')
+        raise _make_unsupported_model_error(f'rotary positions of the type "{kind}"')
     heads, width = int(config["num_attention_heads"]), int(config["hidden_size"])
     return Llama(
         layers=int(config["num_hidden_layers"]), width=width, inner=int(config["intermediate_size"]), heads=heads,
@@ -98,7 +98,7 @@ def gguf_tensor_name(tensor: str, llama: Llama) -> str | None:
         return f"{NAMES[module]}.weight"
     found = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", tensor)
     if not found or found[2] not in LAYER:
-        raise _refused(f'the tensor "{tensor}", which a plain Llama does not have')
+        raise _make_unsupported_model_error(f'the tensor "{tensor}", which a plain Llama does not have')
     return f"blk.{found[1]}.{LAYER[found[2]]}.weight"
 
 
@@ -111,7 +111,7 @@ def reorder_heads(name: str, weight: Any, llama: Llama) -> Any:
     return weight.reshape(heads, 2, llama.head // 2, -1).swapaxes(1, 2).reshape(weight.shape)
 
 
-def _refused(what: str) -> UsageError:
+def _make_unsupported_model_error(what: str) -> UsageError:
     return UsageError(f'export "gguf": the model has {what}; convert it with llama.cpp\'s convert_hf_to_gguf.py')
 
 
@@ -123,8 +123,8 @@ def gguf_metadata(folder: Path, llama: Llama) -> Iterator[tuple[str, Any]]:
     tokenizer = tokens.tokenizer
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     yield "tokenizer.ggml.model", "gpt2"
-    yield "tokenizer.ggml.pre", _split(backend)
-    names, types = _vocabulary(backend, llama.vocabulary)
+    yield "tokenizer.ggml.pre", _require_supported_pretokenizer(backend)
+    names, types = _list_token_texts_and_types(backend, llama.vocabulary)
     yield "tokenizer.ggml.tokens", names
     yield "tokenizer.ggml.token_type", types
     yield "tokenizer.ggml.merges", [m if isinstance(m, str) else " ".join(m) for m in backend["model"]["merges"]]
@@ -136,7 +136,9 @@ def gguf_metadata(folder: Path, llama: Llama) -> Iterator[tuple[str, Any]]:
     stops = set(named) if isinstance(named, list) else set() if named is None else {int(named)}
     further = sorted((tokens.stop_ids | stops) - {tokenizer.eos_token_id})
     if len(further) > len(FURTHER_STOPS):
-        raise _cannot_say(f"{len(further) + 1} stop tokens, but a GGUF file has room for {len(FURTHER_STOPS) + 1}")
+        raise _make_unsupported_tokenizer_error(
+            f"{len(further) + 1} stop tokens, but a GGUF file has room for {len(FURTHER_STOPS) + 1}"
+        )
     for name, number in zip(FURTHER_STOPS, further, strict=False):
         yield f"tokenizer.ggml.{name}_token_id", number
     # whether a text gets a BOS in front and an EOS behind
@@ -147,41 +149,45 @@ def gguf_metadata(folder: Path, llama: Llama) -> Iterator[tuple[str, Any]]:
             yield "tokenizer.ggml.add_eos_token", eos
             break
     else:
-        raise _cannot_say("that adds tokens other than BOS and EOS to a text")
+        raise _make_unsupported_tokenizer_error("that adds tokens other than BOS and EOS to a text")
     if isinstance(tokenizer.chat_template, dict):
-        raise _cannot_say("with several chat templates; keep only the evaluated one")
+        raise _make_unsupported_tokenizer_error("with several chat templates; keep only the evaluated one")
     if tokenizer.chat_template:
         yield "tokenizer.chat_template", tokenizer.chat_template
 
 
-def _split(backend: dict[str, Any]) -> str:
+def _require_supported_pretokenizer(backend: dict[str, Any]) -> str:
     model = backend["model"]
     if model["type"] != "BPE" or (backend.get("decoder") or {}).get("type") != "ByteLevel":
-        raise _cannot_say(f"of type {model['type']}, and only byte-level BPE is supported")
+        raise _make_unsupported_tokenizer_error(f"of type {model['type']}, and only byte-level BPE is supported")
     if backend.get("normalizer"):
-        raise _cannot_say("that normalises text, which llama.cpp does not")
+        raise _make_unsupported_tokenizer_error("that normalises text, which llama.cpp does not")
     odd = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
     if found := [name for name in odd if model.get(name)]:
-        raise _cannot_say(f"with {', '.join(found)}, which llama.cpp does not support")
+        raise _make_unsupported_tokenizer_error(f"with {', '.join(found)}, which llama.cpp does not support")
     if not model["merges"]:
-        raise _cannot_say("without merges, which llama.cpp needs")
+        raise _make_unsupported_tokenizer_error("without merges, which llama.cpp needs")
     if (name := split_name(backend)) is None:
-        raise _cannot_say(f"that splits text in an unsupported way (supported: {', '.join(SPLITS)})")
+        raise _make_unsupported_tokenizer_error(
+            f"that splits text in an unsupported way (supported: {', '.join(SPLITS)})"
+        )
     return name
 
 
-def _vocabulary(backend: dict[str, Any], rows: int) -> tuple[list[str], list[int]]:
+def _list_token_texts_and_types(backend: dict[str, Any], rows: int) -> tuple[list[str], list[int]]:
     names = {number: token for token, number in backend["model"]["vocab"].items()}
     types = dict.fromkeys(names, NORMAL)
     for added in backend["added_tokens"]:
         if odd := [name for name in ("lstrip", "rstrip", "single_word") if added[name]]:
-            raise _cannot_say(f'whose token "{added["content"]}" has {odd[0]}, which a GGUF file cannot store')
+            raise _make_unsupported_tokenizer_error(
+                f'whose token "{added["content"]}" has {odd[0]}, which a GGUF file cannot store'
+            )
         names[added["id"]] = added["content"]
         types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     if max(names) >= rows:
-        raise _cannot_say(f"of {max(names) + 1} tokens, but only {rows} embeddings")
+        raise _make_unsupported_tokenizer_error(f"of {max(names) + 1} tokens, but only {rows} embeddings")
     return [names.get(i, f"[PAD{i}]") for i in range(rows)], [types.get(i, UNUSED) for i in range(rows)]
 
 
-def _cannot_say(what: str) -> UsageError:
+def _make_unsupported_tokenizer_error(what: str) -> UsageError:
     return UsageError(f'export "gguf": the model has a tokenizer {what}; see llama.cpp\'s convert_hf_to_gguf.py')

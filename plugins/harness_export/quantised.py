@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 Tell = Callable[[Progress], None]
 HALF_GAP = 0.16  # of a block's largest number: half the widest gap of NF4's grid, 0.152, and rounding
-SCALES = 0.05  # of the tensor's largest number: what the scales lose in 8 bits
-ROW = 0.01  # of a row's largest number, in int8: half of 1/127, and rounding
+SCALE_TOLERANCE = 0.05  # of the tensor's largest number: what the scales lose in 8 bits
+INT8_TOLERANCE = 0.01  # of a row's largest number, in int8: half of 1/127, and rounding
 TEXTS = (
     "The committee met on Tuesday to discuss the budget for the coming year, and most members agreed that the roof of "
     "the old library could not wait any longer.",
@@ -32,7 +32,7 @@ TEXTS = (
     "    return total / len(values)\n",
     "Q: What is the capital of France?\nA: Paris.\nQ: What is the capital of Italy?\nA: Rome.\n",
 )
-STEPS = 2  # quantise and write; read back
+PROGRESS_STEPS = 2  # quantise and write; read back
 
 
 def check_bitsandbytes_options(model: Path, options: Mapping[str, Any]) -> None:
@@ -55,7 +55,7 @@ def nf4(ref: ModelRef, to: Path, *, progress: Tell, double_quant: bool = True) -
     `double_quant` keeps the blocks' scales in 8 bits. Needs bitsandbytes, here and where it is loaded.
     """
     settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": double_quant}
-    return _quantise("nf4", ref, to, settings, progress)
+    return _quantise_and_verify_model("nf4", ref, to, settings, progress)
 
 
 @exporter(converts=True, check=check_bitsandbytes_options)
@@ -65,10 +65,12 @@ def int8(ref: ModelRef, to: Path, *, progress: Tell, threshold: float = 6.0) -> 
     Columns of the input with a value beyond `threshold` are computed in 16 bits; 0 computes none so. Needs
     bitsandbytes, here and where it is loaded.
     """
-    return _quantise("int8", ref, to, {"load_in_8bit": True, "llm_int8_threshold": threshold}, progress)
+    return _quantise_and_verify_model(
+        "int8", ref, to, {"load_in_8bit": True, "llm_int8_threshold": threshold}, progress
+    )
 
 
-def _quantise(kind: str, ref: ModelRef, to: Path, settings: Mapping[str, Any], progress: Tell) -> Path:
+def _quantise_and_verify_model(kind: str, ref: ModelRef, to: Path, settings: Mapping[str, Any], progress: Tell) -> Path:
     asked, lost = {"parent": ref.path, "copy": str(to)}, "the written model could not be read back"
     check_bitsandbytes_options(Path(ref.path), {})
     compared = partial(subprocess_call.call_module, "harness_export.quantised", asked, lost)
@@ -84,7 +86,7 @@ def convert_model(
         raise UsageError(
             f'export "{kind}" quantises whole models, but {ref.name} is an adapter; export the merged model'
         )
-    progress(Progress(kind, 0, STEPS, {"now": "reading" if made else "quantising"}))
+    progress(Progress(kind, 0, PROGRESS_STEPS, {"now": "reading" if made else "quantising"}))
     source = made or Path(ref.path)
     for name in formats.shipping_files(source):  # tokenizer, chat template, licence
         if made or not name.endswith((".safetensors", formats.INDEX)):
@@ -92,10 +94,10 @@ def convert_model(
             shutil.copyfile(source / name, to / name)
     if not made:
         write()
-    progress(Progress(kind, 1, STEPS, {"now": "reading back"}))
+    progress(Progress(kind, 1, PROGRESS_STEPS, {"now": "reading back"}))
     facts = compare() | ({"made": "elsewhere"} if made else {})
     (to / CONVERSION_NOTES).write_text(json.dumps({"facts": facts}), "utf-8")
-    progress(Progress(kind, STEPS, STEPS, {"now": "done"}))
+    progress(Progress(kind, PROGRESS_STEPS, PROGRESS_STEPS, {"now": "done"}))
     return to
 
 
@@ -126,7 +128,7 @@ def compare_quantized(parent: Path, copy: Path) -> dict[str, Any]:
     dtype: Any = config.get("dtype") or config.get("torch_dtype") or "float32"
     with load(refs, dtype=dtype, device="cpu") as [ours, theirs]:
         wrong, total, layers = 0.0, 0.0, 0
-        for name, there, here, allowed in _pairs(theirs.model, ours.model):  # type: ignore[attr-defined]
+        for name, there, here, allowed in _iterate_weights_with_tolerances(theirs.model, ours.model):  # type: ignore[attr-defined]
             off = (here - there).abs()
             if not bool((off <= allowed).all()):  # NaN is not
                 raise CheckFailedError(f'"{name}" differs from its parent\'s rounded value by {float(off.max()):.3g}')
@@ -143,14 +145,14 @@ def compare_quantized(parent: Path, copy: Path) -> dict[str, Any]:
     return {"kl": round(kl, 6), "relative_error": round(math.sqrt(wrong / total), 6), "layers": layers}
 
 
-def _pairs(parent: Any, copy: Any) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+def _iterate_weights_with_tolerances(parent: Any, copy: Any) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
     """Yield name, the parent's numbers, the copy's, and how far each may be off; in float32."""
     import torch
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
     from transformers.pytorch_utils import Conv1D
 
-    from harness_hf import BLOCK
+    from harness_hf import BLOCK_VALUES
 
     modules, originals = dict(copy.named_modules()), dict(parent.named_modules())
     for name, weight in parent.named_parameters():
@@ -164,13 +166,13 @@ def _pairs(parent: Any, copy: Any) -> Iterator[tuple[str, Tensor, Tensor, Tensor
         if isinstance(module, Linear4bit):
             here = dequantize_4bit(module.weight.data, module.weight.quant_state).float()
             flat = there.flatten().abs()
-            blocks = torch.nn.functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK).amax(1)
-            off = HALF_GAP * blocks.repeat_interleave(BLOCK)[: len(flat)] + SCALES * flat.max()
+            blocks = torch.nn.functional.pad(flat, (0, -len(flat) % BLOCK_VALUES)).view(-1, BLOCK_VALUES).amax(1)
+            off = HALF_GAP * blocks.repeat_interleave(BLOCK_VALUES)[: len(flat)] + SCALE_TOLERANCE * flat.max()
             yield name, there, here, off.view_as(there)
         else:
             scale = module.weight.SCB if module.weight.SCB is not None else module.state.SCB
             here = module.weight.data.float() * (scale.float()[:, None] / 127)
-            yield name, there, here, (ROW * there.abs().amax(1, keepdim=True)).expand_as(there)
+            yield name, there, here, (INT8_TOLERANCE * there.abs().amax(1, keepdim=True)).expand_as(there)
 
 
 if __name__ == "__main__":

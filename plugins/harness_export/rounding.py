@@ -18,10 +18,10 @@ from gguf.quants import dequantize, quantize
 
 from harness import CheckFailedError
 
-INEXACT = 2**-9  # of a block's largest number: what a step of its own, as F16 or BF16, lost before or beside it
+F16_STEP = 2**-9  # of a block's largest number: what a step of its own, as F16 or BF16, lost before or beside it
 HALF_OF_F16 = 2**-25  # of the smallest number that the scales of GGUF's blocks can be
-MOST = 0.5  # of a tensor, its relative error where an importance matrix chose the scales
-NUMBERS = 1 << 22  # compared at a time
+MAX_RELATIVE_ERROR = 0.5  # of a tensor, its relative error where an importance matrix chose the scales
+CHUNK_VALUES = 1 << 22  # compared at a time
 
 
 class SquaredError(NamedTuple):
@@ -57,7 +57,7 @@ CODES = {
         "Q6_K": BlockLayout(0, 192, 63, 127),
     },
 }
-EXACT = ("F32", "F16", "BF16")
+EXACT_TYPES = ("F32", "F16", "BF16")
 
 
 def compare_blocks(name: str, there: Any, blocks: Any, kind: str, *, weighed: bool = False) -> SquaredError:
@@ -66,13 +66,13 @@ def compare_blocks(name: str, there: Any, blocks: Any, kind: str, *, weighed: bo
     Returns the squares of what it is off by and of the parent's numbers. Raises CheckFailedError where it is another.
     """
     ggml = GGMLQuantizationType[kind]
-    if kind in EXACT:
+    if kind in EXACT_TYPES:
         here = dequantize(blocks, ggml)
         if not np.array_equal(here, dequantize(quantize(there, ggml), ggml)):
             raise CheckFailedError(f'"{name}" differs from its parent\'s in {kind}')
-        return _squares(there, here)
+        return _sum_squared_errors(there, here)
     codes, (block, bytes_), found = CODES[kind], GGML_QUANT_SIZES[ggml], np.zeros(2)
-    many = max(1, NUMBERS // there.shape[-1])
+    many = max(1, CHUNK_VALUES // there.shape[-1])
     for at in range(0, len(there), many):
         raw = blocks[at : at + many].reshape(-1, bytes_).copy()
         here, wanted = dequantize(raw, ggml), there[at : at + many].reshape(-1, block)
@@ -82,15 +82,17 @@ def compare_blocks(name: str, there: Any, blocks: Any, kind: str, *, weighed: bo
         high = dequantize(raw, ggml)
         span, largest = np.abs(high - low), np.abs(wanted).max(1, keepdims=True)
         step = span / codes.steps
-        slack = INEXACT * largest + codes.steps * HALF_OF_F16
+        slack = F16_STEP * largest + codes.steps * HALF_OF_F16
         beyond = step + (1 + codes.scales) * codes.steps * HALF_OF_F16
         if codes.scales:
             beyond = beyond + (span + np.abs(low)).max(1, keepdims=True) / (2 * codes.scales)
             beyond = np.maximum(beyond, largest) if weighed else beyond
         ends = (here == low) | (here == high)
         found += compare_rounding(name, wanted, here, step / 2 + slack + np.where(ends, beyond, 0))
-    if weighed and found[0] > MOST**2 * found[1]:
-        raise CheckFailedError(f'"{name}" differs from its parent\'s rounded value: its relative error is over {MOST}')
+    if weighed and found[0] > MAX_RELATIVE_ERROR**2 * found[1]:
+        raise CheckFailedError(
+            f'"{name}" differs from its parent\'s rounded value: its relative error is over {MAX_RELATIVE_ERROR}'
+        )
     return SquaredError(found[0], found[1])
 
 
@@ -102,9 +104,9 @@ def compare_rounding(name: str, there: Any, here: Any, allowed: Any) -> SquaredE
     off = np.abs(here - there)
     if not (off <= allowed).all():  # NaN is not
         raise CheckFailedError(f'"{name}" differs from its parent\'s rounded value by up to {float(off.max()):.3g}')
-    return _squares(there, here)
+    return _sum_squared_errors(there, here)
 
 
-def _squares(there: Any, here: Any) -> SquaredError:
+def _sum_squared_errors(there: Any, here: Any) -> SquaredError:
     off = float(np.square(here - there, dtype=np.float64).sum())
     return SquaredError(off, float(np.square(there, dtype=np.float64).sum()))

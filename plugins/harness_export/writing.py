@@ -26,17 +26,19 @@ from harness import CONVERSION_NOTES, CheckFailedError, UsageError
 from harness.internals import ROPE_FACTORS, Gguf, read_gguf, subprocess_call, template_digest
 from harness_export.k_quants import K_QUANTS
 from harness_export.llama import Llama, gguf_metadata, gguf_tensor_name, read_llama_config, reorder_heads
-from harness_export.rounding import CODES, EXACT, compare_blocks
+from harness_export.rounding import CODES, EXACT_TYPES, compare_blocks
 from harness_hf import ModelTokenizer, resolve_folder
 from harness_lora import Header, read_headers
 
 FILE = "model.gguf"
-FINE = {"token_embd.weight", "output.weight"}  # what a few bits hurt most
-COARSE = ("Q4", "Q5")
-WEIGHED = "quantize.imatrix."  # how the keys begin in which llama.cpp says that an importance matrix chose the scales
-UNSURE = ("Q5_1", "Q5_0", "Q4_1", "Q4_0")  # in which such a matrix chooses the codes as well
-KEPT = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim", "hidden_act"]
-KEPT += ("num_key_value_heads", "max_position_embeddings", "vocab_size", "tie_word_embeddings")
+FINE_TENSORS = {"token_embd.weight", "output.weight"}  # what a few bits hurt most
+COARSE_TYPES = ("Q4", "Q5")
+IMATRIX_PREFIX = (
+    "quantize.imatrix."  # how the keys begin in which llama.cpp says that an importance matrix chose the scales
+)
+UNSURE_TYPES = ("Q5_1", "Q5_0", "Q4_1", "Q4_0")  # in which such a matrix chooses the codes as well
+KEPT_SIZES = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim", "hidden_act"]
+KEPT_SIZES += ("num_key_value_heads", "max_position_embeddings", "vocab_size", "tie_word_embeddings")
 TEXTS = (
     "The committee met on Tuesday.  It's 1,234.50 euros; don't they'll say?",
     "def mean(values):\n    return sum(values) / len(values)\n\n\n# 2024-11-03  \t done",
@@ -60,23 +62,25 @@ def write_gguf(folder: Path, to: Path, quantization: str, path: Path | None = No
     elif quantization in K_QUANTS:
         with tempfile.TemporaryDirectory(dir=to) as work:
             dtypes = {there[tensor].dtype for tensor in names.values()}
-            _write(folder, Path(work) / FILE, min(dtypes) if dtypes in ({"BF16"}, {"F16"}) else "F32", llama, names)
+            _write_gguf(
+                folder, Path(work) / FILE, min(dtypes) if dtypes in ({"BF16"}, {"F16"}) else "F32", llama, names
+            )
             asked = {"source": str(Path(work) / FILE), "to": str(to / FILE), "quantization": quantization}
             subprocess_call.call_module(
                 "harness_export.k_quants", asked, f'export "gguf": {quantization} could not be written'
             )
     else:
-        _write(folder, to / FILE, quantization, llama, names)
+        _write_gguf(folder, to / FILE, quantization, llama, names)
     for licence in sorted(folder.glob("LICEN[CS]E*")) + sorted(folder.glob("NOTICE*")):
         shutil.copyfile(licence, to / licence.name)
-    facts = _check(folder, to, names, llama) | ({"made": "elsewhere"} if path else {})
+    facts = _verify_gguf_round_trip(folder, to, names, llama) | ({"made": "elsewhere"} if path else {})
     (to / CONVERSION_NOTES).write_text(json.dumps({"facts": facts}), "utf-8")
     return to
 
 
-def _write(folder: Path, to: Path, quantization: str, llama: Llama, names: Mapping[str, str]) -> None:
+def _write_gguf(folder: Path, to: Path, quantization: str, llama: Llama, names: Mapping[str, str]) -> None:
     there = read_headers(folder)
-    kinds = {name: _kind(name, there[tensor], quantization) for name, tensor in names.items()}
+    kinds = {name: _choose_tensor_type(name, there[tensor], quantization) for name, tensor in names.items()}
     writer = GGUFWriter(to, "llama")
     writer.add_file_type(int(LlamaFileType["ALL_F32" if quantization == "F32" else f"MOSTLY_{quantization}"]))
     writer.add_quantization_version(2)
@@ -130,10 +134,12 @@ class _Tensors:
         return blocks
 
 
-def _kind(name: str, header: Header, quantization: str) -> GGMLQuantizationType:
+def _choose_tensor_type(name: str, header: Header, quantization: str) -> GGMLQuantizationType:
     if len(header.shape) == 1:
         return GGMLQuantizationType.F32
-    kind = GGMLQuantizationType["Q8_0" if name in FINE and quantization.startswith(COARSE) else quantization]
+    kind = GGMLQuantizationType[
+        "Q8_0" if name in FINE_TENSORS and quantization.startswith(COARSE_TYPES) else quantization
+    ]
     try:
         quant_shape_to_byte_shape(header.shape, kind)
     except ValueError:
@@ -154,31 +160,33 @@ def check_gguf_types(file: Path) -> Gguf:
     if type(number) is not int or number not in {int(known) for known in LlamaFileType}:
         raise UsageError(f'path: "{file}" has the general.file_type {number}, which llama.cpp does not define')
     said = LlamaFileType(number).name.partition("_")[2]
-    least = _bits(re.sub("_[SML]$", "", said))
+    least = _count_bits_per_weight(re.sub("_[SML]$", "", said))
     for name, tensor in found.tensors.items():
-        if tensor.type not in (*CODES, *EXACT):
+        if tensor.type not in (*CODES, *EXACT_TYPES):
             raise UsageError(
                 f'path: "{file}" is labelled {said}, but "{name}" is {tensor.type}, which cannot be compared here'
             )
-        if _bits(tensor.type) < least:  # rows that are no whole blocks of it are in a finer one; llama.cpp sees to it
+        if (
+            _count_bits_per_weight(tensor.type) < least
+        ):  # rows that are no whole blocks of it are in a finer one; llama.cpp sees to it
             raise UsageError(f'path: "{file}" is labelled {said}, but "{name}" is {tensor.type}, which is coarser')
-        if tensor.type in UNSURE and _weighed(found):
+        if tensor.type in UNSURE_TYPES and _has_importance_matrix(found):
             what = f'quantised with an importance matrix, which cannot be compared; quantise "{name}" without one'
             raise UsageError(f'path: "{file}" holds "{name}" in {tensor.type}, {what}')
     return found
 
 
-def _weighed(found: Gguf) -> bool:
-    return any(key.startswith(WEIGHED) for key in found.metadata)
+def _has_importance_matrix(found: Gguf) -> bool:
+    return any(key.startswith(IMATRIX_PREFIX) for key in found.metadata)
 
 
-def _bits(kind: str) -> float:
+def _count_bits_per_weight(kind: str) -> float:
     """Return the bits of a number, and no end of them for a type that is no tensor's."""
     found = GGMLQuantizationType.__members__.get(kind)
     return math.inf if found is None else 8 * GGML_QUANT_SIZES[found][1] / GGML_QUANT_SIZES[found][0]
 
 
-def _check(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> dict[str, Any]:
+def _verify_gguf_round_trip(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> dict[str, Any]:
     """Compare a file, and what transformers reads of it, with the model.
 
     Raises CheckFailedError where it is another one.
@@ -195,7 +203,7 @@ def _check(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> di
         raise CheckFailedError(
             f'export "gguf": "{min(odd)}" is not both in the model and in the file that was read back'
         )
-    weighed, wrong, total = _weighed(file), 0.0, 0.0
+    weighed, wrong, total = _has_importance_matrix(file), 0.0, 0.0
     with ExitStack() as stack:
         source, read = (_Tensors(stack, headers, llama) for headers in (read_headers(folder), there))
         # Each must be the model's, rounded, and what was read of it, bit for bit, what the gguf package makes of it.
@@ -212,7 +220,7 @@ def _check(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> di
             if not np.array_equal(dequantize(blocks, GGMLQuantizationType[place.type]), read.tensor(name, tensor)):
                 raise CheckFailedError(f'export "gguf": "{tensor}" was read back with other values')
     before, after = (AutoConfig.from_pretrained(str(f), local_files_only=True) for f in (folder, back))
-    said = {name: (getattr(before, name), getattr(after, name)) for name in KEPT}
+    said = {name: (getattr(before, name), getattr(after, name)) for name in KEPT_SIZES}
     said["rms_norm_eps"] = np.float32(before.rms_norm_eps), np.float32(after.rms_norm_eps)
     for name, (old, new) in said.items():
         if old != new:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_hf.logprobs import compute_token_statistics as compute_token_statistics
     from harness_hf.memory import free_bytes as free_bytes
     from harness_hf.memory import iterate_row_slices as iterate_row_slices
-    from harness_hf.models import BLOCK as BLOCK
+    from harness_hf.models import BLOCK_VALUES as BLOCK_VALUES
     from harness_hf.models import adapter_errors_in_one_line as adapter_errors_in_one_line
     from harness_hf.models import add_adapter as add_adapter
     from harness_hf.models import assert_not_repacked as assert_not_repacked

@@ -14,8 +14,8 @@ from harness.internals import memory_error
 
 # nats per token that a score may be from a plain forward's: in half precision rows in other company differ by 0.05 on
 # average and 0.28 at most (bfloat16, 135 M parameters, 170 pairs)
-ONCE = {torch.float32: 1e-3, torch.float16: 0.15, torch.bfloat16: 1.0}
-AHEAD = 8  # tokens, that are followed by as many, or by none
+TOLERANCE_BY_DTYPE = {torch.float32: 1e-3, torch.float16: 0.15, torch.bfloat16: 1.0}
+PROBE_TOKENS = 8  # tokens, that are followed by as many, or by none
 
 
 def find_masking_error(model: PreTrainedModel) -> str:
@@ -26,7 +26,9 @@ def find_masking_error(model: PreTrainedModel) -> str:
     """
     config = model.config.get_text_config()
     takes = inspect.signature(model.forward).parameters
-    kind = next((kind for rope in _ropes(model) if (kind := rope.get("rope_type")) in ("dynamic", "longrope")), "")
+    kind = next(
+        (kind for rope in _list_rope_settings(model) if (kind := rope.get("rope_type")) in ("dynamic", "longrope")), ""
+    )
     layers = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers} - {DynamicLayer.__name__}
     attention = getattr(config, "_attn_implementation", None)
     wanted = {"position_ids", "cache", "logits_to_keep", "attention_mask"}
@@ -44,11 +46,13 @@ def find_masking_error(model: PreTrainedModel) -> str:
 
 def rope_switch_length(model: PreTrainedModel) -> float:
     """Return the tokens beyond which a model turns all its positions otherwise (LongRoPE), or infinity."""
-    lengths = [r["original_max_position_embeddings"] for r in _ropes(model) if r.get("rope_type") == "longrope"]
+    lengths = [
+        r["original_max_position_embeddings"] for r in _list_rope_settings(model) if r.get("rope_type") == "longrope"
+    ]
     return min(lengths, default=math.inf)
 
 
-def _ropes(model: PreTrainedModel) -> list[dict[str, Any]]:
+def _list_rope_settings(model: PreTrainedModel) -> list[dict[str, Any]]:
     """Return a model's rotary settings, one dictionary or one for each kind of its layers."""
     rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     return [rope, *(part for part in rope.values() if isinstance(part, dict))]
@@ -57,7 +61,7 @@ def _ropes(model: PreTrainedModel) -> list[dict[str, Any]]:
 def find_run_error(model: PreTrainedModel) -> str | None:
     """Return why a model cannot be asked at all: it does not run on tokens alone, or predicts something else."""
     try:
-        wide = _logits(model, _probe_ids(model)).shape[-1]
+        wide = _compute_logits(model, _make_probe_ids(model)).shape[-1]
     except Exception as error:
         if memory_error(error):
             raise
@@ -68,30 +72,33 @@ def find_run_error(model: PreTrainedModel) -> str | None:
 
 def find_causality_error(model: PreTrainedModel) -> str | None:
     """Return that a model looks ahead, so that it has neither scores nor answers, or None."""
-    ids = _probe_ids(model)
-    alone, followed = (_logits(model, row) for row in (ids[:, :-AHEAD], ids))  # (T, V)
-    apart = _distance(alone[-AHEAD:], followed[-2 * AHEAD : -AHEAD])
+    ids = _make_probe_ids(model)
+    alone, followed = (_compute_logits(model, row) for row in (ids[:, :-PROBE_TOKENS], ids))  # (T, V)
+    apart = _measure_max_logprob_difference(alone[-PROBE_TOKENS:], followed[-2 * PROBE_TOKENS : -PROBE_TOKENS])
     # a quantised layer computes rows of another number otherwise
-    limit = max(ONCE[coarsest_dtype(model)], ONCE[torch.float16] if getattr(model, "is_quantized", False) else 0.0)
+    limit = max(
+        TOLERANCE_BY_DTYPE[coarsest_dtype(model)],
+        TOLERANCE_BY_DTYPE[torch.float16] if getattr(model, "is_quantized", False) else 0.0,
+    )
     return "is not causal: later tokens change its predictions" if apart > limit else None
 
 
-def _logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+def _compute_logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     """Return the logits (T, V) of a row (1, T), with the mask that scoring gives."""
     with torch.inference_mode():
         found: torch.Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
     return found
 
 
-def _probe_ids(model: PreTrainedModel) -> torch.Tensor:
+def _make_probe_ids(model: PreTrainedModel) -> torch.Tensor:
     """Return a row (1, T) of tokens, longer by far than what a sparse layer chooses among."""
     config = model.config.get_text_config()
     chosen = getattr(config, "index_topk", None) or 0  # of the tokens of a row, which a sparse layer looks at alone
     before = chosen if chosen < (getattr(config, "max_position_embeddings", None) or math.inf) else 0
-    return torch.tensor([[i % config.vocab_size for i in range(5, 5 + before + 2 * AHEAD)]], device=model.device)
+    return torch.tensor([[i % config.vocab_size for i in range(5, 5 + before + 2 * PROBE_TOKENS)]], device=model.device)
 
 
-def _distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def _measure_max_logprob_difference(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Return how far apart two models' log-probabilities (T, V) of the first one's choices are, at most."""
     one, other = one.float(), other.float()
     return (one.log_softmax(-1) - other.log_softmax(-1)).abs().gather(-1, one.topk(1).indices).max()

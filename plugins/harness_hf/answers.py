@@ -123,11 +123,11 @@ def draw_tokens(sampling: Sampling, logits: torch.Tensor, answers: Sequence[Answ
     """
     scaled = logits.double() / sampling.temperature
     if sampling.top_k or sampling.top_p < 1:
-        scaled = scaled.masked_fill(~_likely_tokens(sampling, scaled), -torch.inf)
-    return scaled.sub_(_log_exponential_noise([a.noise_key for a in answers], scaled)).argmax(-1)
+        scaled = scaled.masked_fill(~_mask_top_k_top_p_tokens(sampling, scaled), -torch.inf)
+    return scaled.sub_(_compute_log_exponential_noise([a.noise_key for a in answers], scaled)).argmax(-1)
 
 
-def _likely_tokens(sampling: Sampling, scaled: torch.Tensor) -> torch.Tensor:
+def _mask_top_k_top_p_tokens(sampling: Sampling, scaled: torch.Tensor) -> torch.Tensor:
     """Return which tokens (B, V) top-k and then top-p keep; the likeliest always stays."""
     share, token = scaled.softmax(-1).sort(dim=-1, descending=True, stable=True)
     if sampling.top_k:
@@ -138,7 +138,7 @@ def _likely_tokens(sampling: Sampling, scaled: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(kept).scatter_(-1, token, kept)
 
 
-def _log_exponential_noise(keys: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+def _compute_log_exponential_noise(keys: Sequence[int], like: torch.Tensor) -> torch.Tensor:
     """Return log(-log u) (B, V), u uniform: 32 bits of SplitMix64 (Steele, Lea and Flood 2014) at key and token."""
     rows = torch.tensor(keys, dtype=torch.int64, device=like.device)[:, None]
     bits = rows + torch.arange(1, like.shape[-1] + 1, device=like.device) * -0x61C8864680B583EB  # wraps around

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-BLOCK = 32  # of Q8_0, and of what llama.cpp makes of a layer's inputs
+BLOCK_VALUES = 32  # of Q8_0, and of what llama.cpp makes of a layer's inputs
 HALF = {"f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -19,14 +19,14 @@ def compute_as_runtime(model: Any, arithmetic: str) -> Any:
     if arithmetic in HALF:
         return model.to(HALF[arithmetic])
     for name, module in model.named_modules() if arithmetic == "q8" else ():
-        if isinstance(module, torch.nn.Linear) and "lora_" not in name and module.in_features % BLOCK == 0:
+        if isinstance(module, torch.nn.Linear) and "lora_" not in name and module.in_features % BLOCK_VALUES == 0:
             module.weight.data = _round_to_q8(module.weight.data)
             module.register_forward_pre_hook(lambda _, inputs: (_round_to_q8(inputs[0]), *inputs[1:]))
     return model
 
 
 def _round_to_q8(values: Any) -> Any:
-    blocks = values.unflatten(-1, (-1, BLOCK))
+    blocks = values.unflatten(-1, (-1, BLOCK_VALUES))
     scale = (blocks.abs().amax(-1, keepdim=True) / 127).half().to(values.dtype)  # which a block keeps in f16
     codes = torch.where(scale > 0, blocks / scale, torch.zeros_like(blocks)).round().clamp(-127, 127)
     return (codes * scale).flatten(-2)

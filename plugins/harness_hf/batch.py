@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from harness_hf.answers import AnswerState, Choose, choose_tokens
 
 PREFILL = {"cpu": 512, "cuda": 2048}  # prompt tokens of one forward pass; on a CPU more of them only need more padding
-GROWTH = 64  # columns added to the cache at a time
+GROWTH_TOKENS = 64  # columns added to the cache at a time
 
 
 class Batch:
@@ -28,7 +28,7 @@ class Batch:
         self.rows: list[AnswerState] = []
         self.pads: list[int] = []  # columns of padding of each row, after the prefix
         self.start: Cache | None = None  # the prefix, one row
-        self.cache = self._empty()
+        self.cache = self._make_empty_cache()
 
     @torch.inference_mode()
     def join(self, answers: list[AnswerState]) -> list[AnswerState]:
@@ -39,14 +39,14 @@ class Batch:
         pads = [width - len(ids) for ids in own]
         ids = torch.tensor([[0] * pad + mine for pad, mine in zip(pads, own, strict=True)], device=self.model.device)
         if self.prefix and self.start is None:
-            start = self._empty()
+            start = self._make_empty_cache()
             for at in range(0, len(self.prefix), self.prefill):
                 part = torch.tensor([self.prefix[at : at + self.prefill]], device=self.model.device)
                 places = torch.arange(at + part.shape[1], device=self.model.device)[None]  # (1, L)
                 options = {"attention_mask": torch.ones_like(places), "position_ids": places[:, at:]}
                 self.model(input_ids=part, **options, cache=start, use_cache=True, logits_to_keep=1)
             self.start = start
-        cache = self._empty()
+        cache = self._make_empty_cache()
         if self.start is not None and self.copies_prefix:
             for layer, known in zip(cache.layers, self.start.layers, strict=True):
                 layer.update(known.keys.expand(len(ids), -1, -1, -1), known.values.expand(len(ids), -1, -1, -1))
@@ -55,21 +55,21 @@ class Batch:
         if not self.pads:
             self.cache, missing = cache, 0
         else:  # below the rows that are there, all ending in the last column
-            self._shift(max(missing, 0))
+            self._shift_padding(max(missing, 0))
             for layer, new in zip(self.cache.layers, cache.layers, strict=True):
                 layer.append(new)
         self.pads += [pad + max(-missing, 0) for pad in pads]
-        return self._retire(goes_on)
+        return self._remove_ended_rows(goes_on)
 
     @torch.inference_mode()
     def step(self) -> list[AnswerState]:
         """Give each row its next token; return the rows that ended."""
         if not self.rows:
             return []
-        if self.cache.layers[0].is_full and min(self.pads) >= GROWTH:
-            self._shift(-min(self.pads))
+        if self.cache.layers[0].is_full and min(self.pads) >= GROWTH_TOKENS:
+            self._shift_padding(-min(self.pads))
         ids = torch.tensor([[answer.ids[-1]] for answer in self.rows], device=self.model.device)
-        return self._retire(self._forward(ids, self.pads, self.cache, self.rows))
+        return self._remove_ended_rows(self._forward(ids, self.pads, self.cache, self.rows))
 
     def _forward(self, ids: Tensor, pads: Sequence[int], cache: Any, answers: Sequence[AnswerState]) -> list[bool]:
         """Run new tokens (B, T), give each row its next one, and return which rows go on."""
@@ -86,18 +86,18 @@ class Batch:
     def _run(self, given: dict[str, Any], cache: Cache) -> Any:
         return self.model(**given, cache=cache, use_cache=True, logits_to_keep=1)
 
-    def _empty(self) -> Cache:
+    def _make_empty_cache(self) -> Cache:
         layers = self.model.config.get_text_config().num_hidden_layers
         return Cache(layers=[CacheLayer(self.size, self.before) for _ in range(layers)])
 
-    def _shift(self, by: int) -> None:
+    def _shift_padding(self, by: int) -> None:
         """Put so many columns of padding before all rows, or take them away."""
         if by:
             self.pads = [pad + by for pad in self.pads]
             for layer in self.cache.layers:
                 layer.shift(by)
 
-    def _retire(self, goes_on: Sequence[bool]) -> list[AnswerState]:
+    def _remove_ended_rows(self, goes_on: Sequence[bool]) -> list[AnswerState]:
         """Remove the rows that ended, and return them; the last rows take their places."""
         ended = [answer for answer, on in zip(self.rows, goes_on, strict=True) if not on]
         count = len(self.rows) - len(ended)
@@ -107,7 +107,7 @@ class Batch:
             self.rows[to], self.pads[to] = self.rows[row], self.pads[row]
         del self.rows[count:], self.pads[count:]
         if not count:
-            self.cache = self._empty()
+            self.cache = self._make_empty_cache()
         elif ended:
             for layer in self.cache.layers:
                 layer.keep(count, free, last)
@@ -133,31 +133,31 @@ class CacheLayer(DynamicLayer):  # type: ignore[misc] # transformers is not type
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         rows, start = len(key_states), self.get_seq_length()
         end = start + key_states.shape[-2]
-        self._reach(rows, end, like=(key_states, value_states))
+        self._ensure_capacity(rows, end, like=(key_states, value_states))
         for room, new in zip(self._room, (key_states, value_states), strict=True):
             room[:rows, :, start:end] = new
-        return self._show(rows, end)
+        return self._set_visible_states(rows, end)
 
     def append(self, other: CacheLayer) -> None:
         """Put the rows of a layer that has no more columns below those of this one."""
         rows, end, own = len(self.keys), self.keys.shape[-2], other.keys.shape[-2] - self.before
         more = rows + len(other.keys)
-        self._reach(more, end)
+        self._ensure_capacity(more, end)
         for room, new in zip(self._room, (other.keys, other.values), strict=True):
             room[rows:more, :, : self.before] = new[:, :, : self.before]
             room[rows:more, :, self.before : end - own] = 0  # not seen, but NaN times 0 is NaN
             room[rows:more, :, end - own : end] = new[:, :, self.before :]
-        self._show(more, end)
+        self._set_visible_states(more, end)
 
     def shift(self, by: int) -> None:
         """Move the columns after the prefix to the right, padding before them, or so many to the left."""
         rows, end, before = len(self.keys), self.keys.shape[-2], self.before
-        self._reach(rows, end + by)
+        self._ensure_capacity(rows, end + by)
         for room in self._room:
             own = room[:rows, :, before + max(-by, 0) : end].clone()
             room[:rows, :, before : before + max(by, 0)] = 0
             room[:rows, :, before + max(by, 0) : end + by] = own
-        self._show(rows, end + by)
+        self._set_visible_states(rows, end + by)
 
     def keep(self, count: int, free: Sequence[int], last: Sequence[int]) -> None:
         """Keep the first rows, after some of the last have taken the places of those that ended."""
@@ -165,20 +165,20 @@ class CacheLayer(DynamicLayer):  # type: ignore[misc] # transformers is not type
         for room in self._room:
             for to, row in zip(free, last, strict=True):
                 room[to, :, :end] = room[row, :, :end]
-        self._show(count, end)
+        self._set_visible_states(count, end)
 
-    def _show(self, rows: int, end: int) -> tuple[Tensor, Tensor]:
+    def _set_visible_states(self, rows: int, end: int) -> tuple[Tensor, Tensor]:
         self.keys, self.values = (room[:rows, :, :end] for room in self._room)
         self.is_initialized = True
         return self.keys, self.values
 
-    def _reach(self, rows: int, columns: int, like: Sequence[Tensor] = ()) -> None:
+    def _ensure_capacity(self, rows: int, columns: int, like: Sequence[Tensor] = ()) -> None:
         """Have room for so many rows and columns, with what is there in it."""
         there = self._room[0].shape if self._room else (0, 0, 0, 0)
         if rows <= there[0] and columns <= there[2]:
             return
         height = rows if rows <= there[0] or not self._room else max(rows, min(2 * rows, self.size))
-        width = there[2] if columns <= there[2] else columns + GROWTH
+        width = there[2] if columns <= there[2] else columns + GROWTH_TOKENS
         old = (self.keys, self.values) if self._room else tuple(state[:0, :, :0] for state in like)
         room = [state.new_empty(max(height, there[0]), state.shape[1], width, state.shape[3]) for state in old]
         for new, state in zip(room, old, strict=True):

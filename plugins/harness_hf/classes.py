@@ -10,7 +10,7 @@ from typing import Any
 from harness import UsageError, cache_dir, digest_value, write_text
 from harness.internals import hash_download
 
-ELSEWHERE = "evaluate it with its own tools and gate the scores: harness gate BASE CANDIDATE"
+OTHER_TOOL_ADVICE = "evaluate it with its own tools and gate the scores: harness gate BASE CANDIDATE"
 
 
 def load_config(path: str | Path) -> Any:
@@ -44,9 +44,9 @@ def find_class(path: str | Path, config: Any) -> Any:
         made = made[0] if isinstance(made, tuple) else made
     if made is None:
         name = names[0] if names else type(config).__name__
-        raise UsageError(f'model "{path}": {name} does not generate text; {ELSEWHERE}')
-    if why := _text_error(made):
-        raise UsageError(f'model "{path}": {made.__name__} {why}; {ELSEWHERE}')
+        raise UsageError(f'model "{path}": {name} does not generate text; {OTHER_TOOL_ADVICE}')
+    if why := _find_text_error(made):
+        raise UsageError(f'model "{path}": {made.__name__} {why}; {OTHER_TOOL_ADVICE}')
     return made
 
 
@@ -64,7 +64,7 @@ def check_class(folder: Path) -> None:
         write_text(passed, "")
 
 
-def _text_error(made: Any) -> str | None:
+def _find_text_error(made: Any) -> str | None:
     """Return why a class cannot be asked to continue a text, or None."""
     takes = inspect.signature(made.forward).parameters
     if made.main_input_name != "input_ids":

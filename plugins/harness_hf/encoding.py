@@ -19,7 +19,7 @@ from harness_hf.tokens import ModelTokenizer
 
 CONTEXT_MARKS = {"weight": "0 or 1", "train": "true or false"}
 NO_TURN = "\N{OBJECT REPLACEMENT CHARACTER}"  # a content that no turn begins with
-IGNORED = -100  # the label of a token that is not learnt
+IGNORED_LABEL = -100  # the label of a token that is not learnt
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class EncodedRow:
     @property
     def labels(self) -> list[int]:
         """The tokens that are learnt at their places, and -100 elsewhere."""
-        return [i if learnt else IGNORED for i, learnt in zip(self.ids, self.learnt, strict=True)]
+        return [i if learnt else IGNORED_LABEL for i, learnt in zip(self.ids, self.learnt, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class RowEncoder:
     def encode(self, row: Mapping[str, Any]) -> EncodedRow:
         """Encode a row of prompt and completion, of messages, or of text; raises UsageError."""
         if isinstance(row.get("messages", row.get("prompt")), list):
-            return self._unlearn_context(row, self._encode_chat(row))
+            return self._mask_context_turns(row, self._encode_chat(row))
         prompt, answer = row.get("prompt", ""), row["completion"] if "prompt" in row else row["text"]
         [encoded] = self.encode_answers(prompt, [answer])
         if "prompt" not in row or not self.completion_only:
@@ -72,12 +72,12 @@ class RowEncoder:
     ) -> list[EncodedRow]:
         """Encode answers to one prompt, all texts or all messages, each with its end; their prompts are the same."""
         if isinstance(prompt, str):
-            return [self._encode_text(prompt, answer) for answer in answers]
-        found = [self._encode_turns(prompt, answer, arguments or {}) for answer in answers]
+            return [self._encode_prompt_answer_and_eos(prompt, answer) for answer in answers]
+        found = [self._encode_prompt_and_answer_turns(prompt, answer, arguments or {}) for answer in answers]
         shortest = min(len(one.prompt) for one in found)
-        return [_cut(one, shortest) for one in found]
+        return [_move_answer_boundary(one, shortest) for one in found]
 
-    def _encode_text(self, prompt: str, answer: str) -> EncodedRow:
+    def _encode_prompt_answer_and_eos(self, prompt: str, answer: str) -> EncodedRow:
         end = self.tokens.tokenizer.eos_token_id
         if end is None:
             raise UsageError("tokenizer: has no EOS token, so training texts have no end; use a tokenizer that has one")
@@ -93,22 +93,24 @@ class RowEncoder:
     def _encode_chat(self, row: Mapping[str, Any]) -> EncodedRow:
         arguments = chat.training_template_arguments(row)
         if "messages" not in row:
-            encoded = self._encode_turns(row["prompt"], row["completion"], arguments)
+            encoded = self._encode_prompt_and_answer_turns(row["prompt"], row["completion"], arguments)
             everything = not self.completion_only
         else:
             turns, everything = row["messages"], True
             asked = len(turns) - 1 if turns[-1].get("role") == "assistant" else len(turns)
             try:
-                encoded = self._encode_turns(turns[:asked], turns[asked:], arguments)
+                encoded = self._encode_prompt_and_answer_turns(turns[:asked], turns[asked:], arguments)
             except UsageError:  # a template that takes no conversation but a whole one
-                encoded = self._encode_turns([], turns, arguments)
+                encoded = self._encode_prompt_and_answer_turns([], turns, arguments)
         if self.assistant_only:
-            inside = self._assistant_mask(row_turns(row), arguments)
+            inside = self._compute_assistant_mask(row_turns(row), arguments)
             both = [a and (everything or b) for a, b in zip(inside, encoded.learnt, strict=True)]
             return replace(encoded, learnt=both)
         return replace(encoded, learnt=[True] * len(encoded.ids)) if everything else encoded
 
-    def _encode_turns(self, prompt: Sequence[Any], answer: Sequence[Any], arguments: Mapping[str, Any]) -> EncodedRow:
+    def _encode_prompt_and_answer_turns(
+        self, prompt: Sequence[Any], answer: Sequence[Any], arguments: Mapping[str, Any]
+    ) -> EncodedRow:
         """Encode messages as the template writes them, cut behind the prompt with the answer's turn opened.
 
         Where the template opens it otherwise than it writes it (D8), it is cut where both part.
@@ -125,7 +127,7 @@ class RowEncoder:
             found = encoding.AnswerTokens(whole[len(begin) :], alone=False)
         return EncodedRow(begin, found.ids, [False] * len(begin) + [True] * len(found.ids), found.alone)
 
-    def _assistant_mask(self, turns: Sequence[Any], arguments: Mapping[str, Any]) -> list[bool]:
+    def _compute_assistant_mask(self, turns: Sequence[Any], arguments: Mapping[str, Any]) -> list[bool]:
         """Return which tokens of a conversation stand between the template's generation markers."""
         given = {"return_dict": True, "return_assistant_tokens_mask": True, "chat_template": self.template}
         made = self.tokens.tokenizer.apply_chat_template(list(turns), **given, **arguments)
@@ -134,7 +136,7 @@ class RowEncoder:
             raise UsageError(f"[train] assistant_only_loss: {why}; put the markers around the assistant's answers")
         return list(map(bool, mask))
 
-    def _unlearn_context(self, row: Mapping[str, Any], encoded: EncodedRow) -> EncodedRow:
+    def _mask_context_turns(self, row: Mapping[str, Any], encoded: EncodedRow) -> EncodedRow:
         """Take what is learnt from where a turn that is context begins to where the next one does."""
         turns, ids, learnt = row_turns(row), encoded.ids, list(encoded.learnt)
         if not any(map(is_context_turn, turns)):
@@ -145,7 +147,7 @@ class RowEncoder:
             return self.tokens.render(chat.join_arguments(some, arguments), opened=False, template=self.template)
 
         text = write(turns)
-        begins = [_begin(turns, at, text, write) for at in range(len(turns))]
+        begins = [_find_turn_start(turns, at, text, write) for at in range(len(turns))]
         for at in (at for at, turn in enumerate(turns) if is_context_turn(turn)):
             ends = begins[at], min((b for b in begins[at + 1 :] if b > begins[at]), default=len(text))
             first, last = (encoding.shared_length(self.tokens.encode_plain(text[:end]), ids) for end in ends)
@@ -164,7 +166,7 @@ def is_context_turn(turn: Mapping[str, Any]) -> bool:
     return any(turn.get(mark) is not None and not turn[mark] for mark in CONTEXT_MARKS)
 
 
-def _begin(turns: Sequence[Mapping[str, Any]], at: int, text: str, write: Callable[..., str]) -> int:
+def _find_turn_start(turns: Sequence[Mapping[str, Any]], at: int, text: str, write: Callable[..., str]) -> int:
     """Return where a turn begins in a text: where the turns before it end, or the text is another for another turn."""
     with suppress(UsageError):  # a template with rules of its own about turns
         before = write(turns[:at]) if at else ""
@@ -174,7 +176,7 @@ def _begin(turns: Sequence[Mapping[str, Any]], at: int, text: str, write: Callab
     return encoding.shared_length(text, write(changed))
 
 
-def _cut(row: EncodedRow, tokens: int) -> EncodedRow:
+def _move_answer_boundary(row: EncodedRow, tokens: int) -> EncodedRow:
     """Return a row whose prompt ends after so many tokens, where an answer to the same prompt parts from it."""
     ids = row.ids
     return replace(row, prompt=ids[:tokens], answer=ids[tokens:], learnt=[i >= tokens for i in range(len(ids))])

@@ -20,10 +20,10 @@ from harness_hf.models import load_model, quiet_loading
 from harness_hf.sources import count_parameters, resolve_folder
 from harness_hf.tokens import ModelTokenizer
 
-EXACT = 2_000_000_000  # parameters up to which it is computed in float32
-FLOOR = 0.003  # nats in float32: llama.cpp keeps keys and values in f16
+MAX_FLOAT32_PARAMETERS = 2_000_000_000  # parameters up to which it is computed in float32
+MIN_TOLERANCE_NATS = 0.003  # nats in float32: llama.cpp keeps keys and values in f16
 NOISY_CHATS, NOISY_TEXTS = 16, 4  # by which the noise of an arithmetic is measured
-BATCH = 8  # rows
+BATCH_ROWS = 8  # rows
 Row = tuple[list[int], list[int]]  # tokens, and the places of them at which a probe ends
 
 
@@ -37,7 +37,7 @@ class _Probes:
 
 @dataclass(frozen=True)
 class _Predictions:
-    """Tokens next to each probe, and their log-probabilities, both (P, TOP)."""
+    """Tokens next to each probe, and their log-probabilities, both (P, TOP_LOGPROBS)."""
 
     values: torch.Tensor
     ids: torch.Tensor
@@ -52,19 +52,25 @@ def make_fingerprint(ref: ModelRef, base: Path | None) -> Fingerprint:
     own = ref.adapter if ref.adapter and any(ref.adapter.glob("tokenizer*")) else whole
     tokens = ModelTokenizer.of(str(own))
     seed = int(ref.digest[:8] or "0", 16)
-    chats, texts = _encode_chats(tokens, seed), _encode_texts(tokens, seed)
-    dtype = "float32" if count_parameters(whole) <= EXACT else "auto"
+    chats, texts = _encode_chat_probes(tokens, seed), _encode_text_probes(tokens, seed)
+    dtype = "float32" if count_parameters(whole) <= MAX_FLOAT32_PARAMETERS else "auto"
     with quiet_loading(), torch.inference_mode():
         model = load_model(whole, dtype=dtype, adapter=ref.adapter, quantization=ref.quantization)
-        found = [_predict(model, probes.rows) for probes in (chats, texts)]
+        found = [_predict_probe_logprobs(model, probes.rows) for probes in (chats, texts)]
         far = [torch.zeros(len(one.values)) for one in found]
         if ref.adapter or base:
             other = model if ref.adapter else load_model(resolve_folder(str(base)), dtype=dtype)
             with other.disable_adapter() if ref.adapter else nullcontext():
                 pairs = zip(found, (chats, texts), strict=True)
-                far = [_distance(own, _predict(other, probes.rows, own.ids).values) for own, probes in pairs]
-        noise = _measure_noise(model, chats.rows[:NOISY_CHATS] + texts.rows[:NOISY_TEXTS])
-    columns = [list(_tell(p, own, order)) for p, own, order in zip((chats, texts), found, far, strict=True)]
+                far = [
+                    _compute_weighted_base_distance(own, _predict_probe_logprobs(other, probes.rows, own.ids).values)
+                    for own, probes in pairs
+                ]
+        noise = _measure_arithmetic_noise(model, chats.rows[:NOISY_CHATS] + texts.rows[:NOISY_TEXTS])
+    columns = [
+        list(_iterate_probes_by_distance(p, own, order))
+        for p, own, order in zip((chats, texts), found, far, strict=True)
+    ]
     config = model.config
     context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0)
     template = tokens.tokenizer.chat_template
@@ -82,7 +88,7 @@ def make_fingerprint(ref: ModelRef, base: Path | None) -> Fingerprint:
     )
 
 
-def _encode_chats(tokens: ModelTokenizer, seed: int) -> _Probes:
+def _encode_chat_probes(tokens: ModelTokenizer, seed: int) -> _Probes:
     """Return the chats that the template takes, each with its last place."""
     if not isinstance(tokens.tokenizer.chat_template, str):
         return _Probes([], [])
@@ -90,7 +96,7 @@ def _encode_chats(tokens: ModelTokenizer, seed: int) -> _Probes:
     return _Probes([(n,) for n in range(len(encoded))], [(ids, [len(ids) - 1]) for ids in encoded])
 
 
-def _encode_texts(tokens: ModelTokenizer, seed: int) -> _Probes:
+def _encode_text_probes(tokens: ModelTokenizer, seed: int) -> _Probes:
     """Return the texts, each with the places at which words end whose tokens are those of the words alone."""
     numbers, rows = list[tuple[int, ...]](), list[Row]()
     for number, text in enumerate(fingerprint.make_texts(seed)):
@@ -102,12 +108,15 @@ def _encode_texts(tokens: ModelTokenizer, seed: int) -> _Probes:
     return _Probes(numbers, rows)
 
 
-def _predict(model: Any, rows: Sequence[Row], ids: torch.Tensor | None = None) -> _Predictions:
+def _predict_probe_logprobs(model: Any, rows: Sequence[Row], ids: torch.Tensor | None = None) -> _Predictions:
     """Return the likeliest tokens next to each probe, or those of `ids`, with their log-probabilities."""
-    values, tokens = [torch.empty(0, fingerprint.TOP)], [torch.empty(0, fingerprint.TOP, dtype=torch.long)]
+    values, tokens = (
+        [torch.empty(0, fingerprint.TOP_LOGPROBS)],
+        [torch.empty(0, fingerprint.TOP_LOGPROBS, dtype=torch.long)],
+    )
     done = 0
-    for first in range(0, len(rows), BATCH):
-        some = rows[first : first + BATCH]
+    for first in range(0, len(rows), BATCH_ROWS):
+        some = rows[first : first + BATCH_ROWS]
         width = max(len(one) for one, _ in some)
         padded = [
             [*one, *[0] * (width - len(one))] for one, _ in some
@@ -115,28 +124,30 @@ def _predict(model: Any, rows: Sequence[Row], ids: torch.Tensor | None = None) -
         logits = model(input_ids=torch.tensor(padded, device=model.device), use_cache=False).logits  # (B, T, V)
         for row, (_, places) in enumerate(some):
             logs = logits[row, places].float().log_softmax(-1).cpu()  # (places, V)
-            wanted = logs.topk(fingerprint.TOP).indices if ids is None else ids[done : done + len(places)]
+            wanted = logs.topk(fingerprint.TOP_LOGPROBS).indices if ids is None else ids[done : done + len(places)]
             values.append(logs.gather(1, wanted.clamp(max=logs.shape[1] - 1)))
             tokens.append(wanted)
             done += len(places)
     return _Predictions(torch.cat(values), torch.cat(tokens))
 
 
-def _distance(own: _Predictions, other: torch.Tensor) -> torch.Tensor:
+def _compute_weighted_base_distance(own: _Predictions, other: torch.Tensor) -> torch.Tensor:
     """Return how far the base's predictions are, in nats weighted by the model's own probabilities, (P,)."""
     return (own.values.exp() * (own.values - other)).sum(-1)
 
 
-def _measure_noise(model: Any, rows: Sequence[Row]) -> dict[str, float]:
+def _measure_arithmetic_noise(model: Any, rows: Sequence[Row]) -> dict[str, float]:
     """Return what each arithmetic costs the greatest log-probabilities, in nats."""
-    exact, noise = _predict(model, rows).values, {"float32": FLOOR}
+    exact, noise = _predict_probe_logprobs(model, rows).values, {"float32": MIN_TOLERANCE_NATS}
     for kind in ("f16", "bf16", "q8"):
-        rough = _predict(compute_as_runtime(copy.deepcopy(model), kind), rows).values
-        noise[kind] = max(FLOOR, float((rough - exact).pow(2).mean().sqrt()))
+        rough = _predict_probe_logprobs(compute_as_runtime(copy.deepcopy(model), kind), rows).values
+        noise[kind] = max(MIN_TOLERANCE_NATS, float((rough - exact).pow(2).mean().sqrt()))
     return {kind: round(nats, 6) for kind, nats in noise.items()}
 
 
-def _tell(probes: _Probes, own: _Predictions, far: torch.Tensor) -> Iterator[tuple[int | float, ...]]:
+def _iterate_probes_by_distance(
+    probes: _Probes, own: _Predictions, far: torch.Tensor
+) -> Iterator[tuple[int | float, ...]]:
     """Yield the probes, those first where the base is farthest."""
     for at in far.argsort(descending=True, stable=True).tolist():
         yield (*probes.numbers[at], int(own.ids[at, 0]), *(round(v, 4) for v in own.values[at].tolist()))

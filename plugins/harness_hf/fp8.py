@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 DTYPE = "F8_E4M3"
 SCALES = ("_scale", "_scale_inv")
 OF_ACTIVATIONS = ("input_scale", "k_scale", "v_scale", "q_scale", "activation_scale", "output_scale")
-BLOCK = 128  # rows and columns of a block where no configuration says
-SAID = ("quantization_config", "compression_config")
+BLOCK_SIZE = 128  # rows and columns of a block where no configuration says
+QUANTISATION_KEYS = ("quantization_config", "compression_config")
 
 
 def is_fp8(folder: Path) -> bool:
@@ -60,15 +60,17 @@ def read_fp8(folder: Path, file: str) -> Iterator[tuple[str, Tensor, Tensor | No
                 continue
             scale = next((f"{name}{end}" for end in SCALES if f"{name}{end}" in files), None)
             if scale is None or weight.ndim != 2:
-                raise _wrong(folder, name, "has no scale" if scale is None else f"has {weight.ndim} dimensions")
+                raise _make_fp8_error(
+                    folder, name, "has no scale" if scale is None else f"has {weight.ndim} dimensions"
+                )
             with safe_open(folder / files[scale], "pt") as other:
                 scales = other.get_tensor(scale).float()
             if not bool((scales.isfinite() & (scales > 0)).all()):
-                raise _wrong(folder, scale, "has a scale that is not above 0")
+                raise _make_fp8_error(folder, scale, "has a scale that is not above 0")
             codes = weight.float()
             if not bool(codes.isfinite().all()):
-                raise _wrong(folder, name, "has NaN")
-            yield name, codes, _spread(scales, codes, folder, scale)
+                raise _make_fp8_error(folder, name, "has NaN")
+            yield name, codes, _broadcast_scales_to_weights(scales, codes, folder, scale)
 
 
 def dequantize_folder(folder: Path, to: Path) -> None:
@@ -86,11 +88,11 @@ def dequantize_folder(folder: Path, to: Path) -> None:
             there = {t: f for f in weight_files(folder) for t in read_safetensors(to / f).tensors}
             (to / name).write_text(json.dumps({**index, "weight_map": there}, indent=2), "utf-8")
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    plain = {key: value for key, value in config.items() if key not in (*SAID, "torch_dtype")}
+    plain = {key: value for key, value in config.items() if key not in (*QUANTISATION_KEYS, "torch_dtype")}
     (to / "config.json").write_text(json.dumps({**plain, "dtype": "float32"}, indent=2), "utf-8")
 
 
-def _spread(scales: Tensor, codes: Tensor, folder: Path, name: str) -> Tensor:
+def _broadcast_scales_to_weights(scales: Tensor, codes: Tensor, folder: Path, name: str) -> Tensor:
     """Return a scale for each number."""
     if scales.numel() == 1:
         return scales.reshape(1, 1).expand_as(codes)
@@ -100,15 +102,19 @@ def _spread(scales: Tensor, codes: Tensor, folder: Path, name: str) -> Tensor:
         block = {1: size, size: 1}.get(many)
         if not block:  # as the configuration says in the words of one library or another
             config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
-            said: dict[str, Any] = next((config[key] for key in SAID if isinstance(config.get(key), dict)), {})
+            said: dict[str, Any] = next(
+                (config[key] for key in QUANTISATION_KEYS if isinstance(config.get(key), dict)), {}
+            )
             groups = [g.get("weights") or {} for g in (said.get("config_groups") or {}).values()]
             sizes = [said.get("weight_block_size"), *(weights.get("block_structure") for weights in groups)]
-            block = next((list(size) for size in sizes if size), [BLOCK, BLOCK])[dimension]
+            block = next((list(size) for size in sizes if size), [BLOCK_SIZE, BLOCK_SIZE])[dimension]
         if math.ceil(size / block) != many:
-            raise _wrong(folder, name, f"has the shape {list(scales.shape)}, for weights of {list(codes.shape)}")
+            raise _make_fp8_error(
+                folder, name, f"has the shape {list(scales.shape)}, for weights of {list(codes.shape)}"
+            )
         scales = scales.repeat_interleave(block, dimension).narrow(dimension, 0, size)
     return scales
 
 
-def _wrong(folder: Path, tensor: str, what: str) -> UsageError:
+def _make_fp8_error(folder: Path, tensor: str, what: str) -> UsageError:
     return UsageError(f'model "{folder}": "{tensor}" {what}; quantise it again')

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from harness import CheckFailedError, Completion, Generate, UsageError
 from harness.internals import common_prefix_length, memory_error
-from harness_hf.abilities import ONCE, coarsest_dtype, find_masking_error, rope_switch_length
+from harness_hf.abilities import TOLERANCE_BY_DTYPE, coarsest_dtype, find_masking_error, rope_switch_length
 from harness_hf.answers import (
     AnswerState,
     Choose,
@@ -34,11 +34,11 @@ from harness_hf.answers import (
 from harness_hf.batch import Batch
 from harness_hf.tokens import ModelTokenizer
 
-ROWS = 64  # answered at a time, at most
-KEPT = {"cpu": 1 << 14, "cuda": 1 << 16}  # tokens in the cache of a batch, at most
+MAX_BATCH_ROWS = 64  # answered at a time, at most
+MAX_CACHED_TOKENS = {"cpu": 1 << 14, "cuda": 1 << 16}  # tokens in the cache of a batch, at most
 WORTH_SHARING = 32  # tokens: a shorter beginning in common is run with each prompt
-TRIAL = (32, 4)  # tokens of a prompt, and of its answer, on which a way to answer is tried
-LIKELY = 10  # tokens whose log-probabilities are compared
+TRIAL_TOKENS = (32, 4)  # tokens of a prompt, and of its answer, on which a way to answer is tried
+TOP_TOKENS = 10  # tokens whose log-probabilities are compared
 
 
 def generate_completions(
@@ -58,7 +58,7 @@ def generate_completions(
     UsageError when not even one row fits in memory.
     """
     special = {i for i in map(tokens.special_token_id, how.stop) if i is not None}  # decoded text does not show them
-    ending = StopCondition(tokens, frozenset(tokens.stop_ids | _stops_of(model) | special), tuple(how.stop))
+    ending = StopCondition(tokens, frozenset(tokens.stop_ids | _list_stop_tokens(model) | special), tuple(how.stop))
     seeds = how.drawn.seeds if how.drawn else (None,) * len(prompts)
     marks = ThoughtMarkers.of(tokens, how.thought_budget, how.max_new_tokens) if how.thought_budget else None
     most = marks.max_tokens if marks else how.max_new_tokens
@@ -71,28 +71,32 @@ def generate_completions(
     if how.max_new_tokens <= 0 or not answers:
         yield from ((answer.number, Completion("", "length", 0)) for answer in answers)
         return
-    if (way := _way(model, answers)) is _whole:
+    if (way := _choose_verified_generation_way(model, answers)) is _answer_without_cache:
         tell("its cache does not reproduce a plain forward: answers are generated without a cache")
     for answer in way(model, answers, choose):
         yield answer.number, answer.to_completion()
 
 
 Way = Callable[[Any, Sequence[AnswerState], Choose], Iterator[AnswerState]]
-FOUND: WeakKeyDictionary[Any, Way] = WeakKeyDictionary()  # by model
+CHOSEN_WAYS: WeakKeyDictionary[Any, Way] = WeakKeyDictionary()  # by model
 
 
-def _way(model: PreTrainedModel, answers: Sequence[AnswerState]) -> Way:
+def _choose_verified_generation_way(model: PreTrainedModel, answers: Sequence[AnswerState]) -> Way:
     """Return the fastest way to answer whose logits are a plain forward's, tried once on pieces of two prompts."""
     ending = StopCondition(answers[0].ending.tokens, frozenset(), ())
     prompts = sorted((answer.prompt for answer in answers), key=len)
-    some, (length, new) = (prompts[0], prompts[-1]), TRIAL
-    if model not in FOUND:
+    some, (length, new) = (prompts[0], prompts[-1]), TRIAL_TOKENS
+    if model not in CHOSEN_WAYS:
         pieces = [AnswerState(i, prompt[-length:], new, ending) for i, prompt in enumerate(some)]
         tried: list[Way] = [] if find_masking_error(model) else [answer_in_batches]
-        tried += [_alone] if "cache" in inspect.signature(model.forward).parameters else []
-        FOUND[model] = next((way for way in tried if is_right(model, way, pieces)), _whole)
-    if FOUND[model] is not answer_in_batches or not (shared := _shared(answers)) or model.device.type != "cpu":
-        return FOUND[model]
+        tried += [_answer_one_by_one] if "cache" in inspect.signature(model.forward).parameters else []
+        CHOSEN_WAYS[model] = next((way for way in tried if is_right(model, way, pieces)), _answer_without_cache)
+    if (
+        CHOSEN_WAYS[model] is not answer_in_batches
+        or not (shared := _count_worthwhile_prefix_tokens(answers))
+        or model.device.type != "cpu"
+    ):
+        return CHOSEN_WAYS[model]
     from harness_hf.cpu import cascade
 
     ends = [prompt[:WORTH_SHARING] + prompt[shared:][-length:] for prompt in some]
@@ -113,7 +117,7 @@ def is_right(model: PreTrainedModel, way: Way, answers: Sequence[AnswerState]) -
     try:
         list(way(model, answers, choose))
         with torch.inference_mode():
-            plain = [_plain(model, answer.prompt + answer.ids[:-1]).float() for answer in answers]
+            plain = [_compute_next_logits(model, answer.prompt + answer.ids[:-1]).float() for answer in answers]
     except CheckFailedError:
         return True  # not finite: told when it answers
     except Exception as error:
@@ -121,8 +125,10 @@ def is_right(model: PreTrainedModel, way: Way, answers: Sequence[AnswerState]) -
             raise
         return False
     for i, wanted in enumerate(plain):
-        likely = wanted.topk(min(LIKELY, len(wanted))).indices
-        if (wanted.log_softmax(-1) - last[i].log_softmax(-1))[likely].abs().max() > ONCE[coarsest_dtype(model)]:
+        likely = wanted.topk(min(TOP_TOKENS, len(wanted))).indices
+        if (wanted.log_softmax(-1) - last[i].log_softmax(-1))[likely].abs().max() > TOLERANCE_BY_DTYPE[
+            coarsest_dtype(model)
+        ]:
             return False
     return True
 
@@ -131,11 +137,11 @@ def answer_in_batches(
     model: PreTrainedModel, answers: Sequence[AnswerState], choose: Choose, *, kind: type[Batch] | None = None
 ) -> Iterator[AnswerState]:
     """Answer in batches; when memory runs out, halve them and start the unfinished answers again."""
-    prefix = answers[0].prompt[: _shared(answers)]
+    prefix = answers[0].prompt[: _count_worthwhile_prefix_tokens(answers)]
     kind = kind or Batch
     longest = max(len(a.prompt) + a.limit for a in answers) - (0 if kind.copies_prefix else len(prefix))
-    size = max(1, min(ROWS, KEPT.get(model.device.type, KEPT["cpu"]) // longest))
-    queue = _longest_first(answers)
+    size = max(1, min(MAX_BATCH_ROWS, MAX_CACHED_TOKENS.get(model.device.type, MAX_CACHED_TOKENS["cpu"]) // longest))
+    queue = _sort_longest_first(answers)
     batch = kind(model, prefix, choose, size=size)
     while queue or batch.rows:
         try:
@@ -156,11 +162,11 @@ def answer_in_batches(
             size //= 2
             for answer in batch.rows:
                 answer.restart()
-            queue = _longest_first([*batch.rows, *queue])
+            queue = _sort_longest_first([*batch.rows, *queue])
             batch = kind(model, prefix, choose, size=size)
 
 
-def _shared(answers: Sequence[AnswerState]) -> int:
+def _count_worthwhile_prefix_tokens(answers: Sequence[AnswerState]) -> int:
     """Count the tokens that all prompts begin with, 0 where they are not worth sharing."""
     prompts = [answer.prompt for answer in answers]
     shared = common_prefix_length(min(prompts), max(prompts))
@@ -168,11 +174,11 @@ def _shared(answers: Sequence[AnswerState]) -> int:
     return shared if len(answers) > 1 and shared >= WORTH_SHARING else 0
 
 
-def _longest_first(answers: Sequence[AnswerState]) -> deque[AnswerState]:
+def _sort_longest_first(answers: Sequence[AnswerState]) -> deque[AnswerState]:
     return deque(sorted(answers, key=lambda a: -len(a.prompt)))
 
 
-def _alone(model: PreTrainedModel, answers: Sequence[AnswerState], choose: Choose) -> Iterator[AnswerState]:
+def _answer_one_by_one(model: PreTrainedModel, answers: Sequence[AnswerState], choose: Choose) -> Iterator[AnswerState]:
     """Answer one by one with the model's own cache: for models whose layers are not plain attention."""
     takes, switch = inspect.signature(model.forward).parameters, rope_switch_length(model)
     for answer in answers:
@@ -191,22 +197,26 @@ def _alone(model: PreTrainedModel, answers: Sequence[AnswerState], choose: Choos
         yield answer
 
 
-def _whole(model: PreTrainedModel, answers: Sequence[AnswerState], choose: Choose) -> Iterator[AnswerState]:
+def _answer_without_cache(
+    model: PreTrainedModel, answers: Sequence[AnswerState], choose: Choose
+) -> Iterator[AnswerState]:
     """Answer one by one, without a cache: right wherever a plain forward is."""
     for answer in answers:
         with torch.inference_mode():
-            while answer.append(int(choose_tokens(_plain(model, answer.prompt + answer.ids)[None], [answer], choose))):
+            while answer.append(
+                int(choose_tokens(_compute_next_logits(model, answer.prompt + answer.ids)[None], [answer], choose))
+            ):
                 pass
         yield answer
 
 
-def _plain(model: PreTrainedModel, ids: list[int]) -> Tensor:
+def _compute_next_logits(model: PreTrainedModel, ids: list[int]) -> Tensor:
     """Return the logits (V) after some tokens."""
     logits: Tensor = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
     return logits
 
 
-def _stops_of(model: PreTrainedModel) -> set[int]:
+def _list_stop_tokens(model: PreTrainedModel) -> set[int]:
     """Return the stop tokens that the model's own configurations name."""
     found: set[int] = set()
     for config in (model.config, getattr(model, "generation_config", None)):

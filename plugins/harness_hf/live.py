@@ -30,15 +30,15 @@ def open_live_model(
     mode of each module, `requires_grad`, `use_cache` and all random states are restored. Raises UsageError where the
     model is not of the base's architecture, encodes text differently with its `processing_class`, or is sharded.
     """
-    model = _unwrap(model)
+    model = _unwrap_model(model)
     adapted = hasattr(model, "peft_config")
     causal = model.get_base_model() if adapted else model
-    if why := _mismatch_error(model, causal, ref.path, processing_class):
+    if why := _find_base_mismatch_error(model, causal, ref.path, processing_class):
         raise UsageError(f"the model in training {why}")
     assert_not_repacked(causal)
     keep_4bit_layout(causal)
     options = {name: ref.options[name] for name in ("batch_tokens", "reference") if name in ref.options}
-    with _training_state(model), model.disable_adapter() if base and adapted else nullcontext():
+    with _restore_training_state_on_exit(model), model.disable_adapter() if base and adapted else nullcontext():
         model.eval()
         subject = HFSubject(ref, ref.path, causal, ModelTokenizer.of(ref.path), nullcontext, **options)
         try:
@@ -47,7 +47,7 @@ def open_live_model(
             subject.scorer.close()
 
 
-def _unwrap(model: Any) -> Any:
+def _unwrap_model(model: Any) -> Any:
     """Return the model inside DDP, DataParallel and torch.compile."""
     parallel = (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
     while isinstance(model, parallel) or hasattr(model, "_orig_mod"):
@@ -55,7 +55,7 @@ def _unwrap(model: Any) -> Any:
     return model
 
 
-def _mismatch_error(model: Any, causal: Any, path: str, processing_class: Any) -> str:
+def _find_base_mismatch_error(model: Any, causal: Any, path: str, processing_class: Any) -> str:
     """Return why a model cannot be evaluated as one of a base, or an empty text."""
     sharded = "FullyShardedDataParallel" in {type(module).__name__ for module in model.modules()}
     if sharded or any(hasattr(p, "device_mesh") or hasattr(p, "ds_id") for p in model.parameters()):
@@ -76,11 +76,11 @@ def _mismatch_error(model: Any, causal: Any, path: str, processing_class: Any) -
 
 
 @contextmanager
-def _training_state(model: Any) -> Iterator[None]:
+def _restore_training_state_on_exit(model: Any) -> Iterator[None]:
     """Restore what evaluating changes: training mode, `requires_grad`, `use_cache` and random states."""
     modes = [(module, module.training) for module in model.modules()]
     trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    configs = [(config, config.use_cache) for config in _configs(model)]
+    configs = [(config, config.use_cache) for config in _list_configs_with_use_cache(model)]
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
@@ -99,7 +99,7 @@ def _training_state(model: Any) -> Iterator[None]:
             torch.cuda.set_rng_state_all(gpus)
 
 
-def _configs(model: Any) -> list[Any]:
+def _list_configs_with_use_cache(model: Any) -> list[Any]:
     """Return each configuration of a model once that says whether keys and values are cached."""
     found = (getattr(module, name, None) for module in model.modules() for name in ("config", "generation_config"))
     return list({id(one): one for one in found if hasattr(one, "use_cache")}.values())

@@ -22,7 +22,7 @@ from harness_hf.classes import config_of_class, find_class, load_config
 from harness_hf.cpu import use_cpu_kernels
 
 BUFFERS = re.compile(r"rotary_emb\.inv_freq$|masked_bias$|(attn|attention)\.bias$|position_ids$")  # that old files hold
-BLOCK = 64  # numbers that share a scale in NF4
+BLOCK_VALUES = 64  # numbers that share a scale in NF4
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -63,7 +63,7 @@ def load_model(
     """
     if threads:
         torch.set_num_threads(threads)
-    place = _placed(device)
+    place = _require_device_with_free_memory(device)
     wanted = resolve_dtype(dtype, place)
     options: dict[str, Any] = {"dtype": wanted, "local_files_only": True, "trust_remote_code": False}
     options |= {"attn_implementation": attention} if attention else {}
@@ -75,16 +75,16 @@ def load_model(
         except (TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"quantization: {format_one_line(error)}") from None
         options["quantization_config"] = bits
-    stored = _is_quantised(path)
+    stored = _has_quantization_config(path)
     if device_map or quantization or stored:
         options["device_map"] = device_map or {"": place}
-    model = _from_pretrained(path, options)
+    model = _load_pretrained(path, options)
     if not (device_map or quantization or stored):
         model.to(place)
     keep_4bit_layout(model)
     if wrong := find_misread_layer(model):
         raise UsageError(f'model "{path}": {wrong}; use = "lora", or a GPU')
-    for module in _linear4bit(model).values() if stored else ():
+    for module in _find_linear4bit(model).values() if stored else ():
         module.compute_dtype = wanted  # as where it is quantised while it is loaded; the file names another machine's
     if adapter:
         model = add_adapter(model, adapter)
@@ -102,7 +102,7 @@ def build_skeleton(path: str | Path, dtype: str = "", attention: str | None = No
         return made._from_config(config_of_class(made, config), **options).eval()
 
 
-def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
+def _load_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
     made = find_class(path, load_config(path))
     try:
         how = {**options, "output_loading_info": True, "ignore_mismatched_sizes": True}
@@ -125,7 +125,7 @@ def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
     # What a model does not use another reader might; known buffers apart. One with more parts than text is loaded
     # without them, and its files name it by another class.
     left = sorted(name for name in found["unexpected_keys"] if not BUFFERS.search(name))
-    if left and type(model).__name__ in (model.config.architectures or ()) and not _is_quantised(path):
+    if left and type(model).__name__ in (model.config.architectures or ()) and not _has_quantization_config(path):
         what = f'"{left[0]}" is in its files, but the model does not use it'
         raise UsageError(f'model "{path}": {what}, so other programs may load another model; remove it from the files')
     text = model.config.get_text_config()
@@ -134,7 +134,7 @@ def _from_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
     return model
 
 
-def _is_quantised(path: str | Path) -> bool:
+def _has_quantization_config(path: str | Path) -> bool:
     try:
         config = json.loads((Path(path) / "config.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -211,7 +211,7 @@ def keep_4bit_layout(model: transformers.PreTrainedModel) -> None:
     On a CPU with AVX512-BF16, Linear4bit's first eval forward rewrites the weight for a faster kernel and leaves
     nothing to tell it apart: gradients, dequantisation and merging are wrong from then on, and nothing is raised.
     """
-    for module in _linear4bit(model).values():
+    for module in _find_linear4bit(model).values():
         module.support_avx512bf16_for_cpu = False
 
 
@@ -221,12 +221,11 @@ def find_misread_layer(model: transformers.PreTrainedModel) -> str:
     0.50.2 decodes rows of an even width that is no multiple of the block with the scales of others, without a word; a
     GPU reads them right.
     """
-    for name, module in _linear4bit(model).items():
+    for name, module in _find_linear4bit(model).items():
         width = module.in_features
-        if module.weight.device.type == "cpu" and width % BLOCK and width % 2 == 0:
-            return (
-                f'"{name}" has {width} inputs, not a multiple of {BLOCK}, so bitsandbytes computes it wrongly on a CPU'
-            )
+        if module.weight.device.type == "cpu" and width % BLOCK_VALUES and width % 2 == 0:
+            what = f'"{name}" has {width} inputs, not a multiple of {BLOCK_VALUES}'
+            return f"{what}, so bitsandbytes computes it wrongly on a CPU"
     return ""
 
 
@@ -235,7 +234,7 @@ def assert_not_repacked(model: transformers.PreTrainedModel) -> None:
 
     Call it before training, merging or dequantising.
     """
-    for module in _linear4bit(model).values():
+    for module in _find_linear4bit(model).values():
         states = (getattr(module.weight, "quant_state", None), getattr(module, "quant_state", None))
         if any(getattr(state, "packing_format_for_cpu", False) for state in states):
             raise CheckFailedError(
@@ -243,7 +242,7 @@ def assert_not_repacked(model: transformers.PreTrainedModel) -> None:
             )
 
 
-def _linear4bit(model: transformers.PreTrainedModel) -> dict[str, Any]:
+def _find_linear4bit(model: transformers.PreTrainedModel) -> dict[str, Any]:
     loaded = sys.modules.get("bitsandbytes.nn")  # no 4-bit weight without it, and importing it is slow
     return {n: module for n, module in model.named_modules() if isinstance(module, loaded.Linear4bit)} if loaded else {}
 
@@ -265,7 +264,7 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _placed(device: str) -> torch.device:
+def _require_device_with_free_memory(device: str) -> torch.device:
     """Return the device by name, a GPU with its number; raises UsageError when it is full, too.
 
     What loads in threads of its own takes one without a number for GPU 0, whichever this process has chosen.

@@ -50,16 +50,16 @@ class RowPacker:
 
     def rows(self) -> Iterator[PackedRow]:
         if self.inputs:
-            yield from self._visit(0, len(self.inputs), 0)
+            yield from self._split_subtree_into_rows(0, len(self.inputs), 0)
 
-    def _visit(self, lo: int, hi: int, cached: int) -> Iterator[PackedRow]:
+    def _split_subtree_into_rows(self, lo: int, hi: int, cached: int) -> Iterator[PackedRow]:
         """Cut the requests lo..hi, which share at least the `cached` tokens they start with, into rows."""
-        if self._size(lo, hi, cached) <= self.budget:
-            yield self._row(range(lo, hi), cached)
+        if self._count_subtree_tokens(lo, hi, cached) <= self.budget:
+            yield self._make_packed_row(range(lo, hi), cached)
             return
         level = common_prefix_length(self.inputs[lo], self.inputs[hi - 1])
         if level == len(self.inputs[hi - 1]):  # one request, or several of the same tokens
-            yield from self._pieces(lo, hi, cached)
+            yield from self._split_long_sequence(lo, hi, cached)
             return
         prefix = min(level, *self.first[lo:hi])  # what predicts nothing
         if prefix - cached >= WORTH_CACHING:
@@ -67,23 +67,23 @@ class RowPacker:
         cuts = [lo, *(i for i in range(lo + 1, hi) if self.shared[i] <= level), hi]
         packed, size = list[int](), 0
         for begin, end in pairwise(cuts):  # subtrees: those that fit share rows, each that does not is cut by itself
-            alone = self._size(begin, end, cached)
+            alone = self._count_subtree_tokens(begin, end, cached)
             if packed and size + alone - (level - cached) > self.budget:
-                yield self._row(packed, cached)
+                yield self._make_packed_row(packed, cached)
                 packed, size = [], 0
             if alone > self.budget:
-                yield from self._visit(begin, end, cached)
+                yield from self._split_subtree_into_rows(begin, end, cached)
                 continue
             size += alone - (level - cached if packed else 0)
             packed.extend(range(begin, end))
         if packed:
-            yield self._row(packed, cached)
+            yield self._make_packed_row(packed, cached)
 
-    def _size(self, lo: int, hi: int, cached: int) -> int:
+    def _count_subtree_tokens(self, lo: int, hi: int, cached: int) -> int:
         """Count the tree's tokens of requests lo..hi beyond the first `cached`."""
         return len(self.inputs[lo]) - cached + self.nodes[hi] - self.nodes[lo + 1]
 
-    def _pieces(self, lo: int, hi: int, cached: int) -> Iterator[PackedRow]:
+    def _split_long_sequence(self, lo: int, hi: int, cached: int) -> Iterator[PackedRow]:
         """Cut one long sequence into rows, each of which has those before it for its prefix."""
         tokens = self.inputs[lo]
         for start in range(cached, len(tokens), self.budget):
@@ -97,7 +97,7 @@ class RowPacker:
                     row.targets.append((self.numbers[i], [place - begin for place in mine], outputs))
             yield row
 
-    def _row(self, requests: Sequence[int], cached: int) -> PackedRow:
+    def _make_packed_row(self, requests: Sequence[int], cached: int) -> PackedRow:
         row = PackedRow(self.inputs[requests[0]][:cached])
         path: list[int] = []  # the places in the row of the current request's tokens
         mask: list[tuple[int, int, list[int]]] = []  # new tokens from..to, and the ancestors they share

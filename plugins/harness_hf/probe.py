@@ -16,13 +16,16 @@ from harness import UsageError, cache_dir, digest_value, write_text
 from harness.internals import memory_error, read_safetensors, subprocess_call, weight_files
 from harness_hf import sources
 
-SECONDS = 120.0  # for all of it, imports included, on a busy machine
-RENDERING = 5  # seconds of a few short messages
-LONGEST = 1_000_000  # characters of them
-ROOM = 4 << 30  # bytes beyond what the libraries take
-SLACK = 2  # tables that are computed count as parameters, and are in no file
-ASKED = {"role": "user", "content": "One?"}
-TALKS = ([ASKED], [ASKED, {"role": "assistant", "content": "1"}, {"role": "user", "content": "Two?"}])
+PROBE_TIMEOUT_S = 120.0  # for all of it, imports included, on a busy machine
+RENDER_TIMEOUT_S = 5  # seconds of a few short messages
+MAX_TEMPLATE_CHARS = 1_000_000  # characters of them
+EXTRA_BYTES = 4 << 30  # bytes beyond what the libraries take
+MAX_SIZE_RATIO = 2  # tables that are computed count as parameters, and are in no file
+PROBE_MESSAGE = {"role": "user", "content": "One?"}
+PROBE_CHATS = (
+    [PROBE_MESSAGE],
+    [PROBE_MESSAGE, {"role": "assistant", "content": "1"}, {"role": "user", "content": "Two?"}],
+)
 
 
 def check_folder(path: str) -> None:
@@ -33,7 +36,7 @@ def check_folder(path: str) -> None:
     if passed.exists():
         return
     told = subprocess_call.call_module(
-        "harness_hf.probe", {"path": path}, f'model "{path}": cannot be checked', seconds=SECONDS
+        "harness_hf.probe", {"path": path}, f'model "{path}": cannot be checked', seconds=PROBE_TIMEOUT_S
     )
     if problem := told["problem"]:
         raise UsageError(f'model "{path}": {problem}')
@@ -45,12 +48,12 @@ def probe_folder(path: str) -> Mapping[str, Any]:
     from harness_hf.models import format_one_line, quiet_loading
 
     for what, step in (
-        ("config.json is invalid", _configuration),
-        ("generation_config.json is invalid", _generation),
-        ("chat template cannot be rendered", _template),
+        ("config.json is invalid", _find_config_size_error),
+        ("generation_config.json is invalid", _find_generation_config_error),
+        ("chat template cannot be rendered", _find_template_error),
     ):
         try:
-            with _bounded(), quiet_loading():
+            with _limit_memory(), quiet_loading():
                 problem = step(path)
         except UsageError as error:
             return {"problem": str(error).removeprefix(f'model "{path}": ')}
@@ -61,7 +64,7 @@ def probe_folder(path: str) -> Mapping[str, Any]:
     return {"problem": ""}
 
 
-def _configuration(path: str) -> str:
+def _find_config_size_error(path: str) -> str:
     from transformers import AutoConfig
 
     from harness_hf.models import build_skeleton
@@ -73,11 +76,13 @@ def _configuration(path: str) -> str:
     model.tie_weights()
     implied, held = sum(p.numel() for p in model.parameters()), sources.count_parameters(Path(path))
     return (
-        f"its config.json implies {implied:,} parameters, but its files hold {held:,}" if implied > SLACK * held else ""
+        f"its config.json implies {implied:,} parameters, but its files hold {held:,}"
+        if implied > MAX_SIZE_RATIO * held
+        else ""
     )
 
 
-def _generation(path: str) -> str:
+def _find_generation_config_error(path: str) -> str:
     from transformers import GenerationConfig
 
     if (Path(path) / "generation_config.json").is_file():
@@ -85,38 +90,38 @@ def _generation(path: str) -> str:
     return ""
 
 
-def _template(path: str) -> str:
+def _find_template_error(path: str) -> str:
     from harness_hf.models import load_tokenizer
 
     if not (tokenizer := load_tokenizer(path)).chat_template:
         return ""
-    with _in_time():
-        for talk in TALKS:
+    with _limit_rendering_time():
+        for talk in PROBE_CHATS:
             for opened in (True, False):
                 text = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=opened)
-                if len(text) > LONGEST:
+                if len(text) > MAX_TEMPLATE_CHARS:
                     return f"its chat template renders {len(text):,} characters from a few words"
     return ""
 
 
 @contextmanager
-def _in_time() -> Iterator[None]:
+def _limit_rendering_time() -> Iterator[None]:
     def late(*_: object) -> None:
-        raise UsageError(f"its chat template takes over {RENDERING} s to render a few words")
+        raise UsageError(f"its chat template takes over {RENDER_TIMEOUT_S} s to render a few words")
 
     signal.signal(signal.SIGALRM, late)
-    signal.alarm(RENDERING)
+    signal.alarm(RENDER_TIMEOUT_S)
     used = int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
     try:
         # One step of a template may be endless too, and lets no Python run: then the system ends the process.
-        with _limited(resource.RLIMIT_CPU, used + 2 * RENDERING):
+        with _limit_resource(resource.RLIMIT_CPU, used + 2 * RENDER_TIMEOUT_S):
             yield
     finally:
         signal.alarm(0)
 
 
 @contextmanager
-def _bounded() -> Iterator[None]:
+def _limit_memory() -> Iterator[None]:
     """Bound the memory that a step may take, where the system can."""
     try:
         used = int(Path("/proc/self/statm").read_text("utf-8").split()[0]) * resource.getpagesize()
@@ -124,12 +129,14 @@ def _bounded() -> Iterator[None]:
         yield
         return
     before, _ = resource.getrlimit(resource.RLIMIT_AS)
-    with _limited(resource.RLIMIT_AS, used + ROOM if before == resource.RLIM_INFINITY else min(used + ROOM, before)):
+    with _limit_resource(
+        resource.RLIMIT_AS, used + EXTRA_BYTES if before == resource.RLIM_INFINITY else min(used + EXTRA_BYTES, before)
+    ):
         yield
 
 
 @contextmanager
-def _limited(kind: int, most: int) -> Iterator[None]:
+def _limit_resource(kind: int, most: int) -> Iterator[None]:
     """Limit what this process may take of a resource while a block runs."""
     before = resource.getrlimit(kind)
     resource.setrlimit(kind, (most, before[1]))

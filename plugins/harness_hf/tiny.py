@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-CONTEXT = 512
+CONTEXT_TOKENS = 512
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 TURN_END = "<|end|>"  # ends a chat turn, and is not eos: what most instruct models do
 CHAT_TEMPLATE = (
@@ -25,9 +25,14 @@ def build_tiny_model(folder: Path, *, seed: int = 0, stops: bool = False) -> Pat
 
     from harness_hf.models import quiet_loading
 
-    tokenizer = _tokenizer()
+    tokenizer = _build_byte_tokenizer()
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "max_position_embeddings": CONTEXT}
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": CONTEXT_TOKENS,
+    }
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False}
     spread = 0.1  # far enough from uniform that greedy choices are no ties
     config = LlamaConfig(vocab_size=len(tokenizer), initializer_range=spread, **sizes, **heads, **ids)
@@ -42,7 +47,7 @@ def build_tiny_model(folder: Path, *, seed: int = 0, stops: bool = False) -> Pat
     return folder
 
 
-def _tokenizer() -> Any:
+def _build_byte_tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -54,6 +59,6 @@ def _tokenizer() -> Any:
     bos = SPECIAL["bos_token"]
     backend.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, vocabulary[bos])])
     special = {"additional_special_tokens": [TURN_END], **SPECIAL}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=CONTEXT, **special)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=CONTEXT_TOKENS, **special)
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
 Split = tuple[list[int], encoding.AnswerTokens]  # tokens of a prompt as generation opens it, and of what follows
 AS_IT_IS: dict[str, Any] = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what a part of a character is decoded as
-NEIGHBOURS = 4  # tokens before one by which it is decoded as in its text
+REPLACEMENT_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # what a part of a character is decoded as
+CONTEXT_TOKENS = 4  # tokens before one by which it is decoded as in its text
 DEFAULT_CONTEXT = 2048  # where neither config nor tokenizer names one, as in lm_eval
 
 
@@ -53,7 +53,7 @@ class ModelTokenizer:
     @cached_property
     def leading_ids(self) -> list[int]:
         """The special tokens that the tokenizer puts in front of a text by itself, usually BOS or nothing."""
-        plain, [whole] = self.encode_plain("a"), self._encode(["a"], special=True)
+        plain, [whole] = self.encode_plain("a"), self._tokenize_texts(["a"], special=True)
         return whole[: next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)]
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -62,28 +62,28 @@ class ModelTokenizer:
         A text that brings its own BOS gets no second one.
         """
         return self.encode_texts(
-            [self._opened(prompt) for prompt in prompts], [not isinstance(p, str) for p in prompts]
+            [self._render_prompt(prompt) for prompt in prompts], [not isinstance(p, str) for p in prompts]
         )
 
     def encode_texts(self, texts: Sequence[str], rendered: Sequence[bool]) -> list[list[int]]:
         """Encode texts behind what the tokenizer puts in front, which a template has written where one `rendered`."""
-        encoded = zip(texts, rendered, self._encode(texts, special=False), strict=True)
-        return [ids if whole else self._fronted(text, ids) for text, whole, ids in encoded]
+        encoded = zip(texts, rendered, self._tokenize_texts(texts, special=False), strict=True)
+        return [ids if whole else self._prepend_leading_ids(text, ids) for text, whole, ids in encoded]
 
     def texts_of(self, ids: Sequence[int]) -> list[str]:
         """Return the text of each token where it stands; of a character that several make, the last has it."""
         found, begun = list[str](), 0
         for i in range(len(ids)):
             before, after = (self.tokenizer.decode(ids[begun:end], **AS_IT_IS) for end in (i, i + 1))
-            whole = not after.endswith(INCOMPLETE)
-            found.append(after[len(before.rstrip(INCOMPLETE)) :] if whole else "")
-            begun = max(begun, i - NEIGHBOURS) if whole else begun
+            whole = not after.endswith(REPLACEMENT_CHARACTER)
+            found.append(after[len(before.rstrip(REPLACEMENT_CHARACTER)) :] if whole else "")
+            begun = max(begun, i - CONTEXT_TOKENS) if whole else begun
         return found
 
-    def _opened(self, prompt: Prompt) -> str:
+    def _render_prompt(self, prompt: Prompt) -> str:
         return prompt if isinstance(prompt, str) else self.render(prompt)
 
-    def _fronted(self, text: str, ids: list[int]) -> list[int]:
+    def _prepend_leading_ids(self, text: str, ids: list[int]) -> list[int]:
         bos = self.tokenizer.bos_token
         return ids if bos and text.startswith(bos) else self.leading_ids + ids
 
@@ -115,7 +115,7 @@ class ModelTokenizer:
             return [(context, answer.ids) for context, answer in self.split_pairs(pairs)]
         found: list[Pair] = []
         stripped = [(p.rstrip(), p[len(p.rstrip()) :] + t) if isinstance(p, str) else (p, t) for p, t in pairs]
-        for (prompt, text), (context, ids) in zip(stripped, self._contexts_and_wholes(stripped), strict=True):
+        for (prompt, text), (context, ids) in zip(stripped, self._encode_contexts_and_wholes(stripped), strict=True):
             if not isinstance(prompt, str):
                 found.append((context, self._answer(context, ids, text).ids))
             elif pairs[len(found)][0] == "":
@@ -132,7 +132,7 @@ class ModelTokenizer:
         brings, or `prefix`.
         """
         found = list[Split]()
-        for (prompt, text), (context, ids) in zip(pairs, self._contexts_and_wholes(pairs), strict=True):
+        for (prompt, text), (context, ids) in zip(pairs, self._encode_contexts_and_wholes(pairs), strict=True):
             if prompt == "":
                 given = (
                     len(self.leading_ids)
@@ -150,12 +150,12 @@ class ModelTokenizer:
         answer = encoding.cut_answer(context, whole, partial(self.encode_plain, text))
         return answer if text else encoding.AnswerTokens([], alone=False)
 
-    def _contexts_and_wholes(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Pair]:
+    def _encode_contexts_and_wholes(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Pair]:
         """Encode each prompt, and each with its continuation; a prompt that many share is rendered and encoded once."""
         firsts: dict[str, int] = {}
         keys = [firsts.setdefault(repr(prompt), i) for i, (prompt, _) in enumerate(pairs)]
         rendered = [not isinstance(prompt, str) for prompt, _ in pairs]
-        opened = {i: self._opened(pairs[i][0]) for i in firsts.values()}
+        opened = {i: self._render_prompt(pairs[i][0]) for i in firsts.values()}
         encoded = dict(zip(opened, self.encode_texts([*opened.values()], [rendered[i] for i in opened]), strict=True))
         wholes = self.encode_texts([opened[key] + text for key, (_, text) in zip(keys, pairs, strict=True)], rendered)
         return [(encoded[key], whole) for key, whole in zip(keys, wholes, strict=True)]
@@ -172,27 +172,27 @@ class ModelTokenizer:
                 text = str(self.tokenizer.apply_chat_template(turns, tokenize=False))
             except Exception:  # a template with rules of its own about turns; EOS remains
                 return found
-            found |= set(self.encode_plain(text.rpartition(mark)[2].lstrip())[:1]) & self._special
+            found |= set(self.encode_plain(text.rpartition(mark)[2].lstrip())[:1]) & self._special_ids
         return found
 
     @cached_property
-    def _special(self) -> set[int]:
+    def _special_ids(self) -> set[int]:
         added = self.tokenizer.added_tokens_decoder
         return set(self.tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
 
     def special_token_id(self, text: str) -> int | None:
         """Return the special token that a text is, or None."""
         found = self.tokenizer.convert_tokens_to_ids(text)  # an unknown text is the unknown token
-        return found if found in self._special and self.tokenizer.convert_ids_to_tokens(found) == text else None
+        return found if found in self._special_ids and self.tokenizer.convert_ids_to_tokens(found) == text else None
 
     def encode_plain(self, text: str) -> list[int]:
         """Encode a text without anything in front of it."""
-        return self._encode([text], special=False)[0]
+        return self._tokenize_texts([text], special=False)[0]
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def _encode(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+    def _tokenize_texts(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
         if not texts:
             return []
         return list(self.tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"])

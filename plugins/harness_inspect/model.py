@@ -26,11 +26,11 @@ from harness.internals import chat, final_answers
 from harness_domain import parse_calls, require_tools_in_template
 from harness_inspect.options import InspectOptions
 
-SILENCE = 0.05  # seconds without a new request, after which those that wait are asked
+IDLE_S = 0.05  # seconds without a new request, after which those that wait are asked
 SCORING = ContextVar("scoring", default="")  # the scorer that runs
-STOPPED: Mapping[FinishReason, StopReason] = {"length": "max_tokens", "context": "model_length"}
-ENDED: Mapping[str, FinishReason] = {"max_tokens": "length", "model_length": "context", "tool_calls": "tool"}
-UNHEEDED = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty", "logit_bias")
+STOP_REASONS: Mapping[FinishReason, StopReason] = {"length": "max_tokens", "context": "model_length"}
+FINISH_REASONS: Mapping[str, FinishReason] = {"max_tokens": "length", "model_length": "context", "tool_calls": "tool"}
+IGNORED_OPTIONS = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty", "logit_bias")
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,15 @@ class RequestBatcher:
         future: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
         if self._running is None or self._running.done():  # in a context that no sample's limits belong to
-            self._running = asyncio.create_task(self._answer_all(), context=Context())
+            self._running = asyncio.create_task(self._answer_waiting_requests(), context=Context())
         return await future
 
-    async def _answer_all(self) -> None:
+    async def _answer_waiting_requests(self) -> None:
         while self._waiting:
             before = 0
             while before < len(self._waiting):
                 before = len(self._waiting)
-                await asyncio.sleep(SILENCE)
+                await asyncio.sleep(IDLE_S)
             taken, self._waiting = self._waiting, []
             groups: dict[tuple[int, tuple[str, ...]], list[tuple[Request, asyncio.Future[tuple[str, str]]]]] = {}
             for request, future in taken:
@@ -120,10 +120,10 @@ class SubjectAPI(ModelAPI):  # type: ignore[misc] # Inspect is not typed here
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
         """Answer a conversation. Raises UsageError where no answer of the model may be used, or could be."""
-        if why := self._find_misuse(config):
+        if why := self._find_misuse_error(config):
             self.misuse = self.misuse or UsageError(f'task "{self.options.task}": {why}')
             raise self.misuse
-        for name in UNHEEDED:
+        for name in IGNORED_OPTIONS:
             if getattr(config, name) not in (None, 0, {}):
                 self.ignored[f"the task sets {name}, which only its eval can set here"] = None
         tools = [] if tool_choice == "none" else tools
@@ -133,7 +133,7 @@ class SubjectAPI(ModelAPI):  # type: ignore[misc] # Inspect is not typed here
         said, whole = await self.batcher.ask(request)
         return make_output(self.model_name, said, Completion.of(whole), tools)
 
-    def _find_misuse(self, config: GenerateConfig) -> str:
+    def _find_misuse_error(self, config: GenerateConfig) -> str:
         if scorer := SCORING.get():
             return f'scorer "{scorer}" asks the model to grade its own answers; give it another model'
         if (config.num_choices or 1) > 1 or config.logprobs:
@@ -157,7 +157,7 @@ def make_prompt(messages: Sequence[ChatMessage], tools: Sequence[ToolInfo]) -> P
             turn |= {"name": message.function} if message.function else {}
             turn |= {"content": message.error.message} if message.error else {}
         found.append(turn)
-    given = [{"type": "function", "function": _tool_to_json(tool)} for tool in tools]
+    given = [{"type": "function", "function": _convert_tool_to_json(tool)} for tool in tools]
     return chat.join_arguments(found, {chat.TOOLS: given} if given else {})
 
 
@@ -165,7 +165,7 @@ def _has_tools(prompt: Prompt) -> bool:
     return isinstance(prompt, list) and chat.TOOLS in chat.split_arguments(prompt)[1]
 
 
-def _tool_to_json(tool: ToolInfo) -> dict[str, Any]:
+def _convert_tool_to_json(tool: ToolInfo) -> dict[str, Any]:
     parameters = tool.parameters.model_dump(exclude_none=True)
     return {"name": tool.name, "description": tool.description, "parameters": parameters}
 
@@ -178,7 +178,7 @@ def make_output(model: str, said: str, whole: Completion, tools: Sequence[ToolIn
     except ValueError:
         calls = []
     made = [ToolCall(id=f"call_{n}", function=c.name, arguments=dict(c.arguments)) for n, c in enumerate(calls)]
-    reason: StopReason = "tool_calls" if made else STOPPED.get(whole.finish_reason, "stop")
+    reason: StopReason = "tool_calls" if made else STOP_REASONS.get(whole.finish_reason, "stop")
     message = ChatMessageAssistant(content="" if made else str(said), tool_calls=made or None, model=model)
     usage = None if whole.tokens is None else ModelUsage(output_tokens=whole.tokens, total_tokens=whole.tokens)
     return ModelOutput(model=model, choices=[ChatCompletionChoice(message=message, stop_reason=reason)], usage=usage)

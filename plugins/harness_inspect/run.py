@@ -24,9 +24,9 @@ from inspect_ai.model import GenerateConfig, Model  # noqa: TID253
 
 from harness import FinishReason, Metric, Sample, Score, Subject, UsageError
 from harness.internals import parse_sample_scores
-from harness_inspect.model import ENDED, SCORING, SubjectAPI
+from harness_inspect.model import FINISH_REASONS, SCORING, SubjectAPI
 from harness_inspect.options import InspectOptions
-from harness_inspect.tasks import LONGEST, list_metrics, list_rows, load_task, scorer_names
+from harness_inspect.tasks import MAX_ERROR_CHARS, list_metrics, list_rows, load_task, scorer_names
 
 
 def score_samples(
@@ -37,12 +37,14 @@ def score_samples(
     _require_same_samples(task, samples, options)
     api = SubjectAPI(subject, options)
     places = {sample.id: place for place, sample in enumerate(samples)}
-    found = sorted(_run(task, api, options, {*places}), key=lambda one: places[str(one.id)])
+    found = sorted(_run_samples_in_inspect(task, api, options, {*places}), key=lambda one: places[str(one.id)])
     metrics = [metric.name for metric in list_metrics(task, options)]
     scores, failed = list[Score](), dict[str, str]()
     for one in found:
-        if one.error or not (values := _read_values(one, metrics, options)):
-            failed[str(one.id)] = _shorten(one.error.message) if one.error else "no scorer gave it a value"
+        if one.error or not (values := _extract_metric_values(one, metrics, options)):
+            failed[str(one.id)] = (
+                _shorten_error_to_one_line(one.error.message) if one.error else "no scorer gave it a value"
+            )
         else:
             scores.append(_make_score(one, values))
     if failed and not scores:
@@ -55,7 +57,7 @@ def score_samples(
 def _make_score(sample: Any, values: dict[str, float]) -> Score:
     """Return what a sample scored, and how it ended."""
     output, limit = sample.output, sample.limit
-    reason: FinishReason = ENDED.get(output.stop_reason, "eos") if output.choices else ""
+    reason: FinishReason = FINISH_REASONS.get(output.stop_reason, "eos") if output.choices else ""
     return Score(
         str(sample.id),
         values,
@@ -75,16 +77,18 @@ def _require_same_samples(task: inspect_ai.Task, samples: Sequence[Sample], opti
             raise UsageError(f'task "{options.task}": {why}')
 
 
-def _run(task: inspect_ai.Task, api: SubjectAPI, options: InspectOptions, ids: set[str]) -> list[Any]:
+def _run_samples_in_inspect(
+    task: inspect_ai.Task, api: SubjectAPI, options: InspectOptions, ids: set[str]
+) -> list[Any]:
     """Let Inspect run some samples, and return them as its log has them. Raises UsageError where it could not."""
     guarded = inspect_ai.task_with(
         copy(task),
         dataset=task.dataset.filter(lambda sample: str(sample.id) in ids),  # eval's sample_id would be a pattern
-        scorer=[_guard(name, s) for name, s in zip(scorer_names(task), task.scorer, strict=True)],
+        scorer=[_forbid_scorer_model_calls(name, s) for name, s in zip(scorer_names(task), task.scorer, strict=True)],
     )
     quiet: dict[str, Any] = {"display": "none", "log_level": "critical", "log_format": "eval", "log_realtime": False}
     quiet |= {"score_display": False, "log_model_api": False, "acp_server": False, "ctl_server": False}
-    with TemporaryDirectory() as folder, _own_logging():
+    with TemporaryDirectory() as folder, _restore_logging_on_exit():
         try:
             logs = inspect_ai.eval(
                 guarded,
@@ -100,18 +104,18 @@ def _run(task: inspect_ai.Task, api: SubjectAPI, options: InspectOptions, ids: s
             )
             samples = [sample for log in logs for sample in log.samples or ()]  # which are read from the folder
         except PrerequisiteError as error:
-            raise UsageError(f'task "{options.task}": {_shorten(str(error))}') from None
+            raise UsageError(f'task "{options.task}": {_shorten_error_to_one_line(str(error))}') from None
     if not logs or logs[0].status == "cancelled":  # which Inspect makes of an interrupt
         raise KeyboardInterrupt
     if refused := api.misuse or api.batcher.error:
         raise refused
     if (status := logs[0].status) != "success":
         fault = logs[0].error
-        raise UsageError(f'task "{options.task}": {_shorten(fault.message if fault else status)}')
+        raise UsageError(f'task "{options.task}": {_shorten_error_to_one_line(fault.message if fault else status)}')
     return samples
 
 
-def _guard(name: str, scorer: Any) -> Any:
+def _forbid_scorer_model_calls(name: str, scorer: Any) -> Any:
     """Return a scorer that may not ask the model under test."""
 
     async def score(state: Any, target: Any) -> Any:
@@ -127,7 +131,7 @@ def _guard(name: str, scorer: Any) -> Any:
 
 
 @contextmanager
-def _own_logging() -> Iterator[None]:
+def _restore_logging_on_exit() -> Iterator[None]:
     """Keep the handlers and the level of this process's log, which Inspect sets anew."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
@@ -138,7 +142,7 @@ def _own_logging() -> Iterator[None]:
         root.setLevel(level)
 
 
-def _read_values(sample: Any, metrics: Sequence[str], options: InspectOptions) -> dict[str, float]:
+def _extract_metric_values(sample: Any, metrics: Sequence[str], options: InspectOptions) -> dict[str, float]:
     """Return the values of a sample, by metric; raises UsageError at one that cannot be judged."""
     given = {name: {"value": score.value} for name, score in (sample.scores or {}).items()}
     found = {name: number for name, _, number in parse_sample_scores(given) if name in metrics}
@@ -151,5 +155,5 @@ def _read_values(sample: Any, metrics: Sequence[str], options: InspectOptions) -
     return {name: float(n) for name, n in found.items() if not math.isnan(float(n))}
 
 
-def _shorten(text: str) -> str:
-    return (text.strip().splitlines() or ["it does not say why"])[-1 if "Traceback" in text else 0][:LONGEST]
+def _shorten_error_to_one_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it does not say why"])[-1 if "Traceback" in text else 0][:MAX_ERROR_CHARS]

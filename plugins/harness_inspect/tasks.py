@@ -17,10 +17,10 @@ from harness_inspect.options import InspectOptions
 if TYPE_CHECKING:
     from inspect_ai import Task as InspectTask
 
-OLDEST = (0, 3, 285)
-KEPT = 8  # tasks in memory
-OURS = ("id", "input", "target")  # columns of a row, which metadata of these names does not replace
-LONGEST = 200  # characters of another library's error
+MIN_VERSION = (0, 3, 285)
+MAX_CACHED_TASKS = 8  # tasks in memory
+ROW_COLUMNS = ("id", "input", "target")  # columns of a row, which metadata of these names does not replace
+MAX_ERROR_CHARS = 200  # characters of another library's error
 
 
 def load_task(options: InspectOptions, folder: Path) -> Any:
@@ -33,7 +33,7 @@ def load_task(options: InspectOptions, folder: Path) -> Any:
         if not file.is_file():
             raise UsageError(f'task "{options.task}": there is no file "{file}"')
         spec, content = f"{file}{at}{name}", hashlib.sha256(file.read_bytes()).hexdigest()
-    task = _load(spec, json.dumps(options.args or {}, sort_keys=True, default=str), content, options.task)
+    task = _load_single_task(spec, json.dumps(options.args or {}, sort_keys=True, default=str), content, options.task)
     if error := find_scorer_error(task) or find_sandbox_error(task, options.sandbox):
         raise UsageError(f'task "{options.task}": {error}')
     return task
@@ -45,13 +45,13 @@ def require_version() -> None:
 
     installed = version("inspect_ai")
     numbers = tuple(int(part) for part in installed.split(".")[:3] if part.isdecimal())
-    if not (OLDEST <= numbers < (0, 4)):
-        wanted = ".".join(map(str, OLDEST))
+    if not (MIN_VERSION <= numbers < (0, 4)):
+        wanted = ".".join(map(str, MIN_VERSION))
         raise UsageError(f"inspect_ai {installed} is installed; pip install 'inspect_ai>={wanted},<0.4'")
 
 
-@functools.lru_cache(maxsize=KEPT)
-def _load(spec: str, args: str, content: str, said: str) -> Any:
+@functools.lru_cache(maxsize=MAX_CACHED_TASKS)
+def _load_single_task(spec: str, args: str, content: str, said: str) -> Any:
     """Load the one task of a specification; `content` is the digest of its file."""
     from inspect_ai._eval.loader import load_tasks
     from inspect_ai._util.registry import registry_params
@@ -71,7 +71,7 @@ def _load(spec: str, args: str, content: str, said: str) -> Any:
 
 def describe_error(error: BaseException) -> str:
     """Return an error of a task's own code in one line."""
-    first = (str(error).strip().splitlines() or [""])[0][:LONGEST]
+    first = (str(error).strip().splitlines() or [""])[0][:MAX_ERROR_CHARS]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
@@ -118,12 +118,12 @@ def list_metrics(task: InspectTask, options: InspectOptions) -> list[Metric]:
     found = []
     for name, scorer in zip(names, task.scorer, strict=True):
         if options.scorer in ("", name):
-            keys = list(_score_keys(name, scorer))
+            keys = list(_iterate_declared_score_keys(name, scorer))
             found += [f"{name}/{key}" for key in keys] or [name]
     return [Metric(name, "higher", options.scale) for name in found]
 
 
-def _score_keys(name: str, scorer: Any) -> Iterator[str]:
+def _iterate_declared_score_keys(name: str, scorer: Any) -> Iterator[str]:
     """Yield the keys of a scorer whose value is a table, by the metrics that it declares."""
     from inspect_ai.scorer._scorer import scorer_metrics
 
@@ -140,16 +140,16 @@ def list_rows(task: InspectTask) -> list[dict[str, Any]]:
     rows, known = [], set[str]()
     for number, sample in enumerate(task.dataset, 1):
         sample.id = number if sample.id is None else sample.id  # as Inspect counts them
-        row = {"id": str(sample.id), "input": list(_conversation(sample)), "target": sample.target}
+        row = {"id": str(sample.id), "input": list(_iterate_messages(sample)), "target": sample.target}
         if row["id"] in known:
             raise UsageError(f'two samples have the id "{row["id"]}"; give each its own')
         known.add(row["id"])
-        about = {key: value for key, value in (sample.metadata or {}).items() if key not in OURS}
+        about = {key: value for key, value in (sample.metadata or {}).items() if key not in ROW_COLUMNS}
         rows.append({**about, **({"choices": sample.choices} if sample.choices else {}), **row})
     return rows
 
 
-def _conversation(sample: Any) -> Iterator[dict[str, str]]:
+def _iterate_messages(sample: Any) -> Iterator[dict[str, str]]:
     if isinstance(sample.input, str):
         yield {"role": "user", "content": sample.input}
         return

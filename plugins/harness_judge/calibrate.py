@@ -22,12 +22,12 @@ from harness_judge.rows import MOST_ERRORS, JudgedRow, first_position_share
 from harness_judge.sampled import pair_digest
 
 PAIR_LABELS = {"a": "A", "b": "B", "tie": "tie", "candidate": "A", "baseline": "B"}
-SAYS = {"A": 1.0, "tie": 0.5, "B": 0.0, "met": 1.0, "not met": 0.0}  # of the candidate, or of a criterion
+LABEL_VALUES = {"A": 1.0, "tie": 0.5, "B": 0.0, "met": 1.0, "not met": 0.0}  # of the candidate, or of a criterion
 SIDES = {"A": "A, or candidate", "tie": "tie", "B": "B, or baseline"}
 MET_LABELS = {"true": "met", "yes": "met", "1": "met", "false": "not met", "no": "not met", "0": "not met"}
-NAMED = 5  # rows that a line names
+MAX_NAMED_ROWS = 5  # rows that a line names
 DISPUTES = "disputes"  # what labels of no random draw say of theirs
-WANT = "each row needs id and label, with input, answer_a and answer_b (or answer), or --run for ids of a run"
+ROW_ADVICE = "each row needs id and label, with input, answer_a and answer_b (or answer), or --run for ids of a run"
 
 Run = Mapping[str, Mapping[str, Any]]  # rows of a run by their ids
 
@@ -66,7 +66,7 @@ def calibrate_judge(
     if len(chosen) > 1:
         raise UsageError(f"{suite}: several evals have a judge; name one with --eval: " + ", ".join(names))
     options = JudgeOptions(**chosen[0].options)
-    found = _labelled(labels, options, read_answers(run, subject, chosen[0].name) if run else {})
+    found = _read_labels_with_answers(labels, options, read_answers(run, subject, chosen[0].name) if run else {})
     responses = Responses(cache_dir() / "responses.sqlite", warn)
     try:
         with closing(judge_client.open_judge_client(options, responses)) as judge:
@@ -78,7 +78,7 @@ def calibrate_judge(
         responses.close()
     if judge.capped:
         raise UsageError(f"{labels}: judging stopped at {judge.capped}; raise it, since calibration needs all labels")
-    made = _compare(
+    made = _compute_calibration(
         found, judged, options, judge_client.judge_identity(options, judge.models), str(labels), read.header.seed
     )
     path = out or labels.with_suffix(".calibration.json")
@@ -103,18 +103,20 @@ def calibration_report(made: Calibration) -> list[str]:
     if not made.sided:
         lines.append("sides        A and B do not identify the model, so these labels cannot correct a win rate")
     if made.differ:
-        some = ", ".join(f'"{row}" (people: {human}, the judge: {ours})' for row, human, ours in made.differ[:NAMED])
-        rest = ", …" if len(made.differ) > NAMED else ""
+        some = ", ".join(
+            f'"{row}" (people: {human}, the judge: {ours})' for row, human, ours in made.differ[:MAX_NAMED_ROWS]
+        )
+        rest = ", …" if len(made.differ) > MAX_NAMED_ROWS else ""
         lines.append(f"differ       {len(made.differ)} of {made.n}: {some}{rest}")
     return lines
 
 
-def _labelled(path: Path, options: JudgeOptions, run: Run) -> list[Labelled]:
+def _read_labels_with_answers(path: Path, options: JudgeOptions, run: Run) -> list[Labelled]:
     """Read labels, and find their answers; every mistake is told."""
     mistakes, labelled = Mistakes(), list[Labelled]()
     for number, row in enumerate(read_rows(str(path.resolve()), path.parent, lambda source: None, str(path))):
         try:
-            labelled.append(_label(row, options, run))
+            labelled.append(_parse_label(row, options, run))
         except UsageError as error:
             mistakes.add(f"{path}: row {number}", str(error))
     each = Counter((found.id, found.criterion, found.answers if found.criterion else ()) for found in labelled)
@@ -126,10 +128,10 @@ def _labelled(path: Path, options: JudgeOptions, run: Run) -> list[Labelled]:
     return labelled
 
 
-def _label(row: Mapping[str, Any], options: JudgeOptions, run: Run) -> Labelled:
+def _parse_label(row: Mapping[str, Any], options: JudgeOptions, run: Run) -> Labelled:
     pairwise = options.mode == "pairwise"
     if "id" not in row or "label" not in row:
-        raise UsageError(f"has only {', '.join(sorted(row))}; {WANT}")
+        raise UsageError(f"has only {', '.join(sorted(row))}; {ROW_ADVICE}")
     known, said = (PAIR_LABELS if pairwise else MET_LABELS), str(row["label"]).strip().lower()
     if said not in known:
         raise UsageError(f'label is "{row["label"]}"{did_you_mean(said, known)}')
@@ -140,20 +142,20 @@ def _label(row: Mapping[str, Any], options: JudgeOptions, run: Run) -> Labelled:
         criterion = str(row.get("criterion") or (criteria[0] if len(criteria) == 1 else ""))
         if criterion not in criteria:
             raise UsageError(f'criterion is "{criterion}"{did_you_mean(criterion, criteria)}')
-    sample, answers = _answers(row, pairwise, run)
+    sample, answers = _find_labelled_answers(row, pairwise, run)
     return Labelled(str(row["id"]), known[said], sample, answers, criterion, said not in ("a", "b"))
 
 
-def _answers(row: Mapping[str, Any], pairwise: bool, run: Run) -> tuple[Sample, tuple[str, ...]]:
+def _find_labelled_answers(row: Mapping[str, Any], pairwise: bool, run: Run) -> tuple[Sample, tuple[str, ...]]:
     """Return what was answered: from the row itself, or from the run that it is of."""
     name = str(row["id"])
     if "input" in row:
         columns = ("answer_a", "answer_b") if pairwise else ("answer",)
         if lacking := [c for c in columns if c not in row]:
-            raise UsageError(f'"{name}" has no {" and no ".join(lacking)}; {WANT}')
+            raise UsageError(f'"{name}" has no {" and no ".join(lacking)}; {ROW_ADVICE}')
         return Sample(name, row["input"], str(row.get("reference") or ""), row), tuple(str(row[c]) for c in columns)
     if not run:
-        raise UsageError(f'"{name}" has no answers; {WANT}')
+        raise UsageError(f'"{name}" has no answers; {ROW_ADVICE}')
     if name not in run:
         raise UsageError(f'id "{name}" is not a row of the run{did_you_mean(name, run)}')
     there = run[name]
@@ -165,7 +167,7 @@ def _answers(row: Mapping[str, Any], pairwise: bool, run: Run) -> tuple[Sample, 
     )
 
 
-def _compare(
+def _compute_calibration(
     found: Sequence[Labelled], judged: Sequence[JudgedRow], options: JudgeOptions, judge: dict[str, str], where: str,
     seed: int,
 ) -> Calibration:  # fmt: skip
@@ -175,7 +177,7 @@ def _compare(
         first = next(j for j in judged if j.error)
         what = f'{errors} of {len(found)} rows have no verdict, for instance "{first.row.sample.id}": {first.error}'
         raise UsageError(f"{where}: {what}")
-    human, ours = [f.label for f, _ in read], [_said(f, j) for f, j in read]
+    human, ours = [f.label for f, _ in read], [_format_verdict_as_label(f, j) for f, j in read]
     if len(set(human)) < 2:
         raise UsageError(f'{where}: all labels are "{human[0]}"; agreement needs labels of more than one kind')
     prompts = [
@@ -187,14 +189,15 @@ def _compare(
     pairs, differ = list[tuple[str, float, float, int, bool]](), list[tuple[str, str, str]]()
     for (f, j), prompt, said in zip(read, prompts, ours, strict=True):
         longer = j.row.baseline is not None and len(j.row.answer) > len(j.row.baseline)
-        pairs.append((f.criterion, SAYS[f.label], j.values[f.criterion or "win_rate"], prompt, longer))
+        pairs.append((f.criterion, LABEL_VALUES[f.label], j.values[f.criterion or "win_rate"], prompt, longer))
         differ += [(f"{f.id} {f.criterion}".strip(), f.label, said)] if f.label != said else []
     made = Calibration(
         dict(judge), digest_value([[f.id, f.criterion, f.label, f.answers] for f in found]), n=len(read), errors=errors,
         agreement=sum(h == o for h, o in zip(human, ours, strict=True)) / len(read),
         kappa=math.nan, kappa_lower=math.nan, kappa_upper=math.nan, sensitivity=sensitivity, specificity=specificity,
         made=datetime.now(UTC).isoformat(timespec="seconds"), sided=all(f.sided for f, _ in read),
-        first=_first(read, prompts) if options.mode == "pairwise" else {}, pairs=pairs, differ=differ,
+        first=_compute_first_position_shares(read, prompts) if options.mode == "pairwise" else {},
+        pairs=pairs, differ=differ,
         labelled=[(f.id, f.criterion, pair_digest(j.row)) for f, j in zip(found, judged, strict=True)],
         rows=[(f.id, pair_digest(j.row)) for f, j in read], seed=seed,
     )  # fmt: skip
@@ -205,7 +208,9 @@ def _compare(
     return replace(made, kappa=test.estimate, kappa_lower=test.lower, kappa_upper=test.upper)
 
 
-def _first(read: Sequence[tuple[Labelled, JudgedRow]], prompts: Sequence[int]) -> dict[str, Share]:
+def _compute_first_position_shares(
+    read: Sequence[tuple[Labelled, JudgedRow]], prompts: Sequence[int]
+) -> dict[str, Share]:
     """Return the share of verdicts for the answer shown first, of all pairs ("") and by what people said of them."""
     said = [(f.label, first_position_share(j), prompt) for (f, j), prompt in zip(read, prompts, strict=True)]
     found = {"": estimate_share([share for _, share, _ in said], prompts)}
@@ -216,7 +221,7 @@ def _first(read: Sequence[tuple[Labelled, JudgedRow]], prompts: Sequence[int]) -
     return found
 
 
-def _said(found: Labelled, judged: JudgedRow) -> str:
+def _format_verdict_as_label(found: Labelled, judged: JudgedRow) -> str:
     """Return the judge's verdict in the words of the labels."""
     if found.criterion:
         return "met" if judged.values[found.criterion] > 0.5 else "not met"

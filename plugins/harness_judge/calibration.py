@@ -12,10 +12,10 @@ from typing import Any
 
 from harness import Labels, UsageError, write_text
 
-FORMAT = 1
+FORMAT_VERSION = 1
 LONGER_BY = "longer_by"  # value of a pair's score: characters of the candidate's answer less those of the baseline's
 ALPHA = 0.05  # the risk of each bound that is printed
-FEWEST = 10  # prompts with labels of each kind, below which labels correct nothing
+MIN_PROMPTS = 10  # prompts with labels of each kind, below which labels correct nothing
 Share = tuple[float, float, float]  # an estimate, and its lower and upper bound
 
 
@@ -85,9 +85,12 @@ def count_prompts_by_kind(truth: Sequence[float], prompts: Sequence[Any]) -> dic
 
 def find_too_few_labels(labels: Labels) -> str:
     """Return which kind of labels is of too few prompts to tell how the judge errs on it, or an empty text."""
-    few = {name: n for name, n in count_prompts_by_kind(labels.truth, labels.clusters).items() if n < FEWEST}
+    few = {name: n for name, n in count_prompts_by_kind(labels.truth, labels.clusters).items() if n < MIN_PROMPTS}
     return next(
-        (f"on only {n} prompts people said that it {name}; at least {FEWEST} are needed" for name, n in few.items()),
+        (
+            f"on only {n} prompts people said that it {name}; at least {MIN_PROMPTS} are needed"
+            for name, n in few.items()
+        ),
         "",
     )
 
@@ -104,7 +107,7 @@ def write_calibration(path: Path, found: Calibration) -> None:
     """Write a calibration beside its labels; what is not a number becomes null."""
     plain = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(found).items()}
     pairs = plain.pop("pairs")
-    text = json.dumps({"format": FORMAT, **plain}, indent=1, ensure_ascii=False).removesuffix("\n}")
+    text = json.dumps({"format": FORMAT_VERSION, **plain}, indent=1, ensure_ascii=False).removesuffix("\n}")
     write_text(path, f'{text},\n "pairs": {json.dumps(pairs, ensure_ascii=False)}\n}}\n')
 
 
@@ -112,7 +115,7 @@ def read_calibration(path: Path) -> Calibration:
     """Read a calibration. Raises UsageError when there is none."""
     try:
         data = json.loads(path.read_text("utf-8"))
-        if data.pop("format") != FORMAT:
+        if data.pop("format") != FORMAT_VERSION:
             raise ValueError("it was written by another version of the harness")
         values: dict[str, Any] = {k: math.nan if v is None else v for k, v in data.items()}
         values["pairs"] = [(str(c), float(h), float(j), int(p), bool(at)) for c, h, j, p, at in values["pairs"]]

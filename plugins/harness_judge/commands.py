@@ -18,7 +18,7 @@ def judge(parser: ArgumentParser) -> None:
     help = "compare a suite's judge with human labels: kappa and its bound"
     example = "examples:\n  harness judge calibrate labels.jsonl --suite suite.toml"
     one = jobs.add_parser("calibrate", help=help, description=help, epilog=example)
-    one.set_defaults(command=_calibrate)
+    one.set_defaults(command=_run_calibrate)
     one.add_argument(
         "labels", type=Path, metavar="LABELS", help="file of rows with id and label, and the answers or --run"
     )
@@ -30,12 +30,12 @@ def judge(parser: ArgumentParser) -> None:
     help = "list the rows whose verdicts differ or are missing, with reasons"
     example = "examples:\n  harness judge disputes reports/qa-20261126T131146Z --all"
     one = jobs.add_parser("disputes", help=help, description=help, epilog=example)
-    one.set_defaults(command=_disputes)
+    one.set_defaults(command=_run_disputes)
     one.add_argument("run", type=Path, metavar="RUN", help="run folder in reports/")
     one.add_argument("--all", action="store_true", help="list every judged row")
 
 
-def _calibrate(args: Namespace) -> int:
+def _run_calibrate(args: Namespace) -> int:
     from harness_judge.calibrate import calibrate_judge, calibration_report
 
     given = {"evaluation": args.eval, "run": args.run, "subject": args.subject, "out": args.out}
@@ -48,7 +48,7 @@ def _calibrate(args: Namespace) -> int:
     return ExitCode.OK
 
 
-def _disputes(args: Namespace) -> int:
+def _run_disputes(args: Namespace) -> int:
     from harness_judge.disputes import describe_dispute, is_disputed, iterate_judged_rows
 
     rows = list(iterate_judged_rows(args.run))

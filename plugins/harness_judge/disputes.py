@@ -19,7 +19,7 @@ def iterate_judged_rows(run: Path) -> Iterator[tuple[str, Row]]:
     for report in read_run(run).results:
         if report.outcome == "done":
             for row in read_answers(folder, report.subject, report.eval).values():
-                if _judgments(row):
+                if _list_judgments(row):
                     found = True
                     yield f"{report.subject}::{report.eval}", row
     if not found:
@@ -29,7 +29,7 @@ def iterate_judged_rows(run: Path) -> Iterator[tuple[str, Row]]:
 def is_disputed(row: Row) -> bool:
     """Return whether its verdicts differ, in two orders or at two times of asking, or one is lacking."""
     said: dict[str, set[Any]] = {}
-    for one in _judgments(row):
+    for one in _list_judgments(row):
         said.setdefault(one.get("criterion", ""), set()).add(one.get("verdict", one.get("met")))
     return any(len(verdicts) > 1 or None in verdicts for verdicts in said.values())
 
@@ -41,7 +41,7 @@ def describe_dispute(item: str, row: Row) -> list[str]:
     if "baseline_answer" in row["details"]:
         texts["baseline"] = row["details"]["baseline_answer"]
     lines = [f'{item}  "{row["id"]}"', *(f"  {name:<9} {shorten_text(text)}" for name, text in texts.items())]
-    for one in _judgments(row):
+    for one in _list_judgments(row):
         where = one.get("order") or one.get("criterion") or one.get("criteria")
         if "error" in one:
             lines.append(f"  {where}: ERROR {one['error']}")
@@ -51,6 +51,6 @@ def describe_dispute(item: str, row: Row) -> list[str]:
     return lines
 
 
-def _judgments(row: Row) -> Sequence[Row]:
+def _list_judgments(row: Row) -> Sequence[Row]:
     found: Sequence[Row] = row.get("details", {}).get("judgments", ())
     return found

@@ -13,11 +13,13 @@ from harness.internals import schema
 from harness_judge.calibration import LONGER_BY
 from harness_judge.options import JudgeOptions
 
-RIDGE = 0.1  # of both coefficients: where all rows agree they stay finite, and n = 60 moves by less than a point
-STEPS = 100
+RIDGE_PENALTY = (
+    0.1  # of both coefficients: where all rows agree they stay finite, and n = 60 moves by less than a point
+)
+NEWTON_STEPS = 100
 
 
-def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
+def _make_metrics_of_mode(options: Mapping[str, Any]) -> list[Metric]:
     """Return the metrics of a mode; light, since collection calls it."""
     labelled = bool(options.get("calibration")) and not options.get("trust_judge")
     if options.get("mode") == "rubric":
@@ -33,7 +35,7 @@ def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
     return found + ([Metric("kappa", "higher", "agreement")] if options.get("calibration") else [])
 
 
-def _check(options: Mapping[str, Any], folder: Path, judged: str) -> None:
+def _require_usable_judge(options: Mapping[str, Any], folder: Path, judged: str) -> None:
     """Raise UsageError, before anything is loaded, where there is no key, no SDK, no model or no calibration."""
     from harness_judge import calibration, judge_client
 
@@ -44,7 +46,7 @@ def _check(options: Mapping[str, Any], folder: Path, judged: str) -> None:
         calibration.read_calibration(folder / chosen.calibration)
 
 
-def _adversaries(options: Mapping[str, Any]) -> dict[str, Callable[[Prompt], str]]:
+def _make_worthless_answer_functions(options: Mapping[str, Any]) -> dict[str, Callable[[Prompt], str]]:
     """Return answers that deserve nothing, whatever the judge: functions of the request."""
     from harness_judge.adversaries import ADVERSARIES
     from harness_judge.prompts import prompt_as_text
@@ -55,7 +57,7 @@ def _adversaries(options: Mapping[str, Any]) -> dict[str, Callable[[Prompt], str
     return {name: partial(answer, make) for name, make in ADVERSARIES.items()}
 
 
-def _estimate(
+def _describe_maximum_judging_cost(
     options: Mapping[str, Any], samples: Sequence[Sample], models: int, answers: Sequence[Callable[[Prompt], str]]
 ) -> str:
     """Return what it takes to judge `models` and known `answers` on all rows, judgments, tokens and dollars at most.
@@ -88,7 +90,8 @@ def _estimate(
 @evaluator(
     marks=lambda options: "answers" if options.get("mode") == "rubric" else "pairs",
     needs=lambda options: tuple(sdk for sdk in ("anthropic", "openai") if options.get("backend") == sdk),
-    metrics_for=_metrics_for, check=_check, adversaries=_adversaries, estimate=_estimate,
+    metrics_for=_make_metrics_of_mode, check=_require_usable_judge, adversaries=_make_worthless_answer_functions,
+    estimate=_describe_maximum_judging_cost,
 )  # fmt: skip
 @schema.accepts_options(JudgeOptions)
 def judge(
@@ -139,12 +142,12 @@ def length_controlled_win_rate(scores: Sequence[float], longer_by: Sequence[floa
 
     def loss(b: NDArray[np.float64]) -> float:
         eta = x @ b
-        return float((w * (np.logaddexp(0, eta) - y * eta)).sum() + RIDGE / 2 * b @ b)
+        return float((w * (np.logaddexp(0, eta) - y * eta)).sum() + RIDGE_PENALTY / 2 * b @ b)
 
-    for _ in range(STEPS):  # of Newton's, each halved until the likelihood grows
+    for _ in range(NEWTON_STEPS):  # of Newton's, each halved until the likelihood grows
         p = 1 / (1 + np.exp(-(x @ beta)))
-        gradient = x.T @ (w * (p - y)) + RIDGE * beta
-        hessian = (x * (w * p * (1 - p))[:, None]).T @ x + RIDGE * np.eye(2)
+        gradient = x.T @ (w * (p - y)) + RIDGE_PENALTY * beta
+        hessian = (x * (w * p * (1 - p))[:, None]).T @ x + RIDGE_PENALTY * np.eye(2)
         step, here, size = np.linalg.solve(hessian, gradient), loss(beta), 1.0
         while loss(beta - size * step) > here and size > 1e-8:
             size /= 2

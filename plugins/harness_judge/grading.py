@@ -19,7 +19,7 @@ from harness_judge.sampled import find_pairs_error, pair_digest
 
 WORD = ("win_rate_controlled", "win_rate_raw")  # metrics of pairs that no label corrects
 ONE_SIDED = 0.95  # share of rows in which one side is the longer one beyond which length cannot be told from quality
-NAMED = 3  # rows that a line names
+MAX_NAMED_ROWS = 3  # rows that a line names
 
 
 def grade_with_judge(
@@ -34,23 +34,30 @@ def grade_with_judge(
         marking.progress(Progress(marking.what, done, total))
 
     planned = rows.plan_questions(options, samples, answers, baseline_answers)
-    cases = _cases(options, samples, answers if baseline_answers is None else baseline_answers, marking.seed)
+    cases = _sample_rows_with_real_answers(
+        options, samples, answers if baseline_answers is None else baseline_answers, marking.seed
+    )
     with closing(judge_client.open_judge_client(options, marking.responses, progress, budget)) as judge:
         judged = ask_questions(judge, planned, options)
         if marking.rehearsal and all(j.error for j in judged):
             raise UsageError(f'judge "{options.model_name}": returned no verdict at all: {judged[0].error}')
-        caveats = [] if marking.rehearsal else list(_trials(judge, options, cases))
+        caveats = [] if marking.rehearsal else list(_iterate_adversary_caveats(judge, options, cases))
         pairs = options.mode == "pairwise"
         verdicts = ("win_rate", "position_flip_rate") if pairs else ("rubric", *(options.criteria or {}))
         scores = list(rows.to_scores(judged, verdicts, options.model_prices()))
         yield from scores
         shut = (*WORD, "win_rate") if pairs else verdicts  # the rest is about the judge
-        labels, doubts = _calibrated(options, judge, marking.folder, scores, shut, judged)
+        labels, doubts = _collect_labels_and_caveats(options, judge, marking.folder, scores, shut, judged)
         yield from labels
         capped = f"judging stopped at {judge.capped} before all rows were judged; raise it"
-        found = [*([Caveat(capped, "INCONCLUSIVE")] if judge.capped else []), *_errors(judged), *caveats, *doubts]
+        found = [
+            *([Caveat(capped, "INCONCLUSIVE")] if judge.capped else []),
+            *_iterate_missing_verdict_caveats(judged),
+            *caveats,
+            *doubts,
+        ]
         yield from (Caveat(c.text, c.outcome, c.metrics or (shut if c.outcome == "ERROR" else ())) for c in found)
-        yield from map(Caveat, _notes(judge, options, judged))
+        yield from map(Caveat, _iterate_spending_and_warnings(judge, options, judged))
 
 
 def ask_questions(judge: JudgeClient, planned: Sequence[rows.JudgeRow], options: JudgeOptions) -> list[JudgedRow]:
@@ -61,7 +68,7 @@ def ask_questions(judge: JudgeClient, planned: Sequence[rows.JudgeRow], options:
     return [read(row, [next(outcomes) for _ in row.questions]) for row in planned]
 
 
-def _cases(
+def _sample_rows_with_real_answers(
     options: JudgeOptions, samples: Sequence[Sample], real: Sequence[str], seed: int
 ) -> list[adversaries.AnsweredRequest]:
     """Choose rows with a real answer: the reference where there is one, else what a model said."""
@@ -77,7 +84,7 @@ def _cases(
     ]
 
 
-def _trials(
+def _iterate_adversary_caveats(
     judge: JudgeClient, options: JudgeOptions, cases: Sequence[adversaries.AnsweredRequest]
 ) -> Iterator[Caveat]:
     """Hold worthless answers against real ones; one that wins shuts the gates."""
@@ -103,7 +110,7 @@ def ask_adversaries(
     return adversaries.try_checks(judge.ask, cases, rows.criteria_parts(options))
 
 
-def _calibrated(
+def _collect_labels_and_caveats(
     options: JudgeOptions, judge: JudgeClient, folder: Path, scores: Sequence[Score], shut: Sequence[str],
     judged: Sequence[JudgedRow],
 ) -> tuple[list[Labels], list[Caveat]]:  # fmt: skip
@@ -137,7 +144,11 @@ def _calibrated(
         elif not found.sided:
             why = "the labels A and B do not say whose answer is better; label candidate, baseline or tie"
         else:
-            why = wrong.get(criterion) or calibration.find_too_few_labels(given) or _blind(given, metric, scores)
+            why = (
+                wrong.get(criterion)
+                or calibration.find_too_few_labels(given)
+                or _find_chance_level_labels_error(given, metric, scores)
+            )
         if why:
             doubts.append(Caveat(f"{why}, or set trust_judge = true", "INCONCLUSIVE", (metric,)))
         else:
@@ -145,7 +156,7 @@ def _calibrated(
     return labels, doubts
 
 
-def _blind(labels: Labels, metric: str, scores: Sequence[Score]) -> str:
+def _find_chance_level_labels_error(labels: Labels, metric: str, scores: Sequence[Score]) -> str:
     """Return that labels do not show the judge to tell what people prefer from what they do not, or an empty text."""
     if len(some := [s for s in scores if s.weight_of(metric) and math.isfinite(s.values[metric])]) < 2:
         return ""  # of which nothing can be said anyway
@@ -158,7 +169,7 @@ def _blind(labels: Labels, metric: str, scores: Sequence[Score]) -> str:
     return "" if of.blind <= calibration.ALPHA else what
 
 
-def _errors(judged: Sequence[JudgedRow]) -> Iterator[Caveat]:
+def _iterate_missing_verdict_caveats(judged: Sequence[JudgedRow]) -> Iterator[Caveat]:
     """Report rows without a verdict; above a few, nothing is concluded from the others."""
     if wrong := [j for j in judged if j.error and j.asked]:
         share, first = len(wrong) / len(judged), f'for instance "{wrong[0].row.sample.id}": {wrong[0].error}'
@@ -169,7 +180,9 @@ def _errors(judged: Sequence[JudgedRow]) -> Iterator[Caveat]:
             yield Caveat(f"{what}; each counts against the claim")
 
 
-def _notes(judge: JudgeClient, options: JudgeOptions, judged: Sequence[JudgedRow]) -> Iterator[str]:
+def _iterate_spending_and_warnings(
+    judge: JudgeClient, options: JudgeOptions, judged: Sequence[JudgedRow]
+) -> Iterator[str]:
     """Report what was spent, and what a reader of the numbers should doubt."""
     parts = [f"{judge.asked:,} judgments", f"{judge.found:,} of them cached"]
     parts += [f"{judge.again:,} retries"] if judge.again else []
@@ -183,11 +196,11 @@ def _notes(judge: JudgeClient, options: JudgeOptions, judged: Sequence[JudgedRow
         yield f"the judge model changed during the run: replies came from {', '.join(judge.models)}"
     if shown := [j for j in judged if j.row.notes]:
         yield (
-            f"{len(shown)} rows were altered before the judge saw them: {_some(shown)}; the samples "
+            f"{len(shown)} rows were altered before the judge saw them: {_format_some_row_names(shown)}; the samples "
             "file has the details"
         )
     if suspects := [j for j in judged if has_judge_injection(j.row.answer)]:
-        yield f"{len(suspects)} answers address the judge: {_some(suspects)}"
+        yield f"{len(suspects)} answers address the judge: {_format_some_row_names(suspects)}"
     pairs = [j for j in judged if j.row.baseline is not None and not j.error]
     where = [prompts.prompt_as_text(j.row.sample.input) for j in pairs]
     if len({*where}) > 1:
@@ -200,6 +213,6 @@ def _notes(judge: JudgeClient, options: JudgeOptions, judged: Sequence[JudgedRow
             yield f"{what}: here length and quality cannot be separated"
 
 
-def _some(judged: Sequence[JudgedRow]) -> str:
-    rest = f" and {len(judged) - NAMED} more" if len(judged) > NAMED else ""
-    return ", ".join(f'"{j.row.sample.id}"' for j in judged[:NAMED]) + rest
+def _format_some_row_names(judged: Sequence[JudgedRow]) -> str:
+    rest = f" and {len(judged) - MAX_NAMED_ROWS} more" if len(judged) > MAX_NAMED_ROWS else ""
+    return ", ".join(f'"{j.row.sample.id}"' for j in judged[:MAX_NAMED_ROWS]) + rest

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from harness_judge.local import LocalJudge
 
 Told = Callable[[int, int], None]  # of how many questions have an answer, and how many there are
-HOPELESS = 3  # questions that come to nothing before any is answered: the judge is not there
+MAX_FIRST_FAILURES = 3  # questions that come to nothing before any is answered: the judge is not there
 JudgeClient: TypeAlias = "RemoteJudge | LocalJudge"  # an API's desk, or a model that runs here
 
 
@@ -95,7 +95,7 @@ class RemoteJudge:
             self.models.setdefault(reply.model)
             yield i, reply
         missing = {numbers[0]: numbers for numbers in same.values() if numbers[0] not in known}
-        for first, outcome in self._put({i: questions[i] for i in missing}):
+        for first, outcome in self._iterate_concurrent_replies({i: questions[i] for i in missing}):
             for i in missing[first]:
                 done += 1
                 self.progress(done, len(questions))
@@ -104,7 +104,9 @@ class RemoteJudge:
     def _key(self, question: Question, model: str) -> bytes:
         return request_key("judge", "judgment", self._identity, model, question.messages(), question.schema, question.k)
 
-    def _put(self, by_number: Mapping[int, Question]) -> Iterator[tuple[int, Reply | FailedQuestion]]:
+    def _iterate_concurrent_replies(
+        self, by_number: Mapping[int, Question]
+    ) -> Iterator[tuple[int, Reply | FailedQuestion]]:
         """Ask until every question has a reply, was given up, or the budget is used up."""
         ready, later = deque(_Attempt(0.0, i) for i in by_number), list[_Attempt]()
         with http_client.RequestThreads(min(self.concurrency, len(ready)), self.backend.ask) as pool:
@@ -124,21 +126,21 @@ class RemoteJudge:
                 if (ended := pool.next_result(later[0].due - time.monotonic() if later else None)) is None:
                     continue
                 call, outcome = ended
-                if (reply := self._settle(by_number[call.number], outcome)) is not None:
+                if (reply := self._charge_budget_and_keep_reply(by_number[call.number], outcome)) is not None:
                     yield call.number, reply
                 elif (
                     isinstance(outcome, http_client.RequestError) and (pause := self._again(call, outcome)) is not None
                 ):
                     self.again += 1
                     heapq.heappush(later, _Attempt(time.monotonic() + pause, call.number, call.tries + 1))
-                elif isinstance(failed := self._given_up(call, outcome, len(by_number)), Exception):
+                elif isinstance(failed := self._make_final_failure(call, outcome, len(by_number)), Exception):
                     while pool.running and (under_way := pool.next_result()):  # keep it: it was paid for
-                        self._settle(by_number[under_way[0].number], under_way[1])
+                        self._charge_budget_and_keep_reply(by_number[under_way[0].number], under_way[1])
                     raise failed
                 else:
                     yield call.number, failed
 
-    def _settle(self, question: Question, outcome: Reply | Exception) -> Reply | None:
+    def _charge_budget_and_keep_reply(self, question: Question, outcome: Reply | Exception) -> Reply | None:
         """Book what a call used, and keep its reply if it is one."""
         most = self.backend.max_tokens(question)
         used = outcome if isinstance(outcome, Reply) else getattr(outcome, "reply", None)
@@ -163,15 +165,17 @@ class RemoteJudge:
         if not trouble.passing or call.tries + 1 >= self.tries:
             return None
         pause = trouble.retry_delay(call.tries + 1, self.pause)
-        return pause if pause <= http_client.PATIENCE else None
+        return pause if pause <= http_client.MAX_RETRY_AFTER_S else None
 
-    def _given_up(self, call: _Attempt, outcome: Reply | Exception, questions: int) -> FailedQuestion | Exception:
+    def _make_final_failure(
+        self, call: _Attempt, outcome: Reply | Exception, questions: int
+    ) -> FailedQuestion | Exception:
         """Return what a question without a reply is: a failure of its own, or the end of all."""
         assert not isinstance(outcome, Reply)
         if not isinstance(outcome, http_client.RequestError):
             return outcome
         self.failed += 1
         why = f"{outcome}, after {call.tries + 1} tries" if call.tries else f"{outcome}"
-        if outcome.fatal or (not self.answered + self.found and self.failed >= min(HOPELESS, questions)):
+        if outcome.fatal or (not self.answered + self.found and self.failed >= min(MAX_FIRST_FAILURES, questions)):
             return UsageError(f"{self.backend.where}: {why}")
         return FailedQuestion(why)

@@ -16,7 +16,7 @@ from harness_judge.options import Anthropic
 if TYPE_CHECKING:
     from harness_judge.service import Service
 
-ENDED: dict[str, FinishReason] = {"end_turn": "eos", "stop_sequence": "stop", "max_tokens": "length"}
+FINISH_REASONS: dict[str, FinishReason] = {"end_turn": "eos", "stop_sequence": "stop", "max_tokens": "length"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def open_source(path: str, options: Anthropic) -> AnthropicSource:
     """Raise UsageError unless the API is there, takes the key and knows the model."""
     from harness.internals import http_client
 
-    at = _service(path, options)
+    at = _make_anthropic_service(path, options)
     try:
         with closing(at.connect()) as client:
             entry = at.send(client, f"/v1/models/{path}", None, path, options.timeout)
@@ -46,7 +46,7 @@ def open_source(path: str, options: Anthropic) -> AnthropicSource:
         raise UsageError(f'model "{path}" at {at.place}: {trouble}') from None
     shown = str(entry.get("display_name") or "") if isinstance(entry, dict) else ""
     facts = {"server": at.url, **({"name": shown} if shown else {}), **at.peer.facts(path)}
-    return AnthropicSource(path, _digest(at, path, options), facts=facts)
+    return AnthropicSource(path, _digest_service_and_version(at, path, options), facts=facts)
 
 
 @schema.accepts_options(Anthropic)
@@ -54,7 +54,11 @@ def identity(ref: ModelRef, options: Anthropic) -> str | None:
     """Return the identity of what an answer depends on, never the key; None without a `version`."""
     from harness.internals import keys
 
-    told = ["anthropic", _digest(_service(ref.path, options), ref.path, options), dict(options.body or {})]
+    told = [
+        "anthropic",
+        _digest_service_and_version(_make_anthropic_service(ref.path, options), ref.path, options),
+        dict(options.body or {}),
+    ]
     return harness.digest_value([*told, keys.digest_content([AnthropicSubject])]) if options.version else None
 
 
@@ -76,8 +80,13 @@ class AnthropicSubject:
     """A model that answers over the network, several prompts at a time."""
 
     def __init__(self, ref: ModelRef, options: Anthropic) -> None:
-        self.at, self.name, self.path, self.options = _service(ref.path, options), ref.name, ref.path, options
-        self.digest = ref.digest or _digest(self.at, ref.path, options)
+        self.at, self.name, self.path, self.options = (
+            _make_anthropic_service(ref.path, options),
+            ref.name,
+            ref.path,
+            options,
+        )
+        self.digest = ref.digest or _digest_service_and_version(self.at, ref.path, options)
         self.client = self.at.connect()
 
     @property
@@ -135,13 +144,13 @@ class AnthropicSubject:
         if stop := [s for s in how.stop if s.strip()]:
             asked["stop_sequences"] = stop
         reply, ended = self.at.message(self.client, self.path, asked, self.options.timeout)
-        if ended not in ENDED:
+        if ended not in FINISH_REASONS:
             raise http_client.RequestError(f'it sent no answer, with the stop reason "{ended}"')
         text = http_client.cut_at_stop(reply.text, how.stop)
-        return Completion(text, "stop" if text != reply.text else ENDED[ended], reply.tokens_out)
+        return Completion(text, "stop" if text != reply.text else FINISH_REASONS[ended], reply.tokens_out)
 
 
-def _service(path: str, options: Anthropic) -> Service:
+def _make_anthropic_service(path: str, options: Anthropic) -> Service:
     from harness_judge.service import Service
 
     try:
@@ -150,5 +159,5 @@ def _service(path: str, options: Anthropic) -> Service:
         raise UsageError(*(f'model "{path}": {m}' for m in error.messages)) from None
 
 
-def _digest(at: Service, path: str, options: Anthropic) -> str:
+def _digest_service_and_version(at: Service, path: str, options: Anthropic) -> str:
     return harness.digest_value(["anthropic", at.url, path, options.version])

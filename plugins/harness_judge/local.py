@@ -18,9 +18,9 @@ from harness.internals import CachedSubject, StageModels
 from harness_judge.prompts import Question, truncate_text
 from harness_judge.verdict import FailedQuestion, Reply
 
-SHORTEST = 64  # characters of a text below which cutting it further would leave nothing to judge
+MIN_TEXT_CHARS = 64  # characters of a text below which cutting it further would leave nothing to judge
 MARK = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")  # an added token that tells parts of a chat apart, special or not
-BATCH = 32  # questions at a time: a sign of life in between
+BATCH_QUESTIONS = 32  # questions at a time: a sign of life in between
 
 
 class LocalJudge:
@@ -52,9 +52,9 @@ class LocalJudge:
         cached = CachedSubject(self.ref, self._name, models, 0, self.responses) if self.responses else None
         try:
             subject: Any = cached or models[0]
-            for start in range(0, len(questions), BATCH):
+            for start in range(0, len(questions), BATCH_QUESTIONS):
                 self.progress(start, len(questions))
-                yield from enumerate(self._read(subject, questions[start : start + BATCH]), start)
+                yield from enumerate(self._read(subject, questions[start : start + BATCH_QUESTIONS]), start)
             self.asked += len(questions)
             if cached and cached.asked == cached.found:
                 self.found += len(questions)
@@ -63,8 +63,8 @@ class LocalJudge:
 
     def _read(self, subject: Subject, questions: Sequence[Question]) -> Iterator[Reply | FailedQuestion]:
         """Score every verdict of every question at once: their prompts are shared."""
-        questions = [self._without_tokens(q) for q in questions]
-        fitted = [self._fitting(subject, q) for q in questions]
+        questions = [self._remove_special_tokens(q) for q in questions]
+        fitted = [self._truncate_to_context(subject, q) for q in questions]
         pairs = [(q.messages(letter=True), word) for q, _ in fitted if q for word in q.labels]
         scores = iter(subject.logprobs(pairs))
         for question, (fits, tokens) in zip(questions, fitted, strict=True):
@@ -85,16 +85,18 @@ class LocalJudge:
             said = told | label if "verdict" in label else {name: told | met for name, met in label.items()}
             yield Reply(json.dumps(said), next(iter(self.models)), tokens)
 
-    def _without_tokens(self, question: Question) -> Question:
+    def _remove_special_tokens(self, question: Question) -> Question:
         """Take the judge's own special tokens out of the data, where they would be read as turns, tools or thoughts."""
         data = dict(question.data)
         for name, text in question.data.items():
-            while (left := self._tokens.sub("", text)) != text:  # what is left of one may join to another
+            while (
+                left := self._special_token_pattern.sub("", text)
+            ) != text:  # what is left of one may join to another
                 data[name] = text = left
         return replace(question, data=data) if data != question.data else question
 
     @cached_property
-    def _tokens(self) -> re.Pattern[str]:
+    def _special_token_pattern(self) -> re.Pattern[str]:
         from harness_hf import load_tokenizer
 
         tokenizer = load_tokenizer(self.ref.path)
@@ -102,14 +104,14 @@ class LocalJudge:
         tokens = {t for t in (*tokenizer.all_special_tokens, *added) if t.strip()}
         return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
-    def _fitting(self, subject: Any, question: Question) -> tuple[Question | None, int]:
+    def _truncate_to_context(self, subject: Any, question: Question) -> tuple[Question | None, int]:
         """Cut the texts of a question until it fits into the judge's context; return it with the tokens it takes."""
         context = getattr(subject, "context", None) or math.inf
         most, fits = max(map(len, question.data.values()), default=0), question
         while True:
             one = fits.messages(letter=True), next(iter(fits.labels))  # the question and one of its verdicts
             tokens = int(subject.count_tokens([one])[0])
-            if tokens <= context or most <= SHORTEST:
+            if tokens <= context or most <= MIN_TEXT_CHARS:
                 return fits if tokens <= context else None, tokens
             most //= 2
             fits = replace(question, data={name: truncate_text(text, most) for name, text in question.data.items()})

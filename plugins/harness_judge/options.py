@@ -120,7 +120,7 @@ class JudgeOptions:
 
     def __post_init__(self) -> None:
         wrong = list[str]()
-        for name, least in LEAST.items():
+        for name, least in MIN_OPTION_VALUES.items():
             if (value := getattr(self, name)) is not None and value < least:
                 wrong.append(f"{name} is {value}; it must be {least} or more")
         for name in ("timeout", "max_usd"):
@@ -135,7 +135,7 @@ class JudgeOptions:
                 wrong.append(f'criterion "{name}" cannot be the name of a metric; use only letters, digits and _')
         if wrong:
             raise UsageError(*wrong)
-        object.__setattr__(self, "chosen", self._choose())
+        object.__setattr__(self, "chosen", self._choose_backend_and_model())
         local = self.backend_name == "local"
         if local and self.k > 1:
             wrong.append(f"k is {self.k}, but a local judge always gives the same verdict; remove it")
@@ -179,7 +179,7 @@ class JudgeOptions:
             )
             raise UsageError(f"{both}; use another judge, or set allow_same_family = true")
 
-    def _choose(self) -> tuple[str, str]:
+    def _choose_backend_and_model(self) -> tuple[str, str]:
         """Return backend and model; "auto" takes the first whose key is set, else the local one."""
         named = self.model if isinstance(self.model, Mapping) else {}
         for name in named:
@@ -201,7 +201,7 @@ class JudgeOptions:
         raise UsageError(f'backend "auto" found no API key; set {wanted}, or name a local model')
 
 
-LEAST = {
+MIN_OPTION_VALUES = {
     "k": 1, "verdict_tokens": 16, "answer_chars": 100, "concurrency": 1, "retries": 0, "adversaries": 0,
     "max_calls": 1, "max_tokens": 1,
 }  # fmt: skip

@@ -31,14 +31,18 @@ CHECK = 'Check "answer" as an answer to "request" against these criteria, each b
 CHECK_JSON = "For each criterion give a short reason first, then whether it is met."
 CHECK_WORD = "Is the criterion met? Say yes or no, nothing else."
 REFERENCE = ' "reference" is a good answer, though not the only one.'
-CUT = " [… cut here: {left} more characters]"
+CUT_MARK = " [… cut here: {left} more characters]"
 SPECIAL = re.compile(  # tokens by which chat templates tell turns apart
     r"<[|｜][^|｜<>\n]{1,40}[|｜]>|</?s>|<</?SYS>>|\[/?INST\]|\[/?(?:SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS)\]"
     r"|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk|mask)>",
     re.IGNORECASE,
 )
-UNSEEN = ("Cc", "Cs")  # controls, and halves of surrogate pairs
-INVISIBLE = {*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A)), *map(chr, range(0xE0000, 0xE0080))}
+INVISIBLE_CATEGORIES = ("Cc", "Cs")  # controls, and halves of surrogate pairs
+INVISIBLE_CHARACTERS = {
+    *map(chr, range(0x202A, 0x202F)),
+    *map(chr, range(0x2066, 0x206A)),
+    *map(chr, range(0xE0000, 0xE0080)),
+}
 TO_A_JUDGE = re.compile(  # text that is meant for whoever judges the answer
     r"\b(?:ignore|disregard|forget)\b.{0,40}\b(?:previous|prior|above|other|earlier)\b.{0,40}\binstruction"
     r"|\b(?:as|to|dear|note to|attention)\s+(?:the\s+)?(?:judge|grader|evaluator|rater)\b"
@@ -85,7 +89,9 @@ class Question:
 def pair_question(request: str, a: str, b: str, reference: str, guideline: str, k: int = 0) -> Question:
     """Ask which of two answers is better."""
     data = {"request": request, **({"reference": reference} if reference else {}), "answer_A": a, "answer_B": b}
-    schema = _object({"reason": {"type": "string"}, "verdict": {"type": "string", "enum": ["A", "B", "tie"]}})
+    schema = _make_closed_object_schema(
+        {"reason": {"type": "string"}, "verdict": {"type": "string", "enum": ["A", "B", "tie"]}}
+    )
     instruction = PAIR.format(guideline=guideline, reference=REFERENCE if reference else "")
     labels = {letter: {"verdict": meant} for letter, meant in (("A", "A"), ("B", "B"), ("C", "tie"))}
     return Question(data, instruction, PAIR_JSON, PAIR_LETTER, schema, labels, k)
@@ -94,11 +100,13 @@ def pair_question(request: str, a: str, b: str, reference: str, guideline: str, 
 def criteria_question(request: str, answer: str, reference: str, criteria: Mapping[str, str], k: int = 0) -> Question:
     """Ask which criteria an answer meets; one that is read by log-probs can be asked for one criterion at a time."""
     data = {"request": request, **({"reference": reference} if reference else {}), "answer": answer}
-    one = _object({"reason": {"type": "string"}, "met": {"type": "boolean"}})
+    one = _make_closed_object_schema({"reason": {"type": "string"}, "met": {"type": "boolean"}})
     named = "\n".join(f"- {name}: {text}" for name, text in criteria.items())
     instruction = CHECK.format(criteria=named, reference=REFERENCE if reference else "")
     labels = {word: {name: {"met": met} for name in criteria} for word, met in (("yes", True), ("no", False))}
-    return Question(data, instruction, CHECK_JSON, CHECK_WORD, _object(dict.fromkeys(criteria, one)), labels, k)
+    return Question(
+        data, instruction, CHECK_JSON, CHECK_WORD, _make_closed_object_schema(dict.fromkeys(criteria, one)), labels, k
+    )
 
 
 def prompt_as_text(prompt: Prompt) -> str:
@@ -117,7 +125,11 @@ def clean_answer(text: str, most: int) -> tuple[str, list[str]]:
         stripped = SPECIAL.sub("", stripped)
     if stripped != text:
         done.append("chat special tokens removed")
-    unseen = {c for c in {*stripped} - {*"\n\t"} if unicodedata.category(c) in UNSEEN or c in INVISIBLE}
+    unseen = {
+        c
+        for c in {*stripped} - {*"\n\t"}
+        if unicodedata.category(c) in INVISIBLE_CATEGORIES or c in INVISIBLE_CHARACTERS
+    }
     if (plain := "".join(c for c in stripped if c not in unseen)) != stripped:
         done.append("control characters removed")
     if len(plain) > most:
@@ -127,7 +139,7 @@ def clean_answer(text: str, most: int) -> tuple[str, list[str]]:
 
 def truncate_text(text: str, most: int) -> str:
     """Cut a text, and say so in it."""
-    return text if len(text) <= most else text[:most] + CUT.format(left=len(text) - most)
+    return text if len(text) <= most else text[:most] + CUT_MARK.format(left=len(text) - most)
 
 
 def has_judge_injection(text: str) -> bool:
@@ -141,5 +153,5 @@ def prompts_digest() -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+def _make_closed_object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": dict(properties), "required": [*properties], "additionalProperties": False}

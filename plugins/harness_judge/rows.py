@@ -53,7 +53,7 @@ def plan_questions(
         return plan_pairs(options, samples, answers, baselines)
     rows = []
     for sample, answer in zip(samples, answers, strict=True):
-        request, reference, notes = _shown(sample, options)
+        request, reference, notes = _clean_request_and_reference(sample, options)
         text, done = prompts.clean_answer(answer, options.answer_chars)
         notes += [f"answer: {n}" for n in done]
         plan = [(part, k) for k in range(options.k) for part in criteria_parts(options)]
@@ -68,7 +68,7 @@ def plan_pairs(
     """Ask of every row which answer is better, in both orders, k times."""
     rows = []
     for sample, ours, theirs in zip(samples, answers, baselines, strict=True):
-        request, reference, notes = _shown(sample, options)
+        request, reference, notes = _clean_request_and_reference(sample, options)
         a, done_a = prompts.clean_answer(ours, options.answer_chars)
         b, done_b = prompts.clean_answer(theirs, options.answer_chars)
         notes += [f"answer: {n}" for n in done_a] + [f"baseline's answer: {n}" for n in done_b]
@@ -88,7 +88,7 @@ def criteria_parts(options: JudgeOptions) -> list[dict[str, str]]:
 def score_pair(row: JudgeRow, outcomes: Sequence[Returned]) -> JudgedRow:
     """Return a row's score: the mean over both orders, ½ for a judge that only looks at places."""
     found, scores = JudgedRow(row), {True: list[float](), False: list[float]()}
-    for order, (said, reason), model in _verdicts(
+    for order, (said, reason), model in _iterate_verdicts_noting_errors(
         found, outcomes, "order", lambda reply, _: verdict.parse_pair_verdict(reply)
     ):
         first = order == "candidate first"
@@ -116,7 +116,7 @@ def first_position_share(judged: JudgedRow) -> float:
 def score_criteria(row: JudgeRow, outcomes: Sequence[Returned]) -> JudgedRow:
     """Return the share of judgments by which each criterion is met, and their mean."""
     found, met = JudgedRow(row), dict[str, list[bool]]()
-    for _, verdicts, model in _verdicts(
+    for _, verdicts, model in _iterate_verdicts_noting_errors(
         found, outcomes, "criteria", lambda r, some: verdict.parse_criteria_verdict(r, some.split(","))
     ):
         for name, (yes, reason) in verdicts.items():
@@ -156,14 +156,14 @@ def to_scores(judged: Sequence[JudgedRow], metrics: Sequence[str], prices: Price
         yield Score(row.sample.id, values, answer=row.answer, note=note, weights=weights, details=details, lost=lost)
 
 
-def _shown(sample: Sample, options: JudgeOptions) -> tuple[str, str, list[str]]:
+def _clean_request_and_reference(sample: Sample, options: JudgeOptions) -> tuple[str, str, list[str]]:
     """Return request and reference as the judge will see them, and what was done to them."""
     request, done = prompts.clean_answer(prompts.prompt_as_text(sample.input), options.answer_chars)
     reference, too = prompts.clean_answer("\n".join(sample.targets) if options.reference else "", options.answer_chars)
     return request, reference, [f"request: {n}" for n in done] + [f"reference: {n}" for n in too]
 
 
-def _verdicts(
+def _iterate_verdicts_noting_errors(
     found: JudgedRow, outcomes: Sequence[Returned], which: str, read: Callable[[Reply, str], Any]
 ) -> Iterator[tuple[str, Any, str]]:
     """Yield each question with its verdict and the model that gave it; note those that have none, and all tokens."""

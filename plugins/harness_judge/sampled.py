@@ -9,12 +9,12 @@ from harness_judge.calibration import Calibration, label_order_key
 from harness_judge.prompts import prompt_as_text
 from harness_judge.rows import JudgedRow, JudgeRow
 
-DIGITS = 32  # hex digits of a pair's digest
+HEX_DIGITS = 32  # hex digits of a pair's digest
 
 
 def pair_digest(row: JudgeRow) -> str:
     """Return what tells a pair of answers to a prompt, or one answer, from all others."""
-    return digest_value([prompt_as_text(row.sample.input), row.answer, row.baseline])[:DIGITS]
+    return digest_value([prompt_as_text(row.sample.input), row.answer, row.baseline])[:HEX_DIGITS]
 
 
 def find_pairs_error(made: Calibration, judged: Sequence[JudgedRow], criterion: str) -> str | None:
@@ -32,10 +32,10 @@ def find_pairs_error(made: Calibration, judged: Sequence[JudgedRow], criterion: 
             f'for instance "{others[0]}"'
         )
         return f"{what}; label answers of this candidate and this baseline"
-    return _order_error(made.seed, here, pairs)
+    return _find_random_order_error(made.seed, here, pairs)
 
 
-def _order_error(seed: int, labelled: set[str], rows: Iterable[str]) -> str | None:
+def _find_random_order_error(seed: int, labelled: set[str], rows: Iterable[str]) -> str | None:
     """Return which row was left out of the random sample, or None."""
     order = sorted(rows, key=lambda row: label_order_key(seed, row))
     if left := [row for row in order[: len(labelled)] if row not in labelled]:

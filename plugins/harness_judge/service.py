@@ -14,8 +14,8 @@ from harness_judge.options import HOMES, KEYS, JudgeOptions
 from harness_judge.prompts import Question
 from harness_judge.verdict import Reply
 
-OVERHEAD = 256  # tokens that a server may put around what we send
-ENDED = ("end_turn", "stop_sequence")  # Anthropic's, of a whole answer
+OVERHEAD_TOKENS = 256  # tokens that a server may put around what we send
+WHOLE_STOP_REASONS = ("end_turn", "stop_sequence")  # Anthropic's, of a whole answer
 
 
 class TokenLimits(NamedTuple):
@@ -112,7 +112,9 @@ class JudgeApi:
     def max_tokens(self, question: Question) -> TokenLimits:
         """Return the most tokens a question can use, in and out: none is shorter than a byte of UTF-8."""
         sent = [*(m["content"] for m in question.messages()), json.dumps(dict(question.schema))]
-        return TokenLimits(sum(len(text.encode("utf-8", "replace")) for text in sent) + OVERHEAD, self.verdict_tokens)
+        return TokenLimits(
+            sum(len(text.encode("utf-8", "replace")) for text in sent) + OVERHEAD_TOKENS, self.verdict_tokens
+        )
 
     def ask(self, question: Question) -> Reply:
         """Put a question, once. Raises Trouble, also for a reply that is no JSON: that was not answered."""
@@ -190,4 +192,8 @@ class AnthropicJudge(JudgeApi):
         if ended == "max_tokens":
             what = f"the verdict was truncated at {self.verdict_tokens} tokens; raise verdict_tokens"
             return replace(reply, problem=what)
-        return reply if ended in ENDED else replace(reply, problem=f'the judge refused, with the stop reason "{ended}"')
+        return (
+            reply
+            if ended in WHOLE_STOP_REASONS
+            else replace(reply, problem=f'the judge refused, with the stop reason "{ended}"')
+        )

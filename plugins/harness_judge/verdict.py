@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-TURNED = {"A": "B", "B": "A", "tie": "tie"}
+SWAPPED_VERDICTS = {"A": "B", "B": "A", "tie": "tie"}
 
 
 class PairVerdict(NamedTuple):
@@ -52,35 +52,37 @@ def require_reply(outcome: object) -> Reply:
 
 def parse_pair_verdict(reply: Reply) -> PairVerdict:
     """Return the verdict ("A", "B" or "tie") and the reason; raises NoVerdictError."""
-    found = _read(reply)
-    if (verdict := found.get("verdict")) not in TURNED:
-        raise NoVerdictError(f"the verdict is {_show(verdict)} instead of A, B or tie")
+    found = _parse_reply_object(reply)
+    if (verdict := found.get("verdict")) not in SWAPPED_VERDICTS:
+        raise NoVerdictError(f"the verdict is {_quote_shortened_json(verdict)} instead of A, B or tie")
     return PairVerdict(str(verdict), str(found.get("reason", "")))
 
 
 def parse_criteria_verdict(reply: Reply, criteria: Iterable[str]) -> dict[str, tuple[bool, str]]:
     """Return whether each criterion is met, and the reason; raises NoVerdictError."""
-    found, verdicts = _read(reply), {}
+    found, verdicts = _parse_reply_object(reply), {}
     for name in criteria:
         one = found.get(name)
         if not isinstance(one, Mapping) or not isinstance(met := one.get("met"), bool):
-            raise NoVerdictError(f'criterion "{name}" is {_show(one)} instead of a reason and whether it is met')
+            raise NoVerdictError(
+                f'criterion "{name}" is {_quote_shortened_json(one)} instead of a reason and whether it is met'
+            )
         verdicts[name] = met, str(one.get("reason", ""))
     return verdicts
 
 
-def _read(reply: Reply) -> Mapping[str, Any]:
+def _parse_reply_object(reply: Reply) -> Mapping[str, Any]:
     if reply.problem:
         raise NoVerdictError(reply.problem)
     try:
         found = json.loads(reply.text)
     except ValueError:
-        raise NoVerdictError(f"replied {_show(reply.text)}, which is not JSON") from None
+        raise NoVerdictError(f"replied {_quote_shortened_json(reply.text)}, which is not JSON") from None
     if not isinstance(found, dict):
-        raise NoVerdictError(f"replied {_show(found)}, which is not an object")
+        raise NoVerdictError(f"replied {_quote_shortened_json(found)}, which is not an object")
     return found
 
 
-def _show(value: Any) -> str:
+def _quote_shortened_json(value: Any) -> str:
     text = " ".join(json.dumps(value, ensure_ascii=False).split())
     return text if len(text) <= 80 else text[:80] + "…"

@@ -12,7 +12,7 @@ from harness_lm_eval.names import Config, TaskNames, index_folder, lm_eval_names
 
 Reader = Callable[[Path], Config]
 GROUP_KEYS = frozenset({"group", "group_alias", "task", "aggregate_metric_list", "metadata"})  # lm_eval's GroupConfig
-DEEPEST = 20  # groups within groups
+MAX_GROUP_DEPTH = 20  # groups within groups
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class _Expansion:
 
     def tasks(self, name: str, overrides: Config, depth: int) -> Iterator[TaskConfig]:
         """Yield the tasks of a name within a group."""
-        if depth > DEEPEST:
+        if depth > MAX_GROUP_DEPTH:
             raise UsageError(f'task "{self.asked}": its groups contain each other')
         rest = {k: v for k, v in overrides.items() if k != "task"}
         if name not in self.names.files:

@@ -13,9 +13,11 @@ from typing import Any
 
 from harness_lm_eval.names import Config
 
-TALKATIVE = ("lm_eval", "datasets", "evaluate", "huggingface_hub", "httpx", "httpx2", "filelock")
-LOCAL = frozenset({"json", "csv", "text", "parquet", "arrow", "pandas", "xml"})  # readers of files, not data sets
-PATIENCE = 5.0  # seconds until the hub counts as out of reach
+NOISY_LOGGERS = ("lm_eval", "datasets", "evaluate", "huggingface_hub", "httpx", "httpx2", "filelock")
+FILE_READERS = frozenset(
+    {"json", "csv", "text", "parquet", "arrow", "pandas", "xml"}
+)  # readers of files, not data sets
+HUB_TIMEOUT_S = 5.0  # seconds until the hub counts as out of reach
 SEED, OTHER_SEED = 0, 1234  # lm_eval's, for tasks that shuffle while they read their data
 
 
@@ -27,7 +29,7 @@ def needs_hub(config: Config) -> bool:
 def has_remote_data(config: Config) -> bool:
     """Return whether a task's data is not in local files, as far as its configuration tells."""
     path = config.get("dataset_path")
-    local = path in LOCAL or (isinstance(path, str) and Path(path).exists())
+    local = path in FILE_READERS or (isinstance(path, str) and Path(path).exists())
     return not local or "://" in repr(config.get("dataset_kwargs"))
 
 
@@ -81,7 +83,7 @@ def is_hub_reachable() -> bool:
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
     try:
-        answered = get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+        answered = get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
         return bool(answered.status_code < 500)  # a proxy's 502 is no hub
     except Exception:  # of whichever HTTP library this version has
         return False
@@ -92,7 +94,7 @@ def quiet_libraries() -> Iterator[None]:
     """Keep the libraries' log lines and progress bars off the terminal."""
     import datasets
 
-    levels = {logger: logger.level for logger in map(logging.getLogger, TALKATIVE)}
+    levels = {logger: logger.level for logger in map(logging.getLogger, NOISY_LOGGERS)}
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     for logger in levels:

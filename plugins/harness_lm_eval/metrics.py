@@ -19,7 +19,7 @@ SCALES: Mapping[str, Scale] = {  # of those of lm_eval's aggregations that a sum
     **{"perplexity": "perplexity", "weighted_perplexity": "perplexity"},
 }
 MEANS = frozenset({"mean", "nanmean"})  # the mean over a group's documents is the group's, as lm_eval has it
-OTHER = "other"  # every aggregation that needs all documents at once
+OTHER_METRIC = "other"  # every aggregation that needs all documents at once
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def task_metrics(leaf: TaskConfig) -> list[TaskMetric]:
         known = ", ".join(f'"{o}"' for o in OUTPUTS)
         raise UsageError(f'{where}: output_type is "{output}"; it must be one of {known}')
     try:
-        found = list(_of_class(leaf) if "class" in config else _declared(config))
+        found = list(_iterate_metrics_of_task_class(leaf) if "class" in config else _iterate_declared_metrics(config))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         said = f"{type(error).__name__}: {error}"
         raise UsageError(f"{where}: its metrics cannot be read from its YAML: {said}") from None
@@ -90,37 +90,45 @@ def task_metrics(leaf: TaskConfig) -> list[TaskMetric]:
     return found
 
 
-def _declared(config: Config) -> Iterator[TaskMetric]:
+def _iterate_declared_metrics(config: Config) -> Iterator[TaskMetric]:
     """Yield the metrics a YAML lists, by filter; a metric without a known direction is left out."""
     filters = [f["name"] for f in config.get("filter_list") or ()] or ["none"]
     if (listed := config.get("metric_list")) is None:
-        defaults = _registry().DEFAULT_METRIC_REGISTRY[config.get("output_type", "generate_until")]
+        defaults = _import_filled_metric_registry().DEFAULT_METRIC_REGISTRY[config.get("output_type", "generate_until")]
         listed = [{"metric": metric} for metric in defaults]
     for entry in listed:
         metric = entry["metric"].rpartition(".")[2] if isinstance(entry["metric"], YamlFunction) else entry["metric"]
         known = "higher_is_better" in entry  # its registry raises without the None
-        higher = entry["higher_is_better"] if known else _registry().higher_is_better_registry.get(metric, None)
+        higher = (
+            entry["higher_is_better"]
+            if known
+            else _import_filled_metric_registry().higher_is_better_registry.get(metric, None)
+        )
         if not isinstance(higher, bool):
             continue
         told = "aggregation" in entry
-        aggregation = entry["aggregation"] if told else _name_of(_registry().metric_agg_registry.get(metric, None))
-        kind = aggregation if aggregation in SCALES else OTHER
+        aggregation = (
+            entry["aggregation"]
+            if told
+            else _find_row_aggregation_name(_import_filled_metric_registry().metric_agg_registry.get(metric, None))
+        )
+        kind = aggregation if aggregation in SCALES else OTHER_METRIC
         for name in filters:
             ours = metric if len(filters) == 1 else f"{metric}@{name}"
             yield TaskMetric(ours, metric, name, kind, "higher" if higher else "lower")
 
 
-def _name_of(function: Any) -> str:
+def _find_row_aggregation_name(function: Any) -> str:
     """Return lm_eval's name of an aggregation that a sum over rows can make, else "other"."""
     import numpy as np
 
     if function is np.mean:
         return "mean"
-    known = _registry().aggregation_registry
-    return next((name for name in SCALES if known.get(name) is function), OTHER)
+    known = _import_filled_metric_registry().aggregation_registry
+    return next((name for name in SCALES if known.get(name) is function), OTHER_METRIC)
 
 
-def _of_class(leaf: TaskConfig) -> Iterator[TaskMetric]:
+def _iterate_metrics_of_task_class(leaf: TaskConfig) -> Iterator[TaskMetric]:
     """Yield the metrics of a task that is a Python class, by asking one that has no data."""
     cls = leaf.config["class"]
     if isinstance(cls, YamlFunction):
@@ -131,10 +139,12 @@ def _of_class(leaf: TaskConfig) -> Iterator[TaskMetric]:
     directions = bare.higher_is_better()
     for metric, function in bare.aggregation().items():
         if isinstance(higher := directions.get(metric), bool):
-            yield TaskMetric(metric, metric, "none", _name_of(function), "higher" if higher else "lower")
+            yield TaskMetric(
+                metric, metric, "none", _find_row_aggregation_name(function), "higher" if higher else "lower"
+            )
 
 
-def _registry() -> Any:
+def _import_filled_metric_registry() -> Any:
     """Return lm_eval's registry, filled: 0.2 s, where a YAML does not say all by itself."""
     importlib.import_module("lm_eval.api.metrics")
     return importlib.import_module("lm_eval.api.registry")

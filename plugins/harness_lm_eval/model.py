@@ -38,23 +38,23 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
         # what has no context follows the model's first token, which it does not predict
         if prefix := str(getattr(self.subject, "prefix", "")):
             pairs = [(c, text) if c else (prefix, text.removeprefix(prefix)) for c, text in pairs]
-        self._measure(requests, pairs, 1)  # the last token is predicted, not read
-        return [(p.total, p.greedy) for p in self._logprobs(pairs)]
+        self._record_truncated_rows(requests, pairs, 1)  # the last token is predicted, not read
+        return [(p.total, p.greedy) for p in self._compute_truncated_logprobs(pairs)]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Return the log-probability of each text, in windows where it is longer than the model."""
-        return [p.total for p in self._logprobs([("", request.args[0]) for request in requests])]
+        return [p.total for p in self._compute_truncated_logprobs([("", request.args[0]) for request in requests])]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Return an answer a request; requests with the same options are asked together, greedy repeats once."""
         groups: dict[tuple[int, tuple[str, ...], Drawing | None], list[int]] = {}
         for number, request in enumerate(requests):
-            groups.setdefault(self._options(request), []).append(number)
+            groups.setdefault(self._parse_generation_options(request), []).append(number)
         answers = [""] * len(requests)
         for (new, stop, drawn), numbers in groups.items():
             some = [requests[i] for i in numbers]
             prompts = [request.args[0] for request in some]
-            self._measure(some, [(prompt, "") for prompt in prompts], -new)
+            self._record_truncated_rows(some, [(prompt, "") for prompt in prompts], -new)
             asked: dict[str, Any] = {"max_new_tokens": new, "stop": stop, "truncate": True}
             if drawn:
                 repeats, seeds = Counter[tuple[Any, ...]](), []
@@ -87,10 +87,10 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
         """Return the name of the tokenizer; lm_eval keys caches by it."""
         return str(self.subject.digest)
 
-    def _logprobs(self, pairs: Sequence[tuple[str, str]]) -> list[Logprob]:
+    def _compute_truncated_logprobs(self, pairs: Sequence[tuple[str, str]]) -> list[Logprob]:
         return self.subject.logprobs(pairs, truncate=True) if pairs else []
 
-    def _options(self, request: Any) -> tuple[int, tuple[str, ...], Drawing | None]:
+    def _parse_generation_options(self, request: Any) -> tuple[int, tuple[str, ...], Drawing | None]:
         """Return a request's new tokens, stop strings, and temperature, top-p and top-k where it samples."""
         known = normalize_gen_kwargs(request.args[1], NEW_TOKENS)
         if int(known.get("num_beams") or 1) > 1:
@@ -105,7 +105,7 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
             return new, stop, None
         return new, stop, (float(known["temperature"]), float(known.get("top_p") or 1), int(known.get("top_k") or 0))
 
-    def _measure(self, requests: Sequence[Any], pairs: Sequence[tuple[str, str]], room: int) -> None:
+    def _record_truncated_rows(self, requests: Sequence[Any], pairs: Sequence[tuple[str, str]], room: int) -> None:
         """Note the rows that are cut, and by how much; a token is at least a byte, so short ones are not counted."""
         if self.context is None:
             return

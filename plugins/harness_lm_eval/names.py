@@ -93,7 +93,7 @@ def read_yaml(path: Path, above: Sequence[Path] = ()) -> Config:
     if path in above:
         raise UsageError(f'"{path}": its includes form a cycle')
     try:
-        config = dict(_parsed(path, path.stat().st_mtime_ns))
+        config = dict(_read_task_yaml(path, path.stat().st_mtime_ns))
     except OSError:
         where = f'"{above[-1]}": includes "{path.name}", which' if above else f'"{path}":'
         raise UsageError(f"{where} does not exist") from None
@@ -106,7 +106,7 @@ def read_yaml(path: Path, above: Sequence[Path] = ()) -> Config:
 
 
 @lru_cache(maxsize=4096)
-def _parsed(path: Path, _: int) -> Config:
+def _read_task_yaml(path: Path, _: int) -> Config:
     reader = make_yaml_loader()(path.read_bytes())
     reader.folder = path.parent
     try:

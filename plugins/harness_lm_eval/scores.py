@@ -16,7 +16,7 @@ from harness_lm_eval.metrics import EvalMetric, TaskMetric
 from harness_lm_eval.tasks import LoadedTask, TaskOptions, blame_task_code, load_tasks
 
 TUPLE = "()"  # marks a list of JSON that was a tuple
-CUT = "prompt cut from the left, tokens: "
+CUT_NOTE = "prompt cut from the left, tokens: "
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,12 @@ def score_rows(subject: Subject, samples: Sequence[Sample], asked: TaskOptions, 
                         one.task.apply_filters()
                 finally:
                     one.task._instances = None
-            return [_score(row, metrics, lm.cut) for row in rows]
+            return [_compute_document_score(row, metrics, lm.cut) for row in rows]
 
 
-def _score(row: DocumentRow, metrics: Sequence[EvalMetric], cut: Mapping[tuple[str, int], int]) -> Score:
+def _compute_document_score(
+    row: DocumentRow, metrics: Sequence[EvalMetric], cut: Mapping[tuple[str, int], int]
+) -> Score:
     measures = {m.name: m for m in row.task.measures}
     scored = [answer for r in row.requests if r.request_type != "generate_until" for answer in r.resps]
     finite = all(math.isfinite(answer[0] if isinstance(answer, tuple) else answer) for answer in scored)
@@ -85,13 +87,13 @@ def _score(row: DocumentRow, metrics: Sequence[EvalMetric], cut: Mapping[tuple[s
             where = f'{row.where}: metric "{measure.metric}"'
             kept |= {gauge.name: to_json(result[measure.metric], where)} if measure.metric in result else {}
         elif finite:
-            values[gauge.name], weight = _value(row, measure, result)
+            values[gauge.name], weight = _compute_value_and_weight(row, measure, result)
             weights[gauge.name] = weight * (row.task.weight if gauge.alike else 1.0)
         else:
             values[gauge.name] = math.nan
     weights = {name: weight for name, weight in weights.items() if weight != 1}
     lost = max((cut.get((r.task_name, r.doc_id), 0) for r in row.requests), default=0)
-    note = "a log-probability is not finite" if not finite else f"{CUT}{lost}" if lost else None
+    note = "a log-probability is not finite" if not finite else f"{CUT_NOTE}{lost}" if lost else None
     if any(gauge.scale is None for gauge in metrics):
         known = {"task": row.task.name, "values": kept if finite else None, **({"note": note} if note else {})}
         note = json.dumps(known, ensure_ascii=False)
@@ -111,7 +113,7 @@ def _score(row: DocumentRow, metrics: Sequence[EvalMetric], cut: Mapping[tuple[s
     return Score(row.sample.id, values, answer=answer, **about)
 
 
-def _value(row: DocumentRow, measure: TaskMetric, result: Mapping[str, Any]) -> tuple[float, float]:
+def _compute_value_and_weight(row: DocumentRow, measure: TaskMetric, result: Mapping[str, Any]) -> tuple[float, float]:
     """Return a row's value on its metric's scale, and its weight; a document that has none of it weighs nothing."""
     found = result.get(measure.metric)
     if found is None:
@@ -137,7 +139,7 @@ def aggregate_metric(scores: Sequence[Score], *, name: str, alike: bool, asked: 
     served, _ = load_tasks(asked, folder)
     items: dict[str, list[Any]] = {}
     for one in scores:
-        known = _read(one.note or "")
+        known = _parse_note(one.note or "")
         if (values := known["values"]) is None:
             return math.nan
         items.setdefault(known["task"], []).extend([values[name]] if name in values else [])
@@ -154,7 +156,7 @@ def aggregate_metric(scores: Sequence[Score], *, name: str, alike: bool, asked: 
 
 
 @lru_cache(maxsize=1 << 16)  # a bootstrap asks for the same rows thousands of times
-def _read(note: str) -> Mapping[str, Any]:
+def _parse_note(note: str) -> Mapping[str, Any]:
     return {key: from_json(value) for key, value in json.loads(note).items()}
 
 

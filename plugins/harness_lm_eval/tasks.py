@@ -20,9 +20,11 @@ from harness_lm_eval.metrics import EvalMetric, TaskMetric, list_eval_metrics, t
 from harness_lm_eval.names import Config
 
 Doc = dict[str, Any]
-KEPT = 32  # evals whose tasks stay in memory
-SPARE = 8  # examples drawn beyond those wanted, for documents that are examples themselves
-OURS = frozenset({"id", "input", "target", "task", "doc_id"})  # columns of a row; a document's own get "doc." in front
+MAX_CACHED_EVALS = 32  # evals whose tasks stay in memory
+SPARE_SHOTS = 8  # examples drawn beyond those wanted, for documents that are examples themselves
+ROW_COLUMNS = frozenset(
+    {"id", "input", "target", "task", "doc_id"}
+)  # columns of a row; a document's own get "doc." in front
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class FixedShots:
     def sample(self, n: int, eval_doc: Doc | None = None, **_: Any) -> Sequence[Doc]:
         """Return n examples, none of them the document itself."""
         drawn = random.Random(self.seed).sample(self.pool, min(n, len(self.pool)))  # noqa: S311 -- not for secrets
-        spare = random.Random(self.seed + 1).sample(self.pool, min(n + SPARE, len(self.pool)))  # noqa: S311
+        spare = random.Random(self.seed + 1).sample(self.pool, min(n + SPARE_SHOTS, len(self.pool)))  # noqa: S311
         found = [d for d in drawn if d != self.doc]
         found += [d for d in spare if d != self.doc and d not in found][: n - len(found)]
         if len(found) < n:
@@ -141,13 +143,13 @@ class LoadedTask:
         """
         task, doc = self.task, deepcopy(self.docs[number])
         choices = task.doc_to_choice(doc) if task.config.doc_to_choice is not None else []
-        prompt, target = task.doc_to_text(doc), _target(task.doc_to_target(doc), choices)
+        prompt, target = task.doc_to_text(doc), _format_target_or_choice(task.doc_to_target(doc), choices)
         if task.OUTPUT_TYPE == "loglikelihood_rolling":
             prompt, target = target, ""
         elif not (isinstance(prompt, str) and prompt):
             prompt = "\n".join(map(str, choices)) or target
         fields = doc if isinstance(doc, Mapping) else {"doc": doc}
-        told = {f"doc.{k}" if k in OURS else k: _plain(v) for k, v in fields.items()}
+        told = {f"doc.{k}" if k in ROW_COLUMNS else k: _convert_to_json(v) for k, v in fields.items()}
         return {**told, "task": self.name, "doc_id": number, "input": prompt, "target": target}
 
 
@@ -163,19 +165,19 @@ def load_tasks(asked: TaskOptions, folder: Path) -> Tasks:
 def build_tasks(asked: TaskOptions, folder: Path) -> Tasks:
     """Build the tasks behind the options as their files are now; raises UsageError, one line."""
     with hub.quiet_libraries(), hub.seed_globally():
-        found = find_tasks(asked.task, folder, asked.include_path, _read)
+        found = find_tasks(asked.task, folder, asked.include_path, _read_yaml_with_functions)
         metrics = tuple(list_eval_metrics(found))
-        made = [_build(leaf, asked) for leaf in found.leaves]
+        made = [_build_task(leaf, asked) for leaf in found.leaves]
         each = []
         for leaf, task in zip(found.leaves, made, strict=True):
             if not (docs := list(islice(task.eval_docs, asked.docs))):
                 raise UsageError(f'task "{leaf.name}": has no documents')
-            sampler = _sampler(task, fixed=asked.fixed_shots, seed=asked.shots_seed)
+            sampler = _replace_fewshot_sampler(task, fixed=asked.fixed_shots, seed=asked.shots_seed)
             remote = hub.needs_hub(leaf.config)
             each.append(LoadedTask(leaf.name, task, docs, tuple(task_metrics(leaf)), sampler, asked, remote))
     rows = sum(len(one.docs) for one in each)
     built = {one.name: replace(one, weight=rows / (len(each) * len(one.docs))) for one in each}
-    while len(_built) >= KEPT:
+    while len(_built) >= MAX_CACHED_EVALS:
         del _built[next(iter(_built))]
     _built[repr(asked), folder] = built, metrics
     return built, metrics
@@ -198,19 +200,21 @@ def format_foreign_error(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
-def _build(leaf: TaskConfig, asked: TaskOptions) -> Any:
+def _build_task(leaf: TaskConfig, asked: TaskOptions) -> Any:
     """Have lm_eval make a task of its configuration, which reads its data; raises UsageError."""
     from lm_eval.tasks import TaskManager
 
     config = dict(leaf.config)
     if options := config.get("dataset_kwargs"):  # files beside the YAML, which lm_eval looks for where it runs
-        named = {k: _located(options[k], leaf.folder) for k in ("data_files", "data_dir") if k in options}
+        named = {
+            k: _resolve_existing_paths(options[k], leaf.folder) for k in ("data_files", "data_dir") if k in options
+        }
         config["dataset_kwargs"] = {**options, **named}
     with hub.allow_network(hub.needs_hub(config)) as barred:
         try:
             (task,) = TaskManager(include_defaults=False, metadata=asked.metadata or {}).load(config)["tasks"].values()
         except Exception as error:  # the YAML, the code and the data of somebody else
-            raise UsageError(_why(leaf, error, barred)) from None
+            raise UsageError(_describe_build_error(leaf, error, barred)) from None
     for metric in hub.list_foreign_metrics(config):
         if task._metric_fn_list.get(metric) is None:
             raise UsageError(
@@ -225,7 +229,7 @@ def _build(leaf: TaskConfig, asked: TaskOptions) -> Any:
     return task
 
 
-def _sampler(task: Any, *, fixed: bool, seed: int) -> FixedShots | SampledShots | None:
+def _replace_fewshot_sampler(task: Any, *, fixed: bool, seed: int) -> FixedShots | SampledShots | None:
     """Put a sampler into a task of lm_eval that has one, and return it; one with an order of its own keeps it."""
     from lm_eval.api.samplers import ContextSampler
 
@@ -240,7 +244,7 @@ def _sampler(task: Any, *, fixed: bool, seed: int) -> FixedShots | SampledShots 
     return chosen
 
 
-def _why(leaf: TaskConfig, error: Exception, barred: str) -> str:
+def _describe_build_error(leaf: TaskConfig, error: Exception, barred: str) -> str:
     """Return why a task could not be built; data that cannot be reached is the usual reason."""
     where, config = f'task "{leaf.name}"', leaf.config
     if not hub.has_remote_data(config) or not (isinstance(error, OSError) or "cache" in str(error)):
@@ -252,16 +256,16 @@ def _why(leaf: TaskConfig, error: Exception, barred: str) -> str:
     return f"{where}: its data {data} is not on this machine, and {barred}; {hint}"
 
 
-def _located(value: Any, folder: Path) -> Any:
+def _resolve_existing_paths(value: Any, folder: Path) -> Any:
     if isinstance(value, str):
         beside = "://" not in value and glob(value, root_dir=folder, recursive=True)  # noqa: PTH207 -- any pattern
         return str(folder / value) if beside else value
     if isinstance(value, list):
-        return [_located(v, folder) for v in value]
-    return {k: _located(v, folder) for k, v in value.items()} if isinstance(value, Mapping) else value
+        return [_resolve_existing_paths(v, folder) for v in value]
+    return {k: _resolve_existing_paths(v, folder) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
-def _read(path: Path) -> Config:
+def _read_yaml_with_functions(path: Path) -> Config:
     """Read a YAML as lm_eval does, the functions it names imported."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -269,16 +273,16 @@ def _read(path: Path) -> Config:
         return dict(load_yaml(path, resolve_func=True))
 
 
-def _target(target: Any, choices: list[str]) -> str | list[str]:
+def _format_target_or_choice(target: Any, choices: list[str]) -> str | list[str]:
     if isinstance(target, (list, tuple)):
-        return [str(_target(t, choices)) for t in target]
+        return [str(_format_target_or_choice(t, choices)) for t in target]
     return str(choices[target]) if isinstance(target, int) and 0 <= target < len(choices) else str(target)
 
 
-def _plain(value: Any) -> Any:
+def _convert_to_json(value: Any) -> Any:
     """Return a field of a document as JSON has it; what JSON has not becomes text."""
     if value is None or isinstance(value, (str, int, float)):
         return value
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else str(value)
+        return {str(k): _convert_to_json(v) for k, v in value.items()}
+    return [_convert_to_json(v) for v in value] if isinstance(value, (list, tuple)) else str(value)

@@ -74,7 +74,7 @@ def lora(
     **options: Any,
 ) -> Lora:
     """Adapt a base in its own precision; `options` are more fields of PEFT's LoraConfig, alpha unset is 2·r."""
-    return Lora(_fields(r, lora_alpha, lora_dropout, target_modules, options))
+    return Lora(_make_config_fields(r, lora_alpha, lora_dropout, target_modules, options))
 
 
 @harness.adapter(measured_like=("lora",))
@@ -94,7 +94,7 @@ def qlora(
     quantization["bnb_4bit_use_double_quant"] = double_quant
     if compute_dtype != "auto":
         quantization["bnb_4bit_compute_dtype"] = compute_dtype
-    return Lora(_fields(r, lora_alpha, lora_dropout, target_modules, options), quantization)
+    return Lora(_make_config_fields(r, lora_alpha, lora_dropout, target_modules, options), quantization)
 
 
 @harness.adapter(whole=True)
@@ -102,7 +102,7 @@ def none() -> None:
     """Adapt nothing: all weights are trained, and the trained model is the one that is gated."""
 
 
-def _fields(
+def _make_config_fields(
     r: int, alpha: int | None, dropout: float, targets: str | list[str], options: dict[str, Any]
 ) -> dict[str, Any]:
     """Return LoraConfig's fields; the scale alpha/r is the same for every rank, but where rslora sees to it."""

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from harness import Mistakes, Progress, UsageError, did_you_mean
 from harness.internals import schema, subprocess_call, suggest_option
-from harness_lora.fields import FULL, MOVES_BASE, ON_FLOATS, OURS, PREPARED, REFUSED, UNTRAINED, refused_fields
+from harness_lora.fields import (
+    FULL_PRECISION_FIELDS,
+    MOVES_BASE,
+    ON_FLOATS,
+    PREPARED_FIELDS,
+    REFUSED_FIELDS,
+    RESERVED_FIELDS,
+    UNTRAINED_FIELDS,
+    refused_fields,
+)
 from harness_lora.files import (
     WEIGHTS,
     AdapterTensor,
@@ -38,7 +47,7 @@ def check_targets(targets: Collection[str] | None, names: Iterable[str], *, opti
     kind = "parameter" if option == "target_parameters" else "module"
     last = {name.rpartition(".")[2] for name in names}
     # A list matches whole names or their ends, a string is a regular expression of the whole name, as in PEFT.
-    for target in sorted(_list(targets)):
+    for target in sorted(_list_names_unless_text(targets)):
         if not any(matches_target(target, name, expression=False) for name in names):
             mistakes.add(f'{option} "{target}"', f"matches no {kind} of the base{did_you_mean(target, last)}")
     if isinstance(targets, str) and targets != "all-linear" and not any(re.fullmatch(targets, n) for n in names):
@@ -61,12 +70,12 @@ class Lora:
         import torch
         from peft.tuners.lora import Linear
 
-        self._check_names()
-        if (start := self.fields.get("init_lora_weights", True)) in PREPARED:
-            raise UsageError(f'init_lora_weights "{start}": {PREPARED[start]}')
+        self._require_valid_lora_fields()
+        if (start := self.fields.get("init_lora_weights", True)) in PREPARED_FIELDS:
+            raise UsageError(f'init_lora_weights "{start}": {PREPARED_FIELDS[start]}')
         if self.quantization and str(start).startswith(ON_FLOATS):
             raise UsageError(f'init_lora_weights "{start}": cannot be computed on a 4-bit base; use lora')
-        if "lm_head" in {name.rpartition(".")[2] for name in _list(self.fields["target_modules"])}:
+        if "lm_head" in {name.rpartition(".")[2] for name in _list_names_unless_text(self.fields["target_modules"])}:
             why = "TRL computes the loss from this module's weight alone, so an adapter on it would not be trained"
             raise UsageError(f'target_modules "lm_head": {why}; use modules_to_save')
         if isinstance(self.fields["target_modules"], str):
@@ -86,18 +95,18 @@ class Lora:
         except (ValueError, TypeError, AttributeError, ImportError, NotImplementedError) as error:
             raise UsageError(f"LoraConfig: {' '.join(str(error).split())}") from None
 
-    def _check_names(self) -> None:
+    def _require_valid_lora_fields(self) -> None:
         from peft import LoraConfig
 
         hints, mistakes = get_type_hints(LoraConfig), Mistakes()
         hints["init_lora_weights"] = bool | str  # PEFT spells a pattern as a literal
         known = {f.name for f in dataclasses.fields(LoraConfig)}
-        not_done = {**UNTRAINED, **refused_fields(known), **(FULL if self.quantization else {})}
+        not_done = {**UNTRAINED_FIELDS, **refused_fields(known), **(FULL_PRECISION_FIELDS if self.quantization else {})}
         for name, value in self.fields.items():
             # the class of a field that is a configuration of its own, which PEFT makes of a table
             nested: Any = next((arg for arg in get_args(hints.get(name)) if dataclasses.is_dataclass(arg)), None)
-            if name in OURS:
-                mistakes.add(f'option "{name}"', f"cannot be set: {OURS[name]}; remove it")
+            if name in RESERVED_FIELDS:
+                mistakes.add(f'option "{name}"', f"cannot be set: {RESERVED_FIELDS[name]}; remove it")
             elif name not in known:
                 mistakes.add(f'option "{name}"', f"is not a field of PEFT's LoraConfig{suggest_option(name, known)}")
             elif name in not_done:
@@ -136,13 +145,13 @@ class Lora:
                 mistakes.add(f'rank_pattern or alpha_pattern "{key}"', "matches no module of the base; remove it")
         mistakes.raise_errors()
         for option in ("modules_to_save", "exclude_modules"):
-            check_targets(_list(self.fields.get(option)), names + stored, option=option)
-        self._check_ends(Path(base))
+            check_targets(_list_names_unless_text(self.fields.get(option)), names + stored, option=option)
+        self._require_trainable_embeddings(Path(base))
         targeted, matrices = self.fields["target_modules"], [n for n in stored if len(there[f"{n}.weight"].shape) > 1]
         for name in matrices if self.fields.get("lora_bias") else ():
             end = name.rpartition(".")[2]
-            wanted = _list(targeted) or [end] * (end not in ("embed_tokens", "lm_head"))
-            if not _list(targeted) and targeted != "all-linear":
+            wanted = _list_names_unless_text(targeted) or [end] * (end not in ("embed_tokens", "lm_head"))
+            if not _list_names_unless_text(targeted) and targeted != "all-linear":
                 wanted = [end] * bool(re.fullmatch(str(targeted), name))
             if any(name == w or name.endswith(f".{w}") for w in wanted) and f"{name}.bias" not in there:
                 raise UsageError(f'lora_bias: "{name}" has no bias to merge it into; name other target_modules')
@@ -153,14 +162,14 @@ class Lora:
         parameters = (target.parameter for _, target in adapted_targets(adapted))
         check_targets(self.fields.get("target_parameters"), parameters, option="target_parameters")
 
-    def _check_ends(self, base: Path) -> None:
+    def _require_trainable_embeddings(self, base: Path) -> None:
         """Refuse an embedding or a head that would not be trained, or apart from what it is tied to."""
         from peft.utils.constants import EMBEDDING_LAYER_NAMES
 
         fields, config = self.fields, json.loads((base / "config.json").read_text("utf-8"))
-        chosen = [("target_modules", name) for name in _list(fields["target_modules"])]
+        chosen = [("target_modules", name) for name in _list_names_unless_text(fields["target_modules"])]
         if not fields.get("ensure_weight_tying"):
-            chosen += [("modules_to_save", name) for name in _list(fields.get("modules_to_save"))]
+            chosen += [("modules_to_save", name) for name in _list_names_unless_text(fields.get("modules_to_save"))]
         for option, name in chosen:
             if config.get("tie_word_embeddings") and name.rpartition(".")[2] in EMBEDDING_LAYER_NAMES:
                 why = "the base ties its embedding to its head, and only one would be trained"
@@ -179,7 +188,7 @@ class Lora:
         """Raise UsageError when the folder `adapter` holds no adapter, or one that was made for another base."""
         config = read_config(adapter)
         plain = type(config)()
-        for name, why in REFUSED.items():
+        for name, why in REFUSED_FIELDS.items():
             if getattr(config, name) != getattr(plain, name):
                 raise adapter_error(
                     adapter, f'was trained with "{name}", which cannot be evaluated here: {why}; train without it'
@@ -188,8 +197,8 @@ class Lora:
         if made_for and base_digest and made_for != base_digest:
             what = f"was trained on weights {made_for[:16]}, but the base has {base_digest[:16]}"
             raise adapter_error(adapter, f"{what}; name the base that it was trained on")
-        _check_shapes(base, adapter, config)
-        _check_loads(base, adapter, config)
+        _require_adapter_shapes_fit_base(base, adapter, config)
+        _require_adapter_loads_in_peft(base, adapter, config)
 
     def check_merge(self, variant: str, base: str, adapter: Path | None = None) -> None:
         """Raise UsageError when an adapter of this configuration, or the one in a folder, cannot be merged this way."""
@@ -197,7 +206,7 @@ class Lora:
         from harness_lora.skeleton import CheckpointLayout, adapt_skeleton, adapted_targets, whole_trained_parameters
         from harness_lora.targets import restrict_targets
 
-        self._check_variant(variant)
+        self._require_known_merge_base(variant)
         there, _ = check_base(Path(base))
         layout = CheckpointLayout(Path(base), there)
         config = read_config(adapter) if adapter else restrict_targets(self.peft_config(), layout.model)
@@ -211,7 +220,7 @@ class Lora:
         for parameter in (*chosen, *whole_trained_parameters(adapted)):
             layout.tensors(parameter)
 
-    def _check_variant(self, variant: str) -> None:
+    def _require_known_merge_base(self, variant: str) -> None:
         if variant not in ("original", "dequantized"):
             raise UsageError(f'[merge] base "{variant}": unknown; known: "original", "dequantized"')
         if variant == "dequantized" and not self.quantization:
@@ -226,7 +235,7 @@ class Lora:
         from harness_lora.merge import merge_folder
         from harness_lora.plan import check_mergeable
 
-        self._check_variant(variant)
+        self._require_known_merge_base(variant)
         check_mergeable(read_config(adapter), trained=True)
         self.check_fits(base, "", adapter)
         merge_folder(Path(base), adapter, out, self.quantization if variant == "dequantized" else None, progress)
@@ -246,11 +255,11 @@ class Lora:
         return subprocess_call.call_module("harness_lora.parity", asked, lost, heard=heard)
 
 
-def _list(names: Any) -> list[str]:
+def _list_names_unless_text(names: Any) -> list[str]:
     return [] if names is None or isinstance(names, str) else list(names)
 
 
-def _check_loads(base: str, adapter: Path, config: LoraConfig) -> None:
+def _require_adapter_loads_in_peft(base: str, adapter: Path, config: LoraConfig) -> None:
     """Raise UsageError unless PEFT finds all of an adapter's tensors in the base's model, without weights."""
     import torch
     from peft import set_peft_model_state_dict
@@ -274,7 +283,7 @@ def _check_loads(base: str, adapter: Path, config: LoraConfig) -> None:
             )
 
 
-def _check_shapes(base: str, adapter: Path, config: LoraConfig) -> None:
+def _require_adapter_shapes_fit_base(base: str, adapter: Path, config: LoraConfig) -> None:
     """Compare every B·A and every whole tensor with the weight it is for; a Conv1D stores its weight transposed."""
     there, theirs = read_headers(Path(base)), read_headers(adapter, WEIGHTS)
     if raw := next((key for key in theirs if re.search(r"\.lora_\w+\.default(\.|$)", key)), None):
@@ -282,13 +291,13 @@ def _check_shapes(base: str, adapter: Path, config: LoraConfig) -> None:
         raise adapter_error(adapter, what)
     made = {split_name(key): header.shape for key, header in theirs.items()}
     for module, part in made:  # what has another name in the base's files than in its model is left to PEFT
-        shape, tensor = _shape_for(made, module, part, config), find_tensor(module, there)
+        shape, tensor = _find_base_tensor_shape(made, module, part, config), find_tensor(module, there)
         if shape is not None and tensor and there[tensor].shape not in (shape, shape[::-1] if part else shape):
             what = f'"{module}" has shape {list(shape)}, but {list(there[tensor].shape)} in the base'
             raise adapter_error(adapter, f"{what}; name the base that it was trained on")
 
 
-def _shape_for(
+def _find_base_tensor_shape(
     made: Mapping[AdapterTensor, tuple[int, ...]], module: str, part: str, config: LoraConfig
 ) -> tuple[int, ...] | None:
     """Return the shape of the base's tensor that a part of an adapter is for, or None where it tells none."""

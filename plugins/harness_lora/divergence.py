@@ -24,10 +24,10 @@ from harness import CheckFailedError
 from harness_hf import ModelTokenizer, free_memory, iterate_row_slices
 
 SMOKE_TOKENS = 48
-BESIDE = 2**30  # bytes on a GPU for what a model computes, beside its weights
-TOKENS = 2000  # that are predicted in all
-WINDOW = 192  # tokens at most of one text that are read at once
-TOGETHER = 512  # tokens of windows that are read together, with their padding
+GPU_RESERVE_BYTES = 2**30  # bytes on a GPU for what a model computes, beside its weights
+TOTAL_TOKENS = 2000  # that are predicted in all
+WINDOW_TOKENS = 192  # tokens at most of one text that are read at once
+BATCH_TOKENS = 512  # tokens of windows that are read together, with their padding
 LINES = [json.loads(line) for line in Path(__file__).with_name("texts.jsonl").read_bytes().splitlines()]
 CHATS: list[list[dict[str, str]]] = [line for line in LINES if isinstance(line, list)]
 TEXTS: list[str] = [line for line in LINES if isinstance(line, str)]
@@ -69,7 +69,11 @@ class ModelOutputs:
         told = model.generation_config.eos_token_id if path else None
         stops = set(told) if isinstance(told, list) else {told}
         with torch.inference_mode():
-            found = cls(_logprobs(model, ids, tell), _ends(model, path, stops) if path else [], stops)
+            found = cls(
+                _compute_window_logprobs(model, ids, tell),
+                _find_answer_stop_tokens(model, path, stops) if path else [],
+                stops,
+            )
         del model
         free_memory()
         return found
@@ -83,7 +87,7 @@ def compare_models(one: ModelOutputs, other: ModelOutputs, ids: Sequence[Any]) -
     kl, same, margin, tokens, nll = 0.0, 0, 0.0, 0, [0.0, 0.0]
     for window, p, q in zip(ids, one.logprobs, other.logprobs, strict=False):
         following = window[0, 1:, None]
-        kl += _kl(p, q)
+        kl += _sum_kl_divergence(p, q)
         first, agrees = p.topk(2).values, p.argmax(-1) == q.argmax(-1)
         same += int(agrees.sum())
         margin = max(margin, float((first[:, 0] - first[:, 1]).masked_fill(agrees, 0).max()))
@@ -96,21 +100,21 @@ def compare_models(one: ModelOutputs, other: ModelOutputs, ids: Sequence[Any]) -
     return Divergence(kl / tokens, same / tokens, margin, tokens, (nll[0] / tokens, nll[1] / tokens))
 
 
-def _logprobs(model: Any, ids: Sequence[Any], tell: Callable[[int], None]) -> list[Any]:
+def _compute_window_logprobs(model: Any, ids: Sequence[Any], tell: Callable[[int], None]) -> list[Any]:
     """Ask for windows of like lengths together: one pass over the weights, which may lie on the other side of a bus."""
     found, left = dict[int, Any](), sorted(range(len(ids)), key=lambda i: -ids[i].shape[1])
     while left:
-        size = max(1, TOGETHER // ids[left[0]].shape[1])
+        size = max(1, BATCH_TOKENS // ids[left[0]].shape[1])
         batch, left = left[:size], left[size:]
         texts = [ids[i][0] for i in batch]
-        logits = model(**_padded(model, texts, "right"), use_cache=False).logits  # (B, T, V)
+        logits = model(**_pad_token_ids(model, texts, "right"), use_cache=False).logits  # (B, T, V)
         for i, row in zip(batch, logits, strict=True):  # padding goes to the right, where causal models never look
             found[i] = row[: ids[i].shape[1] - 1].float().log_softmax(-1).cpu()
         tell(len(batch))  # how many windows were asked
     return [found[i] for i in range(len(ids))]
 
 
-def _padded(model: PreTrainedModel, texts: list[Any], side: str) -> dict[str, Any]:
+def _pad_token_ids(model: PreTrainedModel, texts: list[Any], side: str) -> dict[str, Any]:
     """Return ids and mask (B, T) of texts (T,), padded on a side, where a model wants its input."""
     found = loading_gpu()  # also where none of its layers is in memory yet
     place = found[0] if model.device.type == "meta" and found else model.device
@@ -118,7 +122,7 @@ def _padded(model: PreTrainedModel, texts: list[Any], side: str) -> dict[str, An
     return {name: pad_sequence(x, batch_first=True, padding_side=side).to(place) for name, x in given.items()}
 
 
-def _kl(p: Any, q: Any) -> float:
+def _sum_kl_divergence(p: Any, q: Any) -> float:
     """Return Σ p·log(p/q) over a window, each term as p·(exp(x) - 1 - x) with x = log(q/p)."""
     # So the terms are of second order and positive; the plain sum is float32's rounding where p and q nearly agree.
     total = 0.0
@@ -131,12 +135,12 @@ def _kl(p: Any, q: Any) -> float:
     return total
 
 
-def _ends(model: PreTrainedModel, path: str, stops: set[int | None]) -> list[int | None]:
+def _find_answer_stop_tokens(model: PreTrainedModel, path: str, stops: set[int | None]) -> list[int | None]:
     """Return for each of the prompts the token at which a greedy answer ends, or None where it does not."""
     tokens = ModelTokenizer.of(path)
     chat = tokens.tokenizer.chat_template
     prompts = [[{"role": "user", "content": text}] if chat else text for text in PROMPTS]
-    given = _padded(model, list(map(torch.tensor, tokens.encode_prompts(prompts))), "left")
+    given = _pad_token_ids(model, list(map(torch.tensor, tokens.encode_prompts(prompts))), "left")
     out = model.generate(**given, max_new_tokens=SMOKE_TOKENS, do_sample=False)
     return [next((i for i in row if i in stops), None) for row in out[:, given["input_ids"].shape[1] :].tolist()]
 
@@ -148,7 +152,7 @@ def loading_gpu() -> LoadingGpu | None:
 
 def device_for(size: int) -> str:
     """Return where a model of so many bytes is loaded: on the GPU, if its free memory holds it."""
-    return "auto" if (found := loading_gpu()) is None or size + BESIDE < found[1] else "cpu"
+    return "auto" if (found := loading_gpu()) is None or size + GPU_RESERVE_BYTES < found[1] else "cpu"
 
 
 def offload_layers(model: Any, device: str) -> Any:
@@ -160,7 +164,9 @@ def offload_layers(model: Any, device: str) -> Any:
     return cpu_offload(model, found[0], offload_buffers=True, preload_module_classes=whole)
 
 
-def token_windows(tokenizer: PreTrainedTokenizerBase, tokens: int = TOKENS, longest: int = WINDOW) -> list[Any]:
+def token_windows(
+    tokenizer: PreTrainedTokenizerBase, tokens: int = TOTAL_TOKENS, longest: int = WINDOW_TOKENS
+) -> list[Any]:
     """Return ids, each (1, T) with 2 ≤ T ≤ `longest`, that predict `tokens` in all, or fewer if fewer are."""
     told = []  # as the tokenizer's template frames a conversation; as plain text what it refuses, or without one
     for messages in CHATS:

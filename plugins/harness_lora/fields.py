@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-OURS = {  # not the user's, and why
+RESERVED_FIELDS = {  # not the user's, and why
     "task_type": "it is always CAUSAL_LM",
     "peft_type": "it is always LORA",
     "inference_mode": "the trainer sets it",
@@ -17,18 +17,32 @@ OURS = {  # not the user's, and why
     "peft_version": "PEFT sets it",
 }
 # Trained and merged; tests/plugins/lora/test_adapters.py compares every one with PEFT's own merge.
-MERGED = {"r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform"}
-MERGED |= {"layers_pattern", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "init_lora_weights", "use_rslora"}
-MERGED |= {"use_dora", "modules_to_save", "bias", "lora_bias", "trainable_token_indices", "ensure_weight_tying"}
-MERGED |= {"use_bdlora", "velora_config", "target_parameters"}
-UNTRAINED = {  # not trained here; an adapter that was made with it elsewhere is merged
+MERGEABLE_FIELDS = {"r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform"}
+MERGEABLE_FIELDS |= {
+    "layers_pattern",
+    "rank_pattern",
+    "alpha_pattern",
+    "fan_in_fan_out",
+    "init_lora_weights",
+    "use_rslora",
+}
+MERGEABLE_FIELDS |= {
+    "use_dora",
+    "modules_to_save",
+    "bias",
+    "lora_bias",
+    "trainable_token_indices",
+    "ensure_weight_tying",
+}
+MERGEABLE_FIELDS |= {"use_bdlora", "velora_config", "target_parameters"}
+UNTRAINED_FIELDS = {  # not trained here; an adapter that was made with it elsewhere is merged
     "eva_config": "EVA needs a pass over the data before training, which is not supported",
     "corda_config": "CorDA needs a pass over the data before training, which is not supported",
     "lora_ga_config": "LoRA-GA needs gradients before training, which are not supported",
     "loftq_config": "LoftQ changes the base, which is not supported; use qlora",
     "monteclora_config": "its loss has a term that the trainer does not compute",
 }
-REFUSED = {
+REFUSED_FIELDS = {
     "kasa_config": "KaSA changes the base permanently, and its loss has terms that the trainer does not compute",
     "alora_invocation_tokens": "it acts only after certain tokens, so no merged weight equals it",
     "arrow_config": "it routes between existing adapters; nothing is trained",
@@ -39,17 +53,17 @@ REFUSED = {
     "megatron_core": "the trainer does not support Megatron",
     "runtime_config": "offloading is not supported",
 }
-FULL = {  # not on a base in 4 bits
+FULL_PRECISION_FIELDS = {  # not on a base in 4 bits
     "use_bdlora": "PEFT silently trains a plain LoRA on a 4-bit base; use lora",
     "velora_config": "PEFT does not support it on a 4-bit base; use lora",
 }
 MOVES_BASE = ("pissa", "olora")  # move a part of the base's weight into the adapter; the trainer moves it back
-PREPARED = {start: UNTRAINED[f"{start}_config"] for start in ("eva", "corda", "loftq", "lora_ga")}
-REWRITTEN = (*MOVES_BASE, "corda", "loftq", "lora_ga")  # adapters to a base that is not the one on disk
+PREPARED_FIELDS = {start: UNTRAINED_FIELDS[f"{start}_config"] for start in ("eva", "corda", "loftq", "lora_ga")}
+BASE_CHANGING_INITS = (*MOVES_BASE, "corda", "loftq", "lora_ga")  # adapters to a base that is not the one on disk
 ON_FLOATS = ("mica", "orthogonal", *MOVES_BASE)  # PEFT makes them from the base's weight, or in its dtype
 
 
 def refused_fields(fields: Set[str]) -> dict[str, str]:
     """Return the fields that are not done here, and why; those are among them that no table says anything about."""
-    unknown = fields - {*OURS, *MERGED, *UNTRAINED, *REFUSED}
-    return {**dict.fromkeys(unknown, "it is not tested yet"), **REFUSED}
+    unknown = fields - {*RESERVED_FIELDS, *MERGEABLE_FIELDS, *UNTRAINED_FIELDS, *REFUSED_FIELDS}
+    return {**dict.fromkeys(unknown, "it is not tested yet"), **REFUSED_FIELDS}

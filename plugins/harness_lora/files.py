@@ -16,7 +16,7 @@ from harness.internals import read_safetensors, schema, weight_files
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-CHECKED: dict[str, Any] = {"r": int, "lora_alpha": float, "rank_pattern": dict, "alpha_pattern": dict}
+FIELD_TYPES: dict[str, Any] = {"r": int, "lora_alpha": float, "rank_pattern": dict, "alpha_pattern": dict}
 
 
 class AdapterTensor(NamedTuple):
@@ -26,7 +26,7 @@ class AdapterTensor(NamedTuple):
     part: str
 
 
-CHECKED |= {"target_modules": list[str] | str | None, "modules_to_save": list[str] | None}
+FIELD_TYPES |= {"target_modules": list[str] | str | None, "modules_to_save": list[str] | None}
 NOTES = ("unsloth_",)  # how keys begin that other tools note there, and PEFT leaves alone
 ADAPTER_NOTE = "harness-adapter.json"  # the trainer's: digest and dtype of the base, recipe, facts
 LORA_PART = re.compile(r"(?P<module>.+)\.(?P<part>lora_\w+|trainable_tokens_delta)(\.(?P<rest>\w+))?")
@@ -111,7 +111,7 @@ def read_config(adapter: Path) -> Any:
                 "or remove it if it is"
             )
             raise adapter_error(adapter, f"{what} only a note of another tool")
-        for name, want in CHECKED.items():  # what PEFT takes as it is, and fails at later
+        for name, want in FIELD_TYPES.items():  # what PEFT takes as it is, and fails at later
             value = raw.get(name, getattr(plain, name))
             if not schema.matches_type(value, want) or (want is float and not math.isfinite(value)):
                 raise adapter_error(

@@ -35,7 +35,7 @@ from harness_lora.files import ADAPTER_NOTE, CONFIG, WEIGHTS, read_config, read_
 from harness_lora.plan import MergePlan, Tensors, check_base, check_changed, make_plan
 
 MAGNITUDE = 2**-7  # relative; a DoRA starts with the norms of the weights, which half precision rounds
-BLOCK = 1 << 18  # elements that are added and rounded at a time; they stay in the processor's cache
+BLOCK_VALUES = 1 << 18  # elements that are added and rounded at a time; they stay in the processor's cache
 MOST_THREADS = 8  # that add and write, each a block at a time; more would wait for the disk
 CODE = ("quantization_config", "auto_map")  # of a configuration: what the merged weights are not, and what is not run
 DTYPES = ("float32", "bfloat16", "float16")
@@ -103,7 +103,7 @@ class FolderMerger:
     def map_blocks(self, name: str, before: torch.Tensor, use: Callable[[slice, torch.Tensor], T]) -> list[T]:
         """Return what `use` makes of each block of rows of the merged tensor, before it is rounded; in threads."""
         before = as_rows(before)  # those of a stack of matrices lie one below the other
-        new, step = self.added_weight(name, before), max(1, BLOCK // max(1, math.prod(before.shape[1:])))
+        new, step = self.added_weight(name, before), max(1, BLOCK_VALUES // max(1, math.prod(before.shape[1:])))
         whole = new if name in self.plan.replaced else None
         if whole is None and name in self.plan.transposed:
             whole = self.pool.submit(self.merged_rows, name, new, slice(None)).result().T
@@ -236,8 +236,8 @@ def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: LoraConf
         return torch.cat(sums)
     if config.use_bdlora:  # the blocks of a diagonal are saved one below the other
         blocks = config.use_bdlora.nblocks
-        a = _diagonal(a, blocks) if a.shape[1] != weight.shape[1] else a
-        b = _diagonal(b, blocks) if b.shape[1] != a.shape[0] else b
+        a = _make_block_diagonal(a, blocks) if a.shape[1] != weight.shape[1] else a
+        b = _make_block_diagonal(b, blocks) if b.shape[1] != a.shape[0] else b
     r = module_rank(module, config)
     if a.shape[0] != r:
         raise CheckFailedError(f'adapter: "{module}" has rank {a.shape[0]}, but its configuration has {r}')
@@ -249,7 +249,7 @@ def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: LoraConf
     return total
 
 
-def _diagonal(part: torch.Tensor, blocks: int) -> torch.Tensor:
+def _make_block_diagonal(part: torch.Tensor, blocks: int) -> torch.Tensor:
     whole: torch.Tensor = torch.block_diag(*part.chunk(blocks))  # type: ignore[no-untyped-call]
     return whole
 

@@ -30,7 +30,7 @@ from harness_hf import keep_decoded, load_model, load_tokenizer, resolve_device,
 from harness_lora.divergence import (
     PROMPTS,
     SMOKE_TOKENS,
-    WINDOW,
+    WINDOW_TOKENS,
     ModelOutputs,
     compare_models,
     device_for,
@@ -44,8 +44,8 @@ from harness_lora.plan import MergePlan, check_changed, make_plan
 KL, MARGIN = 1e-6, 1e-4  # nats per token, and nats between first and second choice: what float32 arithmetic costs
 NOISE, TAIL = 4, 8  # in half precision: times the noise that is measured, and deviations of a log-probability
 TRAINED_WINDOWS = 6  # on which the model as it was trained in 4 bits is compared, some 700 tokens
-EXACT = 4_000_000_000  # parameters up to which all is computed in float32
-OTHERWISE = "ship the adapter, or merge with PEFT and name that folder as [candidate] merged"
+MAX_FLOAT32_PARAMETERS = 4_000_000_000  # parameters up to which all is computed in float32
+MERGE_ADVICE = "ship the adapter, or merge with PEFT and name that folder as [candidate] merged"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class MergeFolders:
             what = f'"{odd[0]}" is missing, new, or has another shape or dtype than in the base [merge-tensors]'
             raise CheckFailedError(f"merge: {what}, {len(odd)} of {len(one)} tensors in all, limit 0; merge again")
         changed, off = set[str](), dict[str, tuple[int, int]]()
-        for name, old, new, wrong in self._tensors():
+        for name, old, new, wrong in self._iterate_tensor_differences():
             changed |= {name} if new else set()
             off |= {name: (wrong, old)} if wrong else {}
         check_changed(changed, self.plan)
@@ -104,12 +104,12 @@ class MergeFolders:
             )
         return {"tensors": len(self.base_headers), "changed": len(changed)}
 
-    def _tensors(self) -> Iterator[tuple[str, int, bool, int]]:
+    def _iterate_tensor_differences(self) -> Iterator[tuple[str, int, bool, int]]:
         """Yield each tensor's name, its size, whether it is other than in the base, and how many weights are wrong."""
         opened: dict[Path, Any] = {}
         for header in (*self.base_headers.values(), *self.merged_headers.values()):
             opened.setdefault(header.file, safe_open(header.file, "pt"))
-        with self._merge() as merge:
+        with self._open_folder_merger() as merge:
             for number, name in enumerate(self.base_headers, 1):
                 subprocess_call.report_progress("merged against adapter, tensors", number, len(self.base_headers))
                 old, new = (
@@ -119,20 +119,20 @@ class MergeFolders:
                     many = int((~torch.isfinite(new)).sum())
                     what = f'"{name}" is not finite [merge-finite]: {many} of {new.numel()} weights are not'
                     raise CheckFailedError(f"merge: {what}, limit 0; merge again")
-                wrong = _differing(old, new)
+                wrong = _count_bitwise_differences(old, new)
                 if name in self.plan.must_change or name in self.plan.rounded:
-                    wrong = sum(merge.map_blocks(name, old, partial(_wrong, as_rows(new))))
+                    wrong = sum(merge.map_blocks(name, old, partial(_count_wrongly_merged_weights, as_rows(new))))
                 yield name, new.numel(), not torch.equal(old, new), wrong
 
     @contextmanager
-    def _merge(self) -> Iterator[Any]:
+    def _open_folder_merger(self) -> Iterator[Any]:
         """Yield a merge as the one that is looked at was made."""
         with merge_threads() as pool:
             yield FolderMerger(self.plan, self.quantization, loaded_dtype(read_note(Path(self.adapter))), pool)
 
     @property
     def computed(self) -> str:
-        return "float32" if self.parameters <= EXACT else "auto"
+        return "float32" if self.parameters <= MAX_FLOAT32_PARAMETERS else "auto"
 
     def load(self, path: str, adapter: str | None = None, quantization: dict[str, Any] | None = None) -> Any:
         """Load a model to be computed in; its 4-bit weights are those of a load in the dtype it was trained in."""
@@ -154,12 +154,12 @@ class MergeFolders:
         """Load the base with the sums in the place of its weights, rounded to the dtype that is computed in alone."""
         device = self.device()
         model = load_model(self.base, dtype=self.computed, device=device)
-        with self._merge() as merge:
+        with self._open_folder_merger() as merge:
             for name in self.plan.must_change | self.plan.rounded:
                 place = self.plan.places[name]
                 weight = as_rows(place.select(model.get_parameter(place.parameter).data))
                 with safe_open(self.base_headers[name].file, "pt") as opened:
-                    merge.map_blocks(name, opened.get_tensor(name), partial(_put, weight, shift))
+                    merge.map_blocks(name, opened.get_tensor(name), partial(_write_shifted_rows, weight, shift))
         return offload_layers(model, device)
 
 
@@ -167,11 +167,11 @@ def verify_merge(question: MergeFolders) -> dict[str, Any]:
     """Compare the merged model with the adapter on the same base; raises CheckFailedError when they are two models."""
     facts = question.compare_tensors()
     config = AutoConfig.from_pretrained(question.base, local_files_only=True, trust_remote_code=False)
-    longest = getattr(config, "max_position_embeddings", None) or WINDOW
-    ids = token_windows(load_tokenizer(question.base), longest=min(WINDOW, longest))
-    kl, margin = _limits(question, ids)
+    longest = getattr(config, "max_position_embeddings", None) or WINDOW_TOKENS
+    ids = token_windows(load_tokenizer(question.base), longest=min(WINDOW_TOKENS, longest))
+    kl, margin = _compute_kl_and_margin_limits(question, ids)
     few = ids[:TRAINED_WINDOWS] if question.trained else []
-    tell = _telling(len(ids) * 3 + len(few))
+    tell = _make_progress_reporter(len(ids) * 3 + len(few))
     merged = ModelOutputs.of(partial(question.load, question.merged), ids, question.merged, tell)
     adapted = partial(question.load, question.base, question.adapter, question.quantization)
     theirs = ModelOutputs.of(adapted, ids, question.base if None in merged.ends else "", tell)
@@ -182,7 +182,7 @@ def verify_merge(question: MergeFolders) -> dict[str, Any]:
             "merge: the merged model differs from the adapter on its base [merge-forward]: "
             f"before rounding the KL is {before.kl:.2g} nats per token (limit {kl:.2g}), and "
             f"the first choice changes where the adapter's leads by {before.margin:.2g} nats "
-            f"(limit {margin:.2g}), on {before.tokens} tokens; {OTHERWISE}"
+            f"(limit {margin:.2g}), on {before.tokens} tokens; {MERGE_ADVICE}"
         )
     after = compare_models(unrounded, merged, ids)
     facts |= {"kl": before.kl, "top1": before.top1, "tokens": before.tokens}
@@ -192,7 +192,7 @@ def verify_merge(question: MergeFolders) -> dict[str, Any]:
     facts |= {"kl_rounding": after.kl, "top1_rounding": after.top1, "dtype": dtype}
     facts |= {"nll_adapter": before.nll[0], "nll_merged": after.nll[1]}
     if theirs.ends:
-        _check_ends(merged.stops, theirs.ends, merged.ends)
+        _require_adapter_stop_tokens_kept(merged.stops, theirs.ends, merged.ends)
     if question.trained:
         trained = ModelOutputs.of(
             partial(question.load, question.base, question.adapter, question.trained), few, tell=tell
@@ -202,7 +202,7 @@ def verify_merge(question: MergeFolders) -> dict[str, Any]:
     return {**facts, "stops": [end is not None for end in merged.ends]}
 
 
-def _telling(of: int) -> Callable[[int], None]:
+def _make_progress_reporter(of: int) -> Callable[[int], None]:
     """Return what is told of windows that were asked, a sign of life."""
     done = 0
 
@@ -214,24 +214,24 @@ def _telling(of: int) -> Callable[[int], None]:
     return tell
 
 
-def _put(weight: torch.Tensor, shift: float, rows: slice, total: torch.Tensor) -> None:
+def _write_shifted_rows(weight: torch.Tensor, shift: float, rows: slice, total: torch.Tensor) -> None:
     if shift:  # by which share of itself every weight is moved first, up and down by turns
         turns = (1 - 2 * (torch.arange(total.numel()) % 2)).view(total.shape).to(total.dtype)
         total = total.addcmul(total, turns, value=shift)
     weight[rows] = total
 
 
-def _wrong(merged: torch.Tensor, rows: slice, total: torch.Tensor) -> int:
-    return _differing(total.to(merged.dtype), merged[rows])
+def _count_wrongly_merged_weights(merged: torch.Tensor, rows: slice, total: torch.Tensor) -> int:
+    return _count_bitwise_differences(total.to(merged.dtype), merged[rows])
 
 
-def _differing(one: torch.Tensor, other: torch.Tensor) -> int:
+def _count_bitwise_differences(one: torch.Tensor, other: torch.Tensor) -> int:
     """Return how many elements differ in a bit; a zero has a sign."""
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
     return int((one.contiguous().flatten().view(bits) != other.contiguous().flatten().view(bits)).sum())
 
 
-def _limits(made: MergeFolders, ids: Sequence[Any]) -> tuple[float, float]:
+def _compute_kl_and_margin_limits(made: MergeFolders, ids: Sequence[Any]) -> tuple[float, float]:
     """Return the greatest KL and margin that arithmetic alone may cost: known in float32, else measured on the rows."""
     dtype = resolve_dtype(made.computed, resolve_device("auto"))
     if dtype == torch.float32:
@@ -243,7 +243,9 @@ def _limits(made: MergeFolders, ids: Sequence[Any]) -> tuple[float, float]:
     return kl, max(MARGIN, TAIL * math.sqrt(2 * kl))
 
 
-def _check_ends(stops: set[int | None], adapter: Sequence[int | None], ours: Sequence[int | None]) -> None:
+def _require_adapter_stop_tokens_kept(
+    stops: set[int | None], adapter: Sequence[int | None], ours: Sequence[int | None]
+) -> None:
     """Raise CheckFailedError if the adapter's answers end at a token that no longer stops the merged model."""
     for prompt, end, our in zip(PROMPTS, adapter, ours, strict=True):
         if our is None and end is not None and end not in stops:  # one that rounding made longer is for the gates

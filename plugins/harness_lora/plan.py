@@ -19,13 +19,25 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from harness import CheckFailedError, UsageError
 from harness.internals import formats
-from harness_lora.fields import REWRITTEN, refused_fields
+from harness_lora.fields import BASE_CHANGING_INITS, refused_fields
 from harness_lora.files import WEIGHTS, AdapterTensor, Header, read_config, read_headers, split_name
 from harness_lora.skeleton import AdaptedParameter, CheckpointLayout, TensorPlace, adapt_skeleton, adapted_targets
 
-COPIED = ["*token*", "vocab*", "merges.txt", "*.model", "tekken.json", "chat_template*", "generation_config.json"]
-COPIED += ["preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"]  # of pictures
-COPIED += ["LICENSE*", "NOTICE*", "*.safetensors.index.json", "config.json", formats.TEMPLATES]
+COPIED_PATTERNS = [
+    "*token*",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "tekken.json",
+    "chat_template*",
+    "generation_config.json",
+]
+COPIED_PATTERNS += [
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+]  # of pictures
+COPIED_PATTERNS += ["LICENSE*", "NOTICE*", "*.safetensors.index.json", "config.json", formats.TEMPLATES]
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -54,7 +66,7 @@ def check_mergeable(config: LoraConfig, *, trained: bool = False) -> None:
         if getattr(config, name) != getattr(plain, name):
             raise UsageError(f'[merge] an adapter with "{name}" cannot be merged: {why}; ship the adapter')
     start = config.init_lora_weights
-    if trained and isinstance(start, str) and start.startswith(REWRITTEN):
+    if trained and isinstance(start, str) and start.startswith(BASE_CHANGING_INITS):
         how = "convert it with PEFT's path_initial_model_for_weight_conversion"
         raise UsageError(f'[merge] an adapter initialised with "{start}" belongs to a changed base; {how}')
 
@@ -67,7 +79,7 @@ def check_base(base: Path) -> tuple[dict[str, Header], Sequence[str]]:
         raise UsageError(f'[merge] base "{base}": is stored quantised; merge onto the half-precision original')
     try:
         formats.check_indexes(base)
-        names = formats.shipping_files(base, COPIED)
+        names = formats.shipping_files(base, COPIED_PATTERNS)
     except formats.UnsafeFileError as error:
         raise UsageError(f'[merge] base "{base}": {error}') from None
     return there, names

@@ -82,7 +82,7 @@ class CheckpointLayout:
     def __init__(self, base: Path, there: Mapping[str, Header]) -> None:
         self.model, self.there = build_skeleton(base), there
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
-        pairs = list(_places(self.model, there))
+        pairs = list(_iterate_tensor_places(self.model, there))
         self.places = dict(pairs)
         self.by_parameter: dict[str, list[str]] = defaultdict(list)  # the tensors that each is made of
         for name, place in pairs:
@@ -153,7 +153,7 @@ def whole_trained_parameters(adapted: PeftModel) -> Iterator[str]:
             yield from (f"{name}.{parameter}" for parameter, _ in module.original_module.named_parameters())
 
 
-def _places(model: PreTrainedModel, there: Mapping[str, Header]) -> Iterator[tuple[str, TensorPlace]]:
+def _iterate_tensor_places(model: PreTrainedModel, there: Mapping[str, Header]) -> Iterator[tuple[str, TensorPlace]]:
     """Yield what each tensor is of a parameter, as transformers' `convert_and_load_state_dict_in_model` loads them."""
     conversions, prefix, known = get_model_conversion_mapping(model), model.base_model_prefix, model.state_dict()
     renamings = [c for c in conversions if isinstance(c, WeightRenaming)]
@@ -169,10 +169,10 @@ def _places(model: PreTrainedModel, there: Mapping[str, Header]) -> Iterator[tup
         elif parameter in known:
             gathered[parameter][str(pattern)].append(name)
     for parameter, sources in gathered.items():
-        yield from _gathered(by_pattern[next(iter(sources))], parameter, sources, there)
+        yield from _iterate_gathered_tensor_places(by_pattern[next(iter(sources))], parameter, sources, there)
 
 
-def _gathered(
+def _iterate_gathered_tensor_places(
     converter: WeightConverter, parameter: str, sources: Mapping[str, Sequence[str]], there: Mapping[str, Header]
 ) -> Iterator[tuple[str, TensorPlace]]:
     """Yield the places of tensors that are stacked, put one below the other, or both; of others what they are for."""

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 ALL = "all-linear"
-UNCALLED = dict.fromkeys(("mamba", "falcon_mamba", "jamba"), ("dt_proj",))  # linears of which only the weight is read
+UNCALLED_MODULES = dict.fromkeys(
+    ("mamba", "falcon_mamba", "jamba"), ("dt_proj",)
+)  # linears of which only the weight is read
 
 
 def restrict_targets(config: LoraConfig, model: Any) -> LoraConfig:
@@ -25,7 +27,7 @@ def restrict_targets(config: LoraConfig, model: Any) -> LoraConfig:
     left_out, given = [], config.exclude_modules
     if part := language_model_name(model):
         left_out.append(rf"(?!{re.escape(part)}\.).*")
-    if config.target_modules == ALL and (ends := _unadaptable(config, model, text_linears(model))):
+    if config.target_modules == ALL and (ends := _find_unadaptable_module_names(config, model, text_linears(model))):
         left_out.append(rf"(.*\.)?({'|'.join(sorted(ends))})")
     if left_out and given:
         left_out.append(given if isinstance(given, str) else rf"(.*\.)?({'|'.join(map(re.escape, given))})")
@@ -54,10 +56,12 @@ def check_adaptable(config: LoraConfig, model: Any) -> None:
     given = [targets] if isinstance(targets, str) else sorted(targets)
     names = [name for name, _ in model.named_modules()]
     matched = [n for n in names if any(matches_target(t, n, expression=isinstance(targets, str)) for t in given)]
-    if refused := _unadaptable(config, model, matched):
+    if refused := _find_unadaptable_module_names(config, model, matched):
         ends = {name.rpartition(".")[2] for name in matched} - refused
         linears = text_linears(model)
-        ends = ends or {name.rpartition(".")[2] for name in linears} - _unadaptable(config, model, linears)
+        ends = ends or {name.rpartition(".")[2] for name in linears} - _find_unadaptable_module_names(
+            config, model, linears
+        )
         what = f'cannot be adapted on a base of type "{model.config.model_type}"'
         listed = ", ".join(f'"{end}"' for end in sorted(ends))
         raise UsageError(f'target_modules "{min(refused)}": {what}; set target_modules = [{listed}]')
@@ -94,7 +98,7 @@ def list_towers(model: Any) -> list[str]:
     return [name for name, module in beside if any(True for _ in module.parameters())]
 
 
-def _unadaptable(config: LoraConfig, model: Any, names: Sequence[str]) -> set[str]:
+def _find_unadaptable_module_names(config: LoraConfig, model: Any, names: Sequence[str]) -> set[str]:
     """Return the last names of modules that PEFT refuses, as Mamba's out_proj, or adapts without effect.
 
     Without effect is what returns more than a tensor, and what is never called, as Mamba's dt_proj.
@@ -108,7 +112,7 @@ def _unadaptable(config: LoraConfig, model: Any, names: Sequence[str]) -> set[st
             LoraModel._check_target_module_compatiblity(None, config, model, end)
         except ValueError:
             found.add(end)
-        if end in UNCALLED.get(model.config.model_type, ()):
+        if end in UNCALLED_MODULES.get(model.config.model_type, ()):
             found.add(end)
         if returns_several_tensors(model.get_submodule(name)):
             found.add(end)

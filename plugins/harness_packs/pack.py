@@ -15,23 +15,23 @@ Part = Literal["facts", "instructions", "arithmetic"]
 PARTS: tuple[Part, ...] = ("facts", "instructions", "arithmetic")
 PROBABILITY = "probability"  # the metric of facts that says how sure a model is of them
 Mark = tuple[float, str, str | None, dict[str, float]]  # right, NaN where nothing can be said; answer; note; more
-ANSWERED: dict[str, dict[str, Any]] = {
+GENERATION_OPTIONS: dict[str, dict[str, Any]] = {
     "instructions": {"max_new_tokens": 48},
     "arithmetic": {"max_new_tokens": 6, "stop": ["\n"]},
 }
 
 
-def _metrics_for(options: Mapping[str, Any]) -> list[Metric]:
+def _make_pack_metrics(options: Mapping[str, Any]) -> list[Metric]:
     """Return the share of right rows, of all and of each part; raises UsageError on a pack that there is not."""
-    parts = _parts(options.get("parts", PARTS))
+    parts = _require_distinct_parts(options.get("parts", PARTS))
     read_pack(options.get("pack", "general-v1"), options.get("digest", ""))
     names = ("acc", *parts, *([PROBABILITY] if "facts" in parts else []))
     return [Metric(name, "higher", "proportion") for name in names]
 
 
-def _rows_for(options: Mapping[str, Any], folder: Path) -> list[Row]:
+def _load_rows_of_parts(options: Mapping[str, Any], folder: Path) -> list[Row]:
     """Return the rows of the parts that are asked for, their messages as text where there is no chat template."""
-    parts = _parts(options.get("parts", PARTS))
+    parts = _require_distinct_parts(options.get("parts", PARTS))
     rows = [row for row in read_pack(options.get("pack", "general-v1")) if row["part"] in parts]
     if options.get("chat", True):
         return rows
@@ -42,8 +42,8 @@ def _rows_for(options: Mapping[str, Any], folder: Path) -> list[Row]:
 
 
 @evaluator(
-    metrics_for=_metrics_for,
-    rows_for=_rows_for,
+    metrics_for=_make_pack_metrics,
+    rows_for=_load_rows_of_parts,
     counts=lambda metric, sample: ("facts" if metric == PROBABILITY else metric) in ("acc", sample.row["part"]),
 )
 def pack(
@@ -67,13 +67,13 @@ def pack(
     sure = [PROBABILITY] if "facts" in parts else []
     for part, rows in own.items():
         elsewhere = dict.fromkeys([p for p in parts if p != part] + ([] if part == "facts" else sure), 0.0)
-        each = _chosen(subject, rows) if part == "facts" else _answered(subject, rows, part)
+        each = _iterate_choice_marks(subject, rows) if part == "facts" else _iterate_answer_marks(subject, rows, part)
         for sample, (right, answer, note, more) in zip(rows, each if rows else (), strict=True):
             values = {"acc": right, part: right, **elsewhere, **more}
             yield Score(sample.id, values, answer=answer, note=note, weights=elsewhere)
 
 
-def _chosen(subject: Subject, rows: Sequence[Sample]) -> Iterator[Mark]:
+def _iterate_choice_marks(subject: Subject, rows: Sequence[Sample]) -> Iterator[Mark]:
     """Yield whether the likeliest choice is the right one, and how likely that is."""
     scored = iter(subject.logprobs([(s.input, f" {choice}") for s in rows for choice in s.row["choices"]]))
     for sample in rows:
@@ -89,16 +89,16 @@ def _chosen(subject: Subject, rows: Sequence[Sample]) -> Iterator[Mark]:
         yield float(answer == sample.target), answer, note, {PROBABILITY: probability}
 
 
-def _answered(subject: Subject, rows: Sequence[Sample], part: Part) -> Iterator[Mark]:
+def _iterate_answer_marks(subject: Subject, rows: Sequence[Sample], part: Part) -> Iterator[Mark]:
     """Yield whether an answer keeps its instruction, or is the number."""
-    for sample, answer in zip(rows, subject.generate([s.input for s in rows], **ANSWERED[part]), strict=True):
+    for sample, answer in zip(rows, subject.generate([s.input for s in rows], **GENERATION_OPTIONS[part]), strict=True):
         right = answer.strip() == sample.target
         if part == "instructions":
             right = rules.follows_rule(answer, sample.row["rule"], sample.row["arguments"])
         yield float(right), answer, None, {}
 
 
-def _parts(parts: Sequence[str]) -> tuple[str, ...]:
+def _require_distinct_parts(parts: Sequence[str]) -> tuple[str, ...]:
     if not parts or len(set(parts)) < len(parts):
         raise UsageError(f"parts is {list(parts)}; give one or more of {', '.join(PARTS)}, each once")
     return tuple(parts)

@@ -13,7 +13,7 @@ from typing import Any
 
 FENCE = re.compile(r"(?P<mark>`{3,}+|~{3,}+)\w*\s*(?P<inner>.*?)(?P=mark)", re.DOTALL)
 BULLET = re.compile(r"^\s*[-*•]\s+\S", re.MULTILINE)
-NUMBERED = re.compile(r"^\s*(\d+)[.)]\s+\S", re.MULTILINE)
+NUMBERED_LINE = re.compile(r"^\s*(\d+)[.)]\s+\S", re.MULTILINE)
 
 
 def lower(answer: str) -> bool:
@@ -33,17 +33,17 @@ def bullets(answer: str, count: int) -> bool:
 
 def numbered(answer: str, count: int) -> bool:
     """Return whether the lines that begin with a number are 1, 2, … up to so many."""
-    return [int(n) for n in NUMBERED.findall(answer)] == list(range(1, count + 1))
+    return [int(n) for n in NUMBERED_LINE.findall(answer)] == list(range(1, count + 1))
 
 
 def keys(answer: str, names: Sequence[str]) -> bool:
     """Return whether the answer is a JSON object with exactly these keys."""
-    return isinstance(found := _object(answer), dict) and sorted(found) == sorted(names)
+    return isinstance(found := _parse_json_or_none(answer), dict) and sorted(found) == sorted(names)
 
 
 def equals(answer: str, value: Mapping[str, Any]) -> bool:
     """Return whether the answer is this JSON object."""
-    return bool(_object(answer) == value)
+    return bool(_parse_json_or_none(answer) == value)
 
 
 def starts(answer: str, word: str) -> bool:
@@ -97,7 +97,7 @@ def follows_rule(answer: str, rule: str, arguments: Mapping[str, Any]) -> bool:
     return RULES[rule](answer.strip(), **arguments)
 
 
-def _object(answer: str) -> Any:
+def _parse_json_or_none(answer: str) -> Any:
     """Return the JSON value that an answer is, in a fence or not, or None."""
     fenced = FENCE.fullmatch(answer.strip())
     try:

@@ -11,7 +11,7 @@ from typing import Any
 from harness import UsageError, did_you_mean
 
 Row = dict[str, Any]
-HERE = Path(__file__).parent
+PACK_FOLDER = Path(__file__).parent
 SOURCES = {  # name -> sha256 of its file
     "capitals": "e34121a60298e90ad3979df44f398cfe8f4dd6e02059a75a8e32b32e62a12db2",
     "topics": "be6b0261a03cb6f5b72170b36ebfe3afb875d6fb60da4db52af2f7a11e33d64d",
@@ -32,7 +32,7 @@ def read_builtin(path: str) -> list[Row] | None:
         return [row for row in read_pack("general-v1") if row["part"] == "facts" and row["kind"] != "capitals"]
     if name not in SOURCES:
         raise UsageError(f'data "{path}": is unknown{did_you_mean(name, [*SOURCES, FACTS])}')
-    return _rows(name, SOURCES[name], f'data "{path}"')
+    return _read_rows_matching_digest(name, SOURCES[name], f'data "{path}"')
 
 
 def read_pack(name: str, pinned: str = "") -> list[Row]:
@@ -48,11 +48,11 @@ def read_pack(name: str, pinned: str = "") -> list[Row]:
     if not PACKS[name].startswith(pinned):
         what = f'pack "{name}": has the digest {PACKS[name][: max(12, len(pinned))]}, but the suite pins {pinned}'
         raise UsageError(f"{what}; its rows differ from those evaluated before, so pin the new digest")
-    return _rows(name, PACKS[name], f'pack "{name}"')
+    return _read_rows_matching_digest(name, PACKS[name], f'pack "{name}"')
 
 
-def _rows(name: str, digest: str, where: str) -> list[Row]:
-    path = HERE / f"{name}.jsonl"
+def _read_rows_matching_digest(name: str, digest: str, where: str) -> list[Row]:
+    path = PACK_FOLDER / f"{name}.jsonl"
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -33,7 +33,9 @@ def perplexity(
     exp(Σ nats / Σ tokens) over all rows, bits per byte Σ nats / (ln 2 · Σ UTF-8 bytes), which also
     compares models with different tokenizers. Raises UsageError on a row without such text.
     """
-    pairs: list[tuple[Prompt, str]] = [] if of == "completion" else [("", _text(s, column)) for s in samples]
+    pairs: list[tuple[Prompt, str]] = (
+        [] if of == "completion" else [("", _require_row_text(s, column)) for s in samples]
+    )
     for sample in samples if of == "completion" else ():
         if not sample.targets or not sample.targets[0].strip():
             raise UsageError(f'row "{sample.id}": has no target to score; map a column to it, or set of = "text"')
@@ -59,11 +61,13 @@ def drift(subject: Subject, samples: Sequence[Sample], *, against: Subject, colu
         raise UsageError(
             f'drift: "{subject.name}" does not return token distributions; use a model that runs locally (use = "hf")'
         )
-    for sample, (total, tokens) in zip(samples, token_kl([_text(s, column) for s in samples], against), strict=True):
+    for sample, (total, tokens) in zip(
+        samples, token_kl([_require_row_text(s, column) for s in samples], against), strict=True
+    ):
         yield Score(sample.id, {"kl": total / tokens if tokens else math.nan}, weight=float(tokens))
 
 
-def _text(sample: Sample, column: str) -> str:
+def _require_row_text(sample: Sample, column: str) -> str:
     if not isinstance(text := sample.row.get(column, sample.input), str) or not text.strip():
         raise UsageError(f'row "{sample.id}": has no text in column "{column}"; name the column of the text')
     return text

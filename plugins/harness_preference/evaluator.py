@@ -10,13 +10,13 @@ from typing import Any
 from harness import Prompt, Sample, Score, Subject, UsageError, evaluator, metric, target_as_continuation
 
 
-def _check_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
+def _require_preference_pairs(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
     """Raise UsageError on a row that is no pair of two answers to one prompt."""
     for sample in samples:
-        _pair(sample, options.get("chosen", "chosen"), options.get("rejected", "rejected"))
+        _require_prompt_and_answers(sample, options.get("chosen", "chosen"), options.get("rejected", "rejected"))
 
 
-@evaluator(check_rows=_check_rows)
+@evaluator(check_rows=_require_preference_pairs)
 @metric("preferred", better="higher", scale="proportion")
 @metric("preferred_norm", better="higher", scale="proportion")
 def preference(
@@ -30,7 +30,7 @@ def preference(
     the template. A log-probability that is not finite makes the row NaN. Raises UsageError on a row whose columns do
     not fit.
     """
-    found = [_pair(s, chosen, rejected) for s in samples]
+    found = [_require_prompt_and_answers(s, chosen, rejected) for s in samples]
     scored = iter(subject.logprobs([(prompt, text) for prompt, *answers in found for text in answers]))
     for sample, (_, *answers) in zip(samples, found, strict=True):
         one, two = next(scored), next(scored)
@@ -43,9 +43,11 @@ def preference(
         yield Score(sample.id, values, answer=answers[margin <= 0], note="tie" if margin == 0 else None)
 
 
-def _pair(sample: Sample, chosen: str, rejected: str) -> tuple[Prompt, str, str]:
+def _require_prompt_and_answers(sample: Sample, chosen: str, rejected: str) -> tuple[Prompt, str, str]:
     """Return what is asked, and both answers as texts."""
-    one, two = (target_as_continuation(sample.input, _answer(sample, column)) for column in (chosen, rejected))
+    one, two = (
+        target_as_continuation(sample.input, _require_answer_text(sample, column)) for column in (chosen, rejected)
+    )
     if one == two:
         raise UsageError(f'row "{sample.id}": columns "{chosen}" and "{rejected}" are equal; remove it')
     if not sample.input:
@@ -53,7 +55,7 @@ def _pair(sample: Sample, chosen: str, rejected: str) -> tuple[Prompt, str, str]
     return sample.input, one, two
 
 
-def _answer(sample: Sample, column: str) -> str:
+def _require_answer_text(sample: Sample, column: str) -> str:
     said: Any = sample.row.get(column)
     if isinstance(sample.input, list) and isinstance(said, list) and said:
         rest = said[len(sample.input) :] if len(said) > len(sample.input) else said

@@ -13,7 +13,7 @@ from harness_lora import MOVES_BASE
 from harness_sft import Method, Row, Select, base_placement, check_shapes, import_later, name_rows, take_columns
 
 DATA = "[train] data:"
-REFUSED = {
+REFUSED_FIELDS = {
     "sync_ref_model": "the reference is the model before training",
     "ref_model_mixup_alpha": "the reference is the model before training",
     "ref_model_sync_steps": "the reference is the model before training",
@@ -23,7 +23,7 @@ REFUSED = {
     "pad_token": "the tokenizer's own is used",
     "activation_offloading": "it is not tested yet",
 }
-REFERENCE = 4  # bytes a parameter, in float32
+REFERENCE_BYTES = 4  # bytes a parameter, in float32
 
 
 def check_adapter(adapter: Adapter | None) -> None:
@@ -50,12 +50,12 @@ def load_reference(ref: ModelRef, adapter: Adapter | None) -> dict[str, Any]:
 
 def select_pairs(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Return prompt, chosen and rejected of each row; raises UsageError, with row numbers, on what is no pair."""
-    return _select(rows, ("prompt", "chosen", "rejected"), "prompt, chosen and rejected")
+    return _select_columns_of_one_kind(rows, ("prompt", "chosen", "rejected"), "prompt, chosen and rejected")
 
 
 def select_labelled(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Return prompt, completion and label of each row; raises UsageError, with row numbers, on what is none."""
-    found = _select(rows, ("prompt", "completion", "label"), "prompt and completion")
+    found = _select_columns_of_one_kind(rows, ("prompt", "completion", "label"), "prompt and completion")
     if odd := [row["row"] for row in found if row["label"] not in (True, False) or isinstance(row["label"], float)]:
         label = found[odd[0] - 1]["label"]
         raise UsageError(f"{DATA} {name_rows(odd)}: label is {label!r:.40}; it must be true or false")
@@ -66,32 +66,37 @@ def select_labelled(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     return found
 
 
-def _select(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...], what: str) -> list[Row]:
+def _select_columns_of_one_kind(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...], what: str) -> list[Row]:
     answers = [name for name in columns if name not in ("prompt", "label")]
-    kinds = [_kind(row.get("prompt"), [row.get(name) for name in answers]) for row in rows]
+    kinds = [_detect_text_or_chat(row.get("prompt"), [row.get(name) for name in answers]) for row in rows]
     want = f"{what}, either all texts, or all messages that end with an answer of the assistant that is not empty"
     check_shapes(kinds, want)
     return take_columns(rows, columns)
 
 
-def _kind(prompt: Any, answers: Sequence[Any]) -> str:
+def _detect_text_or_chat(prompt: Any, answers: Sequence[Any]) -> str:
     """Return "text" or "chat", or an empty text for what is neither."""
     if isinstance(prompt, str) and prompt.strip() and all(isinstance(a, str) and a.strip() for a in answers):
         return "text"
-    ends = all(_is_chat(messages) and messages[-1]["role"] == "assistant" for messages in answers)
-    return "chat" if _is_chat(prompt) and ends else ""
+    ends = all(_is_list_of_messages(messages) and messages[-1]["role"] == "assistant" for messages in answers)
+    return "chat" if _is_list_of_messages(prompt) and ends else ""
 
 
-def _is_chat(value: Any) -> bool:
+def _is_list_of_messages(value: Any) -> bool:
     if not isinstance(value, list) or not value:
         return False
     return all(isinstance(m, Mapping) and "role" in m and (m.get("content") or m.get("tool_calls")) for m in value)
 
 
-def _method(name: str, select: Select) -> Method:
+def _make_method(name: str, select: Select) -> Method:
     checked, preview = (import_later("harness_preference.trainer", f"{kind}{name}") for kind in ("Checked", "Preview"))
-    how: dict[str, Any] = {"refused": REFUSED, "fits": check_adapter, "reference": REFERENCE, "beside": load_reference}
+    how: dict[str, Any] = {
+        "refused": REFUSED_FIELDS,
+        "fits": check_adapter,
+        "reference": REFERENCE_BYTES,
+        "beside": load_reference,
+    }
     return Method(f"{name}Config", checked, select, preview, **how)
 
 
-METHODS = {"dpo": _method("DPO", select_pairs), "kto": _method("KTO", select_labelled)}
+METHODS = {"dpo": _make_method("DPO", select_pairs), "kto": _make_method("KTO", select_labelled)}

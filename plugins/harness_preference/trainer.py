@@ -18,12 +18,16 @@ from harness.internals import chat
 from harness_hf import ModelTokenizer, RowEncoder
 from harness_sft import CheckedTrainerMixin, TokenCounts, encode_dataset, name_rows
 
-IGNORED = -100
+IGNORED_LABEL = -100
 PAIR, ALONE = ("chosen_ids", "rejected_ids"), ("completion_ids",)  # the first is what is to be learnt
-COMPARED = "KL_completion_ids"  # of KTO: another row's answer, for its estimate of the divergence
-FAR = 0.01  # a reward at the first step, or the first loss from ln 2: what rounding makes is far below
-KEPT = {"chosen": "rewards/chosen", "rejected": "rewards/rejected", "accuracy": "rewards/accuracies"}  # TRL's metrics
-LAST = 10  # steps whose mean is told
+KL_COLUMN = "KL_completion_ids"  # of KTO: another row's answer, for its estimate of the divergence
+MAX_START_DEVIATION = 0.01  # a reward at the first step, or the first loss from ln 2: what rounding makes is far below
+REWARD_METRICS = {
+    "chosen": "rewards/chosen",
+    "rejected": "rewards/rejected",
+    "accuracy": "rewards/accuracies",
+}  # TRL's metrics
+LAST_STEPS = 10  # steps whose mean is told
 FIX = "the reference must be the model before training: use the same base, and no adapter that changes it"
 
 
@@ -35,23 +39,25 @@ def encode_judged(
     With `compared` a row has the answer of the one before it in its batch as well (KTO's estimate of the divergence).
     """
     encoder = RowEncoder(ModelTokenizer(tokenizer))
-    whole = encode_dataset(dataset, partial(_encode_judged, encoder, answers), args.dataset_num_proc)
+    whole = encode_dataset(dataset, partial(_encode_prompt_and_answers, encoder, answers), args.dataset_num_proc)
     if not compared:
         return whole
 
     def rotate(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        return {COMPARED: [*batch["completion_ids"][-1:], *batch["completion_ids"][:-1]]}
+        return {KL_COLUMN: [*batch["completion_ids"][-1:], *batch["completion_ids"][:-1]]}
 
     return whole.map(rotate, batched=True, batch_size=args.per_device_train_batch_size)
 
 
-def _encode_judged(encoder: RowEncoder, answers: Sequence[str], row: Mapping[str, Any]) -> dict[str, list[int]]:
-    texts = [row[name.removesuffix("_ids")] for name in answers]
+def _encode_prompt_and_answers(
+    encoder: RowEncoder, answers: Sequence[str], row: Mapping[str, Any]
+) -> dict[str, list[int]]:
+    texts = [row[name.removesuffix("_make_ids_tensor")] for name in answers]
     encoded = encoder.encode_answers(row["prompt"], texts, chat.training_template_arguments(row))
     return {"prompt_ids": encoded[0].prompt} | {name: one.answer for name, one in zip(answers, encoded, strict=True)}
 
 
-def _without_answer(whole: Any, args: TrainingArguments) -> list[int]:
+def _find_rows_without_answer(whole: Any, args: TrainingArguments) -> list[int]:
     """Return the places of rows of which nothing but the prompt is left once they are cut."""
     if args.max_length is None or getattr(args, "truncation_mode", "keep_start") != "keep_start":
         return []
@@ -71,7 +77,7 @@ class ReferenceModelMixin(CheckedTrainerMixin):
     def _prepare_dataset(self, dataset: Dataset, tokenizer: Any, args: TrainingArguments, name: str) -> Any:
         """Encode the rows whole, count and check them, and drop none."""
         whole = encode_judged(dataset, tokenizer, args, self.answers, compared=getattr(self, "calculate_KL", False))
-        if lost := _without_answer(whole, args):
+        if lost := _find_rows_without_answer(whole, args):
             numbers = [whole[i]["row"] for i in lost]
             how = f"raise max_length (now {args.max_length}) or remove the rows"
             raise UsageError(f"[train] data: {name_rows(numbers)}: no token of an answer is left to train on; {how}")
@@ -111,23 +117,27 @@ class ReferenceModelMixin(CheckedTrainerMixin):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         metrics = self._metrics["train"]
-        before = {key: len(metrics.get(key, ())) for key in KEPT.values()}
+        before = {key: len(metrics.get(key, ())) for key in REWARD_METRICS.values()}
         loss = super().training_step(*args, **kwargs)
-        found = {name: metrics[key][-1] for name, key in KEPT.items() if len(metrics.get(key, ())) > before[key]}
+        found = {
+            name: metrics[key][-1] for name, key in REWARD_METRICS.items() if len(metrics.get(key, ())) > before[key]
+        }
         if not self.state.global_step and self.args.disable_dropout:  # dropout alone makes two answers of one model
-            self._look_at_reference(found, float(loss) * self.current_gradient_accumulation_steps)
+            self._flag_reference_mismatch(found, float(loss) * self.current_gradient_accumulation_steps)
         self.step_rewards.append(found)
         return loss
 
     def end_step(self) -> None:
         """Add up the rewards of the batches of a step."""
-        self.remembered["rewards"].append({name: _mean(self.step_rewards, name) for name in KEPT})
+        self.remembered["rewards"].append(
+            {name: _average_finite_metric(self.step_rewards, name) for name in REWARD_METRICS}
+        )
         self.step_rewards = []
 
     def extra_facts(self) -> dict[str, Any]:
         """Return the first loss, and the rewards of the last steps."""
         rewards = self.remembered["rewards"]
-        last = {name: _mean(rewards[-LAST:], name) for name in KEPT}
+        last = {name: _average_finite_metric(rewards[-LAST_STEPS:], name) for name in REWARD_METRICS}
         told = {f"{name}_reward": last[name] for name in ("chosen", "rejected")}
         told |= {"reward_margin": last["chosen"] - last["rejected"], "reward_accuracy": last["accuracy"]}
         first = [abs(rewards[0][name]) for name in ("chosen", "rejected")]
@@ -135,15 +145,15 @@ class ReferenceModelMixin(CheckedTrainerMixin):
         told["first_loss"] = self.watch.steps[0].loss or 0.0
         return super().extra_facts() | {name: value for name, value in told.items() if math.isfinite(value)}
 
-    def _look_at_reference(self, found: dict[str, float], loss: float) -> None:
+    def _flag_reference_mismatch(self, found: dict[str, float], loss: float) -> None:
         """Report a reference that is another model than the one whose training begins."""
         rewards = [found[name] for name in ("chosen", "rejected") if name in found]
         plain = self.args.loss_type == ["sigmoid"] and not self.aux_loss_enabled and not self.use_weighting
         weight = self.loss_weights[0] if plain else 1.0
-        if plain and abs(loss - weight * math.log(2)) > FAR * weight:
+        if plain and abs(loss - weight * math.log(2)) > MAX_START_DEVIATION * weight:
             want = f"it must be {f'{weight:g} * ' * (weight != 1)}ln 2 = {weight * math.log(2):.4f}"
             what = f"the first loss is {loss:.4f}, but {want}, so the reference is another model"
-        elif max(map(abs, rewards), default=0.0) > FAR:
+        elif max(map(abs, rewards), default=0.0) > MAX_START_DEVIATION:
             said = ", ".join(f"{reward:.3g}" for reward in rewards)
             what = f"the first rewards are {said} instead of 0, so the reference is another model"
         else:
@@ -168,18 +178,18 @@ class PairsPreview(Trainer):  # type: ignore[misc]
     def _prepare_dataset(self, dataset: Dataset, tokenizer: Any, args: TrainingArguments, name: str) -> Any:
         compared = getattr(self, "calculate_KL", False)
         self.whole = encode_judged(dataset, tokenizer, args, self.answers, compared=compared)
-        lost = {*_without_answer(self.whole, args)}
+        lost = {*_find_rows_without_answer(self.whole, args)}
         return self.whole.select([i for i in range(len(self.whole)) if i not in lost])
 
     def examples(self) -> list[Example]:
         """Return each answer after its prompt in tokens, before they are cut."""
         rows = ((row["row"], row["prompt_ids"], row[column]) for column in self.answers for row in self.whole)
-        return [Example(number, asked + said, [IGNORED] * len(asked) + said) for number, asked, said in rows]
+        return [Example(number, asked + said, [IGNORED_LABEL] * len(asked) + said) for number, asked, said in rows]
 
     def batch(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Return rows as a batch, their labels written as other trainers have them."""
         batch = self.data_collator(rows)
-        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
+        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED_LABEL)
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
 
 
@@ -191,7 +201,7 @@ class PreviewKTO(PairsPreview, KTOTrainer):  # type: ignore[misc]
     answers = ALONE
 
 
-def _mean(steps: Sequence[dict[str, float]], name: str) -> float:
+def _average_finite_metric(steps: Sequence[dict[str, float]], name: str) -> float:
     """Return the mean of those that have it; NaN where none has, as a batch of KTO may lack one kind of answers."""
     found = [step[name] for step in steps if math.isfinite(step.get(name, math.nan))]
     return sum(found) / len(found) if found else math.nan

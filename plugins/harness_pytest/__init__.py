@@ -36,21 +36,21 @@ class Claims:
 
     def worse_by_at_most(self, margin: float | str) -> GateResult:
         """Claim that the candidate is worse by at most that, and return what came of it."""
-        return self._prove(worse_by_at_most=margin)
+        return self._require_claim_proven(worse_by_at_most=margin)
 
     def better_by(self, margin: float | str) -> GateResult:
         """Claim that the candidate is better by more than that."""
-        return self._prove(better_by=margin)
+        return self._require_claim_proven(better_by=margin)
 
     def at_least(self, limit: float) -> GateResult:
         """Claim that the candidate alone is at least that."""
-        return self._prove(min=limit)
+        return self._require_claim_proven(min=limit)
 
     def at_most(self, limit: float) -> GateResult:
         """Claim that the candidate alone is at most that."""
-        return self._prove(max=limit)
+        return self._require_claim_proven(max=limit)
 
-    def _prove(self, **claim: Any) -> GateResult:
+    def _require_claim_proven(self, **claim: Any) -> GateResult:
         import harness
 
         __tracebackhide__ = True

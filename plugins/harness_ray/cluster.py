@@ -21,16 +21,16 @@ from harness import UsageError, Worker, WorkerLostError, WorkerServer, is_heartb
 from harness.internals import is_secret, shorten_text
 
 INSTALL = "pip install ray"
-STORE = 100 << 20  # bytes of shared memory: messages are small
-QUIET = {  # before Ray is imported
+OBJECT_STORE_BYTES = 100 << 20  # bytes of shared memory: messages are small
+QUIET_ENVIRONMENT = {  # before Ray is imported
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_AUTH_MODE": "token",
 }
-PATIENCE = 20.0  # seconds for what a lost worker had to be free again
+RELEASE_TIMEOUT_S = 20.0  # seconds for what a lost worker had to be free again
 _held: dict[str, int] = {}  # by place: the workers of the stage before
-ANSWERS = 5.0  # seconds for a cluster to take a connection
+CONNECT_TIMEOUT_S = 5.0  # seconds for a cluster to take a connection
 
 
 class RayWorkers:
@@ -54,31 +54,33 @@ class RayWorkers:
         ray = connect_ray(self)
         offered = ray.cluster_resources()
         self.kind = "GPU" if self.asked or offered.get("GPU", 0) >= 1 else "CPU"
-        count = self._free(ray, _held.get(self.place, 1)) or int(self.asked)  # a cluster grows when it is asked
+        count = self._wait_for_free_devices(ray, _held.get(self.place, 1)) or int(
+            self.asked
+        )  # a cluster grows when it is asked
         _held[self.place] = count
         if not count:
-            what = f"of {offered.get(self.kind, 0):g} {self.kind}s none became free in {PATIENCE:g} s"
+            what = f"of {offered.get(self.kind, 0):g} {self.kind}s none became free in {RELEASE_TIMEOUT_S:g} s"
             raise UsageError(f'--on "{self.said}": {what}')
-        return [self._actor(ray) for _ in range(count)]
+        return [self._start_worker_actor(ray) for _ in range(count)]
 
     def restart(self) -> Worker | None:
         """Start an actor where there is room; None where there is none soon, as when a node went away."""
         import ray
 
         with suppress(ray.exceptions.RayError, ConnectionError):
-            return self._actor(ray) if self._free(ray, 1) else None
+            return self._start_worker_actor(ray) if self._wait_for_free_devices(ray, 1) else None
         return None
 
-    def _free(self, ray: Any, wanted: int) -> int:
+    def _wait_for_free_devices(self, ray: Any, wanted: int) -> int:
         """Return how many GPUs or processors are free; what was in use a moment ago may take some seconds to be."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + RELEASE_TIMEOUT_S
         while True:
             count = int(ray.available_resources().get(self.kind, 0)) // self.each
             if count >= wanted or time.monotonic() >= until:
                 return count
             time.sleep(0.2)
 
-    def _actor(self, ray: Any) -> Worker:
+    def _start_worker_actor(self, ray: Any) -> Worker:
         self.started += 1
         needs = {"num_gpus": self.each, "num_cpus": 0} if self.kind == "GPU" else {"num_cpus": 1}
         made = ray.remote(WorkerServer).options(max_restarts=0, max_task_retries=0, **needs).remote()
@@ -91,7 +93,7 @@ class RayWorker:
     beats = False
 
     def __init__(self, ray: Any, actor: Any, name: str) -> None:
-        self.name, self._ray, self._actor, self._ended = name, ray, actor, ""
+        self.name, self._ray, self._start_worker_actor, self._ended = name, ray, actor, ""
 
     def send(self, message: str, hear: Callable[[str], None] = lambda _: None) -> Future[str]:
         """Give a message; its future holds the reply, or raises Lost: an actor, a node or the cluster is gone."""
@@ -99,7 +101,7 @@ class RayWorker:
 
         def listen() -> None:
             try:
-                for said in self._actor.replies.options(num_returns="streaming").remote(message):
+                for said in self._start_worker_actor.replies.options(num_returns="streaming").remote(message):
                     reply = self._ray.get(said)
                     if not is_heartbeat(reply):
                         return told.set_result(reply)
@@ -116,12 +118,12 @@ class RayWorker:
         """End the actor."""
         self._ended = why
         with suppress(Exception):  # it is gone, or its cluster is
-            self._ray.kill(self._actor, no_restart=True)
+            self._ray.kill(self._start_worker_actor, no_restart=True)
 
 
 def connect_ray(cluster: RayWorkers) -> Any:
     """Return Ray, connected to a cluster, which stays for the process' later stages; raises UsageError."""
-    for name, value in QUIET.items():
+    for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not cluster.place:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # or Ray would write one into the user's home
@@ -134,15 +136,15 @@ def connect_ray(cluster: RayWorkers) -> Any:
     if cluster.place:
         host, _, port = cluster.place.rpartition(":")
         try:  # Ray itself would try for a minute where nobody listens, and end the process
-            socket.create_connection((host, int(port)), ANSWERS).close()
+            socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
         except (OSError, OverflowError) as error:
             what = f"there is no cluster ({getattr(error, 'strerror', None) or error}); start one with ray start --head"
             raise UsageError(f'--on "{cluster.said}": {what}') from None
-    ours = {"include_dashboard": False, "object_store_memory": STORE, "_node_ip_address": "127.0.0.1"}
+    ours = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "_node_ip_address": "127.0.0.1"}
     given: dict[str, Any] = {"address": cluster.place} if cluster.place else {"address": "local", **ours}
     before = signal.getsignal(signal.SIGTERM)
     try:
-        with _without_secrets():
+        with _hide_environment_secrets():
             ray.init(**given, log_to_driver=False, logging_level="CRITICAL")
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
         why = f"{type(error).__name__}: {shorten_text(' '.join(str(error).split()), 300)}"
@@ -155,7 +157,7 @@ def connect_ray(cluster: RayWorkers) -> Any:
 
 
 @contextmanager
-def _without_secrets() -> Iterator[None]:
+def _hide_environment_secrets() -> Iterator[None]:
     """Start what is started without the keys in this process' environment, but for Ray's own."""
     names = [name for name in os.environ if is_secret(name) and not name.startswith("RAY_")]
     held = {name: os.environ.pop(name) for name in names}

@@ -11,35 +11,37 @@ from harness_report.formatting import format_value
 from harness_report.svg import ACCENT, BARRED, BASE, FAIL, HAIR, INK, MUTED, PAGE, PASS, Chart, label_layer
 
 WIDTH, HEIGHT = 328, 190  # of a panel, px
-POINTS = 400  # of a series, at most
-LONG = 40  # points of a series, from which on its moving average is drawn
-NEAR = 0.08  # of the width or height, at which the names of two points cover each other
+MAX_POINTS = 400  # of a series, at most
+MIN_AVERAGED_POINTS = 40  # points of a series, from which on its moving average is drawn
+MIN_LABEL_DISTANCE = 0.08  # of the width or height, at which the names of two points cover each other
 NINE_OF_TEN = (0.05, 0.25, 0.5, 0.75, 0.95)
 Spec = dict[str, Any]
 Names = tuple[str, str]
 Points = Sequence[tuple[float, float]]
 
 
-def _panel(layers: Sequence[Spec], left: int = 44, right: int = 14, height: int = HEIGHT, bottom: int = 40) -> Spec:
+def _make_fixed_padding_spec(
+    layers: Sequence[Spec], left: int = 44, right: int = 14, height: int = HEIGHT, bottom: int = 40
+) -> Spec:
     """Return a spec of fixed padding, so that plots beside each other line up."""
     padding = {"left": left, "right": right, "top": 8, "bottom": bottom}
     size = {"width": WIDTH - left - right, "height": height - 8 - bottom}
     return {**size, "autosize": "none", "padding": padding, "layer": list(layers)}
 
 
-def _layer(kind: str, encoding: Spec, rows: Sequence[Spec] | None = None, **style: Any) -> Spec:
+def _make_layer(kind: str, encoding: Spec, rows: Sequence[Spec] | None = None, **style: Any) -> Spec:
     """Return a layer of one kind of mark, of rows of its own or of those of the whole chart."""
     data = {} if rows is None else {"data": {"values": rows}}
     return {**data, "mark": {"type": kind, **style}, "encoding": encoding}
 
 
-def _number(field: str) -> Spec:
+def _make_number_field(field: str) -> Spec:
     return {"field": field, "type": "quantitative"}
 
 
-def _axis(field: str, title: str | None, **more: Any) -> Spec:
+def _make_axis(field: str, title: str | None, **more: Any) -> Spec:
     scale = {"nice": True, **more.pop("scale", {})}
-    return {**_number(field), "scale": scale, "axis": {"title": title, "tickCount": 5, **more}}
+    return {**_make_number_field(field), "scale": scale, "axis": {"title": title, "tickCount": 5, **more}}
 
 
 def slice_chart(title: str, note: str, rows: Sequence[Spec], *, share: bool, names: Names) -> Chart:
@@ -52,18 +54,22 @@ def slice_chart(title: str, note: str, rows: Sequence[Spec], *, share: bool, nam
     axis = {"title": None, "grid": True, "labelFontSize": 10, **rungs}
     values = [0.0, *(r[key] for r in rows for key in ("value", "before"))]
     ends = [0, 1] if share else [1.1 * min(values), 1.1 * max(values) or float(not any(values))]
-    x = {**_number("value"), "scale": {"domain": ends, "nice": False}, "axis": axis}
+    x = {**_make_number_field("value"), "scale": {"domain": ends, "nice": False}, "axis": axis}
     dot: Spec = {"filled": True, "opacity": 1, "size": 42, "strokeWidth": 1.2}
     way = {"condition": {"test": "datum.fell", "value": FAIL}, "value": ACCENT}
     counts = {"y": y, "x": {"value": WIDTH - 122 - 40 + 34}, "text": {"field": "n"}}
     layers = [
-        _layer("rule", {"y": y, "x": x | {"field": "lower"}, "x2": {"field": "upper"}}, color=HAIR, strokeWidth=7),
-        _layer("rule", {"y": y, "x": x | {"field": "before"}, "x2": {"field": "value"}, "color": way}, strokeWidth=1.5),
-        _layer("point", {"y": y, "x": x | {"field": "before"}}, fill=PAGE, stroke=BASE, **dot),
-        _layer("point", {"y": y, "x": x, "fill": way, "stroke": way}, **dot),
-        _layer("text", counts, align="right", fontSize=10),
+        _make_layer("rule", {"y": y, "x": x | {"field": "lower"}, "x2": {"field": "upper"}}, color=HAIR, strokeWidth=7),
+        _make_layer(
+            "rule", {"y": y, "x": x | {"field": "before"}, "x2": {"field": "value"}, "color": way}, strokeWidth=1.5
+        ),
+        _make_layer("point", {"y": y, "x": x | {"field": "before"}}, fill=PAGE, stroke=BASE, **dot),
+        _make_layer("point", {"y": y, "x": x, "fill": way, "stroke": way}, **dot),
+        _make_layer("text", counts, align="right", fontSize=10),
     ]
-    spec = _panel(layers, left=122, right=40, height=14 * len(rows) + 34, bottom=22) | {"data": {"values": list(rows)}}
+    spec = _make_fixed_padding_spec(layers, left=122, right=40, height=14 * len(rows) + 34, bottom=22) | {
+        "data": {"values": list(rows)}
+    }
     table = [(r["slice"], format_value(r["before"]), format_value(r["value"]), f"{r['n']}") for r in rows]
     return Chart(title, note, spec, ("slice", *names, "rows"), table)
 
@@ -101,11 +107,11 @@ def tradeoff_chart(
     `lower` says of which of the two metrics, kept and gained, less is better.
     """
     domains = [
-        _padded([*(p[key] for p in points), *([limit] if limit is not None else [])])
+        _compute_padded_axis_range([*(p[key] for p in points), *([limit] if limit is not None else [])])
         for key, limit in zip(("kept", "gained"), limits, strict=True)
     ]
     x, y = (
-        _axis(key, name, grid=False, scale={"domain": [*end], "nice": False, "zero": False})
+        _make_axis(key, name, grid=False, scale={"domain": [*end], "nice": False, "zero": False})
         for key, name, end in zip(("kept", "gained"), names, domains, strict=True)
     )
     own = {"condition": {"test": "datum.ours", "value": ACCENT}, "value": BASE}
@@ -115,13 +121,19 @@ def tradeoff_chart(
     for (key, axis, limit), (low, high), less in zip(at, domains, lower, strict=True):
         if limit is not None:  # from the end that is worse up to the limit
             box = {key: axis, f"{key}2": {"field": "end"}}
-            layers.append(_layer("rect", box, [{axis["field"]: limit, "end": high if less else low}], color=BARRED))
-    layers += [_layer("rule", *line, color=INK, strokeWidth=1) for line in lines]
-    layers.append(_layer("point", {"x": x, "y": y, "color": own}, points, filled=True, size=58, opacity=1))
+            layers.append(
+                _make_layer("rect", box, [{axis["field"]: limit, "end": high if less else low}], color=BARRED)
+            )
+    layers += [_make_layer("rule", *line, color=INK, strokeWidth=1) for line in lines]
+    layers.append(_make_layer("point", {"x": x, "y": y, "color": own}, points, filled=True, size=58, opacity=1))
     spans = {key: max(p[key] for p in points) - min(p[key] for p in points) for key in ("kept", "gained")}
     places = list[list[Spec]]()
     for point in points:
-        held = (one for one in places if all(abs(one[0][key] - point[key]) <= NEAR * spans[key] for key in spans))
+        held = (
+            one
+            for one in places
+            if all(abs(one[0][key] - point[key]) <= MIN_LABEL_DISTANCE * spans[key] for key in spans)
+        )
         if (here := next(held, None)) is None:
             places.append(here := [])
         here.append(point)
@@ -130,14 +142,18 @@ def tradeoff_chart(
         ends = dict.fromkeys((here[0]["name"], here[-1]["name"]))
         labels.append({**here[0], "name": (", " if len(here) == 2 else " … ").join(ends)})
     text = {"x": x, "y": y, "text": {"field": "name"}}
-    layers.append(_layer("text", text, labels, dy=-10, align="center", color=INK))
+    layers.append(_make_layer("text", text, labels, dy=-10, align="center", color=INK))
     table = [(p["name"], format_value(p["kept"]), format_value(p["gained"])) for p in points]
     return Chart(
-        "Gain against forgetting", note, _panel(layers, left=60, right=44, height=240), ("model", *names), table
+        "Gain against forgetting",
+        note,
+        _make_fixed_padding_spec(layers, left=60, right=44, height=240),
+        ("model", *names),
+        table,
     )
 
 
-def _padded(values: Sequence[float]) -> tuple[float, float]:
+def _compute_padded_axis_range(values: Sequence[float]) -> tuple[float, float]:
     """Return the ends of an axis: a sixth beyond the values, and no share below 0 or above 1."""
     low, high = min(values), max(values)
     beyond = (high - low) / 6 or abs(high) / 6 or 1.0
@@ -148,21 +164,25 @@ def _padded(values: Sequence[float]) -> tuple[float, float]:
 def ordered_chart(title: str, note: str, values: Sequence[float], *, what: str, mean: Sequence[float]) -> Chart:
     """Draw the rows' values of a metric in their order, the smallest first, with their mean and its bounds, or none."""
     found = sorted(values)
-    n, step = len(found), max(1, len(found) // POINTS)
+    n, step = len(found), max(1, len(found) // MAX_POINTS)
     points = [{"i": i + 1, "v": v} for i, v in enumerate(found) if i % step == 0 or i == n - 1]
     rungs = [1, *(round(n * k / 3) for k in (1, 2, 3))] if n > 6 else list(range(1, n + 1))
-    x = _axis("i", what, grid=False, scale={"domain": [1, n], "nice": False}, values=rungs)
-    places = {"x": x, "y": _axis("v", None, grid=True, scale={"zero": True})}
-    layers = [_layer("point", places, points, filled=True, size=26, color=ACCENT, opacity=1)]
+    x = _make_axis("i", what, grid=False, scale={"domain": [1, n], "nice": False}, values=rungs)
+    places = {"x": x, "y": _make_axis("v", None, grid=True, scale={"zero": True})}
+    layers = [_make_layer("point", places, points, filled=True, size=26, color=ACCENT, opacity=1)]
     if mean:
         value, low, high = mean
-        at, line, box = {"y": _number("v")}, [{"v": value}], [{"v": low, "w": high}]
-        layers.insert(0, _layer("rect", {**at, "y2": {"field": "w"}}, box, color=HAIR))
+        at, line, box = {"y": _make_number_field("v")}, [{"v": value}], [{"v": low, "w": high}]
+        layers.insert(0, _make_layer("rect", {**at, "y2": {"field": "w"}}, box, color=HAIR))
         text = {"text": f"mean {format_value(value)}", "align": "left", "baseline": "bottom", "dy": -5, "color": INK}
-        layers.append(_layer("rule", at, line, color=INK, strokeWidth=1.5))
-        layers.append(_layer("text", {**at, "x": {"value": 3}}, line, **text))
+        layers.append(_make_layer("rule", at, line, color=INK, strokeWidth=1.5))
+        layers.append(_make_layer("text", {**at, "x": {"value": 3}}, line, **text))
     return Chart(
-        title, note, _panel(layers), ("quantile", "value"), [(k, format_value(v)) for k, v in _quantiles(found)]
+        title,
+        note,
+        _make_fixed_padding_spec(layers),
+        ("quantile", "value"),
+        [(k, format_value(v)) for k, v in _select_quantiles_of_sorted(found)],
     )
 
 
@@ -173,19 +193,22 @@ def scatter_chart(title: str, note: str, pairs: Points, names: Names) -> Chart:
     far = most + abs(most) / 4  # one row far out would push all others into a corner
     near = sorted(p for p in pairs if max(p) <= far) or sorted(pairs)
     note += f"; {len(pairs) - len(near)} beyond the chart" if len(near) < len(pairs) else ""
-    chosen = near[:: max(1, len(near) // POINTS)]
+    chosen = near[:: max(1, len(near) // MAX_POINTS)]
     low, top = min(0.0, *(min(p) for p in chosen)), max(0.0, *(max(p) for p in chosen))
     top = top if low < top else 1.0
     steps = svg.round_ticks(low, top, 5)
     low, top = min(low, *steps), steps[-1] + (steps[1] - steps[0]) if steps[-1] < top else top
     scale = {"domain": [low, top], "nice": False}
-    places = {"x": _axis("b", names[0], grid=False, scale=scale), "y": _axis("c", None, grid=True, scale=scale)}
+    places = {
+        "x": _make_axis("b", names[0], grid=False, scale=scale),
+        "y": _make_axis("c", None, grid=True, scale=scale),
+    }
     ends, points = [{"b": low, "c": low}, {"b": top, "c": top}], [{"b": b, "c": c} for b, c in chosen]
-    line = _layer("line", places, ends, color=INK, strokeWidth=1)
-    dots = _layer("point", places, points, filled=True, size=24, color=ACCENT, opacity=0.55, strokeWidth=0)
-    sides = [_quantiles(sorted(p[i] for p in pairs)) for i in (0, 1)]
+    line = _make_layer("line", places, ends, color=INK, strokeWidth=1)
+    dots = _make_layer("point", places, points, filled=True, size=24, color=ACCENT, opacity=0.55, strokeWidth=0)
+    sides = [_select_quantiles_of_sorted(sorted(p[i] for p in pairs)) for i in (0, 1)]
     table = [(name, format_value(one), format_value(other)) for (name, one), (_, other) in zip(*sides, strict=True)]
-    return Chart(title, note, _panel([line, dots]), ("quantile", *names), table)
+    return Chart(title, note, _make_fixed_padding_spec([line, dots]), ("quantile", *names), table)
 
 
 def reliability_chart(title: str, note: str, series: Mapping[str, Sequence[Spec]]) -> Chart:
@@ -194,36 +217,36 @@ def reliability_chart(title: str, note: str, series: Mapping[str, Sequence[Spec]
     The rows have p, the mean probability of some answers, v, the share that is right, its bounds low and high, and n.
     """
     unit = {"domain": [0, 1], "nice": False}
-    x = _axis("p", "probability of the chosen answer", grid=False, scale=unit)
-    y = _axis("v", None, grid=True, scale=unit)
+    x = _make_axis("p", "probability of the chosen answer", grid=False, scale=unit)
+    y = _make_axis("v", None, grid=True, scale=unit)
     places = {"x": x, "y": y}
-    layers = [_layer("line", places, [{"p": 0, "v": 0}, {"p": 1, "v": 1}], color=INK, strokeWidth=1)]
+    layers = [_make_layer("line", places, [{"p": 0, "v": 0}, {"p": 1, "v": 1}], color=INK, strokeWidth=1)]
     for i, rows in enumerate(series.values()):
         colour = BASE if i else ACCENT
         if not i:
             ends = {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}}
-            layers.append(_layer("rule", ends, rows, color=colour, strokeWidth=1.5))
-        layers.append(_layer("point", places, rows, filled=True, size=42, color=colour, opacity=1))
+            layers.append(_make_layer("rule", ends, rows, color=colour, strokeWidth=1.5))
+        layers.append(_make_layer("point", places, rows, filled=True, size=42, color=colour, opacity=1))
     table = [(name, f"{b['p']:.2f}", f"{b['v']:.2f}", str(b["n"])) for name, rows in series.items() for b in rows]
-    return Chart(title, note, _panel(layers), ("subject", "probability", "right", "rows"), table)
+    return Chart(title, note, _make_fixed_padding_spec(layers), ("subject", "probability", "right", "rows"), table)
 
 
 def length_chart(title: str, note: str, series: Mapping[str, Sequence[int]], ours: str) -> Chart:
     """Draw how long the subjects' answers are, in characters, as quartiles, with nine answers of ten."""
     rows = []
     for name, values in series.items():
-        found = [v for _, v in _quantiles(sorted(values), NINE_OF_TEN)]
+        found = [v for _, v in _select_quantiles_of_sorted(sorted(values), NINE_OF_TEN)]
         rows.append({"s": name, "ours": name == ours, **dict(zip("abmcd", found, strict=True))})
     axis = {"title": None, "domain": False, "ticks": False, "labelLimit": 100, "labelColor": INK}
     y = {"field": "s", "type": "nominal", "sort": list(series), "axis": axis}
     own = {"y": y, "color": {"condition": {"test": "datum.ours", "value": ACCENT}, "value": BASE}}
-    x = _axis("a", "characters", grid=True, scale={"zero": True})
+    x = _make_axis("a", "characters", grid=True, scale={"zero": True})
     layers = [
-        _layer("rule", {**own, "x": x, "x2": {"field": "d"}}),
-        _layer("rule", {**own, "x": _number("b"), "x2": {"field": "c"}}, strokeWidth=7),
-        _layer("tick", {**own, "x": _number("m")}, thickness=2, height=15, opacity=1),
+        _make_layer("rule", {**own, "x": x, "x2": {"field": "d"}}),
+        _make_layer("rule", {**own, "x": _make_number_field("b"), "x2": {"field": "c"}}, strokeWidth=7),
+        _make_layer("tick", {**own, "x": _make_number_field("m")}, thickness=2, height=15, opacity=1),
     ]
-    spec = _panel(layers, left=104, height=26 * len(rows) + 48) | {"data": {"values": rows}}
+    spec = _make_fixed_padding_spec(layers, left=104, height=26 * len(rows) + 48) | {"data": {"values": rows}}
     table = [(r["s"], *(f"{r[k]:,}" for k in "abmcd")) for r in rows]
     return Chart(title, note, spec, ("subject", *(f"{q:.0%}" for q in NINE_OF_TEN)), table)
 
@@ -237,41 +260,47 @@ def line_chart(
     """
     values = [y for points in lines.values() for _, y in points]
     top = max(values, default=1.0) or 1.0
-    x = _axis("x", "step", grid=False, scale={"nice": False, "zero": False})
-    y = _axis("y", unit, grid=True, scale={"domain": [min(0.0, *values), top], "nice": True})
+    x = _make_axis("x", "step", grid=False, scale={"nice": False, "zero": False})
+    y = _make_axis("y", unit, grid=True, scale={"domain": [min(0.0, *values), top], "nice": True})
     if top < 0.1:
         y["axis"]["labelExpr"] = f"format(datum.value, '{'~g' if top >= 0.001 else '.1~e'}')"
-    layers = [_layer("rule", {"x": _number("x")}, [{"x": at}], color=BASE, strokeDash=[2, 2]) for at in marks]
-    names, places = [], {"x": _number("x"), "y": _number("y")}
+    layers = [
+        _make_layer("rule", {"x": _make_number_field("x")}, [{"x": at}], color=BASE, strokeDash=[2, 2]) for at in marks
+    ]
+    names, places = [], {"x": _make_number_field("x"), "y": _make_number_field("y")}
     for i, (name, points) in enumerate(lines.items()):
-        step = max(1, math.ceil(len(points) / POINTS))
+        step = max(1, math.ceil(len(points) / MAX_POINTS))
         kept = [{"x": a, "y": b} for j, (a, b) in enumerate(points) if j % step == 0 or j == len(points) - 1]
         shape: Spec = {"kind": "line", "strokeWidth": 1.5} if len(kept) > 1 else {"kind": "point", "filled": True}
-        smooth = [] if i else _moving_average(points)
+        smooth = [] if i else _compute_moving_average(points)
         faint = 0.35 if smooth else 1
-        layers.append(_layer(encoding={"x": x, "y": y}, rows=kept, color=BASE if i else ACCENT, opacity=faint, **shape))
+        layers.append(
+            _make_layer(encoding={"x": x, "y": y}, rows=kept, color=BASE if i else ACCENT, opacity=faint, **shape)
+        )
         if smooth:
             mean = [{"x": a, "y": b} for a, b in smooth[::step]]
-            layers.append(_layer("line", {"x": x, "y": y}, mean, color=ACCENT, strokeWidth=2))
+            layers.append(_make_layer("line", {"x": x, "y": y}, mean, color=ACCENT, strokeWidth=2))
         # The first is named after its start, others at their end.
         at = points[-1] if i else points[min(len(points) - 1, len(points) // 16)]
         text: Spec = {"text": name, "baseline": "bottom", "color": MUTED if i else ACCENT}
         text |= {"align": "right", "dy": -8} if i else {"align": "left", "dx": 8}
-        names.append(_layer("text", places, [{"x": at[0], "y": at[1]}], **text))
+        names.append(_make_layer("text", places, [{"x": at[0], "y": at[1]}], **text))
     layers += names if len(lines) > 1 else []
     thin = {name: points[:: max(1, math.ceil(len(points) / 10))] for name, points in lines.items()}
     table = [(name, f"{a:g}", f"{b:.4g}") for name, points in thin.items() for a, b in points]
-    return Chart(title, note, _panel(layers), ("series", "step", "value"), table)
+    return Chart(title, note, _make_fixed_padding_spec(layers), ("series", "step", "value"), table)
 
 
-def _moving_average(points: Points) -> list[tuple[float, float]]:
+def _compute_moving_average(points: Points) -> list[tuple[float, float]]:
     """Return the mean of each tenth of a long series that ends at a step; nothing of a short one."""
-    if len(points) < LONG:
+    if len(points) < MIN_AVERAGED_POINTS:
         return []
     width = len(points) // 10
     windows = [points[max(0, i - width + 1) : i + 1] for i in range(len(points))]
     return [(window[-1][0], sum(y for _, y in window) / len(window)) for window in windows]
 
 
-def _quantiles(found: Sequence[Any], at: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)) -> list[tuple[str, Any]]:
+def _select_quantiles_of_sorted(
+    found: Sequence[Any], at: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)
+) -> list[tuple[str, Any]]:
     return [(f"{q:.0%}", found[round(q * (len(found) - 1))]) for q in at]

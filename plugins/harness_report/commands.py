@@ -12,7 +12,7 @@ from harness.internals import reporting_write_errors
 
 def report(parser: ArgumentParser) -> None:
     """write a run as one HTML page, or as Markdown"""
-    parser.set_defaults(command=_report, group="look")
+    parser.set_defaults(command=_run_report, group="look")
     parser.epilog = """examples:
   harness report reports/domain-20261126T131146Z --open
   harness report reports/new --against reports/old"""
@@ -29,7 +29,7 @@ def report(parser: ArgumentParser) -> None:
 
 def history(parser: ArgumentParser) -> None:
     """list the verdicts of a suite's gates in every run"""
-    parser.set_defaults(command=_history, group="look")
+    parser.set_defaults(command=_run_history, group="look")
     parser.epilog = "examples:\n  harness history\n  harness history suites/domain.toml"
     parser.add_argument(
         "suite", nargs="?", metavar="SUITE", help="a suite's name or file (default: that of the last run)"
@@ -41,7 +41,7 @@ def history(parser: ArgumentParser) -> None:
 
 def compare(parser: ArgumentParser) -> None:
     """compare two runs: gates, metrics on the same rows, configuration"""
-    parser.set_defaults(command=_compare, group="look")
+    parser.set_defaults(command=_run_compare, group="look")
     parser.epilog = """examples:
   harness compare                       # the last run with the one before
   harness compare reports/new reports/old
@@ -60,7 +60,7 @@ def compare(parser: ArgumentParser) -> None:
     parser.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
 
 
-def _report(args: Namespace) -> int:
+def _run_report(args: Namespace) -> int:
     from harness_report.reading import previous_run, read_folder
 
     if args.form:
@@ -75,7 +75,7 @@ def _report(args: Namespace) -> int:
         sys.stdout.write(format_run_markdown(kept.run, kept.folder))
         return ExitCode.OK
     if args.markdown:
-        return _compare(Namespace(run=args.run, against=args.against, format="markdown"))
+        return _run_compare(Namespace(run=args.run, against=args.against, format="markdown"))
     try:
         from harness_report import page
 
@@ -104,7 +104,7 @@ def _report(args: Namespace) -> int:
     return ExitCode.OK
 
 
-def _history(args: Namespace) -> int:
+def _run_history(args: Namespace) -> int:
     from harness import read_run
     from harness.internals import find_newest, read_suite
     from harness_report.history import history_json, history_lines, past_runs
@@ -118,7 +118,7 @@ def _history(args: Namespace) -> int:
     return ExitCode.OK
 
 
-def _compare(args: Namespace) -> int:
+def _run_compare(args: Namespace) -> int:
     from harness.internals import find_newest
     from harness_report import compare
     from harness_report.reading import previous_run, read_folder

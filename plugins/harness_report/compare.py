@@ -30,15 +30,15 @@ from harness_report.gates import claim_text, estimate_text, figures
 from harness_report.pairs import LOST, WON, Pairs, pair_metric
 from harness_report.reading import LoadedRun, gate_metric, gate_result, gate_samples, question_of_row
 
-ALIKE = "the same on every row"  # the reading of a metric of which no row changed
-OTHER = "the other run"  # the name of the baseline in a test between two runs
+SAME_TEXT = "the same on every row"  # the reading of a metric of which no row changed
+OTHER_RUN = "the other run"  # the name of the baseline in a test between two runs
 READINGS = {
     Outcome.FAIL: "worse",
     Outcome.INCONCLUSIVE: "not significantly different",
     Outcome.PASS: "better",
 }  # the worst first
-FORMAT = 1  # of the JSON
-INDENT = 16  # columns of a verdict's word, at least
+FORMAT_VERSION = 1  # of the JSON
+INDENT_COLUMNS = 16  # columns of a verdict's word, at least
 STYLES = {"PASS": "green", "FAIL": "red", "ERROR": "red", "INCONCLUSIVE": "yellow", "worse": "red", "better": "green"}
 Line = Table | Text | str | tuple[str, str, Text]  # of a terminal; a tuple is a word, its style, and what it is of
 
@@ -114,7 +114,7 @@ def compare_runs(now: LoadedRun, before: LoadedRun) -> RunComparison:
         if report.subject == now.ours and before.report(before.ours, report.eval):
             metric, _ = now.against(report.eval)
             if now.scale(f"{report.eval}.{metric}").is_of_rows:
-                between.append(_between(now, before, report.eval, metric))
+                between.append(_test_metric_on_common_rows(now, before, report.eval, metric))
     order = list(READINGS.values())
     between.sort(key=lambda b: order.index(b.reading) if b.reading in order else len(order))
     changed = rules.changed_rules(now.rules, before.rules) if now.lock and before.lock else []
@@ -141,14 +141,14 @@ def compare_runs(now: LoadedRun, before: LoadedRun) -> RunComparison:
     return RunComparison(now, before, differ, same, between, decisive, settings, notes)
 
 
-def _between(now: LoadedRun, before: LoadedRun, evaluation: str, metric: str) -> MetricComparison:
+def _test_metric_on_common_rows(now: LoadedRun, before: LoadedRun, evaluation: str, metric: str) -> MetricComparison:
     """Put the claim "better than the other run" to the rows that both asked, as a gate with no margin would be."""
     ours, theirs = now.rows(now.ours, evaluation), before.rows(before.ours, evaluation)
     ids = [i for i in ours if i in theirs and question_of_row(ours[i]) == question_of_row(theirs[i])]
     left, name = len(ours.keys() | theirs.keys()) - len(ids), f"{evaluation}.{metric}"
     ours, theirs = {i: ours[i] for i in ids}, {i: theirs[i] for i in ids}
     pair = pair_metric(metric, theirs, ours, (before.ours, now.ours), lower=now.is_lower(name))
-    gate = Gate("between", name, versus=OTHER, better_by=0.0, severity="warn")
+    gate = Gate("between", name, versus=OTHER_RUN, better_by=0.0, severity="warn")
     one, other = (gate_result(k, name, rows) for k, rows in ((now, ours), (before, theirs)))
     try:
         verdict = decide(gate, gate_metric(now, name), one, other, gate_samples(ours), now.run.alpha, name=now.ours)
@@ -156,7 +156,7 @@ def _between(now: LoadedRun, before: LoadedRun, evaluation: str, metric: str) ->
         hint = f"needs {error.name}, which is not installed; pip install numpy scipy"
         raise UsageError(f"two runs: the test of {name} {hint}") from None
     if pair.rows and not pair.count(LOST) + pair.count(WON):
-        reading = ALIKE
+        reading = SAME_TEXT
     elif now.run.digests.get(now.ours) == before.run.digests.get(before.ours):
         reading = "the same model"
     else:
@@ -169,7 +169,7 @@ def render_lines(*parts: Line) -> str:
     real = Console(highlight=False)
     width = real.width if real.is_terminal else 10_000
     console = Console(file=io.StringIO(), width=width, highlight=False, force_terminal=real.is_terminal)
-    indent = max([INDENT, *(len(part[0]) for part in parts if isinstance(part, tuple))])
+    indent = max([INDENT_COLUMNS, *(len(part[0]) for part in parts if isinstance(part, tuple))])
     for part in parts:
         if isinstance(part, tuple):
             word, style, text = part
@@ -200,13 +200,13 @@ def comparison_lines(c: RunComparison) -> str:
         parts.append(f"{count_noun(len(c.same), 'gate')} with the same result: {', '.join(b.name for b in c.same)}")
     if c.metrics:
         parts += ["", Text(f"{printable(c.now.ours)} on the rows of both runs", "bold")]
-    for m in (m for m in c.metrics if m.reading != ALIKE):
+    for m in (m for m in c.metrics if m.reading != SAME_TEXT):
         said, v = figures(c.now, m.verdict), m.verdict
         rows = f"{count_noun(len(m.pairs.rows), 'row')}, {m.pairs.count(LOST)} lost and {m.pairs.count(WON)} won"
         found = f"{estimate_text(c.now, v)}, {rows}" if v.estimate is not None else printable(v.why)
         text = Text(f"{printable(m.metric)}  {said.baseline}, now {said.value}\n{found}")
         parts.append((m.reading, STYLES.get(m.reading, ""), text))
-    if alike := [m.metric for m in c.metrics if m.reading == ALIKE]:
+    if alike := [m.metric for m in c.metrics if m.reading == SAME_TEXT]:
         parts.append(f"the same on every row: {printable(', '.join(alike))}")
     if c.settings:
         parts += ["", Text("differences in configuration", "bold")]
@@ -229,7 +229,11 @@ def comparison_markdown(c: RunComparison) -> str:
     for b in c.gates:
         claim = f"{b.now.gate} on {b.now.candidate}: {claim_text(c.now, b.now)}"
         claim += "" if b.now.blocking else " (only warns)"
-        lines.append(_cells(claim, _outcome(c.before, b.before), _outcome(c.now, b.now)))
+        lines.append(
+            _format_markdown_row(
+                claim, _format_outcome_and_estimate(c.before, b.before), _format_outcome_and_estimate(c.now, b.now)
+            )
+        )
     if c.same:
         lines += ["", f"{len(c.same)} gates with the same result."]
     if c.metrics:
@@ -237,18 +241,20 @@ def comparison_markdown(c: RunComparison) -> str:
     for m in c.metrics:
         said = figures(c.now, m.verdict)
         values = f"{said.baseline}, {said.value}"
-        lines.append(_cells(m.metric, m.reading, values, estimate_text(c.now, m.verdict), f"{len(m.pairs.rows):,}"))
+        lines.append(
+            _format_markdown_row(m.metric, m.reading, values, estimate_text(c.now, m.verdict), f"{len(m.pairs.rows):,}")
+        )
     if c.settings:
         lines += ["", f"| configuration | {before} | {now} |", "|---|---|---|"]
-        lines += [_cells(s.key, s.before or "", s.value) for s in c.settings]
+        lines += [_format_markdown_row(s.key, s.before or "", s.value) for s in c.settings]
     return "\n".join(lines) + "\n"
 
 
-def _cells(*texts: str) -> str:
+def _format_markdown_row(*texts: str) -> str:
     return "| " + " | ".join(map(escape_markdown, texts)) + " |"
 
 
-def _outcome(kept: LoadedRun, v: Verdict | None) -> str:
+def _format_outcome_and_estimate(kept: LoadedRun, v: Verdict | None) -> str:
     return "not evaluated" if v is None else f"{GLYPHS[v.outcome]} {v.outcome} {estimate_text(kept, v)}"
 
 
@@ -266,12 +272,18 @@ def comparison_json(c: RunComparison) -> str:
         found |= {"n": v.n, "won_count": len(won), "lost_count": len(lost), "left_out": m.left}
         metrics.append({**found, "won": won, "lost": lost, "why": v.why})
     settings = [{"key": s.key, "now": s.value, "before": s.before} for s in c.settings]
-    value = {"format": FORMAT, "run": _run(c.now), "against": _run(c.before), "gates": gates, "metrics": metrics}
+    value = {
+        "format": FORMAT_VERSION,
+        "run": _make_run_summary_json(c.now),
+        "against": _make_run_summary_json(c.before),
+        "gates": gates,
+        "metrics": metrics,
+    }
     value |= {"rules": c.rules, "settings": settings, "notes": c.notes}
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
-def _run(kept: LoadedRun) -> dict[str, Any]:
+def _make_run_summary_json(kept: LoadedRun) -> dict[str, Any]:
     run = kept.run
     about = {"folder": kept.folder.name, "suite": run.suite, "started": run.started, "exit_code": int(run.exit_code)}
     return {**about, "sentence": summary.verdict_sentence(run), "candidate": kept.ours}

@@ -12,8 +12,8 @@ from typing import Any
 from harness import UsageError
 from harness.internals import count_noun, printable, summary
 from harness_report import pairs, svg
-from harness_report.compare import ALIKE, RunComparison, compare_runs
-from harness_report.formatting import GLYPHS, NONE, format_confidence, format_day, minus
+from harness_report.compare import SAME_TEXT, RunComparison, compare_runs
+from harness_report.formatting import GLYPHS, NO_VALUE, format_confidence, format_day, minus
 from harness_report.gates import (
     bounds_text,
     figures,
@@ -23,7 +23,7 @@ from harness_report.gates import (
     shared_axes,
     strip_interval,
 )
-from harness_report.history import MOST, PastRun, run_rows, trend_charts
+from harness_report.history import MAX_RUNS, PastRun, run_rows, trend_charts
 from harness_report.metrics import tradeoff_of_runs
 from harness_report.page import (
     FILE,
@@ -49,14 +49,14 @@ def render_comparison(kept: LoadedRun, other: LoadedRun | None, past: Sequence[P
     """
     if other is None and not past:
         raise UsageError(f'harness report: the folder has no run of suite "{kept.run.suite}"; name another --history')
-    page = _page(kept, compare_runs(kept, other) if other else None, past)
+    page = _make_comparison_page_values(kept, compare_runs(kept, other) if other else None, past)
     name = folder_name(kept) + (f" against {folder_name(other)}" if other else "")
     return fill_template(
         "beside.html", p=page, title=f"{page.glyph} {printable(kept.run.suite)}: {page.sentence}", name=name
     )
 
 
-def _page(kept: LoadedRun, c: RunComparison | None, past: Sequence[PastRun]) -> SimpleNamespace:
+def _make_comparison_page_values(kept: LoadedRun, c: RunComparison | None, past: Sequence[PastRun]) -> SimpleNamespace:
     outcome, facts = summary.run_outcome(kept.run), []
     for name, one in [("This run", kept)] + ([("Against", c.before)] if c else []):
         said = printable(summary.verdict_sentence(one.run))
@@ -76,10 +76,15 @@ def _page(kept: LoadedRun, c: RunComparison | None, past: Sequence[PastRun]) -> 
         facts.append(("Differs", summary.join_names(differs[:8]) or "nothing in the configuration"))
         (theirs, ours), names = c.labels, ", ".join(b.name for b in c.same)
         same = f"{count_noun(len(c.same), 'gate')} had the same result in both runs: {names}." if names else ""
-        by = {reading: [b.metric for b in c.metrics if b.reading == reading] for reading in (*CLASSES, ALIKE)}
+        by = {reading: [b.metric for b in c.metrics if b.reading == reading] for reading in (*CLASSES, SAME_TEXT)}
         came = [f"{summary.join_names(by[r])} {'is' if len(by[r]) == 1 else 'are'} {r}" for r in CLASSES if by[r]]
         page |= {"lead": [f"Against {theirs}: {'; '.join(came)}."] if came else [], "notes": c.notes, "same": same}
-        page |= {"gates": _gates(c), "lines": _lines(c), "alike": summary.join_names(by[ALIKE]), "labels": c.labels}
+        page |= {
+            "gates": _make_changed_gate_sections(c),
+            "lines": _make_changed_metric_lines(c),
+            "alike": summary.join_names(by[SAME_TEXT]),
+            "labels": c.labels,
+        }
         found = [
             (b.metric, replace(b.pairs, theirs=theirs, ours=ours)) for b in c.metrics if has_changed_answers(b.pairs)
         ]
@@ -88,7 +93,7 @@ def _page(kept: LoadedRun, c: RunComparison | None, past: Sequence[PastRun]) -> 
         facts.append(("History", f"{count_noun(len(past), 'run')} of {printable(kept.run.suite)}"))
         page |= {"trends": trend_charts(past), "past_runs": run_rows(past), "runs": count_noun(len(past), "run")}
         page |= {
-            "traded": tradeoff_of_runs(kept, [p.kept for p in past[-MOST:]]),
+            "traded": tradeoff_of_runs(kept, [p.kept for p in past[-MAX_RUNS:]]),
             "released": any(p.release for p in past),
         }
         for line in page["past_runs"]:
@@ -98,13 +103,13 @@ def _page(kept: LoadedRun, c: RunComparison | None, past: Sequence[PastRun]) -> 
     return SimpleNamespace(**page, drawn=svg.can_draw())  # which is known when all is drawn
 
 
-def _gates(c: RunComparison) -> list[SimpleNamespace]:
+def _make_changed_gate_sections(c: RunComparison) -> list[SimpleNamespace]:
     """Return the gates that came to other numbers, the other run's hollow and grey in the same strip."""
     axis, found = shared_axes([c.now, c.before]), []
     for b in c.gates:
         earlier = b.before
         parts = [strip_interval(earlier, other=True) if earlier else None, strip_interval(b.now)]
-        before = {"before": NONE, "before_bounds": "", "before_outcome": "not evaluated"}
+        before = {"before": NO_VALUE, "before_bounds": "", "before_outcome": "not evaluated"}
         if earlier:
             said = figures(c.now, earlier)
             told = said.estimate, bounds_text(earlier, said), str(earlier.outcome)
@@ -113,9 +118,9 @@ def _gates(c: RunComparison) -> list[SimpleNamespace]:
     return found
 
 
-def _lines(c: RunComparison) -> list[SimpleNamespace]:
+def _make_changed_metric_lines(c: RunComparison) -> list[SimpleNamespace]:
     """Return the metrics that changed, or that could not be compared; shares of rows are on one scale."""
-    found = [(b, b.verdict, COLOURS.get(b.reading, OPEN)) for b in c.metrics if b.reading != ALIKE]
+    found = [(b, b.verdict, COLOURS.get(b.reading, OPEN)) for b in c.metrics if b.reading != SAME_TEXT]
     parts = [None if v.estimate is None else Interval(v.estimate, v.lower, v.upper, colour) for _, v, colour in found]
     shares = [p for (b, _, _), p in zip(found, parts, strict=True) if p and c.now.scale(b.metric).is_share]
     lines = []

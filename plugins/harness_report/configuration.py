@@ -14,7 +14,7 @@ from harness import Run, TrainingStep
 from harness.internals import count_noun, printable
 from harness_report import charts
 from harness_report.formatting import (
-    NONE,
+    NO_VALUE,
     escape_text,
     format_bytes,
     format_day,
@@ -27,7 +27,7 @@ from harness_report.pairs import Part
 from harness_report.reading import LoadedRun, subtable
 from harness_report.svg import Chart
 
-SEEN = 3  # training rows that are shown
+SHOWN_ROWS = 3  # training rows that are shown
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ def training_section(kept: LoadedRun) -> SimpleNamespace | None:
         return None
     said, kinds = [], [("ignored" if f.ignored is not None else f.severity, f) for f in kept.run.findings]
     if "steps" in facts and "rows" in facts:
-        tokens = f"; {facts['tokens']:,} tokens" if _is_number(facts.get("tokens")) else ""
+        tokens = f"; {facts['tokens']:,} tokens" if _is_finite_number(facts.get("tokens")) else ""
         learnt = facts.get("supervised_tokens")
-        tokens += f", {learnt:,} of them trained on" if _is_number(learnt) else ""
+        tokens += f", {learnt:,} of them trained on" if _is_finite_number(learnt) else ""
         said.append(f"{count_noun(facts['steps'], 'step')} over {count_noun(facts['rows'], 'row')}{tokens}.")
-    if _is_number(facts.get("trainable_parameters")) and _is_number(facts.get("total_parameters")):
+    if _is_finite_number(facts.get("trainable_parameters")) and _is_finite_number(facts.get("total_parameters")):
         said.append(f"{facts['trainable_parameters']:,} of {facts['total_parameters']:,} parameters trained.")
     if "truncated_rows" in facts:
         said.append(
@@ -61,39 +61,46 @@ def training_section(kept: LoadedRun) -> SimpleNamespace | None:
     if "spikes" in facts:
         said.append(f"The loss spiked at {len(facts['spikes'])} steps." if facts["spikes"] else "No loss spikes.")
     return SimpleNamespace(
-        said=said, charts=list(_series(steps, facts)), rows=training_row_parts(kept.run), sweep=_sweep(kept.run),
+        said=said,
+        charts=list(_iterate_training_charts(steps, facts)),
+        rows=training_row_parts(kept.run),
+        sweep=_make_sweep_section(kept.run),
         findings=[printable(f"{kind}: {f.name}: {f.what}" + (f"; {f.fix}" if f.fix else "")) for kind, f in kinds],
         missing="" if steps else "This report has only means of the training, not its course.",
     )  # fmt: skip
 
 
-def _sweep(run: Run) -> SimpleNamespace | None:
+def _make_sweep_section(run: Run) -> SimpleNamespace | None:
     if (s := run.sweep) is None:
         return None
     lines = []
     for t in s.trials:
         change, low, high = (format_on_scale(x, s, versus=True) for x in (t.change, t.change_lower, t.change_upper))
         change += "" if t.change_lower is None or t.change_upper is None else f" [{low}, {high}]"
-        took = NONE if t.seconds is None else format_seconds(t.seconds)
+        took = NO_VALUE if t.seconds is None else format_seconds(t.seconds)
         mark = " ✓ chosen" if s.chosen is not None and t.value == s.chosen else ""
         lines.append([escape_text(text) for text in (f"{t.value}{mark}", format_value(t.metric), change, took)])
     said = f"Tried on {s.rows:,} selection rows, each step tested at α = {s.alpha:g}. {s.why}"
     return SimpleNamespace(said=escape_text(said), key=escape_text(s.key), by=escape_text(s.by), trials=lines)
 
 
-def _series(steps: Sequence[TrainingStep], facts: Mapping[str, Any]) -> Iterator[Chart]:
-    loss, validation = _of(steps, "loss"), _of(steps, "validation")
+def _iterate_training_charts(steps: Sequence[TrainingStep], facts: Mapping[str, Any]) -> Iterator[Chart]:
+    loss, validation = _select_finite_points(steps, "loss"), _select_finite_points(steps, "validation")
     if loss or validation:
         lines = {name: points for name, points in (("training", loss), ("validation", validation)) if points}
-        mean = f"; mean of the run {format_value(facts['train_loss'])}" if _is_number(facts.get("train_loss")) else ""
+        mean = (
+            f"; mean of the run {format_value(facts['train_loss'])}"
+            if _is_finite_number(facts.get("train_loss"))
+            else ""
+        )
         ends: dict[int, float] = {}  # by epoch, but for the last
-        for step, epoch in _of(steps, "epoch")[:-1]:
+        for step, epoch in _select_finite_points(steps, "epoch")[:-1]:
             if int(epoch) > max(ends, default=0):
                 ends[int(epoch)] = step
         marks = list(ends.values()) if len(ends) <= 6 else []
         epochs = "; dashed: end of an epoch" if marks else ""
         yield charts.line_chart("Loss", f"{mean}{epochs}".removeprefix("; "), lines, marks=marks, unit="nats per token")
-    if rate := _of(steps, "learning_rate"):
+    if rate := _select_finite_points(steps, "learning_rate"):
         yield charts.line_chart("Learning rate", "as used by the optimiser", {"learning rate": rate})
     speed, known = [], [(s.step, s.seconds, s.tokens) for s in steps if s.tokens is not None]
     for (_, begun, before), (at, ended, tokens) in pairwise(known):  # totals
@@ -104,18 +111,18 @@ def _series(steps: Sequence[TrainingStep], facts: Mapping[str, Any]) -> Iterator
         yield charts.line_chart("Tokens per second", mean, {"tokens per second": speed})
 
 
-def _of(steps: Sequence[TrainingStep], key: str) -> list[tuple[float, float]]:
-    return [(float(s.step), getattr(s, key)) for s in steps if _is_number(getattr(s, key))]
+def _select_finite_points(steps: Sequence[TrainingStep], key: str) -> list[tuple[float, float]]:
+    return [(float(s.step), getattr(s, key)) for s in steps if _is_finite_number(getattr(s, key))]
 
 
-def _is_number(x: object) -> bool:
+def _is_finite_number(x: object) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 
 def training_row_parts(run: Run) -> list[list[Part]]:
     """Return training rows as the model saw them, in parts, those that are learnt marked."""
     return [[(shorten_text(s.text, 1200), s.trained) for s in row.segments] for row in run.shown_rows if row.segments][
-        :SEEN
+        :SHOWN_ROWS
     ]
 
 
@@ -140,12 +147,12 @@ def flatten_suite(kept: LoadedRun) -> dict[str, str]:
     for e in suite.get("evals", ()):
         data = {k: e[k] for k in ("use", "data", "limit", "cluster") if k in e}  # the empty are left out below
         found |= {f"{e['name']}.{k}": v for k, v in {**data, **(e.get("options") or {})}.items()}
-    return {k: _setting(v) for k, v in found.items() if v not in (None, "", [], {})}
+    return {k: _format_shortened_setting(v) for k, v in found.items() if v not in (None, "", [], {})}
 
 
-def _setting(value: object) -> str:
+def _format_shortened_setting(value: object) -> str:
     if isinstance(value, list):
-        return ", ".join(map(_setting, value))
+        return ", ".join(map(_format_shortened_setting, value))
     if isinstance(value, str):
         return shorten_text(value.replace("\n", "⏎"), 160) if value.strip(" ") else f'"{value}"'
     return shorten_text(str(value), 160)
@@ -172,7 +179,7 @@ def attempt_sentences(run: Run) -> list[str]:
     return [printable(s) for s in said if s]
 
 
-def _sides(run: Run) -> list[tuple[str, str]]:
+def _list_scored_row_sources(run: Run) -> list[tuple[str, str]]:
     """Return what each side of scored rows is: its model, the tool and the first file."""
     sides = [(side, told) for side, told in run.facts.items() if "binding" in told]
     return [
@@ -193,7 +200,11 @@ def header_facts(kept: LoadedRun) -> list[tuple[str, str]]:
     brought = str(subtable(kept.suite, "candidate").get(kept.ours) or "").rstrip("/\\")
     name = kept.ours + (f", {PureWindowsPath(brought).name}" if brought else "")  # of either kind of path
     lines = [("Suite", suite)]
-    lines += _sides(run) if run.is_of_scored_rows else [("Model", ", ".join(filter(None, [model, adapter, name])))]
+    lines += (
+        _list_scored_row_sources(run)
+        if run.is_of_scored_rows
+        else [("Model", ", ".join(filter(None, [model, adapter, name])))]
+    )
     if versus := list(dict.fromkeys(v.versus for v in run.verdicts if v.versus and v.versus != kept.ours)):
         lines.append(("Compared with", ", ".join(str(v) for v in versus) + ", on the same rows"))
     lines.append(("Run", f"{format_day(run.started)}, {format_seconds(run.seconds)}, exit {run.exit_code}"))

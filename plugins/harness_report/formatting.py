@@ -14,8 +14,8 @@ NAMES = {
     "acc": "accuracy", "acc_norm": "accuracy by length", "kl": "KL from the base", "bits_per_byte": "bits per byte",
     "exact_match": "exact match",
 }  # fmt: skip
-NONE = "–"
-CUT = 2000  # characters of a text of others on the page, unless there are very many rows
+NO_VALUE = "–"
+MAX_TEXT_CHARS = 2000  # characters of a text of others on the page, unless there are very many rows
 MONTHS = (
     *("January", "February", "March", "April", "May", "June", "July"),
     *("August", "September", "October", "November", "December"),
@@ -30,7 +30,7 @@ def escape_text(text: str) -> str:
 def format_value(x: float | None, unit: str = "") -> str:
     """Write a metric's value with the digits that matter; `unit` is "bytes" or "count"."""
     if x is None or not math.isfinite(x):
-        return NONE
+        return NO_VALUE
     if unit == "bytes":
         return format_bytes(x)
     if x == int(x) and (abs(x) >= 10 or unit == "count"):
@@ -45,7 +45,7 @@ def format_bytes(x: float) -> str:
 def format_on_scale(x: float | None, scale: Scaled, *, versus: bool, unit: str = "") -> str:
     """Write a number on a claim's own scale: a value, or a difference; of a perplexity its logarithm is given."""
     if x is None or not math.isfinite(x):
-        return NONE
+        return NO_VALUE
     x = min(x, 50) if scale.is_log else x
     if not versus:
         return format_value(scale.from_test_scale(x), unit)
@@ -111,7 +111,7 @@ def claim_in_words(v: Verdict, unit: str = "") -> str:
     )
 
 
-def shorten_text(text: str, most: int = CUT) -> str:
+def shorten_text(text: str, most: int = MAX_TEXT_CHARS) -> str:
     """Return a text of others as it may be shown: spelt out, without secrets, its middle left out when it is long."""
     if (left := len(text) - most) > 0:
         half = most // 2

@@ -23,7 +23,7 @@ from harness.internals import (
 )
 from harness_report.formatting import (
     GLYPHS,
-    NONE,
+    NO_VALUE,
     claim_in_words,
     escape_text,
     format_bytes,
@@ -147,15 +147,15 @@ def gate_section(
     if v.method == "point":
         rows = "counted"
     elif not v.n:
-        rows = NONE
+        rows = NO_VALUE
     elif said.where:
         rows = f"{printable(said.where)}, {said.n:,} of {count_noun(v.n, 'row')}"
     else:
         rows = count_noun(v.n, "row") + (f" in {v.clusters:,} clusters" if v.clusters and v.clusters < v.n else "")
     return SimpleNamespace(
         outcome=v.outcome.value, glyph=GLYPHS[v.outcome], gate=printable(v.gate), candidate=printable(v.candidate),
-        claim=escape_text(claim_text(kept, v)), aside=aside, details=_details(v),
-        svg=svg, estimate=said.estimate, bounds=bounds_text(v, said), second=_second(kept, v, said),
+        claim=escape_text(claim_text(kept, v)), aside=aside, details=_list_details(v),
+        svg=svg, estimate=said.estimate, bounds=bounds_text(v, said), second=_format_line_below_estimate(kept, v, said),
         rows=rows, changed=linked_rows(kept, v, links), **before,
     )  # fmt: skip
 
@@ -181,7 +181,7 @@ def comparison_link(kept: LoadedRun, evaluation: str, theirs: str, ours: str) ->
 def estimate_text(kept: LoadedRun, v: Verdict | None) -> str:
     """Return a verdict's estimate with its bounds."""
     if v is None or v.estimate is None:
-        return NONE
+        return NO_VALUE
     said = figures(kept, v)
     return f"{said.estimate} {bounds_text(v, said)}".rstrip()
 
@@ -193,7 +193,7 @@ def bounds_text(v: Verdict, said: Figures) -> str:
     return said.bounds
 
 
-def _second(kept: LoadedRun, v: Verdict, said: Figures) -> str:
+def _format_line_below_estimate(kept: LoadedRun, v: Verdict, said: Figures) -> str:
     """Return the line under an estimate: both values, or the limit, or what would decide it."""
     if more := verdict_text.format_sample_size(v):
         return more
@@ -206,7 +206,7 @@ def _second(kept: LoadedRun, v: Verdict, said: Figures) -> str:
     return f"limit {limit}"
 
 
-def _details(v: Verdict) -> list[str]:
+def _list_details(v: Verdict) -> list[str]:
     found = []
     if v.method and v.method != "point":
         text = f"{v.method[:1].upper()}{v.method[1:]}"
@@ -238,7 +238,7 @@ def headline_gates(kept: LoadedRun) -> list[SimpleNamespace]:
     for title, v in turns:
         axis, part = shared_axes([kept])(kept, v), strip_interval(v)
         svg = draw_svg(strip_spec(axis, [part])) if axis and part else ""
-        said = escape_text(_said(kept, v))
+        said = escape_text(_explain_driver_estimate(kept, v))
         title += printable(v.gate)
         found.append(SimpleNamespace(title=title, number=figures(kept, v).estimate, said=said, svg=svg, style=""))
     losses, changes = [], []  # the worst that is proven and in no gate first
@@ -263,14 +263,14 @@ def blocking_reasons(kept: LoadedRun, *, links: bool) -> tuple[list[SimpleNamesp
     reasons = [
         SimpleNamespace(
             outcome=v.outcome.value, glyph=GLYPHS[v.outcome], name=printable(f"{v.gate} on {v.candidate}"),
-            said=printable(_reason(v)), rows=linked_rows(kept, v, links),
+            said=printable(_format_reason_without_row_notes(v)), rows=linked_rows(kept, v, links),
         )
         for v in held[:MOST_REASONS]
     ]  # fmt: skip
     return reasons, f"and {count_noun(more.total(), 'more gate')}: {rest}" if more else ""
 
 
-def _reason(v: Verdict) -> str:
+def _format_reason_without_row_notes(v: Verdict) -> str:
     """Return a verdict's claim and reason without what is said of the rows of all gates."""
     notes = [note for note in v.notes if note.kind != "rows"]
     return verdict_text.format_reason(replace(v, notes=tuple(notes)) if notes else v)
@@ -283,7 +283,7 @@ def rows_remarks(kept: LoadedRun) -> list[str]:
     return [printable(f"{text[:1].upper()}{text[1:]}.") for text in texts if text and not text.startswith(TRUST)]
 
 
-def _slice_link(kept: LoadedRun, v: Verdict, link: str, counts: Mapping[str, int]) -> str:
+def _make_slice_rows_link(kept: LoadedRun, v: Verdict, link: str, counts: Mapping[str, int]) -> str:
     """Return a link to the rows of a gate's slice; "-" where the browser has other rows than the gate counted."""
     evaluation, _, metric = v.metric.partition(".")
     slices = v.claim_spec.slices if v.claim_spec else ()
@@ -305,7 +305,7 @@ def linked_rows(kept: LoadedRun, v: Verdict, links: bool) -> list[tuple[str, str
     if v.versus:
         counts = {"lost": v.lost_count or len(v.lost), "won": v.won_count or len(v.won)}
         link, to = rows_link(kept, v, links), f"#{quote(evaluation, '')}"
-        link = _slice_link(kept, v, link, counts)
+        link = _make_slice_rows_link(kept, v, link, counts)
         rows = [(f"{n:,} {word}", "" if link == "-" else f"{to}:{word}{link}") for word, n in counts.items()]
         return rows if any(counts.values()) else []
     wrong = 0
@@ -319,7 +319,7 @@ def linked_rows(kept: LoadedRun, v: Verdict, links: bool) -> list[tuple[str, str
     return [(f"{wrong:,} wrong", f"#{quote(evaluation, '')}:wrong{of}" if told_apart else "")] if wrong else []
 
 
-def _said(kept: LoadedRun, v: Verdict) -> str:
+def _explain_driver_estimate(kept: LoadedRun, v: Verdict) -> str:
     """Return what the driver's number means: what was claimed, and what its bounds say of that."""
     if v.estimate is None or v.threshold is None:
         return v.why

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from harness import Outcome, Verdict
 from harness.internals import printable, slice_figures, summary, verdict_figures
-from harness_report.formatting import GLYPHS, NONE, claim_in_words, metric_in_words
+from harness_report.formatting import GLYPHS, NO_VALUE, claim_in_words, metric_in_words
 from harness_report.reading import LoadedRun
 
-FEWEST = 4  # gates on the slices of a metric, below which the list of gates is as clear
+MIN_SLICE_GATES = 4  # gates on the slices of a metric, below which the list of gates is as clear
 
 
 class Cell(NamedTuple):
@@ -45,23 +45,27 @@ def heat_maps(kept: LoadedRun) -> list[HeatMap]:
     """Return a table for each metric and column of slices that several gates share."""
     gates: dict[tuple[str, str], list[Verdict]] = {}
     for v in kept.run.verdicts:
-        if (column := _column(v)) and v.estimate is not None:
+        if (column := _find_only_slice_column(v)) and v.estimate is not None:
             gates.setdefault((v.metric, column), []).append(v)
-    return [_make_map(metric, column, found) for (metric, column), found in gates.items() if len(found) >= FEWEST]
+    return [
+        _make_heat_map(metric, column, found)
+        for (metric, column), found in gates.items()
+        if len(found) >= MIN_SLICE_GATES
+    ]
 
 
-def _column(v: Verdict) -> str:
+def _find_only_slice_column(v: Verdict) -> str:
     slices = v.claim_spec.slices if v.claim_spec else ()
     return slices[0][0] if len(slices) == 1 else ""
 
 
-def _make_map(metric: str, column: str, verdicts: Sequence[Verdict]) -> HeatMap:
+def _make_heat_map(metric: str, column: str, verdicts: Sequence[Verdict]) -> HeatMap:
     table: dict[str, dict[str, tuple[Outcome, Cell]]] = {}
     claims: dict[str, None] = {}
     for v in verdicts:
-        title = _claim(v, several=len({one.candidate for one in verdicts}) > 1)
+        title = _format_claim_without_slice(v, several=len({one.candidate for one in verdicts}) > 1)
         claims.setdefault(title)
-        for value, outcome, cell in _cells(v):
+        for value, outcome, cell in _iterate_slice_cells(v):
             table.setdefault(value, {})[title] = outcome, cell
 
     def place(value: str) -> tuple[int, str]:
@@ -74,7 +78,7 @@ def _make_map(metric: str, column: str, verdicts: Sequence[Verdict]) -> HeatMap:
     return HeatMap(printable(f"{metric_in_words(metric)} by {column}"), printable(column), [*claims], rows)
 
 
-def _claim(v: Verdict, *, several: bool) -> str:
+def _format_claim_without_slice(v: Verdict, *, several: bool) -> str:
     """Return a claim in words without its metric and its slice."""
     about = v.claim_spec
     said = claim_in_words(replace(v, claim_spec=replace(about, slices=()) if about else None))
@@ -82,11 +86,11 @@ def _claim(v: Verdict, *, several: bool) -> str:
     return printable(said + (f", {v.candidate}" if several else ""))
 
 
-def _cells(v: Verdict) -> Iterator[tuple[str, Outcome, Cell]]:
+def _iterate_slice_cells(v: Verdict) -> Iterator[tuple[str, Outcome, Cell]]:
     """Yield value, outcome and cell of each slice that a gate judged."""
     for s in v.slices:
         figures = slice_figures(v, s)
-        estimate = NONE if figures is None else figures.estimate
+        estimate = NO_VALUE if figures is None else figures.estimate
         yield s.name.partition("=")[2], s.outcome, Cell(s.outcome.value, GLYPHS[s.outcome], estimate, s.n)
     if not v.slices and v.claim_spec:
         (_, value), *_ = v.claim_spec.slices

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from harness import Run, UsageError, Verdict, read_run
 from harness.internals import open_file, printable, promotions, rules, summary
-from harness_report.compare import FORMAT, STYLES, render_lines, verdict_numbers
+from harness_report.compare import FORMAT_VERSION, STYLES, render_lines, verdict_numbers
 from harness_report.formatting import GLYPHS, format_day, format_short_day
 from harness_report.formatting import escape_text as spelt
 from harness_report.gates import claim_text, number_writer, shared_axes, strip_interval, tick_writer
@@ -39,10 +39,10 @@ from harness_report.svg import (
     rule_layer,
 )
 
-HOLLOW = {"fill": PAGE, "strokeWidth": 1.5, "size": 46}
+HOLLOW_STYLE = {"fill": PAGE, "strokeWidth": 1.5, "size": 46}
 BARS = "▁▂▃▄▅▆▇█"
-CHANGED = 4  # keys that are told of a run
-MOST = 24  # runs that a chart or a line of the terminal shows, the last ones
+MAX_CHANGED_KEYS = 4  # keys that are told of a run
+MAX_RUNS = 24  # runs that a chart or a line of the terminal shows, the last ones
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 328, 160, 52, 16, 24  # of a chart, px
 
 
@@ -97,8 +97,8 @@ def past_runs(suite: str, folder: Path) -> list[PastRun]:
                 releases = [release_day(days(e["to"]), e["digest"], when) for e in told["exports"] if e["digest"]]
                 found.append(PastRun(path.parent, when, next(filter(None, releases), "")))
     found.sort(key=lambda p: (p.started, p.folder.name))
-    last = list(islice((p for p in reversed(found) if p.is_whole), MOST))
-    return [*(found[: found.index(last[-1])] if len(last) == MOST else ()), *reversed(last)]
+    last = list(islice((p for p in reversed(found) if p.is_whole), MAX_RUNS))
+    return [*(found[: found.index(last[-1])] if len(last) == MAX_RUNS else ()), *reversed(last)]
 
 
 def release_day(released: Mapping[tuple[str, str], str], weights: str, started: str) -> str:
@@ -131,8 +131,8 @@ def sparkline(values: Sequence[float | None]) -> str:
 
 def history_lines(suite: str, past: Sequence[PastRun]) -> str:
     """Return the history of a suite as lines for a terminal: a gate a line, the last runs from left to right."""
-    table, kept = _table("gate", "estimates", "verdicts", "last", "limit"), past[-1].kept
-    for track in gate_tracks(past[-MOST:]):
+    table, kept = _make_borderless_table("gate", "estimates", "verdicts", "last", "limit"), past[-1].kept
+    for track in gate_tracks(past[-MAX_RUNS:]):
         glyphs = [(GLYPHS[v.outcome], STYLES[v.outcome]) if v else " " for v in track.verdicts]
         v, line = track.last, sparkline([v.estimate if v else None for v in track.verdicts])
         limit = "" if v.threshold is None else tick_writer(kept, v)(v.threshold)
@@ -143,31 +143,31 @@ def history_lines(suite: str, past: Sequence[PastRun]) -> str:
         table.add_row(Text(name), Text(line), Text.assemble(*glyphs), Text(estimate), Text(limit))
     first, last = past[0].started, past[-1].started
     head = f"{printable(suite)}: {len(past)} runs, {format_day(first, time=False)} to {format_day(last, time=False)}"
-    runs = _table("run", "when", "result", "deciding gate", "changes")
+    runs = _make_borderless_table("run", "when", "result", "deciding gate", "changes")
     for one in run_rows(past):
         runs.add_row(*map(Text, (one.folder, one.when, one.said, one.driver, one.changed)))
     return render_lines(head, "", table, "", runs)
 
 
-def _table(*columns: str) -> Table:
+def _make_borderless_table(*columns: str) -> Table:
     return Table(*(Column(name, overflow="fold") for name in columns), box=None, padding=(0, 2, 0, 0), pad_edge=False)
 
 
 def run_rows(past: Sequence[PastRun]) -> list[SimpleNamespace]:
     """Return the last runs, the newest first: what each came to, what decided, and what was set otherwise before it."""
-    last, found = past[-MOST:], []
+    last, found = past[-MAX_RUNS:], []
     for before, p in zip([None, *last], last, strict=False):
         v, outcome = summary.deciding_verdict(p.run), summary.run_outcome(p.run)
         locked = before is not None and before.kept.lock and p.kept.lock
         changes = rules.changed_rules(p.kept.rules, before.kept.rules) if before and locked else []
         keys = [replace(c, would_be=()).describe() for c in changes]
-        more = len(keys) - CHANGED
+        more = len(keys) - MAX_CHANGED_KEYS
         said = f"{GLYPHS[outcome]} {summary.verdict_sentence(p.run)}"
         found.append(SimpleNamespace(
             folder=printable(p.folder.name), path=p.folder, when=format_day(p.run.started), outcome=outcome.value,
             said=printable(f"{said}; released on {p.release}" if p.release else said),
             driver=printable(f"{v.gate} {number_writer(p.kept, v)(v.estimate)}") if v else "",
-            changed="; ".join([*map(printable, keys[:CHANGED]), *([f"{more} more"] if more > 0 else [])]),
+            changed="; ".join([*map(printable, keys[:MAX_CHANGED_KEYS]), *([f"{more} more"] if more > 0 else [])]),
         ))  # fmt: skip
     return found[::-1]
 
@@ -182,19 +182,19 @@ def history_json(suite: str, past: Sequence[PastRun]) -> str:
             gates = [{"gate": v.gate, "candidate": v.candidate, **verdict_numbers(v)} for v in run.verdicts]
             said = summary.verdict_sentence(run)
             runs.append({**about, "exit_code": int(run.exit_code), "sentence": said, "gates": gates})
-    return json.dumps({"format": FORMAT, "suite": suite, "runs": runs}, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps({"format": FORMAT_VERSION, "suite": suite, "runs": runs}, indent=1, ensure_ascii=False) + "\n"
 
 
 def trend_charts(past: Sequence[PastRun]) -> list[SimpleNamespace]:
     """Return a chart for each gate on what the last run ships: estimate, bounds, limit, and releases."""
-    shown_, kept = past[-MOST:], past[-1].kept
+    shown_, kept = past[-MAX_RUNS:], past[-1].kept
     axis = shared_axes([p.kept for p in shown_], by_limit=False)
     found = []
     for track in gate_tracks(shown_):
         v, scale = track.last, axis(kept, track.last)
         if track.candidate != kept.ours or scale is None:
             continue
-        spec = _trend(scale, track, shown_)
+        spec = _make_gate_trend_spec(scale, track, shown_)
         judged = [(p, w) for p, w in zip(shown_, track.verdicts, strict=True) if w is not None]
         rows = [(format_day(p.run.started), str(w.outcome), number_writer(p.kept, w)(w.estimate)) for p, w in judged]
         chart = Chart(printable(track.gate), spelt(claim_text(kept, v)), spec, ("run", "verdict", "estimate"), rows)
@@ -202,7 +202,7 @@ def trend_charts(past: Sequence[PastRun]) -> list[SimpleNamespace]:
     return found
 
 
-def _trend(axis: Axis, track: GateTrack, past: Sequence[PastRun]) -> dict[str, Any]:
+def _make_gate_trend_spec(axis: Axis, track: GateTrack, past: Sequence[PastRun]) -> dict[str, Any]:
     """Return the spec of one gate over the runs: a dot and a bar a run, what the limit of that run forbids shaded.
 
     The dot is hollow where the claim was another than the last run's.
@@ -243,7 +243,7 @@ def _trend(axis: Axis, track: GateTrack, past: Sequence[PastRun]) -> dict[str, A
         layers += [rule_layer(VERDICTS[v.outcome], 1, x=x - 6, x2=x + 6, y=up(run)) for run in part.runs]
         places.append((x, up(part.estimate)))
         colour, same = VERDICTS[v.outcome], v.claim == track.last.claim
-        dot = {"color": colour} if same else {"stroke": colour} | HOLLOW
+        dot = {"color": colour} if same else {"stroke": colour} | HOLLOW_STYLE
         layers.append(mark_layer(DOT | dot, x=x, y=places[-1][1]))
     layers[shaded:shaded] = [rule_layer(BASE, 1, x=a, x2=c, y=b, y2=d) for (a, b), (c, d) in pairwise(places)]
     return {"width": WIDTH, "height": HEIGHT, "autosize": "none", "padding": 0, "layer": layers}

@@ -11,7 +11,7 @@ from typing import Any
 from harness import Gate, ItemResult, Verdict
 from harness.internals import decide, printable, summary, wilson
 from harness_report import charts
-from harness_report.formatting import NAMES, NONE, format_short_day, format_value, metric_in_words, minus
+from harness_report.formatting import NAMES, NO_VALUE, format_short_day, format_value, metric_in_words, minus
 from harness_report.pairs import BOTH, LOST, NEITHER, WON, pairs_of_evaluation
 from harness_report.reading import (
     LoadedRun,
@@ -26,7 +26,7 @@ from harness_report.reading import (
 )
 from harness_report.svg import Chart
 
-FEWEST = 5  # rows of one probability that are drawn
+MIN_BIN_ROWS = 5  # rows of one probability that are drawn
 MOST_SLICES = 40  # values of a column that are drawn
 
 
@@ -42,7 +42,7 @@ def metrics_table(kept: LoadedRun) -> SimpleNamespace:
         was, now, scale = found.get(base), found.get(kept.ours), kept.scale(name)
         rows = {r.n for r in kept.run.results if r.eval == evaluation and r.subject in (base, kept.ours)}
         if was is None or now is None or not math.isfinite(was + now):
-            change = NONE
+            change = NO_VALUE
         elif len(rows) > 1:
             change = "other rows"
         elif was == now:
@@ -65,7 +65,7 @@ def slice_charts(kept: LoadedRun) -> list[Chart]:
         metric, baseline = kept.against(mine.eval)
         for theirs in dict.fromkeys(filter(None, (baseline, kept.parent))):
             if (other := kept.report(theirs, mine.eval)) and theirs != kept.ours:
-                found += [_slices(kept, mine, other, metric, column) for column in mine.slices]
+                found += [_make_slice_change_chart(kept, mine, other, metric, column) for column in mine.slices]
     return [chart for chart in found if chart]
 
 
@@ -74,11 +74,13 @@ def slice_min_n(kept: LoadedRun) -> int:
     return max((g["min_n"] for g in kept.lock.get("gates", ()) if g.get("min_n")), default=Gate.min_n)
 
 
-def _slices(kept: LoadedRun, mine: ItemResult, other: ItemResult, metric: str, column: str) -> Chart | None:
+def _make_slice_change_chart(
+    kept: LoadedRun, mine: ItemResult, other: ItemResult, metric: str, column: str
+) -> Chart | None:
     """Draw the slices of a metric by how they changed, the worst first."""
     name = f"{mine.eval}.{metric}"
     share, least, sign = kept.scale(name).is_share, slice_min_n(kept), -1 if kept.is_lower(name) else 1
-    bounds = _bounds(kept, name, column) if share and kept.has_all_rows(mine.eval) else {}
+    bounds = _compute_slice_confidence_bounds(kept, name, column) if share and kept.has_all_rows(mine.eval) else {}
     most = max(int(told.get("n", 0)) for told in mine.slices[column].values())  # a mark on each row says nothing
     rows: list[dict[str, Any]] = []
     for label, told in mine.slices[column].items():
@@ -98,7 +100,7 @@ def _slices(kept: LoadedRun, mine: ItemResult, other: ItemResult, metric: str, c
     return charts.slice_chart(title, note, rows, share=share, names=names) if rows else None
 
 
-def _bounds(kept: LoadedRun, name: str, column: str) -> dict[str, tuple[float, float]]:
+def _compute_slice_confidence_bounds(kept: LoadedRun, name: str, column: str) -> dict[str, tuple[float, float]]:
     """Return the bounds of each slice's share: over clusters as a gate's where rows have them, else Wilson's."""
     evaluation, _, metric = name.partition(".")
     parts: dict[str, dict[str, Row]] = {}
@@ -146,13 +148,15 @@ def tradeoff_of_runs(kept: LoadedRun, past: Sequence[LoadedRun] = ()) -> Chart |
     note += f"; shaded: beyond the limit of “{gain.gate}” or of “{loss.gate}”"
     lower = (kept.is_lower(loss.metric), kept.is_lower(gain.metric))
     return (
-        charts.tradeoff_chart(points, names, (_limit(loss), _limit(gain)), printable(note), lower)
+        charts.tradeoff_chart(
+            points, names, (_compute_passing_limit(loss), _compute_passing_limit(gain)), printable(note), lower
+        )
         if len(points) > 1
         else None
     )
 
 
-def _limit(v: Verdict) -> float | None:
+def _compute_passing_limit(v: Verdict) -> float | None:
     """Return from which value on a comparison's claim holds, if that is one number."""
     if (
         v.claim_spec is None
@@ -175,23 +179,30 @@ def row_charts(kept: LoadedRun) -> list[Chart]:
     paired = (
         [charts.outcome_chart(rows, f"rows that {kept.ours} lost and won against its gate's baseline")] if rows else []
     )
-    return [*paired, *_numbers(kept), *_reliable(kept), *_lengths(kept)]
+    return [
+        *paired,
+        *_iterate_row_value_charts(kept),
+        *_iterate_reliability_charts(kept),
+        *_iterate_answer_length_charts(kept),
+    ]
 
 
-def _reliable(kept: LoadedRun) -> Iterator[Chart]:
+def _iterate_reliability_charts(kept: LoadedRun) -> Iterator[Chart]:
     """Yield a chart of each evaluation whose rows have a probability of the chosen answer: candidate, then baseline."""
     for r in kept.run.results:
         if r.subject != kept.ours or kept.is_private(r.eval) or not kept.has_all_rows(r.eval):
             continue
         metric, baseline = kept.against(r.eval)
-        bins = {name: _bins(kept, name, r.eval, metric) for name in dict.fromkeys((kept.ours, baseline))}
+        bins = {
+            name: _bin_rows_by_probability(kept, name, r.eval, metric) for name in dict.fromkeys((kept.ours, baseline))
+        }
         if len(bins[kept.ours]) > 1:
             note = "share of correct rows by confidence; on the line the model is well calibrated"
             note += f"; grey: {baseline}" if bins.get(baseline) and baseline != kept.ours else ""
             yield charts.reliability_chart(f"Reliability of {r.eval}", note, {name: b for name, b in bins.items() if b})
 
 
-def _bins(kept: LoadedRun, subject: str, evaluation: str, metric: str) -> list[charts.Spec]:
+def _bin_rows_by_probability(kept: LoadedRun, subject: str, evaluation: str, metric: str) -> list[charts.Spec]:
     """Return the rows by the probability of their chosen answers, in tenths; bins of few rows are left out."""
     tenths: dict[int, list[tuple[float, float]]] = {}
     for row in kept.rows(subject, evaluation).values() if kept.report(subject, evaluation) else ():
@@ -199,14 +210,14 @@ def _bins(kept: LoadedRun, subject: str, evaluation: str, metric: str) -> list[c
         if isinstance(said, float) and 0 <= said <= 1 and right in (0, 1):
             tenths.setdefault(min(9, int(said * 10)), []).append((said, right))
     found: list[charts.Spec] = []
-    for rows in (tenths[k] for k in sorted(tenths) if len(tenths[k]) >= FEWEST):
+    for rows in (tenths[k] for k in sorted(tenths) if len(tenths[k]) >= MIN_BIN_ROWS):
         n, hits = len(rows), sum(right for _, right in rows)
         low, high = wilson(round(hits), n, kept.run.alpha)
         found.append({"p": sum(said for said, _ in rows) / n, "v": hits / n, "low": low, "high": high, "n": n})
     return found
 
 
-def _numbers(kept: LoadedRun) -> Iterator[Chart]:
+def _iterate_row_value_charts(kept: LoadedRun) -> Iterator[Chart]:
     """Yield a chart of each evaluation whose rows are numbers: against the baseline where it has one."""
     for r in kept.run.results:
         metric, baseline = kept.against(r.eval)
@@ -236,7 +247,7 @@ def _numbers(kept: LoadedRun) -> Iterator[Chart]:
                 )
 
 
-def _lengths(kept: LoadedRun) -> Iterator[Chart]:
+def _iterate_answer_length_charts(kept: LoadedRun) -> Iterator[Chart]:
     """Yield how long the answers are of each evaluation whose answers were written, not chosen."""
     for r in kept.run.results:
         chosen = "choices" in (kept.evals.get(r.eval, {}).get("options") or {})  # their length says nothing

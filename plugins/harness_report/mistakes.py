@@ -13,7 +13,7 @@ from harness_report.pairs import LOST, pairs_of_evaluation
 from harness_report.reading import LoadedRun, Row, row_answer, row_value
 
 MOST_MISTAKES, FEWEST_ROWS = 8, 2  # that are listed of an evaluation; rows that make one worth a line
-LONGEST = 200  # characters of a target that is a label or a short text
+MAX_TARGET_CHARS = 200  # characters of a target that is a label or a short text
 KINDS = {  # of wrong answers, in the order of the page
     "empty": "empty",
     "cut": "cut short",
@@ -32,22 +32,24 @@ def mistake_sections(kept: LoadedRun, browsed: set[str]) -> Iterator[SimpleNames
         if kept.is_private(evaluation) or not kept.report(kept.ours, evaluation):
             continue
         rows = kept.rows(kept.ours, evaluation)
-        wrong = {key: row for key, row in rows.items() if _is_wrong(kept, evaluation, row)}
-        texts = {key: pair for key, row in wrong.items() if (pair := _texts(row))}
+        wrong = {key: row for key, row in rows.items() if _has_worst_metric_value(kept, evaluation, row)}
+        texts = {key: pair for key, row in wrong.items() if (pair := _extract_target_and_answer(row))}
         answered = any(row_answer(row) for row in rows.values())
         if len(wrong) < FEWEST_ROWS or len(texts) < len(wrong) or not answered:  # they are scored by something else
             continue
-        yield _section(kept, evaluation, len(rows), texts, evaluation in browsed)
+        yield _make_wrong_answers_section(kept, evaluation, len(rows), texts, evaluation in browsed)
 
 
-def _section(
+def _make_wrong_answers_section(
     kept: LoadedRun, evaluation: str, total: int, texts: dict[str, tuple[str, str]], linked: bool
 ) -> SimpleNamespace:
     pairs = pairs_of_evaluation(kept, evaluation)
     lost = {pair.id for pair in pairs.rows if pair.outcome == LOST}
-    before = Counter(_texts(p.theirs) for p in pairs.rows if _is_wrong(kept, evaluation, p.theirs))
+    before = Counter(
+        _extract_target_and_answer(p.theirs) for p in pairs.rows if _has_worst_metric_value(kept, evaluation, p.theirs)
+    )
     labels = {fold_case(str(row["target"])) for row in kept.rows(kept.ours, evaluation).values() if row.get("target")}
-    kinds = Counter(_kind(*pair, labels) for pair in texts.values())
+    kinds = Counter(_classify_mistake(*pair, labels) for pair in texts.values())
     told = ", ".join(f"{name} ({kinds[kind]:,})" for kind, name in KINDS.items() if kinds[kind])
     found = []
     for pair, n in Counter(texts.values()).most_common(MOST_MISTAKES):
@@ -57,8 +59,8 @@ def _section(
         ids = [key for key, one in texts.items() if one == pair]
         query = urlencode({"expected": expected, "said": said}, quote_via=quote)
         found.append(SimpleNamespace(
-            expected=shorten_text(expected, LONGEST), said=shorten_text(said, LONGEST) or "(empty)",
-            kind=KINDS[_kind(expected, said, labels)], count=n, lost=sum(key in lost for key in ids),
+            expected=shorten_text(expected, MAX_TARGET_CHARS), said=shorten_text(said, MAX_TARGET_CHARS) or "(empty)",
+            kind=KINDS[_classify_mistake(expected, said, labels)], count=n, lost=sum(key in lost for key in ids),
             before=before[pair], link=f"#{quote(evaluation, '')}:wrong?{query}" if linked else "",
         ))  # fmt: skip
     summary = f"{count_noun(len(texts), 'row')} of {total:,} wrong: {told}."
@@ -67,22 +69,22 @@ def _section(
     return SimpleNamespace(name=evaluation, said=summary, rows=found, theirs=pairs.theirs if pairs.rows else "")
 
 
-def _is_wrong(kept: LoadedRun, evaluation: str, row: Row) -> bool:
+def _has_worst_metric_value(kept: LoadedRun, evaluation: str, row: Row) -> bool:
     """Return whether a row has the worst value of a metric of zeros and ones."""
     metric, _ = kept.against(evaluation)
     name = f"{evaluation}.{metric}"
     return kept.scale(name).is_share and row_value(row, metric) == float(kept.is_lower(name))
 
 
-def _texts(row: Row) -> tuple[str, str] | None:
+def _extract_target_and_answer(row: Row) -> tuple[str, str] | None:
     """Return what a row expects and what was said, or None where one is not known or the target is long."""
     target = row.get("target")
-    if not isinstance(target, str) or not target.strip() or len(target) > LONGEST:
+    if not isinstance(target, str) or not target.strip() or len(target) > MAX_TARGET_CHARS:
         return None
     return target.strip(), (row_answer(row) or "").strip()
 
 
-def _kind(expected: str, said: str, labels: set[str]) -> str:
+def _classify_mistake(expected: str, said: str, labels: set[str]) -> str:
     wanted, given = fold_case(expected), fold_case(said)
     if not given:
         return "empty"

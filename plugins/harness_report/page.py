@@ -89,12 +89,12 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
     return SimpleNamespace(
         sentence=headline_text(run), glyph=GLYPHS[outcome], outcome=outcome.value,
         through=[printable(c) for c in through],
-        lead=[_whole(c) for c in run.warranted],
-        rest=[_whole(c) for c in run.conclusions if c not in (*run.warranted, *through)],
+        lead=[_format_as_sentence(c) for c in run.warranted],
+        rest=[_format_as_sentence(c) for c in run.conclusions if c not in (*run.warranted, *through)],
         reasons=reasons, more_reasons=more_reasons, remarks=rows_remarks(kept),
         problems=[shorten_text(p, 500) for p in problems],
         facts=configuration.header_facts(kept),
-        heads=headline_gates(kept), **_gates(kept, links=links), tally=gate_tally(run),
+        heads=headline_gates(kept), **_make_gate_sections(kept, links=links), tally=gate_tally(run),
         heat=heat_maps(kept), drawn=svg.can_draw(),
         metrics=metrics.metrics_table(kept), sure=format_confidence(run.alpha), min_n=metrics.slice_min_n(kept),
         finish_reasons=[
@@ -154,7 +154,7 @@ def unchanged_note(run: Run) -> str:
     return f"{lost:,} lost and {won:,} won; the folder holds no answers to show."
 
 
-def _whole(said: str) -> str:
+def _format_as_sentence(said: str) -> str:
     text = printable(said)
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
 
@@ -167,7 +167,7 @@ def gate_tally(run: Run) -> list[tuple[str, int]]:
     return [("All", len(run.verdicts)), *((o.value, counts[o]) for o in summary.RANKS if counts[o])]
 
 
-def _gates(kept: LoadedRun, *, links: bool) -> dict[str, Any]:
+def _make_gate_sections(kept: LoadedRun, *, links: bool) -> dict[str, Any]:
     """Return gates, a note, and what unfolds: those of very many that passed, and those that decide nothing."""
     worst_first, axis = summary.sort_worst_first(kept.run), shared_axes([kept])
     decide, aside = [v for v in worst_first if v.decides], [v for v in worst_first if not v.decides]
@@ -250,8 +250,8 @@ def make_environment(package: str = PACKAGE) -> Environment:
 def fill_template(template: str, package: str = PACKAGE, code: str = "rows.js", **given: Any) -> str:
     """Return a page from its template, with style, script, and the policy that lets this script alone run."""
     dark = (f'svg [{a}="{x}"]{{{a}:{y}}}' for x, y in svg.DARK.items() for a in ("fill", "stroke"))
-    style = _source("style.css") + "@media screen and (prefers-color-scheme:dark){" + "".join(dark) + "}"
-    script = _source(code, package)
+    style = _read_template("style.css") + "@media screen and (prefers-color-scheme:dark){" + "".join(dark) + "}"
+    script = _read_template(code, package)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     own: dict[str, Any] = {"style": style, "script": script, "policy": f"'sha256-{digest}'", "icon": svg.page_icon}
     html: str = make_environment(package).get_template(template).render(**own, version=harness.__version__, **given)
@@ -259,5 +259,5 @@ def fill_template(template: str, package: str = PACKAGE, code: str = "rows.js", 
 
 
 @cache
-def _source(name: str, package: str = PACKAGE) -> str:
+def _read_template(name: str, package: str = PACKAGE) -> str:
     return files(package).joinpath("templates", name).read_text("utf-8")

@@ -14,13 +14,13 @@ from urllib.parse import quote
 
 from harness.internals import adjust_holm, is_significant, summary
 from harness_report import reading
-from harness_report.formatting import CUT, shorten_text
+from harness_report.formatting import MAX_TEXT_CHARS, shorten_text
 from harness_report.reading import LoadedRun, Row, Rows, last_prompt_line, row_answer, row_slice, row_value, subtable
 
-MOST = 20_000  # rows of all evaluations that a page holds whole
-DRAWN = 6_000  # rows of all evaluations that it holds of more
+MAX_WHOLE_ROWS = 20_000  # rows of all evaluations that a page holds whole
+DRAWN_ROWS = 6_000  # rows of all evaluations that it holds of more
 SIZE, DRAWN_SIZE = 14_000_000, 1_600_000  # characters of rows that a page holds, whole or drawn
-SHARED = 1 / 3  # of two answers must be the same for their differences to be marked
+MIN_SHARED_TEXT = 1 / 3  # of two answers must be the same for their differences to be marked
 ROWS, PHONE = (4, 3), (2, 1)  # rows lost and won that are shown of a comparison, and those on a narrow page
 LOST, WON, BOTH, NEITHER, OTHER = range(5)
 OUTCOMES = ("lost", "won", "both", "neither", "other")
@@ -115,9 +115,9 @@ def find_lost_slices(kept: LoadedRun, evaluation: str, metric: str, theirs: str)
 
 def diff_answers(one: str, other: str) -> tuple[list[Part], list[Part]]:
     """Return two answers in parts, those that the other lacks marked, where they share a third of their words."""
-    a, b = one[:CUT].split(), other[:CUT].split()
+    a, b = one[:MAX_TEXT_CHARS].split(), other[:MAX_TEXT_CHARS].split()
     blocks = SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
-    if one == other or sum(m.size for m in blocks) < SHARED * max(len(a), len(b), 1):
+    if one == other or sum(m.size for m in blocks) < MIN_SHARED_TEXT * max(len(a), len(b), 1):
         return [(one, False)], [(other, False)]
     found: tuple[list[Part], list[Part]] = ([], [])
     at = [0, 0]
@@ -141,7 +141,7 @@ def browser_data(kept: LoadedRun) -> tuple[list[dict[str, Any]], str]:
     told = [e for e in names if kept.report(kept.ours, e) and not kept.scale(f"{e}.{kept.against(e)[0]}").is_count]
     found = {e: pairs for e in told for pairs in [pairs_of_evaluation(kept, e)] if kept.rows(kept.ours, e)}
     total = sum(len(kept.rows(kept.ours, e)) for e in found)
-    share = DRAWN / total if total > MOST else 1.0
+    share = DRAWN_ROWS / total if total > MAX_WHOLE_ROWS else 1.0
     chosen: dict[str, list[str]] = {}  # ids, the largest change first
     for e, pairs in found.items():
         every = list(kept.rows(kept.ours, e))
@@ -155,12 +155,16 @@ def browser_data(kept: LoadedRun) -> tuple[list[dict[str, Any]], str]:
             chosen[e] = [i for i in chosen[e] if i in keep]
     rows = sum(map(len, chosen.values()))
     size = SIZE if share == 1 else DRAWN_SIZE
-    most = max(120, min(CUT, size // max(1, rows * (3 + len(kept.subjects)))))
+    most = max(120, min(MAX_TEXT_CHARS, size // max(1, rows * (3 + len(kept.subjects)))))
     note = f"{total:,} rows: all that were won or lost, and a sample of the others, {rows:,} in all."
-    return [_evaluation(kept, e, pairs, chosen[e], most) for e, pairs in found.items()], note if share < 1 else ""
+    return [
+        _make_evaluation_json(kept, e, pairs, chosen[e], most) for e, pairs in found.items()
+    ], note if share < 1 else ""
 
 
-def _evaluation(kept: LoadedRun, evaluation: str, pairs: Pairs, ids: Sequence[str], most: int) -> dict[str, Any]:
+def _make_evaluation_json(
+    kept: LoadedRun, evaluation: str, pairs: Pairs, ids: Sequence[str], most: int
+) -> dict[str, Any]:
     """Return one evaluation as the script reads it; of a private one digests instead of texts."""
     there = [s for s in kept.subjects if kept.report(s, evaluation)]
     rows = {s: kept.rows(s, evaluation) for s in there}
@@ -172,7 +176,7 @@ def _evaluation(kept: LoadedRun, evaluation: str, pairs: Pairs, ids: Sequence[st
     for i in ids:
         row, pair = rows[kept.ours][i], outcomes.get(i)
         outcome, answered = pair.outcome if pair else OTHER, [rows[s].get(i, {}) for s in there]
-        scores = [_score(one, pairs.metric) for one in answered]
+        scores = [_round_finite_score(one, pairs.metric) for one in answered]
         if private:
             digests = [str(row.get(f"{k}_hash", ""))[:16] for k in ("doc", "prompt", "target")]
             lines.append([digests[0], outcome, "", *(f"sha256 {d}" for d in digests), [None] * len(there), scores])
@@ -182,7 +186,7 @@ def _evaluation(kept: LoadedRun, evaluation: str, pairs: Pairs, ids: Sequence[st
         target = " | ".join(map(str, target)) if isinstance(target, list) else str(target)
         texts = [shorten_text(last_prompt_line(row)[:200], most), asked, shorten_text(target, most)]
         said = [None if (text := row_answer(one)) is None else shorten_text(text, most) for one in answered]
-        why = [_why(one, pairs.metric, min(most, 600)) for one in answered]
+        why = [_list_scoring_reasons(one, pairs.metric, min(most, 600)) for one in answered]
         why = why if any(why) else []
         lines.append(
             [shorten_text(i, 200), outcome, shorten_text(row_slice(row, column), 80), *texts, said, scores, why]
@@ -195,17 +199,19 @@ def _evaluation(kept: LoadedRun, evaluation: str, pairs: Pairs, ids: Sequence[st
     }  # fmt: skip
 
 
-def _why(row: Row, metric: str, most: int) -> list[tuple[str, str]]:
+def _list_scoring_reasons(row: Row, metric: str, most: int) -> list[tuple[str, str]]:
     """Return what says why an answer counts as it does: its note, what the evaluator tells, and its other metrics."""
     told = {"note": row.get("note"), **subtable(row, "details")}
     said = {key: reading.as_text(value) for key, value in told.items() if value not in (None, "", [], {})}
     found = [(shorten_text(key, 80), shorten_text(text, most)) for key, text in said.items()]
     names: object = row.get("metrics")
-    others = ((m, _score(row, m)) for m in map(str, names if isinstance(names, list) else ()) if m != metric)
+    others = (
+        (m, _round_finite_score(row, m)) for m in map(str, names if isinstance(names, list) else ()) if m != metric
+    )
     return found + [(shorten_text(m, 80), f"{x:g}") for m, x in others if x is not None]
 
 
-def _score(row: Row, metric: str) -> float | None:
+def _round_finite_score(row: Row, metric: str) -> float | None:
     value = row_value(row, metric)
     return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")
 
@@ -228,7 +234,9 @@ def change_section(kept: LoadedRun, title: str, evaluation: str, pairs: Pairs, l
                 outcome=OUTCOMES[p.outcome], link=f"#{quote(evaluation, '')}/{quote(p.id, '')}",
                 prompt=shorten_text(last_prompt_line(p.ours), 200),
                 slice=shorten_text(row_slice(p.ours, kept.column(evaluation)), 80),
-                theirs=one, ours=other, marks=(_mark(p.theirs, pairs), _mark(p.ours, pairs)), fold=i >= narrow,
+                theirs=one, ours=other,
+                marks=(_format_right_or_score(p.theirs, pairs), _format_right_or_score(p.ours, pairs)),
+                fold=i >= narrow,
             ))  # fmt: skip
     return SimpleNamespace(
         title=title, evaluation=evaluation, theirs=pairs.theirs, ours=pairs.ours, lost=len(lost), won=len(won),
@@ -237,7 +245,7 @@ def change_section(kept: LoadedRun, title: str, evaluation: str, pairs: Pairs, l
     )  # fmt: skip
 
 
-def _mark(row: Row, pairs: Pairs) -> str:
+def _format_right_or_score(row: Row, pairs: Pairs) -> str:
     if (value := row_value(row, pairs.metric)) is None:
         return ""
     return ("right" if value else "wrong") if pairs.binary else f"{value:.3g}"

@@ -16,7 +16,7 @@ from harness.internals import OnScale, answer_of, correctness_metric, open_file,
 
 Row = dict[str, Any]
 Rows = Mapping[str, Row]  # by id
-UNREAD = {"doc_id", "filtered_resps", "filter", "id"}  # of a row, on every page
+UNREAD_KEYS = {"doc_id", "filtered_resps", "filter", "id"}  # of a row, on every page
 
 
 class RowsAgainst(NamedTuple):
@@ -49,7 +49,7 @@ class LoadedRun:
     @cached_property
     def evals(self) -> dict[str, Mapping[str, Any]]:
         """The suite's evaluations by name; of a folder without a lock those that were measured, with nothing said."""
-        told: dict[str, Mapping[str, Any]] = {str(e["name"]): e for e in _list(self.suite, "evals")}
+        told: dict[str, Mapping[str, Any]] = {str(e["name"]): e for e in _get_list_or_empty(self.suite, "evals")}
         return told or {name: {} for name in dict.fromkeys(r.eval for r in self.run.results)}
 
     def has_all_rows(self, evaluation: str) -> bool:
@@ -81,9 +81,9 @@ class LoadedRun:
 
     def column(self, evaluation: str) -> str:
         """Return the column by which an evaluation's rows are sliced, its own or one of another that they have too."""
-        own = _list(self.evals.get(evaluation, {}), "slices")
+        own = _get_list_or_empty(self.evals.get(evaluation, {}), "slices")
         doc = subtable(next(iter(self.rows(self.ours, evaluation).values()), {}), "doc")
-        others = [c for e in self.evals.values() for c in _list(e, "slices") if c in doc]
+        others = [c for e in self.evals.values() for c in _get_list_or_empty(e, "slices") if c in doc]
         return str(next(iter([*own, *others]), ""))
 
     @cached_property
@@ -120,8 +120,10 @@ class LoadedRun:
         if key not in self.rows_:
             try:
                 like = next((rows for (_, name), rows in self.rows_.items() if name == evaluation), {})
-                columns = {c for e in self.evals.values() for c in _list(e, "slices")}
-                found = read_answers(self.folder, *key, lambda row: _kept(row, like.get(str(row["id"]), {}), columns))
+                columns = {c for e in self.evals.values() for c in _get_list_or_empty(e, "slices")}
+                found = read_answers(
+                    self.folder, *key, lambda row: _drop_unread_row_fields(row, like.get(str(row["id"]), {}), columns)
+                )
                 self.rows_[key] = {str(i): r for i, r in found.items() if isinstance(r, dict)}
             except UsageError as error:
                 self.rows_[key] = {}
@@ -135,11 +137,11 @@ def previous_run(kept: LoadedRun) -> LoadedRun | None:
     return read_folder(found.folder) if found else None
 
 
-def _kept(row: Row, like: Row, columns: set[str]) -> Row:
+def _drop_unread_row_fields(row: Row, like: Row, columns: set[str]) -> Row:
     """Return what a page reads of a row, without a second copy of what another subject's says too: there are many."""
     doc = subtable(row, "doc")
     row["doc"] = {c: doc[c] for c in columns & doc.keys()}
-    return {intern(k): like[k] if k in like and like[k] == v else v for k, v in row.items() if k not in UNREAD}
+    return {intern(k): like[k] if k in like and like[k] == v else v for k, v in row.items() if k not in UNREAD_KEYS}
 
 
 def read_folder(path: Path) -> LoadedRun:
@@ -149,7 +151,7 @@ def read_folder(path: Path) -> LoadedRun:
     try:
         with open_file(folder / "suite.lock.json", below=folder) as f:
             lock = json.loads(f.read())
-        if _is_lock(lock):
+        if _has_lock_shape(lock):
             return LoadedRun(folder, run, lock)
     except (OSError, ValueError, RecursionError):
         pass  # told below
@@ -157,17 +159,17 @@ def read_folder(path: Path) -> LoadedRun:
     return LoadedRun(folder, run, {}, [missing])
 
 
-def _is_lock(lock: object) -> bool:
+def _has_lock_shape(lock: object) -> bool:
     """Return whether a lock has what a page reads of it, in the shape it is written in."""
-    suite, metrics, gates = subtable(lock, "suite"), subtable(lock, "metrics"), _list(lock, "gates")
-    evals = _list(suite, "evals")
+    suite, metrics, gates = subtable(lock, "suite"), subtable(lock, "metrics"), _get_list_or_empty(lock, "gates")
+    evals = _get_list_or_empty(suite, "evals")
     if not suite or not evals or not all(isinstance(e, Mapping) for e in [*evals, *gates]):
         return False
     tables = [suite.get(t) for t in ("header", "adapter", "train", "model") if suite.get(t) is not None]
     tables += [t["options"] for t in [*evals, *tables] if isinstance(t, Mapping) and t.get("options") is not None]
     scales = [isinstance(subtable(metrics[e], m).get("scale"), str) for e in metrics for m in subtable(metrics, e)]
     private = [isinstance(e.get("private", False), bool) and isinstance(e.get("name"), str) for e in evals]
-    slices = [isinstance(c, str) for e in evals for c in _list(e, "slices")]
+    slices = [isinstance(c, str) for e in evals for c in _get_list_or_empty(e, "slices")]
     least = [isinstance(g.get("min_n", 0), int) for g in gates]
     return all([*private, *slices, *scales, *least, *(isinstance(t, Mapping) for t in tables)])
 
@@ -207,7 +209,7 @@ def row_slice(row: Row, column: str) -> str:
     return str(subtable(row, "doc").get(column, "")) if column else ""
 
 
-def _first(row: Row, key: str) -> Any:
+def _extract_first_nested_value(row: Row, key: str) -> Any:
     """Return what stands first in a row's lists of lists, or None."""
     try:
         return prompt_of(row) if key == "arguments" else row[key][0][0]
@@ -217,7 +219,7 @@ def _first(row: Row, key: str) -> Any:
 
 def question_of_row(row: Row) -> tuple[Any, Any]:
     """Return by what rows of two runs are the same."""
-    return _first(row, "arguments"), row.get("target")
+    return _extract_first_nested_value(row, "arguments"), row.get("target")
 
 
 def row_answer(row: Row) -> str | None:
@@ -233,13 +235,13 @@ def row_prompt(row: Row) -> str:
     """Return what a model was asked that was no chat: as it was rendered where that was kept."""
     if isinstance(rendered := row.get("rendered"), str) and rendered:
         return rendered
-    asked = _first(row, "arguments")
+    asked = _extract_first_nested_value(row, "arguments")
     return "" if asked is None or isinstance(asked, list) else str(asked)
 
 
 def row_turns(row: Row) -> list[tuple[str, str]]:
     """Return the turns of the chat that a model was asked, each its role and its text; none where that was a text."""
-    asked = _first(row, "arguments")
+    asked = _extract_first_nested_value(row, "arguments")
     turns = [m for m in asked if isinstance(m, dict)] if isinstance(asked, list) else []
     return [(str(m.get("role", "")), as_text(m.get("content", ""))) for m in turns]
 
@@ -251,7 +253,7 @@ def as_text(value: Any) -> str:
 
 def last_prompt_line(row: Row) -> str:
     """Return the line of a row's prompt that tells it from the others: the last turn's or paragraph's first."""
-    asked = _first(row, "arguments")
+    asked = _extract_first_nested_value(row, "arguments")
     if isinstance(asked, list):
         asked = asked[-1].get("content", "") if asked and isinstance(asked[-1], dict) else ""
     paragraphs = [p for p in str("" if asked is None else asked).split("\n\n") if p.strip()]
@@ -265,6 +267,6 @@ def subtable(value: object, key: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _list(value: object, key: str) -> list[Any]:
+def _get_list_or_empty(value: object, key: str) -> list[Any]:
     found = value.get(key) if isinstance(value, Mapping) else None
     return found if isinstance(found, list) else []

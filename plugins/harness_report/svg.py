@@ -52,9 +52,9 @@ for line in sys.stdin:
     print(json.dumps(told), flush=True)
 """
 WIDTH, HEIGHT, EDGE = 256, 39, 12  # px
-APART = 44  # px between two labels
+LABEL_GAP_PX = 44  # px between two labels
 SHARES = (-0.999, -0.998, -0.995, -0.99, -0.98, -0.95, -0.9, -0.8, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 1, 2, 4, 9)
-LONG = re.compile(r"(\.\d\d)\d+")  # digits of a place that no screen shows
+LONG_DECIMALS = re.compile(r"(\.\d\d)\d+")  # digits of a place that no screen shows
 DASHED = {"type": "rule", "color": BASE, "strokeDash": [2, 2]}
 DOT = {"type": "point", "filled": True, "opacity": 1, "size": 58}
 
@@ -86,11 +86,13 @@ class Chart:
 
 def can_draw() -> bool:
     """Return whether charts can be drawn here, and what draws has not ended."""
-    return find_spec("vl_convert") is not None and not (_drawer.cache_info().currsize and _drawer().poll() is not None)
+    return find_spec("vl_convert") is not None and not (
+        _start_renderer.cache_info().currsize and _start_renderer().poll() is not None
+    )
 
 
 @cache
-def _drawer() -> subprocess.Popen[str]:
+def _start_renderer() -> subprocess.Popen[str]:
     """Begin the process that draws all charts of this one: V8 ends the one that it is in where it gets no memory."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
     command, pipe, no = [sys.executable, "-P", "-c", DRAWER], subprocess.PIPE, subprocess.DEVNULL
@@ -99,9 +101,9 @@ def _drawer() -> subprocess.Popen[str]:
     return process
 
 
-def _asked(spec: str) -> str:
+def _render_svg_or_warn(spec: str) -> str:
     """Return the SVG of a spec, or an empty text and a warning where there is none."""
-    process = _drawer()
+    process = _start_renderer()
     assert process.stdin and process.stdout
     try:
         process.stdin.write(spec + "\n")
@@ -126,8 +128,8 @@ def draw_svg(spec: Mapping[str, Any], label: str = "") -> str:
         path = cache_dir() / "charts" / f"{name}.svg"
         svg = path.read_text("utf-8")  # so that an unchanged run draws nothing
     except (UsageError, OSError, ValueError, PackageNotFoundError):
-        svg = _asked(json.dumps(_spelt(spec)))  # what XML cannot hold ends the process there
-        svg = TAG.sub(lambda tag: LONG.sub(r"\1", tag[0]), NOT_DRAWN.sub("", svg))
+        svg = _render_svg_or_warn(json.dumps(_escape_spec(spec)))  # what XML cannot hold ends the process there
+        svg = TAG.sub(lambda tag: LONG_DECIMALS.sub(r"\1", tag[0]), NOT_DRAWN.sub("", svg))
         if path is not None and svg:
             with suppress(OSError):  # on a full disk the next draws it again
                 write_text(path, svg)
@@ -135,12 +137,12 @@ def draw_svg(spec: Mapping[str, Any], label: str = "") -> str:
     return svg.replace("<svg", f"<svg {named}", 1)
 
 
-def _spelt(spec: Any) -> Any:
+def _escape_spec(spec: Any) -> Any:
     if isinstance(spec, str):
         return escape_text(spec)
     if isinstance(spec, Mapping):
-        return {printable(str(key)): _spelt(value) for key, value in spec.items()}
-    return [_spelt(value) for value in spec] if isinstance(spec, (list, tuple)) else spec
+        return {printable(str(key)): _escape_spec(value) for key, value in spec.items()}
+    return [_escape_spec(value) for value in spec] if isinstance(spec, (list, tuple)) else spec
 
 
 def page_icon(glyph: str, outcome: str) -> str:
@@ -198,7 +200,7 @@ class Axis:
         kept = {self.limit: self.place(self.limit)}
         for x in sorted((x for x in wanted if self.low <= x <= self.high), key=lambda x: (self.zero and x != 0, x)):
             at = self.place(x)
-            if all(abs(at - other) >= APART for other in kept.values()) and EDGE + 4 <= at <= WIDTH - EDGE - 4:
+            if all(abs(at - other) >= LABEL_GAP_PX for other in kept.values()) and EDGE + 4 <= at <= WIDTH - EDGE - 4:
                 kept[x] = at
         return [*kept][1:]
 

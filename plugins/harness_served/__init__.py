@@ -3,5 +3,5 @@
 from harness.internals import LAYERS as LAYERS
 
 IDENTITY = LAYERS[0]
-WANTED = ("ids", "stops", "logprobs", "answers")  # what must be the same, unless others are named
+REQUIRED_LAYERS = ("ids", "stops", "logprobs", "answers")  # what must be the same, unless others are named
 DRAWN, GREEDILY = 48, 24  # tokens that are drawn of each conversation, and that are answered

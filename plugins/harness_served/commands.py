@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import ExitCode, UsageError, did_you_mean
 from harness.internals import add_plugin_option, print_line, printable, set_command
-from harness_served import DRAWN, GREEDILY, IDENTITY, LAYERS, WANTED
+from harness_served import DRAWN, GREEDILY, IDENTITY, LAYERS, REQUIRED_LAYERS
 
 if TYPE_CHECKING:
     from harness.internals import VerifiedExport
@@ -33,7 +33,7 @@ def parity(parser: ArgumentParser) -> None:
         "harness parity exports/qa --runtime http://localhost:8000/v1 --write qa.jsonl",
         "harness parity exports/qa --runtime http://localhost:8000/v1 --fingerprint",
     )
-    set_command(parser, _parity, *examples)
+    set_command(parser, _run_parity, *examples)
     parser.set_defaults(group="ship")
     parser.add_argument("export", type=Path, metavar="DIR", help="an export directory")
     parser.add_argument("--runtime", required=True, metavar="URL", help="base URL of the server, with /v1")
@@ -41,7 +41,8 @@ def parity(parser: ArgumentParser) -> None:
     parser.add_argument("--replica", action="append", default=[], metavar="URL", help=replica)
     parser.add_argument("--model", default="", metavar="NAME", help="model name, if it serves several")
     parser.add_argument("--base", default="", metavar="MODEL", help="trusted base of an exported adapter")
-    layers = f"layers that must be the same: {', '.join(LAYERS)} (default: {','.join(WANTED)}, and no other may differ)"
+    default = f"{','.join(REQUIRED_LAYERS)}, and no other may differ"
+    layers = f"layers that must be the same: {', '.join(LAYERS)} (default: {default})"
     parser.add_argument("--layers", default="", metavar="NAMES", help=layers)
     parser.add_argument(
         "--suite", type=Path, metavar="SUITE", help="suite that the export passed: compares its rows, too (layer gates)"
@@ -110,7 +111,7 @@ def parse_layers(text: str) -> tuple[str, ...]:
     return names
 
 
-def _parity(args: Namespace) -> int:
+def _run_parity(args: Namespace) -> int:
     from harness.internals import verify_export
     from harness_api import ServerUnavailableError
 
@@ -128,7 +129,7 @@ def _parity(args: Namespace) -> int:
     verified = verify_export(args.export)
     if not verified.ok:
         raise UsageError(f"{args.export}: is not an intact export, so it cannot be compared: {verified.refused}")
-    args.base = _base(verified, args.base)
+    args.base = _find_base(verified, args.base)
     code = measure_parity(args, names, verified, runtimes)
     args.document |= {"export": str(args.export), "root": verified.root}
     return code
@@ -211,28 +212,28 @@ def measure_parity(
     each = f" and {len(runtimes) - 1} replicas of it" if len(runtimes) > 1 else ""
     print_line(COST.format(MOST_TOKENS, f"{runtimes[0].name}{each}", more, ", ".join(asked)), sys.stderr)
     reference = Reference(args.export / MODEL, args.base, args.reference)
-    made, started = list[Parity](), _now()
+    made, started = list[Parity](), _format_now()
     for runtime in runtimes:
         reported = str(runtime.identity().get("model_ftype") or "")
         kind = args.arithmetic or find_arithmetic(reference.stored, reported, bool(reference.gguf))
         how = {"declared": bool(args.arithmetic), "concurrency": args.concurrency, "again": rows}
         made.append(Parity(runtime, reference, kind, seed, args.alpha, args.context, **how))
-    failure = _compare(args, made, asked)
+    failure = _compare_replicas(args, made, asked)
     found = merge_replicas(made)
-    wanted = names or (*WANTED, *(("gates",) if rows else ()))
+    wanted = names or (*REQUIRED_LAYERS, *(("gates",) if rows else ()))
     if export and not failure:
         export.check_unchanged()
     if args.write and not failure:
         root, name = export.root if export else "", args.export.resolve().name
-        write_statement(args.write, args.sign, name, root, made, (started, _now()), args.name)
+        write_statement(args.write, args.sign, name, root, made, (started, _format_now()), args.name)
         print_line(f"written: {args.write}", sys.stderr)
-    args.document = _describe(made) | {"seed": seed, "reference": reference.computed}
+    args.document = _describe_comparison(made) | {"seed": seed, "reference": reference.computed}
     if failure and parity_exit_code(found, ()) != ExitCode.FAILED:
         return _give_up(args, failure)
     return parity_exit_code(found, wanted)
 
 
-def _compare(args: Namespace, made: Sequence[Parity], asked: Sequence[str]) -> UsageError | None:
+def _compare_replicas(args: Namespace, made: Sequence[Parity], asked: Sequence[str]) -> UsageError | None:
     """Compare, and print each layer and what there is to know beside; return what ended it early."""
     from harness_served.layers import compare_layers
     from harness_served.parity import missed_replicas
@@ -257,7 +258,7 @@ def _compare(args: Namespace, made: Sequence[Parity], asked: Sequence[str]) -> U
     return failure
 
 
-def _describe(made: Sequence[Parity]) -> dict[str, Any]:
+def _describe_comparison(made: Sequence[Parity]) -> dict[str, Any]:
     """Return the document of a comparison: what was found of all, and of each replica."""
     from harness_served.parity import merge_replicas, missed_replicas
     from harness_served.statement import clean_data
@@ -288,11 +289,11 @@ def _give_up(args: Namespace, error: UsageError) -> int:
     return ExitCode.UNAVAILABLE
 
 
-def _now() -> str:
+def _format_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _base(export: VerifiedExport, named: str) -> str:
+def _find_base(export: VerifiedExport, named: str) -> str:
     """Return the base of an exported adapter as the user names it, or an empty text for a whole model.
 
     What the export says of it is another's word, and is only printed: nothing is fetched or loaded for it.

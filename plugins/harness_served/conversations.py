@@ -17,8 +17,8 @@ PROSE = (
     "the old library could not wait any longer. It's 1,234.50 euros for the slates alone; Größe und 東京 stood in the "
     "minutes, nobody knew why.\n\n"
 )
-LONG = 14  # times PROSE: more than 3,000 characters, from which some gateways treat a prompt otherwise
-ENDED = (  # questions and whole answers, after which a model should have nothing more to say
+PROSE_REPEATS = 14  # times PROSE: more than 3,000 characters, from which some gateways treat a prompt otherwise
+QUESTIONS_AND_ANSWERS = (  # questions and whole answers, after which a model should have nothing more to say
     *(("What is the capital of France?", "The capital of France is Paris."), ("Say hello.", "Hello!")),
     *(("What is 2 + 2?", "2 + 2 equals 4."), ("Is water wet? Answer yes or no.", "Yes.")),
     *(("What colour is the sky?", "The sky is blue."), ("Thank you!", "You're welcome!")),
@@ -44,7 +44,7 @@ class Nonces:
         return f"Ref. {self._random.randrange(10**8, 10**9)}. {text}"
 
 
-def make_conversations(special: str, long: int = LONG, seed: int = 0) -> list[list[dict[str, Any]]]:
+def make_conversations(special: str, long: int = PROSE_REPEATS, seed: int = 0) -> list[list[dict[str, Any]]]:
     """Return the eight conversations; `special` is a special token's text, `long` how often the last has the prose."""
     number = Nonces(seed).number
     return [
@@ -69,4 +69,4 @@ def make_conversations(special: str, long: int = LONG, seed: int = 0) -> list[li
 def make_turns(seed: int) -> list[tuple[list[dict[str, str]], str]]:
     """Return questions and whole answers."""
     nonces = Nonces(seed + 1)
-    return [([user_message(nonces.number(question))], answer) for question, answer in ENDED]
+    return [([user_message(nonces.number(question))], answer) for question, answer in QUESTIONS_AND_ANSWERS]

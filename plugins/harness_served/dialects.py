@@ -10,7 +10,7 @@ from harness.internals import chat, http_client, whole_text
 from harness_api import CHAT, ApiOptions, RequestRefusedError, Server, as_object, find_served_entry, message_fields
 from harness_served.runtime import (
     GREEDY,
-    NEUTRAL,
+    NEUTRAL_SAMPLING,
     Messages,
     Runtime,
     RuntimeAnswer,
@@ -19,9 +19,9 @@ from harness_served.runtime import (
     token_ids,
 )
 
-TOLD = ("model_alias", "model_path", "model_ftype", "build_info", "bos_token", "eos_token", "total_slots")
+IDENTITY_FACTS = ("model_alias", "model_path", "model_ftype", "build_info", "bos_token", "eos_token", "total_slots")
 WITH_USAGE = {"stream_options": {"include_usage": True}}  # which a server that knows OpenAI's fields alone refuses
-SOON = 10.0  # seconds, for what a server says of itself
+PROBE_TIMEOUT_S = 10.0  # seconds, for what a server says of itself
 NO_FILTER = {
     **{"top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0, "presence_penalty": 0.0},
     **{"frequency_penalty": 0.0, "dry_multiplier": 0.0, "xtc_probability": 0.0, "mirostat": 0},
@@ -38,7 +38,7 @@ class LlamaCpp(Runtime):
     hint = "start it without --no-slots and post_sampling_probs"
     ids_by = "text rendered by /apply-template, then /tokenize"
     streams: ClassVar[Mapping[str, Any]] = WITH_USAGE
-    draws: ClassVar[Mapping[str, Any]] = {**NEUTRAL, **NO_FILTER}
+    draws: ClassVar[Mapping[str, Any]] = {**NEUTRAL_SAMPLING, **NO_FILTER}
 
     @classmethod
     def matches_probe(cls, told: Any) -> bool:
@@ -47,7 +47,7 @@ class LlamaCpp(Runtime):
     def identity(self) -> dict[str, Any]:
         props = self.ask(f"{self.root}/props", None, as_object)
         settings = as_object(props.get("default_generation_settings"))
-        found = {name: props[name] for name in TOLD if name in props} | {"n_ctx": settings.get("n_ctx")}
+        found = {name: props[name] for name in IDENTITY_FACTS if name in props} | {"n_ctx": settings.get("n_ctx")}
         return found | {"template": props.get("chat_template"), "adapters": self.adapters()}
 
     def adapters(self) -> list[dict[str, Any]]:
@@ -123,7 +123,7 @@ class Vllm(Runtime):
     ids_by = "sent with an answer, or by /tokenize"
     asks: ClassVar[Mapping[str, Any]] = {"return_token_ids": True}
     streams: ClassVar[Mapping[str, Any]] = WITH_USAGE
-    draws: ClassVar[Mapping[str, Any]] = {**NEUTRAL, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+    draws: ClassVar[Mapping[str, Any]] = {**NEUTRAL_SAMPLING, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 
     def identity(self) -> dict[str, Any]:
         return {"version": self.told.get("version"), **super().identity()}
@@ -217,7 +217,7 @@ def _find_model(server: Server, model: str) -> tuple[str, list[str]]:
     if model:
         find_served_entry(server, model)
     try:
-        listed = sorted(server.ask("/models", read=_names, timeout=min(SOON, server.timeout)))
+        listed = sorted(server.ask("/models", read=_list_names, timeout=min(PROBE_TIMEOUT_S, server.timeout)))
     except RequestRefusedError:
         if not model:
             raise
@@ -235,7 +235,7 @@ def _find_dialect(server: Server, name: str, listed: list[str]) -> Runtime:
     found = Runtime(server, name, {})
     for dialect in (LlamaCpp, Vllm, Ollama) if root != server.url else ():
         try:
-            soon = min(SOON, server.timeout)
+            soon = min(PROBE_TIMEOUT_S, server.timeout)
             told = server.ask(f"{root}{dialect.probe}", read=lambda reply: reply, tries=2, timeout=soon)
         except UsageError:  # refused, a page, or nothing, where only this dialect has something
             continue
@@ -246,7 +246,7 @@ def _find_dialect(server: Server, name: str, listed: list[str]) -> Runtime:
     return found
 
 
-def _names(reply: Any) -> list[str]:
+def _list_names(reply: Any) -> list[str]:
     data = as_object(reply).get("data")
     if not isinstance(data, list):
         raise http_client.RequestError("replied to /models without a list of models")

@@ -16,14 +16,14 @@ from typing import Any
 
 from harness import UsageError
 from harness.internals import EVIDENCE, FINGERPRINT, MALFORMED, MANIFEST, Fingerprint, fingerprint, read_json
-from harness_served.parity import DIFFERS, SAME, TIMES, UNKNOWN, UNPROVEN, LayerVerdict, ask_each
+from harness_served.parity import DIFFERS, NOISE_FACTOR, SAME, UNKNOWN, UNPROVEN, LayerVerdict, ask_each
 from harness_served.precision import find_arithmetic
 from harness_served.runtime import Runtime, read_context_limit
 
-PROBES = 40
-FARTHEST = 0.1  # of the probes, those where the base is farthest; half of the drawn ones are of them
-LEAST = 10  # probes for anything to be said
-SURE = 2 * TIMES  # times the noise by which the likeliest token must lead, for another one to count
+DRAWN_PROBES = 40
+FARTHEST_SHARE = 0.1  # of the probes, those where the base is farthest; half of the drawn ones are of them
+MIN_PROBES = 10  # probes for anything to be said
+SURE = 2 * NOISE_FACTOR  # times the noise by which the likeliest token must lead, for another one to count
 Drawn = tuple[str, Sequence[float]]  # "chat" or "text", and a probe
 
 
@@ -66,23 +66,23 @@ def compare_fingerprint(
     kind = arithmetic or find_arithmetic(made.stored, str(told.get("model_ftype") or ""), made.stored.isupper())
     noise = float(made.noise[kind])
     asked = draw_probes(made, seed)
-    found = [one for one in ask_each(_asker(runtime, made, seed, noise), asked, concurrency) if one]
+    found = [one for one in ask_each(_make_asker(runtime, made, seed, noise), asked, concurrency) if one]
     if runtime.identity() != told:
         return LayerVerdict(DIFFERS, "two models answer behind this address, or it changed; check its replicas", "told")
     chats = sum(one.kind == "chat" for one in found)
-    if len(found) < LEAST or (made.chat and chats < LEAST // 2):  # what clients use is not shown by texts
+    if len(found) < MIN_PROBES or (made.chat and chats < MIN_PROBES // 2):  # what clients use is not shown by texts
         says = f"{runtime.name} reports log-probabilities of {len(found)} of {len(asked)} probes, {chats} chats"
         says += f"; {runtime.hint}"
         return LayerVerdict(UNPROVEN if found else UNKNOWN, says)
-    return _judge(found, TIMES * noise, kind)
+    return _judge_differences(found, NOISE_FACTOR * noise, kind)
 
 
 def draw_probes(made: Fingerprint, seed: int) -> list[Drawn]:
     """Return the drawn probes: of chats and of texts, half of each where the base is farthest."""
     chance, drawn = random.Random(seed), list[Drawn]()  # noqa: S311 -- no secret
     for kind, probes in (("chat", made.chat), ("text", made.text)):
-        many = min(PROBES // 2 if made.chat and made.text else PROBES, len(probes))
-        first = min(len(probes), max(many - many // 2, math.ceil(len(probes) * FARTHEST)))
+        many = min(DRAWN_PROBES // 2 if made.chat and made.text else DRAWN_PROBES, len(probes))
+        first = min(len(probes), max(many - many // 2, math.ceil(len(probes) * FARTHEST_SHARE)))
         far = chance.sample(probes[:first], many - many // 2)
         rest = chance.sample(probes[first:], min(many // 2, len(probes) - first))
         drawn += [(kind, probe) for probe in (*far, *rest)]
@@ -90,7 +90,9 @@ def draw_probes(made: Fingerprint, seed: int) -> list[Drawn]:
     return drawn
 
 
-def _asker(runtime: Runtime, made: Fingerprint, seed: int, noise: float) -> Callable[[Drawn], ProbeDifference | None]:
+def _make_asker(
+    runtime: Runtime, made: Fingerprint, seed: int, noise: float
+) -> Callable[[Drawn], ProbeDifference | None]:
     chats, texts = fingerprint.make_chats(made.seed), fingerprint.make_texts(made.seed)
 
     def ask(drawn: Drawn) -> ProbeDifference | None:
@@ -99,7 +101,7 @@ def _asker(runtime: Runtime, made: Fingerprint, seed: int, noise: float) -> Call
         if kind == "text":
             text, probe = fingerprint.first_words(texts[int(number)], int(probe[0])), probe[1:]
         token, *values = probe
-        if (said := runtime.predict_next(message, text, fingerprint.TOP, seed)) is None:
+        if (said := runtime.predict_next(message, text, fingerprint.TOP_LOGPROBS, seed)) is None:
             return None
         apart = [a - b for a, b in zip(said.logprobs, values, strict=False)]
         sure = values[0] - values[1] > SURE * noise
@@ -108,7 +110,7 @@ def _asker(runtime: Runtime, made: Fingerprint, seed: int, noise: float) -> Call
     return ask
 
 
-def _judge(found: Sequence[ProbeDifference], bound: float, kind: str) -> LayerVerdict:
+def _judge_differences(found: Sequence[ProbeDifference], bound: float, kind: str) -> LayerVerdict:
     numbers: dict[str, float] = {"bound": bound, "probes": float(len(found))}
     errors: dict[str, str] = {}
     for name in ("chat", "text"):

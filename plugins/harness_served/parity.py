@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from harness import Prompt, UsageError
 from harness.internals import chat, http_client
 from harness_served import DRAWN, GREEDILY
-from harness_served.conversations import LONG, PROSE, make_conversations
-from harness_served.runtime import BROKEN, GREEDY, Runtime, RuntimeAnswer
+from harness_served.conversations import PROSE, PROSE_REPEATS, make_conversations
+from harness_served.runtime import GREEDY, REPLACEMENT_CHARACTER, Runtime, RuntimeAnswer
 
 if TYPE_CHECKING:
     from harness.internals import ReplayRows
@@ -26,12 +26,12 @@ SAME: Verdict = "same"
 DIFFERS: Verdict = "differs"
 UNPROVEN: Verdict = "not proven"
 UNKNOWN: Verdict = "unknown"
-TIMES = 4  # the noise, that a bound is; the merge check's own factor
-WORST = (DIFFERS, UNKNOWN, UNPROVEN, SAME)
+NOISE_FACTOR = 4  # the noise, that a bound is; the merge check's own factor
+VERDICT_ORDER = (DIFFERS, UNKNOWN, UNPROVEN, SAME)
 REPLICAS = (3, 10)  # numbers of replicas for which it is said how likely a wrong one is missed
-ROWS = 8  # prompts of the suite that are looked at, beside the made ones
-TURNS = 100  # tokens that a template may put around a conversation
-SECOND = 1000  # added to the seed of a second draw, which an alarm gets that may be by chance
+SUITE_ROWS = 8  # prompts of the suite that are looked at, beside the made ones
+TEMPLATE_TOKENS = 100  # tokens that a template may put around a conversation
+SECOND_SEED_OFFSET = 1000  # added to the seed of a second draw, which an alarm gets that may be by chance
 A = TypeVar("A")
 R = TypeVar("R")
 
@@ -104,10 +104,10 @@ class Parity:
     def prompts(self) -> list[RenderedConversation]:
         """The conversations that the export's template takes: eight made ones, then more."""
         tokens, limit = self.reference.tokens, self.reference.context - DRAWN
-        room = (self.context or (limit if limit > 0 else 10**9)) - TURNS
+        room = (self.context or (limit if limit > 0 else 10**9)) - TEMPLATE_TOKENS
         many = max(1, room // len(tokens.encode_plain(PROSE)))
         made = make_conversations(
-            str(tokens.tokenizer.eos_token or ""), many if self.context else min(many, LONG), self.seed
+            str(tokens.tokenizer.eos_token or ""), many if self.context else min(many, PROSE_REPEATS), self.seed
         )
         prompts, refused = self._prompted(made)
         if not prompts:
@@ -119,7 +119,7 @@ class Parity:
         """A few prompts of the suite's rows, for templates fail on what users have, and weights where it was tuned."""
         tasks, drawn = (self.again.collection.tasks, self.again.drawn) if self.again else ({}, {})
         inputs = [(tasks[name].samples or ())[number].input for name in drawn for number in drawn[name]]
-        return self._prompted(inputs[:ROWS])[0]
+        return self._prompted(inputs[:SUITE_ROWS])[0]
 
     def _prompted(self, conversations: Sequence[Prompt]) -> tuple[list[RenderedConversation], str]:
         """Return those that the export's template and context take, and why one was not taken."""
@@ -177,7 +177,7 @@ class Parity:
         """
         if said.ids and self.are_all(said, said.ids):
             return said.ids
-        text, broken, _ = said.text.partition(BROKEN)
+        text, broken, _ = said.text.partition(REPLACEMENT_CHARACTER)
         [(_, ids)] = self.reference.tokens.encode_pairs([(prompt.prompt, text)])
         own = [self.decode([i]).strip() for i in ids]
         same = said.texts is None or own == [text.strip() for text in said.texts[: len(own)]]
@@ -189,13 +189,13 @@ class Parity:
         llama.cpp reports none of these, and what stands next to one under another's number.
         """
         if not said.ids or not said.texts or self.are_all(said, said.ids):
-            ids, (text, broken, _) = self.ids_of(prompt, said), said.text.partition(BROKEN)
+            ids, (text, broken, _) = self.ids_of(prompt, said), said.text.partition(REPLACEMENT_CHARACTER)
             told = ids is said.ids
             return SampledAnswer(said, ids, part=bool(broken and not told and (ids or not text)), reported=told)
         parts, pairs = self.reference.part_ids, list(zip(said.ids, said.texts, strict=False))
         own = (i not in parts and self.decode([i]).strip() == text.strip() for i, text in pairs)
         odd = next((at for at, same in enumerate(own) if not same), len(pairs))
-        part = odd == len(pairs) or pairs[odd][0] in parts or BROKEN in pairs[odd][1]
+        part = odd == len(pairs) or pairs[odd][0] in parts or REPLACEMENT_CHARACTER in pairs[odd][1]
         return SampledAnswer(said, said.ids[:odd], part, reported=True)
 
     def are_all(self, said: RuntimeAnswer, ids: list[int]) -> bool:
@@ -205,12 +205,14 @@ class Parity:
 
     def covers_answer(self, said: RuntimeAnswer, ids: list[int]) -> bool:
         """Return whether tokens are all that was said, and not those before a broken character, or none for a text."""
-        text = BROKEN not in said.text and bool(ids) == bool(said.text)
+        text = REPLACEMENT_CHARACTER not in said.text and bool(ids) == bool(said.text)
         return self.are_all(said, ids) and (ids is said.ids or text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text that tokens come to, special ones left out, up to a part of a character."""
-        return str(self.reference.tokens.tokenizer.decode(ids, skip_special_tokens=True)).partition(BROKEN)[0]
+        return str(self.reference.tokens.tokenizer.decode(ids, skip_special_tokens=True)).partition(
+            REPLACEMENT_CHARACTER
+        )[0]
 
     def choice_margins(self, said: RuntimeAnswer, ids: list[int], scored: TokenScores) -> list[float]:
         """Return by how much the export's choice leads each token, up to where a text may be of it, cut otherwise."""
@@ -247,7 +249,7 @@ def merge_replicas(made: Sequence[Parity]) -> dict[str, LayerVerdict]:
     found: dict[str, LayerVerdict] = {}
     for number, parity in enumerate(made, 1):
         for name, layer in parity.found.items():
-            if name not in found or WORST.index(layer.verdict) < WORST.index(found[name].verdict):
+            if name not in found or VERDICT_ORDER.index(layer.verdict) < VERDICT_ORDER.index(found[name].verdict):
                 about = f"replica {number}: " if len(made) > 1 and layer.verdict != SAME else ""
                 found[name] = replace(layer, reason=f"{about}{layer.reason}")
     return found

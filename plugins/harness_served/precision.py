@@ -22,12 +22,12 @@ def find_arithmetic(stored: str, reported: str, gguf: bool) -> str:
 
     llama.cpp computes as a file's type says; others compute in bfloat16 unless they report float32.
     """
-    own = _arithmetic_of(stored) if gguf else "bf16"
-    told = _arithmetic_of(reported) if reported else own
+    own = _parse_arithmetic(stored) if gguf else "bf16"
+    told = _parse_arithmetic(reported) if reported else own
     return min(own, told, key=ARITHMETICS.index)
 
 
-def _arithmetic_of(kind: str) -> str:
+def _parse_arithmetic(kind: str) -> str:
     kind = kind.upper()
     if "BF16" in kind or "BFLOAT16" in kind:
         return "bf16"

@@ -19,10 +19,10 @@ import torch
 from harness import UsageError
 from harness.internals import read_gguf_type
 from harness_hf import ModelTokenizer, compute_as_runtime, count_parameters, load_model, quiet_loading, resolve_folder
-from harness_served.runtime import BROKEN
+from harness_served.runtime import REPLACEMENT_CHARACTER
 
-CLIP = 8.0  # nats
-EXACT = 8_000_000_000  # parameters up to which the reference is computed in float32
+CLIP_NATS = 8.0  # nats
+MAX_FLOAT32_PARAMETERS = 8_000_000_000  # parameters up to which the reference is computed in float32
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Reference:
         self.tokens, self.adapter, self.computed = ModelTokenizer.of(str(files)), adapter, dtype
         self.gguf = read_gguf_type(model)
         if dtype == "auto":
-            self.computed = "float32" if count_parameters(self.folder) <= EXACT else "bfloat16"
+            self.computed = "float32" if count_parameters(self.folder) <= MAX_FLOAT32_PARAMETERS else "bfloat16"
         with quiet_loading():
             self.model = load_model(self.folder, dtype=self.computed, adapter=model if adapter else None)
         config = self.model.config
@@ -69,7 +69,7 @@ class Reference:
     def part_ids(self) -> list[int]:
         """The tokens that are a part of a character, which no text shows."""
         tokenizer = self.tokens.tokenizer
-        return [i for i in range(len(tokenizer)) if BROKEN in str(tokenizer.decode([i]))]
+        return [i for i in range(len(tokenizer)) if REPLACEMENT_CHARACTER in str(tokenizer.decode([i]))]
 
     def score(self, prompt: Sequence[int], said: Sequence[int], arithmetic: str = "") -> TokenScores:
         """Score tokens that were said after a prompt, in float32 or at the runtime's arithmetic."""
@@ -97,7 +97,7 @@ class Reference:
         part = logs[:, parts].logsumexp(-1, keepdim=True)
         logs = torch.cat([logs.index_fill(1, parts, -torch.inf), part], -1)  # (T + 1, V + 1)
         likely, plain = logs.exp(), -logs.clamp(min=-1e4)
-        clipped = (plain - (likely * plain).sum(-1, keepdim=True)).clamp(-CLIP, CLIP)
+        clipped = (plain - (likely * plain).sum(-1, keepdim=True)).clamp(-CLIP_NATS, CLIP_NATS)
         mean = (likely * clipped).sum(-1)
         variance = (likely * clipped**2).sum(-1) - mean**2
         chosen = torch.tensor([*said, -1])

@@ -25,10 +25,10 @@ from harness_api import (
     single_choice,
 )
 
-NEUTRAL = {"temperature": 1.0, "top_p": 1.0}
+NEUTRAL_SAMPLING = {"temperature": 1.0, "top_p": 1.0}
 GREEDY = {"temperature": 0.0}
-UNKNOWN = (404, 405, 501)  # HTTP's, of what a server has not
-BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a text shows of a part of a character
+MISSING_STATUS_CODES = (404, 405, 501)  # HTTP's, of what a server has not
+REPLACEMENT_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # what a text shows of a part of a character
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -69,7 +69,7 @@ class Runtime:
     takes_ids: ClassVar[bool] = False
     asks: ClassVar[Mapping[str, Any]] = {}  # fields of every request for an answer, beside those of OpenAI
     streams: ClassVar[Mapping[str, Any]] = {}  # fields of a request for a stream
-    draws: ClassVar[Mapping[str, Any]] = NEUTRAL  # fields with which nothing is filtered
+    draws: ClassVar[Mapping[str, Any]] = NEUTRAL_SAMPLING  # fields with which nothing is filtered
     probe: ClassVar[str] = ""  # a path beside /v1 that tells this dialect
 
     def __init__(self, server: Server, model: str, told: Mapping[str, Any]) -> None:
@@ -122,7 +122,7 @@ class Runtime:
             said = self.answer(messages, text, 1, GREEDY)
             return said.prompt if said else None
         except RequestRefusedError as refused:
-            if refused.trouble.status not in UNKNOWN:
+            if refused.trouble.status not in MISSING_STATUS_CODES:
                 raise
             return None
 
@@ -138,7 +138,7 @@ class Runtime:
         try:
             said = self._answered(CHAT, body, {"logprobs": True}, read_stream)
         except RequestRefusedError as refused:
-            if refused.trouble.status not in (400, 422, *UNKNOWN):
+            if refused.trouble.status not in (400, 422, *MISSING_STATUS_CODES):
                 raise
             return None
         told = said if said.said is not None else replace(said, ids=None, logprobs=None, texts=None)
@@ -161,7 +161,7 @@ class Runtime:
         try:
             return self._answered(COMPLETIONS, body, {"logprobs": 1})
         except RequestRefusedError as refused:
-            if refused.trouble.status not in UNKNOWN:
+            if refused.trouble.status not in MISSING_STATUS_CODES:
                 raise
             self.texts = False
             return None
@@ -181,7 +181,7 @@ class Runtime:
         try:
             found: RuntimeProbe | None = self.ask(path, {**how, **asked}, read_probe)
         except RequestRefusedError as refused:
-            if refused.trouble.status not in (400, 422, *UNKNOWN):
+            if refused.trouble.status not in (400, 422, *MISSING_STATUS_CODES):
                 raise
             return None
         with self._counting:

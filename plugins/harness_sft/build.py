@@ -22,7 +22,7 @@ from harness_sft.likelihood import choose_loss
 from harness_sft.rows import as_dataset
 from harness_sft.train import quiet_libraries
 
-LAYERS = 2  # of the skeleton: enough for what is passed on from layer to layer
+SKELETON_LAYERS = 2  # of the skeleton: enough for what is passed on from layer to layer
 
 
 def prepare_training(job: TrainingJob) -> Built:
@@ -37,7 +37,7 @@ def prepare_training(job: TrainingJob) -> Built:
         kept, _ = job.split()
         tokenizer = load_tokenizer(job.ref.path)
         if getattr(config, "assistant_only_loss", False) and not config.chat_template_path:
-            _check_markers(tokenizer)
+            _require_assistant_markers(tokenizer)
         # What a training draws later must not depend on whether the checks ran.
         with torch.random.fork_rng(devices=[]):
             model = build_small_model(job.ref.path)
@@ -63,7 +63,7 @@ def prepare_training(job: TrainingJob) -> Built:
     return Built(tokenizer, preview.examples(), left, config.max_length, *about)
 
 
-def _check_markers(tokenizer: PreTrainedTokenizerBase) -> None:
+def _require_assistant_markers(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise UsageError where nobody says which tokens of a chat are the assistant's: neither the template nor TRL."""
     try:
         get_training_chat_template(tokenizer)
@@ -77,9 +77,9 @@ def build_small_model(path: str) -> Any:
     """Return a small model of the base's architecture: its vocabulary and classes, few layers, random weights."""
     made = find_class(path, config := load_config(path))
     text = (config := config_of_class(made, config)).get_text_config()
-    if (text.num_hidden_layers or 0) > LAYERS:
-        text.num_hidden_layers = LAYERS
+    if (text.num_hidden_layers or 0) > SKELETON_LAYERS:
+        text.num_hidden_layers = SKELETON_LAYERS
         if getattr(text, "layer_types", None):
-            text.layer_types = text.layer_types[:LAYERS]
+            text.layer_types = text.layer_types[:SKELETON_LAYERS]
     torch.manual_seed(0)  # what is told of it is the same every time
     return made._from_config(config, dtype=torch.float32).eval()

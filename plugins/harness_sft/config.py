@@ -20,7 +20,7 @@ from harness.internals import schema, suggest_option
 from harness_trackers import disable_telemetry
 
 REPORTS = ("tensorboard", "wandb", "mlflow")  # which are also names of modules and of our extras
-EFFECTIVE = {  # fields that TRL reads only with some values of another
+CONDITIONAL_FIELDS = {  # fields that TRL reads only with some values of another
     "label_smoothing": ("loss_type", {"robust", "exo_pair", "aot", "aot_unpaired"}),
     "label_smoothing_factor": ("loss_type", {"nll"}),
     "discopop_tau": ("loss_type", {"discopop"}),
@@ -54,8 +54,15 @@ REASONS = {  # what to do instead of fields of SFTConfig that are not the user's
     "batch_eval_metrics eval_accumulation_steps eval_do_concat_batches eval_use_gather_object prediction_loss_only "
     "bf16_full_eval fp16_full_eval",
 }
-OURS = {name: why for why, names in REASONS.items() for name in names.split()}
-OWN = {"validation", "patience", "warmup_ratio", "report_to", "bf16", "attn_implementation"}  # which mean more here
+RESERVED_FIELDS = {name: why for why, names in REASONS.items() for name in names.split()}
+OWN_OPTIONS = {
+    "validation",
+    "patience",
+    "warmup_ratio",
+    "report_to",
+    "bf16",
+    "attn_implementation",
+}  # which mean more here
 NAMES: dict[Any, str] = {  # of the others, by what may be written for them in TOML
     int: "dataloader_num_workers dataloader_prefetch_factor dataset_num_proc ddp_bucket_cap_mb ddp_timeout "
     "gradient_accumulation_steps local_rank max_length max_steps per_device_eval_batch_size "
@@ -94,16 +101,19 @@ def check_config_fields(**options: Any) -> None:
 
 
 def find_option_mistakes(
-    options: Mapping[str, Any], hints: Mapping[str, Any], refused: Mapping[str, str] = OURS, config: str = "SFTConfig"
+    options: Mapping[str, Any],
+    hints: Mapping[str, Any],
+    refused: Mapping[str, str] = RESERVED_FIELDS,
+    config: str = "SFTConfig",
 ) -> Mistakes:
     """Return which options are none of the fields in `hints`, or have a value of another type."""
-    mistakes, known = Mistakes(), set(hints) - set(refused) | OWN
+    mistakes, known = Mistakes(), set(hints) - set(refused) | OWN_OPTIONS
     for name, value in options.items():
         if name in refused or name.startswith("hub_"):
             mistakes.add(f'option "{name}"', f"cannot be set: {refused.get(name, 'use [[export]]')}")
         elif name not in known:
             mistakes.add(f'option "{name}"', f"is not a field of TRL's {config}{suggest_option(name, known)}")
-        elif name not in OWN and not schema.matches_type(value, hints[name]):
+        elif name not in OWN_OPTIONS and not schema.matches_type(value, hints[name]):
             mistakes.add(
                 f'option "{name}"', f"is {schema.format_toml(value)}; it must be {schema.type_name(hints[name])}"
             )
@@ -124,8 +134,8 @@ def build_config(
     import trl
 
     config = getattr(trl, name)
-    _check_names(recipe, config, {**OURS, **(refused or {})})
-    _check_values(recipe)
+    _require_valid_trainer_options(recipe, config, {**RESERVED_FIELDS, **(refused or {})})
+    _require_usable_recipe_values(recipe)
     options = {**recipe, "report_to": recipe["report_to"] or []}
     for ours in ("attn_implementation", "validation", "patience"):
         del options[ours]
@@ -157,7 +167,7 @@ def build_config(
     return made
 
 
-def _check_names(recipe: Mapping[str, Any], config: type[Any], refused: Mapping[str, str]) -> None:
+def _require_valid_trainer_options(recipe: Mapping[str, Any], config: type[Any], refused: Mapping[str, str]) -> None:
     hints = get_type_hints(config)
     if config.__name__ == "DPOConfig":
         hints["loss_type"] = str | list[str]  # one of them need not be in a list
@@ -178,7 +188,7 @@ def _check_names(recipe: Mapping[str, Any], config: type[Any], refused: Mapping[
         if recipe[name] < 1:
             mistakes.add(name, f"is {recipe[name]}; it must be 1 or more")
     defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(config)}
-    for name, (other, effective) in EFFECTIVE.items():
+    for name, (other, effective) in CONDITIONAL_FIELDS.items():
         chosen = recipe.get(other) or defaults.get(other) or "sigmoid"  # which is what DPOConfig makes of none
         if recipe.get(name) and not effective.intersection([chosen] if isinstance(chosen, str) else chosen):
             mistakes.add(
@@ -188,14 +198,14 @@ def _check_names(recipe: Mapping[str, Any], config: type[Any], refused: Mapping[
     mistakes.raise_errors()
 
 
-def _check_values(recipe: Mapping[str, Any]) -> None:
+def _require_usable_recipe_values(recipe: Mapping[str, Any]) -> None:
     """Refuse kernels and reports that are not here, before a model is loaded, and numbers that mean nothing."""
     if recipe.get("use_liger_kernel"):
-        _check_gpu("use_liger_kernel: its kernels are")
+        _require_gpu_for_kernels("use_liger_kernel: its kernels are")
         if find_spec("liger_kernel") is None:
             raise UsageError("use_liger_kernel: is not installed; pip install liger-kernel")
     if (kernel := recipe["attn_implementation"]) not in (None, "eager", "sdpa"):
-        _check_gpu(f"attn_implementation: {kernel} is")
+        _require_gpu_for_kernels(f"attn_implementation: {kernel} is")
         package = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(kernel, "torch")
         if find_spec(package) is None:
             raise UsageError(f"attn_implementation: {package} is not installed, which {kernel} needs")
@@ -216,7 +226,7 @@ def _check_values(recipe: Mapping[str, Any]) -> None:
     mistakes.raise_errors()
 
 
-def _check_gpu(kernels: str) -> None:
+def _require_gpu_for_kernels(kernels: str) -> None:
     import torch
 
     if not torch.cuda.is_available():

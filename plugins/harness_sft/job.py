@@ -17,7 +17,7 @@ from harness_sft.ranks import Ranks
 from harness_sft.rows import Row, Select, split_rows
 
 CHECKPOINTS = "checkpoints"  # a folder in that of a training
-WHOLE = "harness-checkpoint.json"  # written last, so its existence means that the checkpoint is whole
+CHECKPOINT_FILE = "harness-checkpoint.json"  # written last, so its existence means that the checkpoint is whole
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,15 @@ class TrainingJob:
 
 def last_whole_checkpoint(folder: Path, stamp: str | None = None) -> Path | None:
     """Return the last checkpoint that was written to its end, of this very training if its stamp is given, or None."""
-    marks = folder.glob(f"checkpoint-*/{WHOLE}")
+    marks = folder.glob(f"checkpoint-*/{CHECKPOINT_FILE}")
     found = [mark.parent for mark in marks if stamp in (None, json.loads(mark.read_text("utf-8"))["stamp"])]
-    return max(found, key=_step, default=None)
+    return max(found, key=_parse_step, default=None)
 
 
 def resume_hint(folder: Path) -> str:
     """Return what is to be done where the training of a folder ended early."""
     last = last_whole_checkpoint(folder / CHECKPOINTS)
-    return f"run again to resume from the last checkpoint, step {_step(last)}" if last else "run again"
+    return f"run again to resume from the last checkpoint, step {_parse_step(last)}" if last else "run again"
 
 
 @contextmanager
@@ -109,7 +109,7 @@ def reporting_full_disk(folder: Path) -> Iterator[None]:
         raise
 
 
-def _step(checkpoint: Path) -> int:
+def _parse_step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 

@@ -19,10 +19,10 @@ from trl.trainer.utils import FusedCausalLMOutput
 from harness import UsageError
 from harness.internals import memory_error
 from harness_hf import TOKEN_STATISTICS, compute_token_statistics
-from harness_sft.ranks import IGNORED
+from harness_sft.ranks import IGNORED_LABEL
 
-TOKENS = 128  # of one row, that are looked at: the logits of a few, however large the vocabulary
-NATS = 1e-3  # that a log-probability may be off, beside what rounding the largest logit makes, at most
+WINDOW_TOKENS = 128  # of one row, that are looked at: the logits of a few, however large the vocabulary
+TOLERANCE_NATS = 1e-3  # that a log-probability may be off, beside what rounding the largest logit makes, at most
 
 
 class Mismatch(NamedTuple):
@@ -59,8 +59,8 @@ def logprob_mismatch(model: Any, batch: Mapping[str, Any], dtype: torch.dtype | 
     They are those of supervised tokens of one row, without dropout. It is infinite where TRL's way raises, and 0 where
     the model's own forward does or gives what is not finite, which is another fault. No randomness is spent.
     """
-    given, labels = _window(batch)
-    mask, targets = labels[:, 1:] != IGNORED, labels[:, 1:]
+    given, labels = _select_supervised_window(batch)
+    mask, targets = labels[:, 1:] != IGNORED_LABEL, labels[:, 1:]
     training = [module for module in model.modules() if module.training]
 
     def run(**more: Any) -> Any:
@@ -79,11 +79,13 @@ def logprob_mismatch(model: Any, batch: Mapping[str, Any], dtype: torch.dtype | 
         for module in training:
             module.training = True
     if own is None or not mask.any():
-        return Mismatch(0.0, NATS)
+        return Mismatch(0.0, TOLERANCE_NATS)
     z = own.logits[:, :-1].float()[mask.to(own.logits.device)]
     chosen = z.gather(1, targets[mask].to(z.device)[:, None])[:, 0]
     logp = chosen - z.logsumexp(-1)
-    limit = NATS + torch.finfo(dtype or model.dtype).eps * float(torch.stack([chosen, z.amax(-1)]).abs().max())
+    limit = TOLERANCE_NATS + torch.finfo(dtype or model.dtype).eps * float(
+        torch.stack([chosen, z.amax(-1)]).abs().max()
+    )
     if not logp.isfinite().all():
         return Mismatch(0.0, limit)
     if found is None:
@@ -102,7 +104,7 @@ def use_own_logits(model: Any) -> None:
             return fused(*args, labels=labels, **given)
         found = fused(*args, **given | {"use_cache": False})
         labels = labels[:, 1:].to(found.logits.device)
-        mask = labels != IGNORED
+        mask = labels != IGNORED_LABEL
         z, targets = found.logits[:, :-1][mask].float(), labels[mask]
         logp = z - z.logsumexp(-1, keepdim=True)
         with torch.no_grad():
@@ -115,11 +117,11 @@ def use_own_logits(model: Any) -> None:
     model.forward = MethodType(forward, model)
 
 
-def _window(batch: Mapping[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
+def _select_supervised_window(batch: Mapping[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
     """Return a few tokens around the first supervised one of a batch, as the model gets them, and their labels."""
     ids = batch["input_ids"]
-    labels = batch["labels"] if "labels" in batch else ids.masked_fill(batch["completion_mask"] == 0, IGNORED)
-    [row, first] = next(iter((labels[:, 1:] != IGNORED).nonzero().tolist()), [0, 0])
-    at = slice(row, row + 1), slice(max(0, first - TOKENS // 2), first + TOKENS // 2)
+    labels = batch["labels"] if "labels" in batch else ids.masked_fill(batch["completion_mask"] == 0, IGNORED_LABEL)
+    [row, first] = next(iter((labels[:, 1:] != IGNORED_LABEL).nonzero().tolist()), [0, 0])
+    at = slice(row, row + 1), slice(max(0, first - WINDOW_TOKENS // 2), first + WINDOW_TOKENS // 2)
     given = {name: batch[name][at] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
     return given | {name: True for name in ("output_router_logits",) if batch.get(name)}, labels[at]

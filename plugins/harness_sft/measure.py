@@ -20,9 +20,11 @@ from harness_sft.train import build_trainer, quiet_libraries
 from harness_sft.trainer import CheckedTrainerMixin
 
 STEPS, SECONDS = 3, 10.0  # timed at least, after a first one that is not
-ANSWERED = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids")
-VALIDATED = 8  # rows that a validation is timed on
-BYTES = 16  # a parameter that is trained in full: itself, its gradient and two moments of Adam, each in float32
+ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids")
+VALIDATION_ROWS = 8  # rows that a validation is timed on
+BYTES_PER_PARAMETER = (
+    16  # a parameter that is trained in full: itself, its gradient and two moments of Adam, each in float32
+)
 
 
 def measure_training(job: TrainingJob) -> dict[str, Any]:
@@ -34,7 +36,10 @@ def measure_training(job: TrainingJob) -> dict[str, Any]:
     check_method(job.adapter)
     device = resolve_device(job.ref.options.get("device", "auto")).type
     if job.adapter is None:  # looked at before a machine is brought down by trying
-        need, free = (BYTES + job.method.reference) * count_parameters(Path(job.ref.path)), free_bytes(device)
+        need, free = (
+            (BYTES_PER_PARAMETER + job.method.reference) * count_parameters(Path(job.ref.path)),
+            free_bytes(device),
+        )
         if free is not None and need > free:
             what = f"needs more than {need / 1e9:,.1f} GB for weights and optimizer"
             raise UsageError(f"{what}, but only {free / 1000000000.0:,.1f} are free")
@@ -50,9 +55,9 @@ def measure_training(job: TrainingJob) -> dict[str, Any]:
         with cpu_training(trainer.model):
             trainer.train()
             found: dict[str, Any] = watch.facts(begun)
-            found["extra"] = _validation(trainer, held)
+            found["extra"] = _estimate_validation_seconds(trainer, held)
             rows = trainer.train_dataset
-            order = sorted(range(len(rows)), key=lambda i: -_size(rows[i]))
+            order = sorted(range(len(rows)), key=lambda i: -_count_row_tokens(rows[i]))
             trainer.train_dataset = rows.select(order[: config.per_device_train_batch_size])
             trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
     return found | {"trainable": facts["trainable_parameters"]}
@@ -85,18 +90,18 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc]
         return timed | spent | {"setup": setup, "whole_steps": whole, "whole_tokens": tokens}
 
 
-def _validation(trainer: CheckedTrainerMixin, held: Sequence[Mapping[str, Any]]) -> float:
+def _estimate_validation_seconds(trainer: CheckedTrainerMixin, held: Sequence[Mapping[str, Any]]) -> float:
     """Return the seconds that the validations of the training take, one after each epoch."""
     if not held:
         return 0.0
-    trainer.held_out = list(held[:VALIDATED])
+    trainer.held_out = list(held[:VALIDATION_ROWS])
     begun = time.monotonic()
     trainer.validate()
     seconds = time.monotonic() - begun
-    share = sum(map(_size, held)) / sum(map(_size, trainer.held_out))
+    share = sum(map(_count_row_tokens, held)) / sum(map(_count_row_tokens, trainer.held_out))
     return float(seconds * share * -(-trainer.state.max_steps // trainer.steps_per_epoch()))
 
 
-def _size(row: Mapping[str, Any]) -> int:
+def _count_row_tokens(row: Mapping[str, Any]) -> int:
     """Return the tokens of a row: of a prompt and its answers, where these are apart."""
-    return sum(len(ids) for name, ids in row.items() if name.endswith("input_ids") or name in ANSWERED)
+    return sum(len(ids) for name, ids in row.items() if name.endswith("input_ids") or name in ID_COLUMNS)

@@ -18,7 +18,7 @@ from harness_sft.job import TrainingJob, base_placement, check_method
 
 BLOCK, NESTED = 64, 256  # numbers that share a scale in 4 bits, and scales that share one with double quantisation
 MOMENTS = {"adafactor": 0, "sgd": 0}  # bytes a trained number, by the beginning of the optimizer's name; Adam's are 8
-SMALL = 2  # of an optimizer in 8 bits
+BYTES_8BIT = 2  # of an optimizer in 8 bits
 
 
 def estimate_memory(job: TrainingJob) -> dict[str, int]:
@@ -37,10 +37,12 @@ def estimate_memory(job: TrainingJob) -> dict[str, int]:
         except (ValueError, TypeError, IndexError, RuntimeError) as error:
             raise UsageError(f"[adapter] does not fit the base: {' '.join(str(error).split())}") from None
     parameters = list(model.parameters())
-    frozen = sum(_packed(p, bits) if id(p) in packed else p.nbytes for p in parameters if id(p) in whole)
+    frozen = sum(
+        _count_4bit_weight_bytes(p, bits) if id(p) in packed else p.nbytes for p in parameters if id(p) in whole
+    )
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     optim = str(job.recipe.get("optim", "adamw_torch"))
-    moments = SMALL if "8bit" in optim else next((n for name, n in MOMENTS.items() if optim.startswith(name)), 8)
+    moments = BYTES_8BIT if "8bit" in optim else next((n for name, n in MOMENTS.items() if optim.startswith(name)), 8)
     found = {"weights": frozen, "trained": (4 + moments + (4 if job.adapter else job.method.reference)) * trained}
     if job.shard:
         count = max(1, len(list_gpus())) if job.processes == "auto" else int(job.processes)
@@ -66,7 +68,7 @@ def check_memory(job: TrainingJob) -> None:
         raise UsageError(f"{has} {card.total_memory / 1e9:,.1f}; {how}")
 
 
-def _packed(parameter: torch.Tensor, bits: Any) -> int:
+def _count_4bit_weight_bytes(parameter: torch.Tensor, bits: Any) -> int:
     """Return the bytes of a weight in 4 bits with its scales, which double quantisation holds in a byte each."""
     scales = math.ceil(parameter.numel() / BLOCK)
     nested = bits.get("bnb_4bit_use_double_quant")

@@ -26,7 +26,7 @@ from harness_sft.job import TrainingJob, resume_hint
 from harness_sft.ranks import raise_finding
 
 JOB, EVENTS, STOP, STORE, SAID = "job.json", "events.jsonl", "stop", "store", "said.txt"
-ALONE = {  # options that mean another training in several processes, and why
+SINGLE_PROCESS_OPTIONS = {  # options that mean another training in several processes, and why
     "accelerator_config": "the harness distributes rows",
     "auto_find_batch_size": "only one process would halve its batch",
     "dataloader_drop_last": "the last batch of an epoch is smaller",
@@ -37,23 +37,25 @@ ALONE = {  # options that mean another training in several processes, and why
     "fsdp_config": "set shard = true",
     "local_rank": "the harness sets it",
 }
-WHOLE = {  # options that cannot go with shared weights, and why
+UNSHARDED_OPTIONS = {  # options that cannot go with shared weights, and why
     "torch_compile": "it is not tested here",
     "fp16": "its losses are scaled by each process's part of the gradient",
 }
 SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
 WORKER = "harness_sft.worker"  # what each of them runs
-OURS = (
+RAISED_ERRORS = (
     "UsageError",
     "CheckFailedError",
 )  # errors that say what is wrong; others may be complaints that another is gone
-POLL = 0.05  # seconds
-LATE = 2.0  # seconds after an error: the first to tell of one is not always the first to have one
-GRACE = 10.0  # seconds, or two usual steps, in which all must have ended the step that they are in
-BEAT = 20.0  # seconds between two signs of life
+POLL_INTERVAL_S = 0.05  # seconds
+ERROR_GRACE_S = 2.0  # seconds after an error: the first to tell of one is not always the first to have one
+GRACE_S = 10.0  # seconds, or two usual steps, in which all must have ended the step that they are in
+HEARTBEAT_S = 20.0  # seconds between two signs of life
 QUIET, HUNG = 600.0, 1800.0  # seconds without a step after which that is told, and the training is ended
-SLOW = 20  # usual steps after which it is told, where these are longer, and after twice as many ended
-ENDS = 3600.0  # seconds before the first step and after the last: models are loaded, kernels compiled, weights written
+SLOW_STEP_FACTOR = 20  # usual steps after which it is told, where these are longer, and after twice as many ended
+START_TIMEOUT_S = (
+    3600.0  # seconds before the first step and after the last: models are loaded, kernels compiled, weights written
+)
 CONNECTIONS = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # the processes are on one machine
 
 
@@ -71,7 +73,7 @@ def reject_processes(processes: int | str, recipe: Mapping[str, Any], accumulate
     if accumulated % int(processes):
         what = f"the {accumulated} batches of a step (gradient_accumulation_steps) cannot be divided evenly"
         raise UsageError(f"processes: is {processes}, but {what}; set a divisor of {accumulated}")
-    for name, why in ALONE.items():
+    for name, why in SINGLE_PROCESS_OPTIONS.items():
         if recipe.get(name):
             raise UsageError(f"{name}: cannot be set with several processes: {why}; remove it")
     if recipe.get("train_sampling_strategy", "random") not in ("random", "sequential"):
@@ -90,7 +92,7 @@ def reject_shards(processes: int | str, recipe: Mapping[str, Any], adapter: Adap
     if (optim := recipe.get("optim", "adamw_torch")) not in SHARDED_OPTIMIZERS:
         want = " or ".join(f'"{name}"' for name in SHARDED_OPTIMIZERS)
         raise UsageError(f'optim: is "{optim}", but shard = true needs {want}')
-    for name, why in WHOLE.items():
+    for name, why in UNSHARDED_OPTIONS.items():
         if recipe.get(name):
             raise UsageError(f"{name}: cannot be set with shard = true: {why}; remove one of the two")
     if adapter is None:
@@ -128,7 +130,7 @@ class RemoteAdapter:
         return get_peft_config(deepcopy(self.told["config"]))
 
 
-def _plain(adapter: Any) -> dict[str, Any]:
+def _convert_adapter_to_json(adapter: Any) -> dict[str, Any]:
     """Return an adapter as JSON has it, sets in order."""
     told = {"config": adapter.peft_config().to_dict(), "quantization": adapter.quantization}
     return dict(json.loads(json.dumps(told, default=lambda one: sorted(one) if isinstance(one, set) else str(one))))
@@ -144,8 +146,8 @@ def launch_processes(job: TrainingJob, count: int) -> Path:
     folder = job.out.parent.resolve() / "processes"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    adapter = None if job.adapter is None else _plain(job.adapter)
-    if adapter and _plain(RemoteAdapter(adapter)) != adapter:  # the others would read another one
+    adapter = None if job.adapter is None else _convert_adapter_to_json(job.adapter)
+    if adapter and _convert_adapter_to_json(RemoteAdapter(adapter)) != adapter:  # the others would read another one
         raise UsageError("[train] processes: the adapter cannot be sent to other processes; train in one")
     told: dict[str, Any] = {"ref": ref_to_json(job.ref), "adapter": adapter, "rows": list(job.rows)}
     told |= {"out": str(job.out.resolve()), "recipe": dict(job.recipe), "seed": job.seed}
@@ -184,15 +186,15 @@ class TrainingProcesses:
         """Pass on what is told until the processes have ended; raise what made one of them end early."""
         with (self.folder / EVENTS).open(encoding="utf-8") as stream:
             try:
-                self._hear(stream)
+                self._read_events_until_end(stream)
             except KeyboardInterrupt:
                 if self.pace.took:  # before that there is nothing to save
                     (self.folder / STOP).touch()
                     self.stopping, self.progress = True, lambda _: None
                     self.until = time.monotonic() + max(
-                        GRACE, 0.0 if self.pace.told else 2 * self.pace.median_seconds()
+                        GRACE_S, 0.0 if self.pace.told else 2 * self.pace.median_seconds()
                     )
-                    self._hear(stream)
+                    self._read_events_until_end(stream)
                 raise
         if self.done and not self.errors:
             return
@@ -205,35 +207,35 @@ class TrainingProcesses:
         how = f"its processes ended with exit code {code}: {shorten_text(lines[-1]) if lines else 'no output'}"
         error: Exception = RuntimeError(f"training: {how}; {self._again()}")
         if self.errors:
-            error = error_from_json(min(self.errors, key=lambda e: e["kind"] not in OURS))
+            error = error_from_json(min(self.errors, key=lambda e: e["kind"] not in RAISED_ERRORS))
         if full := disk_full_error(error, self.folder):  # so that nobody could tell it
             raise UsageError(f"{full}; free space and {self._again()}")
         raise error
 
-    def _hear(self, stream: IO[str]) -> None:
+    def _read_events_until_end(self, stream: IO[str]) -> None:
         """Read whole lines, and those that are left, until the processes have ended, or one has told an error."""
         begun, last = "", False
         while not last:
-            last = not self._more()
+            last = not self._poll_still_running()
             while part := stream.readline():
                 begun += part
                 if begun.endswith("\n"):
-                    self._take(begun)
+                    self._handle_event_line(begun)
                     begun = ""
             if not last:
-                time.sleep(POLL)
+                time.sleep(POLL_INTERVAL_S)
 
-    def _more(self) -> bool:
+    def _poll_still_running(self) -> bool:
         codes = [process.poll() for process in self.processes]
         killed = [(number, -code) for number, code in enumerate(codes) if code is not None and code < 0]
-        if killed and not (self.lost or any(error["kind"] in OURS for error in self.errors)):
+        if killed and not (self.lost or any(error["kind"] in RAISED_ERRORS for error in self.errors)):
             number, by = killed[0]
             why = " (out of memory?)" if by == signal.SIGKILL else ""
             self.lost = f"rank {number} was killed by {signal.Signals(by).name}{why}"
         if self.stopping and not (self.folder / STOP).exists():  # all have heard it, and save
             self.stopping, self.until = False, float("inf")
         if any(codes):  # the others wait for it
-            self._end_soon()
+            self._limit_remaining_time()
         said, hung = self.pace.find_warning()
         if hung and not self.done:
             raise UsageError(f"{said}; {self._again()}")
@@ -241,13 +243,13 @@ class TrainingProcesses:
             self.progress(replace(self.last, remark=said))
         return None in codes and not hung and time.monotonic() < self.until
 
-    def _end_soon(self) -> None:
-        self.until = min(self.until, time.monotonic() + LATE)
+    def _limit_remaining_time(self) -> None:
+        self.until = min(self.until, time.monotonic() + ERROR_GRACE_S)
 
     def _again(self) -> str:
         return resume_hint(self.folder.parent)
 
-    def _take(self, line: str) -> None:
+    def _handle_event_line(self, line: str) -> None:
         event: dict[str, Any] = {}
         with suppress(ValueError):  # a blank, or the half that a full disk took
             event = json.loads(line)
@@ -267,12 +269,12 @@ class TrainingProcesses:
                 self.flag(event["flag"], Finding(**event["finding"]))
             (self.folder / event["answer"]).touch()
         elif "error" in event:
-            self._more()  # which sees whom a signal ended before
+            self._poll_still_running()  # which sees whom a signal ended before
             self.errors.append(event["error"])
         self.interrupted = self.interrupted or "interrupted" in event
         self.done = self.done or "done" in event
         if self.errors:
-            self._end_soon()
+            self._limit_remaining_time()
 
     def close(self) -> None:
         """End all processes that have not ended, and what they started; a kill ends one that is stopped, too."""
@@ -307,14 +309,14 @@ class StepPace:
     def find_warning(self) -> PaceWarning:
         """Return what is to be told, where no step has come for too long, and whether that is the end."""
         now = time.monotonic()
-        passed, self._looked = min(now - self._looked, LATE), now  # in more this process was stopped itself
+        passed, self._looked = min(now - self._looked, ERROR_GRACE_S), now  # in more this process was stopped itself
         self.since, self.idle = self.since + passed, self.idle + passed
         self.silent = [seconds + passed for seconds in self.silent]
         if self.idle < QUIET:
             return PaceWarning("", False)
-        end = max(HUNG, 2 * SLOW * self.median_seconds()) if self.between else ENDS
+        end = max(HUNG, 2 * SLOW_STEP_FACTOR * self.median_seconds()) if self.between else START_TIMEOUT_S
         hung = self.idle >= end
-        if not hung and (self.told or self.idle < max(QUIET, SLOW * self.median_seconds())):
+        if not hung and (self.told or self.idle < max(QUIET, SLOW_STEP_FACTOR * self.median_seconds())):
             return PaceWarning("", False)
         self.told = True
         gone = " and ".join(str(number) for number, seconds in enumerate(self.silent) if seconds > self.idle / 2)

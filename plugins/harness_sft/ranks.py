@@ -11,7 +11,7 @@ from harness import CheckFailedError, Finding
 if TYPE_CHECKING:
     from datasets import Dataset
 
-IGNORED = -100
+IGNORED_LABEL = -100
 
 
 def raise_finding(code: str, finding: Finding) -> None:
@@ -85,7 +85,7 @@ def pad_dataset(rows: Dataset, size: int) -> Dataset:
     # Otherwise accelerate fills an epoch's last batches with rows from its beginning, which are then trained on twice.
     if not (missing := -len(rows) % size):
         return rows
-    first, empty = rows[0], {"labels": [IGNORED], "seq_lengths": [1]}
+    first, empty = rows[0], {"labels": [IGNORED_LABEL], "seq_lengths": [1]}
     length = len(first["input_ids"])
     blank = {n: empty.get(n, v[:1] if isinstance(v, list) and len(v) == length else v) for n, v in first.items()}
     more = Dataset.from_dict({name: [value] * missing for name, value in blank.items()}, features=rows.features)

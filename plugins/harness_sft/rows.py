@@ -23,7 +23,7 @@ Select = Callable[[Sequence[Mapping[str, Any]]], list[Row]]
 
 def select_columns(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Return what is trained on of each row, its number from 1 as "row", and its marks; raises UsageError at others."""
-    shapes = [_shape(row) for row in rows]
+    shapes = [_detect_row_shape(row) for row in rows]
     check_shapes(shapes, "prompt and completion, or messages, or text, none of them empty")
     found = take_columns(rows, shapes[0][1:])
     if odd := {row["row"]: why for row in found if (why := mark_error(row))}:
@@ -79,18 +79,18 @@ def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row],
         raise UsageError("validation: holds out a share, but there is validation_data as well; remove one of them")
     if share:
         count = max(1, round(share * len(rows)))
-        groups = _groups(rows)
+        groups = _group_inseparable_rows(rows)
         random.Random(seed).shuffle(groups)  # noqa: S311 -- a reproducible split, not a secret
         for group in groups:
             if len(held) + len(group) <= count:
                 held.update(group)
         if not held or len(held) == len(rows):
-            raise UsageError(f"validation: {_share_error(share, count, groups)}")
+            raise UsageError(f"validation: {_describe_validation_share_error(share, count, groups)}")
     bare = [{k: v for k, v in row.items() if k not in (GROUP, HELD_OUT)} for row in rows]
     return [row for i, row in enumerate(bare) if i not in held], [row for i, row in enumerate(bare) if i in held]
 
 
-def _share_error(share: float, count: int, groups: Sequence[Sequence[int]]) -> str:
+def _describe_validation_share_error(share: float, count: int, groups: Sequence[Sequence[int]]) -> str:
     """Return why a share of the rows cannot be held out, and which share could."""
     total, smallest = sum(map(len, groups)), min(map(len, groups))
     what = f"{share:g} asks for {count} of {total} rows"
@@ -103,7 +103,7 @@ def _share_error(share: float, count: int, groups: Sequence[Sequence[int]]) -> s
     return f"{what}, which leaves none to train on; lower it"
 
 
-def _groups(rows: Sequence[Row]) -> list[list[int]]:
+def _group_inseparable_rows(rows: Sequence[Row]) -> list[list[int]]:
     """Return the numbers of rows that belong together: of one group, or with one prompt that is not most rows'."""
     # What is asked is the prompt, all messages but the last, or the whole of a text.
     asked = [repr(r["messages"][:-1] if r.get("messages") else r.get("prompt", r.get("text", r["row"]))) for r in rows]
@@ -134,7 +134,7 @@ def name_rows(numbers: Sequence[int]) -> str:
     return f"row{'s' if len(numbers) > 1 else ''} {first}{more}"
 
 
-def _shape(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _detect_row_shape(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Return "text" or "chat" and the columns of the first shape the row has, or nothing."""
     for columns in SHAPES:
         values = [row.get(c) for c in columns]

@@ -18,11 +18,15 @@ from harness_sft.ranks import Ranks
 from harness_sft.sharding import local_part
 
 FIRST_STEPS = 3  # after which every adapted module must have moved; a warmup makes the first of them a step of zero
-RECENT = 5  # losses whose median is the smoothed one: one or two hard batches are no spike
-WINDOW = 20  # losses before them that it is compared with
+RECENT_LOSSES = 5  # losses whose median is the smoothed one: one or two hard batches are no spike
+WINDOW_LOSSES = 20  # losses before them that it is compared with
 DEVIATIONS, SHARE, NATS = 6.0, 0.25, 0.1  # a spike is above their median by all three
 NORMAL = 1.4826 / math.sqrt(2)  # times the median step from one to the next is the deviation of normal noise
-MOVING = ("lora_B", "lora_embedding_B", "modules_to_save")  # in the names of weights that get a gradient at once
+MOVING_WEIGHTS = (
+    "lora_B",
+    "lora_embedding_B",
+    "modules_to_save",
+)  # in the names of weights that get a gradient at once
 
 
 @dataclass
@@ -46,7 +50,7 @@ class Spikes:
 
     def __init__(self, losses: Iterable[float] = ()) -> None:
         self.found: list[Spike] = []
-        self.before: deque[float] = deque(maxlen=WINDOW)
+        self.before: deque[float] = deque(maxlen=WINDOW_LOSSES)
         self.recent: deque[float] = deque()
         self.step, self.inside = 0, False
         for loss in losses:
@@ -56,12 +60,12 @@ class Spikes:
         """Add the loss of the next step; return the spike that begins with it, if one does."""
         self.step += 1
         self.recent.append(loss)
-        if len(self.recent) < RECENT:
+        if len(self.recent) < RECENT_LOSSES:
             return None
         smoothed, began = median(self.recent), False
-        if len(self.before) == WINDOW and smoothed > self._bar():
+        if len(self.before) == WINDOW_LOSSES and smoothed > self._compute_spike_threshold():
             if began := not self.inside:
-                self.found.append(Spike(self.step - RECENT // 2, self.step, smoothed, median(self.before)))
+                self.found.append(Spike(self.step - RECENT_LOSSES // 2, self.step, smoothed, median(self.before)))
             self.found[-1].last, self.found[-1].loss = self.step, max(smoothed, self.found[-1].loss)
             self.inside = True
             self.recent.popleft()
@@ -70,7 +74,7 @@ class Spikes:
             self.before.append(self.recent.popleft())
         return self.found[-1] if began else None
 
-    def _bar(self) -> float:
+    def _compute_spike_threshold(self) -> float:
         middle = median(self.before)
         levels = [math.log(loss + NATS) for loss in self.before]
         deviation = NORMAL * median(abs(b - a) for a, b in pairwise(levels))
@@ -82,11 +86,11 @@ class InitialWeights:
     """The weights of an adapter, or of a whole model, before the first step, each as one exact number: no copy."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.sums = {name: _sum_of_bits(parameter) for name, parameter in _moving(model)}
+        self.sums = {name: _sum_bits_as_integers(parameter) for name, parameter in _iterate_moving_weights(model)}
 
     def find_unmoved(self, model: PreTrainedModel, ranks: Ranks) -> list[str]:
         """Return the weights that are what they were, in all processes."""
-        found = [(n, self.sums.get(n) == _sum_of_bits(p), p) for n, p in _moving(model)]
+        found = [(n, self.sums.get(n) == _sum_bits_as_integers(p), p) for n, p in _iterate_moving_weights(model)]
         # In half precision a first, small step may be lost on a weight that is not zero, so only zeros count there.
         moved = ranks.sum_over_processes(
             *(float(not same or (p.dtype != torch.float32 and bool(p.any()))) for _, same, p in found)
@@ -99,15 +103,15 @@ def all_finite(parameters: list[Any]) -> bool:
     return not parameters or math.isfinite(float(torch.nn.utils.get_total_norm(parameters)))
 
 
-def _moving(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
+def _iterate_moving_weights(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
     """Yield the weights that a first gradient moves: of an adapter not the A of a LoRA, which waits for its B."""
     whole = not hasattr(model, "peft_config")
     for name, parameter in model.named_parameters():
-        if (whole or any(part in name for part in MOVING)) and parameter.is_floating_point():
+        if (whole or any(part in name for part in MOVING_WEIGHTS)) and parameter.is_floating_point():
             yield name, local_part(parameter.detach())  # of weights that processes share, each looks at what it holds
 
 
-def _sum_of_bits(tensor: Any) -> int:
+def _sum_bits_as_integers(tensor: Any) -> int:
     """Return the sum of a tensor's bits as integers: a change of the last place of one weight changes it."""
     width = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     return int(tensor.contiguous().view(width).sum(dtype=torch.int64))

@@ -29,7 +29,7 @@ from harness_hf import use_cpu_kernels
 from harness_sft.ranks import Ranks
 
 STATE = "sharded"  # a folder in a checkpoint
-TRAINED = states.StateDictOptions(ignore_frozen_params=True, strict=False)
+STATE_OPTIONS = states.StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 class ShardedTrainer(Trainer):  # type: ignore[misc]
@@ -52,7 +52,10 @@ class ShardedTrainer(Trainer):  # type: ignore[misc]
         if not self.ranks.sharded:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        save_slices(_state(self.model, self.optimizer.optimizer), checkpoint_id=Path(output_dir) / STATE)
+        save_slices(
+            _collect_model_optimizer_slices(self.model, self.optimizer.optimizer),
+            checkpoint_id=Path(output_dir) / STATE,
+        )
         if self.ranks.first:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
@@ -65,10 +68,10 @@ class ShardedTrainer(Trainer):  # type: ignore[misc]
             super()._load_optimizer_and_scheduler(checkpoint)
         elif checkpoint:
             optimizer = self.optimizer.optimizer
-            state = _state(self.model, optimizer)
+            state = _collect_model_optimizer_slices(self.model, optimizer)
             load_slices(state, checkpoint_id=Path(checkpoint) / STATE)
-            states.set_model_state_dict(self.model, state["model"], options=TRAINED)
-            states.set_optimizer_state_dict(self.model, optimizer, state["optimizer"], options=TRAINED)
+            states.set_model_state_dict(self.model, state["model"], options=STATE_OPTIONS)
+            states.set_optimizer_state_dict(self.model, optimizer, state["optimizer"], options=STATE_OPTIONS)
             self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
 
@@ -168,7 +171,7 @@ def tensor_sha256(tensor: torch.Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _collect_model_optimizer_slices(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Return what is trained and the optimizer's state, of each process its slices."""
-    trained = states.get_model_state_dict(model, options=TRAINED)
-    return {"model": trained, "optimizer": states.get_optimizer_state_dict(model, optimizer, options=TRAINED)}
+    trained = states.get_model_state_dict(model, options=STATE_OPTIONS)
+    return {"model": trained, "optimizer": states.get_optimizer_state_dict(model, optimizer, options=STATE_OPTIONS)}

@@ -14,11 +14,11 @@ from trl import SFTTrainer
 
 from harness import Example, UsageError
 from harness_hf import ModelTokenizer, RowEncoder
-from harness_sft.ranks import IGNORED
+from harness_sft.ranks import IGNORED_LABEL
 from harness_sft.rows import TokenCounts, check_endings, encode_dataset, name_rows
 from harness_sft.trainer import CheckedTrainerMixin
 
-LEARNT = ("input_ids", "labels", "seq_lengths", "completion_mask", "assistant_masks")
+TRAINER_COLUMNS = ("input_ids", "labels", "seq_lengths", "completion_mask", "assistant_masks")
 
 
 class Preview(SFTTrainer):  # type: ignore[misc]
@@ -32,7 +32,7 @@ class Preview(SFTTrainer):  # type: ignore[misc]
     ) -> Any:
         how = {"completion_only": self.completion_only_loss, "assistant_only": args.assistant_only_loss}
         encoder = RowEncoder(ModelTokenizer(tokenizer), self.chat_template, **how)
-        whole = encode_dataset(dataset, partial(_encode_row, encoder), args.dataset_num_proc)
+        whole = encode_dataset(dataset, partial(_encode_ids_and_labels, encoder), args.dataset_num_proc)
         text = isinstance(dataset[0].get("completion", dataset[0].get("text")), str)
         self.check_rows(whole, args, packing, name, text=text)
         return super()._prepare_dataset(whole, tokenizer, args, packing, formatting, name)
@@ -48,11 +48,13 @@ class Preview(SFTTrainer):  # type: ignore[misc]
 
     def batch(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Return rows as a batch with labels."""
-        batch: Mapping[str, Any] = self.data_collator([{k: v for k, v in row.items() if k in LEARNT} for row in rows])
+        batch: Mapping[str, Any] = self.data_collator(
+            [{k: v for k, v in row.items() if k in TRAINER_COLUMNS} for row in rows]
+        )
         return batch
 
 
-def _encode_row(encoder: RowEncoder, row: Mapping[str, Any]) -> dict[str, list[int]]:
+def _encode_ids_and_labels(encoder: RowEncoder, row: Mapping[str, Any]) -> dict[str, list[int]]:
     encoded = encoder.encode(row)
     return {"input_ids": encoded.ids, "labels": encoded.labels}
 
@@ -68,7 +70,7 @@ class CheckedTrainer(CheckedTrainerMixin, Preview):
         tokens = supervised = truncated = 0
         empty = []
         for number, ids, labels in zip(whole["row"], whole["input_ids"], whole["labels"], strict=True):
-            learnt = sum(label != IGNORED for label in labels[left][1:])  # the first token is never predicted
+            learnt = sum(label != IGNORED_LABEL for label in labels[left][1:])  # the first token is never predicted
             tokens, supervised = tokens + len(ids[left]), supervised + learnt
             truncated += bool(cut and len(ids) > cut)
             if not learnt:

@@ -66,7 +66,9 @@ EVENTS = "TENSORBOARD_LOGGING_DIR"  # which transformers reads
 LAST_STEPS = 10  # what the training loss of an adapter is the mean of
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 ROWS, TOKENS = 4, 256  # training rows that are read before and after, and how much of each
-SAME = 1e-6  # nats per token between what was rounded in memory and what is read back, both computed in float32
+TOLERANCE_NATS = (
+    1e-6  # nats per token between what was rounded in memory and what is read back, both computed in float32
+)
 
 
 def train_model(job: TrainingJob) -> Path:
@@ -86,8 +88,8 @@ def train_model(job: TrainingJob) -> Path:
         return launch_processes(job, count)
     config.gradient_accumulation_steps //= ranks.count
     rows = job.split()
-    stamp = _stamp(job)
-    with harness_hf.quiet_loading(), quiet_libraries(), _logs_in(job.out.parent / TRAINING_LOGS):
+    stamp = _digest_job(job)
+    with harness_hf.quiet_loading(), quiet_libraries(), _redirect_tensorboard_events(job.out.parent / TRAINING_LOGS):
         checkpoint = last_whole_checkpoint(checkpoints, stamp)
         ranks.wait()
         if checkpoint is None and ranks.first:
@@ -101,7 +103,7 @@ def train_model(job: TrainingJob) -> Path:
         with harness_hf.cpu_training(trainer.model):
             trainer.run(checkpoint)
         with reporting_full_disk(job.out.parent):
-            _write(trainer, job, initial, facts)
+            _write_trained(trainer, job, initial, facts)
         del trainer
         harness_hf.free_memory()  # it and its callbacks hold each other, and what is loaded next wants the room
     if ranks.first:
@@ -123,10 +125,10 @@ def build_trainer(
         bits = adapter.quantization if adapter else None
         base = load_model(ref.path, quantization=bits, attention=attention, **placed)
     size = base_bytes(base)
-    model = _adapt(base, adapter, config.seed) if adapter else base
+    model = _add_adapter(base, adapter, config.seed) if adapter else base
     trainable, total = model.get_nb_trainable_parameters() if adapter else (base.num_parameters(),) * 2
     told = {"trainable": trainable, "parameters": total, "base MB": round(size / 1e6, 1)}
-    job.progress(Progress("train", 0, 0, told, _describe_targets(base) if adapter else ""))
+    job.progress(Progress("train", 0, 0, told, _describe_adapted_tower(base) if adapter else ""))
     try:
         given: dict[str, Any] = {"job": job, "stamp": stamp, "args": config, **job.method.beside(ref, adapter)}
         given |= {"held_out": as_dataset(held_out) if held_out else None, "train_dataset": as_dataset(kept)}
@@ -139,13 +141,13 @@ def build_trainer(
     return trainer, {"trainable_parameters": trainable, "total_parameters": total, "base_bytes": size}
 
 
-def _describe_targets(base: PreTrainedModel) -> str:
+def _describe_adapted_tower(base: PreTrainedModel) -> str:
     """Return which part of a base with towers is adapted; an empty text of one that reads text alone."""
     beside = ", ".join(list_towers(base))
     return f"adapts {harness_hf.language_model_name(base)}, which processes text; unchanged: {beside}" if beside else ""
 
 
-def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
+def _add_adapter(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
     """Put a new adapter on the base, its random start fixed by the seed; every target of it must match a module."""
     config, names = restrict_targets(adapter.peft_config(), base), [name for name, _ in base.named_modules()]
     set_seed(seed)
@@ -159,7 +161,9 @@ def _adapt(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
     return model
 
 
-def _write(trainer: CheckedTrainerMixin, job: TrainingJob, initial: Path | None, facts: Mapping[str, Any]) -> None:
+def _write_trained(
+    trainer: CheckedTrainerMixin, job: TrainingJob, initial: Path | None, facts: Mapping[str, Any]
+) -> None:
     """Write what was trained, once all processes have said that they hold the same, or what slices of it."""
     whole, trained = not hasattr(trainer.model, "peft_config"), dict[str, str]()
     gathered = gather_trained(trainer.model, trainer.ranks) if trainer.ranks.sharded else None
@@ -177,7 +181,7 @@ def _write(trainer: CheckedTrainerMixin, job: TrainingJob, initial: Path | None,
     note = {
         "base_digest": job.ref.digest,
         "dtype": str(trainer.model.dtype).removeprefix("torch."),  # what a 4-bit load rounds from
-        "facts": {**facts, **_facts(trainer), **({"report_to": reports} if reports else {})},
+        "facts": {**facts, **_collect_facts(trainer), **({"report_to": reports} if reports else {})},
         "recipe": dict(job.recipe) | {"seed": trainer.args.seed},
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
@@ -229,35 +233,35 @@ def write_whole(
         model = load_model(base, dtype="float32", device="cpu", cpu_kernels=uses_cpu_kernels(model))
         model.load_state_dict(gathered, strict=False)  # a tied weight has one name of two
     there, names = check_base(base)
-    stored = _dtypes(model, {name: header.dtype for name, header in there.items()})
+    stored = _find_stored_dtypes(model, {name: header.dtype for name, header in there.items()})
     rows = [torch.tensor([ids[:TOKENS]], device=model.device) for ids in trainer.sample_token_ids(ROWS)]
-    before = _distributions(model, rows)
+    before = _compute_row_log_probs(model, rows)
     reload = partial(load_model, dtype="float32", device=model.device.type, cpu_kernels=uses_cpu_kernels(model))
     with replace_folder(out) as work:
         model.generation_config = GenerationConfig()  # the base's is copied, and transformers refuses some of them
-        _cast(model, stored)
+        _cast_parameters(model, stored)
         model.save_pretrained(work)
         for name in ("config.json", "generation_config.json"):
             (work / name).unlink(missing_ok=True)
         copy_rest(base, names, work)
-        _cast(model, dict.fromkeys(stored, torch.float32))
-        rounded = _distributions(model, rows)
-        again = _distributions(reload(work), rows)
+        _cast_parameters(model, dict.fromkeys(stored, torch.float32))
+        rounded = _compute_row_log_probs(model, rows)
+        again = _compute_row_log_probs(reload(work), rows)
         off, _ = harness_hf.kl_and_agreement(rounded, again)
-        if not off <= SAME:
+        if not off <= TOLERANCE_NATS:
             what = "the saved model answers differently from the trained one [saved-parity]"
             why = "transformers did not save or load this architecture completely"
-            raise CheckFailedError(f"training: {what}: KL {off:.2g} nats per token, limit {SAME:g}; {why}")
+            raise CheckFailedError(f"training: {what}: KL {off:.2g} nats per token, limit {TOLERANCE_NATS:g}; {why}")
         lost, kept = harness_hf.kl_and_agreement(before, again)
         facts: dict[str, Any] = {**note["facts"], "kl_rounding": lost, "top1_rounding": kept}
         if set(stored.values()) != {torch.float32}:  # else nothing was rounded
-            start = _distributions(reload(base), rows)
+            start = _compute_row_log_probs(reload(base), rows)
             facts["kl_training"], _ = harness_hf.kl_and_agreement(before, start)
         write_text(work / ADAPTER_NOTE, json.dumps({**note, "facts": facts}, indent=2) + "\n")
         seal_folder(work, out)
 
 
-def _dtypes(model: PreTrainedModel, there: Mapping[str, str]) -> dict[str, torch.dtype]:
+def _find_stored_dtypes(model: PreTrainedModel, there: Mapping[str, str]) -> dict[str, torch.dtype]:
     """Return each parameter's dtype in a base's files, or the commonest there; what is no half is kept in float32."""
     known = {"BF16": torch.bfloat16, "F16": torch.float16}
     [(commonest, _)] = Counter(there.values()).most_common(1)
@@ -265,19 +269,19 @@ def _dtypes(model: PreTrainedModel, there: Mapping[str, str]) -> dict[str, torch
     return {name: known.get(dtype, torch.float32) for name, dtype in found.items()}
 
 
-def _cast(model: PreTrainedModel, dtypes: Mapping[str, torch.dtype]) -> None:
+def _cast_parameters(model: PreTrainedModel, dtypes: Mapping[str, torch.dtype]) -> None:
     """Bring weights to their dtypes, and no buffers: angles of rotary positions are not stored, and never rounded."""
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(dtypes[name])
 
 
-def _distributions(model: PreTrainedModel, rows: list[Any]) -> list[Any]:
+def _compute_row_log_probs(model: PreTrainedModel, rows: list[Any]) -> list[Any]:
     """Return log-probabilities (tokens, vocabulary) of each row."""
     with torch.inference_mode():
         return [model(ids, use_cache=False).logits[0].float().log_softmax(-1).cpu() for ids in rows]
 
 
-def _facts(trainer: CheckedTrainerMixin) -> dict[str, Any]:
+def _collect_facts(trainer: CheckedTrainerMixin) -> dict[str, Any]:
     counts, ends = trainer.counts["train"], trainer.watch.ends
     kept = {"kept_step": best.step} if trainer.patience and (best := trainer.watch.best()) else {}
     last = [step.loss or 0.0 for step in trainer.watch.steps[-LAST_STEPS:]]
@@ -309,7 +313,7 @@ def base_bytes(model: PreTrainedModel) -> int:
     return int(sum(held.nbytes for held in (*parameters, *constants)))
 
 
-def _stamp(job: TrainingJob) -> str:
+def _digest_job(job: TrainingJob) -> str:
     """Return a digest of all that decides a training's result, so that no other one's checkpoint is taken up."""
     adapter, ref, ranks = job.adapter, job.ref, job.ranks
     config = adapter.peft_config().to_dict() if adapter else {}
@@ -324,7 +328,7 @@ def _stamp(job: TrainingJob) -> str:
 
 
 @contextmanager
-def _logs_in(folder: Path) -> Iterator[None]:
+def _redirect_tensorboard_events(folder: Path) -> Iterator[None]:
     """Make TensorBoard's events go to a folder, unless the user named another."""
     given = os.environ.get(EVENTS)
     os.environ[EVENTS] = given or str(folder)

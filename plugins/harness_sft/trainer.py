@@ -22,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback, Trai
 from harness import Finding, ModelRef, Progress, TrainingStep, write_text
 from harness_hf import assert_not_repacked, open_live_model
 from harness_sft import sharding
-from harness_sft.job import WHOLE, TrainingJob, reporting_full_disk
+from harness_sft.job import CHECKPOINT_FILE, TrainingJob, reporting_full_disk
 from harness_sft.likelihood import choose_loss
 from harness_sft.ranks import EpochSampler, pad_dataset, raise_finding
 from harness_sft.rows import TokenCounts
@@ -112,15 +112,17 @@ class CheckedTrainerMixin(ShardedTrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         loss = super().training_step(*args, **kwargs)
-        self.watch.step_loss += self._finite(float(loss), "the loss")  # TRL divided it by the tokens of the whole step
+        self.watch.step_loss += self._require_finite(
+            float(loss), "the loss"
+        )  # TRL divided it by the tokens of the whole step
         return loss
 
     def _get_grad_norm(self, model: PreTrainedModel, grad_norm: Any = None) -> Any:
         norm = sharding.gather_tensor(super()._get_grad_norm(model, grad_norm))
-        self._finite(float(norm), "the gradient norm")
+        self._require_finite(float(norm), "the gradient norm")
         return norm
 
-    def _finite(self, value: float, what: str) -> float:
+    def _require_finite(self, value: float, what: str) -> float:
         if not math.isfinite(value):
             self.raise_divergence(f"{what} is {value} at step {self.state.global_step + 1}")
         return value
@@ -141,9 +143,11 @@ class CheckedTrainerMixin(ShardedTrainer):
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             steps, ends = ([asdict(one) for one in told] for told in (self.watch.steps, self.watch.ends))
             known = {"stamp": self.stamp, "steps": steps, "ends": ends, **self.remembered}
-            write_text(folder / WHOLE, json.dumps(known))
+            write_text(folder / CHECKPOINT_FILE, json.dumps(known))
         if best := self.watch.best():  # others are worse, as a whole checkpoint knows by now
-            for path in {*Path(self.args.output_dir).glob("best-*.safetensors")} - {self._best(best.step)}:
+            for path in {*Path(self.args.output_dir).glob("best-*.safetensors")} - {
+                self._make_best_weights_path(best.step)
+            }:
                 path.unlink()
 
     def run(self, checkpoint: Path | None) -> None:
@@ -151,7 +155,7 @@ class CheckedTrainerMixin(ShardedTrainer):
         assert_not_repacked(self.model)
         try:
             if checkpoint:
-                known = json.loads((checkpoint / WHOLE).read_text("utf-8"))
+                known = json.loads((checkpoint / CHECKPOINT_FILE).read_text("utf-8"))
                 self.watch.steps = [TrainingStep(**step) for step in known["steps"]]
                 self.watch.ends = [EpochEnd(**end) for end in known["ends"]]
                 self.watch.spikes = Spikes(step.loss or 0.0 for step in self.watch.steps)
@@ -175,7 +179,7 @@ class CheckedTrainerMixin(ShardedTrainer):
         }
         if not self.ranks.first:
             return
-        path = self._best(step)
+        path = self._make_best_weights_path(step)
         with reporting_full_disk(path.parent.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file(weights, path.with_suffix(".part"))
@@ -186,13 +190,13 @@ class CheckedTrainerMixin(ShardedTrainer):
         best = self.watch.best()
         self.ranks.wait()  # for the first may be writing them
         if self.patience and best and best.step != self.state.global_step:
-            weights = load_file(self._best(best.step))
+            weights = load_file(self._make_best_weights_path(best.step))
             with torch.no_grad():
                 for name, parameter in self.model.named_parameters():
                     if parameter.requires_grad:
                         sharding.write_parameter(parameter, weights[name])
 
-    def _best(self, step: int) -> Path:
+    def _make_best_weights_path(self, step: int) -> Path:
         return Path(self.args.output_dir) / f"best-{step}.safetensors"
 
     def save_interrupted(self) -> None:
@@ -223,7 +227,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         if told := self.trainer.choose_loss():
             self.progress(Progress("train", state.global_step, state.max_steps, remark=told))
         # An interruption may have come between the last step and its validation, or its end.
-        self._end_epoch_if_due(state, control)
+        self._validate_if_epoch_ended(state, control)
         if self.should_stop():
             raise AlreadyStoppedError
 
@@ -246,10 +250,10 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         spike = self.spikes.add(self.step_loss)
         self.step_loss = 0.0
         self._look(state)
-        self._remember_randomness()
+        self._record_random_states()
         self.at_rest = True
         leap = f"step {spike.first}: the loss spikes to {spike.loss:.3g}, {spike.before:.3g} before" if spike else ""
-        remark = "; ".join(filter(None, [leap, self._end_epoch_if_due(state, control)]))
+        remark = "; ".join(filter(None, [leap, self._validate_if_epoch_ended(state, control)]))
         control.should_training_stop = control.should_training_stop or self.should_stop()
         per_step = (time.monotonic() - self.began) / (state.global_step - self.began_at)
         loss, pace = round(self.steps[-1].loss or 0.0, 4), round(self.tokens_per_second(), 1)
@@ -292,11 +296,11 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         if gpus:
             torch.cuda.set_rng_state_all(gpus)
 
-    def _remember_randomness(self) -> None:
+    def _record_random_states(self) -> None:
         gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         self.randomness = (random.getstate(), np.random.get_state(), torch.get_rng_state(), gpus)
 
-    def _end_epoch_if_due(self, state: TrainerState, control: TrainerControl) -> str:
+    def _validate_if_epoch_ended(self, state: TrainerState, control: TrainerControl) -> str:
         """Validate and watch at the end of an epoch, and of the training; return what came out in words."""
         step, per_epoch = state.global_step, self.trainer.steps_per_epoch()
         wanted = self.trainer.held_out or self.trainer.job.watch
@@ -311,7 +315,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
             logs = control.should_log  # logging clears it, and the step's own loss would not be logged
             self.trainer.log({"eval_loss": loss})
             control.should_log = logs
-        end = EpochEnd(step, loss, self._watched())
+        end = EpochEnd(step, loss, self._measure_live_model())
         self.ends.append(end)
         self.steps[-1] = replace(self.steps[-1], validation=end.loss)
         if self.trainer.patience and self.best() == end:
@@ -326,7 +330,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
             )
         return f"epoch {step / per_epoch:.3g}: {told}"
 
-    def _watched(self) -> dict[str, float]:
+    def _measure_live_model(self) -> dict[str, float]:
         """Measure the model in training, its adapter in it, as the harness measures any."""
         path, watch = self.trainer.job.ref.path, self.trainer.job.watch
         if watch is None:

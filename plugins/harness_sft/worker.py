@@ -20,7 +20,7 @@ from typing import Any
 
 from harness import Finding, Progress
 from harness.internals import error_to_json, ref_from_json
-from harness_sft.processes import BEAT, EVENTS, JOB, POLL, STOP, STORE, RemoteAdapter
+from harness_sft.processes import EVENTS, HEARTBEAT_S, JOB, POLL_INTERVAL_S, STOP, STORE, RemoteAdapter
 
 PATIENCE = timedelta(days=1)  # what a process waits for the others: how long is too long the parent knows
 
@@ -49,15 +49,15 @@ class EventWriter:
         answer = f"answer-{self.number}-{self.asked}"
         self.tell({"flag": code, "finding": asdict(finding), "answer": answer})
         while not (self.folder / answer).exists():
-            time.sleep(POLL)
+            time.sleep(POLL_INTERVAL_S)
 
 
 def main(folder: Path) -> int:
     """Train what the job says, together with the others, and tell how it ended."""
     desk = EventWriter(folder)
-    threading.Thread(target=_live_with_parent, args=(desk,), daemon=True).start()
+    threading.Thread(target=_kill_group_when_parent_ends, args=(desk,), daemon=True).start()
     try:
-        _train(desk, json.loads((folder / JOB).read_text("utf-8")))
+        _run_distributed_training(desk, json.loads((folder / JOB).read_text("utf-8")))
     except KeyboardInterrupt:
         desk.tell({"interrupted": True})
         return 0  # as wished: another may still be writing
@@ -69,7 +69,7 @@ def main(folder: Path) -> int:
     return 0
 
 
-def _train(desk: EventWriter, job: Mapping[str, Any]) -> None:
+def _run_distributed_training(desk: EventWriter, job: Mapping[str, Any]) -> None:
     import torch
     import torch.distributed as dist
 
@@ -98,9 +98,9 @@ def _train(desk: EventWriter, job: Mapping[str, Any]) -> None:
     dist.destroy_process_group()
 
 
-def _live_with_parent(desk: EventWriter) -> None:
+def _kill_group_when_parent_ends(desk: EventWriter) -> None:
     """Give signs of life while somebody holds the other end of stdin; then end at once, with all started here."""
-    while not select.select([0], [], [], BEAT)[0]:  # nothing is ever written there: what can be read is its end
+    while not select.select([0], [], [], HEARTBEAT_S)[0]:  # nothing is ever written there: what can be read is its end
         with suppress(OSError):  # where there is no room
             desk.tell({})
     if os.getpgrp() == os.getpid():

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from harness import Run
 
 TRACKERS = ("mlflow", "tensorboard", "wandb")
-ALONE = {  # what keeps the libraries from reporting to their makers, and off the network, unless the user set otherwise
+# keeps the libraries from reporting to their makers, and off the network, unless the user set otherwise
+NO_TELEMETRY_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "WANDB_ERROR_REPORTING": "false",
     "WANDB_MODE": "offline",
@@ -24,7 +25,7 @@ ALONE = {  # what keeps the libraries from reporting to their makers, and off th
 
 def disable_telemetry() -> None:
     """Set the environment in which no tracker reports to its maker, before one is imported."""
-    for name, value in ALONE.items():
+    for name, value in NO_TELEMETRY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 

@@ -22,11 +22,11 @@ from typing import Any
 from harness import Run, UsageError
 from harness.internals import format_run_markdown, numbers, printable, prompt_of, read_answers, summary, to_json
 
-MOST = 1000  # rows of the table of what changed
-LONGEST = 2000  # characters of a text in it
+MAX_ROWS = 1000  # rows of the table of what changed
+MAX_TEXT_CHARS = 2000  # characters of a text in it
 COLUMNS = ("gate", "candidate", "against", "change", "row", "prompt", "target", "before", "after")
 GATE = ("candidate", "gate", "outcome", "blocking", "waived", "claim", "estimate", "lower", "upper", "n", "why")
-STRANGE = re.compile(r"[^\w.\- ]")  # what no name of a metric may hold, in the strictest of the trackers
+FORBIDDEN_CHARACTERS = re.compile(r"[^\w.\- ]")  # what no name of a metric may hold, in the strictest of the trackers
 BATCHES, LENGTH = {"metrics": 1000, "tags": 100}, 5000  # of MLflow, and characters of a tag: what every store takes
 EVENT = "gen_ai.evaluation.result"
 PLACE, SHOWN = "training/verdicts", 100  # of TensorBoard: its folder, and rows that changed, for it draws a table whole
@@ -100,15 +100,17 @@ def logged_run(run: Run) -> LoggedRun:
             if x is not None and math.isfinite(x):
                 metrics[join_name("gate", v.candidate, v.gate, key)] = float(x)
     report = to_json(run.sendable()) if run.private else (folder / "report.json").read_text("utf-8")
-    return LoggedRun(run.suite, about, metrics, gates, _flips(run, folder), report, folder, format_run_markdown(run))
+    return LoggedRun(
+        run.suite, about, metrics, gates, _list_changed_answers(run, folder), report, folder, format_run_markdown(run)
+    )
 
 
 def join_name(*parts: str) -> str:
     """Return a name that every tracker takes, parts between slashes."""
-    return "/".join(STRANGE.sub("_", part).strip(" .") or "_" for part in parts)
+    return "/".join(FORBIDDEN_CHARACTERS.sub("_", part).strip(" .") or "_" for part in parts)
 
 
-def _flips(run: Run, folder: Path) -> list[list[str]]:
+def _list_changed_answers(run: Run, folder: Path) -> list[list[str]]:
     """Return the rows that changed, with both answers: of gates, then of merging; those of private evals by no name."""
     steps = [(v.gate, v.metric.partition(".")[0], v.candidate, v.versus, v.lost, v.won) for v in run.verdicts]
     steps += [(f"{c.eval}.{c.metric}", c.eval, c.after, c.before, c.lost_ids, c.won_ids) for c in run.changes]
@@ -126,9 +128,9 @@ def _flips(run: Run, folder: Path) -> list[list[str]]:
                 asked = [t if isinstance(t, str) else json.dumps(t, ensure_ascii=False) for t in both]
                 said = [rows[i]["resps"][0][0] for rows in (theirs, ours)]
                 texts = [printable("" if text is None else str(text), lines=True) for text in (*asked, *said)]
-                cut = [text if len(text) <= LONGEST else text[:LONGEST] + " …" for text in texts]
+                cut = [text if len(text) <= MAX_TEXT_CHARS else text[:MAX_TEXT_CHARS] + " …" for text in texts]
                 found.append([gate, candidate, versus, change, i, *cut])
-    return found[:MOST]
+    return found[:MAX_ROWS]
 
 
 def log_to_mlflow(told: LoggedRun) -> None:
@@ -192,9 +194,9 @@ def log_to_tensorboard(told: LoggedRun) -> None:
 
     texts = {
         "verdict": told.note,
-        "gates": _table(*told.tables["gates"]) if told.gates else "no gate",
-        "flips": _table(COLUMNS, told.flips[:SHOWN]),
-        "about": _table(("what", "is"), list(told.about.items())),
+        "gates": _format_markdown_table(*told.tables["gates"]) if told.gates else "no gate",
+        "flips": _format_markdown_table(COLUMNS, told.flips[:SHOWN]),
+        "about": _format_markdown_table(("what", "is"), list(told.about.items())),
         "report.json": f"in `{told.folder.name}/report.json`",
     }
     values = [Summary.Value(tag=name, simple_value=value) for name, value in told.metrics.items()]
@@ -234,7 +236,7 @@ def log_to_otel(run: Run) -> None:
         raise UsageError("the collector of OTEL_EXPORTER_OTLP_ENDPOINT did not accept them")
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def _format_markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return a table in Markdown, in which a cell is text and no more."""
     lines = []
     for line in (columns, ["---"] * len(columns), *rows):

@@ -24,15 +24,17 @@ from harness import UsageError
 from harness.internals import open_file, printable, read_events, reporting_write_errors
 from harness_report import comparison, page, reading
 from harness_report import formatting as spelt
-from harness_view.labels import DRAWS, RANDOM, LabelId, LabelQueue, label_queues
+from harness_view.labels import DRAW_KINDS, RANDOM, LabelId, LabelQueue, label_queues
 from harness_view.live import live_parts
 from harness_view.runs import REPORT, Runs
 
-OURS = "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"  # the rest is in the page itself
-THEIRS = "sandbox allow-scripts; frame-ancestors 'none'"  # a file of a run's folder may be anybody's: no origin of ours
-MOST = 100_000  # bytes of a form
-TEXT = 100_000  # characters of an answer
-EVERY = 1.0  # seconds between two looks at a run
+PAGE_POLICY = "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"  # the rest is in the page itself
+REPORT_POLICY = (
+    "sandbox allow-scripts; frame-ancestors 'none'"  # a file of a run's folder may be anybody's: no origin of ours
+)
+MAX_FORM_BYTES = 100_000  # bytes of a form
+MAX_ANSWER_CHARS = 100_000  # characters of an answer
+REFRESH_INTERVAL_S = 1.0  # seconds between two looks at a run
 PAIR, MET = {"1": "First is better", "2": "Second is better", "0": "A tie"}, {"1": "Met", "2": "Not met"}  # the keys
 
 
@@ -51,7 +53,7 @@ class HostCheck:
         async def safe(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers.setdefault("content-security-policy", OURS)
+                headers.setdefault("content-security-policy", PAGE_POLICY)
                 headers.update({"x-content-type-options": "nosniff", "cache-control": "no-store"})
                 headers.update({"referrer-policy": "same-origin", "cross-origin-resource-policy": "same-origin"})
             await send(message)
@@ -67,8 +69,8 @@ class HostCheck:
         own = origins == [f"http://{given[0]}"]
         if not own and (origins or request.method not in ("GET", "HEAD")):
             return PlainTextResponse("only the pages of harness view may do this", HTTPStatus.FORBIDDEN)
-        if not _same(request.cookies.get(self.cookie, ""), self.token):
-            if not _same(request.query_params.get("token", ""), self.token):
+        if not _is_same_token(request.cookies.get(self.cookie, ""), self.token):
+            if not _is_same_token(request.query_params.get("token", ""), self.token):
                 return PlainTextResponse("open the address that harness view printed", HTTPStatus.UNAUTHORIZED)
             entered = RedirectResponse("/", HTTPStatus.SEE_OTHER)
             entered.set_cookie(self.cookie, self.token, httponly=True, samesite="strict")
@@ -76,7 +78,7 @@ class HostCheck:
         return None
 
 
-def _same(given: str, token: str) -> bool:
+def _is_same_token(given: str, token: str) -> bool:
     return secrets.compare_digest(given.encode(), token.encode())
 
 
@@ -88,47 +90,51 @@ class Pages:
 
     def list(self, request: Request) -> Response:
         """Every run."""
-        return _page("list.html", "Runs", name=self.runs.folder.resolve().name, runs=self.runs.list_runs())
+        return _render_html_response(
+            "list.html", "Runs", name=self.runs.folder.resolve().name, runs=self.runs.list_runs()
+        )
 
     def run(self, request: Request) -> Response:
         """The report as it lies in the folder; of a run without one what it came to so far."""
-        folder = self._folder(request.path_params["name"])
+        folder = self._require_run_folder(request.path_params["name"])
         if not (folder / REPORT).exists():
             found = read_events(folder)
             watched = found.running is not False
-            return _page("watch.html", found.run.suite, name=folder.name, watched=watched, **live_parts(found))
+            return _render_html_response(
+                "watch.html", found.run.suite, name=folder.name, watched=watched, **live_parts(found)
+            )
         try:
             with open_file(folder / page.FILE, below=folder) as f:
-                return _foreign(f.read().decode("utf-8", "replace"))
+                return _make_report_response(f.read().decode("utf-8", "replace"))
         except FileNotFoundError:
             kept = reading.read_folder(folder)
-            return _foreign(page.render_run(kept, reading.previous_run(kept)))
+            return _make_report_response(page.render_run(kept, reading.previous_run(kept)))
         except OSError as error:
             raise UsageError(f"{page.FILE}: cannot be shown: {error.strerror}; remove it") from None
 
     async def events(self, request: Request) -> Response:
         """A run as it goes, for as long as it goes."""
-        folder = self._folder(request.path_params["name"])
+        folder = self._require_run_folder(request.path_params["name"])
         await run_in_threadpool(read_events, folder)
-        return StreamingResponse(_told(folder), media_type="text/event-stream")
+        return StreamingResponse(_iterate_server_sent_events(folder), media_type="text/event-stream")
 
     def compare(self, request: Request) -> Response:
         """Two runs beside each other, the later one first."""
         names = request.query_params.getlist("run")
         if len({*names}) != 2:
             raise UsageError(f"{len({*names})} runs are selected; select two")
-        runs = [reading.read_folder(self._folder(name)) for name in names]
+        runs = [reading.read_folder(self._require_run_folder(name)) for name in names]
         before, now = sorted(runs, key=lambda kept: kept.run.started)
-        return _foreign(comparison.render_comparison(now, before, []))
+        return _make_report_response(comparison.render_comparison(now, before, []))
 
     def label(self, request: Request) -> Response:
         """The next question, or who is asked."""
         name, asked = request.path_params["name"], request.query_params
-        items = label_queues(self._folder(name))
-        given = {"run": name, "items": items, "draws": DRAWS, "by": asked.get("by", "").strip()}
+        items = label_queues(self._require_run_folder(name))
+        given = {"run": name, "items": items, "draws": DRAW_KINDS, "by": asked.get("by", "").strip()}
         if not given["by"]:
-            return _page("label.html", "Label", name=name, queue=None, **given)
-        queue = _queue(items, dict(asked))
+            return _render_html_response("label.html", "Label", name=name, queue=None, **given)
+        queue = _require_label_queue(items, dict(asked))
         question = queue.next(given["by"])
         given |= {
             "item": asked["item"],
@@ -137,19 +143,19 @@ class Pages:
             "q": question,
         }
         if question:  # blind: nothing of whose answer it is, or what the judge said
-            answers = [spelt.shorten_text(answer, TEXT) for answer in question.answers]
+            answers = [spelt.shorten_text(answer, MAX_ANSWER_CHARS) for answer in question.answers]
             given |= {
-                "prompt": spelt.shorten_text(question.prompt, TEXT),
-                "reference": spelt.shorten_text(question.reference, TEXT),
+                "prompt": spelt.shorten_text(question.prompt, MAX_ANSWER_CHARS),
+                "reference": spelt.shorten_text(question.reference, MAX_ANSWER_CHARS),
             }
             given |= {"answers": answers[::-1] if question.is_baseline_first(given["by"]) else answers}
             given |= {"buttons": list((MET if question.criterion else PAIR).items())}
-        return _page("label.html", "Label", name=name, **given)
+        return _render_html_response("label.html", "Label", name=name, **given)
 
     async def labelled(self, request: Request) -> Response:
         """Write a label, and ask on."""
         size = request.headers.get("content-length", "")
-        if not size.isdecimal() or int(size) > MOST:
+        if not size.isdecimal() or int(size) > MAX_FORM_BYTES:
             raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         said = dict(parse_qsl((await request.body()).decode("utf-8", "replace"), keep_blank_values=True))
         name = request.path_params["name"]
@@ -158,27 +164,27 @@ class Pages:
         return RedirectResponse(f"/label/{quote(name, safe='')}?{urlencode(again)}", HTTPStatus.SEE_OTHER)
 
     def _write(self, name: str, said: dict[str, str]) -> None:
-        queue, by = _queue(label_queues(self._folder(name)), said), said.get("by", "").strip()
+        queue, by = _require_label_queue(label_queues(self._require_run_folder(name)), said), said.get("by", "").strip()
         question = queue.questions.get(LabelId(said.get("id", ""), said.get("criterion", "")))
         if not by or question is None or said.get("pressed") not in (MET if question.criterion else PAIR):
             raise UsageError("this is not a label of this run; go back and try again")
         with reporting_write_errors(queue.path, "; free space and try again"):
             queue.add(question, said["pressed"], by)
 
-    def _folder(self, name: str) -> Path:
+    def _require_run_folder(self, name: str) -> Path:
         if folder := self.runs.run_folders().get(name):
             return folder
         raise HTTPException(HTTPStatus.NOT_FOUND, "there is no such run")
 
 
-def _queue(items: dict[str, dict[str, LabelQueue]], said: dict[str, str]) -> LabelQueue:
+def _require_label_queue(items: dict[str, dict[str, LabelQueue]], said: dict[str, str]) -> LabelQueue:
     try:
         return items[said["item"]][said.setdefault("drawn", RANDOM)]
     except KeyError:
         raise UsageError("this is not a judged item of this run; go back and choose one") from None
 
 
-async def _told(folder: Path) -> AsyncIterator[str]:
+async def _iterate_server_sent_events(folder: Path) -> AsyncIterator[str]:
     """Yield the part that changes whenever it does, and the end."""
     last = ""
     while True:
@@ -190,18 +196,18 @@ async def _told(folder: Path) -> AsyncIterator[str]:
         if found.ended or found.running is False:
             yield "event: end\ndata:\n\n"
             return
-        await asyncio.sleep(EVERY)
+        await asyncio.sleep(REFRESH_INTERVAL_S)
 
 
-def _page(template: str, title: str, **given: Any) -> Response:
+def _render_html_response(template: str, title: str, **given: Any) -> Response:
     return HTMLResponse(page.fill_template(template, "harness_view", "view.js", title=printable(title), **given))
 
 
-def _foreign(html: str) -> Response:
-    return HTMLResponse(html, headers={"content-security-policy": THEIRS})
+def _make_report_response(html: str) -> Response:
+    return HTMLResponse(html, headers={"content-security-policy": REPORT_POLICY})
 
 
-async def _mistake(request: Request, error: Exception) -> Response:
+async def _make_bad_request_response(request: Request, error: Exception) -> Response:
     return PlainTextResponse(printable(str(error)), HTTPStatus.BAD_REQUEST)
 
 
@@ -216,7 +222,7 @@ def make_app(runs: Runs, hosts: frozenset[str], token: str) -> ASGIApp:
         Route("/label/{name}", pages.label),
         Route("/label/{name}", pages.labelled, methods=["POST"]),
     ]
-    app = Starlette(routes=routes, exception_handlers={UsageError: _mistake})
+    app = Starlette(routes=routes, exception_handlers={UsageError: _make_bad_request_response})
     app.router.redirect_slashes = False
     return HostCheck(app, hosts, token)
 

@@ -13,25 +13,29 @@ from pathlib import Path
 
 from harness import ExitCode, UsageError
 
-PORT = 8765
+DEFAULT_PORT = 8765
 
 
 def view(parser: ArgumentParser) -> None:
     """watch, list and compare runs, and label a judge's rows, in a browser"""
-    parser.set_defaults(command=_view, group="look")
+    parser.set_defaults(command=_run_view_server, group="look")
     parser.epilog = """examples:
   harness view
   harness view reports --host 10.0.0.7"""
     where = "folder of run folders (default: reports)"
     parser.add_argument("reports", type=Path, nargs="?", default=Path("reports"), metavar="REPORTS", help=where)
     parser.add_argument(
-        "--port", type=int, default=PORT, metavar="N", help=f"port, 0 for any free one (default: {PORT})"
+        "--port",
+        type=int,
+        default=DEFAULT_PORT,
+        metavar="N",
+        help=f"port, 0 for any free one (default: {DEFAULT_PORT})",
     )
     host = "another address of this machine, reachable by others (default: 127.0.0.1)"
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
 
 
-def _view(args: Namespace) -> int:
+def _run_view_server(args: Namespace) -> int:
     try:
         from harness_view.app import make_app, make_server
         from harness_view.runs import Runs
@@ -39,7 +43,7 @@ def _view(args: Namespace) -> int:
         raise UsageError(f"harness view: needs {error.name}; pip install starlette uvicorn jinja2") from None
     if not (runs := Runs(args.reports)).list_runs():
         raise UsageError(f"{args.reports}: contains no run; name the folder of the run folders")
-    listening = _listening(args)
+    listening = _open_listening_socket(args)
     host, port = listening.getsockname()[:2]
     name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     hosts = {name, f"localhost:{port}"} if ipaddress.ip_address(host).is_loopback else {name}
@@ -51,7 +55,7 @@ def _view(args: Namespace) -> int:
     return ExitCode.OK
 
 
-def _listening(args: Namespace) -> socket.socket:
+def _open_listening_socket(args: Namespace) -> socket.socket:
     try:
         address = ipaddress.ip_address(args.host)
     except ValueError:

@@ -24,11 +24,11 @@ from harness.internals import (
 )
 from harness_judge import calibrate, calibration, disputes, prompts
 
-RANDOM, DISPUTES, SAYS = "at random", calibrate.DISPUTES, calibrate.SAYS
-DRAWS = (RANDOM, DISPUTES)
-OPEN = 8  # questions that people are asked from at a time
+RANDOM, DISPUTES, SAYS = "at random", calibrate.DISPUTES, calibrate.LABEL_VALUES
+DRAW_KINDS = (RANDOM, DISPUTES)
+OPEN_QUESTIONS = 8  # questions that people are asked from at a time
 PAIR = {"1": ("candidate", "baseline"), "2": ("baseline", "candidate"), "0": ("tie", "tie")}  # as shown, and turned
-MET = {"1": "yes", "2": "no"}
+CRITERION_LABELS = {"1": "yes", "2": "no"}
 TRUTH = {"candidate": SAYS["A"], "baseline": SAYS["B"], "tie": SAYS["tie"], "yes": SAYS["met"], "no": SAYS["not met"]}
 
 
@@ -107,15 +107,15 @@ class LabelQueue:
 
         Of the first rows of the random order that are open, each person takes their own, so that people meet seldom.
         """
-        done = {_key(line) for line in self.read_labels()}
+        done = {_make_label_id(line) for line in self.read_labels()}
         left = (q for key, q in self.questions.items() if key not in done)
         drawn = sorted(left, key=lambda q: (calibration.label_order_key(self.seed, q.id[0]), q.criterion))
-        return min(drawn[:OPEN], key=lambda q: q.person_digest(by), default=None)
+        return min(drawn[:OPEN_QUESTIONS], key=lambda q: q.person_digest(by), default=None)
 
     def add(self, question: LabelQuestion, pressed: str, by: str) -> None:
         """Write what a person said, with the sides turned back. Raises OSError where it cannot be."""
         turned = question.is_baseline_first(by)
-        label = MET[pressed] if question.criterion else PAIR[pressed][turned]
+        label = CRITERION_LABELS[pressed] if question.criterion else PAIR[pressed][turned]
         answers = question.answers
         seen = {"criterion": question.criterion, "answer": answers[0]} if question.criterion else {}
         seen = seen or {"answer_a": answers[0], "answer_b": answers[1], "first": "baseline" if turned else "candidate"}
@@ -123,22 +123,27 @@ class LabelQueue:
         about["seed"] = self.seed
         shown = {"input": prompt_of(question.row), "reference": question.reference, **seen}
         with hold_exclusively(self.path, below=self.folder):  # not twice, as a key may be pressed
-            if not any(_key(line) == question.id and line.get("by") == by for line in self.read_labels()):
+            if not any(_make_label_id(line) == question.id and line.get("by") == by for line in self.read_labels()):
                 append_line(self.path, {"id": question.row["id"], "label": label, **shown, **about}, below=self.folder)
 
     def progress_lines(self) -> list[str]:
         """Return in lines how many labels there are, how far they and the judge agree, and what is lacking."""
         said: dict[LabelId, set[str]] = {}
         for line in self.read_labels():
-            said.setdefault(_key(line), set()).add(line["label"])
+            said.setdefault(_make_label_id(line), set()).add(line["label"])
         known = [(self.questions[k], TRUTH[min(labels)]) for k, labels in said.items() if k in self.questions]
-        found = [f"{len(known):,} of {count_noun(len(self.questions), 'row')} labelled", *_agreed(known)]
+        found = [
+            f"{len(known):,} of {count_noun(len(self.questions), 'row')} labelled",
+            *_describe_agreement_with_judge(known),
+        ]
         if odd := [f'"{" ".join(key).strip()}"' for key, labels in said.items() if len(labels) > 1]:
             found.append(f"People disagree on {', '.join(odd)}; correct that in the file")
         if self.drawn == DISPUTES:
             return [*found, "These rows were drawn from the disputes, so they cannot calibrate"]
         kinds = calibration.count_prompts_by_kind([truth for _, truth in known], [q.prompt for q, _ in known])
-        more = [f"{calibration.FEWEST - n} that it {name}" for name, n in kinds.items() if n < calibration.FEWEST]
+        more = [
+            f"{calibration.MIN_PROMPTS - n} that it {name}" for name, n in kinds.items() if n < calibration.MIN_PROMPTS
+        ]
         lacking = f"More labels are needed: at least {' and '.join(more)}" if more else ""
         return [*found, lacking or "Enough labels for a calibration; more prove more"]
 
@@ -156,11 +161,11 @@ def read_label(text: str | bytes, where: str) -> dict[str, Any]:
     return found
 
 
-def _key(line: Mapping[str, Any]) -> LabelId:
+def _make_label_id(line: Mapping[str, Any]) -> LabelId:
     return LabelId(str(line["id"]), str(line.get("criterion", "")))
 
 
-def _agreed(known: Sequence[tuple[LabelQuestion, float]]) -> list[str]:
+def _describe_agreement_with_judge(known: Sequence[tuple[LabelQuestion, float]]) -> list[str]:
     """Return in a line how far people and judge agree, with bounds, where that can be told."""
     both = [(q, truth, q.judge) for q, truth in known if q.judge is not None]
     groups = tuple(int(n) for n in number_clusters(q.prompt for q, *_ in both))
@@ -181,13 +186,13 @@ def _agreed(known: Sequence[tuple[LabelQuestion, float]]) -> list[str]:
 def label_queues(folder: Path) -> dict[str, dict[str, LabelQueue]]:
     """Return the queues of each judged item of a run, by how they are drawn. Raises UsageError where there is none."""
     try:
-        return _queues(folder, (folder / "report.json").stat().st_mtime_ns)
+        return _make_label_queues_by_item(folder, (folder / "report.json").stat().st_mtime_ns)
     except FileNotFoundError:
         raise UsageError(f"{folder}: has no report; only rows of a completed run can be labelled") from None
 
 
 @lru_cache(2)
-def _queues(folder: Path, _: int) -> dict[str, dict[str, LabelQueue]]:
+def _make_label_queues_by_item(folder: Path, _: int) -> dict[str, dict[str, LabelQueue]]:
     items: dict[str, list[Mapping[str, Any]]] = {}
     for item, row in disputes.iterate_judged_rows(folder):
         items.setdefault(item, []).append(row)

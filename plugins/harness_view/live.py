@@ -21,7 +21,7 @@ from harness.internals import (
 from harness_report import formatting, gates
 
 WIDTH, HEIGHT = 640, 120  # px, of the loss
-POINTS = 320  # of its line, at most
+MAX_POINTS = 320  # of its line, at most
 DONE, RUNNING, OPEN, CUT = ("✓", "done"), ("●", "running"), ("○", "open"), ("?", "cut off")
 
 
@@ -33,15 +33,15 @@ def live_parts(found: RunProgress) -> dict[str, Any]:
     return {
         "said": printable(found.summary(datetime.now(UTC))),
         "left": "" if left is None else f"About {formatting.format_seconds(left)} left in all.",
-        "stages": _stages(found),
-        "loss": _loss(found.losses),
-        "metrics": _metrics(found),
-        "gates": [_gate(v) for v in summary.sort_worst_first(found.run)],
+        "stages": _make_stage_rows(found),
+        "loss": _make_loss_polyline(found.losses),
+        "metrics": _make_metrics_by_subject_table(found),
+        "gates": [_make_gate_row(v) for v in summary.sort_worst_first(found.run)],
         "odd": odd,
     }
 
 
-def _stages(found: RunProgress) -> list[SimpleNamespace]:
+def _make_stage_rows(found: RunProgress) -> list[SimpleNamespace]:
     """Return the stages so far with their time, then the subjects that wait."""
     rail = []
     for stage in found.stages:
@@ -55,11 +55,11 @@ def _stages(found: RunProgress) -> list[SimpleNamespace]:
     return rail + [SimpleNamespace(glyph=glyph, word=word, name=printable(name), took="") for name in waiting]
 
 
-def _loss(losses: Sequence[tuple[int, float]]) -> SimpleNamespace | None:
+def _make_loss_polyline(losses: Sequence[tuple[int, float]]) -> SimpleNamespace | None:
     """Return the training loss as the points of a line, with its ends in words."""
     if len(losses) < 2:
         return None
-    kept = [*losses[:: max(1, len(losses) // POINTS)], losses[-1]]
+    kept = [*losses[:: max(1, len(losses) // MAX_POINTS)], losses[-1]]
     first, last, top = kept[0][0], kept[-1][0], max(loss for _, loss in kept) or 1.0
     places = ((WIDTH * (step - first) / max(1, last - first), HEIGHT * (1 - loss / top)) for step, loss in kept)
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
@@ -67,7 +67,7 @@ def _loss(losses: Sequence[tuple[int, float]]) -> SimpleNamespace | None:
     return SimpleNamespace(points=points, said=said, top=f"{top:.3g}", width=WIDTH, height=HEIGHT)
 
 
-def _metrics(found: RunProgress) -> SimpleNamespace:
+def _make_metrics_by_subject_table(found: RunProgress) -> SimpleNamespace:
     """Return each metric with a column a subject, "–" where one has not been measured yet."""
     done = [r for r in found.run.results if r.outcome == "done"]
     waiting = [subject for subject, _ in found.open_items]
@@ -78,7 +78,7 @@ def _metrics(found: RunProgress) -> SimpleNamespace:
     return SimpleNamespace(subjects=[printable(s) for s in subjects], lines=lines)
 
 
-def _why(v: Verdict, figures: Figures) -> str:
+def _format_rows_and_sample_size(v: Verdict, figures: Figures) -> str:
     """Return on which rows a verdict rests, and how many would decide it; why there is none where nothing was found."""
     if v.estimate is None:
         return verdict_text.format_brief(v)
@@ -87,11 +87,11 @@ def _why(v: Verdict, figures: Figures) -> str:
     return "; ".join(filter(None, [rows, changed, verdict_text.format_sample_size(v)]))
 
 
-def _gate(v: Verdict) -> SimpleNamespace:
+def _make_gate_row(v: Verdict) -> SimpleNamespace:
     figures = verdict_figures(v)
     return SimpleNamespace(
         outcome=str(v.outcome), glyph=summary.GLYPHS[v.outcome], name=printable(v.gate),
         candidate=printable(v.candidate), claim=printable(f"{v.metric} {v.claim}".strip()),
         estimate=figures.estimate if v.estimate is not None else "", bounds=gates.bounds_text(v, figures),
-        why=printable(_why(v, figures)),
+        why=printable(_format_rows_and_sample_size(v, figures)),
     )  # fmt: skip

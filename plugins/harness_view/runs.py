@@ -13,7 +13,7 @@ from harness.internals import EVENTS, RunProgress, printable, read_events, rules
 from harness_report import formatting, gates, history, page, reading
 
 REPORT, LOCK = "report.json", "suite.lock.json"
-NAMED = 6  # keys that differ
+MAX_NAMED_KEYS = 6  # keys that differ
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Runs:
         for line in lines:
             now, before = line.settings, last.get(line.suite, line.settings)
             keys = [k for k in {**now, **before} if now.get(k) != before.get(k)] if now else []
-            changes = "; ".join(printable(f"{k} {now.get(k, 'not set')}") for k in keys[:NAMED])
-            changes += f"; {len(keys) - NAMED} more" if len(keys) > NAMED else ""
+            changes = "; ".join(printable(f"{k} {now.get(k, 'not set')}") for k in keys[:MAX_NAMED_KEYS])
+            changes += f"; {len(keys) - MAX_NAMED_KEYS} more" if len(keys) > MAX_NAMED_KEYS else ""
             releases = (history.release_day(days(to), digest, line.started) for to, digest in line.exports)
             found.append(replace(line, changed=changes, release=next(filter(None, releases), "")))
             last |= {line.suite: now} if now else {}
@@ -89,7 +89,11 @@ class Runs:
             if not stamps[0]:
                 live = read_events(folder)
                 line = RunListEntry(
-                    folder, live.run.started, printable(live.run.suite), "INCONCLUSIVE", state=_state(live)
+                    folder,
+                    live.run.started,
+                    printable(live.run.suite),
+                    "INCONCLUSIVE",
+                    state=_format_unfinished_run_state(live),
                 )
                 return stamps, line
             kept = reading.read_folder(folder)
@@ -106,7 +110,7 @@ class Runs:
             )
             return stamps, RunListEntry(
                 folder, *about, judged=judged, settings=rules.flatten_rules(kept.rules), exports=weights,
-                candidate=_candidate(kept), took=formatting.format_seconds(run.seconds),
+                candidate=_name_candidate_or_scored_model(kept), took=formatting.format_seconds(run.seconds),
             )  # fmt: skip
         except UsageError as error:
             return stamps, RunListEntry(folder, error=printable(str(error)).replace(f"{folder}/", ""))
@@ -114,12 +118,12 @@ class Runs:
             return stamps, RunListEntry(folder, error=printable(f"cannot be read: {type(error).__name__}: {error}"))
 
 
-def _candidate(kept: reading.LoadedRun) -> str:
+def _name_candidate_or_scored_model(kept: reading.LoadedRun) -> str:
     """Return what was gated: the candidate, and of rows that were scored elsewhere the model's name."""
     model = (kept.run.facts.get(kept.ours) or {}).get("model")
     return printable(str(model) if model and kept.run.is_of_scored_rows else kept.ours)
 
 
-def _state(live: RunProgress) -> str:
+def _format_unfinished_run_state(live: RunProgress) -> str:
     """Return how a run without a report stands, and at which stage."""
     return f"{live.state}: {printable(live.stage)}" if live.stage and not live.ended else live.state

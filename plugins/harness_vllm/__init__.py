@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # An engine runs empty at the end of each piece, for its prefix cache is emptied there. Pieces of 32 times 64 rows fill
 # eight times over the 256 sequences that vLLM answers at once by default, so that three quarters of the time it is
 # full. Larger ones would outlast the hour that a worker has for its first, where the engine is one core's.
-PIECE = 32
-LACKS = ("token_kl", "4-bit")
+PIECE_ROWS = 32
+MISSING_CAPABILITIES = ("token_kl", "4-bit")
 
 
 @hookimpl
@@ -42,12 +42,12 @@ def open_source(path: str, options: Flags) -> LocalSource:
         raise UsageError(f"tensor_parallel_size is {options.tensor_parallel_size}; it must be 1 or more")
     if share is not None and not 0 < share <= 1:
         raise UsageError(f"gpu_memory_utilization is {share}; it must be a share from 0 to 1")
-    if length is not None and length <= environment.SPARE:
-        raise UsageError(f"max_model_len is {length}; it must be more than {environment.SPARE}")
+    if length is not None and length <= environment.SPARE_TOKENS:
+        raise UsageError(f"max_model_len is {length}; it must be more than {environment.SPARE_TOKENS}")
     for name, value in (options.engine or {}).items():
-        if (kind := environment.PASSED.get(name)) is None:
+        if (kind := environment.ENGINE_OPTIONS.get(name)) is None:
             raise UsageError(
-                f'engine: "{name}" is not an option passed to vLLM{did_you_mean(name, environment.PASSED)}'
+                f'engine: "{name}" is not an option passed to vLLM{did_you_mean(name, environment.ENGINE_OPTIONS)}'
             )
         if not schema.matches_type(value, kind):
             raise UsageError(f"engine: {name} is {schema.format_toml(value)}; it must be {schema.type_name(kind)}")
@@ -75,7 +75,13 @@ def identify(ref: ModelRef, options: Flags) -> str | None:
     return digest_value([harness_hf.identify(ref, **pins), version, told, environment.vllm_switches(), code])
 
 
-@loader(open=open_source, identity=identify, needs=lambda _: ("torch", "transformers"), piece=PIECE, lacks=LACKS)
+@loader(
+    open=open_source,
+    identity=identify,
+    needs=lambda _: ("torch", "transformers"),
+    piece=PIECE_ROWS,
+    lacks=MISSING_CAPABILITIES,
+)
 @schema.accepts_options(Flags)
 @contextmanager
 def load(refs: Sequence[ModelRef], options: Flags) -> Iterator[list[Subject]]:

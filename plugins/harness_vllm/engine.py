@@ -16,7 +16,7 @@ from harness_vllm.environment import Flags
 
 # its own are 128, and all there is
 ON_GPU = {"max_num_batched_tokens": 2048}  # each has its logits whole in `prompt_logprobs`, beside what vLLM plans for
-SHARE = 0.8  # of a card, for the same reason
+MEMORY_SHARE = 0.8  # of a card, for the same reason
 ON_CPU = {"block_size": 32, "enforce_eager": True, "kv_cache_memory_bytes": 2 << 30}
 
 
@@ -43,7 +43,7 @@ class VLLM:
         vllm = environment.import_vllm(batch_invariant=flags.batch_invariant)
         self._params = vllm.SamplingParams
         try:
-            self._llm = vllm.LLM(str(folder), **_arguments(dtype, length, flags, share))
+            self._llm = vllm.LLM(str(folder), **_make_arguments(dtype, length, flags, share))
             about, inner = self._llm.llm_engine.vllm_config, self._llm.llm_engine.engine_core.engine_core
             self.block = int(about.cache_config.block_size)
             caches = inner.scheduler.kv_cache_config
@@ -103,7 +103,7 @@ class VLLM:
             raise UsageError(f"[model]: vLLM ran out of memory: {format_one_line(error)}; {what}") from None
 
 
-def _arguments(dtype: torch.dtype, length: int, flags: Flags, share: int) -> dict[str, Any]:
+def _make_arguments(dtype: torch.dtype, length: int, flags: Flags, share: int) -> dict[str, Any]:
     """Return the arguments of `vllm.LLM`; `share` engines are to fit beside each other."""
     ours: dict[str, Any] = {
         "dtype": str(dtype).removeprefix("torch."),
@@ -116,5 +116,5 @@ def _arguments(dtype: torch.dtype, length: int, flags: Flags, share: int) -> dic
         "seed": 0,
     }
     if torch.cuda.is_available():
-        ours["gpu_memory_utilization"] = (flags.gpu_memory_utilization or SHARE) / share
+        ours["gpu_memory_utilization"] = (flags.gpu_memory_utilization or MEMORY_SHARE) / share
     return (ON_GPU if torch.cuda.is_available() else ON_CPU) | dict(flags.engine or {}) | ours

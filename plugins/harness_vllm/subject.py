@@ -38,7 +38,7 @@ from harness_vllm import environment, scoring
 from harness_vllm.engine import VLLM, EngineAnswer
 from harness_vllm.environment import Flags
 
-DIGITS = 32  # hex digits by which a folder is named
+HEX_DIGITS = 32  # hex digits by which a folder is named
 
 
 class VLLMSubject(TokenizedSubject):
@@ -53,14 +53,15 @@ class VLLMSubject(TokenizedSubject):
         self.dtype = harness_hf.resolve_dtype(flags.dtype, harness_hf.resolve_device("auto"))
         self.stops = sorted(tokens.stop_ids | environment.stop_tokens(base))
         with fold_adapter(base, ref.adapter, self.dtype, ref.digest) as whole:
-            self.engine = VLLM(ref.name, whole, self.dtype, self.context + environment.SPARE, flags, share)
+            self.engine = VLLM(ref.name, whole, self.dtype, self.context + environment.SPARE_TOKENS, flags, share)
         dtype = str(self.dtype).removeprefix("torch.")
         [ids] = tokens.encode_prompts(
-            [scoring.SHARED * 64]
+            [scoring.SHARED_PROMPT * 64]
         )  # a beginning in common, long enough to be read from the cache
         room = min(self.context - 32, 4 * self.engine.block)
         probes = [
-            (ids[: max(1, room - 8 + i)], end[:16]) for i, end in enumerate(tokens.encode_prompts(list(scoring.ENDS)))
+            (ids[: max(1, room - 8 + i)], end[:16])
+            for i, end in enumerate(tokens.encode_prompts(list(scoring.TARGET_ENDS)))
         ]
         try:
             scoring.compare_prefix_cache(self.engine, probes, self.name, dtype)
@@ -82,18 +83,22 @@ class VLLMSubject(TokenizedSubject):
         rooms = [self.context - len(ids) for ids in encoded]
         if how.thought_budget:
             marks = ThoughtMarkers.of(self.tokens, how.thought_budget, how.max_new_tokens)
-            answers = self._thought(encoded, rooms, how, marks, stops)
+            answers = self._answer_in_thought_rounds(encoded, rooms, how, marks, stops)
             for said, less in zip(answers, lost, strict=True):
                 said.lost = less
             return list(answers)
         found = self.engine.answer(encoded, how, [min(how.max_new_tokens, room) for room in rooms], stops)
         bounds: list[FinishReason] = ["length" if how.max_new_tokens <= room else "context" for room in rooms]
         return [
-            Completion(*self._text(answer, how.stop, {*stops}, bound), len(answer.token_ids), lost=less)
+            Completion(
+                *self._decode_answer_and_finish_reason(answer, how.stop, {*stops}, bound),
+                len(answer.token_ids),
+                lost=less,
+            )
             for answer, bound, less in zip(found, bounds, lost, strict=True)
         ]
 
-    def _thought(
+    def _answer_in_thought_rounds(
         self, prompts: list[list[int]], rooms: Sequence[int], how: Generate, marks: ThoughtMarkers, stops: Sequence[int]
     ) -> list[Completion]:
         """Answer in rounds, each up to where a thought ends or is closed; "hf"'s own answers read the tokens."""
@@ -109,7 +114,7 @@ class VLLMSubject(TokenizedSubject):
                 answer.append_generated(more.token_ids)
         return [answer.to_completion() for answer in answers]
 
-    def _text(
+    def _decode_answer_and_finish_reason(
         self, answer: EngineAnswer, strings: Sequence[str], stops: set[int], bound: FinishReason
     ) -> tuple[str, FinishReason]:
         """Return an answer as "hf" decodes it, up to the first stop string or token, and how it ended.
@@ -176,13 +181,13 @@ def fold_adapter(base: Path, adapter: Path | None, dtype: torch.dtype, digest: s
     if adapter is None:
         yield base
         return
-    place = cache_dir() / "vllm" / digest_value([digest, str(base), str(adapter), str(dtype)])[:DIGITS]
+    place = cache_dir() / "vllm" / digest_value([digest, str(base), str(adapter), str(dtype)])[:HEX_DIGITS]
     with hold_exclusively(place.parent / "folding.lock"):
-        for left in place.parent.glob("[0-9a-f]" * DIGITS):
-            _remove_unheld(left)
+        for left in place.parent.glob("[0-9a-f]" * HEX_DIGITS):
+            _remove_unlocked_folder(left)
         if not place.exists():
             with replace_folder(place) as work:
-                _fold(base, adapter, dtype, work)
+                _write_merged_base(base, adapter, dtype, work)
         handle = os.open(place, os.O_RDONLY)
         try_lock(handle, shared=True)
     try:
@@ -190,10 +195,10 @@ def fold_adapter(base: Path, adapter: Path | None, dtype: torch.dtype, digest: s
     finally:
         with hold_exclusively(place.parent / "folding.lock"):
             os.close(handle)
-            _remove_unheld(place)
+            _remove_unlocked_folder(place)
 
 
-def _remove_unheld(folder: Path) -> None:
+def _remove_unlocked_folder(folder: Path) -> None:
     with suppress(OSError):  # another user's, or it is gone
         handle = os.open(folder, os.O_RDONLY)
         if try_lock(handle):
@@ -201,7 +206,7 @@ def _remove_unheld(folder: Path) -> None:
         os.close(handle)
 
 
-def _fold(base: Path, adapter: Path, dtype: torch.dtype, work: Path) -> None:
+def _write_merged_base(base: Path, adapter: Path, dtype: torch.dtype, work: Path) -> None:
     try:
         check_mergeable(read_config(adapter), trained=True)
         there, _ = check_base(base)

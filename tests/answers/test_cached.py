@@ -19,7 +19,7 @@ import pytest
 
 from harness import Generate, Sampling
 from harness.answers.cache import CachedSubject, StageModels
-from harness.answers.store import VERSION, Responses, _checksum, request_key
+from harness.answers.store import TABLE_VERSION, Responses, _compute_checksum, request_key
 from harness.records.models import Logprob, ModelRef
 from harness.testing import Project
 
@@ -267,7 +267,7 @@ def test_a_value_of_another_kind_is_damage(world: World, value: str, kind: str) 
     subject.responses.close()
     with sqlite3.connect(world.path) as db:
         [(key,)] = db.execute("SELECT key FROM responses")
-        db.execute("UPDATE responses SET value = ?, checksum = ?", (value, _checksum(key, value)))
+        db.execute("UPDATE responses SET value = ?, checksum = ?", (value, _compute_checksum(key, value)))
     db.close()
     for turn in range(2):
         subject = world.subject()
@@ -312,7 +312,7 @@ def test_a_newer_cache_is_left_alone(world: World) -> None:
     """A cache of a newer version is neither read nor changed."""
     world.subject().generate(["a"])
     with sqlite3.connect(world.path) as db:
-        db.execute(f"PRAGMA user_version = {VERSION + 1}")
+        db.execute(f"PRAGMA user_version = {TABLE_VERSION + 1}")
     before = world.path.read_bytes()
     assert world.subject().generate(["a", "b"]) == ["1", "1"]
     assert '": was written by a newer version of the harness; answers are not cached' in world.warnings[0]
@@ -321,7 +321,7 @@ def test_a_newer_cache_is_left_alone(world: World) -> None:
 
 def test_a_locked_cache_costs_a_warning(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process that holds the file for long does not stop a run."""
-    monkeypatch.setattr("harness.answers.store.PATIENCE", 0.1)
+    monkeypatch.setattr("harness.answers.store.LOCK_TIMEOUT_S", 0.1)
     subject = world.subject()
     subject.generate(["a"])
     other = sqlite3.connect(world.path)

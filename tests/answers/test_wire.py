@@ -148,13 +148,13 @@ def test_certificates_of_the_environment_are_those_that_count(tmp_path: Path, mo
     """The first variable that is set; SSL_CERT_DIR may be a list of folders."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "no.pem"))
     monkeypatch.setenv("SSL_CERT_DIR", f"{tmp_path / 'no'}{os.pathsep}{tmp_path}")
-    trusted = http_client._certificates()
+    trusted = http_client._make_ssl_context_from_env()
     assert not isinstance(trusted, bool) and trusted.get_ca_certs() == []
     monkeypatch.delenv("SSL_CERT_DIR")
     with pytest.raises(UsageError, match="REQUESTS_CA_BUNDLE"):
-        http_client._certificates()
+        http_client._make_ssl_context_from_env()
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
-    assert http_client._certificates() is True
+    assert http_client._make_ssl_context_from_env() is True
 
 
 @pytest.mark.parametrize(

@@ -331,7 +331,7 @@ def test_a_large_table_is_no_silent_minute(init: Init, monkeypatch: pytest.Monke
     """What is being done is said before it is done, apart from what was found."""
     assert "reading" not in init("a.csv", many(2))[1]
     shutil.rmtree("mine")
-    monkeypatch.setattr("harness.init.table.LARGE", 1000)
+    monkeypatch.setattr("harness.init.table.LARGE_TABLE_BYTES", 1000)
     code, said = init("b.csv", many(2), "--json")
     assert code == 0
     assert "reading b.csv, " in said and "looking for near-duplicates among 300 rows" in said

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from harness.cli.run import WORST
+from harness.cli.run import EXIT_CODE_ORDER
 from harness.errors import ExitCode
 from harness.testing import ROWS, Project
 
@@ -101,8 +101,15 @@ def test_a_mistake_in_the_last_suite_comes_before_the_first_runs(suites: Project
 
 def test_the_worst_code_is_what_was_not_judged_then_what_failed() -> None:
     """Every code of a run has its place, and 0 is the last."""
-    assert set(WORST) == set(ExitCode) - {ExitCode.REFUSED, ExitCode.UNAVAILABLE}  # which only other commands have
-    assert WORST[-1] is ExitCode.OK
-    for one, other in product(WORST, WORST):
-        assert min([one, other], key=WORST.index) == min([other, one], key=WORST.index)
-    assert WORST.index(ExitCode.USAGE) < WORST.index(ExitCode.FAILED) < WORST.index(ExitCode.INCONCLUSIVE)
+    assert set(EXIT_CODE_ORDER) == set(ExitCode) - {
+        ExitCode.REFUSED,
+        ExitCode.UNAVAILABLE,
+    }  # which only other commands have
+    assert EXIT_CODE_ORDER[-1] is ExitCode.OK
+    for one, other in product(EXIT_CODE_ORDER, EXIT_CODE_ORDER):
+        assert min([one, other], key=EXIT_CODE_ORDER.index) == min([other, one], key=EXIT_CODE_ORDER.index)
+    assert (
+        EXIT_CODE_ORDER.index(ExitCode.USAGE)
+        < EXIT_CODE_ORDER.index(ExitCode.FAILED)
+        < EXIT_CODE_ORDER.index(ExitCode.INCONCLUSIVE)
+    )

@@ -89,7 +89,7 @@ def test_known_fields_are_those_of_the_library() -> None:
     theirs = {name: hint for name, hint in get_type_hints(trl.SFTConfig).items() if not name.startswith("_")}
     theirs = {name: theirs[name] for name in trl.SFTConfig.__dataclass_fields__}
     hub = {name for name in theirs if name.startswith("hub_")}
-    assert fields.FIELDS.keys() | fields.OURS.keys() | hub == theirs.keys()
+    assert fields.FIELDS.keys() | fields.RESERVED_FIELDS.keys() | hub == theirs.keys()
     for name, want in fields.FIELDS.items():
         assert [schema.matches_type(v, want) for v in VALUES] == [
             schema.matches_type(v, theirs[name]) for v in VALUES

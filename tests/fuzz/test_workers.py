@@ -14,7 +14,7 @@ from harness.errors import CheckFailedError, UsageError
 from harness.records.models import Logprob, ModelRef
 from harness.workers.child import WorkerServer
 from harness.workers.pool import LoadRequest, Pool
-from harness.workers.protocol import PROTOCOL, RAISED, Worker
+from harness.workers.protocol import ERROR_TYPES, PROTOCOL, Worker
 from tests.fuzz.breaking import dumps, structures, texts
 from tests.fuzz.driving import fuzz
 
@@ -81,7 +81,7 @@ def test_a_workers_word_is_taken_or_refused(reply: tuple[str, str]) -> None:
             assert all(isinstance(x, str) for x in subject.generate(["a", "b"], max_new_tokens=2))
             assert all(isinstance(x, Logprob) for x in subject.logprobs([("a", " b"), ("a", " c")]))
             assert all(isinstance(x, str) for x in subject.notes)  # type: ignore[attr-defined]
-    except (UsageError, CheckFailedError, RuntimeError, *RAISED.values()) as error:
+    except (UsageError, CheckFailedError, RuntimeError, *ERROR_TYPES.values()) as error:
         assert not isinstance(error, (TypeError, KeyError, AttributeError)) or hasattr(error, "__notes__"), error  # noqa: PT017
 
 

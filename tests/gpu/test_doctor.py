@@ -24,7 +24,7 @@ OLD = "The NVIDIA driver on your system is too old (found version 11040). Please
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask no other interpreter for bitsandbytes and vLLM: seconds each."""
-    monkeypatch.setattr(examination, "_asked", lambda *_: "")
+    monkeypatch.setattr(examination, "_ask_interpreter", lambda *_: "")
 
 
 def failing(lines: list[MachineCheck]) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def test_a_gpu_has_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def given(path: Any, options: Any) -> None:
         raise Given(options["device_map"])
 
-    monkeypatch.setattr(models, "_from_pretrained", given)
+    monkeypatch.setattr(models, "_load_pretrained", given)
     (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "bitsandbytes"}}')
     for device, number in (("auto", 2), ("cuda", 2), ("cuda:1", 1)):
         with pytest.raises(Given) as caught:
@@ -109,10 +109,10 @@ def test_vllm_leaves_room_for_the_logits_of_prompts(monkeypatch: pytest.MonkeyPa
     """They are not in vLLM's plan; who names other numbers gets them."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     names = "gpu_memory_utilization", "max_num_batched_tokens"
-    made = engine._arguments(torch.float16, 64, Flags("auto"), 2)
+    made = engine._make_arguments(torch.float16, 64, Flags("auto"), 2)
     assert [made[name] for name in names] == [0.4, 2048]
     flags = Flags("auto", gpu_memory_utilization=0.6, engine={"max_num_batched_tokens": 512})
-    made = engine._arguments(torch.float16, 64, flags, 1)
+    made = engine._make_arguments(torch.float16, 64, flags, 1)
     assert [made[name] for name in names] == [0.6, 512]
 
 
@@ -134,7 +134,7 @@ def test_a_cluster_that_grows_is_asked_for_gpus(monkeypatch: pytest.MonkeyPatch)
     remote = SimpleNamespace(options=lambda **how: asked.append(how) or SimpleNamespace(remote=object))
     ray = SimpleNamespace(cluster_resources=lambda: there, available_resources=lambda: there, remote=lambda _: remote)
     monkeypatch.setattr("harness_ray.cluster.connect_ray", lambda _: ray)
-    monkeypatch.setattr("harness_ray.cluster.PATIENCE", 0.0)
+    monkeypatch.setattr("harness_ray.cluster.RELEASE_TIMEOUT_S", 0.0)
     for count, workers in ((0, 1), (5, 2)):
         there["GPU"] = count
         assert len(RayWorkers("head:6379?gpus=2", None).start()) == workers

@@ -59,5 +59,5 @@ def machine(
     (folder / device).touch()
     monkeypatch.setattr(gpus, "NODES", (str(folder / device),))
     monkeypatch.syspath_prepend(folder)
-    for name in gpus.VISIBLE:
+    for name in gpus.VISIBLE_DEVICES_VARIABLES:
         monkeypatch.delenv(name, raising=False)

@@ -39,9 +39,9 @@ def build(name: str, folder: Path) -> Any:
     import transformers
 
     from harness_hf.models import quiet_loading
-    from harness_hf.tiny import _tokenizer
+    from harness_hf.tiny import _build_byte_tokenizer
 
-    tokenizer, made = _tokenizer(), getattr(transformers, name)
+    tokenizer, made = _build_byte_tokenizer(), getattr(transformers, name)
     text, tower, both = CLASSES[name]
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     image = {"image_token_id": 290, "image_token_index": 290, "video_token_id": 291, "vision_start_token_id": 292,

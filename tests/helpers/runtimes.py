@@ -77,7 +77,7 @@ class Runtime:
         return [ids[0], *ids] if "bos" in self.faults else ids
 
     def _tokenized(self, text: str, special: bool) -> list[int]:
-        return self.encode(text) if special else self.tokens._encode([text], special=False)[0]
+        return self.encode(text) if special else self.tokens._tokenize_texts([text], special=False)[0]
 
     def say(self, ids: list[int], most: int, how: dict[str, Any]) -> dict[str, Any]:
         """Return tokens, their log-probabilities before any filter, and how it ended."""
@@ -137,7 +137,7 @@ class Runtime:
                 entry = {"id": "small", "object": "model", "owned_by": "local"}
                 return 200, {"object": "list", "data": [entry] * (2 if "twice" in self.faults else 1)}
             if path == "/v1/chat/completions":
-                return self._openai(body, self.tokens._encode([self.render(body)], special=False)[0], chat=True)
+                return self._openai(body, self.tokens._tokenize_texts([self.render(body)], special=False)[0], chat=True)
             if path == "/v1/completions":
                 prompt = body["prompt"]
                 return self._openai(body, self.encode(prompt) if isinstance(prompt, str) else prompt, chat=False)

@@ -30,8 +30,8 @@ def hurt(
 
     with ExitStack() as stack:
         if how in ("nan", "frozen"):
-            adapt = harness_sft.train._adapt
-            stack.enter_context(patch.object(harness_sft.train, "_adapt", lambda *a: _hurt(adapt(*a), how)))
+            adapt = harness_sft.train._add_adapter
+            stack.enter_context(patch.object(harness_sft.train, "_add_adapter", lambda *a: _hurt(adapt(*a), how)))
         if how == "leap":
             stack.enter_context(patch.object(harness_sft.supervised.CheckedTrainer, "create_scheduler", _leaping))
         return sft(ref, adapter, rows, out, progress=progress, seed=seed, flag=flag, **o)

@@ -207,7 +207,7 @@ def test_ledger_may_lie_elsewhere(suite: Project, monkeypatch: pytest.MonkeyPatc
 TWO = """
 from dataclasses import dataclass, replace
 from harness import hookimpl
-from harness.testing import FakeAdapter, write_fake, _skill
+from harness.testing import FakeAdapter, write_fake, _read_skill
 
 @dataclass(frozen=True)
 class Two(FakeAdapter):
@@ -215,7 +215,7 @@ class Two(FakeAdapter):
         pass
 
     def merge(self, base, adapter, out, *, variant):
-        write_fake(out, _skill(adapter) - (0.3 if variant == "original" else 0.0))
+        write_fake(out, _read_skill(adapter) - (0.3 if variant == "original" else 0.0))
 
 def two():
     return Two()

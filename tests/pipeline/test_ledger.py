@@ -258,11 +258,11 @@ def test_a_line_that_is_lost_is_no_silence(case: str, ledger: Ledger, suite: Sui
 
 def test_rows_that_lead_elsewhere_are_no_line(ledger: Ledger, suite: Suite) -> None:
     """A line whose digest is right and whose rows are a path is refused all the same."""
-    from harness.pipeline.ledger import _digest
+    from harness.pipeline.ledger import _hash_line
 
     last = json.loads(written(ledger, suite)[-1])
     line = {k: v for k, v in last.items() if k != "id"} | {"rows": "../../etc/passwd"}
-    append_line(ledger.path, {**line, "id": _digest(line)})
+    append_line(ledger.path, {**line, "id": _hash_line(line)})
     with pytest.raises(UsageError, match=": was changed or truncated after it was written"):
         ledger.read_lines()
 

@@ -12,7 +12,7 @@ from harness.pipeline import record
 from harness.pipeline.record import MemoryPeaks
 from harness.records.run import Segment, ShownRow, TrainingStep
 from harness.release.verify import verify_export
-from harness.reports.run_folder import MOST, STEPS, read_steps, write_steps
+from harness.reports.run_folder import MAX_STEPS, STEPS, read_steps, write_steps
 from harness.testing import SUITE, Project
 from tests.helpers.suites import SELECT, SPLIT
 
@@ -124,7 +124,7 @@ def test_steps_are_read_as_they_were_written(tmp_path: Path) -> None:
     write_steps(tmp_path / "adapter", [TrainingStep(i, validation=1.0 if i == 1500 else None) for i in range(1, 5001)])
     found = [step.step for step in read_steps(tmp_path / "adapter")]
     assert (found[:2], found[-1], 1500 in found) == ([1, 6], 5000, True)
-    assert len(found) <= MOST + 2
+    assert len(found) <= MAX_STEPS + 2
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def test_peaks_that_cannot_begin_anew_are_told_where_they_rose(monkeypatch: pyte
     """Elsewhere a stage that stayed below the peak before it has none."""
     peaks = iter([100, 100, 100, 100, 100, 300, 300, 300])
     monkeypatch.setattr(record, "PROCESS", tmp_path / "no/such")
-    monkeypatch.setattr(record, "_resident", lambda: next(peaks))
+    monkeypatch.setattr(record, "_read_peak_resident_bytes", lambda: next(peaks))
     measured = MemoryPeaks()
     with measured.stage("calm"):
         pass

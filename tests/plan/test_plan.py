@@ -14,7 +14,7 @@ import pytest
 
 from harness.gates.decide import decide
 from harness.gates.gate import Gate
-from harness.planning.power import ICC
+from harness.planning.power import ASSUMED_ICC
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome
@@ -274,10 +274,10 @@ def test_clusters_cost_rows(suite: Project) -> None:
     rows = [{**row, "group": i // 6} for i, row in enumerate(ROWS)]
     text = SUITE.replace('slices = ["kind"]', 'cluster = "group"') + MARGIN
     found = odds(forecast(suite.write({"suite.toml": text, "test.jsonl": rows})), "no worse")
-    effect = 1 + 5 * ICC
+    effect = 1 + 5 * ASSUMED_ICC
     assert (found["clusters"], found["effective"]) == (10, pytest.approx(60 / effect))
     assert found["power"] < power.pairs_power(0.0, 0.1, 0.2, 60, 0.05)
-    assert f"clusters cost a factor {effect:.2f}, assumed (correlation {ICC:g})" in found["assumed"]
+    assert f"clusters cost a factor {effect:.2f}, assumed (correlation {ASSUMED_ICC:g})" in found["assumed"]
 
 
 SPREAD = """

@@ -18,7 +18,7 @@ from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK
 from harness.artifacts.digests import digest_value
 from harness.cli.main import main
 from harness.errors import ExitCode
-from harness.release.policy import LOOKED, STRICT, Policy, list_unchecked, read_policy
+from harness.release.policy import STRICT_POLICY, TYPICAL_MISTAKES, Policy, list_unchecked, read_policy
 from harness.release.releases import current_release
 from harness.release.verify import VerifiedExport, verify_export
 from harness.testing import ROWS, SUITE, Project, write_fake
@@ -530,7 +530,7 @@ def test_every_key_of_a_policy_is_named_where_it_is_not_demanded() -> None:
     """What a policy can demand is told as not looked at, but for keys that only narrow another."""
     narrower = {"threshold": "[[key]]", "gates": "[[claim]]", "stages": "suites", "all_of": "suites", "binding": ""}
     keys = {"[[key]]": "keys", "[[claim]]": "claims", "[served]": "served"}
-    told = {keys.get(key, key) for _, _, key, _ in LOOKED}
+    told = {keys.get(key, key) for _, _, key, _ in TYPICAL_MISTAKES}
     assert {f.name for f in fields(Policy)} - {"digest"} == told | narrower.keys()
 
 
@@ -538,10 +538,12 @@ def test_strict(once: Path, exports: Path, project: Project) -> None:
     """The strict policy is a list that is printed and documented; an export that meets it is verified."""
     from harness.release.signing import sign_export
 
-    assert STRICT in (Path(__file__).parents[2] / "docs/how-to/verify-with-a-policy.md").read_text("utf-8")
+    assert STRICT_POLICY in (Path(__file__).parents[2] / "docs/how-to/verify-with-a-policy.md").read_text("utf-8")
     strict = ("--policy", "strict", "--key", str(once / "release.pub"))
     outcome = project.harness("verify", str(exports / "domain"), *strict)
-    assert [f"demands: {line}" for line in STRICT.splitlines()] == outcome.out.splitlines()[: STRICT.count("\n")]
+    assert [f"demands: {line}" for line in STRICT_POLICY.splitlines()] == outcome.out.splitlines()[
+        : STRICT_POLICY.count("\n")
+    ]
     assert (outcome.code, "(cached_answers)" in outcome.err) == (7, True)
     assert project.harness("verify", str(exports / "safety"), *strict).code == 7
     reseal(exports / "domain", ignored=[], answers={"requests": 120, "cache_hits": 0})

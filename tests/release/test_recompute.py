@@ -437,7 +437,7 @@ def test_nothing_recomputed_is_no_pass(export: Path, project: Project) -> None:
     assert verify_export(export).ok
     outcome = project.harness("verify", str(export), "--recompute")
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (4, "", 1)
-    versions = f"{hypothesis_tests.VERSION + 1}, and this harness has {hypothesis_tests.VERSION}"
+    versions = f"{hypothesis_tests.METHOD_VERSION + 1}, and this harness has {hypothesis_tests.METHOD_VERSION}"
     assert f"it was decided with statistics version {versions}" in outcome.err
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.testing import SUITE, TRAIN, CommandOutcome, Project, _luck
+from harness.testing import SUITE, TRAIN, CommandOutcome, Project, _map_prompt_to_fraction
 from tests.helpers.suites import FEWSHOT, SLIDE, ran
 
 ROWS = [{"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2]} for i in range(300)]
@@ -177,7 +177,7 @@ def test_prompting_that_suffices_is_said(suite: Project, skill: float, how: str)
 
 def gains(wins: int) -> float:
     """Return the skill of a model that is right on so many rows more than the base."""
-    luck = sorted(_luck(row["input"]) for row in ROWS)
+    luck = sorted(_map_prompt_to_fraction(row["input"]) for row in ROWS)
     return next(x for x in luck if sum(0.3 <= y < x for y in luck) == wins)
 
 

@@ -12,7 +12,7 @@ from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdict_text import format_sample_size
 from harness.records.verdicts import Verdict
-from harness.reports.rows import _failed
+from harness.reports.rows import _list_failed_row_ids
 
 KINDS = ("a", "research and development", "50% off")
 
@@ -36,7 +36,7 @@ def test_failures_are_those_of_the_verdict(better: Any, wrong: float) -> None:
     values = [wrong if i < 6 else 1.0 - wrong for i in range(60)]
     found = judged(Metric("m", better, "proportion"), values, max_failures=5)
     assert found.estimate == 6
-    assert _failed(found, "m", rows(values)) == ["0", "1", "2", "3", "4", "5"]
+    assert _list_failed_row_ids(found, "m", rows(values)) == ["0", "1", "2", "3", "4", "5"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -44,14 +44,14 @@ def test_rows_of_a_slice_are_its_own(kind: str) -> None:
     """A value may hold any word: "and", "%", "=" part nothing."""
     values = [0.0, 0.0, 0.0, *[1.0] * 87]
     found = judged(Metric("m", "higher", "proportion"), values, min=0.99, slice=f"kind={kind}", min_n=10)
-    assert _failed(found, "m", rows(values)) == [str(KINDS.index(kind))]
+    assert _list_failed_row_ids(found, "m", rows(values)) == [str(KINDS.index(kind))]
 
 
 def test_a_bound_of_a_perplexity_is_one_of_its_rows() -> None:
     """Rows hold nats, the claim a perplexity."""
     values = [0.5 + i / 100 for i in range(90)]
     found = judged(Metric("m", "lower", "perplexity"), values, max=2.0)
-    assert len(_failed(found, "m", rows(values))) == sum(v > 0.6931471805599453 for v in values)
+    assert len(_list_failed_row_ids(found, "m", rows(values))) == sum(v > 0.6931471805599453 for v in values)
 
 
 def test_everywhere_the_same_rows_would_decide() -> None:

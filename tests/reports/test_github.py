@@ -14,11 +14,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.cli.github import LONGEST, MOST, format_annotation, limit_annotations, list_annotations
+from harness.cli.github import (
+    MAX_ANNOTATIONS,
+    MAX_MESSAGE_CHARS,
+    format_annotation,
+    limit_annotations,
+    list_annotations,
+)
 from harness.records.run import ItemResult, Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.junit import format_junit
-from harness.reports.markdown import FLIPS, LARGEST, format_run_markdown
+from harness.reports.markdown import MAX_FLIPS, MAX_SUMMARY_BYTES, format_run_markdown
 from harness.reports.report_json import read_run
 from harness.suite.lines import read_gate_lines
 from harness.testing import ROWS, SUITE, TRAIN, Project
@@ -140,7 +146,7 @@ def test_the_summary_holds_decision_gates_and_rows(job: Project) -> None:
     table = [line for line in text.splitlines() if line.startswith("| ") and "qa." in line]
     assert "a: 100 %, and more" in table[0] and "✓ PASS" in table[-1]
     assert "at 95%, one-sided" in text
-    assert 0 < text.count("<tr><td>") <= FLIPS
+    assert 0 < text.count("<tr><td>") <= MAX_FLIPS
 
 
 class Tags(html.parser.HTMLParser):
@@ -201,8 +207,8 @@ def failed(gate: str, **other: object) -> Verdict:
 def test_at_most_ten_annotations_of_a_kind() -> None:
     """GitHub drops the eleventh of a kind without a word, so the tenth says how many more there are."""
     many = list_annotations(run_of([failed(f"g{i}") for i in range(25)]), {})
-    assert len(many) == MOST and "and 16 more" in many[-1]
-    assert len(list_annotations(run_of([failed(f"g{i}") for i in range(10)]), {})) == MOST
+    assert len(many) == MAX_ANNOTATIONS and "and 16 more" in many[-1]
+    assert len(list_annotations(run_of([failed(f"g{i}") for i in range(10)]), {})) == MAX_ANNOTATIONS
     assert limit_annotations([]) == []
 
 
@@ -213,14 +219,14 @@ def test_an_annotation_is_one_line(text: str) -> None:
     assert line.startswith("::error file=") and len(line.splitlines()) == 1
     properties, _, data = line.removeprefix("::error ").partition("::")
     assert len(properties.split(",")) == 3 and "::" not in properties
-    assert len(data) <= 3 * LONGEST + 10
+    assert len(data) <= 3 * MAX_MESSAGE_CHARS + 10
     assert "%" not in data.replace("%25", "").replace("%0A", "").replace("%0D", "")
 
 
 def test_a_summary_stays_under_a_mebibyte() -> None:
     """GitHub refuses a summary of more: a long one ends with where the rest is."""
     text = format_run_markdown(run_of([failed(f"g{i}", why="é" * 3000) for i in range(400)]))
-    assert len(text.encode()) <= LARGEST + 100 < 2**20
+    assert len(text.encode()) <= MAX_SUMMARY_BYTES + 100 < 2**20
     assert text.endswith("in report.json\n")
 
 

@@ -104,7 +104,9 @@ def test_others_draw_under_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) 
     points = [Point(fails), Point(lambda run: f"<svg>{run.suite}</svg>"), Point(lambda run: None)]
     own = importlib.metadata.entry_points
     monkeypatch.setattr(
-        notebook.importlib.metadata, "entry_points", lambda **f: points if f["group"] == notebook.DRAWS else own(**f)
+        notebook.importlib.metadata,
+        "entry_points",
+        lambda **f: points if f["group"] == notebook.NOTEBOOK_ENTRY_POINTS else own(**f),
     )
     assert run._repr_html_().endswith("</p><svg>fake</svg>")
 

@@ -100,13 +100,15 @@ def test_every_key_of_the_lock_is_seen(moved: Project) -> None:
     skipped = {*rules.LABELS, "suite.header.alpha"} - {"gates", "suite.header.alpha"}
     for place in _places(now.lock):
         dotted = ".".join(map(str, place))
-        if any(dotted == name or dotted.startswith(f"{name}.") for name in skipped) or place[-1] in rules.DERIVED:
+        if any(dotted == name or dotted.startswith(f"{name}.") for name in skipped) or place[-1] in rules.DERIVED_KEYS:
             continue
         other = dataclasses.replace(now, lock=_edited(now.lock, place, "another"))  # type: ignore[arg-type]
         assert rules.changed_rules(now, other), dotted
 
 
-@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Gate) if f.name not in (*rules.DERIVED, "where")])
+@pytest.mark.parametrize(
+    "name", [f.name for f in dataclasses.fields(Gate) if f.name not in (*rules.DERIVED_KEYS, "where")]
+)
 def test_every_key_of_a_gate_is_told_by_its_name(moved: Project, name: str) -> None:
     """A key of a gate that is added, or another, is told with the gate's id."""
     now = _rules(runs(moved)[1])

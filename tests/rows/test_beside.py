@@ -27,7 +27,7 @@ def _rows(**last: object) -> list[dict[str, object]]:
 
 @pytest.fixture(autouse=True)
 def _all_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sides, "LARGE", 1)
+    monkeypatch.setattr(sides, "LARGE_FILE_BYTES", 1)
 
 
 def test_both_are_what_each_is(table: Table) -> None:
@@ -50,6 +50,6 @@ def test_mistakes_are_told_alike(table: Table, broken: int) -> None:
 
 def test_small_files_start_no_process(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     """One small file is enough for both to be read here."""
-    monkeypatch.setattr(sides, "LARGE", 10_000)
+    monkeypatch.setattr(sides, "LARGE_FILE_BYTES", 10_000)
     monkeypatch.setattr(sides.subprocess_call, "call_module", None)
     assert len(sides.read_sides([str(table("base", _rows())), str(table("candidate", _rows()))], [WANT, WANT])) == 2

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness import UsageError
-from harness.rows.comparability import UNFAIR, compare_facts
+from harness.rows.comparability import UNFAIR_FACTS, compare_facts
 from harness.rows.gating import choose_metric
 from harness.rows.pairing import pair_rows
 from harness.rows.readers import read_run_rows
@@ -198,11 +198,11 @@ UNFAIR_RUNS: dict[str, Callable[[dict[str, Any]], None]] = {
 def test_what_is_unfair_is_refused_by_name(runs: tuple[Path, Path], gate: Gate, kind: str) -> None:
     """Each planted difference is refused with the name that allows it, and allowed it stands in the verdict."""
     results(runs[1], UNFAIR_RUNS[kind])
-    name = next((n for n in UNFAIR if kind.startswith(n)), kind)
+    name = next((n for n in UNFAIR_FACTS if kind.startswith(n)), kind)
     said = gate(*runs, *MC)
     assert said.code == 4 and f"--allow {name.replace(' ', '-')}" in said.err, said
     allowed = gate(*runs, *MC, "--allow", name.replace(" ", "-"))
-    assert allowed.code == 6 and f"allowed: {UNFAIR.get(name, UNFAIR['generation'])}" in " ".join(
+    assert allowed.code == 6 and f"allowed: {UNFAIR_FACTS.get(name, UNFAIR_FACTS['generation'])}" in " ".join(
         allowed.out.split()
     ), allowed
 

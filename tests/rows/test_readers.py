@@ -175,7 +175,7 @@ def test_inspect_logs_of_an_older_format_are_read_by_its_library(tmp_path: Path)
 def test_a_large_inspect_log_is_read_sample_by_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its library has all samples in memory at once, so it reads none that are larger than a file may be."""
     monkeypatch.setattr(inspect, "_read_by_library", None)
-    monkeypatch.setattr(inspect, "WHOLE", 100)
+    monkeypatch.setattr(inspect, "MAX_TEXT_BYTES", 100)
     assert rows_of(INSPECT / "one_error.eval").rows
 
 
@@ -186,7 +186,7 @@ def test_inspect_zips_that_lead_astray(library: bool, tmp_path: Path, monkeypatc
         pytest.skip("inspect_ai is not installed")
     monkeypatch.setattr(inspect, "has_library", lambda: library)
     header = SafeFiles(INSPECT).read_zip(INSPECT / "one_error.eval")["header.json"]()
-    monkeypatch.setattr("harness.rows.safe_read.MEMBER", 1 << 20)
+    monkeypatch.setattr("harness.rows.safe_read.MAX_MEMBER_BYTES", 1 << 20)
     bomb = packed(tmp_path / "bomb.eval", {"header.json": header, "samples/a.json": b" " * (1 << 21)})
     assert ": unpacks to more than" in refused(bomb)
     assert "leads out" in refused(packed(tmp_path / "out.eval", {"header.json": header, "../samples/a.json": b"{}"}))

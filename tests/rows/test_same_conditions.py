@@ -185,7 +185,7 @@ def test_a_parquet_that_unpacks_without_end_is_refused(
 
     from harness.rows.readers import layouts
 
-    monkeypatch.setattr(layouts, "WHOLE", 1 << 24)
+    monkeypatch.setattr(layouts, "MAX_TEXT_BYTES", 1 << 24)
     text = pa.array(["x" * 100_000] * 1000)
     frame = pa.table({"id": pa.array([f"q{i}" for i in range(1000)]), "input": text, "score": pa.array([1.0] * 1000)})
     for name in ("base", "candidate"):

@@ -92,7 +92,7 @@ def test_of_many_rows_the_changed_ones_and_a_sample_are_written(
     """Above a limit all rows that were lost or won and a drawn sample are written, with texts that are read again."""
     monkeypatch.setattr(gating, "MAX_ROWS", 300)
     monkeypatch.setattr(row_texts, "MAX_ROWS", 300)
-    monkeypatch.setattr(row_texts, "DRAWN", 20)
+    monkeypatch.setattr(row_texts, "MAX_UNCHANGED_ROWS", 20)
     monkeypatch.setattr(fields, "MAX_TEXT_CHARS", 1000)
     paths = _pair(tmp_path, _rows())
     assert not any(row.input or row.answer for row in read_run_rows(str(paths[0]), Wanted()).rows)

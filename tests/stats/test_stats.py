@@ -772,7 +772,7 @@ def test_sign_flips_are_scipys_permutation_test() -> None:
     want = permutation_test(
         (cand, base), lambda c, b: (c - b).mean(), permutation_type="samples", alternative="greater", n_resamples=1024
     )
-    assert cluster_means._flips(cand - base, ALPHA) == pytest.approx(want.pvalue)
+    assert cluster_means._compute_sign_flip_p(cand - base, ALPHA) == pytest.approx(want.pvalue)
     test = hypothesis_tests.sign_flip(cand.tolist(), base.tolist(), None, ALPHA)
     assert test.p_pass >= want.pvalue
     assert (test.lower > 0) == passes(test)
@@ -781,8 +781,10 @@ def test_sign_flips_are_scipys_permutation_test() -> None:
 def test_sign_flips_of_zeros_and_ones_are_mcnemar() -> None:
     """9 won and 2 lost: flipping signs is tossing a coin for each row that differs."""
     d = np.array([1.0] * 9 + [-1.0] * 2 + [0.0] * 30)
-    assert cluster_means._flips(d, ALPHA) == pytest.approx(binom.sf(8, 11, 0.5))
-    many = cluster_means._flips(np.array([1.0] * 30 + [-1.0] * 12), ALPHA)  # above 16 clusters by random signs
+    assert cluster_means._compute_sign_flip_p(d, ALPHA) == pytest.approx(binom.sf(8, 11, 0.5))
+    many = cluster_means._compute_sign_flip_p(
+        np.array([1.0] * 30 + [-1.0] * 12), ALPHA
+    )  # above 16 clusters by random signs
     assert many == pytest.approx(binom.sf(29, 42, 0.5), abs=0.003)
 
 

@@ -80,7 +80,7 @@ def test_many_clusters_are_computed_a_part_at_a_time(together: int, monkeypatch:
         ]
 
     wanted = numbers()
-    monkeypatch.setattr(rule_of_three, "TOGETHER", together)
+    monkeypatch.setattr(rule_of_three, "CHUNK_VALUES", together)
     assert numbers() == pytest.approx(wanted, rel=1e-12)
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from harness.pipeline.conclusions import _words
+from harness.pipeline.conclusions import _describe_change
 from harness.records.run import Change
 from harness.records.scales import OnScale
 from harness.texts.numbers import format_bytes, format_metric, format_short
@@ -58,6 +58,6 @@ def test_differences(scale: str, value: float, written: str) -> None:
 def test_a_merge_is_told_with_the_digits_of_the_table() -> None:
     """What merging did to a metric has the digits of the summary's table, and its difference those of a verdict."""
     change = Change("qa", "ms", 1234.56, 2345.6, 40, 0, 40, estimate=1111.04, lower=1012.5, upper=1209.6, scale="mean")
-    told = _words(change, "merging")
+    told = _describe_change(change, "merging")
     assert f"({format_metric(change.theirs)} to {format_metric(change.ours)}, " in told
     assert f"{OnScale('mean').format_change(1111.04)} [+1,012, +1,210])" in told

@@ -92,7 +92,7 @@ def test_what_is_secret_by_its_name_is_struck_whatever_it_is(name: str, value: A
     for options in ({name: value}, {"deep": [{name: value}]}):
         told = json.dumps(secrets.redact_options(options))
         assert CANARY not in told and "12345" not in told
-        assert secrets.STRUCK in told
+        assert secrets.REDACTED_TEXT in told
 
 
 @pytest.mark.parametrize("name", OPEN_NAMES)
@@ -105,7 +105,7 @@ def test_numbers_variables_and_plain_headers_are_told() -> None:
     """Counts of tokens, the name of a variable that holds a key, and headers that say nothing are no secrets."""
     open_ = {"max_new_tokens": 64, "batch_tokens": None, "api_key_env": "MY_KEY", "headers": {"Accept": "text/json"}}
     assert secrets.redact_options(open_) == open_
-    assert secrets.redact_options({"api_key_env": CANARY}) == {"api_key_env": secrets.STRUCK}
+    assert secrets.redact_options({"api_key_env": CANARY}) == {"api_key_env": secrets.REDACTED_TEXT}
 
 
 @pytest.mark.parametrize("text", [*TOKENS, PEM, JWT, f"Bearer {'f5' * 12}"])
@@ -162,7 +162,7 @@ def test_no_part_of_it_comes_back_in_base64(key: str, before: bytes, encode: Any
 @pytest.mark.slow
 def test_no_secret_of_a_suite_is_written_or_printed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A canary in every option that may hold a secret is in no byte that a run, an export or a signature writes."""
-    monkeypatch.setattr(secrets, "_known", set())
+    monkeypatch.setattr(secrets, "_hypothesis_on_known_rows", set())
     text = SUITE.replace('use = "fake"\npath = "base"', OPTIONS)
     text += f'\n[[eval]]\nname = "fair"\nuse = "fair"\ndata = "test.jsonl"\napi_key = "{CANARY}"\n'
     project.write({"suite.toml": text, "harnessfile.py": PLUGIN, "train.jsonl": TRAIN, "test.jsonl": ROWS})

@@ -44,7 +44,7 @@ def test_one_process_and_one_two_and_five_workers_give_the_same_bits(monkeypatch
     """Also where a worker is killed; a mistake of the model's arrives as it is in one process."""
     import harness_hf
 
-    monkeypatch.setattr(chunks, "COST", 700)
+    monkeypatch.setattr(chunks, "CHUNK_CHARS", 700)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(gpus, "NODES", ())
     path = str(harness_hf.open_source("tiny:llama").path)

@@ -357,7 +357,7 @@ def test_a_pool_of_children_survives_a_kill(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(gpus, "NODES", ())
-    monkeypatch.setattr(chunks, "COST", 100)
+    monkeypatch.setattr(chunks, "CHUNK_CHARS", 100)
     ref = ModelRef("base", str(write_fake(tmp_path / "base", 0.3)))
     pool = Pool(LocalWorkers("2"), LoadRequest("fake", [ref], "", ["harness.testing"]), lambda _: None)
     prompts = [f"question {i} say w{i}" for i in range(300)]

@@ -32,10 +32,10 @@ def test_a_folder_by_our_name_is_in_nobodys_way(suite: Project) -> None:
 def test_the_probe_of_another_interpreter_does_not(suite: Project) -> None:
     """What `harness check` asks an interpreter of vLLM is not answered by a file beside the suite."""
     pytest.importorskip("harness_vllm")
-    from harness_vllm.environment import _probe
+    from harness_vllm.environment import _probe_python_modules
 
     (suite.folder / "json.py").write_text(PLANTED, "utf-8")
-    found, _ = _probe.__wrapped__(sys.executable)
+    found, _ = _probe_python_modules.__wrapped__(sys.executable)
     assert found
 
 
@@ -43,10 +43,10 @@ def test_the_probe_of_another_interpreter_does_not(suite: Project) -> None:
 def test_an_interpreter_that_answers_otherwise_is_one_line(says: str, suite: Project) -> None:
     """Whatever prints something else than the probe asks is no interpreter."""
     pytest.importorskip("harness_vllm")
-    from harness_vllm.environment import _probe
+    from harness_vllm.environment import _probe_python_modules
 
     other = suite.folder / "other.sh"
     other.write_text(f"#!/bin/sh\necho '{says}'\n", "utf-8")
     other.chmod(0o755)
     with pytest.raises(UsageError, match=r'": is not a Python interpreter \('):
-        _probe.__wrapped__(str(other))
+        _probe_python_modules.__wrapped__(str(other))

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from harness.workers.chunks import COST, ChunkedSubject, common_prefix_length, cut_chunks
+from harness.workers.chunks import CHUNK_CHARS, ChunkedSubject, common_prefix_length, cut_chunks
 
 
 def asked(rng: random.Random) -> list[tuple[str, str]]:
@@ -44,7 +44,7 @@ def test_a_piece_costs_much_more_than_what_it_begins_with() -> None:
     assert len(few) > 10
     assert 15 * len(examples) <= sum(len(rows[i]) for i in many[0]) <= 18 * len(examples)
     assert len(cut_chunks("generate", rows, {"max_new_tokens": 1000})) > 10 * len(few)
-    assert all(sum(len(rows[i]) for i in piece) < 1.1 * COST for piece in few)
+    assert all(sum(len(rows[i]) for i in piece) < 1.1 * CHUNK_CHARS for piece in few)
 
 
 def test_examples_make_pieces_of_scores_no_larger() -> None:

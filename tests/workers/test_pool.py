@@ -136,7 +136,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A pool's clock, and pieces so small that there are many."""
     made = Clock()
     monkeypatch.setattr(pool, "time", made)
-    monkeypatch.setattr(chunks, "COST", 300)
+    monkeypatch.setattr(chunks, "CHUNK_CHARS", 300)
     return made
 
 
@@ -165,8 +165,8 @@ def test_nothing_is_lost_or_doubled(seeds: range, clock: Clock, monkeypatch: pyt
         found = []
         for deaths, lies in ((0.0, 0.0), (rng.choice((0.05, 0.2)), rng.choice((0.0, 0.1)))):
             crew = Crew(seed, deaths=deaths, lies=lies, signs=0.5 if deaths else 0.0)
-            monkeypatch.setattr(chunks, "TRIES", 1000)
-            monkeypatch.setattr(pool, "DEATHS", 1000)
+            monkeypatch.setattr(chunks, "MAX_TRIES", 1000)
+            monkeypatch.setattr(pool, "MAX_WORKER_DEATHS", 1000)
             made = running(crew, clock, monkeypatch, told.append)
             with made.load_models() as [one, two]:
                 answers = one.generate(prompts, **options)  # type: ignore[arg-type]
@@ -189,20 +189,20 @@ def test_a_row_on_which_workers_die_stops_the_run(
     size: int, signs: float, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is found among those of its piece and named, and the error is not one of a single evaluation."""
-    monkeypatch.setattr(chunks, "COST", size)
+    monkeypatch.setattr(chunks, "CHUNK_CHARS", size)
     prompts = [f"{i:03} " + "x" * 150 for i in range(40)]
     crew = Crew(0, poison="017", signs=signs)
     with running(crew, clock, monkeypatch).load_models() as [one, _], pytest.raises(WorkersGoneError) as caught:
         one.generate(prompts, max_new_tokens=1)
     assert '--on "fake:3": row "017 xxx' in str(caught.value)
     assert "always fails: ended by SIGKILL" in str(caught.value)
-    assert len(crew.all) <= 3 + chunks.TRIES + (2 if size == 300 else 5)
+    assert len(crew.all) <= 3 + chunks.MAX_TRIES + (2 if size == 300 else 5)
     assert all(worker.closed for worker in crew.all)
 
 
 def test_a_row_that_gets_no_answer_costs_no_worker(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who lives and says what is no answer is asked again, and nobody is said to have died."""
-    monkeypatch.setattr(chunks, "COST", 3000)
+    monkeypatch.setattr(chunks, "CHUNK_CHARS", 3000)
     prompts = [f"{i:03} " + "x" * 150 for i in range(40)]
     crew = Crew(0)
     rows = crew.rows
@@ -219,7 +219,7 @@ def test_a_row_that_gets_no_answer_costs_no_worker(clock: Clock, monkeypatch: py
 
 def test_rows_that_kill_together_are_told_so(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a batch is too large for the memory: each half is answered, and with other bits than the whole."""
-    monkeypatch.setattr(chunks, "COST", 3000)
+    monkeypatch.setattr(chunks, "CHUNK_CHARS", 3000)
     prompts = [f"{i:03} " + "x" * 150 for i in range(40)]
     crew = Crew(0)
     reply = crew.reply
@@ -341,8 +341,8 @@ def test_a_slow_worker_that_lives_is_left_alone(rows: bool, clock: Clock, monkey
                 else:
                     hear('{"sign": true}')
 
-        monkeypatch.setattr(pool, "TICK", 100.0)
-        monkeypatch.setattr(pool, "LIVES", 70 if rows else 6)
+        monkeypatch.setattr(pool, "POLL_INTERVAL_S", 100.0)
+        monkeypatch.setattr(pool, "PATIENCE_FACTOR", 70 if rows else 6)
         monkeypatch.setattr(crew, "step", slow)
         assert len(one.generate(prompts, max_new_tokens=1)) == 20
         monkeypatch.setattr(crew, "step", step)

@@ -9,7 +9,7 @@ from harness.rows.readers import fields as ask
 from harness.rows.records import Better, RawMetric, RawRow, RawRows, Wanted
 from harness.rows.safe_read import SafeFiles, describe_tool_error, parse_score
 
-BESIDE = b'"metricsData"', b'"testPassed"', b'"evalMode"'  # of which one stands beside "testCases"
+CASE_KEYS = b'"metricsData"', b'"testPassed"', b'"evalMode"'  # of which one stands beside "testCases"
 AUTO = "test_case_"  # how deepeval names a case without a name, by its place
 
 
@@ -19,7 +19,7 @@ class Deepeval(ask.RowReader):
     name, words = "deepeval", ('"testCases"',)
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        return super().sniff(path, head) and any(key in head for key in BESIDE)
+        return super().sniff(path, head) and any(key in head for key in CASE_KEYS)
 
     def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
         run = files.read_json(path)
@@ -27,7 +27,8 @@ class Deepeval(ask.RowReader):
             raise UsageError(f"{path}: contains conversations, which are not supported; give single-turn test cases")
         said: dict[str, list[ask.Told]] = {}
         rows = [
-            _row(case, said, want, f'{path} case "{ask.display_name(case.get("name"))}"') for case in run["testCases"]
+            _make_row(case, said, want, f'{path} case "{ask.display_name(case.get("name"))}"')
+            for case in run["testCases"]
         ]
         metrics, totals = {}, {m["metric"]: m.get("scores") for m in run.get("metricsScores") or []}
         for name, told in said.items():
@@ -52,7 +53,7 @@ class Deepeval(ask.RowReader):
         return RawRows("deepeval", model, task, metrics, rows, facts)
 
 
-def _row(case: ask.Told, said: dict[str, list[ask.Told]], want: Wanted, where: str) -> RawRow:
+def _make_row(case: ask.Told, said: dict[str, list[ask.Told]], want: Wanted, where: str) -> RawRow:
     """Return a case; an error of one metric leaves the others scored."""
     values, errors, seen = dict[str, float](), list[str](), set[str]()
     for metric in case.get("metricsData") or []:

@@ -23,17 +23,17 @@ class EveryEvalEver(ask.RowReader):
     name, words, files = "every_eval_ever", ('"schema_version"', '"evaluation_id"'), (f"**/*{SAMPLES}",)
 
     def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
-        log, told, task = _log(files, path, want)
+        log, told, task = _select_log_and_task(files, path, want)
         samples = log.with_name(log.stem + SAMPLES)
-        results = [r for r in told["evaluation_results"] if _task(r["evaluation_name"], told) == task]
-        rows = _rows(files, samples, told, results, task, want)
+        results = [r for r in told["evaluation_results"] if _strip_lm_eval_filter(r["evaluation_name"], told) == task]
+        rows = _read_rows(files, samples, told, results, task, want)
         digest = next(sha for name, sha, _ in files.sources if name == str(samples))
         named = told.get("detailed_evaluation_results") or {}
         if named.get("hash_algorithm") == "sha256" and named.get("checksum") not in (None, digest):
             raise UsageError(
                 f"{samples}: differs from the file that its log names by sha256; it was changed or truncated"
             )
-        metrics = _metrics(results, rows, f"{path}")
+        metrics = _make_verified_metrics(results, rows, f"{path}")
         for row in rows:  # an error wins over a score, which converters write beside it
             row.state = "error" if row.state == "error" else "scored" if row.values else "unscored"
             readable = {n: v for n, v in row.values.items() if not metrics[n].unreadable}
@@ -52,7 +52,7 @@ class EveryEvalEver(ask.RowReader):
         return RawRows(tool, str(model["id"]), task, metrics, rows, facts)
 
 
-def _log(files: SafeFiles, path: Path, want: Wanted) -> tuple[Path, dict[str, Any], str]:
+def _select_log_and_task(files: SafeFiles, path: Path, want: Wanted) -> tuple[Path, dict[str, Any], str]:
     """Return the log that is meant, what it says, and the task. Raises UsageError where none or several are."""
     found = files.list_files(f"**/*{SAMPLES}") if path.is_dir() else [path]
     logs = [p.with_name(p.name.removesuffix(SAMPLES) + ".json") if p.name.endswith(SAMPLES) else p for p in found]
@@ -67,24 +67,24 @@ def _log(files: SafeFiles, path: Path, want: Wanted) -> tuple[Path, dict[str, An
             what = f"has schema version {version}, but {VERSION}x is supported"
             raise UsageError(f"{log}: {what}; convert it again with every_eval_ever 0.3")
         for result in document["evaluation_results"]:
-            name = _task(result["evaluation_name"], document)
+            name = _strip_lm_eval_filter(result["evaluation_name"], document)
             if told.setdefault(name, (log, document))[0] != log:
                 raise UsageError(f'{path}: contains two logs of "{ask.display_name(name)}"; name one of its files')
     task = ask.select_one(list(told), want.task, path, "task")
     return *told[task], task
 
 
-def _task(name: str, told: ask.Told) -> str:
+def _strip_lm_eval_filter(name: str, told: ask.Told) -> str:
     """Return a task by its name, behind which lm_eval has a filter."""
     return name.partition("/")[0] if told["eval_library"]["name"] == "lm_eval" else name
 
 
-def _name(result: Any) -> str:
+def _replace_colons(result: Any) -> str:
     """Return the name of a result as one can say it: a colon stands between a task and its metric."""
     return str(result).replace(":", "/")
 
 
-def _rows(
+def _read_rows(
     files: SafeFiles, path: Path, told: ask.Told, results: list[ask.Told], task: str, want: Wanted
 ) -> list[RawRow]:
     """Return what the lines of a task say of each row, with all scores that stand there, those of errors too.
@@ -92,20 +92,24 @@ def _rows(
     Repeats have an epoch, or come one after the other.
     """
     named = [r["evaluation_result_id"] for r in results]
-    taken = Counter(map(_name, named))  # of which one stands for several results, whose records nothing tells apart
+    taken = Counter(
+        map(_replace_colons, named)
+    )  # of which one stands for several results, whose records nothing tells apart
     found: dict[tuple[str, ...], RawRow] = {}
     seen = Counter[tuple[str, ...]]()
     for line, one in files.read_json_lines(path):
         where = f"{path} line {line:,}"
         if one["evaluation_id"] != told["evaluation_id"]:
             raise UsageError(f"{where}: belongs to another evaluation than {path.name.removesuffix(SAMPLES)}.json")
-        if _task(one["evaluation_name"], told) != task:
+        if _strip_lm_eval_filter(one["evaluation_name"], told) != task:
             continue
         asked, result = one["input"], one.get("evaluation_result_id")
         content = ask.question_digest(asked["raw"], asked["reference"], choices=asked.get("choices"))
         more = one.get("metadata") or {}
         same = (str(one["sample_id"]), content, str(more.get("epoch", "")))
-        place = seen[*same, str(result), one["evaluation_name"]] // taken[_name(result)] if result in named else 0
+        place = (
+            seen[*same, str(result), one["evaluation_name"]] // taken[_replace_colons(result)] if result in named else 0
+        )
         seen[*same, str(result), one["evaluation_name"]] += 1
         repeat = int(more["epoch"]) if str(more.get("epoch", "")).isdecimal() else place
         if (key := (*same, str(place))) not in found:
@@ -119,17 +123,17 @@ def _rows(
             row.state, row.why = "error", row.why or describe_tool_error(error)
         score = parse_score(one["evaluation"]["score"], where)
         if result is not None and score is not None:
-            row.values = {**row.values, _name(result): score}
+            row.values = {**row.values, _replace_colons(result): score}
     return [*found.values()]
 
 
-def _metrics(results: Sequence[ask.Told], rows: Sequence[RawRow], where: str) -> dict[str, RawMetric]:
+def _make_verified_metrics(results: Sequence[ask.Told], rows: Sequence[RawRow], where: str) -> dict[str, RawMetric]:
     """Return metrics. Raises UsageError where the log's own score is not that of its samples."""
-    taken = Counter(_name(r["evaluation_result_id"]) for r in results)
+    taken = Counter(_replace_colons(r["evaluation_result_id"]) for r in results)
     ended = [row for row in rows if row.state != "error"]
     found = {}
     for result in results:
-        name, config = _name(result["evaluation_result_id"]), result["metric_config"]
+        name, config = _replace_colons(result["evaluation_result_id"]), result["metric_config"]
         unsure = "polarity" in (config.get("additional_details") or {})  # the converter did not know, and wrote higher
         scored, every = ([row.values[name] for row in some if name in row.values] for some in (ended, rows))
         better: Better | None = None if unsure else "lower" if config["lower_is_better"] else "higher"

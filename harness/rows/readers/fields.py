@@ -24,17 +24,17 @@ SHARES = {
     "acc", "acc_norm", "accuracy", "contains", "correct", "em", "exact_match", "f1", "includes", "is_correct", "match",
     "pass", "pass@1", "pass_rate", "passed", "precision", "recall", "success", "win_rate",
 }  # fmt: skip
-HIGHER = {*SHARES, "auc", "bertscore", "bleu", "chrf", "mcc", "meteor", "reward", "rouge1", "rouge2", "rougel"}
-LOWER = {
+HIGHER_METRICS = {*SHARES, "auc", "bertscore", "bleu", "chrf", "mcc", "meteor", "reward", "rouge1", "rouge2", "rougel"}
+LOWER_METRICS = {
     "bits_per_byte", "brier_score", "byte_perplexity", "cer", "error", "error_rate", "hallucination", "loss", "mae",
     "mse", "nll", "perplexity", "rmse", "ter", "toxicity", "wer", "word_perplexity",
 }  # fmt: skip
 TASK = "task"  # a slice: whose rows they are in a run of several tasks
-METRICS = HIGHER | LOWER | {"score"}
+METRICS = HIGHER_METRICS | LOWER_METRICS | {"score"}
 MAX_TEXT_CHARS = 1 << 26  # of the texts of a run that are in memory
 MAX_CELL_CHARS = 20_000  # of one text of a row
-EXACT = 1e-9  # by which a tool's own number may differ from that of its rows
-MISSING = ("NAType", "NaTType")  # types of pandas' values that are none
+RELATIVE_TOLERANCE = 1e-9  # by which a tool's own number may differ from that of its rows
+MISSING_TYPES = ("NAType", "NaTType")  # types of pandas' values that are none
 Told = Mapping[str, Any]  # a table of a file
 
 
@@ -160,7 +160,7 @@ def row_columns(columns: Told, want: Wanted, where: str) -> dict[str, Any]:
     return found | dict(zip(("cluster", "second_cluster"), map(text, want.cluster), strict=False))
 
 
-SAY = {"provider": "#LABEL", "subject": "#SUBJECT"}  # how one of several is named; others by the metric
+SELECTOR_HINTS = {"provider": "#LABEL", "subject": "#SUBJECT"}  # how one of several is named; others by the metric
 
 
 def select_one(found: Sequence[str], wanted: str, path: Path, what: str, say: str = "") -> str:
@@ -172,7 +172,7 @@ def select_one(found: Sequence[str], wanted: str, path: Path, what: str, say: st
         raise UsageError(f'{path}: there is no {what} "{display_name(wanted)}"{did_you_mean(wanted, names)}')
     some, say = (
         ", ".join(map(display_name, names[:8])),
-        printable(say or SAY.get(what) or write_option("metric", "TASK:NAME")),
+        printable(say or SELECTOR_HINTS.get(what) or write_option("metric", "TASK:NAME")),
     )
     raise UsageError(f"{path}: has {len(names)} {what}s ({some}); name one with {say}")
 
@@ -220,7 +220,7 @@ def make_metric(
 
 
 def are_close(ours: float, theirs: float) -> bool:
-    return math.isclose(ours, theirs, rel_tol=EXACT, abs_tol=EXACT)
+    return math.isclose(ours, theirs, rel_tol=RELATIVE_TOLERANCE, abs_tol=RELATIVE_TOLERANCE)
 
 
 def check_total(where: str, ours: float, theirs: Any) -> float | None:

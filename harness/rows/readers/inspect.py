@@ -20,13 +20,13 @@ from typing import Any, Literal, NamedTuple
 from harness.errors import UsageError
 from harness.rows.readers import fields as ask
 from harness.rows.records import RawMetric, RawRow, RawRows, State, Wanted
-from harness.rows.safe_read import BOM, NUMBER, WHOLE, SafeFiles, describe_tool_error, parse_json, read_head
+from harness.rows.safe_read import BOM, MAX_TEXT_BYTES, NUMBER, SafeFiles, describe_tool_error, parse_json, read_head
 
-VERSION = 2  # of the format
+LOG_VERSION = 2  # of the format
 WORDS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 WORDS_OF = ('"version"', '"status"', '"eval"', '"task_id"')  # in the beginning of a log that is JSON
 MEANS = ("accuracy", "mean")  # metrics of Inspect that are the mean of a score
-ATTACHED = "attachment://"  # a text that stands elsewhere in its sample
+ATTACHMENT_PREFIX = "attachment://"  # a text that stands elsewhere in its sample
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Inspect(ask.RowReader):
 
     def sniff(self, path: Path, head: bytes) -> bool:
         if path.is_dir():
-            return bool(_logs(SafeFiles(path)))
+            return bool(_list_logs(SafeFiles(path)))
         if not head.startswith(b"PK"):
             return super().sniff(path, head)
         try:
@@ -70,24 +70,23 @@ class Inspect(ask.RowReader):
             return path.suffix == ".eval"  # cut, which is said when it is read
 
     def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
-        log, older = _newest(files, path, want) if path.is_dir() else (path, ())
-        header, samples, reductions = _opened(files, log)
+        log, older = _find_newest_log(files, path, want) if path.is_dir() else (path, ())
+        header, samples, reductions = _open_log(files, log)
         told = header.get("eval")
-        if header.get("version") != VERSION or not isinstance(told, dict):
-            what = (
-                f"has version {ask.display_name(header.get('version'))} of Inspect's format, but {VERSION} is supported"
-            )
+        if header.get("version") != LOG_VERSION or not isinstance(told, dict):
+            what = f"has version {ask.display_name(header.get('version'))} of Inspect's format"
+            what = f"{what}, but {LOG_VERSION} is supported"
             raise UsageError(f"{path}: {what}; convert it with inspect log convert")
         if not isinstance(results := header.get("results"), dict):
             why = f'its run ended as "{ask.display_name(header.get("status"))}" before all rows were scored'
             raise UsageError(f"{path}: {why}; run it again, since some rows prove nothing about the others")
         task = ask.select_one([str(told.get("task", ""))], want.task, path, "task")
-        found = _rows(samples, want, f"{path}")
-        _whole(told, found, results, path)
+        found = _parse_sample_rows(samples, want, f"{path}")
+        _require_all_samples(told, found, results, path)
         halves = found.halves  # of the samples alone
         reducers = sorted({str(r["reducer"]) for r in reductions if r.get("reducer") not in (None, "mean")})
-        rows = _reduced(found, reductions, f"{path}") if reducers else found.rows
-        totals = _totals(results, found.counted)
+        rows = _make_reduced_rows(found, reductions, f"{path}") if reducers else found.rows
+        totals = _map_scores_to_reported_means(results, found.counted)
         lacks = "has no number on any row" if found.counted else ""  # else all failed, which is missing and no mistake
         metrics = {n: RawMetric(unreadable=found.unreadable.get(n, lacks)) for n in {**totals, **found.unreadable}}
         for name, by_id in found.counted.items():
@@ -98,20 +97,20 @@ class Inspect(ask.RowReader):
         limit = "ended at a limit and scored by Inspect as they were"
         notes = (*older, *ask.make_notes((halves, "answer", half), (ended, "sample", limit)))
         tool = f"inspect_ai {told.get('packages', {}).get('inspect_ai', '?')}"
-        facts = _facts(told, header.get("plan") or {}, reducers)
+        facts = _collect_facts(told, header.get("plan") or {}, reducers)
         return RawRows(tool, str(told.get("model", "")), task, metrics, rows, facts, notes=notes)
 
 
-def _logs(files: SafeFiles) -> list[Path]:
+def _list_logs(files: SafeFiles) -> list[Path]:
     """Return the logs in a folder, packed or as JSON."""
     plain = [path for pattern in ("*.json", "*.json.*") for path in files.list_files(pattern)]
     logs = [path for path in plain if all(word.encode() in read_head(path) for word in WORDS_OF)]
     return [*files.list_files("*.eval"), *logs]
 
 
-def _newest(files: SafeFiles, folder: Path, want: Wanted) -> tuple[Path, tuple[str, ...]]:
+def _find_newest_log(files: SafeFiles, folder: Path, want: Wanted) -> tuple[Path, tuple[str, ...]]:
     """Return the newest log of a task and model, and a note on older ones. Raises UsageError."""
-    told = {log: _header(files, log) for log in _logs(files)}
+    told = {log: _read_header(files, log) for log in _list_logs(files)}
     task = ask.select_one([str(about.get("task", "")) for about in told.values()], want.task, folder, "task")
     mine = {log: about for log, about in told.items() if about.get("task", "") == task}
     models = [str(about.get("model", "")) for about in mine.values()]
@@ -122,7 +121,7 @@ def _newest(files: SafeFiles, folder: Path, want: Wanted) -> tuple[Path, tuple[s
     return log, (note,) if len(dated) > 1 else ()
 
 
-def _header(files: SafeFiles, log: Path) -> Mapping[str, Any]:
+def _read_header(files: SafeFiles, log: Path) -> Mapping[str, Any]:
     """Return what a log says of its evaluation."""
     if log.suffix == ".eval":
         members = files.read_zip(log)
@@ -142,7 +141,7 @@ def has_library() -> bool:
 _Log = tuple[dict[str, Any], Iterable[Any], list[dict[str, Any]]]  # header, samples and reductions
 
 
-def _opened(files: SafeFiles, log: Path) -> _Log:
+def _open_log(files: SafeFiles, log: Path) -> _Log:
     """Return header, samples one by one, and reductions. Raises UsageError where the log has not ended."""
     read = partial(parse_json, constants=True)  # NaN is how Inspect writes that a sample was not scored
     with log.open("rb") as f:
@@ -151,7 +150,7 @@ def _opened(files: SafeFiles, log: Path) -> _Log:
         members = files.read_zip(log)
         if "header.json" not in members:
             raise UsageError(f"{log}: its run has not ended; wait for it, or run it again")
-        if has_library() and _check_members(members, log):
+        if has_library() and _has_valid_small_members(members, log):
             return _read_by_library(files, log, "eval", [*members])
         document = read(members["header.json"](), f"{log} header.json")
         names = [n for n in members if n.startswith("samples/") and n.endswith(".json")]
@@ -169,7 +168,7 @@ def _opened(files: SafeFiles, log: Path) -> _Log:
     return document, samples, reductions
 
 
-def _check_members(members: Mapping[str, Callable[[], bytes]], log: Path) -> bool:
+def _has_valid_small_members(members: Mapping[str, Callable[[], bytes]], log: Path) -> bool:
     """Return whether a log is small enough to be in memory at once. Raises UsageError at a member that is odd."""
     size = 0
     for name, inflate in members.items():
@@ -177,7 +176,7 @@ def _check_members(members: Mapping[str, Callable[[], bytes]], log: Path) -> boo
         size += len(data)
         if name.endswith(".json"):
             parse_json(data, f"{log} {name}", constants=True)
-        if size > WHOLE:
+        if size > MAX_TEXT_BYTES:
             return False
     return True
 
@@ -200,7 +199,7 @@ def _read_by_library(files: SafeFiles, log: Path, kind: Literal["eval", "json"],
     return document, samples, document.get("reductions") or []
 
 
-def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
+def _parse_sample_rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
     found = _Found()
     for sample in samples:
         key, here = sample.get("id"), f'{where} sample "{ask.display_name(sample.get("id"))}"'
@@ -215,17 +214,17 @@ def _rows(samples: Iterable[Any], want: Wanted, where: str) -> _Found:
         elif limit := sample.get("limit"):
             told = f"{limit.get('type')} limit {limit.get('limit')}" if isinstance(limit, dict) else limit
             state, reason = "limit", describe_tool_error(told)
-        asked, values = _resolved(sample.get("input"), sample), found.count(key, sample.get("scores") or {})
+        asked, values = _resolve_attachments(sample.get("input"), sample), found.count(key, sample.get("scores") or {})
         state = "unscored" if state == "scored" and not values else state
         messages = [] if state == "error" else sample.get("messages") or []
         sent = takewhile(lambda m: isinstance(m, dict) and m.get("role") != "assistant", messages)
         found.ids.append(key)
         found.rows.append(RawRow(
             key=str(key), content=ask.question_digest(asked, sample.get("target"), choices=sample.get("choices")),
-            prompt=ask.prompt_digest([[m.get("role"), _resolved(m.get("content"), sample)] for m in sent]),
+            prompt=ask.prompt_digest([[m.get("role"), _resolve_attachments(m.get("content"), sample)] for m in sent]),
             values=values if state == "scored" else {}, state=state, why=reason, repeat=sample["epoch"],
             input=ask.display_text(asked), target=ask.display_text(sample.get("target")),
-            answer=ask.display_text(_resolved(ask.nested_value(sample, "output", "completion"), sample)),
+            answer=ask.display_text(_resolve_attachments(ask.nested_value(sample, "output", "completion"), sample)),
             **ask.row_columns(sample.get("metadata") or {}, want, here),
         ))  # fmt: skip
     found.rows = ask.flag_positional_keys(found.rows, found.ids)
@@ -245,10 +244,10 @@ def parse_sample_scores(scores: ask.Told) -> Iterator[ScoreValue]:
     for score, said in scores.items():
         told = said.get("value") if isinstance(said, dict) else None
         for inner, value in told.items() if isinstance(told, dict) else [("", told)]:
-            yield ScoreValue(f"{score}/{inner}" if inner else score, value, _number(value))
+            yield ScoreValue(f"{score}/{inner}" if inner else score, value, _parse_score(value))
 
 
-def _number(value: Any) -> float | str:
+def _parse_score(value: Any) -> float | str:
     """Return a score as Inspect counts it, NaN for one that is none, or why it is no number."""
     if isinstance(value, str):
         word = WORDS.get(value, WORDS.get(value.lower()) if len(value) > 1 else None)
@@ -260,19 +259,21 @@ def _number(value: Any) -> float | str:
     return f'has "{ask.display_name(str(value))[:40]}", which is not a number'
 
 
-def _resolved(value: Any, sample: ask.Told) -> Any:
+def _resolve_attachments(value: Any, sample: ask.Told) -> Any:
     """Return a text, or messages without what is not of the question, with attachments in their place."""
     if isinstance(value, str):
         attached = sample.get("attachments") or {}
-        return attached.get(value.removeprefix(ATTACHED), value) if value.startswith(ATTACHED) else value
+        return (
+            attached.get(value.removeprefix(ATTACHMENT_PREFIX), value) if value.startswith(ATTACHMENT_PREFIX) else value
+        )
     if isinstance(value, list):
-        return [_resolved(one, sample) for one in value]
+        return [_resolve_attachments(one, sample) for one in value]
     if isinstance(value, dict):
-        return {k: _resolved(v, sample) for k, v in value.items() if k not in ("id", "source")}
+        return {k: _resolve_attachments(v, sample) for k, v in value.items() if k not in ("id", "source")}
     return value
 
 
-def _whole(told: ask.Told, found: _Found, results: ask.Told, path: Path) -> None:
+def _require_all_samples(told: ask.Told, found: _Found, results: ask.Told, path: Path) -> None:
     """Raise UsageError where a log has not each sample of its run, each once."""
     ids = ask.nested_value(told, "dataset", "sample_ids") or []
     asked = len(ids) * int(ask.nested_value(told, "config", "epochs") or 1) or results.get("total_samples")
@@ -283,7 +284,7 @@ def _whole(told: ask.Told, found: _Found, results: ask.Told, path: Path) -> None
         raise UsageError(f"{path}: has {len(there):,} of its run's {asked:,} samples; run it again")
 
 
-def _totals(results: ask.Told, known: ask.Told) -> dict[str, Any]:
+def _map_scores_to_reported_means(results: ask.Told, known: ask.Told) -> dict[str, Any]:
     """Return what Inspect says of each score over all samples, by our names; None where that is no mean."""
     found: dict[str, Any] = {}
     for score in results.get("scores") or []:
@@ -295,7 +296,7 @@ def _totals(results: ask.Told, known: ask.Told) -> dict[str, Any]:
     return found
 
 
-def _reduced(found: _Found, reductions: Iterable[ask.Told], where: str) -> list[RawRow]:
+def _make_reduced_rows(found: _Found, reductions: Iterable[ask.Told], where: str) -> list[RawRow]:
     """Return a row for each sample: its scores are what its epochs were reduced to, and its state is their worst."""
     rows: dict[Any, RawRow] = {}
     for key, row in zip(found.ids, found.rows, strict=True):
@@ -316,7 +317,7 @@ def _reduced(found: _Found, reductions: Iterable[ask.Told], where: str) -> list[
     return [*rows.values()]
 
 
-def _own_scorers(told: ask.Told) -> str | None:
+def _find_self_grading_scorers(told: ask.Told) -> str | None:
     """Return the scorers that ask the model under test how good its answers are, as Inspect does by default."""
     model, roles, found = told.get("model"), told.get("model_roles") or {}, []
     for scorer in told.get("scorers") or []:
@@ -328,7 +329,7 @@ def _own_scorers(told: ask.Told) -> str | None:
     return ", ".join(found) or None
 
 
-def _facts(told: ask.Told, plan: ask.Told, reducers: list[str]) -> dict[str, str]:
+def _collect_facts(told: ask.Told, plan: ask.Told, reducers: list[str]) -> dict[str, str]:
     config = told.get("config") or {}
     roles, limits = told.get("model_roles"), {k: v for k, v in config.items() if k.endswith("_limit") and v is not None}
     generation = {**(told.get("model_generate_config") or {}), **(plan.get("config") or {}), **limits}
@@ -336,7 +337,7 @@ def _facts(told: ask.Told, plan: ask.Told, reducers: list[str]) -> dict[str, str
         task_version=str(told.get("task_version", "")),
         template=[[s.get("solver"), s.get("params")] for s in plan.get("steps") or []],
         scorer=[[s.get("name"), s.get("options"), s.get("metrics")] for s in told.get("scorers") or []],
-        generation=generation, judge=roles, judged_by_itself=_own_scorers(told),
+        generation=generation, judge=roles, judged_by_itself=_find_self_grading_scorers(told),
         limit=str(config.get("limit") or "none"),
         epochs=" ".join([str(config.get("epochs") or 1), *reducers]),
         task_args=told.get("task_args"), model=told.get("model"), model_args=told.get("model_args"),

@@ -16,17 +16,17 @@ from harness.artifacts.strict_json import DECODER
 from harness.data import reading, tables
 from harness.errors import UsageError
 from harness.files import open_file
-from harness.rows.safe_read import LINE, MAGIC, WHOLE, SafeFiles, parse_json, read_head
+from harness.rows.safe_read import MAGIC_BYTES, MAX_LINE_BYTES, MAX_TEXT_BYTES, SafeFiles, parse_json, read_head
 from harness.texts.escaping import printable, shorten_text
 
 Lines = Iterator[tuple[int, Mapping[str, Any]]]
 SQLITE = b"SQLite format 3\0"
 SAVED, SPLITS = "state.json", "dataset_dict.json"  # of a folder that `save_to_disk` wrote
 MAX_COLUMNS = 10_000
-CHUNK = 1 << 20  # characters of a JSON list that are read at a time
+CHUNK_CHARS = 1 << 20  # characters of a JSON list that are read at a time
 SPACE = ("", " ", "\t", "\r", "\n", ",")  # between its items
 MAX_KEYS = 6  # of an object that an error names
-READS = (
+FORMATS_ADVICE = (
     "rows are read from lm_eval (--log_samples), Inspect, NeMo Evaluator, promptfoo, deepeval, Every Eval Ever, runs "
     "of this harness, and tables: CSV, JSON, JSON lines, Parquet, Arrow, XLSX, SQLite, save_to_disk"
 )
@@ -45,9 +45,9 @@ def is_table(path: Path, head: bytes) -> bool:
         return not head.startswith(tables.ZIP) or b"xl/" in head or tables.file_suffix(path.name) in (".xlsx", ".xlsm")
     if head.startswith(SQLITE):
         return True
-    if b"\0" in head and not _encoding(head).startswith("utf-16"):
+    if b"\0" in head and not _detect_encoding(head).startswith("utf-16"):
         return False
-    text = head.decode(_encoding(head), "replace").lstrip("\ufeff").lstrip()
+    text = head.decode(_detect_encoding(head), "replace").lstrip("\ufeff").lstrip()
     first = text.partition("\n")[0]
     named = tables.file_suffix(path.name) in reading.TABLES
     return text[:1] in ("{", "[") or (bool(text) and named) or any(one in first for one in ",\t;|")
@@ -57,44 +57,48 @@ def describe_unreadable(path: Path, head: bytes) -> str:
     """Return what something looks like that holds no rows, and what is read."""
     if path.is_dir():
         names = sorted(one.name for one in path.iterdir())
-        what = f"is a folder with {', '.join(map(_shown, names[:MAX_KEYS]))}" if names else "is an empty folder"
+        what = f"is a folder with {', '.join(map(_shorten_name, names[:MAX_KEYS]))}" if names else "is an empty folder"
         lacks = "; lm_eval logs rows with --log_samples" if any(n.startswith("results_") for n in names) else ""
-        return f"{printable(str(path))}: {what}, which contains no rows in a known format{lacks}; {READS}"
+        return f"{printable(str(path))}: {what}, which contains no rows in a known format{lacks}; {FORMATS_ADVICE}"
     start = head.lstrip().lower()
     kind = next((kind for magic, kind in KINDS.items() if start.startswith(magic.lower())), "")
     text = "a text without columns" if b"\0" not in head else "a binary file"
-    what = f"looks like {_with_article(kind) if kind else text}" if head.strip() else "is empty"
-    return f"{printable(str(path))}: {what}, which contains no rows in a known format; {READS}"
+    what = f"looks like {_add_article(kind) if kind else text}" if head.strip() else "is empty"
+    return f"{printable(str(path))}: {what}, which contains no rows in a known format; {FORMATS_ADVICE}"
 
 
 def read_lines(files: SafeFiles, path: Path, table: str = "") -> Lines:
     """Yield the rows of a table with their numbers. Raises UsageError with the place of what cannot be read."""
     if path.is_dir():
-        return _saved_lines(files, path)
+        return _iterate_saved_dataset_rows(files, path)
     head = read_head(path)
     if head.startswith(SQLITE):
-        return _sqlite_lines(files.read_bytes(path), path, table)
+        return _iterate_sqlite_lines(files.read_bytes(path), path, table)
     if tables.is_binary_table(head):
-        return enumerate(tables.iterate_binary_table(files.read_bytes(path), f"{path}", WHOLE), 1)
-    text = head.decode(_encoding(head), "replace").lstrip("\ufeff").lstrip()
+        return enumerate(tables.iterate_binary_table(files.read_bytes(path), f"{path}", MAX_TEXT_BYTES), 1)
+    text = head.decode(_detect_encoding(head), "replace").lstrip("\ufeff").lstrip()
     if text[:1] == "[":
-        return _array_items(files, path, _encoding(head))
+        return _iterate_streamed_json_array(files, path, _detect_encoding(head))
     if text[:1] == "{" and not _is_json_lines(text, files, path):
-        return _document_rows(_decode(files.read_bytes(path), path), path)
+        return _iterate_document_rows(_decode_text(files.read_bytes(path), path), path)
     if text[:1] != "{":
-        return _csv_lines(files, path, head)
-    plain = _encoding(head) == "utf-8"
-    return files.read_json_lines(path) if plain else _decoded_lines(_decode(files.read_bytes(path), path), path)
+        return _iterate_csv_lines(files, path, head)
+    plain = _detect_encoding(head) == "utf-8"
+    return (
+        files.read_json_lines(path)
+        if plain
+        else _iterate_decoded_json_lines(_decode_text(files.read_bytes(path), path), path)
+    )
 
 
-def _encoding(head: bytes) -> str:
+def _detect_encoding(head: bytes) -> str:
     """Return UTF-16 where a text is that, with or without a mark, else UTF-8."""
     found = reading.detect_encoding(head)
     return found if found.startswith(("utf-16", "utf-32")) else "utf-8"
 
 
-def _decode(data: bytes, path: Path) -> str:
-    encoding = _encoding(data[:4096])
+def _decode_text(data: bytes, path: Path) -> str:
+    encoding = _detect_encoding(data[:4096])
     try:
         return data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -109,8 +113,8 @@ def _is_json_lines(text: str, files: SafeFiles, path: Path) -> bool:
         return False
     if not end:  # a line that is longer than what was looked at
         with open_file(path, follow=True) as f:
-            source = io.BytesIO(files.read_bytes(path)) if tables.is_compressed(f.peek(MAGIC)) else f  # type: ignore[attr-defined]
-            return b"{" in source.readline(LINE) and bool(source.read(64).strip())
+            source = io.BytesIO(files.read_bytes(path)) if tables.is_compressed(f.peek(MAGIC_BYTES)) else f  # type: ignore[attr-defined]
+            return b"{" in source.readline(MAX_LINE_BYTES) and bool(source.read(64).strip())
     try:
         json.loads(first)
     except (ValueError, RecursionError):
@@ -118,15 +122,15 @@ def _is_json_lines(text: str, files: SafeFiles, path: Path) -> bool:
     return bool(rest.strip())
 
 
-def _decoded_lines(text: str, path: Path) -> Lines:
+def _iterate_decoded_json_lines(text: str, path: Path) -> Lines:
     """Yield the objects of JSON lines in another encoding than UTF-8."""
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             where = f"{path} line {number:,}"
-            yield number, _row(parse_json(line, where, "; lines are never skipped"), path, number)
+            yield number, _require_object(parse_json(line, where, "; lines are never skipped"), path, number)
 
 
-def _document_rows(text: str, path: Path) -> Lines:
+def _iterate_document_rows(text: str, path: Path) -> Lines:
     """Yield the rows of a JSON document that is no list."""
     found = parse_json(text, f"{path}")
     rows = tables.extract_json_rows(found)
@@ -142,30 +146,30 @@ def _document_rows(text: str, path: Path) -> Lines:
     if not isinstance(rows, list):
         lacks = "the results of lm_eval without rows; run it with --log_samples and name its folder"
         raise UsageError(f"{path}: is {lacks if isinstance(rows, dict) else 'a JSON value without rows'}")
-    yield from ((number, _row(row, path, number)) for number, row in enumerate(rows, 1))
+    yield from ((number, _require_object(row, path, number)) for number, row in enumerate(rows, 1))
 
 
 def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def _array_items(files: SafeFiles, path: Path, encoding: str) -> Lines:
+def _iterate_streamed_json_array(files: SafeFiles, path: Path, encoding: str) -> Lines:
     """Yield the objects of a JSON list as the file is read, so that neither they nor its text are all in memory."""
     number, place, buffer = 0, 0, ""
     with files.open_content(path) as content:
         text = _open_text(content, encoding)
         try:
-            buffer = text.read(CHUNK).lstrip("\ufeff \t\r\n")[1:]  # behind the bracket
+            buffer = text.read(CHUNK_CHARS).lstrip("\ufeff \t\r\n")[1:]  # behind the bracket
             while True:
-                while buffer[place : place + 1] in SPACE and (place < len(buffer) or (more := text.read(CHUNK))):
+                while buffer[place : place + 1] in SPACE and (place < len(buffer) or (more := text.read(CHUNK_CHARS))):
                     buffer, place = (buffer, place + 1) if place < len(buffer) else (more, 0)
                 if buffer[place : place + 1] == "]" and not (buffer[place + 1 :] + text.read()).strip():
                     return
                 number += 1
-                found, place, buffer = _decode_next(buffer, place, text)
+                found, place, buffer = _decode_next_json_value(buffer, place, text)
                 if isinstance(found, dict) and {"row", "row_idx"} <= found.keys():  # as the Hub's viewer gives them
                     found = found["row"]
-                yield number, _row(found, path, number)
+                yield number, _require_object(found, path, number)
         except RecursionError:
             why = "it is nested too deeply"
         except UnicodeDecodeError:
@@ -176,13 +180,13 @@ def _array_items(files: SafeFiles, path: Path, encoding: str) -> Lines:
         raise UsageError(f"{path} row {number:,}: cannot be read; rows are never skipped ({why})")
 
 
-def _decode_next(buffer: str, place: int, text: IO[str]) -> tuple[Any, int, str]:
+def _decode_next_json_value(buffer: str, place: int, text: IO[str]) -> tuple[Any, int, str]:
     """Return the next value, where it ends, and the text that this is in; reads on until it is complete."""
     while True:
         try:
             return *DECODER.raw_decode(buffer, place), buffer
         except json.JSONDecodeError:
-            if not (more := text.read(max(CHUNK, len(buffer) - place))):
+            if not (more := text.read(max(CHUNK_CHARS, len(buffer) - place))):
                 raise
             buffer, place = buffer[place:] + more, 0
 
@@ -191,30 +195,30 @@ def _open_text(content: IO[bytes], encoding: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(content, "utf-8-sig" if encoding == "utf-8" else encoding, newline="")
 
 
-def _row(found: Any, path: Path, number: int) -> Mapping[str, Any]:
+def _require_object(found: Any, path: Path, number: int) -> Mapping[str, Any]:
     if not isinstance(found, dict):
-        what = f"is {_with_article(type(found).__name__)}, not an object"
+        what = f"is {_add_article(type(found).__name__)}, not an object"
         raise UsageError(f"{path} row {number:,}: {what}; write each row as an object")
     return found
 
 
-def _csv_lines(files: SafeFiles, path: Path, head: bytes) -> Lines:
+def _iterate_csv_lines(files: SafeFiles, path: Path, head: bytes) -> Lines:
     """Yield the lines of a file with a header; all fields are texts, so that "0001" stays what it is."""
-    encoding = _encoding(head)
-    begins = head.decode(encoding, "ignore").removeprefix("\ufeff").replace("\r\n", "\n")[: reading.SNIFFED]
-    separator, marked = reading.detect_separator(begins), bool(reading.TOLD.match(begins))
+    encoding = _detect_encoding(head)
+    begins = head.decode(encoding, "ignore").removeprefix("\ufeff").replace("\r\n", "\n")[: reading.SNIFFED_CHARS]
+    separator, marked = reading.detect_separator(begins), bool(reading.SEPARATOR_LINE.match(begins))
     try:
         with files.open_content(path) as content:
             text = _open_text(content, encoding)
             if marked:
                 text.readline()
-            yield from _csv_fields(text, path, separator, 1 + marked)
+            yield from _iterate_csv_rows(text, path, separator, 1 + marked)
     except UnicodeDecodeError:
-        _decode(files.read_bytes(path), path)  # which says where
+        _decode_text(files.read_bytes(path), path)  # which says where
         raise
 
 
-def _csv_fields(text: IO[str], path: Path, separator: str, first: int) -> Lines:
+def _iterate_csv_rows(text: IO[str], path: Path, separator: str, first: int) -> Lines:
     """Yield the rows of a CSV text under the names of its header, which is on the line `first`."""
     reader = csv.reader(text, delimiter=separator, strict=True)
     try:
@@ -236,7 +240,7 @@ def _csv_fields(text: IO[str], path: Path, separator: str, first: int) -> Lines:
         ) from None
 
 
-def _sqlite_lines(data: bytes, path: Path, table: str) -> Lines:
+def _iterate_sqlite_lines(data: bytes, path: Path, table: str) -> Lines:
     """Yield the rows of the only table of a database, or of the one that is named."""
     with closing(sqlite3.connect(":memory:")) as database:
         try:
@@ -244,7 +248,7 @@ def _sqlite_lines(data: bytes, path: Path, table: str) -> Lines:
             named = "select name from sqlite_master where type in ('table', 'view') and name not like 'sqlite_%'"
             names = [name for (name,) in database.execute(f"{named} order by name")]
             if table not in names and (table or len(names) != 1):
-                some = ", ".join(f'"{_shown(name)}"' for name in names[:MAX_KEYS]) or "none"
+                some = ", ".join(f'"{_shorten_name(name)}"' for name in names[:MAX_KEYS]) or "none"
                 raise UsageError(f"{path}: is SQLite with the tables {some}; name one as FILE#TABLE")
             chosen = (table or names[0]).replace('"', '""')
             cursor = database.execute(f'select * from "{chosen}"')  # noqa: S608 (a name of the database, in quotes)
@@ -254,22 +258,22 @@ def _sqlite_lines(data: bytes, path: Path, table: str) -> Lines:
             raise UsageError(f"{path}: not valid SQLite: {shorten_text(str(error), 80)}; copy the file again") from None
 
 
-def _saved_lines(files: SafeFiles, folder: Path) -> Lines:
+def _iterate_saved_dataset_rows(files: SafeFiles, folder: Path) -> Lines:
     """Yield the rows of a folder that `save_to_disk` of datasets wrote."""
     if not (folder / SAVED).is_file():
-        splits = ", ".join(map(_shown, files.read_json(folder / SPLITS)["splits"]))
+        splits = ", ".join(map(_shorten_name, files.read_json(folder / SPLITS)["splits"]))
         raise UsageError(f"{folder}: has the splits {splits}; name the folder of one")
     number = 0
     for part in files.read_json(folder / SAVED)["_data_files"]:
         path = folder / Path(part["filename"]).name
-        for row in tables.iterate_binary_table(files.read_bytes(path), f"{path}", WHOLE):
+        for row in tables.iterate_binary_table(files.read_bytes(path), f"{path}", MAX_TEXT_BYTES):
             number += 1
             yield number, row
 
 
-def _shown(name: Any) -> str:
+def _shorten_name(name: Any) -> str:
     return shorten_text(printable(str(name)), 40)
 
 
-def _with_article(kind: str) -> str:
+def _add_article(kind: str) -> str:
     return f"{'an' if kind[:1] in 'aeioAEIHX' and kind else 'a'} {kind}"

@@ -22,7 +22,17 @@ from harness.rows.wording import write_option
 DATE = r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d+)"
 BRACES, WORD = re.compile(r"\{[{%].*?[}%]\}", re.S), re.compile(r"[A-Za-z_]\w*")  # of a Jinja template
 CODE = ("def ", "<function", "functools")  # how lm_eval writes a template that is a function
-OWN = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash"}  # of a row
+ROW_KEYS = {
+    "doc_id",
+    "doc",
+    "target",
+    "arguments",
+    "resps",
+    "filtered_resps",
+    "filter",
+    "metrics",
+    "doc_hash",
+}  # of a row
 Line = dict[str, Any]
 
 
@@ -64,26 +74,30 @@ def _read_task(files: SafeFiles, path: Path, newest: tuple[str, str, Path], task
     told = files.read_json(results) if results.is_file() else {}
     if not isinstance(told, dict):
         raise UsageError(f"{results}: is not a results file of lm_eval")
-    lines, name = _of_filter(files.read_json_lines(samples), task, want)
-    tables = {k: _table(told.get(k), task) for k in ("configs", "results", "higher_is_better", "n-samples")}
+    lines, name = _select_lines_of_filter(files.read_json_lines(samples), task, want)
+    tables = {
+        k: _get_mapping_or_empty(told.get(k), task) for k in ("configs", "results", "higher_is_better", "n-samples")
+    }
     counted = tables["n-samples"].get("effective")
     if isinstance(counted, int) and counted != len(lines):
         what = f"has {len(lines):,} rows, but its results file has {counted:,}"
         raise UsageError(f"{samples}: {what}; it is truncated, or of two runs")
     named = dict.fromkeys(m for line in lines for m in line["metrics"])
-    metrics = {m: _metric(m, name, lines, tables) for m in named}
-    rows = _rows(samples, lines, metrics, tables["configs"], want)
-    config = _table(told, "config")
-    model = str(told.get("model_name") or _table(config, "model_args").get("pretrained") or files.root.name)
+    metrics = {m: _make_metric_and_factor(m, name, lines, tables) for m in named}
+    rows = _make_rows(samples, lines, metrics, tables["configs"], want)
+    config = _get_mapping_or_empty(told, "config")
+    model = str(
+        told.get("model_name") or _get_mapping_or_empty(config, "model_args").get("pretrained") or files.root.name
+    )
     binding: Binding = "named" if config.get("model_sha") else "none"
     return RawRows(
         f"lm_eval {told.get('lm_eval_version', 'of an unknown version')}", model, task,
-        {m: metric for m, (metric, _) in metrics.items()}, rows, _facts(told, tables["configs"], task, name),
+        {m: metric for m, (metric, _) in metrics.items()}, rows, _collect_facts(told, tables["configs"], task, name),
         binding, str(config.get("model_sha") or ""),
     )  # fmt: skip
 
 
-def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tuple[list[Line], str]:
+def _select_lines_of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tuple[list[Line], str]:
     """Return the lines of one filter: a file has a line for each."""
     found: dict[str, list[Line]] = {}
     for number, line in lines:
@@ -92,7 +106,7 @@ def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tu
             raise UsageError(
                 f"{task}: line {number:,} is not a row of lm_eval; correct it, since lines are never skipped"
             )
-        if odd := OWN.intersection(metrics):
+        if odd := ROW_KEYS.intersection(metrics):
             what = f'metric "{min(odd)}" has the name of a field of the row, which lm_eval overwrote'
             raise UsageError(f"{task}: {what}")
         found.setdefault(str(line.get("filter", "none")), []).append(line)
@@ -104,7 +118,9 @@ def _of_filter(lines: Iterator[tuple[int, Line]], task: str, want: Wanted) -> tu
     return found[name], name
 
 
-def _metric(name: str, filter_: str, lines: Sequence[Line], tables: Mapping[str, ask.Told]) -> tuple[RawMetric, float]:
+def _make_metric_and_factor(
+    name: str, filter_: str, lines: Sequence[Line], tables: Mapping[str, ask.Told]
+) -> tuple[RawMetric, float]:
     """Return what is known of a metric, and what its rows are multiplied by: by which the tool's own number is made.
 
     A pair of numbers is a log-likelihood and how many units it is of.
@@ -114,11 +130,11 @@ def _metric(name: str, filter_: str, lines: Sequence[Line], tables: Mapping[str,
     told = tables["results"].get(f"{name},{filter_}")
     total = float(told) if isinstance(told, (int, float)) and not isinstance(told, bool) else None
     values = [v for line in lines if (v := line.get(name)) is not None]
-    if values and all(map(_is_pair, values)):
+    if values and all(map(_is_loglikelihood_pair, values)):
         nats = -sum(float(v[0]) for v in values) / sum(float(v[1]) for v in values)
         bits = total is not None and math.isclose(nats / math.log(2), total, rel_tol=1e-9)
         return RawMetric(direction, "mean" if bits else "perplexity", total), -1 / math.log(2) if bits else -1.0
-    if not all(map(_is_number, values)):
+    if not all(map(_is_float_sized_number, values)):
         return RawMetric(direction, None, total, unreadable="has printed arrays, not numbers"), 1.0
     mean = sum(map(float, values)) / len(values) if values else math.nan
     if total and total > 0 and mean < 0 and math.isclose(-mean, math.log(total), rel_tol=1e-9):
@@ -126,28 +142,33 @@ def _metric(name: str, filter_: str, lines: Sequence[Line], tables: Mapping[str,
     return RawMetric(direction, None, total), 1.0
 
 
-def _is_number(value: Any) -> bool:
+def _is_float_sized_number(value: Any) -> bool:
     """Return whether a value is a number, as large as floats can be at most."""
     return isinstance(value, (bool, int, float)) and (not isinstance(value, int) or abs(value) < 10**300)
 
 
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and 0 < value[1] < math.inf
+def _is_loglikelihood_pair(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(map(_is_float_sized_number, value))
+        and 0 < value[1] < math.inf
+    )
 
 
-def _rows(
+def _make_rows(
     samples: Path, lines: Sequence[Line], metrics: Mapping[str, tuple[RawMetric, float]], config: ask.Told, want: Wanted
 ) -> list[RawRow]:
     """Return lines as rows. Their place is no name; what was asked is told by the columns of the task's templates."""
     docs = [d if isinstance(d := line["doc"], dict) else {"doc": d} for line in lines]
     name = want.id or ("id" if all("id" in doc for doc in docs) else "")
-    found, asked = [], _asked(config, docs, [line.get("target", "") for line in lines])
+    found, asked = [], _make_question_samples(config, docs, [line.get("target", "") for line in lines])
     for number, (line, doc, sample) in enumerate(zip(lines, docs, add_question_keys(asked, None), strict=True), 1):
         values, lengths = dict[str, float](), dict[str, float]()
         for metric, (about, factor) in metrics.items():
             if about.unreadable or (value := line.get(metric)) is None or metric not in line["metrics"]:
                 continue
-            if _is_pair(value):
+            if _is_loglikelihood_pair(value):
                 values[metric], lengths[metric] = factor * value[0] / value[1], float(value[1])
             else:
                 values[metric] = factor * float(value)
@@ -155,13 +176,14 @@ def _rows(
         key = str(doc.get(name, "")) if name else str(line.get("doc_id", ""))
         found.append(RawRow(
             key, not name, sample.key, str(line.get("prompt_hash", "")), values, "scored" if values else "unscored",
-            lengths=lengths, input=ask.display_text(sample.input), target=_target(line), answer=_answer(line),
+            lengths=lengths, input=ask.display_text(sample.input), target=_get_target_or_choice_text(line),
+            answer=_get_answer_or_likeliest_choice(line),
             **ask.row_columns(doc, want, f"{samples} row {number:,}"),
         ))  # fmt: skip
     return found
 
 
-def _choices(line: Line) -> list[str]:
+def _list_choices(line: Line) -> list[str]:
     """Return the continuations that a row was scored on, of which none was generated."""
     sent = line.get("arguments")
     parts = sent.values() if isinstance(sent, dict) else ()
@@ -169,17 +191,17 @@ def _choices(line: Line) -> list[str]:
     return [text.strip() for text in found if isinstance(text, str)] if len(found) == len(parts) else []
 
 
-def _target(line: Line) -> str:
+def _get_target_or_choice_text(line: Line) -> str:
     """Return what is wanted, of a choice its text."""
-    target, choices = line.get("target"), _choices(line)
+    target, choices = line.get("target"), _list_choices(line)
     if len(choices) > 1 and str(target).isdecimal() and int(str(target)) < len(choices):
         return choices[int(str(target))]
     return ask.display_text(target)
 
 
-def _answer(line: Line) -> str:
+def _get_answer_or_likeliest_choice(line: Line) -> str:
     """Return what the model answered, or the choice that it finds most likely."""
-    answers, choices = line.get("filtered_resps"), _choices(line)
+    answers, choices = line.get("filtered_resps"), _list_choices(line)
     if not isinstance(answers, list) or not answers:
         return ""
     if len(choices) == len(answers) > 1:
@@ -191,7 +213,7 @@ def _answer(line: Line) -> str:
     return ask.display_text(answers[0]) if isinstance(answers[0], str) else ""
 
 
-def _asked(config: ask.Told, docs: Sequence[ask.Told], targets: Sequence[Any]) -> list[Sample]:
+def _make_question_samples(config: ask.Told, docs: Sequence[ask.Told], targets: Sequence[Any]) -> list[Sample]:
     """Return what rows ask, as rows of ours do: one text, and the lists to choose from.
 
     It stands in the columns that the task's templates name, else in all but a name of the row.
@@ -210,10 +232,13 @@ def _asked(config: ask.Told, docs: Sequence[ask.Told], targets: Sequence[Any]) -
     return found
 
 
-def _facts(told: ask.Told, config: ask.Told, task: str, name: str) -> dict[str, str]:
+def _collect_facts(told: ask.Told, config: ask.Told, task: str, name: str) -> dict[str, str]:
     """Return what fairness compares; a model's path and dtype stand in a task's metadata too, and are no task."""
-    run, args = _table(told, "config"), _table(_table(told, "config"), "model_args")
-    shots = _table(told, "n-shot").get(task, config.get("num_fewshot"))
+    run, args = (
+        _get_mapping_or_empty(told, "config"),
+        _get_mapping_or_empty(_get_mapping_or_empty(told, "config"), "model_args"),
+    )
+    shots = _get_mapping_or_empty(told, "n-shot").get(task, config.get("num_fewshot"))
     seed = run.get("fewshot_seed") if shots else None
     system = told.get("system_instruction")
     limit = "none" if (most := run.get("limit")) is None else most
@@ -221,10 +246,10 @@ def _facts(told: ask.Told, config: ask.Told, task: str, name: str) -> dict[str, 
         shots=None if shots is None else f"{shots} shots" + (f", seed {seed}" if seed is not None else ""),
         template=str(told.get("chat_template_sha") or "none")[:16],
         system=digest_value(system)[:16] if system else "none",
-        task_version=str(_table(told, "versions").get(task, "")),
+        task_version=str(_get_mapping_or_empty(told, "versions").get(task, "")),
         filter={"name": name, "filters": config.get("filter_list")},
         scorer=[config.get("metric_list"), config.get("output_type")],
-        generation={**_table(config, "generation_kwargs"), **_table(run, "gen_kwargs")},
+        generation={**_get_mapping_or_empty(config, "generation_kwargs"), **_get_mapping_or_empty(run, "gen_kwargs")},
         epochs=config.get("repeats"), limit=f"{limit:g}" if isinstance(limit, (int, float)) else limit,
         dtype=str(run.get("model_dtype") or args.get("dtype") or "").removeprefix("torch."),
         batch=run.get("batch_size"), device=run.get("device"), backend=run.get("model"),
@@ -233,6 +258,6 @@ def _facts(told: ask.Told, config: ask.Told, task: str, name: str) -> dict[str, 
     )  # fmt: skip
 
 
-def _table(value: Any, key: str) -> ask.Told:
+def _get_mapping_or_empty(value: Any, key: str) -> ask.Told:
     found = value.get(key) if isinstance(value, Mapping) else None
     return found if isinstance(found, Mapping) else {}

@@ -22,7 +22,7 @@ from harness.rows.safe_read import SafeFiles
 from harness.rows.wording import write_option
 
 ALL = "all tasks"  # of a run whose tasks are in no group, or in several
-DIGITS = 32
+HEX_DIGITS = 32
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def find_group(files: SafeFiles, results: Path, tasks: set[str], want: Wanted, p
     if want.task and want.task not in (*children, ALL):
         return None
     for name in roots:
-        leaves = _leaves(name, children, frozenset())
+        leaves = _list_tasks(name, children, frozenset())
         if lacking := sorted(set(leaves) - tasks) if want.task == name else []:
             what = f'group "{ask.display_name(name)}" has no rows of its task "{ask.display_name(lacking[0])}"'
             raise UsageError(f"{path}: {what}; run it with --log_samples")
@@ -58,21 +58,21 @@ def find_group(files: SafeFiles, results: Path, tasks: set[str], want: Wanted, p
             return TaskGroup(name, tuple(sorted(leaves)), numbers.get(name) or {})
     keys = [{k for k in numbers.get(task) or {} if "," in k and "_stderr" not in k} for task in tasks]
     if all(keys) and not set.intersection(*keys):
-        raise UsageError(_choose_one(path, sorted(tasks)))
+        raise UsageError(_describe_no_common_metric(path, sorted(tasks)))
     return TaskGroup(ALL, tuple(sorted(tasks)), {})
 
 
-def _choose_one(path: Path, tasks: Sequence[str]) -> str:
+def _describe_no_common_metric(path: Path, tasks: Sequence[str]) -> str:
     some = ", ".join(map(ask.display_name, tasks[:8]))
     what = f"has {len(tasks)} tasks ({some}) without a metric in common"
     return f"{path}: {what}; name one with {write_option('metric', 'TASK:NAME')}"
 
 
-def _leaves(name: str, children: Mapping[str, Sequence[str]], above: frozenset[str]) -> list[str]:
+def _list_tasks(name: str, children: Mapping[str, Sequence[str]], above: frozenset[str]) -> list[str]:
     """Return the tasks of a group and of the groups in it, each once."""
     if name in above:
         return []
-    parts = [_leaves(one, children, above | {name}) if one in children else [one] for one in children[name]]
+    parts = [_list_tasks(one, children, above | {name}) if one in children else [one] for one in children[name]]
     return [*dict.fromkeys(task for part in parts for task in part)]
 
 
@@ -83,26 +83,28 @@ def join_tasks(group: TaskGroup, parts: Mapping[str, RawRows], path: Path) -> Ra
     means = {str(key).partition(",")[0] for key in group.numbers}
     named = [name for name in shared if not means or name in means]
     if not named:
-        raise UsageError(_choose_one(path, [*parts]))
+        raise UsageError(_describe_no_common_metric(path, [*parts]))
     weights, metrics = {}, {}
     for name in named:
-        metrics[name], weights[name] = _metric(group, name, parts, path)
+        metrics[name], weights[name] = _make_group_metric(group, name, parts, path)
     repeated = Counter(content for run in runs for content in {row.content for row in run.rows})
     rows = [
-        _row(row, task, named, weights, repeated[row.content] > 1)
+        _make_group_row(row, task, named, weights, repeated[row.content] > 1)
         for task, run in parts.items() for row in run.rows
     ]  # fmt: skip
     first = runs[0]
-    facts = {name: _fact(name, parts) for name in dict.fromkeys(name for run in runs for name in run.facts)}
+    facts = {
+        name: _join_fact_of_tasks(name, parts) for name in dict.fromkeys(name for run in runs for name in run.facts)
+    }
     return replace(first, task=group.name, metrics=metrics, rows=rows, facts=facts, tasks=tuple(parts))
 
 
-def _row(
+def _make_group_row(
     row: RawRow, task: str, names: Sequence[str], weights: Mapping[str, Mapping[str, float]], repeated: bool
 ) -> RawRow:
     """Return a row of a task as one of the group; a question that several tasks ask is one of each."""
     values = {name: row.values[name] for name in names if name in row.values}
-    content = digest_value([task, row.content])[:DIGITS] if repeated and row.content else row.content
+    content = digest_value([task, row.content])[:HEX_DIGITS] if repeated and row.content else row.content
     return replace(
         row, key=f"{task}/{row.key}" if row.key else "", content=content, values=values,
         state=row.state if values or row.state != "scored" else "unscored",
@@ -111,7 +113,7 @@ def _row(
     )  # fmt: skip
 
 
-def _metric(
+def _make_group_metric(
     group: TaskGroup, name: str, parts: Mapping[str, RawRows], path: Path
 ) -> tuple[RawMetric, Mapping[str, float]]:
     """Return what is known of a group's metric, and what a row of each task weighs in it: 1 on average."""
@@ -139,7 +141,7 @@ def _metric(
     raise UsageError(f"{path} {ask.display_name(group.name)} {ask.display_name(name)}: {what}; it is of another run")
 
 
-def _fact(name: str, parts: Mapping[str, RawRows]) -> str:
+def _join_fact_of_tasks(name: str, parts: Mapping[str, RawRows]) -> str:
     """Return a setting that all tasks share, or what it is in each."""
     each = {task: run.facts.get(name, "") for task, run in parts.items()}
     return next(iter(each.values())) if len({*each.values()}) == 1 else ask.format_setting(each)

@@ -13,7 +13,7 @@ from harness.rows.safe_read import SafeFiles, describe_tool_error, parse_score
 ROWS, BUNDLE = "results.jsonl", "eval-*.json"
 STATES: Mapping[str, State] = {"infra_error": "error", "system": "error", "tool_infra": "error", "graceful": "limit"}
 SCORER = "scorer:"
-UNTOLD = "system prompt and generation settings are not in NeMo's files, so they were not compared"
+UNKNOWN_SETTINGS = "system prompt and generation settings are not in NeMo's files, so they were not compared"
 
 
 class Nemo(ask.RowReader):
@@ -22,10 +22,10 @@ class Nemo(ask.RowReader):
     name, words = "nemo", ('"problem_idx"', '"reward"', '"expected_answer"', '"scoring_details"')
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        return bool(_folders(path)) if path.is_dir() else super().sniff(path, head)
+        return bool(_list_nemo_folders(path)) if path.is_dir() else super().sniff(path, head)
 
     def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
-        folders = _folders(path) if path.is_dir() else [path.parent]
+        folders = _list_nemo_folders(path) if path.is_dir() else [path.parent]
         names = [folder.name for folder in folders]  # of benchmarks, as far as a file system takes them
         folder = (
             folders[names.index(ask.select_one(names, want.task, path, "task"))] if len(folders) > 1 else folders[0]
@@ -33,7 +33,7 @@ class Nemo(ask.RowReader):
         if not (bundles := sorted(folder.glob(BUNDLE))):
             raise UsageError(f"{path}: has no {BUNDLE} beside {ROWS}, which holds model and totals; copy it there")
         told = files.read_json(bundles[-1])  # named by their times; a run anew writes rows over, and a file more
-        rows, rewards = _rows(files, folder / ROWS, want)
+        rows, rewards = _read_rows_and_rewards(files, folder / ROWS, want)
         bench, config = told["benchmark"], told["config"]
         name = ask.select_one([str(bench["name"])], "" if len(folders) > 1 else want.task, path, "task")
         if rows and told["n_results"] != len(rows):
@@ -51,19 +51,19 @@ class Nemo(ask.RowReader):
             limit=str(config.get("max_problems") or "none"), url=config.get("base_url"),
         )  # fmt: skip
         failed = sum(row.state != "scored" for row in rows)
-        notes = (UNTOLD, *ask.make_notes((failed, "row", "failed, counted as 0 by NeMo")))
+        notes = (UNKNOWN_SETTINGS, *ask.make_notes((failed, "row", "failed, counted as 0 by NeMo")))
         notes += (f"{len(bundles) - 1:,} older {BUNDLE} were not read",) if len(bundles) > 1 else ()
         tool = f"nemo_evaluator {told.get('sdk_version', '?')}"
         return RawRows(tool, str(config.get("model", "")), name, metrics, rows, facts, notes=notes)
 
 
-def _folders(path: Path) -> list[Path]:
+def _list_nemo_folders(path: Path) -> list[Path]:
     """Return the folders with rows of NeMo Evaluator: a folder itself, or those in it."""
     found = [one.parent for one in (path / ROWS, *sorted(path.glob(f"*/{ROWS}"))) if one.is_file()]
     return [folder for folder in found if next(folder.glob(BUNDLE), None)]
 
 
-def _rows(files: SafeFiles, path: Path, want: Wanted) -> tuple[list[RawRow], dict[str, list[float]]]:
+def _read_rows_and_rewards(files: SafeFiles, path: Path, want: Wanted) -> tuple[list[RawRow], dict[str, list[float]]]:
     """Return rows, and what NeMo Evaluator counts by metric: every reward, those of failures too."""
     rows, every = list[RawRow](), dict[str, list[float]]()
     for line, row in files.read_json_lines(path):

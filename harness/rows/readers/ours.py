@@ -21,8 +21,8 @@ from harness.rows.safe_read import SafeFiles, read_head
 from harness.texts.counts import count_noun
 
 REPORT, ITEMS, EVIDENCE = "report.json", "items.jsonl", "evidence"
-NAMED = re.compile(r"samples_(.+)_\d{4}-\d\d-\d\dT[\d.-]+\.jsonl")
-LARGEST = 700.0  # nats whose exponential a float holds
+SAMPLES_FILE = re.compile(r"samples_(.+)_\d{4}-\d\d-\d\dT[\d.-]+\.jsonl")
+MAX_NATS = 700.0  # nats whose exponential a float holds
 
 
 class Ours(ask.RowReader):
@@ -33,16 +33,16 @@ class Ours(ask.RowReader):
     def sniff(self, path: Path, head: bytes) -> bool:
         """Return whether the harness wrote this: a line of rows has a key that no other tool writes."""
         if path.is_dir():
-            rows = _items(path) or next((p for to in ("", "*/") for p in path.glob(f"{to}samples_*.jsonl")), None)
-            return rows is not None and _report(path) is not None and self.sniff(rows, read_head(rows))
+            rows = _find_items(path) or next((p for to in ("", "*/") for p in path.glob(f"{to}samples_*.jsonl")), None)
+            return rows is not None and _find_report(path) is not None and self.sniff(rows, read_head(rows))
         line = head.partition(b"\n")[0]
         return all(key in line for key in (b'"cluster"', b'"weights"', b'"doc_hash"')) or line.startswith(b'{"item": ')
 
     def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
-        if (place := _report(path)) is None:
+        if (place := _find_report(path)) is None:
             raise UsageError(f"{path}: has no {REPORT}; its run did not end, or the file was removed")
         files.below = place.parent if path.is_dir() else None  # a file that is named may be a link
-        run, items = files.read_json(place), _items(path)
+        run, items = files.read_json(place), _find_items(path)
         whole = made_of(Run, {k: v for k, v in run.items() if k not in ("format", "sha256")}, "it")
         if odd := whole.find_odd_name():
             raise UsageError(f"{place}: {odd} is not the name of a suite, a subject or an eval")
@@ -51,7 +51,7 @@ class Ours(ask.RowReader):
         label = folder.name if items is None and folder != place.parent else want.label
         subject = ask.select_one([r["subject"] for r in reports], label, path, "subject")
         mine = [r for r in reports if r["subject"] == subject]
-        task = ask.select_one([r["eval"] for r in mine], want.task or _task(path), path, "task")
+        task = ask.select_one([r["eval"] for r in mine], want.task or _parse_task_of_file_name(path), path, "task")
         report = next(r for r in mine if r["eval"] == task)
         if report["outcome"] != "done":
             why = ask.display_name(report["error"])
@@ -59,11 +59,11 @@ class Ours(ask.RowReader):
                 f"{path}: {ask.display_name(subject)} could not be evaluated on {ask.display_name(task)}: {why}"
             )
         lines = (
-            _of_item(files, items, subject, task)
+            _iterate_item_lines(files, items, subject, task)
             if items
-            else files.read_json_lines(_samples(path, place, subject, task))
+            else files.read_json_lines(_find_samples(path, place, subject, task))
         )
-        rows = [_row(one, want, f"{path} line {line:,}") for line, one in lines]
+        rows = [_make_row(one, want, f"{path} line {line:,}") for line, one in lines]
         if len(rows) != report["n"]:
             raise UsageError(
                 f"{path}: has {len(rows):,} of {report['n']:,} rows; the file is truncated, or of another run"
@@ -75,7 +75,8 @@ class Ours(ask.RowReader):
             task, {}
         )
         return RawRows(
-            f"finetune-harness {run['harness']}", subject, task, _metrics(report, rows, scales, f"{path}"), rows,
+            f"finetune-harness {run['harness']}", subject, task,
+            _make_verified_metrics(report, rows, scales, f"{path}"), rows,
             ask.collect_facts(
                 scorer=spec.get("use"), template=spec.get("template"), generation=spec.get("options"),
                 limit="none" if report["of"] in (0, report["n"]) else str(report["n"]), model=run.get("model"),
@@ -87,30 +88,30 @@ class Ours(ask.RowReader):
         )  # fmt: skip
 
 
-def _report(path: Path) -> Path | None:
+def _find_report(path: Path) -> Path | None:
     folder = path if path.is_dir() else path.parent
     return next((p for p in (folder / REPORT, folder / EVIDENCE / REPORT, folder.parent / REPORT) if p.is_file()), None)
 
 
-def _items(path: Path) -> Path | None:
+def _find_items(path: Path) -> Path | None:
     """Return the rows of an export, which are in one file."""
     return next((p for p in (path, path / ITEMS, path / EVIDENCE / ITEMS) if p.name == ITEMS and p.is_file()), None)
 
 
-def _task(path: Path) -> str:
-    return match[1] if (match := NAMED.fullmatch(path.name)) else ""
+def _parse_task_of_file_name(path: Path) -> str:
+    return match[1] if (match := SAMPLES_FILE.fullmatch(path.name)) else ""
 
 
-def _samples(path: Path, report: Path, subject: str, task: str) -> Path:
+def _find_samples(path: Path, report: Path, subject: str, task: str) -> Path:
     found = [path] if path.is_file() else sorted((report.parent / subject).glob("samples_*.jsonl"))
-    found = [one for one in found if _task(one) == task]
+    found = [one for one in found if _parse_task_of_file_name(one) == task]
     if len(found) != 1:
         what = f"{count_noun(len(found), 'file')} of rows of {ask.display_name(task)} on {ask.display_name(subject)}"
         raise UsageError(f"{path}: has {what}; name the folder of a run")
     return found[0]
 
 
-def _of_item(files: SafeFiles, path: Path, subject: str, task: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _iterate_item_lines(files: SafeFiles, path: Path, subject: str, task: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the rows of an evaluation of a subject. Raises UsageError where they are private."""
     for line, row in files.read_json_lines(path):
         if row["item"] == f"{subject}::{task}":
@@ -121,7 +122,7 @@ def _of_item(files: SafeFiles, path: Path, subject: str, task: str) -> Iterator[
             yield line, row
 
 
-def _row(line: ask.Told, want: Wanted, where: str) -> RawRow:
+def _make_row(line: ask.Told, want: Wanted, where: str) -> RawRow:
     """Return a line as a row; what was lost has no value, and a perplexity is in nats."""
     told, nats = line.get("values", line), line.get("nats") or {}
     lost = (*line.get("lost", ()), *line.get("partly_lost", ()))
@@ -140,7 +141,7 @@ def _row(line: ask.Told, want: Wanted, where: str) -> RawRow:
     )  # fmt: skip
 
 
-def _metrics(report: ask.Told, rows: list[RawRow], scales: ask.Told, where: str) -> dict[str, RawMetric]:
+def _make_verified_metrics(report: ask.Told, rows: list[RawRow], scales: ask.Told, where: str) -> dict[str, RawMetric]:
     """Return metrics. Raises UsageError where the report's numbers are not those of its rows."""
     found = {}
     for name, better in report["better"].items():
@@ -153,15 +154,15 @@ def _metrics(report: ask.Told, rows: list[RawRow], scales: ask.Told, where: str)
         weight = math.fsum(w for _, w in here)
         ours, told = math.fsum(v * w for v, w in here) / weight if weight else math.nan, report["metrics"].get(name)
         is_log = (
-            told is not None and not ask.are_close(ours, told) and ask.are_close(math.exp(min(ours, LARGEST)), told)
+            told is not None and not ask.are_close(ours, told) and ask.are_close(math.exp(min(ours, MAX_NATS)), told)
         )
         total = told if is_log else ask.check_total(f"{where} {ask.display_name(name)}", ours, told)
         limits = scales.get(name, {}).get("range")
-        ends = limits and (_end(limits[0], -math.inf), _end(limits[1], math.inf))
+        ends = limits and (_parse_range_end(limits[0], -math.inf), _parse_range_end(limits[1], math.inf))
         found[name] = RawMetric(cast("Better", better), "perplexity" if is_log else scale, total, ends)
     return found
 
 
-def _end(told: float | None, infinite: float) -> float:
+def _parse_range_end(told: float | None, infinite: float) -> float:
     """Return an end of a range; JSON has null where it is infinite."""
     return infinite if told is None else float(told)

@@ -11,10 +11,10 @@ from harness.rows.readers import fields as ask
 from harness.rows.records import RawMetric, RawRow, RawRows, State, Wanted
 from harness.rows.safe_read import SafeFiles, describe_tool_error
 
-VERSION = 3  # of the format
-ERROR = 2  # failureReason: no answer came; 1 is an assertion that failed, 0 none
+FORMAT_VERSION = 3  # of the format
+ERROR_CODE = 2  # failureReason: no answer came; 1 is an assertion that failed, 0 none
 SUCCESS = "success"
-BROKE = (  # what promptfoo says of an assertion that itself failed; nothing else tells it from one that did not hold
+FAILURE_PREFIXES = (  # of an assertion that itself failed; nothing else tells it from one that did not hold
     "Custom function threw error", "Invalid regex pattern:", "Scoring function error:", "Python code execution failed",
     "Ruby code execution failed", "Webhook error", "Error executing",
 )  # fmt: skip
@@ -30,9 +30,9 @@ class Promptfoo(ask.RowReader):
 
     def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
         document = files.read_json(path)
-        if (results := document["results"]).get("version") != VERSION:
+        if (results := document["results"]).get("version") != FORMAT_VERSION:
             version = ask.display_name(results.get("version"))
-            what = f"has version {version} of promptfoo's format, but {VERSION} is supported"
+            what = f"has version {version} of promptfoo's format, but {FORMAT_VERSION} is supported"
             raise UsageError(f"{path}: {what}; export it again with a newer promptfoo")
         prompts = results["prompts"]
         provider = ask.select_one([p["provider"] for p in prompts], want.label, path, "provider")
@@ -40,8 +40,8 @@ class Promptfoo(ask.RowReader):
         task = ask.select_one([label for label in labels if label is not None], want.task, path, "prompt")
         place = labels.index(task)
         mine = [row for row in results["results"] if row["promptIdx"] == place]
-        rows = _rows(mine, want, f"{path}")
-        metrics = _metrics(mine, rows, prompts[place].get("metrics") or {}, f"{path}") if rows else {}
+        rows = _make_rows(mine, want, f"{path}")
+        metrics = _make_verified_metrics(mine, rows, prompts[place].get("metrics") or {}, f"{path}") if rows else {}
         named = [p for p in ask.nested_value(document, "config", "providers") or [] if isinstance(p, dict)]
         own = [p.get("config") or {} for p in named if provider in (p.get("label"), p.get("id"))]
         facts = ask.collect_facts(
@@ -57,19 +57,19 @@ class Promptfoo(ask.RowReader):
         return RawRows(tool, provider, task, metrics, rows, facts, notes=notes)
 
 
-def _rows(tests: Sequence[ask.Told], want: Wanted, where: str) -> list[RawRow]:
+def _make_rows(tests: Sequence[ask.Told], want: Wanted, where: str) -> list[RawRow]:
     """Return rows; of one that stands several times, without a number, each is a repeat."""
     rows, seen = list[RawRow](), Counter[tuple[str, str]]()
     for test in tests:
         case = test["testCase"]
         key, here = str(case.get("description") or ""), f"{where} test {ask.display_name(test.get('testIdx'))}"
         content = ask.question_digest(ask.format_setting(test["vars"]), "", assertions=case.get("assert"))
-        state, reason = _state(test)
+        state, reason = _find_state(test)
         values = ask.parse_scores({SUCCESS: bool(test["success"]), **(test.get("namedScores") or {})}, here)
         rows.append(RawRow(
             key=key, numbered=not key, content=content, prompt=ask.prompt_digest(test["prompt"]["raw"]),
             values=values if state == "scored" else {}, state=state, why=reason, repeat=seen[content, key],
-            input=ask.display_text(test["prompt"]["raw"]), target=ask.display_text(_wanted(case)),
+            input=ask.display_text(test["prompt"]["raw"]), target=ask.display_text(_list_expected(case)),
             answer=ask.display_text(ask.nested_value(test, "response", "output")),
             **ask.row_columns({**test["vars"], **(case.get("metadata") or {})}, want, here),
         ))  # fmt: skip
@@ -77,25 +77,27 @@ def _rows(tests: Sequence[ask.Told], want: Wanted, where: str) -> list[RawRow]:
     return rows
 
 
-def _wanted(case: ask.Told) -> list[str]:
+def _list_expected(case: ask.Told) -> list[str]:
     """Return what the assertions of a test compare its answer with; of code nothing."""
     plain = [one for one in case.get("assert") or [] if str(one.get("type")) not in CODE]
     return [ask.display_text(one["value"]) for one in plain if one.get("value") is not None]
 
 
-def _state(test: ask.Told) -> tuple[State, str]:
+def _find_state(test: ask.Told) -> tuple[State, str]:
     """Return how a test ended: an assertion that failed is a score, one that broke is none."""
     graded = test.get("gradingResult") or {}
-    if test.get("failureReason") == ERROR or not graded:
+    if test.get("failureReason") == ERROR_CODE or not graded:
         return "error", describe_tool_error(test.get("error") or "no answer")
     parts = graded.get("componentResults") or []
     for one in (graded, *parts):
-        if ask.nested_value(one, "metadata", "graderError") or str(one.get("reason", "")).startswith(BROKE):
+        if ask.nested_value(one, "metadata", "graderError") or str(one.get("reason", "")).startswith(FAILURE_PREFIXES):
             return "error", describe_tool_error(one.get("reason"))
     return ("scored", "") if parts else ("unscored", describe_tool_error(graded.get("reason")))
 
 
-def _metrics(tests: Sequence[ask.Told], rows: Sequence[RawRow], told: ask.Told, where: str) -> dict[str, RawMetric]:
+def _make_verified_metrics(
+    tests: Sequence[ask.Told], rows: Sequence[RawRow], told: ask.Told, where: str
+) -> dict[str, RawMetric]:
     """Return metrics. Raises UsageError where promptfoo's own counts, of all tests, are not those of the tests."""
     ask.check_total(f"{where} tests that pass", sum(bool(test["success"]) for test in tests), told.get("testPassCount"))
     for name, total in (told.get("namedScores") or {}).items():

@@ -16,23 +16,23 @@ from harness.errors import UsageError, did_you_mean
 from harness.rows.readers import fields as ask
 from harness.rows.readers import layouts
 from harness.rows.readers.layouts import Lines
-from harness.rows.records import COLUMNS, UNSET, RawMetric, RawRow, RawRows, State, Wanted
+from harness.rows.records import COLUMNS, UNSET_COLUMN, RawMetric, RawRow, RawRows, State, Wanted
 from harness.rows.safe_read import SafeFiles, describe_tool_error, parse_score
 from harness.rows.wording import write_option
 from harness.texts.escaping import printable
 
-PIECE = 10_000  # rows whose contents are read at a time
-FIRST = 100  # rows by which the columns of a table are known
+PIECE_ROWS = 10_000  # rows whose contents are read at a time
+HEAD_ROWS = 100  # rows by which the columns of a table are known
 DEFAULTS = ("id", "score", "input", "target", "answer")  # columns that are read where a table has them
 ERROR, MODEL = "error", "model"  # columns that say that a row has no score, and whose row it is in a long table
 WORDS = {  # of right and wrong
     **dict.fromkeys(("c", "correct", "pass", "passed", "right", "true", "y", "yes", "✓", "✔"), 1.0),
     **dict.fromkeys(("i", "incorrect", "fail", "failed", "wrong", "false", "n", "no", "✗", "✘"), 0.0),
 }
-EMPTY = ("", "-", "n/a", "na", "<na>", "nan", "null", "none")
+MISSING_VALUES = ("", "-", "n/a", "na", "<na>", "nan", "null", "none")
 DECIMAL_COMMA, PERCENT = re.compile(r"[+-]?(\d*),(\d+)"), re.compile(r"([+-]?[\d.,]+)\s?%")
 FLOAT_ID = re.compile(r"\d+\.0+")
-NONE: ask.Told = {}
+NO_VALUES: ask.Told = {}
 
 
 class Table(ask.RowReader):
@@ -47,7 +47,7 @@ class Table(ask.RowReader):
         column, chosen, value = want.label.partition("=")
         lines = layouts.read_lines(files, path, "" if chosen else want.label)
         if chosen:
-            lines = _selected(lines, column, value, path)
+            lines = _iterate_matching_lines(lines, column, value, path)
         found = read_table(path, lines, want)
         return replace(found, model=value, part=want.label) if chosen else found
 
@@ -57,11 +57,11 @@ def read_table(path: Path, lines: Lines, want: Wanted) -> RawRows:
     rows, shared, columns, models = list[RawRow](), dict[Any, Any](), dict[str, str](), set[str]()
     budget = ask.TextBudget(want.texts)
     long = MODEL not in (*want.slices, *want.cluster) and "=" not in want.label
-    while piece := list(islice(lines, PIECE)):
-        columns = columns or _columns([line for _, line in piece[:FIRST]], want, path)
+    while piece := list(islice(lines, PIECE_ROWS)):
+        columns = columns or _map_roles_to_columns([line for _, line in piece[:HEAD_ROWS]], want, path)
         if long:
-            models |= {_text(line[MODEL]) for _, line in piece if MODEL in line}
-        rows += (made := _made(path, piece, columns, want, shared))
+            models |= {_format_cell_as_text(line[MODEL]) for _, line in piece if MODEL in line}
+        rows += (made := _make_rows(path, piece, columns, want, shared))
         budget.spend(rows, len(made))
     if len(models) > 1:
         some = ", ".join(map(ask.display_name, sorted(models)[:4]))
@@ -74,26 +74,32 @@ def read_table(path: Path, lines: Lines, want: Wanted) -> RawRows:
     part = want.score if want.base_score else ""
     kept = tuple(name for name in ("input", "target") if name in columns)
     return RawRows(
-        "table", path.stem, want.task or path.stem, {_metric(want): RawMetric()}, rows, columns=kept, part=part
+        "table",
+        path.stem,
+        want.task or path.stem,
+        {_choose_metric_name(want): RawMetric()},
+        rows,
+        columns=kept,
+        part=part,
     )
 
 
-def _metric(want: Wanted) -> str:
+def _choose_metric_name(want: Wanted) -> str:
     """Return what a score is called: of a table with a column for each side "score"."""
     return want.metric or ("score" if want.base_score else want.score) or "score"
 
 
-def _selected(lines: Lines, column: str, value: str, path: Path) -> Lines:
+def _iterate_matching_lines(lines: Lines, column: str, value: str, path: Path) -> Lines:
     """Yield the lines of a long table that have a value in a column. Raises UsageError where none has."""
     seen, found, names = dict[str, None](), False, dict[str, None]()
     for number, line in lines:
         cell = line[column] if column in line else nested_cell(line, column)
-        if cell is not None and _text(cell) == value:
+        if cell is not None and _format_cell_as_text(cell) == value:
             found = True
             yield number, line
-        elif len(seen) < FIRST and cell is not None:
-            seen[_text(cell)] = None
-        elif not found and len(names) < FIRST:
+        elif len(seen) < HEAD_ROWS and cell is not None:
+            seen[_format_cell_as_text(cell)] = None
+        elif not found and len(names) < HEAD_ROWS:
             names |= dict.fromkeys(map(str, line))
     if not found and not seen:
         raise UsageError(f'{path}: has no column "{ask.display_name(column)}"{did_you_mean(column, names)}')
@@ -103,16 +109,16 @@ def _selected(lines: Lines, column: str, value: str, path: Path) -> Lines:
         raise UsageError(f"{path}: {what}{did_you_mean(value, seen)}; it has {known or 'no rows'}")
 
 
-def _columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -> dict[str, str]:
+def _map_roles_to_columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -> dict[str, str]:
     """Return which column is what, by the first lines. Raises UsageError where one is not there."""
-    named = {name: column for name in COLUMNS if (column := getattr(want, name)) not in ("", UNSET)}
+    named = {name: column for name in COLUMNS if (column := getattr(want, name)) not in ("", UNSET_COLUMN)}
     there = dict.fromkeys(chain.from_iterable(lines))
-    found = {name: name for name in DEFAULTS if name in there and getattr(want, name) != UNSET} | named
+    found = {name: name for name in DEFAULTS if name in there and getattr(want, name) != UNSET_COLUMN} | named
     if want.metric and not want.score:
         found["score"] = want.metric
     found |= dict(zip(("cluster", "second_cluster"), want.cluster, strict=False))
     for column in (*found.values(), *want.slices):
-        _getter(column, lines, path)
+        _make_getter(column, lines, path)
     if "score" not in found:
         known = [*map(str, there)]
         columns = ", ".join(f'"{printable(column)}"' for column in known[:8])
@@ -121,7 +127,7 @@ def _columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -> dict[str, s
             f'{path}: has no column "score"; name it with {write_option("score", printable(likely))} (it has {columns})'
         )
     for line in lines:
-        if isinstance(inner := _getter(found["score"], lines, path)(line), Mapping):
+        if isinstance(inner := _make_getter(found["score"], lines, path)(line), Mapping):
             inside = printable(str(next(iter(inner), "KEY")))
             what = f'"{printable(found["score"])}" is an object; name a value in it'
             raise UsageError(
@@ -130,7 +136,7 @@ def _columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -> dict[str, s
     return found
 
 
-def _getter(column: str, lines: Sequence[ask.Told], path: Path) -> Callable[[ask.Told], Any]:
+def _make_getter(column: str, lines: Sequence[ask.Told], path: Path) -> Callable[[ask.Told], Any]:
     """Return what reads a column, or a dotted path through objects. Raises UsageError where no line has it."""
     if any(column in line for line in lines):
         return lambda line: line.get(column)
@@ -152,47 +158,49 @@ def nested_cell(line: ask.Told, column: str) -> Any:
     return value
 
 
-def _made(
+def _make_rows(
     path: Path, piece: Sequence[tuple[int, ask.Told]], columns: Mapping[str, str], want: Wanted, shared: dict[Any, Any]
 ) -> list[RawRow]:
     """Return some lines as rows; what many rows have in common they share."""
-    found, metric, slices = list[RawRow](), _metric(want), want.slices
+    found, metric, slices = list[RawRow](), _choose_metric_name(want), want.slices
     names = ("id", "cluster", "second_cluster", "repeat", "input", "target", "answer")
     lines = [line for _, line in piece]
-    cells = [_cells(lines, columns.get(name), path) for name in names]
+    cells = [_iterate_cells(lines, columns.get(name), path) for name in names]
     scores, weights = columns["score"], columns.get("weight")
-    told = _cells(lines, scores, path), _cells(lines, weights, path)
+    told = _iterate_cells(lines, scores, path), _iterate_cells(lines, weights, path)
     errors = ERROR if ERROR not in (*columns.values(), *slices) and any(ERROR in line for line in lines) else ""
     for (line_number, line), score, heavy, *texts in zip(piece, *told, *cells, strict=True):
         if type(score) is not int or score not in (0, 1):  # as most are
             score = parse_table_score(score, f"{path} line {line_number:,}")
-        why = _error(line.get(errors)) if errors else ""
+        why = _format_error(line.get(errors)) if errors else ""
         state: State = "error" if why else "unscored" if score is None else "scored"
         score = score if state == "scored" else None  # an error beside a score of 0 is no answer
         if (values := shared.get(score)) is None:
             values = shared[score] = {} if score is None else {metric: float(score)}
-        key, cluster, second, repeat, text, target, answer = [v if type(v) is str else _text(v) for v in texts]
+        key, cluster, second, repeat, text, target, answer = [
+            v if type(v) is str else _format_cell_as_text(v) for v in texts
+        ]
         if (weight := parse_score(heavy, f"{path} line {line_number:,}") if weights else 1.0) is None:
             raise UsageError(f"{path} line {line_number:,}: has no weight; write 1, or 0 for a row that must not count")
-        parts = tuple((c, _text(_getter(c, [line], path)(line))) for c in slices) if slices else ()
+        parts = tuple((c, _format_cell_as_text(_make_getter(c, [line], path)(line))) for c in slices) if slices else ()
         time = shared.setdefault(("repeat", repeat), len(shared)) if repeat else 0
         content = question_key(text, target) if columns.get("input") else ""
         if want.texts is not None and content not in want.texts and key not in want.texts:
             continue  # read again for its texts
-        own = shared.setdefault(parts, dict(parts)) if parts else NONE
+        own = shared.setdefault(parts, dict(parts)) if parts else NO_VALUES
         clusters = intern(cluster), intern(second)
         found.append(RawRow(
-            key, False, content, "", values, state, why, time, weight, *clusters, own, NONE, text, target, answer
+            key, False, content, "", values, state, why, time, weight, *clusters, own, NO_VALUES, text, target, answer
         ))  # fmt: skip
     return found
 
 
-def _cells(lines: Sequence[ask.Told], column: str | None, path: Path) -> Iterator[Any]:
+def _iterate_cells(lines: Sequence[ask.Told], column: str | None, path: Path) -> Iterator[Any]:
     """Return the cells of a column, None for each where it is not read."""
     if column is None:
         return iter([None] * len(lines))
     plain = any(column in line for line in lines)
-    get = (lambda line: line.get(column)) if plain else _getter(column, lines, path) if "." in column else None
+    get = (lambda line: line.get(column)) if plain else _make_getter(column, lines, path) if "." in column else None
     return map(get, lines) if get else iter([None] * len(lines))
 
 
@@ -205,7 +213,7 @@ def parse_table_score(value: Any, where: str) -> float | None:
         text = value.strip()
         if (word := text.lower()) in WORDS:
             return WORDS[word]
-        if word in EMPTY:
+        if word in MISSING_VALUES:
             return None
         if percent := PERCENT.fullmatch(text):
             share = parse_table_score(percent[1], where)
@@ -220,16 +228,18 @@ def parse_table_score(value: Any, where: str) -> float | None:
     return parse_score(value, where)
 
 
-def _error(value: Any) -> str:
+def _format_error(value: Any) -> str:
     """Return what a column says of an error, "" where there was none; a number there is a metric."""
     if value in (None, False, "") or (isinstance(value, (int, float)) and not isinstance(value, bool)):
         return ""
-    if isinstance(value, str) and (value.strip().lower() in (*EMPTY, "false", "no") or _is_number(value)):
+    if isinstance(value, str) and (
+        value.strip().lower() in (*MISSING_VALUES, "false", "no") or _is_numeric_text(value)
+    ):
         return ""
     return describe_tool_error(value) if value else ""
 
 
-def _is_number(text: str) -> bool:
+def _is_numeric_text(text: str) -> bool:
     try:
         float(text)
     except ValueError:
@@ -237,9 +247,9 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _text(value: Any) -> str:
+def _format_cell_as_text(value: Any) -> str:
     """Return a cell as a text: whole floats as pandas makes them without their point, objects as JSON."""
-    if value is None or value != value or type(value).__name__ in ask.MISSING:
+    if value is None or value != value or type(value).__name__ in ask.MISSING_TYPES:
         return ""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))

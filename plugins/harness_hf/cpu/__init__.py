@@ -15,14 +15,14 @@ from harness_hf.cpu.switch import CHOICE, VARIABLE
 from harness_hf.cpu.switch import kernels_enabled as kernels_enabled
 from harness_hf.cpu.switch import uses_cpu_kernels as uses_cpu_kernels
 
-SPINS = "3000"  # turns that a thread waits for others before it sleeps; libgomp's own 300,000 take 3 ms
+SPIN_COUNT = "3000"  # turns that a thread waits for others before it sleeps; libgomp's own 300,000 take 3 ms
 
 
 def limit_spinning() -> None:
     """Bound how long OpenMP threads spin, unless the user did; takes effect only before torch is imported."""
     chosen = os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
     if not chosen and os.environ.get(VARIABLE) != "0":
-        os.environ["GOMP_SPINCOUNT"] = SPINS
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
 def use_cpu_kernels(model: Any, option: bool | None = None) -> None:

@@ -26,11 +26,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from harness_hf.cpu.linear import is_onednn_available, multiply
 from harness_hf.cpu.switch import uses_cpu_kernels
 
-TILE = 1 << 18  # scores of one tile: a megabyte
+TILE_SCORES = 1 << 18  # scores of one tile: a megabyte
 TILED = (torch.float32, torch.bfloat16)  # both in float32, which is the faster for products as small as these
-SHORT = 128  # tokens, the mean of a token's document: of longer ones the scores, which are kept, are too many
-LONG = 8  # queries; for fewer of them PyTorch's own attention is as fast
-PADDED = 2  # times the scores of documents by themselves, at most, are those of some that are computed together
+MAX_SHORT_TOKENS = (
+    128  # tokens, the mean of a token's document: of longer ones the scores, which are kept, are too many
+)
+MIN_TILED_QUERIES = 8  # queries; for fewer of them PyTorch's own attention is as fast
+MAX_PADDING_RATIO = (
+    2  # times the scores of documents by themselves, at most, are those of some that are computed together
+)
 
 
 def use_tiled_attention() -> AbstractContextManager[None]:
@@ -39,22 +43,24 @@ def use_tiled_attention() -> AbstractContextManager[None]:
     @lru_cache(1)  # the layers share theirs
     def shown(mask: Tensor) -> Tensor:
         """Return an additive mask (T, L), less the columns of keys before the queries' own, where all see all."""
-        mask = _additive(mask, torch.float32)[0, 0].float()
+        mask = _make_additive_mask(mask, torch.float32)[0, 0].float()
         before = mask.shape[1] - mask.shape[0]
         return mask if mask[:, :before].any() else mask[:, before:].contiguous()
 
     def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
-        plain = query.dtype in TILED and query.is_cpu and not _odd(options)
-        if not plain or len(query) > 1 or query.shape[2] < LONG:
+        plain = query.dtype in TILED and query.is_cpu and not _has_unsupported_attention_terms(options)
+        if not plain or len(query) > 1 or query.shape[2] < MIN_TILED_QUERIES:
             return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         scale = options.get("scaling") or query.shape[-1] ** -0.5
         mask = None if attention_mask is None else shown(attention_mask)
-        return _by_tiles(query[0].float(), key[0].float(), value[0].float(), mask, scale).to(query.dtype)[None], None
+        return _attend_by_tiles(query[0].float(), key[0].float(), value[0].float(), mask, scale).to(query.dtype)[
+            None
+        ], None
 
-    return _standing_for_sdpa(attend)
+    return _replace_sdpa_temporarily(attend)
 
 
-def _by_tiles(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+def _attend_by_tiles(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """Return attention (T, H, D) of queries (H, T, D) to keys and values (G, L, D), of which the last T are their own.
 
     A query sees none after its own, and of the others what an additive mask (T, S) leaves it, which is of the last S
@@ -63,7 +69,7 @@ def _by_tiles(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
     heads, length, width = query.shape
     groups, there = key.shape[:2]
     each, before = heads // groups, there - length
-    size = max(16, TILE // (there * each))
+    size = max(16, TILE_SCORES // (there * each))
     if mask is None:
         mask = query.new_full((length, length), float("-inf")).triu_(1)
     first = there - mask.shape[-1]  # all see the keys before it
@@ -83,10 +89,15 @@ def _by_tiles(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
 
 def use_document_attention() -> AbstractContextManager[None]:
     """Compute attention of packed rows within their documents, in float32, wherever a model calls PyTorch's own."""
-    documents = lru_cache(1)(_documents)  # the layers share a mask
+    documents = lru_cache(1)(_find_document_batches_in_mask)  # the layers share a mask
 
     def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
-        plain = query.dtype in TILED and query.is_cpu and not _odd(options) and not options.get("dropout")
+        plain = (
+            query.dtype in TILED
+            and query.is_cpu
+            and not _has_unsupported_attention_terms(options)
+            and not options.get("dropout")
+        )
         rows, _, length, _ = query.shape  # each of the rows has its own mask, the same for all heads
         own = attention_mask is not None and attention_mask.shape == (rows, 1, length, length)
         if not (plain and own and attention_mask.dtype == torch.bool and (found := documents(attention_mask))):
@@ -94,10 +105,10 @@ def use_document_attention() -> AbstractContextManager[None]:
         scale = options.get("scaling") or query.shape[-1] ** -0.5
         return PerDocument.apply(query, key, value, found, scale), None  # type: ignore[no-untyped-call]
 
-    return _standing_for_sdpa(attend)
+    return _replace_sdpa_temporarily(attend)
 
 
-def _documents(mask: Tensor) -> list[DocumentBatch]:
+def _find_document_batches_in_mask(mask: Tensor) -> list[DocumentBatch]:
     """Return the documents where a mask (B, 1, T, T) shows a token those before it in its own.
 
     None of them where it is another mask, or the documents are so long that PyTorch's own attention is the better one.
@@ -110,12 +121,12 @@ def _documents(mask: Tensor) -> list[DocumentBatch]:
         return []
     begins = [*(first == place).flatten().nonzero()[:, 0].tolist(), rows * length]
     sizes = [end - begin for begin, end in pairwise(begins)]
-    if sum(n * n for n in sizes) > SHORT * rows * length:
+    if sum(n * n for n in sizes) > MAX_SHORT_TOKENS * rows * length:
         return []
     alike: list[list[int]] = []
     for size in sizes:
         together = [*(alike or [[]])[-1], size]
-        if len(together) * max(together) ** 2 <= PADDED * sum(n * n for n in together):
+        if len(together) * max(together) ** 2 <= MAX_PADDING_RATIO * sum(n * n for n in together):
             alike[-1:] = [together]
         else:
             alike.append([size])
@@ -183,9 +194,11 @@ def attend_to_prefix(prefix: Cache | None) -> AbstractContextManager[None]:
 
     def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
         known = prefix.layers[module.layer_idx]  # type: ignore[union-attr]
-        return _attend(query, key, value, attention_mask, (known.keys, known.values), **options), None
+        return _attend_with_shared_prefix(
+            query, key, value, attention_mask, (known.keys, known.values), **options
+        ), None
 
-    return _standing_for_sdpa(attend)
+    return _replace_sdpa_temporarily(attend)
 
 
 def can_cascade(model: PreTrainedModel) -> bool:
@@ -200,7 +213,7 @@ def can_tile(model: PreTrainedModel) -> bool:
 
 
 @contextmanager
-def _standing_for_sdpa(attend: Callable[..., Any]) -> Iterator[None]:
+def _replace_sdpa_temporarily(attend: Callable[..., Any]) -> Iterator[None]:
     before = ALL_ATTENTION_FUNCTIONS["sdpa"]  # of a training, too, in which something is measured
     ALL_ATTENTION_FUNCTIONS["sdpa"] = attend
     try:
@@ -209,18 +222,18 @@ def _standing_for_sdpa(attend: Callable[..., Any]) -> Iterator[None]:
         ALL_ATTENTION_FUNCTIONS["sdpa"] = before
 
 
-def _odd(options: dict[str, Any]) -> bool:
+def _has_unsupported_attention_terms(options: dict[str, Any]) -> bool:
     """Return whether attention has a term of its own, which is not computed here."""
     return any(options.get(name) is not None for name in ("position_bias", "softcap", "s_aux"))
 
 
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+def _make_additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
-def _attend(
+def _attend_with_shared_prefix(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -233,27 +246,27 @@ def _attend(
 
     query (B, H, T, D) is causal where no mask (B, 1, T, L) says what it sees of its own.
     """
-    if _odd(options):
+    if _has_unsupported_attention_terms(options):
         raise NotImplementedError("attention with a term of its own")
     rows, heads, length, size = query.shape
     groups = key.shape[1]
     asked = query.reshape(rows, groups, -1, size)  # (B, G, H/G * T, D)
     together = asked.transpose(0, 1).reshape(1, groups, -1, size)  # all rows ask the same prefix
-    far, far_sum = _flash(together, *prefix, scale=scaling)
+    far, far_sum = _attend_flash_with_logsumexp(together, *prefix, scale=scaling)
     far = far.reshape(groups, rows, -1, far.shape[-1]).transpose(0, 1).reshape(rows, heads, length, -1)
     far_sum = far_sum.reshape(groups, rows, -1).transpose(0, 1).reshape(rows, heads, length)
-    mask = None if mask is None else _additive(mask, query.dtype)
+    mask = None if mask is None else _make_additive_mask(mask, query.dtype)
     if length == 1:
-        near, near_sum = _flash(asked, key, value, mask=mask, scale=scaling)
+        near, near_sum = _attend_flash_with_logsumexp(asked, key, value, mask=mask, scale=scaling)
         near, near_sum = near.reshape(far.shape), near_sum.reshape(far_sum.shape)
     else:
         key, value = (states.repeat_interleave(heads // groups, dim=1) for states in (key, value))
-        near, near_sum = _flash(query, key, value, mask=mask, causal=mask is None, scale=scaling)
+        near, near_sum = _attend_flash_with_logsumexp(query, key, value, mask=mask, causal=mask is None, scale=scaling)
     share = torch.sigmoid(far_sum - near_sum)[..., None].to(query.dtype)  # the prefix's share of the softmax
     return (near + (far - near) * share).transpose(1, 2).contiguous()
 
 
-def _flash(
+def _attend_flash_with_logsumexp(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float | None, mask: Tensor | None = None, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return attention (B, H, T, D) and the log-sum-exps (B, H, T) of its scores."""

@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache
 from harness_hf.batch import Batch
 from harness_hf.cpu.attention import attend_to_prefix, can_cascade
 
-RIGHT: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # by model
+VERIFIED_MODELS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # by model
 
 
 class CascadeBatch(Batch):
@@ -30,6 +30,6 @@ def is_usable(model: PreTrainedModel, is_right: Callable[[], bool]) -> bool:
     """Return whether a model answers with such batches as in a plain forward, which is tried once."""
     if not can_cascade(model):
         return False
-    if model not in RIGHT:
-        RIGHT[model] = is_right()
-    return RIGHT[model]
+    if model not in VERIFIED_MODELS:
+        VERIFIED_MODELS[model] = is_right()
+    return VERIFIED_MODELS[model]

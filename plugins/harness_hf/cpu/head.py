@@ -20,7 +20,7 @@ from harness_hf.cpu.linear import fast_linear
 from harness_hf.logprobs import TOKEN_STATISTICS, compute_token_statistics
 from harness_hf.memory import iterate_row_slices
 
-LOGITS = 1 << 24  # numbers in one tensor of logits, at most
+MAX_LOGITS = 1 << 24  # numbers in one tensor of logits, at most
 
 
 class FrozenHead(torch.autograd.Function):
@@ -36,7 +36,7 @@ class FrozenHead(torch.autograd.Function):
         scale: float,
         outputs: Sequence[str],
     ) -> tuple[torch.Tensor, ...]:
-        size = max(1, LOGITS // len(weight))  # tokens at a time
+        size = max(1, MAX_LOGITS // len(weight))  # tokens at a time
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None  # (N, H)
         parts = []
         for start in range(0, len(hidden), size):

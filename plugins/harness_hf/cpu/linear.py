@@ -71,12 +71,12 @@ class FrozenLinearFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Any) -> Tensor:
         ctx.layer = layer
-        return fast_linear(x, _weight(layer, x), layer.bias)
+        return fast_linear(x, _decode_frozen_weight(layer, x), layer.bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return fast_linear(grad, _weight(ctx.layer, grad).t()), None
+        return fast_linear(grad, _decode_frozen_weight(ctx.layer, grad).t()), None
 
 
 class LoraLinearFunction(torch.autograd.Function):
@@ -93,13 +93,13 @@ class LoraLinearFunction(torch.autograd.Function):
         early, late = (scale, 1.0) if math.frexp(scale)[0] == 0.5 else (1.0, scale)
         if learns:
             a, b = a.to(x.dtype), b.to(x.dtype)
-        inner = _times(fast_linear(x.to(a.dtype), a), early)  # (N, R)
+        inner = _scale_in_place(fast_linear(x.to(a.dtype), a), early)  # (N, R)
         ctx.save_for_backward(x, inner, a, b)
         ctx.layer, ctx.scales = layer, (early, late)
-        done = fast_linear(x, _weight(layer, x), layer.bias)  # (N, O)
+        done = fast_linear(x, _decode_frozen_weight(layer, x), layer.bias)  # (N, O)
         if a.dtype != torch.float32:
             return done.addmm_(inner, b.t(), alpha=late)
-        more = _times(multiply(inner, b), late)
+        more = _scale_in_place(multiply(inner, b), late)
         return done.add_(more.to(done.dtype)) if rounded else more.add_(done).to(done.dtype)
 
     @staticmethod
@@ -109,10 +109,10 @@ class LoraLinearFunction(torch.autograd.Function):
         early, late = ctx.scales
         wide = grad.to(a.dtype)  # (N, O)
         wide = wide if late == 1 else wide * late  # not in place: a gradient of its dtype is not copied above
-        to_inner = _times(fast_linear(wide, b.t()), early)  # (N, R)
+        to_inner = _scale_in_place(fast_linear(wide, b.t()), early)  # (N, R)
         to_x = to_a = to_b = None
         if ctx.needs_input_grad[0]:  # (N, I)
-            to_x = fast_linear(grad, _weight(ctx.layer, grad).t())
+            to_x = fast_linear(grad, _decode_frozen_weight(ctx.layer, grad).t())
             if a.dtype == torch.float32:
                 to_x += multiply(to_inner, a.t()).to(x.dtype)
             else:
@@ -130,10 +130,10 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
-        if not x.dtype == weight.dtype == torch.float32 or not weight.is_cpu or not _as_it_is(x):
+        if not x.dtype == weight.dtype == torch.float32 or not weight.is_cpu or not _is_plain_cpu_input(x):
             return super().forward(x)
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
-            done: Tensor = LinearFunction.apply(_rows(x), weight, bias)  # type: ignore[no-untyped-call]
+            done: Tensor = LinearFunction.apply(_flatten_rows(x), weight, bias)  # type: ignore[no-untyped-call]
             return done.view(*x.shape[:-1], -1)
         return multiply(x, weight, bias)
 
@@ -149,9 +149,9 @@ def use_onednn(model: nn.Module) -> None:
         if type(module) is nn.Linear and module.weight.is_cpu and module.weight.dtype == torch.float32:
             module.__class__ = Linear
         elif quantised and type(module) is quantised.Linear4bit and module.weight.is_cpu:
-            module.__class__ = _linear4bit()
+            module.__class__ = _make_linear4bit()
         elif name := kinds.get(type(module)):
-            module.__class__ = _low_rank(name)
+            module.__class__ = _make_lora_layer_class(name)
 
 
 def keep_decoded(model: nn.Module, part: int = 4, width: int = 4) -> None:
@@ -168,7 +168,7 @@ def keep_decoded(model: nn.Module, part: int = 4, width: int = 4) -> None:
 
 
 @cache
-def _linear4bit() -> type[nn.Module]:
+def _make_linear4bit() -> type[nn.Module]:
     """Return bitsandbytes' 4-bit layer with the float32 products of oneDNN."""
     from bitsandbytes import nn as quantised
 
@@ -176,27 +176,27 @@ def _linear4bit() -> type[nn.Module]:
         keeps, decoded = False, None  # see `keep_decoded`
 
         def forward(self, x: Tensor) -> Any:
-            if not (_frozen(self, x.dtype) and _as_it_is(x)):
+            if not (_is_frozen_cpu_layer(self, x.dtype) and _is_plain_cpu_input(x)):
                 return super().forward(x)
-            return FrozenLinearFunction.apply(_rows(x), self).view(*x.shape[:-1], -1)  # type: ignore[no-untyped-call]
+            return FrozenLinearFunction.apply(_flatten_rows(x), self).view(*x.shape[:-1], -1)  # type: ignore[no-untyped-call]
 
     return Linear4bit
 
 
 @cache
-def _low_rank(name: str) -> type[nn.Module]:
+def _make_lora_layer_class(name: str) -> type[nn.Module]:
     """Return one of PEFT's layers that computes as it does, in fewer steps where it can."""
     from peft.tuners import lora
 
     def forward(self: Any, x: Tensor, *args: Any, **given: Any) -> Tensor:
-        one = None if args or given else _only(self, x)
+        one = None if args or given else _find_only_adapter(self, x)
         if one is None:
             done: Tensor = kind.forward(self, x, *args, **given)
             return done
         a, b, scale = self.lora_A[one].weight, self.lora_B[one].weight, self.scaling[one]
         # bitsandbytes' layer rounds before it adds, where the other one adds before it rounds
         how = name == "Linear4bit", torch.is_grad_enabled() and a.requires_grad and x.dtype == torch.bfloat16
-        done = LoraLinearFunction.apply(_rows(x), a, b, scale, self.base_layer, *how)  # type: ignore[no-untyped-call]
+        done = LoraLinearFunction.apply(_flatten_rows(x), a, b, scale, self.base_layer, *how)  # type: ignore[no-untyped-call]
         return done.view(*x.shape[:-1], -1)
 
     kind: Any = getattr(lora, name)
@@ -204,7 +204,7 @@ def _low_rank(name: str) -> type[nn.Module]:
     return made
 
 
-def _only(layer: Any, x: Tensor) -> str | None:
+def _find_only_adapter(layer: Any, x: Tensor) -> str | None:
     """Return the name of the one plain adapter of a frozen layer that has float32 matrices on the CPU, or None."""
     names, base = layer.active_adapters, layer.base_layer
     if len(names) != 1 or names[0] not in layer.lora_A or layer.lora_variant or layer.disable_adapters or layer.merged:
@@ -213,10 +213,10 @@ def _only(layer: Any, x: Tensor) -> str | None:
     plain = type(a) is type(b) is Linear and b.bias is None and isinstance(left_out, nn.Identity)
     plain = plain and not (base._forward_hooks or base._forward_pre_hooks or "forward" in vars(base))
     whole = a.weight.dtype == b.weight.dtype == torch.float32 and a.weight.is_cpu and b.weight.is_cpu
-    return str(names[0]) if plain and whole and _frozen(base, x.dtype) and _as_it_is(x) else None
+    return str(names[0]) if plain and whole and _is_frozen_cpu_layer(base, x.dtype) and _is_plain_cpu_input(x) else None
 
 
-def _frozen(layer: Any, dtype: torch.dtype) -> bool:
+def _is_frozen_cpu_layer(layer: Any, dtype: torch.dtype) -> bool:
     """Return whether a layer learns nothing, computes in a dtype as it is, on the CPU."""
     weight, bias = layer.weight, layer.bias
     if not (type(layer) is nn.Linear or type(layer).__module__ == __name__) or not weight.is_cpu:
@@ -230,7 +230,7 @@ def _frozen(layer: Any, dtype: torch.dtype) -> bool:
     return computes == dtype and not learns
 
 
-def _weight(layer: Any, like: Tensor) -> Tensor:
+def _decode_frozen_weight(layer: Any, like: Tensor) -> Tensor:
     """Return the weight (O, I) of a frozen layer as it multiplies by it, of 4 bits decoded."""
     weight: Tensor = layer.weight
     if (state := getattr(weight, "quant_state", None)) is None:
@@ -245,15 +245,15 @@ def _weight(layer: Any, like: Tensor) -> Tensor:
     return found
 
 
-def _times(x: Tensor, scale: float) -> Tensor:
+def _scale_in_place(x: Tensor, scale: float) -> Tensor:
     """Multiply in place."""
     return x if scale == 1 else x.mul_(scale)
 
 
-def _rows(x: Tensor) -> Tensor:
+def _flatten_rows(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
-def _as_it_is(x: Tensor) -> bool:
+def _is_plain_cpu_input(x: Tensor) -> bool:
     """Return whether activations are on the CPU, some, and nothing casts them."""
     return x.is_cpu and x.numel() > 0 and not torch.is_autocast_enabled("cpu")

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import re
 
-from harness_served.layers.logprobs import FLOOR, DrawnTokens, arithmetic_tolerance
+from harness_served.layers.logprobs import MIN_TOLERANCE_NATS, DrawnTokens, arithmetic_tolerance
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, GreedyAnswer, LayerVerdict, Parity
-from harness_served.runtime import BROKEN, RuntimeAnswer
+from harness_served.runtime import REPLACEMENT_CHARACTER, RuntimeAnswer
 
-TAIL = 12  # times the noise of a log-probability, which has heavy tails: of a healthy Q8_0 a lead was 9.5 times it
-SURE = 2.0  # nats by which the export's stop token must lead, or trail
-THINKS = re.compile(r"(<[^<>]*thin?k[^<>]*>|\[THINK\])\s*$")  # a prompt that begins a thought
+TAIL_FACTOR = (
+    12  # times the noise of a log-probability, which has heavy tails: of a healthy Q8_0 a lead was 9.5 times it
+)
+MIN_LEAD_NATS = 2.0  # nats by which the export's stop token must lead, or trail
+REASONING_START = re.compile(r"(<[^<>]*thin?k[^<>]*>|\[THINK\])\s*$")  # a prompt that begins a thought
 GATEWAY = "check the gateway and the server's filters"
-MOVED = "its answer is in reasoning_content, and content is empty; check the server's reasoning parser"
+MOVED_ANSWER_ERROR = "its answer is in reasoning_content, and content is empty; check the server's reasoning parser"
 
 
 def compare_answers(parity: Parity) -> LayerVerdict:
@@ -41,27 +43,34 @@ def find_text_error(parity: Parity, answer: GreedyAnswer) -> str | None:
     tokens = parity.reference.tokens.tokenizer
     shown = ids[:-1] if ids[-1] in parity.reference.stop_ids else ids
     whole = tokens.decode(shown, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    text, there = (str(one).partition(BROKEN)[0].strip() for one in (whole, said.text))
+    text, there = (str(one).partition(REPLACEMENT_CHARACTER)[0].strip() for one in (whole, said.text))
     if there == text or (said.reasoning and _is_thought(prompt.text, said, str(tokens.decode(shown)))):
         return None
     if said.reasoning and not there:
-        return MOVED
+        return MOVED_ANSWER_ERROR
     return f"content is {there!r:.60}, but its tokens are {text!r:.60}; {GATEWAY}"
 
 
 def find_empty_error(parity: Parity, answer: GreedyAnswer, first: int) -> str | None:
     """Return how an answer is empty, where the export's first token is text and no thought."""
     said, text = answer.said, parity.decode([first])
-    if said.text.strip() or (said.said or 0) < 2 or not text.strip() or THINKS.search(answer.prompt.text + text):
+    if (
+        said.text.strip()
+        or (said.said or 0) < 2
+        or not text.strip()
+        or REASONING_START.search(answer.prompt.text + text)
+    ):
         return None
-    return MOVED if said.reasoning else f"content is empty, but {said.said} tokens were generated; {GATEWAY}"
+    return (
+        MOVED_ANSWER_ERROR if said.reasoning else f"content is empty, but {said.said} tokens were generated; {GATEWAY}"
+    )
 
 
 def _is_thought(prompt: str, said: RuntimeAnswer, whole: str) -> bool:
     """Return whether tokens are reasoning, the markers around it, and content."""
     before, found, rest = whole.partition(said.reasoning.strip())
     at = rest.rfind(text) if (text := said.text.strip()) else len(rest)
-    marked = re.search(r"[<\[]", before + rest[: max(at, 0)]) or THINKS.search(prompt)
+    marked = re.search(r"[<\[]", before + rest[: max(at, 0)]) or REASONING_START.search(prompt)
     return bool(found and at >= 0 and marked)
 
 
@@ -74,7 +83,7 @@ def find_end_error(parity: Parity, answer: GreedyAnswer, ends: float) -> str | N
     if said.ended == "content_filter":
         return f"a content filter ended it after {tokens} tokens; {GATEWAY}"
     by_token = bool(ids) and ids[-1] in parity.reference.stop_ids
-    if said.ended == "stop" and not by_token and ends <= -SURE and parity.covers_answer(said, ids):
+    if said.ended == "stop" and not by_token and ends <= -MIN_LEAD_NATS and parity.covers_answer(said, ids):
         return f"ends after token {len(ids)}, where the export goes on; {GATEWAY} for stop strings"
     return None
 
@@ -82,7 +91,7 @@ def find_end_error(parity: Parity, answer: GreedyAnswer, ends: float) -> str | N
 def find_stream_error(plain: RuntimeAnswer, streamed: RuntimeAnswer) -> str | None:
     """Return what a stream lost of the answer that came at once, or added: one part, at as many tokens and one end."""
     same_length = streamed.said in (None, plain.said) and plain.ended == streamed.ended
-    if not same_length or plain.text == streamed.text or BROKEN in plain.text:
+    if not same_length or plain.text == streamed.text or REPLACEMENT_CHARACTER in plain.text:
         return None  # llama.cpp streams no part of a character
     short, long = sorted((plain.text, streamed.text), key=len)
     same = next((at for at, (a, b) in enumerate(zip(short, long, strict=False)) if a != b), len(short))
@@ -95,14 +104,14 @@ def find_stream_error(plain: RuntimeAnswer, streamed: RuntimeAnswer) -> str | No
 
 
 def _compare_choices(parity: Parity) -> LayerVerdict:
-    limit = usual = TAIL * float(parity.heard.get("noise", FLOOR))
+    limit = usual = TAIL_FACTOR * float(parity.heard.get("noise", MIN_TOLERANCE_NATS))
     worst, where, tokens = 0.0, "", 0
     for number, ((prompt, answer, ids, _), scored) in enumerate(
         zip(parity.answers, parity.answers_scored, strict=True)
     ):
         leads, bound = parity.choice_margins(answer, ids, scored), usual
         if max(leads, default=0.0) > usual:  # by its own noise, for a long one has more
-            bound = max(usual, TAIL * arithmetic_tolerance(parity, [DrawnTokens(prompt, ids, [])], [scored.own]))
+            bound = max(usual, TAIL_FACTOR * arithmetic_tolerance(parity, [DrawnTokens(prompt, ids, [])], [scored.own]))
             if parity.arithmetic != "float32":  # and what the export would choose in it is no other answer
                 rough = parity.reference.score(prompt.ids, ids, parity.arithmetic)
                 leads = [min(pair) for pair in zip(leads, (rough.best[:-1] - rough.own).tolist(), strict=False)]

@@ -13,19 +13,28 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-from harness_served.parity import DIFFERS, SAME, SECOND, UNKNOWN, UNPROVEN, LayerVerdict, Parity, SampledAnswer
+from harness_served.parity import (
+    DIFFERS,
+    SAME,
+    SECOND_SEED_OFFSET,
+    UNKNOWN,
+    UNPROVEN,
+    LayerVerdict,
+    Parity,
+    SampledAnswer,
+)
 from harness_served.runtime import RuntimeAnswer
 
 if TYPE_CHECKING:
     from harness_served.reference import TokenScores
 
-NEUTRAL: Mapping[str, tuple[float, ...]] = {  # values that change nothing
+NEUTRAL_VALUES: Mapping[str, tuple[float, ...]] = {  # values that change nothing
     **{"temperature": (1.0,), "top_k": (0.0, -1.0), "top_p": (1.0,), "min_p": (0.0,), "typical_p": (1.0,)},
     **{"repetition_penalty": (1.0,), "presence_penalty": (0.0,), "frequency_penalty": (0.0,)},
     **{"dry_multiplier": (0.0,), "xtc_probability": (0.0,)},
 }
-TOKENS = 40  # of each conversation
-LEAST = 64
+TOKENS_PER_CONVERSATION = 40  # of each conversation
+MIN_TOKENS = 64
 Sampled = tuple[SampledAnswer, "TokenScores"]
 
 
@@ -33,7 +42,7 @@ def compare_defaults(parity: Parity) -> LayerVerdict:
     """Compare what is told, or what is drawn."""
     named = read_generation_config(parity)
     if (told := parity.runtime.defaults()) is not None:
-        apart = [key for key in told if _apart(key, float(told[key]), named)]
+        apart = [key for key in told if _is_different(key, float(told[key]), named)]
         odd = [f"{key} {told[key]:g} instead of the export's {named.get(key, 'none')}" for key in apart]
         greedy = not named.get("do_sample") and told.get("temperature") == 0
         if odd and not greedy:
@@ -46,18 +55,18 @@ def compare_defaults(parity: Parity) -> LayerVerdict:
 
 
 def sample_twice(
-    parity: Parity, layer: str, how: Mapping[str, Any], named: Mapping[str, Any], tokens: int = TOKENS
+    parity: Parity, layer: str, how: Mapping[str, Any], named: Mapping[str, Any], tokens: int = TOKENS_PER_CONVERSATION
 ) -> LayerVerdict:
     """Say how surprising sampled answers are; after an alarm or few tokens, both samples count at alpha's square.
 
     `how` are the fields of the requests, beside the seed, `named` what the export says of fields that they leave out.
     """
     heard = list[Sampled]()
-    drawn = _surprise(parity, how, named, heard, parity.seed, parity.alpha, tokens)
+    drawn = _measure_surprise(parity, how, named, heard, parity.seed, parity.alpha, tokens)
     if drawn.verdict == DIFFERS:
         parity.notes.append(f"{layer}: sampled once more, since the first sample {drawn.reason}")
-    if drawn.verdict == DIFFERS or 0 < drawn.numbers["tokens"] < LEAST:
-        drawn = _surprise(parity, how, named, heard, parity.seed + SECOND, parity.alpha**2, tokens)
+    if drawn.verdict == DIFFERS or 0 < drawn.numbers["tokens"] < MIN_TOKENS:
+        drawn = _measure_surprise(parity, how, named, heard, parity.seed + SECOND_SEED_OFFSET, parity.alpha**2, tokens)
     return drawn
 
 
@@ -68,12 +77,12 @@ def read_generation_config(parity: Parity) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _apart(key: str, told: float, named: Mapping[str, Any]) -> bool:
-    wanted = (float(named[key]),) if key in named else NEUTRAL.get(key, (told,))
+def _is_different(key: str, told: float, named: Mapping[str, Any]) -> bool:
+    wanted = (float(named[key]),) if key in named else NEUTRAL_VALUES.get(key, (told,))
     return not any(math.isclose(told, one, abs_tol=1e-3) for one in wanted)
 
 
-def _surprise(
+def _measure_surprise(
     parity: Parity,
     how: Mapping[str, Any],
     named: Mapping[str, Any],
@@ -83,7 +92,7 @@ def _surprise(
     most: int,
 ) -> LayerVerdict:
     """Sample, and say how surprising that is, with what was heard before."""
-    filtered = [key for key in NEUTRAL if key in named and _apart(key, float(named[key]), {})]
+    filtered = [key for key in NEUTRAL_VALUES if key in named and _is_different(key, float(named[key]), {})]
     prompts = parity.plain_prompts
 
     def draw(number: int) -> RuntimeAnswer:
@@ -96,13 +105,13 @@ def _surprise(
     tokens = sum(answer.outcomes for answer, _ in heard)
     margins = (max(parity.choice_margins(a.said, a.ids, scores), default=0.0) for a, scores in heard)
     greedy = all(margin < 0.5 for margin in margins)
-    numbers = {"tokens": float(tokens), "z": _z(heard)}
-    if tokens < LEAST:
+    numbers = {"tokens": float(tokens), "z": _compute_z(heard)}
+    if tokens < MIN_TOKENS:
         return LayerVerdict(
-            UNPROVEN, f"only {tokens} tokens were sampled, at least {LEAST} are needed", "text", numbers
+            UNPROVEN, f"only {tokens} tokens were sampled, at least {MIN_TOKENS} are needed", "text", numbers
         )
     z, far = numbers["z"], NormalDist().inv_cdf(1 - alpha / 2)
-    above = _z([pair for pair in heard if pair[0].reported])  # a text may be cut into rarer tokens
+    above = _compute_z([pair for pair in heard if pair[0].reported])  # a text may be cut into rarer tokens
     verdict, says = UNPROVEN, f"surprise {z:+.1f} at {tokens} tokens; a weak filter could go unnoticed"
     but = "the requests name temperature 1 and no filter" if how else "the export sets no such option"
     if greedy and not how:
@@ -126,7 +135,7 @@ def _surprise(
     return LayerVerdict(verdict, says, "text", numbers)
 
 
-def _z(heard: Sequence[Sampled]) -> float:
+def _compute_z(heard: Sequence[Sampled]) -> float:
     """Return by how many standard errors answers are more surprising than the export expects."""
     total = sum(float(scores.surprise[: answer.outcomes].sum()) for answer, scores in heard)
     variance = sum(float(scores.variance[: answer.outcomes].sum()) for answer, scores in heard)

@@ -12,9 +12,14 @@ from harness.internals import ReplayRows, decide, score_from_row
 from harness_api import load
 from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity
 
-WORSE = 0.03  # of a proportion, and a share of what else is measured, where no gate of the suite says how much
+DEFAULT_MARGIN = 0.03  # of a proportion, and a share of what else is measured, where no gate of the suite says how much
 VERSUS = "evidence"
-TOLD = {"worse": "lost_count", "better": "won_count", "rows": "n", **{n: n for n in ("estimate", "lower", "upper")}}
+CHANGE_COUNTS = {
+    "worse": "lost_count",
+    "better": "won_count",
+    "rows": "n",
+    **{n: n for n in ("estimate", "lower", "upper")},
+}
 
 
 def compare_gates(parity: Parity) -> LayerVerdict:
@@ -22,7 +27,7 @@ def compare_gates(parity: Parity) -> LayerVerdict:
     asked, runtime = parity.again, parity.runtime
     if asked is None:
         return LayerVerdict(UNPROVEN, "needs the suite that the export passed; add --suite SUITE")
-    claims = list(_claims(asked))
+    claims = list(_iterate_claims(asked))
     if not claims:
         return LayerVerdict(UNPROVEN, "no gate of the suite is on rows that can be run again")
     unheard, results = "", dict[str, Result]()
@@ -34,20 +39,22 @@ def compare_gates(parity: Parity) -> LayerVerdict:
             except UsageError as error:
                 unheard = unheard or str(error)
                 parity.notes.append(f'gates: "{name}" cannot be run: {error}')
-    verdicts = [_decided(asked, c, results[c.eval], parity.alpha / len(claims)) for c in claims if c.eval in results]
+    verdicts = [
+        _decide_claim(asked, c, results[c.eval], parity.alpha / len(claims)) for c in claims if c.eval in results
+    ]
     if not verdicts:
         return LayerVerdict(UNKNOWN, unheard)
-    told = ((f"{v.metric} {key}", getattr(v, name)) for v in verdicts for key, name in TOLD.items())
+    told = ((f"{v.metric} {key}", getattr(v, name)) for v in verdicts for key, name in CHANGE_COUNTS.items())
     numbers = {key: float(value) for key, value in told if value is not None}
     for outcome, layer in ((Outcome.FAIL, DIFFERS), (Outcome.ERROR, UNPROVEN), (Outcome.INCONCLUSIVE, UNPROVEN)):
         if (worst := next((v for v in verdicts if v.outcome is outcome), None)) is not None:
-            return LayerVerdict(layer, _said(worst), "rows", numbers)
+            return LayerVerdict(layer, _describe_verdict(worst), "rows", numbers)
     if unheard:
         return LayerVerdict(UNPROVEN, unheard, "rows", numbers)
-    return LayerVerdict(SAME, "; ".join(map(_said, verdicts)), "rows", numbers)
+    return LayerVerdict(SAME, "; ".join(map(_describe_verdict, verdicts)), "rows", numbers)
 
 
-def _claims(asked: ReplayRows) -> Iterator[Gate]:
+def _iterate_claims(asked: ReplayRows) -> Iterator[Gate]:
     """Yield a claim for each metric that a gate is about, by the narrowest margin that a gate of it has."""
     margins: dict[str, list[Gate]] = {}
     for gate in asked.gates:
@@ -58,11 +65,17 @@ def _claims(asked: ReplayRows) -> Iterator[Gate]:
     for name, gates in margins.items():
         own = [g for g in gates if g.worse_by_at_most is not None]
         share = asked.collection.tasks[gates[0].eval].metrics[gates[0].metric_name].is_share
-        margin = max(own, key=lambda g: g.margin).worse_by_at_most if own else WORSE if share else f"{WORSE:.0%}"
+        margin = (
+            max(own, key=lambda g: g.margin).worse_by_at_most
+            if own
+            else DEFAULT_MARGIN
+            if share
+            else f"{DEFAULT_MARGIN:.0%}"
+        )
         yield Gate(name, metric=name, versus=VERSUS, worse_by_at_most=margin, allow_approximate=True)
 
 
-def _decided(asked: ReplayRows, claim: Gate, ours: Result, alpha: float) -> Verdict:
+def _decide_claim(asked: ReplayRows, claim: Gate, ours: Result, alpha: float) -> Verdict:
     """Return the verdict on the rows whose scores the evidence tells; of private ones it tells none."""
     task, known = asked.collection.tasks[claim.eval], asked.known[claim.eval]
     told = [number for number in asked.drawn[claim.eval] if "values" in known[number]]
@@ -72,7 +85,7 @@ def _decided(asked: ReplayRows, claim: Gate, ours: Result, alpha: float) -> Verd
     return decide(claim, task.metrics[claim.metric_name], ours, evidence, samples, alpha, name=asked.told.candidate)
 
 
-def _said(verdict: Verdict) -> str:
+def _describe_verdict(verdict: Verdict) -> str:
     if verdict.outcome is Outcome.ERROR:
         return f"{verdict.metric}: {verdict.why}"
     changed = f"{verdict.n} rows: {verdict.lost_count} worse, {verdict.won_count} better"

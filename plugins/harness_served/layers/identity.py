@@ -12,7 +12,7 @@ from harness_served.parity import DIFFERS, SAME, UNKNOWN, LayerVerdict, Parity
 from harness_served.precision import FLOAT_BITS, count_bits
 from harness_served.runtime import read_context_limit
 
-UNPRINTED = ("template", "adapters")  # facts too long to print, or printed by another layer
+UNPRINTED_FACTS = ("template", "adapters")  # facts too long to print, or printed by another layer
 
 
 def compare_identity(parity: Parity, told: Sequence[Mapping[str, Any]]) -> LayerVerdict:
@@ -24,7 +24,7 @@ def compare_identity(parity: Parity, told: Sequence[Mapping[str, Any]]) -> Layer
     for key, ours in own.items():
         if key in told[0] and ours and told[0][key] != ours:
             parity.notes.append(f"{runtime.name} reports another {key} than the export's; the other layers decide")
-    shown = {k: v for k, v in told[0].items() if k not in UNPRINTED and v is not None}
+    shown = {k: v for k, v in told[0].items() if k not in UNPRINTED_FACTS and v is not None}
     if not set(shown) - {"id", "owned_by"}:
         return LayerVerdict(UNKNOWN, f"{runtime.name} reports only names; {runtime.hint}")
     said = ", ".join(f"{k} {runtime.server.peer.redact(str(v), 100)}" for k, v in shown.items())

@@ -9,7 +9,7 @@ from harness_api import RequestRefusedError
 from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity
 from harness_served.runtime import GREEDY, read_context_limit
 
-PLAIN = "The capital of France is"  # a text prompt, which gets a BOS or none
+TEXT_PROMPT = "The capital of France is"  # a text prompt, which gets a BOS or none
 FIX = "if no gateway changes prompts, serve it with the export's template and tokenizer (--chat-template, --tokenizer)"
 WORD = re.compile(r" ?[A-Za-z]+")  # which every tokenizer cuts alike
 MOST_WORDS = 50_000
@@ -23,7 +23,9 @@ def compare_ids(parity: Parity) -> LayerVerdict:
         if (theirs := runtime.ids(prompt.messages) if prompt.messages else None) is not None:
             seen = runtime.ids_by
             if theirs != prompt.ids:
-                return LayerVerdict(DIFFERS, f"{where}, {_first(parity, prompt.ids, theirs)}; {FIX}", seen)
+                return LayerVerdict(
+                    DIFFERS, f"{where}, {_describe_first_difference(parity, prompt.ids, theirs)}; {FIX}", seen
+                )
         try:
             count = runtime.count(prompt.messages, prompt.text)
         except RequestRefusedError as error:
@@ -39,8 +41,8 @@ def compare_ids(parity: Parity) -> LayerVerdict:
         if count is not None and count != ours:
             says = f"{where}: {count} tokens, but {ours} by the export ({count - ours:+d}); {FIX}"
             return LayerVerdict(DIFFERS, says, "count")
-    said = runtime.complete([], PLAIN, 1, GREEDY)  # a text, which has more where a BOS is put in front of another
-    count, ours = said.prompt if said else None, len(parity.reference.tokens.encode_prompts([PLAIN])[0])
+    said = runtime.complete([], TEXT_PROMPT, 1, GREEDY)  # a text, which has more where a BOS is put in front of another
+    count, ours = said.prompt if said else None, len(parity.reference.tokens.encode_prompts([TEXT_PROMPT])[0])
     if count is not None and count != ours:
         says = (
             f"a text prompt has {count} tokens, but {ours} by the export ({count - ours:+d}); check "
@@ -64,10 +66,11 @@ def find_vocabulary_error(parity: Parity) -> str | None:
     theirs, ours = parity.runtime.tokenize(text), parity.reference.tokens.encode_plain(text)
     if theirs is None or theirs == ours:
         return None
-    return f"the words of the vocabulary, {_first(parity, ours, theirs)}; serve it with the export's tokenizer"
+    difference = _describe_first_difference(parity, ours, theirs)
+    return f"the words of the vocabulary, {difference}; serve it with the export's tokenizer"
 
 
-def _first(parity: Parity, ours: Sequence[int], theirs: Sequence[int]) -> str:
+def _describe_first_difference(parity: Parity, ours: Sequence[int], theirs: Sequence[int]) -> str:
     """Say where two lists of tokens part, in the words of the export's tokenizer."""
     at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
     a, b = (str(parity.reference.tokens.tokenizer.decode(ids[at : at + 1])) for ids in (ours, theirs))

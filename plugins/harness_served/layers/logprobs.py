@@ -14,14 +14,25 @@ from typing import Any
 import torch
 
 from harness_served import DRAWN
-from harness_served.parity import DIFFERS, SAME, TIMES, UNKNOWN, UNPROVEN, LayerVerdict, Parity, RenderedConversation
+from harness_served.parity import (
+    DIFFERS,
+    NOISE_FACTOR,
+    SAME,
+    UNKNOWN,
+    UNPROVEN,
+    LayerVerdict,
+    Parity,
+    RenderedConversation,
+)
 from harness_served.runtime import RuntimeAnswer
 
-AGAIN = 2  # conversations that are drawn once more, with the same seed, for a noise of the runtime's own
-SMALL = 0.001  # nats per token of KL that rounding alone may come to, where it goes one way
-LEAST = 64  # tokens, for anything to be said
-FLOOR = 0.003  # nats per token in float32: llama.cpp keeps keys and values in f16,
-DEEP = 64  # and sums them so: beyond so many tokens the error grows as the root of their number
+REPEATED_CONVERSATIONS = (
+    2  # conversations that are drawn once more, with the same seed, for a noise of the runtime's own
+)
+ROUNDING_NATS = 0.001  # nats per token of KL that rounding alone may come to, where it goes one way
+MIN_TOKENS = 64  # tokens, for anything to be said
+MIN_TOLERANCE_NATS = 0.003  # nats per token in float32: llama.cpp keeps keys and values in f16,
+LINEAR_ERROR_TOKENS = 64  # and sums them so: beyond so many tokens the error grows as the root of their number
 
 
 @dataclass(frozen=True)
@@ -45,21 +56,21 @@ def compare_logprobs(parity: Parity) -> LayerVerdict:
         )
     ours = [parity.reference.score(t.prompt.ids, t.ids).own for t in said]
     apart = torch.cat([torch.tensor(t.logprobs) - own for t, own in zip(said, ours, strict=True)])
-    if len(apart) < LEAST:
+    if len(apart) < MIN_TOKENS:
         return LayerVerdict(
-            UNPROVEN, f"only {len(apart)} tokens were sent, at least {LEAST} are needed: its answers are short"
+            UNPROVEN, f"only {len(apart)} tokens were sent, at least {MIN_TOKENS} are needed: its answers are short"
         )
-    own, itself = arithmetic_tolerance(parity, said, ours), _repeated(parity, said)
+    own, itself = arithmetic_tolerance(parity, said, ours), _measure_repetition(parity, said)
     parity.heard["noise"] = max(own, itself)
-    limit, found = TIMES * max(own, itself), root_mean_square(apart)
+    limit, found = NOISE_FACTOR * max(own, itself), root_mean_square(apart)
     mean, error = float(apart.mean()), float(apart.std()) / math.sqrt(len(apart))
     numbers = {"rms": found, "bound": limit, "median": float(apart.abs().median()), "max": float(apart.abs().max())}
     numbers |= {"kl": mean, "error": error, "tokens": len(apart), "noise": own, "itself": itself}
     told = f"{len(apart)} tokens, contexts up to {parity.max_prompt_tokens}"
-    if itself > TIMES * own:
-        why = f"two samples of the same tokens differ by RMS {itself:.2f} nats, limit {TIMES * own:.3f}"
+    if itself > NOISE_FACTOR * own:
+        why = f"two samples of the same tokens differ by RMS {itself:.2f} nats, limit {NOISE_FACTOR * own:.3f}"
         return LayerVerdict(DIFFERS, f"{why}: replicas differ, or the model changed", "told", numbers)
-    if found <= limit and mean - 3 * error <= max(SMALL, max(own, itself) ** 2):
+    if found <= limit and mean - 3 * error <= max(ROUNDING_NATS, max(own, itself) ** 2):
         says = f"KL {mean:.4f} ± {error:.4f} nats per token, RMS {found:.3f}, limit {limit:.3f}"
         return LayerVerdict(SAME, f"{says} (own {parity.arithmetic}: {own:.3f}), {told}", "told", numbers)
     far = sum(root_mean_square(torch.tensor(t.logprobs) - own) > limit for t, own in zip(said, ours, strict=True))
@@ -94,10 +105,10 @@ def draw_from_runtime(
 def arithmetic_tolerance(parity: Parity, said: Sequence[DrawnTokens], ours: Sequence[torch.Tensor]) -> float:
     """Return what the runtime's arithmetic costs the exported model itself, on the same tokens."""
     if parity.arithmetic == "float32":
-        deep = torch.cat([torch.full((len(t.ids),), len(t.prompt.ids) / DEEP) for t in said])
-        return FLOOR * float(deep.clamp(min=1).mean().sqrt())
+        deep = torch.cat([torch.full((len(t.ids),), len(t.prompt.ids) / LINEAR_ERROR_TOKENS) for t in said])
+        return MIN_TOLERANCE_NATS * float(deep.clamp(min=1).mean().sqrt())
     rough = [parity.reference.score(t.prompt.ids, t.ids, parity.arithmetic).own for t in said]
-    return max(FLOOR, root_mean_square(torch.cat(rough) - torch.cat(list(ours))))
+    return max(MIN_TOLERANCE_NATS, root_mean_square(torch.cat(rough) - torch.cat(list(ours))))
 
 
 def root_mean_square(values: Any) -> float:
@@ -105,11 +116,11 @@ def root_mean_square(values: Any) -> float:
     return float(values.pow(2).mean().sqrt())
 
 
-def _repeated(parity: Parity, said: Sequence[DrawnTokens]) -> float:
+def _measure_repetition(parity: Parity, said: Sequence[DrawnTokens]) -> float:
     """Return how far the runtime is from itself, where it draws the same tokens again."""
     again = [
         (one, other)
-        for other in draw_from_runtime(parity, DRAWN // 2, AGAIN)
+        for other in draw_from_runtime(parity, DRAWN // 2, REPEATED_CONVERSATIONS)
         for one in said
         if one.prompt is other.prompt
     ]

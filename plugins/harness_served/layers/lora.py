@@ -6,11 +6,20 @@ import math
 from collections.abc import Sequence
 
 from harness_served.layers.logprobs import DrawnTokens, draw_from_runtime, root_mean_square
-from harness_served.parity import DIFFERS, SAME, SECOND, TIMES, UNKNOWN, UNPROVEN, LayerVerdict, Parity
+from harness_served.parity import (
+    DIFFERS,
+    NOISE_FACTOR,
+    SAME,
+    SECOND_SEED_OFFSET,
+    UNKNOWN,
+    UNPROVEN,
+    LayerVerdict,
+    Parity,
+)
 
-ALONE = "Once upon a time"  # a text prompt for the base of an adapter, and for nothing else
-SMALLER = 0.9  # the scale whose direction is tried
-ERRORS = 3
+BASE_PROMPT = "Once upon a time"  # a text prompt for the base of an adapter, and for nothing else
+TRIED_SCALE = 0.9  # the scale whose direction is tried
+MAX_STANDARD_ERRORS = 3
 
 
 def compare_lora(parity: Parity) -> LayerVerdict:
@@ -22,23 +31,25 @@ def compare_lora(parity: Parity) -> LayerVerdict:
         return LayerVerdict(UNKNOWN, "exported as a merged model; export the adapter to compare its scale")
     if "noise" not in parity.heard:
         return LayerVerdict(UNPROVEN, "needs log-probabilities; add the layer logprobs")
-    said, bound = parity.heard["told"], TIMES * parity.heard["noise"]
-    slope, error = _direction(parity, said)
-    if abs(slope) > ERRORS * error and (second := list(draw_from_runtime(parity, seed=parity.seed + SECOND))):
+    said, bound = parity.heard["told"], NOISE_FACTOR * parity.heard["noise"]
+    slope, error = _measure_direction(parity, said)
+    if abs(slope) > MAX_STANDARD_ERRORS * error and (
+        second := list(draw_from_runtime(parity, seed=parity.seed + SECOND_SEED_OFFSET))
+    ):
         parity.notes.append(
             f"lora: sampled once more, since the first sample gave {slope:.2f} ± {error:.2f} of the way"
         )
-        slope, error = _direction(parity, second)
+        slope, error = _measure_direction(parity, second)
     if math.isnan(slope):
         return LayerVerdict(UNPROVEN, "the adapter changes none of the answers")
     numbers = {"slope": slope, "error": error}
     told = [f'"{a["name"]}"' + (f" scale {a['scale']}" if "scale" in a else "") for a in runtime.adapters()]
-    says = f"its scale is {1 - (1 - SMALLER) * slope:.2f} ± {(1 - SMALLER) * error:.2f}"
+    says = f"its scale is {1 - (1 - TRIED_SCALE) * slope:.2f} ± {(1 - TRIED_SCALE) * error:.2f}"
     says += f" ({', '.join(told)} reported)" if told else ""
-    ids = reference.tokens.encode_prompts([ALONE])[
+    ids = reference.tokens.encode_prompts([BASE_PROMPT])[
         0
     ]  # for llama.cpp goes on as it first read a prompt, whatever the scale
-    base = runtime.complete_as_base(ids, ALONE, 2 * len(said[0].ids))
+    base = runtime.complete_as_base(ids, BASE_PROMPT, 2 * len(said[0].ids))
     if base and base.logprobs and base.ids:
         theirs = torch.tensor(base.logprobs)
         tuned = reference.score(ids, base.ids).own[: len(theirs)]
@@ -48,20 +59,20 @@ def compare_lora(parity: Parity) -> LayerVerdict:
         if numbers["base"] <= bound < root_mean_square(own - tuned):
             says = f'"{runtime.model}" answers as its base, so the adapter is not applied'
             return LayerVerdict(DIFFERS, says, "told", numbers)
-    if abs(slope) > ERRORS * error:
+    if abs(slope) > MAX_STANDARD_ERRORS * error:
         return LayerVerdict(DIFFERS, says, "told", numbers)
     if parity.layer_verdict("logprobs") != SAME:
         return LayerVerdict(UNPROVEN, f"{says}, but logprobs differ", "told", numbers)
     return LayerVerdict(SAME, says, "told", numbers)
 
 
-def _direction(parity: Parity, said: Sequence[DrawnTokens]) -> tuple[float, float]:
+def _measure_direction(parity: Parity, said: Sequence[DrawnTokens]) -> tuple[float, float]:
     """Return how far the runtime went towards a smaller scale, 1 the whole way, and its error; nan for no way."""
     import torch
 
     reference = parity.reference
     ours = torch.cat([reference.score(t.prompt.ids, t.ids).own for t in said])
-    with reference.with_adapter_scaled(SMALLER):
+    with reference.with_adapter_scaled(TRIED_SCALE):
         towards = torch.cat([reference.score(t.prompt.ids, t.ids).own for t in said]) - ours
     apart, square = torch.cat([torch.tensor(t.logprobs) for t in said]) - ours, towards.pow(2).sum()
     slope = (apart * towards).sum() / square

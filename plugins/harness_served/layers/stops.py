@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from harness_served.conversations import make_turns
-from harness_served.layers.answers import SURE, find_end_error
+from harness_served.layers.answers import MIN_LEAD_NATS, find_end_error
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, LayerVerdict, Parity
 from harness_served.runtime import GREEDY
 
 FEW, LONG = 4, 96  # tokens that a runtime is asked for; that the export may say for an end of its own
-OWN = 4  # conversations whose answers the export gives itself, where no made one ends
+OWN_CONVERSATIONS = 4  # conversations whose answers the export gives itself, where no made one ends
 
 
 def compare_stops(parity: Parity) -> LayerVerdict:
@@ -18,22 +18,22 @@ def compare_stops(parity: Parity) -> LayerVerdict:
         return LayerVerdict(UNPROVEN, "the export has no stop token")
     tokens, went = reference.tokens, list[str]()
     made = tokens.encode_pairs(make_turns(parity.seed))
-    sure = [pair for pair in made if reference.score(*pair).ends[-1] >= SURE]
+    sure = [pair for pair in made if reference.score(*pair).ends[-1] >= MIN_LEAD_NATS]
     if not sure:  # after a made answer, so answers of its own
-        own = [(prompted.ids, reference.answer(prompted.ids, LONG)) for prompted in parity.prompts[:OWN]]
+        own = [(prompted.ids, reference.answer(prompted.ids, LONG)) for prompted in parity.prompts[:OWN_CONVERSATIONS]]
         ended = [(prompt, said[:-1]) for prompt, said in own if said and said[-1] in reference.stop_ids]
-        sure = [pair for pair in ended if reference.score(*pair).ends[-1] >= SURE]
+        sure = [pair for pair in ended if reference.score(*pair).ends[-1] >= MIN_LEAD_NATS]
     ends = [[*prompt, *answer] for prompt, answer in sure]
     texts = [tokens.tokenizer.decode(ids) for ids in ends]
     if texts and not runtime.takes_ids:  # it reads the text anew, with a second BOS or without
         anew = zip(tokens.encode_prompts(texts), tokens.tokenizer(texts)["input_ids"], strict=True)
-        still = [all(reference.score(ids[:-1], ids[-1:]).ends[-1] >= SURE for ids in both) for both in anew]
+        still = [all(reference.score(ids[:-1], ids[-1:]).ends[-1] >= MIN_LEAD_NATS for ids in both) for both in anew]
         ends, texts = ([one for one, kept in zip(many, still, strict=True) if kept] for many in (ends, texts))
         if not texts:
-            return _by_answers(parity)
+            return _compare_ends(parity)
     for ids, text in zip(ends, texts, strict=True):
         if (said := runtime.complete(ids, text, FEW, GREEDY)) is None:
-            return _by_answers(parity)
+            return _compare_ends(parity)
         if said.text.strip() or said.ended == "length":
             went.append(said.text)
     names, many = ", ".join(tokens.tokenizer.convert_ids_to_tokens(reference.stop_ids)), len(ends)
@@ -45,12 +45,12 @@ def compare_stops(parity: Parity) -> LayerVerdict:
     return LayerVerdict(SAME, f"{many} of {many} turns that should end do", "behaviour", {"turns": float(many)})
 
 
-def _by_answers(parity: Parity) -> LayerVerdict:
+def _compare_ends(parity: Parity) -> LayerVerdict:
     """Look at the runtime's own answers: one that goes on where the export ends, or ends where it goes on."""
     ended, stops = 0, parity.reference.stop_ids
     for number, (answer, scored) in enumerate(zip(parity.answers, parity.answers_scored, strict=True)):
         where, ends, said, ids = f"conversation {number}", scored.ends.tolist(), answer.said, answer.ids
-        on = next((at for at, lead in enumerate(ends[:-1]) if lead >= SURE and ids[at] not in stops), None)
+        on = next((at for at, lead in enumerate(ends[:-1]) if lead >= MIN_LEAD_NATS and ids[at] not in stops), None)
         if on is not None:
             return LayerVerdict(DIFFERS, f"{where} goes on after token {on}, where the export ends", "text")
         if error := find_end_error(parity, answer, ends[-1]):

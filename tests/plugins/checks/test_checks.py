@@ -235,8 +235,8 @@ def test_finding_ignored_by_title() -> None:
 def test_targets_that_punctuation_tells_apart(target: str, told: bool) -> None:
     """What another answer is equal to without its point or sign is told, and not what means the same without."""
     task = matched([target], ignore_punctuation=True)
-    assert bool(list(lint._punctuated({"qa": task}))) == told
-    assert not list(lint._punctuated({"qa": matched([target])}))
+    assert bool(list(lint._check_targets_equal_normalized({"qa": task}))) == told
+    assert not list(lint._check_targets_equal_normalized({"qa": matched([target])}))
 
 
 def matched(targets: list[str], use: Any = exact_match, **options: Any) -> Any:
@@ -250,14 +250,18 @@ def test_targets_that_become_equal_are_found_as_the_evaluator_compares_them(use:
     """Cron lines that differ in punctuation are an error from 5 %, other spellings of one text are no finding."""
     loose = {"ignore_case": True, "ignore_punctuation": True}
     cron = [f"{'*/' * (i % 2)}{i // 2} 23 * * 1" for i in range(40)]
-    [flag] = lint._punctuated({"qa": matched(cron, use, **loose)})
+    [flag] = lint._check_targets_equal_normalized({"qa": matched(cron, use, **loose)})
     assert (flag.severity, flag.kind, len(flag.rows["qa"])) == ("error", "punctuation", 40)
     assert '"*/0 23 * * 1" equals the target "0 23 * * 1" without punctuation' in flag.what
     few = [f"word {i}" for i in range(200)] + ["a-b", "ab"]
-    [flag] = lint._punctuated({"qa": matched(few, use, **loose)})
+    [flag] = lint._check_targets_equal_normalized({"qa": matched(few, use, **loose)})
     assert (flag.severity, flag.rows) == ("warning", {"qa": ["200", "201"]})
-    assert not list(lint._punctuated({"qa": matched(["Paris", "Paris.", "paris!", '"Paris"'] * 9, use, **loose)}))
-    assert not list(lint._punctuated({"qa": matched(cron, use, ignore_punctuation=False)}))
+    assert not list(
+        lint._check_targets_equal_normalized(
+            {"qa": matched(["Paris", "Paris.", "paris!", '"Paris"'] * 9, use, **loose)}
+        )
+    )
+    assert not list(lint._check_targets_equal_normalized({"qa": matched(cron, use, ignore_punctuation=False)}))
 
 
 def test_gains_in_form_alone_are_told_with_numbers() -> None:

@@ -13,8 +13,8 @@ pytest.importorskip("torch")
 from harness.gates.gate import Gate
 from harness.records.findings import TrainingRow
 from harness.testing import ROWS, SUITE, TRAIN, Project
-from harness_checks.labels import _odd_labels
-from harness_checks.lint import _turns
+from harness_checks.labels import _check_label_spelling
+from harness_checks.lint import _check_learnt_user_turns
 from harness_checks.recipe import unusual_recipe
 from harness_checks.settings import find_weak_settings
 
@@ -41,12 +41,14 @@ def test_settings_of_a_trial_run_are_found() -> None:
 
 def test_labels_that_are_mistakes_are_found() -> None:
     """Other spellings of one label, and words that tools write for a missing value."""
-    found = {f.kind: f.what for f in _odd_labels("the training", Counter({"Pos": 9, "pos": 3, "neg": 9, "nan": 2}))}
+    found = {
+        f.kind: f.what for f in _check_label_spelling("the training", Counter({"Pos": 9, "pos": 3, "neg": 9, "nan": 2}))
+    }
     assert found == {
         "spelling": 'labels of the training differ only in case or white space: "Pos" and "pos"',
         "missing": '2 rows of the training have the label "nan", which may be a missing value',
     }
-    assert not list(_odd_labels("x", Counter({"good": 5, "bad": 5, "none of these": 3})))
+    assert not list(_check_label_spelling("x", Counter({"good": 5, "bad": 5, "none of these": 3})))
 
 
 def recipe(use: str, adapter: str = "lora", path: str = "model", **options: Any) -> list[str]:
@@ -86,8 +88,8 @@ def test_chats_of_which_every_turn_is_learnt_are_a_note() -> None:
     rows = [TrainingRow(i, "t", {"messages": turns}, {"messages": turns}) for i in (1, 2)]
     rows.append(TrainingRow(3, "t", {"prompt": "p", "completion": "c"}, {}))
     suite: Any = SimpleNamespace(train=SimpleNamespace(options={}))
-    [flag] = _turns(rows, suite)
+    [flag] = _check_learnt_user_turns(rows, suite)
     assert (flag.severity, flag.kind) == ("note", "turns")
     assert "2 of 3 rows are chats of which all turns are learnt: 75% of their text is not the assistant's" in flag.what
     suite.train.options["assistant_only_loss"] = True
-    assert not list(_turns(rows, suite)) and not list(_turns(rows[2:], suite))
+    assert not list(_check_learnt_user_turns(rows, suite)) and not list(_check_learnt_user_turns(rows[2:], suite))

@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from harness_export.fp8 import LARGEST, check_fp8_options, compare_fp8, fp8  # noqa: E402
+from harness_export.fp8 import MAX_E4M3, check_fp8_options, compare_fp8, fp8  # noqa: E402
 from harness_hf.fp8 import dequantize_folder  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ def fine_grained(parent: Path, to: Path, block: int = 32) -> Path:
         for name in [n for n in tensors if n.endswith("_proj.weight")]:
             rows, columns = tensors[name].shape
             blocks = tensors[name].reshape(rows // block, block, columns // block, block)
-            scale = blocks.abs().amax((1, 3)) / LARGEST
+            scale = blocks.abs().amax((1, 3)) / MAX_E4M3
             tensors[name] = (blocks / scale[:, None, :, None]).reshape(rows, columns).to(torch.float8_e4m3fn)
             tensors[f"{name}_scale_inv"] = scale
 
@@ -195,4 +195,4 @@ def test_random_numbers_of_every_size(tiny_model: Path, tmp_path: Path, seed: in
     (tmp_path / "plain").mkdir()
     dequantize_folder(copy, tmp_path / "plain")
     there, here = (load_file(f / "model.safetensors")[UP] for f in (parent, tmp_path / "plain"))
-    assert ((there - here).abs() <= there.abs() / 16 + there.abs().amax(1, keepdim=True) / LARGEST * 2**-9).all()
+    assert ((there - here).abs() <= there.abs() / 16 + there.abs().amax(1, keepdim=True) / MAX_E4M3 * 2**-9).all()

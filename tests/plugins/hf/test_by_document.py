@@ -49,7 +49,7 @@ def test_results_and_gradients_are_pytorch_s(lengths: Lengths, heads: int, group
     shapes = (heads, 8), (groups, 8), (groups, wide)
     given = [torch.randn(len(lengths), h, 18, w, requires_grad=True) for h, w in shapes]
     mask, weights = mask_of(lengths), torch.randn(len(lengths), 18, heads, wide)
-    found = attention._documents(mask)
+    found = attention._find_document_batches_in_mask(mask)
     assert [int(n) for each in found for n in each.asks.flatten(1).sum(1)] == [n for row in lengths for n in row]
     assert torch.equal(torch.cat([each.tokens[each.own] for each in found]), torch.arange(18 * len(lengths)))
     ours: Any = attention.PerDocument.apply(*given, found, 0.3)
@@ -67,11 +67,11 @@ def test_results_and_gradients_are_pytorch_s(lengths: Lengths, heads: int, group
         mask_of([[12]]) & (torch.arange(12) >= 4),  # padding on the left, which sees nothing
         mask_of([[12]]) & (torch.arange(12) < 8),  # and on the right
         mask_of([[6, 6]]) | (torch.arange(12) < 2),  # a beginning that all share
-        mask_of([[2 * attention.SHORT, 4]]),  # long documents
+        mask_of([[2 * attention.MAX_SHORT_TOKENS, 4]]),  # long documents
     ],
 )
 def test_other_masks_are_left_to_pytorch(mask: torch.Tensor) -> None:
-    assert attention._documents(mask) == []
+    assert attention._find_document_batches_in_mask(mask) == []
 
 
 @pytest.mark.parametrize("case", ["one mask for two rows", "a mask a head", "what is added", "keys before"])

@@ -65,7 +65,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
         monkeypatch.setattr(module, name, call)
 
-    for name in ("_by_tiles", "_attend", "_documents"):
+    for name in ("_attend_by_tiles", "_attend_with_shared_prefix", "_find_document_batches_in_mask"):
         record(attention, name)
     record(head, "compute_token_statistics")
     return names
@@ -79,8 +79,8 @@ def test_scores_and_answers_are_the_same_without(
     from harness_hf.cpu import linear
 
     scores, texts, modules = answers(tiny_model, "float32")
-    tiled = {"_by_tiles"} if linear.is_onednn_available() else set()
-    assert used == {"_attend"} | tiled
+    tiled = {"_attend_by_tiles"} if linear.is_onednn_available() else set()
+    assert used == {"_attend_with_shared_prefix"} | tiled
     assert ("harness_hf.cpu.linear" in modules) == linear.is_onednn_available()
     used.clear()
     plain, plain_texts, plain_modules = answers(tiny_model, "float32", **turn_off(how, monkeypatch))
@@ -107,7 +107,7 @@ def test_a_training_has_the_same_loss_without(
         return [step.loss for step in read_steps(out)], load_file(out / "adapter_model.safetensors")
 
     losses, weights = train("on")
-    assert used >= {"compute_token_statistics", *(["_documents"] if packing else [])}
+    assert used >= {"compute_token_statistics", *(["_find_document_batches_in_mask"] if packing else [])}
     used.clear()
     plain_losses, plain_weights = train("off", **turn_off(how, monkeypatch))
     assert not used

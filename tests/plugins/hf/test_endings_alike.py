@@ -14,7 +14,7 @@ import harness_hf
 from harness.records.completion import Completion, completion_from_json, completion_to_json
 from harness.records.models import ModelRef
 from harness.testing import ROWS, SUITE, TRAIN, Project
-from harness.workers.protocol import TOLD, read_rows
+from harness.workers.protocol import ANSWER_WRITERS, read_rows
 from harness_api.replies import read_answer
 
 torch = pytest.importorskip("torch")
@@ -95,7 +95,7 @@ def test_forty_answers_end_alike(subject: Any, monkeypatch: pytest.MonkeyPatch) 
     """From hf, vLLM, a server, through a worker's messages and out of the cache: the same texts, endings and tokens."""
     script = scripted(subject.tokens)
     own = by_hf(subject, script, monkeypatch)
-    sent = json.loads(json.dumps([[i, TOLD["generate"](said)] for i, said in enumerate(own)]))
+    sent = json.loads(json.dumps([[i, ANSWER_WRITERS["generate"](said)] for i, said in enumerate(own)]))
     worked = [answer for _, answer in read_rows("generate", sent, set(range(40)))]
     cached = [completion_from_json(json.loads(json.dumps(completion_to_json(said)))) for said in own]
     want = [(text, ended) for _, text, ended in script]

@@ -58,7 +58,7 @@ def test_answers_are_transformers_own(subject: Any) -> None:
 @pytest.mark.parametrize("front", ["", EXAMPLES])
 def test_answers_do_not_depend_on_company(subject: Any, rows: int, front: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Alone, in small batches that are refilled or all at once, behind a shared beginning or not: the same answers."""
-    monkeypatch.setattr("harness_hf.generation.ROWS", rows)
+    monkeypatch.setattr("harness_hf.generation.MAX_BATCH_ROWS", rows)
     prompts = [front + p for p in PROMPTS]
     alone = [subject.generate([p], max_new_tokens=16)[0] for p in prompts]
     assert subject.generate(prompts, max_new_tokens=16) == alone
@@ -80,7 +80,7 @@ def test_a_shared_beginning_is_run_once(subject: Any, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("rows", [3, 32])
 def test_a_shared_beginning_is_kept_once(subject: Any, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its keys and values stand beside the batch in one row, and the logits are those of the rows in full."""
-    monkeypatch.setattr(generation, "ROWS", rows)
+    monkeypatch.setattr(generation, "MAX_BATCH_ROWS", rows)
     prompts = subject.tokens.encode_prompts([EXAMPLES + p for p in PROMPTS])
     ending = generation.StopCondition(subject.tokens, frozenset(), ())
     seen: dict[type, dict[tuple[int, int], torch.Tensor]] = {}
@@ -107,11 +107,11 @@ def test_a_shared_beginning_kept_once_is_tried(subject: Any, monkeypatch: pytest
     """Where it does not give what a plain forward gives, the rows hold the beginning themselves."""
     prompts = [EXAMPLES + p for p in PROMPTS]
     right = subject.generate(prompts, max_new_tokens=8)
-    assert cascade.RIGHT.pop(subject.model)
-    attend = attention._attend
-    monkeypatch.setattr(attention, "_attend", lambda *a, **k: attend(*a, **k) * 1.05)
+    assert cascade.VERIFIED_MODELS.pop(subject.model)
+    attend = attention._attend_with_shared_prefix
+    monkeypatch.setattr(attention, "_attend_with_shared_prefix", lambda *a, **k: attend(*a, **k) * 1.05)
     assert subject.generate(prompts, max_new_tokens=8) == right
-    assert not cascade.RIGHT.pop(subject.model)
+    assert not cascade.VERIFIED_MODELS.pop(subject.model)
 
 
 def test_rows_stop_one_by_one(subject: Any) -> None:
@@ -215,7 +215,7 @@ def drawn(subject: Any, prompts: list[str], seeds: list[int], **how: Any) -> lis
 @pytest.mark.parametrize("rows", [1, 3, 32])
 def test_a_drawn_answer_depends_on_its_own_seed_alone(subject: Any, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same prompt and seed give the same answer in any company; another seed another."""
-    monkeypatch.setattr("harness_hf.generation.ROWS", rows)
+    monkeypatch.setattr("harness_hf.generation.MAX_BATCH_ROWS", rows)
     alone = [drawn(subject, [p], [i])[0] for i, p in enumerate(PROMPTS)]
     assert drawn(subject, PROMPTS, list(range(len(PROMPTS)))) == alone
     assert len(set(drawn(subject, PROMPTS[:1] * 8, list(range(8))))) > 4
@@ -269,7 +269,7 @@ def test_answers_come_as_they_end(subject: Any, monkeypatch: pytest.MonkeyPatch)
     from harness_hf.generation import Batch
 
     subject.generate(PROMPTS[:1], max_new_tokens=1)  # how to answer is tried once
-    monkeypatch.setattr("harness_hf.generation.ROWS", 2)
+    monkeypatch.setattr("harness_hf.generation.MAX_BATCH_ROWS", 2)
     stream = subject.stream_generate(PROMPTS, max_new_tokens=8)
     steps: list[int] = []
     monkeypatch.setattr(Batch, "step", counted(Batch.step, steps))
@@ -320,13 +320,13 @@ def test_a_wrong_cache_is_noticed(subject: Any, monkeypatch: pytest.MonkeyPatch)
             patched.setattr(model, "forward", lambda **kw: forward(**{**kw, "position_ids": None, "cache": None}))
             yield from alone(model, *rest)
 
-    alone = generation._alone
+    alone = generation._answer_one_by_one
     monkeypatch.setattr(generation, "answer_in_batches", broken)
-    generation.FOUND.clear()
+    generation.CHOSEN_WAYS.clear()
     assert subject.generate(PROMPTS, max_new_tokens=8) == expected
     assert subject.notes == []
-    monkeypatch.setattr(generation, "_alone", broken)
-    generation.FOUND.clear()
+    monkeypatch.setattr(generation, "_answer_one_by_one", broken)
+    generation.CHOSEN_WAYS.clear()
     assert subject.generate(PROMPTS, max_new_tokens=8) == expected
     assert "does not reproduce a plain forward: answers are generated without a cache" in subject.notes[0]
 
@@ -349,14 +349,14 @@ def test_answers_tell_how_they_ended(subject: Any) -> None:
     assert subject.generate(["a"], max_new_tokens=0)[0].finish_reason == "length"
 
 
-@pytest.mark.parametrize("way", ["answer_in_batches", "_alone", "_whole"])
+@pytest.mark.parametrize("way", ["answer_in_batches", "_answer_one_by_one", "_answer_without_cache"])
 def test_a_stop_token_that_is_never_said_cuts_every_answer(
     subject: Any, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the limit, or where the context ends; a prompt that was cut tells by how much."""
-    monkeypatch.setattr(generation, "_stops_of", lambda model: set())
+    monkeypatch.setattr(generation, "_list_stop_tokens", lambda model: set())
     monkeypatch.setattr(subject.tokens, "stop_ids", set())
-    monkeypatch.setitem(generation.FOUND, subject.model, getattr(generation, way))
+    monkeypatch.setitem(generation.CHOSEN_WAYS, subject.model, getattr(generation, way))
     assert {(s.finish_reason, s.tokens, s.lost) for s in subject.generate(PROMPTS[:4], max_new_tokens=5)} == {
         ("length", 5, 0)
     }

@@ -205,7 +205,9 @@ def packaged(cache: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> 
     wheel.parent.mkdir(parents=True)
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("tinypack/tiny.gguf", b"GGUF")
-    monkeypatch.setattr(sources, "_convert", lambda gguf, to: shutil.copytree(tiny_model, to, dirs_exist_ok=True))
+    monkeypatch.setattr(
+        sources, "_dequantise_gguf_to_safetensors", lambda gguf, to: shutil.copytree(tiny_model, to, dirs_exist_ok=True)
+    )
     return "pypi:tinypack==1.0/tiny.gguf"
 
 
@@ -214,7 +216,7 @@ def test_a_package_is_converted_once(packaged: str, cache: Path, monkeypatch: py
     from harness_hf import sources
 
     first = harness_hf.load.open(packaged)
-    monkeypatch.setattr(sources, "_convert", lambda gguf, to: pytest.fail("converted again"))
+    monkeypatch.setattr(sources, "_dequantise_gguf_to_safetensors", lambda gguf, to: pytest.fail("converted again"))
     assert harness_hf.load.open(packaged) == first
     note = json.loads(Path(first.path, "harness-source.json").read_text())
     assert (note["requirement"], note["file"], note["weights_digest"]) == ("tinypack==1.0", "tiny.gguf", first.digest)
@@ -246,7 +248,7 @@ def test_a_full_disk_leaves_nothing(
         (to / "config.json").write_text("{}")
         raise error
 
-    monkeypatch.setattr(sources, "_convert", fill)
+    monkeypatch.setattr(sources, "_dequantise_gguf_to_safetensors", fill)
     with pytest.raises(OSError, match="No space left on device") as caught:
         harness_hf.load.open(packaged)
     assert resource_error(caught.value).startswith(f'"{cache}/models/tiny-')
@@ -495,13 +497,13 @@ def test_missing_bitsandbytes_names_the_extra(tiny_model: Path, monkeypatch: pyt
 def test_a_real_gguf_is_dequantised(cache: Path, tiny_model: Path) -> None:
     """A GGUF file with 8-bit blocks becomes plain bfloat16 weights that say nothing of GGUF."""
     gguf = pytest.importorskip("gguf")
-    from harness_hf.sources import _convert, _licence
+    from harness_hf.sources import _dequantise_gguf_to_safetensors, _read_gguf_licence
 
     source, out = cache / "g" / "tiny.gguf", cache / "out"
     source.parent.mkdir(parents=True)
     _write_gguf(gguf, tiny_model, source)
-    assert _licence(source) == {"license": "apache-2.0"}
-    _convert(source, out)
+    assert _read_gguf_licence(source) == {"license": "apache-2.0"}
+    _dequantise_gguf_to_safetensors(source, out)
     header = safetensors.read_safetensors(out / "model.safetensors").tensors
     assert {entry["dtype"] for entry in header.values()} == {"BF16"}
     assert "quantization_config" not in json.loads((out / "config.json").read_text())
@@ -524,7 +526,7 @@ def test_a_gguf_is_read_once(cache: Path, tiny_model: Path, monkeypatch: pytest.
             super().__init__(path)
 
     monkeypatch.setattr(gguf, "GGUFReader", Reader)
-    sources._convert(source, cache / "out")
+    sources._dequantise_gguf_to_safetensors(source, cache / "out")
     assert len(read) == 1
     assert gguf.GGUFReader is Reader
 

@@ -270,7 +270,9 @@ def test_what_is_kept_of_earlier_requests_changes_no_bit(tiny_model: Path) -> No
 
 def test_a_wrong_fast_path_is_noticed(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """When sharing is not valid for a model, it is given up, and told; found out later, the call fails."""
-    monkeypatch.setattr(subject.scorer, "_mask", lambda row: None)  # every token then sees its neighbours' too
+    monkeypatch.setattr(
+        subject.scorer, "_make_prefix_tree_mask", lambda row: None
+    )  # every token then sees its neighbours' too
     assert_parity(subject, few_shot())
     assert "a continuation has log-probability" in subject.notes[0] and "with shared prefixes, but" in subject.notes[0]
     subject.scorer.packs, subject.scorer.run = True, 10**6  # enough of them that some are checked
@@ -412,7 +414,7 @@ def test_attention_by_tiles(masked: bool, before: int, monkeypatch: pytest.Monke
 
     if not attention.is_onednn_available():
         pytest.skip("no oneDNN for float32 here")
-    monkeypatch.setattr(attention, "TILE", 40 * 130)
+    monkeypatch.setattr(attention, "TILE_SCORES", 40 * 130)
     torch.manual_seed(2)
     heads, groups, length, size = 6, 2, 61, 16
     query = torch.randn(1, heads, length, size)
@@ -442,8 +444,8 @@ def test_attention_by_tiles_is_tried(subject: Any, monkeypatch: pytest.MonkeyPat
         pytest.skip("no oneDNN for float32 here")
     scorer.probed = False
     scorer.forget()
-    tiles = attention._by_tiles
-    monkeypatch.setattr(attention, "_by_tiles", lambda *a: tiles(*a) * 1.1)
+    tiles = attention._attend_by_tiles
+    monkeypatch.setattr(attention, "_attend_by_tiles", lambda *a: tiles(*a) * 1.1)
     assert [found.total for found in subject.logprobs(pairs)] == pytest.approx([r.total for r in right], abs=1e-4)
     assert not scorer.tiles
     assert scorer.packs

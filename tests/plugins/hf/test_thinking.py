@@ -83,7 +83,7 @@ def check(subject: Any, answers: Sequence[Any]) -> None:
 def test_thoughts_are_closed_as_scripted(subject: Any, rows: int, fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """In any company, and when memory runs out in a thought: forced and free answers are what was said."""
     script = Script(subject.tokens, {prompt: both[:2] for prompt, both in SAID.items()})
-    monkeypatch.setattr("harness_hf.generation.ROWS", rows)
+    monkeypatch.setattr("harness_hf.generation.MAX_BATCH_ROWS", rows)
     monkeypatch.setattr("harness_hf.generation.choose_greedily", script)
     if fails:
         from harness_hf.generation import Batch

@@ -194,26 +194,26 @@ def identify(value: Any) -> str | None:
 
 def test_every_field_is_in_one_table() -> None:
     """A field that a newer PEFT brings is refused until somebody has proved or refused it here, and written it down."""
-    tables = [fields.OURS, fields.MERGED, fields.UNTRAINED, fields.REFUSED]
+    tables = [fields.RESERVED_FIELDS, fields.MERGEABLE_FIELDS, fields.UNTRAINED_FIELDS, fields.REFUSED_FIELDS]
     placed = sorted(name for table in tables for name in table)
     assert placed == sorted(f.name for f in dataclasses.fields(peft.LoraConfig))
     page = DOCS.read_text("utf-8")
-    assert [name for name in placed if name not in fields.OURS and f"`{name}`" not in page] == []
+    assert [name for name in placed if name not in fields.RESERVED_FIELDS and f"`{name}`" not in page] == []
     tested = {name for options, _ in BOTH + FULL for name in options}
-    assert set() == fields.MERGED - tested - {"fan_in_fan_out"}  # that one: test_merge_conv1d
+    assert set() == fields.MERGEABLE_FIELDS - tested - {"fan_in_fan_out"}  # that one: test_merge_conv1d
     refused = {name for _, options, _ in REFUSED for name in options}
-    assert set() == {*fields.UNTRAINED, *fields.REFUSED, *fields.FULL} - refused
+    assert set() == {*fields.UNTRAINED_FIELDS, *fields.REFUSED_FIELDS, *fields.FULL_PRECISION_FIELDS} - refused
 
 
 def test_field_of_a_newer_peft_is_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no table knows is neither trained nor merged."""
-    monkeypatch.setattr(fields, "MERGED", fields.MERGED - {"use_dora"})
+    monkeypatch.setattr(fields, "MERGEABLE_FIELDS", fields.MERGEABLE_FIELDS - {"use_dora"})
     with pytest.raises(UsageError, match='option "use_dora": is not supported in training: it is not tested yet'):
         lora(use_dora=True).check()
     monkeypatch.undo()
     adapter = lora(use_dora=True)
     adapter.check()
-    monkeypatch.setattr(fields, "MERGED", fields.MERGED - {"use_dora"})
+    monkeypatch.setattr(fields, "MERGEABLE_FIELDS", fields.MERGEABLE_FIELDS - {"use_dora"})
     with pytest.raises(
         UsageError, match=r'\[merge\] an adapter with "use_dora" cannot be merged: it is not tested yet'
     ):

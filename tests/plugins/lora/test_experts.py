@@ -132,7 +132,7 @@ def test_a_stack_that_is_one_tensor_is_merged_in_blocks(
     kind: str, block: int, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A block may end in the middle of a matrix, and hold the end of one and the beginning of the next."""
-    monkeypatch.setattr("harness_lora.merge.BLOCK", block)
+    monkeypatch.setattr("harness_lora.merge.BLOCK_VALUES", block)
     folder = base(kind, torch.float32, fused=True)
     assert "model.layers.0.mlp.experts.gate_up_proj" in load_file(folder / "model.safetensors")
     adapt(folder, tmp_path / "adapter", target_modules=[], target_parameters=EXPERTS)

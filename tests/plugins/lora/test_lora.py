@@ -197,7 +197,7 @@ def test_dequantized_weights(dtype: str, options: dict[str, Any], tiny_model: Pa
 @pytest.mark.parametrize("block", [1, 1000, 1 << 18])
 def test_merge_rounds_once(block: int, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Onto a bfloat16 base, the sum is made in float64 and rounded once, in whatever blocks, and by several threads."""
-    monkeypatch.setattr("harness_lora.merge.BLOCK", block)
+    monkeypatch.setattr("harness_lora.merge.BLOCK_VALUES", block)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     base = tmp_path / "base"
@@ -481,7 +481,7 @@ def test_mistake_of_the_merge_itself_is_found(
         parity.verify_merge(question)
 
 
-@pytest.mark.parametrize("free", [divergence.BESIDE // 2, 64 * divergence.BESIDE])
+@pytest.mark.parametrize("free", [divergence.GPU_RESERVE_BYTES // 2, 64 * divergence.GPU_RESERVE_BYTES])
 @pytest.mark.parametrize("computed", ["float32", "bfloat16"])
 @pytest.mark.parametrize("dora", [False, True])
 def test_merge_is_verified_on_a_gpu_that_does_not_hold_it(
@@ -515,7 +515,10 @@ def test_merge_is_verified_on_a_gpu_that_does_not_hold_it(
     assert parity.verify_merge(question) == whole
     # In half precision two more tell how large noise is.
     models = 3 if computed == "float32" else 5
-    assert (len(loaded), offloaded) == (models, [["LlamaDecoderLayer"]] * (models if free < divergence.BESIDE else 0))
+    assert (len(loaded), offloaded) == (
+        models,
+        [["LlamaDecoderLayer"]] * (models if free < divergence.GPU_RESERVE_BYTES else 0),
+    )
 
 
 def test_update_that_rounds_away_in_one_tensor_is_no_mistake(tiny_model: Path, tmp_path: Path) -> None:
@@ -620,8 +623,8 @@ def test_merged_model_that_does_not_stop_is_found(
     generation.write_text(json.dumps({**known, "eos_token_id": sorted(stops)}), "utf-8")
     merge(base, lora(), tmp_path, "original")
     question = parity.MergeFolders(str(base), str(made), str(tmp_path / "merged"))
-    asked, ends = [], divergence._ends
-    monkeypatch.setattr(divergence, "_ends", lambda *given: asked.append(given[1]) or ends(*given))
+    asked, ends = [], divergence._find_answer_stop_tokens
+    monkeypatch.setattr(divergence, "_find_answer_stop_tokens", lambda *given: asked.append(given[1]) or ends(*given))
     assert parity.verify_merge(question)["stops"] == [True, True]
     assert asked == [question.merged]
     (tmp_path / "merged/generation_config.json").write_text(json.dumps(known), "utf-8")

@@ -12,7 +12,7 @@ import pytest
 from harness.errors import UsageError
 from harness.records.models import ModelRef
 from harness_lora import lora, qlora
-from harness_lora.targets import UNCALLED
+from harness_lora.targets import UNCALLED_MODULES
 from tests.helpers.late import late
 
 pytest.importorskip("torch")
@@ -71,7 +71,9 @@ def test_linears_that_are_never_called_are_known() -> None:
 
     models = Path(str(find_spec("transformers").origin)).parent / "models"  # type: ignore[union-attr]
     found = {path.parent.name: {*READ.findall(path.read_text("utf-8"))} for path in models.glob("*/modeling_*.py")}
-    assert {kind: names for kind, names in found.items() if names} == {k: {*names} for k, names in UNCALLED.items()}
+    assert {kind: names for kind, names in found.items() if names} == {
+        k: {*names} for k, names in UNCALLED_MODULES.items()
+    }
 
 
 @pytest.mark.parametrize("adapter", [lora, qlora])

@@ -163,8 +163,8 @@ def test_mistakes_are_told_at_collection(project: Project, more: str, what: str)
 def test_a_changed_file_is_refused(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that are not those of the version are refused in one line, of a pack and of a source."""
     for name in ("general-v1", "capitals"):
-        (project.folder / f"{name}.jsonl").write_bytes((store.HERE / f"{name}.jsonl").read_bytes() + b"{}\n")
-    monkeypatch.setattr(store, "HERE", project.folder)
+        (project.folder / f"{name}.jsonl").write_bytes((store.PACK_FOLDER / f"{name}.jsonl").read_bytes() + b"{}\n")
+    monkeypatch.setattr(store, "PACK_FOLDER", project.folder)
     project.write({"suite.toml": EVAL})
     done = project.run("--collect-only")
     assert (done.code, done.err.count("\n")) == (4, 1)
@@ -247,10 +247,11 @@ def test_a_plan_counts_the_rows_of_a_part(project: Project) -> None:
 def test_an_evaluator_that_cannot_tell_what_counts_is_one_line(project: Project) -> None:
     """What `counts` raises is told with the eval and the metric."""
     broken = (
-        "from harness import evaluator, hookimpl\nfrom harness_packs.pack import _metrics_for, _rows_for, pack as p\n"
+        "from harness import evaluator, hookimpl\n"
+        "from harness_packs.pack import _load_rows_of_parts as rows, _make_pack_metrics as metrics, pack as p\n"
     )
     broken += "def pack(subject, samples):\n    yield from p(subject, samples)\n"
-    broken += "own = evaluator(metrics_for=_metrics_for, rows_for=_rows_for, counts=lambda m, s: s.row['gone'])(pack)\n"
+    broken += "own = evaluator(metrics_for=metrics, rows_for=rows, counts=lambda m, s: s.row['gone'])(pack)\n"
     broken += "@hookimpl\ndef harness_evaluators():\n    return {'own': own}\n"
     text = GATED.replace('use = "pack"', 'use = "own"')
     project.write({"suite.toml": text, "train.jsonl": TRAIN, "harnessfile.py": broken})

@@ -143,10 +143,10 @@ def test_perplexity_is_lm_evals(tmp_path: Path) -> None:
     from lm_eval.models.huggingface import HFLM
 
     from harness_hf import load
-    from harness_hf.tiny import CONTEXT, build_tiny_model
+    from harness_hf.tiny import CONTEXT_TOKENS, build_tiny_model
 
     folder = str(build_tiny_model(tmp_path / "tiny"))
-    texts = ["A short text.", "Überlänge: naïve café.", "0123456789 " * (CONTEXT // 4)]
+    texts = ["A short text.", "Überlänge: naïve café.", "0123456789 " * (CONTEXT_TOKENS // 4)]
     with load([ModelRef("tiny", folder)], dtype="float32", device="cpu") as (subject,):
         scores = list(perplexity(subject, rows(*texts)))
     about = json.loads((tmp_path / "tiny" / "tokenizer.json").read_text("utf-8"))

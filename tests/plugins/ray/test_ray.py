@@ -40,7 +40,7 @@ with pool.load_models() as [subject]:
     import ray
     keys = ray.remote(num_cpus=0)(lambda: [name for name in os.environ if "API_KEY" in name])
     leaked = ray.get(keys.remote())
-    ray.kill(pool.alive[0]._actor)
+    ray.kill(pool.alive[0]._start_worker_actor)
     after = dict([first, *stream])
     try:
         subject.lore
@@ -67,7 +67,7 @@ second = nodes.add_node(**small)
 nodes.wait_for_nodes()
 pool = Pool(RayWorkers(nodes.address, None), opening, lambda sign: None)
 import harness_ray.cluster
-harness_ray.cluster.PATIENCE = 3.0
+harness_ray.cluster.RELEASE_TIMEOUT_S = 3.0
 with pool.load_models() as [subject]:
     while len(pool.alive) < 2 or len(pool._idle) < 2:
         pool._next(None)

@@ -32,7 +32,7 @@ LABELS = ["diseases of the skin", "diseases of the ear"]
 )
 def test_a_wrong_answer_has_a_kind(said: str, kind: str) -> None:
     """Nothing said, a beginning, more than was expected, another label, any other text."""
-    assert mistakes._kind(LABELS[0], said, {*LABELS}) == kind
+    assert mistakes._classify_mistake(LABELS[0], said, {*LABELS}) == kind
 
 
 def table(answers: dict[int, str]) -> str:

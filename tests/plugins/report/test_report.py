@@ -406,8 +406,8 @@ def test_samples_cut_off_are_told(ran: Path) -> None:
 
 def test_of_many_rows_all_flips_and_a_sample_are_held(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit a page holds every row won or lost and a seeded sample of the others, and says so."""
-    monkeypatch.setattr(pairs, "MOST", 20)
-    monkeypatch.setattr(pairs, "DRAWN", 20)
+    monkeypatch.setattr(pairs, "MAX_WHOLE_ROWS", 20)
+    monkeypatch.setattr(pairs, "DRAWN_ROWS", 20)
     changed(ran, "base", "qa", lambda i, row: row.update(exact_match=float(i < 50)))
     changed(ran, "merged", "qa", lambda i, row: row.update(exact_match=float(i < 45)))
     kept = read_folder(ran)
@@ -473,7 +473,7 @@ def test_what_draws_may_die(suite: Project, pages: None, monkeypatch: pytest.Mon
     """V8 ends the process that it is in where it gets no memory: the page has tables, and there is a warning."""
     pytest.importorskip("vl_convert")
     monkeypatch.setattr(svg, "DRAWER", drawer)
-    monkeypatch.setattr(svg, "_drawer", cache(svg._drawer.__wrapped__))
+    monkeypatch.setattr(svg, "_start_renderer", cache(svg._start_renderer.__wrapped__))
     outcome = suite.run()
     html = (Path(outcome.report.folder) / "report.html").read_text("utf-8")
     assert outcome.code == 0 and "as numbers</caption>" in html and "<svg" not in html
@@ -670,7 +670,7 @@ def test_words_that_differ_are_marked_where_answers_are_alike() -> None:
 def test_series_rows_and_memory_are_shown_where_they_were_kept(ran: Path) -> None:
     """Newer reports keep steps, rows as they were seen and memory; with anything else under these keys it is none."""
     steps = [TrainingStep(s, s / 2, s / 4, 1 / s, 1e-4, tokens=100 * s) for s in range(1, 9)]
-    charts = list(configuration._series(steps, {}))
+    charts = list(configuration._iterate_training_charts(steps, {}))
     assert [c.title for c in charts] == ["Loss", "Learning rate", "Tokens per second"]
     assert {v for _, _, v in charts[2].table} == {"200"}
     parts = [{"text": "Say: ", "trained": False}, {"text": "yes", "trained": True}]
@@ -723,7 +723,7 @@ def test_strips_keep_their_labels_apart() -> None:
         part = svg.Interval((low + high) / 2, low, high, svg.PASS)
         axis = svg.make_axis([part], limit, 1, formatting.format_limit, shares=False, zero=False)
         places = sorted(axis.place(x) for x in (*axis.ticks(), limit))
-        assert all(b - a >= svg.APART for a, b in pairwise(places))
+        assert all(b - a >= svg.LABEL_GAP_PX for a, b in pairwise(places))
         assert axis.place(limit) == svg.WIDTH / 2  # of every strip: they can be compared
         assert all(0 <= axis.place(x) <= svg.WIDTH for x in (low, high, limit))
 

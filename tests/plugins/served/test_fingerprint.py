@@ -15,7 +15,7 @@ from harness.artifacts.attestation import EVIDENCE, FINGERPRINT, MANIFEST
 from harness.artifacts.fingerprint import read_fingerprint
 from harness.testing import ROWS as SIX
 from harness.testing import Project
-from harness_served.fingerprint import FARTHEST, draw_probes
+from harness_served.fingerprint import FARTHEST_SHARE, draw_probes
 from tests.helpers.gateway import FAULTS, Fault, gateway
 from tests.helpers.late import late
 from tests.helpers.runtimes import Runtime, running
@@ -101,6 +101,6 @@ def test_half_of_the_drawn_probes_are_those_where_the_base_is_farthest(exported:
     """They come first in the file; which are drawn depends on the seed."""
     made = read_fingerprint((exported / "exports/merged" / EVIDENCE / FINGERPRINT).read_bytes())
     drawn = draw_probes(made, 1)
-    first = made.text[: round(len(made.text) * FARTHEST) + 1]
+    first = made.text[: round(len(made.text) * FARTHEST_SHARE) + 1]
     assert sum(kind == "text" and probe in first for kind, probe in drawn) >= 10
     assert drawn != draw_probes(made, 2)

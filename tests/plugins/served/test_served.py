@@ -23,7 +23,7 @@ from harness.errors import ExitCode, UsageError
 from harness.release.verify import VerifiedExport
 from harness_hf import ModelTokenizer
 from harness_hf.tiny import build_tiny_model
-from harness_served.commands import _base, measure_parity, parse_layers
+from harness_served.commands import _find_base, measure_parity, parse_layers
 from harness_served.dialects import read_completion
 from harness_served.layers import answers, stops
 from harness_served.parity import (
@@ -425,12 +425,12 @@ def test_a_base_that_only_the_export_names_is_not_fetched(tmp_path: Path, monkey
             "of that base with --base MODEL"
         ),
     ):
-        _base(found, "")
+        _find_base(found, "")
     with pytest.raises(AssertionError, match="mine was opened"):
-        _base(found, "mine")
+        _find_base(found, "mine")
     found.raw[MANIFEST] = json.dumps({"files": {"model/adapter_config.json": {}}}).encode()
     with pytest.raises(UsageError, match=": is an adapter, but its evidence does not name its base; export again"):
-        _base(found, "")
+        _find_base(found, "")
 
 
 @pytest.mark.slow

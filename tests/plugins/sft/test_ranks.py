@@ -27,7 +27,7 @@ def train(desk, job):
     step = lambda done: desk.progress(Progress("train", done, 9))
     exec(job["recipe"]["does"])
 
-worker.BEAT, worker._train = 0.05, train
+worker.HEARTBEAT_S, worker._run_distributed_training = 0.05, train
 sys.exit(worker.main(Path(sys.argv[1])))
 """
 Launch = Callable[..., Path]
@@ -38,7 +38,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
     """Return what starts two ranks that do as told; a whole checkpoint is there, of step 5."""
     (tmp_path / "fake_rank.py").write_text(RANK)
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name, value in {"WORKER": "fake_rank", "LATE": 0.5, "GRACE": 0.5, "QUIET": 0.4, "HUNG": 1.0}.items():
+    for name, value in {"WORKER": "fake_rank", "ERROR_GRACE_S": 0.5, "GRACE_S": 0.5, "QUIET": 0.4, "HUNG": 1.0}.items():
         monkeypatch.setattr(processes, name, value)
     folder = tmp_path / "trained"
     for step, whole in ((4, True), (5, True), (6, False)):
@@ -193,5 +193,5 @@ def test_the_clock_stops_with_this_process(monkeypatch: pytest.MonkeyPatch) -> N
     pace.step(more=False)
     pace.idle = processes.HUNG
     assert pace.find_warning()[1] is False
-    pace.idle = processes.ENDS
+    pace.idle = processes.START_TIMEOUT_S
     assert pace.find_warning()[1] is True

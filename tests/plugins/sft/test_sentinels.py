@@ -16,7 +16,7 @@ from harness.cli.main import main  # noqa: E402
 from harness.reports.report_json import read_run  # noqa: E402
 from harness_lora import lora  # noqa: E402
 from harness_sft.ranks import Ranks  # noqa: E402
-from harness_sft.sentinels import WINDOW, InitialWeights, Spikes, all_finite  # noqa: E402
+from harness_sft.sentinels import WINDOW_LOSSES, InitialWeights, Spikes, all_finite  # noqa: E402
 from tests.mutations.lab import EVAL, ROWS, Lab  # noqa: E402
 
 Loss = Callable[[random.Random, int], float]
@@ -39,7 +39,7 @@ def test_no_false_spikes(kind: str) -> None:
 
 def test_spikes() -> None:
     """A leap is told once, with its steps; it may last to the end, and one odd step is none."""
-    calm = [1.0, 1.1] * WINDOW
+    calm = [1.0, 1.1] * WINDOW_LOSSES
     [spike] = Spikes([*calm, 3.0, 3.2, 3.1, *calm]).found
     assert (len(calm) + 1, len(calm) + 5) == (spike.first, spike.last)
     assert (spike.loss, spike.before) == (3.0, pytest.approx(1.05))

@@ -189,14 +189,14 @@ def test_batch_of_other_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 def test_training_gives_its_memory_back(trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once it is written nothing holds the model that was trained, and the GPU's cache is emptied for the next."""
     held: list[weakref.ref[Any]] = []
-    write, emptied = train._write, []
+    write, emptied = train._write_trained, []
 
     def written(trainer: Any, *given: Any) -> None:
         held.extend(map(weakref.ref, (trainer, trainer.model, trainer.optimizer.optimizer)))
         write(trainer, *given)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
-    monkeypatch.setattr(train, "_write", written)
+    monkeypatch.setattr(train, "_write_trained", written)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(None))
     trained(ROWS[:8], num_train_epochs=1)
     assert ([ref() for ref in held], emptied) == ([None] * 3, [None])
@@ -693,7 +693,7 @@ def test_a_frozen_head_gives_what_trl_gives(dtype: torch.dtype, biased: bool, mo
 
     from harness_hf.cpu import head
 
-    monkeypatch.setattr(head, "LOGITS", 5 * 97)
+    monkeypatch.setattr(head, "MAX_LOGITS", 5 * 97)
     draw = torch.Generator().manual_seed(3)
     hidden, weight = torch.randn(23, 16, generator=draw).to(dtype), torch.randn(97, 16, generator=draw).to(dtype)
     bias = torch.randn(97, generator=draw).to(dtype) if biased else None

@@ -181,7 +181,7 @@ def test_one_process_reads_the_base(tiny_model: Path, tmp_path: Path) -> None:
 def test_a_checkpoint_is_taken_up_as_it_was_written() -> None:
     """Of as many processes, and of slices where they are shared: else another training begins."""
 
-    from harness_sft.train import _stamp
+    from harness_sft.train import _digest_job
 
     class Two(Ranks):
         count = 2
@@ -191,7 +191,12 @@ def test_a_checkpoint_is_taken_up_as_it_was_written() -> None:
 
     ref = ModelRef("base", "model", digest="d" * 64)
     assert (
-        len({_stamp(TrainingJob(ref, None, ROWS, RECIPE, 3, SFT, ranks=ranks())) for ranks in (Ranks, Two, Sharded)})
+        len(
+            {
+                _digest_job(TrainingJob(ref, None, ROWS, RECIPE, 3, SFT, ranks=ranks()))
+                for ranks in (Ranks, Two, Sharded)
+            }
+        )
         == 3
     )
 

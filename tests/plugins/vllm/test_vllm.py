@@ -49,7 +49,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The fake, as the `vllm` that is installed here."""
     put(tmp_path / "site")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    for name in {*environment.QUIET, *environment.ENGINE, "HF_HUB_DISABLE_TELEMETRY"}:
+    for name in {*environment.QUIET_ENVIRONMENT, *environment.ENGINE, "HF_HUB_DISABLE_TELEMETRY"}:
         monkeypatch.setenv(name, os.environ.get(name, ""))  # to be put back
     for name in environment.PLACES:
         monkeypatch.setenv(name, str(tmp_path))
@@ -143,12 +143,15 @@ def test_a_piece_keeps_an_engine_busy() -> None:
     assert len(given) > 1 and min(given[:-1]) >= 8 * 256
 
 
-@pytest.mark.parametrize("guard", ["_whole", "_waves"])
+@pytest.mark.parametrize("guard", ["_is_target_uncached", "_iterate_waves_fitting_cache"])
 def test_the_guards_are_what_keeps_stale_rows_out(
     guard: str, fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without either of the two, one of the same orders is wrong, or has no row for a token."""
-    careless = {"_whole": lambda *_: True, "_waves": lambda _, pairs: [pairs] if pairs else []}
+    careless = {
+        "_is_target_uncached": lambda *_: True,
+        "_iterate_waves_fitting_cache": lambda _, pairs: [pairs] if pairs else [],
+    }
     monkeypatch.setattr(scoring, guard, careless[guard])
     luck, wrong = random.Random(42019), 0
     one = engine(tmp_path, blocks=20, length=48)
@@ -413,8 +416,8 @@ def test_workers_fold_once_and_the_last_removes_it(
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     make_adapter(tiny_model, lora(), tmp_path / "plain")
     made: list[Path] = []
-    fold = module._fold
-    monkeypatch.setattr(module, "_fold", lambda *given: (made.append(given[-1]), fold(*given)))
+    fold = module._write_merged_base
+    monkeypatch.setattr(module, "_write_merged_base", lambda *given: (made.append(given[-1]), fold(*given)))
     want = (tiny_model, tmp_path / "plain", torch.float32, "d" * 64)
     with module.fold_adapter(*want) as one:
         with module.fold_adapter(*want) as other:
